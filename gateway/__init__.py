@@ -1,0 +1,37 @@
+"""
+The OAuth integration gateway: `create_app` shows the order of assembly.
+
+A staircase: each room imports only rooms above its own (docs/architecture.md draws it, a test holds it).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from flask import Flask
+
+__version__ = "0.1.0"
+
+
+def create_app(environ: MutableMapping[str, str] | None = None) -> Flask:
+    """
+    The WSGI application, assembled from the settings in `environ` (by default the process environment).
+
+    Secrets are taken out of `environ` before anything else is built: WSGI servers copy it into every request. Raises
+    SettingsRefused with all problems at once.
+    """
+    import os
+
+    from gateway.config import forget_secrets, read_settings
+    from gateway.logs import start_log
+    from gateway.runtime import build_runtime
+    from gateway.web import build_app
+
+    environ = os.environ if environ is None else environ
+    start_log()
+    settings = read_settings(environ)
+    forget_secrets(environ)
+    return build_app(build_runtime(settings))

@@ -1,0 +1,127 @@
+"""
+`python -m gateway demo`: everything running on one machine, without a setting.
+
+An embedded Postgres, the gateway on http://localhost, and on http://127.0.0.1 (another site, so that cookies behave as in
+life) the sandbox. The gateway runs as it does in production: only the settings differ, and the catalogue's addresses, which
+a generated override points at the sandbox.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from cryptography.fernet import Fernet
+from rich.console import Console
+from rich.panel import Panel
+
+from gateway.catalog import ENDPOINTS, Provider, load_catalog
+from gateway.errors import SettingsRefused
+from gateway.serving import check_schema, python_module, run_server
+from gateway.store.embedded import embedded_postgres
+
+_PATIENCE_SECONDS = 30
+
+
+def run_demo(port: int, sandbox_port: int) -> None:
+    """Runs until it is interrupted. Raises SettingsRefused when a port is taken."""
+    data = Path(os.environ.get("GATEWAY_DATA") or "var") / "demo"
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    public, sandbox = f"http://localhost:{port}", f"http://127.0.0.1:{sandbox_port}"
+    console = Console()
+    with embedded_postgres(data) as dsn:
+        check_schema(dsn, own=True)
+        player = subprocess.Popen(  # noqa: S603 - our own module
+            python_module("gateway.sandbox", "--port", str(sandbox_port), "--gateway", public, "--until-stdin-closes"),
+            stdin=subprocess.PIPE,
+        )
+        try:
+            _wait_for(f"{sandbox}/", player)
+            os.environ.update(demo_settings(data, public, sandbox, dsn))
+            threading.Thread(target=_announce, args=(console, public, sandbox), daemon=True).start()
+            run_server("127.0.0.1", port, 1, quiet=True)
+        finally:
+            player.terminate()
+            player.wait(5)
+
+
+def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, str]:
+    """The environment of a gateway that talks to the sandbox. Writes the catalogue override into `data`."""
+    overrides = data / "catalog"
+    overrides.mkdir(parents=True, exist_ok=True)
+    catalog = load_catalog()
+    (overrides / "sandbox.toml").write_text(
+        "".join(rehosted(provider, sandbox) for provider in catalog.providers.values()), encoding="utf-8"
+    )
+    settings = {
+        "GATEWAY_PUBLIC_URL": public,
+        "GATEWAY_KEYS": _keys(data / "keys"),
+        "GATEWAY_DATA": str(data),
+        "GATEWAY_CATALOG": str(overrides),
+        "GATEWAY_APP_ORIGINS": sandbox,
+        "GATEWAY_APP_LOGIN_URL": f"{sandbox}/login",
+        "GATEWAY_ALLOW_PRIVATE_HOSTS": "1",
+        "SUPABASE_URL": sandbox,
+        "DATABASE_URL": dsn,
+    }
+    for provider in catalog.providers:
+        settings |= {
+            f"{provider.upper()}_CLIENT_ID": SANDBOX_GHL_CLIENT
+            if provider.startswith("ghl")
+            else f"sandbox-{provider}",
+            f"{provider.upper()}_CLIENT_SECRET": f"sandbox-{provider}-secret",
+        }
+    return settings
+
+
+SANDBOX_GHL_CLIENT = "64a000000000000000000000-sandbox1"
+
+
+def rehosted(provider: Provider, sandbox: str) -> str:
+    """A TOML table that moves every address of `provider` to `<sandbox>/<id>/…`."""
+    lines = [f"[{provider.id}]"]
+    for name in ("issuer", "issuer_pattern", "discovery_url", *ENDPOINTS, "api_base_url", "installed_apps_url"):
+        url = getattr(provider, name)
+        if url:
+            path = urlsplit(url).path
+            lines.append(f'{name} = "{sandbox}/{provider.id}{path}"')
+    return "\n".join([*lines, "login_origins = []", "", ""])
+
+
+def _keys(file: Path) -> str:
+    """The demo's own key, made once and kept."""
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(Fernet.generate_key().decode("ascii"), encoding="utf-8")
+    return file.read_text(encoding="utf-8").strip()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes] | None = None) -> None:
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < end:
+        if process is not None and process.poll() is not None:
+            raise SettingsRefused([f"the sandbox could not start: is the port of {url} taken? Try --sandbox-port."])
+        try:
+            with urlopen(url, timeout=2):  # noqa: S310 - our own address on loopback
+                return
+        except OSError:
+            time.sleep(0.05)
+    raise SettingsRefused([f"{url} does not answer"])
+
+
+def _announce(console: Console, public: str, sandbox: str) -> None:
+    _wait_for(f"{public}/readyz")
+    console.print(
+        Panel(
+            f"[bold]Open {sandbox}[/] and click “Connect HighLevel”.\n\n"
+            f"A small product with two signed-in users lives there, and the providers, played.\n"
+            f"The gateway itself is at {public}. Nothing leaves this machine.\n\nCtrl-C stops everything.",
+            title="The demo is running",
+            expand=False,
+        )
+    )

@@ -1,0 +1,44 @@
+"""
+The log: one line an event, JSON unless a person is watching. What is logged is chosen by hand, field by field; this is the
+second line of defence: names that sound like secrets are masked, and libraries that would print requests stay quiet.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+_SECRET_NAMES = ("token", "secret", "code", "verifier", "state", "password", "authorization", "cookie", "key")
+_TALKATIVE = ("urllib3", "requests", "authlib", "httpx", "httpcore", "hpack", "psycopg", "psycopg.pool", "werkzeug")
+
+
+def start_log() -> None:
+    """Sets structlog up for this process; call it once, before anything logs."""
+    for name in _TALKATIVE:
+        # At DEBUG they print URLs, headers and, in Authlib's case, code verifiers.
+        logging.getLogger(name).setLevel(logging.WARNING)
+    shown: list[Any] = (
+        [structlog.dev.ConsoleRenderer()] if sys.stderr.isatty() else [structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            _masked,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *shown,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _masked(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name in event:
+        if any(part in name.lower() for part in _SECRET_NAMES):
+            event[name] = "***"
+    return event

@@ -1,0 +1,130 @@
+"""
+Answers within bounds: read by measure, decoded no further than allowed, and failures named in our own words.
+
+The libraries' messages hold URLs and what the provider sent: none of them is repeated. Knows no sockets and no addresses.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import ssl
+import zlib
+from collections.abc import Iterator, Mapping
+from email.errors import MissingHeaderBodySeparatorDefect
+from typing import Any
+
+from urllib3.exceptions import HTTPError, InvalidHeader
+
+from gateway.errors import ProviderFailed, ProviderGarbled, ProviderUnavailable
+
+LARGEST_BODY = 256 * 1024
+_LARGEST_HEAD = 64 * 1024
+_LARGEST_ON_WIRE = 8 * LARGEST_BODY
+"""Chunks of one byte cost six; beyond that an answer is nothing but framing."""
+
+_OK = 200
+
+FOREIGN = (HTTPError, http.client.HTTPException, OSError, zlib.error)
+"""What the libraries below raise; `requests.RequestException` is an OSError."""
+
+
+class TooMuch(http.client.HTTPException):
+    """An answer larger than anything that our protocols have to say."""
+
+
+class _Meter(io.BufferedReader):
+    """
+    Reads no more than `left` bytes, then raises TooMuch.
+
+    http.client bounds lines and their number, not their sum, and takes a chunk of the size "-1" as "all there is".
+    """
+
+    left = _LARGEST_HEAD
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        return self._spend(super().readline(size))
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        bounded = size if size is not None and 0 <= size <= self.left else self.left + 1
+        return self._spend(super().read(bounded))
+
+    def _spend(self, data: bytes) -> bytes:
+        self.left -= len(data)
+        if self.left < 0:
+            raise TooMuch
+        return data
+
+
+class Measured(http.client.HTTPResponse):
+    """An answer whose head and whole length on the wire are bounded."""
+
+    def begin(self) -> None:
+        """The parent's. Raises TooMuch above the bound for a head, BadStatusLine for what cannot be the final one."""
+        self.fp = meter = _Meter(self.fp.detach())
+        super().begin()
+        meter.left = _LARGEST_ON_WIRE
+        if self.status < _OK:
+            # An interim answer taken for the final one would leave the real one to the next call on this connection.
+            raise http.client.BadStatusLine("1xx")
+        if any(isinstance(defect, MissingHeaderBodySeparatorDefect) for defect in self.headers.defects):
+            # From a line that is no header on the parser drops them all, those that say where the answer ends among them.
+            raise http.client.BadStatusLine("header")
+
+
+def whole_body(raw: Any, headers: Mapping[str, str]) -> bytes:
+    """The body, read to its end and decoded. Raises TooMuch above LARGEST_BODY, ProviderGarbled when undecodable."""
+    pieces: list[bytes] = []
+    size = 0
+    while piece := raw.read(LARGEST_BODY + 1 - size, decode_content=False):
+        pieces.append(piece)
+        size += len(piece)
+        if size > LARGEST_BODY:
+            raise TooMuch
+    return _decoded(b"".join(pieces), headers.get("content-encoding", "identity").strip().lower())
+
+
+def _decoded(body: bytes, coding: str) -> bytes:
+    """We ask for `identity`, and some compress all the same. A bomb grows no further than one byte over the bound."""
+    if coding in ("", "identity") or not body:
+        return body
+    if coding not in ("gzip", "x-gzip", "deflate"):
+        raise ProviderGarbled("the answer has a content coding that was not asked for")
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # finds out by itself whether gzip or zlib (RFC 9110 8.4.1)
+    decoded = inflater.decompress(body, LARGEST_BODY + 1)
+    if len(decoded) > LARGEST_BODY:
+        raise TooMuch
+    if not inflater.eof or inflater.unused_data:
+        raise ProviderGarbled("the answer's gzip is cut short, or goes on after its end")
+    return decoded
+
+
+def judged(error: BaseException, origin: object, *, late: bool) -> ProviderFailed:
+    """What `error`, one of FOREIGN, means. `late`: the deadline has passed, which explains whatever went wrong."""
+    if late:
+        return ProviderUnavailable(f"{origin}: no complete answer in time")
+    causes = list(_causes(error))
+    for kinds, failure, sentence in _MEANINGS:
+        if any(isinstance(cause, kinds) for cause in causes):
+            return failure(f"{origin}: {sentence}{_why_refused(causes)}")
+    return ProviderUnavailable(f"{origin}: the connection broke")
+
+
+_MEANINGS: tuple[tuple[tuple[type[BaseException], ...], type[ProviderFailed], str], ...] = (
+    ((TooMuch,), ProviderGarbled, "the answer is too large"),
+    ((ssl.SSLCertVerificationError,), ProviderUnavailable, "the certificate was not accepted"),
+    ((ssl.SSLError,), ProviderUnavailable, "TLS failed"),
+    ((http.client.RemoteDisconnected, http.client.IncompleteRead), ProviderUnavailable, "closed before the answer was complete"),
+    ((http.client.HTTPException, InvalidHeader, zlib.error), ProviderGarbled, "the answer is not HTTP"),
+)
+
+
+def _why_refused(causes: list[BaseException]) -> str:
+    """OpenSSL's fixed words for a certificate that was not accepted."""
+    return next((f" ({cause.verify_message})" for cause in causes if isinstance(cause, ssl.SSLCertVerificationError)), "")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

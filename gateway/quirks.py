@@ -1,0 +1,73 @@
+"""
+Named deviations: what a provider does that neither a standard nor a catalogue key can say.
+
+A catalogue entry lists the names (`quirks = [...]`); the flow asks for what a quirk offers and never for a provider. Each is
+about ten lines and has a test of its own. Pure functions over parsed JSON; no network, no database.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountLookup:
+    """Where to ask whose account it is, and where the answer has it (dotted paths)."""
+
+    url: str | None
+    id: tuple[str, ...]
+    label: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Quirk:
+    """What a deviation offers; what it leaves out is done by the standard."""
+
+    reshape: Callable[[Json], Json] | None = None
+    """A token answer, or an error in its place, in the shape of RFC 6749 section 5."""
+    account: Callable[[str, Json], AccountLookup] | None = None
+    """The lookup for a token answer, given the provider's API base URL."""
+
+
+def camel_case_answers(answer: Json) -> Json:
+    """`accessToken` for `access_token`: HighLevel under `Version: v3`, HubSpot in places. Both shapes are taken."""
+    known = ("access_token", "token_type", "expires_in", "refresh_token", "id_token")
+    renamed = {re.sub(r"_(.)", lambda found: found[1].upper(), name): name for name in known}
+    return {renamed.get(name, name): value for name, value in answer.items()}
+
+
+def message_errors(answer: Json) -> Json:
+    """`{"statusCode": 400, "message": "Invalid grant: …"}` for RFC 6749 section 5.2: HighLevel."""
+    message = answer.get("message")
+    if "access_token" in answer or not isinstance(message, str):
+        return answer
+    found = re.match(r"(invalid (?:grant|client|request|scope))\b", message.lower())
+    if "location is not active" in message.lower():
+        return {"error": "temporarily_unavailable"}
+    return {"error": found[1].replace(" ", "_")} if found else {"error": "invalid_request"}
+
+
+def highlevel_account(api_base_url: str, answer: Json) -> AccountLookup:
+    """
+    A location or a company, told apart by `userType` alone: location tokens carry `companyId` too.
+
+    https://marketplace.gohighlevel.com/docs/Authorization/TargetUserSubAccount
+    """
+    if answer.get("userType") == "Company":
+        company = quote(str(answer.get("companyId") or ""), safe="")
+        return AccountLookup(f"{api_base_url}/companies/{company}", ("companyId",), ("company.name",))
+    location = quote(str(answer.get("locationId") or ""), safe="")
+    return AccountLookup(f"{api_base_url}/locations/{location}", ("locationId",), ("location.name",))
+
+
+QUIRKS: Mapping[str, Quirk] = {
+    "camel_case_answers": Quirk(reshape=camel_case_answers),
+    "message_errors": Quirk(reshape=message_errors),
+    "highlevel_account": Quirk(account=highlevel_account),
+}

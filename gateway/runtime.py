@@ -1,0 +1,96 @@
+"""
+The assembled instruments: one Runtime a process, made once, passed first to every service.
+
+Nothing in it belongs to a request. The database pool and the connections to providers open when first used, so that a
+Runtime may be made before a server forks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from gateway import __version__
+from gateway.catalog import Catalog, Provider, load_catalog
+from gateway.config import Settings
+from gateway.errors import NotFound, SettingsRefused
+from gateway.identity import Identity
+from gateway.issuers import Issuers
+from gateway.models import Client
+from gateway.outbound import Outbound
+from gateway.store import Store, open_store
+from gateway.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Everything a service needs, and nothing of any request."""
+
+    settings: Settings
+    catalog: Catalog
+    clients: Mapping[str, Client]
+    vault: Vault
+    outbound: Outbound
+    issuers: Issuers
+    identity: Identity
+    store: Store
+    now: Callable[[], datetime]
+
+    def provider(self, provider_id: str) -> Provider:
+        """The enabled provider of that id; NotFound when there is none or we have no registration there."""
+        provider = self.catalog.get(provider_id)
+        if provider is None or provider_id not in self.clients:
+            raise NotFound(f"no enabled provider {provider_id[:40]!r}")
+        return provider
+
+    def enabled(self) -> list[Provider]:
+        """The providers that users may connect, as the catalogue orders them."""
+        return [provider for provider in self.catalog.providers.values() if provider.id in self.clients]
+
+    def redirect_uri(self, provider: Provider) -> str:
+        """The one redirect URI of a provider (RFC 9700 section 4.4.2), from the public URL alone, never from a request."""
+        return f"{self.settings.public_url}/{provider.path}/{provider.slug}/callback"
+
+
+def utc_now() -> datetime:
+    """The time by this machine's clock, in UTC."""
+    return datetime.now(UTC)
+
+
+def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Runtime:
+    """The instruments for `settings`. Raises SettingsRefused when the catalogue or a registration does not fit."""
+    catalog = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
+    catalog = Catalog(
+        provider.model_copy(update={"scope": settings.scopes.get(provider.id, provider.scope)})
+        for provider in catalog.providers.values()
+    )
+    clients = {name: client for name, client in settings.clients.items() if catalog.get(name)}
+    problems = [
+        f"{name.upper()}_CLIENT_SECRET is missing: {provider.name} needs it beside the client id."
+        for name, provider in catalog.providers.items()
+        if name in clients and not clients[name].client_secret and provider.needs_secret
+    ]
+    if settings.database_url is None:
+        problems.append(
+            "DATABASE_URL is missing: `python -m gateway serve` starts a database of its own, a WSGI server does not."
+        )
+    if problems or settings.database_url is None:
+        raise SettingsRefused(problems)
+    outbound = Outbound(
+        allow_private=settings.allow_private_hosts,
+        ca_bundle=settings.ca_bundle,
+        user_agent=f"oauth-gateway/{__version__} (+{settings.public_url})",
+    )
+    issuers = Issuers(outbound)
+    return Runtime(
+        settings=settings,
+        catalog=catalog,
+        clients=clients,
+        vault=Vault([key.get_secret_value() for key in settings.keys]),
+        outbound=outbound,
+        issuers=issuers,
+        identity=Identity(settings, issuers),
+        store=open_store(settings.database_url.get_secret_value()),
+        now=now,
+    )

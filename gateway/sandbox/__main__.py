@@ -1,0 +1,53 @@
+"""
+`python -m gateway.sandbox`: the sandbox as a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import types
+
+from .app import OFFERS
+from .server import make_server
+
+
+def main() -> int:
+    """Serves until it is interrupted or terminated."""
+    parser = argparse.ArgumentParser(prog="python -m gateway.sandbox", description="Plays the catalogue's providers.")
+    parser.add_argument("--port", type=int, default=8001, help="port to listen on (default 8001; 0 takes a free one)")
+    parser.add_argument("--bind", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--gateway", default="http://localhost:8000", help="origin of the gateway that is sent here")
+    parser.add_argument("--origin", action="append", default=[], help="further origin that redirect URIs may point to")
+    parser.add_argument("--offer", default=",".join(OFFERS), help="providers that the front end has buttons for")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="end when whoever started this has ended")
+    chosen = parser.parse_args()
+    offers = [name for name in chosen.offer.split(",") if name]
+    server = make_server(chosen.port, gateway=chosen.gateway, bind=chosen.bind, origins=chosen.origin, offers=offers)
+    signal.signal(signal.SIGTERM, _interrupt)
+    if chosen.until_stdin_closes:
+        threading.Thread(target=_watch_stdin, daemon=True).start()
+    sys.stdout.write(f"Sandbox on {server.origin} for the gateway on {server.state.gateway}\n")
+    sys.stdout.flush()
+    try:
+        server.serve()
+    except KeyboardInterrupt:
+        server.stop()
+    return 0
+
+
+def _interrupt(_number: int, _frame: types.FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _watch_stdin() -> None:
+    """A pipe that nobody holds any more says that the parent is gone, however it went."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

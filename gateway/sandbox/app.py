@@ -1,0 +1,94 @@
+"""
+The order in which the sandbox is put together.
+
+Every request for a played provider is written down, meets the faults that were planned for it, is answered, and the answer
+is bent if a fault asks for that. Which provider and which endpoint it was is read from the blueprint's and the view's names.
+"""
+
+from __future__ import annotations
+
+from flask import Flask, Response, g, request
+from flask.typing import ResponseReturnValue
+from markupsafe import Markup
+from werkzeug.exceptions import HTTPException
+
+from . import control, google, highlevel, highlevel_api, microsoft, product, ringcentral, supabase, zoom
+from .clients import CLIENTS
+from .faults import replace
+from .state import State
+from .twists import twist
+from .wire import fields
+
+OFFERS = ("ghl", "google", "ringcentral", "ghl_white_label")
+KEPT_HEADERS = (
+    "Authorization", "Content-Type", "Accept", "Accept-Encoding", "User-Agent", "Version", "Cookie", "Connection", "Host",
+)  # fmt: skip
+
+
+def create_app(state: State, offers: tuple[str, ...] = OFFERS) -> Flask:
+    """The WSGI application around one state."""
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = 1_000_000
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions["sandbox"] = state
+    for provider in ("ghl", "ghl_white_label"):
+        rooms = highlevel.make_blueprint(state, provider)
+        highlevel_api.add_routes(rooms, state, provider)
+        app.register_blueprint(rooms, url_prefix=f"/{provider}")
+    for room in (google, microsoft, ringcentral, zoom):
+        app.register_blueprint(room.make_blueprint(state))
+    app.register_blueprint(supabase.make_blueprint(state))
+    app.register_blueprint(control.make_blueprint(state))
+    app.register_blueprint(product.make_blueprint(state, offers))
+    app.before_request(lambda: _meet(state))
+    app.after_request(lambda answer: _part(state, answer))
+    app.register_error_handler(HTTPException, _plainly)
+    return app
+
+
+def _played() -> tuple[str, str] | None:
+    """Provider and endpoint of the request, or None where no provider is played."""
+    if request.blueprint not in CLIENTS or request.endpoint is None:
+        return None
+    return request.blueprint, request.endpoint.rpartition(".")[2]
+
+
+def _meet(state: State) -> ResponseReturnValue | None:
+    played = _played()
+    if played is None:
+        return None
+    provider, endpoint = played
+    sent = fields()
+    g.seen = {
+        "provider": provider,
+        "endpoint": endpoint,
+        "at": state.now(),
+        "method": request.method,
+        "path": request.path,
+        "query": request.args.to_dict(),
+        "form": sent if request.method != "GET" else {},
+        "repeated": sorted(name for name, values in request.values.lists() if len(values) > 1),
+        "headers": {name: request.headers[name] for name in KEPT_HEADERS if name in request.headers},
+        "status": None,
+    }
+    with state.lock:
+        state.seen.append(g.seen)
+        if endpoint == "token" and "code" in sent:
+            state.redeemed[sent["code"]] += 1
+    return replace(state, provider, endpoint, sent)
+
+
+def _part(state: State, answer: Response) -> Response:
+    played = _played()
+    if played is not None and "seen" in g:
+        answer = twist(state, *played, answer)
+        g.seen["status"] = answer.status_code
+    elif played is None and request.blueprint == "product":
+        answer.headers["Cache-Control"] = "no-store"
+    answer.headers.setdefault("X-Content-Type-Options", "nosniff")
+    return answer
+
+
+def _plainly(error: HTTPException) -> ResponseReturnValue:
+    """An error in the sandbox's own words; providers' errors never come this way."""
+    return Response(Markup("<!doctype html><title>{0}</title><h1>{0}</h1>").format(error.name), error.code or 500)

@@ -1,0 +1,142 @@
+"""
+The page on which an account's owner says yes or no, the same for every provider played here.
+
+Knows what is shown and what the form sends back; a provider's room says who it plays, which accounts there are and which
+scopes may be left out. The form posts to the address it came from, so that the request stays in the query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from authlib.common.urls import add_params_to_uri
+from flask import Response, make_response, render_template, request
+
+from .planning import Fault
+from .state import Account, Code, State, fresh
+
+TEXTS = {
+    "openid": "Know who you are",
+    "email": "See your e-mail address",
+    "profile": "See your name and picture",
+    "offline_access": "Keep access while you are away",
+    "https://www.googleapis.com/auth/gmail.send": "Send e-mail as you",
+    "https://www.googleapis.com/auth/gmail.readonly": "Read your e-mail",
+    "User.Read": "Read your profile",
+    "Mail.ReadWrite": "Read and change your e-mail",
+    "Mail.Send": "Send e-mail as you",
+    "locations.readonly": "See the sub-account's name and settings",
+    "companies.readonly": "See the agency's name and settings",
+    "contacts.readonly": "See contacts",
+    "contacts.write": "Change contacts",
+    "oauth.readonly": "See where the app is installed",
+    "oauth.write": "Get access to the agency's sub-accounts",
+    "users.readonly": "See users",
+    "ReadAccounts": "See the account and its extensions",
+    "SMS": "Send and receive text messages",
+    "ReadMessages": "Read messages",
+    "ReadCallLog": "See the call log",
+    "ReadPresence": "See who is available",
+    "RingOut": "Place calls",
+    "SubscriptionWebhook": "Be told about new calls and messages",
+    "user:read:user": "See who you are",
+    "phone:read:user": "See your phone settings",
+    "phone:read:list_call_logs": "See the call log",
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a provider's room puts on the page. `basic` scopes cannot be left out; `granular`: the others can."""
+
+    provider: str
+    name: str
+    accounts: Sequence[Account]
+    granular: bool = False
+    basic: frozenset[str] = frozenset()
+    code_seconds: float = 600
+    question: str = "Which account?"
+
+    def chosen(self) -> Account | None:
+        """The account in the form (the first, where none is named), or None for no."""
+        if request.form.get("answer", "deny") != "allow":
+            return None
+        wanted = request.form.get("account", self.accounts[0].id)
+        return next((account for account in self.accounts if account.id == wanted), None)
+
+    def granted(self, scope: str) -> str:
+        """What of the scopes that were asked for the form leaves standing."""
+        if not self.granular or "choose_scope" not in request.form:
+            return scope
+        kept = set(request.form.getlist("grant_scope")) | self.basic
+        return " ".join(name for name in scope.split() if name in kept)
+
+
+def ask(state: State, stage: Stage, scope: str) -> Response:
+    """The page. `scope`: what was asked for, space-separated."""
+    listed = [{"name": n, "text": TEXTS.get(n, ""), "basic": n in stage.basic} for n in scope.split()]
+    page = render_template(
+        "consent.html",
+        stage=stage,
+        scopes=listed,
+        host=request.args.get("redirect_uri", "").partition("://")[2].partition("/")[0],
+        action=request.full_path,
+    )
+    return guarded(state, page)
+
+
+def refuse(state: State, stage: Stage, problem: str, status: int = 400) -> Response:
+    """A page instead of a redirect, as RFC 6749 section 4.1.2.1 wants it where the redirect URI cannot be trusted."""
+    return guarded(state, render_template("refused.html", stage=stage, problem=problem), status)
+
+
+def guarded(state: State, page: str, status: int = 200) -> Response:
+    """
+    The page behind its Content-Security-Policy.
+
+    `form-action` names every origin of the chain of redirects that follows the form, because browsers hold each of them
+    against it.
+    """
+    answer = make_response(page, status)
+    onward = " ".join(sorted(state.origins))
+    answer.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self' {onward}; "
+        "frame-ancestors 'none'; base-uri 'none'"
+    )
+    answer.headers["Referrer-Policy"] = "no-referrer"
+    answer.headers["Cache-Control"] = "no-store"
+    return answer
+
+
+def save_code(state: State, stage: Stage, value: str, account: Account, scope: str) -> Code:
+    """Remembers the code with its request, and what the form wants to go wrong when it is redeemed."""
+    query = request.args.to_dict()
+    until = state.now() + stage.code_seconds
+    bound = (stage.provider, query["client_id"], query["redirect_uri"], scope, account, until, query)
+    code = Code(value, *bound)
+    with state.lock:
+        state.codes[value] = code
+        for name in request.form.getlist("fault"):
+            if name in PLANNED:
+                state.faults.append(Fault(name, stage.provider, "token", 1, code=value, options=dict(PLANNED[name])))
+    return code
+
+
+PLANNED: Mapping[str, Mapping[str, int]] = {"slow": {"seconds": 3}, "status": {"status": 500}}
+"""What the page's own fieldset offers, for the token request of this one code."""
+
+
+def back(redirect_uri: str, **parameters: str) -> Response:
+    """RFC 9700 section 4.12: 303, so that the browser does not post the form on. Empty parameters are left out."""
+    answer = Response("", 303)
+    answer.autocorrect_location_header = False
+    given = [(name, value) for name, value in parameters.items() if value]
+    answer.headers["Location"] = add_params_to_uri(redirect_uri, given)
+    answer.headers["Referrer-Policy"] = "no-referrer"
+    return answer
+
+
+def new_code() -> str:
+    """An authorization code where the provider's own shape does not matter."""
+    return fresh(size=30)

@@ -1,0 +1,165 @@
+"""
+A small product, Northwind, whose users connect their accounts through the gateway.
+
+Knows the gateway only as any product would: its origin, its `gateway.js`, `POST /session`, and the answer in the query when a
+user comes back. Its two users are signed in by choosing; their access tokens come from the sign-in service played here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from flask import Blueprint, Response, make_response, redirect, render_template, request
+from werkzeug.wrappers import Response as AnyResponse
+
+from .state import State
+from .supabase import USERS, access_token
+
+COOKIE = "northwind_user"
+REMEMBERED = 20
+CARDS: dict[str, tuple[str, str, str]] = {
+    "ghl": ("HighLevel", "CRM", "Contacts, pipelines and appointments."),
+    "ghl_white_label": ("HighLevel, white-label", "CRM", "For agencies with a domain of their own."),
+    "google": ("Gmail", "Email", "Send quotes from your own address."),
+    "microsoft": ("Microsoft 365", "Email", "Send quotes from your own address."),
+    "ringcentral": ("RingCentral", "Phone", "Call customers with one click."),
+    "zoom": ("Zoom Phone", "Phone", "Call customers with one click."),
+}
+"""Provider id to name, kind and what it is good for in this product."""
+SENTENCES = {
+    "access_denied": "You did not allow it, so nothing was connected.",
+    "provider_unavailable": "The provider is not answering just now. Try again in a minute.",
+    "provider_garbled": "The provider's answer made no sense. We were told.",
+    "client_rejected": "The provider refused our registration. We were told.",
+    "closed": "The window was closed before the end, so nothing was connected.",
+}
+
+
+def make_blueprint(state: State, offers: tuple[str, ...]) -> Blueprint:
+    """The product's pages at the root."""
+    rooms = Blueprint("product", __name__)
+    rooms.before_request(lambda: _at_its_own_address(state))
+    rooms.add_url_rule("/", "home", lambda: _home(state, offers))
+    rooms.add_url_rule("/as/<name>", "become", _become)
+    rooms.add_url_rule("/login", "login", lambda: _login(state), methods=["GET", "POST"])
+    rooms.add_url_rule("/happened", "happened", lambda: _note(state), methods=["POST"])
+    return rooms
+
+
+def _at_its_own_address(state: State) -> AnyResponse | None:
+    """Another name of this machine would be another origin, which the gateway does not know."""
+    own = urlsplit(state.origin).netloc
+    if request.host != own and request.method == "GET" and request.host.rpartition(":")[0] in ("localhost", "[::1]"):
+        return redirect(state.origin + request.full_path.rstrip("?"), 302)
+    return None
+
+
+def _user() -> str:
+    name = request.cookies.get(COOKIE, "alice")
+    return name if name in USERS else "alice"
+
+
+def _card(state: State, provider: str) -> dict[str, str]:
+    name, kind, text = CARDS.get(provider, (provider.replace("_", " ").title(), "Account", "Connect your account."))
+    home = urlencode({"return_to": f"{state.origin}/"})
+    return {"id": provider, "name": name, "kind": kind, "text": text, "next": f"/connect/{provider}?{home}"}
+
+
+def _home(state: State, offers: tuple[str, ...]) -> Response:
+    name = _user()
+    notice = _notice(request.args)
+    if notice is not None:
+        _remember(state, name, notice)
+    page = render_template(
+        "product.html",
+        name=name,
+        user=USERS[name],
+        users=USERS,
+        cards=[_card(state, provider) for provider in offers],
+        token=access_token(state, USERS[name]),
+        gateway=state.gateway,
+        notice=notice,
+        happened=list(reversed(state.happened[name])),
+    )
+    return _protected(state, page)
+
+
+def _notice(query: Any) -> dict[str, str] | None:
+    """What the gateway says in the query when it sends a user back: `connection` and `provider`, or `error`."""
+    provider = query.get("provider", "")
+    name = CARDS.get(provider, (provider or "The account",))[0]
+    if query.get("connection"):
+        return {"tone": "good", "title": f"{name} is connected", "text": query["connection"], "code": "connected"}
+    if query.get("error"):
+        text = SENTENCES.get(query["error"], "Something went wrong, and nothing was connected.")
+        return {"tone": "bad", "title": f"{name} was not connected", "text": text, "code": query["error"]}
+    return None
+
+
+def _remember(state: State, name: str, notice: dict[str, str]) -> None:
+    """Once, however often the page is loaded again."""
+    with state.lock:
+        mine = state.happened[name]
+        if not mine or mine[-1] != notice:
+            mine.append(notice)
+        del mine[:-REMEMBERED]
+
+
+def _note(state: State) -> Response:
+    """A pop-up's end, told by the page that opened it; answers the notice to show."""
+    said = request.get_json(silent=True)
+    notice = _notice({k: str(v)[:100] for k, v in said.items() if v}) if isinstance(said, dict) else None
+    if notice is None or request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
+        return Response(status=400)
+    _remember(state, _user(), notice)
+    return make_response(notice)
+
+
+def _become(name: str) -> AnyResponse:
+    answer = redirect("/", 303)
+    if name in USERS:
+        _sign_in(answer, name)
+    return answer
+
+
+def _sign_in(answer: AnyResponse, name: str) -> None:
+    answer.set_cookie(COOKIE, name, httponly=True, samesite="Lax")
+
+
+def _login(state: State) -> Response:
+    """GET: who are you? POST: signed in, and the session goes to the gateway by a form in the top window."""
+    onward = _next(state, request.values.get("next", ""))
+    name = request.form.get("user", "")
+    if name not in USERS:
+        return _protected(state, render_template("login.html", users=USERS, next=onward, gateway=state.gateway))
+    fields = {"access_token": access_token(state, USERS[name]), "next": onward}
+    page = render_template("handover.html", user=USERS[name], gateway=state.gateway, fields=fields)
+    answer = _protected(state, page)
+    _sign_in(answer, name)
+    return answer
+
+
+def _next(state: State, target: str) -> str:
+    """A path at the gateway or an address here; everything else becomes the gateway's list of connections."""
+    own = f"{state.gateway}/"
+    if target.startswith(own):
+        target = "/" + target[len(own) :]
+    path = target.startswith("/") and not target.startswith(("//", "/\\"))
+    return target if path or target.startswith(f"{state.origin}/") else "/connections"
+
+
+def _protected(state: State, page: str) -> Response:
+    """
+    The page with its policies.
+
+    `strict-origin`, because the gateway judges a handed-over session by the Origin header, which browsers blank under
+    stricter policies; `form-action` names the gateway, and it and this origin are all that the redirects after it touch.
+    """
+    answer = make_response(page)
+    answer.headers["Referrer-Policy"] = "strict-origin"
+    answer.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self' {state.gateway}; "
+        f"connect-src 'self' {state.gateway}; form-action 'self' {state.gateway}; frame-ancestors 'none'; base-uri 'none'"
+    )
+    return answer

@@ -1,0 +1,118 @@
+"""
+Floods and broken connections: bodies without end, bytes that drip, silence, a reset.
+
+What is written past the WSGI server goes to the raw socket and then ends the connection. Every loop stops when the sandbox
+stops or the peer has had enough.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from flask import Response, request
+
+from .state import State
+
+MEGABYTE = 1024 * 1024
+
+
+class Hangup(ConnectionAbortedError):
+    """The connection was used up; the server has to close it and write nothing more."""
+
+
+def huge_body(_state: State, said: Mapping[str, Any]) -> Response:
+    """A JSON object whose access token has as many megabytes as asked for, in chunks."""
+
+    def body() -> Iterator[bytes]:
+        yield b'{"token_type": "Bearer", "access_token": "'
+        for _ in range(int(said.get("megabytes", 300))):
+            yield b"A" * MEGABYTE
+        yield b'"}'
+
+    return Response(body(), content_type="application/json")
+
+
+def gzip_bomb(_state: State, said: Mapping[str, Any]) -> Response:
+    """A thousandth of its decoded size on the wire, whatever the client said about encodings."""
+    packed = Response(_packed(int(said.get("megabytes", 300))), content_type="application/json")
+    packed.headers["Content-Encoding"] = "gzip"
+    return packed
+
+
+@cache
+def _packed(megabytes: int) -> bytes:
+    packer = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)  # 16: with a gzip head
+    parts = [packer.compress(b'{"token_type": "Bearer", "access_token": "')]
+    parts += [packer.compress(b"A" * MEGABYTE) for _ in range(megabytes)]
+    return b"".join([*parts, packer.compress(b'"}'), packer.flush()])
+
+
+def deep_json(_state: State, said: Mapping[str, Any]) -> Response:
+    """Arrays within arrays."""
+    depth = int(said.get("depth", 1_000_000))
+    return Response(b'{"access_token": ' + b"[" * depth + b"]" * depth + b"}", content_type="application/json")
+
+
+def drip_headers(state: State, said: Mapping[str, Any]) -> Response:
+    """A header that never ends, one byte at a time."""
+    return _raw(_drip(state, b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Slow: ", _every(said)))
+
+
+def drip_body(state: State, said: Mapping[str, Any]) -> Response:
+    """Headers at once, and a body that never ends, one byte at a time."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n{"
+    return _raw(_drip(state, head, _every(said), at_once=len(head)))
+
+
+def silence(state: State, said: Mapping[str, Any]) -> Response:
+    """Accepts, and says nothing for some seconds; then closes."""
+    return _raw(lambda: state.closing.wait(float(said.get("seconds", 60))))
+
+
+def reset(_state: State, _said: Mapping[str, Any]) -> Response:
+    """RFC 9293 section 3.5.3: a reset instead of an answer."""
+    link: socket.socket = request.environ["werkzeug.socket"]
+
+    def cut() -> None:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        os.close(link.detach())  # at once, and past the server, which would end it politely
+
+    return _raw(cut)
+
+
+def _every(said: Mapping[str, Any]) -> float:
+    return float(said.get("seconds", 0.3))
+
+
+def _drip(state: State, opening: bytes, seconds: float, at_once: int = 17) -> Callable[[], None]:
+    link: socket.socket = request.environ["werkzeug.socket"]
+
+    def dripping() -> None:
+        link.sendall(opening[:at_once])
+        rest = iter(opening[at_once:])
+        until = time.monotonic() + 300
+        while time.monotonic() < until and not state.closing.wait(seconds):
+            link.sendall(bytes([next(rest, 0x61)]))
+
+    return dripping
+
+
+def _raw(work: Callable[[], object]) -> Response:
+    """An answer whose body, when the server asks for its first byte, does its work on the socket and hangs up."""
+
+    def body() -> Iterator[bytes]:
+        work()
+        yield from _hang_up()
+
+    return Response(body())
+
+
+def _hang_up() -> Iterator[bytes]:
+    raise Hangup

@@ -1,0 +1,71 @@
+"""
+Starting the server: the schema is looked at first, then granian takes over.
+
+64 blocking threads a process: waiting readers hold threads, and a provider that hangs must not take them all.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from gateway.errors import DatabaseUnavailable, NotFound, SettingsRefused, Unexpected
+from gateway.store import SCHEMA_VERSION, apply_schema, open_store
+
+BLOCKING_THREADS = 64
+
+
+def schema_version(dsn: str) -> int | None:
+    """The version that stands in the database, None where there is none."""
+    store = open_store(dsn)
+    try:
+        return int(store.schema()["version"])
+    except (NotFound, Unexpected):
+        return None
+    finally:
+        store.close()
+
+
+def check_schema(dsn: str, *, own: bool) -> None:
+    """
+    Raises SettingsRefused, naming `db apply`, when the schema is missing or older than this gateway.
+
+    `own`: an embedded database is nobody's but ours, so its schema is simply brought up to date.
+    """
+    try:
+        version = schema_version(dsn)
+        if own and (version is None or version < SCHEMA_VERSION):
+            apply_schema(dsn)
+            return
+    except DatabaseUnavailable:
+        raise SettingsRefused(
+            ["the database does not answer: check DATABASE_URL and whether Postgres is running"]
+        ) from None
+    if version is None or version < SCHEMA_VERSION:
+        raise SettingsRefused(["the database's schema is missing or older: run `python -m gateway db apply`"])
+
+
+def run_server(host: str, port: int, workers: int, *, quiet: bool = False) -> None:
+    """Serves until it is told to stop; requests under way are finished."""
+    from granian import Granian
+    from granian.constants import Interfaces
+    from granian.log import LogLevels
+
+    Granian(
+        "gateway:create_app",
+        factory=True,
+        address=host,
+        port=port,
+        interface=Interfaces.WSGI,
+        workers=workers,
+        blocking_threads=BLOCKING_THREADS,
+        backpressure=BLOCKING_THREADS,
+        websockets=False,
+        log_level=LogLevels.warning if quiet else LogLevels.info,
+        respawn_failed_workers=True,
+        workers_kill_timeout=15,
+    ).serve()
+
+
+def python_module(*arguments: str) -> list[str]:
+    """The command line of another of our processes, by this interpreter."""
+    return [sys.executable, "-m", *arguments]

@@ -1,0 +1,249 @@
+"""
+The store: one typed method per SQL function of schema.sql, named after it.
+
+Turns values into JSON arguments and answers into nouns; decides nothing, since each promise is kept inside its function. Knows
+no SQL: a backend calls functions by name, over a direct connection (`postgres`) or otherwise. Hashes come in, never the secrets
+they were made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from gateway.models import AuthorizationRequest, Connection, Display, Erased, User
+from gateway.store import rows
+from gateway.store.postgres import FunctionMissing, PostgresBackend, apply_schema, schema_path
+from gateway.store.rows import Listing, Saved, SchemaState, Session
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Backend",
+    "Listing",
+    "Saved",
+    "SchemaState",
+    "Session",
+    "Store",
+    "apply_schema",
+    "open_store",
+    "schema_path",
+]
+
+SCHEMA_VERSION = 1
+"""The version of schema.sql that this code was written for."""
+
+
+class Backend(Protocol):
+    """How functions are called. Every one of them answers a JSON value, or None."""
+
+    def call(self, function: str, arguments: Mapping[str, object]) -> Any:
+        """What `public.<function>` answers to named arguments of JSON types (uuid and time as ISO text)."""
+
+    def close(self) -> None:
+        """Lets go of connections."""
+
+
+def open_store(database_url: str) -> Store:
+    """The store on the Postgres that `database_url` leads to. Connects at the first call, so it may be made before a fork."""
+    return Store(PostgresBackend(database_url))
+
+
+class Store:
+    """
+    Everything that is kept, behind one door.
+
+    Any method may raise DatabaseUnavailable (then a write may have happened or not) and Unexpected. Times that decide
+    anything are the database's.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def close(self) -> None:
+        """Lets go of connections; a later call opens new ones."""
+        self._backend.close()
+
+    # -- sessions and attempts ---------------------------------------------------------------------------------------
+
+    def open_session(self, *, session_hash: str, user_id: UUID, label: str, expires_at: datetime) -> UUID | None:
+        """The user's id once they are signed in; None when there is no such user, or they are banned or deleted."""
+        row = self._call(
+            "open_session", session_hash=session_hash, user_id=str(user_id), label=label, expires_at=_iso(expires_at)
+        )
+        return None if row is None else UUID(row["user_id"])
+
+    def session(self, session_hash: str) -> Session | None:
+        """Who is signed in there; None for nobody, or nobody any more."""
+        row = self._call("session", session_hash=session_hash)
+        return None if row is None else Session(rows.user(row), rows.certain(row["expires_at"]))
+
+    def end_session(self, session_hash: str) -> bool:
+        """Whether there was one to end."""
+        return bool(self._call("end_session", session_hash=session_hash)["ended"])
+
+    def start_authorization(
+        self,
+        *,
+        session_hash: str,
+        state_hash: str,
+        browser_hash: str,
+        provider: str,
+        sealed: str,
+        scope: Sequence[str],
+        return_to: str | None,
+        display: Display,
+    ) -> User | None:
+        """Keeps an attempt for ten minutes, for the user who is signed in; None, and nothing kept, for nobody."""
+        row = self._call(
+            "start_authorization",
+            session_hash=session_hash,
+            state_hash=state_hash,
+            browser_hash=browser_hash,
+            provider=provider,
+            sealed=sealed,
+            scope=list(scope),
+            return_to=return_to,
+            display=display,
+        )
+        return None if row is None else rows.user(row)
+
+    def take_authorization(self, *, state_hash: str, session_hash: str | None) -> AuthorizationRequest | None:
+        """The attempt, once and to one caller; None for unknown, taken or old. The session says who came back."""
+        row = self._call("take_authorization", state_hash=state_hash, session_hash=session_hash)
+        return None if row is None else rows.authorization_request(row)
+
+    # -- connections -------------------------------------------------------------------------------------------------
+
+    def save_connection(
+        self,
+        *,
+        connection_id: UUID,
+        generation: int,
+        user_id: UUID,
+        user_label: str,
+        provider: str,
+        type: int,  # noqa: A002 -- the column's name, and the argument's
+        account_key: str,
+        account_id: str,
+        account_label: str,
+        scope: Sequence[str],
+        token: str | None,
+        refresh: str | None,
+        expires_at: datetime | None,
+        refresh_expires_at: datetime | None,
+        data: Mapping[str, Any],
+        revoke_old: bool = False,
+    ) -> Saved:
+        """
+        Compare-and-set: writes the row if `generation` is the next one of what stands under `connection_id`, or the first
+        of a new id where nothing stands; otherwise says what to seal for. `token` and `refresh` are sealed for both.
+
+        `account_key` is "" where a user has one connection of the provider, the account's id where they have many.
+        `revoke_old` puts the grant that is replaced into the queue of revocations.
+        """
+        row = self._call(
+            "save_connection",
+            connection_id=str(connection_id),
+            generation=generation,
+            user_id=str(user_id),
+            user_label=user_label,
+            provider=provider,
+            type=type,
+            account_key=account_key,
+            account_id=account_id,
+            account_label=account_label,
+            scope=list(scope),
+            token=token,
+            refresh=refresh,
+            expires_at=_iso(expires_at),
+            refresh_expires_at=_iso(refresh_expires_at),
+            data=dict(data),
+            revoke_old=revoke_old,
+        )
+        return Saved(row["saved"], rows.standing(row), row["created"])
+
+    def connections(self, session_hash: str) -> Listing | None:
+        """The signed-in user and all of theirs; None for nobody."""
+        row = self._call("connections", session_hash=session_hash)
+        return None if row is None else Listing(rows.user(row), tuple(map(rows.connection, row["connections"])))
+
+    def user_connections(self, user_id: UUID) -> tuple[Connection, ...]:
+        """The same for a user who was proved otherwise than by a session; none for a banned or deleted one."""
+        return tuple(map(rows.connection, self._call("user_connections", user_id=str(user_id))))
+
+    def connection(self, *, session_hash: str, connection_id: UUID) -> Connection | None:
+        """One of the signed-in user's own; None for another's as for none."""
+        row = self._call("connection", session_hash=session_hash, connection_id=str(connection_id))
+        return None if row is None else rows.connection(row)
+
+    def disconnect(self, *, session_hash: str, connection_id: UUID) -> Erased | None:
+        """Erases one of the signed-in user's own, and queues its grant; None for another's as for none."""
+        row = self._call("disconnect", session_hash=session_hash, connection_id=str(connection_id))
+        return None if row is None else rows.erased(row)
+
+    # -- revocations, events, schema ---------------------------------------------------------------------------------
+
+    def queue_revocation(
+        self,
+        *,
+        connection_id: UUID,
+        generation: int,
+        provider: str,
+        token: str | None,
+        refresh: str | None,
+        reason: str,
+    ) -> None:
+        """
+        Keeps a sealed grant until it is given back. The same id and generation again changes nothing: a grant that was
+        never stored is sealed, and queued, under an id of its own.
+        """
+        self._call(
+            "queue_revocation",
+            connection_id=str(connection_id),
+            generation=generation,
+            provider=provider,
+            token=token,
+            refresh=refresh,
+            reason=reason,
+        )
+
+    def settle_revocation(self, *, connection_id: UUID, generation: int, done: bool) -> bool:
+        """Forgets a grant that was given back, or puts it off; returns whether it is still in the queue."""
+        row = self._call("settle_revocation", connection_id=str(connection_id), generation=generation, done=done)
+        return bool(row["left"])
+
+    def record(
+        self,
+        type: str,  # noqa: A002 -- the column's name, and the argument's
+        *,
+        connection_id: UUID | None = None,
+        user_id: UUID | None = None,
+        provider: str | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Appends an event, `noun.past`. No secret belongs into `data`: partners will read it."""
+        self._call(
+            "record",
+            type=type,
+            connection_id=None if connection_id is None else str(connection_id),
+            user_id=None if user_id is None else str(user_id),
+            provider=provider,
+            data=dict(data or {}),
+        )
+
+    def schema(self) -> SchemaState:
+        """What stands there; version 0 where schema.sql was never applied."""
+        try:
+            row = self._call("schema")
+        except FunctionMissing:
+            return SchemaState(version=0, own_auth=False)
+        return SchemaState(version=row["version"], own_auth=row["own_auth"])
+
+    def _call(self, function: str, **arguments: object) -> Any:
+        return self._backend.call(f"gateway_{function}_v1", arguments)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

@@ -1,0 +1,198 @@
+"""
+The database over a direct connection: psycopg and a pool.
+
+One method, `call`, for every function of schema.sql. Owns connections, how long anything may wait, and the translation of
+psycopg's errors; knows no function by name. No value that was passed ever stands in an error.
+
+Every wait is bounded. For a connection: the pool's timeout. For an answer: `BoundedConnection`, which gives the socket up after
+ANSWER_SECONDS, also where the server hangs and where neither a statement timeout nor a session may be set (transaction poolers).
+For locks: the functions themselves say `set lock_timeout`, so that nothing goes on waiting in the server afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psycopg
+import structlog
+from psycopg import conninfo, errors
+from psycopg.abc import PQGen
+from psycopg.types.json import Jsonb
+from psycopg_pool import ConnectionPool
+
+from gateway.errors import DatabaseUnavailable, GatewayError, Unexpected
+
+log = structlog.get_logger(__name__)
+
+CONNECTION_SECONDS = 3.0
+"""How long a caller waits for a free connection, and the pool for the server to come back before it lets a caller try."""
+ANSWER_SECONDS = 5.0
+_CONNECT_SECONDS = 3
+_LOOK_SECONDS = 0.1
+_TRANSACTION_POOLER_PORT = "6543"
+_UNDEFINED = {"42883", "3F000"}
+_RV = TypeVar("_RV")
+
+_KEPT_ALIVE: dict[str, str | int] = {
+    "application_name": "gateway",
+    "connect_timeout": _CONNECT_SECONDS,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": int(ANSWER_SECONDS * 1000),
+}
+
+
+class FunctionMissing(Unexpected):
+    """The database does not know the function: schema.sql was not applied, or an older one."""
+
+
+class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection on which no statement is waited for longer than ANSWER_SECONDS."""
+
+    def wait(self, gen: PQGen[_RV], interval: float = _LOOK_SECONDS, timeout: float | None = None) -> _RV:
+        """As psycopg's, with a bound where the caller names none. A connection given up is closed: it may yet be answered."""
+        try:
+            return super().wait(gen, interval, ANSWER_SECONDS if timeout is None else timeout)
+        except errors._WaitTimeout:  # noqa: SLF001 -- the documented answer to `timeout`, without a public name
+            self.close()
+            raise psycopg.OperationalError("no answer in time") from None
+
+
+class PostgresBackend:
+    """Calls functions through a pool that opens at the first call, in each process anew."""
+
+    def __init__(self, dsn: str, *, pool_size: int = 8) -> None:
+        """`dsn`: URL or key-value string. On port 6543, Supabase's transaction pooler, nothing is prepared."""
+        given = conninfo.conninfo_to_dict(dsn)
+        self._conninfo = conninfo.make_conninfo(dsn, **{k: v for k, v in _KEPT_ALIVE.items() if k not in given})
+        self._prepares = _TRANSACTION_POOLER_PORT not in str(given.get("port", "")).split(",")
+        self._pool_size = pool_size
+        self._opening = threading.Lock()
+        self._pool: ConnectionPool[BoundedConnection] | None = None
+        self._pid = 0
+        self._inherited: list[ConnectionPool[BoundedConnection]] = []
+        self._statements: dict[tuple[str, ...], str] = {}
+
+    def call(self, function: str, arguments: Mapping[str, object]) -> Any:
+        """
+        What `public.<function>` answers, as JSON values. Dicts go as jsonb, everything else as Postgres reads it.
+
+        Raises DatabaseUnavailable when there was no answer (a write may then have happened or not), FunctionMissing, and
+        Unexpected for every other refusal.
+        """
+        statement = self._statement(function, tuple(arguments))
+        values = [Jsonb(value) if isinstance(value, dict) else value for value in arguments.values()]
+        try:
+            pool = self._pool if self._pid == os.getpid() and self._pool is not None else self._open()
+            connection = pool.getconn()
+            try:
+                row = connection.execute(statement, values).fetchone()
+            finally:
+                pool.putconn(connection)
+        except psycopg.Error as error:
+            problem = _translated(function, error)
+        else:
+            return row[0] if row is not None else None
+        # Outside of the handler: psycopg's own error may quote what was passed, and would be remembered as the context.
+        raise problem
+
+    def close(self) -> None:
+        """Closes the pool; a later call opens another."""
+        with self._opening:
+            if self._pool is not None and self._pid == os.getpid():
+                self._pool.close()
+            self._pool = None
+
+    def _open(self) -> ConnectionPool[BoundedConnection]:
+        with self._opening:
+            if self._pool is not None and self._pid == os.getpid():
+                return self._pool
+            if self._pool is not None:
+                # A fork's copy: its sockets belong to the parent, its threads do not exist here. Kept and never touched.
+                self._inherited.append(self._pool)
+            self._pool = ConnectionPool(
+                self._conninfo,
+                connection_class=BoundedConnection,
+                kwargs={"autocommit": True, "prepare_threshold": 0 if self._prepares else None},
+                min_size=0,
+                max_size=self._pool_size,
+                timeout=CONNECTION_SECONDS,
+                reconnect_timeout=CONNECTION_SECONDS,
+                check=_check,
+                name="gateway",
+                open=True,
+            )
+            self._pid = os.getpid()
+            return self._pool
+
+    def _statement(self, function: str, names: tuple[str, ...]) -> str:
+        key = (function, *names)
+        statement = self._statements.get(key)
+        if statement is None:
+            if not all(name.isidentifier() and name.isascii() for name in key):
+                raise Unexpected("a function or an argument of it is not a name")
+            passed = ", ".join(f"{name} => %s" for name in names)
+            statement = self._statements[key] = f"select public.{function}({passed})"
+        return statement
+
+
+def _check(connection: BoundedConnection) -> None:
+    """
+    Refuses a pooled connection that the server has closed: an idle one has nothing to say.
+
+    One poll of the socket instead of a round trip. Only before anything was sent, so that nothing is ever done twice.
+    """
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        connection.execute("")
+
+
+def _translated(function: str, error: psycopg.Error) -> GatewayError:
+    """Our error for psycopg's, with its name and SQLSTATE: neither its message nor its detail, which may quote values."""
+    told = f"{function}: {type(error).__name__} {error.sqlstate or ''}".rstrip()
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return DatabaseUnavailable(told)
+    if error.sqlstate in _UNDEFINED:
+        return FunctionMissing(told)
+    return Unexpected(told)
+
+
+# -- schema.sql ------------------------------------------------------------------------------------------------------
+
+
+def schema_path() -> Path:
+    """Where schema.sql is: beside the package, in the checkout."""
+    return Path(__file__).resolve().parents[2] / "schema.sql"
+
+
+def apply_schema(dsn: str) -> list[str]:
+    """
+    Sets up or updates the database, in one transaction; returns what schema.sql has to tell about what it found there.
+
+    Raises DatabaseUnavailable, and Unexpected with the server's own words: schema.sql handles no secret.
+    """
+    told: list[str] = []
+
+    def hear(notice: errors.Diagnostic) -> None:
+        words = notice.message_primary or ""
+        if words.startswith("gateway: "):
+            told.append(words.removeprefix("gateway: "))
+
+    given = conninfo.conninfo_to_dict(dsn)
+    bounds = {name: value for name, value in _KEPT_ALIVE.items() if name not in given}
+    try:
+        with psycopg.connect(dsn, autocommit=True, prepare_threshold=None, **bounds) as connection:  # type: ignore[arg-type]
+            connection.add_notice_handler(hear)
+            connection.execute(schema_path().read_bytes())
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise DatabaseUnavailable(f"schema.sql: {type(error).__name__} {error.sqlstate or ''}".rstrip()) from None
+    except psycopg.Error as error:
+        raise Unexpected(f"schema.sql: {error.diag.message_primary}") from None
+    return told

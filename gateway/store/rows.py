@@ -1,0 +1,120 @@
+"""
+From JSON to values: what the functions of schema.sql answer, as our nouns.
+
+Knows the shape of each answer and nothing of how it was fetched. Times come with whatever offset the database writes and are
+UTC from here on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, TypedDict
+from uuid import UUID
+
+from gateway.models import Account, AuthorizationRequest, Connection, Erased, Revocation, Standing, User
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Who is signed in, and until when."""
+
+    user: User
+    expires_at: datetime
+
+
+class Listing(NamedTuple):
+    """A signed-in user's connections, by type, then oldest first."""
+
+    user: User
+    connections: tuple[Connection, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """
+    How a save went. If `saved`, `standing` is the new row; if not, what to seal for instead (generation + 1).
+
+    Where nothing stands, `standing` is a fresh id at generation 0. `created`: the gateway had no such connection before.
+    """
+
+    saved: bool
+    standing: Standing
+    created: bool
+
+
+class SchemaState(TypedDict):
+    """What stands in the database: version 0 for none. `own_auth`: plain Postgres, so auth.users is ours to fill."""
+
+    version: int
+    own_auth: bool
+
+
+def when(text: str | None) -> datetime | None:
+    """A timestamptz in JSON (ISO 8601), in UTC."""
+    return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
+
+
+def certain(text: str) -> datetime:
+    """The same where there always is one."""
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def user(row: Row) -> User:
+    """From `user_id` and `label`."""
+    return User(UUID(row["user_id"]), row["label"])
+
+
+def standing(row: Row) -> Standing:
+    """From `id`, `generation`, `account_id`, `account_label`."""
+    return Standing(UUID(row["id"]), row["generation"], row["account_id"], row["account_label"])
+
+
+def authorization_request(row: Row) -> AuthorizationRequest:
+    """From gateway_take_authorization."""
+    return AuthorizationRequest(
+        provider=row["provider"],
+        user_id=UUID(row["user_id"]),
+        browser_hash=row["browser_hash"],
+        sealed=row["sealed"],
+        scope=tuple(row["scope"]),
+        return_to=row["return_to"],
+        display=row["display"],
+        session_user_id=None if row["session_user_id"] is None else UUID(row["session_user_id"]),
+        session_label=row["session_label"],
+        standing=None if row["standing"] is None else standing(row["standing"]),
+    )
+
+
+def connection(row: Row) -> Connection:
+    """From gateway_connection, and each of gateway_connections."""
+    return Connection(
+        id=UUID(row["id"]),
+        user_id=UUID(row["user_id"]),
+        provider=row["provider"],
+        type=row["type"],
+        generation=row["generation"],
+        status=row["status"],
+        account=Account(row["account_id"], row["account_label"]),
+        scope=tuple(row["scope"]),
+        expires_at=when(row["expires_at"]),
+        created_at=certain(row["created_at"]),
+        updated_at=certain(row["updated_at"]),
+    )
+
+
+def erased(row: Row) -> Erased:
+    """From gateway_disconnect."""
+    connection_id, queued = UUID(row["connection_id"]), row["revocation"]
+    return Erased(
+        connection_id=connection_id,
+        provider=row["provider"],
+        account=Account(row["account_id"], row["account_label"]),
+        erased_at=certain(row["erased_at"]),
+        revocation=None
+        if queued is None
+        else Revocation(connection_id, row["provider"], queued["generation"], queued["token"], queued["refresh"]),
+    )

@@ -1,0 +1,86 @@
+"""
+Secrets at rest: sealed to their row, their column and their generation.
+
+Fernet has no associated data: a ciphertext copied to another row would open there (security: confused deputy). So every value
+gets a key of its own, derived with HKDF (RFC 5869) from each master key and from where the value stands. Moved elsewhere, or
+put back after a newer generation, it stays shut. The newest master key seals, every one opens.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Sequence
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from gateway.errors import SecretUnreadable
+
+_LENGTH = 32
+"""128 bits to sign and 128 to encrypt, as the Fernet specification has it."""
+
+
+class Vault:
+    """Seals and opens. Holds the master keys; never shows them."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        """`keys`: Fernet keys in URL-safe base64, newest first; the settings have judged them."""
+        self._masters = tuple(base64.urlsafe_b64decode(key) for key in keys)
+
+    def __repr__(self) -> str:
+        return f"Vault({len(self._masters)} keys)"
+
+    def seal(self, secret: str, *, row: str, column: str, generation: int) -> str:
+        """A Fernet token that opens only for this `row`, `column` and `generation`."""
+        newest = _derive(self._masters[0], row, column, generation)
+        return newest.encrypt(secret.encode()).decode("ascii")
+
+    def open(self, sealed: str, *, row: str, column: str, generation: int) -> str:
+        """
+        The secret in `sealed`.
+
+        Raises SecretUnreadable when no key opens it: a key is missing, or the value was moved, put back or changed.
+        """
+        ring = MultiFernet([_derive(master, row, column, generation) for master in self._masters])
+        try:
+            return ring.decrypt(sealed.encode()).decode()
+        except (InvalidToken, UnicodeError):
+            raise SecretUnreadable(f"{column} of {row} in generation {generation} does not open") from None
+
+    def stale(self, sealed: str, *, row: str, column: str, generation: int) -> bool:
+        """Whether it opens, but not with the newest key: time to seal it again."""
+        try:
+            _derive(self._masters[0], row, column, generation).decrypt(sealed.encode())
+        except InvalidToken:
+            self.open(sealed, row=row, column=column, generation=generation)
+            return True
+        return False
+
+    def mark(self, value: str, *, purpose: str) -> str:
+        """A keyed mark (HMAC-SHA-256, URL-safe base64) of `value`, for tokens in forms."""
+        key = hmac.digest(self._masters[0], purpose.encode(), hashlib.sha256)
+        return base64.urlsafe_b64encode(hmac.digest(key, value.encode(), hashlib.sha256)).decode("ascii").rstrip("=")
+
+    def marked(self, value: str, mark: str, *, purpose: str) -> bool:
+        """Whether `mark` is the one of `value`, under any key; in constant time."""
+        for master in self._masters:
+            key = hmac.digest(master, purpose.encode(), hashlib.sha256)
+            ours = base64.urlsafe_b64encode(hmac.digest(key, value.encode(), hashlib.sha256)).rstrip(b"=")
+            if hmac.compare_digest(ours, mark.encode()):
+                return True
+        return False
+
+
+def _derive(master: bytes, row: str, column: str, generation: int) -> Fernet:
+    # The parts are joined by a byte that none of them can hold, so that no two places share a key.
+    place = "\x00".join(("oauth-gateway", row, column, str(generation))).encode()
+    derived = HKDF(algorithm=SHA256(), length=_LENGTH, salt=None, info=place).derive(master)
+    return Fernet(base64.urlsafe_b64encode(derived))
+
+
+def fingerprint(secret: str) -> str:
+    """SHA-256 of a random secret in hex: what stands in the database of states, sessions and browsers."""
+    return hashlib.sha256(secret.encode()).hexdigest()

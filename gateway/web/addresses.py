@@ -1,0 +1,71 @@
+"""
+Addresses that came from outside: which may be returned to, and how an answer is put into one.
+
+An open redirector is a phishing tool (RFC 9700 section 4.11), so the origin has to be one of ours exactly, and whatever two
+parsers could read differently is refused before it is parsed.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+
+from werkzeug.wrappers import Response
+
+from gateway.config import Settings
+from gateway.errors import ReturnToRefused
+
+_LONGEST = 2000
+
+
+def app_address(settings: Settings, value: str | None) -> str | None:
+    """
+    `value` when it is an absolute URL on an app origin or on our own, None when there is none.
+
+    Raises ReturnToRefused for anything else.
+    """
+    if not value:
+        return None
+    if not _is_plain(value) or not value.startswith(("https://", "http://")):
+        raise ReturnToRefused("return_to is not a plain absolute URL")
+    try:
+        parts = urlsplit(value)
+        origin = f"{parts.scheme}://{parts.netloc}"
+    except ValueError:
+        raise ReturnToRefused("return_to does not parse") from None
+    if origin not in (*settings.app_origins, settings.public_url):
+        raise ReturnToRefused("return_to is on an origin that is not listed")
+    return value
+
+
+def here_or_app_address(settings: Settings, value: str | None) -> str:
+    """`value` when it is a path here or a URL on an app origin; `/connections` when there is none."""
+    if not value:
+        return "/connections"
+    if value.startswith("/"):
+        # Browsers take // and /\ for another host; Location is ours to keep a path.
+        if not _is_plain(value) or value.startswith("//"):
+            raise ReturnToRefused("next is not a plain path")
+        return value
+    return app_address(settings, value) or "/connections"
+
+
+def see_other(url: str) -> Response:
+    """303 (RFC 9110 section 15.4.4): never 307, which would post a form on (RFC 9700 section 4.12)."""
+    return Response(status=303, headers={"Location": url})
+
+
+def with_query(url: str, **more: str) -> str:
+    """`url` with `more` added to its query; what stood there under the same names before is taken out."""
+    parts = urlsplit(url)
+    kept = [pair for pair in parts.query.split("&") if pair and pair.split("=", 1)[0] not in _ANSWERS]
+    query = "&".join([*kept, urlencode(more, quote_via=quote)])
+    return urlunsplit(parts._replace(query=query))
+
+
+_ANSWERS = frozenset({"connection", "provider", "error", "confirmation"})
+"""Names that only our answers use: a link cannot arrive with one already in place."""
+
+
+def _is_plain(value: str) -> bool:
+    """Visible ASCII without a backslash, and no percent-encoded control, slash or backslash in front of the path."""
+    return len(value) <= _LONGEST and value.isascii() and value.isprintable() and not set(value) & set(' \\<>"`')

@@ -1,0 +1,143 @@
+"""
+One factory for the three blueprints: connect, callback.
+
+A door: it reads cookies, query and form, calls `connect`, and answers. It knows a type's public path and nothing of any
+provider.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+from urllib.parse import urlsplit
+
+from flask import Blueprint, render_template, request
+from werkzeug.wrappers import Response
+
+from gateway import connect
+from gateway.catalog import TYPES, Provider
+from gateway.errors import GatewayError, NotFound, Unauthenticated
+from gateway.models import Connection, Display, User
+from gateway.vault import fingerprint
+from gateway.web.addresses import app_address, see_other, with_query
+from gateway.web.security import allow_form_action, popup_friendly
+from gateway.web.session import (
+    browser_secret,
+    csrf_token,
+    judge_form,
+    keep_browser,
+    runtime,
+    session_secret,
+    sign_in_answer,
+)
+
+KINDS = {"crm": "CRM", "email": "Email", "phone": "Phone"}
+
+
+def make_blueprint(provider_type: int) -> Blueprint:
+    """The pages of one provider type below its public path (`crm`, `email`, `phone`)."""
+    path = TYPES[provider_type]
+    blueprint = Blueprint(path, __name__, url_prefix=f"/{path}")
+
+    @blueprint.get("/<provider_id>/connect")
+    def ask(provider_id: str) -> Any:
+        """Who, what and which scopes, in one form."""
+        return _ask(_provider(path, provider_id))
+
+    @blueprint.post("/<provider_id>/connect")
+    def begin(provider_id: str) -> Response:
+        """Off to the provider."""
+        return _begin(_provider(path, provider_id))
+
+    @blueprint.get("/<slug>/callback")
+    def callback(slug: str) -> Response:
+        """Back from the provider (RFC 6749 section 4.1.2)."""
+        return _callback(path, slug)
+
+    return blueprint
+
+
+def _provider(path: str, provider_id: str) -> Provider:
+    provider = runtime().provider(provider_id)
+    if provider.path != path:
+        raise NotFound("the provider is of another type")
+    return provider
+
+
+def _asked() -> tuple[str | None, Display]:
+    """Where to return to, judged, and whether this is a pop-up; from the query or the form."""
+    values = request.form if request.method == "POST" else request.args
+    return_to = app_address(runtime().settings, values.get("return_to"))
+    return return_to, "popup" if values.get("display") == "popup" else "page"
+
+
+def _ask(provider: Provider) -> Any:
+    rt = runtime()
+    return_to, display = _asked()
+    listed = rt.store.connections(fingerprint(session_secret()))
+    if listed is None:
+        return sign_in_answer()
+    user, connections = listed
+    provider = rt.issuers.complete(provider)
+    standing = next((found for found in connections if found.provider == provider.id), None)
+    fields = {"csrf": csrf_token(), "display": display} | ({"return_to": return_to} if return_to else {})
+    popup_friendly(yes=display == "popup")
+    allow_form_action(provider.authorization_endpoint or "", *provider.login_origins, *rt.settings.app_origins)
+    return render_template("connect.html", **_connect_page(provider, user, standing, fields, return_to))
+
+
+def _connect_page(
+    provider: Provider, user: User, standing: Connection | None, fields: dict[str, str], return_to: str | None
+) -> dict[str, Any]:
+    known = {"account_label": standing.account.label, "status": standing.status} if standing else None
+    return {
+        "user": user,
+        "csrf": fields["csrf"],
+        "provider": provider,
+        "kind": KINDS[provider.path],
+        "scopes": [{"name": scope, "text": provider.scope_texts.get(scope, "")} for scope in provider.scope],
+        "form": {"action": f"/{provider.path}/{provider.id}/connect", "fields": fields},
+        "standing": known if provider.accounts == "one" else None,
+        "host": urlsplit(provider.authorization_endpoint or "").netloc,
+        "app_host": urlsplit(return_to).netloc if return_to else None,
+        "cancel_to": with_query(return_to, error="access_denied") if return_to else "/connections",
+    }
+
+
+def _begin(provider: Provider) -> Response:
+    rt = runtime()
+    judge_form()
+    return_to, display = _asked()
+    browser = browser_secret() or secrets.token_urlsafe(32)
+    try:
+        url = connect.begin(
+            rt, provider.id, session=session_secret(), browser=browser, return_to=return_to, display=display
+        )
+    except Unauthenticated:
+        return sign_in_answer()
+    except GatewayError as error:
+        if not error.returned:
+            raise
+        return see_other(_way_back(return_to, display, error=error.slug, provider=provider.id))
+    answer = see_other(url)
+    keep_browser(answer, browser)
+    return answer
+
+
+def _callback(path: str, slug: str) -> Response:
+    outcome = connect.finish(
+        runtime(), path, slug, request.args.to_dict(flat=False), session=session_secret(), browser=browser_secret()
+    )
+    if outcome.error is not None:
+        told = {"error": outcome.error.slug, "provider": outcome.provider.id}
+    else:
+        told = {"connection": str(outcome.connection_id), "provider": outcome.provider.id}
+    return see_other(_way_back(outcome.return_to, outcome.display, **told))
+
+
+def _way_back(return_to: str | None, display: Display, **told: str) -> str:
+    """Where the browser goes at the end, with ids and slugs in the query: never a token, a code or the provider's words."""
+    if display == "popup":
+        parts = urlsplit(return_to or runtime().settings.public_url)
+        return with_query("/result", to=f"{parts.scheme}://{parts.netloc}", **told)
+    return with_query(return_to or "/connections", **told)

@@ -1,0 +1,162 @@
+"""
+The user's pages: connections, problems, the end of a pop-up, the short link, and the helper script.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from flask import Blueprint, current_app, render_template, request
+from werkzeug.wrappers import Response
+
+from gateway import connect
+from gateway.catalog import TYPES
+from gateway.errors import GatewayError, NotFound, every_problem
+from gateway.models import Connection
+from gateway.runtime import Runtime
+from gateway.vault import fingerprint
+from gateway.web.addresses import see_other, with_query
+from gateway.web.flow import KINDS
+from gateway.web.refusals import problem_page
+from gateway.web.security import popup_friendly
+from gateway.web.session import csrf_token, judge_form, runtime, session_secret, sign_in_answer
+
+blueprint = Blueprint("pages", __name__)
+
+STATUS_TEXTS = {
+    "active": "Connected",
+    "pending_confirmation": "Waiting to be confirmed",
+    "needs_reauthorization": "Connect again",
+}
+_DISCONNECTED = {
+    "done": "What was stored is erased, and {name} has withdrawn the access.",
+    "queued": "What was stored is erased. {name} could not be told yet; it will be tried again.",
+    "unsupported": "What was stored is erased. {name} cannot be told from here: remove the app there too, if you want it gone.",
+}
+PROBLEMS: dict[str, type[GatewayError]] = {kind.slug: kind for kind in every_problem()}
+
+
+@blueprint.get("/")
+def front() -> Response:
+    """There is one page to come home to."""
+    return see_other("/connections")
+
+
+@blueprint.get("/connect/<provider_id>")
+def short_link(provider_id: str) -> Response:
+    """The link to put anywhere; the query goes along untouched."""
+    provider = runtime().provider(provider_id)
+    query = request.query_string.decode("ascii", "ignore")
+    return see_other(f"/{provider.path}/{provider.id}/connect" + (f"?{query}" if query else ""))
+
+
+@blueprint.get("/connections")
+def connections() -> Any:
+    """The user's connections: status, account, reconnect, disconnect, connect more."""
+    rt = runtime()
+    listed = rt.store.connections(fingerprint(session_secret()))
+    if listed is None:
+        return sign_in_answer()
+    user, rows = listed
+    held = {row.provider for row in rows}
+    groups = [
+        {"kind": KINDS[path], "connections": [_shown(rt, row) for row in rows if row.type == number]}
+        for number, path in TYPES.items()
+    ]
+    offers = [
+        {"id": each.id, "name": each.name, "kind": KINDS[each.path], "connect_path": f"/connect/{each.id}"}
+        for each in rt.enabled()
+        if each.id not in held or each.accounts == "many"
+    ]
+    return render_template(
+        "connections.html", user=user, groups=groups, offers=offers, notice=_notice(rt), csrf=csrf_token()
+    )
+
+
+def _shown(rt: Runtime, row: Connection) -> dict[str, Any]:
+    provider = rt.catalog.get(row.provider)
+    return {
+        "id": row.id,
+        "provider_id": row.provider,
+        "provider_name": provider.name if provider else row.provider,
+        "type": row.type,
+        "account_label": row.account.label,
+        "status": row.status,
+        "status_text": STATUS_TEXTS[row.status],
+        "scope": row.scope,
+        "connected_at": row.created_at,
+        "expires_at": row.expires_at,
+        "connect_path": f"/connect/{row.provider}",
+        "disconnect_path": f"/connections/{row.id}/disconnect",
+    }
+
+
+def _notice(rt: Runtime) -> dict[str, str] | None:
+    """What just happened, by the slugs and ids in the query: nothing of the query itself is shown."""
+    provider = rt.catalog.get(request.args.get("provider", ""))
+    name = provider.name if provider else "The service"
+    problem = PROBLEMS.get(request.args.get("error", ""))
+    if problem is not None:
+        return {"tone": "bad", "title": problem.title, "text": f"{problem.meaning} {problem.way_on}"}
+    if request.args.get("disconnected") in _DISCONNECTED:
+        text = _DISCONNECTED[request.args["disconnected"]].format(name=name)
+        return {"tone": "info", "title": f"{name} is disconnected", "text": text}
+    if "connection" in request.args and provider:
+        return {"tone": "good", "title": f"{name} is connected", "text": "It is ready to be used."}
+    return None
+
+
+@blueprint.post("/connections/<uuid:connection_id>/disconnect")
+def disconnect(connection_id: uuid.UUID) -> Response:
+    """Erases one connection and gives its grant back."""
+    judge_form()
+    receipt = connect.disconnect(runtime(), connection_id, session=session_secret())
+    return see_other(with_query("/connections", disconnected=receipt.revocation, provider=receipt.erased.provider))
+
+
+@blueprint.get("/result")
+def result() -> Any:
+    """The end of a pop-up: tells the opener, if it is one of the product's own, and closes."""
+    rt = runtime()
+    popup_friendly(yes=True)
+    problem = PROBLEMS.get(request.args.get("error", ""))
+    provider = rt.catalog.get(request.args.get("provider", ""))
+    target = request.args.get("to", "")
+    message = {
+        "target_origin": target if target in (*rt.settings.app_origins, rt.settings.public_url) else "",
+        "connection": _uuid_or_nothing(request.args.get("connection", "")),
+        "provider": provider.id if provider else "",
+        "error": problem.slug if problem else "",
+    }
+    name = provider.name if provider else "The service"
+    good = bool(message["connection"]) and problem is None
+    title = f"{name} is connected" if good else (problem or GatewayError).title
+    text = "You can go on where you came from." if good else (problem or GatewayError).way_on
+    return render_template(
+        "result.html", outcome="connected" if good else "failed", title=title, text=text, message=message
+    )
+
+
+def _uuid_or_nothing(value: str) -> str:
+    try:
+        return str(uuid.UUID(value))
+    except ValueError:
+        return ""
+
+
+@blueprint.get("/problems/<slug>")
+def explained(slug: str) -> Any:
+    """What an error means and who can mend it: the `type` URI of RFC 9457, made from the class."""
+    problem = PROBLEMS.get(slug)
+    if problem is None:
+        raise NotFound("no such problem")
+    return problem_page(problem(), explained=True)
+
+
+@blueprint.get("/gateway.js")
+def helper() -> Response:
+    """The front-end helper, for the product's own pages on their own origins."""
+    answer = current_app.send_static_file("gateway.js")
+    answer.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+    return answer

@@ -1,0 +1,56 @@
+"""
+The headers of every answer: what a browser may do with it. Strict by default; a page that needs more says so for itself.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from flask import Flask, g, request
+from werkzeug.wrappers import Response
+
+from gateway.web.session import runtime
+
+_POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+    "form-action 'self'{form_action}; frame-ancestors 'none'; base-uri 'none'"
+)
+_STATIC = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+
+
+def allow_form_action(*urls: str) -> None:
+    """Lets this page's form end on these origins: Chromium holds a redirect after a POST to form-action too."""
+    origins = {f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, urls) if parts.netloc}
+    g.form_action = "".join(f" {origin}" for origin in sorted(origins))
+
+
+def popup_friendly(*, yes: bool) -> None:
+    """A pop-up that isolates itself loses its opener, and with it the message that it is done."""
+    g.opener_policy = "unsafe-none" if yes else "same-origin-allow-popups"
+
+
+def register(app: Flask) -> None:
+    """Puts the headers on every answer."""
+    app.after_request(_headers)
+
+
+def _headers(answer: Response) -> Response:
+    headers = answer.headers
+    headers.extend(_STATIC)
+    headers["Content-Security-Policy"] = _POLICY.format(form_action=g.get("form_action", ""))
+    headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+    if runtime().settings.secure:
+        headers["Strict-Transport-Security"] = "max-age=31536000"
+    if request.endpoint in ("static", "pages.helper"):
+        headers["Cache-Control"] = "public, max-age=3600"
+        return answer
+    headers["Cache-Control"] = "no-store"
+    # no-referrer would make even our own forms send `Origin: null`; addresses that held a code say nothing to anybody.
+    headers["Referrer-Policy"] = "no-referrer" if "code" in request.args or "state" in request.args else "same-origin"
+    if answer.mimetype == "text/html" and answer.status_code not in (301, 302, 303, 307, 308):
+        headers["Cross-Origin-Opener-Policy"] = g.get("opener_policy", "same-origin-allow-popups")
+    return answer

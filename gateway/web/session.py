@@ -1,0 +1,154 @@
+"""
+The browser's side of identity: the session cookie, the cookie that binds an attempt to its browser, and forms.
+
+`POST /session` is how the product's front end hands over its signed-in user; nobody types a password here.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Any, cast
+from urllib.parse import quote
+
+from flask import Blueprint, current_app, render_template, request
+from werkzeug.wrappers import Response
+
+from gateway.errors import Forbidden, Unauthenticated
+from gateway.identity import SESSION_BEYOND_TOKEN
+from gateway.runtime import Runtime
+from gateway.vault import fingerprint
+from gateway.web.addresses import here_or_app_address, see_other, with_query
+
+blueprint = Blueprint("session", __name__)
+
+ATTEMPT_SECONDS = 600
+_SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
+"""`secrets.token_urlsafe(32)`: 256 bits."""
+
+
+def runtime() -> Runtime:
+    """The assembled instruments of this process."""
+    return cast("Runtime", current_app.extensions["gateway"])
+
+
+# -- cookies ---------------------------------------------------------------------------------------------------------
+
+
+def _name(purpose: str) -> str:
+    # The __Host- prefix keeps sub-domains and plain http from setting ours; browsers refuse it on http://localhost.
+    return f"__Host-{purpose}" if runtime().settings.secure else purpose
+
+
+def _read(purpose: str) -> str:
+    value = request.cookies.get(_name(purpose), "")
+    return value if _SECRET.fullmatch(value) else ""
+
+
+def _keep(answer: Response, purpose: str, value: str, seconds: int) -> None:
+    answer.set_cookie(
+        _name(purpose),
+        value,
+        max_age=seconds,
+        secure=runtime().settings.secure,
+        httponly=True,
+        samesite="Lax",
+        path="/",
+    )
+
+
+def session_secret() -> str:
+    """The session's secret in this browser's cookie, or the empty string, which is nobody's."""
+    return _read("gateway")
+
+
+def browser_secret() -> str:
+    """What binds an attempt to this browser, or the empty string."""
+    return _read("gateway-browser")
+
+
+def keep_browser(answer: Response, secret: str) -> None:
+    """Keeps the binding for as long as an attempt may last."""
+    _keep(answer, "gateway-browser", secret, ATTEMPT_SECONDS)
+
+
+# -- forms -----------------------------------------------------------------------------------------------------------
+
+
+def csrf_token() -> str:
+    """The mark that a form of this session has to carry."""
+    return runtime().vault.mark(session_secret(), purpose="form")
+
+
+def judge_form() -> None:
+    """
+    Raises Forbidden unless the form came from our own page, of this session.
+
+    The browser's own word comes first (Sec-Fetch-Site, then Origin); the mark in the form holds where neither is sent.
+    """
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    if site is not None and site not in ("same-origin", "none"):
+        raise Forbidden("the form was sent from another site")
+    if origin is not None and origin != runtime().settings.public_url:
+        raise Forbidden("the form was sent from another origin")
+    if not session_secret():
+        raise Unauthenticated("no session")
+    if not runtime().vault.marked(session_secret(), request.form.get("csrf", ""), purpose="form"):
+        raise Forbidden("the form does not carry this session's mark")
+
+
+def sign_in_answer() -> Response:
+    """For a browser without a session: off to the product's sign-in with the way back, or a page that says how."""
+    rt = runtime()
+    if rt.settings.app_login_url is None:
+        return Response(render_template("signin.html", login_url=None), status=401, mimetype="text/html")
+    # A POST cannot be repeated by following a link: the way back is the page that it was sent from.
+    query = request.query_string.decode("ascii", "ignore")
+    back = rt.settings.public_url + quote(request.path, safe="/") + (f"?{query}" if query else "")
+    return see_other(with_query(rt.settings.app_login_url, next=back))
+
+
+# -- hand-over -------------------------------------------------------------------------------------------------------
+
+
+@blueprint.post("/session")
+def hand_over() -> Response:
+    """The product's front end hands over its signed-in user; 303 to `next` with the session cookie."""
+    rt = runtime()
+    _judge_origin()
+    target = here_or_app_address(rt.settings, request.form.get("next"))
+    proof = rt.identity.read_access_token(request.form.get("access_token", ""), now=rt.now())
+    secret = secrets.token_urlsafe(32)
+    expires_at = proof.expires_at + SESSION_BEYOND_TOKEN
+    opened = rt.store.open_session(
+        session_hash=fingerprint(secret), user_id=proof.user.id, label=proof.user.label, expires_at=expires_at
+    )
+    if not opened:
+        raise Unauthenticated("the user was deleted or banned")
+    if session_secret():
+        rt.store.end_session(fingerprint(session_secret()))
+    answer = see_other(target)
+    _keep(answer, "gateway", secret, int((expires_at - rt.now()).total_seconds()))
+    return answer
+
+
+def _judge_origin() -> None:
+    """Only the product's own front ends may sign somebody in here: a session planted by another would be theirs to watch."""
+    settings = runtime().settings
+    origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
+    if origin is None and site in (None, "same-origin", "none"):
+        return
+    if origin not in (*settings.app_origins, settings.public_url):
+        raise Forbidden("the session was handed over from an origin that is not listed")
+
+
+@blueprint.post("/session/end")
+def end() -> Any:
+    """Signs out here."""
+    if session_secret():
+        judge_form()
+        runtime().store.end_session(fingerprint(session_secret()))
+    answer = see_other("/connections")
+    for purpose in ("gateway", "gateway-browser"):
+        _keep(answer, purpose, "", 0)
+    return answer

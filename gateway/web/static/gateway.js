@@ -1,0 +1,136 @@
+/**
+ * gateway.js: takes a signed-in user of your product to connect an account, and tells you how it ended.
+ *
+ *     <script src="https://connect.example/gateway.js"></script>
+ *     const { connection } = await gateway.connect("ghl", { accessToken, popup: true });   // in a click handler
+ *
+ * It keeps nothing and knows no provider. The access token travels in the body of a form post and in an Authorization
+ * header, never in an address. By pop-up, call it straight from the click, or the browser blocks the window.
+ */
+(() => {
+  "use strict";
+
+  /**
+   * @typedef {{connection: string, provider: string}} Connected  the ids of the connection and of its provider
+   * @typedef {{id: string, provider: string, status: string, updated_at: string}} Listed  as in GET /v1/connections
+   *
+   * @typedef {object} Options
+   * @property {string | (() => string | Promise<string>)} accessToken  the Supabase access token, or how to get it
+   * @property {string} [returnTo]  where to come back to, on one of GATEWAY_APP_ORIGINS; without it this page, less its
+   *                                query and fragment, since those may hold secrets
+   * @property {boolean} [popup]    in a window of its own; where the browser blocks it, by redirect after all
+   * @property {() => Promise<Listed[]>} [fetchConnections]  asks for the user's connections another way than by /v1
+   */
+
+  const script = /** @type {HTMLScriptElement | null} */ (document.currentScript);
+  if (!script) throw new Error("gateway.js has to be loaded by a <script src> element, so that it knows its origin.");
+  const origin = new URL(script.src).origin;
+  const PATIENCE_MS = 20 * 60 * 1000; // an attempt lives ten minutes, a question about its account ten more
+
+  /** An Error whose `slug` is one of the gateway's (`access_denied` …), or `closed` for a window closed half-way. */
+  const refusal = (/** @type {string} */ slug) =>
+    Object.assign(new Error(`The connection was not made: ${slug}`), { name: "GatewayError", slug });
+
+  /**
+   * Hands the user over: a form post that ends on the connect page, in the window called `target`.
+   *
+   * @param {string} provider @param {string} token @param {Record<string, string>} query @param {string} target
+   */
+  function handOver(provider, token, query, target) {
+    const next = `/connect/${encodeURIComponent(provider)}?${new URLSearchParams(query)}`;
+    const form = document.createElement("form");
+    Object.assign(form, { method: "post", action: `${origin}/session`, target, hidden: true });
+    for (const [name, value] of Object.entries({ access_token: token, next })) {
+      form.append(Object.assign(document.createElement("input"), { type: "hidden", name, value }));
+    }
+    document.body.append(form);
+    form.submit();
+    form.remove();
+  }
+
+  /** @param {string} provider @param {string} token @returns {Promise<Listed[]>} */
+  async function listed(provider, token) {
+    const answer = await fetch(`${origin}/v1/connections?provider=${encodeURIComponent(provider)}`, {
+      headers: { Authorization: `Bearer ${token}` },
+      credentials: "omit",
+      cache: "no-store",
+    });
+    if (!answer.ok) throw new Error(`GET /v1/connections answered ${answer.status}`);
+    return (await answer.json()).items;
+  }
+
+  /**
+   * The gateway's message from that window, and from no other.
+   *
+   * @param {Window} view @param {string} provider @param {AbortSignal} over @returns {Promise<Connected>}
+   */
+  function message(view, provider, over) {
+    return new Promise((resolve, reject) => {
+      const hear = (/** @type {MessageEvent} */ event) => {
+        if (event.origin !== origin || event.source !== view || event.data?.source !== "oauth-gateway") return;
+        if (event.data.error || !event.data.connection) reject(refusal(event.data.error || "unexpected"));
+        else resolve({ connection: event.data.connection, provider: event.data.provider || provider });
+      };
+      window.addEventListener("message", hear, { signal: over });
+    });
+  }
+
+  /**
+   * What became of a window that closed without a word, or that looks closed because a page in it gave up its opener.
+   * In the second case the user is still busy there, this page has no focus, and we go on asking. What is new is told
+   * by comparing with what stood before, so that the clocks of browser and server need not agree.
+   *
+   * @param {Window} view @param {() => Promise<Listed[]>} ask @param {AbortSignal} over @returns {Promise<Connected>}
+   */
+  async function aftermath(view, ask, over) {
+    const mark = (/** @type {Listed} */ item) => `${item.id} ${item.updated_at}`;
+    const end = Date.now() + PATIENCE_MS;
+    const before = await ask().then((items) => new Set(items.map(mark)), () => null);
+    for (let misses = 0; misses < 3 && Date.now() < end && !over.aborted; ) {
+      await new Promise((resolve) => setTimeout(resolve, view.closed ? 1000 : 250));
+      if (over.aborted || !view.closed) continue;
+      const items = before ? await ask().catch(() => /** @type {Listed[]} */ ([])) : [];
+      const found = items.find((item) => item.status === "active" && !before?.has(mark(item)));
+      if (found) return { connection: found.id, provider: found.provider };
+      if (!before || document.hasFocus()) misses += 1;
+    }
+    throw refusal("closed");
+  }
+
+  /**
+   * Resolves once the account is connected; rejects with an Error that has a `slug`. A redirect leaves this page, so it
+   * settles nothing here: `returnTo` gets `connection` and `provider`, or `error`, in its query.
+   *
+   * @param {string} provider an id of GET /v1/providers
+   * @param {Options} options
+   * @returns {Promise<Connected>}
+   */
+  async function connect(provider, options) {
+    const { accessToken, returnTo = location.origin + location.pathname, popup = false, fetchConnections } = options;
+    const target = `gateway-${provider}-${Date.now()}`;
+    const view = popup ? window.open("", target, "popup,width=540,height=760") : null; // before any await: see above
+    const token = async () => (typeof accessToken === "function" ? accessToken() : accessToken);
+    const over = new AbortController();
+    try {
+      const first = await token();
+      if (!view) {
+        handOver(provider, first, { return_to: returnTo }, "_top");
+        return await new Promise(() => {});
+      }
+      if (view.closed) throw refusal("closed");
+      const heard = message(view, provider, over.signal);
+      const ask = fetchConnections ?? (async () => listed(provider, await token()));
+      const ours = async () => (await ask()).filter((item) => item.provider === provider);
+      const ended = aftermath(view, ours, over.signal);
+      handOver(provider, first, { display: "popup", return_to: returnTo }, target);
+      return await Promise.race([heard, ended]);
+    } catch (error) {
+      if (!(error instanceof Error && "slug" in error)) view?.close(); // no token: nothing will ever load in it
+      throw error;
+    } finally {
+      over.abort();
+    }
+  }
+
+  Object.assign(window, { gateway: Object.freeze({ connect }) });
+})();

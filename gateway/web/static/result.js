@@ -1,0 +1,27 @@
+/**
+ * The end of a pop-up: tells the opener how it went, if it stands on the origin the page names, and closes the window.
+ *
+ * It knows ids and a slug, never a token. Where the window may not close, the page stays and says so.
+ */
+(() => {
+  "use strict";
+
+  const LINGER_MS = { connected: 1200, failed: 8000 };
+
+  const page = /** @type {HTMLElement} */ (document.getElementById("result"));
+  const button = /** @type {HTMLElement} */ (document.getElementById("close"));
+  const { outcome, targetOrigin, connection, provider, error } = page.dataset;
+
+  if (window.opener && targetOrigin) {
+    window.opener.postMessage({ source: "oauth-gateway", connection, provider, error }, targetOrigin);
+  }
+  if (window.opener) {
+    const timer = setTimeout(() => window.close(), LINGER_MS[outcome === "connected" ? "connected" : "failed"]);
+    // Whoever is still reading, or moving about with the keyboard, closes it in their own time (WCAG 2.2.1).
+    const stay = () => clearTimeout(timer);
+    addEventListener("keydown", stay, { once: true });
+    addEventListener("pointerdown", stay, { once: true });
+    button.hidden = false;
+    button.addEventListener("click", () => window.close());
+  }
+})();

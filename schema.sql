@@ -1,0 +1,854 @@
+-- The gateway's database: the owner's two tables, our private ones, and the functions that are the only door for writing.
+--
+-- Sets up and updates, any number of times: on Supabase (paste it into the SQL editor, or `python -m gateway db apply`) and on a
+-- plain PostgreSQL 15 to 18. Nothing that stands is deleted. Run it as one statement list in one transaction, as the role that
+-- owns the two tables.
+--
+--   0  this run          3  our tables           6  functions: sessions and attempts
+--   1  roles, auth       4  row-level security   7  functions: connections
+--   2  the owner's two   5  triggers             8  functions: revocations, events, schema     9  who may call
+--
+-- In the functions every column is written with its table, and a bare name is always an argument.
+
+-- 0 -- this run ------------------------------------------------------------------------------------------------------
+
+select set_config('search_path', '', true), set_config('lock_timeout', '10s', true);
+select pg_advisory_xact_lock(hashtextextended('gateway schema', 0));
+
+do $run$
+begin
+  if current_setting('server_version_num')::integer < 150000 then
+    raise exception 'gateway: PostgreSQL 15 or newer is needed';
+  end if;
+end $run$;
+
+create schema if not exists gateway;
+comment on schema gateway is 'What the gateway believes. No client role can reach it.';
+
+create table if not exists gateway.schema (
+  only_row boolean constraint schema_pkey primary key default true check (only_row),
+  version  integer not null,
+  own_auth boolean not null
+);
+comment on index gateway.schema_pkey is 'There is one answer to which version stands here.';
+
+do $run$
+begin
+  if exists (select from gateway.schema s where s.version > 1) then
+    raise exception 'gateway: this database was set up by a newer schema.sql';
+  end if;
+end $run$;
+
+-- 1 -- roles, auth ---------------------------------------------------------------------------------------------------
+
+-- Supabase has the first three. gateway_app is for a gateway that connects with no more than it needs: the operator gives
+-- it a login. Roles belong to the whole server, so another database's run may be making the same ones just now.
+do $roles$
+declare
+  wanted text;
+begin
+  foreach wanted in array array['anon', 'authenticated', 'service_role', 'gateway_app'] loop
+    continue when exists (select from pg_catalog.pg_roles r where r.rolname = wanted);
+    begin
+      execute format('create role %I nologin noinherit %s', wanted, case wanted when 'service_role' then 'bypassrls' end);
+    exception
+      when duplicate_object or unique_violation then null;
+      when insufficient_privilege then
+        -- Only a superuser may hand out BYPASSRLS; part 4 gives service_role a policy instead.
+        execute format('create role %I nologin noinherit', wanted);
+    end;
+  end loop;
+end $roles$;
+
+-- The prelude, where there is no Supabase: as much of its auth schema as the owner's tables and their policies need. The
+-- comment on the table is how later runs know that it is ours, even if this database is moved into a Supabase project.
+do $prelude$
+begin
+  if to_regclass('auth.users') is null then
+    create schema if not exists auth;
+    create table auth.users (
+      id           uuid primary key,
+      email        text,
+      created_at   timestamptz not null default now(),
+      banned_until timestamptz,
+      deleted_at   timestamptz
+    );
+    comment on table auth.users is 'Made by the gateway: stands in for Supabase Auth.';
+    revoke all on auth.users from public, anon, authenticated;
+    create or replace function auth.uid() returns uuid language sql stable
+      return coalesce(
+        nullif(current_setting('request.jwt.claim.sub', true), ''),
+        nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub'
+      )::uuid;
+    grant usage on schema auth to anon, authenticated, service_role;
+    grant execute on function auth.uid() to anon, authenticated, service_role;
+  end if;
+end $prelude$;
+
+insert into gateway.schema as s (version, own_auth)
+select 1, coalesce(obj_description('auth.users'::regclass, 'pg_class') like 'Made by the gateway:%', false)
+on conflict (only_row) do update set version = excluded.version, own_auth = excluded.own_auth;
+
+-- 2 -- the owner's two tables ----------------------------------------------------------------------------------------
+
+-- Nothing but the key is `not null`: projects hold rows with gaps, and a fresh database must not differ from an old one.
+create table if not exists public.user_profile (
+  id uuid primary key default gen_random_uuid()
+);
+alter table public.user_profile
+  add column if not exists created_at   timestamptz default now(),
+  add column if not exists updated_at   timestamptz default now(),
+  add column if not exists user_id_auth uuid,
+  add column if not exists user_name    text,
+  add column if not exists providers    text[] default '{}';
+
+create table if not exists public.provider_data (
+  id uuid primary key default gen_random_uuid()
+);
+alter table public.provider_data
+  add column if not exists created_at       timestamptz default now(),
+  add column if not exists provider_id_ref  uuid,
+  add column if not exists auth_provider_id uuid,
+  add column if not exists name             text,
+  add column if not exists type             numeric,
+  add column if not exists token            text,
+  add column if not exists refresh          text,
+  add column if not exists expires          text,
+  add column if not exists data             jsonb;
+
+-- An older table may lack the key, or make no ids; our own table refers to the one and the functions count on both.
+do $keys$
+declare
+  target regclass;
+begin
+  foreach target in array array['public.user_profile'::regclass, 'public.provider_data'::regclass] loop
+    if not exists (
+      select from pg_catalog.pg_index i join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attname = 'id'
+       where i.indrelid = target and i.indisunique and i.indimmediate and i.indpred is null
+         and i.indnkeyatts = 1 and i.indkey[0] = a.attnum
+    ) then
+      execute format('alter table %s add primary key (id)', target);
+    end if;
+    if not exists (
+      select from pg_catalog.pg_attribute a where a.attrelid = target and a.attname = 'id' and a.atthasdef
+    ) then
+      execute format('alter table %s alter column id set default gen_random_uuid()', target);
+    end if;
+  end loop;
+end $keys$;
+
+-- Deleting a user takes all of theirs along. A relation that stands without `on delete cascade` is made anew; rows that
+-- point nowhere are kept and told of.
+do $relations$
+declare
+  wanted record;
+  loose  name;
+begin
+  for wanted in
+    select v.child, v.key, v.parent, v.named,
+           array[(select a.attnum from pg_catalog.pg_attribute a where a.attrelid = v.child and a.attname = v.key)] as keys
+      from (values
+        ('public.user_profile'::regclass,  'user_id_auth'::name, 'auth.users'::regclass,  'user_profile_user_id_auth_fkey'::name),
+        ('public.provider_data',           'provider_id_ref',    'public.user_profile',   'provider_data_provider_id_ref_fkey'),
+        ('public.provider_data',           'auth_provider_id',   'auth.users',            'provider_data_auth_provider_id_fkey')
+      ) as v (child, key, parent, named)
+  loop
+    for loose in
+      select c.conname from pg_catalog.pg_constraint c
+       where c.contype = 'f' and c.conrelid = wanted.child and c.confrelid = wanted.parent
+         and c.conkey = wanted.keys and c.confdeltype <> 'c'
+    loop
+      execute format('alter table %s drop constraint %I', wanted.child, loose);
+    end loop;
+    continue when exists (
+      select from pg_catalog.pg_constraint c
+       where c.contype = 'f' and c.conrelid = wanted.child and c.confrelid = wanted.parent and c.conkey = wanted.keys
+    );
+    execute format('alter table %s add constraint %I foreign key (%I) references %s (id) on delete cascade not valid',
+                   wanted.child, wanted.named, wanted.key, wanted.parent);
+    begin
+      execute format('alter table %s validate constraint %I', wanted.child, wanted.named);
+    exception when foreign_key_violation then
+      raise notice 'gateway: %.% holds values that point nowhere; they were kept', wanted.child, wanted.key;
+    end;
+  end loop;
+end $relations$;
+
+create index if not exists idx_user_profile_user_id_auth on public.user_profile (user_id_auth);
+create index if not exists idx_provider_data_provider_id on public.provider_data (provider_id_ref);
+create index if not exists idx_provider_data_auth_id on public.provider_data (auth_provider_id);
+
+-- 3 -- our tables ----------------------------------------------------------------------------------------------------
+
+create table if not exists gateway.connection (
+  id                 uuid not null constraint connection_pkey primary key references public.provider_data (id) on delete cascade,
+  user_id            uuid not null,
+  provider           text not null,
+  type               integer not null,
+  account_key        text not null default '',
+  account_id         text not null,
+  account_label      text not null,
+  scope              text[] not null default '{}',
+  status             text not null default 'active'
+                     check (status in ('active', 'pending_confirmation', 'needs_reauthorization')),
+  generation         bigint not null check (generation > 0),
+  expires_at         timestamptz,
+  refresh_expires_at timestamptz,
+  lease_id           uuid,
+  lease_until        timestamptz,
+  created_at         timestamptz not null default clock_timestamp(),
+  updated_at         timestamptz not null default clock_timestamp(),
+  constraint connection_user_provider_account unique (user_id, provider, account_key)
+);
+-- No foreign key to auth.users: the row must still be there when the cascade reaches provider_data and its trigger asks
+-- for the generation.
+comment on table gateway.connection is 'What is believed of a connection; its secrets are in provider_data.';
+comment on column gateway.connection.account_key is 'Empty where a user has one connection of a provider, else the account id.';
+comment on index gateway.connection_pkey is 'A connection is one row of provider_data, under the same id.';
+comment on index gateway.connection_user_provider_account is 'However often it is made or raced, a connection stands once.';
+
+create table if not exists gateway.session (
+  session_hash text constraint session_pkey primary key,
+  user_id      uuid not null references auth.users (id) on delete cascade,
+  label        text not null,
+  created_at   timestamptz not null default clock_timestamp(),
+  expires_at   timestamptz not null
+);
+create index if not exists session_expires_at on gateway.session (expires_at);
+create index if not exists session_user_id on gateway.session (user_id);
+comment on index gateway.session_pkey is 'A session cookie belongs to one user and is never handed to another.';
+
+create table if not exists gateway.authorization_request (
+  state_hash   text constraint authorization_request_pkey primary key,
+  browser_hash text not null,
+  user_id      uuid not null references auth.users (id) on delete cascade,
+  provider     text not null,
+  sealed       text not null,
+  scope        text[] not null,
+  return_to    text,
+  display      text not null check (display in ('page', 'popup')),
+  created_at   timestamptz not null default clock_timestamp(),
+  expires_at   timestamptz not null
+);
+create index if not exists authorization_request_expires_at on gateway.authorization_request (expires_at);
+create index if not exists authorization_request_user_id on gateway.authorization_request (user_id);
+comment on index gateway.authorization_request_pkey is 'A state names one attempt, and taking it takes it from everybody.';
+
+create table if not exists gateway.revocation (
+  connection_id uuid not null,
+  generation    bigint not null,
+  provider      text not null,
+  token         text,
+  refresh       text,
+  reason        text not null,
+  attempts      integer not null default 0,
+  due_at        timestamptz not null default clock_timestamp() + interval '1 minute',
+  created_at    timestamptz not null default clock_timestamp(),
+  constraint revocation_pkey primary key (connection_id, generation)
+);
+-- The first minute belongs to whoever queued it and tries at once.
+create index if not exists revocation_due_at on gateway.revocation (due_at);
+comment on table gateway.revocation is 'Sealed grants that still have to be given back to their provider.';
+comment on index gateway.revocation_pkey is 'A grant waits to be given back once, however often it is queued.';
+
+create table if not exists gateway.event (
+  id            uuid constraint event_pkey primary key default gen_random_uuid(),
+  at            timestamptz not null default clock_timestamp(),
+  type          text not null,
+  connection_id uuid,
+  user_id       uuid,
+  provider      text,
+  data          jsonb not null default '{}'
+);
+create index if not exists event_connection_id on gateway.event (connection_id);
+create index if not exists event_at on gateway.event (at);
+comment on index gateway.event_pkey is 'An event is told once under one id.';
+
+-- 4 -- row-level security --------------------------------------------------------------------------------------------
+
+alter table public.user_profile enable row level security;
+alter table public.user_profile force row level security;
+alter table public.provider_data enable row level security;
+alter table public.provider_data force row level security;
+
+drop policy if exists "Users can view their own profile" on public.user_profile;
+create policy "Users can view their own profile" on public.user_profile
+  for select to authenticated using (user_id_auth = (select auth.uid()));
+
+drop policy if exists "Users can update their own profile" on public.user_profile;
+create policy "Users can update their own profile" on public.user_profile
+  for update to authenticated
+  using (user_id_auth = (select auth.uid())) with check (user_id_auth = (select auth.uid()));
+
+drop policy if exists "Users can view their own provider data" on public.provider_data;
+create policy "Users can view their own provider data" on public.provider_data
+  for select to authenticated using (auth_provider_id = (select auth.uid()));
+
+-- The row hangs on a profile as well as on a user, and both have to be one's own.
+drop policy if exists "Users can update their own provider data" on public.provider_data;
+create policy "Users can update their own provider data" on public.provider_data
+  for update to authenticated
+  using (
+    auth_provider_id = (select auth.uid())
+    and provider_id_ref in (select p.id from public.user_profile p where p.user_id_auth = (select auth.uid()))
+  )
+  with check (
+    auth_provider_id = (select auth.uid())
+    and provider_id_ref in (select p.id from public.user_profile p where p.user_id_auth = (select auth.uid()))
+  );
+
+drop policy if exists "Users can insert their own provider data" on public.provider_data;
+create policy "Users can insert their own provider data" on public.provider_data
+  for insert to authenticated
+  with check (
+    auth_provider_id = (select auth.uid())
+    and provider_id_ref in (select p.id from public.user_profile p where p.user_id_auth = (select auth.uid()))
+  );
+
+-- Policies add up: one `using (true)` from before would open the tables again. Restrictive ones hold whatever else stands.
+-- They bind the role itself and not its heirs, since the owner of the functions may be one.
+drop policy if exists "Nobody reaches another's profile" on public.user_profile;
+create policy "Nobody reaches another's profile" on public.user_profile as restrictive
+  for all to authenticated
+  using (current_user <> 'authenticated' or user_id_auth = (select auth.uid()))
+  with check (current_user <> 'authenticated' or user_id_auth = (select auth.uid()));
+
+drop policy if exists "Nobody reaches another's provider data" on public.provider_data;
+create policy "Nobody reaches another's provider data" on public.provider_data as restrictive
+  for all to authenticated
+  using (current_user <> 'authenticated' or auth_provider_id = (select auth.uid()))
+  with check (
+    current_user <> 'authenticated'
+    or (
+      auth_provider_id = (select auth.uid())
+      and provider_id_ref in (select p.id from public.user_profile p where p.user_id_auth = (select auth.uid()))
+    )
+  );
+
+do $others$
+declare
+  other record;
+begin
+  for other in
+    select p.tablename, p.policyname from pg_catalog.pg_policies p
+     where p.schemaname = 'public' and p.tablename in ('user_profile', 'provider_data')
+       and p.policyname not in (
+         'Users can view their own profile', 'Users can update their own profile', 'Nobody reaches another''s profile',
+         'Users can view their own provider data', 'Users can update their own provider data',
+         'Users can insert their own provider data', 'Nobody reaches another''s provider data',
+         'The gateway and the owner''s server')
+     order by 1, 2
+  loop
+    raise notice 'gateway: the policy "%" on % is not ours; it was left, and can no longer show a user another''s rows',
+      other.policyname, other.tablename;
+  end loop;
+end $others$;
+
+-- A revoke from a column does nothing while the table is granted, as Supabase's defaults do: the tables first, then columns.
+revoke all on public.user_profile, public.provider_data from public, anon, authenticated;
+grant usage on schema public to anon, authenticated, service_role, gateway_app;
+grant select on public.user_profile, public.provider_data to authenticated;
+grant update (user_name, updated_at) on public.user_profile to authenticated;
+grant update (token, refresh, expires, data) on public.provider_data to authenticated;
+grant insert (id, provider_id_ref, auth_provider_id, name, type, token, refresh, expires, data)
+  on public.provider_data to authenticated;
+grant select, insert, update, delete on public.user_profile, public.provider_data to service_role;
+
+revoke all on schema gateway from public, anon, authenticated, service_role, gateway_app;
+revoke all on all tables in schema gateway from public, anon, authenticated, service_role, gateway_app;
+
+-- 5 -- triggers ------------------------------------------------------------------------------------------------------
+
+-- Whoever is bound by row-level security, and is neither our functions nor the owner's server, is a client.
+create or replace function gateway.refuse_identity_change() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  if pg_catalog.row_security_active(tg_relid) and current_user <> 'service_role' and not exists (
+    select from pg_catalog.pg_class c where c.oid = tg_relid and pg_catalog.pg_get_userbyid(c.relowner) = current_user
+  ) then
+    raise exception 'the columns that say whose row this is, and of what, cannot be changed'
+      using errcode = 'insufficient_privilege';
+  end if;
+  return new;
+end $$;
+
+create or replace trigger gateway_identity before update on public.user_profile
+  for each row when (
+    (old.id, old.user_id_auth, old.created_at, old.providers)
+    is distinct from (new.id, new.user_id_auth, new.created_at, new.providers)
+  ) execute function gateway.refuse_identity_change();
+
+create or replace trigger gateway_identity before update on public.provider_data
+  for each row when (
+    (old.id, old.provider_id_ref, old.auth_provider_id, old.name, old.type, old.created_at)
+    is distinct from (new.id, new.provider_id_ref, new.auth_provider_id, new.name, new.type, new.created_at)
+  ) execute function gateway.refuse_identity_change();
+
+create or replace function gateway.touch_profile() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  new.updated_at := clock_timestamp();
+  return new;
+end $$;
+
+create or replace trigger gateway_touch before update on public.user_profile
+  for each row execute function gateway.touch_profile();
+
+-- Secrets are sealed for an id and a generation. Were an erased id to come back, its generations would start over and what
+-- was sealed for the old row would open in the new one.
+create or replace function gateway.refuse_used_id() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  if exists (select from gateway.event e where e.connection_id = new.id)
+     and not exists (select from public.provider_data d where d.id = new.id) then
+    raise exception 'this id was a connection before' using errcode = 'unique_violation';
+  end if;
+  return new;
+end $$;
+
+create or replace trigger gateway_used_id before insert on public.provider_data
+  for each row execute function gateway.refuse_used_id();
+
+-- However a row goes, by a disconnect, by its owner's server or with its user, what the provider granted waits to be given
+-- back, and no profile lists it any more. Before the delete, while the generation still stands.
+create or replace function gateway.keep_for_revocation() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into gateway.revocation as r (connection_id, generation, provider, token, refresh, reason)
+  select c.id, c.generation, c.provider, old.token, old.refresh, 'erased'
+    from gateway.connection c
+   where c.id = old.id and (old.token is not null or old.refresh is not null)
+  on conflict on constraint revocation_pkey do update
+    set token = excluded.token, refresh = excluded.refresh, attempts = 0, due_at = excluded.due_at;
+  update public.user_profile p set providers = array_remove(p.providers, old.id::text)
+   where (p.id = old.provider_id_ref or p.user_id_auth = old.auth_provider_id) and old.id::text = any (p.providers);
+  return old;
+end $$;
+
+create or replace trigger gateway_erased before delete on public.provider_data
+  for each row execute function gateway.keep_for_revocation();
+
+create or replace function gateway.keep_all_for_revocation() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into gateway.revocation (connection_id, generation, provider, token, refresh, reason)
+  select c.id, c.generation, c.provider, d.token, d.refresh, 'erased'
+    from gateway.connection c join public.provider_data d on d.id = c.id
+   where d.token is not null or d.refresh is not null
+  on conflict on constraint revocation_pkey do nothing;
+  return null;
+end $$;
+
+create or replace trigger gateway_emptied before truncate on public.provider_data
+  for each statement execute function gateway.keep_all_for_revocation();
+
+-- 6 -- functions: sessions and attempts ------------------------------------------------------------------------------
+
+-- The two SQL functions have no `set` of their own so that the planner can inline them; each name in them is qualified and
+-- only our definer functions reach them. This one is made to fit the auth.users that stands here, and is text, so that
+-- Supabase may change that table without asking us.
+do $live_user$
+declare
+  standing text := '';
+begin
+  if exists (select from pg_catalog.pg_attribute a
+              where a.attrelid = 'auth.users'::regclass and a.attname = 'banned_until' and not a.attisdropped) then
+    standing := standing || ' and (u.banned_until is null or u.banned_until <= clock_timestamp())';
+  end if;
+  if exists (select from pg_catalog.pg_attribute a
+              where a.attrelid = 'auth.users'::regclass and a.attname = 'deleted_at' and not a.attisdropped) then
+    standing := standing || ' and u.deleted_at is null';
+  end if;
+  execute format(
+    'create or replace function gateway.live_user(wanted uuid) returns table (id uuid) language sql stable as %L',
+    'select u.id from auth.users u where u.id = wanted' || standing
+  );
+end $live_user$;
+
+create or replace function gateway.live_session(wanted text)
+returns table (user_id uuid, label text, expires_at timestamptz)
+language sql stable as $$
+  select s.user_id, s.label, s.expires_at
+    from gateway.session s cross join lateral gateway.live_user(s.user_id) u
+   where s.session_hash = wanted and s.expires_at > clock_timestamp()
+$$;
+
+create or replace function gateway.sweep(most integer) returns void
+language plpgsql set search_path = '' as $$
+declare
+  over timestamptz := clock_timestamp();  -- a variable, since a volatile function cannot look into an index
+begin
+  delete from gateway.session s where s.session_hash in (
+    select x.session_hash from gateway.session x where x.expires_at <= over
+     order by x.expires_at limit most for update skip locked);
+  delete from gateway.authorization_request a where a.state_hash in (
+    select x.state_hash from gateway.authorization_request x where x.expires_at <= over
+     order by x.expires_at limit most for update skip locked);
+end $$;
+
+-- null: there is no such user, or no longer. On plain Postgres a verified user is made known here; on Supabase never.
+create or replace function public.gateway_open_session_v1(session_hash text, user_id uuid, label text, expires_at timestamptz)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+begin
+  if (select s.own_auth from gateway.schema s) then
+    insert into auth.users (id) values (user_id) on conflict do nothing;
+  end if;
+  if expires_at <= clock_timestamp() or not exists (select from gateway.live_user(user_id)) then
+    return null;
+  end if;
+  perform gateway.sweep(100);
+  insert into gateway.session (session_hash, user_id, label, expires_at) values (session_hash, user_id, label, expires_at);
+  return jsonb_build_object('user_id', user_id);
+end $$;
+
+create or replace function public.gateway_session_v1(session_hash text)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_variable
+begin
+  return (
+    select jsonb_build_object('user_id', s.user_id, 'label', s.label, 'expires_at', s.expires_at)
+      from gateway.live_session(session_hash) s
+  );
+end $$;
+
+create or replace function public.gateway_end_session_v1(session_hash text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+begin
+  delete from gateway.session s where s.session_hash = session_hash;
+  return jsonb_build_object('ended', found);
+end $$;
+
+-- null: nobody is signed in there. An attempt lives ten minutes.
+create or replace function public.gateway_start_authorization_v1(
+  session_hash text, state_hash text, browser_hash text, provider text, sealed text, scope text[], return_to text, display text
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  signed_in record;
+begin
+  select s.user_id, s.label into signed_in from gateway.live_session(session_hash) s;
+  if not found then
+    return null;
+  end if;
+  perform gateway.sweep(10);
+  insert into gateway.authorization_request
+    (state_hash, browser_hash, user_id, provider, sealed, scope, return_to, display, expires_at)
+  values
+    (state_hash, browser_hash, signed_in.user_id, provider, sealed, scope, return_to, display,
+     clock_timestamp() + interval '10 minutes');
+  return jsonb_build_object('user_id', signed_in.user_id, 'label', signed_in.label);
+end $$;
+
+-- Whether a row from before the gateway is of this provider. Names were free text then; type 1 has always meant Go High Level.
+create or replace function gateway.same_provider(name text, type numeric, provider text) returns boolean
+language sql immutable as $$
+  select coalesce(lower(btrim(name)) = provider, false)
+      or (provider = 'ghl' and type = 1 and coalesce(lower(regexp_replace(name, '[^A-Za-z0-9]', '', 'g')), '')
+                                            in ('', 'ghl', 'gohighlevel', 'highlevel', 'leadconnector'))
+$$;
+
+-- What stands of a user at a provider: the connection, or the oldest row from before the gateway, at generation 0.
+create or replace function gateway.standing(whose uuid, at_provider text, key text)
+returns table (id uuid, generation bigint, account_id text, account_label text)
+language plpgsql stable set search_path = '' as $$
+begin
+  return query
+    select c.id, c.generation, c.account_id, c.account_label from gateway.connection c
+     where c.user_id = whose and c.provider = at_provider and c.account_key = key;
+  if found or key <> '' then
+    return;
+  end if;
+  return query
+    select d.id, 0::bigint, null::text, null::text from public.provider_data d
+     where d.auth_provider_id = whose and gateway.same_provider(d.name, d.type, at_provider)
+       and not exists (select from gateway.connection c where c.id = d.id)
+     order by d.created_at nulls last, d.id limit 1;
+end $$;
+
+-- null: no such attempt, or an old one, or somebody took it before. One statement takes it, so one caller gets it.
+create or replace function public.gateway_take_authorization_v1(state_hash text, session_hash text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  taken     gateway.authorization_request;
+  signed_in record;
+begin
+  delete from gateway.authorization_request a where a.state_hash = state_hash returning a.* into taken;
+  if not found or taken.expires_at <= clock_timestamp() then
+    return null;
+  end if;
+  select s.user_id, s.label into signed_in from gateway.live_session(session_hash) s;
+  return jsonb_build_object(
+    'provider', taken.provider, 'user_id', taken.user_id, 'browser_hash', taken.browser_hash, 'sealed', taken.sealed,
+    'scope', taken.scope, 'return_to', taken.return_to, 'display', taken.display,
+    'session_user_id', signed_in.user_id, 'session_label', coalesce(signed_in.label, ''),
+    'standing', (select to_jsonb(x) from gateway.standing(taken.user_id, taken.provider, '') x)
+  );
+end $$;
+
+-- 7 -- functions: connections ----------------------------------------------------------------------------------------
+
+create or replace function gateway.shown(c gateway.connection) returns jsonb
+language sql stable as $$
+  select jsonb_build_object(
+    'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'type', c.type, 'generation', c.generation,
+    'status', c.status, 'account_id', c.account_id, 'account_label', c.account_label, 'scope', c.scope,
+    'expires_at', c.expires_at, 'created_at', c.created_at, 'updated_at', c.updated_at)
+$$;
+
+create or replace function gateway.lock_user(whose uuid) returns void
+language plpgsql set search_path = '' as $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('gateway user ' || whose::text, 0));
+  -- Then the profiles, before any row of provider_data: the order in which deleting a user goes.
+  perform from public.user_profile p where p.user_id_auth = whose order by p.id for no key update;
+end $$;
+
+-- The profile of a user, made if missing; the oldest wins. Under lock_user, so that two at once make one.
+create or replace function gateway.profile_of(whose uuid, called text) returns uuid
+language plpgsql set search_path = '' as $$
+declare
+  profile uuid;
+begin
+  select p.id into profile from public.user_profile p
+   where p.user_id_auth = whose order by p.created_at nulls last, p.id limit 1;
+  if profile is null then
+    insert into public.user_profile as p (user_id_auth, user_name, providers) values (whose, called, '{}')
+    returning p.id into profile;
+  end if;
+  return profile;
+end $$;
+
+-- The id stands in the array of that profile exactly once, and in no other of the user's.
+create or replace function gateway.list_in_profile(whose uuid, profile uuid, connection uuid) returns void
+language plpgsql set search_path = '' as $$
+declare
+  listed text := connection::text;
+begin
+  update public.user_profile p
+     set providers = array_remove(coalesce(p.providers, '{}'), listed)
+                     || case when p.id = profile then array[listed] else '{}'::text[] end
+   where p.user_id_auth = whose
+     and coalesce(cardinality(array_positions(p.providers, listed)), 0) <> case when p.id = profile then 1 else 0 end;
+end $$;
+
+-- Compare-and-set, since a seal is for an id and a generation: `saved` is false unless the proposal is the next generation of
+-- what stands, or the first of a new id where nothing does. Then it says what to seal for instead.
+create or replace function public.gateway_save_connection_v1(
+  connection_id uuid, generation bigint, user_id uuid, user_label text, provider text, type integer, account_key text,
+  account_id text, account_label text, scope text[], token text, refresh text, expires_at timestamptz,
+  refresh_expires_at timestamptz, data jsonb, revoke_old boolean default false
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  stands  record;
+  known   boolean;
+  fits    boolean;
+  profile uuid;
+begin
+  perform gateway.lock_user(user_id);
+  select s.* into stands from gateway.standing(user_id, provider, account_key) s;
+  perform from public.provider_data d where d.id = stands.id for update;
+  known := found;  -- otherwise it went while we waited for it
+  if known then
+    fits := connection_id = stands.id and generation = stands.generation + 1;
+  else
+    fits := generation = 1
+      and not exists (select from public.provider_data d where d.id = connection_id)
+      and not exists (select from gateway.event e where e.connection_id = connection_id);
+  end if;
+  if not coalesce(fits, false) or not exists (select from gateway.live_user(user_id)) then
+    return jsonb_build_object(
+      'saved', false, 'created', false,
+      'id', case when known then stands.id else gen_random_uuid() end,
+      'generation', case when known then stands.generation else 0 end,
+      'account_id', case when known then stands.account_id end,
+      'account_label', case when known then stands.account_label end);
+  end if;
+  if revoke_old and known then
+    insert into gateway.revocation (connection_id, generation, provider, token, refresh, reason)
+    select d.id, stands.generation, provider, d.token, d.refresh, 'superseded' from public.provider_data d
+     where d.id = stands.id and (d.token is not null or d.refresh is not null)
+    on conflict on constraint revocation_pkey do nothing;
+  end if;
+  profile := gateway.profile_of(user_id, user_label);
+  insert into public.provider_data as d (id, provider_id_ref, auth_provider_id, name, type, token, refresh, expires, data)
+  values (connection_id, profile, user_id, provider, type, token, refresh,
+          to_char(expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), coalesce(data, '{}'))
+  on conflict (id) do update set
+    provider_id_ref = excluded.provider_id_ref, auth_provider_id = excluded.auth_provider_id, name = excluded.name,
+    type = excluded.type, token = excluded.token, refresh = excluded.refresh, expires = excluded.expires, data = excluded.data;
+  insert into gateway.connection as c
+    (id, user_id, provider, type, account_key, account_id, account_label, scope, generation, expires_at, refresh_expires_at)
+  values (connection_id, user_id, provider, type, account_key, account_id, account_label, scope, generation, expires_at,
+          refresh_expires_at)
+  on conflict (id) do update set
+    type = excluded.type, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,
+    status = 'active', generation = excluded.generation, expires_at = excluded.expires_at,
+    refresh_expires_at = excluded.refresh_expires_at, lease_id = null, lease_until = null, updated_at = clock_timestamp();
+  perform gateway.list_in_profile(user_id, profile, connection_id);
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  values (case generation when 1 then 'connection.created' else 'connection.reauthorized' end, connection_id, user_id, provider,
+          jsonb_build_object('generation', generation, 'account', jsonb_build_object('id', account_id, 'label', account_label)));
+  return jsonb_build_object('saved', true, 'created', generation = 1, 'id', connection_id, 'generation', generation,
+                            'account_id', account_id, 'account_label', account_label);
+end $$;
+
+-- null: nobody is signed in there.
+create or replace function public.gateway_connections_v1(session_hash text)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_variable
+begin
+  return (
+    select jsonb_build_object('user_id', s.user_id, 'label', s.label, 'connections', coalesce(
+             (select jsonb_agg(gateway.shown(c) order by c.type, c.created_at, c.id)
+                from gateway.connection c where c.user_id = s.user_id), '[]'))
+      from gateway.live_session(session_hash) s
+  );
+end $$;
+
+-- The same for a user whom an access token proved. None of a banned or deleted one.
+create or replace function public.gateway_user_connections_v1(user_id uuid)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_variable
+begin
+  return coalesce((
+    select jsonb_agg(gateway.shown(c) order by c.type, c.created_at, c.id)
+      from gateway.live_user(user_id) u join gateway.connection c on c.user_id = u.id), '[]');
+end $$;
+
+-- null: no such connection, or another's.
+create or replace function public.gateway_connection_v1(session_hash text, connection_id uuid)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_variable
+begin
+  return (
+    select gateway.shown(c)
+      from gateway.live_session(session_hash) s join gateway.connection c on c.user_id = s.user_id and c.id = connection_id
+  );
+end $$;
+
+-- null: no such connection, or another's. The trigger puts the grant into the queue; here it is handed to whoever may try at once.
+create or replace function public.gateway_disconnect_v1(session_hash text, connection_id uuid)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  whose  uuid := (select s.user_id from gateway.live_session(session_hash) s);
+  gone   gateway.connection;
+  queued jsonb;
+begin
+  if not exists (select from gateway.connection c where c.id = connection_id and c.user_id = whose) then
+    return null;
+  end if;
+  perform gateway.lock_user(whose);
+  perform from public.provider_data d where d.id = connection_id for update;
+  select c.* into gone from gateway.connection c where c.id = connection_id and c.user_id = whose;
+  if not found then
+    return null;
+  end if;
+  delete from public.provider_data d where d.id = gone.id;
+  update gateway.revocation r set reason = 'disconnected' where r.connection_id = gone.id and r.generation = gone.generation
+  returning jsonb_build_object('generation', r.generation, 'token', r.token, 'refresh', r.refresh) into queued;
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  values ('connection.disconnected', gone.id, whose, gone.provider,
+          jsonb_build_object('account', jsonb_build_object('id', gone.account_id, 'label', gone.account_label)));
+  return jsonb_build_object('connection_id', gone.id, 'provider', gone.provider, 'account_id', gone.account_id,
+                            'account_label', gone.account_label, 'erased_at', clock_timestamp(), 'revocation', queued);
+end $$;
+
+-- 8 -- functions: revocations, events, schema ------------------------------------------------------------------------
+
+create or replace function public.gateway_queue_revocation_v1(
+  connection_id uuid, generation bigint, provider text, token text, refresh text, reason text
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+begin
+  insert into gateway.revocation (connection_id, generation, provider, token, refresh, reason)
+  values (connection_id, generation, provider, token, refresh, reason)
+  on conflict on constraint revocation_pkey do nothing;
+  return '{}';
+end $$;
+
+-- done: forgotten. Not done: due again after 2, 4, 8 … minutes, at most 6 hours.
+create or replace function public.gateway_settle_revocation_v1(connection_id uuid, generation bigint, done boolean)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+begin
+  if done then
+    delete from gateway.revocation r where r.connection_id = connection_id and r.generation = generation;
+    return jsonb_build_object('left', false);
+  end if;
+  update gateway.revocation r
+     set attempts = r.attempts + 1,
+         due_at = clock_timestamp() + least(interval '1 minute' * power(2, least(r.attempts + 1, 20)), interval '6 hours')
+   where r.connection_id = connection_id and r.generation = generation;
+  return jsonb_build_object('left', found);
+end $$;
+
+create or replace function public.gateway_record_v1(type text, connection_id uuid, user_id uuid, provider text, data jsonb)
+returns jsonb language plpgsql security definer set search_path = '' as $$
+#variable_conflict use_variable
+begin
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  values (type, connection_id, user_id, provider, coalesce(data, '{}'));
+  return '{}';
+end $$;
+
+create or replace function public.gateway_schema_v1()
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (select jsonb_build_object('version', s.version, 'own_auth', s.own_auth) from gateway.schema s);
+end $$;
+
+-- 9 -- who may call --------------------------------------------------------------------------------------------------
+
+-- By name as well as from public: Supabase's default privileges grant every new function to anon and authenticated.
+do $calls$
+declare
+  ours record;
+begin
+  for ours in
+    select p.oid::regprocedure as called, n.nspname = 'public' as offered
+      from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+     where n.nspname = 'gateway' or (n.nspname = 'public' and p.proname ~ '^gateway_.*_v[0-9]+$')
+  loop
+    execute format('revoke all on function %s from public, anon, authenticated, service_role, gateway_app', ours.called);
+    if ours.offered then
+      execute format('grant execute on function %s to service_role, gateway_app', ours.called);
+    end if;
+  end loop;
+end $calls$;
+
+-- Forced row-level security binds the owner too. Where the functions' owner, or service_role, may not bypass it, it needs a
+-- policy of its own, or it would see nothing.
+do $bound$
+declare
+  bound  text;
+  target regclass;
+begin
+  select string_agg(distinct quote_ident(r.rolname), ', ') into bound
+    from pg_catalog.pg_roles r
+   where not r.rolsuper and not r.rolbypassrls and (r.rolname = 'service_role' or r.oid in (
+     select p.proowner from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+      where n.nspname = 'gateway' or (n.nspname = 'public' and p.proname ~ '^gateway_.*_v[0-9]+$')));
+  foreach target in array array['public.user_profile'::regclass, 'public.provider_data'::regclass] loop
+    execute format('drop policy if exists "The gateway and the owner''s server" on %s', target);
+    if bound is not null then
+      execute format('create policy "The gateway and the owner''s server" on %s for all to %s using (true) with check (true)',
+                     target, bound);
+    end if;
+  end loop;
+end $bound$;
+
+-- Rows from before that hang on a user but on no profile, where there is one: the policies ask for both.
+update public.provider_data d
+   set provider_id_ref = (select p.id from public.user_profile p where p.user_id_auth = d.auth_provider_id
+                           order by p.created_at nulls last, p.id limit 1)
+ where d.provider_id_ref is null and exists (select from public.user_profile p where p.user_id_auth = d.auth_provider_id);
+
+notify pgrst, 'reload schema';

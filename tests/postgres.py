@@ -1,0 +1,117 @@
+"""
+People and roles for the tests of the database.
+
+Alice and Bob sign in and connect through the store; `acting` does what PostgREST does before it runs a client's query: it takes
+the role and says who is asking.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from gateway.models import Standing
+from gateway.store import Store
+
+SOON = datetime(2030, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who can sign in."""
+
+    label: str
+    id: uuid.UUID = field(default_factory=uuid.uuid4)
+    session: str = field(default_factory=lambda: f"session-{uuid.uuid4()}")
+
+    def signs_in(self, store: Store, **changes: Any) -> uuid.UUID | None:
+        """A session for an hour, under `session`."""
+        given = {"session_hash": self.session, "user_id": self.id, "label": self.label, "expires_at": in_an_hour()}
+        return store.open_session(**(given | changes))
+
+    def grant(self, **changes: Any) -> dict[str, Any]:
+        """The arguments of a first save, with changes."""
+        return {
+            "connection_id": uuid.uuid4(),
+            "generation": 1,
+            "user_id": self.id,
+            "user_label": self.label,
+            "provider": "ghl",
+            "type": 1,
+            "account_key": "",
+            "account_id": f"{self.label}-location",
+            "account_label": f"{self.label}'s agency",
+            "scope": ("contacts.readonly",),
+            "token": f"sealed-token-of-{self.label}",
+            "refresh": f"sealed-refresh-of-{self.label}",
+            "expires_at": SOON,
+            "refresh_expires_at": None,
+            "data": {"locationId": f"{self.label}-location"},
+        } | changes
+
+    def connects(self, store: Store, **changes: Any) -> Standing:
+        """A first connection; what stands then."""
+        saved = store.save_connection(**self.grant(**changes))
+        assert saved.saved
+        return saved.standing
+
+
+def in_an_hour() -> datetime:
+    return datetime.now(UTC) + timedelta(hours=1)
+
+
+def rows(dsn: str, statement: str, *values: Any) -> list[Any]:
+    """What the owner of the database sees: tuples, or bare values where there is one column."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        cursor = connection.execute(statement, values)
+        found = cursor.fetchall() if cursor.description else []
+    return [row[0] if len(row) == 1 else row for row in found]
+
+
+@contextmanager
+def acting(dsn: str, role: str, user_id: uuid.UUID | None = None) -> Iterator[psycopg.Connection]:
+    """A transaction as PostgREST opens it for a request; committed at the end, if nothing was raised."""
+    claims = {"role": role} | ({"sub": str(user_id)} if user_id else {})
+    with psycopg.connect(dsn) as connection:
+        connection.execute("select set_config('request.jwt.claims', %s, true)", [json.dumps(claims)])
+        connection.execute(f"set local role {role}")
+        yield connection
+
+
+def race(dsn: str, script: str, runners: list[list[str]]) -> list[Any]:
+    """
+    Runs `script` in as many processes as there are argument lists, all let go at once; what each printed, as JSON.
+
+    The script finds `store`, connected, and `argv`, and assigns `said`.
+    """
+    program = (
+        "import json, sys, uuid\nfrom gateway.store import open_store\nfrom postgres import Person\n"
+        f"store = open_store({dsn!r}); store.schema(); argv = sys.argv[1:]\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        f"{script}\nprint(json.dumps(said, default=str)); store.close()\n"
+    )
+    tests = Path(__file__).resolve().parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)])}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, *arguments], stdin=-1, stdout=-1, text=True, env=environment)
+        for arguments in runners
+    ]
+    for process in processes:
+        assert "ready\n" == process.stdout.readline()
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
+    assert [0] * len(processes) == [process.returncode for process in processes]
+    return said

@@ -1,0 +1,382 @@
+"""The catalogue: what our entries claim, what an operator's file may say, and what stops the process."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from gateway.catalog import ENDPOINTS, TYPES, Provider, load_catalog
+from gateway.errors import SettingsRefused
+
+ACME = """
+[acme]
+name = "Acme Mail"
+type = 2
+docs_url = "https://acme.example/docs"
+issuer = "https://login.acme.example"
+authorization_endpoint = "https://login.acme.example/authorize"
+token_endpoint = "https://login.acme.example/token"
+revocation_endpoint = "https://login.acme.example/revoke"
+userinfo_endpoint = "https://login.acme.example/me"
+jwks_uri = "https://login.acme.example/jwks"
+token_endpoint_auth_method = "client_secret_post"
+scope = ["openid", "mail.read"]
+scope_separator = " "
+authorization_params = { prompt = "consent" }
+pkce = "S256"
+accounts = "one"
+slug = "acme"
+account = { id = "sub", label = "email" }
+api_base_url = "https://api.acme.example"
+headers = { Accept = "application/json" }
+"""
+SMALL = """
+[acme_mail]
+name = "Acme Mail"
+type = 2
+authorization_endpoint = "https://acme.example/authorize"
+token_endpoint = "https://acme.example/token"
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(text: str, name: str = "own.toml", **named):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return load_catalog(tmp_path, **named)
+
+    return load
+
+
+@pytest.fixture
+def problems(load):
+    def problems(text: str, **named) -> str:
+        with pytest.raises(SettingsRefused) as refused:
+            load(text, **named)
+        return "\n".join(refused.value.problems)
+
+    return problems
+
+
+# -- our own entries -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ours():
+    return load_catalog()
+
+
+def test_our_entries_are_the_promised_ones(ours):
+    """
+    Two doors to HighLevel, one mail provider and one phone system.
+    """
+    assert {"ghl": 1, "ghl_white_label": 1, "google": 2, "ringcentral": 3} == {
+        provider.id: provider.type for provider in ours.providers.values()
+    }
+
+
+def test_none_of_our_entries_needs_discovery(ours):
+    """
+    A connect page opens without asking anybody.
+    """
+    assert all(() == provider.missing_endpoints() for provider in ours.providers.values())
+
+
+def test_every_scope_that_we_ask_for_is_explained_to_the_user(ours):
+    """
+    The connect page speaks the user's language.
+    """
+    unexplained = [
+        (provider.id, scope)
+        for provider in ours.providers.values()
+        for scope in provider.scope
+        if scope not in {**ours.providers["ghl"].scope_texts, **provider.scope_texts}
+    ]
+    assert [] == unexplained
+
+
+def test_the_white_label_entry_explains_its_scopes_itself(ours):
+    """
+    Its page is as readable as the other's.
+    """
+    white_label = ours.providers["ghl_white_label"]
+
+    assert set(white_label.scope) <= set(white_label.scope_texts)
+
+
+@pytest.mark.parametrize("provider_id", ["ghl", "ghl_white_label"])
+def test_highlevel_is_as_its_documentation_says(ours, provider_id):
+    """
+    Form-posted credentials, a mandatory Version, `user_type`, no PKCE, no RFC 7009, refresh tokens of a year.
+    """
+    found = ours.providers[provider_id]
+
+    host = {"ghl": "gohighlevel", "ghl_white_label": "leadconnectorhq"}[provider_id]
+    assert f"https://marketplace.{host}.com/v2/oauth/chooselocation" == found.authorization_endpoint
+    assert "https://services.leadconnectorhq.com/oauth/token" == found.token_endpoint
+    assert "https://services.leadconnectorhq.com" == found.api_base_url
+    assert ("client_secret_post", "none", None) == (found.token_endpoint_auth_method, found.pkce, found.revocation_endpoint)
+    assert ({"Version": "2021-07-28"}, {"user_type": "Location"}) == (found.headers, found.token_params)
+    assert (" ", 365 * 86_400, "one") == (found.scope_separator, found.refresh_token_seconds, found.accounts)
+    assert {"loginWindowOpenMode": "self"} == found.authorization_params
+    assert {"userType", "companyId", "locationId", "userId"} <= set(found.facts)
+
+
+def test_no_redirect_uri_of_highlevel_mentions_highlevel(ours):
+    """
+    The portal refuses to save one that does; the documented paths are fixed.
+    """
+    paths = [f"/{entry.path}/{entry.slug}/callback" for entry in ours.providers.values() if entry.type == 1]
+
+    assert ["/crm/main/callback", "/crm/partner/callback"] == sorted(paths)
+    for path in paths:
+        assert not any(word in path for word in ("highlevel", "ghl", "leadconnector", "hl"))
+
+
+def test_gmail_asks_for_what_brings_a_refresh_token(ours):
+    """
+    Without access_type=offline there is none, and without prompt=consent none the second time.
+    """
+    found = ours.providers["google"]
+
+    assert {"access_type": "offline", "prompt": "consent"} == found.authorization_params
+    assert "https://accounts.google.com" == found.issuer
+    assert "https://accounts.google.com/o/oauth2/v2/auth" == found.authorization_endpoint
+    assert "https://oauth2.googleapis.com/token" == found.token_endpoint
+    assert "https://oauth2.googleapis.com/revoke" == found.revocation_endpoint
+    assert "https://openidconnect.googleapis.com/v1/userinfo" == found.userinfo_endpoint
+    assert ("openid", "email", "profile", "https://www.googleapis.com/auth/gmail.send") == found.scope
+    assert (("sub",), "email", "S256", True) == (found.account.id, found.account.label[0], found.pkce, found.openid)
+
+
+def test_ringcentral_is_as_its_documentation_says(ours):
+    """
+    Basic credentials, no scope parameter, PKCE, seven days, and an account that two ids make together.
+    """
+    found = ours.providers["ringcentral"]
+    base = "https://platform.ringcentral.com"
+
+    assert f"{base}/restapi/oauth/authorize" == found.authorization_endpoint
+    assert f"{base}/restapi/oauth/token" == found.token_endpoint
+    assert f"{base}/restapi/oauth/revoke" == found.revocation_endpoint
+    assert f"{base}/restapi/v1.0/account/~/extension/~" == found.userinfo_endpoint
+    assert ("client_secret_basic", (), "S256") == (found.token_endpoint_auth_method, found.scope, found.pkce)
+    assert (("account.id", "id"), ("name", "contact.email")) == (found.account.id, found.account.label)
+    assert (7 * 86_400, base) == (found.refresh_token_seconds, found.api_base_url)
+
+
+# -- an operator's own -----------------------------------------------------------------------------------------------
+
+
+def test_the_documented_example_loads_as_it_stands(load):
+    """
+    Every key of the contract's example is known, and means what it says there.
+    """
+    acme = load(ACME).get("acme")
+
+    assert ("Acme Mail", 2, "email", "acme") == (acme.name, acme.type, acme.path, acme.slug)
+    assert (("openid", "mail.read"), {"prompt": "consent"}) == (acme.scope, acme.authorization_params)
+    assert (("sub",), ("email",)) == (acme.account.id, acme.account.label)
+    assert ("client_secret_post", {"Accept": "application/json"}) == (acme.token_endpoint_auth_method, acme.headers)
+
+
+def test_a_small_entry_gets_safe_defaults(load):
+    """
+    PKCE on, one account, the secret in the header, and a slug that is the id.
+    """
+    acme = load(SMALL).get("acme_mail")
+
+    assert ("S256", "one", "client_secret_basic") == (acme.pkce, acme.accounts, acme.token_endpoint_auth_method)
+    assert "acme_mail" == acme.slug
+
+
+def test_one_of_our_entries_is_overridden_key_by_key(load):
+    """
+    What the operator does not mention stays ours.
+    """
+    google = load('[google]\nscope = ["openid"]\naccounts = "many"\n').get("google")
+
+    assert (("openid",), "many") == (google.scope, google.accounts)
+    assert "https://oauth2.googleapis.com/token" == google.token_endpoint
+
+
+def test_a_provider_is_found_by_the_path_of_its_redirect_uri(load):
+    """
+    One redirect URI a provider; the type is part of it.
+    """
+    catalog = load(SMALL)
+
+    assert "ghl" == catalog.by_slug("crm", "main").id
+    assert catalog.by_slug("email", "main") is None
+    assert catalog.by_slug("crm", "ghl") is None
+    assert catalog.get("nobody") is None
+
+
+def test_two_providers_cannot_share_a_redirect_uri(problems):
+    """
+    RFC 9700 section 4.4.2: the redirect URI is what tells them apart.
+    """
+    told = problems(SMALL + 'slug = "google"\n')
+
+    assert "own.toml" in told
+    assert "google" in told
+
+
+def test_the_same_slug_in_another_type_is_another_redirect_uri(load):
+    """
+    `/crm/google` and `/email/google` cannot be mixed up.
+    """
+    assert load(SMALL.replace("type = 2", "type = 1") + 'slug = "google"\n').by_slug("crm", "google").id == "acme_mail"
+
+
+def test_with_an_issuer_endpoints_may_be_left_to_discovery(load):
+    """
+    Then they are filled in when the provider is first used.
+    """
+    acme = load('[acme]\nname = "Acme"\ntype = 3\nissuer = "https://acme.example"\nscope = "openid calls"\n').get("acme")
+
+    assert ("openid", "calls") == acme.scope
+    assert ("authorization_endpoint", "token_endpoint", "jwks_uri") == acme.missing_endpoints()
+
+
+# -- what stops the process ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('colour = "red"', "colour"),
+        ('pkce = "plain"', "pkce"),
+        ("pkce = false", "pkce"),
+        ("state = false", "state"),
+        ("iss = false", "iss"),
+        ('accounts = "some"', "accounts"),
+        ('scope_separator = ";"', "scope_separator"),
+        ('token_endpoint_auth_method = "tls_client_auth"', "token_endpoint_auth_method"),
+        ('quirks = ["no_such_quirk"]', "no_such_quirk"),
+        ('scope = ["two words"]', "scope"),
+        ('slug = "../callback"', "slug"),
+        ('slug = "A"', "slug"),
+        ('account = { id = [] }', "account"),
+        ('account = { name = "x" }', "account"),
+        ("refresh_token_seconds = 0", "refresh_token_seconds"),
+        ('headers = { Authorization = "Bearer x" }', "Authorization"),
+        ('headers = { Cookie = "a=b" }', "Cookie"),
+        ('headers = { "X-Bad" = "a\\r\\nB: c" }', "X-Bad"),
+        ('id = "other"', "id"),
+    ],
+)
+def test_an_unfit_key_is_refused_with_file_and_key(problems, line, key):
+    """
+    No key switches `state` or `iss` off, none weakens PKCE, and a typing error is not ignored.
+    """
+    told = problems(SMALL + line + "\n")
+
+    assert "own.toml" in told
+    assert "[acme_mail]" in told
+    assert key in told
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["state", "nonce", "client_id", "redirect_uri", "response_type", "code_challenge", "code_challenge_method", "scope", "uri"],
+)
+def test_what_the_gateway_makes_cannot_be_set_in_the_authorization_request(problems, name):
+    """
+    A fixed state or challenge would undo the protection; a second scope would be a repeated parameter.
+    """
+    assert name in problems(SMALL + f'authorization_params = {{ {name} = "fixed" }}\n')
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("grant_type", "code", "redirect_uri", "code_verifier", "client_id", "client_secret", "refresh_token", "body"),
+        *("client_assertion", "client_assertion_type"),
+    ],
+)
+def test_what_the_gateway_makes_cannot_be_set_in_the_token_request(problems, name):
+    """
+    RFC 6749 section 3.2: no parameter comes twice, and a fixed verifier is none.
+    """
+    assert name in problems(SMALL + f'token_params = {{ {name} = "fixed" }}\n')
+
+
+@pytest.mark.parametrize("key", ["authorization_endpoint", "token_endpoint"])
+def test_a_missing_endpoint_is_named(problems, key):
+    """
+    Without an issuer there is nothing to discover it from.
+    """
+    text = "\n".join(line for line in SMALL.splitlines() if not line.startswith(key))
+
+    assert key in problems(text)
+
+
+def test_openid_without_an_issuer_needs_the_keys(problems, load):
+    """
+    An id_token that nobody can verify is not asked for.
+    """
+    assert "jwks_uri" in problems(SMALL + 'scope = ["openid"]\n')
+    assert load(SMALL + 'scope = ["openid"]\njwks_uri = "https://acme.example/jwks"\n').get("acme_mail")
+
+
+@pytest.mark.parametrize("key", [*ENDPOINTS, "issuer", "discovery_url", "api_base_url"])
+def test_plain_http_is_refused_but_for_loopback_where_the_operator_allows_it(problems, load, key):
+    """
+    Codes, secrets and keys do not travel in the clear.
+    """
+    table = "\n".join(line for line in SMALL.splitlines() if not line.startswith(key))
+
+    assert key in problems(f'{table}\n{key} = "http://acme.example/x"\n')
+    assert key in problems(f'{table}\n{key} = "http://acme.example/x"\n', allow_private_hosts=True)
+    assert key in problems(f'{table}\n{key} = "http://localhost:9000/x"\n')
+    assert load(f'{table}\n{key} = "http://localhost:9000/x"\n', allow_private_hosts=True)
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://a.example", "//a.example", "https://a@b.example", "https://a.example/#x", "https://", "https:///x", "javascript:1", "https://a b"]
+)
+def test_what_is_no_web_address_is_refused(problems, url):
+    """
+    Also one without a host, and one that hides its host behind an @.
+    """
+    assert "token_endpoint" in problems(SMALL.replace("https://acme.example/token", url))
+
+
+@pytest.mark.parametrize("provider_id", ["Acme", "1acme", "ac-me", '"ac.me"', "_acme", "a" * 41])
+def test_an_id_is_a_plain_lower_case_word(problems, provider_id):
+    """
+    It stands in settings' names, in addresses and in rows.
+    """
+    assert "own.toml" in problems(SMALL.replace("[acme_mail]", f"[{provider_id}]"))
+
+
+def test_all_problems_of_all_files_are_told_at_once(load, tmp_path):
+    """
+    The operator mends everything in one go; a file that is no TOML does not hide the others.
+    """
+    (tmp_path / "a.toml").write_text("this is not toml")
+    (tmp_path / "b.toml").write_text('name = "outside"\n')
+
+    with pytest.raises(SettingsRefused) as refused:
+        load("[acme]\ntype = 4\n[brave]\nname = 'x'\n", "c.toml")
+
+    told = "\n".join(refused.value.problems)
+    for part in ("a.toml", "b.toml: name", "c.toml: [acme]", "c.toml: [brave]", "type"):
+        assert part in told
+
+
+def test_a_provider_cannot_be_changed_once_it_was_judged(ours):
+    """
+    Nothing that outlives a request holds request data.
+    """
+    with pytest.raises(ValidationError):
+        ours.providers["ghl"].pkce = "S256"
+
+
+def test_each_type_has_a_neutral_path_of_its_own():
+    """
+    The owner's three types.
+    """
+    assert {1: "crm", 2: "email", 3: "phone"} == TYPES
+    assert {"crm", "email", "phone"} == {Provider(id="a", name="A", type=kind, issuer="https://a.example").path for kind in TYPES}

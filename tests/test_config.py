@@ -1,0 +1,354 @@
+"""Settings: judged once and together, their secrets shown nowhere."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+from pydantic import ValidationError
+
+from gateway.config import forget_secrets, is_loopback, read_settings
+from gateway.errors import SettingsRefused
+
+KEY = Fernet.generate_key().decode()
+OLDER_KEY = Fernet.generate_key().decode()
+JWT_SECRET = "a-shared-secret-of-more-than-32-bytes"
+
+
+def settings(**environ):
+    return read_settings({"GATEWAY_KEYS": KEY, **environ})
+
+
+def problems(**environ) -> list[str]:
+    with pytest.raises(SettingsRefused) as refused:
+        settings(**environ)
+    return refused.value.problems
+
+
+def key_of(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode()
+
+
+# -- values ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_defaults_are_the_documented_ones():
+    """
+    One setting is enough, and it is the keys.
+    """
+    found = settings()
+
+    assert "http://localhost:8000" == found.public_url
+    assert (Path("var"), 365, 0) == (found.data, found.events_days, found.trusted_proxies)
+    assert (True, True, False) == (found.owner_tokens, found.journal, found.allow_private_hosts)
+    assert ((), {}, {}, None) == (found.app_origins, found.clients, found.scopes, found.supabase_url)
+
+
+def test_settings_cannot_be_changed_once_they_were_judged():
+    """
+    Frozen: what was judged at the start holds until the end.
+    """
+    with pytest.raises(ValidationError):
+        settings().public_url = "https://elsewhere.example"
+
+
+def test_origins_are_kept_as_browsers_send_them():
+    """
+    Lower case, without a default port or a slash (RFC 6454 section 6.2), so that they can be compared as text.
+    """
+    found = settings(GATEWAY_APP_ORIGINS="HTTPS://App.Example.com:443/, http://localhost:3000,https://[2001:DB8::1]:8443")
+
+    assert ("https://app.example.com", "http://localhost:3000", "https://[2001:db8::1]:8443") == found.app_origins
+
+
+def test_a_registration_enables_a_provider_by_its_lower_case_id():
+    """
+    `GHL_WHITE_LABEL_CLIENT_ID` belongs to `ghl_white_label`; its scope may be written with spaces or commas.
+    """
+    found = settings(GHL_WHITE_LABEL_CLIENT_ID="id", GHL_WHITE_LABEL_CLIENT_SECRET="s", GOOGLE_SCOPE="openid, email")
+
+    assert {"ghl_white_label"} == set(found.clients)
+    assert ("id", "s") == (found.clients["ghl_white_label"].client_id, found.clients["ghl_white_label"].client_secret)
+    assert {"google": ("openid", "email")} == found.scopes
+
+
+@pytest.mark.parametrize("value", ["a\\b", 'a"b', "caf\u00e9"])
+def test_a_scope_that_no_provider_could_read_is_refused(value):
+    """
+    RFC 6749 section 3.3 holds for `<PROVIDER>_SCOPE` as it does for the catalogue's own.
+    """
+    assert any("GOOGLE_SCOPE" in problem for problem in problems(GOOGLE_SCOPE=value))
+
+
+def test_every_secret_may_come_from_a_file(tmp_path):
+    """
+    `NAME_FILE` for each secret, trimmed as an editor leaves it.
+    """
+    contents = {
+        "GATEWAY_KEYS": f"{KEY},{OLDER_KEY}",
+        "DATABASE_URL": "postgresql://alice:pw@db.example/gateway",
+        "SUPABASE_SECRET_KEY": "sb_secret_x",
+        "SUPABASE_JWT_SECRET": JWT_SECRET,
+        "GATEWAY_METRICS_TOKEN": "metrics",
+        "GHL_CLIENT_SECRET": "client-secret",
+    }
+    environ = {"SUPABASE_URL": "https://p.supabase.co", "GHL_CLIENT_ID": "id"}
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content + "\n")
+        environ[name + "_FILE"] = str(tmp_path / name)
+
+    found = read_settings(environ)
+
+    assert [KEY, OLDER_KEY] == [key.get_secret_value() for key in found.keys]
+    shown = (found.database_url, found.supabase_secret_key, found.supabase_jwt_secret, found.metrics_token)
+    assert list(contents.values())[1:5] == [secret.get_secret_value() for secret in shown]
+    assert "client-secret" == found.clients["ghl"].client_secret
+
+
+def test_a_secret_file_that_cannot_be_read_stops_the_start(tmp_path):
+    """
+    A mistyped path does not mean "no secret".
+    """
+    assert any("DATABASE_URL_FILE" in problem for problem in problems(DATABASE_URL_FILE=str(tmp_path / "gone")))
+
+
+# -- what stops the start --------------------------------------------------------------------------------------------
+
+
+def test_all_problems_are_told_at_once_each_with_its_setting():
+    """
+    The operator mends everything in one go.
+    """
+    with pytest.raises(SettingsRefused) as refused:
+        read_settings({
+            "GATEWAY_PUBLIC_URL": "connect.example.com",
+            "GATEWAY_JOURNAL": "yes",
+            "GATEWAY_EVENTS_DAYS": "-1",
+            "GATEWAY_APP_ORIGINS": "https://app.example.com/path",
+            "GATEWAY_CATALOG": "no-such-folder",
+            "GATEWAY_CA_BUNDLE": "no-such-file",
+            "DATABASE_URL": "mysql://db",
+            "SUPABASE_JWT_SECRET": "short",
+            "SUPABASE_SECRET_KEY": "sb_secret_x",
+        })  # fmt: skip
+
+    told = " ".join(refused.value.problems)
+    for name in (
+        *("GATEWAY_KEYS", "GATEWAY_PUBLIC_URL", "GATEWAY_JOURNAL", "GATEWAY_EVENTS_DAYS", "GATEWAY_APP_ORIGINS"),
+        *("GATEWAY_CATALOG", "GATEWAY_CA_BUNDLE", "DATABASE_URL", "SUPABASE_JWT_SECRET", "SUPABASE_SECRET_KEY"),
+    ):
+        assert name in told
+
+
+@pytest.mark.parametrize("value", ["true", "yes", "2", "on", "01"])
+@pytest.mark.parametrize("name", ["GATEWAY_JOURNAL", "GATEWAY_OWNER_TOKENS", "GATEWAY_ALLOW_PRIVATE_HOSTS"])
+def test_a_switch_is_one_or_zero(name, value):
+    """
+    Nobody has to guess what "on" did.
+    """
+    assert any(name in problem for problem in problems(**{name: value}))
+
+
+@pytest.mark.parametrize("value", ["17", "-1", "1.5", "\u0661", "one", "9" * 5000])
+def test_a_number_is_a_whole_one_within_its_bounds(value):
+    """
+    Also one of five thousand digits is a listed problem, not a traceback.
+    """
+    assert any("GATEWAY_TRUSTED_PROXIES" in problem for problem in problems(GATEWAY_TRUSTED_PROXIES=value))
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "app.example.com",
+        "ftp://app.example.com",
+        "https://",
+        "https://app.example.com/x",
+        "https://app.example.com?x",
+        "https://app.example.com#x",
+        "https://alice@app.example.com",
+        "https://app.example.com:0",
+        "https://app.example.com:99999",
+        "https://[::1",
+        "https://app.example.com\\x",
+        "https://\u00e4pp.example.com",
+        "null",
+        "*",
+        "https://*.example.com",
+        "https://app.example.com;script-src",
+        "https://app'example.com",
+    ],
+)
+def test_what_is_no_origin_is_refused(origin):
+    """
+    A wildcard would never match, and a semicolon would end a directive of the content security policy.
+    """
+    assert any("GATEWAY_APP_ORIGINS" in problem for problem in problems(GATEWAY_APP_ORIGINS=origin))
+    assert any("GATEWAY_PUBLIC_URL" in problem for problem in problems(GATEWAY_PUBLIC_URL=origin))
+
+
+@pytest.mark.parametrize("name", ["GATEWAY_PUBLIC_URL", "GATEWAY_APP_ORIGINS", "GATEWAY_APP_LOGIN_URL", "SUPABASE_URL"])
+def test_plain_http_is_for_this_machine_alone(name):
+    """
+    Sessions and access tokens would travel in the clear; the keys of SUPABASE_URL would be anybody's.
+    """
+    assert any(name in problem for problem in problems(**{name: "http://gateway.example.com"}))
+    assert any(name in problem for problem in problems(**{name: "http://192.168.1.5"}))
+    for mine in ("http://localhost:3000", "http://127.0.0.1:3000", "http://[::1]:3000"):
+        assert settings(**{name: mine})
+
+
+@pytest.mark.parametrize("name", ["SUPABASE_JWT_SECRET", "SUPABASE_SECRET_KEY"])
+def test_a_supabase_secret_needs_the_project_it_belongs_to(name):
+    """
+    Without SUPABASE_URL nothing says whose tokens are believed.
+    """
+    assert any("SUPABASE_URL" in problem for problem in problems(**{name: JWT_SECRET}))
+    assert settings(**{name: JWT_SECRET, "SUPABASE_URL": "https://p.supabase.co/"}).supabase_url == "https://p.supabase.co"
+
+
+def test_a_shared_jwt_secret_is_as_long_as_its_hash():
+    """
+    RFC 7518 section 3.2: 31 bytes are too few for HS256, 32 are not.
+    """
+    given = {"SUPABASE_URL": "https://p.supabase.co"}
+
+    assert any("SUPABASE_JWT_SECRET" in problem for problem in problems(**given, SUPABASE_JWT_SECRET="x" * 31))
+    assert settings(**given, SUPABASE_JWT_SECRET="x" * 32)
+
+
+# -- keys ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "",
+        " , ",
+        "change-me",
+        key_of(b"x" * 16),
+        key_of(bytes(range(33))),
+        KEY[:-2],
+        KEY + "=A",
+        key_of(bytes(32)),
+        key_of(b"\xff" * 32),
+        key_of(b"0123456789abcdef" * 2),
+        f"{KEY},{KEY}",
+        f"{KEY},{OLDER_KEY},{KEY}",
+        f"{KEY},short",
+    ],
+    ids=lambda keys: keys[:12],
+)
+def test_missing_short_default_or_repeated_keys_stop_the_start(keys):
+    """
+    Each of them would seal with something that is no secret.
+    """
+    assert any("GATEWAY_KEYS" in problem for problem in problems(GATEWAY_KEYS=keys))
+
+
+@pytest.mark.parametrize(
+    "raw", [bytes(range(32)), bytes(range(1, 33)), b"change-me-change-me-change-me-32", b"my secret key that nobody knows!"]
+)
+def test_a_key_that_somebody_typed_or_counted_is_refused(raw):
+    """
+    32 random bytes are never all printable and never count up: such a key came from a document or a keyboard.
+    """
+    assert problems(GATEWAY_KEYS=key_of(raw))
+
+
+def test_a_published_key_is_refused_in_whatever_spelling():
+    """
+    Base64 has two alphabets and spare bits; the key is the bytes.
+    """
+    published = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4="
+
+    assert problems(GATEWAY_KEYS=published)
+    assert problems(GATEWAY_KEYS=published.replace("_", "/").replace("-", "+"))
+    assert problems(GATEWAY_KEYS=published[:-2] + "5=")
+
+
+def test_keys_are_kept_newest_first():
+    """
+    The first one seals.
+    """
+    assert [KEY, OLDER_KEY] == [key.get_secret_value() for key in settings(GATEWAY_KEYS=f" {KEY} , {OLDER_KEY} ").keys]
+
+
+# -- secrets ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_problem_repeats_a_secret():
+    """
+    The list of problems goes to a terminal and to a log.
+    """
+    told = " ".join(problems(GATEWAY_KEYS="canary-key", DATABASE_URL="canary://alice:canary@db", SUPABASE_JWT_SECRET="canary"))
+
+    assert "canary" not in told
+
+
+def test_settings_show_no_secret():
+    """
+    Neither printed nor in a traceback's locals.
+    """
+    found = settings(
+        DATABASE_URL="postgresql://alice:canary@db/x",
+        SUPABASE_URL="https://p.supabase.co",
+        SUPABASE_JWT_SECRET="canary" * 8,
+        SUPABASE_SECRET_KEY="canary",
+        GATEWAY_METRICS_TOKEN="canary",
+        GHL_CLIENT_ID="id",
+        GHL_CLIENT_SECRET="canary",
+    )
+
+    shown = repr(found) + str(found) + repr(found.clients)
+    assert "canary" not in shown
+    assert KEY not in shown
+
+
+def test_secrets_and_would_be_headers_are_taken_out_of_the_environment():
+    """
+    The server copies what stays into every request's environ.
+    """
+    environ = {
+        "PATH": "/bin",
+        "GATEWAY_PUBLIC_URL": "https://g.example",
+        "GHL_CLIENT_ID": "id",
+        "GATEWAY_KEYS": KEY,
+        "GATEWAY_KEYS_FILE": "keys",
+        "DATABASE_URL": "postgres://",
+        "SUPABASE_SECRET_KEY": "x",
+        "SUPABASE_JWT_SECRET": "x",
+        "GATEWAY_METRICS_TOKEN": "x",
+        "GHL_CLIENT_SECRET": "x",
+        "GHL_CLIENT_SECRET_FILE": "x",
+        "HTTP_X_FORWARDED_FOR": "6.6.6.6",
+    }
+
+    forget_secrets(environ)
+
+    assert {"PATH", "GATEWAY_PUBLIC_URL", "GHL_CLIENT_ID"} == set(environ)
+
+
+@pytest.mark.parametrize(
+    ("host", "mine"),
+    [
+        ("localhost", True),
+        ("app.localhost", True),
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost.example.com", False),
+        ("127.0.0.1.example.com", False),
+        ("192.168.0.1", False),
+        ("0.0.0.0", False),
+        ("", False),
+    ],
+)
+def test_loopback_is_told_from_names_that_only_look_like_it(host, mine):
+    """
+    Plain http rests on this answer.
+    """
+    assert mine is is_loopback(host)
