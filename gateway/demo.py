@@ -76,6 +76,8 @@ def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, 
             else f"sandbox-{provider}",
             f"{provider.upper()}_CLIENT_SECRET": f"sandbox-{provider}-secret",
         }
+    # Agencies can be chosen in the sandbox, and an agency's name needs a scope that a sub-account app would not have.
+    settings["GHL_SCOPE"] = "locations.readonly contacts.readonly companies.readonly oauth.readonly oauth.write"
     return settings
 
 

@@ -11,11 +11,11 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
-from running import Gateway
 
 from gateway.store import Store, apply_schema, open_store
 from gateway.store.embedded import EmbeddedPostgres, start_or_join
@@ -45,13 +45,20 @@ def administer(server: EmbeddedPostgres, statement: str) -> None:
         connection.execute(statement)
 
 
+@contextmanager
+def fresh_database(server: EmbeddedPostgres, template: str = "template1") -> Iterator[str]:
+    """The DSN of a copy of `template`, as superuser."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    administer(server, f"create database {name} template {template} strategy wal_log")
+    yield database_dsn(server, name)
+    administer(server, f"drop database {name} with (force)")
+
+
 @pytest.fixture
 def bare_database(cluster) -> Iterator[str]:
     """The DSN of an empty database, as superuser."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    administer(cluster, f"create database {name}")
-    yield database_dsn(cluster, name)
-    administer(cluster, f"drop database {name} with (force)")
+    with fresh_database(cluster) as dsn:
+        yield dsn
 
 
 @pytest.fixture(scope="session")
@@ -64,10 +71,8 @@ def template(cluster) -> str:
 @pytest.fixture
 def database(cluster, template) -> Iterator[str]:
     """The DSN of a database with the schema and no rows, as superuser."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    administer(cluster, f"create database {name} template {template} strategy wal_log")
-    yield database_dsn(cluster, name)
-    administer(cluster, f"drop database {name} with (force)")
+    with fresh_database(cluster, template) as dsn:
+        yield dsn
 
 
 @pytest.fixture
@@ -76,16 +81,3 @@ def store(database) -> Iterator[Store]:
     opened = open_store(database)
     yield opened
     opened.close()
-
-
-@pytest.fixture(scope="session")
-def gateway(cluster, template) -> Iterator[Gateway]:
-    """The whole product in processes of its own; tests keep apart by the people they make up."""
-    name = f"whole_{uuid.uuid4().hex[:12]}"
-    administer(cluster, f"create database {name} template {template} strategy wal_log")
-    folder = Path(tempfile.mkdtemp(prefix="gateway-whole-"))
-    running = Gateway(folder, database_dsn(cluster, name)).start()
-    yield running
-    running.stop()
-    shutil.rmtree(folder)
-    administer(cluster, f"drop database {name} with (force)")

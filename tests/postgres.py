@@ -80,10 +80,16 @@ def rows(dsn: str, statement: str, *values: Any) -> list[Any]:
 
 
 @contextmanager
-def acting(dsn: str, role: str, user_id: uuid.UUID | None = None) -> Iterator[psycopg.Connection]:
-    """A transaction as PostgREST opens it for a request; committed at the end, if nothing was raised."""
+def acting(dsn: str, role: str, user_id: uuid.UUID | None = None, *, before: str = "") -> Iterator[psycopg.Connection]:
+    """
+    A transaction as PostgREST opens it for a request; nothing of it stays.
+
+    `before` is run by the owner of the database. `reset role` makes one the owner again, who sees what really stands.
+    """
     claims = {"role": role} | ({"sub": str(user_id)} if user_id else {})
-    with psycopg.connect(dsn) as connection:
+    with psycopg.connect(dsn) as connection, connection.transaction(force_rollback=True):
+        if before:
+            connection.execute(before)
         connection.execute("select set_config('request.jwt.claims', %s, true)", [json.dumps(claims)])
         connection.execute(f"set local role {role}")
         yield connection

@@ -8,6 +8,8 @@ import psycopg
 import pytest
 from running import told
 
+from gateway.sandbox.highlevel import COMPANY
+
 THREE = [("ghl", 1, "crm"), ("google", 2, "email"), ("ringcentral", 3, "phone")]
 
 
@@ -134,15 +136,20 @@ def test_a_highlevel_disconnect_says_where_the_app_stays_installed(gateway):
     assert "remove the app there" in alice.get(answer.headers["Location"]).text
 
 
-def test_an_agency_is_told_apart_by_user_type(gateway):
+@pytest.mark.parametrize(
+    ("account", "kind", "label"),
+    [("NorthwindLisbon00001", "Location", "Northwind Lisbon"), ("agency", "Company", "Northwind Agency")],
+)
+def test_agency_and_location_are_told_apart_by_user_type(gateway, account, kind, label):
     """
-    A Company answer is asked for by company, and its label is the agency's name.
+    userType decides which account is asked for, and the label is that account's name.
     """
     alice = gateway.person("Alice Winter")
-    company = next(iter(gateway.sandbox.state.highlevel_companies())) if hasattr(gateway.sandbox.state, "highlevel_companies") else None
-    alice.connects("ghl", company)
+
+    alice.connects("ghl", COMPANY if account == "agency" else account)
+
     (row,) = rows(gateway, alice.id)
-    assert row[6]["userType"] in ("Company", "Location")
+    assert (kind, label) == (row[6]["userType"], row[6]["account"]["label"])
 
 
 def test_without_a_session_the_product_signs_in(gateway):

@@ -7,13 +7,17 @@ Who may do what to the owner's two tables: each client role, each verb, in both 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import psycopg
 import pytest
+from conftest import fresh_database
 from postgres import Person, acting, rows
-from psycopg.errors import InsufficientPrivilege
+from psycopg.errors import InsufficientPrivilege, UniqueViolation
 from psycopg.types.json import Jsonb
+
+from gateway.store import open_store
 
 TABLES = ("user_profile", "provider_data")
 FORBIDDEN = pytest.mark.parametrize(
@@ -49,27 +53,32 @@ class Two:
     rows: dict[Person, uuid.UUID]
     profiles: dict[Person, uuid.UUID]
 
-    def seen(self, column: str, table: str) -> list[object]:
-        """That column for Alice, then for Bob, as it really stands."""
+    def seen(self, client: psycopg.Connection, column: str, table: str) -> list[object]:
+        """That column for Alice, then for Bob, as it really stands just now."""
         key = {"user_profile": "user_id_auth", "provider_data": "auth_provider_id"}[table]
-        return [rows(self.database, f"select {column} from {table} where {key} = %s", who.id)[0] for who in self.both]
+        asked = (
+            f"select (select {column} from {table} where {key} = %s), (select {column} from {table} where {key} = %s)"
+        )
+        role = client.execute("select current_user").fetchone()[0]
+        found = client.execute("reset role").execute(asked, [self.alice.id, self.bob.id]).fetchone()
+        client.execute(f"set local role {role}")
+        return list(found)
 
-    @property
-    def both(self) -> tuple[Person, Person]:
-        """In the order in which they came."""
-        return self.alice, self.bob
 
-
-@pytest.fixture
-def two(database, store) -> Two:
+@pytest.fixture(scope="module")
+def two(cluster, template) -> Iterator[Two]:
     alice, bob = Person("alice"), Person("bob")
-    for who in (alice, bob):
-        who.signs_in(store)
-    saved = {who: who.connects(store).id for who in (alice, bob)}
-    profiles = {
-        who: rows(database, "select id from user_profile where user_id_auth = %s", who.id)[0] for who in (alice, bob)
-    }
-    return Two(database, alice, bob, saved, profiles)
+    with fresh_database(cluster, template) as database:
+        store = open_store(database)
+        for who in (alice, bob):
+            who.signs_in(store)
+        saved = {who: who.connects(store).id for who in (alice, bob)}
+        store.close()
+        yield Two(database, alice, bob, saved, dict(zip((alice, bob), _profiles(database, alice, bob), strict=True)))
+
+
+def _profiles(database: str, *people: Person) -> list[uuid.UUID]:
+    return [rows(database, "select id from user_profile where user_id_auth = %s", who.id)[0] for who in people]
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
@@ -154,8 +163,7 @@ def test_the_documented_update_writes_token_and_expiry_of_the_own_row(two):
     with acting(two.database, "authenticated", two.alice.id) as client:
         statement = "update public.provider_data set token = 'new', expires = '2031-01-01T00:00:00Z' where id = %s"
         assert 1 == client.execute(statement, [two.rows[two.alice]]).rowcount
-
-    assert ["new", "sealed-token-of-bob"] == two.seen("token", "provider_data")
+        assert ["new", "sealed-token-of-bob"] == two.seen(client, "token", "provider_data")
 
 
 @pytest.mark.parametrize(
@@ -169,12 +177,12 @@ def test_an_update_never_reaches_another_row(two, table, column, ending):
     With a WHERE that names the other's row, with one that names none and without any.
     """
     target = {"user_profile": two.profiles, "provider_data": two.rows}[table][two.bob]
-    before = two.seen(column, table)
     name, value = (column, "taken") if "::" not in column else ("data", Jsonb({"taken": True}))
     with acting(two.database, "authenticated", two.alice.id) as client:
+        before = two.seen(client, column, table)
         client.execute(f"update public.{table} set {name} = %(value)s{ending}", {"value": value, "other": target})
+        after = two.seen(client, column, table)
 
-    after = two.seen(column, table)
     assert before[1] == after[1]
     assert (before[0] == after[0]) is ("other" in ending)
 
@@ -199,10 +207,12 @@ def test_what_says_whose_row_it_is_cannot_be_changed(two, table, change, granted
     """
     Not by the grants, and not even where somebody grants the whole table again: then the trigger or the policy refuses.
     """
-    if granted:
-        rows(two.database, f"grant all on public.{table} to authenticated")
     values = {"profile": two.profiles[two.bob], "user": two.bob.id}
-    with pytest.raises(InsufficientPrivilege), acting(two.database, "authenticated", two.alice.id) as client:
+    before = f"grant all on public.{table} to authenticated" if granted else ""
+    with (
+        pytest.raises(InsufficientPrivilege),
+        acting(two.database, "authenticated", two.alice.id, before=before) as client,
+    ):
         client.execute(f"update public.{table} set {change}", values)
 
 
@@ -210,13 +220,14 @@ def test_the_own_profile_can_be_renamed_and_says_when(two):
     """
     "Users can only update their own profile": they can, and `updated_at` is the database's word.
     """
-    before = two.seen("updated_at", "user_profile")
     with acting(two.database, "authenticated", two.alice.id) as client:
+        before = two.seen(client, "updated_at", "user_profile")
         client.execute("update public.user_profile set user_name = 'Alice A.', updated_at = 'epoch'")
+        after = two.seen(client, "updated_at", "user_profile")
 
-    assert ["Alice A.", "bob"] == two.seen("user_name", "user_profile")
-    after = two.seen("updated_at", "user_profile")
-    assert (before[0] < after[0], before[1] == after[1]) == (True, True)
+        assert ["Alice A.", "bob"] == two.seen(client, "user_name", "user_profile")
+    assert before[0] < after[0]
+    assert before[1] == after[1]
 
 
 # -- inserting -------------------------------------------------------------------------------------------------------
@@ -247,18 +258,18 @@ def test_a_user_may_insert_nothing_for_or_under_another(two, user, profile):
         insert(two, user=getattr(two, user), profile=hung_on)
 
 
-def test_the_id_of_an_erased_connection_cannot_be_had_again(two, store):
+def test_the_id_of_an_erased_connection_cannot_be_had_again(two):
     """
     Its generations would start over, and what was sealed for the old row would open in the new one.
     """
     erased = two.rows[two.alice]
-    store.disconnect(session_hash=two.alice.session, connection_id=erased)
-
-    with pytest.raises(psycopg.errors.UniqueViolation), acting(two.database, "authenticated", two.alice.id) as client:
-        client.execute(
-            "insert into public.provider_data (id, provider_id_ref, auth_provider_id, name, type) values (%s, %s, %s, 'ghl', 1)",
-            [erased, two.profiles[two.alice], two.alice.id],
-        )
+    again = "insert into public.provider_data (id, provider_id_ref, auth_provider_id, name, type) values (%s, %s, %s, 'ghl', 1)"
+    erase = f"delete from public.provider_data where id = '{erased}'"
+    with (
+        pytest.raises(UniqueViolation),
+        acting(two.database, "authenticated", two.alice.id, before=erase) as client,
+    ):
+        client.execute(again, [erased, two.profiles[two.alice], two.alice.id])
 
 
 # -- everything else -------------------------------------------------------------------------------------------------
@@ -296,10 +307,12 @@ def test_the_owners_server_reaches_every_row(two):
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_row_level_security_is_on_and_forced(database, table):
+def test_row_level_security_is_on_and_forced(two, table):
     """
     For the tables' owner too.
     """
     assert [(True, True)] == rows(
-        database, "select relrowsecurity, relforcerowsecurity from pg_class where oid = %s::regclass", f"public.{table}"
+        two.database,
+        "select relrowsecurity, relforcerowsecurity from pg_class where oid = %s::regclass",
+        f"public.{table}",
     )
