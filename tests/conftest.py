@@ -17,6 +17,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from running import Gateway
+
 from gateway.store import Store, apply_schema, open_store
 from gateway.store.embedded import EmbeddedPostgres, start_or_join
 
@@ -81,3 +83,16 @@ def store(database) -> Iterator[Store]:
     opened = open_store(database)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def gateway(cluster, template) -> Iterator[Gateway]:
+    """The whole product in processes of its own; tests keep apart by the people they make up."""
+    name = f"whole_{uuid.uuid4().hex[:12]}"
+    administer(cluster, f"create database {name} template {template} strategy wal_log")
+    folder = Path(tempfile.mkdtemp(prefix="gateway-whole-"))
+    running = Gateway(folder, database_dsn(cluster, name)).start()
+    yield running
+    running.stop()
+    shutil.rmtree(folder)
+    administer(cluster, f"drop database {name} with (force)")

@@ -151,7 +151,7 @@ def test_a_switch_is_one_or_zero(name, value):
     assert any(name in problem for problem in problems(**{name: value}))
 
 
-@pytest.mark.parametrize("value", ["17", "-1", "1.5", "\u0661", "one", "9" * 5000])
+@pytest.mark.parametrize("value", ["17", "-1", "1.5", "\u0661", "one", "9" * 5000], ids=lambda value: value[:4])
 def test_a_number_is_a_whole_one_within_its_bounds(value):
     """
     Also one of five thousand digits is a listed problem, not a traceback.
@@ -249,7 +249,9 @@ def test_missing_short_default_or_repeated_keys_stop_the_start(keys):
 
 
 @pytest.mark.parametrize(
-    "raw", [bytes(range(32)), bytes(range(1, 33)), b"change-me-change-me-change-me-32", b"my secret key that nobody knows!"]
+    "raw",
+    [bytes(range(32)), bytes(range(1, 33)), b"change-me-change-me-change-me-32", b"my secret key that nobody knows!"],
+    ids=["counted", "counted from one", "an example", "a sentence"],
 )
 def test_a_key_that_somebody_typed_or_counted_is_refused(raw):
     """

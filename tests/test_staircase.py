@@ -94,9 +94,9 @@ def test_every_room_of_the_staircase_is_there():
     ("name", "source"),
     [
         ("errors", "from gateway.models import User"),
-        ("oauth", "import gateway.store.postgres"),
+        ("catalog", "import gateway.store.postgres"),
         ("vault", "from gateway import outbound"),
-        ("catalog", "def late():\n    from gateway.runtime import Runtime"),
+        ("oauth", "def late():\n    from gateway.runtime import Runtime"),
         ("identity", "if TYPE_CHECKING:\n    from . import connect"),
         ("connect", "from gateway.sandbox import app"),
         ("web", "from gateway import create_app"),
