@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
 import pytest
-
-from running import Gateway
+from postgres import administer, database_dsn, fresh_database
+from running import Gateway, whole_gateway
 
 from gateway.store import Store, apply_schema, open_store
 from gateway.store.embedded import EmbeddedPostgres, start_or_join
@@ -36,24 +33,6 @@ def cluster() -> Iterator[EmbeddedPostgres]:
         administer(server, "select pg_reload_conf()")
         yield server
     shutil.rmtree(folder)
-
-
-def database_dsn(server: EmbeddedPostgres, name: str, user: str = "postgres") -> str:
-    return server.dsn.replace("postgres@/postgres?", f"{user}@/{name}?")
-
-
-def administer(server: EmbeddedPostgres, statement: str) -> None:
-    with psycopg.connect(server.dsn, autocommit=True) as connection:
-        connection.execute(statement)
-
-
-@contextmanager
-def fresh_database(server: EmbeddedPostgres, template: str = "template1") -> Iterator[str]:
-    """The DSN of a copy of `template`, as superuser."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    administer(server, f"create database {name} template {template} strategy wal_log")
-    yield database_dsn(server, name)
-    administer(server, f"drop database {name} with (force)")
 
 
 @pytest.fixture
@@ -88,11 +67,5 @@ def store(database) -> Iterator[Store]:
 @pytest.fixture(scope="session")
 def gateway(cluster, template) -> Iterator[Gateway]:
     """The whole product in processes of its own; tests keep apart by the people they make up."""
-    name = f"whole_{uuid.uuid4().hex[:12]}"
-    administer(cluster, f"create database {name} template {template} strategy wal_log")
-    folder = Path(tempfile.mkdtemp(prefix="gateway-whole-"))
-    running = Gateway(folder, database_dsn(cluster, name)).start()
-    yield running
-    running.stop()
-    shutil.rmtree(folder)
-    administer(cluster, f"drop database {name} with (force)")
+    with whole_gateway(cluster, template) as made:
+        yield made.start()

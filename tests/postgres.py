@@ -23,6 +23,7 @@ import psycopg
 
 from gateway.models import Standing
 from gateway.store import Store
+from gateway.store.embedded import EmbeddedPostgres
 
 SOON = datetime(2030, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
 
@@ -71,10 +72,30 @@ def in_an_hour() -> datetime:
     return datetime.now(UTC) + timedelta(hours=1)
 
 
+def database_dsn(server: EmbeddedPostgres, name: str, user: str = "postgres") -> str:
+    """That database on the server, for a role that may log in."""
+    return server.dsn.replace("postgres@/postgres?", f"{user}@/{name}?")
+
+
+def administer(server: EmbeddedPostgres, statement: str) -> None:
+    """One statement, as superuser, outside of every test's database."""
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        connection.execute(statement)
+
+
+@contextmanager
+def fresh_database(server: EmbeddedPostgres, template: str = "template1") -> Iterator[str]:
+    """The DSN of a copy of `template`, as superuser."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    administer(server, f"create database {name} template {template} strategy wal_log")
+    yield database_dsn(server, name)
+    administer(server, f"drop database {name} with (force)")
+
+
 def rows(dsn: str, statement: str, *values: Any) -> list[Any]:
     """What the owner of the database sees: tuples, or bare values where there is one column."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        cursor = connection.execute(statement, values)
+        cursor = connection.execute(statement, values or None)
         found = cursor.fetchall() if cursor.description else []
     return [row[0] if len(row) == 1 else row for row in found]
 

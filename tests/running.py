@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import requests
+from postgres import fresh_database
 
 from gateway.demo import demo_settings
 from gateway.sandbox import SandboxServer, make_server
 from gateway.sandbox.supabase import ProductUser, access_token
+from gateway.store.embedded import EmbeddedPostgres
 
 ROOT = Path(__file__).resolve().parents[1]
 HIDDEN = re.compile(r'<input type="hidden" name="([^"]+)" value="([^"]*)">')
@@ -84,6 +91,19 @@ class Gateway:
         """Somebody of the product in a browser of their own, not signed in here yet."""
         email = f"{name.split()[0].lower()}@northwind.example"
         return Person(self, ProductUser(name, user_id or str(uuid.uuid4()), email, "Operations"))
+
+
+@contextmanager
+def whole_gateway(cluster: EmbeddedPostgres, template: str, **options: Any) -> Iterator[Gateway]:
+    """The whole product over a database of its own, not started yet; `options` as of Gateway."""
+    folder = Path(tempfile.mkdtemp(prefix="gateway-whole-"))
+    with fresh_database(cluster, template) as dsn:
+        made = Gateway(folder, dsn, **options)
+        try:
+            yield made
+        finally:
+            made.stop()
+            shutil.rmtree(folder)
 
 
 class Person:

@@ -11,16 +11,13 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
-import uuid
 from pathlib import Path
 from urllib.parse import urljoin
 
 import psycopg
 import pytest
 import requests
-from conftest import administer, database_dsn
-from running import Gateway, free_port, told
+from running import free_port, told, whole_gateway
 
 NODE = Path(__file__).parent / "node"
 SECRET = "a secret/with:reserved+characters"
@@ -43,23 +40,16 @@ authorization_params = {{ prompt = "consent" }}
 @pytest.fixture(scope="module")
 def acme(cluster, template):
     """A gateway whose catalogue has the one table more, and the provider beside it."""
-    name, port = f"acme_{uuid.uuid4().hex[:12]}", free_port()
-    administer(cluster, f"create database {name} template {template} strategy wal_log")
-    folder = Path(tempfile.mkdtemp(prefix="gateway-acme-"))
-    gateway = Gateway(
-        folder, database_dsn(cluster, name), {"ACME_CLIENT_ID": "gateway", "ACME_CLIENT_SECRET": SECRET}
-    )
-    Path(gateway.environ["GATEWAY_CATALOG"], "acme.toml").write_text(ACME.format(issuer=f"http://127.0.0.1:{port}"))
-    command = ["node", "provider.mjs", str(port), f"{gateway.url}/email/acme/callback"]
-    provider = subprocess.Popen(command, cwd=NODE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert provider.stdout.readline().strip() == b"ready"
-    yield gateway.start()
-    provider.terminate()
-    provider.wait(10)
-    provider.stdout.close()
-    gateway.stop()
-    shutil.rmtree(folder)
-    administer(cluster, f"drop database {name} with (force)")
+    settings = {"ACME_CLIENT_ID": "gateway", "ACME_CLIENT_SECRET": SECRET}
+    with whole_gateway(cluster, template, settings=settings) as gateway:
+        port = free_port()
+        table = ACME.format(issuer=f"http://127.0.0.1:{port}")
+        Path(gateway.environ["GATEWAY_CATALOG"], "acme.toml").write_text(table, encoding="utf-8")
+        command = ["node", "provider.mjs", str(port), f"{gateway.url}/email/acme/callback"]
+        with subprocess.Popen(command, cwd=NODE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as provider:
+            assert provider.stdout.readline().strip() == b"ready"
+            yield gateway.start()
+            provider.terminate()
 
 
 def walked(url: str, gateway_url: str, login: str) -> str:

@@ -10,7 +10,7 @@ from running import told
 
 from gateway.sandbox.highlevel import COMPANY
 
-THREE = [("ghl", 1, "crm"), ("google", 2, "email"), ("ringcentral", 3, "phone")]
+EVERY = [("ghl", 1), ("google", 2), ("microsoft", 2), ("ringcentral", 3), ("zoom", 3), ("ghl_white_label", 1)]
 
 
 def rows(gateway, user_id):
@@ -28,8 +28,8 @@ def listed(gateway, user_id):
         return [ids for (ids,) in found]
 
 
-@pytest.mark.parametrize(("provider", "number", "path"), THREE)
-def test_a_user_connects_and_finds_the_connection_listed(gateway, provider, number, path):
+@pytest.mark.parametrize(("provider", "number"), EVERY)
+def test_a_user_connects_and_finds_the_connection_listed(gateway, provider, number):
     """
     From the link to the list: the row stands sealed, its id in the profile, and the page shows the account.
     """

@@ -93,7 +93,7 @@ PRIVATE = [
     *("https://192.168.1.1/", "https://100.64.0.1/", "https://[::1]/", "https://[fd00::1]/", "https://[::ffff:7f00:1]/"),
     *("https://[::ffff:10.0.0.1]/", "https://[64:ff9b::10.0.0.1]/", "http://127.0.0.1:8001/", "http://[::1]/", "https://localhost/"),
     *("https://a.localhost/", "https://metadata.google.internal/", "https://printer.local/", "https://keycloak/", "http://keycloak:8080/"),
-    *("https://a.example:22/", "https://a.example:80/", "https://a.example:1023/", "http://a.example/"),
+    *("https://a.example:22/", "https://a.example:80/", "https://a.example:1023/", "http://a.example/", "http://a.example:8080/"),
 ]
 
 

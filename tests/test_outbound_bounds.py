@@ -135,7 +135,9 @@ def test_a_shorter_deadline_wakes_the_watchdog_earlier():
     It sleeps until the next deadline it knows, and a call that comes later may end sooner.
     """
     watchdog = Watchdog()
-    long, short = watchdog.watch(Deadline.after(30)), watchdog.watch(Deadline.after(0.1))
+    long = watchdog.watch(Deadline.after(30))
+    assert eventually(lambda: watchdog._wakes_at == long.deadline.at)
+    short = watchdog.watch(Deadline.after(0.1))
 
     assert eventually(lambda: short.expired)
     assert not long.expired

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import psycopg
 import pytest
-from conftest import fresh_database
-from postgres import Person, acting, rows
+from postgres import Person, acting, fresh_database, rows
 from psycopg.errors import InsufficientPrivilege, UniqueViolation
 from psycopg.types.json import Jsonb
 

@@ -193,9 +193,12 @@ class Roads:
 
     def _run(self, host: str, future: Future[Sequence[str]]) -> None:
         try:
-            future.set_result(self._resolve(host))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the waiting call has to hear of it
-            future.set_exception(error)
-        finally:
-            with self._lock:
-                self._running.pop(host, None)
+            found, problem = self._resolve(host), None
+        except Exception as error:  # noqa: BLE001 - whatever it is, the waiting calls have to hear of it
+            found, problem = (), error
+        with self._lock:  # first: whoever asks after the answer came gets a lookup of its own
+            del self._running[host]
+        if problem is None:
+            future.set_result(found)
+        else:
+            future.set_exception(problem)

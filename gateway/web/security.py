@@ -46,7 +46,8 @@ def _headers(answer: Response) -> Response:
     if runtime().settings.secure:
         headers["Strict-Transport-Security"] = "max-age=31536000"
     if request.endpoint in ("static", "pages.helper"):
-        headers["Cache-Control"] = "public, max-age=3600"
+        # Kept, but asked about each time (ETag): a new version of the gateway is a new version of its pages at once.
+        headers["Cache-Control"] = "no-cache"
         return answer
     headers["Cache-Control"] = "no-store"
     # no-referrer would make even our own forms send `Origin: null`; addresses that held a code say nothing to anybody.
