@@ -200,6 +200,7 @@ create table if not exists gateway.connection (
   updated_at         timestamptz not null default clock_timestamp(),
   constraint connection_user_provider_account unique (user_id, provider, account_key)
 );
+create index if not exists connection_provider_account on gateway.connection (provider, account_id);
 -- No foreign key to auth.users: the row must still be there when the cascade reaches provider_data and its trigger asks
 -- for the generation.
 comment on table gateway.connection is 'What is believed of a connection; its secrets are in provider_data.';
@@ -227,9 +228,11 @@ create table if not exists gateway.authorization_request (
   scope        text[] not null,
   return_to    text,
   display      text not null check (display in ('page', 'popup')),
+  another      boolean not null default false,
   created_at   timestamptz not null default clock_timestamp(),
   expires_at   timestamptz not null
 );
+alter table gateway.authorization_request add column if not exists another boolean not null default false;
 create index if not exists authorization_request_expires_at on gateway.authorization_request (expires_at);
 create index if not exists authorization_request_user_id on gateway.authorization_request (user_id);
 comment on index gateway.authorization_request_pkey is 'A state names one attempt, and taking it takes it from everybody.';
@@ -238,6 +241,7 @@ create table if not exists gateway.revocation (
   connection_id uuid not null,
   generation    bigint not null,
   provider      text not null,
+  account_id    text,
   token         text,
   refresh       text,
   reason        text not null,
@@ -250,6 +254,30 @@ create table if not exists gateway.revocation (
 create index if not exists revocation_due_at on gateway.revocation (due_at);
 comment on table gateway.revocation is 'Sealed grants that still have to be given back to their provider.';
 comment on index gateway.revocation_pkey is 'A grant waits to be given back once, however often it is queued.';
+
+create table if not exists gateway.parked_grant (
+  id                 uuid constraint parked_grant_pkey primary key,
+  user_id            uuid not null references auth.users (id) on delete cascade,
+  provider           text not null,
+  browser_hash       text not null,
+  account_id         text not null,
+  account_label      text not null,
+  scope              text[] not null,
+  token              text,
+  refresh            text,
+  expires_at         timestamptz,
+  refresh_expires_at timestamptz,
+  facts              jsonb not null default '{}',
+  return_to          text,
+  display            text not null check (display in ('page', 'popup')),
+  created_at         timestamptz not null default clock_timestamp(),
+  parked_until       timestamptz not null default clock_timestamp() + interval '10 minutes',
+  constraint parked_grant_user_provider unique (user_id, provider)
+);
+create index if not exists parked_grant_parked_until on gateway.parked_grant (parked_until);
+comment on table gateway.parked_grant is 'Sealed grants that wait for somebody to say what becomes of them.';
+comment on index gateway.parked_grant_pkey is 'A grant is parked once, and whatever ends it ends it once.';
+comment on index gateway.parked_grant_user_provider is 'One question at a time: a newer grant takes the place of the one before.';
 
 create table if not exists gateway.event (
   id            uuid constraint event_pkey primary key default gen_random_uuid(),
@@ -414,8 +442,8 @@ create or replace trigger gateway_used_id before insert on public.provider_data
 create or replace function gateway.keep_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  insert into gateway.revocation as r (connection_id, generation, provider, token, refresh, reason)
-  select c.id, c.generation, c.provider, old.token, old.refresh, 'erased'
+  insert into gateway.revocation as r (connection_id, generation, provider, account_id, token, refresh, reason)
+  select c.id, c.generation, c.provider, c.account_id, old.token, old.refresh, 'erased'
     from gateway.connection c
    where c.id = old.id and (old.token is not null or old.refresh is not null)
   on conflict on constraint revocation_pkey do update
@@ -428,11 +456,26 @@ end $$;
 create or replace trigger gateway_erased before delete on public.provider_data
   for each row execute function gateway.keep_for_revocation();
 
+-- A parked grant that goes with its user, too.
+create or replace function gateway.keep_parked_for_revocation() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  if current_setting('gateway.parked_grant_used', true) is distinct from old.id::text then
+    insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason, due_at)
+    values (old.id, 1, old.provider, old.account_id, old.token, old.refresh, 'not_confirmed', clock_timestamp())
+    on conflict on constraint revocation_pkey do nothing;
+  end if;
+  return old;
+end $$;
+
+create or replace trigger gateway_unparked before delete on gateway.parked_grant
+  for each row execute function gateway.keep_parked_for_revocation();
+
 create or replace function gateway.keep_all_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  insert into gateway.revocation (connection_id, generation, provider, token, refresh, reason)
-  select c.id, c.generation, c.provider, d.token, d.refresh, 'erased'
+  insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason)
+  select c.id, c.generation, c.provider, c.account_id, d.token, d.refresh, 'erased'
     from gateway.connection c join public.provider_data d on d.id = c.id
    where d.token is not null or d.refresh is not null
   on conflict on constraint revocation_pkey do nothing;
@@ -478,12 +521,13 @@ language plpgsql set search_path = '' as $$
 declare
   over timestamptz := clock_timestamp();  -- a variable, since a volatile function cannot look into an index
 begin
-  delete from gateway.session s where s.session_hash in (
+  -- An array, since a join with a subquery that locks may run it, and its limit, more than once.
+  delete from gateway.session s where s.session_hash = any (array(
     select x.session_hash from gateway.session x where x.expires_at <= over
-     order by x.expires_at limit most for update skip locked);
-  delete from gateway.authorization_request a where a.state_hash in (
+     order by x.expires_at limit most for update skip locked));
+  delete from gateway.authorization_request a where a.state_hash = any (array(
     select x.state_hash from gateway.authorization_request x where x.expires_at <= over
-     order by x.expires_at limit most for update skip locked);
+     order by x.expires_at limit most for update skip locked));
 end $$;
 
 -- null: there is no such user, or no longer. On plain Postgres a verified user is made known here; on Supabase never.
@@ -522,7 +566,8 @@ end $$;
 
 -- null: nobody is signed in there. An attempt lives ten minutes.
 create or replace function public.gateway_start_authorization_v1(
-  session_hash text, state_hash text, browser_hash text, provider text, sealed text, scope text[], return_to text, display text
+  session_hash text, state_hash text, browser_hash text, provider text, sealed text, scope text[], return_to text, display text,
+  another boolean default false
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
@@ -535,9 +580,9 @@ begin
   end if;
   perform gateway.sweep(10);
   insert into gateway.authorization_request
-    (state_hash, browser_hash, user_id, provider, sealed, scope, return_to, display, expires_at)
+    (state_hash, browser_hash, user_id, provider, sealed, scope, return_to, display, another, expires_at)
   values
-    (state_hash, browser_hash, signed_in.user_id, provider, sealed, scope, return_to, display,
+    (state_hash, browser_hash, signed_in.user_id, provider, sealed, scope, return_to, display, another,
      clock_timestamp() + interval '10 minutes');
   return jsonb_build_object('user_id', signed_in.user_id, 'label', signed_in.label);
 end $$;
@@ -550,19 +595,21 @@ language sql immutable as $$
                                             in ('', 'ghl', 'gohighlevel', 'highlevel', 'leadconnector'))
 $$;
 
--- What stands of a user at a provider: the connection, or the oldest row from before the gateway, at generation 0.
-create or replace function gateway.standing(whose uuid, at_provider text, key text)
-returns table (id uuid, generation bigint, account_id text, account_label text)
+-- What stands of a user at a provider, newest first: the connections, or the oldest row from before the gateway, at
+-- generation 0.
+create or replace function gateway.standing(whose uuid, at_provider text)
+returns table (id uuid, generation bigint, account_key text, account_id text, account_label text, refresh text)
 language plpgsql stable set search_path = '' as $$
 begin
   return query
-    select c.id, c.generation, c.account_id, c.account_label from gateway.connection c
-     where c.user_id = whose and c.provider = at_provider and c.account_key = key;
-  if found or key <> '' then
+    select c.id, c.generation, c.account_key, c.account_id, c.account_label, d.refresh
+      from gateway.connection c join public.provider_data d on d.id = c.id
+     where c.user_id = whose and c.provider = at_provider order by c.updated_at desc, c.id;
+  if found then
     return;
   end if;
   return query
-    select d.id, 0::bigint, null::text, null::text from public.provider_data d
+    select d.id, 0::bigint, ''::text, null::text, null::text, null::text from public.provider_data d
      where d.auth_provider_id = whose and gateway.same_provider(d.name, d.type, at_provider)
        and not exists (select from gateway.connection c where c.id = d.id)
      order by d.created_at nulls last, d.id limit 1;
@@ -584,8 +631,8 @@ begin
   return jsonb_build_object(
     'provider', taken.provider, 'user_id', taken.user_id, 'browser_hash', taken.browser_hash, 'sealed', taken.sealed,
     'scope', taken.scope, 'return_to', taken.return_to, 'display', taken.display,
-    'session_user_id', signed_in.user_id, 'session_label', coalesce(signed_in.label, ''),
-    'standing', (select to_jsonb(x) from gateway.standing(taken.user_id, taken.provider, '') x)
+    'another', taken.another, 'session_user_id', signed_in.user_id, 'session_label', coalesce(signed_in.label, ''),
+    'standing', coalesce((select jsonb_agg(x) from gateway.standing(taken.user_id, taken.provider) x), '[]')
   );
 end $$;
 
@@ -622,6 +669,15 @@ begin
   return profile;
 end $$;
 
+-- `beside`: the same account is connected still, or again, by whomever; a provider may end that along with this grant.
+create or replace function gateway.to_give_back(r gateway.revocation) returns jsonb
+language sql stable as $$
+  select jsonb_build_object(
+    'connection_id', r.connection_id, 'provider', r.provider, 'generation', r.generation, 'token', r.token,
+    'refresh', r.refresh,
+    'beside', exists (select from gateway.connection c where c.provider = r.provider and c.account_id = r.account_id))
+$$;
+
 -- The id stands in the array of that profile exactly once, and in no other of the user's.
 create or replace function gateway.list_in_profile(whose uuid, profile uuid, connection uuid) returns void
 language plpgsql set search_path = '' as $$
@@ -640,7 +696,7 @@ end $$;
 create or replace function public.gateway_save_connection_v1(
   connection_id uuid, generation bigint, user_id uuid, user_label text, provider text, type integer, account_key text,
   account_id text, account_label text, scope text[], token text, refresh text, expires_at timestamptz,
-  refresh_expires_at timestamptz, data jsonb, revoke_old boolean default false
+  refresh_expires_at timestamptz, data jsonb, revoke_old boolean default false, parked_id uuid default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
@@ -649,9 +705,12 @@ declare
   known   boolean;
   fits    boolean;
   profile uuid;
+  answered boolean := false;
 begin
   perform gateway.lock_user(user_id);
-  select s.* into stands from gateway.standing(user_id, provider, account_key) s;
+  -- By the key that the catalogue asks for now, else by the id that the caller saw: `accounts` may have changed since.
+  select s.* into stands from gateway.standing(user_id, provider) s
+   where s.account_key = account_key or s.id = connection_id order by (s.account_key = account_key) desc limit 1;
   perform from public.provider_data d where d.id = stands.id for update;
   known := found;  -- otherwise it went while we waited for it
   if known then
@@ -661,17 +720,27 @@ begin
       and not exists (select from public.provider_data d where d.id = connection_id)
       and not exists (select from gateway.event e where e.connection_id = connection_id);
   end if;
-  if not coalesce(fits, false) or not exists (select from gateway.live_user(user_id)) then
+  fits := coalesce(fits, false) and exists (select from gateway.live_user(user_id));
+  if fits and parked_id is not null then
+    -- The question is answered once: whoever comes second finds nothing parked.
+    perform set_config('gateway.parked_grant_used', parked_id::text, true);
+    delete from gateway.parked_grant p
+     where p.id = parked_id and p.user_id = user_id and p.parked_until > clock_timestamp();
+    fits := found;
+    answered := not found;
+  end if;
+  if not fits then
     return jsonb_build_object(
-      'saved', false, 'created', false,
+      'saved', false, 'created', false, 'answered', answered,
       'id', case when known then stands.id else gen_random_uuid() end,
       'generation', case when known then stands.generation else 0 end,
       'account_id', case when known then stands.account_id end,
-      'account_label', case when known then stands.account_label end);
+      'account_label', case when known then stands.account_label end,
+      'refresh', case when known then stands.refresh end);
   end if;
   if revoke_old and known then
-    insert into gateway.revocation (connection_id, generation, provider, token, refresh, reason)
-    select d.id, stands.generation, provider, d.token, d.refresh, 'superseded' from public.provider_data d
+    insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason)
+    select d.id, stands.generation, provider, stands.account_id, d.token, d.refresh, 'superseded' from public.provider_data d
      where d.id = stands.id and (d.token is not null or d.refresh is not null)
     on conflict on constraint revocation_pkey do nothing;
   end if;
@@ -687,7 +756,7 @@ begin
   values (connection_id, user_id, provider, type, account_key, account_id, account_label, scope, generation, expires_at,
           refresh_expires_at)
   on conflict (id) do update set
-    type = excluded.type, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,
+    type = excluded.type, account_key = excluded.account_key, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,
     status = 'active', generation = excluded.generation, expires_at = excluded.expires_at,
     refresh_expires_at = excluded.refresh_expires_at, lease_id = null, lease_until = null, updated_at = clock_timestamp();
   perform gateway.list_in_profile(user_id, profile, connection_id);
@@ -752,12 +821,63 @@ begin
   end if;
   delete from public.provider_data d where d.id = gone.id;
   update gateway.revocation r set reason = 'disconnected' where r.connection_id = gone.id and r.generation = gone.generation
-  returning jsonb_build_object('generation', r.generation, 'token', r.token, 'refresh', r.refresh) into queued;
+  returning gateway.to_give_back(r) into queued;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('connection.disconnected', gone.id, whose, gone.provider,
           jsonb_build_object('account', jsonb_build_object('id', gone.account_id, 'label', gone.account_label)));
   return jsonb_build_object('connection_id', gone.id, 'provider', gone.provider, 'account_id', gone.account_id,
                             'account_label', gone.account_label, 'erased_at', clock_timestamp(), 'revocation', queued);
+end $$;
+
+-- Another account came back: kept until its user says what becomes of it. One that was parked before is given back.
+create or replace function public.gateway_park_grant_v1(
+  parked_id uuid, user_id uuid, provider text, browser_hash text, account_id text, account_label text, scope text[],
+  token text, refresh text, expires_at timestamptz, refresh_expires_at timestamptz, facts jsonb, return_to text, display text
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+begin
+  perform gateway.lock_user(user_id);
+  delete from gateway.parked_grant p where p.user_id = user_id and p.provider = provider;
+  insert into gateway.parked_grant
+    (id, user_id, provider, browser_hash, account_id, account_label, scope, token, refresh, expires_at, refresh_expires_at,
+     facts, return_to, display)
+  values
+    (parked_id, user_id, provider, browser_hash, account_id, account_label, scope, token, refresh, expires_at,
+     refresh_expires_at, coalesce(facts, '{}'), return_to, display);
+  insert into gateway.event (type, user_id, provider, data)
+  values ('grant.parked', user_id, provider,
+          jsonb_build_object('account', jsonb_build_object('id', account_id, 'label', account_label)));
+  return '{}';
+end $$;
+
+-- null: nobody is signed in, or nothing of theirs is parked for this browser.
+create or replace function public.gateway_parked_grant_v1(session_hash text, browser_hash text, provider text)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_variable
+begin
+  return (
+    select to_jsonb(p) || jsonb_build_object(
+             'label', s.label,
+             'standing', coalesce((select jsonb_agg(x) from gateway.standing(p.user_id, p.provider) x), '[]'))
+      from gateway.live_session(session_hash) s
+      join gateway.parked_grant p on p.user_id = s.user_id and p.provider = provider and p.browser_hash = browser_hash
+     where p.parked_until > clock_timestamp()
+  );
+end $$;
+
+-- null: it is answered already. The trigger puts the grant into the queue.
+create or replace function public.gateway_refuse_parked_grant_v1(parked_id uuid)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  gone gateway.parked_grant;
+begin
+  delete from gateway.parked_grant p where p.id = parked_id returning p.* into gone;
+  if not found then
+    return null;
+  end if;
+  return (select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = gone.id and r.generation = 1);
 end $$;
 
 -- 8 -- functions: revocations, events, schema ------------------------------------------------------------------------
@@ -790,6 +910,36 @@ begin
   return jsonb_build_object('left', found);
 end $$;
 
+-- null: nothing is due. Silence is a no: what was parked and not answered comes into the queue first. Whoever claims has two
+-- minutes before another may try; what could not be given back in 72 hours is told of and let go.
+create or replace function public.gateway_claim_revocation_v1()
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  over    timestamptz := clock_timestamp();
+  claimed gateway.revocation;
+begin
+  delete from gateway.parked_grant p where p.id in (
+    select x.id from gateway.parked_grant x where x.parked_until <= over
+     order by x.parked_until limit 100 for update skip locked);
+  with let_go as (
+    delete from gateway.revocation r where (r.connection_id, r.generation) in (
+      select x.connection_id, x.generation from gateway.revocation x
+       where x.due_at <= over and x.created_at < over - interval '72 hours' limit 100 for update skip locked)
+    returning r.connection_id, r.provider
+  )
+  insert into gateway.event (type, connection_id, provider)
+  select 'grant.revocation_abandoned', l.connection_id, l.provider from let_go l;
+  update gateway.revocation r set due_at = clock_timestamp() + interval '2 minutes'
+   where (r.connection_id, r.generation) = (
+     select x.connection_id, x.generation from gateway.revocation x
+      where x.due_at <= over order by x.due_at limit 1 for update skip locked)
+  returning r.* into claimed;
+  if not found then
+    return null;
+  end if;
+  return gateway.to_give_back(claimed);
+end $$;
+
 create or replace function public.gateway_record_v1(type text, connection_id uuid, user_id uuid, provider text, data jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_variable
@@ -806,6 +956,21 @@ begin
 end $$;
 
 -- 9 -- who may call --------------------------------------------------------------------------------------------------
+
+-- A function with other arguments than before is another function, and a call might fit both: the newest stays.
+do $retired$
+declare
+  retired regprocedure;
+begin
+  for retired in
+    select p.oid::regprocedure from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+     where (n.nspname = 'gateway' or (n.nspname = 'public' and p.proname ~ '^gateway_.*_v[0-9]+$'))
+       and exists (select from pg_catalog.pg_proc newer
+                    where newer.pronamespace = p.pronamespace and newer.proname = p.proname and newer.oid > p.oid)
+  loop
+    execute format('drop function %s', retired);
+  end loop;
+end $retired$;
 
 -- By name as well as from public: Supabase's default privileges grant every new function to anon and authenticated.
 do $calls$

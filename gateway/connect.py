@@ -13,25 +13,15 @@ import json
 import secrets
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
 
 import structlog
 
-from gateway import oauth
+from gateway import grants, oauth, revocation
 from gateway.account import read_account
 from gateway.catalog import Provider
-from gateway.errors import (
-    BrowserMismatch,
-    DatabaseUnavailable,
-    GatewayError,
-    NotFound,
-    ProviderFailed,
-    StateInvalid,
-    Unauthenticated,
-    UserMismatch,
-)
-from gateway.models import Account, AuthorizationRequest, Display, Erased, Grant, Revocation, Standing
+from gateway.errors import BrowserMismatch, GatewayError, NotFound, StateInvalid, Unauthenticated, UserMismatch
+from gateway.models import AuthorizationRequest, Display, Erased
 from gateway.outbound import Deadline
 from gateway.runtime import Runtime
 from gateway.vault import fingerprint
@@ -40,10 +30,6 @@ log = structlog.get_logger(__name__)
 
 EXCHANGE_SECONDS = 10.0
 """For everything that is asked of the provider in one callback."""
-REVOKE_SECONDS = 4.0
-_SAVE_TRIES = 3
-
-Revoked = Literal["done", "queued", "unsupported"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +41,8 @@ class Outcome:
     display: Display
     connection_id: uuid.UUID | None = None
     error: GatewayError | None = None
+    parked: bool = False
+    """Another account came back: the user has to say what becomes of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +50,27 @@ class Receipt:
     """What a disconnect did."""
 
     erased: Erased
-    revocation: Revoked
+    revocation: revocation.Revoked
 
 
 # -- begin -----------------------------------------------------------------------------------------------------------
 
 
 def begin(
-    rt: Runtime, provider_id: str, *, session: str, browser: str, return_to: str | None, display: Display = "page"
+    rt: Runtime,
+    provider_id: str,
+    *,
+    session: str,
+    browser: str,
+    return_to: str | None = None,
+    display: Display = "page",
+    another: bool = False,
 ) -> str:
     """
     The provider's URL for one attempt of the user who owns `session` (RFC 6749 section 4.1.1).
 
-    `browser` is the secret in the cookie that binds the attempt to this browser. Raises NotFound, Unauthenticated and what
+    `browser` is the secret in the cookie that binds the attempt to this browser; `another` says that one more account is
+    wanted, where the catalogue allows many. Raises NotFound, Unauthenticated and what
     discovery raises.
     """
     provider = rt.issuers.complete(rt.provider(provider_id))
@@ -95,6 +91,7 @@ def begin(
         scope=provider.scope,
         return_to=return_to,
         display=display,
+        another=another,
     )
     if user is None:
         raise Unauthenticated("no live session")
@@ -132,14 +129,15 @@ def finish(
     if provider is None or request.provider != provider.id:
         raise StateInvalid("the state belongs to another provider's callback")
     _judge_who(rt, request, browser)
+    ended = Outcome(provider, request.return_to, request.display)
     try:
         connection_id = _redeem(rt, rt.provider(provider.id), request, state_hash, parameters)
     except GatewayError as error:
         if not error.returned:
             raise
         log.info("connect.refused", provider=provider.id, error=error.slug, reason=str(error))
-        return Outcome(provider, request.return_to, request.display, error=error)
-    return Outcome(provider, request.return_to, request.display, connection_id=connection_id)
+        return replace(ended, error=error)
+    return replace(ended, connection_id=connection_id, parked=connection_id is None)
 
 
 def _judge_who(rt: Runtime, request: AuthorizationRequest, browser: str) -> None:
@@ -162,7 +160,8 @@ def _redeem(
     request: AuthorizationRequest,
     state_hash: str,
     parameters: Mapping[str, Sequence[str]],
-) -> uuid.UUID:
+) -> uuid.UUID | None:
+    """The id of the connection that stands now, or None where the grant was parked."""
     deadline = Deadline.after(EXCHANGE_SECONDS)
     provider = rt.issuers.complete(provider, deadline)
     code = oauth.read_authorization_response(provider, parameters)
@@ -170,10 +169,10 @@ def _redeem(
     answer = _exchange(rt, provider, request, code, kept["code_verifier"], deadline)
     try:
         account = read_account(rt, provider, answer, nonce=kept["nonce"], deadline=deadline)
-        return _save(rt, provider, request, answer.grant, account)
+        return grants.keep(rt, provider, request, answer.grant, account)
     except GatewayError as error:
         # The code is redeemed but nothing stands here: what was granted is given back where that can be done.
-        if not _give_back(rt, provider, answer.grant, spared=request.standing is not None):
+        if not revocation.give_back(rt, provider, answer.grant, beside=bool(request.standing)):
             error.left_installed = (provider.name, provider.installed_apps_url)
         raise
 
@@ -189,93 +188,6 @@ def _exchange(
     return oauth.read_token_response(provider, answer.status, answer.body, now=rt.now(), scope=request.scope)
 
 
-def _save(rt: Runtime, provider: Provider, request: AuthorizationRequest, grant: Grant, account: Account) -> uuid.UUID:
-    """Compare-and-set: the seal needs the id and the generation, so what stands is believed and sealed for again."""
-    standing = request.standing or Standing(uuid.uuid4(), 0)
-    for _ in range(_SAVE_TRIES):
-        saved = rt.store.save_connection(
-            connection_id=standing.id,
-            generation=standing.generation + 1,
-            user_id=request.user_id,
-            user_label=request.session_label,
-            provider=provider.id,
-            type=provider.type,
-            account_key="" if provider.accounts == "one" else account.id,
-            account_id=account.id,
-            account_label=account.label,
-            scope=grant.scope,
-            token=_seal(rt, standing, "token", grant.access_token),
-            refresh=_seal(rt, standing, "refresh", grant.refresh_token),
-            expires_at=grant.expires_at,
-            refresh_expires_at=grant.refresh_expires_at,
-            data={
-                **grant.facts,
-                "account": {"id": account.id, "label": account.label},
-                "scope": list(grant.scope),
-                "status": "active",
-            },
-        )
-        if saved.saved:
-            return saved.standing.id
-        standing = saved.standing
-    raise DatabaseUnavailable("the row kept changing while it was saved")
-
-
-def _seal(rt: Runtime, standing: Standing, column: str, secret: str | None) -> str | None:
-    if secret is None:
-        return None
-    return rt.vault.seal(secret, row=str(standing.id), column=column, generation=standing.generation + 1)
-
-
-# -- give back -------------------------------------------------------------------------------------------------------
-
-
-def _give_back(rt: Runtime, provider: Provider, grant: Grant, *, spared: bool) -> bool:
-    """
-    Whether a grant that was not stored is revoked, now or soon.
-
-    Where a revocation ends everything between the account and us (`revocation_ends = "account"`), a connection that stands
-    already would die with it; then the new grant is left to expire.
-    """
-    if provider.revocation_endpoint is None:
-        return False
-    if spared and provider.revocation_ends == "account":
-        return True
-    orphan = Standing(uuid.uuid4(), 0)
-    revocation = Revocation(orphan.id, provider.id, 1, grant.access_token, grant.refresh_token)
-    try:
-        _revoke(rt, provider, revocation)
-    except ProviderFailed as error:
-        log.warning("revocation.queued", provider=provider.id, reason=str(error))
-    else:
-        return True
-    try:
-        rt.store.queue_revocation(
-            connection_id=orphan.id,
-            generation=1,
-            provider=provider.id,
-            token=_seal(rt, orphan, "token", grant.access_token),
-            refresh=_seal(rt, orphan, "refresh", grant.refresh_token),
-            reason="not_stored",
-        )
-    except GatewayError:
-        return False
-    return True
-
-
-def _revoke(rt: Runtime, provider: Provider, open_grant: Revocation) -> None:
-    """RFC 7009 for both tokens; the longer-lived one first, and its answer is the one that counts."""
-    client = rt.clients[provider.id]
-    deadline = Deadline.after(REVOKE_SECONDS)
-    held = [(open_grant.refresh, "refresh_token"), (open_grant.token, "access_token")]
-    for token, hint in [(token, hint) for token, hint in held if token is not None]:
-        wire = oauth.revocation_request(provider, client, token=token, hint=hint)
-        answer = rt.outbound.request(wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline)
-        oauth.read_revocation_response(answer.status, answer.body)
-        if provider.revocation_ends == "account":
-            return
-
-
 # -- disconnect ------------------------------------------------------------------------------------------------------
 
 
@@ -289,43 +201,4 @@ def disconnect(rt: Runtime, connection_id: uuid.UUID, *, session: str) -> Receip
     erased = rt.store.disconnect(session_hash=fingerprint(session), connection_id=connection_id)
     if erased is None:
         raise NotFound("no such connection of this user")
-    return Receipt(erased, _settle(rt, erased.revocation))
-
-
-def _settle(rt: Runtime, queued: Revocation | None) -> Revoked:
-    if queued is None:
-        return "unsupported"
-    provider = rt.catalog.get(queued.provider)
-    done: Revoked = "queued"
-    try:
-        if provider is not None and provider.id in rt.clients:
-            provider = rt.issuers.complete(provider)
-            if provider.revocation_endpoint is None:
-                done = "unsupported"
-            else:
-                _revoke(rt, provider, _opened(rt, queued))
-                done = "done"
-    except GatewayError as error:
-        log.warning("revocation.queued", provider=queued.provider, reason=str(error))
-    try:
-        rt.store.settle_revocation(
-            connection_id=queued.connection_id, generation=queued.generation, done=done != "queued"
-        )
-    except DatabaseUnavailable:
-        log.warning("revocation.unsettled", provider=queued.provider)
-    return done
-
-
-def _opened(rt: Runtime, queued: Revocation) -> Revocation:
-    def opened(column: str, sealed: str | None) -> Any:
-        if sealed is None:
-            return None
-        return rt.vault.open(sealed, row=str(queued.connection_id), column=column, generation=queued.generation)
-
-    return Revocation(
-        queued.connection_id,
-        queued.provider,
-        queued.generation,
-        opened("token", queued.token),
-        opened("refresh", queued.refresh),
-    )
+    return Receipt(erased, revocation.settle(rt, erased.revocation))

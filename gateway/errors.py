@@ -11,7 +11,7 @@ One tree of what can go wrong, and who must act.
     ├── GrantUnusable          a stored connection cannot be used just now
     │   └── NeedsReauthorization  PendingConfirmation  RefreshInProgress  SecretUnreadable
     ├── RequestRefused         the caller must send something else
-    │   └── NotFound  MethodNotAllowed  TooLarge  Unauthenticated  Forbidden  Frozen  RateLimited
+    │   └── BadRequest  NotFound  MethodNotAllowed  TooLarge  Unauthenticated  Forbidden  Frozen  RateLimited
     ├── DatabaseUnavailable
     └── Unexpected             a defect of ours, shown without detail
 
@@ -231,6 +231,16 @@ class RequestRefused(GatewayError):
     """The caller must send something else."""
 
     remedy: ClassVar[Remedy] = "fix_request"
+
+
+class BadRequest(RequestRefused):
+    """RFC 9110 section 15.5.1: a request that does not parse."""
+
+    slug = "bad_request"
+    status = 400
+    title = "The request could not be read"
+    meaning = "Something in the request does not follow its format."
+    way_on = "Check what was sent against the API description."
 
 
 class NotFound(RequestRefused):

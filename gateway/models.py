@@ -64,6 +64,8 @@ class Standing:
     generation: int
     account_id: str | None = None
     account_label: str | None = None
+    refresh: str | None = field(default=None, repr=False)
+    """The sealed refresh token that stands, for an answer that brings none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,10 @@ class AuthorizationRequest:
     session_user_id: UUID | None
     """Who is signed in, in the browser that came back; None for nobody."""
     session_label: str
-    standing: Standing | None
+    another: bool
+    """The user asked for one more account, so that a new one is no surprise."""
+    standing: tuple[Standing, ...]
+    """What stands of this user at this provider, newest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,25 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
+class ParkedGrant:
+    """A sealed grant of another account than the one that stands, until its user says what becomes of it."""
+
+    id: UUID
+    user: User
+    provider: str
+    account: Account
+    scope: tuple[str, ...]
+    token: str | None = field(repr=False)
+    refresh: str | None = field(repr=False)
+    expires_at: datetime | None
+    refresh_expires_at: datetime | None
+    facts: Mapping[str, str]
+    return_to: str | None
+    display: Display
+    standing: tuple[Standing, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Revocation:
     """A sealed grant that still has to be given back to its provider (RFC 7009)."""
 
@@ -109,6 +133,8 @@ class Revocation:
     generation: int
     token: str | None = field(repr=False)
     refresh: str | None = field(repr=False)
+    beside: bool = False
+    """The same account is connected still, or again: some providers would end that along with this grant."""
 
 
 @dataclass(frozen=True, slots=True)

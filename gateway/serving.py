@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import sys
 
+from flask import Flask
+
+from gateway import create_app
 from gateway.errors import DatabaseUnavailable, NotFound, SettingsRefused, Unexpected
 from gateway.store import SCHEMA_VERSION, apply_schema, open_store
+from gateway.worker import start_worker
 
 BLOCKING_THREADS = 64
 
@@ -44,6 +48,13 @@ def check_schema(dsn: str, *, own: bool) -> None:
         raise SettingsRefused(["the database's schema is missing or older: run `python -m gateway db apply`"])
 
 
+def served_app() -> Flask:
+    """The application in one of our own server's processes, with a worker beside it."""
+    app = create_app()
+    start_worker(app.extensions["gateway"])
+    return app
+
+
 def run_server(host: str, port: int, workers: int, *, quiet: bool = False) -> None:
     """Serves until it is told to stop; requests under way are finished."""
     from granian import Granian
@@ -51,7 +62,7 @@ def run_server(host: str, port: int, workers: int, *, quiet: bool = False) -> No
     from granian.log import LogLevels
 
     Granian(
-        "gateway:create_app",
+        "gateway.serving:served_app",
         factory=True,
         address=host,
         port=port,

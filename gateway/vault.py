@@ -50,6 +50,14 @@ class Vault:
         except (InvalidToken, UnicodeError):
             raise SecretUnreadable(f"{column} of {row} in generation {generation} does not open") from None
 
+    def seal_some(self, secret: str | None, *, row: str, column: str, generation: int) -> str | None:
+        """As `seal`; nothing stays nothing."""
+        return None if secret is None else self.seal(secret, row=row, column=column, generation=generation)
+
+    def open_some(self, sealed: str | None, *, row: str, column: str, generation: int) -> str | None:
+        """As `open`; nothing stays nothing."""
+        return None if sealed is None else self.open(sealed, row=row, column=column, generation=generation)
+
     def stale(self, sealed: str, *, row: str, column: str, generation: int) -> bool:
         """Whether it opens, but not with the newest key: time to seal it again."""
         try:

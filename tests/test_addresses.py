@@ -126,7 +126,9 @@ def test_an_address_on_an_app_origin_is_returned_to_as_it_is(value):
     assert value == app_address(SETTINGS, value) == here_or_app_address(SETTINGS, value)
 
 
-@pytest.mark.parametrize("value", ["/", "/connections", "/email/google/connect?return_to=https%3A%2F%2Fgood%2F", "/a//b", "/a%2Fb", "/a/%2e"])
+@pytest.mark.parametrize(
+    "value", ["/", "/connections", "/email/google/connect?return_to=https%3A%2F%2Fgood%2F", "/a//b", "/a%2Fb", "/a/%2e"]
+)
 def test_a_path_here_may_be_next_but_no_return_address(value):
     """
     `next` may stay here; `return_to` is an absolute address of the product.
@@ -165,7 +167,19 @@ def test_an_answer_is_added_and_the_rest_is_left_as_it_was(url, expected):
 
 
 @pytest.mark.parametrize(
-    "name", ["connection", "provider", "error", "confirmation", "c%6Fnnection", "%63onnection", "err%6fr", "%65rror", "confirm%61tion", "pr%6Fvider"]
+    "name",
+    [
+        "connection",
+        "provider",
+        "error",
+        "confirmation",
+        "c%6Fnnection",
+        "%63onnection",
+        "err%6fr",
+        "%65rror",
+        "confirm%61tion",
+        "pr%6Fvider",
+    ],
 )
 def test_an_answer_cannot_be_put_into_the_link_beforehand(name):
     """

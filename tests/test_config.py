@@ -58,7 +58,9 @@ def test_origins_are_kept_as_browsers_send_them():
     """
     Lower case, without a default port or a slash (RFC 6454 section 6.2), so that they can be compared as text.
     """
-    found = settings(GATEWAY_APP_ORIGINS="HTTPS://App.Example.com:443/, http://localhost:3000,https://[2001:DB8::1]:8443")
+    found = settings(
+        GATEWAY_APP_ORIGINS="HTTPS://App.Example.com:443/, http://localhost:3000,https://[2001:DB8::1]:8443"
+    )
 
     assert ("https://app.example.com", "http://localhost:3000", "https://[2001:db8::1]:8443") == found.app_origins
 
@@ -206,7 +208,9 @@ def test_a_supabase_secret_needs_the_project_it_belongs_to(name):
     Without SUPABASE_URL nothing says whose tokens are believed.
     """
     assert any("SUPABASE_URL" in problem for problem in problems(**{name: JWT_SECRET}))
-    assert settings(**{name: JWT_SECRET, "SUPABASE_URL": "https://p.supabase.co/"}).supabase_url == "https://p.supabase.co"
+    assert (
+        settings(**{name: JWT_SECRET, "SUPABASE_URL": "https://p.supabase.co/"}).supabase_url == "https://p.supabase.co"
+    )
 
 
 def test_a_shared_jwt_secret_is_as_long_as_its_hash():
@@ -285,7 +289,9 @@ def test_no_problem_repeats_a_secret():
     """
     The list of problems goes to a terminal and to a log.
     """
-    told = " ".join(problems(GATEWAY_KEYS="canary-key", DATABASE_URL="canary://alice:canary@db", SUPABASE_JWT_SECRET="canary"))
+    told = " ".join(
+        problems(GATEWAY_KEYS="canary-key", DATABASE_URL="canary://alice:canary@db", SUPABASE_JWT_SECRET="canary")
+    )
 
     assert "canary" not in told
 

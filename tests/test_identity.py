@@ -47,7 +47,10 @@ class Project:
         self.page: object = {"keys": [key.as_dict(private=False) for key in keys]}
         self.asked: list[str] = []
 
-    def request(self, method, url, *, headers=None, body=None, deadline=None) -> Answer:
+    def request(self, method, url, *, headers, deadline, body=None) -> Answer:
+        """As the real one; only reads are expected."""
+        assert ("GET", None, "application/json") == (method, body, headers["Accept"])
+        assert deadline is None
         self.asked.append(url)
         if isinstance(self.page, Exception):
             raise self.page
@@ -59,11 +62,13 @@ def project():
     return Project(CURVED, ROUND)
 
 
-def believing(project: object, *, secret: str | None = SECRET, url: str | None = PROJECT) -> Identity:
+def believing(
+    project: object, *, secret: str | None = SECRET, url: str | None = PROJECT, clock=time.monotonic
+) -> Identity:
     environ = {"GATEWAY_KEYS": Fernet.generate_key().decode()}
     environ |= {"SUPABASE_URL": url} if url else {}
     environ |= {"SUPABASE_JWT_SECRET": secret} if secret else {}
-    return Identity(read_settings(environ), Issuers(project))
+    return Identity(read_settings(environ), Issuers(project, clock))
 
 
 @pytest.fixture
@@ -98,7 +103,9 @@ def refuses(identity: Identity, value: str) -> None:
 # -- believed --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("key", "alg"), [(SHARED, "HS256"), (CURVED, "ES256"), (ROUND, "RS256")], ids=["HS256", "ES256", "RS256"])
+@pytest.mark.parametrize(
+    ("key", "alg"), [(SHARED, "HS256"), (CURVED, "ES256"), (ROUND, "RS256")], ids=["HS256", "ES256", "RS256"]
+)
 def test_an_access_token_of_the_project_proves_its_user(identity, key, alg):
     """
     `sub` is who it is, the e-mail is how to call them, `exp` is until when.
@@ -225,7 +232,14 @@ def test_the_public_anon_key_proves_nobody(identity):
     """
     It is in every front end, with a valid signature: no user, no audience, another role.
     """
-    refuses(identity, handmade({"alg": "HS256", "typ": "JWT"}, SECRET.encode(), {"iss": "supabase", "ref": "x", "role": "anon", "iat": AT, "exp": AT + 10**8}))
+    refuses(
+        identity,
+        handmade(
+            {"alg": "HS256", "typ": "JWT"},
+            SECRET.encode(),
+            {"iss": "supabase", "ref": "x", "role": "anon", "iat": AT, "exp": AT + 10**8},
+        ),
+    )
     refuses(identity, handmade({"alg": "HS256"}, SECRET.encode(), {**CLAIMS, "role": "anon", "sub": None}))
     refuses(identity, handmade({"alg": "HS256"}, SECRET.encode(), {**CLAIMS, "role": "service_role"}))
 
@@ -240,7 +254,9 @@ def test_an_id_token_of_a_provider_is_no_access_token(identity):
     refuses(identity, token({}, google, "RS256"))
 
 
-@pytest.mark.parametrize("alg", ["none", "None", "nOnE", "NONE", "", None, 7, "HS512", "HS384", "RS384", "ES512", "PS256", "EdDSA", "dir"])
+@pytest.mark.parametrize(
+    "alg", ["none", "None", "nOnE", "NONE", "", None, 7, "HS512", "HS384", "RS384", "ES512", "PS256", "EdDSA", "dir"]
+)
 @pytest.mark.parametrize("secret", [None, SECRET.encode()], ids=["unsigned", "signed"])
 def test_an_algorithm_that_is_not_ours_is_refused(identity, alg, secret):
     """
@@ -259,7 +275,12 @@ def test_a_public_key_is_no_shared_secret(project, secret):
     identity = believing(project, secret=secret)
     for key in (ROUND, CURVED):
         entry = key.as_dict(private=False)
-        forms = (key.as_pem(private=False), key.as_pem(private=False).strip(), key.as_der(private=False), json.dumps(entry).encode())
+        forms = (
+            key.as_pem(private=False),
+            key.as_pem(private=False).strip(),
+            key.as_der(private=False),
+            json.dumps(entry).encode(),
+        )
         for form in forms:
             refuses(identity, handmade({"alg": "HS256", "kid": key.kid}, form))
             refuses(identity, handmade({"alg": "HS256"}, form))
@@ -303,7 +324,11 @@ def test_an_extension_that_we_do_not_understand_is_refused(identity):
         refuses(identity, handmade(header, SECRET.encode()))
 
 
-@pytest.mark.parametrize("kid", ["../../dev/null", "' or 1=1 --", "k" * 10_240, "", 7, None, ["ec-1"], {"a": 1}, "\x00", "ec-1 "], ids=lambda kid: ascii(kid)[:20])
+@pytest.mark.parametrize(
+    "kid",
+    ["../../dev/null", "' or 1=1 --", "k" * 10_240, "", 7, None, ["ec-1"], {"a": 1}, "\x00", "ec-1 "],
+    ids=lambda kid: ascii(kid)[:20],
+)
 def test_a_strange_key_id_finds_no_key(identity, kid):
     """
     It is compared, and never a path or a query.
@@ -334,7 +359,21 @@ def test_an_encrypted_token_is_refused(identity):
 @pytest.mark.parametrize(
     "value",
     [
-        *("", ".", "..", "...", "....", "a", "a.b", "a.b.c", "a.b.c.d.e", " ", "\x00", "\u00e9.\u00e9.\u00e9", "\ud800.a.b"),
+        *(
+            "",
+            ".",
+            "..",
+            "...",
+            "....",
+            "a",
+            "a.b",
+            "a.b.c",
+            "a.b.c.d.e",
+            " ",
+            "\x00",
+            "\u00e9.\u00e9.\u00e9",
+            "\ud800.a.b",
+        ),
         "eyJhbGciOiJIUzI1NiJ9..",
         "e30.e30.e30",
         "bnVsbA.bnVsbA.bnVsbA",
@@ -363,7 +402,7 @@ def test_an_endless_token_is_refused_at_once(identity):
     """
     CVE-2025-61920: its length is judged before anything of it is decoded.
     """
-    endless = "A" * 50_000_000
+    endless = "A" * 5_000_000
     began = time.perf_counter()
     for value in (f"{endless}.e30.e30", f"eyJhbGciOiJIUzI1NiJ9.{endless}.AA", f"eyJhbGciOiJIUzI1NiJ9.e30.{endless}"):
         refuses(identity, value)
@@ -396,18 +435,20 @@ def test_a_symmetric_key_in_the_published_set_signs_nothing(project):
     refuses(identity, token({}, published, "HS256"))
 
 
-def test_users_stay_signed_in_while_the_project_s_keys_cannot_be_had(identity, project):
+def test_users_stay_signed_in_while_the_project_s_keys_cannot_be_had(project):
     """
     The last good set stands; without any, the failure is the project's and not the user's.
     """
+    seconds = [0.0]
+    identity = believing(project, clock=lambda: seconds[0])
+    assert identity.read_access_token(token(), now=NOW)
+
     project.page = ProviderUnavailable("slow")
+    seconds[0] += 86_400
+    assert identity.read_access_token(token(), now=NOW)
+    assert 2 == len(project.asked)
     with pytest.raises(ProviderUnavailable):
         believing(project).read_access_token(token(), now=NOW)
-
-    project.page = {"keys": [CURVED.as_dict(private=False)]}
-    assert identity.read_access_token(token(), now=NOW)
-    project.page = ProviderUnavailable("slow")
-    assert identity.read_access_token(token(), now=NOW)
 
 
 def test_keys_are_never_fetched_over_plain_http_without_leave():
@@ -417,7 +458,9 @@ def test_keys_are_never_fetched_over_plain_http_without_leave():
     outbound = Outbound()
     try:
         with pytest.raises(ProviderUnavailable):
-            believing(outbound, secret=None, url="http://127.0.0.1:9").read_access_token(token({"iss": "http://127.0.0.1:9/auth/v1"}), now=NOW)
+            believing(outbound, secret=None, url="http://127.0.0.1:9").read_access_token(
+                token({"iss": "http://127.0.0.1:9/auth/v1"}), now=NOW
+            )
     finally:
         outbound.close()
 

@@ -258,7 +258,11 @@ def test_highlevel_is_told_the_user_type_and_no_verifier():
     """
     found = dict(parse_qsl(redeemed(GHL).body))
 
-    assert ("Location", "client-id", "client-secret") == (found["user_type"], found["client_id"], found["client_secret"])
+    assert ("Location", "client-id", "client-secret") == (
+        found["user_type"],
+        found["client_id"],
+        found["client_secret"],
+    )
     assert "code_verifier" not in found
 
 
@@ -270,7 +274,11 @@ def test_basic_credentials_are_form_encoded_before_they_are_joined():
 
     kind, _, credentials = wire.headers["Authorization"].partition(" ")
     client_id, secret = base64.b64decode(credentials).decode().split(":")
-    assert ("Basic", ODD_CLIENT.client_id, ODD_CLIENT.client_secret) == (kind, unquote_plus(client_id), unquote_plus(secret))
+    assert ("Basic", ODD_CLIENT.client_id, ODD_CLIENT.client_secret) == (
+        kind,
+        unquote_plus(client_id),
+        unquote_plus(secret),
+    )
     assert "client_secret" not in wire.body
 
 
@@ -341,7 +349,12 @@ def test_a_token_response_becomes_a_grant():
     })  # fmt: skip
 
     grant = found.grant
-    assert ("at-1", "rt-1", "Bearer", "e.y.J") == (grant.access_token, grant.refresh_token, grant.token_type, grant.id_token)
+    assert ("at-1", "rt-1", "Bearer", "e.y.J") == (
+        grant.access_token,
+        grant.refresh_token,
+        grant.token_type,
+        grant.id_token,
+    )
     assert ("mail.read", "calendar") == grant.scope
     assert (NOW + timedelta(hours=1), NOW + timedelta(hours=2)) == (grant.expires_at, grant.refresh_expires_at)
     assert "alice" == found.rest["owner"]
@@ -355,7 +368,12 @@ def test_what_a_response_leaves_out_is_what_was_asked_for_or_unknown():
     """
     grant = answer({"access_token": "at"}).grant
 
-    assert (("mail.read",), None, None, None) == (grant.scope, grant.expires_at, grant.refresh_token, grant.refresh_expires_at)
+    assert (("mail.read",), None, None, None) == (
+        grant.scope,
+        grant.expires_at,
+        grant.refresh_token,
+        grant.refresh_expires_at,
+    )
 
 
 def test_a_refresh_token_lives_as_long_as_the_answer_or_else_the_catalogue_says():
@@ -366,13 +384,31 @@ def test_a_refresh_token_lives_as_long_as_the_answer_or_else_the_catalogue_says(
     provider = acme(refresh_token_seconds=604_800)
 
     assert NOW + timedelta(days=7) == answer(body, provider=provider).grant.refresh_expires_at
-    assert NOW + timedelta(hours=1) == answer({**body, "refresh_token_expires_in": 3600}, provider=provider).grant.refresh_expires_at
+    assert (
+        NOW + timedelta(hours=1)
+        == answer({**body, "refresh_token_expires_in": 3600}, provider=provider).grant.refresh_expires_at
+    )
     assert answer({"access_token": "at"}, provider=provider).grant.refresh_expires_at is None
 
 
 @pytest.mark.parametrize(
     "lifetime",
-    ["-1", "0", '"3600"', "1e309", "-1e309", "null", "1000000000000", "1" + "0" * 400, "true", "[]", "{}", "NaN", "Infinity", '""'],
+    [
+        "-1",
+        "0",
+        '"3600"',
+        "1e309",
+        "-1e309",
+        "null",
+        "1000000000000",
+        "1" + "0" * 400,
+        "true",
+        "[]",
+        "{}",
+        "NaN",
+        "Infinity",
+        '""',
+    ],
     ids=lambda text: text[:14],
 )
 def test_a_lifetime_that_is_no_sensible_number_is_refused(lifetime):
@@ -386,7 +422,9 @@ def test_a_lifetime_that_is_no_sensible_number_is_refused(lifetime):
             answer(b'{"access_token": "at", "refresh_token": "rt", "refresh_token_expires_in": %s}' % lifetime.encode())
 
 
-@pytest.mark.parametrize("token", ["", "a\r\nb", "a\x00b", "a\nb", "caf\u00e9", "\ud800", 7, None, True, ["a"], {"a": 1}], ids=ascii)
+@pytest.mark.parametrize(
+    "token", ["", "a\r\nb", "a\x00b", "a\nb", "caf\u00e9", "\ud800", 7, None, True, ["a"], {"a": 1}], ids=ascii
+)
 def test_a_token_that_could_break_a_header_or_a_row_is_refused(token):
     """
     RFC 6749 appendix A.12: visible ASCII.
@@ -423,7 +461,16 @@ def test_only_facts_that_a_row_and_a_page_can_hold_are_kept():
     provider = acme(facts=("plain", "number", "no", "nul", "half", "long", "list", "missing"))
 
     facts = answer(
-        {"access_token": "at", "plain": "loc 1", "number": 7, "no": False, "nul": "a\x00b", "half": "\ud800", "long": "x" * 9000, "list": [1]},
+        {
+            "access_token": "at",
+            "plain": "loc 1",
+            "number": 7,
+            "no": False,
+            "nul": "a\x00b",
+            "half": "\ud800",
+            "long": "x" * 9000,
+            "list": [1],
+        },
         provider=provider,
     ).grant.facts
 
@@ -508,11 +555,22 @@ def test_highlevel_s_camel_case_answer_is_a_grant_like_any_other():
     Under `Version: v3`; its own facts come along.
     """
     found = answer(
-        {"accessToken": "at", "tokenType": "Bearer", "expiresIn": 86399, "refreshToken": "rt", "userType": "Location", "locationId": "loc1"},
+        {
+            "accessToken": "at",
+            "tokenType": "Bearer",
+            "expiresIn": 86399,
+            "refreshToken": "rt",
+            "userType": "Location",
+            "locationId": "loc1",
+        },
         provider=GHL,
     )
 
-    assert ("at", "rt", NOW + timedelta(seconds=86399)) == (found.grant.access_token, found.grant.refresh_token, found.grant.expires_at)
+    assert ("at", "rt", NOW + timedelta(seconds=86399)) == (
+        found.grant.access_token,
+        found.grant.refresh_token,
+        found.grant.expires_at,
+    )
     assert {"userType": "Location", "locationId": "loc1"} == dict(found.grant.facts)
     assert not {"accessToken", "refreshToken", "access_token", "refresh_token"} & set(found.rest)
 
@@ -552,7 +610,9 @@ def test_a_revocation_request_names_the_token_and_proves_who_asks():
     """
     RFC 7009 section 2.1.
     """
-    wire = revocation_request(acme(token_endpoint_auth_method="client_secret_post"), CLIENT, token="a+b/c=&d", hint="refresh_token")
+    wire = revocation_request(
+        acme(token_endpoint_auth_method="client_secret_post"), CLIENT, token="a+b/c=&d", hint="refresh_token"
+    )
 
     assert "https://login.acme.example/revoke" == wire.url
     assert {
@@ -563,7 +623,16 @@ def test_a_revocation_request_names_the_token_and_proves_who_asks():
     } == parse_qs(wire.body)
 
 
-@pytest.mark.parametrize(("status", "body"), [(200, b""), (204, b""), (200, b"<html>"), (400, b'{"error": "invalid_token"}'), (400, b'{"error": "invalid_grant"}')])
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b""),
+        (204, b""),
+        (200, b"<html>"),
+        (400, b'{"error": "invalid_token"}'),
+        (400, b'{"error": "invalid_grant"}'),
+    ],
+)
 def test_a_token_that_is_gone_is_revoked(status, body):
     """
     RFC 7009 section 2.2: that the server does not know it any more is what was wanted.

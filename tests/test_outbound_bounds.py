@@ -244,20 +244,6 @@ def test_an_answer_of_exactly_the_bound_is_taken_and_one_byte_more_is_not(outbou
             outbound.request("GET", listen(once(coded(coding, packed(more)))).url())
 
 
-def test_the_connection_of_an_answer_too_large_is_not_used_again(outbound, listen):
-    """
-    The rest of it would be the next call's answer.
-    """
-    provider = listen(answering(coded("identity", bytes(LARGEST_BODY + 9)), OK))
-
-    with pytest.raises(ProviderGarbled):
-        outbound.request("GET", provider.url())
-    with pytest.raises(ProviderGarbled):
-        outbound.request("GET", provider.url())
-
-    assert 2 == provider.connections
-
-
 @pytest.mark.parametrize(("coding", "packed"), [("gzip", gzip.compress), ("X-GZip", gzip.compress), ("deflate", zlib.compress)])
 def test_an_answer_that_is_compressed_unasked_is_decoded(outbound, listen, coding, packed):
     """

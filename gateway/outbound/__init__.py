@@ -35,7 +35,9 @@ DEFAULT_SECONDS = 10.0
 MOST_IN_FLIGHT = 48
 """To one origin. Three quarters of the threads: a provider that hangs leaves a quarter to the others."""
 
-_OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "user-agent", "cookie"})
+_OURS = frozenset(
+    {"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "user-agent", "cookie"}
+)
 _METHOD = re.compile(r"[A-Z]{3,10}")
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e]*")
@@ -122,7 +124,9 @@ class Outbound:
         self._session.close()
         self._watchdog.close()
 
-    def _prepared(self, method: str, url: str, headers: Mapping[str, str], body: str | bytes | None) -> requests.PreparedRequest:
+    def _prepared(
+        self, method: str, url: str, headers: Mapping[str, str], body: str | bytes | None
+    ) -> requests.PreparedRequest:
         if not _METHOD.fullmatch(method):
             raise ProviderGarbled("the method cannot be sent")
         prepared = requests.PreparedRequest()

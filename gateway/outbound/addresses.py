@@ -36,7 +36,15 @@ _LOCAL_NAMES = (".localhost", ".local", ".internal", ".home.arpa")
 
 _PRIVATE = tuple(
     ipaddress.ip_network(network)
-    for network in ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7")
+    for network in (
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "::1/128",
+        "fc00::/7",
+    )
 )
 _NEVER = tuple(
     ipaddress.ip_network(network)
@@ -74,7 +82,9 @@ def check_url(url: str, *, allow_private: bool = False) -> Origin:
     """
     found = _URL.fullmatch(url)
     if found is None:
-        raise ValueError("not a plain web address: scheme, host, port, path and query in ASCII, no user and no fragment")
+        raise ValueError(
+            "not a plain web address: scheme, host, port, path and query in ASCII, no user and no fragment"
+        )
     return _check_origin(found[1].lower(), found[2].lower(), found[3], allow_private)
 
 
@@ -99,7 +109,9 @@ def _check_origin(scheme: str, host: str, port_text: str | None, allow_private: 
         _check_name(host, allow_private=allow_private)
         return Origin(scheme, host, port)
     if not _permitted(address, scheme, allow_private=allow_private):
-        raise ValueError("the address is not a public one" if scheme == "https" else "plain http is for private addresses only")
+        raise ValueError(
+            "the address is not a public one" if scheme == "https" else "plain http is for private addresses only"
+        )
     return Origin(scheme, str(address), port)
 
 

@@ -20,8 +20,8 @@ from gateway.errors import ProviderFailed, ProviderGarbled, ProviderUnavailable
 
 LARGEST_BODY = 256 * 1024
 _LARGEST_HEAD = 64 * 1024
-_LARGEST_ON_WIRE = 8 * LARGEST_BODY
-"""Chunks of one byte cost six; beyond that an answer is nothing but framing."""
+_LARGEST_ON_WIRE = 2 * LARGEST_BODY
+"""Chunk sizes and trailers included. Tiny chunks cost CPU: whoever sends more framing than content is not served."""
 
 _OK = 200
 
@@ -90,7 +90,8 @@ def _decoded(body: bytes, coding: str) -> bytes:
         return body
     if coding not in ("gzip", "x-gzip", "deflate"):
         raise ProviderGarbled("the answer has a content coding that was not asked for")
-    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # finds out by itself whether gzip or zlib (RFC 9110 8.4.1)
+    # 32: it finds out by itself whether gzip or zlib, which is what `deflate` means (RFC 9110 section 8.4.1).
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     decoded = inflater.decompress(body, LARGEST_BODY + 1)
     if len(decoded) > LARGEST_BODY:
         raise TooMuch
@@ -114,14 +115,20 @@ _MEANINGS: tuple[tuple[tuple[type[BaseException], ...], type[ProviderFailed], st
     ((TooMuch,), ProviderGarbled, "the answer is too large"),
     ((ssl.SSLCertVerificationError,), ProviderUnavailable, "the certificate was not accepted"),
     ((ssl.SSLError,), ProviderUnavailable, "TLS failed"),
-    ((http.client.RemoteDisconnected, http.client.IncompleteRead), ProviderUnavailable, "closed before the answer was complete"),
+    (
+        (http.client.RemoteDisconnected, http.client.IncompleteRead),
+        ProviderUnavailable,
+        "closed before the answer was complete",
+    ),
     ((http.client.HTTPException, InvalidHeader, zlib.error), ProviderGarbled, "the answer is not HTTP"),
 )
 
 
 def _why_refused(causes: list[BaseException]) -> str:
     """OpenSSL's fixed words for a certificate that was not accepted."""
-    return next((f" ({cause.verify_message})" for cause in causes if isinstance(cause, ssl.SSLCertVerificationError)), "")
+    return next(
+        (f" ({cause.verify_message})" for cause in causes if isinstance(cause, ssl.SSLCertVerificationError)), ""
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -76,7 +76,8 @@ class _Pinned(HTTPConnection):
         self._used_at = time.monotonic()
         if self._lifeline is not None:
             here.call.hold(self._lifeline)
-        super().request(method, here.target, body, headers, **named)  # what was checked is what is sent: `url` was re-encoded
+        # What was checked is what is sent: urllib3 has encoded `url` once more.
+        super().request(method, here.target, body, headers, **named)
 
     def close(self) -> None:
         lifeline, self._lifeline = self._lifeline, None

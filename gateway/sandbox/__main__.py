@@ -45,7 +45,8 @@ def _interrupt(_number: int, _frame: types.FrameType | None) -> None:
 
 def _watch_stdin() -> None:
     """A pipe that nobody holds any more says that the parent is gone, however it went."""
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1024):  # past the buffer, whose lock would be missed at exit
+        continue
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -75,13 +75,15 @@ def _meet(state: State) -> ResponseReturnValue | None:
         state.seen.append(g.seen)
         if endpoint == "token" and "code" in sent:
             state.redeemed[sent["code"]] += 1
-    return replace(state, provider, endpoint, sent)
+    instead = replace(state, provider, endpoint, sent)
+    g.right = instead is None
+    return instead
 
 
 def _part(state: State, answer: Response) -> Response:
     played = _played()
-    if played is not None and "seen" in g:
-        answer = twist(state, *played, answer)
+    if played is not None and "right" in g:
+        answer = twist(state, *played, answer) if g.right else answer
         g.seen["status"] = answer.status_code
     elif played is None and request.blueprint == "product":
         answer.headers["Cache-Control"] = "no-store"

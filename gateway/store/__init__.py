@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from gateway.models import AuthorizationRequest, Connection, Display, Erased, User
+from gateway.models import Account, AuthorizationRequest, Connection, Display, Erased, ParkedGrant, Revocation, User
 from gateway.store import rows
 from gateway.store.postgres import FunctionMissing, PostgresBackend, apply_schema, schema_path
 from gateway.store.rows import Listing, Saved, SchemaState, Session
@@ -94,6 +94,7 @@ class Store:
         scope: Sequence[str],
         return_to: str | None,
         display: Display,
+        another: bool = False,
     ) -> User | None:
         """Keeps an attempt for ten minutes, for the user who is signed in; None, and nothing kept, for nobody."""
         row = self._call(
@@ -106,6 +107,7 @@ class Store:
             scope=list(scope),
             return_to=return_to,
             display=display,
+            another=another,
         )
         return None if row is None else rows.user(row)
 
@@ -135,13 +137,15 @@ class Store:
         refresh_expires_at: datetime | None,
         data: Mapping[str, Any],
         revoke_old: bool = False,
+        parked_id: UUID | None = None,
     ) -> Saved:
         """
         Compare-and-set: writes the row if `generation` is the next one of what stands under `connection_id`, or the first
         of a new id where nothing stands; otherwise says what to seal for. `token` and `refresh` are sealed for both.
 
         `account_key` is "" where a user has one connection of the provider, the account's id where they have many.
-        `revoke_old` puts the grant that is replaced into the queue of revocations.
+        `revoke_old` puts the grant that is replaced into the queue of revocations. `parked_id` uses up a parked grant in the
+        same transaction: where it is answered already, nothing is saved.
         """
         row = self._call(
             "save_connection",
@@ -161,8 +165,9 @@ class Store:
             refresh_expires_at=_iso(refresh_expires_at),
             data=dict(data),
             revoke_old=revoke_old,
+            parked_id=None if parked_id is None else str(parked_id),
         )
-        return Saved(row["saved"], rows.standing(row), row["created"])
+        return Saved(row["saved"], rows.standing(row), row["created"], row.get("answered", False))
 
     def connections(self, session_hash: str) -> Listing | None:
         """The signed-in user and all of theirs; None for nobody."""
@@ -182,6 +187,54 @@ class Store:
         """Erases one of the signed-in user's own, and queues its grant; None for another's as for none."""
         row = self._call("disconnect", session_hash=session_hash, connection_id=str(connection_id))
         return None if row is None else rows.erased(row)
+
+    # -- parked grants -----------------------------------------------------------------------------------------------
+
+    def park_grant(
+        self,
+        *,
+        parked_id: UUID,
+        user_id: UUID,
+        provider: str,
+        browser_hash: str,
+        account: Account,
+        scope: Sequence[str],
+        token: str | None,
+        refresh: str | None,
+        expires_at: datetime | None,
+        refresh_expires_at: datetime | None,
+        facts: Mapping[str, str],
+        return_to: str | None,
+        display: Display,
+    ) -> None:
+        """Keeps a grant for ten minutes, sealed for `parked_id` in generation 1; one parked before is given back."""
+        self._call(
+            "park_grant",
+            parked_id=str(parked_id),
+            user_id=str(user_id),
+            provider=provider,
+            browser_hash=browser_hash,
+            account_id=account.id,
+            account_label=account.label,
+            scope=list(scope),
+            token=token,
+            refresh=refresh,
+            expires_at=_iso(expires_at),
+            refresh_expires_at=_iso(refresh_expires_at),
+            facts=dict(facts),
+            return_to=return_to,
+            display=display,
+        )
+
+    def parked_grant(self, *, session_hash: str, browser_hash: str, provider: str) -> ParkedGrant | None:
+        """What waits for the signed-in user's word, in this browser; None for nothing."""
+        row = self._call("parked_grant", session_hash=session_hash, browser_hash=browser_hash, provider=provider)
+        return None if row is None else rows.parked_grant(row)
+
+    def refuse_parked_grant(self, parked_id: UUID) -> Revocation | None:
+        """Takes a parked grant off and queues it to be given back; None when it was answered already."""
+        row = self._call("refuse_parked_grant", parked_id=str(parked_id))
+        return None if row is None else rows.revocation(row)
 
     # -- revocations, events, schema ---------------------------------------------------------------------------------
 
@@ -208,6 +261,11 @@ class Store:
             refresh=refresh,
             reason=reason,
         )
+
+    def claim_revocation(self) -> Revocation | None:
+        """One grant that is due to be given back, for two minutes nobody else's; None when nothing is due."""
+        row = self._call("claim_revocation")
+        return None if row is None else rows.revocation(row)
 
     def settle_revocation(self, *, connection_id: UUID, generation: int, done: bool) -> bool:
         """Forgets a grant that was given back, or puts it off; returns whether it is still in the queue."""

@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 _ACCOUNTS = ("postgres", "nobody")
 _OUT_OF_HOMES = Path("/var/tmp")  # noqa: S108 -- survives a restart, and what is below it is checked before it is used
 _SOCKET_PATH_BYTES = 100
+_BUILD_ONLY = shutil.ignore_patterns("include")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +115,17 @@ def _candidates() -> Iterator[Path]:
 
 
 def _copied(programs: Path) -> Path:
-    """The programs with what they need beside them, copied once to where any account can run them."""
+    """The programs, and what stands beside them, copied once to where any account can run them."""
     made = (programs / "postgres").stat()
     target = _OUT_OF_HOMES / f"gateway-{_digest(f'{programs} {made.st_mtime_ns} {made.st_size}')}"
+    install = programs.parent
     if not target.exists():
         scratch = Path(tempfile.mkdtemp(prefix="gateway-", dir=_OUT_OF_HOMES))
-        shutil.copytree(programs.parent, scratch / "all", ignore=shutil.ignore_patterns("include"))
+        shutil.copytree(install, scratch / "all" / install.parent.name / install.name, ignore=_BUILD_ONLY)
+        # A wheel keeps the shared libraries of its programs beside the package, and the programs look for them there.
+        libraries = install.parent.with_name(f"{install.parent.name}.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, scratch / "all" / libraries.name)
         for path in (scratch / "all", *(scratch / "all").rglob("*")):
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() or path.stat().st_mode & stat.S_IXUSR else 0o644)
@@ -132,7 +138,7 @@ def _copied(programs: Path) -> Path:
             "database.programs_copied", to=str(target), reason="the account it runs as cannot reach the originals"
         )
     _own(target, 0o755)
-    return target / programs.name
+    return target / programs.relative_to(install.parent.parent)
 
 
 # -- folders ---------------------------------------------------------------------------------------------------------

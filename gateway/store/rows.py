@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypedDict
 from uuid import UUID
 
-from gateway.models import Account, AuthorizationRequest, Connection, Erased, Revocation, Standing, User
+from gateway.models import Account, AuthorizationRequest, Connection, Erased, ParkedGrant, Revocation, Standing, User
 
 Row = Mapping[str, Any]
 
@@ -44,6 +44,8 @@ class Saved:
     saved: bool
     standing: Standing
     created: bool
+    answered: bool = False
+    """Not saved because the parked grant is gone: somebody answered, or time did."""
 
 
 class SchemaState(TypedDict):
@@ -69,8 +71,8 @@ def user(row: Row) -> User:
 
 
 def standing(row: Row) -> Standing:
-    """From `id`, `generation`, `account_id`, `account_label`."""
-    return Standing(UUID(row["id"]), row["generation"], row["account_id"], row["account_label"])
+    """From `id`, `generation`, `account_id`, `account_label`, and `refresh` where it is told."""
+    return Standing(UUID(row["id"]), row["generation"], row["account_id"], row["account_label"], row.get("refresh"))
 
 
 def authorization_request(row: Row) -> AuthorizationRequest:
@@ -85,7 +87,34 @@ def authorization_request(row: Row) -> AuthorizationRequest:
         display=row["display"],
         session_user_id=None if row["session_user_id"] is None else UUID(row["session_user_id"]),
         session_label=row["session_label"],
-        standing=None if row["standing"] is None else standing(row["standing"]),
+        another=row["another"],
+        standing=tuple(map(standing, row["standing"])),
+    )
+
+
+def parked_grant(row: Row) -> ParkedGrant:
+    """From gateway_parked_grant."""
+    return ParkedGrant(
+        id=UUID(row["id"]),
+        user=user(row),
+        provider=row["provider"],
+        account=Account(row["account_id"], row["account_label"]),
+        scope=tuple(row["scope"]),
+        token=row["token"],
+        refresh=row["refresh"],
+        expires_at=when(row["expires_at"]),
+        refresh_expires_at=when(row["refresh_expires_at"]),
+        facts=row["facts"],
+        return_to=row["return_to"],
+        display=row["display"],
+        standing=tuple(map(standing, row["standing"])),
+    )
+
+
+def revocation(row: Row) -> Revocation:
+    """From gateway_claim_revocation, gateway_refuse_parked_grant and within gateway_disconnect."""
+    return Revocation(
+        UUID(row["connection_id"]), row["provider"], row["generation"], row["token"], row["refresh"], row["beside"]
     )
 
 
@@ -114,7 +143,5 @@ def erased(row: Row) -> Erased:
         provider=row["provider"],
         account=Account(row["account_id"], row["account_label"]),
         erased_at=certain(row["erased_at"]),
-        revocation=None
-        if queued is None
-        else Revocation(connection_id, row["provider"], queued["generation"], queued["token"], queued["refresh"]),
+        revocation=None if queued is None else revocation(queued),
     )

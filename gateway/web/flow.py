@@ -1,5 +1,5 @@
 """
-One factory for the three blueprints: connect, callback.
+One factory for the three blueprints: connect, callback, confirm.
 
 A door: it reads cookies, query and form, calls `connect`, and answers. It knows a type's public path and nothing of any
 provider.
@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 from flask import Blueprint, render_template, request
 from werkzeug.wrappers import Response
 
-from gateway import connect
+from gateway import confirm, connect
 from gateway.catalog import TYPES, Provider
-from gateway.errors import GatewayError, NotFound, Unauthenticated
+from gateway.errors import AccessDenied, BadRequest, GatewayError, NotFound, Unauthenticated
 from gateway.models import Connection, Display, User
 from gateway.vault import fingerprint
 from gateway.web.addresses import app_address, see_other, with_query
@@ -49,6 +49,16 @@ def make_blueprint(provider_type: int) -> Blueprint:
         """Off to the provider."""
         return _begin(_provider(path, provider_id))
 
+    @blueprint.get("/<provider_id>/confirm")
+    def question(provider_id: str) -> Any:
+        """Another account came back: which one it shall be."""
+        return _question(_provider(path, provider_id))
+
+    @blueprint.post("/<provider_id>/confirm")
+    def answer(provider_id: str) -> Response:
+        """Replace, both, or no."""
+        return _answer(_provider(path, provider_id))
+
     @blueprint.get("/<slug>/callback")
     def callback(slug: str) -> Response:
         """Back from the provider (RFC 6749 section 4.1.2)."""
@@ -80,7 +90,9 @@ def _ask(provider: Provider) -> Any:
     user, connections = listed
     provider = rt.issuers.complete(provider)
     standing = next((found for found in connections if found.provider == provider.id), None)
-    fields = {"csrf": csrf_token(), "display": display} | ({"return_to": return_to} if return_to else {})
+    fields = {"csrf": csrf_token(), "display": display}
+    fields |= {"return_to": return_to} if return_to else {}
+    fields |= {"another": "1"} if request.args.get("another") == "1" else {}
     popup_friendly(yes=display == "popup")
     allow_form_action(provider.authorization_endpoint or "", *provider.login_origins, *rt.settings.app_origins)
     return render_template("connect.html", **_connect_page(provider, user, standing, fields, return_to))
@@ -111,7 +123,13 @@ def _begin(provider: Provider) -> Response:
     browser = browser_secret() or secrets.token_urlsafe(32)
     try:
         url = connect.begin(
-            rt, provider.id, session=session_secret(), browser=browser, return_to=return_to, display=display
+            rt,
+            provider.id,
+            session=session_secret(),
+            browser=browser,
+            return_to=return_to,
+            display=display,
+            another=request.form.get("another") == "1",
         )
     except Unauthenticated:
         return sign_in_answer()
@@ -128,11 +146,52 @@ def _callback(path: str, slug: str) -> Response:
     outcome = connect.finish(
         runtime(), path, slug, request.args.to_dict(flat=False), session=session_secret(), browser=browser_secret()
     )
+    if outcome.parked:
+        answer = see_other(f"/{path}/{outcome.provider.id}/confirm" + _as_popup(outcome.display))
+        keep_browser(answer, browser_secret())
+        return answer
     if outcome.error is not None:
         told = {"error": outcome.error.slug, "provider": outcome.provider.id}
     else:
         told = {"connection": str(outcome.connection_id), "provider": outcome.provider.id}
     return see_other(_way_back(outcome.return_to, outcome.display, **told))
+
+
+def _question(provider: Provider) -> Any:
+    if runtime().store.session(fingerprint(session_secret())) is None:
+        return sign_in_answer()
+    parked = confirm.question(runtime(), provider, session=session_secret(), browser=browser_secret())
+    popup_friendly(yes=parked.display == "popup")
+    allow_form_action(*runtime().settings.app_origins)
+    return render_template(
+        "confirm.html",
+        user=parked.user,
+        csrf=csrf_token(),
+        provider=provider,
+        kind=KINDS[provider.path],
+        standing_label=parked.standing[0].account_label if parked.standing else "",
+        new_label=parked.account.label,
+        form={"action": f"/{provider.path}/{provider.id}/confirm", "fields": {"csrf": csrf_token()}},
+        may_keep_both=provider.accounts == "many",
+    )
+
+
+def _answer(provider: Provider) -> Response:
+    judge_form()
+    said = request.form.get("answer", "")
+    if said not in ("replace", "both", "no") or (said == "both" and provider.accounts == "one"):
+        raise BadRequest("no such answer")
+    parked = confirm.question(runtime(), provider, session=session_secret(), browser=browser_secret())
+    connection_id = confirm.answer(runtime(), provider, parked, said)  # type: ignore[arg-type] # judged above
+    if connection_id is None:
+        told = {"error": AccessDenied.slug, "provider": provider.id}
+    else:
+        told = {"connection": str(connection_id), "provider": provider.id}
+    return see_other(_way_back(parked.return_to, parked.display, **told))
+
+
+def _as_popup(display: Display) -> str:
+    return "?display=popup" if display == "popup" else ""
 
 
 def _way_back(return_to: str | None, display: Display, **told: str) -> str:

@@ -11,7 +11,7 @@ from flask import Blueprint, current_app, render_template, request
 from werkzeug.wrappers import Response
 
 from gateway import connect
-from gateway.catalog import TYPES
+from gateway.catalog import TYPES, Provider
 from gateway.errors import GatewayError, NotFound, every_problem
 from gateway.models import Connection
 from gateway.runtime import Runtime
@@ -65,13 +65,18 @@ def connections() -> Any:
         for number, path in TYPES.items()
     ]
     offers = [
-        {"id": each.id, "name": each.name, "kind": KINDS[each.path], "connect_path": f"/connect/{each.id}"}
+        {"id": each.id, "name": each.name, "kind": KINDS[each.path], "connect_path": _offer_path(each, held)}
         for each in rt.enabled()
         if each.id not in held or each.accounts == "many"
     ]
     return render_template(
         "connections.html", user=user, groups=groups, offers=offers, notice=_notice(rt), csrf=csrf_token()
     )
+
+
+def _offer_path(provider: Provider, held: set[str]) -> str:
+    """Where there is one already, the link says that one more is wanted, so that nobody is asked which to keep."""
+    return f"/connect/{provider.id}" + ("?another=1" if provider.id in held else "")
 
 
 def _shown(rt: Runtime, row: Connection) -> dict[str, Any]:

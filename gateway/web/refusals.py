@@ -11,13 +11,13 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
 from gateway.errors import (
+    BadRequest,
     DatabaseUnavailable,
     GatewayError,
     MethodNotAllowed,
     NotFound,
     RateLimited,
     RefreshInProgress,
-    RequestRefused,
     TooLarge,
     Unexpected,
 )
@@ -33,16 +33,6 @@ WHO = {
     "report": "Whoever runs this service, once they know about it.",
 }
 _BY_STATUS: dict[int, type[GatewayError]] = {404: NotFound, 405: MethodNotAllowed, 413: TooLarge, 429: RateLimited}
-
-
-class BadRequest(RequestRefused):
-    """RFC 9110 section 15.5.1: a request that does not parse."""
-
-    slug = "bad_request"
-    status = 400
-    title = "The request could not be read"
-    meaning = "Something in the request does not follow its format."
-    way_on = "Check what was sent against the API description."
 
 
 def register(app: Flask) -> None:

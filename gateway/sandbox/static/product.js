@@ -21,7 +21,7 @@
     });
     const said = await answer.json();
     const box = element("div", "", `notice ${said.tone}`);
-    box.append(element("strong", said.title), " ", element("span", said.text));
+    box.append(element("strong", said.title), " ", element("span", said.tone === "bad" ? said.text : notice.dataset.good));
     notice.replaceChildren(box);
     const item = element("li", "", said.tone);
     item.append(element("b", said.title), " ", element("code", said.tone === "bad" ? said.code : said.text));

@@ -8,20 +8,24 @@
 
   const LINGER_MS = { connected: 1200, failed: 8000 };
 
-  const page = /** @type {HTMLElement} */ (document.getElementById("result"));
-  const button = /** @type {HTMLElement} */ (document.getElementById("close"));
-  const { outcome, targetOrigin, connection, provider, error } = page.dataset;
+  const part = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
+  const { outcome, targetOrigin, connection, provider, error } = part("result").dataset;
 
   if (window.opener && targetOrigin) {
     window.opener.postMessage({ source: "oauth-gateway", connection, provider, error }, targetOrigin);
   }
   if (window.opener) {
     const timer = setTimeout(() => window.close(), LINGER_MS[outcome === "connected" ? "connected" : "failed"]);
+    const yours = part("closing").textContent;
+    part("closing").textContent = "This window closes by itself.";
     // Whoever is still reading, or moving about with the keyboard, closes it in their own time (WCAG 2.2.1).
-    const stay = () => clearTimeout(timer);
+    const stay = () => {
+      clearTimeout(timer);
+      part("closing").textContent = yours;
+    };
     addEventListener("keydown", stay, { once: true });
     addEventListener("pointerdown", stay, { once: true });
-    button.hidden = false;
-    button.addEventListener("click", () => window.close());
+    part("close").hidden = false;
+    part("close").addEventListener("click", () => window.close());
   }
 })();

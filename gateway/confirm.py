@@ -1,0 +1,76 @@
+"""
+Another account came back than the one that stands: asked, and answered once.
+
+The new grant is parked meanwhile, sealed, for ten minutes, for this user in this browser. Replace, keep both where many are
+allowed, or no; no and silence give it back, and the standing connection stays untouched.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Literal
+
+from gateway import grants, revocation
+from gateway.catalog import Provider
+from gateway.errors import DatabaseUnavailable, StateInvalid
+from gateway.models import Grant, ParkedGrant, Standing
+from gateway.runtime import Runtime
+from gateway.vault import fingerprint
+
+Answer = Literal["replace", "both", "no"]
+_TRIES = 3
+
+
+def question(rt: Runtime, provider: Provider, *, session: str, browser: str) -> ParkedGrant:
+    """What is parked there for this user in this browser. Raises StateInvalid when nothing is, or not any more."""
+    parked = rt.store.parked_grant(
+        session_hash=fingerprint(session), browser_hash=fingerprint(browser), provider=provider.id
+    )
+    if parked is None:
+        raise StateInvalid("nothing is parked for this user in this browser")
+    return parked
+
+
+def answer(rt: Runtime, provider: Provider, parked: ParkedGrant, said: Answer) -> uuid.UUID | None:
+    """
+    Does what the user said; the connection's id, or None after a no.
+
+    Raises StateInvalid when it was answered already.
+    """
+    if said == "no":
+        refused = rt.store.refuse_parked_grant(parked.id)
+        if refused is None:
+            raise StateInvalid("it was answered already")
+        revocation.settle(rt, refused)
+        return None
+    grant = _opened(rt, parked)
+    over = _over(parked, both=said == "both" and provider.accounts == "many")
+    for _ in range(_TRIES):
+        saved = grants.save(rt, provider, parked.user, grant, parked.account, over, parked_id=parked.id)
+        if saved.saved:
+            return saved.standing.id
+        if saved.answered:
+            raise StateInvalid("it was answered already")
+        over = saved.standing
+    raise DatabaseUnavailable("the row kept changing while it was saved")
+
+
+def _over(parked: ParkedGrant, *, both: bool) -> Standing:
+    same = [row for row in parked.standing if row.account_id == parked.account.id]
+    if same:
+        return same[0]
+    return Standing(uuid.uuid4(), 0) if both or not parked.standing else parked.standing[0]
+
+
+def _opened(rt: Runtime, parked: ParkedGrant) -> Grant:
+    row = str(parked.id)
+    token = rt.vault.open(parked.token or "", row=row, column="token", generation=1)
+    return Grant(
+        access_token=token,
+        refresh_token=rt.vault.open_some(parked.refresh, row=row, column="refresh", generation=1),
+        token_type="Bearer",  # noqa: S106 - RFC 6750
+        scope=parked.scope,
+        expires_at=parked.expires_at,
+        refresh_expires_at=parked.refresh_expires_at,
+        facts=parked.facts,
+    )

@@ -1,0 +1,139 @@
+"""
+How a new grant comes to stand: sealed, and saved by compare-and-set; or parked, where it is another account's.
+
+The seal needs the row's id and generation, so what stands is read first, sealed for, and saved only if it still stands so.
+Knows no protocol and no pages.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+from gateway.catalog import Provider
+from gateway.errors import DatabaseUnavailable, SecretUnreadable
+from gateway.models import Account, AuthorizationRequest, Grant, Standing, User
+from gateway.runtime import Runtime
+from gateway.store import Saved
+
+_TRIES = 3
+
+
+def keep(
+    rt: Runtime, provider: Provider, request: AuthorizationRequest, grant: Grant, account: Account
+) -> uuid.UUID | None:
+    """
+    Saves `grant` as the connection of the user who made `request`; its id. Or parks it, and None.
+
+    Parked where the user has a connection there and this is none of its accounts, unless they asked for one more.
+    """
+    user = User(request.user_id, request.session_label)
+    one_more = request.another and provider.accounts == "many"
+    standing: Sequence[Standing] = request.standing
+    for _ in range(_TRIES):
+        over = _over(standing, account, one_more=one_more)
+        if over is None:
+            _park(rt, provider, request, grant, account)
+            return None
+        saved = save(rt, provider, user, grant, account, over)
+        if saved.saved:
+            return saved.standing.id
+        standing = [saved.standing] if saved.standing.generation else []
+    raise DatabaseUnavailable("the row kept changing while it was saved")
+
+
+def _over(standing: Sequence[Standing], account: Account, *, one_more: bool) -> Standing | None:
+    """The row to save over (a new one at generation 0), or None where the user has to be asked."""
+    for row in standing:
+        if row.account_id in (account.id, None):
+            return row
+    return Standing(uuid.uuid4(), 0) if one_more or not standing else None
+
+
+def save(
+    rt: Runtime,
+    provider: Provider,
+    user: User,
+    grant: Grant,
+    account: Account,
+    over: Standing,
+    *,
+    parked_id: uuid.UUID | None = None,
+) -> Saved:
+    """
+    One try to save over what stands. Where another account is replaced, its grant is queued to be given back.
+
+    When the database goes away before it answers, the save may have happened: it is tried once more, and what then stands
+    under our own id and generation is ours.
+    """
+    generation, row = over.generation + 1, str(over.id)
+    refresh = grant.refresh_token or _still_good(rt, account, over)
+
+    def attempt() -> Saved:
+        return rt.store.save_connection(
+            connection_id=over.id,
+            generation=generation,
+            user_id=user.id,
+            user_label=user.label,
+            provider=provider.id,
+            type=provider.type,
+            account_key="" if provider.accounts == "one" else account.id,
+            account_id=account.id,
+            account_label=account.label,
+            scope=grant.scope,
+            token=token,
+            refresh=sealed_refresh,
+            expires_at=grant.expires_at,
+            refresh_expires_at=grant.refresh_expires_at,
+            data=_shown(grant, account),
+            revoke_old=over.account_id not in (account.id, None),
+            parked_id=parked_id,
+        )
+
+    token = rt.vault.seal(grant.access_token, row=row, column="token", generation=generation)
+    sealed_refresh = rt.vault.seal_some(refresh, row=row, column="refresh", generation=generation)
+    try:
+        return attempt()
+    except DatabaseUnavailable:
+        again = attempt()
+        ours = (again.standing.id, again.standing.generation) == (over.id, generation)
+        return Saved(saved=True, standing=again.standing, created=generation == 1) if ours else again
+
+
+def _still_good(rt: Runtime, account: Account, over: Standing) -> str | None:
+    """The refresh token that stands, for an answer that brings none: Google sends one with the first consent only."""
+    if over.account_id != account.id:
+        return None
+    try:
+        return rt.vault.open_some(over.refresh, row=str(over.id), column="refresh", generation=over.generation)
+    except SecretUnreadable:
+        return None
+
+
+def _shown(grant: Grant, account: Account) -> dict[str, object]:
+    """`provider_data.data`: what a front end may show."""
+    return {
+        **grant.facts,
+        "account": {"id": account.id, "label": account.label},
+        "scope": list(grant.scope),
+        "status": "active",
+    }
+
+
+def _park(rt: Runtime, provider: Provider, request: AuthorizationRequest, grant: Grant, account: Account) -> None:
+    parked_id = uuid.uuid4()
+    rt.store.park_grant(
+        parked_id=parked_id,
+        user_id=request.user_id,
+        provider=provider.id,
+        browser_hash=request.browser_hash,
+        account=account,
+        scope=grant.scope,
+        token=rt.vault.seal(grant.access_token, row=str(parked_id), column="token", generation=1),
+        refresh=rt.vault.seal_some(grant.refresh_token, row=str(parked_id), column="refresh", generation=1),
+        expires_at=grant.expires_at,
+        refresh_expires_at=grant.refresh_expires_at,
+        facts=grant.facts,
+        return_to=request.return_to,
+        display=request.display,
+    )

@@ -1,0 +1,114 @@
+"""
+Giving grants back (RFC 7009): at once where it can be, from a sealed queue where it cannot.
+
+Owns the calls to revocation endpoints and what their answers mean for the queue. Knows no pages; which grants are to be given
+back is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from typing import Literal
+
+import structlog
+
+from gateway import oauth
+from gateway.catalog import Provider
+from gateway.errors import DatabaseUnavailable, GatewayError, ProviderFailed
+from gateway.models import Grant, Revocation
+from gateway.outbound import Deadline
+from gateway.runtime import Runtime
+
+log = structlog.get_logger(__name__)
+
+REVOKE_SECONDS = 4.0
+
+Revoked = Literal["done", "queued", "unsupported"]
+
+
+def give_back(rt: Runtime, provider: Provider, grant: Grant, *, beside: bool) -> bool:
+    """
+    Whether a grant that was not stored is given back, now or soon.
+
+    `beside`: a connection of the same user stands there already. Where a revocation ends everything between the account and
+    us (`revocation_ends = "account"`) it would die too, so then the new grant is left to expire.
+    """
+    if provider.revocation_endpoint is None:
+        return False
+    if beside and provider.revocation_ends == "account":
+        return True
+    orphan = uuid.uuid4()
+    try:
+        _revoke(rt, provider, Revocation(orphan, provider.id, 1, grant.access_token, grant.refresh_token))
+    except ProviderFailed as error:
+        log.warning("revocation.queued", provider=provider.id, reason=str(error))
+    else:
+        return True
+    try:
+        rt.store.queue_revocation(
+            connection_id=orphan,
+            generation=1,
+            provider=provider.id,
+            token=rt.vault.seal_some(grant.access_token, row=str(orphan), column="token", generation=1),
+            refresh=rt.vault.seal_some(grant.refresh_token, row=str(orphan), column="refresh", generation=1),
+            reason="not_stored",
+        )
+    except GatewayError:
+        return False
+    return True
+
+
+def settle(rt: Runtime, queued: Revocation | None) -> Revoked:
+    """Gives a queued grant back, if that can be done now, and brings the queue up to date."""
+    if queued is None:
+        return "unsupported"
+    done: Revoked = "queued"
+    try:
+        done = _try(rt, queued)
+    except GatewayError as error:
+        log.warning("revocation.queued", provider=queued.provider, reason=str(error))
+    try:
+        rt.store.settle_revocation(
+            connection_id=queued.connection_id, generation=queued.generation, done=done != "queued"
+        )
+    except DatabaseUnavailable:
+        # It stands in the queue still and will be tried again: a second revocation does no harm.
+        log.warning("revocation.unsettled", provider=queued.provider)
+    return done
+
+
+def work_once(rt: Runtime) -> bool:
+    """One grant from the queue, unanswered ones among them; whether there was any."""
+    queued = rt.store.claim_revocation()
+    if queued is None:
+        return False
+    settle(rt, queued)
+    return True
+
+
+def _try(rt: Runtime, queued: Revocation) -> Revoked:
+    provider = rt.catalog.get(queued.provider)
+    if provider is None or provider.id not in rt.clients:
+        return "queued"
+    provider = rt.issuers.complete(provider)
+    if provider.revocation_endpoint is None or (queued.beside and provider.revocation_ends == "account"):
+        return "unsupported"
+    row, generation = str(queued.connection_id), queued.generation
+    token = rt.vault.open_some(queued.token, column="token", row=row, generation=generation)
+    refresh = rt.vault.open_some(queued.refresh, column="refresh", row=row, generation=generation)
+    _revoke(rt, provider, replace(queued, token=token, refresh=refresh))
+    return "done"
+
+
+def _revoke(rt: Runtime, provider: Provider, grant: Revocation) -> None:
+    """Both tokens, the longer-lived first. Its answer counts: RFC 7009 section 2.1 lets the other end with it."""
+    client = rt.clients[provider.id]
+    deadline = Deadline.after(REVOKE_SECONDS)
+    held = [(grant.refresh, "refresh_token"), (grant.token, "access_token")]
+    for token, hint in [(token, hint) for token, hint in held if token is not None]:
+        wire = oauth.revocation_request(provider, client, token=token, hint=hint)
+        answer = rt.outbound.request(wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline)
+        oauth.read_revocation_response(answer.status, answer.body)
+        if provider.revocation_ends == "account":
+            return

@@ -1,0 +1,118 @@
+"""
+Somebody in a real browser: headless Chromium, driven by Playwright, and what it complained about on the way.
+
+Knows Chromium's switches, what counts as a complaint, and axe-core; of pages it knows only how to look at them. A missing
+browser skips outside CI alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, sync_playwright
+
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+AXE = Path(__file__).parent / "node" / "node_modules" / "axe-core" / "axe.min.js"
+SWITCHES = [
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",  # Chromium's own calls home are nobody's page
+    "--disable-component-update",
+    "--disable-sync",
+    *(["--no-sandbox"] if os.geteuid() == 0 else []),  # it refuses to sandbox for root
+]
+WATCH = "addEventListener('securitypolicyviolation', e => console.error('CSP', e.violatedDirective, e.blockedURI))"
+PHONE = {"width": 360, "height": 740}
+
+needs_chromium = pytest.mark.skipif(
+    not os.environ.get("CI") and not CHROMIUM.exists(), reason="needs Chromium; CI always has it"
+)
+needs_axe = pytest.mark.skipif(
+    not os.environ.get("CI") and not AXE.exists(), reason="needs `npm ci` in tests/node; CI always has it"
+)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """One process for many visitors."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """
+    A browser profile of its own, with one page open.
+
+    `complaints`: console errors, exceptions and CSP violations of every page and pop-up, as text. `addresses`: every URL
+    that was asked for.
+    """
+
+    def __init__(self, browser: Browser, **options: Any) -> None:
+        """`options` as of Playwright's `new_context`: viewport, colour scheme, JavaScript."""
+        self.complaints: list[str] = []
+        self.addresses: list[str] = []
+        self.context: BrowserContext = browser.new_context(reduced_motion="reduce", **options)
+        self.context.set_default_timeout(10_000)
+        self.context.add_init_script(WATCH)
+        self.context.on("request", self._note)
+        self.context.on("page", self._listen)
+        self.page: Page = self.context.new_page()
+
+    def _note(self, request: Request) -> None:
+        self.addresses.append(request.url)
+
+    def _listen(self, page: Page) -> None:
+        page.on("pageerror", lambda error: self.complaints.append(f"{page.url}: {error}"))
+        page.on("console", lambda said: said.type == "error" and self.complaints.append(f"{page.url}: {said.text}"))
+
+    def strays(self, *origins: str) -> list[str]:
+        """Addresses that were asked for on any other origin."""
+        return [url for url in self.addresses if "{0.scheme}://{0.netloc}".format(urlsplit(url)) not in origins]
+
+    def asked(self, path: str) -> int:
+        """How often `path` was asked for."""
+        return sum(path == urlsplit(url).path for url in self.addresses)
+
+
+def tabs_to(target: Locator, at_most: int = 60) -> None:
+    """Presses Tab until `target` has the focus, and shows it (WCAG 2.4.7)."""
+    for _ in range(at_most):
+        target.page.keyboard.press("Tab")
+        if target.evaluate("element => element === document.activeElement"):
+            shown = target.evaluate("element => getComputedStyle(element).outlineStyle")
+            assert shown != "none", f"the focus on {target} cannot be seen"
+            return
+    raise AssertionError(f"{target} cannot be reached by Tab")
+
+
+def presses(target: Locator, key: str = "Enter") -> None:
+    """Goes to `target` by keyboard alone and presses it."""
+    tabs_to(target)
+    target.page.keyboard.press(key)
+
+
+def sideways(page: Page) -> list[str]:
+    """What sticks out to the right of the window, as text; nothing when the page does not scroll that way."""
+    return page.evaluate(
+        """() => document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll('body *')]
+            .filter(e => e.getBoundingClientRect().right > innerWidth).map(e => e.outerHTML.slice(0, 120))"""
+    )
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds, a line each: rule, element and why."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("() => axe.run(document, {resultTypes: ['violations']}).then(result => result.violations)")
+    return [
+        f"{rule['id']}: {node['html'][:120]} ({node['failureSummary']})" for rule in found for node in rule["nodes"]
+    ]
