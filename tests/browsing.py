@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Request, sync_playwright
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 AXE = Path(__file__).parent / "node" / "node_modules" / "axe-core" / "axe.min.js"
@@ -72,7 +72,7 @@ class Visitor:
 
     def _listen(self, page: Page) -> None:
         page.on("pageerror", lambda error: self.complaints.append(f"{page.url}: {error}"))
-        page.on("console", lambda said: said.type == "error" and self.complaints.append(f"{page.url}: {said.text}"))
+        page.on("console", lambda said: said.type == "error" and self.complaints.append(_told(page, said)))
 
     def strays(self, *origins: str) -> list[str]:
         """Addresses that were asked for on any other origin."""
@@ -81,6 +81,10 @@ class Visitor:
     def asked(self, path: str) -> int:
         """How often `path` was asked for."""
         return sum(path == urlsplit(url).path for url in self.addresses)
+
+
+def _told(page: Page, said: ConsoleMessage) -> str:
+    return f"{page.url}: {said.text} ({said.location.get('url', '')})"
 
 
 def tabs_to(target: Locator, at_most: int = 60) -> None:
@@ -108,11 +112,12 @@ def sideways(page: Page) -> list[str]:
     )
 
 
-def violations(page: Page) -> list[str]:
-    """What axe-core finds, a line each: rule, element and why."""
+def violations(page: Page, *rules: str) -> list[str]:
+    """What axe-core finds by these rules, or by all that it has, a line each: rule, element and why."""
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("() => axe.run(document, {resultTypes: ['violations']}).then(result => result.violations)")
+    asked = {"resultTypes": ["violations"]} | ({"runOnly": list(rules)} if rules else {})
+    found = page.evaluate("asked => axe.run(document, asked).then(result => result.violations)", asked)
     return [
         f"{rule['id']}: {node['html'][:120]} ({node['failureSummary']})" for rule in found for node in rule["nodes"]
     ]

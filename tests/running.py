@@ -89,7 +89,7 @@ class Gateway:
 
     def person(self, name: str = "Alice Winter", *, user_id: str | None = None) -> Person:
         """Somebody of the product in a browser of their own, not signed in here yet."""
-        email = f"{name.split()[0].lower()}@northwind.example"
+        email = f"{name.split(maxsplit=1)[0].lower()}@northwind.example"
         return Person(self, ProductUser(name, user_id or str(uuid.uuid4()), email, "Operations"))
 
 

@@ -164,7 +164,7 @@ def test_silence_is_a_no(gateway, alice):
 
 def test_where_many_are_allowed_both_can_be_kept(cluster, template):
     """
-    accounts = "many" gives one connection an upstream account; one more that was asked for is no question.
+    Accounts = "many" gives one connection an upstream account; one more that was asked for is no question.
     """
     with whole_gateway(cluster, template) as gateway:
         Path(gateway.environ["GATEWAY_CATALOG"], "zz_many.toml").write_text('[ghl]\naccounts = "many"\n', encoding="utf-8")

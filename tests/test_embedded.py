@@ -218,6 +218,7 @@ def test_who_joined_may_start_it_when_the_starter_is_gone(folder, holder):
     starter = holder()
     starter.stdout.readline()
     starter.kill()
+    starter.wait()
     with start_or_join(folder) as server:
         assert not server.joined
 

@@ -142,7 +142,7 @@ def test_a_highlevel_disconnect_says_where_the_app_stays_installed(gateway):
 )
 def test_agency_and_location_are_told_apart_by_user_type(gateway, account, kind, label):
     """
-    userType decides which account is asked for, and the label is that account's name.
+    UserType decides which account is asked for, and the label is that account's name.
     """
     alice = gateway.person("Alice Winter")
 

@@ -19,7 +19,7 @@ from .state import State
 from .twists import twist
 from .wire import fields
 
-OFFERS = ("ghl", "google", "ringcentral", "ghl_white_label")
+OFFERS = ("ghl", "google", "ringcentral", "microsoft", "zoom", "ghl_white_label")
 KEPT_HEADERS = (
     "Authorization", "Content-Type", "Accept", "Accept-Encoding", "User-Agent", "Version", "Cookie", "Connection", "Host",
 )  # fmt: skip
