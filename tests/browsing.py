@@ -8,14 +8,19 @@ browser skips outside CI alone.
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Request, sync_playwright
+from running import Gateway, Person
+
+from gateway.sandbox.supabase import USERS
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 AXE = Path(__file__).parent / "node" / "node_modules" / "axe-core" / "axe.min.js"
@@ -37,6 +42,13 @@ needs_chromium = pytest.mark.skipif(
 needs_axe = pytest.mark.skipif(
     not os.environ.get("CI") and not AXE.exists(), reason="needs `npm ci` in tests/node; CI always has it"
 )
+
+
+def new_alice(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Person:
+    """The Alice behind the product's buttons, from now on somebody without a past; the same person beside the browser."""
+    monkeypatch.setitem(USERS, "alice", replace(USERS["alice"], id=str(uuid.uuid4())))
+    gateway.sandbox.state.happened["alice"].clear()
+    return Person(gateway, USERS["alice"])
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def ends(alice, provider, **options):
 
 
 @pytest.mark.parametrize("provider", ["ghl", "google"])
-@pytest.mark.parametrize(("fault", "options", "slug"), TOKEN_FAULTS, ids=lambda value: json.dumps(value))
+@pytest.mark.parametrize(("fault", "options", "slug"), TOKEN_FAULTS, ids=json.dumps)
 def test_a_broken_token_answer_has_its_slug_and_stores_nothing(gateway, alice, provider, fault, options, slug):
     """
     Whatever the token endpoint answers, the product is told by a slug, and no row stands.

@@ -8,16 +8,12 @@ may show up in the console, break a policy, or be asked of anybody but the gatew
 from __future__ import annotations
 
 import re
-import uuid
-from dataclasses import replace
 
 import pytest
-from browsing import Visitor, chromium, needs_chromium, presses, tabs_to
+from browsing import Visitor, chromium, needs_chromium, new_alice, presses, tabs_to
 from playwright.sync_api import expect
-from running import Person
 
 from gateway.sandbox import consent
-from gateway.sandbox.supabase import USERS
 
 pytestmark = needs_chromium
 
@@ -36,10 +32,7 @@ def browser():
 
 @pytest.fixture
 def alice(gateway, monkeypatch):
-    """The Alice behind the product's buttons, without a past."""
-    monkeypatch.setitem(USERS, "alice", replace(USERS["alice"], id=str(uuid.uuid4())))
-    gateway.sandbox.state.happened["alice"].clear()
-    return Person(gateway, USERS["alice"])
+    return new_alice(gateway, monkeypatch)
 
 
 @pytest.fixture
