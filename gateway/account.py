@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from gateway.catalog import Provider
 from gateway.errors import ProviderGarbled, ProviderUnavailable
@@ -32,12 +33,13 @@ def read_account(rt: Runtime, provider: Provider, answer: TokenAnswer, *, nonce:
     lookup = _lookup(provider, answer)
     known: dict[str, Any] = {**answer.rest, **claims}
     if lookup.url:
-        known |= _ask(rt, provider, lookup, answer, claims, deadline, known)
-    account_id = "/".join(filter(None, (_text(_at(known, path)) for path in lookup.id)))
-    if not account_id or any(_text(_at(known, path)) is None for path in lookup.id):
+        known = {**known, **_ask(rt, provider, lookup, answer, claims, deadline, known), **claims}
+    parts = [_id(_at(known, path)) for path in lookup.id]
+    account_id = parts[0] if len(parts) == 1 else "/".join(quote(part or "", safe="") for part in parts)
+    if not account_id or None in parts or len(account_id) > _LONGEST:
         raise ProviderGarbled("the provider does not say whose account it is")
     label = next(filter(None, (_text(_at(known, path)) for path in lookup.label)), account_id)
-    return Account(account_id[:_LONGEST], label[:_LONGEST])
+    return Account(account_id, label[:_LONGEST])
 
 
 def _id_token_claims(
@@ -80,7 +82,7 @@ def _ask(
         "Authorization": f"Bearer {answer.grant.access_token}",
     }
     found = rt.outbound.request("GET", lookup.url or "", headers=headers, deadline=deadline)
-    if found.status in (401, 403) and all(_text(_at(known, path)) for path in lookup.id):
+    if found.status in (401, 403) and all(_id(_at(known, path)) for path in lookup.id):
         # The grant does not reach so far, but the account is known from the token answer: its id will do as a label.
         return {}
     if found.status in (408, 425, 429) or found.status >= 500:  # noqa: PLR2004
@@ -106,6 +108,12 @@ def _at(document: Mapping[str, Any], path: str) -> Any:
         else:
             return None
     return here
+
+
+def _id(value: Any) -> str | None:
+    """An id as it is, or none: shortened or tidied, two accounts could become one."""
+    text = "" if isinstance(value, bool) or not isinstance(value, str | int) else str(value)
+    return text if text and text.isprintable() and text == text.strip() else None
 
 
 def _text(value: Any) -> str | None:

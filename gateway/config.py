@@ -12,6 +12,7 @@ import binascii
 import ipaddress
 import re
 from collections.abc import Mapping, MutableMapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,11 +27,11 @@ _REGISTRATION = re.compile(r"([A-Z][A-Z0-9_]*)_(CLIENT_ID|CLIENT_SECRET|SCOPE)(_
 _MINIMUM_JWT_SECRET = 32
 """RFC 7518 section 3.2: an HS256 key is at least as long as its hash."""
 
-_PUBLISHED_KEYS = frozenset({
+_PUBLISHED_KEYS = frozenset(map(base64.urlsafe_b64decode, {
     "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
     "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=",
     "ZmDfcTF7_60GrrY167zsiPd67pEvs0aGOv2oasOM1Pg=",
-})  # fmt: skip
+}))  # fmt: skip
 """Keys that stand in documents and benchmarks: everybody has them."""
 
 
@@ -77,7 +78,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         "public_url": reader.origin("GATEWAY_PUBLIC_URL", "http://localhost:8000"),
         "keys": reader.keys(),
         "database_url": reader.database_url(),
-        "supabase_url": reader.url("SUPABASE_URL"),
+        "supabase_url": (reader.url("SUPABASE_URL") or "").rstrip("/") or None,
         "supabase_secret_key": reader.secret("SUPABASE_SECRET_KEY"),
         "supabase_jwt_secret": reader.jwt_secret(),
         "data": Path(reader.text("GATEWAY_DATA") or "var"),
@@ -150,20 +151,20 @@ class _Reader:
         value = self.text(name)
         if value is None:
             return default
-        if not value.isascii() or not value.isdigit() or not lowest <= int(value) <= highest:
+        if not re.fullmatch(r"[0-9]{1,9}", value) or not lowest <= int(value) <= highest:
             self.problems.append(f"{name} is a whole number from {lowest} to {highest}.")
             return default
         return int(value)
 
     def url(self, name: str) -> str | None:
-        """An absolute http(s) URL without user, fragment or trailing slash."""
+        """An absolute http(s) URL without user or fragment."""
         value = self.text(name)
         if value is None:
             return None
         if not _is_web_url(value):
             self.problems.append(f"{name} is not a web address: write it like https://app.example.com.")
             return None
-        return value.rstrip("/")
+        return value
 
     def origin(self, name: str, default: str) -> str:
         value = self.text(name) or default
@@ -221,12 +222,12 @@ class _Reader:
                 "GATEWAY_KEYS is missing: make one with `python -m gateway keys new` and keep it safe."
             )
         raw = [_raw_key(word) for word in words]
-        for position, (word, key) in enumerate(zip(words, raw, strict=True), start=1):
+        for position, key in enumerate(raw, start=1):
             if key is None:
                 self.problems.append(
                     f"GATEWAY_KEYS, key {position}, is no Fernet key: 32 random bytes in URL-safe base64."
                 )
-            elif word in _PUBLISHED_KEYS or len(set(key)) < len(key) // 4:
+            elif key in _PUBLISHED_KEYS or _looks_made_up(key):
                 self.problems.append(f"GATEWAY_KEYS, key {position}, is an example or far from random: make a new one.")
         known = [key for key in raw if key is not None]
         if len(set(known)) < len(known):
@@ -243,6 +244,10 @@ class _Reader:
                 clients[provider.lower()] = Client(client_id, self.text(f"{provider}_CLIENT_SECRET") or "")
             elif what == "SCOPE" and (scope := self.text(f"{provider}_SCOPE")):
                 scopes[provider.lower()] = tuple(scope.replace(",", " ").split())
+                if not re.fullmatch(r"[!#-\[\]-~ ]+", scope):
+                    self.problems.append(
+                        f"{provider}_SCOPE holds what no scope may: quotes, backslashes or other than ASCII."
+                    )
         return clients, scopes
 
     def judge_together(self, values: Mapping[str, Any]) -> None:
@@ -302,10 +307,18 @@ def _origin(value: str) -> str | None:
     if parts.path not in ("", "/") or parts.query:
         return None
     host = parts.hostname or ""
+    if ":" not in host and not re.fullmatch(r"[a-z0-9._-]+", host):
+        return None
     host = f"[{host}]" if ":" in host else host
     default = {"http": 80, "https": 443}[parts.scheme]
     port = "" if parts.port in (None, default) else f":{parts.port}"
     return f"{parts.scheme}://{host}{port}"
+
+
+def _looks_made_up(key: bytes) -> bool:
+    """Few different bytes, all of them typed, or each one the next: 32 random bytes are none of that."""
+    counted = len({(later - byte) % 256 for byte, later in pairwise(key)}) == 1
+    return len(set(key)) < len(key) // 4 or counted or (key.isascii() and key.decode("ascii").isprintable())
 
 
 def _raw_key(word: str) -> bytes | None:

@@ -77,9 +77,9 @@ def _proof(claims: Mapping[str, Any], issuer: str, now: float) -> Proof | None:
     expires, not_before, issued = claims.get("exp"), claims.get("nbf", 0), claims.get("iat", 0)
     if claims.get("iss") != issuer or claims.get("role") != "authenticated":
         return None
-    if audience != "authenticated" and (not isinstance(audience, list) or "authenticated" not in audience):
+    if audience != "authenticated":
         return None
-    if not is_time(expires) or not is_time(not_before) or not is_time(issued):
+    if not is_time(expires) or expires != int(expires) or not is_time(not_before) or not is_time(issued):
         return None
     if not now < expires < now + _LONGEST_LIFE.total_seconds() or max(not_before, issued) > now + CLOCK_SKEW_SECONDS:
         return None
@@ -93,9 +93,10 @@ def _uuid(value: Any) -> uuid.UUID | None:
     if not isinstance(value, str) or len(value) != 36:  # noqa: PLR2004 - the one form that Supabase writes
         return None
     try:
-        return uuid.UUID(value)
+        found = uuid.UUID(value)
     except ValueError:
         return None
+    return found if str(found) == value.lower() else None
 
 
 def _label(claims: Mapping[str, Any], user_id: uuid.UUID) -> str:

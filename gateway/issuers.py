@@ -20,7 +20,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from gateway.catalog import ENDPOINTS, Provider
-from gateway.errors import GatewayError, IssuerMismatch, ProviderGarbled, ProviderUnavailable
+from gateway.errors import GatewayError, IssuerMismatch, ProviderFailed, ProviderGarbled, ProviderUnavailable
 from gateway.models import Client
 from gateway.oauth import read_json
 from gateway.outbound import Deadline, Outbound
@@ -33,6 +33,7 @@ PAUSE_SECONDS = 30
 RETRY_SECONDS = 2
 """Between two tries while there is no answer at all yet: those who queued behind a failure do not repeat it one by one."""
 CLOCK_SKEW_SECONDS = 60
+OPTIONAL_SECONDS = 2.0
 _LONGEST_TOKEN = 16_384
 
 
@@ -62,12 +63,21 @@ class Issuers:
         Raises IssuerMismatch when the metadata is another issuer's (RFC 8414 section 3.3), ProviderUnavailable or
         ProviderGarbled when there is none to be had.
         """
-        if not provider.missing_endpoints():
+        if not (provider.issuer or provider.discovery_url) or all(getattr(provider, name) for name in ENDPOINTS):
             return provider
+        if not provider.missing_endpoints():
+            # What is still missing is optional: a slow issuer must not cost an attempt its time.
+            deadline = Deadline.after(OPTIONAL_SECONDS)
         url = provider.discovery_url or f"{(provider.issuer or '').rstrip('/')}/.well-known/openid-configuration"
-        return self._get(url, METADATA_SECONDS, lambda: self._discover(provider, url, deadline))  # type: ignore[no-any-return]
+        try:
+            metadata = self._get(url, METADATA_SECONDS, lambda: self._discover(provider, url, deadline))
+            return _completed(provider, metadata, url)
+        except ProviderFailed:
+            if provider.missing_endpoints():
+                raise
+            return provider
 
-    def _discover(self, provider: Provider, url: str, deadline: Deadline | None) -> Provider:
+    def _discover(self, provider: Provider, url: str, deadline: Deadline | None) -> Mapping[str, Any]:
         answer = self._outbound.request("GET", url, headers={"Accept": "application/json"}, deadline=deadline)
         if answer.status == 404 and provider.issuer and not provider.discovery_url:  # noqa: PLR2004
             # RFC 8414 section 3.1: the well-known part stands between host and path.
@@ -77,7 +87,9 @@ class Issuers:
             answer = self._outbound.request("GET", url, headers={"Accept": "application/json"}, deadline=deadline)
         if answer.status != 200:  # noqa: PLR2004
             raise _published_badly(answer.status)
-        return _completed(provider, read_json(answer.body))
+        metadata = read_json(answer.body)
+        _completed(provider, metadata, url)  # what does not fit never takes the place of what did
+        return metadata
 
     # -- keys --------------------------------------------------------------------------------------------------------
 
@@ -115,7 +127,10 @@ class Issuers:
                 raise ProviderUnavailable("the issuer did not answer a moment ago")
             return kept.value
         try:
-            kept.value = fetch()
+            found = fetch()
+            if kept.value and not found:  # an empty key set
+                raise ProviderGarbled("the issuer publishes nothing usable any more")
+            kept.value = found
             kept.fetched_at = self._clock()
         except GatewayError:
             if kept.value is None:
@@ -176,8 +191,8 @@ def _claims_problem(  # noqa: PLR0911 - one line a rule, in the order of the spe
     provider: Provider, client: Client, claims: Mapping[str, Any], *, nonce: str, now: float
 ) -> str | None:
     issuer = provider.issuer
-    if provider.issuer_pattern and isinstance(claims.get("tid"), str):
-        issuer = provider.issuer_pattern.replace("{tenantid}", claims["tid"])
+    if provider.issuer_pattern:
+        issuer = provider.issuer_pattern.replace("{tenantid}", str(claims.get("tid")))
     audience = claims.get("aud")
     audiences = audience if isinstance(audience, list) else [audience]
     expires, issued = claims.get("exp"), claims.get("iat")
@@ -201,17 +216,22 @@ def _claims_problem(  # noqa: PLR0911 - one line a rule, in the order of the spe
 
 def is_time(value: Any) -> TypeGuard[float]:
     """Whether a claim is a NumericDate (RFC 7519 section 2)."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53  # false for NaN too
 
 
-def _completed(provider: Provider, metadata: Mapping[str, Any]) -> Provider:
+def _completed(provider: Provider, metadata: Mapping[str, Any], source: str) -> Provider:
     expected = provider.issuer_pattern or provider.issuer
     if expected is not None and metadata.get("issuer") != expected:
         raise IssuerMismatch("the metadata is another issuer's")
-    found: dict[str, Any] = {}
+    # Endpoints stay tied to the issuer they came from, or nothing could be compared with it later.
+    found: dict[str, Any] = {"issuer": metadata.get("issuer")} if expected is None else {}
+    if found and not isinstance(found["issuer"], str):
+        raise ProviderGarbled("the metadata does not say whose it is (RFC 8414 section 2)")
     for name in ENDPOINTS:
         if getattr(provider, name) is None and isinstance(metadata.get(name), str):
             found[name] = metadata[name]
+    if source.startswith("https://") and not all(url.startswith("https://") for url in found.values()):
+        raise ProviderGarbled("the metadata names an address over plain http")
     if metadata.get("authorization_response_iss_parameter_supported") is True:
         found["authorization_response_iss_parameter_supported"] = True
     try:
@@ -232,6 +252,7 @@ def _asymmetric(document: Mapping[str, Any]) -> KeySet:
     for entry in entries[:100]:
         if (
             not isinstance(entry, dict)
+            or _is_weak(entry)
             or entry.get("kty") not in ("RSA", "EC", "OKP")
             or entry.get("use", "sig") != "sig"
         ):
@@ -241,6 +262,11 @@ def _asymmetric(document: Mapping[str, Any]) -> KeySet:
         except (JoseError, ValueError, TypeError, KeyError):
             continue
     return KeySet(usable)
+
+
+def _is_weak(entry: Mapping[str, Any]) -> bool:
+    """RFC 7518 section 3.3: an RSA modulus has 2048 bits or more, which is 342 letters of base64."""
+    return entry.get("kty") == "RSA" and len(str(entry.get("n"))) < 342  # noqa: PLR2004
 
 
 def _published_badly(status: int) -> GatewayError:

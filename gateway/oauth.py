@@ -9,7 +9,6 @@ said reaches a message: its words are not ours to repeat.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -37,6 +36,7 @@ from gateway.quirks import QUIRKS
 _LONGEST_EXPIRY = 10 * 365 * 86_400
 """Seconds; whatever claims to live longer is a defect, and would not fit a calendar for much longer."""
 _LONGEST_CODE = 4096
+_LONGEST_FACT = 200
 
 _DENIED = frozenset(
     {"access_denied", "consent_required", "interaction_required", "login_required", "account_selection_required"}
@@ -118,7 +118,11 @@ def _judge_issuer(provider: Provider, given: Sequence[str]) -> None:
     if provider.issuer is None or provider.issuer_pattern is not None:
         # No single issuer to compare with: then at least the host has to be one that we would have talked to.
         ours = {urlsplit(url or "").netloc for url in (provider.authorization_endpoint, provider.token_endpoint)}
-        if urlsplit(given[0]).netloc not in ours:
+        try:
+            theirs = urlsplit(given[0]).netloc
+        except ValueError:
+            theirs = ""
+        if not theirs or theirs not in ours:
             raise IssuerMismatch("iss names a host that is not the provider's")
     elif given[0] != provider.issuer:
         raise IssuerMismatch("iss differs from the provider's issuer")
@@ -201,7 +205,7 @@ def read_token_response(
         expires_at=_later(now, answer, "expires_in"),
         refresh_expires_at=_refresh_expiry(provider, now, answer),
         id_token=_secret(answer, "id_token"),
-        facts={name: str(answer[name]) for name in provider.facts if isinstance(answer.get(name), str | int | bool)},
+        facts={name: fact for name in provider.facts if (fact := _fact(answer.get(name))) is not None},
     )
     secrets = {"access_token", "refresh_token", "id_token"}
     return TokenAnswer(grant, {name: value for name, value in answer.items() if name not in secrets})
@@ -270,6 +274,14 @@ def _secret(answer: Mapping[str, Any], name: str) -> str | None:
     return value
 
 
+def _fact(value: Any) -> str | None:
+    """A fact as text that a row and a page can hold; JSON's `true` stays `true`."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = str(value) if isinstance(value, str | int) else ""
+    return text if 0 < len(text) <= _LONGEST_FACT and text.isprintable() else None
+
+
 def _is_vschar(value: str) -> bool:
     return value.isascii() and value.isprintable()
 
@@ -291,7 +303,7 @@ def _later(now: datetime, answer: Mapping[str, Any], name: str) -> datetime | No
     seconds = answer[name]
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise ProviderGarbled(f"{name} is not a number")
-    if not math.isfinite(seconds) or not 0 < seconds <= _LONGEST_EXPIRY:
+    if not 0 < seconds <= _LONGEST_EXPIRY:  # false for NaN and infinity too
         raise ProviderGarbled(f"{name} is out of bounds")
     return (now + timedelta(seconds=int(seconds))).astimezone(UTC)
 
@@ -316,8 +328,16 @@ def read_revocation_response(status: int, body: bytes) -> None:
     """
     if status < 300:  # noqa: PLR2004
         return
-    if status == 400 and b"invalid_client" not in body and b"unsupported_token_type" not in body:  # noqa: PLR2004
+    if status == 400 and _error_in(body) in ("invalid_token", "invalid_grant"):  # noqa: PLR2004
         return
     if status in (400, 401, 403):
         raise ClientRejected(f"the revocation endpoint answers {status}")
     raise ProviderUnavailable(f"the revocation endpoint answers {status}")
+
+
+def _error_in(body: bytes) -> str | None:
+    try:
+        error = read_json(body).get("error")
+    except ProviderGarbled:
+        return None
+    return error if isinstance(error, str) else None

@@ -45,12 +45,17 @@ def camel_case_answers(answer: Json) -> Json:
 def message_errors(answer: Json) -> Json:
     """`{"statusCode": 400, "message": "Invalid grant: …"}` for RFC 6749 section 5.2: HighLevel."""
     message = answer.get("message")
-    if "access_token" in answer or not isinstance(message, str):
+    if "access_token" in answer or not isinstance(message, str) or _is_error_code(answer.get("error")):
         return answer
     found = re.match(r"(invalid (?:grant|client|request|scope))\b", message.lower())
     if "location is not active" in message.lower():
         return {"error": "temporarily_unavailable"}
     return {"error": found[1].replace(" ", "_")} if found else {"error": "invalid_request"}
+
+
+def _is_error_code(error: Any) -> bool:
+    """`invalid_grant`, as RFC 6749 section 5.2 writes codes; `Bad Request` is the status in words."""
+    return isinstance(error, str) and re.fullmatch(r"[a-z]+(_[a-z]+)+", error) is not None
 
 
 def highlevel_account(api_base_url: str, answer: Json) -> AccountLookup:

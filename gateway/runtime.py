@@ -58,15 +58,27 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def _with_scopes(catalog: Catalog, scopes: Mapping[str, tuple[str, ...]]) -> tuple[Catalog, list[str]]:
+    """The catalogue with the operator's scopes in it, judged as a whole once more, and what is wrong with them."""
+    providers, problems = [], []
+    for provider in catalog.providers.values():
+        try:
+            providers.append(
+                Provider.model_validate(provider.model_dump() | {"scope": scopes.get(provider.id, provider.scope)})
+            )
+        except ValueError:
+            problems.append(
+                f"{provider.id.upper()}_SCOPE does not fit {provider.name}: openid needs an issuer or jwks_uri."
+            )
+    return Catalog(providers), problems
+
+
 def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Runtime:
     """The instruments for `settings`. Raises SettingsRefused when the catalogue or a registration does not fit."""
     catalog = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
-    catalog = Catalog(
-        provider.model_copy(update={"scope": settings.scopes.get(provider.id, provider.scope)})
-        for provider in catalog.providers.values()
-    )
+    catalog, problems = _with_scopes(catalog, settings.scopes)
     clients = {name: client for name, client in settings.clients.items() if catalog.get(name)}
-    problems = [
+    problems += [
         f"{name.upper()}_CLIENT_SECRET is missing: {provider.name} needs it beside the client id."
         for name, provider in catalog.providers.items()
         if name in clients and not clients[name].client_secret and provider.needs_secret

@@ -62,7 +62,7 @@ class Vault:
         """Whether it opens, but not with the newest key: time to seal it again."""
         try:
             _derive(self._masters[0], row, column, generation).decrypt(sealed.encode())
-        except InvalidToken:
+        except (InvalidToken, UnicodeError):
             self.open(sealed, row=row, column=column, generation=generation)
             return True
         return False

@@ -47,7 +47,7 @@ class Published:
     def request(self, method, url, *, headers, deadline, body=None) -> Answer:
         """As the real one; only reads are expected."""
         assert ("GET", None, "application/json") == (method, body, headers["Accept"])
-        assert deadline is None
+        assert deadline is None or deadline.remaining() <= 10
         self.asked.append(url)
         page = self.pages.get(url, 404)
         if isinstance(page, Exception):

@@ -22,7 +22,7 @@ from gateway.quirks import QUIRKS
 TYPES: Mapping[int, str] = {1: "crm", 2: "email", 3: "phone"}
 """The owner's provider types, and the public path of each."""
 
-Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s\\@#\"<>]+$", max_length=2000)]
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s\\@#\"<>/?][^\s\\@#\"<>]*$", max_length=2000)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 DottedPath = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Paths = tuple[DottedPath, ...]
@@ -45,7 +45,7 @@ class AccountRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: Paths
+    id: Annotated[Paths, Field(min_length=1)]
     label: Paths = ()
 
     @field_validator("id", "label", mode="before")
@@ -140,19 +140,10 @@ class Provider(BaseModel):
                 raise ValueError("a scope is printable ASCII without spaces and quotes (RFC 6749 section 3.3)")
         return value
 
-    @field_validator("authorization_params")
+    @field_validator("authorization_params", "token_params")
     @classmethod
     def _ours_alone(cls, value: Mapping[str, str]) -> Mapping[str, str]:
-        reserved = {
-            "state",
-            "client_id",
-            "redirect_uri",
-            "response_type",
-            "code_challenge",
-            "code_challenge_method",
-            "nonce",
-        }
-        if taken := reserved & set(value):
+        if taken := _OURS_ALONE & set(value):
             raise ValueError(f"{', '.join(sorted(taken))} cannot be set here: the gateway alone makes them")
         return value
 
@@ -180,6 +171,10 @@ class Provider(BaseModel):
         return self
 
 
+_OURS_ALONE = frozenset({
+    "state", "nonce", "scope", "uri", "response_type", "client_id", "redirect_uri", "code_challenge", "code_challenge_method",
+    "grant_type", "code", "code_verifier", "refresh_token", "client_secret", "client_assertion", "client_assertion_type", "body",
+})  # fmt: skip
 _FORBIDDEN_HEADERS = frozenset({"authorization", "cookie", "host", "content-length", "transfer-encoding", "connection"})
 
 
@@ -223,7 +218,10 @@ def load_catalog(folder: Path | None = None, *, allow_private_hosts: bool = Fals
             tables.setdefault(provider_id, {}).update(entry)
             origin[provider_id] = file.name
     providers = []
-    for provider_id, entry in tables.items():
+    for provider_id, table in tables.items():
+        entry = {**tables.get(table.get("like", ""), {}), **table}
+        if entry.pop("like", provider_id) not in tables:
+            problems.append(f"{origin[provider_id]}: [{provider_id}] like names a provider that does not exist.")
         found, wrong = _judge(provider_id, entry, allow_private_hosts=allow_private_hosts)
         problems += [f"{origin[provider_id]}: [{provider_id}] {text}" for text in wrong]
         providers += [found] if found else []
@@ -236,8 +234,10 @@ def load_catalog(folder: Path | None = None, *, allow_private_hosts: bool = Fals
 def _judge(
     provider_id: str, entry: Mapping[str, Any], *, allow_private_hosts: bool
 ) -> tuple[Provider | None, list[str]]:
+    if "id" in entry:
+        return None, ["id is the name of the table: leave it out."]
     try:
-        provider = Provider.model_validate({"slug": provider_id.replace("_", "-"), **entry, "id": provider_id})
+        provider = Provider.model_validate({"slug": provider_id, **entry, "id": provider_id})
     except ValidationError as refused:
         return None, [_sentence(error) for error in refused.errors(include_url=False, include_input=False)]
     urls = [(name, getattr(provider, name)) for name in ("issuer", "discovery_url", *ENDPOINTS, "api_base_url")]

@@ -7,7 +7,8 @@ parsers could read differently is refused before it is parsed.
 
 from __future__ import annotations
 
-from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+import re
+from urllib.parse import quote, unquote_plus, urlencode, urlsplit, urlunsplit
 
 from werkzeug.wrappers import Response
 
@@ -43,7 +44,7 @@ def here_or_app_address(settings: Settings, value: str | None) -> str:
         return "/connections"
     if value.startswith("/"):
         # Browsers take // and /\ for another host; Location is ours to keep a path.
-        if not _is_plain(value) or value.startswith("//"):
+        if not _is_plain(value) or _DISGUISED.match(value):
             raise ReturnToRefused("next is not a plain path")
         return value
     return app_address(settings, value) or "/connections"
@@ -57,15 +58,18 @@ def see_other(url: str) -> Response:
 def with_query(url: str, **more: str) -> str:
     """`url` with `more` added to its query; what stood there under the same names before is taken out."""
     parts = urlsplit(url)
-    kept = [pair for pair in parts.query.split("&") if pair and pair.split("=", 1)[0] not in _ANSWERS]
+    kept = [pair for pair in parts.query.split("&") if pair and unquote_plus(pair.split("=", 1)[0]) not in _ANSWERS]
     query = "&".join([*kept, urlencode(more, quote_via=quote)])
     return urlunsplit(parts._replace(query=query))
 
+
+_DISGUISED = re.compile(r"/(/|%(0.|1.|2f|5c|7f))", re.IGNORECASE)
+"""Behind the first slash another one, a backslash or a control, plain or percent-encoded."""
 
 _ANSWERS = frozenset({"connection", "provider", "error", "confirmation"})
 """Names that only our answers use: a link cannot arrive with one already in place."""
 
 
 def _is_plain(value: str) -> bool:
-    """Visible ASCII without a backslash, and no percent-encoded control, slash or backslash in front of the path."""
+    """Visible ASCII without a backslash, and not endless."""
     return len(value) <= _LONGEST and value.isascii() and value.isprintable() and not set(value) & set(' \\<>"`')

@@ -24,8 +24,14 @@ _STATIC = {
 
 def allow_form_action(*urls: str) -> None:
     """Lets this page's form end on these origins: Chromium holds a redirect after a POST to form-action too."""
-    origins = {f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, urls) if parts.netloc}
-    g.form_action = "".join(f" {origin}" for origin in sorted(origins))
+    g.form_action = _sources(*urls)
+
+
+def _sources(*urls: str) -> str:
+    # Signing out ends at the product's sign-in, and every page of a signed-in user has that form.
+    login = runtime().settings.app_login_url or ""
+    origins = {f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, (*urls, login)) if parts.netloc}
+    return "".join(f" {origin}" for origin in sorted(origins))
 
 
 def popup_friendly(*, yes: bool) -> None:
@@ -41,7 +47,7 @@ def register(app: Flask) -> None:
 def _headers(answer: Response) -> Response:
     headers = answer.headers
     headers.extend(_STATIC)
-    headers["Content-Security-Policy"] = _POLICY.format(form_action=g.get("form_action", ""))
+    headers["Content-Security-Policy"] = _POLICY.format(form_action=g.get("form_action") or _sources())
     headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
     if runtime().settings.secure:
         headers["Strict-Transport-Security"] = "max-age=31536000"
