@@ -485,6 +485,18 @@ end $$;
 create or replace trigger gateway_emptied before truncate on public.provider_data
   for each statement execute function gateway.keep_all_for_revocation();
 
+create or replace function gateway.keep_all_parked_for_revocation() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into gateway.revocation (connection_id, generation, provider, token, refresh, reason)
+  select p.id, 1, p.provider, p.token, p.refresh, 'not_confirmed' from gateway.parked_grant p
+  on conflict on constraint revocation_pkey do nothing;
+  return null;
+end $$;
+
+create or replace trigger gateway_emptied before truncate on gateway.parked_grant
+  for each statement execute function gateway.keep_all_parked_for_revocation();
+
 -- 6 -- functions: sessions and attempts ------------------------------------------------------------------------------
 
 -- The two SQL functions have no `set` of their own so that the planner can inline them; each name in them is qualified and
@@ -929,6 +941,7 @@ begin
   )
   insert into gateway.event (type, connection_id, provider)
   select 'grant.revocation_abandoned', l.connection_id, l.provider from let_go l;
+  over := clock_timestamp();  -- what was parked has come into the queue since
   update gateway.revocation r set due_at = clock_timestamp() + interval '2 minutes'
    where (r.connection_id, r.generation) = (
      select x.connection_id, x.generation from gateway.revocation x

@@ -321,7 +321,7 @@ class DatabaseUnavailable(GatewayError):
     slug = "database_unavailable"
     status = 503
     title = "The database is not answering"
-    meaning = "The gateway could not reach its database."
+    meaning = "The gateway could not reach its database, so nothing was connected or changed."
     way_on = "Wait a minute and try again."
     remedy = "wait"
 

@@ -32,7 +32,9 @@ class Line:
             if not self._more():
                 return b""
         head, _, rest = self._unread.partition(b"\r\n\r\n")
-        length = next((int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0)
+        length = next(
+            (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0
+        )
         while len(rest) < length and self._more():
             rest = self._unread.partition(b"\r\n\r\n")[2]
         self._unread = rest[length:]
@@ -70,7 +72,9 @@ class Line:
 class Listener:
     """A listening socket; `connections` counts, `requests` keeps what came."""
 
-    def __init__(self, script: Script, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self, script: Script, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         self._script, self._tls = script, tls
         self._server = socket.create_server((host, port), backlog=128)
         self.host, self.port = host, self._server.getsockname()[1]

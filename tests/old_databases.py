@@ -1,5 +1,5 @@
 """
-Databases as schema.sql finds them: Supabase's auth schema and defaults, the owner's tables as they grew, an owner without rights.
+What the documents say of the tables, and databases as schema.sql finds them: Supabase's auth schema and defaults, the owner's tables as they grew, an owner without rights.
 """
 
 from __future__ import annotations
@@ -8,6 +8,32 @@ import uuid
 
 import psycopg
 from psycopg.types.json import Jsonb
+
+# database-schema.md, column by column.
+DOCUMENTED = {
+    "user_profile": {
+        "id": "uuid",
+        "created_at": "timestamp with time zone",
+        "updated_at": "timestamp with time zone",
+        "user_id_auth": "uuid",
+        "user_name": "text",
+        "providers": "ARRAY",
+    },
+    "provider_data": {
+        "id": "uuid",
+        "created_at": "timestamp with time zone",
+        "provider_id_ref": "uuid",
+        "auth_provider_id": "uuid",
+        "name": "text",
+        "type": "numeric",
+        "token": "text",
+        "refresh": "text",
+        "expires": "text",
+        "data": "jsonb",
+    },
+}
+# Every function of ours, in a query over pg_proc p and pg_namespace n.
+OURS = "(n.nspname = 'gateway' or n.nspname = 'public' and p.proname ~ '^gateway_')"
 
 SUPABASE = """
 create schema auth;

@@ -68,6 +68,28 @@ class Person:
         return saved.standing
 
 
+@dataclass(frozen=True)
+class Two:
+    """Alice and Bob, each with one GHL connection, and where they are."""
+
+    database: str
+    alice: Person
+    bob: Person
+    rows: dict[Person, uuid.UUID]
+    profiles: dict[Person, uuid.UUID]
+
+    def seen(self, client: psycopg.Connection, column: str, table: str) -> list[object]:
+        """That column for Alice, then for Bob, as it really stands just now."""
+        key = {"user_profile": "user_id_auth", "provider_data": "auth_provider_id"}[table]
+        asked = (
+            f"select (select {column} from {table} where {key} = %s), (select {column} from {table} where {key} = %s)"  # noqa: S608
+        )
+        role = client.execute("select current_user").fetchone()[0]
+        found = client.execute("reset role").execute(asked, [self.alice.id, self.bob.id]).fetchone()
+        client.execute(f"set local role {role}")
+        return list(found)
+
+
 def in_an_hour() -> datetime:
     return datetime.now(UTC) + timedelta(hours=1)
 

@@ -157,7 +157,9 @@ class Person:
         assert answer.status_code == 303, answer.text
         return answer.headers["Location"]
 
-    def consents(self, provider: str, account: str | None = None, *, query: dict[str, str] | None = None, **form: str) -> str:
+    def consents(
+        self, provider: str, account: str | None = None, *, query: dict[str, str] | None = None, **form: str
+    ) -> str:
         """Says yes at the provider; the callback's address, not opened yet."""
         return self.gateway.sandbox.consents(self.begins(provider, **(query or {})), account, **form)
 

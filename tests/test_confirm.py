@@ -20,7 +20,8 @@ FIRST, SECOND = 0, 1
 def standing(gateway, user_id):
     with psycopg.connect(gateway.dsn) as connection:
         return connection.execute(
-            "select id::text, account_id, generation from gateway.connection where user_id = %s order by created_at", [user_id]
+            "select id::text, account_id, generation from gateway.connection where user_id = %s order by created_at",
+            [user_id],
         ).fetchall()
 
 
@@ -167,7 +168,9 @@ def test_where_many_are_allowed_both_can_be_kept(cluster, template):
     Accounts = "many" gives one connection an upstream account; one more that was asked for is no question.
     """
     with whole_gateway(cluster, template) as gateway:
-        Path(gateway.environ["GATEWAY_CATALOG"], "zz_many.toml").write_text('[ghl]\naccounts = "many"\n', encoding="utf-8")
+        Path(gateway.environ["GATEWAY_CATALOG"], "zz_many.toml").write_text(
+            '[ghl]\naccounts = "many"\n', encoding="utf-8"
+        )
         gateway.start()
         alice = gateway.person("Alice Winter")
         alice.connects("ghl", BERLIN)

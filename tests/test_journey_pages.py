@@ -10,6 +10,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
+import psycopg
 import pytest
 from browsing import PHONE, Visitor, chromium, needs_axe, needs_chromium, new_alice, sideways, violations
 from running import Person, whole_gateway
@@ -164,6 +165,41 @@ def test_a_problem(scene, path):
 
     scene.page.locator("#problem").wait_for()
     looks_right(scene)
+
+
+def test_a_problem_that_leaves_the_app_installed(scene):
+    """
+    Redeemed, but not stored, and HighLevel cannot be told: the page says so, and leads to where the app is removed.
+    """
+    scene.asks("ghl", then="#consent")
+    with psycopg.connect(scene.gateway.dsn, autocommit=True) as connection:
+        connection.execute("alter table gateway.connection rename to connection_gone")
+        try:
+            scene.page.get_by_role("button", name="Allow", exact=True).click()
+            link = scene.page.get_by_role("link", name="Remove it at HighLevel")
+            link.wait_for()
+        finally:
+            connection.execute("alter table gateway.connection_gone rename to connection")
+
+    assert link.get_attribute("href").endswith("/integration/installed-apps")
+    looks_right(scene)
+
+
+def test_the_question_about_another_account(scene):
+    """
+    Asked before anything changes; the answer decides which one is listed.
+    """
+    scene.alice.connects("google")
+    scene.asks("google", then="#consent")
+    scene.page.get_by_text("hello@northwind.example").click()
+    scene.page.get_by_role("button", name="Allow", exact=True).click()
+
+    answer = scene.page.get_by_role("button", name="Use the new account from now on")
+    answer.wait_for()
+    looks_right(scene)
+
+    answer.click()
+    scene.page.get_by_role("article", name="Gmail hello@northwind.example").wait_for()
 
 
 def test_the_page_that_asks_to_sign_in(scene, without_login):

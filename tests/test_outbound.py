@@ -37,11 +37,20 @@ def test_an_answer_has_its_status_its_headers_in_any_case_and_its_whole_body(out
     """
     Chunks are joined; header names are looked up in any case.
     """
-    provider = listen(answering(b"HTTP/1.1 201 Made\r\nX-Kind: tea\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"))
+    provider = listen(
+        answering(
+            b"HTTP/1.1 201 Made\r\nX-Kind: tea\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+        )
+    )
 
     answer = outbound.request("GET", provider.url())
 
-    assert (201, "tea", "tea", b"abcde") == (answer.status, answer.headers["x-kind"], answer.headers["X-KIND"], answer.body)
+    assert (201, "tea", "tea", b"abcde") == (
+        answer.status,
+        answer.headers["x-kind"],
+        answer.headers["X-KIND"],
+        answer.body,
+    )
 
 
 def test_neither_body_nor_headers_of_an_answer_show_in_its_repr():
@@ -72,7 +81,13 @@ def test_a_request_carries_one_honest_user_agent_and_nothing_about_the_connectio
     Framing, host, agent and cookies are ours: a caller's would smuggle or leak.
     """
     provider = listen(answering(OK))
-    theirs = {"Host": "evil.example", "content-length": "1", "Transfer-Encoding": "chunked", "Cookie": "a=b", "User-Agent": "curl"}
+    theirs = {
+        "Host": "evil.example",
+        "content-length": "1",
+        "Transfer-Encoding": "chunked",
+        "Cookie": "a=b",
+        "User-Agent": "curl",
+    }
 
     outbound.request("POST", provider.url(), headers={**theirs, "Accept": "application/json"}, body="grant_type=ü")
 
@@ -87,7 +102,9 @@ def test_a_request_carries_one_honest_user_agent_and_nothing_about_the_connectio
     ]
 
 
-@pytest.mark.parametrize("target", ["/", "//evil.example/a", "/a/../b", "/a%2fb/..%2Fc?x=%20&y=/?z", "/%zz", "/a;b,c?d[]=@"])
+@pytest.mark.parametrize(
+    "target", ["/", "//evil.example/a", "/a/../b", "/a%2fb/..%2Fc?x=%20&y=/?z", "/%zz", "/a;b,c?d[]=@"]
+)
 def test_what_was_checked_is_what_is_sent(outbound, listen, target):
     """
     No library in between tidies a path up after it was judged.
@@ -99,7 +116,9 @@ def test_what_was_checked_is_what_is_sent(outbound, listen, target):
     assert f"GET {target} HTTP/1.1" == lines(provider.requests[0])[0]
 
 
-@pytest.mark.parametrize(("name", "value"), [("X", "a\r\nB: c"), ("X", "a\n b"), ("X", "a\0"), ("X\r\nY", "a"), ("X: Y", "a"), ("X", "ü")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("X", "a\r\nB: c"), ("X", "a\n b"), ("X", "a\0"), ("X\r\nY", "a"), ("X: Y", "a"), ("X", "ü")]
+)
 def test_a_header_that_would_split_the_request_is_refused_before_anything_is_sent(outbound, listen, name, value):
     """
     A provider may have given us a token with a line break in it (security: header injection).
@@ -133,7 +152,12 @@ def test_proxies_and_credentials_of_the_environment_are_not_used(outbound, liste
     proxy, provider = listen(answering(OK)), listen(answering(OK))
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login alice password canary\n")
-    for name, value in {"HTTP_PROXY": proxy.url(""), "ALL_PROXY": proxy.url(""), "NO_PROXY": "", "NETRC": str(netrc)}.items():
+    for name, value in {
+        "HTTP_PROXY": proxy.url(""),
+        "ALL_PROXY": proxy.url(""),
+        "NO_PROXY": "",
+        "NETRC": str(netrc),
+    }.items():
         monkeypatch.setenv(name, value)
         monkeypatch.setenv(name.lower(), value)
 
@@ -206,7 +230,11 @@ def test_what_is_not_http_is_garbled(outbound, listen, words):
 
 
 def spoilt_by(listen) -> dict[str, str]:
-    bodies = {"hung up": b"", "garbled": b"canary-b\r\n", "headers": b"HTTP/1.1 200 OK\r\ncanary-b\r\nContent-Length: 9\r\n\r\n"}
+    bodies = {
+        "hung up": b"",
+        "garbled": b"canary-b\r\n",
+        "headers": b"HTTP/1.1 200 OK\r\ncanary-b\r\nContent-Length: 9\r\n\r\n",
+    }
     urls = {name: listen(once(body)).url("/path") for name, body in bodies.items()}
     gone = listen(answering(OK))
     gone.close()

@@ -244,7 +244,9 @@ def test_an_answer_of_exactly_the_bound_is_taken_and_one_byte_more_is_not(outbou
             outbound.request("GET", listen(once(coded(coding, packed(more)))).url())
 
 
-@pytest.mark.parametrize(("coding", "packed"), [("gzip", gzip.compress), ("X-GZip", gzip.compress), ("deflate", zlib.compress)])
+@pytest.mark.parametrize(
+    ("coding", "packed"), [("gzip", gzip.compress), ("X-GZip", gzip.compress), ("deflate", zlib.compress)]
+)
 def test_an_answer_that_is_compressed_unasked_is_decoded(outbound, listen, coding, packed):
     """
     Some servers do not read Accept-Encoding.

@@ -66,7 +66,9 @@ def test_a_connection_that_was_idle_for_long_is_renewed(outbound, listen, monkey
     assert 2 == provider.connections
 
 
-@pytest.mark.parametrize("interim", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 102 Wait\r\n\r\n", b"HTTP/1.1 101 Other\r\n\r\n"])
+@pytest.mark.parametrize(
+    "interim", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 102 Wait\r\n\r\n", b"HTTP/1.1 101 Other\r\n\r\n"]
+)
 def test_an_interim_answer_never_leaves_the_real_one_to_the_next_call(outbound, listen, interim):
     """
     Else bob's call would be answered with what alice's was: her tokens.

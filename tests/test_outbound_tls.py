@@ -31,11 +31,15 @@ class Authority:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test Authority")])
         self.bundle = folder / "authority.pem"
-        self.bundle.write_bytes(self.certificate(self.key, self.name, [], NOW + DAY, ca=True).public_bytes(Encoding.PEM))
+        self.bundle.write_bytes(
+            self.certificate(self.key, self.name, [], NOW + DAY, ca=True).public_bytes(Encoding.PEM)
+        )
 
     def certificate(self, key, name, names, until, *, ca=False):
         """Signed by this authority, valid for nine days before now."""
-        builder = x509.CertificateBuilder(self.name, name, key.public_key(), x509.random_serial_number(), NOW - 9 * DAY, until)
+        builder = x509.CertificateBuilder(
+            self.name, name, key.public_key(), x509.random_serial_number(), NOW - 9 * DAY, until
+        )
         builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -172,7 +176,9 @@ def test_twenty_exchanges_load_no_bundle_and_shake_hands_only_once_a_thread(outb
     """
     loaded = []
     load = ssl.SSLContext.load_verify_locations
-    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *given, **named: (loaded.append(1), load(*given, **named)))
+    monkeypatch.setattr(
+        ssl.SSLContext, "load_verify_locations", lambda *given, **named: (loaded.append(1), load(*given, **named))
+    )
     provider = listen(answering(OK), tls=authority.context())
 
     with ThreadPoolExecutor(4) as threads:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-import psycopg
 import pytest
-from postgres import Person, acting, fresh_database, rows
+from postgres import Person, Two, acting, fresh_database, rows
 from psycopg.errors import InsufficientPrivilege, UniqueViolation
 from psycopg.types.json import Jsonb
 
@@ -40,28 +38,6 @@ FORBIDDEN = pytest.mark.parametrize(
         "select * from auth.users",
     ],
 )
-
-
-@dataclass(frozen=True)
-class Two:
-    """Alice and Bob, each with one GHL connection, and where they are."""
-
-    database: str
-    alice: Person
-    bob: Person
-    rows: dict[Person, uuid.UUID]
-    profiles: dict[Person, uuid.UUID]
-
-    def seen(self, client: psycopg.Connection, column: str, table: str) -> list[object]:
-        """That column for Alice, then for Bob, as it really stands just now."""
-        key = {"user_profile": "user_id_auth", "provider_data": "auth_provider_id"}[table]
-        asked = (
-            f"select (select {column} from {table} where {key} = %s), (select {column} from {table} where {key} = %s)"
-        )
-        role = client.execute("select current_user").fetchone()[0]
-        found = client.execute("reset role").execute(asked, [self.alice.id, self.bob.id]).fetchone()
-        client.execute(f"set local role {role}")
-        return list(found)
 
 
 @pytest.fixture(scope="module")

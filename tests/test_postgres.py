@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import unquote
 
 import psycopg
@@ -197,6 +198,7 @@ def test_threads_share_the_pool(backend):
     assert 1 <= len(set(pids)) <= 8
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_has_connections_of_its_own(backend):
     """
     The parent's go on working; nothing of them is used or closed in the child.
@@ -221,16 +223,16 @@ def test_statements_are_prepared_except_on_the_transaction_pooler(cluster, bare_
     """
     Port 6543 hands each statement to another server process. Here a second name for the same socket plays that port.
     """
-    folder = unquote(bare_database.partition("host=")[2])
-    alias = f"{folder}/.s.PGSQL.6543"
-    os.symlink(f"{folder}/.s.PGSQL.5432", alias)
+    folder = Path(unquote(bare_database.partition("host=")[2]))
+    alias = folder / ".s.PGSQL.6543"
+    alias.symlink_to(folder / ".s.PGSQL.5432")
     pooled = PostgresBackend(f"{bare_database}&port=6543")
     counts = {
         direct: [each.call("gateway_prepared_v1", {}) for _ in range(8)]
         for direct, each in ((True, backend), (False, pooled))
     }
     pooled.close()
-    os.unlink(alias)
+    alias.unlink()
 
     assert [0] * 8 == counts[False]
     assert 1 == counts[True][-1]

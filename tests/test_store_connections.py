@@ -9,7 +9,7 @@ import uuid
 import pytest
 from postgres import SOON, Person, rows
 
-from gateway.models import Account, Standing
+from gateway.models import Account
 
 GRANT = {"token": "sealed-token-of-alice", "refresh": "sealed-refresh-of-alice"}
 
@@ -175,17 +175,6 @@ def test_what_the_owner_writes_decides_nothing(database, store, alice):
     assert before == store.connections(alice.session)
     assert (SOON, "active") == (before.connections[0].expires_at, before.connections[0].status)
     assert store.save_connection(**alice.grant(connection_id=standing.id, generation=2)).saved
-
-
-def test_a_standing_is_what_was_saved(store, alice):
-    """
-    The four facts that the next seal and the next question need.
-    """
-    proposal = alice.grant()
-    assert (
-        Standing(proposal["connection_id"], 1, "alice-location", "alice's agency")
-        == store.save_connection(**proposal).standing
-    )
 
 
 # -- listing and disconnecting ---------------------------------------------------------------------------------------

@@ -1,0 +1,176 @@
+"""
+The documents, compared with the code: settings, commands, catalogue keys, problems. A document that lies is a defect.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import pytest
+
+from gateway.catalog import Provider, load_catalog
+from gateway.cli import main
+from gateway.config import SECRETS, read_settings
+from gateway.errors import SettingsRefused, every_problem
+from gateway.web.refusals import WHO
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+CONTRACT_PROBLEMS = {
+    "access_denied": (400, "reconnect"),
+    "state_invalid": (400, "reconnect"),
+    "browser_mismatch": (403, "reconnect"),
+    "user_mismatch": (403, "reconnect"),
+    "issuer_mismatch": (400, "report"),
+    "provider_unavailable": (504, "wait"),
+    "provider_garbled": (502, "report"),
+    "client_rejected": (502, "operator"),
+    "database_unavailable": (503, "wait"),
+    "return_to_refused": (400, "fix_request"),
+    "not_found": (404, "fix_request"),
+    "unauthenticated": (401, "fix_request"),
+    "forbidden": (403, "fix_request"),
+    "needs_reauthorization": (409, "reconnect"),
+    "pending_confirmation": (409, "wait"),
+    "frozen": (403, "operator"),
+    "rate_limited": (429, "wait"),
+    "refresh_in_progress": (503, "wait"),
+    "secret_unreadable": (500, "operator"),
+}
+
+
+class Asked(Mapping[str, str]):
+    """An empty environment that remembers what it was asked for."""
+
+    def __init__(self):
+        self.names = set()
+
+    def __getitem__(self, name):
+        self.names.add(name)
+        raise KeyError(name)
+
+    def __iter__(self):
+        return iter(("ACME_CLIENT_ID", "ACME_CLIENT_SECRET", "ACME_SCOPE"))
+
+    def __len__(self):
+        return 3
+
+
+def table(text, heading):
+    """The first column of the table below a heading."""
+    section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return {cell for row in section.splitlines() for cell in re.findall(r"^\| `([^`]+)` \|", row)}
+
+
+def test_every_setting_that_is_read_stands_in_the_readme_and_no_other():
+    """
+    Both ways: what the code asks the environment for, and what the table promises.
+    """
+    environment = Asked()
+    with pytest.raises(SettingsRefused):
+        read_settings(environment)
+    read = {name.removesuffix("_FILE").replace("ACME_", "<PROVIDER>_") for name in environment.names}
+
+    assert read | {"<PROVIDER>_CLIENT_SECRET"} == table(README, "Settings")
+    assert set(SECRETS) <= read
+
+
+def test_every_command_stands_in_the_readme_and_no_other():
+    """
+    Both ways, sub-commands included.
+    """
+
+    def commands(group, prefix):
+        for name, command in group.commands.items():
+            if isinstance(command, click.Group):
+                yield from commands(command, f"{prefix} {name}")
+            else:
+                yield f"{prefix} {name}"
+
+    assert set(commands(main, "python -m gateway")) == table(README, "Commands")
+
+
+def test_every_catalogue_key_stands_in_its_document_and_no_other():
+    """
+    docs/providers.md against the model that judges the files.
+    """
+    document = (ROOT / "docs" / "providers.md").read_text(encoding="utf-8")
+
+    assert set(Provider.model_fields) - {"id"} | {"like"} == table(document, "Keys")
+
+
+def test_every_provider_says_how_far_it_was_exercised():
+    """
+    Nothing is claimed of a provider that the document leaves out.
+    """
+    document = (ROOT / "docs" / "providers.md").read_text(encoding="utf-8")
+    section = document.split("## How far each was exercised")[1]
+
+    for provider in load_catalog().providers:
+        assert f"`{provider}`" in section
+
+
+def test_the_readme_names_the_two_commands_and_every_document_it_links():
+    """
+    The commands word for word, and no link that leads nowhere.
+    """
+    assert "pip install -r requirements.txt && python -m gateway demo" in README
+    assert "pip install -r requirements-dev.txt && python -m pytest" in README
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert link.startswith("https://") or (ROOT / link).exists(), link
+
+
+def test_the_problems_are_the_contracts():
+    """
+    Slug, status and remedy of each; and each has its plain sentences.
+    """
+    problems = {kind.slug: kind for kind in every_problem()}
+
+    assert CONTRACT_PROBLEMS == {slug: (problems[slug].status, problems[slug].remedy) for slug in CONTRACT_PROBLEMS}
+    for kind in problems.values():
+        assert kind.remedy in WHO
+        assert kind.title
+        assert kind.meaning
+        assert kind.way_on
+
+
+def test_each_problem_has_its_page(gateway):
+    """
+    The `type` of RFC 9457 leads somewhere; an unknown slug does not.
+    """
+    nobody = gateway.person()
+
+    for slug in CONTRACT_PROBLEMS:
+        page = nobody.get(f"/problems/{slug}")
+        assert 200 == page.status_code
+        assert f'data-problem="{slug}"' in page.text
+    assert 404 == nobody.get("/problems/nonsense").status_code
+
+
+def test_every_requirement_is_pinned():
+    """
+    A version that moves by itself is a supply that nobody looked at.
+    """
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+            bare = line.partition("#")[0].strip()
+            assert not bare or bare.startswith("-r ") or re.fullmatch(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[0-9][^ ]*", bare), line
+
+
+def test_no_file_is_longer_and_no_function_larger_than_the_house_likes():
+    """
+    300 lines a file and 45 a function, in the product itself.
+    """
+    import ast
+
+    for file in sorted((ROOT / "gateway").rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        lines = text.count("\n")
+        assert lines <= 350, f"{file.name}: {lines}"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{file.name}: {node.name}"

@@ -1,0 +1,100 @@
+"""
+The database goes away in the middle: nothing is half-stored, the grant is given back, and the user is told the truth.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+from running import Gateway
+
+from gateway.store import apply_schema
+from gateway.store.embedded import start_or_join
+
+
+@pytest.fixture
+def place():
+    """A folder for a Postgres that a test may stop and start."""
+    folder = Path(tempfile.mkdtemp(prefix="gateway-outage-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def until(condition, seconds=8.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def redeemed_without_database(gateway, server, provider):
+    """A callback whose database goes while the provider answers; the page that the user gets."""
+    alice = gateway.person("Alice Winter")
+    alice.signs_in()
+    callback = alice.consents(provider)
+    seen = len(gateway.sandbox.state.requests(provider, "token"))
+    gateway.sandbox.state.add_fault("slow", provider, "token", seconds=1.5)
+    pages = []
+    waiting = threading.Thread(target=lambda: pages.append(alice.get(callback)))
+    waiting.start()
+    until(lambda: len(gateway.sandbox.state.requests(provider, "token")) > seen)
+    server.stop()
+    waiting.join()
+    return alice, pages[0]
+
+
+def test_a_row_that_cannot_be_written_gives_the_grant_back(place):
+    """
+    After the code was redeemed: revoked where that can be done, where not the page says where the app stays installed; and
+    when the database is back, everything works without a restart.
+    """
+    server = start_or_join(place)
+    apply_schema(server.dsn)
+    gateway = Gateway(place / "gateway", server.dsn).start()
+    try:
+        before = len(gateway.sandbox.state.revocations)
+        _, page = redeemed_without_database(gateway, server, "ringcentral")
+        assert 503 == page.status_code
+        assert 'data-problem="database_unavailable"' in page.text
+        assert "nothing was connected" in page.text
+        assert len(gateway.sandbox.state.revocations) > before
+
+        server = start_or_join(place)
+        alice, page = redeemed_without_database(gateway, server, "ghl")
+        assert "HighLevel may still list" in page.text
+
+        server = start_or_join(place)
+        with psycopg.connect(server.dsn) as connection:
+            assert (0, 0) == connection.execute(
+                "select (select count(*) from public.provider_data), (select count(*) from gateway.connection)"
+            ).fetchone()
+        assert "connection" in alice.connects("ghl")
+    finally:
+        gateway.stop()
+        server.stop()
+
+
+def test_a_defect_in_the_database_gives_the_grant_back_too(gateway):
+    """
+    Whatever the reason: a grant that does not stand is not kept alive either, and the page shows nothing of the reason.
+    """
+    alice = gateway.person("Alice Winter")
+    alice.signs_in()
+    callback = alice.consents("ringcentral")
+    before = len(gateway.sandbox.state.revocations)
+    with psycopg.connect(gateway.dsn, autocommit=True) as connection:
+        connection.execute("alter table gateway.connection rename to connection_gone")
+        try:
+            page = alice.get(callback)
+        finally:
+            connection.execute("alter table gateway.connection_gone rename to connection")
+
+    assert 500 == page.status_code
+    assert "connection_gone" not in page.text
