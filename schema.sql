@@ -194,12 +194,23 @@ create table if not exists gateway.connection (
   generation         bigint not null check (generation > 0),
   expires_at         timestamptz,
   refresh_expires_at timestamptz,
+  refresh_at         timestamptz,
   lease_id           uuid,
   lease_until        timestamptz,
+  lease_host         text,
+  intent_at          timestamptz,
+  failures           integer not null default 0,
+  not_before         timestamptz,
+  announced_at       timestamptz,
   created_at         timestamptz not null default clock_timestamp(),
   updated_at         timestamptz not null default clock_timestamp(),
   constraint connection_user_provider_account unique (user_id, provider, account_key)
 );
+create index if not exists connection_refresh_at on gateway.connection (refresh_at) where status = 'active';
+create index if not exists connection_intent_at on gateway.connection (intent_at) where intent_at is not null;
+comment on column gateway.connection.intent_at is 'A token request was about to be sent and nobody has told yet what came of it.';
+comment on column gateway.connection.refresh_at is 'When the worker fetches a new token, ahead of anybody who waits for it.';
+comment on column gateway.connection.not_before is 'After a failure: no token request before then.';
 create index if not exists connection_provider_account on gateway.connection (provider, account_id);
 -- No foreign key to auth.users: the row must still be there when the cascade reaches provider_data and its trigger asks
 -- for the generation.
@@ -254,6 +265,14 @@ create table if not exists gateway.revocation (
 create index if not exists revocation_due_at on gateway.revocation (due_at);
 comment on table gateway.revocation is 'Sealed grants that still have to be given back to their provider.';
 comment on index gateway.revocation_pkey is 'A grant waits to be given back once, however often it is queued.';
+
+create table if not exists gateway.provider_health (
+  provider   text constraint provider_health_pkey primary key,
+  failures   integer not null default 0,
+  open_until timestamptz
+);
+comment on table gateway.provider_health is 'A token endpoint that fails for many is left alone, but for one probe at a time.';
+comment on index gateway.provider_health_pkey is 'All processes see the same breaker.';
 
 create table if not exists gateway.parked_grant (
   id                 uuid constraint parked_grant_pkey primary key,
@@ -703,6 +722,15 @@ begin
      and coalesce(cardinality(array_positions(p.providers, listed)), 0) <> case when p.id = profile then 1 else 0 end;
 end $$;
 
+-- Ahead of the end of the token, with jitter, so that what was connected together is not refreshed together; and in time for
+-- a refresh token that would die unused. Null: there is nothing to refresh with, or nothing that ends.
+create or replace function gateway.refresh_time(refreshable boolean, expires_at timestamptz, refresh_expires_at timestamptz)
+returns timestamptz language sql volatile as $$
+  select case when refreshable then least(
+    expires_at - least((expires_at - clock_timestamp()) * (0.1 + 0.1 * random()), interval '15 minutes' * (0.5 + random())),
+    clock_timestamp() + (refresh_expires_at - clock_timestamp()) * (0.7 + 0.1 * random())) end
+$$;
+
 -- Compare-and-set, since a seal is for an id and a generation: `saved` is false unless the proposal is the next generation of
 -- what stands, or the first of a new id where nothing does. Then it says what to seal for instead.
 create or replace function public.gateway_save_connection_v1(
@@ -764,13 +792,15 @@ begin
     provider_id_ref = excluded.provider_id_ref, auth_provider_id = excluded.auth_provider_id, name = excluded.name,
     type = excluded.type, token = excluded.token, refresh = excluded.refresh, expires = excluded.expires, data = excluded.data;
   insert into gateway.connection as c
-    (id, user_id, provider, type, account_key, account_id, account_label, scope, generation, expires_at, refresh_expires_at)
+    (id, user_id, provider, type, account_key, account_id, account_label, scope, generation, expires_at, refresh_expires_at,
+     refresh_at)
   values (connection_id, user_id, provider, type, account_key, account_id, account_label, scope, generation, expires_at,
-          refresh_expires_at)
+          refresh_expires_at, gateway.refresh_time(refresh is not null, expires_at, refresh_expires_at))
   on conflict (id) do update set
     type = excluded.type, account_key = excluded.account_key, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,
     status = 'active', generation = excluded.generation, expires_at = excluded.expires_at,
-    refresh_expires_at = excluded.refresh_expires_at, lease_id = null, lease_until = null, updated_at = clock_timestamp();
+    refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at, lease_id = null, lease_until = null,
+    lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null, updated_at = clock_timestamp();
   perform gateway.list_in_profile(user_id, profile, connection_id);
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values (case generation when 1 then 'connection.created' else 'connection.reauthorized' end, connection_id, user_id, provider,
@@ -890,6 +920,225 @@ begin
     return null;
   end if;
   return (select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = gone.id and r.generation = 1);
+end $$;
+
+-- 7b -- functions: refresh ---------------------------------------------------------------------------------------------
+
+-- What a token read needs, in one call. `good`: for `min_seconds` still; `alive`: now. Another's id is like none.
+create or replace function public.gateway_grant_v1(connection_id uuid, user_id uuid, min_seconds integer)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_variable
+declare
+  over timestamptz := clock_timestamp();
+begin
+  return (
+    select jsonb_build_object(
+             'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'generation', c.generation, 'status', c.status,
+             'scope', c.scope, 'expires_at', c.expires_at, 'token', d.token,
+             'good', c.expires_at is null or c.expires_at > over + make_interval(secs => min_seconds),
+             'alive', c.expires_at is null or c.expires_at > over,
+             'refreshable', d.refresh is not null,
+             'leased', c.lease_until > over,
+             'wait_seconds', greatest(0, ceil(extract(epoch from c.not_before - over))))
+      from gateway.connection c join public.provider_data d on d.id = c.id
+     where c.id = connection_id
+       and (user_id is null or c.user_id = user_id and exists (select from gateway.live_user(user_id)))
+  );
+end $$;
+
+create or replace function gateway.claimed(c gateway.connection, again boolean) returns jsonb
+language sql stable as $$
+  select jsonb_build_object(
+    'claimed', true, 'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'generation', c.generation,
+    'lease_id', c.lease_id, 'account_id', c.account_id, 'scope', c.scope, 'again', again, 'expires_at', c.expires_at,
+    'refresh', (select d.refresh from public.provider_data d where d.id = c.id),
+    'facts', (select d.data from public.provider_data d where d.id = c.id))
+$$;
+
+-- Whether a token request may be sent now. A dead intent, claimed and never told of, blocks other hosts: the answer may lie in
+-- the journal of the host that sent it. How long, `block_seconds`, is the provider's to say; a database that was away does not
+-- count, since nobody could tell it anything.
+create or replace function gateway.may_refresh(c gateway.connection, host text, block_seconds double precision)
+returns boolean language sql volatile as $$
+  select c.status = 'active'
+     and (c.lease_until is null or c.lease_until < clock_timestamp())
+     and (c.not_before is null or c.not_before <= clock_timestamp())
+     and (c.intent_at is null or c.lease_host = host
+          or clock_timestamp() > greatest(c.intent_at, pg_postmaster_start_time()) + make_interval(secs => block_seconds))
+$$;
+
+-- The breaker: closed; or open, when one caller in fifteen seconds may try.
+create or replace function gateway.may_call(at_provider text) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+  health gateway.provider_health;
+begin
+  select h.* into health from gateway.provider_health h where h.provider = at_provider;
+  if not found or health.open_until is null then
+    return true;
+  end if;
+  update gateway.provider_health h set open_until = clock_timestamp() + interval '15 seconds'
+   where h.provider = at_provider and h.open_until <= clock_timestamp();
+  return found;
+end $$;
+
+-- The right to send one token request, by compare-and-set on the generation; the intent is written before the request is sent.
+create or replace function public.gateway_claim_refresh_v1(
+  connection_id uuid, generation bigint, host text, lease_seconds double precision, block_seconds double precision
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  c     gateway.connection;
+  again boolean;
+begin
+  select x.* into c from gateway.connection x where x.id = connection_id for update skip locked;
+  if not found or c.generation <> generation or not gateway.may_refresh(c, host, block_seconds)
+     or not gateway.may_call(c.provider) then
+    return jsonb_build_object('claimed', false);
+  end if;
+  again := c.intent_at is not null;
+  update gateway.connection x
+     set lease_id = gen_random_uuid(), lease_until = clock_timestamp() + make_interval(secs => lease_seconds),
+         lease_host = host, intent_at = clock_timestamp()
+   where x.id = connection_id returning x.* into c;
+  return gateway.claimed(c, again);
+end $$;
+
+-- The same for whatever is due, or was left behind by a process that died: one, or null.
+create or replace function public.gateway_claim_due_v1(
+  host text, lease_seconds double precision, block_seconds jsonb, providers text[]
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  over  timestamptz := clock_timestamp();
+  c     gateway.connection;
+  again boolean;
+begin
+  for c in
+    select x.* from gateway.connection x
+     where x.status = 'active' and x.provider = any (providers)
+       and (x.refresh_at <= over or x.intent_at is not null)
+       and (x.lease_until is null or x.lease_until < over) and (x.not_before is null or x.not_before <= over)
+     order by x.refresh_at nulls first limit 20 for update skip locked
+  loop
+    continue when not gateway.may_refresh(c, host, coalesce((block_seconds ->> c.provider)::double precision, 60))
+      or not gateway.may_call(c.provider);
+    again := c.intent_at is not null;
+    update gateway.connection x
+       set lease_id = gen_random_uuid(), lease_until = clock_timestamp() + make_interval(secs => lease_seconds),
+           lease_host = host, intent_at = clock_timestamp()
+     where x.id = c.id returning x.* into c;
+    return gateway.claimed(c, again);
+  end loop;
+  return null;
+end $$;
+
+-- saved: false when the connection is gone, or a reconnect was there first. The lease is not asked for: whoever holds the answer
+-- to this generation's request holds what the provider believes now.
+create or replace function public.gateway_finish_refresh_v1(
+  connection_id uuid, generation bigint, token text, refresh text, scope text[], expires_at timestamptz,
+  refresh_expires_at timestamptz
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  c gateway.connection;
+begin
+  perform from public.provider_data d where d.id = connection_id for update;
+  update gateway.connection x
+     set generation = x.generation + 1, scope = scope, expires_at = expires_at, refresh_expires_at = refresh_expires_at,
+         refresh_at = gateway.refresh_time(refresh is not null, expires_at, refresh_expires_at), lease_id = null,
+         lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null,
+         updated_at = clock_timestamp()
+   where x.id = connection_id and x.generation = generation returning x.* into c;
+  if not found then
+    return jsonb_build_object('saved', false, 'gone', not exists (select from gateway.connection x where x.id = connection_id));
+  end if;
+  update public.provider_data d
+     set token = token, refresh = refresh, expires = to_char(expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+         data = d.data || jsonb_build_object('scope', to_jsonb(scope), 'status', 'active')
+   where d.id = connection_id;
+  update gateway.provider_health h set failures = 0, open_until = null where h.provider = c.provider and h.failures > 0;
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));
+  return jsonb_build_object('saved', true, 'gone', false);
+end $$;
+
+-- outcome: `wait` (the provider is having trouble), `operator` (our registration is refused) or `refused` (the grant is, for good).
+-- Only what failed for the provider's own reasons counts towards its breaker.
+create or replace function public.gateway_fail_refresh_v1(
+  connection_id uuid, generation bigint, lease_id uuid, outcome text, error text, wait_seconds double precision
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  c gateway.connection;
+begin
+  perform from public.provider_data d where d.id = connection_id for update;  -- first, as everywhere, or two could lock each other out
+  update gateway.connection x
+     set lease_id = null, lease_until = null, lease_host = null, intent_at = null, failures = x.failures + 1,
+         not_before = clock_timestamp() + make_interval(secs => wait_seconds),
+         status = case outcome when 'refused' then 'needs_reauthorization' else x.status end,
+         updated_at = case outcome when 'refused' then clock_timestamp() else x.updated_at end
+   where x.id = connection_id and x.generation = generation and x.lease_id = lease_id returning x.* into c;
+  if not found then
+    return jsonb_build_object('told', false);
+  end if;
+  if outcome = 'refused' then
+    update public.provider_data d set data = d.data || jsonb_build_object('status', 'needs_reauthorization')
+     where d.id = connection_id;
+    insert into gateway.event (type, connection_id, user_id, provider, data)
+    values ('connection.needs_reauthorization', c.id, c.user_id, c.provider, jsonb_build_object('error', error));
+  end if;
+  if outcome = 'wait' then
+    insert into gateway.provider_health as h (provider, failures) values (c.provider, 1)
+    on conflict (provider) do update
+      set failures = h.failures + 1,
+          open_until = case when h.failures + 1 >= 5 then clock_timestamp() + interval '15 seconds' end;
+  end if;
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  values ('grant.refresh_failed', c.id, c.user_id, c.provider,
+          jsonb_build_object('error', error, 'remedy', case outcome when 'refused' then 'reconnect' else outcome end));
+  return jsonb_build_object('told', true);
+end $$;
+
+-- A refresh token that will die within a week and cannot be kept alive is announced once.
+create or replace function public.gateway_announce_endings_v1()
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  told integer;
+begin
+  with ending as (
+    update gateway.connection c set announced_at = clock_timestamp() where c.id in (
+      select x.id from gateway.connection x
+       where x.status = 'active' and x.announced_at is null and x.failures > 0
+         and x.refresh_expires_at < clock_timestamp() + interval '7 days' limit 100 for update skip locked)
+    returning c.*
+  ), events as (
+    insert into gateway.event (type, connection_id, user_id, provider, data)
+    select 'connection.ending', e.id, e.user_id, e.provider, jsonb_build_object('refresh_expires_at', e.refresh_expires_at)
+      from ending e returning 1
+  )
+  select count(*) into told from events;
+  return jsonb_build_object('announced', told);
+end $$;
+
+-- How far behind the work is.
+create or replace function public.gateway_lag_v1()
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return jsonb_build_object(
+    'due', (select count(*) from gateway.connection c where c.status = 'active' and c.refresh_at <= clock_timestamp()),
+    'oldest_due_seconds', (select coalesce(extract(epoch from clock_timestamp() - min(c.refresh_at)), 0)
+                             from gateway.connection c where c.status = 'active' and c.refresh_at <= clock_timestamp()),
+    'dead_intents', (select count(*) from gateway.connection c where c.intent_at is not null and c.lease_until < clock_timestamp()),
+    'revocations', (select count(*) from gateway.revocation r),
+    'parked_grants', (select count(*) from gateway.parked_grant p),
+    'connections', (select coalesce(jsonb_object_agg(x.status, x.n), '{}')
+                      from (select c.status, count(*) as n from gateway.connection c group by c.status) x),
+    'open_breakers', (select coalesce(jsonb_agg(h.provider), '[]') from gateway.provider_health h where h.open_until is not null));
 end $$;
 
 -- 8 -- functions: revocations, events, schema ------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 """
-`app`, for any WSGI server. It never starts a database: set DATABASE_URL.
+`app`, for any WSGI server. It never starts a database: set DATABASE_URL, or SUPABASE_URL and SUPABASE_SECRET_KEY.
 """
 
 from __future__ import annotations

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import click
 from cryptography.fernet import Fernet
@@ -19,6 +23,7 @@ from cryptography.fernet import Fernet
 from gateway.catalog import TYPES, load_catalog
 from gateway.config import Settings, read_settings
 from gateway.errors import GatewayError, SettingsRefused
+from gateway.store import SCHEMA_VERSION, Store, apply_schema, open_rest_store, open_store, schema_path
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,7 +31,7 @@ def main() -> None:
     """The OAuth integration gateway."""
 
 
-def _fail(problems: list[str]) -> None:
+def _fail(problems: list[str]) -> NoReturn:
     click.echo("This cannot start yet:", err=True)
     for problem in problems:
         click.echo(f"  - {problem}", err=True)
@@ -40,21 +45,53 @@ def _settings() -> Settings:
         load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
     except SettingsRefused as refused:
         _fail(refused.problems)
-        raise
     return settings
 
 
+def _secret(name: str) -> str:
+    """A setting by itself, as it is or from its file; "" for none. Commands on the database need no others."""
+    if os.environ.get(name + "_FILE"):
+        try:
+            return Path(os.environ[name + "_FILE"]).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            _fail([f"{name}_FILE cannot be read: name a text file that this process may read."])
+    return os.environ.get(name, "").strip()
+
+
+@dataclass(frozen=True)
+class _Database:
+    """Where the database is: `dsn` of one that is reached directly, ours if `own`; else the project's REST API."""
+
+    dsn: str = ""
+    own: bool = False
+    project: str = ""
+
+    def store(self) -> Store:
+        """The store over it, not connected yet."""
+        if self.dsn:
+            return open_store(self.dsn)
+        bundle = os.environ.get("GATEWAY_CA_BUNDLE")
+        key = _secret("SUPABASE_SECRET_KEY")
+        return open_rest_store(self.project, key, ca_bundle=Path(bundle) if bundle else None)
+
+
 @contextmanager
-def _database() -> Iterator[tuple[str, bool]]:
-    """The address of the database and whether it is our own: the one that is set, or an embedded one, joined or started."""
-    url = os.environ.get("DATABASE_URL")
-    if url or os.environ.get("DATABASE_URL_FILE"):
-        yield url or Path(os.environ["DATABASE_URL_FILE"]).read_text(encoding="utf-8").strip(), False
+def _database() -> Iterator[_Database]:
+    """The database that is set, or an embedded one, joined or started."""
+    url = _secret("DATABASE_URL")
+    if url:
+        yield _Database(url)
+        return
+    if _secret("SUPABASE_SECRET_KEY"):
+        project = os.environ.get("SUPABASE_URL", "").strip().rstrip("/")
+        if not project.startswith(("https://", "http://")):
+            _fail(["SUPABASE_SECRET_KEY needs SUPABASE_URL too: it names the project."])
+        yield _Database(project=project)
         return
     from gateway.store.embedded import embedded_postgres
 
     with embedded_postgres(Path(os.environ.get("GATEWAY_DATA") or "var")) as dsn:
-        yield dsn, True
+        yield _Database(dsn, own=True)
 
 
 # -- running ---------------------------------------------------------------------------------------------------------
@@ -80,15 +117,20 @@ def demo(port: int, sandbox_port: int) -> None:
 def serve(host: str, port: int, workers: int) -> None:
     """The gateway, by granian."""
     _settings()
-    with _database() as (dsn, own):
-        from gateway.serving import check_schema, run_server
+    with _database() as database:
+        from gateway.serving import check_rest_schema, check_schema, run_server
 
         try:
-            check_schema(dsn, own=own)
+            if database.dsn:
+                check_schema(database.dsn, own=database.own)
+                os.environ["DATABASE_URL"] = database.dsn
+                os.environ.pop("DATABASE_URL_FILE", None)
+            else:
+                check_rest_schema(database.store())
+        except SettingsRefused as refused:
+            _fail(refused.problems)
         except GatewayError as error:
             _fail([str(error)])
-        os.environ["DATABASE_URL"] = dsn
-        os.environ.pop("DATABASE_URL_FILE", None)
         run_server(host, port, workers)
 
 
@@ -103,36 +145,72 @@ def db() -> None:
 @db.command("apply")
 def db_apply() -> None:
     """Set the schema up, or bring it up to date; any number of times."""
-    from gateway.store import SCHEMA_VERSION, apply_schema
-
     try:
-        with _database() as (dsn, _):
-            apply_schema(dsn)
+        with _database() as database:
+            if not database.dsn:
+                _paste(database)
+                return
+            for told in apply_schema(database.dsn):
+                click.echo(f"  - {told}")
     except GatewayError as error:
         _fail([str(error)])
     click.echo(f"The schema is at version {SCHEMA_VERSION}.")
+
+
+_HOSTED = re.compile(r"https://([a-z0-9]+)\.supabase\.co")
+
+
+def _paste(database: _Database) -> None:
+    """Over REST no schema can be applied: says where to paste it, and looks whether it was."""
+    hosted = _HOSTED.fullmatch(database.project)
+    editor = f"https://supabase.com/dashboard/project/{hosted[1]}/sql/new" if hosted else "your project's SQL editor"
+    click.echo(f"Without DATABASE_URL the schema has to be pasted by hand.\n  from  {schema_path()}\n  into  {editor}")
+    if sys.stdin.isatty():
+        click.prompt("Press Enter when it has run", default="", show_default=False)
+    end = time.monotonic() + _CACHE_SECONDS
+    version = _version(database)
+    while not _fresh(version) and time.monotonic() < end:
+        time.sleep(1)  # PostgREST reads the new functions a moment later
+        version = _version(database)
+    _tell(version, as_json=False)
+
+
+_CACHE_SECONDS = 5.0
+
+
+def _version(database: _Database) -> int | None:
+    from gateway.serving import schema_version
+
+    return schema_version(database.store())
+
+
+def _fresh(version: int | None) -> bool:
+    return version is not None and version >= SCHEMA_VERSION
+
+
+def _tell(version: int | None, *, as_json: bool) -> None:
+    """Says what stands, and ends with 0 if that will do."""
+    if as_json:
+        click.echo(json.dumps({"version": version, "needed": SCHEMA_VERSION, "ok": _fresh(version)}))
+    elif version is None:
+        click.echo("There is no schema yet: run `python -m gateway db apply`.")
+    else:
+        click.echo(f"The schema is at version {version}; this gateway needs {SCHEMA_VERSION}.")
+    sys.exit(0 if _fresh(version) else 1)
 
 
 @db.command("status")
 @click.option("--json", "as_json", is_flag=True)
 def db_status(as_json: bool) -> None:
     """Which version stands, and which this gateway needs."""
-    from gateway.serving import schema_version
-    from gateway.store import SCHEMA_VERSION
-
     try:
-        with _database() as (dsn, _):
-            version = schema_version(dsn)
+        with _database() as database:
+            version = _version(database)
+    except SettingsRefused as refused:
+        _fail(refused.problems)
     except GatewayError as error:
         _fail([str(error)])
-    fresh = version is not None and version >= SCHEMA_VERSION
-    if as_json:
-        click.echo(json.dumps({"version": version, "needed": SCHEMA_VERSION, "ok": fresh}))
-    elif version is None:
-        click.echo("There is no schema yet: run `python -m gateway db apply`.")
-    else:
-        click.echo(f"The schema is at version {version}; this gateway needs {SCHEMA_VERSION}.")
-    sys.exit(0 if fresh else 1)
+    _tell(version, as_json=as_json)
 
 
 # -- keys ------------------------------------------------------------------------------------------------------------
@@ -189,5 +267,4 @@ def providers_show(provider_id: str) -> None:
     provider = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts).get(provider_id)
     if provider is None:
         _fail([f"there is no provider {provider_id}: `providers list` names them"])
-        return
     click.echo(provider.model_dump_json(indent=2, exclude_defaults=True))

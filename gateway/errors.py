@@ -22,7 +22,7 @@ argument of an exception is for the log alone and is written by us.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
 
 Remedy = Literal["fix_request", "reconnect", "wait", "operator", "report"]
@@ -57,10 +57,10 @@ class SettingsRefused(GatewayError):
     title = "The settings do not add up"
     remedy = "operator"
 
-    def __init__(self, problems: list[str]) -> None:
+    def __init__(self, problems: Sequence[str] = ()) -> None:
         """`problems`: one sentence each, naming the setting and what to do."""
         super().__init__("; ".join(problems))
-        self.problems = problems
+        self.problems = list(problems)
 
 
 # -- the flow --------------------------------------------------------------------------------------------------------

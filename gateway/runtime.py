@@ -19,7 +19,7 @@ from gateway.identity import Identity
 from gateway.issuers import Issuers
 from gateway.models import Client
 from gateway.outbound import Outbound
-from gateway.store import Store, open_store
+from gateway.store import Store, open_rest_store, open_store
 from gateway.vault import Vault
 
 
@@ -41,7 +41,7 @@ class Runtime:
         """The enabled provider of that id; NotFound when there is none or we have no registration there."""
         provider = self.catalog.get(provider_id)
         if provider is None or provider_id not in self.clients:
-            raise NotFound(f"no enabled provider {provider_id[:40]!r}")
+            raise NotFound("no enabled provider of that id")
         return provider
 
     def enabled(self) -> list[Provider]:
@@ -73,6 +73,16 @@ def _with_scopes(catalog: Catalog, scopes: Mapping[str, tuple[str, ...]]) -> tup
     return Catalog(providers), problems
 
 
+def _store(settings: Settings) -> Store:
+    """Postgres directly where DATABASE_URL says so, else the project's REST API."""
+    if settings.database_url is not None:
+        return open_store(settings.database_url.get_secret_value())
+    if settings.supabase_url is None or settings.supabase_secret_key is None:
+        raise SettingsRefused(["DATABASE_URL is missing."])
+    key = settings.supabase_secret_key.get_secret_value()
+    return open_rest_store(settings.supabase_url, key, ca_bundle=settings.ca_bundle)
+
+
 def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Runtime:
     """The instruments for `settings`. Raises SettingsRefused when the catalogue or a registration does not fit."""
     catalog = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
@@ -83,11 +93,12 @@ def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) 
         for name, provider in catalog.providers.items()
         if name in clients and not clients[name].client_secret and provider.needs_secret
     ]
-    if settings.database_url is None:
+    if settings.database_url is None and settings.supabase_secret_key is None:
         problems.append(
-            "DATABASE_URL is missing: `python -m gateway serve` starts a database of its own, a WSGI server does not."
+            "DATABASE_URL is missing, and SUPABASE_SECRET_KEY too: `python -m gateway serve` starts a database of its own, "
+            "a WSGI server does not."
         )
-    if problems or settings.database_url is None:
+    if problems:
         raise SettingsRefused(problems)
     outbound = Outbound(
         allow_private=settings.allow_private_hosts,
@@ -103,6 +114,6 @@ def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) 
         outbound=outbound,
         issuers=issuers,
         identity=Identity(settings, issuers),
-        store=open_store(settings.database_url.get_secret_value()),
+        store=_store(settings),
         now=now,
     )

@@ -12,17 +12,16 @@ from flask import Flask
 
 from gateway import create_app
 from gateway.errors import DatabaseUnavailable, NotFound, SettingsRefused, Unexpected
-from gateway.store import SCHEMA_VERSION, apply_schema, open_store
+from gateway.store import SCHEMA_VERSION, Store, apply_schema, open_store
 from gateway.worker import start_worker
 
 BLOCKING_THREADS = 64
 
 
-def schema_version(dsn: str) -> int | None:
-    """The version that stands in the database, None where there is none."""
-    store = open_store(dsn)
+def schema_version(store: Store) -> int | None:
+    """The version that stands in the database, None where there is none. Closes `store`."""
     try:
-        return int(store.schema()["version"])
+        return int(store.schema()["version"]) or None
     except (NotFound, Unexpected):
         return None
     finally:
@@ -36,7 +35,7 @@ def check_schema(dsn: str, *, own: bool) -> None:
     `own`: an embedded database is nobody's but ours, so its schema is simply brought up to date.
     """
     try:
-        version = schema_version(dsn)
+        version = schema_version(open_store(dsn))
         if own and (version is None or version < SCHEMA_VERSION):
             apply_schema(dsn)
             return
@@ -44,6 +43,21 @@ def check_schema(dsn: str, *, own: bool) -> None:
         raise SettingsRefused(
             ["the database does not answer: check DATABASE_URL and whether Postgres is running"]
         ) from None
+    _judge(version)
+
+
+def check_rest_schema(store: Store) -> None:
+    """The same for a Supabase project's REST API, over which no schema can be applied. Closes `store`."""
+    try:
+        version = schema_version(store)
+    except DatabaseUnavailable as error:
+        raise SettingsRefused(
+            [f"the project's REST API does not answer ({error}): check SUPABASE_URL and whether the project is paused"]
+        ) from None
+    _judge(version)
+
+
+def _judge(version: int | None) -> None:
     if version is None or version < SCHEMA_VERSION:
         raise SettingsRefused(["the database's schema is missing or older: run `python -m gateway db apply`"])
 

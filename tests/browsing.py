@@ -1,15 +1,16 @@
 """
 Somebody in a real browser: headless Chromium, driven by Playwright, and what it complained about on the way.
 
-Knows Chromium's switches, what counts as a complaint, and axe-core; of pages it knows only how to look at them. A missing
-browser skips outside CI alone.
+Knows Chromium's switches, what counts as a complaint, axe-core, and the way from the product's button over the consent page.
+A missing browser skips outside CI alone.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -95,8 +96,45 @@ class Visitor:
         return sum(path == urlsplit(url).path for url in self.addresses)
 
 
+@contextmanager
+def visits(browser: Browser, *origins: str) -> Iterator[Callable[..., Visitor]]:
+    """
+    Opens visitors, and holds them to it in the end: no complaint, nothing asked of any other origin, no token in an address.
+    """
+    visitors: list[Visitor] = []
+
+    def opens(**options: Any) -> Visitor:
+        visitors.append(Visitor(browser, **options))
+        return visitors[-1]
+
+    yield opens
+    for visitor in visitors:
+        visitor.context.close()
+        assert [] == visitor.complaints
+        assert [] == visitor.strays(*origins)
+        assert [] == [url for url in visitor.addresses if "eyJ" in url], "an access token stood in an address"
+
+
 def _told(page: Page, said: ConsoleMessage) -> str:
     return f"{page.url}: {said.text} ({said.location.get('url', '')})"
+
+
+def connect_button(page: Page, gateway: Gateway, name: str) -> Locator:
+    """The product's button to connect `name`, on its page, which is opened."""
+    page.goto(f"{gateway.sandbox.origin}/")
+    return page.get_by_role("button", name=f"Connect {name}", exact=True)
+
+
+def goes_on(page: Page, answer: str = "Allow") -> None:
+    """From the connect page over the consent page, by mouse."""
+    page.get_by_role("button", name=re.compile("^Continue to ")).click()
+    page.get_by_role("button", name=answer, exact=True).click()
+
+
+def closes(popup: Page) -> None:
+    """Waits until the window is gone."""
+    if not popup.is_closed():
+        popup.wait_for_event("close")
 
 
 def tabs_to(target: Locator, at_most: int = 60) -> None:

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 from postgres import administer, database_dsn, fresh_database
+from postgrest_stand_in import SECRET_KEY, PostgRest
 from running import Gateway, whole_gateway
 
-from gateway.store import Store, apply_schema, open_store
+from gateway.store import Store, apply_schema, open_rest_store, open_store
 from gateway.store.embedded import EmbeddedPostgres, start_or_join
 
 TEMPLATE = "gateway_template"
+CONTRACT = {"test_store", "test_store_connections", "test_store_parked"}
 
 
 @pytest.fixture(scope="session")
@@ -57,11 +59,27 @@ def database(cluster, template) -> Iterator[str]:
 
 
 @pytest.fixture
-def store(database) -> Iterator[Store]:
-    """The store over a database of its own."""
-    opened = open_store(database)
+def rest(database) -> Iterator[PostgRest]:
+    """A REST API over that database."""
+    stand_in = PostgRest(database)
+    yield stand_in
+    stand_in.stop()
+
+
+@pytest.fixture
+def store(request, database) -> Iterator[Store]:
+    """The store over a database of its own; the tests of its contract get one over each backend."""
+    if getattr(request, "param", "direct") == "rest":
+        opened = open_rest_store(request.getfixturevalue("rest").url, SECRET_KEY)
+    else:
+        opened = open_store(database)
     yield opened
     opened.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "store" in metafunc.fixturenames and metafunc.module.__name__ in CONTRACT:
+        metafunc.parametrize("store", ["direct", "rest"], indirect=True)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ test_journey.
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import shutil
@@ -153,7 +154,7 @@ class Person:
         page = self.asks(provider, **query)
         assert page.status_code == 200, page.text
         action = re.search(r'<form id="connect" method="post" action="([^"]+)"', page.text)
-        answer = self.post(action[1], dict(HIDDEN.findall(page.text.split('id="connect"')[1])))
+        answer = self.post(action[1], fields_in(page.text.split('id="connect"')[1]))
         assert answer.status_code == 303, answer.text
         return answer.headers["Location"]
 
@@ -175,7 +176,12 @@ class Person:
         """By the button on their page."""
         page = self.get("/connections").text
         form = page.split(f'action="/connections/{connection_id}/disconnect"')[1]
-        return self.post(f"/connections/{connection_id}/disconnect", dict(HIDDEN.findall(form.split("</form>")[0])))
+        return self.post(f"/connections/{connection_id}/disconnect", fields_in(form.split("</form>")[0]))
+
+
+def fields_in(page: str) -> dict[str, str]:
+    """The hidden fields of a form, as a browser would send them."""
+    return {name: html.unescape(value) for name, value in HIDDEN.findall(page)}
 
 
 def told(answer: requests.Response) -> dict[str, str]:

@@ -21,7 +21,6 @@ import psycopg
 import pytest
 
 from gateway.errors import SettingsRefused
-from gateway.store import place as places
 from gateway.store.embedded import embedded_postgres, start_or_join
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -241,62 +240,6 @@ def test_a_cluster_of_another_version_is_named_and_left_alone(folder):
     with pytest.raises(SettingsRefused, match="made by Postgres 12"):
         start_or_join(folder)
     version.write_text(kept)
-
-
-def test_without_postgres_it_says_what_to_do(folder, monkeypatch):
-    """
-    Which setting, in words.
-    """
-    monkeypatch.setenv("PG_BINDIR", str(folder))
-    with pytest.raises(SettingsRefused, match="PG_BINDIR"):
-        start_or_join(folder)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another account")
-def test_out_of_reach_of_the_account_it_lives_elsewhere(folder, monkeypatch):
-    """
-    A home that only root may enter, as in a default container: programs are copied out, the cluster is kept outside.
-    """
-    outside = Path(tempfile.mkdtemp(prefix="gateway-tests-"))
-    outside.chmod(0o755)
-    monkeypatch.setattr(places, "_OUT_OF_HOMES", outside)
-    folder.chmod(0o700)
-    package, programs = folder / "venv" / "embedded_postgres", places._find_programs()
-    shutil.copytree(programs.parent, package / "pginstall", symlinks=True)
-    libraries = programs.parents[1].with_name("embedded_postgres.libs")
-    if libraries.is_dir():
-        shutil.copytree(libraries, package.with_name(libraries.name))
-    monkeypatch.setenv("PG_BINDIR", str(package / "pginstall" / "bin"))
-
-    with start_or_join(folder) as server:
-        assert server.home.is_relative_to(outside)
-        keeps_a_row(server.dsn)
-    folder.chmod(0o711)  # within reach now, but the rows are there
-    with start_or_join(folder) as server:
-        assert 1 == kept_rows(server.dsn)
-    shutil.rmtree(outside)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another account")
-@pytest.mark.parametrize("trap", ["link", "writable"])
-def test_a_folder_that_somebody_laid_in_wait_is_refused(folder, monkeypatch, trap):
-    """
-    Anybody may write to /var/tmp, and our name there can be guessed.
-    """
-    outside = Path(tempfile.mkdtemp(prefix="gateway-tests-"))
-    monkeypatch.setattr(places, "_OUT_OF_HOMES", outside)
-    folder.chmod(0o700)
-    trapped = outside / f"gateway-{places._digest(str(folder.resolve()))}"
-    if trap == "link":
-        trapped.symlink_to(folder)
-    else:
-        trapped.mkdir()
-        trapped.chmod(0o777)
-
-    with pytest.raises(SettingsRefused, match="somebody else"):
-        places._home(folder.resolve(), places._account())
-    folder.chmod(0o711)
-    shutil.rmtree(outside)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

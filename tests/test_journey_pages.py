@@ -172,15 +172,14 @@ def test_a_problem_that_leaves_the_app_installed(scene):
     Redeemed, but not stored, and HighLevel cannot be told: the page says so, and leads to where the app is removed.
     """
     scene.asks("ghl", then="#consent")
-    with psycopg.connect(scene.gateway.dsn, autocommit=True) as connection:
-        connection.execute("alter table gateway.connection rename to connection_gone")
-        try:
-            scene.page.get_by_role("button", name="Allow", exact=True).click()
-            link = scene.page.get_by_role("link", name="Remove it at HighLevel")
-            link.wait_for()
-        finally:
-            connection.execute("alter table gateway.connection_gone rename to connection")
+    with psycopg.connect(scene.gateway.dsn, autocommit=True) as database:
+        refused = f"check (auth_provider_id <> '{scene.alice.id}')"
+        database.execute(f"alter table public.provider_data add constraint refused {refused}")
+        scene.page.get_by_role("button", name="Allow", exact=True).click()
+        scene.page.locator("#problem").wait_for()
+        database.execute("alter table public.provider_data drop constraint refused")
 
+    link = scene.page.get_by_role("link", name="Remove it at HighLevel")
     assert link.get_attribute("href").endswith("/integration/installed-apps")
     looks_right(scene)
 

@@ -74,6 +74,18 @@ def test_a_user_sees_the_own_row_and_no_other(two, table):
 
 
 @pytest.mark.parametrize("table", TABLES)
+def test_the_documented_policies_suffice_by_themselves(two, table):
+    """
+    The restrictive ones are there for what others may leave on the tables, not for what ours forgot.
+    """
+    alone = 'drop policy "Nobody reaches another\'s profile" on user_profile; drop policy "Nobody reaches another\'s provider data" on provider_data'
+    with acting(two.database, "authenticated", two.alice.id, before=alone) as client:
+        assert 1 == len(client.execute(f"select 1 from public.{table}").fetchall())
+        written = {"user_profile": "user_name", "provider_data": "token"}[table]
+        assert 1 == client.execute(f"update public.{table} set {written} = 'x'").rowcount
+
+
+@pytest.mark.parametrize("table", TABLES)
 def test_a_token_without_a_subject_sees_nothing(two, table):
     """
     The role alone opens no row.

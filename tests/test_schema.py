@@ -159,6 +159,23 @@ def test_two_runs_at_once_both_succeed(bare_database):
     assert [0, 0, 0] == [run.wait(60) for run in runs]
 
 
+def test_the_owner_may_write_these_columns_and_no_other(database):
+    """
+    By the grants themselves; the trigger behind them is a second lock, not the first.
+    """
+    granted = rows(
+        database,
+        "select privilege_type, table_name, column_name from information_schema.column_privileges"
+        " where grantee in ('authenticated', 'anon', 'PUBLIC') and privilege_type <> 'SELECT' and table_schema = 'public'",
+    )
+    written = {"token", "refresh", "expires", "data"}
+    inserted = written | {"id", "provider_id_ref", "auth_provider_id", "name", "type"}
+
+    assert {("UPDATE", "user_profile", column) for column in ("user_name", "updated_at")} | {
+        ("UPDATE", "provider_data", column) for column in written
+    } | {("INSERT", "provider_data", column) for column in inserted} == set(granted)
+
+
 # -- functions -------------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 The store: one typed method per SQL function of schema.sql, named after it.
 
 Turns values into JSON arguments and answers into nouns; decides nothing, since each promise is kept inside its function. Knows
-no SQL: a backend calls functions by name, over a direct connection (`postgres`) or otherwise. Hashes come in, never the secrets
+no SQL: a backend calls functions by name, over a direct connection (`postgres`) or REST (`supabase`). Hashes come in, never the secrets
 they were made from.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -27,6 +28,7 @@ __all__ = [
     "Session",
     "Store",
     "apply_schema",
+    "open_rest_store",
     "open_store",
     "schema_path",
 ]
@@ -50,12 +52,19 @@ def open_store(database_url: str) -> Store:
     return Store(PostgresBackend(database_url))
 
 
+def open_rest_store(supabase_url: str, secret_key: str, *, ca_bundle: Path | None = None) -> Store:
+    """The same over the REST API of a Supabase project. Connects at the first call. SettingsRefused for a bad `ca_bundle`."""
+    from gateway.store.supabase import SupabaseBackend
+
+    return Store(SupabaseBackend(supabase_url, secret_key, ca_bundle=ca_bundle))
+
+
 class Store:
     """
     Everything that is kept, behind one door.
 
-    Any method may raise DatabaseUnavailable (then a write may have happened or not) and Unexpected. Times that decide
-    anything are the database's.
+    Any method may raise DatabaseUnavailable (then a write may have happened or not), Unexpected and, over REST, SettingsRefused
+    when the project does not take the key. Times that decide anything are the database's.
     """
 
     def __init__(self, backend: Backend) -> None:

@@ -16,7 +16,7 @@ from werkzeug.wrappers import Response
 
 from gateway import confirm, connect
 from gateway.catalog import TYPES, Provider
-from gateway.errors import AccessDenied, BadRequest, GatewayError, NotFound, Unauthenticated
+from gateway.errors import AccessDenied, BadRequest, GatewayError, NotFound, StateInvalid, Unauthenticated
 from gateway.models import Connection, Display, User
 from gateway.vault import fingerprint
 from gateway.web.addresses import app_address, see_other, with_query
@@ -62,6 +62,8 @@ def make_blueprint(provider_type: int) -> Blueprint:
     @blueprint.get("/<slug>/callback")
     def callback(slug: str) -> Response:
         """Back from the provider (RFC 6749 section 4.1.2)."""
+        if request.method == "HEAD":
+            return Response(status=204)  # RFC 9110 section 9.2.1: whoever only looks takes nothing
         return _callback(path, slug)
 
     return blueprint
@@ -171,7 +173,7 @@ def _question(provider: Provider) -> Any:
         kind=KINDS[provider.path],
         standing_label=parked.standing[0].account_label if parked.standing else "",
         new_label=parked.account.label,
-        form={"action": f"/{provider.path}/{provider.id}/confirm", "fields": {"csrf": csrf_token()}},
+        form={"action": f"/{provider.path}/{provider.id}/confirm", "fields": {"csrf": csrf_token(), "parked": str(parked.id)}},
         may_keep_both=provider.accounts == "many",
     )
 
@@ -182,6 +184,8 @@ def _answer(provider: Provider) -> Response:
     if said not in ("replace", "both", "no") or (said == "both" and provider.accounts == "one"):
         raise BadRequest("no such answer")
     parked = confirm.question(runtime(), provider, session=session_secret(), browser=browser_secret())
+    if request.form.get("parked") != str(parked.id):
+        raise StateInvalid("another question is open by now than the one that was answered")
     connection_id = confirm.answer(runtime(), provider, parked, said)  # type: ignore[arg-type] # judged above
     if connection_id is None:
         told = {"error": AccessDenied.slug, "provider": provider.id}

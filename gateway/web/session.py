@@ -80,17 +80,18 @@ def csrf_token() -> str:
     return runtime().vault.mark(session_secret(), purpose="form")
 
 
-def judge_form() -> None:
-    """
-    Raises Forbidden unless the form came from our own page, of this session.
-
-    The browser's own word comes first (Sec-Fetch-Site, then Origin); the mark in the form holds where neither is sent.
-    """
+def judge_sender() -> None:
+    """Raises Forbidden when the browser says that a form came from elsewhere: Sec-Fetch-Site first, then Origin."""
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     if site is not None and site not in ("same-origin", "none"):
         raise Forbidden("the form was sent from another site")
     if origin is not None and origin != runtime().settings.public_url:
         raise Forbidden("the form was sent from another origin")
+
+
+def judge_form() -> None:
+    """Raises Forbidden unless the form came from our own page, of this session: its mark holds where browsers say nothing."""
+    judge_sender()
     if not session_secret():
         raise Unauthenticated("no session")
     if not runtime().vault.marked(session_secret(), request.form.get("csrf", ""), purpose="form"):
@@ -145,6 +146,8 @@ def _judge_origin() -> None:
 @blueprint.post("/session/end")
 def end() -> Any:
     """Signs out here."""
+    # Also without a session: a Lax cookie stays behind on another site's post, and the answer would take it away.
+    judge_sender()
     if session_secret():
         judge_form()
         runtime().store.end_session(fingerprint(session_secret()))

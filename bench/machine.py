@@ -1,0 +1,95 @@
+"""
+The machine: which core does what, and what a server spent.
+
+A server has one core for itself; whoever asks it, answers it and stores for it shares the other. Knows processes and clocks,
+and nothing of what is being served. Linux only: other systems pin no processes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_CPUCLOCK_SCHED = 2
+"""Of the kernel's clock ids: what the scheduler charged a process, to the nanosecond (`clock_getcpuclockid`)."""
+
+
+@dataclass(frozen=True)
+class Cores:
+    """The server's core and everybody else's; one and the same where there is only one."""
+
+    server: int
+    others: int
+
+    @classmethod
+    def of_this_machine(cls) -> Cores:
+        """The first and the last core that this process may use."""
+        usable = sorted(os.sched_getaffinity(0))
+        return cls(usable[0], usable[-1])
+
+    def settle(self) -> None:
+        """Moves this process, and what it will start, off the server's core."""
+        os.sched_setaffinity(0, {self.others})
+
+    @contextmanager
+    def for_a_server(self) -> Iterator[None]:
+        """What is started inside runs on the server's core: affinity is inherited."""
+        os.sched_setaffinity(0, {self.server})
+        try:
+            yield
+        finally:
+            self.settle()
+
+
+@dataclass(frozen=True)
+class Spent:
+    """One reading, in seconds: what a server's processes used, what its core was busy, and the time on the wall."""
+
+    cpu: float
+    busy: float
+    wall: float
+
+    @classmethod
+    def now(cls, pid: int, core: int) -> Spent:
+        """As it stands for the process `pid` with all its children."""
+        return cls(_cpu_seconds(pid), _busy_seconds(core), time.monotonic())
+
+    def since(self, before: Spent) -> Spent:
+        """What came on top of `before`."""
+        return Spent(self.cpu - before.cpu, self.busy - before.busy, self.wall - before.wall)
+
+    @property
+    def foreign(self) -> float:
+        """The share of the time in which somebody else had the core."""
+        return max(0.0, self.busy - self.cpu) / self.wall if self.wall else 0.0
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time of a process tree, threads that have ended included."""
+    root = psutil.Process(pid)
+    tree = [root, *root.children(recursive=True)]
+    return sum(time.clock_gettime_ns((~process.pid << 3) | _CPUCLOCK_SCHED) for process in tree) / 1e9
+
+
+def _busy_seconds(core: int) -> float:
+    """What a core was not idle, by /proc/stat (proc(5)): user, nice, system, irq, softirq, steal."""
+    line = next(row for row in Path("/proc/stat").read_text("ascii").splitlines() if row.startswith(f"cpu{core} "))
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, line.split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / _TICKS_PER_SECOND
+
+
+def describe() -> str:
+    """The machine in a line, for the table's head."""
+    model = next((row.split(":", 1)[1].strip() for row in _cpuinfo() if row.startswith("model name")), "unknown")
+    return f"{model}, {os.cpu_count()} cores, Linux {os.uname().release}"
+
+
+def _cpuinfo() -> list[str]:
+    return Path("/proc/cpuinfo").read_text("utf-8").splitlines()
