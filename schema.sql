@@ -298,6 +298,20 @@ comment on table gateway.parked_grant is 'Sealed grants that wait for somebody t
 comment on index gateway.parked_grant_pkey is 'A grant is parked once, and whatever ends it ends it once.';
 comment on index gateway.parked_grant_user_provider is 'One question at a time: a newer grant takes the place of the one before.';
 
+create table if not exists gateway.adoption (
+  id           uuid not null constraint adoption_pkey primary key references public.provider_data (id) on delete cascade,
+  lease_id     uuid,
+  lease_until  timestamptz,
+  attempts     integer not null default 0,
+  due_at       timestamptz not null default clock_timestamp(),
+  refresh_hash text,
+  sealed       text
+);
+create index if not exists adoption_due_at on gateway.adoption (due_at);
+comment on table gateway.adoption is 'Rows whose secrets somebody else wrote: believed when their provider has confirmed them.';
+comment on column gateway.adoption.sealed is 'What the provider answered for the refresh token of that hash, until it is confirmed.';
+comment on index gateway.adoption_pkey is 'A row is asked about by one at a time.';
+
 create table if not exists gateway.event (
   id            uuid constraint event_pkey primary key default gen_random_uuid(),
   at            timestamptz not null default clock_timestamp(),
@@ -474,6 +488,21 @@ end $$;
 
 create or replace trigger gateway_erased before delete on public.provider_data
   for each row execute function gateway.keep_for_revocation();
+
+-- What is written over our secrets is noted, so that nobody has to search for it. Ours begin as every Fernet token does.
+create or replace function gateway.note_written() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into gateway.adoption as a (id) select c.id from gateway.connection c where c.id = new.id
+  on conflict on constraint adoption_pkey do update set due_at = clock_timestamp(), attempts = 0;
+  return null;
+end $$;
+
+create or replace trigger gateway_written after update on public.provider_data
+  for each row when (
+    (old.token, old.refresh) is distinct from (new.token, new.refresh)
+    and (new.token !~ '^(gAAAA|$)' or new.refresh !~ '^(gAAAA|$)')
+  ) execute function gateway.note_written();
 
 -- A parked grant that goes with its user, too.
 create or replace function gateway.keep_parked_for_revocation() returns trigger
@@ -951,20 +980,24 @@ language sql stable as $$
   select jsonb_build_object(
     'claimed', true, 'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'generation', c.generation,
     'lease_id', c.lease_id, 'account_id', c.account_id, 'scope', c.scope, 'again', again, 'expires_at', c.expires_at,
+    'failures', c.failures,
     'refresh', (select d.refresh from public.provider_data d where d.id = c.id),
     'facts', (select d.data from public.provider_data d where d.id = c.id))
 $$;
 
--- Whether a token request may be sent now. A dead intent, claimed and never told of, blocks other hosts: the answer may lie in
--- the journal of the host that sent it. How long, `block_seconds`, is the provider's to say; a database that was away does not
--- count, since nobody could tell it anything.
-create or replace function gateway.may_refresh(c gateway.connection, host text, block_seconds double precision)
-returns boolean language sql volatile as $$
-  select c.status = 'active'
-     and (c.lease_until is null or c.lease_until < clock_timestamp())
-     and (c.not_before is null or c.not_before <= clock_timestamp())
-     and (c.intent_at is null or c.lease_host = host
-          or clock_timestamp() > greatest(c.intent_at, pg_postmaster_start_time()) + make_interval(secs => block_seconds))
+-- Why no token request may be sent now, or null. A dead intent, claimed and never told of, blocks other hosts: the answer may
+-- lie in the journal of the host that sent it. How long, `block_seconds`, is the provider's to say; a database that was away
+-- does not count, since nobody could tell it anything.
+create or replace function gateway.refresh_obstacle(c gateway.connection, host text, block_seconds double precision)
+returns text language sql volatile as $$
+  select case
+    when c.status <> 'active' then 'moved'
+    when c.lease_until > clock_timestamp() then 'leased'
+    when c.not_before > clock_timestamp() then 'waiting'
+    when c.intent_at is not null and c.lease_host <> host
+         and clock_timestamp() <= greatest(c.intent_at, pg_postmaster_start_time()) + make_interval(secs => block_seconds)
+      then 'blocked'
+  end
 $$;
 
 -- The breaker: closed; or open, when one caller in fifteen seconds may try.
@@ -989,13 +1022,18 @@ create or replace function public.gateway_claim_refresh_v1(
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
 declare
-  c     gateway.connection;
-  again boolean;
+  c        gateway.connection;
+  again    boolean;
+  obstacle text;
 begin
   select x.* into c from gateway.connection x where x.id = connection_id for update skip locked;
-  if not found or c.generation <> generation or not gateway.may_refresh(c, host, block_seconds)
-     or not gateway.may_call(c.provider) then
-    return jsonb_build_object('claimed', false);
+  obstacle := case when not found then 'leased' when c.generation <> generation then 'moved'
+                   else gateway.refresh_obstacle(c, host, block_seconds) end;
+  if obstacle is null and not gateway.may_call(c.provider) then
+    obstacle := 'breaker';
+  end if;
+  if obstacle is not null then
+    return jsonb_build_object('claimed', false, 'obstacle', obstacle);
   end if;
   again := c.intent_at is not null;
   update gateway.connection x
@@ -1023,7 +1061,8 @@ begin
        and (x.lease_until is null or x.lease_until < over) and (x.not_before is null or x.not_before <= over)
      order by x.refresh_at nulls first limit 20 for update skip locked
   loop
-    continue when not gateway.may_refresh(c, host, coalesce((block_seconds ->> c.provider)::double precision, 60))
+    continue when
+      gateway.refresh_obstacle(c, host, coalesce((block_seconds ->> c.provider)::double precision, 60)) is not null
       or not gateway.may_call(c.provider);
     again := c.intent_at is not null;
     update gateway.connection x
@@ -1139,6 +1178,201 @@ begin
     'connections', (select coalesce(jsonb_object_agg(x.status, x.n), '{}')
                       from (select c.status, count(*) as n from gateway.connection c group by c.status) x),
     'open_breakers', (select coalesce(jsonb_agg(h.provider), '[]') from gateway.provider_health h where h.open_until is not null));
+end $$;
+
+-- 7c -- functions: adoption -----------------------------------------------------------------------------------------------
+
+-- Neither empty nor sealed by us: somebody else wrote it.
+create or replace function gateway.plain(secret text) returns boolean
+language sql immutable as $$ select coalesce(secret !~ '^(gAAAA|$)', false) $$;
+
+create or replace function gateway.hashed(secret text) returns text
+language sql immutable as $$ select encode(sha256(convert_to(secret, 'UTF8')), 'hex') $$;
+
+-- Every row that holds a secret, oldest first, so that of duplicates the oldest is seen first; a page at a time, behind
+-- `after_at` and `after_id`. Plaintext stays here; what looks sealed goes along, to be looked at.
+create or replace function public.gateway_adoptable_v1(after_at timestamptz, after_id uuid, most integer, providers text[])
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_variable
+begin
+  return jsonb_build_object(
+    'total', (select count(*) from public.provider_data d where after_id is null and coalesce(d.token, d.refresh, '') <> ''),
+    'rows', coalesce((
+      select jsonb_agg(jsonb_build_object(
+               'id', x.id, 'at', x.at, 'user_id', x.auth_provider_id, 'name', x.name,
+               'provider', coalesce(c.provider, (select p.id from unnest(providers) with ordinality p (id, place)
+                                                  where gateway.same_provider(x.name, x.type, p.id) order by p.place limit 1)),
+               'generation', coalesce(c.generation, 0),
+               'plain', gateway.plain(x.token) or gateway.plain(x.refresh),
+               'token', case when not gateway.plain(x.token) then nullif(x.token, '') end,
+               'refresh', case when not gateway.plain(x.refresh) then nullif(x.refresh, '') end) order by x.at, x.id)
+        from (select d.*, coalesce(d.created_at, 'infinity') as at from public.provider_data d
+               where (nullif(d.token, '') is not null or nullif(d.refresh, '') is not null)
+                 and (after_id is null or (coalesce(d.created_at, 'infinity'), d.id) > (after_at, after_id))
+               order by coalesce(d.created_at, 'infinity'), d.id limit most) x
+        left join gateway.connection c on c.id = x.id), '[]'));
+end $$;
+
+-- null: nothing is due, or somebody has it. Without an id, the next connection that something was written over. A lease lasts a
+-- minute, longer than the provider may take, and keeps the refresh away meanwhile.
+create or replace function public.gateway_claim_adoption_v1(connection_id uuid, provider text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  over  timestamptz := clock_timestamp();
+  found_id uuid;
+  claimed gateway.adoption;
+  known gateway.connection;
+begin
+  if connection_id is null then
+    select a.id into found_id from gateway.adoption a
+     where a.due_at <= over and (a.lease_until is null or a.lease_until <= over)
+     order by a.due_at limit 1 for update skip locked;
+  else
+    insert into gateway.adoption (id, due_at) select d.id, 'infinity' from public.provider_data d where d.id = connection_id
+    on conflict on constraint adoption_pkey do nothing;
+    select a.id into found_id from gateway.adoption a
+     where a.id = connection_id and (a.lease_until is null or a.lease_until <= over) for update skip locked;
+  end if;
+  if found_id is null then
+    return null;
+  end if;
+  update gateway.adoption a
+     set lease_id = gen_random_uuid(), lease_until = over + interval '1 minute', attempts = a.attempts + 1
+   where a.id = found_id returning a.* into claimed;
+  -- Under a refresh that is on its way nothing is touched: its answer comes first, or its lease runs out.
+  update gateway.connection c set lease_id = claimed.lease_id, lease_until = claimed.lease_until
+   where c.id = claimed.id and (c.lease_until is null or c.lease_until <= over) returning c.* into known;
+  if known.id is null and exists (select from gateway.connection c where c.id = claimed.id) then
+    update gateway.adoption a set lease_id = null, lease_until = null, attempts = a.attempts - 1, due_at = over + interval '5 seconds'
+     where a.id = claimed.id;
+    return null;
+  end if;
+  update gateway.adoption a
+     set due_at = case when known.id is null then 'infinity'
+                       else over + least(interval '1 minute' * power(2, least(a.attempts - 1, 10)), interval '1 hour') end
+   where a.id = claimed.id;
+  return (
+    select jsonb_build_object(
+             'id', d.id, 'lease_id', claimed.lease_id, 'attempts', claimed.attempts, 'user_id', d.auth_provider_id,
+             'provider', coalesce(known.provider, provider), 'generation', coalesce(known.generation, 0),
+             'account_id', known.account_id, 'account_key', known.account_key, 'scope', coalesce(known.scope, '{}'),
+             'refresh_expires_at', known.refresh_expires_at,
+             'token', nullif(d.token, ''), 'refresh', nullif(d.refresh, ''), 'expires', d.expires, 'data', d.data,
+             'refresh_hash', claimed.refresh_hash, 'sealed', claimed.sealed,
+             'beside', exists (select from gateway.connection c
+                                where c.user_id = d.auth_provider_id and c.id <> d.id
+                                  and c.provider = coalesce(known.provider, provider)))
+      from public.provider_data d where d.id = claimed.id);
+end $$;
+
+-- What a used refresh token brought is kept before anything is made of it: the token itself is worth nothing any more.
+create or replace function public.gateway_keep_refreshed_v1(connection_id uuid, lease_id uuid, refresh_hash text, sealed text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+begin
+  update gateway.adoption a set refresh_hash = refresh_hash, sealed = sealed
+   where a.id = connection_id and a.lease_id = lease_id;
+  return jsonb_build_object('kept', found);
+end $$;
+
+-- Compare-and-set: what was confirmed must still stand, and be the next generation. `why`: `changed`, `no_user`, `duplicate`.
+create or replace function public.gateway_adopt_connection_v1(
+  connection_id uuid, lease_id uuid, generation bigint, token_hash text, refresh_hash text, provider text, type integer,
+  account_key text, account_id text, account_label text, scope text[], token text, refresh text, expires_at timestamptz,
+  refresh_expires_at timestamptz, data jsonb
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  whose   uuid := (select d.auth_provider_id from public.provider_data d where d.id = connection_id);
+  stands  public.provider_data;
+  known   gateway.connection;
+  profile uuid;
+begin
+  if whose is null or not exists (select from gateway.live_user(whose)) then
+    return jsonb_build_object('adopted', false, 'why', 'no_user');
+  end if;
+  perform gateway.lock_user(whose);
+  select d.* into stands from public.provider_data d where d.id = connection_id for no key update;
+  perform from gateway.adoption a where a.id = connection_id and a.lease_id = lease_id for update;
+  if not found or stands.auth_provider_id is distinct from whose
+     or (gateway.hashed(nullif(stands.token, '')), gateway.hashed(nullif(stands.refresh, ''))) is distinct from (token_hash, refresh_hash) then
+    return jsonb_build_object('adopted', false, 'why', 'changed');
+  end if;
+  select c.* into known from gateway.connection c where c.id = connection_id for no key update;
+  if coalesce(known.generation, 0) + 1 <> generation
+     or known.id is not null and (known.provider, known.account_id) is distinct from (provider, account_id)
+     or known.id is null and exists (select from gateway.event e where e.connection_id = connection_id) then
+    return jsonb_build_object('adopted', false, 'why', 'changed');
+  end if;
+  if exists (select from gateway.connection c where c.user_id = whose and c.provider = provider and c.id <> connection_id
+                and c.account_key = account_key) then
+    return jsonb_build_object('adopted', false, 'why', 'duplicate');
+  end if;
+  profile := gateway.profile_of(whose, null);
+  update public.provider_data d
+     set provider_id_ref = profile, name = provider, type = type, token = token, refresh = refresh,
+         expires = to_char(expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+         data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end || data
+   where d.id = connection_id;
+  insert into gateway.connection as c
+    (id, user_id, provider, type, account_key, account_id, account_label, scope, generation, expires_at, refresh_expires_at,
+     refresh_at)
+  values (connection_id, whose, provider, type, account_key, account_id, account_label, scope, generation, expires_at,
+          refresh_expires_at, gateway.refresh_time(refresh is not null, expires_at, refresh_expires_at))
+  on conflict (id) do update set
+    account_label = excluded.account_label, scope = excluded.scope, status = 'active', generation = excluded.generation,
+    expires_at = excluded.expires_at, refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at,
+    lease_id = null, lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null,
+    announced_at = null, updated_at = clock_timestamp();
+  perform gateway.list_in_profile(whose, profile, connection_id);
+  delete from gateway.adoption a where a.id = connection_id;
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  values (case generation when 1 then 'connection.created' else 'connection.reauthorized' end, connection_id, whose, provider,
+          jsonb_build_object('generation', generation, 'adopted', true,
+                             'account', jsonb_build_object('id', account_id, 'label', account_label)));
+  return jsonb_build_object('adopted', true);
+end $$;
+
+-- Gives the lease back. `refused`: the provider does not confirm what was written over a connection, so it is taken out and the
+-- connection has to be made again; unless something else was written since. A row that is not ours yet stays as it is.
+create or replace function public.gateway_settle_adoption_v1(
+  connection_id uuid, lease_id uuid, refused boolean, token_hash text, refresh_hash text, error text
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  stands public.provider_data;
+  marked gateway.connection;
+begin
+  select d.* into stands from public.provider_data d where d.id = connection_id for no key update;
+  perform from gateway.adoption a where a.id = connection_id and a.lease_id = lease_id for update;
+  if not found then
+    return jsonb_build_object('marked', false);
+  end if;
+  update gateway.connection c set lease_id = null, lease_until = null where c.id = connection_id and c.lease_id = lease_id;
+  if refused and (gateway.hashed(nullif(stands.token, '')), gateway.hashed(nullif(stands.refresh, ''))) is not distinct from (token_hash, refresh_hash) then
+    update gateway.connection c set status = 'needs_reauthorization', updated_at = clock_timestamp()
+     where c.id = connection_id returning c.* into marked;
+  end if;
+  if marked.id is not null then
+    update public.provider_data d
+       set token = case when not gateway.plain(d.token) then d.token end,
+           refresh = case when not gateway.plain(d.refresh) then d.refresh end,
+           data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end
+                  || jsonb_build_object('status', 'needs_reauthorization')
+     where d.id = connection_id returning d.* into stands;
+    insert into gateway.event (type, connection_id, user_id, provider, data)
+    values ('connection.needs_reauthorization', marked.id, marked.user_id, marked.provider, jsonb_build_object('error', error));
+  end if;
+  -- Kept: what still has to be asked about again, and what a used refresh token has brought.
+  delete from gateway.adoption a
+   where a.id = connection_id
+     and (not (gateway.plain(stands.token) or gateway.plain(stands.refresh))
+          or a.sealed is null and not exists (select from gateway.connection c where c.id = a.id));
+  update gateway.adoption a set lease_id = null, lease_until = null where a.id = connection_id;
+  return jsonb_build_object('marked', marked.id is not null);
 end $$;
 
 -- 8 -- functions: revocations, events, schema ------------------------------------------------------------------------
@@ -1277,5 +1511,11 @@ update public.provider_data d
    set provider_id_ref = (select p.id from public.user_profile p where p.user_id_auth = d.auth_provider_id
                            order by p.created_at nulls last, p.id limit 1)
  where d.provider_id_ref is null and exists (select from public.user_profile p where p.user_id_auth = d.auth_provider_id);
+
+-- What was written over our secrets before anybody took note of it.
+insert into gateway.adoption (id)
+select c.id from gateway.connection c join public.provider_data d on d.id = c.id
+ where gateway.plain(d.token) or gateway.plain(d.refresh)
+on conflict do nothing;
 
 notify pgrst, 'reload schema';

@@ -12,38 +12,99 @@ from typing import Any
 from urllib.parse import quote
 
 from gateway.catalog import Provider
-from gateway.errors import ProviderGarbled, ProviderUnavailable
+from gateway.errors import NeedsReauthorization, ProviderGarbled, ProviderUnavailable
 from gateway.models import Account
 from gateway.oauth import TokenAnswer, read_json
-from gateway.outbound import Deadline
+from gateway.outbound import Answer, Deadline
 from gateway.quirks import QUIRKS, AccountLookup
 from gateway.runtime import Runtime
 
 _LONGEST = 200
 
 
-def read_account(rt: Runtime, provider: Provider, answer: TokenAnswer, *, nonce: str, deadline: Deadline) -> Account:
+class NotConfirmed(NeedsReauthorization):
+    """The provider answered, and what it says is not that the token belongs to this account."""
+
+
+def read_account(
+    rt: Runtime, provider: Provider, answer: TokenAnswer, *, nonce: str | None, deadline: Deadline
+) -> Account:
     """
-    The account behind `answer`.
+    The account behind `answer`. `nonce`: None for the answer to a refresh, which may come without an id_token.
 
     Raises ProviderGarbled when the provider contradicts itself (OpenID Connect Core section 5.3.2) or names no account, and
     what the provider's endpoints raise.
     """
-    claims = _id_token_claims(rt, provider, answer, nonce, deadline)
+    bare = nonce is None and answer.grant.id_token is None
+    claims = {} if bare else _id_token_claims(rt, provider, answer, nonce, deadline)
     lookup = _lookup(provider, answer)
     known: dict[str, Any] = {**answer.rest, **claims}
     if lookup.url:
         known = {**known, **_ask(rt, provider, lookup, answer, claims, deadline, known), **claims}
-    parts = [_id(_at(known, path)) for path in lookup.id]
-    account_id = parts[0] if len(parts) == 1 else "/".join(quote(part or "", safe="") for part in parts)
-    if not account_id or None in parts or len(account_id) > _LONGEST:
+    account_id = _account_id(known, lookup.id)
+    if account_id is None:
         raise ProviderGarbled("the provider does not say whose account it is")
-    label = next(filter(None, (_text(_at(known, path)) for path in lookup.label)), account_id)
-    return Account(account_id, label[:_LONGEST])
+    return Account(account_id, _label(known, lookup) or account_id)
+
+
+def confirm_account(
+    rt: Runtime, provider: Provider, answer: TokenAnswer, account_id: str | None, deadline: Deadline
+) -> Account:
+    """
+    The account that an access token from elsewhere is for, in the provider's words alone; `account_id`: it has to be that one.
+
+    `answer.rest` says where to ask and is not believed. Raises NeedsReauthorization when the token is refused, or does not
+    suffice to be told; NotConfirmed when it is another's; and what the provider's endpoints raise.
+    """
+    lookup = _lookup(provider, answer)
+    if account_id is not None and len(lookup.id) == 1:
+        answer = TokenAnswer(answer.grant, {**answer.rest, lookup.id[0]: account_id})
+        lookup = _lookup(provider, answer)
+    asked = _account_id(answer.rest, lookup.id) if lookup.answered else account_id
+    if not lookup.url or (lookup.answered and asked is None):
+        raise NeedsReauthorization("the provider cannot be asked with the access token alone")
+    found = _fetch(rt, provider, lookup.url, answer, deadline)
+    if found.status == 401:  # noqa: PLR2004 - RFC 6750 section 3.1
+        raise NeedsReauthorization("the provider refuses the access token")
+    if found.status != 200:  # noqa: PLR2004
+        raise NotConfirmed(f"the provider does not say that the token belongs to this account ({found.status})")
+    info = read_json(found.body)
+    named = _account_id(info, lookup.answered or lookup.id)
+    if named is None:
+        raise NeedsReauthorization("the provider does not say whose account it is")
+    if named != (asked or named):
+        raise NotConfirmed("the token belongs to another account")
+    return Account(named, _label(info, lookup) or named)
+
+
+def judge_same_account(
+    rt: Runtime, provider: Provider, answer: TokenAnswer, account_id: str, deadline: Deadline
+) -> None:
+    """
+    Raises ProviderGarbled when the answer to a refresh names another account than the one that stands.
+
+    An answer may name none: then there is nothing to compare (RFC 6749 section 6). An id_token in it is judged in full
+    (OpenID Connect Core section 12.2).
+    """
+    known: dict[str, Any] = dict(answer.rest)
+    if provider.openid and answer.grant.id_token is not None:
+        known |= _id_token_claims(rt, provider, answer, None, deadline)
+    named = _account_id(known, _lookup(provider, answer).id)
+    if named is not None and named != account_id:
+        raise ProviderGarbled("the refresh answer is of another account")
+
+
+def _account_id(known: Mapping[str, Any], paths: tuple[str, ...]) -> str | None:
+    """The id, from one place as it is, from several with each part encoded; None where a part is missing or too long."""
+    parts = [_id(_at(known, path)) for path in paths]
+    if None in parts or not parts:
+        return None
+    found = parts[0] if len(parts) == 1 else "/".join(quote(part or "", safe="") for part in parts)
+    return found if found and len(found) <= _LONGEST else None
 
 
 def _id_token_claims(
-    rt: Runtime, provider: Provider, answer: TokenAnswer, nonce: str, deadline: Deadline
+    rt: Runtime, provider: Provider, answer: TokenAnswer, nonce: str | None, deadline: Deadline
 ) -> Mapping[str, Any]:
     if not provider.openid:
         return {}
@@ -76,23 +137,33 @@ def _ask(
     deadline: Deadline,
     known: Mapping[str, Any],
 ) -> Mapping[str, Any]:
-    headers = {
-        "Accept": "application/json",
-        **provider.headers,
-        "Authorization": f"Bearer {answer.grant.access_token}",
-    }
-    found = rt.outbound.request("GET", lookup.url or "", headers=headers, deadline=deadline)
+    found = _fetch(rt, provider, lookup.url or "", answer, deadline)
     if found.status in (401, 403) and all(_id(_at(known, path)) for path in lookup.id):
         # The grant does not reach so far, but the account is known from the token answer: its id will do as a label.
         return {}
-    if found.status in (408, 425, 429) or found.status >= 500:  # noqa: PLR2004
-        raise ProviderUnavailable(f"the account endpoint answers {found.status}")
     if found.status != 200:  # noqa: PLR2004
         raise ProviderGarbled(f"the account endpoint answers {found.status}")
     info = read_json(found.body)
     if claims and "sub" in info and info["sub"] != claims["sub"]:
         raise ProviderGarbled("the account endpoint speaks of another sub than the id_token")
     return info
+
+
+def _fetch(rt: Runtime, provider: Provider, url: str, answer: TokenAnswer, deadline: Deadline) -> Answer:
+    headers = {
+        "Accept": "application/json",
+        **provider.headers,
+        "Authorization": f"Bearer {answer.grant.access_token}",
+    }
+    found = rt.outbound.request("GET", url, headers=headers, deadline=deadline)
+    if found.status in (408, 425, 429) or found.status >= 500:  # noqa: PLR2004
+        raise ProviderUnavailable(f"the account endpoint answers {found.status}")
+    return found
+
+
+def _label(known: Mapping[str, Any], lookup: AccountLookup) -> str | None:
+    label = next(filter(None, (_text(_at(known, path)) for path in lookup.label)), None)
+    return label and label[:_LONGEST]
 
 
 def _at(document: Mapping[str, Any], path: str) -> Any:

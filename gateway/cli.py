@@ -12,8 +12,8 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -132,6 +132,29 @@ def serve(host: str, port: int, workers: int) -> None:
         except GatewayError as error:
             _fail([str(error)])
         run_server(host, port, workers)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True)
+def doctor(as_json: bool) -> None:
+    """Look at everything this installation needs, and say what to mend; ends with 1 if anything has to be."""
+    from gateway.doctor import examine, fit, line, to_mend
+
+    found = []
+    try:
+        direct = not _secret("DATABASE_URL") and not _secret("SUPABASE_SECRET_KEY")
+        with _database() if direct else nullcontext() as database:
+            for finding in examine({**os.environ, **({"DATABASE_URL": database.dsn} if database else {})}):
+                found.append(finding)
+                if not as_json:
+                    click.echo(line(finding))
+    except SettingsRefused as refused:
+        _fail(refused.problems)
+    if as_json:
+        click.echo(json.dumps({"ok": fit(found), "findings": [asdict(finding) for finding in found]}))
+    else:
+        click.echo(to_mend(found))
+    sys.exit(0 if fit(found) else 1)
 
 
 # -- database --------------------------------------------------------------------------------------------------------

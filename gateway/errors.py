@@ -42,6 +42,9 @@ class GatewayError(Exception):
     returned: ClassVar[bool] = False
     """Whether a failed connect goes back to the product with `?error=<slug>` rather than showing a page here."""
 
+    retry_after: float | None = None
+    """Set on an instance: seconds after which it may be tried again, where somebody said so."""
+
     left_installed: tuple[str, str | None] | None = None
     """Set on an instance: the provider (name, address of its page) that may still list us though nothing stands here."""
 

@@ -142,12 +142,19 @@ class Issuers:
     # -- tokens ------------------------------------------------------------------------------------------------------
 
     def read_id_token(
-        self, provider: Provider, client: Client, id_token: str, *, nonce: str, now: float, deadline: Deadline | None
+        self,
+        provider: Provider,
+        client: Client,
+        id_token: str,
+        *,
+        nonce: str | None,
+        now: float,
+        deadline: Deadline | None,
     ) -> Mapping[str, Any]:
         """
         The claims of an id_token (OpenID Connect Core section 3.1.3.7); ProviderGarbled when any check fails.
 
-        `now`: Unix seconds.
+        `now`: Unix seconds. `nonce`: None for the answer to a refresh, which has none (section 12.2).
         """
         key_id = key_id_of(id_token)
         keys = self.keys(provider.jwks_uri or "", key_id=key_id, deadline=deadline)
@@ -188,7 +195,7 @@ def signed_claims(token: str, keys: Any, algorithms: tuple[str, ...]) -> Mapping
 
 
 def _claims_problem(  # noqa: PLR0911 - one line a rule, in the order of the specification
-    provider: Provider, client: Client, claims: Mapping[str, Any], *, nonce: str, now: float
+    provider: Provider, client: Client, claims: Mapping[str, Any], *, nonce: str | None, now: float
 ) -> str | None:
     issuer = provider.issuer
     if provider.issuer_pattern:
@@ -207,7 +214,9 @@ def _claims_problem(  # noqa: PLR0911 - one line a rule, in the order of the spe
         return "exp"
     if not is_time(issued) or issued > now + 10 * CLOCK_SKEW_SECONDS:
         return "iat"
-    if not isinstance(given_nonce, str) or not hmac.compare_digest(given_nonce.encode(), nonce.encode()):
+    if nonce is not None and (
+        not isinstance(given_nonce, str) or not hmac.compare_digest(given_nonce.encode(), nonce.encode())
+    ):
         return "nonce"
     if not isinstance(claims.get("sub"), str) or not claims["sub"]:
         return "sub"

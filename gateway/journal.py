@@ -22,6 +22,31 @@ from gateway.vault import Vault
 _COLUMN = "journal"
 
 
+class NoJournal:
+    """For GATEWAY_JOURNAL=0: keeps nothing, so that a crash at the wrong moment may lose a rotated token."""
+
+    def __init__(self) -> None:
+        self.host = str(uuid.uuid4())
+
+    def write(self, connection_id: uuid.UUID, generation: int, answer: Mapping[str, Any]) -> None:
+        """Keeps nothing."""
+
+    def read(self, connection_id: uuid.UUID, generation: int) -> None:  # noqa: ARG002 - as Journal's
+        """Has nothing."""
+        return
+
+    def forget(self, connection_id: uuid.UUID, generation: int) -> None:
+        """Has nothing to forget."""
+
+    def pending(self) -> Iterator[tuple[uuid.UUID, int]]:
+        """Nothing waits."""
+        return iter(())
+
+    def reseal(self) -> tuple[int, int]:
+        """Nothing to seal again."""
+        return 0, 0
+
+
 class Journal:
     """The journal of this host. `host` names it to the database, so that others leave its intents to it."""
 
@@ -41,9 +66,7 @@ class Journal:
 
     def write(self, connection_id: uuid.UUID, generation: int, answer: Mapping[str, Any]) -> None:
         """Keeps an answer; it survives a power cut when this returns. Raises OSError."""
-        sealed = self._vault.seal(
-            json.dumps(answer), row=str(connection_id), column=_COLUMN, generation=generation
-        )
+        sealed = self._vault.seal(json.dumps(answer), row=str(connection_id), column=_COLUMN, generation=generation)
         self._put(self._file(connection_id, generation), sealed.encode("ascii"))
 
     def read(self, connection_id: uuid.UUID, generation: int) -> Mapping[str, Any] | None:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from string import Formatter
 from typing import Any
 from urllib.parse import quote_plus, urlsplit
 
@@ -139,6 +140,17 @@ def code_request(
     body = prepare_token_request(
         "authorization_code", redirect_uri=redirect_uri, code=code, **verifier, **provider.token_params
     )
+    return _authenticated(provider, client, provider.token_endpoint or "", body)
+
+
+def refresh_request(provider: Provider, client: Client, *, refresh_token: str, facts: Mapping[str, Any]) -> WireRequest:
+    """The token request that refreshes (RFC 6749 section 6). `facts`: what is known of the connection, for `refresh_params`."""
+    more = {
+        name: value.format_map({fact: str(known) for fact, known in facts.items() if isinstance(known, str)})
+        for name, value in provider.refresh_params.items()
+        if all(part[1] is None or isinstance(facts.get(part[1]), str) for part in Formatter().parse(value))
+    }
+    body = prepare_token_request("refresh_token", refresh_token=refresh_token, **more)
     return _authenticated(provider, client, provider.token_endpoint or "", body)
 
 

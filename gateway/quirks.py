@@ -23,6 +23,8 @@ class AccountLookup:
     url: str | None
     id: tuple[str, ...]
     label: tuple[str, ...]
+    answered: tuple[str, ...] = ()
+    """Where the answer repeats the id, if `url` is made from it: then the id itself stands in the token answer alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,9 @@ def highlevel_account(api_base_url: str, answer: Json) -> AccountLookup:
     """
     if answer.get("userType") == "Company":
         company = quote(str(answer.get("companyId") or ""), safe="")
-        return AccountLookup(f"{api_base_url}/companies/{company}", ("companyId",), ("company.name",))
+        return AccountLookup(f"{api_base_url}/companies/{company}", ("companyId",), ("company.name",), ("company.id",))
     location = quote(str(answer.get("locationId") or ""), safe="")
-    return AccountLookup(f"{api_base_url}/locations/{location}", ("locationId",), ("location.name",))
+    return AccountLookup(f"{api_base_url}/locations/{location}", ("locationId",), ("location.name",), ("location.id",))
 
 
 QUIRKS: Mapping[str, Quirk] = {

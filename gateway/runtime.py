@@ -17,6 +17,7 @@ from gateway.config import Settings
 from gateway.errors import NotFound, SettingsRefused
 from gateway.identity import Identity
 from gateway.issuers import Issuers
+from gateway.journal import Journal, NoJournal
 from gateway.models import Client
 from gateway.outbound import Outbound
 from gateway.store import Store, open_rest_store, open_store
@@ -35,6 +36,7 @@ class Runtime:
     issuers: Issuers
     identity: Identity
     store: Store
+    journal: Journal | NoJournal
     now: Callable[[], datetime]
 
     def provider(self, provider_id: str) -> Provider:
@@ -106,14 +108,16 @@ def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) 
         user_agent=f"oauth-gateway/{__version__} (+{settings.public_url})",
     )
     issuers = Issuers(outbound)
+    vault = Vault([key.get_secret_value() for key in settings.keys])
     return Runtime(
         settings=settings,
         catalog=catalog,
         clients=clients,
-        vault=Vault([key.get_secret_value() for key in settings.keys]),
+        vault=vault,
         outbound=outbound,
         issuers=issuers,
         identity=Identity(settings, issuers),
         store=_store(settings),
+        journal=Journal(settings.data / "journal", vault) if settings.journal else NoJournal(),
         now=now,
     )

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Request, expect, sync_playwright
 from running import Gateway, Person
 
 from gateway.sandbox.supabase import USERS
@@ -35,6 +35,7 @@ SWITCHES = [
     *(["--no-sandbox"] if os.geteuid() == 0 else []),  # it refuses to sandbox for root
 ]
 WATCH = "addEventListener('securitypolicyviolation', e => console.error('CSP', e.violatedDirective, e.blockedURI))"
+_PATIENCE_MS = 15_000
 PHONE = {"width": 360, "height": 740}
 
 needs_chromium = pytest.mark.skipif(
@@ -55,6 +56,7 @@ def new_alice(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Person:
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """One process for many visitors."""
+    expect.set_options(timeout=_PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
         yield browser
@@ -74,7 +76,7 @@ class Visitor:
         self.complaints: list[str] = []
         self.addresses: list[str] = []
         self.context: BrowserContext = browser.new_context(reduced_motion="reduce", **options)
-        self.context.set_default_timeout(10_000)
+        self.context.set_default_timeout(_PATIENCE_MS)
         self.context.add_init_script(WATCH)
         self.context.on("request", self._note)
         self.context.on("page", self._listen)

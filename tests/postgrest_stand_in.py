@@ -193,13 +193,19 @@ class PostgRest:
                 return kind, dict(zip(args, types, strict=True))
         raise Refused("PGRST202", f"Could not find the function public.{function} in the schema cache")
 
-    def rows(self, method: str, table: str, query: str, body: Any, headers: Any, claims: dict[str, Any]) -> tuple[int, str]:
+    def rows(
+        self, method: str, table: str, query: str, body: Any, headers: Any, claims: dict[str, Any]
+    ) -> tuple[int, str]:
         """GET, PATCH and POST on a table: every column, filters by `eq` only. Status and body."""
-        filters = [(name, value.removeprefix("eq.")) for name, value in parse_qsl(query) if name not in ("select", "columns")]
+        filters = [
+            (name, value.removeprefix("eq.")) for name, value in parse_qsl(query) if name not in ("select", "columns")
+        ]
         where = sql.SQL(" and ").join(sql.SQL("{} = {}").format(sql.Identifier(n), sql.Literal(v)) for n, v in filters)
         named, target = list(body or ()), sql.Identifier("public", table)
         columns = sql.SQL(", ").join(map(sql.Identifier, named))
-        record = sql.SQL("select {} from json_populate_record(null::{}, {})").format(columns, target, sql.Literal(json.dumps(body)))
+        record = sql.SQL("select {} from json_populate_record(null::{}, {})").format(
+            columns, target, sql.Literal(json.dumps(body))
+        )
         shown = method == "GET" or "return=representation" in headers.get("Prefer", "")
         statement = {
             "GET": sql.SQL("select * from {} where {}").format(target, where if filters else sql.SQL("true")),
@@ -207,7 +213,9 @@ class PostgRest:
             "POST": sql.SQL("insert into {} ({}) {}").format(target, columns, record),
         }[method]  # fmt: skip
         if method == "PATCH" and len(named) == 1:
-            statement = sql.SQL("update {} set {} = ({}) where {}").format(target, columns, record, where if filters else sql.SQL("true"))
+            statement = sql.SQL("update {} set {} = ({}) where {}").format(
+                target, columns, record, where if filters else sql.SQL("true")
+            )
         if method != "GET":
             statement += sql.SQL(" returning *" if shown else " returning 1")
         whole = sql.SQL("with t as ({}) select coalesce(json_agg(t), '[]')::text, count(*) from t").format(statement)
@@ -216,7 +224,11 @@ class PostgRest:
             if shown and OBJECT in headers.get("Accept", ""):
                 if count != 1:
                     # Raised inside, so that a change that answers with other than one row is rolled back.
-                    raise Refused("PGRST116", "Cannot coerce the result to a single JSON object", f"The result contains {count} rows")
+                    raise Refused(
+                        "PGRST116",
+                        "Cannot coerce the result to a single JSON object",
+                        f"The result contains {count} rows",
+                    )
                 found = found.strip()[1:-1]
         return (200 if method == "GET" else 201 if method == "POST" else 200 if shown else 204), found if shown else ""
 
@@ -304,7 +316,7 @@ class _Handler(BaseHTTPRequestHandler):
             if status != 204:
                 self.send_header("Content-Length", str(len(text.encode())))
             self.end_headers()
-            self.wfile.write(text.encode())
+            self.wfile.write(b"" if status == 204 else text.encode())
             self.wfile.flush()
 
     def _drop(self) -> None:

@@ -125,7 +125,8 @@ class Person:
 
     def token(self, **changes: object) -> str:
         """Their Supabase access token."""
-        return access_token(self.gateway.sandbox.state, self.user, **changes)
+        issuer = {"iss": f"{self.gateway.environ['SUPABASE_URL']}/auth/v1"}
+        return access_token(self.gateway.sandbox.state, self.user, **(issuer | changes))
 
     def get(self, path: str, **options: object) -> requests.Response:
         return self.browser.get(self._url(path), allow_redirects=False, timeout=30, **options)

@@ -75,7 +75,7 @@ def test_a_pop_up_that_is_closed_half_way_rejects(gateway, page):
 
     popup.close()
 
-    expect(page.get_by_role("status")).to_contain_text("The window was closed before the end", timeout=10_000)
+    expect(page.get_by_role("status")).to_contain_text("The window was closed before the end")
 
 
 def test_a_lost_opener_resolves_by_asking_for_the_connections(gateway, visitor, monkeypatch):

@@ -15,14 +15,14 @@ errors models logs
 config quirks
 catalog
 vault outbound store
-oauth
+oauth journal
 issuers
 identity
 runtime
 account revocation
-grants
+grants refresh
 connect confirm
-worker
+worker doctor
 web serving
 demo
 cli

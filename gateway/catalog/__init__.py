@@ -103,6 +103,10 @@ class Provider(BaseModel):
         "ES256",
         "EdDSA",
     )
+    refresh_params: Mapping[str, str] = Field(default_factory=dict)
+    """Further parameters of the refresh request; `{name}` is filled with a fact of the connection."""
+    replay_seconds: int = Field(default=0, ge=0)
+    """How long the provider answers a used refresh token with the same new one. 0: it does not, or nobody knows."""
     refresh_token_seconds: int | None = Field(default=None, gt=0)
     """How long an unused refresh token lives, where the provider documents it and does not say it in its answers."""
     quirks: tuple[str, ...] = ()
@@ -140,7 +144,7 @@ class Provider(BaseModel):
                 raise ValueError("a scope is printable ASCII without spaces and quotes (RFC 6749 section 3.3)")
         return value
 
-    @field_validator("authorization_params", "token_params")
+    @field_validator("authorization_params", "token_params", "refresh_params")
     @classmethod
     def _ours_alone(cls, value: Mapping[str, str]) -> Mapping[str, str]:
         if taken := _OURS_ALONE & set(value):

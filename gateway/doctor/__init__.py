@@ -19,7 +19,7 @@ from gateway.errors import DatabaseUnavailable, GatewayError, SettingsRefused
 from gateway.runtime import Runtime, build_runtime
 from gateway.store import SCHEMA_VERSION
 
-__all__ = ["Finding", "Level", "examine", "fit"]
+__all__ = ["Finding", "Level", "examine", "fit", "line", "to_mend"]
 
 
 def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -44,6 +44,21 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
 def fit(findings: list[Finding]) -> bool:
     """Whether the gateway may run like this: warnings are for somebody to read, failures for somebody to mend."""
     return all(finding.level != "fail" for finding in findings)
+
+
+def line(finding: Finding) -> str:
+    """One finding, as it is read on a screen."""
+    mark = {"ok": "ok", "warn": "warn", "fail": "FAIL", "unseen": "-"}[finding.level]
+    return f"{mark:<5} {finding.about:<18} {finding.says}"
+
+
+def to_mend(findings: list[Finding]) -> str:
+    """The end of the report: what to do, what is urgent first."""
+    urgent = sorted((f for f in findings if f.level in ("fail", "warn")), key=lambda finding: finding.level)
+    mends = dict.fromkeys(f"{finding.about}: {finding.mend or finding.says}" for finding in urgent)
+    if not mends:
+        return "\nNothing to mend."
+    return "\n".join(["\nWhat to mend:", *(f"  {number}. {mend}" for number, mend in enumerate(mends, start=1))])
 
 
 # -- settings and keys -----------------------------------------------------------------------------------------------
@@ -159,4 +174,3 @@ def _clock(date: str | None, now: datetime) -> Iterator[Finding]:
         return
     there = there if there.tzinfo else there.replace(tzinfo=UTC)
     yield clock_finding("the sign-in service's", (now - there).total_seconds())
-

@@ -89,8 +89,9 @@ def functions() -> dict[str, frozenset[str]]:
 
 
 def body(source: str) -> str:
-    """A function's body without differences that pasting it into an editor makes."""
-    return "\n".join(line.rstrip() for line in source.replace("\r\n", "\n").strip().split("\n"))
+    """A function's body without comments, and without the differences that pasting it into an editor makes."""
+    lines = (line.rstrip() for line in source.splitlines())
+    return "\n".join(line for line in lines if line and not line.lstrip().startswith("--"))
 
 
 def _text() -> str:

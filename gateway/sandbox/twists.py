@@ -30,7 +30,7 @@ def twist(state: State, provider: str, endpoint: str, answer: Response) -> Respo
     if endpoint == "authorize" and "Location" in answer.headers:
         return _twist_location(state, provider, answer)
     if endpoint in ("token", "discovery") and answer.status_code in (200, 201) and answer.is_json:
-        body = answer.get_json(silent=True)
+        body = answer.get_json(silent=True) or {}
         for fault in state.take_faults(IN_BODY, provider, endpoint, fields()):
             raw = IN_BODY[fault.name](state, fault, body)
             text = json.dumps(body)

@@ -16,17 +16,23 @@ from uuid import UUID
 
 from gateway.models import Account, AuthorizationRequest, Connection, Display, Erased, ParkedGrant, Revocation, User
 from gateway.store import rows
+from gateway.store.adopting import Adoptable, Adopting, ClaimedAdoption
 from gateway.store.postgres import FunctionMissing, PostgresBackend, apply_schema, schema_path
-from gateway.store.rows import Listing, Saved, SchemaState, Session
+from gateway.store.refreshing import Refreshing
+from gateway.store.rows import ClaimedRefresh, Listing, Saved, SchemaState, Session, StoredGrant
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Adoptable",
     "Backend",
+    "ClaimedAdoption",
+    "ClaimedRefresh",
     "Listing",
     "Saved",
     "SchemaState",
     "Session",
     "Store",
+    "StoredGrant",
     "apply_schema",
     "open_rest_store",
     "open_store",
@@ -59,7 +65,7 @@ def open_rest_store(supabase_url: str, secret_key: str, *, ca_bundle: Path | Non
     return Store(SupabaseBackend(supabase_url, secret_key, ca_bundle=ca_bundle))
 
 
-class Store:
+class Store(Refreshing, Adopting):
     """
     Everything that is kept, behind one door.
 

@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from gateway.errors import Unauthenticated
+from gateway.errors import BadRequest, Forbidden, Unauthenticated
 from gateway.identity import Proof
 from gateway.models import Connection
+from gateway.refresh import fresh_grant
 from gateway.web.session import runtime
 
 blueprint = Blueprint("api", __name__, url_prefix="/v1")
@@ -24,6 +26,42 @@ def connections() -> Any:
     rows = rt.store.user_connections(proof.user.id)
     wanted = request.args.get("provider")
     return jsonify(items=[_connection(row) for row in rows if wanted in (None, row.provider)], next_cursor=None)
+
+
+@blueprint.get("/connections/<uuid:connection_id>/token")
+def token(connection_id: uuid.UUID) -> Any:
+    """A token that is good for `min_seconds` (0 to 3600, 60 unless told), of one of the caller's own connections."""
+    return _fresh(connection_id, min_seconds=_min_seconds(), force=False)
+
+
+@blueprint.post("/connections/<uuid:connection_id>/refresh")
+def refreshed(connection_id: uuid.UUID) -> Any:
+    """A new token, whatever stands."""
+    return _fresh(connection_id, min_seconds=0, force=True)
+
+
+def _fresh(connection_id: uuid.UUID, *, min_seconds: int, force: bool) -> Any:
+    rt = runtime()
+    proof = _proof()
+    if not rt.settings.owner_tokens:
+        raise Forbidden("GATEWAY_OWNER_TOKENS is off")
+    fresh = fresh_grant(rt, connection_id, user_id=proof.user.id, min_seconds=min_seconds, force=force)
+    provider = rt.catalog.get(fresh.provider)
+    return jsonify(
+        connection_id=str(fresh.connection_id),
+        access_token=fresh.access_token,
+        token_type="Bearer",  # noqa: S106 - RFC 6750
+        expires_at=fresh.expires_at.isoformat() if fresh.expires_at else None,
+        scope=fresh.scope,
+        api_base_url=provider.api_base_url if provider else None,
+    )
+
+
+def _min_seconds() -> int:
+    given = request.args.get("min_seconds", "60")
+    if not given.isascii() or not given.isdigit() or len(given) > 4 or int(given) > 3600:  # noqa: PLR2004
+        raise BadRequest("min_seconds is a whole number from 0 to 3600")
+    return int(given)
 
 
 @blueprint.get("/providers")

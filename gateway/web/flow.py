@@ -173,7 +173,10 @@ def _question(provider: Provider) -> Any:
         kind=KINDS[provider.path],
         standing_label=parked.standing[0].account_label if parked.standing else "",
         new_label=parked.account.label,
-        form={"action": f"/{provider.path}/{provider.id}/confirm", "fields": {"csrf": csrf_token(), "parked": str(parked.id)}},
+        form={
+            "action": f"/{provider.path}/{provider.id}/confirm",
+            "fields": {"csrf": csrf_token(), "parked": str(parked.id)},
+        },
         may_keep_both=provider.accounts == "many",
     )
 

@@ -109,5 +109,5 @@ def problem_json(error: GatewayError) -> Response:
 
 def _with_retry(answer: Response, error: GatewayError) -> Response:
     if isinstance(error, DatabaseUnavailable | RefreshInProgress | RateLimited):
-        answer.headers["Retry-After"] = "5"
+        answer.headers["Retry-After"] = str(int(error.retry_after or 5))
     return answer

@@ -1,0 +1,118 @@
+"""
+Our registrations: whether each enabled provider is there, is the one we mean, and knows us.
+
+A token request with a code that nobody ever gave out tells: a server that answers `invalid_grant` has accepted our client id
+and secret (RFC 6749 section 5.2), one that answers `invalid_client` has not. It grants nothing and uses nothing up. What a
+provider answers is shown by our own name for it alone.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from gateway import oauth
+from gateway.catalog import Provider
+from gateway.doctor.finding import Finding
+from gateway.errors import (
+    AccessDenied,
+    ClientRejected,
+    GatewayError,
+    IssuerMismatch,
+    ProviderGarbled,
+    ProviderUnavailable,
+)
+from gateway.outbound import Deadline
+from gateway.runtime import Runtime
+
+_SECONDS = 10.0
+"""For everything that is asked of one provider."""
+_UNKNOWN_CLIENT = ("invalid_client", "unauthorized_client", "401")
+_UNKNOWN_REDIRECT = ("redirect_uri_mismatch", "invalid_redirect_uri")
+
+
+def examine(rt: Runtime) -> Iterator[Finding]:
+    """Every enabled provider, in the catalogue's order."""
+    if not rt.enabled():
+        yield Finding(
+            "providers", "warn", "None is enabled.", "Set <PROVIDER>_CLIENT_ID, and _CLIENT_SECRET beside it."
+        )
+    for name in sorted(set(rt.settings.clients) - set(rt.catalog.providers)):
+        yield Finding(
+            "providers",
+            "warn",
+            f"{name.upper()}_CLIENT_ID is set, and there is no provider {name}.",
+            "`python -m gateway providers list` names them; your own stand in the folder GATEWAY_CATALOG.",
+        )
+    for provider in rt.enabled():
+        yield Finding(provider.id, "ok", f"Redirect URI: {rt.redirect_uri(provider)}")
+        yield from _one(rt, provider)
+
+
+def _one(rt: Runtime, provider: Provider) -> Iterator[Finding]:
+    deadline = Deadline.after(_SECONDS)
+    try:
+        whole = rt.issuers.complete(provider, deadline)
+    except IssuerMismatch:
+        says = "Its metadata names another issuer than the catalogue: it is not the service that was meant."
+        yield Finding(provider.id, "fail", says, "Compare `issuer` in the catalogue with the provider's documentation.")
+        return
+    except GatewayError as error:
+        yield Finding(provider.id, "fail", f"Its metadata cannot be had: {error}.", "Check `issuer` in the catalogue.")
+        return
+    page = _page(rt, whole, deadline)
+    if page is not None:
+        yield page
+    yield _known(rt, whole, deadline)
+
+
+def _page(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding | None:
+    """Whether the host that users are sent to answers at all; what it answers to nobody's question says nothing."""
+    parts = urlsplit(provider.authorization_endpoint or "")
+    try:
+        rt.outbound.request("HEAD", f"{parts.scheme}://{parts.netloc}/", deadline=deadline)
+    except ProviderUnavailable as error:
+        says = f"The host of its authorization endpoint does not answer: {error}."
+        return Finding(provider.id, "fail", says, "Check the network, and `authorization_endpoint` in the catalogue.")
+    except ProviderGarbled:
+        pass  # too long or not to our taste, but there
+    return None
+
+
+def _known(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:
+    """What the token endpoint says to our registration."""
+    client = rt.clients[provider.id]
+    wire = oauth.code_request(
+        provider,
+        client,
+        code=f"doctor-{secrets.token_urlsafe(24)}",
+        redirect_uri=rt.redirect_uri(provider),
+        code_verifier=secrets.token_urlsafe(48),
+    )
+    try:
+        answer = rt.outbound.request(wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline)
+        oauth.read_token_response(provider, answer.status, answer.body, now=rt.now(), scope=provider.scope)
+    except AccessDenied:
+        return Finding(provider.id, "ok", "It knows our registration: a made-up code was refused as a code.")
+    except ProviderUnavailable as error:
+        says = f"Its token endpoint cannot be used just now: {error}."
+        return Finding(provider.id, "fail", says, "Wait, or check the network and `token_endpoint` in the catalogue.")
+    except GatewayError as error:
+        return _refused(rt, provider, error)
+    says = "It gives a token for a code that nobody gave out."
+    return Finding(provider.id, "fail", says, "Do not use this provider.")
+
+
+def _refused(rt: Runtime, provider: Provider, error: GatewayError) -> Finding:
+    """Another answer than that the code is none; its reason is in our words."""
+    reason = str(error) if isinstance(error, ClientRejected) else ""
+    if any(word in reason for word in _UNKNOWN_CLIENT):
+        secret = f"{provider.id.upper()}_CLIENT_ID and {provider.id.upper()}_CLIENT_SECRET"
+        says = "It refuses our registration: wrong client id or secret, or one for another environment."
+        return Finding(provider.id, "fail", says, f"Copy {secret} from the provider's console again.")
+    if any(word in reason for word in _UNKNOWN_REDIRECT):
+        mend = f"Register it there exactly: {rt.redirect_uri(provider)}"
+        return Finding(provider.id, "fail", "It does not know our redirect URI.", mend)
+    says = f"Whether it knows our registration cannot be told: {error}."
+    return Finding(provider.id, "warn", says, "Connect once yourself to be sure.")

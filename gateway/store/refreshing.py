@@ -1,0 +1,111 @@
+"""
+The store's methods for reading and refreshing grants, one an SQL function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from gateway.store import rows
+from gateway.store.rows import ClaimedRefresh, StoredGrant
+
+Obstacle = Literal["moved", "leased", "waiting", "blocked", "breaker"]
+"""The generation moved; somebody is at it; too soon after a failure; another host may know more; the provider is spared."""
+
+
+class Refreshing:
+    """A part of Store: what `refresh` and `worker` call."""
+
+    def _call(self, function: str, **arguments: object) -> Any:
+        raise NotImplementedError
+
+    def grant(self, *, connection_id: UUID, user_id: UUID | None, min_seconds: int) -> StoredGrant | None:
+        """The stored grant, in one call; None for another user's as for none. `user_id` None: whosever it is."""
+        row = self._call(
+            "grant",
+            connection_id=str(connection_id),
+            user_id=None if user_id is None else str(user_id),
+            min_seconds=min_seconds,
+        )
+        return None if row is None else rows.stored_grant(row)
+
+    def claim_refresh(
+        self, *, connection_id: UUID, generation: int, host: str, lease_seconds: float, block_seconds: float
+    ) -> ClaimedRefresh | Obstacle:
+        """The lease on one token request, or what stands in its way."""
+        row = self._call(
+            "claim_refresh",
+            connection_id=str(connection_id),
+            generation=generation,
+            host=host,
+            lease_seconds=lease_seconds,
+            block_seconds=block_seconds,
+        )
+        if row["claimed"]:
+            return rows.claimed_refresh(row)
+        obstacle: Obstacle = row["obstacle"]
+        return obstacle
+
+    def claim_due(
+        self, *, host: str, lease_seconds: float, block_seconds: Mapping[str, float], providers: Sequence[str]
+    ) -> ClaimedRefresh | None:
+        """The lease on whatever is due at one of `providers`, dead intents first; None when nothing is."""
+        row = self._call(
+            "claim_due",
+            host=host,
+            lease_seconds=lease_seconds,
+            block_seconds=dict(block_seconds),
+            providers=list(providers),
+        )
+        return None if row is None else rows.claimed_refresh(row)
+
+    def finish_refresh(
+        self,
+        *,
+        connection_id: UUID,
+        generation: int,
+        token: str,
+        refresh: str | None,
+        scope: Sequence[str],
+        expires_at: datetime | None,
+        refresh_expires_at: datetime | None,
+    ) -> bool:
+        """Saves the answer to that generation's request as the next one; False where the generation moved or all is gone."""
+        row = self._call(
+            "finish_refresh",
+            connection_id=str(connection_id),
+            generation=generation,
+            token=token,
+            refresh=refresh,
+            scope=list(scope),
+            expires_at=None if expires_at is None else expires_at.isoformat(),
+            refresh_expires_at=None if refresh_expires_at is None else refresh_expires_at.isoformat(),
+        )
+        return bool(row["saved"])
+
+    def fail_refresh(
+        self, *, connection_id: UUID, generation: int, lease_id: UUID, outcome: str, error: str, wait_seconds: float
+    ) -> bool:
+        """Gives the lease back and says why: `wait`, `operator` or `refused`. False when the lease is not ours any more."""
+        row = self._call(
+            "fail_refresh",
+            connection_id=str(connection_id),
+            generation=generation,
+            lease_id=str(lease_id),
+            outcome=outcome,
+            error=error,
+            wait_seconds=wait_seconds,
+        )
+        return bool(row["told"])
+
+    def announce_endings(self) -> int:
+        """Tells, once each, of refresh tokens that will die and cannot be kept alive; how many."""
+        return int(self._call("announce_endings")["announced"])
+
+    def lag(self) -> Mapping[str, Any]:
+        """How far behind the work is: counts, and the age of the oldest due refresh in seconds."""
+        found: Mapping[str, Any] = self._call("lag")
+        return found
