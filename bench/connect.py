@@ -30,7 +30,7 @@ from gateway.store import apply_schema
 from gateway.store.embedded import embedded_postgres
 
 BROWSERS = 16
-WARM_UP_FLOWS = 5
+WARM_UP_FLOWS = 3
 """A browser. Connections, prepared statements and caches are in place afterwards."""
 _CHEAPER = 8
 """So many bare requests stand against one flow: a round of them has to last long enough to be measured."""
@@ -72,8 +72,8 @@ class Bench:
         for _ in range(rounds):
             for who in self.contenders:
                 await self._round(who, max(1, flows // BROWSERS))
-        for browser in sum(self.browsers.values(), []):
-            await browser.close()
+        for browsers in self.browsers.values():
+            await asyncio.gather(*(browser.close() for browser in browsers))
 
     async def _round(self, who: Contender, each: int) -> None:
         """`each` flows a browser: first their beginnings, all of them, then their ends."""
@@ -81,9 +81,7 @@ class Bench:
             each *= _CHEAPER
             await self._measured(who, "bare", each, lambda browser: _repeat(each, lambda: who.ask(browser)))
             return
-        begun = await self._measured(
-            who, "connect", each, lambda browser: _repeat(each, lambda: who.connect(browser))
-        )
+        begun = await self._measured(who, "connect", each, lambda browser: _repeat(each, lambda: who.connect(browser)))
         ends = dict(zip(self.browsers[who], begun, strict=True))
         await self._measured(
             who,

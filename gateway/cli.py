@@ -250,6 +250,33 @@ def keys_new() -> None:
     click.echo(Fernet.generate_key().decode("ascii"))
 
 
+# -- connections -----------------------------------------------------------------------------------------------------
+
+
+@main.group()
+def connections() -> None:
+    """What users have connected."""
+
+
+@connections.command("seal")
+@click.option("--map", "names", multiple=True, metavar="NAME=PROVIDER", help="A name in the table, and the provider it means.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be asked.")
+@click.option("--json", "as_json", is_flag=True)
+def connections_seal(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+    """Verify every plaintext token with its provider and seal it; ends with 1 if something is left."""
+    from gateway.sealing import seal_connections
+
+    try:
+        with _database() as database:
+            environment = {**os.environ, **({"DATABASE_URL": database.dsn} if database.own else {})}
+            clean = seal_connections(environment, names, dry_run=dry_run, as_json=as_json)
+    except SettingsRefused as refused:
+        _fail(refused.problems)
+    except GatewayError as error:
+        _fail([f"{error.meaning} ({error})"])
+    sys.exit(0 if clean else 1)
+
+
 # -- providers -------------------------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,7 @@ def run_demo(port: int, sandbox_port: int) -> None:
         player = subprocess.Popen(  # noqa: S603 - our own module
             python_module("gateway.sandbox", "--port", str(sandbox_port), "--gateway", public, "--until-stdin-closes"),
             stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
         )
         try:
             _wait_for(f"{sandbox}/", player)

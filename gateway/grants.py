@@ -85,7 +85,7 @@ def save(
             refresh=sealed_refresh,
             expires_at=grant.expires_at,
             refresh_expires_at=grant.refresh_expires_at,
-            data=_shown(grant, account),
+            data=shown(grant, account),
             revoke_old=over.account_id not in (account.id, None),
             parked_id=parked_id,
         )
@@ -110,7 +110,7 @@ def _still_good(rt: Runtime, account: Account, over: Standing) -> str | None:
         return None
 
 
-def _shown(grant: Grant, account: Account) -> dict[str, object]:
+def shown(grant: Grant, account: Account) -> dict[str, object]:
     """`provider_data.data`: what a front end may show."""
     return {
         **grant.facts,

@@ -36,7 +36,7 @@ def check_schema(dsn: str, *, own: bool) -> None:
     """
     try:
         version = schema_version(open_store(dsn))
-        if own and (version is None or version < SCHEMA_VERSION):
+        if own and (version is None or version <= SCHEMA_VERSION):
             apply_schema(dsn)
             return
     except DatabaseUnavailable:
@@ -85,7 +85,7 @@ def run_server(host: str, port: int, workers: int, *, quiet: bool = False) -> No
         blocking_threads=BLOCKING_THREADS,
         backpressure=BLOCKING_THREADS,
         websockets=False,
-        log_level=LogLevels.warning if quiet else LogLevels.info,
+        log_level=LogLevels.error if quiet else LogLevels.info,
         respawn_failed_workers=True,
         workers_kill_timeout=15,
     ).serve()

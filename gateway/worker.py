@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import structlog
 
-from gateway import refresh, revocation
+from gateway import adopt, refresh, revocation
 from gateway.errors import GatewayError
 from gateway.runtime import Runtime
 
@@ -40,7 +40,8 @@ class Worker:
             self._announced_at = self._clock()
             rt.store.announce_endings()
         refreshed = refresh.work_once(rt)
-        return revocation.work_once(rt) or refreshed
+        revoked = revocation.work_once(rt)
+        return adopt.work_once(rt) or revoked or refreshed
 
     def run(self, stopped: threading.Event) -> None:
         """Works until `stopped` is set. A failure is told and waited out; its unit stays claimed in the database until then."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import queue
+import select
 import socket
 import threading
 import time
@@ -144,6 +145,8 @@ class PostgRest:
         except queue.Empty:
             raise Refused("PGRST003", "Timed out acquiring connection from connection pool.") from None
         try:
+            if connection is not None and select.select([connection.fileno()], [], [], 0)[0]:
+                connection.close()  # the server has ended it while it was idle
             if connection is None or connection.closed:
                 try:
                     connection = psycopg.connect(self._login)

@@ -10,17 +10,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
-from postgres import rows
+from postgres import database_dsn, rows
 from postgrest_stand_in import SECRET_KEY, PostgRest
 from running import Gateway, Person, told, whole_gateway
+
+from gateway.sandbox.highlevel import COMPANY
+from gateway.store import apply_schema
+from gateway.store.embedded import start_or_join
 
 SAVE, DISCONNECT, TAKE = "gateway_save_connection_v1", "gateway_disconnect_v1", "gateway_take_authorization_v1"
 
 
-@pytest.fixture(scope="module")
-def both(cluster, template) -> Iterator[tuple[Gateway, PostgRest]]:
+@contextmanager
+def over_rest(cluster, template) -> Iterator[tuple[Gateway, PostgRest]]:
     """A gateway that was given no DATABASE_URL, and the project that it uses."""
     with whole_gateway(cluster, template) as gateway:
         project = PostgRest(gateway.dsn, auth=gateway.sandbox.origin)
@@ -28,6 +33,12 @@ def both(cluster, template) -> Iterator[tuple[Gateway, PostgRest]]:
         gateway.environ |= {"SUPABASE_URL": project.url, "SUPABASE_SECRET_KEY": SECRET_KEY}
         yield gateway.start(), project
         project.stop()
+
+
+@pytest.fixture(scope="module")
+def both(cluster, template) -> Iterator[tuple[Gateway, PostgRest]]:
+    with over_rest(cluster, template) as made:
+        yield made
 
 
 @pytest.fixture
@@ -115,9 +126,10 @@ def test_another_account_is_asked_about(gateway, alice):
     Parked over REST too, with the first standing meanwhile.
     """
     first = alice.connects("ghl", "NorthwindLisbon00001")
-    answer = alice.get(alice.consents("ghl", "agency" if False else None))
-    assert answer.status_code == 303
+    answer = alice.get(alice.consents("ghl", COMPANY))
+    assert "/crm/ghl/confirm" in answer.headers["Location"]
     assert [first["connection"]] == standing(gateway, alice)
+    assert 200 == alice.get(answer.headers["Location"]).status_code
 
 
 def test_only_the_secret_key_is_ever_used(gateway, project, alice):
@@ -221,3 +233,32 @@ def test_a_database_that_stops_in_the_middle_leaves_nothing_half_done(gateway, p
     project.fault = lambda _: ""
     assert [] == standing(gateway, alice)
     assert [alice.connects("ringcentral")["connection"]] == standing(gateway, alice)
+
+
+def test_a_server_that_is_shut_down_leaves_nothing_half_done(cluster):
+    """
+    A real one, stopped at the very call that would save, and at the one that would erase.
+    """
+    folder = cluster.home.parent / "stopped"
+    folder.mkdir(mode=0o711)
+    servers = [start_or_join(folder)]
+    apply_schema(database_dsn(servers[0], "template1"))
+    with over_rest(servers[0], "template1") as (gateway, project):
+        alice = gateway.person("Alice Winter")
+        alice.signs_in()
+        standing_one = alice.connects("ringcentral")["connection"]
+        callback, revoked = alice.consents("zoom"), len(gateway.sandbox.state.revocations)
+        for asked, stop_at in (
+            (lambda: alice.get(callback), SAVE),
+            (lambda: alice.disconnects(standing_one), DISCONNECT),
+        ):
+            project.fault = lambda name, stop_at=stop_at: servers[-1].stop() or "" if name == stop_at else ""
+            assert "database_unavailable" == problem(asked())
+            assert 503 == alice.get("/readyz").status_code
+            project.fault = lambda _: ""
+            servers.append(start_or_join(folder))
+            assert [standing_one] == standing(gateway, alice)
+        assert revoked < len(gateway.sandbox.state.revocations)
+        assert told(alice.disconnects(standing_one))["disconnected"] == "done"
+        assert [] == standing(gateway, alice)
+    servers[-1].stop()

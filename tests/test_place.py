@@ -62,7 +62,7 @@ def test_out_of_reach_of_the_account_it_lives_elsewhere(folder, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another account")
-@pytest.mark.parametrize("trap", ["link", "writable"])
+@pytest.mark.parametrize("trap", ["link", "nowhere", "file", "writable", "stranger"])
 def test_a_folder_that_somebody_laid_in_wait_is_refused(folder, monkeypatch, trap):
     """
     Anybody may write to /var/tmp, and our name there can be guessed.
@@ -71,11 +71,16 @@ def test_a_folder_that_somebody_laid_in_wait_is_refused(folder, monkeypatch, tra
     monkeypatch.setattr(places, "_OUT_OF_HOMES", outside)
     folder.chmod(0o700)
     trapped = outside / f"gateway-{places._digest(str(folder.resolve()))}"
-    if trap == "link":
-        trapped.symlink_to(folder)
-    else:
-        trapped.mkdir()
-        trapped.chmod(0o777)
+    match trap:
+        case "link" | "nowhere":
+            trapped.symlink_to(folder if trap == "link" else outside / "nowhere")
+        case "file":
+            trapped.touch(0o644)
+        case "writable" | "stranger":
+            trapped.mkdir()
+            trapped.chmod(0o777 if trap == "writable" else 0o755)
+    if trap == "stranger":
+        os.chown(trapped, 12345, 12345)
 
     with pytest.raises(SettingsRefused, match="somebody else"):
         places._home(folder.resolve(), places._account())

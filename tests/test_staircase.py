@@ -21,10 +21,10 @@ identity
 runtime
 account revocation
 grants refresh
-connect confirm
+connect confirm adopt
 worker doctor
 web serving
-demo
+demo sealing
 cli
 """
 LINE = {room: number for number, line in enumerate(STAIRCASE.split("\n")) for room in line.split()}

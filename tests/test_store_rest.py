@@ -78,7 +78,7 @@ def hurried(monkeypatch) -> None:
         {"g": "1970-01-01T00:01:00+00:00", "a": "'; drop table x; -- \\ %s {}", "b": 2**40, "c": False, "d": ["one", "it's {two}", ""],
          "e": {"deep": [1, None, {"x": "é"}]}, "f": "00000000-0000-0000-0000-000000000001"},
         dict.fromkeys("abcefg") | {"d": []},
-        {"a": "\U0001f511\n\t\"", "b": -1, "c": True, "d": ["a,b", 'c"d', "null"], "e": {}, "f": None, "g": None},
+        {"a": '\U0001f511\n\t"', "b": -1, "c": True, "d": ["a,b", 'c"d', "null"], "e": {}, "f": None, "g": None},
     ],
 )  # fmt: skip
 def test_both_backends_answer_alike(database, backend, passed):
@@ -423,12 +423,13 @@ def test_a_closed_store_opens_again(api):
 
 def test_nothing_of_supabase_is_loaded_unless_it_is_chosen():
     """
-    Heavy: most of a second and 45 MB in every worker.
+    Heavy: most of a second and 45 MB in every worker. DATABASE_URL is chosen where both are set.
     """
     program = """
 import sys, gateway
 from cryptography.fernet import Fernet
-chosen = {"DATABASE_URL": "postgresql://x@127.0.0.1:9/x"} if sys.argv[1] == "direct" else {"SUPABASE_SECRET_KEY": "sb_secret_x"}
+chosen = {"DATABASE_URL": "postgresql://x@127.0.0.1:9/x"} if sys.argv[1] == "direct" else {}
+chosen |= {"SUPABASE_SECRET_KEY": "sb_secret_x"}
 gateway.create_app({"GATEWAY_KEYS": Fernet.generate_key().decode(), "SUPABASE_URL": "https://p.supabase.co", **chosen})
 print("supabase" in sys.modules, "httpx" in sys.modules)
 """

@@ -18,6 +18,7 @@ _CLIENTS = "('public', 'anon', 'authenticated')"
 _ROLE = "coalesce(r.rolname::text, 'public')"
 _SECRETIVE = "(user_profile|provider_data|gateway\\.)"
 
+_SERVERS = {"service_role", "gateway_app"}
 _WRITABLE = ("token", "refresh", "expires", "data")
 TABLE_GRANTS: set[tuple[str, ...]] = {
     ("authenticated", "user_profile", "SELECT"),
@@ -102,7 +103,8 @@ def our_schema(connection: Connection) -> Iterator[Finding]:
         " where n.nspname = 'gateway' and x.grantee <> d.defaclrole"
     ).fetchall()
     for role, verb, where in sorted(set(found)):
-        yield Finding("grants", "fail", f"{role} has {verb} on {where}.", APPLY)
+        mend = "Take back the default privileges in the schema gateway." if where.startswith("whatever") else APPLY
+        yield Finding("grants", "fail", f"{role} has {verb} on {where}.", mend)
 
 
 def functions(connection: Connection) -> Iterator[Finding]:
@@ -123,7 +125,7 @@ def functions(connection: Connection) -> Iterator[Finding]:
             yield Finding("grants", "fail", f"{name} runs with its owner's rights and its caller's search_path.", APPLY)
         if offered and not definer:
             yield Finding("grants", "fail", f"{name} does not run with its owner's rights.", APPLY)
-        if offered and servers != ["service_role", "gateway_app"]:
+        if offered and set(servers) != _SERVERS:
             yield Finding("grants", "fail", f"The servers' roles may not execute {name}.", APPLY)
         if not offered and servers:
             yield Finding("grants", "fail", f"{' and '.join(servers)} may execute {name}.", APPLY)

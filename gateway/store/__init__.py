@@ -16,6 +16,7 @@ from uuid import UUID
 
 from gateway.models import Account, AuthorizationRequest, Connection, Display, Erased, ParkedGrant, Revocation, User
 from gateway.store import rows
+import supabase
 from gateway.store.adopting import Adoptable, Adopting, ClaimedAdoption
 from gateway.store.postgres import FunctionMissing, PostgresBackend, apply_schema, schema_path
 from gateway.store.refreshing import Refreshing
@@ -27,6 +28,7 @@ __all__ = [
     "Backend",
     "ClaimedAdoption",
     "ClaimedRefresh",
+    "FunctionMissing",
     "Listing",
     "Saved",
     "SchemaState",

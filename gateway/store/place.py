@@ -7,6 +7,7 @@ in a default container under a home that only root may enter, is kept below /var
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -166,7 +167,8 @@ def _home(folder: Path, account: pwd.struct_passwd | None) -> Path:
 
 def _own(path: Path, mode: int) -> None:
     """Makes the folder if missing; refuses one that somebody else may have laid there (anybody may write to /var/tmp)."""
-    path.mkdir(mode=mode, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=mode)
     seen = path.lstat()
     trusted = {0, os.geteuid()} | {account.pw_uid for account in [_account()] if account is not None}
     if not stat.S_ISDIR(seen.st_mode) or seen.st_uid not in trusted or seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

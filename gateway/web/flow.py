@@ -119,15 +119,14 @@ def _connect_page(
 
 
 def _begin(provider: Provider) -> Response:
-    rt = runtime()
-    judge_form()
+    rt, session = runtime(), judge_form()
     return_to, display = _asked()
     browser = browser_secret() or secrets.token_urlsafe(32)
     try:
         url = connect.begin(
             rt,
             provider.id,
-            session=session_secret(),
+            session=session,
             browser=browser,
             return_to=return_to,
             display=display,
@@ -154,6 +153,7 @@ def _callback(path: str, slug: str) -> Response:
         return answer
     if outcome.error is not None:
         told = {"error": outcome.error.slug, "provider": outcome.provider.id}
+        told |= {"left": "1"} if outcome.error.left_installed and not outcome.return_to else {}
     else:
         told = {"connection": str(outcome.connection_id), "provider": outcome.provider.id}
     return see_other(_way_back(outcome.return_to, outcome.display, **told))

@@ -103,7 +103,9 @@ def _notice(rt: Runtime) -> dict[str, str] | None:
     name = provider.name if provider else "The service"
     problem = PROBLEMS.get(request.args.get("error", ""))
     if problem is not None:
-        return {"tone": "bad", "title": problem.title, "text": f"{problem.meaning} {problem.way_on}"}
+        left = f" {name} may still list this app as installed; you can remove it there."
+        text = f"{problem.meaning} {problem.way_on}" + (left if request.args.get("left") == "1" else "")
+        return {"tone": "bad", "title": problem.title, "text": text}
     if request.args.get("disconnected") in _DISCONNECTED:
         text = _DISCONNECTED[request.args["disconnected"]].format(name=name)
         return {"tone": "info", "title": f"{name} is disconnected", "text": text}

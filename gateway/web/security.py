@@ -4,12 +4,13 @@ The headers of every answer: what a browser may do with it. Strict by default; a
 
 from __future__ import annotations
 
+from functools import partial
 from urllib.parse import urlsplit
 
 from flask import Flask, g, request
 from werkzeug.wrappers import Response
 
-from gateway.web.session import runtime
+from gateway.runtime import Runtime
 
 _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
@@ -24,14 +25,12 @@ _STATIC = {
 
 def allow_form_action(*urls: str) -> None:
     """Lets this page's form end on these origins: Chromium holds a redirect after a POST to form-action too."""
-    g.form_action = _sources(*urls)
+    g.policy = _policy(*urls)
 
 
-def _sources(*urls: str) -> str:
-    # Signing out ends at the product's sign-in, and every page of a signed-in user has that form.
-    login = runtime().settings.app_login_url or ""
-    origins = {f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, (*urls, login)) if parts.netloc}
-    return "".join(f" {origin}" for origin in sorted(origins))
+def _policy(*urls: str) -> str:
+    origins = {f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, urls) if parts.netloc}
+    return _POLICY.format(form_action="".join(f" {origin}" for origin in sorted(origins)))
 
 
 def popup_friendly(*, yes: bool) -> None:
@@ -40,17 +39,18 @@ def popup_friendly(*, yes: bool) -> None:
 
 
 def register(app: Flask) -> None:
-    """Puts the headers on every answer."""
-    app.after_request(_headers)
+    """Puts the headers on every answer. What is the same for all of them is put together here, once."""
+    rt: Runtime = app.extensions["gateway"]
+    always = [*_STATIC.items()]
+    if rt.settings.secure:
+        always.append(("Strict-Transport-Security", "max-age=31536000"))
+    app.after_request(partial(_headers, always, _policy()))
 
 
-def _headers(answer: Response) -> Response:
+def _headers(always: list[tuple[str, str]], policy: str, answer: Response) -> Response:
     headers = answer.headers
-    headers.extend(_STATIC)
-    headers["Content-Security-Policy"] = _POLICY.format(form_action=g.get("form_action") or _sources())
+    headers.extend([*always, ("Content-Security-Policy", g.get("policy", policy))])
     headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
-    if runtime().settings.secure:
-        headers["Strict-Transport-Security"] = "max-age=31536000"
     if request.endpoint in ("static", "pages.helper"):
         # Kept, but asked about each time (ETag): a new version of the gateway is a new version of its pages at once.
         headers["Cache-Control"] = "no-cache"

@@ -89,20 +89,26 @@ def judge_sender() -> None:
         raise Forbidden("the form was sent from another origin")
 
 
-def judge_form() -> None:
-    """Raises Forbidden unless the form came from our own page, of this session: its mark holds where browsers say nothing."""
+def judge_form() -> str:
+    """
+    The secret of the session that the form is of.
+
+    Raises Forbidden unless it came from our own page, of this session: its mark holds where browsers say nothing.
+    """
     judge_sender()
-    if not session_secret():
+    session = session_secret()
+    if not session:
         raise Unauthenticated("no session")
-    if not runtime().vault.marked(session_secret(), request.form.get("csrf", ""), purpose="form"):
+    if not runtime().vault.marked(session, request.form.get("csrf", ""), purpose="form"):
         raise Forbidden("the form does not carry this session's mark")
+    return session
 
 
 def sign_in_answer() -> Response:
     """For a browser without a session: off to the product's sign-in with the way back, or a page that says how."""
     rt = runtime()
     if rt.settings.app_login_url is None:
-        return Response(render_template("signin.html", login_url=None), status=401, mimetype="text/html")
+        return Response(render_template("signin.html", login_url=None, signed_out=False), status=401, mimetype="text/html")
     # A POST cannot be repeated by following a link: the way back is the page that it was sent from.
     query = request.query_string.decode("ascii", "ignore")
     back = rt.settings.public_url + quote(request.path, safe="/") + (f"?{query}" if query else "")
@@ -151,7 +157,15 @@ def end() -> Any:
     if session_secret():
         judge_form()
         runtime().store.end_session(fingerprint(session_secret()))
-    answer = see_other("/connections")
+    answer = see_other("/session/end")
     for purpose in ("gateway", "gateway-browser"):
         _keep(answer, purpose, "", 0)
     return answer
+
+
+@blueprint.get("/session/end")
+def ended() -> Any:
+    """Where signing out ends: here, since the product's sign-in might sign the same user straight in again."""
+    if runtime().store.session(fingerprint(session_secret())) is not None:
+        return see_other("/connections")
+    return render_template("signin.html", login_url=runtime().settings.app_login_url, signed_out=True)

@@ -5,7 +5,9 @@ import { createClient } from "@supabase/supabase-js";
 import { createInterface } from "node:readline";
 
 const [url, key, token] = process.argv.slice(2);
-const supabase = createClient(url, key, { accessToken: async () => token });
+// Node before 22 has no WebSocket, which the client wants to have seen even where nothing listens.
+const realtime = { transport: class {} };
+const supabase = createClient(url, key, { accessToken: async () => token, realtime });
 
 const verbs = {
   find: ({ user, type }) =>

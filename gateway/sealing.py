@@ -1,0 +1,305 @@
+"""
+`python -m gateway connections seal`: every row of provider_data that still holds plaintext, looked at and adopted.
+
+Oldest first, one row a transaction: it may be interrupted at any time and run again, by several at once. What is done is found
+sealed the next time. Ends with counts, and with what is left and why; nothing is ever deleted, and no secret shown.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from types import FrameType
+from typing import Any
+from uuid import UUID
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from gateway.adopt import Ended, adopt
+from gateway.catalog import Catalog
+from gateway.config import read_settings
+from gateway.errors import DatabaseUnavailable, SecretUnreadable, SettingsRefused
+from gateway.logs import start_log
+from gateway.runtime import Runtime, build_runtime
+from gateway.store import Adoptable, FunctionMissing
+
+PAGE = 200
+BUSY_SECONDS = 65.0
+"""How long another run's claim is waited for: it lasts a minute."""
+_LOOK_SECONDS = 0.5
+_AWAY_AT_MOST = 3
+_DONE = {"sealed", "standing"}
+
+LOOK = """select d.id, d.created_at, d.name, d.type, d.auth_provider_id, c.status, c.account_label
+  from public.provider_data d left join gateway.connection c on c.id = d.id
+ where d.id in ({ids}) order by d.created_at, d.id;"""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A row that still needs somebody."""
+
+    id: str
+    name: str | None
+    provider: str | None
+    outcome: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Several rows of one user and provider, where a user has one; and the statement to look at them with."""
+
+    user_id: str
+    provider: str
+    ids: list[str]
+    sql: str
+
+
+@dataclass
+class Report:
+    """How a run ended."""
+
+    total: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    left: list[Left] = field(default_factory=list)
+    duplicates: list[Duplicates] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is left to be done."""
+        return not (self.left or self.duplicates or self.interrupted)
+
+    def told(self) -> dict[str, Any]:
+        """As JSON."""
+        lists = {"left": list(map(asdict, self.left)), "duplicates": list(map(asdict, self.duplicates))}
+        ends = {"interrupted": self.interrupted, "clean": self.clean}
+        return {"total": self.total, "counts": dict(self.counts), **lists, **ends}
+
+
+class Run:
+    """One walk over all rows. `names`: what free text stands for which provider, beside what the database knows itself."""
+
+    def __init__(self, rt: Runtime, names: Mapping[str, str], *, dry_run: bool, stopped: threading.Event) -> None:
+        self._rt = rt
+        self._names = {spoken(name): provider for name, provider in names.items()}
+        self._dry_run = dry_run
+        self._stopped = stopped
+        self._rows_of: defaultdict[tuple[UUID, str], list[UUID]] = defaultdict(list)
+        self._away = 0
+        self.report = Report()
+
+    def __iter__(self) -> Iterator[Report]:
+        """Says how far it is after each row. Raises DatabaseUnavailable when the database stays away."""
+        busy: list[Adoptable] = []
+        for row in self._rows():
+            if self._stopped.is_set():
+                self.report.interrupted = True
+                break
+            ended = self._look(row)
+            if ended is None:
+                busy.append(row)
+                continue
+            self._tell(row, ended)
+            yield self.report
+        for row in busy:
+            self._tell(row, self._wait_for(row))
+            yield self.report
+        self._tell_duplicates()
+
+    def _rows(self) -> Iterator[Adoptable]:
+        known = list(self._rt.catalog.providers)
+        last: Adoptable | None = None
+        while True:
+            page = self._rt.store.adoptable(after=last, most=PAGE, providers=known)
+            self.report.total = self.report.total or page.total
+            yield from page.rows
+            if len(page.rows) < PAGE:
+                return
+            last = page.rows[-1]
+
+    def _provider(self, row: Adoptable) -> str | None:
+        return row.provider if row.generation else self._names.get(spoken(row.name), row.provider)
+
+    def _look(self, row: Adoptable) -> Ended | None:
+        """What becomes of it; None where another run has it."""
+        provider_id = self._provider(row)
+        provider = self._rt.catalog.get(provider_id or "")
+        if provider is not None and row.user_id is not None and provider.accounts == "one":
+            self._rows_of[row.user_id, provider.id].append(row.id)
+        if not row.plain:
+            return self._opens(row)
+        if provider is None:
+            return Ended(
+                "unmapped", f"no provider has this name: say --map {json.dumps((row.name or '').strip())}=PROVIDER"
+            )
+        if provider.id not in self._rt.clients:
+            return Ended("put_off", f"{provider.id} is not enabled: it needs {provider.id.upper()}_CLIENT_ID")
+        if row.user_id is None:
+            return Ended("no_user", "the row belongs to no user")
+        if self._dry_run:
+            return Ended("to_verify")
+        return self._adopt(row, provider.id)
+
+    def _opens(self, row: Adoptable) -> Ended:
+        try:
+            for column, value in (("token", row.token), ("refresh", row.refresh)):
+                self._rt.vault.open_some(value, row=str(row.id), column=column, generation=row.generation)
+        except SecretUnreadable:
+            return Ended(
+                "unreadable", "a sealed value does not open: a key is missing, or it was moved or sealed by others"
+            )
+        return Ended("standing")
+
+    def _adopt(self, row: Adoptable, provider_id: str) -> Ended | None:
+        try:
+            claim = self._rt.store.claim_adoption(row.id, provider_id)
+            ended = None if claim is None else adopt(self._rt, claim)
+        except DatabaseUnavailable:
+            self._away += 1
+            if self._away >= _AWAY_AT_MOST:
+                raise
+            return Ended("put_off", "the database did not answer")
+        self._away = 0
+        return ended
+
+    def _wait_for(self, row: Adoptable) -> Ended:
+        """Another run has it, or had it when it died: its claim ends within a minute."""
+        end = time.monotonic() + BUSY_SECONDS
+        while time.monotonic() < end and not self._stopped.is_set():
+            ended = self._adopt(row, self._provider(row) or "")
+            if ended is not None:
+                return ended
+            self._stopped.wait(_LOOK_SECONDS)
+        return Ended("put_off", "another run is at it")
+
+    def _tell(self, row: Adoptable, ended: Ended) -> None:
+        # A refusal marks a connection; a row that is none stays as it is, and is listed.
+        outcome = "marked" if ended.outcome == "refused" and row.generation else ended.outcome
+        self.report.counts[outcome] += 1
+        if outcome not in _DONE and outcome != "to_verify":
+            self.report.left.append(Left(str(row.id), row.name, self._provider(row), outcome, ended.reason))
+
+    def _tell_duplicates(self) -> None:
+        for (user_id, provider), ids in self._rows_of.items():
+            if len(ids) > 1:
+                named = [str(row) for row in ids]
+                look = LOOK.format(ids=", ".join(f"'{row}'" for row in named))
+                self.report.duplicates.append(Duplicates(str(user_id), provider, named, look))
+
+
+def spoken(name: str | None) -> str:
+    """A name as people mean it: without the spaces around it, in lower case."""
+    return (name or "").strip().lower()
+
+
+# -- on the terminal -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Set at the first Ctrl-C, so that the row at hand is finished; a second one interrupts as usual."""
+    stopped = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopped.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def seal_connections(environ: Mapping[str, str], names: Sequence[str], *, dry_run: bool, as_json: bool) -> bool:
+    """
+    The command: `names` are NAME=PROVIDER. Whether nothing is left to be done.
+
+    Raises SettingsRefused with all problems, and DatabaseUnavailable.
+    """
+    start_log()
+    rt = build_runtime(read_settings(environ))
+    try:
+        return run_seal(rt, read_names(rt.catalog, names), dry_run=dry_run, as_json=as_json)
+    except FunctionMissing:
+        raise SettingsRefused(["the schema is missing or older: run `python -m gateway db apply`."]) from None
+    finally:
+        rt.store.close()
+
+
+def read_names(catalog: Catalog, given: Sequence[str]) -> dict[str, str]:
+    """What each name means. SettingsRefused for what is not NAME=PROVIDER, or names a provider that does not exist."""
+    pairs = [text.rpartition("=") for text in given]
+    problems = [
+        f"--map {name}{mark}{provider}: write it as NAME=PROVIDER." for name, mark, provider in pairs if not mark
+    ]
+    problems += [
+        f"--map {name}={provider}: there is no such provider, `providers list` names them."
+        for name, mark, provider in pairs
+        if mark and catalog.get(provider.strip()) is None
+    ]
+    if problems:
+        raise SettingsRefused(problems)
+    return {name: provider.strip() for name, _, provider in pairs}
+
+
+def run_seal(rt: Runtime, names: Mapping[str, str], *, dry_run: bool, as_json: bool) -> bool:
+    """Walks over all rows, showing how far it is, and says how it ended; whether nothing is left to be done."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with _interruptible() as stopped, Progress(*columns, console=console, disable=not console.is_terminal) as shown:
+        run = Run(rt, names, dry_run=dry_run, stopped=stopped)
+        task = shown.add_task("Looking" if dry_run else "Sealing", total=None)
+        for report in run:
+            shown.update(task, total=report.total, completed=report.counts.total())
+    if as_json:
+        json.dump(run.report.told(), sys.stdout)
+        sys.stdout.write("\n")
+    else:
+        _say(Console(soft_wrap=True, highlight=False, markup=False), run.report)
+    return run.report.clean
+
+
+_WORDS = {
+    "sealed": "sealed now",
+    "standing": "sealed before",
+    "to_verify": "would be verified",
+    "marked": "marked: the user has to connect again",
+    "refused": "not confirmed by their provider",
+    "unmapped": "of no known provider",
+    "duplicate": "duplicates",
+    "unreadable": "unreadable",
+    "no_user": "of no user",
+    "put_off": "put off: run it again",
+}
+
+
+def _say(console: Console, report: Report) -> None:
+    for outcome, words in _WORDS.items():
+        if report.counts[outcome]:
+            console.print(f"{report.counts[outcome]:>7}  {words}")
+    if not report.counts:
+        console.print("There is nothing to seal.")
+    if report.left:
+        table = Table("row", "name", "provider", "why", box=None)
+        for left in report.left:
+            table.add_row(left.id, left.name or "", left.provider or "", left.reason)
+        console.print()
+        console.print(table)
+    for duplicates in report.duplicates:
+        console.print(
+            f"\nSeveral rows of user {duplicates.user_id} for {duplicates.provider}. Look at them:\n{duplicates.sql}"
+        )
+    if report.interrupted:
+        console.print("\nInterrupted: run it again, and it goes on.")
