@@ -312,6 +312,15 @@ comment on table gateway.adoption is 'Rows whose secrets somebody else wrote: be
 comment on column gateway.adoption.sealed is 'What the provider answered for the refresh token of that hash, until it is confirmed.';
 comment on index gateway.adoption_pkey is 'A row is asked about by one at a time.';
 
+create table if not exists gateway.host (
+  host    text not null,
+  keys    text[] not null,
+  seen_at timestamptz not null default clock_timestamp(),
+  constraint host_pkey primary key (host, keys)
+);
+comment on table gateway.host is 'Which keys, by marks that show nothing of them, the processes of a host have now or had lately.';
+comment on index gateway.host_pkey is 'While a host is restarted its old processes and its new ones are both seen.';
+
 create table if not exists gateway.event (
   id            uuid constraint event_pkey primary key default gen_random_uuid(),
   at            timestamptz not null default clock_timestamp(),
@@ -765,7 +774,8 @@ $$;
 create or replace function public.gateway_save_connection_v1(
   connection_id uuid, generation bigint, user_id uuid, user_label text, provider text, type integer, account_key text,
   account_id text, account_label text, scope text[], token text, refresh text, expires_at timestamptz,
-  refresh_expires_at timestamptz, data jsonb, revoke_old boolean default false, parked_id uuid default null
+  refresh_expires_at timestamptz, data jsonb, revoke_old boolean default false, parked_id uuid default null,
+  expires_seconds double precision default null, refresh_expires_seconds double precision default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
@@ -777,6 +787,9 @@ declare
   answered boolean := false;
 begin
   perform gateway.lock_user(user_id);
+  -- Seconds, where they are given: whoever asked may have another clock than this one.
+  expires_at := coalesce(clock_timestamp() + make_interval(secs => expires_seconds), expires_at);
+  refresh_expires_at := coalesce(clock_timestamp() + make_interval(secs => refresh_expires_seconds), refresh_expires_at);
   -- By the key that the catalogue asks for now, else by the id that the caller saw: `accounts` may have changed since.
   select s.* into stands from gateway.standing(user_id, provider) s
    where s.account_key = account_key or s.id = connection_id order by (s.account_key = account_key) desc limit 1;
@@ -872,14 +885,30 @@ begin
   );
 end $$;
 
+-- null: no such connection, or another's. What an uninstall at the provider has to say, where somebody asks for one.
+create or replace function public.gateway_leaving_v1(session_hash text, user_id uuid, connection_id uuid)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_variable
+begin
+  return (
+    select jsonb_build_object('user_id', c.user_id, 'provider', c.provider, 'account_id', c.account_id, 'facts', d.data)
+      from gateway.connection c join public.provider_data d on d.id = c.id
+     where c.id = connection_id
+       and c.user_id = coalesce((select s.user_id from gateway.live_session(session_hash) s),
+                                (select u.id from gateway.live_user(user_id) u)));
+end $$;
+
 -- null: no such connection, or another's. The trigger puts the grant into the queue; here it is handed to whoever may try at once.
-create or replace function public.gateway_disconnect_v1(session_hash text, connection_id uuid)
+-- `user_id`: somebody whom an access token proved, where there is no session.
+create or replace function public.gateway_disconnect_v1(session_hash text, connection_id uuid, user_id uuid default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
 declare
-  whose  uuid := (select s.user_id from gateway.live_session(session_hash) s);
+  whose  uuid := coalesce((select s.user_id from gateway.live_session(session_hash) s),
+                          (select u.id from gateway.live_user(user_id) u));
   gone   gateway.connection;
   queued jsonb;
+  told   uuid;
 begin
   if not exists (select from gateway.connection c where c.id = connection_id and c.user_id = whose) then
     return null;
@@ -895,8 +924,9 @@ begin
   returning gateway.to_give_back(r) into queued;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('connection.disconnected', gone.id, whose, gone.provider,
-          jsonb_build_object('account', jsonb_build_object('id', gone.account_id, 'label', gone.account_label)));
-  return jsonb_build_object('connection_id', gone.id, 'provider', gone.provider, 'account_id', gone.account_id,
+          jsonb_build_object('account', jsonb_build_object('id', gone.account_id, 'label', gone.account_label)))
+  returning id into told;
+  return jsonb_build_object('connection_id', gone.id, 'event_id', told, 'provider', gone.provider, 'account_id', gone.account_id,
                             'account_label', gone.account_label, 'erased_at', clock_timestamp(), 'revocation', queued);
 end $$;
 
@@ -1043,58 +1073,76 @@ begin
   return gateway.claimed(c, again);
 end $$;
 
--- The same for whatever is due, or was left behind by a process that died: one, or null.
+-- The same for whatever was left behind by a process that died, or is due: one, or null. What cannot be taken now is passed over
+-- where rows are looked for, so that it never stands before what can: a provider that is spared must not keep the others waiting.
 create or replace function public.gateway_claim_due_v1(
   host text, lease_seconds double precision, block_seconds jsonb, providers text[]
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
 declare
-  over  timestamptz := clock_timestamp();
-  c     gateway.connection;
-  again boolean;
+  over   timestamptz := clock_timestamp();
+  spared text[] := array(select h.provider from gateway.provider_health h where h.open_until > over);
+  c      gateway.connection;
+  again  boolean;
 begin
-  for c in
-    select x.* from gateway.connection x
-     where x.status = 'active' and x.provider = any (providers)
-       and (x.refresh_at <= over or x.intent_at is not null)
-       and (x.lease_until is null or x.lease_until < over) and (x.not_before is null or x.not_before <= over)
-     order by x.refresh_at nulls first limit 20 for update skip locked
-  loop
-    continue when
-      gateway.refresh_obstacle(c, host, coalesce((block_seconds ->> c.provider)::double precision, 60)) is not null
-      or not gateway.may_call(c.provider);
-    again := c.intent_at is not null;
-    update gateway.connection x
-       set lease_id = gen_random_uuid(), lease_until = clock_timestamp() + make_interval(secs => lease_seconds),
-           lease_host = host, intent_at = clock_timestamp()
-     where x.id = c.id returning x.* into c;
-    return gateway.claimed(c, again);
-  end loop;
-  return null;
+  select x.* into c from gateway.connection x
+   where x.intent_at is not null and x.status = 'active' and x.provider = any (providers) and x.provider <> all (spared)
+     and (x.lease_until is null or x.lease_until <= over)
+     and gateway.refresh_obstacle(x, host, coalesce((block_seconds ->> x.provider)::double precision, 60)) is null
+   order by x.intent_at limit 1 for update of x skip locked;
+  if not found then
+    select x.* into c from gateway.connection x
+     where x.refresh_at <= over and x.status = 'active' and x.provider = any (providers) and x.provider <> all (spared)
+       and x.intent_at is null and (x.lease_until is null or x.lease_until <= over) and (x.not_before is null or x.not_before <= over)
+     order by x.refresh_at limit 1 for update of x skip locked;
+  end if;
+  if c.id is null or not gateway.may_call(c.provider) then
+    return null;
+  end if;
+  again := c.intent_at is not null;
+  update gateway.connection x
+     set lease_id = gen_random_uuid(), lease_until = clock_timestamp() + make_interval(secs => lease_seconds),
+         lease_host = host, intent_at = clock_timestamp()
+   where x.id = c.id returning x.* into c;
+  return gateway.claimed(c, again);
 end $$;
 
--- saved: false when the connection is gone, or a reconnect was there first. The lease is not asked for: whoever holds the answer
--- to this generation's request holds what the provider believes now.
+-- The lease is not asked for: whoever holds the answer to this generation's request holds what the provider believes now, also where
+-- another's try with the token before was refused meanwhile. Seconds come in and not times: the clock is this one. Without
+-- `renewed` the refresh token is the one that stood, and so is its end unless a new one is said.
+--   ending: `saved`; `gone`; `reconnected`: the user was there first; `refreshed`: this answer stands already (whoever saved it was
+--   not told, or two brought it), or one to the same request. Nothing of that may be given back: it is what stands.
 create or replace function public.gateway_finish_refresh_v1(
-  connection_id uuid, generation bigint, token text, refresh text, scope text[], expires_at timestamptz,
-  refresh_expires_at timestamptz
+  connection_id uuid, generation bigint, token text, refresh text, scope text[], expires_seconds double precision,
+  refresh_expires_seconds double precision, renewed boolean
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
 declare
-  c gateway.connection;
+  c          gateway.connection;
+  expires_at timestamptz := clock_timestamp() + make_interval(secs => expires_seconds);
+  refresh_expires_at timestamptz := clock_timestamp() + make_interval(secs => refresh_expires_seconds);
 begin
   perform from public.provider_data d where d.id = connection_id for update;
+  select x.* into c from gateway.connection x where x.id = connection_id and x.generation = generation for update;
+  if not found then
+    return jsonb_build_object('ending', case
+      when not exists (select from gateway.connection x where x.id = connection_id) then 'gone'
+      when exists (select from gateway.event e
+                    where e.connection_id = connection_id and e.type = 'connection.reauthorized'
+                      and (e.data ->> 'generation')::bigint > generation and e.data -> 'adopted' is null) then 'reconnected'
+      else 'refreshed' end);
+  end if;
+  if not renewed then
+    refresh_expires_at := coalesce(refresh_expires_at, c.refresh_expires_at);
+  end if;
   update gateway.connection x
      set generation = x.generation + 1, scope = scope, expires_at = expires_at, refresh_expires_at = refresh_expires_at,
          refresh_at = gateway.refresh_time(refresh is not null, expires_at, refresh_expires_at), lease_id = null,
          lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null,
-         updated_at = clock_timestamp()
-   where x.id = connection_id and x.generation = generation returning x.* into c;
-  if not found then
-    return jsonb_build_object('saved', false, 'gone', not exists (select from gateway.connection x where x.id = connection_id));
-  end if;
+         status = 'active', updated_at = clock_timestamp()
+   where x.id = connection_id returning x.* into c;
   update public.provider_data d
      set token = token, refresh = refresh, expires = to_char(expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
          data = d.data || jsonb_build_object('scope', to_jsonb(scope), 'status', 'active')
@@ -1102,11 +1150,12 @@ begin
   update gateway.provider_health h set failures = 0, open_until = null where h.provider = c.provider and h.failures > 0;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));
-  return jsonb_build_object('saved', true, 'gone', false);
+  return jsonb_build_object('ending', 'saved');
 end $$;
 
--- outcome: `wait` (the provider is having trouble), `operator` (our registration is refused) or `refused` (the grant is, for good).
--- Only what failed for the provider's own reasons counts towards its breaker.
+-- outcome: `wait` (the provider is having trouble), `alone` (it answers, but not for this connection just now), `operator` (our
+-- registration is refused, or a key is missing) or `refused` (the grant is, for good). Only what failed for the provider's own
+-- reasons counts towards its breaker, and an answer of any other kind shows that it is well.
 create or replace function public.gateway_fail_refresh_v1(
   connection_id uuid, generation bigint, lease_id uuid, outcome text, error text, wait_seconds double precision
 )
@@ -1131,7 +1180,9 @@ begin
     insert into gateway.event (type, connection_id, user_id, provider, data)
     values ('connection.needs_reauthorization', c.id, c.user_id, c.provider, jsonb_build_object('error', error));
   end if;
-  if outcome = 'wait' then
+  if outcome in ('alone', 'refused') then
+    update gateway.provider_health h set failures = 0, open_until = null where h.provider = c.provider and h.failures > 0;
+  elsif outcome = 'wait' then
     insert into gateway.provider_health as h (provider, failures) values (c.provider, 1)
     on conflict (provider) do update
       set failures = h.failures + 1,
@@ -1139,7 +1190,7 @@ begin
   end if;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refresh_failed', c.id, c.user_id, c.provider,
-          jsonb_build_object('error', error, 'remedy', case outcome when 'refused' then 'reconnect' else outcome end));
+          jsonb_build_object('error', error, 'remedy', case outcome when 'refused' then 'reconnect' when 'alone' then 'wait' else outcome end));
   return jsonb_build_object('told', true);
 end $$;
 
@@ -1240,9 +1291,10 @@ begin
   update gateway.adoption a
      set lease_id = gen_random_uuid(), lease_until = over + interval '1 minute', attempts = a.attempts + 1
    where a.id = found_id returning a.* into claimed;
-  -- Under a refresh that is on its way nothing is touched: its answer comes first, or its lease runs out.
+  -- Under a refresh that is on its way nothing is touched: what it brings is newer than what we would keep.
   update gateway.connection c set lease_id = claimed.lease_id, lease_until = claimed.lease_until
-   where c.id = claimed.id and (c.lease_until is null or c.lease_until <= over) returning c.* into known;
+   where c.id = claimed.id and (c.lease_until is null or c.lease_until <= over)
+     and (c.intent_at is null or c.status <> 'active') returning c.* into known;
   if known.id is null and exists (select from gateway.connection c where c.id = claimed.id) then
     update gateway.adoption a set lease_id = null, lease_until = null, attempts = a.attempts - 1, due_at = over + interval '5 seconds'
      where a.id = claimed.id;
@@ -1449,6 +1501,139 @@ create or replace function public.gateway_schema_v1()
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return (select jsonb_build_object('version', s.version, 'own_auth', s.own_auth) from gateway.schema s);
+end $$;
+
+-- 8b -- functions: keys, hosts, figures ---------------------------------------------------------------------------------
+
+-- What is sealed, a page at a time behind `after` (`<id>/<generation>` of the last one), with all that its key is derived from.
+create or replace function public.gateway_sealed_v1(kind text, after text, most integer)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_variable
+declare
+  from_id uuid   := coalesce(nullif(split_part(after, '/', 1), ''), '00000000-0000-0000-0000-000000000000')::uuid;
+  from_gen bigint := coalesce(nullif(split_part(after, '/', 2), ''), '-1')::bigint;
+  items   jsonb;
+  total   bigint;
+begin
+  if kind = 'connection' then
+    total := case when after is null then (select count(*) from gateway.connection) end;
+    select jsonb_agg(jsonb_build_object('id', x.id, 'generation', x.generation, 'values', jsonb_strip_nulls(jsonb_build_object(
+             'token', case when x.token like 'gAAAA%' then x.token end,
+             'refresh', case when x.refresh like 'gAAAA%' then x.refresh end))) order by x.id) into items
+      from (select c.id, c.generation, d.token, d.refresh from gateway.connection c join public.provider_data d on d.id = c.id
+             where c.id > from_id or after is null order by c.id limit most) x;
+  elsif kind = 'adoption' then
+    total := case when after is null then (select count(*) from gateway.adoption a where a.sealed is not null) end;
+    select jsonb_agg(jsonb_build_object('id', x.id, 'generation', x.generation, 'values',
+                                        jsonb_build_object('adoption', x.sealed)) order by x.id) into items
+      from (select a.id, coalesce(c.generation, 0) as generation, a.sealed
+              from gateway.adoption a left join gateway.connection c on c.id = a.id
+             where a.sealed is not null and (a.id > from_id or after is null) order by a.id limit most) x;
+  elsif kind = 'parked_grant' then
+    total := case when after is null then (select count(*) from gateway.parked_grant) end;
+    select jsonb_agg(jsonb_build_object('id', x.id, 'generation', 1, 'values', jsonb_strip_nulls(jsonb_build_object(
+             'token', x.token, 'refresh', x.refresh))) order by x.id) into items
+      from (select p.id, p.token, p.refresh from gateway.parked_grant p
+             where p.id > from_id or after is null order by p.id limit most) x;
+  elsif kind = 'revocation' then
+    total := case when after is null then (select count(*) from gateway.revocation) end;
+    select jsonb_agg(jsonb_build_object('id', x.connection_id, 'generation', x.generation, 'values',
+             jsonb_strip_nulls(jsonb_build_object('token', x.token, 'refresh', x.refresh))) order by x.connection_id, x.generation) into items
+      from (select r.* from gateway.revocation r where (r.connection_id, r.generation) > (from_id, from_gen)
+             order by r.connection_id, r.generation limit most) x;
+  else
+    raise exception 'no such kind of sealed values' using errcode = 'invalid_parameter_value';
+  end if;
+  return jsonb_build_object('total', total, 'items', coalesce(items, '[]'));
+end $$;
+
+-- Compare-and-set on the sealed text itself, which no two seals share: what was refreshed, connected again or moved meanwhile
+-- stays as it is. Nothing is waited for: a row that somebody has locked is left for the next pass. `changes`: {"items": [{id,
+-- generation, column, old, new}]}.
+create or replace function public.gateway_reseal_v1(kind text, changes jsonb)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  x    record;
+  n    integer := 0;
+begin
+  for x in
+    select i.* from jsonb_to_recordset(changes -> 'items') as i (id uuid, generation bigint, "column" text, old text, new text)
+     where i.new ~ '^gAAAA' order by i.id
+  loop
+    if kind = 'connection' then
+      perform from public.provider_data d
+        where d.id = x.id and x.old = case x."column" when 'token' then d.token else d.refresh end for no key update skip locked;
+      continue when not found;
+      update public.provider_data d
+         set token = case x."column" when 'token' then x.new else d.token end,
+             refresh = case x."column" when 'refresh' then x.new else d.refresh end
+       where d.id = x.id and exists (select from gateway.connection c where c.id = d.id);
+    elsif kind = 'adoption' then
+      perform from gateway.adoption a where a.id = x.id and a.sealed = x.old for update skip locked;
+      continue when not found;
+      update gateway.adoption a set sealed = x.new where a.id = x.id;
+    elsif kind = 'parked_grant' then
+      perform from gateway.parked_grant p
+        where p.id = x.id and x.old = case x."column" when 'token' then p.token else p.refresh end for update skip locked;
+      continue when not found;
+      update gateway.parked_grant p
+         set token = case x."column" when 'token' then x.new else p.token end,
+             refresh = case x."column" when 'refresh' then x.new else p.refresh end
+       where p.id = x.id;
+    elsif kind = 'revocation' then
+      perform from gateway.revocation r
+        where r.connection_id = x.id and r.generation = x.generation
+          and x.old = case x."column" when 'token' then r.token else r.refresh end for update skip locked;
+      continue when not found;
+      update gateway.revocation r
+         set token = case x."column" when 'token' then x.new else r.token end,
+             refresh = case x."column" when 'refresh' then x.new else r.refresh end
+       where r.connection_id = x.id and r.generation = x.generation;
+    else
+      raise exception 'no such kind of sealed values' using errcode = 'invalid_parameter_value';
+    end if;
+    n := n + case when found then 1 else 0 end;
+  end loop;
+  return jsonb_build_object('resealed', n);
+end $$;
+
+-- A process says which keys it has, when it starts and every minute.
+create or replace function public.gateway_host_seen_v1(host text, keys text[])
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+begin
+  delete from gateway.host h where h.seen_at < clock_timestamp() - interval '1 day';
+  insert into gateway.host (host, keys) values (host, keys)
+  on conflict on constraint host_pkey do update set seen_at = clock_timestamp();
+  return '{}';
+end $$;
+
+-- Who was seen in the last ten minutes. Of a host that was restarted, what its old processes had counts for as long as they may
+-- still run: they would have been seen again after two minutes.
+create or replace function public.gateway_hosts_v1()
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return coalesce((
+    select jsonb_agg(jsonb_build_object('host', x.host, 'keys', x.keys, 'seen_seconds', x.seconds) order by x.host, x.seconds)
+      from (select h.host, h.keys, extract(epoch from clock_timestamp() - h.seen_at)::integer as seconds,
+                   h.seen_at = max(h.seen_at) over (partition by h.host) as latest
+              from gateway.host h where h.seen_at > clock_timestamp() - interval '10 minutes') x
+     where x.latest or x.seconds <= 150), '[]');
+end $$;
+
+-- What became of refreshes lately, by whichever process on whichever machine.
+create or replace function public.gateway_recent_refreshes_v1(seconds integer)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_variable
+declare
+  since timestamptz := clock_timestamp() - make_interval(secs => seconds);  -- a variable, so that the index is used
+begin
+  return coalesce((
+    select jsonb_object_agg(x.outcome, x.n)
+      from (select case e.type when 'grant.refreshed' then 'refreshed' else coalesce(e.data ->> 'remedy', 'wait') end as outcome,
+                   count(*) as n
+              from gateway.event e where e.at > since and e.type in ('grant.refreshed', 'grant.refresh_failed') group by 1) x), '{}');
 end $$;
 
 -- 9 -- who may call --------------------------------------------------------------------------------------------------

@@ -11,39 +11,55 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from gateway.errors import SecretUnreadable, SettingsRefused
 from gateway.vault import Vault
 
+log = structlog.get_logger(__name__)
+
 _COLUMN = "journal"
+_LEFTOVER_SECONDS = 3600.0
 
 
 class NoJournal:
-    """For GATEWAY_JOURNAL=0: keeps nothing, so that a crash at the wrong moment may lose a rotated token."""
+    """
+    For GATEWAY_JOURNAL=0: in this process's memory alone.
+
+    An outage of the database loses nothing then either; a crash at the wrong moment may lose a rotated token.
+    """
 
     def __init__(self) -> None:
         self.host = str(uuid.uuid4())
+        self._kept: dict[tuple[uuid.UUID, int], tuple[float, Mapping[str, Any]]] = {}
 
     def write(self, connection_id: uuid.UUID, generation: int, answer: Mapping[str, Any]) -> None:
-        """Keeps nothing."""
+        """Keeps an answer while the process lives."""
+        self._kept[connection_id, generation] = time.time(), answer
 
-    def read(self, connection_id: uuid.UUID, generation: int) -> None:  # noqa: ARG002 - as Journal's
-        """Has nothing."""
-        return
+    def read(self, connection_id: uuid.UUID, generation: int) -> Mapping[str, Any] | None:
+        """The answer to that generation's request, or None."""
+        return self._kept.get((connection_id, generation), (0.0, None))[1]
 
     def forget(self, connection_id: uuid.UUID, generation: int) -> None:
-        """Has nothing to forget."""
+        """The answer stands in the database, or is of no use to anybody any more."""
+        self._kept.pop((connection_id, generation), None)
 
-    def pending(self) -> Iterator[tuple[uuid.UUID, int]]:
-        """Nothing waits."""
-        return iter(())
+    def pending(self, older_than_seconds: float = 0.0) -> Iterator[tuple[uuid.UUID, int]]:
+        """Every answer that waits, for that long already, oldest first."""
+        until = time.time() - older_than_seconds
+        for key, (at, _) in sorted(self._kept.copy().items(), key=lambda item: item[1][0]):
+            if at <= until:
+                yield key
 
     def reseal(self) -> tuple[int, int]:
-        """Nothing to seal again."""
+        """Nothing is sealed here."""
         return 0, 0
 
 
@@ -54,23 +70,37 @@ class Journal:
         """Makes the folder. Raises SettingsRefused when it cannot be written: better no start than a lost token."""
         self._folder = folder
         self._vault = vault
+        self._memory = NoJournal()
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.host = self._host()
-            self._put(folder / f".probe-{os.getpid()}", b"")
-            (folder / f".probe-{os.getpid()}").unlink()
+            probe = folder / f".probe-{uuid.uuid4().hex}"
+            self._put(probe, b"")
+            probe.unlink()
+            self._sweep()
         except OSError as error:
             raise SettingsRefused(
                 [f"GATEWAY_DATA: the refresh journal in {folder} cannot be written ({error.strerror})."]
             ) from None
 
     def write(self, connection_id: uuid.UUID, generation: int, answer: Mapping[str, Any]) -> None:
-        """Keeps an answer; it survives a power cut when this returns. Raises OSError."""
+        """
+        Keeps an answer; it survives a power cut when this returns.
+
+        A disk that fails now is no reason to lose what is in hand: then it is kept in memory, and told.
+        """
         sealed = self._vault.seal(json.dumps(answer), row=str(connection_id), column=_COLUMN, generation=generation)
-        self._put(self._file(connection_id, generation), sealed.encode("ascii"))
+        try:
+            self._put(self._file(connection_id, generation), sealed.encode("ascii"))
+        except OSError as error:
+            log.error("journal.unwritten", connection=str(connection_id), reason=error.strerror)  # noqa: TRY400
+            self._memory.write(connection_id, generation, answer)
 
     def read(self, connection_id: uuid.UUID, generation: int) -> Mapping[str, Any] | None:
         """The answer to that generation's request, or None. Raises SecretUnreadable when a key is missing."""
+        remembered = self._memory.read(connection_id, generation)
+        if remembered is not None:
+            return remembered
         try:
             sealed = self._file(connection_id, generation).read_text(encoding="ascii")
         except FileNotFoundError:
@@ -82,14 +112,20 @@ class Journal:
 
     def forget(self, connection_id: uuid.UUID, generation: int) -> None:
         """The answer stands in the database, or is of no use to anybody any more."""
+        self._memory.forget(connection_id, generation)
         with contextlib.suppress(FileNotFoundError):
             self._file(connection_id, generation).unlink()
 
-    def pending(self) -> Iterator[tuple[uuid.UUID, int]]:
-        """Every answer that waits, oldest first; what is no entry of ours is passed over."""
-        with contextlib.suppress(FileNotFoundError):
-            for file in sorted(self._folder.glob("*.sealed"), key=lambda file: file.stat().st_mtime):
-                name, _, generation = file.stem.rpartition(".")
+    def pending(self, older_than_seconds: float = 0.0) -> Iterator[tuple[uuid.UUID, int]]:
+        """Every answer that waits, for that long already, oldest first; what is no entry of ours is passed over."""
+        yield from self._memory.pending(older_than_seconds)
+        found = []
+        for file in self._folder.glob("*.sealed"):
+            with contextlib.suppress(FileNotFoundError):  # somebody just brought it home
+                found.append((file.stat().st_mtime, file))
+        for at, file in sorted(found):
+            name, _, generation = file.stem.rpartition(".")
+            if at <= time.time() - older_than_seconds:
                 with contextlib.suppress(ValueError):
                     yield uuid.UUID(name), int(generation)
 
@@ -121,12 +157,20 @@ class Journal:
             made.unlink()
         return file.read_text(encoding="ascii").strip()
 
+    def _sweep(self) -> None:
+        """What a process that was killed while it wrote has left; never complete, so of no use."""
+        for file in [*self._folder.glob("*.part"), *self._folder.glob(".probe-*")]:
+            with contextlib.suppress(FileNotFoundError):
+                if file.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
+                    file.unlink()
+
     def _put(self, file: Path, content: bytes) -> None:
         """Under another name until it is whole and synced, then renamed, then the folder synced (rename is not durable alone)."""
         unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.part")
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            os.write(descriptor, content)
+            with open(descriptor, "wb", closefd=False) as whole:
+                whole.write(content)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -145,4 +145,6 @@ class Erased:
     provider: str
     account: Account
     erased_at: datetime
+    event_id: UUID
+    """Of the event that tells of it."""
     revocation: Revocation | None

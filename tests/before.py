@@ -19,6 +19,7 @@ from typing import Any
 import psycopg
 from old_databases import OLD_TABLES, SUPABASE
 from postgres import fresh_database, rows
+from postgrest_stand_in import SECRET_KEY, PostgRest
 from psycopg.types.json import Jsonb
 from running import ROOT, Gateway
 
@@ -112,9 +113,7 @@ class Project:
     def opened(self, row: str, column: str) -> str:
         """The secret in it."""
         found = self.of(row)
-        return self.rt.vault.open(
-            found[column], row=row, column=column, generation=found["connection"]["generation"]
-        )
+        return self.rt.vault.open(found[column], row=row, column=column, generation=found["connection"]["generation"])
 
     def plain(self) -> int:
         """How many rows hold plaintext."""
@@ -143,18 +142,24 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
 
 
 @contextmanager
-def project_from_before(cluster: Any) -> Iterator[Project]:
-    """The owner's tables as they grew, then schema.sql."""
+def project_from_before(cluster: Any, *, rest: bool = False) -> Iterator[Project]:
+    """The owner's tables as they grew, then schema.sql. `rest`: reached by the project's REST API alone."""
     folder = Path(tempfile.mkdtemp(prefix="gateway-before-"))
     with fresh_database(cluster) as dsn:
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(SUPABASE + OLD_TABLES)
         apply_schema(dsn)
         gateway = Gateway(folder, dsn)
+        api = PostgRest(dsn, auth=gateway.sandbox.origin) if rest else None
+        if api:
+            del gateway.environ["DATABASE_URL"]
+            gateway.environ |= {"SUPABASE_URL": api.url, "SUPABASE_SECRET_KEY": SECRET_KEY}
         rt = build_runtime(read_settings(gateway.environ))
         try:
             yield Project(gateway, rt)
         finally:
             rt.store.close()
+            if api:
+                api.stop()
             gateway.stop()
             shutil.rmtree(folder)

@@ -79,6 +79,7 @@ class PostgRest:
     keys: KeySet | None = None
     fault: Callable[[str], str] = field(default=lambda _: "")
     calls: Counter[str] = field(default_factory=Counter)
+    """By the last part of the path; `""` counts connections."""
     seen: list[dict[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -255,6 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
+        self.stand_in.calls[""] += 1
         self.stand_in._open.add(self.connection)
 
     def finish(self) -> None:

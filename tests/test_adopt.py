@@ -14,10 +14,11 @@ from before import AGENCY, ALICE_MAIL, ALICE_PHONE, BERLIN, DESK_MAIL, LISBON, e
 from postgres import rows
 
 from gateway import adopt
-from gateway.adopt import read_expiry
+from gateway.adopt.proof import read_expiry, use_refresh_token
 from gateway.errors import DatabaseUnavailable, SettingsRefused
+from gateway.outbound import Deadline
 from gateway.sealing import read_names
-from gateway.store import apply_schema
+from gateway.store import ClaimedRefresh, apply_schema
 from gateway.worker import Worker
 
 PAST = "2024-05-02T10:00:00Z"
@@ -26,6 +27,12 @@ PAST = "2024-05-02T10:00:00Z"
 @pytest.fixture
 def project(cluster):
     with project_from_before(cluster) as made:
+        yield made
+
+
+@pytest.fixture
+def rest_project(cluster):
+    with project_from_before(cluster, rest=True) as made:
         yield made
 
 
@@ -95,7 +102,9 @@ def test_a_second_run_finds_it_done(project):
     assert (0, {"standing": 1}) == (code, report["counts"])
     assert before == project.of(row)
     assert asked == len(project.state.requests())
-    assert [[row]] == rows(project.gateway.dsn, "select providers from public.user_profile where user_id_auth = %s", alice)
+    assert [[row]] == rows(
+        project.gateway.dsn, "select providers from public.user_profile where user_id_auth = %s", alice
+    )
 
 
 def test_a_name_that_nobody_knows_is_listed_until_it_is_mapped(project):
@@ -211,7 +220,9 @@ def test_of_duplicates_the_oldest_that_holds_is_connected_and_the_rest_reported(
     (told,) = report["duplicates"]
     assert [dead, good, late] == told["ids"] == [str(row[0]) for row in rows(project.gateway.dsn, told["sql"])]
     assert project.of(good)["connection"]["status"] == "active"
-    assert [[good]] == rows(project.gateway.dsn, "select providers from public.user_profile where user_id_auth = %s", alice)
+    assert [[good]] == rows(
+        project.gateway.dsn, "select providers from public.user_profile where user_id_auth = %s", alice
+    )
 
 
 def test_what_looks_sealed_and_does_not_open_is_listed_untouched(project):
@@ -298,7 +309,7 @@ def test_a_run_that_died_over_a_row_keeps_it_for_a_minute_only(project):
     row, _ = project.location(project.user(), expires=PAST)
     claim = project.rt.store.claim_adoption(UUID(row), "ghl")
     provider = project.rt.provider("ghl")
-    adopt._refreshed(project.rt, provider, claim, claim.refresh, adopt.Deadline.after(5))
+    use_refresh_token(project.rt, provider, claim, claim.refresh, Deadline.after(5))
     assert project.rt.store.claim_adoption(UUID(row), "ghl") is None
 
     project.execute("update gateway.adoption set lease_until = clock_timestamp()")
@@ -434,9 +445,10 @@ def test_no_refresh_starts_while_a_row_is_asked_about(project):
     claim = project.rt.store.claim_adoption()
     asked = {"connection_id": claim.id, "generation": 1, "host": "h", "lease_seconds": 15, "block_seconds": 60}
 
-    assert project.rt.store.claim_refresh(**asked) is None
+    assert "leased" == project.rt.store.claim_refresh(**asked)
     project.rt.store.settle_adoption(claim, refused=False, token_hash=None, refresh_hash=None, error="")
-    assert project.rt.store.claim_refresh(**asked) is not None
+    assert isinstance(project.rt.store.claim_refresh(**asked), ClaimedRefresh)
+    project.execute("update gateway.connection set lease_until = clock_timestamp()")
     project.execute("update gateway.adoption set due_at = clock_timestamp()")
 
     assert project.rt.store.claim_adoption() is None
@@ -452,6 +464,25 @@ def test_only_what_is_written_over_a_connection_concerns_the_worker(project):
     project.execute("update public.provider_data set token = 'other' where id = %s", row)
 
     assert not adopt.work_once(project.rt)
+
+
+def test_all_of_it_goes_over_rest_as_well(rest_project):
+    """
+    PostgREST, played: a project without DATABASE_URL is sealed by the same command, and its worker does the same.
+    """
+    project = rest_project
+    alice = project.user()
+    row, _ = project.location(alice)
+    dated, pair = project.location(project.user(), created_at=None, expires=PAST)
+
+    code, report = project.seals()
+    assert (0, {"sealed": 2}) == (code, report["counts"])
+    project.writes(alice, row, token=granted(project.state, "ghl", LISBON).access_token)
+    assert adopt.work_once(project.rt)
+
+    assert "needs_reauthorization" == project.of(row)["connection"]["status"]
+    assert pair.successor.access_token == project.opened(dated, "token")
+    assert 0 == project.plain()
 
 
 # -- small things ----------------------------------------------------------------------------------------------------

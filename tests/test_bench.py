@@ -35,7 +35,7 @@ def row(figures: dict, who: str, step: str) -> dict:
 
 def test_a_callback_over_https_costs_a_fraction_of_the_hand_written_one(figures):
     """
-    23 ms against 1.8 on a quiet machine; a fifth holds on a loud one.
+    A fourteenth on a quiet machine (bench/README.md); a fifth holds on a loud one.
     """
     assert figures["ratios"]["callback"] > 5
 

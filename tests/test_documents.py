@@ -174,3 +174,86 @@ def test_no_file_is_longer_and_no_function_larger_than_the_house_likes():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 60, f"{file.name}: {node.name}"
+
+
+def test_every_test_that_the_security_document_names_is_there():
+    """
+    A promise whose test is gone is not a promise any more; and no row goes without one.
+    """
+    import ast
+
+    document = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    there = {
+        f"{file.name}::{node.name}"
+        for file in (ROOT / "tests").glob("*.py")
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    promises = [line for line in document.split("## Promises")[1].split("\n## ")[0].splitlines() if line.startswith("| ")][2:]
+
+    assert len(promises) > 30
+    for promise in promises:
+        named = re.findall(r"`([a-z_]+\.py::[a-z0-9_]+)`", promise.rpartition(" | ")[2])
+        assert named, promise
+        assert set(named) <= there, set(named) - there
+
+
+def blocks(document, language):
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / document).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def test_the_supabase_page_names_only_settings_and_commands_that_there_are():
+    """
+    Whoever pastes its lines is not told of a wrong name ten minutes later.
+    """
+    settings = table(README, "Settings") | {"GOOGLE_CLIENT_ID", "GOOGLE_CLIENT_SECRET"}
+    text = "\n".join(blocks("supabase.md", "sh"))
+
+    assert set(re.findall(r"\b([A-Z][A-Z_]{5,})=", text)) <= settings
+    assert set(re.findall(r"python -m gateway [a-z]+(?: (?:apply|new|list)\b)?", text)) <= table(README, "Commands")
+
+
+def test_the_sql_on_the_supabase_page_runs_and_shows_users_their_own(database):
+    """
+    Block by block over the schema; the view of the page is one that the doctor has nothing against.
+    """
+    import psycopg
+    from postgres import rows
+
+    from gateway.doctor.database import catalogue
+
+    for block in blocks("supabase.md", "sql"):
+        rows(database, block)
+    with psycopg.connect(database) as owner:
+        owner.execute("select set_config('search_path', '', true)")
+        assert {"ok"} == {finding.level for finding in catalogue(owner)}
+
+
+def test_what_the_supabase_page_lets_a_browser_do_is_what_is_granted(database):
+    """
+    The columns in its table against the catalogue.
+    """
+    from postgres import rows
+
+    document = (ROOT / "docs" / "supabase.md").read_text(encoding="utf-8")
+    _, _, profile, data, _ = next(line for line in document.splitlines() if line.startswith("| `authenticated`")).split("|")
+    for cell, name in ((profile, "user_profile"), (data, "provider_data")):
+        granted = rows(
+            database,
+            "select column_name from information_schema.column_privileges where grantee = 'authenticated'"
+            " and privilege_type = 'UPDATE' and table_name = %s",
+            name,
+        )
+        assert set(granted) - {"updated_at"} == set(re.findall(r"`([a-z_]+)`", cell))
+
+
+def test_the_front_end_code_on_the_supabase_page_calls_what_gateway_js_offers():
+    """
+    `gateway.connect` with options that it reads.
+    """
+    script = (ROOT / "gateway" / "web" / "static" / "gateway.js").read_text(encoding="utf-8")
+    offered = set(re.findall(r"@property \{.*?\} \[?([A-Za-z]+)\]?", script))
+
+    for call in re.findall(r"gateway\.connect\(\"[a-z]+\", \{([^}]*)\}", "\n".join(blocks("supabase.md", "ts"))):
+        assert set(re.findall(r"([A-Za-z]+)(?=[,:\s]|$)", call.replace(": true", ""))) <= offered

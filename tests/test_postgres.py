@@ -144,7 +144,7 @@ def test_no_lock_is_waited_for_in_the_server_beyond_its_time(database, store):
     alice = Person("alice")
     alice.signs_in(store)
     standing = alice.connects(store)
-    rows(database, "alter function public.gateway_disconnect_v1(text, uuid) set lock_timeout = '100ms'")
+    rows(database, "alter function public.gateway_disconnect_v1 set lock_timeout = '100ms'")
     with psycopg.connect(database) as somebody:
         somebody.execute("select 1 from public.provider_data for update")
         with pytest.raises(DatabaseUnavailable, match="LockNotAvailable"):

@@ -77,6 +77,11 @@ def _settings(rt: Runtime) -> Iterator[Finding]:
             "No front end can hand over a signed-in user, and nobody without a session is sent to sign in.",
             "Set GATEWAY_APP_ORIGINS to your product's own origins, and GATEWAY_APP_LOGIN_URL to its sign-in page.",
         )
+    if settings.journal:
+        yield Finding("journal", "ok", "It can be written.")
+    else:
+        says = "It is switched off: a crash between a provider's answer and its commit loses a rotated refresh token."
+        yield Finding("journal", "warn", says, "Take GATEWAY_JOURNAL=0 out, and keep GATEWAY_DATA on a persistent disk.")
     if settings.allow_private_hosts:
         yield Finding(
             "settings",

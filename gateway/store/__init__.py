@@ -16,8 +16,8 @@ from uuid import UUID
 
 from gateway.models import Account, AuthorizationRequest, Connection, Display, Erased, ParkedGrant, Revocation, User
 from gateway.store import rows
-import supabase
 from gateway.store.adopting import Adoptable, Adopting, ClaimedAdoption
+from gateway.store.keeping import Host, Keeping, Leaving, SealedPage, SealedRow
 from gateway.store.postgres import FunctionMissing, PostgresBackend, apply_schema, schema_path
 from gateway.store.refreshing import Refreshing
 from gateway.store.rows import ClaimedRefresh, Listing, Saved, SchemaState, Session, StoredGrant
@@ -29,9 +29,13 @@ __all__ = [
     "ClaimedAdoption",
     "ClaimedRefresh",
     "FunctionMissing",
+    "Host",
+    "Leaving",
     "Listing",
     "Saved",
     "SchemaState",
+    "SealedPage",
+    "SealedRow",
     "Session",
     "Store",
     "StoredGrant",
@@ -67,7 +71,7 @@ def open_rest_store(supabase_url: str, secret_key: str, *, ca_bundle: Path | Non
     return Store(SupabaseBackend(supabase_url, secret_key, ca_bundle=ca_bundle))
 
 
-class Store(Refreshing, Adopting):
+class Store(Refreshing, Adopting, Keeping):
     """
     Everything that is kept, behind one door.
 
@@ -200,9 +204,20 @@ class Store(Refreshing, Adopting):
         row = self._call("connection", session_hash=session_hash, connection_id=str(connection_id))
         return None if row is None else rows.connection(row)
 
-    def disconnect(self, *, session_hash: str, connection_id: UUID) -> Erased | None:
-        """Erases one of the signed-in user's own, and queues its grant; None for another's as for none."""
-        row = self._call("disconnect", session_hash=session_hash, connection_id=str(connection_id))
+    def disconnect(
+        self, *, connection_id: UUID, session_hash: str | None = None, user_id: UUID | None = None
+    ) -> Erased | None:
+        """
+        Erases one of the signed-in user's own, and queues its grant; None for another's as for none.
+
+        `user_id`: of somebody whom an access token proved, in place of a session.
+        """
+        row = self._call(
+            "disconnect",
+            session_hash=session_hash,
+            connection_id=str(connection_id),
+            user_id=None if user_id is None else str(user_id),
+        )
         return None if row is None else rows.erased(row)
 
     # -- parked grants -----------------------------------------------------------------------------------------------

@@ -189,6 +189,7 @@ def erased(row: Row) -> Erased:
         provider=row["provider"],
         account=Account(row["account_id"], row["account_label"]),
         erased_at=certain(row["erased_at"]),
+        event_id=UUID(row["event_id"]),
         revocation=None if queued is None else revocation(queued),
     )
 

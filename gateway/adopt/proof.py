@@ -1,9 +1,8 @@
 """
-What stood before, and what owners write over ours: believed once its provider confirms it, and sealed then as a new generation.
+What somebody wrote into a row, and what its provider says of it.
 
-One row at a time, claimed in the database. The provider is asked whose the access token is; where that does not suffice, the
-refresh token is used, once, and what it brings is kept before anything is made of it. What is not confirmed is marked where it
-is a connection, and left alone where it is not. Knows no provider by name; walking all rows is another room's work.
+The access token is asked about as it stands; where that does not suffice, or would prove too little, the refresh token is used,
+once, and what it brings is kept before it is looked at. Decides nothing about the row.
 """
 
 from __future__ import annotations
@@ -12,21 +11,12 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
-import structlog
-
-from gateway import grants, oauth
+from gateway import oauth
 from gateway.account import NotConfirmed, confirm_account, read_account
 from gateway.catalog import Provider
-from gateway.errors import (
-    AccessDenied,
-    NeedsReauthorization,
-    NotFound,
-    ProviderFailed,
-    ProviderGarbled,
-    SecretUnreadable,
-)
+from gateway.errors import AccessDenied, NeedsReauthorization, SecretUnreadable
 from gateway.models import Account, Grant
 from gateway.oauth import TokenAnswer
 from gateway.outbound import Deadline
@@ -34,95 +24,20 @@ from gateway.runtime import Runtime
 from gateway.store import ClaimedAdoption
 from gateway.vault import fingerprint
 
-log = structlog.get_logger(__name__)
-
 ASK_SECONDS = 10.0
 """For each of the at most two rounds with the provider: together well within the minute that a claim lasts."""
-_GARBLED_AT_MOST = 5
 _SEALED = "gAAAA"
 """How every Fernet token of this century begins: version byte, and the upper bytes of the time."""
 _MILLISECONDS = 100_000_000_000
 
-Outcome = Literal[
-    "sealed", "standing", "duplicate", "refused", "unreadable", "no_user", "put_off", "unmapped", "to_verify"
-]
-
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """What became of one row, and why, in words for whoever runs the gateway."""
-
-    outcome: Outcome
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
+class Written:
     """What somebody else wrote, and what of ours still stands beside it."""
 
     token: str | None = field(repr=False)
     refresh: str | None = field(repr=False)
     kept_refresh: str | None = field(repr=False)
-
-
-def work_once(rt: Runtime) -> bool:
-    """One connection over whose secrets something was written; whether there was any."""
-    claim = rt.store.claim_adoption()
-    if claim is None:
-        return False
-    ended = adopt(rt, claim)
-    log.info(
-        "adoption.ended", connection=str(claim.id), provider=claim.provider, outcome=ended.outcome, reason=ended.reason
-    )
-    return True
-
-
-def adopt(rt: Runtime, claim: ClaimedAdoption) -> Ended:
-    """
-    The claimed row sealed as its next generation; or marked, where it is a connection and its provider does not confirm it.
-
-    Whatever happens, the claim is given back. Raises DatabaseUnavailable.
-    """
-    ended = Ended("put_off", "it was interrupted")
-    try:
-        ended = _ended(rt, claim)
-    finally:
-        if ended.outcome != "sealed":
-            rt.store.settle_adoption(
-                claim,
-                refused=ended.outcome == "refused",
-                token_hash=_hash(claim.token),
-                refresh_hash=_hash(claim.refresh),
-                error="not_confirmed",
-            )
-    return ended
-
-
-def _ended(rt: Runtime, claim: ClaimedAdoption) -> Ended:
-    try:
-        written = _written(rt, claim)
-        if written is None:
-            return Ended("standing")
-        return _believed(rt, claim, written)
-    except SecretUnreadable:
-        return Ended(
-            "unreadable", "a sealed value does not open: a key is missing, or it was moved or sealed by others"
-        )
-    except (NeedsReauthorization, AccessDenied) as refused:
-        return Ended("refused", str(refused))
-    except ProviderGarbled as error:
-        believed_no = claim.account_id is not None and claim.attempts >= _GARBLED_AT_MOST
-        return Ended("refused" if believed_no else "put_off", str(error))
-    except (ProviderFailed, NotFound) as error:
-        return Ended("put_off", str(error))
-
-
-def _believed(rt: Runtime, claim: ClaimedAdoption, written: _Written) -> Ended:
-    provider = rt.issuers.complete(rt.provider(claim.provider))
-    if claim.beside and claim.account_id is None and provider.accounts == "one":
-        return Ended("duplicate", "another row of this user and provider is connected")
-    grant, account = _proven(rt, provider, claim, written)
-    return _save(rt, provider, claim, grant, account)
 
 
 # -- what stands there -----------------------------------------------------------------------------------------------
@@ -133,7 +48,7 @@ def sealed(value: str) -> bool:
     return value.startswith(_SEALED)
 
 
-def _written(rt: Runtime, claim: ClaimedAdoption) -> _Written | None:
+def read_written(rt: Runtime, claim: ClaimedAdoption) -> Written | None:
     """None where all is sealed by us. Raises SecretUnreadable for what looks sealed and does not open."""
     opened = {
         column: rt.vault.open(value, row=str(claim.id), column=column, generation=claim.generation)
@@ -147,7 +62,7 @@ def _written(rt: Runtime, claim: ClaimedAdoption) -> _Written | None:
     for value in (token, refresh):
         if value is not None and not (value.isascii() and value.isprintable()):
             raise NeedsReauthorization("what stands there is no token")  # RFC 6749 appendix A.12
-    return _Written(token, refresh, opened.get("refresh"))
+    return Written(token, refresh, opened.get("refresh"))
 
 
 def read_expiry(text: str | None) -> datetime | None:
@@ -163,14 +78,10 @@ def read_expiry(text: str | None) -> datetime | None:
         return None
 
 
-def _hash(value: str | None) -> str | None:
-    return None if value is None else fingerprint(value)
-
-
 # -- the provider's word ---------------------------------------------------------------------------------------------
 
 
-def _proven(rt: Runtime, provider: Provider, claim: ClaimedAdoption, written: _Written) -> tuple[Grant, Account]:
+def prove(rt: Runtime, provider: Provider, claim: ClaimedAdoption, written: Written) -> tuple[Grant, Account]:
     """
     The grant, and whose it is in the provider's own words.
 
@@ -185,7 +96,7 @@ def _proven(rt: Runtime, provider: Provider, claim: ClaimedAdoption, written: _W
             return confirmed
     deadline = Deadline.after(ASK_SECONDS)
     try:
-        answer = answer or _refreshed(rt, provider, claim, written.refresh, deadline)
+        answer = answer or use_refresh_token(rt, provider, claim, written.refresh, deadline)
     except (NeedsReauthorization, AccessDenied):
         if confirmed is None:
             raise
@@ -197,7 +108,7 @@ def _proven(rt: Runtime, provider: Provider, claim: ClaimedAdoption, written: _W
 
 
 def _confirmed(
-    rt: Runtime, provider: Provider, claim: ClaimedAdoption, written: _Written, token: str
+    rt: Runtime, provider: Provider, claim: ClaimedAdoption, written: Written, token: str
 ) -> tuple[Grant, Account] | None:
     """The access token as it stands, if the provider says whose it is; None where the refresh token has to be used."""
     until = read_expiry(claim.expires)
@@ -226,7 +137,7 @@ def _confirmed(
     return grant, account
 
 
-def _refreshed(
+def use_refresh_token(
     rt: Runtime, provider: Provider, claim: ClaimedAdoption, refresh: str | None, deadline: Deadline
 ) -> TokenAnswer:
     """One token request (RFC 6749 section 6). A refresh token may serve once: its answer is kept before it is looked at."""
@@ -270,37 +181,3 @@ _iso: Callable[[datetime], str] = datetime.isoformat
 
 def _moment(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
-
-
-# -- saving ----------------------------------------------------------------------------------------------------------
-
-
-def _save(rt: Runtime, provider: Provider, claim: ClaimedAdoption, grant: Grant, account: Account) -> Ended:
-    row, generation = str(claim.id), claim.generation + 1
-    why = rt.store.adopt_connection(
-        claim,
-        token_hash=_hash(claim.token),
-        refresh_hash=_hash(claim.refresh),
-        type=provider.type,
-        account_key=claim.account_key if claim.account_key is not None else _key(provider, account),
-        account=account,
-        scope=grant.scope,
-        token=rt.vault.seal(grant.access_token, row=row, column="token", generation=generation),
-        refresh=rt.vault.seal_some(grant.refresh_token, row=row, column="refresh", generation=generation),
-        expires_at=grant.expires_at,
-        refresh_expires_at=grant.refresh_expires_at,
-        data=grants.shown(grant, account),
-    )
-    return _SAVED[why]
-
-
-_SAVED = {
-    "adopted": Ended("sealed"),
-    "duplicate": Ended("duplicate", "another row of this user holds the same account"),
-    "no_user": Ended("no_user", "the row belongs to nobody who may sign in"),
-    "changed": Ended("put_off", "it was changed while its provider was asked"),
-}
-
-
-def _key(provider: Provider, account: Account) -> str:
-    return account.id if provider.accounts == "many" else ""
