@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from gateway.catalog import Provider
 from gateway.errors import NeedsReauthorization, ProviderGarbled, ProviderUnavailable
+from gateway.issuers import unverified_claims
 from gateway.models import Account
 from gateway.oauth import TokenAnswer, read_json
 from gateway.outbound import Answer, Deadline
@@ -88,7 +89,12 @@ def judge_same_account(
     """
     known: dict[str, Any] = dict(answer.rest)
     if provider.openid and answer.grant.id_token is not None:
-        known |= _id_token_claims(rt, provider, answer, None, deadline)
+        try:
+            known |= _id_token_claims(rt, provider, answer, None, deadline)
+        except ProviderUnavailable:
+            # The keys are away. It came from the token endpoint itself (section 3.1.3.7, number 6): that will do to compare,
+            # and to drop the answer would be to lose the refresh token in it.
+            known |= unverified_claims(answer.grant.id_token)
     named = _account_id(known, _lookup(provider, answer).id)
     if named is not None and named != account_id:
         raise ProviderGarbled("the refresh answer is of another account")

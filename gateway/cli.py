@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -94,6 +94,26 @@ def _database() -> Iterator[_Database]:
         yield _Database(dsn, own=True)
 
 
+@contextmanager
+def _checked_database() -> Iterator[MutableMapping[str, str]]:
+    """The environment, in which DATABASE_URL leads to a database whose schema will do; else ends with what to mend."""
+    from gateway.serving import check_rest_schema, check_schema
+
+    with _database() as database:
+        try:
+            if database.dsn:
+                check_schema(database.dsn, own=database.own)
+                os.environ["DATABASE_URL"] = database.dsn
+                os.environ.pop("DATABASE_URL_FILE", None)
+            else:
+                check_rest_schema(database.store())
+        except SettingsRefused as refused:
+            _fail(refused.problems)
+        except GatewayError as error:
+            _fail([str(error)])
+        yield os.environ
+
+
 # -- running ---------------------------------------------------------------------------------------------------------
 
 
@@ -114,24 +134,28 @@ def demo(port: int, sandbox_port: int) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True)
 @click.option("--workers", default=1, show_default=True, help="Processes; each takes 64 requests at once.")
-def serve(host: str, port: int, workers: int) -> None:
+@click.option("--no-worker", is_flag=True, help="Refresh nothing ahead here: `worker` runs elsewhere.")
+def serve(host: str, port: int, workers: int, no_worker: bool) -> None:
     """The gateway, by granian."""
     _settings()
-    with _database() as database:
-        from gateway.serving import check_rest_schema, check_schema, run_server
+    with _checked_database():
+        from gateway.serving import run_server
+
+        run_server(host, port, workers, work=not no_worker)
+
+
+@main.command()
+@click.option("--threads", default=8, show_default=True, type=click.IntRange(1, 64), help="Units of work at once.")
+def worker(threads: int) -> None:
+    """Refresh ahead, retry revocations, replay the journal; any number of these, on any machine."""
+    _settings()
+    with _checked_database() as environ:
+        from gateway.working import run_workers
 
         try:
-            if database.dsn:
-                check_schema(database.dsn, own=database.own)
-                os.environ["DATABASE_URL"] = database.dsn
-                os.environ.pop("DATABASE_URL_FILE", None)
-            else:
-                check_rest_schema(database.store())
+            run_workers(environ, threads=threads)
         except SettingsRefused as refused:
             _fail(refused.problems)
-        except GatewayError as error:
-            _fail([str(error)])
-        run_server(host, port, workers)
 
 
 @main.command()
@@ -250,6 +274,23 @@ def keys_new() -> None:
     click.echo(Fernet.generate_key().decode("ascii"))
 
 
+@keys.command("rotate")
+@click.option("--check", is_flag=True, help="Only count what is still under an older key.")
+@click.option("--json", "as_json", is_flag=True)
+def keys_rotate(check: bool, as_json: bool) -> None:
+    """Seal everything again under the newest key, while all goes on; ends with 1 if something is left."""
+    from gateway.rotation import rotate_keys
+
+    try:
+        with _checked_database() as environ:
+            clean = rotate_keys(environ, check=check, as_json=as_json)
+    except SettingsRefused as refused:
+        _fail(refused.problems)
+    except GatewayError as error:
+        _fail([f"{error.meaning} ({error})"])
+    sys.exit(0 if clean else 1)
+
+
 # -- connections -----------------------------------------------------------------------------------------------------
 
 
@@ -267,9 +308,8 @@ def connections_seal(names: tuple[str, ...], dry_run: bool, as_json: bool) -> No
     from gateway.sealing import seal_connections
 
     try:
-        with _database() as database:
-            environment = {**os.environ, **({"DATABASE_URL": database.dsn} if database.own else {})}
-            clean = seal_connections(environment, names, dry_run=dry_run, as_json=as_json)
+        with _checked_database() as environ:
+            clean = seal_connections(environ, names, dry_run=dry_run, as_json=as_json)
     except SettingsRefused as refused:
         _fail(refused.problems)
     except GatewayError as error:

@@ -14,13 +14,15 @@ import secrets
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 
-from gateway import grants, oauth, revocation
+from gateway import grants, leave, oauth, revocation
 from gateway.account import read_account
 from gateway.catalog import Provider
 from gateway.errors import BrowserMismatch, GatewayError, NotFound, StateInvalid, Unauthenticated, UserMismatch
+from gateway.marks import mark
 from gateway.models import AuthorizationRequest, Display, Erased
 from gateway.outbound import Deadline
 from gateway.runtime import Runtime
@@ -51,6 +53,8 @@ class Receipt:
 
     erased: Erased
     revocation: revocation.Revoked
+    uninstalled: leave.Uninstalled | None = None
+    """Of our app at the provider; None where nobody asked for that."""
 
 
 # -- begin -----------------------------------------------------------------------------------------------------------
@@ -95,6 +99,7 @@ def begin(
     )
     if user is None:
         raise Unauthenticated("no live session")
+    mark("connect.begun")
     return oauth.authorization_request(
         provider,
         rt.clients[provider.id],
@@ -125,6 +130,7 @@ def finish(
     request = rt.store.take_authorization(state_hash=state_hash, session_hash=fingerprint(session))
     if request is None:
         raise StateInvalid("unknown, expired or used state")
+    mark("connect.taken")
     provider = rt.catalog.by_slug(path, slug)
     if provider is None or request.provider != provider.id:
         raise StateInvalid("the state belongs to another provider's callback")
@@ -167,9 +173,13 @@ def _redeem(
     code = oauth.read_authorization_response(provider, parameters)
     kept = json.loads(rt.vault.open(request.sealed, row=state_hash, column="authorization", generation=0))
     answer = _exchange(rt, provider, request, code, kept["code_verifier"], deadline)
+    mark("connect.redeemed")
     try:
         account = read_account(rt, provider, answer, nonce=kept["nonce"], deadline=deadline)
-        return grants.keep(rt, provider, request, answer.grant, account)
+        mark("connect.named")
+        connection_id = grants.keep(rt, provider, request, answer.grant, account)
+        mark("connect.saved")
+        return connection_id  # noqa: TRY300 - the mark belongs to the save
     except GatewayError as error:
         # The code is redeemed but nothing stands here: what was granted is given back where that can be done.
         if not revocation.give_back(rt, provider, answer.grant, beside=bool(request.standing)):
@@ -191,14 +201,27 @@ def _exchange(
 # -- disconnect ------------------------------------------------------------------------------------------------------
 
 
-def disconnect(rt: Runtime, connection_id: uuid.UUID, *, session: str) -> Receipt:
+def disconnect(
+    rt: Runtime,
+    connection_id: uuid.UUID,
+    *,
+    session: str | None = None,
+    user_id: uuid.UUID | None = None,
+    uninstall: bool = False,
+) -> Receipt:
     """
-    Erases the connection of the user who owns `session`, then gives the grant back to its provider.
+    Erases the connection of the user who owns `session`, or of `user_id`, then gives the grant back to its provider.
 
-    Erased first and at once; the revocation stands sealed in a queue until the provider has taken it. Raises NotFound for
+    Erased at once; the revocation stands sealed in a queue until the provider has taken it. `uninstall`: the app is removed at
+    the provider before that, since it takes a token; whether that works or not, the connection is erased. Raises NotFound for
     another's id as for none.
     """
-    erased = rt.store.disconnect(session_hash=fingerprint(session), connection_id=connection_id)
+    session_hash = None if session is None else fingerprint(session)
+    whose: dict[str, Any] = {"connection_id": connection_id, "session_hash": session_hash, "user_id": user_id}
+    uninstalled = leave.uninstall(rt, **whose) if uninstall else None
+    erased = rt.store.disconnect(**whose)
     if erased is None:
         raise NotFound("no such connection of this user")
-    return Receipt(erased, revocation.settle(rt, erased.revocation))
+    settled = revocation.settle(rt, erased.revocation)
+    # An app that is removed takes its tokens with it, also where nothing else would end them.
+    return Receipt(erased, "done" if uninstalled == "done" else settled, uninstalled)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from datetime import datetime
 
 from gateway.catalog import Provider
 from gateway.errors import DatabaseUnavailable, SecretUnreadable
@@ -88,6 +89,8 @@ def save(
             data=shown(grant, account),
             revoke_old=over.account_id not in (account.id, None),
             parked_id=parked_id,
+            expires_seconds=_from_now(rt, grant.expires_at),
+            refresh_expires_seconds=_from_now(rt, grant.refresh_expires_at),
         )
 
     token = rt.vault.seal(grant.access_token, row=row, column="token", generation=generation)
@@ -98,6 +101,11 @@ def save(
         again = attempt()
         ours = (again.standing.id, again.standing.generation) == (over.id, generation)
         return Saved(saved=True, standing=again.standing, created=generation == 1) if ours else again
+
+
+def _from_now(rt: Runtime, moment: datetime | None) -> float | None:
+    """Seconds, for the database to add to its own clock: it was this process's that made a time of them."""
+    return None if moment is None else (moment - rt.now()).total_seconds()
 
 
 def _still_good(rt: Runtime, account: Account, over: Standing) -> str | None:

@@ -179,6 +179,14 @@ def key_id_of(token: str) -> str | None:
     return key_id if isinstance(key_id, str) and len(key_id) <= 200 else None  # noqa: PLR2004
 
 
+def unverified_claims(token: str) -> Mapping[str, Any]:
+    """The claims of a compact JWT as they stand there; none where it is none. Only for one that its issuer handed over itself."""
+    try:
+        return read_json(jws.extract_compact(token.encode()).payload)
+    except (JoseError, ProviderGarbled, ValueError):
+        return {}
+
+
 def signed_claims(token: str, keys: Any, algorithms: tuple[str, ...]) -> Mapping[str, Any] | None:
     """
     The claims of a compact JWT (RFC 7519) whose signature one of `keys` verifies with one of `algorithms`, else None.

@@ -9,6 +9,7 @@ its processes; the name of a file says which connection and which generation ask
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import time
@@ -58,7 +59,7 @@ class NoJournal:
             if at <= until:
                 yield key
 
-    def reseal(self) -> tuple[int, int]:
+    def reseal(self, *, check: bool = False) -> tuple[int, int]:  # noqa: ARG002 - as Journal's
         """Nothing is sealed here."""
         return 0, 0
 
@@ -91,7 +92,8 @@ class Journal:
         """
         sealed = self._vault.seal(json.dumps(answer), row=str(connection_id), column=_COLUMN, generation=generation)
         try:
-            self._put(self._file(connection_id, generation), sealed.encode("ascii"))
+            with self._held(fcntl.LOCK_SH):
+                self._put(self._file(connection_id, generation), sealed.encode("ascii"))
         except OSError as error:
             log.error("journal.unwritten", connection=str(connection_id), reason=error.strerror)  # noqa: TRY400
             self._memory.write(connection_id, generation, answer)
@@ -113,7 +115,7 @@ class Journal:
     def forget(self, connection_id: uuid.UUID, generation: int) -> None:
         """The answer stands in the database, or is of no use to anybody any more."""
         self._memory.forget(connection_id, generation)
-        with contextlib.suppress(FileNotFoundError):
+        with self._held(fcntl.LOCK_SH), contextlib.suppress(FileNotFoundError):
             self._file(connection_id, generation).unlink()
 
     def pending(self, older_than_seconds: float = 0.0) -> Iterator[tuple[uuid.UUID, int]]:
@@ -129,19 +131,38 @@ class Journal:
                 with contextlib.suppress(ValueError):
                     yield uuid.UUID(name), int(generation)
 
-    def reseal(self) -> tuple[int, int]:
-        """Every waiting answer under the newest key; how many were sealed again, and how many do not open."""
-        done = unreadable = 0
-        for connection_id, generation in self.pending():
-            try:
-                answer = self.read(connection_id, generation)
-            except SecretUnreadable:
-                unreadable += 1
-                continue
-            if answer is not None:
-                self.write(connection_id, generation, answer)
-                done += 1
-        return done, unreadable
+    def reseal(self, *, check: bool = False) -> tuple[int, int]:
+        """
+        Every waiting answer under the newest key; how many were sealed again, and how many do not open. `check`: only counts.
+
+        Nobody writes or takes away an entry meanwhile: one that was saved and forgotten must not come back.
+        """
+        older = unreadable = 0
+        for connection_id, generation in list(self.pending()):
+            place: dict[str, Any] = {"row": str(connection_id), "column": _COLUMN, "generation": generation}
+            with self._held(fcntl.LOCK_EX), contextlib.suppress(FileNotFoundError):
+                sealed = self._file(connection_id, generation).read_text(encoding="ascii")
+                try:
+                    if not self._vault.stale(sealed, **place):
+                        continue
+                except SecretUnreadable:
+                    unreadable += 1
+                    continue
+                older += 1
+                if not check:
+                    new = self._vault.seal(self._vault.open(sealed, **place), **place)
+                    self._put(self._file(connection_id, generation), new.encode("ascii"))
+        return older, unreadable
+
+    @contextlib.contextmanager
+    def _held(self, how: int) -> Iterator[None]:
+        """The folder, among all processes of this host: shared to change one entry, exclusive to seal entries again."""
+        descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _file(self, connection_id: uuid.UUID, generation: int) -> Path:
         return self._folder / f"{connection_id}.{generation}.sealed"

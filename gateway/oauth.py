@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from string import Formatter
 from typing import Any
 from urllib.parse import quote_plus, urlsplit
@@ -67,20 +68,27 @@ def authorization_request(
     provider: Provider, client: Client, *, redirect_uri: str, state: str, code_verifier: str, nonce: str
 ) -> str:
     """The URL to send the browser to."""
-    extra: dict[str, str] = dict(provider.authorization_params)
-    if provider.pkce == "S256":
-        challenge = create_s256_code_challenge(code_verifier)  # type: ignore[no-untyped-call]
-        extra |= {"code_challenge": challenge, "code_challenge_method": "S256"}
-    if provider.openid:
-        extra["nonce"] = nonce
-    url: str = prepare_grant_uri(
+    same = _same_for_all_attempts(
         provider.authorization_endpoint or "",
         client.client_id,
-        "code",
-        redirect_uri=redirect_uri,
-        scope=provider.scope_separator.join(provider.scope) or None,
-        state=state,
-        **extra,
+        redirect_uri,
+        provider.scope_separator.join(provider.scope),
+        tuple(provider.authorization_params.items()),
+    )
+    # What follows is URL-safe base64 and needs no encoding.
+    once = f"&state={state}"
+    if provider.pkce == "S256":
+        challenge = create_s256_code_challenge(code_verifier)  # type: ignore[no-untyped-call]
+        once += f"&code_challenge={challenge}&code_challenge_method=S256"
+    return same + once + (f"&nonce={nonce}" if provider.openid else "")
+
+
+@lru_cache(maxsize=256)
+def _same_for_all_attempts(
+    endpoint: str, client_id: str, redirect_uri: str, scope: str, params: tuple[tuple[str, str], ...]
+) -> str:
+    url: str = prepare_grant_uri(
+        endpoint, client_id, "code", redirect_uri=redirect_uri, scope=scope or None, **dict(params)
     )
     return url
 

@@ -28,6 +28,14 @@ class AccountLookup:
 
 
 @dataclass(frozen=True, slots=True)
+class Uninstall:
+    """How our app is removed at the provider for one account: a DELETE with a JSON body and the connection's own token."""
+
+    url: str
+    body: Json
+
+
+@dataclass(frozen=True, slots=True)
 class Quirk:
     """What a deviation offers; what it leaves out is done by the standard."""
 
@@ -35,6 +43,12 @@ class Quirk:
     """A token answer, or an error in its place, in the shape of RFC 6749 section 5."""
     account: Callable[[str, Json], AccountLookup] | None = None
     """The lookup for a token answer, given the provider's API base URL."""
+    uninstall: Callable[[str, str, str, Json], Uninstall] | None = None
+    """Given the API base URL, our client id, the account's id and the connection's facts."""
+    uninstall_scope: str = ""
+    """What the token has to be good for, or the provider refuses."""
+    uninstall_warning: str = ""
+    """What a user should know before they ask for it."""
 
 
 def camel_case_answers(answer: Json) -> Json:
@@ -73,8 +87,24 @@ def highlevel_account(api_base_url: str, answer: Json) -> AccountLookup:
     return AccountLookup(f"{api_base_url}/locations/{location}", ("locationId",), ("location.name",), ("location.id",))
 
 
+def highlevel_uninstall(api_base_url: str, client_id: str, account_id: str, facts: Json) -> Uninstall:
+    """
+    Removes the app from a location, or from a company and all its locations. An app's id is its client id before the hyphen.
+
+    https://marketplace.gohighlevel.com/docs/ghl/marketplace/uninstall-application
+    """
+    app = quote(client_id.partition("-")[0], safe="")
+    whose = "companyId" if facts.get("userType") == "Company" else "locationId"
+    return Uninstall(f"{api_base_url}/marketplace/app/{app}/installations", {whose: account_id})
+
+
 QUIRKS: Mapping[str, Quirk] = {
     "camel_case_answers": Quirk(reshape=camel_case_answers),
     "message_errors": Quirk(reshape=message_errors),
     "highlevel_account": Quirk(account=highlevel_account),
+    "highlevel_uninstall": Quirk(
+        uninstall=highlevel_uninstall,
+        uninstall_scope="oauth.write",
+        uninstall_warning="For an agency, that removes it from all its sub-accounts.",
+    ),
 }

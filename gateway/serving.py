@@ -12,6 +12,7 @@ from flask import Flask
 
 from gateway import create_app
 from gateway.errors import DatabaseUnavailable, NotFound, SettingsRefused, Unexpected
+from gateway.presence import keep_announcing
 from gateway.store import SCHEMA_VERSION, Store, apply_schema, open_store
 from gateway.worker import start_worker
 
@@ -64,19 +65,26 @@ def _judge(version: int | None) -> None:
 
 def served_app() -> Flask:
     """The application in one of our own server's processes, with a worker beside it."""
-    app = create_app()
+    app = served_app_alone()
     start_worker(app.extensions["gateway"])
     return app
 
 
-def run_server(host: str, port: int, workers: int, *, quiet: bool = False) -> None:
-    """Serves until it is told to stop; requests under way are finished."""
+def served_app_alone() -> Flask:
+    """The same where workers have processes of their own."""
+    app = create_app()
+    keep_announcing(app.extensions["gateway"])
+    return app
+
+
+def run_server(host: str, port: int, workers: int, *, work: bool = True, quiet: bool = False) -> None:
+    """Serves until it is told to stop; requests under way are finished. `work`: with a worker in each process."""
     from granian import Granian
     from granian.constants import Interfaces
     from granian.log import LogLevels
 
     Granian(
-        "gateway.serving:served_app",
+        "gateway.serving:served_app" if work else "gateway.serving:served_app_alone",
         factory=True,
         address=host,
         port=port,

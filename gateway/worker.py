@@ -13,13 +13,13 @@ from collections.abc import Callable
 
 import structlog
 
-from gateway import adopt, refresh, revocation
+from gateway import adopt, renewal, revocation
 from gateway.errors import GatewayError
 from gateway.runtime import Runtime
 
 log = structlog.get_logger(__name__)
 
-IDLE_SECONDS = 5.0
+IDLE_SECONDS = renewal.LOOK_SECONDS
 ANNOUNCE_SECONDS = 60.0
 
 
@@ -35,11 +35,11 @@ class Worker:
         """One unit of work; whether there was any."""
         rt = self._rt
         if next(rt.journal.pending(), None) is not None:
-            refresh.replay(rt)
+            renewal.replay(rt)
         if self._clock() - self._announced_at > ANNOUNCE_SECONDS:
             self._announced_at = self._clock()
             rt.store.announce_endings()
-        refreshed = refresh.work_once(rt)
+        refreshed = renewal.work_once(rt)
         revoked = revocation.work_once(rt)
         return adopt.work_once(rt) or revoked or refreshed
 

@@ -36,7 +36,8 @@ OPEN = {
     "anybody's profile can be read": f"{STRICT['user_profile']} alter {VIEW_PROFILE} using (true)",
     "a second policy reads everything": f"{STRICT['provider_data']} create policy more on public.provider_data for select using (true)",
     "an update reaches every row": f"{STRICT['provider_data']} alter {VIEW_DATA} using (true); alter {UPDATE_DATA} using (true) with check (true)",
-    "an update without a where reaches every row": f"{STRICT['provider_data']} alter {UPDATE_DATA} using (true) with check (true)",
+    "an update without a where reaches every row": f"{STRICT['provider_data']} alter {UPDATE_DATA}"
+    " using ((select auth.uid()) is not null) with check ((select auth.uid()) is not null)",
     "an update of profiles reaches every row": f"{STRICT['user_profile']} alter {UPDATE_PROFILE} using (true) with check (true)",
     "an updated row may be anybody's": f"{STRICT['provider_data']} alter {UPDATE_DATA} with check (true)",
     "an updated profile may be anybody's": f"{STRICT['user_profile']} alter {UPDATE_PROFILE} with check (true)",

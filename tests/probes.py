@@ -89,7 +89,9 @@ def the_own_row_and_no_other(scene: Scene) -> list[str]:
 def the_subject_decides_and_no_other_claim(scene: Scene) -> list[str]:
     """Users write their own `user_metadata`: whatever it says, and whatever else stands in a token, `sub` is who they are."""
     bob = str(scene.two.bob.id)
-    words = dict.fromkeys(("sub", "id", "uid", "user_id", "user_id_auth", "auth_provider_id", "profile_id", "role"), bob)
+    words = dict.fromkeys(
+        ("sub", "id", "uid", "user_id", "user_id_auth", "auth_provider_id", "profile_id", "role"), bob
+    )
     claims = {
         "user_metadata": words | {"is_admin": True, "admin": True, "role": "admin"},
         "raw_user_meta_data": words,
@@ -166,7 +168,11 @@ def the_documented_update_of_the_own_row(scene: Scene) -> list[str]:
     return found
 
 
-WRITES = (("user_profile", "user_name", "'taken'"), ("provider_data", "token", "'taken'"), ("provider_data", "data", '\'{"taken": 1}\''))
+WRITES = (
+    ("user_profile", "user_name", "'taken'"),
+    ("provider_data", "token", "'taken'"),
+    ("provider_data", "data", "'{\"taken\": 1}'"),
+)
 ENDINGS = ("", " where true", " returning 1", " where id = %(other)s", " where id = %(other)s returning id")
 
 
@@ -299,7 +305,9 @@ def client_roles_have_no_other_verb(scene: Scene) -> list[str]:
 
 def our_tables_are_out_of_reach(scene: Scene) -> list[str]:
     """Every table of ours, whichever there are, for every role that is not their owner."""
-    ours = scene.truth("select relname from pg_class where relnamespace = 'gateway'::regnamespace and relkind in ('r', 'v', 'm')")
+    ours = scene.truth(
+        "select relname from pg_class where relnamespace = 'gateway'::regnamespace and relkind in ('r', 'v', 'm')"
+    )
     return several(*(
         scene.refused(role, f"select 1 from gateway.{table}")
         for role in ("anon", "authenticated", "service_role", "gateway_app") for (table,) in ours

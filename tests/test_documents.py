@@ -158,7 +158,9 @@ def test_every_requirement_is_pinned():
     for name in ("requirements.txt", "requirements-dev.txt"):
         for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
             bare = line.partition("#")[0].strip()
-            assert not bare or bare.startswith("-r ") or re.fullmatch(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[0-9][^ ]*", bare), line
+            assert (
+                not bare or bare.startswith("-r ") or re.fullmatch(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[0-9][^ ]*", bare)
+            ), line
 
 
 def test_no_file_is_longer_and_no_function_larger_than_the_house_likes():
@@ -189,7 +191,9 @@ def test_every_test_that_the_security_document_names_is_there():
         for node in ast.parse(file.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef)
     }
-    promises = [line for line in document.split("## Promises")[1].split("\n## ")[0].splitlines() if line.startswith("| ")][2:]
+    promises = [
+        line for line in document.split("## Promises")[1].split("\n## ")[0].splitlines() if line.startswith("| ")
+    ][2:]
 
     assert len(promises) > 30
     for promise in promises:
@@ -200,7 +204,9 @@ def test_every_test_that_the_security_document_names_is_there():
 
 def blocks(document, language):
     """The fenced blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / document).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / document).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
 
 
 def test_the_supabase_page_names_only_settings_and_commands_that_there_are():
@@ -237,7 +243,9 @@ def test_what_the_supabase_page_lets_a_browser_do_is_what_is_granted(database):
     from postgres import rows
 
     document = (ROOT / "docs" / "supabase.md").read_text(encoding="utf-8")
-    _, _, profile, data, _ = next(line for line in document.splitlines() if line.startswith("| `authenticated`")).split("|")
+    _, _, profile, data, _ = next(line for line in document.splitlines() if line.startswith("| `authenticated`")).split(
+        "|"
+    )
     for cell, name in ((profile, "user_profile"), (data, "provider_data")):
         granted = rows(
             database,

@@ -154,7 +154,9 @@ def test_a_schema_without_one_of_its_lines_is_found(supabase, name):
     """
     text = schema_path().read_text(encoding="utf-8")
     assert LINES[name] in text
-    instead = {"as": "for all to authenticated", "execute": "null;", "(old.id,": "(old.id)"}.get(LINES[name].split()[0], "")
+    instead = {"as": "for all to authenticated", "execute": "null;", "(old.id,": "(old.id)"}.get(
+        LINES[name].split()[0], ""
+    )
     broken = text.replace(LINES[name], instead)
     if instead == "(old.id)":
         broken = broken.replace(

@@ -11,7 +11,7 @@ import pytest
 import gateway
 
 STAIRCASE = """
-errors models logs
+errors models logs marks
 config quirks
 catalog
 vault outbound store
@@ -19,12 +19,14 @@ oauth journal
 issuers
 identity
 runtime
-account revocation
+account revocation presence
+renewal
 grants refresh
+leave
 connect confirm adopt
 worker doctor
 web serving
-demo sealing
+demo sealing rotation working
 cli
 """
 LINE = {room: number for number, line in enumerate(STAIRCASE.split("\n")) for room in line.split()}

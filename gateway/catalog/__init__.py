@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from gateway.config import is_loopback
 from gateway.errors import SettingsRefused
-from gateway.quirks import QUIRKS
+from gateway.quirks import QUIRKS, Quirk
 
 TYPES: Mapping[int, str] = {1: "crm", 2: "email", 3: "phone"}
 """The owner's provider types, and the public path of each."""
 
-Url = Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9._:*\[\]-]+([/?][^\s\\@#\"<>]*)?$", max_length=2000)]
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9._:*\[\]-]+([/?][!$-;=?A-\[\]^-~]*)?$", max_length=2000)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 DottedPath = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Paths = tuple[DottedPath, ...]
@@ -125,6 +125,11 @@ class Provider(BaseModel):
     def needs_secret(self) -> bool:
         """Whether our registration there is a confidential client's (RFC 6749 section 2.1)."""
         return self.token_endpoint_auth_method != "none"  # noqa: S105 - a method's name
+
+    @property
+    def uninstalling(self) -> Quirk | None:
+        """The quirk that says how our app is removed there, where that can be asked for."""
+        return next((QUIRKS[name] for name in self.quirks if QUIRKS[name].uninstall), None)
 
     def missing_endpoints(self) -> tuple[str, ...]:
         """What discovery has to fill before this provider can be used."""

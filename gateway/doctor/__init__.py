@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from gateway.config import Settings, read_settings
-from gateway.doctor import database, registrations
+from gateway.doctor import database, hosts, registrations
 from gateway.doctor.finding import Finding, Level, clock_finding
 from gateway.errors import DatabaseUnavailable, GatewayError, SettingsRefused
 from gateway.runtime import Runtime, build_runtime
@@ -81,7 +81,9 @@ def _settings(rt: Runtime) -> Iterator[Finding]:
         yield Finding("journal", "ok", "It can be written.")
     else:
         says = "It is switched off: a crash between a provider's answer and its commit loses a rotated refresh token."
-        yield Finding("journal", "warn", says, "Take GATEWAY_JOURNAL=0 out, and keep GATEWAY_DATA on a persistent disk.")
+        yield Finding(
+            "journal", "warn", says, "Take GATEWAY_JOURNAL=0 out, and keep GATEWAY_DATA on a persistent disk."
+        )
     if settings.allow_private_hosts:
         yield Finding(
             "settings",
@@ -116,6 +118,7 @@ def _database(rt: Runtime) -> Iterator[Finding]:
         )
         return
     yield Finding("schema", "ok", f"Version {version}.")
+    yield from hosts.examine(rt)
     if rt.settings.database_url is None:
         yield Finding(
             "policies",

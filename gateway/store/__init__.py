@@ -159,6 +159,8 @@ class Store(Refreshing, Adopting, Keeping):
         data: Mapping[str, Any],
         revoke_old: bool = False,
         parked_id: UUID | None = None,
+        expires_seconds: float | None = None,
+        refresh_expires_seconds: float | None = None,
     ) -> Saved:
         """
         Compare-and-set: writes the row if `generation` is the next one of what stands under `connection_id`, or the first
@@ -166,7 +168,8 @@ class Store(Refreshing, Adopting, Keeping):
 
         `account_key` is "" where a user has one connection of the provider, the account's id where they have many.
         `revoke_old` puts the grant that is replaced into the queue of revocations. `parked_id` uses up a parked grant in the
-        same transaction: where it is answered already, nothing is saved.
+        same transaction: where it is answered already, nothing is saved. Seconds from now, where given, are by the database's
+        clock and go before `expires_at` and `refresh_expires_at`.
         """
         row = self._call(
             "save_connection",
@@ -187,6 +190,8 @@ class Store(Refreshing, Adopting, Keeping):
             data=dict(data),
             revoke_old=revoke_old,
             parked_id=None if parked_id is None else str(parked_id),
+            expires_seconds=expires_seconds,
+            refresh_expires_seconds=refresh_expires_seconds,
         )
         return Saved(row["saved"], rows.standing(row), row["created"], row.get("answered", False))
 

@@ -87,7 +87,7 @@ class PostgresBackend:
         Unexpected for every other refusal.
         """
         statement = self._statement(function, tuple(arguments))
-        values = [Jsonb(value) if isinstance(value, dict) else value for value in arguments.values()]
+        values = [_passed(value) for value in arguments.values()]
         try:
             pool = self._pool if self._pid == os.getpid() and self._pool is not None else self._open()
             connection = pool.getconn()
@@ -140,6 +140,19 @@ class PostgresBackend:
             passed = ", ".join(f"{name} => %s" for name in names)
             statement = self._statements[key] = f"select public.{function}({passed})"
         return statement
+
+
+def _passed(value: object) -> object:
+    if isinstance(value, dict):
+        return Jsonb(value)
+    if isinstance(value, list):
+        # An array literal: psycopg would look into the list to find out what we know, that it holds text.
+        return "{" + ",".join(_quoted(str(item)) for item in value) + "}"
+    return value
+
+
+def _quoted(item: str) -> str:
+    return '"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _check(connection: BoundedConnection) -> None:

@@ -5,7 +5,6 @@ The store's methods for reading and refreshing grants, one an SQL function.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
@@ -14,6 +13,8 @@ from gateway.store.rows import ClaimedRefresh, StoredGrant
 
 Obstacle = Literal["moved", "leased", "waiting", "blocked", "breaker"]
 """The generation moved; somebody is at it; too soon after a failure; another host may know more; the provider is spared."""
+Ending = Literal["saved", "gone", "reconnected", "refreshed"]
+"""Of an answer: it stands; there is no row any more; its user was there first; it, or one to the same request, stood already."""
 
 
 class Refreshing:
@@ -70,10 +71,15 @@ class Refreshing:
         token: str,
         refresh: str | None,
         scope: Sequence[str],
-        expires_at: datetime | None,
-        refresh_expires_at: datetime | None,
-    ) -> bool:
-        """Saves the answer to that generation's request as the next one; False where the generation moved or all is gone."""
+        expires_seconds: float | None,
+        refresh_expires_seconds: float | None,
+        renewed: bool,
+    ) -> Ending:
+        """
+        Saves the answer to that generation's request as the next one. May be repeated when nobody said how it went.
+
+        Seconds from now, by the database's clock. `renewed`: the refresh token is a new one.
+        """
         row = self._call(
             "finish_refresh",
             connection_id=str(connection_id),
@@ -81,15 +87,17 @@ class Refreshing:
             token=token,
             refresh=refresh,
             scope=list(scope),
-            expires_at=None if expires_at is None else expires_at.isoformat(),
-            refresh_expires_at=None if refresh_expires_at is None else refresh_expires_at.isoformat(),
+            expires_seconds=expires_seconds,
+            refresh_expires_seconds=refresh_expires_seconds,
+            renewed=renewed,
         )
-        return bool(row["saved"])
+        ending: Ending = row["ending"]
+        return ending
 
     def fail_refresh(
         self, *, connection_id: UUID, generation: int, lease_id: UUID, outcome: str, error: str, wait_seconds: float
     ) -> bool:
-        """Gives the lease back and says why: `wait`, `operator` or `refused`. False when the lease is not ours any more."""
+        """Gives the lease back and says why: `wait`, `alone`, `operator` or `refused`. False when the lease is not ours any more."""
         row = self._call(
             "fail_refresh",
             connection_id=str(connection_id),

@@ -12,7 +12,7 @@ from pathlib import Path
 from flask import Flask
 
 from gateway.runtime import Runtime
-from gateway.web import api, email, ghl, ops, pages, phone, refusals, security, session
+from gateway.web import api, email, ghl, metrics, ops, pages, phone, refusals, security, session
 
 ROOT = Path(__file__).resolve().parents[2]
 _LARGEST_FORM = 64 * 1024
@@ -30,8 +30,9 @@ def build_app(rt: Runtime) -> Flask:
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     for blueprint in (ghl.blueprint, email.blueprint, phone.blueprint):
         app.register_blueprint(blueprint)
-    for room in (session, pages, api, ops):
+    for room in (session, pages, api, ops, metrics):
         app.register_blueprint(room.blueprint)
     refusals.register(app)
+    metrics.register(app)
     security.register(app)
     return app

@@ -8,12 +8,17 @@ parsers could read differently is refused before it is parsed.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_plus, urlencode, urlsplit, urlunsplit
 
+from werkzeug.datastructures import Headers
 from werkzeug.wrappers import Response
 
 from gateway.config import Settings
 from gateway.errors import ReturnToRefused
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 _LONGEST = 2000
 
@@ -50,9 +55,19 @@ def here_or_app_address(settings: Settings, value: str | None) -> str:
     return app_address(settings, value) or "/connections"
 
 
+class _SeeOther(Response):
+    """Werkzeug would take Location apart and put it together again; ours is an address already, judged and encoded."""
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:  # noqa: ARG002 - werkzeug's signature
+        self.headers["Content-Length"] = "0"
+        return self.headers
+
+
 def see_other(url: str) -> Response:
     """303 (RFC 9110 section 15.4.4): never 307, which would post a form on (RFC 9700 section 4.12)."""
-    return Response(status=303, headers={"Location": url})
+    if not url.isascii() or not url.isprintable():
+        raise ReturnToRefused("an address with other than visible ASCII in it")
+    return _SeeOther(status=303, headers=Headers([("Location", url)]))
 
 
 def with_query(url: str, **more: str) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from gateway.errors import BadRequest, Forbidden, Unauthenticated
+from gateway import connect
+from gateway.errors import BadRequest, Forbidden, NotFound, Unauthenticated
 from gateway.identity import Proof
 from gateway.models import Connection
 from gateway.refresh import fresh_grant
@@ -26,6 +27,37 @@ def connections() -> Any:
     rows = rt.store.user_connections(proof.user.id)
     wanted = request.args.get("provider")
     return jsonify(items=[_connection(row) for row in rows if wanted in (None, row.provider)], next_cursor=None)
+
+
+@blueprint.get("/connections/<uuid:connection_id>")
+def connection(connection_id: uuid.UUID) -> Any:
+    """One of the caller's own; another's is like none."""
+    rt = runtime()
+    rows = rt.store.user_connections(_proof().user.id)
+    found = next((row for row in rows if row.id == connection_id), None)
+    if found is None:
+        raise NotFound("no such connection of this caller")
+    return jsonify(_connection(found))
+
+
+@blueprint.delete("/connections/<uuid:connection_id>")
+def disconnected(connection_id: uuid.UUID) -> Any:
+    """Erases one of the caller's own and gives its grant back; with `uninstall=1` our app there goes too."""
+    rt = runtime()
+    uninstall = request.args.get("uninstall", "0")
+    if uninstall not in ("0", "1"):
+        raise BadRequest("uninstall is 1 or 0")
+    receipt = connect.disconnect(rt, connection_id, user_id=_proof().user.id, uninstall=uninstall == "1")
+    erased = receipt.erased
+    return jsonify(
+        connection_id=str(erased.connection_id),
+        provider=erased.provider,
+        account={"id": erased.account.id, "label": erased.account.label},
+        erased_at=erased.erased_at.isoformat(),
+        revocation=receipt.revocation,
+        event_id=str(erased.event_id),
+        **({"uninstall": receipt.uninstalled} if receipt.uninstalled else {}),
+    )
 
 
 @blueprint.get("/connections/<uuid:connection_id>/token")
@@ -107,6 +139,7 @@ def _cross_origin(answer: Response) -> Response:
     if origin in runtime().settings.app_origins:
         answer.headers["Access-Control-Allow-Origin"] = origin
         answer.headers["Access-Control-Allow-Headers"] = "Authorization"
+        answer.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE"
         answer.headers["Access-Control-Max-Age"] = "600"
         answer.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
     return answer

@@ -34,6 +34,10 @@ _DISCONNECTED = {
     "queued": "What was stored is erased. {name} could not be told yet; it will be tried again.",
     "unsupported": "What was stored is erased. {name} cannot be told from here: remove the app there too, if you want it gone.",
 }
+_UNINSTALLED = {
+    "done": "What was stored is erased, and the app is uninstalled at {name}.",
+    "failed": "What was stored is erased. The app could not be uninstalled at {name}: remove it there.",
+}
 PROBLEMS: dict[str, type[GatewayError]] = {kind.slug: kind for kind in every_problem()}
 
 
@@ -94,7 +98,16 @@ def _shown(rt: Runtime, row: Connection) -> dict[str, Any]:
         "expires_at": row.expires_at,
         "connect_path": f"/connect/{row.provider}",
         "disconnect_path": f"/connections/{row.id}/disconnect",
+        "uninstall": _uninstall_text(provider, row),
     }
+
+
+def _uninstall_text(provider: Provider | None, row: Connection) -> dict[str, str] | None:
+    """The offer to remove the app at the provider too; None where that cannot be done, or would be refused."""
+    quirk = provider.uninstalling if provider else None
+    if provider is None or quirk is None or quirk.uninstall_scope not in row.scope:
+        return None
+    return {"label": f"Also uninstall the app at {provider.name}", "warning": quirk.uninstall_warning}
 
 
 def _notice(rt: Runtime) -> dict[str, str] | None:
@@ -108,6 +121,7 @@ def _notice(rt: Runtime) -> dict[str, str] | None:
         return {"tone": "bad", "title": problem.title, "text": text}
     if request.args.get("disconnected") in _DISCONNECTED:
         text = _DISCONNECTED[request.args["disconnected"]].format(name=name)
+        text = _UNINSTALLED.get(request.args.get("uninstalled", ""), text).format(name=name)
         return {"tone": "info", "title": f"{name} is disconnected", "text": text}
     if "connection" in request.args and provider:
         return {"tone": "good", "title": f"{name} is connected", "text": "It is ready to be used."}
@@ -116,10 +130,13 @@ def _notice(rt: Runtime) -> dict[str, str] | None:
 
 @blueprint.post("/connections/<uuid:connection_id>/disconnect")
 def disconnect(connection_id: uuid.UUID) -> Response:
-    """Erases one connection and gives its grant back."""
-    judge_form()
-    receipt = connect.disconnect(runtime(), connection_id, session=session_secret())
-    return see_other(with_query("/connections", disconnected=receipt.revocation, provider=receipt.erased.provider))
+    """Erases one connection and gives its grant back; with `uninstall=1` our app there goes too."""
+    session = judge_form()
+    uninstall = request.form.get("uninstall") == "1"
+    receipt = connect.disconnect(runtime(), connection_id, session=session, uninstall=uninstall)
+    told = {"uninstalled": receipt.uninstalled} if receipt.uninstalled else {}
+    provider = receipt.erased.provider
+    return see_other(with_query("/connections", disconnected=receipt.revocation, provider=provider, **told))
 
 
 @blueprint.get("/result")

@@ -49,15 +49,19 @@ def register(app: Flask) -> None:
 
 def _headers(always: list[tuple[str, str]], policy: str, answer: Response) -> Response:
     headers = answer.headers
-    headers.extend([*always, ("Content-Security-Policy", g.get("policy", policy))])
-    headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+    more = [*always, ("Content-Security-Policy", g.get("policy", policy))]
+    if "Cross-Origin-Resource-Policy" not in headers:
+        more.append(("Cross-Origin-Resource-Policy", "same-origin"))
     if request.endpoint in ("static", "pages.helper"):
         # Kept, but asked about each time (ETag): a new version of the gateway is a new version of its pages at once.
         headers["Cache-Control"] = "no-cache"
+        headers.extend(more)
         return answer
-    headers["Cache-Control"] = "no-store"
     # no-referrer would make even our own forms send `Origin: null`; addresses that held a code say nothing to anybody.
-    headers["Referrer-Policy"] = "no-referrer" if "code" in request.args or "state" in request.args else "same-origin"
-    if answer.mimetype == "text/html" and answer.status_code not in (301, 302, 303, 307, 308):
-        headers["Cross-Origin-Opener-Policy"] = g.get("opener_policy", "same-origin-allow-popups")
+    query = request.query_string
+    more.append(("Referrer-Policy", "no-referrer" if b"code" in query or b"state" in query else "same-origin"))
+    more.append(("Cache-Control", "no-store"))
+    if answer.status_code not in (301, 302, 303, 307, 308) and answer.mimetype == "text/html":
+        more.append(("Cross-Origin-Opener-Policy", g.get("opener_policy", "same-origin-allow-popups")))
+    headers.extend(more)
     return answer

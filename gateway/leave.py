@@ -1,0 +1,78 @@
+"""
+Leaving a provider: our app removed there, for an account whose user asked for just that.
+
+Needs a token that is good now. Never part of an ordinary disconnect: it ends what others of the account may use too. Whatever goes
+wrong is told and stops nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Literal
+
+import structlog
+
+from gateway.errors import GatewayError, NotFound
+from gateway.outbound import Deadline
+from gateway.refresh import fresh_grant
+from gateway.runtime import Runtime
+from gateway.store import Leaving
+
+log = structlog.get_logger(__name__)
+
+UNINSTALL_SECONDS = 6.0
+
+Uninstalled = Literal["done", "failed", "unsupported"]
+
+
+def uninstall(
+    rt: Runtime, *, connection_id: uuid.UUID, session_hash: str | None, user_id: uuid.UUID | None
+) -> Uninstalled:
+    """
+    Removes our app at the provider, for the account of that connection.
+
+    Raises NotFound for another's id as for none, and DatabaseUnavailable before anything was asked of the provider.
+    """
+    leaving = rt.store.leaving(connection_id=connection_id, session_hash=session_hash, user_id=user_id)
+    if leaving is None:
+        raise NotFound("no such connection of this user")
+    try:
+        ended = _ask(rt, connection_id, leaving)
+    except GatewayError as error:
+        log.warning("uninstall.failed", provider=leaving.provider, error=error.slug, reason=str(error))
+        ended = "failed"
+    try:
+        rt.store.record(
+            "app.uninstalled" if ended == "done" else "app.uninstall_failed",
+            connection_id=connection_id,
+            user_id=leaving.user_id,
+            provider=leaving.provider,
+            data={"account": {"id": leaving.account_id}},
+        )
+    except GatewayError as error:
+        log.warning("uninstall.untold", provider=leaving.provider, error=error.slug)
+    return ended
+
+
+def _ask(rt: Runtime, connection_id: uuid.UUID, leaving: Leaving) -> Uninstalled:
+    provider = rt.provider(leaving.provider)
+    quirk = provider.uninstalling
+    if quirk is None or quirk.uninstall is None:
+        return "unsupported"
+    fresh = fresh_grant(rt, connection_id, user_id=leaving.user_id)
+    wire = quirk.uninstall(
+        provider.api_base_url or "", rt.clients[provider.id].client_id, leaving.account_id, leaving.facts
+    )
+    headers = {
+        "Accept": "application/json",
+        "Content-Type": "application/json",
+        **provider.headers,
+        "Authorization": f"Bearer {fresh.access_token}",
+    }
+    body, deadline = json.dumps(dict(wire.body)), Deadline.after(UNINSTALL_SECONDS)
+    answer = rt.outbound.request("DELETE", wire.url, headers=headers, body=body, deadline=deadline)
+    if 200 <= answer.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
+        return "done"
+    log.warning("uninstall.refused", provider=provider.id, status=answer.status)
+    return "failed"
