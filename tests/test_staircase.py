@@ -33,7 +33,7 @@ LINE = {room: number for number, line in enumerate(STAIRCASE.split("\n")) for ro
 HOUSE = Path(gateway.__file__).parent
 OUTSIDE = {"__init__", "__main__"}
 """They assemble: `create_app` and `python -m gateway`."""
-BESIDES = {"runtime": {"__version__"}, "serving": {"create_app"}}
+BESIDES = {"runtime": {"__version__"}, "web": {"__version__"}, "serving": {"create_app"}}
 """From the package itself: who we are on the wire, and what a server process serves."""
 
 

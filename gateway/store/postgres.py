@@ -97,6 +97,8 @@ class PostgresBackend:
                 pool.putconn(connection)
         except psycopg.Error as error:
             problem = _translated(function, error)
+        except UnicodeError:
+            problem = Unexpected(f"{function}: an argument is no text")
         else:
             return row[0] if row is not None else None
         # Outside of the handler: psycopg's own error may quote what was passed, and would be remembered as the context.

@@ -7,7 +7,7 @@ from __future__ import annotations
 from flask import Blueprint
 from werkzeug.wrappers import Response
 
-from gateway.errors import DatabaseUnavailable
+from gateway.errors import GatewayError
 from gateway.store import SCHEMA_VERSION
 from gateway.web.session import runtime
 
@@ -25,7 +25,7 @@ def ready() -> Response:
     """The database answers, with a schema that is new enough."""
     try:
         version = runtime().store.schema()["version"]
-    except DatabaseUnavailable:
+    except GatewayError:
         return Response("the database is not answering\n", status=503, mimetype="text/plain")
     if version < SCHEMA_VERSION:
         return Response("the schema is older than this gateway: run db apply\n", status=503, mimetype="text/plain")
