@@ -647,7 +647,8 @@ begin
   if not found then
     return null;
   end if;
-  perform gateway.sweep(10);
+  -- An attempt that a power cut takes is started again: nobody waits for the disk. For this transaction alone.
+  perform set_config('synchronous_commit', 'off', true);
   insert into gateway.authorization_request
     (state_hash, browser_hash, user_id, provider, sealed, scope, return_to, display, another, expires_at)
   values
@@ -1465,6 +1466,7 @@ declare
   over    timestamptz := clock_timestamp();
   claimed gateway.revocation;
 begin
+  perform gateway.sweep(1000);
   delete from gateway.parked_grant p where p.id in (
     select x.id from gateway.parked_grant x where x.parked_until <= over
      order by x.parked_until limit 100 for update skip locked);

@@ -222,6 +222,8 @@ def disconnect(
     erased = rt.store.disconnect(**whose)
     if erased is None:
         raise NotFound("no such connection of this user")
+    mark("disconnect.erased")
     settled = revocation.settle(rt, erased.revocation)
+    mark("disconnect.settled")
     # An app that is removed takes its tokens with it, also where nothing else would end them.
     return Receipt(erased, "done" if uninstalled == "done" else settled, uninstalled)

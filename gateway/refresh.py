@@ -59,6 +59,7 @@ class _Flight:
 
     def __init__(self) -> None:
         self.landed = threading.Event()
+        self.after: StoredGrant | None = None
         self.error: GatewayError | None = None
 
 
@@ -148,9 +149,11 @@ def _renewed(
     try:
         if theirs is not None:
             return _follow(rt, row, theirs, user_id, min_seconds, force=force)
-        return _lead(rt, row, user_id, min_seconds, force=force)
+        flight.after = _lead(rt, row, user_id, min_seconds, force=force)
+        return flight.after  # noqa: TRY300 - it is shared first
     except GatewayError as error:
-        flight.error = flight.error or error
+        if theirs is None:
+            flight.error = error
         raise
     finally:
         with lock:
@@ -167,8 +170,10 @@ def _renewed(
 def _follow(
     rt: Runtime, row: StoredGrant, flight: _Flight, user_id: uuid.UUID | None, min_seconds: int, *, force: bool
 ) -> StoredGrant:
-    """Waits for the refresh of this process."""
+    """Waits for the refresh of this process. Whose it is was judged when they came; what its leader read is read for all."""
     flight.landed.wait(WAIT_SECONDS)
+    if flight.after is not None and flight.after.generation != row.generation:
+        return flight.after
     after = _read(rt, row.id, user_id, min_seconds)
     if after.generation != row.generation or (after.alive and not force):
         return after
@@ -195,7 +200,12 @@ def _lead(rt: Runtime, row: StoredGrant, user_id: uuid.UUID | None, min_seconds:
             block_seconds=block_seconds(provider),
         )
         if isinstance(claim, ClaimedRefresh):
-            carry_out(rt, provider, claim, asked_at)
+            try:
+                carry_out(rt, provider, claim, asked_at)
+            except (NeedsReauthorization, ProviderFailed, ClientRejected):
+                # What the old grant was answered means nothing any more where its user has connected again meanwhile.
+                if _read(rt, row.id, user_id, min_seconds).generation == claim.generation:
+                    raise
             return _read(rt, row.id, user_id, min_seconds)
         row = _read(rt, row.id, user_id, min_seconds)
         if row.generation != first.generation or (row.alive and not force):

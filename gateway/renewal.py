@@ -87,6 +87,7 @@ def carry_out(rt: Runtime, provider: Provider, claim: ClaimedRefresh, asked_at: 
     Where this host's journal holds an answer to that generation's request already, nothing is sent: that answer is saved.
     Raises RefreshInProgress when the claim came so late that the lease would not outlive the request.
     """
+    mark("refresh.claimed")
     kept: Mapping[str, Any] | None = None
     try:
         kept = rt.journal.read(claim.id, claim.generation) or _answered(rt, provider, claim, asked_at)
@@ -117,7 +118,7 @@ def _answered(rt: Runtime, provider: Provider, claim: ClaimedRefresh, asked_at: 
     wire = oauth.refresh_request(provider, rt.clients[provider.id], refresh_token=held, facts=claim.facts)
     if deadline.remaining() < 1.0:
         raise RefreshInProgress("the claim came too late to be used")
-    mark("refresh.intent")
+    mark("refresh.asking")
     try:
         answer = rt.outbound.request(wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline)
     except ProviderFailed as error:
@@ -154,15 +155,15 @@ def bring_home(
         rt.journal.forget(connection_id, generation)
         raise
     row, following = str(connection_id), generation + 1
-    passed = (rt.now() - datetime.fromisoformat(kept["at"])).total_seconds()
+    passed = max(0.0, (rt.now() - datetime.fromisoformat(kept["at"])).total_seconds())
     ending = rt.store.finish_refresh(
         connection_id=connection_id,
         generation=generation,
         token=rt.vault.seal(judged.access_token, row=row, column="token", generation=following),
         refresh=rt.vault.seal(judged.refresh_token, row=row, column="refresh", generation=following),
         scope=judged.scope,
-        expires_seconds=_left(judged.expires_seconds, passed),
-        refresh_expires_seconds=_left(judged.refresh_expires_seconds, passed),
+        expires_seconds=judged.expires_seconds and judged.expires_seconds - passed,
+        refresh_expires_seconds=judged.refresh_expires_seconds and judged.refresh_expires_seconds - passed,
         renewed=judged.renewed,
     )
     mark("refresh.saved")
@@ -207,10 +208,6 @@ def _of_this_connection(kept: Mapping[str, Any]) -> bool:
 
 def _until(moment: datetime | None, now: datetime) -> float | None:
     return None if moment is None else (moment - now).total_seconds()
-
-
-def _left(seconds: float | None, passed: float) -> float | None:
-    return None if seconds is None else seconds - max(0.0, passed)
 
 
 # -- work ------------------------------------------------------------------------------------------------------------
@@ -271,7 +268,6 @@ def _refused(rt: Runtime, claim: ClaimedRefresh) -> None:
 
 def _fail(rt: Runtime, claim: ClaimedRefresh, outcome: str, error: str, wait_seconds: float) -> None:
     log.warning("grant.refresh_failed", provider=claim.provider, error=error, outcome=outcome)
-    mark("refresh.failed")
     try:
         rt.store.fail_refresh(
             connection_id=claim.id,

@@ -51,6 +51,8 @@ class Gateway:
     dsn: str
     settings: dict[str, str] = field(default_factory=dict)
     workers: int = 1
+    options: tuple[str, ...] = ()
+    """Of `serve`, further ones."""
 
     def __post_init__(self) -> None:
         self.port = free_port()
@@ -65,6 +67,7 @@ class Gateway:
         """Serves, and returns when it is ready."""
         inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PG_BINDIR")}
         command = [sys.executable, "-m", "gateway", "serve", "--port", str(self.port), "--workers", str(self.workers)]
+        command += self.options
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=inherited | self.environ, stdout=log, stderr=log)
         end = time.monotonic() + 30

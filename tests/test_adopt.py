@@ -12,12 +12,14 @@ from uuid import UUID
 import pytest
 from before import AGENCY, ALICE_MAIL, ALICE_PHONE, BERLIN, DESK_MAIL, LISBON, ended, granted, project_from_before
 from postgres import rows
+from rich.console import Console
 
 from gateway import adopt
 from gateway.adopt.proof import read_expiry, use_refresh_token
 from gateway.errors import DatabaseUnavailable, SettingsRefused
 from gateway.outbound import Deadline
-from gateway.sealing import read_names
+from gateway.sealing import _say, read_names
+from gateway.sealing.walk import Left, Report
 from gateway.store import ClaimedRefresh, apply_schema
 from gateway.worker import Worker
 
@@ -264,6 +266,24 @@ def test_a_provider_that_is_away_is_asked_again_and_the_token_is_not_used_twice(
     assert pair.successor.access_token == project.opened(row, "token")
 
 
+@pytest.mark.parametrize("rest", [False, True])
+def test_pages_show_every_row_once(cluster, rest):
+    """
+    Rows of one moment, and rows that do not say when they were made, oldest first.
+    """
+    with project_from_before(cluster, rest=rest) as project:
+        when = ["2024-01-02", None, "2024-01-01 10:00:00.123456", "2024-01-02", None, "2024-01-02", None]
+        made = [project.row(None, "GHL", 1, "plain", created_at=moment) for moment in when]
+        shown, last = [], None
+        while page := project.rt.store.adoptable(after=last, most=2, providers=["ghl"]).rows:
+            shown += [str(row.id) for row in page]
+            last = page[-1]
+
+    assert made[2] == shown[0]
+    assert {made[1], made[4], made[6]} == set(shown[-3:])
+    assert sorted(made) == sorted(shown)
+
+
 # -- cut short, and at once ------------------------------------------------------------------------------------------
 
 
@@ -501,6 +521,17 @@ def test_no_secret_is_told(project):
     for pair in pairs:
         assert pair.access_token not in said
         assert pair.refresh_token not in said
+
+
+def test_a_name_cannot_steer_the_operators_terminal(capsys):
+    """
+    Users may insert rows, and write what they like into the name.
+    """
+    _say(Console(width=120), Report(left=[Left("id", "\x1b[2J\x07CRM", None, "unmapped", "why")]))
+
+    said = capsys.readouterr().out
+    assert "CRM" in said
+    assert not {"\x1b", "\x07"} & set(said)
 
 
 @pytest.mark.parametrize(

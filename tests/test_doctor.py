@@ -20,6 +20,7 @@ import pytest
 from cryptography.fernet import Fernet
 from hostile import HostileServer
 from postgres import Person, rows
+from postgrest_stand_in import SECRET_KEY, PostgRest
 from running import ROOT, Gateway, free_port, whole_gateway
 
 from gateway import doctor
@@ -208,13 +209,17 @@ def test_the_gateways_modest_role_can_be_examined_too(installed, database):
 
 def test_over_rest_policies_are_said_to_be_unseen(installed):
     """
-    What was not looked at is not passed over.
+    What was not looked at is not passed over; the rest is examined as ever.
     """
-    rest = SimpleNamespace(
-        store=SimpleNamespace(schema=lambda: {"version": 1, "own_auth": False}),
-        settings=SimpleNamespace(database_url=None),
-    )
-    assert "cannot be seen" in said(list(doctor._database(rest)), "policies", "unseen")
+    project = PostgRest(installed.dsn, auth=installed.sandbox.origin)
+    settings = {"DATABASE_URL": "", "SUPABASE_URL": project.url, "SUPABASE_SECRET_KEY": SECRET_KEY}
+    found = examined(installed, **settings)
+    project.stop()
+
+    assert doctor.fit(found)
+    assert "cannot be seen" in said(found, "policies", "unseen")
+    assert said(found, "schema", "ok")
+    assert said(found, "sign-in", "ok")
 
 
 def test_everything_of_schema_sql_is_compared():

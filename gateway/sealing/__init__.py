@@ -17,7 +17,7 @@ from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from gateway.catalog import Catalog
 from gateway.config import read_settings
@@ -114,9 +114,9 @@ def _say(console: Console, report: Report) -> None:
     if not report.counts:
         console.print("There is nothing to seal.")
     if report.left:
-        table = Table("row", "name", "provider", "why", box=None)
+        table = Table(Column("row", no_wrap=True, min_width=36), "name", "provider", "why", box=None)
         for left in report.left:
-            table.add_row(left.id, left.name or "", left.provider or "", left.reason)
+            table.add_row(left.id, _plainly(left.name), left.provider or "", left.reason)
         console.print()
         console.print(table)
     for duplicates in report.duplicates:
@@ -125,3 +125,8 @@ def _say(console: Console, report: Report) -> None:
         )
     if report.interrupted:
         console.print("\nInterrupted: run it again, and it goes on.")
+
+
+def _plainly(name: str | None) -> str:
+    """A name that some user wrote, without what would steer the operator's terminal."""
+    return "".join(letter for letter in name or "" if letter.isprintable())[:60]

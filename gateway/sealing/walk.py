@@ -6,7 +6,6 @@ What it means that a name is unknown or a row a second one is decided here; what
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import Counter, defaultdict
@@ -128,9 +127,8 @@ class Run:
         if not row.plain:
             return self._opens(row)
         if provider is None:
-            return Ended(
-                "unmapped", f"no provider has this name: say --map {json.dumps((row.name or '').strip())}=PROVIDER"
-            )
+            return Ended("unmapped", "no provider has this name: --map NAME=PROVIDER says which is meant")
+
         if provider.id not in self._rt.clients:
             return Ended("put_off", f"{provider.id} is not enabled: it needs {provider.id.upper()}_CLIENT_ID")
         if row.user_id is None:

@@ -11,8 +11,8 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_plus, urlencode, urlsplit, urlunsplit
 
+from flask import Response
 from werkzeug.datastructures import Headers
-from werkzeug.wrappers import Response
 
 from gateway.config import Settings
 from gateway.errors import ReturnToRefused

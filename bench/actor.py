@@ -1,0 +1,152 @@
+"""
+Gateways that do one thing when told and may be killed over it: `python -m bench.actor` reads a task in JSON on each line of its input.
+
+Each task is done by a fork, so that a thousand deaths do not cost a thousand starts: `PID n` when it begins, marks as they come
+(gateway/marks.py), `SAID …` when it is done, `GONE` when it is no more. The environment is the gateway's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from gateway import connect
+from gateway.config import read_settings
+from gateway.errors import GatewayError
+from gateway.refresh import fresh_grant
+from gateway.runtime import Runtime, build_runtime, utc_now
+from gateway.vault import fingerprint
+from gateway.worker import Worker
+
+BROWSER = "bench-browser"
+
+
+def runtime(task: dict[str, Any]) -> Runtime:
+    """The instruments, over the task's own folder; `skew`: seconds by which this process's clock is wrong."""
+    environ = {**os.environ, **task.get("settings", {})}
+    skew = timedelta(seconds=task.get("skew", 0))
+    return build_runtime(read_settings(environ), now=lambda: utc_now() + skew)
+
+
+def _sign_in(rt: Runtime, task: dict[str, Any]) -> str:
+    session = uuid.uuid4().hex
+    rt.store.open_session(
+        session_hash=fingerprint(session),
+        user_id=uuid.UUID(task["user_id"]),
+        label="Alice",
+        expires_at=utc_now() + timedelta(hours=1),
+    )
+    return session
+
+
+def do_connect(rt: Runtime, task: dict[str, Any]) -> Any:
+    """The whole way, for the account `code`."""
+    session = _sign_in(rt, task)
+    there = connect.begin(rt, task["provider"], session=session, browser=BROWSER)
+    state = parse_qs(urlsplit(there).query)["state"]
+    answer = {"state": state, "code": [task["code"]]}
+    ended = connect.finish(rt, "phone", task["provider"], answer, session=session, browser=BROWSER)
+    return {"connection_id": str(ended.connection_id), "error": ended.error and ended.error.slug}
+
+
+def do_disconnect(rt: Runtime, task: dict[str, Any]) -> Any:
+    """By its owner."""
+    session = _sign_in(rt, task)
+    return {"revocation": connect.disconnect(rt, uuid.UUID(task["id"]), session=session).revocation}
+
+
+def do_read(rt: Runtime, task: dict[str, Any]) -> Any:
+    """A fresh token of each of `ids`, all at once; or the slug of what came instead."""
+
+    def read(connection_id: str) -> dict[str, str]:
+        try:
+            return {"token": fresh_grant(rt, uuid.UUID(connection_id)).access_token}
+        except GatewayError as error:
+            return {"error": error.slug}
+
+    with ThreadPoolExecutor(len(task["ids"])) as threads:
+        return list(threads.map(read, task["ids"]))
+
+
+def do_work(rt: Runtime, task: dict[str, Any]) -> Any:
+    """As a worker, until there is nothing to do `idle` times in a row."""
+    worker, idle, busy = Worker(rt), 0, 0
+    stopped = threading.Event()
+    while idle < task.get("idle", 1):
+        try:
+            done = worker.once()
+        except GatewayError:
+            done = False
+        busy, idle = (busy + 1, 0) if done else (busy, idle + 1)
+        if not done:
+            stopped.wait(task.get("pause", 0.0))
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    return {"units": busy, "cpu_seconds": spent.ru_utime + spent.ru_stime}
+
+
+def do_read_and_work(rt: Runtime, task: dict[str, Any]) -> Any:
+    """As a server does: asks, with a worker beside it, for so many seconds."""
+    stopped = threading.Event()
+    beside = threading.Thread(target=Worker(rt).run, args=(stopped,))
+    beside.start()
+    said = do_read(rt, task)
+    stopped.wait(task["seconds"])
+    stopped.set()
+    beside.join()
+    return said
+
+
+def do_insist(rt: Runtime, task: dict[str, Any]) -> Any:
+    """Asks for the tokens of `ids` one after another until all were given or the seconds are over; the last word on each."""
+    end = time.monotonic() + task["seconds"]
+    said: dict[str, dict[str, str]] = {}
+    while time.monotonic() < end and any("token" not in said.get(row, {}) for row in task["ids"]):
+        for row in task["ids"]:
+            if "token" not in said.get(row, {}) and time.monotonic() < end:
+                [said[row]] = do_read(rt, {"ids": [row]})
+    return list(said.values())
+
+
+TASKS = {
+    "connect": do_connect,
+    "disconnect": do_disconnect,
+    "read": do_read,
+    "work": do_work,
+    "read_and_work": do_read_and_work,
+    "insist": do_insist,
+}
+
+
+def _say(word: str, what: object = "") -> None:
+    sys.stdout.write(f"{word} {what}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """One task after another, each in a process of its own."""
+    for line in sys.stdin:
+        task = json.loads(line)
+        child = os.fork()
+        if not child:
+            try:
+                _say("PID", os.getpid())
+                _say("SAID", json.dumps(TASKS[task["do"]](runtime(task), task)))
+            except BaseException as error:  # noqa: BLE001 - told to whoever gave the task
+                _say("SAID", json.dumps({"failed": f"{type(error).__name__}: {error}"}))
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        _say("GONE")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""
+SIGKILL at every step of connect, refresh and disconnect: `python -m bench.crashes --times 50`.
+
+An actor is killed by this process where it stands at a printed mark, or while the provider holds its request. Then the gateway comes
+back on the same folder (or another host takes over), windows are shortened by the database's clock, and the outcome is judged:
+`kept`, `told` (needs_reauthorization, with its event) or a word that must not occur. Interrupt it at any time: what was done is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+import uuid
+from collections import Counter
+from typing import Any
+
+from bench.stage import Actor, Stage, staged
+
+ASKED = "refresh.asked (at the provider)"
+REFRESH = ("refresh.claimed", "refresh.asking", ASKED, "refresh.answered", "refresh.journalled", "refresh.saved", "refresh.forgotten")
+CONNECT = ("connect.begun", "connect.taken", "connect.redeemed", "connect.named", "connect.saved")
+DISCONNECT = ("disconnect.erased", "disconnect.settled")
+MAY_BE_TOLD = (ASKED, "refresh.answered")
+"""At a provider that forgives nothing, a killed process takes the only answer with it."""
+
+
+def kill_at(stage: Stage, actor: Actor, mark: str, do: str, **task: Any) -> None:
+    """Lets `actor` begin, and kills it at the mark."""
+    seen = stage.control("stats")["seen"]
+    if mark == ASKED:
+        stage.control("delay", seconds=5)
+    pid = actor.begin(do, **task)
+    if mark == ASKED:
+        while stage.control("stats")["seen"] == seen:
+            time.sleep(0.002)
+    else:
+        while actor.until("MARK") != mark:
+            pass
+    os.kill(pid, signal.SIGKILL)
+    stage.control("delay", seconds=0)
+
+
+def age(stage: Stage, host: str) -> None:
+    """Two minutes pass for leases, blocks, queues and the journal, but not for the provider."""
+    stage.sql(
+        "update gateway.connection set lease_until = lease_until - interval '2 minutes', intent_at = intent_at - interval '2 minutes',"
+        " not_before = null where intent_at is not null or not_before is not null"
+    )
+    stage.sql("update gateway.revocation set due_at = clock_timestamp() - interval '1 second'")
+    for file in (stage.folder / f"host-{host}" / "journal").glob("*.sealed"):
+        os.utime(file, (file.stat().st_atime, file.stat().st_mtime - 120))
+
+
+def refresh_trial(stage: Stage, victim: Actor, rescuer: Actor, mark: str, kind: str) -> str:
+    """One death over a refresh; what became of the connection."""
+    [(row, account)] = stage.connections(kind, 1).items()
+    stage.expire([row])
+    kill_at(stage, victim, mark, "read", ids=[row])
+    victim.gone()
+    age(stage, "a")
+    rescuer.does("work")
+    [said] = rescuer.does("read", ids=[row])
+    [(_, status, intent)] = stage.states([row])
+    if "token" in said and status == "active" and not intent:
+        return "kept" if stage.works(said["token"], kind) else "silently dead"
+    told = stage.sql(
+        "select 1 from gateway.event where connection_id = %s and type = 'connection.needs_reauthorization'", row
+    )
+    if (status, said.get("error")) == ("needs_reauthorization", "needs_reauthorization") and told:
+        return "told" if account in stage.control("stats")["revoked"] else "told, and the provider knows nothing of it"
+    return f"limbo: {status}, {said.get('error')}, intent {intent}"
+
+
+def connect_trial(stage: Stage, victim: Actor, rescuer: Actor, mark: str) -> str:
+    """One death over a first connect: nothing half-stored, and connecting again ends in one row that works."""
+    user, account = str(uuid.uuid4()), f"account-{uuid.uuid4().hex[:8]}"
+    task = {"provider": "strict", "code": account, "user_id": user}
+    kill_at(stage, victim, mark, "connect", **task)
+    victim.gone()
+    stands = _standing(stage, user)
+    if stands not in ([], [(True, True, True)]):
+        return f"half-stored: {stands}"
+    if mark == "connect.saved" and not stands:
+        return "saved and not there"
+    again = rescuer.does("connect", **task)
+    if _standing(stage, user) != [(True, True, True)]:
+        return f"not connected again: {again}, {_standing(stage, user)}"
+    [said] = rescuer.does("read", ids=[again["connection_id"]])
+    return "kept" if stage.works(said.get("token", "")) else "silently dead"
+
+
+def _standing(stage: Stage, user: str) -> list[tuple[Any, ...]]:
+    return stage.sql(
+        "select c.id is not null, d.token is not null, d.id::text = any (p.providers) from public.provider_data d"
+        " left join gateway.connection c on c.id = d.id left join public.user_profile p on p.id = d.provider_id_ref"
+        " where d.auth_provider_id = %s", user
+    )  # fmt: skip
+
+
+def disconnect_trial(stage: Stage, victim: Actor, rescuer: Actor, mark: str) -> str:
+    """One death over a disconnect: erased, and given back to the provider by whoever comes next."""
+    user, account = str(uuid.uuid4()), f"account-{uuid.uuid4().hex[:8]}"
+    row = rescuer.does("connect", provider="strict", code=account, user_id=user)["connection_id"]
+    kill_at(stage, victim, mark, "disconnect", id=row, user_id=user)
+    victim.gone()
+    age(stage, "a")
+    rescuer.does("work")
+    if stage.states([row]) or stage.sql("select 1 from gateway.revocation where connection_id = %s", row):
+        return "not erased, or still in the queue"
+    return "kept" if account in stage.control("stats")["revoked"] else "never given back"
+
+
+def run(stage: Stage, times: int, marks: tuple[str, ...], *, say: Any = None) -> list[dict[str, Any]]:
+    """Every mark `times` times; one row for each mark, kind of provider and rescuer."""
+    rows: list[dict[str, Any]] = []
+    try:
+        for mark in marks:
+            held = "" if mark == ASKED else mark
+            cases = [("strict", "a"), ("forgiving", "a"), ("forgiving", "b")] if mark in REFRESH else [("strict", "a")]
+            for kind, host in cases:
+                ended: Counter[str] = Counter()
+                rows.append({"mark": mark, "provider": kind, "rescued_by": host, "ended": ended})
+                with stage.actor(marks=held or "all") as victim, stage.actor(host) as rescuer:
+                    for _ in range(times):
+                        if mark in REFRESH:
+                            ended[refresh_trial(stage, victim, rescuer, mark, kind)] += 1
+                        elif mark in CONNECT:
+                            ended[connect_trial(stage, victim, rescuer, mark)] += 1
+                        else:
+                            ended[disconnect_trial(stage, victim, rescuer, mark)] += 1
+                if say:
+                    say(f"{mark:32}{kind:11}{'same host' if host == 'a' else 'another host':14}{dict(ended)}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+    return rows
+
+
+def failures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that break the promise."""
+    return [row for row in rows if set(row["ended"]) - allowed(row)]
+
+
+def allowed(row: dict[str, Any]) -> set[str]:
+    """How a trial may end there."""
+    return {"kept", "told"} if row["provider"] == "strict" and row["mark"] in MAY_BE_TOLD else {"kept"}
+
+
+def main() -> None:
+    """Kills, and prints what became of it; ends with 1 if anything was lost in silence."""
+    parser = argparse.ArgumentParser(prog="python -m bench.crashes", description=__doc__.splitlines()[1])
+    parser.add_argument("--times", type=int, default=50)
+    parser.add_argument("--mark", action="append", choices=[*CONNECT, *REFRESH, *DISCONNECT])
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    with staged() as stage:
+        marks = tuple(given.mark or (*CONNECT, *REFRESH, *DISCONNECT))
+        rows = run(stage, given.times, marks, say=lambda line: print(line, file=sys.stderr if given.json else sys.stdout, flush=True))
+    if given.json:
+        print(json.dumps(rows, indent=1))
+    sys.exit(1 if failures(rows) else 0)
+
+
+if __name__ == "__main__":
+    main()

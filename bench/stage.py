@@ -1,0 +1,241 @@
+"""
+Where the proofs of reliability play: a Postgres, a provider that forgives nothing, actors, and connections that can be let to expire.
+
+`staged()` makes all of it in a temporary folder and takes it away again. Knows nothing of what is being proved.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+from urllib.request import urlopen
+
+import psycopg
+from cryptography.fernet import Fernet
+
+from bench.strict import CLIENT_ID, CLIENT_SECRET
+from gateway.store import apply_schema, open_store
+from gateway.store.embedded import EmbeddedPostgres, start_or_join
+from gateway.vault import Vault
+
+ROOT = Path(__file__).resolve().parents[1]
+JWT_SECRET = "a shared secret of the bench, long enough for HS256"
+PROJECT = "https://bench.supabase.example"
+
+_CATALOG = """
+[strict]
+name = "Strict"
+type = 3
+authorization_endpoint = "{origin}/strict/authorize"
+token_endpoint = "{origin}/strict/token"
+revocation_endpoint = "{origin}/strict/revoke"
+token_endpoint_auth_method = "client_secret_basic"
+userinfo_endpoint = "{origin}/strict/me"
+scope = "read"
+account = {{ id = "id" }}
+accounts = "many"
+
+[forgiving]
+like = "strict"
+name = "Forgiving"
+authorization_endpoint = "{origin}/forgiving/authorize"
+token_endpoint = "{origin}/forgiving/token"
+revocation_endpoint = "{origin}/forgiving/revoke"
+userinfo_endpoint = "{origin}/forgiving/me"
+slug = "forgiving"
+replay_seconds = 30
+"""
+
+
+@dataclass
+class Actor:
+    """A process that does tasks one after another, in a fork each. `marks`: as GATEWAY_TEST_MARKS."""
+
+    environ: dict[str, str]
+    marks: str = ""
+    _child: int = 0
+
+    def __enter__(self) -> Self:
+        environ = {"PATH": os.environ["PATH"], **self.environ, "GATEWAY_TEST_MARKS": self.marks}
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "bench.actor"],
+            cwd=ROOT, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._child:
+            with suppress(ProcessLookupError):
+                os.kill(self._child, signal.SIGKILL)
+        self._process.kill()
+        self._process.communicate()
+
+    def begin(self, do: str, **task: object) -> int:
+        """Starts a task; the process that does it."""
+        self._process.stdin.write(json.dumps({"do": do, **task}) + "\n")
+        self._process.stdin.flush()
+        self._child = int(self.until("PID"))
+        return self._child
+
+    def until(self, word: str) -> str:
+        """Reads on until a line begins with `word`; the rest of it."""
+        for line in self._process.stdout:
+            if line.startswith(f"{word} "):
+                return line.removeprefix(f"{word} ").strip()
+            if word == "MARK" and line.startswith("SAID "):
+                raise RuntimeError(f"the task was over before its mark: {line.strip()}")
+        raise RuntimeError(f"the actor ended before it said {word}")
+
+    def end(self) -> Any:
+        """What the task said."""
+        said = json.loads(self.until("SAID"))
+        self.gone()
+        return said
+
+    def gone(self) -> None:
+        """Waits until whoever did the task is no more."""
+        self.until("GONE")
+        self._child = 0
+
+    def does(self, do: str, **task: object) -> Any:
+        """A whole task."""
+        self.begin(do, **task)
+        return self.end()
+
+
+@dataclass
+class Stage:
+    """All of it. `user_id` is Alice's, who owns every connection here."""
+
+    folder: Path
+    server: EmbeddedPostgres
+    origin: str
+    dsn: str
+    key: str = field(default_factory=lambda: Fernet.generate_key().decode())
+    user_id: uuid.UUID = field(default_factory=uuid.uuid4)
+
+    def environ(self, host: str = "a", **more: str) -> dict[str, str]:
+        """The settings of a gateway on a host of its own."""
+        catalog = self.folder / "catalog"
+        catalog.mkdir(exist_ok=True)
+        (catalog / "strict.toml").write_text(_CATALOG.format(origin=self.origin), encoding="utf-8")
+        registrations = {
+            f"{name}_CLIENT_{what}": value
+            for name in ("STRICT", "FORGIVING")
+            for what, value in (("ID", CLIENT_ID), ("SECRET", CLIENT_SECRET))
+        }
+        return {
+            "GATEWAY_KEYS": self.key,
+            "GATEWAY_DATA": str(self.folder / f"host-{host}"),
+            "GATEWAY_CATALOG": str(catalog),
+            "GATEWAY_ALLOW_PRIVATE_HOSTS": "1",
+            "DATABASE_URL": self.dsn,
+            "SUPABASE_URL": PROJECT,
+            "SUPABASE_JWT_SECRET": JWT_SECRET,
+        } | registrations | more
+
+    def actor(self, host: str = "a", marks: str = "", **more: str) -> Actor:
+        """A gateway process to be told what to do."""
+        return Actor(self.environ(host, **more), marks)
+
+    def control(self, what: str, **query: object) -> Any:
+        """Tells the provider, and hears what it has seen."""
+        asked = "&".join(f"{name}={value}" for name, value in query.items())
+        with urlopen(f"{self.origin}/control/{what}?{asked}", timeout=10) as answer:  # noqa: S310 - our own on loopback
+            return json.load(answer)
+
+    def connections(self, provider: str, count: int) -> dict[str, str]:
+        """That many new connections of Alice's: id to account."""
+        vault, store = Vault([self.key]), open_store(self.dsn)
+        store.open_session(
+            session_hash=uuid.uuid4().hex, user_id=self.user_id, label="Alice", expires_at=_moment(self.dsn, "1 hour")
+        )
+        made = {}
+        for account, access, refresh in self.control("mint", name=f"{provider}-{uuid.uuid4().hex[:6]}", count=count):
+            row = uuid.uuid4()
+            saved = store.save_connection(
+                connection_id=row, generation=1, user_id=self.user_id, user_label="Alice", provider=provider, type=3,
+                account_key=account, account_id=account, account_label=account, scope=["read"],
+                token=vault.seal(access, row=str(row), column="token", generation=1),
+                refresh=vault.seal(refresh, row=str(row), column="refresh", generation=1),
+                expires_at=_moment(self.dsn, "1 hour"), refresh_expires_at=None, data={},
+            )  # fmt: skip
+            if not saved.saved:
+                raise RuntimeError("the connection was not saved")
+            made[str(row)] = account
+        store.close()
+        return made
+
+    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """One statement, past every door."""
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            cursor = connection.execute(statement, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def expire(self, ids: Sequence[str]) -> None:
+        """Lets tokens run out, and keeps workers from being there first."""
+        self.sql(
+            "update gateway.connection set expires_at = clock_timestamp() - interval '1 second', not_before = null,"
+            " refresh_at = clock_timestamp() + interval '1 day' where id = any (%s::uuid[])",
+            list(ids),
+        )
+
+    def states(self, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Generation, status, and whether an intent stands, of each."""
+        return self.sql(
+            "select generation, status, intent_at is not null from gateway.connection where id = any (%s::uuid[])", list(ids)
+        )
+
+    def works(self, token: str, provider: str = "strict") -> bool:
+        """Whether the provider takes the token."""
+        from urllib.error import HTTPError
+        from urllib.request import Request
+
+        asked = Request(f"{self.origin}/{provider}/me", headers={"Authorization": f"Bearer {token}"})  # noqa: S310
+        try:
+            return bool(urlopen(asked, timeout=10).status == 200)  # noqa: S310
+        except HTTPError:
+            return False
+
+
+def _moment(dsn: str, ahead: str) -> Any:
+    with psycopg.connect(dsn) as connection:
+        return connection.execute("select clock_timestamp() + %s::interval", [ahead]).fetchone()[0]
+
+
+@contextmanager
+def provider() -> Iterator[str]:
+    """The provider's origin, while it runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.strict"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def staged() -> Iterator[Stage]:
+    """Everything, in a folder that the database's account may enter too."""
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="gateway-proof-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder.chmod(0o711)
+        server = start_or_join(folder / "database")
+        stage = Stage(folder, server, stack.enter_context(provider()), server.dsn)
+        stack.callback(lambda: stage.server.stop())
+        apply_schema(stage.dsn)
+        yield stage

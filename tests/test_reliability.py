@@ -1,0 +1,274 @@
+"""
+The refresh engine under storms, outages, deaths and wrong clocks: the short forms of the proofs in bench/ (docs/reliability.md).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench import crashes
+from bench.due import due
+from bench.outage import outage
+from bench.stage import staged
+from bench.storm import neighbour, storm
+
+from gateway.errors import SettingsRefused
+from gateway.journal import Journal, NoJournal
+from gateway.vault import Vault
+
+KEY = "3q2-7wABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhs="
+
+
+@pytest.fixture(scope="module")
+def stage():
+    with staged() as made:
+        yield made
+
+
+def answered(stage, row):
+    """A journalled answer of a host that died before it could save it."""
+    with stage.actor(marks="refresh.journalled") as actor:
+        crashes.kill_at(stage, actor, "refresh.journalled", "read", ids=[row])
+        actor.gone()
+
+
+def test_a_storm_sends_one_token_request_for_each_expiry():
+    """
+    Ten expiries, forty readers, two processes, and a provider that revokes the family on reuse: nobody goes without a token.
+    """
+    told = storm(10, 40, 2, 0.2, quiet=True)
+
+    assert (10, 1, 0, [2]) == (told["token_requests"], told["most_for_one"], told["revoked"], told["generations"])
+    assert {200: 400} == told["statuses"]
+    assert 0 == told["expiries_with_two_answers"]
+
+
+def test_a_healthy_connection_is_read_while_fifty_wait_for_another():
+    """
+    Every wait is bounded: who may not wait is told to come back, and no healthy read waits for the refresh.
+    """
+    [told] = neighbour(1, seconds=1.5)
+
+    assert told["reads_during"] > 50
+    assert told["p99_during_ms"] < 500
+    assert told["still_waiting_at_the_end"] >= 40
+    assert {200, 503} >= set(told["statuses_of_the_waiting"])
+
+
+def test_a_process_killed_over_a_refresh_loses_nothing_where_the_provider_forgives(stage):
+    """
+    At every mark, by the same host or another; and where the provider does not forgive, only in the one moment, and told.
+    """
+    rows = crashes.run(stage, 1, crashes.REFRESH)
+
+    assert len(crashes.REFRESH) * 3 == len(rows)
+    assert [] == crashes.failures(rows)
+
+
+def test_a_process_killed_over_a_connect_or_a_disconnect_leaves_nothing_half_done(stage):
+    """
+    Either all of it stands or none; an erased connection is given back by whoever comes next.
+    """
+    assert [] == crashes.failures(crashes.run(stage, 1, crashes.CONNECT + crashes.DISCONNECT))
+
+
+def test_the_database_away_in_the_middle_of_refreshes_loses_nothing():
+    """
+    The answers wait in the journal, and a second host does not ask for what the first may have.
+    """
+    told = outage(10, 3)
+
+    assert (10, 1, 0) == (told["token_requests"], told["most_for_one"], told["revoked"])
+    assert {"active, generation 2": 10} == told["states"]
+    assert 10 == told["tokens_the_other_host_got"]
+
+
+def test_what_is_due_is_refreshed_once_by_two_workers():
+    """
+    Each is claimed by one.
+    """
+    told = due(300, quiet=True)
+
+    assert (300, 1, 300, [2]) == (
+        told["token_requests"], told["most_for_one"], told["connections_asked_for"], told["generations"],
+    )  # fmt: skip
+    assert min(told["refreshes_by_worker"]) > 0
+
+
+def test_an_answer_that_stands_already_is_not_given_back(stage):
+    """
+    Killed after the commit and before the journal was told: the replay finds its own work, and revokes nothing.
+    """
+    [(row, account)] = stage.connections("strict", 1).items()
+    stage.expire([row])
+    with stage.actor(marks="refresh.saved") as actor:
+        crashes.kill_at(stage, actor, "refresh.saved", "read", ids=[row])
+        actor.gone()
+    crashes.age(stage, "a")
+    with stage.actor() as actor:
+        actor.does("work")
+        [said] = actor.does("read", ids=[row])
+
+    assert account not in stage.control("stats")["revoked"]
+    assert stage.works(said["token"])
+
+
+def test_an_answer_for_a_connection_that_is_gone_is_given_back(stage):
+    """
+    Not resurrected, and not left to live at the provider.
+    """
+    [(row, account)] = stage.connections("strict", 1).items()
+    stage.expire([row])
+    answered(stage, row)
+    stage.sql("delete from public.provider_data where id = %s", row)
+    stage.sql("delete from gateway.revocation where connection_id = %s", row)
+    crashes.age(stage, "a")
+    with stage.actor() as actor:
+        actor.does("work")
+
+    assert account in stage.control("stats")["revoked"]
+    assert [] == stage.states([row])
+
+
+def test_a_refusal_is_taken_back_when_the_answer_turns_up(stage):
+    """
+    Another host gave up waiting and was refused; the host that holds the answer comes back: the connection is whole again.
+    """
+    [(row, _)] = stage.connections("forgiving", 1).items()
+    stage.expire([row])
+    answered(stage, row)
+    stage.sql("update gateway.connection set status = 'needs_reauthorization', intent_at = null, lease_until = null where id = %s", row)
+    crashes.age(stage, "a")
+    with stage.actor() as actor:
+        actor.does("work")
+        [said] = actor.does("read", ids=[row])
+
+    assert stage.works(said["token"], "forgiving")
+
+
+def test_one_entry_that_does_not_open_does_not_stand_before_the_others(stage):
+    """
+    Sealed with a key that this host has not: the worker goes on, and the entry stays for when the key is back.
+    """
+    [row, other] = stage.connections("strict", 2)
+    stage.expire([row, other])
+    answered(stage, other)
+    journal = stage.folder / "host-a" / "journal"
+    stranger = journal / f"{row}.1.sealed"
+    stranger.write_text("gAAAAAthis-was-sealed-by-a-key-that-is-not-here")
+    os.utime(stranger, (1, 1))
+    crashes.age(stage, "a")
+    with stage.actor() as actor:
+        actor.does("work")
+
+    assert [(2, "active", False)] == stage.states([other])
+    assert stranger.exists()
+    stranger.unlink()
+
+
+def test_rows_that_cannot_be_refreshed_now_do_not_stand_before_those_that_can(stage):
+    """
+    Thirty of a provider whose breaker is open are overdue longer; the one of another provider is refreshed all the same.
+    """
+    spared, [row] = stage.connections("forgiving", 30), stage.connections("strict", 1)
+    stage.sql("update gateway.connection set refresh_at = clock_timestamp() - interval '1 hour' where id = any (%s::uuid[])", list(spared))
+    stage.sql("update gateway.connection set refresh_at = clock_timestamp() - interval '1 second' where id = %s", row)
+    stage.sql("insert into gateway.provider_health values ('forgiving', 5, clock_timestamp() + interval '1 minute')"
+              " on conflict (provider) do update set open_until = excluded.open_until")  # fmt: skip
+    with stage.actor() as actor:
+        actor.does("work")
+    stage.sql("delete from gateway.provider_health")
+
+    assert [(2, "active", False)] == stage.states([row])
+    assert {1} == {generation for generation, _, _ in stage.states(list(spared))}
+    stage.sql("delete from public.provider_data where id = any (%s::uuid[])", list(spared))
+
+
+@pytest.mark.parametrize("skew", [300, -300])
+def test_a_clock_that_is_five_minutes_wrong_makes_no_token_older_or_younger(stage, skew):
+    """
+    Connected and refreshed by a process whose clock is off: the expiry is the database's time plus what the provider said.
+    """
+    user, account = str(uuid.uuid4()), f"account-{uuid.uuid4().hex[:8]}"
+    lives = "select extract(epoch from expires_at - clock_timestamp())::float from gateway.connection where id = %s"
+    with stage.actor() as actor:
+        task = {"provider": "strict", "code": account, "user_id": user, "skew": skew}
+        row = actor.does("connect", **task)["connection_id"]
+        [(connected,)] = stage.sql(lives, row)
+        stage.expire([row])
+        [said] = actor.does("read", ids=[row], skew=skew)
+        [(refreshed,)] = stage.sql(lives, row)
+
+    assert stage.works(said["token"])
+    assert 3570 < connected <= 3600
+    assert 3570 < refreshed <= 3600
+
+
+def test_without_a_journal_an_outage_loses_nothing_and_a_crash_is_told(stage):
+    """
+    GATEWAY_JOURNAL=0 keeps answers in memory: a process that dies takes them along, and the connection says so.
+    """
+    [(row, _)] = stage.connections("strict", 1).items()
+    stage.expire([row])
+    with stage.actor("c", marks="refresh.journalled", GATEWAY_JOURNAL="0") as actor:
+        crashes.kill_at(stage, actor, "refresh.journalled", "read", ids=[row])
+        actor.gone()
+    assert not (stage.folder / "host-c" / "journal").exists()
+    crashes.age(stage, "c")
+    with stage.actor("c", GATEWAY_JOURNAL="0") as actor:
+        actor.does("work")
+        [said] = actor.does("read", ids=[row])
+
+    assert {"error": "needs_reauthorization"} == said
+    memory = NoJournal()
+    memory.write(uuid.UUID(row), 1, {"status": 200})
+    assert [(uuid.UUID(row), 1)] == list(memory.pending())
+
+
+def test_a_journal_that_cannot_be_written_stops_the_start(tmp_path):
+    """
+    Better no start than a lost token; the setting is named.
+    """
+    (tmp_path / "journal").write_text("a file where the folder should be")
+
+    with pytest.raises(SettingsRefused, match="GATEWAY_DATA: the refresh journal"):
+        Journal(tmp_path / "journal", Vault([KEY]))
+
+
+def test_a_disk_that_fails_later_does_not_lose_what_is_in_hand(tmp_path):
+    """
+    The answer is kept in memory then, read and forgotten like any other.
+    """
+    journal, row = Journal(tmp_path / "journal", Vault([KEY])), uuid.uuid4()
+    (tmp_path / "journal").rename(tmp_path / "gone")
+
+    journal.write(row, 1, {"status": 200})
+
+    assert {"status": 200} == journal.read(row, 1)
+    assert [(row, 1)] == list(journal.pending())
+    journal.forget(row, 1)
+    assert journal.read(row, 1) is None
+
+
+def test_leftovers_of_killed_writers_are_swept(tmp_path):
+    """
+    Only old ones: a young one may be somebody's at work.
+    """
+    folder = tmp_path / "journal"
+    Journal(folder, Vault([KEY]))
+    old, young = folder / "a.1.sealed.x.part", folder / "b.1.sealed.y.part"
+    for file in (old, young):
+        file.touch()
+    os.utime(old, (time.time() - 7200,) * 2)
+
+    Journal(folder, Vault([KEY]))
+
+    assert (False, True) == (old.exists(), young.exists())
