@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from gateway import connect
+from gateway import connect, marks
 from gateway.config import read_settings
 from gateway.errors import GatewayError
 from gateway.refresh import fresh_grant
@@ -138,6 +138,7 @@ def main() -> None:
         child = os.fork()
         if not child:
             try:
+                marks._WANTED = task.get("stop_at") or marks._WANTED  # noqa: SLF001 - the environment's word, for this task
                 _say("PID", os.getpid())
                 _say("SAID", json.dumps(TASKS[task["do"]](runtime(task), task)))
             except BaseException as error:  # noqa: BLE001 - told to whoever gave the task

@@ -97,9 +97,10 @@ class Reader:
         body = (await self._reader.readexactly(length)).decode()
         return Read(int(head.split(" ", 2)[1]), body, time.perf_counter() - began)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Lets go."""
         self._writer.close()
+        await self._writer.wait_closed()
 
 
 async def readers(stage: Stage, port: int, count: int) -> list[Reader]:

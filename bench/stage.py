@@ -31,6 +31,8 @@ from gateway.vault import Vault
 
 ROOT = Path(__file__).resolve().parents[1]
 JWT_SECRET = "a shared secret of the bench, long enough for HS256"
+_OF_ONE_USER = 500
+"""A profile lists its connections: with thousands, each save would write them all."""
 PROJECT = "https://bench.supabase.example"
 
 _CATALOG = """
@@ -135,15 +137,19 @@ class Stage:
             for name in ("STRICT", "FORGIVING")
             for what, value in (("ID", CLIENT_ID), ("SECRET", CLIENT_SECRET))
         }
-        return {
-            "GATEWAY_KEYS": self.key,
-            "GATEWAY_DATA": str(self.folder / f"host-{host}"),
-            "GATEWAY_CATALOG": str(catalog),
-            "GATEWAY_ALLOW_PRIVATE_HOSTS": "1",
-            "DATABASE_URL": self.dsn,
-            "SUPABASE_URL": PROJECT,
-            "SUPABASE_JWT_SECRET": JWT_SECRET,
-        } | registrations | more
+        return (
+            {
+                "GATEWAY_KEYS": self.key,
+                "GATEWAY_DATA": str(self.folder / f"host-{host}"),
+                "GATEWAY_CATALOG": str(catalog),
+                "GATEWAY_ALLOW_PRIVATE_HOSTS": "1",
+                "DATABASE_URL": self.dsn,
+                "SUPABASE_URL": PROJECT,
+                "SUPABASE_JWT_SECRET": JWT_SECRET,
+            }
+            | registrations
+            | more
+        )
 
     def actor(self, host: str = "a", marks: str = "", **more: str) -> Actor:
         """A gateway process to be told what to do."""
@@ -156,20 +162,20 @@ class Stage:
             return json.load(answer)
 
     def connections(self, provider: str, count: int) -> dict[str, str]:
-        """That many new connections of Alice's: id to account."""
+        """That many new connections, of Alice's while they are few: id to account."""
         vault, store = Vault([self.key]), open_store(self.dsn)
-        store.open_session(
-            session_hash=uuid.uuid4().hex, user_id=self.user_id, label="Alice", expires_at=_moment(self.dsn, "1 hour")
-        )
-        made = {}
+        soon, made, owner = _moment(self.dsn, "1 hour"), {}, self.user_id
         for account, access, refresh in self.control("mint", name=f"{provider}-{uuid.uuid4().hex[:6]}", count=count):
+            if len(made) % _OF_ONE_USER == 0:
+                owner = uuid.uuid4() if made else self.user_id
+                store.open_session(session_hash=uuid.uuid4().hex, user_id=owner, label="Alice", expires_at=soon)
             row = uuid.uuid4()
             saved = store.save_connection(
-                connection_id=row, generation=1, user_id=self.user_id, user_label="Alice", provider=provider, type=3,
+                connection_id=row, generation=1, user_id=owner, user_label="Alice", provider=provider, type=3,
                 account_key=account, account_id=account, account_label=account, scope=["read"],
                 token=vault.seal(access, row=str(row), column="token", generation=1),
                 refresh=vault.seal(refresh, row=str(row), column="refresh", generation=1),
-                expires_at=_moment(self.dsn, "1 hour"), refresh_expires_at=None, data={},
+                expires_at=soon, refresh_expires_at=None, data={},
             )  # fmt: skip
             if not saved.saved:
                 raise RuntimeError("the connection was not saved")
@@ -194,7 +200,8 @@ class Stage:
     def states(self, ids: Sequence[str]) -> list[tuple[Any, ...]]:
         """Generation, status, and whether an intent stands, of each."""
         return self.sql(
-            "select generation, status, intent_at is not null from gateway.connection where id = any (%s::uuid[])", list(ids)
+            "select generation, status, intent_at is not null from gateway.connection where id = any (%s::uuid[])",
+            list(ids),
         )
 
     def works(self, token: str, provider: str = "strict") -> bool:
@@ -236,6 +243,6 @@ def staged() -> Iterator[Stage]:
         folder.chmod(0o711)
         server = start_or_join(folder / "database")
         stage = Stage(folder, server, stack.enter_context(provider()), server.dsn)
-        stack.callback(lambda: stage.server.stop())
+        stack.callback(lambda: stage.server.stop())  # noqa: PLW0108 - of the server that runs then
         apply_schema(stage.dsn)
         yield stage

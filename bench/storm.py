@@ -22,7 +22,7 @@ from bench.readers import Read, gateway, percentile, readers
 from bench.stage import Stage, staged
 
 
-async def _storm(stage: Stage, port: int, ids: list[str], count: int, delay: float, quiet: bool) -> dict[str, Any]:
+async def _storm(stage: Stage, port: int, ids: list[str], count: int, delay: float, *, quiet: bool) -> dict[str, Any]:
     crowd = await readers(stage, port, count)
     statuses: Counter[int] = Counter()
     slowest, torn = [], 0
@@ -35,7 +35,7 @@ async def _storm(stage: Stage, port: int, ids: list[str], count: int, delay: flo
         if not quiet and number % 20 == 0:
             print(f"  {number} of {len(ids)} expiries", file=sys.stderr, flush=True)
     for reader in crowd:
-        reader.close()
+        await reader.close()
     return {
         "statuses": dict(statuses),
         "expiries_with_two_answers": torn,
@@ -53,7 +53,7 @@ def storm(expiries: int, count: int, workers: int, delay: float, *, quiet: bool 
         stage.sql("update gateway.connection set expires_at = clock_timestamp() + interval '1 hour'")
         with gateway(stage, workers) as port:
             stage.control("delay", seconds=delay)
-            told = asyncio.run(_storm(stage, port, ids, count, delay, quiet))
+            told = asyncio.run(_storm(stage, port, ids, count, delay, quiet=quiet))
         seen = stage.control("stats")
         generations = {generation for generation, _, _ in stage.states(ids)}
     return {
@@ -85,6 +85,8 @@ async def _neighbour(stage: Stage, port: int, sick: str, healthy: str, count: in
     during = await _timed(reader, healthy, seconds - 0.4)
     still = sum(not each.done() for each in waiting)
     answers = await asyncio.gather(*waiting)
+    for each in (reader, *crowd):
+        await each.close()
     return {
         "p99_before_ms": round(percentile(before, 0.99) * 1000, 2),
         "p99_during_ms": round(percentile(during, 0.99) * 1000, 2),

@@ -65,7 +65,9 @@ class Strict:
             self.seen += 1
             if _BASIC not in head.lower():
                 return 401, {"error": "invalid_client"}
-            said = self._token(kind, form)  # taken in at once and answered late: what is killed meanwhile loses the answer
+            said = self._token(
+                kind, form
+            )  # taken in at once and answered late: what is killed meanwhile loses the answer
             await asyncio.sleep(self.delay)
             return said
         if rest == ["revoke"]:

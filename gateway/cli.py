@@ -11,107 +11,21 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import NoReturn
+from contextlib import nullcontext
+from dataclasses import asdict
 
 import click
 from cryptography.fernet import Fernet
 
 from gateway.catalog import TYPES, load_catalog
-from gateway.config import Settings, read_settings
 from gateway.errors import GatewayError, SettingsRefused
-from gateway.store import SCHEMA_VERSION, Store, apply_schema, open_rest_store, open_store, schema_path
+from gateway.store import SCHEMA_VERSION, apply_schema, schema_path
+from gateway.terminal import Database, checked_database, fail, judged_settings, reach_database, secret
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """The OAuth integration gateway."""
-
-
-def _fail(problems: list[str]) -> NoReturn:
-    click.echo("This cannot start yet:", err=True)
-    for problem in problems:
-        click.echo(f"  - {problem}", err=True)
-    sys.exit(2)
-
-
-def _settings() -> Settings:
-    """The settings of this environment, or all that is wrong with them and exit code 2."""
-    try:
-        settings = read_settings(os.environ)
-        load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
-    except SettingsRefused as refused:
-        _fail(refused.problems)
-    return settings
-
-
-def _secret(name: str) -> str:
-    """A setting by itself, as it is or from its file; "" for none. Commands on the database need no others."""
-    if os.environ.get(name + "_FILE"):
-        try:
-            return Path(os.environ[name + "_FILE"]).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            _fail([f"{name}_FILE cannot be read: name a text file that this process may read."])
-    return os.environ.get(name, "").strip()
-
-
-@dataclass(frozen=True)
-class _Database:
-    """Where the database is: `dsn` of one that is reached directly, ours if `own`; else the project's REST API."""
-
-    dsn: str = ""
-    own: bool = False
-    project: str = ""
-
-    def store(self) -> Store:
-        """The store over it, not connected yet."""
-        if self.dsn:
-            return open_store(self.dsn)
-        bundle = os.environ.get("GATEWAY_CA_BUNDLE")
-        key = _secret("SUPABASE_SECRET_KEY")
-        return open_rest_store(self.project, key, ca_bundle=Path(bundle) if bundle else None)
-
-
-@contextmanager
-def _database() -> Iterator[_Database]:
-    """The database that is set, or an embedded one, joined or started."""
-    url = _secret("DATABASE_URL")
-    if url:
-        yield _Database(url)
-        return
-    if _secret("SUPABASE_SECRET_KEY"):
-        project = os.environ.get("SUPABASE_URL", "").strip().rstrip("/")
-        if not project.startswith(("https://", "http://")):
-            _fail(["SUPABASE_SECRET_KEY needs SUPABASE_URL too: it names the project."])
-        yield _Database(project=project)
-        return
-    from gateway.store.embedded import embedded_postgres
-
-    with embedded_postgres(Path(os.environ.get("GATEWAY_DATA") or "var")) as dsn:
-        yield _Database(dsn, own=True)
-
-
-@contextmanager
-def _checked_database() -> Iterator[MutableMapping[str, str]]:
-    """The environment, in which DATABASE_URL leads to a database whose schema will do; else ends with what to mend."""
-    from gateway.serving import check_rest_schema, check_schema
-
-    with _database() as database:
-        try:
-            if database.dsn:
-                check_schema(database.dsn, own=database.own)
-                os.environ["DATABASE_URL"] = database.dsn
-                os.environ.pop("DATABASE_URL_FILE", None)
-            else:
-                check_rest_schema(database.store())
-        except SettingsRefused as refused:
-            _fail(refused.problems)
-        except GatewayError as error:
-            _fail([str(error)])
-        yield os.environ
 
 
 # -- running ---------------------------------------------------------------------------------------------------------
@@ -127,7 +41,7 @@ def demo(port: int, sandbox_port: int) -> None:
     try:
         run_demo(port, sandbox_port)
     except SettingsRefused as refused:
-        _fail(refused.problems)
+        fail(refused.problems)
 
 
 @main.command()
@@ -137,8 +51,8 @@ def demo(port: int, sandbox_port: int) -> None:
 @click.option("--no-worker", is_flag=True, help="Refresh nothing ahead here: `worker` runs elsewhere.")
 def serve(host: str, port: int, workers: int, no_worker: bool) -> None:
     """The gateway, by granian."""
-    _settings()
-    with _checked_database():
+    judged_settings()
+    with checked_database():
         from gateway.serving import run_server
 
         run_server(host, port, workers, work=not no_worker)
@@ -148,14 +62,14 @@ def serve(host: str, port: int, workers: int, no_worker: bool) -> None:
 @click.option("--threads", default=8, show_default=True, type=click.IntRange(1, 64), help="Units of work at once.")
 def worker(threads: int) -> None:
     """Refresh ahead, retry revocations, replay the journal; any number of these, on any machine."""
-    _settings()
-    with _checked_database() as environ:
+    judged_settings()
+    with checked_database() as environ:
         from gateway.working import run_workers
 
         try:
             run_workers(environ, threads=threads)
         except SettingsRefused as refused:
-            _fail(refused.problems)
+            fail(refused.problems)
 
 
 @main.command()
@@ -166,14 +80,14 @@ def doctor(as_json: bool) -> None:
 
     found = []
     try:
-        direct = not _secret("DATABASE_URL") and not _secret("SUPABASE_SECRET_KEY")
-        with _database() if direct else nullcontext() as database:
+        direct = not secret("DATABASE_URL") and not secret("SUPABASE_SECRET_KEY")
+        with reach_database() if direct else nullcontext() as database:
             for finding in examine({**os.environ, **({"DATABASE_URL": database.dsn} if database else {})}):
                 found.append(finding)
                 if not as_json:
                     click.echo(line(finding))
     except SettingsRefused as refused:
-        _fail(refused.problems)
+        fail(refused.problems)
     if as_json:
         click.echo(json.dumps({"ok": fit(found), "findings": [asdict(finding) for finding in found]}))
     else:
@@ -193,21 +107,21 @@ def db() -> None:
 def db_apply() -> None:
     """Set the schema up, or bring it up to date; any number of times."""
     try:
-        with _database() as database:
+        with reach_database() as database:
             if not database.dsn:
                 _paste(database)
                 return
             for told in apply_schema(database.dsn):
                 click.echo(f"  - {told}")
     except GatewayError as error:
-        _fail([str(error)])
+        fail([str(error)])
     click.echo(f"The schema is at version {SCHEMA_VERSION}.")
 
 
 _HOSTED = re.compile(r"https://([a-z0-9]+)\.supabase\.co")
 
 
-def _paste(database: _Database) -> None:
+def _paste(database: Database) -> None:
     """Over REST no schema can be applied: says where to paste it, and looks whether it was."""
     hosted = _HOSTED.fullmatch(database.project)
     editor = f"https://supabase.com/dashboard/project/{hosted[1]}/sql/new" if hosted else "your project's SQL editor"
@@ -225,7 +139,7 @@ def _paste(database: _Database) -> None:
 _CACHE_SECONDS = 5.0
 
 
-def _version(database: _Database) -> int | None:
+def _version(database: Database) -> int | None:
     from gateway.serving import schema_version
 
     return schema_version(database.store())
@@ -251,12 +165,12 @@ def _tell(version: int | None, *, as_json: bool) -> None:
 def db_status(as_json: bool) -> None:
     """Which version stands, and which this gateway needs."""
     try:
-        with _database() as database:
+        with reach_database() as database:
             version = _version(database)
     except SettingsRefused as refused:
-        _fail(refused.problems)
+        fail(refused.problems)
     except GatewayError as error:
-        _fail([str(error)])
+        fail([str(error)])
     _tell(version, as_json=as_json)
 
 
@@ -282,12 +196,12 @@ def keys_rotate(check: bool, as_json: bool) -> None:
     from gateway.rotation import rotate_keys
 
     try:
-        with _checked_database() as environ:
+        with checked_database() as environ:
             clean = rotate_keys(environ, check=check, as_json=as_json)
     except SettingsRefused as refused:
-        _fail(refused.problems)
+        fail(refused.problems)
     except GatewayError as error:
-        _fail([f"{error.meaning} ({error})"])
+        fail([f"{error.meaning} ({error})"])
     sys.exit(0 if clean else 1)
 
 
@@ -300,7 +214,9 @@ def connections() -> None:
 
 
 @connections.command("seal")
-@click.option("--map", "names", multiple=True, metavar="NAME=PROVIDER", help="A name in the table, and the provider it means.")
+@click.option(
+    "--map", "names", multiple=True, metavar="NAME=PROVIDER", help="A name in the table, and the provider it means."
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would be asked.")
 @click.option("--json", "as_json", is_flag=True)
 def connections_seal(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
@@ -308,12 +224,12 @@ def connections_seal(names: tuple[str, ...], dry_run: bool, as_json: bool) -> No
     from gateway.sealing import seal_connections
 
     try:
-        with _checked_database() as environ:
+        with checked_database() as environ:
             clean = seal_connections(environ, names, dry_run=dry_run, as_json=as_json)
     except SettingsRefused as refused:
-        _fail(refused.problems)
+        fail(refused.problems)
     except GatewayError as error:
-        _fail([f"{error.meaning} ({error})"])
+        fail([f"{error.meaning} ({error})"])
     sys.exit(0 if clean else 1)
 
 
@@ -329,7 +245,7 @@ def providers() -> None:
 @click.option("--json", "as_json", is_flag=True)
 def providers_list(as_json: bool) -> None:
     """Every provider, and whether we have a registration there."""
-    settings = _settings()
+    settings = judged_settings()
     catalog = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
     rows = [
         {
@@ -353,8 +269,8 @@ def providers_list(as_json: bool) -> None:
 @click.argument("provider_id")
 def providers_show(provider_id: str) -> None:
     """One provider, as the catalogue and the operator's files make it."""
-    settings = _settings()
+    settings = judged_settings()
     provider = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts).get(provider_id)
     if provider is None:
-        _fail([f"there is no provider {provider_id}: `providers list` names them"])
+        fail([f"there is no provider {provider_id}: `providers list` names them"])
     click.echo(provider.model_dump_json(indent=2, exclude_defaults=True))

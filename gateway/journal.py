@@ -115,7 +115,8 @@ class Journal:
     def forget(self, connection_id: uuid.UUID, generation: int) -> None:
         """The answer stands in the database, or is of no use to anybody any more."""
         self._memory.forget(connection_id, generation)
-        with self._held(fcntl.LOCK_SH), contextlib.suppress(FileNotFoundError):
+        # What cannot be taken away is brought again one day, and does no harm.
+        with contextlib.suppress(OSError), self._held(fcntl.LOCK_SH):
             self._file(connection_id, generation).unlink()
 
     def pending(self, older_than_seconds: float = 0.0) -> Iterator[tuple[uuid.UUID, int]]:

@@ -134,9 +134,7 @@ def _open(rt: Runtime, row: StoredGrant) -> FreshToken:
     return FreshToken(row.id, row.provider, token, row.scope, row.expires_at)
 
 
-def _renewed(
-    rt: Runtime, row: StoredGrant, user_id: uuid.UUID | None, min_seconds: int, *, force: bool
-) -> StoredGrant:
+def _renewed(rt: Runtime, row: StoredGrant, user_id: uuid.UUID | None, min_seconds: int, *, force: bool) -> StoredGrant:
     """What stands after a refresh, which this thread leads if nobody in this process does."""
     lock, flights = _places.lock, _places.flights
     with lock:

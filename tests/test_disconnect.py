@@ -65,7 +65,9 @@ def test_only_a_provider_that_can_uninstall_offers_it(gateway, alice):
     """
     held = alice.connects("ghl")["connection"]
     form = panel(alice, held)
-    box = re.search(r'<input type="checkbox" name="uninstall" value="1" id="([^"]+)"\s+aria-describedby="([^"]+)">', form)
+    box = re.search(
+        r'<input type="checkbox" name="uninstall" value="1" id="([^"]+)"\s+aria-describedby="([^"]+)">', form
+    )
 
     assert f'<label for="{box[1]}">Also uninstall the app at HighLevel</label>' in form
     assert f'id="{box[2]}"' in form
@@ -261,7 +263,9 @@ def test_a_reconnect_wins_over_a_refresh_in_flight(gateway, alice, provider, pat
     reader.join()
 
     assert (2, "active") == value(gateway, "select generation, status from gateway.connection where id = %s", held)
-    assert connected == late[0].json()["access_token"] == asks(alice, f"/connections/{held}/token").json()["access_token"]
+    assert (
+        connected == late[0].json()["access_token"] == asks(alice, f"/connections/{held}/token").json()["access_token"]
+    )
     bearer = {"Authorization": f"Bearer {connected}"}
     assert 200 == requests.get(f"{gateway.sandbox.origin}/{provider}{path}", headers=bearer, timeout=10).status_code
     given_back = [one["token"] for one in state.revocations[revoked:] if one["provider"] == provider]

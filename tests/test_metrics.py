@@ -73,9 +73,7 @@ def test_without_a_token_nobody_else_may(app, peer):
     assert 403 == read(app(), peer).status_code
 
 
-@pytest.mark.parametrize(
-    "header", ["X_Forwarded_For", "Forwarded", "X_Real_Ip", "Via", "X_Forwarded_Host"]
-)
+@pytest.mark.parametrize("header", ["X_Forwarded_For", "Forwarded", "X_Real_Ip", "Via", "X_Forwarded_Host"])
 def test_a_proxy_on_this_machine_does_not_make_its_clients_local(app, header):
     """
     The peer is the proxy then; that something was forwarded is enough to refuse, whatever it says.
@@ -134,7 +132,9 @@ def test_the_database_says_how_far_behind_the_work_is(gateway):
         with psycopg.connect(gateway.dsn) as connection:
             connection.execute("delete from gateway.provider_health")
             connection.execute("delete from gateway.revocation where due_at = 'infinity'")
-            connection.execute("update gateway.connection set lease_until = null, refresh_at = 'infinity' where id = %s", [held])
+            connection.execute(
+                "update gateway.connection set lease_until = null, refresh_at = 'infinity' where id = %s", [held]
+            )
 
     assert 1 == found["gateway_build_info", ("version", __version__)]
     assert 1 == found["gateway_database_up",]

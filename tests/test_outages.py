@@ -98,3 +98,4 @@ def test_a_defect_in_the_database_gives_the_grant_back_too(gateway):
 
     assert 500 == page.status_code
     assert "connection_gone" not in page.text
+    assert len(gateway.sandbox.state.revocations) > before

@@ -133,7 +133,7 @@ def test_every_quirk_offers_something():
     """
     A name in the catalogue that does nothing would be a lie.
     """
-    assert all(quirk.reshape or quirk.account for quirk in QUIRKS.values())
+    assert all(quirk.reshape or quirk.account or quirk.uninstall for quirk in QUIRKS.values())
 
 
 # -- whose account ---------------------------------------------------------------------------------------------------

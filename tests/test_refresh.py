@@ -207,7 +207,8 @@ def test_the_worker_refreshes_ahead(gateway, alice):
     connection = alice.connects("microsoft")["connection"]
     with psycopg.connect(gateway.dsn) as database:
         database.execute(
-            "update gateway.connection set refresh_at = clock_timestamp() - interval '1 second' where id = %s", [connection]
+            "update gateway.connection set refresh_at = clock_timestamp() - interval '1 second' where id = %s",
+            [connection],
         )
     end = time.monotonic() + 15
     while state(gateway, connection)[0] == 1:

@@ -180,7 +180,11 @@ def test_every_page_of_every_kind_is_walked(runtime, database, monkeypatch):
     gone = uuid.uuid4()
     for generation in (1, 2, 11):
         old.store.queue_revocation(
-            connection_id=gone, generation=generation, provider="zoom", reason="test", **seal_pair(old, gone, generation)
+            connection_id=gone,
+            generation=generation,
+            provider="zoom",
+            reason="test",
+            **seal_pair(old, gone, generation),
         )
     monkeypatch.setattr(rotation, "PAGE", 1)
 
@@ -274,7 +278,9 @@ def test_what_no_key_opens_is_counted_and_named(runtime, database, tmp_path):
 
     report = rotate(both)
 
-    assert {f"connection {lost}, token", f"connection {lost}, refresh", "journal of this host"} == set(report.unreadable)
+    assert {f"connection {lost}, token", f"connection {lost}, refresh", "journal of this host"} == set(
+        report.unreadable
+    )
     assert (2, 0, False) == (report.resealed, report.older, report.clean)
     assert str(held) not in "".join(report.unreadable)
 
@@ -395,7 +401,9 @@ class Fleet:
         self.whole = whole
         self.front = Balancer(whole.port)
         self.hosts = {}
-        self.environ = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PG_BINDIR")}
+        self.environ = {
+            name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PG_BINDIR")
+        }
 
     def settings(self, name, *keys):
         folder = self.whole.folder / name

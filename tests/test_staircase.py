@@ -26,7 +26,7 @@ leave
 connect confirm adopt
 worker doctor
 web serving
-demo sealing rotation working
+demo sealing rotation working terminal
 cli
 """
 LINE = {room: number for number, line in enumerate(STAIRCASE.split("\n")) for room in line.split()}

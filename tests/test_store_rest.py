@@ -573,10 +573,11 @@ def test_the_sql_editor_is_found_from_the_projects_address(project, told, monkey
     Where it has the hosted projects' shape.
     """
     from gateway import cli
+    from gateway.terminal import Database
 
     monkeypatch.setattr(cli, "_version", lambda _: 1)
     with pytest.raises(SystemExit) as ended:
-        cli._paste(cli._Database(project=project))
+        cli._paste(Database(project=project))
     assert 0 == ended.value.code
     assert told in capsys.readouterr().out
 

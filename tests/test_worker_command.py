@@ -11,10 +11,14 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
+import granian
 import psycopg
 import pytest
 from running import ROOT, whole_gateway
+
+from gateway import serving
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +85,11 @@ def started(process):
 
 def test_two_workers_refresh_what_is_due_once_each(alone):
     """
-    Without one nothing happens; with two, each connection gets one token request.
+    However the two share it out, each connection gets one token request.
     """
     people = [alone.person(f"Owner{number} Hill") for number in range(6)]
     held = [person.connects("microsoft")["connection"] for person in people]
     makes_due(alone, *held)
-    before = refreshes(alone, "microsoft")
-    assert before == 0, "the server refreshes ahead although it was told not to"
 
     with worker(alone, "--threads", "3") as one, worker(alone, "--threads", "3") as two:
         until(lambda: all(generation(alone, connection) == 2 for connection in held), one)
@@ -96,6 +98,25 @@ def test_two_workers_refresh_what_is_due_once_each(alone):
             process.terminate()
         assert [0, 0] == [process.wait(20) for process in (one, two)]
     assert len(held) == refreshes(alone, "microsoft")
+
+
+@pytest.mark.parametrize(("work", "does"), [(True, ["announces", "works"]), (False, ["announces"])])
+def test_a_server_works_only_where_it_shall(monkeypatch, work, does):
+    """
+    `serve --no-worker` answers requests and says which keys it has; without the switch a worker runs beside that.
+    """
+    done, served = [], []
+    monkeypatch.setattr(
+        granian, "Granian", lambda target, **_: served.append(target) or SimpleNamespace(serve=lambda: None)
+    )
+    monkeypatch.setattr(serving, "create_app", lambda: SimpleNamespace(extensions={"gateway": None}))
+    monkeypatch.setattr(serving, "keep_announcing", lambda _: done.append("announces"))
+    monkeypatch.setattr(serving, "start_worker", lambda _: done.append("works"))
+
+    serving.run_server("127.0.0.1", 0, 1, work=work)
+
+    getattr(serving, served[0].partition(":")[2])()
+    assert does == done
 
 
 def test_a_worker_gives_back_what_is_queued(alone):
@@ -109,7 +130,10 @@ def test_a_worker_gives_back_what_is_queued(alone):
     changed(alone, "update gateway.revocation set due_at = clock_timestamp() where connection_id = %s", held)
 
     with worker(alone) as process:
-        until(lambda: asked(alone, "select count(*) from gateway.revocation where connection_id = %s", held) == (0,), process)
+        until(
+            lambda: asked(alone, "select count(*) from gateway.revocation where connection_id = %s", held) == (0,),
+            process,
+        )
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
@@ -128,8 +152,12 @@ def test_a_worker_ends_after_the_unit_under_way(alone, sign):
 
         assert 0 == process.wait(20)
         logged = [json.loads(line)["event"] for line in process.log.read_text().splitlines() if line.startswith("{")]
-    assert ["worker.started", "worker.stopping", "worker.stopped"] == [one for one in logged if one.startswith("worker.")]
-    assert (2, None, None) == asked(alone, "select generation, lease_id, intent_at from gateway.connection where id = %s", held)
+    assert ["worker.started", "worker.stopping", "worker.stopped"] == [
+        one for one in logged if one.startswith("worker.")
+    ]
+    assert (2, None, None) == asked(
+        alone, "select generation, lease_id, intent_at from gateway.connection where id = %s", held
+    )
 
 
 def test_an_idle_worker_ends_at_once(alone):
@@ -158,7 +186,9 @@ def test_a_worker_without_sound_settings_does_not_start(alone):
     """
     All problems at once, and exit code 2.
     """
-    broken = {name: value for name, value in alone.environ.items() if name != "GATEWAY_KEYS"} | {"PATH": os.environ["PATH"]}
+    broken = {name: value for name, value in alone.environ.items() if name != "GATEWAY_KEYS"} | {
+        "PATH": os.environ["PATH"]
+    }
     command = [sys.executable, "-m", "gateway", "worker"]
     ran = subprocess.run(command, cwd=ROOT, env=broken, capture_output=True, text=True, timeout=30, check=False)
 

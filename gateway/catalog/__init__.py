@@ -22,7 +22,9 @@ from gateway.quirks import QUIRKS, Quirk
 TYPES: Mapping[int, str] = {1: "crm", 2: "email", 3: "phone"}
 """The owner's provider types, and the public path of each."""
 
-Url = Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9._:*\[\]-]+([/?][!$-;=?A-\[\]^-~]*)?$", max_length=2000)]
+Url = Annotated[
+    str, StringConstraints(pattern=r"^https?://[A-Za-z0-9._:*\[\]-]+([/?][!$-;=?A-\[\]^-~]*)?$", max_length=2000)
+]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 DottedPath = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Paths = tuple[DottedPath, ...]

@@ -48,7 +48,9 @@ def _read(purpose: str) -> str:
 def _keep(answer: Response, purpose: str, value: str, seconds: int) -> None:
     # Written by hand: the value is URL-safe base64 and needs none of the quoting that set_cookie looks for.
     secure = "; Secure" if runtime().settings.secure else ""
-    answer.headers.add("Set-Cookie", f"{_name(purpose)}={value}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Lax{secure}")
+    answer.headers.add(
+        "Set-Cookie", f"{_name(purpose)}={value}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Lax{secure}"
+    )
 
 
 def session_secret() -> str:
@@ -102,7 +104,9 @@ def sign_in_answer() -> Response:
     """For a browser without a session: off to the product's sign-in with the way back, or a page that says how."""
     rt = runtime()
     if rt.settings.app_login_url is None:
-        return Response(render_template("signin.html", login_url=None, signed_out=False), status=401, mimetype="text/html")
+        return Response(
+            render_template("signin.html", login_url=None, signed_out=False), status=401, mimetype="text/html"
+        )
     # A POST cannot be repeated by following a link: the way back is the page that it was sent from.
     query = request.query_string.decode("ascii", "ignore")
     back = rt.settings.public_url + quote(request.path, safe="/") + (f"?{query}" if query else "")
