@@ -90,12 +90,12 @@ def test_a_defect_in_the_database_gives_the_grant_back_too(gateway):
     callback = alice.consents("ringcentral")
     before = len(gateway.sandbox.state.revocations)
     with psycopg.connect(gateway.dsn, autocommit=True) as connection:
-        connection.execute("alter table gateway.connection rename to connection_gone")
+        connection.execute("alter function gateway.list_in_profile(uuid, uuid, uuid) rename to list_gone")
         try:
             page = alice.get(callback)
         finally:
-            connection.execute("alter table gateway.connection_gone rename to connection")
+            connection.execute("alter function gateway.list_gone(uuid, uuid, uuid) rename to list_in_profile")
 
     assert 500 == page.status_code
-    assert "connection_gone" not in page.text
+    assert "list_" not in page.text
     assert len(gateway.sandbox.state.revocations) > before
