@@ -189,6 +189,7 @@ create table if not exists gateway.connection (
   account_id         text not null,
   account_label      text not null,
   scope              text[] not null default '{}',
+  facts              jsonb not null default '{}',
   status             text not null default 'active'
                      check (status in ('active', 'pending_confirmation', 'needs_reauthorization')),
   generation         bigint not null check (generation > 0),
@@ -206,9 +207,19 @@ create table if not exists gateway.connection (
   updated_at         timestamptz not null default clock_timestamp(),
   constraint connection_user_provider_account unique (user_id, provider, account_key)
 );
+-- Once, where connections stood before it: what owners may write is not asked again afterwards.
+do $facts$
+begin
+  if not exists (select from pg_catalog.pg_attribute a where a.attrelid = 'gateway.connection'::regclass and a.attname = 'facts') then
+    alter table gateway.connection add column if not exists facts jsonb not null default '{}';
+    update gateway.connection c set facts = d.data - array['account', 'scope', 'status']
+      from public.provider_data d where d.id = c.id and jsonb_typeof(d.data) = 'object';
+  end if;
+end $facts$;
 create index if not exists connection_refresh_at on gateway.connection (refresh_at) where status = 'active';
 create index if not exists connection_intent_at on gateway.connection (intent_at) where intent_at is not null;
 comment on column gateway.connection.intent_at is 'A token request was about to be sent and nobody has told yet what came of it.';
+comment on column gateway.connection.facts is 'What the provider said of the grant; provider_data.data shows it, and its owner may write there.';
 comment on column gateway.connection.refresh_at is 'When the worker fetches a new token, ahead of anybody who waits for it.';
 comment on column gateway.connection.not_before is 'After a failure: no token request before then.';
 create index if not exists connection_provider_account on gateway.connection (provider, account_id);
@@ -507,10 +518,25 @@ begin
   return null;
 end $$;
 
+-- What a client wrote is looked at in any case: it may be nothing, or begin as ours do. Who writes is known only to a function that
+-- runs as they do, and what it says here is read by the trigger's condition for the same row.
+create or replace function gateway.tell_client() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  perform set_config('gateway.client_writes', case when
+    pg_catalog.row_security_active(tg_relid) and current_user <> 'service_role' and not exists (
+      select from pg_catalog.pg_class c where c.oid = tg_relid and pg_catalog.pg_get_userbyid(c.relowner) = current_user
+    ) then 'yes' else 'no' end, true);
+  return new;
+end $$;
+
+create or replace trigger gateway_client before update on public.provider_data
+  for each row when ((old.token, old.refresh) is distinct from (new.token, new.refresh)) execute function gateway.tell_client();
+
 create or replace trigger gateway_written after update on public.provider_data
   for each row when (
     (old.token, old.refresh) is distinct from (new.token, new.refresh)
-    and (new.token !~ '^(gAAAA|$)' or new.refresh !~ '^(gAAAA|$)')
+    and (new.token !~ '^(gAAAA|$)' or new.refresh !~ '^(gAAAA|$)' or current_setting('gateway.client_writes', true) = 'yes')
   ) execute function gateway.note_written();
 
 -- A parked grant that goes with its user, too.
@@ -577,6 +603,15 @@ begin
   );
 end $live_user$;
 
+-- Banned or deleted: out, whatever token they hold. On Supabase whoever is not listed was deleted; on plain Postgres they are
+-- nobody yet.
+create or replace function gateway.shut_out(wanted uuid) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+  return wanted is not null and not exists (select from gateway.live_user(wanted))
+     and (exists (select from auth.users u where u.id = wanted) or not (select s.own_auth from gateway.schema s));
+end $$;
+
 create or replace function gateway.live_session(wanted text)
 returns table (user_id uuid, label text, expires_at timestamptz)
 language sql stable as $$
@@ -633,7 +668,8 @@ begin
   return jsonb_build_object('ended', found);
 end $$;
 
--- null: nobody is signed in there. An attempt lives ten minutes.
+-- null: nobody is signed in there. An attempt lives ten minutes, and of one user about fifty do: one start in ten clears the oldest
+-- away, since looking at every one would cost each of them more than that is worth.
 create or replace function public.gateway_start_authorization_v1(
   session_hash text, state_hash text, browser_hash text, provider text, sealed text, scope text[], return_to text, display text,
   another boolean default false
@@ -649,6 +685,11 @@ begin
   end if;
   -- An attempt that a power cut takes is started again: nobody waits for the disk. For this transaction alone.
   perform set_config('synchronous_commit', 'off', true);
+  if random() < 0.1 then
+    delete from gateway.authorization_request a where a.state_hash = any (array(
+      select x.state_hash from gateway.authorization_request x where x.user_id = signed_in.user_id
+       order by x.created_at desc offset 49 for update skip locked));
+  end if;
   insert into gateway.authorization_request
     (state_hash, browser_hash, user_id, provider, sealed, scope, return_to, display, another, expires_at)
   values
@@ -702,6 +743,7 @@ begin
     'provider', taken.provider, 'user_id', taken.user_id, 'browser_hash', taken.browser_hash, 'sealed', taken.sealed,
     'scope', taken.scope, 'return_to', taken.return_to, 'display', taken.display,
     'another', taken.another, 'session_user_id', signed_in.user_id, 'session_label', coalesce(signed_in.label, ''),
+    'taken_at', clock_timestamp(),
     'standing', coalesce((select jsonb_agg(x) from gateway.standing(taken.user_id, taken.provider) x), '[]')
   );
 end $$;
@@ -770,18 +812,28 @@ returns timestamptz language sql volatile as $$
     clock_timestamp() + (refresh_expires_at - clock_timestamp()) * (0.7 + 0.1 * random())) end
 $$;
 
+-- What the provider said, of all that a front end is shown.
+create or replace function gateway.facts_in(data jsonb) returns jsonb
+language sql immutable as $$
+  select case jsonb_typeof(data) when 'object' then data - array['account', 'scope', 'status'] else '{}'::jsonb end
+$$;
+
 -- Compare-and-set, since a seal is for an id and a generation: `saved` is false unless the proposal is the next generation of
--- what stands, or the first of a new id where nothing does. Then it says what to seal for instead.
+-- what stands, or the first of a new id where nothing does. Then it says what to seal for instead, and what stands sealed, by which
+-- whoever got no answer to a first try knows its own. `not_after`: when the caller has given up, by this clock. What is saved later
+-- would stand though its user was told that it does not, and was given back.
 create or replace function public.gateway_save_connection_v1(
   connection_id uuid, generation bigint, user_id uuid, user_label text, provider text, type integer, account_key text,
   account_id text, account_label text, scope text[], token text, refresh text, expires_at timestamptz,
   refresh_expires_at timestamptz, data jsonb, revoke_old boolean default false, parked_id uuid default null,
-  expires_seconds double precision default null, refresh_expires_seconds double precision default null
+  expires_seconds double precision default null, refresh_expires_seconds double precision default null,
+  not_after timestamptz default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
 declare
   stands  record;
+  seal    text;
   known   boolean;
   fits    boolean;
   profile uuid;
@@ -794,7 +846,7 @@ begin
   -- By the key that the catalogue asks for now, else by the id that the caller saw: `accounts` may have changed since.
   select s.* into stands from gateway.standing(user_id, provider) s
    where s.account_key = account_key or s.id = connection_id order by (s.account_key = account_key) desc limit 1;
-  perform from public.provider_data d where d.id = stands.id for update;
+  select d.token into seal from public.provider_data d where d.id = stands.id for update;
   known := found;  -- otherwise it went while we waited for it
   if known then
     fits := connection_id = stands.id and generation = stands.generation + 1;
@@ -819,7 +871,7 @@ begin
       'generation', case when known then stands.generation else 0 end,
       'account_id', case when known then stands.account_id end,
       'account_label', case when known then stands.account_label end,
-      'refresh', case when known then stands.refresh end);
+      'token', seal, 'refresh', case when known then stands.refresh end);
   end if;
   if revoke_old and known then
     insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason)
@@ -836,11 +888,12 @@ begin
     type = excluded.type, token = excluded.token, refresh = excluded.refresh, expires = excluded.expires, data = excluded.data;
   insert into gateway.connection as c
     (id, user_id, provider, type, account_key, account_id, account_label, scope, generation, expires_at, refresh_expires_at,
-     refresh_at)
+     refresh_at, facts)
   values (connection_id, user_id, provider, type, account_key, account_id, account_label, scope, generation, expires_at,
-          refresh_expires_at, gateway.refresh_time(refresh is not null, expires_at, refresh_expires_at))
+          refresh_expires_at, gateway.refresh_time(refresh is not null, expires_at, refresh_expires_at), gateway.facts_in(data))
   on conflict (id) do update set
     type = excluded.type, account_key = excluded.account_key, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,
+    facts = excluded.facts,
     status = 'active', generation = excluded.generation, expires_at = excluded.expires_at,
     refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at, lease_id = null, lease_until = null,
     lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null, updated_at = clock_timestamp();
@@ -848,6 +901,9 @@ begin
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values (case generation when 1 then 'connection.created' else 'connection.reauthorized' end, connection_id, user_id, provider,
           jsonb_build_object('generation', generation, 'account', jsonb_build_object('id', account_id, 'label', account_label)));
+  if clock_timestamp() > not_after then
+    raise exception 'whoever asked has given up by now' using errcode = 'query_canceled';
+  end if;
   return jsonb_build_object('saved', true, 'created', generation = 1, 'id', connection_id, 'generation', generation,
                             'account_id', account_id, 'account_label', account_label);
 end $$;
@@ -865,14 +921,15 @@ begin
   );
 end $$;
 
--- The same for a user whom an access token proved. None of a banned or deleted one.
+-- The same for a user whom an access token proved. Here and wherever one is said: {"shut_out": true} for a banned or deleted one.
 create or replace function public.gateway_user_connections_v1(user_id uuid)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 #variable_conflict use_variable
 begin
   return coalesce((
     select jsonb_agg(gateway.shown(c) order by c.type, c.created_at, c.id)
-      from gateway.live_user(user_id) u join gateway.connection c on c.user_id = u.id), '[]');
+      from gateway.live_user(user_id) u join gateway.connection c on c.user_id = u.id),
+    case when gateway.shut_out(user_id) then '{"shut_out": true}' else '[]' end::jsonb);
 end $$;
 
 -- null: no such connection, or another's.
@@ -891,12 +948,13 @@ create or replace function public.gateway_leaving_v1(session_hash text, user_id 
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 #variable_conflict use_variable
 begin
-  return (
-    select jsonb_build_object('user_id', c.user_id, 'provider', c.provider, 'account_id', c.account_id, 'facts', d.data)
-      from gateway.connection c join public.provider_data d on d.id = c.id
+  return coalesce((
+    select jsonb_build_object('user_id', c.user_id, 'provider', c.provider, 'account_id', c.account_id, 'facts', c.facts)
+      from gateway.connection c
      where c.id = connection_id
        and c.user_id = coalesce((select s.user_id from gateway.live_session(session_hash) s),
-                                (select u.id from gateway.live_user(user_id) u)));
+                                (select u.id from gateway.live_user(user_id) u))),
+    case when gateway.shut_out(user_id) then '{"shut_out": true}'::jsonb end);
 end $$;
 
 -- null: no such connection, or another's. The trigger puts the grant into the queue; here it is handed to whoever may try at once.
@@ -912,7 +970,7 @@ declare
   told   uuid;
 begin
   if not exists (select from gateway.connection c where c.id = connection_id and c.user_id = whose) then
-    return null;
+    return case when whose is null and gateway.shut_out(user_id) then '{"shut_out": true}'::jsonb end;
   end if;
   perform gateway.lock_user(whose);
   perform from public.provider_data d where d.id = connection_id for update;
@@ -931,10 +989,12 @@ begin
                             'account_label', gone.account_label, 'erased_at', clock_timestamp(), 'revocation', queued);
 end $$;
 
--- Another account came back: kept until its user says what becomes of it. One that was parked before is given back.
+-- Another account came back: kept until its user says what becomes of it. One that was parked before is given back. `not_after` as
+-- where a connection is saved.
 create or replace function public.gateway_park_grant_v1(
   parked_id uuid, user_id uuid, provider text, browser_hash text, account_id text, account_label text, scope text[],
-  token text, refresh text, expires_at timestamptz, refresh_expires_at timestamptz, facts jsonb, return_to text, display text
+  token text, refresh text, expires_at timestamptz, refresh_expires_at timestamptz, facts jsonb, return_to text, display text,
+  not_after timestamptz default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
@@ -950,6 +1010,9 @@ begin
   insert into gateway.event (type, user_id, provider, data)
   values ('grant.parked', user_id, provider,
           jsonb_build_object('account', jsonb_build_object('id', account_id, 'label', account_label)));
+  if clock_timestamp() > not_after then
+    raise exception 'whoever asked has given up by now' using errcode = 'query_canceled';
+  end if;
   return '{}';
 end $$;
 
@@ -960,7 +1023,7 @@ returns jsonb language plpgsql stable security definer set search_path = '' as $
 begin
   return (
     select to_jsonb(p) || jsonb_build_object(
-             'label', s.label,
+             'label', s.label, 'told_at', clock_timestamp(),
              'standing', coalesce((select jsonb_agg(x) from gateway.standing(p.user_id, p.provider) x), '[]'))
       from gateway.live_session(session_hash) s
       join gateway.parked_grant p on p.user_id = s.user_id and p.provider = provider and p.browser_hash = browser_hash
@@ -991,19 +1054,20 @@ returns jsonb language plpgsql stable security definer set search_path = '' as $
 declare
   over timestamptz := clock_timestamp();
 begin
-  return (
+  return coalesce((
     select jsonb_build_object(
              'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'generation', c.generation, 'status', c.status,
              'scope', c.scope, 'expires_at', c.expires_at, 'token', d.token,
-             'good', c.expires_at is null or c.expires_at > over + make_interval(secs => min_seconds),
-             'alive', c.expires_at is null or c.expires_at > over,
-             'refreshable', d.refresh is not null,
+             'good', nullif(d.token, '') is not null
+                     and (c.expires_at is null or c.expires_at > over + make_interval(secs => min_seconds)),
+             'alive', nullif(d.token, '') is not null and (c.expires_at is null or c.expires_at > over),
+             'refreshable', nullif(d.refresh, '') is not null,
              'leased', c.lease_until > over,
              'wait_seconds', greatest(0, ceil(extract(epoch from c.not_before - over))))
       from gateway.connection c join public.provider_data d on d.id = c.id
      where c.id = connection_id
-       and (user_id is null or c.user_id = user_id and exists (select from gateway.live_user(user_id)))
-  );
+       and (user_id is null or c.user_id = user_id and exists (select from gateway.live_user(user_id)))),
+    case when gateway.shut_out(user_id) then '{"shut_out": true}'::jsonb end);
 end $$;
 
 create or replace function gateway.claimed(c gateway.connection, again boolean) returns jsonb
@@ -1013,7 +1077,7 @@ language sql stable as $$
     'lease_id', c.lease_id, 'account_id', c.account_id, 'scope', c.scope, 'again', again, 'expires_at', c.expires_at,
     'failures', c.failures,
     'refresh', (select d.refresh from public.provider_data d where d.id = c.id),
-    'facts', (select d.data from public.provider_data d where d.id = c.id))
+    'facts', c.facts)
 $$;
 
 -- Why no token request may be sent now, or null. A dead intent, claimed and never told of, blocks other hosts: the answer may
@@ -1146,7 +1210,8 @@ begin
    where x.id = connection_id returning x.* into c;
   update public.provider_data d
      set token = token, refresh = refresh, expires = to_char(expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-         data = d.data || jsonb_build_object('scope', to_jsonb(scope), 'status', 'active')
+         data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end
+                || jsonb_build_object('scope', to_jsonb(scope), 'status', 'active')
    where d.id = connection_id;
   update gateway.provider_health h set failures = 0, open_until = null where h.provider = c.provider and h.failures > 0;
   insert into gateway.event (type, connection_id, user_id, provider, data)
@@ -1176,7 +1241,9 @@ begin
     return jsonb_build_object('told', false);
   end if;
   if outcome = 'refused' then
-    update public.provider_data d set data = d.data || jsonb_build_object('status', 'needs_reauthorization')
+    update public.provider_data d
+       set data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end
+                  || jsonb_build_object('status', 'needs_reauthorization')
      where d.id = connection_id;
     insert into gateway.event (type, connection_id, user_id, provider, data)
     values ('connection.needs_reauthorization', c.id, c.user_id, c.provider, jsonb_build_object('error', error));
@@ -1248,7 +1315,7 @@ returns jsonb language plpgsql stable security definer set search_path = '' as $
 #variable_conflict use_variable
 begin
   return jsonb_build_object(
-    'total', (select count(*) from public.provider_data d where after_id is null and coalesce(d.token, d.refresh, '') <> ''),
+    'total', (select count(*) from public.provider_data d where after_id is null and coalesce(nullif(d.token, ''), d.refresh, '') <> ''),
     'rows', coalesce((
       select jsonb_agg(jsonb_build_object(
                'id', x.id, 'at', x.at, 'user_id', x.auth_provider_id, 'name', x.name,
@@ -1311,7 +1378,8 @@ begin
              'provider', coalesce(known.provider, provider), 'generation', coalesce(known.generation, 0),
              'account_id', known.account_id, 'account_key', known.account_key, 'scope', coalesce(known.scope, '{}'),
              'refresh_expires_at', known.refresh_expires_at,
-             'token', nullif(d.token, ''), 'refresh', nullif(d.refresh, ''), 'expires', d.expires, 'data', d.data,
+             'token', nullif(d.token, ''), 'refresh', nullif(d.refresh, ''), 'expires', d.expires,
+             'data', case when known.id is null then d.data else known.facts end,
              'refresh_hash', claimed.refresh_hash, 'sealed', claimed.sealed,
              'beside', exists (select from gateway.connection c
                                 where c.user_id = d.auth_provider_id and c.id <> d.id
@@ -1371,10 +1439,11 @@ begin
    where d.id = connection_id;
   insert into gateway.connection as c
     (id, user_id, provider, type, account_key, account_id, account_label, scope, generation, expires_at, refresh_expires_at,
-     refresh_at)
+     refresh_at, facts)
   values (connection_id, whose, provider, type, account_key, account_id, account_label, scope, generation, expires_at,
-          refresh_expires_at, gateway.refresh_time(refresh is not null, expires_at, refresh_expires_at))
-  on conflict (id) do update set
+          refresh_expires_at, gateway.refresh_time(refresh is not null, expires_at, refresh_expires_at), gateway.facts_in(data))
+  on conflict (id) do update set  -- a token that was asked about by itself says nothing new: the facts before it hold still
+    facts = c.facts || excluded.facts,
     account_label = excluded.account_label, scope = excluded.scope, status = 'active', generation = excluded.generation,
     expires_at = excluded.expires_at, refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at,
     lease_id = null, lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null,
@@ -1389,9 +1458,10 @@ begin
 end $$;
 
 -- Gives the lease back. `refused`: the provider does not confirm what was written over a connection, so it is taken out and the
--- connection has to be made again; unless something else was written since. A row that is not ours yet stays as it is.
+-- connection has to be made again; unless something else was written since. A row that is not ours yet stays as it is. `again`: the
+-- connection has to be asked about once more, whatever stands in it.
 create or replace function public.gateway_settle_adoption_v1(
-  connection_id uuid, lease_id uuid, refused boolean, token_hash text, refresh_hash text, error text
+  connection_id uuid, lease_id uuid, refused boolean, token_hash text, refresh_hash text, error text, again boolean default false
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
@@ -1421,7 +1491,7 @@ begin
   end if;
   -- Kept: what still has to be asked about again, and what a used refresh token has brought.
   delete from gateway.adoption a
-   where a.id = connection_id
+   where a.id = connection_id and not again
      and (not (gateway.plain(stands.token) or gateway.plain(stands.refresh))
           or a.sealed is null and not exists (select from gateway.connection c where c.id = a.id));
   update gateway.adoption a set lease_id = null, lease_until = null where a.id = connection_id;
@@ -1431,15 +1501,16 @@ end $$;
 -- 8 -- functions: revocations, events, schema ------------------------------------------------------------------------
 
 create or replace function public.gateway_queue_revocation_v1(
-  connection_id uuid, generation bigint, provider text, token text, refresh text, reason text
+  connection_id uuid, generation bigint, provider text, token text, refresh text, reason text, account_id text default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
 begin
-  insert into gateway.revocation (connection_id, generation, provider, token, refresh, reason)
-  values (connection_id, generation, provider, token, refresh, reason)
+  insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason)
+  values (connection_id, generation, provider, account_id, token, refresh, reason)
   on conflict on constraint revocation_pkey do nothing;
-  return '{}';
+  return (select gateway.to_give_back(r) from gateway.revocation r
+           where r.connection_id = connection_id and r.generation = generation);
 end $$;
 
 -- done: forgotten. Not done: due again after 2, 4, 8 … minutes, at most 6 hours.

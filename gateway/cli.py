@@ -51,10 +51,14 @@ def demo(port: int, sandbox_port: int) -> None:
 @click.option("--no-worker", is_flag=True, help="Refresh nothing ahead here: `worker` runs elsewhere.")
 def serve(host: str, port: int, workers: int, no_worker: bool) -> None:
     """The gateway, by granian."""
-    judged_settings()
-    with checked_database():
-        from gateway.serving import run_server
+    from gateway.serving import require_free, run_server
 
+    judged_settings(whole=True)
+    try:
+        require_free(host, port, "--port")
+    except SettingsRefused as refused:
+        fail(refused.problems)
+    with checked_database():
         run_server(host, port, workers, work=not no_worker)
 
 
@@ -62,7 +66,7 @@ def serve(host: str, port: int, workers: int, no_worker: bool) -> None:
 @click.option("--threads", default=8, show_default=True, type=click.IntRange(1, 64), help="Units of work at once.")
 def worker(threads: int) -> None:
     """Refresh ahead, retry revocations, replay the journal; any number of these, on any machine."""
-    judged_settings()
+    judged_settings(whole=True)
     with checked_database() as environ:
         from gateway.working import run_workers
 

@@ -46,7 +46,9 @@ def answer(rt: Runtime, provider: Provider, parked: ParkedGrant, said: Answer) -
     grant = _opened(rt, parked)
     over = _over(parked, both=said == "both" and provider.accounts == "many")
     for _ in range(_TRIES):
-        saved = grants.save(rt, provider, parked.user, grant, parked.account, over, parked_id=parked.id)
+        saved = grants.save(
+            rt, provider, parked.user, grant, parked.account, over, clock=parked.clock, parked_id=parked.id
+        )
         if saved.saved:
             return saved.standing.id
         if saved.answered:

@@ -21,9 +21,18 @@ import structlog
 from gateway import grants, leave, oauth, revocation
 from gateway.account import read_account
 from gateway.catalog import Provider
-from gateway.errors import BrowserMismatch, GatewayError, NotFound, StateInvalid, Unauthenticated, UserMismatch
+from gateway.errors import (
+    BrowserMismatch,
+    GatewayError,
+    NotFound,
+    ProviderGarbled,
+    StateInvalid,
+    Unauthenticated,
+    Unexpected,
+    UserMismatch,
+)
 from gateway.marks import mark
-from gateway.models import AuthorizationRequest, Display, Erased
+from gateway.models import AuthorizationRequest, Display, Erased, Grant
 from gateway.outbound import Deadline
 from gateway.runtime import Runtime
 from gateway.vault import fingerprint
@@ -174,17 +183,19 @@ def _redeem(
     kept = json.loads(rt.vault.open(request.sealed, row=state_hash, column="authorization", generation=0))
     answer = _exchange(rt, provider, request, code, kept["code_verifier"], deadline)
     mark("connect.redeemed")
+    account_id: str | None = None
     try:
         account = read_account(rt, provider, answer, nonce=kept["nonce"], deadline=deadline)
+        account_id = account.id
         mark("connect.named")
         connection_id = grants.keep(rt, provider, request, answer.grant, account)
         mark("connect.saved")
         return connection_id  # noqa: TRY300 - the mark belongs to the save
-    except GatewayError as error:
-        # The code is redeemed but nothing stands here: what was granted is given back where that can be done.
-        if not revocation.give_back(rt, provider, answer.grant, beside=bool(request.standing)):
-            error.left_installed = (provider.name, provider.installed_apps_url)
-        raise
+    except Exception as caught:  # noqa: BLE001 - a grant must not be left alive by a defect of ours
+        # Whatever went wrong: the code is redeemed but nothing stands here, so that what was granted is given back.
+        error = caught if isinstance(caught, GatewayError) else Unexpected(type(caught).__name__)
+        _undo(rt, provider, request, answer.grant, error, account_id=account_id)
+        raise error from None
 
 
 def _exchange(
@@ -195,7 +206,27 @@ def _exchange(
         provider, client, code=code, redirect_uri=rt.redirect_uri(provider), code_verifier=code_verifier
     )
     answer = rt.outbound.request(wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline)
-    return oauth.read_token_response(provider, answer.status, answer.body, now=rt.now(), scope=request.scope)
+    try:
+        return oauth.read_token_response(provider, answer.status, answer.body, now=rt.now(), scope=request.scope)
+    except ProviderGarbled as error:
+        left = oauth.grant_in(provider, answer.body)
+        if left is not None:
+            _undo(rt, provider, request, left, error)
+        raise
+
+
+def _undo(
+    rt: Runtime,
+    provider: Provider,
+    request: AuthorizationRequest,
+    grant: Grant,
+    error: GatewayError,
+    *,
+    account_id: str | None = None,
+) -> None:
+    """Gives back what was granted; where that cannot be done, `error` says where the app may still stand."""
+    if not revocation.give_back(rt, provider, grant, beside=bool(request.standing), account_id=account_id):
+        error.left_installed = (provider.name, provider.installed_apps_url)
 
 
 # -- disconnect ------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from rich.panel import Panel
 
 from gateway.catalog import ENDPOINTS, Provider, load_catalog
 from gateway.errors import SettingsRefused
-from gateway.serving import check_schema, python_module, run_server
+from gateway.serving import check_schema, python_module, require_free, run_server
 from gateway.store.embedded import embedded_postgres
 
 _PATIENCE_SECONDS = 30
@@ -31,7 +31,11 @@ _PATIENCE_SECONDS = 30
 def run_demo(port: int, sandbox_port: int) -> None:
     """Runs until it is interrupted. Raises SettingsRefused when a port is taken."""
     data = Path(os.environ.get("GATEWAY_DATA") or "var") / "demo"
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    require_free("127.0.0.1", port, "--port")
+    require_free("127.0.0.1", sandbox_port, "--sandbox-port")
+    data.mkdir(
+        parents=True, exist_ok=True, mode=0o711
+    )  # as root, the account that Postgres runs as has to pass through
     public, sandbox = f"http://localhost:{port}", f"http://127.0.0.1:{sandbox_port}"
     console = Console()
     with embedded_postgres(data) as dsn:

@@ -8,14 +8,14 @@ Knows no protocol and no pages.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from gateway.catalog import Provider
 from gateway.errors import DatabaseUnavailable, SecretUnreadable
-from gateway.models import Account, AuthorizationRequest, Grant, Standing, User
+from gateway.models import Account, AuthorizationRequest, Clock, Grant, Standing, User
 from gateway.runtime import Runtime
-from gateway.store import Saved
+from gateway.store import ANSWER_SECONDS, Saved
 
 _TRIES = 3
 
@@ -36,7 +36,7 @@ def keep(
         if over is None:
             _park(rt, provider, request, grant, account)
             return None
-        saved = save(rt, provider, user, grant, account, over)
+        saved = save(rt, provider, user, grant, account, over, clock=request.clock)
         if saved.saved:
             return saved.standing.id
         standing = [saved.standing] if saved.standing.generation else []
@@ -59,21 +59,20 @@ def save(
     account: Account,
     over: Standing,
     *,
+    clock: Clock,
     parked_id: uuid.UUID | None = None,
 ) -> Saved:
     """
-    One try to save over what stands. Where another account is replaced, its grant is queued to be given back.
+    One try to save over what stands, and none that succeeds once it was given up here: the database's `clock` says when.
 
-    When the database goes away before it answers, the save may have happened: it is tried once more, and what then stands
-    under our own id and generation is ours.
+    Where another account is replaced, its grant is queued to be given back.
     """
-    generation, row = over.generation + 1, str(over.id)
-    refresh = grant.refresh_token or _still_good(rt, account, over)
+    token, refresh = _sealed(rt, grant, account, over)
 
     def attempt() -> Saved:
         return rt.store.save_connection(
             connection_id=over.id,
-            generation=generation,
+            generation=over.generation + 1,
             user_id=user.id,
             user_label=user.label,
             provider=provider.id,
@@ -83,7 +82,7 @@ def save(
             account_label=account.label,
             scope=grant.scope,
             token=token,
-            refresh=sealed_refresh,
+            refresh=refresh,
             expires_at=grant.expires_at,
             refresh_expires_at=grant.refresh_expires_at,
             data=shown(grant, account),
@@ -91,16 +90,34 @@ def save(
             parked_id=parked_id,
             expires_seconds=_from_now(rt, grant.expires_at),
             refresh_expires_seconds=_from_now(rt, grant.refresh_expires_at),
+            not_after=clock.after(ANSWER_SECONDS),
         )
 
-    token = rt.vault.seal(grant.access_token, row=row, column="token", generation=generation)
-    sealed_refresh = rt.vault.seal_some(refresh, row=row, column="refresh", generation=generation)
+    return _for_certain(attempt, over, token)
+
+
+def _for_certain(attempt: Callable[[], Saved], over: Standing, token: str) -> Saved:
+    """
+    Tried once more when the database went away before it answered: the save may have happened.
+
+    What then stands is ours if it is what we sealed; a callback beside this one may have saved the same generation.
+    """
     try:
         return attempt()
     except DatabaseUnavailable:
         again = attempt()
-        ours = (again.standing.id, again.standing.generation) == (over.id, generation)
-        return Saved(saved=True, standing=again.standing, created=generation == 1) if ours else again
+        ours = (again.standing.id, again.standing.token) == (over.id, token)
+        return Saved(saved=True, standing=again.standing, created=over.generation == 0) if ours else again
+
+
+def _sealed(rt: Runtime, grant: Grant, account: Account, over: Standing) -> tuple[str, str | None]:
+    """Token and refresh token for the generation that follows `over`."""
+    row, generation = str(over.id), over.generation + 1
+    refresh = grant.refresh_token or _still_good(rt, account, over)
+    return (
+        rt.vault.seal(grant.access_token, row=row, column="token", generation=generation),
+        rt.vault.seal_some(refresh, row=row, column="refresh", generation=generation),
+    )
 
 
 def _from_now(rt: Runtime, moment: datetime | None) -> float | None:
@@ -144,4 +161,5 @@ def _park(rt: Runtime, provider: Provider, request: AuthorizationRequest, grant:
         facts=grant.facts,
         return_to=request.return_to,
         display=request.display,
+        not_after=request.clock.after(ANSWER_SECONDS),
     )

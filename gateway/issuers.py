@@ -34,6 +34,10 @@ RETRY_SECONDS = 2
 """Between two tries while there is no answer at all yet: those who queued behind a failure do not repeat it one by one."""
 CLOCK_SKEW_SECONDS = 60
 OPTIONAL_SECONDS = 2.0
+DEADLINE_SECONDS = 10.0
+MOST_WAITING = 24
+"""Threads behind the first fetch of one document: an issuer that hangs must not take them all."""
+WAIT_SECONDS = 3.0
 _LONGEST_TOKEN = 16_384
 
 
@@ -43,6 +47,7 @@ class _Kept:
     fetched_at: float = float("-inf")
     tried_at: float = float("-inf")
     lock: threading.Lock = field(default_factory=threading.Lock)
+    places: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(MOST_WAITING))
 
 
 class Issuers:
@@ -56,24 +61,28 @@ class Issuers:
 
     # -- metadata ----------------------------------------------------------------------------------------------------
 
-    def complete(self, provider: Provider, deadline: Deadline | None = None) -> Provider:
+    def complete(
+        self, provider: Provider, deadline: Deadline | None = None, *, needed: tuple[str, ...] = ()
+    ) -> Provider:
         """
         `provider` with what it left out filled in from its issuer's metadata; unchanged when nothing is missing.
 
-        Raises IssuerMismatch when the metadata is another issuer's (RFC 8414 section 3.3), ProviderUnavailable or
+        `needed`: endpoints that the caller cannot do without, beside those of every flow. Raises IssuerMismatch when the metadata is another issuer's (RFC 8414 section 3.3), ProviderUnavailable or
         ProviderGarbled when there is none to be had.
         """
         if not (provider.issuer or provider.discovery_url) or all(getattr(provider, name) for name in ENDPOINTS):
             return provider
-        if not provider.missing_endpoints():
+        wanting = bool(provider.missing_endpoints()) or any(getattr(provider, name) is None for name in needed)
+        if not wanting:
             # What is still missing is optional: a slow issuer must not cost an attempt its time.
             deadline = Deadline.after(OPTIONAL_SECONDS)
+        deadline = deadline or Deadline.after(DEADLINE_SECONDS)  # one for both places where it may stand
         url = provider.discovery_url or f"{(provider.issuer or '').rstrip('/')}/.well-known/openid-configuration"
         try:
             metadata = self._get(url, METADATA_SECONDS, lambda: self._discover(provider, url, deadline))
             return _completed(provider, metadata, url)
         except ProviderFailed:
-            if provider.missing_endpoints():
+            if wanting:
                 raise
             return provider
 
@@ -113,8 +122,10 @@ class Issuers:
         if kept.value is not None and self._clock() - kept.fetched_at < keep_seconds:
             return kept.value
         # Whoever has an older answer goes on with it rather than wait behind a slow issuer.
-        if not kept.lock.acquire(blocking=kept.value is None):
-            return kept.value
+        if not kept.lock.acquire(blocking=False):
+            if kept.value is not None:
+                return kept.value
+            _wait_a_little(kept)
         try:
             return self._fetched(kept, fetch)
         finally:
@@ -165,6 +176,17 @@ class Issuers:
         if problem:
             raise ProviderGarbled(f"the id_token is refused: {problem}")
         return claims
+
+
+def _wait_a_little(kept: _Kept) -> None:
+    """Comes back with the lock. Raises ProviderUnavailable where too many wait already, or when it takes too long."""
+    if not kept.places.acquire(blocking=False):
+        raise ProviderUnavailable("too many wait for this issuer already")
+    try:
+        if not kept.lock.acquire(timeout=WAIT_SECONDS):
+            raise ProviderUnavailable("the issuer is being asked, and does not answer")
+    finally:
+        kept.places.release()
 
 
 def key_id_of(token: str) -> str | None:
@@ -223,7 +245,8 @@ def _claims_problem(  # noqa: PLR0911 - one line a rule, in the order of the spe
     if not is_time(issued) or issued > now + 10 * CLOCK_SKEW_SECONDS:
         return "iat"
     if nonce is not None and (
-        not isinstance(given_nonce, str) or not hmac.compare_digest(given_nonce.encode(), nonce.encode())
+        not isinstance(given_nonce, str)
+        or not hmac.compare_digest(given_nonce.encode("utf-8", "replace"), nonce.encode())
     ):
         return "nonce"
     if not isinstance(claims.get("sub"), str) or not claims["sub"]:

@@ -21,6 +21,8 @@ def start_log() -> None:
     for name in _TALKATIVE:
         # At DEBUG they print URLs, headers and, in Authlib's case, code verifiers.
         logging.getLogger(name).setLevel(logging.WARNING)
+    # What it says of a database that is away, we say ourselves, once.
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
     shown: list[Any] = (
         [structlog.dev.ConsoleRenderer()] if sys.stderr.isatty() else [structlog.processors.JSONRenderer()]
     )

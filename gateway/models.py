@@ -7,9 +7,10 @@ Plain values that pass between rooms. They know no database, no HTTP and no prov
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
@@ -66,6 +67,21 @@ class Standing:
     account_label: str | None = None
     refresh: str | None = field(default=None, repr=False)
     """The sealed refresh token that stands, for an answer that brings none."""
+    token: str | None = field(default=None, repr=False)
+    """The sealed access token that stands, where a save was refused: no two seals of anything are the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The database's clock as it was read, so that a moment can be named to it however wrong this machine's is."""
+
+    at: datetime
+    heard: float = field(default_factory=time.monotonic)
+    """When the answer was here, in seconds of this process's monotonic clock."""
+
+    def after(self, seconds: float) -> datetime:
+        """What it shows that many seconds from now; too early by the answer's way here, and never too late."""
+        return self.at + timedelta(seconds=time.monotonic() - self.heard + seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +102,7 @@ class AuthorizationRequest:
     """The user asked for one more account, so that a new one is no surprise."""
     standing: tuple[Standing, ...]
     """What stands of this user at this provider, newest first."""
+    clock: Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +139,7 @@ class ParkedGrant:
     return_to: str | None
     display: Display
     standing: tuple[Standing, ...]
+    clock: Clock
 
 
 @dataclass(frozen=True, slots=True)

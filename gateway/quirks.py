@@ -81,9 +81,9 @@ def highlevel_account(api_base_url: str, answer: Json) -> AccountLookup:
     https://marketplace.gohighlevel.com/docs/Authorization/TargetUserSubAccount
     """
     if answer.get("userType") == "Company":
-        company = quote(str(answer.get("companyId") or ""), safe="")
+        company = quote(str(answer.get("companyId") or ""), safe="", errors="replace")
         return AccountLookup(f"{api_base_url}/companies/{company}", ("companyId",), ("company.name",), ("company.id",))
-    location = quote(str(answer.get("locationId") or ""), safe="")
+    location = quote(str(answer.get("locationId") or ""), safe="", errors="replace")
     return AccountLookup(f"{api_base_url}/locations/{location}", ("locationId",), ("location.name",), ("location.id",))
 
 

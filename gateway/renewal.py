@@ -107,6 +107,12 @@ def carry_out(rt: Runtime, provider: Provider, claim: ClaimedRefresh, asked_at: 
         alone = kept is not None and _of_this_connection(kept)
         _fail(rt, claim, "alone" if alone else "wait", error.slug, back_off(claim.failures, error))
         raise
+    except (DatabaseUnavailable, RefreshInProgress):
+        raise  # the lease runs out by itself, and the intent is taken up again
+    except Exception:
+        # A defect of ours, and of this connection perhaps: it rests, so that it does not come up before all others again.
+        _fail(rt, claim, "operator", "unexpected", _OPERATOR_SECONDS)
+        raise
 
 
 def _answered(rt: Runtime, provider: Provider, claim: ClaimedRefresh, asked_at: float) -> Mapping[str, Any]:

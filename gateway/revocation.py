@@ -27,34 +27,40 @@ REVOKE_SECONDS = 4.0
 Revoked = Literal["done", "queued", "unsupported"]
 
 
-def give_back(rt: Runtime, provider: Provider, grant: Grant, *, beside: bool) -> bool:
+def give_back(rt: Runtime, provider: Provider, grant: Grant, *, beside: bool, account_id: str | None = None) -> bool:
     """
     Whether a grant that was not stored is given back, now or soon.
 
-    `beside`: a connection of the same user stands there already. Where a revocation ends everything between the account and
-    us (`revocation_ends = "account"`) it would die too, so then the new grant is left to expire.
+    Where a revocation ends everything between the account and us (`revocation_ends = "account"`), a connection that stands
+    would die along with it. The database knows whether one of anybody's does; where the account is not known, `beside`, one
+    of this user's, decides.
     """
-    if provider.revocation_endpoint is None:
+    if account_id is None and beside and provider.revocation_ends == "account":
         return False
-    if beside and provider.revocation_ends == "account":
-        return True
     orphan = uuid.uuid4()
     try:
-        _revoke(rt, provider, Revocation(orphan, provider.id, 1, grant.access_token, grant.refresh_token))
-    except ProviderFailed as error:
-        log.warning("revocation.queued", provider=provider.id, reason=str(error))
-    else:
-        return True
-    try:
-        rt.store.queue_revocation(
+        queued = rt.store.queue_revocation(
             connection_id=orphan,
             generation=1,
             provider=provider.id,
             token=rt.vault.seal_some(grant.access_token, row=str(orphan), column="token", generation=1),
             refresh=rt.vault.seal_some(grant.refresh_token, row=str(orphan), column="refresh", generation=1),
             reason="not_stored",
+            account_id=account_id,
         )
     except GatewayError:
+        return _give_back_unqueued(rt, provider, grant, beside=beside)
+    return settle(rt, queued) != "unsupported"
+
+
+def _give_back_unqueued(rt: Runtime, provider: Provider, grant: Grant, *, beside: bool) -> bool:
+    """While the database is away there is no queue to fall back on: once, now, if it can do no harm."""
+    if provider.revocation_endpoint is None or (beside and provider.revocation_ends == "account"):
+        return False
+    try:
+        _revoke(rt, provider, Revocation(uuid.uuid4(), provider.id, 1, grant.access_token, grant.refresh_token))
+    except ProviderFailed as error:
+        log.warning("revocation.lost", provider=provider.id, reason=str(error))
         return False
     return True
 
@@ -91,7 +97,7 @@ def _try(rt: Runtime, queued: Revocation) -> Revoked:
     provider = rt.catalog.get(queued.provider)
     if provider is None or provider.id not in rt.clients:
         return "queued"
-    provider = rt.issuers.complete(provider)
+    provider = rt.issuers.complete(provider, Deadline.after(REVOKE_SECONDS), needed=("revocation_endpoint",))
     if provider.revocation_endpoint is None or (queued.beside and provider.revocation_ends == "account"):
         return "unsupported"
     row, generation = str(queued.connection_id), queued.generation

@@ -85,16 +85,26 @@ def _store(settings: Settings) -> Store:
     return open_rest_store(settings.supabase_url, key, ca_bundle=settings.ca_bundle)
 
 
-def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Runtime:
-    """The instruments for `settings`. Raises SettingsRefused when the catalogue or a registration does not fit."""
+def judged_catalog(settings: Settings) -> tuple[Catalog, list[str]]:
+    """
+    The catalogue as the settings make it, and what does not fit in scopes and registrations.
+
+    Raises SettingsRefused when a provider file does not.
+    """
     catalog = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
     catalog, problems = _with_scopes(catalog, settings.scopes)
-    clients = {name: client for name, client in settings.clients.items() if catalog.get(name)}
     problems += [
         f"{name.upper()}_CLIENT_SECRET is missing: {provider.name} needs it beside the client id."
         for name, provider in catalog.providers.items()
-        if name in clients and not clients[name].client_secret and provider.needs_secret
+        if name in settings.clients and not settings.clients[name].client_secret and provider.needs_secret
     ]
+    return catalog, problems
+
+
+def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Runtime:
+    """The instruments for `settings`. Raises SettingsRefused when the catalogue or a registration does not fit."""
+    catalog, problems = judged_catalog(settings)
+    clients = {name: client for name, client in settings.clients.items() if catalog.get(name)}
     if settings.database_url is None and settings.supabase_secret_key is None:
         problems.append(
             "DATABASE_URL is missing, and SUPABASE_SECRET_KEY too: `python -m gateway serve` starts a database of its own, "

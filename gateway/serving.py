@@ -6,6 +6,8 @@ Starting the server: the schema is looked at first, then granian takes over.
 
 from __future__ import annotations
 
+import errno
+import socket
 import sys
 
 from flask import Flask
@@ -77,6 +79,21 @@ def served_app_alone() -> Flask:
     return app
 
 
+def require_free(host: str, port: int, option: str) -> None:
+    """Raises SettingsRefused if somebody listens there: granian would share the port with them, or panic."""
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # not REUSEPORT, which is how it would be shared
+            try:
+                probe.bind(address)
+            except OSError as error:
+                why = "is in use by another program" if error.errno == errno.EADDRINUSE else "cannot be listened on"
+                mend = f"stop that program, or choose another with {option}"
+                raise SettingsRefused([f"Port {port} of {host} {why}: {mend}."]) from None
+
+
 def run_server(host: str, port: int, workers: int, *, work: bool = True, quiet: bool = False) -> None:
     """Serves until it is told to stop; requests under way are finished. `work`: with a worker in each process."""
     from granian import Granian
@@ -95,7 +112,7 @@ def run_server(host: str, port: int, workers: int, *, work: bool = True, quiet: 
         websockets=False,
         log_level=LogLevels.error if quiet else LogLevels.info,
         respawn_failed_workers=True,
-        workers_kill_timeout=15,
+        workers_kill_timeout=2 if quiet else 15,
     ).serve()
 
 

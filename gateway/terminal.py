@@ -16,9 +16,9 @@ from typing import NoReturn
 
 import click
 
-from gateway.catalog import load_catalog
 from gateway.config import Settings, read_settings
 from gateway.errors import GatewayError, SettingsRefused
+from gateway.runtime import judged_catalog
 from gateway.store import Store, open_rest_store, open_store
 
 
@@ -30,13 +30,19 @@ def fail(problems: list[str]) -> NoReturn:
     sys.exit(2)
 
 
-def judged_settings() -> Settings:
-    """The settings of this environment, or all that is wrong with them and exit code 2."""
+def judged_settings(*, whole: bool = False) -> Settings:
+    """
+    The settings of this environment, or all that is wrong with them and exit code 2.
+
+    `whole`: registrations and scopes too, for what is to serve with them.
+    """
     try:
         settings = read_settings(os.environ)
-        load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
+        _, problems = judged_catalog(settings)
     except SettingsRefused as refused:
         fail(refused.problems)
+    if problems and whole:
+        fail(problems)
     return settings
 
 
@@ -71,6 +77,8 @@ class Database:
 def reach_database() -> Iterator[Database]:
     """The database that is set, or an embedded one, joined or started."""
     url = secret("DATABASE_URL")
+    if url and not url.startswith(("postgres://", "postgresql://")):
+        fail(["DATABASE_URL is not a Postgres address: write it like postgresql://user:password@host:5432/name."])
     if url:
         yield Database(url)
         return

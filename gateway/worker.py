@@ -32,31 +32,38 @@ class Worker:
         self._announced_at = float("-inf")
 
     def once(self) -> bool:
-        """One unit of work; whether there was any."""
-        rt = self._rt
-        if next(rt.journal.pending(), None) is not None:
-            renewal.replay(rt)
-        if self._clock() - self._announced_at > ANNOUNCE_SECONDS:
-            self._announced_at = self._clock()
-            rt.store.announce_endings()
-        refreshed = renewal.work_once(rt)
-        revoked = revocation.work_once(rt)
-        return adopt.work_once(rt) or revoked or refreshed
+        """One unit of each kind of work; whether there was any. Raises nothing: what fails is told in the log."""
+        kinds = (self._replay, self._announce, renewal.work_once, revocation.work_once, adopt.work_once)
+        # A list, so that each gets its turn: `any` would stop at the first.
+        return any([self._did(kind) for kind in kinds])
 
     def run(self, stopped: threading.Event) -> None:
         """Works until `stopped` is set. A failure is told and waited out; its unit stays claimed in the database until then."""
         while not stopped.is_set():
-            try:
-                busy = self.once()
-            except GatewayError as error:
-                log.warning("work.failed", error=error.slug, reason=str(error))
-                busy = False
-            except Exception as error:  # noqa: BLE001 - a defect in one unit must not end the work of all others
-                # Without the traceback, whose messages may hold what a log must not.
-                log.error("work.failed", error="unexpected", kind=type(error).__name__)  # noqa: TRY400
-                busy = False
-            if not busy:
+            if not self.once():
                 stopped.wait(IDLE_SECONDS)
+
+    def _did(self, kind: Callable[[Runtime], bool]) -> bool:
+        """Whether there was a unit of that kind, and it ended well. One that fails does not stand before the others."""
+        try:
+            return kind(self._rt)
+        except GatewayError as error:
+            log.warning("work.failed", error=error.slug, reason=str(error))
+        except Exception as error:  # noqa: BLE001 - a defect in one unit must not end the work of all others
+            # Without the traceback, whose messages may hold what a log must not.
+            log.error("work.failed", error="unexpected", kind=type(error).__name__)  # noqa: TRY400
+        return False
+
+    def _replay(self, rt: Runtime) -> bool:
+        if next(rt.journal.pending(), None) is not None:
+            renewal.replay(rt)
+        return False
+
+    def _announce(self, rt: Runtime) -> bool:
+        if self._clock() - self._announced_at > ANNOUNCE_SECONDS:
+            self._announced_at = self._clock()
+            rt.store.announce_endings()
+        return False
 
 
 def start_worker(rt: Runtime) -> threading.Event:

@@ -116,12 +116,11 @@ def test_a_refusal_does_not_repeat_the_address():
         "https://good/a/b?c=d&e=%2F#f",
         "https://good?x=https://e.com",
         "https://app.example:8444/x",
-        "https://connect.example/connections",
     ],
 )
 def test_an_address_on_an_app_origin_is_returned_to_as_it_is(value):
     """
-    Exactly the listed origins, and our own.
+    Exactly the listed origins.
     """
     assert value == app_address(SETTINGS, value) == here_or_app_address(SETTINGS, value)
 

@@ -5,14 +5,16 @@ Hostile and broken answers, from the played providers: each has its slug, stores
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 import requests
-from running import told
+from running import told, whole_gateway
 
 REDIRECTS = [301, 302, 303, 307, 308]
 TOKEN_FAULTS = [
@@ -215,3 +217,50 @@ def test_a_denied_consent_by_fault_comes_back(gateway, alice):
 
     assert "access_denied" == told(alice.get(callback))["error"]
     assert urlsplit(callback).path == "/phone/zoom/callback"
+
+
+@pytest.mark.parametrize(
+    ("fault", "options"),
+    [("expires_in", {"raw": '"3600"'}), ("token_bytes", {"kind": "nul", "field": "refresh_token"})],
+)
+def test_what_is_not_believed_is_given_back_all_the_same(gateway, alice, fault, options):
+    """
+    The provider granted something, whatever shape its answer had: the tokens in it are revoked.
+    """
+    before = len(gateway.sandbox.state.revocations)
+    gateway.sandbox.state.add_fault(fault, "ringcentral", "token", **options)
+
+    ended, _ = ends(alice, "ringcentral")
+
+    assert "provider_garbled" == ended
+    assert 0 == stored(gateway, alice.id)
+    assert len(gateway.sandbox.state.revocations) > before
+
+
+def test_an_issuer_that_hangs_does_not_take_the_threads(cluster, template):
+    """
+    Eighty visitors of a provider whose discovery is silent; the neighbours are served as ever.
+    """
+    registered = {"SILENT_CLIENT_ID": "x", "SILENT_CLIENT_SECRET": "y"}
+    with (
+        whole_gateway(cluster, template, settings=registered) as gateway,
+        socket.create_server(("127.0.0.1", 0)) as silent,
+    ):
+        issuer = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        table = f'[silent]\nname = "Silent"\ntype = 2\nissuer = "{issuer}"\n'
+        Path(gateway.environ["GATEWAY_CATALOG"], "silent.toml").write_text(table, encoding="utf-8")
+        gateway.start()
+        carol = gateway.person("Carol Frost")
+        carol.signs_in()
+        crowd = [threading.Thread(target=carol.get, args=("/email/silent/connect",)) for _ in range(80)]
+        for one in crowd:
+            one.start()
+        slowest = 0.0
+        for _ in range(20):
+            started = time.monotonic()
+            assert requests.get(f"{gateway.url}/healthz", timeout=5).ok
+            slowest = max(slowest, time.monotonic() - started)
+            time.sleep(0.1)
+        for one in crowd:
+            one.join()
+    assert slowest < 1.5

@@ -134,12 +134,13 @@ def test_the_list_with_connections(scene, opened):
 
 @pytest.mark.parametrize(
     "query",
-    ["connection=1&provider=google", "error=provider_unavailable&provider=google", "disconnected=done&provider=ghl"],
+    ["connection={}&provider=google", "error=provider_unavailable&provider=google", "disconnected=done&provider=ghl"],
 )
 def test_the_list_with_a_notice(scene, query):
     """
     Good news, bad news, and what became of a disconnect.
     """
+    query = query.format(scene.alice.connects("google")["connection"])
     scene.signs_in(f"/connections?{query.replace('&', '%26')}")
 
     scene.page.locator("#notice").wait_for()

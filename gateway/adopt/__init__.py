@@ -75,6 +75,7 @@ def adopt(rt: Runtime, claim: ClaimedAdoption) -> Ended:
                 token_hash=_hash(claim.token),
                 refresh_hash=_hash(claim.refresh),
                 error="not_confirmed",
+                again=ended.outcome == "put_off" and claim.account_id is not None,
             )
     return ended
 

@@ -8,15 +8,15 @@ once, and what it brings is kept before it is looked at. Decides nothing about t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from gateway import oauth
 from gateway.account import NotConfirmed, confirm_account, read_account
 from gateway.catalog import Provider
-from gateway.errors import AccessDenied, NeedsReauthorization, SecretUnreadable
+from gateway.errors import AccessDenied, GatewayError, NeedsReauthorization, ProviderGarbled, SecretUnreadable
 from gateway.models import Account, Grant
 from gateway.oauth import TokenAnswer
 from gateway.outbound import Deadline
@@ -49,20 +49,37 @@ def sealed(value: str) -> bool:
 
 
 def read_written(rt: Runtime, claim: ClaimedAdoption) -> Written | None:
-    """None where all is sealed by us. Raises SecretUnreadable for what looks sealed and does not open."""
-    opened = {
-        column: rt.vault.open(value, row=str(claim.id), column=column, generation=claim.generation)
-        for column, value in (("token", claim.token), ("refresh", claim.refresh))
-        if value is not None and sealed(value)
-    }
-    token = None if "token" in opened else claim.token
-    refresh = None if "refresh" in opened else claim.refresh
-    if token is None and refresh is None:
-        return None
+    """
+    None where all is sealed by us. Where a connection's token was emptied or does not open, our own refresh token is used.
+
+    Raises NeedsReauthorization for a connection in which nothing is left to go by; SecretUnreadable for another row in which
+    something looks sealed and does not open.
+    """
+    kept_token, kept_refresh = _opened(rt, claim, "token", claim.token), _opened(rt, claim, "refresh", claim.refresh)
+    token = claim.token if claim.token is not None and not sealed(claim.token) else None
+    refresh = claim.refresh if claim.refresh is not None and not sealed(claim.refresh) else None
+    if claim.refresh is not None and refresh is None and kept_refresh is None:
+        raise NeedsReauthorization("what stands there for a refresh token does not open")
     for value in (token, refresh):
         if value is not None and not (value.isascii() and value.isprintable()):
             raise NeedsReauthorization("what stands there is no token")  # RFC 6749 appendix A.12
-    return Written(token, refresh, opened.get("refresh"))
+    if token is None and refresh is None:
+        if kept_token is not None or claim.account_id is None:
+            return None
+        return Written(None, kept_refresh, None)
+    return Written(token, refresh, kept_refresh)
+
+
+def _opened(rt: Runtime, claim: ClaimedAdoption, column: str, value: str | None) -> str | None:
+    """A value of ours; None for none, and for one in a connection that does not open: its owner may write what looks like one."""
+    if value is None or not sealed(value):
+        return None
+    try:
+        return rt.vault.open(value, row=str(claim.id), column=column, generation=claim.generation)
+    except SecretUnreadable:
+        if claim.account_id is None:
+            raise
+        return None
 
 
 def read_expiry(text: str | None) -> datetime | None:
@@ -88,7 +105,7 @@ def prove(rt: Runtime, provider: Provider, claim: ClaimedAdoption, written: Writ
     Over a connection a refresh token is believed only when it was used: an access token of the right account beside it says
     nothing about whose tokens the refresh would bring one day.
     """
-    answer = _kept(rt, claim)
+    answer = _kept(rt, provider, claim, written.refresh)
     confirmed: tuple[Grant, Account] | None = None
     if answer is None and written.token is not None:
         confirmed = _confirmed(rt, provider, claim, written, written.token)
@@ -115,6 +132,7 @@ def _confirmed(
     over = until is not None and until <= rt.now()
     if over and written.refresh is not None:
         return None
+    hints = {name: told for name in provider.facts if isinstance(told := claim.data.get(name), str) and told.isprintable()}
     grant = Grant(
         access_token=token,
         refresh_token=written.refresh or written.kept_refresh,
@@ -122,8 +140,9 @@ def _confirmed(
         scope=claim.scope,
         expires_at=None if over else until,
         refresh_expires_at=claim.refresh_expires_at if written.refresh is None else None,
+        # Where the provider confirms the account at the place that these lead to, they are what it would have said.
+        facts=hints,
     )
-    hints = {name: claim.data[name] for name in provider.facts if name in claim.data}
     try:
         account = confirm_account(
             rt, provider, TokenAnswer(grant, hints), claim.account_id, Deadline.after(ASK_SECONDS)
@@ -145,39 +164,47 @@ def use_refresh_token(
         raise NeedsReauthorization("the token is not accepted, and there is none to refresh it with")
     wire = oauth.refresh_request(provider, rt.clients[provider.id], refresh_token=refresh, facts=claim.data)
     found = rt.outbound.request(wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline)
+    kept = {"status": found.status, "body": found.body.decode("latin-1"), "at": rt.now().isoformat()}
+    if found.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3: only such an answer may hold tokens
+        rt.store.keep_refreshed(
+            claim,
+            refresh_hash=fingerprint(claim.refresh or ""),
+            sealed=rt.vault.seal(json.dumps(kept), **_place(claim)),
+        )
+    return _judged(provider, claim, refresh, kept)
+
+
+def _judged(provider: Provider, claim: ClaimedAdoption, refresh: str, kept: Mapping[str, Any]) -> TokenAnswer:
+    """The grant in an answer, whenever it is looked at: its lifetimes count from when it came."""
     answer = oauth.read_token_response(
-        provider, found.status, found.body, now=rt.now(), scope=claim.scope, refused=NeedsReauthorization
+        provider,
+        kept["status"],
+        kept["body"].encode("latin-1"),
+        now=datetime.fromisoformat(kept["at"]),
+        scope=claim.scope,
+        refused=NeedsReauthorization,
     )
     if answer.grant.refresh_token is None:
         answer = TokenAnswer(replace(answer.grant, refresh_token=refresh), answer.rest)
-    kept = {"grant": asdict(answer.grant), "rest": dict(answer.rest)}
-    rt.store.keep_refreshed(
-        claim,
-        refresh_hash=fingerprint(refresh),
-        sealed=rt.vault.seal(json.dumps(kept, default=_iso), **_place(claim)),
-    )
     return answer
 
 
-def _kept(rt: Runtime, claim: ClaimedAdoption) -> TokenAnswer | None:
-    """What the refresh token that stands there has brought already, in a run that was cut short or could not be finished."""
-    if claim.sealed is None or claim.refresh is None or claim.refresh_hash != fingerprint(claim.refresh):
+def _kept(rt: Runtime, provider: Provider, claim: ClaimedAdoption, refresh: str | None) -> TokenAnswer | None:
+    """
+    What the refresh token that stands there has brought already, in a run that was cut short or could not be finished.
+
+    One that made no sense is judged again: it may to a later version, and the refresh token is used up. Where it was an error
+    with a status of 200, nothing was given out, and the provider may be asked again.
+    """
+    if claim.sealed is None or refresh is None or claim.refresh_hash != fingerprint(claim.refresh or ""):
         return None
     try:
-        found: dict[str, Any] = json.loads(rt.vault.open(claim.sealed, **_place(claim)))
-    except SecretUnreadable:
+        return _judged(provider, claim, refresh, json.loads(rt.vault.open(claim.sealed, **_place(claim))))
+    except ProviderGarbled:
+        raise
+    except GatewayError:
         return None
-    grant = found["grant"]
-    times = {name: _moment(grant[name]) for name in ("expires_at", "refresh_expires_at")}
-    return TokenAnswer(Grant(**{**grant, **times, "scope": tuple(grant["scope"])}), found["rest"])
 
 
 def _place(claim: ClaimedAdoption) -> dict[str, Any]:
     return {"row": str(claim.id), "column": "adoption", "generation": claim.generation}
-
-
-_iso: Callable[[datetime], str] = datetime.isoformat
-
-
-def _moment(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)

@@ -16,7 +16,7 @@ from psycopg import errors
 from gateway.doctor import privileges, shape
 from gateway.doctor.finding import Finding, clock_finding
 from gateway.errors import SecretUnreadable
-from gateway.store.postgres import BoundedConnection
+from gateway.store.postgres import BoundedConnection, read_dsn
 from gateway.vault import Vault
 
 _CONNECT_SECONDS = 3
@@ -27,7 +27,9 @@ def examine(dsn: str, vault: Vault) -> Iterator[Finding]:
     """Clock, policies, grants, functions, and whether the newest secrets open."""
     try:
         with (
-            BoundedConnection.connect(dsn, connect_timeout=_CONNECT_SECONDS, prepare_threshold=None) as connection,
+            BoundedConnection.connect(
+                read_dsn(dsn)[0], connect_timeout=_CONNECT_SECONDS, prepare_threshold=None
+            ) as connection,
             connection.transaction(force_rollback=True),
         ):
             # By set_config, which a transaction pooler understands too; the empty path makes every printed name whole.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from gateway.oauth.answers import (
     TokenAnswer,
+    grant_in,
     read_authorization_response,
     read_json,
     read_revocation_response,
@@ -29,6 +30,7 @@ __all__ = [
     "WireRequest",
     "authorization_request",
     "code_request",
+    "grant_in",
     "read_authorization_response",
     "read_json",
     "read_revocation_response",

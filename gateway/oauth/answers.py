@@ -139,6 +139,25 @@ def read_token_response(
     return TokenAnswer(grant, {name: value for name, value in answer.items() if name not in secrets})
 
 
+def grant_in(provider: Provider, body: bytes) -> Grant | None:
+    """The tokens of an answer that is not believed: granted they are all the same, and have to be given back."""
+    try:
+        answer: Mapping[str, Any] = read_json(body)
+        for name in provider.quirks:
+            reshape = QUIRKS[name].reshape
+            answer = reshape(answer) if reshape else answer
+    except ProviderGarbled:
+        return None
+    held = [token if isinstance(token := answer.get(name), str) and _is_vschar(token) else None for name in _TOKENS]
+    access_token, refresh_token = held
+    if not access_token and not refresh_token:
+        return None
+    return Grant(access_token or "", refresh_token or None, "Bearer", (), None)
+
+
+_TOKENS = ("access_token", "refresh_token")
+
+
 def _token_json(provider: Provider, status: int, body: bytes) -> Mapping[str, Any]:
     if 300 <= status < 400:  # noqa: PLR2004 - RFC 9110 section 15.4: following would hand the secrets to another host
         raise ProviderGarbled(f"the token endpoint answers with redirect {status}")

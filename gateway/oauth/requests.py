@@ -78,10 +78,11 @@ def code_request(
 
 def refresh_request(provider: Provider, client: Client, *, refresh_token: str, facts: Mapping[str, Any]) -> WireRequest:
     """The token request that refreshes (RFC 6749 section 6). `facts`: what is known of the connection, for `refresh_params`."""
+    known = {fact: told for fact, told in facts.items() if isinstance(told, str)} if isinstance(facts, Mapping) else {}
     more = {
-        name: value.format_map({fact: str(known) for fact, known in facts.items() if isinstance(known, str)})
+        name: value.format_map(known)
         for name, value in provider.refresh_params.items()
-        if all(part[1] is None or isinstance(facts.get(part[1]), str) for part in Formatter().parse(value))
+        if all(part[1] is None or part[1] in known for part in Formatter().parse(value))
     }
     body = prepare_token_request("refresh_token", refresh_token=refresh_token, **more)
     return _authenticated(provider, client, provider.token_endpoint or "", body)

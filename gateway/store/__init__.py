@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
+from gateway.errors import Unauthenticated
 from gateway.models import Account, AuthorizationRequest, Connection, Display, Erased, ParkedGrant, Revocation, User
 from gateway.store import rows
 from gateway.store.adopting import Adoptable, Adopting, ClaimedAdoption
 from gateway.store.keeping import Host, Keeping, Leaving, SealedPage, SealedRow
-from gateway.store.postgres import FunctionMissing, PostgresBackend, apply_schema, schema_path
+from gateway.store.postgres import ANSWER_SECONDS, FunctionMissing, PostgresBackend, apply_schema, schema_path
 from gateway.store.refreshing import Refreshing
 from gateway.store.rows import ClaimedRefresh, Listing, Saved, SchemaState, Session, StoredGrant
 
 __all__ = [
+    "ANSWER_SECONDS",
     "SCHEMA_VERSION",
     "Adoptable",
     "Backend",
@@ -76,7 +78,8 @@ class Store(Refreshing, Adopting, Keeping):
     Everything that is kept, behind one door.
 
     Any method may raise DatabaseUnavailable (then a write may have happened or not), Unexpected and, over REST, SettingsRefused
-    when the project does not take the key. Times that decide anything are the database's.
+    when the project does not take the key; one that takes a `user_id` and no more to prove it, Unauthenticated for somebody
+    banned or deleted. Times that decide anything are the database's.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -161,6 +164,7 @@ class Store(Refreshing, Adopting, Keeping):
         parked_id: UUID | None = None,
         expires_seconds: float | None = None,
         refresh_expires_seconds: float | None = None,
+        not_after: datetime | None = None,
     ) -> Saved:
         """
         Compare-and-set: writes the row if `generation` is the next one of what stands under `connection_id`, or the first
@@ -169,7 +173,8 @@ class Store(Refreshing, Adopting, Keeping):
         `account_key` is "" where a user has one connection of the provider, the account's id where they have many.
         `revoke_old` puts the grant that is replaced into the queue of revocations. `parked_id` uses up a parked grant in the
         same transaction: where it is answered already, nothing is saved. Seconds from now, where given, are by the database's
-        clock and go before `expires_at` and `refresh_expires_at`.
+        clock and go before `expires_at` and `refresh_expires_at`. `not_after`, by that clock too: when nobody waits for the
+        answer any more; a database that comes to it later saves nothing.
         """
         row = self._call(
             "save_connection",
@@ -192,6 +197,7 @@ class Store(Refreshing, Adopting, Keeping):
             parked_id=None if parked_id is None else str(parked_id),
             expires_seconds=expires_seconds,
             refresh_expires_seconds=refresh_expires_seconds,
+            not_after=_iso(not_after),
         )
         return Saved(row["saved"], rows.standing(row), row["created"], row.get("answered", False))
 
@@ -201,7 +207,7 @@ class Store(Refreshing, Adopting, Keeping):
         return None if row is None else Listing(rows.user(row), tuple(map(rows.connection, row["connections"])))
 
     def user_connections(self, user_id: UUID) -> tuple[Connection, ...]:
-        """The same for a user who was proved otherwise than by a session; none for a banned or deleted one."""
+        """The same for a user who was proved otherwise than by a session."""
         return tuple(map(rows.connection, self._call("user_connections", user_id=str(user_id))))
 
     def connection(self, *, session_hash: str, connection_id: UUID) -> Connection | None:
@@ -243,8 +249,13 @@ class Store(Refreshing, Adopting, Keeping):
         facts: Mapping[str, str],
         return_to: str | None,
         display: Display,
+        not_after: datetime | None = None,
     ) -> None:
-        """Keeps a grant for ten minutes, sealed for `parked_id` in generation 1; one parked before is given back."""
+        """
+        Keeps a grant for ten minutes, sealed for `parked_id` in generation 1; one parked before is given back.
+
+        `not_after` as of `save_connection`.
+        """
         self._call(
             "park_grant",
             parked_id=str(parked_id),
@@ -261,6 +272,7 @@ class Store(Refreshing, Adopting, Keeping):
             facts=dict(facts),
             return_to=return_to,
             display=display,
+            not_after=_iso(not_after),
         )
 
     def parked_grant(self, *, session_hash: str, browser_hash: str, provider: str) -> ParkedGrant | None:
@@ -284,12 +296,13 @@ class Store(Refreshing, Adopting, Keeping):
         token: str | None,
         refresh: str | None,
         reason: str,
-    ) -> None:
+        account_id: str | None = None,
+    ) -> Revocation:
         """
         Keeps a sealed grant until it is given back. The same id and generation again changes nothing: a grant that was
         never stored is sealed, and queued, under an id of its own.
         """
-        self._call(
+        row = self._call(
             "queue_revocation",
             connection_id=str(connection_id),
             generation=generation,
@@ -297,7 +310,9 @@ class Store(Refreshing, Adopting, Keeping):
             token=token,
             refresh=refresh,
             reason=reason,
+            account_id=account_id,
         )
+        return rows.revocation(row)
 
     def claim_revocation(self) -> Revocation | None:
         """One grant that is due to be given back, for two minutes nobody else's; None when nothing is due."""
@@ -337,7 +352,14 @@ class Store(Refreshing, Adopting, Keeping):
         return SchemaState(version=row["version"], own_auth=row["own_auth"])
 
     def _call(self, function: str, **arguments: object) -> Any:
-        return self._backend.call(f"gateway_{function}_v1", arguments)
+        answer = self._backend.call(f"gateway_{function}_v1", arguments)
+        if answer == _SHUT_OUT:
+            raise Unauthenticated("the user is banned or deleted")
+        return answer
+
+
+_SHUT_OUT = {"shut_out": True}
+"""What every function answers that is told a user whom nobody may be any more, by whatever proof."""
 
 
 def _iso(moment: datetime | None) -> str | None:

@@ -60,6 +60,7 @@ class ClaimedAdoption:
     refresh: str | None = field(repr=False)
     expires: str | None
     data: Mapping[str, Any]
+    """Of a connection, what is believed of it; else what the row says."""
     refresh_hash: str | None
     sealed: str | None = field(repr=False)
     """What the refresh token of `refresh_hash` brought, where it was used already."""
@@ -152,9 +153,20 @@ class Adopting:
         return why
 
     def settle_adoption(
-        self, claim: ClaimedAdoption, *, refused: bool, token_hash: str | None, refresh_hash: str | None, error: str
+        self,
+        claim: ClaimedAdoption,
+        *,
+        refused: bool,
+        token_hash: str | None,
+        refresh_hash: str | None,
+        error: str,
+        again: bool = False,
     ) -> bool:
-        """Gives the lease back; whether a connection was marked, which `refused` asks for where these hashes still stand."""
+        """
+        Gives the lease back; whether a connection was marked, which `refused` asks for where these hashes still stand.
+
+        `again`: it has to be asked about once more, later.
+        """
         row = self._call(
             "settle_adoption",
             connection_id=str(claim.id),
@@ -163,6 +175,7 @@ class Adopting:
             token_hash=token_hash,
             refresh_hash=refresh_hash,
             error=error,
+            again=again,
         )
         return bool(row["marked"])
 

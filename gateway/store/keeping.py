@@ -101,7 +101,8 @@ class Keeping:
             user_id=None if user_id is None else str(user_id),
             connection_id=str(connection_id),
         )
-        return row and Leaving(UUID(row["user_id"]), row["provider"], row["account_id"], row["facts"] or {})
+        facts = row["facts"] if row and isinstance(row["facts"], dict) else {}
+        return row and Leaving(UUID(row["user_id"]), row["provider"], row["account_id"], facts)
 
     def recent_refreshes(self, seconds: int) -> Mapping[str, int]:
         """How refreshes ended lately, on whichever machine: `refreshed`, or by who must act, and how many."""

@@ -32,12 +32,20 @@ log = structlog.get_logger(__name__)
 CONNECTION_SECONDS = 3.0
 """How long a caller waits for a free connection, and the pool for the server to come back before it lets a caller try."""
 ANSWER_SECONDS = 5.0
+"""How long a caller waits for an answer, once there is a connection; over REST, for the whole of a call."""
 _CONNECT_SECONDS = 3
 _LOOK_SECONDS = 0.1
 _TRANSACTION_POOLER_PORT = "6543"
+_TRANSACTION_POOLER_WORD = "pgbouncer="
 _UNDEFINED = {"42883", "3F000"}
 _RV = TypeVar("_RV")
 
+_UNREACHABLE = {
+    "": "the database does not answer: check host and port in DATABASE_URL, and whether Postgres, or the project, is running",
+    "28P01": "the database refuses the password in DATABASE_URL",
+    "28000": "the database refuses the role in DATABASE_URL",
+    "3D000": "there is no database of the name in DATABASE_URL",
+}
 _KEPT_ALIVE: dict[str, str | int] = {
     "application_name": "gateway",
     "connect_timeout": _CONNECT_SECONDS,
@@ -68,10 +76,10 @@ class PostgresBackend:
     """Calls functions through a pool that opens at the first call, in each process anew."""
 
     def __init__(self, dsn: str, *, pool_size: int = 8) -> None:
-        """`dsn`: URL or key-value string. On port 6543, Supabase's transaction pooler, nothing is prepared."""
+        """`dsn`: URL or key-value string. Behind a transaction pooler (see `read_dsn`) nothing is prepared."""
+        dsn, self._prepares = read_dsn(dsn)
         given = conninfo.conninfo_to_dict(dsn)
         self._conninfo = conninfo.make_conninfo(dsn, **{k: v for k, v in _KEPT_ALIVE.items() if k not in given})
-        self._prepares = _TRANSACTION_POOLER_PORT not in str(given.get("port", "")).split(",")
         self._pool_size = pool_size
         self._opening = threading.Lock()
         self._pool: ConnectionPool[BoundedConnection] | None = None
@@ -144,6 +152,23 @@ class PostgresBackend:
         return statement
 
 
+def read_dsn(dsn: str) -> tuple[str, bool]:
+    """
+    What libpq understands of `dsn`, and whether statements may be prepared there.
+
+    Not on port 6543, Supabase's transaction pooler, and not with `?pgbouncer=true`, as other programs are told of any other.
+    libpq refuses that parameter.
+    """
+    address, _, query = dsn.rpartition("?")
+    parameters = query.split("&")
+    kept = [each for each in parameters if not each.startswith(_TRANSACTION_POOLER_WORD)]
+    pooled = f"{_TRANSACTION_POOLER_WORD}true" in parameters
+    if address and len(kept) < len(parameters):
+        dsn = f"{address}?{'&'.join(kept)}" if kept else address
+    ports = str(conninfo.conninfo_to_dict(dsn).get("port", "")).split(",")
+    return dsn, not pooled and _TRANSACTION_POOLER_PORT not in ports
+
+
 def _passed(value: object) -> object:
     if isinstance(value, dict):
         return Jsonb(value)
@@ -200,6 +225,7 @@ def apply_schema(dsn: str) -> list[str]:
         if words.startswith("gateway: "):
             told.append(words.removeprefix("gateway: "))
 
+    dsn, _ = read_dsn(dsn)
     given = conninfo.conninfo_to_dict(dsn)
     bounds = {name: value for name, value in _KEPT_ALIVE.items() if name not in given}
     try:
@@ -207,7 +233,12 @@ def apply_schema(dsn: str) -> list[str]:
             connection.add_notice_handler(hear)
             connection.execute(schema_path().read_bytes())
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise DatabaseUnavailable(f"schema.sql: {type(error).__name__} {error.sqlstate or ''}".rstrip()) from None
+        raise DatabaseUnavailable(_UNREACHABLE.get(error.sqlstate or "", _UNREACHABLE[""])) from None
+    except errors.InsufficientPrivilege:
+        raise Unexpected(
+            "this role may not set up the schema: run `db apply` with the role that owns the tables, on Supabase `postgres`; "
+            "`gateway_app` is for serving"
+        ) from None
     except psycopg.Error as error:
         raise Unexpected(f"schema.sql: {error.diag.message_primary}") from None
     return told

@@ -11,7 +11,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 
 import httpcore
 import httpx
@@ -109,6 +110,7 @@ class _Bounded(httpcore.NetworkBackend):
 
     def __init__(self) -> None:
         self._plain = httpcore.SyncBackend()
+        self._names = _Names()
 
     def connect_tcp(
         self,
@@ -118,22 +120,56 @@ class _Bounded(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        """To the first address that answers. Names are resolved as the machine does it, which bounds that itself."""
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
-            raise httpcore.ConnectError from None
+        """To the first address that answers; looking the name up is within the time."""
         until = time.monotonic() + here.left(timeout)
+        found = self._names.addresses(host, until - time.monotonic())
         for position, address in enumerate(found):
             share = max(0.01, (until - time.monotonic()) / (len(found) - position))
             try:
-                stream = self._plain.connect_tcp(
-                    str(address[4][0]), port, here.left(share), local_address, socket_options
-                )
+                stream = self._plain.connect_tcp(address, port, here.left(share), local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 continue
             return _BoundedStream(stream)
         raise httpcore.ConnectError
+
+
+class _Names:
+    """
+    What the machine resolves names to, in time.
+
+    Nothing interrupts getaddrinfo: it runs in a thread of its own, one for each name however many wait, and is left behind.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[str, Future[Sequence[str]]] = {}
+        self._lock = threading.Lock()
+
+    def addresses(self, host: str, seconds: float) -> Sequence[str]:
+        """In the order to try them. Raises httpcore.ConnectTimeout, and ConnectError where the name has none."""
+        with self._lock:
+            future = self._running.get(host)
+            if future is None:
+                future = self._running[host] = Future()
+                threading.Thread(target=self._run, args=(host, future), name="store-dns", daemon=True).start()
+        try:
+            return future.result(timeout=seconds)
+        except TimeoutError:
+            raise httpcore.ConnectTimeout from None
+        except (OSError, UnicodeError):
+            raise httpcore.ConnectError from None
+
+    def _run(self, host: str, future: Future[Sequence[str]]) -> None:
+        problem: Exception | None = None
+        try:
+            entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait have to hear of it
+            problem = error
+        with self._lock:  # first: whoever asks after the answer came gets a lookup of its own
+            del self._running[host]
+        if problem is None:
+            future.set_result([str(entry[4][0]) for entry in entries])
+        else:
+            future.set_exception(problem)
 
 
 class _BoundedStream(httpcore.NetworkStream):

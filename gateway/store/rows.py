@@ -16,6 +16,7 @@ from uuid import UUID
 from gateway.models import (
     Account,
     AuthorizationRequest,
+    Clock,
     Connection,
     Erased,
     ParkedGrant,
@@ -117,8 +118,15 @@ def user(row: Row) -> User:
 
 
 def standing(row: Row) -> Standing:
-    """From `id`, `generation`, `account_id`, `account_label`, and `refresh` where it is told."""
-    return Standing(UUID(row["id"]), row["generation"], row["account_id"], row["account_label"], row.get("refresh"))
+    """From `id`, `generation`, `account_id`, `account_label`, and `refresh` and `token` where they are told."""
+    return Standing(
+        UUID(row["id"]),
+        row["generation"],
+        row["account_id"],
+        row["account_label"],
+        refresh=row.get("refresh"),
+        token=row.get("token"),
+    )
 
 
 def authorization_request(row: Row) -> AuthorizationRequest:
@@ -135,6 +143,7 @@ def authorization_request(row: Row) -> AuthorizationRequest:
         session_label=row["session_label"],
         another=row["another"],
         standing=tuple(map(standing, row["standing"])),
+        clock=Clock(certain(row["taken_at"])),
     )
 
 
@@ -154,6 +163,7 @@ def parked_grant(row: Row) -> ParkedGrant:
         return_to=row["return_to"],
         display=row["display"],
         standing=tuple(map(standing, row["standing"])),
+        clock=Clock(certain(row["told_at"])),
     )
 
 
@@ -226,5 +236,5 @@ def claimed_refresh(row: Row) -> ClaimedRefresh:
         again=row["again"],
         failures=row["failures"],
         refresh=row["refresh"],
-        facts=row["facts"] or {},
+        facts=row["facts"] if isinstance(row["facts"], dict) else {},
     )

@@ -24,12 +24,10 @@ from supabase import ClientOptions, create_client
 
 from gateway.errors import DatabaseUnavailable, GatewayError, SettingsRefused, Unexpected
 from gateway.store import road
-from gateway.store.postgres import FunctionMissing
+from gateway.store.postgres import ANSWER_SECONDS, FunctionMissing
 
 log = structlog.get_logger(__name__)
 
-ANSWER_SECONDS = 5.0
-"""For a whole call: waiting for a connection, connecting, sending, reading to the end."""
 _CONNECT_SECONDS = 2.0
 _FREE_CONNECTION_SECONDS = 3.0
 
@@ -65,7 +63,7 @@ class SupabaseBackend:
         if not all(name.isidentifier() and name.isascii() for name in (function, *arguments)):
             raise Unexpected("a function or an argument of it is not a name")
         rest = self._rest if self._pid == os.getpid() and self._rest is not None else self._open()
-        road.here.begin(ANSWER_SECONDS)
+        road.here.begin(ANSWER_SECONDS)  # for the whole of it: a connection, connecting, sending, reading to the end
         problem: GatewayError
         try:
             return rest.rpc(function, dict(arguments)).execute().data  # type: ignore[arg-type]

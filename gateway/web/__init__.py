@@ -33,6 +33,7 @@ def build_app(rt: Runtime) -> Flask:
     for room in (session, pages, api, ops, metrics):
         app.register_blueprint(room.blueprint)
     refusals.register(app)
+    api.register(app)
     metrics.register(app)
     security.register(app)
     return app

@@ -25,7 +25,7 @@ _LONGEST = 2000
 
 def app_address(settings: Settings, value: str | None) -> str | None:
     """
-    `value` when it is an absolute URL on an app origin or on our own, None when there is none.
+    `value` when it is an absolute URL on an app origin, None when there is none.
 
     Raises ReturnToRefused for anything else.
     """
@@ -38,7 +38,7 @@ def app_address(settings: Settings, value: str | None) -> str | None:
         origin = f"{parts.scheme}://{parts.netloc}"
     except ValueError:
         raise ReturnToRefused("return_to does not parse") from None
-    if origin not in (*settings.app_origins, settings.public_url):
+    if origin not in settings.app_origins:
         raise ReturnToRefused("return_to is on an origin that is not listed")
     return value
 

@@ -5,14 +5,15 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_args
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Flask, Response, jsonify, request
 
 from gateway import connect
 from gateway.errors import BadRequest, Forbidden, NotFound, Unauthenticated
 from gateway.identity import Proof
-from gateway.models import Connection
+from gateway.models import Connection, Status
 from gateway.refresh import fresh_grant
 from gateway.web.session import runtime
 
@@ -25,8 +26,34 @@ def connections() -> Any:
     rt = runtime()
     proof = _proof()
     rows = rt.store.user_connections(proof.user.id)
-    wanted = request.args.get("provider")
-    return jsonify(items=[_connection(row) for row in rows if wanted in (None, row.provider)], next_cursor=None)
+    items, next_cursor = _page([row for row in rows if _wanted(row)])
+    return jsonify(items=[_connection(row) for row in items], next_cursor=next_cursor)
+
+
+def _wanted(row: Connection) -> bool:
+    asked = request.args
+    if asked.get("status", row.status) not in get_args(Status) or asked.get("type", "1") not in ("1", "2", "3"):
+        raise BadRequest("no such type or status")
+    return (
+        asked.get("provider", row.provider) == row.provider
+        and asked.get("type", str(row.type)) == str(row.type)
+        and asked.get("status", row.status) == row.status
+        and asked.get("user_id", str(row.user_id)) == str(row.user_id)
+    )
+
+
+def _page(rows: Sequence[Connection]) -> tuple[Sequence[Connection], str | None]:
+    """At most `limit` (1 to 100) of what follows `cursor`, which is the last id of the page before."""
+    limit, cursor = request.args.get("limit", "100"), request.args.get("cursor")
+    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:4]) <= 100:  # noqa: PLR2004
+        raise BadRequest("limit is a whole number from 1 to 100")
+    if cursor is not None:
+        known = [str(row.id) for row in rows]
+        if cursor not in known:
+            raise BadRequest("no such cursor")
+        rows = rows[known.index(cursor) + 1 :]
+    page = rows[: int(limit)]
+    return page, str(page[-1].id) if len(rows) > len(page) else None
 
 
 @blueprint.get("/connections/<uuid:connection_id>")
@@ -76,6 +103,7 @@ def _fresh(connection_id: uuid.UUID, *, min_seconds: int, force: bool) -> Any:
     rt = runtime()
     proof = _proof()
     if not rt.settings.owner_tokens:
+        rt.store.user_connections(proof.user.id)  # whoever is shut out is told that, here as anywhere
         raise Forbidden("GATEWAY_OWNER_TOKENS is off")
     fresh = fresh_grant(rt, connection_id, user_id=proof.user.id, min_seconds=min_seconds, force=force)
     provider = rt.catalog.get(fresh.provider)
@@ -99,8 +127,8 @@ def _min_seconds() -> int:
 @blueprint.get("/providers")
 def providers() -> Any:
     """The enabled catalogue entries."""
-    _proof()
     rt = runtime()
+    rt.store.user_connections(_proof().user.id)  # raises for a banned or deleted user, as everywhere
     return jsonify(
         items=[{"id": each.id, "name": each.name, "type": each.type, "scope": each.scope} for each in rt.enabled()],
         next_cursor=None,
@@ -108,6 +136,7 @@ def providers() -> Any:
 
 
 def _proof() -> Proof:
+    """Whose token it is. That they are neither banned nor deleted is the database's to say, in the call that every route makes."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("no bearer token")
@@ -131,15 +160,22 @@ def _connection(row: Connection) -> dict[str, Any]:
     }
 
 
-@blueprint.after_request
+def register(app: Flask) -> None:
+    """CORS below /v1, for what matches no route too, or a front end could not read why."""
+    app.after_request(_cross_origin)
+
+
 def _cross_origin(answer: Response) -> Response:
-    """The product's own front ends may read the answers (CORS); credentials are never taken from cookies here."""
+    """The product's own front ends may read the answers; credentials are never taken from cookies here."""
+    if not request.path.startswith("/v1/"):
+        return answer
     origin = request.headers.get("Origin")
     answer.headers["Vary"] = "Origin"
     if origin in runtime().settings.app_origins:
         answer.headers["Access-Control-Allow-Origin"] = origin
-        answer.headers["Access-Control-Allow-Headers"] = "Authorization"
+        answer.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
         answer.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE"
+        answer.headers["Access-Control-Expose-Headers"] = "Retry-After"
         answer.headers["Access-Control-Max-Age"] = "600"
         answer.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
     return answer

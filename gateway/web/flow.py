@@ -18,6 +18,7 @@ from gateway import confirm, connect
 from gateway.catalog import TYPES, Provider
 from gateway.errors import AccessDenied, BadRequest, GatewayError, NotFound, StateInvalid, Unauthenticated
 from gateway.models import Connection, Display, User
+from gateway.outbound import Deadline
 from gateway.vault import fingerprint
 from gateway.web.addresses import app_address, see_other, with_query
 from gateway.web.security import allow_form_action, popup_friendly
@@ -90,7 +91,12 @@ def _ask(provider: Provider) -> Any:
     if listed is None:
         return sign_in_answer()
     user, connections = listed
-    provider = rt.issuers.complete(provider)
+    try:
+        provider = rt.issuers.complete(provider, Deadline.after(connect.EXCHANGE_SECONDS))
+    except GatewayError as error:
+        if not error.returned or not return_to:
+            raise
+        return see_other(_way_back(return_to, display, error=error.slug, provider=provider.id))
     standing = next((found for found in connections if found.provider == provider.id), None)
     fields = {"csrf": csrf_token(), "display": display}
     fields |= {"return_to": return_to} if return_to else {}
@@ -119,10 +125,11 @@ def _connect_page(
 
 
 def _begin(provider: Provider) -> Response:
-    rt, session = runtime(), judge_form()
+    rt = runtime()
     return_to, display = _asked()
     browser = browser_secret() or secrets.token_urlsafe(32)
     try:
+        session = judge_form()
         url = connect.begin(
             rt,
             provider.id,
@@ -133,7 +140,8 @@ def _begin(provider: Provider) -> Response:
             another=request.form.get("another") == "1",
         )
     except Unauthenticated:
-        return sign_in_answer()
+        # The session ended while the page was open: signed in again, the user comes back to the same question.
+        return sign_in_answer(display=display, **({"return_to": return_to} if return_to else {}))
     except GatewayError as error:
         if not error.returned:
             raise

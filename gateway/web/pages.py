@@ -5,6 +5,7 @@ The user's pages: connections, problems, the end of a pop-up, the short link, an
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from flask import Blueprint, current_app, render_template, request
@@ -74,7 +75,7 @@ def connections() -> Any:
         if each.id not in held or each.accounts == "many"
     ]
     return render_template(
-        "connections.html", user=user, groups=groups, offers=offers, notice=_notice(rt), csrf=csrf_token()
+        "connections.html", user=user, groups=groups, offers=offers, notice=_notice(rt, rows), csrf=csrf_token()
     )
 
 
@@ -97,6 +98,7 @@ def _shown(rt: Runtime, row: Connection) -> dict[str, Any]:
         "connected_at": row.created_at,
         "expires_at": row.expires_at,
         "connect_path": f"/connect/{row.provider}",
+        "revocable": provider is not None and bool(provider.revocation_endpoint or provider.missing_endpoints()),
         "disconnect_path": f"/connections/{row.id}/disconnect",
         "uninstall": _uninstall_text(provider, row),
     }
@@ -110,7 +112,7 @@ def _uninstall_text(provider: Provider | None, row: Connection) -> dict[str, str
     return {"label": f"Also uninstall the app at {provider.name}", "warning": quirk.uninstall_warning}
 
 
-def _notice(rt: Runtime) -> dict[str, str] | None:
+def _notice(rt: Runtime, rows: Sequence[Connection]) -> dict[str, str] | None:
     """What just happened, by the slugs and ids in the query: nothing of the query itself is shown."""
     provider = rt.catalog.get(request.args.get("provider", ""))
     name = provider.name if provider else "The service"
@@ -123,7 +125,7 @@ def _notice(rt: Runtime) -> dict[str, str] | None:
         text = _DISCONNECTED[request.args["disconnected"]].format(name=name)
         text = _UNINSTALLED.get(request.args.get("uninstalled", ""), text).format(name=name)
         return {"tone": "info", "title": f"{name} is disconnected", "text": text}
-    if "connection" in request.args and provider:
+    if provider and any(str(row.id) == request.args.get("connection") and row.provider == provider.id for row in rows):
         return {"tone": "good", "title": f"{name} is connected", "text": "It is ready to be used."}
     return None
 

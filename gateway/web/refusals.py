@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 WHO = {
     "fix_request": "Whoever made the link or sent the request.",
     "reconnect": "You can, by connecting again.",
-    "wait": "Nobody has to: it passes with time.",
+    "wait": "It usually passes with time. If it does not: whoever runs this service.",
     "operator": "Whoever runs this service.",
     "report": "Whoever runs this service, once they know about it.",
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from typing import Any, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from flask import Blueprint, current_app, render_template, request
 from werkzeug.wrappers import Response
@@ -100,15 +100,19 @@ def judge_form() -> str:
     return session
 
 
-def sign_in_answer() -> Response:
-    """For a browser without a session: off to the product's sign-in with the way back, or a page that says how."""
+def sign_in_answer(**asked: str) -> Response:
+    """
+    For a browser without a session: off to the product's sign-in with the way back, or a page that says how.
+
+    `asked`: what a form carried, for the query of the page that it was sent from.
+    """
     rt = runtime()
     if rt.settings.app_login_url is None:
         return Response(
             render_template("signin.html", login_url=None, signed_out=False), status=401, mimetype="text/html"
         )
     # A POST cannot be repeated by following a link: the way back is the page that it was sent from.
-    query = request.query_string.decode("ascii", "ignore")
+    query = urlencode(asked, quote_via=quote) if asked else request.query_string.decode("ascii", "ignore")
     back = rt.settings.public_url + quote(request.path, safe="/") + (f"?{query}" if query else "")
     return see_other(with_query(rt.settings.app_login_url, next=back))
 
