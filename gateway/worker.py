@@ -34,8 +34,8 @@ class Worker:
     def once(self) -> bool:
         """One unit of each kind of work; whether there was any. Raises nothing: what fails is told in the log."""
         kinds = (self._replay, self._announce, renewal.work_once, revocation.work_once, adopt.work_once)
-        # A list, so that each gets its turn: `any` would stop at the first.
-        return any([self._did(kind) for kind in kinds])
+        done = [self._did(kind) for kind in kinds]  # each gets its turn, whatever became of those before it
+        return any(done)
 
     def run(self, stopped: threading.Event) -> None:
         """Works until `stopped` is set. A failure is told and waited out; its unit stays claimed in the database until then."""

@@ -138,6 +138,42 @@ def test_a_banned_or_deleted_user_is_out_at_once(gateway, alice, statement):
 
     assert 401 == hands_over(gateway, alice.token()).status_code
     assert 303 == alice.get("/connections").status_code
-    assert [] == requests.get(
-        f"{gateway.url}/v1/connections", headers={"Authorization": f"Bearer {alice.token()}"}, timeout=30
-    ).json().get("items", [])
+
+
+ROUTES = [
+    ("GET", "/connections"),
+    ("GET", "/connections/{id}"),
+    ("GET", "/connections/{id}/token"),
+    ("POST", "/connections/{id}/refresh"),
+    ("DELETE", "/connections/{id}"),
+    ("DELETE", "/connections/{id}?uninstall=1"),
+    ("GET", "/providers"),
+]
+
+
+@pytest.mark.parametrize("statement", OUT)
+def test_the_token_of_a_banned_or_deleted_user_opens_nothing_of_v1(gateway, alice, statement):
+    """
+    The same 401 as for no token, at every address, for an own connection as for none; and nothing is erased.
+    """
+    held = alice.connects("ghl")["connection"]
+    headers, nothing = {"Authorization": f"Bearer {alice.token()}"}, "00000000-0000-4000-8000-000000000000"
+    refused = requests.get(f"{gateway.url}/v1/connections", timeout=30)
+    rows(gateway.dsn, statement, alice.id)
+
+    for method, path in ROUTES:
+        for named in (held, nothing):
+            answer = requests.request(method, f"{gateway.url}/v1{path.format(id=named)}", headers=headers, timeout=30)
+            assert (401, refused.content) == (answer.status_code, answer.content), path
+
+    assert [1] == rows(gateway.dsn, "select count(*) from gateway.connection where id = %s", held)
+
+
+def test_a_user_whom_plain_postgres_does_not_know_yet_is_nobody_with_no_connections(gateway):
+    """
+    Their row is made when they sign in; until then there is nothing of theirs.
+    """
+    headers = {"Authorization": f"Bearer {gateway.person('Carol Reed').token()}"}
+    answer = requests.get(f"{gateway.url}/v1/connections", headers=headers, timeout=30)
+
+    assert (200, []) == (answer.status_code, answer.json()["items"])

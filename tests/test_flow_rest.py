@@ -173,6 +173,26 @@ def test_a_save_whose_answer_is_lost_once_ends_as_if_it_was_not(gateway, project
     assert revoked == len(gateway.sandbox.state.revocations)
 
 
+def test_a_save_without_an_answer_is_not_taken_for_another_callbacks(gateway, project, alice):
+    """
+    Two callbacks over one connection: the one whose save got lost saves again, over the generation that the other one made.
+    """
+    connection = alice.connects("ringcentral")["connection"]
+    lost, faster = (alice.consents("ringcentral") for _ in range(2))
+    left = [faster]
+
+    def fault(name: str) -> str:
+        if name != SAVE or not left:
+            return ""
+        assert connection == told(alice.get(left.pop()))["connection"]
+        return "before"
+
+    project.fault = fault
+
+    assert connection == told(alice.get(lost))["connection"]
+    assert [3] == rows(gateway.dsn, "select generation from gateway.connection where id = %s", connection)
+
+
 @pytest.mark.parametrize("faults", [("before", "before"), ("503", "503"), ("before", "before", "before", "before")])
 def test_a_save_that_never_arrives_leaves_nothing(gateway, project, alice, faults):
     """

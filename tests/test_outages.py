@@ -4,7 +4,11 @@ The database goes away in the middle: nothing is half-stored, the grant is given
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
+import subprocess
 import tempfile
 import threading
 import time
@@ -14,6 +18,7 @@ import psycopg
 import pytest
 from running import Gateway
 
+from gateway.sandbox.ringcentral import ACCOUNTS
 from gateway.store import apply_schema
 from gateway.store.embedded import start_or_join
 
@@ -76,6 +81,67 @@ def test_a_row_that_cannot_be_written_gives_the_grant_back(place):
                 "select (select count(*) from public.provider_data), (select count(*) from gateway.connection)"
             ).fetchone()
         assert "connection" in alice.connects("ghl")
+    finally:
+        gateway.stop()
+        server.stop()
+
+
+@contextlib.contextmanager
+def stalled(place):
+    """The server of `place` and all of its processes stand still meanwhile, with every socket open."""
+    server = int(next(place.rglob("postmaster.pid")).read_text().split()[0])
+    found = subprocess.run(["ps", "--ppid", str(server), "-o", "pid="], capture_output=True, text=True, check=True)
+    processes = [server, *map(int, found.stdout.split())]
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
+
+
+def settled(dsn):
+    """What stands, once the server has done everything that it was still asked for."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        busy = "select count(*) from pg_stat_activity where application_name = 'gateway' and state <> 'idle'"
+        until(lambda: connection.execute(busy).fetchone() == (0,))
+        return connection.execute(
+            "select (select count(*) from public.provider_data), (select count(*) from gateway.connection),"
+            " (select count(*) from gateway.parked_grant)"
+        ).fetchone()
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["save", "park"])
+def test_a_database_that_stalled_saves_nothing_after_it_was_given_up(place, asked):
+    """
+    It still has the request when it goes on; by then the user knows that nothing stands, and the grant was given back.
+    """
+    server = start_or_join(place)
+    apply_schema(server.dsn)
+    gateway = Gateway(place / "gateway", server.dsn).start()
+    try:
+        alice = gateway.person("Alice Winter")
+        alice.signs_in()
+        first, second = (each.id for each in ACCOUNTS[:2])
+        if asked:
+            alice.connects("ringcentral", first)
+        callback = alice.consents("ringcentral", second)
+        seen = len(gateway.sandbox.state.requests("ringcentral", "token"))
+        before = len(gateway.sandbox.state.revocations)
+        gateway.sandbox.state.add_fault("slow", "ringcentral", "token", seconds=1.0)
+        pages = []
+        waiting = threading.Thread(target=lambda: pages.append(alice.get(callback)))
+        waiting.start()
+        until(lambda: len(gateway.sandbox.state.requests("ringcentral", "token")) > seen)
+        with stalled(place):
+            waiting.join()
+        assert 503 == pages[0].status_code
+        assert 'data-problem="database_unavailable"' in pages[0].text
+        assert len(gateway.sandbox.state.revocations) > before
+
+        assert ((1, 1, 0) if asked else (0, 0, 0)) == settled(server.dsn)
     finally:
         gateway.stop()
         server.stop()

@@ -221,21 +221,53 @@ def test_a_forked_process_has_connections_of_its_own(backend):
 
 def test_statements_are_prepared_except_on_the_transaction_pooler(cluster, bare_database, backend):
     """
-    Port 6543 hands each statement to another server process. Here a second name for the same socket plays that port.
+    It hands each statement to another server process. Supabase's is known by port 6543, which a second name for the same socket
+    plays here, any other one by what its URL says.
     """
     folder = Path(unquote(bare_database.partition("host=")[2]))
     alias = folder / ".s.PGSQL.6543"
     alias.symlink_to(folder / ".s.PGSQL.5432")
-    pooled = PostgresBackend(f"{bare_database}&port=6543")
-    counts = {
-        direct: [each.call("gateway_prepared_v1", {}) for _ in range(8)]
-        for direct, each in ((True, backend), (False, pooled))
-    }
-    pooled.close()
+    pooled = [PostgresBackend(f"{bare_database}&{said}") for said in ("port=6543", "pgbouncer=true")]
+    direct, *others = ([each.call("gateway_prepared_v1", {}) for _ in range(8)] for each in (backend, *pooled))
+    for each in pooled:
+        each.close()
     alias.unlink()
 
-    assert [0] * 8 == counts[False]
-    assert 1 == counts[True][-1]
+    assert [[0] * 8] * 2 == others
+    assert 1 == direct[-1]
+
+
+@pytest.mark.parametrize(
+    ("dsn", "understood", "prepares"),
+    [
+        ("postgresql://a:b@h:5432/d", "postgresql://a:b@h:5432/d", True),
+        ("postgresql://a:b@h:6543/d", "postgresql://a:b@h:6543/d", False),
+        ("postgresql://a:b@h/d?pgbouncer=true", "postgresql://a:b@h/d", False),
+        (
+            "postgresql://a:b@h/d?sslmode=require&pgbouncer=true&connect_timeout=3",
+            "postgresql://a:b@h/d?sslmode=require&connect_timeout=3",
+            False,
+        ),
+        ("postgresql://a:b@h:6432/d?pgbouncer=false", "postgresql://a:b@h:6432/d", True),
+        ("postgresql://a:pgbouncer=true@h/d", "postgresql://a:pgbouncer=true@h/d", True),
+        ("host=h dbname=d", "host=h dbname=d", True),
+    ],
+)
+def test_an_address_may_say_that_it_is_a_transaction_poolers(dsn, understood, prepares):
+    """
+    In the word that other programs know. Libpq refuses it, so it is taken out.
+    """
+    assert (understood, prepares) == postgres.read_dsn(dsn)
+
+
+def test_the_schema_is_applied_through_a_pooler_too(bare_database):
+    """
+    By the same address as the gateway is given.
+    """
+    apply_schema(f"{bare_database}&pgbouncer=true")
+    store = open_store(f"{bare_database}&pgbouncer=true")
+    assert 1 == store.schema()["version"]
+    store.close()
 
 
 def test_a_closed_store_opens_again(database):

@@ -190,6 +190,44 @@ def test_an_attempt_is_taken_once(store, alice):
     assert store.take_authorization(state_hash="state", session_hash=alice.session) is None
 
 
+def test_a_user_has_about_fifty_attempts_open(database, store, alice, bob):
+    """
+    The oldest are cleared away, by one start in ten; the newest stay, and everybody else's.
+    """
+    starts(store, bob, state="his")
+    rows(
+        database,
+        "insert into gateway.authorization_request"
+        " (state_hash, browser_hash, user_id, provider, sealed, scope, display, created_at, expires_at)"
+        " select 'old-' || n, 'b', %s, 'ghl', 's', '{}', 'page', now() - interval '1 minute', now() + interval '9 minutes'"
+        " from generate_series(1, 300) n",
+        alice.id,
+    )
+    for number in range(200):
+        starts(store, alice, state=f"new-{number}")
+
+    (left,) = rows(database, "select count(*) from gateway.authorization_request where user_id = %s", alice.id)
+    assert 50 <= left < 200
+    newest = [store.take_authorization(state_hash=f"new-{number}", session_hash=None) for number in range(150, 200)]
+    assert None not in newest
+    assert store.take_authorization(state_hash="his", session_hash=None) is not None
+
+
+def test_an_attempt_tells_the_databases_time(database, store, alice):
+    """
+    As far as is known here, and never ahead of it: what has gone by since is counted, whatever this machine's clock says.
+    """
+    starts(store, alice)
+    taken = store.take_authorization(state_hash="state", session_hash=alice.session)
+    rows(database, "select pg_sleep(0.2)")
+    told = taken.clock.after(0)
+    (shows,) = rows(database, "select clock_timestamp()")
+
+    assert timedelta(0) <= shows - told < timedelta(seconds=2)
+    assert timedelta(seconds=0.2) <= told - taken.clock.at
+    assert timedelta(seconds=4.9) < taken.clock.after(5) - told < timedelta(seconds=7)
+
+
 def test_an_attempt_lasts_ten_minutes(database, store, alice):
     """
     By the database's clock; an old one is gone when it is asked for.

@@ -9,6 +9,7 @@ import uuid
 import pytest
 from postgres import SOON, Person, rows
 
+from gateway.errors import DatabaseUnavailable
 from gateway.models import Account
 
 GRANT = {"token": "sealed-token-of-alice", "refresh": "sealed-refresh-of-alice"}
@@ -48,6 +49,45 @@ def test_a_first_save_makes_profile_row_and_array(database, store, alice):
         standing.id,
     )
     assert ["connection.created"] == rows(database, "select type from gateway.event")
+
+
+def test_a_save_that_nobody_waits_for_any_more_saves_nothing(database, store, alice):
+    """
+    By the database's clock: whoever asked was told by then that nothing stands. One in time is saved.
+    """
+    late, in_time = (
+        rows(database, f"select clock_timestamp() + interval '{each}'")[0] for each in ("-1 ms", "1 minute")
+    )
+    with pytest.raises(DatabaseUnavailable):
+        alice.connects(store, not_after=late)
+    assert [(0, 0, 0, 0)] == rows(
+        database,
+        "select (select count(*) from public.provider_data), (select count(*) from public.user_profile),"
+        " (select count(*) from gateway.connection), (select count(*) from gateway.event)",
+    )
+
+    standing = alice.connects(store, not_after=in_time)
+    with pytest.raises(DatabaseUnavailable):
+        store.save_connection(
+            **alice.grant(connection_id=standing.id, generation=2, token="newer", revoke_old=True, not_after=late)
+        )
+    assert [(1, GRANT["token"], 0)] == rows(
+        database,
+        "select c.generation, d.token, (select count(*) from gateway.revocation)"
+        " from gateway.connection c join public.provider_data d on d.id = c.id",
+    )
+
+
+def test_a_refused_save_says_what_stands_sealed(store, alice):
+    """
+    No two seals of anything are the same, so that whoever got no answer knows whether it is their own that stands.
+    """
+    standing = alice.connects(store)
+    refused = store.save_connection(**alice.grant(connection_id=standing.id, token="other"))
+
+    assert (False, standing.id, 1) == (refused.saved, refused.standing.id, refused.standing.generation)
+    assert (GRANT["token"], GRANT["refresh"]) == (refused.standing.token, refused.standing.refresh)
+    assert "sealed" not in repr(refused)
 
 
 def test_saving_again_keeps_the_row_and_its_id(database, store, alice):

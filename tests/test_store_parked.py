@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from postgres import SOON, Person, race, rows
 
+from gateway.errors import DatabaseUnavailable
 from gateway.models import Account, ParkedGrant
 
 QUEUED = (
@@ -68,6 +69,35 @@ def test_a_parked_grant_waits_beside_what_stands(store, alice):
     assert ("parked-token", "parked-refresh", SOON) == (found.token, found.refresh, found.expires_at)
     assert [(standing.id, 1)] == [(each.id, each.generation) for each in found.standing]
     assert ["alice-location"] == [each.account.id for each in store.connections(alice.session).connections]
+
+
+def test_a_grant_is_not_parked_when_nobody_waits_for_it_any_more(database, store, alice):
+    """
+    By the database's clock, which it tells; the one that was parked before is kept.
+    """
+    before = parks(store, alice)
+    clock = finds(store, alice).clock
+    with pytest.raises(DatabaseUnavailable):
+        parks(store, alice, not_after=clock.after(-1))
+
+    assert before == finds(store, alice).id
+    assert [] == rows(database, QUEUED)
+    assert parks(store, alice, not_after=clock.after(60)) == finds(store, alice).id
+
+
+def test_an_answer_that_nobody_waits_for_any_more_leaves_the_question(database, store, alice):
+    """
+    It may be answered again, and the grant was neither saved nor queued.
+    """
+    standing, parked_id = alice.connects(store), parks(store, alice)
+    late = finds(store, alice).clock.after(-1)
+    with pytest.raises(DatabaseUnavailable):
+        store.save_connection(
+            **alice.grant(connection_id=standing.id, generation=2, parked_id=parked_id, not_after=late)
+        )
+
+    assert parked_id == finds(store, alice).id
+    assert [] == rows(database, QUEUED)
 
 
 def test_it_waits_for_its_user_in_its_browser_alone(store, alice, bob):

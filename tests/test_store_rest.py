@@ -22,6 +22,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpcore
 import httpx
 import psycopg
 import pytest
@@ -30,7 +31,7 @@ from postgrest_stand_in import PUBLISHABLE_KEY, SECRET_KEY, PostgRest, service_r
 
 from gateway.errors import DatabaseUnavailable, SettingsRefused, Unexpected
 from gateway.models import Account
-from gateway.store import Store, open_rest_store, open_store, supabase
+from gateway.store import Store, open_rest_store, open_store, road, supabase
 from gateway.store.postgres import FunctionMissing, PostgresBackend
 from gateway.store.supabase import SupabaseBackend, _translated
 
@@ -363,6 +364,49 @@ def test_a_project_that_is_not_there_is_said_to_be_unavailable(url):
     """
     with closing(open_rest_store(url, SECRET_KEY)) as store, pytest.raises(DatabaseUnavailable):
         store.schema()
+
+
+def test_a_name_is_not_looked_up_beyond_its_time(monkeypatch, hurried):
+    """
+    Nothing interrupts getaddrinfo, which may take half a minute: whoever waits goes, and one thread is left behind for a name.
+    """
+    asked, ended, really = [], threading.Event(), socket.getaddrinfo
+
+    def slow(host, *given, **named):
+        asked.append(host)
+        ended.wait(20)
+        return really(host, *given, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    backend = SupabaseBackend("http://localhost:9", SECRET_KEY)
+
+    def refused(_: int) -> float:
+        began = time.monotonic()
+        with pytest.raises(DatabaseUnavailable):
+            backend.call("gateway_schema_v1", {})
+        return time.monotonic() - began
+
+    with ThreadPoolExecutor(4) as threads:
+        waited = list(threads.map(refused, range(8)))
+    ended.set()
+    backend.close()
+
+    assert max(waited) < 5
+    assert ["localhost"] == asked
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "nowhere.invalid"])
+def test_names_are_looked_up_and_not_having_one_is_told(host):
+    """
+    Again at each connection, and in the order that the machine gives.
+    """
+    names = road._Names()
+    for _ in range(2):
+        if host.endswith(".invalid"):
+            with pytest.raises(httpcore.ConnectError):
+                names.addresses(host, 10)
+        else:
+            assert "127.0.0.1" in names.addresses(host, 10)
 
 
 def test_a_connection_that_the_server_closed_is_not_used(api, backend):

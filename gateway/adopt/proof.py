@@ -132,7 +132,9 @@ def _confirmed(
     over = until is not None and until <= rt.now()
     if over and written.refresh is not None:
         return None
-    hints = {name: told for name in provider.facts if isinstance(told := claim.data.get(name), str) and told.isprintable()}
+    hints = {
+        name: told for name in provider.facts if isinstance(told := claim.data.get(name), str) and told.isprintable()
+    }
     grant = Grant(
         access_token=token,
         refresh_token=written.refresh or written.kept_refresh,

@@ -25,6 +25,7 @@ from gateway.web.security import allow_form_action, popup_friendly
 from gateway.web.session import (
     browser_secret,
     csrf_token,
+    form,
     judge_form,
     keep_browser,
     runtime,
@@ -79,7 +80,7 @@ def _provider(path: str, provider_id: str) -> Provider:
 
 def _asked() -> tuple[str | None, Display]:
     """Where to return to, judged, and whether this is a pop-up; from the query or the form."""
-    values = request.form if request.method == "POST" else request.args
+    values = form() if request.method == "POST" else request.args
     return_to = app_address(runtime().settings, values.get("return_to"))
     return return_to, "popup" if values.get("display") == "popup" else "page"
 
@@ -137,7 +138,7 @@ def _begin(provider: Provider) -> Response:
             browser=browser,
             return_to=return_to,
             display=display,
-            another=request.form.get("another") == "1",
+            another=form().get("another") == "1",
         )
     except Unauthenticated:
         # The session ended while the page was open: signed in again, the user comes back to the same question.
@@ -191,11 +192,11 @@ def _question(provider: Provider) -> Any:
 
 def _answer(provider: Provider) -> Response:
     judge_form()
-    said = request.form.get("answer", "")
+    said = form().get("answer", "")
     if said not in ("replace", "both", "no") or (said == "both" and provider.accounts == "one"):
         raise BadRequest("no such answer")
     parked = confirm.question(runtime(), provider, session=session_secret(), browser=browser_secret())
-    if request.form.get("parked") != str(parked.id):
+    if form().get("parked") != str(parked.id):
         raise StateInvalid("another question is open by now than the one that was answered")
     connection_id = confirm.answer(runtime(), provider, parked, said)  # type: ignore[arg-type] # judged above
     if connection_id is None:

@@ -21,7 +21,7 @@ from gateway.web.addresses import see_other, with_query
 from gateway.web.flow import KINDS
 from gateway.web.refusals import problem_page
 from gateway.web.security import popup_friendly
-from gateway.web.session import csrf_token, judge_form, runtime, session_secret, sign_in_answer
+from gateway.web.session import csrf_token, form, judge_form, runtime, session_secret, sign_in_answer
 
 blueprint = Blueprint("pages", __name__)
 
@@ -134,7 +134,7 @@ def _notice(rt: Runtime, rows: Sequence[Connection]) -> dict[str, str] | None:
 def disconnect(connection_id: uuid.UUID) -> Response:
     """Erases one connection and gives its grant back; with `uninstall=1` our app there goes too."""
     session = judge_form()
-    uninstall = request.form.get("uninstall") == "1"
+    uninstall = form().get("uninstall") == "1"
     receipt = connect.disconnect(runtime(), connection_id, session=session, uninstall=uninstall)
     told = {"uninstalled": receipt.uninstalled} if receipt.uninstalled else {}
     provider = receipt.erased.provider

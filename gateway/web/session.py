@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Mapping
+from functools import cache
 from typing import Any, cast
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
-from flask import Blueprint, current_app, render_template, request
+from flask import Blueprint, current_app, g, render_template, request
 from werkzeug.wrappers import Response
 
 from gateway.errors import Forbidden, Unauthenticated
@@ -23,8 +25,6 @@ from gateway.web.addresses import here_or_app_address, see_other, with_query
 blueprint = Blueprint("session", __name__)
 
 ATTEMPT_SECONDS = 600
-_SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
-"""`secrets.token_urlsafe(32)`: 256 bits."""
 
 
 def runtime() -> Runtime:
@@ -41,8 +41,14 @@ def _name(purpose: str) -> str:
 
 
 def _read(purpose: str) -> str:
-    value = request.cookies.get(_name(purpose), "")
-    return value if _SECRET.fullmatch(value) else ""
+    # Looked for by its exact form: what else stands in the header is nobody's business here.
+    found = _cookie(_name(purpose)).findall(request.environ.get("HTTP_COOKIE", ""))
+    return str(found[0]) if len(found) == 1 else ""
+
+
+@cache
+def _cookie(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(?:^|; ?){re.escape(name)}=([A-Za-z0-9_-]{{43}})(?=;|$)")
 
 
 def _keep(answer: Response, purpose: str, value: str, seconds: int) -> None:
@@ -76,6 +82,22 @@ def csrf_token() -> str:
     return runtime().vault.mark(session_secret(), purpose="form")
 
 
+def form() -> Mapping[str, str]:
+    """
+    The fields of a form of ours, read once a request; of a repeated one the first.
+
+    Ours are few and URL-encoded (HTML section 4.10.21.7); any other body has no fields.
+    """
+    fields: Mapping[str, str] | None = g.get("form")
+    if fields is None:
+        fields = {}
+        if request.environ.get("CONTENT_TYPE", "").startswith("application/x-www-form-urlencoded"):
+            pairs = parse_qsl(request.get_data().decode("utf-8", "replace"), max_num_fields=50)
+            fields = dict(reversed(pairs))
+        g.form = fields
+    return fields
+
+
 def judge_sender() -> None:
     """Raises Forbidden when the browser says that a form came from elsewhere: Sec-Fetch-Site first, then Origin."""
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
@@ -95,7 +117,7 @@ def judge_form() -> str:
     session = session_secret()
     if not session:
         raise Unauthenticated("no session")
-    if not runtime().vault.marked(session, request.form.get("csrf", ""), purpose="form"):
+    if not runtime().vault.marked(session, form().get("csrf", ""), purpose="form"):
         raise Forbidden("the form does not carry this session's mark")
     return session
 
