@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from postgres import Person, in_an_hour, rows
 
-from gateway.errors import Unexpected
+from gateway.errors import Unauthenticated, Unexpected
 
 REFRESH = "sealed-refresh-of-alice"
 
@@ -129,7 +129,8 @@ def test_a_banned_or_deleted_user_gets_no_session_and_no_connection(database, st
         rows(database, fate)
         assert alice.signs_in(store, session_hash="again") is None
         assert not store.save_connection(**alice.grant()).saved
-        assert () == store.user_connections(alice.id)
+        with pytest.raises(Unauthenticated):
+            store.user_connections(alice.id)
 
 
 def test_signing_in_clears_what_has_expired_and_nothing_else(database, store, alice, bob):

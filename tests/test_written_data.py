@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from gateway import adopt, leave, renewal, revocation
 from gateway.adopt.proof import prove, read_written, use_refresh_token
-from gateway.errors import NeedsReauthorization, ProviderGarbled
+from gateway.errors import NeedsReauthorization, ProviderGarbled, ProviderUnavailable
 from gateway.oauth import refresh_request
 from gateway.outbound import Deadline
 from gateway.refresh import fresh_grant
@@ -83,7 +83,8 @@ def test_an_uninstall_names_what_was_connected(project, account, body):
     """
     A location stays a location, and an agency one.
     """
-    alice, row, _ = connected(project, account, data=None)
+    facts = {"userType": "Company" if account is AGENCY else "Location", **body}
+    alice, row, _ = connected(project, account, data=facts)
     other = {"userType": "Location" if account is AGENCY else "Company"}
     for data in (other, [1]):
         project.writes(alice, row, data=Jsonb(data))
@@ -152,6 +153,18 @@ def test_a_token_that_its_owner_emptied_is_fetched_anew_for_who_asks(project, to
     assert pair.successor.access_token == fresh.access_token
     assert adopt.work_once(project.rt)  # it was noted, and stands well by now
     assert ("active", 2) == (status(project, row), project.of(row)["connection"]["generation"])
+
+
+def test_an_emptied_token_is_not_better_than_none(project):
+    """
+    While its provider is away whoever asks is told to wait, and not that a secret does not open.
+    """
+    alice, row, _ = connected(project)
+    project.writes(alice, row, token=None)
+    project.state.add_fault("status", "ghl", "token", 1, status=503)
+
+    with pytest.raises(ProviderUnavailable):
+        fresh_grant(project.rt, UUID(row), user_id=alice)
 
 
 @pytest.mark.parametrize("token", [None, "", FAKE])

@@ -285,44 +285,7 @@ class Store(Refreshing, Adopting, Keeping):
         row = self._call("refuse_parked_grant", parked_id=str(parked_id))
         return None if row is None else rows.revocation(row)
 
-    # -- revocations, events, schema ---------------------------------------------------------------------------------
-
-    def queue_revocation(
-        self,
-        *,
-        connection_id: UUID,
-        generation: int,
-        provider: str,
-        token: str | None,
-        refresh: str | None,
-        reason: str,
-        account_id: str | None = None,
-    ) -> Revocation:
-        """
-        Keeps a sealed grant until it is given back. The same id and generation again changes nothing: a grant that was
-        never stored is sealed, and queued, under an id of its own.
-        """
-        row = self._call(
-            "queue_revocation",
-            connection_id=str(connection_id),
-            generation=generation,
-            provider=provider,
-            token=token,
-            refresh=refresh,
-            reason=reason,
-            account_id=account_id,
-        )
-        return rows.revocation(row)
-
-    def claim_revocation(self) -> Revocation | None:
-        """One grant that is due to be given back, for two minutes nobody else's; None when nothing is due."""
-        row = self._call("claim_revocation")
-        return None if row is None else rows.revocation(row)
-
-    def settle_revocation(self, *, connection_id: UUID, generation: int, done: bool) -> bool:
-        """Forgets a grant that was given back, or puts it off; returns whether it is still in the queue."""
-        row = self._call("settle_revocation", connection_id=str(connection_id), generation=generation, done=done)
-        return bool(row["left"])
+    # -- events, schema ----------------------------------------------------------------------------------------------
 
     def record(
         self,

@@ -1,5 +1,6 @@
 """
-The store's methods for whoever keeps the gateway running: sealed values by the page, hosts and their keys, leaving a provider.
+The store's methods for whoever keeps the gateway running: sealed values by the page, hosts and their keys, leaving a provider and
+giving back what it granted.
 """
 
 from __future__ import annotations
@@ -8,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
+
+from gateway.models import Revocation
+from gateway.store import rows
 
 Kind = Literal["connection", "adoption", "parked_grant", "revocation"]
 """Where sealed values stand in the database."""
@@ -92,6 +96,43 @@ class Keeping:
     def hosts(self) -> tuple[Host, ...]:
         """Who was seen in the last ten minutes; a host that is being restarted with other keys, once for each."""
         return tuple(Host(row["host"], tuple(row["keys"]), row["seen_seconds"]) for row in self._call("hosts"))
+
+    def queue_revocation(
+        self,
+        *,
+        connection_id: UUID,
+        generation: int,
+        provider: str,
+        token: str | None,
+        refresh: str | None,
+        reason: str,
+        account_id: str | None = None,
+    ) -> Revocation:
+        """
+        Keeps a sealed grant until it is given back. The same id and generation again changes nothing: a grant that was
+        never stored is sealed, and queued, under an id of its own.
+        """
+        row = self._call(
+            "queue_revocation",
+            connection_id=str(connection_id),
+            generation=generation,
+            provider=provider,
+            token=token,
+            refresh=refresh,
+            reason=reason,
+            account_id=account_id,
+        )
+        return rows.revocation(row)
+
+    def claim_revocation(self) -> Revocation | None:
+        """One grant that is due to be given back, for two minutes nobody else's; None when nothing is due."""
+        row = self._call("claim_revocation")
+        return None if row is None else rows.revocation(row)
+
+    def settle_revocation(self, *, connection_id: UUID, generation: int, done: bool) -> bool:
+        """Forgets a grant that was given back, or puts it off; returns whether it is still in the queue."""
+        row = self._call("settle_revocation", connection_id=str(connection_id), generation=generation, done=done)
+        return bool(row["left"])
 
     def leaving(self, *, connection_id: UUID, session_hash: str | None, user_id: UUID | None) -> Leaving | None:
         """One of the user's own, as an uninstall needs it; None for another's as for none."""
