@@ -849,6 +849,8 @@ begin
   select d.token into seal from public.provider_data d where d.id = stands.id for update;
   known := found;  -- otherwise it went while we waited for it
   if known then
+    -- A refresh may have been saved while we waited for the row: what stands is read again, under the lock.
+    select s.* into stands from gateway.standing(user_id, provider) s where s.id = stands.id;
     fits := connection_id = stands.id and generation = stands.generation + 1;
   else
     fits := generation = 1

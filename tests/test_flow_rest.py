@@ -7,6 +7,7 @@ before or after the transaction, and the database goes away altogether.
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -191,6 +192,31 @@ def test_a_save_without_an_answer_is_not_taken_for_another_callbacks(gateway, pr
 
     assert connection == told(alice.get(lost))["connection"]
     assert [3] == rows(gateway.dsn, "select generation from gateway.connection where id = %s", connection)
+
+
+def test_a_save_that_arrives_after_it_was_given_up_saves_nothing(gateway, project, alice, monkeypatch):
+    """
+    PostgREST had it all the while, and the database comes to it when the user was told and the grant was given back.
+    """
+    callback, given_up, ended = alice.consents("ringcentral"), threading.Event(), queue.Queue()
+    revoked, really = len(gateway.sandbox.state.revocations), project.database.call
+
+    def late(function: str, *given: object) -> str:
+        if function != SAVE:
+            return really(function, *given)
+        assert given_up.wait(30)
+        try:
+            return really(function, *given)
+        finally:
+            ended.put(function)
+
+    monkeypatch.setattr(project.database, "call", late)
+    assert "database_unavailable" == problem(alice.get(callback))
+    given_up.set()
+
+    assert [SAVE, SAVE] == [ended.get(timeout=10) for _ in range(2)]
+    assert [] == standing(gateway, alice)
+    assert revoked < len(gateway.sandbox.state.revocations)
 
 
 @pytest.mark.parametrize("faults", [("before", "before"), ("503", "503"), ("before", "before", "before", "before")])

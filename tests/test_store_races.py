@@ -4,8 +4,11 @@ Processes that want the same thing at the same moment.
 
 from __future__ import annotations
 
+import threading
+import time
 import uuid
 
+import psycopg
 import pytest
 from postgres import Person, race, rows
 
@@ -105,3 +108,30 @@ else:
     assert said[0] in {0, 1, "Unexpected"}
     assert [0] == rows(database, "select count(*) from public.provider_data")
     assert [int(said[0] == 1)] == rows(database, "select count(*) from gateway.revocation")
+
+
+def test_a_save_that_waited_for_a_refresh_sees_its_generation(database, store, alice):
+    """
+    The row was locked by a refresh while the save looked at it: the save is refused, and nothing of the refresh is lost.
+    """
+    standing = alice.connects(store)
+    over = {"connection_id": standing.id, "generation": standing.generation + 1, "token": "of-the-save"}
+    answers = []
+    with psycopg.connect(database) as refreshing:
+        refreshing.execute(
+            "select public.gateway_finish_refresh_v1(connection_id => %s, generation => %s, token => 'of-the-refresh',"
+            " refresh => 'new', scope => '{}', expires_seconds => 3600, refresh_expires_seconds => null, renewed => false)",
+            [standing.id, standing.generation],
+        )
+        saving = threading.Thread(target=lambda: answers.append(store.save_connection(**alice.grant(**over))))
+        saving.start()
+        with psycopg.connect(database, autocommit=True) as looking:
+            waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+            end = time.monotonic() + 5
+            while looking.execute(waiting).fetchone()[0] == 0 and time.monotonic() < end:
+                time.sleep(0.01)
+        refreshing.commit()
+        saving.join()
+
+    assert (False, 2) == (answers[0].saved, answers[0].standing.generation)
+    assert ["of-the-refresh"] == rows(database, "select token from public.provider_data")
