@@ -126,7 +126,9 @@ def test_a_save_that_waited_for_a_refresh_sees_its_generation(database, store, a
         saving = threading.Thread(target=lambda: answers.append(store.save_connection(**alice.grant(**over))))
         saving.start()
         with psycopg.connect(database, autocommit=True) as looking:
-            waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+            waiting = (
+                "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+            )
             end = time.monotonic() + 5
             while looking.execute(waiting).fetchone()[0] == 0 and time.monotonic() < end:
                 time.sleep(0.01)
