@@ -341,9 +341,136 @@ create table if not exists gateway.event (
   provider      text,
   data          jsonb not null default '{}'
 );
+alter table gateway.event add column if not exists partner_id uuid;
+alter table gateway.event add column if not exists position bigint;
+alter table gateway.event add column if not exists hash text;
 create index if not exists event_connection_id on gateway.event (connection_id);
 create index if not exists event_at on gateway.event (at);
+create index if not exists event_partner_id on gateway.event (partner_id, position) where partner_id is not null;
+create index if not exists event_unsealed on gateway.event (at, id) where position is null;
+create unique index if not exists event_position on gateway.event (position);
+comment on column gateway.event.position is 'Its place in the chain, given to committed rows by the sealer; null until then.';
+comment on column gateway.event.hash is 'HMAC over the row and the hash of the row before it; the key is not in this database.';
 comment on index gateway.event_pkey is 'An event is told once under one id.';
+comment on index gateway.event_position is 'A place in the chain is given once, so that a cursor over places misses nothing.';
+
+create table if not exists gateway.ledger (
+  only_one         boolean constraint ledger_pkey primary key default true check (only_one),
+  sealed_key       text,
+  position         bigint not null default 0,
+  hash             text not null default '',
+  dropped_position bigint not null default 0,
+  dropped_hash     text not null default '',
+  dropped_mark     text not null default '',
+  lease_until      timestamptz
+);
+insert into gateway.ledger (only_one) values (true) on conflict do nothing;
+comment on table gateway.ledger is 'The head of the chain of events, its sealed key, and where it begins since older segments were dropped.';
+comment on index gateway.ledger_pkey is 'There is one chain.';
+
+create table if not exists gateway.partner (
+  id                   uuid constraint partner_pkey primary key default gen_random_uuid(),
+  name                 text not null constraint partner_name unique,
+  scope                text[] not null,
+  providers            text[],
+  reach                text not null check (reach in ('own', 'all')),
+  reads_per_hour       integer not null default 10000 check (reads_per_hour > 0),
+  connections_per_hour integer not null default 1000 check (connections_per_hour > 0),
+  freeze_on_alert      boolean not null default false,
+  frozen_at            timestamptz,
+  revoked_at           timestamptz,
+  created_at           timestamptz not null default clock_timestamp()
+);
+comment on table gateway.partner is 'Who may call /v1 with a key of its own, for which providers, and how far it reaches.';
+comment on column gateway.partner.providers is 'Null: every provider.';
+comment on index gateway.partner_pkey is 'A partner is one, however many keys it has.';
+comment on index gateway.partner_name is 'Commands and consent pages mean one partner by a name.';
+
+create table if not exists gateway.api_key (
+  key_hash   text constraint api_key_pkey primary key,
+  id         uuid not null constraint api_key_id unique default gen_random_uuid(),
+  partner_id uuid not null references gateway.partner (id) on delete cascade,
+  hint       text not null,
+  addresses  inet[],
+  created_at timestamptz not null default clock_timestamp(),
+  expires_at timestamptz,
+  revoked_at timestamptz
+);
+create index if not exists api_key_partner_id on gateway.api_key (partner_id);
+comment on column gateway.api_key.hint is 'Its last four characters, by which people tell keys apart.';
+comment on column gateway.api_key.addresses is 'Networks it may be used from. Null: anywhere.';
+comment on index gateway.api_key_pkey is 'A key opens the door of one partner.';
+comment on index gateway.api_key_id is 'A key is named on the command line without being shown.';
+
+create table if not exists gateway.key_use (
+  key_hash text not null references gateway.api_key (key_hash) on delete cascade,
+  network  inet not null,
+  address  inet not null,
+  first_at timestamptz not null default clock_timestamp(),
+  last_at  timestamptz not null default clock_timestamp(),
+  constraint key_use_pkey primary key (key_hash, network)
+);
+comment on table gateway.key_use is 'Where keys are used from, /24 or /48 each, to the minute.';
+comment on index gateway.key_use_pkey is 'A network is new to a key once.';
+
+create table if not exists gateway.consent (
+  partner_id    uuid not null references gateway.partner (id) on delete cascade,
+  connection_id uuid not null,
+  made          boolean not null,
+  created_at    timestamptz not null default clock_timestamp(),
+  ended_at      timestamptz,
+  constraint consent_pkey primary key (partner_id, connection_id)
+);
+create index if not exists consent_connection_id on gateway.consent (connection_id);
+-- No foreign key to the connection: what a partner was told of, it may still read about when the connection is gone.
+comment on table gateway.consent is 'Which connections their owners opened to which partners, on a page that named the partner.';
+comment on column gateway.consent.made is 'The connection was made for this partner, and goes with its reach.';
+comment on index gateway.consent_pkey is 'An owner says yes to a partner once for a connection.';
+
+create table if not exists gateway.connect_session (
+  id           uuid constraint connect_session_pkey primary key default gen_random_uuid(),
+  secret_hash  text not null constraint connect_session_secret unique,
+  partner_id   uuid not null references gateway.partner (id) on delete cascade,
+  user_id      uuid not null references auth.users (id) on delete cascade,
+  provider     text not null,
+  scope        text[] not null,
+  return_to    text,
+  created_at   timestamptz not null default clock_timestamp(),
+  expires_at   timestamptz not null default clock_timestamp() + interval '15 minutes',
+  started_at   timestamptz,
+  ended_at     timestamptz
+);
+create index if not exists connect_session_expires_at on gateway.connect_session (expires_at);
+create index if not exists connect_session_user_id on gateway.connect_session (user_id);
+comment on table gateway.connect_session is 'Links that partners made for one user and one provider.';
+comment on index gateway.connect_session_pkey is 'A session is completed once.';
+comment on index gateway.connect_session_secret is 'A link starts one session.';
+
+create table if not exists gateway.usage (
+  partner_id uuid not null references gateway.partner (id) on delete cascade,
+  hour       timestamptz not null,
+  slot       integer not null,
+  reads      bigint not null,
+  constraint usage_pkey primary key (partner_id, hour, slot)
+);
+comment on table gateway.usage is 'Token reads of a partner in an hour, in slots, so that readers do not wait for one another.';
+comment on index gateway.usage_pkey is 'A read is counted once.';
+
+create table if not exists gateway.usage_connection (
+  partner_id    uuid not null references gateway.partner (id) on delete cascade,
+  hour          timestamptz not null,
+  connection_id uuid not null,
+  constraint usage_connection_pkey primary key (partner_id, hour, connection_id)
+);
+comment on table gateway.usage_connection is 'Which connections a partner read in an hour.';
+comment on index gateway.usage_connection_pkey is 'A connection counts once an hour, however often it is read.';
+
+create table if not exists gateway.freeze (
+  target    text constraint freeze_pkey primary key,
+  frozen_at timestamptz not null default clock_timestamp()
+);
+comment on table gateway.freeze is 'What may not be read by anybody: `reads` is every token, `provider:<id>` those of a provider.';
+comment on index gateway.freeze_pkey is 'Something is frozen or not.';
 
 -- 4 -- row-level security --------------------------------------------------------------------------------------------
 
@@ -746,6 +873,67 @@ begin
     'taken_at', clock_timestamp(),
     'standing', coalesce((select jsonb_agg(x) from gateway.standing(taken.user_id, taken.provider) x), '[]')
   );
+end $$;
+
+-- 6b -- functions: partners ---------------------------------------------------------------------------------------------
+
+-- Whose key it is, or why the call is refused: `unauthenticated` (unknown, revoked, expired and used from elsewhere are the same to
+-- whoever asks), `frozen` or `forbidden`. `needs`: the scope of the call, null where any key will do. Functions answer
+-- {"refused": slug} then, and nothing else.
+create or replace function gateway.caller(key_hash text, address text, needs text, out partner gateway.partner, out refused text)
+language plpgsql set search_path = '' as $$
+#variable_conflict use_variable
+declare
+  here inet := nullif(address, '')::inet;
+  k    gateway.api_key;
+begin
+  select x.* into k from gateway.api_key x where x.key_hash = key_hash;
+  if found then
+    select p.* into partner from gateway.partner p where p.id = k.partner_id;
+  end if;
+  if k.key_hash is null or k.revoked_at is not null or k.expires_at <= clock_timestamp() or partner.revoked_at is not null
+     or (k.addresses is not null and not coalesce(here <<= any (k.addresses), false)) then
+    partner := null;
+    refused := 'unauthenticated';
+    return;
+  end if;
+  perform gateway.note_use(partner, key_hash, here);
+  refused := case when partner.frozen_at is not null then 'frozen'
+                  when needs is not null and needs <> all (partner.scope) then 'forbidden' end;
+end $$;
+
+-- Whether a partner may know of a connection at all.
+create or replace function gateway.reaches(p gateway.partner, c gateway.connection) returns boolean
+language sql stable as $$
+  select (p.providers is null or c.provider = any (p.providers))
+     and (p.reach = 'all' or exists (
+       select from gateway.consent x where x.partner_id = p.id and x.connection_id = c.id and x.ended_at is null))
+$$;
+
+-- To the minute, by network; a network that is new to a partner which has used another is told of.
+create or replace function gateway.note_use(p gateway.partner, key_hash text, here inet) returns void
+language plpgsql set search_path = '' as $$
+#variable_conflict use_variable
+declare
+  net  inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
+  last timestamptz;
+begin
+  if here is null then
+    return;
+  end if;
+  select u.last_at into last from gateway.key_use u where u.key_hash = key_hash and u.network = net;
+  if last > clock_timestamp() - interval '1 minute' then
+    return;
+  end if;
+  if last is null
+     and exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash where k.partner_id = p.id)
+     and not exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash
+                      where k.partner_id = p.id and u.network = net) then
+    insert into gateway.event (type, partner_id, data)
+    values ('partner.new_network', p.id, jsonb_build_object('network', host(net) || '/' || masklen(net)));
+  end if;
+  insert into gateway.key_use as u (key_hash, network, address) values (key_hash, net, here)
+  on conflict on constraint key_use_pkey do update set last_at = clock_timestamp(), address = excluded.address;
 end $$;
 
 -- 7 -- functions: connections ----------------------------------------------------------------------------------------

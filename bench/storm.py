@@ -41,6 +41,7 @@ async def _storm(stage: Stage, port: int, ids: list[str], count: int, delay: flo
         "expiries_with_two_answers": torn,
         "slowest_beyond_the_provider_ms": {
             "median": round(median(slowest) * 1000), "p95": round(percentile(slowest, 0.95) * 1000), "max": round(max(slowest) * 1000),
+            "of_the_first": round(slowest[0] * 1000), "over_150": sum(each > 0.15 for each in slowest),
         },
     }  # fmt: skip
 

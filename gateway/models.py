@@ -35,6 +35,17 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks through `/v1`: a user whom an access token proved, or a partner, known by its key. One of the two."""
+
+    user_id: UUID | None = None
+    key_hash: str | None = field(default=None, repr=False)
+    """SHA-256 of the partner's key, hex."""
+    address: str | None = None
+    """Where the call comes from, for keys that may be used from there alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """Whose account it is at the provider: `id` is stable there, `label` is for people."""
 

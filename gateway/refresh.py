@@ -31,7 +31,7 @@ from gateway.runtime import Runtime
 from gateway.store import ClaimedRefresh, StoredGrant
 
 WAIT_SECONDS = 12.0
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.02
 _SOON_SECONDS = 1.0
 """For who finds no place to wait: when to ask again."""
 

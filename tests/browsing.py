@@ -11,14 +11,14 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Error, Locator, Page, Request, expect, sync_playwright
 from running import Gateway, Person
 
 from gateway.sandbox.supabase import USERS
@@ -137,6 +137,12 @@ def closes(popup: Page) -> None:
     """Waits until the window is gone."""
     if not popup.is_closed():
         popup.wait_for_event("close")
+
+
+def closes_by(button: Locator) -> None:
+    """Clicks a button that closes its window. The window may be gone before Chromium says that the click was made."""
+    with button.page.expect_event("close"), suppress(Error):
+        button.click()
 
 
 def tabs_to(target: Locator, at_most: int = 60) -> None:

@@ -5,7 +5,7 @@ Connecting in a pop-up, in Chromium: the product's page stays where it is and he
 from __future__ import annotations
 
 import pytest
-from browsing import chromium, closes, connect_button, goes_on, needs_chromium, new_alice, visits
+from browsing import chromium, closes, closes_by, connect_button, goes_on, needs_chromium, new_alice, visits
 from playwright.sync_api import expect
 
 from gateway.sandbox import consent
@@ -63,8 +63,7 @@ def test_a_pop_up_that_is_told_no_rejects_and_stays_to_be_read(gateway, page):
 
     expect(page.get_by_role("status")).to_contain_text("You did not allow it, so nothing was connected.")
     expect(popup.get_by_role("heading", name="Access was not granted")).to_be_visible()
-    popup.get_by_role("button", name="Close this window").click()
-    closes(popup)
+    closes_by(popup.get_by_role("button", name="Close this window"))
 
 
 def test_a_pop_up_that_is_closed_half_way_rejects(gateway, page):

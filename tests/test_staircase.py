@@ -19,11 +19,12 @@ oauth journal
 issuers
 identity
 runtime
-account revocation presence
+account revocation presence partners ledger
 renewal
 grants refresh
 leave
 connect confirm adopt
+links
 worker doctor
 web serving
 demo sealing rotation working terminal

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
-from gateway.errors import Unauthenticated
+from gateway.errors import Forbidden, Frozen, GatewayError, RateLimited, Unauthenticated
 from gateway.models import Account, AuthorizationRequest, Connection, Display, Erased, ParkedGrant, Revocation, User
 from gateway.store import rows
 from gateway.store.adopting import Adoptable, Adopting, ClaimedAdoption
@@ -318,11 +318,20 @@ class Store(Refreshing, Adopting, Keeping):
         answer = self._backend.call(f"gateway_{function}_v1", arguments)
         if answer == _SHUT_OUT:
             raise Unauthenticated("the user is banned or deleted")
+        if isinstance(answer, dict) and (refused := answer.get("refused")) is not None:
+            error = _REFUSED[refused](f"{function}: the key is refused")
+            error.retry_after = answer.get("retry_after")
+            raise error
         return answer
 
 
 _SHUT_OUT = {"shut_out": True}
 """What every function answers that is told a user whom nobody may be any more, by whatever proof."""
+
+_REFUSED: Mapping[str, type[GatewayError]] = {
+    error.slug: error for error in (Unauthenticated, Forbidden, Frozen, RateLimited)
+}
+"""What a function answers whose caller may not have what it asks for: {"refused": slug, "retry_after": seconds}."""
 
 
 def _iso(moment: datetime | None) -> str | None:
