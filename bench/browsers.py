@@ -50,9 +50,9 @@ class Browser:
         self.form = b""
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def get(self, path: str, cookies: Mapping[str, str] | None = None) -> Answer:
-        """The page at `path`."""
-        return await self._ask("GET", path, b"", self.cookies if cookies is None else cookies)
+    async def get(self, path: str, cookies: Mapping[str, str] | None = None, *, bearer: str = "") -> Answer:
+        """The page at `path`; with `bearer`, as a program asks for it."""
+        return await self._ask("GET", path, b"", self.cookies if cookies is None else cookies, bearer)
 
     async def post(self, path: str, form: bytes) -> Answer:
         """Sends a form as a browser does from a page of the same origin."""
@@ -72,7 +72,7 @@ class Browser:
         path = urlsplit(asked["redirect_uri"]).path
         return Attempt(f"{path}?{back}", {**self.cookies, **answer.cookies})
 
-    async def _ask(self, method: str, path: str, body: bytes, cookies: Mapping[str, str]) -> Answer:
+    async def _ask(self, method: str, path: str, body: bytes, cookies: Mapping[str, str], bearer: str = "") -> Answer:
         origin = f"http://localhost:{self.port}"
         lines = [
             f"{method} {path} HTTP/1.1",
@@ -81,6 +81,8 @@ class Browser:
             "Accept: text/html,application/xhtml+xml,*/*;q=0.8",
             "Accept-Language: en",
         ]
+        if bearer:
+            lines.append(f"Authorization: Bearer {bearer}")
         if cookies:
             lines.append("Cookie: " + "; ".join(f"{name}={value}" for name, value in cookies.items()))
         if body:

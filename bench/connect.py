@@ -108,7 +108,7 @@ async def _repeat(times: int, step: Callable[[], Awaitable[Any]]) -> list[Any]:
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
+def folder_for_a_database() -> Iterator[Path]:
     """A folder that the database's account may enter too."""
     folder = Path(tempfile.mkdtemp(prefix="gateway-bench-"))
     folder.chmod(0o711)
@@ -145,19 +145,25 @@ def measure(rounds: int, flows: int) -> dict[str, Any]:
     """The figures of a run: `rows` with µs of CPU, multiples of the bare route and TLS connections, and `ratios`."""
     cores = Cores.of_this_machine()
     cores.settle()
-    with _folder() as folder, embedded_postgres(folder) as dsn:
+    with folder_for_a_database() as folder, embedded_postgres(folder) as dsn:
         apply_schema(dsn)
         bench = asyncio.run(_run(cores, folder, dsn, rounds, flows))
-    rows = [_row(who, step, samples) for (who, step), samples in bench.samples.items()]
-    bare = next(row["cpu_us"] for row in rows if row["step"] == "bare")
-    for row in rows:
-        row["times_bare"] = round(row["cpu_us"] / bare, 1)
+    rows = summary(bench)
     by_step = {(row["who"], row["step"]): row["cpu_us"] for row in rows}
     ratios = {
         step: round(by_step[AuthlibRoute.name, step] / by_step[GatewayServer.name, step], 2)
         for step in ("connect", "callback")
     }
     return {"machine": describe(), "rounds": rounds, "flows": flows, "rows": rows, "ratios": ratios}
+
+
+def summary(bench: Bench) -> list[dict[str, Any]]:
+    """A row for each contender and step."""
+    rows = [_row(who, step, samples) for (who, step), samples in bench.samples.items()]
+    bare = next(row["cpu_us"] for row in rows if row["step"] == "bare")
+    for row in rows:
+        row["times_bare"] = round(row["cpu_us"] / bare, 1)
+    return rows
 
 
 def _row(who: str, step: str, samples: list[Sample]) -> dict[str, Any]:
@@ -173,7 +179,8 @@ def _row(who: str, step: str, samples: list[Sample]) -> dict[str, Any]:
     }
 
 
-def _print(result: dict[str, Any]) -> None:
+def table(result: dict[str, Any]) -> None:
+    """Prints it for people."""
     print(f"{result['machine']}; {result['rounds']} rounds of {result['flows']} flows\n")
     print(f"{'':26}{'step':10}{'CPU, µs':>9}{'× bare':>9}{'TLS opened':>12}{'quiet rounds':>14}")
     for row in result["rows"]:
@@ -194,7 +201,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="the figures for a program")
     given = parser.parse_args()
     result = measure(given.rounds, given.flows)
-    print(json.dumps(result, indent=1)) if given.json else _print(result)
+    print(json.dumps(result, indent=1)) if given.json else table(result)
 
 
 if __name__ == "__main__":

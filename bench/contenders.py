@@ -69,7 +69,7 @@ class Contender:
 
     def command(self) -> list[str]:
         """How it is started."""
-        return _granian("bench.apps.bare:app", self.place.port)
+        return granian("bench.apps.bare:app", self.place.port)
 
     def settings(self) -> dict[str, str]:
         """Its environment."""
@@ -114,7 +114,7 @@ class AuthlibRoute(Contender):
 
     def command(self) -> list[str]:
         """As the bare route: a module for granian."""
-        return _granian("bench.apps.authlib_route:app", self.place.port)
+        return granian("bench.apps.authlib_route:app", self.place.port)
 
     def settings(self) -> dict[str, str]:
         """Trusts what everybody trusts, and the bench's authority: one file, as requests wants it."""
@@ -208,7 +208,7 @@ class GatewayServer(Contender):
             raise FlowLost(f"the gateway's callback ended with {answer.status} {answer.location}")
 
 
-def _granian(target: str, port: int) -> list[str]:
+def granian(target: str, port: int) -> list[str]:
     """The command line that serves as the gateway is served: one process, as many threads."""
     threads = str(BLOCKING_THREADS)
     return [

@@ -1,16 +1,21 @@
 """
 The headers of every answer: what a browser may do with it. Strict by default; a page that needs more says so for itself.
+
+They are put on outside of Flask, so that no answer is without them, whoever made it and whatever went wrong.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from flask import Flask, g, request
-from werkzeug.wrappers import Response
+from flask import Flask, request
 
 from gateway.runtime import Runtime
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
@@ -21,11 +26,13 @@ _STATIC = {
     "X-Frame-Options": "DENY",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
+_KEPT = ("static", "pages.helper")
+"""Endpoints whose answers are kept, but asked about each time (ETag): a new gateway has new pages at once."""
 
 
 def allow_form_action(*urls: str) -> None:
     """Lets this page's form end on these origins: Chromium holds a redirect after a POST to form-action too."""
-    g.policy = _policy(*urls)
+    request.environ["gateway.policy"] = _policy(*urls)
 
 
 def _policy(*urls: str) -> str:
@@ -35,33 +42,50 @@ def _policy(*urls: str) -> str:
 
 def popup_friendly(*, yes: bool) -> None:
     """A pop-up that isolates itself loses its opener, and with it the message that it is done."""
-    g.opener_policy = "unsafe-none" if yes else "same-origin-allow-popups"
+    request.environ["gateway.opener_policy"] = "unsafe-none" if yes else "same-origin-allow-popups"
 
 
 def register(app: Flask) -> None:
     """Puts the headers on every answer. What is the same for all of them is put together here, once."""
     rt: Runtime = app.extensions["gateway"]
-    always = [*_STATIC.items()]
-    if rt.settings.secure:
-        always.append(("Strict-Transport-Security", "max-age=31536000"))
-    app.after_request(partial(_headers, always, _policy()))
+    app.wsgi_app = _Headed(app.wsgi_app, secure=rt.settings.secure)  # type: ignore[method-assign] # as Flask's documents have it
 
 
-def _headers(always: list[tuple[str, str]], policy: str, answer: Response) -> Response:
-    headers = answer.headers
-    more = [*always, ("Content-Security-Policy", g.get("policy", policy))]
-    if "Cross-Origin-Resource-Policy" not in headers:
-        more.append(("Cross-Origin-Resource-Policy", "same-origin"))
-    if request.endpoint in ("static", "pages.helper"):
-        # Kept, but asked about each time (ETag): a new version of the gateway is a new version of its pages at once.
-        headers["Cache-Control"] = "no-cache"
-        headers.extend(more)
-        return answer
-    # no-referrer would make even our own forms send `Origin: null`; addresses that held a code say nothing to anybody.
-    query = request.query_string
-    more.append(("Referrer-Policy", "no-referrer" if b"code" in query or b"state" in query else "same-origin"))
-    more.append(("Cache-Control", "no-store"))
-    if answer.status_code not in (301, 302, 303, 307, 308) and answer.mimetype == "text/html":
-        more.append(("Cross-Origin-Opener-Policy", g.get("opener_policy", "same-origin-allow-popups")))
-    headers.extend(more)
-    return answer
+class _Headed:
+    """A WSGI application (PEP 3333) whose answers carry the headers."""
+
+    def __init__(self, app: WSGIApplication, *, secure: bool) -> None:
+        self._app = app
+        self._always = [*_STATIC.items()]
+        if secure:
+            self._always.append(("Strict-Transport-Security", "max-age=31536000"))
+        self._policy = _policy()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            headers += self._always
+            headers += self._more(environ, status, headers)
+            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
+
+        return self._app(environ, start)
+
+    def _more(self, environ: WSGIEnvironment, status: str, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        given = {name.lower(): value for name, value in headers}
+        more = [("Content-Security-Policy", environ.get("gateway.policy", self._policy))]
+        if "cross-origin-resource-policy" not in given:
+            more.append(("Cross-Origin-Resource-Policy", "same-origin"))
+        asked = environ.get("werkzeug.request")
+        if asked is not None and asked.endpoint in _KEPT:
+            if "cache-control" in given:
+                headers[:] = [pair for pair in headers if pair[0].lower() != "cache-control"]
+            more.append(("Cache-Control", "no-cache"))
+            return more
+        # no-referrer would make even our own forms send `Origin: null`; addresses that held a code say nothing to anybody.
+        query = environ.get("QUERY_STRING", "")
+        more.append(("Referrer-Policy", "no-referrer" if "code" in query or "state" in query else "same-origin"))
+        if "cache-control" not in given:
+            more.append(("Cache-Control", "no-store"))
+        if given.get("content-type", "").startswith("text/html") and status[:1] != "3":
+            opener = environ.get("gateway.opener_policy", "same-origin-allow-popups")
+            more.append(("Cross-Origin-Opener-Policy", opener))
+        return more

@@ -1,0 +1,35 @@
+"""
+What one would write by hand to give a partner a token: look the key up, look the row up, decrypt, answer.
+
+No reach, no quota, no freeze, no ledger, no refresh: a psycopg pool and Fernet as their documentation has them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+from cryptography.fernet import Fernet
+from flask import Flask, request
+from psycopg_pool import ConnectionPool
+
+app = Flask(__name__)
+fernet = Fernet(os.environ["BENCH_KEY"])
+pool = ConnectionPool(os.environ["BENCH_DSN"], min_size=8, max_size=8, open=True)
+
+READ = (
+    "select c.token, c.expires_at from bench_key k join bench_connection c on c.partner_id = k.partner_id"
+    " where k.hash = %s and c.id = %s"
+)
+
+
+@app.get("/token/<uuid:connection_id>")
+def token(connection_id: Any) -> Any:
+    """The token of that connection, for the partner whose key this is."""
+    key = request.headers["Authorization"].removeprefix("Bearer ")
+    with pool.connection() as connection:
+        row = connection.execute(READ, (hashlib.sha256(key.encode()).hexdigest(), connection_id)).fetchone()
+    if row is None:
+        return {"error": "not found"}, 404
+    return {"access_token": fernet.decrypt(row[0].encode()).decode(), "expires_at": row[1].isoformat()}
