@@ -223,6 +223,9 @@ comment on column gateway.connection.facts is 'What the provider said of the gra
 comment on column gateway.connection.refresh_at is 'When the worker fetches a new token, ahead of anybody who waits for it.';
 comment on column gateway.connection.not_before is 'After a failure: no token request before then.';
 create index if not exists connection_provider_account on gateway.connection (provider, account_id);
+create index if not exists connection_provider_id on gateway.connection (provider, id);
+alter table gateway.connection add column if not exists checked_at timestamptz;
+comment on column gateway.connection.checked_at is 'When somebody last had it probed at its provider.';
 -- No foreign key to auth.users: the row must still be there when the cascade reaches provider_data and its trigger asks
 -- for the generation.
 comment on table gateway.connection is 'What is believed of a connection; its secrets are in provider_data.';
@@ -255,8 +258,10 @@ create table if not exists gateway.authorization_request (
   expires_at   timestamptz not null
 );
 alter table gateway.authorization_request add column if not exists another boolean not null default false;
+alter table gateway.authorization_request add column if not exists connect_session_id uuid;
 create index if not exists authorization_request_expires_at on gateway.authorization_request (expires_at);
 create index if not exists authorization_request_user_id on gateway.authorization_request (user_id);
+comment on column gateway.authorization_request.connect_session_id is 'Of a partner''s link; null where a user came by themselves.';
 comment on index gateway.authorization_request_pkey is 'A state names one attempt, and taking it takes it from everybody.';
 
 create table if not exists gateway.revocation (
@@ -302,12 +307,22 @@ create table if not exists gateway.parked_grant (
   display            text not null check (display in ('page', 'popup')),
   created_at         timestamptz not null default clock_timestamp(),
   parked_until       timestamptz not null default clock_timestamp() + interval '10 minutes',
-  constraint parked_grant_user_provider unique (user_id, provider)
+  connect_session_id uuid,
+  confirmation_hash  text
 );
+alter table gateway.parked_grant add column if not exists connect_session_id uuid;
+alter table gateway.parked_grant add column if not exists confirmation_hash text;
+alter table gateway.parked_grant drop constraint if exists parked_grant_user_provider;
+create unique index if not exists parked_grant_user_provider on gateway.parked_grant (user_id, provider)
+  where confirmation_hash is null;
+create unique index if not exists parked_grant_connect_session on gateway.parked_grant (connect_session_id)
+  where confirmation_hash is not null;
 create index if not exists parked_grant_parked_until on gateway.parked_grant (parked_until);
 comment on table gateway.parked_grant is 'Sealed grants that wait for somebody to say what becomes of them.';
 comment on index gateway.parked_grant_pkey is 'A grant is parked once, and whatever ends it ends it once.';
+comment on column gateway.parked_grant.confirmation_hash is 'Of what the browser got that finished it, where nobody was signed in: its partner answers.';
 comment on index gateway.parked_grant_user_provider is 'One question at a time: a newer grant takes the place of the one before.';
+comment on index gateway.parked_grant_connect_session is 'A link brings one grant, which waits for its partner beside the user''s own question.';
 
 create table if not exists gateway.adoption (
   id           uuid not null constraint adoption_pkey primary key references public.provider_data (id) on delete cascade,
@@ -344,10 +359,17 @@ create table if not exists gateway.event (
 alter table gateway.event add column if not exists partner_id uuid;
 alter table gateway.event add column if not exists position bigint;
 alter table gateway.event add column if not exists hash text;
-create index if not exists event_connection_id on gateway.event (connection_id);
+create index if not exists event_connection on gateway.event (connection_id, (-position));
 create index if not exists event_at on gateway.event (at);
-create index if not exists event_partner_id on gateway.event (partner_id, position) where partner_id is not null;
 create index if not exists event_unsealed on gateway.event (at, id) where position is null;
+-- Token reads are many, and these are looked for among them.
+create index if not exists event_refresh on gateway.event (at) where type in ('grant.refreshed', 'grant.refresh_failed');
+-- Partial, so that a request that appends pays for none of them: they are the sealer's. By the position's negative, so that no plan
+-- takes the index of positions in their place, in the belief that a rare value will soon be met there.
+create index if not exists event_partner on gateway.event (partner_id, (-position)) where position is not null and partner_id is not null;
+create index if not exists event_user on gateway.event (user_id, (-position)) where position is not null;
+create index if not exists event_provider on gateway.event (provider, (-position)) where position is not null;
+drop index if exists gateway.event_connection_id, gateway.event_partner_id;
 create unique index if not exists event_position on gateway.event (position);
 comment on column gateway.event.position is 'Its place in the chain, given to committed rows by the sealer; null until then.';
 comment on column gateway.event.hash is 'HMAC over the row and the hash of the row before it; the key is not in this database.';
@@ -364,9 +386,29 @@ create table if not exists gateway.ledger (
   dropped_mark     text not null default '',
   lease_until      timestamptz
 );
+alter table gateway.ledger add column if not exists mark text not null default '';
 insert into gateway.ledger (only_one) values (true) on conflict do nothing;
 comment on table gateway.ledger is 'The head of the chain of events, its sealed key, and where it begins since older segments were dropped.';
+comment on column gateway.ledger.mark is 'HMAC over position and hash of the head, so that nobody else moves it; dropped_mark is that of the beginning.';
 comment on index gateway.ledger_pkey is 'There is one chain.';
+-- Once, where events told it before: they are dropped after a while, and this has to be known for longer.
+do $reconnected$
+begin
+  if not exists (select from pg_catalog.pg_attribute a where a.attrelid = 'gateway.connection'::regclass and a.attname = 'reconnected') then
+    alter table gateway.connection add column if not exists reconnected bigint not null default 0;
+    update gateway.connection c set reconnected = x.generation
+      from (select e.connection_id, max((e.data ->> 'generation')::bigint) as generation from gateway.event e
+             where e.type = 'connection.reauthorized' and e.data -> 'adopted' is null group by e.connection_id) x
+     where x.connection_id = c.id;
+  end if;
+end $reconnected$;
+comment on column gateway.connection.reconnected is 'The generation that its user made by connecting again, last.';
+
+create table if not exists gateway.used_id (
+  id uuid constraint used_id_pkey primary key
+);
+comment on table gateway.used_id is 'Connections that dropped events told of: secrets are sealed for an id, so none may come back.';
+comment on index gateway.used_id_pkey is 'An id is used up once.';
 
 create table if not exists gateway.partner (
   id                   uuid constraint partner_pkey primary key default gen_random_uuid(),
@@ -381,6 +423,8 @@ create table if not exists gateway.partner (
   revoked_at           timestamptz,
   created_at           timestamptz not null default clock_timestamp()
 );
+alter table gateway.partner add column if not exists reads_alerted_at timestamptz;
+alter table gateway.partner add column if not exists connections_alerted_at timestamptz;
 comment on table gateway.partner is 'Who may call /v1 with a key of its own, for which providers, and how far it reaches.';
 comment on column gateway.partner.providers is 'Null: every provider.';
 comment on index gateway.partner_pkey is 'A partner is one, however many keys it has.';
@@ -417,13 +461,16 @@ create table if not exists gateway.consent (
   partner_id    uuid not null references gateway.partner (id) on delete cascade,
   connection_id uuid not null,
   made          boolean not null,
+  scope         text[] not null default '{}',
   created_at    timestamptz not null default clock_timestamp(),
   ended_at      timestamptz,
   constraint consent_pkey primary key (partner_id, connection_id)
 );
+alter table gateway.consent add column if not exists scope text[] not null default '{}';
 create index if not exists consent_connection_id on gateway.consent (connection_id);
 -- No foreign key to the connection: what a partner was told of, it may still read about when the connection is gone.
 comment on table gateway.consent is 'Which connections their owners opened to which partners, on a page that named the partner.';
+comment on column gateway.consent.scope is 'What the partner asked for beside the catalogue: asked for again whoever connects next.';
 comment on column gateway.consent.made is 'The connection was made for this partner, and goes with its reach.';
 comment on index gateway.consent_pkey is 'An owner says yes to a partner once for a connection.';
 
@@ -433,6 +480,7 @@ create table if not exists gateway.connect_session (
   partner_id   uuid not null references gateway.partner (id) on delete cascade,
   user_id      uuid not null references auth.users (id) on delete cascade,
   provider     text not null,
+  type         integer not null default 1,
   scope        text[] not null,
   return_to    text,
   created_at   timestamptz not null default clock_timestamp(),
@@ -440,6 +488,7 @@ create table if not exists gateway.connect_session (
   started_at   timestamptz,
   ended_at     timestamptz
 );
+alter table gateway.connect_session add column if not exists type integer not null default 1;
 create index if not exists connect_session_expires_at on gateway.connect_session (expires_at);
 create index if not exists connect_session_user_id on gateway.connect_session (user_id);
 comment on table gateway.connect_session is 'Links that partners made for one user and one provider.';
@@ -453,7 +502,11 @@ create table if not exists gateway.usage (
   reads      bigint not null,
   constraint usage_pkey primary key (partner_id, hour, slot)
 );
+alter table gateway.usage add column if not exists connections bigint not null default 0;
+alter table gateway.usage set (fillfactor = 50);  -- rows change with each read: there has to be room beside them
+create index if not exists usage_hour on gateway.usage (hour);
 comment on table gateway.usage is 'Token reads of a partner in an hour, in slots, so that readers do not wait for one another.';
+comment on column gateway.usage.connections is 'Of these reads, how many were the first of their connection in the hour.';
 comment on index gateway.usage_pkey is 'A read is counted once.';
 
 create table if not exists gateway.usage_connection (
@@ -462,8 +515,19 @@ create table if not exists gateway.usage_connection (
   connection_id uuid not null,
   constraint usage_connection_pkey primary key (partner_id, hour, connection_id)
 );
+create index if not exists usage_connection_hour on gateway.usage_connection (hour);
 comment on table gateway.usage_connection is 'Which connections a partner read in an hour.';
 comment on index gateway.usage_connection_pkey is 'A connection counts once an hour, however often it is read.';
+
+create table if not exists gateway.usage_elsewhere (
+  partner_id    uuid not null references gateway.partner (id) on delete cascade,
+  hour          timestamptz not null,
+  connection_id uuid not null,
+  constraint usage_elsewhere_pkey primary key (partner_id, hour, connection_id)
+);
+create index if not exists usage_elsewhere_hour on gateway.usage_elsewhere (hour);
+comment on table gateway.usage_elsewhere is 'Those of them that were read from a network that was new to the partner.';
+comment on index gateway.usage_elsewhere_pkey is 'A connection counts once an hour, from however many new networks it is read.';
 
 create table if not exists gateway.freeze (
   target    text constraint freeze_pkey primary key,
@@ -604,10 +668,16 @@ create or replace trigger gateway_touch before update on public.user_profile
 
 -- Secrets are sealed for an id and a generation. Were an erased id to come back, its generations would start over and what
 -- was sealed for the old row would open in the new one.
+create or replace function gateway.was_used(wanted uuid) returns boolean
+language sql stable as $$
+  select exists (select from gateway.event e where e.connection_id = wanted)
+      or exists (select from gateway.used_id u where u.id = wanted)
+$$;
+
 create or replace function gateway.refuse_used_id() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  if exists (select from gateway.event e where e.connection_id = new.id)
+  if gateway.was_used(new.id)
      and not exists (select from public.provider_data d where d.id = new.id) then
     raise exception 'this id was a connection before' using errcode = 'unique_violation';
   end if;
@@ -630,6 +700,7 @@ begin
     set token = excluded.token, refresh = excluded.refresh, attempts = 0, due_at = excluded.due_at;
   update public.user_profile p set providers = array_remove(p.providers, old.id::text)
    where (p.id = old.provider_id_ref or p.user_id_auth = old.auth_provider_id) and old.id::text = any (p.providers);
+  update gateway.consent x set ended_at = clock_timestamp() where x.connection_id = old.id and x.ended_at is null;
   return old;
 end $$;
 
@@ -674,6 +745,13 @@ begin
     insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason, due_at)
     values (old.id, 1, old.provider, old.account_id, old.token, old.refresh, 'not_confirmed', clock_timestamp())
     on conflict on constraint revocation_pkey do nothing;
+    if old.connect_session_id is not null then
+      insert into gateway.event (type, user_id, provider, partner_id, data)
+      values ('link.refused', old.user_id, old.provider,
+              (select s.partner_id from gateway.connect_session s where s.id = old.connect_session_id),
+              jsonb_build_object('connect_session', old.connect_session_id,
+                                 'error', coalesce(nullif(current_setting('gateway.link_error', true), ''), 'expired')));
+    end if;
   end if;
   return old;
 end $$;
@@ -728,6 +806,14 @@ begin
     'create or replace function gateway.live_user(wanted uuid) returns table (id uuid) language sql stable as %L',
     'select u.id from auth.users u where u.id = wanted' || standing
   );
+  -- What to call somebody who is not here: shown masked, and nothing is decided by it.
+  execute format(
+    'create or replace function gateway.label_of(wanted uuid) returns text language sql stable as %L',
+    'select coalesce((select s.label from gateway.session s where s.user_id = wanted order by s.created_at desc limit 1), '
+    || case when exists (select from pg_catalog.pg_attribute a
+                          where a.attrelid = 'auth.users'::regclass and a.attname = 'email' and not a.attisdropped)
+            then '(select nullif(u.email, '''')::text from auth.users u where u.id = wanted)' else 'null::text' end || ')'
+  );
 end $live_user$;
 
 -- Banned or deleted: out, whatever token they hold. On Supabase whoever is not listed was deleted; on plain Postgres they are
@@ -758,6 +844,10 @@ begin
      order by x.expires_at limit most for update skip locked));
   delete from gateway.authorization_request a where a.state_hash = any (array(
     select x.state_hash from gateway.authorization_request x where x.expires_at <= over
+     order by x.expires_at limit most for update skip locked));
+  -- A link of fifteen minutes, an attempt of ten and ten for its completion: nobody asks for it an hour later.
+  delete from gateway.connect_session s where s.id = any (array(
+    select x.id from gateway.connect_session x where x.expires_at <= over - interval '1 hour'
      order by x.expires_at limit most for update skip locked));
 end $$;
 
@@ -795,6 +885,26 @@ begin
   return jsonb_build_object('ended', found);
 end $$;
 
+-- What partners asked for to whom a user's connections at a provider are open, and with `granted` what these have: whoever connects
+-- next asks for it again, so that no partner narrows what another was given.
+create or replace function gateway.scope_beside(whose uuid, at_provider text, granted boolean) returns text[]
+language sql stable as $$
+  select array(
+    select distinct n.name
+      from gateway.connection c
+      left join gateway.consent x on x.connection_id = c.id and x.ended_at is null
+      cross join lateral unnest(coalesce(x.scope, '{}') || case when granted then c.scope else '{}' end) as n (name)
+     where c.user_id = whose and c.provider = at_provider order by 1)
+$$;
+
+-- One after the other, each once. Where nothing is asked for, permissions belong to the app, and nothing is added.
+create or replace function gateway.united(asked text[], beside text[]) returns text[]
+language sql immutable as $$
+  select case when cardinality(asked) = 0 then asked
+              else asked || array(select n.name from unnest(beside) with ordinality n (name, place)
+                                   where n.name <> all (asked) order by n.place) end
+$$;
+
 -- null: nobody is signed in there. An attempt lives ten minutes, and of one user about fifty do: one start in ten clears the oldest
 -- away, since looking at every one would cost each of them more than that is worth.
 create or replace function public.gateway_start_authorization_v1(
@@ -817,12 +927,13 @@ begin
       select x.state_hash from gateway.authorization_request x where x.user_id = signed_in.user_id
        order by x.created_at desc offset 49 for update skip locked));
   end if;
+  scope := gateway.united(scope, gateway.scope_beside(signed_in.user_id, provider, false));
   insert into gateway.authorization_request
     (state_hash, browser_hash, user_id, provider, sealed, scope, return_to, display, another, expires_at)
   values
     (state_hash, browser_hash, signed_in.user_id, provider, sealed, scope, return_to, display, another,
      clock_timestamp() + interval '10 minutes');
-  return jsonb_build_object('user_id', signed_in.user_id, 'label', signed_in.label);
+  return jsonb_build_object('user_id', signed_in.user_id, 'label', signed_in.label, 'scope', scope);
 end $$;
 
 -- Whether a row from before the gateway is of this provider. Names were free text then; type 1 has always meant Go High Level.
@@ -869,7 +980,7 @@ begin
   return jsonb_build_object(
     'provider', taken.provider, 'user_id', taken.user_id, 'browser_hash', taken.browser_hash, 'sealed', taken.sealed,
     'scope', taken.scope, 'return_to', taken.return_to, 'display', taken.display,
-    'another', taken.another, 'session_user_id', signed_in.user_id, 'session_label', coalesce(signed_in.label, ''),
+    'another', taken.another, 'connect_session_id', taken.connect_session_id, 'session_user_id', signed_in.user_id, 'session_label', coalesce(signed_in.label, ''),
     'taken_at', clock_timestamp(),
     'standing', coalesce((select jsonb_agg(x) from gateway.standing(taken.user_id, taken.provider) x), '[]')
   );
@@ -922,7 +1033,9 @@ begin
     return;
   end if;
   select u.last_at into last from gateway.key_use u where u.key_hash = key_hash and u.network = net;
-  if last > clock_timestamp() - interval '1 minute' then
+  -- Whoever finds somebody noting the same just now leaves it to them: nobody waits for another's call to end.
+  if last > clock_timestamp() - interval '1 minute'
+     or not pg_try_advisory_xact_lock(hashtextextended('gateway key use ' || key_hash || net::text, 0)) then
     return;
   end if;
   if last is null
@@ -934,6 +1047,284 @@ begin
   end if;
   insert into gateway.key_use as u (key_hash, network, address) values (key_hash, net, here)
   on conflict on constraint key_use_pkey do update set last_at = clock_timestamp(), address = excluded.address;
+end $$;
+
+-- Whether the network of this call was first seen for this partner less than an hour ago, while it has older ones: where keys are
+-- used that were taken from whom they belong to.
+create or replace function gateway.from_elsewhere(p gateway.partner, key_hash text, address text) returns boolean
+language plpgsql stable set search_path = '' as $$
+#variable_conflict use_variable
+declare
+  here  inet := nullif(address, '')::inet;
+  net   inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
+  since timestamptz := clock_timestamp() - interval '1 hour';
+begin
+  if here is null or exists (
+    select from gateway.key_use u where u.key_hash = key_hash and u.network = net and u.first_at <= since) then
+    return false;
+  end if;
+  return coalesce((
+    select bool_or(u.network <> net) and not bool_or(u.network = net)
+      from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash
+     where k.partner_id = p.id and u.first_at <= since), false);
+end $$;
+
+-- The answer to a partner that is over one of its limits. Told once an hour for each kind; where it was asked for, the partner is
+-- frozen with it.
+create or replace function gateway.alert(p gateway.partner, kind text, wait_seconds double precision, data jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+#variable_conflict use_variable
+declare
+  over timestamptz := clock_timestamp();
+  seen timestamptz := case kind when 'reads' then p.reads_alerted_at else p.connections_alerted_at end;
+begin
+  if seen is null or seen <= over - interval '1 hour' then
+    update gateway.partner x
+       set reads_alerted_at = case kind when 'reads' then over else x.reads_alerted_at end,
+           connections_alerted_at = case kind when 'connections' then over else x.connections_alerted_at end,
+           frozen_at = case when x.freeze_on_alert then coalesce(x.frozen_at, over) else x.frozen_at end
+     where x.id = p.id and seen is not distinct from case kind when 'reads' then x.reads_alerted_at else x.connections_alerted_at end;
+    if found then
+      insert into gateway.event (type, partner_id, data) values ('partner.alerted', p.id, data || jsonb_build_object('limit', kind));
+      if p.freeze_on_alert then
+        insert into gateway.event (type, partner_id, data) values ('partner.frozen', p.id, jsonb_build_object('why', 'alert'));
+      end if;
+    end if;
+  end if;
+  return jsonb_build_object('refused', 'rate_limited', 'retry_after', greatest(1, ceil(wait_seconds)));
+end $$;
+
+-- One token read of a partner counts, or null becomes the refusal. Reads: of a sliding hour, this one and its share of the last.
+-- Connections: different ones in this hour; a tenth of them, and never less than ten, from networks that are new to the partner.
+-- Nobody waits for another's read to end: each database session counts in a slot of its own, and of those who meet a connection
+-- first in the hour, one notes it. Reads under way at the same moment do not see one another, so a limit may be passed by these.
+create or replace function gateway.count_read(p gateway.partner, connection uuid, key_hash text, address text) returns jsonb
+language plpgsql set search_path = '' as $$
+#variable_conflict use_variable
+declare
+  over      timestamptz := clock_timestamp();
+  this      timestamptz := date_trunc('hour', over, 'UTC');
+  last      timestamptz := this - interval '1 hour';
+  passed    double precision := extract(epoch from over - this);
+  reads     bigint;
+  reads_last bigint;
+  known     bigint;
+  fresh     boolean;
+  elsewhere boolean := gateway.from_elsewhere(p, key_hash, address);
+  most      integer := greatest(10, p.connections_per_hour / 10);
+begin
+  select coalesce(sum(u.reads) filter (where u.hour = this), 0), coalesce(sum(u.reads) filter (where u.hour = last), 0),
+         coalesce(sum(u.connections) filter (where u.hour = this), 0)
+    into reads, reads_last, known from gateway.usage u where u.partner_id = p.id and u.hour in (this, last);
+  if reads + reads_last * (1 - passed / 3600) + 1 > p.reads_per_hour then
+    return gateway.alert(p, 'reads', case
+      when reads < p.reads_per_hour then 3600 * (1 - (p.reads_per_hour - 1 - reads)::double precision / reads_last) - passed
+      else 3600 - passed + 3600 * (1 - (p.reads_per_hour - 1)::double precision / reads) end,
+      jsonb_build_object('per_hour', p.reads_per_hour));
+  end if;
+  fresh := not exists (select from gateway.usage_connection u where u.partner_id = p.id and u.hour = this and u.connection_id = connection);
+  if fresh and known >= p.connections_per_hour then
+    return gateway.alert(p, 'connections', 3600 - passed, jsonb_build_object('per_hour', p.connections_per_hour));
+  end if;
+  if elsewhere and not exists (
+    select from gateway.usage_elsewhere u where u.partner_id = p.id and u.hour = this and u.connection_id = connection) then
+    if (select count(*) from gateway.usage_elsewhere u where u.partner_id = p.id and u.hour = this) >= most then
+      return gateway.alert(p, 'connections', 3600 - passed, jsonb_build_object('per_hour', most, 'elsewhere', true));
+    end if;
+    if pg_try_advisory_xact_lock(hashtextextended('gateway elsewhere ' || p.id::text || connection::text, 0)) then
+      insert into gateway.usage_elsewhere (partner_id, hour, connection_id) values (p.id, this, connection) on conflict do nothing;
+    end if;
+  end if;
+  if fresh then
+    fresh := pg_try_advisory_xact_lock(hashtextextended('gateway usage ' || p.id::text || connection::text, 0));
+    if fresh then
+      insert into gateway.usage_connection (partner_id, hour, connection_id) values (p.id, this, connection) on conflict do nothing;
+      fresh := found;
+    end if;
+  end if;
+  insert into gateway.usage as u (partner_id, hour, slot, reads, connections)
+  values (p.id, this, pg_backend_pid() % 64, 1, fresh::integer)
+  on conflict on constraint usage_pkey do update set reads = u.reads + 1, connections = u.connections + excluded.connections;
+  return null;
+end $$;
+
+create or replace function gateway.sweep_usage() returns void
+language plpgsql set search_path = '' as $$
+declare
+  over timestamptz := date_trunc('hour', clock_timestamp(), 'UTC') - interval '1 hour';
+begin
+  delete from gateway.usage u where u.ctid = any (array(
+    select x.ctid from gateway.usage x where x.hour < over limit 5000 for update skip locked));
+  delete from gateway.usage_connection u where u.ctid = any (array(
+    select x.ctid from gateway.usage_connection x where x.hour < over limit 5000 for update skip locked));
+  delete from gateway.usage_elsewhere u where u.ctid = any (array(
+    select x.ctid from gateway.usage_elsewhere x where x.hour < over limit 5000 for update skip locked));
+end $$;
+
+-- What the operator decides. null where there is no such partner.
+create or replace function public.gateway_add_partner_v1(
+  name text, scope text[], providers text[], reach text, reads_per_hour integer, connections_per_hour integer,
+  freeze_on_alert boolean, key_hash text, hint text, addresses text[], expires_seconds double precision
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  made gateway.partner;
+begin
+  insert into gateway.partner as p (name, scope, providers, reach, reads_per_hour, connections_per_hour, freeze_on_alert)
+  values (name, scope, providers, reach, coalesce(reads_per_hour, 10000), coalesce(connections_per_hour, 1000), freeze_on_alert)
+  on conflict on constraint partner_name do nothing returning p.* into made;
+  if not found then
+    return jsonb_build_object('added', false);
+  end if;
+  insert into gateway.event (type, partner_id, data)
+  values ('partner.added', made.id, jsonb_build_object(
+    'name', name, 'scope', scope, 'providers', providers, 'reach', reach, 'reads_per_hour', made.reads_per_hour,
+    'connections_per_hour', made.connections_per_hour, 'freeze_on_alert', freeze_on_alert));
+  return jsonb_build_object('added', true, 'partner_id', made.id, 'key_id',
+                            gateway.keep_key(made.id, key_hash, hint, addresses::inet[], expires_seconds));
+end $$;
+
+create or replace function gateway.keep_key(
+  partner_id uuid, key_hash text, hint text, addresses inet[], expires_seconds double precision
+)
+returns uuid language plpgsql set search_path = '' as $$
+#variable_conflict use_variable
+declare
+  made gateway.api_key;
+begin
+  insert into gateway.api_key as k (key_hash, partner_id, hint, addresses, expires_at)
+  values (key_hash, partner_id, hint, addresses, clock_timestamp() + make_interval(secs => expires_seconds))
+  returning k.* into made;
+  insert into gateway.event (type, partner_id, data)
+  values ('key.added', partner_id, jsonb_build_object('key', made.id, 'hint', hint, 'expires_at', made.expires_at));
+  return made.id;
+end $$;
+
+-- Two live keys at most, so that one can be changed for the other without a pause, and no third is forgotten. What is not said is as
+-- with the newest key before it: nobody widens where a key may be used from, or how long, by changing it. `why`: `two_keys`, `revoked`.
+create or replace function public.gateway_add_key_v1(
+  name text, key_hash text, hint text, addresses text[], expires_seconds double precision
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  p      gateway.partner;
+  before gateway.api_key;
+begin
+  select x.* into p from gateway.partner x where x.name = name for update;
+  if not found then
+    return null;
+  end if;
+  if p.revoked_at is not null then
+    return jsonb_build_object('added', false, 'why', 'revoked');
+  end if;
+  if (select count(*) from gateway.api_key k
+       where k.partner_id = p.id and k.revoked_at is null and (k.expires_at is null or k.expires_at > clock_timestamp())) >= 2 then
+    return jsonb_build_object('added', false, 'why', 'two_keys');
+  end if;
+  select k.* into before from gateway.api_key k where k.partner_id = p.id order by k.created_at desc limit 1;
+  return jsonb_build_object('added', true, 'partner_id', p.id, 'key_id', gateway.keep_key(
+    p.id, key_hash, hint, coalesce(addresses::inet[], before.addresses),
+    coalesce(expires_seconds, extract(epoch from before.expires_at - before.created_at))));
+end $$;
+
+create or replace function public.gateway_revoke_key_v1(name text, key_id uuid)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  gone gateway.api_key;
+begin
+  update gateway.api_key k set revoked_at = clock_timestamp()
+    from gateway.partner p
+   where p.id = k.partner_id and p.name = name and k.id = key_id and k.revoked_at is null returning k.* into gone;
+  if not found then
+    return (select jsonb_build_object('revoked', false) from gateway.api_key k join gateway.partner p on p.id = k.partner_id
+             where p.name = name and k.id = key_id);
+  end if;
+  insert into gateway.event (type, partner_id, data)
+  values ('key.revoked', gone.partner_id, jsonb_build_object('key', gone.id, 'hint', gone.hint));
+  return jsonb_build_object('revoked', true);
+end $$;
+
+create or replace function public.gateway_revoke_partner_v1(name text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  gone gateway.partner;
+begin
+  update gateway.partner p set revoked_at = clock_timestamp() where p.name = name and p.revoked_at is null returning p.* into gone;
+  if not found then
+    return (select jsonb_build_object('revoked', false) from gateway.partner p where p.name = name);
+  end if;
+  update gateway.api_key k set revoked_at = clock_timestamp() where k.partner_id = gone.id and k.revoked_at is null;
+  insert into gateway.event (type, partner_id, data) values ('partner.revoked', gone.id, jsonb_build_object('name', name));
+  return jsonb_build_object('revoked', true);
+end $$;
+
+-- What to freeze, one of three: a partner, by its name; every token of a provider; every token.
+create or replace function public.gateway_freeze_v1(partner text, provider text, reads boolean, off boolean)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  p      gateway.partner;
+  target text := case when provider is not null then 'provider:' || provider when reads then 'reads' end;
+  kind   text := case when partner is not null then 'partner' when provider is not null then 'provider' else 'reads' end;
+  moved  boolean;
+begin
+  if partner is not null then
+    select x.* into p from gateway.partner x where x.name = partner for update;
+    if not found then
+      return null;
+    end if;
+    update gateway.partner x set frozen_at = case when not off then clock_timestamp() end
+     where x.id = p.id and (x.frozen_at is not null) = off;
+  elsif off then
+    delete from gateway.freeze f where f.target = target;
+  else
+    insert into gateway.freeze (target) values (target) on conflict on constraint freeze_pkey do nothing;
+  end if;
+  moved := found;
+  if moved then
+    insert into gateway.event (type, partner_id, provider)
+    values (kind || case when off then '.thawed' else '.frozen' end, p.id, provider);
+  end if;
+  return jsonb_build_object('changed', moved);
+end $$;
+
+-- Everything about them but the keys themselves; and what is frozen beside them.
+create or replace function public.gateway_partners_v1(name text default null)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_variable
+begin
+  return jsonb_build_object(
+    'frozen', (select coalesce(jsonb_agg(f.target order by f.target), '[]') from gateway.freeze f),
+    'partners', coalesce((
+      select jsonb_agg(to_jsonb(p) || jsonb_build_object('keys', coalesce((
+               select jsonb_agg(jsonb_build_object(
+                        'id', k.id, 'hint', k.hint, 'addresses', k.addresses, 'created_at', k.created_at,
+                        'expires_at', k.expires_at, 'revoked_at', k.revoked_at, 'last_used_at', u.last_at,
+                        'last_used_from', host(u.address)) order by k.created_at, k.id)
+                 from gateway.api_key k
+                 left join lateral (select x.last_at, x.address from gateway.key_use x
+                                     where x.key_hash = k.key_hash order by x.last_at desc limit 1) u on true
+                where k.partner_id = p.id), '[]')) order by p.created_at, p.name)
+        from gateway.partner p where name is null or p.name = name), '[]'));
+end $$;
+
+-- Who asks, where nothing else is asked of the database: the providers of a partner, null for all of them and for a user.
+create or replace function public.gateway_caller_v1(user_id uuid, key_hash text, address text, needs text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  asks record;
+begin
+  if key_hash is null then
+    return case when gateway.shut_out(user_id) then '{"shut_out": true}'::jsonb else '{"providers": null}' end;
+  end if;
+  select f.* into asks from gateway.caller(key_hash, address, needs) f;
+  return case when asks.refused is not null then jsonb_build_object('refused', asks.refused)
+              else jsonb_build_object('providers', (asks.partner).providers) end;
 end $$;
 
 -- 7 -- functions: connections ----------------------------------------------------------------------------------------
@@ -1006,6 +1397,41 @@ language sql immutable as $$
   select case jsonb_typeof(data) when 'object' then data - array['account', 'scope', 'status'] else '{}'::jsonb end
 $$;
 
+-- The owner's yes to the partner of a connect session, which has served with it; whose it is.
+create or replace function gateway.consent_through(session_id uuid, connection_id uuid, made boolean) returns uuid
+language plpgsql set search_path = '' as $$
+#variable_conflict use_variable
+declare
+  s gateway.connect_session;
+begin
+  update gateway.connect_session x set ended_at = clock_timestamp() where x.id = session_id returning x.* into s;
+  if not found then
+    return null;
+  end if;
+  insert into gateway.consent as x (partner_id, connection_id, made, scope) values (s.partner_id, connection_id, made, s.scope)
+  on conflict on constraint consent_pkey do update
+    set made = x.made or excluded.made, ended_at = null,
+        scope = case when x.ended_at is null then array(select distinct n.name from unnest(x.scope || excluded.scope) n (name))
+                     else excluded.scope end;
+  insert into gateway.event (type, connection_id, user_id, provider, partner_id, data)
+  values ('consent.given', connection_id, s.user_id, s.provider, s.partner_id, jsonb_build_object('connect_session', s.id));
+  return s.partner_id;
+end $$;
+
+-- For every partner but one, or for all; each is told by an event of its own.
+create or replace function gateway.end_consents(connection_id uuid, but uuid) returns void
+language plpgsql set search_path = '' as $$
+#variable_conflict use_variable
+begin
+  with ended as (
+    update gateway.consent x set ended_at = clock_timestamp()
+     where x.connection_id = connection_id and x.ended_at is null and x.partner_id is distinct from but
+    returning x.partner_id
+  )
+  insert into gateway.event (type, connection_id, user_id, provider, partner_id)
+  select 'consent.ended', c.id, c.user_id, c.provider, e.partner_id from ended e join gateway.connection c on c.id = connection_id;
+end $$;
+
 -- Compare-and-set, since a seal is for an id and a generation: `saved` is false unless the proposal is the next generation of
 -- what stands, or the first of a new id where nothing does. Then it says what to seal for instead, and what stands sealed, by which
 -- whoever got no answer to a first try knows its own. `not_after`: when the caller has given up, by this clock. What is saved later
@@ -1015,7 +1441,7 @@ create or replace function public.gateway_save_connection_v1(
   account_id text, account_label text, scope text[], token text, refresh text, expires_at timestamptz,
   refresh_expires_at timestamptz, data jsonb, revoke_old boolean default false, parked_id uuid default null,
   expires_seconds double precision default null, refresh_expires_seconds double precision default null,
-  not_after timestamptz default null
+  not_after timestamptz default null, connect_session_id uuid default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
@@ -1026,6 +1452,8 @@ declare
   fits    boolean;
   profile uuid;
   answered boolean := false;
+  was     gateway.parked_grant;
+  partner uuid;
 begin
   perform gateway.lock_user(user_id);
   -- Seconds, where they are given: whoever asked may have another clock than this one.
@@ -1043,16 +1471,17 @@ begin
   else
     fits := generation = 1
       and not exists (select from public.provider_data d where d.id = connection_id)
-      and not exists (select from gateway.event e where e.connection_id = connection_id);
+      and not gateway.was_used(connection_id);
   end if;
   fits := coalesce(fits, false) and exists (select from gateway.live_user(user_id));
   if fits and parked_id is not null then
     -- The question is answered once: whoever comes second finds nothing parked.
     perform set_config('gateway.parked_grant_used', parked_id::text, true);
     delete from gateway.parked_grant p
-     where p.id = parked_id and p.user_id = user_id and p.parked_until > clock_timestamp();
+     where p.id = parked_id and p.user_id = user_id and p.parked_until > clock_timestamp() returning p.* into was;
     fits := found;
     answered := not found;
+    connect_session_id := coalesce(connect_session_id, was.connect_session_id);
   end if;
   if not fits then
     return jsonb_build_object(
@@ -1061,6 +1490,7 @@ begin
       'generation', case when known then stands.generation else 0 end,
       'account_id', case when known then stands.account_id end,
       'account_label', case when known then stands.account_label end,
+      'connection', case when known then (select gateway.shown(c) from gateway.connection c where c.id = stands.id) end,
       'token', seal, 'refresh', case when known then stands.refresh end);
   end if;
   if revoke_old and known then
@@ -1083,19 +1513,38 @@ begin
           refresh_expires_at, gateway.refresh_time(refresh is not null, expires_at, refresh_expires_at), gateway.facts_in(data))
   on conflict (id) do update set
     type = excluded.type, account_key = excluded.account_key, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,
-    facts = excluded.facts,
+    facts = excluded.facts, reconnected = excluded.generation,
     status = 'active', generation = excluded.generation, expires_at = excluded.expires_at,
     refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at, lease_id = null, lease_until = null,
     lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null, updated_at = clock_timestamp();
   perform gateway.list_in_profile(user_id, profile, connection_id);
-  insert into gateway.event (type, connection_id, user_id, provider, data)
-  values (case generation when 1 then 'connection.created' else 'connection.reauthorized' end, connection_id, user_id, provider,
+  if connect_session_id is not null then
+    partner := gateway.consent_through(connect_session_id, connection_id, generation = 1);
+  end if;
+  if was.confirmation_hash is not null and known and stands.account_id is distinct from account_id then
+    -- What one partner confirmed, another's owner has not: their yes was to the account before.
+    perform gateway.end_consents(connection_id, partner);
+  end if;
+  insert into gateway.event (type, connection_id, user_id, provider, partner_id, data)
+  values (case generation when 1 then 'connection.created' else 'connection.reauthorized' end, connection_id, user_id, provider, partner,
           jsonb_build_object('generation', generation, 'account', jsonb_build_object('id', account_id, 'label', account_label)));
   if clock_timestamp() > not_after then
     raise exception 'whoever asked has given up by now' using errcode = 'query_canceled';
   end if;
   return jsonb_build_object('saved', true, 'created', generation = 1, 'id', connection_id, 'generation', generation,
-                            'account_id', account_id, 'account_label', account_label);
+                            'account_id', account_id, 'account_label', account_label, 'connection', case when partner is not null then
+                              (select gateway.shown(c) from gateway.connection c where c.id = connection_id) end);
+end $$;
+
+-- Which partners may use a connection because its owner said so; those that reach every connection are the product itself.
+create or replace function gateway.sharing(connection_id uuid) returns jsonb
+language plpgsql stable set search_path = '' as $$
+#variable_conflict use_variable
+begin
+  return coalesce((
+    select jsonb_agg(jsonb_build_object('id', p.id, 'name', p.name, 'made', x.made) order by p.name)
+      from gateway.consent x join gateway.partner p on p.id = x.partner_id
+     where x.connection_id = connection_id and x.ended_at is null and p.revoked_at is null and p.reach = 'own'), '[]');
 end $$;
 
 -- null: nobody is signed in there.
@@ -1105,21 +1554,10 @@ returns jsonb language plpgsql stable security definer set search_path = '' as $
 begin
   return (
     select jsonb_build_object('user_id', s.user_id, 'label', s.label, 'connections', coalesce(
-             (select jsonb_agg(gateway.shown(c) order by c.type, c.created_at, c.id)
+             (select jsonb_agg(gateway.shown(c) || jsonb_build_object('partners', gateway.sharing(c.id)) order by c.type, c.created_at, c.id)
                 from gateway.connection c where c.user_id = s.user_id), '[]'))
       from gateway.live_session(session_hash) s
   );
-end $$;
-
--- The same for a user whom an access token proved. Here and wherever one is said: {"shut_out": true} for a banned or deleted one.
-create or replace function public.gateway_user_connections_v1(user_id uuid)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-#variable_conflict use_variable
-begin
-  return coalesce((
-    select jsonb_agg(gateway.shown(c) order by c.type, c.created_at, c.id)
-      from gateway.live_user(user_id) u join gateway.connection c on c.user_id = u.id),
-    case when gateway.shut_out(user_id) then '{"shut_out": true}' else '[]' end::jsonb);
 end $$;
 
 -- null: no such connection, or another's.
@@ -1133,50 +1571,298 @@ begin
   );
 end $$;
 
--- null: no such connection, or another's. What an uninstall at the provider has to say, where somebody asks for one.
-create or replace function public.gateway_leaving_v1(session_hash text, user_id uuid, connection_id uuid)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-#variable_conflict use_variable
+-- What waits for a partner to complete its link, as the connection that it is going to be.
+create or replace function gateway.waiting(p gateway.partner) returns setof gateway.connection
+language plpgsql stable set search_path = '' as $$
+declare
+  over timestamptz := clock_timestamp();
 begin
-  return coalesce((
-    select jsonb_build_object('user_id', c.user_id, 'provider', c.provider, 'account_id', c.account_id, 'facts', c.facts)
-      from gateway.connection c
-     where c.id = connection_id
-       and c.user_id = coalesce((select s.user_id from gateway.live_session(session_hash) s),
-                                (select u.id from gateway.live_user(user_id) u))),
-    case when gateway.shut_out(user_id) then '{"shut_out": true}'::jsonb end);
+  return query
+    select (jsonb_populate_record(null::gateway.connection, to_jsonb(g) || jsonb_build_object(
+             'type', s.type, 'account_key', '', 'status', 'pending_confirmation', 'generation', 1, 'updated_at', g.created_at))).*
+      from gateway.parked_grant g join gateway.connect_session s on s.id = g.connect_session_id
+     where g.parked_until > over and g.confirmation_hash is not null and s.partner_id = p.id
+       and (p.providers is null or g.provider = any (p.providers));
 end $$;
 
--- null: no such connection, or another's. The trigger puts the grant into the queue; here it is handed to whoever may try at once.
--- `user_id`: somebody whom an access token proved, where there is no session.
-create or replace function public.gateway_disconnect_v1(session_hash text, connection_id uuid, user_id uuid default null)
+-- null: no such connection, or another's. For a user whom an access token proved, or a partner. Here and wherever a user is said:
+-- {"shut_out": true} for a banned or deleted one.
+create or replace function public.gateway_reached_connection_v1(connection_id uuid, user_id uuid, key_hash text, address text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
 declare
-  whose  uuid := coalesce((select s.user_id from gateway.live_session(session_hash) s),
-                          (select u.id from gateway.live_user(user_id) u));
-  gone   gateway.connection;
-  queued jsonb;
-  told   uuid;
+  asks record;
+  p    gateway.partner;
 begin
-  if not exists (select from gateway.connection c where c.id = connection_id and c.user_id = whose) then
-    return case when whose is null and gateway.shut_out(user_id) then '{"shut_out": true}'::jsonb end;
+  if key_hash is not null then
+    select f.* into asks from gateway.caller(key_hash, address, 'connections:read') f;
+    if asks.refused is not null then
+      return jsonb_build_object('refused', asks.refused);
+    end if;
+    p := asks.partner;
   end if;
-  perform gateway.lock_user(whose);
-  perform from public.provider_data d where d.id = connection_id for update;
-  select c.* into gone from gateway.connection c where c.id = connection_id and c.user_id = whose;
+  return coalesce((
+    select gateway.shown(c) from gateway.connection c
+     where c.id = connection_id
+       and case when key_hash is not null then gateway.reaches(p, c)
+                else c.user_id = (select u.id from gateway.live_user(user_id) u) end),
+    case when key_hash is not null then (select gateway.shown(c) from gateway.waiting(p) c where c.id = connection_id) end,
+    case when key_hash is null and gateway.shut_out(user_id) then '{"shut_out": true}'::jsonb end);
+end $$;
+
+-- The connections of a user, or within a partner's reach, behind an id and in the order of ids: each way of asking has an index that
+-- gives them so, and a page costs the same wherever it stands. No partner: all of that user's.
+create or replace function gateway.within_reach(
+  p gateway.partner, whose uuid, at_provider text, behind uuid, of_type integer, in_status text, most integer
+)
+returns setof gateway.connection language plpgsql stable set search_path = '' as $$
+declare
+  wanted text[] := case when at_provider is null then p.providers
+                        when at_provider = any (p.providers) or p.providers is null then array[at_provider] else '{}' end;
+begin
+  if whose is not null then
+    return query
+      select c.* from gateway.connection c
+       where c.user_id = whose and (p.id is null or gateway.reaches(p, c)) and (at_provider is null or c.provider = at_provider)
+         and c.id > behind and (of_type is null or c.type = of_type) and (in_status is null or c.status = in_status)
+       order by c.id limit most;
+  elsif p.reach = 'own' then
+    return query
+      select c.* from gateway.consent x join gateway.connection c on c.id = x.connection_id
+       where x.partner_id = p.id and x.connection_id > behind and x.ended_at is null and (wanted is null or c.provider = any (wanted))
+         and (of_type is null or c.type = of_type) and (in_status is null or c.status = in_status)
+       order by x.connection_id limit most;
+  elsif wanted is null then
+    return query
+      select c.* from gateway.connection c
+       where c.id > behind and (of_type is null or c.type = of_type) and (in_status is null or c.status = in_status)
+       order by c.id limit most;
+  else
+    return query
+      select c.* from unnest(wanted) as w (id) cross join lateral (
+        select x.* from gateway.connection x
+         where x.provider = w.id and x.id > behind and (of_type is null or x.type = of_type) and (in_status is null or x.status = in_status)
+         order by x.id limit most) c
+       order by c.id limit most;
+  end if;
+end $$;
+
+-- A page of them. `of_user` narrows what a partner asks for; of a user's own, it finds all or none.
+create or replace function public.gateway_reached_connections_v1(
+  user_id uuid, key_hash text, address text, of_user uuid, provider text, type integer, status text, after uuid, most integer
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  asks  record;
+  p     gateway.partner;
+  whose uuid := of_user;
+begin
+  if key_hash is not null then
+    select f.* into asks from gateway.caller(key_hash, address, 'connections:read') f;
+    if asks.refused is not null then
+      return jsonb_build_object('refused', asks.refused);
+    end if;
+    p := asks.partner;
+  else
+    select u.id into whose from gateway.live_user(user_id) u;
+    if not found then
+      return case when gateway.shut_out(user_id) then '{"shut_out": true}'::jsonb else '[]' end;
+    end if;
+    if of_user <> whose then
+      return '[]';
+    end if;
+  end if;
+  after := coalesce(after, '00000000-0000-0000-0000-000000000000');
+  return (
+    select coalesce(jsonb_agg(gateway.shown(c) order by c.id), '[]')
+      from (select x.* from gateway.within_reach(p, whose, provider, after, type, status, most) x
+            union all
+            select x.* from gateway.waiting(p) x
+             where key_hash is not null and x.id > after and (whose is null or x.user_id = whose) and (provider is null or x.provider = provider)
+               and (type is null or x.type = type) and (status is null or x.status = status)
+            order by id limit most) c);
+end $$;
+
+-- null: no such connection, or another's. The right to probe a connection, once a minute.
+create or replace function public.gateway_begin_check_v1(connection_id uuid, user_id uuid, key_hash text, address text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  over timestamptz := clock_timestamp();
+  seen jsonb := public.gateway_reached_connection_v1(connection_id, user_id, key_hash, address);
+  facts jsonb;
+begin
+  if seen is null or seen ? 'refused' or seen ? 'shut_out' then
+    return seen;
+  end if;
+  if seen ->> 'status' = 'pending_confirmation' then
+    return '{"refused": "pending_confirmation"}';
+  end if;
+  update gateway.connection c set checked_at = over
+   where c.id = connection_id and (c.checked_at is null or c.checked_at <= over - interval '1 minute') returning c.facts into facts;
+  if not found then
+    return (select jsonb_build_object('refused', 'rate_limited',
+                                      'retry_after', greatest(1, ceil(60 - extract(epoch from over - c.checked_at))))
+              from gateway.connection c where c.id = connection_id);
+  end if;
+  return seen || jsonb_build_object('facts', facts);
+end $$;
+
+-- What came of it; what stands then, or null. `refused`: what the provider said of the grant of that generation ends it, by the name
+-- of `error`; a newer one is not touched.
+create or replace function public.gateway_end_check_v1(
+  connection_id uuid, generation bigint, outcome text, error text, key_hash text default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  c     gateway.connection;
+  asker uuid := (select k.partner_id from gateway.api_key k where k.key_hash = key_hash);
+begin
+  if outcome = 'refused' then
+    perform from public.provider_data d where d.id = connection_id for update;
+    update gateway.connection x set status = 'needs_reauthorization', updated_at = clock_timestamp()
+     where x.id = connection_id and x.generation = generation and x.status = 'active' returning x.* into c;
+    if found then
+      update public.provider_data d
+         set data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end
+                    || jsonb_build_object('status', 'needs_reauthorization')
+       where d.id = connection_id;
+      insert into gateway.event (type, connection_id, user_id, provider, data)
+      values ('connection.needs_reauthorization', c.id, c.user_id, c.provider, jsonb_build_object('error', error));
+    end if;
+  end if;
+  select x.* into c from gateway.connection x where x.id = connection_id;
   if not found then
     return null;
   end if;
-  delete from public.provider_data d where d.id = gone.id;
-  update gateway.revocation r set reason = 'disconnected' where r.connection_id = gone.id and r.generation = gone.generation
-  returning gateway.to_give_back(r) into queued;
-  insert into gateway.event (type, connection_id, user_id, provider, data)
-  values ('connection.disconnected', gone.id, whose, gone.provider,
+  insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
+  values ('connection.checked', c.id, c.user_id, asker, c.provider, jsonb_build_object('outcome', outcome));
+  return gateway.shown(c);
+end $$;
+
+-- Whether a disconnect by this partner erases: always where it speaks for the product, else where the connection was made for it and
+-- nobody else was let in.
+create or replace function gateway.erases(p gateway.partner, connection uuid) returns boolean
+language sql stable as $$
+  select p.reach = 'all' or (
+    exists (select from gateway.consent x where x.partner_id = p.id and x.connection_id = connection and x.ended_at is null and x.made)
+    and not exists (
+      select from gateway.consent x join gateway.partner o on o.id = x.partner_id
+       where x.connection_id = connection and x.partner_id <> p.id and x.ended_at is null and o.revoked_at is null))
+$$;
+
+-- null: no such connection, or another's. What an uninstall at the provider has to say, where somebody asks for one. `kept`: the
+-- connection would stay after all, for others.
+create or replace function public.gateway_leaving_v1(
+  session_hash text, user_id uuid, connection_id uuid, key_hash text default null, address text default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  asks record;
+  p    gateway.partner;
+begin
+  if key_hash is not null then
+    select f.* into asks from gateway.caller(key_hash, address, 'connections:write') f;
+    if asks.refused is not null then
+      return jsonb_build_object('refused', asks.refused);
+    end if;
+    p := asks.partner;
+  end if;
+  return coalesce((
+    select jsonb_build_object('user_id', c.user_id, 'provider', c.provider, 'account_id', c.account_id, 'facts', c.facts,
+                              'kept', key_hash is not null and not gateway.erases(p, c.id))
+      from gateway.connection c
+     where c.id = connection_id
+       and case when key_hash is not null then gateway.reaches(p, c)
+                else c.user_id = coalesce((select s.user_id from gateway.live_session(session_hash) s),
+                                          (select u.id from gateway.live_user(user_id) u)) end),
+    case when key_hash is null and gateway.shut_out(user_id) then '{"shut_out": true}'::jsonb end);
+end $$;
+
+-- A disconnect by the partner whose link it came by, before it was completed. null: something else ended it just now.
+create or replace function gateway.give_up_waiting(parked_id uuid, partner uuid) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  gone gateway.parked_grant;
+  told uuid;
+begin
+  perform set_config('gateway.link_error', 'disconnected', true);
+  delete from gateway.parked_grant g where g.id = parked_id returning g.* into gone;
+  if not found then
+    return null;
+  end if;
+  insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
+  values ('connection.disconnected', gone.id, gone.user_id, partner, gone.provider,
+          jsonb_build_object('account', jsonb_build_object('id', gone.account_id, 'label', gone.account_label)))
+  returning id into told;
+  return jsonb_build_object(
+    'connection_id', gone.id, 'event_id', told, 'provider', gone.provider, 'account_id', gone.account_id,
+    'account_label', gone.account_label, 'erased_at', clock_timestamp(), 'kept', false, 'revocation',
+    (select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = gone.id and r.generation = 1));
+end $$;
+
+-- null: no such connection, or another's. The trigger puts the grant into the queue; here it is handed to whoever may try at once.
+-- `user_id`: somebody whom an access token proved, where there is no session. `key_hash`: a partner; where others were let in, or the
+-- connection was there before it, only its own reach ends: `kept`.
+create or replace function public.gateway_disconnect_v1(
+  session_hash text, connection_id uuid, user_id uuid default null, key_hash text default null, address text default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  asks   record;
+  p      gateway.partner;
+  whose  uuid;
+  gone   gateway.connection;
+  kept   boolean := false;
+  queued jsonb;
+  told   uuid;
+begin
+  if key_hash is not null then
+    select f.* into asks from gateway.caller(key_hash, address, 'connections:write') f;
+    if asks.refused is not null then
+      return jsonb_build_object('refused', asks.refused);
+    end if;
+    p := asks.partner;
+    select c.user_id into whose from gateway.connection c where c.id = connection_id and gateway.reaches(p, c);
+  else
+    whose := coalesce((select s.user_id from gateway.live_session(session_hash) s), (select u.id from gateway.live_user(user_id) u));
+  end if;
+  if not exists (select from gateway.connection c where c.id = connection_id and c.user_id = whose) then
+    if key_hash is not null and exists (select from gateway.waiting(p) w where w.id = connection_id) then
+      return gateway.give_up_waiting(connection_id, p.id);
+    end if;
+    return case when key_hash is null and whose is null and gateway.shut_out(user_id) then '{"shut_out": true}'::jsonb end;
+  end if;
+  perform gateway.lock_user(whose);
+  perform from public.provider_data d where d.id = connection_id for update;
+  select c.* into gone from gateway.connection c
+   where c.id = connection_id and c.user_id = whose and (key_hash is null or gateway.reaches(p, c));
+  if not found then
+    return null;
+  end if;
+  if key_hash is not null then
+    -- Consents of one connection change in turn: two that leave at once do not each keep it for the other.
+    perform from gateway.consent x where x.connection_id = gone.id order by x.partner_id for update;
+    kept := not gateway.erases(p, gone.id);
+  end if;
+  if kept then
+    update gateway.consent x set ended_at = clock_timestamp() where x.partner_id = p.id and x.connection_id = gone.id;
+  else
+    delete from public.provider_data d where d.id = gone.id;
+    update gateway.revocation r set reason = 'disconnected' where r.connection_id = gone.id and r.generation = gone.generation
+    returning gateway.to_give_back(r) into queued;
+  end if;
+  insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
+  values (case when kept then 'consent.ended' else 'connection.disconnected' end, gone.id, whose, p.id, gone.provider,
           jsonb_build_object('account', jsonb_build_object('id', gone.account_id, 'label', gone.account_label)))
   returning id into told;
   return jsonb_build_object('connection_id', gone.id, 'event_id', told, 'provider', gone.provider, 'account_id', gone.account_id,
-                            'account_label', gone.account_label, 'erased_at', clock_timestamp(), 'revocation', queued);
+                            'account_label', gone.account_label, 'erased_at', clock_timestamp(), 'revocation', queued,
+                            'kept', kept);
 end $$;
 
 -- Another account came back: kept until its user says what becomes of it. One that was parked before is given back. `not_after` as
@@ -1184,21 +1870,23 @@ end $$;
 create or replace function public.gateway_park_grant_v1(
   parked_id uuid, user_id uuid, provider text, browser_hash text, account_id text, account_label text, scope text[],
   token text, refresh text, expires_at timestamptz, refresh_expires_at timestamptz, facts jsonb, return_to text, display text,
-  not_after timestamptz default null
+  not_after timestamptz default null, connect_session_id uuid default null, confirmation_hash text default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
 begin
   perform gateway.lock_user(user_id);
-  delete from gateway.parked_grant p where p.user_id = user_id and p.provider = provider;
+  if confirmation_hash is null then
+    delete from gateway.parked_grant p where p.user_id = user_id and p.provider = provider and p.confirmation_hash is null;
+  end if;
   insert into gateway.parked_grant
     (id, user_id, provider, browser_hash, account_id, account_label, scope, token, refresh, expires_at, refresh_expires_at,
-     facts, return_to, display)
+     facts, return_to, display, connect_session_id, confirmation_hash)
   values
     (parked_id, user_id, provider, browser_hash, account_id, account_label, scope, token, refresh, expires_at,
-     refresh_expires_at, coalesce(facts, '{}'), return_to, display);
-  insert into gateway.event (type, user_id, provider, data)
-  values ('grant.parked', user_id, provider,
+     refresh_expires_at, coalesce(facts, '{}'), return_to, display, connect_session_id, confirmation_hash);
+  insert into gateway.event (type, user_id, provider, partner_id, data)
+  values ('grant.parked', user_id, provider, (select s.partner_id from gateway.connect_session s where s.id = connect_session_id),
           jsonb_build_object('account', jsonb_build_object('id', account_id, 'label', account_label)));
   if clock_timestamp() > not_after then
     raise exception 'whoever asked has given up by now' using errcode = 'query_canceled';
@@ -1214,10 +1902,13 @@ begin
   return (
     select to_jsonb(p) || jsonb_build_object(
              'label', s.label, 'told_at', clock_timestamp(),
-             'standing', coalesce((select jsonb_agg(x) from gateway.standing(p.user_id, p.provider) x), '[]'))
+             'standing', coalesce((select jsonb_agg(x) from gateway.standing(p.user_id, p.provider) x), '[]'),
+             'shared_with', coalesce((select jsonb_agg(distinct w.partner ->> 'name')
+                                        from gateway.connection c cross join jsonb_array_elements(gateway.sharing(c.id)) as w (partner)
+                                       where c.user_id = p.user_id and c.provider = p.provider), '[]'))
       from gateway.live_session(session_hash) s
       join gateway.parked_grant p on p.user_id = s.user_id and p.provider = provider and p.browser_hash = browser_hash
-     where p.parked_until > clock_timestamp()
+     where p.parked_until > clock_timestamp() and p.confirmation_hash is null
   );
 end $$;
 
@@ -1228,6 +1919,7 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   gone gateway.parked_grant;
 begin
+  perform set_config('gateway.link_error', 'access_denied', true);
   delete from gateway.parked_grant p where p.id = parked_id returning p.* into gone;
   if not found then
     return null;
@@ -1235,29 +1927,225 @@ begin
   return (select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = gone.id and r.generation = 1);
 end $$;
 
--- 7b -- functions: refresh ---------------------------------------------------------------------------------------------
+-- 7a -- functions: links of partners ------------------------------------------------------------------------------------
 
--- What a token read needs, in one call. `good`: for `min_seconds` still; `alive`: now. Another's id is like none.
-create or replace function public.gateway_grant_v1(connection_id uuid, user_id uuid, min_seconds integer)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
+-- null: not one of the partner's providers, or no such user.
+create or replace function public.gateway_create_connect_session_v1(
+  key_hash text, address text, secret_hash text, user_id uuid, provider text, type integer, scope text[], return_to text
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
 declare
-  over timestamptz := clock_timestamp();
+  who  record;
+  made gateway.connect_session;
 begin
-  return coalesce((
-    select jsonb_build_object(
-             'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'generation', c.generation, 'status', c.status,
-             'scope', c.scope, 'expires_at', c.expires_at, 'token', d.token,
-             'good', nullif(d.token, '') is not null
-                     and (c.expires_at is null or c.expires_at > over + make_interval(secs => min_seconds)),
-             'alive', nullif(d.token, '') is not null and (c.expires_at is null or c.expires_at > over),
-             'refreshable', nullif(d.refresh, '') is not null,
-             'leased', c.lease_until > over,
-             'wait_seconds', greatest(0, ceil(extract(epoch from c.not_before - over))))
-      from gateway.connection c join public.provider_data d on d.id = c.id
-     where c.id = connection_id
-       and (user_id is null or c.user_id = user_id and exists (select from gateway.live_user(user_id)))),
-    case when gateway.shut_out(user_id) then '{"shut_out": true}'::jsonb end);
+  select c.* into who from gateway.caller(key_hash, address, 'sessions:write') c;
+  if who.refused is not null then
+    return jsonb_build_object('refused', who.refused);
+  end if;
+  if not coalesce(provider = any ((who.partner).providers), true) then
+    return null;
+  end if;
+  if (select s.own_auth from gateway.schema s) then
+    insert into auth.users (id) values (user_id) on conflict do nothing;
+  end if;
+  if not exists (select from gateway.live_user(user_id)) then
+    return null;
+  end if;
+  perform gateway.sweep(100);
+  insert into gateway.connect_session as s (secret_hash, partner_id, user_id, provider, type, scope, return_to)
+  values (secret_hash, (who.partner).id, user_id, provider, type, scope, return_to) returning s.* into made;
+  insert into gateway.event (type, user_id, provider, partner_id, data)
+  values ('link.created', user_id, provider, made.partner_id, jsonb_build_object('connect_session', made.id));
+  return jsonb_build_object('id', made.id, 'expires_at', made.expires_at);
+end $$;
+
+-- The link that opens with this secret, while it may be started: unused, young, its partner and its user still there.
+create or replace function gateway.open_link(wanted text) returns setof gateway.connect_session
+language plpgsql stable set search_path = '' as $$
+begin
+  return query
+    select s.* from gateway.connect_session s join gateway.partner p on p.id = s.partner_id
+     where s.secret_hash = wanted and s.started_at is null and s.expires_at > clock_timestamp() and p.revoked_at is null
+       and exists (select from gateway.live_user(s.user_id));
+end $$;
+
+-- null: no such link, or not any more. What its page has to say; nothing is used up.
+create or replace function public.gateway_connect_session_v1(secret_hash text, session_hash text)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_variable
+begin
+  return (
+    select case when p.frozen_at is not null then '{"refused": "frozen"}'::jsonb else jsonb_build_object(
+             'id', s.id, 'provider', s.provider, 'return_to', s.return_to, 'user_id', s.user_id,
+             'user_label', gateway.label_of(s.user_id), 'partner', p.name, 'partner_scope', p.scope, 'scope', s.scope,
+             'beside', gateway.scope_beside(s.user_id, s.provider, true),
+             'session_user_id', i.user_id, 'session_label', i.label,
+             'standing', (select jsonb_build_object('account_label', c.account_label, 'status', c.status) from gateway.connection c
+                           where c.user_id = s.user_id and c.provider = s.provider order by c.updated_at desc, c.id limit 1)) end
+      from gateway.open_link(secret_hash) s join gateway.partner p on p.id = s.partner_id
+      left join gateway.live_session(session_hash) i on true
+  );
+end $$;
+
+-- null: no such link, or somebody started it before. Who may, is judged before it is used up: `user_mismatch` for somebody else than
+-- it is for; `unauthenticated` for nobody, where there is no product to return to that could say who it was.
+create or replace function public.gateway_start_connect_session_v1(
+  secret_hash text, session_hash text, state_hash text, browser_hash text, sealed text, scope text[]
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  s   gateway.connect_session;
+  who uuid := (select i.user_id from gateway.live_session(session_hash) i);
+begin
+  select x.* into s from gateway.open_link(secret_hash) x;
+  if not found then
+    return null;
+  end if;
+  if exists (select from gateway.partner p where p.id = s.partner_id and p.frozen_at is not null) then
+    return jsonb_build_object('refused', 'frozen');
+  end if;
+  if who <> s.user_id then
+    insert into gateway.event (type, user_id, provider, partner_id, data)
+    values ('connect.refused', s.user_id, s.provider, s.partner_id,
+            jsonb_build_object('error', 'user_mismatch', 'connect_session', s.id));
+    return jsonb_build_object('ending', 'user_mismatch');
+  end if;
+  if who is null and s.return_to is null then
+    return jsonb_build_object('ending', 'unauthenticated');
+  end if;
+  update gateway.connect_session x set started_at = clock_timestamp() where x.id = s.id and x.started_at is null;
+  if not found then
+    return null;
+  end if;
+  insert into gateway.authorization_request
+    (state_hash, browser_hash, user_id, provider, sealed, scope, return_to, display, connect_session_id, expires_at)
+  values
+    (state_hash, browser_hash, s.user_id, s.provider, sealed, scope, s.return_to, 'page', s.id,
+     clock_timestamp() + interval '10 minutes');
+  return jsonb_build_object('ending', 'started');
+end $$;
+
+-- null: no such session of this partner. `state_invalid`: nothing waits there. `open`: what waits, told to whoever has its
+-- confirmation and names its user; anything else is wrong, once, and the grant goes into the queue.
+create or replace function public.gateway_claim_completion_v1(
+  key_hash text, address text, connect_session_id uuid, user_id uuid, confirmation_hash text
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  who   record;
+  s     gateway.connect_session;
+  p     gateway.parked_grant;
+  wrong text;
+begin
+  select c.* into who from gateway.caller(key_hash, address, 'sessions:write') c;
+  if who.refused is not null then
+    return jsonb_build_object('refused', who.refused);
+  end if;
+  select x.* into s from gateway.connect_session x where x.id = connect_session_id and x.partner_id = (who.partner).id;
+  if not found then
+    return null;
+  end if;
+  select x.* into p from gateway.parked_grant x
+   where x.connect_session_id = s.id and x.confirmation_hash is not null and x.parked_until > clock_timestamp() for update;
+  if not found then
+    return jsonb_build_object('ending', 'state_invalid');
+  end if;
+  wrong := case when s.user_id <> user_id or not exists (select from gateway.live_user(s.user_id)) then 'user_mismatch'
+                when p.confirmation_hash is distinct from confirmation_hash then 'state_invalid' end;
+  if wrong is not null then
+    perform set_config('gateway.link_error', wrong, true);
+    delete from gateway.parked_grant x where x.id = p.id;
+    update gateway.connect_session x set ended_at = clock_timestamp() where x.id = s.id;
+    return jsonb_build_object('ending', wrong, 'revocation', (
+      select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = p.id and r.generation = 1));
+  end if;
+  return jsonb_build_object('ending', 'open', 'parked', to_jsonb(p) || jsonb_build_object(
+    'label', coalesce(gateway.label_of(p.user_id), p.user_id::text), 'told_at', clock_timestamp(),
+    'standing', coalesce((select jsonb_agg(x) from gateway.standing(p.user_id, p.provider) x), '[]')));
+end $$;
+
+-- null: no such connection of the signed-in user, or not shared with that partner. Its next read finds nothing.
+create or replace function public.gateway_end_consent_v1(session_hash text, connection_id uuid, partner_id uuid)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  c gateway.connection;
+begin
+  select x.* into c from gateway.live_session(session_hash) s join gateway.connection x on x.user_id = s.user_id
+   where x.id = connection_id;
+  update gateway.consent x set ended_at = clock_timestamp()
+   where x.connection_id = c.id and x.partner_id = partner_id and x.ended_at is null;
+  if not found then
+    return null;
+  end if;
+  insert into gateway.event (type, connection_id, user_id, provider, partner_id)
+  values ('consent.ended', c.id, c.user_id, c.provider, partner_id);
+  return jsonb_build_object('provider', c.provider, 'partner', (select p.name from gateway.partner p where p.id = partner_id));
+end $$;
+
+-- 7b -- functions: refresh ---------------------------------------------------------------------------------------------
+
+-- What a token read needs, in one call: whose key, how far it reaches, what is frozen, how much was read, the row, the event. `good`:
+-- for `min_seconds` still; `alive`: now. Another's id is like none, and counts for nothing. `counted`: the first look of a request;
+-- what a refresh looks at afterwards is judged again and neither counted nor told. No user and no key: the gateway itself.
+create or replace function public.gateway_grant_v1(
+  connection_id uuid, user_id uuid, min_seconds integer, key_hash text default null, address text default null,
+  counted boolean default false
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  over    timestamptz := clock_timestamp();
+  asks    record;
+  p       gateway.partner;
+  x       record;
+  limited jsonb;
+begin
+  if key_hash is not null then
+    select f.* into asks from gateway.caller(key_hash, address, 'tokens:read') f;
+    if asks.refused is not null then
+      return jsonb_build_object('refused', asks.refused);
+    end if;
+    p := asks.partner;
+  end if;
+  -- In one statement, so that token and generation are of one moment.
+  select c.id, c.user_id, c.provider, c.generation, c.status, c.scope, c.expires_at, c.lease_until, c.not_before,
+         d.token, nullif(d.refresh, '') is not null as refreshable
+    into x from gateway.connection c join public.provider_data d on d.id = c.id
+   where c.id = connection_id
+     and (key_hash is null or gateway.reaches(p, c))
+     and (user_id is null or c.user_id = user_id and exists (select from gateway.live_user(user_id)));
+  if not found then
+    return case when key_hash is not null and exists (select from gateway.waiting(p) w where w.id = connection_id)
+                then '{"refused": "pending_confirmation"}'::jsonb
+                when gateway.shut_out(user_id) then '{"shut_out": true}'::jsonb end;
+  end if;
+  if (key_hash is not null or user_id is not null)
+     and exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || x.provider)) then
+    return '{"refused": "frozen"}';
+  end if;
+  if counted and x.status = 'active' then
+    if key_hash is not null then
+      limited := gateway.count_read(p, x.id, key_hash, address);
+      if limited is not null then
+        return limited;
+      end if;
+    end if;
+    insert into gateway.event (type, connection_id, user_id, partner_id, provider)
+    values ('token.read', x.id, x.user_id, p.id, x.provider);
+  end if;
+  return jsonb_build_object(
+    'id', x.id, 'user_id', x.user_id, 'provider', x.provider, 'generation', x.generation, 'status', x.status,
+    'scope', x.scope, 'expires_at', x.expires_at, 'token', x.token,
+    'good', nullif(x.token, '') is not null
+            and (x.expires_at is null or x.expires_at > over + make_interval(secs => min_seconds)),
+    'alive', nullif(x.token, '') is not null and (x.expires_at is null or x.expires_at > over),
+    'refreshable', x.refreshable,
+    'leased', x.lease_until > over,
+    'wait_seconds', greatest(0, ceil(extract(epoch from x.not_before - over))));
 end $$;
 
 create or replace function gateway.claimed(c gateway.connection, again boolean) returns jsonb
@@ -1384,9 +2272,7 @@ begin
   if not found then
     return jsonb_build_object('ending', case
       when not exists (select from gateway.connection x where x.id = connection_id) then 'gone'
-      when exists (select from gateway.event e
-                    where e.connection_id = connection_id and e.type = 'connection.reauthorized'
-                      and (e.data ->> 'generation')::bigint > generation and e.data -> 'adopted' is null) then 'reconnected'
+      when exists (select from gateway.connection x where x.id = connection_id and x.reconnected > generation) then 'reconnected'
       else 'refreshed' end);
   end if;
   if not renewed then
@@ -1484,6 +2370,9 @@ begin
     'dead_intents', (select count(*) from gateway.connection c where c.intent_at is not null and c.lease_until < clock_timestamp()),
     'revocations', (select count(*) from gateway.revocation r),
     'parked_grants', (select count(*) from gateway.parked_grant p),
+    'events_unsealed', (select count(*) from gateway.event e where e.position is null),
+    'oldest_unsealed_seconds', (select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0)
+                                  from gateway.event e where e.position is null),
     'connections', (select coalesce(jsonb_object_agg(x.status, x.n), '{}')
                       from (select c.status, count(*) as n from gateway.connection c group by c.status) x),
     'open_breakers', (select coalesce(jsonb_agg(h.provider), '[]') from gateway.provider_health h where h.open_until is not null));
@@ -1614,7 +2503,7 @@ begin
   select c.* into known from gateway.connection c where c.id = connection_id for no key update;
   if coalesce(known.generation, 0) + 1 <> generation
      or known.id is not null and (known.provider, known.account_id) is distinct from (provider, account_id)
-     or known.id is null and exists (select from gateway.event e where e.connection_id = connection_id) then
+     or known.id is null and gateway.was_used(connection_id) then
     return jsonb_build_object('adopted', false, 'why', 'changed');
   end if;
   if exists (select from gateway.connection c where c.user_id = whose and c.provider = provider and c.id <> connection_id
@@ -1704,12 +2593,21 @@ begin
 end $$;
 
 -- done: forgotten. Not done: due again after 2, 4, 8 … minutes, at most 6 hours.
-create or replace function public.gateway_settle_revocation_v1(connection_id uuid, generation bigint, done boolean)
+-- `outcome`: what became of it, told of where whoever runs the gateway revoked it, as the proof.
+create or replace function public.gateway_settle_revocation_v1(
+  connection_id uuid, generation bigint, done boolean, outcome text default null
+)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
+declare
+  gone gateway.revocation;
 begin
   if done then
-    delete from gateway.revocation r where r.connection_id = connection_id and r.generation = generation;
+    delete from gateway.revocation r where r.connection_id = connection_id and r.generation = generation returning r.* into gone;
+    if gone.reason = 'revoked' and outcome is not null then
+      insert into gateway.event (type, connection_id, provider, data)
+      values ('grant.revoked', connection_id, gone.provider, jsonb_build_object('revocation', outcome, 'generation', generation));
+    end if;
     return jsonb_build_object('left', false);
   end if;
   update gateway.revocation r
@@ -1728,6 +2626,7 @@ declare
   claimed gateway.revocation;
 begin
   perform gateway.sweep(1000);
+  perform gateway.sweep_usage();
   delete from gateway.parked_grant p where p.id in (
     select x.id from gateway.parked_grant x where x.parked_until <= over
      order by x.parked_until limit 100 for update skip locked);
@@ -1804,6 +2703,10 @@ begin
              jsonb_strip_nulls(jsonb_build_object('token', x.token, 'refresh', x.refresh))) order by x.connection_id, x.generation) into items
       from (select r.* from gateway.revocation r where (r.connection_id, r.generation) > (from_id, from_gen)
              order by r.connection_id, r.generation limit most) x;
+  elsif kind = 'ledger' then
+    total := case when after is null then (select count(*) from gateway.ledger l where l.sealed_key is not null) end;
+    select jsonb_agg(jsonb_build_object('id', from_id, 'generation', 0, 'values', jsonb_build_object('ledger', l.sealed_key))) into items
+      from gateway.ledger l where l.sealed_key is not null and after is null;
   else
     raise exception 'no such kind of sealed values' using errcode = 'invalid_parameter_value';
   end if;
@@ -1853,6 +2756,8 @@ begin
          set token = case x."column" when 'token' then x.new else r.token end,
              refresh = case x."column" when 'refresh' then x.new else r.refresh end
        where r.connection_id = x.id and r.generation = x.generation;
+    elsif kind = 'ledger' then
+      update gateway.ledger l set sealed_key = x.new where l.sealed_key = x.old;
     else
       raise exception 'no such kind of sealed values' using errcode = 'invalid_parameter_value';
     end if;
@@ -1899,7 +2804,378 @@ begin
               from gateway.event e where e.at > since and e.type in ('grant.refreshed', 'grant.refresh_failed') group by 1) x), '{}');
 end $$;
 
+-- 8c -- functions: the ledger -------------------------------------------------------------------------------------------
+
+-- A row as it stands, for whoever makes or checks its hash. The hash is made outside of this database: who changes rows might change
+-- functions too.
+create or replace function gateway.raw(e gateway.event) returns jsonb
+language sql stable as $$
+  select jsonb_build_object(
+    'id', e.id, 'at', e.at, 'type', e.type, 'connection_id', e.connection_id, 'user_id', e.user_id, 'partner_id', e.partner_id,
+    'provider', e.provider, 'data', e.data::text, 'position', e.position, 'hash', e.hash)
+$$;
+
+-- What is to be sealed, oldest first, and behind which head; for `lease_seconds`, or until it is sealed, nobody else's. null: there is
+-- nothing, or somebody is at it. Rows that commit late are found later, and get later positions.
+create or replace function public.gateway_unsealed_events_v1(most integer, lease_seconds double precision)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  head gateway.ledger;
+begin
+  if not exists (select from gateway.event e where e.position is null) then
+    return null;
+  end if;
+  perform from gateway.ledger l where l.lease_until is null or l.lease_until <= clock_timestamp() for update skip locked;
+  if not found then
+    return null;
+  end if;
+  update gateway.ledger l set lease_until = clock_timestamp() + make_interval(secs => lease_seconds) returning l.* into head;
+  return jsonb_build_object(
+    'position', head.position, 'hash', head.hash, 'sealed_key', head.sealed_key,
+    'items', (select coalesce(jsonb_agg(gateway.raw(x) order by x.at, x.id), '[]')
+                from (select e.* from gateway.event e where e.position is null order by e.at, e.id limit most) x));
+end $$;
+
+-- Compare-and-set on the head. `sealed`: {"items": [{id, hash}]}, in order. All of them or none: a row that went since it was read
+-- would leave a gap.
+create or replace function public.gateway_seal_events_v1(head_position bigint, head_hash text, sealed jsonb, mark text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  wanted integer := jsonb_array_length(sealed -> 'items');
+  there  integer;
+begin
+  perform from gateway.ledger l where l.position = head_position and l.hash = head_hash for update;
+  if not found then
+    return jsonb_build_object('sealed', false);
+  end if;
+  perform from gateway.event e
+    where e.position is null and e.id in (select (i ->> 'id')::uuid from jsonb_array_elements(sealed -> 'items') i) for update;
+  get diagnostics there = row_count;
+  if there <> wanted then
+    return jsonb_build_object('sealed', false);
+  end if;
+  update gateway.event e set position = head_position + i.place, hash = i.item ->> 'hash'
+    from jsonb_array_elements(sealed -> 'items') with ordinality i (item, place) where e.id = (i.item ->> 'id')::uuid;
+  update gateway.ledger l
+     set position = head_position + wanted, hash = sealed -> 'items' -> (wanted - 1) ->> 'hash', mark = mark, lease_until = null;
+  return jsonb_build_object('sealed', true);
+end $$;
+
+-- Once, before anything is sealed: a chain never gets another key. What stands.
+create or replace function public.gateway_keep_ledger_key_v1(sealed_key text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+begin
+  update gateway.ledger l set sealed_key = sealed_key where l.sealed_key is null and l.position = 0;
+  return (select jsonb_build_object('sealed_key', l.sealed_key) from gateway.ledger l);
+end $$;
+
+-- Where the chain begins and ends, what waits to be sealed, and whether anything stands where nothing may: at one moment.
+create or replace function public.gateway_ledger_v1()
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (
+    select to_jsonb(l) - 'only_one' || jsonb_build_object(
+             'unsealed', (select count(*) from gateway.event e where e.position is null),
+             'oldest_unsealed_seconds', (select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0)
+                                           from gateway.event e where e.position is null),
+             'before', exists (select from gateway.event e where e.position <= l.dropped_position),
+             'beyond', exists (select from gateway.event e where e.position > l.position))
+      from gateway.ledger l);
+end $$;
+
+-- The whole days before the last `days`, in UTC.
+create or replace function gateway.events_before(days integer) returns timestamptz
+language sql stable as $$
+  select (date_trunc('day', clock_timestamp() at time zone 'UTC') - make_interval(days => days)) at time zone 'UTC'
+$$;
+
+-- The rows of the next `most` positions behind `after`, as many as stand there. `days`: and which of them are old enough to go.
+create or replace function public.gateway_ledger_page_v1(after bigint, most integer, days integer default null)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_variable
+begin
+  return jsonb_build_object(
+    'before', gateway.events_before(days),
+    'items', (select coalesce(jsonb_agg(gateway.raw(e) order by e.position), '[]')
+                from gateway.event e where e.position > after and e.position <= after + most));
+end $$;
+
+-- From the front of the chain alone, and old rows alone; by compare-and-set on where it begins. `mark` is an HMAC over where it begins
+-- then, so that whoever cuts rows off without the key is found. Of the connections they tell of, it is kept that there were such.
+create or replace function public.gateway_drop_events_v1(
+  from_position bigint, until_position bigint, until_hash text, mark text, days integer
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  old timestamptz := gateway.events_before(days);
+begin
+  perform from gateway.ledger l where l.dropped_position = from_position and l.position >= until_position for update;
+  if not found or exists (
+    select from gateway.event e where e.position > from_position and e.position <= until_position and e.at >= old
+  ) then
+    return jsonb_build_object('dropped', false);
+  end if;
+  insert into gateway.used_id (id)
+  select distinct e.connection_id from gateway.event e
+   where e.position > from_position and e.position <= until_position and e.connection_id is not null
+  on conflict do nothing;
+  delete from gateway.event e where e.position > from_position and e.position <= until_position;
+  update gateway.ledger l set dropped_position = until_position, dropped_hash = until_hash, dropped_mark = mark;
+  return jsonb_build_object('dropped', true);
+end $$;
+
+-- Whether a partner may be told of an event: its own acts; and of its providers' connections everything (reach `all`), or what others
+-- than partners did to those it was given, until that ended; that they were erased is told a moment after it has ended their reach.
+create or replace function gateway.tells(p gateway.partner, e gateway.event) returns boolean
+language sql stable as $$
+  select coalesce(e.partner_id = p.id, false) or coalesce(
+    (p.providers is null or e.provider = any (p.providers)) and e.provider is not null
+    and (p.reach = 'all' or e.partner_id is null and exists (
+      select from gateway.consent x where x.partner_id = p.id and x.connection_id = e.connection_id
+         and (x.ended_at is null or e.at < x.ended_at
+              or e.type = 'connection.disconnected' and e.at < x.ended_at + interval '5 seconds'))), false)
+$$;
+
+-- The sealed events that a partner, or a user, may be told of, behind `after`, in order. Every way is along an index, and a limit in
+-- each keeps a page from reading more than it can show; near the end, where whoever asks again and again is, the chain itself is walked.
+create or replace function gateway.told(p gateway.partner, whose uuid, after bigint, most integer) returns setof gateway.event
+language plpgsql stable set search_path = '' as $$
+begin
+  if p.id is null then
+    return query
+      select e.* from gateway.event e
+       where e.user_id = whose and e.position is not null and -e.position < -after and e.type !~ '^(partner|key)\.'
+       order by -e.position desc limit most;
+  elsif p.reach = 'all' and p.providers is null or after > (select l.position from gateway.ledger l) - 1000 then
+    return query
+      select e.* from gateway.event e where e.position > after and gateway.tells(p, e) order by e.position limit most;
+  else
+    return query
+      select distinct on (x.position) x.* from (
+        select o.* from unnest(case p.reach when 'all' then p.providers end) known (id) cross join lateral (
+          select e.* from gateway.event e where e.provider = known.id and e.position is not null and -e.position < -after
+           order by -e.position desc limit most) o
+        union all
+        select o.* from gateway.consent c cross join lateral (
+          select e.* from gateway.event e
+           where e.connection_id = c.connection_id and -e.position < -after and gateway.tells(p, e)
+           order by -e.position desc limit most) o
+         where c.partner_id = p.id and p.reach = 'own'
+        union all
+        (select e.* from gateway.event e where e.partner_id = p.id and e.position is not null and -e.position < -after
+          order by -e.position desc limit most)
+      ) x order by x.position limit most;
+  end if;
+end $$;
+
+-- A page for one caller: the partner of a key, or a user.
+create or replace function public.gateway_events_v1(key_hash text, address text, user_id uuid, after bigint, most integer)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  asks  record;
+  items jsonb;
+begin
+  if key_hash is not null then
+    select f.* into asks from gateway.caller(key_hash, address, 'events:read') f;
+    if asks.refused is not null then
+      return jsonb_build_object('refused', asks.refused);
+    end if;
+  elsif user_id is null or gateway.shut_out(user_id) then
+    return '{"shut_out": true}';
+  else
+    select null::gateway.partner as partner, null::text as refused into asks;
+  end if;
+  select coalesce(jsonb_agg(jsonb_build_object(
+           'id', x.id, 'position', x.position, 'type', x.type, 'at', x.at, 'connection_id', x.connection_id, 'user_id', x.user_id,
+           'partner', x.partner_id, 'provider', x.provider, 'data', x.data) order by x.position), '[]') into items
+    from gateway.told(asks.partner, user_id, after, most + 1) x;
+  return jsonb_build_object('items', case when jsonb_array_length(items) > most then items - most else items end,
+                            'more', jsonb_array_length(items) > most);
+end $$;
+
+-- 8d -- functions: connections, for whoever runs the gateway ----------------------------------------------------------------
+
+-- A page of them, by id.
+create or replace function public.gateway_all_connections_v1(provider text, user_id uuid, status text, after uuid, most integer)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_variable
+begin
+  return (
+    select coalesce(jsonb_agg(gateway.shown(x) order by x.id), '[]')
+      from (select c.* from gateway.connection c
+             where (after is null or c.id > after) and (provider is null or c.provider = provider)
+               and (user_id is null or c.user_id = user_id) and (status is null or c.status = status)
+             order by c.id limit most) x);
+end $$;
+
+-- What is known of one, and what became of it; null where there never was one, or no event tells of it any more.
+create or replace function public.gateway_inspect_connection_v1(connection_id uuid)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_variable
+declare
+  c gateway.connection;
+begin
+  select x.* into c from gateway.connection x where x.id = connection_id;
+  if not found and not exists (select from gateway.event e where e.connection_id = connection_id) then
+    return null;
+  end if;
+  return jsonb_build_object(
+    'connection', case when c.id is not null then gateway.shown(c) || jsonb_build_object(
+                    'refresh_at', c.refresh_at, 'refresh_expires_at', c.refresh_expires_at, 'failures', c.failures,
+                    'not_before', c.not_before) end,
+    'waiting', (select count(*) from gateway.revocation r where r.connection_id = connection_id),
+    'partners', (select coalesce(jsonb_agg(jsonb_build_object(
+                   'id', p.id, 'name', p.name, 'since', x.created_at, 'ended_at', x.ended_at, 'made', x.made) order by x.created_at), '[]')
+                   from gateway.consent x join gateway.partner p on p.id = x.partner_id where x.connection_id = connection_id),
+    'events', (select coalesce(jsonb_agg(gateway.raw(x) order by x.at desc, x.id), '[]')
+                 from (select e.* from gateway.event e where e.connection_id = connection_id order by e.at desc limit 10) x));
+end $$;
+
+-- How many connections a provider has, of how many users, and what else hangs on it.
+create or replace function public.gateway_provider_holdings_v1(provider text)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_variable
+begin
+  return jsonb_build_object(
+    'connections', (select count(*) from gateway.connection c where c.provider = provider),
+    'users', (select count(distinct c.user_id) from gateway.connection c where c.provider = provider),
+    'parked', (select count(*) from gateway.parked_grant p where p.provider = provider),
+    'attempts', (select count(*) from gateway.authorization_request a where a.provider = provider),
+    'queued', (select count(*) from gateway.revocation r where r.provider = provider),
+    'frozen_at', (select f.frozen_at from gateway.freeze f where f.target = 'provider:' || provider));
+end $$;
+
+-- As where a user's own is erased, but never waiting for whoever is at one of that user's just now: it comes with the next call.
+create or replace function gateway.try_lock_user(whose uuid) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended('gateway user ' || whose::text, 0)) then
+    return false;
+  end if;
+  perform from public.user_profile p where p.user_id_auth = whose order by p.id for no key update;
+  return true;
+end $$;
+
+create or replace function gateway.erase(c gateway.connection) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  told uuid;
+begin
+  delete from public.provider_data d where d.id = c.id;  -- the trigger puts the grant into the queue
+  update gateway.revocation r set reason = 'revoked', due_at = clock_timestamp() + interval '5 minutes'
+   where r.connection_id = c.id and r.generation = c.generation;
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  values ('connection.disconnected', c.id, c.user_id, c.provider,
+          jsonb_build_object('by', 'operator', 'account', jsonb_build_object('id', c.account_id, 'label', c.account_label)))
+  returning id into told;
+  return jsonb_build_object('connection_id', c.id, 'event_id', told, 'provider', c.provider, 'account_id', c.account_id,
+                            'account_label', c.account_label, 'erased_at', clock_timestamp(), 'kept', false);
+end $$;
+
+-- One, whosever it is. null: there is none.
+create or replace function public.gateway_erase_connection_v1(connection_id uuid)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  gone   gateway.connection;
+  erased jsonb;
+begin
+  perform gateway.lock_user((select c.user_id from gateway.connection c where c.id = connection_id));
+  perform from public.provider_data d where d.id = connection_id for update;
+  select c.* into gone from gateway.connection c where c.id = connection_id;
+  if not found then
+    return null;
+  end if;
+  erased := gateway.erase(gone);
+  return erased || jsonb_build_object('revocation', (
+    select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = gone.id and r.generation = gone.generation));
+end $$;
+
+-- Up to `most` of a provider's, and all that would become one: what is parked, and attempts under way. How many went, and how many
+-- are left, somebody being at them.
+create or replace function public.gateway_erase_provider_v1(provider text, most integer)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  c        gateway.connection;
+  gone     gateway.connection;
+  erased   integer := 0;
+  parked   integer;
+  attempts integer;
+begin
+  delete from gateway.authorization_request a where a.state_hash = any (array(
+    select x.state_hash from gateway.authorization_request x where x.provider = provider limit 1000 for update skip locked));
+  get diagnostics attempts = row_count;
+  delete from gateway.parked_grant p where p.id = any (array(
+    select x.id from gateway.parked_grant x where x.provider = provider limit most for update skip locked));
+  get diagnostics parked = row_count;
+  for c in select x.* from gateway.connection x where x.provider = provider order by x.account_id limit most loop
+    continue when not gateway.try_lock_user(c.user_id);
+    perform from public.provider_data d where d.id = c.id for update;
+    select x.* into gone from gateway.connection x where x.id = c.id;
+    if found then
+      perform gateway.erase(gone);
+      erased := erased + 1;
+    end if;
+  end loop;
+  return jsonb_build_object(
+    'erased', erased, 'parked', parked, 'attempts', attempts,
+    'more', exists (select from gateway.connection x where x.provider = provider)
+            or exists (select from gateway.parked_grant p where p.provider = provider)
+            or exists (select from gateway.authorization_request a where a.provider = provider));
+end $$;
+
+-- The next of a provider's queue behind `after` (`<id>/<generation>`), due or not, each for two minutes nobody else's.
+create or replace function public.gateway_claim_revocations_v1(provider text, after text, most integer)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+declare
+  from_id  uuid   := coalesce(nullif(split_part(after, '/', 1), ''), '00000000-0000-0000-0000-000000000000')::uuid;
+  from_gen bigint := coalesce(nullif(split_part(after, '/', 2), ''), '-1')::bigint;
+  r        gateway.revocation;
+  items    jsonb := '[]';
+begin
+  for r in
+    select x.* from gateway.revocation x where x.provider = provider and (x.connection_id, x.generation) > (from_id, from_gen)
+     order by x.connection_id, x.generation limit most for update skip locked
+  loop
+    update gateway.revocation x set due_at = greatest(x.due_at, clock_timestamp() + interval '2 minutes')
+     where x.connection_id = r.connection_id and x.generation = r.generation;
+    items := items || gateway.to_give_back(r);
+  end loop;
+  return items;
+end $$;
+
+-- What whoever runs the gateway has erased of a provider since then, and what became of each grant; a page behind the last one's event.
+create or replace function public.gateway_revoked_v1(
+  provider text, since timestamptz, after_at timestamptz, after_id uuid, most integer
+)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_variable
+begin
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+             'connection_id', x.connection_id, 'account_id', x.data -> 'account' ->> 'id', 'erased_at', x.at, 'event_id', x.id,
+             'position', x.position,
+             'revocation', case when exists (select from gateway.revocation r where r.connection_id = x.connection_id) then 'queued'
+               else coalesce((
+                 select case o.type when 'grant.revoked' then o.data ->> 'revocation' else 'abandoned' end from gateway.event o
+                  where o.connection_id = x.connection_id and o.type in ('grant.revoked', 'grant.revocation_abandoned')
+                  order by o.at desc limit 1), 'unsupported') end) order by x.at, x.id), '[]')
+      from (select e.* from gateway.event e
+             where e.at >= coalesce(after_at, since) and (after_at is null or (e.at, e.id) > (after_at, after_id))
+               and e.type = 'connection.disconnected' and e.provider = provider and e.data ->> 'by' = 'operator'
+             order by e.at, e.id limit most) x);
+end $$;
+
 -- 9 -- who may call --------------------------------------------------------------------------------------------------
+
+drop function if exists public.gateway_user_connections_v1(uuid);
 
 -- A function with other arguments than before is another function, and a call might fit both: the newest stays.
 do $retired$

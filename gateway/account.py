@@ -27,6 +27,14 @@ class NotConfirmed(NeedsReauthorization):
     """The provider answered, and what it says is not that the token belongs to this account."""
 
 
+class TokenRefused(NeedsReauthorization):
+    """RFC 6750 section 3.1: the provider does not take the access token. A new one may do."""
+
+
+class AnotherAccount(NotConfirmed):
+    """It says that the token belongs to another."""
+
+
 def read_account(
     rt: Runtime, provider: Provider, answer: TokenAnswer, *, nonce: str | None, deadline: Deadline
 ) -> Account:
@@ -66,7 +74,7 @@ def confirm_account(
         raise NeedsReauthorization("the provider cannot be asked with the access token alone")
     found = _fetch(rt, provider, lookup.url, answer, deadline)
     if found.status == 401:  # noqa: PLR2004 - RFC 6750 section 3.1
-        raise NeedsReauthorization("the provider refuses the access token")
+        raise TokenRefused("the provider refuses the access token")
     if found.status != 200:  # noqa: PLR2004
         raise NotConfirmed(f"the provider does not say that the token belongs to this account ({found.status})")
     info = read_json(found.body)
@@ -74,7 +82,7 @@ def confirm_account(
     if named is None:
         raise NeedsReauthorization("the provider does not say whose account it is")
     if named != (asked or named):
-        raise NotConfirmed("the token belongs to another account")
+        raise AnotherAccount("the token belongs to another account")
     return Account(named, _label(info, lookup) or named)
 
 

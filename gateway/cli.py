@@ -17,7 +17,12 @@ from dataclasses import asdict
 import click
 from cryptography.fernet import Fernet
 
-from gateway.catalog import TYPES, load_catalog
+from gateway.catalog import TYPES, Provider, load_catalog
+from gateway.commands.checking import check
+from gateway.commands.connections import connections
+from gateway.commands.events import events
+from gateway.commands.partners import partners
+from gateway.config import Settings
 from gateway.errors import GatewayError, SettingsRefused
 from gateway.store import SCHEMA_VERSION, apply_schema, schema_path
 from gateway.terminal import Database, checked_database, fail, judged_settings, reach_database, secret
@@ -53,7 +58,8 @@ def serve(host: str, port: int, workers: int, no_worker: bool) -> None:
     """The gateway, by granian."""
     from gateway.serving import require_free, run_server
 
-    judged_settings(whole=True)
+    if judged_settings(whole=True).supabase_url is None:
+        click.echo("Nobody can sign in yet: SUPABASE_URL is missing. `python -m gateway doctor` says more.", err=True)
     try:
         require_free(host, port, "--port")
     except SettingsRefused as refused:
@@ -209,34 +215,6 @@ def keys_rotate(check: bool, as_json: bool) -> None:
     sys.exit(0 if clean else 1)
 
 
-# -- connections -----------------------------------------------------------------------------------------------------
-
-
-@main.group()
-def connections() -> None:
-    """What users have connected."""
-
-
-@connections.command("seal")
-@click.option(
-    "--map", "names", multiple=True, metavar="NAME=PROVIDER", help="A name in the table, and the provider it means."
-)
-@click.option("--dry-run", is_flag=True, help="Only say what would be asked.")
-@click.option("--json", "as_json", is_flag=True)
-def connections_seal(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
-    """Verify every plaintext token with its provider and seal it; ends with 1 if something is left."""
-    from gateway.sealing import seal_connections
-
-    try:
-        with checked_database() as environ:
-            clean = seal_connections(environ, names, dry_run=dry_run, as_json=as_json)
-    except SettingsRefused as refused:
-        fail(refused.problems)
-    except GatewayError as error:
-        fail([f"{error.meaning} ({error})"])
-    sys.exit(0 if clean else 1)
-
-
 # -- providers -------------------------------------------------------------------------------------------------------
 
 
@@ -256,7 +234,8 @@ def providers_list(as_json: bool) -> None:
             "id": provider.id,
             "name": provider.name,
             "type": provider.type,
-            "enabled": provider.id in settings.clients,
+            "enabled": provider.id in settings.clients and not _missing(provider, settings),
+            "missing": _missing(provider, settings),
             "redirect_uri": f"{settings.public_url}/{provider.path}/{provider.slug}/callback",
         }
         for provider in catalog.providers.values()
@@ -265,8 +244,16 @@ def providers_list(as_json: bool) -> None:
         click.echo(json.dumps(rows))
         return
     for row in sorted(rows, key=lambda row: (row["type"], row["id"])):
-        mark = "enabled" if row["enabled"] else f"needs {str(row['id']).upper()}_CLIENT_ID"
+        mark = "enabled" if row["enabled"] else f"needs {row['missing']}"
         click.echo(f"{row['id']:<18} {TYPES[int(str(row['type']))]:<6} {mark:<32} {row['redirect_uri']}")
+
+
+def _missing(provider: Provider, settings: Settings) -> str | None:
+    """The setting that it lacks to be enabled."""
+    client = settings.clients.get(provider.id)
+    if client is None:
+        return f"{provider.id.upper()}_CLIENT_ID"
+    return f"{provider.id.upper()}_CLIENT_SECRET" if provider.needs_secret and not client.client_secret else None
 
 
 @providers.command("show")
@@ -278,3 +265,11 @@ def providers_show(provider_id: str) -> None:
     if provider is None:
         fail([f"there is no provider {provider_id}: `providers list` names them"])
     click.echo(provider.model_dump_json(indent=2, exclude_defaults=True))
+
+
+providers.add_command(check)
+
+# -- groups of their own ---------------------------------------------------------------------------------------------
+
+for group in (partners, connections, events):
+    main.add_command(group)

@@ -12,9 +12,10 @@ from typing import Literal
 
 from gateway import grants, revocation
 from gateway.catalog import Provider
-from gateway.errors import DatabaseUnavailable, StateInvalid
+from gateway.errors import DatabaseUnavailable, PendingConfirmation, StateInvalid
 from gateway.models import Grant, ParkedGrant, Standing
 from gateway.runtime import Runtime
+from gateway.store import Saved
 from gateway.vault import fingerprint
 
 Answer = Literal["replace", "both", "no"]
@@ -38,19 +39,36 @@ def answer(rt: Runtime, provider: Provider, parked: ParkedGrant, said: Answer) -
     Raises StateInvalid when it was answered already.
     """
     if said == "no":
-        refused = rt.store.refuse_parked_grant(parked.id)
-        if refused is None:
-            raise StateInvalid("it was answered already")
-        revocation.settle(rt, refused)
+        refuse(rt, parked)
         return None
+    return accept(rt, provider, parked, said).standing.id
+
+
+def refuse(rt: Runtime, parked: ParkedGrant) -> None:
+    """Gives it back. Raises StateInvalid when it was answered already."""
+    refused = rt.store.refuse_parked_grant(parked.id)
+    if refused is None:
+        raise StateInvalid("it was answered already")
+    revocation.settle(rt, refused)
+
+
+def accept(rt: Runtime, provider: Provider, parked: ParkedGrant, said: Answer | None) -> Saved:
+    """
+    Saves it: over what stands, or beside it for `both` where many are allowed, or under its own id where nothing does.
+
+    Raises StateInvalid when it was answered already; and where nobody `said` anything, PendingConfirmation rather than replace
+    another account, which leaves it parked.
+    """
     grant = _opened(rt, parked)
     over = _over(parked, both=said == "both" and provider.accounts == "many")
     for _ in range(_TRIES):
+        if said is None and over.generation and over.account_id not in (parked.account.id, None):
+            raise PendingConfirmation("another account is connected, and nobody said what becomes of it")
         saved = grants.save(
             rt, provider, parked.user, grant, parked.account, over, clock=parked.clock, parked_id=parked.id
         )
         if saved.saved:
-            return saved.standing.id
+            return saved
         if saved.answered:
             raise StateInvalid("it was answered already")
         over = saved.standing
@@ -61,7 +79,7 @@ def _over(parked: ParkedGrant, *, both: bool) -> Standing:
     same = [row for row in parked.standing if row.account_id == parked.account.id]
     if same:
         return same[0]
-    return Standing(uuid.uuid4(), 0) if both or not parked.standing else parked.standing[0]
+    return Standing(parked.id, 0) if both or not parked.standing else parked.standing[0]
 
 
 def _opened(rt: Runtime, parked: ParkedGrant) -> Grant:

@@ -13,8 +13,8 @@ import json
 import secrets
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import structlog
 
@@ -32,7 +32,7 @@ from gateway.errors import (
     UserMismatch,
 )
 from gateway.marks import mark
-from gateway.models import AuthorizationRequest, Display, Erased, Grant
+from gateway.models import AuthorizationRequest, Caller, Display, Erased, Grant
 from gateway.outbound import Deadline
 from gateway.runtime import Runtime
 from gateway.vault import fingerprint
@@ -53,7 +53,11 @@ class Outcome:
     connection_id: uuid.UUID | None = None
     error: GatewayError | None = None
     parked: bool = False
-    """Another account came back: the user has to say what becomes of it."""
+    """The grant waits: another account came back, or nobody was signed in."""
+    connect_session_id: uuid.UUID | None = None
+    """The partner's link that it was started from."""
+    confirmation: str | None = field(default=None, repr=False)
+    """Where nobody was signed in: what this browser alone is told, for the partner's server to say who it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +65,48 @@ class Receipt:
     """What a disconnect did."""
 
     erased: Erased
-    revocation: revocation.Revoked
+    revocation: revocation.Revoked | Literal["kept"]
+    """`kept`: only a partner's reach ended, since others use the connection still."""
     uninstalled: leave.Uninstalled | None = None
     """Of our app at the provider; None where nobody asked for that."""
 
 
 # -- begin -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What one attempt is made of, before a browser is sent on it."""
+
+    state: str = field(repr=False)
+    state_hash: str
+    code_verifier: str = field(repr=False)
+    nonce: str = field(repr=False)
+    sealed: str = field(repr=False)
+    """Verifier and nonce, to be kept until the browser is back."""
+
+
+def make_attempt(rt: Runtime) -> Attempt:
+    """Fresh state, verifier and nonce (RFC 9700 section 2.1.1: specific to this one transaction)."""
+    state, code_verifier, nonce = secrets.token_urlsafe(32), secrets.token_urlsafe(48), secrets.token_urlsafe(24)
+    state_hash = fingerprint(state)
+    kept = json.dumps({"code_verifier": code_verifier, "nonce": nonce})
+    sealed = rt.vault.seal(kept, row=state_hash, column="authorization", generation=0)
+    return Attempt(state, state_hash, code_verifier, nonce, sealed)
+
+
+def address_of(rt: Runtime, provider: Provider, attempt: Attempt, scope: tuple[str, ...]) -> str:
+    """Where the browser is sent for it, asking for `scope` (RFC 6749 section 4.1.1)."""
+    if scope != provider.scope:
+        provider = provider.model_copy(update={"scope": scope})
+    return oauth.authorization_request(
+        provider,
+        rt.clients[provider.id],
+        redirect_uri=rt.redirect_uri(provider),
+        state=attempt.state,
+        code_verifier=attempt.code_verifier,
+        nonce=attempt.nonce,
+    )
 
 
 def begin(
@@ -83,40 +123,27 @@ def begin(
     The provider's URL for one attempt of the user who owns `session` (RFC 6749 section 4.1.1).
 
     `browser` is the secret in the cookie that binds the attempt to this browser; `another` says that one more account is
-    wanted, where the catalogue allows many. Raises NotFound, Unauthenticated and what
+    wanted, where the catalogue allows many. Asks for the catalogue's scope and for what partners asked for that use the user's
+    connections there. Raises NotFound, Unauthenticated and what
     discovery raises.
     """
     provider = rt.issuers.complete(rt.provider(provider_id))
-    state, code_verifier, nonce = secrets.token_urlsafe(32), secrets.token_urlsafe(48), secrets.token_urlsafe(24)
-    state_hash = fingerprint(state)
-    sealed = rt.vault.seal(
-        json.dumps({"code_verifier": code_verifier, "nonce": nonce}),
-        row=state_hash,
-        column="authorization",
-        generation=0,
-    )
-    user = rt.store.start_authorization(
+    attempt = make_attempt(rt)
+    begun = rt.store.start_authorization(
         session_hash=fingerprint(session),
-        state_hash=state_hash,
+        state_hash=attempt.state_hash,
         browser_hash=fingerprint(browser),
         provider=provider.id,
-        sealed=sealed,
+        sealed=attempt.sealed,
         scope=provider.scope,
         return_to=return_to,
         display=display,
         another=another,
     )
-    if user is None:
+    if begun is None:
         raise Unauthenticated("no live session")
     mark("connect.begun")
-    return oauth.authorization_request(
-        provider,
-        rt.clients[provider.id],
-        redirect_uri=rt.redirect_uri(provider),
-        state=state,
-        code_verifier=code_verifier,
-        nonce=nonce,
-    )
+    return address_of(rt, provider, attempt, begun.scope)
 
 
 # -- finish ----------------------------------------------------------------------------------------------------------
@@ -144,23 +171,31 @@ def finish(
     if provider is None or request.provider != provider.id:
         raise StateInvalid("the state belongs to another provider's callback")
     _judge_who(rt, request, browser)
-    ended = Outcome(provider, request.return_to, request.display)
+    ended = Outcome(provider, request.return_to, request.display, connect_session_id=request.connect_session_id)
+    confirmation = secrets.token_urlsafe(32) if request.session_user_id is None else None
     try:
-        connection_id = _redeem(rt, rt.provider(provider.id), request, state_hash, parameters)
+        connection_id = _redeem(rt, rt.provider(provider.id), request, state_hash, parameters, confirmation)
     except GatewayError as error:
         if not error.returned:
             raise
         log.info("connect.refused", provider=provider.id, error=error.slug, reason=str(error))
         return replace(ended, error=error)
-    return replace(ended, connection_id=connection_id, parked=connection_id is None)
+    return replace(ended, connection_id=connection_id, parked=connection_id is None, confirmation=confirmation)
 
 
 def _judge_who(rt: Runtime, request: AuthorizationRequest, browser: str) -> None:
-    """The user who starts a flow is the user who ends it, in the same browser; there is no switch."""
+    """
+    The user who starts a flow is the user who ends it, in the same browser; there is no switch.
+
+    By a partner's link nobody may be signed in here at all: then the partner's server has to say who it was, afterwards.
+    """
+    nobody_yet = (
+        request.connect_session_id is not None and request.session_user_id is None and request.return_to is not None
+    )
     mismatch: GatewayError | None = None
     if not hmac.compare_digest(request.browser_hash, fingerprint(browser)):
         mismatch = BrowserMismatch("the callback came from another browser")
-    elif request.session_user_id != request.user_id:
+    elif request.session_user_id != request.user_id and not nobody_yet:
         mismatch = UserMismatch("the callback came from another user, or from nobody")
     if mismatch is not None:
         rt.store.record(
@@ -175,8 +210,9 @@ def _redeem(
     request: AuthorizationRequest,
     state_hash: str,
     parameters: Mapping[str, Sequence[str]],
+    confirmation: str | None,
 ) -> uuid.UUID | None:
-    """The id of the connection that stands now, or None where the grant was parked."""
+    """The id of the connection that stands now, or None where the grant was parked, as it is with a `confirmation`."""
     deadline = Deadline.after(EXCHANGE_SECONDS)
     provider = rt.issuers.complete(provider, deadline)
     code = oauth.read_authorization_response(provider, parameters)
@@ -188,7 +224,8 @@ def _redeem(
         account = read_account(rt, provider, answer, nonce=kept["nonce"], deadline=deadline)
         account_id = account.id
         mark("connect.named")
-        connection_id = grants.keep(rt, provider, request, answer.grant, account)
+        awaited = confirmation and fingerprint(confirmation)
+        connection_id = grants.keep(rt, provider, request, answer.grant, account, confirmation_hash=awaited)
         mark("connect.saved")
         return connection_id  # noqa: TRY300 - the mark belongs to the save
     except Exception as caught:  # noqa: BLE001 - a grant must not be left alive by a defect of ours
@@ -237,23 +274,25 @@ def disconnect(
     connection_id: uuid.UUID,
     *,
     session: str | None = None,
-    user_id: uuid.UUID | None = None,
+    caller: Caller | None = None,
     uninstall: bool = False,
 ) -> Receipt:
     """
-    Erases the connection of the user who owns `session`, or of `user_id`, then gives the grant back to its provider.
+    Erases the connection of the user who owns `session`, or that `caller` reaches, then gives the grant back to its provider.
 
     Erased at once; the revocation stands sealed in a queue until the provider has taken it. `uninstall`: the app is removed at
     the provider before that, since it takes a token; whether that works or not, the connection is erased. Raises NotFound for
     another's id as for none.
     """
     session_hash = None if session is None else fingerprint(session)
-    whose: dict[str, Any] = {"connection_id": connection_id, "session_hash": session_hash, "user_id": user_id}
+    whose: dict[str, Any] = {"connection_id": connection_id, "session_hash": session_hash, "caller": caller}
     uninstalled = leave.uninstall(rt, **whose) if uninstall else None
     erased = rt.store.disconnect(**whose)
     if erased is None:
         raise NotFound("no such connection of this user")
     mark("disconnect.erased")
+    if erased.kept:
+        return Receipt(erased, "kept", uninstalled)
     settled = revocation.settle(rt, erased.revocation)
     mark("disconnect.settled")
     # An app that is removed takes its tokens with it, also where nothing else would end them.

@@ -8,10 +8,12 @@ a generated override points at the sandbox.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import threading
 import time
+import uuid
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -21,8 +23,11 @@ from rich.console import Console
 from rich.panel import Panel
 
 from gateway.catalog import ENDPOINTS, Provider, load_catalog
-from gateway.errors import SettingsRefused
+from gateway.errors import RequestRefused, SettingsRefused, Unauthenticated
+from gateway.models import Caller
+from gateway.partners import SCOPES, PartnerRefused, Reach, add_key, add_partner, read_key
 from gateway.serving import check_schema, python_module, require_free, run_server
+from gateway.store import Store, open_store
 from gateway.store.embedded import embedded_postgres
 
 _PATIENCE_SECONDS = 30
@@ -40,8 +45,10 @@ def run_demo(port: int, sandbox_port: int) -> None:
     console = Console()
     with embedded_postgres(data) as dsn:
         check_schema(dsn, own=True)
+        keys = {"SANDBOX_PARTNER_KEYS": json.dumps(demo_partners(data, dsn))}
         player = subprocess.Popen(  # noqa: S603 - our own module
             python_module("gateway.sandbox", "--port", str(sandbox_port), "--gateway", public, "--until-stdin-closes"),
+            env=os.environ | keys,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         )
@@ -100,6 +107,51 @@ def rehosted(provider: Provider, sandbox: str) -> str:
     return "\n".join([*lines, "login_origins = []", "", ""])
 
 
+PARTNERS: dict[str, tuple[str, tuple[str, ...], Reach]] = {
+    "northwind": ("Northwind back end", SCOPES, "all"),
+    "acme": ("Acme Analytics", ("connections:read", "tokens:read", "sessions:write", "events:read"), "own"),
+}
+"""The demo's partners: the product's own server, and another company's."""
+
+
+def demo_partners(data: Path, dsn: str) -> dict[str, str]:
+    """The keys of the demo's partners, made once and kept in `data`. One whose partner was revoked is left out."""
+    store = open_store(dsn)
+    try:
+        keys = {name: _partner_key(store, data / f"key-of-{name}", *asked) for name, asked in PARTNERS.items()}
+    finally:
+        store.close()
+    return {name: key for name, key in keys.items() if key is not None}
+
+
+def _partner_key(store: Store, file: Path, name: str, scope: tuple[str, ...], reach: Reach) -> str | None:
+    kept = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+    if kept and _serves(store, kept):
+        return kept
+    try:
+        standing = store.partners(name)["partners"]
+        for key in standing[0]["keys"] if standing else ():  # nobody has them any more
+            store.revoke_key(name=name, key_id=uuid.UUID(key["id"]))
+        made = add_key(store, name) if standing else add_partner(store, name, scope=scope, reach=reach)
+    except PartnerRefused:
+        return None
+    file.unlink(missing_ok=True)
+    file.touch(mode=0o600)
+    file.write_text(made.text, encoding="utf-8")
+    return made.text
+
+
+def _serves(store: Store, key: str) -> bool:
+    """Whether it opens anything still; a frozen partner's does, once it is thawed."""
+    try:
+        store.caller(Caller(key_hash=read_key(key)))
+    except Unauthenticated:
+        return False
+    except RequestRefused:
+        return True
+    return True
+
+
 def _keys(file: Path) -> str:
     """The demo's own key, made once and kept."""
     if not file.exists():
@@ -127,6 +179,7 @@ def _announce(console: Console, public: str, sandbox: str) -> None:
         Panel(
             f"[bold]Open {sandbox}[/] and click “Connect HighLevel”.\n\n"
             f"A small product with two signed-in users lives there, and the providers, played.\n"
+            f"That page also has a partner's call to paste into a terminal, and a partner's link to click.\n"
             f"The gateway itself is at {public}. Nothing leaves this machine.\n\nCtrl-C stops everything.",
             title="The demo is running",
             expand=False,

@@ -11,7 +11,7 @@ One tree of what can go wrong, and who must act.
     ├── GrantUnusable          a stored connection cannot be used just now
     │   └── NeedsReauthorization  PendingConfirmation  RefreshInProgress  SecretUnreadable
     ├── RequestRefused         the caller must send something else
-    │   └── BadRequest  NotFound  MethodNotAllowed  TooLarge  Unauthenticated  Forbidden  Frozen  RateLimited
+    │   └── BadRequest  NotFound  MethodNotAllowed  TooLarge  UnsupportedMediaType  Unauthenticated  Forbidden  Frozen  RateLimited
     ├── DatabaseUnavailable
     └── Unexpected             a defect of ours, shown without detail
 
@@ -34,9 +34,7 @@ class GatewayError(Exception):
     slug: ClassVar[str] = "unexpected"
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Something went wrong here"
-    meaning: ClassVar[str] = (
-        "The gateway met a condition that it was not written for. Nothing was connected or changed."
-    )
+    meaning: ClassVar[str] = "The gateway met a condition it was not written for. Nothing was connected or changed."
     way_on: ClassVar[str] = "Try again in a moment. If it happens again, tell whoever runs this service."
     remedy: ClassVar[Remedy] = "report"
     returned: ClassVar[bool] = False
@@ -44,7 +42,6 @@ class GatewayError(Exception):
 
     retry_after: float | None = None
     """Set on an instance: seconds after which it may be tried again, where somebody said so."""
-
     left_installed: tuple[str, str | None] | None = None
     """Set on an instance: the provider (name, address of its page) that may still list us though nothing stands here."""
 
@@ -107,6 +104,9 @@ class BrowserMismatch(FlowRefused):
 
 class UserMismatch(FlowRefused):
     """The attempt was started by another user, or nobody is signed in any more."""
+
+    meant_for: str | None = None
+    """Set on an instance: whom a link is for, masked."""
 
     slug = "user_mismatch"
     status = 403
@@ -244,6 +244,7 @@ class BadRequest(RequestRefused):
     title = "The request could not be read"
     meaning = "Something in the request does not follow its format."
     way_on = "Check what was sent against the API description."
+    fields: tuple[str, ...] = ()  # set on an instance: which names in the request, of those that are ours
 
 
 class NotFound(RequestRefused):
@@ -274,6 +275,16 @@ class TooLarge(RequestRefused):
     title = "The request is too large"
     meaning = "The request carries more than this address takes."
     way_on = "Send less."
+
+
+class UnsupportedMediaType(RequestRefused):
+    """RFC 9110 section 15.5.16."""
+
+    slug = "unsupported_media_type"
+    status = 415
+    title = "The body has to be JSON"
+    meaning = "This address takes a JSON body, and the request says that it carries something else."
+    way_on = "Send JSON, with Content-Type: application/json."
 
 
 class Unauthenticated(RequestRefused):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from gateway.catalog import Provider
@@ -21,13 +22,23 @@ _TRIES = 3
 
 
 def keep(
-    rt: Runtime, provider: Provider, request: AuthorizationRequest, grant: Grant, account: Account
+    rt: Runtime,
+    provider: Provider,
+    request: AuthorizationRequest,
+    grant: Grant,
+    account: Account,
+    *,
+    confirmation_hash: str | None = None,
 ) -> uuid.UUID | None:
     """
     Saves `grant` as the connection of the user who made `request`; its id. Or parks it, and None.
 
-    Parked where the user has a connection there and this is none of its accounts, unless they asked for one more.
+    Parked where the user has a connection there and this is none of its accounts, unless they asked for one more; and with a
+    `confirmation_hash` in any case, until somebody brings what it is of.
     """
+    if confirmation_hash is not None:
+        _park(rt, provider, request, grant, account, confirmation_hash)
+        return None
     user = User(request.user_id, request.session_label)
     one_more = request.another and provider.accounts == "many"
     standing: Sequence[Standing] = request.standing
@@ -36,7 +47,16 @@ def keep(
         if over is None:
             _park(rt, provider, request, grant, account)
             return None
-        saved = save(rt, provider, user, grant, account, over, clock=request.clock)
+        saved = save(
+            rt,
+            provider,
+            user,
+            grant,
+            account,
+            over,
+            clock=request.clock,
+            connect_session_id=request.connect_session_id,
+        )
         if saved.saved:
             return saved.standing.id
         standing = [saved.standing] if saved.standing.generation else []
@@ -61,6 +81,7 @@ def save(
     *,
     clock: Clock,
     parked_id: uuid.UUID | None = None,
+    connect_session_id: uuid.UUID | None = None,
 ) -> Saved:
     """
     One try to save over what stands, and none that succeeds once it was given up here: the database's `clock` says when.
@@ -91,6 +112,7 @@ def save(
             expires_seconds=_from_now(rt, grant.expires_at),
             refresh_expires_seconds=_from_now(rt, grant.refresh_expires_at),
             not_after=clock.after(ANSWER_SECONDS),
+            connect_session_id=connect_session_id,
         )
 
     return _for_certain(attempt, over, token)
@@ -107,7 +129,7 @@ def _for_certain(attempt: Callable[[], Saved], over: Standing, token: str) -> Sa
     except DatabaseUnavailable:
         again = attempt()
         ours = (again.standing.id, again.standing.token) == (over.id, token)
-        return Saved(saved=True, standing=again.standing, created=over.generation == 0) if ours else again
+        return replace(again, saved=True, created=over.generation == 0, answered=False) if ours else again
 
 
 def _sealed(rt: Runtime, grant: Grant, account: Account, over: Standing) -> tuple[str, str | None]:
@@ -145,7 +167,14 @@ def shown(grant: Grant, account: Account) -> dict[str, object]:
     }
 
 
-def _park(rt: Runtime, provider: Provider, request: AuthorizationRequest, grant: Grant, account: Account) -> None:
+def _park(
+    rt: Runtime,
+    provider: Provider,
+    request: AuthorizationRequest,
+    grant: Grant,
+    account: Account,
+    confirmation_hash: str | None = None,
+) -> None:
     parked_id = uuid.uuid4()
     rt.store.park_grant(
         parked_id=parked_id,
@@ -162,4 +191,6 @@ def _park(rt: Runtime, provider: Provider, request: AuthorizationRequest, grant:
         return_to=request.return_to,
         display=request.display,
         not_after=request.clock.after(ANSWER_SECONDS),
+        connect_session_id=request.connect_session_id,
+        confirmation_hash=confirmation_hash,
     )

@@ -14,6 +14,7 @@ from typing import Literal
 import structlog
 
 from gateway.errors import GatewayError, NotFound
+from gateway.models import Caller
 from gateway.outbound import Deadline
 from gateway.refresh import fresh_grant
 from gateway.runtime import Runtime
@@ -27,18 +28,20 @@ Uninstalled = Literal["done", "failed", "unsupported"]
 
 
 def uninstall(
-    rt: Runtime, *, connection_id: uuid.UUID, session_hash: str | None, user_id: uuid.UUID | None
-) -> Uninstalled:
+    rt: Runtime, *, connection_id: uuid.UUID, session_hash: str | None, caller: Caller | None
+) -> Uninstalled | None:
     """
-    Removes our app at the provider, for the account of that connection.
+    Removes our app at the provider, for the account of that connection; None where it stays connected for others.
 
     Raises NotFound for another's id as for none, and DatabaseUnavailable before anything was asked of the provider.
     """
-    leaving = rt.store.leaving(connection_id=connection_id, session_hash=session_hash, user_id=user_id)
+    leaving = rt.store.leaving(connection_id=connection_id, session_hash=session_hash, caller=caller)
     if leaving is None:
         raise NotFound("no such connection of this user")
+    if leaving.kept:
+        return None
     try:
-        ended = _ask(rt, connection_id, leaving)
+        ended: Uninstalled = _ask(rt, connection_id, leaving)
     except GatewayError as error:
         log.warning("uninstall.failed", provider=leaving.provider, error=error.slug, reason=str(error))
         ended = "failed"
@@ -60,7 +63,7 @@ def _ask(rt: Runtime, connection_id: uuid.UUID, leaving: Leaving) -> Uninstalled
     quirk = provider.uninstalling
     if quirk is None or quirk.uninstall is None:
         return "unsupported"
-    fresh = fresh_grant(rt, connection_id, user_id=leaving.user_id)
+    fresh = fresh_grant(rt, connection_id)
     wire = quirk.uninstall(
         provider.api_base_url or "", rt.clients[provider.id].client_id, leaving.account_id, leaving.facts
     )

@@ -114,6 +114,8 @@ class AuthorizationRequest:
     standing: tuple[Standing, ...]
     """What stands of this user at this provider, newest first."""
     clock: Clock
+    connect_session_id: UUID | None = None
+    """The partner's link that it was started from; None for a user who came by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class ParkedGrant:
-    """A sealed grant of another account than the one that stands, until its user says what becomes of it."""
+    """A sealed grant, until somebody says what becomes of it: of another account than the one that stands, or of whom nobody knew."""
 
     id: UUID
     user: User
@@ -151,6 +153,8 @@ class ParkedGrant:
     display: Display
     standing: tuple[Standing, ...]
     clock: Clock
+    shared_with: tuple[str, ...] = ()
+    """The names of partners that use what stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,3 +181,5 @@ class Erased:
     event_id: UUID
     """Of the event that tells of it."""
     revocation: Revocation | None
+    kept: bool = False
+    """Nothing was erased: a partner's reach ended, and others use the connection still."""

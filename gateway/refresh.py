@@ -25,7 +25,9 @@ from gateway.errors import (
     ProviderFailed,
     ProviderUnavailable,
     RefreshInProgress,
+    RequestRefused,
 )
+from gateway.models import Caller
 from gateway.renewal import LEASE_SECONDS, block_seconds, carry_out
 from gateway.runtime import Runtime
 from gateway.store import ClaimedRefresh, StoredGrant
@@ -48,6 +50,7 @@ class FreshToken:
     """An access token that may be used now, and what a caller may know of it."""
 
     connection_id: uuid.UUID
+    generation: int
     provider: str
     access_token: str = field(repr=False)
     scope: tuple[str, ...]
@@ -89,7 +92,7 @@ def fresh_grant(
     rt: Runtime,
     connection_id: uuid.UUID,
     *,
-    user_id: uuid.UUID | None = None,
+    caller: Caller | None = None,
     min_seconds: int = 60,
     force: bool = False,
 ) -> FreshToken:
@@ -97,10 +100,12 @@ def fresh_grant(
     A token of the connection that is good for `min_seconds`, or a new one as it comes. `force`: a new one in any case.
 
     While the old one lives it is better than none: it is returned where nobody can get a new one just now, unless `force`.
-    `user_id`: only if it is theirs. Raises NotFound, NeedsReauthorization, PendingConfirmation, RefreshInProgress (who may not
-    wait), ProviderUnavailable, ProviderGarbled, ClientRejected, SecretUnreadable, DatabaseUnavailable.
+    `caller`: only if they reach it; None is the gateway itself. What a caller reads is counted and told once, whatever follows.
+    Raises NotFound, NeedsReauthorization, PendingConfirmation, RefreshInProgress (who may not wait), ProviderUnavailable,
+    ProviderGarbled, ClientRejected, SecretUnreadable, DatabaseUnavailable; and for a caller Unauthenticated, Forbidden, Frozen and
+    RateLimited.
     """
-    row = _read(rt, connection_id, user_id, min_seconds)
+    row = _read(rt, connection_id, caller, min_seconds, counted=caller is not None)
     if row.good and not force:
         return _open(rt, row)
     if not row.refreshable:
@@ -108,18 +113,20 @@ def fresh_grant(
             return _open(rt, row)
         raise NeedsReauthorization("the token ran out, and there is none to refresh it with")
     try:
-        after = _renewed(rt, row, user_id, min_seconds, force=force)
+        after = _renewed(rt, row, caller, min_seconds, force=force)
     except (RefreshInProgress, ProviderFailed, ClientRejected):
         if force or not row.alive:
             raise
-        after = _read(rt, connection_id, user_id, min_seconds)
+        after = _read(rt, connection_id, caller, min_seconds)
         if not after.alive:
             raise
     return _open(rt, after)
 
 
-def _read(rt: Runtime, connection_id: uuid.UUID, user_id: uuid.UUID | None, min_seconds: int) -> StoredGrant:
-    row = rt.store.grant(connection_id=connection_id, user_id=user_id, min_seconds=min_seconds)
+def _read(
+    rt: Runtime, connection_id: uuid.UUID, caller: Caller | None, min_seconds: int, *, counted: bool = False
+) -> StoredGrant:
+    row = rt.store.grant(connection_id=connection_id, caller=caller, min_seconds=min_seconds, counted=counted)
     if row is None:
         raise NotFound("no such connection of this caller")
     if row.status == "needs_reauthorization":
@@ -131,10 +138,10 @@ def _read(rt: Runtime, connection_id: uuid.UUID, user_id: uuid.UUID | None, min_
 
 def _open(rt: Runtime, row: StoredGrant) -> FreshToken:
     token = rt.vault.open(row.token or "", row=str(row.id), column="token", generation=row.generation)
-    return FreshToken(row.id, row.provider, token, row.scope, row.expires_at)
+    return FreshToken(row.id, row.generation, row.provider, token, row.scope, row.expires_at)
 
 
-def _renewed(rt: Runtime, row: StoredGrant, user_id: uuid.UUID | None, min_seconds: int, *, force: bool) -> StoredGrant:
+def _renewed(rt: Runtime, row: StoredGrant, caller: Caller | None, min_seconds: int, *, force: bool) -> StoredGrant:
     """What stands after a refresh, which this thread leads if nobody in this process does."""
     lock, flights = _places.lock, _places.flights
     with lock:
@@ -146,8 +153,8 @@ def _renewed(rt: Runtime, row: StoredGrant, user_id: uuid.UUID | None, min_secon
         flight = theirs or flights.setdefault(row.id, _Flight())
     try:
         if theirs is not None:
-            return _follow(rt, row, theirs, user_id, min_seconds, force=force)
-        flight.after = _lead(rt, row, user_id, min_seconds, force=force)
+            return _follow(rt, row, theirs, caller, min_seconds, force=force)
+        flight.after = _lead(rt, row, caller, min_seconds, force=force)
         return flight.after  # noqa: TRY300 - it is shared first
     except GatewayError as error:
         if theirs is None:
@@ -166,24 +173,28 @@ def _renewed(rt: Runtime, row: StoredGrant, user_id: uuid.UUID | None, min_secon
 
 
 def _follow(
-    rt: Runtime, row: StoredGrant, flight: _Flight, user_id: uuid.UUID | None, min_seconds: int, *, force: bool
+    rt: Runtime, row: StoredGrant, flight: _Flight, caller: Caller | None, min_seconds: int, *, force: bool
 ) -> StoredGrant:
-    """Waits for the refresh of this process. Whose it is was judged when they came; what its leader read is read for all."""
+    """
+    Waits for the refresh of this process. What its leader read is read for every user; a partner is judged once more, since its key
+    may have been revoked while it waited.
+    """
     flight.landed.wait(WAIT_SECONDS)
-    if flight.after is not None and flight.after.generation != row.generation:
+    ours = caller is None or caller.key_hash is None
+    if ours and flight.after is not None and flight.after.generation != row.generation:
         return flight.after
-    after = _read(rt, row.id, user_id, min_seconds)
+    after = _read(rt, row.id, caller, min_seconds)
     if after.generation != row.generation or (after.alive and not force):
         return after
-    if flight.error is not None:
-        # The same end, and an instance of its own: tracebacks of two threads do not mix.
+    if flight.error is not None and not isinstance(flight.error, RequestRefused):
+        # The same end, unless it was about who led; and an instance of its own: tracebacks of two threads do not mix.
         shared = type(flight.error)(str(flight.error))
         shared.retry_after = flight.error.retry_after
         raise shared
     raise _why_not(after)
 
 
-def _lead(rt: Runtime, row: StoredGrant, user_id: uuid.UUID | None, min_seconds: int, *, force: bool) -> StoredGrant:
+def _lead(rt: Runtime, row: StoredGrant, caller: Caller | None, min_seconds: int, *, force: bool) -> StoredGrant:
     """Claims and refreshes; or, where another process has the lease, looks until the generation moves."""
     provider = rt.provider(row.provider)
     deadline = time.monotonic() + WAIT_SECONDS
@@ -202,10 +213,10 @@ def _lead(rt: Runtime, row: StoredGrant, user_id: uuid.UUID | None, min_seconds:
                 carry_out(rt, provider, claim, asked_at)
             except (NeedsReauthorization, ProviderFailed, ClientRejected):
                 # What the old grant was answered means nothing any more where its user has connected again meanwhile.
-                if _read(rt, row.id, user_id, min_seconds).generation == claim.generation:
+                if _read(rt, row.id, caller, min_seconds).generation == claim.generation:
                     raise
-            return _read(rt, row.id, user_id, min_seconds)
-        row = _read(rt, row.id, user_id, min_seconds)
+            return _read(rt, row.id, caller, min_seconds)
+        row = _read(rt, row.id, caller, min_seconds)
         if row.generation != first.generation or (row.alive and not force):
             return row
         if claim in ("waiting", "breaker"):

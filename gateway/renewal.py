@@ -265,7 +265,7 @@ def replay(rt: Runtime) -> int:
 def _refused(rt: Runtime, claim: ClaimedRefresh) -> None:
     """Before a refusal is believed the generation is looked at once more: somebody may have connected again meanwhile."""
     try:
-        row = rt.store.grant(connection_id=claim.id, user_id=None, min_seconds=0)
+        row = rt.store.grant(connection_id=claim.id, caller=None, min_seconds=0)
     except DatabaseUnavailable:
         return  # the intent stands; whoever takes it up is refused as well, and tells then
     if row is not None and row.generation == claim.generation:

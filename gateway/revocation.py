@@ -76,7 +76,10 @@ def settle(rt: Runtime, queued: Revocation | None) -> Revoked:
         log.warning("revocation.queued", provider=queued.provider, reason=str(error))
     try:
         rt.store.settle_revocation(
-            connection_id=queued.connection_id, generation=queued.generation, done=done != "queued"
+            connection_id=queued.connection_id,
+            generation=queued.generation,
+            done=done != "queued",
+            outcome=done,
         )
     except DatabaseUnavailable:
         # It stands in the queue still and will be tried again: a second revocation does no harm.

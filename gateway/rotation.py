@@ -9,13 +9,10 @@ over. Attempts to connect are left out: they live ten minutes and run out by the
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from types import FrameType
 from typing import get_args
 
 from rich.console import Console
@@ -28,12 +25,13 @@ from gateway.presence import lacking
 from gateway.runtime import Runtime, build_runtime
 from gateway.store import FunctionMissing, SealedRow
 from gateway.store.keeping import Change, Kind
+from gateway.terminal import interruptible
 
 PAGE = 200
 PASSES = 5
 """How often what was changed or locked meanwhile is looked at again."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""Connections first, the queue of revocations last: a value moves from the one to the other, never back."""
+"""Connections first, the queue of revocations behind them: a value moves from the one to the other, never back."""
 _SHOWN = 20
 
 
@@ -94,7 +92,7 @@ class Rotation:
     def _page(self, kind: Kind, rows: tuple[SealedRow, ...]) -> None:
         changes = []
         for row in rows:
-            place = {"row": str(row.id), "generation": row.generation}
+            place = {"row": "ledger" if kind == "ledger" else str(row.id), "generation": row.generation}
             for column, sealed in row.values.items():
                 try:
                     if self._rt.vault.stale(sealed, column=column, **place):  # type: ignore[arg-type]
@@ -149,33 +147,11 @@ def _judge_hosts(rt: Runtime) -> None:
         raise SettingsRefused(problems)
 
 
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Set at the first Ctrl-C or SIGTERM, so that the page at hand is finished; a second one interrupts as usual."""
-    stopped = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopped.set()
-        put_back()
-
-    def put_back() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield stopped
-    finally:
-        put_back()
-
-
 def run_rotation(rt: Runtime, *, check: bool, as_json: bool) -> bool:
     """Walks over all that is sealed, showing how far it is, and says how it ended."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with _interruptible() as stopped, Progress(*columns, console=console, disable=not console.is_terminal) as shown:
+    with interruptible() as stopped, Progress(*columns, console=console, disable=not console.is_terminal) as shown:
         run = Rotation(rt, check=check, stopped=stopped)
         task = shown.add_task("Looking" if check else "Sealing again", total=None)
         for report in run:

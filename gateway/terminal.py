@@ -7,19 +7,23 @@ Looks only; what is done with them is the commands' business.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 import click
 
 from gateway.config import Settings, read_settings
 from gateway.errors import GatewayError, SettingsRefused
-from gateway.runtime import judged_catalog
-from gateway.store import Store, open_rest_store, open_store
+from gateway.logs import start_log
+from gateway.runtime import Runtime, build_runtime, judged_catalog
+from gateway.store import FunctionMissing, Store, open_rest_store, open_store
 
 
 def fail(problems: list[str]) -> NoReturn:
@@ -54,6 +58,33 @@ def secret(name: str) -> str:
         except (OSError, UnicodeDecodeError):
             fail([f"{name}_FILE cannot be read: name a text file that this process may read."])
     return os.environ.get(name, "").strip()
+
+
+def plainly(name: str | None) -> str:
+    """What a user or a provider wrote, without what would steer the operator's terminal."""
+    return "".join(letter for letter in name or "" if letter.isprintable())[:60]
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Set at the first Ctrl-C or SIGTERM, so that what is at hand is finished; a second one interrupts as usual."""
+    stopped = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopped.set()
+        put_back()
+
+    def put_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield stopped
+    finally:
+        put_back()
 
 
 @dataclass(frozen=True)
@@ -92,6 +123,42 @@ def reach_database() -> Iterator[Database]:
 
     with embedded_postgres(Path(os.environ.get("GATEWAY_DATA") or "var")) as dsn:
         yield Database(dsn, own=True)
+
+
+@contextmanager
+def opened_store() -> Iterator[Store]:
+    """The store over it, for commands that need no other setting; what goes wrong under it ends the command, and is said."""
+    with _said(), reach_database() as database:
+        store = database.store()
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+@contextmanager
+def opened_runtime() -> Iterator[Runtime]:
+    """All instruments, over a database whose schema will do; the same of what goes wrong."""
+    start_log()
+    with _said(), checked_database() as environ:
+        rt = build_runtime(read_settings(environ))
+        try:
+            yield rt
+        finally:
+            rt.store.close()
+            rt.outbound.close()
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    try:
+        yield
+    except SettingsRefused as refused:
+        fail(refused.problems)
+    except FunctionMissing:
+        fail(["the schema is missing or older: run `python -m gateway db apply`."])
+    except GatewayError as error:
+        fail([f"{error.meaning} ({error})"])
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 Work that nobody waits for: one unit at a time, and whether there was any.
 
 Several workers may run, in as many processes: each unit is claimed in the database. What the journal of this host still holds
-comes first, since nobody else can bring it.
+comes first, since nobody else can bring it. The ledger has a thread of its own: it is sealed each second, whatever else takes long.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import structlog
 
-from gateway import adopt, renewal, revocation
+from gateway import adopt, ledger, renewal, revocation
 from gateway.errors import GatewayError
 from gateway.runtime import Runtime
 
@@ -21,6 +21,10 @@ log = structlog.get_logger(__name__)
 
 IDLE_SECONDS = renewal.LOOK_SECONDS
 ANNOUNCE_SECONDS = 60.0
+SEAL_SECONDS = 1.0
+HEAD_SECONDS = 3600.0
+"""How often the log is told where the ledger ends: whoever has the log can tell a chain that was cut off or made anew."""
+DROP_SECONDS = 86400.0
 
 
 class Worker:
@@ -66,8 +70,48 @@ class Worker:
         return False
 
 
+class Sealer:
+    """Keeps the ledger: sealed each second, its old days dropped daily, its end told to the log hourly. Of many, one seals at a time."""
+
+    def __init__(self, rt: Runtime, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rt = rt
+        self._clock = clock
+        self._told_at = self._dropped_at = float("-inf")
+
+    def once(self) -> bool:
+        """Whatever of it is due. Raises nothing; whether all of it went well."""
+        try:
+            ledger.seal_all(self._rt)
+            if self._clock() - self._told_at > HEAD_SECONDS:
+                stands = self._rt.store.ledger()
+                log.info("ledger.head", position=stands.position, hash=stands.hash)
+                self._told_at = self._clock()
+            if self._clock() - self._dropped_at > DROP_SECONDS and not ledger.drop_once(self._rt):
+                self._dropped_at = self._clock()
+        except GatewayError as error:
+            log.warning("ledger.failed", error=error.slug, reason=str(error))
+            return False
+        except Exception as error:  # noqa: BLE001 - as a worker's unit: what fails now is tried again
+            log.error("ledger.failed", error="unexpected", kind=type(error).__name__)  # noqa: TRY400
+            return False
+        return True
+
+    def run(self, stopped: threading.Event) -> None:
+        """Until `stopped` is set. After a failure it waits for longer: nothing is lost meanwhile."""
+        while not stopped.wait(SEAL_SECONDS if self.once() else IDLE_SECONDS):
+            pass
+
+
+def start_sealer(rt: Runtime, stopped: threading.Event) -> threading.Thread:
+    """A sealer in a thread of this process."""
+    thread = threading.Thread(target=Sealer(rt).run, args=(stopped,), name="sealer", daemon=True)
+    thread.start()
+    return thread
+
+
 def start_worker(rt: Runtime) -> threading.Event:
-    """A worker in a thread of this process, for installations without one of their own; set the event to end it."""
+    """A worker and a sealer in threads of this process, where no others may run; set the event to end them."""
     stopped = threading.Event()
     threading.Thread(target=Worker(rt).run, args=(stopped,), name="worker", daemon=True).start()
+    start_sealer(rt, stopped)
     return stopped

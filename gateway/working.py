@@ -20,7 +20,7 @@ from gateway.errors import GatewayError
 from gateway.logs import start_log
 from gateway.presence import keep_announcing
 from gateway.runtime import Runtime, build_runtime
-from gateway.worker import Worker
+from gateway.worker import Worker, start_sealer
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +55,7 @@ def run_workers(environ: MutableMapping[str, str], *, threads: int) -> None:
     ]
     for thread in running:
         thread.start()
+    running.append(start_sealer(rt, stopped))
     log.info("worker.started", threads=threads, host=rt.journal.host)
     while not stopped.wait(PROGRESS_SECONDS):
         _tell(rt, workers)

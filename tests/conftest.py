@@ -21,7 +21,16 @@ from gateway.store import Store, apply_schema, open_rest_store, open_store
 from gateway.store.embedded import EmbeddedPostgres, start_or_join
 
 TEMPLATE = "gateway_template"
-CONTRACT = {"test_store", "test_store_connections", "test_store_parked"}
+CONTRACT = {
+    "test_store",
+    "test_store_connections",
+    "test_store_parked",
+    "test_store_links",
+    "test_partners",
+    "test_partner_limits",
+    "test_partner_reach",
+    "test_store_events",
+}
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ PAGES = [
     "/connect/ghl", "/crm/ghl/connect", "/email/google/connect?display=popup", "/connect/nobody", "/nowhere", "/%ff%fe",
     "/result", "/result?error=access_denied&provider=ghl", "/problems/state_invalid", "/problems/nothing",
     "/crm/main/callback", "/crm/main/callback?code=c&state=s", "/crm/ghl/confirm", "/session", "/session/end", "/v1/connections", "/v1/nowhere",
-    "/healthz", "/readyz", "/crm/ghl/connect?return_to=https://evil.example",
+    "/healthz", "/readyz", "/docs", "/crm/ghl/connect?return_to=https://evil.example",
 ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from postgrest_stand_in import SECRET_KEY, PostgRest
 from running import ROOT, Gateway, free_port, whole_gateway
 
 from gateway import doctor
-from gateway.doctor import Finding, expected
+from gateway.doctor import Finding, expected, names
 from gateway.errors import DatabaseUnavailable
 from gateway.store import open_store, schema_path
 from gateway.vault import Vault
@@ -136,6 +136,28 @@ def test_a_front_end_that_cannot_hand_over_anybody_is_told_of(installed):
     """
     found = examined(installed, GATEWAY_APP_ORIGINS="", GATEWAY_APP_LOGIN_URL="")
     assert "No front end can hand over" in said(found, "settings", "warn")
+
+
+def test_a_setting_with_a_slip_in_it_is_told_of(installed):
+    """
+    It would change nothing and say nothing; names that are nobody's slip are let be, since orchestrators make some.
+    """
+    slips = {"GATEWAY_APP_ORIGIN": "x", "GATEWAY_METRICS_TOKENS_FILE": "x", "GATEWAY_SERVICE_HOST": "10.0.0.1"}
+    found = list(names.examine({**installed.environ, **slips}, PROVIDERS))
+
+    assert ["Did you mean GATEWAY_APP_ORIGINS?", "Did you mean GATEWAY_METRICS_TOKEN_FILE?"] == [f.mend for f in found]
+
+
+def test_a_secret_without_its_client_id_is_told_of(installed):
+    """
+    The provider is not enabled then, which nobody would have meant.
+    """
+    found = examined(
+        installed, ZOOM_CLIENT_ID="", ZOOM_CLIENT_SECRET="a secret", OTHER_CLIENT_SECRET="another product's"
+    )
+
+    assert "ZOOM_CLIENT_SECRET is set without ZOOM_CLIENT_ID" in said(found, "settings", "warn")
+    assert "OTHER" not in said(found, "settings", "warn")
 
 
 def test_running_without_the_journal_is_told_of(installed):

@@ -168,6 +168,16 @@ def test_a_problem(scene, path):
     looks_right(scene)
 
 
+def test_the_api_description(scene):
+    """
+    Every call and every shape, long names included.
+    """
+    scene.page.goto(f"{scene.gateway.url}/docs")
+
+    scene.page.get_by_role("heading", name="Shapes").wait_for()
+    looks_right(scene)
+
+
 def test_a_problem_that_leaves_the_app_installed(scene):
     """
     Redeemed, but not stored, and HighLevel cannot be told: the page says so, and leads to where the app is removed.

@@ -142,6 +142,8 @@ def test_the_database_says_how_far_behind_the_work_is(gateway):
     assert found["gateway_refresh_lag_seconds",] >= 90
     assert found["gateway_revocations_waiting",] >= 1
     assert 0 <= found["gateway_parked_grants",]
+    assert 0 <= found["gateway_events_unsealed",]
+    assert 0 <= found["gateway_events_unsealed_seconds",]
     assert found["gateway_connections", ("status", "active")] >= 1
     assert 0 <= found["gateway_connections", ("status", "needs_reauthorization")]
     assert (1, 0) == tuple(found["gateway_breaker_open", ("provider", each)] for each in ("zoom", "google"))
@@ -164,7 +166,7 @@ def test_requests_are_counted_by_rule_and_never_by_address(app):
 
     assert canary not in text.lower()
     assert 1 == counted["GET", "/healthz", "200"] == counted["GET", "/connect/<provider_id>", "404"]
-    assert 2 == counted["GET", "(no route)", "404"]
+    assert 1 == counted["GET", "(no route)", "404"] == counted["GET", "/link/<secret>", "400"]
     assert 1 == counted["other", "(no route)", "405"]
     assert 1 == counted["GET", "/problems/<slug>", "200"]
     assert all(dict(labels)["process"].isdigit() for labels in found)

@@ -27,7 +27,7 @@ from gateway.config import read_settings
 from gateway.doctor.hosts import compared
 from gateway.errors import SecretUnreadable, SettingsRefused
 from gateway.journal import Journal
-from gateway.models import Account
+from gateway.models import Account, Caller
 from gateway.rotation import Rotation
 from gateway.runtime import build_runtime
 from gateway.store import Host, open_rest_store
@@ -386,8 +386,8 @@ def test_over_rest_the_same_is_answered(runtime, database, rest):
     assert {"a", "b"} == {host.id for host in store.hosts()}
     assert both.store.recent_refreshes(300) == store.recent_refreshes(300)
     user = rows(database, "select user_id from gateway.connection where id = %s", held)[0]
-    assert "ghl" == store.leaving(connection_id=held, session_hash=None, user_id=user).provider
-    assert store.leaving(connection_id=held, session_hash=None, user_id=uuid.uuid4()) is None
+    assert "ghl" == store.leaving(connection_id=held, session_hash=None, caller=Caller(user_id=user)).provider
+    assert store.leaving(connection_id=held, session_hash=None, caller=Caller(user_id=uuid.uuid4())) is None
     store.close()
 
 

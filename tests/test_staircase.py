@@ -22,12 +22,14 @@ runtime
 account revocation presence partners ledger
 renewal
 grants refresh
-leave
+leave check
 connect confirm adopt
 links
 worker doctor
 web serving
-demo sealing rotation working terminal
+terminal
+demo sealing rotation working erasing
+commands
 cli
 """
 LINE = {room: number for number, line in enumerate(STAIRCASE.split("\n")) for room in line.split()}

@@ -11,6 +11,7 @@ import pytest
 from postgres import Person, in_an_hour, rows
 
 from gateway.errors import Unauthenticated, Unexpected
+from gateway.models import Caller
 
 REFRESH = "sealed-refresh-of-alice"
 
@@ -130,7 +131,7 @@ def test_a_banned_or_deleted_user_gets_no_session_and_no_connection(database, st
         assert alice.signs_in(store, session_hash="again") is None
         assert not store.save_connection(**alice.grant()).saved
         with pytest.raises(Unauthenticated):
-            store.user_connections(alice.id)
+            store.reached_connections(Caller(user_id=alice.id))
 
 
 def test_signing_in_clears_what_has_expired_and_nothing_else(database, store, alice, bob):
@@ -162,7 +163,7 @@ def test_an_attempt_is_taken_back_as_it_was_started(store, alice):
     """
     With who started it and who came back.
     """
-    assert alice.id == starts(store, alice).id
+    assert alice.id == starts(store, alice).user.id
     taken = store.take_authorization(state_hash="state", session_hash=alice.session)
 
     assert ("ghl", alice.id, "browser", "sealed") == (taken.provider, taken.user_id, taken.browser_hash, taken.sealed)

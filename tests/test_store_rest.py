@@ -30,7 +30,7 @@ from postgres import SOON, Person, fresh_database, in_an_hour, rows
 from postgrest_stand_in import PUBLISHABLE_KEY, SECRET_KEY, PostgRest, service_role_jwt
 
 from gateway.errors import DatabaseUnavailable, SettingsRefused, Unexpected
-from gateway.models import Account
+from gateway.models import Account, Caller
 from gateway.store import Store, open_rest_store, open_store, road, supabase
 from gateway.store.postgres import FunctionMissing, PostgresBackend
 from gateway.store.supabase import SupabaseBackend, _translated
@@ -123,7 +123,10 @@ def lives(store: Store) -> list[Any]:
     said += [store.save_connection(**bob.grant(connection_id=first)), store.connections(alice.session)]
     said += [store.take_authorization(state_hash="1", session_hash=bob.session), store.connections("nobody")]
     said += [store.save_connection(**alice.grant(connection_id=second, provider="zoom", type=3, expires_at=None))]
-    said += [store.connection(session_hash=alice.session, connection_id=first), store.user_connections(bob.id)]
+    said += [
+        store.connection(session_hash=alice.session, connection_id=first),
+        store.reached_connections(Caller(user_id=bob.id)),
+    ]
     said += [store.park_grant(parked_id=parked, user_id=alice.id, provider="ghl", browser_hash="b", account=Account("i", "l"),
                               return_to=None, display="popup", **grant)]  # fmt: skip
     said += [store.parked_grant(session_hash=alice.session, browser_hash="b", provider="ghl")]
@@ -514,7 +517,7 @@ def test_a_hundred_connects_and_disconnects_at_once_leave_consistent_arrays(data
     rest.fault = lambda _: ""
     _agree(database)
     for person in people:
-        for standing in store.user_connections(person.id):
+        for standing in store.reached_connections(Caller(user_id=person.id)):
             store.disconnect(session_hash=person.session, connection_id=standing.id)
     assert [[]] * 10 == rows(database, "select providers from public.user_profile")
     store.close()

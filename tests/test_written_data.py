@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 from gateway import adopt, leave, renewal, revocation
 from gateway.adopt.proof import prove, read_written, use_refresh_token
 from gateway.errors import NeedsReauthorization, ProviderGarbled, ProviderUnavailable
+from gateway.models import Caller
 from gateway.oauth import refresh_request
 from gateway.outbound import Deadline
 from gateway.refresh import fresh_grant
@@ -89,7 +90,7 @@ def test_an_uninstall_names_what_was_connected(project, account, body):
     for data in (other, [1]):
         project.writes(alice, row, data=Jsonb(data))
 
-        leave.uninstall(project.rt, connection_id=UUID(row), session_hash=None, user_id=alice)
+        leave.uninstall(project.rt, connection_id=UUID(row), session_hash=None, caller=Caller(user_id=alice))
 
         assert body == last_asked(project, "uninstall")
 
@@ -148,7 +149,7 @@ def test_a_token_that_its_owner_emptied_is_fetched_anew_for_who_asks(project, to
     project.writes(alice, row, token=token)
 
     assert pair.successor is None
-    fresh = fresh_grant(project.rt, UUID(row), user_id=alice)
+    fresh = fresh_grant(project.rt, UUID(row), caller=Caller(user_id=alice))
 
     assert pair.successor.access_token == fresh.access_token
     assert adopt.work_once(project.rt)  # it was noted, and stands well by now
@@ -164,7 +165,7 @@ def test_an_emptied_token_is_not_better_than_none(project):
     project.state.add_fault("status", "ghl", "token", 1, status=503)
 
     with pytest.raises(ProviderUnavailable):
-        fresh_grant(project.rt, UUID(row), user_id=alice)
+        fresh_grant(project.rt, UUID(row), caller=Caller(user_id=alice))
 
 
 @pytest.mark.parametrize("token", [None, "", FAKE])
@@ -207,7 +208,7 @@ def test_a_connection_in_which_nothing_opens_has_to_be_made_again(project, writt
     assert "needs_reauthorization" == status(project, row)
     assert asked == len(project.state.requests())
     with pytest.raises(NeedsReauthorization):
-        fresh_grant(project.rt, UUID(row), user_id=alice)
+        fresh_grant(project.rt, UUID(row), caller=Caller(user_id=alice))
 
 
 def test_a_provider_that_is_away_has_not_refused_it(project):

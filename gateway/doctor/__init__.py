@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from gateway.config import Settings, read_settings
-from gateway.doctor import database, hosts, registrations
+from gateway.doctor import chain, database, hosts, names, registrations
 from gateway.doctor.finding import Finding, Level, clock_finding
 from gateway.errors import DatabaseUnavailable, GatewayError, SettingsRefused
 from gateway.runtime import Runtime, build_runtime
@@ -33,6 +33,7 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
         return
     try:
         yield from _settings(rt)
+        yield from names.examine(environ, rt.catalog.providers)
         yield from _database(rt)
         yield from _sign_in(rt)
         yield from registrations.examine(rt)
@@ -119,6 +120,7 @@ def _database(rt: Runtime) -> Iterator[Finding]:
         return
     yield Finding("schema", "ok", f"Version {version}.")
     yield from hosts.examine(rt)
+    yield from chain.examine(rt)
     if rt.settings.database_url is None:
         yield Finding(
             "policies",

@@ -46,11 +46,12 @@ def examine(rt: Runtime) -> Iterator[Finding]:
             "`python -m gateway providers list` names them; your own stand in the folder GATEWAY_CATALOG.",
         )
     for provider in rt.enabled():
-        yield Finding(provider.id, "ok", f"Redirect URI: {rt.redirect_uri(provider)}")
-        yield from _one(rt, provider)
+        yield from examine_one(rt, provider)
 
 
-def _one(rt: Runtime, provider: Provider) -> Iterator[Finding]:
+def examine_one(rt: Runtime, provider: Provider) -> Iterator[Finding]:
+    """One enabled provider."""
+    yield Finding(provider.id, "ok", f"Redirect URI: {rt.redirect_uri(provider)}")
     deadline = Deadline.after(_SECONDS)
     try:
         whole = rt.issuers.complete(provider, deadline)

@@ -1,10 +1,14 @@
 """
 `python -m gateway.sandbox`: the sandbox as a process of its own.
+
+Keys of partners, by which it plays their servers, come in the environment as JSON, `SANDBOX_PARTNER_KEYS`: arguments could be read
+by anybody on the machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -26,7 +30,9 @@ def main() -> int:
     parser.add_argument("--until-stdin-closes", action="store_true", help="end when whoever started this has ended")
     chosen = parser.parse_args()
     offers = [name for name in chosen.offer.split(",") if name]
+    keys = json.loads(os.environ.pop("SANDBOX_PARTNER_KEYS", "{}"))
     server = make_server(chosen.port, gateway=chosen.gateway, bind=chosen.bind, origins=chosen.origin, offers=offers)
+    server.state.partner_keys.update(keys)
     signal.signal(signal.SIGTERM, _interrupt)
     if chosen.until_stdin_closes:
         threading.Thread(target=_watch_stdin, daemon=True).start()

@@ -2,7 +2,8 @@
 A small product, Northwind, whose users connect their accounts through the gateway.
 
 Knows the gateway only as any product would: its origin, its `gateway.js`, `POST /session`, and the answer in the query when a
-user comes back. Its two users are signed in by choosing; their access tokens come from the sign-in service played here.
+user comes back. Where partners' keys were handed over it also shows a call of its own back end, and lets another company's link be
+clicked. Its two users are signed in by choosing; their access tokens come from the sign-in service played here.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from urllib.parse import urlencode, urlsplit
 from flask import Blueprint, Response, make_response, redirect, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
+from . import partner
 from .state import State
 from .supabase import USERS, access_token
 
@@ -27,11 +29,15 @@ CARDS: dict[str, tuple[str, str, str]] = {
     "zoom": ("Zoom Phone", "Phone", "Call customers with one click."),
 }
 """Provider id to name, kind and what it is good for in this product."""
+SHARES = ("google", "ghl")
+"""What Acme Analytics asks for in the example."""
 SENTENCES = {
     "access_denied": "You did not allow it, so nothing was connected.",
     "provider_unavailable": "The provider is not answering just now. Try again in a minute.",
     "provider_garbled": "The provider's answer made no sense. We were told.",
     "client_rejected": "The provider refused our registration. We were told.",
+    "user_mismatch": "The link was for somebody else, so nothing was connected.",
+    "state_invalid": "The link is no longer good, so nothing was connected.",
     "closed": "The window was closed before the end, so nothing was connected.",
 }
 
@@ -44,6 +50,8 @@ def make_blueprint(state: State, offers: tuple[str, ...]) -> Blueprint:
     rooms.add_url_rule("/as/<name>", "become", _become)
     rooms.add_url_rule("/login", "login", lambda: _login(state), methods=["GET", "POST"])
     rooms.add_url_rule("/happened", "happened", lambda: _note(state), methods=["POST"])
+    rooms.add_url_rule("/share", "share", lambda: _share(state), methods=["POST"])
+    rooms.add_url_rule("/shared", "shared", lambda: _shared(state), methods=["GET", "POST"])
     return rooms
 
 
@@ -81,6 +89,10 @@ def _home(state: State, offers: tuple[str, ...]) -> Response:
         gateway=state.gateway,
         notice=notice,
         happened=list(reversed(state.happened[name])),
+        curl=_curl(state, name),
+        partners=partner.NAMES,
+        names={provider: card[0] for provider, card in CARDS.items()},
+        shares=SHARES if partner.ACME in state.partner_keys else (),
     )
     return _protected(state, page)
 
@@ -110,10 +122,54 @@ def _note(state: State) -> Response:
     """A pop-up's end, told by the page that opened it; answers the notice to show."""
     said = request.get_json(silent=True)
     notice = _notice({k: str(v)[:100] for k, v in said.items() if v}) if isinstance(said, dict) else None
-    if notice is None or request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
+    if notice is None or not _from_here():
         return Response(status=400)
     _remember(state, _user(), notice)
     return make_response(notice)
+
+
+# -- partners --------------------------------------------------------------------------------------------------------
+
+
+def _curl(state: State, name: str) -> str | None:
+    """How this product's own back end reads the token of what was connected last; None where it has no key."""
+    key = state.partner_keys.get(partner.NORTHWIND)
+    made = [each["text"] for each in state.happened[name] if each["code"] == "connected"]
+    path = f"connections/{made[-1]}/token" if made else "connections"
+    return key and f'curl -H "Authorization: Bearer {key}" {state.gateway}/v1/{path}'
+
+
+def _share(state: State) -> AnyResponse:
+    """Acme's server makes a link for whoever is signed in here, and sends the browser to it."""
+    if partner.ACME not in state.partner_keys or not _from_here():
+        return Response(status=400)
+    provider = request.form.get("provider", "")
+    url = partner.make_link(state, USERS[_user()].id, provider)
+    return redirect(url or f"/?{urlencode({'error': 'failed', 'provider': provider})}", 303)
+
+
+def _shared(state: State) -> AnyResponse:
+    """
+    Back from a link. Where the gateway did not know the browser there is a `confirmation`, and who is signed in here is said by
+    this server; where another account is connected, its user is asked.
+    """
+    session, confirmation = request.values.get("connect_session", ""), request.values.get("confirmation", "")
+    said = {name: request.args[name] for name in ("connection", "error") if name in request.args}
+    if confirmation and partner.ACME in state.partner_keys and session.replace("-", "").isalnum():
+        answer = {"answer": request.form["answer"]} if request.form.get("answer") in ("replace", "no") else {}
+        said = partner.complete(state, session, user_id=USERS[_user()].id, confirmation=confirmation, **answer)
+        if said.get("error") == "pending_confirmation":
+            fields = {
+                "connect_session": session,
+                "confirmation": confirmation,
+                "provider": request.values.get("provider", ""),
+            }
+            return _protected(state, render_template("shared.html", fields=fields))
+    return redirect("/?" + urlencode({"provider": request.values.get("provider", "")} | said), 303)
+
+
+def _from_here() -> bool:
+    return request.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
 
 
 def _become(name: str) -> AnyResponse:

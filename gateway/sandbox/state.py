@@ -119,13 +119,14 @@ class State:
         self.origin = ""
         self.origins = {self.gateway, *(origin.rstrip("/") for origin in origins)}
         self.keys = Keys()
+        self.partner_keys: dict[str, str] = {}
         self.lock = threading.RLock()
         self.closing = threading.Event()
         self._clock = clock
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything but the keys, the addresses and the clients."""
+        """Forgets everything but the keys, its own and its partners', the addresses and the clients."""
         with self.lock:
             self._ahead = 0.0
             self.switches = dict(SWITCHES)

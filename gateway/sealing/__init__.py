@@ -8,12 +8,8 @@ time. Shows how far it is, ends with counts, and with what is left and why. No s
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -26,22 +22,7 @@ from gateway.logs import start_log
 from gateway.runtime import Runtime, build_runtime
 from gateway.sealing.walk import Report, Run
 from gateway.store import FunctionMissing
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Set at the first Ctrl-C, so that the row at hand is finished; a second one interrupts as usual."""
-    stopped = threading.Event()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopped.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
+from gateway.terminal import interruptible, plainly
 
 
 def seal_connections(environ: Mapping[str, str], names: Sequence[str], *, dry_run: bool, as_json: bool) -> bool:
@@ -80,7 +61,7 @@ def run_seal(rt: Runtime, names: Mapping[str, str], *, dry_run: bool, as_json: b
     """Walks over all rows, showing how far it is, and says how it ended; whether nothing is left to be done."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with _interruptible() as stopped, Progress(*columns, console=console, disable=not console.is_terminal) as shown:
+    with interruptible() as stopped, Progress(*columns, console=console, disable=not console.is_terminal) as shown:
         run = Run(rt, names, dry_run=dry_run, stopped=stopped)
         task = shown.add_task("Looking" if dry_run else "Sealing", total=None)
         for report in run:
@@ -116,7 +97,7 @@ def _say(console: Console, report: Report) -> None:
     if report.left:
         table = Table(Column("row", no_wrap=True, min_width=36), "name", "provider", "why", box=None)
         for left in report.left:
-            table.add_row(left.id, _plainly(left.name), left.provider or "", left.reason)
+            table.add_row(left.id, plainly(left.name), left.provider or "", left.reason)
         console.print()
         console.print(table)
     for duplicates in report.duplicates:
@@ -125,8 +106,3 @@ def _say(console: Console, report: Report) -> None:
         )
     if report.interrupted:
         console.print("\nInterrupted: run it again, and it goes on.")
-
-
-def _plainly(name: str | None) -> str:
-    """A name that some user wrote, without what would steer the operator's terminal."""
-    return "".join(letter for letter in name or "" if letter.isprintable())[:60]

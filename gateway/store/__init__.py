@@ -14,31 +14,39 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
-from gateway.errors import Forbidden, Frozen, GatewayError, RateLimited, Unauthenticated
-from gateway.models import Account, AuthorizationRequest, Connection, Display, Erased, ParkedGrant, Revocation, User
+from gateway.errors import Forbidden, Frozen, GatewayError, PendingConfirmation, RateLimited, Unauthenticated
+from gateway.models import AuthorizationRequest, Caller, Connection, Display, Erased
 from gateway.store import rows
 from gateway.store.adopting import Adoptable, Adopting, ClaimedAdoption
 from gateway.store.keeping import Host, Keeping, Leaving, SealedPage, SealedRow
+from gateway.store.ledgering import Ledgering
+from gateway.store.linking import Link, Linking
+from gateway.store.operating import Operating
+from gateway.store.partnering import Checking, CheckOutcome, Partnering, asking
 from gateway.store.postgres import ANSWER_SECONDS, FunctionMissing, PostgresBackend, apply_schema, schema_path
 from gateway.store.refreshing import Refreshing
-from gateway.store.rows import ClaimedRefresh, Listing, Saved, SchemaState, Session, StoredGrant
+from gateway.store.rows import Begun, ClaimedRefresh, Listing, Saved, SchemaState, Session, Sharing, StoredGrant
 
 __all__ = [
     "ANSWER_SECONDS",
     "SCHEMA_VERSION",
     "Adoptable",
     "Backend",
+    "CheckOutcome",
+    "Checking",
     "ClaimedAdoption",
     "ClaimedRefresh",
     "FunctionMissing",
     "Host",
     "Leaving",
+    "Link",
     "Listing",
     "Saved",
     "SchemaState",
     "SealedPage",
     "SealedRow",
     "Session",
+    "Sharing",
     "Store",
     "StoredGrant",
     "apply_schema",
@@ -73,7 +81,7 @@ def open_rest_store(supabase_url: str, secret_key: str, *, ca_bundle: Path | Non
     return Store(SupabaseBackend(supabase_url, secret_key, ca_bundle=ca_bundle))
 
 
-class Store(Refreshing, Adopting, Keeping):
+class Store(Refreshing, Adopting, Partnering, Linking, Ledgering, Operating, Keeping):
     """
     Everything that is kept, behind one door.
 
@@ -94,7 +102,11 @@ class Store(Refreshing, Adopting, Keeping):
     def open_session(self, *, session_hash: str, user_id: UUID, label: str, expires_at: datetime) -> UUID | None:
         """The user's id once they are signed in; None when there is no such user, or they are banned or deleted."""
         row = self._call(
-            "open_session", session_hash=session_hash, user_id=str(user_id), label=label, expires_at=_iso(expires_at)
+            "open_session",
+            session_hash=session_hash,
+            user_id=str(user_id),
+            label=label,
+            expires_at=rows.iso(expires_at),
         )
         return None if row is None else UUID(row["user_id"])
 
@@ -119,7 +131,7 @@ class Store(Refreshing, Adopting, Keeping):
         return_to: str | None,
         display: Display,
         another: bool = False,
-    ) -> User | None:
+    ) -> Begun | None:
         """Keeps an attempt for ten minutes, for the user who is signed in; None, and nothing kept, for nobody."""
         row = self._call(
             "start_authorization",
@@ -133,7 +145,7 @@ class Store(Refreshing, Adopting, Keeping):
             display=display,
             another=another,
         )
-        return None if row is None else rows.user(row)
+        return None if row is None else Begun(rows.user(row), tuple(row["scope"]))
 
     def take_authorization(self, *, state_hash: str, session_hash: str | None) -> AuthorizationRequest | None:
         """The attempt, once and to one caller; None for unknown, taken or old. The session says who came back."""
@@ -165,6 +177,7 @@ class Store(Refreshing, Adopting, Keeping):
         expires_seconds: float | None = None,
         refresh_expires_seconds: float | None = None,
         not_after: datetime | None = None,
+        connect_session_id: UUID | None = None,
     ) -> Saved:
         """
         Compare-and-set: writes the row if `generation` is the next one of what stands under `connection_id`, or the first
@@ -174,7 +187,7 @@ class Store(Refreshing, Adopting, Keeping):
         `revoke_old` puts the grant that is replaced into the queue of revocations. `parked_id` uses up a parked grant in the
         same transaction: where it is answered already, nothing is saved. Seconds from now, where given, are by the database's
         clock and go before `expires_at` and `refresh_expires_at`. `not_after`, by that clock too: when nobody waits for the
-        answer any more; a database that comes to it later saves nothing.
+        answer any more; later nothing is saved. `connect_session_id`: the link whose partner may use it from then on.
         """
         row = self._call(
             "save_connection",
@@ -190,25 +203,22 @@ class Store(Refreshing, Adopting, Keeping):
             scope=list(scope),
             token=token,
             refresh=refresh,
-            expires_at=_iso(expires_at),
-            refresh_expires_at=_iso(refresh_expires_at),
+            expires_at=rows.iso(expires_at),
+            refresh_expires_at=rows.iso(refresh_expires_at),
             data=dict(data),
             revoke_old=revoke_old,
             parked_id=None if parked_id is None else str(parked_id),
             expires_seconds=expires_seconds,
             refresh_expires_seconds=refresh_expires_seconds,
-            not_after=_iso(not_after),
+            not_after=rows.iso(not_after),
+            connect_session_id=None if connect_session_id is None else str(connect_session_id),
         )
-        return Saved(row["saved"], rows.standing(row), row["created"], row.get("answered", False))
+        return rows.saved(row)
 
     def connections(self, session_hash: str) -> Listing | None:
         """The signed-in user and all of theirs; None for nobody."""
         row = self._call("connections", session_hash=session_hash)
-        return None if row is None else Listing(rows.user(row), tuple(map(rows.connection, row["connections"])))
-
-    def user_connections(self, user_id: UUID) -> tuple[Connection, ...]:
-        """The same for a user who was proved otherwise than by a session."""
-        return tuple(map(rows.connection, self._call("user_connections", user_id=str(user_id))))
+        return None if row is None else rows.listing(row)
 
     def connection(self, *, session_hash: str, connection_id: UUID) -> Connection | None:
         """One of the signed-in user's own; None for another's as for none."""
@@ -216,74 +226,16 @@ class Store(Refreshing, Adopting, Keeping):
         return None if row is None else rows.connection(row)
 
     def disconnect(
-        self, *, connection_id: UUID, session_hash: str | None = None, user_id: UUID | None = None
+        self, *, connection_id: UUID, session_hash: str | None = None, caller: Caller | None = None
     ) -> Erased | None:
         """
         Erases one of the signed-in user's own, and queues its grant; None for another's as for none.
 
-        `user_id`: of somebody whom an access token proved, in place of a session.
+        `caller`: of `/v1`, in place of a session. Where it is a partner and others use the connection still, only its own reach
+        ends: `kept`.
         """
-        row = self._call(
-            "disconnect",
-            session_hash=session_hash,
-            connection_id=str(connection_id),
-            user_id=None if user_id is None else str(user_id),
-        )
+        row = self._call("disconnect", session_hash=session_hash, connection_id=str(connection_id), **asking(caller))
         return None if row is None else rows.erased(row)
-
-    # -- parked grants -----------------------------------------------------------------------------------------------
-
-    def park_grant(
-        self,
-        *,
-        parked_id: UUID,
-        user_id: UUID,
-        provider: str,
-        browser_hash: str,
-        account: Account,
-        scope: Sequence[str],
-        token: str | None,
-        refresh: str | None,
-        expires_at: datetime | None,
-        refresh_expires_at: datetime | None,
-        facts: Mapping[str, str],
-        return_to: str | None,
-        display: Display,
-        not_after: datetime | None = None,
-    ) -> None:
-        """
-        Keeps a grant for ten minutes, sealed for `parked_id` in generation 1; one parked before is given back.
-
-        `not_after` as of `save_connection`.
-        """
-        self._call(
-            "park_grant",
-            parked_id=str(parked_id),
-            user_id=str(user_id),
-            provider=provider,
-            browser_hash=browser_hash,
-            account_id=account.id,
-            account_label=account.label,
-            scope=list(scope),
-            token=token,
-            refresh=refresh,
-            expires_at=_iso(expires_at),
-            refresh_expires_at=_iso(refresh_expires_at),
-            facts=dict(facts),
-            return_to=return_to,
-            display=display,
-            not_after=_iso(not_after),
-        )
-
-    def parked_grant(self, *, session_hash: str, browser_hash: str, provider: str) -> ParkedGrant | None:
-        """What waits for the signed-in user's word, in this browser; None for nothing."""
-        row = self._call("parked_grant", session_hash=session_hash, browser_hash=browser_hash, provider=provider)
-        return None if row is None else rows.parked_grant(row)
-
-    def refuse_parked_grant(self, parked_id: UUID) -> Revocation | None:
-        """Takes a parked grant off and queues it to be given back; None when it was answered already."""
-        row = self._call("refuse_parked_grant", parked_id=str(parked_id))
-        return None if row is None else rows.revocation(row)
 
     # -- events, schema ----------------------------------------------------------------------------------------------
 
@@ -329,10 +281,6 @@ _SHUT_OUT = {"shut_out": True}
 """What every function answers that is told a user whom nobody may be any more, by whatever proof."""
 
 _REFUSED: Mapping[str, type[GatewayError]] = {
-    error.slug: error for error in (Unauthenticated, Forbidden, Frozen, RateLimited)
+    error.slug: error for error in (Unauthenticated, Forbidden, Frozen, RateLimited, PendingConfirmation)
 }
 """What a function answers whose caller may not have what it asks for: {"refused": slug, "retry_after": seconds}."""
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()

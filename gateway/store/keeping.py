@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from gateway.models import Revocation
+from gateway.models import Caller, Revocation
 from gateway.store import rows
+from gateway.store.partnering import asking
 
-Kind = Literal["connection", "adoption", "parked_grant", "revocation"]
+Kind = Literal["connection", "adoption", "parked_grant", "revocation", "ledger"]
 """Where sealed values stand in the database."""
 
 
@@ -58,6 +59,8 @@ class Leaving:
     provider: str
     account_id: str
     facts: Mapping[str, Any]
+    kept: bool = False
+    """The connection will stay: a partner leaves it, and others do not."""
 
 
 class Keeping:
@@ -129,21 +132,24 @@ class Keeping:
         row = self._call("claim_revocation")
         return None if row is None else rows.revocation(row)
 
-    def settle_revocation(self, *, connection_id: UUID, generation: int, done: bool) -> bool:
-        """Forgets a grant that was given back, or puts it off; returns whether it is still in the queue."""
-        row = self._call("settle_revocation", connection_id=str(connection_id), generation=generation, done=done)
+    def settle_revocation(
+        self, *, connection_id: UUID, generation: int, done: bool, outcome: str | None = None
+    ) -> bool:
+        """
+        Forgets a grant that was given back, or puts it off; returns whether it is still in the queue.
+
+        `outcome`: what became of it, for the ledger, where whoever runs the gateway revoked it.
+        """
+        row = self._call(
+            "settle_revocation", connection_id=str(connection_id), generation=generation, done=done, outcome=outcome
+        )
         return bool(row["left"])
 
-    def leaving(self, *, connection_id: UUID, session_hash: str | None, user_id: UUID | None) -> Leaving | None:
-        """One of the user's own, as an uninstall needs it; None for another's as for none."""
-        row = self._call(
-            "leaving",
-            session_hash=session_hash,
-            user_id=None if user_id is None else str(user_id),
-            connection_id=str(connection_id),
-        )
+    def leaving(self, *, connection_id: UUID, session_hash: str | None, caller: Caller | None) -> Leaving | None:
+        """One of the user's own, or within the caller's reach, as an uninstall needs it; None for another's as for none."""
+        row = self._call("leaving", session_hash=session_hash, connection_id=str(connection_id), **asking(caller))
         facts = row["facts"] if row and isinstance(row["facts"], dict) else {}
-        return row and Leaving(UUID(row["user_id"]), row["provider"], row["account_id"], facts)
+        return row and Leaving(UUID(row["user_id"]), row["provider"], row["account_id"], facts, row["kept"])
 
     def recent_refreshes(self, seconds: int) -> Mapping[str, int]:
         """How refreshes ended lately, on whichever machine: `refreshed`, or by who must act, and how many."""

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from uuid import UUID
 
+from gateway.models import Caller
 from gateway.store import rows
+from gateway.store.partnering import asking
 from gateway.store.rows import ClaimedRefresh, StoredGrant
 
 Obstacle = Literal["moved", "leased", "waiting", "blocked", "breaker"]
@@ -23,13 +25,20 @@ class Refreshing:
     def _call(self, function: str, **arguments: object) -> Any:
         raise NotImplementedError
 
-    def grant(self, *, connection_id: UUID, user_id: UUID | None, min_seconds: int) -> StoredGrant | None:
-        """The stored grant, in one call; None for another user's as for none. `user_id` None: whosever it is."""
+    def grant(
+        self, *, connection_id: UUID, caller: Caller | None, min_seconds: int, counted: bool = False
+    ) -> StoredGrant | None:
+        """
+        The stored grant, in one call; None for one that the caller does not reach as for none. `caller` None: the gateway itself.
+
+        `counted`: a read of theirs, which counts towards a partner's limits and is told by an event, if there is a grant to read.
+        """
         row = self._call(
             "grant",
             connection_id=str(connection_id),
-            user_id=None if user_id is None else str(user_id),
             min_seconds=min_seconds,
+            **asking(caller),
+            counted=counted,
         )
         return None if row is None else rows.stored_grant(row)
 

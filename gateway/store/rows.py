@@ -37,11 +37,27 @@ class Session:
     expires_at: datetime
 
 
+class Begun(NamedTuple):
+    """An attempt that is kept: whose it is, and all that is asked for."""
+
+    user: User
+    scope: tuple[str, ...]
+
+
+class Sharing(NamedTuple):
+    """A partner that may use a connection. `made`: the connection was made for it."""
+
+    partner_id: UUID
+    name: str
+    made: bool
+
+
 class Listing(NamedTuple):
-    """A signed-in user's connections, by type, then oldest first."""
+    """A signed-in user's connections, by type, then oldest first, and who may use them beside the product, by their ids."""
 
     user: User
     connections: tuple[Connection, ...]
+    sharing: Mapping[UUID, tuple[Sharing, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +73,8 @@ class Saved:
     created: bool
     answered: bool = False
     """Not saved because the parked grant is gone: somebody answered, or time did."""
+    connection: Connection | None = None
+    """What stands now in full, where it came by a partner's link."""
 
 
 class SchemaState(TypedDict):
@@ -102,6 +120,11 @@ class ClaimedRefresh:
     facts: Mapping[str, Any]
 
 
+def iso(moment: datetime | None) -> str | None:
+    """A time as an argument."""
+    return None if moment is None else moment.isoformat()
+
+
 def when(text: str | None) -> datetime | None:
     """A timestamptz in JSON (ISO 8601), in UTC."""
     return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
@@ -144,6 +167,7 @@ def authorization_request(row: Row) -> AuthorizationRequest:
         another=row["another"],
         standing=tuple(map(standing, row["standing"])),
         clock=Clock(certain(row["taken_at"])),
+        connect_session_id=None if row["connect_session_id"] is None else UUID(row["connect_session_id"]),
     )
 
 
@@ -164,6 +188,7 @@ def parked_grant(row: Row) -> ParkedGrant:
         display=row["display"],
         standing=tuple(map(standing, row["standing"])),
         clock=Clock(certain(row["told_at"])),
+        shared_with=tuple(row.get("shared_with", ())),
     )
 
 
@@ -191,6 +216,21 @@ def connection(row: Row) -> Connection:
     )
 
 
+def listing(row: Row) -> Listing:
+    """From gateway_connections."""
+    sharing = {
+        UUID(each["id"]): tuple(Sharing(UUID(one["id"]), one["name"], one["made"]) for one in each["partners"])
+        for each in row["connections"]
+    }
+    return Listing(user(row), tuple(map(connection, row["connections"])), sharing)
+
+
+def saved(row: Row) -> Saved:
+    """From gateway_save_connection."""
+    whole = row.get("connection")
+    return Saved(row["saved"], standing(row), row["created"], row.get("answered", False), whole and connection(whole))
+
+
 def erased(row: Row) -> Erased:
     """From gateway_disconnect."""
     connection_id, queued = UUID(row["connection_id"]), row["revocation"]
@@ -201,6 +241,7 @@ def erased(row: Row) -> Erased:
         erased_at=certain(row["erased_at"]),
         event_id=UUID(row["event_id"]),
         revocation=None if queued is None else revocation(queued),
+        kept=row["kept"],
     )
 
 

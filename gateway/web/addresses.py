@@ -81,7 +81,7 @@ def with_query(url: str, **more: str) -> str:
 _DISGUISED = re.compile(r"/(/|%(0.|1.|2f|5c|7f))", re.IGNORECASE)
 """Behind the first slash another one, a backslash or a control, plain or percent-encoded."""
 
-_ANSWERS = frozenset({"connection", "provider", "error", "confirmation"})
+_ANSWERS = frozenset({"connection", "provider", "error", "confirmation", "connect_session"})
 """Names that only our answers use: a link cannot arrive with one already in place."""
 
 

@@ -1,163 +1,205 @@
 """
-`/v1`: JSON for programs. Here for a user's own connections, by their Supabase access token.
+`/v1`: connections and their tokens, for partners by their keys, and for users by their Supabase access tokens.
+
+A door: who calls is read by `principal`, and judged by the database in the call that does what was asked for.
 """
 
 from __future__ import annotations
 
+import base64
 import uuid
-from collections.abc import Sequence
-from typing import Any, get_args
 
-from flask import Blueprint, Flask, Response, jsonify, request
+from flask import Blueprint, Flask, Response, request
 
 from gateway import connect
-from gateway.errors import BadRequest, Forbidden, NotFound, Unauthenticated
-from gateway.identity import Proof
-from gateway.models import Connection, Status
+from gateway.check import check
+from gateway.errors import (
+    BadRequest,
+    ClientRejected,
+    Forbidden,
+    NeedsReauthorization,
+    NotFound,
+    PendingConfirmation,
+    ProviderGarbled,
+    ProviderUnavailable,
+    RefreshInProgress,
+    SecretUnreadable,
+)
 from gateway.refresh import fresh_grant
+from gateway.web import shapes
+from gateway.web.openapi import described
+from gateway.web.principal import caller
 from gateway.web.session import runtime
+from gateway.web.wire import answer, asked
 
 blueprint = Blueprint("api", __name__, url_prefix="/v1")
 
+UNUSABLE = (NeedsReauthorization, PendingConfirmation, RefreshInProgress, SecretUnreadable)
+FAILED = (ClientRejected, ProviderGarbled, ProviderUnavailable)
+
 
 @blueprint.get("/connections")
-def connections() -> Any:
-    """The caller's own connections; `provider` narrows them."""
-    rt = runtime()
-    proof = _proof()
-    rows = rt.store.user_connections(proof.user.id)
-    items, next_cursor = _page([row for row in rows if _wanted(row)])
-    return jsonify(items=[_connection(row) for row in items], next_cursor=next_cursor)
+@described(shapes.Connections, scope="connections:read", query=shapes.ConnectionsQuery)
+def connections() -> Response:
+    """
+    Lists connections.
 
-
-def _wanted(row: Connection) -> bool:
-    asked = request.args
-    if asked.get("status", row.status) not in get_args(Status) or asked.get("type", "1") not in ("1", "2", "3"):
-        raise BadRequest("no such type or status")
-    return (
-        asked.get("provider", row.provider) == row.provider
-        and asked.get("type", str(row.type)) == str(row.type)
-        and asked.get("status", row.status) == row.status
-        and asked.get("user_id", str(row.user_id)) == str(row.user_id)
+    All that the caller reaches, page by page; each parameter narrows them.
+    """
+    query = asked(shapes.ConnectionsQuery)
+    rows = runtime().store.reached_connections(
+        caller(),
+        of_user=query.user_id,
+        provider=query.provider,
+        type=query.type,
+        status=query.status,
+        after=_behind(query.cursor),
+        most=query.limit + 1,
+    )
+    page = rows[: query.limit]
+    return answer(
+        shapes.Connections(
+            items=tuple(map(shapes.Connection.of, page)),
+            next_cursor=_cursor(page[-1].id) if len(rows) > len(page) else None,
+        )
     )
 
 
-def _page(rows: Sequence[Connection]) -> tuple[Sequence[Connection], str | None]:
-    """At most `limit` (1 to 100) of what follows `cursor`, which is the last id of the page before."""
-    limit, cursor = request.args.get("limit", "100"), request.args.get("cursor")
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:4]) <= 100:  # noqa: PLR2004
-        raise BadRequest("limit is a whole number from 1 to 100")
-    if cursor is not None:
-        known = [str(row.id) for row in rows]
-        if cursor not in known:
-            raise BadRequest("no such cursor")
-        rows = rows[known.index(cursor) + 1 :]
-    page = rows[: int(limit)]
-    return page, str(page[-1].id) if len(rows) > len(page) else None
+def _cursor(last: uuid.UUID) -> str:
+    """The place behind a row, as whoever pages sends it back."""
+    return base64.urlsafe_b64encode(last.bytes).decode("ascii").rstrip("=")
+
+
+def _behind(cursor: str | None) -> uuid.UUID | None:
+    if cursor is None:
+        return None
+    try:
+        last = uuid.UUID(bytes=base64.urlsafe_b64decode(cursor + "=="))
+    except ValueError:
+        last = None
+    if last is None or _cursor(last) != cursor:
+        refused = BadRequest("no such cursor")
+        refused.fields = ("cursor",)
+        raise refused
+    return last
 
 
 @blueprint.get("/connections/<uuid:connection_id>")
-def connection(connection_id: uuid.UUID) -> Any:
-    """One of the caller's own; another's is like none."""
-    rt = runtime()
-    rows = rt.store.user_connections(_proof().user.id)
-    found = next((row for row in rows if row.id == connection_id), None)
+@described(shapes.Connection, scope="connections:read")
+def connection(connection_id: uuid.UUID) -> Response:
+    """
+    Shows one connection.
+
+    Another's is like none.
+    """
+    asked(shapes.NoQuery)
+    found = runtime().store.reached_connection(caller(), connection_id)
     if found is None:
         raise NotFound("no such connection of this caller")
-    return jsonify(_connection(found))
+    return answer(shapes.Connection.of(found))
 
 
 @blueprint.delete("/connections/<uuid:connection_id>")
-def disconnected(connection_id: uuid.UUID) -> Any:
-    """Erases one of the caller's own and gives its grant back; with `uninstall=1` our app there goes too."""
+@described(shapes.Receipt, *FAILED, scope="connections:write", query=shapes.DisconnectQuery)
+def disconnected(connection_id: uuid.UUID) -> Response:
+    """
+    Disconnects.
+
+    What is stored is erased at once, and the grant is given back to the provider; with `uninstall=1` our app there goes too.
+    Where others use the connection still, only the reach of the partner that calls ends: `kept`. Afterwards the id is like none.
+    """
     rt = runtime()
-    uninstall = request.args.get("uninstall", "0")
-    if uninstall not in ("0", "1"):
-        raise BadRequest("uninstall is 1 or 0")
-    receipt = connect.disconnect(rt, connection_id, user_id=_proof().user.id, uninstall=uninstall == "1")
+    uninstall = asked(shapes.DisconnectQuery).uninstall == "1"
+    receipt = connect.disconnect(rt, connection_id, caller=caller(), uninstall=uninstall)
     erased = receipt.erased
-    return jsonify(
-        connection_id=str(erased.connection_id),
-        provider=erased.provider,
-        account={"id": erased.account.id, "label": erased.account.label},
-        erased_at=erased.erased_at.isoformat(),
-        revocation=receipt.revocation,
-        event_id=str(erased.event_id),
-        **({"uninstall": receipt.uninstalled} if receipt.uninstalled else {}),
+    return answer(
+        shapes.Receipt(
+            connection_id=erased.connection_id,
+            provider=erased.provider,
+            account=shapes.Account(id=erased.account.id, label=erased.account.label),
+            erased_at=erased.erased_at,
+            revocation=receipt.revocation,
+            event_id=erased.event_id,
+            uninstall=receipt.uninstalled,
+        )
     )
 
 
 @blueprint.get("/connections/<uuid:connection_id>/token")
-def token(connection_id: uuid.UUID) -> Any:
-    """A token that is good for `min_seconds` (0 to 3600, 60 unless told), of one of the caller's own connections."""
-    return _fresh(connection_id, min_seconds=_min_seconds(), force=False)
+@described(shapes.Token, *UNUSABLE, *FAILED, scope="tokens:read", query=shapes.TokenQuery)
+def token(connection_id: uuid.UUID) -> Response:
+    """
+    Reads an access token.
+
+    One that is good for `min_seconds`: where the one that stands is not, it is refreshed first. A new one that is itself shorter
+    is answered as it is.
+    """
+    return _fresh(connection_id, min_seconds=asked(shapes.TokenQuery).min_seconds, force=False)
 
 
 @blueprint.post("/connections/<uuid:connection_id>/refresh")
-def refreshed(connection_id: uuid.UUID) -> Any:
-    """A new token, whatever stands."""
+@described(shapes.Token, *UNUSABLE, *FAILED, scope="tokens:read")
+def refreshed(connection_id: uuid.UUID) -> Response:
+    """
+    Fetches a new access token.
+
+    Whatever stands: for when the provider refuses a token that should be good.
+    """
+    asked(shapes.NoQuery)
     return _fresh(connection_id, min_seconds=0, force=True)
 
 
-def _fresh(connection_id: uuid.UUID, *, min_seconds: int, force: bool) -> Any:
-    rt = runtime()
-    proof = _proof()
-    if not rt.settings.owner_tokens:
-        rt.store.user_connections(proof.user.id)  # whoever is shut out is told that, here as anywhere
+def _fresh(connection_id: uuid.UUID, *, min_seconds: int, force: bool) -> Response:
+    rt, asks = runtime(), caller()
+    if asks.key_hash is None and not rt.settings.owner_tokens:
+        rt.store.caller(asks)  # whoever is shut out is told that, here as anywhere
         raise Forbidden("GATEWAY_OWNER_TOKENS is off")
-    fresh = fresh_grant(rt, connection_id, user_id=proof.user.id, min_seconds=min_seconds, force=force)
+    fresh = fresh_grant(rt, connection_id, caller=asks, min_seconds=min_seconds, force=force)
     provider = rt.catalog.get(fresh.provider)
-    return jsonify(
-        connection_id=str(fresh.connection_id),
-        access_token=fresh.access_token,
-        token_type="Bearer",  # noqa: S106 - RFC 6750
-        expires_at=fresh.expires_at.isoformat() if fresh.expires_at else None,
-        scope=fresh.scope,
-        api_base_url=provider.api_base_url if provider else None,
+    return answer(
+        shapes.Token(
+            connection_id=fresh.connection_id,
+            access_token=fresh.access_token,
+            expires_at=fresh.expires_at,
+            scope=fresh.scope,
+            api_base_url=provider.api_base_url if provider else None,
+        )
     )
 
 
-def _min_seconds() -> int:
-    given = request.args.get("min_seconds", "60")
-    if not given.isascii() or not given.isdigit() or len(given) > 4 or int(given) > 3600:  # noqa: PLR2004
-        raise BadRequest("min_seconds is a whole number from 0 to 3600")
-    return int(given)
+@blueprint.post("/connections/<uuid:connection_id>/check")
+@described(shapes.Connection, *UNUSABLE, *FAILED, scope="connections:read")
+def checked(connection_id: uuid.UUID) -> Response:
+    """
+    Probes a connection at its provider.
+
+    The provider is asked whose account it is, with a token that is refreshed once if it does not take it; the answer is the
+    connection as it stands then. Once a minute for each connection.
+    """
+    asked(shapes.NoQuery)
+    return answer(shapes.Connection.of(check(runtime(), connection_id, caller())))
 
 
 @blueprint.get("/providers")
-def providers() -> Any:
-    """The enabled catalogue entries."""
+@described(shapes.Providers, scope=None)
+def providers() -> Response:
+    """
+    Lists the providers.
+
+    Those that may be connected here, with the scopes that are asked for.
+    """
+    asked(shapes.NoQuery)
     rt = runtime()
-    rt.store.user_connections(_proof().user.id)  # raises for a banned or deleted user, as everywhere
-    return jsonify(
-        items=[{"id": each.id, "name": each.name, "type": each.type, "scope": each.scope} for each in rt.enabled()],
-        next_cursor=None,
+    theirs = rt.store.caller(caller())
+    return answer(
+        shapes.Providers(
+            items=tuple(
+                shapes.ProviderEntry(id=each.id, name=each.name, type=each.type, scope=each.scope)
+                for each in rt.enabled()
+                if theirs is None or each.id in theirs
+            )
+        )
     )
-
-
-def _proof() -> Proof:
-    """Whose token it is. That they are neither banned nor deleted is the database's to say, in the call that every route makes."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise Unauthenticated("no bearer token")
-    rt = runtime()
-    return rt.identity.read_access_token(token, now=rt.now())
-
-
-def _connection(row: Connection) -> dict[str, Any]:
-    return {
-        "id": str(row.id),
-        "provider": row.provider,
-        "type": row.type,
-        "user_id": str(row.user_id),
-        "account": {"id": row.account.id, "label": row.account.label},
-        "status": row.status,
-        "scope": row.scope,
-        "expires_at": row.expires_at.isoformat() if row.expires_at else None,
-        "parent_id": None,
-        "created_at": row.created_at.isoformat(),
-        "updated_at": row.updated_at.isoformat(),
-    }
 
 
 def register(app: Flask) -> None:
@@ -165,17 +207,17 @@ def register(app: Flask) -> None:
     app.after_request(_cross_origin)
 
 
-def _cross_origin(answer: Response) -> Response:
+def _cross_origin(answered: Response) -> Response:
     """The product's own front ends may read the answers; credentials are never taken from cookies here."""
     if not request.path.startswith("/v1/"):
-        return answer
+        return answered
     origin = request.headers.get("Origin")
-    answer.headers["Vary"] = "Origin"
+    answered.headers["Vary"] = "Origin"
     if origin in runtime().settings.app_origins:
-        answer.headers["Access-Control-Allow-Origin"] = origin
-        answer.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
-        answer.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE"
-        answer.headers["Access-Control-Expose-Headers"] = "Retry-After"
-        answer.headers["Access-Control-Max-Age"] = "600"
-        answer.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
-    return answer
+        answered.headers["Access-Control-Allow-Origin"] = origin
+        answered.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
+        answered.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE"
+        answered.headers["Access-Control-Expose-Headers"] = "Retry-After"
+        answered.headers["Access-Control-Max-Age"] = "600"
+        answered.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+    return answered

@@ -91,7 +91,7 @@ def _ask(provider: Provider) -> Any:
     listed = rt.store.connections(fingerprint(session_secret()))
     if listed is None:
         return sign_in_answer()
-    user, connections = listed
+    user, connections = listed.user, listed.connections
     try:
         provider = rt.issuers.complete(provider, Deadline.after(connect.EXCHANGE_SECONDS))
     except GatewayError as error:
@@ -156,6 +156,8 @@ def _callback(path: str, slug: str) -> Response:
     outcome = connect.finish(
         runtime(), path, slug, request.args.to_dict(flat=False), session=session_secret(), browser=browser_secret()
     )
+    if outcome.confirmation is not None and outcome.parked and outcome.return_to:
+        return see_other(with_query(outcome.return_to, **_unconfirmed(outcome, outcome.confirmation)))
     if outcome.parked:
         answer = see_other(f"/{path}/{outcome.provider.id}/confirm" + _as_popup(outcome.display))
         keep_browser(answer, browser_secret())
@@ -166,6 +168,15 @@ def _callback(path: str, slug: str) -> Response:
     else:
         told = {"connection": str(outcome.connection_id), "provider": outcome.provider.id}
     return see_other(_way_back(outcome.return_to, outcome.display, **told))
+
+
+def _unconfirmed(outcome: connect.Outcome, confirmation: str) -> dict[str, str]:
+    """What this browser alone brings to the product, whose server knows who is signed in there."""
+    return {
+        "connect_session": str(outcome.connect_session_id),
+        "confirmation": confirmation,
+        "provider": outcome.provider.id,
+    }
 
 
 def _question(provider: Provider) -> Any:
@@ -187,6 +198,7 @@ def _question(provider: Provider) -> Any:
             "fields": {"csrf": csrf_token(), "parked": str(parked.id)},
         },
         may_keep_both=provider.accounts == "many",
+        shared_with=parked.shared_with,
     )
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hmac
 import os
 import time
-from collections.abc import Iterator
-from typing import Any, get_args
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, get_args
 
-from flask import Blueprint, Flask, current_app, g, request
+from flask import Blueprint, Flask, current_app, request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
 from werkzeug.wrappers import Response
@@ -26,11 +26,15 @@ from gateway.models import Status
 from gateway.runtime import Runtime
 from gateway.web.session import runtime
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
 blueprint = Blueprint("metrics", __name__)
 
 RECENT_SECONDS = 300
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_NO_ROUTE = "(no route)"
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip", "Via")
 
 
@@ -70,23 +74,42 @@ def register(app: Flask) -> None:
         registry=registry,
     )
     app.extensions["metrics"] = registry
-    known: dict[tuple[int, str, str, int], Any] = {}
+    app.wsgi_app = _Counted(app.wsgi_app, seconds)  # type: ignore[method-assign] # as Flask's documents have it
 
-    def begin() -> None:
-        g.began = time.perf_counter()
 
-    def count(answer: Response) -> Response:
-        method = request.method if request.method in _METHODS else "other"
-        rule = request.url_rule.rule if request.url_rule else "(no route)"
-        key = (os.getpid(), method, rule, answer.status_code)  # the number now: a server may fork after this was made
-        child = known.get(key)
+class _Counted:
+    """A WSGI application (PEP 3333) whose answers are counted, from outside of Flask: also those that went wrong in it."""
+
+    def __init__(self, app: WSGIApplication, seconds: Histogram) -> None:
+        self._app = app
+        self._seconds = seconds
+        self._known: dict[tuple[int, str, str, str], Any] = {}
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        began, answered = time.perf_counter(), ("500", _NO_ROUTE)
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            nonlocal answered
+            asked = environ.get("werkzeug.request")  # Flask takes it away when it is done
+            answered = status[:3], asked.url_rule.rule if asked is not None and asked.url_rule else _NO_ROUTE
+            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
+
+        try:
+            return self._app(environ, start)
+        finally:
+            self._count(environ["REQUEST_METHOD"], *answered, time.perf_counter() - began)
+
+    def _count(self, method: str, status: str, rule: str, seconds: float) -> None:
+        key = (
+            os.getpid(),
+            method if method in _METHODS else "other",
+            rule,
+            status,
+        )  # a server may fork after this was made
+        child = self._known.get(key)
         if child is None:
-            child = known[key] = seconds.labels(method, rule, str(answer.status_code), str(key[0]))
-        child.observe(time.perf_counter() - g.began if "began" in g else 0.0)
-        return answer
-
-    app.before_request(begin)
-    app.after_request(count)
+            child = self._known[key] = self._seconds.labels(*key[1:], str(key[0]))
+        child.observe(seconds)
 
 
 # -- the database ----------------------------------------------------------------------------------------------------
@@ -118,6 +141,8 @@ class _Database:
             ("dead_intents", "Refreshes that somebody died over, not taken up again yet.", lag["dead_intents"]),
             ("revocations_waiting", "Grants that still have to be given back.", lag["revocations"]),
             ("parked_grants", "Grants of another account that wait for their user's word.", lag["parked_grants"]),
+            ("events_unsealed", "Events that the ledger has not sealed yet.", lag["events_unsealed"]),
+            ("events_unsealed_seconds", "How long the oldest of them has waited.", lag["oldest_unsealed_seconds"]),
         ):
             yield GaugeMetricFamily(f"gateway_{name}", text, float(value))
         yield _by(

@@ -16,6 +16,7 @@ from gateway.catalog import TYPES, Provider
 from gateway.errors import GatewayError, NotFound, every_problem
 from gateway.models import Connection
 from gateway.runtime import Runtime
+from gateway.store import Sharing
 from gateway.vault import fingerprint
 from gateway.web.addresses import see_other, with_query
 from gateway.web.flow import KINDS
@@ -63,10 +64,13 @@ def connections() -> Any:
     listed = rt.store.connections(fingerprint(session_secret()))
     if listed is None:
         return sign_in_answer()
-    user, rows = listed
+    user, rows = listed.user, listed.connections
     held = {row.provider for row in rows}
     groups = [
-        {"kind": KINDS[path], "connections": [_shown(rt, row) for row in rows if row.type == number]}
+        {
+            "kind": KINDS[path],
+            "connections": [_shown(rt, row, listed.sharing[row.id]) for row in rows if row.type == number],
+        }
         for number, path in TYPES.items()
     ]
     offers = [
@@ -84,7 +88,7 @@ def _offer_path(provider: Provider, held: set[str]) -> str:
     return f"/connect/{provider.id}" + ("?another=1" if provider.id in held else "")
 
 
-def _shown(rt: Runtime, row: Connection) -> dict[str, Any]:
+def _shown(rt: Runtime, row: Connection, partners: Sequence[Sharing]) -> dict[str, Any]:
     provider = rt.catalog.get(row.provider)
     return {
         "id": row.id,
@@ -101,6 +105,9 @@ def _shown(rt: Runtime, row: Connection) -> dict[str, Any]:
         "revocable": provider is not None and bool(provider.revocation_endpoint or provider.missing_endpoints()),
         "disconnect_path": f"/connections/{row.id}/disconnect",
         "uninstall": _uninstall_text(provider, row),
+        "partners": partners,
+        "made_for": partners[0].name if len(partners) == 1 and partners[0].made else None,
+        "stop_path": f"/connections/{row.id}/stop-sharing",
     }
 
 
@@ -125,6 +132,8 @@ def _notice(rt: Runtime, rows: Sequence[Connection]) -> dict[str, str] | None:
         text = _DISCONNECTED[request.args["disconnected"]].format(name=name)
         text = _UNINSTALLED.get(request.args.get("uninstalled", ""), text).format(name=name)
         return {"tone": "info", "title": f"{name} is disconnected", "text": text}
+    if request.args.get("sharing") == "ended":
+        return {"tone": "info", "title": f"{name} is no longer shared", "text": "It stays connected for you."}
     if provider and any(str(row.id) == request.args.get("connection") and row.provider == provider.id for row in rows):
         return {"tone": "good", "title": f"{name} is connected", "text": "It is ready to be used."}
     return None
@@ -139,6 +148,19 @@ def disconnect(connection_id: uuid.UUID) -> Response:
     told = {"uninstalled": receipt.uninstalled} if receipt.uninstalled else {}
     provider = receipt.erased.provider
     return see_other(with_query("/connections", disconnected=receipt.revocation, provider=provider, **told))
+
+
+@blueprint.post("/connections/<uuid:connection_id>/stop-sharing")
+def stop_sharing(connection_id: uuid.UUID) -> Response:
+    """Takes one connection away from one partner; the connection stays."""
+    session = judge_form()
+    partner_id = _uuid_or_nothing(form().get("partner", ""))
+    ended = partner_id and runtime().store.end_consent(
+        session_hash=fingerprint(session), connection_id=connection_id, partner_id=uuid.UUID(partner_id)
+    )
+    if not ended:
+        raise NotFound("no such connection of this user, or not shared with that partner")
+    return see_other(with_query("/connections", sharing="ended", provider=ended.provider))
 
 
 @blueprint.get("/result")

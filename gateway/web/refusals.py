@@ -6,7 +6,7 @@ knows no blueprint for an address that matches nothing.
 from __future__ import annotations
 
 import structlog
-from flask import Flask, jsonify, render_template, request
+from flask import Flask, current_app, render_template, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
@@ -20,8 +20,13 @@ from gateway.errors import (
     RefreshInProgress,
     TooLarge,
     Unexpected,
+    UnsupportedMediaType,
+    UserMismatch,
 )
+from gateway.web import failures
 from gateway.web.session import runtime
+from gateway.web.shapes import Problem
+from gateway.web.wire import answer as answer_json
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +37,13 @@ WHO = {
     "operator": "Whoever runs this service.",
     "report": "Whoever runs this service, once they know about it.",
 }
-_BY_STATUS: dict[int, type[GatewayError]] = {404: NotFound, 405: MethodNotAllowed, 413: TooLarge, 429: RateLimited}
+_BY_STATUS: dict[int, type[GatewayError]] = {
+    404: NotFound,
+    405: MethodNotAllowed,
+    413: TooLarge,
+    415: UnsupportedMediaType,
+    429: RateLimited,
+}
 
 
 def register(app: Flask) -> None:
@@ -44,6 +55,7 @@ def register(app: Flask) -> None:
 
 def refuse(error: GatewayError) -> Response:
     """The answer to an error of ours."""
+    error = failures.judged(current_app, error)
     log.info("request.refused", error=error.slug, status=error.status, reason=str(error), path=_logged_path())
     if request.path == "/v1" or request.path.startswith("/v1/"):
         return problem_json(error)
@@ -85,23 +97,25 @@ def problem_page(error: GatewayError, *, explained: bool = False) -> Response:
     }
     action = None if explained else {"href": "/connections", "label": "Your connections"}
     left = error.left_installed
-    page = render_template("problem.html", problem=problem, action=action, explained=explained, left=left)
+    meant_for = error.meant_for if isinstance(error, UserMismatch) else None
+    page = render_template(
+        "problem.html", problem=problem, action=action, explained=explained, left=left, meant_for=meant_for
+    )
     answer = Response(page, status=200 if explained else error.status, mimetype="text/html")
     return answer if explained else _with_retry(answer, error)
 
 
 def problem_json(error: GatewayError) -> Response:
     """RFC 9457, with `remedy`: who must act."""
-    body = {
-        "type": f"{runtime().settings.public_url}/problems/{error.slug}",
-        "title": error.title,
-        "status": error.status,
-        "detail": f"{error.meaning} {error.way_on}",
-        "remedy": error.remedy,
-    }
-    answer = jsonify(body)
-    answer.status_code = error.status
-    answer.mimetype = "application/problem+json"
+    body = Problem(
+        type=f"{runtime().settings.public_url}/problems/{error.slug}",
+        title=error.title,
+        status=error.status,
+        detail=f"{error.meaning} {error.way_on}",
+        remedy=error.remedy,
+        fields=(isinstance(error, BadRequest) and error.fields) or None,
+    )
+    answer = answer_json(body, error.status, "application/problem+json")
     if error.status == 401:  # noqa: PLR2004 - RFC 6750 section 3
         answer.headers["WWW-Authenticate"] = 'Bearer realm="gateway"'
     return _with_retry(answer, error)

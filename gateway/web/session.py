@@ -69,9 +69,9 @@ def browser_secret() -> str:
     return _read("gateway-browser")
 
 
-def keep_browser(answer: Response, secret: str) -> None:
-    """Keeps the binding for as long as an attempt may last."""
-    _keep(answer, "gateway-browser", secret, ATTEMPT_SECONDS)
+def keep_browser(answer: Response, secret: str, seconds: int = ATTEMPT_SECONDS) -> None:
+    """Keeps the binding for as long as an attempt may last, unless told otherwise."""
+    _keep(answer, "gateway-browser", secret, seconds)
 
 
 # -- forms -----------------------------------------------------------------------------------------------------------

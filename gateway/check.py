@@ -1,0 +1,72 @@
+"""
+Whether a connection works: its provider is asked whose account it is, with a token that is good now.
+
+The account has to be the one that stands. A token that the provider does not take is refreshed once; what is refused then, or is of
+another account, ends the connection until its owner connects again. The token itself goes nowhere else.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from gateway.account import AnotherAccount, TokenRefused, confirm_account
+from gateway.errors import NeedsReauthorization, NotFound
+from gateway.models import Caller, Connection, Grant
+from gateway.oauth import TokenAnswer
+from gateway.outbound import Deadline
+from gateway.refresh import FreshToken, fresh_grant
+from gateway.runtime import Runtime
+from gateway.store import Checking, CheckOutcome
+
+CHECK_SECONDS = 8.0
+
+
+def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller) -> Connection:
+    """
+    The connection as it stands once its provider was asked.
+
+    Raises NotFound for one that the caller does not reach as for none, RateLimited within a minute of the last time, and what a
+    refresh and the provider's endpoint raise; then nothing is known and nothing changed.
+    """
+    begun = rt.store.begin_check(caller, connection_id)
+    if begun is None:
+        raise NotFound("no such connection of this caller")
+    if begun.connection.status != "active":
+        return begun.connection
+    generation, outcome, error = _asked(rt, begun)
+    stands = rt.store.end_check(caller, connection_id, generation=generation, outcome=outcome, error=error)
+    if stands is None:
+        raise NotFound("disconnected meanwhile")
+    return stands
+
+
+def _asked(rt: Runtime, begun: Checking) -> tuple[int, CheckOutcome, str]:
+    """The generation that was asked about, what came of it, and for a refusal its name in the event."""
+    connection = begun.connection
+    fresh: FreshToken | None = None
+    try:
+        fresh = fresh_grant(rt, connection.id)
+        try:
+            _confirm(rt, begun, fresh)
+        except TokenRefused:
+            fresh = None
+            fresh = fresh_grant(rt, connection.id, force=True)
+            _confirm(rt, begun, fresh)
+    except TokenRefused:
+        outcome: tuple[CheckOutcome, str] = "refused", "token_refused"
+    except AnotherAccount:
+        outcome = "refused", "another_account"
+    except NeedsReauthorization as problem:
+        # Without a token at all: the engine has marked it, or it ran out and has nothing to be refreshed with. With one: the
+        # provider cannot be asked with it, or does not say.
+        outcome = ("unknown", "") if fresh is not None else ("refused", problem.slug)
+    else:
+        outcome = "confirmed", ""
+    return (fresh.generation if fresh else connection.generation, *outcome)
+
+
+def _confirm(rt: Runtime, begun: Checking, fresh: FreshToken) -> None:
+    connection = begun.connection
+    grant = Grant(fresh.access_token, None, "Bearer", fresh.scope, fresh.expires_at)
+    provider = rt.issuers.complete(rt.provider(connection.provider))
+    confirm_account(rt, provider, TokenAnswer(grant, begun.facts), connection.account.id, Deadline.after(CHECK_SECONDS))

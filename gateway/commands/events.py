@@ -1,0 +1,149 @@
+"""
+`python -m gateway events …`: the ledger, read and checked by whoever runs the gateway.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from gateway.ledger import Progress, verify
+from gateway.store import Store
+from gateway.store.ledgering import RawEvent
+from gateway.terminal import interruptible, opened_runtime, opened_store, plainly
+
+PAGE = 500
+_LAST = 20
+_LOOK_SECONDS = 1.0
+_NAMES = ("id", "type", "connection_id", "user_id", "partner_id", "provider")
+
+
+@click.group()
+def events() -> None:
+    """What happened, in the ledger's order."""
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+@events.command("tail")
+@click.option("--after", type=click.IntRange(0), help=f"Behind this position; the last {_LAST} unless told.")
+@click.option("--follow", is_flag=True, help="Go on with what comes, until it is interrupted.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def tail(after: int | None, *, follow: bool, as_json: bool) -> None:
+    """Sealed events, oldest first."""
+    with opened_store() as store, interruptible() as stopped, suppress(BrokenPipeError):
+        stands = store.ledger()
+        begin = max(0, stands.position - _LAST) if after is None else after
+        last = begin = max(begin, stands.dropped_position)
+        while not stopped.is_set():
+            for row in _behind(store, last):
+                click.echo(json.dumps(_shown(row)) if as_json else _line(row))
+                last = row.position or last
+                if stopped.is_set():
+                    break
+            if not follow or stopped.wait(_LOOK_SECONDS):
+                break
+        if stands.oldest_unsealed_seconds > _LAST and not as_json:
+            click.echo(f"{stands.unsealed} more are not sealed yet: no worker runs.", err=True)
+
+
+def _behind(store: Store, after: int) -> Iterator[RawEvent]:
+    """Everything sealed behind that position just now, a page at a time."""
+    end = store.ledger().position
+    while after < end:
+        rows, _ = store.ledger_page(after=after, most=PAGE)
+        yield from rows
+        after += PAGE
+
+
+def _shown(row: RawEvent) -> dict[str, Any]:
+    return (
+        {"position": row.position, "at": row.at.isoformat()}
+        | {name: row.columns[name] for name in _NAMES}
+        | {"data": json.loads(row.columns["data"] or "{}"), "hash": row.hash}
+    )
+
+
+def _line(row: RawEvent) -> str:
+    said = row.columns
+    who = f" by partner {said['partner_id']}" if said["partner_id"] else ""
+    what = f" {said['connection_id']}" if said["connection_id"] else ""
+    data = "" if said["data"] == "{}" else " " + plainly(said["data"])
+    return f"{row.position:>8}  {row.at:%Y-%m-%d %H:%M:%S}  {said['type']:<32} {said['provider'] or '–':<14}{what}{who}{data}"
+
+
+# -- checking --------------------------------------------------------------------------------------------------------
+
+
+def _read_heads(
+    _context: click.Context, _option: click.Parameter, given: tuple[str, ...]
+) -> tuple[tuple[int, str], ...]:
+    """`POSITION:HASH` each, as the log tells of them; the hash is empty at position 0 alone."""
+    found = [re.fullmatch(r"([0-9]{1,18}):([0-9a-f]{64}|)", text) for text in given]
+    if not all(found):
+        raise click.BadParameter("write it as POSITION:HASH, as `ledger.head` in the log has them.")
+    return tuple((int(head[1]), head[2]) for head in found if head)
+
+
+@events.command("verify")
+@click.option(
+    "--head",
+    "heads",
+    metavar="POSITION:HASH",
+    multiple=True,
+    callback=_read_heads,
+    help="What the log told of; repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True)
+def verify_(heads: tuple[tuple[int, str], ...], *, as_json: bool) -> None:
+    """Check the whole chain; names the first event that was changed, removed or moved, and ends with 1 then."""
+    console = Console(stderr=True)
+    columns = (TextColumn("Checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        opened_runtime() as rt,
+        interruptible() as stopped,
+        Bar(*columns, console=console, disable=not console.is_terminal) as shown,
+    ):
+        task = shown.add_task("", total=None)
+        for progress in verify(rt, heads):
+            end = progress
+            shown.update(task, total=end.until, completed=end.position)
+            if stopped.is_set():
+                break
+    interrupted = stopped.is_set() and end.problem is None and end.position < end.until
+    _say(end, interrupted=interrupted, compared=bool(heads), as_json=as_json)
+    sys.exit(1 if end.problem or interrupted else 0)
+
+
+def _say(end: Progress, *, interrupted: bool, compared: bool, as_json: bool) -> None:
+    if as_json:
+        problem = end.problem and asdict(end.problem)
+        whole = {
+            "ok": not problem and not interrupted,
+            "checked": end.checked,
+            "position": end.position,
+            "hash": end.hash,
+        }
+        click.echo(json.dumps(whole | {"problem": problem, "interrupted": interrupted}))
+    elif end.problem is not None:
+        click.echo(end.problem.says)
+        click.echo(f"Up to position {end.position} everything is as it was sealed.")
+    elif interrupted:
+        click.echo(f"Interrupted. Up to position {end.position} of {end.until} everything is as it was sealed.")
+    else:
+        click.echo(f"{end.checked} events are as they were sealed, up to position {end.position}, hash {end.hash}.")
+        if not compared:
+            click.echo(
+                "Compare with the log, from outside the database: --head POSITION:HASH, as its `ledger.head` says."
+            )

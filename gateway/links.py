@@ -1,0 +1,219 @@
+"""
+Links that partners make for one user and one provider: made, looked at, started, completed.
+
+A link names its user, and whoever is signed in here as somebody else gets no further. Where nobody is, the grant waits until the
+partner's server has said who it was, with what the finishing browser alone was told. Knows no Flask, no SQL and no provider by
+name.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from gateway import confirm, connect, revocation
+from gateway.catalog import Provider
+from gateway.confirm import Answer
+from gateway.errors import (
+    AccessDenied,
+    BadRequest,
+    Forbidden,
+    GatewayError,
+    NotFound,
+    StateInvalid,
+    Unauthenticated,
+    Unexpected,
+    UserMismatch,
+)
+from gateway.models import Caller, Connection
+from gateway.runtime import Runtime
+from gateway.store import Link
+from gateway.vault import fingerprint
+
+_SECRET = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+"""256 bits in URL-safe base64."""
+_MASK = "•••"
+LINK_SCOPE = "sessions:write"
+
+
+@dataclass(frozen=True, slots=True)
+class NewLink:
+    """A connect session that was made just now, and the address that starts it, which is kept nowhere."""
+
+    id: uuid.UUID
+    url: str = field(repr=False)
+    expires_at: datetime
+
+
+# -- made ------------------------------------------------------------------------------------------------------------
+
+
+def create(
+    rt: Runtime, caller: Caller, *, user_id: uuid.UUID, provider_id: str, scope: Sequence[str], return_to: str | None
+) -> NewLink:
+    """
+    A link for fifteen minutes, to be started once. `scope`: further ones, beside the catalogue's; `return_to` is judged already.
+
+    Raises NotFound for a provider that is not enabled or not the partner's, and for a user there is not; and what a key is
+    refused with.
+    """
+    provider = rt.catalog.get(provider_id)
+    if caller.key_hash is None or provider is None or provider_id not in rt.clients:
+        judge_caller(rt, caller)
+        raise NotFound("no enabled provider of that id")
+    secret = secrets.token_urlsafe(32)
+    made = rt.store.create_connect_session(
+        caller,
+        secret_hash=fingerprint(secret),
+        user_id=user_id,
+        provider=provider_id,
+        type=provider.type,
+        scope=tuple(dict.fromkeys(scope)),
+        return_to=return_to,
+    )
+    if made is None:
+        raise NotFound("not one of the partner's providers, or no such user")
+    return NewLink(made.id, f"{rt.settings.public_url}/link/{secret}", made.expires_at)
+
+
+def judge_caller(rt: Runtime, caller: Caller) -> None:
+    """
+    Raises what a key is refused with that may make no links, and Forbidden for a user, who needs none.
+
+    For a call that is refused anyway: whoever has no key that serves is told that first.
+    """
+    rt.store.caller(caller, LINK_SCOPE)
+    if caller.key_hash is None:
+        raise Forbidden("only partners make links")
+
+
+# -- looked at and started -------------------------------------------------------------------------------------------
+
+
+def look(rt: Runtime, secret: str, *, session: str) -> Link:
+    """
+    What the link is for. Nothing is used up by looking, however often.
+
+    Raises StateInvalid for no link, an old or a used one, UserMismatch where somebody else is signed in, Unauthenticated where
+    nobody is and there is no product to return to that could say who it was.
+    """
+    link = _found(rt, secret, session)
+    if link.session_user_id is None and link.return_to is None:
+        raise Unauthenticated("nobody is signed in, and nobody could say afterwards who it was")
+    if link.session_user_id not in (link.user_id, None):
+        raise _mismatch(link)
+    return link
+
+
+def _found(rt: Runtime, secret: str, session: str) -> Link:
+    link = rt.store.connect_session(secret_hash=_hash(secret), session_hash=fingerprint(session))
+    if link is None:
+        raise StateInvalid("no such link, or an old or a used one")
+    return link
+
+
+def scope_of(provider: Provider, link: Link) -> tuple[str, ...]:
+    """
+    What is asked for: the catalogue's, the partner's, and what is there already, so that nobody's part is narrowed.
+
+    Where neither of the first two says anything, permissions belong to the app there, and nothing is asked for.
+    """
+    asked = dict.fromkeys((*provider.scope, *link.scope))
+    return tuple(dict.fromkeys((*asked, *link.beside))) if asked else ()
+
+
+def start(rt: Runtime, secret: str, *, session: str, browser: str) -> str:
+    """
+    Uses the link up; the provider's URL for the attempt. `browser`: the secret in the cookie that binds it to this browser.
+
+    Raises what `look` does, and what discovery raises before anything is used up.
+    """
+    link = _found(rt, secret, session)
+    provider = rt.issuers.complete(rt.provider(link.provider))
+    attempt, scope = connect.make_attempt(rt), scope_of(provider, link)
+    ending = rt.store.start_connect_session(
+        secret_hash=_hash(secret),
+        session_hash=fingerprint(session),
+        state_hash=attempt.state_hash,
+        browser_hash=fingerprint(browser),
+        sealed=attempt.sealed,
+        scope=scope,
+    )
+    if ending is None:
+        raise StateInvalid("the link was started before")
+    if ending == "user_mismatch":
+        raise _mismatch(link)
+    if ending == "unauthenticated":
+        raise Unauthenticated("nobody is signed in any more, and nobody could say afterwards who it was")
+    return connect.address_of(rt, provider, attempt, scope)
+
+
+def _mismatch(link: Link) -> UserMismatch:
+    error = UserMismatch("the link is for another user than the one who is signed in")
+    error.meant_for = whose(link)
+    return error
+
+
+def whose(link: Link) -> str:
+    """Whom the link is for, masked: whoever holds it may be somebody else."""
+    label = link.user_label or ""
+    name, at, domain = label.rpartition("@")
+    if at and name and domain:
+        return f"{name[0]}{_MASK}@{domain}"
+    return f"{label[0]}{_MASK}" if label and label != str(link.user_id) else f"user {_MASK}{str(link.user_id)[-4:]}"
+
+
+def _hash(secret: str) -> str:
+    if not _SECRET.fullmatch(secret):
+        raise StateInvalid("not the secret of any link")
+    return fingerprint(secret)
+
+
+# -- completed -------------------------------------------------------------------------------------------------------
+
+
+def complete(
+    rt: Runtime,
+    caller: Caller,
+    connect_session_id: uuid.UUID,
+    *,
+    user_id: uuid.UUID,
+    confirmation: str,
+    answer: Answer | None,
+) -> Connection:
+    """
+    Saves what waits there as the connection of that user, open to that partner.
+
+    A wrong user or confirmation is final: the grant is given back at once, UserMismatch or StateInvalid raised. PendingConfirmation
+    where another account is connected and there is no `answer`: that uses nothing up. AccessDenied after a no. NotFound for another
+    partner's session as for none; and what a key is refused with.
+    """
+    if caller.key_hash is None:
+        judge_caller(rt, caller)
+    claimed = rt.store.claim_completion(
+        caller, connect_session_id=connect_session_id, user_id=user_id, confirmation_hash=fingerprint(confirmation)
+    )
+    if claimed is None:
+        raise NotFound("no such session of this partner")
+    if claimed.parked is None:
+        revocation.settle(rt, claimed.revocation)
+        error: GatewayError = (
+            UserMismatch("completed for another user than the link is for")
+            if claimed.ending == "user_mismatch"
+            else StateInvalid("nothing waits there, or that was not its confirmation")
+        )
+        raise error
+    parked, provider = claimed.parked, rt.provider(claimed.parked.provider)
+    if answer == "both" and provider.accounts == "one":
+        raise BadRequest("there is one account of this provider for a user")
+    if answer == "no":
+        confirm.refuse(rt, parked)
+        raise AccessDenied("the partner says that the user does not want it")
+    saved = confirm.accept(rt, provider, parked, answer)
+    if saved.connection is None:
+        raise Unexpected("saved without its partner")
+    return saved.connection

@@ -1,0 +1,48 @@
+"""
+`GET /v1/events`: what happened, as a cursor over the ledger's positions that may be kept for as long as events are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint
+
+from gateway.store.ledgering import Event
+from gateway.web import shapes
+from gateway.web.openapi import described
+from gateway.web.principal import caller
+from gateway.web.session import runtime
+from gateway.web.wire import answer, asked
+
+blueprint = Blueprint("events", __name__, url_prefix="/v1")
+
+
+@blueprint.get("/events")
+@described(shapes.Events, scope="events:read", query=shapes.EventsQuery)
+def events() -> Any:
+    """
+    What happened, oldest first.
+
+    Events are in the order of `position`, which never changes and is only ever added to at its end: keep the last one that you have
+    dealt with, ask with `after` it, and none is missed or told twice. An event is here a second or two after it happened, and for as
+    long as the operator keeps them. A partner is told of its own acts and of the connections that it reached then, a user of the own.
+    """
+    given = asked(shapes.EventsQuery)
+    page = runtime().store.events(caller(), after=given.after, most=given.limit)
+    items = tuple(map(_shown, page.events))
+    return answer(shapes.Events(items=items, next_cursor=str(items[-1].position) if page.more else None))
+
+
+def _shown(event: Event) -> shapes.Event:
+    return shapes.Event(
+        id=event.id,
+        position=event.position,
+        type=event.type,
+        at=event.at,
+        connection_id=event.connection_id,
+        user_id=event.user_id,
+        partner=event.partner,
+        provider=event.provider,
+        data=dict(event.data),
+    )
