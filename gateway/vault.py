@@ -12,6 +12,7 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Sequence
+from functools import lru_cache
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -21,6 +22,8 @@ from gateway.errors import SecretUnreadable
 
 _LENGTH = 32
 """128 bits to sign and 128 to encrypt, as the Fernet specification has it."""
+_KEPT = 4096
+"""Rings of derived keys that are remembered, about 1 KiB each: for what is read often. The master keys are in memory anyway."""
 
 
 class Vault:
@@ -35,8 +38,7 @@ class Vault:
 
     def seal(self, secret: str, *, row: str, column: str, generation: int) -> str:
         """A Fernet token that opens only for this `row`, `column` and `generation`."""
-        newest = _derive(self._masters[0], row, column, generation)
-        return newest.encrypt(secret.encode()).decode("ascii")
+        return _ring(self._masters, row, column, generation).encrypt(secret.encode()).decode("ascii")
 
     def open(self, sealed: str, *, row: str, column: str, generation: int) -> str:
         """
@@ -44,9 +46,8 @@ class Vault:
 
         Raises SecretUnreadable when no key opens it: a key is missing, or the value was moved, put back or changed.
         """
-        ring = MultiFernet([_derive(master, row, column, generation) for master in self._masters])
         try:
-            return ring.decrypt(sealed.encode()).decode()
+            return _ring(self._masters, row, column, generation).decrypt(sealed.encode()).decode()
         except (InvalidToken, UnicodeError):
             raise SecretUnreadable(f"{column} of {row} in generation {generation} does not open") from None
 
@@ -84,6 +85,12 @@ class Vault:
             if hmac.compare_digest(ours, mark.encode()):
                 return True
         return False
+
+
+@lru_cache(maxsize=_KEPT)
+def _ring(masters: tuple[bytes, ...], row: str, column: str, generation: int) -> MultiFernet:
+    """The newest first: it seals, and every one opens."""
+    return MultiFernet([_derive(master, row, column, generation) for master in masters])
 
 
 def _derive(master: bytes, row: str, column: str, generation: int) -> Fernet:
