@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from postgres import administer, database_dsn, fresh_database
+from postgres import COPIES, Copies, administer, database_dsn, fresh_database
 from postgrest_stand_in import SECRET_KEY, PostgRest
 from running import Gateway, whole_gateway
 
@@ -54,10 +54,14 @@ def bare_database(cluster) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def template(cluster) -> str:
+def template(cluster) -> Iterator[str]:
+    """Its name; copies of it are made ahead of the tests."""
     administer(cluster, f"create database {TEMPLATE}")
     apply_schema(database_dsn(cluster, TEMPLATE))
-    return TEMPLATE
+    COPIES[TEMPLATE] = copies = Copies(cluster, TEMPLATE)
+    yield TEMPLATE
+    del COPIES[TEMPLATE]
+    copies.stop()
 
 
 @pytest.fixture

@@ -11,12 +11,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import psycopg
@@ -105,13 +107,68 @@ def administer(server: EmbeddedPostgres, statement: str) -> None:
         connection.execute(statement)
 
 
+class Copies:
+    """Databases copied from a template by a thread, a few ahead of the tests that take them, and dropped behind them."""
+
+    AHEAD = 3
+
+    def __init__(self, server: EmbeddedPostgres, template: str) -> None:
+        self._server, self._template = server, template
+        self._work: SimpleQueue[str | None] = SimpleQueue()
+        self._made: SimpleQueue[str | Exception] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="copies")
+        self._thread.start()
+        for _ in range(self.AHEAD):
+            self._work.put("")
+
+    def take(self) -> str:
+        """The name of one that nobody has touched."""
+        self._work.put("")
+        made = self._made.get(timeout=60)
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    def drop(self, name: str) -> None:
+        """It is done with."""
+        self._work.put(name)
+
+    def stop(self) -> None:
+        """No more; what was made ahead goes with the server."""
+        self._work.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (name := self._work.get()) is not None:
+            try:
+                if name:
+                    administer(self._server, f"drop database {name} with (force)")
+                else:
+                    self._made.put(_copy(self._server, self._template))
+            except Exception as error:  # noqa: BLE001 - it is the taker's to raise
+                self._made.put(error)
+
+
+COPIES: dict[str, Copies] = {}
+"""By template; made by the fixture that makes the template."""
+
+
+def _copy(server: EmbeddedPostgres, template: str) -> str:
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    administer(server, f"create database {name} template {template} strategy file_copy")
+    return name
+
+
 @contextmanager
 def fresh_database(server: EmbeddedPostgres, template: str = "template1") -> Iterator[str]:
     """The DSN of a copy of `template`, as superuser."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    administer(server, f"create database {name} template {template} strategy wal_log")
+    ahead = COPIES.get(template)
+    name = ahead.take() if ahead else _copy(server, template)
     yield database_dsn(server, name)
-    administer(server, f"drop database {name} with (force)")
+    if ahead:
+        ahead.drop(name)
+    else:
+        administer(server, f"drop database {name} with (force)")
 
 
 def rows(dsn: str, statement: str, *values: Any) -> list[Any]:

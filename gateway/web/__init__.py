@@ -59,7 +59,6 @@ def build_app(rt: Runtime) -> Flask:
         app.register_blueprint(room.blueprint)
     failures.register(app)
     refusals.register(app)
-    api.register(app)
     metrics.register(app)
     security.register(app)
     return app

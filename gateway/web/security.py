@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, request
 
+from gateway.config import Settings
 from gateway.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -26,6 +27,14 @@ _STATIC = {
     "X-Frame-Options": "DENY",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
+_SHARED = {
+    "Access-Control-Allow-Headers": "Authorization, Content-Type",
+    "Access-Control-Allow-Methods": "GET, POST, DELETE",
+    "Access-Control-Expose-Headers": "Retry-After",
+    "Access-Control-Max-Age": "600",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
+"""CORS below /v1, for the product's own front ends; credentials are never taken from cookies there."""
 _KEPT = ("static", "pages.helper")
 """Endpoints whose answers are kept, but asked about each time (ETag): a new gateway has new pages at once."""
 
@@ -48,16 +57,17 @@ def popup_friendly(*, yes: bool) -> None:
 def register(app: Flask) -> None:
     """Puts the headers on every answer. What is the same for all of them is put together here, once."""
     rt: Runtime = app.extensions["gateway"]
-    app.wsgi_app = _Headed(app.wsgi_app, secure=rt.settings.secure)  # type: ignore[method-assign] # as Flask's documents have it
+    app.wsgi_app = _Headed(app.wsgi_app, rt.settings)  # type: ignore[method-assign] # as Flask's documents have it
 
 
 class _Headed:
     """A WSGI application (PEP 3333) whose answers carry the headers."""
 
-    def __init__(self, app: WSGIApplication, *, secure: bool) -> None:
+    def __init__(self, app: WSGIApplication, settings: Settings) -> None:
         self._app = app
+        self._app_origins = frozenset(settings.app_origins)
         self._always = [*_STATIC.items()]
-        if secure:
+        if settings.secure:
             self._always.append(("Strict-Transport-Security", "max-age=31536000"))
         self._policy = _policy()
 
@@ -73,7 +83,7 @@ class _Headed:
         given = {name.lower(): value for name, value in headers}
         more = [("Content-Security-Policy", environ.get("gateway.policy", self._policy))]
         if "cross-origin-resource-policy" not in given:
-            more.append(("Cross-Origin-Resource-Policy", "same-origin"))
+            more += self._sharing(environ)
         asked = environ.get("werkzeug.request")
         if asked is not None and asked.endpoint in _KEPT:
             if "cache-control" in given:
@@ -89,3 +99,12 @@ class _Headed:
             opener = environ.get("gateway.opener_policy", "same-origin-allow-popups")
             more.append(("Cross-Origin-Opener-Policy", opener))
         return more
+
+    def _sharing(self, environ: WSGIEnvironment) -> list[tuple[str, str]]:
+        """Who of other origins may read the answer; below /v1 also one that matches no route, or a front end could not read why."""
+        if not environ["PATH_INFO"].startswith("/v1/"):
+            return [("Cross-Origin-Resource-Policy", "same-origin")]
+        origin = environ.get("HTTP_ORIGIN")
+        if origin not in self._app_origins:
+            return [("Vary", "Origin"), ("Cross-Origin-Resource-Policy", "same-origin")]
+        return [("Vary", "Origin"), ("Access-Control-Allow-Origin", origin), *_SHARED.items()]
