@@ -364,6 +364,8 @@ create index if not exists event_at on gateway.event (at);
 create index if not exists event_unsealed on gateway.event (at, id) where position is null;
 -- Token reads are many, and these are looked for among them.
 create index if not exists event_refresh on gateway.event (at) where type in ('grant.refreshed', 'grant.refresh_failed');
+-- How often one connection was refreshed lately.
+create index if not exists event_refreshed on gateway.event (connection_id, at) where type = 'grant.refreshed';
 -- Partial, so that a request that appends pays for none of them: they are the sealer's. By the position's negative, so that no plan
 -- takes the index of positions in their place, in the belief that a rare value will soon be met there.
 create index if not exists event_partner on gateway.event (partner_id, (-position)) where position is not null and partner_id is not null;
@@ -387,9 +389,11 @@ create table if not exists gateway.ledger (
   lease_until      timestamptz
 );
 alter table gateway.ledger add column if not exists mark text not null default '';
+alter table gateway.ledger add column if not exists accepted text not null default '';
 insert into gateway.ledger (only_one) values (true) on conflict do nothing;
 comment on table gateway.ledger is 'The head of the chain of events, its sealed key, and where it begins since older segments were dropped.';
 comment on column gateway.ledger.mark is 'HMAC over position and hash of the head, so that nobody else moves it; dropped_mark is that of the beginning.';
+comment on column gateway.ledger.accepted is 'An older head that whoever runs the gateway went on from, and its HMAC: after a backup was restored.';
 comment on index gateway.ledger_pkey is 'There is one chain.';
 -- Once, where events told it before: they are dropped after a while, and this has to be known for longer.
 do $reconnected$
@@ -464,15 +468,26 @@ create table if not exists gateway.consent (
   scope         text[] not null default '{}',
   created_at    timestamptz not null default clock_timestamp(),
   ended_at      timestamptz,
-  constraint consent_pkey primary key (partner_id, connection_id)
+  constraint consent_pkey primary key (partner_id, connection_id, created_at)
 );
 alter table gateway.consent add column if not exists scope text[] not null default '{}';
+-- Where one row stood for all of the times that an owner had said yes.
+do $consent$
+begin
+  if exists (select from pg_catalog.pg_constraint k
+              where k.conrelid = 'gateway.consent'::regclass and k.conname = 'consent_pkey' and cardinality(k.conkey) = 2) then
+    alter table gateway.consent drop constraint consent_pkey;
+    alter table gateway.consent add constraint consent_pkey primary key (partner_id, connection_id, created_at);
+  end if;
+end $consent$;
+create unique index if not exists consent_standing on gateway.consent (partner_id, connection_id) where ended_at is null;
 create index if not exists consent_connection_id on gateway.consent (connection_id);
 -- No foreign key to the connection: what a partner was told of, it may still read about when the connection is gone.
-comment on table gateway.consent is 'Which connections their owners opened to which partners, on a page that named the partner.';
+comment on table gateway.consent is 'Which connections their owners opened to which partners, on a page that named the partner, and from when to when.';
 comment on column gateway.consent.scope is 'What the partner asked for beside the catalogue: asked for again whoever connects next.';
 comment on column gateway.consent.made is 'The connection was made for this partner, and goes with its reach.';
-comment on index gateway.consent_pkey is 'An owner says yes to a partner once for a connection.';
+comment on index gateway.consent_pkey is 'Each yes has its own time: what happened before it, or after its end, is not told.';
+comment on index gateway.consent_standing is 'An owner says yes to a partner once for a connection, until that ends.';
 
 create table if not exists gateway.connect_session (
   id           uuid constraint connect_session_pkey primary key default gen_random_uuid(),
@@ -489,9 +504,12 @@ create table if not exists gateway.connect_session (
   ended_at     timestamptz
 );
 alter table gateway.connect_session add column if not exists type integer not null default 1;
+alter table gateway.connect_session add column if not exists connection_id uuid;
+alter table gateway.connect_session add column if not exists confirmation_hash text;
 create index if not exists connect_session_expires_at on gateway.connect_session (expires_at);
 create index if not exists connect_session_user_id on gateway.connect_session (user_id);
 comment on table gateway.connect_session is 'Links that partners made for one user and one provider.';
+comment on column gateway.connect_session.connection_id is 'What was completed with the confirmation of that hash: the same word again gets the same answer for a while.';
 comment on index gateway.connect_session_pkey is 'A session is completed once.';
 comment on index gateway.connect_session_secret is 'A link starts one session.';
 
@@ -503,10 +521,12 @@ create table if not exists gateway.usage (
   constraint usage_pkey primary key (partner_id, hour, slot)
 );
 alter table gateway.usage add column if not exists connections bigint not null default 0;
+alter table gateway.usage add column if not exists again bigint not null default 0;
 alter table gateway.usage set (fillfactor = 50);  -- rows change with each read: there has to be room beside them
 create index if not exists usage_hour on gateway.usage (hour);
 comment on table gateway.usage is 'Token reads of a partner in an hour, in slots, so that readers do not wait for one another.';
 comment on column gateway.usage.connections is 'Of these reads, how many were the first of their connection in the hour.';
+comment on column gateway.usage.again is 'Of these connections, how many were read in the hour before, too.';
 comment on index gateway.usage_pkey is 'A read is counted once.';
 
 create table if not exists gateway.usage_connection (
@@ -759,6 +779,21 @@ end $$;
 create or replace trigger gateway_unparked before delete on gateway.parked_grant
   for each row execute function gateway.keep_parked_for_revocation();
 
+-- A partner that is stopped completes nothing more, so that what waits for its word is given back with the queue's next round.
+create or replace function gateway.stop_waiting() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  update gateway.parked_grant g set parked_until = least(g.parked_until, clock_timestamp())
+    from gateway.connect_session s
+   where s.id = g.connect_session_id and g.confirmation_hash is not null and s.partner_id = new.id;
+  return null;
+end $$;
+
+create or replace trigger gateway_stopped after update on gateway.partner
+  for each row when (
+    (old.frozen_at is null and new.frozen_at is not null) or (old.revoked_at is null and new.revoked_at is not null)
+  ) execute function gateway.stop_waiting();
+
 create or replace function gateway.keep_all_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -886,13 +921,14 @@ begin
 end $$;
 
 -- What partners asked for to whom a user's connections at a provider are open, and with `granted` what these have: whoever connects
--- next asks for it again, so that no partner narrows what another was given.
+-- next asks for it again, so that no partner narrows what another was given. Told to that user alone: it says who else was let in.
 create or replace function gateway.scope_beside(whose uuid, at_provider text, granted boolean) returns text[]
 language sql stable as $$
   select array(
     select distinct n.name
       from gateway.connection c
-      left join gateway.consent x on x.connection_id = c.id and x.ended_at is null
+      left join (gateway.consent x join gateway.partner p on p.id = x.partner_id and p.revoked_at is null)
+        on x.connection_id = c.id and x.ended_at is null
       cross join lateral unnest(coalesce(x.scope, '{}') || case when granted then c.scope else '{}' end) as n (name)
      where c.user_id = whose and c.provider = at_provider order by 1)
 $$;
@@ -904,6 +940,15 @@ language sql immutable as $$
               else asked || array(select n.name from unnest(beside) with ordinality n (name, place)
                                    where n.name <> all (asked) order by n.place) end
 $$;
+
+-- Whether nothing may be connected at a provider just now, since its tokens are frozen. Whoever erases all of it waits for those who
+-- are told no here to be done, or they would save behind its back.
+create or replace function gateway.closed(at_provider text) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+  perform pg_advisory_xact_lock_shared(hashtextextended('gateway provider ' || at_provider, 0));
+  return exists (select from gateway.freeze f where f.target = 'provider:' || at_provider);
+end $$;
 
 -- null: nobody is signed in there. An attempt lives ten minutes, and of one user about fifty do: one start in ten clears the oldest
 -- away, since looking at every one would cost each of them more than that is worth.
@@ -919,6 +964,9 @@ begin
   select s.user_id, s.label into signed_in from gateway.live_session(session_hash) s;
   if not found then
     return null;
+  end if;
+  if gateway.closed(provider) then
+    return '{"refused": "frozen"}';
   end if;
   -- An attempt that a power cut takes is started again: nobody waits for the disk. For this transaction alone.
   perform set_config('synchronous_commit', 'off', true);
@@ -946,19 +994,20 @@ $$;
 
 -- What stands of a user at a provider, newest first: the connections, or the oldest row from before the gateway, at
 -- generation 0.
+drop function if exists gateway.standing(uuid, text);  -- it answered less once
 create or replace function gateway.standing(whose uuid, at_provider text)
-returns table (id uuid, generation bigint, account_key text, account_id text, account_label text, refresh text)
+returns table (id uuid, generation bigint, account_key text, account_id text, account_label text, refresh text, scope text[])
 language plpgsql stable set search_path = '' as $$
 begin
   return query
-    select c.id, c.generation, c.account_key, c.account_id, c.account_label, d.refresh
+    select c.id, c.generation, c.account_key, c.account_id, c.account_label, d.refresh, c.scope
       from gateway.connection c join public.provider_data d on d.id = c.id
      where c.user_id = whose and c.provider = at_provider order by c.updated_at desc, c.id;
   if found then
     return;
   end if;
   return query
-    select d.id, 0::bigint, ''::text, null::text, null::text, null::text from public.provider_data d
+    select d.id, 0::bigint, ''::text, null::text, null::text, null::text, null::text[] from public.provider_data d
      where d.auth_provider_id = whose and gateway.same_provider(d.name, d.type, at_provider)
        and not exists (select from gateway.connection c where c.id = d.id)
      order by d.created_at nulls last, d.id limit 1;
@@ -991,26 +1040,49 @@ end $$;
 -- Whose key it is, or why the call is refused: `unauthenticated` (unknown, revoked, expired and used from elsewhere are the same to
 -- whoever asks), `frozen` or `forbidden`. `needs`: the scope of the call, null where any key will do. Functions answer
 -- {"refused": slug} then, and nothing else.
-create or replace function gateway.caller(key_hash text, address text, needs text, out partner gateway.partner, out refused text)
+-- `recent`: its network was seen for the first time less than an hour ago, and the partner is older than that. The same is looked up
+-- for every key, found or not, so that the time it takes tells nothing.
+drop function if exists gateway.caller(text, text, text);  -- it answered less once
+create or replace function gateway.caller(
+  key_hash text, address text, needs text, out partner gateway.partner, out refused text, out recent boolean
+)
 language plpgsql set search_path = '' as $$
 #variable_conflict use_variable
 declare
+  over timestamptz := clock_timestamp();
   here inet := nullif(address, '')::inet;
-  k    gateway.api_key;
+  net  inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
+  k    record;
 begin
-  select x.* into k from gateway.api_key x where x.key_hash = key_hash;
-  if found then
-    select p.* into partner from gateway.partner p where p.id = k.partner_id;
-  end if;
-  if k.key_hash is null or k.revoked_at is not null or k.expires_at <= clock_timestamp() or partner.revoked_at is not null
-     or (k.addresses is not null and not coalesce(here <<= any (k.addresses), false)) then
-    partner := null;
+  select p.id, p as partner, u.first_at, u.last_at into k
+    from (select) as one
+    left join gateway.api_key x
+      on x.key_hash = key_hash and x.revoked_at is null and (x.expires_at is null or x.expires_at > over)
+         and (x.addresses is null or here <<= any (x.addresses))
+    left join gateway.partner p on p.id = coalesce(x.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null
+    left join gateway.key_use u on u.key_hash = key_hash and u.network = net;
+  if k.id is null then
     refused := 'unauthenticated';
     return;
   end if;
-  perform gateway.note_use(partner, key_hash, here);
+  partner := k.partner;
+  if here is not null and (k.last_at is null or k.last_at <= over - interval '1 minute') then
+    perform gateway.note_use(partner, key_hash, here, net);
+  end if;
+  recent := here is not null and (k.first_at is null or k.first_at > over - interval '1 hour')
+            and partner.created_at <= over - interval '1 hour';
   refused := case when partner.frozen_at is not null then 'frozen'
                   when needs is not null and needs <> all (partner.scope) then 'forbidden' end;
+end $$;
+
+-- Whether a partner was given a connection by its owner, or needs not be. Looked up before anything of the connection is, where the
+-- time that an answer takes must not tell whether there is one.
+create or replace function gateway.lets(p gateway.partner, connection uuid) returns boolean
+language plpgsql stable set search_path = '' as $$
+#variable_conflict use_variable
+begin
+  return p.reach = 'all' or exists (
+    select from gateway.consent x where x.partner_id = p.id and x.connection_id = connection and x.ended_at is null);
 end $$;
 
 -- Whether a partner may know of a connection at all.
@@ -1022,24 +1094,15 @@ language sql stable as $$
 $$;
 
 -- To the minute, by network; a network that is new to a partner which has used another is told of.
-create or replace function gateway.note_use(p gateway.partner, key_hash text, here inet) returns void
+create or replace function gateway.note_use(p gateway.partner, key_hash text, here inet, net inet) returns void
 language plpgsql set search_path = '' as $$
 #variable_conflict use_variable
-declare
-  net  inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
-  last timestamptz;
 begin
-  if here is null then
-    return;
-  end if;
-  select u.last_at into last from gateway.key_use u where u.key_hash = key_hash and u.network = net;
   -- Whoever finds somebody noting the same just now leaves it to them: nobody waits for another's call to end.
-  if last > clock_timestamp() - interval '1 minute'
-     or not pg_try_advisory_xact_lock(hashtextextended('gateway key use ' || key_hash || net::text, 0)) then
+  if not pg_try_advisory_xact_lock(hashtextextended('gateway key use ' || key_hash || net::text, 0)) then
     return;
   end if;
-  if last is null
-     and exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash where k.partner_id = p.id)
+  if exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash where k.partner_id = p.id)
      and not exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash
                       where k.partner_id = p.id and u.network = net) then
     insert into gateway.event (type, partner_id, data)
@@ -1051,7 +1114,7 @@ end $$;
 
 -- Whether the network of this call was first seen for this partner less than an hour ago, while it has older ones: where keys are
 -- used that were taken from whom they belong to.
-create or replace function gateway.from_elsewhere(p gateway.partner, key_hash text, address text) returns boolean
+create or replace function gateway.from_elsewhere(p gateway.partner, address text) returns boolean
 language plpgsql stable set search_path = '' as $$
 #variable_conflict use_variable
 declare
@@ -1059,10 +1122,6 @@ declare
   net   inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
   since timestamptz := clock_timestamp() - interval '1 hour';
 begin
-  if here is null or exists (
-    select from gateway.key_use u where u.key_hash = key_hash and u.network = net and u.first_at <= since) then
-    return false;
-  end if;
   return coalesce((
     select bool_or(u.network <> net) and not bool_or(u.network = net)
       from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash
@@ -1094,11 +1153,20 @@ begin
   return jsonb_build_object('refused', 'rate_limited', 'retry_after', greatest(1, ceil(wait_seconds)));
 end $$;
 
--- One token read of a partner counts, or null becomes the refusal. Reads: of a sliding hour, this one and its share of the last.
--- Connections: different ones in this hour; a tenth of them, and never less than ten, from networks that are new to the partner.
+-- When there is room for one more below `most`, in seconds: `this` counts whole, and `last`, of the hour before, by the share of it
+-- that is less than an hour ago.
+create or replace function gateway.until_room(most bigint, this bigint, last bigint, passed double precision) returns double precision
+language sql immutable as $$
+  select case when this < most then 3600 * (1 - (most - 1 - this)::double precision / nullif(last, 0)) - passed
+              else 3600 - passed + 3600 * (1 - (most - 1)::double precision / this) end
+$$;
+
+-- One token read of a partner counts, or null becomes the refusal. Both limits are of a sliding hour, this one and its share of the
+-- last: reads; and different connections, of which those of both hours count once; a tenth of these, and never less than ten, from
+-- networks that are new to the partner. `recent`: the network may be one.
 -- Nobody waits for another's read to end: each database session counts in a slot of its own, and of those who meet a connection
 -- first in the hour, one notes it. Reads under way at the same moment do not see one another, so a limit may be passed by these.
-create or replace function gateway.count_read(p gateway.partner, connection uuid, key_hash text, address text) returns jsonb
+create or replace function gateway.count_read(p gateway.partner, connection uuid, address text, recent boolean) returns jsonb
 language plpgsql set search_path = '' as $$
 #variable_conflict use_variable
 declare
@@ -1106,30 +1174,51 @@ declare
   this      timestamptz := date_trunc('hour', over, 'UTC');
   last      timestamptz := this - interval '1 hour';
   passed    double precision := extract(epoch from over - this);
-  reads     bigint;
-  reads_last bigint;
-  known     bigint;
+  share     double precision := 1 - passed / 3600;
+  seat      integer := pg_backend_pid() % 64;
+  most      bigint := greatest(10, p.connections_per_hour / 10);
+  used      record;
   fresh     boolean;
-  elsewhere boolean := gateway.from_elsewhere(p, key_hash, address);
-  most      integer := greatest(10, p.connections_per_hour / 10);
+  before    boolean := false;
 begin
-  select coalesce(sum(u.reads) filter (where u.hour = this), 0), coalesce(sum(u.reads) filter (where u.hour = last), 0),
-         coalesce(sum(u.connections) filter (where u.hour = this), 0)
-    into reads, reads_last, known from gateway.usage u where u.partner_id = p.id and u.hour in (this, last);
-  if reads + reads_last * (1 - passed / 3600) + 1 > p.reads_per_hour then
-    return gateway.alert(p, 'reads', case
-      when reads < p.reads_per_hour then 3600 * (1 - (p.reads_per_hour - 1 - reads)::double precision / reads_last) - passed
-      else 3600 - passed + 3600 * (1 - (p.reads_per_hour - 1)::double precision / reads) end,
-      jsonb_build_object('per_hour', p.reads_per_hour));
+  recent := recent and gateway.from_elsewhere(p, address);
+  if not recent then
+    -- Nearly every read: of a connection that was met in this hour, and below the limit. In one statement, which is what it costs.
+    update gateway.usage u set reads = u.reads + 1
+     where u.partner_id = p.id and u.hour = this and u.slot = seat
+       and exists (select from gateway.usage_connection c where c.partner_id = p.id and c.hour = this and c.connection_id = connection)
+       and (select sum(case x.hour when this then x.reads else x.reads * share end) from gateway.usage x
+             where x.partner_id = p.id and x.hour in (this, last)) + 1 <= p.reads_per_hour;
+    if found then
+      return null;
+    end if;
+  end if;
+  select coalesce(sum(u.reads) filter (where u.hour = this), 0)::bigint as reads,
+         coalesce(sum(u.reads) filter (where u.hour = last), 0)::bigint as reads_last,
+         coalesce(sum(u.connections) filter (where u.hour = this), 0)::bigint as known,
+         coalesce(sum(case u.hour when last then u.connections else -u.again end), 0)::bigint as known_last
+    into used from gateway.usage u where u.partner_id = p.id and u.hour in (this, last);
+  if used.reads + used.reads_last * share + 1 > p.reads_per_hour then
+    return gateway.alert(p, 'reads', gateway.until_room(p.reads_per_hour, used.reads, used.reads_last, passed),
+                         jsonb_build_object('per_hour', p.reads_per_hour));
   end if;
   fresh := not exists (select from gateway.usage_connection u where u.partner_id = p.id and u.hour = this and u.connection_id = connection);
-  if fresh and known >= p.connections_per_hour then
-    return gateway.alert(p, 'connections', 3600 - passed, jsonb_build_object('per_hour', p.connections_per_hour));
+  if fresh then
+    before := exists (select from gateway.usage_connection u where u.partner_id = p.id and u.hour = last and u.connection_id = connection);
+    used.known_last := used.known_last - before::integer;
+    if used.known + used.known_last * share + 1 > p.connections_per_hour then
+      return gateway.alert(p, 'connections', gateway.until_room(p.connections_per_hour, used.known, used.known_last, passed),
+                           jsonb_build_object('per_hour', p.connections_per_hour));
+    end if;
   end if;
-  if elsewhere and not exists (
+  if recent and not exists (
     select from gateway.usage_elsewhere u where u.partner_id = p.id and u.hour = this and u.connection_id = connection) then
-    if (select count(*) from gateway.usage_elsewhere u where u.partner_id = p.id and u.hour = this) >= most then
-      return gateway.alert(p, 'connections', 3600 - passed, jsonb_build_object('per_hour', most, 'elsewhere', true));
+    select count(*) filter (where x.hour = this) as known, count(*) filter (where x.hour = last) as known_last into used
+      from (select max(u.hour) as hour from gateway.usage_elsewhere u
+             where u.partner_id = p.id and u.hour in (this, last) and u.connection_id <> connection group by u.connection_id) x;
+    if used.known + used.known_last * share + 1 > most then
+      return gateway.alert(p, 'connections', gateway.until_room(most, used.known, used.known_last, passed),
+                           jsonb_build_object('per_hour', most, 'elsewhere', true));
     end if;
     if pg_try_advisory_xact_lock(hashtextextended('gateway elsewhere ' || p.id::text || connection::text, 0)) then
       insert into gateway.usage_elsewhere (partner_id, hour, connection_id) values (p.id, this, connection) on conflict do nothing;
@@ -1142,9 +1231,10 @@ begin
       fresh := found;
     end if;
   end if;
-  insert into gateway.usage as u (partner_id, hour, slot, reads, connections)
-  values (p.id, this, pg_backend_pid() % 64, 1, fresh::integer)
-  on conflict on constraint usage_pkey do update set reads = u.reads + 1, connections = u.connections + excluded.connections;
+  insert into gateway.usage as u (partner_id, hour, slot, reads, connections, again)
+  values (p.id, this, seat, 1, fresh::integer, (fresh and before)::integer)
+  on conflict on constraint usage_pkey do update
+    set reads = u.reads + 1, connections = u.connections + excluded.connections, again = u.again + excluded.again;
   return null;
 end $$;
 
@@ -1277,7 +1367,11 @@ begin
     if not found then
       return null;
     end if;
-    update gateway.partner x set frozen_at = case when not off then clock_timestamp() end
+    -- Whoever thaws it has seen the alert: the next one is told, and freezes, as the first did.
+    update gateway.partner x
+       set frozen_at = case when not off then clock_timestamp() end,
+           reads_alerted_at = case when not off then x.reads_alerted_at end,
+           connections_alerted_at = case when not off then x.connections_alerted_at end
      where x.id = p.id and (x.frozen_at is not null) = off;
   elsif off then
     delete from gateway.freeze f where f.target = target;
@@ -1299,6 +1393,7 @@ returns jsonb language plpgsql stable security definer set search_path = '' as $
 begin
   return jsonb_build_object(
     'frozen', (select coalesce(jsonb_agg(f.target order by f.target), '[]') from gateway.freeze f),
+    'frozen_since', (select coalesce(jsonb_object_agg(f.target, f.frozen_at), '{}') from gateway.freeze f),
     'partners', coalesce((
       select jsonb_agg(to_jsonb(p) || jsonb_build_object('keys', coalesce((
                select jsonb_agg(jsonb_build_object(
@@ -1408,11 +1503,13 @@ begin
   if not found then
     return null;
   end if;
-  insert into gateway.consent as x (partner_id, connection_id, made, scope) values (s.partner_id, connection_id, made, s.scope)
-  on conflict on constraint consent_pkey do update
-    set made = x.made or excluded.made, ended_at = null,
-        scope = case when x.ended_at is null then array(select distinct n.name from unnest(x.scope || excluded.scope) n (name))
-                     else excluded.scope end;
+  -- One that has ended stays as it was: a new yes begins now, and brings nothing of before.
+  update gateway.consent x
+     set made = x.made or made, scope = array(select distinct n.name from unnest(x.scope || s.scope) n (name))
+   where x.partner_id = s.partner_id and x.connection_id = connection_id and x.ended_at is null;
+  if not found then
+    insert into gateway.consent (partner_id, connection_id, made, scope) values (s.partner_id, connection_id, made, s.scope);
+  end if;
   insert into gateway.event (type, connection_id, user_id, provider, partner_id, data)
   values ('consent.given', connection_id, s.user_id, s.provider, s.partner_id, jsonb_build_object('connect_session', s.id));
   return s.partner_id;
@@ -1474,6 +1571,10 @@ begin
       and not gateway.was_used(connection_id);
   end if;
   fits := coalesce(fits, false) and exists (select from gateway.live_user(user_id));
+  if fits and (gateway.closed(provider) or gateway.link_stopped(coalesce(
+       connect_session_id, (select p.connect_session_id from gateway.parked_grant p where p.id = parked_id)))) then
+    return '{"refused": "frozen"}';
+  end if;
   if fits and parked_id is not null then
     -- The question is answered once: whoever comes second finds nothing parked.
     perform set_config('gateway.parked_grant_used', parked_id::text, true);
@@ -1490,6 +1591,7 @@ begin
       'generation', case when known then stands.generation else 0 end,
       'account_id', case when known then stands.account_id end,
       'account_label', case when known then stands.account_label end,
+      'scope', case when known then stands.scope end,
       'connection', case when known then (select gateway.shown(c) from gateway.connection c where c.id = stands.id) end,
       'token', seal, 'refresh', case when known then stands.refresh end);
   end if;
@@ -1520,6 +1622,11 @@ begin
   perform gateway.list_in_profile(user_id, profile, connection_id);
   if connect_session_id is not null then
     partner := gateway.consent_through(connect_session_id, connection_id, generation = 1);
+  end if;
+  if was.confirmation_hash is not null then
+    -- Kept, so that whoever missed the answer may ask for it again.
+    update gateway.connect_session s set connection_id = connection_id, confirmation_hash = was.confirmation_hash
+     where s.id = connect_session_id;
   end if;
   if was.confirmation_hash is not null and known and stands.account_id is distinct from account_id then
     -- What one partner confirmed, another's owner has not: their yes was to the account before.
@@ -1553,7 +1660,8 @@ returns jsonb language plpgsql stable security definer set search_path = '' as $
 #variable_conflict use_variable
 begin
   return (
-    select jsonb_build_object('user_id', s.user_id, 'label', s.label, 'connections', coalesce(
+    select jsonb_build_object('user_id', s.user_id, 'label', s.label,
+             'frozen', array(select substr(f.target, 10) from gateway.freeze f where f.target like 'provider:%'), 'connections', coalesce(
              (select jsonb_agg(gateway.shown(c) || jsonb_build_object('partners', gateway.sharing(c.id)) order by c.type, c.created_at, c.id)
                 from gateway.connection c where c.user_id = s.user_id), '[]'))
       from gateway.live_session(session_hash) s
@@ -1571,7 +1679,16 @@ begin
   );
 end $$;
 
--- What waits for a partner to complete its link, as the connection that it is going to be.
+-- Whether the partner of that link was stopped since it was started.
+create or replace function gateway.link_stopped(session_id uuid) returns boolean
+language sql stable as $$
+  select exists (
+    select from gateway.connect_session s join gateway.partner p on p.id = s.partner_id
+     where s.id = session_id and (p.frozen_at is not null or p.revoked_at is not null))
+$$;
+
+-- What waits for a partner to complete its link, as the connection that it is going to be. Whose account it is nobody is told before:
+-- whoever finished may not be whom the link was made for.
 create or replace function gateway.waiting(p gateway.partner) returns setof gateway.connection
 language plpgsql stable set search_path = '' as $$
 declare
@@ -1579,7 +1696,7 @@ declare
 begin
   return query
     select (jsonb_populate_record(null::gateway.connection, to_jsonb(g) || jsonb_build_object(
-             'type', s.type, 'account_key', '', 'status', 'pending_confirmation', 'generation', 1, 'updated_at', g.created_at))).*
+             'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'status', 'pending_confirmation', 'generation', 1, 'updated_at', g.created_at))).*
       from gateway.parked_grant g join gateway.connect_session s on s.id = g.connect_session_id
      where g.parked_until > over and g.confirmation_hash is not null and s.partner_id = p.id
        and (p.providers is null or g.provider = any (p.providers));
@@ -1603,7 +1720,7 @@ begin
   end if;
   return coalesce((
     select gateway.shown(c) from gateway.connection c
-     where c.id = connection_id
+     where c.id = connection_id and (key_hash is null or gateway.lets(p, connection_id))
        and case when key_hash is not null then gateway.reaches(p, c)
                 else c.user_id = (select u.id from gateway.live_user(user_id) u) end),
     case when key_hash is not null then (select gateway.shown(c) from gateway.waiting(p) c where c.id = connection_id) end,
@@ -1753,8 +1870,15 @@ language sql stable as $$
        where x.connection_id = connection and x.partner_id <> p.id and x.ended_at is null and o.revoked_at is null))
 $$;
 
+-- Whether the same account at the provider is anybody else's connection too, or waits to be one.
+create or replace function gateway.beside(c gateway.connection) returns boolean
+language sql stable as $$
+  select exists (select from gateway.connection x where x.provider = c.provider and x.account_id = c.account_id and x.id <> c.id)
+      or exists (select from gateway.parked_grant g where g.provider = c.provider and g.account_id = c.account_id)
+$$;
+
 -- null: no such connection, or another's. What an uninstall at the provider has to say, where somebody asks for one. `kept`: the
--- connection would stay after all, for others.
+-- connection would stay after all, for others. `shared`: the app there serves connections that this partner has no say in.
 create or replace function public.gateway_leaving_v1(
   session_hash text, user_id uuid, connection_id uuid, key_hash text default null, address text default null
 )
@@ -1773,12 +1897,18 @@ begin
   end if;
   return coalesce((
     select jsonb_build_object('user_id', c.user_id, 'provider', c.provider, 'account_id', c.account_id, 'facts', c.facts,
-                              'kept', key_hash is not null and not gateway.erases(p, c.id))
+                              'kept', key_hash is not null and not gateway.erases(p, c.id),
+                              'shared', p.reach = 'own' and gateway.beside(c))
       from gateway.connection c
-     where c.id = connection_id
+     where c.id = connection_id and (key_hash is null or gateway.lets(p, connection_id))
        and case when key_hash is not null then gateway.reaches(p, c)
                 else c.user_id = coalesce((select s.user_id from gateway.live_session(session_hash) s),
                                           (select u.id from gateway.live_user(user_id) u)) end),
+    -- What waits is given back without asking its account for anything.
+    case when key_hash is not null then (
+      select jsonb_build_object('user_id', w.user_id, 'provider', w.provider, 'account_id', '', 'facts', w.facts, 'kept', true,
+                                'shared', false)
+        from gateway.waiting(p) w where w.id = connection_id) end,
     case when key_hash is null and gateway.shut_out(user_id) then '{"shut_out": true}'::jsonb end);
 end $$;
 
@@ -1795,12 +1925,10 @@ begin
     return null;
   end if;
   insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
-  values ('connection.disconnected', gone.id, gone.user_id, partner, gone.provider,
-          jsonb_build_object('account', jsonb_build_object('id', gone.account_id, 'label', gone.account_label)))
+  values ('connection.disconnected', gone.id, gone.user_id, partner, gone.provider, '{"account": {"id": "", "label": ""}}')
   returning id into told;
   return jsonb_build_object(
-    'connection_id', gone.id, 'event_id', told, 'provider', gone.provider, 'account_id', gone.account_id,
-    'account_label', gone.account_label, 'erased_at', clock_timestamp(), 'kept', false, 'revocation',
+    'connection_id', gone.id, 'event_id', told, 'provider', gone.provider, 'account_id', '', 'account_label', '', 'erased_at', clock_timestamp(), 'kept', false, 'revocation',
     (select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = gone.id and r.generation = 1));
 end $$;
 
@@ -1827,7 +1955,8 @@ begin
       return jsonb_build_object('refused', asks.refused);
     end if;
     p := asks.partner;
-    select c.user_id into whose from gateway.connection c where c.id = connection_id and gateway.reaches(p, c);
+    select c.user_id into whose from gateway.connection c
+     where c.id = connection_id and gateway.lets(p, connection_id) and gateway.reaches(p, c);
   else
     whose := coalesce((select s.user_id from gateway.live_session(session_hash) s), (select u.id from gateway.live_user(user_id) u));
   end if;
@@ -1846,11 +1975,12 @@ begin
   end if;
   if key_hash is not null then
     -- Consents of one connection change in turn: two that leave at once do not each keep it for the other.
-    perform from gateway.consent x where x.connection_id = gone.id order by x.partner_id for update;
+    perform from gateway.consent x where x.connection_id = gone.id and x.ended_at is null order by x.partner_id for update;
     kept := not gateway.erases(p, gone.id);
   end if;
   if kept then
-    update gateway.consent x set ended_at = clock_timestamp() where x.partner_id = p.id and x.connection_id = gone.id;
+    update gateway.consent x set ended_at = clock_timestamp()
+     where x.partner_id = p.id and x.connection_id = gone.id and x.ended_at is null;
   else
     delete from public.provider_data d where d.id = gone.id;
     update gateway.revocation r set reason = 'disconnected' where r.connection_id = gone.id and r.generation = gone.generation
@@ -1875,6 +2005,9 @@ create or replace function public.gateway_park_grant_v1(
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
 begin
+  if gateway.closed(provider) or gateway.link_stopped(connect_session_id) then
+    return '{"refused": "frozen"}';
+  end if;
   perform gateway.lock_user(user_id);
   if confirmation_hash is null then
     delete from gateway.parked_grant p where p.user_id = user_id and p.provider = provider and p.confirmation_hash is null;
@@ -1887,7 +2020,8 @@ begin
      refresh_expires_at, coalesce(facts, '{}'), return_to, display, connect_session_id, confirmation_hash);
   insert into gateway.event (type, user_id, provider, partner_id, data)
   values ('grant.parked', user_id, provider, (select s.partner_id from gateway.connect_session s where s.id = connect_session_id),
-          jsonb_build_object('account', jsonb_build_object('id', account_id, 'label', account_label)));
+          case when confirmation_hash is null  -- until it is confirmed, nobody knows whose business the account is
+               then jsonb_build_object('account', jsonb_build_object('id', account_id, 'label', account_label)) else '{}' end);
   if clock_timestamp() > not_after then
     raise exception 'whoever asked has given up by now' using errcode = 'query_canceled';
   end if;
@@ -1970,19 +2104,22 @@ begin
        and exists (select from gateway.live_user(s.user_id));
 end $$;
 
--- null: no such link, or not any more. What its page has to say; nothing is used up.
+-- null: no such link, or not any more. What its page has to say; nothing is used up. What its user has already, and what partners were
+-- let into that, is for the user's own eyes: whoever else holds the link sees what it asks for.
 create or replace function public.gateway_connect_session_v1(secret_hash text, session_hash text)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 #variable_conflict use_variable
 begin
   return (
-    select case when p.frozen_at is not null then '{"refused": "frozen"}'::jsonb else jsonb_build_object(
+    select case when p.frozen_at is not null or exists (select from gateway.freeze f where f.target = 'provider:' || s.provider)
+                then '{"refused": "frozen"}'::jsonb else jsonb_build_object(
              'id', s.id, 'provider', s.provider, 'return_to', s.return_to, 'user_id', s.user_id,
-             'user_label', gateway.label_of(s.user_id), 'partner', p.name, 'partner_scope', p.scope, 'scope', s.scope,
-             'beside', gateway.scope_beside(s.user_id, s.provider, true),
+             'user_label', gateway.label_of(s.user_id), 'partner', p.name, 'partner_scope', p.scope, 'partner_reach', p.reach, 'scope', s.scope,
+             'beside', case when i.user_id = s.user_id then gateway.scope_beside(s.user_id, s.provider, true) else '{}' end,
              'session_user_id', i.user_id, 'session_label', i.label,
              'standing', (select jsonb_build_object('account_label', c.account_label, 'status', c.status) from gateway.connection c
-                           where c.user_id = s.user_id and c.provider = s.provider order by c.updated_at desc, c.id limit 1)) end
+                           where c.user_id = s.user_id and c.provider = s.provider and i.user_id = s.user_id
+                           order by c.updated_at desc, c.id limit 1)) end
       from gateway.open_link(secret_hash) s join gateway.partner p on p.id = s.partner_id
       left join gateway.live_session(session_hash) i on true
   );
@@ -2003,7 +2140,7 @@ begin
   if not found then
     return null;
   end if;
-  if exists (select from gateway.partner p where p.id = s.partner_id and p.frozen_at is not null) then
+  if gateway.closed(s.provider) or exists (select from gateway.partner p where p.id = s.partner_id and p.frozen_at is not null) then
     return jsonb_build_object('refused', 'frozen');
   end if;
   if who <> s.user_id then
@@ -2028,7 +2165,8 @@ begin
 end $$;
 
 -- null: no such session of this partner. `state_invalid`: nothing waits there. `open`: what waits, told to whoever has its
--- confirmation and names its user; anything else is wrong, once, and the grant goes into the queue.
+-- confirmation and names its user; anything else is wrong, once, and the grant goes into the queue. `done`: it was completed with
+-- just these words less than ten minutes ago, and here is what stands.
 create or replace function public.gateway_claim_completion_v1(
   key_hash text, address text, connect_session_id uuid, user_id uuid, confirmation_hash text
 )
@@ -2051,7 +2189,11 @@ begin
   select x.* into p from gateway.parked_grant x
    where x.connect_session_id = s.id and x.confirmation_hash is not null and x.parked_until > clock_timestamp() for update;
   if not found then
-    return jsonb_build_object('ending', 'state_invalid');
+    return coalesce((
+      select jsonb_build_object('ending', 'done', 'connection', gateway.shown(c)) from gateway.connection c
+       where c.id = s.connection_id and c.user_id = user_id and s.confirmation_hash = confirmation_hash
+         and s.ended_at > clock_timestamp() - interval '10 minutes' and gateway.reaches(who.partner, c)
+         and exists (select from gateway.live_user(user_id))), '{"ending": "state_invalid"}');
   end if;
   wrong := case when s.user_id <> user_id or not exists (select from gateway.live_user(s.user_id)) then 'user_mismatch'
                 when p.confirmation_hash is distinct from confirmation_hash then 'state_invalid' end;
@@ -2091,9 +2233,10 @@ end $$;
 -- What a token read needs, in one call: whose key, how far it reaches, what is frozen, how much was read, the row, the event. `good`:
 -- for `min_seconds` still; `alive`: now. Another's id is like none, and counts for nothing. `counted`: the first look of a request;
 -- what a refresh looks at afterwards is judged again and neither counted nor told. No user and no key: the gateway itself.
+-- `location`: only the connection of that one.
 create or replace function public.gateway_grant_v1(
   connection_id uuid, user_id uuid, min_seconds integer, key_hash text default null, address text default null,
-  counted boolean default false
+  counted boolean default false, location text default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
@@ -2101,35 +2244,41 @@ declare
   over    timestamptz := clock_timestamp();
   asks    record;
   p       gateway.partner;
+  let     boolean := true;
   x       record;
   limited jsonb;
 begin
   if key_hash is not null then
-    select f.* into asks from gateway.caller(key_hash, address, 'tokens:read') f;
+    asks := gateway.caller(key_hash, address, 'tokens:read');
     if asks.refused is not null then
       return jsonb_build_object('refused', asks.refused);
     end if;
     p := asks.partner;
+    if p.reach = 'own' then
+      let := gateway.lets(p, connection_id);
+    end if;
   end if;
-  -- In one statement, so that token and generation are of one moment.
+  -- In one statement, so that token and generation are of one moment; and none of it is read where nobody said yes: an id out of
+  -- reach takes as long as none.
   select c.id, c.user_id, c.provider, c.generation, c.status, c.scope, c.expires_at, c.lease_until, c.not_before,
-         d.token, nullif(d.refresh, '') is not null as refreshable
+         d.token, nullif(d.refresh, '') is not null as refreshable,
+         exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider)) as frozen
     into x from gateway.connection c join public.provider_data d on d.id = c.id
-   where c.id = connection_id
-     and (key_hash is null or gateway.reaches(p, c))
-     and (user_id is null or c.user_id = user_id and exists (select from gateway.live_user(user_id)));
+   where let and c.id = connection_id
+     and (key_hash is null or p.providers is null or c.provider = any (p.providers))
+     and (user_id is null or c.user_id = user_id and exists (select from gateway.live_user(user_id)))
+     and (location is null or c.facts ->> 'locationId' = location);
   if not found then
     return case when key_hash is not null and exists (select from gateway.waiting(p) w where w.id = connection_id)
                 then '{"refused": "pending_confirmation"}'::jsonb
                 when gateway.shut_out(user_id) then '{"shut_out": true}'::jsonb end;
   end if;
-  if (key_hash is not null or user_id is not null)
-     and exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || x.provider)) then
+  if x.frozen and (key_hash is not null or user_id is not null) then
     return '{"refused": "frozen"}';
   end if;
   if counted and x.status = 'active' then
     if key_hash is not null then
-      limited := gateway.count_read(p, x.id, key_hash, address);
+      limited := gateway.count_read(p, x.id, address, asks.recent);
       if limited is not null then
         return limited;
       end if;
@@ -2189,12 +2338,14 @@ begin
 end $$;
 
 -- The right to send one token request, by compare-and-set on the generation; the intent is written before the request is sent.
+-- `often`: ten within a minute, which nobody's token is in need of.
 create or replace function public.gateway_claim_refresh_v1(
   connection_id uuid, generation bigint, host text, lease_seconds double precision, block_seconds double precision
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
 declare
+  over     timestamptz := clock_timestamp();
   c        gateway.connection;
   again    boolean;
   obstacle text;
@@ -2202,6 +2353,13 @@ begin
   select x.* into c from gateway.connection x where x.id = connection_id for update skip locked;
   obstacle := case when not found then 'leased' when c.generation <> generation then 'moved'
                    else gateway.refresh_obstacle(c, host, block_seconds) end;
+  -- Not while the token lives: whoever has none is in need of one, and each of those came from a refresh that was due.
+  if obstacle is null and (c.expires_at is null or c.expires_at > over)
+     and (select count(*) from (select from gateway.event e
+                                 where e.type = 'grant.refreshed' and e.connection_id = c.id and e.at > over - interval '1 minute'
+                                 limit 10) x) = 10 then
+    obstacle := 'often';
+  end if;
   if obstacle is null and not gateway.may_call(c.provider) then
     obstacle := 'breaker';
   end if;
@@ -2371,8 +2529,11 @@ begin
     'revocations', (select count(*) from gateway.revocation r),
     'parked_grants', (select count(*) from gateway.parked_grant p),
     'events_unsealed', (select count(*) from gateway.event e where e.position is null),
-    'oldest_unsealed_seconds', (select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0)
-                                  from gateway.event e where e.position is null),
+    'oldest_unsealed_seconds', gateway.unsealed_seconds(),
+    'frozen', jsonb_build_object(
+      'partner', (select count(*) from gateway.partner p where p.frozen_at is not null and p.revoked_at is null),
+      'provider', (select count(*) from gateway.freeze f where f.target like 'provider:%'),
+      'reads', (select count(*) from gateway.freeze f where f.target = 'reads')),
     'connections', (select coalesce(jsonb_object_agg(x.status, x.n), '{}')
                       from (select c.status, count(*) as n from gateway.connection c group by c.status) x),
     'open_breakers', (select coalesce(jsonb_agg(h.provider), '[]') from gateway.provider_health h where h.open_until is not null));
@@ -2806,18 +2967,41 @@ end $$;
 
 -- 8c -- functions: the ledger -------------------------------------------------------------------------------------------
 
+-- A time for whoever reads it elsewhere. What is no time there (infinite, before year 1, beyond 9998) is a text, in UTC.
+create or replace function gateway.moment(t timestamptz) returns jsonb
+language sql stable as $$
+  select case when t > timestamptz '0001-01-03 00:00:00+00' and t < timestamptz '9999-01-01 00:00:00+00' then to_jsonb(t)
+              else to_jsonb(t at time zone 'UTC') end
+$$;
+
+-- How long the oldest event waits to be sealed. Times that somebody wrote in by hand may be infinite.
+create or replace function gateway.unsealed_seconds() returns numeric
+language sql stable as $$
+  select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e
+   where e.position is null and e.at > '-infinity' and e.at < 'infinity'
+$$;
+
 -- A row as it stands, for whoever makes or checks its hash. The hash is made outside of this database: who changes rows might change
 -- functions too.
 create or replace function gateway.raw(e gateway.event) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
-    'id', e.id, 'at', e.at, 'type', e.type, 'connection_id', e.connection_id, 'user_id', e.user_id, 'partner_id', e.partner_id,
+    'id', e.id, 'at', gateway.moment(e.at), 'type', e.type, 'connection_id', e.connection_id, 'user_id', e.user_id, 'partner_id', e.partner_id,
     'provider', e.provider, 'data', e.data::text, 'position', e.position, 'hash', e.hash)
 $$;
 
+-- What is said of where the chain ends and begins, and what really stands at its end and at the place `seen`.
+create or replace function gateway.ends(head gateway.ledger, seen bigint) returns jsonb
+language sql stable as $$
+  select to_jsonb(head) - 'only_one' - 'lease_until' || jsonb_build_object(
+    'at_head', (select e.hash from gateway.event e where e.position = head.position),
+    'at_seen', (select e.hash from gateway.event e where e.position = seen))
+$$;
+
 -- What is to be sealed, oldest first, and behind which head; for `lease_seconds`, or until it is sealed, nobody else's. null: there is
--- nothing, or somebody is at it. Rows that commit late are found later, and get later positions.
-create or replace function public.gateway_unsealed_events_v1(most integer, lease_seconds double precision)
+-- nothing, or somebody is at it. Rows that commit late are found later, and get later positions. `seen`: a position whose hash
+-- whoever seals has kept.
+create or replace function public.gateway_unsealed_events_v1(most integer, lease_seconds double precision, seen bigint default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
 declare
@@ -2831,8 +3015,7 @@ begin
     return null;
   end if;
   update gateway.ledger l set lease_until = clock_timestamp() + make_interval(secs => lease_seconds) returning l.* into head;
-  return jsonb_build_object(
-    'position', head.position, 'hash', head.hash, 'sealed_key', head.sealed_key,
+  return gateway.ends(head, seen) || jsonb_build_object(
     'items', (select coalesce(jsonb_agg(gateway.raw(x) order by x.at, x.id), '[]')
                 from (select e.* from gateway.event e where e.position is null order by e.at, e.id limit most) x));
 end $$;
@@ -2873,17 +3056,34 @@ begin
 end $$;
 
 -- Where the chain begins and ends, what waits to be sealed, and whether anything stands where nothing may: at one moment.
-create or replace function public.gateway_ledger_v1()
+create or replace function public.gateway_ledger_v1(seen bigint default null)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_variable
 begin
   return (
-    select to_jsonb(l) - 'only_one' || jsonb_build_object(
+    select gateway.ends(l, seen) || jsonb_build_object(
              'unsealed', (select count(*) from gateway.event e where e.position is null),
-             'oldest_unsealed_seconds', (select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0)
-                                           from gateway.event e where e.position is null),
+             'oldest_unsealed_seconds', gateway.unsealed_seconds(),
              'before', exists (select from gateway.event e where e.position <= l.dropped_position),
              'beyond', exists (select from gateway.event e where e.position > l.position))
       from gateway.ledger l);
+end $$;
+
+-- By the word of whoever runs the gateway the chain goes on from there, though it was longer before. Not past rows that still claim
+-- a place behind it: those are somebody's doing. Told in the chain itself.
+create or replace function public.gateway_accept_head_v1(
+  from_position bigint, from_hash text, to_position bigint, to_hash text, mark text, accepted text, data jsonb
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+#variable_conflict use_variable
+begin
+  perform from gateway.ledger l where l.position = from_position and l.hash = from_hash for update;
+  if not found or exists (select from gateway.event e where e.position > to_position) then
+    return jsonb_build_object('accepted', false);
+  end if;
+  update gateway.ledger l set position = to_position, hash = to_hash, mark = mark, accepted = accepted;
+  insert into gateway.event (type, data) values ('ledger.accepted', data);
+  return jsonb_build_object('accepted', true);
 end $$;
 
 -- The whole days before the last `days`, in UTC.
@@ -2928,43 +3128,79 @@ begin
   return jsonb_build_object('dropped', true);
 end $$;
 
--- Whether a partner may be told of an event: its own acts; and of its providers' connections everything (reach `all`), or what others
--- than partners did to those it was given, until that ended; that they were erased is told a moment after it has ended their reach.
-create or replace function gateway.tells(p gateway.partner, e gateway.event) returns boolean
-language sql stable as $$
-  select coalesce(e.partner_id = p.id, false) or coalesce(
-    (p.providers is null or e.provider = any (p.providers)) and e.provider is not null
-    and (p.reach = 'all' or e.partner_id is null and exists (
-      select from gateway.consent x where x.partner_id = p.id and x.connection_id = e.connection_id
-         and (x.ended_at is null or e.at < x.ended_at
-              or e.type = 'connection.disconnected' and e.at < x.ended_at + interval '5 seconds'))), false)
-$$;
+-- How far one call of a partner with reach `own` looks, whatever it finds: 2000 events. Where it was given few connections, that is
+-- 2000 events of these, which may lie far apart; else, or near the end, the next 2000 of the chain. Null: as far as the page has room.
+create or replace function gateway.looked_until(p gateway.partner, after bigint) returns bigint
+language plpgsql stable set search_path = '' set enable_bitmapscan = off set enable_seqscan = off as $$
+declare
+  head  bigint := (select l.position from gateway.ledger l);
+  lanes uuid[];
+begin
+  if p.id is null or p.reach <> 'own' then
+    return null;
+  end if;
+  lanes := array(select distinct c.connection_id from gateway.consent c where c.partner_id = p.id order by c.connection_id limit 21);
+  if head - after <= 2000 then
+    return head;
+  elsif cardinality(lanes) > 20 then
+    return after + 2000;
+  end if;
+  return least(head, (
+    select min(o.position) from unnest(lanes) as known (id) cross join lateral (
+      select e.position from gateway.event e
+       where e.connection_id = known.id and e.position is not null and -e.position < -after
+       order by -e.position desc offset 2000 / greatest(cardinality(lanes), 1) - 1 limit 1) o));
+end $$;
 
--- The sealed events that a partner, or a user, may be told of, behind `after`, in order. Every way is along an index, and a limit in
--- each keeps a page from reading more than it can show; near the end, where whoever asks again and again is, the chain itself is walked.
-create or replace function gateway.told(p gateway.partner, whose uuid, after bigint, most integer) returns setof gateway.event
-language plpgsql stable set search_path = '' as $$
+-- The sealed events that a user may be told of, or a partner, behind `after` and up to `until`, in order: its own acts; and of its
+-- providers' connections everything (reach `all`), or what others than partners did to those it was given, while it was; that they were
+-- erased, by whomever, is told a moment after that ended. Every way is along an index and bounded, so that a page costs what it shows;
+-- near the end, where whoever asks again and again is, the chain itself is walked.
+create or replace function gateway.told(p gateway.partner, whose uuid, after bigint, until bigint, most integer)
+returns setof gateway.event language plpgsql stable set search_path = '' set enable_bitmapscan = off set enable_seqscan = off as $$
+declare
+  near boolean := after > (select l.position from gateway.ledger l) - 1000;
 begin
   if p.id is null then
     return query
       select e.* from gateway.event e
        where e.user_id = whose and e.position is not null and -e.position < -after and e.type !~ '^(partner|key)\.'
        order by -e.position desc limit most;
-  elsif p.reach = 'all' and p.providers is null or after > (select l.position from gateway.ledger l) - 1000 then
+  elsif p.reach = 'own' then
     return query
-      select e.* from gateway.event e where e.position > after and gateway.tells(p, e) order by e.position limit most;
+      select e.* from (
+        select c.* from gateway.event c where until - after <= 2000 and c.position > after and c.position <= until
+        union all
+        select o.* from (select distinct c.connection_id from gateway.consent c where c.partner_id = p.id and until - after > 2000) known
+         cross join lateral (
+          select c.* from gateway.event c
+           where c.connection_id = known.connection_id and -c.position < -after and -c.position >= -until
+             and c.partner_id is distinct from p.id) o
+        union all
+        (select c.* from gateway.event c
+          where until - after > 2000 and c.partner_id = p.id and c.position is not null and -c.position < -after and -c.position >= -until
+          order by -c.position desc limit most)
+      ) e
+       where e.partner_id = p.id
+          or (e.partner_id is null or e.type = 'connection.disconnected')
+             and (p.providers is null or e.provider = any (p.providers)) and exists (
+               select from gateway.consent x
+                where x.partner_id = p.id and x.connection_id = e.connection_id and x.created_at <= e.at
+                  and (x.ended_at is null or e.at < x.ended_at
+                       or e.type = 'connection.disconnected' and e.at < x.ended_at + interval '5 seconds'))
+       order by e.position limit most;
+  elsif p.providers is null or near then
+    return query
+      select e.* from gateway.event e
+       where e.position > after
+         and (e.partner_id = p.id or e.provider is not null and (p.providers is null or e.provider = any (p.providers)))
+       order by e.position limit most;
   else
     return query
       select distinct on (x.position) x.* from (
-        select o.* from unnest(case p.reach when 'all' then p.providers end) known (id) cross join lateral (
+        select o.* from unnest(p.providers) known (id) cross join lateral (
           select e.* from gateway.event e where e.provider = known.id and e.position is not null and -e.position < -after
            order by -e.position desc limit most) o
-        union all
-        select o.* from gateway.consent c cross join lateral (
-          select e.* from gateway.event e
-           where e.connection_id = c.connection_id and -e.position < -after and gateway.tells(p, e)
-           order by -e.position desc limit most) o
-         where c.partner_id = p.id and p.reach = 'own'
         union all
         (select e.* from gateway.event e where e.partner_id = p.id and e.position is not null and -e.position < -after
           order by -e.position desc limit most)
@@ -2972,12 +3208,15 @@ begin
   end if;
 end $$;
 
--- A page for one caller: the partner of a key, or a user.
+-- A page for one caller: the partner of a key, or a user. `next`: from where to go on, where there is more, or may be. A partner that
+-- was given connections is not told who else erased one.
 create or replace function public.gateway_events_v1(key_hash text, address text, user_id uuid, after bigint, most integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 #variable_conflict use_variable
 declare
   asks  record;
+  own   boolean;
+  until bigint;
   items jsonb;
 begin
   if key_hash is not null then
@@ -2990,12 +3229,22 @@ begin
   else
     select null::gateway.partner as partner, null::text as refused into asks;
   end if;
+  own := coalesce((asks.partner).reach = 'own', false);
+  until := gateway.looked_until(asks.partner, after);
   select coalesce(jsonb_agg(jsonb_build_object(
-           'id', x.id, 'position', x.position, 'type', x.type, 'at', x.at, 'connection_id', x.connection_id, 'user_id', x.user_id,
-           'partner', x.partner_id, 'provider', x.provider, 'data', x.data) order by x.position), '[]') into items
-    from gateway.told(asks.partner, user_id, after, most + 1) x;
-  return jsonb_build_object('items', case when jsonb_array_length(items) > most then items - most else items end,
-                            'more', jsonb_array_length(items) > most);
+           'id', x.id, 'position', x.position, 'type', x.type,
+           'at', least(greatest(x.at, timestamptz '0001-01-03 00:00:00+00'), timestamptz '9998-12-31 00:00:00+00'),
+           'connection_id', x.connection_id, 'user_id', x.user_id,
+           'partner', case when not own or x.partner_id = (asks.partner).id then x.partner_id end, 'provider', x.provider,
+           'data', case when own then x.data - 'by' else x.data end) order by x.position), '[]') into items
+    from gateway.told(asks.partner, user_id, after, until, most + 1) x;
+  if jsonb_array_length(items) > most then
+    items := items - most;
+    until := (items -> (most - 1) ->> 'position')::bigint;
+  elsif until >= (select l.position from gateway.ledger l) or until <= after then
+    until := null;
+  end if;
+  return jsonb_build_object('items', items, 'next', until);
 end $$;
 
 -- 8d -- functions: connections, for whoever runs the gateway ----------------------------------------------------------------
@@ -3108,6 +3357,8 @@ declare
   parked   integer;
   attempts integer;
 begin
+  -- Whoever was let through before the freeze has saved, or has not, when this is had.
+  perform pg_advisory_xact_lock(hashtextextended('gateway provider ' || provider, 0));
   delete from gateway.authorization_request a where a.state_hash = any (array(
     select x.state_hash from gateway.authorization_request x where x.provider = provider limit 1000 for update skip locked));
   get diagnostics attempts = row_count;
@@ -3169,6 +3420,7 @@ begin
                   order by o.at desc limit 1), 'unsupported') end) order by x.at, x.id), '[]')
       from (select e.* from gateway.event e
              where e.at >= coalesce(after_at, since) and (after_at is null or (e.at, e.id) > (after_at, after_id))
+               and e.at < timestamptz '9999-01-01 00:00:00+00'
                and e.type = 'connection.disconnected' and e.provider = provider and e.data ->> 'by' = 'operator'
              order by e.at, e.id limit most) x);
 end $$;

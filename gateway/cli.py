@@ -24,6 +24,7 @@ from gateway.commands.events import events
 from gateway.commands.partners import partners
 from gateway.config import Settings
 from gateway.errors import GatewayError, SettingsRefused
+from gateway.logs import quiet_libraries
 from gateway.store import SCHEMA_VERSION, apply_schema, schema_path
 from gateway.terminal import Database, checked_database, fail, judged_settings, reach_database, secret
 
@@ -31,6 +32,7 @@ from gateway.terminal import Database, checked_database, fail, judged_settings, 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """The OAuth integration gateway."""
+    quiet_libraries()
 
 
 # -- running ---------------------------------------------------------------------------------------------------------
@@ -46,7 +48,7 @@ def demo(port: int, sandbox_port: int) -> None:
     try:
         run_demo(port, sandbox_port)
     except SettingsRefused as refused:
-        fail(refused.problems)
+        fail(refused.problems, starting=True)
 
 
 @main.command()
@@ -63,7 +65,7 @@ def serve(host: str, port: int, workers: int, no_worker: bool) -> None:
     try:
         require_free(host, port, "--port")
     except SettingsRefused as refused:
-        fail(refused.problems)
+        fail(refused.problems, starting=True)
     with checked_database():
         run_server(host, port, workers, work=not no_worker)
 
@@ -79,7 +81,7 @@ def worker(threads: int) -> None:
         try:
             run_workers(environ, threads=threads)
         except SettingsRefused as refused:
-            fail(refused.problems)
+            fail(refused.problems, starting=True)
 
 
 @main.command()

@@ -12,7 +12,7 @@ from typing import Literal
 
 from gateway import grants, revocation
 from gateway.catalog import Provider
-from gateway.errors import DatabaseUnavailable, PendingConfirmation, StateInvalid
+from gateway.errors import DatabaseUnavailable, Frozen, PendingConfirmation, StateInvalid
 from gateway.models import Grant, ParkedGrant, Standing
 from gateway.runtime import Runtime
 from gateway.store import Saved
@@ -44,6 +44,11 @@ def answer(rt: Runtime, provider: Provider, parked: ParkedGrant, said: Answer) -
     return accept(rt, provider, parked, said).standing.id
 
 
+def lost(parked: ParkedGrant) -> tuple[str, ...]:
+    """What stands of the very account that came back, and would be allowed no longer; empty where it is another one."""
+    return next(filter(None, (grants.lost(row, parked.account, parked.scope) for row in parked.standing)), ())
+
+
 def refuse(rt: Runtime, parked: ParkedGrant) -> None:
     """Gives it back. Raises StateInvalid when it was answered already."""
     refused = rt.store.refuse_parked_grant(parked.id)
@@ -56,17 +61,24 @@ def accept(rt: Runtime, provider: Provider, parked: ParkedGrant, said: Answer | 
     """
     Saves it: over what stands, or beside it for `both` where many are allowed, or under its own id where nothing does.
 
-    Raises StateInvalid when it was answered already; and where nobody `said` anything, PendingConfirmation rather than replace
-    another account, which leaves it parked.
+    Raises StateInvalid when it was answered already; PendingConfirmation, which leaves it parked, rather than replace another
+    account where nobody `said` anything, or the same one by less than it allows where nobody said `replace`. Frozen where that
+    came in between: it is given back then.
     """
     grant = _opened(rt, parked)
     over = _over(parked, both=said == "both" and provider.accounts == "many")
     for _ in range(_TRIES):
         if said is None and over.generation and over.account_id not in (parked.account.id, None):
             raise PendingConfirmation("another account is connected, and nobody said what becomes of it")
-        saved = grants.save(
-            rt, provider, parked.user, grant, parked.account, over, clock=parked.clock, parked_id=parked.id
-        )
+        if said != "replace" and grants.lost(over, parked.account, parked.scope):
+            raise PendingConfirmation("what is connected allows more, and nobody said to replace it")
+        try:
+            saved = grants.save(
+                rt, provider, parked.user, grant, parked.account, over, clock=parked.clock, parked_id=parked.id
+            )
+        except Frozen:
+            refuse(rt, parked)
+            raise
         if saved.saved:
             return saved
         if saved.answered:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import threading
 import time
@@ -54,8 +55,10 @@ def run_demo(port: int, sandbox_port: int) -> None:
         )
         try:
             _wait_for(f"{sandbox}/", player)
-            os.environ.update(demo_settings(data, public, sandbox, dsn))
-            threading.Thread(target=_announce, args=(console, public, sandbox), daemon=True).start()
+            settings = demo_settings(data, public, sandbox, dsn)
+            os.environ.update(settings)
+            told = (console, public, sandbox, command_settings(data, settings))
+            threading.Thread(target=_announce, args=told, daemon=True).start()
             run_server("127.0.0.1", port, 1, quiet=True)
         finally:
             player.terminate()
@@ -91,6 +94,25 @@ def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, 
     # Agencies can be chosen in the sandbox, and an agency's name needs a scope that a sub-account app would not have.
     settings["GHL_SCOPE"] = "locations.readonly contacts.readonly companies.readonly oauth.readonly oauth.write"
     return settings
+
+
+def command_settings(data: Path, settings: dict[str, str]) -> Path:
+    """
+    A file for the shell of another terminal, so that commands there mean this gateway: written into `data`.
+
+    The database is found by its folder, and the key by its file: neither stands in it.
+    """
+    here = data.resolve()
+    said = {name: text for name, text in settings.items() if name not in ("GATEWAY_KEYS", "DATABASE_URL")}
+    said |= {
+        "GATEWAY_DATA": str(here),
+        "GATEWAY_CATALOG": str(here / "catalog"),
+        "GATEWAY_KEYS_FILE": str(here / "keys"),
+    }
+    file = data / "env"
+    lines = ["unset DATABASE_URL GATEWAY_KEYS", *(f"export {name}={shlex.quote(text)}" for name, text in said.items())]
+    file.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    return file
 
 
 SANDBOX_GHL_CLIENT = "64a000000000000000000000-sandbox1"
@@ -173,14 +195,16 @@ def _wait_for(url: str, process: subprocess.Popen[bytes] | None = None) -> None:
     raise SettingsRefused([f"{url} does not answer"])
 
 
-def _announce(console: Console, public: str, sandbox: str) -> None:
+def _announce(console: Console, public: str, sandbox: str, env: Path) -> None:
     _wait_for(f"{public}/readyz")
     console.print(
         Panel(
             f"[bold]Open {sandbox}[/] and click “Connect HighLevel”.\n\n"
             f"A small product with two signed-in users lives there, and the providers, played.\n"
             f"That page also has a partner's call to paste into a terminal, and a partner's link to click.\n"
-            f"The gateway itself is at {public}. Nothing leaves this machine.\n\nCtrl-C stops everything.",
+            f"The gateway itself is at {public}. Nothing leaves this machine.\n\n"
+            f"Commands against it, in another terminal: [bold]. {shlex.quote(str(env))}[/]\n"
+            f"and then, for one, python -m gateway partners list\n\nCtrl-C stops everything.",
             title="The demo is running",
             expand=False,
         )

@@ -105,9 +105,7 @@ class BrowserMismatch(FlowRefused):
 class UserMismatch(FlowRefused):
     """The attempt was started by another user, or nobody is signed in any more."""
 
-    meant_for: str | None = None
-    """Set on an instance: whom a link is for, masked."""
-
+    meant_for: str | None = None  # set on an instance: whom a link is for, masked
     slug = "user_mismatch"
     status = 403
     title = "This was started by somebody else"
@@ -150,8 +148,8 @@ class ProviderUnavailable(ProviderFailed):
     slug = "provider_unavailable"
     status = 504
     title = "The provider is not answering"
-    meaning = "The provider did not answer in time or is having trouble. Nothing was connected."
-    way_on = "Wait a minute and connect again."
+    meaning = "The provider did not answer in time or is having trouble."
+    way_on = "Wait a minute and try again; what is connected stays connected."
     remedy = "wait"
 
 
@@ -292,9 +290,9 @@ class Unauthenticated(RequestRefused):
 
     slug = "unauthenticated"
     status = 401
-    title = "You are not signed in"
-    meaning = "The request carries no valid session, access token or key, or it ran out."
-    way_on = "Sign in again and repeat it."
+    title = "Not signed in, or no valid key"
+    meaning = "The request carries no session, access token or key that is valid: none, a wrong one, or one that ran out or was revoked."
+    way_on = "Sign in again; a program sends a valid access token or key, as Authorization: Bearer."
 
 
 class Forbidden(RequestRefused):
@@ -303,8 +301,8 @@ class Forbidden(RequestRefused):
     slug = "forbidden"
     status = 403
     title = "That is not allowed"
-    meaning = "The request comes from an origin that may not send it, or its key lacks the scope."
-    way_on = "Send it from the product's own pages, or with a key that has the scope."
+    meaning = "The request comes from an origin that may not send it, or its key or access token does not allow that."
+    way_on = "Send it from the product's own pages, or with a key that has the scope of this call."
 
 
 class Frozen(RequestRefused):
@@ -316,6 +314,7 @@ class Frozen(RequestRefused):
     meaning = "The operator stopped this kind of access."
     way_on = "Ask whoever runs this service."
     remedy = "operator"
+    returned = True
 
 
 class RateLimited(RequestRefused):

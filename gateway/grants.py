@@ -33,8 +33,9 @@ def keep(
     """
     Saves `grant` as the connection of the user who made `request`; its id. Or parks it, and None.
 
-    Parked where the user has a connection there and this is none of its accounts, unless they asked for one more; and with a
-    `confirmation_hash` in any case, until somebody brings what it is of.
+    Parked where the user has a connection there and this is none of its accounts, unless they asked for one more; where a link
+    asked for less than stands, so that it narrows nobody's part unasked; and with a `confirmation_hash` in any case, until
+    somebody brings what it is of.
     """
     if confirmation_hash is not None:
         _park(rt, provider, request, grant, account, confirmation_hash)
@@ -44,7 +45,7 @@ def keep(
     standing: Sequence[Standing] = request.standing
     for _ in range(_TRIES):
         over = _over(standing, account, one_more=one_more)
-        if over is None:
+        if over is None or _unasked(request, over, grant):
             _park(rt, provider, request, grant, account)
             return None
         saved = save(
@@ -69,6 +70,18 @@ def _over(standing: Sequence[Standing], account: Account, *, one_more: bool) -> 
         if row.account_id in (account.id, None):
             return row
     return Standing(uuid.uuid4(), 0) if one_more or not standing else None
+
+
+def lost(over: Standing, account: Account, scope: Sequence[str]) -> tuple[str, ...]:
+    """What the same account's connection allows, and would no longer with a grant of `scope`."""
+    return tuple(name for name in over.scope if name not in scope) if over.account_id == account.id else ()
+
+
+def _unasked(request: AuthorizationRequest, over: Standing, grant: Grant) -> bool:
+    """Whether a link did not even ask for something that stands; what its user did not allow is the user's own word."""
+    if request.connect_session_id is None or not request.scope:
+        return False
+    return any(name not in request.scope and name not in grant.scope for name in over.scope)
 
 
 def save(

@@ -3,7 +3,8 @@ Sealed answers on disk until they stand in the database.
 
 Between a provider's answer and its commit lies the one moment in which a rotated refresh token can be lost. So an answer is
 sealed, written and synced here before anything else happens to it, and taken away when it stands. One folder a host, shared by
-its processes; the name of a file says which connection and which generation asked.
+its processes; the name of a file says which connection and which generation asked. Beside them, notes: what a host must not forget
+when it is restarted, and nobody with the database alone may change.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,13 @@ from gateway.vault import Vault
 log = structlog.get_logger(__name__)
 
 _COLUMN = "journal"
+_NOTE = "note"
 _LEFTOVER_SECONDS = 3600.0
+
+
+def _place(row: str, generation: int, column: str = _COLUMN) -> dict[str, Any]:
+    """What an entry is sealed for."""
+    return {"row": row, "column": column, "generation": generation}
 
 
 class NoJournal:
@@ -39,6 +46,7 @@ class NoJournal:
     def __init__(self) -> None:
         self.host = str(uuid.uuid4())
         self._kept: dict[tuple[uuid.UUID, int], tuple[float, Mapping[str, Any]]] = {}
+        self._notes: dict[str, list[Any]] = {}
 
     def write(self, connection_id: uuid.UUID, generation: int, answer: Mapping[str, Any]) -> None:
         """Keeps an answer while the process lives."""
@@ -62,6 +70,14 @@ class NoJournal:
     def reseal(self, *, check: bool = False) -> tuple[int, int]:  # noqa: ARG002 - as Journal's
         """Nothing is sealed here."""
         return 0, 0
+
+    def keep_note(self, name: str, value: Sequence[Any]) -> None:
+        """Keeps a note; of several under one name, the greatest."""
+        self._notes[name] = max(self._notes.get(name, []), list(value))
+
+    def note(self, name: str) -> list[Any] | None:
+        """The note of that name, or None."""
+        return self._notes.get(name)
 
 
 class Journal:
@@ -132,17 +148,48 @@ class Journal:
                 with contextlib.suppress(ValueError):
                     yield uuid.UUID(name), int(generation)
 
+    def keep_note(self, name: str, value: Sequence[Any]) -> None:
+        """Keeps a note, synced; of several under one name, by whichever process, the greatest. A disk that fails is told of."""
+        self._memory.keep_note(name, value)
+        try:
+            with self._held(fcntl.LOCK_EX, "lock.notes"):
+                kept = self._note(name)
+                if kept is None or kept < list(value):
+                    sealed = self._vault.seal(json.dumps(list(value)), **_place(name, 0, _NOTE))
+                    self._put(self._folder / f"{name}.note", sealed.encode("ascii"))
+        except OSError as error:
+            log.error("journal.unwritten", note=name, reason=error.strerror)  # noqa: TRY400
+
+    def note(self, name: str) -> list[Any] | None:
+        """The note of that name, or None; also after a restart."""
+        kept = max(self._memory.note(name) or [], self._note(name) or [])
+        return kept or None
+
+    def _note(self, name: str) -> list[Any] | None:
+        try:
+            sealed = (self._folder / f"{name}.note").read_text(encoding="ascii")
+            kept: list[Any] = json.loads(self._vault.open(sealed, **_place(name, 0, _NOTE)))
+        except FileNotFoundError:
+            return None
+        except (OSError, SecretUnreadable, ValueError):
+            log.warning("journal.note_unreadable", note=name)
+            return None
+        return kept
+
     def reseal(self, *, check: bool = False) -> tuple[int, int]:
         """
-        Every waiting answer under the newest key; how many were sealed again, and how many do not open. `check`: only counts.
+        Every waiting answer and note under the newest key; how many were sealed again, and how many do not open. `check`: only counts.
 
         Nobody writes or takes away an entry meanwhile: one that was saved and forgotten must not come back.
         """
         older = unreadable = 0
-        for connection_id, generation in list(self.pending()):
-            place: dict[str, Any] = {"row": str(connection_id), "column": _COLUMN, "generation": generation}
-            with self._held(fcntl.LOCK_EX), contextlib.suppress(FileNotFoundError):
-                sealed = self._file(connection_id, generation).read_text(encoding="ascii")
+        held: list[tuple[Path, str, dict[str, Any]]] = [
+            (self._file(row, generation), "lock", _place(str(row), generation)) for row, generation in self.pending()
+        ]
+        held += [(file, "lock.notes", _place(file.stem, 0, _NOTE)) for file in self._folder.glob("*.note")]
+        for file, lock, place in held:
+            with self._held(fcntl.LOCK_EX, lock), contextlib.suppress(FileNotFoundError):
+                sealed = file.read_text(encoding="ascii")
                 try:
                     if not self._vault.stale(sealed, **place):
                         continue
@@ -152,13 +199,13 @@ class Journal:
                 older += 1
                 if not check:
                     new = self._vault.seal(self._vault.open(sealed, **place), **place)
-                    self._put(self._file(connection_id, generation), new.encode("ascii"))
+                    self._put(file, new.encode("ascii"))
         return older, unreadable
 
     @contextlib.contextmanager
-    def _held(self, how: int) -> Iterator[None]:
+    def _held(self, how: int, lock: str = "lock") -> Iterator[None]:
         """The folder, among all processes of this host: shared to change one entry, exclusive to seal entries again."""
-        descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self._folder / lock, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, how)
             yield

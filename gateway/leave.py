@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 UNINSTALL_SECONDS = 6.0
 
-Uninstalled = Literal["done", "failed", "unsupported"]
+Uninstalled = Literal["done", "failed", "unsupported", "kept"]
 
 
 def uninstall(
@@ -33,6 +33,7 @@ def uninstall(
     """
     Removes our app at the provider, for the account of that connection; None where it stays connected for others.
 
+    `kept`: a partner asks that reaches only what its users gave it, and the account is somebody else's connection too.
     Raises NotFound for another's id as for none, and DatabaseUnavailable before anything was asked of the provider.
     """
     leaving = rt.store.leaving(connection_id=connection_id, session_hash=session_hash, caller=caller)
@@ -40,6 +41,8 @@ def uninstall(
         raise NotFound("no such connection of this user")
     if leaving.kept:
         return None
+    if leaving.shared:
+        return "kept"
     try:
         ended: Uninstalled = _ask(rt, connection_id, leaving)
     except GatewayError as error:

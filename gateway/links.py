@@ -31,13 +31,22 @@ from gateway.errors import (
 )
 from gateway.models import Caller, Connection
 from gateway.runtime import Runtime
-from gateway.store import Link
+from gateway.store import Completion, Link
 from gateway.vault import fingerprint
 
 _SECRET = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 """256 bits in URL-safe base64."""
 _MASK = "•••"
 LINK_SCOPE = "sessions:write"
+
+
+class LinkOver(StateInvalid):
+    """No such link, an old or a used one: to whoever has it the three look the same."""
+
+    title = "This link is no longer good"
+    meaning = "This link was used already, or is older than 15 minutes."
+    way_on = "Ask whoever gave it to you for another; what you connected is listed under Your connections."
+    remedy = "fix_request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +67,9 @@ def create(
     """
     A link for fifteen minutes, to be started once. `scope`: further ones, beside the catalogue's; `return_to` is judged already.
 
-    Raises NotFound for a provider that is not enabled or not the partner's, and for a user there is not; and what a key is
-    refused with.
+    Raises NotFound for a provider that is not enabled or not the partner's, and on Supabase for a user there is not; and what a
+    key is refused with. On plain Postgres whomever the partner names is made known, by a row in auth.users: there the product
+    says who its users are, and its server is a partner.
     """
     provider = rt.catalog.get(provider_id)
     if caller.key_hash is None or provider is None or provider_id not in rt.clients:
@@ -98,7 +108,7 @@ def look(rt: Runtime, secret: str, *, session: str) -> Link:
     """
     What the link is for. Nothing is used up by looking, however often.
 
-    Raises StateInvalid for no link, an old or a used one, UserMismatch where somebody else is signed in, Unauthenticated where
+    Raises LinkOver for no link, an old or a used one, UserMismatch where somebody else is signed in, Unauthenticated where
     nobody is and there is no product to return to that could say who it was.
     """
     link = _found(rt, secret, session)
@@ -112,13 +122,14 @@ def look(rt: Runtime, secret: str, *, session: str) -> Link:
 def _found(rt: Runtime, secret: str, session: str) -> Link:
     link = rt.store.connect_session(secret_hash=_hash(secret), session_hash=fingerprint(session))
     if link is None:
-        raise StateInvalid("no such link, or an old or a used one")
+        raise LinkOver("no such link, or an old or a used one")
     return link
 
 
 def scope_of(provider: Provider, link: Link) -> tuple[str, ...]:
     """
-    What is asked for: the catalogue's, the partner's, and what is there already, so that nobody's part is narrowed.
+    What is asked for: the catalogue's, the partner's, and what is there already, so that nobody's part is narrowed. What is
+    there is known where the link's user is signed in; what an unknown browser brings back is compared when it is completed.
 
     Where neither of the first two says anything, permissions belong to the app there, and nothing is asked for.
     """
@@ -144,7 +155,7 @@ def start(rt: Runtime, secret: str, *, session: str, browser: str) -> str:
         scope=scope,
     )
     if ending is None:
-        raise StateInvalid("the link was started before")
+        raise LinkOver("the link was started before")
     if ending == "user_mismatch":
         raise _mismatch(link)
     if ending == "unauthenticated":
@@ -169,7 +180,7 @@ def whose(link: Link) -> str:
 
 def _hash(secret: str) -> str:
     if not _SECRET.fullmatch(secret):
-        raise StateInvalid("not the secret of any link")
+        raise LinkOver("not the secret of any link")
     return fingerprint(secret)
 
 
@@ -188,17 +199,17 @@ def complete(
     """
     Saves what waits there as the connection of that user, open to that partner.
 
-    A wrong user or confirmation is final: the grant is given back at once, UserMismatch or StateInvalid raised. PendingConfirmation
-    where another account is connected and there is no `answer`: that uses nothing up. AccessDenied after a no. NotFound for another
-    partner's session as for none; and what a key is refused with.
+    Said again within ten minutes it is answered again: an answer that was lost loses nothing. A wrong user or confirmation is
+    final: the grant is given back at once, UserMismatch or StateInvalid raised. PendingConfirmation where another account is
+    connected and there is no `answer`, or where what came back allows less and the answer is not `replace`: that uses nothing up.
+    AccessDenied after a no. NotFound for another partner's session as for none; Frozen; and what a key is refused with.
     """
     if caller.key_hash is None:
         judge_caller(rt, caller)
-    claimed = rt.store.claim_completion(
-        caller, connect_session_id=connect_session_id, user_id=user_id, confirmation_hash=fingerprint(confirmation)
-    )
-    if claimed is None:
-        raise NotFound("no such session of this partner")
+    said = (caller, connect_session_id, user_id, fingerprint(confirmation))
+    claimed = _claimed(rt, *said)
+    if claimed.connection is not None and answer != "no":
+        return claimed.connection
     if claimed.parked is None:
         revocation.settle(rt, claimed.revocation)
         error: GatewayError = (
@@ -213,7 +224,25 @@ def complete(
     if answer == "no":
         confirm.refuse(rt, parked)
         raise AccessDenied("the partner says that the user does not want it")
-    saved = confirm.accept(rt, provider, parked, answer)
+    try:
+        saved = confirm.accept(rt, provider, parked, answer)
+    except StateInvalid:
+        # Another call of the same words was quicker.
+        again = _claimed(rt, *said).connection
+        if again is None:
+            raise
+        return again
     if saved.connection is None:
         raise Unexpected("saved without its partner")
     return saved.connection
+
+
+def _claimed(
+    rt: Runtime, caller: Caller, connect_session_id: uuid.UUID, user_id: uuid.UUID, confirmation_hash: str
+) -> Completion:
+    claimed = rt.store.claim_completion(
+        caller, connect_session_id=connect_session_id, user_id=user_id, confirmation_hash=confirmation_hash
+    )
+    if claimed is None:
+        raise NotFound("no such session of this partner")
+    return claimed

@@ -18,11 +18,7 @@ _TALKATIVE = ("urllib3", "requests", "authlib", "httpx", "httpcore", "hpack", "p
 
 def start_log() -> None:
     """Sets structlog up for this process; call it once, before anything logs."""
-    for name in _TALKATIVE:
-        # At DEBUG they print URLs, headers and, in Authlib's case, code verifiers.
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # What it says of a database that is away, we say ourselves, once.
-    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
+    quiet_libraries()
     shown: list[Any] = (
         [structlog.dev.ConsoleRenderer()] if sys.stderr.isatty() else [structlog.processors.JSONRenderer()]
     )
@@ -37,6 +33,15 @@ def start_log() -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def quiet_libraries() -> None:
+    """For who logs nothing themselves, too: commands say in their own words what went wrong."""
+    for name in _TALKATIVE:
+        # At DEBUG they print URLs, headers and, in Authlib's case, code verifiers.
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # What it says of a database that is away, we say ourselves, once.
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
 
 
 def _masked(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -80,6 +80,8 @@ class Standing:
     """The sealed refresh token that stands, for an answer that brings none."""
     token: str | None = field(default=None, repr=False)
     """The sealed access token that stands, where a save was refused: no two seals of anything are the same."""
+    scope: tuple[str, ...] = ()
+    """What it allows."""
 
 
 @dataclass(frozen=True, slots=True)

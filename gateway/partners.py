@@ -32,6 +32,8 @@ SCOPES = (
     "proxy",
     "webhooks:write",
 )
+UNUSED = ("proxy", "webhooks:write")
+"""Of these, what no call asks for yet."""
 MOST_PER_HOUR = 1_000_000_000
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -41,6 +43,7 @@ _CHECK_DIGITS = 6
 _SHAPE = re.compile(rf"{KEY_PREFIX}[0-9A-Za-z]{{{_SECRET_DIGITS + _CHECK_DIGITS}}}", re.ASCII)
 _LONGEST_NAME = 80
 _MOST_DAYS = 3650
+_MAPPED_BITS = 96
 
 
 class PartnerRefused(ValueError):
@@ -172,11 +175,20 @@ def _judge(name: str, scope: Sequence[str], reach: str, limits: Sequence[int | N
 
 def _networks(addresses: Sequence[str]) -> list[str] | None:
     try:
-        return sorted({str(ipaddress.ip_network(address, strict=False)) for address in addresses}) or None
+        return sorted({str(_network(address)) for address in addresses}) or None
     except ValueError:
         raise PartnerRefused(
             "an address is a network like 203.0.113.0/24 or 2001:db8::/32, or one IP address"
         ) from None
+
+
+def _network(address: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Of an IPv4 address in IPv6's clothes (RFC 4291 section 2.5.5.2) the IPv4 one: callers are compared as such."""
+    found = ipaddress.ip_network(address, strict=False)
+    mapped = found.network_address.ipv4_mapped if isinstance(found, ipaddress.IPv6Network) else None
+    if mapped is None or found.prefixlen < _MAPPED_BITS:
+        return found
+    return ipaddress.IPv4Network((mapped, found.prefixlen - _MAPPED_BITS))
 
 
 def _seconds(days: int | None) -> float | None:

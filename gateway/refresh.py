@@ -24,6 +24,7 @@ from gateway.errors import (
     PendingConfirmation,
     ProviderFailed,
     ProviderUnavailable,
+    RateLimited,
     RefreshInProgress,
     RequestRefused,
 )
@@ -36,6 +37,8 @@ WAIT_SECONDS = 12.0
 _LOOK_SECONDS = 0.02
 _SOON_SECONDS = 1.0
 """For who finds no place to wait: when to ask again."""
+_OFTEN_SECONDS = 60.0
+"""For who wants one more new token of a connection that had ten within that time."""
 
 Part = Literal["lead", "follow", "all"]
 MOST: dict[Part, int] = {"lead": 40, "follow": 44, "all": 48}
@@ -60,7 +63,9 @@ class FreshToken:
 class _Flight:
     """One refresh of one connection in this process; those who wait for it share its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, caller: Caller | None) -> None:
+        self.caller = caller
+        """Of whom the leader is: what is judged at its end is judged for them."""
         self.landed = threading.Event()
         self.after: StoredGrant | None = None
         self.error: GatewayError | None = None
@@ -95,17 +100,20 @@ def fresh_grant(
     caller: Caller | None = None,
     min_seconds: int = 60,
     force: bool = False,
+    location: str | None = None,
 ) -> FreshToken:
     """
     A token of the connection that is good for `min_seconds`, or a new one as it comes. `force`: a new one in any case.
 
-    While the old one lives it is better than none: it is returned where nobody can get a new one just now, unless `force`.
+    While the old one lives it is better than none: it is returned where nobody can get a new one just now, unless `force`; nor does
+    anybody while it lives, once there were ten within a minute: RateLimited then for `force`.
     `caller`: only if they reach it; None is the gateway itself. What a caller reads is counted and told once, whatever follows.
+    `location`: only if it is the connection's own.
     Raises NotFound, NeedsReauthorization, PendingConfirmation, RefreshInProgress (who may not wait), ProviderUnavailable,
     ProviderGarbled, ClientRejected, SecretUnreadable, DatabaseUnavailable; and for a caller Unauthenticated, Forbidden, Frozen and
     RateLimited.
     """
-    row = _read(rt, connection_id, caller, min_seconds, counted=caller is not None)
+    row = _read(rt, connection_id, caller, min_seconds, counted=caller is not None, location=location)
     if row.good and not force:
         return _open(rt, row)
     if not row.refreshable:
@@ -124,9 +132,17 @@ def fresh_grant(
 
 
 def _read(
-    rt: Runtime, connection_id: uuid.UUID, caller: Caller | None, min_seconds: int, *, counted: bool = False
+    rt: Runtime,
+    connection_id: uuid.UUID,
+    caller: Caller | None,
+    min_seconds: int,
+    *,
+    counted: bool = False,
+    location: str | None = None,
 ) -> StoredGrant:
-    row = rt.store.grant(connection_id=connection_id, caller=caller, min_seconds=min_seconds, counted=counted)
+    row = rt.store.grant(
+        connection_id=connection_id, caller=caller, min_seconds=min_seconds, counted=counted, location=location
+    )
     if row is None:
         raise NotFound("no such connection of this caller")
     if row.status == "needs_reauthorization":
@@ -150,7 +166,7 @@ def _renewed(rt: Runtime, row: StoredGrant, caller: Caller | None, min_seconds: 
             return row
         part: Part = "lead" if theirs is None else "follow"
         _places.take(part)
-        flight = theirs or flights.setdefault(row.id, _Flight())
+        flight = theirs or flights.setdefault(row.id, _Flight(caller))
     try:
         if theirs is not None:
             return _follow(rt, row, theirs, caller, min_seconds, force=force)
@@ -176,18 +192,20 @@ def _follow(
     rt: Runtime, row: StoredGrant, flight: _Flight, caller: Caller | None, min_seconds: int, *, force: bool
 ) -> StoredGrant:
     """
-    Waits for the refresh of this process. What its leader read is read for every user; a partner is judged once more, since its key
-    may have been revoked while it waited.
+    Waits for the refresh of this process. What its leader read was judged for whom it read it: anybody else is judged once more,
+    since tokens may have been frozen, a user banned or a key revoked while they waited.
     """
     flight.landed.wait(WAIT_SECONDS)
-    ours = caller is None or caller.key_hash is None
+    ours = caller is None or caller == flight.caller
     if ours and flight.after is not None and flight.after.generation != row.generation:
         return flight.after
     after = _read(rt, row.id, caller, min_seconds)
     if after.generation != row.generation or (after.alive and not force):
         return after
-    if flight.error is not None and not isinstance(flight.error, RequestRefused):
-        # The same end, unless it was about who led; and an instance of its own: tracebacks of two threads do not mix.
+    if isinstance(flight.error, RateLimited) or (
+        flight.error is not None and not isinstance(flight.error, RequestRefused)
+    ):
+        # The same end, unless it was about who led (a refresh looks again, and counts nothing); and an instance of its own: tracebacks of two threads do not mix.
         shared = type(flight.error)(str(flight.error))
         shared.retry_after = flight.error.retry_after
         raise shared
@@ -219,6 +237,8 @@ def _lead(rt: Runtime, row: StoredGrant, caller: Caller | None, min_seconds: int
         row = _read(rt, row.id, caller, min_seconds)
         if row.generation != first.generation or (row.alive and not force):
             return row
+        if claim == "often" and force:
+            raise _too_often()
         if claim in ("waiting", "breaker"):
             raise _why_not(row)
         if time.monotonic() > deadline:
@@ -229,6 +249,12 @@ def _lead(rt: Runtime, row: StoredGrant, caller: Caller | None, min_seconds: int
 def _later(why: str) -> RefreshInProgress:
     error = RefreshInProgress(why)
     error.retry_after = _SOON_SECONDS
+    return error
+
+
+def _too_often() -> RateLimited:
+    error = RateLimited("ten new tokens of one connection within a minute")
+    error.retry_after = _OFTEN_SECONDS
     return error
 
 

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import click
 
+from gateway.catalog import load_catalog
 from gateway.config import Settings, read_settings
 from gateway.errors import GatewayError, SettingsRefused
 from gateway.logs import start_log
@@ -26,9 +27,9 @@ from gateway.runtime import Runtime, build_runtime, judged_catalog
 from gateway.store import FunctionMissing, Store, open_rest_store, open_store
 
 
-def fail(problems: list[str]) -> NoReturn:
-    """Says them all, each with its mend, and ends with 2."""
-    click.echo("This cannot start yet:", err=True)
+def fail(problems: list[str], *, starting: bool = False) -> NoReturn:
+    """Says them all, each with its mend, and ends with 2. `starting`: what cannot be done is to start."""
+    click.echo("This cannot start yet:" if starting else "This cannot be done:", err=True)
     for problem in problems:
         click.echo(f"  - {problem}", err=True)
     sys.exit(2)
@@ -44,9 +45,9 @@ def judged_settings(*, whole: bool = False) -> Settings:
         settings = read_settings(os.environ)
         _, problems = judged_catalog(settings)
     except SettingsRefused as refused:
-        fail(refused.problems)
+        fail(refused.problems, starting=whole)
     if problems and whole:
-        fail(problems)
+        fail(problems, starting=True)
     return settings
 
 
@@ -63,6 +64,35 @@ def secret(name: str) -> str:
 def plainly(name: str | None) -> str:
     """What a user or a provider wrote, without what would steer the operator's terminal."""
     return "".join(letter for letter in name or "" if letter.isprintable())[:60]
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 connection`, `2 connections`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def ask_first(says: str, *, yes: bool) -> None:
+    """Before what cannot be undone: asks, unless there is a `--yes`; where nobody can be asked it is not done without one."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        fail([f"{says} There is no way back: add --yes where nobody can be asked."])
+    click.confirm(f"{says} There is no way back. Go on?", abort=True, err=True)
+
+
+def judge_providers(given: Sequence[str]) -> None:
+    """Ends with 2 for one that is not in the catalogue: misspelt, it would be one that nobody ever connects."""
+    folder = os.environ.get("GATEWAY_CATALOG")
+    try:
+        catalog = load_catalog(
+            Path(folder) if folder else None,
+            allow_private_hosts=os.environ.get("GATEWAY_ALLOW_PRIVATE_HOSTS") == "1",
+        )
+    except SettingsRefused as refused:
+        fail(refused.problems)
+    unknown = [provider for provider in given if catalog.get(provider) is None]
+    if unknown:
+        fail([f"there is no provider {', '.join(unknown)}: `providers list` names them."])
 
 
 @contextmanager
@@ -105,8 +135,8 @@ class Database:
 
 
 @contextmanager
-def reach_database() -> Iterator[Database]:
-    """The database that is set, or an embedded one, joined or started."""
+def reach_database(*, made: bool = False) -> Iterator[Database]:
+    """The database that is set, or an embedded one, joined or started. `made`: for who would find nothing in one made just now."""
     url = secret("DATABASE_URL")
     if url and not url.startswith(("postgres://", "postgresql://")):
         fail(["DATABASE_URL is not a Postgres address: write it like postgresql://user:password@host:5432/name."])
@@ -120,15 +150,23 @@ def reach_database() -> Iterator[Database]:
         yield Database(project=project)
         return
     from gateway.store.embedded import embedded_postgres
+    from gateway.store.place import holds_one
 
-    with embedded_postgres(Path(os.environ.get("GATEWAY_DATA") or "var")) as dsn:
+    folder = Path(os.environ.get("GATEWAY_DATA") or "var")
+    if made and not holds_one(folder):
+        fail(
+            [
+                f"there is no database in {folder}/ yet: set GATEWAY_DATA or DATABASE_URL as for the gateway that you mean."
+            ]
+        )
+    with embedded_postgres(folder) as dsn:
         yield Database(dsn, own=True)
 
 
 @contextmanager
 def opened_store() -> Iterator[Store]:
     """The store over it, for commands that need no other setting; what goes wrong under it ends the command, and is said."""
-    with _said(), reach_database() as database:
+    with _said(), reach_database(made=True) as database:
         store = database.store()
         try:
             yield store
@@ -140,7 +178,7 @@ def opened_store() -> Iterator[Store]:
 def opened_runtime() -> Iterator[Runtime]:
     """All instruments, over a database whose schema will do; the same of what goes wrong."""
     start_log()
-    with _said(), checked_database() as environ:
+    with _said(), checked_database(made=True) as environ:
         rt = build_runtime(read_settings(environ))
         try:
             yield rt
@@ -162,11 +200,11 @@ def _said() -> Iterator[None]:
 
 
 @contextmanager
-def checked_database() -> Iterator[MutableMapping[str, str]]:
-    """The environment, in which DATABASE_URL leads to a database whose schema will do; else ends with what to mend."""
+def checked_database(*, made: bool = False) -> Iterator[MutableMapping[str, str]]:
+    """The environment, in which DATABASE_URL leads to a database whose schema will do; else ends with what to mend. `made`: as above."""
     from gateway.serving import check_rest_schema, check_schema
 
-    with reach_database() as database:
+    with reach_database(made=made) as database:
         try:
             if database.dsn:
                 check_schema(database.dsn, own=database.own)

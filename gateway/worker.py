@@ -76,18 +76,21 @@ class Sealer:
     def __init__(self, rt: Runtime, clock: Callable[[], float] = time.monotonic) -> None:
         self._rt = rt
         self._clock = clock
-        self._told_at = self._dropped_at = float("-inf")
+        self._told_at = self._dropped_at = self._broken_at = float("-inf")
 
     def once(self) -> bool:
         """Whatever of it is due. Raises nothing; whether all of it went well."""
         try:
             ledger.seal_all(self._rt)
             if self._clock() - self._told_at > HEAD_SECONDS:
-                stands = self._rt.store.ledger()
+                stands = ledger.judged(self._rt)
                 log.info("ledger.head", position=stands.position, hash=stands.hash)
                 self._told_at = self._clock()
             if self._clock() - self._dropped_at > DROP_SECONDS and not ledger.drop_once(self._rt):
                 self._dropped_at = self._clock()
+        except ledger.LedgerBroken as error:
+            self._tell_broken(error)
+            return False
         except GatewayError as error:
             log.warning("ledger.failed", error=error.slug, reason=str(error))
             return False
@@ -95,6 +98,13 @@ class Sealer:
             log.error("ledger.failed", error="unexpected", kind=type(error).__name__)  # noqa: TRY400
             return False
         return True
+
+    def _tell_broken(self, error: ledger.LedgerBroken) -> None:
+        """Once a minute: events are appended still, and wait unsealed until somebody has looked."""
+        if self._clock() - self._broken_at > ANNOUNCE_SECONDS:
+            self._broken_at = self._clock()
+            problem = error.problem
+            log.error("ledger.broken", problem=problem.kind, position=problem.position, says=problem.says)
 
     def run(self, stopped: threading.Event) -> None:
         """Until `stopped` is set. After a failure it waits for longer: nothing is lost meanwhile."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chaining import aged, elsewhere, rt, runtime, sealed  # noqa: F401 - fixtures of several files
 from postgres import COPIES, Copies, administer, database_dsn, fresh_database
 from postgrest_stand_in import SECRET_KEY, PostgRest
 from running import Gateway, whole_gateway

@@ -54,6 +54,7 @@ class Partner:
             address,
             address,
         )
+        rows(dsn, "update gateway.partner set created_at = created_at - interval '1 day' where id = %s", self.id)
 
 
 def partner(store: Store, name: str | None = None, **said: Any) -> Partner:

@@ -22,7 +22,7 @@ from gateway.cli import main
 from gateway.config import read_settings
 from gateway.demo import demo_settings
 from gateway.erasing import RevokeAll, proof, summary
-from gateway.errors import DatabaseUnavailable
+from gateway.errors import DatabaseUnavailable, Frozen
 from gateway.ledger import seal_all
 from gateway.models import Account
 from gateway.runtime import build_runtime
@@ -128,7 +128,7 @@ def test_one_connection_is_shown_with_its_partners_and_what_happened(here):
     assert "connection.created" in shown
     assert "gAAAA" not in shown + json.dumps(whole)
     assert [("Acme", True, None)] == [(each["name"], each["made"], each["ended_at"]) for each in whole["partners"]]
-    run(here, "connections", "revoke", held)
+    run(here, "connections", "revoke", held, "--yes")
     assert "does not stand any more" in run(here, "connections", "show", held)
     run(here, "connections", "show", uuid.uuid4(), code=1)
 
@@ -141,7 +141,7 @@ def test_one_connection_is_revoked_with_a_receipt(here):
     Erased here, given back there, told in the ledger; another stays.
     """
     gone, stays = connect(here, 2)
-    receipt = json.loads(run(here, "connections", "revoke", gone, "--json"))
+    receipt = json.loads(run(here, "connections", "revoke", gone, "--yes", "--json"))
 
     assert (str(gone), "done") == (receipt["connection_id"], receipt["revocation"])
     assert {f"token-of-{gone}", f"refresh-of-{gone}"} == revoked_there(here)
@@ -150,6 +150,7 @@ def test_one_connection_is_revoked_with_a_receipt(here):
         here.database, "select type, data ->> 'by' from gateway.event where connection_id = %s order by at", gone
     )
     assert [("connection.created", None), ("connection.disconnected", "operator"), ("grant.revoked", None)] == told
+    run(here, "connections", "revoke", gone, "--yes", code=1)
     run(here, "connections", "revoke", gone, code=1)
 
 
@@ -162,6 +163,8 @@ def test_one_or_all_of_a_provider_has_to_be_named(here):
         run(here, "connections", "revoke", *arguments, code=2)
     run(here, "connections", "revoke", "--provider", "zooom", "--yes", code=2)
     run(here, "connections", "revoke", "--provider", "zoom", code=2)  # nobody there who could be asked
+    run(here, "connections", "revoke", held, code=2)
+    run(here, "connections", "list", "--provider", "zooom", code=2)
 
     assert [held] == rows(here.database, "select id from gateway.connection")
     assert [] == rows(here.database, "select target from gateway.freeze")
@@ -222,6 +225,69 @@ def test_what_would_become_a_connection_goes_too(here):
     assert [("ringcentral", "ringcentral")] == rows(
         here.database, "select p.provider, a.provider from gateway.parked_grant p, gateway.authorization_request a"
     )
+
+
+def test_whoever_is_saving_when_a_run_begins_is_waited_for_and_erased_too(here):
+    """
+    So that "none is left" is true when it is said.
+    """
+    alice = Person("alice")
+    alice.signs_in(here.rt.store)
+    run_ = RevokeAll(here.rt, "zoom", stopped=threading.Event())
+    whole = threading.Thread(target=lambda: list(run_))
+    with psycopg.connect(here.database) as saving, psycopg.connect(here.database, autocommit=True) as watch:
+        saving.execute("select gateway.closed('zoom')")  # let through a moment before, as far as it knows
+        saving.execute(
+            "insert into public.provider_data (id, auth_provider_id, token) values (%s, %s, 't')", [alice.id, alice.id]
+        )
+        saving.execute(
+            "insert into gateway.connection (id, user_id, provider, type, account_id, account_label, generation)"
+            " values (%s, %s, 'zoom', 3, 'a', 'a', 1)", [alice.id, alice.id],
+        )  # fmt: skip
+        whole.start()
+        while not watch.execute("select 1 from pg_locks where locktype = 'advisory' and not granted").fetchone():
+            assert whole.is_alive()
+        saving.commit()
+    whole.join()
+
+    assert (1, 0) == (run_.report.erased, run_.report.left)
+
+
+def test_nothing_is_connected_at_a_frozen_provider_until_the_thaw(here):
+    """
+    Neither begun, nor parked, nor saved; elsewhere everything goes on.
+    """
+    run(here, "connections", "revoke", "--provider", "zoom", "--yes")
+    alice = Person("alice")
+    alice.signs_in(here.rt.store)
+    store = here.rt.store
+    begun = {
+        "session_hash": alice.session,
+        "browser_hash": "b",
+        "sealed": "s",
+        "scope": (),
+        "return_to": None,
+        "display": "page",
+    }
+    parked = {
+        "parked_id": uuid.uuid4(), "user_id": alice.id, "browser_hash": "b", "account": Account("i", "l"), "scope": (),
+        "token": "t", "refresh": None, "expires_at": in_an_hour(), "refresh_expires_at": None, "facts": {},
+        "return_to": None, "display": "page",
+    }  # fmt: skip
+    for refused in (
+        lambda: store.start_authorization(state_hash="z", provider="zoom", **begun),
+        lambda: store.park_grant(provider="zoom", **parked),
+        lambda: alice.connects(store, provider="zoom", type=3),
+    ):
+        with pytest.raises(Frozen):
+            refused()
+    assert (0, 0, 0) == tuple(rows(here.database, "select (select count(*) from gateway.connection), (select count(*) from"
+        " gateway.parked_grant), (select count(*) from gateway.authorization_request)")[0])  # fmt: skip
+    assert {"zoom"} == store.connections(alice.session).frozen
+    assert store.start_authorization(state_hash="r", provider="ringcentral", **begun)
+    assert alice.connects(store, provider="ringcentral", type=3)
+    store.freeze(provider="zoom", off=True)
+    assert alice.connects(store, provider="zoom", type=3)
 
 
 def test_an_interrupted_run_is_resumed_and_the_proof_is_of_both(here, monkeypatch):
@@ -373,6 +439,30 @@ def test_the_ledger_is_verified_and_what_was_done_to_it_is_named(here):
     rows(here.database, "update gateway.event set user_id = gen_random_uuid() where position = 17")
     assert "The event at position 17 was changed." in run(here, "events", "verify", code=1)
     assert 17 == json.loads(run(here, "events", "verify", "--json", code=1))["problem"]["position"]
+
+
+def test_a_restored_backup_is_accepted_on_the_command_line(here):
+    """
+    And nothing else is by it: not what was changed, and not where there is nothing to accept.
+    """
+    connect(here, 10)
+    seal_all(here.rt)
+    backup = rows(here.database, "select position, hash, mark from gateway.ledger")[0]
+    assert "nothing to accept" in run(here, "events", "verify", "--accept-head")
+    connect(here, 5, name="bob")
+    seal_all(here.rt)
+    rows(here.database, "delete from gateway.event where position > 10")
+    rows(here.database, "update gateway.ledger set position = %s, hash = %s, mark = %s", *backup)
+    assert "cut off or put back" in run(here, "events", "verify", code=1)
+    run(here, "events", "verify", "--accept-head", "--head", f"10:{backup[1]}", code=2)
+    rows(here.database, "update gateway.event set type = 'x' || type where position = 7")
+    assert "more is wrong" in run(here, "events", "verify", "--accept-head", code=1)
+    rows(here.database, "update gateway.event set type = substr(type, 2) where position = 7")
+
+    assert "goes on from position 10" in run(here, "events", "verify", "--accept-head")
+    assert 1 == seal_all(here.rt)
+    assert "11 events are as they were sealed" in run(here, "events", "verify")
+    assert "ledger.accepted" in run(here, "events", "tail", "--after", "10")
 
 
 # -- registrations ---------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from uuid import uuid4
 import pytest
 from cryptography.fernet import Fernet
 from hostile import HostileServer
+from partnering import partner
 from postgres import Person, rows
 from postgrest_stand_in import SECRET_KEY, PostgRest
 from running import ROOT, Gateway, free_port, whole_gateway
@@ -435,3 +436,27 @@ def test_an_unreachable_database_is_not_a_defect_of_ours():
 
     found = list(doctor._database(SimpleNamespace(store=SimpleNamespace(schema=away))))
     assert ["fail"] == [finding.level for finding in found]
+
+
+# -- what is stopped -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_frozen_is_told_with_its_way_out(installed):
+    """
+    A warning each, with since when and the command that thaws it; none is left afterwards.
+    """
+    store = open_store(installed.dsn)
+    partner(store, name="Acme")
+    frozen = ({"partner": "Acme"}, {"provider": "zoom"}, {"reads": True})
+    for each in frozen:
+        store.freeze(**each)
+    found = [finding for finding in examined(installed) if finding.about == "frozen"]
+    for each in frozen:
+        store.freeze(**each, off=True)
+
+    assert ["warn"] * 3 == [finding.level for finding in found]
+    assert all(re.search(r" since 20\d\d-\d\d-\d\d \d\d:\d\d\.$", finding.says) for finding in found)
+    for option in ('"Acme"', "--provider zoom", "--reads"):
+        assert any(f"freeze {option} --off" in finding.mend for finding in found)
+    assert "Nothing is." == said(examined(installed), "frozen", "ok")
+    store.close()

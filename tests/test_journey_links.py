@@ -42,10 +42,11 @@ def visit(gateway, alice, acme, browser):
         yield opens
 
 
-def shares(page, gateway, name="Gmail"):
-    """From the product's page to the link's."""
+def shares(page, gateway, name="Gmail", *, known=True):
+    """From the product's page to the link's; `known`: with its user handed over on the way."""
     page.goto(f"{gateway.sandbox.origin}/")
-    page.get_by_role("button", name=f"Share {name} with Acme Analytics").click()
+    button = f"Share {name} with Acme Analytics" if known else f"Share {name} as somebody who is not signed in there"
+    page.get_by_role("button", name=button).click()
     page.wait_for_url(f"{gateway.url}/link/**")
 
 
@@ -67,7 +68,7 @@ def test_a_browser_that_nobody_knows_is_completed_by_the_products_server(gateway
     Nothing is connected on the way; then it is, and the product's page has a call for it to paste.
     """
     page = visit().page
-    shares(page, gateway)
+    shares(page, gateway, known=False)
     expect(page.get_by_role("heading", level=1)).to_contain_text(acme.name)
     expect(page.locator("#whose")).to_contain_text("•••")
     expect(page.locator("#unknown")).to_be_visible()
@@ -86,7 +87,6 @@ def test_signed_in_it_is_shared_at_once_and_can_be_stopped(gateway, acme, visit)
     The page says by name who connects; afterwards the list says with whom it is shared, and one press ends that.
     """
     page = visit().page
-    signs_in(page, gateway)
     shares(page, gateway)
     expect(page.locator("#whose")).to_have_text("alice@northwind.example")
     goes_on(page)
@@ -107,7 +107,7 @@ def test_another_account_is_asked_about_at_the_product(gateway, alice, acme, vis
     """
     made = alice.connects("ghl", "NorthwindLisbon00001")["connection"]
     page = visit().page
-    shares(page, gateway, "HighLevel")
+    shares(page, gateway, "HighLevel", known=False)
     goes_on(page)
 
     page.get_by_role("button", name="Use the new account").click()
@@ -127,7 +127,7 @@ def test_the_pages_of_a_link_on_a_phone(gateway, alice, acme, visit):
     page = visit(viewport=PHONE).page
     page.goto(f"{gateway.sandbox.origin}/")
     looks_right(page)
-    shares(page, gateway)
+    shares(page, gateway, known=False)
     looks_right(page)
     link = page.url
     signs_in(page, gateway)

@@ -268,6 +268,9 @@ def test_an_old_link_is_like_a_used_one(gateway, acme, alice):
     rows(gateway.dsn, "update gateway.connect_session set expires_at = now() where id = %s", link["id"])
 
     assert ["state_invalid"] * 2 == [problem(alice.get(link["url"])), problem(alice.post(link["url"], fields))]
+    told = alice.get(link["url"]).text
+    assert "older than 15 minutes" in told
+    assert "HTTP status" not in told
 
 
 def test_the_form_is_of_this_browser_and_this_link_alone(gateway, acme, alice, bob):

@@ -146,6 +146,7 @@ def test_the_database_says_how_far_behind_the_work_is(gateway):
     assert 0 <= found["gateway_events_unsealed_seconds",]
     assert found["gateway_connections", ("status", "active")] >= 1
     assert 0 <= found["gateway_connections", ("status", "needs_reauthorization")]
+    assert (0, 0, 0) == tuple(found["gateway_frozen", ("what", what)] for what in ("partner", "provider", "reads"))
     assert (1, 0) == tuple(found["gateway_breaker_open", ("provider", each)] for each in ("zoom", "google"))
     assert found["gateway_refreshes_recent", ("outcome", "refreshed")] >= 1
     assert found["gateway_refreshes_recent", ("outcome", "operator")] >= 1

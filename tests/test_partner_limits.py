@@ -166,11 +166,39 @@ def test_different_connections_over_the_limit_wait_and_known_ones_are_read_on(da
     for connection in ids[4:]:
         with pytest.raises(RateLimited) as refused:
             reads(store, made, connection)
-        assert 1 <= refused.value.retry_after <= 3600
+        assert 1 <= refused.value.retry_after <= 7200
     assert [{"limit": "connections", "per_hour": 4}] == events(database, "partner.alerted", partner_id=made.id)
     for connection in ids[:4]:
         reads(store, made, connection)
     assert (8, 4) == used(database, made)
+
+
+def test_different_connections_slide_with_the_hour_and_count_once_in_two(database, store, early):
+    """
+    Whoever has read widely does not begin anew when the hour turns; what it read then, it reads on, and nothing counts double.
+    """
+    made = partner(store, connections_per_hour=4)
+    ids = crowd(store, 5)
+    for connection in ids[:4]:
+        reads(store, made, connection)
+    for table in ("usage", "usage_connection"):
+        rows(database, f"update gateway.{table} set hour = hour - interval '1 hour'")  # noqa: S608
+
+    for connection in (*ids[:4], *ids[:4]):
+        reads(store, made, connection)
+    assert (12, 8) == used(database, made)
+    rows(database, "update gateway.partner set connections_per_hour = 5")
+    reads(store, made, ids[4])
+
+    other = partner(store, connections_per_hour=1000)
+    before = "insert into gateway.usage (partner_id, hour, slot, reads, connections) values (%s, date_trunc('hour', now(), 'UTC') - make_interval(hours => %s), 99, 1, %s)"
+    rows(database, before, other.id, 2, 10**9)
+    reads(store, other, ids[0])
+    rows(database, before, other.id, 1, 10**9)
+    with pytest.raises(RateLimited) as refused:
+        reads(store, other, ids[1])
+    left = rows(database, "select 3600 - extract(epoch from now() - date_trunc('hour', now()))::float8")[0]
+    assert left - 2 <= refused.value.retry_after <= left + 2
 
 
 def test_a_new_network_reads_a_tenth_of_the_connections(database, store, early):
@@ -232,6 +260,23 @@ def test_who_asked_to_be_frozen_over_a_limit_is(database, store, early):
     assert [{"why": "alert"}] == events(database, "partner.frozen", partner_id=made.id)
     assert store.freeze(partner=made.name, off=True)
     assert [here] == [each.id for each in store.reached_connections(made.caller())]
+
+
+def test_a_thaw_arms_the_alert_again(database, store, early):
+    """
+    Whoever goes on reading after it is told of and frozen as the first time, not an hour later.
+    """
+    made = partner(store, reads_per_hour=1, freeze_on_alert=True)
+    (here,) = crowd(store, 1)
+    reads(store, made, here)
+
+    for times in (1, 2):
+        with pytest.raises(RateLimited):
+            reads(store, made, here)
+        with pytest.raises(Frozen):
+            reads(store, made, here)
+        assert times == len(events(database, "partner.alerted", partner_id=made.id))
+        store.freeze(partner=made.name, off=True)
 
 
 def test_frozen_reads_hold_for_users_and_partners_and_not_for_the_gateway(store, early):

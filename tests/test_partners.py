@@ -193,6 +193,20 @@ def test_unknown_revoked_expired_and_misplaced_keys_are_the_same_nobody(database
         store.caller(bound.caller(address))
 
 
+def test_an_ipv4_network_in_ipv6s_clothes_is_that_network(store):
+    """
+    Callers are compared as IPv4, so a key that is bound to `::ffff:203.0.113.0/120` would open nothing.
+    """
+    bound = partner(store, addresses=("::ffff:203.0.113.0/120", "::ffff:192.0.2.7", "2001:db8::/32"))
+
+    (listed,) = store.partners(bound.name)["partners"]
+    assert {"192.0.2.7", "203.0.113.0/24", "2001:db8::/32"} == set(listed["keys"][0]["addresses"])
+    for address in ("203.0.113.9", "192.0.2.7"):
+        store.caller(bound.caller(address))
+    with pytest.raises(Unauthenticated):
+        store.caller(bound.caller("192.0.2.8"))
+
+
 def test_a_scope_that_is_missing_and_a_freeze_are_told_apart(store, alice):
     """
     Forbidden for the one, Frozen for the other; thawed, all is as before.

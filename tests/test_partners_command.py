@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from partnering import partner
 
 from gateway.cli import main
+from gateway.demo import command_settings, demo_settings
 from gateway.errors import Frozen, Unauthenticated
 from gateway.models import Caller
 from gateway.partners import read_key
@@ -38,8 +41,10 @@ def test_the_command_line_adds_lists_and_ends_partners(commands, store):
     )
     assert {"partner_id", "key"} == set(made)
     assert ("ghl",) == store.caller(Caller(key_hash=read_key(made["key"])))
-    second = commands("keys", "Acme", "--new").stdout.strip()
+    again = json.loads(commands("keys", "Acme", "--new", "--json").stdout)
+    second = again["key"]
     keys = json.loads(commands("keys", "Acme", "--json").stdout)
+    assert [again["key_id"]] == [each["id"] for each in keys if each["hint"] == second[-4:]]
     commands("keys", "Acme", "--revoke", keys[0]["id"])
     with pytest.raises(Unauthenticated):
         store.caller(Caller(key_hash=read_key(made["key"])))
@@ -47,7 +52,9 @@ def test_the_command_line_adds_lists_and_ends_partners(commands, store):
     assert "Acme (live): reach all, ghl" in said
     assert second[8:-4] not in said
     assert made["key"][8:-4] not in said
-    commands("revoke", "Acme")
+    assert "--yes" in commands("revoke", "Acme", code=2).stderr  # nobody there who could be asked
+    assert "Acme (live)" in commands("list").stdout
+    commands("revoke", "Acme", "--yes")
     with pytest.raises(Unauthenticated):
         store.caller(Caller(key_hash=read_key(second)))
     assert "Acme (revoked)" in commands("list").stdout
@@ -89,4 +96,36 @@ def test_a_command_that_cannot_be_ends_with_what_to_mend(commands, store):
         ("freeze", "--reads", "--provider", "ghl"),
     ):
         assert 1 == commands(*arguments, code=2).stderr.count("\n  - ")
-    assert {"partners": [], "frozen": []} == store.partners()
+    assert {"partners": [], "frozen": [], "frozen_since": {}} == store.partners()
+
+
+def test_who_only_looks_makes_no_database(monkeypatch, tmp_path):
+    """
+    Nothing is found in one that was made just now: the command says where it looked, and leaves no folder.
+    """
+    for name in ("DATABASE_URL", "SUPABASE_SECRET_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GATEWAY_DATA", str(tmp_path / "var"))
+    for arguments in (["partners", "list"], ["partners", "keys", "Acme"], ["connections", "list"], ["events", "tail"]):
+        ended = CliRunner().invoke(main, arguments)
+        assert 2 == ended.exit_code
+        assert f"no database in {tmp_path / 'var'}/ yet" in ended.stderr
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_the_demo_leaves_what_other_terminals_need(tmp_path, monkeypatch):
+    """
+    A file to source: every setting of that gateway from whatever folder, less the key itself and the database's address.
+    """
+    monkeypatch.chdir(tmp_path)
+    settings = demo_settings(Path("demo"), "http://localhost:8000", "http://127.0.0.1:8001", "postgresql://somewhere")
+    file = command_settings(Path("demo"), settings)
+    shown = subprocess.run(
+        ["/bin/sh", "-c", f". ./{file} && env"], capture_output=True, text=True, check=True, env={"DATABASE_URL": "other"}
+    )  # fmt: skip
+    there = dict(line.split("=", 1) for line in shown.stdout.splitlines())
+
+    assert {"GATEWAY_KEYS", "DATABASE_URL"} == set(settings) - set(there)
+    assert settings["GATEWAY_KEYS"] == Path(there["GATEWAY_KEYS_FILE"]).read_text(encoding="utf-8").strip()
+    assert settings["GATEWAY_KEYS"] not in file.read_text(encoding="utf-8")
+    assert (str(tmp_path / "demo"), settings["GHL_SCOPE"]) == (there["GATEWAY_DATA"], there["GHL_SCOPE"])

@@ -19,10 +19,11 @@ from linking import new_partner
 from postgres import rows
 
 from gateway.cli import main
-from gateway.errors import MethodNotAllowed, every_problem
+from gateway.errors import MethodNotAllowed, ProviderUnavailable, every_problem
 from gateway.web import build_app
 from gateway.web.failures import FAILURES_PER_MINUTE
 from gateway.web.openapi import operations
+from gateway.web.refusals import problem_json
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = (ROOT / "docs" / "partners.md").read_text(encoding="utf-8")
@@ -72,6 +73,38 @@ def test_the_limits_in_the_document_are_those_that_there_are(database):
     for column in ("reads_per_hour", "connections_per_hour"):
         assert f"{int(rows(database, default, column)[0]):,}" in DOCUMENT.split("\n## Limits\n")[1]
     assert f"after {FAILURES_PER_MINUTE.amount} refusals in a minute" in DOCUMENT
+
+
+def test_every_event_that_a_partner_may_see_stands_in_the_document_and_no_other():
+    """
+    Against what the schema writes; what freezes all reads or accepts another end of the ledger is of no partner and no provider.
+    """
+    source = (ROOT / "schema.sql").read_text(encoding="utf-8")
+    python = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "gateway").rglob("*.py"))
+    nouns = "connect|connection|consent|grant|key|ledger|link|partner|token"
+    recorded = "".join(re.findall(r"store\.record\(([^)]*)", python))
+    there = set(re.findall(rf"'((?:{nouns})\.[a-z_]+)'", source)) | set(re.findall(r'"([a-z]+\.[a-z_]+)"', recorded))
+    there |= {f"{kind}.{verb}" for kind in ("partner", "provider") for verb in ("frozen", "thawed")}
+    written = re.findall(r"insert into gateway\.event \([a-z_, ]+\)\s+(?:values \(|select )(.{9})", source)
+
+    assert all(re.match(r"'|kind |case |type", each) for each in written)
+    assert there - {"ledger.accepted"} == set(
+        re.findall(r"`([a-z]+\.[a-z_]+)`", " ".join(row[0] for row in rows_below("What happened")))
+    )
+
+
+def test_a_provider_that_is_away_is_said_with_the_seconds_where_they_are_known():
+    """
+    To be waited for as the example does; where nobody knows, nothing is made up. Nor is a refresh told to connect again.
+    """
+    app = build_app(SimpleNamespace(settings=SimpleNamespace(public_url=URL, secure=True, app_origins=())))
+    known, unknown = ProviderUnavailable("down"), ProviderUnavailable("down")
+    known.retry_after = 6.2
+    with app.test_request_context("/v1/connections/1/token"):
+        said = [problem_json(error) for error in (known, unknown)]
+
+    assert ["7", None] == [each.headers.get("Retry-After") for each in said]
+    assert "connect again" not in said[0].get_data(as_text=True)
 
 
 @pytest.mark.parametrize("document", ["docs/partners.md", "docs/operations.md", "README.md"])
@@ -167,6 +200,41 @@ def test_the_example_sends_the_owner_to_a_link_where_only_they_can_help(example,
 
     assert nothing is None
     assert 200 == alice.get(link).status_code
+
+
+def test_the_example_completes_what_an_unknown_browser_brings_back(played):
+    """
+    With who is signed in there; what stands in the browser's query cannot lead to another address.
+    """
+    session = str(uuid.uuid4())
+    asked = played.wire.post(f"{URL}/v1/connect-sessions/{session}/complete", json={"id": "1"})
+
+    assert {"id": "1"} == played.gateway.complete(session, "confirmed", "alice")
+    assert {"user_id": "alice", "confirmation": "confirmed"} == asked.last_request.json()
+    played.gateway.complete(session, "confirmed", "alice", answer="no")
+    assert "no" == asked.last_request.json()["answer"]
+    with pytest.raises(ValueError, match="badly formed"):
+        played.gateway.complete("../connections", "confirmed", "alice")
+
+
+def test_the_example_reads_events_page_by_page_and_forgets_what_is_over(played, example):
+    """
+    From the position that was kept, until there is no further page; a token whose consent ended is asked for again.
+    """
+    pages = [
+        {"items": [{"type": "token.read", "connection_id": "1", "position": 4}], "next_cursor": "4"},
+        {"items": [], "next_cursor": "9"},
+        {"items": [{"type": "consent.ended", "connection_id": "2", "position": 12}], "next_cursor": None},
+    ]
+    asked = played.wire.get(f"{URL}/v1/events", [{"json": page} for page in pages])
+    played.gateway.tokens.update({"1": ("kept", 0.0), "2": ("over", 0.0)})
+    kept = []
+
+    example.catch_up(played.gateway, 3, kept.append)
+
+    assert [4, 12] == kept
+    assert ["3", "4", "9"] == [each.qs["after"][0] for each in asked.request_history]
+    assert {"1"} == set(played.gateway.tokens)
 
 
 def test_the_example_raises_what_only_its_own_people_can_mend(example, gateway):

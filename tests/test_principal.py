@@ -4,10 +4,13 @@ Who calls `/v1` and from where, by headers; and what failures cost.
 
 from __future__ import annotations
 
+import socket
 from types import SimpleNamespace
 
 import pytest
 from flask import Flask
+from partnering import partner_of
+from running import whole_gateway
 
 from gateway.errors import BadRequest, NotFound, RateLimited, Unauthenticated
 from gateway.models import Caller
@@ -57,6 +60,36 @@ def test_only_as_many_proxies_are_believed_as_the_operator_named(app, proxies, f
     """
     with asked(app, proxies=proxies, X_Forwarded_For=forwarded):
         assert known == principal.address()
+
+
+def test_the_nearest_proxys_line_counts_whatever_the_client_sent_before_it(cluster, template):
+    """
+    Over a socket: a proxy that adds a line of its own behind the client's (RFC 9110 section 5.3), with a blank or without.
+    """
+    with whole_gateway(cluster, template, settings={"GATEWAY_TRUSTED_PROXIES": "1"}) as gateway:
+        gateway.start()
+        key = partner_of(gateway.dsn, addresses=("203.0.113.0/24",)).key
+
+        def status(*forwarded):
+            lines = [
+                "GET /v1/providers HTTP/1.1",
+                "Host: localhost",
+                "Connection: close",
+                f"Authorization: Bearer {key}",
+            ]
+            asked = "\r\n".join([*lines, *(f"X-Forwarded-For: {line}" for line in forwarded), "", ""])
+            with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as line:
+                line.sendall(asked.encode())
+                return int(line.makefile("rb").readline().split()[1])
+
+        for forged in (
+            ("203.0.113.5", "192.0.2.8"),
+            ("203.0.113.5,192.0.2.8",),
+            ("203.0.113.5", "203.0.113.5, 192.0.2.8"),
+        ):
+            assert 401 == status(*forged), forged
+        for real in (("192.0.2.8", "203.0.113.5"), ("192.0.2.8,203.0.113.5",), ("::ffff:203.0.113.5",)):
+            assert 200 == status(*real), real
 
 
 def test_no_other_header_moves_the_address(app):

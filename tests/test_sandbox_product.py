@@ -9,7 +9,7 @@ import requests
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from gateway.sandbox import USERS, SandboxServer, make_server
+from gateway.sandbox import USERS, SandboxServer, make_server, partner
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,21 @@ def test_the_products_page_hands_its_user_to_the_gateway_and_shows_how_it_ended(
     assert 1 == browser.get(f"{sandbox.origin}/?connection=c0ffee&provider=ghl", timeout=10).text.count("<b>HighLevel")
     assert "<b>HighLevel is connected" not in requests.get(f"{sandbox.origin}/", timeout=10).text
     assert "<script>alert" not in browser.get(f"{sandbox.origin}/?error=<script>alert(1)</script>", timeout=10).text
+
+
+def test_a_partners_link_is_reached_by_handing_over_who_is_signed_in(sandbox, monkeypatch):
+    """Whoever was signed in at the gateway before; or, on demand, straight there, where nobody says who it is."""
+    monkeypatch.setitem(sandbox.state.partner_keys, partner.ACME, "gw_live_key")
+    monkeypatch.setattr(partner, "make_link", lambda *_: f"{sandbox.state.gateway}/link/secret")
+    wanted, bob = {"provider": "google"}, {"northwind_user": "bob"}
+
+    page = requests.post(f"{sandbox.origin}/share", data=wanted, cookies=bob, timeout=10).text
+    assert 'action="http://localhost:8000/session"' in page
+    assert 'value="/link/secret"' in page
+    assert "Bob" in page
+    straight = wanted | {"known": "0"}
+    away = requests.post(f"{sandbox.origin}/share", data=straight, allow_redirects=False, timeout=10)
+    assert "http://localhost:8000/link/secret" == away.headers["Location"]
 
 
 def test_signing_in_hands_the_session_over_and_goes_nowhere_else(sandbox):

@@ -79,8 +79,9 @@ def test_a_link_says_what_it_is_for_and_is_started_once(store, alice, acme):
             seen.user_id,
             seen.partner,
         )
-        assert (("extra",), ("contacts.readonly",), who) == (seen.scope, seen.beside, seen.session_user_id)
-        assert (alice.label, ("alice@northwind.example's agency", "active")) == (seen.user_label, seen.standing)
+        assert (("extra",), who, "own") == (seen.scope, seen.session_user_id, seen.partner_reach)
+        hers = (("contacts.readonly",), ("alice@northwind.example's agency", "active"))
+        assert (alice.label, hers if who else ((), None)) == (seen.user_label, (seen.beside, seen.standing))
 
     assert ["started", None, None] == [starts(store), starts(store, state_hash="again"), looks(store)]
     taken = store.take_authorization(state_hash="state", session_hash="")
@@ -167,7 +168,7 @@ def test_what_waits_is_its_partners_to_see_and_not_to_use(store, alice, acme):
     _, waiting = waits(store, acme, alice)
 
     shown = store.reached_connection(acme.caller(), waiting)
-    assert ("pending_confirmation", alice.id, "Other agency") == (shown.status, shown.user_id, shown.account.label)
+    assert ("pending_confirmation", alice.id, "") == (shown.status, shown.user_id, shown.account.label)
     narrow = {"of_user": alice.id, "provider": "ghl", "type": 1, "status": None, "most": 1}
     assert (shown,) == store.reached_connections(acme.caller(), after=None, **narrow)
     assert () == store.reached_connections(acme.caller(), after=waiting, **narrow)
@@ -190,7 +191,12 @@ def test_a_completion_opens_what_waits_as_often_as_it_is_right(store, alice, acm
     saved = store.save_connection(**alice.grant(connection_id=waiting), parked_id=waiting)
 
     assert (True, waiting, "active") == (saved.saved, saved.connection.id, saved.connection.status)
-    assert "state_invalid" == completes(store, acme, link, alice.id).ending
+    assert ("done", saved.connection) == (
+        (again := completes(store, acme, link, alice.id)).ending,
+        again.connection,
+    )
+    for wrong in (completes(store, acme, link, uuid.uuid4()), completes(store, acme, link, alice.id, "x")):
+        assert ("state_invalid", None) == (wrong.ending, wrong.connection)
     assert waiting == store.reached_connection(acme.caller(), waiting).id
     sharing = store.connections(alice.session).sharing
     assert {waiting: ((acme.id, acme.name, True),)} == sharing

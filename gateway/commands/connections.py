@@ -16,7 +16,7 @@ from gateway.commands.revoking import revoke
 from gateway.errors import GatewayError, SettingsRefused
 from gateway.models import Connection, Status
 from gateway.store.operating import Inspected
-from gateway.terminal import checked_database, fail, opened_store, plainly
+from gateway.terminal import checked_database, counted, fail, judge_providers, opened_store, plainly
 
 PAGE = 500
 
@@ -45,8 +45,10 @@ def connections_list(provider: str | None, user_id: uuid.UUID | None, status: st
             for row in page:
                 click.echo(json.dumps(_shown(row)) if as_json else _line(row))
             count, after = count + len(page), page[-1].id
+    if provider is not None and not count:
+        judge_providers((provider,))
     if not as_json:
-        click.echo(f"{count} connections.", err=True)
+        click.echo(f"{counted(count, 'connection')}.", err=True)
 
 
 def _shown(row: Connection) -> dict[str, Any]:
@@ -100,7 +102,7 @@ def _whole(found: Inspected) -> dict[str, Any]:
             for each in found.partners
         ],
         "events": [
-            {"at": each.at.isoformat(), "position": each.position, **{name: each.columns[name] for name in _OF_EVENT}}
+            {"at": each.said_at, "position": each.position, **{name: each.columns[name] for name in _OF_EVENT}}
             | {"data": json.loads(each.columns["data"] or "{}")}
             for each in found.events
         ],
@@ -126,7 +128,7 @@ def _lines(found: Inspected) -> Iterator[str]:
     yield "last events"
     for event in found.events:
         place = "unsealed" if event.position is None else event.position
-        yield f"  {event.at:%Y-%m-%d %H:%M:%S}  {place:>8}  {event.columns['type']}"
+        yield f"  {event.said_at[:19].replace('T', ' ')}  {place:>8}  {event.columns['type']}"
 
 
 # -- sealing ---------------------------------------------------------------------------------------------------------

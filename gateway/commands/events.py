@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from gateway.ledger import Progress, verify
+from gateway.ledger import Progress, accept_head, standing, verify
+from gateway.runtime import Runtime
 from gateway.store import Store
 from gateway.store.ledgering import RawEvent
 from gateway.terminal import interruptible, opened_runtime, opened_store, plainly
@@ -69,7 +70,7 @@ def _behind(store: Store, after: int) -> Iterator[RawEvent]:
 
 def _shown(row: RawEvent) -> dict[str, Any]:
     return (
-        {"position": row.position, "at": row.at.isoformat()}
+        {"position": row.position, "at": row.said_at}
         | {name: row.columns[name] for name in _NAMES}
         | {"data": json.loads(row.columns["data"] or "{}"), "hash": row.hash}
     )
@@ -77,10 +78,11 @@ def _shown(row: RawEvent) -> dict[str, Any]:
 
 def _line(row: RawEvent) -> str:
     said = row.columns
-    who = f" by partner {said['partner_id']}" if said["partner_id"] else ""
+    who = f" partner {said['partner_id']}" if said["partner_id"] else ""
     what = f" {said['connection_id']}" if said["connection_id"] else ""
     data = "" if said["data"] == "{}" else " " + plainly(said["data"])
-    return f"{row.position:>8}  {row.at:%Y-%m-%d %H:%M:%S}  {said['type']:<32} {said['provider'] or '–':<14}{what}{who}{data}"
+    at = row.said_at[:19].replace("T", " ")
+    return f"{row.position:>8}  {at}  {said['type']:<32} {said['provider'] or '–':<14}{what}{who}{data}"
 
 
 # -- checking --------------------------------------------------------------------------------------------------------
@@ -105,9 +107,17 @@ def _read_heads(
     callback=_read_heads,
     help="What the log told of; repeatable.",
 )
+@click.option(
+    "--accept-head",
+    "accept",
+    is_flag=True,
+    help="After a backup was restored: seal on from where the chain ends now, though it was longer before.",
+)
 @click.option("--json", "as_json", is_flag=True)
-def verify_(heads: tuple[tuple[int, str], ...], *, as_json: bool) -> None:
+def verify_(heads: tuple[tuple[int, str], ...], *, accept: bool, as_json: bool) -> None:
     """Check the whole chain; names the first event that was changed, removed or moved, and ends with 1 then."""
+    if accept and heads:
+        raise click.UsageError("--accept-head goes on from what stands: without --head.")
     console = Console(stderr=True)
     columns = (TextColumn("Checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
@@ -116,14 +126,29 @@ def verify_(heads: tuple[tuple[int, str], ...], *, as_json: bool) -> None:
         Bar(*columns, console=console, disable=not console.is_terminal) as shown,
     ):
         task = shown.add_task("", total=None)
-        for progress in verify(rt, heads):
+        for progress in verify(rt, heads, alone=accept):
             end = progress
             shown.update(task, total=end.until, completed=end.position)
             if stopped.is_set():
                 break
+        accepted = _accept(rt, end) if accept and not stopped.is_set() else None
     interrupted = stopped.is_set() and end.problem is None and end.position < end.until
-    _say(end, interrupted=interrupted, compared=bool(heads), as_json=as_json)
+    if accepted:
+        click.echo(accepted, err=as_json)
+    _say(end, interrupted=interrupted, compared=bool(heads) or accept, as_json=as_json)
     sys.exit(1 if end.problem or interrupted else 0)
+
+
+def _accept(rt: Runtime, end: Progress) -> str:
+    """Makes the last event that is right the end, where the one that was known before is not; what to say of it."""
+    was = standing(rt)
+    if was is None:
+        return "The chain ends where it was sealed: there is nothing to accept."
+    if end.problem is not None and end.problem.kind not in ("head", "removed"):
+        return "Not accepted: more is wrong than where it ends."
+    if not accept_head(rt, end.position, end.hash):
+        return f"Not accepted: events stand behind position {end.position}, or it moved just now."
+    return f"{was}\nAccepted, and told in the ledger: it goes on from position {end.position}."
 
 
 def _say(end: Progress, *, interrupted: bool, compared: bool, as_json: bool) -> None:
@@ -142,7 +167,8 @@ def _say(end: Progress, *, interrupted: bool, compared: bool, as_json: bool) -> 
     elif interrupted:
         click.echo(f"Interrupted. Up to position {end.position} of {end.until} everything is as it was sealed.")
     else:
-        click.echo(f"{end.checked} events are as they were sealed, up to position {end.position}, hash {end.hash}.")
+        many = "1 event is as it was" if end.checked == 1 else f"{end.checked} events are as they were"
+        click.echo(f"{many} sealed, up to position {end.position}, hash {end.hash}.")
         if not compared:
             click.echo(
                 "Compare with the log, from outside the database: --head POSITION:HASH, as its `ledger.head` says."

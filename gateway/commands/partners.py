@@ -7,27 +7,26 @@ A key is printed once, when it is made. These commands need the database and no 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, get_args
 
 import click
 
 from gateway import partners as room
-from gateway.catalog import load_catalog
-from gateway.errors import GatewayError, SettingsRefused
+from gateway.errors import GatewayError
 from gateway.store import Store
-from gateway.terminal import checked_database, fail, reach_database
+from gateway.terminal import ask_first, checked_database, fail, judge_providers, reach_database
 
 AS_JSON = click.option("--json", "as_json", is_flag=True)
 ADDRESS = click.option(
     "--address", "addresses", multiple=True, metavar="CIDR", help="A network the key may be used from; repeatable."
 )
 EXPIRES = click.option("--expires-days", type=int, help="After so many days the key is refused.")
+
+SCOPE_HELP = f"One of {', '.join(room.SCOPES)}; repeatable. No call uses {' or '.join(room.UNUSED)} yet."
 
 
 @click.group()
@@ -37,7 +36,7 @@ def partners() -> None:
 
 @partners.command("add")
 @click.argument("name")
-@click.option("--scope", "scope", multiple=True, required=True, help=f"One of {', '.join(room.SCOPES)}; repeatable.")
+@click.option("--scope", "scope", multiple=True, required=True, help=SCOPE_HELP)
 @click.option("--provider", "providers", multiple=True, help="Repeatable; without it, every provider.")
 @click.option(
     "--reach",
@@ -53,7 +52,7 @@ def partners() -> None:
 @AS_JSON
 def add(name: str, *, as_json: bool, **said: Any) -> None:
     """Add a partner, and print its first key."""
-    _judge_providers(said["providers"])
+    judge_providers(said["providers"])
     with _store() as store:
         _show_key(room.add_partner(store, name, **said), as_json=as_json)
 
@@ -62,7 +61,7 @@ def add(name: str, *, as_json: bool, **said: Any) -> None:
 @AS_JSON
 def list_(*, as_json: bool) -> None:
     """Every partner and its keys, less the keys themselves; and what is frozen."""
-    with _store() as store:
+    with _store(made=True) as store:
         found = store.partners()
     if as_json:
         click.echo(json.dumps(found))
@@ -98,9 +97,10 @@ def keys(
         fail(["--new and --revoke are two steps: first the new key, then, when nobody uses the old one, its end."])
     if (addresses or expires_days is not None) and not new:
         fail(["--address and --expires-days are decided when a key is made: they go with --new."])
-    with _store() as store:
+    with _store(made=True) as store:
         if new:
-            _show_key(room.add_key(store, name, addresses=addresses, expires_days=expires_days), as_json=as_json)
+            key = room.add_key(store, name, addresses=addresses, expires_days=expires_days)
+            _show_key(key, as_json=as_json, key_id=str(key.key_id))
             return
         if revoke is not None:
             _tell_revoked(store.revoke_key(name=name, key_id=revoke), f"key {revoke}", as_json=as_json)
@@ -117,10 +117,13 @@ def keys(
 
 @partners.command("revoke")
 @click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @AS_JSON
-def revoke_(name: str, *, as_json: bool) -> None:
+def revoke_(name: str, *, yes: bool, as_json: bool) -> None:
     """Refuse a partner and all of its keys, for good. Connections stay."""
-    with _store() as store:
+    with _store(made=True) as store:
+        if store.partners(name)["partners"]:
+            ask_first(f"{name} and all of its keys will be refused. Connections stay.", yes=yes)
         _tell_revoked(store.revoke_partner(name), name, as_json=as_json)
 
 
@@ -135,7 +138,7 @@ def freeze(name: str | None, provider: str | None, *, reads: bool, off: bool, as
     if [name is not None, provider is not None, reads].count(True) != 1:
         fail(["say one thing to freeze: the name of a partner, --provider, or --reads."])
     if provider is not None and not off:
-        _judge_providers((provider,))
+        judge_providers((provider,))
     with _store() as store:
         changed = store.freeze(partner=name, provider=provider, reads=reads, off=off)
     if changed is None:
@@ -151,9 +154,9 @@ def freeze(name: str | None, provider: str | None, *, reads: bool, off: bool, as
 
 
 @contextmanager
-def _store() -> Iterator[Store]:
-    """The store, whose schema will do; what goes wrong ends with a sentence."""
-    with checked_database(), reach_database() as database:
+def _store(*, made: bool = False) -> Iterator[Store]:
+    """The store, whose schema will do; what goes wrong ends with a sentence. `made`: not one that would be made just now."""
+    with checked_database(made=made), reach_database() as database:
         store = database.store()
         try:
             yield store
@@ -165,24 +168,9 @@ def _store() -> Iterator[Store]:
             store.close()
 
 
-def _judge_providers(given: tuple[str, ...]) -> None:
-    """A provider that is misspelt would be one that nobody ever connects."""
-    folder = os.environ.get("GATEWAY_CATALOG")
-    try:
-        catalog = load_catalog(
-            Path(folder) if folder else None,
-            allow_private_hosts=os.environ.get("GATEWAY_ALLOW_PRIVATE_HOSTS") == "1",
-        )
-    except SettingsRefused as refused:
-        fail(refused.problems)
-    unknown = [provider for provider in given if catalog.get(provider) is None]
-    if unknown:
-        fail([f"there is no provider {', '.join(unknown)}: `providers list` names them."])
-
-
-def _show_key(key: room.NewKey, *, as_json: bool) -> None:
+def _show_key(key: room.NewKey, *, as_json: bool, **more: str) -> None:
     if as_json:
-        click.echo(json.dumps({"partner_id": str(key.partner_id), "key": key.text}))
+        click.echo(json.dumps({"partner_id": str(key.partner_id), **more, "key": key.text}))
         return
     click.echo(key.text)
     click.echo(f"This is shown once, and kept nowhere: store it now. Its id is {key.key_id}.", err=True)

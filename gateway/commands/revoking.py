@@ -22,7 +22,7 @@ from gateway.erasing import Report, RevokeAll, Summary, summary
 from gateway.revocation import settle
 from gateway.runtime import Runtime
 from gateway.store.operating import Revoked
-from gateway.terminal import fail, interruptible, opened_runtime, plainly
+from gateway.terminal import ask_first, counted, fail, interruptible, opened_runtime, plainly
 
 
 @click.command("revoke")
@@ -39,14 +39,18 @@ def revoke(
         raise click.UsageError("Name one connection, or --provider (and --proof with it).")
     with opened_runtime() as rt:
         if connection_id is not None:
-            done = _one(rt, connection_id, as_json=as_json)
+            done = _one(rt, connection_id, yes=yes, as_json=as_json)
         else:
             done = _all(rt, provider or "", proof_file, yes=yes, as_json=as_json)
     sys.exit(0 if done else 1)
 
 
-def _one(rt: Runtime, connection_id: uuid.UUID, *, as_json: bool) -> bool:
-    erased = rt.store.erase_connection(connection_id)
+def _one(rt: Runtime, connection_id: uuid.UUID, *, yes: bool, as_json: bool) -> bool:
+    seen = None if yes else rt.store.inspect_connection(connection_id)
+    if seen is not None and seen.connection is not None:
+        held = seen.connection
+        ask_first(f"{held.provider}, {plainly(held.account.label)} of user {held.user_id} will be erased.", yes=yes)
+    erased = rt.store.erase_connection(connection_id) if yes or seen is not None else None
     if erased is None:
         click.echo("There is no such connection.", err=True)
         return False
@@ -69,11 +73,8 @@ def _all(rt: Runtime, provider: str, proof_file: Path | None, *, yes: bool, as_j
     holds = rt.store.provider_holdings(provider)
     if rt.catalog.get(provider) is None and not (holds.connections or holds.queued or holds.frozen_at):
         fail([f"there is no provider {provider}: `providers list` names them."])
-    if not yes:
-        if not sys.stdin.isatty():
-            fail(["this erases connections for good: add --yes where nobody can be asked."])
-        says = f"{holds.connections} connections of {holds.users} users at {provider} will be erased for good. Their tokens are "
-        click.confirm(f"{says}frozen first. Go on?", abort=True, err=True)
+    whose = f"{counted(holds.connections, 'connection')} of {counted(holds.users, 'user')} at {provider}"
+    ask_first(f"{whose} will be erased. All of its tokens are frozen first.", yes=yes)
     with _new_file(proof_file) as file:
         report = _run(rt, provider)
         said = summary(rt, report, lambda row: _prove(file, row))
@@ -134,9 +135,9 @@ def _told(said: Summary) -> dict[str, Any]:
 
 
 def _endings(said: Summary, report: Report) -> Iterator[str]:
-    yield f"{said.erased} connections of {said.provider} were erased since it was frozen, {said.left} are left."
+    yield f"{counted(said.erased, 'connection')} of {said.provider} erased since it was frozen, {said.left} left."
     yield "  " + ", ".join(f"{count} {name}" for name, count in said.outcomes.items() if count or name != "abandoned")
-    yield f"{report.parked} parked grants and {report.attempts} attempts under way went with them."
+    yield f"{counted(report.parked, 'parked grant')} and {counted(report.attempts, 'attempt')} under way went with them."
     if said.outcomes["queued"]:
         yield "Workers go on trying what is queued, for 72 hours."
     yield f"The ledger says so up to position {said.position}, hash {said.hash}."

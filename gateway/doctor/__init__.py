@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from gateway.config import Settings, read_settings
-from gateway.doctor import chain, database, hosts, names, registrations
+from gateway.doctor import chain, database, freezes, hosts, names, registrations
 from gateway.doctor.finding import Finding, Level, clock_finding
 from gateway.errors import DatabaseUnavailable, GatewayError, SettingsRefused
 from gateway.runtime import Runtime, build_runtime
@@ -121,6 +121,7 @@ def _database(rt: Runtime) -> Iterator[Finding]:
     yield Finding("schema", "ok", f"Version {version}.")
     yield from hosts.examine(rt)
     yield from chain.examine(rt)
+    yield from freezes.examine(rt)
     if rt.settings.database_url is None:
         yield Finding(
             "policies",

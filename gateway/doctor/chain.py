@@ -32,6 +32,8 @@ def examine(rt: Runtime) -> Iterator[Finding]:
         return
     if end.problem is not None:
         mend = "Somebody wrote to the schema gateway. Run `python -m gateway events verify`, and look for who it was."
+        if end.problem.kind in ("cut_off", "made_anew"):
+            mend = f"{mend} After a backup was restored: `events verify --accept-head`."
         yield Finding("ledger", "fail", end.problem.says, mend)
     elif stands.oldest_unsealed_seconds > _BEHIND_SECONDS:
         says = (

@@ -140,12 +140,17 @@ def _curl(state: State, name: str) -> str | None:
 
 
 def _share(state: State) -> AnyResponse:
-    """Acme's server makes a link for whoever is signed in here, and sends the browser to it."""
+    """
+    Acme's server makes a link for whoever is signed in here; the browser is sent to it, and who that is handed over on the way,
+    since the gateway may know this browser as somebody else still. `known=0`: straight there, as from another product's page.
+    """
     if partner.ACME not in state.partner_keys or not _from_here():
         return Response(status=400)
     provider = request.form.get("provider", "")
     url = partner.make_link(state, USERS[_user()].id, provider)
-    return redirect(url or f"/?{urlencode({'error': 'failed', 'provider': provider})}", 303)
+    if url is None:
+        return redirect(f"/?{urlencode({'error': 'failed', 'provider': provider})}", 303)
+    return redirect(url, 303) if request.form.get("known") == "0" else _hand_over(state, _user(), url)
 
 
 def _shared(state: State) -> AnyResponse:
@@ -189,11 +194,15 @@ def _login(state: State) -> Response:
     name = request.form.get("user", "")
     if name not in USERS:
         return _protected(state, render_template("login.html", users=USERS, next=onward, gateway=state.gateway))
-    fields = {"access_token": access_token(state, USERS[name]), "next": onward}
-    page = render_template("handover.html", user=USERS[name], gateway=state.gateway, fields=fields)
-    answer = _protected(state, page)
+    answer = _hand_over(state, name, onward)
     _sign_in(answer, name)
     return answer
+
+
+def _hand_over(state: State, name: str, onward: str) -> Response:
+    """A page whose form tells the gateway who is signed in here, and goes on there."""
+    fields = {"access_token": access_token(state, USERS[name]), "next": _next(state, onward)}
+    return _protected(state, render_template("handover.html", user=USERS[name], gateway=state.gateway, fields=fields))
 
 
 def _next(state: State, target: str) -> str:

@@ -20,7 +20,7 @@ from gateway.store import rows
 from gateway.store.adopting import Adoptable, Adopting, ClaimedAdoption
 from gateway.store.keeping import Host, Keeping, Leaving, SealedPage, SealedRow
 from gateway.store.ledgering import Ledgering
-from gateway.store.linking import Link, Linking
+from gateway.store.linking import Completion, Link, Linking
 from gateway.store.operating import Operating
 from gateway.store.partnering import Checking, CheckOutcome, Partnering, asking
 from gateway.store.postgres import ANSWER_SECONDS, FunctionMissing, PostgresBackend, apply_schema, schema_path
@@ -36,6 +36,7 @@ __all__ = [
     "Checking",
     "ClaimedAdoption",
     "ClaimedRefresh",
+    "Completion",
     "FunctionMissing",
     "Host",
     "Leaving",

@@ -61,6 +61,8 @@ class Leaving:
     facts: Mapping[str, Any]
     kept: bool = False
     """The connection will stay: a partner leaves it, and others do not."""
+    shared: bool = False
+    """The account is connected elsewhere too, and who leaves is a partner that has no say in that."""
 
 
 class Keeping:
@@ -149,7 +151,9 @@ class Keeping:
         """One of the user's own, or within the caller's reach, as an uninstall needs it; None for another's as for none."""
         row = self._call("leaving", session_hash=session_hash, connection_id=str(connection_id), **asking(caller))
         facts = row["facts"] if row and isinstance(row["facts"], dict) else {}
-        return row and Leaving(UUID(row["user_id"]), row["provider"], row["account_id"], facts, row["kept"])
+        return row and Leaving(
+            UUID(row["user_id"]), row["provider"], row["account_id"], facts, row["kept"], bool(row["shared"])
+        )
 
     def recent_refreshes(self, seconds: int) -> Mapping[str, int]:
         """How refreshes ended lately, on whichever machine: `refreshed`, or by who must act, and how many."""

@@ -21,24 +21,18 @@ class RawEvent:
     """A row of gateway.event as it stands. `columns`: all of them but time, position and hash, as texts."""
 
     id: UUID
-    at: datetime
+    at: datetime | None
+    """None where somebody wrote a time that is none here: infinite, or of another era."""
+    said_at: str
+    """The same as a text, in UTC: what is hashed."""
     columns: Mapping[str, str | None]
     position: int | None
     hash: str | None
 
 
-class Unsealed(NamedTuple):
-    """What is to be sealed, oldest first, behind which head."""
-
-    position: int
-    hash: str
-    sealed_key: str | None
-    rows: tuple[RawEvent, ...]
-
-
 @dataclass(frozen=True, slots=True)
-class Ledger:
-    """Where the chain ends and begins, what waits to be sealed, and whether rows stand where none may."""
+class Ends:
+    """Where the chain is said to end and to begin; and the hashes of the rows that stand at its end, and at a place one asked for."""
 
     position: int
     hash: str
@@ -47,6 +41,22 @@ class Ledger:
     dropped_position: int
     dropped_hash: str
     dropped_mark: str
+    accepted: str
+    at_head: str | None
+    at_seen: str | None
+
+
+class Unsealed(NamedTuple):
+    """What is to be sealed, oldest first, behind which head."""
+
+    ends: Ends
+    rows: tuple[RawEvent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger(Ends):
+    """Beside where it ends and begins, what waits to be sealed, and whether rows stand where none may."""
+
     unsealed: int
     oldest_unsealed_seconds: float
     before: bool
@@ -69,16 +79,28 @@ class Event:
 
 
 class EventPage(NamedTuple):
-    """Some events in order, and whether more follow just now."""
+    """
+    Some events in order, and from which position to go on: None where nothing follows just now.
+
+    There may be few of them, or none, and more behind: one call looks at so much and not further.
+    """
 
     events: tuple[Event, ...]
-    more: bool
+    after: int | None
 
 
 def raw_event(row: rows.Row) -> RawEvent:
     """From every function that tells of rows as they stand. `data` is a text here: nothing may be lost by reading it."""
     columns = {name: value for name, value in row.items() if name not in ("at", "position", "hash")}
-    return RawEvent(UUID(row["id"]), rows.certain(row["at"]), columns, row["position"], row["hash"])
+    try:
+        at = rows.certain(row["at"])
+    except (ValueError, OverflowError):
+        return RawEvent(UUID(row["id"]), None, row["at"], columns, row["position"], row["hash"])
+    return RawEvent(UUID(row["id"]), at, at.isoformat(), columns, row["position"], row["hash"])
+
+
+def _ends(row: rows.Row) -> Ends:
+    return Ends(**{name: row[name] for name in Ends.__dataclass_fields__})
 
 
 def _event(row: rows.Row) -> Event:
@@ -100,12 +122,12 @@ class Ledgering:
     def _call(self, function: str, **arguments: object) -> Any:
         raise NotImplementedError
 
-    def unsealed_events(self, *, most: int, lease_seconds: float) -> Unsealed | None:
-        """What is to be sealed, for so long nobody else's; None when nothing is, or somebody is at it."""
-        row = self._call("unsealed_events", most=most, lease_seconds=lease_seconds)
+    def unsealed_events(self, *, most: int, lease_seconds: float, seen: int | None = None) -> Unsealed | None:
+        """What is to be sealed, for so long nobody else's; None when nothing is, or somebody is at it. `seen`: as of `ledger`."""
+        row = self._call("unsealed_events", most=most, lease_seconds=lease_seconds, seen=seen)
         if row is None:
             return None
-        return Unsealed(row["position"], row["hash"], row["sealed_key"], tuple(map(raw_event, row["items"])))
+        return Unsealed(_ends(row), tuple(map(raw_event, row["items"])))
 
     def seal_events(self, *, head_position: int, head_hash: str, sealed: Sequence[tuple[UUID, str]], mark: str) -> bool:
         """Puts the rows, with their hashes, behind that head; False, and nothing done, where it moved or a row went."""
@@ -120,12 +142,32 @@ class Ledgering:
         stands: str | None = self._call("keep_ledger_key", sealed_key=sealed_key)["sealed_key"]
         return stands
 
-    def ledger(self) -> Ledger:
-        """The state of the chain, at one moment."""
-        row = self._call("ledger")
+    def ledger(self, *, seen: int | None = None) -> Ledger:
+        """The state of the chain, at one moment; `at_seen` is the hash at position `seen`."""
+        row = self._call("ledger", seen=seen)
         if row is None:
             raise Unexpected("ledger: its row is gone")
         return Ledger(**{name: row[name] for name in Ledger.__dataclass_fields__})
+
+    def accept_head(
+        self, stands: Ends, *, position: int, digest: str, mark: str, accepted: str, data: Mapping[str, Any]
+    ) -> bool:
+        """
+        Lets the chain go on from an older head than `stands`, and tells so in it.
+
+        False, and nothing done, where the head moved, or rows stand behind that position.
+        """
+        done = self._call(
+            "accept_head",
+            from_position=stands.position,
+            from_hash=stands.hash,
+            to_position=position,
+            to_hash=digest,
+            mark=mark,
+            accepted=accepted,
+            data=dict(data),
+        )
+        return bool(done["accepted"])
 
     def ledger_page(
         self, *, after: int, most: int, days: int | None = None
@@ -154,4 +196,4 @@ class Ledgering:
             after=after,
             most=most,
         )
-        return EventPage(tuple(map(_event, row["items"])), row["more"])
+        return EventPage(tuple(map(_event, row["items"])), row["next"])

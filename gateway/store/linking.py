@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from gateway.models import Account, Caller, Display, ParkedGrant, Revocation, Status
+from gateway.models import Account, Caller, Connection, Display, ParkedGrant, Revocation, Status
 from gateway.store import rows
 
 
@@ -23,7 +23,10 @@ class MadeLink(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What the page of a link has to say. `beside`: scopes that the user's connections there have, or partners asked for."""
+    """
+    What the page of a link has to say. `beside`: scopes that the user's connections there have, or partners asked for; that and
+    what stands is known where the user is signed in, and nowhere else.
+    """
 
     id: UUID
     provider: str
@@ -32,6 +35,7 @@ class Link:
     user_label: str | None
     partner: str
     partner_scope: tuple[str, ...]
+    partner_reach: Literal["own", "all"]
     scope: tuple[str, ...]
     beside: tuple[str, ...]
     session_user_id: UUID | None
@@ -48,13 +52,15 @@ Start = Literal["started", "user_mismatch", "unauthenticated"]
 @dataclass(frozen=True, slots=True)
 class Completion:
     """
-    What a partner's completion came upon. `open`: `parked` waits, and this is its confirmation and its user.
+    What a partner's completion came upon. `open`: `parked` waits, and this is its confirmation and its user. `done`: it was
+    completed with these a moment ago, and `connection` stands.
 
     `state_invalid`, `user_mismatch`: it is not, or nothing waits; what was taken off for that is `revocation`.
     """
 
-    ending: Literal["open", "state_invalid", "user_mismatch"]
+    ending: Literal["open", "done", "state_invalid", "user_mismatch"]
     parked: ParkedGrant | None = None
+    connection: Connection | None = None
     revocation: Revocation | None = None
 
 
@@ -199,8 +205,13 @@ class Linking:
         )
         if row is None:
             return None
-        parked, queued = row.get("parked"), row.get("revocation")
-        return Completion(row["ending"], parked and rows.parked_grant(parked), queued and rows.revocation(queued))
+        parked, stands, queued = row.get("parked"), row.get("connection"), row.get("revocation")
+        return Completion(
+            row["ending"],
+            parked and rows.parked_grant(parked),
+            stands and rows.connection(stands),
+            queued and rows.revocation(queued),
+        )
 
     def end_consent(self, *, session_hash: str, connection_id: UUID, partner_id: UUID) -> Unshared | None:
         """Takes one of the signed-in user's own away from a partner; None for another's as for none, and for no partner of it."""
@@ -220,6 +231,7 @@ def _link(row: rows.Row) -> Link:
         user_label=row["user_label"],
         partner=row["partner"],
         partner_scope=tuple(row["partner_scope"]),
+        partner_reach=row["partner_reach"],
         scope=tuple(row["scope"]),
         beside=tuple(row["beside"]),
         session_user_id=None if row["session_user_id"] is None else UUID(row["session_user_id"]),

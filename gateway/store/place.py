@@ -74,6 +74,16 @@ def find_place(folder: Path) -> Place:
     return place
 
 
+def holds_one(folder: Path) -> bool:
+    """Whether there is a cluster for the data folder `folder` already. Makes nothing."""
+    return any(os.path.lexists(home / "data") for home in _homes(folder.resolve()))
+
+
+def _homes(folder: Path) -> tuple[Path, Path]:
+    """Where it is, and where it is instead if the account cannot reach that."""
+    return folder / "postgres", _OUT_OF_HOMES / f"gateway-{_digest(str(folder))}"
+
+
 def _account() -> pwd.struct_passwd | None:
     if os.geteuid() != 0:
         return None
@@ -147,7 +157,7 @@ def _copied(programs: Path) -> Path:
 
 def _home(folder: Path, account: pwd.struct_passwd | None) -> Path:
     """Where the cluster is, or is to be: below `folder`, or below /var/tmp where the account cannot reach that."""
-    near, far = folder / "postgres", _OUT_OF_HOMES / f"gateway-{_digest(str(folder))}"
+    near, far = _homes(folder)
     if account is None:
         near.mkdir(parents=True, exist_ok=True)
         return near

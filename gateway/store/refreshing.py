@@ -13,8 +13,9 @@ from gateway.store import rows
 from gateway.store.partnering import asking
 from gateway.store.rows import ClaimedRefresh, StoredGrant
 
-Obstacle = Literal["moved", "leased", "waiting", "blocked", "breaker"]
-"""The generation moved; somebody is at it; too soon after a failure; another host may know more; the provider is spared."""
+Obstacle = Literal["moved", "leased", "waiting", "blocked", "often", "breaker"]
+"""The generation moved; somebody is at it; too soon after a failure; another host may know more; its token lives,
+and it had ten within a minute; the provider is spared."""
 Ending = Literal["saved", "gone", "reconnected", "refreshed"]
 """Of an answer: it stands; there is no row any more; its user was there first; it, or one to the same request, stood already."""
 
@@ -26,19 +27,28 @@ class Refreshing:
         raise NotImplementedError
 
     def grant(
-        self, *, connection_id: UUID, caller: Caller | None, min_seconds: int, counted: bool = False
+        self,
+        *,
+        connection_id: UUID,
+        caller: Caller | None,
+        min_seconds: int,
+        counted: bool = False,
+        location: str | None = None,
     ) -> StoredGrant | None:
         """
         The stored grant, in one call; None for one that the caller does not reach as for none. `caller` None: the gateway itself.
 
         `counted`: a read of theirs, which counts towards a partner's limits and is told by an event, if there is a grant to read.
+        `location`: one of another location is like none.
         """
+        where = {} if location is None else {"location": location}
         row = self._call(
             "grant",
             connection_id=str(connection_id),
             min_seconds=min_seconds,
             **asking(caller),
             counted=counted,
+            **where,
         )
         return None if row is None else rows.stored_grant(row)
 

@@ -53,11 +53,16 @@ class Sharing(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """A signed-in user's connections, by type, then oldest first, and who may use them beside the product, by their ids."""
+    """
+    A signed-in user's connections, by type, then oldest first, and who may use them beside the product, by their ids.
+
+    `frozen`: the providers where nothing may be connected just now.
+    """
 
     user: User
     connections: tuple[Connection, ...]
     sharing: Mapping[UUID, tuple[Sharing, ...]]
+    frozen: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,7 @@ def user(row: Row) -> User:
 
 
 def standing(row: Row) -> Standing:
-    """From `id`, `generation`, `account_id`, `account_label`, and `refresh` and `token` where they are told."""
+    """From `id`, `generation`, `account_id`, `account_label`, and `refresh`, `token` and `scope` where they are told."""
     return Standing(
         UUID(row["id"]),
         row["generation"],
@@ -149,6 +154,7 @@ def standing(row: Row) -> Standing:
         row["account_label"],
         refresh=row.get("refresh"),
         token=row.get("token"),
+        scope=tuple(row.get("scope") or ()),
     )
 
 
@@ -222,7 +228,7 @@ def listing(row: Row) -> Listing:
         UUID(each["id"]): tuple(Sharing(UUID(one["id"]), one["name"], one["made"]) for one in each["partners"])
         for each in row["connections"]
     }
-    return Listing(user(row), tuple(map(connection, row["connections"])), sharing)
+    return Listing(user(row), tuple(map(connection, row["connections"])), sharing, frozenset(row["frozen"]))
 
 
 def saved(row: Row) -> Saved:

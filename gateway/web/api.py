@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import uuid
 
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Response
 
 from gateway import connect
 from gateway.check import check
@@ -134,7 +134,8 @@ def token(connection_id: uuid.UUID) -> Response:
     One that is good for `min_seconds`: where the one that stands is not, it is refreshed first. A new one that is itself shorter
     is answered as it is.
     """
-    return _fresh(connection_id, min_seconds=asked(shapes.TokenQuery).min_seconds, force=False)
+    query = asked(shapes.TokenQuery)
+    return _fresh(connection_id, min_seconds=query.min_seconds, force=False, location=query.location)
 
 
 @blueprint.post("/connections/<uuid:connection_id>/refresh")
@@ -149,12 +150,12 @@ def refreshed(connection_id: uuid.UUID) -> Response:
     return _fresh(connection_id, min_seconds=0, force=True)
 
 
-def _fresh(connection_id: uuid.UUID, *, min_seconds: int, force: bool) -> Response:
+def _fresh(connection_id: uuid.UUID, *, min_seconds: int, force: bool, location: str | None = None) -> Response:
     rt, asks = runtime(), caller()
     if asks.key_hash is None and not rt.settings.owner_tokens:
         rt.store.caller(asks)  # whoever is shut out is told that, here as anywhere
         raise Forbidden("GATEWAY_OWNER_TOKENS is off")
-    fresh = fresh_grant(rt, connection_id, caller=asks, min_seconds=min_seconds, force=force)
+    fresh = fresh_grant(rt, connection_id, caller=asks, min_seconds=min_seconds, force=force, location=location)
     provider = rt.catalog.get(fresh.provider)
     return answer(
         shapes.Token(
@@ -200,24 +201,3 @@ def providers() -> Response:
             )
         )
     )
-
-
-def register(app: Flask) -> None:
-    """CORS below /v1, for what matches no route too, or a front end could not read why."""
-    app.after_request(_cross_origin)
-
-
-def _cross_origin(answered: Response) -> Response:
-    """The product's own front ends may read the answers; credentials are never taken from cookies here."""
-    if not request.path.startswith("/v1/"):
-        return answered
-    origin = request.headers.get("Origin")
-    answered.headers["Vary"] = "Origin"
-    if origin in runtime().settings.app_origins:
-        answered.headers["Access-Control-Allow-Origin"] = origin
-        answered.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
-        answered.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE"
-        answered.headers["Access-Control-Expose-Headers"] = "Retry-After"
-        answered.headers["Access-Control-Max-Age"] = "600"
-        answered.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
-    return answered

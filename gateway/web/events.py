@@ -24,14 +24,16 @@ def events() -> Any:
     """
     What happened, oldest first.
 
-    Events are in the order of `position`, which never changes and is only ever added to at its end: keep the last one that you have
-    dealt with, ask with `after` it, and none is missed or told twice. An event is here a second or two after it happened, and for as
-    long as the operator keeps them. A partner is told of its own acts and of the connections that it reached then, a user of the own.
+    Events are in the order of `position`, which never changes and is only ever added to at its end: keep `next_cursor`, or where it is
+    null the last position you know, ask with `after` it, and none is missed or told twice. A page may be short, or empty, and have a
+    `next_cursor` all the same: one call looks at so many events and not further. An event is here a second or two after it happened,
+    and for as long as the operator keeps them. A partner is told of its own acts and of what happened to connections while it reached
+    them, a user of the own.
     """
     given = asked(shapes.EventsQuery)
     page = runtime().store.events(caller(), after=given.after, most=given.limit)
     items = tuple(map(_shown, page.events))
-    return answer(shapes.Events(items=items, next_cursor=str(items[-1].position) if page.more else None))
+    return answer(shapes.Events(items=items, next_cursor=None if page.after is None else str(page.after)))
 
 
 def _shown(event: Event) -> shapes.Event:

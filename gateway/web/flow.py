@@ -16,7 +16,7 @@ from werkzeug.wrappers import Response
 
 from gateway import confirm, connect
 from gateway.catalog import TYPES, Provider
-from gateway.errors import AccessDenied, BadRequest, GatewayError, NotFound, StateInvalid, Unauthenticated
+from gateway.errors import AccessDenied, BadRequest, Frozen, GatewayError, NotFound, StateInvalid, Unauthenticated
 from gateway.models import Connection, Display, User
 from gateway.outbound import Deadline
 from gateway.vault import fingerprint
@@ -92,6 +92,8 @@ def _ask(provider: Provider) -> Any:
     if listed is None:
         return sign_in_answer()
     user, connections = listed.user, listed.connections
+    if provider.id in listed.frozen:
+        raise Frozen("nothing may be connected there just now")
     try:
         provider = rt.issuers.complete(provider, Deadline.after(connect.EXCHANGE_SECONDS))
     except GatewayError as error:
@@ -198,6 +200,7 @@ def _question(provider: Provider) -> Any:
             "fields": {"csrf": csrf_token(), "parked": str(parked.id)},
         },
         may_keep_both=provider.accounts == "many",
+        lost=confirm.lost(parked),
         shared_with=parked.shared_with,
     )
 

@@ -95,6 +95,7 @@ def _page(link: Link, provider: Provider, secret: str, browser: str) -> dict[str
         "csrf": csrf_token() if here else "",
         "whose": link.session_label if here else links.whose(link),
         "partner": link.partner,
+        "reach": link.partner_reach,
         "abilities": [
             text.format(provider=provider.name) for scope, text in ABILITIES.items() if scope in link.partner_scope
         ],
@@ -156,8 +157,8 @@ def create() -> Response:
     Makes a link.
 
     For one user and one provider, to be started once within fifteen minutes. Send the user's browser to `url`: a page there
-    names you, and what is asked for. `scope` adds to what is asked for anyway. A user whom nobody knows, and a provider that is
-    not enabled or not yours, answer like none.
+    names you, and what is asked for. `scope` adds to what is asked for anyway. A provider that is not enabled or not yours answers
+    like none, and so does a user whom the Supabase project does not know; on plain Postgres whomever you name is made known.
     """
     who = caller()
     asked = _read(who, lambda: sent(shapes.ConnectSessionRequest))
@@ -185,7 +186,8 @@ def complete(session_id: uuid.UUID) -> Response:
 
     For a browser in which nobody was signed in here: it came back to you with `confirmation`, and you say who is signed in
     there. A wrong user, a wrong confirmation or none: nothing is connected, and what was granted is given back at once. Where
-    another account is connected already, `pending_confirmation` asks for an `answer`, and the confirmation serves again.
+    another account is connected already, or the same one with more than came back now, `pending_confirmation` asks for an
+    `answer`, and the confirmation serves again. Sent once more within ten minutes it is answered once more.
     """
     who = caller()
     asked = _read(who, lambda: sent(shapes.CompleteRequest))

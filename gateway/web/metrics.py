@@ -19,7 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram,
 from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
 from werkzeug.wrappers import Response
 
-from gateway import __version__
+from gateway import __version__, ledger
 from gateway.config import is_loopback
 from gateway.errors import Forbidden, GatewayError, Unauthenticated
 from gateway.models import Status
@@ -131,6 +131,7 @@ class _Database:
         try:
             lag = self._rt.store.lag()
             refreshes = self._rt.store.recent_refreshes(RECENT_SECONDS)
+            broken = ledger.standing(self._rt) is not None
         except GatewayError:
             yield GaugeMetricFamily("gateway_database_up", "Whether the database answers.", 0)
             return
@@ -143,6 +144,7 @@ class _Database:
             ("parked_grants", "Grants of another account that wait for their user's word.", lag["parked_grants"]),
             ("events_unsealed", "Events that the ledger has not sealed yet.", lag["events_unsealed"]),
             ("events_unsealed_seconds", "How long the oldest of them has waited.", lag["oldest_unsealed_seconds"]),
+            ("ledger_broken", "1: the ledger does not end as it was sealed, and nothing more is sealed.", broken),
         ):
             yield GaugeMetricFamily(f"gateway_{name}", text, float(value))
         yield _by(
@@ -150,6 +152,12 @@ class _Database:
             "Connections by status.",
             "status",
             {status: lag["connections"].get(status, 0) for status in get_args(Status)},
+        )
+        yield _by(
+            "gateway_frozen",
+            "How many partners and providers are frozen, and whether all reads are.",
+            "what",
+            lag["frozen"],
         )
         yield _by(
             "gateway_breaker_open",

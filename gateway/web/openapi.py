@@ -25,6 +25,7 @@ from gateway.errors import (
     Frozen,
     GatewayError,
     NotFound,
+    ProviderUnavailable,
     RateLimited,
     RefreshInProgress,
     TooLarge,
@@ -39,7 +40,7 @@ _View = TypeVar("_View", bound=Callable[..., Any])
 _ANYWHERE = (BadRequest, Unauthenticated, Forbidden, Frozen, RateLimited, Unexpected, DatabaseUnavailable)
 """What any call may be refused with."""
 _LATER = (DatabaseUnavailable, RateLimited, RefreshInProgress)
-"""Whose answers name seconds in Retry-After, always."""
+"""Whose answers name seconds in Retry-After, always; those of ProviderUnavailable where they are known."""
 _VARIABLE = re.compile(r"<(?:[^<>]*:)?([a-z_]+)>")
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -219,7 +220,7 @@ def _refusals(kinds: Sequence[type[GatewayError]], public_url: str) -> Schema:
 
 def _headers(kinds: Sequence[type[GatewayError]]) -> Schema:
     headers: Schema = {}
-    if any(kind in _LATER for kind in kinds):
+    if any(kind in (*_LATER, ProviderUnavailable) for kind in kinds):
         later = {"type": "string", "pattern": "^[0-9]+$"}
         headers["Retry-After"] = {
             "description": "Seconds.",

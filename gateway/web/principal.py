@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 from flask import request
 
@@ -42,7 +43,9 @@ def address() -> str | None:
 
     The peer's own, unless GATEWAY_TRUSTED_PROXIES says how many proxies stand in front: each of them has appended whom it saw to
     X-Forwarded-For, so that the client is that many places from the right, and what stands further left is anybody's invention.
-    Where the header does not have that many addresses, it did not come through them: the peer it is.
+    Where the header does not have that many addresses, it did not come through them: the peer it is. Several lines are one list, in
+    their order (RFC 9110 section 5.3). A server hands over `X_Forwarded_For` by the same name (PEP 3333), the later one standing, and
+    nothing here can tell: the nearest proxy has to drop it.
     """
     hops = runtime().settings.trusted_proxies
     if hops:
@@ -53,6 +56,7 @@ def address() -> str | None:
     return _ip(request.environ.get("REMOTE_ADDR", ""))
 
 
+@lru_cache(maxsize=1024)
 def _ip(text: str) -> str | None:
     try:
         found = ipaddress.ip_address(text)

@@ -5,6 +5,8 @@ knows no blueprint for an address that matches nothing.
 
 from __future__ import annotations
 
+import math
+
 import structlog
 from flask import Flask, current_app, render_template, request
 from werkzeug.exceptions import HTTPException
@@ -16,6 +18,7 @@ from gateway.errors import (
     GatewayError,
     MethodNotAllowed,
     NotFound,
+    ProviderUnavailable,
     RateLimited,
     RefreshInProgress,
     TooLarge,
@@ -122,6 +125,7 @@ def problem_json(error: GatewayError) -> Response:
 
 
 def _with_retry(answer: Response, error: GatewayError) -> Response:
-    if isinstance(error, DatabaseUnavailable | RefreshInProgress | RateLimited):
-        answer.headers["Retry-After"] = str(int(error.retry_after or 5))
+    known = isinstance(error, ProviderUnavailable) and error.retry_after is not None
+    if known or isinstance(error, DatabaseUnavailable | RefreshInProgress | RateLimited):
+        answer.headers["Retry-After"] = str(math.ceil(error.retry_after or 5))
     return answer

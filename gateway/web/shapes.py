@@ -46,6 +46,7 @@ ScopeToken = Annotated[str, Field(max_length=300, pattern=r"^[\x21\x23-\x5b\x5d-
 ProviderId = Annotated[str, Field(max_length=100, pattern=r"^[a-z][a-z0-9_]*$")]
 Opaque = Annotated[str, Field(max_length=500, pattern=r"^[A-Za-z0-9_.~=:+-]*$")]
 """Made here, and only ever sent back."""
+Location = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
 Limit = Annotated[int, Field(ge=1, le=100, description="The most items of one page."), BeforeValidator(_digits)]
 
 
@@ -82,10 +83,15 @@ class ConnectionsQuery(Asked):
 
 
 class TokenQuery(Asked):
-    """How long the token has to be good for."""
+    """How long the token has to be good for, and for which location."""
 
     min_seconds: Annotated[int, Field(ge=0, le=3600), BeforeValidator(_digits)] = Field(
         default=60, description="A token that is good for less is refreshed first."
+    )
+    location: Location | None = Field(
+        default=None,
+        description="The connection's own `locationId`, where its provider has such, to be sure of it. Any other is like none: "
+        "tokens for the locations of an agency are not made yet.",
     )
 
 
@@ -135,7 +141,8 @@ class CompleteRequest(Asked):
     )
     answer: Literal["replace", "both", "no"] | None = Field(
         default=None,
-        description="What becomes of another account that is connected already. Asked for by `pending_confirmation`.",
+        description="What becomes of another account that is connected already, or of one that allows more than what came "
+        "back now. Asked for by `pending_confirmation`.",
     )
 
 
@@ -143,7 +150,10 @@ class CompleteRequest(Asked):
 
 
 class Account(Answered):
-    """Whose account it is at the provider: `id` is stable there, `label` is for people."""
+    """
+    Whose account it is at the provider: `id` is stable there, `label` is for people. Both are empty until the connection is
+    confirmed.
+    """
 
     id: str
     label: str
@@ -211,8 +221,10 @@ class Receipt(Answered):
         "kept: others use the connection still, only your reach ended."
     )
     event_id: UUID
-    uninstall: Literal["done", "failed", "unsupported"] | None = Field(
-        default=None, exclude_if=lambda value: value is None, description="Only where `uninstall=1` was asked."
+    uninstall: Literal["done", "failed", "unsupported", "kept"] | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Only where `uninstall=1` was asked. kept: the account is connected for others too, whom it would cut off.",
     )
 
 
@@ -249,7 +261,9 @@ class Event(Answered):
     at: datetime
     connection_id: UUID | None
     user_id: UUID | None
-    partner: UUID | None = Field(description="The partner that did it.")
+    partner: UUID | None = Field(
+        description="The partner that did it, by whose link it came about, or whose key or consent it is about."
+    )
     provider: str | None
     data: dict[str, Any]
 
@@ -258,7 +272,9 @@ class Events(Answered):
     """A page of events, oldest first."""
 
     items: tuple[Event, ...]
-    next_cursor: str | None = Field(description="The position of the last one as text while more follow, else null.")
+    next_cursor: str | None = Field(
+        description="The position to go on from, as text, while more follow or may; else null."
+    )
 
 
 class Problem(Answered):
