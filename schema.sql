@@ -2189,6 +2189,8 @@ begin
   select x.* into p from gateway.parked_grant x
    where x.connect_session_id = s.id and x.confirmation_hash is not null and x.parked_until > clock_timestamp() for update;
   if not found then
+    -- Whoever was waited for may have completed it meanwhile.
+    select x.* into s from gateway.connect_session x where x.id = s.id;
     return coalesce((
       select jsonb_build_object('ending', 'done', 'connection', gateway.shown(c)) from gateway.connection c
        where c.id = s.connection_id and c.user_id = user_id and s.confirmation_hash = confirmation_hash
@@ -2283,6 +2285,9 @@ begin
         return limited;
       end if;
     end if;
+    -- Told in this transaction or not at all, and on disk within wal_writer_delay: nothing of ours that dies takes it along, a crash of
+    -- Postgres itself the reads of its last half second.
+    perform set_config('synchronous_commit', 'off', true);
     insert into gateway.event (type, connection_id, user_id, partner_id, provider)
     values ('token.read', x.id, x.user_id, p.id, x.provider);
   end if;

@@ -270,7 +270,16 @@ def test_one_call_after_another_answers_as_described(busy):
     What one call answers is asked for by the next: what is gone stays gone, and nothing needs no key.
     """
     off = {phase: {"enabled": False} for phase in ("examples", "coverage", "fuzzing")}
-    found, counted = asked(busy, config(busy.key, "192.0.2.3", phases=off))
+    found, counted = [], Counter()
+    for seed in (
+        1,
+        2,
+        3,
+    ):  # which connections stand decides what chance leads to; one walk nearly always comes by a DELETE
+        more, walked = asked(busy, config(busy.key, "192.0.2.3", phases=off, seed=seed))
+        found, counted = found + more, counted + walked
+        if counted["DELETE /v1/connections/{connection_id}", 200]:
+            break
 
     assert [] == found
     assert counted["DELETE /v1/connections/{connection_id}", 200]

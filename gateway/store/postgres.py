@@ -145,7 +145,7 @@ def _value(answer: PGresult) -> Any:
 class PostgresBackend:
     """Calls functions through a pool that opens at the first call, in each process anew."""
 
-    def __init__(self, dsn: str, *, pool_size: int = 8) -> None:
+    def __init__(self, dsn: str, *, pool_size: int = 16) -> None:
         """`dsn`: URL or key-value string. Behind a transaction pooler (see `read_dsn`) nothing is prepared."""
         dsn, self._prepares = read_dsn(dsn)
         given = conninfo.conninfo_to_dict(dsn)

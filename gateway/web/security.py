@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from flask import Flask, request
 
-from gateway.config import Settings
 from gateway.runtime import Runtime
+from gateway.web.session import SERVING
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -57,14 +57,14 @@ def popup_friendly(*, yes: bool) -> None:
 def register(app: Flask) -> None:
     """Puts the headers on every answer. What is the same for all of them is put together here, once."""
     rt: Runtime = app.extensions["gateway"]
-    app.wsgi_app = _Headed(app.wsgi_app, rt.settings)  # type: ignore[method-assign] # as Flask's documents have it
+    app.wsgi_app = _Headed(app.wsgi_app, rt)  # type: ignore[method-assign] # as Flask's documents have it
 
 
 class _Headed:
     """A WSGI application (PEP 3333) whose answers carry the headers."""
 
-    def __init__(self, app: WSGIApplication, settings: Settings) -> None:
-        self._app = app
+    def __init__(self, app: WSGIApplication, rt: Runtime) -> None:
+        self._app, self._rt, settings = app, rt, rt.settings
         self._app_origins = frozenset(settings.app_origins)
         self._always = [*_STATIC.items()]
         if settings.secure:
@@ -77,7 +77,11 @@ class _Headed:
             headers += self._more(environ, status, headers)
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
-        return self._app(environ, start)
+        serving = SERVING.set(self._rt)
+        try:
+            return self._app(environ, start)
+        finally:
+            SERVING.reset(serving)
 
     def _more(self, environ: WSGIEnvironment, status: str, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
         given = {name.lower(): value for name, value in headers}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
+from contextvars import ContextVar
 from functools import cache
 from typing import Any, cast
 from urllib.parse import parse_qsl, quote, urlencode
@@ -27,9 +28,13 @@ blueprint = Blueprint("session", __name__)
 ATTEMPT_SECONDS = 600
 
 
+SERVING: ContextVar[Runtime | None] = ContextVar("serving", default=None)
+"""The instruments of the application that answers now; set around each request, since Flask's proxies cost more than a lookup."""
+
+
 def runtime() -> Runtime:
     """The assembled instruments of this process."""
-    return cast("Runtime", current_app.extensions["gateway"])
+    return SERVING.get() or cast("Runtime", current_app.extensions["gateway"])
 
 
 # -- cookies ---------------------------------------------------------------------------------------------------------
