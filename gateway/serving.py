@@ -1,12 +1,15 @@
 """
 Starting the server: the schema is looked at first, then granian takes over.
 
-64 blocking threads a process: waiting readers hold threads, and a provider that hangs must not take them all.
+Two bounds that are easily taken for one. 64 threads a process are what requests are worked on by: waiting readers hold threads, and
+a provider that hangs must not take them all. Connections are many more, since most are idle: a proxy keeps dozens open, and whoever
+is not let in waits until one of them is closed.
 """
 
 from __future__ import annotations
 
 import errno
+import resource
 import socket
 import sys
 
@@ -19,6 +22,13 @@ from gateway.store import SCHEMA_VERSION, Store, apply_schema, open_store
 from gateway.worker import start_worker
 
 BLOCKING_THREADS = 64
+CONNECTIONS = 2048
+"""That a process holds at once, idle ones among them; what comes then waits in the kernel's queue. Granian calls it backpressure."""
+_OTHER_FILES = 256
+"""Beside them: to the database and to providers, the journal, modules."""
+IDLE_SECONDS = 75
+"""An idle connection is closed after that, and one whose request's head is not there by then: longer than proxies keep theirs (nginx
+and AWS 60 s), so that none sends a request on a connection that is just being closed."""
 
 
 def schema_version(store: Store) -> int | None:
@@ -94,10 +104,23 @@ def require_free(host: str, port: int, option: str) -> None:
                 raise SettingsRefused([f"Port {port} of {host} {why}: {mend}."]) from None
 
 
+def connections_allowed() -> int:
+    """CONNECTIONS, or as many as this process may open files for; its soft limit is raised for them as far as the hard one lets it."""
+    wanted = CONNECTIONS + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return (
+        CONNECTIONS if soft == resource.RLIM_INFINITY else max(BLOCKING_THREADS, min(CONNECTIONS, soft - _OTHER_FILES))
+    )
+
+
 def run_server(host: str, port: int, workers: int, *, work: bool = True, quiet: bool = False) -> None:
     """Serves until it is told to stop; requests under way are finished. `work`: with a worker in each process."""
     from granian import Granian
     from granian.constants import Interfaces
+    from granian.http import HTTP1Settings
     from granian.log import LogLevels
 
     Granian(
@@ -108,7 +131,8 @@ def run_server(host: str, port: int, workers: int, *, work: bool = True, quiet: 
         interface=Interfaces.WSGI,
         workers=workers,
         blocking_threads=BLOCKING_THREADS,
-        backpressure=BLOCKING_THREADS,
+        backpressure=connections_allowed(),
+        http1_settings=HTTP1Settings(header_read_timeout=IDLE_SECONDS * 1000),
         websockets=False,
         log_level=LogLevels.error if quiet else LogLevels.info,
         respawn_failed_workers=True,

@@ -7,15 +7,14 @@ error is shown in the form of the place where it happened, decided by path.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from flask import Flask
 
 from gateway.runtime import Runtime
 from gateway.web import (
     api,
+    bodies,
     email,
     events,
     failures,
@@ -25,28 +24,22 @@ from gateway.web import (
     ops,
     pages,
     phone,
+    reads,
     reference,
     refusals,
     security,
     session,
 )
+from gateway.web.application import Application
 
 ROOT = Path(__file__).resolve().parents[2]
 _LARGEST_FORM = 64 * 1024
 """Bytes. The largest form here carries an access token."""
 
 
-class _App(Flask):
-    """Flask, without asking of every function in every request whether it is a coroutine: none of ours is."""
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """The function as it is."""
-        return func
-
-
 def build_app(rt: Runtime) -> Flask:
     """The WSGI application over `rt`."""
-    app = _App("gateway", root_path=str(ROOT), template_folder="templates", static_folder="gateway/web/static")
+    app = Application("gateway", root_path=str(ROOT), template_folder="templates", static_folder="gateway/web/static")
     app.extensions["gateway"] = rt
     app.config.update(MAX_CONTENT_LENGTH=_LARGEST_FORM, MAX_FORM_PARTS=50)
     # Werkzeug would answer doubled slashes with a redirect that it builds from the Host header.
@@ -59,6 +52,10 @@ def build_app(rt: Runtime) -> Flask:
         app.register_blueprint(room.blueprint)
     failures.register(app)
     refusals.register(app)
+    bodies.register(app)
+    reads.register(app)
     metrics.register(app)
     security.register(app)
+    if unused := ", ".join(app.unused()):
+        raise RuntimeError(f"registered and never called here: {unused}")
     return app

@@ -9,14 +9,13 @@ from __future__ import annotations
 import base64
 import uuid
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from gateway import connect
 from gateway.check import check
 from gateway.errors import (
     BadRequest,
     ClientRejected,
-    Forbidden,
     NeedsReauthorization,
     NotFound,
     PendingConfirmation,
@@ -25,10 +24,10 @@ from gateway.errors import (
     RefreshInProgress,
     SecretUnreadable,
 )
-from gateway.refresh import fresh_grant
 from gateway.web import shapes
 from gateway.web.openapi import described
 from gateway.web.principal import caller
+from gateway.web.reads import fresh_token, raise_what_went_wrong
 from gateway.web.session import runtime
 from gateway.web.wire import answer, asked
 
@@ -134,8 +133,10 @@ def token(connection_id: uuid.UUID) -> Response:
     One that is good for `min_seconds`: where the one that stands is not, it is refreshed first. A new one that is itself shorter
     is answered as it is.
     """
+    raise_what_went_wrong(request.environ)
     query = asked(shapes.TokenQuery)
-    return _fresh(connection_id, min_seconds=query.min_seconds, force=False, location=query.location)
+    fresh = fresh_token(runtime(), caller(), connection_id, min_seconds=query.min_seconds, location=query.location)
+    return answer(fresh)
 
 
 @blueprint.post("/connections/<uuid:connection_id>/refresh")
@@ -147,25 +148,7 @@ def refreshed(connection_id: uuid.UUID) -> Response:
     Whatever stands: for when the provider refuses a token that should be good.
     """
     asked(shapes.NoQuery)
-    return _fresh(connection_id, min_seconds=0, force=True)
-
-
-def _fresh(connection_id: uuid.UUID, *, min_seconds: int, force: bool, location: str | None = None) -> Response:
-    rt, asks = runtime(), caller()
-    if asks.key_hash is None and not rt.settings.owner_tokens:
-        rt.store.caller(asks)  # whoever is shut out is told that, here as anywhere
-        raise Forbidden("GATEWAY_OWNER_TOKENS is off")
-    fresh = fresh_grant(rt, connection_id, caller=asks, min_seconds=min_seconds, force=force, location=location)
-    provider = rt.catalog.get(fresh.provider)
-    return answer(
-        shapes.Token(
-            connection_id=fresh.connection_id,
-            access_token=fresh.access_token,
-            expires_at=fresh.expires_at,
-            scope=fresh.scope,
-            api_base_url=provider.api_base_url if provider else None,
-        )
-    )
+    return answer(fresh_token(runtime(), caller(), connection_id, min_seconds=0, force=True))
 
 
 @blueprint.post("/connections/<uuid:connection_id>/check")

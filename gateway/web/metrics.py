@@ -90,8 +90,7 @@ class _Counted:
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             nonlocal answered
-            asked = environ.get("werkzeug.request")  # Flask takes it away when it is done
-            answered = status[:3], asked.url_rule.rule if asked is not None and asked.url_rule else _NO_ROUTE
+            answered = status[:3], _rule(environ)
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
         try:
@@ -110,6 +109,13 @@ class _Counted:
         if child is None:
             child = self._known[key] = self._seconds.labels(*key[1:], str(key[0]))
         child.observe(seconds)
+
+
+def _rule(environ: WSGIEnvironment) -> str:
+    if (read := environ.get("gateway.rule")) is not None:
+        return str(read)
+    asked = environ.get("werkzeug.request")  # Flask takes it away when it is done
+    return str(asked.url_rule.rule) if asked is not None and asked.url_rule else _NO_ROUTE
 
 
 # -- the database ----------------------------------------------------------------------------------------------------

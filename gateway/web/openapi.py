@@ -25,6 +25,7 @@ from gateway.errors import (
     Frozen,
     GatewayError,
     NotFound,
+    Overloaded,
     ProviderUnavailable,
     RateLimited,
     RefreshInProgress,
@@ -39,7 +40,7 @@ Schema = dict[str, Any]
 _View = TypeVar("_View", bound=Callable[..., Any])
 _ANYWHERE = (BadRequest, Unauthenticated, Forbidden, Frozen, RateLimited, Unexpected, DatabaseUnavailable)
 """What any call may be refused with."""
-_LATER = (DatabaseUnavailable, RateLimited, RefreshInProgress)
+_LATER = (DatabaseUnavailable, Overloaded, RateLimited, RefreshInProgress)
 """Whose answers name seconds in Retry-After, always; those of ProviderUnavailable where they are known."""
 _VARIABLE = re.compile(r"<(?:[^<>]*:)?([a-z_]+)>")
 _REFERENCE = "#/components/schemas/{model}"
@@ -78,7 +79,7 @@ def described(
 
     def say(view: _View) -> _View:
         summary, _, text = " ".join((view.__doc__ or "").replace("\n\n", "\0").split()).partition("\0")
-        taken = (TooLarge, UnsupportedMediaType) if body else ()
+        taken = (TooLarge, UnsupportedMediaType, Overloaded) if body else ()
         view.call = Call(  # type: ignore[attr-defined]
             summary=summary.strip().removesuffix("."),
             text=text.strip(),

@@ -18,6 +18,7 @@ from gateway.errors import (
     GatewayError,
     MethodNotAllowed,
     NotFound,
+    Overloaded,
     ProviderUnavailable,
     RateLimited,
     RefreshInProgress,
@@ -126,6 +127,6 @@ def problem_json(error: GatewayError) -> Response:
 
 def _with_retry(answer: Response, error: GatewayError) -> Response:
     known = isinstance(error, ProviderUnavailable) and error.retry_after is not None
-    if known or isinstance(error, DatabaseUnavailable | RefreshInProgress | RateLimited):
+    if known or isinstance(error, DatabaseUnavailable | Overloaded | RefreshInProgress | RateLimited):
         answer.headers["Retry-After"] = str(math.ceil(error.retry_after or 5))
     return answer

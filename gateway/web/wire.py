@@ -69,4 +69,9 @@ def _bad(error: ValidationError, model: type[Asked]) -> BadRequest:
 
 def answer(model: Answered, status: int = 200, kind: str = JSON) -> Response:
     """The JSON answer of a call."""
-    return Response(model.__pydantic_serializer__.to_json(model), status, content_type=kind)
+    return Response(written(model), status, content_type=kind)
+
+
+def written(model: Answered) -> bytes:
+    """A shape as JSON."""
+    return model.__pydantic_serializer__.to_json(model)
