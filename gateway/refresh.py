@@ -34,7 +34,9 @@ from gateway.runtime import Runtime
 from gateway.store import ClaimedRefresh, StoredGrant
 
 WAIT_SECONDS = 12.0
-_LOOK_SECONDS = 0.02
+_LOOK_SECONDS = 0.01
+_LOOKS = 20
+"""After so many claims that found somebody else at it the connection itself is looked at: it may be gone."""
 _SOON_SECONDS = 1.0
 """For who finds no place to wait: when to ask again."""
 _OFTEN_SECONDS = 60.0
@@ -216,7 +218,7 @@ def _lead(rt: Runtime, row: StoredGrant, caller: Caller | None, min_seconds: int
     """Claims and refreshes; or, where another process has the lease, looks until the generation moves."""
     provider = rt.provider(row.provider)
     deadline = time.monotonic() + WAIT_SECONDS
-    first = row
+    first, looks = row, 0
     while True:
         asked_at = time.monotonic()
         claim = rt.store.claim_refresh(
@@ -234,7 +236,9 @@ def _lead(rt: Runtime, row: StoredGrant, caller: Caller | None, min_seconds: int
                 if _read(rt, row.id, caller, min_seconds).generation == claim.generation:
                     raise
             return _read(rt, row.id, caller, min_seconds)
-        row = _read(rt, row.id, caller, min_seconds)
+        if claim != "leased" or looks % _LOOKS == 0:
+            row = _read(rt, row.id, caller, min_seconds)
+        looks += 1
         if row.generation != first.generation or (row.alive and not force):
             return row
         if claim == "often" and force:

@@ -8,24 +8,32 @@ is not let in waits until one of them is closed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import multiprocessing
 import resource
 import socket
 import sys
+import threading
 
+import structlog
 from flask import Flask
 
 from gateway import create_app
-from gateway.errors import DatabaseUnavailable, NotFound, SettingsRefused, Unexpected
+from gateway.errors import DatabaseUnavailable, GatewayError, NotFound, SettingsRefused, Unexpected
 from gateway.presence import keep_announcing
+from gateway.runtime import Runtime
 from gateway.store import SCHEMA_VERSION, Store, apply_schema, open_store
 from gateway.worker import start_worker
+
+log = structlog.get_logger(__name__)
 
 BLOCKING_THREADS = 64
 CONNECTIONS = 2048
 """That a process holds at once, idle ones among them; what comes then waits in the kernel's queue. Granian calls it backpressure."""
 _OTHER_FILES = 256
 """Beside them: to the database and to providers, the journal, modules."""
+_TOGETHER_SECONDS = 10
 IDLE_SECONDS = 75
 """An idle connection is closed after that, and one whose request's head is not there by then: longer than proxies keep theirs (nginx
 and AWS 60 s), so that none sends a request on a connection that is just being closed."""
@@ -85,8 +93,36 @@ def served_app() -> Flask:
 def served_app_alone() -> Flask:
     """The same where workers have processes of their own."""
     app = create_app()
-    keep_announcing(app.extensions["gateway"])
+    rt: Runtime = app.extensions["gateway"]
+    try:
+        rt.store.warm()
+    except GatewayError as error:
+        log.warning("serving.cold", error=error.slug)  # a database that is away just now is no reason not to serve
+    keep_announcing(rt)
+    _all_up.wait()
     return app
+
+
+class Together:
+    """
+    Lets the processes of a server begin to listen at one moment. Each has a socket of its own (SO_REUSEPORT): one that listens before
+    the others is sent every connection until they do, and keeps those that stay.
+    """
+
+    def __init__(self, processes: int = 1) -> None:
+        self._barrier = multiprocessing.Barrier(processes)
+        self._past = multiprocessing.Event()
+
+    def wait(self) -> None:
+        """Returns when all are there, or have been before (a process that was started again), or one takes too long."""
+        if not self._past.is_set():
+            with contextlib.suppress(threading.BrokenBarrierError):
+                self._barrier.wait(_TOGETHER_SECONDS)
+            self._past.set()
+
+
+_all_up = Together()
+"""Made anew by `run_server` before it forks; where processes are not forked, each begins by itself."""
 
 
 def require_free(host: str, port: int, option: str) -> None:
@@ -123,6 +159,8 @@ def run_server(host: str, port: int, workers: int, *, work: bool = True, quiet: 
     from granian.http import HTTP1Settings
     from granian.log import LogLevels
 
+    global _all_up  # noqa: PLW0603 - what is forked afterwards shares it; granian hands nothing else on
+    _all_up = Together(workers)
     Granian(
         "gateway.serving:served_app" if work else "gateway.serving:served_app_alone",
         factory=True,

@@ -4,13 +4,21 @@ How the server is started: many connections, most of them idle, and nobody waits
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import resource
 import socket
+import subprocess
+import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
+import psutil
 import pytest
 import requests
+from postgres import rows
+from running import free_port, whole_gateway
 
 from gateway import serving
 from gateway.serving import BLOCKING_THREADS, CONNECTIONS, connections_allowed
@@ -27,6 +35,85 @@ def test_idle_connections_keep_nobody_out(gateway):
         began = time.monotonic()
         assert 200 == requests.get(f"{gateway.url}/healthz", timeout=5).status_code
         assert time.monotonic() - began < 1
+
+
+def listening(port):
+    """How many sockets listen there (proc(5): state 0A)."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
+
+
+def test_the_processes_of_a_server_begin_to_listen_together():
+    """However long one of them takes to come up; and one that is started later again waits for nobody."""
+    together, fork, passed = serving.Together(3), multiprocessing.get_context("fork"), multiprocessing.SimpleQueue()
+
+    def come_up(seconds):
+        time.sleep(seconds)
+        together.wait()
+        passed.put(time.monotonic())
+
+    began = time.monotonic()
+    processes = [fork.Process(target=come_up, args=(seconds,)) for seconds in (0, 0.3, 1.0)]
+    for each in processes:
+        each.start()
+    for each in processes:
+        each.join(10)
+    times = [passed.get() - began for _ in processes]
+    assert min(times) >= 1.0
+    assert max(times) - min(times) < 0.5
+
+    again = fork.Process(target=come_up, args=(0,))
+    again.start()
+    again.join(5)
+    assert 0 == again.exitcode
+
+
+def test_one_that_never_comes_up_holds_up_the_others_for_seconds_alone(monkeypatch):
+    """They serve without it."""
+    monkeypatch.setattr(serving, "_TOGETHER_SECONDS", 0.2)
+    together, began = serving.Together(2), time.monotonic()
+    together.wait()
+    together.wait()
+    assert 0.2 <= time.monotonic() - began < 1
+
+
+def test_a_process_that_died_is_replaced(cluster, template):
+    """All of them listen, and do so again."""
+    with whole_gateway(cluster, template, workers=3) as made:
+        made.start()
+        time.sleep(0.5)
+        assert 3 == listening(made.port)
+        psutil.Process(made.process.pid).children()[0].kill()
+        end = time.monotonic() + 15
+        while listening(made.port) != 3:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert 200 == requests.get(f"{made.url}/readyz", timeout=5).status_code
+
+
+def test_a_process_is_warm_before_it_listens(gateway):
+    """Its database connections are open, and each has called what is called most."""
+    opened = rows(
+        gateway.dsn,
+        "select count(*) from pg_stat_activity where application_name = 'gateway' and datname = current_database()",
+    )
+    assert [16] == opened
+
+
+def test_a_database_that_is_away_is_no_reason_not_to_serve(tmp_path):
+    """What asks for it is told so; a process that died meanwhile is started again all the same."""
+    environ = {
+        "PATH": os.environ["PATH"],
+        "GATEWAY_KEYS": "3q2-7wABAgMEBQYHCAkKCxyzDQ4PEBESExQVFhcYGRo=",
+        "GATEWAY_DATA": str(tmp_path),
+        "DATABASE_URL": f"postgresql://nobody@127.0.0.1:{free_port()}/none",
+    }
+    asks = "from gateway.serving import served_app_alone as s; print(s().test_client().get('/healthz').status)"
+    told = subprocess.run(
+        [sys.executable, "-c", asks], env=environ, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "200 OK" in told.stdout
+    assert "serving.cold" in told.stdout + told.stderr
 
 
 @pytest.mark.parametrize(

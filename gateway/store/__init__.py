@@ -66,6 +66,9 @@ class Backend(Protocol):
     def call(self, function: str, arguments: Mapping[str, object]) -> Any:
         """What `public.<function>` answers to named arguments of JSON types (uuid and time as ISO text)."""
 
+    def warm(self, calls: Sequence[tuple[str, Mapping[str, object]]]) -> None:
+        """Opens connections, and has the functions called on them before somebody waits for it."""
+
     def close(self) -> None:
         """Lets go of connections."""
 
@@ -93,6 +96,19 @@ class Store(Refreshing, Adopting, Partnering, Linking, Ledgering, Operating, Kee
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+
+    def warm(self) -> None:
+        """Makes ready for what is called most often: reads by a user and by a key, and a claim, of nobody and nothing."""
+        none = str(UUID(int=0))
+        read = {"connection_id": none, "min_seconds": 60, "counted": True}
+        claim = {"generation": 0, "host": "", "lease_seconds": 0.0, "block_seconds": 0.0}
+        self._backend.warm(
+            [
+                ("gateway_grant_v1", {**read, **asking(Caller(user_id=UUID(int=0)))}),
+                ("gateway_grant_v1", {**read, **asking(Caller(key_hash=""))}),
+                ("gateway_claim_refresh_v1", {"connection_id": none, **claim}),
+            ]
+        )
 
     def close(self) -> None:
         """Lets go of connections; a later call opens new ones."""

@@ -17,7 +17,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -40,6 +40,8 @@ CONNECTION_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
 """How long a caller waits for an answer, once there is a connection; over REST, for the whole of a call."""
 _CONNECT_SECONDS = 3
+_KEPT = 4
+"""Connections of a process that stay open; further ones are closed when they were idle for ten minutes."""
 _LOOK_SECONDS = 0.1
 _TRANSACTION_POOLER_PORT = "6543"
 _TRANSACTION_POOLER_WORD = "pgbouncer="
@@ -180,6 +182,29 @@ class PostgresBackend:
         # Outside of the handler: psycopg's own error may quote what was passed, and would be remembered as the context.
         raise problem
 
+    def warm(self, calls: Sequence[tuple[str, Mapping[str, object]]]) -> None:
+        """
+        Opens every connection, and calls each function with its arguments on all of them: a session's first call of a function costs
+        ten times a later one, and connections that are opened while many wait are opened by who serves them. Raises as `call`.
+        """
+        pool, taken = self._open(), []
+        asked = [
+            (self._statement(name, tuple(given)), [_passed(value) for value in given.values()]) for name, given in calls
+        ]
+        try:
+            for _ in range(self._pool_size):
+                taken.append(pool.getconn())
+                for statement, values in asked:
+                    taken[-1].ask(statement, values, prepares=self._prepares)
+        except psycopg.Error as error:
+            problem = _translated("warm", error)
+        else:
+            return
+        finally:
+            for connection in taken:
+                pool.putconn(connection)
+        raise problem
+
     def close(self) -> None:
         """Closes the pool; a later call opens another."""
         with self._opening:
@@ -198,7 +223,7 @@ class PostgresBackend:
                 self._conninfo,
                 connection_class=BoundedConnection,
                 kwargs={"autocommit": True, "prepare_threshold": 0 if self._prepares else None},
-                min_size=0,
+                min_size=min(_KEPT, self._pool_size),
                 max_size=self._pool_size,
                 timeout=CONNECTION_SECONDS,
                 reconnect_timeout=CONNECTION_SECONDS,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,11 @@ class SupabaseBackend:
             problem = Unexpected(f"{function}: {type(error).__name__}, an argument is no JSON value")
         # Outside of the handlers: what httpx and postgrest raise may quote what was passed, and would be remembered.
         raise problem
+
+    def warm(self, calls: Sequence[tuple[str, Mapping[str, object]]]) -> None:
+        """Each once: the sessions are PostgREST's."""
+        for function, arguments in calls:
+            self.call(function, arguments)
 
     def close(self) -> None:
         """Closes the connections; a later call opens new ones."""
