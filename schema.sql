@@ -4,9 +4,15 @@
 -- plain PostgreSQL 15 to 18. Nothing that stands is deleted. Run it as one statement list in one transaction, as the role that
 -- owns the two tables.
 --
---   0  this run          3  our tables           6  functions: sessions and attempts
---   1  roles, auth       4  row-level security   7  functions: connections
---   2  the owner's two   5  triggers             8  functions: revocations, events, schema     9  who may call
+--   0  this run                 6   functions: sessions and attempts     8   functions: revocations, events, schema
+--   1  roles, auth              6b  functions: partners                  8b  functions: keys, hosts, figures
+--   2  the owner's two tables   7   functions: connections               8c  functions: the ledger
+--   3  our tables               7a  functions: links of partners         8d  functions: connections, for whoever runs the gateway
+--   4  row-level security       7b  functions: refresh                   9   who may call
+--   5  triggers                 7c  functions: adoption
+--
+-- Who has one coffee: 2 to 5 and 9 say who may see and change what, whatever the functions do, since no client may call one; then
+-- gateway_take_authorization_v1 (6), gateway_save_connection_v1 (7) and gateway_grant_v1 (7b), by which every token comes and goes.
 --
 -- In the functions every column is written with its table, and a bare name is always an argument.
 

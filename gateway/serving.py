@@ -99,7 +99,8 @@ def served_app_alone() -> Flask:
     except GatewayError as error:
         log.warning("serving.cold", error=error.slug)  # a database that is away just now is no reason not to serve
     keep_announcing(rt)
-    _all_up.wait()
+    if _all_up is not None:
+        _all_up.wait()
     return app
 
 
@@ -109,7 +110,7 @@ class Together:
     the others is sent every connection until they do, and keeps those that stay.
     """
 
-    def __init__(self, processes: int = 1) -> None:
+    def __init__(self, processes: int) -> None:
         self._barrier = multiprocessing.Barrier(processes)
         self._past = multiprocessing.Event()
 
@@ -121,8 +122,8 @@ class Together:
             self._past.set()
 
 
-_all_up = Together()
-"""Made anew by `run_server` before it forks; where processes are not forked, each begins by itself."""
+_all_up: Together | None = None
+"""Made by `run_server` before it forks; where processes are not forked, each begins by itself."""
 
 
 def require_free(host: str, port: int, option: str) -> None:
@@ -160,7 +161,7 @@ def run_server(host: str, port: int, workers: int, *, work: bool = True, quiet: 
     from granian.log import LogLevels
 
     global _all_up  # noqa: PLW0603 - what is forked afterwards shares it; granian hands nothing else on
-    _all_up = Together(workers)
+    _all_up = Together(workers) if workers > 1 else None
     Granian(
         "gateway.serving:served_app" if work else "gateway.serving:served_app_alone",
         factory=True,

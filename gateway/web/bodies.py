@@ -56,7 +56,7 @@ class _Places:
             if len(self._taken) >= PLACES:
                 raise Overloaded("too many bodies are under way")
             self._taken[me] = time.monotonic()
-        if port != self._port:
+        if port not in (0, self._port):
             self._look_after(port)
         self._first.set()
         try:
@@ -136,6 +136,10 @@ class _Body:
         return iter(self._there())
 
 
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdigit() else None
+
+
 class _Bounded:
     """A WSGI application whose requests have bounded bodies."""
 
@@ -144,12 +148,11 @@ class _Bounded:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] != "GET":
-            length = environ.get("CONTENT_LENGTH") or ""
-            told = int(length) if length.isascii() and length.isdigit() else None
+            told = _number(environ.get("CONTENT_LENGTH"))
             environ["wsgi.input"] = _Body(
                 self._places,
                 environ["wsgi.input"],
-                int(environ["SERVER_PORT"]),
+                _number(environ.get("SERVER_PORT")) or 0,  # a server on a Unix socket has none
                 told=min(told or 0, self._largest),
                 most=self._largest if told is None else min(told, self._largest),
             )
