@@ -100,16 +100,17 @@ def test_two_workers_refresh_what_is_due_once_each(alone):
     assert len(held) == refreshes(alone, "microsoft")
 
 
-@pytest.mark.parametrize(("work", "does"), [(True, ["announces", "works"]), (False, ["announces"])])
+@pytest.mark.parametrize(("work", "does"), [(True, ["warms", "announces", "works"]), (False, ["warms", "announces"])])
 def test_a_server_works_only_where_it_shall(monkeypatch, work, does):
     """
     `serve --no-worker` answers requests and says which keys it has; without the switch a worker runs beside that.
     """
     done, served = [], []
+    rt = SimpleNamespace(store=SimpleNamespace(warm=lambda: done.append("warms")))
     monkeypatch.setattr(
         granian, "Granian", lambda target, **_: served.append(target) or SimpleNamespace(serve=lambda: None)
     )
-    monkeypatch.setattr(serving, "create_app", lambda: SimpleNamespace(extensions={"gateway": None}))
+    monkeypatch.setattr(serving, "create_app", lambda: SimpleNamespace(extensions={"gateway": rt}))
     monkeypatch.setattr(serving, "keep_announcing", lambda _: done.append("announces"))
     monkeypatch.setattr(serving, "start_worker", lambda _: done.append("works"))
 

@@ -40,8 +40,6 @@ CONNECTION_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
 """How long a caller waits for an answer, once there is a connection; over REST, for the whole of a call."""
 _CONNECT_SECONDS = 3
-_KEPT = 4
-"""Connections of a process that stay open; further ones are closed when they were idle for ten minutes."""
 _LOOK_SECONDS = 0.1
 _TRANSACTION_POOLER_PORT = "6543"
 _TRANSACTION_POOLER_WORD = "pgbouncer="
@@ -223,7 +221,7 @@ class PostgresBackend:
                 self._conninfo,
                 connection_class=BoundedConnection,
                 kwargs={"autocommit": True, "prepare_threshold": 0 if self._prepares else None},
-                min_size=min(_KEPT, self._pool_size),
+                min_size=0,
                 max_size=self._pool_size,
                 timeout=CONNECTION_SECONDS,
                 reconnect_timeout=CONNECTION_SECONDS,
