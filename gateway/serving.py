@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import multiprocessing
+import fcntl
+import os
 import resource
 import socket
 import sys
-import threading
+import termios
+import time
 
 import structlog
 from flask import Flask
@@ -108,18 +110,25 @@ class Together:
     """
     Lets the processes of a server begin to listen at one moment. Each has a socket of its own (SO_REUSEPORT): one that listens before
     the others is sent every connection until they do, and keeps those that stay.
+
+    Each puts a byte into a pipe and looks how many there are: whoever dies meanwhile holds nothing that the others wait for.
     """
 
     def __init__(self, processes: int) -> None:
-        self._barrier = multiprocessing.Barrier(processes)
-        self._past = multiprocessing.Event()
+        self._processes = processes
+        self._seen, self._tell = os.pipe()
+        os.set_blocking(self._tell, False)
 
     def wait(self) -> None:
         """Returns when all are there, or have been before (a process that was started again), or one takes too long."""
-        if not self._past.is_set():
-            with contextlib.suppress(threading.BrokenBarrierError):
-                self._barrier.wait(_TOGETHER_SECONDS)
-            self._past.set()
+        with contextlib.suppress(BlockingIOError):  # so often that the pipe is full
+            os.write(self._tell, b".")
+        until = time.monotonic() + _TOGETHER_SECONDS
+        while self._told() < self._processes and time.monotonic() < until:
+            time.sleep(0.01)
+
+    def _told(self) -> int:
+        return int.from_bytes(fcntl.ioctl(self._seen, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 _all_up: Together | None = None
@@ -156,7 +165,7 @@ def connections_allowed() -> int:
 def run_server(host: str, port: int, workers: int, *, work: bool = True, quiet: bool = False) -> None:
     """Serves until it is told to stop; requests under way are finished. `work`: with a worker in each process."""
     from granian import Granian
-    from granian.constants import Interfaces
+    from granian.constants import HTTPModes, Interfaces
     from granian.http import HTTP1Settings
     from granian.log import LogLevels
 
@@ -168,6 +177,7 @@ def run_server(host: str, port: int, workers: int, *, work: bool = True, quiet: 
         address=host,
         port=port,
         interface=Interfaces.WSGI,
+        http=HTTPModes.http1,  # of HTTP/2, which no proxy speaks to us, nothing here is bounded: streams, idle connections
         workers=workers,
         blocking_threads=BLOCKING_THREADS,
         backpressure=connections_allowed(),

@@ -40,6 +40,8 @@ CONNECTION_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
 """How long a caller waits for an answer, once there is a connection; over REST, for the whole of a call."""
 _CONNECT_SECONDS = 3
+_WARMED = 4
+"""Connections that a process opens when it starts; small databases allow few, and others want some too."""
 _LOOK_SECONDS = 0.1
 _TRANSACTION_POOLER_PORT = "6543"
 _TRANSACTION_POOLER_WORD = "pgbouncer="
@@ -182,15 +184,15 @@ class PostgresBackend:
 
     def warm(self, calls: Sequence[tuple[str, Mapping[str, object]]]) -> None:
         """
-        Opens every connection, and calls each function with its arguments on all of them: a session's first call of a function costs
-        ten times a later one, and connections that are opened while many wait are opened by who serves them. Raises as `call`.
+        Opens a few connections, and calls each function with its arguments on all of them: a session's first call of a function costs
+        ten times a later one. Raises as `call`.
         """
         pool, taken = self._open(), []
         asked = [
             (self._statement(name, tuple(given)), [_passed(value) for value in given.values()]) for name, given in calls
         ]
         try:
-            for _ in range(self._pool_size):
+            for _ in range(min(_WARMED, self._pool_size)):
                 taken.append(pool.getconn())
                 for statement, values in asked:
                     taken[-1].ask(statement, values, prepares=self._prepares)

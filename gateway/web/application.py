@@ -22,11 +22,23 @@ _HOOKS = (
 )
 
 
-class _NoSession(SessionMixin, dict[str, Any]):
+class _NoSession(SessionMixin):
     """Flask's `session`, which nobody may use here: it would be kept nowhere."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise KeyError(key)
 
     def __setitem__(self, key: str, value: Any) -> None:
         raise RuntimeError("Flask's session is not kept: see gateway.web.session")
+
+    def __delitem__(self, key: str) -> None:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
 
 
 class _NoSessions(SessionInterface):

@@ -4,27 +4,23 @@ Bodies, read within a bound: whoever sends one a byte at a time keeps nobody els
 WSGI's input knows no timeout (PEP 3333), and granian's waits for as long as the client likes: 64 bodies that never come would be 64
 threads that never answer, and it takes no account to send them. So no more than PLACES are read at once, and where all are taken the
 next is refused unread. An answer to a request whose body is still being read stops granian's loop, which leaves one way to end such a
-reading: the connection itself is shut down, by a thread that looks after those that last.
+reading: the connection itself is shut down (`overdue`), by a thread that looks after those that last.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
-import struct
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 from flask import Flask
 
 from gateway.errors import BadRequest, Overloaded
+from gateway.web.overdue import Overdue
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
@@ -33,11 +29,7 @@ log = structlog.get_logger(__name__)
 
 PLACES = 24
 """Bodies of this process that may be under way at once; of 64 threads, 40 are left for whoever sends none."""
-LONGEST_SECONDS = 30.0
-"""Ours fill a packet or two; and no answer takes that long to make."""
 _LOOK_SECONDS = 5.0
-_SINCE_SENT = struct.Struct("=44xI")
-"""Of tcp_info (linux/tcp.h): tcpi_last_data_sent, in milliseconds."""
 
 
 class _Places:
@@ -47,7 +39,7 @@ class _Places:
         self._lock = threading.Lock()
         self._taken: dict[int, float] = {}
         self._first = threading.Event()
-        self._port = 0
+        self._ports: set[int] = set()
 
     def read(self, stream: InputStream, most: int, port: int) -> bytes:
         """The body, at most `most` bytes of it; of a client that is gone what it sent. Raises Overloaded, and has read nothing then."""
@@ -56,10 +48,10 @@ class _Places:
             if len(self._taken) >= PLACES:
                 raise Overloaded("too many bodies are under way")
             self._taken[me] = time.monotonic()
-        if port not in (0, self._port):
-            self._look_after(port)
-        self._first.set()
         try:
+            if port and port not in self._ports:
+                self._look_after(port)
+            self._first.set()
             return stream.read(most)
         except Exception:  # noqa: BLE001 - each server has its own; the body is too short then
             return b""
@@ -68,7 +60,8 @@ class _Places:
 
     def _look_after(self, port: int) -> None:
         with self._lock:
-            begun, self._port = self._port, port
+            begun = bool(self._ports)
+            self._ports.add(port)
         if not begun and sys.platform == "linux":
             threading.Thread(target=self._look, name="bodies", daemon=True).start()
 
@@ -77,30 +70,14 @@ class _Places:
             self._first.clear()
             if not self._taken:
                 self._first.wait()
-            time.sleep(_LOOK_SECONDS)
-            oldest = min(list(self._taken.values()), default=None)
-            if oldest is not None and time.monotonic() - oldest > LONGEST_SECONDS:
-                log.warning("bodies.cut_off", connections=_shut_down_overdue(self._port))
-
-
-def _shut_down_overdue(port: int) -> int:
-    """
-    Ends the connections to our `port` on which we have sent nothing for LONGEST_SECONDS; how many.
-
-    WSGI does not say which connection a request came on. But all that we do ourselves is over sooner, so that what stands on such a
-    connection waits for its client; or nothing does, and whoever keeps an idle connection has to open another (RFC 9112 section 9.5).
-    """
-    ended = 0
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError, ValueError), socket.socket(fileno=os.dup(int(entry.name))) as found:
-            if found.family not in (socket.AF_INET, socket.AF_INET6) or found.getsockname()[1] != port:
-                continue
-            found.getpeername()  # OSError where it is the one that listens
-            told = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SINCE_SENT.size)
-            if _SINCE_SENT.unpack(told)[0] > LONGEST_SECONDS * 1000:
-                found.shutdown(socket.SHUT_RDWR)
-                ended += 1
-    return ended
+            overdue = Overdue()  # of this time: what nobody waits for needs no memory
+            while self._taken:
+                time.sleep(_LOOK_SECONDS)
+                try:
+                    if ended := overdue.end(self._ports):
+                        log.warning("bodies.cut_off", connections=ended)
+                except Exception as error:  # noqa: BLE001 - it is all that ends them, so it goes on
+                    log.error("bodies.not_looked_after", kind=type(error).__name__)  # noqa: TRY400
 
 
 class _Body:
@@ -149,6 +126,9 @@ class _Bounded:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] != "GET":
             told = _number(environ.get("CONTENT_LENGTH"))
+            # Of JSON half is none; half a form is a shorter one, and no browser sends a form whose length it does not say.
+            endless = told is None and "HTTP_TRANSFER_ENCODING" in environ
+            told = self._largest if endless and environ.get("CONTENT_TYPE") != "application/json" else told
             environ["wsgi.input"] = _Body(
                 self._places,
                 environ["wsgi.input"],
