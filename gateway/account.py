@@ -103,7 +103,10 @@ def judge_same_account(
             # The keys are away. It came from the token endpoint itself (section 3.1.3.7, number 6): that will do to compare,
             # and to drop the answer would be to lose the refresh token in it.
             known |= unverified_claims(answer.grant.id_token)
-    named = _account_id(known, _lookup(provider, answer).id)
+    paths = _lookup(provider, answer).id
+    named = _account_id(known, paths)
+    if named is None and any(_at(known, path) is not None and not _whole_id(_at(known, path)) for path in paths):
+        raise ProviderGarbled("the refresh answer names an account that cannot be one")
     if named is not None and named != account_id:
         raise ProviderGarbled("the refresh answer is of another account")
 
@@ -158,7 +161,8 @@ def _ask(
     if found.status != 200:  # noqa: PLR2004
         raise ProviderGarbled(f"the account endpoint answers {found.status}")
     info = read_json(found.body)
-    if claims and "sub" in info and info["sub"] != claims["sub"]:
+    # OpenID Connect Core section 5.3.2: it has to be there, and the same. Where the id is another field, it is no such endpoint.
+    if claims and ("sub" in info or lookup.id == ("sub",)) and info.get("sub") != claims["sub"]:
         raise ProviderGarbled("the account endpoint speaks of another sub than the id_token")
     return info
 
@@ -199,6 +203,10 @@ def _id(value: Any) -> str | None:
     """An id as it is, or none: shortened or tidied, two accounts could become one."""
     text = "" if isinstance(value, bool) or not isinstance(value, str | int) else str(value)
     return text if text and text.isprintable() and text == text.strip() else None
+
+
+def _whole_id(value: Any) -> bool:
+    return 0 < len(_id(value) or "") <= _LONGEST
 
 
 def _text(value: Any) -> str | None:

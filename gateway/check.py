@@ -18,7 +18,7 @@ from gateway.refresh import FreshToken, fresh_grant
 from gateway.runtime import Runtime
 from gateway.store import Checking, CheckOutcome
 
-CHECK_SECONDS = 8.0
+CHECK_SECONDS = 4.0
 
 
 def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller) -> Connection:

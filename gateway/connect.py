@@ -231,7 +231,7 @@ def _redeem(
     except Exception as caught:  # noqa: BLE001 - a grant must not be left alive by a defect of ours
         # Whatever went wrong: the code is redeemed but nothing stands here, so that what was granted is given back.
         error = caught if isinstance(caught, GatewayError) else Unexpected(type(caught).__name__)
-        _undo(rt, provider, request, answer.grant, error, account_id=account_id)
+        _undo(rt, provider, request, answer.grant, error, deadline, account_id=account_id)
         raise error from None
 
 
@@ -248,7 +248,7 @@ def _exchange(
     except ProviderGarbled as error:
         left = oauth.grant_in(provider, answer.body)
         if left is not None:
-            _undo(rt, provider, request, left, error)
+            _undo(rt, provider, request, left, error, deadline)
         raise
 
 
@@ -258,11 +258,13 @@ def _undo(
     request: AuthorizationRequest,
     grant: Grant,
     error: GatewayError,
+    deadline: Deadline,
     *,
     account_id: str | None = None,
 ) -> None:
     """Gives back what was granted; where that cannot be done, `error` says where the app may still stand."""
-    if not revocation.give_back(rt, provider, grant, beside=bool(request.standing), account_id=account_id):
+    beside = bool(request.standing)
+    if not revocation.give_back(rt, provider, grant, beside=beside, account_id=account_id, deadline=deadline):
         error.left_installed = (provider.name, provider.installed_apps_url)
 
 

@@ -39,11 +39,13 @@ from gateway.store import ClaimedRefresh
 
 log = structlog.get_logger(__name__)
 
-REQUEST_SECONDS = 10.0
+REQUEST_SECONDS = 8.0
 LEASE_SECONDS = 15.0
 """Longer than a request may take, so that nobody else sends one while it is under way."""
 _AFTER_SECONDS = 3.0
 """Of the lease, for what follows the request: the answer on disk, and in the database."""
+_JUDGE_SECONDS = 2.0
+"""For the keys that an answer is judged with, where they have to be fetched."""
 BLOCK_SECONDS = 60.0
 LOOK_SECONDS = 5.0
 """How often a worker looks for what was left behind."""
@@ -187,7 +189,7 @@ def _judged(rt: Runtime, provider: Provider, kept: Mapping[str, Any]) -> _Judged
     read = oauth.read_token_response(
         provider, kept["status"], body, now=now, scope=tuple(kept["scope"]), refused=NeedsReauthorization
     )
-    judge_same_account(rt, provider, read, kept["account_id"], Deadline.after(_AFTER_SECONDS))
+    judge_same_account(rt, provider, read, kept["account_id"], Deadline.after(_JUDGE_SECONDS))
     grant = read.grant
     renewed = grant.refresh_token is not None
     return _Judged(

@@ -27,9 +27,17 @@ REVOKE_SECONDS = 4.0
 Revoked = Literal["done", "queued", "unsupported"]
 
 
-def give_back(rt: Runtime, provider: Provider, grant: Grant, *, beside: bool, account_id: str | None = None) -> bool:
+def give_back(
+    rt: Runtime,
+    provider: Provider,
+    grant: Grant,
+    *,
+    beside: bool,
+    account_id: str | None = None,
+    deadline: Deadline | None = None,
+) -> bool:
     """
-    Whether a grant that was not stored is given back, now or soon.
+    Whether a grant that was not stored is given back: before `deadline`, or soon, from the queue.
 
     Where a revocation ends everything between the account and us (`revocation_ends = "account"`), a connection that stands
     would die along with it. The database knows whether one of anybody's does; where the account is not known, `beside`, one
@@ -50,7 +58,7 @@ def give_back(rt: Runtime, provider: Provider, grant: Grant, *, beside: bool, ac
         )
     except GatewayError:
         return _give_back_unqueued(rt, provider, grant, beside=beside)
-    return settle(rt, queued) != "unsupported"
+    return settle(rt, queued, deadline) != "unsupported"
 
 
 def _give_back_unqueued(rt: Runtime, provider: Provider, grant: Grant, *, beside: bool) -> bool:
@@ -58,20 +66,24 @@ def _give_back_unqueued(rt: Runtime, provider: Provider, grant: Grant, *, beside
     if provider.revocation_endpoint is None or (beside and provider.revocation_ends == "account"):
         return False
     try:
-        _revoke(rt, provider, Revocation(uuid.uuid4(), provider.id, 1, grant.access_token, grant.refresh_token))
+        held = Revocation(uuid.uuid4(), provider.id, 1, grant.access_token, grant.refresh_token)
+        _revoke(rt, provider, held, Deadline.after(REVOKE_SECONDS))
     except ProviderFailed as error:
         log.warning("revocation.lost", provider=provider.id, reason=str(error))
         return False
     return True
 
 
-def settle(rt: Runtime, queued: Revocation | None) -> Revoked:
-    """Gives a queued grant back, if that can be done now, and brings the queue up to date."""
+def settle(rt: Runtime, queued: Revocation | None, deadline: Deadline | None = None) -> Revoked:
+    """Gives a queued grant back, if that can be done now and before `deadline`, and brings the queue up to date."""
     if queued is None:
         return "unsupported"
+    soon = Deadline.after(REVOKE_SECONDS)
+    if deadline is not None and deadline.at < soon.at:
+        soon = deadline
     done: Revoked = "queued"
     try:
-        done = _try(rt, queued)
+        done = _try(rt, queued, soon)
     except GatewayError as error:
         log.warning("revocation.queued", provider=queued.provider, reason=str(error))
     try:
@@ -96,24 +108,23 @@ def work_once(rt: Runtime) -> bool:
     return True
 
 
-def _try(rt: Runtime, queued: Revocation) -> Revoked:
+def _try(rt: Runtime, queued: Revocation, deadline: Deadline) -> Revoked:
     provider = rt.catalog.get(queued.provider)
     if provider is None or provider.id not in rt.clients:
         return "queued"
-    provider = rt.issuers.complete(provider, Deadline.after(REVOKE_SECONDS), needed=("revocation_endpoint",))
+    provider = rt.issuers.complete(provider, deadline, needed=("revocation_endpoint",))
     if provider.revocation_endpoint is None or (queued.beside and provider.revocation_ends == "account"):
         return "unsupported"
     row, generation = str(queued.connection_id), queued.generation
     token = rt.vault.open_some(queued.token, column="token", row=row, generation=generation)
     refresh = rt.vault.open_some(queued.refresh, column="refresh", row=row, generation=generation)
-    _revoke(rt, provider, replace(queued, token=token, refresh=refresh))
+    _revoke(rt, provider, replace(queued, token=token, refresh=refresh), deadline)
     return "done"
 
 
-def _revoke(rt: Runtime, provider: Provider, grant: Revocation) -> None:
+def _revoke(rt: Runtime, provider: Provider, grant: Revocation, deadline: Deadline) -> None:
     """Both tokens, the longer-lived first. Its answer counts: RFC 7009 section 2.1 lets the other end with it."""
     client = rt.clients[provider.id]
-    deadline = Deadline.after(REVOKE_SECONDS)
     held = [(grant.refresh, "refresh_token"), (grant.token, "access_token")]
     for token, hint in [(token, hint) for token, hint in held if token is not None]:
         wire = oauth.revocation_request(provider, client, token=token, hint=hint)

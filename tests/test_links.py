@@ -95,6 +95,14 @@ def test_a_link_is_made_of_what_fits_and_of_nothing_else(gateway, acme, alice, c
     assert [] == rows(gateway.dsn, "select 1 from gateway.connect_session where user_id = %s", alice.id)
 
 
+def test_a_name_that_stands_twice_in_a_body_is_refused_and_named(gateway, acme, alice):
+    """Which of the two was meant, nobody can say (RFC 8259 section 4)."""
+    body = f'{{"user_id": "{alice.id}", "provider": "google", "provider": "ghl"}}'
+    answer = acme.calls("POST", "/v1/connect-sessions", data=body, headers={"Content-Type": "application/json"})
+
+    assert (400, ["provider"]) == (answer.status_code, answer.json()["fields"])
+
+
 def test_only_a_partner_with_the_scope_makes_links_and_only_to_its_own_providers(gateway, alice):
     """
     A key without the scope, a key for another provider, a user's token and no key at all; and a key that is none is told that

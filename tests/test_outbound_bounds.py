@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import socket
 import threading
+import time
 import tracemalloc
 import zlib
 
@@ -233,9 +234,54 @@ def test_an_answer_too_large_is_refused_within_ten_megabytes_of_memory(outbound,
     assert peak < 10_000_000
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Type: multipart/mixed; boundary*=undefined''x",
+        b"Content-Type: multipart/mixed; boundary*=a\0b''x",
+        b"Content-Type: multipart/mixed; boundary*" + b"9" * 5000 + b"=x",
+        b"Content-Type: message/rfc822",
+        b"Content-Length: -5",
+        b"Content-Length: abc",
+        b"Content-Length: +2",
+        b"Content-Length: 2_0",
+        b"Content-Length:",
+        b"Content-Length: 2\r\nContent-Length: 3",
+    ],
+    ids=lambda head: repr(head[:50]),
+)
+def test_a_head_that_no_parser_should_guess_at_is_garbled(outbound, listen, head):
+    """
+    What is decoded in it besides (RFC 2231), and a length that is none (RFC 9112 section 6.3): never taken for "until it closes".
+    """
+    provider = listen(once(b"HTTP/1.1 200 OK\r\n" + head + b"\r\nContent-Length: 2\r\n\r\n{}" if b"Type" in head else
+                           b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n{}"))  # fmt: skip
+
+    if head.endswith(b"rfc822"):
+        assert b"{}" == outbound.request("GET", provider.url()).body
+        return
+    with pytest.raises(ProviderGarbled):
+        outbound.request("GET", provider.url(), deadline=Deadline.after(3))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [CHUNKED + b"1\r\na\r\n" * 100_000 + b"0\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n" * 8_000 + OK],
+    ids=["chunks of a byte", "100 Continue"],
+)
+def test_an_answer_in_crumbs_costs_no_more_than_another(outbound, listen, answer):
+    """
+    It is given up after a few thousand of them, in CPU of this process.
+    """
+    provider, began = listen(once(answer)), time.thread_time()
+    with pytest.raises(ProviderGarbled, match="too large"):
+        outbound.request("GET", provider.url(), deadline=Deadline.after(5))
+    assert time.thread_time() - began < 0.1
+
+
 def test_an_answer_of_exactly_the_bound_is_taken_and_one_byte_more_is_not(outbound, listen):
     """
-    256 KiB, plain or gzipped.
+    128 KiB, plain or gzipped.
     """
     whole, more = bytes(LARGEST_BODY), bytes(LARGEST_BODY + 1)
     for coding, packed in (("identity", bytes), ("gzip", gzip.compress)):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from gateway.account import read_account
+from gateway.account import judge_same_account, read_account
 from gateway.catalog import Provider, load_catalog
 from gateway.errors import ProviderGarbled, ProviderUnavailable
 from gateway.models import Client, Grant
@@ -275,9 +276,9 @@ def test_the_id_token_and_the_account_endpoint_must_speak_of_the_same_user():
     assert ("alice-1", "alice@example.com") == account(
         google, {}, {"sub": "alice-1", "email": "alice@example.com"}, claims={"sub": "alice-1"}
     )
-    for sub in ("bob-1", "Alice-1", None, ["alice-1"]):
+    for named in ({"sub": "bob-1"}, {"sub": "Alice-1"}, {"sub": None}, {"sub": ["alice-1"]}, {}):
         with pytest.raises(ProviderGarbled):
-            account(google, {}, {"sub": sub, "email": "bob@example.com"}, claims={"sub": "alice-1"})
+            account(google, {}, named | {"email": "bob@example.com"}, claims={"sub": "alice-1"})
 
 
 def test_what_was_signed_counts_more_than_what_was_only_said():
@@ -290,6 +291,24 @@ def test_what_was_signed_counts_more_than_what_was_only_said():
     assert (
         "t1/alice" == account(provider, {"tid": "t3"}, page, claims={"sub": "alice-1", "tid": "t1", "oid": "alice"})[0]
     )
+
+
+@pytest.mark.parametrize("sub", ["mallory", "alice ", "a\u200bb", "a\0b", "a" * 201, "", True, ["alice"]], ids=repr)
+def test_a_refresh_that_names_another_account_or_none_that_can_be_is_refused(sub):
+    """
+    OpenID Connect Core section 12.2: the same sub. One that no account can have is not the same; one that is not there says nothing.
+    """
+    rt = SimpleNamespace(
+        issuers=SimpleNamespace(read_id_token=lambda *_, **__: {"sub": sub}),
+        clients={"google": Client("client-id")},
+        now=lambda: SimpleNamespace(timestamp=lambda: 0.0),
+    )
+    grant = Grant("at-1", None, "Bearer", (), None, id_token="e.y.J")
+    for answer in (TokenAnswer(grant, {}), TokenAnswer(replace(grant, id_token=None), {"sub": sub})):
+        with pytest.raises(ProviderGarbled):
+            judge_same_account(rt, CATALOG.get("google"), answer, "alice", Deadline.after(5))
+    nothing = TokenAnswer(replace(grant, id_token=None), {})
+    judge_same_account(rt, CATALOG.get("google"), nothing, "alice", Deadline.after(5))
 
 
 def test_an_account_without_the_id_token_that_was_asked_for_is_refused():

@@ -119,6 +119,21 @@ def test_a_refused_refresh_asks_the_user_to_reconnect(gateway, alice):
     assert 200 == reads(alice, connection).status_code
 
 
+@pytest.mark.parametrize("error", ["interaction_required", "consent_required", "login_required", "access_denied"])
+def test_a_refresh_that_wants_its_user_asks_them_to_reconnect(gateway, alice, error):
+    """
+    Nobody is there who could say or do what the provider wants (OpenID Connect Core section 3.1.2.6): as good as refused.
+    """
+    connection = alice.connects("zoom")["connection"]
+    expire(gateway, connection)
+    gateway.sandbox.state.add_fault("error", "zoom", "token", error=error)
+
+    answer = reads(alice, connection)
+
+    assert (409, "reconnect") == (answer.status_code, answer.json()["remedy"])
+    assert "needs_reauthorization" == state(gateway, connection)[1]
+
+
 @pytest.mark.parametrize(
     ("fault", "options", "status", "remedy"),
     [

@@ -19,6 +19,7 @@ from gateway.errors import (
     ClientRejected,
     GatewayError,
     IssuerMismatch,
+    NeedsReauthorization,
     ProviderGarbled,
     ProviderUnavailable,
     StateInvalid,
@@ -199,10 +200,13 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _error_of(error: str, *, refused: type[GatewayError]) -> GatewayError:
     """Who must act, by the error code alone; the code reaches the log only when it is one that we know."""
-    for codes, kind in ((_DENIED, AccessDenied), (_PASSING, ProviderUnavailable), (_OURS_TO_MEND, ClientRejected)):
+    for codes, kind in ((_PASSING, ProviderUnavailable), (_OURS_TO_MEND, ClientRejected)):
         if error in codes:
             return kind(f"the provider answers {error}")
-    if error in _GRANT_REFUSED:
+    if error in _DENIED and not issubclass(refused, NeedsReauthorization):
+        return AccessDenied(f"the provider answers {error}")
+    if error in _GRANT_REFUSED | _DENIED:
+        # A refresh that wants its user to say or do something (Microsoft's `interaction_required`) has none to ask.
         return refused(f"the provider answers {error}")
     return ProviderGarbled("the provider answers with an error that no standard names")
 

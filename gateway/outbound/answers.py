@@ -18,8 +18,11 @@ from urllib3.exceptions import HTTPError, InvalidHeader
 
 from gateway.errors import ProviderFailed, ProviderGarbled, ProviderUnavailable
 
-LARGEST_BODY = 256 * 1024
+LARGEST_BODY = 128 * 1024
 _LARGEST_HEAD = 64 * 1024
+_MOST_LINES_OF_HEAD = 512
+_MOST_LINES_OF_BODY = 4096
+"""Two a chunk: who sends a byte at a time is read at the price of many answers."""
 _LARGEST_ON_WIRE = 2 * LARGEST_BODY
 """Chunk sizes and trailers included. Tiny chunks cost CPU: whoever sends more framing than content is not served."""
 
@@ -35,14 +38,18 @@ class TooMuch(http.client.HTTPException):
 
 class _Meter(io.BufferedReader):
     """
-    Reads no more than `left` bytes, then raises TooMuch.
+    Reads no more than `left` bytes and `lines` lines, then raises TooMuch.
 
     http.client bounds lines and their number, not their sum, and takes a chunk of the size "-1" as "all there is".
     """
 
     left = _LARGEST_HEAD
+    lines = _MOST_LINES_OF_HEAD
 
     def readline(self, size: int | None = -1, /) -> bytes:
+        self.lines -= 1
+        if self.lines < 0:
+            raise TooMuch
         return self._spend(super().readline(size))
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -62,14 +69,23 @@ class Measured(http.client.HTTPResponse):
     def begin(self) -> None:
         """The parent's. Raises TooMuch above the bound for a head, BadStatusLine for what cannot be the final one."""
         self.fp = meter = _Meter(self.fp.detach())
-        super().begin()
-        meter.left = _LARGEST_ON_WIRE
+        try:
+            super().begin()
+        except (http.client.HTTPException, OSError):
+            raise
+        except Exception:  # noqa: BLE001 - the parser of mail, which reads the head, decodes what it finds in Content-Type
+            raise http.client.BadStatusLine("header") from None
+        meter.left, meter.lines = _LARGEST_ON_WIRE, _MOST_LINES_OF_BODY
         if self.status < _OK:
             # An interim answer taken for the final one would leave the real one to the next call on this connection.
             raise http.client.BadStatusLine("1xx")
         if any(isinstance(defect, MissingHeaderBodySeparatorDefect) for defect in self.headers.defects):
             # From a line that is no header on the parser drops them all, those that say where the answer ends among them.
             raise http.client.BadStatusLine("header")
+        lengths = {value.strip() for value in self.headers.get_all("Content-Length", ())}
+        if len(lengths) > 1 or not all(length.isascii() and length.isdigit() for length in lengths):
+            # RFC 9112 section 6.3: http.client would read on until the connection ends, and the end could be anywhere.
+            raise http.client.BadStatusLine("length")
 
 
 def whole_body(raw: Any, headers: Mapping[str, str]) -> bytes:

@@ -6,6 +6,7 @@ Knows no route and no shape by name.
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import TypeVar, cast
 
@@ -51,10 +52,22 @@ def sent(model: type[_A]) -> _A:
     asked(NoQuery)
     if request.mimetype != JSON:
         raise UnsupportedMediaType("the body is not JSON")
+    body = request.get_data(cache=False)
     try:
-        return model.model_validate_json(request.get_data(cache=False), strict=True)
+        found = model.model_validate_json(body, strict=True)
     except ValidationError as error:
         raise _bad(error, model) from None
+    json.loads(body, object_pairs_hook=_once)
+    return found
+
+
+def _once(pairs: list[tuple[str, object]]) -> None:
+    """RFC 8259 section 4: which of two values of one name is meant, nobody can say. Names of ours alone: the shape has been judged."""
+    names = [name for name, _ in pairs]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        refused = BadRequest("a name that stands twice")
+        refused.fields = tuple(repeated)
+        raise refused
 
 
 def _bad(error: ValidationError, model: type[Asked]) -> BadRequest:
