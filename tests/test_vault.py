@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gateway.errors import SecretUnreadable
 from gateway.vault import Vault, fingerprint
@@ -142,3 +146,14 @@ def test_a_fingerprint_does_not_show_what_it_is_of():
     SHA-256 in hex, the same every time.
     """
     assert "2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90" == fingerprint("alice")
+
+
+def test_the_derivation_is_that_of_rfc_5869():
+    """What was sealed by the library's whole HKDF opens, and the other way round."""
+    master, place = bytes(range(32)), "oauth-gateway\0row-1\0token\x003"
+    derived = HKDF(algorithm=SHA256(), length=32, salt=None, info=place.encode()).derive(master)
+    fernet, vault = Fernet(base64.urlsafe_b64encode(derived)), Vault([base64.urlsafe_b64encode(master).decode()])
+    where = {"row": "row-1", "column": "token", "generation": 3}
+
+    assert "at-1" == vault.open(fernet.encrypt(b"at-1").decode(), **where)
+    assert b"at-1" == fernet.decrypt(vault.seal("at-1", **where).encode())

@@ -8,6 +8,7 @@ parsers could read differently is refused before it is parsed.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_plus, urlencode, urlsplit, urlunsplit
 
@@ -18,7 +19,7 @@ from gateway.config import Settings
 from gateway.errors import ReturnToRefused
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 _LONGEST = 2000
 
@@ -58,9 +59,9 @@ def here_or_app_address(settings: Settings, value: str | None) -> str:
 class _SeeOther(Response):
     """Werkzeug would take Location apart and put it together again; ours is an address already, judged and encoded."""
 
-    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:  # noqa: ARG002 - werkzeug's signature
-        self.headers["Content-Length"] = "0"
-        return self.headers
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:  # noqa: ARG002 - WSGI's signature
+        start_response(self.status, [*self.headers.to_wsgi_list(), ("Content-Length", "0")])
+        return []
 
 
 def see_other(url: str) -> Response:

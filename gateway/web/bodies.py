@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import structlog
 from flask import Flask
 
-from gateway.errors import BadRequest, Overloaded
+from gateway.errors import BadRequest, Overloaded, TooLarge
 from gateway.web.overdue import Overdue
 
 if TYPE_CHECKING:
@@ -83,18 +83,30 @@ class _Places:
 class _Body:
     """`wsgi.input` (PEP 3333): read whole when somebody first reads of it."""
 
-    def __init__(self, places: _Places, stream: InputStream, port: int, *, told: int, most: int) -> None:
-        """`told`: how many bytes the client said there are, at least; `most`: how many are read at all."""
-        self._places, self._stream, self._port = places, stream, port
-        self._told, self._most = told, most
+    def __init__(self, places: _Places, environ: WSGIEnvironment, largest: int) -> None:
+        self._places, self._stream, self._largest = places, environ["wsgi.input"], largest
+        self._port = _number(environ.get("SERVER_PORT")) or 0  # a server on a Unix socket has none
+        self._told = _number(environ.get("CONTENT_LENGTH"))
+        # Of JSON half is none; half a form is a shorter one, and no browser sends a form whose length it does not say.
+        self._endless = (
+            self._told is None
+            and "HTTP_TRANSFER_ENCODING" in environ
+            and environ.get("CONTENT_TYPE") != "application/json"
+        )
         self._whole: BytesIO | None = None
 
     def _there(self) -> BytesIO:
         if self._whole is None:
-            body = self._places.read(self._stream, self._most, self._port)
-            if len(body) < self._told:
+            if self._endless:
+                raise BadRequest("a body whose length nobody says")
+            if self._told is not None and self._told > self._largest:
+                raise TooLarge("a body of more than is taken")
+            found = self._places.read(self._stream, self._largest + 1 if self._told is None else self._told, self._port)
+            if self._told is not None and len(found) < self._told:
                 raise BadRequest("the body was cut short")
-            self._whole = BytesIO(body)
+            if len(found) > self._largest:
+                raise TooLarge("a body of more than is taken")
+            self._whole = BytesIO(found)
         return self._whole
 
     def read(self, size: int = -1) -> bytes:
@@ -125,20 +137,10 @@ class _Bounded:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] != "GET":
-            told = _number(environ.get("CONTENT_LENGTH"))
-            # Of JSON half is none; half a form is a shorter one, and no browser sends a form whose length it does not say.
-            endless = told is None and "HTTP_TRANSFER_ENCODING" in environ
-            told = self._largest if endless and environ.get("CONTENT_TYPE") != "application/json" else told
-            environ["wsgi.input"] = _Body(
-                self._places,
-                environ["wsgi.input"],
-                _number(environ.get("SERVER_PORT")) or 0,  # a server on a Unix socket has none
-                told=min(told or 0, self._largest),
-                most=self._largest if told is None else min(told, self._largest),
-            )
+            environ["wsgi.input"] = _Body(self._places, environ, self._largest)
         return self._app(environ, start_response)
 
 
 def register(app: Flask) -> None:
-    """Bounds this application's bodies; one that is larger than it takes is refused by Flask unread."""
-    app.wsgi_app = _Bounded(app.wsgi_app, app.config["MAX_CONTENT_LENGTH"] + 1)  # type: ignore[method-assign] # as Flask's documents have it
+    """Bounds this application's bodies; one that says that it is larger is refused unread."""
+    app.wsgi_app = _Bounded(app.wsgi_app, app.config["MAX_CONTENT_LENGTH"])  # type: ignore[method-assign] # as Flask's documents have it

@@ -77,7 +77,7 @@ class _Headed:
             headers += self._more(environ, status, headers)
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
-        serving = SERVING.set(self._rt)
+        serving = SERVING.set((self._rt, environ))
         try:
             return self._app(environ, start)
         finally:

@@ -11,10 +11,10 @@ import secrets
 from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, quote, urlencode
 
-from flask import Blueprint, current_app, g, render_template, request
+from flask import Blueprint, current_app, render_template, request
 from werkzeug.wrappers import Response
 
 from gateway.errors import Forbidden, Unauthenticated
@@ -23,18 +23,30 @@ from gateway.runtime import Runtime
 from gateway.vault import fingerprint
 from gateway.web.addresses import here_or_app_address, see_other, with_query
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
 blueprint = Blueprint("session", __name__)
 
 ATTEMPT_SECONDS = 600
 
 
-SERVING: ContextVar[Runtime | None] = ContextVar("serving", default=None)
-"""The instruments of the application that answers now; set around each request, since Flask's proxies cost more than a lookup."""
+SERVING: ContextVar[tuple[Runtime, WSGIEnvironment] | None] = ContextVar("serving", default=None)
+"""
+The instruments of the application that answers now, and what it was asked (PEP 3333); set around each request, since Flask's proxies
+cost more than a lookup.
+"""
 
 
 def runtime() -> Runtime:
     """The assembled instruments of this process."""
-    return SERVING.get() or cast("Runtime", current_app.extensions["gateway"])
+    serving = SERVING.get()
+    return serving[0] if serving else cast("Runtime", current_app.extensions["gateway"])
+
+
+def _environ() -> WSGIEnvironment:
+    serving = SERVING.get()
+    return serving[1] if serving else request.environ
 
 
 # -- cookies ---------------------------------------------------------------------------------------------------------
@@ -47,7 +59,7 @@ def _name(purpose: str) -> str:
 
 def _read(purpose: str) -> str:
     # Looked for by its exact form: what else stands in the header is nobody's business here.
-    found = _cookie(_name(purpose)).findall(request.environ.get("HTTP_COOKIE", ""))
+    found = _cookie(_name(purpose)).findall(_environ().get("HTTP_COOKIE", ""))
     return str(found[0]) if len(found) == 1 else ""
 
 
@@ -93,19 +105,21 @@ def form() -> Mapping[str, str]:
 
     Ours are few and URL-encoded (HTML section 4.10.21.7); any other body has no fields.
     """
-    fields: Mapping[str, str] | None = g.get("form")
+    environ = _environ()
+    fields: Mapping[str, str] | None = environ.get("gateway.form")
     if fields is None:
         fields = {}
-        if request.environ.get("CONTENT_TYPE", "").startswith("application/x-www-form-urlencoded"):
-            pairs = parse_qsl(request.get_data().decode("utf-8", "replace"), max_num_fields=50)
+        if environ.get("CONTENT_TYPE", "").startswith("application/x-www-form-urlencoded"):
+            pairs = parse_qsl(environ["wsgi.input"].read().decode("utf-8", "replace"), max_num_fields=50)
             fields = dict(reversed(pairs))
-        g.form = fields
+        environ["gateway.form"] = fields
     return fields
 
 
 def judge_sender() -> None:
     """Raises Forbidden when the browser says that a form came from elsewhere: Sec-Fetch-Site first, then Origin."""
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    environ = _environ()
+    site, origin = environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_ORIGIN")
     if site is not None and site not in ("same-origin", "none"):
         raise Forbidden("the form was sent from another site")
     if origin is not None and origin != runtime().settings.public_url:
