@@ -12,7 +12,7 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,22 +32,25 @@ class Overdue:
 
     def end(self, ports: Collection[int]) -> int:
         """Shuts down what is overdue of the connections to `ports`, which are ours; how many."""
-        now, since, ended = time.monotonic(), self._since, 0
-        self._since = {}
+        before, self._since, ended = self._since, {}, 0
         for connection in _connections(ports):
-            told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-            state, sent, received, sent_bytes, received_bytes = _TCP_INFO.unpack(told)
-            if state != _ESTABLISHED:
-                continue
-            here = connection.getpeername(), sent_bytes
-            overdue = sent > IDLE_SECONDS * 1000 and received > UNANSWERED_SECONDS * 1000
-            if received < sent or (received_bytes and not sent_bytes):
-                self._since[here] = since.get(here, now)
-                overdue = overdue or now - self._since[here] >= UNANSWERED_SECONDS
-            if overdue:
-                connection.shutdown(socket.SHUT_RDWR)
-                ended += 1
+            with suppress(OSError):  # it has just been closed
+                if self._is_overdue(connection, before):
+                    connection.shutdown(socket.SHUT_RDWR)
+                    ended += 1
         return ended
+
+    def _is_overdue(self, connection: socket.socket, before: Mapping[tuple[object, int], float]) -> bool:
+        told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        state, sent, received, sent_bytes, received_bytes = _TCP_INFO.unpack(told)
+        if state != _ESTABLISHED:
+            return False
+        hidden = sent > IDLE_SECONDS * 1000 and received > UNANSWERED_SECONDS * 1000
+        if received >= sent and (sent_bytes or not received_bytes):
+            return hidden
+        here, now = (connection.getpeername(), sent_bytes), time.monotonic()
+        self._since[here] = before.get(here, now)
+        return hidden or now - self._since[here] >= UNANSWERED_SECONDS
 
 
 def _connections(ports: Collection[int]) -> Iterator[socket.socket]:
