@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import os
 import resource
 import socket
@@ -100,6 +101,10 @@ def served_app_alone() -> Flask:
         rt.store.warm()
     except GatewayError as error:
         log.warning("serving.cold", error=error.slug)  # a database that is away just now is no reason not to serve
+    # What stands now stays. Left to the collector it is walked through again and again, 60 ms at a time that everybody waits for: an
+    # answer of many small lists is enough to set that off.
+    gc.collect()
+    gc.freeze()
     keep_announcing(rt)
     if _all_up is not None:
         _all_up.wait()
