@@ -45,12 +45,13 @@ class Overdue:
         state, sent, received, sent_bytes, received_bytes = _TCP_INFO.unpack(told)
         if state != _ESTABLISHED:
             return False
-        hidden = sent > IDLE_SECONDS * 1000 and received > UNANSWERED_SECONDS * 1000
+        hidden: bool = sent > IDLE_SECONDS * 1000 and received > UNANSWERED_SECONDS * 1000
         if received >= sent and (sent_bytes or not received_bytes):
             return hidden
         here, now = (connection.getpeername(), sent_bytes), time.monotonic()
         self._since[here] = before.get(here, now)
-        return hidden or now - self._since[here] >= UNANSWERED_SECONDS
+        waiting = now - self._since[here]
+        return hidden or waiting >= UNANSWERED_SECONDS
 
 
 def _connections(ports: Collection[int]) -> Iterator[socket.socket]:
