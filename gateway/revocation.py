@@ -7,6 +7,7 @@ back is decided elsewhere.
 
 from __future__ import annotations
 
+import threading
 import uuid
 from dataclasses import replace
 from typing import Literal
@@ -23,6 +24,7 @@ from gateway.runtime import Runtime
 log = structlog.get_logger(__name__)
 
 REVOKE_SECONDS = 4.0
+_TOO_LATE_SECONDS = 1.0
 
 Revoked = Literal["done", "queued", "unsupported"]
 
@@ -37,7 +39,7 @@ def give_back(
     deadline: Deadline | None = None,
 ) -> bool:
     """
-    Whether a grant that was not stored is given back: before `deadline`, or soon, from the queue.
+    Whether a grant that was not stored is given back: before `deadline`, or, where little is left of that, beside whoever waits.
 
     Where a revocation ends everything between the account and us (`revocation_ends = "account"`), a connection that stands
     would die along with it. The database knows whether one of anybody's does; where the account is not known, `beside`, one
@@ -58,6 +60,11 @@ def give_back(
         )
     except GatewayError:
         return _give_back_unqueued(rt, provider, grant, beside=beside)
+    if deadline is not None and deadline.remaining() < _TOO_LATE_SECONDS:
+        # Whoever waits has waited for long. It stands in the queue, whatever becomes of this thread.
+        threading.Thread(target=settle, args=(rt, queued), name="give-back", daemon=True).start()
+        ends_more = queued is not None and queued.beside and provider.revocation_ends == "account"
+        return queued is not None and provider.revocation_endpoint is not None and not ends_more
     return settle(rt, queued, deadline) != "unsupported"
 
 

@@ -78,6 +78,7 @@ def test_a_body_that_does_not_come_is_given_up_with_its_connection(gateway, slow
     with requests.Session() as busy:
         connected = _connected(busy, gateway)
         dripping, *senders = [slow() for _ in range(PLACES)]
+        time.sleep(2)  # until all of them are being read
         assert 503 == gateway.person().signs_in().status_code
 
         end = time.monotonic() + UNANSWERED_SECONDS + 15
