@@ -236,7 +236,7 @@ def _lead(rt: Runtime, row: StoredGrant, caller: Caller | None, min_seconds: int
                 if _read(rt, row.id, caller, min_seconds).generation == claim.generation:
                     raise
             return _read(rt, row.id, caller, min_seconds)
-        if claim != "leased" or looks % _LOOKS == 0:
+        if claim not in ("leased", "blocked") or looks % _LOOKS == 0:
             row = _read(rt, row.id, caller, min_seconds)
         looks += 1
         if row.generation != first.generation or (row.alive and not force):

@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 REVOKE_SECONDS = 4.0
 _TOO_LATE_SECONDS = 1.0
+"""Less than this is not worth a try: a name, a handshake and two answers do not fit in."""
 
 Revoked = Literal["done", "queued", "unsupported"]
 

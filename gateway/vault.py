@@ -89,7 +89,7 @@ class Vault:
 
 @lru_cache(maxsize=_KEPT)
 def _ring(masters: tuple[bytes, ...], row: str, column: str, generation: int) -> MultiFernet:
-    """The newest first: it seals, and every one opens."""
+    """Every one opens, the newest first. What is sealed once is derived once, and takes no place here."""
     return MultiFernet([_derive(master, row, column, generation) for master in masters])
 
 

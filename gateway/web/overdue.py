@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 import struct
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -58,15 +57,12 @@ def _connections(ports: Collection[int]) -> Iterator[socket.socket]:
     """Each as a copy, which is closed when the next is asked for."""
     for entry in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
-            number = int(entry.name)
-            if not stat.S_ISSOCK(os.fstat(number).st_mode):
-                continue
-            copy = os.dup(number)
+            copy = os.dup(int(entry.name))
             try:
                 found = socket.socket(fileno=copy)
-            except OSError:
+            except OSError:  # a file, a pipe
                 os.close(copy)
-                raise
+                continue
             with found:
                 if found.family in (socket.AF_INET, socket.AF_INET6) and found.getsockname()[1] in ports:
                     found.getpeername()  # OSError of the one that listens
