@@ -27,6 +27,14 @@ class NotConfirmed(NeedsReauthorization):
     """The provider answered, and what it says is not that the token belongs to this account."""
 
 
+class NotReached(NotConfirmed):
+    """RFC 6750 section 3.1: it takes the token, which does not reach so far as to be told whose account it is."""
+
+
+class NobodyNamed(NeedsReauthorization):
+    """It answered, and named no account."""
+
+
 class TokenRefused(NeedsReauthorization):
     """RFC 6750 section 3.1: the provider does not take the access token. A new one may do."""
 
@@ -62,8 +70,8 @@ def confirm_account(
     """
     The account that an access token from elsewhere is for, in the provider's words alone; `account_id`: it has to be that one.
 
-    `answer.rest` says where to ask and is not believed. Raises NeedsReauthorization when the token is refused, or does not
-    suffice to be told; NotConfirmed when it is another's; and what the provider's endpoints raise.
+    `answer.rest` says where to ask and is not believed. Raises NeedsReauthorization when there is nothing to ask with the token alone,
+    TokenRefused, NobodyNamed, NotConfirmed (NotReached, AnotherAccount) and what the provider's endpoints raise.
     """
     lookup = _lookup(provider, answer)
     if account_id is not None and len(lookup.id) == 1:
@@ -75,12 +83,14 @@ def confirm_account(
     found = _fetch(rt, provider, lookup.url, answer, deadline)
     if found.status == 401:  # noqa: PLR2004 - RFC 6750 section 3.1
         raise TokenRefused("the provider refuses the access token")
+    if found.status == 403:  # noqa: PLR2004
+        raise NotReached("the access token does not reach the account")
     if found.status != 200:  # noqa: PLR2004
         raise NotConfirmed(f"the provider does not say that the token belongs to this account ({found.status})")
     info = read_json(found.body)
     named = _account_id(info, lookup.answered or lookup.id)
     if named is None:
-        raise NeedsReauthorization("the provider does not say whose account it is")
+        raise NobodyNamed("the provider does not say whose account it is")
     if named != (asked or named):
         raise AnotherAccount("the token belongs to another account")
     return Account(named, _label(info, lookup) or named)

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import uuid
 
-from gateway.account import AnotherAccount, TokenRefused, confirm_account
-from gateway.errors import NeedsReauthorization, NotFound
+from gateway.account import AnotherAccount, NobodyNamed, NotConfirmed, NotReached, TokenRefused, confirm_account
+from gateway.errors import NeedsReauthorization, NotFound, ProviderGarbled, ProviderUnavailable
 from gateway.models import Caller, Connection, Grant
 from gateway.oauth import TokenAnswer
 from gateway.outbound import Deadline
 from gateway.refresh import FreshToken, fresh_grant
+from gateway.renewal import REQUEST_SECONDS
 from gateway.runtime import Runtime
 from gateway.store import Checking, CheckOutcome
 
-CHECK_SECONDS = 4.0
+CHECK_SECONDS = 10.0
+"""For everything that the provider is asked: its account endpoint, once more with a new token, and the refresh between them."""
 
 
 def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller) -> Connection:
@@ -26,47 +28,57 @@ def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller) -> Connection:
     The connection as it stands once its provider was asked.
 
     Raises NotFound for one that the caller does not reach as for none, RateLimited within a minute of the last time, and what a
-    refresh and the provider's endpoint raise; then nothing is known and nothing changed.
+    refresh and the provider's endpoint raise; then nothing is known and nothing changed. Over within CHECK_SECONDS.
     """
     begun = rt.store.begin_check(caller, connection_id)
     if begun is None:
         raise NotFound("no such connection of this caller")
     if begun.connection.status != "active":
         return begun.connection
-    generation, outcome, error = _asked(rt, begun)
+    generation, outcome, error, problem = _asked(rt, begun)
     stands = rt.store.end_check(caller, connection_id, generation=generation, outcome=outcome, error=error)
     if stands is None:
         raise NotFound("disconnected meanwhile")
+    if problem is not None:
+        raise problem
     return stands
 
 
-def _asked(rt: Runtime, begun: Checking) -> tuple[int, CheckOutcome, str]:
-    """The generation that was asked about, what came of it, and for a refusal its name in the event."""
-    connection = begun.connection
+def _asked(rt: Runtime, begun: Checking) -> tuple[int, CheckOutcome, str, ProviderGarbled | None]:
+    """The generation that was asked about, what came of it, for a refusal its name in the event, and how it spoke past the question."""
+    connection, deadline = begun.connection, Deadline.after(CHECK_SECONDS)
     fresh: FreshToken | None = None
+    garbled: ProviderGarbled | None = None
+    outcome: tuple[CheckOutcome, str] = "confirmed", ""
     try:
-        fresh = fresh_grant(rt, connection.id)
+        fresh = fresh_grant(rt, connection.id, until=deadline)
         try:
-            _confirm(rt, begun, fresh)
+            _confirm(rt, begun, fresh, deadline)
         except TokenRefused:
+            if deadline.remaining() < REQUEST_SECONDS:
+                raise ProviderUnavailable(
+                    "the token was refused so late that no time is left to have it renewed"
+                ) from None
             fresh = None
-            fresh = fresh_grant(rt, connection.id, force=True)
-            _confirm(rt, begun, fresh)
+            fresh = fresh_grant(rt, connection.id, force=True, until=deadline)
+            _confirm(rt, begun, fresh, deadline)
     except TokenRefused:
-        outcome: tuple[CheckOutcome, str] = "refused", "token_refused"
+        outcome = "refused", "token_refused"
     except AnotherAccount:
         outcome = "refused", "another_account"
+    except NotReached:
+        outcome = "unknown", ""
+    except (NotConfirmed, NobodyNamed) as problem:
+        outcome, garbled = ("unknown", ""), ProviderGarbled(str(problem))
     except NeedsReauthorization as problem:
         # Without a token at all: the engine has marked it, or it ran out and has nothing to be refreshed with. With one: the
-        # provider cannot be asked with it, or does not say.
+        # provider cannot be asked with it.
         outcome = ("unknown", "") if fresh is not None else ("refused", problem.slug)
-    else:
-        outcome = "confirmed", ""
-    return (fresh.generation if fresh else connection.generation, *outcome)
+    return (fresh.generation if fresh else connection.generation, *outcome, garbled)
 
 
-def _confirm(rt: Runtime, begun: Checking, fresh: FreshToken) -> None:
+def _confirm(rt: Runtime, begun: Checking, fresh: FreshToken, deadline: Deadline) -> None:
     connection = begun.connection
     grant = Grant(fresh.access_token, None, "Bearer", fresh.scope, fresh.expires_at)
-    provider = rt.issuers.complete(rt.provider(connection.provider))
-    confirm_account(rt, provider, TokenAnswer(grant, begun.facts), connection.account.id, Deadline.after(CHECK_SECONDS))
+    provider = rt.issuers.complete(rt.provider(connection.provider), deadline)
+    confirm_account(rt, provider, TokenAnswer(grant, begun.facts), connection.account.id, deadline)

@@ -41,6 +41,8 @@ log = structlog.get_logger(__name__)
 
 EXCHANGE_SECONDS = 10.0
 """For everything that is asked of the provider in one callback."""
+DISCONNECT_SECONDS = 10.0
+"""For everything that is asked of it in one disconnect; what does not fit in stands in the queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,14 +290,15 @@ def disconnect(
     """
     session_hash = None if session is None else fingerprint(session)
     whose: dict[str, Any] = {"connection_id": connection_id, "session_hash": session_hash, "caller": caller}
-    uninstalled = leave.uninstall(rt, **whose) if uninstall else None
+    deadline = Deadline.after(DISCONNECT_SECONDS)
+    uninstalled = leave.uninstall(rt, deadline, **whose) if uninstall else None
     erased = rt.store.disconnect(**whose)
     if erased is None:
         raise NotFound("no such connection of this user")
     mark("disconnect.erased")
     if erased.kept:
         return Receipt(erased, "kept", uninstalled)
-    settled = revocation.settle(rt, erased.revocation)
+    settled = revocation.settle(rt, erased.revocation, deadline)
     mark("disconnect.settled")
     # An app that is removed takes its tokens with it, also where nothing else would end them.
     return Receipt(erased, "done" if uninstalled == "done" else settled, uninstalled)

@@ -39,6 +39,9 @@ MOST_WAITING = 24
 """Threads behind the first fetch of one document: an issuer that hangs must not take them all."""
 WAIT_SECONDS = 3.0
 _LONGEST_TOKEN = 16_384
+_PUBLIC = ("kty", "kid", "use", "alg", "key_ops", "crv", "n", "e", "x", "y")
+"""Of a key, what it is verified with (RFC 7518 section 6). Certificates and whatever else stands there are not read."""
+_LONGEST_MEMBER = 2_732
 
 
 @dataclass(slots=True)
@@ -292,21 +295,23 @@ def _asymmetric(document: Mapping[str, Any]) -> KeySet:
     for entry in entries[:100]:
         if (
             not isinstance(entry, dict)
-            or _is_weak(entry)
+            or not _is_sound(entry)
             or entry.get("kty") not in ("RSA", "EC", "OKP")
             or entry.get("use", "sig") != "sig"
         ):
             continue
         try:
-            usable.extend(KeySet.import_key_set({"keys": [entry]}).keys)
+            public = {name: entry[name] for name in _PUBLIC if name in entry}
+            usable.extend(KeySet.import_key_set({"keys": [public]}).keys)
         except (JoseError, ValueError, TypeError, KeyError):
             continue
     return KeySet(usable)
 
 
-def _is_weak(entry: Mapping[str, Any]) -> bool:
-    """RFC 7518 section 3.3: an RSA modulus has 2048 bits or more, which is 342 letters of base64."""
-    return entry.get("kty") == "RSA" and len(str(entry.get("n"))) < 342  # noqa: PLR2004
+def _is_sound(entry: Mapping[str, Any]) -> bool:
+    """RFC 7518 section 3.3: an RSA modulus has 2048 bits or more, 342 letters of base64; and ours 16,384 at the most, as nothing is longer."""
+    lengths = [len(str(entry.get(name, ""))) for name in _PUBLIC]
+    return max(lengths) <= _LONGEST_MEMBER and (entry.get("kty") != "RSA" or len(str(entry.get("n"))) >= 342)  # noqa: PLR2004
 
 
 def _published_badly(status: int) -> GatewayError:

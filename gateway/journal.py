@@ -106,7 +106,9 @@ class Journal:
 
         A disk that fails now is no reason to lose what is in hand: then it is kept in memory, and told.
         """
-        sealed = self._vault.seal(json.dumps(answer), row=str(connection_id), column=_COLUMN, generation=generation)
+        sealed = self._vault.seal(
+            json.dumps(answer, ensure_ascii=False), row=str(connection_id), column=_COLUMN, generation=generation
+        )
         try:
             with self._held(fcntl.LOCK_SH):
                 self._put(self._file(connection_id, generation), sealed.encode("ascii"))

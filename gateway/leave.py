@@ -28,7 +28,7 @@ Uninstalled = Literal["done", "failed", "unsupported", "kept"]
 
 
 def uninstall(
-    rt: Runtime, *, connection_id: uuid.UUID, session_hash: str | None, caller: Caller | None
+    rt: Runtime, deadline: Deadline, *, connection_id: uuid.UUID, session_hash: str | None, caller: Caller | None
 ) -> Uninstalled | None:
     """
     Removes our app at the provider, for the account of that connection; None where it stays connected for others.
@@ -44,7 +44,7 @@ def uninstall(
     if leaving.shared:
         return "kept"
     try:
-        ended: Uninstalled = _ask(rt, connection_id, leaving)
+        ended: Uninstalled = _ask(rt, connection_id, leaving, deadline)
     except GatewayError as error:
         log.warning("uninstall.failed", provider=leaving.provider, error=error.slug, reason=str(error))
         ended = "failed"
@@ -61,12 +61,12 @@ def uninstall(
     return ended
 
 
-def _ask(rt: Runtime, connection_id: uuid.UUID, leaving: Leaving) -> Uninstalled:
+def _ask(rt: Runtime, connection_id: uuid.UUID, leaving: Leaving, deadline: Deadline) -> Uninstalled:
     provider = rt.provider(leaving.provider)
     quirk = provider.uninstalling
     if quirk is None or quirk.uninstall is None:
         return "unsupported"
-    fresh = fresh_grant(rt, connection_id)
+    fresh = fresh_grant(rt, connection_id, until=deadline)
     wire = quirk.uninstall(
         provider.api_base_url or "", rt.clients[provider.id].client_id, leaving.account_id, leaving.facts
     )
@@ -76,8 +76,8 @@ def _ask(rt: Runtime, connection_id: uuid.UUID, leaving: Leaving) -> Uninstalled
         **provider.headers,
         "Authorization": f"Bearer {fresh.access_token}",
     }
-    body, deadline = json.dumps(dict(wire.body)), Deadline.after(UNINSTALL_SECONDS)
-    answer = rt.outbound.request("DELETE", wire.url, headers=headers, body=body, deadline=deadline)
+    body, soon = json.dumps(dict(wire.body)), deadline.within(UNINSTALL_SECONDS)
+    answer = rt.outbound.request("DELETE", wire.url, headers=headers, body=body, deadline=soon)
     if 200 <= answer.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
         return "done"
     log.warning("uninstall.refused", provider=provider.id, status=answer.status)

@@ -29,11 +29,13 @@ from gateway.errors import (
     RequestRefused,
 )
 from gateway.models import Caller
-from gateway.renewal import LEASE_SECONDS, block_seconds, carry_out
+from gateway.outbound import Deadline
+from gateway.renewal import LEASE_SECONDS, REQUEST_SECONDS, block_seconds, carry_out
 from gateway.runtime import Runtime
 from gateway.store import ClaimedRefresh, StoredGrant
 
 WAIT_SECONDS = 12.0
+"""For somebody else's refresh. Who gets the lease after that still has the time for a request."""
 _LOOK_SECONDS = 0.01
 _LOOKS = 20
 """After so many claims that found somebody else at it the connection itself is looked at: it may be gone."""
@@ -60,6 +62,16 @@ class FreshToken:
     access_token: str = field(repr=False)
     scope: tuple[str, ...]
     expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What somebody wants who needs a refresh, and how long they may be kept."""
+
+    caller: Caller | None
+    min_seconds: int
+    force: bool
+    until: Deadline
 
 
 class _Flight:
@@ -103,6 +115,7 @@ def fresh_grant(
     min_seconds: int = 60,
     force: bool = False,
     location: str | None = None,
+    until: Deadline | None = None,
 ) -> FreshToken:
     """
     A token of the connection that is good for `min_seconds`, or a new one as it comes. `force`: a new one in any case.
@@ -110,7 +123,7 @@ def fresh_grant(
     While the old one lives it is better than none: it is returned where nobody can get a new one just now, unless `force`; nor does
     anybody while it lives, once there were ten within a minute: RateLimited then for `force`.
     `caller`: only if they reach it; None is the gateway itself. What a caller reads is counted and told once, whatever follows.
-    `location`: only if it is the connection's own.
+    `location`: only if it is the connection's own. `until`: nothing is waited for beyond it, and no request begun that could be.
     Raises NotFound, NeedsReauthorization, PendingConfirmation, RefreshInProgress (who may not wait), ProviderUnavailable,
     ProviderGarbled, ClientRejected, SecretUnreadable, DatabaseUnavailable; and for a caller Unauthenticated, Forbidden, Frozen and
     RateLimited.
@@ -123,7 +136,8 @@ def fresh_grant(
             return _open(rt, row)
         raise NeedsReauthorization("the token ran out, and there is none to refresh it with")
     try:
-        after = _renewed(rt, row, caller, min_seconds, force=force)
+        until = until or Deadline.after(WAIT_SECONDS + REQUEST_SECONDS)
+        after = _renewed(rt, row, _Asked(caller, min_seconds, force, until))
     except (RefreshInProgress, ProviderFailed, ClientRejected):
         if force or not row.alive:
             raise
@@ -159,20 +173,20 @@ def _open(rt: Runtime, row: StoredGrant) -> FreshToken:
     return FreshToken(row.id, row.generation, row.provider, token, row.scope, row.expires_at)
 
 
-def _renewed(rt: Runtime, row: StoredGrant, caller: Caller | None, min_seconds: int, *, force: bool) -> StoredGrant:
+def _renewed(rt: Runtime, row: StoredGrant, asked: _Asked) -> StoredGrant:
     """What stands after a refresh, which this thread leads if nobody in this process does."""
     lock, flights = _places.lock, _places.flights
     with lock:
         theirs = flights.get(row.id)
-        if theirs is not None and row.alive and not force:
+        if theirs is not None and row.alive and not asked.force:
             return row
         part: Part = "lead" if theirs is None else "follow"
         _places.take(part)
-        flight = theirs or flights.setdefault(row.id, _Flight(caller))
+        flight = theirs or flights.setdefault(row.id, _Flight(asked.caller))
     try:
         if theirs is not None:
-            return _follow(rt, row, theirs, caller, min_seconds, force=force)
-        flight.after = _lead(rt, row, caller, min_seconds, force=force)
+            return _follow(rt, row, theirs, asked)
+        flight.after = _lead(rt, row, asked)
         return flight.after  # noqa: TRY300 - it is shared first
     except GatewayError as error:
         if theirs is None:
@@ -190,19 +204,17 @@ def _renewed(rt: Runtime, row: StoredGrant, caller: Caller | None, min_seconds: 
 # -- waiting ---------------------------------------------------------------------------------------------------------
 
 
-def _follow(
-    rt: Runtime, row: StoredGrant, flight: _Flight, caller: Caller | None, min_seconds: int, *, force: bool
-) -> StoredGrant:
+def _follow(rt: Runtime, row: StoredGrant, flight: _Flight, asked: _Asked) -> StoredGrant:
     """
     Waits for the refresh of this process. What its leader read was judged for whom it read it: anybody else is judged once more,
     since tokens may have been frozen, a user banned or a key revoked while they waited.
     """
-    flight.landed.wait(WAIT_SECONDS)
-    ours = caller is None or caller == flight.caller
+    flight.landed.wait(asked.until.within(WAIT_SECONDS).remaining())
+    ours = asked.caller is None or asked.caller == flight.caller
     if ours and flight.after is not None and flight.after.generation != row.generation:
         return flight.after
-    after = _read(rt, row.id, caller, min_seconds)
-    if after.generation != row.generation or (after.alive and not force):
+    after = _read(rt, row.id, asked.caller, asked.min_seconds)
+    if after.generation != row.generation or (after.alive and not asked.force):
         return after
     if isinstance(flight.error, RateLimited) or (
         flight.error is not None and not isinstance(flight.error, RequestRefused)
@@ -214,10 +226,9 @@ def _follow(
     raise _why_not(after)
 
 
-def _lead(rt: Runtime, row: StoredGrant, caller: Caller | None, min_seconds: int, *, force: bool) -> StoredGrant:
+def _lead(rt: Runtime, row: StoredGrant, asked: _Asked) -> StoredGrant:
     """Claims and refreshes; or, where another process has the lease, looks until the generation moves."""
     provider = rt.provider(row.provider)
-    deadline = time.monotonic() + WAIT_SECONDS
     first, looks = row, 0
     while True:
         asked_at = time.monotonic()
@@ -233,21 +244,21 @@ def _lead(rt: Runtime, row: StoredGrant, caller: Caller | None, min_seconds: int
                 carry_out(rt, provider, claim, asked_at)
             except (NeedsReauthorization, ProviderFailed, ClientRejected):
                 # What the old grant was answered means nothing any more where its user has connected again meanwhile.
-                if _read(rt, row.id, caller, min_seconds).generation == claim.generation:
+                if _read(rt, row.id, asked.caller, asked.min_seconds).generation == claim.generation:
                     raise
-            return _read(rt, row.id, caller, min_seconds)
+            return _read(rt, row.id, asked.caller, asked.min_seconds)
         if claim not in ("leased", "blocked") or looks % _LOOKS == 0:
-            row = _read(rt, row.id, caller, min_seconds)
+            row = _read(rt, row.id, asked.caller, asked.min_seconds)
         looks += 1
-        if row.generation != first.generation or (row.alive and not force):
+        if row.generation != first.generation or (row.alive and not asked.force):
             return row
-        if claim == "often" and force:
+        if claim == "often" and asked.force:
             raise _too_often()
         if claim in ("waiting", "breaker"):
             raise _why_not(row)
-        if time.monotonic() > deadline:
-            raise _later("another process is still at it")
         time.sleep(_LOOK_SECONDS)
+        if asked.until.remaining() < REQUEST_SECONDS:
+            raise _later("another process is still at it")
 
 
 def _later(why: str) -> RefreshInProgress:

@@ -45,7 +45,7 @@ LEASE_SECONDS = 15.0
 _AFTER_SECONDS = 3.0
 """Of the lease, for what follows the request: the answer on disk, and in the database."""
 _JUDGE_SECONDS = 2.0
-"""For the keys that an answer is judged with, where they have to be fetched."""
+"""For the keys that an answer is judged with, where they have to be fetched; less where its request took nearly all its time."""
 BLOCK_SECONDS = 60.0
 LOOK_SECONDS = 5.0
 """How often a worker looks for what was left behind."""
@@ -92,8 +92,9 @@ def carry_out(rt: Runtime, provider: Provider, claim: ClaimedRefresh, asked_at: 
     mark("refresh.claimed")
     kept: Mapping[str, Any] | None = None
     try:
-        kept = rt.journal.read(claim.id, claim.generation) or _answered(rt, provider, claim, asked_at)
-        bring_home(rt, provider, claim.id, claim.generation, kept)
+        deadline = Deadline(asked_at + LEASE_SECONDS - _AFTER_SECONDS).within(REQUEST_SECONDS)
+        kept = rt.journal.read(claim.id, claim.generation) or _answered(rt, provider, claim, deadline)
+        bring_home(rt, provider, claim.id, claim.generation, kept, deadline)
     except NeedsReauthorization:
         _refused(rt, claim)
         raise
@@ -117,9 +118,8 @@ def carry_out(rt: Runtime, provider: Provider, claim: ClaimedRefresh, asked_at: 
         raise
 
 
-def _answered(rt: Runtime, provider: Provider, claim: ClaimedRefresh, asked_at: float) -> Mapping[str, Any]:
+def _answered(rt: Runtime, provider: Provider, claim: ClaimedRefresh, deadline: Deadline) -> Mapping[str, Any]:
     """The provider's answer as it came; in the journal, if it may hold tokens."""
-    deadline = Deadline(min(time.monotonic() + REQUEST_SECONDS, asked_at + LEASE_SECONDS - _AFTER_SECONDS))
     row = str(claim.id)
     held = rt.vault.open(claim.refresh or "", row=row, column="refresh", generation=claim.generation)
     provider = rt.issuers.complete(provider, deadline)
@@ -152,13 +152,18 @@ def _answered(rt: Runtime, provider: Provider, claim: ClaimedRefresh, asked_at: 
 
 
 def bring_home(
-    rt: Runtime, provider: Provider, connection_id: uuid.UUID, generation: int, kept: Mapping[str, Any]
+    rt: Runtime,
+    provider: Provider,
+    connection_id: uuid.UUID,
+    generation: int,
+    kept: Mapping[str, Any],
+    deadline: Deadline,
 ) -> None:
     """Judges an answer from the journal and saves it as the next generation, or gives it back. Raises what it holds."""
     with contextlib.suppress(ProviderFailed):
-        provider = rt.issuers.complete(provider)
+        provider = rt.issuers.complete(provider, deadline)
     try:
-        judged = _judged(rt, provider, kept)
+        judged = _judged(rt, provider, kept, deadline)
     except GatewayError:
         rt.journal.forget(connection_id, generation)
         raise
@@ -177,19 +182,19 @@ def bring_home(
     mark("refresh.saved")
     if ending in ("gone", "reconnected"):
         grant = Grant(judged.access_token, judged.refresh_token, "Bearer", judged.scope, None)
-        revocation.give_back(rt, provider, grant, beside=True)
+        revocation.give_back(rt, provider, grant, beside=True, deadline=deadline)
     rt.journal.forget(connection_id, generation)
     mark("refresh.forgotten")
 
 
-def _judged(rt: Runtime, provider: Provider, kept: Mapping[str, Any]) -> _Judged:
+def _judged(rt: Runtime, provider: Provider, kept: Mapping[str, Any], deadline: Deadline) -> _Judged:
     """The grant in an answer, or the error in it. By no clock: lifetimes stay seconds."""
     now = rt.now()
     body = kept["body"].encode("latin-1")
     read = oauth.read_token_response(
         provider, kept["status"], body, now=now, scope=tuple(kept["scope"]), refused=NeedsReauthorization
     )
-    judge_same_account(rt, provider, read, kept["account_id"], Deadline.after(_JUDGE_SECONDS))
+    judge_same_account(rt, provider, read, kept["account_id"], deadline.within(_JUDGE_SECONDS))
     grant = read.grant
     renewed = grant.refresh_token is not None
     return _Judged(
@@ -252,7 +257,7 @@ def replay(rt: Runtime) -> int:
             kept = rt.journal.read(connection_id, generation)
             provider = rt.catalog.get(kept["provider"]) if kept else None
             if kept is not None and provider is not None:
-                bring_home(rt, provider, connection_id, generation, kept)
+                bring_home(rt, provider, connection_id, generation, kept, Deadline.after(REQUEST_SECONDS))
                 done += 1
         except DatabaseUnavailable:
             raise

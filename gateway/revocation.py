@@ -86,9 +86,7 @@ def settle(rt: Runtime, queued: Revocation | None, deadline: Deadline | None = N
     """Gives a queued grant back, if that can be done now and before `deadline`, and brings the queue up to date."""
     if queued is None:
         return "unsupported"
-    soon = Deadline.after(REVOKE_SECONDS)
-    if deadline is not None and deadline.at < soon.at:
-        soon = deadline
+    soon = deadline.within(REVOKE_SECONDS) if deadline else Deadline.after(REVOKE_SECONDS)
     done: Revoked = "queued"
     try:
         done = _try(rt, queued, soon)

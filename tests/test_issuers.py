@@ -368,6 +368,8 @@ def test_symmetric_encrypting_weak_and_strange_keys_are_left_out(issuers, publis
             OctKey.generate_key(256, {"kid": "oct"}).as_dict(),
             {**ROTATED.as_dict(private=False), "kid": "enc", "use": "enc"},
             weak,
+            {**public(SIGNING)["keys"][0], "kid": "endless", "n": "w" * 50_000},
+            {**public(SIGNING)["keys"][0], "kid": "listed", "key_ops": ["verify"] * 1000},
             {"kty": "ML-DSA", "kid": "new"},
             *public(SIGNING)["keys"],
         ]

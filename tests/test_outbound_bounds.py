@@ -281,7 +281,7 @@ def test_an_answer_in_crumbs_costs_no_more_than_another(outbound, listen, answer
 
 def test_an_answer_of_exactly_the_bound_is_taken_and_one_byte_more_is_not(outbound, listen):
     """
-    128 KiB, plain or gzipped.
+    64 KiB, plain or gzipped.
     """
     whole, more = bytes(LARGEST_BODY), bytes(LARGEST_BODY + 1)
     for coding, packed in (("identity", bytes), ("gzip", gzip.compress)):

@@ -489,3 +489,73 @@ def test_a_provider_that_is_away_tells_nothing_of_a_connection(gateway, alice):
 
     assert (504, "wait") == (answer.status_code, answer.json()["remedy"])
     assert ["active"] == rows(gateway.dsn, "select status from gateway.connection where id = %s", hers)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"status": 204, "body": ""},
+        {"status": 302, "location": "https://elsewhere.example/", "body": ""},
+        {"status": 404},
+        {"status": 200, "body": "{}", "content_type": "application/json"},
+        {"status": 200, "body": "<h1>Maintenance</h1>", "content_type": "text/html"},
+    ],
+    ids=["204", "302", "404", "names nobody", "html"],
+)
+def test_an_answer_past_the_question_says_so_and_leaves_the_connection(gateway, alice, said):
+    """
+    Whoever asked must not take it for "it works"; nor does it end anything.
+    """
+    hers = alice.connects("google")["connection"]
+    gateway.sandbox.state.add_fault("status", "google", "userinfo", **said)
+
+    answer = _checked(gateway, alice, hers)
+
+    assert (502, "provider_garbled") == (answer.status_code, answer.json()["type"].rsplit("/", 1)[-1])
+    assert ["active"] == rows(gateway.dsn, "select status from gateway.connection where id = %s", hers)
+    assert {"outcome": "confirmed"} not in events(gateway.dsn, "connection.checked", connection_id=hers)
+
+
+def test_a_token_that_does_not_reach_the_account_is_taken_all_the_same(gateway, alice):
+    """
+    RFC 6750 section 3.1: 403 is about the scope.
+    """
+    hers = alice.connects("google")["connection"]
+    gateway.sandbox.state.add_fault("status", "google", "userinfo", status=403)
+
+    answer = _checked(gateway, alice, hers)
+
+    assert (200, "active") == (answer.status_code, answer.json()["status"])
+    assert [{"outcome": "unknown"}] == events(gateway.dsn, "connection.checked", connection_id=hers)
+
+
+def test_a_check_is_over_within_ten_seconds_whatever_hangs(gateway, alice):
+    """
+    Refused at once, the token is renewed, for which the provider takes for ever; refused late, it is not even begun.
+    """
+    hers, others = alice.connects("google")["connection"], alice.connects("microsoft")["connection"]
+    gateway.sandbox.state.add_fault("status", "google", "userinfo", status=401)
+    before = len(refreshes(gateway, "microsoft"))
+    gateway.sandbox.state.add_fault("slow", "google", "token", seconds=30)
+    gateway.sandbox.state.add_fault("slow", "microsoft", "userinfo", seconds=3)
+    gateway.sandbox.state.add_fault("status", "microsoft", "userinfo", status=401)
+
+    with ThreadPoolExecutor(2) as threads:
+        began = time.monotonic()
+        renewed, late = threads.map(
+            lambda row: (_checked(gateway, alice, row), time.monotonic() - began), (hers, others)
+        )
+
+    for answer, seconds in (renewed, late):
+        assert (504, "wait") == (answer.status_code, answer.json()["remedy"])
+        assert seconds < 10
+    assert late[1] < 6
+    assert before == len(refreshes(gateway, "microsoft"))
+
+
+def _checked(gateway, user, connection_id):
+    return requests.post(
+        f"{gateway.url}/v1/connections/{connection_id}/check",
+        headers={"Authorization": f"Bearer {user.token()}"},
+        timeout=30,
+    )

@@ -90,7 +90,9 @@ def test_an_uninstall_names_what_was_connected(project, account, body):
     for data in (other, [1]):
         project.writes(alice, row, data=Jsonb(data))
 
-        leave.uninstall(project.rt, connection_id=UUID(row), session_hash=None, caller=Caller(user_id=alice))
+        leave.uninstall(
+            project.rt, Deadline.after(10), connection_id=UUID(row), session_hash=None, caller=Caller(user_id=alice)
+        )
 
         assert body == last_asked(project, "uninstall")
 

@@ -45,7 +45,7 @@ _VALUE = re.compile(r"[\t\x20-\x7e]*")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: any status, header names in any case, and the body whole and decoded, at most 128 KiB."""
+    """What came back: any status, header names in any case, and the body whole and decoded, at most 64 KiB."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)

@@ -28,6 +28,10 @@ class Deadline:
         """The moment `seconds` from now."""
         return cls(time.monotonic() + seconds)
 
+    def within(self, seconds: float) -> Deadline:
+        """The moment `seconds` from now, but no later than this one."""
+        return Deadline(min(self.at, time.monotonic() + seconds))
+
     def remaining(self) -> float:
         """Seconds that are left; 0.0 when it has passed."""
         return max(0.0, self.at - time.monotonic())
