@@ -3,18 +3,15 @@ No connection ever dies by our hand: one refresh for all who need it.
 
 `fresh_grant` returns a token that is good for long enough, and has it renewed where it must: one thread of one process claims a
 lease by compare-and-set on the generation; everybody else waits, bounded, or reads the old token while it lives. Knows nothing
-of the token request itself, which is `renewal`'s.
+of the token request itself, which is `renewal`'s; who waits is counted in `flights`.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
-from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
 
 from gateway.errors import (
     ClientRejected,
@@ -28,6 +25,7 @@ from gateway.errors import (
     RefreshInProgress,
     RequestRefused,
 )
+from gateway.flights import Flight, Flights, later
 from gateway.models import Caller
 from gateway.outbound import Deadline
 from gateway.renewal import LEASE_SECONDS, REQUEST_SECONDS, block_seconds, carry_out
@@ -39,17 +37,8 @@ WAIT_SECONDS = 12.0
 _LOOK_SECONDS = 0.01
 _LOOKS = 20
 """After so many claims that found somebody else at it the connection itself is looked at: it may be gone."""
-_SOON_SECONDS = 1.0
-"""For who finds no place to wait: when to ask again."""
 _OFTEN_SECONDS = 60.0
 """For who wants one more new token of a connection that had ten within that time."""
-
-Part = Literal["lead", "follow", "all"]
-MOST: dict[Part, int] = {"lead": 40, "follow": 44, "all": 48}
-"""
-Threads of this process that may stand still at once. Together three quarters of them: a healthy connection is read as fast as
-ever. Some are kept for each part: those who wait for one connection do not keep another from being refreshed.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,37 +63,7 @@ class _Asked:
     until: Deadline
 
 
-class _Flight:
-    """One refresh of one connection in this process; those who wait for it share its end."""
-
-    def __init__(self, caller: Caller | None) -> None:
-        self.caller = caller
-        """Of whom the leader is: what is judged at its end is judged for them."""
-        self.landed = threading.Event()
-        self.after: StoredGrant | None = None
-        self.error: GatewayError | None = None
-
-
-class _Places:
-    """Who stands still in this process, by part, and which connections are being refreshed. Touched under `lock` alone."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.taken: Counter[Part] = Counter()
-        self.flights: dict[uuid.UUID, _Flight] = {}
-
-    def take(self, part: Part) -> None:
-        """Takes a place, to be given back by `leave`. RefreshInProgress when there is none."""
-        if self.taken[part] >= MOST[part] or self.taken["all"] >= MOST["all"]:
-            raise _later("too many wait already")
-        self.taken.update((part, "all"))
-
-    def leave(self, part: Part) -> None:
-        """Gives it back."""
-        self.taken.subtract((part, "all"))
-
-
-_places = _Places()
+_flights = Flights()
 
 
 def fresh_grant(
@@ -128,6 +87,7 @@ def fresh_grant(
     ProviderGarbled, ClientRejected, SecretUnreadable, DatabaseUnavailable; and for a caller Unauthenticated, Forbidden, Frozen and
     RateLimited.
     """
+    _flights.let_ahead(connection_id, caller)
     row = _read(rt, connection_id, caller, min_seconds, counted=caller is not None, location=location)
     if row.good and not force:
         return _open(rt, row)
@@ -175,36 +135,27 @@ def _open(rt: Runtime, row: StoredGrant) -> FreshToken:
 
 def _renewed(rt: Runtime, row: StoredGrant, asked: _Asked) -> StoredGrant:
     """What stands after a refresh, which this thread leads if nobody in this process does."""
-    lock, flights = _places.lock, _places.flights
-    with lock:
-        theirs = flights.get(row.id)
-        if theirs is not None and row.alive and not asked.force:
-            return row
-        part: Part = "lead" if theirs is None else "follow"
-        _places.take(part)
-        flight = theirs or flights.setdefault(row.id, _Flight(asked.caller))
+    boarded = _flights.board(row, asked.caller, force=asked.force)
+    if boarded is None:
+        return row
+    flight, part = boarded
     try:
-        if theirs is not None:
-            return _follow(rt, row, theirs, asked)
+        if part == "follow":
+            return _follow(rt, row, flight, asked)
         flight.after = _lead(rt, row, asked)
         return flight.after  # noqa: TRY300 - it is shared first
     except GatewayError as error:
-        if theirs is None:
+        if part == "lead":
             flight.error = error
         raise
     finally:
-        with lock:
-            _places.leave(part)
-            if theirs is None:
-                del flights[row.id]
-        if theirs is None:
-            flight.landed.set()
+        _flights.leave(row, part)
 
 
 # -- waiting ---------------------------------------------------------------------------------------------------------
 
 
-def _follow(rt: Runtime, row: StoredGrant, flight: _Flight, asked: _Asked) -> StoredGrant:
+def _follow(rt: Runtime, row: StoredGrant, flight: Flight, asked: _Asked) -> StoredGrant:
     """
     Waits for the refresh of this process. What its leader read was judged for whom it read it: anybody else is judged once more,
     since tokens may have been frozen, a user banned or a key revoked while they waited.
@@ -258,13 +209,7 @@ def _lead(rt: Runtime, row: StoredGrant, asked: _Asked) -> StoredGrant:
             raise _why_not(row)
         time.sleep(_LOOK_SECONDS)
         if asked.until.remaining() < REQUEST_SECONDS:
-            raise _later("another process is still at it")
-
-
-def _later(why: str) -> RefreshInProgress:
-    error = RefreshInProgress(why)
-    error.retry_after = _SOON_SECONDS
-    return error
+            raise later("another process is still at it")
 
 
 def _too_often() -> RateLimited:
@@ -276,7 +221,7 @@ def _too_often() -> RateLimited:
 def _why_not(row: StoredGrant) -> GatewayError:
     """For whoever cannot have a token now: the provider is at fault, or somebody is still asking it."""
     if row.leased:
-        return _later("another process is still at it")
+        return later("another process is still at it")
     error = ProviderUnavailable("the provider failed a moment ago")
     error.retry_after = row.wait_seconds or None
     return error

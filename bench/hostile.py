@@ -1,0 +1,475 @@
+"""
+What a hostile provider can do to a gateway: `python -m bench.hostile` (ten minutes), `--short` (forty seconds), `--only NAME`.
+
+Wherever a provider is asked it gives each answer of `bench.rogue`. Told are the error's slug and whether anything was stored, how
+long the caller waited, how far the process's memory went up, and how much slower a healthy neighbour's token read was while such
+answers came one after the other. Ends with 1 where a bound is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import psutil
+import psycopg
+from joserfc import jwt
+from joserfc.jwk import OctKey
+
+from bench import rogue
+from bench.browsers import Answer, Browser
+from bench.readers import Reader, gateway, percentile
+from bench.stage import JWT_SECRET, PROJECT, ROOT, Stage
+from gateway.store import apply_schema
+from gateway.store.embedded import start_or_join
+
+BOUNDS = {"seconds": 10.0, "mb": 10.0, "ratio": 2.0}
+SHORT = {
+    "token, connect": ("300 MB chunked", "gzip of 60 MB in 60 KB", "32,000 nested lists", "redirect 307", "NUL in a token", "silence"),
+    "token, refresh": ("60 KB of one-letter lists", "a token of 4 MB", "error in 200", "a drip in the headers"),
+    "account, connect": ("1xx for ever", "60 KB of non-ASCII", "a drip of 1xx"),
+    "account, check": ("300 MB until close", "redirect 302", "silence half-way"),
+    "keys": ("e of 3,072 bits", "100 keys", "silence"),
+    "id_token": ("a header of 60 KB",),
+    "metadata": ("endless header lines", "another issuer", "a drip in the body"),
+    "revocation": ("64,000 one-byte chunks", "reset", "a drip of header lines"),
+}  # fmt: skip
+TIMES = 3
+_LOOKS, _SECOND_LOOKS, _LOOK_SECONDS, _MOST_SUSPECTS = 2, 10, 0.3, 24
+"""The neighbour is looked at with and without, in turn; once more and longer where that seems to break the bound."""
+_REGISTRATIONS, _AT_ONCE, _PAUSE_SECONDS = {"p": 64, "k": 240, "d": 240}, 9, 2.1
+"""What an issuer publishes is kept, or not asked for again at once: so many issuers, and a new gateway after so many answers."""
+_PUBLIC_PORT = 8000
+_CSRF, _PROBLEM = re.compile(rb'name="csrf" value="([^"]+)"'), re.compile(rb'data-problem="([^"]+)"')
+
+_TABLE = (
+    '\n[{0}]\nname = "{0}"\ntype = 3\nissuer = "{1}/{0}"\nscope = "{2}"\naccount = {{ id = "id", label = "label" }}\n'
+)
+_ENDPOINTS = '{1}_endpoint = "{0}/{1}"\n'
+_STANDS = (
+    "select 'c', c.id::text, c.generation, c.status, md5(concat(d.token, d.refresh)) from gateway.connection c"
+    " join public.provider_data d on d.id = c.id where c.user_id = %s union all"
+    " select 'p', p.id::text, 0, '', '' from public.provider_data p where p.auth_provider_id = %s union all"
+    " select 'g', g.id::text, 0, '', '' from gateway.parked_grant g where g.user_id = %s union all"
+    " select 'a', a.state_hash, 0, '', '' from gateway.authorization_request a where a.user_id = %s order by 1, 2"
+)
+_AFRESH = (
+    "update gateway.connection set expires_at = clock_timestamp() + %s * interval '1 second', not_before = null, failures = 0,"
+    " status = 'active', lease_id = null, lease_until = null, intent_at = null, checked_at = null,"
+    " refresh_at = clock_timestamp() + interval '1 day' where user_id = %s"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a provider is asked. `verb`: of `/v1`, what has it asked; without one a browser connects. `kind`: of registrations."""
+
+    endpoint: str
+    answers: rogue.Answers
+    kind: str = "p"
+    verb: str = ""
+
+    def slug(self, name: str) -> str:
+        """How it has to end; where a grant is given back, what the receipt says."""
+        script, slug = self.answers[name]
+        if self.verb == "DELETE ":  # RFC 7009 section 2.2: the status says it, whatever else is in the answer
+            return "done" if name in rogue.TAKEN or slug == rogue.STANDS else "queued"
+        if self.endpoint == "keys" and script and slug == rogue.STANDS:
+            return rogue.GARBLED
+        return "needs_reauthorization" if self.verb and slug == "access_denied" else slug
+
+
+PLACES = {
+    "token, connect": Place("token", rogue.EVERYWHERE | rogue.IN_TOKENS),
+    "token, refresh": Place("token", rogue.EVERYWHERE | rogue.IN_TOKENS, verb="POST /refresh"),
+    "account, connect": Place("userinfo", rogue.EVERYWHERE | rogue.IN_ACCOUNTS),
+    "account, check": Place("userinfo", rogue.EVERYWHERE | rogue.IN_ACCOUNTS, verb="POST /check"),
+    "keys": Place("keys", rogue.EVERYWHERE | rogue.IN_KEYS, "k"),
+    "id_token": Place("token", rogue.IN_ID_TOKENS, "k"),
+    "metadata": Place(rogue.METADATA, rogue.EVERYWHERE | rogue.IN_METADATA, "d"),
+    "revocation": Place("revocation", rogue.EVERYWHERE, verb="DELETE "),
+}
+
+
+@dataclass
+class Row:
+    """What came of one answer in one place: the slug, the longest, the median and the most of TIMES."""
+
+    place: str
+    answer: str
+    slug: str = "?"
+    seconds: float = 0.0
+    mb: float = 0.0
+    worst_mb: float = 0.0
+    ratio: float = 0.0
+    broken: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        figures = f"{self.seconds:7.2f} s{self.mb:7.1f} MB{self.worst_mb:7.1f} MB{self.ratio:6.1f} ×"
+        return f"{self.place:18}{self.answer:32}{self.slug or '-':22}{figures}  {'; '.join(dict.fromkeys(self.broken))}"
+
+
+class Hostile(Stage):
+    """The stage, with registrations at the hostile provider: `p…` plain, `k…` with id_tokens, `d…` discovered."""
+
+    _kept: psycopg.Connection[Any] | None = None
+
+    def environ(self, host: str = "a", **more: str) -> dict[str, str]:
+        """The settings of a gateway that knows them all."""
+        tables = []
+        for who in (f"{kind}{number:03}" for kind, most in _REGISTRATIONS.items() for number in range(most)):
+            tables.append(_TABLE.format(who, self.origin, "openid" if who[0] == "k" else "read"))
+            if who[0] != "d":
+                named = (*rogue.ENDPOINTS, "keys")
+                tables += [
+                    _ENDPOINTS.format(f"{self.origin}/{who}", name).replace("keys_endpoint", "jwks_uri")
+                    for name in named
+                ]
+            more |= {f"{who.upper()}_CLIENT_{what}": f"bench-{what.lower()}" for what in ("ID", "SECRET")}
+        environ = super().environ(host, **more)
+        Path(environ["GATEWAY_CATALOG"], "rogue.toml").write_text("".join(tables), encoding="utf-8")
+        return environ
+
+    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """As the parent's, over one connection."""
+        self._kept = self._kept or psycopg.connect(self.dsn, autocommit=True)
+        cursor = self._kept.execute(statement, values or None)
+        return cursor.fetchall() if cursor.description else []
+
+    def plan(self, who: str, row: Row) -> None:
+        """From now on that is what `who` is answered there."""
+        self.control("plan", who=who, endpoint=PLACES[row.place].endpoint, answer=row.answer.replace(" ", "+"))
+
+
+class Caller(Browser):
+    """A user of their own, and what has the provider asked for them."""
+
+    def __init__(self, stage: Hostile, place: Place) -> None:
+        super().__init__(_PUBLIC_PORT, 0)
+        self.stage, self.place, self.user, self.rows = stage, place, uuid.uuid4(), [""]
+        now = int(time.time())
+        claims = {
+            "iss": f"{PROJECT}/auth/v1",
+            "aud": "authenticated",
+            "sub": str(self.user),
+            "iat": now - 1,
+            "exp": now + 3600,
+        }
+        claims |= {"role": "authenticated", "email": "alice@northwind.example"}
+        self._bearer = jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(JWT_SECRET.encode()))
+
+    async def open(self, port: int, who: str, count: int = 1) -> Caller:
+        """Signed in; or with connections at `who`, `count` where each serves once."""
+        self._streams = await asyncio.open_connection("127.0.0.1", port)
+        if self.place.verb:
+            self.stage.user_id = self.user
+            self.rows = list(self.stage.connections(who, count if self.place.verb == "DELETE " else 1))
+        else:
+            self.cookies |= (
+                await self.post("/session", f"access_token={self._bearer}&next=/connections".encode())
+            ).cookies
+            self.form = b"csrf=" + _CSRF.search((await self.get("/phone/p000/connect")).body)[1] + b"&display=page"
+        return self
+
+    async def ask(self, who: str) -> str:
+        """Has the provider asked; how it ended."""
+        if not self.place.verb:
+            return await self._connect(who)
+        method, _, path = self.place.verb.partition(" ")
+        row = self.rows.pop() if method == "DELETE" else self.rows[0]
+        if method == "POST":
+            self.stage.sql(_AFRESH, -1 if path == "/refresh" else 3600, self.user)
+            self.stage.sql("delete from gateway.provider_health")
+        answer = await self._ask(method, f"/v1/connections/{row}{path}", b"", {}, self._bearer)
+        told = json.loads(answer.body)
+        if answer.status >= 400:
+            return str(told["type"].rsplit("/", 1)[-1])
+        return str(told["revocation"] if method == "DELETE" else told.get("status", "")).replace("active", "")
+
+    async def _connect(self, who: str) -> str:
+        begun = await self._ask("POST", f"/phone/{who}/connect", self.form, self.cookies)
+        asked = {name: values[0] for name, values in parse_qs(urlsplit(begun.location).query).items()}
+        if "state" not in asked:
+            return _ended(begun)
+        back = f"/phone/{who}/callback?state={asked['state']}&code={asked.get('nonce', 'x')}"
+        return _ended(await self.get(back, {**self.cookies, **begun.cookies}))
+
+    def stands(self) -> list[tuple[Any, ...]]:
+        """All that is stored of the user."""
+        return self.stage.sql(_STANDS, *[self.user] * 4)
+
+
+def _ended(answer: Answer) -> str:
+    told = parse_qs(urlsplit(answer.location).query)
+    if "connection" in told:
+        return rogue.STANDS
+    page = _PROBLEM.search(answer.body)
+    return page[1].decode() if page else told.get("error", [f"{answer.status} {answer.location}"])[0]
+
+
+class Run:
+    """One gateway process, with a neighbour who reads."""
+
+    def __init__(self, stage: Hostile, port: int, looks: int) -> None:
+        self.stage, self.port, self.looks = stage, port, looks
+        main = next(each for each in psutil.Process().children() if str(port) in each.cmdline())
+        self._proc = Path(f"/proc/{max(main.children(), key=lambda each: each.memory_info().rss).pid}")
+        self._free = {kind: deque((f"{kind}{n:03}", 0.0) for n in range(_REGISTRATIONS[kind])) for kind in "kd"}
+        [row] = stage.connections("p001", 1)
+        self._pipe, theirs = multiprocessing.Pipe()
+        fork = multiprocessing.get_context("fork")
+        self._reader = fork.Process(target=_neighbour, args=(theirs, stage, port, row), daemon=True)
+        self._reader.start()
+        theirs.close()
+
+    async def registration(self, kind: str) -> str:
+        """The one that was asked for longest ago."""
+        if kind == "p":
+            return "p000"
+        who, at = self._free[kind].popleft()
+        await asyncio.sleep(max(0.0, at + _PAUSE_SECONDS - time.monotonic()))
+        self._free[kind].append((who, time.monotonic()))
+        return who
+
+    async def caller(self, place: Place, who: str = "p000", count: int = 1) -> Caller:
+        """A new one."""
+        return await Caller(self.stage, place).open(self.port, who, count)
+
+    async def warm(self) -> None:
+        """Every thread has had an answer in hand, and every place was asked; by small ones, whose memory hides nothing."""
+        callers = [await self.caller(PLACES["token, connect"]) for _ in range(40)]
+        for _ in range(4):
+            await asyncio.gather(*(each.ask("p000") for each in callers))
+        for place in PLACES.values():
+            await (await self.caller(place)).ask(await self.registration(place.kind))
+        for each in callers:
+            await each.close()
+
+    async def during(self, work: Awaitable[Any]) -> list[float]:
+        """How long the neighbour's reads took meanwhile."""
+        self._pipe.send("go")
+        await work
+        self._pipe.send("stop")
+        return self._pipe.recv()
+
+    async def once(self, row: Row, caller: Caller, who: str) -> None:
+        """One answer, judged by what is said and by what stands then."""
+        place, before, connection = PLACES[row.place], caller.stands(), caller.rows[-1]
+        began = time.monotonic()
+        row.slug = await asyncio.wait_for(caller.ask(who), 60)
+        row.seconds = max(row.seconds, time.monotonic() - began)
+        after = caller.stands()
+        if row.slug != place.slug(row.answer):
+            row.broken.append(f"ended with {row.slug or 'success'}, not {place.slug(row.answer) or 'success'}")
+        if place.verb == "DELETE ":
+            queued = self.stage.sql("select 1 from gateway.revocation where connection_id = %s", connection)
+            if any(connection in each for each in after) or len(queued) != (row.slug == "queued"):
+                row.broken.append("what stands does not fit the receipt")
+        elif row.slug not in (rogue.STANDS, "needs_reauthorization") and before != after:
+            row.broken.append("something was stored")
+
+    def end(self) -> None:
+        """The neighbour goes."""
+        self._reader.kill()
+        self._reader.join()
+
+    def mb(self, name: str) -> float:
+        """A line of the server's /proc/<pid>/status. Before VmRSS is read, VmHWM is made to start from it (proc(5))."""
+        if name == "VmRSS":
+            (self._proc / "clear_refs").write_text("5")
+        return int((self._proc / "status").read_text().partition(f"{name}:")[2].split()[0]) / 1024
+
+
+def _neighbour(pipe: Any, stage: Hostile, port: int, row: str) -> None:
+    async def reads() -> None:
+        while pipe.recv():
+            reader, taken = await Reader(stage, port).open(), []
+            while not pipe.poll() or len(taken) < 5:
+                answer = await reader.read(row)
+                taken += [answer.seconds] if answer.status == 200 else [60.0]
+                await asyncio.sleep(0.002)
+            pipe.recv()
+            pipe.send(taken[1:])
+            await reader.close()
+
+    asyncio.run(reads())
+
+
+# -- measured --------------------------------------------------------------------------------------------------------
+
+
+async def quick(run: Run, rows: Sequence[Row]) -> None:
+    """Answers that are over at once, each alone, TIMES."""
+    for row in rows:
+        place, used = PLACES[row.place], []
+        run.stage.plan("*", row)
+        given = run.stage.control("stats")["given"]
+        caller = await run.caller(place, count=TIMES)
+        for _ in range(TIMES):
+            who, before = await run.registration(place.kind), run.mb("VmRSS")
+            await run.once(row, caller, who)
+            used.append(run.mb("VmHWM") - before)
+        if run.stage.control("stats")["given"] < given + TIMES:
+            row.broken.append("the answer was not fetched each time")
+        row.mb, row.worst_mb = median(used), max(used)
+        await caller.close()
+        await _looked_at(run, row, run.looks)
+
+
+async def suspected(run: Run, rows: Sequence[Row]) -> None:
+    """The neighbour once more."""
+    for row in rows:
+        run.stage.plan("*", row)
+        await _looked_at(run, row, _SECOND_LOOKS)
+
+
+async def _looked_at(run: Run, row: Row, looks: int) -> None:
+    """How much slower the neighbour is at the 95th percentile while one call comes after the other."""
+    quiet: list[float] = []
+    slowed: list[float] = []
+    for _ in range(looks):
+        caller = await run.caller(PLACES[row.place], count=int(_LOOK_SECONDS * 100))
+        quiet += await run.during(asyncio.sleep(_LOOK_SECONDS))
+        slowed += await run.during(_again(run, caller))
+        await caller.close()
+    row.ratio = percentile(slowed, 0.95) / percentile(quiet, 0.95)
+    run.stage.control("forget")
+    print(row, file=sys.stderr, flush=True)
+
+
+async def _again(run: Run, caller: Caller) -> None:
+    end = time.monotonic() + _LOOK_SECONDS
+    while caller.rows and time.monotonic() < end:
+        await caller.ask(await run.registration(caller.place.kind))
+
+
+async def slow(run: Run, rows: Sequence[Row]) -> None:
+    """Answers that take their time: all of them at once, so that what one of them costs is less than what is told."""
+    quiet, calls = await run.during(asyncio.sleep(1.0)), []
+    for number, row in enumerate(rows, 2):
+        place = PLACES[row.place]
+        who = f"p{number:03}" if place.kind == "p" else await run.registration(place.kind)
+        run.stage.plan(who, row)
+        calls.append((row, await run.caller(place, who), who))
+    before = run.mb("VmRSS")
+    slowed = await run.during(asyncio.gather(*(run.once(*call) for call in calls)))
+    used = run.mb("VmHWM") - before
+    for row, caller, _ in calls:
+        row.mb, row.worst_mb = max(row.mb, used), max(row.worst_mb, used)
+        row.ratio = percentile(slowed, 0.95) / percentile(quiet, 0.95)
+        await caller.close()
+    run.stage.control("forget")
+
+
+@contextmanager
+def staged() -> Iterator[Hostile]:
+    """Everything but the gateway, in a folder that the database's account may enter too."""
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="gateway-hostile-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder.chmod(0o711)
+        server = start_or_join(folder / "database")
+        stack.callback(server.stop)
+        command = [sys.executable, "-m", "bench.rogue"]
+        provider = stack.enter_context(
+            subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        )
+        stack.callback(provider.kill)
+        stage = Hostile(folder, server, f"http://127.0.0.1:{int(provider.stdout.readline())}", server.dsn)
+        apply_schema(stage.dsn)
+        yield stage
+
+
+Step = Callable[[Run, Sequence[Row]], Awaitable[None]]
+
+
+def before_a_gateway(stage: Hostile, *steps: tuple[Step, Sequence[Row]], looks: int = _LOOKS) -> None:
+    """The steps, with a new process that is warm."""
+
+    async def worked() -> None:
+        await run.warm()
+        for step, rows in steps:
+            await step(run, rows)
+
+    with gateway(stage, 1) as port:
+        run = Run(stage, port, looks)
+        asyncio.run(worked())
+        run.end()
+
+
+def measure(rows: Sequence[Row], *, short: bool) -> None:
+    """All of it; `short`: before one gateway, once, and without a second look at the neighbour, who is not judged then."""
+    slowly = [row for row in rows if row.answer in rogue.SLOW]
+    at_once = [row for row in rows if row.answer not in rogue.SLOW]
+    with staged() as stage:
+        if short:
+            before_a_gateway(stage, (slow, slowly), (quick, at_once), looks=1)
+        else:
+            before_a_gateway(stage, *[(slow, slowly)] * (TIMES if slowly else 0))
+            for batch in _batches(at_once):
+                before_a_gateway(stage, (quick, batch))
+            for batch in _batches(sorted(at_once, key=lambda row: -row.ratio)[:_MOST_SUSPECTS]):
+                before_a_gateway(stage, (suspected, [row for row in batch if row.ratio > BOUNDS["ratio"]]))
+        if stage.control("stats")["elsewhere"]:
+            rows[0].broken.append("a redirect was followed")
+    for row in rows:
+        judged = [(name, getattr(row, name)) for name in BOUNDS if not (short and name == "ratio")]
+        row.broken += [f"{found:.2f} {name}" for name, found in judged if found > BOUNDS[name]]
+
+
+def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """By what a gateway has to be new for."""
+    plain = [row for row in rows if PLACES[row.place].kind == "p"]
+    issued = [[row for row in rows if PLACES[row.place].kind == kind] for kind in "kd"]
+    yield from filter(
+        None, [plain, *(some[at : at + _AT_ONCE] for some in issued for at in range(0, len(some), _AT_ONCE))]
+    )
+
+
+def table(rows: Sequence[Row]) -> None:
+    """For people: everything, then the worst of each kind, then what is broken."""
+    print(*rows, sep="\n")
+    for name in BOUNDS:
+        print(f"\nThe worst by {name}:", *sorted(rows, key=lambda row, name=name: -getattr(row, name))[:15], sep="\n")
+    broken = [row for row in rows if row.broken]
+    print(f"\n{len(broken)} of {len(rows)} break a bound", *broken, sep="\n")
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(prog="python -m bench.hostile", description=__doc__.splitlines()[1])
+    parser.add_argument("--short", action="store_true", help="a dozen answers; the neighbour is told, not judged")
+    parser.add_argument("--only", metavar="NAME", default="", help="answers or places with that in their name")
+    parser.add_argument("--json", action="store_true", help="the rows for a program")
+    given = parser.parse_args()
+    rows = [
+        Row(name, answer)
+        for name, place in PLACES.items()
+        for answer in place.answers
+        if given.only in f"{name}: {answer}"
+    ]
+    rows = [row for row in rows if row.answer in SHORT[row.place] or not given.short]
+    measure(rows, short=given.short)
+    print(json.dumps([asdict(row) for row in rows], indent=1)) if given.json else table(rows)
+    sys.exit(any(row.broken for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""
+Who stands still in this process, and for which refresh.
+
+A flight is one refresh of one connection here: whoever comes while it is under way follows it and shares its end. Places are counted,
+so that those who wait never take every thread.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import uuid
+from collections import Counter
+from typing import Literal
+
+from gateway.errors import GatewayError, RefreshInProgress
+from gateway.models import Caller
+from gateway.store import StoredGrant
+
+SOON_SECONDS = 1.0
+"""For who finds no place to wait: when to ask again."""
+_STAGGER_SECONDS = (0.02, 0.08)
+"""So long whoever comes after a leader leaves it the processor and the database. A provider takes longer to answer."""
+
+Part = Literal["lead", "follow", "all"]
+MOST: dict[Part, int] = {"lead": 40, "follow": 44, "all": 48}
+"""
+Threads of this process that may stand still at once. Together three quarters of them: a healthy connection is read as fast as
+ever. Some are kept for each part: those who wait for one connection do not keep another from being refreshed.
+"""
+
+
+class Flight:
+    """One refresh of one connection in this process; those who wait for it share its end."""
+
+    def __init__(self, caller: Caller | None, *, alive: bool) -> None:
+        self.alive = alive
+        """Whether the old token still is: then nobody waits for the new one."""
+        self.caller = caller
+        """Of whom the leader is: what is judged at its end is judged for them."""
+        self.landed = threading.Event()
+        self.after: StoredGrant | None = None
+        self.error: GatewayError | None = None
+
+
+class Flights:
+    """Every refresh of this process that is under way, and the places of those who wait for one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken: Counter[Part] = Counter()
+        self._under_way: dict[uuid.UUID, Flight] = {}
+
+    def board(self, row: StoredGrant, caller: Caller | None, *, force: bool) -> tuple[Flight, Part] | None:
+        """
+        The connection's flight, and whether this thread leads it or follows; None where the old token will do meanwhile. To be left again.
+
+        Raises RefreshInProgress when there is no place.
+        """
+        with self._lock:
+            theirs = self._under_way.get(row.id)
+            if theirs is not None and row.alive and not force:
+                return None
+            part: Part = "lead" if theirs is None else "follow"
+            if self._taken[part] >= MOST[part] or self._taken["all"] >= MOST["all"]:
+                raise later("too many wait already")
+            self._taken.update((part, "all"))
+            return theirs or self._under_way.setdefault(row.id, Flight(caller, alive=row.alive)), part
+
+    def leave(self, row: StoredGrant, part: Part) -> None:
+        """Gives the place back; where a leader does, its flight has landed."""
+        with self._lock:
+            self._taken.subtract((part, "all"))
+            flight = self._under_way.pop(row.id) if part == "lead" else None
+        if flight is not None:
+            flight.landed.set()
+
+    def let_ahead(self, connection_id: uuid.UUID, caller: Caller | None) -> None:
+        """
+        Waits a moment where a thread of this process is at it already for the same caller: nothing that is read now is of any use before
+        it lands, and a hundred who read at once would keep the one that they wait for from asking the provider.
+
+        Nobody else waits: how long an answer takes must not tell a stranger what goes on with a connection.
+        """
+        ahead = self._under_way.get(connection_id)
+        if ahead is not None and not ahead.alive and ahead.caller == caller:
+            ahead.landed.wait(random.uniform(*_STAGGER_SECONDS))  # noqa: S311 - jitter, not a secret
+
+
+def later(why: str) -> RefreshInProgress:
+    """For who may not wait, or not any longer."""
+    error = RefreshInProgress(why)
+    error.retry_after = SOON_SECONDS
+    return error

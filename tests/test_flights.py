@@ -1,0 +1,92 @@
+"""
+Who waits in this process for which refresh: places, and who lets whom ahead.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from types import SimpleNamespace
+
+import pytest
+
+from gateway.errors import RefreshInProgress
+from gateway.flights import MOST, Flights
+from gateway.models import Caller
+
+HERS, ANOTHERS = Caller(user_id=uuid.uuid4()), Caller(user_id=uuid.uuid4())
+
+
+def row(*, alive=False):
+    return SimpleNamespace(id=uuid.uuid4(), alive=alive)
+
+
+def seconds(flights, connection_id, caller):
+    began = time.perf_counter()
+    flights.let_ahead(connection_id, caller)
+    return time.perf_counter() - began
+
+
+def test_who_would_wait_anyway_lets_the_leader_ahead_and_no_stranger_can_tell():
+    """
+    Nobody is held up by a refresh that they do not wait for, nor learns of it by the clock.
+    """
+    flights, expired, living = Flights(), row(), row(alive=True)
+    flights.board(expired, HERS, force=False)
+    flights.board(living, HERS, force=False)
+
+    assert 0.015 < seconds(flights, expired.id, HERS) < 0.5
+    assert max(seconds(flights, expired.id, each) for each in (ANOTHERS, None)) < 0.01
+    assert seconds(flights, living.id, HERS) < 0.01
+    assert seconds(flights, uuid.uuid4(), HERS) < 0.01
+
+
+def test_they_go_on_as_soon_as_it_has_landed():
+    """
+    A provider may be faster than the moment they leave to the leader.
+    """
+    flights, expired = Flights(), row()
+    _, part = flights.board(expired, HERS, force=False)
+    took = []
+    waiting = [threading.Thread(target=lambda: took.append(seconds(flights, expired.id, HERS))) for _ in range(20)]
+    for each in waiting:
+        each.start()
+    flights.leave(expired, part)
+    for each in waiting:
+        each.join()
+
+    assert sorted(took)[10] < 0.02
+    assert seconds(flights, expired.id, HERS) < 0.01
+
+
+def test_places_are_counted_by_part_and_given_back():
+    """
+    Those who wait for one connection do not keep another from being refreshed.
+    """
+    flights, hers = Flights(), row()
+    boarded = [flights.board(hers, HERS, force=False) for _ in range(1 + MOST["follow"])]
+    assert ["lead", *["follow"] * MOST["follow"]] == [part for _, part in boarded]
+    assert 1 == len({id(flight) for flight, _ in boarded})
+    with pytest.raises(RefreshInProgress):
+        flights.board(hers, HERS, force=False)
+
+    others = [row() for _ in range(MOST["all"] - len(boarded))]
+    assert ["lead"] * len(others) == [flights.board(each, HERS, force=False)[1] for each in others]
+    with pytest.raises(RefreshInProgress):
+        flights.board(row(), HERS, force=False)
+
+    for _, part in reversed(boarded):
+        flights.leave(hers, part)
+    assert "lead" == flights.board(hers, HERS, force=False)[1]
+
+
+def test_while_the_old_token_lives_nobody_boards_beside_the_leader():
+    """
+    Unless they want a new one in any case.
+    """
+    flights, living = Flights(), row(alive=True)
+    assert "lead" == flights.board(living, HERS, force=False)[1]
+
+    assert flights.board(living, HERS, force=False) is None
+    assert "follow" == flights.board(living, HERS, force=True)[1]
