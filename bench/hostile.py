@@ -52,9 +52,9 @@ SHORT = {
     "revocation": ("64,000 one-byte chunks", "reset", "a drip of header lines"),
 }  # fmt: skip
 TIMES = 3
-_LOOKS, _SECOND_LOOKS, _LOOK_SECONDS, _MOST_SUSPECTS = 2, 10, 0.3, 24
+_LOOKS, _SECOND_LOOKS, _LOOK_SECONDS, _MOST_SUSPECTS = 2, 12, 0.2, 20
 """The neighbour is looked at with and without, in turn; once more and longer where that seems to break the bound."""
-_REGISTRATIONS, _AT_ONCE, _PAUSE_SECONDS = {"p": 64, "k": 240, "d": 240}, 9, 2.1
+_REGISTRATIONS, _AT_ONCE, _PAUSE_SECONDS = {"p": 64, "k": 320, "d": 320}, 12, 2.1
 """What an issuer publishes is kept, or not asked for again at once: so many issuers, and a new gateway after so many answers."""
 _PUBLIC_PORT = 8000
 _CSRF, _PROBLEM = re.compile(rb'name="csrf" value="([^"]+)"'), re.compile(rb'data-problem="([^"]+)"')

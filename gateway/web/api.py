@@ -158,7 +158,8 @@ def checked(connection_id: uuid.UUID) -> Response:
     Probes a connection at its provider.
 
     The provider is asked whose account it is, with a token that is refreshed once if it does not take it; the answer is the
-    connection as it stands then. Once a minute for each connection.
+    connection as it stands then. Where the provider answers past the question, nothing is known of it and nothing changes.
+    Once a minute for each connection; over within ten seconds.
     """
     asked(shapes.NoQuery)
     return answer(shapes.Connection.of(check(runtime(), connection_id, caller())))
