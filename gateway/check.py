@@ -19,7 +19,7 @@ from gateway.renewal import REQUEST_SECONDS
 from gateway.runtime import Runtime
 from gateway.store import Checking, CheckOutcome
 
-CHECK_SECONDS = 10.0
+CHECK_SECONDS = 9.5
 """For everything that the provider is asked: its account endpoint, once more with a new token, and the refresh between them."""
 
 
@@ -28,7 +28,7 @@ def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller) -> Connection:
     The connection as it stands once its provider was asked.
 
     Raises NotFound for one that the caller does not reach as for none, RateLimited within a minute of the last time, and what a
-    refresh and the provider's endpoint raise; then nothing is known and nothing changed. Over within CHECK_SECONDS.
+    refresh and the provider's endpoint raise; then nothing is known and nothing changed. The provider has CHECK_SECONDS.
     """
     begun = rt.store.begin_check(caller, connection_id)
     if begun is None:

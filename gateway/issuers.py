@@ -34,14 +34,17 @@ RETRY_SECONDS = 2
 """Between two tries while there is no answer at all yet: those who queued behind a failure do not repeat it one by one."""
 CLOCK_SKEW_SECONDS = 60
 OPTIONAL_SECONDS = 2.0
-DEADLINE_SECONDS = 10.0
+DEADLINE_SECONDS = 9.5
 MOST_WAITING = 24
 """Threads behind the first fetch of one document: an issuer that hangs must not take them all."""
 WAIT_SECONDS = 3.0
+_TOLD = ("issuer", "authorization_response_iss_parameter_supported", *ENDPOINTS)
+"""Of metadata, what is kept: the rest may be anything."""
 _LONGEST_TOKEN = 16_384
 _PUBLIC = ("kty", "kid", "use", "alg", "key_ops", "crv", "n", "e", "x", "y")
 """Of a key, what it is verified with (RFC 7518 section 6). Certificates and whatever else stands there are not read."""
 _LONGEST_MEMBER = 2_732
+_MOST_KEYS = 32
 
 
 @dataclass(slots=True)
@@ -101,7 +104,7 @@ class Issuers:
             raise _published_badly(answer.status)
         metadata = read_json(answer.body)
         _completed(provider, metadata, url)  # what does not fit never takes the place of what did
-        return metadata
+        return {name: metadata[name] for name in _TOLD if name in metadata}
 
     # -- keys --------------------------------------------------------------------------------------------------------
 
@@ -292,7 +295,7 @@ def _asymmetric(document: Mapping[str, Any]) -> KeySet:
     if not isinstance(entries, list):
         raise ProviderGarbled("the key set holds no keys")
     usable = []
-    for entry in entries[:100]:
+    for entry in entries[:_MOST_KEYS]:
         if (
             not isinstance(entry, dict)
             or not _is_sound(entry)

@@ -112,7 +112,9 @@ def test_a_process_that_died_is_replaced(cluster, template):
         made.start()
         time.sleep(0.5)
         assert 3 == listening(made.port)
-        psutil.Process(made.process.pid).children()[0].kill()
+        first = psutil.Process(made.process.pid).children()[0]
+        first.kill()
+        first.wait(5)  # until then it is counted among those who listen
         end = time.monotonic() + 15
         while listening(made.port) != 3:
             assert time.monotonic() < end

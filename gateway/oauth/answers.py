@@ -30,6 +30,10 @@ from gateway.quirks import QUIRKS
 _LONGEST_EXPIRY = 10 * 365 * 86_400
 """Seconds; whatever claims to live longer is a defect, and would not fit a calendar for much longer."""
 _LONGEST_CODE = 4096
+_MARKS, _MOST_PARTS = (b"{", b"[", b","), 4096
+"""What makes JSON slow to read is how many values it has, and not its length: thousands of empty lists cost as much as many requests."""
+_MOST_SCOPE = 500
+"""Words. Whoever grants more has granted these."""
 _LONGEST_FACT = 200
 
 _DENIED = frozenset(
@@ -177,7 +181,9 @@ def _token_json(provider: Provider, status: int, body: bytes) -> Mapping[str, An
 
 
 def read_json(body: bytes) -> Mapping[str, Any]:
-    """The JSON object in `body` (RFC 8259); ProviderGarbled for anything else, repeated names and NaN included."""
+    """The JSON object in `body` (RFC 8259); ProviderGarbled for anything else, repeated names, NaN and too many parts included."""
+    if sum(map(body.count, _MARKS)) > _MOST_PARTS:
+        raise ProviderGarbled("the answer has more parts than any that we ask for")
     try:
         found = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_once_each)
     except (ValueError, RecursionError):
@@ -244,7 +250,7 @@ def _granted(provider: Provider, given: Any, asked: tuple[str, ...]) -> tuple[st
         given = " ".join(given)
     if not isinstance(given, str) or not given.isprintable():
         raise ProviderGarbled("scope is not a list of words")
-    return tuple(dict.fromkeys(given.replace(provider.scope_separator, " ").split()))
+    return tuple(dict.fromkeys(given.replace(provider.scope_separator, " ").split(None, _MOST_SCOPE)[:_MOST_SCOPE]))
 
 
 def _later(now: datetime, answer: Mapping[str, Any], name: str) -> datetime | None:
