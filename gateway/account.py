@@ -70,7 +70,7 @@ def confirm_account(
     """
     The account that an access token from elsewhere is for, in the provider's words alone; `account_id`: it has to be that one.
 
-    `answer.rest` says where to ask and is not believed. Raises NeedsReauthorization when there is nothing to ask with the token alone,
+    `answer.rest` says where to ask and is not believed. Raises NeedsReauthorization when the token alone does not tell,
     TokenRefused, NobodyNamed, NotConfirmed (NotReached, AnotherAccount) and what the provider's endpoints raise.
     """
     lookup = _lookup(provider, answer)
@@ -90,6 +90,9 @@ def confirm_account(
     info = read_json(found.body)
     named = _account_id(info, lookup.answered or lookup.id)
     if named is None:
+        if provider.openid and lookup.id != ("sub",):
+            # Named in the id_token alone, as Microsoft's tenant and object: the endpoint need not know of it.
+            raise NeedsReauthorization("the provider names the account beside the access token only")
         raise NobodyNamed("the provider does not say whose account it is")
     if named != (asked or named):
         raise AnotherAccount("the token belongs to another account")

@@ -7,17 +7,21 @@ another account, ends the connection until its owner connects again. The token i
 
 from __future__ import annotations
 
+import threading
 import uuid
 
+import structlog
+
 from gateway.account import AnotherAccount, NobodyNamed, NotConfirmed, NotReached, TokenRefused, confirm_account
-from gateway.errors import NeedsReauthorization, NotFound, ProviderGarbled, ProviderUnavailable
+from gateway.errors import GatewayError, NeedsReauthorization, NotFound, ProviderGarbled, RefreshInProgress
 from gateway.models import Caller, Connection, Grant
 from gateway.oauth import TokenAnswer
 from gateway.outbound import Deadline
 from gateway.refresh import FreshToken, fresh_grant
-from gateway.renewal import REQUEST_SECONDS
 from gateway.runtime import Runtime
 from gateway.store import Checking, CheckOutcome
+
+log = structlog.get_logger(__name__)
 
 CHECK_SECONDS = 9.5
 """For everything that the provider is asked: its account endpoint, once more with a new token, and the refresh between them."""
@@ -28,7 +32,7 @@ def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller) -> Connection:
     The connection as it stands once its provider was asked.
 
     Raises NotFound for one that the caller does not reach as for none, RateLimited within a minute of the last time, and what a
-    refresh and the provider's endpoint raise; then nothing is known and nothing changed. The provider has CHECK_SECONDS.
+    refresh and the provider's endpoint raise; then nothing is known, and nothing changed but the event that says so. The provider has CHECK_SECONDS.
     """
     begun = rt.store.begin_check(caller, connection_id)
     if begun is None:
@@ -55,12 +59,8 @@ def _asked(rt: Runtime, begun: Checking) -> tuple[int, CheckOutcome, str, Provid
         try:
             _confirm(rt, begun, fresh, deadline)
         except TokenRefused:
-            if deadline.remaining() < REQUEST_SECONDS:
-                raise ProviderUnavailable(
-                    "the token was refused so late that no time is left to have it renewed"
-                ) from None
             fresh = None
-            fresh = fresh_grant(rt, connection.id, force=True, until=deadline)
+            fresh = _another(rt, connection.id, deadline)
             _confirm(rt, begun, fresh, deadline)
     except TokenRefused:
         outcome = "refused", "token_refused"
@@ -68,6 +68,8 @@ def _asked(rt: Runtime, begun: Checking) -> tuple[int, CheckOutcome, str, Provid
         outcome = "refused", "another_account"
     except NotReached:
         outcome = "unknown", ""
+    except ProviderGarbled as problem:
+        outcome, garbled = ("unknown", ""), problem
     except (NotConfirmed, NobodyNamed) as problem:
         outcome, garbled = ("unknown", ""), ProviderGarbled(str(problem))
     except NeedsReauthorization as problem:
@@ -75,6 +77,22 @@ def _asked(rt: Runtime, begun: Checking) -> tuple[int, CheckOutcome, str, Provid
         # provider cannot be asked with it.
         outcome = ("unknown", "") if fresh is not None else ("refused", problem.slug)
     return (fresh.generation if fresh else connection.generation, *outcome, garbled)
+
+
+def _another(rt: Runtime, connection_id: uuid.UUID, deadline: Deadline) -> FreshToken:
+    """A token in place of a refused one; where no time is left for that, it is renewed beside the answer, for the next check to find."""
+    try:
+        return fresh_grant(rt, connection_id, force=True, until=deadline)
+    except RefreshInProgress:
+        threading.Thread(target=_renew, args=(rt, connection_id), name="renew", daemon=True).start()
+        raise
+
+
+def _renew(rt: Runtime, connection_id: uuid.UUID) -> None:
+    try:
+        fresh_grant(rt, connection_id, force=True)
+    except GatewayError as error:
+        log.info("check.renewed_beside", error=error.slug)
 
 
 def _confirm(rt: Runtime, begun: Checking, fresh: FreshToken, deadline: Deadline) -> None:

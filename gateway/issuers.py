@@ -38,13 +38,14 @@ DEADLINE_SECONDS = 9.5
 MOST_WAITING = 24
 """Threads behind the first fetch of one document: an issuer that hangs must not take them all."""
 WAIT_SECONDS = 3.0
+_TOO_LATE_SECONDS = 0.5
 _TOLD = ("issuer", "authorization_response_iss_parameter_supported", *ENDPOINTS)
 """Of metadata, what is kept: the rest may be anything."""
 _LONGEST_TOKEN = 16_384
 _PUBLIC = ("kty", "kid", "use", "alg", "key_ops", "crv", "n", "e", "x", "y")
 """Of a key, what it is verified with (RFC 7518 section 6). Certificates and whatever else stands there are not read."""
 _LONGEST_MEMBER = 2_732
-_MOST_KEYS = 32
+_MOST_KEYS = 48
 
 
 @dataclass(slots=True)
@@ -81,11 +82,11 @@ class Issuers:
         wanting = bool(provider.missing_endpoints()) or any(getattr(provider, name) is None for name in needed)
         if not wanting:
             # What is still missing is optional: a slow issuer must not cost an attempt its time.
-            deadline = Deadline.after(OPTIONAL_SECONDS)
+            deadline = deadline.within(OPTIONAL_SECONDS) if deadline else Deadline.after(OPTIONAL_SECONDS)
         deadline = deadline or Deadline.after(DEADLINE_SECONDS)  # one for both places where it may stand
         url = provider.discovery_url or f"{(provider.issuer or '').rstrip('/')}/.well-known/openid-configuration"
         try:
-            metadata = self._get(url, METADATA_SECONDS, lambda: self._discover(provider, url, deadline))
+            metadata = self._get(url, METADATA_SECONDS, lambda: self._discover(provider, url, deadline), deadline)
             return _completed(provider, metadata, url)
         except ProviderFailed:
             if wanting:
@@ -109,7 +110,12 @@ class Issuers:
     # -- keys --------------------------------------------------------------------------------------------------------
 
     def keys(self, url: str, *, key_id: str | None = None, deadline: Deadline | None = None) -> KeySet:
-        """The public keys at `url`; fetched anew when `key_id` is not among them, but not more often than the pause."""
+        """
+        The public keys at `url`; fetched anew when `key_id` is not among them, but not more often than the pause.
+
+        Raises what the endpoint does while there are none, and ProviderUnavailable where `key_id` is not among those that stand and
+        newer ones are not to be had now: whoever published it just now is not to be taken for a forger.
+        """
 
         def fetch() -> KeySet:
             answer = self._outbound.request("GET", url, headers={"Accept": "application/json"}, deadline=deadline)
@@ -117,21 +123,29 @@ class Issuers:
                 raise _published_badly(answer.status)
             return _asymmetric(read_json(answer.body))
 
-        found: KeySet = self._get(url, KEYS_SECONDS, fetch)
+        found: KeySet = self._get(url, KEYS_SECONDS, fetch, deadline)
         if key_id is not None and all(key.kid != key_id for key in found.keys):
-            found = self._get(url, 0, fetch)
+            found = self._get(url, 0, fetch, deadline)
+            old = self._clock() - self._kept[url].fetched_at >= PAUSE_SECONDS
+            if old and all(key.kid != key_id for key in found.keys):
+                raise ProviderUnavailable("a key that is not known here, and newer ones cannot be had now")
         return found
 
-    def _get(self, url: str, keep_seconds: float, fetch: Callable[[], Any]) -> Any:
+    def _get(self, url: str, keep_seconds: float, fetch: Callable[[], Any], deadline: Deadline | None) -> Any:
         with self._guard:
             kept = self._kept.setdefault(url, _Kept())
         if kept.value is not None and self._clock() - kept.fetched_at < keep_seconds:
+            return kept.value
+        if deadline is not None and deadline.remaining() < _TOO_LATE_SECONDS:
+            # To try and fail for want of our own time would keep others from trying for the length of the pause.
+            if kept.value is None:
+                raise ProviderUnavailable("no time is left to ask the issuer")
             return kept.value
         # Whoever has an older answer goes on with it rather than wait behind a slow issuer.
         if not kept.lock.acquire(blocking=False):
             if kept.value is not None:
                 return kept.value
-            _wait_a_little(kept)
+            _wait_a_little(kept, deadline)
         try:
             return self._fetched(kept, fetch)
         finally:
@@ -184,12 +198,12 @@ class Issuers:
         return claims
 
 
-def _wait_a_little(kept: _Kept) -> None:
+def _wait_a_little(kept: _Kept, deadline: Deadline | None) -> None:
     """Comes back with the lock. Raises ProviderUnavailable where too many wait already, or when it takes too long."""
     if not kept.places.acquire(blocking=False):
         raise ProviderUnavailable("too many wait for this issuer already")
     try:
-        if not kept.lock.acquire(timeout=WAIT_SECONDS):
+        if not kept.lock.acquire(timeout=deadline.within(WAIT_SECONDS).remaining() if deadline else WAIT_SECONDS):
             raise ProviderUnavailable("the issuer is being asked, and does not answer")
     finally:
         kept.places.release()
@@ -294,8 +308,10 @@ def _asymmetric(document: Mapping[str, Any]) -> KeySet:
     entries = document.get("keys")
     if not isinstance(entries, list):
         raise ProviderGarbled("the key set holds no keys")
-    usable = []
-    for entry in entries[:_MOST_KEYS]:
+    usable: list[Any] = []
+    for entry in entries:
+        if len(usable) >= _MOST_KEYS:
+            break
         if (
             not isinstance(entry, dict)
             or not _is_sound(entry)

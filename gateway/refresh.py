@@ -134,7 +134,14 @@ def _open(rt: Runtime, row: StoredGrant) -> FreshToken:
 
 
 def _renewed(rt: Runtime, row: StoredGrant, asked: _Asked) -> StoredGrant:
-    """What stands after a refresh, which this thread leads if nobody in this process does."""
+    """What stands after a refresh, which this thread leads if nobody in this process does, or whoever did had less time."""
+    after = None
+    while after is None:
+        after = _aboard(rt, row, asked)
+    return after
+
+
+def _aboard(rt: Runtime, row: StoredGrant, asked: _Asked) -> StoredGrant | None:
     boarded = _flights.board(row, asked.caller, force=asked.force)
     if boarded is None:
         return row
@@ -155,9 +162,9 @@ def _renewed(rt: Runtime, row: StoredGrant, asked: _Asked) -> StoredGrant:
 # -- waiting ---------------------------------------------------------------------------------------------------------
 
 
-def _follow(rt: Runtime, row: StoredGrant, flight: Flight, asked: _Asked) -> StoredGrant:
+def _follow(rt: Runtime, row: StoredGrant, flight: Flight, asked: _Asked) -> StoredGrant | None:
     """
-    Waits for the refresh of this process. What its leader read was judged for whom it read it: anybody else is judged once more,
+    Waits for the refresh of this process; None where its leader had to give up and this thread need not yet. What its leader read was judged for whom it read it: anybody else is judged once more,
     since tokens may have been frozen, a user banned or a key revoked while they waited.
     """
     flight.landed.wait(asked.until.within(WAIT_SECONDS).remaining())
@@ -167,6 +174,8 @@ def _follow(rt: Runtime, row: StoredGrant, flight: Flight, asked: _Asked) -> Sto
     after = _read(rt, row.id, asked.caller, asked.min_seconds)
     if after.generation != row.generation or (after.alive and not asked.force):
         return after
+    if isinstance(flight.error, RefreshInProgress) and asked.until.remaining() >= REQUEST_SECONDS:
+        return None
     if isinstance(flight.error, RateLimited) or (
         flight.error is not None and not isinstance(flight.error, RequestRefused)
     ):
@@ -181,7 +190,7 @@ def _lead(rt: Runtime, row: StoredGrant, asked: _Asked) -> StoredGrant:
     """Claims and refreshes; or, where another process has the lease, looks until the generation moves."""
     provider = rt.provider(row.provider)
     first, looks = row, 0
-    while True:
+    while asked.until.remaining() >= REQUEST_SECONDS:
         asked_at = time.monotonic()
         claim = rt.store.claim_refresh(
             connection_id=row.id,
@@ -208,8 +217,7 @@ def _lead(rt: Runtime, row: StoredGrant, asked: _Asked) -> StoredGrant:
         if claim in ("waiting", "breaker"):
             raise _why_not(row)
         time.sleep(_LOOK_SECONDS)
-        if asked.until.remaining() < REQUEST_SECONDS:
-            raise later("another process is still at it")
+    raise later("another process is still at it" if looks else "no time is left for a request")
 
 
 def _too_often() -> RateLimited:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,8 @@ import pytest
 from gateway.errors import RefreshInProgress
 from gateway.flights import MOST, Flights
 from gateway.models import Caller
+from gateway.outbound import Deadline
+from gateway.refresh import fresh_grant
 
 HERS, ANOTHERS = Caller(user_id=uuid.uuid4()), Caller(user_id=uuid.uuid4())
 
@@ -90,3 +93,38 @@ def test_while_the_old_token_lives_nobody_boards_beside_the_leader():
 
     assert flights.board(living, HERS, force=False) is None
     assert "follow" == flights.board(living, HERS, force=True)[1]
+
+
+def test_who_follows_a_leader_with_less_time_takes_the_lead_when_it_gives_up():
+    """
+    A check has ten seconds in all; a reader behind it has its own twelve.
+    """
+    landed_at = time.monotonic() + 3.0
+    connection = uuid.uuid4()
+
+    def grant(**_):
+        done = time.monotonic() > landed_at
+        told = {"good": done, "alive": done, "leased": not done, "generation": 2 if done else 1, "wait_seconds": 0}
+        known = {
+            "refreshable": True,
+            "status": "active",
+            "provider": "x",
+            "token": "t",
+            "scope": (),
+            "expires_at": None,
+        }
+        return SimpleNamespace(id=connection, **told, **known)
+
+    rt = SimpleNamespace(
+        store=SimpleNamespace(grant=grant, claim_refresh=lambda **_: "leased"),
+        journal=SimpleNamespace(host="h"),
+        provider=lambda _: SimpleNamespace(replay_seconds=None),
+        vault=SimpleNamespace(open=lambda *_, **__: "opened"),
+    )
+    with ThreadPoolExecutor(2) as threads:
+        check = threads.submit(fresh_grant, rt, connection, until=Deadline.after(9.0))
+        time.sleep(0.1)
+        reader = threads.submit(fresh_grant, rt, connection, caller=HERS)
+        with pytest.raises(RefreshInProgress):
+            check.result()
+        assert "opened" == reader.result().access_token

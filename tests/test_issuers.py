@@ -17,7 +17,7 @@ from gateway.catalog import Provider
 from gateway.errors import GatewayError, IssuerMismatch, ProviderGarbled, ProviderUnavailable
 from gateway.issuers import Issuers, key_id_of, signed_claims
 from gateway.models import Client
-from gateway.outbound import Answer, Outbound
+from gateway.outbound import Answer, Deadline, Outbound
 
 ISSUER = "https://login.acme.example"
 CONFIGURATION = f"{ISSUER}/.well-known/openid-configuration"
@@ -337,6 +337,35 @@ def test_the_last_good_keys_stand_while_the_issuer_fails(issuers, published, clo
     assert 4 == len(published.asked)
 
 
+def test_a_key_that_is_not_among_the_old_ones_is_unknown_only_where_the_new_ones_are_there(issuers, published, clock):
+    """
+    While an issuer that has just changed its keys does not answer, nobody can say whether a token is forged.
+    """
+    issuers.keys(JWKS)
+    assert {"rsa-1", "ec-1"} == kids(issuers.keys(JWKS, key_id="new"))
+
+    clock.now += 40
+    published.pages[JWKS] = 503
+    with pytest.raises(ProviderUnavailable):
+        issuers.keys(JWKS, key_id="new")
+    with pytest.raises(ProviderUnavailable):
+        issuers.keys(JWKS, key_id="new")  # within the pause: nobody was asked again
+    assert {"rsa-1", "ec-1"} == kids(issuers.keys(JWKS, key_id="rsa-1"))
+
+
+def test_whoever_has_no_time_left_keeps_nobody_from_asking(issuers, published, clock):
+    """
+    A try that could not but fail is none: the next one is not told to wait for the length of the pause.
+    """
+    issuers.keys(JWKS)
+    clock.now += 40
+    published.pages[JWKS] = public(ROTATED)
+    with pytest.raises(ProviderUnavailable):
+        issuers.keys(JWKS, key_id="rsa-2", deadline=Deadline.after(0.01))
+
+    assert "rsa-2" in kids(issuers.keys(JWKS, key_id="rsa-2", deadline=Deadline.after(2)))
+
+
 def test_without_any_good_answer_the_failure_is_told_and_not_repeated_by_everybody(issuers, published, clock):
     """
     Those who queue behind it get the same answer without asking.
@@ -385,12 +414,12 @@ def test_a_set_of_five_hundred_keys_is_bounded(issuers, published):
     entry = public(CURVED)["keys"][0]
     published.pages[JWKS] = {"keys": [{**entry, "kid": f"k{number}"} for number in range(500)]}
 
-    assert 32 >= len(issuers.keys(JWKS).keys)
+    assert 48 == len(issuers.keys(JWKS).keys)
 
 
 def test_a_slow_issuer_holds_up_one_caller_and_no_other(issuers, published, clock):
     """
-    While one fetches anew, everybody else goes on with the keys that are there.
+    While one fetches anew, everybody else goes on with the keys that are there; whose key is not among them is not called a forger.
     """
     issuers.keys(JWKS)
     clock.now += 700
@@ -407,7 +436,9 @@ def test_a_slow_issuer_holds_up_one_caller_and_no_other(issuers, published, cloc
     first.start()
     try:
         assert asked.wait(10)
-        assert {"rsa-1", "ec-1"} == kids(issuers.keys(JWKS, key_id="unknown"))
+        assert {"rsa-1", "ec-1"} == kids(issuers.keys(JWKS, key_id="rsa-1"))
+        with pytest.raises(ProviderUnavailable):
+            issuers.keys(JWKS, key_id="unknown")
     finally:
         answer.set()
         first.join(10)
