@@ -137,6 +137,24 @@ def test_an_uninstall_that_fails_stops_nobody_and_is_told(gateway, alice, endpoi
     assert 404 == asks(alice, f"/connections/{held}").status_code
 
 
+def test_a_disconnect_is_over_within_ten_seconds_whatever_hangs(gateway, alice):
+    """
+    The token ran out, its renewal takes nearly all the time there is, and then the uninstall hangs: erased, and told.
+    """
+    held = alice.connects("ghl")["connection"]
+    with psycopg.connect(gateway.dsn) as connection:
+        connection.execute("update gateway.connection set expires_at = clock_timestamp() where id = %s", [held])
+    gateway.sandbox.state.add_fault("slow", "ghl", "token", seconds=7)
+    gateway.sandbox.state.add_fault("slow", "ghl", "uninstall", seconds=30)
+
+    began = time.monotonic()
+    receipt = erases(alice, held, uninstall="1").json()
+
+    assert "failed" == receipt["uninstall"]
+    assert 8 < time.monotonic() - began < 10
+    assert 404 == asks(alice, f"/connections/{held}").status_code
+
+
 def test_a_token_that_ran_out_is_refreshed_for_the_uninstall(gateway, alice):
     """
     HighLevel would refuse the old one.

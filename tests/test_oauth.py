@@ -586,6 +586,7 @@ def test_highlevel_s_camel_case_answer_is_a_grant_like_any_other():
         b'{"a": 1, "a": 2}',
         b'{"a": {"b": 1, "b": 2}}',
         b'{"a": NaN}',
+        b'{"a": [' + b"0," * 9000 + b"0]}",
         b'{"a": -Infinity}',
         b"\xff{}",
         b"\xef\xbb\xbf{}",
