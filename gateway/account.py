@@ -225,5 +225,5 @@ def _whole_id(value: Any) -> bool:
 def _text(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
-    text = "".join(letter for letter in str(value) if letter.isprintable()).strip()
+    text = "".join(letter for letter in str(value)[: 4 * _LONGEST] if letter.isprintable()).strip()
     return text or None

@@ -30,7 +30,7 @@ from gateway.quirks import QUIRKS
 _LONGEST_EXPIRY = 10 * 365 * 86_400
 """Seconds; whatever claims to live longer is a defect, and would not fit a calendar for much longer."""
 _LONGEST_CODE = 4096
-_MARKS, _MOST_PARTS = (b"{", b"[", b","), 8192
+_MARKS, _MOST_PARTS = (b"{", b"[", b","), 4096
 """What makes JSON slow to read is how many values it has, and not its length: thousands of empty lists cost as much as many requests."""
 _MOST_SCOPE = 500
 """Words. Whoever grants more has granted these."""
@@ -250,7 +250,8 @@ def _granted(provider: Provider, given: Any, asked: tuple[str, ...]) -> tuple[st
         given = " ".join(given)
     if not isinstance(given, str) or not given.isprintable():
         raise ProviderGarbled("scope is not a list of words")
-    return tuple(dict.fromkeys(given.replace(provider.scope_separator, " ").split()))[:_MOST_SCOPE]
+    words = given.replace(provider.scope_separator, " ").split(None, 4 * _MOST_SCOPE)
+    return tuple(dict.fromkeys(words[: 4 * _MOST_SCOPE]))[:_MOST_SCOPE]
 
 
 def _later(now: datetime, answer: Mapping[str, Any], name: str) -> datetime | None:
