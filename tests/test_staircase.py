@@ -15,7 +15,7 @@ errors models logs marks
 config quirks
 catalog
 vault outbound store
-oauth journal
+oauth journal flights
 issuers
 identity
 runtime

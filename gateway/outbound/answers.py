@@ -22,7 +22,7 @@ LARGEST_BODY = 64 * 1024
 """Four times what the largest honest answer has, a key set with certificates: memory and time for what is not JSON after all."""
 _LARGEST_HEAD = 64 * 1024
 _MOST_LINES_OF_HEAD = 512
-_MOST_LINES_OF_BODY = 512
+_MOST_LINES_OF_BODY = 256
 """One a chunk: who sends a byte at a time is read at the price of many answers."""
 _LARGEST_ON_WIRE = 2 * LARGEST_BODY
 """Chunk sizes and trailers included. Tiny chunks cost CPU: whoever sends more framing than content is not served."""
