@@ -12,14 +12,10 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -30,9 +26,7 @@ import psutil
 from bench import rogue
 from bench.places import PLACES, REGISTRATIONS, Caller, Hostile, Place
 from bench.readers import Reader, gateway, percentile
-from bench.stage import ROOT
-from gateway.store import apply_schema
-from gateway.store.embedded import start_or_join
+from bench.stage import staged
 
 BOUNDS = {"seconds": 10.0, "mb": 10.0, "ratio": 2.0}
 SHORT = {
@@ -235,25 +229,6 @@ async def slow(run: Run, rows: Sequence[Row]) -> None:
     run.stage.control("forget")
 
 
-@contextmanager
-def staged() -> Iterator[Hostile]:
-    """Everything but the gateway, in a folder that the database's account may enter too."""
-    with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="gateway-hostile-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        folder.chmod(0o711)
-        server = start_or_join(folder / "database")
-        stack.callback(server.stop)
-        command = [sys.executable, "-m", "bench.rogue"]
-        provider = stack.enter_context(
-            subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        )
-        stack.callback(provider.kill)
-        stage = Hostile(folder, server, f"http://127.0.0.1:{int(provider.stdout.readline())}", server.dsn)
-        apply_schema(stage.dsn)
-        yield stage
-
-
 Step = Callable[[Run, Sequence[Row]], Awaitable[None]]
 
 
@@ -275,7 +250,7 @@ def measure(rows: Sequence[Row], *, short: bool) -> None:
     """All of it; `short`: before one gateway, once, and with no more than a glance at the neighbour."""
     slowly = [row for row in rows if row.answer in rogue.SLOW]
     at_once = [row for row in rows if row.answer not in rogue.SLOW]
-    with staged() as stage:
+    with staged(Hostile, "bench.rogue") as stage:
         if short:
             before_a_gateway(stage, (slow, slowly), (quick, at_once), looks=1)
         else:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.request import urlopen
 
 import psycopg
@@ -216,16 +216,19 @@ class Stage:
             return False
 
 
+Staged = TypeVar("Staged", bound=Stage)
+
+
 def _moment(dsn: str, ahead: str) -> Any:
     with psycopg.connect(dsn) as connection:
         return connection.execute("select clock_timestamp() + %s::interval", [ahead]).fetchone()[0]
 
 
 @contextmanager
-def provider() -> Iterator[str]:
+def provider(module: str = "bench.strict") -> Iterator[str]:
     """The provider's origin, while it runs."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.strict"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", module], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"
@@ -235,14 +238,14 @@ def provider() -> Iterator[str]:
 
 
 @contextmanager
-def staged() -> Iterator[Stage]:
-    """Everything, in a folder that the database's account may enter too."""
+def staged(make: type[Staged] = Stage, module: str = "bench.strict") -> Iterator[Staged]:  # type: ignore[assignment]
+    """Everything, with the provider that `module` plays, in a folder that the database's account may enter too."""
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="gateway-proof-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         folder.chmod(0o711)
         server = start_or_join(folder / "database")
-        stage = Stage(folder, server, stack.enter_context(provider()), server.dsn)
+        stage = make(folder, server, stack.enter_context(provider(module)), server.dsn)
         stack.callback(lambda: stage.server.stop())  # noqa: PLW0108 - of the server that runs then
         apply_schema(stage.dsn)
         yield stage

@@ -32,7 +32,8 @@ def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller) -> Connection:
     The connection as it stands once its provider was asked.
 
     Raises NotFound for one that the caller does not reach as for none, RateLimited within a minute of the last time, and what a
-    refresh and the provider's endpoint raise; then nothing is known, and nothing changed but the event that says so. The provider has CHECK_SECONDS.
+    refresh and the provider's endpoint raise; then nothing is known and nothing changed. An answer past the question is told in an
+    event beside that. The provider has CHECK_SECONDS.
     """
     begun = rt.store.begin_check(caller, connection_id)
     if begun is None:
@@ -49,7 +50,7 @@ def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller) -> Connection:
 
 
 def _asked(rt: Runtime, begun: Checking) -> tuple[int, CheckOutcome, str, ProviderGarbled | None]:
-    """The generation that was asked about, what came of it, for a refusal its name in the event, and how it spoke past the question."""
+    """The generation asked about, what came of it, for a refusal its name in the event, and an answer past the question."""
     connection, deadline = begun.connection, Deadline.after(CHECK_SECONDS)
     fresh: FreshToken | None = None
     garbled: ProviderGarbled | None = None
@@ -80,7 +81,7 @@ def _asked(rt: Runtime, begun: Checking) -> tuple[int, CheckOutcome, str, Provid
 
 
 def _another(rt: Runtime, connection_id: uuid.UUID, deadline: Deadline) -> FreshToken:
-    """A token in place of a refused one; where no time is left for that, it is renewed beside the answer, for the next check to find."""
+    """A token in place of a refused one; where no time is left, it is renewed beside the answer, for the next check to find."""
     try:
         return fresh_grant(rt, connection_id, force=True, until=deadline)
     except RefreshInProgress:

@@ -17,7 +17,7 @@ from gateway.errors import GatewayError, RefreshInProgress
 from gateway.models import Caller
 from gateway.store import StoredGrant
 
-SOON_SECONDS = 1.0
+_SOON_SECONDS = 1.0
 """For who finds no place to wait: when to ask again."""
 _STAGGER_SECONDS = (0.02, 0.08)
 """So long whoever comes after a leader leaves it the processor and the database. A provider takes longer to answer."""
@@ -53,9 +53,9 @@ class Flights:
 
     def board(self, row: StoredGrant, caller: Caller | None, *, force: bool) -> tuple[Flight, Part] | None:
         """
-        The connection's flight, and whether this thread leads it or follows; None where the old token will do meanwhile. To be left again.
+        The connection's flight, and whether this thread leads it or follows; None where the old token will do meanwhile.
 
-        Raises RefreshInProgress when there is no place.
+        Who boards has to leave again. Raises RefreshInProgress when there is no place.
         """
         with self._lock:
             theirs = self._under_way.get(row.id)
@@ -90,5 +90,5 @@ class Flights:
 def later(why: str) -> RefreshInProgress:
     """For who may not wait, or not any longer."""
     error = RefreshInProgress(why)
-    error.retry_after = SOON_SECONDS
+    error.retry_after = _SOON_SECONDS
     return error

@@ -164,7 +164,9 @@ def _aboard(rt: Runtime, row: StoredGrant, asked: _Asked) -> StoredGrant | None:
 
 def _follow(rt: Runtime, row: StoredGrant, flight: Flight, asked: _Asked) -> StoredGrant | None:
     """
-    Waits for the refresh of this process; None where its leader had to give up and this thread need not yet. What its leader read was judged for whom it read it: anybody else is judged once more,
+    Waits for the refresh of this process; None where its leader had to give up and this thread need not yet.
+
+    What its leader read was judged for whom it read it: anybody else is judged once more,
     since tokens may have been frozen, a user banned or a key revoked while they waited.
     """
     flight.landed.wait(asked.until.within(WAIT_SECONDS).remaining())
