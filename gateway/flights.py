@@ -2,7 +2,8 @@
 Who stands still in this process, and for which refresh.
 
 A flight is one refresh of one connection here: whoever comes while it is under way follows it and shares its end. Places are counted,
-so that those who wait never take every thread.
+so that those who wait never take every thread; and a crowd looks a few at a time, so that the first to see that a refresh is needed can
+begin it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import random
 import threading
 import uuid
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 from gateway.errors import GatewayError, RefreshInProgress
@@ -21,7 +24,12 @@ _SOON_SECONDS = 1.0
 """For who finds no place to wait: when to ask again."""
 _STAGGER_SECONDS = (0.02, 0.08)
 """So long whoever comes after a leader leaves it the processor and the database. A provider takes longer to answer."""
+_AT_ONCE = 4
+"""Threads of this process that look at one connection for one caller at a time: more do not get through it any sooner."""
+_TURN_SECONDS = 0.04
+"""So long a thread waits for its turn to look; where the database is far away, they are many then."""
 
+_Whose = tuple[uuid.UUID, Caller | None]
 Part = Literal["lead", "follow", "all"]
 MOST: dict[Part, int] = {"lead": 40, "follow": 44, "all": 48}
 """
@@ -43,6 +51,16 @@ class Flight:
         self.error: GatewayError | None = None
 
 
+class _Queue:
+    """Those who look at one connection for one caller: how many, and which of them wait for their turn."""
+
+    __slots__ = ("length", "waiting")
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.waiting: deque[threading.Event] = deque()
+
+
 class Flights:
     """Every refresh of this process that is under way, and the places of those who wait for one."""
 
@@ -50,6 +68,51 @@ class Flights:
         self._lock = threading.Lock()
         self._taken: Counter[Part] = Counter()
         self._under_way: dict[uuid.UUID, Flight] = {}
+        self._queues: dict[_Whose, _Queue] = {}
+
+    @contextmanager
+    def looking(self, connection_id: uuid.UUID, caller: Caller | None) -> Iterator[None]:
+        """
+        The context in which a connection is read for `caller`. A hundred who read at once would keep the one that they wait for from
+        asking the provider: so they take turns, and who finds a thread of this process at it already for the same caller waits a moment,
+        since nothing that is read now is of any use before it lands.
+
+        Nobody else waits: how long an answer takes must not tell a stranger what goes on with a connection.
+        """
+        whose = connection_id, caller
+        queue, held = self._take_turn(whose), True
+        try:
+            ahead = self._under_way.get(connection_id)
+            if ahead is not None and not ahead.alive and ahead.caller == caller:
+                self._pass_on(whose, queue)
+                held = False
+                ahead.landed.wait(random.uniform(*_STAGGER_SECONDS))  # noqa: S311 - jitter, not a secret
+            yield
+        finally:
+            if held:
+                self._pass_on(whose, queue)
+
+    def _take_turn(self, whose: _Whose) -> _Queue:
+        with self._lock:
+            queue = self._queues.get(whose)
+            if queue is None:
+                queue = self._queues[whose] = _Queue()
+            queue.length += 1
+            if queue.length <= _AT_ONCE:
+                return queue
+            turn = threading.Event()
+            queue.waiting.append(turn)
+        turn.wait(_TURN_SECONDS)
+        return queue
+
+    def _pass_on(self, whose: _Whose, queue: _Queue) -> None:
+        """To whoever waits longest; they may have gone on by themselves."""
+        with self._lock:
+            queue.length -= 1
+            if not queue.length:
+                del self._queues[whose]
+            elif queue.waiting:
+                queue.waiting.popleft().set()
 
     def board(self, row: StoredGrant, caller: Caller | None, *, force: bool) -> tuple[Flight, Part] | None:
         """
@@ -74,17 +137,6 @@ class Flights:
             flight = self._under_way.pop(row.id) if part == "lead" else None
         if flight is not None:
             flight.landed.set()
-
-    def let_ahead(self, connection_id: uuid.UUID, caller: Caller | None) -> None:
-        """
-        Waits a moment where a thread of this process is at it already for the same caller: nothing that is read now is of any use before
-        it lands, and a hundred who read at once would keep the one that they wait for from asking the provider.
-
-        Nobody else waits: how long an answer takes must not tell a stranger what goes on with a connection.
-        """
-        ahead = self._under_way.get(connection_id)
-        if ahead is not None and not ahead.alive and ahead.caller == caller:
-            ahead.landed.wait(random.uniform(*_STAGGER_SECONDS))  # noqa: S311 - jitter, not a secret
 
 
 def later(why: str) -> RefreshInProgress:

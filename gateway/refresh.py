@@ -87,8 +87,8 @@ def fresh_grant(
     ProviderGarbled, ClientRejected, SecretUnreadable, DatabaseUnavailable; and for a caller Unauthenticated, Forbidden, Frozen and
     RateLimited.
     """
-    _flights.let_ahead(connection_id, caller)
-    row = _read(rt, connection_id, caller, min_seconds, counted=caller is not None, location=location)
+    with _flights.looking(connection_id, caller):
+        row = _read(rt, connection_id, caller, min_seconds, counted=caller is not None, location=location)
     if row.good and not force:
         return _open(rt, row)
     if not row.refreshable:

@@ -27,8 +27,8 @@ def row(*, alive=False):
 
 def seconds(flights, connection_id, caller):
     began = time.perf_counter()
-    flights.let_ahead(connection_id, caller)
-    return time.perf_counter() - began
+    with flights.looking(connection_id, caller):
+        return time.perf_counter() - began
 
 
 def test_who_would_wait_anyway_lets_the_leader_ahead_and_no_stranger_can_tell():
@@ -61,6 +61,41 @@ def test_they_go_on_as_soon_as_it_has_landed():
 
     assert sorted(took)[10] < 0.02
     assert seconds(flights, expired.id, HERS) < 0.01
+
+
+def test_a_crowd_looks_a_few_at_a_time_and_nobody_waits_long():
+    """
+    The first to see that a refresh is needed gets to ask for it; a look that hangs holds nobody up for good, and nothing of it is kept.
+    """
+    flights, connection = Flights(), uuid.uuid4()
+    here, most, lock, hung = 0, 0, threading.Lock(), threading.Event()
+
+    def look(caller, until):
+        nonlocal here, most
+        began = time.perf_counter()
+        with flights.looking(connection, caller):
+            waited = time.perf_counter() - began
+            with lock:
+                here += 1
+                most = max(most, here)
+            until.wait(0.005 if until is not hung else 10)
+            with lock:
+                here -= 1
+        return waited
+
+    with ThreadPoolExecutor(30) as threads:
+        list(threads.map(lambda _: look(HERS, threading.Event()), range(24)))
+        assert 4 == most
+
+        stuck = [threads.submit(look, HERS, hung) for _ in range(4)]
+        while here < len(stuck):
+            time.sleep(0.001)
+        assert 0.03 < look(HERS, threading.Event()) < 0.5
+        assert look(ANOTHERS, threading.Event()) < 0.02
+        hung.set()
+        assert max(each.result() for each in stuck) < 0.02
+    assert look(HERS, threading.Event()) < 0.02
+    assert not flights._queues
 
 
 def test_places_are_counted_by_part_and_given_back():
