@@ -69,7 +69,7 @@ class Identity:
             # A project's asymmetric tokens name their key: without a name nothing is fetched and nothing is tried.
             return None
         keys = self._issuers.keys(f"{self._issuer}/.well-known/jwks.json", key_id=key_id)
-        return signed_claims(token, keys, _JWKS_ALGORITHMS)
+        return signed_claims(token, keys.of(key_id), _JWKS_ALGORITHMS)
 
 
 def _proof(claims: Mapping[str, Any], issuer: str, now: float) -> Proof | None:

@@ -15,7 +15,7 @@ from listeners import answering, listening
 
 from gateway.catalog import Provider
 from gateway.errors import GatewayError, IssuerMismatch, ProviderGarbled, ProviderUnavailable
-from gateway.issuers import Issuers, key_id_of, signed_claims
+from gateway.issuers import Issuers, PublishedKeys, key_id_of, signed_claims
 from gateway.models import Client
 from gateway.outbound import Answer, Deadline, Outbound
 
@@ -93,8 +93,11 @@ def acme(**more) -> Provider:
     )
 
 
-def kids(keys: KeySet) -> set[str]:
-    return {key.kid for key in keys.keys}
+NAMES = ("rsa-1", "rsa-2", "ec-1", "oct", "enc", "weak", "endless", "listed", "new")
+
+
+def kids(keys: PublishedKeys) -> set[str]:
+    return {name for name in NAMES if keys.knows(name)}
 
 
 # -- metadata --------------------------------------------------------------------------------------------------------
@@ -414,7 +417,48 @@ def test_a_set_of_five_hundred_keys_is_bounded(issuers, published):
     entry = public(CURVED)["keys"][0]
     published.pages[JWKS] = {"keys": [{**entry, "kid": f"k{number}"} for number in range(500)]}
 
-    assert 48 == len(issuers.keys(JWKS).keys)
+    found = issuers.keys(JWKS)
+    assert 48 == len(found)
+    assert found.knows("k47")
+    assert not found.knows("k48")
+
+
+def test_a_key_is_made_ready_when_a_token_names_it(monkeypatch):
+    """
+    A hundred keys cost what one costs; of one name a few are tried, and one that can be used is found behind those that cannot.
+    """
+    ready, real = [], KeySet.import_key_set
+    monkeypatch.setattr(KeySet, "import_key_set", lambda value: ready.append(value["keys"][0]) or real(value))
+    entry = public(CURVED)["keys"][0]
+    broken = {**entry, "x": entry["y"], "y": entry["x"]}
+    many = PublishedKeys({"keys": [{**entry, "kid": f"k{number}"} for number in range(40)]})
+    assert many
+    assert many.knows("k7")
+    assert many.knows("k7")
+    assert not many.knows("k99")
+    assert ["k0", "k7"] == [each["kid"] for each in ready]
+
+    same = {"keys": [*[{**broken, "kid": "same"}] * 3, {**entry, "kid": "same"}, *[{**broken, "kid": "same"}] * 30]}
+    assert PublishedKeys(same).knows("same")
+    ready.clear()
+    bad = PublishedKeys({"keys": [{**broken, "kid": "same"}] * 40})
+    assert not bad
+    assert not bad.knows("same")
+    assert 8 == len(ready)
+
+
+def test_a_key_without_a_name_goes_by_its_thumbprint_and_a_token_without_one_by_the_only_key():
+    """
+    RFC 7638; and OpenID Connect Core section 10.1, which lets both leave the name out where there is one key.
+    """
+    unnamed = {name: value for name, value in public(CURVED)["keys"][0].items() if name != "kid"}
+    thumbprint = ECKey.import_key(dict(unnamed)).thumbprint()
+    keys = PublishedKeys({"keys": [unnamed]})
+
+    assert keys.knows(thumbprint)
+    assert [thumbprint] == [key.kid for key in keys.of(thumbprint)]
+    assert [thumbprint] == [key.kid for key in keys.of(None)]
+    assert ["ec-1"] == [key.kid for key in PublishedKeys(public(CURVED)).of(None)]
 
 
 def test_a_slow_issuer_holds_up_one_caller_and_no_other(issuers, published, clock):

@@ -150,7 +150,7 @@ def _sign_in(rt: Runtime) -> Iterator[Finding]:
     try:
         answer = rt.outbound.request("GET", url, headers={"Accept": "application/json"})
         yield from _clock(answer.headers.get("date"), rt.now())
-        keys = len(rt.issuers.keys(url).keys)
+        keys = len(rt.issuers.keys(url))
     except GatewayError as error:
         level: Level = "warn" if settings.supabase_jwt_secret else "fail"
         yield Finding("sign-in", level, f"The project's signing keys cannot be had: {error}.", "Check SUPABASE_URL.")

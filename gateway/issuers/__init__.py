@@ -2,28 +2,43 @@
 What issuers publish of themselves: metadata (RFC 8414, OpenID Connect Discovery) and signing keys (RFC 7517).
 
 Fetched when first needed, kept, and fetched again seldom: metadata hourly, keys every ten minutes, and once in thirty seconds
-at the most however many unknown key ids come. The last good answer stands while an issuer fails. Judges id_tokens with them.
+at the most however many unknown key ids come. The last good answer stands while an issuer fails. Judges id_tokens with them: what
+is a key is `keys`' to say, and what holds of a token `tokens`'.
 """
 
 from __future__ import annotations
 
-import hmac
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 from urllib.parse import urlsplit
-
-from joserfc import jws, jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import KeySet
 
 from gateway.catalog import ENDPOINTS, Provider
 from gateway.errors import GatewayError, IssuerMismatch, ProviderFailed, ProviderGarbled, ProviderUnavailable
+from gateway.issuers.keys import PublishedKeys
+from gateway.issuers.tokens import (
+    CLOCK_SKEW_SECONDS,
+    claims_problem,
+    is_time,
+    key_id_of,
+    signed_claims,
+    unverified_claims,
+)
 from gateway.models import Client
 from gateway.oauth import read_json
 from gateway.outbound import Deadline, Outbound
+
+__all__ = [
+    "CLOCK_SKEW_SECONDS",
+    "Issuers",
+    "PublishedKeys",
+    "is_time",
+    "key_id_of",
+    "signed_claims",
+    "unverified_claims",
+]
 
 METADATA_SECONDS = 3600
 KEYS_SECONDS = 600
@@ -32,7 +47,6 @@ PAUSE_SECONDS = 30
 """Between two fetches of the same thing, whatever asks for it."""
 RETRY_SECONDS = 2
 """Between two tries while there is no answer at all yet: those who queued behind a failure do not repeat it one by one."""
-CLOCK_SKEW_SECONDS = 60
 OPTIONAL_SECONDS = 2.0
 DEADLINE_SECONDS = 9.5
 MOST_WAITING = 24
@@ -42,13 +56,6 @@ _TOO_LATE_SECONDS = 0.5
 """Less than this is not worth a try: a name, a handshake and an answer may not fit in."""
 _TOLD = ("issuer", "authorization_response_iss_parameter_supported", *ENDPOINTS)
 """Of metadata, what is kept: the rest may be anything."""
-_LONGEST_TOKEN = 16_384
-_PUBLIC = ("kty", "kid", "use", "alg", "key_ops", "crv", "n", "e", "x", "y")
-"""Of a key, what it is verified with (RFC 7518 section 6). Certificates and whatever else stands there are not read."""
-_LONGEST_MEMBER = 2_732
-"""Letters of base64: 16,384 bits, beyond which OpenSSL verifies nothing."""
-_MOST_KEYS = 48
-"""Usable ones. To import one costs 0.16 ms, and honest sets have two to a dozen."""
 
 
 @dataclass(slots=True)
@@ -112,7 +119,7 @@ class Issuers:
 
     # -- keys --------------------------------------------------------------------------------------------------------
 
-    def keys(self, url: str, *, key_id: str | None = None, deadline: Deadline | None = None) -> KeySet:
+    def keys(self, url: str, *, key_id: str | None = None, deadline: Deadline | None = None) -> PublishedKeys:
         """
         The public keys at `url`; fetched anew when `key_id` is not among them, but not more often than the pause.
 
@@ -120,17 +127,17 @@ class Issuers:
         newer ones are not to be had now: whoever published it just now is not to be taken for a forger.
         """
 
-        def fetch() -> KeySet:
+        def fetch() -> PublishedKeys:
             answer = self._outbound.request("GET", url, headers={"Accept": "application/json"}, deadline=deadline)
             if answer.status != 200:  # noqa: PLR2004
                 raise _published_badly(answer.status)
-            return _asymmetric(read_json(answer.body))
+            return PublishedKeys(read_json(answer.body))
 
-        found: KeySet = self._get(url, KEYS_SECONDS, fetch, deadline)
-        if key_id is not None and all(key.kid != key_id for key in found.keys):
+        found: PublishedKeys = self._get(url, KEYS_SECONDS, fetch, deadline)
+        if key_id is not None and not found.knows(key_id):
             found = self._get(url, 0, fetch, deadline)
             old = self._clock() - self._kept[url].fetched_at >= PAUSE_SECONDS
-            if old and all(key.kid != key_id for key in found.keys):
+            if old and not found.knows(key_id):
                 raise ProviderUnavailable("a key that is not known here, and newer ones cannot be had now")
         return found
 
@@ -192,10 +199,10 @@ class Issuers:
         """
         key_id = key_id_of(id_token)
         keys = self.keys(provider.jwks_uri or "", key_id=key_id, deadline=deadline)
-        claims = signed_claims(id_token, keys, provider.id_token_signing_alg_values)
+        claims = signed_claims(id_token, keys.of(key_id), provider.id_token_signing_alg_values)
         if claims is None:
             raise ProviderGarbled("the id_token's signature does not hold")
-        problem = _claims_problem(provider, client, claims, nonce=nonce, now=now)
+        problem = claims_problem(provider, client, claims, nonce=nonce, now=now)
         if problem:
             raise ProviderGarbled(f"the id_token is refused: {problem}")
         return claims
@@ -210,76 +217,6 @@ def _wait_a_little(kept: _Kept, deadline: Deadline | None) -> None:
             raise ProviderUnavailable("the issuer is being asked, and does not answer")
     finally:
         kept.places.release()
-
-
-def key_id_of(token: str) -> str | None:
-    """The `kid` in a token's header, unverified; None when there is none or it is not to be believed."""
-    if len(token) > _LONGEST_TOKEN:
-        return None
-    try:
-        header = jws.extract_compact(token.encode()).headers()
-    except (JoseError, ValueError, UnicodeError):
-        return None
-    key_id = header.get("kid")
-    return key_id if isinstance(key_id, str) and len(key_id) <= 200 else None  # noqa: PLR2004
-
-
-def unverified_claims(token: str) -> Mapping[str, Any]:
-    """The claims of a compact JWT as they stand there; none where it is none. Only for one that its issuer handed over itself."""
-    try:
-        return read_json(jws.extract_compact(token.encode()).payload)
-    except (JoseError, ProviderGarbled, ValueError):
-        return {}
-
-
-def signed_claims(token: str, keys: Any, algorithms: tuple[str, ...]) -> Mapping[str, Any] | None:
-    """
-    The claims of a compact JWT (RFC 7519) whose signature one of `keys` verifies with one of `algorithms`, else None.
-
-    RFC 8725 sections 3.1 and 3.2: the algorithms are ours to say; joserfc holds them to the key's type.
-    """
-    if len(token) > _LONGEST_TOKEN:
-        return None
-    try:
-        decoded = jwt.decode(token, keys, algorithms=list(algorithms))
-    except (JoseError, ValueError, TypeError, UnicodeError, RecursionError, KeyError):
-        return None
-    return decoded.claims if isinstance(decoded.claims, dict) else None
-
-
-def _claims_problem(  # noqa: PLR0911 - one line a rule, in the order of the specification
-    provider: Provider, client: Client, claims: Mapping[str, Any], *, nonce: str | None, now: float
-) -> str | None:
-    issuer = provider.issuer
-    if provider.issuer_pattern:
-        issuer = provider.issuer_pattern.replace("{tenantid}", str(claims.get("tid")))
-    audience = claims.get("aud")
-    audiences = audience if isinstance(audience, list) else [audience]
-    expires, issued = claims.get("exp"), claims.get("iat")
-    given_nonce = claims.get("nonce")
-    if issuer is not None and claims.get("iss") != issuer:
-        return "iss"
-    if client.client_id not in audiences:
-        return "aud"
-    if (len(audiences) > 1 or "azp" in claims) and claims.get("azp") != client.client_id:
-        return "azp"
-    if not is_time(expires) or expires <= now - CLOCK_SKEW_SECONDS:
-        return "exp"
-    if not is_time(issued) or issued > now + 10 * CLOCK_SKEW_SECONDS:
-        return "iat"
-    if nonce is not None and (
-        not isinstance(given_nonce, str)
-        or not hmac.compare_digest(given_nonce.encode("utf-8", "replace"), nonce.encode())
-    ):
-        return "nonce"
-    if not isinstance(claims.get("sub"), str) or not claims["sub"]:
-        return "sub"
-    return None
-
-
-def is_time(value: Any) -> TypeGuard[float]:
-    """Whether a claim is a NumericDate (RFC 7519 section 2)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53  # false for NaN too
 
 
 def _completed(provider: Provider, metadata: Mapping[str, Any], source: str) -> Provider:
@@ -304,36 +241,6 @@ def _completed(provider: Provider, metadata: Mapping[str, Any], source: str) -> 
     if whole.missing_endpoints():
         raise ProviderGarbled("the metadata leaves endpoints out")
     return whole
-
-
-def _asymmetric(document: Mapping[str, Any]) -> KeySet:
-    """The signing keys in a JWK set; symmetric ones and kinds that we do not know are left out."""
-    entries = document.get("keys")
-    if not isinstance(entries, list):
-        raise ProviderGarbled("the key set holds no keys")
-    usable: list[Any] = []
-    for entry in entries:
-        if len(usable) >= _MOST_KEYS:
-            break
-        if (
-            not isinstance(entry, dict)
-            or not _is_sound(entry)
-            or entry.get("kty") not in ("RSA", "EC", "OKP")
-            or entry.get("use", "sig") != "sig"
-        ):
-            continue
-        try:
-            public = {name: entry[name] for name in _PUBLIC if name in entry}
-            usable.extend(KeySet.import_key_set({"keys": [public]}).keys)
-        except (JoseError, ValueError, TypeError, KeyError):
-            continue
-    return KeySet(usable)
-
-
-def _is_sound(entry: Mapping[str, Any]) -> bool:
-    """RFC 7518 section 3.3: an RSA modulus has 2048 bits or more, which is 342 letters of base64; and no member is endless."""
-    lengths = [len(str(entry.get(name, ""))) for name in _PUBLIC]
-    return max(lengths) <= _LONGEST_MEMBER and (entry.get("kty") != "RSA" or len(str(entry.get("n"))) >= 342)  # noqa: PLR2004
 
 
 def _published_badly(status: int) -> GatewayError:
