@@ -78,6 +78,11 @@ def _cpu_seconds(pid: int) -> float:
     return sum(time.clock_gettime_ns((~process.pid << 3) | _CPUCLOCK_SCHED) for process in tree) / 1e9
 
 
+def stolen_seconds() -> float:
+    """What the hypervisor gave to others while this machine wanted it, of all cores together, by /proc/stat."""
+    return int(Path("/proc/stat").read_text("ascii").split("\n", 1)[0].split()[8]) / _TICKS_PER_SECOND
+
+
 def _busy_seconds(core: int) -> float:
     """What a core was not idle, by /proc/stat (proc(5)): user, nice, system, irq, softirq, steal."""
     line = next(row for row in Path("/proc/stat").read_text("ascii").splitlines() if row.startswith(f"cpu{core} "))
