@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -117,12 +118,26 @@ def settled(gateway, person):
         ).fetchone()
 
 
-@pytest.mark.parametrize("asked", [False, True], ids=["save", "park"])
-def test_a_database_that_stalled_saves_nothing_after_it_was_given_up(place, asked):
+def test_a_database_that_stalled_saves_nothing_after_it_was_given_up(place):
     """
-    It still has the request when it goes on; by then the user knows that nothing stands, and the grant was given back.
+    It still has the request when it goes on; by then the user knows that nothing stands, and the grant was given back. So for a save and
+    for what would be parked, each with a database of its own.
     """
-    server = start_or_join(place)
+    places = [place / "save", place / "park"]
+    for each in places:
+        each.mkdir(mode=0o711)
+    servers = [start_or_join(each) for each in places]  # a server ends with the thread that started it
+    try:
+        with ThreadPoolExecutor(2) as both:
+            for done in [both.submit(given_up, *each) for each in zip(places, servers, (False, True), strict=True)]:
+                done.result()
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def given_up(place, server, asked):
+    """The database stalls while a grant is being saved; `asked`: over another account, so that it is to be parked."""
     apply_schema(server.dsn)
     gateway = Gateway(place / "gateway", server.dsn).start()
     try:
@@ -154,7 +169,6 @@ def test_a_database_that_stalled_saves_nothing_after_it_was_given_up(place, aske
         assert ((1, 1, 0) if asked else (0, 0, 0)) == settled(gateway, alice)
     finally:
         gateway.stop()
-        server.stop()
 
 
 def test_a_defect_in_the_database_gives_the_grant_back_too(gateway):
