@@ -42,10 +42,14 @@ SHORT = {
 _ROOM = 1.5
 """Of the tail: honest calls, one after the other, cost it up to twofold already, and hostile ones may cost so much more than those."""
 TIMES = 3
-_LOOKS, _SECOND_LOOKS, _LOOK_SECONDS, _MOST_SUSPECTS = 2, 8, 0.2, 24
+_REFUSED_SECONDS = 60.0
+"""What stands for a read that got no token."""
+_LOOKS, _SECOND_LOOKS, _LOOK_SECONDS, _MOST_SUSPECTS = 2, 8, 0.2, 16
 """The neighbour is looked at with and without, in turn; once more and longer where that seems to break the bound."""
-_AT_ONCE, _PAUSE_SECONDS = 12, 2.1
+_AT_ONCE, _AT_ONCE_CLOSELY, _PAUSE_SECONDS = 12, 5, 2.1
 """What an issuer publishes is kept, or not asked for again at once: so many issuers, and a new gateway after so many answers."""
+_FETCHED = 0.8
+"""Of the calls that a neighbour is looked at beside, those for which the answer was fetched, at the least."""
 _UNUSED = 60
 """Of them, kept for the calls that are judged."""
 
@@ -70,6 +74,8 @@ class Row:
 
     def compare(self, slowed: Sequence[float], quiet: Sequence[float]) -> None:
         """Takes down what became of the neighbour's reads."""
+        if max(*slowed, *quiet) >= _REFUSED_SECONDS:
+            self.broken.append("the neighbour was refused")
         self.ratio, self.tail = mean(slowed) / mean(quiet), percentile(slowed, 0.95) / percentile(quiet, 0.95)
 
     def __str__(self) -> str:
@@ -160,7 +166,7 @@ def _neighbour(pipe: Any, stage: Hostile, port: int, row: str) -> None:
             reader, taken = await Reader(stage, port).open(), []
             while not pipe.poll() or len(taken) < 5:
                 answer = await reader.read(row)
-                taken += [answer.seconds] if answer.status == 200 else [60.0]
+                taken += [answer.seconds] if answer.status == 200 else [_REFUSED_SECONDS]
                 await asyncio.sleep(0.002)
             pipe.recv()
             pipe.send(taken[1:])
@@ -202,20 +208,25 @@ async def _looked_at(run: Run, row: Row, looks: int) -> None:
     """How much slower the neighbour is while one call comes after the other."""
     quiet: list[float] = []
     slowed: list[float] = []
+    calls, given = 0, run.stage.control("stats")["given"]
     for _ in range(looks):
         caller = await run.caller(PLACES[row.place], count=int(_LOOK_SECONDS * 100))
         quiet += await run.during(asyncio.sleep(_LOOK_SECONDS))
-        slowed += await run.during(_again(run, caller))
+        told: list[str] = []
+        slowed += await run.during(_again(run, caller, told))
+        calls += len(told)
         await caller.close()
+    if row.sure and run.stage.control("stats")["given"] - given < _FETCHED * calls:
+        row.broken.append("beside the neighbour the answer was not always fetched")
     row.compare(slowed, quiet)
     run.stage.control("forget")
     print(row, file=sys.stderr, flush=True)
 
 
-async def _again(run: Run, caller: Caller) -> None:
+async def _again(run: Run, caller: Caller, told: list[str]) -> None:
     end = time.monotonic() + _LOOK_SECONDS
     while caller.rows and time.monotonic() < end:
-        await caller.ask(await run.registration(caller.place.kind))
+        told.append(await caller.ask(await run.registration(caller.place.kind)))
 
 
 async def slow(run: Run, rows: Sequence[Row]) -> None:
@@ -231,7 +242,9 @@ async def slow(run: Run, rows: Sequence[Row]) -> None:
     used = run.mb("VmHWM") - before
     for row, caller, _ in calls:
         row.mb, row.worst_mb = max(row.mb, used), max(row.worst_mb, used)
+        before_that = row.ratio, row.tail
         row.compare(slowed, quiet)
+        row.ratio, row.tail = max(row.ratio, before_that[0]), max(row.tail, before_that[1])
         row.sure = run.looks > 1
         await caller.close()
     run.stage.control("forget")
@@ -265,26 +278,28 @@ def measure(rows: Sequence[Row], *, short: bool) -> None:
             before_a_gateway(stage, *[(slow, slowly)] * (TIMES if slowly else 0))
             for batch in _batches(at_once):
                 before_a_gateway(stage, (quick, batch))
-            worst = sorted(at_once, key=lambda row: -max(row.ratio, row.tail))[:_MOST_SUSPECTS]
-            for batch in _batches([row for row in at_once if row in worst or not rogue.ANSWERS[row.answer][0]]):
+            by_ratio, by_tail = (
+                sorted(at_once, key=lambda row, name=name: -getattr(row, name)) for name in ("ratio", "tail")
+            )
+            worst = [*by_ratio[:_MOST_SUSPECTS], *by_tail[:_MOST_SUSPECTS]]
+            closely = [row for row in at_once if row in worst or not rogue.ANSWERS[row.answer][0]]
+            for batch in _batches(closely, _AT_ONCE_CLOSELY):
                 before_a_gateway(stage, (suspected, batch))
         if stage.control("stats")["elsewhere"]:
             rows[0].broken.append("a redirect was followed")
-    honest = max([row.tail for row in rows if row.sure and not rogue.ANSWERS[row.answer][0]], default=0.0)
+    honest = median([row.tail for row in rows if row.sure and not rogue.ANSWERS[row.answer][0]] or [0.0])
     bounds = BOUNDS | {"tail": max(BOUNDS["tail"], _ROOM * honest)}
     for row in rows:
         judged = [(name, getattr(row, name)) for name in bounds if name not in ("ratio", "tail") or row.sure]
         row.broken += [f"{found:.2f} {name}" for name, found in judged if found > bounds[name]]
 
 
-def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
+def _batches(rows: Sequence[Row], most: int = _AT_ONCE) -> Iterator[list[Row]]:
     """By what a gateway has to be new for."""
     plain = [row for row in rows if PLACES[row.place].kind == "p"]
     # What is believed is kept, and comes last.
     issued = [sorted((row for row in rows if PLACES[row.place].kind == kind), key=_is_kept) for kind in "kd"]
-    yield from filter(
-        None, [plain, *(some[at : at + _AT_ONCE] for some in issued for at in range(0, len(some), _AT_ONCE))]
-    )
+    yield from filter(None, [plain, *(some[at : at + most] for some in issued for at in range(0, len(some), most))])
 
 
 def _is_kept(row: Row) -> bool:

@@ -24,7 +24,7 @@ from bench import rogue
 from bench.browsers import Answer, Browser
 from bench.stage import JWT_SECRET, PROJECT, Stage
 
-REGISTRATIONS = {"p": 64, "k": 320, "d": 320}
+REGISTRATIONS = {"p": 64, "k": 900, "d": 900}
 _PUBLIC_PORT = 8000
 _CSRF, _PROBLEM = re.compile(rb'name="csrf" value="([^"]+)"'), re.compile(rb'data-problem="([^"]+)"')
 

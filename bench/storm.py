@@ -49,7 +49,7 @@ async def _storm(stage: Stage, port: int, ids: list[str], count: int, delay: flo
         "statuses": dict(statuses),
         "expiries_with_two_answers": torn,
         "slowest_beyond_the_provider_ms": _told(slowest) | {"of_the_first": round(slowest[0] * 1000)},
-        "where_nobody_stole_cpu": {"expiries": len(own)} | (_told(own) if own else {}),
+        "where_less_than_a_twentieth_was_stolen": {"expiries": len(own)} | (_told(own) if own else {}),
     }
 
 

@@ -97,11 +97,12 @@ class Flights:
             queue = self._queues.get(whose)
             if queue is None:
                 queue = self._queues[whose] = _Queue()
-            queue.length += 1
-            if queue.length <= _AT_ONCE:
+            if queue.length < _AT_ONCE:
+                queue.length += 1
                 return queue
             turn = threading.Event()
             queue.waiting.append(turn)
+            queue.length += 1
         turn.wait(_TURN_SECONDS)
         return queue
 

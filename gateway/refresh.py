@@ -82,7 +82,7 @@ def fresh_grant(
     While the old one lives it is better than none: it is returned where nobody can get a new one just now, unless `force`; nor does
     anybody while it lives, once there were ten within a minute: RateLimited then for `force`.
     `caller`: only if they reach it; None is the gateway itself. What a caller reads is counted and told once, whatever follows.
-    `location`: only if it is the connection's own. `until`: nothing is waited for beyond it, and no request begun that could be.
+    `location`: only if it is the connection's own. `until`: no refresh is waited for beyond it, and no request begun that could be.
     Raises NotFound, NeedsReauthorization, PendingConfirmation, RefreshInProgress (who may not wait), ProviderUnavailable,
     ProviderGarbled, ClientRejected, SecretUnreadable, DatabaseUnavailable; and for a caller Unauthenticated, Forbidden, Frozen and
     RateLimited.

@@ -458,6 +458,9 @@ def test_a_key_without_a_name_goes_by_its_thumbprint_and_a_token_without_one_by_
     assert keys.knows(thumbprint)
     assert [thumbprint] == [key.kid for key in keys.of(thumbprint)]
     assert [thumbprint] == [key.kid for key in keys.of(None)]
+    assert 2 == len(
+        PublishedKeys({"keys": [unnamed, *public(SIGNING)["keys"]]}).of(None).keys
+    )  # which of them, nobody says
     assert ["ec-1"] == [key.kid for key in PublishedKeys(public(CURVED)).of(None)]
 
 
@@ -682,3 +685,17 @@ def test_claims_that_are_no_object_are_none():
     A signature over something else proves nobody.
     """
     assert signed_claims("e30.W10.", KeySet([SIGNING]), ("RS256",)) is None
+
+
+def test_of_several_keys_of_one_name_the_algorithm_says_which():
+    """
+    RFC 7517 section 4.5 lets keys of different types share a name, and a key stands twice where it signs in two ways.
+    """
+    curved = ECKey.generate_key("P-256", {"kid": "same", "alg": "ES256"})
+    twice = [{**SIGNING.as_dict(private=False), "kid": "same", "alg": name} for name in ("PS256", "RS256")]
+    keys = PublishedKeys({"keys": [curved.as_dict(private=False), *twice]}).of("same")
+    rsa_key = RSAKey.import_key({**SIGNING.as_dict(private=True), "kid": "same"})
+
+    for key, algorithm in ((curved, "ES256"), (rsa_key, "RS256"), (rsa_key, "PS256")):
+        token = jwt.encode({"alg": algorithm, "kid": "same"}, {"sub": "a"}, key, algorithms=[algorithm])
+        assert {"sub": "a"} == signed_claims(token, keys, (algorithm,))
