@@ -48,10 +48,10 @@ _LOOKS, _SECOND_LOOKS, _LOOK_SECONDS, _MOST_SUSPECTS = 2, 8, 0.2, 16
 """The neighbour is looked at with and without, in turn; once more and longer where that seems to break the bound."""
 _AT_ONCE, _AT_ONCE_CLOSELY, _PAUSE_SECONDS = 12, 5, 2.1
 """What an issuer publishes is kept, or not asked for again at once: so many issuers, and a new gateway after so many answers."""
-_FETCHED = 0.8
-"""Of the calls that a neighbour is looked at beside, those for which the answer was fetched, at the least."""
 _UNUSED = 60
 """Of them, kept for the calls that are judged."""
+_FETCHED = 0.8
+"""Of the calls that a neighbour is looked at beside, those for which the answer was fetched, at the least."""
 
 
 @dataclass

@@ -25,9 +25,9 @@ _SOON_SECONDS = 1.0
 _STAGGER_SECONDS = (0.02, 0.08)
 """So long whoever comes after a leader leaves it the processor and the database. A provider takes longer to answer."""
 _AT_ONCE = 4
-"""Threads of this process that look at one connection for one caller at a time: more do not get through it any sooner."""
+"""Threads of this process that look at one connection for one caller at a time. With a database nearby more get through no sooner."""
 _TURN_SECONDS = 0.04
-"""So long a thread waits for its turn to look; where the database is far away, they are many then."""
+"""So long a thread waits for its turn to look, and goes on without: what a crowd at a database far away has to pay for it."""
 
 _Whose = tuple[uuid.UUID, Caller | None]
 Part = Literal["lead", "follow", "all"]
