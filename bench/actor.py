@@ -19,13 +19,14 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from gateway import connect, marks
-from gateway.config import read_settings
+from gateway import marks
+from gateway.connect import callback
+from gateway.crypto.vault import fingerprint
 from gateway.errors import GatewayError
-from gateway.refresh import fresh_grant
-from gateway.runtime import Runtime, build_runtime, utc_now
-from gateway.vault import fingerprint
-from gateway.worker import Worker
+from gateway.services import Runtime, build_runtime, utc_now
+from gateway.settings import read_settings
+from gateway.tokens.read import fresh_grant
+from gateway.worker.jobs import Worker
 
 BROWSER = "bench-browser"
 
@@ -51,17 +52,17 @@ def _sign_in(rt: Runtime, task: dict[str, Any]) -> str:
 def do_connect(rt: Runtime, task: dict[str, Any]) -> Any:
     """The whole way, for the account `code`."""
     session = _sign_in(rt, task)
-    there = connect.begin(rt, task["provider"], session=session, browser=BROWSER)
+    there = callback.begin(rt, task["provider"], session=session, browser=BROWSER)
     state = parse_qs(urlsplit(there).query)["state"]
     answer = {"state": state, "code": [task["code"]]}
-    ended = connect.finish(rt, "phone", task["provider"], answer, session=session, browser=BROWSER)
+    ended = callback.finish(rt, "phone", task["provider"], answer, session=session, browser=BROWSER)
     return {"connection_id": str(ended.connection_id), "error": ended.error and ended.error.slug}
 
 
 def do_disconnect(rt: Runtime, task: dict[str, Any]) -> Any:
     """By its owner."""
     session = _sign_in(rt, task)
-    return {"revocation": connect.disconnect(rt, uuid.UUID(task["id"]), session=session).revocation}
+    return {"revocation": callback.disconnect(rt, uuid.UUID(task["id"]), session=session).revocation}
 
 
 def do_read(rt: Runtime, task: dict[str, Any]) -> Any:

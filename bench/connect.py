@@ -26,8 +26,8 @@ from bench.certificates import make_certificates
 from bench.contenders import AuthlibRoute, Contender, GatewayServer, Place
 from bench.machine import Cores, Spent, describe
 from bench.provider import Provider, running_provider
-from gateway.store import apply_schema
-from gateway.store.embedded import embedded_postgres
+from gateway.database import apply_schema
+from gateway.embedded.postgres import embedded_postgres
 
 BROWSERS = 16
 WARM_UP_FLOWS = 3

@@ -24,7 +24,7 @@ from joserfc.jwk import OctKey
 
 from bench.browsers import Attempt, Browser, FlowLost
 from bench.provider import CLIENT_ID, CLIENT_SECRET
-from gateway.serving import BLOCKING_THREADS, python_module
+from gateway.server import BLOCKING_THREADS, python_module
 
 ROOT = Path(__file__).resolve().parents[1]
 _PROJECT = "https://bench.supabase.example"

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from bench.stage import Stage, staged
-from gateway.store.embedded import start_or_join
+from gateway.embedded.postgres import start_or_join
 
 _SHARE = 25
 """Refreshes in one process: fewer than may be led there at once."""

@@ -26,10 +26,10 @@ from bench.connect import Bench, folder_for_a_database, free_port, summary, tabl
 from bench.contenders import ROOT, Contender, GatewayServer, Place, granian
 from bench.machine import Cores, describe
 from bench.provider import running_provider
-from gateway.serving import python_module
-from gateway.store import Store, apply_schema, open_store
-from gateway.store.embedded import embedded_postgres
-from gateway.vault import Vault
+from gateway.crypto.vault import Vault
+from gateway.database import Store, apply_schema, open_store
+from gateway.embedded.postgres import embedded_postgres
+from gateway.server import python_module
 
 CONNECTIONS = 1000
 BY_HAND = "by-hand"

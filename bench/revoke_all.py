@@ -18,13 +18,13 @@ from collections import Counter
 from typing import Any
 
 from bench.stage import Stage, staged
-from gateway.config import read_settings
-from gateway.erasing import RevokeAll, summary
+from gateway.connections.revoke_provider import RevokeAll, summary
 from gateway.errors import Frozen, NotFound
-from gateway.ledger import verify
+from gateway.events import verify
 from gateway.models import Caller
-from gateway.refresh import fresh_grant
-from gateway.runtime import Runtime, build_runtime
+from gateway.services import Runtime, build_runtime
+from gateway.settings import read_settings
+from gateway.tokens.read import fresh_grant
 
 
 class Reader:

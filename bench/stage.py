@@ -25,9 +25,9 @@ import psycopg
 from cryptography.fernet import Fernet
 
 from bench.strict import CLIENT_ID, CLIENT_SECRET
-from gateway.store import apply_schema, open_store
-from gateway.store.embedded import EmbeddedPostgres, start_or_join
-from gateway.vault import Vault
+from gateway.crypto.vault import Vault
+from gateway.database import apply_schema, open_store
+from gateway.embedded.postgres import EmbeddedPostgres, start_or_join
 
 ROOT = Path(__file__).resolve().parents[1]
 JWT_SECRET = "a shared secret of the bench, long enough for HS256"

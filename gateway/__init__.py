@@ -25,9 +25,9 @@ def create_app(environ: MutableMapping[str, str] | None = None) -> Flask:
     """
     import os
 
-    from gateway.config import forget_secrets, read_settings
-    from gateway.logs import start_log
-    from gateway.runtime import build_runtime
+    from gateway.log_setup import start_log
+    from gateway.services import build_runtime
+    from gateway.settings import forget_secrets, read_settings
     from gateway.web import build_app
 
     environ = os.environ if environ is None else environ

@@ -15,10 +15,10 @@ from typing import Any
 
 from joserfc.jwk import OctKey
 
-from gateway.config import Settings
 from gateway.errors import Unauthenticated
-from gateway.issuers import CLOCK_SKEW_SECONDS, Issuers, is_time, key_id_of, signed_claims
 from gateway.models import User
+from gateway.protocol.discovery import CLOCK_SKEW_SECONDS, Issuers, is_time, key_id_of, signed_claims
+from gateway.settings import Settings
 
 SESSION_BEYOND_TOKEN = timedelta(hours=12)
 """A session outlives the access token that opened it by at most this."""

@@ -23,12 +23,12 @@ from postgrest_stand_in import SECRET_KEY, PostgRest
 from psycopg.types.json import Jsonb
 from running import ROOT, Gateway
 
-from gateway.config import read_settings
-from gateway.runtime import Runtime, build_runtime
+from gateway.database import apply_schema
 from gateway.sandbox import google, highlevel, ringcentral
 from gateway.sandbox.clients import CLIENTS
 from gateway.sandbox.state import Account, Pair, Session, State, fresh
-from gateway.store import apply_schema
+from gateway.services import Runtime, build_runtime
+from gateway.settings import read_settings
 
 BERLIN, LISBON, AGENCY = highlevel.ACCOUNTS
 ALICE_MAIL, DESK_MAIL, _ = google.ACCOUNTS

@@ -11,9 +11,9 @@ import pytest
 from cryptography.fernet import Fernet
 from postgres import rows
 
-from gateway.config import read_settings
-from gateway.ledger import chain, seal_all, verify
-from gateway.runtime import build_runtime
+from gateway.events import chain, seal_all, verify
+from gateway.services import build_runtime
+from gateway.settings import read_settings
 
 CONNECTION = uuid.uuid4()
 KEY = Fernet.generate_key().decode()
@@ -105,7 +105,7 @@ def pages_of(monkeypatch, most):
 def put_back(database):
     """What is done to the ledger within is undone."""
     rows(database, "create table kept_events as select * from gateway.event")
-    rows(database, "create table kept_ledger as select * from gateway.ledger")
+    rows(database, "create table kept_ledger as select * from gateway.events")
     yield
     for one in ("event", "ledger"):
         kept = {"event": "kept_events", "ledger": "kept_ledger"}[one]

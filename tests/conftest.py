@@ -18,8 +18,8 @@ from postgres import COPIES, Copies, administer, database_dsn, fresh_database
 from postgrest_stand_in import SECRET_KEY, PostgRest
 from running import Gateway, whole_gateway
 
-from gateway.store import Store, apply_schema, open_rest_store, open_store
-from gateway.store.embedded import EmbeddedPostgres, start_or_join
+from gateway.database import Store, apply_schema, open_rest_store, open_store
+from gateway.embedded.postgres import EmbeddedPostgres, start_or_join
 
 TEMPLATE = "gateway_template"
 _ENOUGH_BYTES = 2 * 1024**3

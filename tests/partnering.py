@@ -11,9 +11,9 @@ from typing import Any
 import requests
 from postgres import rows
 
+from gateway.database import Store, open_store
 from gateway.models import Caller
-from gateway.partners import add_partner, hash_key
-from gateway.store import Store, open_store
+from gateway.partners.admin import add_partner, hash_key
 
 EVERY_SCOPE = ("connections:read", "connections:write", "tokens:read", "sessions:write", "events:read")
 

@@ -23,9 +23,9 @@ from typing import Any
 
 import psycopg
 
+from gateway.database import Store
+from gateway.embedded.postgres import EmbeddedPostgres
 from gateway.models import Standing
-from gateway.store import Store
-from gateway.store.embedded import EmbeddedPostgres
 
 SOON = datetime(2030, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
 
@@ -202,7 +202,7 @@ def race(dsn: str, script: str, runners: list[list[str]]) -> list[Any]:
     The script finds `store`, connected, and `argv`, and assigns `said`.
     """
     program = (
-        "import json, sys, uuid\nfrom gateway.store import open_store\nfrom postgres import Person\n"
+        "import json, sys, uuid\nfrom gateway.database import open_store\nfrom postgres import Person\n"
         f"store = open_store({dsn!r}); store.schema(); argv = sys.argv[1:]\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         f"{script}\nprint(json.dumps(said, default=str)); store.close()\n"

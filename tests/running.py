@@ -27,10 +27,10 @@ from urllib.parse import parse_qs, urlsplit
 import requests
 from postgres import fresh_database
 
-from gateway.demo import demo_settings
+from gateway.cli.demo import demo_settings
+from gateway.embedded.postgres import EmbeddedPostgres
 from gateway.sandbox import SandboxServer, make_server
 from gateway.sandbox.supabase import ProductUser, access_token
-from gateway.store.embedded import EmbeddedPostgres
 
 ROOT = Path(__file__).resolve().parents[1]
 HIDDEN = re.compile(r'<input type="hidden" name="([^"]+)" value="([^"]*)">')

@@ -7,9 +7,9 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 import pytest
 from cryptography.fernet import Fernet
 
-from gateway.config import read_settings
 from gateway.errors import ReturnToRefused
-from gateway.web.addresses import app_address, here_or_app_address, with_query
+from gateway.settings import read_settings
+from gateway.web.redirects import app_address, here_or_app_address, with_query
 
 SETTINGS = read_settings({
     "GATEWAY_KEYS": Fernet.generate_key().decode(),

@@ -14,14 +14,14 @@ from before import AGENCY, ALICE_MAIL, ALICE_PHONE, BERLIN, DESK_MAIL, LISBON, e
 from postgres import rows
 from rich.console import Console
 
-from gateway import adopt
-from gateway.adopt.proof import read_expiry, use_refresh_token
+from gateway.connections import adopt
+from gateway.connections.adopt.proof import read_expiry, use_refresh_token
+from gateway.connections.sealing import _say, read_names
+from gateway.connections.sealing.walk import Left, Report
+from gateway.database import ClaimedRefresh, apply_schema
 from gateway.errors import DatabaseUnavailable, SettingsRefused
-from gateway.outbound import Deadline
-from gateway.sealing import _say, read_names
-from gateway.sealing.walk import Left, Report
-from gateway.store import ClaimedRefresh, apply_schema
-from gateway.worker import Worker
+from gateway.http import Deadline
+from gateway.worker.jobs import Worker
 
 PAST = "2024-05-02T10:00:00Z"
 

@@ -21,8 +21,8 @@ import pytest
 from postgres import rows
 from running import Gateway
 
-from gateway.store import apply_schema
-from gateway.store.embedded import EmbeddedPostgres, start_or_join
+from gateway.database import apply_schema
+from gateway.embedded.postgres import EmbeddedPostgres, start_or_join
 
 PROVIDERS = ("ghl", "google", "ringcentral")
 BODY_CANARY = "canary-in-a-providers-body"

@@ -9,8 +9,8 @@ import pytest
 from cryptography.fernet import Fernet
 from pydantic import ValidationError
 
-from gateway.config import forget_secrets, is_loopback, read_settings
 from gateway.errors import SettingsRefused
+from gateway.settings import forget_secrets, is_loopback, read_settings
 
 KEY = Fernet.generate_key().decode()
 OLDER_KEY = Fernet.generate_key().decode()

@@ -17,17 +17,17 @@ from click.testing import CliRunner
 from postgres import Person, in_an_hour, rows
 from postgrest_stand_in import SECRET_KEY
 
-from gateway import erasing
-from gateway.cli import main
-from gateway.config import read_settings
-from gateway.demo import demo_settings
-from gateway.erasing import RevokeAll, proof, summary
+from gateway.cli.demo import demo_settings
+from gateway.cli.main import main
+from gateway.connections import revoke_provider
+from gateway.connections.revoke_provider import RevokeAll, proof, summary
+from gateway.database import open_rest_store
 from gateway.errors import DatabaseUnavailable, Frozen
-from gateway.ledger import seal_all
+from gateway.events import seal_all
 from gateway.models import Account
-from gateway.runtime import build_runtime
 from gateway.sandbox import make_server
-from gateway.store import open_rest_store
+from gateway.services import build_runtime
+from gateway.settings import read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +96,7 @@ def test_connections_are_listed_page_by_page_and_narrowed(here, monkeypatch):
     """
     All of everybody's, and no secret among them.
     """
-    monkeypatch.setattr("gateway.commands.connections.PAGE", 2)
+    monkeypatch.setattr("gateway.cli.connections.PAGE", 2)
     held = connect(here, 5) + connect(here, 1, provider="ringcentral", name="bob")
     listed = [json.loads(line) for line in run(here, "connections", "list", "--json").splitlines()]
 
@@ -295,7 +295,7 @@ def test_an_interrupted_run_is_resumed_and_the_proof_is_of_both(here, monkeypatc
     Ended between two steps, it says so; the next one goes on, and nothing is missing in the end.
     """
     connect(here, 30)
-    monkeypatch.setattr(erasing, "BATCH", 10)
+    monkeypatch.setattr(revoke_provider, "BATCH", 10)
     stopped = threading.Event()
     first = RevokeAll(here.rt, "zoom", stopped=stopped)
     for _ in first:
@@ -330,7 +330,7 @@ def test_a_user_who_is_at_it_just_now_keeps_nobody_else_waiting(here, monkeypatc
     """
     Passed over, and come back to.
     """
-    monkeypatch.setattr(erasing, "BATCH", 10)
+    monkeypatch.setattr(revoke_provider, "BATCH", 10)
     connect(here, 3, name="alice")
     connect(here, 3, name="bob")
     run_ = RevokeAll(here.rt, "zoom", stopped=threading.Event())
@@ -381,7 +381,7 @@ def test_a_database_that_is_away_for_a_moment_ends_nothing(here, monkeypatch):
             raise failures.pop()
         return erase(*arguments, **options)
 
-    monkeypatch.setattr("gateway.store.Store.erase_provider", lambda _, *a, **o: sometimes(*a, **o))
+    monkeypatch.setattr("gateway.database.Store.erase_provider", lambda _, *a, **o: sometimes(*a, **o))
     stopped = threading.Event()
     monkeypatch.setattr(stopped, "wait", lambda _: False)
     run_ = RevokeAll(here.rt, "zoom", stopped=stopped)
@@ -447,12 +447,12 @@ def test_a_restored_backup_is_accepted_on_the_command_line(here):
     """
     connect(here, 10)
     seal_all(here.rt)
-    backup = rows(here.database, "select position, hash, mark from gateway.ledger")[0]
+    backup = rows(here.database, "select position, hash, mark from gateway.events")[0]
     assert "nothing to accept" in run(here, "events", "verify", "--accept-head")
     connect(here, 5, name="bob")
     seal_all(here.rt)
     rows(here.database, "delete from gateway.event where position > 10")
-    rows(here.database, "update gateway.ledger set position = %s, hash = %s, mark = %s", *backup)
+    rows(here.database, "update gateway.events set position = %s, hash = %s, mark = %s", *backup)
     assert "cut off or put back" in run(here, "events", "verify", code=1)
     run(here, "events", "verify", "--accept-head", "--head", f"10:{backup[1]}", code=2)
     rows(here.database, "update gateway.event set type = 'x' || type where position = 7")

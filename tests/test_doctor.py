@@ -25,10 +25,10 @@ from postgrest_stand_in import SECRET_KEY, PostgRest
 from running import ROOT, Gateway, free_port, whole_gateway
 
 from gateway import doctor
+from gateway.crypto.vault import Vault
+from gateway.database import open_store, schema_path
 from gateway.doctor import Finding, expected, names
 from gateway.errors import DatabaseUnavailable
-from gateway.store import open_store, schema_path
-from gateway.vault import Vault
 
 PROVIDERS = ("ghl", "ghl_white_label", "google", "microsoft", "ringcentral", "zoom")
 NONE_OF_THEM = {f"{provider.upper()}_CLIENT_ID": "" for provider in PROVIDERS}

@@ -12,10 +12,10 @@ import click
 import pytest
 
 from gateway.catalog import Provider, load_catalog
-from gateway.cli import main
-from gateway.config import SECRETS, read_settings
+from gateway.cli.main import main
 from gateway.errors import SettingsRefused, every_problem
-from gateway.web.refusals import WHO
+from gateway.settings import SECRETS, read_settings
+from gateway.web.error_responses import WHO
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -269,7 +269,7 @@ def test_what_the_supabase_page_lets_a_browser_do_is_what_is_granted(database):
 
 def test_the_front_end_code_on_the_supabase_page_calls_what_gateway_js_offers():
     """
-    `gateway.connect` with options that it reads.
+    `gateway.connect.callback` with options that it reads.
     """
     script = (ROOT / "gateway" / "web" / "static" / "gateway.js").read_text(encoding="utf-8")
     offered = set(re.findall(r"@property \{.*?\} \[?([A-Za-z]+)\]?", script))

@@ -20,8 +20,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from gateway.embedded.postgres import embedded_postgres, start_or_join
 from gateway.errors import SettingsRefused
-from gateway.store.embedded import embedded_postgres, start_or_join
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLDER = """

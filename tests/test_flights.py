@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 from gateway.errors import RefreshInProgress
-from gateway.flights import MOST, Flights
+from gateway.http import Deadline
 from gateway.models import Caller
-from gateway.outbound import Deadline
-from gateway.refresh import fresh_grant
+from gateway.tokens.read import fresh_grant
+from gateway.tokens.single_flight import MOST, Flights
 
 HERS, ANOTHERS = Caller(user_id=uuid.uuid4()), Caller(user_id=uuid.uuid4())
 
@@ -85,7 +85,7 @@ def test_a_crowd_looks_a_few_at_a_time_and_nobody_waits_long(monkeypatch):
 
     with ThreadPoolExecutor(30) as threads:
         with monkeypatch.context() as patient:
-            patient.setattr("gateway.flights._TURN_SECONDS", 5.0)
+            patient.setattr("gateway.tokens.single_flight._TURN_SECONDS", 5.0)
             list(threads.map(lambda _: look(HERS, threading.Event()), range(24)))
         assert 4 == most
 

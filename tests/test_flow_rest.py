@@ -19,9 +19,9 @@ from postgres import database_dsn, rows
 from postgrest_stand_in import SECRET_KEY, PostgRest
 from running import Gateway, Person, told, whole_gateway
 
+from gateway.database import apply_schema
+from gateway.embedded.postgres import start_or_join
 from gateway.sandbox.highlevel import COMPANY
-from gateway.store import apply_schema
-from gateway.store.embedded import start_or_join
 
 SAVE, DISCONNECT, TAKE = "gateway_save_connection_v1", "gateway_disconnect_v1", "gateway_take_authorization_v1"
 
@@ -259,7 +259,7 @@ def test_a_disconnect_whose_answer_is_lost_is_whole_or_not_at_all(gateway, proje
 
     assert "database_unavailable" == problem(alice.disconnects(connection))
     assert ([connection] if fault == "before" else []) == standing(gateway, alice)
-    queued = rows(gateway.dsn, "select count(*) from gateway.revocation where connection_id = %s", connection)
+    queued = rows(gateway.dsn, "select count(*) from gateway.connections.revoke where connection_id = %s", connection)
     assert [0 if fault == "before" else 1] == queued
 
 

@@ -9,7 +9,7 @@ from linking import consents, new_partner
 from postgres import rows
 from running import fields_in
 
-from gateway.store import open_store
+from gateway.database import open_store
 
 
 @pytest.fixture

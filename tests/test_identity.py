@@ -14,11 +14,11 @@ from cryptography.fernet import Fernet
 from joserfc import jwe, jws, jwt
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
-from gateway.config import read_settings
 from gateway.errors import ProviderUnavailable, Unauthenticated
+from gateway.http import Answer, Outbound
 from gateway.identity import Identity
-from gateway.issuers import Issuers
-from gateway.outbound import Answer, Outbound
+from gateway.protocol.discovery import Issuers
+from gateway.settings import read_settings
 
 PROJECT = "https://alices-project.supabase.co"
 ISSUER = f"{PROJECT}/auth/v1"

@@ -15,9 +15,9 @@ from listeners import answering, listening
 
 from gateway.catalog import Provider
 from gateway.errors import GatewayError, IssuerMismatch, ProviderGarbled, ProviderUnavailable
-from gateway.issuers import Issuers, PublishedKeys, key_id_of, signed_claims
+from gateway.http import Answer, Deadline, Outbound
 from gateway.models import Client
-from gateway.outbound import Answer, Deadline, Outbound
+from gateway.protocol.discovery import Issuers, PublishedKeys, key_id_of, signed_claims
 
 ISSUER = "https://login.acme.example"
 CONFIGURATION = f"{ISSUER}/.well-known/openid-configuration"

@@ -15,9 +15,9 @@ from postgres import rows
 from postgrest_stand_in import SECRET_KEY
 from running import ROOT
 
-from gateway.ledger import chain, seal_all, seal_once
-from gateway.store import open_rest_store
-from gateway.worker import Sealer
+from gateway.database import open_rest_store
+from gateway.events import chain, seal_all, seal_once
+from gateway.worker.jobs import Sealer
 
 
 def test_committed_events_get_their_places_in_order_without_a_gap(sealed, database):
@@ -110,7 +110,7 @@ def test_while_one_seals_another_leaves_it_alone(rt, database):
     assert rt.store.unsealed_events(most=10, lease_seconds=60) is not None
 
     assert 0 == seal_once(rt)
-    rows(database, "update gateway.ledger set lease_until = clock_timestamp()")
+    rows(database, "update gateway.events set lease_until = clock_timestamp()")
     assert 2 == seal_once(rt)
 
 
@@ -155,7 +155,7 @@ def test_a_killed_sealer_leaves_nothing_half_done(rt, database):
     """
     append(database, 400)
     script = (
-        "import sys\nfrom gateway.config import read_settings\nfrom gateway.runtime import build_runtime\nfrom gateway.ledger import chain, seal_once\n"
+        "import sys\nfrom gateway.settings import read_settings\nfrom gateway.services import build_runtime\nfrom gateway.events import chain, seal_once\n"
         "chain.MOST = 5\nrt = build_runtime(read_settings(dict(pair.split('=', 1) for pair in sys.argv[1:])))\n"
         "while seal_once(rt): print('.', flush=True)\n"
     )
@@ -173,7 +173,7 @@ def test_a_killed_sealer_leaves_nothing_half_done(rt, database):
             " and state = 'active'"
         ).fetchone():
             pass
-    rows(database, "update gateway.ledger set lease_until = null")
+    rows(database, "update gateway.events set lease_until = null")
 
     assert seal_all(rt) > 0
     assert list(range(1, 401)) == positions(database)

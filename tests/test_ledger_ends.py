@@ -9,7 +9,7 @@ import pytest
 from chaining import CONNECTION, append, checked, pages_of, positions, problem
 from postgres import Person, rows
 
-from gateway.ledger import drop_once, seal_all, verify
+from gateway.events import drop_once, seal_all, verify
 
 
 def test_the_last_rows_can_be_checked_alone(sealed, database):
@@ -76,9 +76,9 @@ def test_an_old_beginning_put_back_is_found(aged, database, monkeypatch):
     """
     with pages_of(monkeypatch, 8):
         drop_once(aged)
-        before = rows(database, "select dropped_position, dropped_hash, dropped_mark from gateway.ledger")[0]
+        before = rows(database, "select dropped_position, dropped_hash, dropped_mark from gateway.events")[0]
         drop_once(aged)
-    rows(database, "update gateway.ledger set dropped_position = %s, dropped_hash = %s, dropped_mark = %s", *before)
+    rows(database, "update gateway.events set dropped_position = %s, dropped_hash = %s, dropped_mark = %s", *before)
 
     assert ("removed", 9, 16) == problem(aged)
 

@@ -11,9 +11,9 @@ from cryptography.fernet import Fernet
 from postgres import Person, rows
 
 from gateway.doctor import chain
-from gateway.ledger import seal_all
+from gateway.events import seal_all
 from gateway.models import Caller
-from gateway.worker import Sealer
+from gateway.worker.jobs import Sealer
 
 
 def test_the_head_is_told_to_the_log_at_the_start_and_hourly(sealed, database, monkeypatch):
@@ -21,7 +21,7 @@ def test_the_head_is_told_to_the_log_at_the_start_and_hourly(sealed, database, m
     From outside the database: that is what a chain that was cut off, or made anew, is compared with.
     """
     told, now = [], [0.0]
-    monkeypatch.setattr("gateway.worker.log.info", lambda event, **said: told.append((event, said)))
+    monkeypatch.setattr("gateway.worker.jobs.log.info", lambda event, **said: told.append((event, said)))
     sealer = Sealer(sealed, clock=lambda: now[0])
     for seconds in (0, 1, 3599, 3601, 3602):
         now[0] = float(seconds)
@@ -43,7 +43,7 @@ def test_the_sealer_drops_old_days_and_survives_a_ledger_that_cannot_be_read(age
     assert sealer.once()
     assert list(range(21, 31)) == positions(database)
     append(database, 1)
-    rows(database, "update gateway.ledger set sealed_key = null")
+    rows(database, "update gateway.events set sealed_key = null")
 
     assert not sealer.once()
 

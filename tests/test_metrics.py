@@ -17,8 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families as families
 from running import Gateway
 
 from gateway import __version__, create_app
-from gateway.store import apply_schema
-from gateway.store.embedded import start_or_join
+from gateway.database import apply_schema
+from gateway.embedded.postgres import start_or_join
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_the_database_says_how_far_behind_the_work_is(gateway):
             " on conflict (provider) do update set open_until = 'infinity'"
         )
         connection.execute(
-            "insert into gateway.revocation (connection_id, generation, provider, reason, due_at)"
+            "insert into gateway.connections.revoke (connection_id, generation, provider, reason, due_at)"
             " values (%s, 1, 'zoom', 'test', 'infinity')", [held],
         )  # fmt: skip
         stopped = connection.execute(
@@ -136,7 +136,7 @@ def test_the_database_says_how_far_behind_the_work_is(gateway):
     finally:
         with psycopg.connect(gateway.dsn) as connection:
             connection.execute("delete from gateway.provider_health")
-            connection.execute("delete from gateway.revocation where due_at = 'infinity'")
+            connection.execute("delete from gateway.connections.revoke where due_at = 'infinity'")
             connection.execute(
                 "update gateway.connection set lease_until = null, refresh_at = 'infinity' where id = %s", [held]
             )

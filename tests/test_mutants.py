@@ -18,10 +18,10 @@ from old_databases import OLD_TABLES, SUPABASE
 from postgres import Person, Two, fresh_database, rows
 from probes import PROBES, Scene
 
+from gateway.database import schema_path
 from gateway.doctor import Finding
 from gateway.doctor.database import catalogue
 from gateway.doctor.shape import APPLY
-from gateway.store import schema_path
 
 ALICE, BOB = Person("alice"), Person("bob")
 

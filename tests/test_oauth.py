@@ -23,7 +23,7 @@ from gateway.errors import (
     StateInvalid,
 )
 from gateway.models import Client
-from gateway.oauth import (
+from gateway.protocol import (
     authorization_request,
     code_request,
     read_authorization_response,

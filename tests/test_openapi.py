@@ -20,11 +20,11 @@ from hypothesis import configuration
 from linking import consents, new_partner
 from running import told, whole_gateway
 
+from gateway.database import open_store
 from gateway.errors import every_problem
-from gateway.partners import SCOPES, add_partner
-from gateway.store import open_store
+from gateway.partners.admin import SCOPES, add_partner
 from gateway.web import build_app
-from gateway.web.openapi import Call, described, description, operations
+from gateway.web.v1.openapi import Call, described, description, operations
 
 PROBLEMS = {kind.slug: kind for kind in every_problem()}
 CALLS = {

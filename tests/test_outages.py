@@ -19,9 +19,9 @@ import psycopg
 import pytest
 from running import Gateway
 
+from gateway.database import apply_schema
+from gateway.embedded.postgres import start_or_join
 from gateway.sandbox.ringcentral import ACCOUNTS
-from gateway.store import apply_schema
-from gateway.store.embedded import start_or_join
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import requests_mock
 from listeners import OK, answering, listening, once
 
 from gateway.errors import ProviderGarbled, ProviderUnavailable
-from gateway.outbound import Answer, Outbound
+from gateway.http import Answer, Outbound
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from listeners import OK, answering, listening
 
 from gateway.errors import ProviderUnavailable
-from gateway.outbound import Deadline, Outbound, check_url
+from gateway.http import Deadline, Outbound, check_url
 
 PUBLIC = "93.184.216.34"
 

@@ -13,9 +13,9 @@ import pytest
 from listeners import OK, answering, lasting, listening, once
 
 from gateway.errors import ProviderGarbled, ProviderUnavailable
-from gateway.outbound import Deadline, Outbound
-from gateway.outbound.answers import LARGEST_BODY
-from gateway.outbound.deadline import Call, Lifeline, Watchdog
+from gateway.http import Deadline, Outbound
+from gateway.http.deadline import Call, Lifeline, Watchdog
+from gateway.http.limits import LARGEST_BODY
 
 SECONDS = 0.6
 

@@ -12,8 +12,9 @@ import pytest
 from listeners import OK, answering, lasting, listening, once
 
 from gateway.errors import ProviderGarbled, ProviderUnavailable
-from gateway.outbound import MOST_IN_FLIGHT, Deadline, Outbound, wire
-from gateway.outbound.answers import LARGEST_BODY
+from gateway.http import MOST_IN_FLIGHT, Deadline, Outbound
+from gateway.http import connections as wire
+from gateway.http.limits import LARGEST_BODY
 
 
 @pytest.fixture

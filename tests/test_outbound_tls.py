@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from listeners import OK, answering, lasting, listening
 
 from gateway.errors import ProviderUnavailable, SettingsRefused
-from gateway.outbound import Deadline, Outbound
+from gateway.http import Deadline, Outbound
 
 NOW = dt.datetime.now(dt.UTC)
 DAY = dt.timedelta(days=1)

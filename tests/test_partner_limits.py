@@ -16,7 +16,7 @@ from postgres import Person, rows
 
 from gateway.errors import Frozen, RateLimited
 from gateway.models import Caller
-from gateway.partners import add_key, hash_key
+from gateway.partners.admin import add_key, hash_key
 
 HOME, AWAY = "198.51.100.7", "203.0.113.9"
 

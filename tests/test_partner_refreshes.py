@@ -17,10 +17,10 @@ from partnering import events, partner, partner_of
 from postgres import Person, rows
 from test_partner_tokens import expires, refreshes, waits
 
+from gateway.database import ClaimedRefresh, open_store
 from gateway.errors import Unauthenticated
 from gateway.models import Caller
-from gateway.partners import add_key, hash_key, make_key
-from gateway.store import ClaimedRefresh, open_store
+from gateway.partners.admin import add_key, hash_key, make_key
 
 BERLIN = "NorthwindBerlin00001"
 

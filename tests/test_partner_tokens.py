@@ -14,8 +14,8 @@ from partnering import events, partner_of
 from postgres import rows
 
 from gateway import create_app
-from gateway.partners import make_key
-from gateway.store import open_store
+from gateway.database import open_store
+from gateway.partners.admin import make_key
 
 NOBODYS = "00000000-0000-4000-8000-000000000000"
 ROUTES = [

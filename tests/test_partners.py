@@ -16,7 +16,7 @@ from postgres import Person, rows
 
 from gateway.errors import Forbidden, Frozen, Unauthenticated
 from gateway.models import Caller
-from gateway.partners import PartnerRefused, add_key, add_partner, hash_key, make_key, read_key
+from gateway.partners.admin import PartnerRefused, add_key, add_partner, hash_key, make_key, read_key
 
 ELSEWHERE = "203.0.113.9"
 

@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner
 from partnering import partner
 
-from gateway.cli import main
-from gateway.demo import command_settings, demo_settings
+from gateway.cli.demo import command_settings, demo_settings
+from gateway.cli.main import main
 from gateway.errors import Frozen, Unauthenticated
 from gateway.models import Caller
-from gateway.partners import read_key
+from gateway.partners.admin import read_key
 
 
 @pytest.fixture

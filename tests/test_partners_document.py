@@ -18,12 +18,12 @@ import requests_mock
 from linking import new_partner
 from postgres import rows
 
-from gateway.cli import main
+from gateway.cli.main import main
 from gateway.errors import MethodNotAllowed, ProviderUnavailable, every_problem
 from gateway.web import build_app
-from gateway.web.failures import FAILURES_PER_MINUTE
-from gateway.web.openapi import operations
-from gateway.web.refusals import problem_json
+from gateway.web.auth_rate_limit import FAILURES_PER_MINUTE
+from gateway.web.error_responses import problem_json
+from gateway.web.v1.openapi import operations
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = (ROOT / "docs" / "partners.md").read_text(encoding="utf-8")

@@ -13,9 +13,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from gateway.embedded import paths as places
+from gateway.embedded.postgres import start_or_join
 from gateway.errors import SettingsRefused
-from gateway.store import place as places
-from gateway.store.embedded import start_or_join
 
 
 @pytest.fixture

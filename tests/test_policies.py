@@ -14,7 +14,7 @@ import pytest
 from postgres import Person, Two, acting, fresh_database, rows
 from probes import PROBES, Scene
 
-from gateway.store import open_store
+from gateway.database import open_store
 
 TABLES = ("user_profile", "provider_data")
 

@@ -16,10 +16,10 @@ import psycopg
 import pytest
 from postgres import Person, rows
 
+from gateway.database import Store, apply_schema, open_store, postgres
+from gateway.database.postgres import FunctionMissing, PostgresBackend
+from gateway.embedded.postgres import start_or_join
 from gateway.errors import DatabaseUnavailable, Unexpected
-from gateway.store import Store, apply_schema, open_store, postgres
-from gateway.store.embedded import start_or_join
-from gateway.store.postgres import FunctionMissing, PostgresBackend
 
 FUNCTIONS = """
 create function public.gateway_echo_v1(a text, b bigint, c boolean, d text[], e jsonb, f uuid, g timestamptz) returns jsonb

@@ -14,8 +14,9 @@ from running import whole_gateway
 
 from gateway.errors import BadRequest, NotFound, RateLimited, Unauthenticated
 from gateway.models import Caller
-from gateway.partners import hash_key, make_key
-from gateway.web import failures, principal
+from gateway.partners.admin import hash_key, make_key
+from gateway.web import auth_rate_limit
+from gateway.web.v1 import caller as principal
 
 PEER = "192.0.2.10"
 KEY = make_key()
@@ -26,7 +27,7 @@ def app():
     """No gateway: what these need of one is a setting."""
     made = Flask(__name__)
     made.extensions["gateway"] = SimpleNamespace(settings=SimpleNamespace(trusted_proxies=0))
-    failures.register(made)
+    auth_rate_limit.register(made)
     return made
 
 
@@ -138,14 +139,14 @@ def test_any_other_authorization_is_nobody(app, header):
 
 def fails(app, peer, path="/v1/connections", error=Unauthenticated):
     with asked(app, path, peer=peer):
-        return failures.judged(app, error("no"))
+        return auth_rate_limit.judged(app, error("no"))
 
 
 def test_failures_cost_by_address_and_success_never_waits(app):
     """
     The next failure from there is told to wait; from elsewhere, or of another kind, it is as before.
     """
-    most = failures.FAILURES_PER_MINUTE.amount
+    most = auth_rate_limit.FAILURES_PER_MINUTE.amount
     for _ in range(most):
         assert type(fails(app, PEER)) is Unauthenticated
 
@@ -163,7 +164,7 @@ def test_an_ipv6_customer_is_one_address(app):
     """
     Whoever has a network of 64 bits does not begin anew with each address in it.
     """
-    for at in range(failures.FAILURES_PER_MINUTE.amount):
+    for at in range(auth_rate_limit.FAILURES_PER_MINUTE.amount):
         assert type(fails(app, f"2001:db8::{at:x}")) is Unauthenticated
     assert isinstance(fails(app, "2001:db8::ffff:1"), RateLimited)
     assert type(fails(app, "2001:db8:0:1::1")) is Unauthenticated

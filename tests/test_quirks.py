@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway.account import judge_same_account, read_account
 from gateway.catalog import Provider, load_catalog
+from gateway.catalog.deviations import QUIRKS, camel_case_answers, highlevel_account, message_errors
+from gateway.connect.account import judge_same_account, read_account
 from gateway.errors import ProviderGarbled, ProviderUnavailable
+from gateway.http import Answer, Deadline
 from gateway.models import Client, Grant
-from gateway.oauth import TokenAnswer
-from gateway.outbound import Answer, Deadline
-from gateway.quirks import QUIRKS, camel_case_answers, highlevel_account, message_errors
+from gateway.protocol import TokenAnswer
 
 API = "https://services.leadconnectorhq.com"
 

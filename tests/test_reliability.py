@@ -15,9 +15,9 @@ from bench.due import due
 from bench.outage import outage
 from bench.stage import staged
 from bench.storm import neighbour, storm
+from gateway.crypto.vault import Vault
 from gateway.errors import SettingsRefused
-from gateway.journal import Journal, NoJournal
-from gateway.vault import Vault
+from gateway.tokens.response_journal import Journal, NoJournal
 
 KEY = "3q2-7wABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhs="
 
@@ -139,7 +139,7 @@ def test_an_answer_for_a_connection_that_is_gone_is_given_back(stage):
     stage.expire([row])
     answered(stage, row)
     stage.sql("delete from public.provider_data where id = %s", row)
-    stage.sql("delete from gateway.revocation where connection_id = %s", row)
+    stage.sql("delete from gateway.connections.revoke where connection_id = %s", row)
     crashes.age(stage, "a")
     with stage.actor() as actor:
         actor.does("work")

@@ -22,17 +22,18 @@ from postgres import Person, rows
 from postgrest_stand_in import SECRET_KEY
 from running import ROOT, free_port, whole_gateway
 
-from gateway import presence, rotation
-from gateway.config import read_settings
+from gateway.connections import rotate_keys
+from gateway.connections.rotate_keys import Rotation
+from gateway.crypto.vault import Vault
+from gateway.database import Host, open_rest_store
+from gateway.database.keeping import Change
 from gateway.doctor.hosts import compared
 from gateway.errors import SecretUnreadable, SettingsRefused
-from gateway.journal import Journal
 from gateway.models import Account, Caller
-from gateway.rotation import Rotation
-from gateway.runtime import build_runtime
-from gateway.store import Host, open_rest_store
-from gateway.store.keeping import Change
-from gateway.vault import Vault
+from gateway.services import build_runtime
+from gateway.settings import read_settings
+from gateway.tokens.response_journal import Journal
+from gateway.worker import heartbeat
 
 OLD, NEW, OTHER = (Fernet.generate_key().decode() for _ in range(3))
 ALICE = Person("alice")
@@ -105,7 +106,7 @@ def read_all(rt, database, held, parked, gone):
     query = (
         "select d.id::text, 1, d.token, d.refresh from public.provider_data d where d.id = %s union all"
         " select p.id::text, 1, p.token, p.refresh from gateway.parked_grant p where p.id = %s union all"
-        " select r.connection_id::text, r.generation, r.token, r.refresh from gateway.revocation r where r.connection_id = %s"
+        " select r.connection_id::text, r.generation, r.token, r.refresh from gateway.connections.revoke r where r.connection_id = %s"
     )
     found = rows(database, query, held, parked, gone)
     assert 3 == len(found)
@@ -158,7 +159,7 @@ def test_an_interrupted_run_is_resumed(runtime, monkeypatch):
     old, both = runtime(OLD), runtime(NEW, OLD)
     for _ in range(5):
         connect(old)
-    monkeypatch.setattr(rotation, "PAGE", 2)
+    monkeypatch.setattr(rotate_keys, "PAGE", 2)
     stopped = threading.Event()
     run = Rotation(both, check=False, stopped=stopped)
     for _ in run:
@@ -186,7 +187,7 @@ def test_every_page_of_every_kind_is_walked(runtime, database, monkeypatch):
             reason="test",
             **seal_pair(old, gone, generation),
         )
-    monkeypatch.setattr(rotation, "PAGE", 1)
+    monkeypatch.setattr(rotate_keys, "PAGE", 1)
 
     report = rotate(both)
 
@@ -307,11 +308,11 @@ def test_nothing_is_sealed_under_a_key_that_a_host_lacks(runtime, database):
     both.store.host_seen(host="the-other-host", keys=Vault([OLD]).fingerprints())
 
     with pytest.raises(SettingsRefused) as refused:
-        rotation._judge_hosts(both)
+        rotate_keys._judge_hosts(both)
     assert "the-other-host" in refused.value.problems[0]
     both.store.host_seen(host="the-other-host", keys=Vault([OLD, NEW]).fingerprints())
     rows(database, "update gateway.host set seen_at = seen_at - interval '3 minutes' where cardinality(keys) = 1")
-    rotation._judge_hosts(both)
+    rotate_keys._judge_hosts(both)
 
 
 # -- hosts -----------------------------------------------------------------------------------------------------------
@@ -323,7 +324,7 @@ def test_a_process_says_which_keys_it_has(runtime, database):
     """
     rt = runtime(NEW, OLD)
     runtime(OLD).journal.write(uuid.uuid4(), 1, {"access_token": "x"})
-    stopped = presence.keep_announcing(rt)
+    stopped = heartbeat.keep_announcing(rt)
     end = time.monotonic() + 10
     while not rt.store.hosts():
         assert time.monotonic() < end
@@ -376,7 +377,7 @@ def test_over_rest_the_same_is_answered(runtime, database, rest):
     both = runtime(NEW, OLD)
     both.store.host_seen(host="a", keys=["k"])
     store = open_rest_store(rest.url, SECRET_KEY)
-    for kind in rotation.KINDS:
+    for kind in rotate_keys.KINDS:
         assert both.store.sealed(kind, after=None, most=9) == store.sealed(kind, after=None, most=9)
     row = store.sealed("connection", after=None, most=1).rows[0]
     assert () == store.sealed("connection", after=row, most=1).rows

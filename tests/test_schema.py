@@ -16,8 +16,8 @@ from old_databases import DOCUMENTED, OURS
 from postgres import acting, rows
 from psycopg.errors import InsufficientPrivilege
 
+from gateway.database import SCHEMA_VERSION, apply_schema, open_store, schema_path
 from gateway.errors import Unexpected
-from gateway.store import SCHEMA_VERSION, apply_schema, open_store, schema_path
 
 
 def snapshot(dsn: str) -> list[object]:
@@ -152,7 +152,7 @@ def test_two_runs_at_once_both_succeed(bare_database):
     """
     Two servers starting on a fresh database.
     """
-    program = f"from gateway.store import apply_schema; apply_schema({bare_database!r})"
+    program = f"from gateway.database import apply_schema; apply_schema({bare_database!r})"
     root = schema_path().parent
     runs = [subprocess.Popen([sys.executable, "-c", program], cwd=root) for _ in range(3)]
 

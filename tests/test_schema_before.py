@@ -13,7 +13,7 @@ import pytest
 from old_databases import DOCUMENTED, MODEST_OWNER, OLD_TABLES, OURS, SUPABASE, fill_old_tables
 from postgres import Person, acting, administer, database_dsn, fresh_database, rows
 
-from gateway.store import apply_schema, open_store
+from gateway.database import apply_schema, open_store
 
 # -- what stood there before -----------------------------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ def test_the_whole_way_works_whoever_owns_the_database(cluster, template, kind):
         store.close()
         rows(owned, "delete from auth.users where id = %s", alice.id)
 
-        assert [2] == rows(owned, "select count(*) from gateway.revocation")
+        assert [2] == rows(owned, "select count(*) from gateway.connections.revoke")
         assert [0] == rows(owned, "select count(*) from public.user_profile")
 
 

@@ -20,8 +20,8 @@ import requests
 from postgres import rows
 from running import free_port, whole_gateway
 
-from gateway import serving
-from gateway.serving import BLOCKING_THREADS, CONNECTIONS, connections_allowed
+from gateway import server
+from gateway.server import BLOCKING_THREADS, CONNECTIONS, connections_allowed
 
 
 def test_idle_connections_keep_nobody_out(gateway):
@@ -45,7 +45,7 @@ def listening(port):
 
 def test_the_processes_of_a_server_begin_to_listen_together():
     """However long one of them takes to come up; and one that is started later again waits for nobody."""
-    together, fork, passed = serving.Together(3), multiprocessing.get_context("fork"), multiprocessing.SimpleQueue()
+    together, fork, passed = server.Together(3), multiprocessing.get_context("fork"), multiprocessing.SimpleQueue()
 
     def come_up(seconds):
         time.sleep(seconds)
@@ -70,7 +70,7 @@ def test_the_processes_of_a_server_begin_to_listen_together():
 
 def test_one_that_dies_while_it_waits_holds_up_nobody():
     """Nor does the one that takes its place."""
-    together, fork, passed = serving.Together(2), multiprocessing.get_context("fork"), multiprocessing.SimpleQueue()
+    together, fork, passed = server.Together(2), multiprocessing.get_context("fork"), multiprocessing.SimpleQueue()
 
     def come_up():
         together.wait()
@@ -99,8 +99,8 @@ def test_http_2_is_not_spoken(gateway):
 
 def test_one_that_never_comes_up_holds_up_the_others_for_seconds_alone(monkeypatch):
     """They serve without it."""
-    monkeypatch.setattr(serving, "_TOGETHER_SECONDS", 0.2)
-    together, began = serving.Together(2), time.monotonic()
+    monkeypatch.setattr(server, "_TOGETHER_SECONDS", 0.2)
+    together, began = server.Together(2), time.monotonic()
     together.wait()
     together.wait()
     assert 0.2 <= time.monotonic() - began < 1
@@ -140,7 +140,7 @@ def test_a_database_that_is_away_is_no_reason_not_to_serve(tmp_path):
         "DATABASE_URL": f"postgresql://nobody@127.0.0.1:{free_port()}/none",
     }
     asks = (
-        "import gc; from gateway.serving import served_app_alone as s; print(s().test_client().get('/healthz').status);"
+        "import gc; from gateway.server import served_app_alone as s; print(s().test_client().get('/healthz').status);"
         "print('frozen', gc.get_freeze_count() > 10_000)"
     )
     told = subprocess.run(
@@ -165,8 +165,8 @@ def test_a_database_that_is_away_is_no_reason_not_to_serve(tmp_path):
 def test_as_many_connections_as_files_may_be_open(monkeypatch, soft, hard, allowed, raised):
     """The soft limit of open files is raised for them as far as the hard one lets it; with some left for everything else."""
     told = []
-    monkeypatch.setattr(serving.resource, "getrlimit", lambda _: (soft, hard))
-    monkeypatch.setattr(serving.resource, "setrlimit", lambda _, limits: told.append(limits))
+    monkeypatch.setattr(server.resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(server.resource, "setrlimit", lambda _, limits: told.append(limits))
 
     assert allowed == connections_allowed()
     assert ([] if raised is None else [(raised, hard)]) == told

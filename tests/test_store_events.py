@@ -14,12 +14,12 @@ from cryptography.fernet import Fernet
 from partnering import partner
 from postgres import Person, rows
 
+from gateway.crypto.vault import Vault
+from gateway.database import apply_schema
 from gateway.errors import Forbidden, Frozen, Unauthenticated
-from gateway.journal import NoJournal
-from gateway.ledger import seal_all
+from gateway.events import seal_all
 from gateway.models import Caller
-from gateway.store import apply_schema
-from gateway.vault import Vault
+from gateway.tokens.response_journal import NoJournal
 
 VAULT = Vault([Fernet.generate_key().decode()])
 
@@ -335,7 +335,7 @@ def many(database, acme, *, consents, events, by=None):
         " 1000 + n from generate_series(1, %s) n join (select connection_id as id, row_number() over () as place"
         " from gateway.consent) c on c.place = 1 + n %% %s", by and by.id, events, consents,
     )  # fmt: skip
-    rows(database, "update gateway.ledger set position = %s", 1000 + events)
+    rows(database, "update gateway.events set position = %s", 1000 + events)
     rows(database, "analyze gateway.event, gateway.consent")
 
 
@@ -375,7 +375,7 @@ def test_each_way_to_read_events_is_along_an_index(database, store):
         "insert into gateway.event (type, connection_id, user_id, provider, position) select 'a', gen_random_uuid(),"
         " gen_random_uuid(), 'google', n from generate_series(10, 30000) n",
     )
-    rows(database, "update gateway.ledger set position = 30000")
+    rows(database, "update gateway.events set position = 30000")
     world.happens("a.last", world.alice, position=30001)
     rows(database, "analyze gateway.event")
     asked = (

@@ -29,11 +29,13 @@ import pytest
 from postgres import SOON, Person, fresh_database, in_an_hour, rows
 from postgrest_stand_in import PUBLISHABLE_KEY, SECRET_KEY, PostgRest, service_role_jwt
 
+from gateway.database import Store, open_rest_store, open_store
+from gateway.database import rest as supabase
+from gateway.database.postgres import FunctionMissing, PostgresBackend
+from gateway.database.rest import SupabaseBackend, _translated
 from gateway.errors import DatabaseUnavailable, SettingsRefused, Unexpected
+from gateway.http import transport
 from gateway.models import Account, Caller
-from gateway.store import Store, open_rest_store, open_store, road, supabase
-from gateway.store.postgres import FunctionMissing, PostgresBackend
-from gateway.store.supabase import SupabaseBackend, _translated
 
 ROOT = Path(__file__).resolve().parents[1]
 FUNCTIONS = """
@@ -403,7 +405,7 @@ def test_names_are_looked_up_and_not_having_one_is_told(host):
     """
     Again at each connection, and in the order that the machine gives.
     """
-    names = road._Names()
+    names = transport._Names()
     for _ in range(2):
         if host.endswith(".invalid"):
             with pytest.raises(httpcore.ConnectError):
@@ -619,12 +621,12 @@ def test_the_sql_editor_is_found_from_the_projects_address(project, told, monkey
     """
     Where it has the hosted projects' shape.
     """
-    from gateway import cli
-    from gateway.terminal import Database
+    from gateway.cli import main
+    from gateway.cli.context import Database
 
-    monkeypatch.setattr(cli, "_version", lambda _: 1)
+    monkeypatch.setattr(main, "_version", lambda _: 1)
     with pytest.raises(SystemExit) as ended:
-        cli._paste(Database(project=project))
+        main._paste(Database(project=project))
     assert 0 == ended.value.code
     assert told in capsys.readouterr().out
 

@@ -9,8 +9,8 @@ from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from gateway.crypto.vault import Vault, fingerprint
 from gateway.errors import SecretUnreadable
-from gateway.vault import Vault, fingerprint
 
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 ALICES = {"row": "5c1f0e7e-0000-4000-8000-00000000a11c", "column": "token", "generation": 3}

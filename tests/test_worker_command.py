@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from running import ROOT, whole_gateway
 
-from gateway import serving
+from gateway import server
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +110,13 @@ def test_a_server_works_only_where_it_shall(monkeypatch, work, does):
     monkeypatch.setattr(
         granian, "Granian", lambda target, **_: served.append(target) or SimpleNamespace(serve=lambda: None)
     )
-    monkeypatch.setattr(serving, "create_app", lambda: SimpleNamespace(extensions={"gateway": rt}))
-    monkeypatch.setattr(serving, "keep_announcing", lambda _: done.append("announces"))
-    monkeypatch.setattr(serving, "start_worker", lambda _: done.append("works"))
+    monkeypatch.setattr(server, "create_app", lambda: SimpleNamespace(extensions={"gateway": rt}))
+    monkeypatch.setattr(server, "keep_announcing", lambda _: done.append("announces"))
+    monkeypatch.setattr(server, "start_worker", lambda _: done.append("works"))
 
-    serving.run_server("127.0.0.1", 0, 1, work=work)
+    server.run_server("127.0.0.1", 0, 1, work=work)
 
-    getattr(serving, served[0].partition(":")[2])()
+    getattr(server, served[0].partition(":")[2])()
     assert does == done
 
 
@@ -128,11 +128,13 @@ def test_a_worker_gives_back_what_is_queued(alone):
     held = alice.connects("zoom")["connection"]
     alone.sandbox.state.add_fault("status", "zoom", "revoke", status=503)
     alice.disconnects(held)
-    changed(alone, "update gateway.revocation set due_at = clock_timestamp() where connection_id = %s", held)
+    changed(alone, "update gateway.connections.revoke set due_at = clock_timestamp() where connection_id = %s", held)
 
     with worker(alone) as process:
         until(
-            lambda: asked(alone, "select count(*) from gateway.revocation where connection_id = %s", held) == (0,),
+            lambda: (
+                asked(alone, "select count(*) from gateway.connections.revoke where connection_id = %s", held) == (0,)
+            ),
             process,
         )
 

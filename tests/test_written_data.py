@@ -11,15 +11,17 @@ from before import AGENCY, BERLIN, LISBON, granted, project_from_before
 from postgres import rows
 from psycopg.types.json import Jsonb
 
-from gateway import adopt, leave, renewal, revocation
-from gateway.adopt.proof import prove, read_written, use_refresh_token
+from gateway.connections import adopt, revoke
+from gateway.connections import uninstall as leave
+from gateway.connections.adopt.proof import prove, read_written, use_refresh_token
+from gateway.database import Store, apply_schema
 from gateway.errors import NeedsReauthorization, ProviderGarbled, ProviderUnavailable
+from gateway.http import Deadline
 from gateway.models import Caller
-from gateway.oauth import refresh_request
-from gateway.outbound import Deadline
-from gateway.refresh import fresh_grant
-from gateway.store import Store, apply_schema
-from gateway.worker import Worker
+from gateway.protocol import refresh_request
+from gateway.tokens import refresh_request as renewal
+from gateway.tokens.read import fresh_grant
+from gateway.worker.jobs import Worker
 
 FAKE = "gAAAAA-nonsense"
 COMPANY = {"userType": "Company", "companyId": LISBON.id}
@@ -268,7 +270,7 @@ def test_a_garbled_answer_keeps_what_the_refresh_token_brought(project, monkeypa
         raise ProviderGarbled("a word that this version does not know")
 
     with monkeypatch.context() as broken:
-        broken.setattr("gateway.oauth.read_token_response", garbled)
+        broken.setattr("gateway.protocol.read_token_response", garbled)
         assert "put_off" == adopt.adopt(project.rt, claim).outcome
         claim = project.rt.store.claim_adoption(UUID(row), "ghl")
         assert "put_off" == adopt.adopt(project.rt, claim).outcome
@@ -297,13 +299,13 @@ def test_an_error_is_not_kept(project):
 # -- one unit before another -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("broken", [renewal, revocation, adopt])
+@pytest.mark.parametrize("broken", [renewal, revoke, adopt])
 def test_no_unit_of_work_stands_before_another(project, monkeypatch, broken):
     """
     A defect in one kind of work, met every time, ends none of the others; the log has its kind and not its words.
     """
     done = []
-    for room in (renewal, revocation, adopt):
+    for room in (renewal, revoke, adopt):
         monkeypatch.setattr(room, "work_once", lambda _, room=room: done.append(room) or room is adopt)
 
     def fails(_: object) -> bool:
@@ -312,7 +314,7 @@ def test_no_unit_of_work_stands_before_another(project, monkeypatch, broken):
     monkeypatch.setattr(broken, "work_once", fails)
 
     assert Worker(project.rt).once() is (broken is not adopt)
-    assert {renewal, revocation, adopt} - {broken} == set(done)
+    assert {renewal, revoke, adopt} - {broken} == set(done)
 
 
 @pytest.mark.parametrize("broken", ["announce_endings", "claim_due"])
@@ -342,7 +344,7 @@ def test_a_defect_gives_the_lease_back_and_lets_the_connection_rest(project, mon
     def fails(*_: object, **__: object) -> None:
         raise ValueError("no")
 
-    monkeypatch.setattr("gateway.oauth.refresh_request", fails)
+    monkeypatch.setattr("gateway.protocol.refresh_request", fails)
     with pytest.raises(ValueError, match="no"):
         renewal.work_once(project.rt)
 

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from gateway.config import is_loopback
+from gateway.catalog.deviations import QUIRKS, Quirk
 from gateway.errors import SettingsRefused
-from gateway.quirks import QUIRKS, Quirk
+from gateway.settings import is_loopback
 
 TYPES: Mapping[int, str] = {1: "crm", 2: "email", 3: "phone"}
 """The owner's provider types, and the public path of each."""

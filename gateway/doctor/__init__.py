@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from gateway.config import Settings, read_settings
+from gateway.database import SCHEMA_VERSION
 from gateway.doctor import chain, database, freezes, hosts, names, registrations
 from gateway.doctor.finding import Finding, Level, clock_finding
 from gateway.errors import DatabaseUnavailable, GatewayError, SettingsRefused
-from gateway.runtime import Runtime, build_runtime
-from gateway.store import SCHEMA_VERSION
+from gateway.services import Runtime, build_runtime
+from gateway.settings import Settings, read_settings
 
 __all__ = ["Finding", "Level", "examine", "fit", "line", "to_mend"]
 

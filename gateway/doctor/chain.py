@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from gateway.doctor.finding import Finding
 from gateway.errors import GatewayError, SecretUnreadable
-from gateway.ledger import verify
-from gateway.runtime import Runtime
+from gateway.events import verify
+from gateway.services import Runtime
 
 _LAST = 1000
 _BEHIND_SECONDS = 60

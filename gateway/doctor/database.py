@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 import psycopg
 from psycopg import errors
 
+from gateway.crypto.vault import Vault
+from gateway.database.postgres import BoundedConnection, read_dsn
 from gateway.doctor import privileges, shape
 from gateway.doctor.finding import Finding, clock_finding
 from gateway.errors import SecretUnreadable
-from gateway.store.postgres import BoundedConnection, read_dsn
-from gateway.vault import Vault
 
 _CONNECT_SECONDS = 3
 _SAMPLE = 20

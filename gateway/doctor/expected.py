@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from gateway.store import schema_path
+from gateway.database import schema_path
 
 OWNERS_POLICY = "The gateway and the owner's server"
 """Made where a role that has to reach every row may not bypass row-level security."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from gateway.doctor.finding import Finding
 from gateway.errors import GatewayError
-from gateway.runtime import Runtime
+from gateway.services import Runtime
 
 
 def examine(rt: Runtime) -> Iterator[Finding]:

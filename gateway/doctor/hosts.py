@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gateway.database import Host
 from gateway.doctor.finding import Finding
 from gateway.errors import GatewayError
-from gateway.runtime import Runtime
-from gateway.store import Host
+from gateway.services import Runtime
 
 _ADD = "Put it into GATEWAY_KEYS of that host, as the second one, and restart it; see docs/operations.md."
 

@@ -10,8 +10,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 
-from gateway.config import SECRETS, Settings
 from gateway.doctor.finding import Finding
+from gateway.settings import SECRETS, Settings
 
 _BESIDE = ("clients", "scopes")
 """Fields that are read from many settings, by provider."""

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from gateway import oauth
+from gateway import protocol
 from gateway.catalog import Provider
 from gateway.doctor.finding import Finding
 from gateway.errors import (
@@ -23,8 +23,8 @@ from gateway.errors import (
     ProviderGarbled,
     ProviderUnavailable,
 )
-from gateway.outbound import Deadline
-from gateway.runtime import Runtime
+from gateway.http import Deadline
+from gateway.services import Runtime
 
 _SECONDS = 10.0
 """For everything that is asked of one provider."""
@@ -84,7 +84,7 @@ def _page(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding | None
 def _known(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:
     """What the token endpoint says to our registration."""
     client = rt.clients[provider.id]
-    wire = oauth.code_request(
+    wire = protocol.code_request(
         provider,
         client,
         code=f"doctor-{secrets.token_urlsafe(24)}",
@@ -93,7 +93,7 @@ def _known(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:
     )
     try:
         answer = rt.outbound.request(wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline)
-        oauth.read_token_response(provider, answer.status, answer.body, now=rt.now(), scope=provider.scope)
+        protocol.read_token_response(provider, answer.status, answer.body, now=rt.now(), scope=provider.scope)
     except AccessDenied:
         return Finding(provider.id, "ok", "It knows our registration: a made-up code was refused as a code.")
     except ProviderUnavailable as error:

@@ -11,26 +11,25 @@ from pathlib import Path
 
 from flask import Flask
 
-from gateway.runtime import Runtime
+from gateway.services import Runtime
 from gateway.web import (
-    api,
+    auth_rate_limit,
     bodies,
     email,
-    events,
-    failures,
+    error_responses,
     ghl,
+    health,
     links,
     metrics,
-    ops,
     pages,
     phone,
     reads,
     reference,
-    refusals,
-    security,
+    security_headers,
     session,
 )
 from gateway.web.application import Application
+from gateway.web.v1 import connections, events
 
 ROOT = Path(__file__).resolve().parents[2]
 _LARGEST_FORM = 64 * 1024
@@ -48,14 +47,14 @@ def build_app(rt: Runtime) -> Flask:
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     for blueprint in (ghl.blueprint, email.blueprint, phone.blueprint):
         app.register_blueprint(blueprint)
-    for room in (session, pages, api, links, events, reference, ops, metrics):
-        app.register_blueprint(room.blueprint)
-    failures.register(app)
-    refusals.register(app)
+    for module in (session, pages, connections, links, events, reference, health, metrics):
+        app.register_blueprint(module.blueprint)
+    auth_rate_limit.register(app)
+    error_responses.register(app)
     bodies.register(app)
     reads.register(app)
     metrics.register(app)
-    security.register(app)
+    security_headers.register(app)
     if unused := ", ".join(app.unused()):
         raise RuntimeError(f"registered and never called here: {unused}")
     return app

@@ -4,6 +4,6 @@ Provider type 1: GHL (GoHighLevel) The public path is neutral, `/crm/…`, since
 
 from __future__ import annotations
 
-from gateway.web.flow import make_blueprint
+from gateway.web.connect import make_blueprint
 
 blueprint = make_blueprint(1)

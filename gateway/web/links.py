@@ -15,8 +15,10 @@ from urllib.parse import urlsplit
 from flask import Blueprint, Response, render_template
 from werkzeug.wrappers import Response as AnyResponse
 
-from gateway import connect, links
 from gateway.catalog import Provider
+from gateway.connect import callback, links
+from gateway.crypto.vault import fingerprint
+from gateway.database import Link
 from gateway.errors import (
     AccessDenied,
     Forbidden,
@@ -28,16 +30,11 @@ from gateway.errors import (
     Unauthenticated,
     UserMismatch,
 )
+from gateway.http import Deadline
 from gateway.models import Caller, User
-from gateway.outbound import Deadline
-from gateway.store import Link
-from gateway.vault import fingerprint
-from gateway.web import shapes
-from gateway.web.addresses import app_address, see_other, with_query
-from gateway.web.flow import KINDS
-from gateway.web.openapi import described
-from gateway.web.principal import caller
-from gateway.web.security import allow_form_action
+from gateway.web.connect import KINDS
+from gateway.web.redirects import app_address, see_other, with_query
+from gateway.web.security_headers import allow_form_action
 from gateway.web.session import (
     browser_secret,
     csrf_token,
@@ -48,7 +45,10 @@ from gateway.web.session import (
     session_secret,
     sign_in_answer,
 )
-from gateway.web.wire import answer, sent
+from gateway.web.v1 import schemas
+from gateway.web.v1.caller import caller
+from gateway.web.v1.json_api import answer, sent
+from gateway.web.v1.openapi import described
 
 blueprint = Blueprint("links", __name__)
 
@@ -78,7 +78,7 @@ def ask(secret: str) -> Any:
         link = links.look(rt, secret, session=session)
     except Unauthenticated:
         return sign_in_answer()
-    provider = rt.issuers.complete(rt.provider(link.provider), Deadline.after(connect.EXCHANGE_SECONDS))
+    provider = rt.issuers.complete(rt.provider(link.provider), Deadline.after(callback.EXCHANGE_SECONDS))
     browser = browser_secret() or secrets.token_urlsafe(32)
     allow_form_action(provider.authorization_endpoint or "", *provider.login_origins, *rt.settings.app_origins)
     page = Response(render_template("link.html", **_page(link, provider, secret, browser)), mimetype="text/html")
@@ -144,12 +144,12 @@ def _marked(browser: str, secret: str) -> str:
 
 @blueprint.post("/v1/connect-sessions")
 @described(
-    shapes.ConnectSession,
+    schemas.ConnectSession,
     NotFound,
     ReturnToRefused,
     scope="sessions:write",
     status=201,
-    body=shapes.ConnectSessionRequest,
+    body=schemas.ConnectSessionRequest,
     partners_alone=True,
 )
 def create() -> Response:
@@ -161,23 +161,23 @@ def create() -> Response:
     like none, and so does a user whom the Supabase project does not know; on plain Postgres whomever you name is made known.
     """
     who = caller()
-    asked = _read(who, lambda: sent(shapes.ConnectSessionRequest))
+    asked = _read(who, lambda: sent(schemas.ConnectSessionRequest))
     return_to = _read(who, lambda: app_address(runtime().settings, asked.return_to))
     made = links.create(
         runtime(), who, user_id=asked.user_id, provider_id=asked.provider, scope=asked.scope, return_to=return_to
     )
-    return answer(shapes.ConnectSession(id=made.id, url=made.url, expires_at=made.expires_at), 201)
+    return answer(schemas.ConnectSession(id=made.id, url=made.url, expires_at=made.expires_at), 201)
 
 
 @blueprint.post("/v1/connect-sessions/<uuid:session_id>/complete")
 @described(
-    shapes.Connection,
+    schemas.Connection,
     AccessDenied,
     StateInvalid,
     UserMismatch,
     PendingConfirmation,
     scope="sessions:write",
-    body=shapes.CompleteRequest,
+    body=schemas.CompleteRequest,
     partners_alone=True,
 )
 def complete(session_id: uuid.UUID) -> Response:
@@ -190,7 +190,7 @@ def complete(session_id: uuid.UUID) -> Response:
     `answer`, and the confirmation serves again. Sent once more within ten minutes it is answered once more.
     """
     who = caller()
-    asked = _read(who, lambda: sent(shapes.CompleteRequest))
+    asked = _read(who, lambda: sent(schemas.CompleteRequest))
     connection = links.complete(
         runtime(),
         who,
@@ -199,7 +199,7 @@ def complete(session_id: uuid.UUID) -> Response:
         confirmation=asked.confirmation,
         answer=asked.answer,
     )
-    return answer(shapes.Connection.of(connection))
+    return answer(schemas.Connection.of(connection))
 
 
 def _read(who: Caller, read: Callable[[], _T]) -> _T:

@@ -19,11 +19,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram,
 from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
 from werkzeug.wrappers import Response
 
-from gateway import __version__, ledger
-from gateway.config import is_loopback
+from gateway import __version__, events
 from gateway.errors import Forbidden, GatewayError, Unauthenticated
 from gateway.models import Status
-from gateway.runtime import Runtime
+from gateway.services import Runtime
+from gateway.settings import is_loopback
 from gateway.web.session import runtime
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class _Database:
         try:
             lag = self._rt.store.lag()
             refreshes = self._rt.store.recent_refreshes(RECENT_SECONDS)
-            broken = ledger.standing(self._rt) is not None
+            broken = events.standing(self._rt) is not None
         except GatewayError:
             yield GaugeMetricFamily("gateway_database_up", "Whether the database answers.", 0)
             return

@@ -11,17 +11,17 @@ from typing import Any
 from flask import Blueprint, current_app, render_template, request
 from werkzeug.wrappers import Response
 
-from gateway import connect
 from gateway.catalog import TYPES, Provider
+from gateway.connect import callback
+from gateway.crypto.vault import fingerprint
+from gateway.database import Sharing
 from gateway.errors import GatewayError, NotFound, every_problem
 from gateway.models import Connection
-from gateway.runtime import Runtime
-from gateway.store import Sharing
-from gateway.vault import fingerprint
-from gateway.web.addresses import see_other, with_query
-from gateway.web.flow import KINDS
-from gateway.web.refusals import problem_page
-from gateway.web.security import popup_friendly
+from gateway.services import Runtime
+from gateway.web.connect import KINDS
+from gateway.web.error_responses import problem_page
+from gateway.web.redirects import see_other, with_query
+from gateway.web.security_headers import popup_friendly
 from gateway.web.session import csrf_token, form, judge_form, runtime, session_secret, sign_in_answer
 
 blueprint = Blueprint("pages", __name__)
@@ -144,7 +144,7 @@ def disconnect(connection_id: uuid.UUID) -> Response:
     """Erases one connection and gives its grant back; with `uninstall=1` our app there goes too."""
     session = judge_form()
     uninstall = form().get("uninstall") == "1"
-    receipt = connect.disconnect(runtime(), connection_id, session=session, uninstall=uninstall)
+    receipt = callback.disconnect(runtime(), connection_id, session=session, uninstall=uninstall)
     told = {"uninstalled": receipt.uninstalled} if receipt.uninstalled else {}
     provider = receipt.erased.provider
     return see_other(with_query("/connections", disconnected=receipt.revocation, provider=provider, **told))

@@ -16,11 +16,11 @@ from flask import Flask
 
 from gateway.errors import Forbidden
 from gateway.models import Caller
-from gateway.refresh import fresh_grant
-from gateway.runtime import Runtime
-from gateway.web import shapes
-from gateway.web.principal import read_caller
-from gateway.web.wire import JSON, written
+from gateway.services import Runtime
+from gateway.tokens.read import fresh_grant
+from gateway.web.v1 import schemas
+from gateway.web.v1.caller import read_caller
+from gateway.web.v1.json_api import JSON, written
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -38,14 +38,14 @@ def fresh_token(
     min_seconds: int = 60,
     force: bool = False,
     location: str | None = None,
-) -> shapes.Token:
+) -> schemas.Token:
     """What `/v1` answers to whoever reads or refreshes a token. Raises what `fresh_grant` does."""
     if asks.key_hash is None and not rt.settings.owner_tokens:
         rt.store.caller(asks)  # whoever is shut out is told that, here as anywhere
         raise Forbidden("GATEWAY_OWNER_TOKENS is off")
     fresh = fresh_grant(rt, connection_id, caller=asks, min_seconds=min_seconds, force=force, location=location)
     provider = rt.catalog.get(fresh.provider)
-    return shapes.Token(
+    return schemas.Token(
         connection_id=fresh.connection_id,
         access_token=fresh.access_token,
         expires_at=fresh.expires_at,

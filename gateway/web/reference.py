@@ -13,8 +13,8 @@ from typing import Any
 from flask import Blueprint, current_app, render_template, request
 from werkzeug.wrappers import Response
 
-from gateway.web.openapi import Operation, Schema, description, operations
 from gateway.web.session import runtime
+from gateway.web.v1.openapi import Operation, Schema, description, operations
 
 blueprint = Blueprint("reference", __name__)
 

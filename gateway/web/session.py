@@ -17,11 +17,11 @@ from urllib.parse import parse_qsl, quote, urlencode
 from flask import Blueprint, current_app, render_template, request
 from werkzeug.wrappers import Response
 
+from gateway.crypto.vault import fingerprint
 from gateway.errors import Forbidden, Unauthenticated
 from gateway.identity import SESSION_BEYOND_TOKEN
-from gateway.runtime import Runtime
-from gateway.vault import fingerprint
-from gateway.web.addresses import here_or_app_address, see_other, with_query
+from gateway.services import Runtime
+from gateway.web.redirects import here_or_app_address, see_other, with_query
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

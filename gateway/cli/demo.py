@@ -1,0 +1,211 @@
+"""
+`python -m gateway demo`: everything running on one machine, without a setting.
+
+An embedded Postgres, the gateway on http://localhost, and on http://127.0.0.1 (another site, so that cookies behave as in
+life) the sandbox. The gateway runs as it does in production: only the settings differ, and the catalogue's addresses, which
+a generated override points at the sandbox.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import threading
+import time
+import uuid
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from cryptography.fernet import Fernet
+from rich.console import Console
+from rich.panel import Panel
+
+from gateway.catalog import ENDPOINTS, Provider, load_catalog
+from gateway.database import Store, open_store
+from gateway.embedded.postgres import embedded_postgres
+from gateway.errors import RequestRefused, SettingsRefused, Unauthenticated
+from gateway.models import Caller
+from gateway.partners.admin import SCOPES, PartnerRefused, Reach, add_key, add_partner, read_key
+from gateway.server import check_schema, python_module, require_free, run_server
+
+_PATIENCE_SECONDS = 30
+
+
+def run_demo(port: int, sandbox_port: int) -> None:
+    """Runs until it is interrupted. Raises SettingsRefused when a port is taken."""
+    data = Path(os.environ.get("GATEWAY_DATA") or "var") / "demo"
+    require_free("127.0.0.1", port, "--port")
+    require_free("127.0.0.1", sandbox_port, "--sandbox-port")
+    data.mkdir(
+        parents=True, exist_ok=True, mode=0o711
+    )  # as root, the account that Postgres runs as has to pass through
+    public, sandbox = f"http://localhost:{port}", f"http://127.0.0.1:{sandbox_port}"
+    console = Console()
+    with embedded_postgres(data) as dsn:
+        check_schema(dsn, own=True)
+        keys = {"SANDBOX_PARTNER_KEYS": json.dumps(demo_partners(data, dsn))}
+        player = subprocess.Popen(  # noqa: S603 - our own module
+            python_module("gateway.sandbox", "--port", str(sandbox_port), "--gateway", public, "--until-stdin-closes"),
+            env=os.environ | keys,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            _wait_for(f"{sandbox}/", player)
+            settings = demo_settings(data, public, sandbox, dsn)
+            os.environ.update(settings)
+            told = (console, public, sandbox, command_settings(data, settings))
+            threading.Thread(target=_announce, args=told, daemon=True).start()
+            run_server("127.0.0.1", port, 1, quiet=True)
+        finally:
+            player.terminate()
+            player.wait(5)
+
+
+def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, str]:
+    """The environment of a gateway that talks to the sandbox. Writes the catalogue override into `data`."""
+    overrides = data / "catalog"
+    overrides.mkdir(parents=True, exist_ok=True)
+    catalog = load_catalog()
+    (overrides / "sandbox.toml").write_text(
+        "".join(rehosted(provider, sandbox) for provider in catalog.providers.values()), encoding="utf-8"
+    )
+    settings = {
+        "GATEWAY_PUBLIC_URL": public,
+        "GATEWAY_KEYS": _keys(data / "keys"),
+        "GATEWAY_DATA": str(data),
+        "GATEWAY_CATALOG": str(overrides),
+        "GATEWAY_APP_ORIGINS": sandbox,
+        "GATEWAY_APP_LOGIN_URL": f"{sandbox}/login",
+        "GATEWAY_ALLOW_PRIVATE_HOSTS": "1",
+        "SUPABASE_URL": sandbox,
+        "DATABASE_URL": dsn,
+    }
+    for provider in catalog.providers:
+        settings |= {
+            f"{provider.upper()}_CLIENT_ID": SANDBOX_GHL_CLIENT
+            if provider.startswith("ghl")
+            else f"sandbox-{provider}",
+            f"{provider.upper()}_CLIENT_SECRET": f"sandbox-{provider}-secret",
+        }
+    # Agencies can be chosen in the sandbox, and an agency's name needs a scope that a sub-account app would not have.
+    settings["GHL_SCOPE"] = "locations.readonly contacts.readonly companies.readonly oauth.readonly oauth.write"
+    return settings
+
+
+def command_settings(data: Path, settings: dict[str, str]) -> Path:
+    """
+    A file for the shell of another terminal, so that commands there mean this gateway: written into `data`.
+
+    The database is found by its folder, and the key by its file: neither stands in it.
+    """
+    here = data.resolve()
+    said = {name: text for name, text in settings.items() if name not in ("GATEWAY_KEYS", "DATABASE_URL")}
+    said |= {
+        "GATEWAY_DATA": str(here),
+        "GATEWAY_CATALOG": str(here / "catalog"),
+        "GATEWAY_KEYS_FILE": str(here / "keys"),
+    }
+    file = data / "env"
+    lines = ["unset DATABASE_URL GATEWAY_KEYS", *(f"export {name}={shlex.quote(text)}" for name, text in said.items())]
+    file.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    return file
+
+
+SANDBOX_GHL_CLIENT = "64a000000000000000000000-sandbox1"
+
+
+def rehosted(provider: Provider, sandbox: str) -> str:
+    """A TOML table that moves every address of `provider` to `<sandbox>/<id>/…`."""
+    lines = [f"[{provider.id}]"]
+    for name in ("issuer", "issuer_pattern", "discovery_url", *ENDPOINTS, "api_base_url", "installed_apps_url"):
+        url = getattr(provider, name)
+        if url:
+            path = urlsplit(url).path
+            lines.append(f'{name} = "{sandbox}/{provider.id}{path}"')
+    return "\n".join([*lines, "login_origins = []", "", ""])
+
+
+PARTNERS: dict[str, tuple[str, tuple[str, ...], Reach]] = {
+    "northwind": ("Northwind back end", SCOPES, "all"),
+    "acme": ("Acme Analytics", ("connections:read", "tokens:read", "sessions:write", "events:read"), "own"),
+}
+"""The demo's partners: the product's own server, and another company's."""
+
+
+def demo_partners(data: Path, dsn: str) -> dict[str, str]:
+    """The keys of the demo's partners, made once and kept in `data`. One whose partner was revoked is left out."""
+    store = open_store(dsn)
+    try:
+        keys = {name: _partner_key(store, data / f"key-of-{name}", *asked) for name, asked in PARTNERS.items()}
+    finally:
+        store.close()
+    return {name: key for name, key in keys.items() if key is not None}
+
+
+def _partner_key(store: Store, file: Path, name: str, scope: tuple[str, ...], reach: Reach) -> str | None:
+    kept = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+    if kept and _serves(store, kept):
+        return kept
+    try:
+        standing = store.partners(name)["partners"]
+        for key in standing[0]["keys"] if standing else ():  # nobody has them any more
+            store.revoke_key(name=name, key_id=uuid.UUID(key["id"]))
+        made = add_key(store, name) if standing else add_partner(store, name, scope=scope, reach=reach)
+    except PartnerRefused:
+        return None
+    file.unlink(missing_ok=True)
+    file.touch(mode=0o600)
+    file.write_text(made.text, encoding="utf-8")
+    return made.text
+
+
+def _serves(store: Store, key: str) -> bool:
+    """Whether it opens anything still; a frozen partner's does, once it is thawed."""
+    try:
+        store.caller(Caller(key_hash=read_key(key)))
+    except Unauthenticated:
+        return False
+    except RequestRefused:
+        return True
+    return True
+
+
+def _keys(file: Path) -> str:
+    """The demo's own key, made once and kept."""
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(Fernet.generate_key().decode("ascii"), encoding="utf-8")
+    return file.read_text(encoding="utf-8").strip()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes] | None = None) -> None:
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < end:
+        if process is not None and process.poll() is not None:
+            raise SettingsRefused([f"the sandbox could not start: is the port of {url} taken? Try --sandbox-port."])
+        try:
+            with urlopen(url, timeout=2):  # noqa: S310 - our own address on loopback
+                return
+        except OSError:
+            time.sleep(0.05)
+    raise SettingsRefused([f"{url} does not answer"])
+
+
+def _announce(console: Console, public: str, sandbox: str, env: Path) -> None:
+    _wait_for(f"{public}/readyz")
+    console.print(
+        Panel(
+            f"[bold]Open {sandbox}[/] and click “Connect HighLevel”.\n\n"
+            f"A small product with two signed-in users lives there, and the providers, played.\n"
+            f"That page also has a partner's call to paste into a terminal, and a partner's link to click.\n"
+            f"The gateway itself is at {public}. Nothing leaves this machine.\n\n"
+            f"Commands against it, in another terminal: [bold]. {shlex.quote(str(env))}[/]\n"
+            f"and then, for one, python -m gateway partners list\n\nCtrl-C stops everything.",
+            title="The demo is running",
+            expand=False,
+        )
+    )

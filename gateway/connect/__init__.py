@@ -1,0 +1,1 @@
+"""Connect: from the authorization request to a saved or pending grant."""

@@ -1,0 +1,1 @@
+"""What happens to a connection after it was made: check, disconnect, revoke, import."""

@@ -1,0 +1,314 @@
+"""
+The store: one typed method per SQL function of schema.sql, named after it.
+
+Turns values into JSON arguments and answers into nouns; decides nothing, since each promise is kept inside its function. Knows
+no SQL: a backend calls functions by name, over a direct connection (`postgres`) or REST (`supabase`). Hashes come in, never the secrets
+they were made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import UUID
+
+from pydantic_core import to_jsonable_python
+
+from gateway.database import rows
+from gateway.database.adopting import Adoptable, Adopting, ClaimedAdoption
+from gateway.database.keeping import Host, Keeping, Leaving, SealedPage, SealedRow
+from gateway.database.ledgering import Ledgering
+from gateway.database.linking import Completion, Link, Linking
+from gateway.database.operating import Operating
+from gateway.database.partnering import Checking, CheckOutcome, Partnering, asking
+from gateway.database.postgres import ANSWER_SECONDS, FunctionMissing, PostgresBackend, apply_schema, schema_path
+from gateway.database.refreshing import Refreshing
+from gateway.database.rows import Begun, ClaimedRefresh, Listing, Saved, SchemaState, Session, Sharing, StoredGrant
+from gateway.errors import Forbidden, Frozen, GatewayError, PendingConfirmation, RateLimited, Unauthenticated
+from gateway.models import AuthorizationRequest, Caller, Connection, Display, Erased
+
+__all__ = [
+    "ANSWER_SECONDS",
+    "SCHEMA_VERSION",
+    "Adoptable",
+    "Backend",
+    "CheckOutcome",
+    "Checking",
+    "ClaimedAdoption",
+    "ClaimedRefresh",
+    "Completion",
+    "FunctionMissing",
+    "Host",
+    "Leaving",
+    "Link",
+    "Listing",
+    "Saved",
+    "SchemaState",
+    "SealedPage",
+    "SealedRow",
+    "Session",
+    "Sharing",
+    "Store",
+    "StoredGrant",
+    "apply_schema",
+    "open_rest_store",
+    "open_store",
+    "schema_path",
+]
+
+SCHEMA_VERSION = 1
+"""The version of schema.sql that this code was written for."""
+
+
+def encode(value: object) -> Any:
+    """A value as the JSON types that a SQL function takes: times as ISO 8601, dataclasses as objects."""
+    return to_jsonable_python(value)
+
+
+class Backend(Protocol):
+    """How functions are called. Every one of them answers a JSON value, or None."""
+
+    def call(self, function: str, arguments: Mapping[str, object]) -> Any:
+        """What `public.<function>` answers to named arguments of JSON types (uuid and time as ISO text)."""
+
+    def warm(self, calls: Sequence[tuple[str, Mapping[str, object]]]) -> None:
+        """Opens connections, and has the functions called on them before somebody waits for it."""
+
+    def close(self) -> None:
+        """Lets go of connections."""
+
+
+def open_store(database_url: str) -> Store:
+    """The store on the Postgres that `database_url` leads to. Connects at the first call, so it may be made before a fork."""
+    return Store(PostgresBackend(database_url))
+
+
+def open_rest_store(supabase_url: str, secret_key: str, *, ca_bundle: Path | None = None) -> Store:
+    """The same over the REST API of a Supabase project. Connects at the first call. SettingsRefused for a bad `ca_bundle`."""
+    from gateway.database.rest import SupabaseBackend
+
+    return Store(SupabaseBackend(supabase_url, secret_key, ca_bundle=ca_bundle))
+
+
+class Store(Refreshing, Adopting, Partnering, Linking, Ledgering, Operating, Keeping):
+    """
+    Everything that is kept, behind one door.
+
+    Any method may raise DatabaseUnavailable (then a write may have happened or not), Unexpected and, over REST, SettingsRefused
+    when the project does not take the key; one that takes a `user_id` and no more to prove it, Unauthenticated for somebody
+    banned or deleted. Times that decide anything are the database's.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def warm(self) -> None:
+        """Makes ready for what is called most often: reads by a user and by a key, and a claim, of nobody and nothing."""
+        none = str(UUID(int=0))
+        read = {"connection_id": none, "min_seconds": 60, "counted": True}
+        claim = {"generation": 0, "host": "", "lease_seconds": 0.0, "block_seconds": 0.0}
+        self._backend.warm(
+            [
+                ("gateway_grant_v1", {**read, **asking(Caller(user_id=UUID(int=0)))}),
+                ("gateway_grant_v1", {**read, **asking(Caller(key_hash=""))}),
+                ("gateway_claim_refresh_v1", {"connection_id": none, **claim}),
+            ]
+        )
+
+    def close(self) -> None:
+        """Lets go of connections; a later call opens new ones."""
+        self._backend.close()
+
+    # -- sessions and attempts ---------------------------------------------------------------------------------------
+
+    def open_session(self, *, session_hash: str, user_id: UUID, label: str, expires_at: datetime) -> UUID | None:
+        """The user's id once they are signed in; None when there is no such user, or they are banned or deleted."""
+        row = self._call(
+            "open_session",
+            session_hash=session_hash,
+            user_id=str(user_id),
+            label=label,
+            expires_at=rows.iso(expires_at),
+        )
+        return None if row is None else UUID(row["user_id"])
+
+    def session(self, session_hash: str) -> Session | None:
+        """Who is signed in there; None for nobody, or nobody any more."""
+        row = self._call("session", session_hash=session_hash)
+        return None if row is None else Session(rows.user(row), rows.certain(row["expires_at"]))
+
+    def end_session(self, session_hash: str) -> bool:
+        """Whether there was one to end."""
+        return bool(self._call("end_session", session_hash=session_hash)["ended"])
+
+    def start_authorization(
+        self,
+        *,
+        session_hash: str,
+        state_hash: str,
+        browser_hash: str,
+        provider: str,
+        sealed: str,
+        scope: Sequence[str],
+        return_to: str | None,
+        display: Display,
+        another: bool = False,
+    ) -> Begun | None:
+        """Keeps an attempt for ten minutes, for the user who is signed in; None, and nothing kept, for nobody."""
+        row = self._call(
+            "start_authorization",
+            session_hash=session_hash,
+            state_hash=state_hash,
+            browser_hash=browser_hash,
+            provider=provider,
+            sealed=sealed,
+            scope=list(scope),
+            return_to=return_to,
+            display=display,
+            another=another,
+        )
+        return None if row is None else Begun(rows.user(row), tuple(row["scope"]))
+
+    def take_authorization(self, *, state_hash: str, session_hash: str | None) -> AuthorizationRequest | None:
+        """The attempt, once and to one caller; None for unknown, taken or old. The session says who came back."""
+        row = self._call("take_authorization", state_hash=state_hash, session_hash=session_hash)
+        return None if row is None else rows.authorization_request(row)
+
+    # -- connections -------------------------------------------------------------------------------------------------
+
+    def save_connection(
+        self,
+        *,
+        connection_id: UUID,
+        generation: int,
+        user_id: UUID,
+        user_label: str,
+        provider: str,
+        type: int,  # noqa: A002 -- the column's name, and the argument's
+        account_key: str,
+        account_id: str,
+        account_label: str,
+        scope: Sequence[str],
+        token: str | None,
+        refresh: str | None,
+        expires_at: datetime | None,
+        refresh_expires_at: datetime | None,
+        data: Mapping[str, Any],
+        revoke_old: bool = False,
+        parked_id: UUID | None = None,
+        expires_seconds: float | None = None,
+        refresh_expires_seconds: float | None = None,
+        not_after: datetime | None = None,
+        connect_session_id: UUID | None = None,
+    ) -> Saved:
+        """
+        Compare-and-set: writes the row if `generation` is the next one of what stands under `connection_id`, or the first
+        of a new id where nothing stands; otherwise says what to seal for. `token` and `refresh` are sealed for both.
+
+        `account_key` is "" where a user has one connection of the provider, the account's id where they have many.
+        `revoke_old` puts the grant that is replaced into the queue of revocations. `parked_id` uses up a parked grant in the
+        same transaction: where it is answered already, nothing is saved. Seconds from now, where given, are by the database's
+        clock and go before `expires_at` and `refresh_expires_at`. `not_after`, by that clock too: when nobody waits for the
+        answer any more; later nothing is saved. `connect_session_id`: the link whose partner may use it from then on.
+        """
+        row = self._call(
+            "save_connection",
+            connection_id=str(connection_id),
+            generation=generation,
+            user_id=str(user_id),
+            user_label=user_label,
+            provider=provider,
+            type=type,
+            account_key=account_key,
+            account_id=account_id,
+            account_label=account_label,
+            scope=list(scope),
+            token=token,
+            refresh=refresh,
+            expires_at=rows.iso(expires_at),
+            refresh_expires_at=rows.iso(refresh_expires_at),
+            data=dict(data),
+            revoke_old=revoke_old,
+            parked_id=None if parked_id is None else str(parked_id),
+            expires_seconds=expires_seconds,
+            refresh_expires_seconds=refresh_expires_seconds,
+            not_after=rows.iso(not_after),
+            connect_session_id=None if connect_session_id is None else str(connect_session_id),
+        )
+        return rows.saved(row)
+
+    def connections(self, session_hash: str) -> Listing | None:
+        """The signed-in user and all of theirs; None for nobody."""
+        row = self._call("connections", session_hash=session_hash)
+        return None if row is None else rows.listing(row)
+
+    def connection(self, *, session_hash: str, connection_id: UUID) -> Connection | None:
+        """One of the signed-in user's own; None for another's as for none."""
+        row = self._call("connection", session_hash=session_hash, connection_id=str(connection_id))
+        return None if row is None else rows.connection(row)
+
+    def disconnect(
+        self, *, connection_id: UUID, session_hash: str | None = None, caller: Caller | None = None
+    ) -> Erased | None:
+        """
+        Erases one of the signed-in user's own, and queues its grant; None for another's as for none.
+
+        `caller`: of `/v1`, in place of a session. Where it is a partner and others use the connection still, only its own reach
+        ends: `kept`.
+        """
+        row = self._call("disconnect", session_hash=session_hash, connection_id=str(connection_id), **asking(caller))
+        return None if row is None else rows.erased(row)
+
+    # -- events, schema ----------------------------------------------------------------------------------------------
+
+    def record(
+        self,
+        type: str,  # noqa: A002 -- the column's name, and the argument's
+        *,
+        connection_id: UUID | None = None,
+        user_id: UUID | None = None,
+        provider: str | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Appends an event, `noun.past`. No secret belongs into `data`: partners will read it."""
+        self._call(
+            "record",
+            type=type,
+            connection_id=None if connection_id is None else str(connection_id),
+            user_id=None if user_id is None else str(user_id),
+            provider=provider,
+            data=dict(data or {}),
+        )
+
+    def schema(self) -> SchemaState:
+        """What stands there; version 0 where schema.sql was never applied."""
+        try:
+            row = self._call("schema")
+        except FunctionMissing:
+            return SchemaState(version=0, own_auth=False)
+        return SchemaState(version=row["version"], own_auth=row["own_auth"])
+
+    def call(self, function: str, **arguments: object) -> Any:
+        """What `public.gateway_<function>_v1` answers, as JSON. Arguments are encoded here: UUID, datetime, Decimal, dataclass, tuple, set."""
+        return self._call(function, **{name: encode(value) for name, value in arguments.items()})
+
+    def _call(self, function: str, **arguments: object) -> Any:
+        answer = self._backend.call(f"gateway_{function}_v1", arguments)
+        if answer == _SHUT_OUT:
+            raise Unauthenticated("the user is banned or deleted")
+        if isinstance(answer, dict) and (refused := answer.get("refused")) is not None:
+            error = _REFUSED[refused](f"{function}: the key is refused")
+            error.retry_after = answer.get("retry_after")
+            raise error
+        return answer
+
+
+_SHUT_OUT = {"shut_out": True}
+"""What every function answers that is told a user whom nobody may be any more, by whatever proof."""
+
+_REFUSED: Mapping[str, type[GatewayError]] = {
+    error.slug: error for error in (Unauthenticated, Forbidden, Frozen, RateLimited, PendingConfirmation)
+}
+"""What a function answers whose caller may not have what it asks for: {"refused": slug, "retry_after": seconds}."""

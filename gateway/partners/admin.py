@@ -1,0 +1,201 @@
+"""
+Partners: their keys, and what the operator decides about them.
+
+Makes keys and reads them by their shape; everything that needs to be remembered is the store's, and whether a key may do something
+is decided there, in the call that does it. Knows no Flask and no provider.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+import secrets
+import uuid
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from gateway.database import Store
+from gateway.errors import Unauthenticated
+
+KEY_PREFIX = "gw_live_"
+Reach = Literal["own", "all"]
+"""`own`: connections whose owners consented on a page that names the partner. `all`: every one of its providers."""
+SCOPES = (
+    "connections:read",
+    "connections:write",
+    "tokens:read",
+    "sessions:write",
+    "events:read",
+    "proxy",
+    "webhooks:write",
+)
+UNUSED = ("proxy", "webhooks:write")
+"""Of these, what no call asks for yet."""
+MOST_PER_HOUR = 1_000_000_000
+
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_SECRET_DIGITS = 43
+"""Of base 62, for 256 bits."""
+_CHECK_DIGITS = 6
+_SHAPE = re.compile(rf"{KEY_PREFIX}[0-9A-Za-z]{{{_SECRET_DIGITS + _CHECK_DIGITS}}}", re.ASCII)
+_LONGEST_NAME = 80
+_MOST_DAYS = 3650
+_MAPPED_BITS = 96
+
+
+class PartnerRefused(ValueError):
+    """What the operator asked for cannot be; the message is a sentence for them, with the mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key that was made just now: `text` is shown once and kept nowhere."""
+
+    partner_id: uuid.UUID
+    key_id: uuid.UUID
+    text: str = field(repr=False)
+
+
+# -- keys ------------------------------------------------------------------------------------------------------------
+
+
+def make_key() -> str:
+    """256 random bits in base 62 behind a prefix that scanners for leaked secrets know, and a CRC-32 over all of it."""
+    body = KEY_PREFIX + _base62(secrets.randbits(256), _SECRET_DIGITS)
+    return body + _check(body)
+
+
+def read_key(text: str) -> str:
+    """
+    The SHA-256 (hex) that a key is kept under. Raises Unauthenticated for what cannot be one, without asking anybody.
+
+    Whoever mistypes a key is told here; the checksum keeps no secret and is compared as it is.
+    """
+    if not _SHAPE.fullmatch(text) or _check(text[:-_CHECK_DIGITS]) != text[-_CHECK_DIGITS:]:
+        raise Unauthenticated("the key has a wrong shape or checksum")
+    return hash_key(text)
+
+
+def hash_key(text: str) -> str:
+    """What is kept of a key. It has 256 random bits: nothing slower is needed against guessing."""
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _check(body: str) -> str:
+    return _base62(zlib.crc32(body.encode("ascii")), _CHECK_DIGITS)
+
+
+def _base62(number: int, digits: int) -> str:
+    found = []
+    for _ in range(digits):
+        number, digit = divmod(number, 62)
+        found.append(_ALPHABET[digit])
+    return "".join(reversed(found))
+
+
+# -- what the operator decides ---------------------------------------------------------------------------------------
+
+
+def add_partner(
+    store: Store,
+    name: str,
+    *,
+    scope: Sequence[str],
+    reach: Reach,
+    providers: Sequence[str] = (),
+    addresses: Sequence[str] = (),
+    expires_days: int | None = None,
+    reads_per_hour: int | None = None,
+    connections_per_hour: int | None = None,
+    freeze_on_alert: bool = False,
+) -> NewKey:
+    """
+    A new partner with its first key. No `providers`: every one; no `addresses` (networks in CIDR form): anywhere.
+
+    Raises PartnerRefused.
+    """
+    _judge(name, scope, reach, (reads_per_hour, connections_per_hour))
+    text = make_key()
+    added = store.add_partner(
+        name=name,
+        scope=sorted(set(scope)),
+        providers=sorted(set(providers)) or None,
+        reach=reach,
+        reads_per_hour=reads_per_hour,
+        connections_per_hour=connections_per_hour,
+        freeze_on_alert=freeze_on_alert,
+        key_hash=hash_key(text),
+        hint=_hint(text),
+        addresses=_networks(addresses),
+        expires_seconds=_seconds(expires_days),
+    )
+    if added is None:
+        raise PartnerRefused(f"there is a partner named {name} already, or there was: choose another name")
+    return NewKey(*added, text)
+
+
+def add_key(store: Store, name: str, *, addresses: Sequence[str] = (), expires_days: int | None = None) -> NewKey:
+    """
+    One more key of a partner, which may have two that live. What is not said is as with the newest one before it.
+
+    Raises PartnerRefused.
+    """
+    text = make_key()
+    added = store.add_key(
+        name=name,
+        key_hash=hash_key(text),
+        hint=_hint(text),
+        addresses=_networks(addresses),
+        expires_seconds=_seconds(expires_days),
+    )
+    if added == "two_keys":
+        raise PartnerRefused(f"{name} has two live keys: revoke the one that is no longer used first")
+    if added == "revoked":
+        raise PartnerRefused(f"{name} is revoked for good: add another partner")
+    if added is None:
+        raise PartnerRefused(f"there is no partner named {name}: `partners list` names them")
+    return NewKey(*added, text)
+
+
+def _judge(name: str, scope: Sequence[str], reach: str, limits: Sequence[int | None]) -> None:
+    if not name.isprintable() or name != name.strip() or not 0 < len(name) <= _LONGEST_NAME:
+        raise PartnerRefused(f"a name is 1 to {_LONGEST_NAME} printable characters: users see it when they consent")
+    unknown = sorted(set(scope) - set(SCOPES))
+    if unknown or not scope:
+        said = f"no such scope: {', '.join(unknown)}" if unknown else "a partner needs a scope at least"
+        raise PartnerRefused(f"{said}; there are {', '.join(SCOPES)}")
+    if reach not in get_args(Reach):
+        raise PartnerRefused("the reach is own or all")
+    if not all(limit is None or 0 < limit <= MOST_PER_HOUR for limit in limits):
+        raise PartnerRefused(f"a limit is a whole number from 1 to {MOST_PER_HOUR}")
+
+
+def _networks(addresses: Sequence[str]) -> list[str] | None:
+    try:
+        return sorted({str(_network(address)) for address in addresses}) or None
+    except ValueError:
+        raise PartnerRefused(
+            "an address is a network like 203.0.113.0/24 or 2001:db8::/32, or one IP address"
+        ) from None
+
+
+def _network(address: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Of an IPv4 address in IPv6's clothes (RFC 4291 section 2.5.5.2) the IPv4 one: callers are compared as such."""
+    found = ipaddress.ip_network(address, strict=False)
+    mapped = found.network_address.ipv4_mapped if isinstance(found, ipaddress.IPv6Network) else None
+    if mapped is None or found.prefixlen < _MAPPED_BITS:
+        return found
+    return ipaddress.IPv4Network((mapped, found.prefixlen - _MAPPED_BITS))
+
+
+def _seconds(days: int | None) -> float | None:
+    if days is not None and not 0 < days <= _MOST_DAYS:
+        raise PartnerRefused(f"a key lives 1 to {_MOST_DAYS} days, or without an end")
+    return None if days is None else days * 86400.0
+
+
+def _hint(text: str) -> str:
+    return text[-4:]

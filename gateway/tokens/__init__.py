@@ -1,0 +1,1 @@
+"""Reading a fresh access token, and refreshing it."""

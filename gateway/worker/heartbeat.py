@@ -1,0 +1,47 @@
+"""
+Says which keys this process has, when it starts and every minute, so that a host that lacks one is seen before it matters.
+
+Keys leave as marks that show nothing of them. Also seals this host's journal again under the newest key, since nobody else can
+reach it. Whoever compares the hosts does it elsewhere.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+
+from gateway.database import Host
+from gateway.errors import GatewayError
+from gateway.services import Runtime
+
+log = structlog.get_logger(__name__)
+
+EVERY_SECONDS = 60.0
+
+
+def keep_announcing(rt: Runtime, stopped: threading.Event | None = None) -> threading.Event:
+    """Announces this process from a thread of its own until the event is set, or the process ends."""
+    stopped = stopped or threading.Event()
+    threading.Thread(target=_run, args=(rt, stopped), name="presence", daemon=True).start()
+    return stopped
+
+
+def lacking(rt: Runtime) -> list[Host]:
+    """The hosts seen lately that could not open what this process seals."""
+    newest = rt.vault.fingerprints()[0]
+    return [host for host in rt.store.hosts() if newest not in host.keys]
+
+
+def _run(rt: Runtime, stopped: threading.Event) -> None:
+    try:
+        rt.journal.reseal()
+    except (GatewayError, OSError) as error:
+        log.warning("journal.not_resealed", error=type(error).__name__)
+    while True:
+        try:
+            rt.store.host_seen(host=rt.journal.host, keys=rt.vault.fingerprints())
+        except GatewayError as error:
+            log.warning("presence.untold", error=error.slug)
+        if stopped.wait(EVERY_SECONDS):
+            return
