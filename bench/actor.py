@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from gateway import marks
 from gateway.connect import callback
+from gateway.connections.disconnect import disconnect
 from gateway.crypto.vault import fingerprint
 from gateway.errors import GatewayError
 from gateway.services import Runtime, build_runtime, utc_now
@@ -62,7 +63,7 @@ def do_connect(rt: Runtime, task: dict[str, Any]) -> Any:
 def do_disconnect(rt: Runtime, task: dict[str, Any]) -> Any:
     """By its owner."""
     session = _sign_in(rt, task)
-    return {"revocation": callback.disconnect(rt, uuid.UUID(task["id"]), session=session).revocation}
+    return {"revocation": disconnect(rt, uuid.UUID(task["id"]), session=session).revocation}
 
 
 def do_read(rt: Runtime, task: dict[str, Any]) -> Any:

@@ -59,7 +59,7 @@ def age(stage: Stage, host: str) -> None:
         "update gateway.connection set lease_until = lease_until - interval '2 minutes', intent_at = intent_at - interval '2 minutes',"
         " not_before = null where intent_at is not null or not_before is not null"
     )
-    stage.sql("update gateway.connections.revoke set due_at = clock_timestamp() - interval '1 second'")
+    stage.sql("update gateway.revocation set due_at = clock_timestamp() - interval '1 second'")
     for file in (stage.folder / f"host-{host}" / "journal").glob("*.sealed"):
         os.utime(file, (file.stat().st_atime, file.stat().st_mtime - 120))
 

@@ -105,7 +105,7 @@ def pages_of(monkeypatch, most):
 def put_back(database):
     """What is done to the ledger within is undone."""
     rows(database, "create table kept_events as select * from gateway.event")
-    rows(database, "create table kept_ledger as select * from gateway.events")
+    rows(database, "create table kept_ledger as select * from gateway.ledger")
     yield
     for one in ("event", "ledger"):
         kept = {"event": "kept_events", "ledger": "kept_ledger"}[one]

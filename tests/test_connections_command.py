@@ -447,7 +447,7 @@ def test_a_restored_backup_is_accepted_on_the_command_line(here):
     """
     connect(here, 10)
     seal_all(here.rt)
-    backup = rows(here.database, "select position, hash, mark from gateway.events")[0]
+    backup = rows(here.database, "select position, hash, mark from gateway.ledger")[0]
     assert "nothing to accept" in run(here, "events", "verify", "--accept-head")
     connect(here, 5, name="bob")
     seal_all(here.rt)

@@ -63,7 +63,7 @@ def test_an_old_end_that_was_copied_with_its_mark_is_refused_also_after_a_restar
     """
     What the host has sealed it remembers outside of the database, synced; no log is needed.
     """
-    old = rows(database, "select mark from gateway.events")[0]
+    old = rows(database, "select mark from gateway.ledger")[0]
     append(database, 5)
     seal_all(sealed)
     put_back_to(database, 30, old)
@@ -102,7 +102,7 @@ def test_a_chain_that_went_on_from_an_old_end_on_another_host_is_refused_here(se
     """
     A host that remembered nothing was deceived; where the true end is remembered, the place has another hash now.
     """
-    old = rows(database, "select mark from gateway.events")[0]
+    old = rows(database, "select mark from gateway.ledger")[0]
     append(database, 5)
     seal_all(sealed)
     put_back_to(database, 30, old)
@@ -153,7 +153,7 @@ def test_a_restored_backup_is_gone_on_from_when_the_operator_says_so(sealed, els
     On every host, with an event that tells of it; the same old end serves nobody a second time.
     """
     other = elsewhere()
-    backup = rows(database, "select mark from gateway.events")[0]
+    backup = rows(database, "select mark from gateway.ledger")[0]
     append(database, 5)
     seal_all(sealed)
     judged(other)

@@ -101,7 +101,7 @@ def test_the_log_finds_a_chain_whose_end_was_put_back(sealed, elsewhere, databas
     """
     Whoever keeps an old head can cut back to it with everything right: the position that the log knows is not there any more.
     """
-    old = rows(database, "select position, hash, mark from gateway.events")[0]
+    old = rows(database, "select position, hash, mark from gateway.ledger")[0]
     append(database, 5)
     seal_all(sealed)
     log = sealed.store.ledger()
@@ -147,7 +147,7 @@ def test_the_key_is_not_in_the_database(sealed, database):
     """
     What stands there is sealed, under a key that the database does not have.
     """
-    (stands,) = rows(database, "select sealed_key from gateway.events")
+    (stands,) = rows(database, "select sealed_key from gateway.ledger")
 
     assert stands.startswith("gAAAA")
 

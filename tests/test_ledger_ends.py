@@ -76,7 +76,7 @@ def test_an_old_beginning_put_back_is_found(aged, database, monkeypatch):
     """
     with pages_of(monkeypatch, 8):
         drop_once(aged)
-        before = rows(database, "select dropped_position, dropped_hash, dropped_mark from gateway.events")[0]
+        before = rows(database, "select dropped_position, dropped_hash, dropped_mark from gateway.ledger")[0]
         drop_once(aged)
     rows(database, "update gateway.events set dropped_position = %s, dropped_hash = %s, dropped_mark = %s", *before)
 

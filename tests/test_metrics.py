@@ -119,7 +119,7 @@ def test_the_database_says_how_far_behind_the_work_is(gateway):
             " on conflict (provider) do update set open_until = 'infinity'"
         )
         connection.execute(
-            "insert into gateway.connections.revoke (connection_id, generation, provider, reason, due_at)"
+            "insert into gateway.revocation (connection_id, generation, provider, reason, due_at)"
             " values (%s, 1, 'zoom', 'test', 'infinity')", [held],
         )  # fmt: skip
         stopped = connection.execute(

@@ -193,11 +193,11 @@ def test_a_claim_is_nobody_elses_for_a_while(database, store, alice):
     assert store.claim_revocation() is None
     rows(
         database,
-        "update gateway.connections.revoke set due_at = clock_timestamp() - generation * interval '1 second' where generation < 3",
+        "update gateway.revocation set due_at = clock_timestamp() - generation * interval '1 second' where generation < 3",
     )
 
     assert ["t2", "t1", None] == [claimed and claimed.token for claimed in (store.claim_revocation() for _ in range(3))]
-    rows(database, "update gateway.connections.revoke set due_at = due_at - interval '2 minutes' where generation < 3")
+    rows(database, "update gateway.revocation set due_at = due_at - interval '2 minutes' where generation < 3")
     assert "t2" == store.claim_revocation().token
 
 
@@ -206,7 +206,7 @@ def test_what_cannot_be_given_back_is_told_of_and_let_go(database, store, alice)
     After 72 hours.
     """
     store.queue_revocation(connection_id=alice.id, generation=1, provider="ghl", token="t", refresh=None, reason="x")
-    rows(database, "update gateway.connections.revoke set due_at = now(), created_at = now() - interval '73 hours'")
+    rows(database, "update gateway.revocation set due_at = now(), created_at = now() - interval '73 hours'")
 
     assert store.claim_revocation() is None
     assert [(alice.id, "ghl")] == rows(
@@ -222,7 +222,7 @@ def test_six_workers_claim_six_different_grants(database, store, alice):
         store.queue_revocation(
             connection_id=uuid.uuid4(), generation=1, provider="ghl", token=f"t{n}", refresh=None, reason="x"
         )
-    rows(database, "update gateway.connections.revoke set due_at = clock_timestamp()")
+    rows(database, "update gateway.revocation set due_at = clock_timestamp()")
     claimed = race(database, "found = store.claim_revocation(); said = found and found.token", [[]] * 6)
 
     # Whoever finds every row locked by the others goes home with nothing, and comes back later.

@@ -128,7 +128,7 @@ def test_a_worker_gives_back_what_is_queued(alone):
     held = alice.connects("zoom")["connection"]
     alone.sandbox.state.add_fault("status", "zoom", "revoke", status=503)
     alice.disconnects(held)
-    changed(alone, "update gateway.connections.revoke set due_at = clock_timestamp() where connection_id = %s", held)
+    changed(alone, "update gateway.revocation set due_at = clock_timestamp() where connection_id = %s", held)
 
     with worker(alone) as process:
         until(

@@ -92,7 +92,7 @@ def test_an_uninstall_names_what_was_connected(project, account, body):
     for data in (other, [1]):
         project.writes(alice, row, data=Jsonb(data))
 
-        leave.uninstall(
+        leave.uninstall_app(
             project.rt, Deadline.after(10), connection_id=UUID(row), session_hash=None, caller=Caller(user_id=alice)
         )
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gateway.cli.context import ask_first, counted, fail, interruptible, opened_runtime, plainly
-from gateway.connections.revoke import settle
+from gateway.connections.revoke import finish_revocation
 from gateway.connections.revoke_provider import Report, RevokeAll, Summary, summary
 from gateway.database.operating import Revoked
 from gateway.services import Runtime
@@ -59,7 +59,7 @@ def _one(rt: Runtime, connection_id: uuid.UUID, *, yes: bool, as_json: bool) -> 
         "provider": erased.provider,
         "account": {"id": erased.account.id, "label": erased.account.label},
         "erased_at": erased.erased_at.isoformat(),
-        "revocation": settle(rt, erased.revocation),
+        "revocation": finish_revocation(rt, erased.revocation),
         "event_id": str(erased.event_id),
     }
     if as_json:

@@ -1,8 +1,8 @@
 """
-The main job: begin, finish, disconnect.
+The main job: begin and finish.
 
 `begin` stores one attempt and says where to send the browser; `finish` takes it back, once, judges who returned before
-anything is redeemed, and ends in one row or in none; `disconnect` erases and gives back. Knows no Flask, no SQL and no
+anything is redeemed, and ends in one row or in none. Knows no Flask, no SQL and no
 provider by name.
 """
 
@@ -14,7 +14,6 @@ import secrets
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
 
 import structlog
 
@@ -23,12 +22,10 @@ from gateway.catalog import Provider
 from gateway.connect import save
 from gateway.connect.account import read_account
 from gateway.connections import revoke
-from gateway.connections import uninstall as leave
 from gateway.crypto.vault import fingerprint
 from gateway.errors import (
     BrowserMismatch,
     GatewayError,
-    NotFound,
     ProviderGarbled,
     StateInvalid,
     Unauthenticated,
@@ -37,15 +34,13 @@ from gateway.errors import (
 )
 from gateway.http import Deadline
 from gateway.marks import mark
-from gateway.models import AuthorizationRequest, Caller, Display, Erased, Grant
+from gateway.models import AuthorizationRequest, Display, Grant
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)
 
 EXCHANGE_SECONDS = 9.5
 """For everything that is asked of the provider in one callback: ten seconds are promised, and some are the database's and ours."""
-DISCONNECT_SECONDS = 9.5
-"""For everything that is asked of it in one disconnect; what does not fit in stands in the queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +58,6 @@ class Outcome:
     """The partner's link that it was started from."""
     confirmation: str | None = field(default=None, repr=False)
     """Where nobody was signed in: what this browser alone is told, for the partner's server to say who it was."""
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What a disconnect did."""
-
-    erased: Erased
-    revocation: revoke.Revoked | Literal["kept"]
-    """`kept`: only a partner's reach ended, since others use the connection still."""
-    uninstalled: leave.Uninstalled | None = None
-    """Of our app at the provider; None where nobody asked for that."""
 
 
 # -- begin -----------------------------------------------------------------------------------------------------------
@@ -269,39 +253,5 @@ def _undo(
 ) -> None:
     """Gives back what was granted; where that cannot be done, `error` says where the app may still stand."""
     beside = bool(request.standing)
-    if not revoke.give_back(rt, provider, grant, beside=beside, account_id=account_id, deadline=deadline):
+    if not revoke.revoke_or_queue(rt, provider, grant, beside=beside, account_id=account_id, deadline=deadline):
         error.left_installed = (provider.name, provider.installed_apps_url)
-
-
-# -- disconnect ------------------------------------------------------------------------------------------------------
-
-
-def disconnect(
-    rt: Runtime,
-    connection_id: uuid.UUID,
-    *,
-    session: str | None = None,
-    caller: Caller | None = None,
-    uninstall: bool = False,
-) -> Receipt:
-    """
-    Erases the connection of the user who owns `session`, or that `caller` reaches, then gives the grant back to its provider.
-
-    Erased at once; the revocation stands sealed in a queue until the provider has taken it. `uninstall`: the app is removed at
-    the provider before that, since it takes a token; whether that works or not, the connection is erased. Raises NotFound for
-    another's id as for none.
-    """
-    session_hash = None if session is None else fingerprint(session)
-    whose: dict[str, Any] = {"connection_id": connection_id, "session_hash": session_hash, "caller": caller}
-    deadline = Deadline.after(DISCONNECT_SECONDS)
-    uninstalled = leave.uninstall(rt, deadline, **whose) if uninstall else None
-    erased = rt.store.disconnect(**whose)
-    if erased is None:
-        raise NotFound("no such connection of this user")
-    mark("disconnect.erased")
-    if erased.kept:
-        return Receipt(erased, "kept", uninstalled)
-    settled = revoke.settle(rt, erased.revocation, deadline)
-    mark("disconnect.settled")
-    # An app that is removed takes its tokens with it, also where nothing else would end them.
-    return Receipt(erased, "done" if uninstalled == "done" else settled, uninstalled)

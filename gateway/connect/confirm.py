@@ -55,7 +55,7 @@ def refuse(rt: Runtime, parked: ParkedGrant) -> None:
     refused = rt.store.refuse_parked_grant(parked.id)
     if refused is None:
         raise StateInvalid("it was answered already")
-    revoke.settle(rt, refused)
+    revoke.finish_revocation(rt, refused)
 
 
 def accept(rt: Runtime, provider: Provider, parked: ParkedGrant, said: Answer | None) -> Saved:

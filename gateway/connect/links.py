@@ -212,7 +212,7 @@ def complete(
     if claimed.connection is not None and answer != "no":
         return claimed.connection
     if claimed.parked is None:
-        revoke.settle(rt, claimed.revocation)
+        revoke.finish_revocation(rt, claimed.revocation)
         error: GatewayError = (
             UserMismatch("completed for another user than the link is for")
             if claimed.ending == "user_mismatch"

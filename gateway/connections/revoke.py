@@ -1,9 +1,4 @@
-"""
-Giving grants back (RFC 7009): at once where it can be, from a sealed queue where it cannot.
-
-Owns the calls to revocation endpoints and what their answers mean for the queue. Knows no pages; which grants are to be given
-back is decided elsewhere.
-"""
+"""Revoke grants at their provider (RFC 7009): at once where possible, else from an encrypted queue."""
 
 from __future__ import annotations
 
@@ -24,13 +19,13 @@ from gateway.services import Runtime
 log = structlog.get_logger(__name__)
 
 REVOKE_SECONDS = 4.0
-_TOO_LATE_SECONDS = 1.0
-"""Less than this is not worth a try: a name, a handshake and two answers do not fit in."""
+_MINIMUM_SECONDS = 1.0
+"""With less time than this, no attempt is made while the user waits: name lookup, handshake and two responses do not fit."""
 
 Revoked = Literal["done", "queued", "unsupported"]
 
 
-def give_back(
+def revoke_or_queue(
     rt: Runtime,
     provider: Provider,
     grant: Grant,
@@ -40,100 +35,104 @@ def give_back(
     deadline: Deadline | None = None,
 ) -> bool:
     """
-    Whether a grant that was not stored is given back: before `deadline`, or, where little is left of that, beside whoever waits.
+    Revoke a grant that was not stored; whether it is or will be revoked.
 
-    Where a revocation ends everything between the account and us (`revocation_ends = "account"`), a connection that stands
-    would die along with it. The database knows whether one of anybody's does; where the account is not known, `beside`, one
-    of this user's, decides.
+    Where a revocation ends everything between the account and us (`revocation_ends = "account"`), it would also end other connections of the
+    same account. The database knows of them by `account_id`. Where the account is unknown, `beside` (the user has another connection
+    there) decides. With too little time left before `deadline`, a thread revokes after the caller has its response.
     """
     if account_id is None and beside and provider.revocation_ends == "account":
         return False
-    orphan = uuid.uuid4()
+    row = uuid.uuid4()
     try:
         queued = rt.store.queue_revocation(
-            connection_id=orphan,
+            connection_id=row,
             generation=1,
             provider=provider.id,
-            token=rt.vault.seal_some(grant.access_token, row=str(orphan), column="token", generation=1),
-            refresh=rt.vault.seal_some(grant.refresh_token, row=str(orphan), column="refresh", generation=1),
+            token=rt.vault.seal_some(grant.access_token, row=str(row), column="token", generation=1),
+            refresh=rt.vault.seal_some(grant.refresh_token, row=str(row), column="refresh", generation=1),
             reason="not_stored",
             account_id=account_id,
         )
     except GatewayError:
-        return _give_back_unqueued(rt, provider, grant, beside=beside)
-    if deadline is not None and deadline.remaining() < _TOO_LATE_SECONDS:
-        # Whoever waits has waited for long. It stands in the queue, whatever becomes of this thread.
-        threading.Thread(target=settle, args=(rt, queued), name="give-back", daemon=True).start()
-        ends_more = queued is not None and queued.beside and provider.revocation_ends == "account"
-        return queued is not None and provider.revocation_endpoint is not None and not ends_more
-    return settle(rt, queued, deadline) != "unsupported"
+        return _revoke_without_queue(rt, provider, grant, beside=beside)
+    if deadline is not None and deadline.remaining() < _MINIMUM_SECONDS:
+        threading.Thread(target=finish_revocation, args=(rt, queued), name="revoke", daemon=True).start()
+        return (
+            queued is not None and provider.revocation_endpoint is not None and not _would_end_others(provider, queued)
+        )
+    return finish_revocation(rt, queued, deadline) != "unsupported"
 
 
-def _give_back_unqueued(rt: Runtime, provider: Provider, grant: Grant, *, beside: bool) -> bool:
-    """While the database is away there is no queue to fall back on: once, now, if it can do no harm."""
+def _revoke_without_queue(rt: Runtime, provider: Provider, grant: Grant, *, beside: bool) -> bool:
+    """Revoke once, now: the database is unavailable, so nothing can be queued."""
     if provider.revocation_endpoint is None or (beside and provider.revocation_ends == "account"):
         return False
     try:
         held = Revocation(uuid.uuid4(), provider.id, 1, grant.access_token, grant.refresh_token)
-        _revoke(rt, provider, held, Deadline.after(REVOKE_SECONDS))
+        _send(rt, provider, held, Deadline.after(REVOKE_SECONDS))
     except ProviderFailed as error:
         log.warning("revocation.lost", provider=provider.id, reason=str(error))
         return False
     return True
 
 
-def settle(rt: Runtime, queued: Revocation | None, deadline: Deadline | None = None) -> Revoked:
-    """Gives a queued grant back, if that can be done now and before `deadline`, and brings the queue up to date."""
+def finish_revocation(rt: Runtime, queued: Revocation | None, deadline: Deadline | None = None) -> Revoked:
+    """Revoke a queued grant if possible before `deadline`, and update the queue."""
     if queued is None:
         return "unsupported"
-    soon = deadline.within(REVOKE_SECONDS) if deadline else Deadline.after(REVOKE_SECONDS)
-    done: Revoked = "queued"
+    until = deadline.within(REVOKE_SECONDS) if deadline else Deadline.after(REVOKE_SECONDS)
+    outcome: Revoked = "queued"
     try:
-        done = _try(rt, queued, soon)
+        outcome = _revoke(rt, queued, until)
     except GatewayError as error:
         log.warning("revocation.queued", provider=queued.provider, reason=str(error))
     try:
         rt.store.settle_revocation(
             connection_id=queued.connection_id,
             generation=queued.generation,
-            done=done != "queued",
-            outcome=done,
+            done=outcome != "queued",
+            outcome=outcome,
         )
     except DatabaseUnavailable:
-        # It stands in the queue still and will be tried again: a second revocation does no harm.
-        log.warning("revocation.unsettled", provider=queued.provider)
-    return done
+        # The grant is still queued and will be revoked again, which does no harm.
+        log.warning("revocation.report_failed", provider=queued.provider)
+    return outcome
 
 
-def work_once(rt: Runtime) -> bool:
-    """One grant from the queue, unanswered ones among them; whether there was any."""
+def revoke_next(rt: Runtime) -> bool:
+    """The worker's job: revoke one due grant from the queue; whether there was one."""
     queued = rt.store.claim_revocation()
     if queued is None:
         return False
-    settle(rt, queued)
+    finish_revocation(rt, queued)
     return True
 
 
-def _try(rt: Runtime, queued: Revocation, deadline: Deadline) -> Revoked:
+def _would_end_others(provider: Provider, queued: Revocation) -> bool:
+    return queued.beside and provider.revocation_ends == "account"
+
+
+def _revoke(rt: Runtime, queued: Revocation, deadline: Deadline) -> Revoked:
     provider = rt.catalog.get(queued.provider)
     if provider is None or provider.id not in rt.clients:
         return "queued"
     provider = rt.issuers.complete(provider, deadline, needed=("revocation_endpoint",))
-    if provider.revocation_endpoint is None or (queued.beside and provider.revocation_ends == "account"):
+    if provider.revocation_endpoint is None or _would_end_others(provider, queued):
         return "unsupported"
     row, generation = str(queued.connection_id), queued.generation
     token = rt.vault.open_some(queued.token, column="token", row=row, generation=generation)
     refresh = rt.vault.open_some(queued.refresh, column="refresh", row=row, generation=generation)
-    _revoke(rt, provider, replace(queued, token=token, refresh=refresh), deadline)
+    _send(rt, provider, replace(queued, token=token, refresh=refresh), deadline)
     return "done"
 
 
-def _revoke(rt: Runtime, provider: Provider, grant: Revocation, deadline: Deadline) -> None:
-    """Both tokens, the longer-lived first. Its answer counts: RFC 7009 section 2.1 lets the other end with it."""
-    client = rt.clients[provider.id]
-    held = [(grant.refresh, "refresh_token"), (grant.token, "access_token")]
-    for token, hint in [(token, hint) for token, hint in held if token is not None]:
-        wire = protocol.revocation_request(provider, client, token=token, hint=hint)
+def _send(rt: Runtime, provider: Provider, grant: Revocation, deadline: Deadline) -> None:
+    """Revoke both tokens, the refresh token first: RFC 7009 section 2.1 lets a server end the access token with it."""
+    for token, hint in ((grant.refresh, "refresh_token"), (grant.token, "access_token")):
+        if token is None:
+            continue
+        wire = protocol.revocation_request(provider, rt.clients[provider.id], token=token, hint=hint)
         answer = rt.outbound.request(wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline)
         protocol.read_revocation_response(answer.status, answer.body)
         if provider.revocation_ends == "account":

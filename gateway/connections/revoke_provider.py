@@ -18,7 +18,7 @@ from typing import Literal, TypeVar
 
 import structlog
 
-from gateway.connections.revoke import settle
+from gateway.connections.revoke import finish_revocation
 from gateway.database.operating import Revoked
 from gateway.errors import DatabaseUnavailable, GatewayError
 from gateway.events import seal_all
@@ -113,7 +113,7 @@ class RevokeAll:
 
     def _settled(self, queued: Revocation) -> str:
         try:
-            return settle(self._rt, queued)
+            return finish_revocation(self._rt, queued)
         except GatewayError as error:  # it stands in the queue, and is tried again
             log.warning("revocation.unsettled", provider=queued.provider, error=error.slug)
             return "queued"

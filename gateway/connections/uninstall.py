@@ -1,8 +1,7 @@
 """
-Leaving a provider: our app removed there, for an account whose user asked for just that.
+Uninstall: remove our app at the provider, for the account of one connection.
 
-Needs a token that is good now. Never part of an ordinary disconnect: it ends what others of the account may use too. Whatever goes
-wrong is told and stops nobody.
+Only when the user asks for it: an uninstall also ends other connections of the account.
 """
 
 from __future__ import annotations
@@ -27,48 +26,49 @@ UNINSTALL_SECONDS = 6.0
 Uninstalled = Literal["done", "failed", "unsupported", "kept"]
 
 
-def uninstall(
+def uninstall_app(
     rt: Runtime, deadline: Deadline, *, connection_id: uuid.UUID, session_hash: str | None, caller: Caller | None
 ) -> Uninstalled | None:
     """
-    Removes our app at the provider, for the account of that connection; None where it stays connected for others.
+    Remove our app at the provider; None where the connection stays for others.
 
-    `kept`: a partner asks that reaches only what its users gave it, and the account is somebody else's connection too.
-    Raises NotFound for another's id as for none, and DatabaseUnavailable before anything was asked of the provider.
+    `kept`: the account is connected elsewhere too, and the caller is a partner that has no say in that. A failure is logged and recorded as an
+    event, not raised. Raises NotFound (the same for an id of another user and for an unknown id) and DatabaseUnavailable before the
+    provider was asked.
     """
-    leaving = rt.store.leaving(connection_id=connection_id, session_hash=session_hash, caller=caller)
-    if leaving is None:
+    target = rt.store.leaving(connection_id=connection_id, session_hash=session_hash, caller=caller)
+    if target is None:
         raise NotFound("no such connection of this user")
-    if leaving.kept:
+    if target.kept:
         return None
-    if leaving.shared:
+    if target.shared:
         return "kept"
     try:
-        ended: Uninstalled = _ask(rt, connection_id, leaving, deadline)
+        outcome: Uninstalled = _send(rt, connection_id, target, deadline)
     except GatewayError as error:
-        log.warning("uninstall.failed", provider=leaving.provider, error=error.slug, reason=str(error))
-        ended = "failed"
+        log.warning("uninstall.failed", provider=target.provider, error=error.slug, reason=str(error))
+        outcome = "failed"
     try:
         rt.store.record(
-            "app.uninstalled" if ended == "done" else "app.uninstall_failed",
+            "app.uninstalled" if outcome == "done" else "app.uninstall_failed",
             connection_id=connection_id,
-            user_id=leaving.user_id,
-            provider=leaving.provider,
-            data={"account": {"id": leaving.account_id}},
+            user_id=target.user_id,
+            provider=target.provider,
+            data={"account": {"id": target.account_id}},
         )
     except GatewayError as error:
-        log.warning("uninstall.untold", provider=leaving.provider, error=error.slug)
-    return ended
+        log.warning("uninstall.report_failed", provider=target.provider, error=error.slug)
+    return outcome
 
 
-def _ask(rt: Runtime, connection_id: uuid.UUID, leaving: Leaving, deadline: Deadline) -> Uninstalled:
-    provider = rt.provider(leaving.provider)
+def _send(rt: Runtime, connection_id: uuid.UUID, target: Leaving, deadline: Deadline) -> Uninstalled:
+    provider = rt.provider(target.provider)
     quirk = provider.uninstalling
     if quirk is None or quirk.uninstall is None:
         return "unsupported"
     fresh = fresh_grant(rt, connection_id, until=deadline)
     wire = quirk.uninstall(
-        provider.api_base_url or "", rt.clients[provider.id].client_id, leaving.account_id, leaving.facts
+        provider.api_base_url or "", rt.clients[provider.id].client_id, target.account_id, target.facts
     )
     headers = {
         "Accept": "application/json",
@@ -76,8 +76,8 @@ def _ask(rt: Runtime, connection_id: uuid.UUID, leaving: Leaving, deadline: Dead
         **provider.headers,
         "Authorization": f"Bearer {fresh.access_token}",
     }
-    body, soon = json.dumps(dict(wire.body)), deadline.within(UNINSTALL_SECONDS)
-    answer = rt.outbound.request("DELETE", wire.url, headers=headers, body=body, deadline=soon)
+    body, until = json.dumps(dict(wire.body)), deadline.within(UNINSTALL_SECONDS)
+    answer = rt.outbound.request("DELETE", wire.url, headers=headers, body=body, deadline=until)
     if 200 <= answer.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
         return "done"
     log.warning("uninstall.refused", provider=provider.id, status=answer.status)

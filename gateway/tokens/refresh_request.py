@@ -183,7 +183,7 @@ def bring_home(
     mark("refresh.saved")
     if ending in ("gone", "reconnected"):
         grant = Grant(judged.access_token, judged.refresh_token, "Bearer", judged.scope, None)
-        revoke.give_back(rt, provider, grant, beside=True, deadline=deadline)
+        revoke.revoke_or_queue(rt, provider, grant, beside=True, deadline=deadline)
     rt.journal.forget(connection_id, generation)
     mark("refresh.forgotten")
 

@@ -12,7 +12,7 @@ from flask import Blueprint, current_app, render_template, request
 from werkzeug.wrappers import Response
 
 from gateway.catalog import TYPES, Provider
-from gateway.connect import callback
+from gateway.connections import disconnect as service
 from gateway.crypto.vault import fingerprint
 from gateway.database import Sharing
 from gateway.errors import GatewayError, NotFound, every_problem
@@ -144,7 +144,7 @@ def disconnect(connection_id: uuid.UUID) -> Response:
     """Erases one connection and gives its grant back; with `uninstall=1` our app there goes too."""
     session = judge_form()
     uninstall = form().get("uninstall") == "1"
-    receipt = callback.disconnect(runtime(), connection_id, session=session, uninstall=uninstall)
+    receipt = service.disconnect(runtime(), connection_id, session=session, uninstall=uninstall)
     told = {"uninstalled": receipt.uninstalled} if receipt.uninstalled else {}
     provider = receipt.erased.provider
     return see_other(with_query("/connections", disconnected=receipt.revocation, provider=provider, **told))

@@ -39,7 +39,7 @@ class Worker:
 
     def once(self) -> bool:
         """One unit of each kind of work; whether there was any. Raises nothing: what fails is told in the log."""
-        kinds = (self._replay, self._announce, refresh_request.work_once, revoke.work_once, adopt.work_once)
+        kinds = (self._replay, self._announce, refresh_request.work_once, revoke.revoke_next, adopt.work_once)
         done = [self._did(kind) for kind in kinds]  # each gets its turn, whatever became of those before it
         return any(done)
 

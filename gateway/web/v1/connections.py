@@ -11,8 +11,8 @@ import uuid
 
 from flask import Blueprint, Response, request
 
-from gateway.connect import callback
 from gateway.connections.check import check
+from gateway.connections.disconnect import disconnect
 from gateway.errors import (
     BadRequest,
     ClientRejected,
@@ -109,7 +109,7 @@ def disconnected(connection_id: uuid.UUID) -> Response:
     """
     rt = runtime()
     uninstall = asked(schemas.DisconnectQuery).uninstall == "1"
-    receipt = callback.disconnect(rt, connection_id, caller=caller(), uninstall=uninstall)
+    receipt = disconnect(rt, connection_id, caller=caller(), uninstall=uninstall)
     erased = receipt.erased
     return answer(
         schemas.Receipt(
