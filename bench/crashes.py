@@ -118,7 +118,7 @@ def disconnect_trial(stage: Stage, victim: Actor, rescuer: Actor, mark: str) -> 
     victim.gone()
     age(stage, "a")
     rescuer.does("work")
-    if stage.states([row]) or stage.sql("select 1 from gateway.connections.revoke where connection_id = %s", row):
+    if stage.states([row]) or stage.sql("select 1 from gateway.revocation where connection_id = %s", row):
         return "not erased, or still in the queue"
     return "kept" if account in stage.control("stats")["revoked"] else "never given back"
 

@@ -142,7 +142,7 @@ class Run:
         if row.slug != place.slug(row.answer):
             row.broken.append(f"ended with {row.slug or 'success'}, not {place.slug(row.answer) or 'success'}")
         if place.verb == "DELETE ":
-            queued = self.stage.sql("select 1 from gateway.connections.revoke where connection_id = %s", connection)
+            queued = self.stage.sql("select 1 from gateway.revocation where connection_id = %s", connection)
             if any(connection in each for each in after) or len(queued) != (row.slug == "queued"):
                 row.broken.append("what stands does not fit the receipt")
         elif row.slug not in (rogue.STANDS, "needs_reauthorization") and before != after:

@@ -189,7 +189,7 @@ def test_ten_completions_at_once_save_one(gateway, acme, alice):
     told_of = "select count(*) from gateway.event where connection_id = %s and type in ('connection.created', 'consent.given')"
     assert ([2], 1) == (rows(gateway.dsn, told_of, row), generation)
     assert [] == refused(gateway, link)
-    assert [] == rows(gateway.dsn, "select 1 from gateway.connections.revoke where connection_id = %s", row)
+    assert [] == rows(gateway.dsn, "select 1 from gateway.revocation where connection_id = %s", row)
 
 
 def test_a_standing_connection_stays_untouched_meanwhile(gateway, acme, alice):

@@ -208,7 +208,7 @@ def test_a_provider_that_cannot_be_told_now_is_told_later(gateway, alice):
     gateway.sandbox.state.add_fault("status", "zoom", "revoke", status=503)
 
     assert "queued" == erases(alice, held).json()["revocation"]
-    assert (1,) == value(gateway, "select count(*) from gateway.connections.revoke where connection_id = %s", held)
+    assert (1,) == value(gateway, "select count(*) from gateway.revocation where connection_id = %s", held)
 
 
 @pytest.mark.parametrize("uninstall", ["0", "1"])

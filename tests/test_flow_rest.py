@@ -259,7 +259,7 @@ def test_a_disconnect_whose_answer_is_lost_is_whole_or_not_at_all(gateway, proje
 
     assert "database_unavailable" == problem(alice.disconnects(connection))
     assert ([connection] if fault == "before" else []) == standing(gateway, alice)
-    queued = rows(gateway.dsn, "select count(*) from gateway.connections.revoke where connection_id = %s", connection)
+    queued = rows(gateway.dsn, "select count(*) from gateway.revocation where connection_id = %s", connection)
     assert [0 if fault == "before" else 1] == queued
 
 

@@ -136,7 +136,7 @@ def test_the_database_says_how_far_behind_the_work_is(gateway):
     finally:
         with psycopg.connect(gateway.dsn) as connection:
             connection.execute("delete from gateway.provider_health")
-            connection.execute("delete from gateway.connections.revoke where due_at = 'infinity'")
+            connection.execute("delete from gateway.revocation where due_at = 'infinity'")
             connection.execute(
                 "update gateway.connection set lease_until = null, refresh_at = 'infinity' where id = %s", [held]
             )

@@ -175,7 +175,7 @@ def test_a_partner_that_leaves_others_behind_ends_its_own_reach_alone(database, 
     assert knows(store, second, here) is (why == "others were let in")
     assert store.connection(session_hash=alice.session, connection_id=here)
     assert 1 == len(events(database, "consent.ended", partner_id=first.id, connection_id=here))
-    assert [0] == rows(database, "select count(*) from gateway.connections.revoke")
+    assert [0] == rows(database, "select count(*) from gateway.revocation")
 
 
 def test_the_owner_and_the_products_own_back_end_always_erase(database, store, alice, bob):

@@ -139,7 +139,7 @@ def test_an_answer_for_a_connection_that_is_gone_is_given_back(stage):
     stage.expire([row])
     answered(stage, row)
     stage.sql("delete from public.provider_data where id = %s", row)
-    stage.sql("delete from gateway.connections.revoke where connection_id = %s", row)
+    stage.sql("delete from gateway.revocation where connection_id = %s", row)
     crashes.age(stage, "a")
     with stage.actor() as actor:
         actor.does("work")

@@ -106,7 +106,7 @@ def read_all(rt, database, held, parked, gone):
     query = (
         "select d.id::text, 1, d.token, d.refresh from public.provider_data d where d.id = %s union all"
         " select p.id::text, 1, p.token, p.refresh from gateway.parked_grant p where p.id = %s union all"
-        " select r.connection_id::text, r.generation, r.token, r.refresh from gateway.connections.revoke r where r.connection_id = %s"
+        " select r.connection_id::text, r.generation, r.token, r.refresh from gateway.revocation r where r.connection_id = %s"
     )
     found = rows(database, query, held, parked, gone)
     assert 3 == len(found)

@@ -188,7 +188,7 @@ def test_the_whole_way_works_whoever_owns_the_database(cluster, template, kind):
         store.close()
         rows(owned, "delete from auth.users where id = %s", alice.id)
 
-        assert [2] == rows(owned, "select count(*) from gateway.connections.revoke")
+        assert [2] == rows(owned, "select count(*) from gateway.revocation")
         assert [0] == rows(owned, "select count(*) from public.user_profile")
 
 

@@ -73,7 +73,7 @@ def test_a_save_that_nobody_waits_for_any_more_saves_nothing(database, store, al
         )
     assert [(1, GRANT["token"], 0)] == rows(
         database,
-        "select c.generation, d.token, (select count(*) from gateway.connections.revoke)"
+        "select c.generation, d.token, (select count(*) from gateway.revocation)"
         " from gateway.connection c join public.provider_data d on d.id = c.id",
     )
 
@@ -256,7 +256,7 @@ def test_a_disconnect_removes_row_and_id_and_queues_the_grant(database, store, a
     assert [[str(kept.id)]] == rows(database, "select providers from public.user_profile")
     assert [] == rows(database, "select 1 from public.provider_data where id = %s", gone.id)
     assert [(gone.id, 1, *GRANT.values(), "disconnected")] == rows(
-        database, "select connection_id, generation, token, refresh, reason from gateway.connections.revoke"
+        database, "select connection_id, generation, token, refresh, reason from gateway.revocation"
     )
     assert "connection.disconnected" in rows(database, "select type from gateway.event")
     assert store.disconnect(session_hash=alice.session, connection_id=gone.id) is None
@@ -292,7 +292,7 @@ def test_however_a_row_goes_its_grant_waits_to_be_revoked(database, store, alice
     rows(database, fate)
 
     assert [(standing.id, 1, "ghl", *GRANT.values())] == rows(
-        database, "select connection_id, generation, provider, token, refresh from gateway.connections.revoke"
+        database, "select connection_id, generation, provider, token, refresh from gateway.revocation"
     )
     if not fate.startswith("truncate"):
         assert [] == rows(database, "select 1 from public.user_profile where providers <> '{}'")
@@ -309,7 +309,7 @@ def test_a_superseded_grant_is_queued_only_when_asked(database, store, alice):
         store.save_connection(**grant, revoke_old=revoke_old)
 
     assert [(2, "token-2", "superseded")] == rows(
-        database, "select generation, token, reason from gateway.connections.revoke"
+        database, "select generation, token, reason from gateway.revocation"
     )
 
 
@@ -320,15 +320,15 @@ def test_a_revocation_waits_longer_each_time_until_it_is_settled(database, store
     queued = {"connection_id": uuid.uuid4(), "generation": 1}
     for token in ("first", "second"):
         store.queue_revocation(**queued, provider="ghl", token=token, refresh=None, reason="not_stored")
-    assert ["first"] == rows(database, "select token from gateway.connections.revoke")
+    assert ["first"] == rows(database, "select token from gateway.revocation")
 
     waits = []
     for _ in range(12):
         assert store.settle_revocation(**queued, done=False)
         waits += rows(
             database,
-            "select round(extract(epoch from due_at - clock_timestamp()) / 60)::int from gateway.connections.revoke",
+            "select round(extract(epoch from due_at - clock_timestamp()) / 60)::int from gateway.revocation",
         )
     assert [2, 4, 8, 16, 32, 64, 128, 256, 360, 360, 360, 360] == waits
     assert [False, False] == [store.settle_revocation(**queued, done=done) for done in (True, False)]
-    assert [] == rows(database, "select 1 from gateway.connections.revoke")
+    assert [] == rows(database, "select 1 from gateway.revocation")

@@ -13,7 +13,7 @@ from postgres import SOON, Person, race, rows
 from gateway.errors import DatabaseUnavailable
 from gateway.models import Account, ParkedGrant
 
-QUEUED = "select connection_id, generation, provider, token, refresh, reason from gateway.connections.revoke order by created_at"
+QUEUED = "select connection_id, generation, provider, token, refresh, reason from gateway.revocation order by created_at"
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_a_refused_grant_is_taken_once_and_queued(database, store, alice):
 
     assert (parked_id, 1, "parked-token") == (refused.connection_id, refused.generation, refused.token)
     assert store.refuse_parked_grant(parked_id) is None
-    assert [parked_id] == rows(database, "select connection_id from gateway.connections.revoke")
+    assert [parked_id] == rows(database, "select connection_id from gateway.revocation")
 
 
 def test_an_accepted_grant_is_saved_and_not_given_back(database, store, alice):
@@ -179,7 +179,7 @@ def test_a_parked_grant_goes_with_its_user_and_is_given_back(database, store, al
     parked_id = parks(store, alice)
     rows(database, fate)
 
-    assert [parked_id] == rows(database, "select connection_id from gateway.connections.revoke")
+    assert [parked_id] == rows(database, "select connection_id from gateway.revocation")
 
 
 def test_a_claim_is_nobody_elses_for_a_while(database, store, alice):
@@ -245,4 +245,4 @@ else:
     accepted, refused = race(database, script, [["yes", *ids], ["no", *ids]])
 
     assert accepted is not refused
-    assert [int(refused)] == rows(database, "select count(*) from gateway.connections.revoke")
+    assert [int(refused)] == rows(database, "select count(*) from gateway.revocation")

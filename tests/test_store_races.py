@@ -85,7 +85,7 @@ def test_five_processes_disconnect_and_one_did_it(database, store, alice):
     erase = "said = store.disconnect(session_hash=argv[0], connection_id=uuid.UUID(argv[1])) is not None"
 
     assert [False] * 4 + [True] == sorted(race(database, erase, [[alice.session, str(standing.id)]] * 5))
-    assert [1] == rows(database, "select count(*) from gateway.connections.revoke")
+    assert [1] == rows(database, "select count(*) from gateway.revocation")
 
 
 def test_saving_and_deleting_the_user_at_once_leaves_nothing_unqueued(database, alice):
@@ -107,7 +107,7 @@ else:
 
     assert said[0] in {0, 1, "Unexpected"}
     assert [0] == rows(database, "select count(*) from public.provider_data")
-    assert [int(said[0] == 1)] == rows(database, "select count(*) from gateway.connections.revoke")
+    assert [int(said[0] == 1)] == rows(database, "select count(*) from gateway.revocation")
 
 
 def test_a_save_that_waited_for_a_refresh_sees_its_generation(database, store, alice):

@@ -133,7 +133,7 @@ def test_a_worker_gives_back_what_is_queued(alone):
     with worker(alone) as process:
         until(
             lambda: (
-                asked(alone, "select count(*) from gateway.connections.revoke where connection_id = %s", held) == (0,)
+                asked(alone, "select count(*) from gateway.revocation where connection_id = %s", held) == (0,)
             ),
             process,
         )
