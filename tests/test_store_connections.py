@@ -308,9 +308,7 @@ def test_a_superseded_grant_is_queued_only_when_asked(database, store, alice):
         grant = alice.grant(connection_id=standing.id, generation=generation, token=f"token-{generation}")
         store.save_connection(**grant, revoke_old=revoke_old)
 
-    assert [(2, "token-2", "superseded")] == rows(
-        database, "select generation, token, reason from gateway.revocation"
-    )
+    assert [(2, "token-2", "superseded")] == rows(database, "select generation, token, reason from gateway.revocation")
 
 
 def test_a_revocation_waits_longer_each_time_until_it_is_settled(database, store):

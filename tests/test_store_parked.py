@@ -13,7 +13,9 @@ from postgres import SOON, Person, race, rows
 from gateway.errors import DatabaseUnavailable
 from gateway.models import Account, ParkedGrant
 
-QUEUED = "select connection_id, generation, provider, token, refresh, reason from gateway.revocation order by created_at"
+QUEUED = (
+    "select connection_id, generation, provider, token, refresh, reason from gateway.revocation order by created_at"
+)
 
 
 @pytest.fixture

@@ -132,9 +132,7 @@ def test_a_worker_gives_back_what_is_queued(alone):
 
     with worker(alone) as process:
         until(
-            lambda: (
-                asked(alone, "select count(*) from gateway.revocation where connection_id = %s", held) == (0,)
-            ),
+            lambda: asked(alone, "select count(*) from gateway.revocation where connection_id = %s", held) == (0,),
             process,
         )
 
