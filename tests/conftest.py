@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chaining import aged, elsewhere, rt, runtime, sealed  # noqa: F401 - fixtures of several files
-from postgres import COPIES, Copies, administer, database_dsn, fresh_database
-from postgrest_stand_in import SECRET_KEY, PostgRest
-from running import Gateway, whole_gateway
 
 from gateway.database import Store, apply_schema, open_rest_store, open_store
 from gateway.embedded.postgres import EmbeddedPostgres, start_or_join
+from tests.support.database import COPIES, Copies, administer, database_dsn, fresh_database
+from tests.support.gateway_process import Gateway, whole_gateway
+from tests.support.ledger_fixtures import aged, elsewhere, rt, runtime, sealed  # noqa: F401 - fixtures of several files
+from tests.support.postgrest_stand_in import SECRET_KEY, PostgRest
 
 TEMPLATE = "gateway_template"
 _ENOUGH_BYTES = 2 * 1024**3
@@ -101,7 +101,7 @@ def store(request, database) -> Iterator[Store]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "store" in metafunc.fixturenames and metafunc.module.__name__ in CONTRACT:
+    if "store" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2] in CONTRACT:
         metafunc.parametrize("store", ["direct", "rest"], indirect=True)
 
 

@@ -1,0 +1,33 @@
+"""
+Hostile answers wherever a provider is asked, against a gateway process: the short form of `python -m bench.hostile`.
+
+How much slower a neighbour is belongs to the machine's other work too: it is measured there, and not judged here.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are told by Linux only")
+
+
+@pytest.mark.timeout(240)
+def test_a_hostile_answer_has_its_slug_stores_nothing_and_costs_little_time_and_memory():
+    """
+    Each over within ten seconds, at most ten megabytes above what stood before, and nothing half-done: whatever was sent, and where.
+    """
+    command = [sys.executable, "-m", "bench.hostile", "--short", "--json"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=230, check=False)
+
+    assert run.stdout, run.stderr
+    rows = json.loads(run.stdout)
+    assert [] == [f"{row['place']}: {row['answer']}: {', '.join(row['broken'])}" for row in rows if row["broken"]]
+    assert 0 == run.returncode
+    assert {"connect", "refresh", "check"} < {row["place"].rpartition(", ")[2] for row in rows}

@@ -1,0 +1,167 @@
+"""
+A partner's link by clicking, in Chromium: in a browser that is signed in here, and in one that nobody knows, whose product says
+who it was. Its pages on a phone, light and dark, with axe-core.
+"""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+from gateway.sandbox.partner import ACME, NORTHWIND
+from tests.support.browser import (
+    PHONE,
+    chromium,
+    goes_on,
+    needs_axe,
+    needs_chromium,
+    new_alice,
+    sideways,
+    violations,
+    visits,
+)
+from tests.support.link_partner import new_partner
+
+pytestmark = needs_chromium
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def alice(gateway, monkeypatch):
+    return new_alice(gateway, monkeypatch)
+
+
+@pytest.fixture
+def acme(gateway, monkeypatch):
+    """The sandbox plays its server, and the product's own back end."""
+    made = new_partner(gateway)
+    monkeypatch.setitem(gateway.sandbox.state.partner_keys, ACME, made.key)
+    back_end = new_partner(gateway, "Northwind back end", reach="all")
+    monkeypatch.setitem(gateway.sandbox.state.partner_keys, NORTHWIND, back_end.key)
+    return made
+
+
+@pytest.fixture
+def visit(gateway, alice, acme, browser):
+    with visits(browser, gateway.url, gateway.sandbox.origin) as opens:
+        yield opens
+
+
+def shares(page, gateway, name="Gmail", *, known=True):
+    """From the product's page to the link's; `known`: with its user handed over on the way."""
+    page.goto(f"{gateway.sandbox.origin}/")
+    button = f"Share {name} with Acme Analytics" if known else f"Share {name} as somebody who is not signed in there"
+    page.get_by_role("button", name=button).click()
+    page.wait_for_url(f"{gateway.url}/link/**")
+
+
+def signs_in(page, gateway):
+    page.goto(f"{gateway.sandbox.origin}/")
+    page.get_by_role("button", name="Manage connections").click()
+    page.wait_for_url(f"{gateway.url}/connections")
+
+
+def looks_right(page):
+    for scheme, rules in (("light", []), ("dark", ["color-contrast"])):  # only colours differ
+        page.emulate_media(color_scheme=scheme)
+        assert [] == sideways(page), scheme
+        assert [] == violations(page, *rules), scheme
+
+
+def test_a_browser_that_nobody_knows_is_completed_by_the_products_server(gateway, acme, visit):
+    """
+    Nothing is connected on the way; then it is, and the product's page has a call for it to paste.
+    """
+    page = visit().page
+    shares(page, gateway, known=False)
+    expect(page.get_by_role("heading", level=1)).to_contain_text(acme.name)
+    expect(page.locator("#whose")).to_contain_text("•••")
+    expect(page.locator("#unknown")).to_be_visible()
+
+    goes_on(page)
+
+    expect(page.get_by_role("status")).to_contain_text("Gmail is connected")
+    assert page.url.startswith(f"{gateway.sandbox.origin}/?")
+    (made,) = acme.calls("GET", "/v1/connections").json()["items"]
+    assert "active" == made["status"]
+    expect(page.locator("#curl")).to_contain_text(f"/v1/connections/{made['id']}/token")
+
+
+def test_signed_in_it_is_shared_at_once_and_can_be_stopped(gateway, acme, visit):
+    """
+    The page says by name who connects; afterwards the list says with whom it is shared, and one press ends that.
+    """
+    page = visit().page
+    shares(page, gateway)
+    expect(page.locator("#whose")).to_have_text("alice@northwind.example")
+    goes_on(page)
+    expect(page.get_by_role("status")).to_contain_text("Gmail is connected")
+
+    page.get_by_role("button", name="Manage connections").click()
+    page.get_by_text(f"Shared with {acme.name}").click()
+    page.get_by_role("button", name="Stop sharing").click()
+
+    expect(page.get_by_role("status")).to_contain_text("Gmail is no longer shared")
+    expect(page.get_by_role("article")).to_have_count(1)
+    assert [] == acme.calls("GET", "/v1/connections").json()["items"]
+
+
+def test_another_account_is_asked_about_at_the_product(gateway, alice, acme, visit):
+    """
+    The gateway says that one is connected; the user's answer goes back by the product's server, and the id stays.
+    """
+    made = alice.connects("ghl", "NorthwindLisbon00001")["connection"]
+    page = visit().page
+    shares(page, gateway, "HighLevel", known=False)
+    goes_on(page)
+
+    page.get_by_role("button", name="Use the new account").click()
+
+    expect(page.get_by_role("status")).to_contain_text("HighLevel is connected")
+    assert [(made, "Northwind Berlin")] == [
+        (each["id"], each["account"]["label"]) for each in acme.calls("GET", "/v1/connections").json()["items"]
+    ]
+
+
+@needs_axe
+def test_the_pages_of_a_link_on_a_phone(gateway, alice, acme, visit):
+    """
+    The product's, the link's to strangers and to its user, the refusal, and the list with what it unfolds: nothing sticks out,
+    nothing is found, light and dark.
+    """
+    page = visit(viewport=PHONE).page
+    page.goto(f"{gateway.sandbox.origin}/")
+    looks_right(page)
+    shares(page, gateway, known=False)
+    looks_right(page)
+    link = page.url
+    signs_in(page, gateway)
+    page.goto(link)
+    looks_right(page)
+    goes_on(page)
+    signs_in(page, gateway)
+    page.get_by_text(f"Shared with {acme.name}").click()
+    looks_right(page)
+
+
+@needs_axe
+def test_the_page_that_somebody_else_is_shown_on_a_phone(gateway, alice, acme, browser):
+    """
+    Whom the link is for, and no way on. Chromium says its status in the console, as of every error.
+    """
+    link = acme.makes(alice)
+    context = browser.new_context(viewport=PHONE, reduced_motion="reduce")
+    page = context.new_page()
+    page.goto(f"{gateway.sandbox.origin}/as/bob")
+    signs_in(page, gateway)
+    page.goto(link["url"])
+
+    expect(page.locator("#meant-for")).to_be_visible()
+    expect(page.locator("#link")).to_have_count(0)
+    looks_right(page)
+    context.close()

@@ -1,0 +1,252 @@
+"""
+Every page of the journey, looked at in Chromium: on a phone nothing sticks out, and axe-core finds nothing, light and dark.
+
+The pages are those of a running gateway and its sandbox, with their policies; what they complain about counts too, but for
+the statuses of pages that show an error.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+import psycopg
+import pytest
+
+from gateway.errors import DatabaseUnavailable
+from tests.support.browser import PHONE, Visitor, chromium, needs_axe, needs_chromium, new_alice, sideways, violations
+from tests.support.gateway_process import Person, whole_gateway
+
+pytestmark = [needs_chromium, needs_axe]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as started:
+        yield started
+
+
+@dataclass
+class Scene:
+    """Alice's browser before the page that is looked at, and where things are."""
+
+    gateway: object
+    visitor: Visitor
+    alice: Person
+
+    @property
+    def page(self):
+        return self.visitor.page
+
+    @property
+    def product(self):
+        return self.gateway.sandbox.origin
+
+    def signs_in(self, then="/connections"):
+        """By the product's sign-in page, on to a path of the gateway."""
+        self.page.goto(f"{self.product}/login?next={then}")
+        self.page.get_by_role("button", name="Alice Winter").click()
+        self.page.wait_for_url(f"{self.gateway.url}/**")
+
+    def asks(self, provider, then=""):
+        self.signs_in(f"/connect/{provider}")
+        if then:
+            self.page.get_by_role("button", name="Continue to").click()
+            self.page.locator(then).wait_for()
+
+
+@pytest.fixture
+def scene(gateway, browser, monkeypatch):
+    made = Scene(gateway, Visitor(browser, viewport=PHONE), new_alice(gateway, monkeypatch))
+    yield made
+    made.visitor.context.close()
+
+
+@pytest.fixture(scope="module")
+def without_login(cluster, template):
+    """A gateway whose operator did not say where its users sign in."""
+    with whole_gateway(cluster, template) as made:
+        del made.environ["GATEWAY_APP_LOGIN_URL"]
+        yield made.start()
+
+
+def looks_right(scene):
+    """On the page that is open now: nothing sticks out, nothing is found, in either scheme."""
+    page = scene.page
+    for scheme, rules in (("light", []), ("dark", ["color-contrast"])):  # only colours differ
+        page.emulate_media(color_scheme=scheme)
+        assert [] == sideways(page), scheme
+        assert [] == violations(page, *rules), scheme
+    assert [] == [said for said in scene.visitor.complaints if not is_own_status(said, page.url)]
+
+
+def is_own_status(said, url):
+    """A page that shows an error has its status, and Chromium says so."""
+    return "Failed to load resource" in said and said.endswith(f"({url})")
+
+
+@pytest.mark.parametrize("provider", ["ghl", "google", "ringcentral"])
+def test_the_connect_page(scene, provider):
+    """
+    Who, what and which scopes.
+    """
+    scene.asks(provider)
+
+    looks_right(scene)
+
+
+def test_the_connect_page_when_it_is_connected_already(scene):
+    """
+    The account that stands is shown, and everything that folds is open.
+    """
+    scene.alice.connects("google")
+
+    scene.asks("google")
+
+    scene.page.get_by_text("Connected now").wait_for()
+    looks_right(scene)
+
+
+def test_the_list_without_connections(scene):
+    """
+    The empty state, with what is on offer.
+    """
+    scene.signs_in()
+
+    looks_right(scene)
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_the_list_with_connections(scene, opened):
+    """
+    Three cards, shut and with everything that folds open.
+    """
+    for provider in ("ghl", "google", "ringcentral"):
+        scene.alice.connects(provider)
+    scene.signs_in()
+
+    scene.page.evaluate(
+        "opened => document.querySelectorAll('details').forEach(e => { e.name = ''; e.open = opened })", opened
+    )
+
+    looks_right(scene)
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["connection={}&provider=google", "error=provider_unavailable&provider=google", "disconnected=done&provider=ghl"],
+)
+def test_the_list_with_a_notice(scene, query):
+    """
+    Good news, bad news, and what became of a disconnect.
+    """
+    query = query.format(scene.alice.connects("google")["connection"])
+    scene.signs_in(f"/connections?{query.replace('&', '%26')}")
+
+    scene.page.locator("#notice").wait_for()
+    looks_right(scene)
+
+
+@pytest.mark.parametrize("end", [f"connection={uuid.uuid4()}", "error=access_denied"])
+def test_the_end_of_a_pop_up(scene, end):
+    """
+    Where the window cannot close itself, the page stays and can be read.
+    """
+    scene.page.goto(f"{scene.gateway.url}/result?provider=google&{end}")
+
+    looks_right(scene)
+
+
+@pytest.mark.parametrize("path", ["/crm/main/callback", "/nowhere", f"/problems/{DatabaseUnavailable.slug}"])
+def test_a_problem(scene, path):
+    """
+    As an error, and as something to look up.
+    """
+    scene.page.goto(f"{scene.gateway.url}{path}")
+
+    scene.page.locator("#problem").wait_for()
+    looks_right(scene)
+
+
+def test_the_api_description(scene):
+    """
+    Every call and every shape, long names included.
+    """
+    scene.page.goto(f"{scene.gateway.url}/docs")
+
+    scene.page.get_by_role("heading", name="Shapes").wait_for()
+    looks_right(scene)
+
+
+def test_a_problem_that_leaves_the_app_installed(scene):
+    """
+    Redeemed, but not stored, and HighLevel cannot be told: the page says so, and leads to where the app is removed.
+    """
+    scene.asks("ghl", then="#consent")
+    with psycopg.connect(scene.gateway.dsn, autocommit=True) as database:
+        refused = f"check (auth_provider_id <> '{scene.alice.id}')"
+        database.execute(f"alter table public.provider_data add constraint refused {refused}")
+        scene.page.get_by_role("button", name="Allow", exact=True).click()
+        scene.page.locator("#problem").wait_for()
+        database.execute("alter table public.provider_data drop constraint refused")
+
+    link = scene.page.get_by_role("link", name="Remove it at HighLevel")
+    assert link.get_attribute("href").endswith("/integration/installed-apps")
+    looks_right(scene)
+
+
+def test_the_question_about_another_account(scene):
+    """
+    Asked before anything changes; the answer decides which one is listed.
+    """
+    scene.alice.connects("google")
+    scene.asks("google", then="#consent")
+    scene.page.get_by_text("hello@northwind.example").click()
+    scene.page.get_by_role("button", name="Allow", exact=True).click()
+
+    answer = scene.page.get_by_role("button", name="Use the new account from now on")
+    answer.wait_for()
+    looks_right(scene)
+
+    answer.click()
+    scene.page.get_by_role("article", name="Gmail hello@northwind.example").wait_for()
+
+
+def test_the_page_that_asks_to_sign_in(scene, without_login):
+    """
+    Shown where no sign-in page was set.
+    """
+    scene.page.goto(f"{without_login.url}/connections")
+
+    scene.page.get_by_text("I run this service").click()
+    looks_right(scene)
+
+
+@pytest.mark.parametrize("path", ["/", "/?connection=1&provider=google", "/?error=access_denied", "/login"])
+def test_the_products_pages(scene, path):
+    """
+    Its accounts to connect, its notices, its sign-in.
+    """
+    scene.page.goto(f"{scene.product}{path}")
+
+    looks_right(scene)
+
+
+@pytest.mark.parametrize("provider", ["ghl", "google", "ringcentral"])
+def test_the_consent_pages(scene, provider):
+    """
+    What the providers are played with, the faults unfolded.
+    """
+    scene.asks(provider, then="#consent")
+
+    scene.page.get_by_text("Let something go wrong").click()
+    looks_right(scene)
+
+
+def test_a_request_that_the_provider_refuses(scene):
+    """
+    The page that stands where a redirect cannot be trusted.
+    """
+    scene.page.goto(f"{scene.product}/ghl/v2/oauth/chooselocation?client_id=unknown")
+
+    looks_right(scene)

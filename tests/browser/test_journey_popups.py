@@ -1,0 +1,126 @@
+"""
+Connecting in a pop-up, in Chromium: the product's page stays where it is and hears how it ended, whatever becomes of the window.
+"""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+from gateway.sandbox import consent
+from tests.support.browser import (
+    chromium,
+    closes,
+    closes_by,
+    connect_button,
+    goes_on,
+    needs_chromium,
+    new_alice,
+    visits,
+)
+
+pytestmark = needs_chromium
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def visitor(gateway, browser, monkeypatch):
+    new_alice(gateway, monkeypatch)
+    with visits(browser, gateway.url, gateway.sandbox.origin) as opens:
+        yield opens()
+
+
+@pytest.fixture
+def page(visitor):
+    return visitor.page
+
+
+def opens_a_pop_up(page, gateway):
+    button = connect_button(page, gateway, "Gmail in a Pop-up")
+    with page.expect_popup() as opened:
+        button.click()
+    opened.value.locator("form#connect").wait_for()
+    return opened.value
+
+
+def test_a_pop_up_tells_its_opener_and_closes(gateway, visitor):
+    """
+    The promise resolves by the window's message, not by asking; the product's page never left.
+    """
+    popup = opens_a_pop_up(visitor.page, gateway)
+
+    goes_on(popup)
+
+    expect(visitor.page.get_by_role("status")).to_contain_text("Gmail is connected")
+    closes(popup)
+    assert 1 == visitor.asked("/v1/connections"), "once before, for comparison"
+    assert f"{gateway.sandbox.origin}/" == visitor.page.url
+
+
+def test_a_pop_up_that_is_told_no_rejects_and_stays_to_be_read(gateway, page):
+    """
+    The opener shows the sentence at once; the window's own button closes it.
+    """
+    popup = opens_a_pop_up(page, gateway)
+
+    goes_on(popup, "Deny")
+
+    expect(page.get_by_role("status")).to_contain_text("You did not allow it, so nothing was connected.")
+    expect(popup.get_by_role("heading", name="Access was not granted")).to_be_visible()
+    closes_by(popup.get_by_role("button", name="Close this window"))
+
+
+def test_a_pop_up_that_is_closed_half_way_rejects(gateway, page):
+    """
+    Nobody waits for ever for a window that is gone.
+    """
+    popup = opens_a_pop_up(page, gateway)
+
+    popup.close()
+
+    expect(page.get_by_role("status")).to_contain_text("The window was closed before the end")
+
+
+def test_a_lost_opener_resolves_by_asking_for_the_connections(gateway, visitor, monkeypatch):
+    """
+    A provider that isolates its page (Cross-Origin-Opener-Policy) cuts the window off; the list still knows.
+    """
+    monkeypatch.setattr(consent, "guarded", isolated(consent.guarded))
+    popup = opens_a_pop_up(visitor.page, gateway)
+    visitor.page.evaluate("document.hasFocus = () => false")  # as in life, where the other window has it
+
+    goes_on(popup)
+
+    expect(popup.get_by_role("heading", name="Gmail is connected")).to_be_visible()
+    assert popup.evaluate("window.opener === null"), "the opener was not lost: this test tests nothing"
+    expect(visitor.page.get_by_role("status")).to_contain_text("Gmail is connected")
+    assert visitor.asked("/v1/connections") > 1
+
+
+def isolated(guarded):
+    """The provider's pages, isolated from whoever opened them."""
+
+    def answered(*arguments):
+        answer = guarded(*arguments)
+        answer.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+        return answer
+
+    return answered
+
+
+def test_a_blocked_pop_up_connects_by_redirect(gateway, page):
+    """
+    A browser that opens no window does not keep anybody from connecting.
+    """
+    page.add_init_script("window.open = () => null")
+    connect_button(page, gateway, "Gmail in a Pop-up").click()
+
+    goes_on(page)
+
+    expect(page.get_by_role("status")).to_contain_text("Gmail is connected")
+    assert page.url.startswith(f"{gateway.sandbox.origin}/?")

@@ -1,0 +1,480 @@
+"""
+`connections …` on the command line: looked at, one revoked, all of a provider revoked with a proof; and `events …` beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from dataclasses import replace
+from types import SimpleNamespace
+
+import psycopg
+import pytest
+import structlog
+from click.testing import CliRunner
+
+from gateway.cli.demo import demo_settings
+from gateway.cli.main import main
+from gateway.connections import revoke_provider
+from gateway.connections.revoke_provider import RevokeAll, proof, summary
+from gateway.database import open_rest_store
+from gateway.errors import DatabaseUnavailable, Frozen
+from gateway.events import seal_all
+from gateway.models import Account
+from gateway.sandbox import make_server
+from gateway.services import build_runtime
+from gateway.settings import read_settings
+from tests.support.database import Person, in_an_hour, rows
+from tests.support.postgrest_stand_in import SECRET_KEY
+
+
+@pytest.fixture(autouse=True)
+def own_log():
+    """The commands set the log up for their process, on a stream that is theirs."""
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with make_server(gateway="http://localhost:8000") as made:
+        yield made
+
+
+@pytest.fixture
+def here(database, tmp_path, sandbox):
+    """The instruments, the environment of a command, and the providers as the sandbox plays them."""
+    sandbox.state.reset()
+    environ = demo_settings(tmp_path, "http://localhost:8000", sandbox.origin, database)
+    rt = build_runtime(read_settings(environ))
+    yield SimpleNamespace(rt=rt, environ=environ, sandbox=sandbox, database=database)
+    rt.store.close()
+    rt.outbound.close()
+
+
+def run(here, *arguments, code=0, **options):
+    """What a command printed, and the exit code it has to end with."""
+    done = CliRunner().invoke(main, [str(each) for each in arguments], env=here.environ, **options)
+    assert code == done.exit_code, done.output + repr(done.exception)
+    return done.stdout
+
+
+def seals(rt, row):
+    place = {"row": str(row), "generation": 1}
+    return {name: rt.vault.seal(f"{name}-of-{row}", column=name, **place) for name in ("token", "refresh")}
+
+
+def connect(here, count=1, *, provider="zoom", name="alice"):
+    """That many connections of one user, one account each."""
+    person, made = Person(name), []
+    person.signs_in(here.rt.store)
+    for number in range(count):
+        row, account = uuid.uuid4(), f"{name}-{provider}-{number}"
+        given = {
+            "provider": provider,
+            "type": 3,
+            "account_key": account,
+            "account_id": account,
+            "account_label": account,
+        }
+        person.connects(here.rt.store, connection_id=row, **given, **seals(here.rt, row))
+        made.append(row)
+    return made
+
+
+def revoked_there(here, provider="zoom"):
+    """What the provider was told to revoke."""
+    return {each["form"].get("token") for each in here.sandbox.state.requests(provider, "revoke")}
+
+
+# -- looking ---------------------------------------------------------------------------------------------------------
+
+
+def test_connections_are_listed_page_by_page_and_narrowed(here, monkeypatch):
+    """
+    All of everybody's, and no secret among them.
+    """
+    monkeypatch.setattr("gateway.cli.connections.PAGE", 2)
+    held = connect(here, 5) + connect(here, 1, provider="ringcentral", name="bob")
+    listed = [json.loads(line) for line in run(here, "connections", "list", "--json").splitlines()]
+
+    assert sorted(map(str, held)) == [row["id"] for row in listed]
+    assert 1 == len(run(here, "connections", "list", "--provider", "ringcentral", "--json").splitlines())
+    (alice,) = rows(here.database, "select user_id from gateway.connection where id = %s", held[0])
+    assert 5 == len(run(here, "connections", "list", "--user", alice).splitlines())
+    assert "" == run(here, "connections", "list", "--status", "needs_reauthorization")
+    assert "alice-zoom-0" in run(here, "connections", "list")
+    assert "gAAAA" not in json.dumps(listed)
+
+
+def test_one_connection_is_shown_with_its_partners_and_what_happened(here):
+    """
+    Also when it is erased; never its tokens.
+    """
+    (held,) = connect(here)
+    partner = rows(
+        here.database, "insert into gateway.partner (name, scope, reach) values ('Acme', '{}', 'own') returning id"
+    )[0]
+    rows(
+        here.database,
+        "insert into gateway.consent (partner_id, connection_id, made) values (%s, %s, true)", partner, held,
+    )  # fmt: skip
+    shown = run(here, "connections", "show", held)
+    whole = json.loads(run(here, "connections", "show", held, "--json"))
+
+    assert "Acme" in shown
+    assert "connection.created" in shown
+    assert "gAAAA" not in shown + json.dumps(whole)
+    assert [("Acme", True, None)] == [(each["name"], each["made"], each["ended_at"]) for each in whole["partners"]]
+    run(here, "connections", "revoke", held, "--yes")
+    assert "does not stand any more" in run(here, "connections", "show", held)
+    run(here, "connections", "show", uuid.uuid4(), code=1)
+
+
+# -- one -------------------------------------------------------------------------------------------------------------
+
+
+def test_one_connection_is_revoked_with_a_receipt(here):
+    """
+    Erased here, given back there, told in the ledger; another stays.
+    """
+    gone, stays = connect(here, 2)
+    receipt = json.loads(run(here, "connections", "revoke", gone, "--yes", "--json"))
+
+    assert (str(gone), "done") == (receipt["connection_id"], receipt["revocation"])
+    assert {f"token-of-{gone}", f"refresh-of-{gone}"} == revoked_there(here)
+    assert [stays] == rows(here.database, "select id from gateway.connection")
+    told = rows(
+        here.database, "select type, data ->> 'by' from gateway.event where connection_id = %s order by at", gone
+    )
+    assert [("connection.created", None), ("connection.disconnected", "operator"), ("grant.revoked", None)] == told
+    run(here, "connections", "revoke", gone, "--yes", code=1)
+    run(here, "connections", "revoke", gone, code=1)
+
+
+def test_one_or_all_of_a_provider_has_to_be_named(here):
+    """
+    And never both; an unknown provider is a slip of the pen.
+    """
+    (held,) = connect(here)
+    for arguments in ([], [held, "--provider", "zoom"], [held, "--proof", "x"]):
+        run(here, "connections", "revoke", *arguments, code=2)
+    run(here, "connections", "revoke", "--provider", "zooom", "--yes", code=2)
+    run(here, "connections", "revoke", "--provider", "zoom", code=2)  # nobody there who could be asked
+    run(here, "connections", "revoke", held, code=2)
+    run(here, "connections", "list", "--provider", "zooom", code=2)
+
+    assert [held] == rows(here.database, "select id from gateway.connection")
+    assert [] == rows(here.database, "select target from gateway.freeze")
+
+
+# -- all of a provider -----------------------------------------------------------------------------------------------
+
+
+def test_all_of_a_provider_is_revoked_with_a_proof(here, tmp_path):
+    """
+    Hundreds of several users: frozen, erased, every grant given back; a line each, and another provider untouched.
+    """
+    held = [row for name in ("alice", "bob", "carol") for row in connect(here, 70, name=name)]
+    (stays,) = connect(here, provider="ringcentral")
+    file = tmp_path / "proof.jsonl"
+    said = json.loads(run(here, "connections", "revoke", "--provider", "zoom", "--yes", "--json", "--proof", file))
+    *lines, end = map(json.loads, file.read_text().splitlines())
+
+    assert (210, 210, 0, 0, 0) == tuple(said[name] for name in ("erased", "done", "queued", "unsupported", "left"))
+    assert {f"{what}-of-{row}" for row in held for what in ("token", "refresh")} == revoked_there(here)
+    assert [stays] == rows(here.database, "select id from gateway.connection")
+    assert ["provider:zoom"] == rows(here.database, "select target from gateway.freeze")
+    assert {str(row) for row in held} == {line["connection_id"] for line in lines}
+    assert {"done"} == {line["revocation"] for line in lines}
+    assert [(line["event_id"], line["position"]) for line in lines] == rows(
+        here.database,
+        "select id::text, position from gateway.event where type = 'connection.disconnected' order by at, id",
+    )
+    ledger = here.rt.store.ledger()
+    assert (ledger.position, ledger.hash) == (end["position"], end["hash"]) == (said["position"], said["hash"])
+    assert 0o600 == file.stat().st_mode & 0o777
+    assert [[], []] == rows(
+        here.database, "select providers from public.user_profile where user_name in ('bob', 'carol')"
+    )
+    assert "gAAAA" not in file.read_text()
+
+
+def test_what_would_become_a_connection_goes_too(here):
+    """
+    Parked grants, and attempts under way: nothing of the provider comes back by itself.
+    """
+    alice = Person("alice")
+    alice.signs_in(here.rt.store)
+    for provider in ("zoom", "ringcentral"):
+        row = uuid.uuid4()
+        here.rt.store.park_grant(
+            parked_id=row, user_id=alice.id, provider=provider, browser_hash="b", account=Account("i", "l"), scope=(),
+            **seals(here.rt, row), expires_at=in_an_hour(), refresh_expires_at=None, facts={}, return_to=None, display="page",
+        )  # fmt: skip
+        here.rt.store.start_authorization(
+            session_hash=alice.session, state_hash=provider, browser_hash="b", provider=provider, sealed="s", scope=(),
+            return_to=None, display="page",
+        )  # fmt: skip
+    said = json.loads(run(here, "connections", "revoke", "--provider", "zoom", "--yes", "--json"))
+
+    assert (0, 1, 1) == (said["erased"], said["parked"], said["attempts"])
+    assert 2 == len(revoked_there(here))
+    assert [("ringcentral", "ringcentral")] == rows(
+        here.database, "select p.provider, a.provider from gateway.parked_grant p, gateway.authorization_request a"
+    )
+
+
+def test_whoever_is_saving_when_a_run_begins_is_waited_for_and_erased_too(here):
+    """
+    So that "none is left" is true when it is said.
+    """
+    alice = Person("alice")
+    alice.signs_in(here.rt.store)
+    run_ = RevokeAll(here.rt, "zoom", stopped=threading.Event())
+    whole = threading.Thread(target=lambda: list(run_))
+    with psycopg.connect(here.database) as saving, psycopg.connect(here.database, autocommit=True) as watch:
+        saving.execute("select gateway.closed('zoom')")  # let through a moment before, as far as it knows
+        saving.execute(
+            "insert into public.provider_data (id, auth_provider_id, token) values (%s, %s, 't')", [alice.id, alice.id]
+        )
+        saving.execute(
+            "insert into gateway.connection (id, user_id, provider, type, account_id, account_label, generation)"
+            " values (%s, %s, 'zoom', 3, 'a', 'a', 1)", [alice.id, alice.id],
+        )  # fmt: skip
+        whole.start()
+        while not watch.execute("select 1 from pg_locks where locktype = 'advisory' and not granted").fetchone():
+            assert whole.is_alive()
+        saving.commit()
+    whole.join()
+
+    assert (1, 0) == (run_.report.erased, run_.report.left)
+
+
+def test_nothing_is_connected_at_a_frozen_provider_until_the_thaw(here):
+    """
+    Neither begun, nor parked, nor saved; elsewhere everything goes on.
+    """
+    run(here, "connections", "revoke", "--provider", "zoom", "--yes")
+    alice = Person("alice")
+    alice.signs_in(here.rt.store)
+    store = here.rt.store
+    begun = {
+        "session_hash": alice.session,
+        "browser_hash": "b",
+        "sealed": "s",
+        "scope": (),
+        "return_to": None,
+        "display": "page",
+    }
+    parked = {
+        "parked_id": uuid.uuid4(), "user_id": alice.id, "browser_hash": "b", "account": Account("i", "l"), "scope": (),
+        "token": "t", "refresh": None, "expires_at": in_an_hour(), "refresh_expires_at": None, "facts": {},
+        "return_to": None, "display": "page",
+    }  # fmt: skip
+    for refused in (
+        lambda: store.start_authorization(state_hash="z", provider="zoom", **begun),
+        lambda: store.park_grant(provider="zoom", **parked),
+        lambda: alice.connects(store, provider="zoom", type=3),
+    ):
+        with pytest.raises(Frozen):
+            refused()
+    assert (0, 0, 0) == tuple(rows(here.database, "select (select count(*) from gateway.connection), (select count(*) from"
+        " gateway.parked_grant), (select count(*) from gateway.authorization_request)")[0])  # fmt: skip
+    assert {"zoom"} == store.connections(alice.session).frozen
+    assert store.start_authorization(state_hash="r", provider="ringcentral", **begun)
+    assert alice.connects(store, provider="ringcentral", type=3)
+    store.freeze(provider="zoom", off=True)
+    assert alice.connects(store, provider="zoom", type=3)
+
+
+def test_an_interrupted_run_is_resumed_and_the_proof_is_of_both(here, monkeypatch):
+    """
+    Ended between two steps, it says so; the next one goes on, and nothing is missing in the end.
+    """
+    connect(here, 30)
+    monkeypatch.setattr(revoke_provider, "BATCH", 10)
+    stopped = threading.Event()
+    first = RevokeAll(here.rt, "zoom", stopped=stopped)
+    for _ in first:
+        stopped.set()
+    second = RevokeAll(here.rt, "zoom", stopped=threading.Event())
+    steps = sum(1 for _ in second)
+
+    assert (True, 10, 20) == (first.report.interrupted, first.report.erased, first.report.left)
+    assert (False, 20, 0, 30) == (
+        second.report.interrupted, second.report.erased, second.report.left, second.report.outcomes["done"],
+    )  # fmt: skip
+    assert steps >= 4
+    told = summary(here.rt, second.report)
+    assert (30, 30) == (told.erased, told.outcomes["done"])
+    assert 30 == len(list(proof(here.rt, second.report)))
+
+
+def test_what_the_provider_does_not_take_is_queued_and_told_so(here):
+    """
+    Erased all the same; workers go on trying, and the proof of a later run knows.
+    """
+    connect(here, 3)
+    here.sandbox.state.add_fault("status", "zoom", "revoke", times=3, status=503)
+    said = json.loads(run(here, "connections", "revoke", "--provider", "zoom", "--yes", "--json"))
+    assert (3, 0, 3, 0) == tuple(said[name] for name in ("erased", "done", "queued", "left"))
+
+    again = json.loads(run(here, "connections", "revoke", "--provider", "zoom", "--yes", "--json"))
+    assert (3, 3, 0, 0) == tuple(again[name] for name in ("erased", "done", "queued", "left"))
+
+
+def test_a_user_who_is_at_it_just_now_keeps_nobody_else_waiting(here, monkeypatch):
+    """
+    Passed over, and come back to.
+    """
+    monkeypatch.setattr(revoke_provider, "BATCH", 10)
+    connect(here, 3, name="alice")
+    connect(here, 3, name="bob")
+    run_ = RevokeAll(here.rt, "zoom", stopped=threading.Event())
+    with psycopg.connect(here.database) as busy:
+        busy.execute(
+            "select pg_advisory_xact_lock(hashtextextended('gateway user ' || c.user_id::text, 0)) from gateway.connection c"
+            " where c.account_id = 'bob-zoom-0'"
+        )
+        steps = iter(run_)
+        next(steps)
+        assert 3 == run_.report.erased
+        busy.rollback()
+    for _ in steps:
+        pass
+
+    assert (6, 0) == (run_.report.erased, run_.report.left)
+
+
+def test_over_rest_the_same_is_done(here, rest):
+    """
+    One round trip a step there, too; and what is looked at is the same.
+    """
+    held = connect(here, 5)
+    over_rest = replace(here.rt, store=open_rest_store(rest.url, SECRET_KEY))
+    looked = {"provider": "zoom", "user_id": None, "status": "active", "after": None, "most": 10}
+    try:
+        assert here.rt.store.all_connections(**looked) == over_rest.store.all_connections(**looked)
+        assert here.rt.store.inspect_connection(held[0]) == over_rest.store.inspect_connection(held[0])
+        run_ = RevokeAll(over_rest, "zoom", stopped=threading.Event())
+        for _ in run_:
+            pass
+        told = summary(over_rest, run_.report)
+        assert (5, 5, 0) == (told.erased, told.outcomes["done"], told.left)
+        assert list(proof(here.rt, run_.report)) == list(proof(over_rest, run_.report))
+    finally:
+        over_rest.store.close()
+
+
+def test_a_database_that_is_away_for_a_moment_ends_nothing(here, monkeypatch):
+    """
+    Each step may be repeated, and is; one that stays away ends the run with a sentence.
+    """
+    connect(here, 2)
+    erase, failures = here.rt.store.erase_provider, [DatabaseUnavailable("away")] * 2
+
+    def sometimes(*arguments, **options):
+        if failures:
+            raise failures.pop()
+        return erase(*arguments, **options)
+
+    monkeypatch.setattr("gateway.database.Store.erase_provider", lambda _, *a, **o: sometimes(*a, **o))
+    stopped = threading.Event()
+    monkeypatch.setattr(stopped, "wait", lambda _: False)
+    run_ = RevokeAll(here.rt, "zoom", stopped=stopped)
+    assert 0 == list(run_)[-1].left
+    failures += [DatabaseUnavailable("away")] * 9
+    with pytest.raises(DatabaseUnavailable):
+        list(RevokeAll(here.rt, "zoom", stopped=stopped))
+
+
+def test_a_proof_is_never_written_over(here, tmp_path):
+    """
+    And a place that cannot be written is told of before anything is erased.
+    """
+    connect(here)
+    file = tmp_path / "proof.jsonl"
+    file.write_text("of last time")
+    for path in (file, tmp_path / "nowhere" / "proof.jsonl"):
+        run(here, "connections", "revoke", "--provider", "zoom", "--yes", "--proof", path, code=2)
+
+    assert "of last time" == file.read_text()
+    assert 1 == len(rows(here.database, "select id from gateway.connection"))
+
+
+# -- the ledger ------------------------------------------------------------------------------------------------------
+
+
+def test_events_are_tailed_from_wherever_one_likes(here):
+    """
+    In order, with what they are about.
+    """
+    connect(here, 30)
+    seal_all(here.rt)
+
+    assert list(range(11, 31)) == [
+        json.loads(line)["position"] for line in run(here, "events", "tail", "--json").splitlines()
+    ]
+    assert 28 == len(run(here, "events", "tail", "--after", "2").splitlines())
+    assert "connection.created" in run(here, "events", "tail", "--after", "29")
+
+
+def test_the_ledger_is_verified_and_what_was_done_to_it_is_named(here):
+    """
+    Exit code 1 then; with the log's own heads more is found.
+    """
+    connect(here, 20)
+    seal_all(here.rt)
+    head = here.rt.store.ledger()
+    good = json.loads(run(here, "events", "verify", "--head", f"{head.position}:{head.hash}", "--json"))
+    assert (True, 20, None) == (good["ok"], good["checked"], good["problem"])
+    assert "20 events are as they were sealed" in run(here, "events", "verify")
+
+    assert "its end was cut off" in run(here, "events", "verify", "--head", f"21:{head.hash}", code=1)
+    assert "made anew" in run(here, "events", "verify", "--head", f"20:{'0' * 64}", code=1)
+    run(here, "events", "verify", "--head", "20", code=2)
+    rows(here.database, "update gateway.event set user_id = gen_random_uuid() where position = 17")
+    assert "The event at position 17 was changed." in run(here, "events", "verify", code=1)
+    assert 17 == json.loads(run(here, "events", "verify", "--json", code=1))["problem"]["position"]
+
+
+def test_a_restored_backup_is_accepted_on_the_command_line(here):
+    """
+    And nothing else is by it: not what was changed, and not where there is nothing to accept.
+    """
+    connect(here, 10)
+    seal_all(here.rt)
+    backup = rows(here.database, "select position, hash, mark from gateway.ledger")[0]
+    assert "nothing to accept" in run(here, "events", "verify", "--accept-head")
+    connect(here, 5, name="bob")
+    seal_all(here.rt)
+    rows(here.database, "delete from gateway.event where position > 10")
+    rows(here.database, "update gateway.events set position = %s, hash = %s, mark = %s", *backup)
+    assert "cut off or put back" in run(here, "events", "verify", code=1)
+    run(here, "events", "verify", "--accept-head", "--head", f"10:{backup[1]}", code=2)
+    rows(here.database, "update gateway.event set type = 'x' || type where position = 7")
+    assert "more is wrong" in run(here, "events", "verify", "--accept-head", code=1)
+    rows(here.database, "update gateway.event set type = substr(type, 2) where position = 7")
+
+    assert "goes on from position 10" in run(here, "events", "verify", "--accept-head")
+    assert 1 == seal_all(here.rt)
+    assert "11 events are as they were sealed" in run(here, "events", "verify")
+    assert "ledger.accepted" in run(here, "events", "tail", "--after", "10")
+
+
+# -- registrations ---------------------------------------------------------------------------------------------------
+
+
+def test_one_providers_registration_is_checked_or_all(here):
+    """
+    As the doctor does; exit code 1 when something is to mend.
+    """
+    assert "It knows our registration" in run(here, "providers", "check", "zoom")
+    here.sandbox.state.add_fault("other_client", "zoom", "token")
+    said = json.loads(run(here, "providers", "check", "zoom", "--json", code=1))
+    assert (False, {"zoom"}) == (said["ok"], {finding["about"] for finding in said["findings"]})
+    run(here, "providers", "check", "nowhere", code=2)
+    assert "ringcentral" in run(here, "providers", "check")

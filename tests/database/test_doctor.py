@@ -1,0 +1,462 @@
+"""
+The doctor: each finding broken once, over a real database and the sandbox; and nothing to mend where nothing is broken.
+
+What it sees in the catalogues is in test_mutants.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from uuid import uuid4
+
+import pytest
+from cryptography.fernet import Fernet
+
+from gateway import doctor
+from gateway.crypto.vault import Vault
+from gateway.database import open_store, schema_path
+from gateway.doctor import Finding, expected, names
+from gateway.errors import DatabaseUnavailable
+from tests.support.database import Person, rows
+from tests.support.gateway_process import ROOT, Gateway, free_port, whole_gateway
+from tests.support.hostile_issuer import HostileServer
+from tests.support.partners import partner
+from tests.support.postgrest_stand_in import SECRET_KEY, PostgRest
+
+PROVIDERS = ("ghl", "ghl_white_label", "google", "microsoft", "ringcentral", "zoom")
+NONE_OF_THEM = {f"{provider.upper()}_CLIENT_ID": "" for provider in PROVIDERS}
+
+
+@pytest.fixture(scope="module")
+def installed(cluster, template) -> Iterator[Gateway]:
+    """Everything set up and the providers played; the gateway itself need not run."""
+    with whole_gateway(cluster, template) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _no_faults(installed) -> Iterator[None]:
+    yield
+    installed.sandbox.state.faults.clear()
+
+
+def examined(gateway: Gateway, **changes: str) -> list[Finding]:
+    """By default without providers, which are asked where a test is about them."""
+    return list(doctor.examine({**gateway.environ, **NONE_OF_THEM, "GATEWAY_ALLOW_PRIVATE_HOSTS": "1", **changes}))
+
+
+def only(provider: str) -> dict[str, str]:
+    client = "64a000000000000000000000-sandbox1" if provider.startswith("ghl") else f"sandbox-{provider}"
+    return {f"{provider.upper()}_CLIENT_ID": client, f"{provider.upper()}_CLIENT_SECRET": f"sandbox-{provider}-secret"}
+
+
+def said(findings: list[Finding], about: str, level: str) -> str:
+    return " ".join(finding.says for finding in findings if (finding.about, finding.level) == (about, level))
+
+
+# -- nothing to mend -------------------------------------------------------------------------------------------------
+
+
+def test_a_sound_installation_has_nothing_that_must_be_mended(installed):
+    """
+    Every part is looked at and found well, and every provider knows us.
+    """
+    found = list(doctor.examine(installed.environ))
+
+    assert doctor.fit(found)
+    assert {
+        "settings",
+        "keys",
+        "journal",
+        "database",
+        "schema",
+        "clock",
+        "policies",
+        "grants",
+        "sign-in",
+        *PROVIDERS,
+    } <= {finding.about for finding in found if finding.level == "ok"}
+    assert ["Provider addresses may be private, and plain http on loopback."] == [
+        finding.says for finding in found if finding.level != "ok"
+    ]
+    for provider in PROVIDERS:
+        assert "It knows our registration" in said(found, provider, "ok")
+
+
+def test_the_redirect_uri_is_printed_to_be_copied(installed):
+    """
+    Exactly as the provider has to know it.
+    """
+    found = examined(installed, **only("ghl"))
+    assert f"{installed.url}/crm/main/callback" in said(found, "ghl", "ok")
+
+
+def test_asking_changes_nothing(installed):
+    """
+    Nothing is connected, stored or used up by an examination.
+    """
+    counted = "select (select count(*) from gateway.event), (select count(*) from public.provider_data)"
+    before = rows(installed.dsn, counted)
+    list(doctor.examine(installed.environ))
+
+    assert before == rows(installed.dsn, counted)
+
+
+# -- settings and keys -----------------------------------------------------------------------------------------------
+
+
+def test_all_that_is_wrong_with_the_settings_is_told(installed):
+    """
+    At once, and nothing else can be looked at then.
+    """
+    found = examined(installed, GATEWAY_KEYS="", GATEWAY_PUBLIC_URL="nonsense")
+
+    assert "GATEWAY_KEYS is missing" in said(found, "settings", "fail")
+    assert "GATEWAY_PUBLIC_URL" in said(found, "settings", "fail")
+    assert not doctor.fit(found)
+
+
+def test_a_missing_client_secret_is_a_problem_of_the_settings(installed):
+    """
+    Before a user meets it.
+    """
+    found = examined(installed, GOOGLE_CLIENT_ID="x", GOOGLE_CLIENT_SECRET="")
+    assert "GOOGLE_CLIENT_SECRET is missing" in said(found, "settings", "fail")
+
+
+def test_a_front_end_that_cannot_hand_over_anybody_is_told_of(installed):
+    """
+    Neither an origin nor a sign-in page.
+    """
+    found = examined(installed, GATEWAY_APP_ORIGINS="", GATEWAY_APP_LOGIN_URL="")
+    assert "No front end can hand over" in said(found, "settings", "warn")
+
+
+def test_a_setting_with_a_slip_in_it_is_told_of(installed):
+    """
+    It would change nothing and say nothing; names that are nobody's slip are let be, since orchestrators make some.
+    """
+    slips = {"GATEWAY_APP_ORIGIN": "x", "GATEWAY_METRICS_TOKENS_FILE": "x", "GATEWAY_SERVICE_HOST": "10.0.0.1"}
+    found = list(names.examine({**installed.environ, **slips}, PROVIDERS))
+
+    assert ["Did you mean GATEWAY_APP_ORIGINS?", "Did you mean GATEWAY_METRICS_TOKEN_FILE?"] == [f.mend for f in found]
+
+
+def test_a_secret_without_its_client_id_is_told_of(installed):
+    """
+    The provider is not enabled then, which nobody would have meant.
+    """
+    found = examined(
+        installed, ZOOM_CLIENT_ID="", ZOOM_CLIENT_SECRET="a secret", OTHER_CLIENT_SECRET="another product's"
+    )
+
+    assert "ZOOM_CLIENT_SECRET is set without ZOOM_CLIENT_ID" in said(found, "settings", "warn")
+    assert "OTHER" not in said(found, "settings", "warn")
+
+
+def test_running_without_the_journal_is_told_of(installed):
+    """
+    The contract wants it so.
+    """
+    assert "switched off" in said(examined(installed, GATEWAY_JOURNAL="0"), "journal", "warn")
+
+
+def test_a_lost_key_is_found_before_a_user_finds_it(installed):
+    """
+    The newest stored tokens are tried, and none of them is shown.
+    """
+    key = Fernet.generate_key().decode()
+    connection, store = uuid4(), open_store(installed.dsn)
+    alice = Person("alice")
+    alice.signs_in(store)
+    sealed = Vault([key]).seal("secret", row=str(connection), column="token", generation=1)
+    alice.connects(store, connection_id=connection, token=sealed, refresh=None)
+
+    ours = installed.environ["GATEWAY_KEYS"]
+    assert "1 of the 1 newest stored tokens do not open." == said(examined(installed), "keys", "fail")
+    assert "newest stored tokens open" in said(examined(installed, GATEWAY_KEYS=f"{ours},{key}"), "keys", "ok")
+    store.disconnect(session_hash=alice.session, connection_id=connection)
+    store.close()
+
+
+# -- database --------------------------------------------------------------------------------------------------------
+
+
+def test_a_database_that_is_away_is_told_of(installed):
+    """
+    And nothing is believed of it.
+    """
+    found = examined(installed, DATABASE_URL=f"postgresql://postgres@127.0.0.1:{free_port()}/postgres")
+
+    assert "It does not answer." == said(found, "database", "fail")
+    assert not [finding for finding in found if finding.about in ("policies", "grants", "schema")]
+
+
+def test_a_missing_schema_names_the_command_that_sets_it_up(installed, bare_database):
+    """
+    Whatever else stands there.
+    """
+    found = [finding for finding in examined(installed, DATABASE_URL=bare_database) if finding.level == "fail"]
+    assert [("schema", "Run `python -m gateway db apply`.")] == [(finding.about, finding.mend) for finding in found]
+
+
+def test_a_broken_policy_is_told_with_its_mend(installed, database):
+    """
+    All the way from the catalogue.
+    """
+    rows(database, "alter table public.provider_data disable row level security")
+    found = examined(installed, DATABASE_URL=database)
+
+    assert "Row-level security is off on provider_data" in said(found, "policies", "fail")
+    assert "db apply" in doctor.to_mend(found)
+
+
+def test_the_gateways_modest_role_can_be_examined_too(installed, database):
+    """
+    Catalogues may be read by everybody; rows may not, and that is said.
+    """
+    rows(database, "alter role gateway_app login")
+    found = examined(installed, DATABASE_URL=database.replace("postgres@/", "gateway_app@/"))
+
+    assert doctor.fit(found)
+    assert "may not read rows" in said(found, "keys", "unseen")
+    assert said(found, "grants", "ok")
+
+
+def test_over_rest_policies_are_said_to_be_unseen(installed):
+    """
+    What was not looked at is not passed over; the rest is examined as ever.
+    """
+    project = PostgRest(installed.dsn, auth=installed.sandbox.origin)
+    settings = {"DATABASE_URL": "", "SUPABASE_URL": project.url, "SUPABASE_SECRET_KEY": SECRET_KEY}
+    found = examined(installed, **settings)
+    project.stop()
+
+    assert doctor.fit(found)
+    assert "cannot be seen" in said(found, "policies", "unseen")
+    assert said(found, "schema", "ok")
+    assert said(found, "sign-in", "ok")
+
+
+def test_everything_of_schema_sql_is_compared():
+    """
+    The reader of schema.sql misses no policy, no trigger and no function.
+    """
+    text = schema_path().read_text(encoding="utf-8")
+
+    assert len(expected.policies()) == len(re.findall("^create policy", text, re.MULTILINE))
+    assert len(expected.triggers()) == len(re.findall("^create or replace trigger", text, re.MULTILINE))
+    assert set(expected.functions()) == set(
+        re.findall(r"^create or replace function ([a-z0-9_.]+)", text, re.MULTILINE)
+    )
+
+
+# -- sign-in and clock -----------------------------------------------------------------------------------------------
+
+
+def test_without_a_project_nobody_can_sign_in(installed):
+    """
+    Said before a user finds out.
+    """
+    assert "nobody can sign in" in said(examined(installed, SUPABASE_URL=""), "sign-in", "fail")
+
+
+def test_signing_keys_that_cannot_be_had_are_told_of(installed):
+    """
+    A failure, unless the shared secret can still verify tokens.
+    """
+    away = {"SUPABASE_URL": f"http://127.0.0.1:{free_port()}"}
+
+    assert "cannot be had" in said(examined(installed, **away), "sign-in", "fail")
+    assert "cannot be had" in said(examined(installed, **away, SUPABASE_JWT_SECRET="s" * 40), "sign-in", "warn")
+
+
+@pytest.mark.parametrize(
+    ("keys", "secret", "level"), [(0, None, "fail"), (0, "set", "ok"), (1, None, "ok"), (1, "set", "warn")]
+)
+def test_there_has_to_be_something_that_verifies_tokens(keys, secret, level):
+    """
+    Published keys or the shared secret; both at once only for as long as it takes to migrate.
+    """
+    assert level == doctor._keys_finding(SimpleNamespace(supabase_jwt_secret=secret), keys).level
+
+
+@pytest.mark.parametrize(("seconds", "level"), [(0, "ok"), (29, "ok"), (-29, "ok"), (31, "warn"), (-3600, "warn")])
+def test_a_clock_that_is_off_by_more_than_half_a_minute_is_told_of(seconds, level):
+    """
+    In either direction, by the Date header of the sign-in service.
+    """
+    now = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+    date = (now + timedelta(seconds=seconds)).strftime("%a, %d %b %Y %H:%M:%S GMT")
+
+    assert [level] == [finding.level for finding in doctor._clock(date, now)]
+    assert [] == list(doctor._clock(None, now)) == list(doctor._clock("soon", now))
+
+
+# -- registrations ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_wrong_client_secret_is_told_from_a_wrong_code(installed, provider):
+    """
+    By each provider's own way of saying it.
+    """
+    found = examined(installed, **(only(provider) | {f"{provider.upper()}_CLIENT_SECRET": "another-secret-than-this"}))
+
+    assert "It refuses our registration" in said(found, provider, "fail")
+
+
+@pytest.mark.parametrize(
+    ("fault", "options", "level", "words"),
+    [
+        ("status", {"status": 503}, "fail", "cannot be used just now"),
+        ("error", {"error": "redirect_uri_mismatch"}, "fail", "does not know our redirect URI"),
+        ("error", {"error": "invalid_request"}, "warn", "cannot be told"),
+        ("html_200", {}, "warn", "cannot be told"),
+    ],
+)
+def test_each_answer_of_a_token_endpoint_has_its_sentence(installed, fault, options, level, words):
+    """
+    What cannot be told is said so; what is away is away.
+    """
+    installed.sandbox.state.add_fault(fault, "google", "token", **options)
+    assert words in said(examined(installed, **only("google")), "google", level)
+
+
+@pytest.fixture
+def acme(installed, tmp_path) -> Iterator[tuple[HostileServer, dict[str, str]]]:
+    """A provider of the operator's own, found by discovery, that may be anybody."""
+    server = HostileServer()
+    (tmp_path / "acme.toml").write_text(f'[acme]\nname = "Acme"\ntype = 2\nissuer = "{server.issuer("acme")}"\n')
+    yield server, {"GATEWAY_CATALOG": str(tmp_path), "ACME_CLIENT_ID": "ours", "ACME_CLIENT_SECRET": "ours-too"}
+    server.stop()
+
+
+def test_a_provider_that_takes_any_code_is_not_to_be_used(installed, acme):
+    """
+    It would sign anybody in as anybody.
+    """
+    assert "a code that nobody gave out" in said(examined(installed, **acme[1]), "acme", "fail")
+
+
+def test_metadata_of_another_issuer_is_told_of(installed, acme):
+    """
+    RFC 8414 section 3.3; and nothing of ours is sent there.
+    """
+    server, settings = acme
+    server.metadata["acme"] = {"issuer": "https://accounts.example"}
+
+    assert "names another issuer than the catalogue" in said(examined(installed, **settings), "acme", "fail")
+    assert [] == server.posts
+
+
+def test_metadata_that_cannot_be_had_is_told_of(installed, acme):
+    """
+    Nor can the rest be asked then.
+    """
+    server, settings = acme
+    server.stop()
+    assert "metadata cannot be had" in said(examined(installed, **settings), "acme", "fail")
+
+
+def test_an_authorization_host_that_is_away_is_told_of(installed, acme):
+    """
+    Users would be sent nowhere.
+    """
+    server, settings = acme
+    server.metadata["acme"] = {"authorization_endpoint": f"http://127.0.0.1:{free_port()}/authorize"}
+    assert "authorization endpoint does not answer" in said(examined(installed, **settings), "acme", "fail")
+
+
+def test_a_registration_at_nobody_is_told_of(installed):
+    """
+    A name with a slip in it would enable nothing, silently.
+    """
+    found = examined(installed, GOGLE_CLIENT_ID="x")
+
+    assert "there is no provider gogle" in said(found, "providers", "warn")
+    assert "None is enabled." in said(found, "providers", "warn")
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+def command(gateway: Gateway, *options: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PG_BINDIR")}
+    run = [sys.executable, "-m", "gateway", "doctor", *options]
+    environ = inherited | gateway.environ | changes
+    return subprocess.run(run, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_ends_with_what_to_mend_and_says_so_by_its_exit_code(installed):
+    """
+    For people, and for scripts with `--json`.
+    """
+    well = command(installed)
+    ill = command(installed, "--json", GOOGLE_CLIENT_SECRET="wrong-secret-altogether")
+    told = json.loads(ill.stdout)
+
+    assert (0, 1) == (well.returncode, ill.returncode), well.stderr + ill.stderr
+    assert "What to mend:\n  1. settings: Take GATEWAY_ALLOW_PRIVATE_HOSTS out" in well.stdout
+    assert not told["ok"]
+    assert [("google", "fail")] == [(f["about"], f["level"]) for f in told["findings"] if f["level"] == "fail"]
+
+
+def test_no_secret_is_ever_printed(installed):
+    """
+    Neither when all is well nor when everything fails.
+    """
+    broken = {
+        "DATABASE_URL": f"postgresql://alice:canary-password@127.0.0.1:{free_port()}/x",
+        "GOOGLE_CLIENT_SECRET": "canary-secret",
+    }
+    said_all = [command(installed), command(installed, "--json"), command(installed, "--json", **broken)]
+    secrets = [value for name, value in installed.environ.items() if name.endswith(("_SECRET", "KEYS"))]
+
+    assert len(secrets) > 5
+    for run in said_all:
+        for secret in [*secrets, "canary", installed.dsn]:
+            assert secret not in run.stdout + run.stderr
+
+
+def test_an_unreachable_database_is_not_a_defect_of_ours():
+    """
+    Whatever the store raises is a finding.
+    """
+
+    def away() -> None:
+        raise DatabaseUnavailable("gone")
+
+    found = list(doctor._database(SimpleNamespace(store=SimpleNamespace(schema=away))))
+    assert ["fail"] == [finding.level for finding in found]
+
+
+# -- what is stopped -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_frozen_is_told_with_its_way_out(installed):
+    """
+    A warning each, with since when and the command that thaws it; none is left afterwards.
+    """
+    store = open_store(installed.dsn)
+    partner(store, name="Acme")
+    frozen = ({"partner": "Acme"}, {"provider": "zoom"}, {"reads": True})
+    for each in frozen:
+        store.freeze(**each)
+    found = [finding for finding in examined(installed) if finding.about == "frozen"]
+    for each in frozen:
+        store.freeze(**each, off=True)
+
+    assert ["warn"] * 3 == [finding.level for finding in found]
+    assert all(re.search(r" since 20\d\d-\d\d-\d\d \d\d:\d\d\.$", finding.says) for finding in found)
+    for option in ('"Acme"', "--provider zoom", "--reads"):
+        assert any(f"freeze {option} --off" in finding.mend for finding in found)
+    assert "Nothing is." == said(examined(installed), "frozen", "ok")
+    store.close()

@@ -1,0 +1,186 @@
+"""
+The gate: schemas broken on purpose, each of which has to be found.
+
+A probe that would pass on anything proves nothing. So the very probes that find nothing on a sound schema are let loose on broken
+ones, and the doctor with them; each break stands in `mutants` and is undone with its transaction.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from gateway.database import schema_path
+from gateway.doctor import Finding
+from gateway.doctor.database import catalogue
+from gateway.doctor.shape import APPLY
+from tests.support.database import Person, Two, fresh_database, rows
+from tests.support.old_databases import OLD_TABLES, SUPABASE
+from tests.support.rls_probes import PROBES, Scene
+from tests.support.schema_mutants import LINES, OPEN, THIN
+
+ALICE, BOB = Person("alice"), Person("bob")
+
+
+def connected(owner: psycopg.Connection) -> dict[Person, uuid.UUID]:
+    """Both sign in and connect, by the functions alone."""
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    found = {}
+    for who in (ALICE, BOB):
+        signed_in = [who.session, str(who.id), who.label, soon]
+        owner.execute("select public.gateway_open_session_v1(%s, %s, %s, %s)", signed_in)
+        saved = owner.execute(
+            "select public.gateway_save_connection_v1(gen_random_uuid(), 1, %s, %s, 'ghl', 1, '', %s, %s, '{}', %s, %s,"
+            " null, null, '{}') ->> 'id'",
+            [who.id, who.label, who.label, who.label, f"sealed-token-of-{who.label}", f"sealed-refresh-of-{who.label}"],
+        )
+        found[who] = uuid.UUID(saved.fetchone()[0])
+    return found
+
+
+def scene_of(owner: psycopg.Connection, dsn: str) -> Scene:
+    """Alice and Bob in it, whoever else is."""
+    owner.execute("set local search_path = public")  # schema.sql leaves it empty
+    saved = connected(owner)
+    asked = "select id from public.user_profile where user_id_auth = %s order by created_at nulls last, id limit 1"
+    profiles = {who: owner.execute(asked, [who.id]).fetchone()[0] for who in saved}
+    return Scene(owner, Two(dsn, ALICE, BOB, saved, profiles))
+
+
+@pytest.fixture(scope="module")
+def sound(cluster, template) -> Iterator[str]:
+    with fresh_database(cluster, template) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="module")
+def supabase(cluster) -> Iterator[str]:
+    """A Supabase project with tables and policies from before, and with its default privileges."""
+    with fresh_database(cluster) as dsn:
+        rows(dsn, SUPABASE)
+        rows(dsn, OLD_TABLES)
+        for who in (ALICE, BOB):
+            rows(dsn, "insert into auth.users (id) values (%s)", who.id)
+        yield dsn
+
+
+@pytest.fixture
+def scene(sound) -> Iterator[Scene]:
+    with psycopg.connect(sound) as owner, owner.transaction(force_rollback=True):
+        yield scene_of(owner, sound)
+
+
+def found_by_probes(scene: Scene) -> Iterator[str]:
+    """What the probes see, one after the other; one that cannot even be made has seen something too."""
+    for probe in PROBES:
+        try:
+            yield from probe(scene)
+        except psycopg.Error as error:
+            yield f"{probe.__name__}: {type(error).__name__}"
+
+
+def first_found(scene: Scene) -> str | None:
+    return next(found_by_probes(scene), None)
+
+
+def told(owner: psycopg.Connection) -> list[Finding]:
+    """What the doctor has to say against it."""
+    with owner.transaction(force_rollback=True):
+        owner.execute("select set_config('search_path', '', true)")
+        return [finding for finding in catalogue(owner) if finding.level in ("warn", "fail")]
+
+
+# -- nothing is found where nothing is wrong -------------------------------------------------------------------------
+
+
+def test_a_sound_schema_is_found_sound(scene):
+    """
+    Otherwise finding something in a broken one would say nothing.
+    """
+    assert [] == list(found_by_probes(scene))
+    assert [] == told(scene.owner)
+
+
+def test_a_project_that_stood_before_is_sound_once_the_schema_was_applied(supabase):
+    """
+    Over Supabase's default privileges; the doctor tells of the tutorial's policies that still stand, and of nothing else.
+    """
+    with psycopg.connect(supabase) as owner, owner.transaction(force_rollback=True):
+        owner.execute(schema_path().read_bytes())
+        scene = scene_of(owner, supabase)
+
+        assert [] == list(found_by_probes(scene))
+        assert [] == [finding for finding in told(owner) if "is not ours" not in finding.says]
+
+
+# -- every mutant is found -------------------------------------------------------------------------------------------
+
+NOT_IN_THE_CATALOGUE = {
+    "users can be read": "Supabase's own table: who may read it is Supabase's to say",
+    "the owner's server is not granted": "an operator may take more from it than we do",
+}
+"""Mutants that a probe finds and the doctor does not, and why."""
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_a_break_that_opens_something_is_found_by_a_probe(scene, name):
+    """
+    And, unless it is none of the doctor's business, by the doctor.
+    """
+    scene.owner.execute(OPEN[name])
+
+    assert first_found(scene)
+    assert bool(told(scene.owner)) is not (name in NOT_IN_THE_CATALOGUE)
+
+
+@pytest.mark.parametrize("name", THIN)
+def test_a_break_that_leaves_one_layer_is_found_by_the_doctor(scene, name):
+    """
+    Nothing comes of it yet: the catalogues alone show it.
+    """
+    scene.owner.execute(THIN[name])
+
+    assert told(scene.owner)
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_schema_without_one_of_its_lines_is_found(supabase, name):
+    """
+    Over a project that stands already, with default privileges and open policies from before.
+    """
+    text = schema_path().read_text(encoding="utf-8")
+    assert LINES[name] in text
+    instead = {"as": "for all to authenticated", "execute": "null;", "(old.id,": "(old.id)"}.get(
+        LINES[name].split()[0], ""
+    )
+    broken = text.replace(LINES[name], instead)
+    if instead == "(old.id)":
+        broken = broken.replace(
+            "(new.id, new.provider_id_ref, new.auth_provider_id, new.name, new.type, new.created_at)", "(new.id)"
+        )
+    with psycopg.connect(supabase) as owner, owner.transaction(force_rollback=True):
+        owner.execute(broken.encode())
+        scene = scene_of(owner, supabase)
+
+        assert first_found(scene)
+
+
+def test_db_apply_mends_what_the_doctor_says_it_mends(sound):
+    """
+    Wherever `db apply` is the mend, it is one: afterwards nothing is left to say.
+    """
+    still, mended = [], 0
+    for name, text in THIN.items():
+        with psycopg.connect(sound) as owner, owner.transaction(force_rollback=True):
+            owner.execute(text)
+            if any(finding.mend != APPLY for finding in told(owner)):
+                continue
+            owner.execute(schema_path().read_bytes())
+            mended += 1
+            still += [f"{name}: {finding.says}" for finding in told(owner)]
+    assert [] == still
+    assert mended > 15

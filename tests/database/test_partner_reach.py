@@ -1,0 +1,248 @@
+"""
+How far partners reach: `own` what its owner consented to, `all` every connection of its providers; several share one connection.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from gateway.errors import RateLimited, Unauthenticated
+from gateway.models import Caller
+from tests.support.database import Person, rows
+from tests.support.partners import events, partner
+
+
+@pytest.fixture
+def alice(store) -> Person:
+    person = Person("alice")
+    person.signs_in(store)
+    return person
+
+
+@pytest.fixture
+def bob(store) -> Person:
+    person = Person("bob")
+    person.signs_in(store)
+    return person
+
+
+def paged(store, caller, most, **narrowed):
+    """All pages, one after the other."""
+    found, after = [], None
+    while page := store.reached_connections(caller, after=after, most=most, **narrowed):
+        assert len(page) <= most
+        found += [each.id for each in page]
+        after = found[-1]
+    return found
+
+
+def knows(store, made, connection):
+    """Whether the partner reaches it, by every way of asking alike."""
+    caller = made.caller()
+    said = {
+        store.reached_connection(caller, connection) is not None,
+        connection in [each.id for each in store.reached_connections(caller)],
+        store.grant(connection_id=connection, caller=caller, min_seconds=0) is not None,
+        store.leaving(connection_id=connection, session_hash=None, caller=caller) is not None,
+    }
+    assert 1 == len(said)
+    return said.pop()
+
+
+def test_a_partner_reaches_what_it_was_given_and_nothing_else(database, store, alice, bob):
+    """
+    By id, by list, by token and on the way out; consent that ended is none, and neither is consent at another's provider.
+    """
+    hers, his = alice.connects(store).id, bob.connects(store, provider="google", type=2).id
+    every, crm, own = partner(store), partner(store, providers=("ghl",)), partner(store, reach="own")
+    narrow = partner(store, reach="own", providers=("google",))
+    for made in (own, narrow):
+        made.consented(database, hers)
+
+    assert [True, True, True, False] == [knows(store, made, hers) for made in (every, crm, own, narrow)]
+    assert [True, False, False, False] == [knows(store, made, his) for made in (every, crm, own, narrow)]
+    assert not knows(store, every, uuid.uuid4())
+    rows(database, "update gateway.consent set ended_at = now()")
+    assert [True, False] == [knows(store, made, hers) for made in (every, own)]
+
+
+def test_pages_hold_each_connection_once_and_each_filter_narrows(database, store, alice, bob):
+    """
+    For every reach, however long the pages are; also while rows come and go behind the cursor.
+    """
+    places = (("ghl", 1), ("google", 2), ("microsoft", 2), ("ringcentral", 3))
+    hers = {name: alice.connects(store, provider=name, type=kind).id for name, kind in places}
+    his = {name: bob.connects(store, provider=name, type=kind).id for name, kind in places}
+    everything = sorted([*hers.values(), *his.values()], key=str)
+    every, two = partner(store).caller(), partner(store, providers=("google", "ghl")).caller()
+    own = partner(store, reach="own")
+    for connection in (hers["ghl"], his["google"], his["ringcentral"]):
+        own.consented(database, connection)
+
+    for most in (1, 3, 8, 100):
+        assert everything == paged(store, every, most)
+        assert sorted([hers["ghl"], his["ghl"], hers["google"], his["google"]], key=str) == paged(store, two, most)
+        assert sorted([hers["ghl"], his["google"], his["ringcentral"]], key=str) == paged(store, own.caller(), most)
+        assert sorted(hers.values(), key=str) == paged(store, Caller(user_id=alice.id), most)
+    assert sorted(his.values(), key=str) == paged(store, every, 2, of_user=bob.id)
+    assert [his["google"]] == paged(store, every, 2, of_user=bob.id, provider="google")
+    assert [] == paged(store, two, 2, provider="microsoft")
+    assert sorted([hers["microsoft"], hers["google"], his["microsoft"], his["google"]], key=str) == paged(
+        store, every, 3, type=2
+    )
+    assert [his["ringcentral"]] == paged(store, own.caller(), 1, type=3)
+    assert [] == paged(store, Caller(user_id=alice.id), 2, of_user=bob.id)
+    rows(database, "update gateway.connection set status = 'needs_reauthorization' where id = %s", hers["ghl"])
+    for caller in (every, two, own.caller(), Caller(user_id=alice.id)):
+        assert [hers["ghl"]] == paged(store, caller, 2, status="needs_reauthorization")
+
+
+def test_a_page_behind_a_connection_that_is_gone_is_the_rest(store, alice):
+    """
+    The cursor is a place, not a row.
+    """
+    kept = sorted(
+        (alice.connects(store, provider=name, type=2).id for name in ("google", "microsoft", "acme")), key=str
+    )
+    every = partner(store)
+    (first,) = store.reached_connections(every.caller(), most=1)
+    store.disconnect(session_hash=alice.session, connection_id=first.id)
+
+    assert kept[1:] == [each.id for each in store.reached_connections(every.caller(), after=first.id)]
+
+
+def test_a_banned_users_token_reaches_nothing(database, store, alice):
+    """
+    By whichever way; what a partner reaches of theirs is the operator's to end.
+    """
+    here = alice.connects(store).id
+    rows(database, "update auth.users set banned_until = now() + interval '1 hour'")
+    hers = Caller(user_id=alice.id)
+
+    for ask in (
+        lambda: store.caller(hers),
+        lambda: store.reached_connections(hers),
+        lambda: store.reached_connection(hers, here),
+        lambda: store.grant(connection_id=here, caller=hers, min_seconds=0, counted=True),
+        lambda: store.begin_check(hers, here),
+        lambda: store.leaving(connection_id=here, session_hash=None, caller=hers),
+        lambda: store.disconnect(connection_id=here, caller=hers),
+    ):
+        with pytest.raises(Unauthenticated):
+            ask()
+
+
+# -- leaving ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_partner_that_leaves_alone_takes_its_connection_along(database, store, alice):
+    """
+    Made for it, shared with nobody: erased, and its grant queued; told with the partner's name.
+    """
+    own = partner(store, reach="own")
+    here = alice.connects(store).id
+    own.consented(database, here, made=True)
+    assert not store.leaving(connection_id=here, session_hash=None, caller=own.caller()).kept
+
+    erased = store.disconnect(connection_id=here, caller=own.caller())
+
+    assert (here, False) == (erased.connection_id, erased.kept)
+    assert erased.revocation
+    assert store.connection(session_hash=alice.session, connection_id=here) is None
+    assert [own.id] == rows(database, "select partner_id from gateway.event where type = 'connection.disconnected'")
+    assert [True] == rows(database, "select ended_at is not null from gateway.consent")
+    assert store.disconnect(connection_id=here, caller=own.caller()) is None
+
+
+@pytest.mark.parametrize("why", ["others were let in", "it stood before"])
+def test_a_partner_that_leaves_others_behind_ends_its_own_reach_alone(database, store, alice, why):
+    """
+    Nothing is revoked; the others and the owner go on, the partner finds nothing any more. The last one that it was made for takes it.
+    """
+    first, second = partner(store, reach="own"), partner(store, reach="own")
+    here = alice.connects(store).id
+    first.consented(database, here, made=why == "others were let in")
+    if why == "others were let in":
+        second.consented(database, here)
+    assert store.leaving(connection_id=here, session_hash=None, caller=first.caller()).kept
+
+    left = store.disconnect(connection_id=here, caller=first.caller())
+
+    assert (here, True, None) == (left.connection_id, left.kept, left.revocation)
+    assert not knows(store, first, here)
+    assert knows(store, second, here) is (why == "others were let in")
+    assert store.connection(session_hash=alice.session, connection_id=here)
+    assert 1 == len(events(database, "consent.ended", partner_id=first.id, connection_id=here))
+    assert [0] == rows(database, "select count(*) from gateway.revocation")
+
+
+def test_the_owner_and_the_products_own_back_end_always_erase(database, store, alice, bob):
+    """
+    Whoever else was let in; with the row every reach ends.
+    """
+    own, every = partner(store, reach="own"), partner(store)
+    hers, his = alice.connects(store).id, bob.connects(store).id
+    for connection in (hers, his):
+        own.consented(database, connection, made=True)
+
+    assert not store.disconnect(connection_id=hers, caller=Caller(user_id=alice.id)).kept
+    assert not store.disconnect(connection_id=his, caller=every.caller()).kept
+    assert [True, True] == rows(database, "select ended_at is not null from gateway.consent")
+    assert [None, every.id] == rows(
+        database, "select partner_id from gateway.event where type = 'connection.disconnected' order by at"
+    )
+
+
+def test_a_partner_that_was_revoked_keeps_nothing_alive(database, store, alice):
+    """
+    Who may not come back is no other to leave it to.
+    """
+    first, second = partner(store, reach="own"), partner(store, reach="own")
+    here = alice.connects(store).id
+    first.consented(database, here, made=True)
+    second.consented(database, here)
+    store.revoke_partner(second.name)
+
+    assert not store.disconnect(connection_id=here, caller=first.caller()).kept
+
+
+# -- checking --------------------------------------------------------------------------------------------------------
+
+
+def test_a_connection_is_checked_once_a_minute(database, store, alice, bob):
+    """
+    By whomever; another's is like none and counts for nothing.
+    """
+    every, own = partner(store), partner(store, reach="own")
+    here = alice.connects(store).id
+
+    assert (None, None) == (store.begin_check(own.caller(), here), store.begin_check(Caller(user_id=bob.id), here))
+    assert {"locationId": "alice-location"} == store.begin_check(every.caller(), here).facts
+    for caller in (every.caller(), Caller(user_id=alice.id)):
+        with pytest.raises(RateLimited) as refused:
+            store.begin_check(caller, here)
+        assert 1 <= refused.value.retry_after <= 60
+    rows(database, "update gateway.connection set checked_at = checked_at - interval '1 minute'")
+    assert here == store.begin_check(Caller(user_id=alice.id), here).connection.id
+
+
+def test_what_a_check_finds_is_told_and_marks_the_generation_that_was_asked_about(database, store, alice):
+    """
+    A newer grant is not touched by what was said of the one before.
+    """
+    every = partner(store)
+    here = alice.connects(store).id
+    ends = {"generation": 1, "outcome": "refused", "error": "token_refused"}
+    rows(database, "update gateway.connection set generation = 2")
+    assert "active" == store.end_check(every.caller(), here, **ends).status
+    rows(database, "update gateway.connection set generation = 1")
+
+    assert "needs_reauthorization" == store.end_check(every.caller(), here, **ends).status
+    assert ["needs_reauthorization"] == rows(database, "select data ->> 'status' from public.provider_data")
+    assert [{"error": "token_refused"}] == events(database, "connection.needs_reauthorization", connection_id=here)
+    assert [{"outcome": "refused"}] * 2 == events(
+        database, "connection.checked", partner_id=every.id, connection_id=here
+    )
+    assert store.end_check(every.caller(), uuid.uuid4(), **ends) is None

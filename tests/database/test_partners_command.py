@@ -1,0 +1,131 @@
+"""
+`partners …` on the command line: what the contract prints, and what is said of mistakes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from gateway.cli.demo import command_settings, demo_settings
+from gateway.cli.main import main
+from gateway.errors import Frozen, Unauthenticated
+from gateway.models import Caller
+from gateway.partners.admin import read_key
+from tests.support.partners import partner
+
+
+@pytest.fixture
+def commands(database, monkeypatch):
+    """The command line on that database, with no other setting."""
+    monkeypatch.setenv("DATABASE_URL", database)
+
+    def run(*arguments, code=0):
+        ended = CliRunner().invoke(main, ["partners", *arguments])
+        assert code == ended.exit_code, ended.output
+        return ended
+
+    return run
+
+
+def test_the_command_line_adds_lists_and_ends_partners(commands, store):
+    """
+    The contract's own line, and each of the others; the key is printed when it is made, and never again.
+    """
+    made = json.loads(
+        commands("add", "Acme", "--scope", "tokens:read", "--provider", "ghl", "--reach", "all", "--json").stdout
+    )
+    assert {"partner_id", "key"} == set(made)
+    assert ("ghl",) == store.caller(Caller(key_hash=read_key(made["key"])))
+    again = json.loads(commands("keys", "Acme", "--new", "--json").stdout)
+    second = again["key"]
+    keys = json.loads(commands("keys", "Acme", "--json").stdout)
+    assert [again["key_id"]] == [each["id"] for each in keys if each["hint"] == second[-4:]]
+    commands("keys", "Acme", "--revoke", keys[0]["id"])
+    with pytest.raises(Unauthenticated):
+        store.caller(Caller(key_hash=read_key(made["key"])))
+    said = commands("list").stdout + commands("list", "--json").stdout + commands("keys", "Acme").stdout
+    assert "Acme (live): reach all, ghl" in said
+    assert second[8:-4] not in said
+    assert made["key"][8:-4] not in said
+    assert "--yes" in commands("revoke", "Acme", code=2).stderr  # nobody there who could be asked
+    assert "Acme (live)" in commands("list").stdout
+    commands("revoke", "Acme", "--yes")
+    with pytest.raises(Unauthenticated):
+        store.caller(Caller(key_hash=read_key(second)))
+    assert "Acme (revoked)" in commands("list").stdout
+
+
+def test_the_command_line_freezes_and_thaws(commands, store):
+    """
+    One thing at a time: a partner, a provider or all reads.
+    """
+    made = partner(store)
+
+    assert {"frozen": True, "changed": True} == json.loads(commands("freeze", made.name, "--json").stdout)
+    commands("freeze", "--provider", "ghl")
+    commands("freeze", "--reads")
+    with pytest.raises(Frozen):
+        store.caller(made.caller())
+    assert ["provider:ghl", "reads"] == json.loads(commands("list", "--json").stdout)["frozen"]
+    assert "frozen: all token reads" in commands("list").stdout
+    for what in ((made.name,), ("--provider", "ghl"), ("--reads",)):
+        commands("freeze", *what, "--off")
+    store.caller(made.caller())
+    assert [] == store.partners()["frozen"]
+
+
+def test_a_command_that_cannot_be_ends_with_what_to_mend(commands, store):
+    """
+    Exit code 2, one sentence on stderr, and nothing done.
+    """
+    for arguments in (
+        ("add", "Acme", "--scope", "tokens:steal", "--reach", "all"),
+        ("add", "Acme", "--scope", "tokens:read", "--provider", "ghll", "--reach", "all"),
+        ("keys", "Nobody"),
+        ("keys", "Nobody", "--new"),
+        ("keys", "Nobody", "--revoke", "00000000-0000-4000-8000-000000000000"),
+        ("keys", "Nobody", "--address", "10.0.0.0/8"),
+        ("revoke", "Nobody"),
+        ("freeze",),
+        ("freeze", "Nobody"),
+        ("freeze", "--reads", "--provider", "ghl"),
+    ):
+        assert 1 == commands(*arguments, code=2).stderr.count("\n  - ")
+    assert {"partners": [], "frozen": [], "frozen_since": {}} == store.partners()
+
+
+def test_who_only_looks_makes_no_database(monkeypatch, tmp_path):
+    """
+    Nothing is found in one that was made just now: the command says where it looked, and leaves no folder.
+    """
+    for name in ("DATABASE_URL", "SUPABASE_SECRET_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GATEWAY_DATA", str(tmp_path / "var"))
+    for arguments in (["partners", "list"], ["partners", "keys", "Acme"], ["connections", "list"], ["events", "tail"]):
+        ended = CliRunner().invoke(main, arguments)
+        assert 2 == ended.exit_code
+        assert f"no database in {tmp_path / 'var'}/ yet" in ended.stderr
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_the_demo_leaves_what_other_terminals_need(tmp_path, monkeypatch):
+    """
+    A file to source: every setting of that gateway from whatever folder, less the key itself and the database's address.
+    """
+    monkeypatch.chdir(tmp_path)
+    settings = demo_settings(Path("demo"), "http://localhost:8000", "http://127.0.0.1:8001", "postgresql://somewhere")
+    file = command_settings(Path("demo"), settings)
+    shown = subprocess.run(
+        ["/bin/sh", "-c", f". ./{file} && env"], capture_output=True, text=True, check=True, env={"DATABASE_URL": "other"}
+    )  # fmt: skip
+    there = dict(line.split("=", 1) for line in shown.stdout.splitlines())
+
+    assert {"GATEWAY_KEYS", "DATABASE_URL"} == set(settings) - set(there)
+    assert settings["GATEWAY_KEYS"] == Path(there["GATEWAY_KEYS_FILE"]).read_text(encoding="utf-8").strip()
+    assert settings["GATEWAY_KEYS"] not in file.read_text(encoding="utf-8")
+    assert (str(tmp_path / "demo"), settings["GHL_SCOPE"]) == (there["GATEWAY_DATA"], there["GHL_SCOPE"])

@@ -1,0 +1,530 @@
+"""
+Key rotation: all that is sealed under the newest key, while everything goes on; and who lacks a key is seen before it matters.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+
+import psycopg
+import pytest
+import requests
+from cryptography.fernet import Fernet
+
+from gateway.connections import rotate_keys
+from gateway.connections.rotate_keys import Rotation
+from gateway.crypto.vault import Vault
+from gateway.database import Host, open_rest_store
+from gateway.database.keeping import Change
+from gateway.doctor.hosts import compared
+from gateway.errors import SecretUnreadable, SettingsRefused
+from gateway.models import Account, Caller
+from gateway.services import build_runtime
+from gateway.settings import read_settings
+from gateway.tokens.response_journal import Journal
+from gateway.worker import heartbeat
+from tests.support.database import Person, rows
+from tests.support.gateway_process import ROOT, free_port, whole_gateway
+from tests.support.load_balancer import Balancer
+from tests.support.postgrest_stand_in import SECRET_KEY
+
+OLD, NEW, OTHER = (Fernet.generate_key().decode() for _ in range(3))
+ALICE = Person("alice")
+
+
+@pytest.fixture
+def runtime(database, tmp_path):
+    """A runtime with the given keys, over one database and one journal."""
+    made = []
+
+    def make(*keys):
+        settings = {
+            "GATEWAY_KEYS": ",".join(keys),
+            "DATABASE_URL": database,
+            "GATEWAY_DATA": str(tmp_path),
+            "SUPABASE_URL": "https://northwind.example",
+        }
+        made.append(build_runtime(read_settings(settings)))
+        return made[-1]
+
+    yield make
+    for rt in made:
+        rt.store.close()
+        rt.outbound.close()
+
+
+def rotate(rt, *, check=False, stopped=None):
+    run = Rotation(rt, check=check, stopped=stopped or threading.Event())
+    for _ in run:
+        pass
+    return run.report
+
+
+def seal_pair(rt, row, generation):
+    place = {"row": str(row), "generation": generation}
+    return {
+        "token": rt.vault.seal(f"token of {row}", column="token", **place),
+        "refresh": rt.vault.seal(f"refresh of {row}", column="refresh", **place),
+    }
+
+
+def connect(rt, **more):
+    """One connection of a user of its own, sealed by `rt`; its id."""
+    person, connection = Person("alice"), uuid.uuid4()
+    person.signs_in(rt.store)
+    grant = person.grant(connection_id=connection, **seal_pair(rt, connection, 1), **more)
+    assert rt.store.save_connection(**grant).saved
+    return connection
+
+
+def fill(rt, database):
+    """Something sealed in every place that there is; the ids of connection, parked grant, revocation."""
+    ALICE.signs_in(rt.store)
+    held, parked, gone = connect(rt), uuid.uuid4(), uuid.uuid4()
+    rt.store.park_grant(
+        parked_id=parked, user_id=ALICE.id, provider="ghl", browser_hash="b", account=Account("i", "l"), scope=(),
+        **seal_pair(rt, parked, 1), expires_at=None, refresh_expires_at=None, facts={}, return_to=None, display="page",
+    )  # fmt: skip
+    rt.store.queue_revocation(
+        connection_id=gone, generation=7, provider="zoom", reason="test", **seal_pair(rt, gone, 7)
+    )
+    kept = rt.vault.seal("kept", row=str(held), column="adoption", generation=1)
+    rows(database, "insert into gateway.adoption (id, due_at, sealed) values (%s, 'infinity', %s)", held, kept)
+    rt.journal.write(held, 1, {"access_token": "of the journal"})
+    return held, parked, gone
+
+
+def read_all(rt, database, held, parked, gone):
+    """Opens all of it. Raises SecretUnreadable."""
+    query = (
+        "select d.id::text, 1, d.token, d.refresh from public.provider_data d where d.id = %s union all"
+        " select p.id::text, 1, p.token, p.refresh from gateway.parked_grant p where p.id = %s union all"
+        " select r.connection_id::text, r.generation, r.token, r.refresh from gateway.revocation r where r.connection_id = %s"
+    )
+    found = rows(database, query, held, parked, gone)
+    assert 3 == len(found)
+    for row, generation, token, refresh in found:
+        assert f"token of {row}" == rt.vault.open(token, row=row, column="token", generation=generation)
+        assert f"refresh of {row}" == rt.vault.open(refresh, row=row, column="refresh", generation=generation)
+    (kept,) = rows(database, "select sealed from gateway.adoption where id = %s", held)
+    assert "kept" == rt.vault.open(kept, row=str(held), column="adoption", generation=1)
+    assert {"access_token": "of the journal"} == rt.journal.read(held, 1)
+
+
+# -- what is sealed again --------------------------------------------------------------------------------------------
+
+
+def test_everything_sealed_comes_under_the_newest_key(runtime, database):
+    """
+    Connections, parked grants, revocations, what an adoption keeps, the journal: afterwards the old key may leave.
+    """
+    ids = fill(runtime(OLD), database)
+    both = runtime(NEW, OLD)
+
+    before = rotate(both, check=True)
+    done = rotate(both)
+
+    assert (8, 0, False) == (before.older, before.resealed, before.clean)
+    assert (0, 8, True) == (done.older, done.resealed, done.clean)
+    assert rotate(both, check=True).clean
+    read_all(runtime(NEW), database, *ids)
+    with pytest.raises(SecretUnreadable):
+        read_all(runtime(OLD), database, *ids)
+
+
+def test_a_second_run_passes_over_what_is_done(runtime, database):
+    """
+    Nothing is sealed twice: interrupted anywhere, the next run goes on from there.
+    """
+    fill(runtime(OLD), database)
+    both = runtime(NEW, OLD)
+    rotate(both)
+    stood = rows(database, "select token, refresh from public.provider_data")
+
+    assert 0 == rotate(both).resealed
+    assert stood == rows(database, "select token, refresh from public.provider_data")
+
+
+def test_an_interrupted_run_is_resumed(runtime, monkeypatch):
+    """
+    It ends after the page at hand, says so, and is not taken for finished.
+    """
+    old, both = runtime(OLD), runtime(NEW, OLD)
+    for _ in range(5):
+        connect(old)
+    monkeypatch.setattr(rotate_keys, "PAGE", 2)
+    stopped = threading.Event()
+    run = Rotation(both, check=False, stopped=stopped)
+    for _ in run:
+        stopped.set()
+
+    assert (4, True, False) == (run.report.resealed, run.report.interrupted, run.report.clean)
+    assert 6 == rotate(both, check=True).older
+    assert 6 == rotate(both).resealed
+
+
+def test_every_page_of_every_kind_is_walked(runtime, database, monkeypatch):
+    """
+    Pages of one row: no row is left out, none is seen twice, several generations of one connection included.
+    """
+    old, both = runtime(OLD), runtime(NEW, OLD)
+    fill(old, database)
+    for _ in range(3):
+        connect(old)
+    gone = uuid.uuid4()
+    for generation in (1, 2, 11):
+        old.store.queue_revocation(
+            connection_id=gone,
+            generation=generation,
+            provider="zoom",
+            reason="test",
+            **seal_pair(old, gone, generation),
+        )
+    monkeypatch.setattr(rotate_keys, "PAGE", 1)
+
+    report = rotate(both)
+
+    assert (8 + 6 + 6, True) == (report.resealed, report.clean)
+    assert (report.total, report.total) == (report.looked_at, 4 + 1 + 1 + 4)
+
+
+# -- while everything goes on ----------------------------------------------------------------------------------------
+
+
+def test_what_became_new_meanwhile_is_not_put_back(runtime, database):
+    """
+    Compare-and-set on the sealed text: the old token of a generation that passed would be the loss of the connection.
+    """
+    both, held = runtime(NEW, OLD), uuid.uuid4()
+    ALICE.signs_in(both.store)
+    assert both.store.save_connection(**ALICE.grant(connection_id=held, **seal_pair(runtime(OLD), held, 1))).saved
+    (row,) = both.store.sealed("connection", after=None, most=10).rows
+    newer = seal_pair(both, held, 2)
+    assert both.store.save_connection(**ALICE.grant(connection_id=held, generation=2, **newer)).saved
+
+    again = [Change(row, column, both.vault.seal("x", row=str(held), column=column, generation=1)) for column in newer]
+    assert 0 == both.store.reseal("connection", again)
+    assert [(newer["token"], newer["refresh"])] == rows(database, "select token, refresh from public.provider_data")
+
+
+def test_a_row_that_somebody_has_is_not_waited_for(runtime, database):
+    """
+    A refresh goes first; the next run takes up what was left.
+    """
+    held, both = connect(runtime(OLD)), runtime(NEW, OLD)
+    other = connect(runtime(OLD))
+    with psycopg.connect(database) as connection:
+        connection.execute("select from public.provider_data where id = %s for update", [held])
+        began = time.monotonic()
+        report = rotate(both)
+        assert time.monotonic() - began < 2.5
+    assert (2, 2, False) == (report.resealed, report.older, report.clean)
+    assert rotate(both).clean
+    for row in (held, other):
+        (token,) = rows(database, "select token from public.provider_data where id = %s", row)
+        runtime(NEW).vault.open(token, row=str(row), column="token", generation=1)
+
+
+def test_a_journal_entry_that_was_brought_home_does_not_come_back(runtime):
+    """
+    Replayed once more, it would be given back to the provider, and the connection with it.
+    """
+    old, both = runtime(OLD), runtime(NEW, OLD)
+    gone = uuid.uuid4()
+    old.journal.write(gone, 1, {"access_token": "x"})
+    listed = list(both.journal.pending())
+    both.journal.forget(gone, 1)
+    both.journal.pending = lambda: iter(listed)
+
+    assert (0, 0) == both.journal.reseal()
+    assert [] == list(old.journal.pending())
+
+
+def test_nobody_changes_a_journal_entry_while_it_is_sealed_again(tmp_path):
+    """
+    Among all processes of the host: taking it away waits until it stands under the new key.
+    """
+    journal, gone = Journal(tmp_path, Vault([OLD])), uuid.uuid4()
+    journal.write(gone, 1, {"access_token": "x"})
+    held = os.open(tmp_path / "lock", os.O_RDWR)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    taker = threading.Thread(target=journal.forget, args=(gone, 1))
+    taker.start()
+    taker.join(0.3)
+    assert taker.is_alive()
+    assert [(gone, 1)] == list(journal.pending())
+
+    os.close(held)
+    taker.join(5)
+    assert [] == list(journal.pending())
+
+
+# -- what cannot be done ---------------------------------------------------------------------------------------------
+
+
+def test_what_no_key_opens_is_counted_and_named(runtime, database, tmp_path):
+    """
+    By where it stands, so that somebody can act; the rest is done all the same.
+    """
+    lost, held = connect(runtime(OTHER)), connect(runtime(OLD))
+    both = runtime(NEW, OLD)
+    runtime(OTHER).journal.write(lost, 1, {})
+
+    report = rotate(both)
+
+    assert {f"connection {lost}, token", f"connection {lost}, refresh", "journal of this host"} == set(
+        report.unreadable
+    )
+    assert (2, 0, False) == (report.resealed, report.older, report.clean)
+    assert str(held) not in "".join(report.unreadable)
+
+
+def test_what_an_owner_wrote_in_plain_is_left_to_the_adoption(runtime, database):
+    """
+    It is not sealed, so it is under no key.
+    """
+    held = connect(runtime(OLD))
+    rows(database, "update public.provider_data set token = 'in plain' where id = %s", held)
+
+    report = rotate(runtime(NEW, OLD))
+
+    assert (1, True) == (report.resealed, report.clean)
+    assert ["in plain"] == rows(database, "select token from public.provider_data")
+
+
+def test_nothing_is_sealed_under_a_key_that_a_host_lacks(runtime, database):
+    """
+    It would lose every connection; so the command names the host, and does nothing.
+    """
+    connect(runtime(OLD))
+    both = runtime(NEW, OLD)
+    both.store.host_seen(host="the-other-host", keys=Vault([OLD]).fingerprints())
+
+    with pytest.raises(SettingsRefused) as refused:
+        rotate_keys._judge_hosts(both)
+    assert "the-other-host" in refused.value.problems[0]
+    both.store.host_seen(host="the-other-host", keys=Vault([OLD, NEW]).fingerprints())
+    rows(database, "update gateway.host set seen_at = seen_at - interval '3 minutes' where cardinality(keys) = 1")
+    rotate_keys._judge_hosts(both)
+
+
+# -- hosts -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_says_which_keys_it_has(runtime, database):
+    """
+    When it starts; by marks, from which no key can be had, and which its host's journal takes part in.
+    """
+    rt = runtime(NEW, OLD)
+    runtime(OLD).journal.write(uuid.uuid4(), 1, {"access_token": "x"})
+    stopped = heartbeat.keep_announcing(rt)
+    end = time.monotonic() + 10
+    while not rt.store.hosts():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    stopped.set()
+
+    (host,) = rt.store.hosts()
+    assert (rt.journal.host, Vault([NEW, OLD]).fingerprints()) == (host.id, host.keys)
+    assert (0, 0) == rt.journal.reseal(check=True)
+    assert NEW[:8] not in str(rows(database, "select * from gateway.host"))
+
+
+def test_only_who_was_seen_lately_counts(runtime, database):
+    """
+    A host that is gone is forgotten after ten minutes; what a host had before its restart, after two and a half.
+    """
+    store = runtime(NEW).store
+    for host, keys, ago in (("gone", ["a"], 700), ("late", ["a"], 500), ("here", ["a"], 200), ("here", ["a", "b"], 10)):
+        store.host_seen(host=host, keys=keys)
+        query = "update gateway.host set seen_at = clock_timestamp() - make_interval(secs => %s) where host = %s and keys = %s"
+        rows(database, query, ago, host, keys)
+
+    assert {("late", ("a",)), ("here", ("a", "b"))} == {(host.id, host.keys) for host in store.hosts()}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "levels"),
+    [
+        ([("a", "n", "o"), ("b", "n", "o")], []),
+        ([("a", "o", "n"), ("b", "n", "o")], []),
+        ([("a", "o"), ("b", "o", "n")], ["warn"]),
+        ([("a", "o"), ("b", "n", "o")], ["fail"]),
+        ([("a", "n"), ("b", "n", "o")], ["warn"]),
+        ([("a", "n"), ("b", "o", "n")], ["fail"]),
+        ([("", "x"), ("b", "o")], ["fail", "fail"]),
+    ],
+)
+def test_the_doctor_sees_a_host_that_lacks_a_key(hosts, levels):
+    """
+    A failure where somebody seals with it; a warning while it is only being added, or taken away.
+    """
+    assert levels == [finding.level for finding in compared([Host(name, keys, 5) for name, *keys in hosts])]
+
+
+def test_over_rest_the_same_is_answered(runtime, database, rest):
+    """
+    Each function once over the project's REST API.
+    """
+    held = fill(runtime(OLD), database)[0]
+    both = runtime(NEW, OLD)
+    both.store.host_seen(host="a", keys=["k"])
+    store = open_rest_store(rest.url, SECRET_KEY)
+    for kind in rotate_keys.KINDS:
+        assert both.store.sealed(kind, after=None, most=9) == store.sealed(kind, after=None, most=9)
+    row = store.sealed("connection", after=None, most=1).rows[0]
+    assert () == store.sealed("connection", after=row, most=1).rows
+    new = both.vault.seal("x", row=str(held), column="token", generation=1)
+    assert (1, 0) == tuple(store.reseal("connection", [Change(row, "token", new)]) for _ in range(2))
+    store.host_seen(host="b", keys=["k", "l"])
+    assert {"a", "b"} == {host.id for host in store.hosts()}
+    assert both.store.recent_refreshes(300) == store.recent_refreshes(300)
+    user = rows(database, "select user_id from gateway.connection where id = %s", held)[0]
+    assert "ghl" == store.leaving(connection_id=held, session_hash=None, caller=Caller(user_id=user)).provider
+    assert store.leaving(connection_id=held, session_hash=None, caller=Caller(user_id=uuid.uuid4())) is None
+    store.close()
+
+
+# -- the documented way, live ----------------------------------------------------------------------------------------
+
+
+class Fleet:
+    """Two hosts behind one address, each with keys and a journal of its own."""
+
+    def __init__(self, whole):
+        self.whole = whole
+        self.front = Balancer(whole.port)
+        self.hosts = {}
+        self.environ = {
+            name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PG_BINDIR")
+        }
+
+    def settings(self, name, *keys):
+        folder = self.whole.folder / name
+        return self.environ | self.whole.environ | {"GATEWAY_KEYS": ",".join(keys), "GATEWAY_DATA": str(folder)}
+
+    def restarts(self, name, *keys):
+        """As behind any balancer: taken out, ended, started with these keys, put in again."""
+        if name in self.hosts:
+            process, port = self.hosts.pop(name)
+            self.front.drain(port)
+            process.terminate()
+            assert 0 == process.wait(30)
+        port = free_port()
+        command = [sys.executable, "-m", "gateway", "serve", "--port", str(port)]
+        with self.whole.log.open("ab") as log:
+            process = subprocess.Popen(command, cwd=ROOT, env=self.settings(name, *keys), stdout=log, stderr=log)
+        self.hosts[name] = process, port
+        end = time.monotonic() + 30
+        while True:
+            assert process.poll() is None, self.whole.log.read_text()
+            try:
+                if requests.get(f"http://127.0.0.1:{port}/readyz", timeout=2).ok:
+                    break
+            except requests.ConnectionError:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+        self.front.backends.append(port)
+
+    def command(self, *arguments, keys):
+        """On host a; exit code and what it printed."""
+        ran = subprocess.run(
+            [sys.executable, "-m", "gateway", *arguments], cwd=ROOT, env=self.settings("a", *keys), capture_output=True,
+            text=True, timeout=60, check=False,
+        )  # fmt: skip
+        return ran.returncode, ran.stdout + ran.stderr
+
+    def stop(self):
+        for process, _ in self.hosts.values():
+            process.terminate()
+        for process, _ in self.hosts.values():
+            process.wait(30)
+        self.front.stop()
+
+
+class Traffic:
+    """People who connect, read and refresh all the time; `noticed` is what they saw of the rotation."""
+
+    def __init__(self, whole):
+        self.whole = whole
+        self.held = []
+        self.noticed = []
+        self.done = 0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def joins(self, name, provider):
+        person = self.whole.person(name)
+        person.browser.headers["Connection"] = "close"
+        self.held.append((person, person.connects(provider)["connection"]))
+
+    def reads(self, person, connection, *, force=False):
+        url = f"{self.whole.url}/v1/connections/{connection}/" + ("refresh" if force else "token")
+        headers = {"Authorization": f"Bearer {person.token()}", "Connection": "close"}
+        answer = requests.request("POST" if force else "GET", url, headers=headers, timeout=20)
+        # A connection gets ten new tokens in a minute, and more are asked for here: that is no rotation's doing.
+        enough = force and answer.status_code == 429
+        assert answer.status_code == 200 or enough, (force, answer.status_code, answer.text)
+
+    def _run(self):
+        while not self._stopped.wait(0.02):
+            self.done += 1
+            person, connection = self.held[self.done % len(self.held)]
+            try:
+                if self.done % 40 == 0:
+                    self.joins(f"Guest{self.done} Hill", ("ghl", "google", "microsoft")[self.done // 40 % 3])
+                self.reads(person, connection, force=self.done % 7 == 0)
+            except Exception as error:  # noqa: BLE001 - whatever a user would have noticed
+                self.noticed.append(repr(error))
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stopped.set()
+        self._thread.join()
+
+
+def test_the_documented_way_is_walked_and_nobody_notices(cluster, template):
+    """
+    docs/operations.md, step by step, with two hosts under load: different orders of keys at once, then the old key leaves.
+    """
+    with whole_gateway(cluster, template) as whole:
+        fleet, traffic = Fleet(whole), Traffic(whole)
+        try:
+            for name in "ab":
+                fleet.restarts(name, OLD)
+            for number, provider in enumerate(("ghl", "zoom", "ringcentral", "google"), start=1):
+                traffic.joins(f"Alice{number} Winter", provider)
+            quiet = traffic.held.pop()  # whom nobody reads or refreshes meanwhile
+            with traffic:
+                for keys in ((OLD, NEW), (NEW, OLD)):
+                    for name in "ab":
+                        fleet.restarts(name, *keys)
+                # What the hosts had before their restarts, two and a half minutes later.
+                rows(whole.dsn, "delete from gateway.host where not (keys[1] = %s)", Vault([NEW]).fingerprints()[0])
+                assert 1 == fleet.command("keys", "rotate", "--check", keys=(NEW, OLD))[0]
+                code, said = fleet.command("keys", "rotate", keys=(NEW, OLD))
+                assert 0 == code, said
+                code, said = fleet.command("keys", "rotate", "--check", "--json", keys=(NEW, OLD))
+                assert (0, True) == (code, json.loads(said)["clean"])
+                for name in "ab":
+                    fleet.restarts(name, NEW)
+            assert [] == traffic.noticed
+            assert traffic.done > 50
+            for person, connection in [quiet, *traffic.held]:
+                traffic.reads(person, connection)
+                rows(whole.dsn, "update gateway.connection set expires_at = now() where id = %s", connection)
+                traffic.reads(person, connection)  # which a refresh alone can answer
+            assert 0 == fleet.command("keys", "rotate", "--check", keys=(NEW,))[0]
+            assert 2 == fleet.command("keys", "rotate", keys=(OTHER, NEW))[0]
+        finally:
+            fleet.stop()

@@ -1,0 +1,394 @@
+"""
+Who is told of which events, and in pages that neither miss nor repeat any.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import psycopg
+import pytest
+from cryptography.fernet import Fernet
+
+from gateway.crypto.vault import Vault
+from gateway.database import apply_schema
+from gateway.errors import Forbidden, Frozen, Unauthenticated
+from gateway.events import seal_all
+from gateway.models import Caller
+from gateway.tokens.response_journal import NoJournal
+from tests.support.database import Person, rows
+from tests.support.partners import partner
+
+VAULT = Vault([Fernet.generate_key().decode()])
+
+
+@dataclass
+class World:
+    """Alice and Bob with a connection each, and partners of every kind."""
+
+    store: object
+    database: str
+
+    def __post_init__(self):
+        self.journal = NoJournal()
+        self.alice, self.bob = Person("alice"), Person("bob")
+        self.held = {}
+        for person, provider in ((self.alice, "ghl"), (self.bob, "google")):
+            person.signs_in(self.store)
+            self.held[person] = person.connects(self.store, provider=provider, data={}).id
+
+    def happens(self, type_, person=None, *, by=None, provider=None, **more):
+        """An event, as a request appends it."""
+        given = {"type": type_, "partner_id": by and by.id, "provider": provider} | more
+        if person is not None:
+            own = {"connection_id": self.held[person], "user_id": person.id}
+            given |= own | {"provider": "ghl" if person is self.alice else "google"}
+        names, places = ", ".join(given), ", ".join(["%s"] * len(given))
+        rows(self.database, f"insert into gateway.event ({names}) values ({places})", *given.values())  # noqa: S608
+
+    def seals(self):
+        seal_all(SimpleNamespace(store=self.store, vault=VAULT, journal=self.journal))
+
+    def consents(self, person, to):
+        """From now on."""
+        rows(
+            self.database,
+            "insert into gateway.consent (partner_id, connection_id, made) values (%s, %s, false)", to.id, self.held[person],
+        )  # fmt: skip
+
+    def ends(self, person, to):
+        """And not any more."""
+        rows(
+            self.database,
+            "update gateway.consent set ended_at = clock_timestamp() where (partner_id, connection_id) = (%s, %s) and ended_at is null",
+            to.id, self.held[person],
+        )  # fmt: skip
+
+    def told(self, caller, after=0, most=100):
+        """The types that a partner, or a person, is told of."""
+        who = Caller(user_id=caller.id) if isinstance(caller, Person) else caller.caller()
+        return [event.type for event in self.store.events(who, after=after, most=most).events]
+
+
+@pytest.fixture
+def world(store, database):
+    return World(store, database)
+
+
+def test_who_may_read_events_is_judged_in_the_same_call(world, store, database):
+    """
+    Key, scope, freeze, and a user who is banned: no events go to any of them.
+    """
+    without = partner(store, scope=["tokens:read"])
+    frozen, gone = partner(store), partner(store)
+    store.freeze(partner=frozen.name)
+    store.revoke_partner(gone.name)
+    rows(database, "update auth.users set banned_until = 'infinity' where id = %s", world.bob.id)
+
+    for caller, error in (
+        (without.caller(), Forbidden),
+        (frozen.caller(), Frozen),
+        (gone.caller(), Unauthenticated),
+        (Caller(key_hash="unknown"), Unauthenticated),
+        (Caller(user_id=world.bob.id), Unauthenticated),
+        (Caller(), Unauthenticated),
+    ):
+        with pytest.raises(error):
+            store.events(caller, after=0, most=10)
+
+
+def test_a_user_is_told_of_the_own_connections_and_of_who_read_them(world, store):
+    """
+    Partners' acts on them included; nothing of another's, and nothing that is between a partner and the operator.
+    """
+    acme = partner(store)
+    world.happens("token.read", world.alice, by=acme)
+    world.happens("partner.alerted", world.alice, by=acme)
+    world.happens("token.read", world.bob)
+    world.seals()
+
+    assert ["connection.created", "token.read"] == world.told(world.alice)
+    assert ["connection.created", "token.read"] == world.told(world.bob)
+    (_, read) = store.events(Caller(user_id=world.alice.id), after=0, most=10).events
+    assert (acme.id, world.held[world.alice], world.alice.id, "ghl") == (
+        read.partner, read.connection_id, read.user_id, read.provider,
+    )  # fmt: skip
+
+
+def test_an_all_partner_is_told_of_all_of_its_providers_and_of_its_own_acts(world, store):
+    """
+    Whoever's doing it was; what the operator does with other partners is none of its business.
+    """
+    everything, google, other = partner(store), partner(store, providers=["google"]), partner(store)
+    world.happens("token.read", world.alice, by=other)
+    world.happens("token.read", world.bob, by=other)
+    world.happens("key.added", by=other)
+    world.happens("key.added", by=google)
+    world.happens("provider.frozen", provider="google")
+    world.happens("reads.frozen")
+    world.seals()
+
+    assert ["connection.created"] * 2 + [
+        "partner.added",
+        "key.added",
+        "token.read",
+        "token.read",
+        "provider.frozen",
+    ] == (world.told(everything))
+    assert ["connection.created", "partner.added", "key.added", "token.read", "key.added", "provider.frozen"] == (
+        world.told(google)
+    )
+
+
+def test_an_own_partner_is_told_of_what_it_was_given_and_never_of_other_partners(world, store):
+    """
+    Shared connections included: what another partner did there is left out.
+    """
+    acme, other = (partner(store, reach="own") for _ in range(2))
+    for each in (acme, other):
+        world.consents(world.alice, each)
+    world.happens("token.read", world.alice, by=acme)
+    world.happens("token.read", world.alice, by=other)
+    world.happens("grant.refreshed", world.alice)
+    world.happens("grant.refreshed", world.bob)
+    world.happens("provider.frozen", provider="ghl")
+    world.seals()
+
+    assert ["partner.added", "key.added", "token.read", "grant.refreshed"] == world.told(acme)
+
+
+def test_an_own_partner_is_told_of_nothing_before_its_consent_or_between_two(world, store, database):
+    """
+    A new yes brings back no past: what comes to be seen later would stand below positions that a cursor has passed.
+    """
+    acme = partner(store, reach="own")
+    world.happens("a.before", world.alice)
+    world.seals()
+    seen = store.events(acme.caller(), after=0, most=10).events[-1].position
+    world.consents(world.alice, acme)
+    world.happens("a.while", world.alice)
+    world.ends(world.alice, acme)
+    world.happens("a.between", world.alice)
+    world.seals()
+    world.consents(world.alice, acme)
+    world.happens("a.after", world.alice)
+    world.seals()
+
+    assert ["partner.added", "key.added", "a.while", "a.after"] == world.told(acme)
+    assert ["a.while", "a.after"] == world.told(acme, after=seen)
+    assert [False, True] == rows(database, "select ended_at is null from gateway.consent order by created_at")
+
+
+def test_a_database_with_one_row_a_consent_gets_one_for_each_time(world, store, database):
+    """
+    Set up again over an earlier state, twice: what stood stands, and a second yes beside one that has ended is kept.
+    """
+    acme = partner(store, reach="own")
+    world.consents(world.alice, acme)
+    rows(database, "drop index gateway.consent_standing")
+    rows(
+        database,
+        "alter table gateway.consent drop constraint consent_pkey, add constraint consent_pkey primary key (partner_id, connection_id)",
+    )
+    for _ in range(2):
+        apply_schema(database)
+    world.ends(world.alice, acme)
+    world.consents(world.alice, acme)
+
+    assert 2 == len(rows(database, "select 1 from gateway.consent"))
+    with pytest.raises(psycopg.errors.UniqueViolation, match="consent_standing"):
+        world.consents(world.alice, acme)
+
+
+def test_an_own_partner_is_told_that_a_connection_went_and_not_who_ended_it(world, store):
+    """
+    Another partner, the operator, or its user: to whoever was let in it is gone.
+    """
+    acme, product = partner(store, reach="own"), partner(store)
+    for person in (world.alice, world.bob):
+        world.consents(person, acme)
+    store.disconnect(connection_id=world.held[world.alice], caller=product.caller())
+    store.erase_connection(world.held[world.bob])
+    world.seals()
+    gone = [e for e in store.events(acme.caller(), after=0, most=50).events if e.type == "connection.disconnected"]
+
+    assert [world.held[world.alice], world.held[world.bob]] == [event.connection_id for event in gone]
+    assert [(None, None)] * 2 == [(event.partner, event.data.get("by")) for event in gone]
+    told = [e for e in store.events(product.caller(), after=0, most=50).events if e.type == "connection.disconnected"]
+    assert [(product.id, None), (None, "operator")] == [(event.partner, event.data.get("by")) for event in told]
+
+
+def test_what_an_own_partner_was_told_of_it_may_still_read_when_its_reach_has_ended(world, store):
+    """
+    Up to the end and not beyond; its own acts in any case. A connection that was erased is told of as before.
+    """
+    acme = partner(store, reach="own")
+    for person in (world.alice, world.bob):
+        world.consents(person, acme)
+    world.happens("grant.refreshed", world.alice)
+    world.ends(world.alice, acme)
+    world.happens("grant.refresh_failed", world.alice)
+    world.happens("consent.ended", world.alice, by=acme)
+    store.disconnect(connection_id=world.held[world.bob], session_hash=world.bob.session)
+    world.seals()
+
+    assert ["partner.added", "key.added", "grant.refreshed", "consent.ended", "connection.disconnected"] == world.told(
+        acme
+    )
+
+
+def test_a_partners_own_providers_narrow_what_it_was_given(world, store):
+    """
+    As they narrow what it reaches.
+    """
+    acme = partner(store, reach="own", providers=["google"])
+    world.consents(world.alice, acme)
+    world.happens("grant.refreshed", world.alice)
+    world.seals()
+
+    assert ["partner.added", "key.added"] == world.told(acme)
+
+
+@pytest.mark.parametrize("reach", ["all", "own", "of a provider", "user"])
+def test_pages_neither_miss_nor_repeat_an_event(world, store, reach):
+    """
+    Along whichever index, near the end and far from it; the last page says so.
+    """
+    acme = partner(
+        store, reach="own" if reach == "own" else "all", providers=["ghl"] if reach == "of a provider" else ()
+    )
+    world.consents(world.alice, acme)
+    world.seals()
+    rows(
+        world.database,
+        "insert into gateway.event (type, connection_id, user_id, provider, partner_id) select 'grant.refreshed', %s, %s, 'ghl',"
+        " case n %% 7 when 0 then %s::uuid end from generate_series(1, 1400) n", world.held[world.alice], world.alice.id, acme.id,
+    )  # fmt: skip
+    rows(world.database, "insert into gateway.event (type, provider) select 'a', 'zoom' from generate_series(1, 2500)")
+    for _ in range(30):
+        world.happens("grant.refreshed", world.bob)
+    world.seals()
+    who = Caller(user_id=world.alice.id) if reach == "user" else acme.caller()
+    seen, after = [], 0
+    while after is not None:
+        page = store.events(who, after=after, most=450)
+        seen += [event.position for event in page.events]
+        assert page.after is None or page.after > after
+        after = page.after
+
+    assert sorted(set(seen)) == seen
+    assert {"all": 3934, "own": 1402, "of a provider": 1403, "user": 1401}[reach] == len(seen)
+    assert ((), None) == store.events(who, after=store.ledger().position, most=450)
+
+
+def test_a_cursor_that_runs_beside_late_commits_misses_nothing_and_repeats_nothing(world, store, database):
+    """
+    Four writers whose transactions overlap, a sealer, and a reader that keeps its position.
+    """
+    acme, over = partner(store), threading.Event()
+
+    def write(number):
+        with psycopg.connect(database) as one, psycopg.connect(database) as slow:
+            for count in range(25):
+                add = "insert into gateway.event (type, provider, data) values ('written', 'ghl', jsonb_build_object('n', %s::text))"
+                slow.execute(add, [f"{number}-slow-{count}"])
+                one.execute(add, [f"{number}-{count}"])
+                one.commit()
+                if count % 4 == 0:
+                    slow.commit()
+            slow.commit()
+
+    def seal():
+        while not over.wait(0.005):
+            world.seals()
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    sealer = threading.Thread(target=seal)
+    for thread in (*writers, sealer):
+        thread.start()
+    seen, after = [], 0
+    while (
+        any(thread.is_alive() for thread in writers) or world.store.ledger().unsealed or after < store.ledger().position
+    ):
+        page = store.events(acme.caller(), after=after, most=20)
+        seen += [event for event in page.events if event.type == "written"]
+        after = page.events[-1].position if page.events else after
+    over.set()
+    sealer.join()
+
+    assert 200 == len(seen) == len({event.data["n"] for event in seen})
+    assert [event.position for event in seen] == sorted(event.position for event in seen)
+
+
+def many(database, acme, *, consents, events, by=None):
+    """That many connections that a partner was let into, and events of them in turn, sealed somehow."""
+    rows(
+        database,
+        "insert into gateway.consent (partner_id, connection_id, made, created_at) select %s, gen_random_uuid(), false, '2020-01-01'"
+        " from generate_series(1, %s)", acme.id, consents,
+    )  # fmt: skip
+    rows(
+        database,
+        "insert into gateway.event (type, connection_id, provider, partner_id, position) select 'token.read', c.id, 'ghl', %s,"
+        " 1000 + n from generate_series(1, %s) n join (select connection_id as id, row_number() over () as place"
+        " from gateway.consent) c on c.place = 1 + n %% %s", by and by.id, events, consents,
+    )  # fmt: skip
+    rows(database, "update gateway.events set position = %s", 1000 + events)
+    rows(database, "analyze gateway.event, gateway.consent")
+
+
+@pytest.mark.parametrize("consents", [1, 20, 21, 3000])
+def test_a_page_costs_what_it_shows_however_much_a_partner_was_given_and_does_not_see(database, store, consents):
+    """
+    Other partners' acts on all of its connections: it is told nothing, in bounded steps that come to the end.
+    """
+    acme, other = partner(store, reach="own"), partner(store)
+    many(database, acme, consents=consents, events=9000, by=other)
+    rows(database, "update gateway.event set partner_id = null where position = 10000")
+    seen, after, pages, before = [], 0, 0, 0
+    read = "select sum(seq_tup_read + idx_tup_fetch)::int from pg_stat_xact_user_tables where relname = 'event'"
+    with psycopg.connect(database, autocommit=True) as connection:
+        while after is not None:
+            asked = "select public.gateway_events_v1(%s, '198.51.100.7', null, %s, 100)"
+            (page,) = connection.execute(asked, [acme.caller().key_hash, after]).fetchone()
+            (now,) = connection.execute(read).fetchone()
+            assert now - before < 4500, (after, now - before)
+            seen += [event["position"] for event in page["items"]]
+            after, pages, before = page["next"], pages + 1, now
+
+    assert [10000] == seen
+    assert pages <= 8
+
+
+def test_each_way_to_read_events_is_along_an_index(database, store):
+    """
+    Whatever else is in the ledger: a page costs what it shows.
+    """
+    world = World(store, database)
+    every = {"all": partner(store), "some": partner(store, providers=["ghl"]), "own": partner(store, reach="own")}
+    for each in every.values():
+        world.consents(world.alice, each)
+    rows(
+        database,
+        "insert into gateway.event (type, connection_id, user_id, provider, position) select 'a', gen_random_uuid(),"
+        " gen_random_uuid(), 'google', n from generate_series(10, 30000) n",
+    )
+    rows(database, "update gateway.events set position = 30000")
+    world.happens("a.last", world.alice, position=30001)
+    rows(database, "analyze gateway.event")
+    asked = (
+        "select count(*) from (select p from gateway.partner p where p.id = %s) x right join (select 1) on true,"
+        " gateway.told(x.p, %s, 0, gateway.looked_until(x.p, 0), 10)"
+    )
+
+    with psycopg.connect(database) as connection:
+        for name, who in (*((name, each.id) for name, each in every.items()), ("user", None)):
+            connection.execute("begin")
+            connection.execute(asked, [who, world.alice.id])
+            scanned = connection.execute(
+                "select seq_tup_read, idx_tup_fetch from pg_stat_xact_user_tables where relname = 'event'"
+            ).fetchone()
+            connection.rollback()
+            assert sum(map(int, scanned)) < 200, (name, scanned)

@@ -1,0 +1,258 @@
+"""
+The store: links of partners, what waits for them, and who may use a connection, over each backend.
+"""
+
+from __future__ import annotations
+
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pytest
+
+from gateway.errors import Forbidden, Frozen, PendingConfirmation, Unauthenticated
+from gateway.models import Caller
+from tests.database.test_store_parked import parks
+from tests.support.database import Person, rows
+from tests.support.partners import Partner as Key
+from tests.support.partners import partner
+
+
+@pytest.fixture
+def alice(store) -> Person:
+    person = Person("alice@northwind.example")
+    person.signs_in(store)
+    return person
+
+
+@pytest.fixture
+def acme(store) -> Key:
+    return partner(store, reach="own")
+
+
+def makes(store, who: Key, whose: Person, **changes: Any) -> Any:
+    given = {
+        "secret_hash": "secret",
+        "user_id": whose.id,
+        "provider": "ghl",
+        "type": 1,
+        "scope": ("extra",),
+        "return_to": "r",
+    }
+    return store.create_connect_session(who.caller(), **(given | changes))
+
+
+def looks(store, session: str = "", secret: str = "secret") -> Any:
+    return store.connect_session(secret_hash=secret, session_hash=session)
+
+
+def starts(store, session: str = "", **changes: Any) -> Any:
+    given = {
+        "secret_hash": "secret",
+        "session_hash": session,
+        "state_hash": "state",
+        "browser_hash": "b",
+        "sealed": "s",
+    }
+    return store.start_connect_session(**(given | {"scope": ("a", "extra")} | changes))
+
+
+def completes(store, who: Key, link: Any, user_id: uuid.UUID, confirmation: str = "confirmation") -> Any:
+    return store.claim_completion(
+        who.caller(), connect_session_id=link.id, user_id=user_id, confirmation_hash=confirmation
+    )
+
+
+def test_a_link_says_what_it_is_for_and_is_started_once(store, alice, acme):
+    """
+    To nobody as to its user; and the attempt comes back with what the link said.
+    """
+    link = makes(store, acme, alice)
+    alice.connects(store)
+    for session, who in (("", None), (alice.session, alice.id)):
+        seen = looks(store, session)
+        assert (link.id, "ghl", "r", alice.id, acme.name) == (
+            seen.id,
+            seen.provider,
+            seen.return_to,
+            seen.user_id,
+            seen.partner,
+        )
+        assert (("extra",), who, "own") == (seen.scope, seen.session_user_id, seen.partner_reach)
+        hers = (("contacts.readonly",), ("alice@northwind.example's agency", "active"))
+        assert (alice.label, hers if who else ((), None)) == (seen.user_label, (seen.beside, seen.standing))
+
+    assert ["started", None, None] == [starts(store), starts(store, state_hash="again"), looks(store)]
+    taken = store.take_authorization(state_hash="state", session_hash="")
+    assert (link.id, ("a", "extra"), "r", None) == (
+        taken.connect_session_id,
+        taken.scope,
+        taken.return_to,
+        taken.session_user_id,
+    )
+
+
+def test_of_two_starts_at_the_same_moment_one_counts(database, store, alice, acme):
+    """
+    Both have seen that it was not started yet, and wait for the same row.
+    """
+    makes(store, acme, alice)
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    with psycopg.connect(database) as holder, ThreadPoolExecutor(2) as pressing:
+        holder.execute("select 1 from gateway.connect_session for update")
+        pressed = [pressing.submit(starts, store, state_hash=f"state-{number}") for number in (1, 2)]
+        while rows(database, waiting) != [2]:
+            assert not any(each.done() for each in pressed)
+        holder.rollback()
+
+    assert {None, "started"} == {each.result() for each in pressed}
+    assert [1] == rows(database, "select count(*) from gateway.authorization_request")
+
+
+def test_who_may_start_is_judged_before_it_is_used_up(store, alice, acme):
+    """
+    Somebody else, and nobody where nothing could say who it was; afterwards its user still may.
+    """
+    bob = Person("bob")
+    bob.signs_in(store)
+    makes(store, acme, alice, return_to=None)
+
+    said = [starts(store, bob.session), starts(store), starts(store, alice.session)]
+
+    assert ["user_mismatch", "unauthenticated", "started"] == said
+
+
+def test_a_key_is_judged_in_the_same_call(database, store, alice, acme):
+    """
+    Unknown, without the scope, frozen; and a provider that is not the partner's is like none.
+    """
+    reader, elsewhere = partner(store, scope=["tokens:read"]), partner(store, providers=["google"])
+    unknown = Caller(key_hash="0" * 64)
+
+    with pytest.raises(Unauthenticated):
+        store.create_connect_session(
+            unknown, secret_hash="s", user_id=alice.id, provider="ghl", type=1, scope=(), return_to=None
+        )
+    with pytest.raises(Forbidden):
+        makes(store, reader, alice)
+    assert makes(store, elsewhere, alice) is None
+    makes(store, acme, alice)
+    rows(database, "update gateway.partner set frozen_at = now() where id = %s", acme.id)
+    for call in (lambda: makes(store, acme, alice, secret_hash="s"), lambda: looks(store), lambda: starts(store)):
+        with pytest.raises(Frozen):
+            call()
+
+
+def test_on_supabase_a_link_is_for_a_user_there_is(database, store, acme):
+    """
+    On plain Postgres whoever the partner names is made known.
+    """
+    somebody = Person("carol")
+    assert makes(store, acme, somebody)
+
+    rows(database, "update gateway.schema set own_auth = false")
+    assert makes(store, acme, Person("dave"), secret_hash="other") is None
+
+
+def waits(store, who: Key, whose: Person, **changes: Any) -> tuple[Any, uuid.UUID]:
+    link = makes(store, who, whose)
+    return link, parks(store, whose, connect_session_id=link.id, confirmation_hash="confirmation", **changes)
+
+
+def test_what_waits_is_its_partners_to_see_and_not_to_use(store, alice, acme):
+    """
+    Listed as what it is going to be; no question for its user, and none of theirs is displaced.
+    """
+    question = parks(store, alice)
+    _, waiting = waits(store, acme, alice)
+
+    shown = store.reached_connection(acme.caller(), waiting)
+    assert ("pending_confirmation", alice.id, "") == (shown.status, shown.user_id, shown.account.label)
+    narrow = {"of_user": alice.id, "provider": "ghl", "type": 1, "status": None, "most": 1}
+    assert (shown,) == store.reached_connections(acme.caller(), after=None, **narrow)
+    assert () == store.reached_connections(acme.caller(), after=waiting, **narrow)
+    with pytest.raises(PendingConfirmation):
+        store.grant(connection_id=waiting, caller=acme.caller(), min_seconds=60)
+    assert question == store.parked_grant(session_hash=alice.session, browser_hash="browser", provider="ghl").id
+    assert store.reached_connection(partner(store).caller(), waiting) is None
+
+
+def test_a_completion_opens_what_waits_as_often_as_it_is_right(store, alice, acme):
+    """
+    And saving it uses it up, under its own id, with the owner's yes in the same transaction.
+    """
+    link, waiting = waits(store, acme, alice)
+    found = [completes(store, acme, link, alice.id) for _ in range(2)]
+    assert [("open", waiting, alice.label)] * 2 == [
+        (each.ending, each.parked.id, each.parked.user.label) for each in found
+    ]
+
+    saved = store.save_connection(**alice.grant(connection_id=waiting), parked_id=waiting)
+
+    assert (True, waiting, "active") == (saved.saved, saved.connection.id, saved.connection.status)
+    assert ("done", saved.connection) == (
+        (again := completes(store, acme, link, alice.id)).ending,
+        again.connection,
+    )
+    for wrong in (completes(store, acme, link, uuid.uuid4()), completes(store, acme, link, alice.id, "x")):
+        assert ("state_invalid", None) == (wrong.ending, wrong.connection)
+    assert waiting == store.reached_connection(acme.caller(), waiting).id
+    sharing = store.connections(alice.session).sharing
+    assert {waiting: ((acme.id, acme.name, True),)} == sharing
+
+
+@pytest.mark.parametrize(
+    ("whose", "confirmation", "ending"), [("bob", "confirmation", "user_mismatch"), ("alice", "x", "state_invalid")]
+)
+def test_a_wrong_word_takes_it_off_once(database, store, alice, acme, whose, confirmation, ending):
+    """
+    Into the queue, in the same transaction, with an event that says why.
+    """
+    link, waiting = waits(store, acme, alice)
+    wrong = completes(store, acme, link, alice.id if whose == "alice" else uuid.uuid4(), confirmation)
+
+    assert (ending, waiting) == (wrong.ending, wrong.revocation.connection_id)
+    assert ("state_invalid", None) == ((late := completes(store, acme, link, alice.id)).ending, late.revocation)
+    assert [(acme.id, ending)] == rows(
+        database, "select partner_id, data ->> 'error' from gateway.event where type = 'link.refused'"
+    )
+
+
+def test_anothers_session_is_none(store, alice, acme):
+    """
+    Whatever is known of it.
+    """
+    link, _ = waits(store, acme, alice)
+
+    assert completes(store, partner(store), link, alice.id) is None
+    assert "open" == completes(store, acme, link, alice.id).ending
+
+
+def test_a_consent_ends_once_and_for_its_owner_alone(database, store, alice, acme):
+    """
+    The partner reaches it no longer; the connection stays.
+    """
+    link = makes(store, acme, alice)
+    made = alice.connects(store, connect_session_id=link.id).id
+    bob = Person("bob")
+    bob.signs_in(store)
+
+    def ends(who: Person) -> Any:
+        return store.end_consent(session_hash=who.session, connection_id=made, partner_id=acme.id)
+
+    assert [None, ("ghl", acme.name), None] == [ends(bob), ends(alice), ends(alice)]
+    assert store.reached_connection(acme.caller(), made) is None
+    assert {made: ()} == store.connections(alice.session).sharing
+    assert [acme.id] == rows(database, "select partner_id from gateway.event where type = 'consent.ended'")
+
+
+def test_old_links_are_cleared_away(database, store, alice, acme):
+    """
+    An hour after their end, by whoever makes the next one.
+    """
+    old = makes(store, acme, alice)
+    rows(database, "update gateway.connect_session set expires_at = now() - interval '61 minutes'")
+    makes(store, acme, alice, secret_hash="next")
+
+    assert [] == rows(database, "select 1 from gateway.connect_session where id = %s", old.id)

@@ -1,0 +1,140 @@
+"""
+Processes that want the same thing at the same moment.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+
+import psycopg
+import pytest
+
+from tests.support.database import Person, race, rows
+
+SAVE = """
+from uuid import UUID
+alice = Person("alice", id=UUID(argv[0]))
+standing, tries = None, 0
+while True:
+    tries += 1
+    asked = {} if standing is None else {"connection_id": standing.id, "generation": standing.generation + 1}
+    saved = store.save_connection(**alice.grant(provider=argv[1], type=1, token=argv[2], **asked))
+    if saved.saved:
+        break
+    standing = saved.standing
+said = [str(saved.standing.id), saved.standing.generation, saved.created]
+"""
+
+
+@pytest.fixture
+def alice(store) -> Person:
+    person = Person("alice")
+    person.signs_in(store)
+    return person
+
+
+def test_ten_processes_take_one_state_and_one_gets_it(database, store, alice):
+    """
+    Ten callbacks at once redeem one code.
+    """
+    store.start_authorization(
+        session_hash=alice.session,
+        state_hash="state",
+        browser_hash="b",
+        provider="ghl",
+        sealed="s",
+        scope=(),
+        return_to=None,
+        display="page",
+    )
+    take = "said = store.take_authorization(state_hash='state', session_hash=argv[0]) is not None"
+
+    assert [False] * 9 + [True] == sorted(race(database, take, [[alice.session]] * 10))
+
+
+def test_eight_processes_save_one_connection_as_one_row(database, alice):
+    """
+    Each gets its turn as a generation of its own; the row, the id in the array and the creation happen once.
+    """
+    said = race(database, SAVE, [[str(alice.id), "ghl", f"token-{n}"] for n in range(8)])
+
+    assert list(range(1, 9)) == sorted(generation for _, generation, _ in said)
+    assert 1 == len({connection for connection, _, _ in said})
+    assert [False] * 7 + [True] == sorted(created for _, _, created in said)
+    last = next(n for n, (_, generation, _) in enumerate(said) if generation == 8)
+    assert [(uuid.UUID(said[0][0]), f"token-{last}")] == rows(database, "select id, token from public.provider_data")
+    assert [[said[0][0]]] == rows(database, "select providers from public.user_profile")
+
+
+def test_first_connects_to_different_providers_make_one_profile(database, alice):
+    """
+    It lists both.
+    """
+    said = race(database, SAVE, [[str(alice.id), provider, "t"] for provider in ("ghl", "google", "zoom", "acme")])
+
+    listed = rows(database, "select providers from public.user_profile")
+    assert [sorted(connection for connection, _, _ in said)] == [sorted(each) for each in listed]
+
+
+def test_five_processes_disconnect_and_one_did_it(database, store, alice):
+    """
+    One receipt, one entry in the queue.
+    """
+    standing = alice.connects(store)
+    erase = "said = store.disconnect(session_hash=argv[0], connection_id=uuid.UUID(argv[1])) is not None"
+
+    assert [False] * 4 + [True] == sorted(race(database, erase, [[alice.session, str(standing.id)]] * 5))
+    assert [1] == rows(database, "select count(*) from gateway.revocation")
+
+
+def test_saving_and_deleting_the_user_at_once_leaves_nothing_unqueued(database, alice):
+    """
+    Whoever comes first: no row of a user who is gone, and each grant that stood waits to be revoked.
+    """
+    delete = "import psycopg\nwith psycopg.connect(argv[3], autocommit=True) as c: c.execute('delete from auth.users')\nsaid = 0"
+    script = f"""
+if argv[1] == "delete":
+    {delete.replace(chr(10), chr(10) + "    ")}
+else:
+    try:
+        saved = store.save_connection(**Person("alice", id=uuid.UUID(argv[0])).grant(token=argv[2]))
+        said = int(saved.saved)
+    except Exception as refused:
+        said = type(refused).__name__
+"""
+    said = race(database, script, [[str(alice.id), kind, "t", database] for kind in ("ghl", "delete")])
+
+    assert said[0] in {0, 1, "Unexpected"}
+    assert [0] == rows(database, "select count(*) from public.provider_data")
+    assert [int(said[0] == 1)] == rows(database, "select count(*) from gateway.revocation")
+
+
+def test_a_save_that_waited_for_a_refresh_sees_its_generation(database, store, alice):
+    """
+    The row was locked by a refresh while the save looked at it: the save is refused, and nothing of the refresh is lost.
+    """
+    standing = alice.connects(store)
+    over = {"connection_id": standing.id, "generation": standing.generation + 1, "token": "of-the-save"}
+    answers = []
+    with psycopg.connect(database) as refreshing:
+        refreshing.execute(
+            "select public.gateway_finish_refresh_v1(connection_id => %s, generation => %s, token => 'of-the-refresh',"
+            " refresh => 'new', scope => '{}', expires_seconds => 3600, refresh_expires_seconds => null, renewed => false)",
+            [standing.id, standing.generation],
+        )
+        saving = threading.Thread(target=lambda: answers.append(store.save_connection(**alice.grant(**over))))
+        saving.start()
+        with psycopg.connect(database, autocommit=True) as looking:
+            waiting = (
+                "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+            )
+            end = time.monotonic() + 5
+            while looking.execute(waiting).fetchone()[0] == 0 and time.monotonic() < end:
+                time.sleep(0.01)
+        refreshing.commit()
+        saving.join()
+
+    assert (False, 2) == (answers[0].saved, answers[0].standing.generation)
+    assert ["of-the-refresh"] == rows(database, "select token from public.provider_data")

@@ -1,0 +1,356 @@
+"""
+What owners may write into their rows decides nothing: neither what is asked of a provider nor whether a connection works.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+from psycopg.types.json import Jsonb
+
+from gateway.connections import adopt, revoke
+from gateway.connections import uninstall as leave
+from gateway.connections.adopt.proof import prove, read_written, use_refresh_token
+from gateway.database import Store, apply_schema
+from gateway.errors import NeedsReauthorization, ProviderGarbled, ProviderUnavailable
+from gateway.http import Deadline
+from gateway.models import Caller
+from gateway.protocol import refresh_request
+from gateway.tokens import refresh_request as renewal
+from gateway.tokens.read import fresh_grant
+from gateway.worker.jobs import Worker
+from tests.support.database import rows
+from tests.support.legacy_project import AGENCY, BERLIN, LISBON, granted, project_from_before
+
+FAKE = "gAAAAA-nonsense"
+COMPANY = {"userType": "Company", "companyId": LISBON.id}
+
+
+@pytest.fixture
+def project(cluster):
+    with project_from_before(cluster) as made:
+        yield made
+
+
+def connected(project, account=BERLIN, **more):
+    """A connection of somebody's, adopted a moment ago: who, which row, and its tokens at the provider."""
+    alice = project.user()
+    row, pair = project.location(alice, account, **more)
+    assert "sealed" == adopt.adopt(project.rt, project.rt.store.claim_adoption(UUID(row), "ghl")).outcome
+    return alice, row, pair
+
+
+def status(project, row):
+    return project.of(row)["connection"]["status"]
+
+
+def last_asked(project, endpoint):
+    return project.state.requests("ghl", endpoint)[-1]["form"]
+
+
+# -- data ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [COMPANY, [1], "text", 7, None])
+def test_a_refresh_asks_for_what_the_provider_said_and_not_for_what_the_owner_wrote(project, data):
+    """
+    The true user_type goes along, whatever stands in `data`; and a refresh brings `data` back into shape.
+    """
+    alice, row, _ = connected(project)
+    project.writes(alice, row, data=Jsonb(data))
+
+    fresh_grant(project.rt, UUID(row), force=True)
+
+    assert "Location" == last_asked(project, "token")["user_type"]
+    assert (2, "active") == (project.of(row)["connection"]["generation"], project.of(row)["data"]["status"])
+
+
+@pytest.mark.parametrize("data", [COMPANY, [1]])
+def test_a_refusal_is_noted_whatever_the_owner_wrote(project, data):
+    """
+    The connection is marked, and `data` says so too.
+    """
+    alice, row, pair = connected(project)
+    project.writes(alice, row, data=Jsonb(data))
+    project.state.end(pair.session)
+
+    with pytest.raises(NeedsReauthorization):
+        fresh_grant(project.rt, UUID(row), force=True)
+
+    assert "needs_reauthorization" == status(project, row) == project.of(row)["data"]["status"]
+
+
+@pytest.mark.parametrize(("account", "body"), [(BERLIN, {"locationId": BERLIN.id}), (AGENCY, {"companyId": AGENCY.id})])
+def test_an_uninstall_names_what_was_connected(project, account, body):
+    """
+    A location stays a location, and an agency one.
+    """
+    facts = {"userType": "Company" if account is AGENCY else "Location", **body}
+    alice, row, _ = connected(project, account, data=facts)
+    other = {"userType": "Location" if account is AGENCY else "Company"}
+    for data in (other, [1]):
+        project.writes(alice, row, data=Jsonb(data))
+
+        leave.uninstall_app(
+            project.rt, Deadline.after(10), connection_id=UUID(row), session_hash=None, caller=Caller(user_id=alice)
+        )
+
+        assert body == last_asked(project, "uninstall")
+
+
+def test_an_owners_new_token_is_asked_about_by_what_is_believed(project):
+    """
+    Facts that they write beside it do not lead the question astray, and are not believed afterwards.
+    """
+    alice, row, _ = connected(project)
+    mine = granted(project.state, "ghl", BERLIN)
+
+    project.writes(alice, row, token=mine.access_token, data=Jsonb(COMPANY))
+    assert adopt.work_once(project.rt)
+
+    assert "active" == status(project, row)
+    assert "Location" == project.of(row)["connection"]["facts"]["userType"]
+
+
+def test_facts_that_are_no_object_are_none(project):
+    """
+    A token request is built without them.
+    """
+    provider = project.rt.provider("ghl")
+
+    wire = refresh_request(provider, project.rt.clients["ghl"], refresh_token="held", facts=[1])
+
+    assert "user_type" not in wire.body
+
+
+def test_facts_are_taken_over_once_where_connections_stood_before(project):
+    """
+    From `data`, as it is when the column comes; what owners write later is not.
+    """
+    alice, row, _ = connected(project)
+    believed = project.of(row)["connection"]["facts"]
+    project.execute("alter table gateway.connection drop column facts")
+    apply_schema(project.gateway.dsn)
+    assert believed.items() <= project.of(row)["connection"]["facts"].items()
+    project.execute("update gateway.connection set facts = '{}'")
+
+    project.writes(alice, row, data=Jsonb(COMPANY))
+    apply_schema(project.gateway.dsn)
+
+    assert {} == project.of(row)["connection"]["facts"]
+
+
+# -- secrets emptied or made up --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("token", [None, ""])
+def test_a_token_that_its_owner_emptied_is_fetched_anew_for_who_asks(project, token):
+    """
+    The very read that finds it gone refreshes it.
+    """
+    alice, row, pair = connected(project)
+    project.writes(alice, row, token=token)
+
+    assert pair.successor is None
+    fresh = fresh_grant(project.rt, UUID(row), caller=Caller(user_id=alice))
+
+    assert pair.successor.access_token == fresh.access_token
+    assert adopt.work_once(project.rt)  # it was noted, and stands well by now
+    assert ("active", 2) == (status(project, row), project.of(row)["connection"]["generation"])
+
+
+def test_an_emptied_token_is_not_better_than_none(project):
+    """
+    While its provider is away whoever asks is told to wait, and not that a secret does not open.
+    """
+    alice, row, _ = connected(project)
+    project.writes(alice, row, token=None)
+    project.state.add_fault("status", "ghl", "token", 1, status=503)
+
+    with pytest.raises(ProviderUnavailable):
+        fresh_grant(project.rt, UUID(row), caller=Caller(user_id=alice))
+
+
+@pytest.mark.parametrize("token", [None, "", FAKE])
+def test_a_token_that_does_not_open_is_refreshed_by_the_worker(project, token):
+    """
+    With our own refresh token, which still opens; as the next generation, once.
+    """
+    alice, row, pair = connected(project)
+
+    project.writes(alice, row, token=token)
+    assert adopt.work_once(project.rt)
+    assert not adopt.work_once(project.rt)
+
+    assert ("active", 2) == (status(project, row), project.of(row)["connection"]["generation"])
+    assert (
+        pair.successor.access_token == project.opened(row, "token") == fresh_grant(project.rt, UUID(row)).access_token
+    )
+    assert 1 == project.refreshes()
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"token": None, "refresh": None},
+        {"token": FAKE, "refresh": FAKE},
+        {"token": FAKE, "refresh": None},
+        {"refresh": FAKE},
+    ],
+)
+def test_a_connection_in_which_nothing_opens_has_to_be_made_again(project, written):
+    """
+    Marked, so that whoever asks is told what to do; nobody is asked for it.
+    """
+    alice, row, _ = connected(project)
+    asked = len(project.state.requests())
+
+    project.writes(alice, row, **written)
+    assert adopt.work_once(project.rt)
+
+    assert "needs_reauthorization" == status(project, row)
+    assert asked == len(project.state.requests())
+    with pytest.raises(NeedsReauthorization):
+        fresh_grant(project.rt, UUID(row), caller=Caller(user_id=alice))
+
+
+def test_a_provider_that_is_away_has_not_refused_it(project):
+    """
+    Put off, though nothing in the row is plaintext: the next try brings it back.
+    """
+    alice, row, pair = connected(project)
+    project.writes(alice, row, token=FAKE)
+    project.state.add_fault("status", "ghl", "token", 1, status=503)
+
+    assert adopt.work_once(project.rt)
+    assert "active" == status(project, row)
+    project.execute("update gateway.adoption set due_at = clock_timestamp()")
+    assert adopt.work_once(project.rt)
+
+    assert pair.successor.access_token == project.opened(row, "token")
+
+
+def test_what_the_gateway_itself_writes_is_not_noted(project):
+    """
+    Nor what the owner's server does with what is sealed already.
+    """
+    _, row, _ = connected(project)
+
+    fresh_grant(project.rt, UUID(row), force=True)
+    project.execute("set role service_role; update public.provider_data set token = refresh")
+
+    assert [] == rows(project.gateway.dsn, "select id from gateway.adoption")
+
+
+def test_an_empty_token_beside_a_refresh_token_counts(project):
+    """
+    Progress is measured against every row that will be looked at.
+    """
+    project.row(None, "GHL", 1, "", refresh="plain")
+    project.row(None, "GHL", 1, "", refresh="")
+
+    page = project.rt.store.adoptable(after=None, most=10, providers=["ghl"])
+
+    assert (1, 1) == (page.total, len(page.rows))
+
+
+# -- what a used refresh token brought -------------------------------------------------------------------------------
+
+
+def test_a_garbled_answer_keeps_what_the_refresh_token_brought(project, monkeypatch):
+    """
+    Kept as it came, before it is judged; and judged again on resume, by whoever can read it then.
+    """
+    row, pair = project.location(project.user(), expires="2024-05-02T10:00:00Z")
+    claim = project.rt.store.claim_adoption(UUID(row), "ghl")
+    provider = project.rt.provider("ghl")
+
+    def garbled(*_: object, **__: object) -> None:
+        raise ProviderGarbled("a word that this version does not know")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("gateway.protocol.read_token_response", garbled)
+        assert "put_off" == adopt.adopt(project.rt, claim).outcome
+        claim = project.rt.store.claim_adoption(UUID(row), "ghl")
+        assert "put_off" == adopt.adopt(project.rt, claim).outcome
+    claim = project.rt.store.claim_adoption(UUID(row), "ghl")
+    grant, account = prove(project.rt, provider, claim, read_written(project.rt, claim))
+
+    assert (pair.successor.refresh_token, BERLIN.id) == (grant.refresh_token, account.id)
+    assert 1 == project.refreshes()
+
+
+def test_an_error_is_not_kept(project):
+    """
+    It holds no tokens, and the provider may answer otherwise the next time.
+    """
+    row, _ = project.location(project.user(), expires="2024-05-02T10:00:00Z")
+    claim = project.rt.store.claim_adoption(UUID(row), "ghl")
+    project.state.add_fault("status", "ghl", "token", 1, status=503)
+
+    assert "put_off" == adopt.adopt(project.rt, claim).outcome
+    claim = project.rt.store.claim_adoption(UUID(row), "ghl")
+
+    assert claim.sealed is None
+    assert use_refresh_token(project.rt, project.rt.provider("ghl"), claim, claim.refresh, Deadline.after(5))
+
+
+# -- one unit before another -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("broken", [renewal, revoke, adopt])
+def test_no_unit_of_work_stands_before_another(project, monkeypatch, broken):
+    """
+    A defect in one kind of work, met every time, ends none of the others; the log has its kind and not its words.
+    """
+    done = []
+    for room in (renewal, revoke, adopt):
+        monkeypatch.setattr(room, "work_once", lambda _, room=room: done.append(room) or room is adopt)
+
+    def fails(_: object) -> bool:
+        raise ValueError("secret words")
+
+    monkeypatch.setattr(broken, "work_once", fails)
+
+    assert Worker(project.rt).once() is (broken is not adopt)
+    assert {renewal, revoke, adopt} - {broken} == set(done)
+
+
+@pytest.mark.parametrize("broken", ["announce_endings", "claim_due"])
+def test_what_comes_first_stands_before_nothing_either(project, monkeypatch, broken):
+    """
+    A database that does not answer one question may answer the next: what its owner wrote is looked at all the same.
+    """
+    alice, row, _ = connected(project)
+    project.writes(alice, row, token=FAKE)
+
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("no")
+
+    monkeypatch.setattr(Store, broken, fails)
+
+    assert Worker(project.rt).once()
+    assert 2 == project.of(row)["connection"]["generation"]
+
+
+def test_a_defect_gives_the_lease_back_and_lets_the_connection_rest(project, monkeypatch):
+    """
+    Otherwise the same connection would come up first again and again.
+    """
+    _, row, _ = connected(project)
+    project.execute("update gateway.connection set refresh_at = clock_timestamp() - interval '1 minute'")
+
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("no")
+
+    monkeypatch.setattr("gateway.protocol.refresh_request", fails)
+    with pytest.raises(ValueError, match="no"):
+        renewal.work_once(project.rt)
+
+    stands = project.of(row)["connection"]
+    assert (None, None, "active", 1) == (
+        stands["lease_id"], stands["intent_at"], stands["status"], stands["failures"],
+    )  # fmt: skip
+    assert stands["not_before"] > stands["updated_at"]
+    assert not renewal.work_once(project.rt)

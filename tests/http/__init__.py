@@ -1,0 +1,1 @@
+"""The gateway from outside, over HTTP, with the sandbox as its providers."""

@@ -1,0 +1,104 @@
+"""
+`GET /v1/events` over HTTP: what it answers, and what it refuses.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from tests.support.database import rows
+from tests.support.partners import partner_of
+
+
+@pytest.fixture(scope="module")
+def connected(gateway):
+    """Alice with a connection whose events are sealed, and a partner that reaches it."""
+    alice = gateway.person("Alice Winter")
+    held = alice.connects("zoom")["connection"]
+    acme = partner_of(gateway.dsn, reach="own")
+    acme.consented(gateway.dsn, held)
+    assert 200 == acme.asks(gateway, f"/connections/{held}/token").status_code
+    end = time.monotonic() + 20
+    while rows(gateway.dsn, "select 1 from gateway.event where partner_id = %s and position is null", acme.id):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return alice, held, acme
+
+
+def pages(gateway, acme, limit):
+    """Every page, by its own cursor."""
+    after = "0"
+    while after is not None:
+        answer = acme.asks(gateway, "/events", params={"after": after, "limit": limit})
+        assert 200 == answer.status_code, answer.text
+        yield answer.json()
+        after = answer.json()["next_cursor"]
+
+
+def test_a_partner_reads_what_happened_page_by_page(gateway, connected):
+    """
+    In order, each once; on the last page the cursor is null, and the last position serves as one.
+    """
+    alice, held, acme = connected
+    told = [page["items"] for page in pages(gateway, acme, 2)]
+    whole = acme.asks(gateway, "/events").json()
+    last = whole["items"][-1]
+
+    assert whole["items"] == [event for page in told for event in page]
+    assert all(len(page) == 2 for page in told[:-1])
+    assert {"partner.added", "key.added", "token.read"} == {e["type"] for e in whole["items"]}
+    assert {"items": [], "next_cursor": None} == acme.asks(
+        gateway, "/events", params={"after": last["position"]}
+    ).json()
+    assert {"id", "position", "type", "at", "connection_id", "user_id", "partner", "provider", "data"} == set(last)
+    assert (held, alice.id, str(acme.id), "zoom") == tuple(
+        last[n] for n in ("connection_id", "user_id", "partner", "provider")
+    )
+
+
+def test_a_user_reads_the_own_with_a_token(gateway, connected):
+    """
+    And another user none of it.
+    """
+    alice, held, _ = connected
+    bob = gateway.person("Bob Summer")
+    bob.signs_in()
+    told = {
+        person: person.get("/v1/events", headers={"Authorization": f"Bearer {person.token()}"}).json()["items"]
+        for person in (alice, bob)
+    }
+
+    assert {"connection.created", "token.read"} <= {event["type"] for event in told[alice]}
+    assert {alice.id} == {event["user_id"] for event in told[alice]}
+    assert held not in json.dumps(told[bob])
+
+
+def test_a_key_without_the_scope_reads_no_events(gateway):
+    """
+    Whatever else it may.
+    """
+    answer = partner_of(gateway.dsn, scope=["tokens:read"]).asks(gateway, "/events")
+
+    assert (403, "forbidden") == (answer.status_code, answer.json()["type"].rpartition("/")[2])
+
+
+@pytest.mark.parametrize(
+    "query", ["after=-1", "after=x", "after=1.5", f"after={10**19}", "limit=0", "limit=101", "limit=", "to=3"]
+)
+def test_what_is_no_cursor_is_refused(gateway, connected, query):
+    """
+    With a problem that says who must act.
+    """
+    answer = connected[2].asks(gateway, f"/events?{query}")
+
+    assert (400, "fix_request") == (answer.status_code, answer.json()["remedy"])
+
+
+def test_a_position_that_is_not_there_yet_answers_an_empty_page(gateway, connected):
+    """
+    Somebody was told of it by another installation, or made it up.
+    """
+    assert [] == connected[2].asks(gateway, f"/events?after={10**17}").json()["items"]

@@ -1,0 +1,573 @@
+"""
+Partners at `/v1`, over HTTP: every key with every id, what a key never gets, and how fast what the operator decides is felt.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from gateway import create_app
+from gateway.database import open_store
+from gateway.partners.admin import make_key
+from tests.support.database import rows
+from tests.support.partners import events, partner_of
+
+NOBODYS = "00000000-0000-4000-8000-000000000000"
+ROUTES = [
+    ("GET", "/connections/{}"),
+    ("GET", "/connections/{}/token"),
+    ("GET", "/connections/{}/token?min_seconds=3600"),
+    ("POST", "/connections/{}/refresh"),
+    ("POST", "/connections/{}/check"),
+    ("DELETE", "/connections/{}"),
+    ("DELETE", "/connections/{}?uninstall=1"),
+]
+
+
+@pytest.fixture
+def operator(gateway):
+    """The operator's hands on the database, from another process than the one that serves."""
+    gateway.sandbox.state.faults.clear()
+    store = open_store(gateway.dsn)
+    yield store
+    store.freeze(reads=True, off=True)
+    store.freeze(provider="ghl", off=True)
+    store.close()
+    gateway.sandbox.state.faults.clear()
+
+
+@pytest.fixture
+def alice(gateway, operator):
+    return gateway.person("Alice Winter")
+
+
+def shown(answer):
+    """All of an answer that could tell something."""
+    kept = {name: value for name, value in answer.headers.items() if name.lower() not in ("date", "server")}
+    return answer.status_code, kept, answer.content
+
+
+def waits(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def expires(gateway, connection):
+    rows(
+        gateway.dsn,
+        "update gateway.connection set expires_at = now(), not_before = null, refresh_at = now() + interval '1 day' where id = %s",
+        connection,
+    )
+
+
+def refreshes(gateway, provider):
+    return [
+        seen
+        for seen in gateway.sandbox.state.requests(provider, "token")
+        if seen["form"].get("grant_type") == "refresh_token"
+    ]
+
+
+# -- every key with every id -----------------------------------------------------------------------------------------
+
+
+def test_every_id_is_one_of_the_callers_or_like_none(gateway, alice):
+    """
+    Each key and each user, with each id, on each route: out of reach and not there are one answer, to the byte; nothing happens.
+    """
+    bob = gateway.person("Bob Marsh")
+    hers, his = alice.connects("ghl")["connection"], bob.connects("google")["connection"]
+    crm, own = partner_of(gateway.dsn, providers=("ghl",)), partner_of(gateway.dsn, reach="own")
+    own.consented(gateway.dsn, hers)
+    headers = {
+        "crm": {"Authorization": f"Bearer {crm.key}"},
+        "own": {"Authorization": f"Bearer {own.key}"},
+        "alice": {"Authorization": f"Bearer {alice.token()}"},
+        "bob": {"Authorization": f"Bearer {bob.token()}"},
+    }
+    reach = {"crm": hers, "own": hers, "alice": hers, "bob": his}
+    before = rows(
+        gateway.dsn,
+        "select id, generation, checked_at from gateway.connection where id in (%s, %s) order by id",
+        hers,
+        his,
+    )
+
+    for who, given in headers.items():
+        foreign = {hers, his} - {reach[who]}
+        for method, path in ROUTES:
+            none = shown(
+                requests.request(method, gateway.url + "/v1" + path.format(NOBODYS), headers=given, timeout=30)
+            )
+            assert 404 == none[0], (who, path)
+            for connection in foreign:
+                answer = requests.request(
+                    method, gateway.url + "/v1" + path.format(connection), headers=given, timeout=30
+                )
+                assert none == shown(answer), (who, method, path)
+        listed = requests.get(f"{gateway.url}/v1/connections", headers=given, timeout=30).json()["items"]
+        assert not foreign & {each["id"] for each in listed}
+        assert requests.get(f"{gateway.url}/v1/connections/{reach[who]}", headers=given, timeout=30).ok
+    assert before == rows(
+        gateway.dsn,
+        "select id, generation, checked_at from gateway.connection where id in (%s, %s) order by id",
+        hers,
+        his,
+    )
+
+
+def test_the_matrix_knows_every_route_that_takes_a_connection(gateway, monkeypatch):
+    """
+    A route that is added later has to be in it.
+    """
+    for name, value in gateway.environ.items():
+        monkeypatch.setenv(name, value)
+    there = {
+        (method, rule.rule)
+        for rule in create_app().url_map.iter_rules()
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+        if rule.rule.startswith("/v1/connections/")
+    }
+
+    assert there == {(method, "/v1" + urlsplit(path).path.format("<uuid:connection_id>")) for method, path in ROUTES}
+
+
+def test_keys_that_do_not_open_are_told_nothing_of_why(gateway, alice):
+    """
+    Unknown, mistyped, expired, revoked, of a revoked partner, and from elsewhere: one answer, to the byte, on every route.
+    """
+    hers = alice.connects("ghl")["connection"]
+    expired, revoked, gone = (partner_of(gateway.dsn) for _ in range(3))
+    bound = partner_of(gateway.dsn, addresses=("192.0.2.0/24",))
+    rows(gateway.dsn, "update gateway.api_key set expires_at = now() where partner_id = %s", expired.id)
+    rows(gateway.dsn, "update gateway.api_key set revoked_at = now() where partner_id = %s", revoked.id)
+    rows(gateway.dsn, "update gateway.partner set revoked_at = now() where id = %s", gone.id)
+    unknown = make_key()
+    keys = [unknown, unknown[:-1], "nonsense", expired.key, revoked.key, gone.key, bound.key]
+    forwarded = {"X-Forwarded-For": "192.0.2.1", "Forwarded": "for=192.0.2.1"}
+
+    for method, path in [*ROUTES[:2], *ROUTES[4:6], ("GET", "/connections"), ("GET", "/providers")]:
+        said = [
+            shown(
+                requests.request(
+                    method,
+                    gateway.url + "/v1" + path.format(hers),
+                    headers={"Authorization": f"Bearer {key}", **forwarded},
+                    timeout=30,
+                )
+            )
+            for key in keys
+        ]
+        assert 401 == said[0][0]
+        assert all(each == said[0] for each in said), (method, path)
+
+
+# -- what a key gets, and what it never gets -------------------------------------------------------------------------
+
+
+def test_a_partner_reads_a_token_that_is_good_and_is_named_in_the_ledger(gateway, alice):
+    """
+    The provider takes it; expired, it is refreshed first. Each read is told once, with who did it and without a secret.
+    """
+    hers = alice.connects("google")["connection"]
+    made = partner_of(gateway.dsn)
+    first = made.asks(gateway, f"/connections/{hers}/token")
+    expires(gateway, hers)
+    second = made.asks(gateway, f"/connections/{hers}/token")
+    third = made.asks(gateway, f"/connections/{hers}/refresh", "POST")
+
+    assert [200] * 3 == [answer.status_code for answer in (first, second, third)]
+    tokens = [answer.json()["access_token"] for answer in (first, second, third)]
+    assert 3 == len(set(tokens))
+    assert "no-store" == first.headers["Cache-Control"]
+    for answer in (first, second, third):
+        assert gateway.sandbox.state.by_access[answer.json()["access_token"]]
+    assert [{}] * 3 == events(gateway.dsn, "token.read", partner_id=made.id, connection_id=hers)
+    told = rows(
+        gateway.dsn,
+        "select user_id::text, provider from gateway.event where partner_id = %s and type = 'token.read'",
+        made.id,
+    )
+    assert [(alice.id, "google")] * 3 == told
+
+
+def test_no_call_of_any_key_or_user_answers_a_refresh_token(gateway, alice):
+    """
+    All scopes and every route, through good days and failures: the only secret that leaves is the access token, by two calls.
+    """
+    made = partner_of(
+        gateway.dsn,
+        scope=(
+            "connections:read",
+            "connections:write",
+            "tokens:read",
+            "sessions:write",
+            "events:read",
+            "proxy",
+            "webhooks:write",
+        ),
+    )
+    heard, tokens = [], []
+    for provider in ("ghl", "google"):
+        hers = alice.connects(provider)["connection"]
+        for given in ({"Authorization": f"Bearer {made.key}"}, {"Authorization": f"Bearer {alice.token()}"}):
+            paths = (
+                "/connections",
+                f"/connections?user_id={alice.id}",
+                "/providers",
+                "/events",
+                f"/connections/{hers}",
+            )
+            heard += [requests.get(f"{gateway.url}/v1{path}", headers=given, timeout=30) for path in paths]
+            heard.append(requests.get(f"{gateway.url}/openapi.json", headers=given, timeout=30))
+            assert all(answer.ok for answer in heard[-len(paths) - 1 :])
+            tokens.append(requests.get(f"{gateway.url}/v1/connections/{hers}/token", headers=given, timeout=30))
+            tokens.append(requests.post(f"{gateway.url}/v1/connections/{hers}/refresh", headers=given, timeout=30))
+            heard.append(requests.post(f"{gateway.url}/v1/connections/{hers}/check", headers=given, timeout=30))
+            gateway.sandbox.state.add_fault("status", provider, "token", status=500)
+            heard.append(requests.post(f"{gateway.url}/v1/connections/{hers}/refresh", headers=given, timeout=30))
+            expires(gateway, hers)
+        heard.append(made.asks(gateway, f"/connections/{hers}", "DELETE"))
+    gateway.sandbox.state.faults.clear()
+
+    state = gateway.sandbox.state
+    said = "\n".join(f"{answer.headers}\n{answer.text}" for answer in heard)
+    assert not [token for token in (*state.by_refresh, *state.by_access) if token in said]
+    for answer in tokens:
+        assert not [token for token in state.by_refresh if token in answer.text]
+    assert any(answer.ok for answer in tokens)
+    kept = "\n".join(map(str, rows(gateway.dsn, "select data from gateway.event")))
+    assert not [token for token in (*state.by_refresh, *state.by_access, made.key) if token in kept]
+    assert made.key not in gateway.log.read_text()
+
+
+def test_a_key_without_the_scope_is_told_so_whatever_it_asks_for(gateway, alice):
+    """
+    The same for an id that is there as for none; the providers are for any key, less those that it is not for.
+    """
+    hers = alice.connects("ghl")["connection"]
+    made = partner_of(gateway.dsn, scope=("events:read",), providers=("google", "zoom"))
+
+    for method, path in [*ROUTES, ("GET", "/connections")]:
+        answers = [made.asks(gateway, path.format(connection), method) for connection in (hers, NOBODYS)]
+        assert [403, 403] == [answer.status_code for answer in answers]
+        assert answers[0].content == answers[1].content
+    assert {"google", "zoom"} == {each["id"] for each in made.asks(gateway, "/providers").json()["items"]}
+
+
+def test_a_list_is_read_to_its_end_by_the_cursor(gateway, alice):
+    """
+    Opaque, and refused where it is not one of ours; each filter narrows.
+    """
+    hers = {alice.connects(provider)["connection"] for provider in ("ghl", "google", "zoom")}
+    made, found, query = partner_of(gateway.dsn), [], {"user_id": alice.id, "limit": 2}
+    while True:
+        page = made.asks(gateway, "/connections", params=query).json()
+        found += [each["id"] for each in page["items"]]
+        if page["next_cursor"] is None:
+            break
+        query["cursor"] = page["next_cursor"]
+
+    assert sorted(hers) == found
+    (one,) = made.asks(gateway, "/connections", params={"user_id": alice.id, "provider": "google", "type": "2"}).json()[
+        "items"
+    ]
+    assert ("google", alice.id, "active") == (one["provider"], one["user_id"], one["status"])
+    for cursor in ("x", hers.copy().pop(), "A" * 22 + "=", "A" * 21 + "B"):
+        assert 400 == made.asks(gateway, "/connections", params={"cursor": cursor}).status_code
+
+
+# -- what the operator decides is felt at once -----------------------------------------------------------------------
+
+
+def test_a_freeze_or_a_revocation_holds_from_the_next_read_on(gateway, alice, operator):
+    """
+    Decided in another process than the one that serves, and asked for right afterwards: no process remembers a key.
+    """
+    hers = alice.connects("ghl")["connection"]
+    made, other = partner_of(gateway.dsn), partner_of(gateway.dsn)
+    path, mine = f"/connections/{hers}/token", {"Authorization": f"Bearer {alice.token()}"}
+
+    def reads():
+        owner = requests.get(f"{gateway.url}/v1{path}", headers=mine, timeout=30)
+        return [answer.status_code for answer in (made.asks(gateway, path), other.asks(gateway, path), owner)]
+
+    assert [200, 200, 200] == reads()
+    operator.freeze(partner=made.name)
+    assert [403, 200, 200] == reads()
+    assert "operator" == made.asks(gateway, path).json()["remedy"]
+    operator.freeze(partner=made.name, off=True)
+    for what in ({"provider": "ghl"}, {"reads": True}):
+        operator.freeze(**what)
+        assert [403, 403, 403] == reads()
+        assert made.asks(gateway, f"/connections/{hers}").ok
+        operator.freeze(**what, off=True)
+    assert [200, 200, 200] == reads()
+    operator.revoke_partner(made.name)
+    assert [401, 200, 200] == reads()
+
+
+def test_a_partner_that_is_frozen_while_it_waits_gets_nothing_and_the_owner_does(gateway, alice, operator):
+    """
+    Both wait for one refresh; what it brings is judged for the partner once more.
+    """
+    hers = alice.connects("ghl")["connection"]
+    made = partner_of(gateway.dsn)
+    mine = {"Authorization": f"Bearer {alice.token()}"}
+    expires(gateway, hers)
+    before = len(refreshes(gateway, "ghl"))
+    gateway.sandbox.state.add_fault("slow", "ghl", "token", seconds=1.5)
+    with ThreadPoolExecutor(2) as threads:
+        leads = threads.submit(
+            lambda: requests.get(f"{gateway.url}/v1/connections/{hers}/token", headers=mine, timeout=30)
+        )
+        waits(lambda: rows(gateway.dsn, "select lease_id from gateway.connection where id = %s", hers) != [None])
+        follows = threads.submit(lambda: made.asks(gateway, f"/connections/{hers}/token"))
+        waits(lambda: events(gateway.dsn, "token.read", partner_id=made.id))
+        operator.freeze(partner=made.name)
+
+        assert (200, 403) == (leads.result().status_code, follows.result().status_code)
+    assert before + 1 == len(refreshes(gateway, "ghl"))
+    assert "frozen" in follows.result().json()["type"]
+
+
+def test_a_partner_that_leads_a_refresh_and_is_frozen_leaves_those_who_wait_their_token(gateway, alice, operator):
+    """
+    Its own end is its own: the owner, who waited for what it led, is served.
+    """
+    hers = alice.connects("ghl")["connection"]
+    made = partner_of(gateway.dsn)
+    mine = {"Authorization": f"Bearer {alice.token()}"}
+    expires(gateway, hers)
+    gateway.sandbox.state.add_fault("slow", "ghl", "token", seconds=1.5)
+    with ThreadPoolExecutor(2) as threads:
+        leads = threads.submit(lambda: made.asks(gateway, f"/connections/{hers}/token"))
+        waits(lambda: rows(gateway.dsn, "select lease_id from gateway.connection where id = %s", hers) != [None])
+        follows = threads.submit(
+            lambda: requests.get(f"{gateway.url}/v1/connections/{hers}/token", headers=mine, timeout=30)
+        )
+        waits(lambda: len(events(gateway.dsn, "token.read", connection_id=hers)) == 2)
+        operator.freeze(partner=made.name)
+
+        assert (403, 200) == (leads.result().status_code, follows.result().status_code)
+
+
+def test_what_ends_a_partners_refresh_is_not_told_to_others_who_waited_for_it(gateway, alice, operator):
+    """
+    Frozen while it led a refresh that failed: the owner is told of the provider.
+    """
+    hers = alice.connects("ghl")["connection"]
+    made = partner_of(gateway.dsn)
+    path, mine = f"{gateway.url}/v1/connections/{hers}/token", {"Authorization": f"Bearer {alice.token()}"}
+    expires(gateway, hers)
+    gateway.sandbox.state.add_fault("slow", "ghl", "token", seconds=1)
+    gateway.sandbox.state.add_fault("status", "ghl", "token", status=500)
+    with ThreadPoolExecutor(2) as threads:
+        leads = threads.submit(lambda: made.asks(gateway, f"/connections/{hers}/token"))
+        waits(lambda: rows(gateway.dsn, "select lease_id from gateway.connection where id = %s", hers) != [None])
+        follows = threads.submit(lambda: requests.get(path, headers=mine, timeout=30))
+        waits(lambda: len(events(gateway.dsn, "token.read", connection_id=hers)) == 2)
+        operator.freeze(partner=made.name)
+
+        assert (403, 504) == (leads.result().status_code, follows.result().status_code)
+
+
+def test_a_limit_is_told_with_when_to_come_back(gateway, alice):
+    """
+    429, Retry-After, and who must act: time.
+    """
+    hers = alice.connects("ghl")["connection"]
+    made = partner_of(gateway.dsn, reads_per_hour=2)
+    answers = [made.asks(gateway, f"/connections/{hers}/token") for _ in range(3)]
+
+    assert [200, 200, 429] == [answer.status_code for answer in answers]
+    assert 1 <= int(answers[2].headers["Retry-After"]) <= 7200
+    assert "wait" == answers[2].json()["remedy"]
+
+
+# -- leaving and checking --------------------------------------------------------------------------------------------
+
+
+def test_partners_share_a_connection_until_the_last_of_them_leaves(gateway, alice):
+    """
+    The first that leaves ends its own reach: kept, and not uninstalled either. The one that it was made for takes it, and the
+    provider is told.
+    """
+    hers = alice.connects("zoom")["connection"]
+    first, second = partner_of(gateway.dsn, reach="own"), partner_of(gateway.dsn, reach="own")
+    first.consented(gateway.dsn, hers)
+    second.consented(gateway.dsn, hers, made=True)
+    token = second.asks(gateway, f"/connections/{hers}/token").json()["access_token"]
+    assert token == first.asks(gateway, f"/connections/{hers}/token").json()["access_token"]
+
+    left = first.asks(gateway, f"/connections/{hers}?uninstall=1", "DELETE")
+
+    assert (200, "kept") == (left.status_code, left.json()["revocation"])
+    assert "uninstall" not in left.json()
+    assert [404, 404] == [first.asks(gateway, f"/connections/{hers}{path}").status_code for path in ("", "/token")]
+    assert token == second.asks(gateway, f"/connections/{hers}/token").json()["access_token"]
+    gone = second.asks(gateway, f"/connections/{hers}", "DELETE")
+    assert (200, "done") == (gone.status_code, gone.json()["revocation"])
+    assert 404 == second.asks(gateway, f"/connections/{hers}").status_code
+    assert hers not in alice.get("/connections").text
+
+
+def test_a_check_asks_the_provider_whose_account_it_is(gateway, alice):
+    """
+    Confirmed it stays; a second one within the minute waits.
+    """
+    hers = alice.connects("ghl")["connection"]
+    made = partner_of(gateway.dsn, scope=("connections:read",))
+    before = len(gateway.sandbox.state.requests("ghl", "userinfo"))
+
+    answer = made.asks(gateway, f"/connections/{hers}/check", "POST")
+
+    assert (200, hers, "active") == (answer.status_code, answer.json()["id"], answer.json()["status"])
+    assert before + 1 == len(gateway.sandbox.state.requests("ghl", "userinfo"))
+    assert [{"outcome": "confirmed"}] == events(gateway.dsn, "connection.checked", partner_id=made.id)
+    again = made.asks(gateway, f"/connections/{hers}/check", "POST")
+    assert 429 == again.status_code
+    assert 1 <= int(again.headers["Retry-After"]) <= 60
+    assert [] == events(gateway.dsn, "token.read", connection_id=hers)
+
+
+@pytest.mark.parametrize(
+    ("refusals", "withdrawn", "status", "requests_"),
+    [(1, False, "active", 1), (2, False, "needs_reauthorization", 1), (1, True, "needs_reauthorization", 1)],
+)
+def test_a_token_that_the_provider_refuses_is_refreshed_once(gateway, alice, refusals, withdrawn, status, requests_):
+    """
+    Taken then, the connection stands; refused again, or with the grant itself, its owner has to connect again.
+    """
+    hers = alice.connects("google")["connection"]
+    before = len(refreshes(gateway, "google"))
+    gateway.sandbox.state.add_fault("status", "google", "userinfo", refusals, status=401)
+    if withdrawn:
+        gateway.sandbox.state.withdraw("google")
+
+    answer = requests.post(
+        f"{gateway.url}/v1/connections/{hers}/check", headers={"Authorization": f"Bearer {alice.token()}"}, timeout=30
+    )
+
+    assert (200, status) == (answer.status_code, answer.json()["status"])
+    assert before + requests_ == len(refreshes(gateway, "google"))
+    assert [status] == rows(gateway.dsn, "select status from gateway.connection where id = %s", hers)
+
+
+def test_a_token_of_another_account_ends_the_connection(gateway, alice):
+    """
+    What the provider says of the account is compared, and not only whether it takes the token.
+    """
+    hers = alice.connects("google")["connection"]
+    rows(gateway.dsn, "update gateway.connection set account_id = 'somebody else' where id = %s", hers)
+
+    answer = requests.post(
+        f"{gateway.url}/v1/connections/{hers}/check", headers={"Authorization": f"Bearer {alice.token()}"}, timeout=30
+    )
+
+    assert (200, "needs_reauthorization") == (answer.status_code, answer.json()["status"])
+    assert [{"error": "another_account"}] == events(gateway.dsn, "connection.needs_reauthorization", connection_id=hers)
+
+
+def test_a_provider_that_is_away_tells_nothing_of_a_connection(gateway, alice):
+    """
+    It stays as it is, and whoever asked may ask later.
+    """
+    hers = alice.connects("google")["connection"]
+    gateway.sandbox.state.add_fault("status", "google", "userinfo", status=503)
+
+    answer = requests.post(
+        f"{gateway.url}/v1/connections/{hers}/check", headers={"Authorization": f"Bearer {alice.token()}"}, timeout=30
+    )
+
+    assert (504, "wait") == (answer.status_code, answer.json()["remedy"])
+    assert ["active"] == rows(gateway.dsn, "select status from gateway.connection where id = %s", hers)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"status": 204, "body": ""},
+        {"status": 302, "location": "https://elsewhere.example/", "body": ""},
+        {"status": 404},
+        {"status": 200, "body": "{}", "content_type": "application/json"},
+        {"status": 200, "body": "<h1>Maintenance</h1>", "content_type": "text/html"},
+    ],
+    ids=["204", "302", "404", "names nobody", "html"],
+)
+def test_an_answer_past_the_question_says_so_and_leaves_the_connection(gateway, alice, said):
+    """
+    Whoever asked must not take it for "it works"; nor does it end anything.
+    """
+    hers = alice.connects("google")["connection"]
+    gateway.sandbox.state.add_fault("status", "google", "userinfo", **said)
+
+    answer = _checked(gateway, alice, hers)
+
+    assert (502, "provider_garbled") == (answer.status_code, answer.json()["type"].rsplit("/", 1)[-1])
+    assert ["active"] == rows(gateway.dsn, "select status from gateway.connection where id = %s", hers)
+    assert {"outcome": "confirmed"} not in events(gateway.dsn, "connection.checked", connection_id=hers)
+
+
+def test_a_token_that_does_not_reach_the_account_is_taken_all_the_same(gateway, alice):
+    """
+    RFC 6750 section 3.1: 403 is about the scope.
+    """
+    hers = alice.connects("google")["connection"]
+    gateway.sandbox.state.add_fault("status", "google", "userinfo", status=403)
+
+    answer = _checked(gateway, alice, hers)
+
+    assert (200, "active") == (answer.status_code, answer.json()["status"])
+    assert [{"outcome": "unknown"}] == events(gateway.dsn, "connection.checked", connection_id=hers)
+
+
+def test_an_account_that_the_id_token_alone_names_is_let_be(gateway, alice):
+    """
+    Microsoft's tenant and object are not in what its account endpoint says: that is no fault of the connection.
+    """
+    hers = alice.connects("microsoft")["connection"]
+
+    answer = _checked(gateway, alice, hers)
+
+    assert (200, "active") == (answer.status_code, answer.json()["status"])
+    assert {"outcome": "refused"} not in events(gateway.dsn, "connection.checked", connection_id=hers)
+
+
+def test_a_check_is_over_within_ten_seconds_whatever_hangs(gateway, alice):
+    """
+    Refused at once, the token is renewed, for which the provider takes for ever; refused late, it is renewed beside the answer.
+    """
+    hers, others = alice.connects("google")["connection"], alice.connects("microsoft")["connection"]
+    gateway.sandbox.state.add_fault("status", "google", "userinfo", status=401)
+    before = len(refreshes(gateway, "microsoft"))
+    gateway.sandbox.state.add_fault("slow", "google", "token", seconds=30)
+    gateway.sandbox.state.add_fault("slow", "microsoft", "userinfo", seconds=3)
+    gateway.sandbox.state.add_fault("status", "microsoft", "userinfo", status=401)
+
+    with ThreadPoolExecutor(2) as threads:
+        began = time.monotonic()
+        renewed, late = threads.map(
+            lambda row: (_checked(gateway, alice, row), time.monotonic() - began), (hers, others)
+        )
+
+    for status, (answer, seconds) in ((504, renewed), (503, late)):
+        assert (status, "wait") == (answer.status_code, answer.json()["remedy"])
+        assert seconds < 10
+    assert late[1] < 6
+    waits(lambda: before + 1 == len(refreshes(gateway, "microsoft")))
+
+
+def _checked(gateway, user, connection_id):
+    return requests.post(
+        f"{gateway.url}/v1/connections/{connection_id}/check",
+        headers={"Authorization": f"Bearer {user.token()}"},
+        timeout=30,
+    )

@@ -1,0 +1,300 @@
+"""
+docs/partners.md, compared with the API that it is about; and its example, run as it stands there against a whole gateway.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import click
+import pytest
+import requests
+import requests_mock
+
+from gateway.cli.main import main
+from gateway.errors import MethodNotAllowed, ProviderUnavailable, every_problem
+from gateway.web import build_app
+from gateway.web.auth_rate_limit import FAILURES_PER_MINUTE
+from gateway.web.error_responses import problem_json
+from gateway.web.v1.openapi import operations
+from tests.support.database import rows
+from tests.support.link_partner import new_partner
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = (ROOT / "docs" / "partners.md").read_text(encoding="utf-8")
+EXAMPLE = re.search(r"^```python\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)[1]
+URL = "https://connect.example.com"
+PROBLEMS = {kind.slug: kind for kind in every_problem()}
+
+
+@pytest.fixture(scope="module")
+def calls():
+    settings = SimpleNamespace(public_url=URL, secure=True, app_origins=())
+    return list(operations(build_app(SimpleNamespace(settings=settings))))
+
+
+def rows_below(heading):
+    """The cells of each row of the table below a heading."""
+    section = DOCUMENT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return [
+        [cell.strip() for cell in row.strip("|").split("|")] for row in section.splitlines() if row.startswith("| ")
+    ][2:]
+
+
+def test_every_call_and_its_scope_stand_in_the_document_and_no_other(calls):
+    """
+    Both ways, against what the routes say of themselves.
+    """
+    told = {(row[0].strip("`"), row[1].strip("`")) for row in rows_below("The calls")}
+
+    assert {(f"{each.method} {each.path}", each.call.scope or "any") for each in calls} == told
+
+
+def test_every_refusal_stands_below_its_remedy_and_no_other(calls):
+    """
+    Whatever a call may be refused with, and who must act then.
+    """
+    told = {slug: row[0].strip("`") for row in rows_below("When it says no") for slug in re.findall(r"`(\w+)`", row[2])}
+    there = {kind.slug: kind.remedy for each in calls for kind in (*each.refusals, MethodNotAllowed)}
+
+    assert there == told
+
+
+def test_the_limits_in_the_document_are_those_that_there_are(database):
+    """
+    What a partner may read by the hour unless its operator says otherwise, and what wrong keys may cost.
+    """
+    default = "select column_default from information_schema.columns where table_name = 'partner' and column_name = %s"
+    for column in ("reads_per_hour", "connections_per_hour"):
+        assert f"{int(rows(database, default, column)[0]):,}" in DOCUMENT.split("\n## Limits\n")[1]
+    assert f"after {FAILURES_PER_MINUTE.amount} refusals in a minute" in DOCUMENT
+
+
+def test_every_event_that_a_partner_may_see_stands_in_the_document_and_no_other():
+    """
+    Against what the schema writes; what freezes all reads or accepts another end of the ledger is of no partner and no provider.
+    """
+    source = (ROOT / "schema.sql").read_text(encoding="utf-8")
+    python = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "gateway").rglob("*.py"))
+    nouns = "connect|connection|consent|grant|key|ledger|link|partner|token"
+    recorded = "".join(re.findall(r"store\.record\(([^)]*)", python))
+    there = set(re.findall(rf"'((?:{nouns})\.[a-z_]+)'", source)) | set(re.findall(r'"([a-z]+\.[a-z_]+)"', recorded))
+    there |= {f"{kind}.{verb}" for kind in ("partner", "provider") for verb in ("frozen", "thawed")}
+    written = re.findall(r"insert into gateway\.event \([a-z_, ]+\)\s+(?:values \(|select )(.{9})", source)
+
+    assert all(re.match(r"'|kind |case |type", each) for each in written)
+    assert there - {"ledger.accepted"} == set(
+        re.findall(r"`([a-z]+\.[a-z_]+)`", " ".join(row[0] for row in rows_below("What happened")))
+    )
+
+
+def test_a_provider_that_is_away_is_said_with_the_seconds_where_they_are_known():
+    """
+    To be waited for as the example does; where nobody knows, nothing is made up. Nor is a refresh told to connect again.
+    """
+    app = build_app(SimpleNamespace(settings=SimpleNamespace(public_url=URL, secure=True, app_origins=())))
+    known, unknown = ProviderUnavailable("down"), ProviderUnavailable("down")
+    known.retry_after = 6.2
+    with app.test_request_context("/v1/connections/1/token"):
+        said = [problem_json(error) for error in (known, unknown)]
+
+    assert ["7", None] == [each.headers.get("Retry-After") for each in said]
+    assert "connect again" not in said[0].get_data(as_text=True)
+
+
+@pytest.mark.parametrize("document", ["docs/partners.md", "docs/operations.md", "README.md"])
+def test_every_command_in_the_documents_is_one_that_there_is(document):
+    """
+    Word for word: its name, its options, and what they take.
+    """
+    text = (ROOT / document).read_text(encoding="utf-8").replace("\\\n", " ")
+    text = re.sub(r"^\| `python .*$", "", text, flags=re.MULTILINE)  # the list of commands has names alone
+    lines = re.findall(r"python -m gateway ((?:partners|connections|events) [^`\n|]*)", text)
+
+    assert lines
+    for line in lines:
+        words = shlex.split(
+            re.sub(r"<position>:<hash>", f"1:{'0' * 64}", line.replace("<id>", str(uuid.uuid4()))), comments=True
+        )
+        group = main.commands[words[0]]
+        command = group.commands[words[1]]
+        context = click.Context(command, info_name=words[1], resilient_parsing=False)
+        command.parse_args(context, words[2:])
+
+
+# -- the example -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """What the example defines. Its pauses are noted in `slept` and take no time."""
+    defined, slept = {}, []
+    exec(compile(EXAMPLE, "partners.md", "exec"), defined)  # noqa: S102 - ours, from the document
+    clock = SimpleNamespace(now=0.0)
+
+    def sleep(seconds):
+        slept.append(seconds)
+        clock.now += seconds
+
+    defined["time"] = SimpleNamespace(time=defined["time"].time, monotonic=lambda: clock.now, sleep=sleep)
+    return SimpleNamespace(**defined, slept=slept)
+
+
+@pytest.fixture
+def played(example):
+    """The example's Gateway, with answers that are played."""
+    with requests_mock.Mocker() as wire:
+        yield SimpleNamespace(gateway=example.Gateway(URL, "gw_live_key"), wire=wire)
+
+
+TOKEN = f"{URL}/v1/connections/1/token"
+
+
+def token(text, seconds):
+    expires_at = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat() if seconds else None
+    return {"json": {"connection_id": "1", "access_token": text, "expires_at": expires_at}}
+
+
+def problem(slug, **headers):
+    kind = PROBLEMS[slug]
+    body = {"type": f"{URL}/problems/{slug}", "status": kind.status, "remedy": kind.remedy, "detail": kind.meaning}
+    return {"status_code": kind.status, "json": body, "headers": {"Content-Type": "application/problem+json"} | headers}
+
+
+def test_the_example_reads_a_token_once_and_keeps_it(example, gateway):
+    """
+    Against the whole gateway: one read for many uses, then a new one on demand; both are good at the provider.
+    """
+    alice, partner = gateway.person("Alice Winter"), new_partner(gateway, reach="all")
+    connection = {"id": alice.connects("google")["connection"], "user_id": alice.id, "provider": "google"}
+    client = example.Gateway(gateway.url, partner.key)
+
+    first = [example.token_or_link(client, connection, None) for _ in range(5)]
+    second = client.another(connection["id"])
+
+    assert 1 == len(set(first))
+    assert first[0][0] != second == client.token(connection["id"])
+    bearer = {"Authorization": f"Bearer {second}"}
+    assert 200 == requests.get(f"{gateway.sandbox.origin}/google/v1/userinfo", headers=bearer, timeout=30).status_code
+    reads = "select count(*)::integer from gateway.event where connection_id = %s and type = 'token.read'"
+    assert [2] == rows(gateway.dsn, reads, connection["id"])
+
+
+def test_the_example_sends_the_owner_to_a_link_where_only_they_can_help(example, gateway):
+    """
+    409 needs_reauthorization, by the whole gateway: the link is one that the owner may open.
+    """
+    alice, partner = gateway.person("Alice Winter"), new_partner(gateway, reach="all")
+    connection = {"id": alice.connects("google")["connection"], "user_id": alice.id, "provider": "google"}
+    ended = "update gateway.connection set status = 'needs_reauthorization' where id = %s returning 1"
+    assert [1] == rows(gateway.dsn, ended, connection["id"])
+
+    nothing, link = example.token_or_link(
+        example.Gateway(gateway.url, partner.key), connection, f"{gateway.sandbox.origin}/back"
+    )
+
+    assert nothing is None
+    assert 200 == alice.get(link).status_code
+
+
+def test_the_example_completes_what_an_unknown_browser_brings_back(played):
+    """
+    With who is signed in there; what stands in the browser's query cannot lead to another address.
+    """
+    session = str(uuid.uuid4())
+    asked = played.wire.post(f"{URL}/v1/connect-sessions/{session}/complete", json={"id": "1"})
+
+    assert {"id": "1"} == played.gateway.complete(session, "confirmed", "alice")
+    assert {"user_id": "alice", "confirmation": "confirmed"} == asked.last_request.json()
+    played.gateway.complete(session, "confirmed", "alice", answer="no")
+    assert "no" == asked.last_request.json()["answer"]
+    with pytest.raises(ValueError, match="badly formed"):
+        played.gateway.complete("../connections", "confirmed", "alice")
+
+
+def test_the_example_reads_events_page_by_page_and_forgets_what_is_over(played, example):
+    """
+    From the position that was kept, until there is no further page; a token whose consent ended is asked for again.
+    """
+    pages = [
+        {"items": [{"type": "token.read", "connection_id": "1", "position": 4}], "next_cursor": "4"},
+        {"items": [], "next_cursor": "9"},
+        {"items": [{"type": "consent.ended", "connection_id": "2", "position": 12}], "next_cursor": None},
+    ]
+    asked = played.wire.get(f"{URL}/v1/events", [{"json": page} for page in pages])
+    played.gateway.tokens.update({"1": ("kept", 0.0), "2": ("over", 0.0)})
+    kept = []
+
+    example.catch_up(played.gateway, 3, kept.append)
+
+    assert [4, 12] == kept
+    assert ["3", "4", "9"] == [each.qs["after"][0] for each in asked.request_history]
+    assert {"1"} == set(played.gateway.tokens)
+
+
+def test_the_example_raises_what_only_its_own_people_can_mend(example, gateway):
+    """
+    A wrong key is 401, said once and not tried again; what it does not reach is 404. No secret is in what is raised.
+    """
+    nobody = new_partner(gateway)
+    wrong = nobody.key[:-1] + ("a" if nobody.key[-1] != "a" else "b")
+
+    for key, refused in ((wrong, (401, "unauthenticated")), (nobody.key, (404, "not_found"))):
+        with pytest.raises(example.Refused) as raised:
+            example.Gateway(gateway.url, key).token("00000000-0000-4000-8000-000000000000")
+        assert refused == (raised.value.status, raised.value.slug)
+        assert "fix_request" == raised.value.remedy
+        assert key not in str(raised.value)
+    assert [] == example.slept
+
+
+def test_the_example_keeps_a_token_until_its_last_minute(played):
+    """
+    Good for an hour: asked for once. Good for half a minute: every time. Without a time: for some minutes.
+    """
+    for seconds, reads in ((3600, 1), (30, 3), (None, 1)):
+        played.gateway.tokens.clear()
+        asked = played.wire.get(TOKEN, **token("t", seconds))
+        assert ["t"] * 3 == [played.gateway.token("1") for _ in range(3)]
+        assert reads == asked.call_count
+
+
+@pytest.mark.parametrize("slug", ["rate_limited", "refresh_in_progress", "database_unavailable"])
+def test_the_example_waits_as_long_as_it_is_told(played, example, slug):
+    """
+    429 and 503: the seconds in Retry-After, then the same again.
+    """
+    asked = played.wire.get(TOKEN, [problem(slug, **{"Retry-After": "7"}), token("t", 3600)])
+
+    assert "t" == played.gateway.token("1")
+    assert ([7], 2) == (example.slept, asked.call_count)
+
+
+def test_the_example_does_not_wait_for_ever(played, example):
+    """
+    An hour is more patience than a request has: it is raised, with the seconds, for a later try.
+    """
+    played.wire.get(TOKEN, **problem("rate_limited", **{"Retry-After": "3600"}))
+
+    with pytest.raises(example.Refused) as raised:
+        played.gateway.token("1")
+
+    assert (3600, "wait") == (raised.value.wait_seconds, raised.value.remedy)
+    assert [] == example.slept
+
+
+def test_the_example_raises_what_is_no_problem_document(played, example):
+    """
+    A proxy in between answers what it likes.
+    """
+    played.wire.get(TOKEN, status_code=502, text="<h1>Bad gateway</h1>", headers={"Content-Type": "text/html"})
+
+    with pytest.raises(example.Refused) as raised:
+        played.gateway.token("1")
+
+    assert (502, "unexpected", "report") == (raised.value.status, raised.value.slug, raised.value.remedy)

@@ -1,0 +1,1 @@
+"""Crashes, faults, outages and load, with real processes."""

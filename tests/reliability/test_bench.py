@@ -1,0 +1,66 @@
+"""
+The promises that the bench measures, in a short form: ratios alone, since the machine is whosever it is.
+
+One quick run serves all tests. The figures that are told to people come from `python -m bench.connect`, see bench/README.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are pinned on Linux only")
+
+
+def measured(module: str, flows: int) -> dict:
+    """What a run of three rounds says, as JSON. An answer that is not the expected one ends the run."""
+    command = [sys.executable, "-m", module, "--rounds", "3", "--flows", str(flows), "--json"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict:
+    return measured("bench.connect", 32)
+
+
+def row(figures: dict, who: str, step: str) -> dict:
+    (found,) = [each for each in figures["rows"] if who in each["who"] and each["step"] == step]
+    return found
+
+
+def test_a_callback_over_https_costs_a_fraction_of_the_hand_written_one(figures):
+    """
+    A fourteenth on a quiet machine (bench/README.md); a fifth holds on a loud one.
+    """
+    assert figures["ratios"]["callback"] > 5
+
+
+def test_an_exchange_opens_no_tls_connection(figures):
+    """
+    Kept connections serve them all, where the hand-written route shakes hands for each.
+    """
+    assert row(figures, "gateway", "callback")["tls_per_request"] < 0.1
+    assert 1 == row(figures, "Authlib", "callback")["tls_per_request"]
+
+
+def test_a_connect_that_stores_its_state_costs_less_than_one_that_does_not(figures):
+    """
+    The hand-written route keeps state in a cookie; ours writes a row, and judges session and form, for two thirds of the CPU.
+    """
+    assert figures["ratios"]["connect"] > 1
+
+
+def test_a_token_read_costs_no_more_than_the_hand_written_one():
+    """
+    Which looks a key up and decrypts; ours judges reach, freeze and limits and tells the ledger, for two thirds of the CPU.
+    """
+    assert measured("bench.reads", 160)["ratios"]["read"] > 1

@@ -1,0 +1,197 @@
+"""
+`python -m gateway worker`: the work that nobody waits for in processes of its own, ended after the unit under way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import granian
+import psycopg
+import pytest
+
+from gateway import server
+from tests.support.gateway_process import ROOT, whole_gateway
+
+
+@pytest.fixture(scope="module")
+def alone(cluster, template):
+    """A gateway whose server does no work beside its requests."""
+    with whole_gateway(cluster, template, options=("--no-worker",)) as made:
+        yield made.start()
+
+
+@contextmanager
+def worker(gateway, *arguments):
+    """One worker process over the same database; what it logs is in `log`."""
+    inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PG_BINDIR")}
+    log = gateway.folder / f"worker-{time.monotonic_ns()}.log"
+    command = [sys.executable, "-m", "gateway", "worker", *arguments]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=ROOT, env=inherited | gateway.environ, stdout=out, stderr=out)
+    process.log = log
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def until(condition, process=None, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process is None or process.poll() is None, process.log.read_text()
+        assert time.monotonic() < end
+        time.sleep(0.03)
+
+
+def asked(gateway, query, *values):
+    with psycopg.connect(gateway.dsn) as connection:
+        return connection.execute(query, values).fetchone()
+
+
+def changed(gateway, query, *values):
+    with psycopg.connect(gateway.dsn) as connection:
+        connection.execute(query, values)
+
+
+def makes_due(gateway, *connections):
+    changed(
+        gateway,
+        "update gateway.connection set refresh_at = clock_timestamp() - interval '1 second' where id = any (%s)",
+        list(connections),
+    )
+
+
+def generation(gateway, connection):
+    return asked(gateway, "select generation from gateway.connection where id = %s", connection)[0]
+
+
+def refreshes(gateway, provider):
+    seen = gateway.sandbox.state.requests(provider, "token")
+    return sum(one["form"].get("grant_type") == "refresh_token" for one in seen)
+
+
+def started(process):
+    return lambda: "worker.started" in process.log.read_text()
+
+
+def test_two_workers_refresh_what_is_due_once_each(alone):
+    """
+    However the two share it out, each connection gets one token request.
+    """
+    people = [alone.person(f"Owner{number} Hill") for number in range(6)]
+    held = [person.connects("microsoft")["connection"] for person in people]
+    makes_due(alone, *held)
+
+    with worker(alone, "--threads", "3") as one, worker(alone, "--threads", "3") as two:
+        until(lambda: all(generation(alone, connection) == 2 for connection in held), one)
+        until(lambda: started(one)() and started(two)())
+        for process in (one, two):
+            process.terminate()
+        assert [0, 0] == [process.wait(20) for process in (one, two)]
+    assert len(held) == refreshes(alone, "microsoft")
+
+
+@pytest.mark.parametrize(("work", "does"), [(True, ["warms", "announces", "works"]), (False, ["warms", "announces"])])
+def test_a_server_works_only_where_it_shall(monkeypatch, work, does):
+    """
+    `serve --no-worker` answers requests and says which keys it has; without the switch a worker runs beside that.
+    """
+    done, served = [], []
+    rt = SimpleNamespace(store=SimpleNamespace(warm=lambda: done.append("warms")))
+    monkeypatch.setattr(
+        granian, "Granian", lambda target, **_: served.append(target) or SimpleNamespace(serve=lambda: None)
+    )
+    monkeypatch.setattr(server, "create_app", lambda: SimpleNamespace(extensions={"gateway": rt}))
+    monkeypatch.setattr(server, "keep_announcing", lambda _: done.append("announces"))
+    monkeypatch.setattr(server, "start_worker", lambda _: done.append("works"))
+
+    server.run_server("127.0.0.1", 0, 1, work=work)
+
+    getattr(server, served[0].partition(":")[2])()
+    assert does == done
+
+
+def test_a_worker_gives_back_what_is_queued(alone):
+    """
+    Revocations are retried until the provider has taken them.
+    """
+    alice = alone.person("Alice Winter")
+    held = alice.connects("zoom")["connection"]
+    alone.sandbox.state.add_fault("status", "zoom", "revoke", status=503)
+    alice.disconnects(held)
+    changed(alone, "update gateway.revocation set due_at = clock_timestamp() where connection_id = %s", held)
+
+    with worker(alone) as process:
+        until(
+            lambda: asked(alone, "select count(*) from gateway.revocation where connection_id = %s", held) == (0,),
+            process,
+        )
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_ends_after_the_unit_under_way(alone, sign):
+    """
+    The answer that the provider owes is waited for and stands: nothing is left to be repaired.
+    """
+    alice = alone.person("Alice Winter")
+    held = alice.connects("ringcentral")["connection"]
+    before = refreshes(alone, "ringcentral")
+    alone.sandbox.state.add_fault("slow", "ringcentral", "token", seconds=2)
+    makes_due(alone, held)
+    with worker(alone, "--threads", "2") as process:
+        until(lambda: refreshes(alone, "ringcentral") > before, process)
+        process.send_signal(sign)
+
+        assert 0 == process.wait(20)
+        logged = [json.loads(line)["event"] for line in process.log.read_text().splitlines() if line.startswith("{")]
+    assert ["worker.started", "worker.stopping", "worker.stopped"] == [
+        one for one in logged if one.startswith("worker.")
+    ]
+    assert (2, None, None) == asked(
+        alone, "select generation, lease_id, intent_at from gateway.connection where id = %s", held
+    )
+
+
+def test_an_idle_worker_ends_at_once(alone):
+    """
+    It waits for work in a way that a signal interrupts.
+    """
+    with worker(alone) as process:
+        until(started(process), process)
+        began = time.monotonic()
+        process.terminate()
+
+        assert 0 == process.wait(20)
+        assert time.monotonic() - began < 4
+
+
+def test_a_worker_says_which_keys_it_has(alone):
+    """
+    As every process does, so that a host that lacks one is seen.
+    """
+    changed(alone, "delete from gateway.host")
+    with worker(alone) as process:
+        until(lambda: asked(alone, "select count(*) from gateway.host") == (1,), process)
+
+
+def test_a_worker_without_sound_settings_does_not_start(alone):
+    """
+    All problems at once, and exit code 2.
+    """
+    broken = {name: value for name, value in alone.environ.items() if name != "GATEWAY_KEYS"} | {
+        "PATH": os.environ["PATH"]
+    }
+    command = [sys.executable, "-m", "gateway", "worker"]
+    ran = subprocess.run(command, cwd=ROOT, env=broken, capture_output=True, text=True, timeout=30, check=False)
+
+    assert 2 == ran.returncode
+    assert "GATEWAY_KEYS is missing" in ran.stderr

@@ -1,0 +1,222 @@
+"""
+People and roles for the tests of the database.
+
+Alice and Bob sign in and connect through the store; `acting` does what PostgREST does before it runs a client's query: it takes
+the role and says who is asking.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import psycopg
+
+from gateway.database import Store
+from gateway.embedded.postgres import EmbeddedPostgres
+from gateway.models import Standing
+
+SOON = datetime(2030, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who can sign in."""
+
+    label: str
+    id: uuid.UUID = field(default_factory=uuid.uuid4)
+    session: str = field(default_factory=lambda: f"session-{uuid.uuid4()}")
+
+    def signs_in(self, store: Store, **changes: Any) -> uuid.UUID | None:
+        """A session for an hour, under `session`."""
+        given = {"session_hash": self.session, "user_id": self.id, "label": self.label, "expires_at": in_an_hour()}
+        return store.open_session(**(given | changes))
+
+    def grant(self, **changes: Any) -> dict[str, Any]:
+        """The arguments of a first save, with changes."""
+        return {
+            "connection_id": uuid.uuid4(),
+            "generation": 1,
+            "user_id": self.id,
+            "user_label": self.label,
+            "provider": "ghl",
+            "type": 1,
+            "account_key": "",
+            "account_id": f"{self.label}-location",
+            "account_label": f"{self.label}'s agency",
+            "scope": ("contacts.readonly",),
+            "token": f"sealed-token-of-{self.label}",
+            "refresh": f"sealed-refresh-of-{self.label}",
+            "expires_at": SOON,
+            "refresh_expires_at": None,
+            "data": {"locationId": f"{self.label}-location"},
+        } | changes
+
+    def connects(self, store: Store, **changes: Any) -> Standing:
+        """A first connection; what stands then."""
+        saved = store.save_connection(**self.grant(**changes))
+        assert saved.saved
+        return saved.standing
+
+
+@dataclass(frozen=True)
+class Two:
+    """Alice and Bob, each with one GHL connection, and where they are."""
+
+    database: str
+    alice: Person
+    bob: Person
+    rows: dict[Person, uuid.UUID]
+    profiles: dict[Person, uuid.UUID]
+
+    def seen(self, client: psycopg.Connection, column: str, table: str) -> list[object]:
+        """That column for Alice, then for Bob, as it really stands just now."""
+        key = {"user_profile": "user_id_auth", "provider_data": "auth_provider_id"}[table]
+        asked = (
+            f"select (select {column} from {table} where {key} = %s), (select {column} from {table} where {key} = %s)"  # noqa: S608
+        )
+        role = client.execute("select current_user").fetchone()[0]
+        found = client.execute("reset role").execute(asked, [self.alice.id, self.bob.id]).fetchone()
+        client.execute(f"set local role {role}")
+        return list(found)
+
+
+def in_an_hour() -> datetime:
+    return datetime.now(UTC) + timedelta(hours=1)
+
+
+def database_dsn(server: EmbeddedPostgres, name: str, user: str = "postgres") -> str:
+    """That database on the server, for a role that may log in."""
+    return server.dsn.replace("postgres@/postgres?", f"{user}@/{name}?")
+
+
+def administer(server: EmbeddedPostgres, statement: str) -> None:
+    """One statement, as superuser, outside of every test's database."""
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        connection.execute(statement)
+
+
+class Copies:
+    """Databases copied from a template by a thread, a few ahead of the tests that take them, and dropped behind them."""
+
+    AHEAD = 3
+
+    def __init__(self, server: EmbeddedPostgres, template: str) -> None:
+        self._server, self._template = server, template
+        self._work: SimpleQueue[str | None] = SimpleQueue()
+        self._made: SimpleQueue[str | Exception] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="copies")
+        self._thread.start()
+        for _ in range(self.AHEAD):
+            self._work.put("")
+
+    def take(self) -> str:
+        """The name of one that nobody has touched."""
+        self._work.put("")
+        made = self._made.get(timeout=60)
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    def drop(self, name: str) -> None:
+        """It is done with."""
+        self._work.put(name)
+
+    def stop(self) -> None:
+        """No more; what was made ahead goes with the server."""
+        self._work.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (name := self._work.get()) is not None:
+            try:
+                if name:
+                    administer(self._server, f"drop database {name} with (force)")
+                else:
+                    self._made.put(_copy(self._server, self._template))
+            except Exception as error:  # noqa: BLE001 - it is the taker's to raise
+                self._made.put(error)
+
+
+COPIES: dict[str, Copies] = {}
+"""By template; made by the fixture that makes the template."""
+
+
+def _copy(server: EmbeddedPostgres, template: str) -> str:
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    administer(server, f"create database {name} template {template} strategy file_copy")
+    return name
+
+
+@contextmanager
+def fresh_database(server: EmbeddedPostgres, template: str = "template1") -> Iterator[str]:
+    """The DSN of a copy of `template`, as superuser."""
+    ahead = COPIES.get(template)
+    name = ahead.take() if ahead else _copy(server, template)
+    yield database_dsn(server, name)
+    if ahead:
+        ahead.drop(name)
+    else:
+        administer(server, f"drop database {name} with (force)")
+
+
+def rows(dsn: str, statement: str, *values: Any) -> list[Any]:
+    """What the owner of the database sees: tuples, or bare values where there is one column."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        cursor = connection.execute(statement, values or None)
+        found = cursor.fetchall() if cursor.description else []
+    return [row[0] if len(row) == 1 else row for row in found]
+
+
+@contextmanager
+def acting(dsn: str, role: str, user_id: uuid.UUID | None = None, *, before: str = "") -> Iterator[psycopg.Connection]:
+    """
+    A transaction as PostgREST opens it for a request; nothing of it stays.
+
+    `before` is run by the owner of the database. `reset role` makes one the owner again, who sees what really stands.
+    """
+    claims = {"role": role} | ({"sub": str(user_id)} if user_id else {})
+    with psycopg.connect(dsn) as connection, connection.transaction(force_rollback=True):
+        if before:
+            connection.execute(before)
+        connection.execute("select set_config('request.jwt.claims', %s, true)", [json.dumps(claims)])
+        connection.execute(f"set local role {role}")
+        yield connection
+
+
+def race(dsn: str, script: str, runners: list[list[str]]) -> list[Any]:
+    """
+    Runs `script` in as many processes as there are argument lists, all let go at once; what each printed, as JSON.
+
+    The script finds `store`, connected, and `argv`, and assigns `said`.
+    """
+    program = (
+        "import json, sys, uuid\nfrom gateway.database import open_store\nfrom tests.support.database import Person\n"
+        f"store = open_store({dsn!r}); store.schema(); argv = sys.argv[1:]\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        f"{script}\nprint(json.dumps(said, default=str)); store.close()\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, *arguments], stdin=-1, stdout=-1, text=True, env=environment)
+        for arguments in runners
+    ]
+    for process in processes:
+        assert "ready\n" == process.stdout.readline()
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
+    assert [0] * len(processes) == [process.returncode for process in processes]
+    return said

@@ -1,0 +1,193 @@
+"""
+The whole product, running for a test: a sandbox, a gateway process served by granian, and people who use them.
+
+Everything is real: the process, its database, HTTP between them. `Person` is a browser without pixels; the pixels are in
+test_journey.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import requests
+
+from gateway.cli.demo import demo_settings
+from gateway.embedded.postgres import EmbeddedPostgres
+from gateway.sandbox import SandboxServer, make_server
+from gateway.sandbox.supabase import ProductUser, access_token
+from tests.support.database import fresh_database
+
+ROOT = Path(__file__).resolve().parents[2]
+HIDDEN = re.compile(r'<input type="hidden" name="([^"]+)" value="([^"]*)">')
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Gateway:
+    """A gateway in processes of its own, over `dsn`, talking to `sandbox`."""
+
+    folder: Path
+    dsn: str
+    settings: dict[str, str] = field(default_factory=dict)
+    workers: int = 1
+    options: tuple[str, ...] = ()
+    """Of `serve`, further ones."""
+
+    def __post_init__(self) -> None:
+        self.port = free_port()
+        self.url = f"http://localhost:{self.port}"
+        self.sandbox: SandboxServer = make_server(gateway=self.url).start()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.log = self.folder / "gateway.log"
+        self.environ = demo_settings(self.folder, self.url, self.sandbox.origin, self.dsn) | self.settings
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Gateway:
+        """Serves, and returns when it is ready."""
+        inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PG_BINDIR")}
+        command = [sys.executable, "-m", "gateway", "serve", "--port", str(self.port), "--workers", str(self.workers)]
+        command += self.options
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=inherited | self.environ, stdout=log, stderr=log)
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                if requests.get(f"{self.url}/readyz", timeout=2).ok:
+                    return self
+            except requests.ConnectionError:
+                time.sleep(0.05)
+        raise AssertionError(self.log.read_text())
+
+    def stop(self) -> None:
+        """Ends the processes and the sandbox."""
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.sandbox.stop()
+
+    def person(self, name: str = "Alice Winter", *, user_id: str | None = None) -> Person:
+        """Somebody of the product in a browser of their own, not signed in here yet."""
+        email = f"{name.split(maxsplit=1)[0].lower()}@northwind.example"
+        return Person(self, ProductUser(name, user_id or str(uuid.uuid4()), email, "Operations"))
+
+
+@contextmanager
+def whole_gateway(cluster: EmbeddedPostgres, template: str, **options: Any) -> Iterator[Gateway]:
+    """The whole product over a database of its own, not started yet; `options` as of Gateway."""
+    folder = Path(tempfile.mkdtemp(prefix="gateway-whole-"))
+    with fresh_database(cluster, template) as dsn:
+        made = Gateway(folder, dsn, **options)
+        try:
+            yield made
+        finally:
+            made.stop()
+            shutil.rmtree(folder)
+
+
+class Person:
+    """A user of the product, and their browser: cookies are kept, redirects are followed only when asked."""
+
+    def __init__(self, gateway: Gateway, user: ProductUser) -> None:
+        self.gateway = gateway
+        self.user = user
+        self.browser = requests.Session()
+
+    @property
+    def id(self) -> str:
+        return self.user.id
+
+    def elsewhere(self) -> Person:
+        """The same user in another browser."""
+        return Person(self.gateway, self.user)
+
+    def token(self, **changes: object) -> str:
+        """Their Supabase access token."""
+        issuer = {"iss": f"{self.gateway.environ['SUPABASE_URL']}/auth/v1"}
+        return access_token(self.gateway.sandbox.state, self.user, **(issuer | changes))
+
+    def get(self, path: str, **options: object) -> requests.Response:
+        return self.browser.get(self._url(path), allow_redirects=False, timeout=30, **options)
+
+    def post(self, path: str, data: dict[str, str] | None = None, **options: object) -> requests.Response:
+        headers = {"Origin": self.gateway.url} | dict(options.pop("headers", {}))
+        return self.browser.post(
+            self._url(path), data=data, headers=headers, allow_redirects=False, timeout=30, **options
+        )
+
+    def _url(self, path: str) -> str:
+        return path if path.startswith("http") else self.gateway.url + path
+
+    def signs_in(self, next_: str = "/connections") -> requests.Response:
+        """The product's front end hands them over."""
+        origin = {"Origin": self.gateway.sandbox.origin}
+        return self.post("/session", {"access_token": self.token(), "next": next_}, headers=origin)
+
+    def asks(self, provider: str, **query: str) -> requests.Response:
+        """The connect page, by the link that stands anywhere."""
+        link = self.get(f"/connect/{provider}", params=query)
+        return self.get(link.headers["Location"]) if link.status_code == 303 else link
+
+    def begins(self, provider: str, **query: str) -> str:
+        """Presses "Continue"; where that leads."""
+        page = self.asks(provider, **query)
+        assert page.status_code == 200, page.text
+        action = re.search(r'<form id="connect" method="post" action="([^"]+)"', page.text)
+        answer = self.post(action[1], fields_in(page.text.split('id="connect"')[1]))
+        assert answer.status_code == 303, answer.text
+        return answer.headers["Location"]
+
+    def consents(
+        self, provider: str, account: str | None = None, *, query: dict[str, str] | None = None, **form: str
+    ) -> str:
+        """Says yes at the provider; the callback's address, not opened yet."""
+        return self.gateway.sandbox.consents(self.begins(provider, **(query or {})), account, **form)
+
+    def connects(self, provider: str, account: str | None = None, **query: str) -> dict[str, str]:
+        """The whole way; what the product is told in the end."""
+        if not self.browser.cookies:
+            self.signs_in()
+        answer = self.get(self.consents(provider, account, query=query))
+        assert answer.status_code == 303, answer.text
+        return told(answer)
+
+    def disconnects(self, connection_id: str) -> requests.Response:
+        """By the button on their page."""
+        page = self.get("/connections").text
+        form = page.split(f'action="/connections/{connection_id}/disconnect"')[1]
+        return self.post(f"/connections/{connection_id}/disconnect", fields_in(form.split("</form>")[0]))
+
+
+def fields_in(page: str) -> dict[str, str]:
+    """The hidden fields of a form, as a browser would send them."""
+    return {name: html.unescape(value) for name, value in HIDDEN.findall(page)}
+
+
+def told(answer: requests.Response) -> dict[str, str]:
+    """What an address at the end of a flow says in its query."""
+    return {name: values[0] for name, values in parse_qs(urlsplit(answer.headers["Location"]).query).items()}

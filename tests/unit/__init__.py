@@ -1,0 +1,1 @@
+"""No database and no process: values in, values out, and sockets on loopback."""

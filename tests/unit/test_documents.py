@@ -1,0 +1,278 @@
+"""
+The documents, compared with the code: settings, commands, catalogue keys, problems. A document that lies is a defect.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import pytest
+
+from gateway.catalog import Provider, load_catalog
+from gateway.cli.main import main
+from gateway.errors import SettingsRefused, every_problem
+from gateway.settings import SECRETS, read_settings
+from gateway.web.error_responses import WHO
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+CONTRACT_PROBLEMS = {
+    "access_denied": (400, "reconnect"),
+    "state_invalid": (400, "reconnect"),
+    "browser_mismatch": (403, "reconnect"),
+    "user_mismatch": (403, "reconnect"),
+    "issuer_mismatch": (400, "report"),
+    "provider_unavailable": (504, "wait"),
+    "provider_garbled": (502, "report"),
+    "client_rejected": (502, "operator"),
+    "database_unavailable": (503, "wait"),
+    "return_to_refused": (400, "fix_request"),
+    "not_found": (404, "fix_request"),
+    "unauthenticated": (401, "fix_request"),
+    "forbidden": (403, "fix_request"),
+    "needs_reauthorization": (409, "reconnect"),
+    "pending_confirmation": (409, "wait"),
+    "frozen": (403, "operator"),
+    "rate_limited": (429, "wait"),
+    "refresh_in_progress": (503, "wait"),
+    "secret_unreadable": (500, "operator"),
+}
+
+
+class Asked(Mapping[str, str]):
+    """An empty environment that remembers what it was asked for."""
+
+    def __init__(self):
+        self.names = set()
+
+    def __getitem__(self, name):
+        self.names.add(name)
+        raise KeyError(name)
+
+    def __iter__(self):
+        return iter(("ACME_CLIENT_ID", "ACME_CLIENT_SECRET", "ACME_SCOPE"))
+
+    def __len__(self):
+        return 3
+
+
+def table(text, heading):
+    """The first column of the table below a heading."""
+    section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return {cell for row in section.splitlines() for cell in re.findall(r"^\| `([^`]+)` \|", row)}
+
+
+def test_every_setting_that_is_read_stands_in_the_readme_and_no_other():
+    """
+    Both ways: what the code asks the environment for, and what the table promises.
+    """
+    environment = Asked()
+    with pytest.raises(SettingsRefused):
+        read_settings(environment)
+    read = {name.removesuffix("_FILE").replace("ACME_", "<PROVIDER>_") for name in environment.names}
+
+    assert read | {"<PROVIDER>_CLIENT_SECRET"} == table(README, "Settings")
+    assert set(SECRETS) <= read
+
+
+def test_every_command_stands_in_the_readme_and_no_other():
+    """
+    Both ways, sub-commands included.
+    """
+
+    def commands(group, prefix):
+        for name, command in group.commands.items():
+            if isinstance(command, click.Group):
+                yield from commands(command, f"{prefix} {name}")
+            else:
+                yield f"{prefix} {name}"
+
+    assert set(commands(main, "python -m gateway")) == table(README, "Commands")
+
+
+def test_every_catalogue_key_stands_in_its_document_and_no_other():
+    """
+    docs/providers.md against the model that judges the files.
+    """
+    document = (ROOT / "docs" / "providers.md").read_text(encoding="utf-8")
+
+    assert set(Provider.model_fields) - {"id"} | {"like"} == table(document, "Keys")
+
+
+def test_every_provider_says_how_far_it_was_exercised():
+    """
+    Nothing is claimed of a provider that the document leaves out.
+    """
+    document = (ROOT / "docs" / "providers.md").read_text(encoding="utf-8")
+    section = document.split("## How far each was exercised")[1]
+
+    for provider in load_catalog().providers:
+        assert f"`{provider}`" in section
+
+
+def test_the_readme_names_the_two_commands_and_every_document_it_links():
+    """
+    The commands word for word, and no link that leads nowhere.
+    """
+    assert "pip install -r requirements.txt && python -m gateway demo" in README
+    assert "pip install -r requirements-dev.txt && python -m pytest" in README
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert link.startswith("https://") or (ROOT / link).exists(), link
+
+
+def test_the_problems_are_the_contracts():
+    """
+    Slug, status and remedy of each; and each has its plain sentences.
+    """
+    problems = {kind.slug: kind for kind in every_problem()}
+
+    assert CONTRACT_PROBLEMS == {slug: (problems[slug].status, problems[slug].remedy) for slug in CONTRACT_PROBLEMS}
+    for kind in problems.values():
+        assert kind.remedy in WHO
+        assert kind.title
+        assert kind.meaning
+        assert kind.way_on
+
+
+def test_each_problem_has_its_page(gateway):
+    """
+    The `type` of RFC 9457 leads somewhere; an unknown slug does not.
+    """
+    nobody = gateway.person()
+
+    for slug in CONTRACT_PROBLEMS:
+        page = nobody.get(f"/problems/{slug}")
+        assert 200 == page.status_code
+        assert f'data-problem="{slug}"' in page.text
+    assert 404 == nobody.get("/problems/nonsense").status_code
+
+
+def test_the_head_of_the_schema_names_its_parts():
+    """
+    Each part that follows, and no other; whoever reads on is led by it.
+    """
+    head, _, rest = (ROOT / "schema.sql").read_text(encoding="utf-8").partition("-- 0 -- ")
+    parts = re.findall(r"^-- (\d[a-z]?) -- (.+?) -+$", f"-- 0 -- {rest}", re.MULTILINE)
+    listed = [line[2:] for line in head.splitlines() if re.match(r"--   \d", line)]
+    named = [cell.split(maxsplit=1) for line in listed for cell in re.split(r"\s{2,}(?=\d)", line.strip())]
+    assert parts == sorted((number, name.strip()) for number, name in named)
+
+
+def test_every_requirement_is_pinned():
+    """
+    A version that moves by itself is a supply that nobody looked at.
+    """
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+            bare = line.partition("#")[0].strip()
+            assert (
+                not bare or bare.startswith("-r ") or re.fullmatch(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[0-9][^ ]*", bare)
+            ), line
+
+
+def test_no_file_is_longer_and_no_function_larger_than_the_house_likes():
+    """
+    The house likes 220 lines a file and 45 a function; what is larger than this is refused outright.
+    """
+    import ast
+
+    for file in sorted((ROOT / "gateway").rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        lines = text.count("\n")
+        assert lines <= 350, f"{file.name}: {lines}"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{file.name}: {node.name}"
+
+
+def test_every_test_that_the_security_document_names_is_there():
+    """
+    A promise whose test is gone is not a promise any more; and no row goes without one.
+    """
+    import ast
+
+    document = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    there = {
+        f"{file.name}::{node.name}"
+        for file in (ROOT / "tests").glob("*/*.py")
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    promises = [
+        line for line in document.split("## Promises")[1].split("\n## ")[0].splitlines() if line.startswith("| ")
+    ][2:]
+
+    assert len(promises) > 30
+    for promise in promises:
+        named = re.findall(r"`([a-z_]+\.py::[a-z0-9_]+)`", promise.rpartition(" | ")[2])
+        assert named, promise
+        assert set(named) <= there, set(named) - there
+
+
+def blocks(document, language):
+    """The fenced blocks of a language."""
+    return re.findall(
+        rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / document).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+
+
+def test_the_supabase_page_names_only_settings_and_commands_that_there_are():
+    """
+    Whoever pastes its lines is not told of a wrong name ten minutes later.
+    """
+    settings = table(README, "Settings") | {"GOOGLE_CLIENT_ID", "GOOGLE_CLIENT_SECRET"}
+    text = "\n".join(blocks("supabase.md", "sh"))
+
+    assert set(re.findall(r"\b([A-Z][A-Z_]{5,})=", text)) <= settings
+    assert set(re.findall(r"python -m gateway [a-z]+(?: (?:apply|new|list)\b)?", text)) <= table(README, "Commands")
+
+
+def test_the_sql_on_the_supabase_page_runs_and_shows_users_their_own(database):
+    """
+    Block by block over the schema; the view of the page is one that the doctor has nothing against.
+    """
+    import psycopg
+
+    from gateway.doctor.database import catalogue
+    from tests.support.database import rows
+
+    for block in blocks("supabase.md", "sql"):
+        rows(database, block)
+    with psycopg.connect(database) as owner:
+        owner.execute("select set_config('search_path', '', true)")
+        assert {"ok"} == {finding.level for finding in catalogue(owner)}
+
+
+def test_what_the_supabase_page_lets_a_browser_do_is_what_is_granted(database):
+    """
+    The columns in its table against the catalogue.
+    """
+    from tests.support.database import rows
+
+    document = (ROOT / "docs" / "supabase.md").read_text(encoding="utf-8")
+    _, _, profile, data, _ = next(line for line in document.splitlines() if line.startswith("| `authenticated`")).split(
+        "|"
+    )
+    for cell, name in ((profile, "user_profile"), (data, "provider_data")):
+        granted = rows(
+            database,
+            "select column_name from information_schema.column_privileges where grantee = 'authenticated'"
+            " and privilege_type = 'UPDATE' and table_name = %s",
+            name,
+        )
+        assert set(granted) - {"updated_at"} == set(re.findall(r"`([a-z_]+)`", cell))
+
+
+def test_the_front_end_code_on_the_supabase_page_calls_what_gateway_js_offers():
+    """
+    `gateway.connect.callback` with options that it reads.
+    """
+    script = (ROOT / "gateway" / "web" / "static" / "gateway.js").read_text(encoding="utf-8")
+    offered = set(re.findall(r"@property \{.*?\} \[?([A-Za-z]+)\]?", script))
+
+    for call in re.findall(r"gateway\.connect\(\"[a-z]+\", \{([^}]*)\}", "\n".join(blocks("supabase.md", "ts"))):
+        assert set(re.findall(r"([A-Za-z]+)(?=[,:\s]|$)", call.replace(": true", ""))) <= offered
