@@ -1,5 +1,5 @@
 """
-The assembled instruments: one Runtime a process, made once, passed first to every service.
+What is built once per process: the Runtime, passed first to every service.
 
 Nothing in it belongs to a request. The database pool and the connections to providers open when first used, so that a
 Runtime may be made before a server forks.
@@ -39,6 +39,11 @@ class Runtime:
     journal: Journal | NoJournal
     now: Callable[[], datetime]
 
+    def close(self) -> None:
+        """Close the connections to the database and to providers."""
+        self.store.close()
+        self.outbound.close()
+
     @property
     def database(self) -> Store:
         """What the functions in gateway.database.queries take first."""
@@ -56,7 +61,7 @@ class Runtime:
         return [provider for provider in self.catalog.providers.values() if provider.id in self.clients]
 
     def redirect_uri(self, provider: Provider) -> str:
-        """The one redirect URI of a provider (RFC 9700 section 4.4.2), from the public URL alone, never from a request."""
+        """The one redirect URI of a provider (RFC 9700 section 4.4.2), made from the public URL, never from a request."""
         return f"{self.settings.public_url}/{provider.path}/{provider.slug}/callback"
 
 
@@ -65,56 +70,43 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def _with_scopes(catalog: Catalog, scopes: Mapping[str, tuple[str, ...]]) -> tuple[Catalog, list[str]]:
-    """The catalogue with the operator's scopes in it, judged as a whole once more, and what is wrong with them."""
+def checked_catalog(settings: Settings) -> tuple[Catalog, list[str]]:
+    """
+    The catalogue with the operator's scopes in it, and what is wrong with scopes and registrations.
+
+    Raises SettingsRefused when a provider file is invalid.
+    """
     providers, problems = [], []
-    for provider in catalog.providers.values():
+    for provider in load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts).providers.values():
+        name, scope = provider.id.upper(), settings.scopes.get(provider.id, provider.scope)
         try:
-            providers.append(
-                Provider.model_validate(provider.model_dump() | {"scope": scopes.get(provider.id, provider.scope)})
-            )
+            providers.append(Provider.model_validate(provider.model_dump() | {"scope": scope}))
         except ValueError:
             problems.append(
-                f"{provider.id.upper()}_SCOPE does not fit {provider.name}: openid needs an issuer or jwks_uri."
+                f"{name}_SCOPE does not fit {provider.name}: write scopes in plain ASCII without quotes, and openid only "
+                "where the catalogue has an issuer or jwks_uri."
             )
+        client = settings.clients.get(provider.id)
+        if client is not None and provider.needs_secret and not client.client_secret:
+            problems.append(f"{name}_CLIENT_SECRET is missing: {provider.name} needs it beside the client id.")
     return Catalog(providers), problems
 
 
 def _store(settings: Settings) -> Store:
-    """Postgres directly where DATABASE_URL says so, else the project's REST API."""
+    """Postgres directly where DATABASE_URL is set, else the Supabase project's REST API."""
     if settings.database_url is not None:
         return open_store(settings.database_url.get_secret_value())
-    if settings.supabase_url is None or settings.supabase_secret_key is None:
-        raise SettingsRefused(["DATABASE_URL is missing."])
-    key = settings.supabase_secret_key.get_secret_value()
-    return open_rest_store(settings.supabase_url, key, ca_bundle=settings.ca_bundle)
-
-
-def judged_catalog(settings: Settings) -> tuple[Catalog, list[str]]:
-    """
-    The catalogue as the settings make it, and what does not fit in scopes and registrations.
-
-    Raises SettingsRefused when a provider file does not.
-    """
-    catalog = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
-    catalog, problems = _with_scopes(catalog, settings.scopes)
-    problems += [
-        f"{name.upper()}_CLIENT_SECRET is missing: {provider.name} needs it beside the client id."
-        for name, provider in catalog.providers.items()
-        if name in settings.clients and not settings.clients[name].client_secret and provider.needs_secret
-    ]
-    return catalog, problems
+    key = settings.supabase_secret_key
+    assert settings.supabase_url is not None  # noqa: S101 - settings refuse a key without its project
+    assert key is not None  # noqa: S101 - build_runtime refuses to start without both
+    return open_rest_store(settings.supabase_url, key.get_secret_value(), ca_bundle=settings.ca_bundle)
 
 
 def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Runtime:
-    """The instruments for `settings`. Raises SettingsRefused when the catalogue or a registration does not fit."""
-    catalog, problems = judged_catalog(settings)
-    clients = {name: client for name, client in settings.clients.items() if catalog.get(name)}
+    """The instruments for `settings`. Raises SettingsRefused when the catalogue, a registration or the database is missing."""
+    catalog, problems = checked_catalog(settings)
     if settings.database_url is None and settings.supabase_secret_key is None:
-        problems.append(
-            "DATABASE_URL is missing, and SUPABASE_SECRET_KEY too: `python -m gateway serve` starts a database of its own, "
-            "a WSGI server does not."
-        )
+        problems.append("DATABASE_URL is missing: set it, or SUPABASE_SECRET_KEY for a Supabase project's REST API.")
     if problems:
         raise SettingsRefused(problems)
     outbound = Outbound(
@@ -127,7 +119,7 @@ def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) 
     return Runtime(
         settings=settings,
         catalog=catalog,
-        clients=clients,
+        clients={name: client for name, client in settings.clients.items() if catalog.get(name)},
         vault=vault,
         outbound=outbound,
         issuers=issuers,

@@ -1,8 +1,8 @@
 """
-Settings: read from the environment, judged once, frozen.
+Settings: read from the environment and `.env`, checked once, frozen.
 
-Every secret may also come from a file (`NAME_FILE`). A wrong or missing setting stops the process with all problems listed
-at once, each with its mend. Knows nothing of providers beyond the shape of our registrations, `<PROVIDER>_CLIENT_ID`.
+Every secret may also come from a file (`NAME_FILE`). An invalid or missing setting stops the process with all problems listed at
+once, each with its fix. Knows nothing of providers beyond the names of our registrations, `<PROVIDER>_CLIENT_ID`.
 """
 
 from __future__ import annotations
@@ -10,20 +10,37 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import os
 import re
 from collections.abc import Mapping, MutableMapping
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from dotenv import dotenv_values
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    DirectoryPath,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.errors import SettingsRefused
 from gateway.models import Client
 
 SECRETS = ("GATEWAY_KEYS", "DATABASE_URL", "SUPABASE_SECRET_KEY", "SUPABASE_JWT_SECRET", "GATEWAY_METRICS_TOKEN")
-_REGISTRATION = re.compile(r"([A-Z][A-Z0-9_]*)_(CLIENT_ID|CLIENT_SECRET|SCOPE)(_FILE)?")
+_REGISTRATION = re.compile(r"([A-Z][A-Z0-9_]*)_(CLIENT_ID|SCOPE)")
+_KUBERNETES = re.compile(r"GATEWAY_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP)\w*)?)")
+"""What Kubernetes and Docker links put into the environment beside a service called `gateway`."""
 _MINIMUM_JWT_SECRET = 32
 """RFC 7518 section 3.2: an HS256 key is at least as long as its hash."""
 
@@ -32,244 +49,7 @@ _PUBLISHED_KEYS = frozenset(map(base64.urlsafe_b64decode, {
     "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=",
     "ZmDfcTF7_60GrrY167zsiPd67pEvs0aGOv2oasOM1Pg=",
 }))  # fmt: skip
-"""Keys that stand in documents and benchmarks: everybody has them."""
-
-
-class Settings(BaseModel):
-    """What the operator decided. Field names are the settings' names in lower case, without `GATEWAY_`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    public_url: str = "http://localhost:8000"
-    keys: tuple[SecretStr, ...]
-    database_url: SecretStr | None = None
-    supabase_url: str | None = None
-    supabase_secret_key: SecretStr | None = None
-    supabase_jwt_secret: SecretStr | None = None
-    data: Path = Path("var")
-    app_origins: tuple[str, ...] = ()
-    app_login_url: str | None = None
-    catalog: Path | None = None
-    enable: tuple[str, ...] = ()
-    owner_tokens: bool = True
-    journal: bool = True
-    trusted_proxies: int = 0
-    allow_private_hosts: bool = False
-    ca_bundle: Path | None = None
-    metrics_token: SecretStr | None = None
-    events_days: int = 365
-    clients: Mapping[str, Client] = Field(default_factory=dict, repr=False)
-    scopes: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
-
-    @property
-    def secure(self) -> bool:
-        """Whether browsers reach us by https, so that cookies may carry the `__Host-` prefix."""
-        return self.public_url.startswith("https://")
-
-
-def read_settings(environ: Mapping[str, str]) -> Settings:
-    """
-    The settings in `environ`.
-
-    Raises SettingsRefused with every problem at once.
-    """
-    reader = _Reader(environ)
-    values: dict[str, Any] = {
-        "public_url": reader.origin("GATEWAY_PUBLIC_URL", "http://localhost:8000"),
-        "keys": reader.keys(),
-        "database_url": reader.database_url(),
-        "supabase_url": (reader.url("SUPABASE_URL") or "").rstrip("/") or None,
-        "supabase_secret_key": reader.secret("SUPABASE_SECRET_KEY"),
-        "supabase_jwt_secret": reader.jwt_secret(),
-        "data": Path(reader.text("GATEWAY_DATA") or "var"),
-        "app_origins": reader.origins("GATEWAY_APP_ORIGINS"),
-        "app_login_url": reader.url("GATEWAY_APP_LOGIN_URL"),
-        "catalog": reader.folder("GATEWAY_CATALOG"),
-        "enable": reader.words("GATEWAY_ENABLE"),
-        "owner_tokens": reader.switch("GATEWAY_OWNER_TOKENS", default=True),
-        "journal": reader.switch("GATEWAY_JOURNAL", default=True),
-        "trusted_proxies": reader.number("GATEWAY_TRUSTED_PROXIES", 0, 0, 16),
-        "allow_private_hosts": reader.switch("GATEWAY_ALLOW_PRIVATE_HOSTS", default=False),
-        "ca_bundle": reader.file("GATEWAY_CA_BUNDLE"),
-        "metrics_token": reader.secret("GATEWAY_METRICS_TOKEN"),
-        "events_days": reader.number("GATEWAY_EVENTS_DAYS", 365, 1, 36_500),
-    }
-    values["clients"], values["scopes"] = reader.registrations()
-    reader.judge_together(values)
-    if reader.problems:
-        raise SettingsRefused(reader.problems)
-    return Settings(**values)
-
-
-def forget_secrets(environ: MutableMapping[str, str]) -> None:
-    """
-    Take every secret, and every name that could pose as a request header, out of `environ`.
-
-    Granian copies the whole process environment into each request's WSGI environ, so that what stays here would reach every
-    error reporter, and `HTTP_X_FORWARDED_FOR` in the environment would become a header.
-    """
-    for name in list(environ):
-        bare = name.removesuffix("_FILE")
-        if bare in SECRETS or bare.endswith("_CLIENT_SECRET") or name.startswith("HTTP_"):
-            del environ[name]
-
-
-class _Reader:
-    """Reads one environment and collects what is wrong with it."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self.environ = environ
-        self.problems: list[str] = []
-
-    def text(self, name: str) -> str | None:
-        """The trimmed value, or that of the file which `NAME_FILE` names; None when empty."""
-        if name + "_FILE" in self.environ and self._may_be_file(name):
-            try:
-                return Path(self.environ[name + "_FILE"]).read_text(encoding="utf-8").strip() or None
-            except (OSError, UnicodeDecodeError):
-                self.problems.append(f"{name}_FILE cannot be read: name a text file that this process may read.")
-                return None
-        return self.environ.get(name, "").strip() or None
-
-    def _may_be_file(self, name: str) -> bool:
-        return name in SECRETS or name.endswith("_CLIENT_SECRET")
-
-    def secret(self, name: str) -> SecretStr | None:
-        value = self.text(name)
-        return SecretStr(value) if value else None
-
-    def words(self, name: str) -> tuple[str, ...]:
-        return tuple(word.strip() for word in (self.text(name) or "").split(",") if word.strip())
-
-    def switch(self, name: str, *, default: bool) -> bool:
-        value = self.text(name)
-        if value not in (None, "0", "1"):
-            self.problems.append(f"{name} is a switch: set it to 1 or 0.")
-        return default if value is None else value == "1"
-
-    def number(self, name: str, default: int, lowest: int, highest: int) -> int:
-        value = self.text(name)
-        if value is None:
-            return default
-        if not re.fullmatch(r"[0-9]{1,9}", value) or not lowest <= int(value) <= highest:
-            self.problems.append(f"{name} is a whole number from {lowest} to {highest}.")
-            return default
-        return int(value)
-
-    def url(self, name: str) -> str | None:
-        """An absolute http(s) URL without user or fragment."""
-        value = self.text(name)
-        if value is None:
-            return None
-        if not _is_web_url(value):
-            self.problems.append(f"{name} is not a web address: write it like https://app.example.com.")
-            return None
-        return value
-
-    def origin(self, name: str, default: str) -> str:
-        value = self.text(name) or default
-        if _origin(value) is None:
-            self.problems.append(f"{name} is one origin: scheme, host and port, nothing behind them.")
-        return _origin(value) or default
-
-    def origins(self, name: str) -> tuple[str, ...]:
-        found = []
-        for word in self.words(name):
-            origin = _origin(word)
-            if origin is None:
-                self.problems.append(
-                    f"{name} holds something that is no origin: write https://app.example.com, commas between."
-                )
-            else:
-                found.append(origin)
-        return tuple(found)
-
-    def folder(self, name: str) -> Path | None:
-        value = self.text(name)
-        if value is not None and not Path(value).is_dir():
-            self.problems.append(f"{name} is not a folder that exists.")
-            return None
-        return Path(value) if value else None
-
-    def file(self, name: str) -> Path | None:
-        value = self.text(name)
-        if value is not None and not Path(value).is_file():
-            self.problems.append(f"{name} is not a file that exists.")
-            return None
-        return Path(value) if value else None
-
-    def database_url(self) -> SecretStr | None:
-        value = self.text("DATABASE_URL")
-        if value and not value.startswith(("postgres://", "postgresql://")):
-            self.problems.append(
-                "DATABASE_URL is not a Postgres address: write it like postgresql://user:password@host:5432/name."
-            )
-        return SecretStr(value) if value else None
-
-    def jwt_secret(self) -> SecretStr | None:
-        value = self.text("SUPABASE_JWT_SECRET")
-        if value and len(value.encode()) < _MINIMUM_JWT_SECRET:
-            self.problems.append(
-                f"SUPABASE_JWT_SECRET is shorter than {_MINIMUM_JWT_SECRET} bytes: copy it whole from the project."
-            )
-        return SecretStr(value) if value else None
-
-    def keys(self) -> tuple[SecretStr, ...]:
-        """Fernet keys, newest first; a missing, short, well-known or repeated one stops the start."""
-        words = [word.strip() for word in (self.text("GATEWAY_KEYS") or "").split(",") if word.strip()]
-        if not words:
-            self.problems.append(
-                "GATEWAY_KEYS is missing: make one with `python -m gateway keys new` and keep it safe."
-            )
-        raw = [_raw_key(word) for word in words]
-        for position, key in enumerate(raw, start=1):
-            if key is None:
-                self.problems.append(
-                    f"GATEWAY_KEYS, key {position}, is no Fernet key: 32 random bytes in URL-safe base64."
-                )
-            elif key in _PUBLISHED_KEYS or _looks_made_up(key):
-                self.problems.append(f"GATEWAY_KEYS, key {position}, is an example or far from random: make a new one.")
-        known = [key for key in raw if key is not None]
-        if len(set(known)) < len(known):
-            self.problems.append("GATEWAY_KEYS holds one key twice: every key may stand there once.")
-        return tuple(SecretStr(word) for word in words)
-
-    def registrations(self) -> tuple[dict[str, Client], dict[str, tuple[str, ...]]]:
-        """Our client at each provider, and the scopes that replace the catalogue's, by lower-case provider id."""
-        clients: dict[str, Client] = {}
-        scopes: dict[str, tuple[str, ...]] = {}
-        for match in filter(None, map(_REGISTRATION.fullmatch, self.environ)):
-            provider, what = match[1], match[2]
-            if what == "CLIENT_ID" and (client_id := self.text(f"{provider}_CLIENT_ID")):
-                clients[provider.lower()] = Client(client_id, self.text(f"{provider}_CLIENT_SECRET") or "")
-            elif what == "SCOPE" and (scope := self.text(f"{provider}_SCOPE")):
-                scopes[provider.lower()] = tuple(scope.replace(",", " ").split())
-                if not re.fullmatch(r"[!#-\[\]-~ ]+", scope):
-                    self.problems.append(
-                        f"{provider}_SCOPE holds what no scope may: quotes, backslashes or other than ASCII."
-                    )
-        return clients, scopes
-
-    def judge_together(self, values: Mapping[str, Any]) -> None:
-        """What no single setting shows."""
-        if values["supabase_jwt_secret"] and not values["supabase_url"]:
-            self.problems.append(
-                "SUPABASE_JWT_SECRET needs SUPABASE_URL too: it names the issuer whose tokens are believed."
-            )
-        if values["supabase_secret_key"] and not values["supabase_url"]:
-            self.problems.append("SUPABASE_SECRET_KEY needs SUPABASE_URL too: it names the project.")
-        public = urlsplit(values["public_url"])
-        if public.scheme == "http" and not is_loopback(public.hostname or ""):
-            self.problems.append("GATEWAY_PUBLIC_URL has to be https, except on localhost.")
-        for name in ("app_origins", "app_login_url", "supabase_url"):
-            for url in [values[name]] if isinstance(values[name], str) else values[name] or ():
-                parts = urlsplit(url)
-                if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-                    self.problems.append(f"{_setting(name)}: {parts.netloc} has to be https, except on localhost.")
-
-
-def _setting(field: str) -> str:
-    return field.upper() if field.startswith("supabase") else "GATEWAY_" + field.upper()
+"""Keys from documents and benchmarks: everybody has them."""
 
 
 def is_loopback(host: str) -> bool:
@@ -282,43 +62,75 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _is_web_url(value: str) -> bool:
+# -- the forms of a value; each error message says what to write instead ---------------------------------------------
+
+
+def _web_url(value: str) -> str:
+    """An absolute http(s) URL without user or fragment; plain http on this machine only."""
     try:
         parts = urlsplit(value)
-        port_is_sound = parts.port is None or parts.port > 0
+        sound_port = parts.port is None or parts.port > 0
     except ValueError:
-        return False
+        parts, sound_port = urlsplit(""), False
     plain = value.isascii() and value.isprintable() and not any(mark in value for mark in ' \\"<>')
-    return (
-        plain
-        and port_is_sound
-        and parts.scheme in ("http", "https")
-        and bool(parts.hostname)
-        and not parts.fragment
-        and "@" not in parts.netloc
-    )
+    sound = plain and sound_port and parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
+    if not sound or parts.fragment:
+        raise ValueError("is not a web address: write it like https://app.example.com.")
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ValueError("has to be https, except on localhost.")
+    return value
 
 
-def _origin(value: str) -> str | None:
-    """`scheme://host[:port]` in the form in which a browser sends it (RFC 6454 section 6.2), or None."""
-    if not _is_web_url(value):
-        return None
-    parts = urlsplit(value)
-    if parts.path not in ("", "/") or parts.query:
-        return None
+def _origin(value: str) -> str:
+    """`scheme://host[:port]` as a browser sends it (RFC 6454 section 6.2)."""
+    parts = urlsplit(_web_url(value))
     host = parts.hostname or ""
-    if ":" not in host and not re.fullmatch(r"[a-z0-9._-]+", host):
-        return None
+    if parts.path not in ("", "/") or parts.query or not (":" in host or re.fullmatch(r"[a-z0-9._-]+", host)):
+        raise ValueError("is not an origin: write scheme, host and port only, like https://app.example.com.")
     host = f"[{host}]" if ":" in host else host
-    default = {"http": 80, "https": 443}[parts.scheme]
-    port = "" if parts.port in (None, default) else f":{parts.port}"
+    port = "" if parts.port in (None, {"http": 80, "https": 443}[parts.scheme]) else f":{parts.port}"
     return f"{parts.scheme}://{host}{port}"
 
 
-def _looks_made_up(key: bytes) -> bool:
-    """Few different bytes, all of them typed, or each one the next: 32 random bytes are none of that."""
-    counted = len({(later - byte) % 256 for byte, later in pairwise(key)}) == 1
-    return len(set(key)) < len(key) // 4 or counted or (key.isascii() and key.decode("ascii").isprintable())
+def _switch(value: str) -> bool:
+    if value not in ("0", "1"):
+        raise ValueError("is a switch: set it to 1 or 0.")
+    return value == "1"
+
+
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+def _postgres(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().startswith(("postgres://", "postgresql://")):
+        raise ValueError("is not a Postgres address: write it like postgresql://user:password@host:5432/name.")
+    return value
+
+
+def _of_a_project(value: SecretStr, info: ValidationInfo) -> SecretStr:
+    if info.data.get("supabase_url", "") is None:
+        raise ValueError("needs SUPABASE_URL too: it names the project.")
+    return value
+
+
+def _jwt_secret(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value().encode()) < _MINIMUM_JWT_SECRET:
+        raise ValueError(f"is shorter than {_MINIMUM_JWT_SECRET} bytes: copy it whole from the project.")
+    return value
+
+
+def _keys(words: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    keys = [_raw_key(word.get_secret_value()) for word in words]
+    if not keys or None in keys:
+        problem = "holds something that is not a Fernet key (32 random bytes in URL-safe base64)"
+    elif any(key in _PUBLISHED_KEYS or _looks_made_up(key) for key in keys if key):
+        problem = "holds a key that is an example or not random"
+    elif len(set(keys)) < len(keys):
+        problem = "holds one key twice"
+    else:
+        return words
+    raise ValueError(f"{problem}: make one with `python -m gateway keys new`.")
 
 
 def _raw_key(word: str) -> bytes | None:
@@ -327,3 +139,153 @@ def _raw_key(word: str) -> bytes | None:
     except (binascii.Error, UnicodeEncodeError):
         return None
     return key if len(key) == 32 else None  # noqa: PLR2004 - the Fernet specification: 128 bits to sign, 128 to encrypt
+
+
+def _looks_made_up(key: bytes) -> bool:
+    """Few different bytes, all of them typed, or each one the next: 32 random bytes are none of that."""
+    counted = len({(later - byte) % 256 for byte, later in pairwise(key)}) == 1
+    return len(set(key)) < len(key) // 4 or counted or (key.isascii() and key.decode("ascii").isprintable())
+
+
+Switch = Annotated[bool, BeforeValidator(_switch)]
+WebUrl = Annotated[str, AfterValidator(_web_url)]
+Origin = Annotated[str, AfterValidator(_origin)]
+
+
+class Settings(BaseSettings):
+    """What the operator decided. Field names are the settings' names in lower case, without `GATEWAY_`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=False, hide_input_in_errors=True)
+
+    public_url: Origin = "http://localhost:8000"
+    keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_words), AfterValidator(_keys)]
+    database_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
+    supabase_url: Annotated[WebUrl, AfterValidator(lambda url: url.rstrip("/"))] | None = None
+    supabase_secret_key: Annotated[SecretStr, AfterValidator(_of_a_project)] | None = None
+    supabase_jwt_secret: Annotated[SecretStr, AfterValidator(_jwt_secret), AfterValidator(_of_a_project)] | None = None
+    data: Path = Path("var")
+    journal: Switch = True
+    app_origins: Annotated[tuple[Origin, ...], BeforeValidator(_words)] = ()
+    app_login_url: WebUrl | None = None
+    catalog: DirectoryPath | None = None
+    owner_tokens: Switch = True
+    trusted_proxies: Annotated[int, Field(ge=0, le=16)] = 0
+    allow_private_hosts: Switch = False
+    ca_bundle: FilePath | None = None
+    metrics_token: SecretStr | None = None
+    events_days: Annotated[int, Field(ge=1, le=36_500)] = 365
+    clients: Mapping[str, Client] = Field(default_factory=dict, repr=False)
+    scopes: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+
+    @property
+    def secure(self) -> bool:
+        """Whether browsers reach us by https, so that cookies may carry the `__Host-` prefix."""
+        return self.public_url.startswith("https://")
+
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]  # it is called with names
+        cls, *_: Any, init_settings: PydanticBaseSettingsSource, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource]:
+        """`Environment` alone: the process environment is not read behind its back."""
+        return (init_settings,)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+_FIELDS = tuple(field for field in Settings.model_fields if field not in ("clients", "scopes"))
+
+
+def setting_name(field: str) -> str:
+    """The setting behind a field of Settings."""
+    return field.upper() if field.startswith(("database_", "supabase_")) else f"GATEWAY_{field.upper()}"
+
+
+class Environment(PydanticBaseSettingsSource):
+    """The values in one environment; `problems` collects files that cannot be read and names that do not exist."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        super().__init__(Settings)
+        self.environ = environ
+        self.problems: list[str] = []
+
+    def text(self, name: str) -> str:
+        """The trimmed value, for a secret also from the file that `NAME_FILE` names; empty when there is none."""
+        file = self.environ.get(f"{name}_FILE") if name in SECRETS or name.endswith("_CLIENT_SECRET") else None
+        try:
+            return (Path(file).read_text(encoding="utf-8") if file else self.environ.get(name, "")).strip()
+        except (OSError, UnicodeDecodeError):
+            self.problems.append(f"{name}_FILE cannot be read: name a text file that this process may read.")
+            return ""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str, str, bool]:  # noqa: ARG002 - the base's
+        """The value of one field, for pydantic-settings."""
+        return self.text(setting_name(field_name)), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Every value that is set, by field."""
+        self._refuse_unknown()
+        values: dict[str, Any] = {field: text for field in _FIELDS if (text := self.text(setting_name(field)))}
+        found = [match[1] for match in map(_REGISTRATION.fullmatch, self.environ) if match]
+        ids = {name: text for name in found if (text := self.text(f"{name}_CLIENT_ID"))}
+        scopes = {name: text for name in found if (text := self.text(f"{name}_SCOPE"))}
+        values["clients"] = {
+            name.lower(): Client(text, self.text(f"{name}_CLIENT_SECRET")) for name, text in ids.items()
+        }
+        values["scopes"] = {name.lower(): tuple(text.replace(",", " ").split()) for name, text in scopes.items()}
+        return values
+
+    def _refuse_unknown(self) -> None:
+        known = {*map(setting_name, _FIELDS), *(f"{name}_FILE" for name in SECRETS), "GATEWAY_TEST_MARKS"}
+        for name in sorted(name for name in self.environ if name.startswith("GATEWAY_") and name not in known):
+            if not _KUBERNETES.fullmatch(name):
+                near = get_close_matches(name, known, n=1)
+                fix = f"did you mean {near[0]}?" if near else "remove it."
+                self.problems.append(f"{name} is not a setting: {fix}")
+
+
+def process_environment() -> dict[str, str]:
+    """The process environment, behind it the `.env` file of the working directory."""
+    file = {name: text for name, text in dotenv_values(".env").items() if text is not None}
+    for name in os.environ:  # a secret that the environment sets in one form hides the other form in the file
+        file.pop(name.removesuffix("_FILE") if name.endswith("_FILE") else f"{name}_FILE", None)
+    return file | os.environ
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """
+    The settings in `environ`, by default those of the process.
+
+    Raises SettingsRefused with every problem at once; no problem repeats a value.
+    """
+    source = Environment(process_environment() if environ is None else environ)
+    values = source()
+    try:
+        settings = Settings(**values)
+    except ValidationError as invalid:
+        source.problems += map(_problem, invalid.errors(include_url=False, include_input=False))
+    if source.problems:
+        raise SettingsRefused(source.problems)
+    return settings
+
+
+def _problem(error: ErrorDetails) -> str:
+    name = setting_name(str(error["loc"][0]))
+    if error["type"] == "missing":
+        return f"{name} is missing: make a key with `python -m gateway keys new` and keep it safe."
+    if error["type"] == "value_error":
+        return f"{name} {error['ctx']['error']}"
+    return f"{name} is wrong: {error['msg'][0].lower()}{error['msg'][1:]}."
+
+
+def forget_secrets(environ: MutableMapping[str, str]) -> None:
+    """
+    Take every secret, and every name that could pose as a request header, out of `environ`.
+
+    Some WSGI servers copy the process environment into each request's WSGI environ, which error reporters print; there
+    `HTTP_X_FORWARDED_FOR` would become a header.
+    """
+    for name in list(environ):
+        bare = name.removesuffix("_FILE")
+        if bare in SECRETS or bare.endswith("_CLIENT_SECRET") or name.startswith("HTTP_"):
+            del environ[name]

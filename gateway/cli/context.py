@@ -23,7 +23,7 @@ from gateway.catalog import load_catalog
 from gateway.database import FunctionMissing, Store, open_rest_store, open_store
 from gateway.errors import GatewayError, SettingsRefused
 from gateway.log_setup import start_log
-from gateway.services import Runtime, build_runtime, judged_catalog
+from gateway.services import Runtime, build_runtime, checked_catalog
 from gateway.settings import Settings, read_settings
 
 
@@ -43,7 +43,7 @@ def judged_settings(*, whole: bool = False) -> Settings:
     """
     try:
         settings = read_settings(os.environ)
-        _, problems = judged_catalog(settings)
+        _, problems = checked_catalog(settings)
     except SettingsRefused as refused:
         fail(refused.problems, starting=whole)
     if problems and whole:

@@ -33,7 +33,7 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
         return
     try:
         yield from _settings(rt)
-        yield from names.examine(environ, rt.catalog.providers)
+        yield from names.examine(rt, environ)
         yield from _database(rt)
         yield from _sign_in(rt)
         yield from registrations.examine(rt)

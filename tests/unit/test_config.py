@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from cryptography.fernet import Fernet
 from pydantic import ValidationError
 
 from gateway.errors import SettingsRefused
-from gateway.settings import forget_secrets, is_loopback, read_settings
+from gateway.services import checked_catalog
+from gateway.settings import SECRETS, Settings, forget_secrets, is_loopback, read_settings, setting_name
 
 KEY = Fernet.generate_key().decode()
 OLDER_KEY = Fernet.generate_key().decode()
@@ -79,9 +81,11 @@ def test_a_registration_enables_a_provider_by_its_lower_case_id():
 @pytest.mark.parametrize("value", ["a\\b", 'a"b', "caf\u00e9"])
 def test_a_scope_that_no_provider_could_read_is_refused(value):
     """
-    RFC 6749 section 3.3 holds for `<PROVIDER>_SCOPE` as it does for the catalogue's own.
+    RFC 6749 section 3.3 holds for `<PROVIDER>_SCOPE` as it does for the catalogue's own; other products' names may hold anything.
     """
-    assert any("GOOGLE_SCOPE" in problem for problem in problems(GOOGLE_SCOPE=value))
+    found = settings(GOOGLE_SCOPE=value, ANOTHER_PRODUCTS_SCOPE=value)
+
+    assert [True] == ["GOOGLE_SCOPE" in problem for problem in checked_catalog(found)[1]]
 
 
 def test_every_secret_may_come_from_a_file(tmp_path):
@@ -116,6 +120,35 @@ def test_a_secret_file_that_cannot_be_read_stops_the_start(tmp_path):
     assert any("DATABASE_URL_FILE" in problem for problem in problems(DATABASE_URL_FILE=str(tmp_path / "gone")))
 
 
+def test_the_file_in_the_working_directory_is_read_and_the_environment_wins(tmp_path, monkeypatch):
+    """
+    `.env`, also where the environment names a secret by its file and `.env` by its value.
+    """
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith("GATEWAY_") or name in SECRETS:
+            monkeypatch.delenv(name)
+    (tmp_path / "key").write_text(KEY)
+    lines = [
+        f"GATEWAY_KEYS={OLDER_KEY}",
+        "GATEWAY_EVENTS_DAYS=7",
+        "GATEWAY_DATA='a folder'  # kept",
+        "GOOGLE_CLIENT_ID=id",
+    ]
+    (tmp_path / ".env").write_text("\n".join(lines))
+    monkeypatch.setenv("GATEWAY_KEYS_FILE", str(tmp_path / "key"))
+    monkeypatch.setenv("GATEWAY_EVENTS_DAYS", "30")
+
+    found = read_settings()
+
+    assert ([KEY], 30, Path("a folder")) == (
+        [key.get_secret_value() for key in found.keys],
+        found.events_days,
+        found.data,
+    )
+    assert "id" == found.clients["google"].client_id
+
+
 # -- what stops the start --------------------------------------------------------------------------------------------
 
 
@@ -142,6 +175,50 @@ def test_all_problems_are_told_at_once_each_with_its_setting():
         *("GATEWAY_CATALOG", "GATEWAY_CA_BUNDLE", "DATABASE_URL", "SUPABASE_JWT_SECRET", "SUPABASE_SECRET_KEY"),
     ):
         assert name in told
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("GATEWAY_APP_ORIGIN", "GATEWAY_APP_ORIGINS"),
+        ("GATEWAY_METRICS_TOKENS_FILE", "GATEWAY_METRICS_TOKEN_FILE"),
+        ("GATEWAY_PUBLIC_URI", "GATEWAY_PUBLIC_URL"),
+        ("GATEWAY_DATA_FILE", "GATEWAY_DATA"),
+    ],
+)
+def test_a_setting_that_does_not_exist_stops_the_start_and_the_nearest_is_named(name, near):
+    """
+    A misspelt setting would change nothing, and say nothing.
+    """
+    assert [f"{name} is not a setting: did you mean {near}?"] == problems(**{name: "canary"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GATEWAY_SERVICE_HOST",
+        "GATEWAY_SERVICE_PORT_HTTP",
+        "GATEWAY_PORT",
+        "GATEWAY_PORT_8000_TCP_ADDR",
+        "GATEWAY_DB_PORT",
+    ],
+)
+def test_what_kubernetes_puts_into_the_environment_stops_nothing(name):
+    """
+    A service called `gateway` makes such names in every container beside it.
+    """
+    assert settings(**{name: "tcp://10.0.0.1:8000"})
+
+
+def test_every_setting_that_is_a_secret_is_treated_as_one():
+    """
+    Whatever is kept as SecretStr may come from a file, and is taken out of the environment.
+    """
+    kept = {
+        setting_name(name) for name, field in Settings.model_fields.items() if "SecretStr" in repr(field.annotation)
+    }
+
+    assert kept == set(SECRETS)
 
 
 @pytest.mark.parametrize("value", ["true", "yes", "2", "on", "01"])
@@ -243,7 +320,7 @@ def test_a_shared_jwt_secret_is_as_long_as_its_hash():
         f"{KEY},{OLDER_KEY},{KEY}",
         f"{KEY},short",
     ],
-    ids=lambda keys: keys[:12],
+    ids=[f"case{number}" for number in range(13)],
 )
 def test_missing_short_default_or_repeated_keys_stop_the_start(keys):
     """

@@ -27,6 +27,7 @@ ALLOWED = {
     "identity": {"protocol"},
     "connections": {"services", "tokens", "events"},
     "connect": {"services", "connections"},
+    "services": {"tokens"},  # the response journal is opened once per process
     "tokens": {"services"},
     "partners": {"services"},
     "events": {"services"},
@@ -41,7 +42,6 @@ BEING_REBUILT = {
     "connections/check.py",
     "connections/rotate_keys.py",
     "connections/sealing/__init__.py",
-    "services.py",
     "tokens/refresh_request.py",
 }
 """Rewritten in the next steps; each leaves this list with its rewrite."""
