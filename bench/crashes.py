@@ -1,7 +1,7 @@
 """
 SIGKILL at every step of connect, refresh and disconnect: `python -m bench.crashes --times 50`.
 
-An actor is killed by this process where it stands at a printed mark, or while the provider holds its request. Then the gateway comes
+A gateway process is killed where it stands at a crash point (bench/crash_points.py), or while the provider holds its request. Then it comes
 back on the same folder (or another host takes over), windows are shortened by the database's clock, and the outcome is judged:
 `kept`, `told` (needs_reauthorization, with its event) or a word that must not occur. Interrupt it at any time: what was done is printed.
 """
@@ -12,42 +12,53 @@ import argparse
 import json
 import os
 import signal
+import sqlite3
 import sys
 import time
 import uuid
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 from bench.stage import Actor, Stage, staged
 
-ASKED = "refresh.asked (at the provider)"
+ASKED = "refresh: at the provider"
+ANSWERED = "refresh: before journal.put"
+JOURNALLED = "refresh: after journal.put"
+SAVED = "refresh: after database.finish_refresh"
 REFRESH = (
-    "refresh.claimed",
-    "refresh.asking",
+    "refresh: after database.claim_refresh",
+    "refresh: before http.request",
     ASKED,
-    "refresh.answered",
-    "refresh.journalled",
-    "refresh.saved",
-    "refresh.forgotten",
+    "refresh: after http.request",
+    ANSWERED,
+    JOURNALLED,
+    SAVED,
+    "refresh: after journal.mark_committed",
 )
-CONNECT = ("connect.begun", "connect.taken", "connect.redeemed", "connect.named", "connect.saved")
-DISCONNECT = ("disconnect.erased", "disconnect.settled")
-MAY_BE_TOLD = (ASKED, "refresh.answered")
-"""At a provider that forgives nothing, a killed process takes the only answer with it."""
+CONNECT = (
+    "connect: after database.start_authorization",
+    "connect: after database.take_authorization",
+    "connect: after http.request",
+    "connect: before database.save_connection",
+    "connect: after database.save_connection",
+)
+DISCONNECT = ("disconnect: after database.disconnect", "disconnect: after database.settle_revocation")
+MAY_BE_TOLD = (ASKED, "refresh: after http.request", ANSWERED)
+"""At a provider that accepts no token twice, a killed process takes the only response with it."""
 
 
 def kill_at(stage: Stage, actor: Actor, mark: str, do: str, **task: Any) -> None:
-    """Lets `actor` begin, and kills it at the mark."""
+    """Lets `actor` begin, and kills it at the crash point."""
     seen = stage.control("stats")["seen"]
     if mark == ASKED:
         stage.control("delay", seconds=5)
-    pid = actor.begin(do, stop_at="" if mark == ASKED else mark, **task)
+    pid = actor.begin(do, stop_at=None if mark == ASKED else mark.partition(": ")[2], **task)
     if mark == ASKED:
         while stage.control("stats")["seen"] == seen:
             time.sleep(0.002)
     else:
-        while actor.until("MARK") != mark:
+        while actor.until("POINT") != mark.partition(": ")[2]:
             pass
     os.kill(pid, signal.SIGKILL)
     stage.control("delay", seconds=0)
@@ -60,8 +71,10 @@ def age(stage: Stage, host: str) -> None:
         " not_before = null where intent_at is not null or not_before is not null"
     )
     stage.sql("update gateway.revocation set due_at = clock_timestamp() - interval '1 second'")
-    for file in (stage.folder / f"host-{host}" / "journal").glob("*.sealed"):
-        os.utime(file, (file.stat().st_atime, file.stat().st_mtime - 120))
+    journal = stage.folder / f"host-{host}" / "journal" / "responses.sqlite3"
+    if journal.exists():
+        with closing(sqlite3.connect(journal, isolation_level=None)) as responses:
+            responses.execute("update response set received_at = received_at - 120")
 
 
 def refresh_trial(stage: Stage, victim: Actor, rescuer: Actor, mark: str, kind: str) -> str:
@@ -93,7 +106,7 @@ def connect_trial(stage: Stage, victim: Actor, rescuer: Actor, mark: str) -> str
     stands = _standing(stage, user)
     if stands not in ([], [(True, True, True)]):
         return f"half-stored: {stands}"
-    if mark == "connect.saved" and not stands:
+    if mark == CONNECT[-1] and not stands:
         return "saved and not there"
     again = rescuer.does("connect", **task)
     if _standing(stage, user) != [(True, True, True)]:
@@ -128,7 +141,7 @@ def run(stage: Stage, times: int, marks: tuple[str, ...], *, say: Any = None) ->
     rows: list[dict[str, Any]] = []
     with (
         suppress(KeyboardInterrupt),
-        stage.actor(marks="all") as victim,
+        stage.actor() as victim,
         stage.actor("a") as same,
         stage.actor("b") as other,
     ):
@@ -147,7 +160,7 @@ def run(stage: Stage, times: int, marks: tuple[str, ...], *, say: Any = None) ->
                     else:
                         ended[disconnect_trial(stage, victim, same, mark)] += 1
                 if say:
-                    say(f"{mark:32}{kind:11}{'same host' if host == 'a' else 'another host':14}{dict(ended)}")
+                    say(f"{mark:46}{kind:11}{'same host' if host == 'a' else 'another host':14}{dict(ended)}")
     return rows
 
 

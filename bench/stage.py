@@ -62,16 +62,15 @@ replay_seconds = 30
 
 @dataclass
 class Actor:
-    """A process that does tasks one after another, in a fork each. `marks`: as GATEWAY_TEST_MARKS."""
+    """A process that does tasks one after another, in a fork each."""
 
     environ: dict[str, str]
-    marks: str = ""
     _child: int = 0
 
     def __enter__(self) -> Self:
-        environ = {"PATH": os.environ["PATH"], **self.environ, "GATEWAY_TEST_MARKS": self.marks}
+        environ = {"PATH": os.environ["PATH"], **self.environ}
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "bench.actor"],
+            [sys.executable, "-W", "ignore", "-m", "bench.worker_process"],
             cwd=ROOT, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         return self
@@ -95,8 +94,8 @@ class Actor:
         for line in self._process.stdout:
             if line.startswith(f"{word} "):
                 return line.removeprefix(f"{word} ").strip()
-            if word == "MARK" and line.startswith("SAID "):
-                raise RuntimeError(f"the task was over before its mark: {line.strip()}")
+            if word == "POINT" and line.startswith("SAID "):
+                raise RuntimeError(f"the task was over before its crash point: {line.strip()}")
         raise RuntimeError(f"the actor ended before it said {word}")
 
     def end(self) -> Any:
@@ -151,9 +150,9 @@ class Stage:
             | more
         )
 
-    def actor(self, host: str = "a", marks: str = "", **more: str) -> Actor:
+    def actor(self, host: str = "a", **more: str) -> Actor:
         """A gateway process to be told what to do."""
-        return Actor(self.environ(host, **more), marks)
+        return Actor(self.environ(host, **more))
 
     def control(self, what: str, **query: object) -> Any:
         """Tells the provider, and hears what it has seen."""

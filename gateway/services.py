@@ -21,7 +21,7 @@ from gateway.identity import Identity
 from gateway.models import Client
 from gateway.protocol.discovery import Issuers
 from gateway.settings import Settings
-from gateway.tokens.response_journal import Journal, NoJournal
+from gateway.tokens.response_journal import ResponseJournal
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Runtime:
     issuers: Issuers
     identity: Identity
     store: Store
-    journal: Journal | NoJournal
+    journal: ResponseJournal
     now: Callable[[], datetime]
 
     def close(self) -> None:
@@ -125,6 +125,6 @@ def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) 
         issuers=issuers,
         identity=Identity(settings, issuers),
         store=_store(settings),
-        journal=Journal(settings.data / "journal", vault) if settings.journal else NoJournal(),
+        journal=ResponseJournal(vault, settings.data / "journal" if settings.journal else None),
         now=now,
     )

@@ -236,7 +236,7 @@ class Environment(PydanticBaseSettingsSource):
         return values
 
     def _refuse_unknown(self) -> None:
-        known = {*map(setting_name, _FIELDS), *(f"{name}_FILE" for name in SECRETS), "GATEWAY_TEST_MARKS"}
+        known = {*map(setting_name, _FIELDS), *(f"{name}_FILE" for name in SECRETS)}
         for name in sorted(name for name in self.environ if name.startswith("GATEWAY_") and name not in known):
             if not _KUBERNETES.fullmatch(name):
                 near = get_close_matches(name, known, n=1)

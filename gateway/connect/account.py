@@ -99,23 +99,16 @@ def confirm_account(
     return Account(named, _label(info, lookup) or named)
 
 
-def judge_same_account(
-    rt: Runtime, provider: Provider, answer: TokenAnswer, account_id: str, deadline: Deadline
-) -> None:
+def judge_same_account(provider: Provider, answer: TokenAnswer, account_id: str) -> None:
     """
-    Raises ProviderGarbled when the answer to a refresh names another account than the one that stands.
+    Raises ProviderGarbled when a refresh response names another account than the connection's (OpenID Connect Core section 12.2).
 
-    An answer may name none: then there is nothing to compare (RFC 6749 section 6). An id_token in it is judged in full
-    (OpenID Connect Core section 12.2).
+    A response may name none: then there is nothing to compare (RFC 6749 section 6). An id_token comes from the token endpoint itself, so its
+    signature need not be checked (section 3.1.3.7, number 6); expired or signed by a new key, it must not cost the refresh token.
     """
     known: dict[str, Any] = dict(answer.rest)
     if provider.openid and answer.grant.id_token is not None:
-        try:
-            known |= _id_token_claims(rt, provider, answer, None, deadline)
-        except ProviderUnavailable:
-            # The keys are away. It came from the token endpoint itself (section 3.1.3.7, number 6): that will do to compare,
-            # and to drop the answer would be to lose the refresh token in it.
-            known |= unverified_claims(answer.grant.id_token)
+        known |= unverified_claims(answer.grant.id_token)
     paths = _lookup(provider, answer).id
     named = _account_id(known, paths)
     if named is None and any(_at(known, path) is not None and not _whole_id(_at(known, path)) for path in paths):

@@ -33,7 +33,6 @@ from gateway.errors import (
     UserMismatch,
 )
 from gateway.http import Deadline
-from gateway.marks import mark
 from gateway.models import AuthorizationRequest, Display, Grant
 from gateway.services import Runtime
 
@@ -131,7 +130,6 @@ def begin(
     )
     if begun is None:
         raise Unauthenticated("no live session")
-    mark("connect.begun")
     return address_of(rt, provider, attempt, begun.scope)
 
 
@@ -155,7 +153,6 @@ def finish(
     request = rt.store.take_authorization(state_hash=state_hash, session_hash=fingerprint(session))
     if request is None:
         raise StateInvalid("unknown, expired or used state")
-    mark("connect.taken")
     provider = rt.catalog.by_slug(path, slug)
     if provider is None or request.provider != provider.id:
         raise StateInvalid("the state belongs to another provider's callback")
@@ -207,16 +204,12 @@ def _redeem(
     code = protocol.read_authorization_response(provider, parameters)
     kept = json.loads(rt.vault.open(request.sealed, row=state_hash, column="authorization", generation=0))
     answer = _exchange(rt, provider, request, code, kept["code_verifier"], deadline)
-    mark("connect.redeemed")
     account_id: str | None = None
     try:
         account = read_account(rt, provider, answer, nonce=kept["nonce"], deadline=deadline)
         account_id = account.id
-        mark("connect.named")
         awaited = confirmation and fingerprint(confirmation)
-        connection_id = save.keep(rt, provider, request, answer.grant, account, confirmation_hash=awaited)
-        mark("connect.saved")
-        return connection_id  # noqa: TRY300 - the mark belongs to the save
+        return save.keep(rt, provider, request, answer.grant, account, confirmation_hash=awaited)
     except Exception as caught:  # noqa: BLE001 - a grant must not be left alive by a defect of ours
         # Whatever went wrong: the code is redeemed but nothing stands here, so that what was granted is given back.
         error = caught if isinstance(caught, GatewayError) else Unexpected(type(caught).__name__)

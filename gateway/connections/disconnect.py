@@ -11,7 +11,6 @@ from gateway.connections.uninstall import Uninstalled, uninstall_app
 from gateway.crypto.vault import fingerprint
 from gateway.errors import NotFound
 from gateway.http import Deadline
-from gateway.marks import mark
 from gateway.models import Caller, Erased
 from gateway.services import Runtime
 
@@ -52,10 +51,8 @@ def disconnect(
     erased = rt.store.disconnect(**target)
     if erased is None:
         raise NotFound("no such connection of this user")
-    mark("disconnect.erased")
     if erased.kept:
         return Receipt(erased, "kept", uninstalled)
     revocation = finish_revocation(rt, erased.revocation, deadline)
-    mark("disconnect.settled")
     # Removing an app ends its tokens, also where the provider has no revocation endpoint.
     return Receipt(erased, "done" if uninstalled == "done" else revocation, uninstalled)

@@ -62,7 +62,7 @@ class Rotation:
         self.report = Report()
 
     def __iter__(self) -> Iterator[Report]:
-        """Says how far it is after each page. Raises DatabaseUnavailable and OSError (the journal)."""
+        """Says how far it is after each page. Raises DatabaseUnavailable."""
         report = self.report
         for _ in range(1 if self._check else PASSES):
             report.total = report.looked_at = report.older = 0
@@ -74,7 +74,6 @@ class Rotation:
                     if self._stopped.is_set():
                         report.interrupted = True
                         return
-            self._journal()
             yield report
             if not report.older:
                 return
@@ -105,14 +104,6 @@ class Rotation:
         done = self._rt.store.reseal(kind, changes) if changes and not self._check else 0
         self.report.resealed += done
         self.report.older += len(changes) - done
-
-    def _journal(self) -> None:
-        found, unreadable = self._rt.journal.reseal(check=self._check)
-        if self._check:
-            self.report.older += found
-        else:
-            self.report.resealed += found
-        self.report.unreadable += ["journal of this host"] * unreadable
 
 
 # -- on the terminal -------------------------------------------------------------------------------------------------
@@ -178,5 +169,5 @@ def _lines(report: Report, *, check: bool) -> Iterator[str]:
     if report.interrupted:
         yield "Interrupted: run it again, and it goes on."
     elif report.clean:
-        yield "All that is sealed in the database and in this host's journal is under the newest key."
-        yield "Attempts to connect that began under an older one run out within ten minutes: take it out after that."
+        yield "Everything in the database is encrypted under the newest key."
+        yield "Keep the older keys for a day: the refresh journals of the hosts and open attempts to connect still need them."

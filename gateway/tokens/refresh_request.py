@@ -1,21 +1,18 @@
 """
-One token request for a connection (RFC 6749 section 6), and its end in the database, whatever it is.
+One token request for a connection (RFC 6749 section 6), and its result in the database.
 
-Whoever holds a claim comes here. The answer goes into the journal before anything else happens to it, is judged then, and saved
-as the next generation. What an error means is decided by who must act: only a refusal of the grant ends a connection, and only
-after a second look. Knows nobody who waits.
+The response goes into the journal before it is parsed, since it may hold the only valid refresh token; one that contains tokens stays
+there until it is saved. Only a refusal of the grant ends a connection. Knows nothing of the callers that wait.
 """
 
 from __future__ import annotations
 
-import contextlib
 import random
 import time
-import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import structlog
 
@@ -34,187 +31,174 @@ from gateway.errors import (
     SecretUnreadable,
 )
 from gateway.http import Deadline
-from gateway.marks import mark
 from gateway.models import Grant
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)
 
-REQUEST_SECONDS = 8.0
-LEASE_SECONDS = 15.0
-"""Longer than a request may take, so that nobody else sends one while it is under way."""
-_AFTER_SECONDS = 3.0
-"""Of the lease, for what follows the request: the answer on disk, and in the database."""
-_JUDGE_SECONDS = 2.0
-"""For the keys that an answer is judged with, where they have to be fetched; less where its request took nearly all its time."""
-BLOCK_SECONDS = 60.0
+_REQUEST_SECONDS = 30.0
+"""A response that arrives after this is lost, so it is longer than any caller waits."""
+_REPEATABLE_REQUEST_SECONDS = 8.0
+"""Where the provider accepts a used refresh token again for a while: soon enough to repeat the request."""
+_SAVE_SECONDS = 7.0
+"""By how much the lease outlives the request: for the response on disk and in the database."""
+_FOREIGN_HOST_SECONDS = 60.0
 LOOK_SECONDS = 5.0
-"""How often a worker looks for what was left behind."""
+"""How often a worker looks for interrupted refreshes."""
 _UNDER_WAY_SECONDS = 2.0
-"""So long an answer in the journal is left to whoever wrote it."""
+"""The worker leaves younger journal entries to the thread that wrote them."""
 _BACK_OFF = (2.0, 300.0)
 _OPERATOR_SECONDS = 300.0
 
-if LEASE_SECONDS < REQUEST_SECONDS + _AFTER_SECONDS:
-    raise AssertionError("the lease has to outlive the request")
+
+def request_seconds(provider: Provider) -> float:
+    """How long one token request may take."""
+    return _REPEATABLE_REQUEST_SECONDS if provider.replay_seconds else _REQUEST_SECONDS
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """What an answer brings. Seconds count from when it came; None where the provider says nothing."""
-
-    access_token: str = field(repr=False)
-    refresh_token: str = field(repr=False)
-    renewed: bool
-    scope: tuple[str, ...]
-    expires_seconds: float | None
-    refresh_expires_seconds: float | None
+def lease_seconds(provider: Provider) -> float:
+    """How long a claim keeps every other process from sending a request."""
+    return request_seconds(provider) + _SAVE_SECONDS
 
 
-def block_seconds(provider: Provider) -> float:
+def foreign_host_wait(provider: Provider) -> float:
     """
-    How long other hosts leave a dead intent alone: until whoever looks next still comes before the provider stops forgiving a
-    repeated token.
+    How long other hosts leave an interrupted refresh alone: its response may be in the journal of the host that began it.
+
+    Where the provider accepts a used refresh token again, the next look of a worker must still fall into that time.
     """
     window = provider.replay_seconds
-    return max(LEASE_SECONDS, window - 2 * LOOK_SECONDS) if window else BLOCK_SECONDS
+    return max(lease_seconds(provider), window - 2 * LOOK_SECONDS) if window else _FOREIGN_HOST_SECONDS
 
 
 # -- one refresh -----------------------------------------------------------------------------------------------------
 
 
-def carry_out(rt: Runtime, provider: Provider, claim: ClaimedRefresh, asked_at: float) -> None:
+def refresh_once(rt: Runtime, provider: Provider, claim: ClaimedRefresh, started: float, lease: float) -> None:
     """
-    One token request for the claim, and its end in the database. `asked_at`: when the claim was asked for, monotonic.
+    Send the token request of a claim and save the response; every failure is recorded in the database before it is raised.
 
-    Where this host's journal holds an answer to that generation's request already, nothing is sent: that answer is saved.
-    Raises RefreshInProgress when the claim came so late that the lease would not outlive the request.
+    A response to the same request in this host's journal is saved instead: the process that sent it crashed, or the database lost the
+    commit. `started`: monotonic time before the claim was made, `lease`: its seconds. Raises RefreshInProgress when the claim came too late.
     """
-    mark("refresh.claimed")
-    kept: Mapping[str, Any] | None = None
+    response: Mapping[str, Any] | None = None
     try:
-        deadline = Deadline(asked_at + LEASE_SECONDS - _AFTER_SECONDS).within(REQUEST_SECONDS)
-        kept = rt.journal.read(claim.id, claim.generation) or _answered(rt, provider, claim, deadline)
-        bring_home(rt, provider, claim.id, claim.generation, kept, deadline)
+        token = rt.vault.open(claim.refresh or "", row=str(claim.id), column="refresh", generation=claim.generation)
+        response = rt.journal.get(claim.id, claim.generation)
+        if response is None or response["refresh_token"] != token:
+            deadline = Deadline(started + lease - _SAVE_SECONDS).within(request_seconds(provider))
+            response = send_request(rt, provider, claim, token, deadline)
+        store_response(rt, provider, claim.id, claim.generation, response)
     except NeedsReauthorization:
         _refused(rt, claim)
         raise
     except ClientRejected:
-        _fail(rt, claim, "operator", "client_rejected", _OPERATOR_SECONDS)
+        _failed(rt, claim, "operator", "client_rejected", _OPERATOR_SECONDS)
         raise
     except SecretUnreadable as error:
-        _fail(rt, claim, "operator", error.slug, back_off(claim.failures, error))
+        _failed(rt, claim, "operator", error.slug, back_off(claim.failures, error))
         raise
     except ProviderFailed as error:
-        if kept is not None:
-            error.retry_after = _seconds(kept["retry_after"])
-        alone = kept is not None and _of_this_connection(kept)
-        _fail(rt, claim, "alone" if alone else "wait", error.slug, back_off(claim.failures, error))
+        only_this = response is not None and _concerns_only_this_connection(response)
+        if response is not None:
+            error.retry_after = _seconds(response["retry_after"])
+        _failed(rt, claim, "alone" if only_this else "wait", error.slug, back_off(claim.failures, error))
         raise
     except (DatabaseUnavailable, RefreshInProgress):
-        raise  # the lease runs out by itself, and the intent is taken up again
+        raise  # the lease ends by itself, and the refresh is taken up again
     except Exception:
-        # A defect of ours, and of this connection perhaps: it rests, so that it does not come up before all others again.
-        _fail(rt, claim, "operator", "unexpected", _OPERATOR_SECONDS)
+        # A defect of ours, perhaps with this connection only: it waits, so that it does not keep the others from being refreshed.
+        _failed(rt, claim, "operator", "unexpected", _OPERATOR_SECONDS)
         raise
 
 
-def _answered(rt: Runtime, provider: Provider, claim: ClaimedRefresh, deadline: Deadline) -> Mapping[str, Any]:
-    """The provider's answer as it came; in the journal, if it may hold tokens."""
-    row = str(claim.id)
-    held = rt.vault.open(claim.refresh or "", row=row, column="refresh", generation=claim.generation)
+def send_request(
+    rt: Runtime, provider: Provider, claim: ClaimedRefresh, token: str, deadline: Deadline
+) -> Mapping[str, Any]:
+    """The provider's response as it came; in the journal if it may contain tokens."""
     provider = rt.issuers.complete(provider, deadline)
-    wire = protocol.refresh_request(provider, rt.clients[provider.id], refresh_token=held, facts=claim.facts)
+    request = protocol.refresh_request(provider, rt.clients[provider.id], refresh_token=token, facts=claim.facts)
     if deadline.remaining() < 1.0:
         raise RefreshInProgress("the claim came too late to be used")
-    mark("refresh.asking")
     try:
-        answer = rt.outbound.request(wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline)
+        answer = rt.outbound.request(
+            request.method, request.url, headers=request.headers, body=request.body, deadline=deadline
+        )
     except ProviderFailed as error:
         if provider.replay_seconds:
-            # The answer may have been lost on the way: then it is to be had again, while the provider forgives.
+            # The response may have been lost on the way. The request can be repeated while the provider accepts the used token.
             error.retry_after = provider.replay_seconds / 3
         raise
-    mark("refresh.answered")
-    kept = {
+    response = {
         "provider": provider.id,
         "account_id": claim.account_id,
         "scope": list(claim.scope),
-        "held": held,
+        "refresh_token": token,
         "status": answer.status,
         "body": answer.body.decode("latin-1"),
         "retry_after": answer.headers.get("Retry-After"),
-        "at": rt.now().isoformat(),
+        "received_at": rt.now().isoformat(),
     }
     if answer.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
-        rt.journal.write(claim.id, claim.generation, kept)
-        mark("refresh.journalled")
-    return kept
+        rt.journal.put(claim.id, claim.generation, response)
+    return response
 
 
-def bring_home(
-    rt: Runtime,
-    provider: Provider,
-    connection_id: uuid.UUID,
-    generation: int,
-    kept: Mapping[str, Any],
-    deadline: Deadline,
+def store_response(
+    rt: Runtime, provider: Provider, connection_id: UUID, generation: int, response: Mapping[str, Any]
 ) -> None:
-    """Judges an answer from the journal and saves it as the next generation, or gives it back. Raises what it holds."""
-    with contextlib.suppress(ProviderFailed):
-        provider = rt.issuers.complete(provider, deadline)
+    """Save the tokens of a response as the next generation. A response that contains tokens and cannot be used stays in the journal."""
+    body = response["body"].encode("latin-1")
     try:
-        judged = _judged(rt, provider, kept, deadline)
-    except GatewayError:
-        rt.journal.forget(connection_id, generation)
+        grant = parse_response(provider, response)
+    except GatewayError as error:
+        if isinstance(error, NeedsReauthorization) or protocol.grant_in(provider, body) is None:
+            rt.journal.delete(connection_id, generation)
         raise
     row, following = str(connection_id), generation + 1
-    passed = max(0.0, (rt.now() - datetime.fromisoformat(kept["at"])).total_seconds())
+    received_at, renewed = datetime.fromisoformat(response["received_at"]), grant.refresh_token is not None
+    # RFC 6749 section 6: without a new refresh token the old one stays valid; to have used it may have prolonged it.
+    refresh_token = grant.refresh_token or response["refresh_token"]
+    refresh_seconds = _until(grant.refresh_expires_at, received_at) if renewed else provider.refresh_token_seconds
+    age = max(0.0, (rt.now() - received_at).total_seconds())
     ending = rt.store.finish_refresh(
         connection_id=connection_id,
         generation=generation,
-        token=rt.vault.seal(judged.access_token, row=row, column="token", generation=following),
-        refresh=rt.vault.seal(judged.refresh_token, row=row, column="refresh", generation=following),
-        scope=judged.scope,
-        expires_seconds=judged.expires_seconds and judged.expires_seconds - passed,
-        refresh_expires_seconds=judged.refresh_expires_seconds and judged.refresh_expires_seconds - passed,
-        renewed=judged.renewed,
-    )
-    mark("refresh.saved")
-    if ending in ("gone", "reconnected"):
-        grant = Grant(judged.access_token, judged.refresh_token, "Bearer", judged.scope, None)
-        revoke.revoke_or_queue(rt, provider, grant, beside=True, deadline=deadline)
-    rt.journal.forget(connection_id, generation)
-    mark("refresh.forgotten")
-
-
-def _judged(rt: Runtime, provider: Provider, kept: Mapping[str, Any], deadline: Deadline) -> _Judged:
-    """The grant in an answer, or the error in it. By no clock: lifetimes stay seconds."""
-    now = rt.now()
-    body = kept["body"].encode("latin-1")
-    read = protocol.read_token_response(
-        provider, kept["status"], body, now=now, scope=tuple(kept["scope"]), refused=NeedsReauthorization
-    )
-    judge_same_account(rt, provider, read, kept["account_id"], deadline.within(_JUDGE_SECONDS))
-    grant = read.grant
-    renewed = grant.refresh_token is not None
-    return _Judged(
-        access_token=grant.access_token,
-        # RFC 6749 section 6: an answer without one leaves the old one in force; to have used it may have prolonged it.
-        refresh_token=grant.refresh_token or kept["held"],
-        renewed=renewed,
+        token=rt.vault.seal(grant.access_token, row=row, column="token", generation=following),
+        refresh=rt.vault.seal(refresh_token, row=row, column="refresh", generation=following),
         scope=grant.scope,
-        expires_seconds=_until(grant.expires_at, now),
-        refresh_expires_seconds=_until(grant.refresh_expires_at, now) if renewed else provider.refresh_token_seconds,
+        expires_seconds=_less(_until(grant.expires_at, received_at), age),
+        refresh_expires_seconds=_less(refresh_seconds, age),
+        renewed=renewed,
     )
+    if ending in ("gone", "reconnected"):
+        unused = Grant(grant.access_token, refresh_token, "Bearer", grant.scope, None)
+        revoke.revoke_or_queue(rt, provider, unused, beside=True, deadline=Deadline.after(_REPEATABLE_REQUEST_SECONDS))
+        rt.journal.delete(connection_id, generation)
+    else:
+        rt.journal.mark_committed(connection_id, generation)
 
 
-def _of_this_connection(kept: Mapping[str, Any]) -> bool:
-    """Whether an error tells of this connection alone: the endpoint works, and speaks its protocol."""
-    if kept["status"] in (408, 425, 429) or kept["status"] >= 500:  # noqa: PLR2004
+def parse_response(provider: Provider, response: Mapping[str, Any]) -> Grant:
+    """The grant in a response, or the error in it; lifetimes count from its arrival."""
+    answer = protocol.read_token_response(
+        provider,
+        response["status"],
+        response["body"].encode("latin-1"),
+        now=datetime.fromisoformat(response["received_at"]),
+        scope=tuple(response["scope"]),
+        refused=NeedsReauthorization,
+    )
+    judge_same_account(provider, answer, response["account_id"])
+    return answer.grant
+
+
+def _concerns_only_this_connection(response: Mapping[str, Any]) -> bool:
+    """Whether an error says nothing about the provider as a whole: its endpoint works and speaks its protocol."""
+    if response["status"] in (408, 425, 429) or response["status"] >= 500:  # noqa: PLR2004
         return False
     try:
-        protocol.read_json(kept["body"].encode("latin-1"))
+        protocol.read_json(response["body"].encode("latin-1"))
     except ProviderFailed:
         return False
     return True
@@ -224,64 +208,62 @@ def _until(moment: datetime | None, now: datetime) -> float | None:
     return None if moment is None else (moment - now).total_seconds()
 
 
-# -- work ------------------------------------------------------------------------------------------------------------
+def _less(seconds: float | None, age: float) -> float | None:
+    return None if seconds is None else seconds - age
+
+
+# -- the worker's part -----------------------------------------------------------------------------------------------
 
 
 def work_once(rt: Runtime) -> bool:
-    """One connection that is due, or that somebody died over; whether there was any. Failures are in the database by then."""
-    asked_at = time.monotonic()
+    """Refresh one connection that is due, or whose refresh was interrupted; False when there is none."""
+    started, lease = time.monotonic(), _REPEATABLE_REQUEST_SECONDS + _SAVE_SECONDS
     claim = rt.store.claim_due(
         host=rt.journal.host,
-        lease_seconds=LEASE_SECONDS,
-        block_seconds={provider.id: block_seconds(provider) for provider in rt.enabled()},
+        lease_seconds=lease,
+        block_seconds={provider.id: foreign_host_wait(provider) for provider in rt.enabled()},
         providers=[provider.id for provider in rt.enabled()],
     )
     if claim is None:
         return False
     try:
-        carry_out(rt, rt.provider(claim.provider), claim, asked_at)
+        refresh_once(rt, rt.provider(claim.provider), claim, started, lease)
     except DatabaseUnavailable:
         raise
     except GatewayError as error:
-        log.info("grant.refresh_ended", provider=claim.provider, error=error.slug)
+        log.info("refresh.ended", provider=claim.provider, error=error.slug)
     return True
 
 
-def replay(rt: Runtime) -> int:
-    """
-    Brings every answer that this host's journal still holds into the database; how many. Raises DatabaseUnavailable when it
-    is away. One that cannot be brought does not stand before the others.
-    """
-    done = 0
+def replay(rt: Runtime) -> None:
+    """Save every response of this host's journal that is not in the database. Raises DatabaseUnavailable."""
     for connection_id, generation in rt.journal.pending(_UNDER_WAY_SECONDS):
         try:
-            kept = rt.journal.read(connection_id, generation)
-            provider = rt.catalog.get(kept["provider"]) if kept else None
-            if kept is not None and provider is not None:
-                bring_home(rt, provider, connection_id, generation, kept, Deadline.after(REQUEST_SECONDS))
-                done += 1
+            response = rt.journal.get(connection_id, generation)
+            provider = rt.catalog.get(response["provider"]) if response else None
+            if response is not None and provider is not None:
+                store_response(rt, provider, connection_id, generation, response)
         except DatabaseUnavailable:
             raise
         except GatewayError as error:
-            log.warning("journal.unread", connection=str(connection_id), error=error.slug)
-    return done
+            log.warning("journal.entry_failed", connection=str(connection_id), error=error.slug)
 
 
 # -- failures --------------------------------------------------------------------------------------------------------
 
 
 def _refused(rt: Runtime, claim: ClaimedRefresh) -> None:
-    """Before a refusal is believed the generation is looked at once more: somebody may have connected again meanwhile."""
+    """A refusal counts only if the connection is still of that generation: its user may have connected again meanwhile."""
     try:
         row = rt.store.grant(connection_id=claim.id, caller=None, min_seconds=0)
     except DatabaseUnavailable:
-        return  # the intent stands; whoever takes it up is refused as well, and tells then
+        return  # the refresh is taken up again, and refused again
     if row is not None and row.generation == claim.generation:
-        _fail(rt, claim, "refused", NeedsReauthorization.slug, 0)
+        _failed(rt, claim, "refused", NeedsReauthorization.slug, 0)
 
 
-def _fail(rt: Runtime, claim: ClaimedRefresh, outcome: str, error: str, wait_seconds: float) -> None:
-    log.warning("grant.refresh_failed", provider=claim.provider, error=error, outcome=outcome)
+def _failed(rt: Runtime, claim: ClaimedRefresh, outcome: str, error: str, wait_seconds: float) -> None:
+    log.warning("refresh.failed", provider=claim.provider, error=error, outcome=outcome)
     try:
         rt.store.fail_refresh(
             connection_id=claim.id,
@@ -292,8 +274,7 @@ def _fail(rt: Runtime, claim: ClaimedRefresh, outcome: str, error: str, wait_sec
             wait_seconds=wait_seconds,
         )
     except DatabaseUnavailable:
-        # The lease runs out by itself, and the intent is taken up again.
-        log.warning("grant.refresh_untold", provider=claim.provider)
+        log.warning("refresh.report_failed", provider=claim.provider)  # the lease ends by itself
 
 
 def back_off(failures: int, error: GatewayError) -> float:
@@ -307,5 +288,5 @@ def back_off(failures: int, error: GatewayError) -> float:
 
 
 def _seconds(value: str | None) -> float | None:
-    """Retry-After in seconds (RFC 9110 section 10.2.3); a date or nonsense counts as nothing said."""
+    """Retry-After in seconds (RFC 9110 section 10.2.3); a date or nonsense counts as not given."""
     return float(value) if value is not None and value.isascii() and value.isdigit() and len(value) < 6 else None  # noqa: PLR2004

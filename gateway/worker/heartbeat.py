@@ -1,8 +1,7 @@
 """
 Says which keys this process has, when it starts and every minute, so that a host that lacks one is seen before it matters.
 
-Keys leave as marks that show nothing of them. Also seals this host's journal again under the newest key, since nobody else can
-reach it. Whoever compares the hosts does it elsewhere.
+Keys leave as marks that show nothing of them. Whoever compares the hosts does it elsewhere.
 """
 
 from __future__ import annotations
@@ -34,10 +33,6 @@ def lacking(rt: Runtime) -> list[Host]:
 
 
 def _run(rt: Runtime, stopped: threading.Event) -> None:
-    try:
-        rt.journal.reseal()
-    except (GatewayError, OSError) as error:
-        log.warning("journal.not_resealed", error=type(error).__name__)
     while True:
         try:
             rt.store.host_seen(host=rt.journal.host, keys=rt.vault.fingerprints())

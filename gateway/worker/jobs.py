@@ -61,8 +61,7 @@ class Worker:
         return False
 
     def _replay(self, rt: Runtime) -> bool:
-        if next(rt.journal.pending(), None) is not None:
-            refresh_request.replay(rt)
+        refresh_request.replay(rt)
         return False
 
     def _announce(self, rt: Runtime) -> bool:

@@ -4,7 +4,6 @@ Key rotation: all that is sealed under the newest key, while everything goes on;
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
@@ -28,7 +27,6 @@ from gateway.errors import SecretUnreadable, SettingsRefused
 from gateway.models import Account, Caller
 from gateway.services import build_runtime
 from gateway.settings import read_settings
-from gateway.tokens.response_journal import Journal
 from gateway.worker import heartbeat
 from tests.support.database import Person, rows
 from tests.support.gateway_process import ROOT, free_port, whole_gateway
@@ -97,7 +95,6 @@ def fill(rt, database):
     )
     kept = rt.vault.seal("kept", row=str(held), column="adoption", generation=1)
     rows(database, "insert into gateway.adoption (id, due_at, sealed) values (%s, 'infinity', %s)", held, kept)
-    rt.journal.write(held, 1, {"access_token": "of the journal"})
     return held, parked, gone
 
 
@@ -115,7 +112,6 @@ def read_all(rt, database, held, parked, gone):
         assert f"refresh of {row}" == rt.vault.open(refresh, row=row, column="refresh", generation=generation)
     (kept,) = rows(database, "select sealed from gateway.adoption where id = %s", held)
     assert "kept" == rt.vault.open(kept, row=str(held), column="adoption", generation=1)
-    assert {"access_token": "of the journal"} == rt.journal.read(held, 1)
 
 
 # -- what is sealed again --------------------------------------------------------------------------------------------
@@ -123,7 +119,7 @@ def read_all(rt, database, held, parked, gone):
 
 def test_everything_sealed_comes_under_the_newest_key(runtime, database):
     """
-    Connections, parked grants, revocations, what an adoption keeps, the journal: afterwards the old key may leave.
+    Connections, parked grants, revocations, what an adoption keeps: afterwards the old key may leave, once the journal's last entry is a day old.
     """
     ids = fill(runtime(OLD), database)
     both = runtime(NEW, OLD)
@@ -131,8 +127,8 @@ def test_everything_sealed_comes_under_the_newest_key(runtime, database):
     before = rotate(both, check=True)
     done = rotate(both)
 
-    assert (8, 0, False) == (before.older, before.resealed, before.clean)
-    assert (0, 8, True) == (done.older, done.resealed, done.clean)
+    assert (7, 0, False) == (before.older, before.resealed, before.clean)
+    assert (0, 7, True) == (done.older, done.resealed, done.clean)
     assert rotate(both, check=True).clean
     read_all(runtime(NEW), database, *ids)
     with pytest.raises(SecretUnreadable):
@@ -191,7 +187,7 @@ def test_every_page_of_every_kind_is_walked(runtime, database, monkeypatch):
 
     report = rotate(both)
 
-    assert (8 + 6 + 6, True) == (report.resealed, report.clean)
+    assert (7 + 6 + 6, True) == (report.resealed, report.clean)
     assert (report.total, report.total) == (report.looked_at, 4 + 1 + 1 + 4)
 
 
@@ -232,40 +228,6 @@ def test_a_row_that_somebody_has_is_not_waited_for(runtime, database):
         runtime(NEW).vault.open(token, row=str(row), column="token", generation=1)
 
 
-def test_a_journal_entry_that_was_brought_home_does_not_come_back(runtime):
-    """
-    Replayed once more, it would be given back to the provider, and the connection with it.
-    """
-    old, both = runtime(OLD), runtime(NEW, OLD)
-    gone = uuid.uuid4()
-    old.journal.write(gone, 1, {"access_token": "x"})
-    listed = list(both.journal.pending())
-    both.journal.forget(gone, 1)
-    both.journal.pending = lambda: iter(listed)
-
-    assert (0, 0) == both.journal.reseal()
-    assert [] == list(old.journal.pending())
-
-
-def test_nobody_changes_a_journal_entry_while_it_is_sealed_again(tmp_path):
-    """
-    Among all processes of the host: taking it away waits until it stands under the new key.
-    """
-    journal, gone = Journal(tmp_path, Vault([OLD])), uuid.uuid4()
-    journal.write(gone, 1, {"access_token": "x"})
-    held = os.open(tmp_path / "lock", os.O_RDWR)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    taker = threading.Thread(target=journal.forget, args=(gone, 1))
-    taker.start()
-    taker.join(0.3)
-    assert taker.is_alive()
-    assert [(gone, 1)] == list(journal.pending())
-
-    os.close(held)
-    taker.join(5)
-    assert [] == list(journal.pending())
-
-
 # -- what cannot be done ---------------------------------------------------------------------------------------------
 
 
@@ -275,13 +237,10 @@ def test_what_no_key_opens_is_counted_and_named(runtime, database, tmp_path):
     """
     lost, held = connect(runtime(OTHER)), connect(runtime(OLD))
     both = runtime(NEW, OLD)
-    runtime(OTHER).journal.write(lost, 1, {})
 
     report = rotate(both)
 
-    assert {f"connection {lost}, token", f"connection {lost}, refresh", "journal of this host"} == set(
-        report.unreadable
-    )
+    assert {f"connection {lost}, token", f"connection {lost}, refresh"} == set(report.unreadable)
     assert (2, 0, False) == (report.resealed, report.older, report.clean)
     assert str(held) not in "".join(report.unreadable)
 
@@ -320,10 +279,9 @@ def test_nothing_is_sealed_under_a_key_that_a_host_lacks(runtime, database):
 
 def test_a_process_says_which_keys_it_has(runtime, database):
     """
-    When it starts; by marks, from which no key can be had, and which its host's journal takes part in.
+    When it starts; by marks, from which no key can be had.
     """
     rt = runtime(NEW, OLD)
-    runtime(OLD).journal.write(uuid.uuid4(), 1, {"access_token": "x"})
     stopped = heartbeat.keep_announcing(rt)
     end = time.monotonic() + 10
     while not rt.store.hosts():
@@ -333,7 +291,6 @@ def test_a_process_says_which_keys_it_has(runtime, database):
 
     (host,) = rt.store.hosts()
     assert (rt.journal.host, Vault([NEW, OLD]).fingerprints()) == (host.id, host.keys)
-    assert (0, 0) == rt.journal.reseal(check=True)
     assert NEW[:8] not in str(rows(database, "select * from gateway.host"))
 
 

@@ -17,7 +17,7 @@ from gateway.database import apply_schema
 from gateway.errors import Forbidden, Frozen, Unauthenticated
 from gateway.events import seal_all
 from gateway.models import Caller
-from gateway.tokens.response_journal import NoJournal
+from gateway.tokens.response_journal import ResponseJournal
 from tests.support.database import Person, rows
 from tests.support.partners import partner
 
@@ -32,7 +32,7 @@ class World:
     database: str
 
     def __post_init__(self):
-        self.journal = NoJournal()
+        self.journal = ResponseJournal(VAULT, None)
         self.alice, self.bob = Person("alice"), Person("bob")
         self.held = {}
         for person, provider in ((self.alice, "ghl"), (self.bob, "google")):

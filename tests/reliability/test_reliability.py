@@ -4,11 +4,13 @@ The refresh engine under storms, outages, deaths and wrong clocks: the short for
 
 from __future__ import annotations
 
-import os
+import sqlite3
 import time
 import uuid
+from contextlib import closing
 
 import pytest
+from cryptography.fernet import Fernet
 
 from bench import crashes
 from bench.due import due
@@ -16,8 +18,8 @@ from bench.outage import outage
 from bench.stage import staged
 from bench.storm import neighbour, storm
 from gateway.crypto.vault import Vault
-from gateway.errors import SettingsRefused
-from gateway.tokens.response_journal import Journal, NoJournal
+from gateway.errors import SecretUnreadable, SettingsRefused
+from gateway.tokens.response_journal import ResponseJournal
 
 KEY = "3q2-7wABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhs="
 
@@ -30,8 +32,8 @@ def stage():
 
 def answered(stage, row):
     """A journalled answer of a host that died before it could save it."""
-    with stage.actor(marks="all") as actor:
-        crashes.kill_at(stage, actor, "refresh.journalled", "read", ids=[row])
+    with stage.actor() as actor:
+        crashes.kill_at(stage, actor, crashes.JOURNALLED, "read", ids=[row])
         actor.gone()
 
 
@@ -54,7 +56,7 @@ def test_a_healthy_connection_is_read_while_fifty_wait_for_another():
 
     assert told["reads_during"] > 50
     assert told["p99_during_ms"] < 500
-    assert told["still_waiting_at_the_end"] >= 40
+    assert told["still_waiting_at_the_end"] >= 30
     assert {200, 503} >= set(told["statuses_of_the_waiting"])
 
 
@@ -62,7 +64,7 @@ def test_a_process_killed_over_a_refresh_loses_nothing_where_the_provider_forgiv
     """
     Taken over by the same host or another; and where the provider does not forgive, only in the one moment, and told.
     """
-    rows = crashes.run(stage, 1, (crashes.ASKED, "refresh.answered", "refresh.journalled", "refresh.saved"))
+    rows = crashes.run(stage, 1, (crashes.ASKED, crashes.ANSWERED, crashes.JOURNALLED, crashes.SAVED))
 
     assert 12 == len(rows)
     assert [] == crashes.failures(rows)
@@ -72,7 +74,9 @@ def test_a_process_killed_over_a_connect_or_a_disconnect_leaves_nothing_half_don
     """
     Either all of it stands or none; an erased connection is given back by whoever comes next.
     """
-    assert [] == crashes.failures(crashes.run(stage, 1, ("connect.redeemed", "connect.saved", "disconnect.erased")))
+    assert [] == crashes.failures(
+        crashes.run(stage, 1, (crashes.CONNECT[2], crashes.CONNECT[-1], crashes.DISCONNECT[0]))
+    )
 
 
 def test_the_database_away_in_the_middle_of_refreshes_loses_nothing():
@@ -104,8 +108,8 @@ def test_an_answer_that_stands_already_is_not_given_back(stage):
     """
     [(row, account)] = stage.connections("strict", 1).items()
     stage.expire([row])
-    with stage.actor(marks="all") as actor:
-        crashes.kill_at(stage, actor, "refresh.saved", "read", ids=[row])
+    with stage.actor() as actor:
+        crashes.kill_at(stage, actor, crashes.SAVED, "read", ids=[row])
         actor.gone()
     crashes.age(stage, "a")
     with stage.actor() as actor:
@@ -174,17 +178,21 @@ def test_one_entry_that_does_not_open_does_not_stand_before_the_others(stage):
     [row, other] = stage.connections("strict", 2)
     stage.expire([row, other])
     answered(stage, other)
-    journal = stage.folder / "host-a" / "journal"
-    stranger = journal / f"{row}.1.sealed"
-    stranger.write_text("gAAAAAthis-was-sealed-by-a-key-that-is-not-here")
-    os.utime(stranger, (1, 1))
+    with closing(
+        sqlite3.connect(stage.folder / "host-a" / "journal" / "responses.sqlite3", isolation_level=None)
+    ) as journal:
+        strange = "gAAAAAthis-was-encrypted-with-a-key-that-is-not-here"
+        journal.execute("insert into response values (?, 1, 1.0, null, ?)", [row, strange])
     crashes.age(stage, "a")
     with stage.actor() as actor:
         actor.does("work")
 
     assert [(2, "active", False)] == stage.states([other])
-    assert stranger.exists()
-    stranger.unlink()
+    with closing(
+        sqlite3.connect(stage.folder / "host-a" / "journal" / "responses.sqlite3", isolation_level=None)
+    ) as journal:
+        assert [(row,)] == journal.execute("select connection_id from response where committed_at is null").fetchall()
+        journal.execute("delete from response where connection_id = ?", [row])
 
 
 def test_rows_that_cannot_be_refreshed_now_do_not_stand_before_those_that_can(stage):
@@ -234,8 +242,8 @@ def test_without_a_journal_an_outage_loses_nothing_and_a_crash_is_told(stage):
     """
     [(row, _)] = stage.connections("strict", 1).items()
     stage.expire([row])
-    with stage.actor("c", marks="all", GATEWAY_JOURNAL="0") as actor:
-        crashes.kill_at(stage, actor, "refresh.journalled", "read", ids=[row])
+    with stage.actor("c", GATEWAY_JOURNAL="0") as actor:
+        crashes.kill_at(stage, actor, crashes.JOURNALLED, "read", ids=[row])
         actor.gone()
     assert not (stage.folder / "host-c" / "journal").exists()
     crashes.age(stage, "c")
@@ -247,8 +255,8 @@ def test_without_a_journal_an_outage_loses_nothing_and_a_crash_is_told(stage):
         [said] = actor.does("read", ids=[row])
 
     assert {"error": "needs_reauthorization"} == said
-    memory = NoJournal()
-    memory.write(uuid.UUID(row), 1, {"status": 200})
+    memory = ResponseJournal(Vault([KEY]), None)
+    memory.put(uuid.UUID(row), 1, {"status": 200})
     assert [(uuid.UUID(row), 1)] == list(memory.pending())
 
 
@@ -259,35 +267,77 @@ def test_a_journal_that_cannot_be_written_stops_the_start(tmp_path):
     (tmp_path / "journal").write_text("a file where the folder should be")
 
     with pytest.raises(SettingsRefused, match="GATEWAY_DATA: the refresh journal"):
-        Journal(tmp_path / "journal", Vault([KEY]))
+        ResponseJournal(Vault([KEY]), tmp_path / "journal")
 
 
 def test_a_disk_that_fails_later_does_not_lose_what_is_in_hand(tmp_path):
     """
-    The answer is kept in memory then, read and forgotten like any other.
+    The response is kept in memory then, and read and deleted like any other.
     """
-    journal, row = Journal(tmp_path / "journal", Vault([KEY])), uuid.uuid4()
-    (tmp_path / "journal").rename(tmp_path / "gone")
+    journal, row = ResponseJournal(Vault([KEY]), tmp_path / "journal"), uuid.uuid4()
+    with closing(sqlite3.connect(tmp_path / "journal" / "responses.sqlite3", isolation_level=None)) as disk:
+        disk.execute("create trigger no_space before insert on response begin select raise(fail, 'disk full'); end")
 
-    journal.write(row, 1, {"status": 200})
+    journal.put(row, 1, {"status": 200})
 
-    assert {"status": 200} == journal.read(row, 1)
-    assert [(row, 1)] == list(journal.pending())
-    journal.forget(row, 1)
-    assert journal.read(row, 1) is None
+    assert {"status": 200} == journal.get(row, 1)
+    assert [(row, 1)] == journal.pending()
+    journal.delete(row, 1)
+    assert journal.get(row, 1) is None
 
 
-def test_leftovers_of_killed_writers_are_swept(tmp_path):
+def test_an_entry_stays_a_day_after_its_commit(tmp_path):
     """
-    Only old ones: a young one may be somebody's at work.
+    Encrypted, and not pending; the first commit a day later drops it.
     """
-    folder = tmp_path / "journal"
-    Journal(folder, Vault([KEY]))
-    old, young = folder / "a.1.sealed.x.part", folder / "b.1.sealed.y.part"
-    for file in (old, young):
-        file.touch()
-    os.utime(old, (time.time() - 7200,) * 2)
+    journal, row = ResponseJournal(Vault([KEY]), tmp_path), uuid.uuid4()
+    journal.put(row, 1, {"body": "the-refresh-token"})
+    journal.mark_committed(row, 1)
 
-    Journal(folder, Vault([KEY]))
+    assert {"body": "the-refresh-token"} == ResponseJournal(Vault([KEY]), tmp_path).get(row, 1)
+    assert [] == journal.pending()
+    assert not [file for file in tmp_path.iterdir() if b"the-refresh-token" in file.read_bytes()]
+    with closing(sqlite3.connect(tmp_path / "responses.sqlite3", isolation_level=None)) as entries:
+        entries.execute("update response set committed_at = committed_at - 86401")
+    journal.mark_committed(uuid.uuid4(), 1)
+    assert journal.get(row, 1) is None
 
-    assert (False, True) == (old.exists(), young.exists())
+
+def test_an_old_key_still_opens_what_was_journalled_before_a_rotation(tmp_path):
+    """
+    Entries are not encrypted again; the old key stays in GATEWAY_KEYS for as long as they do.
+    """
+    row, newer = uuid.uuid4(), Fernet.generate_key().decode()
+    ResponseJournal(Vault([KEY]), tmp_path).put(row, 1, {"status": 200})
+
+    assert {"status": 200} == ResponseJournal(Vault([newer, KEY]), tmp_path).get(row, 1)
+    with pytest.raises(SecretUnreadable):
+        ResponseJournal(Vault([newer]), tmp_path).get(row, 1)
+
+
+def test_a_database_that_comes_back_without_a_refresh_gets_it_from_the_journal(stage):
+    """
+    A restored backup or a replica that was behind: the used refresh token is not sent again, so the provider revokes nothing.
+    """
+    [(row, account)] = stage.connections("strict", 1).items()
+    [before] = stage.sql("select generation, expires_at, refresh_at from gateway.connection where id = %s", row)
+    [secrets] = stage.sql("select token, refresh, expires from public.provider_data where id = %s", row)
+    stage.expire([row])
+    with stage.actor() as actor:
+        for _ in range(2):
+            [said] = actor.does("read", ids=[row])
+            asked = stage.control("stats")["asked"]
+            stage.expire([row])
+        restore = "update gateway.connection set (generation, expires_at, refresh_at) = (%s, %s, %s) where id = %s"
+        stage.sql(restore, *before, row)
+        stage.sql(
+            "update public.provider_data set (token, refresh, expires) = (%s, %s, %s) where id = %s", *secrets, row
+        )
+        for _ in range(2):
+            stage.expire([row])
+            [again] = actor.does("read", ids=[row])
+
+    assert said == again
+    assert asked == stage.control("stats")["asked"]
+    assert account not in stage.control("stats")["revoked"]
+    assert stage.works(again["token"])

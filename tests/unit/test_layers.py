@@ -12,7 +12,7 @@ import gateway
 
 ROOT = Path(gateway.__file__).parent
 LAYERS = (
-    ("errors", "models", "log_setup", "settings", "marks"),
+    ("errors", "models", "log_setup", "settings"),
     ("catalog", "crypto", "http", "protocol", "database", "identity"),
     ("services", "connect", "tokens", "connections", "partners", "events"),
     ("worker", "server", "doctor", "embedded"),

@@ -1,8 +1,8 @@
 """
-Gateways that do one thing when told and may be killed over it: `python -m bench.actor` reads a task in JSON on each line of its input.
+A gateway process for tests: `python -m bench.worker_process` reads a task in JSON from each line of its input, and may be killed over it.
 
-Each task is done by a fork, so that a thousand deaths do not cost a thousand starts: `PID n` when it begins, marks as they come
-(gateway/marks.py), `SAID …` when it is done, `GONE` when it is no more. The environment is the gateway's own.
+A fork does each task, so that a thousand kills do not cost a thousand starts. It prints `PID n` when it begins, `POINT name` at each
+crash point if the task has a `stop_at`, `SAID …` when it is done, `GONE` when it has ended. The environment is the gateway's own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from gateway import marks
+from bench.crash_points import with_crash_points
 from gateway.connect import callback
 from gateway.connections.disconnect import disconnect
 from gateway.crypto.vault import fingerprint
@@ -36,7 +36,8 @@ def runtime(task: dict[str, Any]) -> Runtime:
     """The instruments, over the task's own folder; `skew`: seconds by which this process's clock is wrong."""
     environ = {**os.environ, **task.get("settings", {})}
     skew = timedelta(seconds=task.get("skew", 0))
-    return build_runtime(read_settings(environ), now=lambda: utc_now() + skew)
+    rt = build_runtime(read_settings(environ), now=lambda: utc_now() + skew)
+    return with_crash_points(rt, task["stop_at"]) if task.get("stop_at") else rt
 
 
 def _sign_in(rt: Runtime, task: dict[str, Any]) -> str:
@@ -140,7 +141,6 @@ def main() -> None:
         child = os.fork()
         if not child:
             try:
-                marks._WANTED = task.get("stop_at") or marks._WANTED  # noqa: SLF001 - the environment's word, for this task
                 _say("PID", os.getpid())
                 _say("SAID", json.dumps(TASKS[task["do"]](runtime(task), task)))
             except BaseException as error:  # noqa: BLE001 - told to whoever gave the task

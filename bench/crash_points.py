@@ -1,0 +1,51 @@
+"""
+Where a process is killed: directly before or after a call of its database, its HTTP client or its journal.
+
+`with_crash_points` wraps these three objects of a Runtime, so that every call announces itself. Nothing of it is in the product.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+from gateway.services import Runtime
+
+_WRAPPED = {"store": "database", "database": "database", "outbound": "http", "http": "http", "journal": "journal"}
+"""Fields of Runtime, and what their crash points are called after."""
+
+
+class CrashPoints:
+    """Anything, with a word before and after each call of a method of it."""
+
+    def __init__(self, wrapped: Any, name: str, reached: Callable[[str], None]) -> None:
+        self._wrapped, self._name, self._reached = wrapped, name, reached
+
+    def __getattr__(self, attribute: str) -> Any:
+        found = getattr(self._wrapped, attribute)
+        if not callable(found):
+            return found
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            # `database.call("claim_refresh", …)` is named after the function that is called.
+            point = f"{self._name}.{args[0] if attribute == 'call' else attribute}"
+            self._reached(f"before {point}")
+            result = found(*args, **kwargs)
+            self._reached(f"after {point}")
+            return result
+
+        return called
+
+
+def with_crash_points(rt: Runtime, stop_at: str) -> Runtime:
+    """The same instruments, announcing each point with `POINT <name>`; at the one called `stop_at` the thread stops for good."""
+
+    def reached(point: str) -> None:
+        print(f"POINT {point}", flush=True)
+        if point == stop_at:
+            threading.Event().wait()
+
+    names = {field.name for field in fields(rt)} & set(_WRAPPED)
+    return replace(rt, **{name: CrashPoints(getattr(rt, name), _WRAPPED[name], reached) for name in names})

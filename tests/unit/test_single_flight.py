@@ -1,0 +1,185 @@
+"""
+One refresh per connection in a process; how many callers may wait for it, and how often a waiting caller asks the database.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+
+from gateway.errors import NeedsReauthorization, ProviderUnavailable, RefreshInProgress
+from gateway.models import Caller
+from gateway.tokens.read import fresh_grant
+from gateway.tokens.single_flight import MOST_FOLLOWING, MOST_WAITING, SingleFlight
+
+CALLER = Caller(user_id=uuid.uuid4())
+
+
+def until(condition):
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def test_a_task_runs_once_and_every_caller_waits_for_its_end():
+    """
+    Whatever the end is: each gets the error as an object of its own, so that tracebacks do not mix.
+    """
+    flights, key, ran, go = SingleFlight(), uuid.uuid4(), [], threading.Event()
+
+    def task():
+        ran.append(1)
+        go.wait(10)
+        raise ProviderUnavailable("away")
+
+    def call(_):
+        with pytest.raises(ProviderUnavailable, match="away") as raised:
+            flights.run(key, task, 10)
+        return raised.value
+
+    with ThreadPoolExecutor(20) as threads:
+        errors = [threads.submit(call, number) for number in range(20)]
+        until(lambda: flights._waiting == 20)
+        go.set()
+        assert len({id(error.result()) for error in errors}) == 20
+    assert [1] == ran
+    assert not flights.is_running(key)
+    assert 0 == flights._waiting
+
+
+def test_a_task_goes_on_when_its_callers_have_stopped_waiting():
+    """
+    The provider may take longer than a caller waits; what it answers is not lost.
+    """
+    flights, key, go, done = SingleFlight(), uuid.uuid4(), threading.Event(), threading.Event()
+
+    with pytest.raises(RefreshInProgress) as raised:
+        flights.run(key, lambda: go.wait(10) and done.set(), 0.01)
+
+    assert 1.0 == raised.value.retry_after
+    assert flights.is_running(key)
+    go.set()
+    assert done.wait(10)
+
+
+def test_the_waiting_callers_of_one_connection_do_not_keep_another_from_being_refreshed():
+    """
+    Three quarters of the threads wait at most. A caller without a place is answered at once, and its refresh starts all the same.
+    """
+    flights, go, started = SingleFlight(), threading.Event(), []
+    with ThreadPoolExecutor(MOST_WAITING) as threads:
+
+        def waits(key):
+            return threads.submit(flights.run, key, lambda: started.append(key) or go.wait(10), 10)
+
+        crowded = uuid.uuid4()
+        for _ in range(MOST_FOLLOWING):
+            waits(crowded)
+        until(lambda: flights._waiting == MOST_FOLLOWING)
+        with pytest.raises(RefreshInProgress, match="too many"):
+            flights.run(crowded, lambda: None, 10)
+
+        others = [uuid.uuid4() for _ in range(MOST_WAITING - MOST_FOLLOWING)]
+        for other in others:
+            waits(other)
+        until(lambda: flights._waiting == MOST_WAITING)
+        last = uuid.uuid4()
+        with pytest.raises(RefreshInProgress, match="too many"):
+            flights.run(last, lambda: started.append(last), 10)
+        until(lambda: last in started)
+        assert {crowded, *others, last} == set(started)
+        go.set()
+    assert 0 == flights._waiting
+
+
+# -- how often a waiting caller asks the database ----------------------------------------------------------------------
+
+
+class Database:
+    """A connection whose token expired, and what every claim of it answers."""
+
+    def __init__(self, obstacle, **row):
+        self.calls, self.obstacle, self.id = Counter(), obstacle, uuid.uuid4()
+        self.row = {
+            "good": False, "alive": False, "leased": True, "generation": 1, "wait_seconds": 0, "refreshable": True,
+            "status": "active", "provider": "x", "token": "t", "scope": (), "expires_at": None,
+        } | row  # fmt: skip
+
+    def grant(self, **_):
+        self.calls["grant"] += 1
+        return SimpleNamespace(id=self.id, **self.row)
+
+    def claim_refresh(self, **_):
+        self.calls["claim_refresh"] += 1
+        return self.obstacle
+
+    def read(self, **more):
+        rt = SimpleNamespace(
+            store=self,
+            journal=SimpleNamespace(host="h"),
+            provider=lambda _: SimpleNamespace(replay_seconds=None),
+            vault=SimpleNamespace(open=lambda *_, **__: "opened"),
+        )
+        return fresh_grant(rt, self.id, caller=CALLER, **more)
+
+
+def test_a_waiting_caller_asks_the_database_at_most_thirty_times():
+    """
+    Another process refreshes and never ends: quick looks first, then at most two a second.
+    """
+    database, began = Database("leased"), time.monotonic()
+
+    with pytest.raises(RefreshInProgress):
+        database.read()
+
+    assert 9 < time.monotonic() - began < 12
+    assert 10 < sum(database.calls.values()) <= 30
+
+
+def test_a_caller_that_cannot_be_served_now_is_answered_at_once():
+    """
+    The host that began the refresh may hold its response: nobody asks for it, and Retry-After says how long that holds.
+    """
+    database, began = Database("blocked", wait_seconds=41), time.monotonic()
+
+    with pytest.raises(RefreshInProgress) as raised:
+        database.read()
+
+    assert time.monotonic() - began < 1
+    assert 41 == raised.value.retry_after
+    assert 3 == sum(database.calls.values())
+
+
+def test_while_the_old_token_is_valid_nobody_waits_for_another_callers_refresh():
+    """
+    Unless a new one was asked for in any case.
+    """
+    database = Database("leased", alive=True)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(database.read)
+        until(lambda: database.calls["claim_refresh"] > 0)
+        began = time.monotonic()
+        assert "opened" == database.read().access_token
+        assert time.monotonic() - began < 1
+        database.row["generation"] = 2
+        database.obstacle = "moved"
+        assert "opened" == first.result().access_token
+
+
+def test_a_refusal_is_told_to_the_caller_who_waited_for_it():
+    """
+    And a connection that changed meanwhile is read again.
+    """
+    database = Database("moved", status="active")
+    with pytest.raises(RefreshInProgress, match="changed meanwhile"):
+        database.read()
+    database.row["refreshable"] = False
+    with pytest.raises(NeedsReauthorization):
+        database.read()
