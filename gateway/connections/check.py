@@ -7,21 +7,16 @@ another account, ends the connection until its owner connects again. The token i
 
 from __future__ import annotations
 
-import threading
 import uuid
-
-import structlog
 
 from gateway.connect.account import AnotherAccount, NobodyNamed, NotConfirmed, NotReached, TokenRefused, confirm_account
 from gateway.database import Checking, CheckOutcome
-from gateway.errors import GatewayError, NeedsReauthorization, NotFound, ProviderGarbled, RefreshInProgress
+from gateway.errors import NeedsReauthorization, NotFound, ProviderGarbled
 from gateway.http import Deadline
 from gateway.models import Caller, Connection, Grant
 from gateway.protocol import TokenAnswer
 from gateway.services import Runtime
 from gateway.tokens.read import FreshToken, fresh_grant
-
-log = structlog.get_logger(__name__)
 
 CHECK_SECONDS = 9.5
 """For everything that the provider is asked: its account endpoint, once more with a new token, and the refresh between them."""
@@ -61,7 +56,7 @@ def _asked(rt: Runtime, begun: Checking) -> tuple[int, CheckOutcome, str, Provid
             _confirm(rt, begun, fresh, deadline)
         except TokenRefused:
             fresh = None
-            fresh = _another(rt, connection.id, deadline)
+            fresh = fresh_grant(rt, connection.id, force=True, until=deadline)
             _confirm(rt, begun, fresh, deadline)
     except TokenRefused:
         outcome = "refused", "token_refused"
@@ -78,22 +73,6 @@ def _asked(rt: Runtime, begun: Checking) -> tuple[int, CheckOutcome, str, Provid
         # provider cannot be asked with it.
         outcome = ("unknown", "") if fresh is not None else ("refused", problem.slug)
     return (fresh.generation if fresh else connection.generation, *outcome, garbled)
-
-
-def _another(rt: Runtime, connection_id: uuid.UUID, deadline: Deadline) -> FreshToken:
-    """A token in place of a refused one; where no time is left, it is renewed beside the answer, for the next check to find."""
-    try:
-        return fresh_grant(rt, connection_id, force=True, until=deadline)
-    except RefreshInProgress:
-        threading.Thread(target=_renew, args=(rt, connection_id), name="renew", daemon=True).start()
-        raise
-
-
-def _renew(rt: Runtime, connection_id: uuid.UUID) -> None:
-    try:
-        fresh_grant(rt, connection_id, force=True)
-    except GatewayError as error:
-        log.info("check.renewed_beside", error=error.slug)
 
 
 def _confirm(rt: Runtime, begun: Checking, fresh: FreshToken, deadline: Deadline) -> None:
