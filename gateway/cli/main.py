@@ -23,7 +23,8 @@ from gateway.cli.connections import connections
 from gateway.cli.context import Database, checked_database, fail, judged_settings, reach_database, secret
 from gateway.cli.events import events
 from gateway.cli.partners import partners
-from gateway.database import SCHEMA_VERSION, apply_schema, schema_path
+from gateway.database import SCHEMA_VERSION, apply_schema
+from gateway.database.migrate import PASTED
 from gateway.errors import GatewayError, SettingsRefused
 from gateway.log_setup import quiet_libraries
 from gateway.settings import Settings
@@ -137,7 +138,7 @@ def _paste(database: Database) -> None:
     """Over REST no schema can be applied: says where to paste it, and looks whether it was."""
     hosted = _HOSTED.fullmatch(database.project)
     editor = f"https://supabase.com/dashboard/project/{hosted[1]}/sql/new" if hosted else "your project's SQL editor"
-    click.echo(f"Without DATABASE_URL the schema has to be pasted by hand.\n  from  {schema_path()}\n  into  {editor}")
+    click.echo(f"Without DATABASE_URL the schema has to be pasted by hand.\n  from  {PASTED}\n  into  {editor}")
     if sys.stdin.isatty():
         click.prompt("Press Enter when it has run", default="", show_default=False)
     end = time.monotonic() + _CACHE_SECONDS

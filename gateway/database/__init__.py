@@ -21,9 +21,10 @@ from gateway.database.adopting import Adoptable, Adopting, ClaimedAdoption
 from gateway.database.keeping import Host, Keeping, Leaving, SealedPage, SealedRow
 from gateway.database.ledgering import Ledgering
 from gateway.database.linking import Completion, Link, Linking
+from gateway.database.migrate import apply_schema, schema_version
 from gateway.database.operating import Operating
 from gateway.database.partnering import Checking, CheckOutcome, Partnering, asking
-from gateway.database.postgres import ANSWER_SECONDS, FunctionMissing, PostgresBackend, apply_schema, schema_path
+from gateway.database.postgres import ANSWER_SECONDS, FunctionMissing, PostgresBackend
 from gateway.database.refreshing import Refreshing
 from gateway.database.rows import Begun, ClaimedRefresh, Listing, Saved, SchemaState, Session, Sharing, StoredGrant
 from gateway.errors import Forbidden, Frozen, GatewayError, PendingConfirmation, RateLimited, Unauthenticated
@@ -55,11 +56,10 @@ __all__ = [
     "apply_schema",
     "open_rest_store",
     "open_store",
-    "schema_path",
 ]
 
-SCHEMA_VERSION = 1
-"""The version of schema.sql that this code was written for."""
+SCHEMA_VERSION = schema_version()
+"""The version of the schema that this code needs."""
 
 
 def encode(value: object) -> Any:
@@ -111,9 +111,9 @@ class Store(Refreshing, Adopting, Partnering, Linking, Ledgering, Operating, Kee
         claim = {"generation": 0, "host": "", "lease_seconds": 0.0, "block_seconds": 0.0}
         self._backend.warm(
             [
-                ("gateway_grant_v1", {**read, **asking(Caller(user_id=UUID(int=0)))}),
-                ("gateway_grant_v1", {**read, **asking(Caller(key_hash=""))}),
-                ("gateway_claim_refresh_v1", {"connection_id": none, **claim}),
+                ("gateway_grant_v1", _prefixed({**read, **asking(Caller(user_id=UUID(int=0)))})),
+                ("gateway_grant_v1", _prefixed({**read, **asking(Caller(key_hash=""))})),
+                ("gateway_claim_refresh_v1", _prefixed({"connection_id": none, **claim})),
             ]
         )
 
@@ -295,7 +295,7 @@ class Store(Refreshing, Adopting, Partnering, Linking, Ledgering, Operating, Kee
         return self._call(function, **{name: encode(value) for name, value in arguments.items()})
 
     def _call(self, function: str, **arguments: object) -> Any:
-        answer = self._backend.call(f"gateway_{function}_v1", arguments)
+        answer = self._backend.call(f"gateway_{function}_v1", _prefixed(arguments))
         if answer == _SHUT_OUT:
             raise Unauthenticated("the user is banned or deleted")
         if isinstance(answer, dict) and (refused := answer.get("refused")) is not None:
@@ -303,6 +303,11 @@ class Store(Refreshing, Adopting, Partnering, Linking, Ledgering, Operating, Kee
             error.retry_after = answer.get("retry_after")
             raise error
         return answer
+
+
+def _prefixed(arguments: Mapping[str, object]) -> dict[str, object]:
+    """The arguments under the names that the SQL functions give them, so that none is mistaken for a column there."""
+    return {f"p_{name}": value for name, value in arguments.items()}
 
 
 _SHUT_OUT = {"shut_out": True}

@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import count
-from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
@@ -49,13 +48,13 @@ _UNDEFINED = {"42883", "3F000"}
 _NOT_PREPARED = b"26000"
 _RV = TypeVar("_RV")
 
-_UNREACHABLE = {
+UNREACHABLE = {
     "": "the database does not answer: check host and port in DATABASE_URL, and whether Postgres, or the project, is running",
     "28P01": "the database refuses the password in DATABASE_URL",
     "28000": "the database refuses the role in DATABASE_URL",
     "3D000": "there is no database of the name in DATABASE_URL",
 }
-_KEPT_ALIVE: dict[str, str | int] = {
+KEPT_ALIVE: dict[str, str | int] = {
     "application_name": "gateway",
     "client_encoding": "utf8",
     "connect_timeout": _CONNECT_SECONDS,
@@ -151,7 +150,7 @@ class PostgresBackend:
         """`dsn`: URL or key-value string. Behind a transaction pooler (see `read_dsn`) nothing is prepared."""
         dsn, self._prepares = read_dsn(dsn)
         given = conninfo.conninfo_to_dict(dsn)
-        self._conninfo = conninfo.make_conninfo(dsn, **{k: v for k, v in _KEPT_ALIVE.items() if k not in given})
+        self._conninfo = conninfo.make_conninfo(dsn, **{k: v for k, v in KEPT_ALIVE.items() if k not in given})
         self._pool_size = pool_size
         self._opening = threading.Lock()
         self._pool: ConnectionPool[BoundedConnection] | None = None
@@ -300,43 +299,3 @@ def _translated(function: str, error: psycopg.Error) -> GatewayError:
     if error.sqlstate in _UNDEFINED:
         return FunctionMissing(told)
     return Unexpected(told)
-
-
-# -- schema.sql ------------------------------------------------------------------------------------------------------
-
-
-def schema_path() -> Path:
-    """Where schema.sql is: beside the package, in the checkout."""
-    return Path(__file__).resolve().parents[2] / "schema.sql"
-
-
-def apply_schema(dsn: str) -> list[str]:
-    """
-    Sets up or updates the database, in one transaction; returns what schema.sql has to tell about what it found there.
-
-    Raises DatabaseUnavailable, and Unexpected with the server's own words: schema.sql handles no secret.
-    """
-    told: list[str] = []
-
-    def hear(notice: errors.Diagnostic) -> None:
-        words = notice.message_primary or ""
-        if words.startswith("gateway: "):
-            told.append(words.removeprefix("gateway: "))
-
-    dsn, _ = read_dsn(dsn)
-    given = conninfo.conninfo_to_dict(dsn)
-    bounds = {name: value for name, value in _KEPT_ALIVE.items() if name not in given}
-    try:
-        with psycopg.connect(dsn, autocommit=True, prepare_threshold=None, **bounds) as connection:  # type: ignore[arg-type]
-            connection.add_notice_handler(hear)
-            connection.execute(schema_path().read_bytes())
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise DatabaseUnavailable(_UNREACHABLE.get(error.sqlstate or "", _UNREACHABLE[""])) from None
-    except errors.InsufficientPrivilege:
-        raise Unexpected(
-            "this role may not set up the schema: run `db apply` with the role that owns the tables, on Supabase `postgres`; "
-            "`gateway_app` is for serving"
-        ) from None
-    except psycopg.Error as error:
-        raise Unexpected(f"schema.sql: {error.diag.message_primary}") from None
-    return told

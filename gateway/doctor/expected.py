@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from gateway.database import schema_path
+from gateway.database.migrate import script
 
 OWNERS_POLICY = "The gateway and the owner's server"
 """Made where a role that has to reach every row may not bypass row-level security."""
@@ -95,7 +95,7 @@ def body(source: str) -> str:
 
 
 def _text() -> str:
-    return re.sub(r"^ *--.*$", "", schema_path().read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return re.sub(r"^ *--.*$", "", script(), flags=re.MULTILINE)
 
 
 _POLICY = re.compile(

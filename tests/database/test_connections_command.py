@@ -452,7 +452,7 @@ def test_a_restored_backup_is_accepted_on_the_command_line(here):
     connect(here, 5, name="bob")
     seal_all(here.rt)
     rows(here.database, "delete from gateway.event where position > 10")
-    rows(here.database, "update gateway.events set position = %s, hash = %s, mark = %s", *backup)
+    rows(here.database, "update gateway.ledger set position = %s, hash = %s, mark = %s", *backup)
     assert "cut off or put back" in run(here, "events", "verify", code=1)
     run(here, "events", "verify", "--accept-head", "--head", f"10:{backup[1]}", code=2)
     rows(here.database, "update gateway.event set type = 'x' || type where position = 7")

@@ -21,7 +21,8 @@ from cryptography.fernet import Fernet
 
 from gateway import doctor
 from gateway.crypto.vault import Vault
-from gateway.database import open_store, schema_path
+from gateway.database import open_store
+from gateway.database.migrate import script
 from gateway.doctor import Finding, expected
 from gateway.errors import DatabaseUnavailable
 from tests.support.database import Person, rows
@@ -248,7 +249,7 @@ def test_everything_of_schema_sql_is_compared():
     """
     The reader of schema.sql misses no policy, no trigger and no function.
     """
-    text = schema_path().read_text(encoding="utf-8")
+    text = script()
 
     assert len(expected.policies()) == len(re.findall("^create policy", text, re.MULTILINE))
     assert len(expected.triggers()) == len(re.findall("^create or replace trigger", text, re.MULTILINE))

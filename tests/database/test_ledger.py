@@ -110,7 +110,7 @@ def test_while_one_seals_another_leaves_it_alone(rt, database):
     assert rt.store.unsealed_events(most=10, lease_seconds=60) is not None
 
     assert 0 == seal_once(rt)
-    rows(database, "update gateway.events set lease_until = clock_timestamp()")
+    rows(database, "update gateway.ledger set lease_until = clock_timestamp()")
     assert 2 == seal_once(rt)
 
 
@@ -173,7 +173,7 @@ def test_a_killed_sealer_leaves_nothing_half_done(rt, database):
             " and state = 'active'"
         ).fetchone():
             pass
-    rows(database, "update gateway.events set lease_until = null")
+    rows(database, "update gateway.ledger set lease_until = null")
 
     assert seal_all(rt) > 0
     assert list(range(1, 401)) == positions(database)

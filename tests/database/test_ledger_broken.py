@@ -26,7 +26,7 @@ def put_back_to(database, position, mark=None):
     """The end of the chain, where it was once, with everything behind it waiting to be sealed again."""
     rows(
         database,
-        "update gateway.events set position = %s, hash = (select hash from gateway.event where position = %s), lease_until = null,"
+        "update gateway.ledger set position = %s, hash = (select hash from gateway.event where position = %s), lease_until = null,"
         " mark = coalesce(%s, mark)",
         position,
         position,
@@ -48,7 +48,7 @@ def test_what_was_tampered_with_is_not_made_right_by_the_next_sealing(sealed, el
     rows(database, TAMPERED[how])
     append(database, 1)
     for rt, named in ((sealed, ("cut_off", 10, 30)), (other := elsewhere(), ("head", 9, 9))):
-        rows(database, "update gateway.events set lease_until = null")
+        rows(database, "update gateway.ledger set lease_until = null")
         with pytest.raises(LedgerBroken):
             seal_once(rt)
         assert named == problem(rt)
@@ -70,7 +70,7 @@ def test_an_old_end_that_was_copied_with_its_mark_is_refused_also_after_a_restar
     rows(database, TAMPERED["removed"])
 
     for rt in (sealed, runtime()):
-        rows(database, "update gateway.events set lease_until = null")
+        rows(database, "update gateway.ledger set lease_until = null")
         with pytest.raises(LedgerBroken, match="Position 35 was sealed, and the chain ends at 30"):
             seal_once(rt)
         assert ("cut_off", 31, 35) == problem(rt)
@@ -81,8 +81,8 @@ def test_an_old_end_that_was_copied_with_its_mark_is_refused_also_after_a_restar
     [
         "delete from gateway.event where position = 30",
         "update gateway.event set hash = repeat('0', 64) where position = 30",
-        "update gateway.events set mark = repeat('0', 64)",
-        "update gateway.events set dropped_position = 30, dropped_hash = hash",
+        "update gateway.ledger set mark = repeat('0', 64)",
+        "update gateway.ledger set dropped_position = 30, dropped_hash = hash",
     ],
 )
 def test_nothing_is_sealed_behind_an_end_that_is_not_there(sealed, elsewhere, database, done):
@@ -92,7 +92,7 @@ def test_nothing_is_sealed_behind_an_end_that_is_not_there(sealed, elsewhere, da
     rows(database, done)
     append(database, 1)
     for rt in (sealed, elsewhere()):
-        rows(database, "update gateway.events set lease_until = null")
+        rows(database, "update gateway.ledger set lease_until = null")
         with pytest.raises(LedgerBroken):
             seal_once(rt)
         assert problem(rt) is not None
@@ -127,7 +127,7 @@ def test_events_go_on_being_appended_and_the_log_is_told_once_a_minute(sealed, d
     for seconds in (0, 5, 59, 61, 62):
         now[0] = float(seconds)
         append(database, 1)
-        rows(database, "update gateway.events set lease_until = null")
+        rows(database, "update gateway.ledger set lease_until = null")
         assert not sealer.once()
 
     assert [("ledger.broken", "cut_off")] * 2 == told
@@ -181,7 +181,7 @@ def test_an_acceptance_that_was_made_up_serves_nobody(sealed, database):
     head = rows(database, "select hash from gateway.event where position = 9")[0]
     put_back_to(database, 9)
     for said in (f"1 9 {head} {'0' * 64}", f"1 9 {head} ", "x", "1 2 3 4", "² 9 a b"):
-        rows(database, "update gateway.events set accepted = %s", said)
+        rows(database, "update gateway.ledger set accepted = %s", said)
         assert "cut off or put back" in standing(sealed)
 
 
@@ -190,7 +190,7 @@ def test_rows_behind_an_accepted_end_are_looked_at_first(sealed, database):
     They are somebody's doing, and would be in the way.
     """
     rows(
-        database, "update gateway.events set position = 25, hash = (select hash from gateway.event where position = 25)"
+        database, "update gateway.ledger set position = 25, hash = (select hash from gateway.event where position = 25)"
     )
     end = checked(sealed, alone=True)
 

@@ -57,19 +57,19 @@ DONE = {
         "update gateway.event set position = -position where position >= 17",
         "update gateway.event set position = 1 - position where position < 0",
         MADE_UP.format(17),
-        "update gateway.events set position = 31",
+        "update gateway.ledger set position = 31",
     ): ("inserted", 17, 17),
     (MADE_UP.format(31),): ("inserted", 31, 31),
     (MADE_UP.format(0),): ("front", 0, 0),
     (
         "delete from gateway.event where position > 25",
-        "update gateway.events set position = 25, hash = (select hash from gateway.event where position = 25)",
+        "update gateway.ledger set position = 25, hash = (select hash from gateway.event where position = 25)",
     ): ("cut_off", 26, 30),
     (
         "delete from gateway.event where position <= 5",
-        "update gateway.events set dropped_position = 5, dropped_hash = 'h', dropped_mark = 'm'",
+        "update gateway.ledger set dropped_position = 5, dropped_hash = 'h', dropped_mark = 'm'",
     ): ("front", 1, 5),
-    ("update gateway.events set position = 0, hash = '', mark = '', sealed_key = null",): ("cut_off", 1, 30),
+    ("update gateway.ledger set position = 0, hash = '', mark = '', sealed_key = null",): ("cut_off", 1, 30),
     ("drop index gateway.event_position", MADE_UP.format(17)): ("inserted", 17, 17),
 }
 """What somebody with access to the database does, and the first thing that a check has to name."""
@@ -106,7 +106,7 @@ def test_the_log_finds_a_chain_whose_end_was_put_back(sealed, elsewhere, databas
     seal_all(sealed)
     log = sealed.store.ledger()
     rows(database, "delete from gateway.event where position > 30")
-    rows(database, "update gateway.events set position = %s, hash = %s, mark = %s", *old)
+    rows(database, "update gateway.ledger set position = %s, hash = %s, mark = %s", *old)
 
     assert problem(elsewhere()) is None
     assert ("cut_off", 31, 35) == problem(elsewhere(), (log.position, log.hash))
@@ -120,7 +120,7 @@ def test_the_log_finds_a_chain_that_was_made_anew(sealed, elsewhere, database):
     for statement in (
         "update gateway.event set position = null, hash = null",
         "delete from gateway.event where id = (select id from gateway.event limit 1)",
-        "update gateway.events set position = 0, hash = '', mark = ''",
+        "update gateway.ledger set position = 0, hash = '', mark = ''",
     ):
         rows(database, statement)
     append(database, 1)
@@ -136,7 +136,7 @@ def test_a_chain_that_has_begun_gets_no_other_key(sealed, database):
     """
     append(database, 1)
     for stolen in (None, sealed.vault.seal("ab" * 32, row="elsewhere", column="ledger", generation=0)):
-        rows(database, "update gateway.events set sealed_key = %s, lease_until = null", stolen)
+        rows(database, "update gateway.ledger set sealed_key = %s, lease_until = null", stolen)
         with pytest.raises(SecretUnreadable):
             seal_once(sealed)
         with pytest.raises(SecretUnreadable):

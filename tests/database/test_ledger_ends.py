@@ -78,7 +78,7 @@ def test_an_old_beginning_put_back_is_found(aged, database, monkeypatch):
         drop_once(aged)
         before = rows(database, "select dropped_position, dropped_hash, dropped_mark from gateway.ledger")[0]
         drop_once(aged)
-    rows(database, "update gateway.events set dropped_position = %s, dropped_hash = %s, dropped_mark = %s", *before)
+    rows(database, "update gateway.ledger set dropped_position = %s, dropped_hash = %s, dropped_mark = %s", *before)
 
     assert ("removed", 9, 16) == problem(aged)
 

@@ -43,7 +43,7 @@ def test_the_sealer_drops_old_days_and_survives_a_ledger_that_cannot_be_read(age
     assert sealer.once()
     assert list(range(21, 31)) == positions(database)
     append(database, 1)
-    rows(database, "update gateway.events set sealed_key = null")
+    rows(database, "update gateway.ledger set sealed_key = null")
 
     assert not sealer.once()
 

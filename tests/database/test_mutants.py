@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from gateway.database import schema_path
+from gateway.database.migrate import script
 from gateway.doctor import Finding
 from gateway.doctor.database import catalogue
 from gateway.doctor.shape import APPLY
@@ -44,7 +44,7 @@ def connected(owner: psycopg.Connection) -> dict[Person, uuid.UUID]:
 
 def scene_of(owner: psycopg.Connection, dsn: str) -> Scene:
     """Alice and Bob in it, whoever else is."""
-    owner.execute("set local search_path = public")  # schema.sql leaves it empty
+    owner.execute("set local search_path = public")  # the script leaves it empty
     saved = connected(owner)
     asked = "select id from public.user_profile where user_id_auth = %s order by created_at nulls last, id limit 1"
     profiles = {who: owner.execute(asked, [who.id]).fetchone()[0] for who in saved}
@@ -110,7 +110,7 @@ def test_a_project_that_stood_before_is_sound_once_the_schema_was_applied(supaba
     Over Supabase's default privileges; the doctor tells of the tutorial's policies that still stand, and of nothing else.
     """
     with psycopg.connect(supabase) as owner, owner.transaction(force_rollback=True):
-        owner.execute(schema_path().read_bytes())
+        owner.execute(script().encode())
         scene = scene_of(owner, supabase)
 
         assert [] == list(found_by_probes(scene))
@@ -152,7 +152,7 @@ def test_a_schema_without_one_of_its_lines_is_found(supabase, name):
     """
     Over a project that stands already, with default privileges and open policies from before.
     """
-    text = schema_path().read_text(encoding="utf-8")
+    text = script()
     assert LINES[name] in text
     instead = {"as": "for all to authenticated", "execute": "null;", "(old.id,": "(old.id)"}.get(
         LINES[name].split()[0], ""
@@ -179,7 +179,7 @@ def test_db_apply_mends_what_the_doctor_says_it_mends(sound):
             owner.execute(text)
             if any(finding.mend != APPLY for finding in told(owner)):
                 continue
-            owner.execute(schema_path().read_bytes())
+            owner.execute(script().encode())
             mended += 1
             still += [f"{name}: {finding.says}" for finding in told(owner)]
     assert [] == still

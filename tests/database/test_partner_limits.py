@@ -314,7 +314,7 @@ def test_a_read_waits_for_no_other_read_of_its_partner(database, store, early, f
     if first == "read before":
         reads(store, made, here)
         rows(database, "update gateway.key_use set last_at = now() - interval '5 minutes'")
-    asks = "select public.gateway_grant_v1(connection_id => %s, user_id => null, min_seconds => 0, key_hash => %s, address => %s, counted => true)"
+    asks = "select public.gateway_grant_v1(p_connection_id => %s, p_user_id => null, p_min_seconds => 0, p_key_hash => %s, p_address => %s, p_counted => true)"
     with psycopg.connect(database) as held:
         slot = held.execute("select pg_backend_pid() % 64").fetchone()[0]
         held.execute(asks, [here, hash_key(made.key), HOME])

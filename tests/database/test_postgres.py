@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import psycopg
 import pytest
 
-from gateway.database import Store, apply_schema, open_store, postgres
+from gateway.database import SCHEMA_VERSION, Store, apply_schema, open_store, postgres
 from gateway.database.postgres import FunctionMissing, PostgresBackend
 from gateway.embedded.postgres import start_or_join
 from gateway.errors import DatabaseUnavailable, Unexpected
@@ -183,9 +183,9 @@ def test_a_restarted_database_is_found_again(cluster):
     with start_or_join(folder) as server:
         apply_schema(server.dsn)
         store = open_store(server.dsn)
-        assert 1 == store.schema()["version"]
+        assert SCHEMA_VERSION == store.schema()["version"]
     with start_or_join(folder):
-        assert 1 == store.schema()["version"]
+        assert SCHEMA_VERSION == store.schema()["version"]
     store.close()
 
 
@@ -268,7 +268,7 @@ def test_the_schema_is_applied_through_a_pooler_too(bare_database):
     """
     apply_schema(f"{bare_database}&pgbouncer=true")
     store = open_store(f"{bare_database}&pgbouncer=true")
-    assert 1 == store.schema()["version"]
+    assert SCHEMA_VERSION == store.schema()["version"]
     store.close()
 
 
@@ -279,7 +279,7 @@ def test_a_closed_store_opens_again(database):
     store = Store(PostgresBackend(database))
     assert store._backend._pool is None
     for _ in range(2):
-        assert 1 == store.schema()["version"]
+        assert SCHEMA_VERSION == store.schema()["version"]
         store.close()
 
 

@@ -13,7 +13,6 @@ import pytest
 from cryptography.fernet import Fernet
 
 from gateway.crypto.vault import Vault
-from gateway.database import apply_schema
 from gateway.errors import Forbidden, Frozen, Unauthenticated
 from gateway.events import seal_all
 from gateway.models import Caller
@@ -181,27 +180,6 @@ def test_an_own_partner_is_told_of_nothing_before_its_consent_or_between_two(wor
     assert [False, True] == rows(database, "select ended_at is null from gateway.consent order by created_at")
 
 
-def test_a_database_with_one_row_a_consent_gets_one_for_each_time(world, store, database):
-    """
-    Set up again over an earlier state, twice: what stood stands, and a second yes beside one that has ended is kept.
-    """
-    acme = partner(store, reach="own")
-    world.consents(world.alice, acme)
-    rows(database, "drop index gateway.consent_standing")
-    rows(
-        database,
-        "alter table gateway.consent drop constraint consent_pkey, add constraint consent_pkey primary key (partner_id, connection_id)",
-    )
-    for _ in range(2):
-        apply_schema(database)
-    world.ends(world.alice, acme)
-    world.consents(world.alice, acme)
-
-    assert 2 == len(rows(database, "select 1 from gateway.consent"))
-    with pytest.raises(psycopg.errors.UniqueViolation, match="consent_standing"):
-        world.consents(world.alice, acme)
-
-
 def test_an_own_partner_is_told_that_a_connection_went_and_not_who_ended_it(world, store):
     """
     Another partner, the operator, or its user: to whoever was let in it is gone.
@@ -335,7 +313,7 @@ def many(database, acme, *, consents, events, by=None):
         " 1000 + n from generate_series(1, %s) n join (select connection_id as id, row_number() over () as place"
         " from gateway.consent) c on c.place = 1 + n %% %s", by and by.id, events, consents,
     )  # fmt: skip
-    rows(database, "update gateway.events set position = %s", 1000 + events)
+    rows(database, "update gateway.ledger set position = %s", 1000 + events)
     rows(database, "analyze gateway.event, gateway.consent")
 
 
@@ -375,7 +353,7 @@ def test_each_way_to_read_events_is_along_an_index(database, store):
         "insert into gateway.event (type, connection_id, user_id, provider, position) select 'a', gen_random_uuid(),"
         " gen_random_uuid(), 'google', n from generate_series(10, 30000) n",
     )
-    rows(database, "update gateway.events set position = 30000")
+    rows(database, "update gateway.ledger set position = 30000")
     world.happens("a.last", world.alice, position=30001)
     rows(database, "analyze gateway.event")
     asked = (

@@ -151,7 +151,7 @@ def test_on_supabase_a_link_is_for_a_user_there_is(database, store, acme):
     somebody = Person("carol")
     assert makes(store, acme, somebody)
 
-    rows(database, "update gateway.schema set own_auth = false")
+    rows(database, "comment on table auth.users is null")
     assert makes(store, acme, Person("dave"), secret_hash="other") is None
 
 

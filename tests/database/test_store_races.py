@@ -120,8 +120,8 @@ def test_a_save_that_waited_for_a_refresh_sees_its_generation(database, store, a
     answers = []
     with psycopg.connect(database) as refreshing:
         refreshing.execute(
-            "select public.gateway_finish_refresh_v1(connection_id => %s, generation => %s, token => 'of-the-refresh',"
-            " refresh => 'new', scope => '{}', expires_seconds => 3600, refresh_expires_seconds => null, renewed => false)",
+            "select public.gateway_finish_refresh_v1(p_connection_id => %s, p_generation => %s, p_token => 'of-the-refresh',"
+            " p_refresh => 'new', p_scope => '{}', p_expires_seconds => 3600, p_refresh_expires_seconds => null, p_renewed => false)",
             [standing.id, standing.generation],
         )
         saving = threading.Thread(target=lambda: answers.append(store.save_connection(**alice.grant(**over))))

@@ -27,7 +27,7 @@ import httpx
 import psycopg
 import pytest
 
-from gateway.database import Store, open_rest_store, open_store
+from gateway.database import SCHEMA_VERSION, Store, open_rest_store, open_store
 from gateway.database import rest as supabase
 from gateway.database.postgres import FunctionMissing, PostgresBackend
 from gateway.database.rest import SupabaseBackend, _translated
@@ -181,7 +181,7 @@ def test_both_kinds_of_key_are_taken(api, kind):
     """
     key = SECRET_KEY if kind == "secret" else service_role_jwt()
     store = open_rest_store(api.url, key)
-    assert 1 == store.schema()["version"]
+    assert SCHEMA_VERSION == store.schema()["version"]
     assert key == api.seen[-1]["apikey"]
     assert (f"Bearer {key}" if kind == "legacy" else None) == api.seen[-1].get("authorization")
     store.close()
@@ -468,7 +468,7 @@ def test_a_closed_store_opens_again(api):
     store = open_rest_store(api.url, SECRET_KEY)
     assert not api._open
     for _ in range(2):
-        assert 1 == store.schema()["version"]
+        assert SCHEMA_VERSION == store.schema()["version"]
         store.close()
 
 
@@ -577,7 +577,10 @@ def test_db_status_reads_the_version_over_rest(rest):
     No database is started beside it.
     """
     ended = commanded("db", "status", "--json", SUPABASE_URL=rest.url, SUPABASE_SECRET_KEY=SECRET_KEY)
-    assert (0, {"version": 1, "needed": 1, "ok": True}) == (ended.returncode, json.loads(ended.stdout)), ended.stderr
+    assert (0, {"version": SCHEMA_VERSION, "needed": SCHEMA_VERSION, "ok": True}) == (
+        ended.returncode,
+        json.loads(ended.stdout),
+    ), ended.stderr
 
 
 def test_db_apply_says_where_to_paste_and_looks_afterwards(rest, bare_database):
@@ -587,7 +590,7 @@ def test_db_apply_says_where_to_paste_and_looks_afterwards(rest, bare_database):
     ended = commanded("db", "apply", SUPABASE_URL=rest.url, SUPABASE_SECRET_KEY=SECRET_KEY)
     assert 0 == ended.returncode, ended.stderr
     assert "schema.sql" in ended.stdout
-    assert "at version 1" in ended.stdout
+    assert f"at version {SCHEMA_VERSION}" in ended.stdout
 
 
 @pytest.mark.parametrize("command", [["db", "status"], ["serve", "--port", "0"]])
@@ -624,7 +627,7 @@ def test_the_sql_editor_is_found_from_the_projects_address(project, told, monkey
     from gateway.cli import main
     from gateway.cli.context import Database
 
-    monkeypatch.setattr(main, "_version", lambda _: 1)
+    monkeypatch.setattr(main, "_version", lambda _: SCHEMA_VERSION)
     with pytest.raises(SystemExit) as ended:
         main._paste(Database(project=project))
     assert 0 == ended.value.code

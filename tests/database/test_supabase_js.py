@@ -196,7 +196,7 @@ def test_no_function_of_the_gateway_is_the_users_to_call(database, store, alice,
     """
     alice.connects(store)
     arguments = {
-        "gateway_session_v1": {"session_hash": alice.session},
+        "gateway_session_v1": {"p_session_hash": alice.session},
         "gateway_schema_v1": {},
         "gateway_claim_revocation_v1": {},
     }

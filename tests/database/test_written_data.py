@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from gateway.connections import adopt, revoke
 from gateway.connections import uninstall as leave
 from gateway.connections.adopt.proof import prove, read_written, use_refresh_token
-from gateway.database import Store, apply_schema
+from gateway.database import Store
 from gateway.errors import NeedsReauthorization, ProviderGarbled, ProviderUnavailable
 from gateway.http import Deadline
 from gateway.models import Caller
@@ -122,23 +122,6 @@ def test_facts_that_are_no_object_are_none(project):
     wire = refresh_request(provider, project.rt.clients["ghl"], refresh_token="held", facts=[1])
 
     assert "user_type" not in wire.body
-
-
-def test_facts_are_taken_over_once_where_connections_stood_before(project):
-    """
-    From `data`, as it is when the column comes; what owners write later is not.
-    """
-    alice, row, _ = connected(project)
-    believed = project.of(row)["connection"]["facts"]
-    project.execute("alter table gateway.connection drop column facts")
-    apply_schema(project.gateway.dsn)
-    assert believed.items() <= project.of(row)["connection"]["facts"].items()
-    project.execute("update gateway.connection set facts = '{}'")
-
-    project.writes(alice, row, data=Jsonb(COMPANY))
-    apply_schema(project.gateway.dsn)
-
-    assert {} == project.of(row)["connection"]["facts"]
 
 
 # -- secrets emptied or made up --------------------------------------------------------------------------------------

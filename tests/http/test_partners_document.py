@@ -87,7 +87,7 @@ def test_every_event_that_a_partner_may_see_stands_in_the_document_and_no_other(
     there |= {f"{kind}.{verb}" for kind in ("partner", "provider") for verb in ("frozen", "thawed")}
     written = re.findall(r"insert into gateway\.event \([a-z_, ]+\)\s+(?:values \(|select )(.{9})", source)
 
-    assert all(re.match(r"'|kind |case |type", each) for each in written)
+    assert all(re.match(r"'|kind |case |p_type", each) for each in written)
     assert there - {"ledger.accepted"} == set(
         re.findall(r"`([a-z]+\.[a-z_]+)`", " ".join(row[0] for row in rows_below("What happened")))
     )

@@ -140,7 +140,7 @@ THIN = {
     "anon may make roles": "alter role anon createrole",
     "a function takes its caller's rights": "alter function public.gateway_schema_v1() security invoker",
     "a function's path is half closed": "alter function public.gateway_schema_v1() set search_path = public, pg_temp",
-    "a function was changed": "create or replace function public.gateway_session_v1(session_hash text) returns jsonb language plpgsql"
+    "a function was changed": "create or replace function public.gateway_session_v1(p_session_hash text) returns jsonb language plpgsql"
     " stable security definer set search_path = '' as $$ begin return (select to_jsonb(s) from gateway.session s limit 1); end $$",
     "a function is missing": "drop function public.gateway_end_session_v1(text)",
     "erased grants are not kept": "drop trigger gateway_erased on public.provider_data",

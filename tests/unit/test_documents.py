@@ -131,17 +131,6 @@ def test_each_problem_has_its_page(gateway):
     assert 404 == nobody.get("/problems/nonsense").status_code
 
 
-def test_the_head_of_the_schema_names_its_parts():
-    """
-    Each part that follows, and no other; whoever reads on is led by it.
-    """
-    head, _, rest = (ROOT / "schema.sql").read_text(encoding="utf-8").partition("-- 0 -- ")
-    parts = re.findall(r"^-- (\d[a-z]?) -- (.+?) -+$", f"-- 0 -- {rest}", re.MULTILINE)
-    listed = [line[2:] for line in head.splitlines() if re.match(r"--   \d", line)]
-    named = [cell.split(maxsplit=1) for line in listed for cell in re.split(r"\s{2,}(?=\d)", line.strip())]
-    assert parts == sorted((number, name.strip()) for number, name in named)
-
-
 def test_every_requirement_is_pinned():
     """
     A version that moves by itself is a supply that nobody looked at.

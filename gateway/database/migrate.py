@@ -1,0 +1,148 @@
+"""
+The schema: numbered migrations, functions, access rules, and the one script that applies them.
+
+`script()` is everything as one SQL text that sets up and updates a database, any number of times. schema.sql in the checkout is that
+text, to be pasted; `python -m gateway.database` writes it. `apply_schema` runs it over a direct connection.
+"""
+
+from __future__ import annotations
+
+# ruff: noqa: S608 -- the statements are made of the files beside this module
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+from psycopg import conninfo, errors
+
+from gateway.database.postgres import KEPT_ALIVE, UNREACHABLE, read_dsn
+from gateway.errors import DatabaseUnavailable, Unexpected
+
+SQL = Path(__file__).parent / "sql"
+PASTED = Path(__file__).resolve().parents[2] / "schema.sql"
+"""The same script in the checkout, for Supabase's SQL editor."""
+
+_HEADER = """\
+-- Generated from gateway/database/sql: do not edit. `python -m gateway.database` writes this file.
+--
+-- Sets up and updates the gateway's database, any number of times: on Supabase (paste it into the SQL editor, or run
+-- `python -m gateway db apply`) and on PostgreSQL 15 to 18. Run it as one transaction, as the role that owns the two tables.
+-- It deletes nothing. Each migration runs once and is recorded in gateway.migration; functions and access rules are replaced each time.
+"""
+
+
+class Migration(NamedTuple):
+    """One numbered file: it runs once, and does not change after a release."""
+
+    number: int
+    name: str
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        """Of the text: a migration that was applied is recognised by it."""
+        return _sha256(self.text)
+
+
+@cache
+def migrations() -> tuple[Migration, ...]:
+    """All of them, in order."""
+    found = []
+    for path in sorted((SQL / "migrations").glob("[0-9]*.sql")):
+        number, _, name = path.stem.partition("_")
+        found.append(Migration(int(number), name, path.read_text(encoding="utf-8")))
+    return tuple(found)
+
+
+def schema_version() -> int:
+    """The version that this code needs: the highest number of a migration."""
+    return migrations()[-1].number
+
+
+def script(through: int | None = None) -> str:
+    """Everything as one SQL text. `through`: the migrations up to that number alone, as a database of an earlier release."""
+    parts = [_HEADER, _read("bootstrap.sql"), _refuse_newer()]
+    parts += [_once(migration) for migration in migrations() if through is None or migration.number <= through]
+    if through is None:
+        replaced = [
+            *(path.read_text(encoding="utf-8") for path in sorted((SQL / "functions").glob("*.sql"))),
+            _read("access.sql"),
+        ]
+        parts += [*replaced, _record_functions(_sha256("".join(replaced))), "notify pgrst, 'reload schema';\n"]
+    return "\n".join(parts)
+
+
+def apply_schema(dsn: str) -> list[str]:
+    """
+    Sets up or updates the database, in one transaction; returns what the script reports about what it found there.
+
+    Raises DatabaseUnavailable, and Unexpected with the server's own words: the script handles no secret.
+    """
+    reports: list[str] = []
+
+    def hear(notice: errors.Diagnostic) -> None:
+        message = notice.message_primary or ""
+        if message.startswith("gateway: "):
+            reports.append(message.removeprefix("gateway: "))
+
+    dsn, _ = read_dsn(dsn)
+    given = conninfo.conninfo_to_dict(dsn)
+    bounds = {name: value for name, value in KEPT_ALIVE.items() if name not in given}
+    try:
+        with psycopg.connect(dsn, autocommit=True, prepare_threshold=None, **bounds) as connection:  # type: ignore[arg-type]
+            connection.add_notice_handler(hear)
+            connection.execute(script().encode())
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise DatabaseUnavailable(UNREACHABLE.get(error.sqlstate or "", UNREACHABLE[""])) from None
+    except errors.InsufficientPrivilege:
+        raise Unexpected(
+            "this role may not set up the schema: run `db apply` with the role that owns the tables, on Supabase `postgres`; "
+            "`gateway_app` is for serving"
+        ) from None
+    except psycopg.Error as error:
+        raise Unexpected(f"schema.sql: {error.diag.message_primary}") from None
+    return reports
+
+
+def _read(name: str) -> str:
+    return (SQL / name).read_text(encoding="utf-8")
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _refuse_newer() -> str:
+    return f"""\
+do $newer$
+begin
+  if exists (select from gateway.migration m where m.number > {schema_version()}) then
+    raise exception 'gateway: a newer release has set up this database';
+  end if;
+end $newer$;
+"""
+
+
+def _once(migration: Migration) -> str:
+    number, name, digest = migration.number, migration.name, migration.sha256
+    return f"""\
+do $apply$
+begin
+  if exists (select from gateway.migration m where m.number = {number} and m.sha256 <> '{digest}') then
+    raise exception 'gateway: migration {number} ({name}) is not the one that was applied to this database';
+  elsif not exists (select from gateway.migration m where m.number = {number}) then
+    execute $migration$
+{migration.text.rstrip()}
+    $migration$;
+    insert into gateway.migration (number, name, sha256) values ({number}, '{name}', '{digest}');
+  end if;
+end $apply$;
+"""
+
+
+def _record_functions(digest: str) -> str:
+    return f"""\
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '{digest}')
+on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
+"""

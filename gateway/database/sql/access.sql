@@ -1,0 +1,237 @@
+-- Who may see and change what. The one file for a review of security: whatever the functions do, clients are bound by this.
+--
+-- Applied last, at every run. It sets everything anew, so that a rule that somebody changed is put back.
+
+-- All locks at once and in one order, and none of them for longer than this file takes.
+lock table public.user_profile, public.provider_data, gateway.partner, gateway.parked_grant in access exclusive mode;
+
+-- 1 -- relations -----------------------------------------------------------------------------------------------------
+
+-- Deleting a user takes all of theirs along. A relation without `on delete cascade` is made anew; rows that point
+-- nowhere are kept and reported.
+do $relations$
+declare
+  wanted record;
+  loose  name;
+begin
+  for wanted in
+    select v.child, v.key, v.parent, v.named,
+           array[(select a.attnum from pg_catalog.pg_attribute a where a.attrelid = v.child and a.attname = v.key)] as keys
+      from (values
+        ('public.user_profile'::regclass,  'user_id_auth'::name, 'auth.users'::regclass,  'user_profile_user_id_auth_fkey'::name),
+        ('public.provider_data',           'provider_id_ref',    'public.user_profile',   'provider_data_provider_id_ref_fkey'),
+        ('public.provider_data',           'auth_provider_id',   'auth.users',            'provider_data_auth_provider_id_fkey')
+      ) as v (child, key, parent, named)
+  loop
+    for loose in
+      select c.conname from pg_catalog.pg_constraint c
+       where c.contype = 'f' and c.conrelid = wanted.child and c.confrelid = wanted.parent
+         and c.conkey = wanted.keys and c.confdeltype <> 'c'
+    loop
+      execute format('alter table %s drop constraint %I', wanted.child, loose);
+    end loop;
+    continue when exists (
+      select from pg_catalog.pg_constraint c
+       where c.contype = 'f' and c.conrelid = wanted.child and c.confrelid = wanted.parent and c.conkey = wanted.keys
+    );
+    execute format('alter table %s add constraint %I foreign key (%I) references %s (id) on delete cascade not valid',
+                   wanted.child, wanted.named, wanted.key, wanted.parent);
+    begin
+      execute format('alter table %s validate constraint %I', wanted.child, wanted.named);
+    exception when foreign_key_violation then
+      raise notice 'gateway: %.% holds values that point nowhere; they were kept', wanted.child, wanted.key;
+    end;
+  end loop;
+end $relations$;
+
+-- 2 -- row-level security --------------------------------------------------------------------------------------------
+
+alter table public.user_profile enable row level security;
+alter table public.user_profile force row level security;
+alter table public.provider_data enable row level security;
+alter table public.provider_data force row level security;
+
+drop policy if exists "Users can view their own profile" on public.user_profile;
+create policy "Users can view their own profile" on public.user_profile
+  for select to authenticated using (user_id_auth = (select auth.uid()));
+
+drop policy if exists "Users can update their own profile" on public.user_profile;
+create policy "Users can update their own profile" on public.user_profile
+  for update to authenticated
+  using (user_id_auth = (select auth.uid())) with check (user_id_auth = (select auth.uid()));
+
+drop policy if exists "Users can view their own provider data" on public.provider_data;
+create policy "Users can view their own provider data" on public.provider_data
+  for select to authenticated using (auth_provider_id = (select auth.uid()));
+
+-- The row hangs on a profile as well as on a user, and both have to be one's own.
+drop policy if exists "Users can update their own provider data" on public.provider_data;
+create policy "Users can update their own provider data" on public.provider_data
+  for update to authenticated
+  using (
+    auth_provider_id = (select auth.uid())
+    and provider_id_ref in (select p.id from public.user_profile p where p.user_id_auth = (select auth.uid()))
+  )
+  with check (
+    auth_provider_id = (select auth.uid())
+    and provider_id_ref in (select p.id from public.user_profile p where p.user_id_auth = (select auth.uid()))
+  );
+
+drop policy if exists "Users can insert their own provider data" on public.provider_data;
+create policy "Users can insert their own provider data" on public.provider_data
+  for insert to authenticated
+  with check (
+    auth_provider_id = (select auth.uid())
+    and provider_id_ref in (select p.id from public.user_profile p where p.user_id_auth = (select auth.uid()))
+  );
+
+-- Policies add up: one `using (true)` from before would open the tables again. Restrictive ones hold whatever else stands.
+-- They bind the role itself and not its heirs, since the owner of the functions may be one.
+drop policy if exists "Nobody reaches another's profile" on public.user_profile;
+create policy "Nobody reaches another's profile" on public.user_profile as restrictive
+  for all to authenticated
+  using (current_user <> 'authenticated' or user_id_auth = (select auth.uid()))
+  with check (current_user <> 'authenticated' or user_id_auth = (select auth.uid()));
+
+drop policy if exists "Nobody reaches another's provider data" on public.provider_data;
+create policy "Nobody reaches another's provider data" on public.provider_data as restrictive
+  for all to authenticated
+  using (current_user <> 'authenticated' or auth_provider_id = (select auth.uid()))
+  with check (
+    current_user <> 'authenticated'
+    or (
+      auth_provider_id = (select auth.uid())
+      and provider_id_ref in (select p.id from public.user_profile p where p.user_id_auth = (select auth.uid()))
+    )
+  );
+
+do $others$
+declare
+  other record;
+begin
+  for other in
+    select p.tablename, p.policyname from pg_catalog.pg_policies p
+     where p.schemaname = 'public' and p.tablename in ('user_profile', 'provider_data')
+       and p.policyname not in (
+         'Users can view their own profile', 'Users can update their own profile', 'Nobody reaches another''s profile',
+         'Users can view their own provider data', 'Users can update their own provider data',
+         'Users can insert their own provider data', 'Nobody reaches another''s provider data',
+         'The gateway and the owner''s server')
+     order by 1, 2
+  loop
+    raise notice 'gateway: the policy "%" on % is not ours; it was left, and can no longer show a user another''s rows',
+      other.policyname, other.tablename;
+  end loop;
+end $others$;
+
+-- Forced row-level security binds the owner too. Where the functions' owner, or service_role, may not bypass it, it needs a
+-- policy of its own, or it would see nothing.
+do $bound$
+declare
+  bound  text;
+  target regclass;
+begin
+  select string_agg(distinct quote_ident(r.rolname), ', ') into bound
+    from pg_catalog.pg_roles r
+   where not r.rolsuper and not r.rolbypassrls and (r.rolname = 'service_role' or r.oid in (
+     select p.proowner from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+      where n.nspname = 'gateway' or (n.nspname = 'public' and p.proname ~ '^gateway_.*_v[0-9]+$')));
+  foreach target in array array['public.user_profile'::regclass, 'public.provider_data'::regclass] loop
+    execute format('drop policy if exists "The gateway and the owner''s server" on %s', target);
+    if bound is not null then
+      execute format('create policy "The gateway and the owner''s server" on %s for all to %s using (true) with check (true)',
+                     target, bound);
+    end if;
+  end loop;
+end $bound$;
+
+-- 3 -- triggers ------------------------------------------------------------------------------------------------------
+
+-- Whoever is bound by row-level security, and is neither our functions nor the owner's server, is a client.
+create or replace function gateway.refuse_identity_change() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  if pg_catalog.row_security_active(tg_relid) and current_user <> 'service_role' and not exists (
+    select from pg_catalog.pg_class c where c.oid = tg_relid and pg_catalog.pg_get_userbyid(c.relowner) = current_user
+  ) then
+    raise exception 'the columns that say whose row this is, and of what, cannot be changed'
+      using errcode = 'insufficient_privilege';
+  end if;
+  return new;
+end $$;
+
+create or replace trigger gateway_identity before update on public.user_profile
+  for each row when (
+    (old.id, old.user_id_auth, old.created_at, old.providers)
+    is distinct from (new.id, new.user_id_auth, new.created_at, new.providers)
+  ) execute function gateway.refuse_identity_change();
+
+create or replace trigger gateway_identity before update on public.provider_data
+  for each row when (
+    (old.id, old.provider_id_ref, old.auth_provider_id, old.name, old.type, old.created_at)
+    is distinct from (new.id, new.provider_id_ref, new.auth_provider_id, new.name, new.type, new.created_at)
+  ) execute function gateway.refuse_identity_change();
+
+create or replace trigger gateway_touch before update on public.user_profile
+  for each row execute function gateway.touch_profile();
+
+create or replace trigger gateway_used_id before insert on public.provider_data
+  for each row execute function gateway.refuse_used_id();
+
+create or replace trigger gateway_erased before delete on public.provider_data
+  for each row execute function gateway.keep_for_revocation();
+
+create or replace trigger gateway_client before update on public.provider_data
+  for each row when ((old.token, old.refresh) is distinct from (new.token, new.refresh)) execute function gateway.tell_client();
+
+create or replace trigger gateway_written after update on public.provider_data
+  for each row when (
+    (old.token, old.refresh) is distinct from (new.token, new.refresh)
+    and (new.token !~ '^(gAAAA|$)' or new.refresh !~ '^(gAAAA|$)' or current_setting('gateway.client_writes', true) = 'yes')
+  ) execute function gateway.note_written();
+
+create or replace trigger gateway_unparked before delete on gateway.parked_grant
+  for each row execute function gateway.keep_parked_for_revocation();
+
+create or replace trigger gateway_stopped after update on gateway.partner
+  for each row when (
+    (old.frozen_at is null and new.frozen_at is not null) or (old.revoked_at is null and new.revoked_at is not null)
+  ) execute function gateway.stop_waiting();
+
+create or replace trigger gateway_emptied before truncate on public.provider_data
+  for each statement execute function gateway.keep_all_for_revocation();
+
+create or replace trigger gateway_emptied before truncate on gateway.parked_grant
+  for each statement execute function gateway.keep_all_parked_for_revocation();
+
+-- 4 -- privileges ----------------------------------------------------------------------------------------------------
+
+-- A revoke from a column does nothing while the table is granted, as Supabase's defaults do: the tables first, then columns.
+revoke all on public.user_profile, public.provider_data from public, anon, authenticated;
+grant usage on schema public to anon, authenticated, service_role, gateway_app;
+grant select on public.user_profile, public.provider_data to authenticated;
+grant update (user_name, updated_at) on public.user_profile to authenticated;
+grant update (token, refresh, expires, data) on public.provider_data to authenticated;
+grant insert (id, provider_id_ref, auth_provider_id, name, type, token, refresh, expires, data)
+  on public.provider_data to authenticated;
+grant select, insert, update, delete on public.user_profile, public.provider_data to service_role;
+
+revoke all on schema gateway from public, anon, authenticated, service_role, gateway_app;
+revoke all on all tables in schema gateway from public, anon, authenticated, service_role, gateway_app;
+
+-- By name as well as from public: Supabase's default privileges grant every new function to anon and authenticated.
+do $calls$
+declare
+  ours record;
+begin
+  for ours in
+    select p.oid::regprocedure as called, n.nspname = 'public' as offered
+      from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+     where n.nspname = 'gateway' or (n.nspname = 'public' and p.proname ~ '^gateway_.*_v[0-9]+$')
+  loop
+    execute format('revoke all on function %s from public, anon, authenticated, service_role, gateway_app', ours.called);
+    if ours.offered then
+      execute format('grant execute on function %s to service_role, gateway_app', ours.called);
+    end if;
+  end loop;
+end $calls$;

@@ -1,0 +1,42 @@
+-- What every run begins with: its settings, the lock against a second run, the record of migrations, the roles.
+
+select set_config('search_path', '', true), set_config('lock_timeout', '10s', true), set_config('check_function_bodies', 'off', true);
+select pg_advisory_xact_lock(hashtextextended('gateway schema', 0));
+
+do $run$
+begin
+  if current_setting('server_version_num')::integer < 150000 then
+    raise exception 'gateway: PostgreSQL 15 or newer is needed';
+  end if;
+end $run$;
+
+create schema if not exists gateway;
+comment on schema gateway is 'What the gateway relies on. No client role can reach it.';
+
+create table if not exists gateway.migration (
+  number     integer constraint migration_pkey primary key,
+  name       text not null,
+  sha256     text not null,
+  applied_at timestamptz not null default clock_timestamp()
+);
+comment on table gateway.migration is 'The migrations that were applied; number 0 is the last run of the functions and access rules.';
+comment on index gateway.migration_pkey is 'A migration is applied once.';
+
+-- Supabase has the first three. gateway_app is for a gateway that connects with no more than it needs: the operator gives
+-- it a login. Roles belong to the whole server, so another database's run may be making the same ones just now.
+do $roles$
+declare
+  wanted text;
+begin
+  foreach wanted in array array['anon', 'authenticated', 'service_role', 'gateway_app'] loop
+    continue when exists (select from pg_catalog.pg_roles r where r.rolname = wanted);
+    begin
+      execute format('create role %I nologin noinherit %s', wanted, case wanted when 'service_role' then 'bypassrls' end);
+    exception
+      when duplicate_object or unique_violation then null;
+      when insufficient_privilege then
+        -- Only a superuser may hand out BYPASSRLS; access.sql gives service_role a policy instead.
+        execute format('create role %I nologin noinherit', wanted);
+    end;
+  end loop;
+end $roles$;

@@ -1,0 +1,198 @@
+-- Who calls /v1, and what they may see.
+
+-- Whose key it is, or why the call is refused: `unauthenticated` (unknown, revoked, expired and used from elsewhere are the same to
+-- whoever asks), `frozen` or `forbidden`. `needs`: the scope of the call, null where any key will do. Functions answer
+-- {"refused": slug} then, and nothing else.
+-- `recent`: its network was seen for the first time less than an hour ago, and the partner is older than that. The same is looked up
+-- for every key, found or not, so that the time it takes tells nothing.
+create or replace function gateway.caller(
+  p_key_hash text, p_address text, p_needs text, out partner gateway.partner, out refused text, out recent boolean
+)
+language plpgsql set search_path = '' as $$
+declare
+  over timestamptz := clock_timestamp();
+  here inet := nullif(p_address, '')::inet;
+  net  inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
+  k    record;
+begin
+  select p.id, p as partner, u.first_at, u.last_at into k
+    from (select) as one
+    left join gateway.api_key x
+      on x.key_hash = p_key_hash and x.revoked_at is null and (x.expires_at is null or x.expires_at > over)
+         and (x.addresses is null or here <<= any (x.addresses))
+    left join gateway.partner p on p.id = coalesce(x.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null
+    left join gateway.key_use u on u.key_hash = p_key_hash and u.network = net;
+  if k.id is null then
+    refused := 'unauthenticated';
+    return;
+  end if;
+  partner := k.partner;
+  if here is not null and (k.last_at is null or k.last_at <= over - interval '1 minute') then
+    perform gateway.note_use(partner, p_key_hash, here, net);
+  end if;
+  recent := here is not null and (k.first_at is null or k.first_at > over - interval '1 hour')
+            and partner.created_at <= over - interval '1 hour';
+  refused := case when partner.frozen_at is not null then 'frozen'
+                  when p_needs is not null and p_needs <> all (partner.scope) then 'forbidden' end;
+end $$;
+
+-- Whether a partner was given a connection by its owner, or needs not be. Looked up before anything of the connection is, where the
+-- time that an answer takes must not tell whether there is one.
+create or replace function gateway.lets(p_partner gateway.partner, p_connection uuid) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+  return p_partner.reach = 'all' or exists (
+    select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection and x.ended_at is null);
+end $$;
+
+-- Whether a partner may know of a connection at all.
+create or replace function gateway.reaches(p_partner gateway.partner, p_connection gateway.connection) returns boolean
+language sql stable as $$
+  select (p_partner.providers is null or p_connection.provider = any (p_partner.providers))
+     and (p_partner.reach = 'all' or exists (
+       select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection.id and x.ended_at is null))
+$$;
+
+-- To the minute, by network; a network that is new to a partner which has used another is told of.
+create or replace function gateway.note_use(p_partner gateway.partner, p_key_hash text, p_here inet, p_net inet) returns void
+language plpgsql set search_path = '' as $$
+begin
+  -- Whoever finds somebody noting the same just now leaves it to them: nobody waits for another's call to end.
+  if not pg_try_advisory_xact_lock(hashtextextended('gateway key use ' || p_key_hash || p_net::text, 0)) then
+    return;
+  end if;
+  if exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash where k.partner_id = p_partner.id)
+     and not exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash
+                      where k.partner_id = p_partner.id and u.network = p_net) then
+    insert into gateway.event (type, partner_id, data)
+    values ('partner.new_network', p_partner.id, jsonb_build_object('network', host(p_net) || '/' || masklen(p_net)));
+  end if;
+  insert into gateway.key_use as u (key_hash, network, address) values (p_key_hash, p_net, p_here)
+  on conflict on constraint key_use_pkey do update set last_at = clock_timestamp(), address = excluded.address;
+end $$;
+
+-- Who asks, where nothing else is asked of the database: the providers of a partner, null for all of them and for a user.
+create or replace function public.gateway_caller_v1(p_user_id uuid, p_key_hash text, p_address text, p_needs text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks record;
+begin
+  if p_key_hash is null then
+    return case when gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb else '{"providers": null}' end;
+  end if;
+  select f.* into asks from gateway.caller(p_key_hash, p_address, p_needs) f;
+  return case when asks.refused is not null then jsonb_build_object('refused', asks.refused)
+              else jsonb_build_object('providers', (asks.partner).providers) end;
+end $$;
+
+-- What waits for a partner to complete its link, as the connection that it is going to be. Whose account it is nobody is told before:
+-- whoever finished may not be whom the link was made for.
+create or replace function gateway.waiting(p_partner gateway.partner) returns setof gateway.connection
+language plpgsql stable set search_path = '' as $$
+declare
+  over timestamptz := clock_timestamp();
+begin
+  return query
+    select (jsonb_populate_record(null::gateway.connection, to_jsonb(g) || jsonb_build_object(
+             'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'status', 'pending_confirmation', 'generation', 1, 'updated_at', g.created_at))).*
+      from gateway.parked_grant g join gateway.connect_session s on s.id = g.connect_session_id
+     where g.parked_until > over and g.confirmation_hash is not null and s.partner_id = p_partner.id
+       and (p_partner.providers is null or g.provider = any (p_partner.providers));
+end $$;
+
+-- null: no such connection, or another's. For a user whom an access token proved, or a partner. Here and wherever a user is said:
+-- {"shut_out": true} for a banned or deleted one.
+create or replace function public.gateway_reached_connection_v1(p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks record;
+  p    gateway.partner;
+begin
+  if p_key_hash is not null then
+    select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:read') f;
+    if asks.refused is not null then
+      return jsonb_build_object('refused', asks.refused);
+    end if;
+    p := asks.partner;
+  end if;
+  return coalesce((
+    select gateway.shown(c) from gateway.connection c
+     where c.id = p_connection_id and (p_key_hash is null or gateway.lets(p, p_connection_id))
+       and case when p_key_hash is not null then gateway.reaches(p, c)
+                else c.user_id = (select u.id from gateway.live_user(p_user_id) u) end),
+    case when p_key_hash is not null then (select gateway.shown(c) from gateway.waiting(p) c where c.id = p_connection_id) end,
+    case when p_key_hash is null and gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end);
+end $$;
+
+-- The connections of a user, or within a partner's reach, behind an id and in the order of ids: each way of asking has an index that
+-- gives them so, and a page costs the same wherever it stands. No partner: all of that user's.
+create or replace function gateway.within_reach(
+  p_partner gateway.partner, p_whose uuid, p_at_provider text, p_behind uuid, p_of_type integer, p_in_status text, p_most integer
+)
+returns setof gateway.connection language plpgsql stable set search_path = '' as $$
+declare
+  wanted text[] := case when p_at_provider is null then p_partner.providers
+                        when p_at_provider = any (p_partner.providers) or p_partner.providers is null then array[p_at_provider] else '{}' end;
+begin
+  if p_whose is not null then
+    return query
+      select c.* from gateway.connection c
+       where c.user_id = p_whose and (p_partner.id is null or gateway.reaches(p_partner, c)) and (p_at_provider is null or c.provider = p_at_provider)
+         and c.id > p_behind and (p_of_type is null or c.type = p_of_type) and (p_in_status is null or c.status = p_in_status)
+       order by c.id limit p_most;
+  elsif p_partner.reach = 'own' then
+    return query
+      select c.* from gateway.consent x join gateway.connection c on c.id = x.connection_id
+       where x.partner_id = p_partner.id and x.connection_id > p_behind and x.ended_at is null and (wanted is null or c.provider = any (wanted))
+         and (p_of_type is null or c.type = p_of_type) and (p_in_status is null or c.status = p_in_status)
+       order by x.connection_id limit p_most;
+  elsif wanted is null then
+    return query
+      select c.* from gateway.connection c
+       where c.id > p_behind and (p_of_type is null or c.type = p_of_type) and (p_in_status is null or c.status = p_in_status)
+       order by c.id limit p_most;
+  else
+    return query
+      select c.* from unnest(wanted) as w (id) cross join lateral (
+        select x.* from gateway.connection x
+         where x.provider = w.id and x.id > p_behind and (p_of_type is null or x.type = p_of_type) and (p_in_status is null or x.status = p_in_status)
+         order by x.id limit p_most) c
+       order by c.id limit p_most;
+  end if;
+end $$;
+
+-- A page of them. `of_user` narrows what a partner asks for; of a user's own, it finds all or none.
+create or replace function public.gateway_reached_connections_v1(
+  p_user_id uuid, p_key_hash text, p_address text, p_of_user uuid, p_provider text, p_type integer, p_status text, p_after uuid, p_most integer
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks  record;
+  p     gateway.partner;
+  whose uuid := p_of_user;
+begin
+  if p_key_hash is not null then
+    select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:read') f;
+    if asks.refused is not null then
+      return jsonb_build_object('refused', asks.refused);
+    end if;
+    p := asks.partner;
+  else
+    select u.id into whose from gateway.live_user(p_user_id) u;
+    if not found then
+      return case when gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb else '[]' end;
+    end if;
+    if p_of_user <> whose then
+      return '[]';
+    end if;
+  end if;
+  p_after := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
+  return (
+    select coalesce(jsonb_agg(gateway.shown(c) order by c.id), '[]')
+      from (select x.* from gateway.within_reach(p, whose, p_provider, p_after, p_type, p_status, p_most) x
+            union all
+            select x.* from gateway.waiting(p) x
+             where p_key_hash is not null and x.id > p_after and (whose is null or x.user_id = whose) and (p_provider is null or x.provider = p_provider)
+               and (p_type is null or x.type = p_type) and (p_status is null or x.status = p_status)
+            order by id limit p_most) c);
+end $$;

@@ -1,0 +1,204 @@
+-- Ending a connection, by its user, a partner or the operator.
+
+-- Whether a disconnect by this partner erases: always where it speaks for the product, else where the connection was made for it and
+-- nobody else was let in.
+create or replace function gateway.erases(p_partner gateway.partner, p_connection uuid) returns boolean
+language sql stable as $$
+  select p_partner.reach = 'all' or (
+    exists (select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection and x.ended_at is null and x.made)
+    and not exists (
+      select from gateway.consent x join gateway.partner o on o.id = x.partner_id
+       where x.connection_id = p_connection and x.partner_id <> p_partner.id and x.ended_at is null and o.revoked_at is null))
+$$;
+
+-- Whether the same account at the provider is anybody else's connection too, or waits to be one.
+create or replace function gateway.beside(p_connection gateway.connection) returns boolean
+language sql stable as $$
+  select exists (select from gateway.connection x where x.provider = p_connection.provider and x.account_id = p_connection.account_id and x.id <> p_connection.id)
+      or exists (select from gateway.parked_grant g where g.provider = p_connection.provider and g.account_id = p_connection.account_id)
+$$;
+
+-- null: no such connection, or another's. What an uninstall at the provider has to say, where somebody asks for one. `kept`: the
+-- connection would stay after all, for others. `shared`: the app there serves connections that this partner has no say in.
+create or replace function public.gateway_leaving_v1(
+  p_session_hash text, p_user_id uuid, p_connection_id uuid, p_key_hash text default null, p_address text default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks record;
+  p    gateway.partner;
+begin
+  if p_key_hash is not null then
+    select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:write') f;
+    if asks.refused is not null then
+      return jsonb_build_object('refused', asks.refused);
+    end if;
+    p := asks.partner;
+  end if;
+  return coalesce((
+    select jsonb_build_object('user_id', c.user_id, 'provider', c.provider, 'account_id', c.account_id, 'facts', c.facts,
+                              'kept', p_key_hash is not null and not gateway.erases(p, c.id),
+                              'shared', p.reach = 'own' and gateway.beside(c))
+      from gateway.connection c
+     where c.id = p_connection_id and (p_key_hash is null or gateway.lets(p, p_connection_id))
+       and case when p_key_hash is not null then gateway.reaches(p, c)
+                else c.user_id = coalesce((select s.user_id from gateway.live_session(p_session_hash) s),
+                                          (select u.id from gateway.live_user(p_user_id) u)) end),
+    -- What waits is given back without asking its account for anything.
+    case when p_key_hash is not null then (
+      select jsonb_build_object('user_id', w.user_id, 'provider', w.provider, 'account_id', '', 'facts', w.facts, 'kept', true,
+                                'shared', false)
+        from gateway.waiting(p) w where w.id = p_connection_id) end,
+    case when p_key_hash is null and gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end);
+end $$;
+
+-- A disconnect by the partner whose link it came by, before it was completed. null: something else ended it just now.
+create or replace function gateway.give_up_waiting(p_parked_id uuid, p_partner uuid) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  gone gateway.parked_grant;
+  told uuid;
+begin
+  perform set_config('gateway.link_error', 'disconnected', true);
+  delete from gateway.parked_grant g where g.id = p_parked_id returning g.* into gone;
+  if not found then
+    return null;
+  end if;
+  insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
+  values ('connection.disconnected', gone.id, gone.user_id, p_partner, gone.provider, '{"account": {"id": "", "label": ""}}')
+  returning id into told;
+  return jsonb_build_object(
+    'connection_id', gone.id, 'event_id', told, 'provider', gone.provider, 'account_id', '', 'account_label', '', 'erased_at', clock_timestamp(), 'kept', false, 'revocation',
+    (select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = gone.id and r.generation = 1));
+end $$;
+
+-- null: no such connection, or another's. The trigger puts the grant into the queue; here it is handed to whoever may try at once.
+-- `user_id`: somebody whom an access token proved, where there is no session. `key_hash`: a partner; where others were let in, or the
+-- connection was there before it, only its own reach ends: `kept`.
+create or replace function public.gateway_disconnect_v1(
+  p_session_hash text, p_connection_id uuid, p_user_id uuid default null, p_key_hash text default null, p_address text default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks   record;
+  p      gateway.partner;
+  whose  uuid;
+  gone   gateway.connection;
+  kept   boolean := false;
+  queued jsonb;
+  told   uuid;
+begin
+  if p_key_hash is not null then
+    select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:write') f;
+    if asks.refused is not null then
+      return jsonb_build_object('refused', asks.refused);
+    end if;
+    p := asks.partner;
+    select c.user_id into whose from gateway.connection c
+     where c.id = p_connection_id and gateway.lets(p, p_connection_id) and gateway.reaches(p, c);
+  else
+    whose := coalesce((select s.user_id from gateway.live_session(p_session_hash) s), (select u.id from gateway.live_user(p_user_id) u));
+  end if;
+  if not exists (select from gateway.connection c where c.id = p_connection_id and c.user_id = whose) then
+    if p_key_hash is not null and exists (select from gateway.waiting(p) w where w.id = p_connection_id) then
+      return gateway.give_up_waiting(p_connection_id, p.id);
+    end if;
+    return case when p_key_hash is null and whose is null and gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end;
+  end if;
+  perform gateway.lock_user(whose);
+  perform from public.provider_data d where d.id = p_connection_id for update;
+  select c.* into gone from gateway.connection c
+   where c.id = p_connection_id and c.user_id = whose and (p_key_hash is null or gateway.reaches(p, c));
+  if not found then
+    return null;
+  end if;
+  if p_key_hash is not null then
+    -- Consents of one connection change in turn: two that leave at once do not each keep it for the other.
+    perform from gateway.consent x where x.connection_id = gone.id and x.ended_at is null order by x.partner_id for update;
+    kept := not gateway.erases(p, gone.id);
+  end if;
+  if kept then
+    update gateway.consent x set ended_at = clock_timestamp()
+     where x.partner_id = p.id and x.connection_id = gone.id and x.ended_at is null;
+  else
+    delete from public.provider_data d where d.id = gone.id;
+    update gateway.revocation r set reason = 'disconnected' where r.connection_id = gone.id and r.generation = gone.generation
+    returning gateway.to_give_back(r) into queued;
+  end if;
+  insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
+  values (case when kept then 'consent.ended' else 'connection.disconnected' end, gone.id, whose, p.id, gone.provider,
+          jsonb_build_object('account', jsonb_build_object('id', gone.account_id, 'label', gone.account_label)))
+  returning id into told;
+  return jsonb_build_object('connection_id', gone.id, 'event_id', told, 'provider', gone.provider, 'account_id', gone.account_id,
+                            'account_label', gone.account_label, 'erased_at', clock_timestamp(), 'revocation', queued,
+                            'kept', kept);
+end $$;
+
+create or replace function gateway.erase(p_connection gateway.connection) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  told uuid;
+begin
+  delete from public.provider_data d where d.id = p_connection.id;  -- the trigger puts the grant into the queue
+  update gateway.revocation r set reason = 'revoked', due_at = clock_timestamp() + interval '5 minutes'
+   where r.connection_id = p_connection.id and r.generation = p_connection.generation;
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  values ('connection.disconnected', p_connection.id, p_connection.user_id, p_connection.provider,
+          jsonb_build_object('by', 'operator', 'account', jsonb_build_object('id', p_connection.account_id, 'label', p_connection.account_label)))
+  returning id into told;
+  return jsonb_build_object('connection_id', p_connection.id, 'event_id', told, 'provider', p_connection.provider, 'account_id', p_connection.account_id,
+                            'account_label', p_connection.account_label, 'erased_at', clock_timestamp(), 'kept', false);
+end $$;
+
+-- One, whosever it is. null: there is none.
+create or replace function public.gateway_erase_connection_v1(p_connection_id uuid)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  gone   gateway.connection;
+  erased jsonb;
+begin
+  perform gateway.lock_user((select c.user_id from gateway.connection c where c.id = p_connection_id));
+  perform from public.provider_data d where d.id = p_connection_id for update;
+  select c.* into gone from gateway.connection c where c.id = p_connection_id;
+  if not found then
+    return null;
+  end if;
+  erased := gateway.erase(gone);
+  return erased || jsonb_build_object('revocation', (
+    select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = gone.id and r.generation = gone.generation));
+end $$;
+
+-- Up to `most` of a provider's, and all that would become one: what is parked, and attempts under way. How many went, and how many
+-- are left, somebody being at them.
+create or replace function public.gateway_erase_provider_v1(p_provider text, p_most integer)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  c        gateway.connection;
+  gone     gateway.connection;
+  erased   integer := 0;
+  parked   integer;
+  stopped  integer;
+begin
+  -- Whoever was let through before the freeze has saved, or has not, when this is had.
+  perform pg_advisory_xact_lock(hashtextextended('gateway provider ' || p_provider, 0));
+  delete from gateway.authorization_request a where a.state_hash = any (array(
+    select x.state_hash from gateway.authorization_request x where x.provider = p_provider limit 1000 for update skip locked));
+  get diagnostics stopped = row_count;
+  delete from gateway.parked_grant p where p.id = any (array(
+    select x.id from gateway.parked_grant x where x.provider = p_provider limit p_most for update skip locked));
+  get diagnostics parked = row_count;
+  for c in select x.* from gateway.connection x where x.provider = p_provider order by x.account_id limit p_most loop
+    continue when not gateway.try_lock_user(c.user_id);
+    perform from public.provider_data d where d.id = c.id for update;
+    select x.* into gone from gateway.connection x where x.id = c.id;
+    if found then
+      perform gateway.erase(gone);
+      erased := erased + 1;
+    end if;
+  end loop;
+  return jsonb_build_object(
+    'erased', erased, 'parked', parked, 'attempts', stopped,
+    'more', exists (select from gateway.connection x where x.provider = p_provider)
+            or exists (select from gateway.parked_grant p where p.provider = p_provider)
+            or exists (select from gateway.authorization_request a where a.provider = p_provider));
+end $$;

@@ -1,0 +1,206 @@
+-- Connect sessions: links that partners make, and the consent given through them.
+
+-- The owner's yes to the partner of a connect session, which has served with it; whose it is.
+create or replace function gateway.consent_through(p_session_id uuid, p_connection_id uuid, p_made boolean) returns uuid
+language plpgsql set search_path = '' as $$
+declare
+  s gateway.connect_session;
+begin
+  update gateway.connect_session x set ended_at = clock_timestamp() where x.id = p_session_id returning x.* into s;
+  if not found then
+    return null;
+  end if;
+  -- One that has ended stays as it was: a new yes begins now, and brings nothing of before.
+  update gateway.consent x
+     set made = x.made or p_made, scope = array(select distinct n.name from unnest(x.scope || s.scope) n (name))
+   where x.partner_id = s.partner_id and x.connection_id = p_connection_id and x.ended_at is null;
+  if not found then
+    insert into gateway.consent (partner_id, connection_id, made, scope) values (s.partner_id, p_connection_id, p_made, s.scope);
+  end if;
+  insert into gateway.event (type, connection_id, user_id, provider, partner_id, data)
+  values ('consent.given', p_connection_id, s.user_id, s.provider, s.partner_id, jsonb_build_object('connect_session', s.id));
+  return s.partner_id;
+end $$;
+
+-- For every partner but one, or for all; each is told by an event of its own.
+create or replace function gateway.end_consents(p_connection_id uuid, p_but uuid) returns void
+language plpgsql set search_path = '' as $$
+begin
+  with ended as (
+    update gateway.consent x set ended_at = clock_timestamp()
+     where x.connection_id = p_connection_id and x.ended_at is null and x.partner_id is distinct from p_but
+    returning x.partner_id
+  )
+  insert into gateway.event (type, connection_id, user_id, provider, partner_id)
+  select 'consent.ended', c.id, c.user_id, c.provider, e.partner_id from ended e join gateway.connection c on c.id = p_connection_id;
+end $$;
+
+-- Whether the partner of that link was stopped since it was started.
+create or replace function gateway.link_stopped(p_session_id uuid) returns boolean
+language sql stable as $$
+  select exists (
+    select from gateway.connect_session s join gateway.partner p on p.id = s.partner_id
+     where s.id = p_session_id and (p.frozen_at is not null or p.revoked_at is not null))
+$$;
+
+-- null: not one of the partner's providers, or no such user.
+create or replace function public.gateway_create_connect_session_v1(
+  p_key_hash text, p_address text, p_secret_hash text, p_user_id uuid, p_provider text, p_type integer, p_scope text[], p_return_to text
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  who  record;
+  added gateway.connect_session;
+begin
+  select c.* into who from gateway.caller(p_key_hash, p_address, 'sessions:write') c;
+  if who.refused is not null then
+    return jsonb_build_object('refused', who.refused);
+  end if;
+  if not coalesce(p_provider = any ((who.partner).providers), true) then
+    return null;
+  end if;
+  if gateway.own_auth() then
+    insert into auth.users (id) values (p_user_id) on conflict do nothing;
+  end if;
+  if not exists (select from gateway.live_user(p_user_id)) then
+    return null;
+  end if;
+  perform gateway.sweep(100);
+  insert into gateway.connect_session as s (secret_hash, partner_id, user_id, provider, type, scope, return_to)
+  values (p_secret_hash, (who.partner).id, p_user_id, p_provider, p_type, p_scope, p_return_to) returning s.* into added;
+  insert into gateway.event (type, user_id, provider, partner_id, data)
+  values ('link.created', p_user_id, p_provider, added.partner_id, jsonb_build_object('connect_session', added.id));
+  return jsonb_build_object('id', added.id, 'expires_at', added.expires_at);
+end $$;
+
+-- The link that opens with this secret, while it may be started: unused, young, its partner and its user still there.
+create or replace function gateway.open_link(p_wanted text) returns setof gateway.connect_session
+language plpgsql stable set search_path = '' as $$
+begin
+  return query
+    select s.* from gateway.connect_session s join gateway.partner p on p.id = s.partner_id
+     where s.secret_hash = p_wanted and s.started_at is null and s.expires_at > clock_timestamp() and p.revoked_at is null
+       and exists (select from gateway.live_user(s.user_id));
+end $$;
+
+-- null: no such link, or not any more. What its page has to say; nothing is used up. What its user has already, and what partners were
+-- let into that, is for the user's own eyes: whoever else holds the link sees what it asks for.
+create or replace function public.gateway_connect_session_v1(p_secret_hash text, p_session_hash text)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (
+    select case when p.frozen_at is not null or exists (select from gateway.freeze f where f.target = 'provider:' || s.provider)
+                then '{"refused": "frozen"}'::jsonb else jsonb_build_object(
+             'id', s.id, 'provider', s.provider, 'return_to', s.return_to, 'user_id', s.user_id,
+             'user_label', gateway.label_of(s.user_id), 'partner', p.name, 'partner_scope', p.scope, 'partner_reach', p.reach, 'scope', s.scope,
+             'beside', case when i.user_id = s.user_id then gateway.scope_beside(s.user_id, s.provider, true) else '{}' end,
+             'session_user_id', i.user_id, 'session_label', i.label,
+             'standing', (select jsonb_build_object('account_label', c.account_label, 'status', c.status) from gateway.connection c
+                           where c.user_id = s.user_id and c.provider = s.provider and i.user_id = s.user_id
+                           order by c.updated_at desc, c.id limit 1)) end
+      from gateway.open_link(p_secret_hash) s join gateway.partner p on p.id = s.partner_id
+      left join gateway.live_session(p_session_hash) i on true
+  );
+end $$;
+
+-- null: no such link, or somebody started it before. Who may, is judged before it is used up: `user_mismatch` for somebody else than
+-- it is for; `unauthenticated` for nobody, where there is no product to return to that could say who it was.
+create or replace function public.gateway_start_connect_session_v1(
+  p_secret_hash text, p_session_hash text, p_state_hash text, p_browser_hash text, p_sealed text, p_scope text[]
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  s   gateway.connect_session;
+  who uuid := (select i.user_id from gateway.live_session(p_session_hash) i);
+begin
+  select x.* into s from gateway.open_link(p_secret_hash) x;
+  if not found then
+    return null;
+  end if;
+  if gateway.closed(s.provider) or exists (select from gateway.partner p where p.id = s.partner_id and p.frozen_at is not null) then
+    return jsonb_build_object('refused', 'frozen');
+  end if;
+  if who <> s.user_id then
+    insert into gateway.event (type, user_id, provider, partner_id, data)
+    values ('connect.refused', s.user_id, s.provider, s.partner_id,
+            jsonb_build_object('error', 'user_mismatch', 'connect_session', s.id));
+    return jsonb_build_object('ending', 'user_mismatch');
+  end if;
+  if who is null and s.return_to is null then
+    return jsonb_build_object('ending', 'unauthenticated');
+  end if;
+  update gateway.connect_session x set started_at = clock_timestamp() where x.id = s.id and x.started_at is null;
+  if not found then
+    return null;
+  end if;
+  insert into gateway.authorization_request
+    (state_hash, browser_hash, user_id, provider, sealed, scope, return_to, display, connect_session_id, expires_at)
+  values
+    (p_state_hash, p_browser_hash, s.user_id, s.provider, p_sealed, p_scope, s.return_to, 'page', s.id,
+     clock_timestamp() + interval '10 minutes');
+  return jsonb_build_object('ending', 'started');
+end $$;
+
+-- null: no such session of this partner. `state_invalid`: nothing waits there. `open`: what waits, told to whoever has its
+-- confirmation and names its user; anything else is wrong, once, and the grant goes into the queue. `done`: it was completed with
+-- just these words less than ten minutes ago, and here is what stands.
+create or replace function public.gateway_claim_completion_v1(
+  p_key_hash text, p_address text, p_connect_session_id uuid, p_user_id uuid, p_confirmation_hash text
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  who   record;
+  s     gateway.connect_session;
+  p     gateway.parked_grant;
+  wrong text;
+begin
+  select c.* into who from gateway.caller(p_key_hash, p_address, 'sessions:write') c;
+  if who.refused is not null then
+    return jsonb_build_object('refused', who.refused);
+  end if;
+  select x.* into s from gateway.connect_session x where x.id = p_connect_session_id and x.partner_id = (who.partner).id;
+  if not found then
+    return null;
+  end if;
+  select x.* into p from gateway.parked_grant x
+   where x.connect_session_id = s.id and x.confirmation_hash is not null and x.parked_until > clock_timestamp() for update;
+  if not found then
+    -- Whoever was waited for may have completed it meanwhile.
+    select x.* into s from gateway.connect_session x where x.id = s.id;
+    return coalesce((
+      select jsonb_build_object('ending', 'done', 'connection', gateway.shown(c)) from gateway.connection c
+       where c.id = s.connection_id and c.user_id = p_user_id and s.confirmation_hash = p_confirmation_hash
+         and s.ended_at > clock_timestamp() - interval '10 minutes' and gateway.reaches(who.partner, c)
+         and exists (select from gateway.live_user(p_user_id))), '{"ending": "state_invalid"}');
+  end if;
+  wrong := case when s.user_id <> p_user_id or not exists (select from gateway.live_user(s.user_id)) then 'user_mismatch'
+                when p.confirmation_hash is distinct from p_confirmation_hash then 'state_invalid' end;
+  if wrong is not null then
+    perform set_config('gateway.link_error', wrong, true);
+    delete from gateway.parked_grant x where x.id = p.id;
+    update gateway.connect_session x set ended_at = clock_timestamp() where x.id = s.id;
+    return jsonb_build_object('ending', wrong, 'revocation', (
+      select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = p.id and r.generation = 1));
+  end if;
+  return jsonb_build_object('ending', 'open', 'parked', to_jsonb(p) || jsonb_build_object(
+    'label', coalesce(gateway.label_of(p.user_id), p.user_id::text), 'told_at', clock_timestamp(),
+    'standing', coalesce((select jsonb_agg(x) from gateway.standing(p.user_id, p.provider) x), '[]')));
+end $$;
+
+-- null: no such connection of the signed-in user, or not shared with that partner. Its next read finds nothing.
+create or replace function public.gateway_end_consent_v1(p_session_hash text, p_connection_id uuid, p_partner_id uuid)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  c gateway.connection;
+begin
+  select x.* into c from gateway.live_session(p_session_hash) s join gateway.connection x on x.user_id = s.user_id
+   where x.id = p_connection_id;
+  update gateway.consent x set ended_at = clock_timestamp()
+   where x.connection_id = c.id and x.partner_id = p_partner_id and x.ended_at is null;
+  if not found then
+    return null;
+  end if;
+  insert into gateway.event (type, connection_id, user_id, provider, partner_id)
+  values ('consent.ended', c.id, c.user_id, c.provider, p_partner_id);
+  return jsonb_build_object('provider', c.provider, 'partner', (select p.name from gateway.partner p where p.id = p_partner_id));
+end $$;

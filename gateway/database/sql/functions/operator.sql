@@ -1,0 +1,99 @@
+-- What the operator asks: listings, backlog, hosts, the schema's version.
+
+-- How far behind the work is.
+create or replace function public.gateway_lag_v1()
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return jsonb_build_object(
+    'due', (select count(*) from gateway.connection c where c.status = 'active' and c.refresh_at <= clock_timestamp()),
+    'oldest_due_seconds', (select coalesce(extract(epoch from clock_timestamp() - min(c.refresh_at)), 0)
+                             from gateway.connection c where c.status = 'active' and c.refresh_at <= clock_timestamp()),
+    'dead_intents', (select count(*) from gateway.connection c where c.intent_at is not null and c.lease_until < clock_timestamp()),
+    'revocations', (select count(*) from gateway.revocation r),
+    'parked_grants', (select count(*) from gateway.parked_grant p),
+    'events_unsealed', (select count(*) from gateway.event e where e.position is null),
+    'oldest_unsealed_seconds', gateway.unsealed_seconds(),
+    'frozen', jsonb_build_object(
+      'partner', (select count(*) from gateway.partner p where p.frozen_at is not null and p.revoked_at is null),
+      'provider', (select count(*) from gateway.freeze f where f.target like 'provider:%'),
+      'reads', (select count(*) from gateway.freeze f where f.target = 'reads')),
+    'connections', (select coalesce(jsonb_object_agg(x.status, x.n), '{}')
+                      from (select c.status, count(*) as n from gateway.connection c group by c.status) x),
+    'open_breakers', (select coalesce(jsonb_agg(h.provider), '[]') from gateway.provider_health h where h.open_until is not null));
+end $$;
+
+create or replace function public.gateway_schema_v1()
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return jsonb_build_object('version', (select max(m.number) from gateway.migration m), 'own_auth', gateway.own_auth());
+end $$;
+
+-- A process says which keys it has, when it starts and every minute.
+create or replace function public.gateway_host_seen_v1(p_host text, p_keys text[])
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  delete from gateway.host h where h.seen_at < clock_timestamp() - interval '1 day';
+  insert into gateway.host (host, keys) values (p_host, p_keys)
+  on conflict on constraint host_pkey do update set seen_at = clock_timestamp();
+  return '{}';
+end $$;
+
+-- Who was seen in the last ten minutes. Of a host that was restarted, what its old processes had counts for as long as they may
+-- still run: they would have been seen again after two minutes.
+create or replace function public.gateway_hosts_v1()
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return coalesce((
+    select jsonb_agg(jsonb_build_object('host', x.host, 'keys', x.keys, 'seen_seconds', x.seconds) order by x.host, x.seconds)
+      from (select h.host, h.keys, extract(epoch from clock_timestamp() - h.seen_at)::integer as seconds,
+                   h.seen_at = max(h.seen_at) over (partition by h.host) as latest
+              from gateway.host h where h.seen_at > clock_timestamp() - interval '10 minutes') x
+     where x.latest or x.seconds <= 150), '[]');
+end $$;
+
+-- A page of them, by id.
+create or replace function public.gateway_all_connections_v1(p_provider text, p_user_id uuid, p_status text, p_after uuid, p_most integer)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (
+    select coalesce(jsonb_agg(gateway.shown(x) order by x.id), '[]')
+      from (select c.* from gateway.connection c
+             where (p_after is null or c.id > p_after) and (p_provider is null or c.provider = p_provider)
+               and (p_user_id is null or c.user_id = p_user_id) and (p_status is null or c.status = p_status)
+             order by c.id limit p_most) x);
+end $$;
+
+-- What is known of one, and what became of it; null where there never was one, or no event tells of it any more.
+create or replace function public.gateway_inspect_connection_v1(p_connection_id uuid)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+declare
+  c gateway.connection;
+begin
+  select x.* into c from gateway.connection x where x.id = p_connection_id;
+  if not found and not exists (select from gateway.event e where e.connection_id = p_connection_id) then
+    return null;
+  end if;
+  return jsonb_build_object(
+    'connection', case when c.id is not null then gateway.shown(c) || jsonb_build_object(
+                    'refresh_at', c.refresh_at, 'refresh_expires_at', c.refresh_expires_at, 'failures', c.failures,
+                    'not_before', c.not_before) end,
+    'waiting', (select count(*) from gateway.revocation r where r.connection_id = p_connection_id),
+    'partners', (select coalesce(jsonb_agg(jsonb_build_object(
+                   'id', p.id, 'name', p.name, 'since', x.created_at, 'ended_at', x.ended_at, 'made', x.made) order by x.created_at), '[]')
+                   from gateway.consent x join gateway.partner p on p.id = x.partner_id where x.connection_id = p_connection_id),
+    'events', (select coalesce(jsonb_agg(gateway.raw(x) order by x.at desc, x.id), '[]')
+                 from (select e.* from gateway.event e where e.connection_id = p_connection_id order by e.at desc limit 10) x));
+end $$;
+
+-- How many connections a provider has, of how many users, and what else hangs on it.
+create or replace function public.gateway_provider_holdings_v1(p_provider text)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return jsonb_build_object(
+    'connections', (select count(*) from gateway.connection c where c.provider = p_provider),
+    'users', (select count(distinct c.user_id) from gateway.connection c where c.provider = p_provider),
+    'parked', (select count(*) from gateway.parked_grant p where p.provider = p_provider),
+    'attempts', (select count(*) from gateway.authorization_request a where a.provider = p_provider),
+    'queued', (select count(*) from gateway.revocation r where r.provider = p_provider),
+    'frozen_at', (select f.frozen_at from gateway.freeze f where f.target = 'provider:' || p_provider));
+end $$;

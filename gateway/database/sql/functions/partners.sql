@@ -1,0 +1,160 @@
+-- What the operator decides of partners: keys, reach, freezes.
+
+-- A partner that is stopped completes nothing more, so that what waits for its word is given back with the queue's next round.
+create or replace function gateway.stop_waiting() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  update gateway.parked_grant g set parked_until = least(g.parked_until, clock_timestamp())
+    from gateway.connect_session s
+   where s.id = g.connect_session_id and g.confirmation_hash is not null and s.partner_id = new.id;
+  return null;
+end $$;
+
+-- What the operator decides. null where there is no such partner.
+create or replace function public.gateway_add_partner_v1(
+  p_name text, p_scope text[], p_providers text[], p_reach text, p_reads_per_hour integer, p_connections_per_hour integer,
+  p_freeze_on_alert boolean, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  added gateway.partner;
+begin
+  insert into gateway.partner as p (name, scope, providers, reach, reads_per_hour, connections_per_hour, freeze_on_alert)
+  values (p_name, p_scope, p_providers, p_reach, coalesce(p_reads_per_hour, 10000), coalesce(p_connections_per_hour, 1000), p_freeze_on_alert)
+  on conflict on constraint partner_name do nothing returning p.* into added;
+  if not found then
+    return jsonb_build_object('added', false);
+  end if;
+  insert into gateway.event (type, partner_id, data)
+  values ('partner.added', added.id, jsonb_build_object(
+    'name', p_name, 'scope', p_scope, 'providers', p_providers, 'reach', p_reach, 'reads_per_hour', added.reads_per_hour,
+    'connections_per_hour', added.connections_per_hour, 'freeze_on_alert', p_freeze_on_alert));
+  return jsonb_build_object('added', true, 'partner_id', added.id, 'key_id',
+                            gateway.keep_key(added.id, p_key_hash, p_hint, p_addresses::inet[], p_expires_seconds));
+end $$;
+
+create or replace function gateway.keep_key(
+  p_partner_id uuid, p_key_hash text, p_hint text, p_addresses inet[], p_expires_seconds double precision
+)
+returns uuid language plpgsql set search_path = '' as $$
+declare
+  added gateway.api_key;
+begin
+  insert into gateway.api_key as k (key_hash, partner_id, hint, addresses, expires_at)
+  values (p_key_hash, p_partner_id, p_hint, p_addresses, clock_timestamp() + make_interval(secs => p_expires_seconds))
+  returning k.* into added;
+  insert into gateway.event (type, partner_id, data)
+  values ('key.added', p_partner_id, jsonb_build_object('key', added.id, 'hint', p_hint, 'expires_at', added.expires_at));
+  return added.id;
+end $$;
+
+-- Two live keys at most, so that one can be changed for the other without a pause, and no third is forgotten. What is not said is as
+-- with the newest key before it: nobody widens where a key may be used from, or how long, by changing it. `why`: `two_keys`, `revoked`.
+create or replace function public.gateway_add_key_v1(
+  p_name text, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  p      gateway.partner;
+  before gateway.api_key;
+begin
+  select x.* into p from gateway.partner x where x.name = p_name for update;
+  if not found then
+    return null;
+  end if;
+  if p.revoked_at is not null then
+    return jsonb_build_object('added', false, 'why', 'revoked');
+  end if;
+  if (select count(*) from gateway.api_key k
+       where k.partner_id = p.id and k.revoked_at is null and (k.expires_at is null or k.expires_at > clock_timestamp())) >= 2 then
+    return jsonb_build_object('added', false, 'why', 'two_keys');
+  end if;
+  select k.* into before from gateway.api_key k where k.partner_id = p.id order by k.created_at desc limit 1;
+  return jsonb_build_object('added', true, 'partner_id', p.id, 'key_id', gateway.keep_key(
+    p.id, p_key_hash, p_hint, coalesce(p_addresses::inet[], before.addresses),
+    coalesce(p_expires_seconds, extract(epoch from before.expires_at - before.created_at))));
+end $$;
+
+create or replace function public.gateway_revoke_key_v1(p_name text, p_key_id uuid)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  gone gateway.api_key;
+begin
+  update gateway.api_key k set revoked_at = clock_timestamp()
+    from gateway.partner p
+   where p.id = k.partner_id and p.name = p_name and k.id = p_key_id and k.revoked_at is null returning k.* into gone;
+  if not found then
+    return (select jsonb_build_object('revoked', false) from gateway.api_key k join gateway.partner p on p.id = k.partner_id
+             where p.name = p_name and k.id = p_key_id);
+  end if;
+  insert into gateway.event (type, partner_id, data)
+  values ('key.revoked', gone.partner_id, jsonb_build_object('key', gone.id, 'hint', gone.hint));
+  return jsonb_build_object('revoked', true);
+end $$;
+
+create or replace function public.gateway_revoke_partner_v1(p_name text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  gone gateway.partner;
+begin
+  update gateway.partner p set revoked_at = clock_timestamp() where p.name = p_name and p.revoked_at is null returning p.* into gone;
+  if not found then
+    return (select jsonb_build_object('revoked', false) from gateway.partner p where p.name = p_name);
+  end if;
+  update gateway.api_key k set revoked_at = clock_timestamp() where k.partner_id = gone.id and k.revoked_at is null;
+  insert into gateway.event (type, partner_id, data) values ('partner.revoked', gone.id, jsonb_build_object('name', p_name));
+  return jsonb_build_object('revoked', true);
+end $$;
+
+-- What to freeze, one of three: a partner, by its name; every token of a provider; every token.
+create or replace function public.gateway_freeze_v1(p_partner text, p_provider text, p_reads boolean, p_off boolean)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  p      gateway.partner;
+  wanted text := case when p_provider is not null then 'provider:' || p_provider when p_reads then 'reads' end;
+  kind   text := case when p_partner is not null then 'partner' when p_provider is not null then 'provider' else 'reads' end;
+  moved  boolean;
+begin
+  if p_partner is not null then
+    select x.* into p from gateway.partner x where x.name = p_partner for update;
+    if not found then
+      return null;
+    end if;
+    -- Whoever thaws it has seen the alert: the next one is told, and freezes, as the first did.
+    update gateway.partner x
+       set frozen_at = case when not p_off then clock_timestamp() end,
+           reads_alerted_at = case when not p_off then x.reads_alerted_at end,
+           connections_alerted_at = case when not p_off then x.connections_alerted_at end
+     where x.id = p.id and (x.frozen_at is not null) = p_off;
+  elsif p_off then
+    delete from gateway.freeze f where f.target = wanted;
+  else
+    insert into gateway.freeze (target) values (wanted) on conflict on constraint freeze_pkey do nothing;
+  end if;
+  moved := found;
+  if moved then
+    insert into gateway.event (type, partner_id, provider)
+    values (kind || case when p_off then '.thawed' else '.frozen' end, p.id, p_provider);
+  end if;
+  return jsonb_build_object('changed', moved);
+end $$;
+
+-- Everything about them but the keys themselves; and what is frozen beside them.
+create or replace function public.gateway_partners_v1(p_name text default null)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return jsonb_build_object(
+    'frozen', (select coalesce(jsonb_agg(f.target order by f.target), '[]') from gateway.freeze f),
+    'frozen_since', (select coalesce(jsonb_object_agg(f.target, f.frozen_at), '{}') from gateway.freeze f),
+    'partners', coalesce((
+      select jsonb_agg(to_jsonb(p) || jsonb_build_object('keys', coalesce((
+               select jsonb_agg(jsonb_build_object(
+                        'id', k.id, 'hint', k.hint, 'addresses', k.addresses, 'created_at', k.created_at,
+                        'expires_at', k.expires_at, 'revoked_at', k.revoked_at, 'last_used_at', u.last_at,
+                        'last_used_from', host(u.address)) order by k.created_at, k.id)
+                 from gateway.api_key k
+                 left join lateral (select x.last_at, x.address from gateway.key_use x
+                                     where x.key_hash = k.key_hash order by x.last_at desc limit 1) u on true
+                where k.partner_id = p.id), '[]')) order by p.created_at, p.name)
+        from gateway.partner p where p_name is null or p.name = p_name), '[]'));
+end $$;

@@ -1,0 +1,149 @@
+-- The queue of grants that are still to be revoked at their provider.
+
+-- However a row goes, by a disconnect, by its owner's server or with its user, what the provider granted waits to be given
+-- back, and no profile lists it any more. Before the delete, while the generation still stands.
+create or replace function gateway.keep_for_revocation() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into gateway.revocation as r (connection_id, generation, provider, account_id, token, refresh, reason)
+  select c.id, c.generation, c.provider, c.account_id, old.token, old.refresh, 'erased'
+    from gateway.connection c
+   where c.id = old.id and (old.token is not null or old.refresh is not null)
+  on conflict on constraint revocation_pkey do update
+    set token = excluded.token, refresh = excluded.refresh, attempts = 0, due_at = excluded.due_at;
+  update public.user_profile p set providers = array_remove(p.providers, old.id::text)
+   where (p.id = old.provider_id_ref or p.user_id_auth = old.auth_provider_id) and old.id::text = any (p.providers);
+  update gateway.consent x set ended_at = clock_timestamp() where x.connection_id = old.id and x.ended_at is null;
+  return old;
+end $$;
+
+create or replace function gateway.keep_all_for_revocation() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason)
+  select c.id, c.generation, c.provider, c.account_id, d.token, d.refresh, 'erased'
+    from gateway.connection c join public.provider_data d on d.id = c.id
+   where d.token is not null or d.refresh is not null
+  on conflict on constraint revocation_pkey do nothing;
+  return null;
+end $$;
+
+-- `beside`: the same account is connected still, or again, by whomever; a provider may end that along with this grant.
+create or replace function gateway.to_give_back(p_revocation gateway.revocation) returns jsonb
+language sql stable as $$
+  select jsonb_build_object(
+    'connection_id', p_revocation.connection_id, 'provider', p_revocation.provider, 'generation', p_revocation.generation, 'token', p_revocation.token,
+    'refresh', p_revocation.refresh,
+    'beside', exists (select from gateway.connection c where c.provider = p_revocation.provider and c.account_id = p_revocation.account_id))
+$$;
+
+create or replace function public.gateway_queue_revocation_v1(
+  p_connection_id uuid, p_generation bigint, p_provider text, p_token text, p_refresh text, p_reason text, p_account_id text default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason)
+  values (p_connection_id, p_generation, p_provider, p_account_id, p_token, p_refresh, p_reason)
+  on conflict on constraint revocation_pkey do nothing;
+  return (select gateway.to_give_back(r) from gateway.revocation r
+           where r.connection_id = p_connection_id and r.generation = p_generation);
+end $$;
+
+-- done: forgotten. Not done: due again after 2, 4, 8 … minutes, at most 6 hours.
+-- `outcome`: what became of it, told of where whoever runs the gateway revoked it, as the proof.
+create or replace function public.gateway_settle_revocation_v1(
+  p_connection_id uuid, p_generation bigint, p_done boolean, p_outcome text default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  gone gateway.revocation;
+begin
+  if p_done then
+    delete from gateway.revocation r where r.connection_id = p_connection_id and r.generation = p_generation returning r.* into gone;
+    if gone.reason = 'revoked' and p_outcome is not null then
+      insert into gateway.event (type, connection_id, provider, data)
+      values ('grant.revoked', p_connection_id, gone.provider, jsonb_build_object('revocation', p_outcome, 'generation', p_generation));
+    end if;
+    return jsonb_build_object('left', false);
+  end if;
+  update gateway.revocation r
+     set attempts = r.attempts + 1,
+         due_at = clock_timestamp() + least(interval '1 minute' * power(2, least(r.attempts + 1, 20)), interval '6 hours')
+   where r.connection_id = p_connection_id and r.generation = p_generation;
+  return jsonb_build_object('left', found);
+end $$;
+
+-- null: nothing is due. Silence is a no: what was parked and not answered comes into the queue first. Whoever claims has two
+-- minutes before another may try; what could not be given back in 72 hours is told of and let go.
+create or replace function public.gateway_claim_revocation_v1()
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  over    timestamptz := clock_timestamp();
+  claimed gateway.revocation;
+begin
+  perform gateway.sweep(1000);
+  perform gateway.sweep_usage();
+  delete from gateway.parked_grant p where p.id in (
+    select x.id from gateway.parked_grant x where x.parked_until <= over
+     order by x.parked_until limit 100 for update skip locked);
+  with let_go as (
+    delete from gateway.revocation r where (r.connection_id, r.generation) in (
+      select x.connection_id, x.generation from gateway.revocation x
+       where x.due_at <= over and x.created_at < over - interval '72 hours' limit 100 for update skip locked)
+    returning r.connection_id, r.provider
+  )
+  insert into gateway.event (type, connection_id, provider)
+  select 'grant.revocation_abandoned', l.connection_id, l.provider from let_go l;
+  over := clock_timestamp();  -- what was parked has come into the queue since
+  update gateway.revocation r set due_at = clock_timestamp() + interval '2 minutes'
+   where (r.connection_id, r.generation) = (
+     select x.connection_id, x.generation from gateway.revocation x
+      where x.due_at <= over order by x.due_at limit 1 for update skip locked)
+  returning r.* into claimed;
+  if not found then
+    return null;
+  end if;
+  return gateway.to_give_back(claimed);
+end $$;
+
+-- The next of a provider's queue behind `after` (`<id>/<generation>`), due or not, each for two minutes nobody else's.
+create or replace function public.gateway_claim_revocations_v1(p_provider text, p_after text, p_most integer)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  from_id  uuid   := coalesce(nullif(split_part(p_after, '/', 1), ''), '00000000-0000-0000-0000-000000000000')::uuid;
+  from_gen bigint := coalesce(nullif(split_part(p_after, '/', 2), ''), '-1')::bigint;
+  r        gateway.revocation;
+  items    jsonb := '[]';
+begin
+  for r in
+    select x.* from gateway.revocation x where x.provider = p_provider and (x.connection_id, x.generation) > (from_id, from_gen)
+     order by x.connection_id, x.generation limit p_most for update skip locked
+  loop
+    update gateway.revocation x set due_at = greatest(x.due_at, clock_timestamp() + interval '2 minutes')
+     where x.connection_id = r.connection_id and x.generation = r.generation;
+    items := items || gateway.to_give_back(r);
+  end loop;
+  return items;
+end $$;
+
+-- What whoever runs the gateway has erased of a provider since then, and what became of each grant; a page behind the last one's event.
+create or replace function public.gateway_revoked_v1(
+  p_provider text, p_since timestamptz, p_after_at timestamptz, p_after_id uuid, p_most integer
+)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+             'connection_id', x.connection_id, 'account_id', x.data -> 'account' ->> 'id', 'erased_at', x.at, 'event_id', x.id,
+             'position', x.position,
+             'revocation', case when exists (select from gateway.revocation r where r.connection_id = x.connection_id) then 'queued'
+               else coalesce((
+                 select case o.type when 'grant.revoked' then o.data ->> 'revocation' else 'abandoned' end from gateway.event o
+                  where o.connection_id = x.connection_id and o.type in ('grant.revoked', 'grant.revocation_abandoned')
+                  order by o.at desc limit 1), 'unsupported') end) order by x.at, x.id), '[]')
+      from (select e.* from gateway.event e
+             where e.at >= coalesce(p_after_at, p_since) and (p_after_at is null or (e.at, e.id) > (p_after_at, p_after_id))
+               and e.at < timestamptz '9999-01-01 00:00:00+00'
+               and e.type = 'connection.disconnected' and e.provider = p_provider and e.data ->> 'by' = 'operator'
+             order by e.at, e.id limit p_most) x);
+end $$;

@@ -1,0 +1,138 @@
+-- Users and their browser sessions.
+
+-- Whether auth.users is our stand-in, rather than Supabase's. Asked of the table itself, since a database may be moved.
+create or replace function gateway.own_auth() returns boolean
+language sql stable as $$
+  select coalesce(obj_description('auth.users'::regclass, 'pg_class') like 'Made by the gateway:%', false)
+$$;
+
+create or replace function gateway.touch_profile() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  new.updated_at := clock_timestamp();
+  return new;
+end $$;
+
+-- The two SQL functions have no `set` of their own so that the planner can inline them; each name in them is qualified and
+-- only our definer functions reach them. This one is made to fit the auth.users that stands here, and is text, so that
+-- Supabase may change that table without asking us.
+do $live_user$
+declare
+  standing text := '';
+begin
+  if exists (select from pg_catalog.pg_attribute a
+              where a.attrelid = 'auth.users'::regclass and a.attname = 'banned_until' and not a.attisdropped) then
+    standing := standing || ' and (u.banned_until is null or u.banned_until <= clock_timestamp())';
+  end if;
+  if exists (select from pg_catalog.pg_attribute a
+              where a.attrelid = 'auth.users'::regclass and a.attname = 'deleted_at' and not a.attisdropped) then
+    standing := standing || ' and u.deleted_at is null';
+  end if;
+  execute format(
+    'create or replace function gateway.live_user(p_user_id uuid) returns table (id uuid) language sql stable as %L',
+    'select u.id from auth.users u where u.id = p_user_id' || standing
+  );
+  -- What to call somebody who is not here: shown masked, and nothing is decided by it.
+  execute format(
+    'create or replace function gateway.label_of(p_user_id uuid) returns text language sql stable as %L',
+    'select coalesce((select s.label from gateway.session s where s.user_id = p_user_id order by s.created_at desc limit 1), '
+    || case when exists (select from pg_catalog.pg_attribute a
+                          where a.attrelid = 'auth.users'::regclass and a.attname = 'email' and not a.attisdropped)
+            then '(select nullif(u.email, '''')::text from auth.users u where u.id = p_user_id)' else 'null::text' end || ')'
+  );
+end $live_user$;
+
+-- Banned or deleted: out, whatever token they hold. On Supabase whoever is not listed was deleted; on plain Postgres they are
+-- nobody yet.
+create or replace function gateway.shut_out(p_user_id uuid) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+  return p_user_id is not null and not exists (select from gateway.live_user(p_user_id))
+     and (exists (select from auth.users u where u.id = p_user_id) or not gateway.own_auth());
+end $$;
+
+create or replace function gateway.live_session(p_wanted text)
+returns table (user_id uuid, label text, expires_at timestamptz)
+language sql stable as $$
+  select s.user_id, s.label, s.expires_at
+    from gateway.session s cross join lateral gateway.live_user(s.user_id) u
+   where s.session_hash = p_wanted and s.expires_at > clock_timestamp()
+$$;
+
+-- null: there is no such user, or no longer. On plain Postgres a verified user is made known here; on Supabase never.
+create or replace function public.gateway_open_session_v1(p_session_hash text, p_user_id uuid, p_label text, p_expires_at timestamptz)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  if gateway.own_auth() then
+    insert into auth.users (id) values (p_user_id) on conflict do nothing;
+  end if;
+  if p_expires_at <= clock_timestamp() or not exists (select from gateway.live_user(p_user_id)) then
+    return null;
+  end if;
+  perform gateway.sweep(100);
+  insert into gateway.session (session_hash, user_id, label, expires_at) values (p_session_hash, p_user_id, p_label, p_expires_at);
+  return jsonb_build_object('user_id', p_user_id);
+end $$;
+
+create or replace function public.gateway_session_v1(p_session_hash text)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (
+    select jsonb_build_object('user_id', s.user_id, 'label', s.label, 'expires_at', s.expires_at)
+      from gateway.live_session(p_session_hash) s
+  );
+end $$;
+
+create or replace function public.gateway_end_session_v1(p_session_hash text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  delete from gateway.session s where s.session_hash = p_session_hash;
+  return jsonb_build_object('ended', found);
+end $$;
+
+create or replace function gateway.lock_user(p_whose uuid) returns void
+language plpgsql set search_path = '' as $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('gateway user ' || p_whose::text, 0));
+  -- Then the profiles, before any row of provider_data: the order in which deleting a user goes.
+  perform from public.user_profile p where p.user_id_auth = p_whose order by p.id for no key update;
+end $$;
+
+-- The profile of a user, made if missing; the oldest wins. Under lock_user, so that two at once make one.
+create or replace function gateway.profile_of(p_whose uuid, p_called text) returns uuid
+language plpgsql set search_path = '' as $$
+declare
+  profile uuid;
+begin
+  select p.id into profile from public.user_profile p
+   where p.user_id_auth = p_whose order by p.created_at nulls last, p.id limit 1;
+  if profile is null then
+    insert into public.user_profile as p (user_id_auth, user_name, providers) values (p_whose, p_called, '{}')
+    returning p.id into profile;
+  end if;
+  return profile;
+end $$;
+
+-- The id stands in the array of that profile exactly once, and in no other of the user's.
+create or replace function gateway.list_in_profile(p_whose uuid, p_profile uuid, p_connection uuid) returns void
+language plpgsql set search_path = '' as $$
+declare
+  listed text := p_connection::text;
+begin
+  update public.user_profile p
+     set providers = array_remove(coalesce(p.providers, '{}'), listed)
+                     || case when p.id = p_profile then array[listed] else '{}'::text[] end
+   where p.user_id_auth = p_whose
+     and coalesce(cardinality(array_positions(p.providers, listed)), 0) <> case when p.id = p_profile then 1 else 0 end;
+end $$;
+
+-- As where a user's own is erased, but never waiting for whoever is at one of that user's just now: it comes with the next call.
+create or replace function gateway.try_lock_user(p_whose uuid) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended('gateway user ' || p_whose::text, 0)) then
+    return false;
+  end if;
+  perform from public.user_profile p where p.user_id_auth = p_whose order by p.id for no key update;
+  return true;
+end $$;

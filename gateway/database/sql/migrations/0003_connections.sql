@@ -1,0 +1,115 @@
+-- Connections; grants that wait for a decision, or to be revoked; secrets that were written by others.
+
+create table gateway.connection (
+  id                 uuid not null constraint connection_pkey primary key references public.provider_data (id) on delete cascade,
+  user_id            uuid not null,
+  provider           text not null,
+  type               integer not null,
+  account_key        text not null default '',
+  account_id         text not null,
+  account_label      text not null,
+  scope              text[] not null default '{}',
+  facts              jsonb not null default '{}',
+  status             text not null default 'active'
+                     check (status in ('active', 'pending_confirmation', 'needs_reauthorization')),
+  generation         bigint not null check (generation > 0),
+  reconnected        bigint not null default 0,
+  expires_at         timestamptz,
+  refresh_expires_at timestamptz,
+  refresh_at         timestamptz,
+  lease_id           uuid,
+  lease_until        timestamptz,
+  lease_host         text,
+  intent_at          timestamptz,
+  failures           integer not null default 0,
+  not_before         timestamptz,
+  announced_at       timestamptz,
+  checked_at         timestamptz,
+  created_at         timestamptz not null default clock_timestamp(),
+  updated_at         timestamptz not null default clock_timestamp(),
+  constraint connection_user_provider_account unique (user_id, provider, account_key)
+);
+create index connection_refresh_at on gateway.connection (refresh_at) where status = 'active';
+create index connection_intent_at on gateway.connection (intent_at) where intent_at is not null;
+create index connection_provider_account on gateway.connection (provider, account_id);
+create index connection_provider_id on gateway.connection (provider, id);
+-- No foreign key to auth.users: when a user is deleted, the trigger on provider_data still has to read this row.
+comment on table gateway.connection is 'What is known of a connection; its secrets are in provider_data.';
+comment on column gateway.connection.account_key is 'Empty where a user has one connection of a provider, else the account id.';
+comment on column gateway.connection.facts is 'What the provider said of the grant; provider_data.data shows it, and its owner may write there.';
+comment on column gateway.connection.reconnected is 'The generation that its user made by connecting again, last.';
+comment on column gateway.connection.refresh_at is 'When the worker fetches a new token, before a reader needs it.';
+comment on column gateway.connection.intent_at is 'A token request was about to be sent, and its result is not known yet.';
+comment on column gateway.connection.not_before is 'After a failure: no token request before then.';
+comment on column gateway.connection.checked_at is 'When it was last checked at its provider on request.';
+comment on index gateway.connection_pkey is 'A connection is one row of provider_data, under the same id.';
+comment on index gateway.connection_user_provider_account is 'A connection exists once, however often it is made or raced.';
+
+create table gateway.parked_grant (
+  id                 uuid constraint parked_grant_pkey primary key,
+  user_id            uuid not null references auth.users (id) on delete cascade,
+  provider           text not null,
+  browser_hash       text not null,
+  account_id         text not null,
+  account_label      text not null,
+  scope              text[] not null,
+  token              text,
+  refresh            text,
+  expires_at         timestamptz,
+  refresh_expires_at timestamptz,
+  facts              jsonb not null default '{}',
+  return_to          text,
+  display            text not null check (display in ('page', 'popup')),
+  connect_session_id uuid,
+  confirmation_hash  text,
+  created_at         timestamptz not null default clock_timestamp(),
+  parked_until       timestamptz not null default clock_timestamp() + interval '10 minutes'
+);
+create unique index parked_grant_user_provider on gateway.parked_grant (user_id, provider) where confirmation_hash is null;
+create unique index parked_grant_connect_session on gateway.parked_grant (connect_session_id) where confirmation_hash is not null;
+create index parked_grant_parked_until on gateway.parked_grant (parked_until);
+comment on table gateway.parked_grant is 'Encrypted grants that wait for a decision.';
+comment on column gateway.parked_grant.confirmation_hash is 'Of the confirmation that the finishing browser got, where no user was signed in: the partner decides.';
+comment on index gateway.parked_grant_pkey is 'A grant waits once, and one decision ends it.';
+comment on index gateway.parked_grant_user_provider is 'A user is asked one question per provider: a newer grant replaces the one before.';
+comment on index gateway.parked_grant_connect_session is 'A link brings one grant, which waits for its partner beside the user''s own question.';
+
+create table gateway.revocation (
+  connection_id uuid not null,
+  generation    bigint not null,
+  provider      text not null,
+  account_id    text,
+  token         text,
+  refresh       text,
+  reason        text not null,
+  attempts      integer not null default 0,
+  due_at        timestamptz not null default clock_timestamp() + interval '1 minute',
+  created_at    timestamptz not null default clock_timestamp(),
+  constraint revocation_pkey primary key (connection_id, generation)
+);
+-- In the first minute the process that queued it tries by itself.
+create index revocation_due_at on gateway.revocation (due_at);
+comment on table gateway.revocation is 'Encrypted grants that still have to be revoked at their provider.';
+comment on index gateway.revocation_pkey is 'A grant waits to be revoked once, however often it is queued.';
+
+create table gateway.provider_health (
+  provider   text constraint provider_health_pkey primary key,
+  failures   integer not null default 0,
+  open_until timestamptz
+);
+comment on table gateway.provider_health is 'A token endpoint that fails for many is left alone, but for one probe at a time.';
+comment on index gateway.provider_health_pkey is 'All processes see the same breaker.';
+
+create table gateway.adoption (
+  id           uuid not null constraint adoption_pkey primary key references public.provider_data (id) on delete cascade,
+  lease_id     uuid,
+  lease_until  timestamptz,
+  attempts     integer not null default 0,
+  due_at       timestamptz not null default clock_timestamp(),
+  refresh_hash text,
+  sealed       text
+);
+create index adoption_due_at on gateway.adoption (due_at);
+comment on table gateway.adoption is 'Rows whose secrets were written by others: used when their provider has confirmed them.';
+comment on column gateway.adoption.sealed is 'What the provider answered for the refresh token of that hash, until it is confirmed.';
+comment on index gateway.adoption_pkey is 'One worker at a time verifies a row.';

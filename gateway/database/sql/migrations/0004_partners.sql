@@ -1,0 +1,96 @@
+-- Partners, their keys, what users consented to, their links, and what is frozen.
+
+create table gateway.partner (
+  id                     uuid constraint partner_pkey primary key default gen_random_uuid(),
+  name                   text not null constraint partner_name unique,
+  scope                  text[] not null,
+  providers              text[],
+  reach                  text not null check (reach in ('own', 'all')),
+  reads_per_hour         integer not null default 10000 check (reads_per_hour > 0),
+  connections_per_hour   integer not null default 1000 check (connections_per_hour > 0),
+  freeze_on_alert        boolean not null default false,
+  reads_alerted_at       timestamptz,
+  connections_alerted_at timestamptz,
+  frozen_at              timestamptz,
+  revoked_at             timestamptz,
+  created_at             timestamptz not null default clock_timestamp()
+);
+comment on table gateway.partner is 'Who may call /v1 with a key of its own, for which providers, and how far it reaches.';
+comment on column gateway.partner.providers is 'Null: every provider.';
+comment on index gateway.partner_pkey is 'A partner is one, however many keys it has.';
+comment on index gateway.partner_name is 'Commands and consent pages mean one partner by a name.';
+
+create table gateway.api_key (
+  key_hash   text constraint api_key_pkey primary key,
+  id         uuid not null constraint api_key_id unique default gen_random_uuid(),
+  partner_id uuid not null references gateway.partner (id) on delete cascade,
+  hint       text not null,
+  addresses  inet[],
+  created_at timestamptz not null default clock_timestamp(),
+  expires_at timestamptz,
+  revoked_at timestamptz
+);
+create index api_key_partner_id on gateway.api_key (partner_id);
+comment on column gateway.api_key.hint is 'Its last four characters, by which people tell keys apart.';
+comment on column gateway.api_key.addresses is 'Networks it may be used from. Null: anywhere.';
+comment on index gateway.api_key_pkey is 'A key belongs to one partner.';
+comment on index gateway.api_key_id is 'A key is named on the command line without being shown.';
+
+create table gateway.key_use (
+  key_hash text not null references gateway.api_key (key_hash) on delete cascade,
+  network  inet not null,
+  address  inet not null,
+  first_at timestamptz not null default clock_timestamp(),
+  last_at  timestamptz not null default clock_timestamp(),
+  constraint key_use_pkey primary key (key_hash, network)
+);
+comment on table gateway.key_use is 'Where keys are used from, /24 or /48 each, to the minute.';
+comment on index gateway.key_use_pkey is 'A network is new to a key once.';
+
+create table gateway.consent (
+  partner_id    uuid not null references gateway.partner (id) on delete cascade,
+  connection_id uuid not null,
+  made          boolean not null,
+  scope         text[] not null default '{}',
+  created_at    timestamptz not null default clock_timestamp(),
+  ended_at      timestamptz,
+  constraint consent_pkey primary key (partner_id, connection_id, created_at)
+);
+create unique index consent_standing on gateway.consent (partner_id, connection_id) where ended_at is null;
+create index consent_connection_id on gateway.consent (connection_id);
+-- No foreign key to the connection: a partner may still read the events of its time when the connection is gone.
+comment on table gateway.consent is 'Which connections their owners opened to which partners, on a page that named the partner, and from when to when.';
+comment on column gateway.consent.scope is 'What the partner asked for beside the catalogue: the next attempt of this user asks for it again.';
+comment on column gateway.consent.made is 'The connection was made for this partner, and ends with its consent.';
+comment on index gateway.consent_pkey is 'Each consent has its own time: a partner does not see what happened before it, or after its end.';
+comment on index gateway.consent_standing is 'An owner consents to a partner once for a connection, until that ends.';
+
+create table gateway.connect_session (
+  id                uuid constraint connect_session_pkey primary key default gen_random_uuid(),
+  secret_hash       text not null constraint connect_session_secret unique,
+  partner_id        uuid not null references gateway.partner (id) on delete cascade,
+  user_id           uuid not null references auth.users (id) on delete cascade,
+  provider          text not null,
+  type              integer not null default 1,
+  scope             text[] not null,
+  return_to         text,
+  connection_id     uuid,
+  confirmation_hash text,
+  created_at        timestamptz not null default clock_timestamp(),
+  expires_at        timestamptz not null default clock_timestamp() + interval '15 minutes',
+  started_at        timestamptz,
+  ended_at          timestamptz
+);
+create index connect_session_expires_at on gateway.connect_session (expires_at);
+create index connect_session_user_id on gateway.connect_session (user_id);
+comment on table gateway.connect_session is 'Links that partners made for one user and one provider.';
+comment on column gateway.connect_session.connection_id is 'What was completed with the confirmation of that hash: the same confirmation again gets the same answer for a while.';
+comment on index gateway.connect_session_pkey is 'A session is completed once.';
+comment on index gateway.connect_session_secret is 'A link starts one session.';
+
+create table gateway.freeze (
+  target    text constraint freeze_pkey primary key,
+  frozen_at timestamptz not null default clock_timestamp()
+);
+comment on table gateway.freeze is 'What no caller may read: `reads` is every token, `provider:<id>` those of a provider.';
+comment on index gateway.freeze_pkey is 'A target is frozen or not.';
