@@ -1,8 +1,7 @@
 """
 A real Postgres for whoever asks for one.
 
-One embedded server a session, in a temporary folder; one database a test, copied from a template to which schema.sql was
-applied once.
+One embedded server a worker, in a temporary folder, and one database that is emptied after each test.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import pytest
 
 from gateway.database import Store, apply_schema, open_rest_store, open_store
 from gateway.embedded.postgres import EmbeddedPostgres, start_or_join
-from tests.support.database import COPIES, Copies, administer, database_dsn, fresh_database
+from tests.support.database import ReusedDatabase, administer, database_dsn, fresh_database
 from tests.support.gateway_process import Gateway, whole_gateway
 from tests.support.ledger_fixtures import aged, elsewhere, rt, runtime, sealed  # noqa: F401 - fixtures of several files
 from tests.support.postgrest_stand_in import SECRET_KEY, PostgRest
@@ -64,21 +63,25 @@ def bare_database(cluster) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def template(cluster) -> Iterator[str]:
-    """Its name; copies of it are made ahead of the tests."""
+def template(cluster) -> str:
+    """The name of a database with the schema and no rows, to copy."""
     administer(cluster, f"create database {TEMPLATE}")
     apply_schema(database_dsn(cluster, TEMPLATE))
-    COPIES[TEMPLATE] = copies = Copies(cluster, TEMPLATE)
-    yield TEMPLATE
-    del COPIES[TEMPLATE]
-    copies.stop()
+    return TEMPLATE
+
+
+@pytest.fixture(scope="session")
+def reused(cluster, template) -> Iterator[ReusedDatabase]:
+    made = ReusedDatabase(cluster, template)
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def database(cluster, template) -> Iterator[str]:
+def database(reused) -> Iterator[str]:
     """The DSN of a database with the schema and no rows, as superuser."""
-    with fresh_database(cluster, template) as dsn:
-        yield dsn
+    yield reused.dsn
+    reused.reset()
 
 
 @pytest.fixture

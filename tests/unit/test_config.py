@@ -320,7 +320,21 @@ def test_a_shared_jwt_secret_is_as_long_as_its_hash():
         f"{KEY},{OLDER_KEY},{KEY}",
         f"{KEY},short",
     ],
-    ids=[f"case{number}" for number in range(13)],
+    ids=[
+        "missing",
+        "blank",
+        "a published word",
+        "16 bytes",
+        "33 bytes",
+        "cut off",
+        "too long",
+        "zeros",
+        "ones",
+        "repeating",
+        "twice the same",
+        "the first again",
+        "one short",
+    ],
 )
 def test_missing_short_default_or_repeated_keys_stop_the_start(keys):
     """
