@@ -23,8 +23,7 @@ import structlog
 from flask import Flask
 
 from gateway import create_app
-from gateway.database import SCHEMA_VERSION, Store, apply_schema, open_store
-from gateway.errors import DatabaseUnavailable, GatewayError, NotFound, SettingsRefused, Unexpected
+from gateway.errors import GatewayError, SettingsRefused
 from gateway.services import Runtime
 from gateway.worker.heartbeat import keep_announcing
 from gateway.worker.jobs import start_worker
@@ -40,50 +39,6 @@ _TOGETHER_SECONDS = 10
 IDLE_SECONDS = 75
 """An idle connection is closed after that, and one whose request's head is not there by then: longer than proxies keep theirs (nginx
 and AWS 60 s), so that none sends a request on a connection that is just being closed."""
-
-
-def schema_version(store: Store) -> int | None:
-    """The version that stands in the database, None where there is none. Closes `store`."""
-    try:
-        return int(store.schema()["version"]) or None
-    except (NotFound, Unexpected):
-        return None
-    finally:
-        store.close()
-
-
-def check_schema(dsn: str, *, own: bool) -> None:
-    """
-    Raises SettingsRefused, naming `db apply`, when the schema is missing or older than this gateway.
-
-    `own`: an embedded database is nobody's but ours, so its schema is simply brought up to date.
-    """
-    try:
-        version = schema_version(open_store(dsn))
-        if own and (version is None or version <= SCHEMA_VERSION):
-            apply_schema(dsn)
-            return
-    except DatabaseUnavailable:
-        raise SettingsRefused(
-            ["the database does not answer: check DATABASE_URL and whether Postgres is running"]
-        ) from None
-    _judge(version)
-
-
-def check_rest_schema(store: Store) -> None:
-    """The same for a Supabase project's REST API, over which no schema can be applied. Closes `store`."""
-    try:
-        version = schema_version(store)
-    except DatabaseUnavailable as error:
-        raise SettingsRefused(
-            [f"the project's REST API does not answer ({error}): check SUPABASE_URL and whether the project is paused"]
-        ) from None
-    _judge(version)
-
-
-def _judge(version: int | None) -> None:
-    if version is None or version < SCHEMA_VERSION:
-        raise SettingsRefused(["the database's schema is missing or older: run `python -m gateway db apply`"])
 
 
 def served_app() -> Flask:

@@ -23,6 +23,11 @@ from gateway.protocol.discovery import Issuers
 from gateway.settings import Settings
 from gateway.tokens.response_journal import ResponseJournal
 
+NO_DATABASE = (
+    "DATABASE_URL is missing: set it, or SUPABASE_SECRET_KEY for the project's REST API; `serve --embedded` runs on a Postgres of "
+    "its own in GATEWAY_DATA."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
@@ -106,7 +111,7 @@ def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) 
     """The instruments for `settings`. Raises SettingsRefused when the catalogue, a registration or the database is missing."""
     catalog, problems = checked_catalog(settings)
     if settings.database_url is None and settings.supabase_secret_key is None:
-        problems.append("DATABASE_URL is missing: set it, or SUPABASE_SECRET_KEY for a Supabase project's REST API.")
+        problems.append(NO_DATABASE)
     if problems:
         raise SettingsRefused(problems)
     outbound = Outbound(

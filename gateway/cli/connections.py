@@ -1,24 +1,39 @@
-"""
-`python -m gateway connections …`: what users have connected, for whoever runs the gateway. No secret is shown.
-"""
+"""`connections …`: what users have connected, looked at, revoked and imported. No secret is shown."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import uuid
 from collections.abc import Iterator
-from typing import Any, get_args
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO, get_args
 
 import click
 
-from gateway.cli.context import checked_database, counted, fail, judge_providers, opened_store, plainly
-from gateway.cli.revoking import revoke
-from gateway.database.operating import Inspected
-from gateway.errors import GatewayError, SettingsRefused
+from gateway.cli.context import (
+    AS_JSON,
+    YES,
+    checked_providers,
+    confirm,
+    counted,
+    fail,
+    long_work,
+    opened_runtime,
+    opened_store,
+    plainly,
+)
+from gateway.connections.revoke import finish_revocation
+from gateway.connections.revoke_provider import Report, RevokeAll, Summary, summary
+from gateway.database.operating import Inspected, Revoked
 from gateway.models import Connection, Status
+from gateway.services import Runtime
 
 PAGE = 500
+_EVENT_COLUMNS = ("id", "type", "user_id", "partner_id", "provider")
 
 
 @click.group()
@@ -26,32 +41,29 @@ def connections() -> None:
     """What users have connected."""
 
 
-connections.add_command(revoke)
-
-# -- looking ---------------------------------------------------------------------------------------------------------
+# -- list and show ---------------------------------------------------------------------------------------------------
 
 
 @connections.command("list")
-@click.option("--provider", help="Only those of this provider.")
-@click.option("--user", "user_id", type=click.UUID, help="Only those of this user.")
-@click.option("--status", type=click.Choice(get_args(Status)), help="Only those in this state.")
+@click.option("--provider", help="Only connections of this provider.")
+@click.option("--user", "user_id", type=click.UUID, help="Only connections of this user.")
+@click.option("--status", type=click.Choice(get_args(Status)), help="Only connections in this state.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def connections_list(provider: str | None, user_id: uuid.UUID | None, status: str | None, *, as_json: bool) -> None:
-    """Everybody's connections, by id."""
-    count = 0
+    """The connections of all users, by id."""
+    count, after = 0, None
     with opened_store() as store:
-        after: uuid.UUID | None = None
         while page := store.all_connections(provider=provider, user_id=user_id, status=status, after=after, most=PAGE):
             for row in page:
-                click.echo(json.dumps(_shown(row)) if as_json else _line(row))
+                click.echo(json.dumps(_as_json(row)) if as_json else _line(row))
             count, after = count + len(page), page[-1].id
     if provider is not None and not count:
-        judge_providers((provider,))
+        checked_providers([provider])
     if not as_json:
         click.echo(f"{counted(count, 'connection')}.", err=True)
 
 
-def _shown(row: Connection) -> dict[str, Any]:
+def _as_json(row: Connection) -> dict[str, Any]:
     return {
         "id": str(row.id),
         "provider": row.provider,
@@ -72,25 +84,25 @@ def _line(row: Connection) -> str:
 
 @connections.command("show")
 @click.argument("connection_id", type=click.UUID)
-@click.option("--json", "as_json", is_flag=True)
+@AS_JSON
 def connections_show(connection_id: uuid.UUID, *, as_json: bool) -> None:
-    """One connection: who may use it, and what happened to it last; ends with 1 where none is known."""
+    """One connection: which partners may use it, and its last events; ends with 1 if there is none."""
     with opened_store() as store:
         found = store.inspect_connection(connection_id)
     if found is None:
-        click.echo("There is no such connection, and no event tells of one.", err=True)
+        click.echo("There is no such connection, and no event names one.", err=True)
         sys.exit(1)
     if as_json:
-        click.echo(json.dumps(_whole(found)))
+        click.echo(json.dumps(_inspected_as_json(found)))
         return
-    for line in _lines(found):
+    for line in _inspected_lines(found):
         click.echo(line)
 
 
-def _whole(found: Inspected) -> dict[str, Any]:
+def _inspected_as_json(found: Inspected) -> dict[str, Any]:
     return {
-        "connection": found.connection and _shown(found.connection) | dict(found.refresh),
-        "revocations_waiting": found.waiting,
+        "connection": found.connection and _as_json(found.connection) | dict(found.refresh),
+        "revocations_queued": found.waiting,
         "partners": [
             {
                 "id": str(each.id),
@@ -102,53 +114,166 @@ def _whole(found: Inspected) -> dict[str, Any]:
             for each in found.partners
         ],
         "events": [
-            {"at": each.said_at, "position": each.position, **{name: each.columns[name] for name in _OF_EVENT}}
+            {"at": each.said_at, "position": each.position, **{name: each.columns[name] for name in _EVENT_COLUMNS}}
             | {"data": json.loads(each.columns["data"] or "{}")}
             for each in found.events
         ],
     }
 
 
-_OF_EVENT = ("id", "type", "user_id", "partner_id", "provider")
-
-
-def _lines(found: Inspected) -> Iterator[str]:
+def _inspected_lines(found: Inspected) -> Iterator[str]:
     if found.connection is None:
-        yield "It does not stand any more."
-    for name, value in (_shown(found.connection) | dict(found.refresh) if found.connection else {}).items():
-        said = plainly(f"{value['label']} ({value['id']})") if name == "account" else value
-        yield f"{name:<20} {' '.join(said) if isinstance(said, tuple) else '–' if said is None else said}"
+        yield "This connection does not exist any more."
+    for name, value in (_as_json(found.connection) | dict(found.refresh) if found.connection else {}).items():
+        text = plainly(f"{value['label']} ({value['id']})") if name == "account" else value
+        yield f"{name:<20} {' '.join(text) if isinstance(text, tuple) else '–' if text is None else text}"
     if found.waiting:
-        yield f"{found.waiting} of its grants still have to be given back."
+        yield f"{counted(found.waiting, 'grant')} still to be revoked at the provider."
     yield "partners" if found.partners else "partners             none by consent"
     for partner in found.partners:
         ended = f", until {partner.ended_at:%Y-%m-%d %H:%M}" if partner.ended_at else ""
-        made = ", made for it" if partner.made else ""
+        made = ", created for it" if partner.made else ""
         yield f"  {plainly(partner.name)}, since {partner.since:%Y-%m-%d %H:%M}{ended}{made}"
     yield "last events"
     for event in found.events:
-        place = "unsealed" if event.position is None else event.position
-        yield f"  {event.said_at[:19].replace('T', ' ')}  {place:>8}  {event.columns['type']}"
+        position = "–" if event.position is None else event.position
+        yield f"  {event.said_at[:19].replace('T', ' ')}  {position:>8}  {event.columns['type']}"
 
 
-# -- sealing ---------------------------------------------------------------------------------------------------------
+# -- revoke ----------------------------------------------------------------------------------------------------------
 
 
-@connections.command("seal")
+@connections.command("revoke")
+@click.argument("connection_id", type=click.UUID, required=False)
+@click.option("--provider", help="All connections of this provider.")
+@YES
+@click.option("--proof", "proof_file", type=click.Path(path_type=Path), help="A new file: one JSON line a connection.")
+@AS_JSON
+def connections_revoke(
+    connection_id: uuid.UUID | None, provider: str | None, proof_file: Path | None, *, yes: bool, as_json: bool
+) -> None:
+    """Erase one connection, or all of a provider, and revoke the grants; ends with 1 if something is left."""
+    if (connection_id is None) == (provider is None) or (proof_file is not None and provider is None):
+        raise click.UsageError("Name one connection, or --provider (and --proof with it).")
+    with opened_runtime() as rt:
+        if connection_id is not None:
+            is_done = _revoke_one(rt, connection_id, yes=yes, as_json=as_json)
+        else:
+            is_done = _revoke_all(rt, provider or "", proof_file, yes=yes, as_json=as_json)
+    sys.exit(0 if is_done else 1)
+
+
+def _revoke_one(rt: Runtime, connection_id: uuid.UUID, *, yes: bool, as_json: bool) -> bool:
+    found = None if yes else rt.store.inspect_connection(connection_id)
+    if found is not None and found.connection is not None:
+        row = found.connection
+        confirm(f"{row.provider}, {plainly(row.account.label)} of user {row.user_id} will be erased.", yes=yes)
+    erased = rt.store.erase_connection(connection_id) if yes or found is not None else None
+    if erased is None:
+        click.echo("There is no such connection.", err=True)
+        return False
+    receipt = {
+        "connection_id": str(erased.connection_id),
+        "provider": erased.provider,
+        "account": {"id": erased.account.id, "label": erased.account.label},
+        "erased_at": erased.erased_at.isoformat(),
+        "revocation": finish_revocation(rt, erased.revocation),
+        "event_id": str(erased.event_id),
+    }
+    if as_json:
+        click.echo(json.dumps(receipt))
+    else:
+        click.echo(f"Erased: {erased.provider}, {plainly(erased.account.label)}. Revocation: {receipt['revocation']}.")
+    return True
+
+
+def _revoke_all(rt: Runtime, provider: str, proof_file: Path | None, *, yes: bool, as_json: bool) -> bool:
+    holdings = rt.store.provider_holdings(provider)
+    if rt.catalog.get(provider) is None and not (holdings.connections or holdings.queued or holdings.frozen_at):
+        fail([f"there is no provider {provider}: `providers list` names them."])
+    what = f"{counted(holdings.connections, 'connection')} of {counted(holdings.users, 'user')} at {provider}"
+    confirm(f"{what} will be erased. All of its tokens are frozen first.", yes=yes)
+    with _new_file(proof_file) as file:
+        report = _run(rt, provider)
+        done = summary(rt, report, lambda row: _prove(file, row))
+        whole = _summary_as_json(done)
+        if file is not None:
+            file.write(json.dumps(whole) + "\n")
+    if as_json:
+        more = {"parked": report.parked, "attempts": report.attempts, "interrupted": report.interrupted}
+        click.echo(json.dumps(whole | more))
+    else:
+        for line in _summary_lines(done, report):
+            click.echo(line)
+    return not report.interrupted and not report.left
+
+
+def _run(rt: Runtime, provider: str) -> Report:
+    with long_work() as (stopped, bars):
+        run = RevokeAll(rt, provider, stopped=stopped)
+        erasing, revoking = (bars.add_task(text, total=None) for text in ("Erasing", "Revoking"))
+        for report in run:
+            bars.update(erasing, total=max(report.total, report.erased), completed=report.erased)
+            if report.stage == "giving_back":
+                bars.update(revoking, total=report.grants, completed=report.outcomes.total())
+        return run.report
+
+
+@contextmanager
+def _new_file(path: Path | None) -> Iterator[TextIO | None]:
+    """A file that only its owner may read; it gets its name when it is complete, and is opened before anything is erased."""
+    if path is None:
+        yield None
+        return
+    part = path.with_name(f"{path.name}.part")
+    if path.exists():
+        fail([f"{path} exists: name a new file for the proof."])
+    try:
+        file = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8")
+    except OSError as error:
+        fail([f"{part} cannot be written: {error.strerror}."])
+    with file:
+        yield file
+    part.rename(path)
+
+
+def _prove(file: TextIO | None, row: Revoked) -> None:
+    if file is not None:
+        line = asdict(row) | {"connection_id": str(row.connection_id), "event_id": str(row.event_id)}
+        file.write(json.dumps(line | {"erased_at": row.erased_at.isoformat()}) + "\n")
+
+
+def _summary_as_json(done: Summary) -> dict[str, Any]:
+    whole = asdict(done) | {"frozen_since": done.frozen_since.isoformat()}
+    outcomes: dict[str, int] = whole.pop("outcomes")
+    return whole | outcomes
+
+
+def _summary_lines(done: Summary, report: Report) -> Iterator[str]:
+    yield f"{counted(done.erased, 'connection')} of {done.provider} erased since it was frozen, {done.left} left."
+    yield "  " + ", ".join(f"{count} {name}" for name, count in done.outcomes.items() if count or name != "abandoned")
+    yield f"{counted(report.parked, 'pending grant')} and {counted(report.attempts, 'attempt')} to connect were removed too."
+    if done.outcomes["queued"]:
+        yield "Workers retry what is queued for 72 hours."
+    yield f"The events that prove it are sealed up to position {done.position}, hash {done.hash}."
+    if report.interrupted:
+        yield "Interrupted: run it again to go on."
+    yield f"Tokens of {done.provider} stay frozen until `python -m gateway partners freeze --provider {done.provider} --off`."
+
+
+# -- import ----------------------------------------------------------------------------------------------------------
+
+
+@connections.command("import")
 @click.option(
     "--map", "names", multiple=True, metavar="NAME=PROVIDER", help="A name in the table, and the provider it means."
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be asked.")
-@click.option("--json", "as_json", is_flag=True)
-def connections_seal(names: tuple[str, ...], *, dry_run: bool, as_json: bool) -> None:
-    """Verify every plaintext token with its provider and seal it; ends with 1 if something is left."""
-    from gateway.connections.sealing import seal_connections
+@click.option("--dry-run", is_flag=True, help="Only count; ask no provider.")
+@AS_JSON
+def connections_import(names: tuple[str, ...], *, dry_run: bool, as_json: bool) -> None:
+    """Verify and encrypt the plaintext tokens that were stored before the gateway; ends with 1 if something is left."""
+    from gateway.connections.sealing import read_names, run_seal
 
-    try:
-        with checked_database() as environ:
-            clean = seal_connections(environ, names, dry_run=dry_run, as_json=as_json)
-    except SettingsRefused as refused:
-        fail(refused.problems)
-    except GatewayError as error:
-        fail([f"{error.meaning} ({error})"])
-    sys.exit(0 if clean else 1)
+    with opened_runtime() as rt:
+        is_clean = run_seal(rt, read_names(rt.catalog, names), dry_run=dry_run, as_json=as_json)
+    sys.exit(0 if is_clean else 1)

@@ -1,68 +1,73 @@
 """
-What the commands stand on: sound settings, a database, and one way to say what has to be mended.
-
-Looks only; what is done with them is the commands' business.
+What the commands share: settings, the database, and how problems, questions and progress are shown.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import click
+from cryptography.fernet import Fernet
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gateway.catalog import load_catalog
-from gateway.database import FunctionMissing, Store, open_rest_store, open_store
-from gateway.errors import GatewayError, SettingsRefused
+from gateway.catalog import Catalog, load_catalog
+from gateway.database import SCHEMA_VERSION, FunctionMissing, Store, apply_schema, open_rest_store, open_store
+from gateway.embedded.paths import holds_database
+from gateway.embedded.postgres import embedded_postgres
+from gateway.errors import DatabaseUnavailable, GatewayError, NotFound, SettingsRefused, Unexpected
 from gateway.log_setup import start_log
-from gateway.services import Runtime, build_runtime, checked_catalog
-from gateway.settings import Settings, read_settings
+from gateway.partners.admin import PartnerRefused
+from gateway.services import NO_DATABASE, Runtime, build_runtime, checked_catalog
+from gateway.settings import Settings, process_environment, read_settings
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+YES = click.option("--yes", is_flag=True, help="Do not ask.")
+_DATABASE_NAMES = (
+    *("DATABASE_URL", "SUPABASE_URL", "SUPABASE_SECRET_KEY", "GATEWAY_DATA"),
+    *("GATEWAY_CA_BUNDLE", "GATEWAY_CATALOG", "GATEWAY_ALLOW_PRIVATE_HOSTS"),
+)
+"""What commands on the database read; they need no keys."""
+
+
+# -- what the operator sees ------------------------------------------------------------------------------------------
+
+
+class Commands(click.Group):
+    """The root group: an error ends a command with sentences and exit code 2."""
+
+    def invoke(self, context: click.Context) -> object:
+        """As any group, with errors translated in one place."""
+        try:
+            return super().invoke(context)
+        except SettingsRefused as refused:
+            fail(refused.problems, starting=context.invoked_subcommand in ("demo", "serve", "worker"))
+        except FunctionMissing:
+            fail(["the schema is missing or older: run `python -m gateway db apply`."])
+        except PartnerRefused as refused:
+            fail([f"{refused}."])
+        except GatewayError as error:
+            fail([f"{error.meaning} ({error})"])
 
 
 def fail(problems: list[str], *, starting: bool = False) -> NoReturn:
-    """Says them all, each with its mend, and ends with 2. `starting`: what cannot be done is to start."""
+    """Print all problems, each with its fix, and end with exit code 2."""
     click.echo("This cannot start yet:" if starting else "This cannot be done:", err=True)
     for problem in problems:
         click.echo(f"  - {problem}", err=True)
     sys.exit(2)
 
 
-def judged_settings(*, whole: bool = False) -> Settings:
-    """
-    The settings of this environment, or all that is wrong with them and exit code 2.
-
-    `whole`: registrations and scopes too, for what is to serve with them.
-    """
-    try:
-        settings = read_settings(os.environ)
-        _, problems = checked_catalog(settings)
-    except SettingsRefused as refused:
-        fail(refused.problems, starting=whole)
-    if problems and whole:
-        fail(problems, starting=True)
-    return settings
-
-
-def secret(name: str) -> str:
-    """A setting by itself, as it is or from its file; "" for none. Commands on the database need no others."""
-    if os.environ.get(name + "_FILE"):
-        try:
-            return Path(os.environ[name + "_FILE"]).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            fail([f"{name}_FILE cannot be read: name a text file that this process may read."])
-    return os.environ.get(name, "").strip()
-
-
 def plainly(name: str | None) -> str:
-    """What a user or a provider wrote, without what would steer the operator's terminal."""
+    """What a user or a provider wrote, without the characters that would steer the operator's terminal."""
     return "".join(letter for letter in name or "" if letter.isprintable())[:60]
 
 
@@ -71,149 +76,175 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def ask_first(says: str, *, yes: bool) -> None:
-    """Before what cannot be undone: asks, unless there is a `--yes`; where nobody can be asked it is not done without one."""
+def confirm(consequence: str, *, yes: bool) -> None:
+    """Ask before a step that cannot be undone; without a terminal, refuse it unless there is a `--yes`."""
     if yes:
         return
     if not sys.stdin.isatty():
-        fail([f"{says} There is no way back: add --yes where nobody can be asked."])
-    click.confirm(f"{says} There is no way back. Go on?", abort=True, err=True)
-
-
-def judge_providers(given: Sequence[str]) -> None:
-    """Ends with 2 for one that is not in the catalogue: misspelt, it would be one that nobody ever connects."""
-    folder = os.environ.get("GATEWAY_CATALOG")
-    try:
-        catalog = load_catalog(
-            Path(folder) if folder else None,
-            allow_private_hosts=os.environ.get("GATEWAY_ALLOW_PRIVATE_HOSTS") == "1",
-        )
-    except SettingsRefused as refused:
-        fail(refused.problems)
-    unknown = [provider for provider in given if catalog.get(provider) is None]
-    if unknown:
-        fail([f"there is no provider {', '.join(unknown)}: `providers list` names them."])
+        fail([f"{consequence} This cannot be undone: add --yes to go on without a question."])
+    click.confirm(f"{consequence} This cannot be undone. Continue?", abort=True, err=True)
 
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Set at the first Ctrl-C or SIGTERM, so that what is at hand is finished; a second one interrupts as usual."""
+    """Set at the first Ctrl-C or SIGTERM, so that the step under way is finished; a second one interrupts as usual."""
     stopped = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopped.set()
-        put_back()
-
-    def put_back() -> None:
+    def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopped.set()
+        restore()
 
     for number in before:
         signal.signal(number, stop)
     try:
         yield stopped
     finally:
-        put_back()
+        restore()
+
+
+@contextmanager
+def long_work() -> Iterator[tuple[threading.Event, Progress]]:
+    """For work that takes minutes: an event that an interruption sets, and progress bars on a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with interruptible() as stopped, Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        yield stopped, bars
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+
+
+def database_settings() -> Settings:
+    """The settings that commands on the database need; all others may be missing or invalid. The keys in it are random."""
+    found = {
+        name: text for name, text in process_environment().items() if name.removesuffix("_FILE") in _DATABASE_NAMES
+    }
+    return read_settings(found | {"GATEWAY_KEYS": Fernet.generate_key().decode("ascii")})
+
+
+def starting_settings(*, embedded: bool = False) -> Settings:
+    """All settings, as a process needs them that starts now. Raises SettingsRefused with every problem at once."""
+    environ = process_environment()
+    problems = [] if embedded or database_is_set(environ) or uses_embedded(environ) else [NO_DATABASE]
+    try:
+        settings = read_settings(environ)
+        problems += checked_catalog(settings)[1]
+    except SettingsRefused as refused:
+        raise SettingsRefused(refused.problems + problems) from None
+    if problems:
+        raise SettingsRefused(problems)
+    return settings
+
+
+def database_is_set(environ: Mapping[str, str]) -> bool:
+    """Whether the settings name a database."""
+    return any(
+        environ.get(f"{name}{form}") for name in ("DATABASE_URL", "SUPABASE_SECRET_KEY") for form in ("", "_FILE")
+    )
+
+
+def uses_embedded(environ: Mapping[str, str]) -> bool:
+    """
+    Whether these settings lead to the embedded Postgres.
+
+    A public gateway, or one with a Supabase project, uses that only where `serve --embedded` has created it: a forgotten
+    DATABASE_URL must not look like an empty installation.
+    """
+    public = environ.get("GATEWAY_PUBLIC_URL", "").startswith("https://") or environ.get("SUPABASE_URL")
+    exists = holds_database(Path(environ.get("GATEWAY_DATA") or "var"))
+    return not database_is_set(environ) and (not public or exists)
+
+
+def checked_providers(names: Sequence[str]) -> Catalog:
+    """The catalogue. Raises SettingsRefused when it does not hold one of `names`, which is most likely misspelt."""
+    settings = database_settings()
+    catalog = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
+    unknown = [name for name in names if catalog.get(name) is None]
+    if unknown:
+        raise SettingsRefused([f"there is no provider {', '.join(unknown)}: `providers list` names them."])
+    return catalog
+
+
+# -- the database ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Database:
-    """Where the database is: `dsn` of one that is reached directly, ours if `own`; else the project's REST API."""
+    """Where the database is: `dsn` of a direct connection, to our own server where `embedded`; else the project's REST API."""
 
+    store: Store
     dsn: str = ""
-    own: bool = False
+    embedded: bool = False
     project: str = ""
 
-    def store(self) -> Store:
-        """The store over it, not connected yet."""
-        if self.dsn:
-            return open_store(self.dsn)
-        bundle = os.environ.get("GATEWAY_CA_BUNDLE")
-        key = secret("SUPABASE_SECRET_KEY")
-        return open_rest_store(self.project, key, ca_bundle=Path(bundle) if bundle else None)
-
-
-@contextmanager
-def reach_database(*, made: bool = False) -> Iterator[Database]:
-    """The database that is set, or an embedded one, joined or started. `made`: for who would find nothing in one made just now."""
-    url = secret("DATABASE_URL")
-    if url and not url.startswith(("postgres://", "postgresql://")):
-        fail(["DATABASE_URL is not a Postgres address: write it like postgresql://user:password@host:5432/name."])
-    if url:
-        yield Database(url)
-        return
-    if secret("SUPABASE_SECRET_KEY"):
-        project = os.environ.get("SUPABASE_URL", "").strip().rstrip("/")
-        if not project.startswith(("https://", "http://")):
-            fail(["SUPABASE_SECRET_KEY needs SUPABASE_URL too: it names the project."])
-        yield Database(project=project)
-        return
-    from gateway.embedded.paths import holds_one
-    from gateway.embedded.postgres import embedded_postgres
-
-    folder = Path(os.environ.get("GATEWAY_DATA") or "var")
-    if made and not holds_one(folder):
-        fail(
-            [
-                f"there is no database in {folder}/ yet: set GATEWAY_DATA or DATABASE_URL as for the gateway that you mean."
-            ]
-        )
-    with embedded_postgres(folder) as dsn:
-        yield Database(dsn, own=True)
-
-
-@contextmanager
-def opened_store() -> Iterator[Store]:
-    """The store over it, for commands that need no other setting; what goes wrong under it ends the command, and is said."""
-    with _said(), reach_database(made=True) as database:
-        store = database.store()
+    def version(self) -> int | None:
+        """The version of its schema; None when there is none."""
         try:
-            yield store
-        finally:
-            store.close()
+            return int(self.store.schema()["version"]) or None
+        except (NotFound, Unexpected):
+            return None
+        except DatabaseUnavailable as error:
+            where = "check SUPABASE_URL and whether the project is paused" if self.project else "check DATABASE_URL"
+            raise SettingsRefused([f"the database does not answer ({error}): {where}."]) from None
+
+
+@contextmanager
+def reach_database(*, existing: bool = False) -> Iterator[Database]:
+    """The database that is set, or the embedded one: joined or started, and created unless it must be `existing`."""
+    settings = database_settings()
+    with ExitStack() as stack:
+        if settings.database_url is not None:
+            dsn = settings.database_url.get_secret_value()
+            database = Database(open_store(dsn), dsn)
+        elif settings.supabase_secret_key is not None and settings.supabase_url is not None:
+            key = settings.supabase_secret_key.get_secret_value()
+            store = open_rest_store(settings.supabase_url, key, ca_bundle=settings.ca_bundle)
+            database = Database(store, project=settings.supabase_url)
+        elif existing and not holds_database(settings.data):
+            raise SettingsRefused(
+                [f"there is no database in {settings.data}/ yet: set GATEWAY_DATA or DATABASE_URL as `serve` has it."]
+            )
+        else:
+            dsn = stack.enter_context(embedded_postgres(settings.data))
+            database = Database(open_store(dsn), dsn, embedded=True)
+        stack.callback(database.store.close)
+        yield database
+
+
+@contextmanager
+def checked_database(*, existing: bool = True) -> Iterator[Database]:
+    """A database whose schema is current; the embedded one is brought up to date."""
+    with reach_database(existing=existing) as database:
+        version = database.version()
+        if database.embedded and (version or 0) <= SCHEMA_VERSION:
+            apply_schema(database.dsn)
+        elif version is None or version < SCHEMA_VERSION:
+            raise SettingsRefused(["the database's schema is missing or older: run `python -m gateway db apply`."])
+        yield database
+
+
+@contextmanager
+def opened_store(*, existing: bool = True) -> Iterator[Store]:
+    """The store, for commands that need no other setting."""
+    with checked_database(existing=existing) as database:
+        yield database.store
 
 
 @contextmanager
 def opened_runtime() -> Iterator[Runtime]:
-    """All instruments, over a database whose schema will do; the same of what goes wrong."""
+    """The Runtime of this environment, over a database whose schema is current."""
     start_log()
-    with _said(), checked_database(made=True) as environ:
+    with checked_database() as database:
+        environ = process_environment()
+        if database.embedded:
+            environ["DATABASE_URL"] = database.dsn
         rt = build_runtime(read_settings(environ))
         try:
             yield rt
         finally:
-            rt.store.close()
-            rt.outbound.close()
-
-
-@contextmanager
-def _said() -> Iterator[None]:
-    try:
-        yield
-    except SettingsRefused as refused:
-        fail(refused.problems)
-    except FunctionMissing:
-        fail(["the schema is missing or older: run `python -m gateway db apply`."])
-    except GatewayError as error:
-        fail([f"{error.meaning} ({error})"])
-
-
-@contextmanager
-def checked_database(*, made: bool = False) -> Iterator[MutableMapping[str, str]]:
-    """The environment, in which DATABASE_URL leads to a database whose schema will do; else ends with what to mend. `made`: as above."""
-    from gateway.server import check_rest_schema, check_schema
-
-    with reach_database(made=made) as database:
-        try:
-            if database.dsn:
-                check_schema(database.dsn, own=database.own)
-                os.environ["DATABASE_URL"] = database.dsn
-                os.environ.pop("DATABASE_URL_FILE", None)
-            else:
-                check_rest_schema(database.store())
-        except SettingsRefused as refused:
-            fail(refused.problems)
-        except GatewayError as error:
-            fail([str(error)])
-        yield os.environ
+            rt.close()

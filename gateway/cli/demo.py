@@ -1,9 +1,9 @@
 """
 `python -m gateway demo`: everything running on one machine, without a setting.
 
-An embedded Postgres, the gateway on http://localhost, and on http://127.0.0.1 (another site, so that cookies behave as in
-life) the sandbox. The gateway runs as it does in production: only the settings differ, and the catalogue's addresses, which
-a generated override points at the sandbox.
+An embedded Postgres, the gateway on http://localhost, and the sandbox on http://127.0.0.1 (another site, so that cookies behave as
+in production). The gateway runs as it does in production; only the settings differ, and the catalogue's addresses, which a
+generated override points at the sandbox.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -24,14 +25,20 @@ from rich.console import Console
 from rich.panel import Panel
 
 from gateway.catalog import ENDPOINTS, Provider, load_catalog
-from gateway.database import Store, open_store
+from gateway.database import Store, apply_schema, open_store
 from gateway.embedded.postgres import embedded_postgres
 from gateway.errors import RequestRefused, SettingsRefused, Unauthenticated
 from gateway.models import Caller
 from gateway.partners.admin import SCOPES, PartnerRefused, Reach, add_key, add_partner, read_key
-from gateway.server import check_schema, python_module, require_free, run_server
+from gateway.server import python_module, require_free, run_server
 
-_PATIENCE_SECONDS = 30
+_START_SECONDS = 30
+SANDBOX_GHL_CLIENT = "64a000000000000000000000-sandbox1"
+PARTNERS: dict[str, tuple[str, tuple[str, ...], Reach]] = {
+    "northwind": ("Northwind back end", SCOPES, "all"),
+    "acme": ("Acme Analytics", ("connections:read", "tokens:read", "sessions:write", "events:read"), "own"),
+}
+"""The demo's partners: the product's own server, and another company's."""
 
 
 def run_demo(port: int, sandbox_port: int) -> None:
@@ -41,28 +48,30 @@ def run_demo(port: int, sandbox_port: int) -> None:
     require_free("127.0.0.1", sandbox_port, "--sandbox-port")
     data.mkdir(
         parents=True, exist_ok=True, mode=0o711
-    )  # as root, the account that Postgres runs as has to pass through
+    )  # as root, Postgres runs under another account, which has to enter
     public, sandbox = f"http://localhost:{port}", f"http://127.0.0.1:{sandbox_port}"
-    console = Console()
     with embedded_postgres(data) as dsn:
-        check_schema(dsn, own=True)
+        apply_schema(dsn)
         keys = {"SANDBOX_PARTNER_KEYS": json.dumps(demo_partners(data, dsn))}
-        player = subprocess.Popen(  # noqa: S603 - our own module
+        simulator = subprocess.Popen(  # noqa: S603 - our own module
             python_module("gateway.sandbox", "--port", str(sandbox_port), "--gateway", public, "--until-stdin-closes"),
             env=os.environ | keys,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         )
         try:
-            _wait_for(f"{sandbox}/", player)
+            _wait_for(f"{sandbox}/", simulator)
             settings = demo_settings(data, public, sandbox, dsn)
             os.environ.update(settings)
-            told = (console, public, sandbox, command_settings(data, settings))
-            threading.Thread(target=_announce, args=told, daemon=True).start()
+            shown = (public, sandbox, command_settings(data, settings))
+            threading.Thread(target=_announce, args=shown, daemon=True).start()
             run_server("127.0.0.1", port, 1, quiet=True)
         finally:
-            player.terminate()
-            player.wait(5)
+            simulator.terminate()
+            simulator.wait(5)
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
 
 
 def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, str]:
@@ -75,7 +84,7 @@ def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, 
     )
     settings = {
         "GATEWAY_PUBLIC_URL": public,
-        "GATEWAY_KEYS": _keys(data / "keys"),
+        "GATEWAY_KEYS": _kept(data / "keys", lambda: Fernet.generate_key().decode("ascii")),
         "GATEWAY_DATA": str(data),
         "GATEWAY_CATALOG": str(overrides),
         "GATEWAY_APP_ORIGINS": sandbox,
@@ -85,12 +94,9 @@ def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, 
         "DATABASE_URL": dsn,
     }
     for provider in catalog.providers:
-        settings |= {
-            f"{provider.upper()}_CLIENT_ID": SANDBOX_GHL_CLIENT
-            if provider.startswith("ghl")
-            else f"sandbox-{provider}",
-            f"{provider.upper()}_CLIENT_SECRET": f"sandbox-{provider}-secret",
-        }
+        client = SANDBOX_GHL_CLIENT if provider.startswith("ghl") else f"sandbox-{provider}"
+        settings[f"{provider.upper()}_CLIENT_ID"] = client
+        settings[f"{provider.upper()}_CLIENT_SECRET"] = f"sandbox-{provider}-secret"
     # Agencies can be chosen in the sandbox, and an agency's name needs a scope that a sub-account app would not have.
     settings["GHL_SCOPE"] = "locations.readonly contacts.readonly companies.readonly oauth.readonly oauth.write"
     return settings
@@ -98,24 +104,24 @@ def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, 
 
 def command_settings(data: Path, settings: dict[str, str]) -> Path:
     """
-    A file for the shell of another terminal, so that commands there mean this gateway: written into `data`.
+    A file for the shell of another terminal, so that commands there use this gateway's settings; written into `data`.
 
-    The database is found by its folder, and the key by its file: neither stands in it.
+    It holds neither the key nor the database's address: those are found by the key's file and the data folder.
     """
     here = data.resolve()
-    said = {name: text for name, text in settings.items() if name not in ("GATEWAY_KEYS", "DATABASE_URL")}
-    said |= {
+    exports = {name: text for name, text in settings.items() if name not in ("GATEWAY_KEYS", "DATABASE_URL")}
+    exports |= {
         "GATEWAY_DATA": str(here),
         "GATEWAY_CATALOG": str(here / "catalog"),
         "GATEWAY_KEYS_FILE": str(here / "keys"),
     }
     file = data / "env"
-    lines = ["unset DATABASE_URL GATEWAY_KEYS", *(f"export {name}={shlex.quote(text)}" for name, text in said.items())]
+    lines = [
+        "unset DATABASE_URL GATEWAY_KEYS",
+        *(f"export {name}={shlex.quote(text)}" for name, text in exports.items()),
+    ]
     file.write_text("\n".join([*lines, ""]), encoding="utf-8")
     return file
-
-
-SANDBOX_GHL_CLIENT = "64a000000000000000000000-sandbox1"
 
 
 def rehosted(provider: Provider, sandbox: str) -> str:
@@ -124,20 +130,23 @@ def rehosted(provider: Provider, sandbox: str) -> str:
     for name in ("issuer", "issuer_pattern", "discovery_url", *ENDPOINTS, "api_base_url", "installed_apps_url"):
         url = getattr(provider, name)
         if url:
-            path = urlsplit(url).path
-            lines.append(f'{name} = "{sandbox}/{provider.id}{path}"')
+            lines.append(f'{name} = "{sandbox}/{provider.id}{urlsplit(url).path}"')
     return "\n".join([*lines, "login_origins = []", "", ""])
 
 
-PARTNERS: dict[str, tuple[str, tuple[str, ...], Reach]] = {
-    "northwind": ("Northwind back end", SCOPES, "all"),
-    "acme": ("Acme Analytics", ("connections:read", "tokens:read", "sessions:write", "events:read"), "own"),
-}
-"""The demo's partners: the product's own server, and another company's."""
+def _kept(file: Path, make: Callable[[], str]) -> str:
+    """A secret that is made once and kept in a file for its owner alone."""
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(make(), encoding="utf-8")
+    return file.read_text(encoding="utf-8").strip()
+
+
+# -- partners --------------------------------------------------------------------------------------------------------
 
 
 def demo_partners(data: Path, dsn: str) -> dict[str, str]:
-    """The keys of the demo's partners, made once and kept in `data`. One whose partner was revoked is left out."""
+    """The keys of the demo's partners, made once and kept in `data`. A partner that was revoked is left out."""
     store = open_store(dsn)
     try:
         keys = {name: _partner_key(store, data / f"key-of-{name}", *asked) for name, asked in PARTNERS.items()}
@@ -147,24 +156,22 @@ def demo_partners(data: Path, dsn: str) -> dict[str, str]:
 
 
 def _partner_key(store: Store, file: Path, name: str, scope: tuple[str, ...], reach: Reach) -> str | None:
-    kept = file.read_text(encoding="utf-8").strip() if file.exists() else ""
-    if kept and _serves(store, kept):
-        return kept
+    key = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+    if key and _is_known(store, key):
+        return key
     try:
-        standing = store.partners(name)["partners"]
-        for key in standing[0]["keys"] if standing else ():  # nobody has them any more
-            store.revoke_key(name=name, key_id=uuid.UUID(key["id"]))
-        made = add_key(store, name) if standing else add_partner(store, name, scope=scope, reach=reach)
+        existing = store.partners(name)["partners"]
+        for lost in existing[0]["keys"] if existing else ():
+            store.revoke_key(name=name, key_id=uuid.UUID(lost["id"]))
+        made = add_key(store, name) if existing else add_partner(store, name, scope=scope, reach=reach)
     except PartnerRefused:
         return None
     file.unlink(missing_ok=True)
-    file.touch(mode=0o600)
-    file.write_text(made.text, encoding="utf-8")
-    return made.text
+    return _kept(file, lambda: made.text)
 
 
-def _serves(store: Store, key: str) -> bool:
-    """Whether it opens anything still; a frozen partner's does, once it is thawed."""
+def _is_known(store: Store, key: str) -> bool:
+    """Whether the key is a partner's; a frozen partner's is, too."""
     try:
         store.caller(Caller(key_hash=read_key(key)))
     except Unauthenticated:
@@ -174,16 +181,11 @@ def _serves(store: Store, key: str) -> bool:
     return True
 
 
-def _keys(file: Path) -> str:
-    """The demo's own key, made once and kept."""
-    if not file.exists():
-        file.touch(mode=0o600)
-        file.write_text(Fernet.generate_key().decode("ascii"), encoding="utf-8")
-    return file.read_text(encoding="utf-8").strip()
+# -- starting --------------------------------------------------------------------------------------------------------
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes] | None = None) -> None:
-    end = time.monotonic() + _PATIENCE_SECONDS
+    end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end:
         if process is not None and process.poll() is not None:
             raise SettingsRefused([f"the sandbox could not start: is the port of {url} taken? Try --sandbox-port."])
@@ -195,17 +197,14 @@ def _wait_for(url: str, process: subprocess.Popen[bytes] | None = None) -> None:
     raise SettingsRefused([f"{url} does not answer"])
 
 
-def _announce(console: Console, public: str, sandbox: str, env: Path) -> None:
+def _announce(public: str, sandbox: str, env: Path) -> None:
     _wait_for(f"{public}/readyz")
-    console.print(
-        Panel(
-            f"[bold]Open {sandbox}[/] and click “Connect HighLevel”.\n\n"
-            f"A small product with two signed-in users lives there, and the providers, played.\n"
-            f"That page also has a partner's call to paste into a terminal, and a partner's link to click.\n"
-            f"The gateway itself is at {public}. Nothing leaves this machine.\n\n"
-            f"Commands against it, in another terminal: [bold]. {shlex.quote(str(env))}[/]\n"
-            f"and then, for one, python -m gateway partners list\n\nCtrl-C stops everything.",
-            title="The demo is running",
-            expand=False,
-        )
+    text = (
+        f"[bold]Open {sandbox}[/] and click “Connect HighLevel”.\n\n"
+        f"A small product with two signed-in users runs there, and simulated providers.\n"
+        f"That page also shows a partner's call to paste into a terminal, and a partner's link to click.\n"
+        f"The gateway itself is at {public}. Nothing leaves this machine.\n\n"
+        f"For commands, in another terminal: [bold]. {shlex.quote(str(env))}[/]\n"
+        f"and then, for example, python -m gateway partners list\n\nCtrl-C stops everything."
     )
+    Console().print(Panel(text, title="The demo is running", expand=False))

@@ -8,31 +8,21 @@ over. Attempts to connect are left out: they live ten minutes and run out by the
 
 from __future__ import annotations
 
-import json
-import sys
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import get_args
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from gateway.cli.context import interruptible
-from gateway.database import FunctionMissing, SealedRow
+from gateway.database import SealedRow
 from gateway.database.keeping import Change, Kind
 from gateway.errors import SecretUnreadable, SettingsRefused
-from gateway.log_setup import start_log
-from gateway.services import Runtime, build_runtime
-from gateway.settings import read_settings
-from gateway.worker.heartbeat import lacking
+from gateway.services import Runtime
 
 PAGE = 200
 PASSES = 5
 """How often what was changed or locked meanwhile is looked at again."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """Connections first, the queue of revocations behind them: a value moves from the one to the other, never back."""
-_SHOWN = 20
 
 
 @dataclass
@@ -106,68 +96,14 @@ class Rotation:
         self.report.older += len(changes) - done
 
 
-# -- on the terminal -------------------------------------------------------------------------------------------------
-
-
-def rotate_keys(environ: Mapping[str, str], *, check: bool, as_json: bool) -> bool:
-    """
-    The command; whether everything is under the newest key in the end.
-
-    Raises SettingsRefused with all problems, a host that lacks the newest key among them, and DatabaseUnavailable.
-    """
-    start_log()
-    rt = build_runtime(read_settings(environ))
-    try:
-        if not check:
-            _judge_hosts(rt)
-        return run_rotation(rt, check=check, as_json=as_json)
-    except FunctionMissing:
-        raise SettingsRefused(["the schema is missing or older: run `python -m gateway db apply`."]) from None
-    finally:
-        rt.store.close()
-
-
-def _judge_hosts(rt: Runtime) -> None:
-    """Sealed under a key that somebody lacks, a connection would be lost to them."""
+def require_newest_key_everywhere(rt: Runtime) -> None:
+    """Raises SettingsRefused while a host lacks the newest key: it could not decrypt what is encrypted under that."""
+    newest = rt.vault.fingerprints()[0]
     problems = [
         f"host {host.id}, seen {host.seen_seconds} s ago, lacks the newest key: put that into its GATEWAY_KEYS and restart "
         "it; if it is gone for good, wait ten minutes."
-        for host in lacking(rt)
+        for host in rt.store.hosts()
+        if newest not in host.keys
     ]
     if problems:
         raise SettingsRefused(problems)
-
-
-def run_rotation(rt: Runtime, *, check: bool, as_json: bool) -> bool:
-    """Walks over all that is sealed, showing how far it is, and says how it ended."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with interruptible() as stopped, Progress(*columns, console=console, disable=not console.is_terminal) as shown:
-        run = Rotation(rt, check=check, stopped=stopped)
-        task = shown.add_task("Looking" if check else "Sealing again", total=None)
-        for report in run:
-            shown.update(task, total=report.total, completed=report.looked_at)
-    if as_json:
-        said = asdict(run.report) | {"unreadable": len(run.report.unreadable), "clean": run.report.clean}
-        said["unreadable_places"] = run.report.unreadable[:_SHOWN]
-        json.dump(said, sys.stdout)
-        sys.stdout.write("\n")
-    else:
-        sys.stdout.write("".join(f"{line}\n" for line in _lines(run.report, check=check)))
-    return run.report.clean
-
-
-def _lines(report: Report, *, check: bool) -> Iterator[str]:
-    if not check:
-        yield f"{report.resealed} values were sealed again."
-    if report.older:
-        yield f"{report.older} are still under an older key: run `python -m gateway keys rotate`."
-    if report.unreadable:
-        yield f"{len(report.unreadable)} are opened by no key here:"
-        yield from (f"  {place}" for place in report.unreadable[:_SHOWN])
-        yield "Put the key that sealed them back into GATEWAY_KEYS, or have these connected again."
-    if report.interrupted:
-        yield "Interrupted: run it again, and it goes on."
-    elif report.clean:
-        yield "Everything in the database is encrypted under the newest key."
-        yield "Keep the older keys for a day: the refresh journals of the hosts and open attempts to connect still need them."

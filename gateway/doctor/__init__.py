@@ -15,14 +15,16 @@ from email.utils import parsedate_to_datetime
 from gateway.database import SCHEMA_VERSION
 from gateway.doctor import chain, database, freezes, hosts, names, registrations
 from gateway.doctor.finding import Finding, Level, clock_finding
+from gateway.doctor.registrations import examine as examine_providers
+from gateway.doctor.registrations import examine_one as examine_provider
 from gateway.errors import DatabaseUnavailable, GatewayError, SettingsRefused
 from gateway.services import Runtime, build_runtime
 from gateway.settings import Settings, read_settings
 
-__all__ = ["Finding", "Level", "examine", "fit", "line", "to_mend"]
+__all__ = ["Finding", "Level", "examine", "examine_provider", "examine_providers", "is_sound", "line", "what_to_fix"]
 
 
-def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
+def examine(environ: Mapping[str, str], *, embedded: bool = False) -> Iterator[Finding]:
     """Every finding, as it is made; the parts that need sound settings are left out where there are none."""
     try:
         settings = read_settings(environ)
@@ -34,15 +36,14 @@ def examine(environ: Mapping[str, str]) -> Iterator[Finding]:
     try:
         yield from _settings(rt)
         yield from names.examine(rt, environ)
-        yield from _database(rt)
+        yield from _database(rt, embedded=embedded)
         yield from _sign_in(rt)
         yield from registrations.examine(rt)
     finally:
-        rt.store.close()
-        rt.outbound.close()
+        rt.close()
 
 
-def fit(findings: list[Finding]) -> bool:
+def is_sound(findings: list[Finding]) -> bool:
     """Whether the gateway may run like this: warnings are for somebody to read, failures for somebody to mend."""
     return all(finding.level != "fail" for finding in findings)
 
@@ -53,7 +54,7 @@ def line(finding: Finding) -> str:
     return f"{mark:<5} {finding.about:<18} {finding.says}"
 
 
-def to_mend(findings: list[Finding]) -> str:
+def what_to_fix(findings: list[Finding]) -> str:
     """The end of the report: what to do, what is urgent first."""
     urgent = sorted((f for f in findings if f.level in ("fail", "warn")), key=lambda finding: finding.level)
     mends = dict.fromkeys(f"{finding.about}: {finding.mend or finding.says}" for finding in urgent)
@@ -97,7 +98,7 @@ def _settings(rt: Runtime) -> Iterator[Finding]:
 # -- database --------------------------------------------------------------------------------------------------------
 
 
-def _database(rt: Runtime) -> Iterator[Finding]:
+def _database(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
     try:
         version = rt.store.schema()["version"]
     except DatabaseUnavailable:
@@ -114,9 +115,8 @@ def _database(rt: Runtime) -> Iterator[Finding]:
     yield Finding("database", "ok", "It answers.")
     if version < SCHEMA_VERSION:
         stands = f"Version {version} stands" if version else "There is no schema"
-        yield Finding(
-            "schema", "fail", f"{stands}; this gateway needs {SCHEMA_VERSION}.", "Run `python -m gateway db apply`."
-        )
+        level, fix = ("warn", "`serve` sets it up.") if embedded else ("fail", "Run `python -m gateway db apply`.")
+        yield Finding("schema", level, f"{stands}; this gateway needs {SCHEMA_VERSION}.", fix)  # type: ignore[arg-type]
         return
     yield Finding("schema", "ok", f"Version {version}.")
     yield from hosts.examine(rt)

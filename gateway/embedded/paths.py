@@ -74,7 +74,7 @@ def find_place(folder: Path) -> Place:
     return place
 
 
-def holds_one(folder: Path) -> bool:
+def holds_database(folder: Path) -> bool:
     """Whether there is a cluster for the data folder `folder` already. Makes nothing."""
     return any(os.path.lexists(home / "data") for home in _homes(folder.resolve()))
 

@@ -23,17 +23,7 @@ from gateway.errors import Unauthenticated
 KEY_PREFIX = "gw_live_"
 Reach = Literal["own", "all"]
 """`own`: connections whose owners consented on a page that names the partner. `all`: every one of its providers."""
-SCOPES = (
-    "connections:read",
-    "connections:write",
-    "tokens:read",
-    "sessions:write",
-    "events:read",
-    "proxy",
-    "webhooks:write",
-)
-UNUSED = ("proxy", "webhooks:write")
-"""Of these, what no call asks for yet."""
+SCOPES = ("connections:read", "connections:write", "tokens:read", "sessions:write", "events:read")
 MOST_PER_HOUR = 1_000_000_000
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

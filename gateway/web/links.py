@@ -56,11 +56,9 @@ PAGE_SECONDS = 1200
 """How long the page may stay open before its form is sent: longer than the link lives."""
 ABILITIES = {
     "tokens:read": "Use {provider} as you: it gets an access token for everything listed above.",
-    "proxy": "Use {provider} as you, through this service.",
     "connections:read": "See this connection: the account's name, what it allows, and whether it works.",
     "connections:write": "Disconnect it.",
     "events:read": "See what happens to it: when it is used, renewed, or fails.",
-    "webhooks:write": "Be told of it when that happens.",
     "sessions:write": "Ask you again, with another link like this one.",
 }
 """What a partner may do by each of its scopes, the furthest first."""

@@ -10,7 +10,6 @@ import threading
 
 import structlog
 
-from gateway.database import Host
 from gateway.errors import GatewayError
 from gateway.services import Runtime
 
@@ -24,12 +23,6 @@ def keep_announcing(rt: Runtime, stopped: threading.Event | None = None) -> thre
     stopped = stopped or threading.Event()
     threading.Thread(target=_run, args=(rt, stopped), name="presence", daemon=True).start()
     return stopped
-
-
-def lacking(rt: Runtime) -> list[Host]:
-    """The hosts seen lately that could not open what this process seals."""
-    newest = rt.vault.fingerprints()[0]
-    return [host for host in rt.store.hosts() if newest not in host.keys]
 
 
 def _run(rt: Runtime, stopped: threading.Event) -> None:

@@ -129,7 +129,7 @@ def test_one_connection_is_shown_with_its_partners_and_what_happened(here):
     assert "gAAAA" not in shown + json.dumps(whole)
     assert [("Acme", True, None)] == [(each["name"], each["made"], each["ended_at"]) for each in whole["partners"]]
     run(here, "connections", "revoke", held, "--yes")
-    assert "does not stand any more" in run(here, "connections", "show", held)
+    assert "does not exist any more" in run(here, "connections", "show", held)
     run(here, "connections", "show", uuid.uuid4(), code=1)
 
 

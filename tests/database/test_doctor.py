@@ -71,7 +71,7 @@ def test_a_sound_installation_has_nothing_that_must_be_mended(installed):
     """
     found = list(doctor.examine(installed.environ))
 
-    assert doctor.fit(found)
+    assert doctor.is_sound(found)
     assert {
         "settings",
         "keys",
@@ -121,7 +121,7 @@ def test_all_that_is_wrong_with_the_settings_is_told(installed):
 
     assert "GATEWAY_KEYS is missing" in said(found, "settings", "fail")
     assert "GATEWAY_PUBLIC_URL" in said(found, "settings", "fail")
-    assert not doctor.fit(found)
+    assert not doctor.is_sound(found)
 
 
 def test_a_missing_client_secret_is_a_problem_of_the_settings(installed):
@@ -215,7 +215,7 @@ def test_a_broken_policy_is_told_with_its_mend(installed, database):
     found = examined(installed, DATABASE_URL=database)
 
     assert "Row-level security is off on provider_data" in said(found, "policies", "fail")
-    assert "db apply" in doctor.to_mend(found)
+    assert "db apply" in doctor.what_to_fix(found)
 
 
 def test_the_gateways_modest_role_can_be_examined_too(installed, database):
@@ -225,7 +225,7 @@ def test_the_gateways_modest_role_can_be_examined_too(installed, database):
     rows(database, "alter role gateway_app login")
     found = examined(installed, DATABASE_URL=database.replace("postgres@/", "gateway_app@/"))
 
-    assert doctor.fit(found)
+    assert doctor.is_sound(found)
     assert "may not read rows" in said(found, "keys", "unseen")
     assert said(found, "grants", "ok")
 
@@ -239,7 +239,7 @@ def test_over_rest_policies_are_said_to_be_unseen(installed):
     found = examined(installed, **settings)
     project.stop()
 
-    assert doctor.fit(found)
+    assert doctor.is_sound(found)
     assert "cannot be seen" in said(found, "policies", "unseen")
     assert said(found, "schema", "ok")
     assert said(found, "sign-in", "ok")

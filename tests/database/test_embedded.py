@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
 import sys
 from pathlib import Path
-from gateway.store.embedded import start_or_join
+from gateway.embedded.postgres import start_or_join
 server = start_or_join(Path(sys.argv[1]))
 print(server.dsn, "joined" if server.joined else "started", flush=True)
 sys.stdin.readline()

@@ -267,11 +267,11 @@ def test_nothing_is_sealed_under_a_key_that_a_host_lacks(runtime, database):
     both.store.host_seen(host="the-other-host", keys=Vault([OLD]).fingerprints())
 
     with pytest.raises(SettingsRefused) as refused:
-        rotate_keys._judge_hosts(both)
+        rotate_keys.require_newest_key_everywhere(both)
     assert "the-other-host" in refused.value.problems[0]
     both.store.host_seen(host="the-other-host", keys=Vault([OLD, NEW]).fingerprints())
     rows(database, "update gateway.host set seen_at = seen_at - interval '3 minutes' where cardinality(keys) = 1")
-    rotate_keys._judge_hosts(both)
+    rotate_keys.require_newest_key_everywhere(both)
 
 
 # -- hosts -----------------------------------------------------------------------------------------------------------

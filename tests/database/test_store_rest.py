@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpcore
@@ -620,16 +621,16 @@ def test_a_refused_key_is_named_by_every_command(rest, tmp_path, command):
         ("https://db.example", "SQL editor"),
     ],
 )
-def test_the_sql_editor_is_found_from_the_projects_address(project, told, monkeypatch, capsys):
+def test_the_sql_editor_is_found_from_the_projects_address(project, told, capsys):
     """
     Where it has the hosted projects' shape.
     """
-    from gateway.cli import main
+    from gateway.cli import database as commands
     from gateway.cli.context import Database
 
-    monkeypatch.setattr(main, "_version", lambda _: SCHEMA_VERSION)
+    store = SimpleNamespace(schema=lambda: {"version": SCHEMA_VERSION})
     with pytest.raises(SystemExit) as ended:
-        main._paste(Database(project=project))
+        commands._paste(Database(store, project=project))
     assert 0 == ended.value.code
     assert told in capsys.readouterr().out
 

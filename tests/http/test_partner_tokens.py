@@ -210,8 +210,6 @@ def test_no_call_of_any_key_or_user_answers_a_refresh_token(gateway, alice):
             "tokens:read",
             "sessions:write",
             "events:read",
-            "proxy",
-            "webhooks:write",
         ),
     )
     heard, tokens = [], []

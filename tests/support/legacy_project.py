@@ -125,8 +125,8 @@ class Project:
         return sum("refresh_token" == request["form"].get("grant_type") for request in seen)
 
     def starts(self, *arguments: str) -> subprocess.Popen[str]:
-        """`python -m gateway connections seal`, in a process of its own."""
-        command = [sys.executable, "-m", "gateway", "connections", "seal", "--json", *arguments]
+        """`python -m gateway connections import`, in a process of its own."""
+        command = [sys.executable, "-m", "gateway", "connections", "import", "--json", *arguments]
         environment = {"PATH": "/usr/bin:/bin"} | self.gateway.environ
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True)
 

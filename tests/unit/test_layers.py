@@ -40,7 +40,6 @@ BEING_REBUILT = {
     "connections/adopt/__init__.py",
     "connections/adopt/proof.py",
     "connections/check.py",
-    "connections/rotate_keys.py",
     "connections/sealing/__init__.py",
     "tokens/refresh_request.py",
 }

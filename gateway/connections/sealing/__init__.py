@@ -1,5 +1,5 @@
 """
-`python -m gateway connections seal`: what stood in provider_data before the gateway came, verified and sealed.
+`python -m gateway connections import`: what stood in provider_data before the gateway came, verified and sealed.
 
 One row a transaction: it may be interrupted at any time and run again, by several at once; what is done is found sealed the next
 time. Shows how far it is, ends with counts, and with what is left and why. No secret is shown.
@@ -18,27 +18,8 @@ from rich.table import Column, Table
 from gateway.catalog import Catalog
 from gateway.cli.context import interruptible, plainly
 from gateway.connections.sealing.walk import Report, Run
-from gateway.database import FunctionMissing
 from gateway.errors import SettingsRefused
-from gateway.log_setup import start_log
-from gateway.services import Runtime, build_runtime
-from gateway.settings import read_settings
-
-
-def seal_connections(environ: Mapping[str, str], names: Sequence[str], *, dry_run: bool, as_json: bool) -> bool:
-    """
-    The command: `names` are NAME=PROVIDER. Whether nothing is left to be done.
-
-    Raises SettingsRefused with all problems, and DatabaseUnavailable.
-    """
-    start_log()
-    rt = build_runtime(read_settings(environ))
-    try:
-        return run_seal(rt, read_names(rt.catalog, names), dry_run=dry_run, as_json=as_json)
-    except FunctionMissing:
-        raise SettingsRefused(["the schema is missing or older: run `python -m gateway db apply`."]) from None
-    finally:
-        rt.store.close()
+from gateway.services import Runtime
 
 
 def read_names(catalog: Catalog, given: Sequence[str]) -> dict[str, str]:

@@ -1,0 +1,66 @@
+"""`keys …`: the keys that encrypt."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import click
+from cryptography.fernet import Fernet
+
+from gateway.cli.context import AS_JSON, long_work, opened_runtime
+from gateway.connections.rotate_keys import Report, Rotation, require_newest_key_everywhere
+
+_SHOWN = 20
+
+
+@click.group()
+def keys() -> None:
+    """The keys that encrypt."""
+
+
+@keys.command("new")
+def keys_new() -> None:
+    """Print a new key for GATEWAY_KEYS."""
+    click.echo(Fernet.generate_key().decode("ascii"))
+
+
+@keys.command("rotate")
+@click.option("--check", is_flag=True, help="Only count what is still encrypted under an older key.")
+@AS_JSON
+def keys_rotate(*, check: bool, as_json: bool) -> None:
+    """Encrypt everything again under the newest key, while the gateway runs; ends with 1 if something is left."""
+    with opened_runtime() as rt:
+        if not check:
+            require_newest_key_everywhere(rt)
+        with long_work() as (stopped, bars):
+            rotation = Rotation(rt, check=check, stopped=stopped)
+            task = bars.add_task("Looking" if check else "Encrypting again", total=None)
+            for report in rotation:
+                bars.update(task, total=report.total, completed=report.looked_at)
+    report = rotation.report
+    if as_json:
+        whole = asdict(report) | {"unreadable": len(report.unreadable), "clean": report.clean}
+        click.echo(json.dumps(whole | {"unreadable_places": report.unreadable[:_SHOWN]}))
+    else:
+        for line in _lines(report, check=check):
+            click.echo(line)
+    sys.exit(0 if report.clean else 1)
+
+
+def _lines(report: Report, *, check: bool) -> Iterator[str]:
+    if not check:
+        yield f"{report.resealed} values were encrypted again."
+    if report.older:
+        yield f"{report.older} are still under an older key: run `python -m gateway keys rotate`."
+    if report.unreadable:
+        yield f"{len(report.unreadable)} cannot be decrypted with any key in GATEWAY_KEYS:"
+        yield from (f"  {place}" for place in report.unreadable[:_SHOWN])
+        yield "Put the key that encrypted them back into GATEWAY_KEYS, or ask their users to connect again."
+    if report.interrupted:
+        yield "Interrupted: run it again to go on."
+    elif report.clean:
+        yield "Everything in the database is encrypted under the newest key."
+        yield "Attempts to connect that began before end within ten minutes: remove the older key after that."

@@ -1,0 +1,124 @@
+"""`doctor` and `providers …`: what this installation needs, the catalogue, and our registrations in it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import click
+
+from gateway import doctor as health
+from gateway.catalog import TYPES, Provider, load_catalog
+from gateway.cli.context import AS_JSON, checked_providers, reach_database, uses_embedded
+from gateway.doctor import Finding
+from gateway.errors import SettingsRefused
+from gateway.services import Runtime, build_runtime
+from gateway.settings import Settings, process_environment, read_settings
+
+
+@click.command()
+@AS_JSON
+def doctor(*, as_json: bool) -> None:
+    """Look at everything this installation needs, and say what to fix; ends with 1 if something must be fixed."""
+    with _environment() as (environ, embedded):
+        _print_findings(health.examine(environ, embedded=embedded), as_json=as_json)
+
+
+@contextmanager
+def _environment() -> Iterator[tuple[dict[str, str], bool]]:
+    """The environment, with the address of the embedded database where `serve` would use that, and whether it does."""
+    environ = process_environment()
+    if not uses_embedded(environ):
+        yield environ, False
+        return
+    with reach_database() as database:
+        yield environ | {"DATABASE_URL": database.dsn}, True
+
+
+def _print_findings(findings: Iterable[Finding], *, as_json: bool) -> None:
+    """Each as it is found, then what to fix; ends the command."""
+    found = []
+    for finding in findings:
+        found.append(finding)
+        if not as_json:
+            click.echo(health.line(finding))
+    is_sound = health.is_sound(found)
+    if as_json:
+        click.echo(json.dumps({"ok": is_sound, "findings": [asdict(finding) for finding in found]}))
+    else:
+        click.echo(health.what_to_fix(found))
+    sys.exit(0 if is_sound else 1)
+
+
+# -- providers -------------------------------------------------------------------------------------------------------
+
+
+@click.group()
+def providers() -> None:
+    """The catalogue."""
+
+
+@providers.command("list")
+@AS_JSON
+def providers_list(*, as_json: bool) -> None:
+    """Every provider, whether it is enabled, and its redirect URI."""
+    settings = read_settings()
+    catalog = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
+    rows = [
+        {
+            "id": provider.id,
+            "name": provider.name,
+            "type": provider.type,
+            "enabled": (missing := _missing(provider, settings)) is None,
+            "missing": missing,
+            "redirect_uri": f"{settings.public_url}/{provider.path}/{provider.slug}/callback",
+        }
+        for provider in sorted(catalog.providers.values(), key=lambda provider: (provider.type, provider.id))
+    ]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        mark = "enabled" if row["enabled"] else f"needs {row['missing']}"
+        click.echo(f"{row['id']:<18} {TYPES[int(str(row['type']))]:<6} {mark:<32} {row['redirect_uri']}")
+
+
+def _missing(provider: Provider, settings: Settings) -> str | None:
+    """The setting that the provider lacks to be enabled."""
+    client = settings.clients.get(provider.id)
+    if client is None:
+        return f"{provider.id.upper()}_CLIENT_ID"
+    return f"{provider.id.upper()}_CLIENT_SECRET" if provider.needs_secret and not client.client_secret else None
+
+
+@providers.command("show")
+@click.argument("provider_id")
+def providers_show(provider_id: str) -> None:
+    """One provider, as the catalogue and your own files define it."""
+    provider = checked_providers([provider_id]).providers[provider_id]
+    click.echo(provider.model_dump_json(indent=2, exclude_defaults=True))
+
+
+@providers.command("check")
+@click.argument("provider_id", required=False)
+@AS_JSON
+def providers_check(provider_id: str | None, *, as_json: bool) -> None:
+    """Ask each enabled provider, or one, whether it knows our registration; ends with 1 if something must be fixed."""
+    with _environment() as (environ, _):
+        rt = build_runtime(read_settings(environ))
+        try:
+            found = health.examine_providers(rt) if provider_id is None else _check_one(rt, provider_id)
+            _print_findings(found, as_json=as_json)
+        finally:
+            rt.close()
+
+
+def _check_one(rt: Runtime, provider_id: str) -> Iterator[Finding]:
+    if rt.catalog.get(provider_id) is None:
+        raise SettingsRefused([f"there is no provider {provider_id}: `providers list` names them."])
+    if provider_id not in rt.clients:
+        raise SettingsRefused([f"{provider_id} is not enabled: set {provider_id.upper()}_CLIENT_ID."])
+    return health.examine_provider(rt, rt.provider(provider_id))

@@ -1,0 +1,47 @@
+"""`serve` and `worker`: the two processes of an installation."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from gateway.cli.context import checked_database, starting_settings
+from gateway.errors import SettingsRefused
+from gateway.settings import process_environment
+
+
+@click.command()
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 in a container."
+)
+@click.option("--port", default=8000, show_default=True, envvar="PORT", show_envvar=True)
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
+@click.option("--no-worker", is_flag=True, help="Do no background work: `worker` runs in another process.")
+@click.option("--embedded", is_flag=True, help="Run on a Postgres of its own, in GATEWAY_DATA.")
+def serve(host: str, port: int, workers: int, *, no_worker: bool, embedded: bool) -> None:
+    """Serve the pages and the API."""
+    from gateway.server import require_free, run_server
+
+    settings = starting_settings(embedded=embedded)
+    if embedded and (settings.database_url or settings.supabase_secret_key):
+        raise SettingsRefused(["--embedded starts a database, and another one is set: remove one of the two."])
+    if settings.supabase_url is None:
+        click.echo("No user can sign in yet: SUPABASE_URL is missing. `python -m gateway doctor` says more.", err=True)
+    require_free(host, port, "--port")
+    with checked_database(existing=False) as database:
+        if database.embedded:
+            os.environ["DATABASE_URL"] = database.dsn  # for the processes of the server
+        run_server(host, port, workers, work=not no_worker)
+
+
+@click.command()
+@click.option("--threads", default=8, show_default=True, type=click.IntRange(1, 64), help="Units of work at a time.")
+def worker(threads: int) -> None:
+    """Do the background work: refreshes ahead, revocations, the journal. Any number of workers, on any machine."""
+    from gateway.worker.loop import run_workers
+
+    starting_settings()
+    with checked_database(existing=False) as database:
+        environ = process_environment()
+        run_workers(environ | {"DATABASE_URL": database.dsn} if database.embedded else environ, threads=threads)
