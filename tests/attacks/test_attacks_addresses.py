@@ -14,14 +14,6 @@ import pytest
 
 from tests.support.gateway_process import HIDDEN, told
 
-
-@pytest.fixture(scope="module")
-def alice(gateway):
-    person = gateway.person("Alice Winter")
-    person.signs_in()
-    return person
-
-
 # -- open redirects ----------------------------------------------------------------------------------------------------
 
 

@@ -26,20 +26,6 @@ CALLBACKS = {
 }
 
 
-@pytest.fixture
-def alice(gateway):
-    person = gateway.person("Alice Winter")
-    person.signs_in()
-    return person
-
-
-@pytest.fixture
-def bob(gateway):
-    person = gateway.person("Bob Marsh")
-    person.signs_in()
-    return person
-
-
 # -- another browser, another user ------------------------------------------------------------------------------------
 
 

@@ -13,20 +13,6 @@ from tests.support.database import rows
 from tests.support.gateway_process import HIDDEN, told
 
 
-@pytest.fixture
-def alice(gateway):
-    person = gateway.person("Alice Winter")
-    person.signs_in()
-    return person
-
-
-@pytest.fixture
-def bob(gateway):
-    person = gateway.person("Bob Marsh")
-    person.signs_in()
-    return person
-
-
 def test_a_connect_link_carries_no_owner(gateway, alice, bob):
     """
     A link made by Alice and opened by Bob connects for Bob, says so on the page, and never for Alice.

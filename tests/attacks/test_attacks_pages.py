@@ -33,13 +33,6 @@ PAGES = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def alice(gateway):
-    person = gateway.person("Alice Winter")
-    person.signs_in()
-    return person
-
-
 def policy(answer):
     """The Content-Security-Policy of an answer, by directive."""
     words = [part.split() for part in answer.headers["Content-Security-Policy"].split(";")]

@@ -18,20 +18,6 @@ from tests.support.attack_helpers import asked, owned
 from tests.support.gateway_process import HIDDEN, told, whole_gateway
 
 
-@pytest.fixture
-def alice(gateway):
-    person = gateway.person("Alice Winter")
-    person.signs_in()
-    return person
-
-
-@pytest.fixture
-def bob(gateway):
-    person = gateway.person("Bob Marsh")
-    person.signs_in()
-    return person
-
-
 @pytest.mark.parametrize("provider", ["google", "ringcentral"])
 def test_every_attempt_has_a_fresh_verifier(gateway, alice, provider):
     """

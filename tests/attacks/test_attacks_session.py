@@ -14,13 +14,6 @@ import requests
 from tests.support.token_forger import hands_over
 
 
-@pytest.fixture
-def alice(gateway):
-    person = gateway.person("Alice Winter")
-    person.signs_in()
-    return person
-
-
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", "http://127.0.0.1", "http://localhost", "", "file://", "*"]
 )

@@ -18,13 +18,6 @@ from tests.support.database import rows
 from tests.support.token_forger import claimed, hands_over, part, rightly_signed, signed
 
 
-@pytest.fixture
-def alice(gateway):
-    person = gateway.person("Alice Winter")
-    person.signs_in()
-    return person
-
-
 def wrong_claims(now):
     """One fault each, in tokens that are otherwise in order."""
     return [

@@ -10,22 +10,11 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.browser import chromium, connect_button, goes_on, needs_chromium, new_alice, presses, tabs_to, visits
+from tests.support.browser import connect_button, goes_on, needs_chromium, presses, tabs_to, visits
 
 pytestmark = needs_chromium
 
 THREE = {"HighLevel": "Northwind Berlin", "Gmail": "alice.winter@gmail.example", "RingCentral": "Alice Winter"}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def alice(gateway, monkeypatch):
-    return new_alice(gateway, monkeypatch)
 
 
 @pytest.fixture

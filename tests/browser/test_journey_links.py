@@ -11,11 +11,9 @@ from playwright.sync_api import expect
 from gateway.sandbox.partner import ACME, NORTHWIND
 from tests.support.browser import (
     PHONE,
-    chromium,
     goes_on,
     needs_axe,
     needs_chromium,
-    new_alice,
     sideways,
     violations,
     visits,
@@ -23,17 +21,6 @@ from tests.support.browser import (
 from tests.support.link_partner import new_partner
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def alice(gateway, monkeypatch):
-    return new_alice(gateway, monkeypatch)
 
 
 @pytest.fixture

@@ -13,16 +13,10 @@ import psycopg
 import pytest
 
 from gateway.errors import DatabaseUnavailable
-from tests.support.browser import PHONE, Visitor, chromium, needs_axe, needs_chromium, new_alice, sideways, violations
+from tests.support.browser import PHONE, Visitor, needs_axe, needs_chromium, new_alice, sideways, violations
 from tests.support.gateway_process import Person, whole_gateway
 
 pytestmark = [needs_chromium, needs_axe]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as started:
-        yield started
 
 
 @dataclass

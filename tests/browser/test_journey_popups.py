@@ -9,7 +9,6 @@ from playwright.sync_api import expect
 
 from gateway.sandbox import consent
 from tests.support.browser import (
-    chromium,
     closes,
     closes_by,
     connect_button,
@@ -20,12 +19,6 @@ from tests.support.browser import (
 )
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture

@@ -10,22 +10,8 @@ import pytest
 
 from gateway.errors import RateLimited, Unauthenticated
 from gateway.models import Caller
-from tests.support.database import Person, rows
+from tests.support.database import rows
 from tests.support.partners import events, partner
-
-
-@pytest.fixture
-def alice(store) -> Person:
-    person = Person("alice")
-    person.signs_in(store)
-    return person
-
-
-@pytest.fixture
-def bob(store) -> Person:
-    person = Person("bob")
-    person.signs_in(store)
-    return person
 
 
 def paged(store, caller, most, **narrowed):

@@ -15,17 +15,10 @@ import pytest
 from gateway.errors import Forbidden, Frozen, Unauthenticated
 from gateway.models import Caller
 from gateway.partners.admin import PartnerRefused, add_key, add_partner, hash_key, make_key, read_key
-from tests.support.database import Person, rows
+from tests.support.database import rows
 from tests.support.partners import events, partner
 
 ELSEWHERE = "203.0.113.9"
-
-
-@pytest.fixture
-def alice(store) -> Person:
-    person = Person("alice")
-    person.signs_in(store)
-    return person
 
 
 # -- keys ------------------------------------------------------------------------------------------------------------

@@ -16,20 +16,6 @@ from tests.support.database import Person, in_an_hour, rows
 REFRESH = "sealed-refresh-of-alice"
 
 
-@pytest.fixture
-def alice(store) -> Person:
-    person = Person("alice")
-    person.signs_in(store)
-    return person
-
-
-@pytest.fixture
-def bob(store) -> Person:
-    person = Person("bob")
-    person.signs_in(store)
-    return person
-
-
 def starts(store, who, state="state", **changes):
     given = {
         "session_hash": who.session,

@@ -10,23 +10,9 @@ import pytest
 
 from gateway.errors import DatabaseUnavailable
 from gateway.models import Account, Caller
-from tests.support.database import SOON, Person, rows
+from tests.support.database import SOON, rows
 
 GRANT = {"token": "sealed-token-of-alice", "refresh": "sealed-refresh-of-alice"}
-
-
-@pytest.fixture
-def alice(store) -> Person:
-    person = Person("alice")
-    person.signs_in(store)
-    return person
-
-
-@pytest.fixture
-def bob(store) -> Person:
-    person = Person("bob")
-    person.signs_in(store)
-    return person
 
 
 # -- saving ----------------------------------------------------------------------------------------------------------

@@ -18,20 +18,6 @@ QUEUED = (
 )
 
 
-@pytest.fixture
-def alice(store) -> Person:
-    person = Person("alice")
-    person.signs_in(store)
-    return person
-
-
-@pytest.fixture
-def bob(store) -> Person:
-    person = Person("bob")
-    person.signs_in(store)
-    return person
-
-
 def parks(store, who: Person, **changes: Any) -> uuid.UUID:
     given = {
         "parked_id": uuid.uuid4(),

@@ -9,9 +9,8 @@ import time
 import uuid
 
 import psycopg
-import pytest
 
-from tests.support.database import Person, race, rows
+from tests.support.database import race, rows
 
 SAVE = """
 from uuid import UUID
@@ -26,13 +25,6 @@ while True:
     standing = saved.standing
 said = [str(saved.standing.id), saved.standing.generation, saved.created]
 """
-
-
-@pytest.fixture
-def alice(store) -> Person:
-    person = Person("alice")
-    person.signs_in(store)
-    return person
 
 
 def test_ten_processes_take_one_state_and_one_gets_it(database, store, alice):

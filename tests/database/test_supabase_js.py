@@ -20,7 +20,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
-from tests.support.database import Person, rows
+from tests.support.database import rows
 from tests.support.postgrest_stand_in import JWT_SECRET, PUBLISHABLE_KEY
 
 NODE = Path(__file__).resolve().parents[1] / "node"
@@ -58,20 +58,6 @@ class Browser:
 
     def closes(self) -> None:
         self._node.communicate(timeout=20)
-
-
-@pytest.fixture
-def alice(store) -> Person:
-    person = Person("alice")
-    person.signs_in(store)
-    return person
-
-
-@pytest.fixture
-def bob(store) -> Person:
-    person = Person("bob")
-    person.signs_in(store)
-    return person
 
 
 @pytest.fixture

@@ -17,16 +17,6 @@ from tests.support.link_partner import consents, new_partner
 BERLIN, LISBON = "NorthwindBerlin00001", "NorthwindLisbon00001"
 
 
-@pytest.fixture(scope="module")
-def acme(gateway):
-    return new_partner(gateway)
-
-
-@pytest.fixture
-def alice(gateway):
-    return gateway.person("Alice Winter")
-
-
 def finishes(stranger, link, account=BERLIN):
     """The link in a browser that nobody knows, to its end; what that browser alone brings back to the product."""
     answer = stranger.get(consents(stranger, link["url"], account))

@@ -18,21 +18,6 @@ from tests.support.link_partner import consents, new_partner, presses
 SECRET = re.compile(r"/link/([A-Za-z0-9_-]{43})$")
 
 
-@pytest.fixture(scope="module")
-def acme(gateway):
-    return new_partner(gateway)
-
-
-@pytest.fixture
-def alice(gateway):
-    return gateway.person("Alice Winter")
-
-
-@pytest.fixture
-def bob(gateway):
-    return gateway.person("Bob Marsh")
-
-
 def started(gateway, link):
     return rows(gateway.dsn, "select started_at is not null from gateway.connect_session where id = %s", link["id"])[0]
 

@@ -21,16 +21,6 @@ STOP = {
 }
 
 
-@pytest.fixture(scope="module")
-def acme(gateway):
-    return new_partner(gateway)
-
-
-@pytest.fixture
-def alice(gateway):
-    return gateway.person("Alice Winter")
-
-
 @pytest.fixture
 def shared(gateway, alice):
     """Alice's calendar, which she opened to Borealis."""

@@ -14,8 +14,7 @@ import requests
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from gateway.sandbox import SandboxServer, make_server
-from tests.support.oauth_client import CALLBACK, PATHS, VERSION, Clock, Walker
+from tests.support.oauth_client import CALLBACK, PATHS, VERSION
 
 IDENTITY = {
     "ghl": ("/locations/NorthwindBerlin00001", VERSION, "Northwind Berlin"),
@@ -25,23 +24,6 @@ IDENTITY = {
     "ringcentral": ("/restapi/v1.0/account/~/extension/~", {}, "Alice Winter"),
     "zoom": ("/v2/users/me", {}, "alice@northwind.example"),
 }
-
-
-@pytest.fixture(scope="module")
-def running():
-    with make_server(clock=Clock()) as server:
-        yield server
-
-
-@pytest.fixture
-def sandbox(running: SandboxServer):
-    running.state.reset()
-    return running
-
-
-@pytest.fixture
-def walk(sandbox):
-    return lambda provider: Walker(sandbox, provider)
 
 
 @pytest.mark.parametrize("provider", PATHS)

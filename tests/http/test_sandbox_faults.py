@@ -19,24 +19,12 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from gateway.sandbox import SandboxServer, make_server
+from gateway.sandbox import make_server
 from gateway.sandbox.faults import AT_AUTHORIZE, AT_TOKEN, REPLACEMENTS
 from gateway.sandbox.planning import OPTIONS
 from gateway.sandbox.signing import claims_of
 from gateway.sandbox.twists import IN_BODY, IN_QUERY
-from tests.support.oauth_client import Clock, Walker
-
-
-@pytest.fixture(scope="module")
-def running():
-    with make_server(clock=Clock()) as server:
-        yield server
-
-
-@pytest.fixture
-def sandbox(running: SandboxServer):
-    running.state.reset()
-    return running
+from tests.support.oauth_client import Walker
 
 
 @pytest.fixture

@@ -6,28 +6,9 @@ from __future__ import annotations
 
 from urllib.parse import urlencode
 
-import pytest
 import requests
 
-from gateway.sandbox import SandboxServer, make_server
-from tests.support.oauth_client import AGENCY, CALLBACK, VERSION, Clock, Walker
-
-
-@pytest.fixture(scope="module")
-def running():
-    with make_server(clock=Clock()) as server:
-        yield server
-
-
-@pytest.fixture
-def sandbox(running: SandboxServer):
-    running.state.reset()
-    return running
-
-
-@pytest.fixture
-def walk(sandbox):
-    return lambda provider: Walker(sandbox, provider)
+from tests.support.oauth_client import AGENCY, CALLBACK, VERSION
 
 
 def test_highlevels_class_of_token_is_what_the_user_chose(walk):

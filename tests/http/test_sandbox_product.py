@@ -9,19 +9,13 @@ import requests
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from gateway.sandbox import USERS, SandboxServer, make_server, partner
+from gateway.sandbox import USERS, make_server, partner
 
 
 @pytest.fixture(scope="module")
 def running():
     with make_server() as server:
         yield server
-
-
-@pytest.fixture
-def sandbox(running: SandboxServer):
-    running.state.reset()
-    return running
 
 
 def test_the_sign_in_service_signs_tokens_that_its_keys_verify(sandbox):
