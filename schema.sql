@@ -1,4 +1,4 @@
--- Generated from gateway/database/sql: do not edit. `python -m gateway.database` writes this file.
+-- Generated from gateway/database/sql: do not edit. `python -m gateway.database` writes it.
 --
 -- Sets up and updates the gateway's database, any number of times: on Supabase (paste it into the SQL editor, or run
 -- `python -m gateway db apply`) and on PostgreSQL 15 to 18. Run it as one transaction, as the role that owns the two tables.
@@ -8,6 +8,8 @@
 
 select set_config('search_path', '', true), set_config('lock_timeout', '10s', true), set_config('check_function_bodies', 'off', true);
 select pg_advisory_xact_lock(hashtextextended('gateway schema', 0));
+-- While the locks on tables are waited for, requests wait behind them: not long, then.
+select set_config('lock_timeout', '2s', true);
 
 do $run$
 begin
@@ -3468,7 +3470,7 @@ begin
   end loop;
 end $calls$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '62efc47b1869c75ab71f39d1499607702b21ab4c664db6731f254a13c24af676')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '45125b54ae108a335144babfab22a1dd93d4b9eff73acdb1784504f1ea1f367b')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

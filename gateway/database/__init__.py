@@ -1,9 +1,8 @@
 """
-The store: one typed method per SQL function of schema.sql, named after it.
+The database: SQL functions by name, over a direct connection (`postgres`) or REST (`rest`).
 
-Turns values into JSON arguments and answers into nouns; decides nothing, since each promise is kept inside its function. Knows
-no SQL: a backend calls functions by name, over a direct connection (`postgres`) or REST (`supabase`). Hashes come in, never the secrets
-they were made from.
+`queries` has a module for each topic, with a function for each SQL function: values in, values out. It decides nothing, since each
+promise is kept inside its SQL function. Hashes come in, never the secrets they were made from.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ __all__ = [
     "ClaimedAdoption",
     "ClaimedRefresh",
     "Completion",
+    "Database",
     "FunctionMissing",
     "Host",
     "Leaving",
@@ -60,11 +60,6 @@ __all__ = [
 
 SCHEMA_VERSION = schema_version()
 """The version of the schema that this code needs."""
-
-
-def encode(value: object) -> Any:
-    """A value as the JSON types that a SQL function takes: times as ISO 8601, dataclasses as objects."""
-    return to_jsonable_python(value)
 
 
 class Backend(Protocol):
@@ -92,34 +87,63 @@ def open_rest_store(supabase_url: str, secret_key: str, *, ca_bundle: Path | Non
     return Store(SupabaseBackend(supabase_url, secret_key, ca_bundle=ca_bundle))
 
 
-class Store(Refreshing, Adopting, Partnering, Linking, Ledgering, Operating, Keeping):
+class Database:
     """
-    Everything that is kept, behind one door.
+    The one way to the database: functions by name, over a direct connection or REST.
 
-    Any method may raise DatabaseUnavailable (then a write may have happened or not), Unexpected and, over REST, SettingsRefused
-    when the project does not take the key; one that takes a `user_id` and no more to prove it, Unauthenticated for somebody
-    banned or deleted. Times that decide anything are the database's.
+    Any call may raise DatabaseUnavailable (then a write may have happened or not), Unexpected and, over REST, SettingsRefused when the
+    project does not take the key; and Unauthenticated where it names a user who is banned or deleted. Times that decide anything are the
+    database's.
     """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
+    def call(self, function: str, **arguments: object) -> Any:
+        """
+        What `public.gateway_<function>_v1` answers, as JSON. UUIDs, times, tuples and dataclasses are encoded here.
+
+        Raises the error that a function refuses its caller with.
+        """
+        answer = self._backend.call(f"gateway_{function}_v1", _encode(arguments))
+        if answer == _SHUT_OUT:
+            raise Unauthenticated("the user is banned or deleted")
+        if isinstance(answer, dict) and (refused := answer.get("refused")) is not None:
+            error = _REFUSED[refused](f"{function}: the key is refused")
+            error.retry_after = answer.get("retry_after")
+            raise error
+        return answer
+
     def warm(self) -> None:
-        """Makes ready for what is called most often: reads by a user and by a key, and a claim, of nobody and nothing."""
-        none = str(UUID(int=0))
+        """Prepare what is called most often: reads by a user and by a key, and a claim, of no connection."""
+        none = UUID(int=0)
         read = {"connection_id": none, "min_seconds": 60, "counted": True}
-        claim = {"generation": 0, "host": "", "lease_seconds": 0.0, "block_seconds": 0.0}
+        claim = {"connection_id": none, "generation": 0, "host": "", "lease_seconds": 0.0, "block_seconds": 0.0}
         self._backend.warm(
             [
-                ("gateway_grant_v1", _prefixed({**read, **asking(Caller(user_id=UUID(int=0)))})),
-                ("gateway_grant_v1", _prefixed({**read, **asking(Caller(key_hash=""))})),
-                ("gateway_claim_refresh_v1", _prefixed({"connection_id": none, **claim})),
+                ("gateway_grant_v1", _encode({**read, **asking(Caller(user_id=none))})),
+                ("gateway_grant_v1", _encode({**read, **asking(Caller(key_hash=""))})),
+                ("gateway_claim_refresh_v1", _encode(claim)),
             ]
         )
 
     def close(self) -> None:
         """Lets go of connections; a later call opens new ones."""
         self._backend.close()
+
+    def schema(self) -> SchemaState:
+        """The version of the schema; 0 where there is none."""
+        try:
+            row = self.call("schema")
+        except FunctionMissing:
+            return SchemaState(version=0, own_auth=False)
+        return SchemaState(version=row["version"], own_auth=row["own_auth"])
+
+
+class Store(Database, Refreshing, Adopting, Partnering, Linking, Ledgering, Operating, Keeping):
+    """What the topic modules have not taken over yet."""
+
+    _call = Database.call
 
     # -- sessions and attempts ---------------------------------------------------------------------------------------
 
@@ -282,32 +306,10 @@ class Store(Refreshing, Adopting, Partnering, Linking, Ledgering, Operating, Kee
             data=dict(data or {}),
         )
 
-    def schema(self) -> SchemaState:
-        """What stands there; version 0 where schema.sql was never applied."""
-        try:
-            row = self._call("schema")
-        except FunctionMissing:
-            return SchemaState(version=0, own_auth=False)
-        return SchemaState(version=row["version"], own_auth=row["own_auth"])
 
-    def call(self, function: str, **arguments: object) -> Any:
-        """What `public.gateway_<function>_v1` answers, as JSON. Arguments are encoded here: UUID, datetime, Decimal, dataclass, tuple, set."""
-        return self._call(function, **{name: encode(value) for name, value in arguments.items()})
-
-    def _call(self, function: str, **arguments: object) -> Any:
-        answer = self._backend.call(f"gateway_{function}_v1", _prefixed(arguments))
-        if answer == _SHUT_OUT:
-            raise Unauthenticated("the user is banned or deleted")
-        if isinstance(answer, dict) and (refused := answer.get("refused")) is not None:
-            error = _REFUSED[refused](f"{function}: the key is refused")
-            error.retry_after = answer.get("retry_after")
-            raise error
-        return answer
-
-
-def _prefixed(arguments: Mapping[str, object]) -> dict[str, object]:
-    """The arguments under the names that the SQL functions give them, so that none is mistaken for a column there."""
-    return {f"p_{name}": value for name, value in arguments.items()}
+def _encode(arguments: Mapping[str, object]) -> dict[str, object]:
+    """As JSON types, under the names that the SQL functions give them, so that none is mistaken for a column there."""
+    return {f"p_{name}": to_jsonable_python(value) for name, value in arguments.items()}
 
 
 _SHUT_OUT = {"shut_out": True}

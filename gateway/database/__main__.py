@@ -1,7 +1,7 @@
 """
-`python -m gateway.database` writes schema.sql anew from the SQL files.
+`python -m gateway.database` writes schema.sql and the Supabase migration anew from the SQL files.
 """
 
-from gateway.database.migrate import PASTED, script
+from gateway.database.migrate import write_generated
 
-PASTED.write_text(script(), encoding="utf-8")
+write_generated()

@@ -1,14 +1,19 @@
 """
 The schema: numbered migrations, functions, access rules, and the one script that applies them.
 
-`script()` is everything as one SQL text that sets up and updates a database, any number of times. schema.sql in the checkout is that
-text, to be pasted; `python -m gateway.database` writes it. `apply_schema` runs it over a direct connection.
+`script()` is everything as one SQL text that sets up and updates a database, any number of times. `apply_schema` runs it over a direct
+connection; schema.sql is the same text, to be pasted, and the file in supabase/migrations for `supabase db push`. `python -m
+gateway.database` writes both.
 """
 
 from __future__ import annotations
 
 # ruff: noqa: S608 -- the statements are made of the files beside this module
 import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -20,11 +25,17 @@ from gateway.database.postgres import KEPT_ALIVE, UNREACHABLE, read_dsn
 from gateway.errors import DatabaseUnavailable, Unexpected
 
 SQL = Path(__file__).parent / "sql"
-PASTED = Path(__file__).resolve().parents[2] / "schema.sql"
-"""The same script in the checkout, for Supabase's SQL editor."""
+_CHECKOUT = Path(__file__).resolve().parents[2]
+PASTED = _CHECKOUT / "schema.sql"
+"""The script in the checkout, for Supabase's SQL editor."""
+GENERATED = (PASTED, _CHECKOUT / "supabase" / "migrations" / "20261128000000_gateway.sql")
+_TRIES = 5
+_PAUSE_SECONDS = 1.0
+"""Between two tries to lock the tables, so that the requests that waited meanwhile are served."""
+_BUSY = (errors.DeadlockDetected, errors.LockNotAvailable)
 
 _HEADER = """\
--- Generated from gateway/database/sql: do not edit. `python -m gateway.database` writes this file.
+-- Generated from gateway/database/sql: do not edit. `python -m gateway.database` writes it.
 --
 -- Sets up and updates the gateway's database, any number of times: on Supabase (paste it into the SQL editor, or run
 -- `python -m gateway db apply`) and on PostgreSQL 15 to 18. Run it as one transaction, as the role that owns the two tables.
@@ -65,11 +76,8 @@ def script(through: int | None = None) -> str:
     parts = [_HEADER, _read("bootstrap.sql"), _refuse_newer()]
     parts += [_once(migration) for migration in migrations() if through is None or migration.number <= through]
     if through is None:
-        replaced = [
-            *(path.read_text(encoding="utf-8") for path in sorted((SQL / "functions").glob("*.sql"))),
-            _read("access.sql"),
-        ]
-        parts += [*replaced, _record_functions(_sha256("".join(replaced))), "notify pgrst, 'reload schema';\n"]
+        replaced = _functions_and_access()
+        parts += [replaced, _record_functions(_sha256(replaced)), "notify pgrst, 'reload schema';\n"]
     return "\n".join(parts)
 
 
@@ -86,13 +94,65 @@ def apply_schema(dsn: str) -> list[str]:
         if message.startswith("gateway: "):
             reports.append(message.removeprefix("gateway: "))
 
+    for tries_left in range(_TRIES - 1, -1, -1):
+        reports.clear()
+        try:
+            with _connected(dsn) as connection:
+                connection.add_notice_handler(hear)
+                connection.execute(script().encode())
+        except _BUSY:
+            if not tries_left:
+                raise DatabaseUnavailable(
+                    "other transactions hold the tables: try again when they have ended"
+                ) from None
+        else:
+            break
+    return reports
+
+
+def plan(dsn: str) -> list[str]:
+    """What `apply_schema` would do: the migrations to run, and whether functions and access rules change."""
+    with _connected(dsn) as connection:
+        present = connection.execute("select to_regclass('gateway.migration')").fetchone()
+        rows = connection.execute("select number, sha256 from gateway.migration") if present and present[0] else ()
+        applied: dict[int, str] = dict(rows)
+    steps = [f"run migration {each.number} ({each.name})" for each in migrations() if each.number not in applied]
+    unchanged = applied.get(0) == _sha256(_functions_and_access())
+    return [*steps, f"replace functions and access rules ({'unchanged' if unchanged else 'changed'})"]
+
+
+def export_supabase(folder: Path) -> Path:
+    """
+    Writes the script as a timestamped migration for `supabase db push`, and returns its path; the newest one, if that is the same.
+
+    Supabase runs a migration once, so each change of the schema needs a new file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    newest = max(folder.glob("*_gateway.sql"), default=None)
+    if newest is not None and newest.read_text(encoding="utf-8") == script():
+        return newest
+    path = folder / f"{datetime.now(UTC):%Y%m%d%H%M%S}_gateway.sql"
+    path.write_text(script(), encoding="utf-8")
+    return path
+
+
+def write_generated() -> None:
+    """Writes schema.sql and the Supabase migration of the checkout anew."""
+    for path in GENERATED:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(script(), encoding="utf-8")
+
+
+@contextmanager
+def _connected(dsn: str) -> Iterator[psycopg.Connection]:
     dsn, _ = read_dsn(dsn)
     given = conninfo.conninfo_to_dict(dsn)
     bounds = {name: value for name, value in KEPT_ALIVE.items() if name not in given}
     try:
         with psycopg.connect(dsn, autocommit=True, prepare_threshold=None, **bounds) as connection:  # type: ignore[arg-type]
-            connection.add_notice_handler(hear)
-            connection.execute(script().encode())
+            yield connection
+    except _BUSY:
+        raise
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise DatabaseUnavailable(UNREACHABLE.get(error.sqlstate or "", UNREACHABLE[""])) from None
     except errors.InsufficientPrivilege:
@@ -102,7 +162,11 @@ def apply_schema(dsn: str) -> list[str]:
         ) from None
     except psycopg.Error as error:
         raise Unexpected(f"schema.sql: {error.diag.message_primary}") from None
-    return reports
+
+
+def _functions_and_access() -> str:
+    functions = [path.read_text(encoding="utf-8") for path in sorted((SQL / "functions").glob("*.sql"))]
+    return "\n".join([*functions, _read("access.sql")])
 
 
 def _read(name: str) -> str:

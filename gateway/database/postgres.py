@@ -1,13 +1,12 @@
 """
 The database over a direct connection: psycopg and a pool.
 
-One method, `call`, for every function of schema.sql. Owns connections, how long anything may wait, and the translation of
-psycopg's errors; knows no function by name. No value that was passed ever stands in an error. Calls go through psycopg's own
-libpq wrapper, without a cursor: texts there, one JSON value back, a quarter of the CPU (bench/README.md).
+One method, `call`, for every SQL function. Owns connections, how long anything may wait, and the translation of psycopg's errors;
+knows no function by name. No error contains a value that was passed.
 
-Every wait is bounded. For a connection: the pool's timeout. For an answer: `BoundedConnection`, which gives the socket up after
+Every wait is bounded. For a connection: the pool's timeout. For an answer: `BoundedConnection`, which closes the socket after
 ANSWER_SECONDS, also where the server hangs and where neither a statement timeout nor a session may be set (transaction poolers).
-For locks: the functions themselves say `set lock_timeout`, so that nothing goes on waiting in the server afterwards.
+For locks: the functions themselves say `set lock_timeout`, so that nothing waits on in the server afterwards.
 """
 
 from __future__ import annotations
@@ -16,18 +15,14 @@ import json
 import os
 import select
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
-from itertools import count
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import psycopg
 import structlog
 from psycopg import conninfo, errors
 from psycopg.abc import PQGen
-from psycopg.pq import DiagnosticField, ExecStatus
-from psycopg.pq.abc import PGresult
+from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool
 
 from gateway.errors import DatabaseUnavailable, GatewayError, Unexpected
@@ -40,12 +35,10 @@ ANSWER_SECONDS = 5.0
 """How long a caller waits for an answer, once there is a connection; over REST, for the whole of a call."""
 _CONNECT_SECONDS = 3
 _WARMED = 4
-"""Connections that a process opens when it starts; small databases allow few, and others want some too."""
-_LOOK_SECONDS = 0.1
+"""Connections that a process opens when it starts. Small databases allow few, and other processes need some too."""
 _TRANSACTION_POOLER_PORT = "6543"
 _TRANSACTION_POOLER_WORD = "pgbouncer="
 _UNDEFINED = {"42883", "3F000"}
-_NOT_PREPARED = b"26000"
 _RV = TypeVar("_RV")
 
 UNREACHABLE = {
@@ -66,81 +59,20 @@ KEPT_ALIVE: dict[str, str | int] = {
 
 
 class FunctionMissing(Unexpected):
-    """The database does not know the function: schema.sql was not applied, or an older one."""
+    """The database does not know the function: the schema was not applied, or an older one."""
 
 
 class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection on which no statement is waited for longer than ANSWER_SECONDS."""
+    """A connection that waits for no statement longer than ANSWER_SECONDS, and is closed when it gives one up."""
 
-    def wait(self, gen: PQGen[_RV], interval: float = _LOOK_SECONDS, timeout: float | None = None) -> _RV:
-        """As psycopg's, with a bound where the caller names none. A connection given up is closed: it may yet be answered."""
+    def wait(self, gen: PQGen[_RV], interval: float = 0.1, timeout: float | None = None) -> _RV:
+        """As psycopg's, with a bound where the caller names none."""
         try:
             return super().wait(gen, interval, ANSWER_SECONDS if timeout is None else timeout)
-        except errors._WaitTimeout:  # noqa: SLF001 -- the documented answer to `timeout`, without a public name
-            self.close()
-            raise psycopg.OperationalError("no answer in time") from None
-
-    def ask(self, statement: bytes, values: list[bytes | None], *, prepares: bool) -> Any:
-        """
-        The one JSON value that `statement` answers, None for null; prepared on this connection before its first use, if it may be.
-
-        Raises psycopg.Error. A statement that the server does not know any more (a pooler emptied the session) was not executed, so
-        that it is prepared and sent again.
-        """
-        if not prepares:
-            self.pgconn.send_query_params(statement, values)
-            return _value(self._answer())
-        for _ in range(2):
-            name = self._known.get(statement)
-            if name is None:
-                name = b"gateway_%d" % next(self._numbers)
-                self.pgconn.send_prepare(name, statement)
-                _judge(self._answer())
-                self._known[statement] = name
-            self.pgconn.send_query_prepared(name, values)
-            answer = self._answer()
-            if answer.error_field(DiagnosticField.SQLSTATE) != _NOT_PREPARED:
-                break
-            del self._known[statement]
-        return _value(answer)
-
-    @cached_property
-    def _known(self) -> dict[bytes, bytes]:
-        return {}
-
-    @cached_property
-    def _numbers(self) -> Iterator[int]:
-        return count()
-
-    def _answer(self) -> PGresult:
-        """The result of what was sent, waited for no longer than ANSWER_SECONDS; a connection given up is closed."""
-        pg, last, end = self.pgconn, None, time.monotonic() + ANSWER_SECONDS
-        poll = select.poll()
-        while True:
-            # psycopg's connections do not block: what did not fit the socket's buffer is sent on while waiting (libpq, section 32.4).
-            poll.register(pg.socket, select.POLLIN | select.POLLOUT if pg.flush() else select.POLLIN)
-            if not poll.poll(max(0.0, (end - time.monotonic()) * 1000)):
-                self.close()
-                raise psycopg.OperationalError("no answer in time")
-            pg.consume_input()
-            while not pg.is_busy():
-                result = pg.get_result()
-                if result is None:
-                    if last is None:
-                        raise psycopg.OperationalError("no answer")
-                    return last
-                last = result
-
-
-def _judge(answer: PGresult) -> None:
-    if answer.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
-        raise errors.error_from_result(answer)
-
-
-def _value(answer: PGresult) -> Any:
-    _judge(answer)
-    text = answer.get_value(0, 0)
-    return None if text is None else json.loads(text)
+        except psycopg.OperationalError:
+            if self.info.transaction_status is TransactionStatus.ACTIVE:
+                self.close()  # the server may still answer, and nobody must take that for the next call's answer
+            raise
 
 
 class PostgresBackend:
@@ -156,7 +88,6 @@ class PostgresBackend:
         self._pool: ConnectionPool[BoundedConnection] | None = None
         self._pid = 0
         self._inherited: list[ConnectionPool[BoundedConnection]] = []
-        self._statements: dict[tuple[str, ...], bytes] = {}
 
     def call(self, function: str, arguments: Mapping[str, object]) -> Any:
         """
@@ -165,13 +96,13 @@ class PostgresBackend:
         Raises DatabaseUnavailable when there was no answer (a write may then have happened or not), FunctionMissing, and
         Unexpected for every other refusal.
         """
-        statement = self._statement(function, tuple(arguments))
+        statement = _statement(function, tuple(arguments))
         try:
             values = [_passed(value) for value in arguments.values()]
-            pool = self._pool if self._pid == os.getpid() and self._pool is not None else self._open()
+            pool = self._open()
             connection = pool.getconn()
             try:
-                return connection.ask(statement, values, prepares=self._prepares)
+                return _answer(connection, statement, values)
             finally:
                 pool.putconn(connection)
         except psycopg.Error as error:
@@ -183,18 +114,15 @@ class PostgresBackend:
 
     def warm(self, calls: Sequence[tuple[str, Mapping[str, object]]]) -> None:
         """
-        Opens a few connections, and calls each function with its arguments on all of them: a session's first call of a function costs
-        ten times a later one. Raises as `call`.
+        Opens a few connections and makes the calls on all of them: a session's first call of a function costs ten times a later one.
         """
         pool, taken = self._open(), []
-        asked = [
-            (self._statement(name, tuple(given)), [_passed(value) for value in given.values()]) for name, given in calls
-        ]
         try:
             for _ in range(min(_WARMED, self._pool_size)):
                 taken.append(pool.getconn())
-                for statement, values in asked:
-                    taken[-1].ask(statement, values, prepares=self._prepares)
+                for function, arguments in calls:
+                    values = [_passed(value) for value in arguments.values()]
+                    _answer(taken[-1], _statement(function, tuple(arguments)), values)
         except psycopg.Error as error:
             problem = _translated("warm", error)
         else:
@@ -212,6 +140,8 @@ class PostgresBackend:
             self._pool = None
 
     def _open(self) -> ConnectionPool[BoundedConnection]:
+        if self._pool is not None and self._pid == os.getpid():
+            return self._pool
         with self._opening:
             if self._pool is not None and self._pid == os.getpid():
                 return self._pool
@@ -221,7 +151,11 @@ class PostgresBackend:
             self._pool = ConnectionPool(
                 self._conninfo,
                 connection_class=BoundedConnection,
-                kwargs={"autocommit": True, "prepare_threshold": 0 if self._prepares else None},
+                kwargs={
+                    "autocommit": True,
+                    "prepare_threshold": 0 if self._prepares else None,
+                    "cursor_factory": psycopg.RawCursor,
+                },
                 min_size=0,
                 max_size=self._pool_size,
                 timeout=CONNECTION_SECONDS,
@@ -233,23 +167,13 @@ class PostgresBackend:
             self._pid = os.getpid()
             return self._pool
 
-    def _statement(self, function: str, names: tuple[str, ...]) -> bytes:
-        key = (function, *names)
-        statement = self._statements.get(key)
-        if statement is None:
-            if not all(name.isidentifier() and name.isascii() for name in key):
-                raise Unexpected("a function or an argument of it is not a name")
-            passed = ", ".join(f"{name} => ${number}" for number, name in enumerate(names, 1))
-            statement = self._statements[key] = f"select public.{function}({passed})".encode("ascii")
-        return statement
-
 
 def read_dsn(dsn: str) -> tuple[str, bool]:
     """
     What libpq understands of `dsn`, and whether statements may be prepared there.
 
-    Not on port 6543, Supabase's transaction pooler, and not with `?pgbouncer=true`, as other programs are told of any other.
-    libpq refuses that parameter.
+    Not on port 6543, Supabase's transaction pooler, and not with `?pgbouncer=true`, the sign that other programs know. libpq refuses
+    that parameter.
     """
     address, _, query = dsn.rpartition("?")
     parameters = query.split("&")
@@ -261,18 +185,31 @@ def read_dsn(dsn: str) -> tuple[str, bool]:
     return dsn, not pooled and _TRANSACTION_POOLER_PORT not in ports
 
 
-def _passed(value: object) -> bytes | None:
-    """As text, which Postgres reads by the argument's type. psycopg.DataError for a NUL, at which libpq would stop reading."""
+def _statement(function: str, names: tuple[str, ...]) -> bytes:
+    if not all(name.isidentifier() and name.isascii() for name in (function, *names)):
+        raise Unexpected("a function or an argument of it is not a name")
+    passed = ", ".join(f"{name} => ${number}" for number, name in enumerate(names, 1))
+    return f"select public.{function}({passed})".encode("ascii")
+
+
+def _answer(connection: BoundedConnection, statement: bytes, values: Sequence[str | None]) -> Any:
+    """The one JSON value that the statement answers."""
+    try:
+        row = connection.execute(statement, values).fetchone()
+    except errors.InvalidSqlStatementName:
+        # A pooler emptied the session, so the prepared statement was not executed. The pool replaces a closed connection.
+        row = connection.execute(statement, values, prepare=False).fetchone()
+        connection.close()
+    return row and row[0]
+
+
+def _passed(value: object) -> str | None:
+    """As text, which Postgres reads by the argument's type."""
     if value is None:
         return None
     if isinstance(value, list):
-        value = "{" + ",".join(_quoted(str(item)) for item in value) + "}"
-    elif isinstance(value, dict):
-        value = json.dumps(value)
-    text = str(value).encode()
-    if b"\0" in text:
-        raise psycopg.DataError("text with a NUL in it")
-    return text
+        return "{" + ",".join(_quoted(str(item)) for item in value) + "}"
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def _quoted(item: str) -> str:
@@ -293,9 +230,9 @@ def _check(connection: BoundedConnection) -> None:
 
 def _translated(function: str, error: psycopg.Error) -> GatewayError:
     """Our error for psycopg's, with its name and SQLSTATE: neither its message nor its detail, which may quote values."""
-    told = f"{function}: {type(error).__name__} {error.sqlstate or ''}".rstrip()
+    message = f"{function}: {type(error).__name__.lstrip('_')} {error.sqlstate or ''}".rstrip()
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-        return DatabaseUnavailable(told)
+        return DatabaseUnavailable(message)
     if error.sqlstate in _UNDEFINED:
-        return FunctionMissing(told)
-    return Unexpected(told)
+        return FunctionMissing(message)
+    return Unexpected(message)

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from gateway.database import SCHEMA_VERSION, apply_schema, migrate
+from gateway.errors import DatabaseUnavailable, Unexpected
 from tests.support.database import rows
 
 VERSIONS = [migration.number for migration in migrate.migrations()]
@@ -20,11 +21,12 @@ def test_migrations_are_numbered_without_a_gap():
     assert list(range(1, len(VERSIONS) + 1)) == VERSIONS
 
 
-def test_schema_sql_is_what_the_files_generate():
+@pytest.mark.parametrize("path", migrate.GENERATED, ids=lambda path: path.name)
+def test_the_generated_schema_is_current(path):
     """
-    `python -m gateway.database` writes it.
+    `python -m gateway.database` writes both files.
     """
-    assert migrate.PASTED.read_text(encoding="utf-8") == migrate.script()
+    assert path.read_text(encoding="utf-8") == migrate.script()
 
 
 def test_schema_sql_can_be_pasted():
@@ -49,3 +51,56 @@ def test_every_earlier_version_becomes_the_present_one(bare_database, version):
         apply_schema(bare_database)
 
     assert [SCHEMA_VERSION] == rows(bare_database, "select (public.gateway_schema_v1() ->> 'version')::integer")
+
+
+def test_a_changed_migration_is_refused(bare_database, monkeypatch):
+    """
+    A database that was set up by another text under the same number is not what the functions were written for.
+    """
+    first, *later = migrate.migrations()
+    apply_schema(bare_database)
+    monkeypatch.setattr(migrate, "migrations", lambda: (first._replace(text=first.text + "\nselect 1;\n"), *later))
+
+    with pytest.raises(Unexpected, match=r"migration 1 \(owner_tables\)"):
+        apply_schema(bare_database)
+
+
+def test_a_plan_says_what_an_apply_would_do(bare_database):
+    """
+    And does none of it.
+    """
+    first, *later = migrate.plan(bare_database)
+    assert first == "run migration 1 (owner_tables)"
+    assert [None] == rows(bare_database, "select to_regnamespace('gateway')")
+
+    apply_schema(bare_database)
+    assert migrate.plan(bare_database) == ["replace functions and access rules (unchanged)"]
+    rows(bare_database, "update gateway.migration set sha256 = '' where number = 0")
+    assert migrate.plan(bare_database) == ["replace functions and access rules (changed)"]
+    assert len(later) == SCHEMA_VERSION
+
+
+def test_an_apply_waits_for_no_transaction_without_end(database, monkeypatch):
+    """
+    It asks for its locks a few times, and then says what holds them.
+    """
+    monkeypatch.setattr(migrate, "_TRIES", 1)
+    with psycopg.connect(database) as reader:
+        reader.execute("select 1 from public.provider_data")
+        with pytest.raises(DatabaseUnavailable, match="other transactions hold the tables"):
+            apply_schema(database)
+
+
+def test_an_export_is_a_new_migration_where_the_schema_changed(tmp_path):
+    """
+    Supabase runs each file once: the same text is not exported twice, another one gets a file of its own.
+    """
+    folder = tmp_path / "supabase" / "migrations"
+    first = migrate.export_supabase(folder)
+    assert first.read_text(encoding="utf-8") == migrate.script()
+    assert migrate.export_supabase(folder) == first
+
+    old = first.rename(folder / "20200101000000_gateway.sql")
+    old.write_text("select 1;\n", encoding="utf-8")
+    assert migrate.export_supabase(folder) != old
+    assert len(list(folder.iterdir())) == 2

@@ -28,6 +28,8 @@ create function public.gateway_slow_v1(seconds numeric) returns jsonb
   language plpgsql as $$ begin perform pg_sleep(seconds); return to_jsonb(pg_backend_pid()); end $$;
 create function public.gateway_prepared_v1() returns jsonb
   language sql as $$ select to_jsonb(count(*)) from pg_prepared_statements $$;
+create function public.gateway_forget_v1() returns jsonb
+  language plpgsql as $$ begin execute 'deallocate all'; return 'true'; end $$;
 create function public.gateway_nothing_v1() returns jsonb language sql as $$ select null::jsonb $$;
 """
 
@@ -237,6 +239,16 @@ def test_statements_are_prepared_except_on_the_transaction_pooler(cluster, bare_
 
     assert [[0] * 8] * 2 == others
     assert 1 == direct[-1]
+
+
+def test_a_statement_that_a_pooler_forgot_is_sent_again(backend):
+    """
+    A session that a pooler emptied knows no prepared statement; nothing was executed, so the call succeeds.
+    """
+    for _ in range(3):
+        pid(backend)
+        assert backend.call("gateway_forget_v1", {}) is True
+        assert pid(backend)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 select set_config('search_path', '', true), set_config('lock_timeout', '10s', true), set_config('check_function_bodies', 'off', true);
 select pg_advisory_xact_lock(hashtextextended('gateway schema', 0));
+-- While the locks on tables are waited for, requests wait behind them: not long, then.
+select set_config('lock_timeout', '2s', true);
 
 do $run$
 begin

@@ -1,0 +1,3476 @@
+-- Generated from gateway/database/sql: do not edit. `python -m gateway.database` writes it.
+--
+-- Sets up and updates the gateway's database, any number of times: on Supabase (paste it into the SQL editor, or run
+-- `python -m gateway db apply`) and on PostgreSQL 15 to 18. Run it as one transaction, as the role that owns the two tables.
+-- It deletes nothing. Each migration runs once and is recorded in gateway.migration; functions and access rules are replaced each time.
+
+-- What every run begins with: its settings, the lock against a second run, the record of migrations, the roles.
+
+select set_config('search_path', '', true), set_config('lock_timeout', '10s', true), set_config('check_function_bodies', 'off', true);
+select pg_advisory_xact_lock(hashtextextended('gateway schema', 0));
+-- While the locks on tables are waited for, requests wait behind them: not long, then.
+select set_config('lock_timeout', '2s', true);
+
+do $run$
+begin
+  if current_setting('server_version_num')::integer < 150000 then
+    raise exception 'gateway: PostgreSQL 15 or newer is needed';
+  end if;
+end $run$;
+
+create schema if not exists gateway;
+comment on schema gateway is 'What the gateway relies on. No client role can reach it.';
+
+create table if not exists gateway.migration (
+  number     integer constraint migration_pkey primary key,
+  name       text not null,
+  sha256     text not null,
+  applied_at timestamptz not null default clock_timestamp()
+);
+comment on table gateway.migration is 'The migrations that were applied; number 0 is the last run of the functions and access rules.';
+comment on index gateway.migration_pkey is 'A migration is applied once.';
+
+-- Supabase has the first three. gateway_app is for a gateway that connects with no more than it needs: the operator gives
+-- it a login. Roles belong to the whole server, so another database's run may be making the same ones just now.
+do $roles$
+declare
+  wanted text;
+begin
+  foreach wanted in array array['anon', 'authenticated', 'service_role', 'gateway_app'] loop
+    continue when exists (select from pg_catalog.pg_roles r where r.rolname = wanted);
+    begin
+      execute format('create role %I nologin noinherit %s', wanted, case wanted when 'service_role' then 'bypassrls' end);
+    exception
+      when duplicate_object or unique_violation then null;
+      when insufficient_privilege then
+        -- Only a superuser may hand out BYPASSRLS; access.sql gives service_role a policy instead.
+        execute format('create role %I nologin noinherit', wanted);
+    end;
+  end loop;
+end $roles$;
+
+do $newer$
+begin
+  if exists (select from gateway.migration m where m.number > 7) then
+    raise exception 'gateway: a newer release has set up this database';
+  end if;
+end $newer$;
+
+do $apply$
+begin
+  if exists (select from gateway.migration m where m.number = 1 and m.sha256 <> 'c6f0a9e3a65cde7c620ca8d4775742de10b71c08800a6d9b5ff56abbbf5e627b') then
+    raise exception 'gateway: migration 1 (owner_tables) is not the one that was applied to this database';
+  elsif not exists (select from gateway.migration m where m.number = 1) then
+    execute $migration$
+-- The owner's two tables, which a project may have already, with gaps; and where there is no Supabase, users for them.
+
+-- The prelude, where there is no Supabase: as much of its auth schema as the owner's tables and their policies need. The
+-- comment on the table is how the functions know that it is ours, even if this database is moved into a Supabase project.
+do $prelude$
+begin
+  if to_regclass('auth.users') is null then
+    create schema if not exists auth;
+    create table auth.users (
+      id           uuid primary key,
+      email        text,
+      created_at   timestamptz not null default now(),
+      banned_until timestamptz,
+      deleted_at   timestamptz
+    );
+    comment on table auth.users is 'Made by the gateway: stands in for Supabase Auth.';
+    revoke all on auth.users from public, anon, authenticated;
+    create or replace function auth.uid() returns uuid language sql stable
+      return coalesce(
+        nullif(current_setting('request.jwt.claim.sub', true), ''),
+        nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub'
+      )::uuid;
+    grant usage on schema auth to anon, authenticated, service_role;
+    grant execute on function auth.uid() to anon, authenticated, service_role;
+  end if;
+end $prelude$;
+
+-- Nothing but the key is `not null`: projects hold rows with gaps, and a fresh database must not differ from an old one.
+create table if not exists public.user_profile (
+  id uuid primary key default gen_random_uuid()
+);
+alter table public.user_profile
+  add column if not exists created_at   timestamptz default now(),
+  add column if not exists updated_at   timestamptz default now(),
+  add column if not exists user_id_auth uuid,
+  add column if not exists user_name    text,
+  add column if not exists providers    text[] default '{}';
+
+create table if not exists public.provider_data (
+  id uuid primary key default gen_random_uuid()
+);
+alter table public.provider_data
+  add column if not exists created_at       timestamptz default now(),
+  add column if not exists provider_id_ref  uuid,
+  add column if not exists auth_provider_id uuid,
+  add column if not exists name             text,
+  add column if not exists type             numeric,
+  add column if not exists token            text,
+  add column if not exists refresh          text,
+  add column if not exists expires          text,
+  add column if not exists data             jsonb;
+
+-- An older table may lack the key, or make no ids; our own table refers to the one and the functions count on both.
+do $keys$
+declare
+  target regclass;
+begin
+  foreach target in array array['public.user_profile'::regclass, 'public.provider_data'::regclass] loop
+    if not exists (
+      select from pg_catalog.pg_index i join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attname = 'id'
+       where i.indrelid = target and i.indisunique and i.indimmediate and i.indpred is null
+         and i.indnkeyatts = 1 and i.indkey[0] = a.attnum
+    ) then
+      execute format('alter table %s add primary key (id)', target);
+    end if;
+    if not exists (
+      select from pg_catalog.pg_attribute a where a.attrelid = target and a.attname = 'id' and a.atthasdef
+    ) then
+      execute format('alter table %s alter column id set default gen_random_uuid()', target);
+    end if;
+  end loop;
+end $keys$;
+
+create index if not exists idx_user_profile_user_id_auth on public.user_profile (user_id_auth);
+create index if not exists idx_provider_data_provider_id on public.provider_data (provider_id_ref);
+create index if not exists idx_provider_data_auth_id on public.provider_data (auth_provider_id);
+
+-- Rows from before that belong to a user but to no profile, where there is one: the policies ask for both. Not forced meanwhile, since
+-- an owner without BYPASSRLS would see no row; access.sql forces it again.
+alter table public.user_profile no force row level security;
+alter table public.provider_data no force row level security;
+update public.provider_data d
+   set provider_id_ref = (select p.id from public.user_profile p where p.user_id_auth = d.auth_provider_id
+                           order by p.created_at nulls last, p.id limit 1)
+ where d.provider_id_ref is null and exists (select from public.user_profile p where p.user_id_auth = d.auth_provider_id);
+    $migration$;
+    insert into gateway.migration (number, name, sha256) values (1, 'owner_tables', 'c6f0a9e3a65cde7c620ca8d4775742de10b71c08800a6d9b5ff56abbbf5e627b');
+  end if;
+end $apply$;
+
+do $apply$
+begin
+  if exists (select from gateway.migration m where m.number = 2 and m.sha256 <> 'c6a1776282cdc6ca4b2b630f263333c74e95afd1e9f5815a9b0ee9e7e408426e') then
+    raise exception 'gateway: migration 2 (sessions) is not the one that was applied to this database';
+  elsif not exists (select from gateway.migration m where m.number = 2) then
+    execute $migration$
+-- Browser sessions, and the attempts that are started in them.
+
+create table gateway.session (
+  session_hash text constraint session_pkey primary key,
+  user_id      uuid not null references auth.users (id) on delete cascade,
+  label        text not null,
+  created_at   timestamptz not null default clock_timestamp(),
+  expires_at   timestamptz not null
+);
+create index session_expires_at on gateway.session (expires_at);
+create index session_user_id on gateway.session (user_id);
+comment on index gateway.session_pkey is 'A session cookie belongs to one user and is never handed to another.';
+
+create table gateway.authorization_request (
+  state_hash         text constraint authorization_request_pkey primary key,
+  browser_hash       text not null,
+  user_id            uuid not null references auth.users (id) on delete cascade,
+  provider           text not null,
+  sealed             text not null,
+  scope              text[] not null,
+  return_to          text,
+  display            text not null check (display in ('page', 'popup')),
+  another            boolean not null default false,
+  connect_session_id uuid,
+  created_at         timestamptz not null default clock_timestamp(),
+  expires_at         timestamptz not null
+);
+create index authorization_request_expires_at on gateway.authorization_request (expires_at);
+create index authorization_request_user_id on gateway.authorization_request (user_id);
+comment on column gateway.authorization_request.connect_session_id is 'Of a partner''s link; null where a user came by themselves.';
+comment on index gateway.authorization_request_pkey is 'A state names one attempt, and it can be taken once.';
+    $migration$;
+    insert into gateway.migration (number, name, sha256) values (2, 'sessions', 'c6a1776282cdc6ca4b2b630f263333c74e95afd1e9f5815a9b0ee9e7e408426e');
+  end if;
+end $apply$;
+
+do $apply$
+begin
+  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> 'f53102beef6b0fdaab003559246bf1d71a70a552749a18812dd2212a65dfb7fb') then
+    raise exception 'gateway: migration 3 (connections) is not the one that was applied to this database';
+  elsif not exists (select from gateway.migration m where m.number = 3) then
+    execute $migration$
+-- Connections; grants that wait for a decision, or to be revoked; secrets that were written by others.
+
+create table gateway.connection (
+  id                 uuid not null constraint connection_pkey primary key references public.provider_data (id) on delete cascade,
+  user_id            uuid not null,
+  provider           text not null,
+  type               integer not null,
+  account_key        text not null default '',
+  account_id         text not null,
+  account_label      text not null,
+  scope              text[] not null default '{}',
+  facts              jsonb not null default '{}',
+  status             text not null default 'active'
+                     check (status in ('active', 'pending_confirmation', 'needs_reauthorization')),
+  generation         bigint not null check (generation > 0),
+  reconnected        bigint not null default 0,
+  expires_at         timestamptz,
+  refresh_expires_at timestamptz,
+  refresh_at         timestamptz,
+  lease_id           uuid,
+  lease_until        timestamptz,
+  lease_host         text,
+  intent_at          timestamptz,
+  failures           integer not null default 0,
+  not_before         timestamptz,
+  announced_at       timestamptz,
+  checked_at         timestamptz,
+  created_at         timestamptz not null default clock_timestamp(),
+  updated_at         timestamptz not null default clock_timestamp(),
+  constraint connection_user_provider_account unique (user_id, provider, account_key)
+);
+create index connection_refresh_at on gateway.connection (refresh_at) where status = 'active';
+create index connection_intent_at on gateway.connection (intent_at) where intent_at is not null;
+create index connection_provider_account on gateway.connection (provider, account_id);
+create index connection_provider_id on gateway.connection (provider, id);
+-- No foreign key to auth.users: when a user is deleted, the trigger on provider_data still has to read this row.
+comment on table gateway.connection is 'What is known of a connection; its secrets are in provider_data.';
+comment on column gateway.connection.account_key is 'Empty where a user has one connection of a provider, else the account id.';
+comment on column gateway.connection.facts is 'What the provider said of the grant; provider_data.data shows it, and its owner may write there.';
+comment on column gateway.connection.reconnected is 'The generation that its user made by connecting again, last.';
+comment on column gateway.connection.refresh_at is 'When the worker fetches a new token, before a reader needs it.';
+comment on column gateway.connection.intent_at is 'A token request was about to be sent, and its result is not known yet.';
+comment on column gateway.connection.not_before is 'After a failure: no token request before then.';
+comment on column gateway.connection.checked_at is 'When it was last checked at its provider on request.';
+comment on index gateway.connection_pkey is 'A connection is one row of provider_data, under the same id.';
+comment on index gateway.connection_user_provider_account is 'A connection exists once, however often it is made or raced.';
+
+create table gateway.parked_grant (
+  id                 uuid constraint parked_grant_pkey primary key,
+  user_id            uuid not null references auth.users (id) on delete cascade,
+  provider           text not null,
+  browser_hash       text not null,
+  account_id         text not null,
+  account_label      text not null,
+  scope              text[] not null,
+  token              text,
+  refresh            text,
+  expires_at         timestamptz,
+  refresh_expires_at timestamptz,
+  facts              jsonb not null default '{}',
+  return_to          text,
+  display            text not null check (display in ('page', 'popup')),
+  connect_session_id uuid,
+  confirmation_hash  text,
+  created_at         timestamptz not null default clock_timestamp(),
+  parked_until       timestamptz not null default clock_timestamp() + interval '10 minutes'
+);
+create unique index parked_grant_user_provider on gateway.parked_grant (user_id, provider) where confirmation_hash is null;
+create unique index parked_grant_connect_session on gateway.parked_grant (connect_session_id) where confirmation_hash is not null;
+create index parked_grant_parked_until on gateway.parked_grant (parked_until);
+comment on table gateway.parked_grant is 'Encrypted grants that wait for a decision.';
+comment on column gateway.parked_grant.confirmation_hash is 'Of the confirmation that the finishing browser got, where no user was signed in: the partner decides.';
+comment on index gateway.parked_grant_pkey is 'A grant waits once, and one decision ends it.';
+comment on index gateway.parked_grant_user_provider is 'A user is asked one question per provider: a newer grant replaces the one before.';
+comment on index gateway.parked_grant_connect_session is 'A link brings one grant, which waits for its partner beside the user''s own question.';
+
+create table gateway.revocation (
+  connection_id uuid not null,
+  generation    bigint not null,
+  provider      text not null,
+  account_id    text,
+  token         text,
+  refresh       text,
+  reason        text not null,
+  attempts      integer not null default 0,
+  due_at        timestamptz not null default clock_timestamp() + interval '1 minute',
+  created_at    timestamptz not null default clock_timestamp(),
+  constraint revocation_pkey primary key (connection_id, generation)
+);
+-- In the first minute the process that queued it tries by itself.
+create index revocation_due_at on gateway.revocation (due_at);
+comment on table gateway.revocation is 'Encrypted grants that still have to be revoked at their provider.';
+comment on index gateway.revocation_pkey is 'A grant waits to be revoked once, however often it is queued.';
+
+create table gateway.provider_health (
+  provider   text constraint provider_health_pkey primary key,
+  failures   integer not null default 0,
+  open_until timestamptz
+);
+comment on table gateway.provider_health is 'A token endpoint that fails for many is left alone, but for one probe at a time.';
+comment on index gateway.provider_health_pkey is 'All processes see the same breaker.';
+
+create table gateway.adoption (
+  id           uuid not null constraint adoption_pkey primary key references public.provider_data (id) on delete cascade,
+  lease_id     uuid,
+  lease_until  timestamptz,
+  attempts     integer not null default 0,
+  due_at       timestamptz not null default clock_timestamp(),
+  refresh_hash text,
+  sealed       text
+);
+create index adoption_due_at on gateway.adoption (due_at);
+comment on table gateway.adoption is 'Rows whose secrets were written by others: used when their provider has confirmed them.';
+comment on column gateway.adoption.sealed is 'What the provider answered for the refresh token of that hash, until it is confirmed.';
+comment on index gateway.adoption_pkey is 'One worker at a time verifies a row.';
+    $migration$;
+    insert into gateway.migration (number, name, sha256) values (3, 'connections', 'f53102beef6b0fdaab003559246bf1d71a70a552749a18812dd2212a65dfb7fb');
+  end if;
+end $apply$;
+
+do $apply$
+begin
+  if exists (select from gateway.migration m where m.number = 4 and m.sha256 <> '4c462a2b62361978b5149bb8e5402fd258df8fadc39191538597a533a4f50c72') then
+    raise exception 'gateway: migration 4 (partners) is not the one that was applied to this database';
+  elsif not exists (select from gateway.migration m where m.number = 4) then
+    execute $migration$
+-- Partners, their keys, what users consented to, their links, and what is frozen.
+
+create table gateway.partner (
+  id                     uuid constraint partner_pkey primary key default gen_random_uuid(),
+  name                   text not null constraint partner_name unique,
+  scope                  text[] not null,
+  providers              text[],
+  reach                  text not null check (reach in ('own', 'all')),
+  reads_per_hour         integer not null default 10000 check (reads_per_hour > 0),
+  connections_per_hour   integer not null default 1000 check (connections_per_hour > 0),
+  freeze_on_alert        boolean not null default false,
+  reads_alerted_at       timestamptz,
+  connections_alerted_at timestamptz,
+  frozen_at              timestamptz,
+  revoked_at             timestamptz,
+  created_at             timestamptz not null default clock_timestamp()
+);
+comment on table gateway.partner is 'Who may call /v1 with a key of its own, for which providers, and how far it reaches.';
+comment on column gateway.partner.providers is 'Null: every provider.';
+comment on index gateway.partner_pkey is 'A partner is one, however many keys it has.';
+comment on index gateway.partner_name is 'Commands and consent pages mean one partner by a name.';
+
+create table gateway.api_key (
+  key_hash   text constraint api_key_pkey primary key,
+  id         uuid not null constraint api_key_id unique default gen_random_uuid(),
+  partner_id uuid not null references gateway.partner (id) on delete cascade,
+  hint       text not null,
+  addresses  inet[],
+  created_at timestamptz not null default clock_timestamp(),
+  expires_at timestamptz,
+  revoked_at timestamptz
+);
+create index api_key_partner_id on gateway.api_key (partner_id);
+comment on column gateway.api_key.hint is 'Its last four characters, by which people tell keys apart.';
+comment on column gateway.api_key.addresses is 'Networks it may be used from. Null: anywhere.';
+comment on index gateway.api_key_pkey is 'A key belongs to one partner.';
+comment on index gateway.api_key_id is 'A key is named on the command line without being shown.';
+
+create table gateway.key_use (
+  key_hash text not null references gateway.api_key (key_hash) on delete cascade,
+  network  inet not null,
+  address  inet not null,
+  first_at timestamptz not null default clock_timestamp(),
+  last_at  timestamptz not null default clock_timestamp(),
+  constraint key_use_pkey primary key (key_hash, network)
+);
+comment on table gateway.key_use is 'Where keys are used from, /24 or /48 each, to the minute.';
+comment on index gateway.key_use_pkey is 'A network is new to a key once.';
+
+create table gateway.consent (
+  partner_id    uuid not null references gateway.partner (id) on delete cascade,
+  connection_id uuid not null,
+  made          boolean not null,
+  scope         text[] not null default '{}',
+  created_at    timestamptz not null default clock_timestamp(),
+  ended_at      timestamptz,
+  constraint consent_pkey primary key (partner_id, connection_id, created_at)
+);
+create unique index consent_standing on gateway.consent (partner_id, connection_id) where ended_at is null;
+create index consent_connection_id on gateway.consent (connection_id);
+-- No foreign key to the connection: a partner may still read the events of its time when the connection is gone.
+comment on table gateway.consent is 'Which connections their owners opened to which partners, on a page that named the partner, and from when to when.';
+comment on column gateway.consent.scope is 'What the partner asked for beside the catalogue: the next attempt of this user asks for it again.';
+comment on column gateway.consent.made is 'The connection was made for this partner, and ends with its consent.';
+comment on index gateway.consent_pkey is 'Each consent has its own time: a partner does not see what happened before it, or after its end.';
+comment on index gateway.consent_standing is 'An owner consents to a partner once for a connection, until that ends.';
+
+create table gateway.connect_session (
+  id                uuid constraint connect_session_pkey primary key default gen_random_uuid(),
+  secret_hash       text not null constraint connect_session_secret unique,
+  partner_id        uuid not null references gateway.partner (id) on delete cascade,
+  user_id           uuid not null references auth.users (id) on delete cascade,
+  provider          text not null,
+  type              integer not null default 1,
+  scope             text[] not null,
+  return_to         text,
+  connection_id     uuid,
+  confirmation_hash text,
+  created_at        timestamptz not null default clock_timestamp(),
+  expires_at        timestamptz not null default clock_timestamp() + interval '15 minutes',
+  started_at        timestamptz,
+  ended_at          timestamptz
+);
+create index connect_session_expires_at on gateway.connect_session (expires_at);
+create index connect_session_user_id on gateway.connect_session (user_id);
+comment on table gateway.connect_session is 'Links that partners made for one user and one provider.';
+comment on column gateway.connect_session.connection_id is 'What was completed with the confirmation of that hash: the same confirmation again gets the same answer for a while.';
+comment on index gateway.connect_session_pkey is 'A session is completed once.';
+comment on index gateway.connect_session_secret is 'A link starts one session.';
+
+create table gateway.freeze (
+  target    text constraint freeze_pkey primary key,
+  frozen_at timestamptz not null default clock_timestamp()
+);
+comment on table gateway.freeze is 'What no caller may read: `reads` is every token, `provider:<id>` those of a provider.';
+comment on index gateway.freeze_pkey is 'A target is frozen or not.';
+    $migration$;
+    insert into gateway.migration (number, name, sha256) values (4, 'partners', '4c462a2b62361978b5149bb8e5402fd258df8fadc39191538597a533a4f50c72');
+  end if;
+end $apply$;
+
+do $apply$
+begin
+  if exists (select from gateway.migration m where m.number = 5 and m.sha256 <> '95068187c3c803760e0d6c986bc03859f63cd72b1045fc96047d590c6850f9fa') then
+    raise exception 'gateway: migration 5 (usage) is not the one that was applied to this database';
+  elsif not exists (select from gateway.migration m where m.number = 5) then
+    execute $migration$
+-- How much partners read.
+
+create table gateway.usage (
+  partner_id  uuid not null references gateway.partner (id) on delete cascade,
+  hour        timestamptz not null,
+  slot        integer not null,
+  reads       bigint not null,
+  connections bigint not null default 0,
+  again       bigint not null default 0,
+  constraint usage_pkey primary key (partner_id, hour, slot)
+) with (fillfactor = 50);  -- a row changes with each read, and its new version fits on the same page
+create index usage_hour on gateway.usage (hour);
+comment on table gateway.usage is 'Token reads of a partner in an hour, in slots, so that readers do not wait for one another.';
+comment on column gateway.usage.connections is 'Of these reads, how many were the first of their connection in the hour.';
+comment on column gateway.usage.again is 'Of these connections, how many were read in the hour before, too.';
+comment on index gateway.usage_pkey is 'A read is counted once.';
+
+create table gateway.usage_connection (
+  partner_id    uuid not null references gateway.partner (id) on delete cascade,
+  hour          timestamptz not null,
+  connection_id uuid not null,
+  constraint usage_connection_pkey primary key (partner_id, hour, connection_id)
+);
+create index usage_connection_hour on gateway.usage_connection (hour);
+comment on table gateway.usage_connection is 'Which connections a partner read in an hour.';
+comment on index gateway.usage_connection_pkey is 'A connection counts once an hour, however often it is read.';
+
+create table gateway.usage_elsewhere (
+  partner_id    uuid not null references gateway.partner (id) on delete cascade,
+  hour          timestamptz not null,
+  connection_id uuid not null,
+  constraint usage_elsewhere_pkey primary key (partner_id, hour, connection_id)
+);
+create index usage_elsewhere_hour on gateway.usage_elsewhere (hour);
+comment on table gateway.usage_elsewhere is 'Those of them that were read from a network that was new to the partner.';
+comment on index gateway.usage_elsewhere_pkey is 'A connection counts once an hour, from however many new networks it is read.';
+    $migration$;
+    insert into gateway.migration (number, name, sha256) values (5, 'usage', '95068187c3c803760e0d6c986bc03859f63cd72b1045fc96047d590c6850f9fa');
+  end if;
+end $apply$;
+
+do $apply$
+begin
+  if exists (select from gateway.migration m where m.number = 6 and m.sha256 <> 'f31f92b8d21bf2ce6571c578308d11bd43fcc5d6c1ff4063767ce388faefcbd3') then
+    raise exception 'gateway: migration 6 (events) is not the one that was applied to this database';
+  elsif not exists (select from gateway.migration m where m.number = 6) then
+    execute $migration$
+-- Events, and the hash chain over them.
+
+create table gateway.event (
+  id            uuid constraint event_pkey primary key default gen_random_uuid(),
+  at            timestamptz not null default clock_timestamp(),
+  type          text not null,
+  connection_id uuid,
+  user_id       uuid,
+  provider      text,
+  data          jsonb not null default '{}',
+  partner_id    uuid,
+  position      bigint,
+  hash          text
+);
+create index event_connection on gateway.event (connection_id, (-position));
+create index event_at on gateway.event (at);
+create index event_unsealed on gateway.event (at, id) where position is null;
+-- Token reads are many, and these are looked for among them.
+create index event_refresh on gateway.event (at) where type in ('grant.refreshed', 'grant.refresh_failed');
+-- How often one connection was refreshed lately.
+create index event_refreshed on gateway.event (connection_id, at) where type = 'grant.refreshed';
+-- Partial, so that a request that appends does not pay for them: the sealer does. By the negative of the position, so that no plan
+-- uses the index of positions in their place, in the belief that a rare value is soon met there.
+create index event_partner on gateway.event (partner_id, (-position)) where position is not null and partner_id is not null;
+create index event_user on gateway.event (user_id, (-position)) where position is not null;
+create index event_provider on gateway.event (provider, (-position)) where position is not null;
+create unique index event_position on gateway.event (position);
+comment on column gateway.event.position is 'Its place in the chain, given to committed rows by the sealer; null until then.';
+comment on column gateway.event.hash is 'HMAC over the row and the hash of the row before it; the key is not in this database.';
+comment on index gateway.event_pkey is 'An event is reported once under one id.';
+comment on index gateway.event_position is 'A place in the chain is given once, so that a cursor over places misses no event.';
+
+create table gateway.ledger (
+  only_one         boolean constraint ledger_pkey primary key default true check (only_one),
+  sealed_key       text,
+  position         bigint not null default 0,
+  hash             text not null default '',
+  mark             text not null default '',
+  dropped_position bigint not null default 0,
+  dropped_hash     text not null default '',
+  dropped_mark     text not null default '',
+  accepted         text not null default '',
+  lease_until      timestamptz
+);
+insert into gateway.ledger (only_one) values (true);
+comment on table gateway.ledger is 'The end of the chain of events, its encrypted key, and where it begins since older segments were dropped.';
+comment on column gateway.ledger.mark is 'HMAC over position and hash of the end; dropped_mark is that of the beginning.';
+comment on column gateway.ledger.accepted is 'An older end that the operator went on from, and its HMAC: after a backup was restored.';
+comment on index gateway.ledger_pkey is 'There is one chain.';
+
+create table gateway.used_id (
+  id uuid constraint used_id_pkey primary key
+);
+comment on table gateway.used_id is 'Connections that dropped events told of: secrets are encrypted for an id, so none may come back.';
+comment on index gateway.used_id_pkey is 'An id is used once.';
+    $migration$;
+    insert into gateway.migration (number, name, sha256) values (6, 'events', 'f31f92b8d21bf2ce6571c578308d11bd43fcc5d6c1ff4063767ce388faefcbd3');
+  end if;
+end $apply$;
+
+do $apply$
+begin
+  if exists (select from gateway.migration m where m.number = 7 and m.sha256 <> '5a3d48d3074c4f2b22be0d5add7782c098707cb063239257317605a5e215fb3c') then
+    raise exception 'gateway: migration 7 (hosts) is not the one that was applied to this database';
+  elsif not exists (select from gateway.migration m where m.number = 7) then
+    execute $migration$
+-- Hosts that run the gateway.
+
+create table gateway.host (
+  host    text not null,
+  keys    text[] not null,
+  seen_at timestamptz not null default clock_timestamp(),
+  constraint host_pkey primary key (host, keys)
+);
+comment on table gateway.host is 'Which keys, by marks that show nothing of them, the processes of a host have now or had lately.';
+comment on index gateway.host_pkey is 'While a host restarts, its old processes and its new ones are both seen.';
+    $migration$;
+    insert into gateway.migration (number, name, sha256) values (7, 'hosts', '5a3d48d3074c4f2b22be0d5add7782c098707cb063239257317605a5e215fb3c');
+  end if;
+end $apply$;
+
+-- Authorization requests: the attempt a user starts, and what it meets when it returns.
+
+-- What partners asked for to whom a user's connections at a provider are open, and with `granted` what these have: whoever connects
+-- next asks for it again, so that no partner narrows what another was given. Told to that user alone: it says who else was let in.
+create or replace function gateway.scope_beside(p_whose uuid, p_at_provider text, p_granted boolean) returns text[]
+language sql stable as $$
+  select array(
+    select distinct n.name
+      from gateway.connection c
+      left join (gateway.consent x join gateway.partner p on p.id = x.partner_id and p.revoked_at is null)
+        on x.connection_id = c.id and x.ended_at is null
+      cross join lateral unnest(coalesce(x.scope, '{}') || case when p_granted then c.scope else '{}' end) as n (name)
+     where c.user_id = p_whose and c.provider = p_at_provider order by 1)
+$$;
+
+-- One after the other, each once. Where nothing is asked for, permissions belong to the app, and nothing is added.
+create or replace function gateway.united(p_asked text[], p_beside text[]) returns text[]
+language sql immutable as $$
+  select case when cardinality(p_asked) = 0 then p_asked
+              else p_asked || array(select n.name from unnest(p_beside) with ordinality n (name, place)
+                                   where n.name <> all (p_asked) order by n.place) end
+$$;
+
+-- Whether nothing may be connected at a provider just now, since its tokens are frozen. Whoever erases all of it waits for those who
+-- are told no here to be done, or they would save behind its back.
+create or replace function gateway.closed(p_at_provider text) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+  perform pg_advisory_xact_lock_shared(hashtextextended('gateway provider ' || p_at_provider, 0));
+  return exists (select from gateway.freeze f where f.target = 'provider:' || p_at_provider);
+end $$;
+
+-- null: nobody is signed in there. An attempt lives ten minutes, and of one user about fifty do: one start in ten clears the oldest
+-- away, since looking at every one would cost each of them more than that is worth.
+create or replace function public.gateway_start_authorization_v1(
+  p_session_hash text, p_state_hash text, p_browser_hash text, p_provider text, p_sealed text, p_scope text[], p_return_to text, p_display text,
+  p_another boolean default false
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  signed_in record;
+begin
+  select s.user_id, s.label into signed_in from gateway.live_session(p_session_hash) s;
+  if not found then
+    return null;
+  end if;
+  if gateway.closed(p_provider) then
+    return '{"refused": "frozen"}';
+  end if;
+  -- An attempt that a power cut takes is started again: nobody waits for the disk. For this transaction alone.
+  perform set_config('synchronous_commit', 'off', true);
+  if random() < 0.1 then
+    delete from gateway.authorization_request a where a.state_hash = any (array(
+      select x.state_hash from gateway.authorization_request x where x.user_id = signed_in.user_id
+       order by x.created_at desc offset 49 for update skip locked));
+  end if;
+  p_scope := gateway.united(p_scope, gateway.scope_beside(signed_in.user_id, p_provider, false));
+  insert into gateway.authorization_request
+    (state_hash, browser_hash, user_id, provider, sealed, scope, return_to, display, another, expires_at)
+  values
+    (p_state_hash, p_browser_hash, signed_in.user_id, p_provider, p_sealed, p_scope, p_return_to, p_display, p_another,
+     clock_timestamp() + interval '10 minutes');
+  return jsonb_build_object('user_id', signed_in.user_id, 'label', signed_in.label, 'scope', p_scope);
+end $$;
+
+-- Whether a row from before the gateway is of this provider. Names were free text then; type 1 has always meant Go High Level.
+create or replace function gateway.same_provider(p_name text, p_type numeric, p_provider text) returns boolean
+language sql immutable as $$
+  select coalesce(lower(btrim(p_name)) = p_provider, false)
+      or (p_provider = 'ghl' and p_type = 1 and coalesce(lower(regexp_replace(p_name, '[^A-Za-z0-9]', '', 'g')), '')
+                                            in ('', 'ghl', 'gohighlevel', 'highlevel', 'leadconnector'))
+$$;
+
+-- What stands of a user at a provider, newest first: the connections, or the oldest row from before the gateway, at
+-- generation 0.
+create or replace function gateway.standing(p_whose uuid, p_at_provider text)
+returns table (id uuid, generation bigint, account_key text, account_id text, account_label text, refresh text, scope text[])
+language plpgsql stable set search_path = '' as $$
+begin
+  return query
+    select c.id, c.generation, c.account_key, c.account_id, c.account_label, d.refresh, c.scope
+      from gateway.connection c join public.provider_data d on d.id = c.id
+     where c.user_id = p_whose and c.provider = p_at_provider order by c.updated_at desc, c.id;
+  if found then
+    return;
+  end if;
+  return query
+    select d.id, 0::bigint, ''::text, null::text, null::text, null::text, null::text[] from public.provider_data d
+     where d.auth_provider_id = p_whose and gateway.same_provider(d.name, d.type, p_at_provider)
+       and not exists (select from gateway.connection c where c.id = d.id)
+     order by d.created_at nulls last, d.id limit 1;
+end $$;
+
+-- null: no such attempt, or an old one, or somebody took it before. One statement takes it, so one caller gets it.
+create or replace function public.gateway_take_authorization_v1(p_state_hash text, p_session_hash text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  taken     gateway.authorization_request;
+  signed_in record;
+begin
+  delete from gateway.authorization_request a where a.state_hash = p_state_hash returning a.* into taken;
+  if not found or taken.expires_at <= clock_timestamp() then
+    return null;
+  end if;
+  select s.user_id, s.label into signed_in from gateway.live_session(p_session_hash) s;
+  return jsonb_build_object(
+    'provider', taken.provider, 'user_id', taken.user_id, 'browser_hash', taken.browser_hash, 'sealed', taken.sealed,
+    'scope', taken.scope, 'return_to', taken.return_to, 'display', taken.display,
+    'another', taken.another, 'connect_session_id', taken.connect_session_id, 'session_user_id', signed_in.user_id, 'session_label', coalesce(signed_in.label, ''),
+    'taken_at', clock_timestamp(),
+    'standing', coalesce((select jsonb_agg(x) from gateway.standing(taken.user_id, taken.provider) x), '[]')
+  );
+end $$;
+
+-- Who calls /v1, and what they may see.
+
+-- Whose key it is, or why the call is refused: `unauthenticated` (unknown, revoked, expired and used from elsewhere are the same to
+-- whoever asks), `frozen` or `forbidden`. `needs`: the scope of the call, null where any key will do. Functions answer
+-- {"refused": slug} then, and nothing else.
+-- `recent`: its network was seen for the first time less than an hour ago, and the partner is older than that. The same is looked up
+-- for every key, found or not, so that the time it takes tells nothing.
+create or replace function gateway.caller(
+  p_key_hash text, p_address text, p_needs text, out partner gateway.partner, out refused text, out recent boolean
+)
+language plpgsql set search_path = '' as $$
+declare
+  over timestamptz := clock_timestamp();
+  here inet := nullif(p_address, '')::inet;
+  net  inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
+  k    record;
+begin
+  select p.id, p as partner, u.first_at, u.last_at into k
+    from (select) as one
+    left join gateway.api_key x
+      on x.key_hash = p_key_hash and x.revoked_at is null and (x.expires_at is null or x.expires_at > over)
+         and (x.addresses is null or here <<= any (x.addresses))
+    left join gateway.partner p on p.id = coalesce(x.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null
+    left join gateway.key_use u on u.key_hash = p_key_hash and u.network = net;
+  if k.id is null then
+    refused := 'unauthenticated';
+    return;
+  end if;
+  partner := k.partner;
+  if here is not null and (k.last_at is null or k.last_at <= over - interval '1 minute') then
+    perform gateway.note_use(partner, p_key_hash, here, net);
+  end if;
+  recent := here is not null and (k.first_at is null or k.first_at > over - interval '1 hour')
+            and partner.created_at <= over - interval '1 hour';
+  refused := case when partner.frozen_at is not null then 'frozen'
+                  when p_needs is not null and p_needs <> all (partner.scope) then 'forbidden' end;
+end $$;
+
+-- Whether a partner was given a connection by its owner, or needs not be. Looked up before anything of the connection is, where the
+-- time that an answer takes must not tell whether there is one.
+create or replace function gateway.lets(p_partner gateway.partner, p_connection uuid) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+  return p_partner.reach = 'all' or exists (
+    select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection and x.ended_at is null);
+end $$;
+
+-- Whether a partner may know of a connection at all.
+create or replace function gateway.reaches(p_partner gateway.partner, p_connection gateway.connection) returns boolean
+language sql stable as $$
+  select (p_partner.providers is null or p_connection.provider = any (p_partner.providers))
+     and (p_partner.reach = 'all' or exists (
+       select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection.id and x.ended_at is null))
+$$;
+
+-- To the minute, by network; a network that is new to a partner which has used another is told of.
+create or replace function gateway.note_use(p_partner gateway.partner, p_key_hash text, p_here inet, p_net inet) returns void
+language plpgsql set search_path = '' as $$
+begin
+  -- Whoever finds somebody noting the same just now leaves it to them: nobody waits for another's call to end.
+  if not pg_try_advisory_xact_lock(hashtextextended('gateway key use ' || p_key_hash || p_net::text, 0)) then
+    return;
+  end if;
+  if exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash where k.partner_id = p_partner.id)
+     and not exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash
+                      where k.partner_id = p_partner.id and u.network = p_net) then
+    insert into gateway.event (type, partner_id, data)
+    values ('partner.new_network', p_partner.id, jsonb_build_object('network', host(p_net) || '/' || masklen(p_net)));
+  end if;
+  insert into gateway.key_use as u (key_hash, network, address) values (p_key_hash, p_net, p_here)
+  on conflict on constraint key_use_pkey do update set last_at = clock_timestamp(), address = excluded.address;
+end $$;
+
+-- Who asks, where nothing else is asked of the database: the providers of a partner, null for all of them and for a user.
+create or replace function public.gateway_caller_v1(p_user_id uuid, p_key_hash text, p_address text, p_needs text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks record;
+begin
+  if p_key_hash is null then
+    return case when gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb else '{"providers": null}' end;
+  end if;
+  select f.* into asks from gateway.caller(p_key_hash, p_address, p_needs) f;
+  return case when asks.refused is not null then jsonb_build_object('refused', asks.refused)
+              else jsonb_build_object('providers', (asks.partner).providers) end;
+end $$;
+
+-- What waits for a partner to complete its link, as the connection that it is going to be. Whose account it is nobody is told before:
+-- whoever finished may not be whom the link was made for.
+create or replace function gateway.waiting(p_partner gateway.partner) returns setof gateway.connection
+language plpgsql stable set search_path = '' as $$
+declare
+  over timestamptz := clock_timestamp();
+begin
+  return query
+    select (jsonb_populate_record(null::gateway.connection, to_jsonb(g) || jsonb_build_object(
+             'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'status', 'pending_confirmation', 'generation', 1, 'updated_at', g.created_at))).*
+      from gateway.parked_grant g join gateway.connect_session s on s.id = g.connect_session_id
+     where g.parked_until > over and g.confirmation_hash is not null and s.partner_id = p_partner.id
+       and (p_partner.providers is null or g.provider = any (p_partner.providers));
+end $$;
+
+-- null: no such connection, or another's. For a user whom an access token proved, or a partner. Here and wherever a user is said:
+-- {"shut_out": true} for a banned or deleted one.
+create or replace function public.gateway_reached_connection_v1(p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks record;
+  p    gateway.partner;
+begin
+  if p_key_hash is not null then
+    select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:read') f;
+    if asks.refused is not null then
+      return jsonb_build_object('refused', asks.refused);
+    end if;
+    p := asks.partner;
+  end if;
+  return coalesce((
+    select gateway.shown(c) from gateway.connection c
+     where c.id = p_connection_id and (p_key_hash is null or gateway.lets(p, p_connection_id))
+       and case when p_key_hash is not null then gateway.reaches(p, c)
+                else c.user_id = (select u.id from gateway.live_user(p_user_id) u) end),
+    case when p_key_hash is not null then (select gateway.shown(c) from gateway.waiting(p) c where c.id = p_connection_id) end,
+    case when p_key_hash is null and gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end);
+end $$;
+
+-- The connections of a user, or within a partner's reach, behind an id and in the order of ids: each way of asking has an index that
+-- gives them so, and a page costs the same wherever it stands. No partner: all of that user's.
+create or replace function gateway.within_reach(
+  p_partner gateway.partner, p_whose uuid, p_at_provider text, p_behind uuid, p_of_type integer, p_in_status text, p_most integer
+)
+returns setof gateway.connection language plpgsql stable set search_path = '' as $$
+declare
+  wanted text[] := case when p_at_provider is null then p_partner.providers
+                        when p_at_provider = any (p_partner.providers) or p_partner.providers is null then array[p_at_provider] else '{}' end;
+begin
+  if p_whose is not null then
+    return query
+      select c.* from gateway.connection c
+       where c.user_id = p_whose and (p_partner.id is null or gateway.reaches(p_partner, c)) and (p_at_provider is null or c.provider = p_at_provider)
+         and c.id > p_behind and (p_of_type is null or c.type = p_of_type) and (p_in_status is null or c.status = p_in_status)
+       order by c.id limit p_most;
+  elsif p_partner.reach = 'own' then
+    return query
+      select c.* from gateway.consent x join gateway.connection c on c.id = x.connection_id
+       where x.partner_id = p_partner.id and x.connection_id > p_behind and x.ended_at is null and (wanted is null or c.provider = any (wanted))
+         and (p_of_type is null or c.type = p_of_type) and (p_in_status is null or c.status = p_in_status)
+       order by x.connection_id limit p_most;
+  elsif wanted is null then
+    return query
+      select c.* from gateway.connection c
+       where c.id > p_behind and (p_of_type is null or c.type = p_of_type) and (p_in_status is null or c.status = p_in_status)
+       order by c.id limit p_most;
+  else
+    return query
+      select c.* from unnest(wanted) as w (id) cross join lateral (
+        select x.* from gateway.connection x
+         where x.provider = w.id and x.id > p_behind and (p_of_type is null or x.type = p_of_type) and (p_in_status is null or x.status = p_in_status)
+         order by x.id limit p_most) c
+       order by c.id limit p_most;
+  end if;
+end $$;
+
+-- A page of them. `of_user` narrows what a partner asks for; of a user's own, it finds all or none.
+create or replace function public.gateway_reached_connections_v1(
+  p_user_id uuid, p_key_hash text, p_address text, p_of_user uuid, p_provider text, p_type integer, p_status text, p_after uuid, p_most integer
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks  record;
+  p     gateway.partner;
+  whose uuid := p_of_user;
+begin
+  if p_key_hash is not null then
+    select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:read') f;
+    if asks.refused is not null then
+      return jsonb_build_object('refused', asks.refused);
+    end if;
+    p := asks.partner;
+  else
+    select u.id into whose from gateway.live_user(p_user_id) u;
+    if not found then
+      return case when gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb else '[]' end;
+    end if;
+    if p_of_user <> whose then
+      return '[]';
+    end if;
+  end if;
+  p_after := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
+  return (
+    select coalesce(jsonb_agg(gateway.shown(c) order by c.id), '[]')
+      from (select x.* from gateway.within_reach(p, whose, p_provider, p_after, p_type, p_status, p_most) x
+            union all
+            select x.* from gateway.waiting(p) x
+             where p_key_hash is not null and x.id > p_after and (whose is null or x.user_id = whose) and (p_provider is null or x.provider = p_provider)
+               and (p_type is null or x.type = p_type) and (p_status is null or x.status = p_status)
+            order by id limit p_most) c);
+end $$;
+
+-- Connections: saving, listing, checking.
+
+-- Secrets are sealed for an id and a generation. Were an erased id to come back, its generations would start over and what
+-- was sealed for the old row would open in the new one.
+create or replace function gateway.was_used(p_wanted uuid) returns boolean
+language sql stable as $$
+  select exists (select from gateway.event e where e.connection_id = p_wanted)
+      or exists (select from gateway.used_id u where u.id = p_wanted)
+$$;
+
+create or replace function gateway.refuse_used_id() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  if gateway.was_used(new.id)
+     and not exists (select from public.provider_data d where d.id = new.id) then
+    raise exception 'this id was a connection before' using errcode = 'unique_violation';
+  end if;
+  return new;
+end $$;
+
+create or replace function gateway.shown(p_connection gateway.connection) returns jsonb
+language sql stable as $$
+  select jsonb_build_object(
+    'id', p_connection.id, 'user_id', p_connection.user_id, 'provider', p_connection.provider, 'type', p_connection.type, 'generation', p_connection.generation,
+    'status', p_connection.status, 'account_id', p_connection.account_id, 'account_label', p_connection.account_label, 'scope', p_connection.scope,
+    'expires_at', p_connection.expires_at, 'created_at', p_connection.created_at, 'updated_at', p_connection.updated_at)
+$$;
+
+-- Ahead of the end of the token, with jitter, so that what was connected together is not refreshed together; and in time for
+-- a refresh token that would die unused. Null: there is nothing to refresh with, or nothing that ends.
+create or replace function gateway.refresh_time(p_refreshable boolean, p_expires_at timestamptz, p_refresh_expires_at timestamptz)
+returns timestamptz language sql volatile as $$
+  select case when p_refreshable then least(
+    p_expires_at - least((p_expires_at - clock_timestamp()) * (0.1 + 0.1 * random()), interval '15 minutes' * (0.5 + random())),
+    clock_timestamp() + (p_refresh_expires_at - clock_timestamp()) * (0.7 + 0.1 * random())) end
+$$;
+
+-- What the provider said, of all that a front end is shown.
+create or replace function gateway.facts_in(p_data jsonb) returns jsonb
+language sql immutable as $$
+  select case jsonb_typeof(p_data) when 'object' then p_data - array['account', 'scope', 'status'] else '{}'::jsonb end
+$$;
+
+-- Compare-and-set, since a seal is for an id and a generation: `saved` is false unless the proposal is the next generation of
+-- what stands, or the first of a new id where nothing does. Then it says what to seal for instead, and what stands sealed, by which
+-- whoever got no answer to a first try knows its own. `not_after`: when the caller has given up, by this clock. What is saved later
+-- would stand though its user was told that it does not, and was given back.
+create or replace function public.gateway_save_connection_v1(
+  p_connection_id uuid, p_generation bigint, p_user_id uuid, p_user_label text, p_provider text, p_type integer, p_account_key text,
+  p_account_id text, p_account_label text, p_scope text[], p_token text, p_refresh text, p_expires_at timestamptz,
+  p_refresh_expires_at timestamptz, p_data jsonb, p_revoke_old boolean default false, p_parked_id uuid default null,
+  p_expires_seconds double precision default null, p_refresh_expires_seconds double precision default null,
+  p_not_after timestamptz default null, p_connect_session_id uuid default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  stands  record;
+  seal    text;
+  known   boolean;
+  fits    boolean;
+  profile uuid;
+  answered boolean := false;
+  was     gateway.parked_grant;
+  partner uuid;
+begin
+  perform gateway.lock_user(p_user_id);
+  -- Seconds, where they are given: whoever asked may have another clock than this one.
+  p_expires_at := coalesce(clock_timestamp() + make_interval(secs => p_expires_seconds), p_expires_at);
+  p_refresh_expires_at := coalesce(clock_timestamp() + make_interval(secs => p_refresh_expires_seconds), p_refresh_expires_at);
+  -- By the key that the catalogue asks for now, else by the id that the caller saw: `accounts` may have changed since.
+  select s.* into stands from gateway.standing(p_user_id, p_provider) s
+   where s.account_key = p_account_key or s.id = p_connection_id order by (s.account_key = p_account_key) desc limit 1;
+  select d.token into seal from public.provider_data d where d.id = stands.id for update;
+  known := found;  -- otherwise it went while we waited for it
+  if known then
+    -- A refresh may have been saved while we waited for the row: what stands is read again, under the lock.
+    select s.* into stands from gateway.standing(p_user_id, p_provider) s where s.id = stands.id;
+    fits := p_connection_id = stands.id and p_generation = stands.generation + 1;
+  else
+    fits := p_generation = 1
+      and not exists (select from public.provider_data d where d.id = p_connection_id)
+      and not gateway.was_used(p_connection_id);
+  end if;
+  fits := coalesce(fits, false) and exists (select from gateway.live_user(p_user_id));
+  if fits and (gateway.closed(p_provider) or gateway.link_stopped(coalesce(
+       p_connect_session_id, (select p.connect_session_id from gateway.parked_grant p where p.id = p_parked_id)))) then
+    return '{"refused": "frozen"}';
+  end if;
+  if fits and p_parked_id is not null then
+    -- The question is answered once: whoever comes second finds nothing parked.
+    perform set_config('gateway.parked_grant_used', p_parked_id::text, true);
+    delete from gateway.parked_grant p
+     where p.id = p_parked_id and p.user_id = p_user_id and p.parked_until > clock_timestamp() returning p.* into was;
+    fits := found;
+    answered := not found;
+    p_connect_session_id := coalesce(p_connect_session_id, was.connect_session_id);
+  end if;
+  if not fits then
+    return jsonb_build_object(
+      'saved', false, 'created', false, 'answered', answered,
+      'id', case when known then stands.id else gen_random_uuid() end,
+      'generation', case when known then stands.generation else 0 end,
+      'account_id', case when known then stands.account_id end,
+      'account_label', case when known then stands.account_label end,
+      'scope', case when known then stands.scope end,
+      'connection', case when known then (select gateway.shown(c) from gateway.connection c where c.id = stands.id) end,
+      'token', seal, 'refresh', case when known then stands.refresh end);
+  end if;
+  if p_revoke_old and known then
+    insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason)
+    select d.id, stands.generation, p_provider, stands.account_id, d.token, d.refresh, 'superseded' from public.provider_data d
+     where d.id = stands.id and (d.token is not null or d.refresh is not null)
+    on conflict on constraint revocation_pkey do nothing;
+  end if;
+  profile := gateway.profile_of(p_user_id, p_user_label);
+  insert into public.provider_data as d (id, provider_id_ref, auth_provider_id, name, type, token, refresh, expires, data)
+  values (p_connection_id, profile, p_user_id, p_provider, p_type, p_token, p_refresh,
+          to_char(p_expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), coalesce(p_data, '{}'))
+  on conflict (id) do update set
+    provider_id_ref = excluded.provider_id_ref, auth_provider_id = excluded.auth_provider_id, name = excluded.name,
+    type = excluded.type, token = excluded.token, refresh = excluded.refresh, expires = excluded.expires, data = excluded.data;
+  insert into gateway.connection as c
+    (id, user_id, provider, type, account_key, account_id, account_label, scope, generation, expires_at, refresh_expires_at,
+     refresh_at, facts)
+  values (p_connection_id, p_user_id, p_provider, p_type, p_account_key, p_account_id, p_account_label, p_scope, p_generation, p_expires_at,
+          p_refresh_expires_at, gateway.refresh_time(p_refresh is not null, p_expires_at, p_refresh_expires_at), gateway.facts_in(p_data))
+  on conflict (id) do update set
+    type = excluded.type, account_key = excluded.account_key, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,
+    facts = excluded.facts, reconnected = excluded.generation,
+    status = 'active', generation = excluded.generation, expires_at = excluded.expires_at,
+    refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at, lease_id = null, lease_until = null,
+    lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null, updated_at = clock_timestamp();
+  perform gateway.list_in_profile(p_user_id, profile, p_connection_id);
+  if p_connect_session_id is not null then
+    partner := gateway.consent_through(p_connect_session_id, p_connection_id, p_generation = 1);
+  end if;
+  if was.confirmation_hash is not null then
+    -- Kept, so that whoever missed the answer may ask for it again.
+    update gateway.connect_session s set connection_id = p_connection_id, confirmation_hash = was.confirmation_hash
+     where s.id = p_connect_session_id;
+  end if;
+  if was.confirmation_hash is not null and known and stands.account_id is distinct from p_account_id then
+    -- What one partner confirmed, another's owner has not: their yes was to the account before.
+    perform gateway.end_consents(p_connection_id, partner);
+  end if;
+  insert into gateway.event (type, connection_id, user_id, provider, partner_id, data)
+  values (case p_generation when 1 then 'connection.created' else 'connection.reauthorized' end, p_connection_id, p_user_id, p_provider, partner,
+          jsonb_build_object('generation', p_generation, 'account', jsonb_build_object('id', p_account_id, 'label', p_account_label)));
+  if clock_timestamp() > p_not_after then
+    raise exception 'whoever asked has given up by now' using errcode = 'query_canceled';
+  end if;
+  return jsonb_build_object('saved', true, 'created', p_generation = 1, 'id', p_connection_id, 'generation', p_generation,
+                            'account_id', p_account_id, 'account_label', p_account_label, 'connection', case when partner is not null then
+                              (select gateway.shown(c) from gateway.connection c where c.id = p_connection_id) end);
+end $$;
+
+-- Which partners may use a connection because its owner said so; those that reach every connection are the product itself.
+create or replace function gateway.sharing(p_connection_id uuid) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+  return coalesce((
+    select jsonb_agg(jsonb_build_object('id', p.id, 'name', p.name, 'made', x.made) order by p.name)
+      from gateway.consent x join gateway.partner p on p.id = x.partner_id
+     where x.connection_id = p_connection_id and x.ended_at is null and p.revoked_at is null and p.reach = 'own'), '[]');
+end $$;
+
+-- null: nobody is signed in there.
+create or replace function public.gateway_connections_v1(p_session_hash text)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (
+    select jsonb_build_object('user_id', s.user_id, 'label', s.label,
+             'frozen', array(select substr(f.target, 10) from gateway.freeze f where f.target like 'provider:%'), 'connections', coalesce(
+             (select jsonb_agg(gateway.shown(c) || jsonb_build_object('partners', gateway.sharing(c.id)) order by c.type, c.created_at, c.id)
+                from gateway.connection c where c.user_id = s.user_id), '[]'))
+      from gateway.live_session(p_session_hash) s
+  );
+end $$;
+
+-- null: no such connection, or another's.
+create or replace function public.gateway_connection_v1(p_session_hash text, p_connection_id uuid)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (
+    select gateway.shown(c)
+      from gateway.live_session(p_session_hash) s join gateway.connection c on c.user_id = s.user_id and c.id = p_connection_id
+  );
+end $$;
+
+-- null: no such connection, or another's. The right to probe a connection, once a minute.
+create or replace function public.gateway_begin_check_v1(p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  over timestamptz := clock_timestamp();
+  seen jsonb := public.gateway_reached_connection_v1(p_connection_id, p_user_id, p_key_hash, p_address);
+  provider_facts jsonb;
+begin
+  if seen is null or seen ? 'refused' or seen ? 'shut_out' then
+    return seen;
+  end if;
+  if seen ->> 'status' = 'pending_confirmation' then
+    return '{"refused": "pending_confirmation"}';
+  end if;
+  update gateway.connection c set checked_at = over
+   where c.id = p_connection_id and (c.checked_at is null or c.checked_at <= over - interval '1 minute') returning c.facts into provider_facts;
+  if not found then
+    return (select jsonb_build_object('refused', 'rate_limited',
+                                      'retry_after', greatest(1, ceil(60 - extract(epoch from over - c.checked_at))))
+              from gateway.connection c where c.id = p_connection_id);
+  end if;
+  return seen || jsonb_build_object('facts', provider_facts);
+end $$;
+
+-- What came of it; what stands then, or null. `refused`: what the provider said of the grant of that generation ends it, by the name
+-- of `error`; a newer one is not touched.
+create or replace function public.gateway_end_check_v1(
+  p_connection_id uuid, p_generation bigint, p_outcome text, p_error text, p_key_hash text default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  c     gateway.connection;
+  asker uuid := (select k.partner_id from gateway.api_key k where k.key_hash = p_key_hash);
+begin
+  if p_outcome = 'refused' then
+    perform from public.provider_data d where d.id = p_connection_id for update;
+    update gateway.connection x set status = 'needs_reauthorization', updated_at = clock_timestamp()
+     where x.id = p_connection_id and x.generation = p_generation and x.status = 'active' returning x.* into c;
+    if found then
+      update public.provider_data d
+         set data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end
+                    || jsonb_build_object('status', 'needs_reauthorization')
+       where d.id = p_connection_id;
+      insert into gateway.event (type, connection_id, user_id, provider, data)
+      values ('connection.needs_reauthorization', c.id, c.user_id, c.provider, jsonb_build_object('error', p_error));
+    end if;
+  end if;
+  select x.* into c from gateway.connection x where x.id = p_connection_id;
+  if not found then
+    return null;
+  end if;
+  insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
+  values ('connection.checked', c.id, c.user_id, asker, c.provider, jsonb_build_object('outcome', p_outcome));
+  return gateway.shown(c);
+end $$;
+
+-- Ending a connection, by its user, a partner or the operator.
+
+-- Whether a disconnect by this partner erases: always where it speaks for the product, else where the connection was made for it and
+-- nobody else was let in.
+create or replace function gateway.erases(p_partner gateway.partner, p_connection uuid) returns boolean
+language sql stable as $$
+  select p_partner.reach = 'all' or (
+    exists (select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection and x.ended_at is null and x.made)
+    and not exists (
+      select from gateway.consent x join gateway.partner o on o.id = x.partner_id
+       where x.connection_id = p_connection and x.partner_id <> p_partner.id and x.ended_at is null and o.revoked_at is null))
+$$;
+
+-- Whether the same account at the provider is anybody else's connection too, or waits to be one.
+create or replace function gateway.beside(p_connection gateway.connection) returns boolean
+language sql stable as $$
+  select exists (select from gateway.connection x where x.provider = p_connection.provider and x.account_id = p_connection.account_id and x.id <> p_connection.id)
+      or exists (select from gateway.parked_grant g where g.provider = p_connection.provider and g.account_id = p_connection.account_id)
+$$;
+
+-- null: no such connection, or another's. What an uninstall at the provider has to say, where somebody asks for one. `kept`: the
+-- connection would stay after all, for others. `shared`: the app there serves connections that this partner has no say in.
+create or replace function public.gateway_leaving_v1(
+  p_session_hash text, p_user_id uuid, p_connection_id uuid, p_key_hash text default null, p_address text default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks record;
+  p    gateway.partner;
+begin
+  if p_key_hash is not null then
+    select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:write') f;
+    if asks.refused is not null then
+      return jsonb_build_object('refused', asks.refused);
+    end if;
+    p := asks.partner;
+  end if;
+  return coalesce((
+    select jsonb_build_object('user_id', c.user_id, 'provider', c.provider, 'account_id', c.account_id, 'facts', c.facts,
+                              'kept', p_key_hash is not null and not gateway.erases(p, c.id),
+                              'shared', p.reach = 'own' and gateway.beside(c))
+      from gateway.connection c
+     where c.id = p_connection_id and (p_key_hash is null or gateway.lets(p, p_connection_id))
+       and case when p_key_hash is not null then gateway.reaches(p, c)
+                else c.user_id = coalesce((select s.user_id from gateway.live_session(p_session_hash) s),
+                                          (select u.id from gateway.live_user(p_user_id) u)) end),
+    -- What waits is given back without asking its account for anything.
+    case when p_key_hash is not null then (
+      select jsonb_build_object('user_id', w.user_id, 'provider', w.provider, 'account_id', '', 'facts', w.facts, 'kept', true,
+                                'shared', false)
+        from gateway.waiting(p) w where w.id = p_connection_id) end,
+    case when p_key_hash is null and gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end);
+end $$;
+
+-- A disconnect by the partner whose link it came by, before it was completed. null: something else ended it just now.
+create or replace function gateway.give_up_waiting(p_parked_id uuid, p_partner uuid) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  gone gateway.parked_grant;
+  told uuid;
+begin
+  perform set_config('gateway.link_error', 'disconnected', true);
+  delete from gateway.parked_grant g where g.id = p_parked_id returning g.* into gone;
+  if not found then
+    return null;
+  end if;
+  insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
+  values ('connection.disconnected', gone.id, gone.user_id, p_partner, gone.provider, '{"account": {"id": "", "label": ""}}')
+  returning id into told;
+  return jsonb_build_object(
+    'connection_id', gone.id, 'event_id', told, 'provider', gone.provider, 'account_id', '', 'account_label', '', 'erased_at', clock_timestamp(), 'kept', false, 'revocation',
+    (select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = gone.id and r.generation = 1));
+end $$;
+
+-- null: no such connection, or another's. The trigger puts the grant into the queue; here it is handed to whoever may try at once.
+-- `user_id`: somebody whom an access token proved, where there is no session. `key_hash`: a partner; where others were let in, or the
+-- connection was there before it, only its own reach ends: `kept`.
+create or replace function public.gateway_disconnect_v1(
+  p_session_hash text, p_connection_id uuid, p_user_id uuid default null, p_key_hash text default null, p_address text default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks   record;
+  p      gateway.partner;
+  whose  uuid;
+  gone   gateway.connection;
+  kept   boolean := false;
+  queued jsonb;
+  told   uuid;
+begin
+  if p_key_hash is not null then
+    select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:write') f;
+    if asks.refused is not null then
+      return jsonb_build_object('refused', asks.refused);
+    end if;
+    p := asks.partner;
+    select c.user_id into whose from gateway.connection c
+     where c.id = p_connection_id and gateway.lets(p, p_connection_id) and gateway.reaches(p, c);
+  else
+    whose := coalesce((select s.user_id from gateway.live_session(p_session_hash) s), (select u.id from gateway.live_user(p_user_id) u));
+  end if;
+  if not exists (select from gateway.connection c where c.id = p_connection_id and c.user_id = whose) then
+    if p_key_hash is not null and exists (select from gateway.waiting(p) w where w.id = p_connection_id) then
+      return gateway.give_up_waiting(p_connection_id, p.id);
+    end if;
+    return case when p_key_hash is null and whose is null and gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end;
+  end if;
+  perform gateway.lock_user(whose);
+  perform from public.provider_data d where d.id = p_connection_id for update;
+  select c.* into gone from gateway.connection c
+   where c.id = p_connection_id and c.user_id = whose and (p_key_hash is null or gateway.reaches(p, c));
+  if not found then
+    return null;
+  end if;
+  if p_key_hash is not null then
+    -- Consents of one connection change in turn: two that leave at once do not each keep it for the other.
+    perform from gateway.consent x where x.connection_id = gone.id and x.ended_at is null order by x.partner_id for update;
+    kept := not gateway.erases(p, gone.id);
+  end if;
+  if kept then
+    update gateway.consent x set ended_at = clock_timestamp()
+     where x.partner_id = p.id and x.connection_id = gone.id and x.ended_at is null;
+  else
+    delete from public.provider_data d where d.id = gone.id;
+    update gateway.revocation r set reason = 'disconnected' where r.connection_id = gone.id and r.generation = gone.generation
+    returning gateway.to_give_back(r) into queued;
+  end if;
+  insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
+  values (case when kept then 'consent.ended' else 'connection.disconnected' end, gone.id, whose, p.id, gone.provider,
+          jsonb_build_object('account', jsonb_build_object('id', gone.account_id, 'label', gone.account_label)))
+  returning id into told;
+  return jsonb_build_object('connection_id', gone.id, 'event_id', told, 'provider', gone.provider, 'account_id', gone.account_id,
+                            'account_label', gone.account_label, 'erased_at', clock_timestamp(), 'revocation', queued,
+                            'kept', kept);
+end $$;
+
+create or replace function gateway.erase(p_connection gateway.connection) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  told uuid;
+begin
+  delete from public.provider_data d where d.id = p_connection.id;  -- the trigger puts the grant into the queue
+  update gateway.revocation r set reason = 'revoked', due_at = clock_timestamp() + interval '5 minutes'
+   where r.connection_id = p_connection.id and r.generation = p_connection.generation;
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  values ('connection.disconnected', p_connection.id, p_connection.user_id, p_connection.provider,
+          jsonb_build_object('by', 'operator', 'account', jsonb_build_object('id', p_connection.account_id, 'label', p_connection.account_label)))
+  returning id into told;
+  return jsonb_build_object('connection_id', p_connection.id, 'event_id', told, 'provider', p_connection.provider, 'account_id', p_connection.account_id,
+                            'account_label', p_connection.account_label, 'erased_at', clock_timestamp(), 'kept', false);
+end $$;
+
+-- One, whosever it is. null: there is none.
+create or replace function public.gateway_erase_connection_v1(p_connection_id uuid)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  gone   gateway.connection;
+  erased jsonb;
+begin
+  perform gateway.lock_user((select c.user_id from gateway.connection c where c.id = p_connection_id));
+  perform from public.provider_data d where d.id = p_connection_id for update;
+  select c.* into gone from gateway.connection c where c.id = p_connection_id;
+  if not found then
+    return null;
+  end if;
+  erased := gateway.erase(gone);
+  return erased || jsonb_build_object('revocation', (
+    select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = gone.id and r.generation = gone.generation));
+end $$;
+
+-- Up to `most` of a provider's, and all that would become one: what is parked, and attempts under way. How many went, and how many
+-- are left, somebody being at them.
+create or replace function public.gateway_erase_provider_v1(p_provider text, p_most integer)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  c        gateway.connection;
+  gone     gateway.connection;
+  erased   integer := 0;
+  parked   integer;
+  stopped  integer;
+begin
+  -- Whoever was let through before the freeze has saved, or has not, when this is had.
+  perform pg_advisory_xact_lock(hashtextextended('gateway provider ' || p_provider, 0));
+  delete from gateway.authorization_request a where a.state_hash = any (array(
+    select x.state_hash from gateway.authorization_request x where x.provider = p_provider limit 1000 for update skip locked));
+  get diagnostics stopped = row_count;
+  delete from gateway.parked_grant p where p.id = any (array(
+    select x.id from gateway.parked_grant x where x.provider = p_provider limit p_most for update skip locked));
+  get diagnostics parked = row_count;
+  for c in select x.* from gateway.connection x where x.provider = p_provider order by x.account_id limit p_most loop
+    continue when not gateway.try_lock_user(c.user_id);
+    perform from public.provider_data d where d.id = c.id for update;
+    select x.* into gone from gateway.connection x where x.id = c.id;
+    if found then
+      perform gateway.erase(gone);
+      erased := erased + 1;
+    end if;
+  end loop;
+  return jsonb_build_object(
+    'erased', erased, 'parked', parked, 'attempts', stopped,
+    'more', exists (select from gateway.connection x where x.provider = p_provider)
+            or exists (select from gateway.parked_grant p where p.provider = p_provider)
+            or exists (select from gateway.authorization_request a where a.provider = p_provider));
+end $$;
+
+-- Events: appending them, and reading them through /v1.
+
+create or replace function public.gateway_record_v1(p_type text, p_connection_id uuid, p_user_id uuid, p_provider text, p_data jsonb)
+returns jsonb language plpgsql security definer set search_path = '' as $$
+begin
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  values (p_type, p_connection_id, p_user_id, p_provider, coalesce(p_data, '{}'));
+  return '{}';
+end $$;
+
+-- A time for whoever reads it elsewhere. What is no time there (infinite, before year 1, beyond 9998) is a text, in UTC.
+create or replace function gateway.moment(p_t timestamptz) returns jsonb
+language sql stable as $$
+  select case when p_t > timestamptz '0001-01-03 00:00:00+00' and p_t < timestamptz '9999-01-01 00:00:00+00' then to_jsonb(p_t)
+              else to_jsonb(p_t at time zone 'UTC') end
+$$;
+
+-- How far one call of a partner with reach `own` looks, whatever it finds: 2000 events. Where it was given few connections, that is
+-- 2000 events of these, which may lie far apart; else, or near the end, the next 2000 of the chain. Null: as far as the page has room.
+create or replace function gateway.looked_until(p_partner gateway.partner, p_after bigint) returns bigint
+language plpgsql stable set search_path = '' set enable_bitmapscan = off set enable_seqscan = off as $$
+declare
+  head  bigint := (select l.position from gateway.ledger l);
+  lanes uuid[];
+begin
+  if p_partner.id is null or p_partner.reach <> 'own' then
+    return null;
+  end if;
+  lanes := array(select distinct c.connection_id from gateway.consent c where c.partner_id = p_partner.id order by c.connection_id limit 21);
+  if head - p_after <= 2000 then
+    return head;
+  elsif cardinality(lanes) > 20 then
+    return p_after + 2000;
+  end if;
+  return least(head, (
+    select min(o.position) from unnest(lanes) as known (id) cross join lateral (
+      select e.position from gateway.event e
+       where e.connection_id = known.id and e.position is not null and -e.position < -p_after
+       order by -e.position desc offset 2000 / greatest(cardinality(lanes), 1) - 1 limit 1) o));
+end $$;
+
+-- The sealed events that a user may be told of, or a partner, behind `after` and up to `until`, in order: its own acts; and of its
+-- providers' connections everything (reach `all`), or what others than partners did to those it was given, while it was; that they were
+-- erased, by whomever, is told a moment after that ended. Every way is along an index and bounded, so that a page costs what it shows;
+-- near the end, where whoever asks again and again is, the chain itself is walked.
+create or replace function gateway.told(p_partner gateway.partner, p_whose uuid, p_after bigint, p_until bigint, p_most integer)
+returns setof gateway.event language plpgsql stable set search_path = '' set enable_bitmapscan = off set enable_seqscan = off as $$
+declare
+  near boolean := p_after > (select l.position from gateway.ledger l) - 1000;
+begin
+  if p_partner.id is null then
+    return query
+      select e.* from gateway.event e
+       where e.user_id = p_whose and e.position is not null and -e.position < -p_after and e.type !~ '^(partner|key)\.'
+       order by -e.position desc limit p_most;
+  elsif p_partner.reach = 'own' then
+    return query
+      select e.* from (
+        select c.* from gateway.event c where p_until - p_after <= 2000 and c.position > p_after and c.position <= p_until
+        union all
+        select o.* from (select distinct c.connection_id from gateway.consent c where c.partner_id = p_partner.id and p_until - p_after > 2000) known
+         cross join lateral (
+          select c.* from gateway.event c
+           where c.connection_id = known.connection_id and -c.position < -p_after and -c.position >= -p_until
+             and c.partner_id is distinct from p_partner.id) o
+        union all
+        (select c.* from gateway.event c
+          where p_until - p_after > 2000 and c.partner_id = p_partner.id and c.position is not null and -c.position < -p_after and -c.position >= -p_until
+          order by -c.position desc limit p_most)
+      ) e
+       where e.partner_id = p_partner.id
+          or (e.partner_id is null or e.type = 'connection.disconnected')
+             and (p_partner.providers is null or e.provider = any (p_partner.providers)) and exists (
+               select from gateway.consent x
+                where x.partner_id = p_partner.id and x.connection_id = e.connection_id and x.created_at <= e.at
+                  and (x.ended_at is null or e.at < x.ended_at
+                       or e.type = 'connection.disconnected' and e.at < x.ended_at + interval '5 seconds'))
+       order by e.position limit p_most;
+  elsif p_partner.providers is null or near then
+    return query
+      select e.* from gateway.event e
+       where e.position > p_after
+         and (e.partner_id = p_partner.id or e.provider is not null and (p_partner.providers is null or e.provider = any (p_partner.providers)))
+       order by e.position limit p_most;
+  else
+    return query
+      select distinct on (x.position) x.* from (
+        select o.* from unnest(p_partner.providers) known (id) cross join lateral (
+          select e.* from gateway.event e where e.provider = known.id and e.position is not null and -e.position < -p_after
+           order by -e.position desc limit p_most) o
+        union all
+        (select e.* from gateway.event e where e.partner_id = p_partner.id and e.position is not null and -e.position < -p_after
+          order by -e.position desc limit p_most)
+      ) x order by x.position limit p_most;
+  end if;
+end $$;
+
+-- A page for one caller: the partner of a key, or a user. `next`: from where to go on, where there is more, or may be. A partner that
+-- was given connections is not told who else erased one.
+create or replace function public.gateway_events_v1(p_key_hash text, p_address text, p_user_id uuid, p_after bigint, p_most integer)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks  record;
+  own   boolean;
+  until bigint;
+  items jsonb;
+begin
+  if p_key_hash is not null then
+    select f.* into asks from gateway.caller(p_key_hash, p_address, 'events:read') f;
+    if asks.refused is not null then
+      return jsonb_build_object('refused', asks.refused);
+    end if;
+  elsif p_user_id is null or gateway.shut_out(p_user_id) then
+    return '{"shut_out": true}';
+  else
+    select null::gateway.partner as partner, null::text as refused into asks;
+  end if;
+  own := coalesce((asks.partner).reach = 'own', false);
+  until := gateway.looked_until(asks.partner, p_after);
+  select coalesce(jsonb_agg(jsonb_build_object(
+           'id', x.id, 'position', x.position, 'type', x.type,
+           'at', least(greatest(x.at, timestamptz '0001-01-03 00:00:00+00'), timestamptz '9998-12-31 00:00:00+00'),
+           'connection_id', x.connection_id, 'user_id', x.user_id,
+           'partner', case when not own or x.partner_id = (asks.partner).id then x.partner_id end, 'provider', x.provider,
+           'data', case when own then x.data - 'by' else x.data end) order by x.position), '[]') into items
+    from gateway.told(asks.partner, p_user_id, p_after, until, p_most + 1) x;
+  if jsonb_array_length(items) > p_most then
+    items := items - p_most;
+    until := (items -> (p_most - 1) ->> 'position')::bigint;
+  elsif until >= (select l.position from gateway.ledger l) or until <= p_after then
+    until := null;
+  end if;
+  return jsonb_build_object('items', items, 'next', until);
+end $$;
+
+-- Removing what has expired.
+
+create or replace function gateway.sweep(p_most integer) returns void
+language plpgsql set search_path = '' as $$
+declare
+  over timestamptz := clock_timestamp();  -- a variable, since a volatile function cannot look into an index
+begin
+  -- An array, since a join with a subquery that locks may run it, and its limit, more than once.
+  delete from gateway.session s where s.session_hash = any (array(
+    select x.session_hash from gateway.session x where x.expires_at <= over
+     order by x.expires_at limit p_most for update skip locked));
+  delete from gateway.authorization_request a where a.state_hash = any (array(
+    select x.state_hash from gateway.authorization_request x where x.expires_at <= over
+     order by x.expires_at limit p_most for update skip locked));
+  -- A link of fifteen minutes, an attempt of ten and ten for its completion: nobody asks for it an hour later.
+  delete from gateway.connect_session s where s.id = any (array(
+    select x.id from gateway.connect_session x where x.expires_at <= over - interval '1 hour'
+     order by x.expires_at limit p_most for update skip locked));
+end $$;
+
+-- Rows whose secrets were written by the owner, or before the gateway.
+
+-- What is written over our secrets is noted, so that nobody has to search for it. Ours begin as every Fernet token does.
+create or replace function gateway.note_written() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into gateway.adoption as a (id) select c.id from gateway.connection c where c.id = new.id
+  on conflict on constraint adoption_pkey do update set due_at = clock_timestamp(), attempts = 0;
+  return null;
+end $$;
+
+-- What a client wrote is looked at in any case: it may be nothing, or begin as ours do. Who writes is known only to a function that
+-- runs as they do, and what it says here is read by the trigger's condition for the same row.
+create or replace function gateway.tell_client() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  perform set_config('gateway.client_writes', case when
+    pg_catalog.row_security_active(tg_relid) and current_user <> 'service_role' and not exists (
+      select from pg_catalog.pg_class c where c.oid = tg_relid and pg_catalog.pg_get_userbyid(c.relowner) = current_user
+    ) then 'yes' else 'no' end, true);
+  return new;
+end $$;
+
+-- Neither empty nor sealed by us: somebody else wrote it.
+create or replace function gateway.plain(p_secret text) returns boolean
+language sql immutable as $$ select coalesce(p_secret !~ '^(gAAAA|$)', false) $$;
+
+create or replace function gateway.hashed(p_secret text) returns text
+language sql immutable as $$ select encode(sha256(convert_to(p_secret, 'UTF8')), 'hex') $$;
+
+-- Every row that holds a secret, oldest first, so that of duplicates the oldest is seen first; a page at a time, behind
+-- `after_at` and `after_id`. Plaintext stays here; what looks sealed goes along, to be looked at.
+create or replace function public.gateway_adoptable_v1(p_after_at timestamptz, p_after_id uuid, p_most integer, p_providers text[])
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return jsonb_build_object(
+    'total', (select count(*) from public.provider_data d where p_after_id is null and coalesce(nullif(d.token, ''), d.refresh, '') <> ''),
+    'rows', coalesce((
+      select jsonb_agg(jsonb_build_object(
+               'id', x.id, 'at', x.at, 'user_id', x.auth_provider_id, 'name', x.name,
+               'provider', coalesce(c.provider, (select p.id from unnest(p_providers) with ordinality p (id, place)
+                                                  where gateway.same_provider(x.name, x.type, p.id) order by p.place limit 1)),
+               'generation', coalesce(c.generation, 0),
+               'plain', gateway.plain(x.token) or gateway.plain(x.refresh),
+               'token', case when not gateway.plain(x.token) then nullif(x.token, '') end,
+               'refresh', case when not gateway.plain(x.refresh) then nullif(x.refresh, '') end) order by x.at, x.id)
+        from (select d.*, coalesce(d.created_at, 'infinity') as at from public.provider_data d
+               where (nullif(d.token, '') is not null or nullif(d.refresh, '') is not null)
+                 and (p_after_id is null or (coalesce(d.created_at, 'infinity'), d.id) > (p_after_at, p_after_id))
+               order by coalesce(d.created_at, 'infinity'), d.id limit p_most) x
+        left join gateway.connection c on c.id = x.id), '[]'));
+end $$;
+
+-- null: nothing is due, or somebody has it. Without an id, the next connection that something was written over. A lease lasts a
+-- minute, longer than the provider may take, and keeps the refresh away meanwhile.
+create or replace function public.gateway_claim_adoption_v1(p_connection_id uuid, p_provider text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  over  timestamptz := clock_timestamp();
+  found_id uuid;
+  claimed gateway.adoption;
+  known gateway.connection;
+begin
+  if p_connection_id is null then
+    select a.id into found_id from gateway.adoption a
+     where a.due_at <= over and (a.lease_until is null or a.lease_until <= over)
+     order by a.due_at limit 1 for update skip locked;
+  else
+    insert into gateway.adoption (id, due_at) select d.id, 'infinity' from public.provider_data d where d.id = p_connection_id
+    on conflict on constraint adoption_pkey do nothing;
+    select a.id into found_id from gateway.adoption a
+     where a.id = p_connection_id and (a.lease_until is null or a.lease_until <= over) for update skip locked;
+  end if;
+  if found_id is null then
+    return null;
+  end if;
+  update gateway.adoption a
+     set lease_id = gen_random_uuid(), lease_until = over + interval '1 minute', attempts = a.attempts + 1
+   where a.id = found_id returning a.* into claimed;
+  -- Under a refresh that is on its way nothing is touched: what it brings is newer than what we would keep.
+  update gateway.connection c set lease_id = claimed.lease_id, lease_until = claimed.lease_until
+   where c.id = claimed.id and (c.lease_until is null or c.lease_until <= over)
+     and (c.intent_at is null or c.status <> 'active') returning c.* into known;
+  if known.id is null and exists (select from gateway.connection c where c.id = claimed.id) then
+    update gateway.adoption a set lease_id = null, lease_until = null, attempts = a.attempts - 1, due_at = over + interval '5 seconds'
+     where a.id = claimed.id;
+    return null;
+  end if;
+  update gateway.adoption a
+     set due_at = case when known.id is null then 'infinity'
+                       else over + least(interval '1 minute' * power(2, least(a.attempts - 1, 10)), interval '1 hour') end
+   where a.id = claimed.id;
+  return (
+    select jsonb_build_object(
+             'id', d.id, 'lease_id', claimed.lease_id, 'attempts', claimed.attempts, 'user_id', d.auth_provider_id,
+             'provider', coalesce(known.provider, p_provider), 'generation', coalesce(known.generation, 0),
+             'account_id', known.account_id, 'account_key', known.account_key, 'scope', coalesce(known.scope, '{}'),
+             'refresh_expires_at', known.refresh_expires_at,
+             'token', nullif(d.token, ''), 'refresh', nullif(d.refresh, ''), 'expires', d.expires,
+             'data', case when known.id is null then d.data else known.facts end,
+             'refresh_hash', claimed.refresh_hash, 'sealed', claimed.sealed,
+             'beside', exists (select from gateway.connection c
+                                where c.user_id = d.auth_provider_id and c.id <> d.id
+                                  and c.provider = coalesce(known.provider, p_provider)))
+      from public.provider_data d where d.id = claimed.id);
+end $$;
+
+-- What a used refresh token brought is kept before anything is made of it: the token itself is worth nothing any more.
+create or replace function public.gateway_keep_refreshed_v1(p_connection_id uuid, p_lease_id uuid, p_refresh_hash text, p_sealed text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  update gateway.adoption a set refresh_hash = p_refresh_hash, sealed = p_sealed
+   where a.id = p_connection_id and a.lease_id = p_lease_id;
+  return jsonb_build_object('kept', found);
+end $$;
+
+-- Compare-and-set: what was confirmed must still stand, and be the next generation. `why`: `changed`, `no_user`, `duplicate`.
+create or replace function public.gateway_adopt_connection_v1(
+  p_connection_id uuid, p_lease_id uuid, p_generation bigint, p_token_hash text, p_refresh_hash text, p_provider text, p_type integer,
+  p_account_key text, p_account_id text, p_account_label text, p_scope text[], p_token text, p_refresh text, p_expires_at timestamptz,
+  p_refresh_expires_at timestamptz, p_data jsonb
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  whose   uuid := (select d.auth_provider_id from public.provider_data d where d.id = p_connection_id);
+  stands  public.provider_data;
+  known   gateway.connection;
+  profile uuid;
+begin
+  if whose is null or not exists (select from gateway.live_user(whose)) then
+    return jsonb_build_object('adopted', false, 'why', 'no_user');
+  end if;
+  perform gateway.lock_user(whose);
+  select d.* into stands from public.provider_data d where d.id = p_connection_id for no key update;
+  perform from gateway.adoption a where a.id = p_connection_id and a.lease_id = p_lease_id for update;
+  if not found or stands.auth_provider_id is distinct from whose
+     or (gateway.hashed(nullif(stands.token, '')), gateway.hashed(nullif(stands.refresh, ''))) is distinct from (p_token_hash, p_refresh_hash) then
+    return jsonb_build_object('adopted', false, 'why', 'changed');
+  end if;
+  select c.* into known from gateway.connection c where c.id = p_connection_id for no key update;
+  if coalesce(known.generation, 0) + 1 <> p_generation
+     or known.id is not null and (known.provider, known.account_id) is distinct from (p_provider, p_account_id)
+     or known.id is null and gateway.was_used(p_connection_id) then
+    return jsonb_build_object('adopted', false, 'why', 'changed');
+  end if;
+  if exists (select from gateway.connection c where c.user_id = whose and c.provider = p_provider and c.id <> p_connection_id
+                and c.account_key = p_account_key) then
+    return jsonb_build_object('adopted', false, 'why', 'duplicate');
+  end if;
+  profile := gateway.profile_of(whose, null);
+  update public.provider_data d
+     set provider_id_ref = profile, name = p_provider, type = p_type, token = p_token, refresh = p_refresh,
+         expires = to_char(p_expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+         data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end || p_data
+   where d.id = p_connection_id;
+  insert into gateway.connection as c
+    (id, user_id, provider, type, account_key, account_id, account_label, scope, generation, expires_at, refresh_expires_at,
+     refresh_at, facts)
+  values (p_connection_id, whose, p_provider, p_type, p_account_key, p_account_id, p_account_label, p_scope, p_generation, p_expires_at,
+          p_refresh_expires_at, gateway.refresh_time(p_refresh is not null, p_expires_at, p_refresh_expires_at), gateway.facts_in(p_data))
+  on conflict (id) do update set  -- a token that was asked about by itself says nothing new: the facts before it hold still
+    facts = c.facts || excluded.facts,
+    account_label = excluded.account_label, scope = excluded.scope, status = 'active', generation = excluded.generation,
+    expires_at = excluded.expires_at, refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at,
+    lease_id = null, lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null,
+    announced_at = null, updated_at = clock_timestamp();
+  perform gateway.list_in_profile(whose, profile, p_connection_id);
+  delete from gateway.adoption a where a.id = p_connection_id;
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  values (case p_generation when 1 then 'connection.created' else 'connection.reauthorized' end, p_connection_id, whose, p_provider,
+          jsonb_build_object('generation', p_generation, 'adopted', true,
+                             'account', jsonb_build_object('id', p_account_id, 'label', p_account_label)));
+  return jsonb_build_object('adopted', true);
+end $$;
+
+-- Gives the lease back. `refused`: the provider does not confirm what was written over a connection, so it is taken out and the
+-- connection has to be made again; unless something else was written since. A row that is not ours yet stays as it is. `again`: the
+-- connection has to be asked about once more, whatever stands in it.
+create or replace function public.gateway_settle_adoption_v1(
+  p_connection_id uuid, p_lease_id uuid, p_refused boolean, p_token_hash text, p_refresh_hash text, p_error text, p_again boolean default false
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  stands public.provider_data;
+  marked gateway.connection;
+begin
+  select d.* into stands from public.provider_data d where d.id = p_connection_id for no key update;
+  perform from gateway.adoption a where a.id = p_connection_id and a.lease_id = p_lease_id for update;
+  if not found then
+    return jsonb_build_object('marked', false);
+  end if;
+  update gateway.connection c set lease_id = null, lease_until = null where c.id = p_connection_id and c.lease_id = p_lease_id;
+  if p_refused and (gateway.hashed(nullif(stands.token, '')), gateway.hashed(nullif(stands.refresh, ''))) is not distinct from (p_token_hash, p_refresh_hash) then
+    update gateway.connection c set status = 'needs_reauthorization', updated_at = clock_timestamp()
+     where c.id = p_connection_id returning c.* into marked;
+  end if;
+  if marked.id is not null then
+    update public.provider_data d
+       set token = case when not gateway.plain(d.token) then d.token end,
+           refresh = case when not gateway.plain(d.refresh) then d.refresh end,
+           data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end
+                  || jsonb_build_object('status', 'needs_reauthorization')
+     where d.id = p_connection_id returning d.* into stands;
+    insert into gateway.event (type, connection_id, user_id, provider, data)
+    values ('connection.needs_reauthorization', marked.id, marked.user_id, marked.provider, jsonb_build_object('error', p_error));
+  end if;
+  -- Kept: what still has to be asked about again, and what a used refresh token has brought.
+  delete from gateway.adoption a
+   where a.id = p_connection_id and not p_again
+     and (not (gateway.plain(stands.token) or gateway.plain(stands.refresh))
+          or a.sealed is null and not exists (select from gateway.connection c where c.id = a.id));
+  update gateway.adoption a set lease_id = null, lease_until = null where a.id = p_connection_id;
+  return jsonb_build_object('marked', marked.id is not null);
+end $$;
+
+-- Encrypted values, to be encrypted again with a newer key.
+
+-- What is sealed, a page at a time behind `after` (`<id>/<generation>` of the last one), with all that its key is derived from.
+create or replace function public.gateway_sealed_v1(p_kind text, p_after text, p_most integer)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+declare
+  from_id uuid   := coalesce(nullif(split_part(p_after, '/', 1), ''), '00000000-0000-0000-0000-000000000000')::uuid;
+  from_gen bigint := coalesce(nullif(split_part(p_after, '/', 2), ''), '-1')::bigint;
+  items   jsonb;
+  total   bigint;
+begin
+  if p_kind = 'connection' then
+    total := case when p_after is null then (select count(*) from gateway.connection) end;
+    select jsonb_agg(jsonb_build_object('id', x.id, 'generation', x.generation, 'values', jsonb_strip_nulls(jsonb_build_object(
+             'token', case when x.token like 'gAAAA%' then x.token end,
+             'refresh', case when x.refresh like 'gAAAA%' then x.refresh end))) order by x.id) into items
+      from (select c.id, c.generation, d.token, d.refresh from gateway.connection c join public.provider_data d on d.id = c.id
+             where c.id > from_id or p_after is null order by c.id limit p_most) x;
+  elsif p_kind = 'adoption' then
+    total := case when p_after is null then (select count(*) from gateway.adoption a where a.sealed is not null) end;
+    select jsonb_agg(jsonb_build_object('id', x.id, 'generation', x.generation, 'values',
+                                        jsonb_build_object('adoption', x.sealed)) order by x.id) into items
+      from (select a.id, coalesce(c.generation, 0) as generation, a.sealed
+              from gateway.adoption a left join gateway.connection c on c.id = a.id
+             where a.sealed is not null and (a.id > from_id or p_after is null) order by a.id limit p_most) x;
+  elsif p_kind = 'parked_grant' then
+    total := case when p_after is null then (select count(*) from gateway.parked_grant) end;
+    select jsonb_agg(jsonb_build_object('id', x.id, 'generation', 1, 'values', jsonb_strip_nulls(jsonb_build_object(
+             'token', x.token, 'refresh', x.refresh))) order by x.id) into items
+      from (select p.id, p.token, p.refresh from gateway.parked_grant p
+             where p.id > from_id or p_after is null order by p.id limit p_most) x;
+  elsif p_kind = 'revocation' then
+    total := case when p_after is null then (select count(*) from gateway.revocation) end;
+    select jsonb_agg(jsonb_build_object('id', x.connection_id, 'generation', x.generation, 'values',
+             jsonb_strip_nulls(jsonb_build_object('token', x.token, 'refresh', x.refresh))) order by x.connection_id, x.generation) into items
+      from (select r.* from gateway.revocation r where (r.connection_id, r.generation) > (from_id, from_gen)
+             order by r.connection_id, r.generation limit p_most) x;
+  elsif p_kind = 'ledger' then
+    total := case when p_after is null then (select count(*) from gateway.ledger l where l.sealed_key is not null) end;
+    select jsonb_agg(jsonb_build_object('id', from_id, 'generation', 0, 'values', jsonb_build_object('ledger', l.sealed_key))) into items
+      from gateway.ledger l where l.sealed_key is not null and p_after is null;
+  else
+    raise exception 'no such kind of sealed values' using errcode = 'invalid_parameter_value';
+  end if;
+  return jsonb_build_object('total', total, 'items', coalesce(items, '[]'));
+end $$;
+
+-- Compare-and-set on the sealed text itself, which no two seals share: what was refreshed, connected again or moved meanwhile
+-- stays as it is. Nothing is waited for: a row that somebody has locked is left for the next pass. `changes`: {"items": [{id,
+-- generation, column, old, new}]}.
+create or replace function public.gateway_reseal_v1(p_kind text, p_changes jsonb)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  x    record;
+  n    integer := 0;
+begin
+  for x in
+    select i.* from jsonb_to_recordset(p_changes -> 'items') as i (id uuid, generation bigint, "column" text, old text, new text)
+     where i.new ~ '^gAAAA' order by i.id
+  loop
+    if p_kind = 'connection' then
+      perform from public.provider_data d
+        where d.id = x.id and x.old = case x."column" when 'token' then d.token else d.refresh end for no key update skip locked;
+      continue when not found;
+      update public.provider_data d
+         set token = case x."column" when 'token' then x.new else d.token end,
+             refresh = case x."column" when 'refresh' then x.new else d.refresh end
+       where d.id = x.id and exists (select from gateway.connection c where c.id = d.id);
+    elsif p_kind = 'adoption' then
+      perform from gateway.adoption a where a.id = x.id and a.sealed = x.old for update skip locked;
+      continue when not found;
+      update gateway.adoption a set sealed = x.new where a.id = x.id;
+    elsif p_kind = 'parked_grant' then
+      perform from gateway.parked_grant p
+        where p.id = x.id and x.old = case x."column" when 'token' then p.token else p.refresh end for update skip locked;
+      continue when not found;
+      update gateway.parked_grant p
+         set token = case x."column" when 'token' then x.new else p.token end,
+             refresh = case x."column" when 'refresh' then x.new else p.refresh end
+       where p.id = x.id;
+    elsif p_kind = 'revocation' then
+      perform from gateway.revocation r
+        where r.connection_id = x.id and r.generation = x.generation
+          and x.old = case x."column" when 'token' then r.token else r.refresh end for update skip locked;
+      continue when not found;
+      update gateway.revocation r
+         set token = case x."column" when 'token' then x.new else r.token end,
+             refresh = case x."column" when 'refresh' then x.new else r.refresh end
+       where r.connection_id = x.id and r.generation = x.generation;
+    elsif p_kind = 'ledger' then
+      update gateway.ledger l set sealed_key = x.new where l.sealed_key = x.old;
+    else
+      raise exception 'no such kind of sealed values' using errcode = 'invalid_parameter_value';
+    end if;
+    n := n + case when found then 1 else 0 end;
+  end loop;
+  return jsonb_build_object('resealed', n);
+end $$;
+
+-- The hash chain over events.
+
+-- How long the oldest event waits to be sealed. Times that somebody wrote in by hand may be infinite.
+create or replace function gateway.unsealed_seconds() returns numeric
+language sql stable as $$
+  select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e
+   where e.position is null and e.at > '-infinity' and e.at < 'infinity'
+$$;
+
+-- A row as it stands, for whoever makes or checks its hash. The hash is made outside of this database: who changes rows might change
+-- functions too.
+create or replace function gateway.raw(p_event gateway.event) returns jsonb
+language sql stable as $$
+  select jsonb_build_object(
+    'id', p_event.id, 'at', gateway.moment(p_event.at), 'type', p_event.type, 'connection_id', p_event.connection_id, 'user_id', p_event.user_id, 'partner_id', p_event.partner_id,
+    'provider', p_event.provider, 'data', p_event.data::text, 'position', p_event.position, 'hash', p_event.hash)
+$$;
+
+-- What is said of where the chain ends and begins, and what really stands at its end and at the place `seen`.
+create or replace function gateway.ends(p_head gateway.ledger, p_seen bigint) returns jsonb
+language sql stable as $$
+  select to_jsonb(p_head) - 'only_one' - 'lease_until' || jsonb_build_object(
+    'at_head', (select e.hash from gateway.event e where e.position = p_head.position),
+    'at_seen', (select e.hash from gateway.event e where e.position = p_seen))
+$$;
+
+-- What is to be sealed, oldest first, and behind which head; for `lease_seconds`, or until it is sealed, nobody else's. null: there is
+-- nothing, or somebody is at it. Rows that commit late are found later, and get later positions. `seen`: a position whose hash
+-- whoever seals has kept.
+create or replace function public.gateway_unsealed_events_v1(p_most integer, p_lease_seconds double precision, p_seen bigint default null)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  head gateway.ledger;
+begin
+  if not exists (select from gateway.event e where e.position is null) then
+    return null;
+  end if;
+  perform from gateway.ledger l where l.lease_until is null or l.lease_until <= clock_timestamp() for update skip locked;
+  if not found then
+    return null;
+  end if;
+  update gateway.ledger l set lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds) returning l.* into head;
+  return gateway.ends(head, p_seen) || jsonb_build_object(
+    'items', (select coalesce(jsonb_agg(gateway.raw(x) order by x.at, x.id), '[]')
+                from (select e.* from gateway.event e where e.position is null order by e.at, e.id limit p_most) x));
+end $$;
+
+-- Compare-and-set on the head. `sealed`: {"items": [{id, hash}]}, in order. All of them or none: a row that went since it was read
+-- would leave a gap.
+create or replace function public.gateway_seal_events_v1(p_head_position bigint, p_head_hash text, p_sealed jsonb, p_mark text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  wanted integer := jsonb_array_length(p_sealed -> 'items');
+  there  integer;
+begin
+  perform from gateway.ledger l where l.position = p_head_position and l.hash = p_head_hash for update;
+  if not found then
+    return jsonb_build_object('sealed', false);
+  end if;
+  perform from gateway.event e
+    where e.position is null and e.id in (select (i ->> 'id')::uuid from jsonb_array_elements(p_sealed -> 'items') i) for update;
+  get diagnostics there = row_count;
+  if there <> wanted then
+    return jsonb_build_object('sealed', false);
+  end if;
+  update gateway.event e set position = p_head_position + i.place, hash = i.item ->> 'hash'
+    from jsonb_array_elements(p_sealed -> 'items') with ordinality i (item, place) where e.id = (i.item ->> 'id')::uuid;
+  update gateway.ledger l
+     set position = p_head_position + wanted, hash = p_sealed -> 'items' -> (wanted - 1) ->> 'hash', mark = p_mark, lease_until = null;
+  return jsonb_build_object('sealed', true);
+end $$;
+
+-- Once, before anything is sealed: a chain never gets another key. What stands.
+create or replace function public.gateway_keep_ledger_key_v1(p_sealed_key text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  update gateway.ledger l set sealed_key = p_sealed_key where l.sealed_key is null and l.position = 0;
+  return (select jsonb_build_object('sealed_key', l.sealed_key) from gateway.ledger l);
+end $$;
+
+-- Where the chain begins and ends, what waits to be sealed, and whether anything stands where nothing may: at one moment.
+create or replace function public.gateway_ledger_v1(p_seen bigint default null)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (
+    select gateway.ends(l, p_seen) || jsonb_build_object(
+             'unsealed', (select count(*) from gateway.event e where e.position is null),
+             'oldest_unsealed_seconds', gateway.unsealed_seconds(),
+             'before', exists (select from gateway.event e where e.position <= l.dropped_position),
+             'beyond', exists (select from gateway.event e where e.position > l.position))
+      from gateway.ledger l);
+end $$;
+
+-- By the word of whoever runs the gateway the chain goes on from there, though it was longer before. Not past rows that still claim
+-- a place behind it: those are somebody's doing. Told in the chain itself.
+create or replace function public.gateway_accept_head_v1(
+  p_from_position bigint, p_from_hash text, p_to_position bigint, p_to_hash text, p_mark text, p_accepted text, p_data jsonb
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  perform from gateway.ledger l where l.position = p_from_position and l.hash = p_from_hash for update;
+  if not found or exists (select from gateway.event e where e.position > p_to_position) then
+    return jsonb_build_object('accepted', false);
+  end if;
+  update gateway.ledger l set position = p_to_position, hash = p_to_hash, mark = p_mark, accepted = p_accepted;
+  insert into gateway.event (type, data) values ('ledger.accepted', p_data);
+  return jsonb_build_object('accepted', true);
+end $$;
+
+-- The whole days before the last `days`, in UTC.
+create or replace function gateway.events_before(p_days integer) returns timestamptz
+language sql stable as $$
+  select (date_trunc('day', clock_timestamp() at time zone 'UTC') - make_interval(days => p_days)) at time zone 'UTC'
+$$;
+
+-- The rows of the next `most` positions behind `after`, as many as stand there. `days`: and which of them are old enough to go.
+create or replace function public.gateway_ledger_page_v1(p_after bigint, p_most integer, p_days integer default null)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return jsonb_build_object(
+    'before', gateway.events_before(p_days),
+    'items', (select coalesce(jsonb_agg(gateway.raw(e) order by e.position), '[]')
+                from gateway.event e where e.position > p_after and e.position <= p_after + p_most));
+end $$;
+
+-- From the front of the chain alone, and old rows alone; by compare-and-set on where it begins. `mark` is an HMAC over where it begins
+-- then, so that whoever cuts rows off without the key is found. Of the connections they tell of, it is kept that there were such.
+create or replace function public.gateway_drop_events_v1(
+  p_from_position bigint, p_until_position bigint, p_until_hash text, p_mark text, p_days integer
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  old timestamptz := gateway.events_before(p_days);
+begin
+  perform from gateway.ledger l where l.dropped_position = p_from_position and l.position >= p_until_position for update;
+  if not found or exists (
+    select from gateway.event e where e.position > p_from_position and e.position <= p_until_position and e.at >= old
+  ) then
+    return jsonb_build_object('dropped', false);
+  end if;
+  insert into gateway.used_id (id)
+  select distinct e.connection_id from gateway.event e
+   where e.position > p_from_position and e.position <= p_until_position and e.connection_id is not null
+  on conflict do nothing;
+  delete from gateway.event e where e.position > p_from_position and e.position <= p_until_position;
+  update gateway.ledger l set dropped_position = p_until_position, dropped_hash = p_until_hash, dropped_mark = p_mark;
+  return jsonb_build_object('dropped', true);
+end $$;
+
+-- How much a partner may read in an hour.
+
+-- Whether the network of this call was first seen for this partner less than an hour ago, while it has older ones: where keys are
+-- used that were taken from whom they belong to.
+create or replace function gateway.from_elsewhere(p_partner gateway.partner, p_address text) returns boolean
+language plpgsql stable set search_path = '' as $$
+declare
+  here  inet := nullif(p_address, '')::inet;
+  net   inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
+  since timestamptz := clock_timestamp() - interval '1 hour';
+begin
+  return coalesce((
+    select bool_or(u.network <> net) and not bool_or(u.network = net)
+      from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash
+     where k.partner_id = p_partner.id and u.first_at <= since), false);
+end $$;
+
+-- The answer to a partner that is over one of its limits. Told once an hour for each kind; where it was asked for, the partner is
+-- frozen with it.
+create or replace function gateway.alert(p_partner gateway.partner, p_kind text, p_wait_seconds double precision, p_data jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  over timestamptz := clock_timestamp();
+  seen timestamptz := case p_kind when 'reads' then p_partner.reads_alerted_at else p_partner.connections_alerted_at end;
+begin
+  if seen is null or seen <= over - interval '1 hour' then
+    update gateway.partner x
+       set reads_alerted_at = case p_kind when 'reads' then over else x.reads_alerted_at end,
+           connections_alerted_at = case p_kind when 'connections' then over else x.connections_alerted_at end,
+           frozen_at = case when x.freeze_on_alert then coalesce(x.frozen_at, over) else x.frozen_at end
+     where x.id = p_partner.id and seen is not distinct from case p_kind when 'reads' then x.reads_alerted_at else x.connections_alerted_at end;
+    if found then
+      insert into gateway.event (type, partner_id, data) values ('partner.alerted', p_partner.id, p_data || jsonb_build_object('limit', p_kind));
+      if p_partner.freeze_on_alert then
+        insert into gateway.event (type, partner_id, data) values ('partner.frozen', p_partner.id, jsonb_build_object('why', 'alert'));
+      end if;
+    end if;
+  end if;
+  return jsonb_build_object('refused', 'rate_limited', 'retry_after', greatest(1, ceil(p_wait_seconds)));
+end $$;
+
+-- When there is room for one more below `most`, in seconds: `this` counts whole, and `last`, of the hour before, by the share of it
+-- that is less than an hour ago.
+create or replace function gateway.until_room(p_most bigint, p_this bigint, p_last bigint, p_passed double precision) returns double precision
+language sql immutable as $$
+  select case when p_this < p_most then 3600 * (1 - (p_most - 1 - p_this)::double precision / nullif(p_last, 0)) - p_passed
+              else 3600 - p_passed + 3600 * (1 - (p_most - 1)::double precision / p_this) end
+$$;
+
+-- One token read of a partner counts, or null becomes the refusal. Both limits are of a sliding hour, this one and its share of the
+-- last: reads; and different connections, of which those of both hours count once; a tenth of these, and never less than ten, from
+-- networks that are new to the partner. `recent`: the network may be one.
+-- Nobody waits for another's read to end: each database session counts in a slot of its own, and of those who meet a connection
+-- first in the hour, one notes it. Reads under way at the same moment do not see one another, so a limit may be passed by these.
+create or replace function gateway.count_read(p_partner gateway.partner, p_connection uuid, p_address text, p_recent boolean) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  over      timestamptz := clock_timestamp();
+  this      timestamptz := date_trunc('hour', over, 'UTC');
+  last      timestamptz := this - interval '1 hour';
+  passed    double precision := extract(epoch from over - this);
+  share     double precision := 1 - passed / 3600;
+  seat      integer := pg_backend_pid() % 64;
+  most      bigint := greatest(10, p_partner.connections_per_hour / 10);
+  used      record;
+  fresh     boolean;
+  before    boolean := false;
+begin
+  p_recent := p_recent and gateway.from_elsewhere(p_partner, p_address);
+  if not p_recent then
+    -- Nearly every read: of a connection that was met in this hour, and below the limit. In one statement, which is what it costs.
+    update gateway.usage u set reads = u.reads + 1
+     where u.partner_id = p_partner.id and u.hour = this and u.slot = seat
+       and exists (select from gateway.usage_connection c where c.partner_id = p_partner.id and c.hour = this and c.connection_id = p_connection)
+       and (select sum(case x.hour when this then x.reads else x.reads * share end) from gateway.usage x
+             where x.partner_id = p_partner.id and x.hour in (this, last)) + 1 <= p_partner.reads_per_hour;
+    if found then
+      return null;
+    end if;
+  end if;
+  select coalesce(sum(u.reads) filter (where u.hour = this), 0)::bigint as reads,
+         coalesce(sum(u.reads) filter (where u.hour = last), 0)::bigint as reads_last,
+         coalesce(sum(u.connections) filter (where u.hour = this), 0)::bigint as known,
+         coalesce(sum(case u.hour when last then u.connections else -u.again end), 0)::bigint as known_last
+    into used from gateway.usage u where u.partner_id = p_partner.id and u.hour in (this, last);
+  if used.reads + used.reads_last * share + 1 > p_partner.reads_per_hour then
+    return gateway.alert(p_partner, 'reads', gateway.until_room(p_partner.reads_per_hour, used.reads, used.reads_last, passed),
+                         jsonb_build_object('per_hour', p_partner.reads_per_hour));
+  end if;
+  fresh := not exists (select from gateway.usage_connection u where u.partner_id = p_partner.id and u.hour = this and u.connection_id = p_connection);
+  if fresh then
+    before := exists (select from gateway.usage_connection u where u.partner_id = p_partner.id and u.hour = last and u.connection_id = p_connection);
+    used.known_last := used.known_last - before::integer;
+    if used.known + used.known_last * share + 1 > p_partner.connections_per_hour then
+      return gateway.alert(p_partner, 'connections', gateway.until_room(p_partner.connections_per_hour, used.known, used.known_last, passed),
+                           jsonb_build_object('per_hour', p_partner.connections_per_hour));
+    end if;
+  end if;
+  if p_recent and not exists (
+    select from gateway.usage_elsewhere u where u.partner_id = p_partner.id and u.hour = this and u.connection_id = p_connection) then
+    select count(*) filter (where x.hour = this) as known, count(*) filter (where x.hour = last) as known_last into used
+      from (select max(u.hour) as hour from gateway.usage_elsewhere u
+             where u.partner_id = p_partner.id and u.hour in (this, last) and u.connection_id <> p_connection group by u.connection_id) x;
+    if used.known + used.known_last * share + 1 > most then
+      return gateway.alert(p_partner, 'connections', gateway.until_room(most, used.known, used.known_last, passed),
+                           jsonb_build_object('per_hour', most, 'elsewhere', true));
+    end if;
+    if pg_try_advisory_xact_lock(hashtextextended('gateway elsewhere ' || p_partner.id::text || p_connection::text, 0)) then
+      insert into gateway.usage_elsewhere (partner_id, hour, connection_id) values (p_partner.id, this, p_connection) on conflict do nothing;
+    end if;
+  end if;
+  if fresh then
+    fresh := pg_try_advisory_xact_lock(hashtextextended('gateway usage ' || p_partner.id::text || p_connection::text, 0));
+    if fresh then
+      insert into gateway.usage_connection (partner_id, hour, connection_id) values (p_partner.id, this, p_connection) on conflict do nothing;
+      fresh := found;
+    end if;
+  end if;
+  insert into gateway.usage as u (partner_id, hour, slot, reads, connections, again)
+  values (p_partner.id, this, seat, 1, fresh::integer, (fresh and before)::integer)
+  on conflict on constraint usage_pkey do update
+    set reads = u.reads + 1, connections = u.connections + excluded.connections, again = u.again + excluded.again;
+  return null;
+end $$;
+
+create or replace function gateway.sweep_usage() returns void
+language plpgsql set search_path = '' as $$
+declare
+  over timestamptz := date_trunc('hour', clock_timestamp(), 'UTC') - interval '1 hour';
+begin
+  delete from gateway.usage u where u.ctid = any (array(
+    select x.ctid from gateway.usage x where x.hour < over limit 5000 for update skip locked));
+  delete from gateway.usage_connection u where u.ctid = any (array(
+    select x.ctid from gateway.usage_connection x where x.hour < over limit 5000 for update skip locked));
+  delete from gateway.usage_elsewhere u where u.ctid = any (array(
+    select x.ctid from gateway.usage_elsewhere x where x.hour < over limit 5000 for update skip locked));
+end $$;
+
+-- Connect sessions: links that partners make, and the consent given through them.
+
+-- The owner's yes to the partner of a connect session, which has served with it; whose it is.
+create or replace function gateway.consent_through(p_session_id uuid, p_connection_id uuid, p_made boolean) returns uuid
+language plpgsql set search_path = '' as $$
+declare
+  s gateway.connect_session;
+begin
+  update gateway.connect_session x set ended_at = clock_timestamp() where x.id = p_session_id returning x.* into s;
+  if not found then
+    return null;
+  end if;
+  -- One that has ended stays as it was: a new yes begins now, and brings nothing of before.
+  update gateway.consent x
+     set made = x.made or p_made, scope = array(select distinct n.name from unnest(x.scope || s.scope) n (name))
+   where x.partner_id = s.partner_id and x.connection_id = p_connection_id and x.ended_at is null;
+  if not found then
+    insert into gateway.consent (partner_id, connection_id, made, scope) values (s.partner_id, p_connection_id, p_made, s.scope);
+  end if;
+  insert into gateway.event (type, connection_id, user_id, provider, partner_id, data)
+  values ('consent.given', p_connection_id, s.user_id, s.provider, s.partner_id, jsonb_build_object('connect_session', s.id));
+  return s.partner_id;
+end $$;
+
+-- For every partner but one, or for all; each is told by an event of its own.
+create or replace function gateway.end_consents(p_connection_id uuid, p_but uuid) returns void
+language plpgsql set search_path = '' as $$
+begin
+  with ended as (
+    update gateway.consent x set ended_at = clock_timestamp()
+     where x.connection_id = p_connection_id and x.ended_at is null and x.partner_id is distinct from p_but
+    returning x.partner_id
+  )
+  insert into gateway.event (type, connection_id, user_id, provider, partner_id)
+  select 'consent.ended', c.id, c.user_id, c.provider, e.partner_id from ended e join gateway.connection c on c.id = p_connection_id;
+end $$;
+
+-- Whether the partner of that link was stopped since it was started.
+create or replace function gateway.link_stopped(p_session_id uuid) returns boolean
+language sql stable as $$
+  select exists (
+    select from gateway.connect_session s join gateway.partner p on p.id = s.partner_id
+     where s.id = p_session_id and (p.frozen_at is not null or p.revoked_at is not null))
+$$;
+
+-- null: not one of the partner's providers, or no such user.
+create or replace function public.gateway_create_connect_session_v1(
+  p_key_hash text, p_address text, p_secret_hash text, p_user_id uuid, p_provider text, p_type integer, p_scope text[], p_return_to text
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  who  record;
+  added gateway.connect_session;
+begin
+  select c.* into who from gateway.caller(p_key_hash, p_address, 'sessions:write') c;
+  if who.refused is not null then
+    return jsonb_build_object('refused', who.refused);
+  end if;
+  if not coalesce(p_provider = any ((who.partner).providers), true) then
+    return null;
+  end if;
+  if gateway.own_auth() then
+    insert into auth.users (id) values (p_user_id) on conflict do nothing;
+  end if;
+  if not exists (select from gateway.live_user(p_user_id)) then
+    return null;
+  end if;
+  perform gateway.sweep(100);
+  insert into gateway.connect_session as s (secret_hash, partner_id, user_id, provider, type, scope, return_to)
+  values (p_secret_hash, (who.partner).id, p_user_id, p_provider, p_type, p_scope, p_return_to) returning s.* into added;
+  insert into gateway.event (type, user_id, provider, partner_id, data)
+  values ('link.created', p_user_id, p_provider, added.partner_id, jsonb_build_object('connect_session', added.id));
+  return jsonb_build_object('id', added.id, 'expires_at', added.expires_at);
+end $$;
+
+-- The link that opens with this secret, while it may be started: unused, young, its partner and its user still there.
+create or replace function gateway.open_link(p_wanted text) returns setof gateway.connect_session
+language plpgsql stable set search_path = '' as $$
+begin
+  return query
+    select s.* from gateway.connect_session s join gateway.partner p on p.id = s.partner_id
+     where s.secret_hash = p_wanted and s.started_at is null and s.expires_at > clock_timestamp() and p.revoked_at is null
+       and exists (select from gateway.live_user(s.user_id));
+end $$;
+
+-- null: no such link, or not any more. What its page has to say; nothing is used up. What its user has already, and what partners were
+-- let into that, is for the user's own eyes: whoever else holds the link sees what it asks for.
+create or replace function public.gateway_connect_session_v1(p_secret_hash text, p_session_hash text)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (
+    select case when p.frozen_at is not null or exists (select from gateway.freeze f where f.target = 'provider:' || s.provider)
+                then '{"refused": "frozen"}'::jsonb else jsonb_build_object(
+             'id', s.id, 'provider', s.provider, 'return_to', s.return_to, 'user_id', s.user_id,
+             'user_label', gateway.label_of(s.user_id), 'partner', p.name, 'partner_scope', p.scope, 'partner_reach', p.reach, 'scope', s.scope,
+             'beside', case when i.user_id = s.user_id then gateway.scope_beside(s.user_id, s.provider, true) else '{}' end,
+             'session_user_id', i.user_id, 'session_label', i.label,
+             'standing', (select jsonb_build_object('account_label', c.account_label, 'status', c.status) from gateway.connection c
+                           where c.user_id = s.user_id and c.provider = s.provider and i.user_id = s.user_id
+                           order by c.updated_at desc, c.id limit 1)) end
+      from gateway.open_link(p_secret_hash) s join gateway.partner p on p.id = s.partner_id
+      left join gateway.live_session(p_session_hash) i on true
+  );
+end $$;
+
+-- null: no such link, or somebody started it before. Who may, is judged before it is used up: `user_mismatch` for somebody else than
+-- it is for; `unauthenticated` for nobody, where there is no product to return to that could say who it was.
+create or replace function public.gateway_start_connect_session_v1(
+  p_secret_hash text, p_session_hash text, p_state_hash text, p_browser_hash text, p_sealed text, p_scope text[]
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  s   gateway.connect_session;
+  who uuid := (select i.user_id from gateway.live_session(p_session_hash) i);
+begin
+  select x.* into s from gateway.open_link(p_secret_hash) x;
+  if not found then
+    return null;
+  end if;
+  if gateway.closed(s.provider) or exists (select from gateway.partner p where p.id = s.partner_id and p.frozen_at is not null) then
+    return jsonb_build_object('refused', 'frozen');
+  end if;
+  if who <> s.user_id then
+    insert into gateway.event (type, user_id, provider, partner_id, data)
+    values ('connect.refused', s.user_id, s.provider, s.partner_id,
+            jsonb_build_object('error', 'user_mismatch', 'connect_session', s.id));
+    return jsonb_build_object('ending', 'user_mismatch');
+  end if;
+  if who is null and s.return_to is null then
+    return jsonb_build_object('ending', 'unauthenticated');
+  end if;
+  update gateway.connect_session x set started_at = clock_timestamp() where x.id = s.id and x.started_at is null;
+  if not found then
+    return null;
+  end if;
+  insert into gateway.authorization_request
+    (state_hash, browser_hash, user_id, provider, sealed, scope, return_to, display, connect_session_id, expires_at)
+  values
+    (p_state_hash, p_browser_hash, s.user_id, s.provider, p_sealed, p_scope, s.return_to, 'page', s.id,
+     clock_timestamp() + interval '10 minutes');
+  return jsonb_build_object('ending', 'started');
+end $$;
+
+-- null: no such session of this partner. `state_invalid`: nothing waits there. `open`: what waits, told to whoever has its
+-- confirmation and names its user; anything else is wrong, once, and the grant goes into the queue. `done`: it was completed with
+-- just these words less than ten minutes ago, and here is what stands.
+create or replace function public.gateway_claim_completion_v1(
+  p_key_hash text, p_address text, p_connect_session_id uuid, p_user_id uuid, p_confirmation_hash text
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  who   record;
+  s     gateway.connect_session;
+  p     gateway.parked_grant;
+  wrong text;
+begin
+  select c.* into who from gateway.caller(p_key_hash, p_address, 'sessions:write') c;
+  if who.refused is not null then
+    return jsonb_build_object('refused', who.refused);
+  end if;
+  select x.* into s from gateway.connect_session x where x.id = p_connect_session_id and x.partner_id = (who.partner).id;
+  if not found then
+    return null;
+  end if;
+  select x.* into p from gateway.parked_grant x
+   where x.connect_session_id = s.id and x.confirmation_hash is not null and x.parked_until > clock_timestamp() for update;
+  if not found then
+    -- Whoever was waited for may have completed it meanwhile.
+    select x.* into s from gateway.connect_session x where x.id = s.id;
+    return coalesce((
+      select jsonb_build_object('ending', 'done', 'connection', gateway.shown(c)) from gateway.connection c
+       where c.id = s.connection_id and c.user_id = p_user_id and s.confirmation_hash = p_confirmation_hash
+         and s.ended_at > clock_timestamp() - interval '10 minutes' and gateway.reaches(who.partner, c)
+         and exists (select from gateway.live_user(p_user_id))), '{"ending": "state_invalid"}');
+  end if;
+  wrong := case when s.user_id <> p_user_id or not exists (select from gateway.live_user(s.user_id)) then 'user_mismatch'
+                when p.confirmation_hash is distinct from p_confirmation_hash then 'state_invalid' end;
+  if wrong is not null then
+    perform set_config('gateway.link_error', wrong, true);
+    delete from gateway.parked_grant x where x.id = p.id;
+    update gateway.connect_session x set ended_at = clock_timestamp() where x.id = s.id;
+    return jsonb_build_object('ending', wrong, 'revocation', (
+      select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = p.id and r.generation = 1));
+  end if;
+  return jsonb_build_object('ending', 'open', 'parked', to_jsonb(p) || jsonb_build_object(
+    'label', coalesce(gateway.label_of(p.user_id), p.user_id::text), 'told_at', clock_timestamp(),
+    'standing', coalesce((select jsonb_agg(x) from gateway.standing(p.user_id, p.provider) x), '[]')));
+end $$;
+
+-- null: no such connection of the signed-in user, or not shared with that partner. Its next read finds nothing.
+create or replace function public.gateway_end_consent_v1(p_session_hash text, p_connection_id uuid, p_partner_id uuid)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  c gateway.connection;
+begin
+  select x.* into c from gateway.live_session(p_session_hash) s join gateway.connection x on x.user_id = s.user_id
+   where x.id = p_connection_id;
+  update gateway.consent x set ended_at = clock_timestamp()
+   where x.connection_id = c.id and x.partner_id = p_partner_id and x.ended_at is null;
+  if not found then
+    return null;
+  end if;
+  insert into gateway.event (type, connection_id, user_id, provider, partner_id)
+  values ('consent.ended', c.id, c.user_id, c.provider, p_partner_id);
+  return jsonb_build_object('provider', c.provider, 'partner', (select p.name from gateway.partner p where p.id = p_partner_id));
+end $$;
+
+-- What the operator asks: listings, backlog, hosts, the schema's version.
+
+-- How far behind the work is.
+create or replace function public.gateway_lag_v1()
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return jsonb_build_object(
+    'due', (select count(*) from gateway.connection c where c.status = 'active' and c.refresh_at <= clock_timestamp()),
+    'oldest_due_seconds', (select coalesce(extract(epoch from clock_timestamp() - min(c.refresh_at)), 0)
+                             from gateway.connection c where c.status = 'active' and c.refresh_at <= clock_timestamp()),
+    'dead_intents', (select count(*) from gateway.connection c where c.intent_at is not null and c.lease_until < clock_timestamp()),
+    'revocations', (select count(*) from gateway.revocation r),
+    'parked_grants', (select count(*) from gateway.parked_grant p),
+    'events_unsealed', (select count(*) from gateway.event e where e.position is null),
+    'oldest_unsealed_seconds', gateway.unsealed_seconds(),
+    'frozen', jsonb_build_object(
+      'partner', (select count(*) from gateway.partner p where p.frozen_at is not null and p.revoked_at is null),
+      'provider', (select count(*) from gateway.freeze f where f.target like 'provider:%'),
+      'reads', (select count(*) from gateway.freeze f where f.target = 'reads')),
+    'connections', (select coalesce(jsonb_object_agg(x.status, x.n), '{}')
+                      from (select c.status, count(*) as n from gateway.connection c group by c.status) x),
+    'open_breakers', (select coalesce(jsonb_agg(h.provider), '[]') from gateway.provider_health h where h.open_until is not null));
+end $$;
+
+create or replace function public.gateway_schema_v1()
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return jsonb_build_object('version', (select max(m.number) from gateway.migration m), 'own_auth', gateway.own_auth());
+end $$;
+
+-- A process says which keys it has, when it starts and every minute.
+create or replace function public.gateway_host_seen_v1(p_host text, p_keys text[])
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  delete from gateway.host h where h.seen_at < clock_timestamp() - interval '1 day';
+  insert into gateway.host (host, keys) values (p_host, p_keys)
+  on conflict on constraint host_pkey do update set seen_at = clock_timestamp();
+  return '{}';
+end $$;
+
+-- Who was seen in the last ten minutes. Of a host that was restarted, what its old processes had counts for as long as they may
+-- still run: they would have been seen again after two minutes.
+create or replace function public.gateway_hosts_v1()
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return coalesce((
+    select jsonb_agg(jsonb_build_object('host', x.host, 'keys', x.keys, 'seen_seconds', x.seconds) order by x.host, x.seconds)
+      from (select h.host, h.keys, extract(epoch from clock_timestamp() - h.seen_at)::integer as seconds,
+                   h.seen_at = max(h.seen_at) over (partition by h.host) as latest
+              from gateway.host h where h.seen_at > clock_timestamp() - interval '10 minutes') x
+     where x.latest or x.seconds <= 150), '[]');
+end $$;
+
+-- A page of them, by id.
+create or replace function public.gateway_all_connections_v1(p_provider text, p_user_id uuid, p_status text, p_after uuid, p_most integer)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (
+    select coalesce(jsonb_agg(gateway.shown(x) order by x.id), '[]')
+      from (select c.* from gateway.connection c
+             where (p_after is null or c.id > p_after) and (p_provider is null or c.provider = p_provider)
+               and (p_user_id is null or c.user_id = p_user_id) and (p_status is null or c.status = p_status)
+             order by c.id limit p_most) x);
+end $$;
+
+-- What is known of one, and what became of it; null where there never was one, or no event tells of it any more.
+create or replace function public.gateway_inspect_connection_v1(p_connection_id uuid)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+declare
+  c gateway.connection;
+begin
+  select x.* into c from gateway.connection x where x.id = p_connection_id;
+  if not found and not exists (select from gateway.event e where e.connection_id = p_connection_id) then
+    return null;
+  end if;
+  return jsonb_build_object(
+    'connection', case when c.id is not null then gateway.shown(c) || jsonb_build_object(
+                    'refresh_at', c.refresh_at, 'refresh_expires_at', c.refresh_expires_at, 'failures', c.failures,
+                    'not_before', c.not_before) end,
+    'waiting', (select count(*) from gateway.revocation r where r.connection_id = p_connection_id),
+    'partners', (select coalesce(jsonb_agg(jsonb_build_object(
+                   'id', p.id, 'name', p.name, 'since', x.created_at, 'ended_at', x.ended_at, 'made', x.made) order by x.created_at), '[]')
+                   from gateway.consent x join gateway.partner p on p.id = x.partner_id where x.connection_id = p_connection_id),
+    'events', (select coalesce(jsonb_agg(gateway.raw(x) order by x.at desc, x.id), '[]')
+                 from (select e.* from gateway.event e where e.connection_id = p_connection_id order by e.at desc limit 10) x));
+end $$;
+
+-- How many connections a provider has, of how many users, and what else hangs on it.
+create or replace function public.gateway_provider_holdings_v1(p_provider text)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return jsonb_build_object(
+    'connections', (select count(*) from gateway.connection c where c.provider = p_provider),
+    'users', (select count(distinct c.user_id) from gateway.connection c where c.provider = p_provider),
+    'parked', (select count(*) from gateway.parked_grant p where p.provider = p_provider),
+    'attempts', (select count(*) from gateway.authorization_request a where a.provider = p_provider),
+    'queued', (select count(*) from gateway.revocation r where r.provider = p_provider),
+    'frozen_at', (select f.frozen_at from gateway.freeze f where f.target = 'provider:' || p_provider));
+end $$;
+
+-- What the operator decides of partners: keys, reach, freezes.
+
+-- A partner that is stopped completes nothing more, so that what waits for its word is given back with the queue's next round.
+create or replace function gateway.stop_waiting() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  update gateway.parked_grant g set parked_until = least(g.parked_until, clock_timestamp())
+    from gateway.connect_session s
+   where s.id = g.connect_session_id and g.confirmation_hash is not null and s.partner_id = new.id;
+  return null;
+end $$;
+
+-- What the operator decides. null where there is no such partner.
+create or replace function public.gateway_add_partner_v1(
+  p_name text, p_scope text[], p_providers text[], p_reach text, p_reads_per_hour integer, p_connections_per_hour integer,
+  p_freeze_on_alert boolean, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  added gateway.partner;
+begin
+  insert into gateway.partner as p (name, scope, providers, reach, reads_per_hour, connections_per_hour, freeze_on_alert)
+  values (p_name, p_scope, p_providers, p_reach, coalesce(p_reads_per_hour, 10000), coalesce(p_connections_per_hour, 1000), p_freeze_on_alert)
+  on conflict on constraint partner_name do nothing returning p.* into added;
+  if not found then
+    return jsonb_build_object('added', false);
+  end if;
+  insert into gateway.event (type, partner_id, data)
+  values ('partner.added', added.id, jsonb_build_object(
+    'name', p_name, 'scope', p_scope, 'providers', p_providers, 'reach', p_reach, 'reads_per_hour', added.reads_per_hour,
+    'connections_per_hour', added.connections_per_hour, 'freeze_on_alert', p_freeze_on_alert));
+  return jsonb_build_object('added', true, 'partner_id', added.id, 'key_id',
+                            gateway.keep_key(added.id, p_key_hash, p_hint, p_addresses::inet[], p_expires_seconds));
+end $$;
+
+create or replace function gateway.keep_key(
+  p_partner_id uuid, p_key_hash text, p_hint text, p_addresses inet[], p_expires_seconds double precision
+)
+returns uuid language plpgsql set search_path = '' as $$
+declare
+  added gateway.api_key;
+begin
+  insert into gateway.api_key as k (key_hash, partner_id, hint, addresses, expires_at)
+  values (p_key_hash, p_partner_id, p_hint, p_addresses, clock_timestamp() + make_interval(secs => p_expires_seconds))
+  returning k.* into added;
+  insert into gateway.event (type, partner_id, data)
+  values ('key.added', p_partner_id, jsonb_build_object('key', added.id, 'hint', p_hint, 'expires_at', added.expires_at));
+  return added.id;
+end $$;
+
+-- Two live keys at most, so that one can be changed for the other without a pause, and no third is forgotten. What is not said is as
+-- with the newest key before it: nobody widens where a key may be used from, or how long, by changing it. `why`: `two_keys`, `revoked`.
+create or replace function public.gateway_add_key_v1(
+  p_name text, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  p      gateway.partner;
+  before gateway.api_key;
+begin
+  select x.* into p from gateway.partner x where x.name = p_name for update;
+  if not found then
+    return null;
+  end if;
+  if p.revoked_at is not null then
+    return jsonb_build_object('added', false, 'why', 'revoked');
+  end if;
+  if (select count(*) from gateway.api_key k
+       where k.partner_id = p.id and k.revoked_at is null and (k.expires_at is null or k.expires_at > clock_timestamp())) >= 2 then
+    return jsonb_build_object('added', false, 'why', 'two_keys');
+  end if;
+  select k.* into before from gateway.api_key k where k.partner_id = p.id order by k.created_at desc limit 1;
+  return jsonb_build_object('added', true, 'partner_id', p.id, 'key_id', gateway.keep_key(
+    p.id, p_key_hash, p_hint, coalesce(p_addresses::inet[], before.addresses),
+    coalesce(p_expires_seconds, extract(epoch from before.expires_at - before.created_at))));
+end $$;
+
+create or replace function public.gateway_revoke_key_v1(p_name text, p_key_id uuid)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  gone gateway.api_key;
+begin
+  update gateway.api_key k set revoked_at = clock_timestamp()
+    from gateway.partner p
+   where p.id = k.partner_id and p.name = p_name and k.id = p_key_id and k.revoked_at is null returning k.* into gone;
+  if not found then
+    return (select jsonb_build_object('revoked', false) from gateway.api_key k join gateway.partner p on p.id = k.partner_id
+             where p.name = p_name and k.id = p_key_id);
+  end if;
+  insert into gateway.event (type, partner_id, data)
+  values ('key.revoked', gone.partner_id, jsonb_build_object('key', gone.id, 'hint', gone.hint));
+  return jsonb_build_object('revoked', true);
+end $$;
+
+create or replace function public.gateway_revoke_partner_v1(p_name text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  gone gateway.partner;
+begin
+  update gateway.partner p set revoked_at = clock_timestamp() where p.name = p_name and p.revoked_at is null returning p.* into gone;
+  if not found then
+    return (select jsonb_build_object('revoked', false) from gateway.partner p where p.name = p_name);
+  end if;
+  update gateway.api_key k set revoked_at = clock_timestamp() where k.partner_id = gone.id and k.revoked_at is null;
+  insert into gateway.event (type, partner_id, data) values ('partner.revoked', gone.id, jsonb_build_object('name', p_name));
+  return jsonb_build_object('revoked', true);
+end $$;
+
+-- What to freeze, one of three: a partner, by its name; every token of a provider; every token.
+create or replace function public.gateway_freeze_v1(p_partner text, p_provider text, p_reads boolean, p_off boolean)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  p      gateway.partner;
+  wanted text := case when p_provider is not null then 'provider:' || p_provider when p_reads then 'reads' end;
+  kind   text := case when p_partner is not null then 'partner' when p_provider is not null then 'provider' else 'reads' end;
+  moved  boolean;
+begin
+  if p_partner is not null then
+    select x.* into p from gateway.partner x where x.name = p_partner for update;
+    if not found then
+      return null;
+    end if;
+    -- Whoever thaws it has seen the alert: the next one is told, and freezes, as the first did.
+    update gateway.partner x
+       set frozen_at = case when not p_off then clock_timestamp() end,
+           reads_alerted_at = case when not p_off then x.reads_alerted_at end,
+           connections_alerted_at = case when not p_off then x.connections_alerted_at end
+     where x.id = p.id and (x.frozen_at is not null) = p_off;
+  elsif p_off then
+    delete from gateway.freeze f where f.target = wanted;
+  else
+    insert into gateway.freeze (target) values (wanted) on conflict on constraint freeze_pkey do nothing;
+  end if;
+  moved := found;
+  if moved then
+    insert into gateway.event (type, partner_id, provider)
+    values (kind || case when p_off then '.thawed' else '.frozen' end, p.id, p_provider);
+  end if;
+  return jsonb_build_object('changed', moved);
+end $$;
+
+-- Everything about them but the keys themselves; and what is frozen beside them.
+create or replace function public.gateway_partners_v1(p_name text default null)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return jsonb_build_object(
+    'frozen', (select coalesce(jsonb_agg(f.target order by f.target), '[]') from gateway.freeze f),
+    'frozen_since', (select coalesce(jsonb_object_agg(f.target, f.frozen_at), '{}') from gateway.freeze f),
+    'partners', coalesce((
+      select jsonb_agg(to_jsonb(p) || jsonb_build_object('keys', coalesce((
+               select jsonb_agg(jsonb_build_object(
+                        'id', k.id, 'hint', k.hint, 'addresses', k.addresses, 'created_at', k.created_at,
+                        'expires_at', k.expires_at, 'revoked_at', k.revoked_at, 'last_used_at', u.last_at,
+                        'last_used_from', host(u.address)) order by k.created_at, k.id)
+                 from gateway.api_key k
+                 left join lateral (select x.last_at, x.address from gateway.key_use x
+                                     where x.key_hash = k.key_hash order by x.last_at desc limit 1) u on true
+                where k.partner_id = p.id), '[]')) order by p.created_at, p.name)
+        from gateway.partner p where p_name is null or p.name = p_name), '[]'));
+end $$;
+
+-- Grants that wait for a decision of their user or their partner.
+
+-- A parked grant that goes with its user, too.
+create or replace function gateway.keep_parked_for_revocation() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  if current_setting('gateway.parked_grant_used', true) is distinct from old.id::text then
+    insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason, due_at)
+    values (old.id, 1, old.provider, old.account_id, old.token, old.refresh, 'not_confirmed', clock_timestamp())
+    on conflict on constraint revocation_pkey do nothing;
+    if old.connect_session_id is not null then
+      insert into gateway.event (type, user_id, provider, partner_id, data)
+      values ('link.refused', old.user_id, old.provider,
+              (select s.partner_id from gateway.connect_session s where s.id = old.connect_session_id),
+              jsonb_build_object('connect_session', old.connect_session_id,
+                                 'error', coalesce(nullif(current_setting('gateway.link_error', true), ''), 'expired')));
+    end if;
+  end if;
+  return old;
+end $$;
+
+create or replace function gateway.keep_all_parked_for_revocation() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into gateway.revocation (connection_id, generation, provider, token, refresh, reason)
+  select p.id, 1, p.provider, p.token, p.refresh, 'not_confirmed' from gateway.parked_grant p
+  on conflict on constraint revocation_pkey do nothing;
+  return null;
+end $$;
+
+-- Another account came back: kept until its user says what becomes of it. One that was parked before is given back. `not_after` as
+-- where a connection is saved.
+create or replace function public.gateway_park_grant_v1(
+  p_parked_id uuid, p_user_id uuid, p_provider text, p_browser_hash text, p_account_id text, p_account_label text, p_scope text[],
+  p_token text, p_refresh text, p_expires_at timestamptz, p_refresh_expires_at timestamptz, p_facts jsonb, p_return_to text, p_display text,
+  p_not_after timestamptz default null, p_connect_session_id uuid default null, p_confirmation_hash text default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  if gateway.closed(p_provider) or gateway.link_stopped(p_connect_session_id) then
+    return '{"refused": "frozen"}';
+  end if;
+  perform gateway.lock_user(p_user_id);
+  if p_confirmation_hash is null then
+    delete from gateway.parked_grant p where p.user_id = p_user_id and p.provider = p_provider and p.confirmation_hash is null;
+  end if;
+  insert into gateway.parked_grant
+    (id, user_id, provider, browser_hash, account_id, account_label, scope, token, refresh, expires_at, refresh_expires_at,
+     facts, return_to, display, connect_session_id, confirmation_hash)
+  values
+    (p_parked_id, p_user_id, p_provider, p_browser_hash, p_account_id, p_account_label, p_scope, p_token, p_refresh, p_expires_at,
+     p_refresh_expires_at, coalesce(p_facts, '{}'), p_return_to, p_display, p_connect_session_id, p_confirmation_hash);
+  insert into gateway.event (type, user_id, provider, partner_id, data)
+  values ('grant.parked', p_user_id, p_provider, (select s.partner_id from gateway.connect_session s where s.id = p_connect_session_id),
+          case when p_confirmation_hash is null  -- until it is confirmed, nobody knows whose business the account is
+               then jsonb_build_object('account', jsonb_build_object('id', p_account_id, 'label', p_account_label)) else '{}' end);
+  if clock_timestamp() > p_not_after then
+    raise exception 'whoever asked has given up by now' using errcode = 'query_canceled';
+  end if;
+  return '{}';
+end $$;
+
+-- null: nobody is signed in, or nothing of theirs is parked for this browser.
+create or replace function public.gateway_parked_grant_v1(p_session_hash text, p_browser_hash text, p_provider text)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (
+    select to_jsonb(p) || jsonb_build_object(
+             'label', s.label, 'told_at', clock_timestamp(),
+             'standing', coalesce((select jsonb_agg(x) from gateway.standing(p.user_id, p.provider) x), '[]'),
+             'shared_with', coalesce((select jsonb_agg(distinct w.partner ->> 'name')
+                                        from gateway.connection c cross join jsonb_array_elements(gateway.sharing(c.id)) as w (partner)
+                                       where c.user_id = p.user_id and c.provider = p.provider), '[]'))
+      from gateway.live_session(p_session_hash) s
+      join gateway.parked_grant p on p.user_id = s.user_id and p.provider = p_provider and p.browser_hash = p_browser_hash
+     where p.parked_until > clock_timestamp() and p.confirmation_hash is null
+  );
+end $$;
+
+-- null: it is answered already. The trigger puts the grant into the queue.
+create or replace function public.gateway_refuse_parked_grant_v1(p_parked_id uuid)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  gone gateway.parked_grant;
+begin
+  perform set_config('gateway.link_error', 'access_denied', true);
+  delete from gateway.parked_grant p where p.id = p_parked_id returning p.* into gone;
+  if not found then
+    return null;
+  end if;
+  return (select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = gone.id and r.generation = 1);
+end $$;
+
+-- Refreshing a token: lease, intent, compare-and-set.
+
+create or replace function gateway.claimed(p_connection gateway.connection, p_again boolean) returns jsonb
+language sql stable as $$
+  select jsonb_build_object(
+    'claimed', true, 'id', p_connection.id, 'user_id', p_connection.user_id, 'provider', p_connection.provider, 'generation', p_connection.generation,
+    'lease_id', p_connection.lease_id, 'account_id', p_connection.account_id, 'scope', p_connection.scope, 'again', p_again, 'expires_at', p_connection.expires_at,
+    'failures', p_connection.failures,
+    'refresh', (select d.refresh from public.provider_data d where d.id = p_connection.id),
+    'facts', p_connection.facts)
+$$;
+
+-- Why no token request may be sent now, or null. A dead intent, claimed and never told of, blocks other hosts: the answer may
+-- lie in the journal of the host that sent it. How long, `block_seconds`, is the provider's to say; a database that was away
+-- does not count, since nobody could tell it anything.
+create or replace function gateway.refresh_obstacle(p_connection gateway.connection, p_host text, p_block_seconds double precision)
+returns text language sql volatile as $$
+  select case
+    when p_connection.status <> 'active' then 'moved'
+    when p_connection.lease_until > clock_timestamp() then 'leased'
+    when p_connection.not_before > clock_timestamp() then 'waiting'
+    when p_connection.intent_at is not null and p_connection.lease_host <> p_host
+         and clock_timestamp() <= greatest(p_connection.intent_at, pg_postmaster_start_time()) + make_interval(secs => p_block_seconds)
+      then 'blocked'
+  end
+$$;
+
+-- The breaker: closed; or open, when one caller in fifteen seconds may try.
+create or replace function gateway.may_call(p_at_provider text) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+  health gateway.provider_health;
+begin
+  select h.* into health from gateway.provider_health h where h.provider = p_at_provider;
+  if not found or health.open_until is null then
+    return true;
+  end if;
+  update gateway.provider_health h set open_until = clock_timestamp() + interval '15 seconds'
+   where h.provider = p_at_provider and h.open_until <= clock_timestamp();
+  return found;
+end $$;
+
+-- The right to send one token request, by compare-and-set on the generation; the intent is written before the request is sent.
+-- `often`: ten within a minute, which nobody's token is in need of.
+create or replace function public.gateway_claim_refresh_v1(
+  p_connection_id uuid, p_generation bigint, p_host text, p_lease_seconds double precision, p_block_seconds double precision
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  over     timestamptz := clock_timestamp();
+  c        gateway.connection;
+  repeated boolean;
+  obstacle text;
+begin
+  select x.* into c from gateway.connection x where x.id = p_connection_id for update skip locked;
+  obstacle := case when not found then 'leased' when c.generation <> p_generation then 'moved'
+                   else gateway.refresh_obstacle(c, p_host, p_block_seconds) end;
+  -- Not while the token lives: whoever has none is in need of one, and each of those came from a refresh that was due.
+  if obstacle is null and (c.expires_at is null or c.expires_at > over)
+     and (select count(*) from (select from gateway.event e
+                                 where e.type = 'grant.refreshed' and e.connection_id = c.id and e.at > over - interval '1 minute'
+                                 limit 10) x) = 10 then
+    obstacle := 'often';
+  end if;
+  if obstacle is null and not gateway.may_call(c.provider) then
+    obstacle := 'breaker';
+  end if;
+  if obstacle is not null then
+    return jsonb_build_object('claimed', false, 'obstacle', obstacle);
+  end if;
+  repeated := c.intent_at is not null;
+  update gateway.connection x
+     set lease_id = gen_random_uuid(), lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds),
+         lease_host = p_host, intent_at = clock_timestamp()
+   where x.id = p_connection_id returning x.* into c;
+  return gateway.claimed(c, repeated);
+end $$;
+
+-- The same for whatever was left behind by a process that died, or is due: one, or null. What cannot be taken now is passed over
+-- where rows are looked for, so that it never stands before what can: a provider that is spared must not keep the others waiting.
+create or replace function public.gateway_claim_due_v1(
+  p_host text, p_lease_seconds double precision, p_block_seconds jsonb, p_providers text[]
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  over   timestamptz := clock_timestamp();
+  spared text[] := array(select h.provider from gateway.provider_health h where h.open_until > over);
+  c      gateway.connection;
+  repeated boolean;
+begin
+  select x.* into c from gateway.connection x
+   where x.intent_at is not null and x.status = 'active' and x.provider = any (p_providers) and x.provider <> all (spared)
+     and (x.lease_until is null or x.lease_until <= over)
+     and gateway.refresh_obstacle(x, p_host, coalesce((p_block_seconds ->> x.provider)::double precision, 60)) is null
+   order by x.intent_at limit 1 for update of x skip locked;
+  if not found then
+    select x.* into c from gateway.connection x
+     where x.refresh_at <= over and x.status = 'active' and x.provider = any (p_providers) and x.provider <> all (spared)
+       and x.intent_at is null and (x.lease_until is null or x.lease_until <= over) and (x.not_before is null or x.not_before <= over)
+     order by x.refresh_at limit 1 for update of x skip locked;
+  end if;
+  if c.id is null or not gateway.may_call(c.provider) then
+    return null;
+  end if;
+  repeated := c.intent_at is not null;
+  update gateway.connection x
+     set lease_id = gen_random_uuid(), lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds),
+         lease_host = p_host, intent_at = clock_timestamp()
+   where x.id = c.id returning x.* into c;
+  return gateway.claimed(c, repeated);
+end $$;
+
+-- The lease is not asked for: whoever holds the answer to this generation's request holds what the provider believes now, also where
+-- another's try with the token before was refused meanwhile. Seconds come in and not times: the clock is this one. Without
+-- `renewed` the refresh token is the one that stood, and so is its end unless a new one is said.
+--   ending: `saved`; `gone`; `reconnected`: the user was there first; `refreshed`: this answer stands already (whoever saved it was
+--   not told, or two brought it), or one to the same request. Nothing of that may be given back: it is what stands.
+create or replace function public.gateway_finish_refresh_v1(
+  p_connection_id uuid, p_generation bigint, p_token text, p_refresh text, p_scope text[], p_expires_seconds double precision,
+  p_refresh_expires_seconds double precision, p_renewed boolean
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  c          gateway.connection;
+  new_expires_at timestamptz := clock_timestamp() + make_interval(secs => p_expires_seconds);
+  new_refresh_expires_at timestamptz := clock_timestamp() + make_interval(secs => p_refresh_expires_seconds);
+begin
+  perform from public.provider_data d where d.id = p_connection_id for update;
+  select x.* into c from gateway.connection x where x.id = p_connection_id and x.generation = p_generation for update;
+  if not found then
+    return jsonb_build_object('ending', case
+      when not exists (select from gateway.connection x where x.id = p_connection_id) then 'gone'
+      when exists (select from gateway.connection x where x.id = p_connection_id and x.reconnected > p_generation) then 'reconnected'
+      else 'refreshed' end);
+  end if;
+  if not p_renewed then
+    new_refresh_expires_at := coalesce(new_refresh_expires_at, c.refresh_expires_at);
+  end if;
+  update gateway.connection x
+     set generation = x.generation + 1, scope = p_scope, expires_at = new_expires_at, refresh_expires_at = new_refresh_expires_at,
+         refresh_at = gateway.refresh_time(p_refresh is not null, new_expires_at, new_refresh_expires_at), lease_id = null,
+         lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null,
+         status = 'active', updated_at = clock_timestamp()
+   where x.id = p_connection_id returning x.* into c;
+  update public.provider_data d
+     set token = p_token, refresh = p_refresh, expires = to_char(new_expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+         data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end
+                || jsonb_build_object('scope', to_jsonb(p_scope), 'status', 'active')
+   where d.id = p_connection_id;
+  update gateway.provider_health h set failures = 0, open_until = null where h.provider = c.provider and h.failures > 0;
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));
+  return jsonb_build_object('ending', 'saved');
+end $$;
+
+-- outcome: `wait` (the provider is having trouble), `alone` (it answers, but not for this connection just now), `operator` (our
+-- registration is refused, or a key is missing) or `refused` (the grant is, for good). Only what failed for the provider's own
+-- reasons counts towards its breaker, and an answer of any other kind shows that it is well.
+create or replace function public.gateway_fail_refresh_v1(
+  p_connection_id uuid, p_generation bigint, p_lease_id uuid, p_outcome text, p_error text, p_wait_seconds double precision
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  c gateway.connection;
+begin
+  perform from public.provider_data d where d.id = p_connection_id for update;  -- first, as everywhere, or two could lock each other out
+  update gateway.connection x
+     set lease_id = null, lease_until = null, lease_host = null, intent_at = null, failures = x.failures + 1,
+         not_before = clock_timestamp() + make_interval(secs => p_wait_seconds),
+         status = case p_outcome when 'refused' then 'needs_reauthorization' else x.status end,
+         updated_at = case p_outcome when 'refused' then clock_timestamp() else x.updated_at end
+   where x.id = p_connection_id and x.generation = p_generation and x.lease_id = p_lease_id returning x.* into c;
+  if not found then
+    return jsonb_build_object('told', false);
+  end if;
+  if p_outcome = 'refused' then
+    update public.provider_data d
+       set data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end
+                  || jsonb_build_object('status', 'needs_reauthorization')
+     where d.id = p_connection_id;
+    insert into gateway.event (type, connection_id, user_id, provider, data)
+    values ('connection.needs_reauthorization', c.id, c.user_id, c.provider, jsonb_build_object('error', p_error));
+  end if;
+  if p_outcome in ('alone', 'refused') then
+    update gateway.provider_health h set failures = 0, open_until = null where h.provider = c.provider and h.failures > 0;
+  elsif p_outcome = 'wait' then
+    insert into gateway.provider_health as h (provider, failures) values (c.provider, 1)
+    on conflict (provider) do update
+      set failures = h.failures + 1,
+          open_until = case when h.failures + 1 >= 5 then clock_timestamp() + interval '15 seconds' end;
+  end if;
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  values ('grant.refresh_failed', c.id, c.user_id, c.provider,
+          jsonb_build_object('error', p_error, 'remedy', case p_outcome when 'refused' then 'reconnect' when 'alone' then 'wait' else p_outcome end));
+  return jsonb_build_object('told', true);
+end $$;
+
+-- A refresh token that will die within a week and cannot be kept alive is announced once.
+create or replace function public.gateway_announce_endings_v1()
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  told integer;
+begin
+  with ending as (
+    update gateway.connection c set announced_at = clock_timestamp() where c.id in (
+      select x.id from gateway.connection x
+       where x.status = 'active' and x.announced_at is null and x.failures > 0
+         and x.refresh_expires_at < clock_timestamp() + interval '7 days' limit 100 for update skip locked)
+    returning c.*
+  ), events as (
+    insert into gateway.event (type, connection_id, user_id, provider, data)
+    select 'connection.ending', e.id, e.user_id, e.provider, jsonb_build_object('refresh_expires_at', e.refresh_expires_at)
+      from ending e returning 1
+  )
+  select count(*) into told from events;
+  return jsonb_build_object('announced', told);
+end $$;
+
+-- What became of refreshes lately, by whichever process on whichever machine.
+create or replace function public.gateway_recent_refreshes_v1(p_seconds integer)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+declare
+  since timestamptz := clock_timestamp() - make_interval(secs => p_seconds);  -- a variable, so that the index is used
+begin
+  return coalesce((
+    select jsonb_object_agg(x.outcome, x.n)
+      from (select case e.type when 'grant.refreshed' then 'refreshed' else coalesce(e.data ->> 'remedy', 'wait') end as outcome,
+                   count(*) as n
+              from gateway.event e where e.at > since and e.type in ('grant.refreshed', 'grant.refresh_failed') group by 1) x), '{}');
+end $$;
+
+-- The queue of grants that are still to be revoked at their provider.
+
+-- However a row goes, by a disconnect, by its owner's server or with its user, what the provider granted waits to be given
+-- back, and no profile lists it any more. Before the delete, while the generation still stands.
+create or replace function gateway.keep_for_revocation() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into gateway.revocation as r (connection_id, generation, provider, account_id, token, refresh, reason)
+  select c.id, c.generation, c.provider, c.account_id, old.token, old.refresh, 'erased'
+    from gateway.connection c
+   where c.id = old.id and (old.token is not null or old.refresh is not null)
+  on conflict on constraint revocation_pkey do update
+    set token = excluded.token, refresh = excluded.refresh, attempts = 0, due_at = excluded.due_at;
+  update public.user_profile p set providers = array_remove(p.providers, old.id::text)
+   where (p.id = old.provider_id_ref or p.user_id_auth = old.auth_provider_id) and old.id::text = any (p.providers);
+  update gateway.consent x set ended_at = clock_timestamp() where x.connection_id = old.id and x.ended_at is null;
+  return old;
+end $$;
+
+create or replace function gateway.keep_all_for_revocation() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason)
+  select c.id, c.generation, c.provider, c.account_id, d.token, d.refresh, 'erased'
+    from gateway.connection c join public.provider_data d on d.id = c.id
+   where d.token is not null or d.refresh is not null
+  on conflict on constraint revocation_pkey do nothing;
+  return null;
+end $$;
+
+-- `beside`: the same account is connected still, or again, by whomever; a provider may end that along with this grant.
+create or replace function gateway.to_give_back(p_revocation gateway.revocation) returns jsonb
+language sql stable as $$
+  select jsonb_build_object(
+    'connection_id', p_revocation.connection_id, 'provider', p_revocation.provider, 'generation', p_revocation.generation, 'token', p_revocation.token,
+    'refresh', p_revocation.refresh,
+    'beside', exists (select from gateway.connection c where c.provider = p_revocation.provider and c.account_id = p_revocation.account_id))
+$$;
+
+create or replace function public.gateway_queue_revocation_v1(
+  p_connection_id uuid, p_generation bigint, p_provider text, p_token text, p_refresh text, p_reason text, p_account_id text default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason)
+  values (p_connection_id, p_generation, p_provider, p_account_id, p_token, p_refresh, p_reason)
+  on conflict on constraint revocation_pkey do nothing;
+  return (select gateway.to_give_back(r) from gateway.revocation r
+           where r.connection_id = p_connection_id and r.generation = p_generation);
+end $$;
+
+-- done: forgotten. Not done: due again after 2, 4, 8 … minutes, at most 6 hours.
+-- `outcome`: what became of it, told of where whoever runs the gateway revoked it, as the proof.
+create or replace function public.gateway_settle_revocation_v1(
+  p_connection_id uuid, p_generation bigint, p_done boolean, p_outcome text default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  gone gateway.revocation;
+begin
+  if p_done then
+    delete from gateway.revocation r where r.connection_id = p_connection_id and r.generation = p_generation returning r.* into gone;
+    if gone.reason = 'revoked' and p_outcome is not null then
+      insert into gateway.event (type, connection_id, provider, data)
+      values ('grant.revoked', p_connection_id, gone.provider, jsonb_build_object('revocation', p_outcome, 'generation', p_generation));
+    end if;
+    return jsonb_build_object('left', false);
+  end if;
+  update gateway.revocation r
+     set attempts = r.attempts + 1,
+         due_at = clock_timestamp() + least(interval '1 minute' * power(2, least(r.attempts + 1, 20)), interval '6 hours')
+   where r.connection_id = p_connection_id and r.generation = p_generation;
+  return jsonb_build_object('left', found);
+end $$;
+
+-- null: nothing is due. Silence is a no: what was parked and not answered comes into the queue first. Whoever claims has two
+-- minutes before another may try; what could not be given back in 72 hours is told of and let go.
+create or replace function public.gateway_claim_revocation_v1()
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  over    timestamptz := clock_timestamp();
+  claimed gateway.revocation;
+begin
+  perform gateway.sweep(1000);
+  perform gateway.sweep_usage();
+  delete from gateway.parked_grant p where p.id in (
+    select x.id from gateway.parked_grant x where x.parked_until <= over
+     order by x.parked_until limit 100 for update skip locked);
+  with let_go as (
+    delete from gateway.revocation r where (r.connection_id, r.generation) in (
+      select x.connection_id, x.generation from gateway.revocation x
+       where x.due_at <= over and x.created_at < over - interval '72 hours' limit 100 for update skip locked)
+    returning r.connection_id, r.provider
+  )
+  insert into gateway.event (type, connection_id, provider)
+  select 'grant.revocation_abandoned', l.connection_id, l.provider from let_go l;
+  over := clock_timestamp();  -- what was parked has come into the queue since
+  update gateway.revocation r set due_at = clock_timestamp() + interval '2 minutes'
+   where (r.connection_id, r.generation) = (
+     select x.connection_id, x.generation from gateway.revocation x
+      where x.due_at <= over order by x.due_at limit 1 for update skip locked)
+  returning r.* into claimed;
+  if not found then
+    return null;
+  end if;
+  return gateway.to_give_back(claimed);
+end $$;
+
+-- The next of a provider's queue behind `after` (`<id>/<generation>`), due or not, each for two minutes nobody else's.
+create or replace function public.gateway_claim_revocations_v1(p_provider text, p_after text, p_most integer)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  from_id  uuid   := coalesce(nullif(split_part(p_after, '/', 1), ''), '00000000-0000-0000-0000-000000000000')::uuid;
+  from_gen bigint := coalesce(nullif(split_part(p_after, '/', 2), ''), '-1')::bigint;
+  r        gateway.revocation;
+  items    jsonb := '[]';
+begin
+  for r in
+    select x.* from gateway.revocation x where x.provider = p_provider and (x.connection_id, x.generation) > (from_id, from_gen)
+     order by x.connection_id, x.generation limit p_most for update skip locked
+  loop
+    update gateway.revocation x set due_at = greatest(x.due_at, clock_timestamp() + interval '2 minutes')
+     where x.connection_id = r.connection_id and x.generation = r.generation;
+    items := items || gateway.to_give_back(r);
+  end loop;
+  return items;
+end $$;
+
+-- What whoever runs the gateway has erased of a provider since then, and what became of each grant; a page behind the last one's event.
+create or replace function public.gateway_revoked_v1(
+  p_provider text, p_since timestamptz, p_after_at timestamptz, p_after_id uuid, p_most integer
+)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+             'connection_id', x.connection_id, 'account_id', x.data -> 'account' ->> 'id', 'erased_at', x.at, 'event_id', x.id,
+             'position', x.position,
+             'revocation', case when exists (select from gateway.revocation r where r.connection_id = x.connection_id) then 'queued'
+               else coalesce((
+                 select case o.type when 'grant.revoked' then o.data ->> 'revocation' else 'abandoned' end from gateway.event o
+                  where o.connection_id = x.connection_id and o.type in ('grant.revoked', 'grant.revocation_abandoned')
+                  order by o.at desc limit 1), 'unsupported') end) order by x.at, x.id), '[]')
+      from (select e.* from gateway.event e
+             where e.at >= coalesce(p_after_at, p_since) and (p_after_at is null or (e.at, e.id) > (p_after_at, p_after_id))
+               and e.at < timestamptz '9999-01-01 00:00:00+00'
+               and e.type = 'connection.disconnected' and e.provider = p_provider and e.data ->> 'by' = 'operator'
+             order by e.at, e.id limit p_most) x);
+end $$;
+
+-- Users and their browser sessions.
+
+-- Whether auth.users is our stand-in, rather than Supabase's. Asked of the table itself, since a database may be moved.
+create or replace function gateway.own_auth() returns boolean
+language sql stable as $$
+  select coalesce(obj_description('auth.users'::regclass, 'pg_class') like 'Made by the gateway:%', false)
+$$;
+
+create or replace function gateway.touch_profile() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  new.updated_at := clock_timestamp();
+  return new;
+end $$;
+
+-- The two SQL functions have no `set` of their own so that the planner can inline them; each name in them is qualified and
+-- only our definer functions reach them. This one is made to fit the auth.users that stands here, and is text, so that
+-- Supabase may change that table without asking us.
+do $live_user$
+declare
+  standing text := '';
+begin
+  if exists (select from pg_catalog.pg_attribute a
+              where a.attrelid = 'auth.users'::regclass and a.attname = 'banned_until' and not a.attisdropped) then
+    standing := standing || ' and (u.banned_until is null or u.banned_until <= clock_timestamp())';
+  end if;
+  if exists (select from pg_catalog.pg_attribute a
+              where a.attrelid = 'auth.users'::regclass and a.attname = 'deleted_at' and not a.attisdropped) then
+    standing := standing || ' and u.deleted_at is null';
+  end if;
+  execute format(
+    'create or replace function gateway.live_user(p_user_id uuid) returns table (id uuid) language sql stable as %L',
+    'select u.id from auth.users u where u.id = p_user_id' || standing
+  );
+  -- What to call somebody who is not here: shown masked, and nothing is decided by it.
+  execute format(
+    'create or replace function gateway.label_of(p_user_id uuid) returns text language sql stable as %L',
+    'select coalesce((select s.label from gateway.session s where s.user_id = p_user_id order by s.created_at desc limit 1), '
+    || case when exists (select from pg_catalog.pg_attribute a
+                          where a.attrelid = 'auth.users'::regclass and a.attname = 'email' and not a.attisdropped)
+            then '(select nullif(u.email, '''')::text from auth.users u where u.id = p_user_id)' else 'null::text' end || ')'
+  );
+end $live_user$;
+
+-- Banned or deleted: out, whatever token they hold. On Supabase whoever is not listed was deleted; on plain Postgres they are
+-- nobody yet.
+create or replace function gateway.shut_out(p_user_id uuid) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+  return p_user_id is not null and not exists (select from gateway.live_user(p_user_id))
+     and (exists (select from auth.users u where u.id = p_user_id) or not gateway.own_auth());
+end $$;
+
+create or replace function gateway.live_session(p_wanted text)
+returns table (user_id uuid, label text, expires_at timestamptz)
+language sql stable as $$
+  select s.user_id, s.label, s.expires_at
+    from gateway.session s cross join lateral gateway.live_user(s.user_id) u
+   where s.session_hash = p_wanted and s.expires_at > clock_timestamp()
+$$;
+
+-- null: there is no such user, or no longer. On plain Postgres a verified user is made known here; on Supabase never.
+create or replace function public.gateway_open_session_v1(p_session_hash text, p_user_id uuid, p_label text, p_expires_at timestamptz)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  if gateway.own_auth() then
+    insert into auth.users (id) values (p_user_id) on conflict do nothing;
+  end if;
+  if p_expires_at <= clock_timestamp() or not exists (select from gateway.live_user(p_user_id)) then
+    return null;
+  end if;
+  perform gateway.sweep(100);
+  insert into gateway.session (session_hash, user_id, label, expires_at) values (p_session_hash, p_user_id, p_label, p_expires_at);
+  return jsonb_build_object('user_id', p_user_id);
+end $$;
+
+create or replace function public.gateway_session_v1(p_session_hash text)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (
+    select jsonb_build_object('user_id', s.user_id, 'label', s.label, 'expires_at', s.expires_at)
+      from gateway.live_session(p_session_hash) s
+  );
+end $$;
+
+create or replace function public.gateway_end_session_v1(p_session_hash text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  delete from gateway.session s where s.session_hash = p_session_hash;
+  return jsonb_build_object('ended', found);
+end $$;
+
+create or replace function gateway.lock_user(p_whose uuid) returns void
+language plpgsql set search_path = '' as $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('gateway user ' || p_whose::text, 0));
+  -- Then the profiles, before any row of provider_data: the order in which deleting a user goes.
+  perform from public.user_profile p where p.user_id_auth = p_whose order by p.id for no key update;
+end $$;
+
+-- The profile of a user, made if missing; the oldest wins. Under lock_user, so that two at once make one.
+create or replace function gateway.profile_of(p_whose uuid, p_called text) returns uuid
+language plpgsql set search_path = '' as $$
+declare
+  profile uuid;
+begin
+  select p.id into profile from public.user_profile p
+   where p.user_id_auth = p_whose order by p.created_at nulls last, p.id limit 1;
+  if profile is null then
+    insert into public.user_profile as p (user_id_auth, user_name, providers) values (p_whose, p_called, '{}')
+    returning p.id into profile;
+  end if;
+  return profile;
+end $$;
+
+-- The id stands in the array of that profile exactly once, and in no other of the user's.
+create or replace function gateway.list_in_profile(p_whose uuid, p_profile uuid, p_connection uuid) returns void
+language plpgsql set search_path = '' as $$
+declare
+  listed text := p_connection::text;
+begin
+  update public.user_profile p
+     set providers = array_remove(coalesce(p.providers, '{}'), listed)
+                     || case when p.id = p_profile then array[listed] else '{}'::text[] end
+   where p.user_id_auth = p_whose
+     and coalesce(cardinality(array_positions(p.providers, listed)), 0) <> case when p.id = p_profile then 1 else 0 end;
+end $$;
+
+-- As where a user's own is erased, but never waiting for whoever is at one of that user's just now: it comes with the next call.
+create or replace function gateway.try_lock_user(p_whose uuid) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended('gateway user ' || p_whose::text, 0)) then
+    return false;
+  end if;
+  perform from public.user_profile p where p.user_id_auth = p_whose order by p.id for no key update;
+  return true;
+end $$;
+
+-- Reading a token.
+
+-- What a token read needs, in one call: whose key, how far it reaches, what is frozen, how much was read, the row, the event. `good`:
+-- for `min_seconds` still; `alive`: now. Another's id is like none, and counts for nothing. `counted`: the first look of a request;
+-- what a refresh looks at afterwards is judged again and neither counted nor told. No user and no key: the gateway itself.
+-- `location`: only the connection of that one.
+create or replace function public.gateway_grant_v1(
+  p_connection_id uuid, p_user_id uuid, p_min_seconds integer, p_key_hash text default null, p_address text default null,
+  p_counted boolean default false, p_location text default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  over    timestamptz := clock_timestamp();
+  asks    record;
+  p       gateway.partner;
+  let     boolean := true;
+  x       record;
+  limited jsonb;
+begin
+  if p_key_hash is not null then
+    asks := gateway.caller(p_key_hash, p_address, 'tokens:read');
+    if asks.refused is not null then
+      return jsonb_build_object('refused', asks.refused);
+    end if;
+    p := asks.partner;
+    if p.reach = 'own' then
+      let := gateway.lets(p, p_connection_id);
+    end if;
+  end if;
+  -- In one statement, so that token and generation are of one moment; and none of it is read where nobody said yes: an id out of
+  -- reach takes as long as none.
+  select c.id, c.user_id, c.provider, c.generation, c.status, c.scope, c.expires_at, c.lease_until, c.not_before,
+         d.token, nullif(d.refresh, '') is not null as refreshable,
+         exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider)) as frozen
+    into x from gateway.connection c join public.provider_data d on d.id = c.id
+   where let and c.id = p_connection_id
+     and (p_key_hash is null or p.providers is null or c.provider = any (p.providers))
+     and (p_user_id is null or c.user_id = p_user_id and exists (select from gateway.live_user(p_user_id)))
+     and (p_location is null or c.facts ->> 'locationId' = p_location);
+  if not found then
+    return case when p_key_hash is not null and exists (select from gateway.waiting(p) w where w.id = p_connection_id)
+                then '{"refused": "pending_confirmation"}'::jsonb
+                when gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end;
+  end if;
+  if x.frozen and (p_key_hash is not null or p_user_id is not null) then
+    return '{"refused": "frozen"}';
+  end if;
+  if p_counted and x.status = 'active' then
+    if p_key_hash is not null then
+      limited := gateway.count_read(p, x.id, p_address, asks.recent);
+      if limited is not null then
+        return limited;
+      end if;
+    end if;
+    -- Told in this transaction or not at all, and on disk within wal_writer_delay: nothing of ours that dies takes it along, a crash of
+    -- Postgres itself the reads of its last half second.
+    perform set_config('synchronous_commit', 'off', true);
+    insert into gateway.event (type, connection_id, user_id, partner_id, provider)
+    values ('token.read', x.id, x.user_id, p.id, x.provider);
+  end if;
+  return jsonb_build_object(
+    'id', x.id, 'user_id', x.user_id, 'provider', x.provider, 'generation', x.generation, 'status', x.status,
+    'scope', x.scope, 'expires_at', x.expires_at, 'token', x.token,
+    'good', nullif(x.token, '') is not null
+            and (x.expires_at is null or x.expires_at > over + make_interval(secs => p_min_seconds)),
+    'alive', nullif(x.token, '') is not null and (x.expires_at is null or x.expires_at > over),
+    'refreshable', x.refreshable,
+    'leased', x.lease_until > over,
+    'wait_seconds', greatest(0, ceil(extract(epoch from x.not_before - over))));
+end $$;
+
+-- Who may see and change what. The one file for a review of security: whatever the functions do, clients are bound by this.
+--
+-- Applied last, at every run. It sets everything anew, so that a rule that somebody changed is put back.
+
+-- All locks at once and in one order, and none of them for longer than this file takes.
+lock table public.user_profile, public.provider_data, gateway.partner, gateway.parked_grant in access exclusive mode;
+
+-- 1 -- relations -----------------------------------------------------------------------------------------------------
+
+-- Deleting a user takes all of theirs along. A relation without `on delete cascade` is made anew; rows that point
+-- nowhere are kept and reported.
+do $relations$
+declare
+  wanted record;
+  loose  name;
+begin
+  for wanted in
+    select v.child, v.key, v.parent, v.named,
+           array[(select a.attnum from pg_catalog.pg_attribute a where a.attrelid = v.child and a.attname = v.key)] as keys
+      from (values
+        ('public.user_profile'::regclass,  'user_id_auth'::name, 'auth.users'::regclass,  'user_profile_user_id_auth_fkey'::name),
+        ('public.provider_data',           'provider_id_ref',    'public.user_profile',   'provider_data_provider_id_ref_fkey'),
+        ('public.provider_data',           'auth_provider_id',   'auth.users',            'provider_data_auth_provider_id_fkey')
+      ) as v (child, key, parent, named)
+  loop
+    for loose in
+      select c.conname from pg_catalog.pg_constraint c
+       where c.contype = 'f' and c.conrelid = wanted.child and c.confrelid = wanted.parent
+         and c.conkey = wanted.keys and c.confdeltype <> 'c'
+    loop
+      execute format('alter table %s drop constraint %I', wanted.child, loose);
+    end loop;
+    continue when exists (
+      select from pg_catalog.pg_constraint c
+       where c.contype = 'f' and c.conrelid = wanted.child and c.confrelid = wanted.parent and c.conkey = wanted.keys
+    );
+    execute format('alter table %s add constraint %I foreign key (%I) references %s (id) on delete cascade not valid',
+                   wanted.child, wanted.named, wanted.key, wanted.parent);
+    begin
+      execute format('alter table %s validate constraint %I', wanted.child, wanted.named);
+    exception when foreign_key_violation then
+      raise notice 'gateway: %.% holds values that point nowhere; they were kept', wanted.child, wanted.key;
+    end;
+  end loop;
+end $relations$;
+
+-- 2 -- row-level security --------------------------------------------------------------------------------------------
+
+alter table public.user_profile enable row level security;
+alter table public.user_profile force row level security;
+alter table public.provider_data enable row level security;
+alter table public.provider_data force row level security;
+
+drop policy if exists "Users can view their own profile" on public.user_profile;
+create policy "Users can view their own profile" on public.user_profile
+  for select to authenticated using (user_id_auth = (select auth.uid()));
+
+drop policy if exists "Users can update their own profile" on public.user_profile;
+create policy "Users can update their own profile" on public.user_profile
+  for update to authenticated
+  using (user_id_auth = (select auth.uid())) with check (user_id_auth = (select auth.uid()));
+
+drop policy if exists "Users can view their own provider data" on public.provider_data;
+create policy "Users can view their own provider data" on public.provider_data
+  for select to authenticated using (auth_provider_id = (select auth.uid()));
+
+-- The row hangs on a profile as well as on a user, and both have to be one's own.
+drop policy if exists "Users can update their own provider data" on public.provider_data;
+create policy "Users can update their own provider data" on public.provider_data
+  for update to authenticated
+  using (
+    auth_provider_id = (select auth.uid())
+    and provider_id_ref in (select p.id from public.user_profile p where p.user_id_auth = (select auth.uid()))
+  )
+  with check (
+    auth_provider_id = (select auth.uid())
+    and provider_id_ref in (select p.id from public.user_profile p where p.user_id_auth = (select auth.uid()))
+  );
+
+drop policy if exists "Users can insert their own provider data" on public.provider_data;
+create policy "Users can insert their own provider data" on public.provider_data
+  for insert to authenticated
+  with check (
+    auth_provider_id = (select auth.uid())
+    and provider_id_ref in (select p.id from public.user_profile p where p.user_id_auth = (select auth.uid()))
+  );
+
+-- Policies add up: one `using (true)` from before would open the tables again. Restrictive ones hold whatever else stands.
+-- They bind the role itself and not its heirs, since the owner of the functions may be one.
+drop policy if exists "Nobody reaches another's profile" on public.user_profile;
+create policy "Nobody reaches another's profile" on public.user_profile as restrictive
+  for all to authenticated
+  using (current_user <> 'authenticated' or user_id_auth = (select auth.uid()))
+  with check (current_user <> 'authenticated' or user_id_auth = (select auth.uid()));
+
+drop policy if exists "Nobody reaches another's provider data" on public.provider_data;
+create policy "Nobody reaches another's provider data" on public.provider_data as restrictive
+  for all to authenticated
+  using (current_user <> 'authenticated' or auth_provider_id = (select auth.uid()))
+  with check (
+    current_user <> 'authenticated'
+    or (
+      auth_provider_id = (select auth.uid())
+      and provider_id_ref in (select p.id from public.user_profile p where p.user_id_auth = (select auth.uid()))
+    )
+  );
+
+do $others$
+declare
+  other record;
+begin
+  for other in
+    select p.tablename, p.policyname from pg_catalog.pg_policies p
+     where p.schemaname = 'public' and p.tablename in ('user_profile', 'provider_data')
+       and p.policyname not in (
+         'Users can view their own profile', 'Users can update their own profile', 'Nobody reaches another''s profile',
+         'Users can view their own provider data', 'Users can update their own provider data',
+         'Users can insert their own provider data', 'Nobody reaches another''s provider data',
+         'The gateway and the owner''s server')
+     order by 1, 2
+  loop
+    raise notice 'gateway: the policy "%" on % is not ours; it was left, and can no longer show a user another''s rows',
+      other.policyname, other.tablename;
+  end loop;
+end $others$;
+
+-- Forced row-level security binds the owner too. Where the functions' owner, or service_role, may not bypass it, it needs a
+-- policy of its own, or it would see nothing.
+do $bound$
+declare
+  bound  text;
+  target regclass;
+begin
+  select string_agg(distinct quote_ident(r.rolname), ', ') into bound
+    from pg_catalog.pg_roles r
+   where not r.rolsuper and not r.rolbypassrls and (r.rolname = 'service_role' or r.oid in (
+     select p.proowner from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+      where n.nspname = 'gateway' or (n.nspname = 'public' and p.proname ~ '^gateway_.*_v[0-9]+$')));
+  foreach target in array array['public.user_profile'::regclass, 'public.provider_data'::regclass] loop
+    execute format('drop policy if exists "The gateway and the owner''s server" on %s', target);
+    if bound is not null then
+      execute format('create policy "The gateway and the owner''s server" on %s for all to %s using (true) with check (true)',
+                     target, bound);
+    end if;
+  end loop;
+end $bound$;
+
+-- 3 -- triggers ------------------------------------------------------------------------------------------------------
+
+-- Whoever is bound by row-level security, and is neither our functions nor the owner's server, is a client.
+create or replace function gateway.refuse_identity_change() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  if pg_catalog.row_security_active(tg_relid) and current_user <> 'service_role' and not exists (
+    select from pg_catalog.pg_class c where c.oid = tg_relid and pg_catalog.pg_get_userbyid(c.relowner) = current_user
+  ) then
+    raise exception 'the columns that say whose row this is, and of what, cannot be changed'
+      using errcode = 'insufficient_privilege';
+  end if;
+  return new;
+end $$;
+
+create or replace trigger gateway_identity before update on public.user_profile
+  for each row when (
+    (old.id, old.user_id_auth, old.created_at, old.providers)
+    is distinct from (new.id, new.user_id_auth, new.created_at, new.providers)
+  ) execute function gateway.refuse_identity_change();
+
+create or replace trigger gateway_identity before update on public.provider_data
+  for each row when (
+    (old.id, old.provider_id_ref, old.auth_provider_id, old.name, old.type, old.created_at)
+    is distinct from (new.id, new.provider_id_ref, new.auth_provider_id, new.name, new.type, new.created_at)
+  ) execute function gateway.refuse_identity_change();
+
+create or replace trigger gateway_touch before update on public.user_profile
+  for each row execute function gateway.touch_profile();
+
+create or replace trigger gateway_used_id before insert on public.provider_data
+  for each row execute function gateway.refuse_used_id();
+
+create or replace trigger gateway_erased before delete on public.provider_data
+  for each row execute function gateway.keep_for_revocation();
+
+create or replace trigger gateway_client before update on public.provider_data
+  for each row when ((old.token, old.refresh) is distinct from (new.token, new.refresh)) execute function gateway.tell_client();
+
+create or replace trigger gateway_written after update on public.provider_data
+  for each row when (
+    (old.token, old.refresh) is distinct from (new.token, new.refresh)
+    and (new.token !~ '^(gAAAA|$)' or new.refresh !~ '^(gAAAA|$)' or current_setting('gateway.client_writes', true) = 'yes')
+  ) execute function gateway.note_written();
+
+create or replace trigger gateway_unparked before delete on gateway.parked_grant
+  for each row execute function gateway.keep_parked_for_revocation();
+
+create or replace trigger gateway_stopped after update on gateway.partner
+  for each row when (
+    (old.frozen_at is null and new.frozen_at is not null) or (old.revoked_at is null and new.revoked_at is not null)
+  ) execute function gateway.stop_waiting();
+
+create or replace trigger gateway_emptied before truncate on public.provider_data
+  for each statement execute function gateway.keep_all_for_revocation();
+
+create or replace trigger gateway_emptied before truncate on gateway.parked_grant
+  for each statement execute function gateway.keep_all_parked_for_revocation();
+
+-- 4 -- privileges ----------------------------------------------------------------------------------------------------
+
+-- A revoke from a column does nothing while the table is granted, as Supabase's defaults do: the tables first, then columns.
+revoke all on public.user_profile, public.provider_data from public, anon, authenticated;
+grant usage on schema public to anon, authenticated, service_role, gateway_app;
+grant select on public.user_profile, public.provider_data to authenticated;
+grant update (user_name, updated_at) on public.user_profile to authenticated;
+grant update (token, refresh, expires, data) on public.provider_data to authenticated;
+grant insert (id, provider_id_ref, auth_provider_id, name, type, token, refresh, expires, data)
+  on public.provider_data to authenticated;
+grant select, insert, update, delete on public.user_profile, public.provider_data to service_role;
+
+revoke all on schema gateway from public, anon, authenticated, service_role, gateway_app;
+revoke all on all tables in schema gateway from public, anon, authenticated, service_role, gateway_app;
+
+-- By name as well as from public: Supabase's default privileges grant every new function to anon and authenticated.
+do $calls$
+declare
+  ours record;
+begin
+  for ours in
+    select p.oid::regprocedure as called, n.nspname = 'public' as offered
+      from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+     where n.nspname = 'gateway' or (n.nspname = 'public' and p.proname ~ '^gateway_.*_v[0-9]+$')
+  loop
+    execute format('revoke all on function %s from public, anon, authenticated, service_role, gateway_app', ours.called);
+    if ours.offered then
+      execute format('grant execute on function %s to service_role, gateway_app', ours.called);
+    end if;
+  end loop;
+end $calls$;
+
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '45125b54ae108a335144babfab22a1dd93d4b9eff73acdb1784504f1ea1f367b')
+on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
+
+notify pgrst, 'reload schema';
