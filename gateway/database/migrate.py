@@ -105,6 +105,7 @@ def apply_schema(dsn: str) -> list[str]:
                 raise DatabaseUnavailable(
                     "other transactions hold the tables: try again when they have ended"
                 ) from None
+            time.sleep(_PAUSE_SECONDS)
         else:
             break
     return reports
