@@ -28,7 +28,7 @@ def create_app(environ: MutableMapping[str, str] | None = None) -> Flask:
     from gateway.log_setup import start_log
     from gateway.services import build_runtime
     from gateway.settings import forget_secrets, read_settings
-    from gateway.web import build_app
+    from gateway.web.app import build_app
 
     environ = os.environ if environ is None else environ
     start_log()

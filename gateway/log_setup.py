@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -30,9 +31,23 @@ def start_log() -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *shown,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_Stderr,
         cache_logger_on_first_use=False,
     )
+
+
+class _Stderr:
+    """Writes lines to stderr. A full disk or a closed pipe must not fail the request that logs."""
+
+    def __init__(self, *_: object) -> None:
+        self._file = sys.stderr
+
+    def _write(self, line: str) -> None:
+        with suppress(OSError, ValueError):
+            self._file.write(line + "\n")
+            self._file.flush()
+
+    debug = info = warning = error = critical = msg = _write
 
 
 def quiet_libraries() -> None:

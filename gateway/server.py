@@ -1,154 +1,207 @@
 """
-Starting the server: the schema is looked at first, then granian takes over.
+The server: waitress, in one process or in several that share a listening socket.
 
-Two bounds that are easily taken for one. 64 threads a process are what requests are worked on by: waiting readers hold threads, and
-a provider that hangs must not take them all. Connections are many more, since most are idle: a proxy keeps dozens open, and whoever
-is not let in waits until one of them is closed.
+waitress reads a request completely before it takes a thread, so a slow or missing body holds none. A process works on 64 requests at
+once and keeps up to 2,048 connections, most of them idle.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
+import ctypes
 import gc
+import logging
+import multiprocessing
 import os
 import resource
+import signal
 import socket
 import sys
-import termios
 import time
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 import structlog
 from flask import Flask
+from waitress import wasyncore
+from waitress.server import create_server
 
 from gateway import create_app
 from gateway.errors import GatewayError, SettingsRefused
-from gateway.services import Runtime
 from gateway.worker.heartbeat import keep_announcing
 from gateway.worker.jobs import start_worker
 
 log = structlog.get_logger(__name__)
 
-BLOCKING_THREADS = 64
+THREADS = 64
 CONNECTIONS = 2048
-"""That a process holds at once, idle ones among them; what comes then waits in the kernel's queue. Granian calls it backpressure."""
-_OTHER_FILES = 256
-"""Beside them: to the database and to providers, the journal, modules."""
-_TOGETHER_SECONDS = 10
+"""Per process. Further connections wait in the kernel's queue."""
+OTHER_FILES = 256
+"""Files other than connections: database, providers, journal, modules."""
 IDLE_SECONDS = 75
-"""An idle connection is closed after that, and one whose request's head is not there by then: longer than proxies keep theirs (nginx
-and AWS 60 s), so that none sends a request on a connection that is just being closed."""
+"""Longer than proxies keep an idle connection (nginx and AWS 60 s), so that no proxy sends a request on one that we close."""
+LARGEST_BODY = 1024 * 1024
+"""Bytes that are read, and stored on disk above SPOOL_BYTES, before the application sees a request. Routes have their own limits."""
+SPOOL_BYTES = 64 * 1024
+LARGEST_HEADERS = 32 * 1024
+DRAIN_SECONDS = 15
+"""After SIGTERM, for the requests under way."""
+_NOT_STARTED = 3
+"""Exit code of a process that could not start: a new one could not either."""
 
 
-def served_app() -> Flask:
-    """The application in one of our own server's processes, with a worker beside it."""
-    app = served_app_alone()
-    start_worker(app.extensions["gateway"])
-    return app
+def bind(host: str, port: int, option: str = "--port") -> socket.socket:
+    """
+    A socket that is bound and does not listen yet: clients are refused until a process is ready. Raises SettingsRefused when the
+    port is taken or not allowed.
+    """
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    bound = socket.socket(family, kind)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        reason = os.strerror(error.errno or 0).lower()
+        raise SettingsRefused(
+            [f"Port {port} of {host}: {reason}. Stop that program, or choose another {option}."]
+        ) from None
+    return bound
 
 
-def served_app_alone() -> Flask:
-    """The same where workers have processes of their own."""
+def run_server(host: str, port: int, workers: int, *, work: bool = True) -> None:
+    """Serve until SIGTERM or SIGINT; requests under way are finished. `work`: each process also runs a worker."""
+    with bind(host, port) as listener:
+        if workers == 1:
+            serve(build_served_app(work=work), listener)
+        else:
+            _supervise(listener, workers, work=work)
+
+
+def build_served_app(*, work: bool) -> Flask:
+    """The application of one process, with its background threads."""
     app = create_app()
-    rt: Runtime = app.extensions["gateway"]
+    rt = app.extensions["gateway"]
     try:
         rt.store.warm()
     except GatewayError as error:
-        log.warning("serving.cold", error=error.slug)  # a database that is away just now is no reason not to serve
-    # What stands now stays. Left to the collector it is walked through again and again, 60 ms at a time that everybody waits for: an
-    # answer of many small lists is enough to set that off.
+        log.warning("database.warmup_failed", error=error.slug)  # it may be back soon
+    # Without the freeze, each full collection walks through all modules again and stops every request for 60 ms.
     gc.collect()
     gc.freeze()
     keep_announcing(rt)
-    if _all_up is not None:
-        _all_up.wait()
+    if work:
+        start_worker(rt)
     return app
 
 
-class Together:
-    """
-    Lets the processes of a server begin to listen at one moment. Each has a socket of its own (SO_REUSEPORT): one that listens before
-    the others is sent every connection until they do, and keeps those that stay.
-
-    Each puts a byte into a pipe and looks how many there are: whoever dies meanwhile holds nothing that the others wait for.
-    """
-
-    def __init__(self, processes: int) -> None:
-        self._processes = processes
-        self._seen, self._tell = os.pipe()
-        os.set_blocking(self._tell, False)
-
-    def wait(self) -> None:
-        """Returns when all are there, or have been before (a process that was started again), or one takes too long."""
-        with contextlib.suppress(BlockingIOError):  # so often that the pipe is full
-            os.write(self._tell, b".")
-        until = time.monotonic() + _TOGETHER_SECONDS
-        while self._told() < self._processes and time.monotonic() < until:
-            time.sleep(0.01)
-
-    def _told(self) -> int:
-        return int.from_bytes(fcntl.ioctl(self._seen, termios.FIONREAD, bytes(4)), sys.byteorder)
-
-
-_all_up: Together | None = None
-"""Made by `run_server` before it forks; where processes are not forked, each begins by itself."""
+def serve(app: Flask, listener: socket.socket) -> None:
+    """Run waitress in this process until a signal, then finish the requests under way."""
+    # Its messages contain paths, and with them the secrets of links.
+    logging.getLogger("waitress").setLevel(logging.CRITICAL)
+    server = create_server(
+        app,
+        sockets=[listener],
+        threads=THREADS,
+        connection_limit=connection_limit(),
+        channel_timeout=IDLE_SECONDS,
+        cleanup_interval=10,
+        max_request_header_size=LARGEST_HEADERS,
+        max_request_body_size=LARGEST_BODY,
+        inbuf_overflow=SPOOL_BYTES,
+        clear_untrusted_proxy_headers=False,  # the application decides which of them count (GATEWAY_TRUSTED_PROXIES)
+        asyncore_use_poll=True,  # select() cannot watch file descriptors above 1,023
+        log_socket_errors=False,
+        ident=None,
+    )
+    stopped = _stop_signal(server.pull_trigger)
+    while not stopped:
+        wasyncore.loop(1, use_poll=True, map=server._map, count=1)  # noqa: SLF001 - where waitress keeps its sockets
+    _drain(server)
 
 
-def require_free(host: str, port: int, option: str) -> None:
-    """Raises SettingsRefused if somebody listens there: granian would share the port with them, or panic."""
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(
-                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-            )  # not REUSEPORT, which is how it would be shared
-            try:
-                probe.bind(address)
-            except OSError as error:
-                why = "is in use by another program" if error.errno == errno.EADDRINUSE else "cannot be listened on"
-                mend = f"stop that program, or choose another with {option}"
-                raise SettingsRefused([f"Port {port} of {host} {why}: {mend}."]) from None
+def _drain(server: Any) -> None:
+    """Accept nothing new, answer what has arrived, close idle connections."""
+    wasyncore.dispatcher.close(server)
+    end = time.monotonic() + DRAIN_SECONDS
+    while server.active_channels and time.monotonic() < end:
+        wasyncore.loop(0.1, use_poll=True, map=server._map, count=1)  # noqa: SLF001
+        for channel in list(server.active_channels.values()):
+            if not (channel.requests or channel.request or channel.total_outbufs_len):
+                channel.handle_close()
 
 
-def connections_allowed() -> int:
-    """CONNECTIONS, or as many as this process may open files for; its soft limit is raised for them as far as the hard one lets it."""
-    wanted = CONNECTIONS + _OTHER_FILES
+def _stop_signal(wake: object = None) -> list[int]:
+    """A list that gets an entry on SIGTERM or SIGINT."""
+    received: list[int] = []
+
+    def receive(number: int, _: object) -> None:
+        received.append(number)
+        if callable(wake):
+            wake()
+
+    signal.signal(signal.SIGTERM, receive)
+    signal.signal(signal.SIGINT, receive)
+    return received
+
+
+def connection_limit() -> int:
+    """CONNECTIONS, or what the limit of open files allows; raises the soft limit as far as needed and possible."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    if soft == resource.RLIM_INFINITY:
+        return CONNECTIONS
+    wanted = CONNECTIONS + OTHER_FILES
+    if soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return (
-        CONNECTIONS if soft == resource.RLIM_INFINITY else max(BLOCKING_THREADS, min(CONNECTIONS, soft - _OTHER_FILES))
-    )
+    return max(THREADS, min(CONNECTIONS, soft - OTHER_FILES))
 
 
-def run_server(host: str, port: int, workers: int, *, work: bool = True, quiet: bool = False) -> None:
-    """Serves until it is told to stop; requests under way are finished. `work`: with a worker in each process."""
-    from granian import Granian
-    from granian.constants import HTTPModes, Interfaces
-    from granian.http import HTTP1Settings
-    from granian.log import LogLevels
+# -- several processes -----------------------------------------------------------------------------------------------
 
-    global _all_up  # noqa: PLW0603 - what is forked afterwards shares it; granian hands nothing else on
-    _all_up = Together(workers) if workers > 1 else None
-    Granian(
-        "gateway.server:served_app" if work else "gateway.server:served_app_alone",
-        factory=True,
-        address=host,
-        port=port,
-        interface=Interfaces.WSGI,
-        http=HTTPModes.http1,  # of HTTP/2, which no proxy speaks to us, nothing here is bounded: streams, idle connections
-        workers=workers,
-        blocking_threads=BLOCKING_THREADS,
-        backpressure=connections_allowed(),
-        http1_settings=HTTP1Settings(header_read_timeout=IDLE_SECONDS * 1000),
-        websockets=False,
-        log_level=LogLevels.error if quiet else LogLevels.info,
-        respawn_failed_workers=True,
-        workers_kill_timeout=2 if quiet else 15,
-    ).serve()
+
+def _supervise(listener: socket.socket, workers: int, *, work: bool) -> None:
+    """Keep `workers` processes running. Stops them all when one cannot start, and exits with 1."""
+    stopped = _stop_signal()
+    fork, parent = multiprocessing.get_context("fork"), os.getpid()
+
+    def start() -> BaseProcess:
+        process = fork.Process(target=_run_child, args=(listener, parent), kwargs={"work": work})
+        process.start()
+        return process
+
+    running, failed, terminated = [start() for _ in range(workers)], False, False
+    while running:
+        wait([process.sentinel for process in running], timeout=0.5)
+        ended = [process for process in running if not process.is_alive()]
+        running = [process for process in running if process not in ended]
+        failed = failed or any(process.exitcode == _NOT_STARTED for process in ended)
+        if (stopped or failed) and not terminated:
+            terminated = True
+            for process in running:
+                process.terminate()
+        elif ended and not terminated:
+            log.error("server.process_died", exit_codes=[process.exitcode for process in ended])
+            running += [start() for _ in ended]
+    if failed:
+        sys.exit(1)
+
+
+def _run_child(listener: socket.socket, parent: int, *, work: bool) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent decides
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: the child ends when the parent dies
+        if os.getppid() != parent:
+            os._exit(_NOT_STARTED)
+    try:
+        app = build_served_app(work=work)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to know
+        log.error("server.start_failed", kind=type(error).__name__, reason=str(error))  # noqa: TRY400
+        os._exit(_NOT_STARTED)
+    serve(app, listener)
 
 
 def python_module(*arguments: str) -> list[str]:
-    """The command line of another of our processes, by this interpreter."""
+    """The command line of another process of ours, with this interpreter."""
     return [sys.executable, "-m", *arguments]

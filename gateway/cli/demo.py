@@ -30,7 +30,7 @@ from gateway.embedded.postgres import embedded_postgres
 from gateway.errors import RequestRefused, SettingsRefused, Unauthenticated
 from gateway.models import Caller
 from gateway.partners.admin import SCOPES, PartnerRefused, Reach, add_key, add_partner, read_key
-from gateway.server import python_module, require_free, run_server
+from gateway.server import bind, python_module, run_server
 
 _START_SECONDS = 30
 SANDBOX_GHL_CLIENT = "64a000000000000000000000-sandbox1"
@@ -44,8 +44,8 @@ PARTNERS: dict[str, tuple[str, tuple[str, ...], Reach]] = {
 def run_demo(port: int, sandbox_port: int) -> None:
     """Runs until it is interrupted. Raises SettingsRefused when a port is taken."""
     data = Path(os.environ.get("GATEWAY_DATA") or "var") / "demo"
-    require_free("127.0.0.1", port, "--port")
-    require_free("127.0.0.1", sandbox_port, "--sandbox-port")
+    bind("127.0.0.1", port).close()
+    bind("127.0.0.1", sandbox_port, "--sandbox-port").close()
     data.mkdir(
         parents=True, exist_ok=True, mode=0o711
     )  # as root, Postgres runs under another account, which has to enter
@@ -65,7 +65,7 @@ def run_demo(port: int, sandbox_port: int) -> None:
             os.environ.update(settings)
             shown = (public, sandbox, command_settings(data, settings))
             threading.Thread(target=_announce, args=shown, daemon=True).start()
-            run_server("127.0.0.1", port, 1, quiet=True)
+            run_server("127.0.0.1", port, 1)
         finally:
             simulator.terminate()
             simulator.wait(5)

@@ -21,14 +21,14 @@ from gateway.settings import process_environment
 @click.option("--embedded", is_flag=True, help="Run on a Postgres of its own, in GATEWAY_DATA.")
 def serve(host: str, port: int, workers: int, *, no_worker: bool, embedded: bool) -> None:
     """Serve the pages and the API."""
-    from gateway.server import require_free, run_server
+    from gateway.server import bind, run_server
 
     settings = starting_settings(embedded=embedded)
     if embedded and (settings.database_url or settings.supabase_secret_key):
         raise SettingsRefused(["--embedded starts a database, and another one is set: remove one of the two."])
     if settings.supabase_url is None:
         click.echo("No user can sign in yet: SUPABASE_URL is missing. `python -m gateway doctor` says more.", err=True)
-    require_free(host, port, "--port")
+    bind(host, port).close()
     with checked_database(existing=False) as database:
         if database.embedded:
             os.environ["DATABASE_URL"] = database.dsn  # for the processes of the server

@@ -46,7 +46,7 @@ class LinkOver(StateInvalid):
 
     title = "This link is no longer good"
     meaning = "This link was used already, or is older than 15 minutes."
-    way_on = "Ask whoever gave it to you for another; what you connected is listed under Your connections."
+    next_step = "Ask whoever gave it to you for another; what you connected is listed under Your connections."
     remedy = "fix_request"
 
 

@@ -85,7 +85,7 @@ class LedgerBroken(GatewayError):
     """Nothing may be sealed behind what stands: that would make it right. `problem` is what is wrong."""
 
     meaning: ClassVar[str] = "The ledger does not end where it was sealed, so nothing more is sealed."
-    way_on: ClassVar[str] = "Run `python -m gateway events verify`, and look for who wrote to the database."
+    next_step: ClassVar[str] = "Run `python -m gateway events verify`, and look for who wrote to the database."
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.says)

@@ -1,6 +1,5 @@
 """
-Every error, shown where it happened: problem+json (RFC 9457) below /v1, a page elsewhere. Decided by path, because Flask
-knows no blueprint for an address that matches nothing.
+Error responses: problem+json (RFC 9457) below /v1, HTML elsewhere.
 """
 
 from __future__ import annotations
@@ -8,9 +7,8 @@ from __future__ import annotations
 import math
 
 import structlog
-from flask import Flask, current_app, render_template, request
+from flask import Flask, Response, make_response, render_template
 from werkzeug.exceptions import HTTPException
-from werkzeug.wrappers import Response
 
 from gateway.errors import (
     BadRequest,
@@ -18,28 +16,29 @@ from gateway.errors import (
     GatewayError,
     MethodNotAllowed,
     NotFound,
-    Overloaded,
     ProviderUnavailable,
     RateLimited,
     RefreshInProgress,
     TooLarge,
+    Unauthenticated,
     Unexpected,
     UnsupportedMediaType,
     UserMismatch,
 )
-from gateway.web import auth_rate_limit
+from gateway.web import auth_rate_limit, request_log
+from gateway.web.security_headers import is_api
 from gateway.web.session import runtime
-from gateway.web.v1.json_api import answer as answer_json
-from gateway.web.v1.schemas import Problem
+from gateway.web.v1.json_api import json_response
+from gateway.web.v1.schemas import FieldError, Problem
 
 log = structlog.get_logger(__name__)
 
 WHO = {
-    "fix_request": "Whoever made the link or sent the request.",
-    "reconnect": "You can, by connecting again.",
-    "wait": "It usually passes with time. If it does not: whoever runs this service.",
-    "operator": "Whoever runs this service.",
-    "report": "Whoever runs this service, once they know about it.",
+    "fix_request": "The author of the link or request.",
+    "reconnect": "You, by connecting again.",
+    "wait": "It usually goes away with time. If it does not, the operator of this service.",
+    "operator": "The operator of this service.",
+    "report": "The operator of this service, once they know about it.",
 }
 _BY_STATUS: dict[int, type[GatewayError]] = {
     404: NotFound,
@@ -51,82 +50,70 @@ _BY_STATUS: dict[int, type[GatewayError]] = {
 
 
 def register(app: Flask) -> None:
-    """Errors of ours, of werkzeug's, and everything else, each once."""
-    app.register_error_handler(GatewayError, refuse)
-    app.register_error_handler(HTTPException, _refuse_http)
-    app.register_error_handler(Exception, _refuse_unexpected)
+    """Handle our errors, Werkzeug's, and bugs."""
+    app.register_error_handler(GatewayError, respond)
+    app.register_error_handler(HTTPException, _respond_http)
+    app.register_error_handler(Exception, _respond_unexpected)
 
 
-def refuse(error: GatewayError) -> Response:
-    """The answer to an error of ours."""
-    error = auth_rate_limit.judged(current_app, error)
-    log.info("request.refused", error=error.slug, status=error.status, reason=str(error), path=_logged_path())
-    if request.path == "/v1" or request.path.startswith("/v1/"):
-        return problem_json(error)
-    return problem_page(error)
+def respond(error: GatewayError) -> Response:
+    """The response for one of our errors."""
+    error = auth_rate_limit.apply(error)
+    log.info("request.refused", error=error.slug, status=error.status, reason=str(error))
+    response = problem_json(error) if is_api() else problem_page(error)
+    known = isinstance(error, ProviderUnavailable) and error.retry_after is not None
+    if known or isinstance(error, DatabaseUnavailable | RefreshInProgress | RateLimited):
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after or 5))
+    return response
 
 
-def _refuse_http(error: HTTPException) -> Response:
-    kind = _BY_STATUS.get(error.code or 500, BadRequest if (error.code or 500) < 500 else Unexpected)  # noqa: PLR2004
-    answer = refuse(kind(error.name))
-    if error.code == 405 and (allowed := getattr(error, "valid_methods", None)):  # noqa: PLR2004 - RFC 9110 section 15.5.6
-        answer.headers["Allow"] = ", ".join(sorted(allowed))
-    return answer
+def _respond_http(error: HTTPException) -> Response:
+    status = error.code or 500
+    kind = _BY_STATUS.get(status, BadRequest if status < 500 else Unexpected)  # noqa: PLR2004
+    response = respond(kind(error.name))
+    if allowed := getattr(error, "valid_methods", None):  # RFC 9110 section 15.5.6
+        response.headers["Allow"] = ", ".join(sorted(allowed))
+    return response
 
 
-def _refuse_unexpected(error: Exception) -> Response:
-    # The traceback names code alone: locals and messages may hold secrets and stay out of the log.
-    trace, here = [], error.__traceback__
-    while here is not None:
-        trace.append(f"{here.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{here.tb_lineno}")
-        here = here.tb_next
-    log.error("request.failed", kind=type(error).__name__, trace=trace[-8:], path=_logged_path())
-    return refuse(Unexpected(type(error).__name__))
-
-
-def _logged_path() -> str:
-    """The rule that matched, so that neither ids nor secrets in an address reach the log."""
-    return request.url_rule.rule if request.url_rule else "(no route)"
+def _respond_unexpected(error: Exception) -> Response:
+    # Only file names and lines: local variables and messages may hold secrets.
+    trace, frame = [], error.__traceback__
+    while frame is not None:
+        trace.append(f"{frame.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.tb_lineno}")
+        frame = frame.tb_next
+    log.error("request.failed", kind=type(error).__name__, trace=trace[-8:], route=request_log.route())
+    return respond(Unexpected(type(error).__name__))
 
 
 def problem_page(error: GatewayError, *, explained: bool = False) -> Response:
-    """The page of one problem; as a reference page it answers 200."""
-    problem = {
-        "slug": error.slug,
-        "status": error.status,
-        "title": error.title,
-        "meaning": error.meaning,
-        "way_on": error.way_on,
-        "who": WHO[error.remedy],
-    }
-    action = None if explained else {"href": "/connections", "label": "Your connections"}
-    left = error.left_installed
-    meant_for = error.meant_for if isinstance(error, UserMismatch) else None
+    """The page of a problem. As a reference page (`explained`) it responds 200."""
     page = render_template(
-        "problem.html", problem=problem, action=action, explained=explained, left=left, meant_for=meant_for
+        "problem.html",
+        problem=error,
+        who=WHO[error.remedy],
+        explained=explained,
+        left=error.left_installed,
+        meant_for=error.meant_for if isinstance(error, UserMismatch) else None,
+        request_id=None if explained else request_log.request_id(),
     )
-    answer = Response(page, status=200 if explained else error.status, mimetype="text/html")
-    return answer if explained else _with_retry(answer, error)
+    return make_response(page, 200 if explained else error.status)
 
 
 def problem_json(error: GatewayError) -> Response:
     """RFC 9457, with `remedy`: who must act."""
+    fields = error.errors if isinstance(error, BadRequest) else ()
     body = Problem(
         type=f"{runtime().settings.public_url}/problems/{error.slug}",
         title=error.title,
         status=error.status,
-        detail=f"{error.meaning} {error.way_on}",
+        detail=f"{error.meaning} {error.next_step}",
+        code=error.slug,
         remedy=error.remedy,
-        fields=(isinstance(error, BadRequest) and error.fields) or None,
+        request_id=request_log.request_id(),
+        errors=tuple(FieldError(field=name, reason=reason) for name, reason in fields) or None,
     )
-    answer = answer_json(body, error.status, "application/problem+json")
-    if error.status == 401:  # noqa: PLR2004 - RFC 6750 section 3
-        answer.headers["WWW-Authenticate"] = 'Bearer realm="gateway"'
-    return _with_retry(answer, error)
-
-
-def _with_retry(answer: Response, error: GatewayError) -> Response:
-    known = isinstance(error, ProviderUnavailable) and error.retry_after is not None
-    if known or isinstance(error, DatabaseUnavailable | Overloaded | RefreshInProgress | RateLimited):
-        answer.headers["Retry-After"] = str(math.ceil(error.retry_after or 5))
-    return answer
+    response = json_response(body, error.status, "application/problem+json")
+    if isinstance(error, Unauthenticated):
+        response.headers["WWW-Authenticate"] = 'Bearer realm="gateway"'  # RFC 6750 section 3
+    return response

@@ -1,32 +1,35 @@
 """
-For those who operate it: is it alive, is it ready.
+Health checks: the process runs (`/healthz`), and its database is usable (`/readyz`).
 """
 
 from __future__ import annotations
 
-from flask import Blueprint
-from werkzeug.wrappers import Response
+from flask import Blueprint, Response
 
 from gateway.database import SCHEMA_VERSION
 from gateway.errors import GatewayError
 from gateway.web.session import runtime
 
-blueprint = Blueprint("ops", __name__)
+blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/healthz")
 def alive() -> Response:
-    """The process answers; nothing else is asked."""
-    return Response("ok\n", mimetype="text/plain")
+    """The process responds; it asks nothing else."""
+    return _text("ok")
 
 
 @blueprint.get("/readyz")
 def ready() -> Response:
-    """The database answers, with a schema that is new enough."""
+    """The database responds, with a schema that is new enough."""
     try:
         version = runtime().store.schema()["version"]
     except GatewayError:
-        return Response("the database is not answering\n", status=503, mimetype="text/plain")
+        return _text("the database is not responding", 503)
     if version < SCHEMA_VERSION:
-        return Response("the schema is older than this gateway: run db apply\n", status=503, mimetype="text/plain")
-    return Response("ready\n", mimetype="text/plain")
+        return _text("the schema is older than this gateway: run db apply", 503)
+    return _text("ready")
+
+
+def _text(text: str, status: int = 200) -> Response:
+    return Response(f"{text}\n", status, mimetype="text/plain")

@@ -1,21 +1,18 @@
 """
-The browser's side of identity: the session cookie, the cookie that binds an attempt to its browser, and forms.
+Sessions of browsers: the session cookie, the cookie that binds an attempt to its browser, and forms.
 
-`POST /session` is how the product's front end hands over its signed-in user; nobody types a password here.
+`POST /session` is how the product's front end hands over its signed-in user; there is no password form here.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
-from contextvars import ContextVar
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import parse_qsl, quote, urlencode
+from typing import Any, cast
+from urllib.parse import quote, urlencode
 
-from flask import Blueprint, current_app, render_template, request
-from werkzeug.wrappers import Response
+from flask import Blueprint, Response, current_app, g, make_response, render_template, request
 
 from gateway.crypto.vault import fingerprint
 from gateway.errors import Forbidden, Unauthenticated
@@ -23,43 +20,27 @@ from gateway.identity import SESSION_BEYOND_TOKEN
 from gateway.services import Runtime
 from gateway.web.redirects import here_or_app_address, see_other, with_query
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
-
 blueprint = Blueprint("session", __name__)
 
 ATTEMPT_SECONDS = 600
 
 
-SERVING: ContextVar[tuple[Runtime, WSGIEnvironment] | None] = ContextVar("serving", default=None)
-"""
-The instruments of the application that answers now, and what it was asked (PEP 3333); set around each request, since Flask's proxies
-cost more than a lookup.
-"""
-
-
 def runtime() -> Runtime:
-    """The assembled instruments of this process."""
-    serving = SERVING.get()
-    return serving[0] if serving else cast("Runtime", current_app.extensions["gateway"])
-
-
-def _environ() -> WSGIEnvironment:
-    serving = SERVING.get()
-    return serving[1] if serving else request.environ
+    """The Runtime of this application."""
+    return cast("Runtime", current_app.extensions["gateway"])
 
 
 # -- cookies ---------------------------------------------------------------------------------------------------------
 
 
 def _name(purpose: str) -> str:
-    # The __Host- prefix keeps sub-domains and plain http from setting ours; browsers refuse it on http://localhost.
+    # The __Host- prefix keeps sub-domains and plain http from setting our cookies; browsers refuse it on http://localhost.
     return f"__Host-{purpose}" if runtime().settings.secure else purpose
 
 
-def _read(purpose: str) -> str:
-    # Looked for by its exact form: what else stands in the header is nobody's business here.
-    found = _cookie(_name(purpose)).findall(_environ().get("HTTP_COOKIE", ""))
+def _read_cookie(purpose: str) -> str:
+    # Our exact form, once: other cookies in the header may be malformed.
+    found = _cookie(_name(purpose)).findall(request.environ.get("HTTP_COOKIE", ""))
     return str(found[0]) if len(found) == 1 else ""
 
 
@@ -68,104 +49,86 @@ def _cookie(name: str) -> re.Pattern[str]:
     return re.compile(rf"(?:^|; ?){re.escape(name)}=([A-Za-z0-9_-]{{43}})(?=;|$)")
 
 
-def _keep(answer: Response, purpose: str, value: str, seconds: int) -> None:
-    # Written by hand: the value is URL-safe base64 and needs none of the quoting that set_cookie looks for.
-    secure = "; Secure" if runtime().settings.secure else ""
-    answer.headers.add(
-        "Set-Cookie", f"{_name(purpose)}={value}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Lax{secure}"
+def _set_cookie(response: Response, purpose: str, value: str, seconds: int) -> None:
+    settings = runtime().settings
+    response.set_cookie(
+        _name(purpose), value, max_age=seconds, path="/", httponly=True, samesite="Lax", secure=settings.secure
     )
 
 
 def session_secret() -> str:
-    """The session's secret in this browser's cookie, or the empty string, which is nobody's."""
-    return _read("gateway")
+    """The secret in this browser's session cookie, or the empty string, which is no session."""
+    secret = _read_cookie("gateway")
+    if secret and "principal" not in g:
+        g.principal = f"session:{fingerprint(secret)[:12]}"
+    return secret
 
 
 def browser_secret() -> str:
-    """What binds an attempt to this browser, or the empty string."""
-    return _read("gateway-browser")
+    """The secret that binds an attempt to this browser, or the empty string."""
+    return _read_cookie("gateway-browser")
 
 
-def keep_browser(answer: Response, secret: str, seconds: int = ATTEMPT_SECONDS) -> None:
-    """Keeps the binding for as long as an attempt may last, unless told otherwise."""
-    _keep(answer, "gateway-browser", secret, seconds)
+def keep_browser(response: Response, secret: str, seconds: int = ATTEMPT_SECONDS) -> None:
+    """Set the browser's secret, by default for as long as an attempt may take."""
+    _set_cookie(response, "gateway-browser", secret, seconds)
 
 
 # -- forms -----------------------------------------------------------------------------------------------------------
 
 
 def csrf_token() -> str:
-    """The mark that a form of this session has to carry."""
+    """The token that a form of this session has to carry."""
     return runtime().vault.mark(session_secret(), purpose="form")
 
 
-def form() -> Mapping[str, str]:
-    """
-    The fields of a form of ours, read once a request; of a repeated one the first.
-
-    Ours are few and URL-encoded (HTML section 4.10.21.7); any other body has no fields.
-    """
-    environ = _environ()
-    fields: Mapping[str, str] | None = environ.get("gateway.form")
-    if fields is None:
-        fields = {}
-        if environ.get("CONTENT_TYPE", "").startswith("application/x-www-form-urlencoded"):
-            pairs = parse_qsl(environ["wsgi.input"].read().decode("utf-8", "replace"), max_num_fields=50)
-            fields = dict(reversed(pairs))
-        environ["gateway.form"] = fields
-    return fields
-
-
-def judge_sender() -> None:
-    """Raises Forbidden when the browser says that a form came from elsewhere: Sec-Fetch-Site first, then Origin."""
-    environ = _environ()
-    site, origin = environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_ORIGIN")
+def check_sender() -> None:
+    """Raise Forbidden when the browser says that a form comes from elsewhere: Sec-Fetch-Site first, then Origin."""
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     if site is not None and site not in ("same-origin", "none"):
         raise Forbidden("the form was sent from another site")
     if origin is not None and origin != runtime().settings.public_url:
         raise Forbidden("the form was sent from another origin")
 
 
-def judge_form() -> str:
+def check_form() -> str:
     """
-    The secret of the session that the form is of.
+    The secret of the session that sent the form.
 
-    Raises Forbidden unless it came from our own page, of this session: its mark holds where browsers say nothing.
+    Raises Forbidden unless our own page sent it, in this session; the CSRF token decides where the browser sends neither header.
     """
-    judge_sender()
+    check_sender()
     session = session_secret()
     if not session:
         raise Unauthenticated("no session")
-    if not runtime().vault.marked(session, form().get("csrf", ""), purpose="form"):
-        raise Forbidden("the form does not carry this session's mark")
+    if not runtime().vault.marked(session, request.form.get("csrf", ""), purpose="form"):
+        raise Forbidden("the form does not have the CSRF token of this session")
     return session
 
 
-def sign_in_answer(**asked: str) -> Response:
+def sign_in_response(**query: str) -> Response:
     """
-    For a browser without a session: off to the product's sign-in with the way back, or a page that says how.
+    For a browser without a session: redirect to the product's sign-in, or a page that explains how to sign in.
 
-    `asked`: what a form carried, for the query of the page that it was sent from.
+    `query`: fields of a form that was sent, for the address of the page it was sent from.
     """
-    rt = runtime()
-    if rt.settings.app_login_url is None:
-        return Response(
-            render_template("signin.html", login_url=None, signed_out=False), status=401, mimetype="text/html"
-        )
-    # A POST cannot be repeated by following a link: the way back is the page that it was sent from.
-    query = urlencode(asked, quote_via=quote) if asked else request.query_string.decode("ascii", "ignore")
-    back = rt.settings.public_url + quote(request.path, safe="/") + (f"?{query}" if query else "")
-    return see_other(with_query(rt.settings.app_login_url, next=back))
+    settings = runtime().settings
+    if settings.app_login_url is None:
+        return make_response(render_template("signin.html", login_url=None, signed_out=False), 401)
+    # A redirect cannot repeat a POST: the way back is the page with the form.
+    text = urlencode(query, quote_via=quote) if query else request.query_string.decode("ascii", "ignore")
+    back = settings.public_url + quote(request.path, safe="/") + (f"?{text}" if text else "")
+    return see_other(with_query(settings.app_login_url, next=back))
 
 
-# -- hand-over -------------------------------------------------------------------------------------------------------
+# -- sign in and out -------------------------------------------------------------------------------------------------
 
 
 @blueprint.post("/session")
 def hand_over() -> Response:
     """The product's front end hands over its signed-in user; 303 to `next` with the session cookie."""
     rt = runtime()
-    _judge_origin()
+    _check_origin()
     target = here_or_app_address(rt.settings, request.form.get("next"))
     proof = rt.identity.read_access_token(request.form.get("access_token", ""), now=rt.now())
     secret = secrets.token_urlsafe(32)
@@ -175,15 +138,16 @@ def hand_over() -> Response:
     )
     if not opened:
         raise Unauthenticated("the user was deleted or banned")
+    g.principal = f"user:{proof.user.id}"
     if session_secret():
         rt.store.end_session(fingerprint(session_secret()))
-    answer = see_other(target)
-    _keep(answer, "gateway", secret, int((expires_at - rt.now()).total_seconds()))
-    return answer
+    response = see_other(target)
+    _set_cookie(response, "gateway", secret, int((expires_at - rt.now()).total_seconds()))
+    return response
 
 
-def _judge_origin() -> None:
-    """Only the product's own front ends may sign somebody in here: a session planted by another would be theirs to watch."""
+def _check_origin() -> None:
+    """Only the product's own front ends may start a session: another site could sign its visitor in as somebody else."""
     settings = runtime().settings
     origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
     if origin is None and site in (None, "same-origin", "none"):
@@ -193,22 +157,22 @@ def _judge_origin() -> None:
 
 
 @blueprint.post("/session/end")
-def end() -> Any:
-    """Signs out here."""
-    # Also without a session: a Lax cookie stays behind on another site's post, and the answer would take it away.
-    judge_sender()
+def end() -> Response:
+    """Sign out here."""
+    # A post from another site comes without the Lax cookie, and must not delete it either.
+    check_sender()
     if session_secret():
-        judge_form()
+        check_form()
         runtime().store.end_session(fingerprint(session_secret()))
-    answer = see_other("/session/end")
+    response = see_other("/session/end")
     for purpose in ("gateway", "gateway-browser"):
-        _keep(answer, purpose, "", 0)
-    return answer
+        _set_cookie(response, purpose, "", 0)
+    return response
 
 
 @blueprint.get("/session/end")
 def ended() -> Any:
-    """Where signing out ends: here, since the product's sign-in might sign the same user straight in again."""
+    """The page after signing out. It is here because the product's sign-in might sign the same user in again at once."""
     if runtime().store.session(fingerprint(session_secret())) is not None:
         return see_other("/connections")
     return render_template("signin.html", login_url=runtime().settings.app_login_url, signed_out=True)

@@ -86,7 +86,7 @@ def test_a_name_that_stands_twice_in_a_body_is_refused_and_named(gateway, acme, 
     body = f'{{"user_id": "{alice.id}", "provider": "google", "provider": "ghl"}}'
     answer = acme.calls("POST", "/v1/connect-sessions", data=body, headers={"Content-Type": "application/json"})
 
-    assert (400, ["provider"]) == (answer.status_code, answer.json()["fields"])
+    assert (400, ["provider"]) == (answer.status_code, [each["field"] for each in answer.json()["errors"]])
 
 
 def test_only_a_partner_with_the_scope_makes_links_and_only_to_its_own_providers(gateway, alice):
@@ -428,7 +428,7 @@ def test_the_owner_sees_who_may_use_a_connection_and_stops_it(gateway, acme, ali
     made = told(alice.get(consents(alice, acme.makes(alice)["url"])))["connection"]
     page = alice.get("/connections").text
     assert f"Shared with <bdi>{acme.name}</bdi>" in page
-    assert "Disconnect removes it entirely" in page
+    assert "Disconnect removes it completely" in page
 
     stop = f"/connections/{made}/stop-sharing"
     ended = alice.post(stop, fields_in(page.split(f'action="{stop}"')[1].split("</form>")[0]))

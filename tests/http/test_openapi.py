@@ -21,7 +21,7 @@ from hypothesis import configuration
 from gateway.database import open_store
 from gateway.errors import every_problem
 from gateway.partners.admin import SCOPES, add_partner
-from gateway.web import build_app
+from gateway.web.app import build_app
 from gateway.web.v1.openapi import Call, described, description, operations
 from tests.support.gateway_process import told, whole_gateway
 from tests.support.link_partner import consents, new_partner
@@ -45,7 +45,7 @@ CALLS = {
 @pytest.fixture(scope="module")
 def app():
     """The application as it is put together; no request of it reaches a database here."""
-    settings = SimpleNamespace(public_url="https://connect.example.com", secure=True, app_origins=())
+    settings = SimpleNamespace(public_url="https://connect.example.com", secure=True, app_origins=(), trusted_proxies=0)
     return build_app(SimpleNamespace(settings=settings))
 
 
@@ -342,7 +342,11 @@ def test_a_body_that_is_not_as_described_is_refused(busy, status, body, kind, fi
     answer = requests.post(f"{busy.url}/v1/connect-sessions", body, headers=headers, timeout=30)
 
     problem = judged(busy, answer, "POST", "/v1/connect-sessions")
-    assert (status, "fix_request", fields) == (answer.status_code, problem["remedy"], problem.get("fields", []))
+    assert (status, "fix_request", fields) == (
+        answer.status_code,
+        problem["remedy"],
+        [each["field"] for each in problem.get("errors", [])],
+    )
 
 
 def test_no_call_takes_a_parameter_that_it_does_not_have(busy):

@@ -18,9 +18,9 @@ import requests_mock
 
 from gateway.cli.main import main
 from gateway.errors import MethodNotAllowed, ProviderUnavailable, every_problem
-from gateway.web import build_app
+from gateway.web.app import build_app
 from gateway.web.auth_rate_limit import FAILURES_PER_MINUTE
-from gateway.web.error_responses import problem_json
+from gateway.web.error_responses import respond
 from gateway.web.v1.openapi import operations
 from tests.support.database import rows
 from tests.support.link_partner import new_partner
@@ -34,7 +34,7 @@ PROBLEMS = {kind.slug: kind for kind in every_problem()}
 
 @pytest.fixture(scope="module")
 def calls():
-    settings = SimpleNamespace(public_url=URL, secure=True, app_origins=())
+    settings = SimpleNamespace(public_url=URL, secure=True, app_origins=(), trusted_proxies=0)
     return list(operations(build_app(SimpleNamespace(settings=settings))))
 
 
@@ -60,7 +60,7 @@ def test_every_refusal_stands_below_its_remedy_and_no_other(calls):
     Whatever a call may be refused with, and who must act then.
     """
     told = {slug: row[0].strip("`") for row in rows_below("When it says no") for slug in re.findall(r"`(\w+)`", row[2])}
-    there = {kind.slug: kind.remedy for each in calls for kind in (*each.refusals, MethodNotAllowed)}
+    there = {kind.slug: kind.remedy for each in calls for kind in (*each.errors, MethodNotAllowed)}
 
     assert there == told
 
@@ -97,11 +97,13 @@ def test_a_provider_that_is_away_is_said_with_the_seconds_where_they_are_known()
     """
     To be waited for as the example does; where nobody knows, nothing is made up. Nor is a refresh told to connect again.
     """
-    app = build_app(SimpleNamespace(settings=SimpleNamespace(public_url=URL, secure=True, app_origins=())))
+    app = build_app(
+        SimpleNamespace(settings=SimpleNamespace(public_url=URL, secure=True, app_origins=(), trusted_proxies=0))
+    )
     known, unknown = ProviderUnavailable("down"), ProviderUnavailable("down")
     known.retry_after = 6.2
     with app.test_request_context("/v1/connections/1/token"):
-        said = [problem_json(error) for error in (known, unknown)]
+        said = [respond(error) for error in (known, unknown)]
 
     assert ["7", None] == [each.headers.get("Retry-After") for each in said]
     assert "connect again" not in said[0].get_data(as_text=True)

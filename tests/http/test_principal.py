@@ -60,7 +60,7 @@ def test_only_as_many_proxies_are_believed_as_the_operator_named(app, proxies, f
     From the right; whatever stands further left is anybody's invention, and a header that does not hold falls back to the peer.
     """
     with asked(app, proxies=proxies, X_Forwarded_For=forwarded):
-        assert known == principal.address()
+        assert known == principal.client_address()
 
 
 def test_the_nearest_proxys_line_counts_whatever_the_client_sent_before_it(cluster, template):
@@ -98,9 +98,9 @@ def test_no_other_header_moves_the_address(app):
     Nor is there one where the server names none.
     """
     with asked(app, proxies=1, Forwarded="for=203.0.113.1", X_Real_Ip="203.0.113.1", X_Client_Ip="203.0.113.1"):
-        assert PEER == principal.address()
+        assert PEER == principal.client_address()
     with asked(app, peer=""):
-        assert principal.address() is None
+        assert principal.client_address() is None
 
 
 def test_a_key_is_read_from_the_one_bearer_header(app):
@@ -139,7 +139,7 @@ def test_any_other_authorization_is_nobody(app, header):
 
 def fails(app, peer, path="/v1/connections", error=Unauthenticated):
     with asked(app, path, peer=peer):
-        return auth_rate_limit.judged(app, error("no"))
+        return auth_rate_limit.apply(error("no"))
 
 
 def test_failures_cost_by_address_and_success_never_waits(app):

@@ -13,7 +13,6 @@ import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-import granian
 import psycopg
 import pytest
 
@@ -105,18 +104,14 @@ def test_a_server_works_only_where_it_shall(monkeypatch, work, does):
     """
     `serve --no-worker` answers requests and says which keys it has; without the switch a worker runs beside that.
     """
-    done, served = [], []
+    done = []
     rt = SimpleNamespace(store=SimpleNamespace(warm=lambda: done.append("warms")))
-    monkeypatch.setattr(
-        granian, "Granian", lambda target, **_: served.append(target) or SimpleNamespace(serve=lambda: None)
-    )
     monkeypatch.setattr(server, "create_app", lambda: SimpleNamespace(extensions={"gateway": rt}))
     monkeypatch.setattr(server, "keep_announcing", lambda _: done.append("announces"))
     monkeypatch.setattr(server, "start_worker", lambda _: done.append("works"))
 
-    server.run_server("127.0.0.1", 0, 1, work=work)
+    server.build_served_app(work=work)
 
-    getattr(server, served[0].partition(":")[2])()
     assert does == done
 
 

@@ -1,5 +1,5 @@
 """
-The whole product, running for a test: a sandbox, a gateway process served by granian, and people who use them.
+The whole product, running for a test: a sandbox, a gateway process, and people who use them.
 
 Everything is real: the process, its database, HTTP between them. `Person` is a browser without pixels; the pixels are in
 test_journey.
@@ -191,3 +191,8 @@ def fields_in(page: str) -> dict[str, str]:
 def told(answer: requests.Response) -> dict[str, str]:
     """What an address at the end of a flow says in its query."""
     return {name: values[0] for name, values in parse_qs(urlsplit(answer.headers["Location"]).query).items()}
+
+
+def without_request_id(answer: requests.Response) -> str:
+    """The body of a response, but for the id that each request has of its own."""
+    return answer.text.replace(answer.headers["X-Request-Id"], "")

@@ -115,7 +115,7 @@ def test_the_problems_are_the_contracts():
         assert kind.remedy in WHO
         assert kind.title
         assert kind.meaning
-        assert kind.way_on
+        assert kind.next_step
 
 
 def test_each_problem_has_its_page(gateway):

@@ -1,7 +1,7 @@
 """
-Who calls `/v1`: a user by their Supabase access token, or a partner by its key; and from where.
+Who calls `/v1`, and from which address: a partner by its key, or a user by a Supabase access token.
 
-Reads headers alone. Whether a key stands, and what it may do, is said by the database in the call that does it.
+Reads headers only. The database decides whether a key is valid and what it may do, in the call that does the work.
 """
 
 from __future__ import annotations
@@ -9,75 +9,61 @@ from __future__ import annotations
 import ipaddress
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
-from flask import request
+from flask import g, request
 
 from gateway.errors import Unauthenticated
 from gateway.models import Caller
 from gateway.partners.admin import KEY_PREFIX, read_key
-from gateway.services import Runtime
 from gateway.web.session import runtime
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
-
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/=-]+)", re.ASCII | re.IGNORECASE)
-"""RFC 6750 section 2.1. Two headers that a server has joined by a comma are none."""
+"""RFC 6750 section 2.1. Two headers that a server joined with a comma do not match."""
 
 
 def caller() -> Caller:
-    """Who sends this request; raises as `read_caller`."""
-    return read_caller(runtime(), request.environ)
-
-
-def read_caller(rt: Runtime, environ: WSGIEnvironment) -> Caller:
     """
-    Who sends the request of this WSGI environment.
+    The caller of this request.
 
-    Raises Unauthenticated where that cannot be; of a key that has the right shape, and of a user who is banned or deleted, the
-    database has to say it: pass all of the Caller on to the store.
+    Raises Unauthenticated without a well-formed key or a valid access token. The database still has to check the key, and whether
+    the user is banned or deleted: pass the Caller on.
     """
-    bearer = _BEARER.fullmatch(environ.get("HTTP_AUTHORIZATION", ""))
+    rt = runtime()
+    bearer = _BEARER.fullmatch(request.environ.get("HTTP_AUTHORIZATION", ""))
     if bearer is None:
         raise Unauthenticated("no bearer token")
     if bearer[1].startswith(KEY_PREFIX):
-        return Caller(key_hash=read_key(bearer[1]), address=_address(rt, environ))
+        key_hash = read_key(bearer[1])
+        g.principal = f"key:{key_hash[:12]}"
+        return Caller(key_hash=key_hash, address=client_address())
     user = rt.identity.read_access_token(bearer[1], now=rt.now()).user
-    return Caller(user_id=user.id, address=_address(rt, environ))
+    g.principal = f"user:{user.id}"
+    return Caller(user_id=user.id, address=client_address())
 
 
-def address() -> str | None:
-    """Where this request comes from."""
-    return _address(runtime(), request.environ)
-
-
-def _address(rt: Runtime, environ: WSGIEnvironment) -> str | None:
+def client_address() -> str | None:
     """
     The client's IP address; None where the server does not know one.
 
-    The peer's own, unless GATEWAY_TRUSTED_PROXIES says how many proxies stand in front: each of them has appended whom it saw to
-    X-Forwarded-For, so that the client is that many places from the right, and what stands further left is anybody's invention.
-    Where the header does not have that many addresses, it did not come through them: the peer it is. Several lines are one list, in
-    their order (RFC 9110 section 5.3). A server hands over `X_Forwarded_For` by the same name (PEP 3333), the later one standing, and
-    nothing here can tell: the nearest proxy has to drop it.
+    Each of the GATEWAY_TRUSTED_PROXIES in front appends the address it saw to X-Forwarded-For. So the client is that many places from
+    the right; what is further left can be forged. With fewer addresses the request did not come through the proxies, and the peer
+    counts. Some WSGI servers also accept the header as `X_Forwarded_For` (ours does not): there the nearest proxy has to drop it.
     """
-    hops = rt.settings.trusted_proxies
+    hops = runtime().settings.trusted_proxies
     if hops:
-        seen = environ.get("HTTP_X_FORWARDED_FOR", "").split(",")
-        found = _ip(seen[-hops].strip()) if len(seen) >= hops else None
+        addresses = request.environ.get("HTTP_X_FORWARDED_FOR", "").split(",")
+        found = _parse_ip(addresses[-hops].strip()) if len(addresses) >= hops else None
         if found is not None:
             return found
-    return _ip(environ.get("REMOTE_ADDR", ""))
+    return _parse_ip(request.environ.get("REMOTE_ADDR", ""))
 
 
 @lru_cache(maxsize=1024)
-def _ip(text: str) -> str | None:
+def _parse_ip(text: str) -> str | None:
     try:
         found = ipaddress.ip_address(text)
     except ValueError:
         return None
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    if isinstance(found, ipaddress.IPv6Address) and found.scope_id:
-        return None
-    return str(mapped or found)
+    if isinstance(found, ipaddress.IPv6Address):
+        return None if found.scope_id else str(found.ipv4_mapped or found)
+    return str(found)

@@ -1,7 +1,7 @@
 """
-`/v1`: connections and their tokens, for partners by their keys, and for users by their Supabase access tokens.
+`/v1/connections` and `/v1/providers`.
 
-A door: who calls is read by `principal`, and judged by the database in the call that does what was asked for.
+The database decides who may do what, in the call that does it.
 """
 
 from __future__ import annotations
@@ -9,32 +9,19 @@ from __future__ import annotations
 import base64
 import uuid
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from gateway.connections.check import check
 from gateway.connections.disconnect import disconnect
-from gateway.errors import (
-    BadRequest,
-    ClientRejected,
-    NeedsReauthorization,
-    NotFound,
-    PendingConfirmation,
-    ProviderGarbled,
-    ProviderUnavailable,
-    RefreshInProgress,
-    SecretUnreadable,
-)
-from gateway.web.reads import fresh_token, raise_what_went_wrong
+from gateway.errors import BadRequest, NotFound
 from gateway.web.session import runtime
 from gateway.web.v1 import schemas
 from gateway.web.v1.caller import caller
-from gateway.web.v1.json_api import answer, asked
+from gateway.web.v1.json_api import json_response, parse_query
 from gateway.web.v1.openapi import described
+from gateway.web.v1.tokens import PROVIDER_FAILED, UNUSABLE
 
 blueprint = Blueprint("api", __name__, url_prefix="/v1")
-
-UNUSABLE = (NeedsReauthorization, PendingConfirmation, RefreshInProgress, SecretUnreadable)
-FAILED = (ClientRejected, ProviderGarbled, ProviderUnavailable)
 
 
 @blueprint.get("/connections")
@@ -43,33 +30,32 @@ def connections() -> Response:
     """
     Lists connections.
 
-    All that the caller reaches, page by page; each parameter narrows them.
+    Every connection that the caller can reach, page by page. Each parameter narrows the list.
     """
-    query = asked(schemas.ConnectionsQuery)
+    query = parse_query(schemas.ConnectionsQuery)
     rows = runtime().store.reached_connections(
         caller(),
         of_user=query.user_id,
         provider=query.provider,
         type=query.type,
         status=query.status,
-        after=_behind(query.cursor),
+        after=_parse_cursor(query.cursor),
         most=query.limit + 1,
     )
     page = rows[: query.limit]
-    return answer(
+    return json_response(
         schemas.Connections(
-            items=tuple(map(schemas.Connection.of, page)),
+            items=tuple(map(schemas.Connection.model_validate, page)),
             next_cursor=_cursor(page[-1].id) if len(rows) > len(page) else None,
         )
     )
 
 
 def _cursor(last: uuid.UUID) -> str:
-    """The place behind a row, as whoever pages sends it back."""
     return base64.urlsafe_b64encode(last.bytes).decode("ascii").rstrip("=")
 
 
-def _behind(cursor: str | None) -> uuid.UUID | None:
+def _parse_cursor(cursor: str | None) -> uuid.UUID | None:
     if cursor is None:
         return None
     try:
@@ -77,9 +63,7 @@ def _behind(cursor: str | None) -> uuid.UUID | None:
     except ValueError:
         last = None
     if last is None or _cursor(last) != cursor:
-        refused = BadRequest("no such cursor")
-        refused.fields = ("cursor",)
-        raise refused
+        raise BadRequest("no such cursor", [("cursor", "Not a cursor of this list")])
     return last
 
 
@@ -89,33 +73,32 @@ def connection(connection_id: uuid.UUID) -> Response:
     """
     Shows one connection.
 
-    Another's is like none.
+    An id the caller cannot reach returns 404, as if it did not exist.
     """
-    asked(schemas.NoQuery)
+    parse_query(schemas.NoQuery)
     found = runtime().store.reached_connection(caller(), connection_id)
     if found is None:
         raise NotFound("no such connection of this caller")
-    return answer(schemas.Connection.of(found))
+    return json_response(schemas.Connection.model_validate(found))
 
 
 @blueprint.delete("/connections/<uuid:connection_id>")
-@described(schemas.Receipt, *FAILED, scope="connections:write", query=schemas.DisconnectQuery)
-def disconnected(connection_id: uuid.UUID) -> Response:
+@described(schemas.Receipt, *PROVIDER_FAILED, scope="connections:write", query=schemas.DisconnectQuery)
+def delete(connection_id: uuid.UUID) -> Response:
     """
     Disconnects.
 
-    What is stored is erased at once, and the grant is given back to the provider; with `uninstall=1` our app there goes too.
-    Where others use the connection still, only the reach of the partner that calls ends: `kept`. Afterwards the id is like none.
+    The stored grant is erased at once and revoked at the provider; `uninstall=1` also removes our app there. While other partners
+    use the connection, only the calling partner's access ends: `kept`. Afterwards the id returns 404.
     """
-    rt = runtime()
-    uninstall = asked(schemas.DisconnectQuery).uninstall == "1"
-    receipt = disconnect(rt, connection_id, caller=caller(), uninstall=uninstall)
+    uninstall = parse_query(schemas.DisconnectQuery).uninstall == "1"
+    receipt = disconnect(runtime(), connection_id, caller=caller(), uninstall=uninstall)
     erased = receipt.erased
-    return answer(
+    return json_response(
         schemas.Receipt(
             connection_id=erased.connection_id,
             provider=erased.provider,
-            account=schemas.Account(id=erased.account.id, label=erased.account.label),
+            account=schemas.Account.model_validate(erased.account),
             erased_at=erased.erased_at,
             revocation=receipt.revocation,
             event_id=erased.event_id,
@@ -124,45 +107,17 @@ def disconnected(connection_id: uuid.UUID) -> Response:
     )
 
 
-@blueprint.get("/connections/<uuid:connection_id>/token")
-@described(schemas.Token, *UNUSABLE, *FAILED, scope="tokens:read", query=schemas.TokenQuery)
-def token(connection_id: uuid.UUID) -> Response:
-    """
-    Reads an access token.
-
-    One that is good for `min_seconds`: where the one that stands is not, it is refreshed first. A new one that is itself shorter
-    is answered as it is.
-    """
-    raise_what_went_wrong(request.environ)
-    query = asked(schemas.TokenQuery)
-    fresh = fresh_token(runtime(), caller(), connection_id, min_seconds=query.min_seconds, location=query.location)
-    return answer(fresh)
-
-
-@blueprint.post("/connections/<uuid:connection_id>/refresh")
-@described(schemas.Token, *UNUSABLE, *FAILED, scope="tokens:read")
-def refreshed(connection_id: uuid.UUID) -> Response:
-    """
-    Fetches a new access token.
-
-    Whatever stands: for when the provider refuses a token that should be good.
-    """
-    asked(schemas.NoQuery)
-    return answer(fresh_token(runtime(), caller(), connection_id, min_seconds=0, force=True))
-
-
 @blueprint.post("/connections/<uuid:connection_id>/check")
-@described(schemas.Connection, *UNUSABLE, *FAILED, scope="connections:read")
+@described(schemas.Connection, *UNUSABLE, *PROVIDER_FAILED, scope="connections:read")
 def checked(connection_id: uuid.UUID) -> Response:
     """
-    Probes a connection at its provider.
+    Checks a connection at its provider.
 
-    The provider is asked whose account it is, with a token that is refreshed once if it does not take it; the answer is the
-    connection as it stands then. Where the provider answers past the question, nothing is known of it and nothing changes.
-    Once a minute for each connection; over within ten seconds.
+    Asks the provider whose account it is, with a token that is refreshed once if the provider refuses it, and returns the connection
+    as it is afterwards. An unusable response of the provider changes nothing. Once a minute per connection; takes at most ten seconds.
     """
-    asked(schemas.NoQuery)
-    return answer(schemas.Connection.of(check(runtime(), connection_id, caller())))
+    parse_query(schemas.NoQuery)
+    return json_response(schemas.Connection.model_validate(check(runtime(), connection_id, caller())))
 
 
 @blueprint.get("/providers")
@@ -171,17 +126,10 @@ def providers() -> Response:
     """
     Lists the providers.
 
-    Those that may be connected here, with the scopes that are asked for.
+    The providers that can be connected here, with the scopes that are requested.
     """
-    asked(schemas.NoQuery)
+    parse_query(schemas.NoQuery)
     rt = runtime()
-    theirs = rt.store.caller(caller())
-    return answer(
-        schemas.Providers(
-            items=tuple(
-                schemas.ProviderEntry(id=each.id, name=each.name, type=each.type, scope=each.scope)
-                for each in rt.enabled()
-                if theirs is None or each.id in theirs
-            )
-        )
-    )
+    allowed = rt.store.caller(caller())
+    items = (each for each in rt.enabled() if allowed is None or each.id in allowed)
+    return json_response(schemas.Providers(items=tuple(map(schemas.ProviderEntry.model_validate, items))))

@@ -1,19 +1,17 @@
 """
-What each call of `/v1` is, said beside its route, and the API description that is made from that (OpenAPI 3.1.0).
-
-A route says with `described` who may call it and what it takes, answers and may refuse; where it is and by which method is read
-from Flask. Knows no route by name: what is not said beside a route is not in the description, and a test wants it there.
+`described` says beside a route what the call is; `description` makes the OpenAPI 3.1 document from that and from Flask's rules.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeVar
+from itertools import groupby
+from typing import Any, NamedTuple, TypeVar
 
-from flask import Flask
+from flask import Blueprint, Flask, Response, current_app, render_template, request
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
@@ -25,7 +23,6 @@ from gateway.errors import (
     Frozen,
     GatewayError,
     NotFound,
-    Overloaded,
     ProviderUnavailable,
     RateLimited,
     RefreshInProgress,
@@ -34,222 +31,228 @@ from gateway.errors import (
     Unexpected,
     UnsupportedMediaType,
 )
-from gateway.web.v1.schemas import Answered, Asked, NoQuery, Problem
+from gateway.web.session import runtime
+from gateway.web.v1.schemas import NoQuery, Problem, RequestModel, ResponseModel
+
+blueprint = Blueprint("openapi", __name__)
 
 Schema = dict[str, Any]
 _View = TypeVar("_View", bound=Callable[..., Any])
-_ANYWHERE = (BadRequest, Unauthenticated, Forbidden, Frozen, RateLimited, Unexpected, DatabaseUnavailable)
-"""What any call may be refused with."""
-_LATER = (DatabaseUnavailable, Overloaded, RateLimited, RefreshInProgress)
-"""Whose answers name seconds in Retry-After, always; those of ProviderUnavailable where they are known."""
+_ALWAYS_POSSIBLE = (BadRequest, Unauthenticated, Forbidden, Frozen, RateLimited, Unexpected, DatabaseUnavailable)
+_WITH_RETRY_AFTER = (DatabaseUnavailable, RateLimited, RefreshInProgress)
+"""ProviderUnavailable has the header only when the provider named the seconds."""
 _VARIABLE = re.compile(r"<(?:[^<>]*:)?([a-z_]+)>")
 _REFERENCE = "#/components/schemas/{model}"
+_SECURITY = {
+    "partnerKey": {"type": "http", "scheme": "bearer", "description": "A partner's key, `gw_live_…`."},
+    "accessToken": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A user's Supabase access token: for the user's own connections.",
+    },
+}
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call, as its route says it is."""
+    """What a route says about itself."""
 
     summary: str
     text: str
-    answer: type[Answered]
+    response: type[ResponseModel]
     scope: str | None
-    """Of the key, that it takes; None where any key serves."""
+    """The scope that a key needs; None where any key will do."""
     status: int
-    query: type[Asked]
-    body: type[Asked] | None
-    refusals: tuple[type[GatewayError], ...]
-    partners_alone: bool
-    """A user's access token does not serve."""
+    query: type[RequestModel]
+    body: type[RequestModel] | None
+    errors: frozenset[type[GatewayError]]
+    partners_only: bool
+    """A user's access token is refused."""
 
 
 def described(
-    answer: type[Answered],
-    *refusals: type[GatewayError],
+    response: type[ResponseModel],
+    *errors: type[GatewayError],
     scope: str | None,
     status: int = 200,
-    query: type[Asked] = NoQuery,
-    body: type[Asked] | None = None,
-    partners_alone: bool = False,
+    query: type[RequestModel] = NoQuery,
+    body: type[RequestModel] | None = None,
+    partners_only: bool = False,
 ) -> Callable[[_View], _View]:
     """
-    Says what a route answers, and what it may refuse beside what any call may. Its docstring is the rest: the first paragraph
-    the summary, what follows the text. The route itself stays as it is.
+    Describe a route: its response, and the errors that other calls do not have. The first paragraph of its docstring is the summary,
+    the rest the text. The route itself does not change.
     """
 
-    def say(view: _View) -> _View:
+    def describe(view: _View) -> _View:
         summary, _, text = " ".join((view.__doc__ or "").replace("\n\n", "\0").split()).partition("\0")
-        taken = (TooLarge, UnsupportedMediaType, Overloaded) if body else ()
+        possible = {*errors, *_ALWAYS_POSSIBLE, *((TooLarge, UnsupportedMediaType) if body else ())}
         view.call = Call(  # type: ignore[attr-defined]
-            summary=summary.strip().removesuffix("."),
-            text=text.strip(),
-            answer=answer,
-            scope=scope,
-            status=status,
-            query=query,
-            body=body,
-            refusals=tuple(dict.fromkeys((*refusals, *taken, *_ANYWHERE))),
-            partners_alone=partners_alone,
+            summary.strip().removesuffix("."),
+            text.strip(),
+            response,
+            scope,
+            status,
+            query,
+            body,
+            frozenset(possible),
+            partners_only,
         )
         return view
 
-    return say
+    return describe
 
 
-@dataclass(frozen=True)
-class Operation:
-    """A call where Flask has it."""
+class Operation(NamedTuple):
+    """A call with its route. `path` is in OpenAPI's form."""
 
-    call: Call
-    rule: Rule
+    path: str
     method: str
-    name: str
+    rule: Rule
+    call: Call
 
-    @cached_property
-    def path(self) -> str:
-        """With its variables as OpenAPI writes them."""
-        return _VARIABLE.sub(r"{\1}", self.rule.rule)
-
-    @cached_property
-    def refusals(self) -> Sequence[type[GatewayError]]:
-        """By status, then slug."""
-        there = {NotFound} if self.rule.arguments else set()
-        return sorted({*self.call.refusals, *there}, key=lambda kind: (kind.status, kind.slug))
+    @property
+    def errors(self) -> list[type[GatewayError]]:
+        """Every error that the call may have, by status and slug."""
+        possible = self.call.errors | ({NotFound} if self.rule.arguments else set())
+        return sorted(possible, key=lambda kind: (kind.status, kind.slug))
 
 
 def operations(app: Flask) -> Iterator[Operation]:
-    """Every described call, in the order of their paths."""
+    """Everything that is described, by path."""
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
-        view = app.view_functions[rule.endpoint]
-        if isinstance(call := getattr(view, "call", None), Call):
+        if isinstance(call := getattr(app.view_functions[rule.endpoint], "call", None), Call):
             for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-                yield Operation(call, rule, method, rule.endpoint.rpartition(".")[2])
+                yield Operation(_VARIABLE.sub(r"{\1}", rule.rule), method, rule, call)
 
 
 def description(app: Flask, public_url: str) -> Schema:
-    """The OpenAPI document; `public_url` is where the gateway is reached, without a slash at its end."""
+    """The OpenAPI document."""
     paths: Schema = {}
-    called = list(operations(app))
-    for each in called:
+    for each in operations(app):
         paths.setdefault(each.path, {})[each.method.lower()] = _operation(each, public_url)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Integration gateway",
             "version": __version__,
-            "description": "Connections of users at providers, and access tokens that are good. Every refusal is problem+json "
-            "(RFC 9457) and says in `remedy` who must act.",
+            "description": "Connections of users at providers, and access tokens for them. Every error is problem+json (RFC 9457) "
+            "and says in `remedy` who must act.",
         },
         "servers": [{"url": public_url}],
         "paths": paths,
         "components": {
-            "schemas": _schemas(called),
-            "securitySchemes": {
-                "partnerKey": {"type": "http", "scheme": "bearer", "description": "A partner's key, `gw_live_…`."},
-                "accessToken": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "bearerFormat": "JWT",
-                    "description": "A user's Supabase access token: for the user's own connections.",
-                },
-            },
+            "schemas": _schemas([each.call for each in operations(app)]),
+            "securitySchemes": _SECURITY,
         },
     }
 
 
 def _operation(each: Operation, public_url: str) -> Schema:
     call = each.call
+    key = {"partnerKey": [call.scope] if call.scope else []}
     operation: Schema = {
-        "operationId": each.name,
+        "operationId": each.rule.endpoint.rpartition(".")[2],
         "summary": call.summary,
         "description": call.text,
-        "security": [
-            {"partnerKey": [call.scope] if call.scope else []},
-            *([] if call.partners_alone else [{"accessToken": []}]),
-        ],
+        "security": [key] if call.partners_only else [key, {"accessToken": []}],
         "parameters": [*_path_parameters(each.rule), *_query_parameters(call.query)],
         "responses": {
-            str(call.status): {
-                "description": (call.answer.__doc__ or "").strip(),
-                "content": {"application/json": {"schema": {"$ref": _REFERENCE.format(model=call.answer.__name__)}}},
-            },
-            **_refusals(each.refusals, public_url),
+            str(call.status): {"description": (call.response.__doc__ or "").strip(), "content": _json(call.response)},
+            **_errors(each.errors, public_url),
         },
     }
     if call.body:
-        reference = {"$ref": _REFERENCE.format(model=call.body.__name__)}
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
+        operation["requestBody"] = {"required": True, "content": _json(call.body)}
     return operation
 
 
+def _json(model: type[RequestModel | ResponseModel]) -> Schema:
+    return {"application/json": {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}}}
+
+
 def _path_parameters(rule: Rule) -> Iterator[Schema]:
-    # Every variable of ours is the id of something.
-    for name in sorted(rule.arguments):
+    for name in sorted(rule.arguments):  # every variable of ours is an id
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
 
 
-def _query_parameters(query: type[Asked]) -> Iterator[Schema]:
-    for name, schema in query.model_json_schema()["properties"].items() if query.model_fields else ():
+def _query_parameters(query: type[RequestModel]) -> Iterator[Schema]:
+    for name, schema in query.model_json_schema().get("properties", {}).items():
         text = schema.pop("description", "")
         kept = {key: value for key, value in schema.items() if key not in ("title", "anyOf") and value is not None}
-        # A query has no null: what may be None is left out.
+        # A query has no null: an optional parameter is left out.
         kept |= next((kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}), {})
         yield {"name": name, "in": "query", "required": False, "description": text, "schema": kept}
 
 
-def _refusals(kinds: Sequence[type[GatewayError]], public_url: str) -> Schema:
-    responses: Schema = {}
-    for status in dict.fromkeys(kind.status for kind in kinds):
-        these = [kind for kind in kinds if kind.status == status]
-        slugs = [f"{public_url}/problems/{kind.slug}" for kind in these]
-        narrowed = {
-            "type": {"enum": slugs},
-            "status": {"const": status},
-            "remedy": {"enum": sorted({kind.remedy for kind in these})},
-        }
-        responses[str(status)] = {
-            "description": " · ".join(f"`{kind.slug}`: {kind.title.lower()}" for kind in these),
-            "content": {
-                "application/problem+json": {
-                    "schema": {"allOf": [{"$ref": _REFERENCE.format(model=Problem.__name__)}, {"properties": narrowed}]}
-                }
-            },
-            **_headers(these),
-        }
-    return responses
+def _errors(errors: Sequence[type[GatewayError]], public_url: str) -> Schema:
+    by_status = groupby(errors, key=lambda kind: kind.status)
+    return {str(status): _error(status, list(kinds), public_url) for status, kinds in by_status}
+
+
+def _error(status: int, kinds: Sequence[type[GatewayError]], public_url: str) -> Schema:
+    narrowed = {
+        "type": {"enum": [f"{public_url}/problems/{kind.slug}" for kind in kinds]},
+        "code": {"enum": [kind.slug for kind in kinds]},
+        "status": {"const": status},
+        "remedy": {"enum": sorted({kind.remedy for kind in kinds})},
+    }
+    schema = {"allOf": [{"$ref": _REFERENCE.format(model=Problem.__name__)}, {"properties": narrowed}]}
+    response: Schema = {
+        "description": " · ".join(f"`{kind.slug}`: {kind.title.lower()}" for kind in kinds),
+        "content": {"application/problem+json": {"schema": schema}},
+    }
+    if headers := _headers(kinds):
+        response["headers"] = headers
+    return response
 
 
 def _headers(kinds: Sequence[type[GatewayError]]) -> Schema:
     headers: Schema = {}
-    if any(kind in (*_LATER, ProviderUnavailable) for kind in kinds):
-        later = {"type": "string", "pattern": "^[0-9]+$"}
-        headers["Retry-After"] = {
-            "description": "Seconds.",
-            "required": all(kind in _LATER for kind in kinds),
-            "schema": later,
-        }
+    if any(kind in (*_WITH_RETRY_AFTER, ProviderUnavailable) for kind in kinds):
+        always = all(kind in _WITH_RETRY_AFTER for kind in kinds)
+        seconds = {"type": "string", "pattern": "^[0-9]+$"}
+        headers["Retry-After"] = {"description": "Seconds.", "required": always, "schema": seconds}
     if Unauthenticated in kinds:
-        headers["WWW-Authenticate"] = {
-            "description": "RFC 6750 section 3.",
-            "required": True,
-            "schema": {"type": "string"},
-        }
-    return {"headers": headers} if headers else {}
+        text = {"type": "string"}
+        headers["WWW-Authenticate"] = {"description": "RFC 6750 section 3.", "required": True, "schema": text}
+    return headers
 
 
-def _schemas(called: Sequence[Operation]) -> Schema:
-    bodies = {each.call.body for each in called if each.call.body}
-    answers = {each.call.answer for each in called} | {Problem}
-    _, schemas = models_json_schema(
-        [
-            *((model, "validation") for model in sorted(bodies, key=lambda model: model.__name__)),
-            *((model, "serialization") for model in sorted(answers, key=lambda model: model.__name__)),
-        ],
-        ref_template=_REFERENCE,
-    )
-    found: Schema = schemas["$defs"]
-    for schema in found.values():
+def _schemas(calls: Sequence[Call]) -> Schema:
+    modes: dict[Any, Any] = {call.body: "validation" for call in calls if call.body}
+    modes |= dict.fromkeys([*(call.response for call in calls), Problem], "serialization")
+    models = sorted(modes.items(), key=lambda pair: pair[0].__name__)
+    schemas: Schema = models_json_schema(models, ref_template=_REFERENCE)[1]["$defs"]
+    for schema in schemas.values():
         schema.pop("title", None)
         for field in schema.get("properties", {}).values():
             field.pop("title", None)
-    return dict(sorted(found.items()))
+    return dict(sorted(schemas.items()))
+
+
+# -- the document and the page ---------------------------------------------------------------------------------------
+
+
+def _document() -> Schema:
+    cached: Schema | None = current_app.extensions.get("openapi")
+    if cached is None:
+        cached = current_app.extensions["openapi"] = description(current_app, runtime().settings.public_url)
+    return cached
+
+
+@blueprint.get("/openapi.json")
+def document() -> Response:
+    """The document; browsers keep it and revalidate it (ETag)."""
+    response = Response(json.dumps(_document(), ensure_ascii=False), content_type="application/json")
+    response.headers["Cache-Control"] = "no-cache"
+    response.add_etag()
+    response.make_conditional(request)
+    return response
+
+
+@blueprint.get("/docs")
+def page() -> str:
+    """The document for people."""
+    return render_template("docs.html", document=_document())

@@ -1,0 +1,339 @@
+"""
+Every error of the gateway, in one tree.
+
+    GatewayError
+    ├── SettingsRefused        the process does not start; lists every problem
+    ├── FlowRefused            one attempt to connect fails
+    │   ├── AccessDenied  StateInvalid  BrowserMismatch  UserMismatch
+    │   └── IssuerMismatch  ReturnToRefused
+    ├── ProviderFailed         the provider breaks its protocol
+    │   └── ProviderUnavailable  ProviderGarbled  ClientRejected
+    ├── GrantUnusable          a stored connection cannot be used now
+    │   └── NeedsReauthorization  PendingConfirmation  RefreshInProgress  SecretUnreadable
+    ├── RequestRefused         the caller must send something else
+    │   ├── BadRequest  NotFound  MethodNotAllowed  TooLarge  UnsupportedMediaType
+    │   └── Unauthenticated  Forbidden  Frozen  RateLimited
+    └── DatabaseUnavailable  Unexpected
+
+A class has a `slug`, an HTTP `status`, a `title`, two plain sentences (`meaning`, `next_step`) and a `remedy`: who must act.
+The argument of an exception goes to the log only. We write it; it never contains a secret or text from a provider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal
+
+Remedy = Literal["fix_request", "reconnect", "wait", "operator", "report"]
+
+
+class GatewayError(Exception):
+    """The root: everything that this package raises on purpose."""
+
+    slug: ClassVar[str] = "unexpected"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Something went wrong here"
+    meaning: ClassVar[str] = "The gateway has a bug. Nothing was connected or changed."
+    next_step: ClassVar[str] = "Try again in a moment. If it happens again, tell the operator of this service."
+    remedy: ClassVar[Remedy] = "report"
+    returned: ClassVar[bool] = False
+    """A failed connect returns to the product with `?error=<slug>`; otherwise it ends on a page here."""
+    retry_after: float | None = None
+    """On an instance: seconds until the next try makes sense, where they are known."""
+    left_installed: tuple[str, str | None] | None = None
+    """On an instance: name and URL of the provider that may still list our app."""
+
+
+class Unexpected(GatewayError):
+    """A bug of ours. The log has the traceback; the page has nothing of it."""
+
+
+class SettingsRefused(GatewayError):
+    """The settings are invalid. `problems` has one sentence per problem: the setting and the fix."""
+
+    slug = "settings_refused"
+    title = "The settings are invalid"
+    remedy = "operator"
+
+    def __init__(self, problems: Sequence[str] = ()) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = list(problems)
+
+
+class DatabaseUnavailable(GatewayError):
+    """No response in time."""
+
+    slug = "database_unavailable"
+    status = 503
+    title = "The database is not responding"
+    meaning = "The gateway could not reach its database. Nothing was connected or changed."
+    next_step = "Wait a minute and try again."
+    remedy = "wait"
+
+
+class FlowRefused(GatewayError):
+    """This attempt to connect fails, and nothing was connected."""
+
+    status = 400
+    remedy: ClassVar[Remedy] = "reconnect"
+
+
+class AccessDenied(FlowRefused):
+    """RFC 6749 section 4.1.2.1: the resource owner refused."""
+
+    slug = "access_denied"
+    title = "Access was not granted"
+    meaning = "The provider says that access was refused, or that its page had expired. Nothing was connected."
+    next_step = "If you did not mean to refuse, connect again and allow access."
+    returned = True
+
+
+class StateInvalid(FlowRefused):
+    """RFC 6749 section 10.12: a missing, unknown, expired, used or repeated state."""
+
+    slug = "state_invalid"
+    title = "This connection attempt is no longer valid"
+    meaning = "The link back from the provider was used before, is older than ten minutes, or was not started here."
+    next_step = "Start again from the connect button. Nothing was connected."
+
+
+class BrowserMismatch(FlowRefused):
+    """The attempt was started in another browser."""
+
+    slug = "browser_mismatch"
+    status = 403
+    title = "This was started in another browser"
+    meaning = "You have to finish a connection in the browser in which you started it. Nothing was connected."
+    next_step = "Go back to that browser, or start again in this one."
+
+
+class UserMismatch(FlowRefused):
+    """Another user started the attempt, or no user is signed in any more."""
+
+    meant_for: str | None = None  # on an instance: the masked user that a link is for
+    slug = "user_mismatch"
+    status = 403
+    title = "Another user started this"
+    meaning = "The user who starts a connection has to finish it. Nothing was connected."
+    next_step = "Sign in as that user, or start again as the user you are signed in as now."
+
+
+class IssuerMismatch(FlowRefused):
+    """RFC 9207 section 2.4 and RFC 8414 section 3.3: the response names another issuer."""
+
+    slug = "issuer_mismatch"
+    title = "The response came from a different service"
+    meaning = "The response does not come from the provider you chose. It was refused before anything was sent."
+    next_step = "Do not try again. Tell the operator of this service: this can be an attack."
+    remedy = "report"
+
+
+class ReturnToRefused(FlowRefused):
+    """`return_to` is not on an origin of the product's front ends."""
+
+    slug = "return_to_refused"
+    title = "That return address is not allowed"
+    meaning = "The link would send you to an address that does not belong to this product."
+    next_step = "Use an address whose origin is listed in GATEWAY_APP_ORIGINS."
+    remedy = "fix_request"
+
+
+class ProviderFailed(GatewayError):
+    """The provider did not do its part."""
+
+    returned = True
+
+
+class ProviderUnavailable(ProviderFailed):
+    """No response in time, no connection, a 5xx or a 429."""
+
+    slug = "provider_unavailable"
+    status = 504
+    title = "The provider is not responding"
+    meaning = "The provider did not respond in time or has a problem."
+    next_step = "Wait a minute and try again. Existing connections stay connected."
+    remedy = "wait"
+
+
+class ProviderGarbled(ProviderFailed):
+    """A response that the protocol does not allow."""
+
+    slug = "provider_garbled"
+    status = 502
+    title = "The provider sent an invalid response"
+    meaning = "The provider's response breaks its protocol, so the gateway ignored it."
+    next_step = "Tell the operator of this service. Trying again will probably not help."
+    remedy = "report"
+
+
+class ClientRejected(ProviderFailed):
+    """RFC 6749 section 5.2, `invalid_client` and similar: our registration there is wrong. The user can do nothing."""
+
+    slug = "client_rejected"
+    status = 502
+    title = "The provider refused this service"
+    meaning = "The provider does not accept this service's registration. It is not your fault."
+    next_step = (
+        "The operator of this service has to check the client id, the secret and the redirect URI at the provider."
+    )
+    remedy = "operator"
+
+
+class GrantUnusable(GatewayError):
+    """A stored connection that cannot be used now."""
+
+
+class NeedsReauthorization(GrantUnusable):
+    """The provider has refused the stored grant for good."""
+
+    slug = "needs_reauthorization"
+    status = 409
+    title = "The connection has to be made again"
+    meaning = "The provider no longer accepts the stored grant: it was revoked at the provider, or it expired."
+    next_step = "The owner of the connection has to connect again. Its id stays the same."
+    remedy = "reconnect"
+
+
+class PendingConfirmation(GrantUnusable):
+    """Connected, but not confirmed yet."""
+
+    slug = "pending_confirmation"
+    status = 409
+    title = "The connection is waiting for confirmation"
+    meaning = "The connection was made in a browser without a session here and is not confirmed yet."
+    next_step = "Confirm it within ten minutes. After that it is revoked at the provider."
+    remedy = "wait"
+
+
+class RefreshInProgress(GrantUnusable):
+    """Another process fetches a new token; `Retry-After` says when to ask again."""
+
+    slug = "refresh_in_progress"
+    status = 503
+    title = "A new token is being fetched"
+    meaning = "The stored token has expired and a new one is on its way."
+    next_step = "Ask again after the seconds in Retry-After."
+    remedy = "wait"
+
+
+class SecretUnreadable(GrantUnusable):
+    """A stored value does not decrypt: a key is missing, or the value was moved or changed."""
+
+    slug = "secret_unreadable"
+    title = "A stored secret could not be decrypted"
+    meaning = "The secret was encrypted with a key that this service does not have, or it was changed. It was not used."
+    next_step = "The operator of this service has to check GATEWAY_KEYS. Connecting again stores a new secret."
+    remedy = "operator"
+
+
+class RequestRefused(GatewayError):
+    """The caller must send something else."""
+
+    remedy: ClassVar[Remedy] = "fix_request"
+
+
+class BadRequest(RequestRefused):
+    """RFC 9110 section 15.5.1. `errors`: (field, reason), in our own names and words, never the caller's."""
+
+    slug = "bad_request"
+    status = 400
+    title = "The request could not be read"
+    meaning = "Something in the request does not follow its format."
+    next_step = "Compare the request with the API description."
+
+    def __init__(self, reason: str = "", errors: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(reason)
+        self.errors = tuple(errors)
+
+
+class NotFound(RequestRefused):
+    """Nothing there, or nothing that the caller can reach: both look the same."""
+
+    slug = "not_found"
+    status = 404
+    title = "There is nothing here"
+    meaning = "The address is wrong, or it names something that does not exist or is not yours."
+    next_step = "Check the address."
+
+
+class MethodNotAllowed(RequestRefused):
+    """RFC 9110 section 15.5.6."""
+
+    slug = "method_not_allowed"
+    status = 405
+    title = "That method is not offered here"
+    meaning = "The address exists, but not for this HTTP method."
+    next_step = "Look the call up in the API description."
+
+
+class TooLarge(RequestRefused):
+    """RFC 9110 section 15.5.14."""
+
+    slug = "too_large"
+    status = 413
+    title = "The request is too large"
+    meaning = "The request body is larger than this address accepts."
+    next_step = "Send less."
+
+
+class UnsupportedMediaType(RequestRefused):
+    """RFC 9110 section 15.5.16."""
+
+    slug = "unsupported_media_type"
+    status = 415
+    title = "The body has to be JSON"
+    meaning = "This address takes a JSON body, and the request declares another type."
+    next_step = "Send JSON, with Content-Type: application/json."
+
+
+class Unauthenticated(RequestRefused):
+    """No valid session, access token or API key."""
+
+    slug = "unauthenticated"
+    status = 401
+    title = "Not signed in, or no valid key"
+    meaning = "The request has no valid session, access token or key: it is missing, wrong, expired or revoked."
+    next_step = "Sign in again. A program sends a valid access token or key as Authorization: Bearer."
+
+
+class Forbidden(RequestRefused):
+    """A missing scope, or an origin that is not allowed."""
+
+    slug = "forbidden"
+    status = 403
+    title = "That is not allowed"
+    meaning = "The request comes from an origin that is not allowed, or its key or access token does not allow it."
+    next_step = "Send it from the product's own pages, or with a key that has the scope of this call."
+
+
+class Frozen(RequestRefused):
+    """The operator froze this partner, this provider or all token reads."""
+
+    slug = "frozen"
+    status = 403
+    title = "The operator froze this"
+    meaning = "The operator has stopped this kind of access."
+    next_step = "Ask the operator of this service."
+    remedy = "operator"
+    returned = True
+
+
+class RateLimited(RequestRefused):
+    """RFC 6585 section 4."""
+
+    slug = "rate_limited"
+    status = 429
+    title = "Too many requests"
+    meaning = "There were more requests than the limit allows in this time."
+    next_step = "Wait for the seconds in Retry-After."
+    remedy = "wait"
+
+
+def every_problem() -> Iterator[type[GatewayError]]:
+    """Each class that has a slug of its own: one page below /problems each."""
+    pending: list[type[GatewayError]] = [GatewayError]
+    while pending:
+        kind = pending.pop(0)
+        if "slug" in vars(kind):
+            yield kind
+        pending.extend(kind.__subclasses__())

@@ -1,0 +1,46 @@
+"""
+The Flask application: blueprints, hooks, error handlers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flask import Flask
+
+from gateway.services import Runtime
+from gateway.web import (
+    auth_rate_limit,
+    connect,
+    error_responses,
+    health,
+    links,
+    metrics,
+    pages,
+    request_log,
+    security_headers,
+    session,
+)
+from gateway.web.v1 import connections, events, openapi, tokens
+from gateway.web.v1 import links as connect_sessions
+
+ROOT = Path(__file__).resolve().parents[2]
+LARGEST_BODY = 64 * 1024
+"""Bytes, for forms and JSON. A route that takes more sets `request.max_content_length` before it reads."""
+
+
+def build_app(rt: Runtime) -> Flask:
+    """The WSGI application for `rt`."""
+    app = Flask("gateway", root_path=str(ROOT), template_folder="templates", static_folder="gateway/web/static")
+    app.extensions["gateway"] = rt
+    app.config.update(MAX_CONTENT_LENGTH=LARGEST_BODY, MAX_FORM_MEMORY_SIZE=LARGEST_BODY, MAX_FORM_PARTS=50)
+    # Werkzeug would redirect doubled slashes to an address that it builds from the Host header.
+    app.url_map.merge_slashes = app.url_map.strict_slashes = False
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    modules = (session, pages, links, connections, tokens, connect_sessions, events, openapi, health, metrics)
+    for blueprint in (*connect.BLUEPRINTS, *(module.blueprint for module in modules)):
+        app.register_blueprint(blueprint)
+    # After-hooks run in reverse order: the access log comes last and sees the response as it is sent.
+    for module in (request_log, metrics, security_headers, auth_rate_limit, error_responses):
+        module.register(app)
+    return app

@@ -1,0 +1,74 @@
+"""
+`/v1/connections/<id>/token` and `/refresh`: access tokens that are valid now.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from flask import Blueprint, Response
+
+from gateway.errors import (
+    ClientRejected,
+    Forbidden,
+    NeedsReauthorization,
+    PendingConfirmation,
+    ProviderGarbled,
+    ProviderUnavailable,
+    RefreshInProgress,
+    SecretUnreadable,
+)
+from gateway.tokens.read import fresh_grant
+from gateway.web.session import runtime
+from gateway.web.v1 import schemas
+from gateway.web.v1.caller import caller
+from gateway.web.v1.json_api import json_response, parse_query
+from gateway.web.v1.openapi import described
+
+blueprint = Blueprint("tokens", __name__, url_prefix="/v1")
+
+UNUSABLE = (NeedsReauthorization, PendingConfirmation, RefreshInProgress, SecretUnreadable)
+PROVIDER_FAILED = (ClientRejected, ProviderGarbled, ProviderUnavailable)
+
+
+@blueprint.get("/connections/<uuid:connection_id>/token")
+@described(schemas.Token, *UNUSABLE, *PROVIDER_FAILED, scope="tokens:read", query=schemas.TokenQuery)
+def token(connection_id: uuid.UUID) -> Response:
+    """
+    Reads an access token.
+
+    The token is valid for at least `min_seconds`: a stored token with less time left is refreshed first. A new token that is shorter
+    than that is returned as it is.
+    """
+    query = parse_query(schemas.TokenQuery)
+    return _token(connection_id, min_seconds=query.min_seconds, location=query.location)
+
+
+@blueprint.post("/connections/<uuid:connection_id>/refresh")
+@described(schemas.Token, *UNUSABLE, *PROVIDER_FAILED, scope="tokens:read")
+def refresh(connection_id: uuid.UUID) -> Response:
+    """
+    Fetches a new access token.
+
+    For when the provider refuses a token that should be valid.
+    """
+    parse_query(schemas.NoQuery)
+    return _token(connection_id, min_seconds=0, force=True)
+
+
+def _token(connection_id: uuid.UUID, *, min_seconds: int, force: bool = False, location: str | None = None) -> Response:
+    rt, who = runtime(), caller()
+    if who.key_hash is None and not rt.settings.owner_tokens:
+        rt.store.caller(who)  # a banned user is refused as such
+        raise Forbidden("GATEWAY_OWNER_TOKENS is off")
+    fresh = fresh_grant(rt, connection_id, caller=who, min_seconds=min_seconds, force=force, location=location)
+    provider = rt.catalog.get(fresh.provider)
+    return json_response(
+        schemas.Token(
+            connection_id=fresh.connection_id,
+            access_token=fresh.access_token,
+            expires_at=fresh.expires_at,
+            scope=fresh.scope,
+            api_base_url=provider.api_base_url if provider else None,
+        )
+    )
