@@ -12,6 +12,8 @@ import psycopg
 import pytest
 import requests
 
+from tests.support.gateway_process import without_request_id
+
 
 def expire(gateway, connection_id, seconds=0):
     """Lets a token run out, by the database's clock."""
