@@ -44,9 +44,9 @@ LINK_SCOPE = "sessions:write"
 class LinkOver(StateInvalid):
     """No such link, an old or a used one: to whoever has it the three look the same."""
 
-    title = "This link is no longer good"
-    meaning = "This link was used already, or is older than 15 minutes."
-    next_step = "Ask whoever gave it to you for another; what you connected is listed under Your connections."
+    title = "This link is no longer valid"
+    meaning = "This link was used before, or is older than 15 minutes."
+    next_step = "Ask the sender for a new link. What you have connected is listed under Your connections."
     remedy = "fix_request"
 
 

@@ -67,7 +67,7 @@ def test_a_browser_that_nobody_knows_is_completed_by_the_products_server(gateway
     page = visit().page
     shares(page, gateway, known=False)
     expect(page.get_by_role("heading", level=1)).to_contain_text(acme.name)
-    expect(page.locator("#whose")).to_contain_text("•••")
+    expect(page.locator("#for-user")).to_contain_text("•••")
     expect(page.locator("#unknown")).to_be_visible()
 
     goes_on(page)
@@ -85,7 +85,7 @@ def test_signed_in_it_is_shared_at_once_and_can_be_stopped(gateway, acme, visit)
     """
     page = visit().page
     shares(page, gateway)
-    expect(page.locator("#whose")).to_have_text("alice@northwind.example")
+    expect(page.locator("#for-user")).to_have_text("alice@northwind.example")
     goes_on(page)
     expect(page.get_by_role("status")).to_contain_text("Gmail is connected")
 

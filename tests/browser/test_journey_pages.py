@@ -167,7 +167,7 @@ def test_the_api_description(scene):
     """
     scene.page.goto(f"{scene.gateway.url}/docs")
 
-    scene.page.get_by_role("heading", name="Shapes").wait_for()
+    scene.page.get_by_role("heading", name="Schemas").wait_for()
     looks_right(scene)
 
 

@@ -116,7 +116,7 @@ def test_a_refused_refresh_asks_the_user_to_reconnect(gateway, alice):
 
     assert (409, "reconnect") == (answer.status_code, answer.json()["remedy"])
     assert "needs_reauthorization" == state(gateway, connection)[1]
-    assert "Connect again" in alice.get("/connections").text
+    assert "Reconnect needed" in alice.get("/connections").text
     assert connection == alice.connects("google")["connection"]
     assert 200 == reads(alice, connection).status_code
 
