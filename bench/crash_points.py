@@ -13,7 +13,7 @@ from typing import Any
 
 from gateway.services import Runtime
 
-_WRAPPED = {"store": "database", "database": "database", "outbound": "http", "http": "http", "journal": "journal"}
+_WRAPPED = {"store": "database", "database": "database", "http": "http", "journal": "journal"}
 """Fields of Runtime, and what their crash points are called after."""
 
 

@@ -61,7 +61,7 @@ def revoke_all(count: int, threads: int, *, quiet: bool = False) -> dict[str, An
             reader.over.set()
             reader.thread.join()
             rt.store.close()
-            rt.outbound.close()
+            rt.http.close()
 
 
 def _run(stage: Stage, rt: Runtime, reader: Reader, threads: int, *, quiet: bool) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from gateway.catalog import Catalog, Provider, load_catalog
 from gateway.crypto.vault import Vault
 from gateway.database import Store, open_rest_store, open_store
 from gateway.errors import NotFound, SettingsRefused
-from gateway.http import Outbound
+from gateway.http import Bulkhead, HttpClient
 from gateway.identity import Identity
 from gateway.models import Client
 from gateway.protocol.discovery import Issuers
@@ -37,7 +37,8 @@ class Runtime:
     catalog: Catalog
     clients: Mapping[str, Client]
     vault: Vault
-    outbound: Outbound
+    bulkhead: Bulkhead
+    http: HttpClient
     issuers: Issuers
     identity: Identity
     store: Store
@@ -47,7 +48,7 @@ class Runtime:
     def close(self) -> None:
         """Close the connections to the database and to providers."""
         self.store.close()
-        self.outbound.close()
+        self.http.close()
 
     @property
     def database(self) -> Store:
@@ -114,19 +115,22 @@ def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) 
         problems.append(NO_DATABASE)
     if problems:
         raise SettingsRefused(problems)
-    outbound = Outbound(
+    bulkhead = Bulkhead()
+    http = HttpClient(
         allow_private=settings.allow_private_hosts,
         ca_bundle=settings.ca_bundle,
+        bulkhead=bulkhead,
         user_agent=f"oauth-gateway/{__version__} (+{settings.public_url})",
     )
-    issuers = Issuers(outbound)
+    issuers = Issuers(http)
     vault = Vault([key.get_secret_value() for key in settings.keys])
     return Runtime(
         settings=settings,
         catalog=catalog,
         clients={name: client for name, client in settings.clients.items() if catalog.get(name)},
         vault=vault,
-        outbound=outbound,
+        bulkhead=bulkhead,
+        http=http,
         issuers=issuers,
         identity=Identity(settings, issuers),
         store=_store(settings),

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from gateway.catalog import Provider
 from gateway.catalog.deviations import QUIRKS, AccountLookup
 from gateway.errors import NeedsReauthorization, ProviderGarbled, ProviderUnavailable
-from gateway.http import Answer, Deadline
+from gateway.http import Deadline, Response
 from gateway.models import Account
 from gateway.protocol import TokenAnswer, read_json
 from gateway.protocol.discovery import unverified_claims
@@ -173,13 +173,13 @@ def _ask(
     return info
 
 
-def _fetch(rt: Runtime, provider: Provider, url: str, answer: TokenAnswer, deadline: Deadline) -> Answer:
+def _fetch(rt: Runtime, provider: Provider, url: str, answer: TokenAnswer, deadline: Deadline) -> Response:
     headers = {
         "Accept": "application/json",
         **provider.headers,
         "Authorization": f"Bearer {answer.grant.access_token}",
     }
-    found = rt.outbound.request("GET", url, headers=headers, deadline=deadline)
+    found = rt.http.request("GET", url, headers=headers, deadline=deadline, provider=provider.id)
     if found.status in (408, 425, 429) or found.status >= 500:  # noqa: PLR2004
         raise ProviderUnavailable(f"the account endpoint answers {found.status}")
     return found

@@ -224,7 +224,9 @@ def _exchange(
     wire = protocol.code_request(
         provider, client, code=code, redirect_uri=rt.redirect_uri(provider), code_verifier=code_verifier
     )
-    answer = rt.outbound.request(wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline)
+    answer = rt.http.request(
+        wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline, provider=provider.id
+    )
     try:
         return protocol.read_token_response(provider, answer.status, answer.body, now=rt.now(), scope=request.scope)
     except ProviderGarbled as error:

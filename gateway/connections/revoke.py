@@ -133,7 +133,9 @@ def _send(rt: Runtime, provider: Provider, grant: Revocation, deadline: Deadline
         if token is None:
             continue
         wire = protocol.revocation_request(provider, rt.clients[provider.id], token=token, hint=hint)
-        answer = rt.outbound.request(wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline)
+        answer = rt.http.request(
+            wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline, provider=provider.id
+        )
         protocol.read_revocation_response(answer.status, answer.body)
         if provider.revocation_ends == "account":
             return

@@ -77,7 +77,7 @@ def _send(rt: Runtime, connection_id: uuid.UUID, target: Leaving, deadline: Dead
         "Authorization": f"Bearer {fresh.access_token}",
     }
     body, until = json.dumps(dict(wire.body)), deadline.within(UNINSTALL_SECONDS)
-    answer = rt.outbound.request("DELETE", wire.url, headers=headers, body=body, deadline=until)
+    answer = rt.http.request("DELETE", wire.url, headers=headers, body=body, deadline=until, provider=provider.id)
     if 200 <= answer.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
         return "done"
     log.warning("uninstall.refused", provider=provider.id, status=answer.status)

@@ -1,81 +1,77 @@
 """
 The database over Supabase's REST API: supabase-py, whose `rpc` is PostgREST's `POST /rest/v1/rpc/<function>`.
 
-One method, `call`, as of the direct connection, with the same answers and the same errors. Owns the connections, how long
-anything may wait, and the translation of what PostgREST and the API gateway before it refuse; knows no function by name. Nothing
-is sent twice, and no value that was passed ever stands in an error. Loaded only when it is chosen: supabase-py is heavy.
+Same answers and same errors as the direct connection. It knows no function by name, sends nothing twice, and no error holds a
+value that was passed. Imported only when it is used: supabase-py is heavy.
 """
 
 from __future__ import annotations
 
-import os
-import ssl
-import threading
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import certifi
 import httpx
 import structlog
-from postgrest import APIError, SyncPostgrestClient
 from psycopg import OperationalError, errors
-from supabase import ClientOptions, create_client
 
 from gateway.database.postgres import ANSWER_SECONDS, FunctionMissing
-from gateway.errors import DatabaseUnavailable, GatewayError, SettingsRefused, Unexpected
-from gateway.http import transport as road
+from gateway.errors import DatabaseUnavailable, GatewayError, ProviderFailed, SettingsRefused, Unexpected
+from gateway.http import Deadline, HttpClient
+from supabase import ClientOptions, create_client
 
 log = structlog.get_logger(__name__)
 
-_CONNECT_SECONDS = 2.0
-_FREE_CONNECTION_SECONDS = 3.0
+_LARGEST_BODY = 16 * 1024 * 1024
 
 _MISSING = {"PGRST202", "42883", "3F000"}
 _NOT_REACHED = {"PGRST000", "PGRST001", "PGRST002", "PGRST003"}
-"""PostgREST has no connection to the database, no schema cache yet, or no free place in its pool."""
+"""PostgREST has no connection to the database, no schema cache yet, or no free connection in its pool."""
 _KEY_REFUSED = {"PGRST301", "PGRST302", "PGRST303", "42501"}
-"""Not a key of this project, or one of less than service_role."""
+"""Not a key of this project, or one with fewer rights than service_role."""
 _TOO_MANY = 429
-_NO_LEAVE = (401, 403)
+_NOT_ALLOWED = (401, 403)
 
 
 class SupabaseBackend:
-    """Calls functions as service_role, through a client that is made at the first call, in each process anew."""
+    """Calls functions as service_role. Connections open at the first call, in each process anew."""
 
     def __init__(self, supabase_url: str, secret_key: str, *, ca_bundle: Path | None = None) -> None:
-        """`secret_key`: `sb_secret_…` or the legacy service_role JWT. `ca_bundle`: PEM file, for a project of one's own."""
-        self._url = supabase_url.rstrip("/")
-        self._key = secret_key
-        self._tls = _tls_context(ca_bundle) if self._url.startswith("https:") else None
-        self._opening = threading.Lock()
-        self._rest: SyncPostgrestClient | None = None
-        self._pid = 0
-        self._inherited: list[SyncPostgrestClient] = []
+        """`secret_key`: `sb_secret_…` or the legacy service_role JWT. `ca_bundle`: PEM file, for a self-hosted project."""
+        self._http = HttpClient(allow_private=True, ca_bundle=ca_bundle)
+        options = ClientOptions(
+            httpx_client=httpx.Client(transport=_Transport(self._http), follow_redirects=False, trust_env=False),
+            postgrest_client_retry=False,  # it sleeps 1 + 2 + 4 s, beyond any timeout
+            auto_refresh_token=False,
+            persist_session=False,
+        )
+        self._rest = create_client(supabase_url.rstrip("/"), secret_key, options).postgrest
+        if secret_key.startswith("sb_"):
+            # supabase-py also sends every key as a Bearer token. These keys are not JWTs: the hosted API gateway may let
+            # that pass, PostgREST itself answers PGRST301. Only `apikey` is documented for them.
+            del self._rest.headers["Authorization"]
 
     def call(self, function: str, arguments: Mapping[str, object]) -> Any:
         """
-        What `public.<function>` answers, as JSON values, to arguments of JSON types.
+        The JSON value that `public.<function>` returns for arguments of JSON types.
 
-        Raises DatabaseUnavailable when there was no answer (a write may then have happened or not), FunctionMissing,
-        SettingsRefused when the key is not taken, and Unexpected for every other refusal.
+        Raises DatabaseUnavailable when there was no response (a write may have happened or not), FunctionMissing,
+        SettingsRefused when the key is refused, and Unexpected for every other refusal.
         """
         if not all(name.isidentifier() and name.isascii() for name in (function, *arguments)):
             raise Unexpected("a function or an argument of it is not a name")
-        rest = self._rest if self._pid == os.getpid() and self._rest is not None else self._open()
-        road.here.begin(ANSWER_SECONDS)  # for the whole of it: a connection, connecting, sending, reading to the end
         problem: GatewayError
         try:
-            return rest.rpc(function, dict(arguments)).execute().data  # type: ignore[arg-type]
-        except APIError as error:
-            problem = _translated(function, error.code or "", road.here.status)
+            return self._rest.rpc(function, dict(arguments)).execute().data  # type: ignore[arg-type]
+        except _Refused as refused:
+            problem = _translated(function, refused.code, refused.status)
         except httpx.HTTPError as error:
-            problem = DatabaseUnavailable(
-                f"{function}: {error if isinstance(error, road.Lost) else type(error).__name__}"
-            )
+            words = str(error) if isinstance(error, _NoResponse) else type(error).__name__
+            problem = DatabaseUnavailable(f"{function}: {words}")
         except (TypeError, ValueError, RecursionError) as error:
             problem = Unexpected(f"{function}: {type(error).__name__}, an argument is no JSON value")
-        # Outside of the handlers: what httpx and postgrest raise may quote what was passed, and would be remembered.
+        # Outside the handlers: what httpx and postgrest raise may quote arguments, and must not be attached.
         raise problem
 
     def warm(self, calls: Sequence[tuple[str, Mapping[str, object]]]) -> None:
@@ -84,65 +80,72 @@ class SupabaseBackend:
             self.call(function, arguments)
 
     def close(self) -> None:
-        """Closes the connections; a later call opens new ones."""
-        with self._opening:
-            if self._rest is not None and self._pid == os.getpid():
-                self._rest.aclose()
-            self._rest = None
-
-    def _open(self) -> SyncPostgrestClient:
-        with self._opening:
-            if self._rest is not None and self._pid == os.getpid():
-                return self._rest
-            if self._rest is not None:
-                # A fork's copy: its sockets belong to the parent. Kept and never touched.
-                self._inherited.append(self._rest)
-            timeout = httpx.Timeout(ANSWER_SECONDS, connect=_CONNECT_SECONDS, pool=_FREE_CONNECTION_SECONDS)
-            http = httpx.Client(transport=road.Road(self._tls), timeout=timeout, follow_redirects=False)
-            options = ClientOptions(
-                httpx_client=http,
-                postgrest_client_retry=False,  # it sleeps 1 + 2 + 4 s, unbounded by any timeout
-                auto_refresh_token=False,
-                persist_session=False,
-            )
-            rest = create_client(self._url, self._key, options).postgrest
-            if self._key.startswith("sb_"):
-                # The client sends every key as a Bearer token too. These are not JWTs: the hosted API gateway may let that
-                # pass, PostgREST itself answers PGRST301. `apikey` alone is what is documented for them.
-                del rest.headers["Authorization"]
-            self._rest, self._pid = rest, os.getpid()
-            return rest
+        """Close the connections; a later call opens new ones."""
+        self._http.close()
 
 
-def _tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=certifi.where())
-    if ca_bundle is not None:
+class _NoResponse(httpx.TransportError):
+    """There was no response. The message is ours."""
+
+
+class _Refused(httpx.TransportError):
+    """An error response, with PostgREST's or Postgres' code where it has one."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(f"HTTP {status}")
+        self.status = status
         try:
-            context.load_verify_locations(cafile=ca_bundle)
-        except OSError:  # ssl.SSLError among them
-            raise SettingsRefused(["GATEWAY_CA_BUNDLE is not a readable file of certificates in PEM form."]) from None
-    return context
+            self.code = str(json.loads(body).get("code") or "")
+        except (ValueError, AttributeError, RecursionError):
+            self.code = ""
+
+
+class _Transport(httpx.BaseTransport):
+    """Sends what supabase-py asks for through our client."""
+
+    def __init__(self, http: HttpClient) -> None:
+        self._http = http
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """The response to `request`. Raises _NoResponse and _Refused."""
+        try:
+            response = self._http.request(
+                request.method,
+                str(request.url),
+                headers=request.headers,
+                body=request.read(),
+                deadline=Deadline.after(ANSWER_SECONDS),
+                limit=_LARGEST_BODY,
+            )
+        except ProviderFailed as error:
+            raise _NoResponse(str(error)) from None
+        if not 200 <= response.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
+            raise _Refused(response.status, response.body)
+        if not response.headers.get("Content-Type", "").startswith("application/json"):
+            # supabase-py would take a proxy's sign-in page for a function that returned text.
+            raise _NoResponse(f"HTTP {response.status} with another response than JSON")
+        return httpx.Response(response.status, headers=response.headers, content=response.body)
 
 
 def _translated(function: str, code: str, status: int) -> GatewayError:
     """
-    Our error for a refusal, by PostgREST's code or SQLSTATE, else by HTTP status. Its message and details may quote values.
+    Our error for a refusal, by PostgREST's code or SQLSTATE, else by HTTP status; its message may quote values and is not used.
 
-    A SQLSTATE means here what psycopg takes it for, so that both backends judge alike.
+    psycopg classifies the SQLSTATE, so that both backends judge alike.
     https://docs.postgrest.org/en/stable/references/errors.html
     """
     known = code if code.isalnum() and len(code) <= len("PGRST000") else ""
-    told = f"{function}: HTTP {status} {known}".rstrip()
+    message = f"{function}: HTTP {status} {known}".rstrip()
     if known in _MISSING:
-        return FunctionMissing(told)
-    if known in _KEY_REFUSED or (status in _NO_LEAVE and known in ("", str(status))):
+        return FunctionMissing(message)
+    if known in _KEY_REFUSED or (status in _NOT_ALLOWED and known in ("", str(status))):
         log.error("database.refused", status=status, code=known)
         return SettingsRefused(
             [f"the project refuses SUPABASE_SECRET_KEY (HTTP {status} {known}): copy the secret key of this project."]
         )
-    lost = known in _NOT_REACHED or _is_operational(known)
-    nobody_home = known in ("", str(status)) and (status >= 500 or status == _TOO_MANY)  # noqa: PLR2004 - RFC 9110
-    return DatabaseUnavailable(told) if lost or nobody_home else Unexpected(told)
+    is_lost = known in _NOT_REACHED or _is_operational(known)
+    is_down = known in ("", str(status)) and (status >= 500 or status == _TOO_MANY)  # noqa: PLR2004 - RFC 9110
+    return DatabaseUnavailable(message) if is_lost or is_down else Unexpected(message)
 
 
 def _is_operational(sqlstate: str) -> bool:

@@ -148,7 +148,7 @@ def _sign_in(rt: Runtime) -> Iterator[Finding]:
         return
     url = f"{settings.supabase_url}/auth/v1/.well-known/jwks.json"
     try:
-        answer = rt.outbound.request("GET", url, headers={"Accept": "application/json"})
+        answer = rt.http.request("GET", url, headers={"Accept": "application/json"})
         yield from _clock(answer.headers.get("date"), rt.now())
         keys = len(rt.issuers.keys(url))
     except GatewayError as error:

@@ -72,7 +72,7 @@ def _page(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding | None
     """Whether the host that users are sent to answers at all; what it answers to nobody's question says nothing."""
     parts = urlsplit(provider.authorization_endpoint or "")
     try:
-        rt.outbound.request("HEAD", f"{parts.scheme}://{parts.netloc}/", deadline=deadline)
+        rt.http.request("HEAD", f"{parts.scheme}://{parts.netloc}/", deadline=deadline, provider=provider.id)
     except ProviderUnavailable as error:
         says = f"The host of its authorization endpoint does not answer: {error}."
         return Finding(provider.id, "fail", says, "Check the network, and `authorization_endpoint` in the catalogue.")
@@ -92,7 +92,9 @@ def _known(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:
         code_verifier=secrets.token_urlsafe(48),
     )
     try:
-        answer = rt.outbound.request(wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline)
+        answer = rt.http.request(
+            wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline, provider=provider.id
+        )
         protocol.read_token_response(provider, answer.status, answer.body, now=rt.now(), scope=provider.scope)
     except AccessDenied:
         return Finding(provider.id, "ok", "It knows our registration: a made-up code was refused as a code.")

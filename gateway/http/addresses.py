@@ -1,8 +1,8 @@
 """
-Where the gateway may call: a URL as it is written, and a name as it resolves.
+Which addresses the gateway may call: a URL as it is written, and the addresses its name resolves to.
 
-Without `allow_private` only public addresses, by https. With it also loopback and private networks, and there plain http.
-Link-local (cloud metadata), multicast, reserved and unspecified addresses never. Knows no sockets and no HTTP.
+Without `allow_private`: public addresses over https. With it: also loopback and private networks, there over plain http too.
+Link-local (cloud metadata), multicast, reserved and unspecified addresses: never.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from functools import lru_cache
 from typing import Literal
 
 from gateway.errors import ProviderUnavailable
-from gateway.http.deadline import Deadline
 
 Resolver = Callable[[str], Sequence[str]]
-"""A host name to the IP addresses it has now, in the order to try them; raises OSError when there are none."""
+"""From a host name to its IP addresses, in the order to try them; raises OSError when there are none."""
 
 _MOST_LOOKUPS = 16
 _HTTPS_PORT = 443
@@ -32,7 +31,7 @@ _URL = re.compile(
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _LOCAL_NAMES = (".localhost", ".local", ".internal", ".home.arpa")
-"""RFC 6761 section 6.3, RFC 6762, RFC 8375, and ICANN's name for private use; beside every name of one label."""
+"""RFC 6761 section 6.3, RFC 6762, RFC 8375, and ICANN's name for private use. Names of one label are local too."""
 
 _PRIVATE = tuple(
     ipaddress.ip_network(network)
@@ -54,16 +53,16 @@ _NEVER = tuple(
         *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),
     )
 )
-"""The IANA special-purpose registries (RFC 6890); kept here because `ipaddress` of older Pythons knows fewer."""
+"""The IANA special-purpose registries (RFC 6890); listed here because `ipaddress` of older Pythons knows fewer."""
 
 _PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-"""RFC 6052: the last 32 bits are the IPv4 address that is really reached."""
+"""RFC 6052: the last 32 bits are the IPv4 address that is reached."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """RFC 6454: what is connected to. `host` is lower case, an IPv6 address without brackets."""
+    """Scheme, host and port (RFC 6454). `host` is lower case, an IPv6 address without brackets."""
 
     scheme: str
     host: str
@@ -76,9 +75,9 @@ class Origin:
 
 def check_url(url: str, *, allow_private: bool = False) -> Origin:
     """
-    The origin of `url`, if it may be called as it is written; what the name resolves to is judged at each connection.
+    The origin of `url`, if it may be called as it is written; the name's addresses are judged at each connection.
 
-    Raises ValueError with a sentence that repeats nothing of the URL beyond its host.
+    Raises ValueError; its message repeats nothing of the URL beyond the host.
     """
     found = _URL.fullmatch(url)
     if found is None:
@@ -117,10 +116,10 @@ def _check_origin(scheme: str, host: str, port_text: str | None, allow_private: 
 
 def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """
-    The IP address that `host` is; None for a name.
+    `host` as an IP address; None for a name.
 
-    A last label that is a number makes a name an IPv4 address for most resolvers (`0x7f.1`, `2130706433`; WHATWG URL,
-    "ends in a number"): only the four plain decimal parts are taken.
+    Most resolvers read a name whose last label is a number as an IPv4 address (`0x7f.1`, `2130706433`; WHATWG URL, "ends
+    in a number"): only four plain decimal parts are accepted.
     """
     try:
         if host.startswith("["):
@@ -128,7 +127,7 @@ def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         if _NUMBER.fullmatch(host.rsplit(".", 1)[-1]):
             return ipaddress.IPv4Address(host)
     except ValueError:
-        raise ValueError("the host is an IP address in a form that is not taken") from None
+        raise ValueError("the host is an IP address in an unusual form") from None
     return None
 
 
@@ -157,14 +156,14 @@ def _permitted(address: ipaddress.IPv4Address | ipaddress.IPv6Address, scheme: s
     return (reach == "private" and allow_private) or (reach == "public" and scheme == "https")
 
 
-def system(host: str) -> Sequence[str]:
-    """What the operating system resolves `host` to. Raises OSError."""
+def system_addresses(host: str) -> Sequence[str]:
+    """The addresses of `host` by the operating system. Raises OSError."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
 
 
-class Roads:
-    """From an origin to the addresses that may be connected to, in time."""
+class AddressPolicy:
+    """Resolves an origin to the addresses that may be connected to."""
 
     def __init__(self, resolve: Resolver, *, allow_private: bool) -> None:
         self._resolve = resolve
@@ -172,32 +171,33 @@ class Roads:
         self._running: dict[str, Future[Sequence[str]]] = {}
         self._lock = threading.Lock()
 
-    def addresses(self, origin: Origin, deadline: Deadline) -> Sequence[str]:
+    def resolve(self, origin: Origin, seconds: float) -> Sequence[str]:
         """
-        IP addresses to try in this order, each of them judged: whoever connects takes these and resolves nothing again.
+        The permitted IP addresses of `origin`, in the order to try them. The caller connects to these and resolves nothing again.
 
-        Raises ProviderUnavailable when there is none, not in time, or when even one of them is not permitted.
+        Raises ProviderUnavailable when there is none within `seconds`, and when one of them is forbidden: which of them is
+        used must not depend on chance or on the name server.
         """
         literal = _literal(f"[{origin.host}]" if ":" in origin.host else origin.host)
-        found = [str(literal)] if literal else self._look_up(origin, deadline)
-        for address in found:
+        addresses = [str(literal)] if literal else self._look_up(origin, seconds)
+        for address in addresses:
             if not _permitted(ipaddress.ip_address(address), origin.scheme, allow_private=self._allow_private):
                 raise ProviderUnavailable(f"{origin}: resolves to an address that may not be called")
-        if not found:
+        if not addresses:
             raise ProviderUnavailable(f"{origin}: the name has no address")
-        return found
+        return addresses
 
-    def _look_up(self, origin: Origin, deadline: Deadline) -> Sequence[str]:
-        """No getaddrinfo can be interrupted: each runs in a thread of its own, one for each name, and is left behind."""
+    def _look_up(self, origin: Origin, seconds: float) -> Sequence[str]:
+        """Nothing interrupts getaddrinfo: each name has one thread, shared by its callers and abandoned when it is late."""
         with self._lock:
             future = self._running.get(origin.host)
             if future is None:
                 if len(self._running) >= _MOST_LOOKUPS:
                     raise ProviderUnavailable(f"{origin}: too many names are being looked up")
                 future = self._running[origin.host] = Future()
-                threading.Thread(target=self._run, args=(origin.host, future), name="outbound-dns", daemon=True).start()
+                threading.Thread(target=self._run, args=(origin.host, future), name="http-dns", daemon=True).start()
         try:
-            return future.result(timeout=deadline.remaining())
+            return future.result(timeout=seconds)
         except TimeoutError:
             raise ProviderUnavailable(f"{origin}: the name was not resolved in time") from None
         except (OSError, UnicodeError):
@@ -205,12 +205,12 @@ class Roads:
 
     def _run(self, host: str, future: Future[Sequence[str]]) -> None:
         try:
-            found, problem = self._resolve(host), None
-        except Exception as error:  # noqa: BLE001 - whatever it is, the waiting calls have to hear of it
-            found, problem = (), error
-        with self._lock:  # first: whoever asks after the answer came gets a lookup of its own
+            addresses, problem = self._resolve(host), None
+        except Exception as error:  # noqa: BLE001 - every waiting call must receive it
+            addresses, problem = (), error
+        with self._lock:  # before the result is set: a later caller starts a lookup of its own
             del self._running[host]
         if problem is None:
-            future.set_result(found)
+            future.set_result(addresses)
         else:
             future.set_exception(problem)

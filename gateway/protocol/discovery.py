@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from gateway.catalog import ENDPOINTS, Provider
 from gateway.errors import GatewayError, IssuerMismatch, ProviderFailed, ProviderGarbled, ProviderUnavailable
-from gateway.http import Deadline, Outbound
+from gateway.http import Deadline, HttpClient, Response
 from gateway.models import Client
 from gateway.protocol import read_json
 from gateway.protocol.id_token import (
@@ -70,8 +70,8 @@ class _Kept:
 class Issuers:
     """Published documents by URL, shared by all threads of a process."""
 
-    def __init__(self, outbound: Outbound, clock: Callable[[], float] = time.monotonic) -> None:
-        self._outbound = outbound
+    def __init__(self, http: HttpClient, clock: Callable[[], float] = time.monotonic) -> None:
+        self._http = http
         self._clock = clock
         self._kept: dict[str, _Kept] = {}
         self._guard = threading.Lock()
@@ -104,22 +104,29 @@ class Issuers:
             return provider
 
     def _discover(self, provider: Provider, url: str, deadline: Deadline | None) -> Mapping[str, Any]:
-        answer = self._outbound.request("GET", url, headers={"Accept": "application/json"}, deadline=deadline)
+        answer = self._ask(url, deadline, provider.id)
         if answer.status == 404 and provider.issuer and not provider.discovery_url:  # noqa: PLR2004
             # RFC 8414 section 3.1: the well-known part stands between host and path.
             parts = urlsplit(provider.issuer)
             path = parts.path.rstrip("/")
             url = f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{path}"
-            answer = self._outbound.request("GET", url, headers={"Accept": "application/json"}, deadline=deadline)
+            answer = self._ask(url, deadline, provider.id)
         if answer.status != 200:  # noqa: PLR2004
             raise _published_badly(answer.status)
         metadata = read_json(answer.body)
         _completed(provider, metadata, url)  # what does not fit never takes the place of what did
         return {name: metadata[name] for name in _TOLD if name in metadata}
 
+    def _ask(self, url: str, deadline: Deadline | None, provider_id: str | None) -> Response:
+        return self._http.request(
+            "GET", url, headers={"Accept": "application/json"}, deadline=deadline, provider=provider_id
+        )
+
     # -- keys --------------------------------------------------------------------------------------------------------
 
-    def keys(self, url: str, *, key_id: str | None = None, deadline: Deadline | None = None) -> PublishedKeys:
+    def keys(
+        self, url: str, *, key_id: str | None = None, deadline: Deadline | None = None, provider_id: str | None = None
+    ) -> PublishedKeys:
         """
         The public keys at `url`; fetched anew when `key_id` is not among them, but not more often than the pause.
 
@@ -128,7 +135,7 @@ class Issuers:
         """
 
         def fetch() -> PublishedKeys:
-            answer = self._outbound.request("GET", url, headers={"Accept": "application/json"}, deadline=deadline)
+            answer = self._ask(url, deadline, provider_id)
             if answer.status != 200:  # noqa: PLR2004
                 raise _published_badly(answer.status)
             return PublishedKeys(read_json(answer.body))
@@ -198,7 +205,7 @@ class Issuers:
         `now`: Unix seconds. `nonce`: None for the answer to a refresh, which has none (section 12.2).
         """
         key_id = key_id_of(id_token)
-        keys = self.keys(provider.jwks_uri or "", key_id=key_id, deadline=deadline)
+        keys = self.keys(provider.jwks_uri or "", key_id=key_id, deadline=deadline, provider_id=provider.id)
         claims = signed_claims(id_token, keys.of(key_id), provider.id_token_signing_alg_values)
         if claims is None:
             raise ProviderGarbled("the id_token's signature does not hold")

@@ -121,8 +121,13 @@ def send_request(
     if deadline.remaining() < 1.0:
         raise RefreshInProgress("the claim came too late to be used")
     try:
-        answer = rt.outbound.request(
-            request.method, request.url, headers=request.headers, body=request.body, deadline=deadline
+        answer = rt.http.request(
+            request.method,
+            request.url,
+            headers=request.headers,
+            body=request.body,
+            deadline=deadline,
+            provider=provider.id,
         )
     except ProviderFailed as error:
         if provider.replay_seconds:

@@ -65,7 +65,7 @@ def run_workers(environ: MutableMapping[str, str], *, threads: int) -> None:
         thread.join(max(0.0, until - time.monotonic()))
     log.info("worker.stopped", units=sum(worker.done for worker in workers))
     rt.store.close()
-    rt.outbound.close()
+    rt.http.close()
 
 
 def _told_to_stop() -> threading.Event:

@@ -51,7 +51,7 @@ def here(database, tmp_path, sandbox):
     rt = build_runtime(read_settings(environ))
     yield SimpleNamespace(rt=rt, environ=environ, sandbox=sandbox, database=database)
     rt.store.close()
-    rt.outbound.close()
+    rt.http.close()
 
 
 def run(here, *arguments, code=0, **options):

@@ -55,7 +55,7 @@ def runtime(database, tmp_path):
     yield make
     for rt in made:
         rt.store.close()
-        rt.outbound.close()
+        rt.http.close()
 
 
 def rotate(rt, *, check=False, stopped=None):

@@ -23,8 +23,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpcore
-import httpx
 import psycopg
 import pytest
 
@@ -33,7 +31,6 @@ from gateway.database import rest as supabase
 from gateway.database.postgres import FunctionMissing, PostgresBackend
 from gateway.database.rest import SupabaseBackend, _translated
 from gateway.errors import DatabaseUnavailable, SettingsRefused, Unexpected
-from gateway.http import transport
 from gateway.models import Account, Caller
 from tests.support.database import SOON, Person, fresh_database, in_an_hour, rows
 from tests.support.postgrest_stand_in import PUBLISHABLE_KEY, SECRET_KEY, PostgRest, service_role_jwt
@@ -401,20 +398,6 @@ def test_a_name_is_not_looked_up_beyond_its_time(monkeypatch, hurried):
     assert ["localhost"] == asked
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "nowhere.invalid"])
-def test_names_are_looked_up_and_not_having_one_is_told(host):
-    """
-    Again at each connection, and in the order that the machine gives.
-    """
-    names = transport._Names()
-    for _ in range(2):
-        if host.endswith(".invalid"):
-            with pytest.raises(httpcore.ConnectError):
-                names.addresses(host, 10)
-        else:
-            assert "127.0.0.1" in names.addresses(host, 10)
-
-
 def test_a_connection_that_the_server_closed_is_not_used(api, backend):
     """
     Nobody notices that it went while it was idle.
@@ -635,14 +618,12 @@ def test_the_sql_editor_is_found_from_the_projects_address(project, told, capsys
     assert told in capsys.readouterr().out
 
 
-def test_httpx_is_told_of_no_proxy(monkeypatch):
+def test_the_environments_proxies_are_not_used(api, monkeypatch):
     """
-    The key goes to the project and to nobody else.
+    The key goes to the project and nowhere else.
     """
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
-    backend = SupabaseBackend("http://127.0.0.1:9", SECRET_KEY)
-    http = backend._open().session
-    assert isinstance(http, httpx.Client)
-    assert not http._mounts
-    backend.close()
+    for name in ("HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.lower(), "http://127.0.0.1:9")
+    with closing(SupabaseBackend(api.url, SECRET_KEY)) as backend:
+        assert backend.call("gateway_nothing_v1", {}) is None

@@ -143,17 +143,14 @@ def test_every_requirement_is_pinned():
             ), line
 
 
-def test_no_file_is_longer_and_no_function_larger_than_the_house_likes():
+def test_no_function_is_longer_than_sixty_lines():
     """
-    The house likes 220 lines a file and 45 a function; what is larger than this is refused outright.
+    Rarely over 45; a file may be as long as its one idea.
     """
     import ast
 
     for file in sorted((ROOT / "gateway").rglob("*.py")):
-        text = file.read_text(encoding="utf-8")
-        lines = text.count("\n")
-        assert lines <= 350, f"{file.name}: {lines}"
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 60, f"{file.name}: {node.name}"
 

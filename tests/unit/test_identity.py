@@ -15,7 +15,7 @@ from joserfc import jwe, jws, jwt
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
 from gateway.errors import ProviderUnavailable, Unauthenticated
-from gateway.http import Answer, Outbound
+from gateway.http import HttpClient, Response
 from gateway.identity import Identity
 from gateway.protocol.discovery import Issuers
 from gateway.settings import read_settings
@@ -41,20 +41,20 @@ CLAIMS = {
 
 
 class Project:
-    """The project's JWKS endpoint, as an outbound that counts."""
+    """The project's JWKS endpoint, as an http that counts."""
 
     def __init__(self, *keys) -> None:
         self.page: object = {"keys": [key.as_dict(private=False) for key in keys]}
         self.asked: list[str] = []
 
-    def request(self, method, url, *, headers, deadline, body=None) -> Answer:
+    def request(self, method, url, *, headers, deadline, body=None, **_: object) -> Response:
         """As the real one; only reads are expected."""
         assert ("GET", None, "application/json") == (method, body, headers["Accept"])
         assert deadline is None
         self.asked.append(url)
         if isinstance(self.page, Exception):
             raise self.page
-        return Answer(200, {}, json.dumps(self.page).encode())
+        return Response(200, {}, json.dumps(self.page).encode())
 
 
 @pytest.fixture
@@ -455,14 +455,14 @@ def test_keys_are_never_fetched_over_plain_http_without_leave():
     """
     Even on loopback the operator has to allow it; the connection is not made.
     """
-    outbound = Outbound()
+    http = HttpClient()
     try:
         with pytest.raises(ProviderUnavailable):
-            believing(outbound, secret=None, url="http://127.0.0.1:9").read_access_token(
+            believing(http, secret=None, url="http://127.0.0.1:9").read_access_token(
                 token({"iss": "http://127.0.0.1:9/auth/v1"}), now=NOW
             )
     finally:
-        outbound.close()
+        http.close()
 
 
 def test_without_a_project_nobody_is_believed(project):

