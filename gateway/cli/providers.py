@@ -12,7 +12,7 @@ import click
 
 from gateway import doctor as health
 from gateway.catalog import TYPES, Provider, load_catalog
-from gateway.cli.context import AS_JSON, checked_providers, reach_database, uses_embedded
+from gateway.cli.context import AS_JSON, checked_providers, reach_database, starting_settings, uses_embedded
 from gateway.doctor import Finding
 from gateway.errors import SettingsRefused
 from gateway.services import Runtime, build_runtime
@@ -23,6 +23,10 @@ from gateway.settings import Settings, process_environment, read_settings
 @AS_JSON
 def doctor(*, as_json: bool) -> None:
     """Look at everything this installation needs, and say what to fix; ends with 1 if something must be fixed."""
+    try:
+        starting_settings()
+    except SettingsRefused as refused:
+        _print_findings(health.refused_settings(refused), as_json=as_json)
     with _environment() as (environ, embedded):
         _print_findings(health.examine(environ, embedded=embedded), as_json=as_json)
 
@@ -110,7 +114,7 @@ def providers_check(provider_id: str | None, *, as_json: bool) -> None:
     with _environment() as (environ, _):
         rt = build_runtime(read_settings(environ))
         try:
-            found = health.examine_providers(rt) if provider_id is None else _check_one(rt, provider_id)
+            found = health.providers.examine(rt) if provider_id is None else _check_one(rt, provider_id)
             _print_findings(found, as_json=as_json)
         finally:
             rt.close()
@@ -121,4 +125,4 @@ def _check_one(rt: Runtime, provider_id: str) -> Iterator[Finding]:
         raise SettingsRefused([f"there is no provider {provider_id}: `providers list` names them."])
     if provider_id not in rt.clients:
         raise SettingsRefused([f"{provider_id} is not enabled: set {provider_id.upper()}_CLIENT_ID."])
-    return health.examine_provider(rt, rt.provider(provider_id))
+    return health.providers.examine_one(rt, rt.provider(provider_id))

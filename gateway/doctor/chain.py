@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gateway.doctor.finding import Finding
+from gateway.doctor.report import Finding
 from gateway.errors import GatewayError, SecretUnreadable
 from gateway.events import verify
 from gateway.services import Runtime

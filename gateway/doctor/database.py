@@ -1,8 +1,8 @@
 """
-The database by direct connection: read in one read-only transaction, as whichever role the gateway has.
+The database: its schema, the hosts that use it, events, what is frozen, access rules, and whether stored tokens decrypt.
 
-System catalogues may be read by every role, so that a gateway which connects as `gateway_app` is examined as well as one which
-connects as the owner. Knows how to ask; what is right stands in `expected` and `privileges`.
+Access rules are read over a direct connection, in one read-only transaction, as whichever role the gateway has: every role may
+read the system catalogues. The questions are in gateway/database/sql/checks.sql.
 """
 
 from __future__ import annotations
@@ -14,17 +14,112 @@ import psycopg
 from psycopg import errors
 
 from gateway.crypto.vault import Vault
+from gateway.database import SCHEMA_VERSION, Host
+from gateway.database.migrate import SQL
 from gateway.database.postgres import BoundedConnection, read_dsn
-from gateway.doctor import privileges, shape
-from gateway.doctor.finding import Finding, clock_finding
-from gateway.errors import SecretUnreadable
+from gateway.doctor import chain
+from gateway.doctor.report import Finding, Level, clock_finding
+from gateway.errors import DatabaseUnavailable, GatewayError, SecretUnreadable
+from gateway.services import Runtime
 
 _CONNECT_SECONDS = 3
 _SAMPLE = 20
 
 
-def examine(dsn: str, vault: Vault) -> Iterator[Finding]:
-    """Clock, policies, grants, functions, and whether the newest secrets open."""
+def examine(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
+    """Everything about it; only that it does not answer, or has no schema, where that is so."""
+    try:
+        version = rt.store.schema()["version"]
+    except DatabaseUnavailable:
+        fix = "Check DATABASE_URL (or SUPABASE_URL and SUPABASE_SECRET_KEY), and whether the database or project is running."
+        yield Finding("database", "fail", "It does not answer.", fix)
+        return
+    except GatewayError as error:
+        yield Finding("database", "fail", f"It refuses: {error}.", "Check which role or key the gateway uses.")
+        return
+    yield Finding("database", "ok", "It answers.")
+    if (version or 0) < SCHEMA_VERSION:
+        found = f"The schema is at version {version}" if version else "There is no schema"
+        level: Level = "warn" if embedded else "fail"
+        fix = "`serve` sets it up." if embedded else "Run `python -m gateway db apply`."
+        yield Finding("schema", level, f"{found}; this gateway needs {SCHEMA_VERSION}.", fix)
+        return
+    yield Finding("schema", "ok", f"Version {version}.")
+    yield from _hosts(rt)
+    yield from chain.examine(rt)
+    yield from _frozen(rt)
+    if rt.settings.database_url is None:
+        message = "Over the REST API access rules cannot be read."
+        yield Finding(
+            "policies", "unseen", message, "Run doctor once with DATABASE_URL set to the project's connection string."
+        )
+        return
+    yield from _direct(rt.settings.database_url.get_secret_value(), rt.vault)
+
+
+# -- hosts and freezes -----------------------------------------------------------------------------------------------
+
+
+def _hosts(rt: Runtime) -> Iterator[Finding]:
+    """Whether each host of the last ten minutes, and this environment, has the keys that the others encrypt with."""
+    try:
+        hosts = rt.store.hosts()
+    except GatewayError as error:
+        yield Finding("hosts", "unseen", f"Which keys the running processes have cannot be read: {error}.")
+        return
+    if not hosts:
+        yield Finding("hosts", "ok", "No process was seen in the last ten minutes.")
+        return
+    found = list(compare_hosts([Host("", rt.vault.fingerprints(), 0), *hosts]))
+    yield from found
+    if not found:
+        count = len({host.id for host in hosts})
+        yield Finding("hosts", "ok", f"{count} seen in the last ten minutes, all with the same keys.")
+
+
+def compare_hosts(hosts: list[Host]) -> Iterator[Finding]:
+    """A failure for each host without a key that another encrypts with, a warning for one without a key that another only holds."""
+    encrypting = {host.keys[0] for host in hosts if host.keys}
+    held = {key for host in hosts for key in host.keys}
+    for host in hosts:
+        name = f"Host {host.id} (seen {host.seen_seconds} s ago)" if host.id else "This environment"
+        if lost := encrypting - set(host.keys):
+            message = f"{name} lacks {len(lost)} of the keys that others encrypt with: it cannot decrypt their values."
+            fix = "Put it into GATEWAY_KEYS of that host, as the second one, and restart it; see docs/operations.md."
+            yield Finding("hosts", "fail", message, fix)
+        elif lost := held - set(host.keys):
+            message = f"{name} lacks {len(lost)} of the keys that others hold; no host encrypts with them yet."
+            fix = "Being added: let every host have it before it becomes the first. Being removed: nothing to do."
+            yield Finding("hosts", "warn", message, fix)
+
+
+def _frozen(rt: Runtime) -> Iterator[Finding]:
+    """What the operator or a limit has stopped, which is easily forgotten."""
+    try:
+        found = rt.store.partners()
+    except GatewayError as error:
+        yield Finding("frozen", "fail", f"It cannot be read: {error}.", "Run `python -m gateway db apply`.")
+        return
+    stopped = [
+        (f"The partner {each['name']} is frozen", each["frozen_at"], f'"{each["name"]}"')
+        for each in found["partners"]
+        if each["frozen_at"] and not each["revoked_at"]
+    ]
+    for target, since in sorted(found["frozen_since"].items()):
+        provider = target.removeprefix("provider:")
+        what = "All token reads are frozen" if target == "reads" else f"Every token of {provider} is frozen"
+        stopped.append((what, since, "--reads" if target == "reads" else f"--provider {provider}"))
+    for what, since, option in stopped:
+        message = f"{what} since {since[:16].replace('T', ' ')}."
+        yield Finding("frozen", "warn", message, f"To thaw: `python -m gateway partners freeze {option} --off`.")
+    if not stopped:
+        yield Finding("frozen", "ok", "Nothing is.")
+
+
+# -- over a direct connection ----------------------------------------------------------------------------------------
+
+
+def _direct(dsn: str, vault: Vault) -> Iterator[Finding]:
     try:
         with (
             BoundedConnection.connect(
@@ -32,29 +127,49 @@ def examine(dsn: str, vault: Vault) -> Iterator[Finding]:
             ) as connection,
             connection.transaction(force_rollback=True),
         ):
-            # By set_config, which a transaction pooler understands too; the empty path makes every printed name whole.
+            # By set_config, which a transaction pooler understands too; with the empty path every printed name is complete.
             connection.execute("set transaction read only")
             connection.execute("select set_config('search_path', '', true)")
             yield _clock(connection)
-            yield from catalogue(connection)
-            yield from _secrets(connection, vault)
+            yield from access_rules(connection)
+            yield from _newest_tokens(connection, vault)
     except psycopg.OperationalError:
         yield Finding("policies", "fail", "The database stopped answering while it was read.", "Try again.")
 
 
-def catalogue(connection: psycopg.Connection[tuple[object, ...]]) -> Iterator[Finding]:
-    """What the system catalogues say, on a connection whose search_path is empty; one `ok` for each part without a fault."""
-    for about, checks in (("policies", shape.CHECKS), ("grants", privileges.CHECKS)):
-        found = [finding for check in checks for finding in check(connection)]
-        yield from found
-        if not found:
-            yield Finding(about, "ok", _WELL[about])
+def access_rules(connection: psycopg.Connection[tuple[object, ...]]) -> Iterator[Finding]:
+    """The faults that checks.sql finds, on a connection whose search_path is empty; one `ok` for each part without a fault."""
+    rows = connection.execute((SQL / "checks.sql").read_bytes()).fetchall()
+    found = [Finding(*row) for row in rows]  # type: ignore[arg-type]
+    found += _caller(connection)
+    yield from found
+    about = {finding.about for finding in found}
+    if "policies" not in about:
+        yield Finding(
+            "policies", "ok", "Row-level security is on and forced; policies, triggers and functions are unchanged."
+        )
+    if "grants" not in about:
+        yield Finding("grants", "ok", "Client roles have what the documented queries need, and nothing else.")
 
 
-_WELL = {
-    "policies": "Row-level security is on and forced; policies, triggers and functions are this version's.",
-    "grants": "Client roles have what the documented queries need, and nothing else.",
-}
+def _caller(connection: psycopg.Connection[tuple[object, ...]]) -> Iterator[Finding]:
+    """`auth.uid()` is the subject of the request's token, whatever else the token holds."""
+    subject, other = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
+    claims = f'{{"sub": "{subject}", "user_metadata": {{"sub": "{other}", "id": "{other}"}}}}'
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(
+                "select set_config('request.jwt.claim.sub', '', true), set_config('request.jwt.claims', %s, true)",
+                [claims],
+            )
+            row = connection.execute("select auth.uid()::text").fetchone()
+    except (errors.InsufficientPrivilege, errors.UndefinedFunction, errors.InvalidSchemaName):
+        return  # the gateway's own role may not ask
+    if row is None or row[0] != subject:
+        fix = "Restore the function as Supabase, or a fresh schema.sql, has it."
+        yield Finding(
+            "policies", "fail", "auth.uid() is not the subject of the token, and every policy depends on it.", fix
+        )
 
 
 def _clock(connection: psycopg.Connection[tuple[object, ...]]) -> Finding:
@@ -65,8 +180,8 @@ def _clock(connection: psycopg.Connection[tuple[object, ...]]) -> Finding:
     return clock_finding("the database's clock", ours - theirs)
 
 
-def _secrets(connection: psycopg.Connection[tuple[object, ...]], vault: Vault) -> Iterator[Finding]:
-    """Whether our keys open what was sealed last: with a lost key the connections are lost, and it should be known early."""
+def _newest_tokens(connection: psycopg.Connection[tuple[object, ...]], vault: Vault) -> Iterator[Finding]:
+    """Whether our keys decrypt what was encrypted last: without its key a connection is lost."""
     try:
         with connection.transaction():
             rows = connection.execute(
@@ -76,21 +191,18 @@ def _secrets(connection: psycopg.Connection[tuple[object, ...]], vault: Vault) -
                 [_SAMPLE],
             ).fetchall()
     except errors.InsufficientPrivilege:
-        yield Finding("keys", "unseen", "The gateway's role may not read rows, so no stored secret was tried.")
+        yield Finding("keys", "unseen", "The gateway's role may not read rows, so no stored token was tried.")
         return
-    shut = sum(not _opens(vault, str(row), int(str(generation)), str(token)) for row, generation, token in rows)
+    shut = sum(not _decrypts(vault, str(row), int(str(generation)), str(token)) for row, generation, token in rows)
     if shut:
-        yield Finding(
-            "keys",
-            "fail",
-            f"{shut} of the {len(rows)} newest stored tokens do not open.",
-            "Put the key that sealed them back into GATEWAY_KEYS, behind the newest.",
-        )
+        message = f"{shut} of the {len(rows)} newest stored tokens do not decrypt."
+        fix = "Put the key that encrypted them back into GATEWAY_KEYS, after the newest."
+        yield Finding("keys", "fail", message, fix)
     elif rows:
-        yield Finding("keys", "ok", f"The {len(rows)} newest stored tokens open.")
+        yield Finding("keys", "ok", f"The {len(rows)} newest stored tokens decrypt.")
 
 
-def _opens(vault: Vault, row: str, generation: int, token: str) -> bool:
+def _decrypts(vault: Vault, row: str, generation: int, token: str) -> bool:
     try:
         vault.open(token, row=row, column="token", generation=generation)
     except SecretUnreadable:

@@ -3470,7 +3470,23 @@ begin
   end loop;
 end $calls$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '45125b54ae108a335144babfab22a1dd93d4b9eff73acdb1784504f1ea1f367b')
+-- 5 -- fingerprints --------------------------------------------------------------------------------------------------
+
+-- What stands now is what this file made: checks.sql compares a database with it later. A comment, since every role may read it.
+do $fingerprints$
+begin
+  execute format('comment on schema gateway is %L', 'What the gateway relies on. No client role can reach it. Applied: ' || (
+    select jsonb_object_agg(d.kind, d.hash) from (
+      select 'functions' as kind, md5(string_agg(concat_ws(' ', p.oid::regprocedure, p.prosecdef, p.proconfig, p.prosrc), '' order by p.oid::regprocedure::text)) as hash
+        from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+       where n.nspname = 'gateway' or n.nspname = 'public' and p.proname ~ '^gateway_.*_v[0-9]+$'
+      union all
+      select 'triggers', md5(string_agg(concat_ws(' ', t.tgenabled, pg_catalog.pg_get_triggerdef(t.oid)), '' order by t.tgrelid::regclass::text, t.tgname))
+        from pg_catalog.pg_trigger t where not t.tgisinternal and t.tgname ~ '^gateway_'
+    ) d)::text);
+end $fingerprints$;
+
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '70c61588cccb1bbb121598dee634a658ecb5ddc6d070d03ea3cdc553c699b566')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

@@ -16,8 +16,8 @@ import pytest
 
 from gateway.database.migrate import script
 from gateway.doctor import Finding
-from gateway.doctor.database import catalogue
-from gateway.doctor.shape import APPLY
+from gateway.doctor.database import access_rules
+from gateway.doctor.report import APPLY
 from tests.support.database import Person, Two, fresh_database, rows
 from tests.support.old_databases import OLD_TABLES, SUPABASE
 from tests.support.rls_probes import PROBES, Scene
@@ -91,7 +91,7 @@ def told(owner: psycopg.Connection) -> list[Finding]:
     """What the doctor has to say against it."""
     with owner.transaction(force_rollback=True):
         owner.execute("select set_config('search_path', '', true)")
-        return [finding for finding in catalogue(owner) if finding.level in ("warn", "fail")]
+        return [finding for finding in access_rules(owner) if finding.level in ("warn", "fail")]
 
 
 # -- nothing is found where nothing is wrong -------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_a_project_that_stood_before_is_sound_once_the_schema_was_applied(supaba
         scene = scene_of(owner, supabase)
 
         assert [] == list(found_by_probes(scene))
-        assert [] == [finding for finding in told(owner) if "is not ours" not in finding.says]
+        assert [] == [finding for finding in told(owner) if "is not ours" not in finding.message]
 
 
 # -- every mutant is found -------------------------------------------------------------------------------------------
@@ -177,10 +177,10 @@ def test_db_apply_mends_what_the_doctor_says_it_mends(sound):
     for name, text in THIN.items():
         with psycopg.connect(sound) as owner, owner.transaction(force_rollback=True):
             owner.execute(text)
-            if any(finding.mend != APPLY for finding in told(owner)):
+            if any(finding.fix != APPLY for finding in told(owner)):
                 continue
             owner.execute(script().encode())
             mended += 1
-            still += [f"{name}: {finding.says}" for finding in told(owner)]
+            still += [f"{name}: {finding.message}" for finding in told(owner)]
     assert [] == still
     assert mended > 15

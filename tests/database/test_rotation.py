@@ -22,7 +22,7 @@ from gateway.connections.rotate_keys import Rotation
 from gateway.crypto.vault import Vault
 from gateway.database import Host, open_rest_store
 from gateway.database.keeping import Change
-from gateway.doctor.hosts import compared
+from gateway.doctor.database import compare_hosts
 from gateway.errors import SecretUnreadable, SettingsRefused
 from gateway.models import Account, Caller
 from gateway.services import build_runtime
@@ -323,7 +323,7 @@ def test_the_doctor_sees_a_host_that_lacks_a_key(hosts, levels):
     """
     A failure where somebody seals with it; a warning while it is only being added, or taken away.
     """
-    assert levels == [finding.level for finding in compared([Host(name, keys, 5) for name, *keys in hosts])]
+    assert levels == [finding.level for finding in compare_hosts([Host(name, keys, 5) for name, *keys in hosts])]
 
 
 def test_over_rest_the_same_is_answered(runtime, database, rest):

@@ -203,14 +203,14 @@ def test_the_sql_on_the_supabase_page_runs_and_shows_users_their_own(database):
     """
     import psycopg
 
-    from gateway.doctor.database import catalogue
+    from gateway.doctor.database import access_rules
     from tests.support.database import rows
 
     for block in blocks("supabase.md", "sql"):
         rows(database, block)
     with psycopg.connect(database) as owner:
         owner.execute("select set_config('search_path', '', true)")
-        assert {"ok"} == {finding.level for finding in catalogue(owner)}
+        assert {"ok"} == {finding.level for finding in access_rules(owner)}
 
 
 def test_what_the_supabase_page_lets_a_browser_do_is_what_is_granted(database):

@@ -235,3 +235,19 @@ begin
     end if;
   end loop;
 end $calls$;
+
+-- 5 -- fingerprints --------------------------------------------------------------------------------------------------
+
+-- What stands now is what this file made: checks.sql compares a database with it later. A comment, since every role may read it.
+do $fingerprints$
+begin
+  execute format('comment on schema gateway is %L', 'What the gateway relies on. No client role can reach it. Applied: ' || (
+    select jsonb_object_agg(d.kind, d.hash) from (
+      select 'functions' as kind, md5(string_agg(concat_ws(' ', p.oid::regprocedure, p.prosecdef, p.proconfig, p.prosrc), '' order by p.oid::regprocedure::text)) as hash
+        from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+       where n.nspname = 'gateway' or n.nspname = 'public' and p.proname ~ '^gateway_.*_v[0-9]+$'
+      union all
+      select 'triggers', md5(string_agg(concat_ws(' ', t.tgenabled, pg_catalog.pg_get_triggerdef(t.oid)), '' order by t.tgrelid::regclass::text, t.tgname))
+        from pg_catalog.pg_trigger t where not t.tgisinternal and t.tgname ~ '^gateway_'
+    ) d)::text);
+end $fingerprints$;

@@ -1,9 +1,8 @@
 """
-Our registrations: whether each enabled provider is there, is the one we mean, and knows us.
+Providers: whether each enabled one answers, is the one the catalogue means, and knows our registration.
 
-A token request with a code that nobody ever gave out tells: a server that answers `invalid_grant` has accepted our client id
-and secret (RFC 6749 section 5.2), one that answers `invalid_client` has not. It grants nothing and uses nothing up. What a
-provider answers is shown by our own name for it alone.
+A token request with a made-up code tells: a server that answers `invalid_grant` has accepted our client id and secret (RFC 6749
+section 5.2), one that answers `invalid_client` has not. It grants nothing and uses nothing up.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 
 from gateway import protocol
 from gateway.catalog import Provider
-from gateway.doctor.finding import Finding
+from gateway.doctor.report import Finding
 from gateway.errors import (
     AccessDenied,
     ClientRejected,
@@ -43,7 +42,7 @@ def examine(rt: Runtime) -> Iterator[Finding]:
             "providers",
             "warn",
             f"{name.upper()}_CLIENT_ID is set, and there is no provider {name}.",
-            "`python -m gateway providers list` names them; your own stand in the folder GATEWAY_CATALOG.",
+            "`python -m gateway providers list` names them; your own are in the folder GATEWAY_CATALOG.",
         )
     for provider in rt.enabled():
         yield from examine_one(rt, provider)
@@ -56,11 +55,13 @@ def examine_one(rt: Runtime, provider: Provider) -> Iterator[Finding]:
     try:
         whole = rt.issuers.complete(provider, deadline)
     except IssuerMismatch:
-        says = "Its metadata names another issuer than the catalogue: it is not the service that was meant."
-        yield Finding(provider.id, "fail", says, "Compare `issuer` in the catalogue with the provider's documentation.")
+        message = "Its metadata names another issuer than the catalogue: it is not the same service."
+        yield Finding(
+            provider.id, "fail", message, "Compare `issuer` in the catalogue with the provider's documentation."
+        )
         return
     except GatewayError as error:
-        yield Finding(provider.id, "fail", f"Its metadata cannot be had: {error}.", "Check `issuer` in the catalogue.")
+        yield Finding(provider.id, "fail", f"Its metadata cannot be read: {error}.", "Check `issuer` in the catalogue.")
         return
     page = _page(rt, whole, deadline)
     if page is not None:
@@ -69,20 +70,22 @@ def examine_one(rt: Runtime, provider: Provider) -> Iterator[Finding]:
 
 
 def _page(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding | None:
-    """Whether the host that users are sent to answers at all; what it answers to nobody's question says nothing."""
+    """Whether the host that users are sent to answers at all."""
     parts = urlsplit(provider.authorization_endpoint or "")
     try:
         rt.http.request("HEAD", f"{parts.scheme}://{parts.netloc}/", deadline=deadline, provider=provider.id)
     except ProviderUnavailable as error:
-        says = f"The host of its authorization endpoint does not answer: {error}."
-        return Finding(provider.id, "fail", says, "Check the network, and `authorization_endpoint` in the catalogue.")
+        message = f"The host of its authorization endpoint does not answer: {error}."
+        return Finding(
+            provider.id, "fail", message, "Check the network, and `authorization_endpoint` in the catalogue."
+        )
     except ProviderGarbled:
-        pass  # too long or not to our taste, but there
+        pass  # a response that we refuse is a response
     return None
 
 
 def _known(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:
-    """What the token endpoint says to our registration."""
+    """What the token endpoint message to our registration."""
     client = rt.clients[provider.id]
     wire = protocol.code_request(
         provider,
@@ -97,25 +100,27 @@ def _known(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:
         )
         protocol.read_token_response(provider, answer.status, answer.body, now=rt.now(), scope=provider.scope)
     except AccessDenied:
-        return Finding(provider.id, "ok", "It knows our registration: a made-up code was refused as a code.")
+        return Finding(provider.id, "ok", "It knows our registration: it refused a made-up code as a code.")
     except ProviderUnavailable as error:
-        says = f"Its token endpoint cannot be used just now: {error}."
-        return Finding(provider.id, "fail", says, "Wait, or check the network and `token_endpoint` in the catalogue.")
+        message = f"Its token endpoint cannot be used now: {error}."
+        return Finding(
+            provider.id, "fail", message, "Wait, or check the network and `token_endpoint` in the catalogue."
+        )
     except GatewayError as error:
         return _refused(rt, provider, error)
-    says = "It gives a token for a code that nobody gave out."
-    return Finding(provider.id, "fail", says, "Do not use this provider.")
+    message = "It issues a token for a made-up code."
+    return Finding(provider.id, "fail", message, "Do not use this provider.")
 
 
 def _refused(rt: Runtime, provider: Provider, error: GatewayError) -> Finding:
-    """Another answer than that the code is none; its reason is in our words."""
+    """Any other refusal than of the code."""
     reason = str(error) if isinstance(error, ClientRejected) else ""
     if any(word in reason for word in _UNKNOWN_CLIENT):
         secret = f"{provider.id.upper()}_CLIENT_ID and {provider.id.upper()}_CLIENT_SECRET"
-        says = "It refuses our registration: wrong client id or secret, or one for another environment."
-        return Finding(provider.id, "fail", says, f"Copy {secret} from the provider's console again.")
+        message = "It refuses our registration: wrong client id or secret, or one for another environment."
+        return Finding(provider.id, "fail", message, f"Copy {secret} from the provider's console again.")
     if any(word in reason for word in _UNKNOWN_REDIRECT):
-        mend = f"Register it there exactly: {rt.redirect_uri(provider)}"
-        return Finding(provider.id, "fail", "It does not know our redirect URI.", mend)
-    says = f"Whether it knows our registration cannot be told: {error}."
-    return Finding(provider.id, "warn", says, "Connect once yourself to be sure.")
+        fix = f"Register it there exactly: {rt.redirect_uri(provider)}"
+        return Finding(provider.id, "fail", "It does not know our redirect URI.", fix)
+    message = f"It is not clear whether it knows our registration: {error}."
+    return Finding(provider.id, "warn", message, "Connect once yourself to be sure.")

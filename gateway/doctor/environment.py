@@ -1,0 +1,89 @@
+"""The environment: settings, the journal, who may sign in, and this machine's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from gateway.doctor.report import Finding, Level, clock_finding
+from gateway.errors import GatewayError
+from gateway.services import Runtime
+from gateway.settings import Settings
+
+
+def examine(rt: Runtime, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Settings that are valid, and may still not be what the operator meant."""
+    settings = rt.settings
+    yield Finding("settings", "ok", "All settings are valid.")
+    more = " (the first encrypts, the others only decrypt)" if len(settings.keys) > 1 else ""
+    yield Finding("keys", "ok", f"{len(settings.keys)} in GATEWAY_KEYS{more}.")
+    if not settings.app_origins and settings.app_login_url is None:
+        yield Finding(
+            "settings",
+            "warn",
+            "No front end can hand over a signed-in user, and a browser without a session is not sent to sign in.",
+            "Set GATEWAY_APP_ORIGINS to your product's own origins, and GATEWAY_APP_LOGIN_URL to its sign-in page.",
+        )
+    if settings.allow_private_hosts:
+        message = "Provider addresses may be private, and plain http on loopback."
+        yield Finding("settings", "warn", message, "Remove GATEWAY_ALLOW_PRIVATE_HOSTS, unless this is a test.")
+    for provider in rt.catalog.providers:
+        name = provider.upper()
+        given = any(environ.get(f"{name}_CLIENT_SECRET{form}") for form in ("", "_FILE"))
+        if given and not environ.get(f"{name}_CLIENT_ID"):
+            message = f"{name}_CLIENT_SECRET is set without {name}_CLIENT_ID: the provider is not enabled."
+            yield Finding("settings", "warn", message, f"Set {name}_CLIENT_ID, or remove the secret.")
+    if settings.journal:
+        yield Finding("journal", "ok", "It can be written.")
+    else:
+        message = (
+            "It is switched off: a crash between a provider's response and its commit loses a rotated refresh token."
+        )
+        fix = "Remove GATEWAY_JOURNAL=0, and keep GATEWAY_DATA on a persistent disk."
+        yield Finding("journal", "warn", message, fix)
+
+
+def examine_sign_in(rt: Runtime) -> Iterator[Finding]:
+    """Whether users' access tokens can be verified."""
+    settings = rt.settings
+    if settings.supabase_url is None:
+        fix = "Set SUPABASE_URL to https://<project>.supabase.co."
+        yield Finding("sign-in", "fail", "SUPABASE_URL is missing: no user can sign in.", fix)
+        return
+    url = f"{settings.supabase_url}/auth/v1/.well-known/jwks.json"
+    try:
+        response = rt.http.request("GET", url, headers={"Accept": "application/json"})
+        yield from compare_clock(response.headers.get("date"), rt.now())
+        keys = len(rt.issuers.keys(url))
+    except GatewayError as error:
+        level: Level = "warn" if settings.supabase_jwt_secret else "fail"
+        yield Finding("sign-in", level, f"The project's signing keys cannot be read: {error}.", "Check SUPABASE_URL.")
+        return
+    yield judge_keys(settings, keys)
+
+
+def judge_keys(settings: Settings, keys: int) -> Finding:
+    """By how many published keys, and whether by the shared secret, tokens are verified."""
+    secret = settings.supabase_jwt_secret is not None
+    if not keys and not secret:
+        message = "The project publishes no signing keys, so no access token can be verified."
+        fix = "Migrate it to signing keys (Supabase: Project settings, JWT keys), or set SUPABASE_JWT_SECRET."
+        return Finding("sign-in", "fail", message, fix)
+    if keys and secret:
+        message = (
+            f"The project publishes {keys} signing keys, and tokens signed with the shared secret are accepted too."
+        )
+        fix = "Remove SUPABASE_JWT_SECRET when no token is signed with it any more."
+        return Finding("sign-in", "warn", message, fix)
+    return Finding("sign-in", "ok", f"{keys} signing keys." if keys else "By the shared secret (HS256).")
+
+
+def compare_clock(date: str | None, now: datetime) -> Iterator[Finding]:
+    """By the Date header (RFC 9110 section 6.6.1) of the sign-in service, whose tokens say when they expire."""
+    try:
+        theirs = parsedate_to_datetime(date or "")
+    except ValueError:
+        return
+    theirs = theirs if theirs.tzinfo else theirs.replace(tzinfo=UTC)
+    yield clock_finding("the sign-in service's clock", (now - theirs).total_seconds())

@@ -1,0 +1,55 @@
+"""What the doctor reports: findings, and how they are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["ok", "warn", "fail", "unseen"]
+APPLY = "Run `python -m gateway db apply`: it sets everything up again and loses nothing."
+CLOCK_SECONDS = 30
+"""Tokens are checked with a minute of tolerance; half of it may be used up before it is reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """
+    `message` is what was seen of the part `about`, `fix` what to do about it.
+
+    A plain sentence of ours: no setting's value, no database address, no provider's words, so that it can be pasted anywhere.
+    """
+
+    about: str
+    level: Level
+    message: str
+    fix: str = ""
+
+
+def is_sound(findings: Sequence[Finding]) -> bool:
+    """Whether nothing must be fixed: warnings are to be read, failures to be fixed."""
+    return all(finding.level != "fail" for finding in findings)
+
+
+def line(finding: Finding) -> str:
+    """One finding on the terminal."""
+    mark = {"ok": "ok", "warn": "warn", "fail": "FAIL", "unseen": "-"}[finding.level]
+    return f"{mark:<5} {finding.about:<18} {finding.message}"
+
+
+def what_to_fix(findings: Sequence[Finding]) -> str:
+    """The end of the report: failures first, then warnings."""
+    urgent = sorted((f for f in findings if f.level in ("fail", "warn")), key=lambda finding: finding.level)
+    fixes = dict.fromkeys(f"{finding.about}: {finding.fix or finding.message}" for finding in urgent)
+    if not fixes:
+        return "\nNothing to fix."
+    return "\n".join(["\nWhat to fix:", *(f"  {number}. {fix}" for number, fix in enumerate(fixes, start=1))])
+
+
+def clock_finding(other: str, ahead_seconds: float) -> Finding:
+    """Our clock against another."""
+    if abs(ahead_seconds) <= CLOCK_SECONDS:
+        return Finding("clock", "ok", f"Within {CLOCK_SECONDS} s of {other}.")
+    side = "ahead of" if ahead_seconds > 0 else "behind"
+    message = f"This machine is {abs(ahead_seconds):.0f} s {side} {other}."
+    return Finding("clock", "warn", message, "Set it by NTP: tokens are refused, or accepted for too long.")
