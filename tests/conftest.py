@@ -1,7 +1,7 @@
 """
-A real Postgres for whoever asks for one.
+A real Postgres, a gateway process, and the markers.
 
-One embedded server a worker, in a temporary folder, and one database that is emptied after each test.
+Each worker has one embedded server in a temporary folder, and one database that is emptied after each test.
 """
 
 from __future__ import annotations
@@ -106,6 +106,19 @@ def store(request, database) -> Iterator[Store]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "store" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2] in CONTRACT:
         metafunc.parametrize("store", ["direct", "rest"], indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.parent.name
+        if "cluster" in item.fixturenames:
+            item.add_marker("database")
+        elif folder == "unit":
+            item.add_marker("unit")
+        if folder == "browser":
+            item.add_marker("browser")
+        if folder == "reliability":
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from tests.support.gateway_process import Gateway
 
 PROVIDERS = ("ghl", "google", "ringcentral")
 BODY_CANARY = "canary-in-a-providers-body"
+pytestmark = pytest.mark.slow
 BROKEN = {
     "a row that may not stand": (
         "alter table public.provider_data add constraint broken check (false) not valid",

@@ -1,0 +1,72 @@
+"""
+The budgets of the product: limits for each idea, so that it stays small enough for one head.
+
+A file may be long when it is one idea. Sandbox, catalogue, tests and benches are not counted.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_layers import LAYERS
+
+ROOT = Path(__file__).resolve().parents[2]
+GATEWAY = ROOT / "gateway"
+SQL = GATEWAY / "database" / "sql"
+PYTHON = [path for path in sorted(GATEWAY.rglob("*.py")) if "sandbox" not in path.parts]
+MAIN_PATH = ("models.py", "catalog", "crypto", "http", "protocol", "connect", "tokens")
+"""What a callback and a token read go through; `connect` holds the save."""
+
+
+being_rebuilt = pytest.mark.xfail(reason="the rebuilding is not finished", strict=False)
+
+
+def lines(path: Path) -> int:
+    return path.read_text(encoding="utf-8").count("\n")
+
+
+@being_rebuilt
+def test_python_stays_within_its_budget():
+    assert sum(map(lines, PYTHON)) <= 13_500
+
+
+def test_the_main_path_stays_within_its_budget():
+    on_it = [path for path in PYTHON if path.relative_to(GATEWAY).parts[0] in MAIN_PATH]
+    assert sum(map(lines, on_it)) <= 4_300
+
+
+@being_rebuilt
+def test_sql_stays_within_its_budget_and_no_file_is_long():
+    sizes = {path.relative_to(SQL).as_posix(): lines(path) for path in SQL.rglob("*.sql")}
+    assert sum(sizes.values()) <= 3_000
+    assert {name: size for name, size in sizes.items() if size > 300} == {}
+
+
+@being_rebuilt
+def test_the_public_functions_of_the_database_are_few():
+    text = "\n".join(path.read_text(encoding="utf-8") for path in SQL.rglob("*.sql"))
+    names = set(re.findall(r"create (?:or replace )?function public\.(gateway_\w+)", text))
+    assert 0 < len(names) <= 60
+
+
+def test_there_are_five_layers_of_imports():
+    assert len(LAYERS) <= 5
+
+
+@being_rebuilt
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: path.relative_to(GATEWAY).as_posix())
+def test_no_function_is_longer_than_fifty_lines(path):
+    """
+    A function of one screen can be read at once.
+    """
+    functions = [
+        node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    sizes = {node.name: node.end_lineno - node.lineno + 1 for node in functions}
+    assert {name: size for name, size in sizes.items() if size > 50} == {}
