@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from gateway import create_app
-from gateway.worker.heartbeat import keep_announcing
+from gateway.worker.heartbeat import start_heartbeat
 
 app = create_app()
-keep_announcing(app.extensions["gateway"])
+start_heartbeat(app.extensions["gateway"])

@@ -27,7 +27,7 @@ from gateway.errors import GatewayError
 from gateway.services import Runtime, build_runtime, utc_now
 from gateway.settings import read_settings
 from gateway.tokens.read import fresh_grant
-from gateway.worker.jobs import Worker
+from gateway.worker.loop import Worker
 
 BROWSER = "bench-browser"
 

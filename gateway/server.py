@@ -28,8 +28,8 @@ from waitress.server import create_server
 
 from gateway import create_app
 from gateway.errors import GatewayError, SettingsRefused
-from gateway.worker.heartbeat import keep_announcing
-from gateway.worker.jobs import start_worker
+from gateway.worker.heartbeat import start_heartbeat
+from gateway.worker.loop import start_worker
 
 log = structlog.get_logger(__name__)
 
@@ -89,7 +89,7 @@ def build_served_app(*, work: bool) -> Flask:
     # Without the freeze, each full collection walks through all modules again and stops every request for 60 ms.
     gc.collect()
     gc.freeze()
-    keep_announcing(rt)
+    start_heartbeat(rt)
     if work:
         start_worker(rt)
     return app

@@ -16,8 +16,8 @@ import pytest
 from gateway.database import Store, apply_schema, open_rest_store, open_store
 from gateway.embedded.postgres import EmbeddedPostgres, start_or_join
 from tests.support.database import ReusedDatabase, administer, database_dsn, fresh_database
+from tests.support.event_fixtures import aged, rt, runtime, sealed  # noqa: F401 - fixtures of several files
 from tests.support.gateway_process import Gateway, whole_gateway
-from tests.support.ledger_fixtures import aged, elsewhere, rt, runtime, sealed  # noqa: F401 - fixtures of several files
 from tests.support.postgrest_stand_in import SECRET_KEY, PostgRest
 
 TEMPLATE = "gateway_template"

@@ -33,7 +33,7 @@ from gateway.models import Connection, Status
 from gateway.services import Runtime
 
 PAGE = 500
-_EVENT_COLUMNS = ("id", "type", "user_id", "partner_id", "provider")
+_EVENT_COLUMNS = ("at", "position", "id", "type", "user_id", "partner_id", "provider")
 
 
 @click.group()
@@ -114,9 +114,8 @@ def _inspected_as_json(found: Inspected) -> dict[str, Any]:
             for each in found.partners
         ],
         "events": [
-            {"at": each.said_at, "position": each.position, **{name: each.columns[name] for name in _EVENT_COLUMNS}}
-            | {"data": json.loads(each.columns["data"] or "{}")}
-            for each in found.events
+            {name: event[name] for name in _EVENT_COLUMNS} | {"data": json.loads(event["data"] or "{}")}
+            for event in found.events
         ],
     }
 
@@ -136,8 +135,8 @@ def _inspected_lines(found: Inspected) -> Iterator[str]:
         yield f"  {plainly(partner.name)}, since {partner.since:%Y-%m-%d %H:%M}{ended}{made}"
     yield "last events"
     for event in found.events:
-        position = "–" if event.position is None else event.position
-        yield f"  {event.said_at[:19].replace('T', ' ')}  {position:>8}  {event.columns['type']}"
+        position = "–" if event["position"] is None else event["position"]
+        yield f"  {event['at'][:19]}  {position:>8}  {event['type']}"
 
 
 # -- revoke ----------------------------------------------------------------------------------------------------------
@@ -214,7 +213,7 @@ def _run(rt: Runtime, provider: str) -> Report:
         erasing, revoking = (bars.add_task(text, total=None) for text in ("Erasing", "Revoking"))
         for report in run:
             bars.update(erasing, total=max(report.total, report.erased), completed=report.erased)
-            if report.stage == "giving_back":
+            if report.stage == "revoking":
                 bars.update(revoking, total=report.grants, completed=report.outcomes.total())
         return run.report
 

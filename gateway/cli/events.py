@@ -1,6 +1,4 @@
-"""
-`python -m gateway events …`: the ledger, read and checked by whoever runs the gateway.
-"""
+"""`python -m gateway events …`: read events and verify their hash chain."""
 
 from __future__ import annotations
 
@@ -10,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
 
 import click
 from rich.console import Console
@@ -19,157 +16,127 @@ from rich.progress import Progress as Bar
 
 from gateway.cli.context import interruptible, opened_runtime, opened_store, plainly
 from gateway.database import Store
-from gateway.database.ledgering import RawEvent
-from gateway.events import Progress, accept_head, standing, verify
-from gateway.services import Runtime
+from gateway.database.queries import events as queries
+from gateway.database.queries.events import EventRow, Seal
+from gateway.events.verify import Problem, Progress, verify
 
 PAGE = 500
 _LAST = 20
 _LOOK_SECONDS = 1.0
-_NAMES = ("id", "type", "connection_id", "user_id", "partner_id", "provider")
+_SHOWN_PROBLEMS = 20
+_NAMES = ("position", "id", "at", "type", "connection_id", "user_id", "partner_id", "provider")
 
 
 @click.group()
 def events() -> None:
-    """What happened, in the ledger's order."""
-
-
-# -- reading ---------------------------------------------------------------------------------------------------------
+    """What happened, in order of position."""
 
 
 @events.command("tail")
-@click.option("--after", type=click.IntRange(0), help=f"Behind this position; the last {_LAST} unless told.")
-@click.option("--follow", is_flag=True, help="Go on with what comes, until it is interrupted.")
+@click.option("--after", type=click.IntRange(0), help=f"Events after this position; by default the last {_LAST}.")
+@click.option("--follow", is_flag=True, help="Continue with new events until interrupted.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def tail(after: int | None, *, follow: bool, as_json: bool) -> None:
-    """Sealed events, oldest first."""
+    """Show events, oldest first."""
     with opened_store() as store, interruptible() as stopped, suppress(BrokenPipeError):
-        stands = store.ledger()
-        begin = max(0, stands.position - _LAST) if after is None else after
-        last = begin = max(begin, stands.dropped_position)
+        chain = queries.read_chain(store)
+        last = max(0, chain.position - _LAST) if after is None else after
         while not stopped.is_set():
-            for row in _behind(store, last):
-                click.echo(json.dumps(_shown(row)) if as_json else _line(row))
-                last = row.position or last
+            for row in _rows_after(store, last):
+                click.echo(json.dumps(_as_json(row)) if as_json else _as_line(row))
+                last = row["position"]
                 if stopped.is_set():
                     break
             if not follow or stopped.wait(_LOOK_SECONDS):
                 break
-        if stands.oldest_unsealed_seconds > _LAST and not as_json:
-            click.echo(f"{stands.unsealed} more are not sealed yet: no worker runs.", err=True)
+        if chain.oldest_unassigned_seconds > _LAST and not as_json:
+            click.echo(f"{chain.unassigned} events have no position yet: no worker runs.", err=True)
 
 
-def _behind(store: Store, after: int) -> Iterator[RawEvent]:
-    """Everything sealed behind that position just now, a page at a time."""
-    end = store.ledger().position
-    while after < end:
-        rows, _ = store.ledger_page(after=after, most=PAGE)
+def _rows_after(store: Store, after: int) -> Iterator[EventRow]:
+    while True:
+        rows = [row for row in queries.read_chain_page(store, after=after, limit=PAGE).rows if row["position"] > after]
+        if not rows:
+            return
         yield from rows
-        after += PAGE
+        after = rows[-1]["position"]
 
 
-def _shown(row: RawEvent) -> dict[str, Any]:
-    return (
-        {"position": row.position, "at": row.said_at}
-        | {name: row.columns[name] for name in _NAMES}
-        | {"data": json.loads(row.columns["data"] or "{}"), "hash": row.hash}
-    )
+def _as_json(row: EventRow) -> dict[str, object]:
+    return {name: row[name] for name in _NAMES} | {"data": json.loads(row["data"] or "{}")}
 
 
-def _line(row: RawEvent) -> str:
-    said = row.columns
-    who = f" partner {said['partner_id']}" if said["partner_id"] else ""
-    what = f" {said['connection_id']}" if said["connection_id"] else ""
-    data = "" if said["data"] == "{}" else " " + plainly(said["data"])
-    at = row.said_at[:19].replace("T", " ")
-    return f"{row.position:>8}  {at}  {said['type']:<32} {said['provider'] or '–':<14}{what}{who}{data}"
+def _as_line(row: EventRow) -> str:
+    partner = f" partner {row['partner_id']}" if row["partner_id"] else ""
+    connection = f" {row['connection_id']}" if row["connection_id"] else ""
+    data = "" if row["data"] == "{}" else " " + plainly(row["data"])
+    return f"{row['position']:>8}  {row['at'][:19]}  {row['type']:<32} {row['provider'] or '–':<14}{connection}{partner}{data}"
 
 
-# -- checking --------------------------------------------------------------------------------------------------------
-
-
-def _read_heads(
-    _context: click.Context, _option: click.Parameter, given: tuple[str, ...]
-) -> tuple[tuple[int, str], ...]:
-    """`POSITION:HASH` each, as the log tells of them; the hash is empty at position 0 alone."""
-    found = [re.fullmatch(r"([0-9]{1,18}):([0-9a-f]{64}|)", text) for text in given]
+def _read_checkpoints(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> tuple[Seal, ...]:
+    """`POSITION:HASH` each, as in `events.checkpoint` in the log."""
+    found = [re.fullmatch(r"([0-9]{1,18}):([0-9]+\.[0-9a-f]{64})", text) for text in given]
     if not all(found):
-        raise click.BadParameter("write it as POSITION:HASH, as `ledger.head` in the log has them.")
-    return tuple((int(head[1]), head[2]) for head in found if head)
+        raise click.BadParameter("write it as POSITION:HASH, with the values of `events.checkpoint` in the log.")
+    return tuple(Seal(int(match[1]), match[2]) for match in found if match)
 
 
 @events.command("verify")
 @click.option(
     "--head",
-    "heads",
+    "checkpoints",
     metavar="POSITION:HASH",
     multiple=True,
-    callback=_read_heads,
-    help="What the log told of; repeatable.",
-)
-@click.option(
-    "--accept-head",
-    "accept",
-    is_flag=True,
-    help="After a backup was restored: seal on from where the chain ends now, though it was longer before.",
+    callback=_read_checkpoints,
+    help="A checkpoint from the log; repeatable.",
 )
 @click.option("--json", "as_json", is_flag=True)
-def verify_(heads: tuple[tuple[int, str], ...], *, accept: bool, as_json: bool) -> None:
-    """Check the whole chain; names the first event that was changed, removed or moved, and ends with 1 then."""
-    if accept and heads:
-        raise click.UsageError("--accept-head goes on from what stands: without --head.")
+def verify_(checkpoints: tuple[Seal, ...], *, as_json: bool) -> None:
+    """Verify the whole chain; names the first events that were changed or removed, and then ends with 1."""
     console = Console(stderr=True)
-    columns = (TextColumn("Checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("Verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    problems: list[Problem] = []
     with (
         opened_runtime() as rt,
         interruptible() as stopped,
-        Bar(*columns, console=console, disable=not console.is_terminal) as shown,
+        Bar(*columns, console=console, disable=not console.is_terminal) as bar,
     ):
-        task = shown.add_task("", total=None)
-        for progress in verify(rt, heads, alone=accept):
-            end = progress
-            shown.update(task, total=end.until, completed=end.position)
+        task = bar.add_task("", total=None)
+        for progress in verify(rt, checkpoints):
+            problems += progress.problems
+            bar.update(task, total=progress.until, completed=progress.seal.position)
             if stopped.is_set():
                 break
-        accepted = _accept(rt, end) if accept and not stopped.is_set() else None
-    interrupted = stopped.is_set() and end.problem is None and end.position < end.until
-    if accepted:
-        click.echo(accepted, err=as_json)
-    _say(end, interrupted=interrupted, compared=bool(heads) or accept, as_json=as_json)
-    sys.exit(1 if end.problem or interrupted else 0)
-
-
-def _accept(rt: Runtime, end: Progress) -> str:
-    """Makes the last event that is right the end, where the one that was known before is not; what to say of it."""
-    was = standing(rt)
-    if was is None:
-        return "The chain ends where it was sealed: there is nothing to accept."
-    if end.problem is not None and end.problem.kind not in ("head", "removed"):
-        return "Not accepted: more is wrong than where it ends."
-    if not accept_head(rt, end.position, end.hash):
-        return f"Not accepted: events stand behind position {end.position}, or it moved just now."
-    return f"{was}\nAccepted, and told in the ledger: it goes on from position {end.position}."
-
-
-def _say(end: Progress, *, interrupted: bool, compared: bool, as_json: bool) -> None:
+    interrupted = stopped.is_set() and progress.seal.position < progress.until
+    problems.sort(key=lambda problem: problem.first)
     if as_json:
-        problem = end.problem and asdict(end.problem)
-        whole = {
-            "ok": not problem and not interrupted,
-            "checked": end.checked,
-            "position": end.position,
-            "hash": end.hash,
-        }
-        click.echo(json.dumps(whole | {"problem": problem, "interrupted": interrupted}))
-    elif end.problem is not None:
-        click.echo(end.problem.says)
-        click.echo(f"Up to position {end.position} everything is as it was sealed.")
-    elif interrupted:
-        click.echo(f"Interrupted. Up to position {end.position} of {end.until} everything is as it was sealed.")
+        click.echo(json.dumps(_report(progress, problems, interrupted=interrupted)))
     else:
-        many = "1 event is as it was" if end.checked == 1 else f"{end.checked} events are as they were"
-        click.echo(f"{many} sealed, up to position {end.position}, hash {end.hash}.")
-        if not compared:
-            click.echo(
-                "Compare with the log, from outside the database: --head POSITION:HASH, as its `ledger.head` says."
-            )
+        click.echo("\n".join(_lines(progress, problems, interrupted=interrupted, compared=bool(checkpoints))))
+    sys.exit(1 if problems or interrupted else 0)
+
+
+def _report(progress: Progress, problems: list[Problem], *, interrupted: bool) -> dict[str, object]:
+    return {
+        "ok": not problems and not interrupted,
+        "checked": progress.checked,
+        "position": progress.seal.position,
+        "hash": progress.seal.hash,
+        "problems": [asdict(problem) for problem in problems],
+        "interrupted": interrupted,
+    }
+
+
+def _lines(progress: Progress, problems: list[Problem], *, interrupted: bool, compared: bool) -> Iterator[str]:
+    yield from (problem.message for problem in problems[:_SHOWN_PROBLEMS])
+    if len(problems) > _SHOWN_PROBLEMS:
+        yield f"… and {len(problems) - _SHOWN_PROBLEMS} more."
+    if problems:
+        yield f"The events before position {problems[0].first} are unchanged since they were sealed."
+    elif not interrupted:
+        many = "1 event is" if progress.checked == 1 else f"{progress.checked} events are"
+        yield f"{many} unchanged, up to position {progress.seal.position}, hash {progress.seal.hash or '–'}."
+    if interrupted:
+        yield f"Interrupted at position {progress.seal.position} of {progress.until}."
+    elif not compared:
+        yield "To find an end that was cut off, compare with the log: --head POSITION:HASH, from `events.checkpoint`."

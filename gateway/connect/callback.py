@@ -23,6 +23,7 @@ from gateway.connect import save
 from gateway.connect.account import read_account
 from gateway.connections import revoke
 from gateway.crypto.vault import fingerprint
+from gateway.database.queries.events import append_event
 from gateway.errors import (
     BrowserMismatch,
     GatewayError,
@@ -184,8 +185,12 @@ def _judge_who(rt: Runtime, request: AuthorizationRequest, browser: str) -> None
     elif request.session_user_id != request.user_id and not nobody_yet:
         mismatch = UserMismatch("the callback came from another user, or from nobody")
     if mismatch is not None:
-        rt.store.record(
-            "connect.refused", user_id=request.user_id, provider=request.provider, data={"error": mismatch.slug}
+        append_event(
+            rt.database,
+            "connect.refused",
+            user_id=request.user_id,
+            provider=request.provider,
+            data={"error": mismatch.slug},
         )
         raise mismatch
 

@@ -13,6 +13,7 @@ from typing import Literal
 import structlog
 
 from gateway.database import Leaving
+from gateway.database.queries.events import append_event
 from gateway.errors import GatewayError, NotFound
 from gateway.http import Deadline
 from gateway.models import Caller
@@ -49,7 +50,8 @@ def uninstall_app(
         log.warning("uninstall.failed", provider=target.provider, error=error.slug, reason=str(error))
         outcome = "failed"
     try:
-        rt.store.record(
+        append_event(
+            rt.database,
             "app.uninstalled" if outcome == "done" else "app.uninstall_failed",
             connection_id=connection_id,
             user_id=target.user_id,

@@ -18,7 +18,6 @@ from pydantic_core import to_jsonable_python
 from gateway.database import rows
 from gateway.database.adopting import Adoptable, Adopting, ClaimedAdoption
 from gateway.database.keeping import Host, Keeping, Leaving, SealedPage, SealedRow
-from gateway.database.ledgering import Ledgering
 from gateway.database.linking import Completion, Link, Linking
 from gateway.database.migrate import apply_schema, schema_version
 from gateway.database.operating import Operating
@@ -140,7 +139,7 @@ class Database:
         return SchemaState(version=row["version"], own_auth=row["own_auth"])
 
 
-class Store(Database, Refreshing, Adopting, Partnering, Linking, Ledgering, Operating, Keeping):
+class Store(Database, Refreshing, Adopting, Partnering, Linking, Operating, Keeping):
     """What the topic modules have not taken over yet."""
 
     _call = Database.call
@@ -284,27 +283,6 @@ class Store(Database, Refreshing, Adopting, Partnering, Linking, Ledgering, Oper
         """
         row = self._call("disconnect", session_hash=session_hash, connection_id=str(connection_id), **asking(caller))
         return None if row is None else rows.erased(row)
-
-    # -- events, schema ----------------------------------------------------------------------------------------------
-
-    def record(
-        self,
-        type: str,  # noqa: A002 -- the column's name, and the argument's
-        *,
-        connection_id: UUID | None = None,
-        user_id: UUID | None = None,
-        provider: str | None = None,
-        data: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Appends an event, `noun.past`. No secret belongs into `data`: partners will read it."""
-        self._call(
-            "record",
-            type=type,
-            connection_id=None if connection_id is None else str(connection_id),
-            user_id=None if user_id is None else str(user_id),
-            provider=provider,
-            data=dict(data or {}),
-        )
 
 
 def _encode(arguments: Mapping[str, object]) -> dict[str, object]:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from gateway.database import rows
-from gateway.database.ledgering import RawEvent, raw_event
 from gateway.models import Connection, Erased, Revocation
 
 
@@ -37,7 +36,7 @@ class Inspected:
     waiting: int
     """Grants of it that still have to be given back."""
     partners: tuple[Reaching, ...]
-    events: tuple[RawEvent, ...]
+    events: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class ErasedSome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """One erased connection in the proof. `position`: of its event in the ledger, None while that is not sealed."""
+    """One erased connection in the proof. `position`: of its event, None until it has one."""
 
     connection_id: UUID
     account_id: str = field(repr=False)
@@ -108,7 +107,7 @@ class Operating:
                 Reaching(UUID(x["id"]), x["name"], rows.certain(x["since"]), rows.when(x["ended_at"]), x["made"])
                 for x in row["partners"]
             ),
-            events=tuple(map(raw_event, row["events"])),
+            events=tuple(row["events"]),
         )
 
     def provider_holdings(self, provider: str) -> Holdings:

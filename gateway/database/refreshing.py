@@ -128,10 +128,6 @@ class Refreshing:
         )
         return bool(row["told"])
 
-    def announce_endings(self) -> int:
-        """Tells, once each, of refresh tokens that will die and cannot be kept alive; how many."""
-        return int(self._call("announce_endings")["announced"])
-
     def lag(self) -> Mapping[str, Any]:
         """How far behind the work is: counts, and the age of the oldest due refresh in seconds."""
         found: Mapping[str, Any] = self._call("lag")

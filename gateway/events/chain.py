@@ -1,5 +1,7 @@
 """
-How rows are chained, and how a chain is checked: hashes and marks under its key, and what is wrong first.
+The hash chain over events: segments of consecutive positions, each sealed by an HMAC over its rows and the seal before it.
+
+The key is encrypted by the vault, so that nobody can make a seal with the database alone. Delivery never waits for the chain.
 """
 
 from __future__ import annotations
@@ -8,163 +10,75 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Iterable
+from typing import Any
 
-from gateway.database.ledgering import Ends, Ledger, RawEvent
-from gateway.errors import GatewayError, SecretUnreadable
+import structlog
+
+from gateway.database.queries import events
+from gateway.database.queries.events import Chain, EventRow, Seal
+from gateway.errors import SecretUnreadable
 from gateway.services import Runtime
 
-MOST = 500
-"""Rows sealed, read or dropped at a time."""
-LEASE_SECONDS = 5.0
-"""How long a sealer that died keeps the others away."""
+log = structlog.get_logger(__name__)
 
-_PLACE = {"row": "ledger", "column": "ledger", "generation": 0}
+SEGMENT = 500
+"""The most rows under one seal."""
+_FORMAT = 1
 _KEY_BYTES = 32
-
-Kind = Literal["changed", "removed", "reordered", "inserted", "cut_off", "made_anew", "front", "head"]
-
-
-def row_hash(key: bytes, before: str, row: RawEvent, position: int) -> str:
-    """The hash (hex) of a row at that place behind one of hash `before`, "" for the first: over each column, as it stands."""
-    columns = dict(row.columns) | {"at": row.said_at, "position": position}
-    said = json.dumps(columns, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hmac.digest(key, f"{before}{said}".encode(), hashlib.sha256).hex()
+_SEALED_FOR: dict[str, Any] = {"row": "ledger", "column": "ledger", "generation": 0}
 
 
-def mark_of(key: bytes, what: str, position: int, digest: str) -> str:
+def segment_hash(key: bytes, previous: str, rows: Iterable[EventRow]) -> str:
     """
-    What proves that the chain was brought to end (`head`), or to begin (`front`), there by one who has the key.
+    The hash over some rows and the seal before them: its format version, a dot, an HMAC-SHA-256 in hex.
 
-    What a row's hash is made over begins with a hash or a brace, and so with none of these words.
+    Only keys with a value are covered, so that a column which is added later does not change the hash of older rows.
     """
-    return hmac.digest(key, f"{what} {position} {digest}".encode(), hashlib.sha256).hex()
+    present = [{name: value for name, value in row.items() if value is not None} for row in rows]
+    content = {"format": _FORMAT, "previous": previous, "rows": present}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return f"{_FORMAT}.{hmac.digest(key, text.encode(), hashlib.sha256).hex()}"
 
 
-def open_key(rt: Runtime, sealed: str) -> bytes:
-    """The chain's key. Raises SecretUnreadable."""
-    return bytes.fromhex(rt.vault.open(sealed, **_PLACE))  # type: ignore[arg-type]
+def read_chain(rt: Runtime) -> tuple[Chain, bytes]:
+    """
+    The state of the chain and its key, which is made when it is first needed.
+
+    Raises SecretUnreadable when the key does not decrypt, or is missing although the chain has begun.
+    """
+    chain = events.read_chain(rt.database)
+    if chain.encrypted_key is None:
+        new_key = rt.vault.seal(secrets.token_bytes(_KEY_BYTES).hex(), **_SEALED_FOR)
+        chain = events.read_chain(rt.database, new_key=new_key)
+    if chain.encrypted_key is None:
+        raise SecretUnreadable("the key of the event chain is missing")
+    return chain, bytes.fromhex(rt.vault.open(chain.encrypted_key, **_SEALED_FOR))
 
 
-def key_of(rt: Runtime, sealed: str | None) -> bytes:
-    """The chain's key, made at first need. A chain that has begun and lost it gets no other: the database refuses to keep one."""
-    if sealed is None:
-        ours = rt.vault.seal(secrets.token_bytes(_KEY_BYTES).hex(), **_PLACE)  # type: ignore[arg-type]
-        sealed = rt.store.keep_ledger_key(ours)
-    if sealed is None:
-        raise SecretUnreadable("the ledger has lost its key")
-    return open_key(rt, sealed)
+def seal_events(rt: Runtime) -> int:
+    """Seal all events that have a position and no seal; how many."""
+    total = 0
+    while sealed := _seal_segment(rt):
+        total += sealed
+    return total
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """The first thing that is wrong, and where: from `position` to `until`."""
-
-    kind: Kind
-    position: int
-    until: int
-    says: str
-
-
-def fault(kind: Kind, position: int, until: int | None = None) -> Problem:
-    """A problem of rows, in the words of its kind."""
-    last = position if until is None else until
-    where = f"position {position}" if last == position else f"positions {position}–{last}"
-    words = {
-        "changed": f"The event at {where} was changed.",
-        "removed": f"The events at {where} were removed." if last > position else f"The event at {where} was removed.",
-        "reordered": f"The events at {where} were reordered.",
-        "inserted": f"An event was inserted at {where}.",
-    }
-    return Problem(kind, position, last, words[kind])
+def _seal_segment(rt: Runtime) -> int:
+    chain, key = read_chain(rt)
+    if chain.position <= chain.end.position:
+        return 0
+    rows = events.read_chain_page(rt.database, after=chain.end.position, limit=SEGMENT).rows
+    if not rows:
+        return 0
+    last = rows[-1]["position"]
+    digest = segment_hash(key, chain.end.hash, rows)
+    return len(rows) if events.seal_events(rt.database, end=chain.end, position=last, hash=digest) else 0
 
 
-class LedgerBroken(GatewayError):
-    """Nothing may be sealed behind what stands: that would make it right. `problem` is what is wrong."""
-
-    meaning: ClassVar[str] = "The ledger does not end where it was sealed, so nothing more is sealed."
-    next_step: ClassVar[str] = "Run `python -m gateway events verify`, and look for who wrote to the database."
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.says)
-        self.problem = problem
-
-
-class Check:
-    """A walk along the chain, a page at a time. `position` and `hash`: of the last row that was found right."""
-
-    def __init__(self, key: bytes, ledger: Ledger) -> None:
-        self.key = key
-        self.ledger = ledger
-        self.position, self.hash = ledger.dropped_position, ledger.dropped_hash
-
-    def begin_at(self, row: RawEvent) -> None:
-        """From behind that row, whose own hash is believed."""
-        self.position, self.hash = row.position or 0, row.hash or ""
-
-    def front(self) -> Problem | None:
-        """Whether the chain begins where it was brought to begin."""
-        ledger = self.ledger
-        if ledger.before:
-            return Problem("front", 0, ledger.dropped_position, "Events stand in front of where the chain begins.")
-        return wrong_front(self.key, ledger)
-
-    def page(self, rows: Sequence[RawEvent], until: int | None = None) -> Problem | None:
-        """The next rows, which have to reach up to position `until`."""
-        for place, row in enumerate(rows):
-            wanted = self.position + 1
-            if row.position != wanted and (row.position or 0) > wanted:
-                return fault("removed", wanted, (row.position or 0) - 1)
-            if row.position != wanted:
-                return fault("inserted", row.position or 0)
-            digest = row_hash(self.key, self.hash, row, wanted)
-            if not hmac.compare_digest(digest, row.hash or ""):
-                return self._misplaced(rows[place:], wanted)
-            self.position, self.hash = wanted, digest
-        if until is not None and self.position < until:
-            return fault("removed", self.position + 1, until)
-        return None
-
-    def _misplaced(self, rows: Sequence[RawEvent], wanted: int) -> Problem:
-        """A row that is not what stood there: another's place was given to it, or it was changed where it stands."""
-        for place, row in enumerate(rows[1:], start=1):
-            if row_hash(self.key, self.hash, row, wanted) == row.hash:
-                follows = any(row_hash(self.key, row.hash, other, wanted + 1) == other.hash for other in rows[:place])
-                return fault("reordered", wanted, wanted + place) if follows else fault("inserted", wanted)
-        return fault("changed", wanted)
-
-    def end(self) -> Problem | None:
-        """Whether it ends where it was brought to end, and nothing stands behind that."""
-        ledger = self.ledger
-        return stray(ledger) or wrong_head(self.key, ledger, self.hash)
-
-
-def stray(ledger: Ledger) -> Problem | None:
-    """Rows behind the end."""
-    if not ledger.beyond:
-        return None
-    says = f"Events stand behind the end of the chain, position {ledger.position}."
-    return Problem("inserted", ledger.position + 1, ledger.position + 1, says)
-
-
-def wrong_front(key: bytes, ends: Ends) -> Problem | None:
-    """Whether whoever moved the beginning had the key."""
-    if not ends.dropped_position and not ends.dropped_hash:
-        return None
-    if hmac.compare_digest(mark_of(key, "front", ends.dropped_position, ends.dropped_hash), ends.dropped_mark):
-        return None
-    says = f"The events up to position {ends.dropped_position} were removed: the gateway did not drop them."
-    return Problem("front", 1, ends.dropped_position, says)
-
-
-def wrong_head(key: bytes, ends: Ends, there: str | None) -> Problem | None:
-    """Whether whoever moved the end had the key, and the hash at it is the one that is really `there`."""
-    if ends.position:
-        marked = hmac.compare_digest(mark_of(key, "head", ends.position, ends.hash), ends.mark)
-        right = marked and hmac.compare_digest(there or "", ends.hash)
-    else:
-        right = not ends.hash
-    says = f"The end of the chain, position {ends.position}, is not the one that was sealed."
-    return None if right else Problem("head", ends.position, ends.position, says)
+def log_checkpoint(rt: Runtime, before: Seal | None) -> Seal:
+    """Write the end of the chain to the log, if it moved since `before`. `events verify --head` compares with it."""
+    end = events.read_chain(rt.database).end
+    if end != before:
+        log.info("events.checkpoint", position=end.position, hash=end.hash)
+    return end

@@ -1,102 +1,131 @@
-"""
-Checking the whole chain, or its end: page by page, against its own hashes and against what is known of it elsewhere.
-"""
+"""Verify the hash chain: segment by segment, and against checkpoints from the log."""
 
 from __future__ import annotations
 
+import hmac
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal
 
-from gateway.database.ledgering import Ledger, RawEvent
-from gateway.events import chain
-from gateway.events.chain import Check, Problem, fault, key_of, stray
-from gateway.events.heads import known, made_anew, place, remembered, wrong, wrong_since
+from gateway.database.queries import events
+from gateway.database.queries.events import Chain, ChainPage, EventRow, Seal
+from gateway.events.chain import SEGMENT, read_chain, segment_hash
 from gateway.services import Runtime
+
+Kind = Literal["changed", "removed", "cut_off", "replaced", "start"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is wrong between the positions `first` and `last`."""
+
+    kind: Kind
+    first: int
+    last: int
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a check is: the last position that was found right, the one where it will end, and the problem that ended it."""
+    """How far a verification is. `problems`: those of this step alone; `seal`: the last one that was reached."""
 
-    position: int
+    seal: Seal
     until: int
     checked: int
-    hash: str
-    problem: Problem | None = None
+    problems: tuple[Problem, ...] = ()
 
 
-def verify(
-    rt: Runtime, heads: Sequence[tuple[int, str]] = (), *, last: int | None = None, alone: bool = False
-) -> Iterator[Progress]:
+def verify(rt: Runtime, checkpoints: Sequence[Seal] = (), *, last: int | None = None) -> Iterator[Progress]:
     """
-    Checks the chain from its beginning, or its `last` rows, up to where it ends when it is asked; says so page by page.
+    Verify the whole chain, or the segments that hold its `last` events, page by page.
 
-    `heads`: positions and hashes that the log told of, which have to stand still, as has what this host remembers unless it is checked
-    `alone`. Ends at the first problem. Raises DatabaseUnavailable, and SecretUnreadable where the key does not open.
+    After a broken segment it continues with the stored seal of that segment, so that one problem does not hide another. `checkpoints` come
+    from the log. Raises DatabaseUnavailable, and SecretUnreadable when the key does not decrypt.
     """
-    seen = None if alone else remembered(rt)
-    ledger = rt.store.ledger(seen=place(seen))
-    if ledger.sealed_key is None and not ledger.position:
-        yield Progress(0, 0, 0, "", _unknown(heads, ledger) or wrong_since(ledger, seen) or stray(ledger))
-        return
-    check = Check(key_of(rt, ledger.sealed_key), ledger)
-    seen, ends = (None, ledger) if alone else known(rt, check.key, ledger, seen)
-    problem = check.front() or _unknown(heads, ledger) or wrong_since(ledger, seen)
-    begin = max(ledger.dropped_position, ledger.position - last) if last is not None else ledger.dropped_position
-    if problem is None and begin > ledger.dropped_position:
-        problem = _begun_at(rt, check, begin)
-    checked = 0
-    while problem is None and check.position < ledger.position:
-        until, stood = min(check.position + chain.MOST, ledger.position), check.position
-        rows, _ = rt.store.ledger_page(after=check.position, most=until - check.position)
-        problem = check.page(rows, until) or _anew(dict(heads), stood, check, rows)
-        if problem is not None and _dropped_meanwhile(rt, check, problem):
-            problem = None
-        checked += max(0, check.position - stood)
-        yield Progress(check.position, ledger.position, checked, check.hash, problem)
-    problem = problem or check.end() or wrong(check.key, ends, seen)
-    yield Progress(check.position, ledger.position, checked, check.hash, problem)
+    chain, key = read_chain(rt)
+    wanted = dict(checkpoints)
+    reached, checked, drop_recorded = chain.start, 0, chain.start.position == 0
+    if last is not None:
+        first = events.read_chain_page(rt.database, after=max(chain.start.position, chain.end.position - last), limit=1)
+        reached, drop_recorded = first.previous, True
+    yield Progress(reached, chain.end.position, 0, tuple(_outside(chain, wanted)))
+    while reached.position < chain.end.position:
+        page = events.read_chain_page(rt.database, after=reached.position, limit=SEGMENT)
+        if page.previous.position > reached.position:  # dropped by the gateway since this began
+            reached = page.previous
+            continue
+        problems: list[Problem] = []
+        for seal, rows in _segments(page):
+            problems += _judge(key, reached, seal, rows)
+            problems += _compare(wanted, reached, seal)
+            drop_recorded = drop_recorded or any(_records_drop(row, chain.start) for row in rows)
+            checked += len(rows)
+            reached = seal
+        if not page.seals:
+            problems.append(_removed(reached.position + 1, chain.end.position))
+            reached = chain.end
+        yield Progress(reached, chain.end.position, checked, tuple(problems))
+    if not drop_recorded and not any(_records_drop(row, chain.start) for row in _unsealed(rt, chain)):
+        text = f"The events up to position {chain.start.position} were removed, and not by the gateway: no event records it."
+        yield Progress(reached, chain.end.position, checked, (Problem("start", 1, chain.start.position, text),))
 
 
-def _begun_at(rt: Runtime, check: Check, begin: int) -> Problem | None:
-    rows, _ = rt.store.ledger_page(after=begin - 1, most=1)
-    for row in rows[:1]:
-        check.begin_at(row)
-    return None if rows else fault("removed", begin)
+def _segments(page: ChainPage) -> Iterator[tuple[Seal, list[EventRow]]]:
+    after = page.previous.position
+    for seal in page.seals:
+        yield seal, [row for row in page.rows if after < row["position"] <= seal.position]
+        after = seal.position
 
 
-def _unknown(heads: Sequence[tuple[int, str]], ledger: Ledger) -> Problem | None:
-    """A position that the log knows, and the chain does not reach."""
-    for position, digest in sorted(heads):
-        if position > ledger.position:
-            says = (
-                f"The log knows of position {position}, and the chain ends at {ledger.position}: its end was cut off."
+def _judge(key: bytes, before: Seal, seal: Seal, rows: list[EventRow]) -> Iterator[Problem]:
+    present = {row["position"] for row in rows}
+    missing = [position for position in range(before.position + 1, seal.position + 1) if position not in present]
+    if missing:
+        yield _removed(missing[0], missing[-1])
+    elif not hmac.compare_digest(segment_hash(key, before.hash, rows), seal.hash):
+        where = _positions(before.position + 1, seal.position)
+        text = f"{where} changed: an event there was changed, moved or replaced, or a seal was."
+        yield Problem("changed", before.position + 1, seal.position, text)
+
+
+def _compare(checkpoints: dict[int, str], before: Seal, seal: Seal) -> Iterator[Problem]:
+    """A checkpoint of this segment has to be its seal."""
+    for position in sorted(checkpoints):
+        if before.position < position <= seal.position and (position, checkpoints[position]) != seal:
+            text = f"Position {position} has another hash than the log: events up to there were replaced."
+            yield Problem("replaced", position, position, text)
+
+
+def _outside(chain: Chain, checkpoints: dict[int, str]) -> Iterator[Problem]:
+    if chain.rows_before_start:
+        yield Problem("start", 0, chain.start.position, "There are events before the start of the chain.")
+    for position, digest in sorted(checkpoints.items()):
+        if position > chain.end.position:
+            text = (
+                f"The log has position {position}, and the chain ends at {chain.end.position}: "
+                "its end was cut off, or a backup was restored."
             )
-            return Problem("cut_off", ledger.position + 1, position, says)
-        if position == ledger.dropped_position and digest != ledger.dropped_hash:
-            return made_anew(position)
-    return None
+            yield Problem("cut_off", chain.end.position + 1, position, text)
+        elif position == chain.start.position and digest != chain.start.hash:
+            yield Problem("replaced", position, position, f"Position {position} has another hash than the log.")
 
 
-def _anew(known: dict[int, str], stood: int, check: Check, rows: Sequence[RawEvent]) -> Problem | None:
-    """A position in this page that the log knows by another hash. All rows of it were found right before."""
-    for row in rows:
-        position = row.position or 0
-        if stood < position <= check.position and known.get(position, row.hash) != row.hash:
-            return made_anew(position)
-    return None
+def _records_drop(row: EventRow, start: Seal) -> bool:
+    return row["type"] == "events.dropped" and bool(json.loads(row["data"]) == start._asdict())
 
 
-def _dropped_meanwhile(rt: Runtime, check: Check, problem: Problem) -> bool:
-    """Whether what is missing was dropped by the gateway itself since this check began; then it goes on behind that."""
-    now = rt.store.ledger()
-    if problem.kind != "removed" or now.dropped_position < problem.position:
-        return False
-    moved = Check(check.key, replace(check.ledger, **{name: getattr(now, name) for name in _FRONT}))
-    if moved.front() is not None:
-        return False
-    check.position, check.hash = now.dropped_position, now.dropped_hash
-    return True
+def _unsealed(rt: Runtime, chain: Chain) -> Sequence[EventRow]:
+    return events.read_chain_page(rt.database, after=chain.end.position, limit=SEGMENT).rows
 
 
-_FRONT = ("dropped_position", "dropped_hash", "dropped_mark")
+def _removed(first: int, last: int) -> Problem:
+    return Problem("removed", first, last, f"{_positions(first, last)} removed.")
+
+
+def _positions(first: int, last: int) -> str:
+    return (
+        f"The event at position {first} was"
+        if first == last
+        else f"Events between the positions {first} and {last} were"
+    )

@@ -18,7 +18,7 @@ from flask import Blueprint, Flask, Response, current_app, g, request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
 
-from gateway import __version__, events
+from gateway import __version__
 from gateway.errors import Forbidden, GatewayError, Unauthenticated
 from gateway.models import Status
 from gateway.services import Runtime
@@ -92,7 +92,6 @@ class _Database:
         try:
             lag = self._rt.store.lag()
             refreshes = self._rt.store.recent_refreshes(RECENT_SECONDS)
-            broken = events.standing(self._rt) is not None
         except GatewayError:
             yield GaugeMetricFamily("gateway_database_up", "Whether the database responds.", 0)
             return
@@ -103,9 +102,8 @@ class _Database:
             ("dead_intents", "Refreshes whose process crashed, not taken up again yet.", lag["dead_intents"]),
             ("revocations_waiting", "Grants to be revoked at their provider.", lag["revocations"]),
             ("parked_grants", "Grants that wait for their user's decision.", lag["parked_grants"]),
-            ("events_unsealed", "Events that are not in the hash chain yet.", lag["events_unsealed"]),
-            ("events_unsealed_seconds", "Age of the oldest of them.", lag["oldest_unsealed_seconds"]),
-            ("ledger_broken", "1: the hash chain is broken and does not grow.", broken),
+            ("events_unassigned", "Events that have no position yet.", lag["events_unassigned"]),
+            ("events_unassigned_seconds", "Age of the oldest of them.", lag["oldest_unassigned_seconds"]),
         ):
             yield GaugeMetricFamily(f"gateway_{name}", text, float(value))
         by_status = {status: lag["connections"].get(status, 0) for status in get_args(Status)}

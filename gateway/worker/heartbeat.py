@@ -1,7 +1,7 @@
 """
-Says which keys this process has, when it starts and every minute, so that a host that lacks one is seen before it matters.
+The heartbeat of a process: which encryption keys it has, by fingerprints that show nothing of them.
 
-Keys leave as marks that show nothing of them. Whoever compares the hosts does it elsewhere.
+Key rotation and the doctor compare these, so that a host without a key is found before it matters.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ log = structlog.get_logger(__name__)
 EVERY_SECONDS = 60.0
 
 
-def keep_announcing(rt: Runtime, stopped: threading.Event | None = None) -> threading.Event:
-    """Announces this process from a thread of its own until the event is set, or the process ends."""
+def start_heartbeat(rt: Runtime, stopped: threading.Event | None = None) -> threading.Event:
+    """Report from a thread of its own, now and every minute, until the event is set or the process ends."""
     stopped = stopped or threading.Event()
-    threading.Thread(target=_run, args=(rt, stopped), name="presence", daemon=True).start()
+    threading.Thread(target=_run, args=(rt, stopped), name="heartbeat", daemon=True).start()
     return stopped
 
 
@@ -30,6 +30,6 @@ def _run(rt: Runtime, stopped: threading.Event) -> None:
         try:
             rt.store.host_seen(host=rt.journal.host, keys=rt.vault.fingerprints())
         except GatewayError as error:
-            log.warning("presence.untold", error=error.slug)
+            log.warning("heartbeat.report_failed", error=error.slug)
         if stopped.wait(EVERY_SECONDS):
             return

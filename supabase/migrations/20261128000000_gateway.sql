@@ -476,7 +476,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 6 and m.sha256 <> 'f31f92b8d21bf2ce6571c578308d11bd43fcc5d6c1ff4063767ce388faefcbd3') then
+  if exists (select from gateway.migration m where m.number = 6 and m.sha256 <> '58918c7d895bf194ef48ff132ef91b6240ea8e6ab32ef68b929f7f3cefd385fc') then
     raise exception 'gateway: migration 6 (events) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 6) then
     execute $migration$
@@ -488,47 +488,39 @@ create table gateway.event (
   type          text not null,
   connection_id uuid,
   user_id       uuid,
+  partner_id    uuid,
   provider      text,
   data          jsonb not null default '{}',
-  partner_id    uuid,
-  position      bigint,
-  hash          text
+  position      bigint
 );
-create index event_connection on gateway.event (connection_id, (-position));
-create index event_at on gateway.event (at);
-create index event_unsealed on gateway.event (at, id) where position is null;
--- Token reads are many, and these are looked for among them.
-create index event_refresh on gateway.event (at) where type in ('grant.refreshed', 'grant.refresh_failed');
--- How often one connection was refreshed lately.
-create index event_refreshed on gateway.event (connection_id, at) where type = 'grant.refreshed';
--- Partial, so that a request that appends does not pay for them: the sealer does. By the negative of the position, so that no plan
--- uses the index of positions in their place, in the belief that a rare value is soon met there.
-create index event_partner on gateway.event (partner_id, (-position)) where position is not null and partner_id is not null;
-create index event_user on gateway.event (user_id, (-position)) where position is not null;
-create index event_provider on gateway.event (provider, (-position)) where position is not null;
 create unique index event_position on gateway.event (position);
-comment on column gateway.event.position is 'Its place in the chain, given to committed rows by the sealer; null until then.';
-comment on column gateway.event.hash is 'HMAC over the row and the hash of the row before it; the key is not in this database.';
+create index event_unassigned on gateway.event (at, id) where position is null;
+-- The latest events of one connection, for the operator and for how often it was refreshed.
+create index event_connection on gateway.event (connection_id, at);
+create index event_user on gateway.event (user_id, (-position)) where position is not null;
+-- Small, since rows come in order of time: for what happened lately.
+create index event_at on gateway.event using brin (at) with (pages_per_range = 16, autosummarize = on);
+comment on column gateway.event.position is 'Its place in the order in which events are read: given to committed rows by the worker; null until then.';
 comment on index gateway.event_pkey is 'An event is reported once under one id.';
-comment on index gateway.event_position is 'A place in the chain is given once, so that a cursor over places misses no event.';
+comment on index gateway.event_position is 'A position is given once, so that a cursor over positions misses no event.';
 
-create table gateway.ledger (
-  only_one         boolean constraint ledger_pkey primary key default true check (only_one),
-  sealed_key       text,
-  position         bigint not null default 0,
-  hash             text not null default '',
-  mark             text not null default '',
-  dropped_position bigint not null default 0,
-  dropped_hash     text not null default '',
-  dropped_mark     text not null default '',
-  accepted         text not null default '',
-  lease_until      timestamptz
+create table gateway.event_chain (
+  only_one      boolean constraint event_chain_pkey primary key default true check (only_one),
+  position      bigint not null default 0,
+  encrypted_key text
 );
-insert into gateway.ledger (only_one) values (true);
-comment on table gateway.ledger is 'The end of the chain of events, its encrypted key, and where it begins since older segments were dropped.';
-comment on column gateway.ledger.mark is 'HMAC over position and hash of the end; dropped_mark is that of the beginning.';
-comment on column gateway.ledger.accepted is 'An older end that the operator went on from, and its HMAC: after a backup was restored.';
-comment on index gateway.ledger_pkey is 'There is one chain.';
+insert into gateway.event_chain (only_one) values (true);
+comment on table gateway.event_chain is 'The last position that was given, and the encrypted key of the hash chain.';
+comment on index gateway.event_chain_pkey is 'There is one chain.';
+
+create table gateway.event_seal (
+  position bigint constraint event_seal_pkey primary key,
+  hash     text not null
+);
+insert into gateway.event_seal values (0, '');
+comment on table gateway.event_seal is 'The hash chain: each row covers the events since the row before it. The first row is where the chain begins.';
+comment on column gateway.event_seal.hash is 'Format version, dot, HMAC over the seal before it and the events; the key is not in this database.';
+comment on index gateway.event_seal_pkey is 'The chain has one end.';
 
 create table gateway.used_id (
   id uuid constraint used_id_pkey primary key
@@ -536,7 +528,7 @@ create table gateway.used_id (
 comment on table gateway.used_id is 'Connections that dropped events told of: secrets are encrypted for an id, so none may come back.';
 comment on index gateway.used_id_pkey is 'An id is used once.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (6, 'events', 'f31f92b8d21bf2ce6571c578308d11bd43fcc5d6c1ff4063767ce388faefcbd3');
+    insert into gateway.migration (number, name, sha256) values (6, 'events', '58918c7d895bf194ef48ff132ef91b6240ea8e6ab32ef68b929f7f3cefd385fc');
   end if;
 end $apply$;
 
@@ -1324,7 +1316,7 @@ begin
             or exists (select from gateway.authorization_request a where a.provider = p_provider));
 end $$;
 
--- Events: appending them, and reading them through /v1.
+-- Events: append, positions, the hash chain, and what callers may read.
 
 create or replace function public.gateway_record_v1(p_type text, p_connection_id uuid, p_user_id uuid, p_provider text, p_data jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
@@ -1334,101 +1326,176 @@ begin
   return '{}';
 end $$;
 
--- A time for whoever reads it elsewhere. What is no time there (infinite, before year 1, beyond 9998) is a text, in UTC.
-create or replace function gateway.moment(p_t timestamptz) returns jsonb
-language sql stable as $$
-  select case when p_t > timestamptz '0001-01-03 00:00:00+00' and p_t < timestamptz '9999-01-01 00:00:00+00' then to_jsonb(p_t)
-              else to_jsonb(p_t at time zone 'UTC') end
+-- positions -----------------------------------------------------------------------------------------------------------
+
+-- The next positions go to committed events that have none, oldest first. One caller at a time: an event that commits later gets a later
+-- position, and no reader sees a position before all lower ones. `greatest`: a row that was inserted with a position must not stop this.
+create or replace function public.gateway_assign_positions_v1(p_limit integer)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  top      bigint;
+  assigned integer;
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended('gateway event positions', 0)) then
+    return '{"assigned": 0}';
+  end if;
+  select greatest(c.position, (select max(e.position) from gateway.event e)) into top from gateway.event_chain c;
+  update gateway.event e set position = top + x.place
+    from (select o.id, row_number() over (order by o.at, o.id) as place
+            from (select n.id, n.at from gateway.event n where n.position is null order by n.at, n.id limit p_limit) o) x
+   where e.id = x.id;
+  get diagnostics assigned = row_count;
+  if assigned > 0 then
+    update gateway.event_chain c set position = top + assigned;
+  end if;
+  return jsonb_build_object('assigned', assigned);
+end $$;
+
+-- the hash chain ------------------------------------------------------------------------------------------------------
+
+create or replace function gateway.seal_json(p_seal gateway.event_seal) returns jsonb
+language sql immutable as $$
+  select jsonb_build_object('position', p_seal.position, 'hash', p_seal.hash)
 $$;
 
--- How far one call of a partner with reach `own` looks, whatever it finds: 2000 events. Where it was given few connections, that is
--- 2000 events of these, which may lie far apart; else, or near the end, the next 2000 of the chain. Null: as far as the page has room.
-create or replace function gateway.looked_until(p_partner gateway.partner, p_after bigint) returns bigint
-language plpgsql stable set search_path = '' set enable_bitmapscan = off set enable_seqscan = off as $$
-declare
-  head  bigint := (select l.position from gateway.ledger l);
-  lanes uuid[];
+-- A row with all its columns, as it is hashed. `data` and times are texts, so that nothing changes on the way to the process that hashes.
+create or replace function gateway.event_row(p_event gateway.event) returns jsonb
+language sql stable as $$
+  select to_jsonb(p_event) || jsonb_build_object('at', (p_event.at at time zone 'UTC')::text, 'data', p_event.data::text)
+$$;
+
+-- The state of the chain. The key is set once, before anything is sealed: a chain never gets another one.
+create or replace function public.gateway_event_chain_v1(p_new_key text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
-  if p_partner.id is null or p_partner.reach <> 'own' then
-    return null;
+  if p_new_key is not null then
+    update gateway.event_chain c set encrypted_key = p_new_key
+     where c.encrypted_key is null and not exists (select from gateway.event_seal s where s.hash <> '');
   end if;
-  lanes := array(select distinct c.connection_id from gateway.consent c where c.partner_id = p_partner.id order by c.connection_id limit 21);
-  if head - p_after <= 2000 then
-    return head;
-  elsif cardinality(lanes) > 20 then
-    return p_after + 2000;
-  end if;
-  return least(head, (
-    select min(o.position) from unnest(lanes) as known (id) cross join lateral (
-      select e.position from gateway.event e
-       where e.connection_id = known.id and e.position is not null and -e.position < -p_after
-       order by -e.position desc offset 2000 / greatest(cardinality(lanes), 1) - 1 limit 1) o));
+  return (
+    select jsonb_build_object(
+             'position', c.position, 'encrypted_key', c.encrypted_key,
+             'start', (select gateway.seal_json(s) from gateway.event_seal s order by s.position limit 1),
+             'end', (select gateway.seal_json(s) from gateway.event_seal s order by s.position desc limit 1),
+             'rows_before_start', exists (select from gateway.event e
+                                           where e.position <= (select min(s.position) from gateway.event_seal s)),
+             'unassigned', (select count(*) from gateway.event e where e.position is null),
+             'oldest_unassigned_seconds', gateway.unassigned_seconds())
+      from gateway.event_chain c);
 end $$;
 
--- The sealed events that a user may be told of, or a partner, behind `after` and up to `until`, in order: its own acts; and of its
--- providers' connections everything (reach `all`), or what others than partners did to those it was given, while it was; that they were
--- erased, by whomever, is told a moment after that ended. Every way is along an index and bounded, so that a page costs what it shows;
--- near the end, where whoever asks again and again is, the chain itself is walked.
-create or replace function gateway.told(p_partner gateway.partner, p_whose uuid, p_after bigint, p_until bigint, p_most integer)
-returns setof gateway.event language plpgsql stable set search_path = '' set enable_bitmapscan = off set enable_seqscan = off as $$
+-- For how long the oldest event has waited for a position. A time that was written by hand may be infinite.
+create or replace function gateway.unassigned_seconds() returns numeric
+language sql stable as $$
+  select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e
+   where e.position is null and e.at > '-infinity' and e.at < 'infinity'
+$$;
+
+-- The rows after the last seal at or before `p_after`, up to the last seal within `p_limit` positions, or else the next seal. Where no
+-- seal follows: the next rows after `p_after`.
+create or replace function public.gateway_event_chain_page_v1(p_after bigint, p_limit integer)
+returns jsonb language plpgsql stable security definer set search_path = '' set datestyle = 'ISO' as $$
 declare
-  near boolean := p_after > (select l.position from gateway.ledger l) - 1000;
+  previous gateway.event_seal;
+  last     bigint;
+begin
+  select s.* into previous from gateway.event_seal s where s.position <= p_after order by s.position desc limit 1;
+  if not found then
+    select s.* into previous from gateway.event_seal s order by s.position limit 1;
+  end if;
+  last := coalesce(
+    (select max(s.position) from gateway.event_seal s where s.position > previous.position and s.position <= previous.position + p_limit),
+    (select min(s.position) from gateway.event_seal s where s.position > previous.position));
+  return jsonb_build_object(
+    'previous', gateway.seal_json(previous),
+    'seals', coalesce((select jsonb_agg(gateway.seal_json(s) order by s.position) from gateway.event_seal s
+                        where s.position > previous.position and s.position <= last), '[]'),
+    'rows', coalesce((select jsonb_agg(gateway.event_row(x) order by x.position)
+                        from (select e.* from gateway.event e
+                               where e.position > case when last is null then p_after else previous.position end and (last is null or e.position <= last)
+                               order by e.position limit case when last is null then p_limit end) x), '[]'));
+end $$;
+
+-- Compare-and-set on the end of the chain.
+create or replace function public.gateway_seal_events_v1(p_after bigint, p_position bigint, p_hash text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('gateway event seals', 0));
+  insert into gateway.event_seal (position, hash)
+  select p_position, p_hash where p_position > p_after and p_after = (select max(s.position) from gateway.event_seal s);
+  return jsonb_build_object('sealed', found);
+end $$;
+
+-- Whole segments from the front of the chain, in which every event is older than `p_days` whole days (UTC). The chain then starts at the
+-- last seal of what was dropped; an event records that, so that a front that was cut off in another way is found.
+create or replace function gateway.drop_old_events(p_days integer, p_limit integer) returns void
+language plpgsql set search_path = '' as $$
+declare
+  kept_from timestamptz := (date_trunc('day', clock_timestamp() at time zone 'UTC') - make_interval(days => p_days)) at time zone 'UTC';
+  first     bigint := (select min(s.position) from gateway.event_seal s);
+  young     bigint;
+  start     gateway.event_seal;
+begin
+  select coalesce(min(e.position), first + p_limit + 1) into young from gateway.event e
+   where e.position > first and e.position <= first + p_limit and e.at >= kept_from;
+  select s.* into start from gateway.event_seal s where s.position > first and s.position < young order by s.position desc limit 1;
+  if not found then
+    return;
+  end if;
+  insert into gateway.used_id (id)
+  select distinct e.connection_id from gateway.event e where e.position <= start.position and e.connection_id is not null
+  on conflict do nothing;
+  delete from gateway.event e where e.position <= start.position;
+  delete from gateway.event_seal s where s.position < start.position;
+  insert into gateway.event (type, data) values ('events.dropped', gateway.seal_json(start));
+end $$;
+
+-- reading -------------------------------------------------------------------------------------------------------------
+
+-- The events after `p_after` and up to `p_until` that a user may see, or a partner. A partner sees its own acts. With reach `all` it also
+-- sees everything about its providers. With reach `own` it sees what others than partners did to connections that it was given, while it
+-- had them; and that they were disconnected, by whomever, until a moment after its consent ended.
+create or replace function gateway.visible_events(
+  p_partner gateway.partner, p_user_id uuid, p_after bigint, p_until bigint, p_limit integer
+)
+returns setof gateway.event language plpgsql stable set search_path = '' as $$
 begin
   if p_partner.id is null then
+    return query  -- by the negative of the position, or a plan could walk all positions in search of a rare user
+      select e.* from gateway.event e
+       where e.user_id = p_user_id and e.position is not null and -e.position < -p_after and e.type !~ '^(partner|key|events)\.'
+       order by -e.position desc limit p_limit;
+  elsif p_partner.reach = 'all' then
     return query
       select e.* from gateway.event e
-       where e.user_id = p_whose and e.position is not null and -e.position < -p_after and e.type !~ '^(partner|key)\.'
-       order by -e.position desc limit p_most;
-  elsif p_partner.reach = 'own' then
-    return query
-      select e.* from (
-        select c.* from gateway.event c where p_until - p_after <= 2000 and c.position > p_after and c.position <= p_until
-        union all
-        select o.* from (select distinct c.connection_id from gateway.consent c where c.partner_id = p_partner.id and p_until - p_after > 2000) known
-         cross join lateral (
-          select c.* from gateway.event c
-           where c.connection_id = known.connection_id and -c.position < -p_after and -c.position >= -p_until
-             and c.partner_id is distinct from p_partner.id) o
-        union all
-        (select c.* from gateway.event c
-          where p_until - p_after > 2000 and c.partner_id = p_partner.id and c.position is not null and -c.position < -p_after and -c.position >= -p_until
-          order by -c.position desc limit p_most)
-      ) e
-       where e.partner_id = p_partner.id
-          or (e.partner_id is null or e.type = 'connection.disconnected')
-             and (p_partner.providers is null or e.provider = any (p_partner.providers)) and exists (
-               select from gateway.consent x
-                where x.partner_id = p_partner.id and x.connection_id = e.connection_id and x.created_at <= e.at
-                  and (x.ended_at is null or e.at < x.ended_at
-                       or e.type = 'connection.disconnected' and e.at < x.ended_at + interval '5 seconds'))
-       order by e.position limit p_most;
-  elsif p_partner.providers is null or near then
-    return query
-      select e.* from gateway.event e
-       where e.position > p_after
-         and (e.partner_id = p_partner.id or e.provider is not null and (p_partner.providers is null or e.provider = any (p_partner.providers)))
-       order by e.position limit p_most;
+       where e.position > p_after and e.position <= p_until
+         and (e.partner_id = p_partner.id
+              or e.provider is not null and (p_partner.providers is null or e.provider = any (p_partner.providers)))
+       order by e.position limit p_limit;
   else
     return query
-      select distinct on (x.position) x.* from (
-        select o.* from unnest(p_partner.providers) known (id) cross join lateral (
-          select e.* from gateway.event e where e.provider = known.id and e.position is not null and -e.position < -p_after
-           order by -e.position desc limit p_most) o
-        union all
-        (select e.* from gateway.event e where e.partner_id = p_partner.id and e.position is not null and -e.position < -p_after
-          order by -e.position desc limit p_most)
-      ) x order by x.position limit p_most;
+      select e.* from gateway.event e
+       where e.position > p_after and e.position <= p_until
+         and (e.partner_id = p_partner.id
+              or (e.partner_id is null or e.type = 'connection.disconnected')
+                 and (p_partner.providers is null or e.provider = any (p_partner.providers)) and exists (
+                   select from gateway.consent x
+                    where x.partner_id = p_partner.id and x.connection_id = e.connection_id and x.created_at <= e.at
+                      and (x.ended_at is null or e.at < x.ended_at
+                           or e.type = 'connection.disconnected' and e.at < x.ended_at + interval '5 seconds')))
+       order by e.position limit p_limit;
   end if;
 end $$;
 
--- A page for one caller: the partner of a key, or a user. `next`: from where to go on, where there is more, or may be. A partner that
--- was given connections is not told who else erased one.
-create or replace function public.gateway_events_v1(p_key_hash text, p_address text, p_user_id uuid, p_after bigint, p_most integer)
+-- A page for one caller: the partner of a key, or a user. For a partner one call looks at 20,000 positions at most. `next`: where to
+-- continue, if there is or may be more. A partner with reach `own` does not see who else ended a connection.
+create or replace function public.gateway_events_v1(p_key_hash text, p_address text, p_user_id uuid, p_after bigint, p_limit integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks  record;
   own   boolean;
-  until bigint;
+  top   bigint := (select c.position from gateway.event_chain c);
+  until bigint := least(top, p_after + 20000);
   items jsonb;
 begin
   if p_key_hash is not null then
@@ -1442,41 +1509,92 @@ begin
     select null::gateway.partner as partner, null::text as refused into asks;
   end if;
   own := coalesce((asks.partner).reach = 'own', false);
-  until := gateway.looked_until(asks.partner, p_after);
   select coalesce(jsonb_agg(jsonb_build_object(
            'id', x.id, 'position', x.position, 'type', x.type,
+           -- A time that was written by hand may be none that a reader can hold.
            'at', least(greatest(x.at, timestamptz '0001-01-03 00:00:00+00'), timestamptz '9998-12-31 00:00:00+00'),
            'connection_id', x.connection_id, 'user_id', x.user_id,
            'partner', case when not own or x.partner_id = (asks.partner).id then x.partner_id end, 'provider', x.provider,
-           'data', case when own then x.data - 'by' else x.data end) order by x.position), '[]') into items
-    from gateway.told(asks.partner, p_user_id, p_after, until, p_most + 1) x;
-  if jsonb_array_length(items) > p_most then
-    items := items - p_most;
-    until := (items -> (p_most - 1) ->> 'position')::bigint;
-  elsif until >= (select l.position from gateway.ledger l) or until <= p_after then
+           'data', case when jsonb_typeof(x.data) <> 'object' then '{}' when own then x.data - 'by' else x.data end
+         ) order by x.position), '[]') into items
+    from gateway.visible_events(asks.partner, p_user_id, p_after, until, p_limit + 1) x;
+  if jsonb_array_length(items) > p_limit then
+    items := items - p_limit;
+    until := (items -> (p_limit - 1) ->> 'position')::bigint;
+  elsif p_key_hash is null or until >= top then
     until := null;
   end if;
   return jsonb_build_object('items', items, 'next', until);
 end $$;
 
--- Removing what has expired.
+-- Housekeeping: once a minute, by one worker.
 
-create or replace function gateway.sweep(p_most integer) returns void
+-- An array in each delete, since a join with a subquery that locks may run it, and its limit, more than once. Times are compared with a
+-- variable, since a volatile function cannot use an index.
+create or replace function gateway.delete_expired(p_limit integer) returns void
 language plpgsql set search_path = '' as $$
 declare
-  over timestamptz := clock_timestamp();  -- a variable, since a volatile function cannot look into an index
+  over timestamptz := clock_timestamp();
 begin
-  -- An array, since a join with a subquery that locks may run it, and its limit, more than once.
   delete from gateway.session s where s.session_hash = any (array(
     select x.session_hash from gateway.session x where x.expires_at <= over
-     order by x.expires_at limit p_most for update skip locked));
+     order by x.expires_at limit p_limit for update skip locked));
   delete from gateway.authorization_request a where a.state_hash = any (array(
     select x.state_hash from gateway.authorization_request x where x.expires_at <= over
-     order by x.expires_at limit p_most for update skip locked));
-  -- A link of fifteen minutes, an attempt of ten and ten for its completion: nobody asks for it an hour later.
+     order by x.expires_at limit p_limit for update skip locked));
+  -- An hour later nobody asks for a connect session: 15 minutes for the link, 10 for the attempt, 10 for its completion.
   delete from gateway.connect_session s where s.id = any (array(
     select x.id from gateway.connect_session x where x.expires_at <= over - interval '1 hour'
-     order by x.expires_at limit p_most for update skip locked));
+     order by x.expires_at limit p_limit for update skip locked));
+  -- No answer counts as no: a trigger puts the grant into the queue of revocations.
+  delete from gateway.parked_grant p where p.id = any (array(
+    select x.id from gateway.parked_grant x where x.parked_until <= over
+     order by x.parked_until limit p_limit for update skip locked));
+end $$;
+
+-- A grant that could not be revoked in 72 hours.
+create or replace function gateway.abandon_revocations(p_limit integer) returns void
+language plpgsql set search_path = '' as $$
+declare
+  over timestamptz := clock_timestamp();
+begin
+  with abandoned as (
+    delete from gateway.revocation r where (r.connection_id, r.generation) in (
+      select x.connection_id, x.generation from gateway.revocation x
+       where x.due_at <= over and x.created_at < over - interval '72 hours' limit p_limit for update skip locked)
+    returning r.connection_id, r.provider
+  )
+  insert into gateway.event (type, connection_id, provider)
+  select 'grant.revocation_abandoned', a.connection_id, a.provider from abandoned a;
+end $$;
+
+-- A refresh token that expires within a week, and whose refreshes fail, is announced once.
+create or replace function gateway.announce_expiring_grants(p_limit integer) returns void
+language plpgsql set search_path = '' as $$
+begin
+  with expiring as (
+    update gateway.connection c set announced_at = clock_timestamp() where c.id in (
+      select x.id from gateway.connection x
+       where x.status = 'active' and x.announced_at is null and x.failures > 0
+         and x.refresh_expires_at < clock_timestamp() + interval '7 days' limit p_limit for update skip locked)
+    returning c.*
+  )
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  select 'connection.ending', e.id, e.user_id, e.provider, jsonb_build_object('refresh_expires_at', e.refresh_expires_at) from expiring e;
+end $$;
+
+create or replace function public.gateway_housekeeping_v1(p_events_days integer)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended('gateway housekeeping', 0)) then
+    return '{"done": false}';
+  end if;
+  perform gateway.delete_expired(1000);
+  perform gateway.sweep_usage();
+  perform gateway.abandon_revocations(100);
+  perform gateway.announce_expiring_grants(100);
+  perform gateway.drop_old_events(p_events_days, 2000);
+  return '{"done": true}';
 end $$;
 
 -- Rows whose secrets were written by the owner, or before the gateway.
@@ -1732,9 +1850,9 @@ begin
       from (select r.* from gateway.revocation r where (r.connection_id, r.generation) > (from_id, from_gen)
              order by r.connection_id, r.generation limit p_most) x;
   elsif p_kind = 'ledger' then
-    total := case when p_after is null then (select count(*) from gateway.ledger l where l.sealed_key is not null) end;
-    select jsonb_agg(jsonb_build_object('id', from_id, 'generation', 0, 'values', jsonb_build_object('ledger', l.sealed_key))) into items
-      from gateway.ledger l where l.sealed_key is not null and p_after is null;
+    total := case when p_after is null then (select count(*) from gateway.event_chain l where l.encrypted_key is not null) end;
+    select jsonb_agg(jsonb_build_object('id', from_id, 'generation', 0, 'values', jsonb_build_object('ledger', l.encrypted_key))) into items
+      from gateway.event_chain l where l.encrypted_key is not null and p_after is null;
   else
     raise exception 'no such kind of sealed values' using errcode = 'invalid_parameter_value';
   end if;
@@ -1784,162 +1902,13 @@ begin
              refresh = case x."column" when 'refresh' then x.new else r.refresh end
        where r.connection_id = x.id and r.generation = x.generation;
     elsif p_kind = 'ledger' then
-      update gateway.ledger l set sealed_key = x.new where l.sealed_key = x.old;
+      update gateway.event_chain l set encrypted_key = x.new where l.encrypted_key = x.old;
     else
       raise exception 'no such kind of sealed values' using errcode = 'invalid_parameter_value';
     end if;
     n := n + case when found then 1 else 0 end;
   end loop;
   return jsonb_build_object('resealed', n);
-end $$;
-
--- The hash chain over events.
-
--- How long the oldest event waits to be sealed. Times that somebody wrote in by hand may be infinite.
-create or replace function gateway.unsealed_seconds() returns numeric
-language sql stable as $$
-  select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e
-   where e.position is null and e.at > '-infinity' and e.at < 'infinity'
-$$;
-
--- A row as it stands, for whoever makes or checks its hash. The hash is made outside of this database: who changes rows might change
--- functions too.
-create or replace function gateway.raw(p_event gateway.event) returns jsonb
-language sql stable as $$
-  select jsonb_build_object(
-    'id', p_event.id, 'at', gateway.moment(p_event.at), 'type', p_event.type, 'connection_id', p_event.connection_id, 'user_id', p_event.user_id, 'partner_id', p_event.partner_id,
-    'provider', p_event.provider, 'data', p_event.data::text, 'position', p_event.position, 'hash', p_event.hash)
-$$;
-
--- What is said of where the chain ends and begins, and what really stands at its end and at the place `seen`.
-create or replace function gateway.ends(p_head gateway.ledger, p_seen bigint) returns jsonb
-language sql stable as $$
-  select to_jsonb(p_head) - 'only_one' - 'lease_until' || jsonb_build_object(
-    'at_head', (select e.hash from gateway.event e where e.position = p_head.position),
-    'at_seen', (select e.hash from gateway.event e where e.position = p_seen))
-$$;
-
--- What is to be sealed, oldest first, and behind which head; for `lease_seconds`, or until it is sealed, nobody else's. null: there is
--- nothing, or somebody is at it. Rows that commit late are found later, and get later positions. `seen`: a position whose hash
--- whoever seals has kept.
-create or replace function public.gateway_unsealed_events_v1(p_most integer, p_lease_seconds double precision, p_seen bigint default null)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  head gateway.ledger;
-begin
-  if not exists (select from gateway.event e where e.position is null) then
-    return null;
-  end if;
-  perform from gateway.ledger l where l.lease_until is null or l.lease_until <= clock_timestamp() for update skip locked;
-  if not found then
-    return null;
-  end if;
-  update gateway.ledger l set lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds) returning l.* into head;
-  return gateway.ends(head, p_seen) || jsonb_build_object(
-    'items', (select coalesce(jsonb_agg(gateway.raw(x) order by x.at, x.id), '[]')
-                from (select e.* from gateway.event e where e.position is null order by e.at, e.id limit p_most) x));
-end $$;
-
--- Compare-and-set on the head. `sealed`: {"items": [{id, hash}]}, in order. All of them or none: a row that went since it was read
--- would leave a gap.
-create or replace function public.gateway_seal_events_v1(p_head_position bigint, p_head_hash text, p_sealed jsonb, p_mark text)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  wanted integer := jsonb_array_length(p_sealed -> 'items');
-  there  integer;
-begin
-  perform from gateway.ledger l where l.position = p_head_position and l.hash = p_head_hash for update;
-  if not found then
-    return jsonb_build_object('sealed', false);
-  end if;
-  perform from gateway.event e
-    where e.position is null and e.id in (select (i ->> 'id')::uuid from jsonb_array_elements(p_sealed -> 'items') i) for update;
-  get diagnostics there = row_count;
-  if there <> wanted then
-    return jsonb_build_object('sealed', false);
-  end if;
-  update gateway.event e set position = p_head_position + i.place, hash = i.item ->> 'hash'
-    from jsonb_array_elements(p_sealed -> 'items') with ordinality i (item, place) where e.id = (i.item ->> 'id')::uuid;
-  update gateway.ledger l
-     set position = p_head_position + wanted, hash = p_sealed -> 'items' -> (wanted - 1) ->> 'hash', mark = p_mark, lease_until = null;
-  return jsonb_build_object('sealed', true);
-end $$;
-
--- Once, before anything is sealed: a chain never gets another key. What stands.
-create or replace function public.gateway_keep_ledger_key_v1(p_sealed_key text)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-begin
-  update gateway.ledger l set sealed_key = p_sealed_key where l.sealed_key is null and l.position = 0;
-  return (select jsonb_build_object('sealed_key', l.sealed_key) from gateway.ledger l);
-end $$;
-
--- Where the chain begins and ends, what waits to be sealed, and whether anything stands where nothing may: at one moment.
-create or replace function public.gateway_ledger_v1(p_seen bigint default null)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return (
-    select gateway.ends(l, p_seen) || jsonb_build_object(
-             'unsealed', (select count(*) from gateway.event e where e.position is null),
-             'oldest_unsealed_seconds', gateway.unsealed_seconds(),
-             'before', exists (select from gateway.event e where e.position <= l.dropped_position),
-             'beyond', exists (select from gateway.event e where e.position > l.position))
-      from gateway.ledger l);
-end $$;
-
--- By the word of whoever runs the gateway the chain goes on from there, though it was longer before. Not past rows that still claim
--- a place behind it: those are somebody's doing. Told in the chain itself.
-create or replace function public.gateway_accept_head_v1(
-  p_from_position bigint, p_from_hash text, p_to_position bigint, p_to_hash text, p_mark text, p_accepted text, p_data jsonb
-)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-begin
-  perform from gateway.ledger l where l.position = p_from_position and l.hash = p_from_hash for update;
-  if not found or exists (select from gateway.event e where e.position > p_to_position) then
-    return jsonb_build_object('accepted', false);
-  end if;
-  update gateway.ledger l set position = p_to_position, hash = p_to_hash, mark = p_mark, accepted = p_accepted;
-  insert into gateway.event (type, data) values ('ledger.accepted', p_data);
-  return jsonb_build_object('accepted', true);
-end $$;
-
--- The whole days before the last `days`, in UTC.
-create or replace function gateway.events_before(p_days integer) returns timestamptz
-language sql stable as $$
-  select (date_trunc('day', clock_timestamp() at time zone 'UTC') - make_interval(days => p_days)) at time zone 'UTC'
-$$;
-
--- The rows of the next `most` positions behind `after`, as many as stand there. `days`: and which of them are old enough to go.
-create or replace function public.gateway_ledger_page_v1(p_after bigint, p_most integer, p_days integer default null)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return jsonb_build_object(
-    'before', gateway.events_before(p_days),
-    'items', (select coalesce(jsonb_agg(gateway.raw(e) order by e.position), '[]')
-                from gateway.event e where e.position > p_after and e.position <= p_after + p_most));
-end $$;
-
--- From the front of the chain alone, and old rows alone; by compare-and-set on where it begins. `mark` is an HMAC over where it begins
--- then, so that whoever cuts rows off without the key is found. Of the connections they tell of, it is kept that there were such.
-create or replace function public.gateway_drop_events_v1(
-  p_from_position bigint, p_until_position bigint, p_until_hash text, p_mark text, p_days integer
-)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  old timestamptz := gateway.events_before(p_days);
-begin
-  perform from gateway.ledger l where l.dropped_position = p_from_position and l.position >= p_until_position for update;
-  if not found or exists (
-    select from gateway.event e where e.position > p_from_position and e.position <= p_until_position and e.at >= old
-  ) then
-    return jsonb_build_object('dropped', false);
-  end if;
-  insert into gateway.used_id (id)
-  select distinct e.connection_id from gateway.event e
-   where e.position > p_from_position and e.position <= p_until_position and e.connection_id is not null
-  on conflict do nothing;
-  delete from gateway.event e where e.position > p_from_position and e.position <= p_until_position;
-  update gateway.ledger l set dropped_position = p_until_position, dropped_hash = p_until_hash, dropped_mark = p_mark;
-  return jsonb_build_object('dropped', true);
 end $$;
 
 -- How much a partner may read in an hour.
@@ -2147,7 +2116,6 @@ begin
   if not exists (select from gateway.live_user(p_user_id)) then
     return null;
   end if;
-  perform gateway.sweep(100);
   insert into gateway.connect_session as s (secret_hash, partner_id, user_id, provider, type, scope, return_to)
   values (p_secret_hash, (who.partner).id, p_user_id, p_provider, p_type, p_scope, p_return_to) returning s.* into added;
   insert into gateway.event (type, user_id, provider, partner_id, data)
@@ -2300,8 +2268,8 @@ begin
     'dead_intents', (select count(*) from gateway.connection c where c.intent_at is not null and c.lease_until < clock_timestamp()),
     'revocations', (select count(*) from gateway.revocation r),
     'parked_grants', (select count(*) from gateway.parked_grant p),
-    'events_unsealed', (select count(*) from gateway.event e where e.position is null),
-    'oldest_unsealed_seconds', gateway.unsealed_seconds(),
+    'events_unassigned', (select count(*) from gateway.event e where e.position is null),
+    'oldest_unassigned_seconds', gateway.unassigned_seconds(),
     'frozen', jsonb_build_object(
       'partner', (select count(*) from gateway.partner p where p.frozen_at is not null and p.revoked_at is null),
       'provider', (select count(*) from gateway.freeze f where f.target like 'provider:%'),
@@ -2370,7 +2338,7 @@ begin
     'partners', (select coalesce(jsonb_agg(jsonb_build_object(
                    'id', p.id, 'name', p.name, 'since', x.created_at, 'ended_at', x.ended_at, 'made', x.made) order by x.created_at), '[]')
                    from gateway.consent x join gateway.partner p on p.id = x.partner_id where x.connection_id = p_connection_id),
-    'events', (select coalesce(jsonb_agg(gateway.raw(x) order by x.at desc, x.id), '[]')
+    'events', (select coalesce(jsonb_agg(gateway.event_row(x) order by x.at desc, x.id), '[]')
                  from (select e.* from gateway.event e where e.connection_id = p_connection_id order by e.at desc limit 10) x));
 end $$;
 
@@ -2838,27 +2806,6 @@ begin
   return jsonb_build_object('told', true);
 end $$;
 
--- A refresh token that will die within a week and cannot be kept alive is announced once.
-create or replace function public.gateway_announce_endings_v1()
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  told integer;
-begin
-  with ending as (
-    update gateway.connection c set announced_at = clock_timestamp() where c.id in (
-      select x.id from gateway.connection x
-       where x.status = 'active' and x.announced_at is null and x.failures > 0
-         and x.refresh_expires_at < clock_timestamp() + interval '7 days' limit 100 for update skip locked)
-    returning c.*
-  ), events as (
-    insert into gateway.event (type, connection_id, user_id, provider, data)
-    select 'connection.ending', e.id, e.user_id, e.provider, jsonb_build_object('refresh_expires_at', e.refresh_expires_at)
-      from ending e returning 1
-  )
-  select count(*) into told from events;
-  return jsonb_build_object('announced', told);
-end $$;
-
 -- What became of refreshes lately, by whichever process on whichever machine.
 create or replace function public.gateway_recent_refreshes_v1(p_seconds integer)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
@@ -2947,29 +2894,14 @@ begin
   return jsonb_build_object('left', found);
 end $$;
 
--- null: nothing is due. Silence is a no: what was parked and not answered comes into the queue first. Whoever claims has two
--- minutes before another may try; what could not be given back in 72 hours is told of and let go.
+-- The grant that is due for longest, for two minutes no other process's; null: nothing is due.
 create or replace function public.gateway_claim_revocation_v1()
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   over    timestamptz := clock_timestamp();
   claimed gateway.revocation;
 begin
-  perform gateway.sweep(1000);
-  perform gateway.sweep_usage();
-  delete from gateway.parked_grant p where p.id in (
-    select x.id from gateway.parked_grant x where x.parked_until <= over
-     order by x.parked_until limit 100 for update skip locked);
-  with let_go as (
-    delete from gateway.revocation r where (r.connection_id, r.generation) in (
-      select x.connection_id, x.generation from gateway.revocation x
-       where x.due_at <= over and x.created_at < over - interval '72 hours' limit 100 for update skip locked)
-    returning r.connection_id, r.provider
-  )
-  insert into gateway.event (type, connection_id, provider)
-  select 'grant.revocation_abandoned', l.connection_id, l.provider from let_go l;
-  over := clock_timestamp();  -- what was parked has come into the queue since
-  update gateway.revocation r set due_at = clock_timestamp() + interval '2 minutes'
+  update gateway.revocation r set due_at = over + interval '2 minutes'
    where (r.connection_id, r.generation) = (
      select x.connection_id, x.generation from gateway.revocation x
       where x.due_at <= over order by x.due_at limit 1 for update skip locked)
@@ -3093,7 +3025,6 @@ begin
   if p_expires_at <= clock_timestamp() or not exists (select from gateway.live_user(p_user_id)) then
     return null;
   end if;
-  perform gateway.sweep(100);
   insert into gateway.session (session_hash, user_id, label, expires_at) values (p_session_hash, p_user_id, p_label, p_expires_at);
   return jsonb_build_object('user_id', p_user_id);
 end $$;
@@ -3486,7 +3417,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '70c61588cccb1bbb121598dee634a658ecb5ddc6d070d03ea3cdc553c699b566')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', 'ce039baa4d5aabb070d25d327c102575838773b4c8c27ce51f598d53b42a340f')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

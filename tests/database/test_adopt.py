@@ -19,7 +19,7 @@ from gateway.connections.sealing.walk import Left, Report
 from gateway.database import ClaimedRefresh, apply_schema
 from gateway.errors import DatabaseUnavailable, SettingsRefused
 from gateway.http import Deadline
-from gateway.worker.jobs import Worker
+from gateway.worker.loop import Worker
 from tests.support.database import rows
 from tests.support.legacy_project import (
     AGENCY,

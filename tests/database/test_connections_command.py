@@ -20,13 +20,15 @@ from gateway.cli.main import main
 from gateway.connections import revoke_provider
 from gateway.connections.revoke_provider import RevokeAll, proof, summary
 from gateway.database import open_rest_store
+from gateway.database.queries import events
 from gateway.errors import DatabaseUnavailable, Frozen
-from gateway.events import seal_all
+from gateway.events.record import assign_positions
 from gateway.models import Account
 from gateway.sandbox import make_server
 from gateway.services import build_runtime
 from gateway.settings import read_settings
 from tests.support.database import Person, in_an_hour, rows
+from tests.support.event_fixtures import end, seal
 from tests.support.postgrest_stand_in import SECRET_KEY
 
 
@@ -181,7 +183,7 @@ def test_all_of_a_provider_is_revoked_with_a_proof(here, tmp_path):
     (stays,) = connect(here, provider="ringcentral")
     file = tmp_path / "proof.jsonl"
     said = json.loads(run(here, "connections", "revoke", "--provider", "zoom", "--yes", "--json", "--proof", file))
-    *lines, end = map(json.loads, file.read_text().splitlines())
+    *lines, last = map(json.loads, file.read_text().splitlines())
 
     assert (210, 210, 0, 0, 0) == tuple(said[name] for name in ("erased", "done", "queued", "unsupported", "left"))
     assert {f"{what}-of-{row}" for row in held for what in ("token", "refresh")} == revoked_there(here)
@@ -193,8 +195,8 @@ def test_all_of_a_provider_is_revoked_with_a_proof(here, tmp_path):
         here.database,
         "select id::text, position from gateway.event where type = 'connection.disconnected' order by at, id",
     )
-    ledger = here.rt.store.ledger()
-    assert (ledger.position, ledger.hash) == (end["position"], end["hash"]) == (said["position"], said["hash"])
+    chain_end = events.read_chain(here.rt.database).end
+    assert tuple(chain_end) == (last["position"], last["hash"]) == (said["position"], said["hash"])
     assert 0o600 == file.stat().st_mode & 0o777
     assert [[], []] == rows(
         here.database, "select providers from public.user_profile where user_name in ('bob', 'carol')"
@@ -405,64 +407,39 @@ def test_a_proof_is_never_written_over(here, tmp_path):
     assert 1 == len(rows(here.database, "select id from gateway.connection"))
 
 
-# -- the ledger ------------------------------------------------------------------------------------------------------
+# -- events ------------------------------------------------------------------------------------------------------
 
 
-def test_events_are_tailed_from_wherever_one_likes(here):
-    """
-    In order, with what they are about.
-    """
+def test_events_are_tailed_from_any_position(here):
+    """In order, with what they are about; those without a seal too."""
     connect(here, 30)
-    seal_all(here.rt)
+    assign_positions(here.rt)
 
-    assert list(range(11, 31)) == [
-        json.loads(line)["position"] for line in run(here, "events", "tail", "--json").splitlines()
-    ]
-    assert 28 == len(run(here, "events", "tail", "--after", "2").splitlines())
+    def tailed(*options):
+        return [json.loads(line)["position"] for line in run(here, "events", "tail", "--json", *options).splitlines()]
+
+    assert tailed() == list(range(11, 31))
+    assert tailed("--after", "2") == list(range(3, 31))
+    seal(here.rt)
+    assert tailed("--after", "25") == [26, 27, 28, 29, 30]
     assert "connection.created" in run(here, "events", "tail", "--after", "29")
 
 
-def test_the_ledger_is_verified_and_what_was_done_to_it_is_named(here):
-    """
-    Exit code 1 then; with the log's own heads more is found.
-    """
+def test_events_are_verified_and_what_was_done_to_them_is_named(here):
+    """Exit code 1 then; more is found with the checkpoints of the log."""
     connect(here, 20)
-    seal_all(here.rt)
-    head = here.rt.store.ledger()
-    good = json.loads(run(here, "events", "verify", "--head", f"{head.position}:{head.hash}", "--json"))
-    assert (True, 20, None) == (good["ok"], good["checked"], good["problem"])
-    assert "20 events are as they were sealed" in run(here, "events", "verify")
+    seal(here.rt)
+    position, digest = end(here.rt)
+    good = json.loads(run(here, "events", "verify", "--head", f"{position}:{digest}", "--json"))
+    assert (good["ok"], good["checked"], good["problems"]) == (True, 20, [])
+    assert "20 events are unchanged" in run(here, "events", "verify")
 
-    assert "its end was cut off" in run(here, "events", "verify", "--head", f"21:{head.hash}", code=1)
-    assert "made anew" in run(here, "events", "verify", "--head", f"20:{'0' * 64}", code=1)
+    assert "its end was cut off" in run(here, "events", "verify", "--head", f"21:{digest}", code=1)
+    assert "were replaced" in run(here, "events", "verify", "--head", f"20:1.{'0' * 64}", code=1)
     run(here, "events", "verify", "--head", "20", code=2)
     rows(here.database, "update gateway.event set user_id = gen_random_uuid() where position = 17")
-    assert "The event at position 17 was changed." in run(here, "events", "verify", code=1)
-    assert 17 == json.loads(run(here, "events", "verify", "--json", code=1))["problem"]["position"]
-
-
-def test_a_restored_backup_is_accepted_on_the_command_line(here):
-    """
-    And nothing else is by it: not what was changed, and not where there is nothing to accept.
-    """
-    connect(here, 10)
-    seal_all(here.rt)
-    backup = rows(here.database, "select position, hash, mark from gateway.ledger")[0]
-    assert "nothing to accept" in run(here, "events", "verify", "--accept-head")
-    connect(here, 5, name="bob")
-    seal_all(here.rt)
-    rows(here.database, "delete from gateway.event where position > 10")
-    rows(here.database, "update gateway.ledger set position = %s, hash = %s, mark = %s", *backup)
-    assert "cut off or put back" in run(here, "events", "verify", code=1)
-    run(here, "events", "verify", "--accept-head", "--head", f"10:{backup[1]}", code=2)
-    rows(here.database, "update gateway.event set type = 'x' || type where position = 7")
-    assert "more is wrong" in run(here, "events", "verify", "--accept-head", code=1)
-    rows(here.database, "update gateway.event set type = substr(type, 2) where position = 7")
-
-    assert "goes on from position 10" in run(here, "events", "verify", "--accept-head")
-    assert 1 == seal_all(here.rt)
-    assert "11 events are as they were sealed" in run(here, "events", "verify")
-    assert "ledger.accepted" in run(here, "events", "tail", "--after", "10")
+    assert "Events between the positions 1 and 20 were changed" in run(here, "events", "verify", code=1)
+    assert json.loads(run(here, "events", "verify", "--json", code=1))["problems"][0]["last"] == 20
 
 
 # -- registrations ---------------------------------------------------------------------------------------------------

@@ -282,7 +282,7 @@ def test_a_process_says_which_keys_it_has(runtime, database):
     When it starts; by marks, from which no key can be had.
     """
     rt = runtime(NEW, OLD)
-    stopped = heartbeat.keep_announcing(rt)
+    stopped = heartbeat.start_heartbeat(rt)
     end = time.monotonic() + 10
     while not rt.store.hosts():
         assert time.monotonic() < end

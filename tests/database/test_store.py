@@ -7,8 +7,11 @@ from __future__ import annotations
 import uuid
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
 
+from gateway.database.queries import housekeeping
+from gateway.database.queries.events import append_event
 from gateway.errors import Unauthenticated, Unexpected
 from gateway.models import Caller
 from tests.support.database import Person, in_an_hour, rows
@@ -120,18 +123,22 @@ def test_a_banned_or_deleted_user_gets_no_session_and_no_connection(database, st
             store.reached_connections(Caller(user_id=alice.id))
 
 
-def test_signing_in_clears_what_has_expired_and_nothing_else(database, store, alice, bob):
+def test_housekeeping_removes_what_has_expired_and_nothing_else(database, store, alice, bob):
     """
-    At most a hundred at a time, so that nobody waits for it.
+    At most a thousand at a time, so that the transaction stays short; and only one process at a time.
     """
     starts(store, alice)
-    stale = "insert into gateway.session select 'old-' || n, %s, 'x', now(), now() - interval '1 day' from generate_series(1, 150) n"
+    stale = "insert into gateway.session select 'old-' || n, %s, 'x', now(), now() - interval '1 day' from generate_series(1, 1500) n"
     rows(database, stale, alice.id)
-    Person("carol").signs_in(store)
+    with psycopg.connect(database) as other:
+        other.execute("select public.gateway_housekeeping_v1(365)")
+        assert not housekeeping.run(store, events_days=365)
+        other.rollback()
 
-    assert [3 + 50] == rows(database, "select count(*) from gateway.session")
-    Person("dave").signs_in(store)
-    assert [4] == rows(database, "select count(*) from gateway.session")
+    assert housekeeping.run(store, events_days=365)
+    assert [2 + 500] == rows(database, "select count(*) from gateway.session")
+    assert housekeeping.run(store, events_days=365)
+    assert [2] == rows(database, "select count(*) from gateway.session")
     assert [1] == rows(database, "select count(*) from gateway.authorization_request")
 
 
@@ -256,8 +263,8 @@ def test_an_event_is_appended_as_it_was_told(database, store, alice):
     """
     With whatever of connection, user and provider there is.
     """
-    store.record("connect.refused", user_id=alice.id, provider="ghl", data={"error": "browser_mismatch"})
-    store.record("gateway.started")
+    append_event(store, "connect.refused", user_id=alice.id, provider="ghl", data={"error": "browser_mismatch"})
+    append_event(store, "gateway.started")
 
     assert [
         ("connect.refused", None, alice.id, "ghl", {"error": "browser_mismatch"}),

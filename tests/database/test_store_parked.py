@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.database.queries import housekeeping
 from gateway.errors import DatabaseUnavailable
 from gateway.models import Account, ParkedGrant
 from tests.support.database import SOON, Person, race, rows
@@ -148,7 +149,7 @@ def test_a_save_that_does_not_fit_leaves_it_parked(database, store, alice, bob):
 
 def test_silence_is_a_no(database, store, alice):
     """
-    After ten minutes nothing can be accepted, and the next claim gives it back.
+    After ten minutes nothing can be accepted, and within a minute it waits to be revoked.
     """
     standing, parked_id = alice.connects(store), parks(store, alice)
     rows(database, "update gateway.parked_grant set parked_until = clock_timestamp()")
@@ -156,6 +157,7 @@ def test_silence_is_a_no(database, store, alice):
     assert finds(store, alice) is None
     late = alice.grant(connection_id=standing.id, generation=2)
     assert not store.save_connection(**late, parked_id=parked_id).saved
+    assert housekeeping.run(store, events_days=365)
     assert parked_id == store.claim_revocation().connection_id
 
 
@@ -196,6 +198,7 @@ def test_what_cannot_be_given_back_is_told_of_and_let_go(database, store, alice)
     store.queue_revocation(connection_id=alice.id, generation=1, provider="ghl", token="t", refresh=None, reason="x")
     rows(database, "update gateway.revocation set due_at = now(), created_at = now() - interval '73 hours'")
 
+    assert housekeeping.run(store, events_days=365)
     assert store.claim_revocation() is None
     assert [(alice.id, "ghl")] == rows(
         database, "select connection_id, provider from gateway.event where type = 'grant.revocation_abandoned'"

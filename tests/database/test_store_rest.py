@@ -29,6 +29,7 @@ import pytest
 from gateway.database import SCHEMA_VERSION, Store, open_rest_store, open_store
 from gateway.database import rest as supabase
 from gateway.database.postgres import FunctionMissing, PostgresBackend
+from gateway.database.queries.events import append_event
 from gateway.database.rest import SupabaseBackend, _translated
 from gateway.errors import DatabaseUnavailable, SettingsRefused, Unexpected
 from gateway.models import Account, Caller
@@ -134,7 +135,7 @@ def lives(store: Store) -> list[Any]:
     said += [store.settle_revocation(connection_id=parked, generation=1, done=done) for done in (False, True)]
     said += [store.disconnect(session_hash=bob.session, connection_id=first)]
     said += [store.disconnect(session_hash=alice.session, connection_id=first), store.end_session(bob.session)]
-    said += [store.record("connect.refused", user_id=alice.id, data={"x": [1]}), store.session(bob.session)]
+    said += [append_event(store, "connect.refused", user_id=alice.id, data={"x": [1]}), store.session(bob.session)]
     return said
 
 

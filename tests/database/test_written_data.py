@@ -9,17 +9,15 @@ from uuid import UUID
 import pytest
 from psycopg.types.json import Jsonb
 
-from gateway.connections import adopt, revoke
+from gateway.connections import adopt
 from gateway.connections import uninstall as leave
 from gateway.connections.adopt.proof import prove, read_written, use_refresh_token
-from gateway.database import Store
 from gateway.errors import NeedsReauthorization, ProviderGarbled, ProviderUnavailable
 from gateway.http import Deadline
 from gateway.models import Caller
 from gateway.protocol import refresh_request
 from gateway.tokens import refresh_request as renewal
 from gateway.tokens.read import fresh_grant
-from gateway.worker.jobs import Worker
 from tests.support.database import rows
 from tests.support.legacy_project import AGENCY, BERLIN, LISBON, granted, project_from_before
 
@@ -279,42 +277,7 @@ def test_an_error_is_not_kept(project):
     assert use_refresh_token(project.rt, project.rt.provider("ghl"), claim, claim.refresh, Deadline.after(5))
 
 
-# -- one unit before another -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("broken", [renewal, revoke, adopt])
-def test_no_unit_of_work_stands_before_another(project, monkeypatch, broken):
-    """
-    A defect in one kind of work, met every time, ends none of the others; the log has its kind and not its words.
-    """
-    done = []
-    for room in (renewal, revoke, adopt):
-        monkeypatch.setattr(room, "work_once", lambda _, room=room: done.append(room) or room is adopt)
-
-    def fails(_: object) -> bool:
-        raise ValueError("secret words")
-
-    monkeypatch.setattr(broken, "work_once", fails)
-
-    assert Worker(project.rt).once() is (broken is not adopt)
-    assert {renewal, revoke, adopt} - {broken} == set(done)
-
-
-@pytest.mark.parametrize("broken", ["announce_endings", "claim_due"])
-def test_what_comes_first_stands_before_nothing_either(project, monkeypatch, broken):
-    """
-    A database that does not answer one question may answer the next: what its owner wrote is looked at all the same.
-    """
-    alice, row, _ = connected(project)
-    project.writes(alice, row, token=FAKE)
-
-    def fails(*_: object, **__: object) -> None:
-        raise ValueError("no")
-
-    monkeypatch.setattr(Store, broken, fails)
-
-    assert Worker(project.rt).once()
-    assert 2 == project.of(row)["connection"]["generation"]
+# -- defects -----------------------------------------------------------------------------------------
 
 
 def test_a_defect_gives_the_lease_back_and_lets_the_connection_rest(project, monkeypatch):

@@ -107,7 +107,7 @@ def test_a_server_works_only_where_it_shall(monkeypatch, work, does):
     done = []
     rt = SimpleNamespace(store=SimpleNamespace(warm=lambda: done.append("warms")))
     monkeypatch.setattr(server, "create_app", lambda: SimpleNamespace(extensions={"gateway": rt}))
-    monkeypatch.setattr(server, "keep_announcing", lambda _: done.append("announces"))
+    monkeypatch.setattr(server, "start_heartbeat", lambda _: done.append("announces"))
     monkeypatch.setattr(server, "start_worker", lambda _: done.append("works"))
 
     server.build_served_app(work=work)

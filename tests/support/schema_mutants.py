@@ -85,7 +85,7 @@ OPEN = {
     "our schema for the owner's server": "grant usage on schema gateway to service_role;"
     " grant select on all tables in schema gateway to service_role",
     "our schema and a function in it": "grant usage on schema gateway to anon; grant execute on function gateway.touch_profile() to public;"
-    " grant execute on function gateway.sweep(integer) to public",
+    " grant execute on function gateway.delete_expired(integer) to public",
     "tables can be made in our schema": "grant usage, create on schema gateway to authenticated",
     "the gateway's role may read rows": "grant select on public.provider_data to gateway_app; alter role gateway_app bypassrls",
     # triggers

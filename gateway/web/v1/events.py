@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response
 
+from gateway.database.queries import events as queries
 from gateway.web.session import runtime
 from gateway.web.v1 import schemas
 from gateway.web.v1.caller import caller
@@ -27,6 +28,6 @@ def events() -> Response:
     it happened. A partner sees its own actions and what happened to connections while it could reach them; a user sees their own.
     """
     query = parse_query(schemas.EventsQuery)
-    page = runtime().store.events(caller(), after=query.after, most=query.limit)
-    items = tuple(map(schemas.Event.model_validate, page.events))
-    return json_response(schemas.Events(items=items, next_cursor=None if page.after is None else str(page.after)))
+    page = queries.read_events(runtime().database, caller(), after=query.after, limit=query.limit)
+    items = tuple(map(schemas.Event.model_validate, page.items))
+    return json_response(schemas.Events(items=items, next_cursor=None if page.next is None else str(page.next)))

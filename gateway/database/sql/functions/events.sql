@@ -1,4 +1,4 @@
--- Events: appending them, and reading them through /v1.
+-- Events: append, positions, the hash chain, and what callers may read.
 
 create or replace function public.gateway_record_v1(p_type text, p_connection_id uuid, p_user_id uuid, p_provider text, p_data jsonb)
 returns jsonb language plpgsql security definer set search_path = '' as $$
@@ -8,101 +8,176 @@ begin
   return '{}';
 end $$;
 
--- A time for whoever reads it elsewhere. What is no time there (infinite, before year 1, beyond 9998) is a text, in UTC.
-create or replace function gateway.moment(p_t timestamptz) returns jsonb
-language sql stable as $$
-  select case when p_t > timestamptz '0001-01-03 00:00:00+00' and p_t < timestamptz '9999-01-01 00:00:00+00' then to_jsonb(p_t)
-              else to_jsonb(p_t at time zone 'UTC') end
+-- positions -----------------------------------------------------------------------------------------------------------
+
+-- The next positions go to committed events that have none, oldest first. One caller at a time: an event that commits later gets a later
+-- position, and no reader sees a position before all lower ones. `greatest`: a row that was inserted with a position must not stop this.
+create or replace function public.gateway_assign_positions_v1(p_limit integer)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  top      bigint;
+  assigned integer;
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended('gateway event positions', 0)) then
+    return '{"assigned": 0}';
+  end if;
+  select greatest(c.position, (select max(e.position) from gateway.event e)) into top from gateway.event_chain c;
+  update gateway.event e set position = top + x.place
+    from (select o.id, row_number() over (order by o.at, o.id) as place
+            from (select n.id, n.at from gateway.event n where n.position is null order by n.at, n.id limit p_limit) o) x
+   where e.id = x.id;
+  get diagnostics assigned = row_count;
+  if assigned > 0 then
+    update gateway.event_chain c set position = top + assigned;
+  end if;
+  return jsonb_build_object('assigned', assigned);
+end $$;
+
+-- the hash chain ------------------------------------------------------------------------------------------------------
+
+create or replace function gateway.seal_json(p_seal gateway.event_seal) returns jsonb
+language sql immutable as $$
+  select jsonb_build_object('position', p_seal.position, 'hash', p_seal.hash)
 $$;
 
--- How far one call of a partner with reach `own` looks, whatever it finds: 2000 events. Where it was given few connections, that is
--- 2000 events of these, which may lie far apart; else, or near the end, the next 2000 of the chain. Null: as far as the page has room.
-create or replace function gateway.looked_until(p_partner gateway.partner, p_after bigint) returns bigint
-language plpgsql stable set search_path = '' set enable_bitmapscan = off set enable_seqscan = off as $$
-declare
-  head  bigint := (select l.position from gateway.ledger l);
-  lanes uuid[];
+-- A row with all its columns, as it is hashed. `data` and times are texts, so that nothing changes on the way to the process that hashes.
+create or replace function gateway.event_row(p_event gateway.event) returns jsonb
+language sql stable as $$
+  select to_jsonb(p_event) || jsonb_build_object('at', (p_event.at at time zone 'UTC')::text, 'data', p_event.data::text)
+$$;
+
+-- The state of the chain. The key is set once, before anything is sealed: a chain never gets another one.
+create or replace function public.gateway_event_chain_v1(p_new_key text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
-  if p_partner.id is null or p_partner.reach <> 'own' then
-    return null;
+  if p_new_key is not null then
+    update gateway.event_chain c set encrypted_key = p_new_key
+     where c.encrypted_key is null and not exists (select from gateway.event_seal s where s.hash <> '');
   end if;
-  lanes := array(select distinct c.connection_id from gateway.consent c where c.partner_id = p_partner.id order by c.connection_id limit 21);
-  if head - p_after <= 2000 then
-    return head;
-  elsif cardinality(lanes) > 20 then
-    return p_after + 2000;
-  end if;
-  return least(head, (
-    select min(o.position) from unnest(lanes) as known (id) cross join lateral (
-      select e.position from gateway.event e
-       where e.connection_id = known.id and e.position is not null and -e.position < -p_after
-       order by -e.position desc offset 2000 / greatest(cardinality(lanes), 1) - 1 limit 1) o));
+  return (
+    select jsonb_build_object(
+             'position', c.position, 'encrypted_key', c.encrypted_key,
+             'start', (select gateway.seal_json(s) from gateway.event_seal s order by s.position limit 1),
+             'end', (select gateway.seal_json(s) from gateway.event_seal s order by s.position desc limit 1),
+             'rows_before_start', exists (select from gateway.event e
+                                           where e.position <= (select min(s.position) from gateway.event_seal s)),
+             'unassigned', (select count(*) from gateway.event e where e.position is null),
+             'oldest_unassigned_seconds', gateway.unassigned_seconds())
+      from gateway.event_chain c);
 end $$;
 
--- The sealed events that a user may be told of, or a partner, behind `after` and up to `until`, in order: its own acts; and of its
--- providers' connections everything (reach `all`), or what others than partners did to those it was given, while it was; that they were
--- erased, by whomever, is told a moment after that ended. Every way is along an index and bounded, so that a page costs what it shows;
--- near the end, where whoever asks again and again is, the chain itself is walked.
-create or replace function gateway.told(p_partner gateway.partner, p_whose uuid, p_after bigint, p_until bigint, p_most integer)
-returns setof gateway.event language plpgsql stable set search_path = '' set enable_bitmapscan = off set enable_seqscan = off as $$
+-- For how long the oldest event has waited for a position. A time that was written by hand may be infinite.
+create or replace function gateway.unassigned_seconds() returns numeric
+language sql stable as $$
+  select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e
+   where e.position is null and e.at > '-infinity' and e.at < 'infinity'
+$$;
+
+-- The rows after the last seal at or before `p_after`, up to the last seal within `p_limit` positions, or else the next seal. Where no
+-- seal follows: the next rows after `p_after`.
+create or replace function public.gateway_event_chain_page_v1(p_after bigint, p_limit integer)
+returns jsonb language plpgsql stable security definer set search_path = '' set datestyle = 'ISO' as $$
 declare
-  near boolean := p_after > (select l.position from gateway.ledger l) - 1000;
+  previous gateway.event_seal;
+  last     bigint;
+begin
+  select s.* into previous from gateway.event_seal s where s.position <= p_after order by s.position desc limit 1;
+  if not found then
+    select s.* into previous from gateway.event_seal s order by s.position limit 1;
+  end if;
+  last := coalesce(
+    (select max(s.position) from gateway.event_seal s where s.position > previous.position and s.position <= previous.position + p_limit),
+    (select min(s.position) from gateway.event_seal s where s.position > previous.position));
+  return jsonb_build_object(
+    'previous', gateway.seal_json(previous),
+    'seals', coalesce((select jsonb_agg(gateway.seal_json(s) order by s.position) from gateway.event_seal s
+                        where s.position > previous.position and s.position <= last), '[]'),
+    'rows', coalesce((select jsonb_agg(gateway.event_row(x) order by x.position)
+                        from (select e.* from gateway.event e
+                               where e.position > case when last is null then p_after else previous.position end and (last is null or e.position <= last)
+                               order by e.position limit case when last is null then p_limit end) x), '[]'));
+end $$;
+
+-- Compare-and-set on the end of the chain.
+create or replace function public.gateway_seal_events_v1(p_after bigint, p_position bigint, p_hash text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('gateway event seals', 0));
+  insert into gateway.event_seal (position, hash)
+  select p_position, p_hash where p_position > p_after and p_after = (select max(s.position) from gateway.event_seal s);
+  return jsonb_build_object('sealed', found);
+end $$;
+
+-- Whole segments from the front of the chain, in which every event is older than `p_days` whole days (UTC). The chain then starts at the
+-- last seal of what was dropped; an event records that, so that a front that was cut off in another way is found.
+create or replace function gateway.drop_old_events(p_days integer, p_limit integer) returns void
+language plpgsql set search_path = '' as $$
+declare
+  kept_from timestamptz := (date_trunc('day', clock_timestamp() at time zone 'UTC') - make_interval(days => p_days)) at time zone 'UTC';
+  first     bigint := (select min(s.position) from gateway.event_seal s);
+  young     bigint;
+  start     gateway.event_seal;
+begin
+  select coalesce(min(e.position), first + p_limit + 1) into young from gateway.event e
+   where e.position > first and e.position <= first + p_limit and e.at >= kept_from;
+  select s.* into start from gateway.event_seal s where s.position > first and s.position < young order by s.position desc limit 1;
+  if not found then
+    return;
+  end if;
+  insert into gateway.used_id (id)
+  select distinct e.connection_id from gateway.event e where e.position <= start.position and e.connection_id is not null
+  on conflict do nothing;
+  delete from gateway.event e where e.position <= start.position;
+  delete from gateway.event_seal s where s.position < start.position;
+  insert into gateway.event (type, data) values ('events.dropped', gateway.seal_json(start));
+end $$;
+
+-- reading -------------------------------------------------------------------------------------------------------------
+
+-- The events after `p_after` and up to `p_until` that a user may see, or a partner. A partner sees its own acts. With reach `all` it also
+-- sees everything about its providers. With reach `own` it sees what others than partners did to connections that it was given, while it
+-- had them; and that they were disconnected, by whomever, until a moment after its consent ended.
+create or replace function gateway.visible_events(
+  p_partner gateway.partner, p_user_id uuid, p_after bigint, p_until bigint, p_limit integer
+)
+returns setof gateway.event language plpgsql stable set search_path = '' as $$
 begin
   if p_partner.id is null then
+    return query  -- by the negative of the position, or a plan could walk all positions in search of a rare user
+      select e.* from gateway.event e
+       where e.user_id = p_user_id and e.position is not null and -e.position < -p_after and e.type !~ '^(partner|key|events)\.'
+       order by -e.position desc limit p_limit;
+  elsif p_partner.reach = 'all' then
     return query
       select e.* from gateway.event e
-       where e.user_id = p_whose and e.position is not null and -e.position < -p_after and e.type !~ '^(partner|key)\.'
-       order by -e.position desc limit p_most;
-  elsif p_partner.reach = 'own' then
-    return query
-      select e.* from (
-        select c.* from gateway.event c where p_until - p_after <= 2000 and c.position > p_after and c.position <= p_until
-        union all
-        select o.* from (select distinct c.connection_id from gateway.consent c where c.partner_id = p_partner.id and p_until - p_after > 2000) known
-         cross join lateral (
-          select c.* from gateway.event c
-           where c.connection_id = known.connection_id and -c.position < -p_after and -c.position >= -p_until
-             and c.partner_id is distinct from p_partner.id) o
-        union all
-        (select c.* from gateway.event c
-          where p_until - p_after > 2000 and c.partner_id = p_partner.id and c.position is not null and -c.position < -p_after and -c.position >= -p_until
-          order by -c.position desc limit p_most)
-      ) e
-       where e.partner_id = p_partner.id
-          or (e.partner_id is null or e.type = 'connection.disconnected')
-             and (p_partner.providers is null or e.provider = any (p_partner.providers)) and exists (
-               select from gateway.consent x
-                where x.partner_id = p_partner.id and x.connection_id = e.connection_id and x.created_at <= e.at
-                  and (x.ended_at is null or e.at < x.ended_at
-                       or e.type = 'connection.disconnected' and e.at < x.ended_at + interval '5 seconds'))
-       order by e.position limit p_most;
-  elsif p_partner.providers is null or near then
-    return query
-      select e.* from gateway.event e
-       where e.position > p_after
-         and (e.partner_id = p_partner.id or e.provider is not null and (p_partner.providers is null or e.provider = any (p_partner.providers)))
-       order by e.position limit p_most;
+       where e.position > p_after and e.position <= p_until
+         and (e.partner_id = p_partner.id
+              or e.provider is not null and (p_partner.providers is null or e.provider = any (p_partner.providers)))
+       order by e.position limit p_limit;
   else
     return query
-      select distinct on (x.position) x.* from (
-        select o.* from unnest(p_partner.providers) known (id) cross join lateral (
-          select e.* from gateway.event e where e.provider = known.id and e.position is not null and -e.position < -p_after
-           order by -e.position desc limit p_most) o
-        union all
-        (select e.* from gateway.event e where e.partner_id = p_partner.id and e.position is not null and -e.position < -p_after
-          order by -e.position desc limit p_most)
-      ) x order by x.position limit p_most;
+      select e.* from gateway.event e
+       where e.position > p_after and e.position <= p_until
+         and (e.partner_id = p_partner.id
+              or (e.partner_id is null or e.type = 'connection.disconnected')
+                 and (p_partner.providers is null or e.provider = any (p_partner.providers)) and exists (
+                   select from gateway.consent x
+                    where x.partner_id = p_partner.id and x.connection_id = e.connection_id and x.created_at <= e.at
+                      and (x.ended_at is null or e.at < x.ended_at
+                           or e.type = 'connection.disconnected' and e.at < x.ended_at + interval '5 seconds')))
+       order by e.position limit p_limit;
   end if;
 end $$;
 
--- A page for one caller: the partner of a key, or a user. `next`: from where to go on, where there is more, or may be. A partner that
--- was given connections is not told who else erased one.
-create or replace function public.gateway_events_v1(p_key_hash text, p_address text, p_user_id uuid, p_after bigint, p_most integer)
+-- A page for one caller: the partner of a key, or a user. For a partner one call looks at 20,000 positions at most. `next`: where to
+-- continue, if there is or may be more. A partner with reach `own` does not see who else ended a connection.
+create or replace function public.gateway_events_v1(p_key_hash text, p_address text, p_user_id uuid, p_after bigint, p_limit integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks  record;
   own   boolean;
-  until bigint;
+  top   bigint := (select c.position from gateway.event_chain c);
+  until bigint := least(top, p_after + 20000);
   items jsonb;
 begin
   if p_key_hash is not null then
@@ -116,18 +191,19 @@ begin
     select null::gateway.partner as partner, null::text as refused into asks;
   end if;
   own := coalesce((asks.partner).reach = 'own', false);
-  until := gateway.looked_until(asks.partner, p_after);
   select coalesce(jsonb_agg(jsonb_build_object(
            'id', x.id, 'position', x.position, 'type', x.type,
+           -- A time that was written by hand may be none that a reader can hold.
            'at', least(greatest(x.at, timestamptz '0001-01-03 00:00:00+00'), timestamptz '9998-12-31 00:00:00+00'),
            'connection_id', x.connection_id, 'user_id', x.user_id,
            'partner', case when not own or x.partner_id = (asks.partner).id then x.partner_id end, 'provider', x.provider,
-           'data', case when own then x.data - 'by' else x.data end) order by x.position), '[]') into items
-    from gateway.told(asks.partner, p_user_id, p_after, until, p_most + 1) x;
-  if jsonb_array_length(items) > p_most then
-    items := items - p_most;
-    until := (items -> (p_most - 1) ->> 'position')::bigint;
-  elsif until >= (select l.position from gateway.ledger l) or until <= p_after then
+           'data', case when jsonb_typeof(x.data) <> 'object' then '{}' when own then x.data - 'by' else x.data end
+         ) order by x.position), '[]') into items
+    from gateway.visible_events(asks.partner, p_user_id, p_after, until, p_limit + 1) x;
+  if jsonb_array_length(items) > p_limit then
+    items := items - p_limit;
+    until := (items -> (p_limit - 1) ->> 'position')::bigint;
+  elsif p_key_hash is null or until >= top then
     until := null;
   end if;
   return jsonb_build_object('items', items, 'next', until);

@@ -1,19 +1,69 @@
--- Removing what has expired.
+-- Housekeeping: once a minute, by one worker.
 
-create or replace function gateway.sweep(p_most integer) returns void
+-- An array in each delete, since a join with a subquery that locks may run it, and its limit, more than once. Times are compared with a
+-- variable, since a volatile function cannot use an index.
+create or replace function gateway.delete_expired(p_limit integer) returns void
 language plpgsql set search_path = '' as $$
 declare
-  over timestamptz := clock_timestamp();  -- a variable, since a volatile function cannot look into an index
+  over timestamptz := clock_timestamp();
 begin
-  -- An array, since a join with a subquery that locks may run it, and its limit, more than once.
   delete from gateway.session s where s.session_hash = any (array(
     select x.session_hash from gateway.session x where x.expires_at <= over
-     order by x.expires_at limit p_most for update skip locked));
+     order by x.expires_at limit p_limit for update skip locked));
   delete from gateway.authorization_request a where a.state_hash = any (array(
     select x.state_hash from gateway.authorization_request x where x.expires_at <= over
-     order by x.expires_at limit p_most for update skip locked));
-  -- A link of fifteen minutes, an attempt of ten and ten for its completion: nobody asks for it an hour later.
+     order by x.expires_at limit p_limit for update skip locked));
+  -- An hour later nobody asks for a connect session: 15 minutes for the link, 10 for the attempt, 10 for its completion.
   delete from gateway.connect_session s where s.id = any (array(
     select x.id from gateway.connect_session x where x.expires_at <= over - interval '1 hour'
-     order by x.expires_at limit p_most for update skip locked));
+     order by x.expires_at limit p_limit for update skip locked));
+  -- No answer counts as no: a trigger puts the grant into the queue of revocations.
+  delete from gateway.parked_grant p where p.id = any (array(
+    select x.id from gateway.parked_grant x where x.parked_until <= over
+     order by x.parked_until limit p_limit for update skip locked));
+end $$;
+
+-- A grant that could not be revoked in 72 hours.
+create or replace function gateway.abandon_revocations(p_limit integer) returns void
+language plpgsql set search_path = '' as $$
+declare
+  over timestamptz := clock_timestamp();
+begin
+  with abandoned as (
+    delete from gateway.revocation r where (r.connection_id, r.generation) in (
+      select x.connection_id, x.generation from gateway.revocation x
+       where x.due_at <= over and x.created_at < over - interval '72 hours' limit p_limit for update skip locked)
+    returning r.connection_id, r.provider
+  )
+  insert into gateway.event (type, connection_id, provider)
+  select 'grant.revocation_abandoned', a.connection_id, a.provider from abandoned a;
+end $$;
+
+-- A refresh token that expires within a week, and whose refreshes fail, is announced once.
+create or replace function gateway.announce_expiring_grants(p_limit integer) returns void
+language plpgsql set search_path = '' as $$
+begin
+  with expiring as (
+    update gateway.connection c set announced_at = clock_timestamp() where c.id in (
+      select x.id from gateway.connection x
+       where x.status = 'active' and x.announced_at is null and x.failures > 0
+         and x.refresh_expires_at < clock_timestamp() + interval '7 days' limit p_limit for update skip locked)
+    returning c.*
+  )
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  select 'connection.ending', e.id, e.user_id, e.provider, jsonb_build_object('refresh_expires_at', e.refresh_expires_at) from expiring e;
+end $$;
+
+create or replace function public.gateway_housekeeping_v1(p_events_days integer)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended('gateway housekeeping', 0)) then
+    return '{"done": false}';
+  end if;
+  perform gateway.delete_expired(1000);
+  perform gateway.sweep_usage();
+  perform gateway.abandon_revocations(100);
+  perform gateway.announce_expiring_grants(100);
+  perform gateway.drop_old_events(p_events_days, 2000);
+  return '{"done": true}';
 end $$;

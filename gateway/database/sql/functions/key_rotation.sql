@@ -36,9 +36,9 @@ begin
       from (select r.* from gateway.revocation r where (r.connection_id, r.generation) > (from_id, from_gen)
              order by r.connection_id, r.generation limit p_most) x;
   elsif p_kind = 'ledger' then
-    total := case when p_after is null then (select count(*) from gateway.ledger l where l.sealed_key is not null) end;
-    select jsonb_agg(jsonb_build_object('id', from_id, 'generation', 0, 'values', jsonb_build_object('ledger', l.sealed_key))) into items
-      from gateway.ledger l where l.sealed_key is not null and p_after is null;
+    total := case when p_after is null then (select count(*) from gateway.event_chain l where l.encrypted_key is not null) end;
+    select jsonb_agg(jsonb_build_object('id', from_id, 'generation', 0, 'values', jsonb_build_object('ledger', l.encrypted_key))) into items
+      from gateway.event_chain l where l.encrypted_key is not null and p_after is null;
   else
     raise exception 'no such kind of sealed values' using errcode = 'invalid_parameter_value';
   end if;
@@ -88,7 +88,7 @@ begin
              refresh = case x."column" when 'refresh' then x.new else r.refresh end
        where r.connection_id = x.id and r.generation = x.generation;
     elsif p_kind = 'ledger' then
-      update gateway.ledger l set sealed_key = x.new where l.sealed_key = x.old;
+      update gateway.event_chain l set encrypted_key = x.new where l.encrypted_key = x.old;
     else
       raise exception 'no such kind of sealed values' using errcode = 'invalid_parameter_value';
     end if;

@@ -65,7 +65,6 @@ begin
   if not exists (select from gateway.live_user(p_user_id)) then
     return null;
   end if;
-  perform gateway.sweep(100);
   insert into gateway.connect_session as s (secret_hash, partner_id, user_id, provider, type, scope, return_to)
   values (p_secret_hash, (who.partner).id, p_user_id, p_provider, p_type, p_scope, p_return_to) returning s.* into added;
   insert into gateway.event (type, user_id, provider, partner_id, data)

@@ -195,27 +195,6 @@ begin
   return jsonb_build_object('told', true);
 end $$;
 
--- A refresh token that will die within a week and cannot be kept alive is announced once.
-create or replace function public.gateway_announce_endings_v1()
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  told integer;
-begin
-  with ending as (
-    update gateway.connection c set announced_at = clock_timestamp() where c.id in (
-      select x.id from gateway.connection x
-       where x.status = 'active' and x.announced_at is null and x.failures > 0
-         and x.refresh_expires_at < clock_timestamp() + interval '7 days' limit 100 for update skip locked)
-    returning c.*
-  ), events as (
-    insert into gateway.event (type, connection_id, user_id, provider, data)
-    select 'connection.ending', e.id, e.user_id, e.provider, jsonb_build_object('refresh_expires_at', e.refresh_expires_at)
-      from ending e returning 1
-  )
-  select count(*) into told from events;
-  return jsonb_build_object('announced', told);
-end $$;
-
 -- What became of refreshes lately, by whichever process on whichever machine.
 create or replace function public.gateway_recent_refreshes_v1(p_seconds integer)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$

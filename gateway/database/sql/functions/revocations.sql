@@ -73,29 +73,14 @@ begin
   return jsonb_build_object('left', found);
 end $$;
 
--- null: nothing is due. Silence is a no: what was parked and not answered comes into the queue first. Whoever claims has two
--- minutes before another may try; what could not be given back in 72 hours is told of and let go.
+-- The grant that is due for longest, for two minutes no other process's; null: nothing is due.
 create or replace function public.gateway_claim_revocation_v1()
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   over    timestamptz := clock_timestamp();
   claimed gateway.revocation;
 begin
-  perform gateway.sweep(1000);
-  perform gateway.sweep_usage();
-  delete from gateway.parked_grant p where p.id in (
-    select x.id from gateway.parked_grant x where x.parked_until <= over
-     order by x.parked_until limit 100 for update skip locked);
-  with let_go as (
-    delete from gateway.revocation r where (r.connection_id, r.generation) in (
-      select x.connection_id, x.generation from gateway.revocation x
-       where x.due_at <= over and x.created_at < over - interval '72 hours' limit 100 for update skip locked)
-    returning r.connection_id, r.provider
-  )
-  insert into gateway.event (type, connection_id, provider)
-  select 'grant.revocation_abandoned', l.connection_id, l.provider from let_go l;
-  over := clock_timestamp();  -- what was parked has come into the queue since
-  update gateway.revocation r set due_at = clock_timestamp() + interval '2 minutes'
+  update gateway.revocation r set due_at = over + interval '2 minutes'
    where (r.connection_id, r.generation) = (
      select x.connection_id, x.generation from gateway.revocation x
       where x.due_at <= over order by x.due_at limit 1 for update skip locked)

@@ -69,7 +69,6 @@ begin
   if p_expires_at <= clock_timestamp() or not exists (select from gateway.live_user(p_user_id)) then
     return null;
   end if;
-  perform gateway.sweep(100);
   insert into gateway.session (session_hash, user_id, label, expires_at) values (p_session_hash, p_user_id, p_label, p_expires_at);
   return jsonb_build_object('user_id', p_user_id);
 end $$;

@@ -1,0 +1,10 @@
+"""Housekeeping: one call a minute removes what has expired."""
+
+from __future__ import annotations
+
+from gateway.database import Database
+
+
+def run(database: Database, *, events_days: int) -> bool:
+    """Remove what has expired, announce grants that will expire soon, drop old events; False while another process does it."""
+    return bool(database.call("housekeeping", events_days=events_days)["done"])
