@@ -238,7 +238,7 @@ def test_an_event_that_cannot_be_written_gives_no_token(gateway):
 
 def finding(rt):
     (found,) = doctor.examine(rt)
-    return found.level, found.says
+    return found.level, found.message
 
 
 def test_the_doctor_checks_the_latest_events_and_whether_they_get_positions(sealed, runtime, database):
