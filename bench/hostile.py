@@ -89,7 +89,7 @@ class Run:
     def __init__(self, stage: Hostile, port: int, looks: int) -> None:
         self.stage, self.port, self.looks = stage, port, looks
         main = next(each for each in psutil.Process().children() if str(port) in each.cmdline())
-        self._proc = Path(f"/proc/{max(main.children(), key=lambda each: each.memory_info().rss).pid}")
+        self._proc = Path(f"/proc/{max([main, *main.children()], key=lambda each: each.memory_info().rss).pid}")
         named = {kind: [f"{kind}{number:03}" for number in range(most)] for kind, most in REGISTRATIONS.items()}
         self._unused = {kind: names[:_UNUSED] for kind, names in named.items()}
         self._used = {kind: deque((name, 0.0) for name in names[_UNUSED:]) for kind, names in named.items()}

@@ -122,7 +122,7 @@ def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) 
         bulkhead=bulkhead,
         user_agent=f"oauth-gateway/{__version__} (+{settings.public_url})",
     )
-    issuers = Issuers(http)
+    issuers = Issuers(http, bulkhead=bulkhead)
     vault = Vault([key.get_secret_value() for key in settings.keys])
     return Runtime(
         settings=settings,

@@ -12,12 +12,12 @@ from typing import Any
 from urllib.parse import quote
 
 from gateway.catalog import Provider
-from gateway.catalog.deviations import QUIRKS, AccountLookup
+from gateway.catalog.deviations import AccountLookup
 from gateway.errors import NeedsReauthorization, ProviderGarbled, ProviderUnavailable
 from gateway.http import Deadline, Response
 from gateway.models import Account
-from gateway.protocol import TokenAnswer, read_json
-from gateway.protocol.discovery import unverified_claims
+from gateway.protocol import TokenResponse, parse_json
+from gateway.protocol.id_token import unverified_claims
 from gateway.services import Runtime
 
 _LONGEST = 200
@@ -44,7 +44,7 @@ class AnotherAccount(NotConfirmed):
 
 
 def read_account(
-    rt: Runtime, provider: Provider, answer: TokenAnswer, *, nonce: str | None, deadline: Deadline
+    rt: Runtime, provider: Provider, answer: TokenResponse, *, nonce: str | None, deadline: Deadline
 ) -> Account:
     """
     The account behind `answer`. `nonce`: None for the answer to a refresh, which may come without an id_token.
@@ -65,7 +65,7 @@ def read_account(
 
 
 def confirm_account(
-    rt: Runtime, provider: Provider, answer: TokenAnswer, account_id: str | None, deadline: Deadline
+    rt: Runtime, provider: Provider, answer: TokenResponse, account_id: str | None, deadline: Deadline
 ) -> Account:
     """
     The account that an access token from elsewhere is for, in the provider's words alone; `account_id`: it has to be that one.
@@ -75,7 +75,7 @@ def confirm_account(
     """
     lookup = _lookup(provider, answer)
     if account_id is not None and len(lookup.id) == 1:
-        answer = TokenAnswer(answer.grant, {**answer.rest, lookup.id[0]: account_id})
+        answer = TokenResponse(answer.grant, {**answer.rest, lookup.id[0]: account_id})
         lookup = _lookup(provider, answer)
     asked = _account_id(answer.rest, lookup.id) if lookup.answered else account_id
     if not lookup.url or (lookup.answered and asked is None):
@@ -87,7 +87,7 @@ def confirm_account(
         raise NotReached("the access token does not reach the account")
     if found.status != 200:  # noqa: PLR2004
         raise NotConfirmed(f"the provider does not say that the token belongs to this account ({found.status})")
-    info = read_json(found.body)
+    info = parse_json(found.body)
     named = _account_id(info, lookup.answered or lookup.id)
     if named is None:
         if provider.openid and lookup.id != ("sub",):
@@ -99,7 +99,7 @@ def confirm_account(
     return Account(named, _label(info, lookup) or named)
 
 
-def judge_same_account(provider: Provider, answer: TokenAnswer, account_id: str) -> None:
+def judge_same_account(provider: Provider, answer: TokenResponse, account_id: str) -> None:
     """
     Raises ProviderGarbled when a refresh response names another account than the connection's (OpenID Connect Core section 12.2).
 
@@ -127,7 +127,7 @@ def _account_id(known: Mapping[str, Any], paths: tuple[str, ...]) -> str | None:
 
 
 def _id_token_claims(
-    rt: Runtime, provider: Provider, answer: TokenAnswer, nonce: str | None, deadline: Deadline
+    rt: Runtime, provider: Provider, answer: TokenResponse, nonce: str | None, deadline: Deadline
 ) -> Mapping[str, Any]:
     if not provider.openid:
         return {}
@@ -143,11 +143,11 @@ def _id_token_claims(
     )
 
 
-def _lookup(provider: Provider, answer: TokenAnswer) -> AccountLookup:
-    for name in provider.quirks:
-        find = QUIRKS[name].account
-        if find is not None:
-            return find(provider.api_base_url or "", answer.rest)
+def _lookup(provider: Provider, answer: TokenResponse) -> AccountLookup:
+    for deviation in provider.deviations:
+        lookup = deviation.account_lookup(provider.api_base_url or "", answer.rest)
+        if lookup is not None:
+            return lookup
     return AccountLookup(provider.userinfo_endpoint, provider.account.id, provider.account.label)
 
 
@@ -155,7 +155,7 @@ def _ask(
     rt: Runtime,
     provider: Provider,
     lookup: AccountLookup,
-    answer: TokenAnswer,
+    answer: TokenResponse,
     claims: Mapping[str, Any],
     deadline: Deadline,
     known: Mapping[str, Any],
@@ -166,14 +166,14 @@ def _ask(
         return {}
     if found.status != 200:  # noqa: PLR2004
         raise ProviderGarbled(f"the account endpoint answers {found.status}")
-    info = read_json(found.body)
+    info = parse_json(found.body)
     # OpenID Connect Core section 5.3.2: it has to be there, and the same. Where the id is another field, it is no such endpoint.
     if claims and ("sub" in info or lookup.id == ("sub",)) and info.get("sub") != claims["sub"]:
         raise ProviderGarbled("the account endpoint speaks of another sub than the id_token")
     return info
 
 
-def _fetch(rt: Runtime, provider: Provider, url: str, answer: TokenAnswer, deadline: Deadline) -> Response:
+def _fetch(rt: Runtime, provider: Provider, url: str, answer: TokenResponse, deadline: Deadline) -> Response:
     headers = {
         "Accept": "application/json",
         **provider.headers,

@@ -88,7 +88,7 @@ def address_of(rt: Runtime, provider: Provider, attempt: Attempt, scope: tuple[s
     """Where the browser is sent for it, asking for `scope` (RFC 6749 section 4.1.1)."""
     if scope != provider.scope:
         provider = provider.model_copy(update={"scope": scope})
-    return protocol.authorization_request(
+    return protocol.build_authorization_request(
         provider,
         rt.clients[provider.id],
         redirect_uri=rt.redirect_uri(provider),
@@ -147,7 +147,7 @@ def finish(
     what has to be shown here (StateInvalid, BrowserMismatch, UserMismatch, IssuerMismatch, DatabaseUnavailable); what may
     be returned to the product is in the Outcome.
     """
-    state = protocol.single(parameters, "state")
+    state = protocol.single_parameter(parameters, "state")
     if not state:
         raise StateInvalid("no state")
     state_hash = fingerprint(state)
@@ -206,7 +206,7 @@ def _redeem(
     """The id of the connection that stands now, or None where the grant was parked, as it is with a `confirmation`."""
     deadline = Deadline.after(EXCHANGE_SECONDS)
     provider = rt.issuers.complete(provider, deadline)
-    code = protocol.read_authorization_response(provider, parameters)
+    code = protocol.parse_authorization_response(provider, parameters)
     kept = json.loads(rt.vault.open(request.sealed, row=state_hash, column="authorization", generation=0))
     answer = _exchange(rt, provider, request, code, kept["code_verifier"], deadline)
     account_id: str | None = None
@@ -224,18 +224,18 @@ def _redeem(
 
 def _exchange(
     rt: Runtime, provider: Provider, request: AuthorizationRequest, code: str, code_verifier: str, deadline: Deadline
-) -> protocol.TokenAnswer:
+) -> protocol.TokenResponse:
     client = rt.clients[provider.id]
-    wire = protocol.code_request(
+    wire = protocol.build_code_request(
         provider, client, code=code, redirect_uri=rt.redirect_uri(provider), code_verifier=code_verifier
     )
     answer = rt.http.request(
         wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline, provider=provider.id
     )
     try:
-        return protocol.read_token_response(provider, answer.status, answer.body, now=rt.now(), scope=request.scope)
+        return protocol.parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=request.scope)
     except ProviderGarbled as error:
-        left = protocol.grant_in(provider, answer.body)
+        left = protocol.find_grant(provider, answer.body)
         if left is not None:
             _undo(rt, provider, request, left, error, deadline)
         raise

@@ -14,7 +14,7 @@ from gateway.database import Checking, CheckOutcome
 from gateway.errors import NeedsReauthorization, NotFound, ProviderGarbled
 from gateway.http import Deadline
 from gateway.models import Caller, Connection, Grant
-from gateway.protocol import TokenAnswer
+from gateway.protocol import TokenResponse
 from gateway.services import Runtime
 from gateway.tokens.read import FreshToken, fresh_grant
 
@@ -79,4 +79,4 @@ def _confirm(rt: Runtime, begun: Checking, fresh: FreshToken, deadline: Deadline
     connection = begun.connection
     grant = Grant(fresh.access_token, None, "Bearer", fresh.scope, fresh.expires_at)
     provider = rt.issuers.complete(rt.provider(connection.provider), deadline)
-    confirm_account(rt, provider, TokenAnswer(grant, begun.facts), connection.account.id, deadline)
+    confirm_account(rt, provider, TokenResponse(grant, begun.facts), connection.account.id, deadline)

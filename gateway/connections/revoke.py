@@ -132,10 +132,10 @@ def _send(rt: Runtime, provider: Provider, grant: Revocation, deadline: Deadline
     for token, hint in ((grant.refresh, "refresh_token"), (grant.token, "access_token")):
         if token is None:
             continue
-        wire = protocol.revocation_request(provider, rt.clients[provider.id], token=token, hint=hint)
+        wire = protocol.build_revocation_request(provider, rt.clients[provider.id], token=token, hint=hint)
         answer = rt.http.request(
             wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline, provider=provider.id
         )
-        protocol.read_revocation_response(answer.status, answer.body)
+        protocol.parse_revocation_response(answer.status, answer.body)
         if provider.revocation_ends == "account":
             return

@@ -65,21 +65,20 @@ def uninstall_app(
 
 def _send(rt: Runtime, connection_id: uuid.UUID, target: Leaving, deadline: Deadline) -> Uninstalled:
     provider = rt.provider(target.provider)
-    quirk = provider.uninstalling
-    if quirk is None or quirk.uninstall is None:
+    client_id, base_url = rt.clients[provider.id].client_id, provider.api_base_url or ""
+    deviation = provider.uninstaller
+    request = deviation.uninstall(base_url, client_id, target.account_id, target.facts) if deviation else None
+    if request is None:
         return "unsupported"
     fresh = fresh_grant(rt, connection_id, until=deadline)
-    wire = quirk.uninstall(
-        provider.api_base_url or "", rt.clients[provider.id].client_id, target.account_id, target.facts
-    )
     headers = {
         "Accept": "application/json",
         "Content-Type": "application/json",
         **provider.headers,
         "Authorization": f"Bearer {fresh.access_token}",
     }
-    body, until = json.dumps(dict(wire.body)), deadline.within(UNINSTALL_SECONDS)
-    answer = rt.http.request("DELETE", wire.url, headers=headers, body=body, deadline=until, provider=provider.id)
+    body, until = json.dumps(dict(request.body)), deadline.within(UNINSTALL_SECONDS)
+    answer = rt.http.request("DELETE", request.url, headers=headers, body=body, deadline=until, provider=provider.id)
     if 200 <= answer.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
         return "done"
     log.warning("uninstall.refused", provider=provider.id, status=answer.status)

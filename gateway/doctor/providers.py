@@ -87,7 +87,7 @@ def _page(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding | None
 def _known(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:
     """What the token endpoint message to our registration."""
     client = rt.clients[provider.id]
-    wire = protocol.code_request(
+    wire = protocol.build_code_request(
         provider,
         client,
         code=f"doctor-{secrets.token_urlsafe(24)}",
@@ -98,7 +98,7 @@ def _known(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:
         answer = rt.http.request(
             wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline, provider=provider.id
         )
-        protocol.read_token_response(provider, answer.status, answer.body, now=rt.now(), scope=provider.scope)
+        protocol.parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=provider.scope)
     except AccessDenied:
         return Finding(provider.id, "ok", "It knows our registration: it refused a made-up code as a code.")
     except ProviderUnavailable as error:

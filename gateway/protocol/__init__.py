@@ -1,41 +1,38 @@
 """
-The protocol: requests built, answers judged.
+OAuth 2.0 and OpenID Connect: build requests, parse responses.
 
-Authlib does the wire format and client authentication (RFC 6749, 7636, 7523); here stand the values that go in and the
-judgement of what comes back. Values in, values out: no network, no database, no clock of its own. Nothing that a provider
-said reaches a message: its words are not ours to repeat.
+Authlib writes the wire format and the client authentication; this package decides what is sent and what is believed. Values
+in, values out; only `discovery` calls the network. No message contains a provider's own words.
 """
 
 from __future__ import annotations
 
-from gateway.protocol.requests import (
-    WireRequest,
-    authorization_request,
-    code_request,
-    refresh_request,
-    revocation_request,
+from gateway.protocol.authorization import (
+    build_authorization_request,
+    parse_authorization_response,
+    single_parameter,
 )
-from gateway.protocol.responses import (
-    TokenAnswer,
-    grant_in,
-    read_authorization_response,
-    read_json,
-    read_revocation_response,
-    read_token_response,
-    single,
+from gateway.protocol.message import HttpRequest, parse_json
+from gateway.protocol.revocation import build_revocation_request, parse_revocation_response
+from gateway.protocol.token import (
+    TokenResponse,
+    build_code_request,
+    build_refresh_request,
+    find_grant,
+    parse_token_response,
 )
 
 __all__ = [
-    "TokenAnswer",
-    "WireRequest",
-    "authorization_request",
-    "code_request",
-    "grant_in",
-    "read_authorization_response",
-    "read_json",
-    "read_revocation_response",
-    "read_token_response",
-    "refresh_request",
-    "revocation_request",
-    "single",
+    "HttpRequest",
+    "TokenResponse",
+    "build_authorization_request",
+    "build_code_request",
+    "build_refresh_request",
+    "build_revocation_request",
+    "find_grant",
+    "parse_authorization_response",
+    "parse_json",
+    "parse_revocation_response",
+    "parse_token_response",
+    "single_parameter",
 ]

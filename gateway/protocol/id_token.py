@@ -1,13 +1,9 @@
-"""
-Tokens that an issuer signs: what they say, and whether it is to be believed.
-
-Values in, values out; keys come from whoever has them.
-"""
+"""Tokens signed by an issuer: id_tokens (OpenID Connect Core section 3.1.3.7) and other JWTs (RFC 7519, RFC 8725)."""
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
 from joserfc import jws, jwt
@@ -16,14 +12,15 @@ from joserfc.errors import JoseError
 from gateway.catalog import Provider
 from gateway.errors import ProviderGarbled
 from gateway.models import Client
-from gateway.protocol import read_json
+from gateway.protocol.jwks import PublishedKeys
+from gateway.protocol.message import parse_json
 
 CLOCK_SKEW_SECONDS = 60
 _LONGEST_TOKEN = 16_384
 
 
 def key_id_of(token: str) -> str | None:
-    """The `kid` in a token's header, unverified; None when there is none or it is not to be believed."""
+    """The `kid` in a token's header, unverified; None when there is none, or none that could be a name."""
     if len(token) > _LONGEST_TOKEN:
         return None
     try:
@@ -35,18 +32,18 @@ def key_id_of(token: str) -> str | None:
 
 
 def unverified_claims(token: str) -> Mapping[str, Any]:
-    """The claims of a compact JWT as they stand there; none where it is none. Only for one that its issuer handed over itself."""
+    """The claims of a compact JWT without a check, {} for anything else. Only for a token that came from its issuer directly."""
     try:
-        return read_json(jws.extract_compact(token.encode()).payload)
+        return parse_json(jws.extract_compact(token.encode()).payload)
     except (JoseError, ProviderGarbled, ValueError):
         return {}
 
 
 def signed_claims(token: str, keys: Any, algorithms: tuple[str, ...]) -> Mapping[str, Any] | None:
     """
-    The claims of a compact JWT (RFC 7519) whose signature one of `keys` verifies with one of `algorithms`, else None.
+    The claims of a compact JWT whose signature one of `keys` verifies with one of `algorithms`, else None.
 
-    RFC 8725 sections 3.1 and 3.2: the algorithms are ours to say; joserfc holds them to the key's type.
+    RFC 8725 sections 3.1 and 3.2: the caller chooses the algorithms; joserfc checks that they fit the key's type.
     """
     if len(token) > _LONGEST_TOKEN:
         return None
@@ -57,10 +54,35 @@ def signed_claims(token: str, keys: Any, algorithms: tuple[str, ...]) -> Mapping
     return decoded.claims if isinstance(decoded.claims, dict) else None
 
 
-def claims_problem(  # noqa: PLR0911 - one line a rule, in the order of the specification
+def parse_id_token(
+    provider: Provider,
+    client: Client,
+    id_token: str,
+    *,
+    nonce: str | None,
+    now: float,
+    fetch_keys: Callable[[str | None], PublishedKeys],
+) -> Mapping[str, Any]:
+    """
+    The claims of an id_token (OpenID Connect Core section 3.1.3.7). Raises ProviderGarbled when a check fails.
+
+    `nonce`: None for a refresh response, which has none (section 12.2). `now`: Unix seconds. `fetch_keys`: the issuer's keys,
+    with the key of that id among them where it exists.
+    """
+    key_id = key_id_of(id_token)
+    claims = signed_claims(id_token, fetch_keys(key_id).of(key_id), provider.id_token_signing_alg_values)
+    if claims is None:
+        raise ProviderGarbled("the id_token's signature does not hold")
+    problem = _claims_problem(provider, client, claims, nonce=nonce, now=now)
+    if problem:
+        raise ProviderGarbled(f"the id_token is refused: {problem}")
+    return claims
+
+
+def _claims_problem(  # noqa: PLR0911 - one line a rule, in the order of the specification
     provider: Provider, client: Client, claims: Mapping[str, Any], *, nonce: str | None, now: float
 ) -> str | None:
-    """What is wrong with an id_token's claims: the name of the claim, or None."""
+    """The name of the first claim that is wrong, or None."""
     issuer = provider.issuer
     if provider.issuer_pattern:
         issuer = provider.issuer_pattern.replace("{tenantid}", str(claims.get("tid")))

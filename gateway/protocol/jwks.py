@@ -1,7 +1,7 @@
 """
-The signing keys in a JWK set (RFC 7517), each made ready when a token first names it.
+The signing keys in a JWK set (RFC 7517).
 
-To import a key costs 0.16 ms, and whoever publishes a hundred would have everybody wait for them.
+A key is imported when a token first names it: importing a set of a hundred would delay every caller.
 """
 
 from __future__ import annotations
@@ -15,22 +15,20 @@ from joserfc.jwk import KeySet, KeySetSerialization
 from gateway.errors import ProviderGarbled
 
 _PUBLIC = ("kty", "kid", "use", "alg", "key_ops", "crv", "n", "e", "x", "y")
-"""Of a key, what it is verified with (RFC 7518 section 6). Certificates and whatever else stands there are not read."""
+"""The members that verification needs (RFC 7518 section 6). Others, such as certificates, are not read."""
 _LONGEST_MEMBER = 2_732
-"""Letters of base64: 16,384 bits, beyond which OpenSSL verifies nothing."""
-_CURVES = ("P-256", "P-384", "P-521", "secp256k1", "Ed25519", "Ed448")
-"""Of those that sign, what a token can be verified with here."""
+"""Base64 characters of 16,384 bits, the largest RSA key that OpenSSL verifies with."""
 _MOST_KEYS = 48
-"""That are kept; honest sets have two to a dozen."""
+"""Honest sets have two to a dozen."""
 _MOST_TRIED = 8
-"""Of one name, or without one; and at first, to see whether a set can be used at all."""
+"""Keys of one name, or without a name; and at first, to see whether the set is usable."""
 
 
 class PublishedKeys:
     """
-    Asymmetric signing keys; symmetric ones and kinds that we do not know are left out. False when none can be used.
+    Asymmetric signing keys; symmetric and unknown ones are left out. False when none is usable.
 
-    Raises ProviderGarbled for what is no JWK set.
+    Raises ProviderGarbled when the document is not a JWK set.
     """
 
     def __init__(self, document: Mapping[str, Any]) -> None:
@@ -52,8 +50,8 @@ class PublishedKeys:
 
     def of(self, key_id: str | None) -> KeySet:
         """
-        Those of that name (of several, a token's algorithm says which), else those without a name, which go by their thumbprint. For a
-        token without a name, all of a small set: it is verified where that is a single key (OpenID Connect Core section 10.1).
+        The keys of that name, else those without a name, which are known by their thumbprint. For a token without a key id, all
+        keys of a small set: joserfc verifies when only one fits (OpenID Connect Core section 10.1).
         """
         every = range(len(self._entries))
         if key_id is None:
@@ -69,7 +67,7 @@ class PublishedKeys:
         return KeySet([key for each in self._imported(numbers) for key in each.keys])
 
     def _imported(self, numbers: Sequence[int]) -> Iterator[KeySet]:
-        """Those that can be, of the first few; each once."""
+        """The usable ones of the first few; each is imported once."""
         for number in numbers[:_MOST_TRIED]:
             if number not in self._ready:
                 self._ready[number] = _imported(self._entries[number])
@@ -85,10 +83,8 @@ def _imported(entry: Mapping[str, Any]) -> KeySet:
 
 
 def _is_sound(entry: Any) -> bool:
-    """RFC 7518 section 3.3: an RSA modulus has 2048 bits or more, which is 342 letters of base64; and no member is endless."""
+    """RFC 7518 section 3.3: an RSA modulus has 2048 bits or more, which is 342 characters of base64."""
     if not isinstance(entry, dict) or entry.get("kty") not in ("RSA", "EC", "OKP") or entry.get("use", "sig") != "sig":
-        return False
-    if entry["kty"] != "RSA" and entry.get("crv") not in _CURVES:
         return False
     lengths = [len(str(entry.get(name, ""))) for name in _PUBLIC]
     return max(lengths) <= _LONGEST_MEMBER and (entry.get("kty") != "RSA" or len(str(entry.get("n"))) >= 342)  # noqa: PLR2004

@@ -117,7 +117,7 @@ def send_request(
 ) -> Mapping[str, Any]:
     """The provider's response as it came; in the journal if it may contain tokens."""
     provider = rt.issuers.complete(provider, deadline)
-    request = protocol.refresh_request(provider, rt.clients[provider.id], refresh_token=token, facts=claim.facts)
+    request = protocol.build_refresh_request(provider, rt.clients[provider.id], refresh_token=token, facts=claim.facts)
     if deadline.remaining() < 1.0:
         raise RefreshInProgress("the claim came too late to be used")
     try:
@@ -157,7 +157,7 @@ def store_response(
     try:
         grant = parse_response(provider, response)
     except GatewayError as error:
-        if isinstance(error, NeedsReauthorization) or protocol.grant_in(provider, body) is None:
+        if isinstance(error, NeedsReauthorization) or protocol.find_grant(provider, body) is None:
             rt.journal.delete(connection_id, generation)
         raise
     row, following = str(connection_id), generation + 1
@@ -186,7 +186,7 @@ def store_response(
 
 def parse_response(provider: Provider, response: Mapping[str, Any]) -> Grant:
     """The grant in a response, or the error in it; lifetimes count from its arrival."""
-    answer = protocol.read_token_response(
+    answer = protocol.parse_token_response(
         provider,
         response["status"],
         response["body"].encode("latin-1"),
@@ -203,7 +203,7 @@ def _concerns_only_this_connection(response: Mapping[str, Any]) -> bool:
     if response["status"] in (408, 425, 429) or response["status"] >= 500:  # noqa: PLR2004
         return False
     try:
-        protocol.read_json(response["body"].encode("latin-1"))
+        protocol.parse_json(response["body"].encode("latin-1"))
     except ProviderFailed:
         return False
     return True

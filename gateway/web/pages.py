@@ -120,10 +120,10 @@ def _item(rt: Runtime, row: Connection, partners: Sequence[Sharing]) -> dict[str
 
 def _uninstall_option(provider: Provider | None, row: Connection) -> dict[str, str] | None:
     """The option to uninstall our app at the provider; None where the provider or the granted scope does not allow it."""
-    quirk = provider.uninstalling if provider else None
-    if provider is None or quirk is None or quirk.uninstall_scope not in row.scope:
+    deviation = provider.uninstaller if provider else None
+    if provider is None or deviation is None or deviation.uninstall_scope not in row.scope:
         return None
-    return {"label": f"Also uninstall the app at {provider.name}", "warning": quirk.uninstall_warning}
+    return {"label": f"Also uninstall the app at {provider.name}", "warning": deviation.uninstall_warning}
 
 
 def _notice(rt: Runtime, rows: Sequence[Connection]) -> dict[str, str] | None:

@@ -9,13 +9,13 @@ from uuid import UUID
 import pytest
 from psycopg.types.json import Jsonb
 
+from gateway import protocol
 from gateway.connections import adopt
 from gateway.connections import uninstall as leave
 from gateway.connections.adopt.proof import prove, read_written, use_refresh_token
 from gateway.errors import NeedsReauthorization, ProviderGarbled, ProviderUnavailable
 from gateway.http import Deadline
 from gateway.models import Caller
-from gateway.protocol import refresh_request
 from gateway.tokens import refresh_request as renewal
 from gateway.tokens.read import fresh_grant
 from tests.support.database import rows
@@ -117,7 +117,7 @@ def test_facts_that_are_no_object_are_none(project):
     """
     provider = project.rt.provider("ghl")
 
-    wire = refresh_request(provider, project.rt.clients["ghl"], refresh_token="held", facts=[1])
+    wire = protocol.build_refresh_request(provider, project.rt.clients["ghl"], refresh_token="held", facts=[1])
 
     assert "user_type" not in wire.body
 
@@ -251,7 +251,7 @@ def test_a_garbled_answer_keeps_what_the_refresh_token_brought(project, monkeypa
         raise ProviderGarbled("a word that this version does not know")
 
     with monkeypatch.context() as broken:
-        broken.setattr("gateway.protocol.read_token_response", garbled)
+        broken.setattr("gateway.protocol.parse_token_response", garbled)
         assert "put_off" == adopt.adopt(project.rt, claim).outcome
         claim = project.rt.store.claim_adoption(UUID(row), "ghl")
         assert "put_off" == adopt.adopt(project.rt, claim).outcome
@@ -290,7 +290,7 @@ def test_a_defect_gives_the_lease_back_and_lets_the_connection_rest(project, mon
     def fails(*_: object, **__: object) -> None:
         raise ValueError("no")
 
-    monkeypatch.setattr("gateway.protocol.refresh_request", fails)
+    monkeypatch.setattr("gateway.protocol.build_refresh_request", fails)
     with pytest.raises(ValueError, match="no"):
         renewal.work_once(project.rt)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from gateway.catalog import ENDPOINTS, TYPES, Provider, load_catalog
+from gateway.catalog import ENDPOINTS, TYPES, ApiKeyProvider, Provider, load_catalog
 from gateway.errors import SettingsRefused
 
 ACME = """
@@ -433,3 +433,27 @@ def test_each_type_has_a_neutral_path_of_its_own():
     assert {"crm", "email", "phone"} == {
         Provider(id="a", name="A", type=kind, issuer="https://a.example").path for kind in TYPES
     }
+
+
+def test_an_entry_for_api_keys_is_read_and_offered_to_no_flow(load):
+    """
+    It has no endpoints, and no user is redirected anywhere.
+    """
+    catalog = load(
+        '[stripes]\nauth = "api_key"\nname = "Stripes"\ntype = 2\napi_base_url = "https://api.stripes.example"\n'
+        'userinfo_endpoint = "https://api.stripes.example/v1/account"\naccount = { id = "id" }\nkey_prefix = "Bearer "\n'
+    )
+
+    assert isinstance(catalog.entries["stripes"], ApiKeyProvider)
+    assert catalog.get("stripes") is None
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [('auth = "magic"', "auth"), ('auth = "api_key"\ntoken_endpoint = "https://a.example/t"', "token_endpoint")],
+)
+def test_how_an_entry_authenticates_decides_which_keys_it_has(problems, line, told):
+    """
+    A key of another kind of entry is a mistake.
+    """
+    assert told in problems(f'[stripes]\nname = "Stripes"\ntype = 2\n{line}\n')

@@ -103,7 +103,7 @@ def test_a_name_lookup_that_hangs_is_left_at_the_deadline_and_asked_once_for_all
     answers.set()
     http.close()
 
-    assert ["login.acme.example", *(f"{name}.acme.example" for name in range(15))] == asked
+    assert sorted(asked) == sorted(["login.acme.example", *(f"{name}.acme.example" for name in range(15))])
 
 
 # -- size ------------------------------------------------------------------------------------------------------------

@@ -24,14 +24,14 @@ from gateway.errors import (
 )
 from gateway.models import Client
 from gateway.protocol import (
-    authorization_request,
-    code_request,
-    read_authorization_response,
-    read_json,
-    read_revocation_response,
-    read_token_response,
-    revocation_request,
-    single,
+    build_authorization_request,
+    build_code_request,
+    build_revocation_request,
+    parse_authorization_response,
+    parse_json,
+    parse_revocation_response,
+    parse_token_response,
+    single_parameter,
 )
 
 NOW = datetime(2026, 9, 1, 12, tzinfo=UTC)
@@ -57,13 +57,15 @@ def acme(**more) -> Provider:
 
 
 def sent_on(provider: Provider, client: Client = CLIENT) -> dict[str, list[str]]:
-    url = authorization_request(provider, client, redirect_uri=REDIRECT, state="st", code_verifier=VERIFIER, nonce="no")
+    url = build_authorization_request(
+        provider, client, redirect_uri=REDIRECT, state="st", code_verifier=VERIFIER, nonce="no"
+    )
     return parse_qs(urlsplit(url).query, keep_blank_values=True)
 
 
 def answer(body, status: int = 200, provider: Provider | None = None, **named):
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read_token_response(provider or acme(), status, raw, now=NOW, scope=("mail.read",), **named)
+    return parse_token_response(provider or acme(), status, raw, now=NOW, scope=("mail.read",), **named)
 
 
 # -- authorization request -------------------------------------------------------------------------------------------
@@ -96,7 +98,9 @@ def test_the_verifier_itself_never_goes_through_the_browser():
     """
     Only its hash does.
     """
-    url = authorization_request(acme(), CLIENT, redirect_uri=REDIRECT, state="st", code_verifier=VERIFIER, nonce="no")
+    url = build_authorization_request(
+        acme(), CLIENT, redirect_uri=REDIRECT, state="st", code_verifier=VERIFIER, nonce="no"
+    )
 
     assert VERIFIER not in url
     assert "client-secret" not in url
@@ -123,7 +127,9 @@ def test_highlevel_gets_no_challenge_and_its_own_parameter():
     """
     PKCE is not documented there; the space between scopes must not be a literal %2B.
     """
-    url = authorization_request(GHL, CLIENT, redirect_uri=REDIRECT, state="st", code_verifier=VERIFIER, nonce="no")
+    url = build_authorization_request(
+        GHL, CLIENT, redirect_uri=REDIRECT, state="st", code_verifier=VERIFIER, nonce="no"
+    )
     found = parse_qs(urlsplit(url).query)
 
     assert ["self"] == found["loginWindowOpenMode"]
@@ -139,7 +145,7 @@ def test_the_code_of_a_response_is_returned():
     """
     RFC 6749 section 4.1.2; other parameters are ignored.
     """
-    assert "c0de" == read_authorization_response(acme(), {"code": ["c0de"], "state": ["st"], "expires_in": ["60"]})
+    assert "c0de" == parse_authorization_response(acme(), {"code": ["c0de"], "state": ["st"], "expires_in": ["60"]})
 
 
 @pytest.mark.parametrize(
@@ -167,15 +173,17 @@ def test_a_response_from_another_issuer_is_refused_before_anything_of_it_is_beli
     """
     for content in ({"code": ["c0de"]}, {"error": ["access_denied"]}):
         with pytest.raises(IssuerMismatch):
-            read_authorization_response(acme(**more), {**content, "iss": iss})
+            parse_authorization_response(acme(**more), {**content, "iss": iss})
 
 
 def test_the_provider_s_own_issuer_is_believed():
     """
     And a provider without a configured one may name a host that we would have talked to.
     """
-    assert "c" == read_authorization_response(acme(), {"code": ["c"], "iss": ["https://login.acme.example"]})
-    assert "c" == read_authorization_response(acme(issuer=None), {"code": ["c"], "iss": ["https://login.acme.example"]})
+    assert "c" == parse_authorization_response(acme(), {"code": ["c"], "iss": ["https://login.acme.example"]})
+    assert "c" == parse_authorization_response(
+        acme(issuer=None), {"code": ["c"], "iss": ["https://login.acme.example"]}
+    )
 
 
 @pytest.mark.parametrize("name", ["code", "error", "state"])
@@ -185,10 +193,10 @@ def test_a_repeated_parameter_is_refused(name):
     """
     parameters = {"code": ["x"], name: ["x", "x"]}
     with pytest.raises(StateInvalid):
-        single(parameters, name)
+        single_parameter(parameters, name)
     if name != "state":
         with pytest.raises(StateInvalid):
-            read_authorization_response(acme(), parameters)
+            parse_authorization_response(acme(), parameters)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +221,7 @@ def test_an_error_says_who_must_act_and_never_in_the_provider_s_words(error, kin
     parameters = {"error": [error], "error_description": ["canary"], "error_uri": ["https://canary"], "code": ["x"]}
 
     with pytest.raises(GatewayError) as refused:
-        read_authorization_response(acme(), parameters)
+        parse_authorization_response(acme(), parameters)
 
     assert kind is type(refused.value)
     assert "canary" not in str(refused.value)
@@ -225,14 +233,14 @@ def test_a_code_that_is_none_is_refused(code):
     Missing, empty, with control characters or endless.
     """
     with pytest.raises(ProviderGarbled):
-        read_authorization_response(acme(), {"code": code})
+        parse_authorization_response(acme(), {"code": code})
 
 
 # -- token request ---------------------------------------------------------------------------------------------------
 
 
 def redeemed(provider: Provider, client: Client = CLIENT):
-    return code_request(provider, client, code="c0de", redirect_uri=REDIRECT, code_verifier=VERIFIER)
+    return build_code_request(provider, client, code="c0de", redirect_uri=REDIRECT, code_verifier=VERIFIER)
 
 
 def test_a_token_request_carries_code_redirect_and_verifier():
@@ -601,7 +609,7 @@ def test_what_is_not_one_json_object_is_garbled(body):
     RFC 8259; repeated names, NaN and a million brackets included.
     """
     with pytest.raises(ProviderGarbled):
-        read_json(body)
+        parse_json(body)
 
 
 # -- revocation ------------------------------------------------------------------------------------------------------
@@ -611,7 +619,7 @@ def test_a_revocation_request_names_the_token_and_proves_who_asks():
     """
     RFC 7009 section 2.1.
     """
-    wire = revocation_request(
+    wire = build_revocation_request(
         acme(token_endpoint_auth_method="client_secret_post"), CLIENT, token="a+b/c=&d", hint="refresh_token"
     )
 
@@ -638,7 +646,7 @@ def test_a_token_that_is_gone_is_revoked(status, body):
     """
     RFC 7009 section 2.2: that the server does not know it any more is what was wanted.
     """
-    assert read_revocation_response(status, body) is None
+    assert parse_revocation_response(status, body) is None
 
 
 @pytest.mark.parametrize(
@@ -663,4 +671,4 @@ def test_a_token_that_may_still_live_does_not_count_as_revoked(status, body, kin
     A receipt that says "done" has to be true; anything else is tried again.
     """
     with pytest.raises(kind):
-        read_revocation_response(status, body)
+        parse_revocation_response(status, body)

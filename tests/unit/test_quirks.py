@@ -10,14 +10,18 @@ from types import SimpleNamespace
 import pytest
 
 from gateway.catalog import Provider, load_catalog
-from gateway.catalog.deviations import QUIRKS, camel_case_answers, highlevel_account, message_errors
+from gateway.catalog.deviations import DEVIATIONS, Deviation
 from gateway.connect.account import judge_same_account, read_account
 from gateway.errors import ProviderGarbled, ProviderUnavailable
 from gateway.http import Deadline, Response
 from gateway.models import Client, Grant
-from gateway.protocol import TokenAnswer
+from gateway.protocol import TokenResponse
 
 API = "https://services.leadconnectorhq.com"
+
+camel_case_answers = DEVIATIONS["camel_case_answers"].token_response
+message_errors = DEVIATIONS["message_errors"].token_response
+highlevel_account = DEVIATIONS["highlevel_account"].account_lookup
 
 
 def test_camel_case_answers_are_read_as_the_standard_writes_them():
@@ -135,7 +139,8 @@ def test_every_quirk_offers_something():
     """
     A name in the catalogue that does nothing would be a lie.
     """
-    assert all(quirk.reshape or quirk.account or quirk.uninstall for quirk in QUIRKS.values())
+    defaults = {name for name in vars(Deviation) if not name.startswith("_")}
+    assert all(defaults & set(vars(type(deviation))) for deviation in DEVIATIONS.values())
 
 
 # -- whose account ---------------------------------------------------------------------------------------------------
@@ -167,7 +172,7 @@ def account(
         now=lambda: SimpleNamespace(timestamp=lambda: 0.0),
     )
     grant = Grant("at-1", None, "Bearer", (), None, id_token="e.y.J" if claims else None)
-    found = read_account(rt, provider, TokenAnswer(grant, rest), nonce="n", deadline=Deadline.after(5))
+    found = read_account(rt, provider, TokenResponse(grant, rest), nonce="n", deadline=Deadline.after(5))
     return found.id, found.label
 
 
@@ -305,10 +310,10 @@ def test_a_refresh_that_names_another_account_or_none_that_can_be_is_refused(sub
     """
     id_token = ".".join(b64(part) for part in ({"alg": "RS256"}, {"sub": sub, "exp": 1}, {}))
     grant = Grant("at-1", None, "Bearer", (), None, id_token=id_token)
-    for answer in (TokenAnswer(grant, {}), TokenAnswer(replace(grant, id_token=None), {"sub": sub})):
+    for answer in (TokenResponse(grant, {}), TokenResponse(replace(grant, id_token=None), {"sub": sub})):
         with pytest.raises(ProviderGarbled):
             judge_same_account(CATALOG.get("google"), answer, "alice")
-    nothing = TokenAnswer(replace(grant, id_token=None), {})
+    nothing = TokenResponse(replace(grant, id_token=None), {})
     judge_same_account(CATALOG.get("google"), nothing, "alice")
 
 

@@ -21,7 +21,7 @@ from gateway.database import ClaimedAdoption
 from gateway.errors import AccessDenied, GatewayError, NeedsReauthorization, ProviderGarbled, SecretUnreadable
 from gateway.http import Deadline
 from gateway.models import Account, Grant
-from gateway.protocol import TokenAnswer
+from gateway.protocol import TokenResponse
 from gateway.services import Runtime
 
 ASK_SECONDS = 10.0
@@ -147,7 +147,7 @@ def _confirmed(
     )
     try:
         account = confirm_account(
-            rt, provider, TokenAnswer(grant, hints), claim.account_id, Deadline.after(ASK_SECONDS)
+            rt, provider, TokenResponse(grant, hints), claim.account_id, Deadline.after(ASK_SECONDS)
         )
     except NotConfirmed:
         raise
@@ -160,11 +160,11 @@ def _confirmed(
 
 def use_refresh_token(
     rt: Runtime, provider: Provider, claim: ClaimedAdoption, refresh: str | None, deadline: Deadline
-) -> TokenAnswer:
+) -> TokenResponse:
     """One token request (RFC 6749 section 6). A refresh token may serve once: its answer is kept before it is looked at."""
     if refresh is None:
         raise NeedsReauthorization("the token is not accepted, and there is none to refresh it with")
-    wire = protocol.refresh_request(provider, rt.clients[provider.id], refresh_token=refresh, facts=claim.data)
+    wire = protocol.build_refresh_request(provider, rt.clients[provider.id], refresh_token=refresh, facts=claim.data)
     found = rt.http.request(
         wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline, provider=provider.id
     )
@@ -178,9 +178,9 @@ def use_refresh_token(
     return _judged(provider, claim, refresh, kept)
 
 
-def _judged(provider: Provider, claim: ClaimedAdoption, refresh: str, kept: Mapping[str, Any]) -> TokenAnswer:
+def _judged(provider: Provider, claim: ClaimedAdoption, refresh: str, kept: Mapping[str, Any]) -> TokenResponse:
     """The grant in an answer, whenever it is looked at: its lifetimes count from when it came."""
-    answer = protocol.read_token_response(
+    answer = protocol.parse_token_response(
         provider,
         kept["status"],
         kept["body"].encode("latin-1"),
@@ -189,11 +189,11 @@ def _judged(provider: Provider, claim: ClaimedAdoption, refresh: str, kept: Mapp
         refused=NeedsReauthorization,
     )
     if answer.grant.refresh_token is None:
-        answer = TokenAnswer(replace(answer.grant, refresh_token=refresh), answer.rest)
+        answer = TokenResponse(replace(answer.grant, refresh_token=refresh), answer.rest)
     return answer
 
 
-def _kept(rt: Runtime, provider: Provider, claim: ClaimedAdoption, refresh: str | None) -> TokenAnswer | None:
+def _kept(rt: Runtime, provider: Provider, claim: ClaimedAdoption, refresh: str | None) -> TokenResponse | None:
     """
     What the refresh token that stands there has brought already, in a run that was cut short or could not be finished.
 

@@ -1,0 +1,61 @@
+"""HighLevel: errors in words, accounts that are locations or agencies, and uninstalling."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import quote
+
+from gateway.catalog.deviations.deviation import AccountLookup, Deviation, Get, Json, Uninstall
+
+
+class MessageErrors(Deviation):
+    """`{"statusCode": 400, "message": "Invalid grant: …"}` for an error of RFC 6749 section 5.2."""
+
+    def token_response(self, response: Json) -> Json:
+        """With the standard error codes."""
+        message = response.get("message")
+        if "access_token" in response or not isinstance(message, str) or _is_error_code(response.get("error")):
+            return response
+        found = re.match(r"(invalid (?:grant|client|request|scope))\b", message.lower())
+        if "location is not active" in message.lower():
+            return {"error": "temporarily_unavailable"}
+        return {"error": found[1].replace(" ", "_")} if found else {"error": "invalid_request"}
+
+
+def _is_error_code(error: Any) -> bool:
+    """`invalid_grant` is a code; `Bad Request` is the HTTP status in words."""
+    return isinstance(error, str) and re.fullmatch(r"[a-z]+(_[a-z]+)+", error) is not None
+
+
+class HighLevelAccount(Deviation):
+    """
+    A location or an agency (company), by `userType` alone: location tokens contain `companyId` too.
+
+    https://marketplace.gohighlevel.com/docs/Authorization/TargetUserSubAccount
+    """
+
+    def account_lookup(self, api_base_url: str, response: Json, get: Get | None = None) -> AccountLookup:  # noqa: ARG002
+        """By the id in the token response."""
+        kind = "company" if response.get("userType") == "Company" else "location"
+        account_id = quote(str(response.get(f"{kind}Id") or ""), safe="", errors="replace")
+        path = {"company": "companies", "location": "locations"}[kind]
+        url = f"{api_base_url}/{path}/{account_id}"
+        return AccountLookup(url, (f"{kind}Id",), (f"{kind}.name",), (f"{kind}.id",))
+
+
+class HighLevelUninstall(Deviation):
+    """
+    Removes the app from a location, or from an agency and all its locations.
+
+    https://marketplace.gohighlevel.com/docs/ghl/marketplace/uninstall-application
+    """
+
+    uninstall_scope = "oauth.write"
+    uninstall_warning = "For an agency, that removes it from all its sub-accounts."
+
+    def uninstall(self, api_base_url: str, client_id: str, account_id: str, facts: Json) -> Uninstall:
+        """An app's id is its client id before the hyphen."""
+        app = quote(client_id.partition("-")[0], safe="")
+        key = "companyId" if facts.get("userType") == "Company" else "locationId"
+        return Uninstall(f"{api_base_url}/marketplace/app/{app}/installations", {key: account_id})

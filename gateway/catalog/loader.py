@@ -1,0 +1,125 @@
+"""The catalogue: TOML tables, ours and the operator's, checked as a whole."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import TypeAdapter, ValidationError
+
+from gateway.catalog.provider import ENDPOINTS, AnyEntry, Provider
+from gateway.errors import SettingsRefused
+from gateway.settings import is_loopback
+
+_ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(AnyEntry)
+
+
+class Catalog:
+    """The providers by id and by redirect slug. `entries`: those with an API key or a password too."""
+
+    def __init__(self, entries: Iterable[AnyEntry]) -> None:
+        self.entries: Mapping[str, AnyEntry] = {entry.id: entry for entry in entries}
+        self.providers: Mapping[str, Provider] = {
+            name: entry for name, entry in self.entries.items() if isinstance(entry, Provider)
+        }
+        self._by_slug = {(provider.path, provider.slug): provider for provider in self.providers.values()}
+
+    def get(self, provider_id: str) -> Provider | None:
+        """The provider of that id, or None."""
+        return self.providers.get(provider_id)
+
+    def by_slug(self, path: str, slug: str) -> Provider | None:
+        """The provider whose redirect URI is `/<path>/<slug>/callback`, or None."""
+        return self._by_slug.get((path, slug))
+
+
+def load_catalog(folder: Path | None = None, *, allow_private_hosts: bool = False) -> Catalog:
+    """
+    Our own entries, overridden key by key and extended by the TOML files in `folder`.
+
+    Raises SettingsRefused with every problem, each with its file and key.
+    """
+    problems: list[str] = []
+    tables: dict[str, dict[str, Any]] = {}
+    origin: dict[str, str] = {}
+    for file in [
+        *sorted((Path(__file__).parent / "entries").glob("*/*.toml")),
+        *(sorted(folder.glob("*.toml")) if folder else ()),
+    ]:
+        try:
+            entries = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            problems.append(f"{file.name} cannot be read as TOML: {error}")
+            continue
+        for provider_id, entry in entries.items():
+            if not isinstance(entry, dict):
+                problems.append(f"{file.name}: {provider_id} is outside a table: put it below [name_of_the_provider].")
+                continue
+            tables.setdefault(provider_id, {}).update(entry)
+            origin[provider_id] = file.name
+    found: list[AnyEntry] = []
+    for provider_id, table in tables.items():
+        entry = {**tables.get(table.get("like", ""), {}), **table}
+        if entry.pop("like", provider_id) not in tables:
+            problems.append(f"{origin[provider_id]}: [{provider_id}] like names a provider that does not exist.")
+        checked, wrong = _checked(provider_id, entry, allow_private_hosts=allow_private_hosts)
+        problems += [f"{origin[provider_id]}: [{provider_id}] {text}" for text in wrong]
+        found += [checked] if checked else []
+    problems += _collisions(found, origin)
+    if problems:
+        raise SettingsRefused(problems)
+    return Catalog(found)
+
+
+def _checked(
+    provider_id: str, entry: Mapping[str, Any], *, allow_private_hosts: bool
+) -> tuple[AnyEntry | None, list[str]]:
+    if "id" in entry:
+        return None, ["id is the name of the table: leave it out."]
+    try:
+        checked = _ENTRY.validate_python({"auth": "oauth2", "slug": provider_id, **entry, "id": provider_id})
+    except ValidationError as refused:
+        return None, [_sentence(error) for error in refused.errors(include_url=False, include_input=False)]
+    urls = [(name, getattr(checked, name, None)) for name in ("issuer", "discovery_url", *ENDPOINTS, "api_base_url")]
+    wrong = [
+        f"{name} {fault}"
+        for name, url in urls
+        if url and (fault := _url_problem(url, allow_private_hosts=allow_private_hosts))
+    ]
+    return checked, wrong
+
+
+def _url_problem(url: str, *, allow_private_hosts: bool) -> str | None:
+    parts = urlsplit(url)
+    if parts.scheme == "https":
+        return None
+    if allow_private_hosts and is_loopback(parts.hostname or ""):
+        return None
+    return "is plain http: only https is spoken, except to loopback with GATEWAY_ALLOW_PRIVATE_HOSTS=1"
+
+
+_TAGS = ("function-after", "oauth2", "api_key", "basic")
+"""Steps of pydantic's path to an error that are no key of the table."""
+
+
+def _sentence(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"] if part not in _TAGS) or "the table"
+    if error["type"] == "extra_forbidden":
+        return f"{where} is not a known key: look it up in docs/providers.md."
+    if error["type"] == "missing":
+        return f"{where} is missing."
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}."
+
+
+def _collisions(entries: Iterable[AnyEntry], origin: Mapping[str, str]) -> list[str]:
+    """Each provider has its own redirect URI (RFC 9700 section 4.4.2)."""
+    seen: dict[tuple[str, str], str] = {}
+    problems = []
+    for entry in entries:
+        first = seen.setdefault((entry.path, entry.slug), entry.id)
+        if first != entry.id:
+            problems.append(f"{origin[entry.id]}: [{entry.id}] slug {entry.slug} is taken by {first}.")
+    return problems

@@ -1,0 +1,216 @@
+"""
+The model of a catalogue entry, with the names of RFC 6749, 7591 and 8414 where those have one.
+
+Most providers are data alone; what is not has a name in `quirks` and a class in `deviations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from gateway.catalog.deviations import DEVIATIONS, Deviation
+
+TYPES: Mapping[int, str] = {1: "crm", 2: "email", 3: "phone"}
+"""The owner's provider types, and the first path segment of each."""
+
+Url = Annotated[
+    str, StringConstraints(pattern=r"^https?://[A-Za-z0-9._:*\[\]-]+([/?][!$-;=?A-\[\]^-~]*)?$", max_length=2000)
+]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+DottedPath = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Paths = tuple[DottedPath, ...]
+
+ENDPOINTS = (
+    "authorization_endpoint",
+    "token_endpoint",
+    "revocation_endpoint",
+    "userinfo_endpoint",
+    "jwks_uri",
+)
+
+
+class AccountRule(BaseModel):
+    """
+    Where to find the account's id and label: dotted paths into the account response, the id_token or the token response.
+
+    Several paths of `id` make up the id together; of several paths of `label` the first that exists is shown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Annotated[Paths, Field(min_length=1)]
+    label: Paths = ()
+
+    @field_validator("id", "label", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class Entry(BaseModel):
+    """What every catalogue entry has, however its credentials are made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Name
+    name: Annotated[str, StringConstraints(min_length=1, max_length=60)]
+    type: Literal[1, 2, 3]
+    docs_url: Url | None = None
+    accounts: Literal["one", "many"] = "one"
+    slug: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)] = ""
+    account: AccountRule = AccountRule(id=("sub",), label=("email",))
+    userinfo_endpoint: Url | None = None
+    api_base_url: Url | None = None
+    headers: Mapping[str, str] = Field(default_factory=dict)
+    """Sent with every API call there."""
+    quirks: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """The first segment of its public path: neutral, since HighLevel refuses redirect URLs that mention it."""
+        return TYPES[self.type]
+
+    @property
+    def deviations(self) -> tuple[Deviation, ...]:
+        """What it does differently, in the order of `quirks`."""
+        return tuple(DEVIATIONS[name] for name in self.quirks)
+
+    @field_validator("headers")
+    @classmethod
+    def _plain_headers(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+        for name, content in value.items():
+            if not name.replace("-", "").isalnum() or not content.isprintable() or name.lower() in _FORBIDDEN_HEADERS:
+                raise ValueError(f"{name} is not a header that can be set here")
+        return value
+
+    @field_validator("quirks")
+    @classmethod
+    def _known_quirks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in value if name not in DEVIATIONS]:
+            raise ValueError(f"unknown quirk {', '.join(unknown)}: there are {', '.join(sorted(DEVIATIONS))}")
+        return value
+
+
+class ApiKeyProvider(Entry):
+    """A provider whose users paste an API key."""
+
+    auth: Literal["api_key"]
+    key_header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", max_length=60)] = "Authorization"
+    key_prefix: Annotated[str, StringConstraints(pattern=r"^[!-~ ]*$", max_length=30)] = ""
+    """Before the key, such as `Bearer `."""
+    key_help_url: Url | None = None
+    """Where the provider shows its users their key."""
+
+
+class BasicProvider(Entry):
+    """A provider whose users enter a user name and a password or token (RFC 7617)."""
+
+    auth: Literal["basic"]
+    username_label: str = "User name"
+    password_label: str = "Password"  # noqa: S105 - a label
+
+
+class Provider(Entry):
+    """A provider that speaks OAuth 2.0."""
+
+    auth: Literal["oauth2"] = "oauth2"
+    issuer: Url | None = None
+    authorization_response_iss_parameter_supported: bool = False
+    issuer_pattern: str | None = None
+    """The issuer with `{tenantid}` for the claim `tid`, where id_tokens name a tenant in `iss`."""
+    discovery_url: Url | None = None
+    authorization_endpoint: Url | None = None
+    token_endpoint: Url | None = None
+    revocation_endpoint: Url | None = None
+    jwks_uri: Url | None = None
+    token_endpoint_auth_method: Literal["client_secret_post", "client_secret_basic", "none", "private_key_jwt"] = (
+        "client_secret_basic"  # noqa: S105 - a method's name (RFC 7591 section 2)
+    )
+    scope: tuple[str, ...] = ()
+    scope_separator: Literal[" ", ","] = " "
+    scope_texts: Mapping[str, str] = Field(default_factory=dict)
+    """What a scope means, in a user's words, for the connect page."""
+    authorization_params: Mapping[str, str] = Field(default_factory=dict)
+    token_params: Mapping[str, str] = Field(default_factory=dict)
+    pkce: Literal["S256", "none"] = "S256"
+    facts: tuple[str, ...] = ()
+    """Fields of the token response that are kept in `data` for the product's front end."""
+    login_origins: tuple[Url, ...] = ()
+    """Where the authorization endpoint redirects before consent: Chromium applies the CSP's form-action to that too."""
+    installed_apps_url: Url | None = None
+    """Where the provider's users see and remove what they have connected."""
+    revocation_ends: Literal["grant", "account"] = "grant"
+    """What a revocation ends there: this grant, or everything between the account and our registration."""
+    id_token_signing_alg_values: tuple[Literal["RS256", "PS256", "ES256", "EdDSA"], ...] = (
+        "RS256",
+        "PS256",
+        "ES256",
+        "EdDSA",
+    )
+    refresh_params: Mapping[str, str] = Field(default_factory=dict)
+    """Further parameters of the refresh request; `{name}` is filled with a fact of the connection."""
+    replay_seconds: int = Field(default=0, ge=0)
+    """How long the provider answers a used refresh token with the same new one; 0: not known to do so."""
+    refresh_token_seconds: int | None = Field(default=None, gt=0)
+    """How long an unused refresh token lives, where the provider documents it and its responses do not tell."""
+
+    @property
+    def openid(self) -> bool:
+        """Whether an id_token is requested, and therefore required (OpenID Connect Core section 3.1.2.1)."""
+        return "openid" in self.scope
+
+    @property
+    def needs_secret(self) -> bool:
+        """Whether our registration is a confidential client (RFC 6749 section 2.1)."""
+        return self.token_endpoint_auth_method != "none"  # noqa: S105 - a method's name
+
+    @property
+    def uninstaller(self) -> Deviation | None:
+        """The deviation that knows how our app is removed there, if there is one."""
+        return next((each for each in self.deviations if each.uninstall_scope), None)
+
+    def missing_endpoints(self) -> tuple[str, ...]:
+        """What discovery must supply before this provider can be used."""
+        needed = ["authorization_endpoint", "token_endpoint"] + (["jwks_uri"] if self.openid else [])
+        return tuple(name for name in needed if getattr(self, name) is None)
+
+    @field_validator("scope", mode="before")
+    @classmethod
+    def _scope_may_be_text(cls, value: Any) -> Any:
+        return tuple(value.split()) if isinstance(value, str) else value
+
+    @field_validator("scope")
+    @classmethod
+    def _scope_tokens(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for scope in value:
+            if not scope or any(not "!" <= letter <= "~" or letter in '"\\' for letter in scope):
+                raise ValueError("a scope is printable ASCII without spaces and quotes (RFC 6749 section 3.3)")
+        return value
+
+    @field_validator("authorization_params", "token_params", "refresh_params")
+    @classmethod
+    def _no_protocol_parameters(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+        if taken := _PROTOCOL_PARAMETERS & set(value):
+            raise ValueError(f"{', '.join(sorted(taken))} cannot be set here: only the gateway sets them")
+        return value
+
+    @model_validator(mode="after")
+    def _has_endpoints(self) -> Self:
+        if self.missing_endpoints() and not (self.issuer or self.discovery_url):
+            raise ValueError(
+                f"{', '.join(self.missing_endpoints())} is missing, and there is no issuer to discover it from"
+            )
+        return self
+
+
+_PROTOCOL_PARAMETERS = frozenset({
+    "state", "nonce", "scope", "uri", "response_type", "client_id", "redirect_uri", "code_challenge", "code_challenge_method",
+    "grant_type", "code", "code_verifier", "refresh_token", "client_secret", "client_assertion", "client_assertion_type", "body",
+})  # fmt: skip
+_FORBIDDEN_HEADERS = frozenset({"authorization", "cookie", "host", "content-length", "transfer-encoding", "connection"})
+
+AnyEntry = Annotated[Provider | ApiKeyProvider | BasicProvider, Field(discriminator="auth")]
+"""A catalogue entry of any kind; `auth` says which."""
