@@ -36,7 +36,7 @@ _STANDS = (
     "select 'c', c.id::text, c.generation, c.status, md5(concat(d.token, d.refresh)) from gateway.connection c"
     " join public.provider_data d on d.id = c.id where c.user_id = %s union all"
     " select 'p', p.id::text, 0, '', '' from public.provider_data p where p.auth_provider_id = %s union all"
-    " select 'g', g.id::text, 0, '', '' from gateway.parked_grant g where g.user_id = %s union all"
+    " select 'g', g.id::text, 0, '', '' from gateway.pending_grant g where g.user_id = %s union all"
     " select 'a', a.state_hash, 0, '', '' from gateway.authorization_request a where a.user_id = %s order by 1, 2"
 )
 _AFRESH = (

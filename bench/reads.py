@@ -26,8 +26,9 @@ from bench.connect import Bench, folder_for_a_database, free_port, summary, tabl
 from bench.contenders import ROOT, Contender, GatewayServer, Place, granian
 from bench.machine import Cores, describe
 from bench.provider import running_provider
+from bench.stage import save
 from gateway.crypto.vault import Vault
-from gateway.database import Store, apply_schema, open_store
+from gateway.database import apply_schema, open_store
 from gateway.embedded.postgres import embedded_postgres
 from gateway.server import python_module
 
@@ -52,9 +53,9 @@ class _Reads:
     async def read(self, browser: Browser) -> None:
         """One token; FlowLost for any other answer."""
         self._number += 1
-        wanted = self.ids[self._number * 7 % len(self.ids)]
-        answer = await browser.get(self.path.format(wanted), bearer=self.bearer)
-        if answer.status != 200 or json.loads(answer.body)["access_token"] != f"at-{wanted}":
+        number = self._number * 7 % len(self.ids)
+        answer = await browser.get(self.path.format(self.ids[number]), bearer=self.bearer)
+        if answer.status != 200 or json.loads(answer.body)["access_token"] != f"at-{number}":
             raise FlowLost(f"{self.name}: a read ended with {answer.status}")
 
 
@@ -132,26 +133,20 @@ def _stock(dsn: str, key: str) -> list[str]:
         )
         connection.execute("insert into bench_key values (%s, 1)", [hashlib.sha256(BY_HAND.encode()).hexdigest()])
         [soon] = connection.execute("select clock_timestamp() + interval '10 hours'").fetchone()
-        ids = [uuid.uuid4() for _ in range(CONNECTIONS)]
-        for number, row in enumerate(ids):
+        ids = []
+        for number in range(CONNECTIONS):
             if number % _OF_ONE_USER == 0:
                 user = uuid.uuid4()
                 store.open_session(session_hash=uuid.uuid4().hex, user_id=user, label="Alice", expires_at=soon)
-            _save(store, vault, row, user, number, soon)
-            encrypted = fernet.encrypt(f"at-{row}".encode()).decode()
+            row = save(
+                store, vault, user_id=user, provider="bench", account=str(number), access=f"at-{number}", refresh=None
+            )
+            encrypted = fernet.encrypt(f"at-{number}".encode()).decode()
             connection.execute("insert into bench_connection values (%s, 1, %s, %s)", [row, encrypted, soon])
+            ids.append(row)
         connection.execute("analyze")
     store.close()
     return [str(row) for row in ids]
-
-
-def _save(store: Store, vault: Vault, row: uuid.UUID, user: uuid.UUID, number: int, soon: Any) -> None:
-    store.save_connection(
-        connection_id=row, generation=1, user_id=user, user_label="Alice", provider="bench", type=2,
-        account_key=str(number), account_id=str(number), account_label="Alice", scope=["read"],
-        token=vault.seal(f"at-{row}", row=str(row), column="token", generation=1), refresh=None, expires_at=soon,
-        refresh_expires_at=None, data={},
-    )  # fmt: skip
 
 
 async def _run(cores: Cores, folder: Path, dsn: str, rounds: int, flows: int) -> Bench:

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.request import urlopen
@@ -26,7 +27,8 @@ from cryptography.fernet import Fernet
 
 from bench.strict import CLIENT_ID, CLIENT_SECRET
 from gateway.crypto.vault import Vault
-from gateway.database import apply_schema, open_store
+from gateway.database import Store, apply_schema, open_store
+from gateway.database.queries.connections import NewGrant, save_connection
 from gateway.embedded.postgres import EmbeddedPostgres, start_or_join
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -168,16 +170,7 @@ class Stage:
             if len(made) % _OF_ONE_USER == 0:
                 owner = uuid.uuid4() if made else self.user_id
                 store.open_session(session_hash=uuid.uuid4().hex, user_id=owner, label="Alice", expires_at=soon)
-            row = uuid.uuid4()
-            saved = store.save_connection(
-                connection_id=row, generation=1, user_id=owner, user_label="Alice", provider=provider, type=3,
-                account_key=account, account_id=account, account_label=account, scope=["read"],
-                token=vault.seal(access, row=str(row), column="token", generation=1),
-                refresh=vault.seal(refresh, row=str(row), column="refresh", generation=1),
-                expires_at=soon, refresh_expires_at=None, data={},
-            )  # fmt: skip
-            if not saved.saved:
-                raise RuntimeError("the connection was not saved")
+            row = save(store, vault, user_id=owner, provider=provider, account=account, access=access, refresh=refresh)
             made[str(row)] = account
         store.close()
         return made
@@ -248,3 +241,28 @@ def staged(make: type[Staged] = Stage, module: str = "bench.strict") -> Iterator
         stack.callback(lambda: stage.server.stop())  # noqa: PLW0108 - of the server that runs then
         apply_schema(stage.dsn)
         yield stage
+
+
+def save(
+    store: Store, vault: Vault, *, user_id: uuid.UUID, provider: str, account: str, access: str, refresh: str | None
+) -> uuid.UUID:
+    """A connection of one of the user's accounts for an hour; its id."""
+    seal_id = uuid.uuid4()
+    encrypt = partial(vault.encrypt, user_id=user_id, provider=provider, seal_id=seal_id)
+    grant = NewGrant(
+        seal_id=seal_id, user_id=user_id, provider=provider, type=3, many_accounts=True, account_id=account, account_label=account,
+        scope=("read",), facts={}, token=encrypt(access, column="token"), refresh=refresh and encrypt(refresh, column="refresh"),
+        browser_hash="", return_to=None, display="page", connect_session_id=None,
+    )  # fmt: skip
+    saved = save_connection(
+        store,
+        grant,
+        requested_scope=(),
+        add_account=True,
+        expires_seconds=3600,
+        refresh_expires_seconds=None,
+        not_after=None,
+    )
+    if saved is None:
+        raise RuntimeError("the connection was not saved")
+    return saved.id

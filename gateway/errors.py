@@ -40,8 +40,6 @@ class GatewayError(Exception):
     """A failed connect returns to the product with `?error=<slug>`; otherwise it ends on a page here."""
     retry_after: float | None = None
     """On an instance: seconds until the next try makes sense, where they are known."""
-    left_installed: tuple[str, str | None] | None = None
-    """On an instance: name and URL of the provider that may still list our app."""
 
 
 class Unexpected(GatewayError):

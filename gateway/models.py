@@ -1,8 +1,8 @@
 """
 The nouns, frozen.
 
-Plain values that pass between rooms. They know no database, no HTTP and no provider. Whatever holds a secret hides it from
-`repr`, so that no log line, traceback or debugger shows one.
+Plain values that pass between modules. They know no database, no HTTP and no provider. What holds a secret hides it from `repr`, so that
+no log line, traceback or debugger shows one.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Literal
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
 from uuid import UUID
+
+from pydantic import AfterValidator
 
 Status = Literal["active", "pending_confirmation", "needs_reauthorization"]
 Display = Literal["page", "popup"]
+UtcTime = Annotated[datetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
+"""A time that is in UTC once it was read from a database response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody of the product, as its Supabase project knows them. `id` is `auth.users.id`."""
+    """A user of the product. `id` is `auth.users.id`."""
 
     id: UUID
     label: str
@@ -36,18 +40,18 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks through `/v1`: a user whom an access token proved, or a partner, known by its key. One of the two."""
+    """The caller of `/v1`: a user, proved by an access token, or a partner, known by its key. One of the two."""
 
     user_id: UUID | None = None
     key_hash: str | None = field(default=None, repr=False)
     """SHA-256 of the partner's key, hex."""
     address: str | None = None
-    """Where the call comes from, for keys that may be used from there alone."""
+    """Where the call comes from, for keys that may be used from certain networks only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whose account it is at the provider: `id` is stable there, `label` is for people."""
+    """An account at a provider: `id` is stable there, `label` is for people."""
 
     id: str
     label: str
@@ -55,7 +59,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The secrets of one connection, open only in memory (RFC 6749 section 5.1)."""
+    """The secrets of one connection, decrypted in memory only (RFC 6749 section 5.1)."""
 
     access_token: str = field(repr=False)
     refresh_token: str | None = field(repr=False)
@@ -65,59 +69,43 @@ class Grant:
     refresh_expires_at: datetime | None = None
     id_token: str | None = field(default=None, repr=False)
     facts: Mapping[str, str] = field(default_factory=dict)
-    """The provider's own facts beside the tokens that the catalogue asks to keep (`locationId`, `companyId` …)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What stands in the database of a connection, for compare-and-set."""
-
-    id: UUID
-    generation: int
-    account_id: str | None = None
-    account_label: str | None = None
-    refresh: str | None = field(default=None, repr=False)
-    """The sealed refresh token that stands, for an answer that brings none."""
-    token: str | None = field(default=None, repr=False)
-    """The sealed access token that stands, where a save was refused: no two seals of anything are the same."""
-    scope: tuple[str, ...] = ()
-    """What it allows."""
+    """What the catalogue keeps of a token response beside the tokens (`locationId`, `companyId` …)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The database's clock as it was read, so that a moment can be named to it however wrong this machine's is."""
+    """The database's clock when it was read, so that a moment can be named to the database although this machine's clock may be wrong."""
 
-    at: datetime
-    heard: float = field(default_factory=time.monotonic)
-    """When the answer was here, in seconds of this process's monotonic clock."""
+    at: UtcTime
+    read: float = field(default_factory=time.monotonic)
+    """When the response arrived, on this process's monotonic clock."""
 
     def after(self, seconds: float) -> datetime:
-        """What it shows that many seconds from now; too early by the answer's way here, and never too late."""
-        return self.at + timedelta(seconds=time.monotonic() - self.heard + seconds)
+        """What it shows that many seconds from now: early by the response's travel time, never late."""
+        return self.at + timedelta(seconds=time.monotonic() - self.read + seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRequest:
-    """One attempt that we sent a browser on, as taken back from the database, once."""
+    """One attempt to connect, taken from the database by the browser and the user that started it."""
 
     provider: str
     user_id: UUID
     browser_hash: str
-    sealed: str
+    encrypted: str = field(repr=False)
+    """The PKCE verifier and the nonce."""
     scope: tuple[str, ...]
     return_to: str | None
     display: Display
-    session_user_id: UUID | None
-    """Who is signed in, in the browser that came back; None for nobody."""
-    session_label: str
-    another: bool
-    """The user asked for one more account, so that a new one is no surprise."""
-    standing: tuple[Standing, ...]
-    """What stands of this user at this provider, newest first."""
+    add_account: bool
+    """The user asked for one more account, so a new one is no surprise."""
+    is_signed_in: bool
+    """Whether its user is signed in, in the browser that came back. Only a partner's link is taken otherwise."""
+    has_connection: bool
+    """Whether the user had a connection at this provider when the request was taken."""
     clock: Clock
     connect_session_id: UUID | None = None
-    """The partner's link that it was started from; None for a user who came by themselves."""
+    """The partner's link that it was started from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,56 +120,56 @@ class Connection:
     status: Status
     account: Account
     scope: tuple[str, ...]
-    expires_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
+    expires_at: UtcTime | None
+    created_at: UtcTime
+    updated_at: UtcTime
 
 
 @dataclass(frozen=True, slots=True)
-class ParkedGrant:
-    """A sealed grant, until somebody says what becomes of it: of another account than the one that stands, or of whom nobody knew."""
+class PendingGrant:
+    """A grant that waits for its user's decision, as the confirm page shows it. Its tokens stay in the database."""
 
     id: UUID
     user: User
     provider: str
     account: Account
-    scope: tuple[str, ...]
-    token: str | None = field(repr=False)
-    refresh: str | None = field(repr=False)
-    expires_at: datetime | None
-    refresh_expires_at: datetime | None
-    facts: Mapping[str, str]
     return_to: str | None
     display: Display
-    standing: tuple[Standing, ...]
     clock: Clock
+    existing_label: str
+    """The account that is connected now."""
+    scopes_removed: tuple[str, ...] = ()
+    """What the connection of the same account allows and this grant does not."""
     shared_with: tuple[str, ...] = ()
-    """The names of partners that use what stands."""
+    """The names of partners that use what is connected now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """A sealed grant that still has to be given back to its provider (RFC 7009)."""
+    """An encrypted grant that still has to be revoked at its provider (RFC 7009)."""
 
-    connection_id: UUID
+    seal_id: UUID
+    """Of the save that encrypted `token`."""
+    refresh_seal_id: UUID
+    """Of the save that encrypted `refresh`: an earlier one, where a reconnect brought no refresh token."""
+    user_id: UUID
     provider: str
-    generation: int
     token: str | None = field(repr=False)
     refresh: str | None = field(repr=False)
     beside: bool = False
-    """The same account is connected still, or again: some providers would end that along with this grant."""
+    """The same account is connected elsewhere, or again: some providers would end that along with this grant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """What a disconnect removed, and what is left to give back."""
+    """What a disconnect erased, and the grant that is left to revoke."""
 
     connection_id: UUID
     provider: str
     account: Account
-    erased_at: datetime
+    erased_at: UtcTime
     event_id: UUID
-    """Of the event that tells of it."""
+    """The event that records it."""
     revocation: Revocation | None
     kept: bool = False
-    """Nothing was erased: a partner's reach ended, and others use the connection still."""
+    """Nothing was erased: only a partner's access ended, because others still use the connection."""

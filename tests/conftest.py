@@ -25,7 +25,7 @@ _ENOUGH_BYTES = 2 * 1024**3
 CONTRACT = {
     "test_store",
     "test_store_connections",
-    "test_store_parked",
+    "test_store_pending",
     "test_store_links",
     "test_partners",
     "test_partner_limits",

@@ -52,9 +52,9 @@ def keys_rotate(*, check: bool, as_json: bool) -> None:
 
 def _lines(report: Report, *, check: bool) -> Iterator[str]:
     if not check:
-        yield f"{report.resealed} values were encrypted again."
-    if report.older:
-        yield f"{report.older} are still under an older key: run `python -m gateway keys rotate`."
+        yield f"{report.replaced} values were encrypted again."
+    if report.old_key:
+        yield f"{report.old_key} are still under an older key: run `python -m gateway keys rotate`."
     if report.unreadable:
         yield f"{len(report.unreadable)} cannot be decrypted with any key in GATEWAY_KEYS:"
         yield from (f"  {place}" for place in report.unreadable[:_SHOWN])
@@ -63,4 +63,4 @@ def _lines(report: Report, *, check: bool) -> Iterator[str]:
         yield "Interrupted: run it again to go on."
     elif report.clean:
         yield "Everything in the database is encrypted under the newest key."
-        yield "Attempts to connect that began before end within ten minutes: remove the older key after that."
+        yield "Keep the older key for a day: the refresh journals of the hosts and open attempts to connect still need it."

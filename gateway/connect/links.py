@@ -1,9 +1,8 @@
 """
-Links that partners make for one user and one provider: made, looked at, started, completed.
+Links that partners make for one user and one provider: created, shown, started, completed.
 
-A link names its user, and whoever is signed in here as somebody else gets no further. Where nobody is, the grant waits until the
-partner's server has said who it was, with what the finishing browser alone was told. Knows no Flask, no SQL and no provider by
-name.
+A link names its user; a browser in which another user is signed in gets no further. Where no user is signed in, the grant waits until the
+partner's server has sent the user's id, with the confirmation that only the finishing browser got.
 """
 
 from __future__ import annotations
@@ -16,20 +15,21 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from gateway.catalog import Provider
-from gateway.connect import callback, confirm
-from gateway.connect.confirm import Answer
-from gateway.connections import revoke
+from gateway.connect.save import repeat_once
+from gateway.connect.start import authorization_url, new_attempt
+from gateway.connections.revoke import finish_revocation
 from gateway.crypto.vault import fingerprint
-from gateway.database import Completion, Link
+from gateway.database import Link
+from gateway.database.queries.pending import Choice, complete_link
 from gateway.errors import (
     AccessDenied,
     BadRequest,
     Forbidden,
+    Frozen,
     GatewayError,
     NotFound,
     StateInvalid,
     Unauthenticated,
-    Unexpected,
     UserMismatch,
 )
 from gateway.models import Caller, Connection
@@ -41,8 +41,8 @@ _MASK = "•••"
 LINK_SCOPE = "sessions:write"
 
 
-class LinkOver(StateInvalid):
-    """No such link, an old or a used one: to whoever has it the three look the same."""
+class LinkExpired(StateInvalid):
+    """An unknown, an expired or a used link: the three look the same."""
 
     title = "This link is no longer valid"
     meaning = "This link was used before, or is older than 15 minutes."
@@ -52,29 +52,28 @@ class LinkOver(StateInvalid):
 
 @dataclass(frozen=True, slots=True)
 class NewLink:
-    """A connect session that was made just now, and the address that starts it, which is kept nowhere."""
+    """A connect session and the address that starts it, which is stored nowhere."""
 
     id: uuid.UUID
     url: str = field(repr=False)
     expires_at: datetime
 
 
-# -- made ------------------------------------------------------------------------------------------------------------
+# -- create ----------------------------------------------------------------------------------------------------------
 
 
 def create(
     rt: Runtime, caller: Caller, *, user_id: uuid.UUID, provider_id: str, scope: Sequence[str], return_to: str | None
 ) -> NewLink:
     """
-    A link for fifteen minutes, to be started once. `scope`: further ones, beside the catalogue's; `return_to` is judged already.
+    A link for fifteen minutes, to be started once. `scope`: further ones, beside the catalogue's. `return_to` is validated already.
 
-    Raises NotFound for a provider that is not enabled or not the partner's, and on Supabase for a user there is not; and what a
-    key is refused with. On plain Postgres whomever the partner names is made known, by a row in auth.users: there the product
-    says who its users are, and its server is a partner.
+    Raises NotFound for a provider that is not enabled or not the partner's, and on Supabase for an unknown user; and what a key is refused
+    with. On plain Postgres the user gets a row in auth.users: there the product says who its users are, and its server is a partner.
     """
     provider = rt.catalog.get(provider_id)
     if caller.key_hash is None or provider is None or provider_id not in rt.clients:
-        judge_caller(rt, caller)
+        check_caller(rt, caller)
         raise NotFound("no enabled provider of that id")
     secret = secrets.token_urlsafe(32)
     made = rt.store.create_connect_session(
@@ -91,48 +90,48 @@ def create(
     return NewLink(made.id, f"{rt.settings.public_url}/link/{secret}", made.expires_at)
 
 
-def judge_caller(rt: Runtime, caller: Caller) -> None:
+def check_caller(rt: Runtime, caller: Caller) -> None:
     """
-    Raises what a key is refused with that may make no links, and Forbidden for a user, who needs none.
+    Raises what a key is refused with that may not make links, and Forbidden for a user, who needs none.
 
-    For a call that is refused anyway: whoever has no key that serves is told that first.
+    For a call that is refused anyway: without a valid key the response says nothing about the rest of the request.
     """
     rt.store.caller(caller, LINK_SCOPE)
     if caller.key_hash is None:
         raise Forbidden("only partners make links")
 
 
-# -- looked at and started -------------------------------------------------------------------------------------------
+# -- show and start -------------------------------------------------------------------------------------------------
 
 
-def look(rt: Runtime, secret: str, *, session: str) -> Link:
+def show(rt: Runtime, secret: str, *, session: str) -> Link:
     """
-    What the link is for. Nothing is used up by looking, however often.
+    What the link is for. This uses nothing up.
 
-    Raises LinkOver for no link, an old or a used one, UserMismatch where somebody else is signed in, Unauthenticated where
-    nobody is and there is no product to return to that could say who it was.
+    Raises LinkExpired for an unknown, an expired or a used link, UserMismatch where another user is signed in, Unauthenticated where no user
+    is and there is no product to return to, whose server could say who it is.
     """
-    link = _found(rt, secret, session)
+    link = _load(rt, secret, session)
     if link.session_user_id is None and link.return_to is None:
-        raise Unauthenticated("nobody is signed in, and nobody could say afterwards who it was")
+        raise Unauthenticated("no user is signed in, and no product could say who it is")
     if link.session_user_id not in (link.user_id, None):
         raise _mismatch(link)
     return link
 
 
-def _found(rt: Runtime, secret: str, session: str) -> Link:
+def _load(rt: Runtime, secret: str, session: str) -> Link:
     link = rt.store.connect_session(secret_hash=_hash(secret), session_hash=fingerprint(session))
     if link is None:
-        raise LinkOver("no such link, or an old or a used one")
+        raise LinkExpired("an unknown, an expired or a used link")
     return link
 
 
 def scope_of(provider: Provider, link: Link) -> tuple[str, ...]:
     """
-    What is asked for: the catalogue's, the partner's, and what is there already, so that nobody's part is narrowed. What is
-    there is known where the link's user is signed in; what an unknown browser brings back is compared when it is completed.
+    The scopes to request: the catalogue's, the partner's, and what is connected already, so that no other partner loses anything.
 
-    Where neither of the first two says anything, permissions belong to the app there, and nothing is asked for.
+    What is connected is known where the link's user is signed in; otherwise it is compared on completion. Where neither the catalogue nor the
+    partner names a scope, permissions belong to the app there, and none is requested.
     """
     asked = dict.fromkeys((*provider.scope, *link.scope))
     return tuple(dict.fromkeys((*asked, *link.beside))) if asked else ()
@@ -140,38 +139,38 @@ def scope_of(provider: Provider, link: Link) -> tuple[str, ...]:
 
 def start(rt: Runtime, secret: str, *, session: str, browser: str) -> str:
     """
-    Uses the link up; the provider's URL for the attempt. `browser`: the secret in the cookie that binds it to this browser.
+    Use the link up; the provider's URL for the attempt. `browser`: the secret in the cookie that binds the attempt to this browser.
 
-    Raises what `look` does, and what discovery raises before anything is used up.
+    Raises what `show` does, and what discovery raises before anything is used up.
     """
-    link = _found(rt, secret, session)
+    link = _load(rt, secret, session)
     provider = rt.issuers.complete(rt.provider(link.provider))
-    attempt, scope = callback.make_attempt(rt), scope_of(provider, link)
+    attempt, scope = new_attempt(rt), scope_of(provider, link)
     ending = rt.store.start_connect_session(
         secret_hash=_hash(secret),
         session_hash=fingerprint(session),
         state_hash=attempt.state_hash,
         browser_hash=fingerprint(browser),
-        sealed=attempt.sealed,
+        encrypted=attempt.encrypted,
         scope=scope,
     )
     if ending is None:
-        raise LinkOver("the link was started before")
+        raise LinkExpired("the link was started before")
     if ending == "user_mismatch":
         raise _mismatch(link)
     if ending == "unauthenticated":
-        raise Unauthenticated("nobody is signed in any more, and nobody could say afterwards who it was")
-    return callback.address_of(rt, provider, attempt, scope)
+        raise Unauthenticated("the session has ended, and no product could say who it is")
+    return authorization_url(rt, provider, attempt, scope)
 
 
 def _mismatch(link: Link) -> UserMismatch:
     error = UserMismatch("the link is for another user than the one who is signed in")
-    error.meant_for = whose(link)
+    error.meant_for = masked_user(link)
     return error
 
 
-def whose(link: Link) -> str:
-    """Whom the link is for, masked: whoever holds it may be somebody else."""
+def masked_user(link: Link) -> str:
+    """The user of the link, masked: the link may be in the wrong hands."""
     label = link.user_label or ""
     name, at, domain = label.rpartition("@")
     if at and name and domain:
@@ -181,11 +180,11 @@ def whose(link: Link) -> str:
 
 def _hash(secret: str) -> str:
     if not _SECRET.fullmatch(secret):
-        raise LinkOver("not the secret of any link")
+        raise LinkExpired("not the secret of any link")
     return fingerprint(secret)
 
 
-# -- completed -------------------------------------------------------------------------------------------------------
+# -- complete --------------------------------------------------------------------------------------------------------
 
 
 def complete(
@@ -195,55 +194,41 @@ def complete(
     *,
     user_id: uuid.UUID,
     confirmation: str,
-    answer: Answer | None,
+    choice: Choice | None,
 ) -> Connection:
     """
-    Saves what waits there as the connection of that user, open to that partner.
+    Save what waits there as the connection of that user, shared with that partner.
 
-    Said again within ten minutes it is answered again: an answer that was lost loses nothing. A wrong user or confirmation is
-    final: the grant is given back at once, UserMismatch or StateInvalid raised. PendingConfirmation where another account is
-    connected and there is no `answer`, or where what came back allows less and the answer is not `replace`: that uses nothing up.
-    AccessDenied after a no. NotFound for another partner's session as for none; Frozen; and what a key is refused with.
+    The same words within ten minutes get the same response, so that a lost response loses nothing. A wrong user or confirmation is final: the
+    grant is revoked, and UserMismatch or StateInvalid raised. PendingConfirmation, which uses nothing up, where another account is connected
+    and there is no `choice`, or where the grant allows less and the choice is not `replace`. AccessDenied after a no. NotFound for another
+    partner's session and for an unknown one; Frozen; and what a key is refused with.
     """
     if caller.key_hash is None:
-        judge_caller(rt, caller)
-    said = (caller, connect_session_id, user_id, fingerprint(confirmation))
-    claimed = _claimed(rt, *said)
-    if claimed.connection is not None and answer != "no":
-        return claimed.connection
-    if claimed.parked is None:
-        revoke.finish_revocation(rt, claimed.revocation)
-        error: GatewayError = (
-            UserMismatch("completed for another user than the link is for")
-            if claimed.ending == "user_mismatch"
-            else StateInvalid("nothing waits there, or that was not its confirmation")
+        check_caller(rt, caller)
+    decided = repeat_once(
+        lambda: complete_link(
+            rt.database,
+            caller,
+            connect_session_id=connect_session_id,
+            user_id=user_id,
+            confirmation_hash=fingerprint(confirmation),
+            choice=choice,
         )
-        raise error
-    parked, provider = claimed.parked, rt.provider(claimed.parked.provider)
-    if answer == "both" and provider.accounts == "one":
-        raise BadRequest("there is one account of this provider for a user")
-    if answer == "no":
-        confirm.refuse(rt, parked)
-        raise AccessDenied("the partner says that the user does not want it")
-    try:
-        saved = confirm.accept(rt, provider, parked, answer)
-    except StateInvalid:
-        # Another call of the same words was quicker.
-        again = _claimed(rt, *said).connection
-        if again is None:
-            raise
-        return again
-    if saved.connection is None:
-        raise Unexpected("saved without its partner")
-    return saved.connection
-
-
-def _claimed(
-    rt: Runtime, caller: Caller, connect_session_id: uuid.UUID, user_id: uuid.UUID, confirmation_hash: str
-) -> Completion:
-    claimed = rt.store.claim_completion(
-        caller, connect_session_id=connect_session_id, user_id=user_id, confirmation_hash=confirmation_hash
     )
-    if claimed is None:
+    if decided is None:
         raise NotFound("no such session of this partner")
-    return claimed
+    if decided.connection is not None:
+        return decided.connection
+    if decided.revocation is not None:
+        finish_revocation(rt, decided.revocation)
+    raise _REFUSED[decided.ending](f"the link was not completed: {decided.ending}")
+
+
+_REFUSED: dict[str, type[GatewayError]] = {
+    "access_denied": AccessDenied,
+    "state_invalid": StateInvalid,
+    "user_mismatch": UserMismatch,
+    "frozen": Frozen,
+    "one_account": BadRequest,
+}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 
-from gateway.connect.account import AnotherAccount, NobodyNamed, NotConfirmed, NotReached, TokenRefused, confirm_account
+from gateway.account import AnotherAccount, NobodyNamed, NotConfirmed, NotReached, TokenRefused, confirm_account
 from gateway.database import Checking, CheckOutcome
 from gateway.errors import NeedsReauthorization, NotFound, ProviderGarbled
 from gateway.http import Deadline

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import structlog
@@ -30,6 +31,7 @@ def revoke_or_queue(
     provider: Provider,
     grant: Grant,
     *,
+    user_id: uuid.UUID,
     beside: bool,
     account_id: str | None = None,
     deadline: Deadline | None = None,
@@ -43,16 +45,17 @@ def revoke_or_queue(
     """
     if account_id is None and beside and provider.revocation_ends == "account":
         return False
-    row = uuid.uuid4()
+    seal_id = uuid.uuid4()
+    encrypt = partial(rt.vault.encrypt, user_id=user_id, provider=provider.id, seal_id=seal_id)
     try:
         queued = rt.store.queue_revocation(
-            connection_id=row,
-            generation=1,
+            seal_id=seal_id,
+            user_id=user_id,
             provider=provider.id,
-            token=rt.vault.seal_some(grant.access_token, row=str(row), column="token", generation=1),
-            refresh=rt.vault.seal_some(grant.refresh_token, row=str(row), column="refresh", generation=1),
-            reason="not_stored",
             account_id=account_id,
+            token=grant.access_token and encrypt(grant.access_token, column="token"),
+            refresh=grant.refresh_token and encrypt(grant.refresh_token, column="refresh"),
+            reason="not_stored",
         )
     except GatewayError:
         return _revoke_without_queue(rt, provider, grant, beside=beside)
@@ -69,7 +72,8 @@ def _revoke_without_queue(rt: Runtime, provider: Provider, grant: Grant, *, besi
     if provider.revocation_endpoint is None or (beside and provider.revocation_ends == "account"):
         return False
     try:
-        held = Revocation(uuid.uuid4(), provider.id, 1, grant.access_token, grant.refresh_token)
+        unused = uuid.uuid4()
+        held = Revocation(unused, unused, unused, provider.id, grant.access_token, grant.refresh_token)
         _send(rt, provider, held, Deadline.after(REVOKE_SECONDS))
     except ProviderFailed as error:
         log.warning("revocation.lost", provider=provider.id, reason=str(error))
@@ -89,8 +93,7 @@ def finish_revocation(rt: Runtime, queued: Revocation | None, deadline: Deadline
         log.warning("revocation.queued", provider=queued.provider, reason=str(error))
     try:
         rt.store.settle_revocation(
-            connection_id=queued.connection_id,
-            generation=queued.generation,
+            queued.seal_id,
             done=outcome != "queued",
             outcome=outcome,
         )
@@ -120,9 +123,9 @@ def _revoke(rt: Runtime, queued: Revocation, deadline: Deadline) -> Revoked:
     provider = rt.issuers.complete(provider, deadline, needed=("revocation_endpoint",))
     if provider.revocation_endpoint is None or _would_end_others(provider, queued):
         return "unsupported"
-    row, generation = str(queued.connection_id), queued.generation
-    token = rt.vault.open_some(queued.token, column="token", row=row, generation=generation)
-    refresh = rt.vault.open_some(queued.refresh, column="refresh", row=row, generation=generation)
+    decrypt = partial(rt.vault.decrypt, user_id=queued.user_id, provider=queued.provider)
+    token = queued.token and decrypt(queued.token, column="token", seal_id=queued.seal_id)
+    refresh = queued.refresh and decrypt(queued.refresh, column="refresh", seal_id=queued.refresh_seal_id)
     _send(rt, provider, replace(queued, token=token, refresh=refresh), deadline)
     return "done"
 

@@ -1,9 +1,10 @@
 """
-Secrets at rest: sealed to their row, their column and their generation.
+Encryption of stored secrets.
 
-Fernet has no associated data: a ciphertext copied to another row would open there (security: confused deputy). So every value
-gets a key of its own, derived with HKDF (RFC 5869) from each master key and from where the value stands. Moved elsewhere, or
-put back after a newer generation, it stays shut. The newest master key seals, every one opens.
+A Fernet token has no associated data: copied to another row, it would still decrypt there. So every value gets a key of its own, derived
+with HKDF (RFC 5869) from a master key and from the value's context: its column, its user, its provider and the random `seal_id` of the
+save that wrote it. Moved to another row, column, user or provider, or put back after a later save, it does not decrypt. The newest master
+key encrypts; every master key decrypts.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
 from collections.abc import Sequence
 from functools import lru_cache
+from uuid import UUID
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -20,91 +23,97 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from gateway.errors import SecretUnreadable
 
-_LENGTH = 32
-"""128 bits to sign and 128 to encrypt, as the Fernet specification has it."""
-_KEPT = 4096
-"""Rings of derived keys that are remembered, about 1 KiB each: for what is read often. The master keys are in memory anyway."""
+_KEY_BYTES = 32
+"""128 bits to sign and 128 bits to encrypt (Fernet specification)."""
+_CACHED_KEYS = 1024
+"""Derived keys of the values that are read most, about 1 KiB each. The master keys are in memory anyway."""
 
 
 class Vault:
-    """Seals and opens. Holds the master keys; never shows them."""
+    """Encrypts and decrypts. Holds the master keys and never shows them."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        """`keys`: Fernet keys in URL-safe base64, newest first; the settings have judged them."""
+        """`keys`: Fernet keys in URL-safe base64, newest first, already validated by the settings."""
         self._masters = tuple(base64.urlsafe_b64decode(key) for key in keys)
 
     def __repr__(self) -> str:
         return f"Vault({len(self._masters)} keys)"
 
-    def seal(self, secret: str, *, row: str, column: str, generation: int) -> str:
-        """A Fernet token that opens only for this `row`, `column` and `generation`."""
-        return _derive(self._masters[0], row, column, generation).encrypt(secret.encode()).decode("ascii")
-
-    def open(self, sealed: str, *, row: str, column: str, generation: int) -> str:
+    def encrypt(
+        self, text: str, *, column: str, seal_id: UUID | str, user_id: UUID | None = None, provider: str = ""
+    ) -> str:
         """
-        The secret in `sealed`.
+        A Fernet token that decrypts only in this context.
 
-        Raises SecretUnreadable when no key opens it: a key is missing, or the value was moved, put back or changed.
+        `column` names the kind of value: `token` and `refresh` of a connection, a pending grant and the queue of revocations;
+        `authorization_request`, `response_journal`, `event_chain`. Only the first two belong to a user and a provider.
+        """
+        return _derive(self._masters[0], _context(column, user_id, provider, seal_id)).encrypt(text.encode()).decode()
+
+    def decrypt(
+        self, encrypted: str, *, column: str, seal_id: UUID | str, user_id: UUID | None = None, provider: str = ""
+    ) -> str:
+        """
+        The text of `encrypted`.
+
+        Raises SecretUnreadable when no key decrypts it: a key is missing, or the value was moved, put back or changed.
         """
         try:
-            return _ring(self._masters, row, column, generation).decrypt(sealed.encode()).decode()
+            keys = _keys(self._masters, _context(column, user_id, provider, seal_id))
+            return keys.decrypt(encrypted.encode()).decode()
         except (InvalidToken, UnicodeError):
-            raise SecretUnreadable(f"{column} of {row} in generation {generation} does not open") from None
+            raise SecretUnreadable(f"no key decrypts this {column}") from None
 
-    def seal_some(self, secret: str | None, *, row: str, column: str, generation: int) -> str | None:
-        """As `seal`; nothing stays nothing."""
-        return None if secret is None else self.seal(secret, row=row, column=column, generation=generation)
-
-    def open_some(self, sealed: str | None, *, row: str, column: str, generation: int) -> str | None:
-        """As `open`; nothing stays nothing."""
-        return None if sealed is None else self.open(sealed, row=row, column=column, generation=generation)
-
-    def stale(self, sealed: str, *, row: str, column: str, generation: int) -> bool:
-        """Whether it opens, but not with the newest key: time to seal it again."""
+    def encrypted_with_old_key(
+        self, encrypted: str, *, column: str, seal_id: UUID | str, user_id: UUID | None = None, provider: str = ""
+    ) -> bool:
+        """Whether it decrypts, but not with the newest key: it has to be encrypted again. Raises SecretUnreadable."""
         try:
-            _derive(self._masters[0], row, column, generation).decrypt(sealed.encode())
+            _derive(self._masters[0], _context(column, user_id, provider, seal_id)).decrypt(encrypted.encode())
         except (InvalidToken, UnicodeError):
-            self.open(sealed, row=row, column=column, generation=generation)
+            self.decrypt(encrypted, column=column, seal_id=seal_id, user_id=user_id, provider=provider)
             return True
         return False
 
-    def fingerprints(self) -> tuple[str, ...]:
-        """What tells each key from others, newest first: 64 bits of an HMAC under it, which show nothing of it."""
+    def key_ids(self) -> tuple[str, ...]:
+        """Names of the keys, newest first: 64 bits of an HMAC under each, which reveal nothing of it."""
         return tuple(hmac.digest(key, b"oauth-gateway key", hashlib.sha256)[:8].hex() for key in self._masters)
 
-    def mark(self, value: str, *, purpose: str) -> str:
-        """A keyed mark (HMAC-SHA-256, URL-safe base64) of `value`, for tokens in forms."""
-        key = hmac.digest(self._masters[0], purpose.encode(), hashlib.sha256)
-        return base64.urlsafe_b64encode(hmac.digest(key, value.encode(), hashlib.sha256)).decode("ascii").rstrip("=")
+    def csrf_token(self, value: str, *, purpose: str) -> str:
+        """A token for a form, bound to `value` (a session, a link): HMAC-SHA-256 in URL-safe base64."""
+        return _signature(self._masters[0], value, purpose)
 
-    def marked(self, value: str, mark: str, *, purpose: str) -> bool:
-        """Whether `mark` is the one of `value`, under any key; in constant time."""
-        for master in self._masters:
-            key = hmac.digest(master, purpose.encode(), hashlib.sha256)
-            ours = base64.urlsafe_b64encode(hmac.digest(key, value.encode(), hashlib.sha256)).rstrip(b"=")
-            if hmac.compare_digest(ours, mark.encode()):
-                return True
-        return False
+    def verify_csrf_token(self, token: str, value: str, *, purpose: str) -> bool:
+        """Whether `token` was made for `value`, with any key; in constant time."""
+        expected = (_signature(master, value, purpose) for master in self._masters)
+        return any([hmac.compare_digest(each.encode(), token.encode()) for each in expected])  # noqa: C419 - all are compared
 
 
-@lru_cache(maxsize=_KEPT)
-def _ring(masters: tuple[bytes, ...], row: str, column: str, generation: int) -> MultiFernet:
-    """Every one opens, the newest first. What is sealed once is derived once, and takes no place here."""
-    return MultiFernet([_derive(master, row, column, generation) for master in masters])
+def _context(column: str, user_id: UUID | None, provider: str, seal_id: UUID | str) -> bytes:
+    return json.dumps(["oauth-gateway", column, str(user_id or ""), provider, str(seal_id)]).encode()
 
 
-def _derive(master: bytes, row: str, column: str, generation: int) -> Fernet:
-    # The parts are joined by a byte that none of them can hold, so that no two places share a key.
-    place = "\x00".join(("oauth-gateway", row, column, str(generation))).encode()
-    return Fernet(base64.urlsafe_b64encode(HKDFExpand(SHA256(), _LENGTH, place).derive(_extracted(master))))
+@lru_cache(maxsize=_CACHED_KEYS)
+def _keys(masters: tuple[bytes, ...], context: bytes) -> MultiFernet:
+    """Only reads are cached: a value is encrypted once."""
+    return MultiFernet([_derive(master, context) for master in masters])
+
+
+def _derive(master: bytes, context: bytes) -> Fernet:
+    return Fernet(base64.urlsafe_b64encode(HKDFExpand(SHA256(), _KEY_BYTES, context).derive(_extract(master))))
 
 
 @lru_cache(maxsize=64)
-def _extracted(master: bytes) -> bytes:
-    """RFC 5869 section 2.2, without a salt: the half of the derivation that is the same for every place."""
-    return hmac.digest(bytes(_LENGTH), master, hashlib.sha256)
+def _extract(master: bytes) -> bytes:
+    """RFC 5869 section 2.2 without a salt: the half of the derivation that all contexts share."""
+    return hmac.digest(bytes(_KEY_BYTES), master, hashlib.sha256)
+
+
+def _signature(master: bytes, value: str, purpose: str) -> str:
+    key = hmac.digest(master, purpose.encode(), hashlib.sha256)
+    return base64.urlsafe_b64encode(hmac.digest(key, value.encode(), hashlib.sha256)).decode().rstrip("=")
 
 
 def fingerprint(secret: str) -> str:
-    """SHA-256 of a random secret in hex: what stands in the database of states, sessions and browsers."""
+    """SHA-256 of a random secret in hex: what the database keeps of states, sessions, links and browsers."""
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -17,16 +17,16 @@ from pydantic_core import to_jsonable_python
 
 from gateway.database import rows
 from gateway.database.adopting import Adoptable, Adopting, ClaimedAdoption
-from gateway.database.keeping import Host, Keeping, Leaving, SealedPage, SealedRow
-from gateway.database.linking import Completion, Link, Linking
+from gateway.database.keeping import Host, Keeping, Leaving
+from gateway.database.linking import Link, Linking
 from gateway.database.migrate import apply_schema, schema_version
 from gateway.database.operating import Operating
 from gateway.database.partnering import Checking, CheckOutcome, Partnering, asking
 from gateway.database.postgres import ANSWER_SECONDS, FunctionMissing, PostgresBackend
 from gateway.database.refreshing import Refreshing
-from gateway.database.rows import Begun, ClaimedRefresh, Listing, Saved, SchemaState, Session, Sharing, StoredGrant
+from gateway.database.rows import ClaimedRefresh, SchemaState, Session, StoredGrant
 from gateway.errors import Forbidden, Frozen, GatewayError, PendingConfirmation, RateLimited, Unauthenticated
-from gateway.models import AuthorizationRequest, Caller, Connection, Display, Erased
+from gateway.models import Caller, Erased
 
 __all__ = [
     "ANSWER_SECONDS",
@@ -37,19 +37,13 @@ __all__ = [
     "Checking",
     "ClaimedAdoption",
     "ClaimedRefresh",
-    "Completion",
     "Database",
     "FunctionMissing",
     "Host",
     "Leaving",
     "Link",
-    "Listing",
-    "Saved",
     "SchemaState",
-    "SealedPage",
-    "SealedRow",
     "Session",
-    "Sharing",
     "Store",
     "StoredGrant",
     "apply_schema",
@@ -165,112 +159,6 @@ class Store(Database, Refreshing, Adopting, Partnering, Linking, Operating, Keep
     def end_session(self, session_hash: str) -> bool:
         """Whether there was one to end."""
         return bool(self._call("end_session", session_hash=session_hash)["ended"])
-
-    def start_authorization(
-        self,
-        *,
-        session_hash: str,
-        state_hash: str,
-        browser_hash: str,
-        provider: str,
-        sealed: str,
-        scope: Sequence[str],
-        return_to: str | None,
-        display: Display,
-        another: bool = False,
-    ) -> Begun | None:
-        """Keeps an attempt for ten minutes, for the user who is signed in; None, and nothing kept, for nobody."""
-        row = self._call(
-            "start_authorization",
-            session_hash=session_hash,
-            state_hash=state_hash,
-            browser_hash=browser_hash,
-            provider=provider,
-            sealed=sealed,
-            scope=list(scope),
-            return_to=return_to,
-            display=display,
-            another=another,
-        )
-        return None if row is None else Begun(rows.user(row), tuple(row["scope"]))
-
-    def take_authorization(self, *, state_hash: str, session_hash: str | None) -> AuthorizationRequest | None:
-        """The attempt, once and to one caller; None for unknown, taken or old. The session says who came back."""
-        row = self._call("take_authorization", state_hash=state_hash, session_hash=session_hash)
-        return None if row is None else rows.authorization_request(row)
-
-    # -- connections -------------------------------------------------------------------------------------------------
-
-    def save_connection(
-        self,
-        *,
-        connection_id: UUID,
-        generation: int,
-        user_id: UUID,
-        user_label: str,
-        provider: str,
-        type: int,  # noqa: A002 -- the column's name, and the argument's
-        account_key: str,
-        account_id: str,
-        account_label: str,
-        scope: Sequence[str],
-        token: str | None,
-        refresh: str | None,
-        expires_at: datetime | None,
-        refresh_expires_at: datetime | None,
-        data: Mapping[str, Any],
-        revoke_old: bool = False,
-        parked_id: UUID | None = None,
-        expires_seconds: float | None = None,
-        refresh_expires_seconds: float | None = None,
-        not_after: datetime | None = None,
-        connect_session_id: UUID | None = None,
-    ) -> Saved:
-        """
-        Compare-and-set: writes the row if `generation` is the next one of what stands under `connection_id`, or the first
-        of a new id where nothing stands; otherwise says what to seal for. `token` and `refresh` are sealed for both.
-
-        `account_key` is "" where a user has one connection of the provider, the account's id where they have many.
-        `revoke_old` puts the grant that is replaced into the queue of revocations. `parked_id` uses up a parked grant in the
-        same transaction: where it is answered already, nothing is saved. Seconds from now, where given, are by the database's
-        clock and go before `expires_at` and `refresh_expires_at`. `not_after`, by that clock too: when nobody waits for the
-        answer any more; later nothing is saved. `connect_session_id`: the link whose partner may use it from then on.
-        """
-        row = self._call(
-            "save_connection",
-            connection_id=str(connection_id),
-            generation=generation,
-            user_id=str(user_id),
-            user_label=user_label,
-            provider=provider,
-            type=type,
-            account_key=account_key,
-            account_id=account_id,
-            account_label=account_label,
-            scope=list(scope),
-            token=token,
-            refresh=refresh,
-            expires_at=rows.iso(expires_at),
-            refresh_expires_at=rows.iso(refresh_expires_at),
-            data=dict(data),
-            revoke_old=revoke_old,
-            parked_id=None if parked_id is None else str(parked_id),
-            expires_seconds=expires_seconds,
-            refresh_expires_seconds=refresh_expires_seconds,
-            not_after=rows.iso(not_after),
-            connect_session_id=None if connect_session_id is None else str(connect_session_id),
-        )
-        return rows.saved(row)
-
-    def connections(self, session_hash: str) -> Listing | None:
-        """The signed-in user and all of theirs; None for nobody."""
-        row = self._call("connections", session_hash=session_hash)
-        return None if row is None else rows.listing(row)
-
-    def connection(self, *, session_hash: str, connection_id: UUID) -> Connection | None:
-        """One of the signed-in user's own; None for another's as for none."""
-        row = self._call("connection", session_hash=session_hash, connection_id=str(connection_id))
-        return None if row is None else rows.connection(row)
 
     def disconnect(
         self, *, connection_id: UUID, session_hash: str | None = None, caller: Caller | None = None

@@ -29,6 +29,8 @@ class Adoptable:
     """Of the connection, or what the row's name stands for; None where it stands for nothing."""
     generation: int
     """0 for a row that is no connection yet."""
+    seal_id: UUID | None
+    refresh_seal_id: UUID | None
     plain: bool
     token: str | None = field(repr=False)
     refresh: str | None = field(repr=False)
@@ -56,6 +58,8 @@ class ClaimedAdoption:
     account_key: str | None
     scope: tuple[str, ...]
     refresh_expires_at: datetime | None
+    seal_id: UUID | None
+    refresh_seal_id: UUID | None
     token: str | None = field(repr=False)
     refresh: str | None = field(repr=False)
     expires: str | None
@@ -121,6 +125,7 @@ class Adopting:
         scope: Sequence[str],
         token: str,
         refresh: str | None,
+        seal_id: UUID,
         expires_at: datetime | None,
         refresh_expires_at: datetime | None,
         data: Mapping[str, Any],
@@ -128,7 +133,7 @@ class Adopting:
         """
         Makes a claimed row the next generation of a connection, if what stands there still has these hashes.
 
-        `token` and `refresh` are sealed for that generation. `data` is laid over what the row has.
+        `data` is laid over what the row has.
         """
         row = self._call(
             "adopt_connection",
@@ -145,6 +150,7 @@ class Adopting:
             scope=list(scope),
             token=token,
             refresh=refresh,
+            seal_id=str(seal_id),
             expires_at=None if expires_at is None else expires_at.isoformat(),
             refresh_expires_at=None if refresh_expires_at is None else refresh_expires_at.isoformat(),
             data=dict(data),
@@ -180,6 +186,10 @@ class Adopting:
         return bool(row["marked"])
 
 
+def _uuid(text: str | None) -> UUID | None:
+    return None if text is None else UUID(text)
+
+
 def _adoptable(row: rows.Row) -> Adoptable:
     return Adoptable(
         id=UUID(row["id"]),
@@ -188,6 +198,8 @@ def _adoptable(row: rows.Row) -> Adoptable:
         name=row["name"],
         provider=row["provider"],
         generation=row["generation"],
+        seal_id=_uuid(row["seal_id"]),
+        refresh_seal_id=_uuid(row["refresh_seal_id"]),
         plain=row["plain"],
         token=row["token"],
         refresh=row["refresh"],
@@ -206,6 +218,8 @@ def _claimed(row: rows.Row) -> ClaimedAdoption:
         account_key=row["account_key"],
         scope=tuple(row["scope"]),
         refresh_expires_at=rows.when(row["refresh_expires_at"]),
+        seal_id=_uuid(row["seal_id"]),
+        refresh_seal_id=_uuid(row["refresh_seal_id"]),
         token=row["token"],
         refresh=row["refresh"],
         expires=row["expires"],

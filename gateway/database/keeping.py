@@ -6,40 +6,13 @@ giving back what it granted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from gateway.database import rows
 from gateway.database.partnering import asking
 from gateway.models import Caller, Revocation
-
-Kind = Literal["connection", "adoption", "parked_grant", "revocation", "ledger"]
-"""Where sealed values stand in the database."""
-
-
-@dataclass(frozen=True, slots=True)
-class SealedRow:
-    """A row with sealed values, by the column that they are sealed for."""
-
-    id: UUID
-    generation: int
-    values: Mapping[str, str] = field(repr=False)
-
-
-class SealedPage(NamedTuple):
-    """Some rows in order. `total`: how many there are in all, told with the first page alone."""
-
-    total: int | None
-    rows: tuple[SealedRow, ...]
-
-
-class Change(NamedTuple):
-    """One value sealed again."""
-
-    row: SealedRow
-    column: str
-    new: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,29 +44,6 @@ class Keeping:
     def _call(self, function: str, **arguments: object) -> Any:
         raise NotImplementedError
 
-    def sealed(self, kind: Kind, *, after: SealedRow | None, most: int) -> SealedPage:
-        """The next rows of that kind behind `after`, at most `most`."""
-        cursor = None if after is None else f"{after.id}/{after.generation}"
-        page = self._call("sealed", kind=kind, after=cursor, most=most)
-        return SealedPage(
-            page["total"],
-            tuple(SealedRow(UUID(row["id"]), row["generation"], row["values"]) for row in page["items"]),
-        )
-
-    def reseal(self, kind: Kind, changes: Sequence[Change]) -> int:
-        """Puts each new value in the place of the old one, if that still stands and nobody has its row; how many it did."""
-        items = [
-            {
-                "id": str(change.row.id),
-                "generation": change.row.generation,
-                "column": change.column,
-                "old": change.row.values[change.column],
-                "new": change.new,
-            }
-            for change in changes
-        ]
-        return int(self._call("reseal", kind=kind, changes={"items": items})["resealed"])
-
     def host_seen(self, *, host: str, keys: Sequence[str]) -> None:
         """Says that a process of this host runs just now, and which keys it has, by their marks."""
         self._call("host_seen", host=host, keys=list(keys))
@@ -105,27 +55,24 @@ class Keeping:
     def queue_revocation(
         self,
         *,
-        connection_id: UUID,
-        generation: int,
+        seal_id: UUID,
+        user_id: UUID,
         provider: str,
+        account_id: str | None,
         token: str | None,
         refresh: str | None,
         reason: str,
-        account_id: str | None = None,
     ) -> Revocation:
-        """
-        Keeps a sealed grant until it is given back. The same id and generation again changes nothing: a grant that was
-        never stored is sealed, and queued, under an id of its own.
-        """
+        """Keep an encrypted grant that was not saved, until it is revoked. The same seal_id again changes nothing."""
         row = self._call(
             "queue_revocation",
-            connection_id=str(connection_id),
-            generation=generation,
+            seal_id=str(seal_id),
+            user_id=str(user_id),
             provider=provider,
+            account_id=account_id,
             token=token,
             refresh=refresh,
             reason=reason,
-            account_id=account_id,
         )
         return rows.revocation(row)
 
@@ -134,17 +81,13 @@ class Keeping:
         row = self._call("claim_revocation")
         return None if row is None else rows.revocation(row)
 
-    def settle_revocation(
-        self, *, connection_id: UUID, generation: int, done: bool, outcome: str | None = None
-    ) -> bool:
+    def settle_revocation(self, seal_id: UUID, *, done: bool, outcome: str | None = None) -> bool:
         """
-        Forgets a grant that was given back, or puts it off; returns whether it is still in the queue.
+        Take a grant out of the queue, or put it off; returns whether it is still in the queue.
 
-        `outcome`: what became of it, for the ledger, where whoever runs the gateway revoked it.
+        `outcome`: what became of it, recorded where the operator revoked it.
         """
-        row = self._call(
-            "settle_revocation", connection_id=str(connection_id), generation=generation, done=done, outcome=outcome
-        )
+        row = self._call("settle_revocation", seal_id=str(seal_id), done=done, outcome=outcome)
         return bool(row["left"])
 
     def leaving(self, *, connection_id: UUID, session_hash: str | None, caller: Caller | None) -> Leaving | None:

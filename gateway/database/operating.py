@@ -127,7 +127,7 @@ class Operating:
 
     def claim_revocations(self, provider: str, *, after: Revocation | None, most: int) -> tuple[Revocation, ...]:
         """The next of a provider's queue behind `after`, due or not, for two minutes nobody else's."""
-        cursor = None if after is None else f"{after.connection_id}/{after.generation}"
+        cursor = None if after is None else str(after.seal_id)
         return tuple(map(rows.revocation, self._call("claim_revocations", provider=provider, after=cursor, most=most)))
 
     def revoked(self, provider: str, *, since: datetime, after: Revoked | None, most: int) -> Sequence[Revoked]:

@@ -10,23 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 from uuid import UUID
 
-from gateway.models import (
-    Account,
-    AuthorizationRequest,
-    Clock,
-    Connection,
-    Erased,
-    ParkedGrant,
-    Revocation,
-    Standing,
-    Status,
-    User,
-)
+from pydantic import TypeAdapter
+
+from gateway.models import Account, Connection, Erased, Revocation, Status, User
 
 Row = Mapping[str, Any]
+_CONNECTION, _REVOCATION = TypeAdapter(Connection), TypeAdapter(Revocation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,51 +27,6 @@ class Session:
 
     user: User
     expires_at: datetime
-
-
-class Begun(NamedTuple):
-    """An attempt that is kept: whose it is, and all that is asked for."""
-
-    user: User
-    scope: tuple[str, ...]
-
-
-class Sharing(NamedTuple):
-    """A partner that may use a connection. `made`: the connection was made for it."""
-
-    partner_id: UUID
-    name: str
-    made: bool
-
-
-class Listing(NamedTuple):
-    """
-    A signed-in user's connections, by type, then oldest first, and who may use them beside the product, by their ids.
-
-    `frozen`: the providers where nothing may be connected just now.
-    """
-
-    user: User
-    connections: tuple[Connection, ...]
-    sharing: Mapping[UUID, tuple[Sharing, ...]]
-    frozen: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """
-    How a save went. If `saved`, `standing` is the new row; if not, what to seal for instead (generation + 1).
-
-    Where nothing stands, `standing` is a fresh id at generation 0. `created`: the gateway had no such connection before.
-    """
-
-    saved: bool
-    standing: Standing
-    created: bool
-    answered: bool = False
-    """Not saved because the parked grant is gone: somebody answered, or time did."""
-    connection: Connection | None = None
-    """What stands now in full, where it came by a partner's link."""
 
 
 class SchemaState(TypedDict):
@@ -97,6 +44,7 @@ class StoredGrant:
     user_id: UUID
     provider: str
     generation: int
+    seal_id: UUID
     status: Status
     scope: tuple[str, ...]
     expires_at: datetime | None
@@ -121,6 +69,7 @@ class ClaimedRefresh:
     scope: tuple[str, ...]
     again: bool
     failures: int
+    seal_id: UUID
     refresh: str | None = field(repr=False)
     facts: Mapping[str, Any]
 
@@ -145,96 +94,14 @@ def user(row: Row) -> User:
     return User(UUID(row["user_id"]), row["label"])
 
 
-def standing(row: Row) -> Standing:
-    """From `id`, `generation`, `account_id`, `account_label`, and `refresh`, `token` and `scope` where they are told."""
-    return Standing(
-        UUID(row["id"]),
-        row["generation"],
-        row["account_id"],
-        row["account_label"],
-        refresh=row.get("refresh"),
-        token=row.get("token"),
-        scope=tuple(row.get("scope") or ()),
-    )
-
-
-def authorization_request(row: Row) -> AuthorizationRequest:
-    """From gateway_take_authorization."""
-    return AuthorizationRequest(
-        provider=row["provider"],
-        user_id=UUID(row["user_id"]),
-        browser_hash=row["browser_hash"],
-        sealed=row["sealed"],
-        scope=tuple(row["scope"]),
-        return_to=row["return_to"],
-        display=row["display"],
-        session_user_id=None if row["session_user_id"] is None else UUID(row["session_user_id"]),
-        session_label=row["session_label"],
-        another=row["another"],
-        standing=tuple(map(standing, row["standing"])),
-        clock=Clock(certain(row["taken_at"])),
-        connect_session_id=None if row["connect_session_id"] is None else UUID(row["connect_session_id"]),
-    )
-
-
-def parked_grant(row: Row) -> ParkedGrant:
-    """From gateway_parked_grant."""
-    return ParkedGrant(
-        id=UUID(row["id"]),
-        user=user(row),
-        provider=row["provider"],
-        account=Account(row["account_id"], row["account_label"]),
-        scope=tuple(row["scope"]),
-        token=row["token"],
-        refresh=row["refresh"],
-        expires_at=when(row["expires_at"]),
-        refresh_expires_at=when(row["refresh_expires_at"]),
-        facts=row["facts"],
-        return_to=row["return_to"],
-        display=row["display"],
-        standing=tuple(map(standing, row["standing"])),
-        clock=Clock(certain(row["told_at"])),
-        shared_with=tuple(row.get("shared_with", ())),
-    )
-
-
 def revocation(row: Row) -> Revocation:
-    """From gateway_claim_revocation, gateway_refuse_parked_grant and within gateway_disconnect."""
-    return Revocation(
-        UUID(row["connection_id"]), row["provider"], row["generation"], row["token"], row["refresh"], row["beside"]
-    )
+    """From every function that hands over a grant to be revoked."""
+    return _REVOCATION.validate_python(row)
 
 
 def connection(row: Row) -> Connection:
-    """From gateway_connection, and each of gateway_connections."""
-    return Connection(
-        id=UUID(row["id"]),
-        user_id=UUID(row["user_id"]),
-        provider=row["provider"],
-        type=row["type"],
-        generation=row["generation"],
-        status=row["status"],
-        account=Account(row["account_id"], row["account_label"]),
-        scope=tuple(row["scope"]),
-        expires_at=when(row["expires_at"]),
-        created_at=certain(row["created_at"]),
-        updated_at=certain(row["updated_at"]),
-    )
-
-
-def listing(row: Row) -> Listing:
-    """From gateway_connections."""
-    sharing = {
-        UUID(each["id"]): tuple(Sharing(UUID(one["id"]), one["name"], one["made"]) for one in each["partners"])
-        for each in row["connections"]
-    }
-    return Listing(user(row), tuple(map(connection, row["connections"])), sharing, frozenset(row["frozen"]))
-
-
-def saved(row: Row) -> Saved:
-    """From gateway_save_connection."""
-    whole = row.get("connection")
-    return Saved(row["saved"], standing(row), row["created"], row.get("answered", False), whole and connection(whole))
+    """From every function that answers a connection."""
+    return _CONNECTION.validate_python(row)
 
 
 def erased(row: Row) -> Erased:
@@ -258,6 +125,7 @@ def stored_grant(row: Row) -> StoredGrant:
         user_id=UUID(row["user_id"]),
         provider=row["provider"],
         generation=row["generation"],
+        seal_id=UUID(row["seal_id"]),
         status=row["status"],
         scope=tuple(row["scope"]),
         expires_at=when(row["expires_at"]),
@@ -282,6 +150,7 @@ def claimed_refresh(row: Row) -> ClaimedRefresh:
         scope=tuple(row["scope"]),
         again=row["again"],
         failures=row["failures"],
+        seal_id=UUID(row["seal_id"]),
         refresh=row["refresh"],
         facts=row["facts"] if isinstance(row["facts"], dict) else {},
     )

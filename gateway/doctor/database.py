@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import psycopg
 from psycopg import errors
@@ -70,7 +71,7 @@ def _hosts(rt: Runtime) -> Iterator[Finding]:
     if not hosts:
         yield Finding("hosts", "ok", "No process was seen in the last ten minutes.")
         return
-    found = list(compare_hosts([Host("", rt.vault.fingerprints(), 0), *hosts]))
+    found = list(compare_hosts([Host("", rt.vault.key_ids(), 0), *hosts]))
     yield from found
     if not found:
         count = len({host.id for host in hosts})
@@ -185,7 +186,7 @@ def _newest_tokens(connection: psycopg.Connection[tuple[object, ...]], vault: Va
     try:
         with connection.transaction():
             rows = connection.execute(
-                "select d.id::text, c.generation, d.token from gateway.connection c"
+                "select d.token, c.user_id, c.provider, c.seal_id from gateway.connection c"
                 " join public.provider_data d on d.id = c.id"
                 " where d.token like 'gAAAA%%' order by c.updated_at desc limit %s",
                 [_SAMPLE],
@@ -193,7 +194,7 @@ def _newest_tokens(connection: psycopg.Connection[tuple[object, ...]], vault: Va
     except errors.InsufficientPrivilege:
         yield Finding("keys", "unseen", "The gateway's role may not read rows, so no stored token was tried.")
         return
-    shut = sum(not _decrypts(vault, str(row), int(str(generation)), str(token)) for row, generation, token in rows)
+    shut = sum(not _decrypts(vault, *row) for row in rows)
     if shut:
         message = f"{shut} of the {len(rows)} newest stored tokens do not decrypt."
         fix = "Put the key that encrypted them back into GATEWAY_KEYS, after the newest."
@@ -202,9 +203,9 @@ def _newest_tokens(connection: psycopg.Connection[tuple[object, ...]], vault: Va
         yield Finding("keys", "ok", f"The {len(rows)} newest stored tokens decrypt.")
 
 
-def _decrypts(vault: Vault, row: str, generation: int, token: str) -> bool:
+def _decrypts(vault: Vault, token: Any, user_id: Any, provider: Any, seal_id: Any) -> bool:
     try:
-        vault.open(token, row=row, column="token", generation=generation)
+        vault.decrypt(token, column="token", user_id=user_id, provider=provider, seal_id=seal_id)
     except SecretUnreadable:
         return False
     return True

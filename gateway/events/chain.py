@@ -11,7 +11,6 @@ import hmac
 import json
 import secrets
 from collections.abc import Iterable
-from typing import Any
 
 import structlog
 
@@ -26,7 +25,7 @@ SEGMENT = 500
 """The most rows under one seal."""
 _FORMAT = 1
 _KEY_BYTES = 32
-_SEALED_FOR: dict[str, Any] = {"row": "ledger", "column": "ledger", "generation": 0}
+_KEY_COLUMN = "event_chain"
 
 
 def segment_hash(key: bytes, previous: str, rows: Iterable[EventRow]) -> str:
@@ -49,11 +48,11 @@ def read_chain(rt: Runtime) -> tuple[Chain, bytes]:
     """
     chain = events.read_chain(rt.database)
     if chain.encrypted_key is None:
-        new_key = rt.vault.seal(secrets.token_bytes(_KEY_BYTES).hex(), **_SEALED_FOR)
+        new_key = rt.vault.encrypt(secrets.token_bytes(_KEY_BYTES).hex(), column=_KEY_COLUMN, seal_id=_KEY_COLUMN)
         chain = events.read_chain(rt.database, new_key=new_key)
     if chain.encrypted_key is None:
         raise SecretUnreadable("the key of the event chain is missing")
-    return chain, bytes.fromhex(rt.vault.open(chain.encrypted_key, **_SEALED_FOR))
+    return chain, bytes.fromhex(rt.vault.decrypt(chain.encrypted_key, column=_KEY_COLUMN, seal_id=_KEY_COLUMN))
 
 
 def seal_events(rt: Runtime) -> int:

@@ -109,7 +109,9 @@ def _read(
 
 
 def _decrypt(rt: Runtime, row: StoredGrant) -> FreshToken:
-    token = rt.vault.open(row.token or "", row=str(row.id), column="token", generation=row.generation)
+    token = rt.vault.decrypt(
+        row.token or "", column="token", user_id=row.user_id, provider=row.provider, seal_id=row.seal_id
+    )
     return FreshToken(row.id, row.generation, row.provider, token, row.scope, row.expires_at)
 
 

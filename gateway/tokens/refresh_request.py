@@ -11,14 +11,15 @@ import random
 import time
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 
 from gateway import protocol
+from gateway.account import judge_same_account
 from gateway.catalog import Provider
-from gateway.connect.account import judge_same_account
 from gateway.connections import revoke
 from gateway.database import ClaimedRefresh
 from gateway.errors import (
@@ -83,7 +84,9 @@ def refresh_once(rt: Runtime, provider: Provider, claim: ClaimedRefresh, started
     """
     response: Mapping[str, Any] | None = None
     try:
-        token = rt.vault.open(claim.refresh or "", row=str(claim.id), column="refresh", generation=claim.generation)
+        token = rt.vault.decrypt(
+            claim.refresh or "", column="refresh", user_id=claim.user_id, provider=claim.provider, seal_id=claim.seal_id
+        )
         response = rt.journal.get(claim.id, claim.generation)
         if response is None or response["refresh_token"] != token:
             deadline = Deadline(started + lease - _SAVE_SECONDS).within(request_seconds(provider))
@@ -136,6 +139,7 @@ def send_request(
         raise
     response = {
         "provider": provider.id,
+        "user_id": str(claim.user_id),
         "account_id": claim.account_id,
         "scope": list(claim.scope),
         "refresh_token": token,
@@ -160,7 +164,8 @@ def store_response(
         if isinstance(error, NeedsReauthorization) or protocol.find_grant(provider, body) is None:
             rt.journal.delete(connection_id, generation)
         raise
-    row, following = str(connection_id), generation + 1
+    user_id, seal_id = UUID(response["user_id"]), uuid4()
+    encrypt = partial(rt.vault.encrypt, user_id=user_id, provider=provider.id, seal_id=seal_id)
     received_at, renewed = datetime.fromisoformat(response["received_at"]), grant.refresh_token is not None
     # RFC 6749 section 6: without a new refresh token the old one stays valid; to have used it may have prolonged it.
     refresh_token = grant.refresh_token or response["refresh_token"]
@@ -169,8 +174,9 @@ def store_response(
     ending = rt.store.finish_refresh(
         connection_id=connection_id,
         generation=generation,
-        token=rt.vault.seal(grant.access_token, row=row, column="token", generation=following),
-        refresh=rt.vault.seal(refresh_token, row=row, column="refresh", generation=following),
+        token=encrypt(grant.access_token, column="token"),
+        refresh=encrypt(refresh_token, column="refresh"),
+        seal_id=seal_id,
         scope=grant.scope,
         expires_seconds=_less(_until(grant.expires_at, received_at), age),
         refresh_expires_seconds=_less(refresh_seconds, age),
@@ -178,7 +184,9 @@ def store_response(
     )
     if ending in ("gone", "reconnected"):
         unused = Grant(grant.access_token, refresh_token, "Bearer", grant.scope, None)
-        revoke.revoke_or_queue(rt, provider, unused, beside=True, deadline=Deadline.after(_REPEATABLE_REQUEST_SECONDS))
+        revoke.revoke_or_queue(
+            rt, provider, unused, user_id=user_id, beside=True, deadline=Deadline.after(_REPEATABLE_REQUEST_SECONDS)
+        )
         rt.journal.delete(connection_id, generation)
     else:
         rt.journal.mark_committed(connection_id, generation)

@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 KEPT_SECONDS = 86_400.0
 _BUSY_SECONDS = 5.0
+_COLUMN = "response_journal"
 _SCHEMA = """
 pragma journal_mode = wal;
 pragma synchronous = full;
@@ -59,7 +60,7 @@ class ResponseJournal:
     def put(self, connection_id: UUID, generation: int, response: Mapping[str, Any]) -> None:
         """Keep a response; it survives a power failure. On a disk error it is kept in memory, and the error is logged."""
         text = json.dumps(response, ensure_ascii=False)
-        encrypted = self._vault.seal(text, row=str(connection_id), column="journal", generation=generation)
+        encrypted = self._vault.encrypt(text, column=_COLUMN, seal_id=f"{connection_id}/{generation}")
         try:
             self._sql(
                 "insert or replace into response values (?, ?, ?, null, ?)",
@@ -76,7 +77,7 @@ class ResponseJournal:
         rows = [] if key in self._unwritten else self._try(query, str(connection_id), generation)
         if not rows:
             return self._unwritten.get(key)
-        text = self._vault.open(rows[0][0], row=str(connection_id), column="journal", generation=generation)
+        text = self._vault.decrypt(rows[0][0], column=_COLUMN, seal_id=f"{connection_id}/{generation}")
         response: Mapping[str, Any] = json.loads(text)
         return response
 
@@ -103,13 +104,13 @@ class ResponseJournal:
     def keep_note(self, name: str, value: Sequence[Any]) -> None:
         """Keeps a note; of several under one name, the greatest."""
         if (self.note(name) or []) < list(value):
-            encrypted = self._vault.seal(json.dumps(list(value)), row=name, column="note", generation=0)
+            encrypted = self._vault.encrypt(json.dumps(list(value)), column="note", seal_id=name)
             self._try("insert or replace into note values (?, ?)", name, encrypted)
 
     def note(self, name: str) -> list[Any] | None:
         """The note of that name, or None."""
         rows = self._try("select encrypted from note where name = ?", name)
-        return json.loads(self._vault.open(rows[0][0], row=name, column="note", generation=0)) if rows else None
+        return json.loads(self._vault.decrypt(rows[0][0], column="note", seal_id=name)) if rows else None
 
     def _try(self, statement: str, *values: object) -> list[Any]:
         """As `_sql`, but a disk error is only logged. An entry that could not be updated is offered again, which changes nothing."""

@@ -11,12 +11,15 @@ from urllib.parse import urlsplit
 from flask import Blueprint, Response, render_template, request
 
 from gateway.catalog import TYPES, Provider
-from gateway.connect import callback as connect
 from gateway.connect import confirm
+from gateway.connect.callback import EXCHANGE_SECONDS, AwaitsPartner, Connected, Failed, Pending, finish_connect
+from gateway.connect.start import start_connect
 from gateway.crypto.vault import fingerprint
+from gateway.database.queries.connections import list_connections
 from gateway.errors import AccessDenied, BadRequest, Frozen, GatewayError, NotFound, StateInvalid, Unauthenticated
 from gateway.http import Deadline
 from gateway.models import Connection, Display, User
+from gateway.web.error_responses import respond
 from gateway.web.redirects import app_address, see_other, with_query
 from gateway.web.security_headers import allow_form_action, popup_friendly
 from gateway.web.session import (
@@ -89,13 +92,13 @@ def _parameters() -> tuple[str | None, Display]:
 def _show(provider: Provider) -> Any:
     rt = runtime()
     return_to, display = _parameters()
-    listed = rt.store.connections(fingerprint(session_secret()))
+    listed = list_connections(rt.database, fingerprint(session_secret()))
     if listed is None:
         return sign_in_response()
     if provider.id in listed.frozen:
         raise Frozen("no new connections to this provider")
     try:
-        provider = rt.issuers.complete(provider, Deadline.after(connect.EXCHANGE_SECONDS))
+        provider = rt.issuers.complete(provider, Deadline.after(EXCHANGE_SECONDS))
     except GatewayError as error:
         if not error.returned or not return_to:
             raise
@@ -135,14 +138,14 @@ def _start(provider: Provider) -> Response:
     return_to, display = _parameters()
     browser = browser_secret() or secrets.token_urlsafe(32)
     try:
-        url = connect.begin(
+        url = start_connect(
             runtime(),
             provider.id,
             session=check_form(),
             browser=browser,
             return_to=return_to,
             display=display,
-            another=request.form.get("another") == "1",
+            add_account=request.form.get("another") == "1",
         )
     except Unauthenticated:
         # The session ended while the page was open. After signing in the user comes back to the same page.
@@ -160,22 +163,26 @@ def _start(provider: Provider) -> Response:
 
 
 def _callback(path: str, slug: str) -> Response:
-    outcome = connect.finish(
+    ended = finish_connect(
         runtime(), path, slug, request.args.to_dict(flat=False), session=session_secret(), browser=browser_secret()
     )
-    provider = outcome.provider
-    if outcome.error is not None:
-        left = {"left": "1"} if outcome.error.left_installed and not outcome.return_to else {}
-        return _return(outcome.return_to, outcome.display, error=outcome.error.slug, provider=provider.id, **left)
-    if outcome.confirmation is not None and outcome.parked and outcome.return_to:
-        result = {"connect_session": str(outcome.connect_session_id), "confirmation": outcome.confirmation}
-        return see_other(with_query(outcome.return_to, **result, provider=provider.id))
-    if outcome.parked:
-        popup = "?display=popup" if outcome.display == "popup" else ""
-        response = see_other(f"/{path}/{provider.id}/confirm{popup}")
-        keep_browser(response, browser_secret())
-        return response
-    return _return(outcome.return_to, outcome.display, connection=str(outcome.connection_id), provider=provider.id)
+    provider, return_to, display = ended.provider, ended.return_to, ended.display
+    match ended:
+        case Connected(connection_id=connection_id):
+            return _return(return_to, display, connection=str(connection_id), provider=provider.id)
+        case Pending():
+            popup = "?display=popup" if display == "popup" else ""
+            response = see_other(f"/{path}/{provider.id}/confirm{popup}")
+            keep_browser(response, browser_secret())
+            return response
+        case AwaitsPartner(connect_session_id=session_id, confirmation=confirmation):
+            result = {"connect_session": str(session_id), "confirmation": confirmation}
+            return see_other(with_query(return_to or "/", **result, provider=provider.id))
+        case Failed(error=error, left_installed=left):
+            if not error.returned:
+                return respond(error, left_installed=provider if left else None)
+            more = {"left": "1"} if left and not return_to else {}
+            return _return(return_to, display, error=error.slug, provider=provider.id, **more)
 
 
 def _return(return_to: str | None, display: Display, **result: str) -> Response:
@@ -193,7 +200,7 @@ def _show_choice(provider: Provider) -> Any:
     rt = runtime()
     if rt.store.session(fingerprint(session_secret())) is None:
         return sign_in_response()
-    pending = confirm.question(rt, provider, session=session_secret(), browser=browser_secret())
+    pending = confirm.load_pending(rt, provider, session=session_secret(), browser=browser_secret())
     popup_friendly(yes=pending.display == "popup")
     allow_form_action(*rt.settings.app_origins)
     return render_template(
@@ -202,14 +209,14 @@ def _show_choice(provider: Provider) -> Any:
         csrf=csrf_token(),
         provider=provider,
         kind=TYPE_NAMES[provider.path],
-        existing_label=pending.standing[0].account_label if pending.standing else "",
+        existing_label=pending.existing_label,
         new_label=pending.account.label,
         form={
             "action": f"/{provider.path}/{provider.id}/confirm",
-            "fields": {"csrf": csrf_token(), "parked": str(pending.id)},
+            "fields": {"csrf": csrf_token(), "pending": str(pending.id)},
         },
         may_keep_both=provider.accounts == "many",
-        lost=confirm.lost(pending),
+        lost=pending.scopes_removed,
         shared_with=pending.shared_with,
     )
 
@@ -219,10 +226,10 @@ def _choose(provider: Provider) -> Response:
     choice = request.form.get("answer", "")
     if choice not in ("replace", "both", "no") or (choice == "both" and provider.accounts == "one"):
         raise BadRequest("no such answer")
-    pending = confirm.question(runtime(), provider, session=session_secret(), browser=browser_secret())
-    if request.form.get("parked") != str(pending.id):
+    pending = confirm.load_pending(runtime(), provider, session=session_secret(), browser=browser_secret())
+    if request.form.get("pending") != str(pending.id):
         raise StateInvalid("the answer belongs to an earlier question")
-    connection_id = confirm.answer(runtime(), provider, pending, choice)  # type: ignore[arg-type] # checked above
+    connection_id = confirm.decide(runtime(), pending, choice)  # type: ignore[arg-type] # checked above
     if connection_id is None:
         return _return(pending.return_to, pending.display, error=AccessDenied.slug, provider=provider.id)
     return _return(pending.return_to, pending.display, connection=str(connection_id), provider=provider.id)

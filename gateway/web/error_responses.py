@@ -10,6 +10,7 @@ import structlog
 from flask import Flask, Response, make_response, render_template
 from werkzeug.exceptions import HTTPException
 
+from gateway.catalog import Provider
 from gateway.errors import (
     BadRequest,
     DatabaseUnavailable,
@@ -56,11 +57,11 @@ def register(app: Flask) -> None:
     app.register_error_handler(Exception, _respond_unexpected)
 
 
-def respond(error: GatewayError) -> Response:
-    """The response for one of our errors."""
+def respond(error: GatewayError, *, left_installed: Provider | None = None) -> Response:
+    """The response for one of our errors. `left_installed`: the provider where our app may still be installed."""
     error = auth_rate_limit.apply(error)
     log.info("request.refused", error=error.slug, status=error.status, reason=str(error))
-    response = problem_json(error) if is_api() else problem_page(error)
+    response = problem_json(error) if is_api() else problem_page(error, left_installed=left_installed)
     known = isinstance(error, ProviderUnavailable) and error.retry_after is not None
     if known or isinstance(error, DatabaseUnavailable | RefreshInProgress | RateLimited):
         response.headers["Retry-After"] = str(math.ceil(error.retry_after or 5))
@@ -86,14 +87,14 @@ def _respond_unexpected(error: Exception) -> Response:
     return respond(Unexpected(type(error).__name__))
 
 
-def problem_page(error: GatewayError, *, explained: bool = False) -> Response:
+def problem_page(error: GatewayError, *, explained: bool = False, left_installed: Provider | None = None) -> Response:
     """The page of a problem. As a reference page (`explained`) it responds 200."""
     page = render_template(
         "problem.html",
         problem=error,
         who=WHO[error.remedy],
         explained=explained,
-        left=error.left_installed,
+        left=left_installed and (left_installed.name, left_installed.installed_apps_url),
         meant_for=error.meant_for if isinstance(error, UserMismatch) else None,
         request_id=None if explained else request_log.request_id(),
     )

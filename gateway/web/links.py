@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from flask import Blueprint, Response, make_response, render_template, request
 
 from gateway.catalog import Provider
-from gateway.connect import callback, links
+from gateway.connect import links
+from gateway.connect.callback import EXCHANGE_SECONDS
 from gateway.crypto.vault import fingerprint
 from gateway.database import Link
 from gateway.errors import AccessDenied, Forbidden, Unauthenticated
@@ -49,10 +50,10 @@ def show(secret: str) -> Response:
     """Which partner asks which user for what. Opening the page does not use the link up."""
     rt, session = runtime(), session_secret()
     try:
-        link = links.look(rt, secret, session=session)
+        link = links.show(rt, secret, session=session)
     except Unauthenticated:
         return sign_in_response()
-    provider = rt.issuers.complete(rt.provider(link.provider), Deadline.after(callback.EXCHANGE_SECONDS))
+    provider = rt.issuers.complete(rt.provider(link.provider), Deadline.after(EXCHANGE_SECONDS))
     browser = browser_secret() or secrets.token_urlsafe(32)
     allow_form_action(provider.authorization_endpoint or "", *provider.login_origins, *rt.settings.app_origins)
     response = make_response(render_template("link.html", **_page(link, provider, secret, browser)))
@@ -70,7 +71,7 @@ def _page(link: Link, provider: Provider, secret: str, browser: str) -> dict[str
     return {
         "user": User(link.user_id, link.session_label or "") if signed_in else None,
         "csrf": csrf_token() if signed_in else "",
-        "for_user": link.session_label if signed_in else links.whose(link),
+        "for_user": link.session_label if signed_in else links.masked_user(link),
         "partner": link.partner,
         "reach": link.partner_reach,
         "abilities": [
@@ -92,7 +93,7 @@ def start(secret: str) -> Response:
     """303 to the provider, once."""
     check_sender()
     rt, browser, token = runtime(), browser_secret(), request.form.get("csrf", "")
-    if not browser or not rt.vault.marked(_csrf_subject(browser, secret), token, purpose="link"):
+    if not browser or not rt.vault.verify_csrf_token(token, _csrf_subject(browser, secret), purpose="link"):
         raise Forbidden("the form does not have the CSRF token of this browser and link")
     try:
         url = links.start(rt, secret, session=session_secret(), browser=browser)
@@ -104,7 +105,7 @@ def start(secret: str) -> Response:
 
 
 def _csrf_token(browser: str, secret: str) -> str:
-    return runtime().vault.mark(_csrf_subject(browser, secret), purpose="link")
+    return runtime().vault.csrf_token(_csrf_subject(browser, secret), purpose="link")
 
 
 def _csrf_subject(browser: str, secret: str) -> str:

@@ -13,7 +13,7 @@ from flask import Blueprint, Response, current_app, render_template, request
 from gateway.catalog import TYPES, Provider
 from gateway.connections.disconnect import disconnect
 from gateway.crypto.vault import fingerprint
-from gateway.database import Sharing
+from gateway.database.queries.connections import Sharing, list_connections
 from gateway.errors import GatewayError, NotFound, every_problem
 from gateway.models import Connection
 from gateway.services import Runtime
@@ -63,7 +63,7 @@ def short_link(provider_id: str) -> Response:
 def connections() -> Any:
     """The user's connections: status, account, reconnect, disconnect, connect more."""
     rt = runtime()
-    listed = rt.store.connections(fingerprint(session_secret()))
+    listed = list_connections(rt.database, fingerprint(session_secret()))
     if listed is None:
         return sign_in_response()
     rows = listed.connections

@@ -79,7 +79,7 @@ def keep_browser(response: Response, secret: str, seconds: int = ATTEMPT_SECONDS
 
 def csrf_token() -> str:
     """The token that a form of this session has to carry."""
-    return runtime().vault.mark(session_secret(), purpose="form")
+    return runtime().vault.csrf_token(session_secret(), purpose="form")
 
 
 def check_sender() -> None:
@@ -101,7 +101,7 @@ def check_form() -> str:
     session = session_secret()
     if not session:
         raise Unauthenticated("no session")
-    if not runtime().vault.marked(session, request.form.get("csrf", ""), purpose="form"):
+    if not runtime().vault.verify_csrf_token(request.form.get("csrf", ""), session, purpose="form"):
         raise Forbidden("the form does not have the CSRF token of this session")
     return session
 

@@ -28,7 +28,7 @@ def start_heartbeat(rt: Runtime, stopped: threading.Event | None = None) -> thre
 def _run(rt: Runtime, stopped: threading.Event) -> None:
     while True:
         try:
-            rt.store.host_seen(host=rt.journal.host, keys=rt.vault.fingerprints())
+            rt.store.host_seen(host=rt.journal.host, keys=rt.vault.key_ids())
         except GatewayError as error:
             log.warning("heartbeat.report_failed", error=error.slug)
         if stopped.wait(EVERY_SECONDS):

@@ -154,7 +154,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 2 and m.sha256 <> 'c6a1776282cdc6ca4b2b630f263333c74e95afd1e9f5815a9b0ee9e7e408426e') then
+  if exists (select from gateway.migration m where m.number = 2 and m.sha256 <> '1a1c52723f00b25ca9f8df9ad7461e4b96949025dd0f9eb4f500a5b08b41e616') then
     raise exception 'gateway: migration 2 (sessions) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 2) then
     execute $migration$
@@ -176,12 +176,13 @@ create table gateway.authorization_request (
   browser_hash       text not null,
   user_id            uuid not null references auth.users (id) on delete cascade,
   provider           text not null,
-  sealed             text not null,
+  encrypted          text not null,
   scope              text[] not null,
   return_to          text,
   display            text not null check (display in ('page', 'popup')),
-  another            boolean not null default false,
+  add_account        boolean not null default false,
   connect_session_id uuid,
+  refused_at         timestamptz,
   created_at         timestamptz not null default clock_timestamp(),
   expires_at         timestamptz not null
 );
@@ -190,13 +191,13 @@ create index authorization_request_user_id on gateway.authorization_request (use
 comment on column gateway.authorization_request.connect_session_id is 'Of a partner''s link; null where a user came by themselves.';
 comment on index gateway.authorization_request_pkey is 'A state names one attempt, and it can be taken once.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (2, 'sessions', 'c6a1776282cdc6ca4b2b630f263333c74e95afd1e9f5815a9b0ee9e7e408426e');
+    insert into gateway.migration (number, name, sha256) values (2, 'sessions', '1a1c52723f00b25ca9f8df9ad7461e4b96949025dd0f9eb4f500a5b08b41e616');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> 'f53102beef6b0fdaab003559246bf1d71a70a552749a18812dd2212a65dfb7fb') then
+  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '8f09f71aac8253645b31846c9ef1598fb82e53acb2ab53bc3a1e8c82eebdb889') then
     raise exception 'gateway: migration 3 (connections) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 3) then
     execute $migration$
@@ -215,6 +216,9 @@ create table gateway.connection (
   status             text not null default 'active'
                      check (status in ('active', 'pending_confirmation', 'needs_reauthorization')),
   generation         bigint not null check (generation > 0),
+  seal_id            uuid not null,
+  refresh_seal_id    uuid not null,
+  saved_by           uuid,
   reconnected        bigint not null default 0,
   expires_at         timestamptz,
   refresh_expires_at timestamptz,
@@ -239,6 +243,9 @@ create index connection_provider_id on gateway.connection (provider, id);
 comment on table gateway.connection is 'What is known of a connection; its secrets are in provider_data.';
 comment on column gateway.connection.account_key is 'Empty where a user has one connection of a provider, else the account id.';
 comment on column gateway.connection.facts is 'What the provider said of the grant; provider_data.data shows it, and its owner may write there.';
+comment on column gateway.connection.seal_id is 'Random, of the save that encrypted the access token: the token''s key is derived from it.';
+comment on column gateway.connection.refresh_seal_id is 'The same of the refresh token: an earlier save, where a reconnect brought none.';
+comment on column gateway.connection.saved_by is 'The call by which its user saved it last: the same call again is recognised.';
 comment on column gateway.connection.reconnected is 'The generation that its user made by connecting again, last.';
 comment on column gateway.connection.refresh_at is 'When the worker fetches a new token, before a reader needs it.';
 comment on column gateway.connection.intent_at is 'A token request was about to be sent, and its result is not known yet.';
@@ -247,16 +254,19 @@ comment on column gateway.connection.checked_at is 'When it was last checked at 
 comment on index gateway.connection_pkey is 'A connection is one row of provider_data, under the same id.';
 comment on index gateway.connection_user_provider_account is 'A connection exists once, however often it is made or raced.';
 
-create table gateway.parked_grant (
-  id                 uuid constraint parked_grant_pkey primary key,
+create table gateway.pending_grant (
+  id                 uuid constraint pending_grant_pkey primary key,
   user_id            uuid not null references auth.users (id) on delete cascade,
   provider           text not null,
+  type               integer not null,
+  many_accounts      boolean not null,
   browser_hash       text not null,
   account_id         text not null,
   account_label      text not null,
   scope              text[] not null,
   token              text,
   refresh            text,
+  seal_id            uuid not null,
   expires_at         timestamptz,
   refresh_expires_at timestamptz,
   facts              jsonb not null default '{}',
@@ -265,33 +275,37 @@ create table gateway.parked_grant (
   connect_session_id uuid,
   confirmation_hash  text,
   created_at         timestamptz not null default clock_timestamp(),
-  parked_until       timestamptz not null default clock_timestamp() + interval '10 minutes'
+  pending_until      timestamptz not null default clock_timestamp() + interval '10 minutes'
 );
-create unique index parked_grant_user_provider on gateway.parked_grant (user_id, provider) where confirmation_hash is null;
-create unique index parked_grant_connect_session on gateway.parked_grant (connect_session_id) where confirmation_hash is not null;
-create index parked_grant_parked_until on gateway.parked_grant (parked_until);
-comment on table gateway.parked_grant is 'Encrypted grants that wait for a decision.';
-comment on column gateway.parked_grant.confirmation_hash is 'Of the confirmation that the finishing browser got, where no user was signed in: the partner decides.';
-comment on index gateway.parked_grant_pkey is 'A grant waits once, and one decision ends it.';
-comment on index gateway.parked_grant_user_provider is 'A user is asked one question per provider: a newer grant replaces the one before.';
-comment on index gateway.parked_grant_connect_session is 'A link brings one grant, which waits for its partner beside the user''s own question.';
+create unique index pending_grant_user_provider on gateway.pending_grant (user_id, provider) where confirmation_hash is null;
+create unique index pending_grant_connect_session on gateway.pending_grant (connect_session_id) where confirmation_hash is not null;
+create index pending_grant_pending_until on gateway.pending_grant (pending_until);
+comment on table gateway.pending_grant is 'Encrypted grants that wait for a decision.';
+comment on column gateway.pending_grant.confirmation_hash is 'Of the confirmation that the finishing browser got, where no user was signed in: the partner decides.';
+comment on index gateway.pending_grant_pkey is 'A grant waits once, and one decision ends it.';
+comment on index gateway.pending_grant_user_provider is 'A user is asked one question per provider: a newer grant replaces the one before.';
+comment on index gateway.pending_grant_connect_session is 'A link brings one grant, which waits for its partner beside the user''s own question.';
 
 create table gateway.revocation (
-  connection_id uuid not null,
-  generation    bigint not null,
-  provider      text not null,
-  account_id    text,
-  token         text,
-  refresh       text,
-  reason        text not null,
-  attempts      integer not null default 0,
-  due_at        timestamptz not null default clock_timestamp() + interval '1 minute',
-  created_at    timestamptz not null default clock_timestamp(),
-  constraint revocation_pkey primary key (connection_id, generation)
+  seal_id         uuid constraint revocation_pkey primary key,
+  refresh_seal_id uuid not null,
+  connection_id   uuid,
+  generation      bigint,
+  user_id         uuid not null,
+  provider        text not null,
+  account_id      text,
+  token           text,
+  refresh         text,
+  reason          text not null,
+  attempts        integer not null default 0,
+  due_at          timestamptz not null default clock_timestamp() + interval '1 minute',
+  created_at      timestamptz not null default clock_timestamp()
 );
 -- In the first minute the process that queued it tries by itself.
+create index revocation_connection_id on gateway.revocation (connection_id);
 create index revocation_due_at on gateway.revocation (due_at);
 comment on table gateway.revocation is 'Encrypted grants that still have to be revoked at their provider.';
+comment on column gateway.revocation.connection_id is 'Null for a grant that was never saved.';
 comment on index gateway.revocation_pkey is 'A grant waits to be revoked once, however often it is queued.';
 
 create table gateway.provider_health (
@@ -316,7 +330,7 @@ comment on table gateway.adoption is 'Rows whose secrets were written by others:
 comment on column gateway.adoption.sealed is 'What the provider answered for the refresh token of that hash, until it is confirmed.';
 comment on index gateway.adoption_pkey is 'One worker at a time verifies a row.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (3, 'connections', 'f53102beef6b0fdaab003559246bf1d71a70a552749a18812dd2212a65dfb7fb');
+    insert into gateway.migration (number, name, sha256) values (3, 'connections', '8f09f71aac8253645b31846c9ef1598fb82e53acb2ab53bc3a1e8c82eebdb889');
   end if;
 end $apply$;
 
@@ -476,7 +490,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 6 and m.sha256 <> '58918c7d895bf194ef48ff132ef91b6240ea8e6ab32ef68b929f7f3cefd385fc') then
+  if exists (select from gateway.migration m where m.number = 6 and m.sha256 <> '013f71d9a7d2b831d73944bcd8fb12e3a9ad608f8de6a29157ed6026337b9f0c') then
     raise exception 'gateway: migration 6 (events) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 6) then
     execute $migration$
@@ -521,14 +535,8 @@ insert into gateway.event_seal values (0, '');
 comment on table gateway.event_seal is 'The hash chain: each row covers the events since the row before it. The first row is where the chain begins.';
 comment on column gateway.event_seal.hash is 'Format version, dot, HMAC over the seal before it and the events; the key is not in this database.';
 comment on index gateway.event_seal_pkey is 'The chain has one end.';
-
-create table gateway.used_id (
-  id uuid constraint used_id_pkey primary key
-);
-comment on table gateway.used_id is 'Connections that dropped events told of: secrets are encrypted for an id, so none may come back.';
-comment on index gateway.used_id_pkey is 'An id is used once.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (6, 'events', '58918c7d895bf194ef48ff132ef91b6240ea8e6ab32ef68b929f7f3cefd385fc');
+    insert into gateway.migration (number, name, sha256) values (6, 'events', '013f71d9a7d2b831d73944bcd8fb12e3a9ad608f8de6a29157ed6026337b9f0c');
   end if;
 end $apply$;
 
@@ -588,8 +596,8 @@ end $$;
 -- null: nobody is signed in there. An attempt lives ten minutes, and of one user about fifty do: one start in ten clears the oldest
 -- away, since looking at every one would cost each of them more than that is worth.
 create or replace function public.gateway_start_authorization_v1(
-  p_session_hash text, p_state_hash text, p_browser_hash text, p_provider text, p_sealed text, p_scope text[], p_return_to text, p_display text,
-  p_another boolean default false
+  p_session_hash text, p_state_hash text, p_browser_hash text, p_provider text, p_encrypted text, p_scope text[], p_return_to text, p_display text,
+  p_add_account boolean default false
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -611,9 +619,9 @@ begin
   end if;
   p_scope := gateway.united(p_scope, gateway.scope_beside(signed_in.user_id, p_provider, false));
   insert into gateway.authorization_request
-    (state_hash, browser_hash, user_id, provider, sealed, scope, return_to, display, another, expires_at)
+    (state_hash, browser_hash, user_id, provider, encrypted, scope, return_to, display, add_account, expires_at)
   values
-    (p_state_hash, p_browser_hash, signed_in.user_id, p_provider, p_sealed, p_scope, p_return_to, p_display, p_another,
+    (p_state_hash, p_browser_hash, signed_in.user_id, p_provider, p_encrypted, p_scope, p_return_to, p_display, p_add_account,
      clock_timestamp() + interval '10 minutes');
   return jsonb_build_object('user_id', signed_in.user_id, 'label', signed_in.label, 'scope', p_scope);
 end $$;
@@ -626,45 +634,43 @@ language sql immutable as $$
                                             in ('', 'ghl', 'gohighlevel', 'highlevel', 'leadconnector'))
 $$;
 
--- What stands of a user at a provider, newest first: the connections, or the oldest row from before the gateway, at
--- generation 0.
-create or replace function gateway.standing(p_whose uuid, p_at_provider text)
-returns table (id uuid, generation bigint, account_key text, account_id text, account_label text, refresh text, scope text[])
-language plpgsql stable set search_path = '' as $$
-begin
-  return query
-    select c.id, c.generation, c.account_key, c.account_id, c.account_label, d.refresh, c.scope
-      from gateway.connection c join public.provider_data d on d.id = c.id
-     where c.user_id = p_whose and c.provider = p_at_provider order by c.updated_at desc, c.id;
-  if found then
-    return;
-  end if;
-  return query
-    select d.id, 0::bigint, ''::text, null::text, null::text, null::text, null::text[] from public.provider_data d
-     where d.auth_provider_id = p_whose and gateway.same_provider(d.name, d.type, p_at_provider)
-       and not exists (select from gateway.connection c where c.id = d.id)
-     order by d.created_at nulls last, d.id limit 1;
-end $$;
-
--- null: no such attempt, or an old one, or somebody took it before. One statement takes it, so one caller gets it.
-create or replace function public.gateway_take_authorization_v1(p_state_hash text, p_session_hash text)
+-- null: an unknown, expired or used state, or one of another provider (that uses it up). One statement takes the attempt, so one caller gets it.
+-- `mismatch`: another browser, or another user. That leaves the attempt as it is, so that a link scanner or a prefetch cannot spoil it, and
+-- is recorded once. A partner's link may be finished where no user is signed in: its partner's server names the user afterwards.
+create or replace function public.gateway_take_authorization_v1(
+  p_state_hash text, p_provider text, p_browser_hash text, p_session_hash text
+)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  taken     gateway.authorization_request;
-  signed_in record;
+  r        gateway.authorization_request;
+  whose    uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
+  mismatch text;
 begin
-  delete from gateway.authorization_request a where a.state_hash = p_state_hash returning a.* into taken;
-  if not found or taken.expires_at <= clock_timestamp() then
+  select a.* into r from gateway.authorization_request a where a.state_hash = p_state_hash and a.expires_at > clock_timestamp();
+  if not found then
     return null;
   end if;
-  select s.user_id, s.label into signed_in from gateway.live_session(p_session_hash) s;
+  mismatch := case
+    when r.browser_hash <> p_browser_hash then 'browser_mismatch'
+    when whose is null and r.connect_session_id is not null and r.return_to is not null then null
+    when whose is distinct from r.user_id then 'user_mismatch' end;
+  if mismatch is not null then
+    update gateway.authorization_request a set refused_at = clock_timestamp() where a.state_hash = p_state_hash and a.refused_at is null;
+    if found then
+      insert into gateway.event (type, user_id, provider, data)
+      values ('connect.refused', r.user_id, r.provider, jsonb_build_object('error', mismatch));
+    end if;
+    return jsonb_build_object('mismatch', mismatch);
+  end if;
+  delete from gateway.authorization_request a where a.state_hash = p_state_hash;
+  if not found or r.provider is distinct from p_provider then
+    return null;
+  end if;
   return jsonb_build_object(
-    'provider', taken.provider, 'user_id', taken.user_id, 'browser_hash', taken.browser_hash, 'sealed', taken.sealed,
-    'scope', taken.scope, 'return_to', taken.return_to, 'display', taken.display,
-    'another', taken.another, 'connect_session_id', taken.connect_session_id, 'session_user_id', signed_in.user_id, 'session_label', coalesce(signed_in.label, ''),
-    'taken_at', clock_timestamp(),
-    'standing', coalesce((select jsonb_agg(x) from gateway.standing(taken.user_id, taken.provider) x), '[]')
-  );
+    'provider', r.provider, 'user_id', r.user_id, 'browser_hash', r.browser_hash, 'encrypted', r.encrypted, 'scope', r.scope,
+    'return_to', r.return_to, 'display', r.display, 'add_account', r.add_account, 'is_signed_in', whose is not null,
+    'has_connection', exists (select from gateway.connection c where c.user_id = r.user_id and c.provider = r.provider),
+    'clock', jsonb_build_object('at', clock_timestamp()), 'connect_session_id', r.connect_session_id);
 end $$;
 
 -- Who calls /v1, and what they may see.
@@ -764,8 +770,8 @@ begin
   return query
     select (jsonb_populate_record(null::gateway.connection, to_jsonb(g) || jsonb_build_object(
              'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'status', 'pending_confirmation', 'generation', 1, 'updated_at', g.created_at))).*
-      from gateway.parked_grant g join gateway.connect_session s on s.id = g.connect_session_id
-     where g.parked_until > over and g.confirmation_hash is not null and s.partner_id = p_partner.id
+      from gateway.pending_grant g join gateway.connect_session s on s.id = g.connect_session_id
+     where g.pending_until > over and g.confirmation_hash is not null and s.partner_id = p_partner.id
        and (p_partner.providers is null or g.provider = any (p_partner.providers));
 end $$;
 
@@ -868,30 +874,12 @@ end $$;
 
 -- Connections: saving, listing, checking.
 
--- Secrets are sealed for an id and a generation. Were an erased id to come back, its generations would start over and what
--- was sealed for the old row would open in the new one.
-create or replace function gateway.was_used(p_wanted uuid) returns boolean
-language sql stable as $$
-  select exists (select from gateway.event e where e.connection_id = p_wanted)
-      or exists (select from gateway.used_id u where u.id = p_wanted)
-$$;
-
-create or replace function gateway.refuse_used_id() returns trigger
-language plpgsql security definer set search_path = '' as $$
-begin
-  if gateway.was_used(new.id)
-     and not exists (select from public.provider_data d where d.id = new.id) then
-    raise exception 'this id was a connection before' using errcode = 'unique_violation';
-  end if;
-  return new;
-end $$;
-
-create or replace function gateway.shown(p_connection gateway.connection) returns jsonb
+create or replace function gateway.shown(c gateway.connection) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
-    'id', p_connection.id, 'user_id', p_connection.user_id, 'provider', p_connection.provider, 'type', p_connection.type, 'generation', p_connection.generation,
-    'status', p_connection.status, 'account_id', p_connection.account_id, 'account_label', p_connection.account_label, 'scope', p_connection.scope,
-    'expires_at', p_connection.expires_at, 'created_at', p_connection.created_at, 'updated_at', p_connection.updated_at)
+    'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'type', c.type, 'generation', c.generation, 'status', c.status,
+    'account', jsonb_build_object('id', c.account_id, 'label', c.account_label), 'scope', c.scope, 'expires_at', c.expires_at,
+    'created_at', c.created_at, 'updated_at', c.updated_at)
 $$;
 
 -- Ahead of the end of the token, with jitter, so that what was connected together is not refreshed together; and in time for
@@ -909,117 +897,166 @@ language sql immutable as $$
   select case jsonb_typeof(p_data) when 'object' then p_data - array['account', 'scope', 'status'] else '{}'::jsonb end
 $$;
 
--- Compare-and-set, since a seal is for an id and a generation: `saved` is false unless the proposal is the next generation of
--- what stands, or the first of a new id where nothing does. Then it says what to seal for instead, and what stands sealed, by which
--- whoever got no answer to a first try knows its own. `not_after`: when the caller has given up, by this clock. What is saved later
--- would stand though its user was told that it does not, and was given back.
-create or replace function public.gateway_save_connection_v1(
-  p_connection_id uuid, p_generation bigint, p_user_id uuid, p_user_label text, p_provider text, p_type integer, p_account_key text,
-  p_account_id text, p_account_label text, p_scope text[], p_token text, p_refresh text, p_expires_at timestamptz,
-  p_refresh_expires_at timestamptz, p_data jsonb, p_revoke_old boolean default false, p_parked_id uuid default null,
-  p_expires_seconds double precision default null, p_refresh_expires_seconds double precision default null,
-  p_not_after timestamptz default null, p_connect_session_id uuid default null
-)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  stands  record;
-  seal    text;
-  known   boolean;
-  fits    boolean;
-  profile uuid;
-  answered boolean := false;
-  was     gateway.parked_grant;
-  partner uuid;
+-- The oldest row from before the gateway that a user has for a provider and that is no connection yet.
+create or replace function gateway.earlier_row(p_user_id uuid, p_provider text) returns uuid
+language plpgsql stable set search_path = '' as $$
 begin
-  perform gateway.lock_user(p_user_id);
-  -- Seconds, where they are given: whoever asked may have another clock than this one.
-  p_expires_at := coalesce(clock_timestamp() + make_interval(secs => p_expires_seconds), p_expires_at);
-  p_refresh_expires_at := coalesce(clock_timestamp() + make_interval(secs => p_refresh_expires_seconds), p_refresh_expires_at);
-  -- By the key that the catalogue asks for now, else by the id that the caller saw: `accounts` may have changed since.
-  select s.* into stands from gateway.standing(p_user_id, p_provider) s
-   where s.account_key = p_account_key or s.id = p_connection_id order by (s.account_key = p_account_key) desc limit 1;
-  select d.token into seal from public.provider_data d where d.id = stands.id for update;
-  known := found;  -- otherwise it went while we waited for it
-  if known then
-    -- A refresh may have been saved while we waited for the row: what stands is read again, under the lock.
-    select s.* into stands from gateway.standing(p_user_id, p_provider) s where s.id = stands.id;
-    fits := p_connection_id = stands.id and p_generation = stands.generation + 1;
-  else
-    fits := p_generation = 1
-      and not exists (select from public.provider_data d where d.id = p_connection_id)
-      and not gateway.was_used(p_connection_id);
-  end if;
-  fits := coalesce(fits, false) and exists (select from gateway.live_user(p_user_id));
-  if fits and (gateway.closed(p_provider) or gateway.link_stopped(coalesce(
-       p_connect_session_id, (select p.connect_session_id from gateway.parked_grant p where p.id = p_parked_id)))) then
-    return '{"refused": "frozen"}';
-  end if;
-  if fits and p_parked_id is not null then
-    -- The question is answered once: whoever comes second finds nothing parked.
-    perform set_config('gateway.parked_grant_used', p_parked_id::text, true);
-    delete from gateway.parked_grant p
-     where p.id = p_parked_id and p.user_id = p_user_id and p.parked_until > clock_timestamp() returning p.* into was;
-    fits := found;
-    answered := not found;
-    p_connect_session_id := coalesce(p_connect_session_id, was.connect_session_id);
-  end if;
-  if not fits then
-    return jsonb_build_object(
-      'saved', false, 'created', false, 'answered', answered,
-      'id', case when known then stands.id else gen_random_uuid() end,
-      'generation', case when known then stands.generation else 0 end,
-      'account_id', case when known then stands.account_id end,
-      'account_label', case when known then stands.account_label end,
-      'scope', case when known then stands.scope end,
-      'connection', case when known then (select gateway.shown(c) from gateway.connection c where c.id = stands.id) end,
-      'token', seal, 'refresh', case when known then stands.refresh end);
-  end if;
-  if p_revoke_old and known then
-    insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason)
-    select d.id, stands.generation, p_provider, stands.account_id, d.token, d.refresh, 'superseded' from public.provider_data d
-     where d.id = stands.id and (d.token is not null or d.refresh is not null)
+  return (
+    select d.id from public.provider_data d
+     where d.auth_provider_id = p_user_id and gateway.same_provider(d.name, d.type, p_provider)
+       and not exists (select from gateway.connection c where c.id = d.id)
+     order by d.created_at nulls last, d.id limit 1);
+end $$;
+
+-- The connection that a grant would go to, locked: of the same account, else the newest of its user at that provider. It is read again once
+-- it is locked, because a refresh may have been saved meanwhile.
+create or replace function gateway.lock_existing(p_grant gateway.pending_grant) returns gateway.connection
+language plpgsql set search_path = '' as $$
+declare
+  existing gateway.connection;
+begin
+  perform from public.provider_data d where d.id = (
+    select c.id from gateway.connection c where c.user_id = p_grant.user_id and c.provider = p_grant.provider
+     order by c.account_id = p_grant.account_id desc, c.updated_at desc, c.id limit 1) for update;
+  select c.* into existing from gateway.connection c where c.user_id = p_grant.user_id and c.provider = p_grant.provider
+   order by c.account_id = p_grant.account_id desc, c.updated_at desc, c.id limit 1;
+  return existing;
+end $$;
+
+-- Write a grant as the connection `p_id`: create it, or update what is there. `p_call_id` names the call, so that it can be recognised when
+-- it is repeated. The grant of an account that is replaced is queued to be revoked.
+create or replace function gateway.write_connection(p_grant gateway.pending_grant, p_id uuid, p_call_id uuid) returns gateway.connection
+language plpgsql set search_path = '' as $$
+declare
+  g       gateway.pending_grant := p_grant;
+  kept    uuid;
+  old     gateway.connection;
+  written gateway.connection;
+  label   text := coalesce(gateway.label_of(g.user_id), g.user_id::text);
+  profile uuid := gateway.profile_of(g.user_id, label);
+  partner uuid;
+  account jsonb := jsonb_build_object('id', g.account_id, 'label', g.account_label);
+begin
+  select c.* into old from gateway.connection c where c.id = p_id;
+  if old.account_id <> g.account_id then
+    insert into gateway.revocation
+      (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason)
+    select d.id, old.generation, old.user_id, old.provider, old.account_id, d.token, d.refresh, old.seal_id, old.refresh_seal_id, 'superseded'
+      from public.provider_data d where d.id = old.id and (d.token is not null or d.refresh is not null)
     on conflict on constraint revocation_pkey do nothing;
+  elsif g.refresh is null then
+    -- The same account without a new refresh token keeps the one it has: Google sends one with the first consent only.
+    select d.refresh, old.refresh_seal_id, coalesce(g.refresh_expires_at, old.refresh_expires_at)
+      into g.refresh, kept, g.refresh_expires_at
+      from public.provider_data d where d.id = old.id and d.refresh <> '' and not gateway.plain(d.refresh);
   end if;
-  profile := gateway.profile_of(p_user_id, p_user_label);
   insert into public.provider_data as d (id, provider_id_ref, auth_provider_id, name, type, token, refresh, expires, data)
-  values (p_connection_id, profile, p_user_id, p_provider, p_type, p_token, p_refresh,
-          to_char(p_expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), coalesce(p_data, '{}'))
+  values (p_id, profile, g.user_id, g.provider, g.type, g.token, g.refresh,
+          to_char(g.expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+          g.facts || jsonb_build_object('account', account, 'scope', to_jsonb(g.scope), 'status', 'active'))
   on conflict (id) do update set
     provider_id_ref = excluded.provider_id_ref, auth_provider_id = excluded.auth_provider_id, name = excluded.name,
     type = excluded.type, token = excluded.token, refresh = excluded.refresh, expires = excluded.expires, data = excluded.data;
   insert into gateway.connection as c
-    (id, user_id, provider, type, account_key, account_id, account_label, scope, generation, expires_at, refresh_expires_at,
-     refresh_at, facts)
-  values (p_connection_id, p_user_id, p_provider, p_type, p_account_key, p_account_id, p_account_label, p_scope, p_generation, p_expires_at,
-          p_refresh_expires_at, gateway.refresh_time(p_refresh is not null, p_expires_at, p_refresh_expires_at), gateway.facts_in(p_data))
+    (id, user_id, provider, type, account_key, account_id, account_label, scope, facts, generation, seal_id, refresh_seal_id,
+     saved_by, expires_at, refresh_expires_at, refresh_at)
+  values (p_id, g.user_id, g.provider, g.type, case when g.many_accounts then g.account_id else '' end, g.account_id, g.account_label,
+          g.scope, gateway.facts_in(g.facts), 1, g.seal_id, coalesce(kept, g.seal_id), p_call_id, g.expires_at,
+          g.refresh_expires_at, gateway.refresh_time(g.refresh is not null, g.expires_at, g.refresh_expires_at))
   on conflict (id) do update set
-    type = excluded.type, account_key = excluded.account_key, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,
-    facts = excluded.facts, reconnected = excluded.generation,
-    status = 'active', generation = excluded.generation, expires_at = excluded.expires_at,
+    type = excluded.type, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,
+    -- `accounts` may have changed in the catalogue: the key of the row stays where another row has the new one.
+    account_key = case when exists (
+      select from gateway.connection o where o.user_id = c.user_id and o.provider = c.provider
+         and o.account_key = excluded.account_key and o.id <> c.id) then c.account_key else excluded.account_key end,
+    facts = excluded.facts, generation = c.generation + 1, reconnected = c.generation + 1, seal_id = excluded.seal_id,
+    refresh_seal_id = excluded.refresh_seal_id, saved_by = excluded.saved_by, status = 'active', expires_at = excluded.expires_at,
     refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at, lease_id = null, lease_until = null,
-    lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null, updated_at = clock_timestamp();
-  perform gateway.list_in_profile(p_user_id, profile, p_connection_id);
-  if p_connect_session_id is not null then
-    partner := gateway.consent_through(p_connect_session_id, p_connection_id, p_generation = 1);
+    lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null, updated_at = clock_timestamp()
+  returning c.* into written;
+  perform gateway.list_in_profile(g.user_id, profile, p_id);
+  if g.connect_session_id is not null then
+    partner := gateway.consent_through(g.connect_session_id, p_id, old.id is null);
   end if;
-  if was.confirmation_hash is not null then
-    -- Kept, so that whoever missed the answer may ask for it again.
-    update gateway.connect_session s set connection_id = p_connection_id, confirmation_hash = was.confirmation_hash
-     where s.id = p_connect_session_id;
-  end if;
-  if was.confirmation_hash is not null and known and stands.account_id is distinct from p_account_id then
-    -- What one partner confirmed, another's owner has not: their yes was to the account before.
-    perform gateway.end_consents(p_connection_id, partner);
+  if g.confirmation_hash is not null then
+    -- Kept, so that a partner that missed the response may ask for it again.
+    update gateway.connect_session s set connection_id = p_id, confirmation_hash = g.confirmation_hash where s.id = g.connect_session_id;
+    if old.account_id <> g.account_id then
+      perform gateway.end_consents(p_id, partner);  -- other partners were given the account before
+    end if;
   end if;
   insert into gateway.event (type, connection_id, user_id, provider, partner_id, data)
-  values (case p_generation when 1 then 'connection.created' else 'connection.reauthorized' end, p_connection_id, p_user_id, p_provider, partner,
-          jsonb_build_object('generation', p_generation, 'account', jsonb_build_object('id', p_account_id, 'label', p_account_label)));
-  if clock_timestamp() > p_not_after then
-    raise exception 'whoever asked has given up by now' using errcode = 'query_canceled';
+  values (case when old.id is null then 'connection.created' else 'connection.reauthorized' end, p_id, g.user_id, g.provider, partner,
+          jsonb_build_object('generation', written.generation, 'account', account));
+  return written;
+end $$;
+
+-- Keep a grant until its user or its partner decides. A newer one replaces what is pending for the same user and provider.
+create or replace function gateway.keep_pending(p_grant gateway.pending_grant) returns void
+language plpgsql set search_path = '' as $$
+declare
+  g gateway.pending_grant := p_grant;
+begin
+  if g.confirmation_hash is null then
+    delete from gateway.pending_grant p where p.user_id = g.user_id and p.provider = g.provider and p.confirmation_hash is null;
   end if;
-  return jsonb_build_object('saved', true, 'created', p_generation = 1, 'id', p_connection_id, 'generation', p_generation,
-                            'account_id', p_account_id, 'account_label', p_account_label, 'connection', case when partner is not null then
-                              (select gateway.shown(c) from gateway.connection c where c.id = p_connection_id) end);
+  g.created_at := clock_timestamp();
+  g.pending_until := g.created_at + interval '10 minutes';
+  insert into gateway.pending_grant select g.*;
+  insert into gateway.event (type, user_id, provider, partner_id, data)
+  values ('grant.pending', g.user_id, g.provider, (select s.partner_id from gateway.connect_session s where s.id = g.connect_session_id),
+          case when g.confirmation_hash is null  -- the account of an unconfirmed grant is not shown to the link's user
+               then jsonb_build_object('account', jsonb_build_object('id', g.account_id, 'label', g.account_label)) else '{}' end);
+end $$;
+
+-- Save a new grant in one call: create or update a connection, or keep the grant as pending: `connection` is null then. `p_grant`: a row of
+-- gateway.pending_grant. The user has to decide where another account is connected and no further one was asked for, and where a
+-- partner's link asked for less than the connection allows. A repeated call, by its `seal_id`, gets the same answer. After `p_not_after`
+-- nothing is saved: the caller has reported a failure and revokes the grant.
+create or replace function public.gateway_save_connection_v1(
+  p_grant jsonb, p_requested_scope text[], p_add_account boolean, p_expires_seconds double precision,
+  p_refresh_expires_seconds double precision, p_not_after timestamptz default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  g        gateway.pending_grant := jsonb_populate_record(null::gateway.pending_grant, p_grant);
+  existing gateway.connection;
+  saved    gateway.connection;
+  target   uuid;
+begin
+  perform gateway.lock_user(g.user_id);
+  select c.* into saved from gateway.connection c where c.user_id = g.user_id and c.saved_by = g.seal_id;
+  if found or exists (select from gateway.pending_grant p where p.user_id = g.user_id and p.seal_id = g.seal_id) then
+    return jsonb_build_object('connection', case when saved.id is not null then gateway.shown(saved) end);
+  end if;
+  if not exists (select from gateway.live_user(g.user_id)) then
+    return '{"shut_out": true}';
+  end if;
+  if gateway.closed(g.provider) or gateway.link_stopped(g.connect_session_id) then
+    return '{"refused": "frozen"}';
+  end if;
+  g.id := gen_random_uuid();
+  g.expires_at := clock_timestamp() + make_interval(secs => p_expires_seconds);
+  g.refresh_expires_at := clock_timestamp() + make_interval(secs => p_refresh_expires_seconds);
+  existing := gateway.lock_existing(g);
+  if g.confirmation_hash is null then
+    if existing.id is null then
+      target := coalesce(gateway.earlier_row(g.user_id, g.provider), g.id);
+    elsif existing.account_id <> g.account_id then
+      target := case when p_add_account and g.many_accounts then g.id end;
+    elsif g.connect_session_id is null or cardinality(p_requested_scope) = 0 or existing.scope <@ (p_requested_scope || g.scope) then
+      target := existing.id;
+    end if;
+  end if;
+  if target is null then
+    perform gateway.keep_pending(g);
+  else
+    saved := gateway.write_connection(g, target, g.seal_id);
+  end if;
+  if clock_timestamp() > p_not_after then
+    raise exception 'the caller has given up' using errcode = 'query_canceled';
+  end if;
+  return jsonb_build_object('connection', case when target is not null then gateway.shown(saved) end);
 end $$;
 
 -- Which partners may use a connection because its owner said so; those that reach every connection are the product itself.
@@ -1037,10 +1074,14 @@ create or replace function public.gateway_connections_v1(p_session_hash text)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return (
-    select jsonb_build_object('user_id', s.user_id, 'label', s.label,
-             'frozen', array(select substr(f.target, 10) from gateway.freeze f where f.target like 'provider:%'), 'connections', coalesce(
-             (select jsonb_agg(gateway.shown(c) || jsonb_build_object('partners', gateway.sharing(c.id)) order by c.type, c.created_at, c.id)
-                from gateway.connection c where c.user_id = s.user_id), '[]'))
+    select jsonb_build_object(
+             'user', jsonb_build_object('id', s.user_id, 'label', s.label),
+             'frozen', array(select substr(f.target, 10) from gateway.freeze f where f.target like 'provider:%'),
+             'connections', coalesce((
+               select jsonb_agg(gateway.shown(c) order by c.type, c.created_at, c.id)
+                 from gateway.connection c where c.user_id = s.user_id), '[]'),
+             'sharing', coalesce((
+               select jsonb_object_agg(c.id, gateway.sharing(c.id)) from gateway.connection c where c.user_id = s.user_id), '{}'))
       from gateway.live_session(p_session_hash) s
   );
 end $$;
@@ -1128,7 +1169,7 @@ $$;
 create or replace function gateway.beside(p_connection gateway.connection) returns boolean
 language sql stable as $$
   select exists (select from gateway.connection x where x.provider = p_connection.provider and x.account_id = p_connection.account_id and x.id <> p_connection.id)
-      or exists (select from gateway.parked_grant g where g.provider = p_connection.provider and g.account_id = p_connection.account_id)
+      or exists (select from gateway.pending_grant g where g.provider = p_connection.provider and g.account_id = p_connection.account_id)
 $$;
 
 -- null: no such connection, or another's. What an uninstall at the provider has to say, where somebody asks for one. `kept`: the
@@ -1169,11 +1210,11 @@ end $$;
 create or replace function gateway.give_up_waiting(p_parked_id uuid, p_partner uuid) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
-  gone gateway.parked_grant;
+  gone gateway.pending_grant;
   told uuid;
 begin
   perform set_config('gateway.link_error', 'disconnected', true);
-  delete from gateway.parked_grant g where g.id = p_parked_id returning g.* into gone;
+  delete from gateway.pending_grant g where g.id = p_parked_id returning g.* into gone;
   if not found then
     return null;
   end if;
@@ -1182,7 +1223,7 @@ begin
   returning id into told;
   return jsonb_build_object(
     'connection_id', gone.id, 'event_id', told, 'provider', gone.provider, 'account_id', '', 'account_label', '', 'erased_at', clock_timestamp(), 'kept', false, 'revocation',
-    (select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = gone.id and r.generation = 1));
+    (select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = gone.seal_id));
 end $$;
 
 -- null: no such connection, or another's. The trigger puts the grant into the queue; here it is handed to whoever may try at once.
@@ -1235,7 +1276,7 @@ begin
      where x.partner_id = p.id and x.connection_id = gone.id and x.ended_at is null;
   else
     delete from public.provider_data d where d.id = gone.id;
-    update gateway.revocation r set reason = 'disconnected' where r.connection_id = gone.id and r.generation = gone.generation
+    update gateway.revocation r set reason = 'disconnected' where r.seal_id = gone.seal_id
     returning gateway.to_give_back(r) into queued;
   end if;
   insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
@@ -1254,7 +1295,7 @@ declare
 begin
   delete from public.provider_data d where d.id = p_connection.id;  -- the trigger puts the grant into the queue
   update gateway.revocation r set reason = 'revoked', due_at = clock_timestamp() + interval '5 minutes'
-   where r.connection_id = p_connection.id and r.generation = p_connection.generation;
+   where r.seal_id = p_connection.seal_id;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('connection.disconnected', p_connection.id, p_connection.user_id, p_connection.provider,
           jsonb_build_object('by', 'operator', 'account', jsonb_build_object('id', p_connection.account_id, 'label', p_connection.account_label)))
@@ -1278,7 +1319,7 @@ begin
   end if;
   erased := gateway.erase(gone);
   return erased || jsonb_build_object('revocation', (
-    select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = gone.id and r.generation = gone.generation));
+    select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = gone.seal_id));
 end $$;
 
 -- Up to `most` of a provider's, and all that would become one: what is parked, and attempts under way. How many went, and how many
@@ -1297,8 +1338,8 @@ begin
   delete from gateway.authorization_request a where a.state_hash = any (array(
     select x.state_hash from gateway.authorization_request x where x.provider = p_provider limit 1000 for update skip locked));
   get diagnostics stopped = row_count;
-  delete from gateway.parked_grant p where p.id = any (array(
-    select x.id from gateway.parked_grant x where x.provider = p_provider limit p_most for update skip locked));
+  delete from gateway.pending_grant p where p.id = any (array(
+    select x.id from gateway.pending_grant x where x.provider = p_provider limit p_most for update skip locked));
   get diagnostics parked = row_count;
   for c in select x.* from gateway.connection x where x.provider = p_provider order by x.account_id limit p_most loop
     continue when not gateway.try_lock_user(c.user_id);
@@ -1312,7 +1353,7 @@ begin
   return jsonb_build_object(
     'erased', erased, 'parked', parked, 'attempts', stopped,
     'more', exists (select from gateway.connection x where x.provider = p_provider)
-            or exists (select from gateway.parked_grant p where p.provider = p_provider)
+            or exists (select from gateway.pending_grant p where p.provider = p_provider)
             or exists (select from gateway.authorization_request a where a.provider = p_provider));
 end $$;
 
@@ -1442,9 +1483,6 @@ begin
   if not found then
     return;
   end if;
-  insert into gateway.used_id (id)
-  select distinct e.connection_id from gateway.event e where e.position <= start.position and e.connection_id is not null
-  on conflict do nothing;
   delete from gateway.event e where e.position <= start.position;
   delete from gateway.event_seal s where s.position < start.position;
   insert into gateway.event (type, data) values ('events.dropped', gateway.seal_json(start));
@@ -1547,9 +1585,9 @@ begin
     select x.id from gateway.connect_session x where x.expires_at <= over - interval '1 hour'
      order by x.expires_at limit p_limit for update skip locked));
   -- No answer counts as no: a trigger puts the grant into the queue of revocations.
-  delete from gateway.parked_grant p where p.id = any (array(
-    select x.id from gateway.parked_grant x where x.parked_until <= over
-     order by x.parked_until limit p_limit for update skip locked));
+  delete from gateway.pending_grant p where p.id = any (array(
+    select x.id from gateway.pending_grant x where x.pending_until <= over
+     order by x.pending_until limit p_limit for update skip locked));
 end $$;
 
 -- A grant that could not be revoked in 72 hours.
@@ -1559,8 +1597,8 @@ declare
   over timestamptz := clock_timestamp();
 begin
   with abandoned as (
-    delete from gateway.revocation r where (r.connection_id, r.generation) in (
-      select x.connection_id, x.generation from gateway.revocation x
+    delete from gateway.revocation r where r.seal_id in (
+      select x.seal_id from gateway.revocation x
        where x.due_at <= over and x.created_at < over - interval '72 hours' limit p_limit for update skip locked)
     returning r.connection_id, r.provider
   )
@@ -1639,7 +1677,7 @@ begin
                'id', x.id, 'at', x.at, 'user_id', x.auth_provider_id, 'name', x.name,
                'provider', coalesce(c.provider, (select p.id from unnest(p_providers) with ordinality p (id, place)
                                                   where gateway.same_provider(x.name, x.type, p.id) order by p.place limit 1)),
-               'generation', coalesce(c.generation, 0),
+               'generation', coalesce(c.generation, 0), 'seal_id', c.seal_id, 'refresh_seal_id', c.refresh_seal_id,
                'plain', gateway.plain(x.token) or gateway.plain(x.refresh),
                'token', case when not gateway.plain(x.token) then nullif(x.token, '') end,
                'refresh', case when not gateway.plain(x.refresh) then nullif(x.refresh, '') end) order by x.at, x.id)
@@ -1694,7 +1732,8 @@ begin
              'id', d.id, 'lease_id', claimed.lease_id, 'attempts', claimed.attempts, 'user_id', d.auth_provider_id,
              'provider', coalesce(known.provider, p_provider), 'generation', coalesce(known.generation, 0),
              'account_id', known.account_id, 'account_key', known.account_key, 'scope', coalesce(known.scope, '{}'),
-             'refresh_expires_at', known.refresh_expires_at,
+             'refresh_expires_at', known.refresh_expires_at, 'seal_id', known.seal_id,
+             'refresh_seal_id', known.refresh_seal_id,
              'token', nullif(d.token, ''), 'refresh', nullif(d.refresh, ''), 'expires', d.expires,
              'data', case when known.id is null then d.data else known.facts end,
              'refresh_hash', claimed.refresh_hash, 'sealed', claimed.sealed,
@@ -1716,7 +1755,7 @@ end $$;
 -- Compare-and-set: what was confirmed must still stand, and be the next generation. `why`: `changed`, `no_user`, `duplicate`.
 create or replace function public.gateway_adopt_connection_v1(
   p_connection_id uuid, p_lease_id uuid, p_generation bigint, p_token_hash text, p_refresh_hash text, p_provider text, p_type integer,
-  p_account_key text, p_account_id text, p_account_label text, p_scope text[], p_token text, p_refresh text, p_expires_at timestamptz,
+  p_account_key text, p_account_id text, p_account_label text, p_scope text[], p_token text, p_refresh text, p_seal_id uuid, p_expires_at timestamptz,
   p_refresh_expires_at timestamptz, p_data jsonb
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
@@ -1738,8 +1777,7 @@ begin
   end if;
   select c.* into known from gateway.connection c where c.id = p_connection_id for no key update;
   if coalesce(known.generation, 0) + 1 <> p_generation
-     or known.id is not null and (known.provider, known.account_id) is distinct from (p_provider, p_account_id)
-     or known.id is null and gateway.was_used(p_connection_id) then
+     or known.id is not null and (known.provider, known.account_id) is distinct from (p_provider, p_account_id) then
     return jsonb_build_object('adopted', false, 'why', 'changed');
   end if;
   if exists (select from gateway.connection c where c.user_id = whose and c.provider = p_provider and c.id <> p_connection_id
@@ -1753,13 +1791,14 @@ begin
          data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end || p_data
    where d.id = p_connection_id;
   insert into gateway.connection as c
-    (id, user_id, provider, type, account_key, account_id, account_label, scope, generation, expires_at, refresh_expires_at,
+    (id, user_id, provider, type, account_key, account_id, account_label, scope, generation, seal_id, refresh_seal_id, expires_at, refresh_expires_at,
      refresh_at, facts)
-  values (p_connection_id, whose, p_provider, p_type, p_account_key, p_account_id, p_account_label, p_scope, p_generation, p_expires_at,
+  values (p_connection_id, whose, p_provider, p_type, p_account_key, p_account_id, p_account_label, p_scope, p_generation, p_seal_id, p_seal_id, p_expires_at,
           p_refresh_expires_at, gateway.refresh_time(p_refresh is not null, p_expires_at, p_refresh_expires_at), gateway.facts_in(p_data))
   on conflict (id) do update set  -- a token that was asked about by itself says nothing new: the facts before it hold still
     facts = c.facts || excluded.facts,
-    account_label = excluded.account_label, scope = excluded.scope, status = 'active', generation = excluded.generation,
+    account_label = excluded.account_label, scope = excluded.scope, status = 'active', generation = excluded.generation, seal_id = excluded.seal_id,
+    refresh_seal_id = excluded.refresh_seal_id,
     expires_at = excluded.expires_at, refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at,
     lease_id = null, lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null,
     announced_at = null, updated_at = clock_timestamp();
@@ -1814,101 +1853,69 @@ end $$;
 
 -- Encrypted values, to be encrypted again with a newer key.
 
--- What is sealed, a page at a time behind `after` (`<id>/<generation>` of the last one), with all that its key is derived from.
-create or replace function public.gateway_sealed_v1(p_kind text, p_after text, p_most integer)
+-- Every encrypted value with the context that its key is derived from.
+create or replace view gateway.encrypted_value as
+  select 'connection' as kind, c.id, v."column", v.text, c.user_id, c.provider, v.seal_id::text
+    from gateway.connection c join public.provider_data d on d.id = c.id
+   cross join lateral (values ('token', d.token, c.seal_id), ('refresh', d.refresh, c.refresh_seal_id)) as v ("column", text, seal_id)
+   where v.text like 'gAAAA%'
+  union all
+  select 'pending_grant', g.id, v."column", v.text, g.user_id, g.provider, g.seal_id::text
+    from gateway.pending_grant g cross join lateral (values ('token', g.token), ('refresh', g.refresh)) as v ("column", text)
+   where v.text is not null
+  union all
+  select 'revocation', r.seal_id, v."column", v.text, r.user_id, r.provider, v.seal_id::text
+    from gateway.revocation r
+   cross join lateral (values ('token', r.token, r.seal_id), ('refresh', r.refresh, r.refresh_seal_id)) as v ("column", text, seal_id)
+   where v.text like 'gAAAA%'
+  union all
+  select 'adoption', a.id, 'adoption', a.sealed, null, '', a.id::text from gateway.adoption a where a.sealed is not null
+  union all
+  select 'event_chain', '00000000-0000-0000-0000-000000000000', 'event_chain', l.encrypted_key, null, '', 'event_chain'
+    from gateway.event_chain l where l.encrypted_key is not null;
+
+-- A page of one kind behind `p_after_id` and `p_after_column`.
+create or replace function public.gateway_encrypted_values_v1(p_kind text, p_after_id uuid, p_after_column text, p_most integer)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
-declare
-  from_id uuid   := coalesce(nullif(split_part(p_after, '/', 1), ''), '00000000-0000-0000-0000-000000000000')::uuid;
-  from_gen bigint := coalesce(nullif(split_part(p_after, '/', 2), ''), '-1')::bigint;
-  items   jsonb;
-  total   bigint;
 begin
-  if p_kind = 'connection' then
-    total := case when p_after is null then (select count(*) from gateway.connection) end;
-    select jsonb_agg(jsonb_build_object('id', x.id, 'generation', x.generation, 'values', jsonb_strip_nulls(jsonb_build_object(
-             'token', case when x.token like 'gAAAA%' then x.token end,
-             'refresh', case when x.refresh like 'gAAAA%' then x.refresh end))) order by x.id) into items
-      from (select c.id, c.generation, d.token, d.refresh from gateway.connection c join public.provider_data d on d.id = c.id
-             where c.id > from_id or p_after is null order by c.id limit p_most) x;
-  elsif p_kind = 'adoption' then
-    total := case when p_after is null then (select count(*) from gateway.adoption a where a.sealed is not null) end;
-    select jsonb_agg(jsonb_build_object('id', x.id, 'generation', x.generation, 'values',
-                                        jsonb_build_object('adoption', x.sealed)) order by x.id) into items
-      from (select a.id, coalesce(c.generation, 0) as generation, a.sealed
-              from gateway.adoption a left join gateway.connection c on c.id = a.id
-             where a.sealed is not null and (a.id > from_id or p_after is null) order by a.id limit p_most) x;
-  elsif p_kind = 'parked_grant' then
-    total := case when p_after is null then (select count(*) from gateway.parked_grant) end;
-    select jsonb_agg(jsonb_build_object('id', x.id, 'generation', 1, 'values', jsonb_strip_nulls(jsonb_build_object(
-             'token', x.token, 'refresh', x.refresh))) order by x.id) into items
-      from (select p.id, p.token, p.refresh from gateway.parked_grant p
-             where p.id > from_id or p_after is null order by p.id limit p_most) x;
-  elsif p_kind = 'revocation' then
-    total := case when p_after is null then (select count(*) from gateway.revocation) end;
-    select jsonb_agg(jsonb_build_object('id', x.connection_id, 'generation', x.generation, 'values',
-             jsonb_strip_nulls(jsonb_build_object('token', x.token, 'refresh', x.refresh))) order by x.connection_id, x.generation) into items
-      from (select r.* from gateway.revocation r where (r.connection_id, r.generation) > (from_id, from_gen)
-             order by r.connection_id, r.generation limit p_most) x;
-  elsif p_kind = 'ledger' then
-    total := case when p_after is null then (select count(*) from gateway.event_chain l where l.encrypted_key is not null) end;
-    select jsonb_agg(jsonb_build_object('id', from_id, 'generation', 0, 'values', jsonb_build_object('ledger', l.encrypted_key))) into items
-      from gateway.event_chain l where l.encrypted_key is not null and p_after is null;
-  else
-    raise exception 'no such kind of sealed values' using errcode = 'invalid_parameter_value';
-  end if;
-  return jsonb_build_object('total', total, 'items', coalesce(items, '[]'));
+  return jsonb_build_object(
+    'total', case when p_after_id is null then (select count(*) from gateway.encrypted_value v where v.kind = p_kind) end,
+    'items', coalesce((
+      select jsonb_agg(to_jsonb(x) - 'kind' order by x.id, x."column")
+        from (select v.* from gateway.encrypted_value v
+               where v.kind = p_kind and (p_after_id is null or v.id >= p_after_id)
+                 and (p_after_id is null or (v.id, v."column") > (p_after_id, p_after_column))
+               order by v.id, v."column" limit p_most) x), '[]'));
 end $$;
 
--- Compare-and-set on the sealed text itself, which no two seals share: what was refreshed, connected again or moved meanwhile
--- stays as it is. Nothing is waited for: a row that somebody has locked is left for the next pass. `changes`: {"items": [{id,
--- generation, column, old, new}]}.
-create or replace function public.gateway_reseal_v1(p_kind text, p_changes jsonb)
+-- Compare-and-set on the encrypted text itself, because no two are the same: what was refreshed, connected again or moved meanwhile stays as it
+-- is. A locked row is not waited for. `p_changes`: {"items": [{id, column, old, new}]}.
+create or replace function public.gateway_replace_encrypted_v1(p_kind text, p_changes jsonb)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  x    record;
-  n    integer := 0;
+  place    record;
+  change   record;
+  changed  integer;
+  replaced integer := 0;
 begin
-  for x in
-    select i.* from jsonb_to_recordset(p_changes -> 'items') as i (id uuid, generation bigint, "column" text, old text, new text)
+  select v.* into strict place from (values
+    ('connection', 'public.provider_data', 'id'), ('pending_grant', 'gateway.pending_grant', 'id'),
+    ('revocation', 'gateway.revocation', 'seal_id'), ('adoption', 'gateway.adoption', 'id'),
+    ('event_chain', 'gateway.event_chain', null)) as v (kind, target, key) where v.kind = p_kind;
+  for change in
+    select i.id, i.old, i.new, case i."column" when 'adoption' then 'sealed' when 'event_chain' then 'encrypted_key' else i."column" end as "column"
+      from jsonb_to_recordset(p_changes -> 'items') as i (id uuid, "column" text, old text, new text)
      where i.new ~ '^gAAAA' order by i.id
   loop
-    if p_kind = 'connection' then
-      perform from public.provider_data d
-        where d.id = x.id and x.old = case x."column" when 'token' then d.token else d.refresh end for no key update skip locked;
-      continue when not found;
-      update public.provider_data d
-         set token = case x."column" when 'token' then x.new else d.token end,
-             refresh = case x."column" when 'refresh' then x.new else d.refresh end
-       where d.id = x.id and exists (select from gateway.connection c where c.id = d.id);
-    elsif p_kind = 'adoption' then
-      perform from gateway.adoption a where a.id = x.id and a.sealed = x.old for update skip locked;
-      continue when not found;
-      update gateway.adoption a set sealed = x.new where a.id = x.id;
-    elsif p_kind = 'parked_grant' then
-      perform from gateway.parked_grant p
-        where p.id = x.id and x.old = case x."column" when 'token' then p.token else p.refresh end for update skip locked;
-      continue when not found;
-      update gateway.parked_grant p
-         set token = case x."column" when 'token' then x.new else p.token end,
-             refresh = case x."column" when 'refresh' then x.new else p.refresh end
-       where p.id = x.id;
-    elsif p_kind = 'revocation' then
-      perform from gateway.revocation r
-        where r.connection_id = x.id and r.generation = x.generation
-          and x.old = case x."column" when 'token' then r.token else r.refresh end for update skip locked;
-      continue when not found;
-      update gateway.revocation r
-         set token = case x."column" when 'token' then x.new else r.token end,
-             refresh = case x."column" when 'refresh' then x.new else r.refresh end
-       where r.connection_id = x.id and r.generation = x.generation;
-    elsif p_kind = 'ledger' then
-      update gateway.event_chain l set encrypted_key = x.new where l.encrypted_key = x.old;
-    else
-      raise exception 'no such kind of sealed values' using errcode = 'invalid_parameter_value';
-    end if;
-    n := n + case when found then 1 else 0 end;
+    execute format(
+      'with free as (select x.ctid from %1$s x where %3$s and x.%2$I = $2 for no key update skip locked)
+       update %1$s t set %2$I = $3 from free where t.ctid = free.ctid',
+      place.target, change."column", case when place.key is null then '$1 is not null' else format('x.%I = $1', place.key) end)
+    using change.id, change.old, change.new;
+    get diagnostics changed = row_count;
+    replaced := replaced + changed;
   end loop;
-  return jsonb_build_object('resealed', n);
+  return jsonb_build_object('replaced', replaced);
 end $$;
 
 -- How much a partner may read in an hour.
@@ -2156,7 +2163,7 @@ end $$;
 -- null: no such link, or somebody started it before. Who may, is judged before it is used up: `user_mismatch` for somebody else than
 -- it is for; `unauthenticated` for nobody, where there is no product to return to that could say who it was.
 create or replace function public.gateway_start_connect_session_v1(
-  p_secret_hash text, p_session_hash text, p_state_hash text, p_browser_hash text, p_sealed text, p_scope text[]
+  p_secret_hash text, p_session_hash text, p_state_hash text, p_browser_hash text, p_encrypted text, p_scope text[]
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -2184,57 +2191,11 @@ begin
     return null;
   end if;
   insert into gateway.authorization_request
-    (state_hash, browser_hash, user_id, provider, sealed, scope, return_to, display, connect_session_id, expires_at)
+    (state_hash, browser_hash, user_id, provider, encrypted, scope, return_to, display, connect_session_id, expires_at)
   values
-    (p_state_hash, p_browser_hash, s.user_id, s.provider, p_sealed, p_scope, s.return_to, 'page', s.id,
+    (p_state_hash, p_browser_hash, s.user_id, s.provider, p_encrypted, p_scope, s.return_to, 'page', s.id,
      clock_timestamp() + interval '10 minutes');
   return jsonb_build_object('ending', 'started');
-end $$;
-
--- null: no such session of this partner. `state_invalid`: nothing waits there. `open`: what waits, told to whoever has its
--- confirmation and names its user; anything else is wrong, once, and the grant goes into the queue. `done`: it was completed with
--- just these words less than ten minutes ago, and here is what stands.
-create or replace function public.gateway_claim_completion_v1(
-  p_key_hash text, p_address text, p_connect_session_id uuid, p_user_id uuid, p_confirmation_hash text
-)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  who   record;
-  s     gateway.connect_session;
-  p     gateway.parked_grant;
-  wrong text;
-begin
-  select c.* into who from gateway.caller(p_key_hash, p_address, 'sessions:write') c;
-  if who.refused is not null then
-    return jsonb_build_object('refused', who.refused);
-  end if;
-  select x.* into s from gateway.connect_session x where x.id = p_connect_session_id and x.partner_id = (who.partner).id;
-  if not found then
-    return null;
-  end if;
-  select x.* into p from gateway.parked_grant x
-   where x.connect_session_id = s.id and x.confirmation_hash is not null and x.parked_until > clock_timestamp() for update;
-  if not found then
-    -- Whoever was waited for may have completed it meanwhile.
-    select x.* into s from gateway.connect_session x where x.id = s.id;
-    return coalesce((
-      select jsonb_build_object('ending', 'done', 'connection', gateway.shown(c)) from gateway.connection c
-       where c.id = s.connection_id and c.user_id = p_user_id and s.confirmation_hash = p_confirmation_hash
-         and s.ended_at > clock_timestamp() - interval '10 minutes' and gateway.reaches(who.partner, c)
-         and exists (select from gateway.live_user(p_user_id))), '{"ending": "state_invalid"}');
-  end if;
-  wrong := case when s.user_id <> p_user_id or not exists (select from gateway.live_user(s.user_id)) then 'user_mismatch'
-                when p.confirmation_hash is distinct from p_confirmation_hash then 'state_invalid' end;
-  if wrong is not null then
-    perform set_config('gateway.link_error', wrong, true);
-    delete from gateway.parked_grant x where x.id = p.id;
-    update gateway.connect_session x set ended_at = clock_timestamp() where x.id = s.id;
-    return jsonb_build_object('ending', wrong, 'revocation', (
-      select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = p.id and r.generation = 1));
-  end if;
-  return jsonb_build_object('ending', 'open', 'parked', to_jsonb(p) || jsonb_build_object(
-    'label', coalesce(gateway.label_of(p.user_id), p.user_id::text), 'told_at', clock_timestamp(),
-    'standing', coalesce((select jsonb_agg(x) from gateway.standing(p.user_id, p.provider) x), '[]')));
 end $$;
 
 -- null: no such connection of the signed-in user, or not shared with that partner. Its next read finds nothing.
@@ -2267,7 +2228,7 @@ begin
                              from gateway.connection c where c.status = 'active' and c.refresh_at <= clock_timestamp()),
     'dead_intents', (select count(*) from gateway.connection c where c.intent_at is not null and c.lease_until < clock_timestamp()),
     'revocations', (select count(*) from gateway.revocation r),
-    'parked_grants', (select count(*) from gateway.parked_grant p),
+    'parked_grants', (select count(*) from gateway.pending_grant p),
     'events_unassigned', (select count(*) from gateway.event e where e.position is null),
     'oldest_unassigned_seconds', gateway.unassigned_seconds(),
     'frozen', jsonb_build_object(
@@ -2349,7 +2310,7 @@ begin
   return jsonb_build_object(
     'connections', (select count(*) from gateway.connection c where c.provider = p_provider),
     'users', (select count(distinct c.user_id) from gateway.connection c where c.provider = p_provider),
-    'parked', (select count(*) from gateway.parked_grant p where p.provider = p_provider),
+    'parked', (select count(*) from gateway.pending_grant p where p.provider = p_provider),
     'attempts', (select count(*) from gateway.authorization_request a where a.provider = p_provider),
     'queued', (select count(*) from gateway.revocation r where r.provider = p_provider),
     'frozen_at', (select f.frozen_at from gateway.freeze f where f.target = 'provider:' || p_provider));
@@ -2361,7 +2322,7 @@ end $$;
 create or replace function gateway.stop_waiting() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  update gateway.parked_grant g set parked_until = least(g.parked_until, clock_timestamp())
+  update gateway.pending_grant g set pending_until = least(g.pending_until, clock_timestamp())
     from gateway.connect_session s
    where s.id = g.connect_session_id and g.confirmation_hash is not null and s.partner_id = new.id;
   return null;
@@ -2518,13 +2479,13 @@ end $$;
 
 -- Grants that wait for a decision of their user or their partner.
 
--- A parked grant that goes with its user, too.
+-- A pending grant that goes with its user, too.
 create or replace function gateway.keep_parked_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  if current_setting('gateway.parked_grant_used', true) is distinct from old.id::text then
-    insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason, due_at)
-    values (old.id, 1, old.provider, old.account_id, old.token, old.refresh, 'not_confirmed', clock_timestamp())
+  if current_setting('gateway.pending_grant_used', true) is distinct from old.id::text then
+    insert into gateway.revocation (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason, due_at)
+    values (old.id, 1, old.user_id, old.provider, old.account_id, old.token, old.refresh, old.seal_id, old.seal_id, 'not_confirmed', clock_timestamp())
     on conflict on constraint revocation_pkey do nothing;
     if old.connect_session_id is not null then
       insert into gateway.event (type, user_id, provider, partner_id, data)
@@ -2540,73 +2501,150 @@ end $$;
 create or replace function gateway.keep_all_parked_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  insert into gateway.revocation (connection_id, generation, provider, token, refresh, reason)
-  select p.id, 1, p.provider, p.token, p.refresh, 'not_confirmed' from gateway.parked_grant p
+  insert into gateway.revocation (connection_id, generation, user_id, provider, token, refresh, seal_id, refresh_seal_id, reason)
+  select p.id, 1, p.user_id, p.provider, p.token, p.refresh, p.seal_id, p.seal_id, 'not_confirmed' from gateway.pending_grant p
   on conflict on constraint revocation_pkey do nothing;
   return null;
 end $$;
 
--- Another account came back: kept until its user says what becomes of it. One that was parked before is given back. `not_after` as
--- where a connection is saved.
-create or replace function public.gateway_park_grant_v1(
-  p_parked_id uuid, p_user_id uuid, p_provider text, p_browser_hash text, p_account_id text, p_account_label text, p_scope text[],
-  p_token text, p_refresh text, p_expires_at timestamptz, p_refresh_expires_at timestamptz, p_facts jsonb, p_return_to text, p_display text,
-  p_not_after timestamptz default null, p_connect_session_id uuid default null, p_confirmation_hash text default null
-)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-begin
-  if gateway.closed(p_provider) or gateway.link_stopped(p_connect_session_id) then
-    return '{"refused": "frozen"}';
-  end if;
-  perform gateway.lock_user(p_user_id);
-  if p_confirmation_hash is null then
-    delete from gateway.parked_grant p where p.user_id = p_user_id and p.provider = p_provider and p.confirmation_hash is null;
-  end if;
-  insert into gateway.parked_grant
-    (id, user_id, provider, browser_hash, account_id, account_label, scope, token, refresh, expires_at, refresh_expires_at,
-     facts, return_to, display, connect_session_id, confirmation_hash)
-  values
-    (p_parked_id, p_user_id, p_provider, p_browser_hash, p_account_id, p_account_label, p_scope, p_token, p_refresh, p_expires_at,
-     p_refresh_expires_at, coalesce(p_facts, '{}'), p_return_to, p_display, p_connect_session_id, p_confirmation_hash);
-  insert into gateway.event (type, user_id, provider, partner_id, data)
-  values ('grant.parked', p_user_id, p_provider, (select s.partner_id from gateway.connect_session s where s.id = p_connect_session_id),
-          case when p_confirmation_hash is null  -- until it is confirmed, nobody knows whose business the account is
-               then jsonb_build_object('account', jsonb_build_object('id', p_account_id, 'label', p_account_label)) else '{}' end);
-  if clock_timestamp() > p_not_after then
-    raise exception 'whoever asked has given up by now' using errcode = 'query_canceled';
-  end if;
-  return '{}';
-end $$;
-
--- null: nobody is signed in, or nothing of theirs is parked for this browser.
-create or replace function public.gateway_parked_grant_v1(p_session_hash text, p_browser_hash text, p_provider text)
+-- null: the session has ended, or nothing waits for this user in this browser. What the confirm page shows.
+create or replace function public.gateway_pending_grant_v1(p_session_hash text, p_browser_hash text, p_provider text)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return (
-    select to_jsonb(p) || jsonb_build_object(
-             'label', s.label, 'told_at', clock_timestamp(),
-             'standing', coalesce((select jsonb_agg(x) from gateway.standing(p.user_id, p.provider) x), '[]'),
-             'shared_with', coalesce((select jsonb_agg(distinct w.partner ->> 'name')
-                                        from gateway.connection c cross join jsonb_array_elements(gateway.sharing(c.id)) as w (partner)
-                                       where c.user_id = p.user_id and c.provider = p.provider), '[]'))
+    select jsonb_build_object(
+             'id', g.id, 'user', jsonb_build_object('id', g.user_id, 'label', s.label), 'provider', g.provider,
+             'account', jsonb_build_object('id', g.account_id, 'label', g.account_label), 'return_to', g.return_to, 'display', g.display,
+             'clock', jsonb_build_object('at', clock_timestamp()),
+             'existing_label', coalesce((
+               select c.account_label from gateway.connection c where c.user_id = g.user_id and c.provider = g.provider
+                order by c.updated_at desc, c.id limit 1), ''),
+             'scopes_removed', coalesce((
+               select array(select n.name from unnest(c.scope) with ordinality n (name, place) where n.name <> all (g.scope) order by n.place)
+                 from gateway.connection c where c.user_id = g.user_id and c.provider = g.provider and c.account_id = g.account_id
+                order by c.updated_at desc limit 1), '{}'),
+             'shared_with', array(
+               select distinct w.partner ->> 'name'
+                 from gateway.connection c cross join jsonb_array_elements(gateway.sharing(c.id)) as w (partner)
+                where c.user_id = g.user_id and c.provider = g.provider order by 1))
       from gateway.live_session(p_session_hash) s
-      join gateway.parked_grant p on p.user_id = s.user_id and p.provider = p_provider and p.browser_hash = p_browser_hash
-     where p.parked_until > clock_timestamp() and p.confirmation_hash is null
+      join gateway.pending_grant g on g.user_id = s.user_id and g.provider = p_provider and g.browser_hash = p_browser_hash
+     where g.pending_until > clock_timestamp() and g.confirmation_hash is null
   );
 end $$;
 
--- null: it is answered already. The trigger puts the grant into the queue.
-create or replace function public.gateway_refuse_parked_grant_v1(p_parked_id uuid)
+-- Take a pending grant off: the trigger queues it to be revoked. `p_error`: what the partner of its link is told. The queued grant.
+create or replace function gateway.refuse_pending(p_id uuid, p_error text) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  gone gateway.pending_grant;
+begin
+  perform set_config('gateway.link_error', p_error, true);
+  delete from gateway.pending_grant g where g.id = p_id returning g.* into gone;
+  return (select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = gone.seal_id);
+end $$;
+
+-- Carry out a decision about a pending grant, under lock_user. `p_choice` is null where a partner has made none.
+--   ending: `saved`, `access_denied` and `frozen` (the grant has to be revoked), `one_account` (a user has one connection of this provider)
+create or replace function gateway.decide(p_grant gateway.pending_grant, p_choice text, p_call_id uuid) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  existing gateway.connection;
+  saved    gateway.connection;
+  target   uuid;
+begin
+  if p_choice = 'both' and not p_grant.many_accounts then
+    return '{"ending": "one_account"}';
+  end if;
+  if p_choice = 'no' then
+    return jsonb_build_object('ending', 'access_denied', 'revocation', gateway.refuse_pending(p_grant.id, 'access_denied'));
+  end if;
+  if gateway.closed(p_grant.provider) or gateway.link_stopped(p_grant.connect_session_id) then
+    return jsonb_build_object('ending', 'frozen', 'revocation', gateway.refuse_pending(p_grant.id, 'access_denied'));
+  end if;
+  existing := gateway.lock_existing(p_grant);
+  target := case
+    when existing.id is null then coalesce(gateway.earlier_row(p_grant.user_id, p_grant.provider), p_grant.id)
+    when existing.account_id = p_grant.account_id then
+      case when p_choice = 'replace' or existing.scope <@ p_grant.scope then existing.id end
+    when p_choice = 'both' then p_grant.id
+    when p_choice = 'replace' then existing.id end;
+  if target is null then
+    return '{"refused": "pending_confirmation"}';
+  end if;
+  perform set_config('gateway.pending_grant_used', p_grant.id::text, true);
+  delete from gateway.pending_grant g where g.id = p_grant.id;
+  saved := gateway.write_connection(p_grant, target, p_call_id);
+  return jsonb_build_object('ending', 'saved', 'connection', gateway.shown(saved));
+end $$;
+
+-- The user's decision. `state_invalid`: it was decided before; a call of the same `p_call_id` gets the same answer.
+create or replace function public.gateway_decide_pending_grant_v1(
+  p_pending_id uuid, p_user_id uuid, p_choice text, p_call_id uuid, p_not_after timestamptz default null
+)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  gone gateway.parked_grant;
+  g       gateway.pending_grant;
+  decided jsonb;
 begin
-  perform set_config('gateway.link_error', 'access_denied', true);
-  delete from gateway.parked_grant p where p.id = p_parked_id returning p.* into gone;
+  perform gateway.lock_user(p_user_id);
+  select x.* into g from gateway.pending_grant x
+   where x.id = p_pending_id and x.user_id = p_user_id and x.pending_until > clock_timestamp() for update;
+  if not found then
+    return coalesce(
+      (select jsonb_build_object('ending', 'saved', 'connection', gateway.shown(c)) from gateway.connection c
+        where c.user_id = p_user_id and c.saved_by = p_call_id), '{"ending": "state_invalid"}');
+  end if;
+  if not exists (select from gateway.live_user(p_user_id)) then
+    return '{"shut_out": true}';
+  end if;
+  decided := gateway.decide(g, p_choice, p_call_id);
+  if clock_timestamp() > p_not_after then
+    raise exception 'the caller has given up' using errcode = 'query_canceled';
+  end if;
+  return decided;
+end $$;
+
+-- null: no such session of this partner. The partner's decision, for a link that was finished where no user was signed in: `saved`, also
+-- for the same words once more within ten minutes. A wrong user or confirmation takes the grant off, for good. Otherwise as
+-- gateway.decide.
+create or replace function public.gateway_complete_connect_session_v1(
+  p_key_hash text, p_address text, p_connect_session_id uuid, p_user_id uuid, p_confirmation_hash text, p_choice text default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks  record;
+  s     gateway.connect_session;
+  g     gateway.pending_grant;
+  wrong text;
+begin
+  select c.* into asks from gateway.caller(p_key_hash, p_address, 'sessions:write') c;
+  if asks.refused is not null then
+    return jsonb_build_object('refused', asks.refused);
+  end if;
+  select x.* into s from gateway.connect_session x where x.id = p_connect_session_id and x.partner_id = (asks.partner).id;
   if not found then
     return null;
   end if;
-  return (select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = gone.id and r.generation = 1);
+  perform gateway.lock_user(s.user_id);
+  select x.* into g from gateway.pending_grant x
+   where x.connect_session_id = s.id and x.confirmation_hash is not null and x.pending_until > clock_timestamp() for update;
+  if not found then
+    -- Another call with the same words may have completed it while this one waited for the lock.
+    select x.* into s from gateway.connect_session x where x.id = s.id;
+    return coalesce((
+      select jsonb_build_object('ending', 'saved', 'connection', gateway.shown(c)) from gateway.connection c
+       where c.id = s.connection_id and c.user_id = p_user_id and s.confirmation_hash = p_confirmation_hash
+         and p_choice is distinct from 'no' and s.ended_at > clock_timestamp() - interval '10 minutes'
+         and gateway.reaches(asks.partner, c) and exists (select from gateway.live_user(p_user_id))), '{"ending": "state_invalid"}');
+  end if;
+  wrong := case when s.user_id <> p_user_id or not exists (select from gateway.live_user(s.user_id)) then 'user_mismatch'
+                when g.confirmation_hash is distinct from p_confirmation_hash then 'state_invalid' end;
+  if wrong is not null then
+    update gateway.connect_session x set ended_at = clock_timestamp() where x.id = s.id;
+    return jsonb_build_object('ending', wrong, 'revocation', gateway.refuse_pending(g.id, wrong));
+  end if;
+  return gateway.decide(g, p_choice, gen_random_uuid());
 end $$;
 
 -- Refreshing a token: lease, intent, compare-and-set.
@@ -2616,7 +2654,7 @@ language sql stable as $$
   select jsonb_build_object(
     'claimed', true, 'id', p_connection.id, 'user_id', p_connection.user_id, 'provider', p_connection.provider, 'generation', p_connection.generation,
     'lease_id', p_connection.lease_id, 'account_id', p_connection.account_id, 'scope', p_connection.scope, 'again', p_again, 'expires_at', p_connection.expires_at,
-    'failures', p_connection.failures,
+    'failures', p_connection.failures, 'seal_id', p_connection.refresh_seal_id,
     'refresh', (select d.refresh from public.provider_data d where d.id = p_connection.id),
     'facts', p_connection.facts)
 $$;
@@ -2727,7 +2765,7 @@ end $$;
 --   ending: `saved`; `gone`; `reconnected`: the user was there first; `refreshed`: this answer stands already (whoever saved it was
 --   not told, or two brought it), or one to the same request. Nothing of that may be given back: it is what stands.
 create or replace function public.gateway_finish_refresh_v1(
-  p_connection_id uuid, p_generation bigint, p_token text, p_refresh text, p_scope text[], p_expires_seconds double precision,
+  p_connection_id uuid, p_generation bigint, p_token text, p_refresh text, p_seal_id uuid, p_scope text[], p_expires_seconds double precision,
   p_refresh_expires_seconds double precision, p_renewed boolean
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
@@ -2748,7 +2786,8 @@ begin
     new_refresh_expires_at := coalesce(new_refresh_expires_at, c.refresh_expires_at);
   end if;
   update gateway.connection x
-     set generation = x.generation + 1, scope = p_scope, expires_at = new_expires_at, refresh_expires_at = new_refresh_expires_at,
+     set generation = x.generation + 1, seal_id = p_seal_id, refresh_seal_id = p_seal_id,
+         scope = p_scope, expires_at = new_expires_at, refresh_expires_at = new_refresh_expires_at,
          refresh_at = gateway.refresh_time(p_refresh is not null, new_expires_at, new_refresh_expires_at), lease_id = null,
          lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null,
          status = 'active', updated_at = clock_timestamp()
@@ -2826,12 +2865,11 @@ end $$;
 create or replace function gateway.keep_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  insert into gateway.revocation as r (connection_id, generation, provider, account_id, token, refresh, reason)
-  select c.id, c.generation, c.provider, c.account_id, old.token, old.refresh, 'erased'
+  insert into gateway.revocation as r (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason)
+  select c.id, c.generation, c.user_id, c.provider, c.account_id, old.token, old.refresh, c.seal_id, c.refresh_seal_id, 'erased'
     from gateway.connection c
    where c.id = old.id and (old.token is not null or old.refresh is not null)
-  on conflict on constraint revocation_pkey do update
-    set token = excluded.token, refresh = excluded.refresh, attempts = 0, due_at = excluded.due_at;
+  on conflict on constraint revocation_pkey do nothing;
   update public.user_profile p set providers = array_remove(p.providers, old.id::text)
    where (p.id = old.provider_id_ref or p.user_id_auth = old.auth_provider_id) and old.id::text = any (p.providers);
   update gateway.consent x set ended_at = clock_timestamp() where x.connection_id = old.id and x.ended_at is null;
@@ -2841,8 +2879,8 @@ end $$;
 create or replace function gateway.keep_all_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason)
-  select c.id, c.generation, c.provider, c.account_id, d.token, d.refresh, 'erased'
+  insert into gateway.revocation (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason)
+  select c.id, c.generation, c.user_id, c.provider, c.account_id, d.token, d.refresh, c.seal_id, c.refresh_seal_id, 'erased'
     from gateway.connection c join public.provider_data d on d.id = c.id
    where d.token is not null or d.refresh is not null
   on conflict on constraint revocation_pkey do nothing;
@@ -2850,47 +2888,45 @@ begin
 end $$;
 
 -- `beside`: the same account is connected still, or again, by whomever; a provider may end that along with this grant.
-create or replace function gateway.to_give_back(p_revocation gateway.revocation) returns jsonb
+create or replace function gateway.to_give_back(r gateway.revocation) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
-    'connection_id', p_revocation.connection_id, 'provider', p_revocation.provider, 'generation', p_revocation.generation, 'token', p_revocation.token,
-    'refresh', p_revocation.refresh,
-    'beside', exists (select from gateway.connection c where c.provider = p_revocation.provider and c.account_id = p_revocation.account_id))
+    'seal_id', r.seal_id, 'refresh_seal_id', r.refresh_seal_id, 'user_id', r.user_id, 'provider', r.provider, 'token', r.token,
+    'refresh', r.refresh,
+    'beside', exists (select from gateway.connection c where c.provider = r.provider and c.account_id = r.account_id))
 $$;
 
 create or replace function public.gateway_queue_revocation_v1(
-  p_connection_id uuid, p_generation bigint, p_provider text, p_token text, p_refresh text, p_reason text, p_account_id text default null
+  p_seal_id uuid, p_user_id uuid, p_provider text, p_account_id text, p_token text, p_refresh text, p_reason text
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
-  insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason)
-  values (p_connection_id, p_generation, p_provider, p_account_id, p_token, p_refresh, p_reason)
+  insert into gateway.revocation (seal_id, refresh_seal_id, user_id, provider, account_id, token, refresh, reason)
+  values (p_seal_id, p_seal_id, p_user_id, p_provider, p_account_id, p_token, p_refresh, p_reason)
   on conflict on constraint revocation_pkey do nothing;
-  return (select gateway.to_give_back(r) from gateway.revocation r
-           where r.connection_id = p_connection_id and r.generation = p_generation);
+  return (select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = p_seal_id);
 end $$;
 
--- done: forgotten. Not done: due again after 2, 4, 8 … minutes, at most 6 hours.
--- `outcome`: what became of it, told of where whoever runs the gateway revoked it, as the proof.
-create or replace function public.gateway_settle_revocation_v1(
-  p_connection_id uuid, p_generation bigint, p_done boolean, p_outcome text default null
-)
+-- Done: the grant leaves the queue; where the operator revoked it, `p_outcome` is recorded as the proof. Not done: it is due again after
+-- 2, 4, 8 … minutes, at most 6 hours.
+create or replace function public.gateway_settle_revocation_v1(p_seal_id uuid, p_done boolean, p_outcome text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   gone gateway.revocation;
 begin
   if p_done then
-    delete from gateway.revocation r where r.connection_id = p_connection_id and r.generation = p_generation returning r.* into gone;
+    delete from gateway.revocation r where r.seal_id = p_seal_id returning r.* into gone;
     if gone.reason = 'revoked' and p_outcome is not null then
       insert into gateway.event (type, connection_id, provider, data)
-      values ('grant.revoked', p_connection_id, gone.provider, jsonb_build_object('revocation', p_outcome, 'generation', p_generation));
+      values ('grant.revoked', gone.connection_id, gone.provider,
+              jsonb_build_object('revocation', p_outcome, 'generation', gone.generation));
     end if;
     return jsonb_build_object('left', false);
   end if;
   update gateway.revocation r
      set attempts = r.attempts + 1,
          due_at = clock_timestamp() + least(interval '1 minute' * power(2, least(r.attempts + 1, 20)), interval '6 hours')
-   where r.connection_id = p_connection_id and r.generation = p_generation;
+   where r.seal_id = p_seal_id;
   return jsonb_build_object('left', found);
 end $$;
 
@@ -2902,8 +2938,8 @@ declare
   claimed gateway.revocation;
 begin
   update gateway.revocation r set due_at = over + interval '2 minutes'
-   where (r.connection_id, r.generation) = (
-     select x.connection_id, x.generation from gateway.revocation x
+   where r.seal_id = (
+     select x.seal_id from gateway.revocation x
       where x.due_at <= over order by x.due_at limit 1 for update skip locked)
   returning r.* into claimed;
   if not found then
@@ -2912,21 +2948,18 @@ begin
   return gateway.to_give_back(claimed);
 end $$;
 
--- The next of a provider's queue behind `after` (`<id>/<generation>`), due or not, each for two minutes nobody else's.
-create or replace function public.gateway_claim_revocations_v1(p_provider text, p_after text, p_most integer)
+-- The next grants in a provider's queue behind `p_after`, due or not, each for two minutes of this caller alone.
+create or replace function public.gateway_claim_revocations_v1(p_provider text, p_after uuid, p_most integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  from_id  uuid   := coalesce(nullif(split_part(p_after, '/', 1), ''), '00000000-0000-0000-0000-000000000000')::uuid;
-  from_gen bigint := coalesce(nullif(split_part(p_after, '/', 2), ''), '-1')::bigint;
-  r        gateway.revocation;
-  items    jsonb := '[]';
+  r     gateway.revocation;
+  items jsonb := '[]';
 begin
   for r in
-    select x.* from gateway.revocation x where x.provider = p_provider and (x.connection_id, x.generation) > (from_id, from_gen)
-     order by x.connection_id, x.generation limit p_most for update skip locked
+    select x.* from gateway.revocation x where x.provider = p_provider and (p_after is null or x.seal_id > p_after)
+     order by x.seal_id limit p_most for update skip locked
   loop
-    update gateway.revocation x set due_at = greatest(x.due_at, clock_timestamp() + interval '2 minutes')
-     where x.connection_id = r.connection_id and x.generation = r.generation;
+    update gateway.revocation x set due_at = greatest(x.due_at, clock_timestamp() + interval '2 minutes') where x.seal_id = r.seal_id;
     items := items || gateway.to_give_back(r);
   end loop;
   return items;
@@ -3123,7 +3156,7 @@ begin
   end if;
   -- In one statement, so that token and generation are of one moment; and none of it is read where nobody said yes: an id out of
   -- reach takes as long as none.
-  select c.id, c.user_id, c.provider, c.generation, c.status, c.scope, c.expires_at, c.lease_until, c.not_before,
+  select c.id, c.user_id, c.provider, c.generation, c.seal_id, c.status, c.scope, c.expires_at, c.lease_until, c.not_before,
          d.token, nullif(d.refresh, '') is not null as refreshable,
          exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider)) as frozen
     into x from gateway.connection c join public.provider_data d on d.id = c.id
@@ -3153,7 +3186,7 @@ begin
     values ('token.read', x.id, x.user_id, p.id, x.provider);
   end if;
   return jsonb_build_object(
-    'id', x.id, 'user_id', x.user_id, 'provider', x.provider, 'generation', x.generation, 'status', x.status,
+    'id', x.id, 'user_id', x.user_id, 'provider', x.provider, 'generation', x.generation, 'seal_id', x.seal_id, 'status', x.status,
     'scope', x.scope, 'expires_at', x.expires_at, 'token', x.token,
     'good', nullif(x.token, '') is not null
             and (x.expires_at is null or x.expires_at > over + make_interval(secs => p_min_seconds)),
@@ -3168,7 +3201,7 @@ end $$;
 -- Applied last, at every run. It sets everything anew, so that a rule that somebody changed is put back.
 
 -- All locks at once and in one order, and none of them for longer than this file takes.
-lock table public.user_profile, public.provider_data, gateway.partner, gateway.parked_grant in access exclusive mode;
+lock table public.user_profile, public.provider_data, gateway.partner, gateway.pending_grant in access exclusive mode;
 
 -- 1 -- relations -----------------------------------------------------------------------------------------------------
 
@@ -3340,9 +3373,6 @@ create or replace trigger gateway_identity before update on public.provider_data
 create or replace trigger gateway_touch before update on public.user_profile
   for each row execute function gateway.touch_profile();
 
-create or replace trigger gateway_used_id before insert on public.provider_data
-  for each row execute function gateway.refuse_used_id();
-
 create or replace trigger gateway_erased before delete on public.provider_data
   for each row execute function gateway.keep_for_revocation();
 
@@ -3355,7 +3385,7 @@ create or replace trigger gateway_written after update on public.provider_data
     and (new.token !~ '^(gAAAA|$)' or new.refresh !~ '^(gAAAA|$)' or current_setting('gateway.client_writes', true) = 'yes')
   ) execute function gateway.note_written();
 
-create or replace trigger gateway_unparked before delete on gateway.parked_grant
+create or replace trigger gateway_unparked before delete on gateway.pending_grant
   for each row execute function gateway.keep_parked_for_revocation();
 
 create or replace trigger gateway_stopped after update on gateway.partner
@@ -3366,7 +3396,7 @@ create or replace trigger gateway_stopped after update on gateway.partner
 create or replace trigger gateway_emptied before truncate on public.provider_data
   for each statement execute function gateway.keep_all_for_revocation();
 
-create or replace trigger gateway_emptied before truncate on gateway.parked_grant
+create or replace trigger gateway_emptied before truncate on gateway.pending_grant
   for each statement execute function gateway.keep_all_parked_for_revocation();
 
 -- 4 -- privileges ----------------------------------------------------------------------------------------------------
@@ -3417,7 +3447,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', 'ce039baa4d5aabb070d25d327c102575838773b4c8c27ce51f598d53b42a340f')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', 'efe21f85b5da97a82ef62f1d3e4ad5a246ddef808ce3b7db0866b2786dbddbd1')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

@@ -241,7 +241,7 @@ def test_what_looks_sealed_and_does_not_open_is_listed_untouched(project):
     """
     It may be ours under a key that is missing, or somebody else's: neither is guessed at.
     """
-    foreign = project.rt.vault.seal("x", row="elsewhere", column="token", generation=1)
+    foreign = project.rt.vault.encrypt("x", column="token", seal_id="elsewhere")
     row = project.row(project.user(), "GHL", 1, foreign, refresh="plain beside it")
     _, known, _ = connected(project)
     project.execute("update public.provider_data set token = %s where id = %s", foreign, known)

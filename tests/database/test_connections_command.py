@@ -21,13 +21,13 @@ from gateway.connections import revoke_provider
 from gateway.connections.revoke_provider import RevokeAll, proof, summary
 from gateway.database import open_rest_store
 from gateway.database.queries import events
+from gateway.database.queries.connections import list_connections
 from gateway.errors import DatabaseUnavailable, Frozen
 from gateway.events.record import assign_positions
-from gateway.models import Account
 from gateway.sandbox import make_server
 from gateway.services import build_runtime
 from gateway.settings import read_settings
-from tests.support.database import Person, in_an_hour, rows
+from tests.support.database import Person, rows
 from tests.support.event_fixtures import end, seal
 from tests.support.postgrest_stand_in import SECRET_KEY
 
@@ -63,26 +63,17 @@ def run(here, *arguments, code=0, **options):
     return done.stdout
 
 
-def seals(rt, row):
-    place = {"row": str(row), "generation": 1}
-    return {name: rt.vault.seal(f"{name}-of-{row}", column=name, **place) for name in ("token", "refresh")}
-
-
 def connect(here, count=1, *, provider="zoom", name="alice"):
     """That many connections of one user, one account each."""
     person, made = Person(name), []
     person.signs_in(here.rt.store)
     for number in range(count):
-        row, account = uuid.uuid4(), f"{name}-{provider}-{number}"
-        given = {
-            "provider": provider,
-            "type": 3,
-            "account_key": account,
-            "account_id": account,
-            "account_label": account,
-        }
-        person.connects(here.rt.store, connection_id=row, **given, **seals(here.rt, row))
-        made.append(row)
+        account = f"{name}-{provider}-{number}"
+        grant = person.encrypted(
+            here.rt.vault, access_token=f"token-of-{account}", refresh_token=f"refresh-of-{account}", provider=provider, type=3,
+            many_accounts=True, account_id=account, account_label=account,
+        )  # fmt: skip
+        made.append(person.connects(here.rt.store, grant, add_account=True).id)
     return made
 
 
@@ -146,7 +137,7 @@ def test_one_connection_is_revoked_with_a_receipt(here):
     receipt = json.loads(run(here, "connections", "revoke", gone, "--yes", "--json"))
 
     assert (str(gone), "done") == (receipt["connection_id"], receipt["revocation"])
-    assert {f"token-of-{gone}", f"refresh-of-{gone}"} == revoked_there(here)
+    assert {"token-of-alice-zoom-0", "refresh-of-alice-zoom-0"} == revoked_there(here)
     assert [stays] == rows(here.database, "select id from gateway.connection")
     told = rows(
         here.database, "select type, data ->> 'by' from gateway.event where connection_id = %s order by at", gone
@@ -186,7 +177,11 @@ def test_all_of_a_provider_is_revoked_with_a_proof(here, tmp_path):
     *lines, last = map(json.loads, file.read_text().splitlines())
 
     assert (210, 210, 0, 0, 0) == tuple(said[name] for name in ("erased", "done", "queued", "unsupported", "left"))
-    assert {f"{what}-of-{row}" for row in held for what in ("token", "refresh")} == revoked_there(here)
+    assert len(held) == 210
+    assert revoked_there(here) == {
+        f"{what}-of-{name}-zoom-{number}"
+        for name in ("alice", "bob", "carol") for number in range(70) for what in ("token", "refresh")
+    }  # fmt: skip
     assert [stays] == rows(here.database, "select id from gateway.connection")
     assert ["provider:zoom"] == rows(here.database, "select target from gateway.freeze")
     assert {str(row) for row in held} == {line["connection_id"] for line in lines}
@@ -211,21 +206,17 @@ def test_what_would_become_a_connection_goes_too(here):
     alice = Person("alice")
     alice.signs_in(here.rt.store)
     for provider in ("zoom", "ringcentral"):
-        row = uuid.uuid4()
-        here.rt.store.park_grant(
-            parked_id=row, user_id=alice.id, provider=provider, browser_hash="b", account=Account("i", "l"), scope=(),
-            **seals(here.rt, row), expires_at=in_an_hour(), refresh_expires_at=None, facts={}, return_to=None, display="page",
-        )  # fmt: skip
-        here.rt.store.start_authorization(
-            session_hash=alice.session, state_hash=provider, browser_hash="b", provider=provider, sealed="s", scope=(),
-            return_to=None, display="page",
-        )  # fmt: skip
+        grant = alice.encrypted(
+            here.rt.vault, provider=provider, confirmation_hash="c", connect_session_id=uuid.uuid4()
+        )
+        assert alice.saves(here.rt.store, grant) is None
+        alice.starts(here.rt.store, provider, provider=provider)
     said = json.loads(run(here, "connections", "revoke", "--provider", "zoom", "--yes", "--json"))
 
     assert (0, 1, 1) == (said["erased"], said["parked"], said["attempts"])
     assert 2 == len(revoked_there(here))
     assert [("ringcentral", "ringcentral")] == rows(
-        here.database, "select p.provider, a.provider from gateway.parked_grant p, gateway.authorization_request a"
+        here.database, "select p.provider, a.provider from gateway.pending_grant p, gateway.authorization_request a"
     )
 
 
@@ -243,8 +234,8 @@ def test_whoever_is_saving_when_a_run_begins_is_waited_for_and_erased_too(here):
             "insert into public.provider_data (id, auth_provider_id, token) values (%s, %s, 't')", [alice.id, alice.id]
         )
         saving.execute(
-            "insert into gateway.connection (id, user_id, provider, type, account_id, account_label, generation)"
-            " values (%s, %s, 'zoom', 3, 'a', 'a', 1)", [alice.id, alice.id],
+            "insert into gateway.connection (id, user_id, provider, type, account_id, account_label, generation,"
+            " seal_id, refresh_seal_id) values (%s, %s, 'zoom', 3, 'a', 'a', 1, gen_random_uuid(), gen_random_uuid())", [alice.id, alice.id],
         )  # fmt: skip
         whole.start()
         while not watch.execute("select 1 from pg_locks where locktype = 'advisory' and not granted").fetchone():
@@ -263,30 +254,17 @@ def test_nothing_is_connected_at_a_frozen_provider_until_the_thaw(here):
     alice = Person("alice")
     alice.signs_in(here.rt.store)
     store = here.rt.store
-    begun = {
-        "session_hash": alice.session,
-        "browser_hash": "b",
-        "sealed": "s",
-        "scope": (),
-        "return_to": None,
-        "display": "page",
-    }
-    parked = {
-        "parked_id": uuid.uuid4(), "user_id": alice.id, "browser_hash": "b", "account": Account("i", "l"), "scope": (),
-        "token": "t", "refresh": None, "expires_at": in_an_hour(), "refresh_expires_at": None, "facts": {},
-        "return_to": None, "display": "page",
-    }  # fmt: skip
     for refused in (
-        lambda: store.start_authorization(state_hash="z", provider="zoom", **begun),
-        lambda: store.park_grant(provider="zoom", **parked),
+        lambda: alice.starts(store, "z", provider="zoom"),
+        lambda: alice.saves(store, provider="zoom", confirmation_hash="c"),
         lambda: alice.connects(store, provider="zoom", type=3),
     ):
         with pytest.raises(Frozen):
             refused()
     assert (0, 0, 0) == tuple(rows(here.database, "select (select count(*) from gateway.connection), (select count(*) from"
-        " gateway.parked_grant), (select count(*) from gateway.authorization_request)")[0])  # fmt: skip
-    assert {"zoom"} == store.connections(alice.session).frozen
-    assert store.start_authorization(state_hash="r", provider="ringcentral", **begun)
+        " gateway.pending_grant), (select count(*) from gateway.authorization_request)")[0])  # fmt: skip
+    assert {"zoom"} == list_connections(store, alice.session).frozen
+    assert () == alice.starts(store, "r", provider="ringcentral")
     assert alice.connects(store, provider="ringcentral", type=3)
     store.freeze(provider="zoom", off=True)
     assert alice.connects(store, provider="zoom", type=3)

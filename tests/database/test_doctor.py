@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from uuid import uuid4
 
 import pytest
 from cryptography.fernet import Fernet
@@ -173,11 +172,10 @@ def test_a_lost_key_is_found_before_a_user_finds_it(installed):
     The newest stored tokens are tried, and none of them is shown.
     """
     key = Fernet.generate_key().decode()
-    connection, store = uuid4(), open_store(installed.dsn)
+    store = open_store(installed.dsn)
     alice = Person("alice")
     alice.signs_in(store)
-    sealed = Vault([key]).seal("secret", row=str(connection), column="token", generation=1)
-    alice.connects(store, connection_id=connection, token=sealed, refresh=None)
+    connection = alice.connects(store, alice.encrypted(Vault([key]), refresh_token=None)).id
 
     ours = installed.environ["GATEWAY_KEYS"]
     assert "1 of the 1 newest stored tokens do not decrypt." == said(examined(installed), "keys", "fail")

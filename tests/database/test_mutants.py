@@ -7,8 +7,10 @@ ones, and the doctor with them; each break stands in `mutants` and is undone wit
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -34,9 +36,8 @@ def connected(owner: psycopg.Connection) -> dict[Person, uuid.UUID]:
         signed_in = [who.session, str(who.id), who.label, soon]
         owner.execute("select public.gateway_open_session_v1(%s, %s, %s, %s)", signed_in)
         saved = owner.execute(
-            "select public.gateway_save_connection_v1(gen_random_uuid(), 1, %s, %s, 'ghl', 1, '', %s, %s, '{}', %s, %s,"
-            " null, null, '{}') ->> 'id'",
-            [who.id, who.label, who.label, who.label, f"sealed-token-of-{who.label}", f"sealed-refresh-of-{who.label}"],
+            "select public.gateway_save_connection_v1(%s::jsonb, '{}', false, null, null) -> 'connection' ->> 'id'",
+            [json.dumps(asdict(who.grant()), default=str)],
         )
         found[who] = uuid.UUID(saved.fetchone()[0])
     return found

@@ -8,6 +8,7 @@ import uuid
 
 import pytest
 
+from gateway.database.queries.connections import find_connection
 from gateway.errors import RateLimited, Unauthenticated
 from gateway.models import Caller
 from tests.support.database import rows
@@ -136,7 +137,7 @@ def test_a_partner_that_leaves_alone_takes_its_connection_along(database, store,
 
     assert (here, False) == (erased.connection_id, erased.kept)
     assert erased.revocation
-    assert store.connection(session_hash=alice.session, connection_id=here) is None
+    assert find_connection(store, session_hash=alice.session, connection_id=here) is None
     assert [own.id] == rows(database, "select partner_id from gateway.event where type = 'connection.disconnected'")
     assert [True] == rows(database, "select ended_at is not null from gateway.consent")
     assert store.disconnect(connection_id=here, caller=own.caller()) is None
@@ -159,7 +160,7 @@ def test_a_partner_that_leaves_others_behind_ends_its_own_reach_alone(database, 
     assert (here, True, None) == (left.connection_id, left.kept, left.revocation)
     assert not knows(store, first, here)
     assert knows(store, second, here) is (why == "others were let in")
-    assert store.connection(session_hash=alice.session, connection_id=here)
+    assert find_connection(store, session_hash=alice.session, connection_id=here)
     assert 1 == len(events(database, "consent.ended", partner_id=first.id, connection_id=here))
     assert [0] == rows(database, "select count(*) from gateway.revocation")
 

@@ -21,14 +21,14 @@ from gateway.connections import rotate_keys
 from gateway.connections.rotate_keys import Rotation
 from gateway.crypto.vault import Vault
 from gateway.database import Host, open_rest_store
-from gateway.database.keeping import Change
+from gateway.database.queries.encrypted import encrypted_values, replace_encrypted
 from gateway.doctor.database import compare_hosts
 from gateway.errors import SecretUnreadable, SettingsRefused
-from gateway.models import Account, Caller
+from gateway.models import Caller
 from gateway.services import build_runtime
 from gateway.settings import read_settings
 from gateway.worker import heartbeat
-from tests.support.database import Person, rows
+from tests.support.database import Person, queue, rows
 from tests.support.gateway_process import ROOT, free_port, whole_gateway
 from tests.support.load_balancer import Balancer
 from tests.support.postgrest_stand_in import SECRET_KEY
@@ -65,53 +65,36 @@ def rotate(rt, *, check=False, stopped=None):
     return run.report
 
 
-def seal_pair(rt, row, generation):
-    place = {"row": str(row), "generation": generation}
-    return {
-        "token": rt.vault.seal(f"token of {row}", column="token", **place),
-        "refresh": rt.vault.seal(f"refresh of {row}", column="refresh", **place),
-    }
-
-
 def connect(rt, **more):
-    """One connection of a user of its own, sealed by `rt`; its id."""
-    person, connection = Person("alice"), uuid.uuid4()
+    """One connection of a user of its own, encrypted by `rt`; its id."""
+    person = Person("alice")
     person.signs_in(rt.store)
-    grant = person.grant(connection_id=connection, **seal_pair(rt, connection, 1), **more)
-    assert rt.store.save_connection(**grant).saved
-    return connection
+    return person.connects(rt.store, person.encrypted(rt.vault, **more)).id
 
 
 def fill(rt, database):
-    """Something sealed in every place that there is; the ids of connection, parked grant, revocation."""
+    """Something encrypted in every place that there is."""
     ALICE.signs_in(rt.store)
-    held, parked, gone = connect(rt), uuid.uuid4(), uuid.uuid4()
-    rt.store.park_grant(
-        parked_id=parked, user_id=ALICE.id, provider="ghl", browser_hash="b", account=Account("i", "l"), scope=(),
-        **seal_pair(rt, parked, 1), expires_at=None, refresh_expires_at=None, facts={}, return_to=None, display="page",
-    )  # fmt: skip
-    rt.store.queue_revocation(
-        connection_id=gone, generation=7, provider="zoom", reason="test", **seal_pair(rt, gone, 7)
-    )
-    kept = rt.vault.seal("kept", row=str(held), column="adoption", generation=1)
+    ALICE.connects(rt.store, ALICE.encrypted(rt.vault))
+    assert ALICE.saves(rt.store, ALICE.encrypted(rt.vault, account_id="other")) is None
+    waits(rt)
+    (held,) = rows(database, "select id from gateway.connection")
+    kept = rt.vault.encrypt("kept", column="adoption", seal_id=held)
     rows(database, "insert into gateway.adoption (id, due_at, sealed) values (%s, 'infinity', %s)", held, kept)
-    return held, parked, gone
+    rt.journal.put(held, 1, {"access_token": "of the journal"})
 
 
-def read_all(rt, database, held, parked, gone):
-    """Opens all of it. Raises SecretUnreadable."""
-    query = (
-        "select d.id::text, 1, d.token, d.refresh from public.provider_data d where d.id = %s union all"
-        " select p.id::text, 1, p.token, p.refresh from gateway.parked_grant p where p.id = %s union all"
-        " select r.connection_id::text, r.generation, r.token, r.refresh from gateway.revocation r where r.connection_id = %s"
-    )
-    found = rows(database, query, held, parked, gone)
-    assert 3 == len(found)
-    for row, generation, token, refresh in found:
-        assert f"token of {row}" == rt.vault.open(token, row=row, column="token", generation=generation)
-        assert f"refresh of {row}" == rt.vault.open(refresh, row=row, column="refresh", generation=generation)
-    (kept,) = rows(database, "select sealed from gateway.adoption where id = %s", held)
-    assert "kept" == rt.vault.open(kept, row=str(held), column="adoption", generation=1)
+def waits(rt):
+    """An encrypted grant in the queue of revocations."""
+    grant = ALICE.encrypted(rt.vault, provider="zoom")
+    queue(rt.store, grant.token, refresh=grant.refresh, seal_id=grant.seal_id, user_id=grant.user_id, provider="zoom")
+
+
+def read_all(rt):
+    """Decrypts all of it. Raises SecretUnreadable."""
+    for kind in rotate_keys.KINDS:
+        for value in encrypted_values(rt.database, kind, after=None, most=100).items:
+            assert rt.vault.decrypt(value.text, **value.context) in ("secret", "refresh", "kept")
 
 
 # -- what is sealed again --------------------------------------------------------------------------------------------
@@ -121,18 +104,18 @@ def test_everything_sealed_comes_under_the_newest_key(runtime, database):
     """
     Connections, parked grants, revocations, what an adoption keeps: afterwards the old key may leave, once the journal's last entry is a day old.
     """
-    ids = fill(runtime(OLD), database)
+    fill(runtime(OLD), database)
     both = runtime(NEW, OLD)
 
     before = rotate(both, check=True)
     done = rotate(both)
 
-    assert (7, 0, False) == (before.older, before.resealed, before.clean)
-    assert (0, 7, True) == (done.older, done.resealed, done.clean)
+    assert (7, 0, False) == (before.old_key, before.replaced, before.clean)
+    assert (0, 7, True) == (done.old_key, done.replaced, done.clean)
     assert rotate(both, check=True).clean
-    read_all(runtime(NEW), database, *ids)
+    read_all(runtime(NEW))
     with pytest.raises(SecretUnreadable):
-        read_all(runtime(OLD), database, *ids)
+        read_all(runtime(OLD))
 
 
 def test_a_second_run_passes_over_what_is_done(runtime, database):
@@ -144,7 +127,7 @@ def test_a_second_run_passes_over_what_is_done(runtime, database):
     rotate(both)
     stood = rows(database, "select token, refresh from public.provider_data")
 
-    assert 0 == rotate(both).resealed
+    assert 0 == rotate(both).replaced
     assert stood == rows(database, "select token, refresh from public.provider_data")
 
 
@@ -161,34 +144,27 @@ def test_an_interrupted_run_is_resumed(runtime, monkeypatch):
     for _ in run:
         stopped.set()
 
-    assert (4, True, False) == (run.report.resealed, run.report.interrupted, run.report.clean)
-    assert 6 == rotate(both, check=True).older
-    assert 6 == rotate(both).resealed
+    assert (2, True, False) == (run.report.replaced, run.report.interrupted, run.report.clean)
+    assert 8 == rotate(both, check=True).old_key
+    assert 8 == rotate(both).replaced
 
 
 def test_every_page_of_every_kind_is_walked(runtime, database, monkeypatch):
     """
-    Pages of one row: no row is left out, none is seen twice, several generations of one connection included.
+    Pages of one value: no value is left out, and none is seen twice.
     """
     old, both = runtime(OLD), runtime(NEW, OLD)
     fill(old, database)
     for _ in range(3):
         connect(old)
-    gone = uuid.uuid4()
-    for generation in (1, 2, 11):
-        old.store.queue_revocation(
-            connection_id=gone,
-            generation=generation,
-            provider="zoom",
-            reason="test",
-            **seal_pair(old, gone, generation),
-        )
+    for _ in range(3):
+        waits(old)
     monkeypatch.setattr(rotate_keys, "PAGE", 1)
 
     report = rotate(both)
 
-    assert (7 + 6 + 6, True) == (report.resealed, report.clean)
-    assert (report.total, report.total) == (report.looked_at, 4 + 1 + 1 + 4)
+    assert (7 + 6 + 6, True) == (report.replaced, report.clean)
+    assert (report.total, report.total) == (report.looked_at, 7 + 6 + 6)
 
 
 # -- while everything goes on ----------------------------------------------------------------------------------------
@@ -196,18 +172,19 @@ def test_every_page_of_every_kind_is_walked(runtime, database, monkeypatch):
 
 def test_what_became_new_meanwhile_is_not_put_back(runtime, database):
     """
-    Compare-and-set on the sealed text: the old token of a generation that passed would be the loss of the connection.
+    Compare-and-set on the encrypted text: to put an old token back would be the loss of the connection.
     """
-    both, held = runtime(NEW, OLD), uuid.uuid4()
+    both = runtime(NEW, OLD)
     ALICE.signs_in(both.store)
-    assert both.store.save_connection(**ALICE.grant(connection_id=held, **seal_pair(runtime(OLD), held, 1))).saved
-    (row,) = both.store.sealed("connection", after=None, most=10).rows
-    newer = seal_pair(both, held, 2)
-    assert both.store.save_connection(**ALICE.grant(connection_id=held, generation=2, **newer)).saved
+    ALICE.connects(both.store, ALICE.encrypted(runtime(OLD).vault))
+    seen = encrypted_values(both.database, "connection", after=None, most=10).items
+    newer = ALICE.encrypted(both.vault)
+    ALICE.connects(both.store, newer)
 
-    again = [Change(row, column, both.vault.seal("x", row=str(held), column=column, generation=1)) for column in newer]
-    assert 0 == both.store.reseal("connection", again)
-    assert [(newer["token"], newer["refresh"])] == rows(database, "select token, refresh from public.provider_data")
+    again = [(value, both.vault.encrypt("x", **value.context)) for value in seen]
+    assert 2 == len(again)
+    assert 0 == replace_encrypted(both.database, "connection", again)
+    assert [(newer.token, newer.refresh)] == rows(database, "select token, refresh from public.provider_data")
 
 
 def test_a_row_that_somebody_has_is_not_waited_for(runtime, database):
@@ -221,11 +198,10 @@ def test_a_row_that_somebody_has_is_not_waited_for(runtime, database):
         began = time.monotonic()
         report = rotate(both)
         assert time.monotonic() - began < 2.5
-    assert (2, 2, False) == (report.resealed, report.older, report.clean)
+    assert (2, 2, False) == (report.replaced, report.old_key, report.clean)
     assert rotate(both).clean
-    for row in (held, other):
-        (token,) = rows(database, "select token from public.provider_data where id = %s", row)
-        runtime(NEW).vault.open(token, row=str(row), column="token", generation=1)
+    assert held != other
+    read_all(runtime(NEW))
 
 
 # -- what cannot be done ---------------------------------------------------------------------------------------------
@@ -241,7 +217,7 @@ def test_what_no_key_opens_is_counted_and_named(runtime, database, tmp_path):
     report = rotate(both)
 
     assert {f"connection {lost}, token", f"connection {lost}, refresh"} == set(report.unreadable)
-    assert (2, 0, False) == (report.resealed, report.older, report.clean)
+    assert (2, 0, False) == (report.replaced, report.old_key, report.clean)
     assert str(held) not in "".join(report.unreadable)
 
 
@@ -254,7 +230,7 @@ def test_what_an_owner_wrote_in_plain_is_left_to_the_adoption(runtime, database)
 
     report = rotate(runtime(NEW, OLD))
 
-    assert (1, True) == (report.resealed, report.clean)
+    assert (1, True) == (report.replaced, report.clean)
     assert ["in plain"] == rows(database, "select token from public.provider_data")
 
 
@@ -264,12 +240,12 @@ def test_nothing_is_sealed_under_a_key_that_a_host_lacks(runtime, database):
     """
     connect(runtime(OLD))
     both = runtime(NEW, OLD)
-    both.store.host_seen(host="the-other-host", keys=Vault([OLD]).fingerprints())
+    both.store.host_seen(host="the-other-host", keys=Vault([OLD]).key_ids())
 
     with pytest.raises(SettingsRefused) as refused:
         rotate_keys.require_newest_key_everywhere(both)
     assert "the-other-host" in refused.value.problems[0]
-    both.store.host_seen(host="the-other-host", keys=Vault([OLD, NEW]).fingerprints())
+    both.store.host_seen(host="the-other-host", keys=Vault([OLD, NEW]).key_ids())
     rows(database, "update gateway.host set seen_at = seen_at - interval '3 minutes' where cardinality(keys) = 1")
     rotate_keys.require_newest_key_everywhere(both)
 
@@ -290,7 +266,7 @@ def test_a_process_says_which_keys_it_has(runtime, database):
     stopped.set()
 
     (host,) = rt.store.hosts()
-    assert (rt.journal.host, Vault([NEW, OLD]).fingerprints()) == (host.id, host.keys)
+    assert (rt.journal.host, Vault([NEW, OLD]).key_ids()) == (host.id, host.keys)
     assert NEW[:8] not in str(rows(database, "select * from gateway.host"))
 
 
@@ -330,16 +306,20 @@ def test_over_rest_the_same_is_answered(runtime, database, rest):
     """
     Each function once over the project's REST API.
     """
-    held = fill(runtime(OLD), database)[0]
+    fill(runtime(OLD), database)
+    (held,) = rows(database, "select id from gateway.connection")
     both = runtime(NEW, OLD)
     both.store.host_seen(host="a", keys=["k"])
     store = open_rest_store(rest.url, SECRET_KEY)
     for kind in rotate_keys.KINDS:
-        assert both.store.sealed(kind, after=None, most=9) == store.sealed(kind, after=None, most=9)
-    row = store.sealed("connection", after=None, most=1).rows[0]
-    assert () == store.sealed("connection", after=row, most=1).rows
-    new = both.vault.seal("x", row=str(held), column="token", generation=1)
-    assert (1, 0) == tuple(store.reseal("connection", [Change(row, "token", new)]) for _ in range(2))
+        page = encrypted_values(store, kind, after=None, most=9)
+        assert page == encrypted_values(both.database, kind, after=None, most=9)
+        assert page.total == len(page.items)
+        for value in page.items:
+            new = both.vault.encrypt("x", **value.context)
+            assert (1, 0) == tuple(replace_encrypted(store, kind, [(value, new)]) for _ in range(2))
+        if page.items:
+            assert () == encrypted_values(store, kind, after=page.items[-1], most=1).items
     store.host_seen(host="b", keys=["k", "l"])
     assert {"a", "b"} == {host.id for host in store.hosts()}
     assert both.store.recent_refreshes(300) == store.recent_refreshes(300)
@@ -467,7 +447,7 @@ def test_the_documented_way_is_walked_and_nobody_notices(cluster, template):
                     for name in "ab":
                         fleet.restarts(name, *keys)
                 # What the hosts had before their restarts, two and a half minutes later.
-                rows(whole.dsn, "delete from gateway.host where not (keys[1] = %s)", Vault([NEW]).fingerprints()[0])
+                rows(whole.dsn, "delete from gateway.host where not (keys[1] = %s)", Vault([NEW]).key_ids()[0])
                 assert 1 == fleet.command("keys", "rotate", "--check", keys=(NEW, OLD))[0]
                 code, said = fleet.command("keys", "rotate", keys=(NEW, OLD))
                 assert 0 == code, said

@@ -131,13 +131,11 @@ def test_connecting_adopts_the_row_that_stood_before(old, name):
     )
     store = open_store(old)
 
-    first = store.save_connection(**alice.grant())
-    assert (False, oldest, 0) == (first.saved, first.standing.id, first.standing.generation)
-    again = store.save_connection(**alice.grant(connection_id=oldest))
+    made = alice.connects(store)
     store.close()
 
-    assert (True, True) == (again.saved, again.created)
-    assert [(oldest, "ghl", "sealed-token-of-alice")] == rows(
+    assert (oldest, 1) == (made.id, made.generation)
+    assert [(oldest, "ghl", "gAAAA-token-of-alice")] == rows(
         old, "select id, name, token from provider_data where auth_provider_id = %s and type = 1", alice.id
     )
 
@@ -194,11 +192,9 @@ def test_the_whole_way_works_whoever_owns_the_database(cluster, template, kind):
 
 def _whole_way(store, alice):
     assert alice.id == alice.signs_in(store)
-    started = {"provider": "ghl", "sealed": "s", "scope": ["a"], "return_to": None, "display": "page"}
-    store.start_authorization(session_hash=alice.session, state_hash="state", browser_hash="b", **started)
-    request = store.take_authorization(state_hash="state", session_hash=alice.session)
-    assert (alice.id, alice.id) == (request.user_id, request.session_user_id)
+    alice.starts(store)
+    assert (alice.id, True) == ((request := alice.returns(store)).user_id, request.is_signed_in)
     standing = alice.connects(store)
-    assert [standing.id] == [each.id for each in store.connections(alice.session).connections]
+    assert [standing.id] == [each.id for each in alice.listed(store)]
     assert store.disconnect(session_hash=alice.session, connection_id=standing.id).revocation is not None
-    assert () == store.connections(alice.session).connections
+    assert () == alice.listed(store)

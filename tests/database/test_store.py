@@ -11,26 +11,13 @@ import psycopg
 import pytest
 
 from gateway.database.queries import housekeeping
+from gateway.database.queries.connections import find_connection, list_connections
 from gateway.database.queries.events import append_event
 from gateway.errors import Unauthenticated, Unexpected
 from gateway.models import Caller
 from tests.support.database import Person, in_an_hour, rows
 
-REFRESH = "sealed-refresh-of-alice"
-
-
-def starts(store, who, state="state", **changes):
-    given = {
-        "session_hash": who.session,
-        "state_hash": state,
-        "browser_hash": "browser",
-        "provider": "ghl",
-        "sealed": "sealed",
-        "scope": ("contacts.readonly", "users.readonly"),
-        "return_to": "https://app.example/done",
-        "display": "popup",
-    }
-    return store.start_authorization(**(given | changes))
+SCOPE = ("contacts.readonly", "users.readonly")
 
 
 # -- sessions --------------------------------------------------------------------------------------------------------
@@ -50,7 +37,7 @@ def test_an_unknown_session_is_nobody(store, alice, session_hash):
     """
     Whatever is asked with it.
     """
-    assert (None, None) == (store.session(session_hash), store.connections(session_hash))
+    assert (None, None) == (store.session(session_hash), list_connections(store, session_hash))
     assert store.disconnect(session_hash=session_hash, connection_id=uuid.uuid4()) is None
 
 
@@ -87,16 +74,15 @@ def test_no_door_opens_for_who_is_expired_banned_or_deleted(database, store, ali
     Every function that takes a session asks the same question first.
     """
     standing = alice.connects(store)
-    starts(store, alice, state="earlier")
+    alice.starts(store, "earlier")
     rows(database, fate)
 
     assert store.session(alice.session) is None
-    assert store.connections(alice.session) is None
-    assert store.connection(session_hash=alice.session, connection_id=standing.id) is None
+    assert list_connections(store, alice.session) is None
+    assert find_connection(store, session_hash=alice.session, connection_id=standing.id) is None
     assert store.disconnect(session_hash=alice.session, connection_id=standing.id) is None
-    assert starts(store, alice, state="later") is None
-    taken = store.take_authorization(state_hash="earlier", session_hash=alice.session)
-    assert taken is None or taken.session_user_id is None
+    assert alice.starts(store, "later") is None
+    assert alice.returns(store, "earlier") in (None, "user_mismatch")
 
 
 def test_a_ban_that_is_over_is_over(database, store, alice):
@@ -118,7 +104,8 @@ def test_a_banned_or_deleted_user_gets_no_session_and_no_connection(database, st
     for fate in fates:
         rows(database, fate)
         assert alice.signs_in(store, session_hash="again") is None
-        assert not store.save_connection(**alice.grant()).saved
+        with pytest.raises(Unauthenticated):
+            alice.connects(store)
         with pytest.raises(Unauthenticated):
             store.reached_connections(Caller(user_id=alice.id))
 
@@ -127,7 +114,7 @@ def test_housekeeping_removes_what_has_expired_and_nothing_else(database, store,
     """
     At most a thousand at a time, so that the transaction stays short; and only one process at a time.
     """
-    starts(store, alice)
+    alice.starts(store)
     stale = "insert into gateway.session select 'old-' || n, %s, 'x', now(), now() - interval '1 day' from generate_series(1, 1500) n"
     rows(database, stale, alice.id)
     with psycopg.connect(database) as other:
@@ -154,66 +141,98 @@ def test_expiry_in_the_past_opens_no_session(store):
 
 def test_an_attempt_is_taken_back_as_it_was_started(store, alice):
     """
-    With who started it and who came back.
+    By the browser and the user that started it.
     """
-    assert alice.id == starts(store, alice).user.id
-    taken = store.take_authorization(state_hash="state", session_hash=alice.session)
+    assert SCOPE == alice.starts(store, scope=SCOPE, return_to="https://app.example/done", display="popup")
+    taken = alice.returns(store)
 
-    assert ("ghl", alice.id, "browser", "sealed") == (taken.provider, taken.user_id, taken.browser_hash, taken.sealed)
-    assert ("contacts.readonly", "users.readonly") == taken.scope
-    assert ("https://app.example/done", "popup") == (taken.return_to, taken.display)
-    assert (alice.id, "alice", ()) == (taken.session_user_id, taken.session_label, taken.standing)
+    assert ("ghl", alice.id, "browser", "encrypted") == (
+        taken.provider,
+        taken.user_id,
+        taken.browser_hash,
+        taken.encrypted,
+    )
+    assert (SCOPE, "https://app.example/done", "popup") == (taken.scope, taken.return_to, taken.display)
+    assert (True, False, False, None) == (
+        taken.is_signed_in,
+        taken.has_connection,
+        taken.add_account,
+        taken.connect_session_id,
+    )
 
 
-@pytest.mark.parametrize("session", ["bob", "nobody", None])
-def test_an_attempt_says_when_somebody_else_came_back(store, alice, bob, session):
+@pytest.mark.parametrize(
+    ("session", "browser", "mismatch"),
+    [
+        ("bob", "browser", "user_mismatch"),
+        ("nobody", "browser", "user_mismatch"),
+        (None, "browser", "user_mismatch"),
+        ("alice", "another", "browser_mismatch"),
+        ("bob", "another", "browser_mismatch"),
+        (None, "", "browser_mismatch"),
+    ],
+)
+def test_another_browser_or_user_does_not_use_an_attempt_up(database, store, alice, bob, session, browser, mismatch):
     """
-    Another user, nobody, no cookie at all.
+    However often they come: the refusal is recorded once, and the right browser and user finish afterwards.
     """
-    starts(store, alice)
-    taken = store.take_authorization(state_hash="state", session_hash=bob.session if session == "bob" else session)
+    alice.starts(store)
+    session_hash = {"alice": alice.session, "bob": bob.session}.get(session, session)
+    for _ in range(3):
+        assert alice.returns(store, browser_hash=browser, session_hash=session_hash) == mismatch
 
-    assert (alice.id, bob.id if session == "bob" else None) == (taken.user_id, taken.session_user_id)
+    assert [(alice.id, mismatch)] == rows(
+        database, "select user_id, data ->> 'error' from gateway.event where type = 'connect.refused'"
+    )
+    assert alice.returns(store).user_id == alice.id
 
 
 def test_an_attempt_is_taken_once(store, alice):
     """
     Also by the same caller.
     """
-    starts(store, alice)
-    assert store.take_authorization(state_hash="state", session_hash=alice.session) is not None
-    assert store.take_authorization(state_hash="state", session_hash=alice.session) is None
+    alice.starts(store)
+    assert alice.returns(store) is not None
+    assert alice.returns(store) is None
+
+
+def test_the_callback_of_another_provider_uses_an_attempt_up(store, alice):
+    """
+    A code of one provider is never sent to another.
+    """
+    alice.starts(store)
+    assert [None, None] == [alice.returns(store, provider="google"), alice.returns(store)]
 
 
 def test_a_user_has_about_fifty_attempts_open(database, store, alice, bob):
     """
     The oldest are cleared away, by one start in ten; the newest stay, and everybody else's.
     """
-    starts(store, bob, state="his")
+    bob.starts(store, "his")
     rows(
         database,
         "insert into gateway.authorization_request"
-        " (state_hash, browser_hash, user_id, provider, sealed, scope, display, created_at, expires_at)"
+        " (state_hash, browser_hash, user_id, provider, encrypted, scope, display, created_at, expires_at)"
         " select 'old-' || n, 'b', %s, 'ghl', 's', '{}', 'page', now() - interval '1 minute', now() + interval '9 minutes'"
         " from generate_series(1, 300) n",
         alice.id,
     )
     for number in range(200):
-        starts(store, alice, state=f"new-{number}")
+        alice.starts(store, f"new-{number}")
 
     (left,) = rows(database, "select count(*) from gateway.authorization_request where user_id = %s", alice.id)
     assert 50 <= left < 200
-    newest = [store.take_authorization(state_hash=f"new-{number}", session_hash=None) for number in range(150, 200)]
+    newest = [alice.returns(store, f"new-{number}") for number in range(150, 200)]
     assert None not in newest
-    assert store.take_authorization(state_hash="his", session_hash=None) is not None
+    assert bob.returns(store, "his") is not None
 
 
 def test_an_attempt_tells_the_databases_time(database, store, alice):
     """
     As far as is known here, and never ahead of it: what has gone by since is counted, whatever this machine's clock says.
     """
-    starts(store, alice)
-    taken = store.take_authorization(state_hash="state", session_hash=alice.session)
+    alice.starts(store)
+    taken = alice.returns(store)
     rows(database, "select pg_sleep(0.2)")
     told = taken.clock.after(0)
     (shows,) = rows(database, "select clock_timestamp()")
@@ -225,9 +244,9 @@ def test_an_attempt_tells_the_databases_time(database, store, alice):
 
 def test_an_attempt_lasts_ten_minutes(database, store, alice):
     """
-    By the database's clock; an old one is gone when it is asked for.
+    By the database's clock.
     """
-    starts(store, alice)
+    alice.starts(store)
     assert [True] == rows(
         database,
         "select expires_at between now() + interval '9 minutes 50 seconds' and now() + interval '10 minutes'"
@@ -235,28 +254,21 @@ def test_an_attempt_lasts_ten_minutes(database, store, alice):
     )
     rows(database, "update gateway.authorization_request set expires_at = clock_timestamp()")
 
-    assert store.take_authorization(state_hash="state", session_hash=alice.session) is None
-    assert [] == rows(database, "select 1 from gateway.authorization_request")
+    assert alice.returns(store) is None
 
 
-def test_an_attempt_says_what_stands(store, alice, bob):
+def test_an_attempt_says_whether_its_user_is_connected_there(store, alice, bob):
     """
-    The own connection, never another's, nor another provider's.
+    By the own connection, never another user's, nor another provider's.
     """
     bob.connects(store)
     alice.connects(store, provider="google", type=2)
-    starts(store, alice, state="first")
-    assert () == store.take_authorization(state_hash="first", session_hash=alice.session).standing
+    alice.starts(store, "first")
+    assert not alice.returns(store, "first").has_connection
 
-    standing = alice.connects(store)
-    starts(store, alice, state="second")
-    (told,) = store.take_authorization(state_hash="second", session_hash=alice.session).standing
-    assert (standing.id, 1, "alice-location", REFRESH) == (
-        told.id,
-        told.generation,
-        told.account_id,
-        told.refresh,
-    )
+    alice.connects(store)
+    alice.starts(store, "second")
+    assert alice.returns(store, "second").has_connection
 
 
 def test_an_event_is_appended_as_it_was_told(database, store, alice):

@@ -1,18 +1,20 @@
 """
-The store: connections saved by compare-and-set, listed to their user, erased, and what waits to be given back.
+The database: connections saved in one call, listed to their user, erased, and the queue of revocations.
 """
 
 from __future__ import annotations
 
+import re
 import uuid
 
 import pytest
 
+from gateway.database.queries.connections import find_connection, list_connections
 from gateway.errors import DatabaseUnavailable
 from gateway.models import Account, Caller
-from tests.support.database import SOON, rows
+from tests.support.database import SOON, queue, rows
 
-GRANT = {"token": "sealed-token-of-alice", "refresh": "sealed-refresh-of-alice"}
+GRANT = {"token": "gAAAA-token-of-alice", "refresh": "gAAAA-refresh-of-alice"}
 
 
 # -- saving ----------------------------------------------------------------------------------------------------------
@@ -22,41 +24,47 @@ def test_a_first_save_makes_profile_row_and_array(database, store, alice):
     """
     One transaction, and `expires` as the documented text, in UTC.
     """
-    standing = alice.connects(store, expires_at=SOON.astimezone(tz=None))
+    made = alice.connects(store, expires_at=SOON.astimezone(tz=None))
     profile = rows(
         database, "select id, user_name, providers from public.user_profile where user_id_auth = %s", alice.id
     )
 
-    assert [(profile[0][0], "alice", [str(standing.id)])] == profile
-    assert [(profile[0][0], alice.id, "ghl", 1, *GRANT.values(), "2030-01-02T03:04:05Z", "alice-location")] == rows(
+    assert [(profile[0][0], "alice", [str(made.id)])] == profile
+    (row,) = rows(
         database,
-        "select provider_id_ref, auth_provider_id, name, type, token, refresh, expires, data ->> 'locationId'"
+        "select provider_id_ref, auth_provider_id, name, type, token, refresh, data, expires"
         " from public.provider_data where id = %s",
-        standing.id,
+        made.id,
     )
+    shown = {
+        "locationId": "alice-location",
+        "account": {"id": "alice-location", "label": "alice's agency"},
+        "scope": ["contacts.readonly"],
+        "status": "active",
+    }
+    assert (profile[0][0], alice.id, "ghl", 1, *GRANT.values(), shown) == row[:7]
+    assert re.fullmatch(r"2030-01-02T03:04:0[45678]Z", row[7])
     assert ["connection.created"] == rows(database, "select type from gateway.event")
 
 
 def test_a_save_that_nobody_waits_for_any_more_saves_nothing(database, store, alice):
     """
-    By the database's clock: whoever asked was told by then that nothing stands. One in time is saved.
+    By the database's clock: the caller has reported a failure by then. A save in time is carried out.
     """
     late, in_time = (
         rows(database, f"select clock_timestamp() + interval '{each}'")[0] for each in ("-1 ms", "1 minute")
     )
     with pytest.raises(DatabaseUnavailable):
-        alice.connects(store, not_after=late)
+        alice.saves(store, not_after=late)
     assert [(0, 0, 0, 0)] == rows(
         database,
         "select (select count(*) from public.provider_data), (select count(*) from public.user_profile),"
         " (select count(*) from gateway.connection), (select count(*) from gateway.event)",
     )
 
-    standing = alice.connects(store, not_after=in_time)
+    alice.connects(store, not_after=in_time)
     with pytest.raises(DatabaseUnavailable):
-        store.save_connection(
-            **alice.grant(connection_id=standing.id, generation=2, token="newer", revoke_old=True, not_after=late)
-        )
+        alice.saves(store, token="newer", not_after=late)
     assert [(1, GRANT["token"], 0)] == rows(
         database,
         "select c.generation, d.token, (select count(*) from gateway.revocation)"
@@ -64,111 +72,115 @@ def test_a_save_that_nobody_waits_for_any_more_saves_nothing(database, store, al
     )
 
 
-def test_a_refused_save_says_what_stands_sealed(store, alice):
+def test_a_repeated_save_is_recognised(database, store, alice):
     """
-    No two seals of anything are the same, so that whoever got no answer knows whether it is their own that stands.
+    The response to the first call was lost: the second gets the same answer, and nothing happens twice.
     """
-    standing = alice.connects(store)
-    refused = store.save_connection(**alice.grant(connection_id=standing.id, token="other"))
+    grant = alice.grant()
+    first, again = alice.saves(store, grant), alice.saves(store, grant)
 
-    assert (False, standing.id, 1) == (refused.saved, refused.standing.id, refused.standing.generation)
-    assert (GRANT["token"], GRANT["refresh"]) == (refused.standing.token, refused.standing.refresh)
-    assert "sealed" not in repr(refused)
+    assert (first, 1) == (again, again.generation)
+    assert ["connection.created"] == rows(database, "select type from gateway.event")
+    other = alice.grant(account_id="other")
+    assert [None, None] == [alice.saves(store, other), alice.saves(store, other)]
+    assert [1] == rows(database, "select count(*) from gateway.pending_grant")
+    assert [] == rows(database, "select 1 from gateway.revocation")
+
+
+def test_a_repeated_save_does_not_undo_a_refresh(database, store, alice):
+    """
+    Refreshed between the two calls, the connection keeps what the refresh brought.
+    """
+    grant = alice.grant()
+    made = alice.saves(store, grant)
+    refreshed = {
+        "connection_id": made.id, "generation": 1, "token": "refreshed", "refresh": "rotated", "seal_id": uuid.uuid4(), "scope": (),
+        "expires_seconds": 60, "refresh_expires_seconds": None, "renewed": True,
+    }  # fmt: skip
+    assert "saved" == store.finish_refresh(**refreshed)
+
+    assert 2 == alice.saves(store, grant).generation
+    assert [("refreshed", "rotated")] == rows(database, "select token, refresh from public.provider_data")
 
 
 def test_saving_again_keeps_the_row_and_its_id(database, store, alice):
     """
-    The next generation of the same connection; nothing twice.
+    The next generation of the same connection, under a seal id of its own; nothing twice.
     """
     first = alice.connects(store)
-    again = store.save_connection(
-        **alice.grant(connection_id=first.id, generation=2, token="newer", account_label="New")
-    )
+    (before,) = rows(database, "select seal_id from gateway.connection")
+    again = alice.connects(store, token="newer", account_label="New")
 
-    assert (True, False, 2) == (again.saved, again.created, again.standing.generation)
+    assert (first.id, 2, "New") == (again.id, again.generation, again.account.label)
     assert [("newer", [str(first.id)])] == rows(
         database,
         "select token, providers from public.provider_data d join public.user_profile p on p.id = d.provider_id_ref",
     )
-    assert "New" == store.connection(session_hash=alice.session, connection_id=first.id).account.label
+    assert again == find_connection(store, session_hash=alice.session, connection_id=first.id)
     assert ["connection.created", "connection.reauthorized"] == rows(
         database, "select type from gateway.event order by at"
     )
+    assert [before] != rows(database, "select seal_id from gateway.connection")
 
 
-@pytest.mark.parametrize(
-    ("same_id", "generation"), [(True, 0), (True, 1), (True, 3), (True, -1), (False, 1), (False, 2), (False, 3)]
-)
-def test_only_the_next_generation_of_what_stands_is_saved(database, store, alice, same_id, generation):
+def test_a_save_without_a_refresh_token_keeps_the_one_of_the_same_account(database, store, alice):
     """
-    Anything else is told what stands, and changes nothing: a seal fits one id and one generation.
+    With the seal id that it was encrypted for: Google sends a refresh token with the first consent only.
     """
-    standing = alice.connects(store)
-    before = rows(database, "select * from public.provider_data"), rows(database, "select * from gateway.connection")
-    proposed = standing.id if same_id else uuid.uuid4()
-    refused = store.save_connection(**alice.grant(connection_id=proposed, generation=generation, token="other"))
+    alice.connects(store)
+    alice.connects(store, token="newer", refresh=None)
 
-    assert (False, False) == (refused.saved, refused.created)
-    told = refused.standing
-    assert (standing.id, 1, "alice-location", GRANT["refresh"]) == (
-        told.id,
-        told.generation,
-        told.account_id,
-        told.refresh,
+    assert [("newer", GRANT["refresh"], False)] == rows(
+        database,
+        "select d.token, d.refresh, c.seal_id = c.refresh_seal_id"
+        " from gateway.connection c join public.provider_data d on d.id = c.id",
     )
-    assert before == (
-        rows(database, "select * from public.provider_data"),
-        rows(database, "select * from gateway.connection"),
-    )
-    assert [1] == rows(database, "select count(*) from gateway.event")
+    alice.decides(store, alice.waits(store, refresh=None), "replace")
+    assert [None] == rows(database, "select refresh from public.provider_data")
 
 
-@pytest.mark.parametrize("generation", [0, 2, None])
-def test_a_first_generation_is_the_first(database, store, alice, generation):
+def test_an_erased_connection_starts_over_under_a_new_id(store, alice):
     """
-    Where nothing stands a fresh id is offered, and not so much as a profile is made.
+    At its first generation.
     """
-    refused = store.save_connection(**alice.grant(generation=generation))
+    first = alice.connects(store)
+    store.disconnect(session_hash=alice.session, connection_id=first.id)
+    again = alice.connects(store)
 
-    assert (False, 0, None) == (refused.saved, refused.standing.generation, refused.standing.account_id)
-    assert [] == rows(database, "select 1 from public.user_profile")
-    assert store.save_connection(**alice.grant(connection_id=refused.standing.id)).saved
-
-
-def test_nobody_can_save_over_anothers_row_or_an_erased_one(store, alice, bob):
-    """
-    An id that is somebody's, or was: refused, with a fresh one.
-    """
-    hers = alice.connects(store)
-    erased = alice.connects(store, provider="google", type=2)
-    store.disconnect(session_hash=alice.session, connection_id=erased.id)
-
-    for taken in (hers.id, erased.id):
-        refused = store.save_connection(**bob.grant(connection_id=taken))
-        assert (False, 0) == (refused.saved, refused.standing.generation)
-        assert taken != refused.standing.id
-    assert ["alice-location"] == [each.account.id for each in store.connections(alice.session).connections]
-
-
-def test_a_disconnect_in_between_starts_over_under_a_new_id(store, alice):
-    """
-    What was sealed for the next generation of an erased connection is not saved as that.
-    """
-    standing = alice.connects(store)
-    store.disconnect(session_hash=alice.session, connection_id=standing.id)
-    refused = store.save_connection(**alice.grant(connection_id=standing.id, generation=2))
-
-    assert (False, 0) == (refused.saved, refused.standing.generation)
-    assert standing.id != refused.standing.id
+    assert (True, 1) == (first.id != again.id, again.generation)
 
 
 def test_one_row_per_account_where_a_provider_has_many(store, alice):
     """
-    The account key tells them apart, and each account stands once.
+    Each account has one row; another one is a question unless it was asked for.
     """
+    google = {"provider": "google", "type": 2, "many_accounts": True}
     for account in ("a", "b", "a"):
-        store.save_connection(**alice.grant(provider="google", type=2, account_key=account, account_id=account))
-    assert ["a", "b"] == [each.account.id for each in store.connections(alice.session).connections]
+        alice.connects(store, account_id=account, add_account=True, **google)
+    assert ["a", "b"] == [each.account.id for each in alice.listed(store)]
+    assert alice.saves(store, account_id="c", **google) is None
+    assert ["a", "b"] == [each.account.id for each in alice.listed(store)]
+
+
+def test_a_catalogue_that_allows_one_account_only_from_now_on_breaks_no_save(store, alice):
+    """
+    `accounts` went from many to one: every account that is connected can be connected again.
+    """
+    for account in ("a", "b"):
+        alice.connects(store, account_id=account, many_accounts=True, add_account=True)
+    again = [alice.connects(store, account_id=account).account.id for account in ("a", "b")]
+    assert ["a", "b"] == again == sorted(each.account.id for each in alice.listed(store))
+
+
+def test_a_link_that_asked_for_less_than_is_connected_is_a_question(store, alice):
+    """
+    So that it narrows nobody's part unasked; what its user did not allow is their own decision.
+    """
+    alice.connects(store, scope=("a", "b"))
+    link = {"connect_session_id": uuid.uuid4(), "scope": ("a",)}
+    assert alice.saves(store, requested_scope=("a", "c"), **link) is None
+    assert ("b",) == alice.pending(store).scopes_removed
+    assert alice.saves(store, requested_scope=("a", "b", "c"), **link).scope == ("a",)
 
 
 def test_the_oldest_profile_wins_and_the_id_is_listed_once(database, store, alice):
@@ -179,7 +191,7 @@ def test_the_oldest_profile_wins_and_the_id_is_listed_once(database, store, alic
     younger, oldest = (rows(database, insert, alice.id, year)[0] for year in ("2024-01-01", "2023-01-01"))
     standing = alice.connects(store)
     rows(database, "update public.user_profile set providers = array['x', %s, %s]", str(standing.id), str(standing.id))
-    store.save_connection(**alice.grant(connection_id=standing.id, generation=2))
+    alice.connects(store)
 
     assert {younger: ["x"], oldest: ["x", str(standing.id)]} == dict(
         rows(database, "select id, providers from public.user_profile")
@@ -191,16 +203,16 @@ def test_what_the_owner_writes_decides_nothing(database, store, alice):
     """
     Token, expiry and data are theirs to write; what the gateway believes of the connection is not in that table.
     """
-    standing = alice.connects(store)
-    before = store.connections(alice.session)
+    alice.connects(store)
+    before = list_connections(store, alice.session)
     rows(
         database,
         "update public.provider_data set token = 'x', expires = 'never', data = '{}', name = 'other', type = 3",
     )
 
-    assert before == store.connections(alice.session)
-    assert (SOON, "active") == (before.connections[0].expires_at, before.connections[0].status)
-    assert store.save_connection(**alice.grant(connection_id=standing.id, generation=2)).saved
+    assert before == list_connections(store, alice.session)
+    assert (SOON.year, "active") == (before.connections[0].expires_at.year, before.connections[0].status)
+    assert 2 == alice.connects(store).generation
 
 
 # -- listing and disconnecting ---------------------------------------------------------------------------------------
@@ -215,12 +227,12 @@ def test_a_user_lists_the_own_connections_by_type_then_age(store, alice, bob):
     mail = [alice.connects(store, provider=name, type=2) for name in ("google", "acme")]
     his = bob.connects(store)
 
-    listed = store.connections(alice.session)
+    listed = list_connections(store, alice.session)
     assert [crm.id, mail[0].id, mail[1].id, phone.id] == [each.id for each in listed.connections]
     assert alice.id == listed.user.id
     assert set(listed.connections) == set(store.reached_connections(Caller(user_id=alice.id)))
-    assert store.connection(session_hash=alice.session, connection_id=his.id) is None
-    assert store.connection(session_hash=bob.session, connection_id=his.id).account == Account(
+    assert find_connection(store, session_hash=alice.session, connection_id=his.id) is None
+    assert find_connection(store, session_hash=bob.session, connection_id=his.id).account == Account(
         "bob-location", "bob's agency"
     )
 
@@ -238,7 +250,12 @@ def test_a_disconnect_removes_row_and_id_and_queues_the_grant(database, store, a
         erased.provider,
         erased.account,
     )
-    assert (1, *GRANT.values()) == (erased.revocation.generation, erased.revocation.token, erased.revocation.refresh)
+    assert (alice.id, "ghl", *GRANT.values()) == (
+        erased.revocation.user_id,
+        erased.revocation.provider,
+        erased.revocation.token,
+        erased.revocation.refresh,
+    )
     assert [[str(kept.id)]] == rows(database, "select providers from public.user_profile")
     assert [] == rows(database, "select 1 from public.provider_data where id = %s", gone.id)
     assert [(gone.id, 1, *GRANT.values(), "disconnected")] == rows(
@@ -254,7 +271,7 @@ def test_anothers_connection_cannot_be_disconnected(store, alice, bob):
     """
     his = bob.connects(store)
     assert store.disconnect(session_hash=alice.session, connection_id=his.id) is None
-    assert store.connection(session_hash=bob.session, connection_id=his.id) is not None
+    assert find_connection(store, session_hash=bob.session, connection_id=his.id) is not None
 
 
 # -- what waits to be given back -------------------------------------------------------------------------------------
@@ -285,14 +302,13 @@ def test_however_a_row_goes_its_grant_waits_to_be_revoked(database, store, alice
     assert [] == rows(database, "select 1 from gateway.connection")
 
 
-def test_a_superseded_grant_is_queued_only_when_asked(database, store, alice):
+def test_a_replaced_account_is_queued_and_a_renewed_one_is_not(database, store, alice):
     """
-    Some providers end the new grant with the old one.
+    Some providers end the new grant with the old one of the same account.
     """
-    standing = alice.connects(store)
-    for generation, revoke_old in ((2, False), (3, True)):
-        grant = alice.grant(connection_id=standing.id, generation=generation, token=f"token-{generation}")
-        store.save_connection(**grant, revoke_old=revoke_old)
+    for number in (1, 2):
+        alice.connects(store, token=f"token-{number}")
+    alice.decides(store, alice.waits(store), "replace")
 
     assert [(2, "token-2", "superseded")] == rows(database, "select generation, token, reason from gateway.revocation")
 
@@ -301,18 +317,18 @@ def test_a_revocation_waits_longer_each_time_until_it_is_settled(database, store
     """
     Queued once however often; put off, put off further, at most six hours; forgotten.
     """
-    queued = {"connection_id": uuid.uuid4(), "generation": 1}
+    seal_id = uuid.uuid4()
     for token in ("first", "second"):
-        store.queue_revocation(**queued, provider="ghl", token=token, refresh=None, reason="not_stored")
+        queue(store, token, seal_id=seal_id)
     assert ["first"] == rows(database, "select token from gateway.revocation")
 
     waits = []
     for _ in range(12):
-        assert store.settle_revocation(**queued, done=False)
+        assert store.settle_revocation(seal_id, done=False)
         waits += rows(
             database,
             "select round(extract(epoch from due_at - clock_timestamp()) / 60)::int from gateway.revocation",
         )
     assert [2, 4, 8, 16, 32, 64, 128, 256, 360, 360, 360, 360] == waits
-    assert [False, False] == [store.settle_revocation(**queued, done=done) for done in (True, False)]
+    assert [False, False] == [store.settle_revocation(seal_id, done=done) for done in (True, False)]
     assert [] == rows(database, "select 1 from gateway.revocation")

@@ -31,7 +31,7 @@ class World:
         self.held = {}
         for person, provider in ((self.alice, "ghl"), (self.bob, "google")):
             person.signs_in(self.store)
-            self.held[person] = person.connects(self.store, provider=provider, data={}).id
+            self.held[person] = person.connects(self.store, provider=provider, facts={}).id
 
     def happens(self, type_, person=None, *, by=None, provider=None, **more):
         """An event, as a request appends it."""

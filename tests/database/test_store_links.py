@@ -12,9 +12,10 @@ import psycopg
 import pytest
 
 from gateway.database.queries import housekeeping
+from gateway.database.queries.connections import list_connections
+from gateway.database.queries.pending import Choice, complete_link
 from gateway.errors import Forbidden, Frozen, PendingConfirmation, Unauthenticated
 from gateway.models import Caller
-from tests.database.test_store_parked import parks
 from tests.support.database import Person, rows
 from tests.support.partners import Partner as Key
 from tests.support.partners import partner
@@ -54,14 +55,21 @@ def starts(store, session: str = "", **changes: Any) -> Any:
         "session_hash": session,
         "state_hash": "state",
         "browser_hash": "b",
-        "sealed": "s",
+        "encrypted": "s",
     }
     return store.start_connect_session(**(given | {"scope": ("a", "extra")} | changes))
 
 
-def completes(store, who: Key, link: Any, user_id: uuid.UUID, confirmation: str = "confirmation") -> Any:
-    return store.claim_completion(
-        who.caller(), connect_session_id=link.id, user_id=user_id, confirmation_hash=confirmation
+def completes(
+    store, who: Key, link: Any, user_id: uuid.UUID, confirmation: str = "confirmation", choice: Choice | None = None
+) -> Any:
+    return complete_link(
+        store,
+        who.caller(),
+        connect_session_id=link.id,
+        user_id=user_id,
+        confirmation_hash=confirmation,
+        choice=choice,
     )
 
 
@@ -85,12 +93,12 @@ def test_a_link_says_what_it_is_for_and_is_started_once(store, alice, acme):
         assert (alice.label, hers if who else ((), None)) == (seen.user_label, (seen.beside, seen.standing))
 
     assert ["started", None, None] == [starts(store), starts(store, state_hash="again"), looks(store)]
-    taken = store.take_authorization(state_hash="state", session_hash="")
-    assert (link.id, ("a", "extra"), "r", None) == (
+    taken = alice.returns(store, browser_hash="b", session_hash="")
+    assert (link.id, ("a", "extra"), "r", False) == (
         taken.connect_session_id,
         taken.scope,
         taken.return_to,
-        taken.session_user_id,
+        taken.is_signed_in,
     )
 
 
@@ -158,14 +166,19 @@ def test_on_supabase_a_link_is_for_a_user_there_is(database, store, acme):
 
 def waits(store, who: Key, whose: Person, **changes: Any) -> tuple[Any, uuid.UUID]:
     link = makes(store, who, whose)
-    return link, parks(store, whose, connect_session_id=link.id, confirmation_hash="confirmation", **changes)
+    assert whose.saves(store, connect_session_id=link.id, confirmation_hash="confirmation", **changes) is None
+    (waiting,) = store.reached_connections(
+        who.caller(), of_user=whose.id, provider=None, type=None, status="pending_confirmation", after=None, most=2
+    )
+    return link, waiting.id
 
 
 def test_what_waits_is_its_partners_to_see_and_not_to_use(store, alice, acme):
     """
     Listed as what it is going to be; no question for its user, and none of theirs is displaced.
     """
-    question = parks(store, alice)
+    alice.connects(store)
+    question = alice.waits(store).id
     _, waiting = waits(store, acme, alice)
 
     shown = store.reached_connection(acme.caller(), waiting)
@@ -175,32 +188,44 @@ def test_what_waits_is_its_partners_to_see_and_not_to_use(store, alice, acme):
     assert () == store.reached_connections(acme.caller(), after=waiting, **narrow)
     with pytest.raises(PendingConfirmation):
         store.grant(connection_id=waiting, caller=acme.caller(), min_seconds=60)
-    assert question == store.parked_grant(session_hash=alice.session, browser_hash="browser", provider="ghl").id
+    assert question == alice.pending(store).id
     assert store.reached_connection(partner(store).caller(), waiting) is None
 
 
-def test_a_completion_opens_what_waits_as_often_as_it_is_right(store, alice, acme):
+def test_a_completion_saves_what_waits_and_is_answered_again(store, alice, acme):
     """
-    And saving it uses it up, under its own id, with the owner's yes in the same transaction.
+    Under the id that was waiting, with the owner's consent in the same transaction; wrong words afterwards get nothing.
     """
     link, waiting = waits(store, acme, alice)
-    found = [completes(store, acme, link, alice.id) for _ in range(2)]
-    assert [("open", waiting, alice.label)] * 2 == [
-        (each.ending, each.parked.id, each.parked.user.label) for each in found
+    saved, again = (completes(store, acme, link, alice.id) for _ in range(2))
+
+    assert ("saved", waiting, "active") == (saved.ending, saved.connection.id, saved.connection.status)
+    assert saved == again
+    wrong = [
+        completes(store, acme, link, uuid.uuid4()),
+        completes(store, acme, link, alice.id, "x"),
+        completes(store, acme, link, alice.id, choice="no"),
     ]
-
-    saved = store.save_connection(**alice.grant(connection_id=waiting), parked_id=waiting)
-
-    assert (True, waiting, "active") == (saved.saved, saved.connection.id, saved.connection.status)
-    assert ("done", saved.connection) == (
-        (again := completes(store, acme, link, alice.id)).ending,
-        again.connection,
-    )
-    for wrong in (completes(store, acme, link, uuid.uuid4()), completes(store, acme, link, alice.id, "x")):
-        assert ("state_invalid", None) == (wrong.ending, wrong.connection)
+    assert [("state_invalid", None)] * 3 == [(each.ending, each.connection) for each in wrong]
     assert waiting == store.reached_connection(acme.caller(), waiting).id
-    sharing = store.connections(alice.session).sharing
-    assert {waiting: ((acme.id, acme.name, True),)} == sharing
+    assert {waiting: ((acme.id, acme.name, True),)} == list_connections(store, alice.session).sharing
+
+
+def test_a_completion_over_another_account_needs_a_choice(database, store, alice, acme):
+    """
+    Asking for one uses nothing up; a no revokes what waits and leaves the connection.
+    """
+    made = alice.connects(store, account_id="before")
+    link, _ = waits(store, acme, alice)
+    for choice in (None, None):
+        with pytest.raises(PendingConfirmation):
+            completes(store, acme, link, alice.id, choice=choice)
+    assert "one_account" == completes(store, acme, link, alice.id, choice="both").ending
+    refused = completes(store, acme, link, alice.id, choice="no")
+
+    assert ("access_denied", alice.id) == (refused.ending, refused.revocation.user_id)
+    assert [(made.id, "before")] == [(each.id, each.account.id) for each in alice.listed(store)]
+    assert ["not_confirmed"] == rows(database, "select reason from gateway.revocation")
 
 
 @pytest.mark.parametrize(
@@ -213,7 +238,8 @@ def test_a_wrong_word_takes_it_off_once(database, store, alice, acme, whose, con
     link, waiting = waits(store, acme, alice)
     wrong = completes(store, acme, link, alice.id if whose == "alice" else uuid.uuid4(), confirmation)
 
-    assert (ending, waiting) == (wrong.ending, wrong.revocation.connection_id)
+    assert (ending, "gAAAA-token-of-alice@northwind.example") == (wrong.ending, wrong.revocation.token)
+    assert store.reached_connection(acme.caller(), waiting) is None
     assert ("state_invalid", None) == ((late := completes(store, acme, link, alice.id)).ending, late.revocation)
     assert [(acme.id, ending)] == rows(
         database, "select partner_id, data ->> 'error' from gateway.event where type = 'link.refused'"
@@ -227,7 +253,7 @@ def test_anothers_session_is_none(store, alice, acme):
     link, _ = waits(store, acme, alice)
 
     assert completes(store, partner(store), link, alice.id) is None
-    assert "open" == completes(store, acme, link, alice.id).ending
+    assert "saved" == completes(store, acme, link, alice.id).ending
 
 
 def test_a_consent_ends_once_and_for_its_owner_alone(database, store, alice, acme):
@@ -244,7 +270,7 @@ def test_a_consent_ends_once_and_for_its_owner_alone(database, store, alice, acm
 
     assert [None, ("ghl", acme.name), None] == [ends(bob), ends(alice), ends(alice)]
     assert store.reached_connection(acme.caller(), made) is None
-    assert {made: ()} == store.connections(alice.session).sharing
+    assert {made: ()} == list_connections(store, alice.session).sharing
     assert [acme.id] == rows(database, "select partner_id from gateway.event where type = 'consent.ended'")
 
 

@@ -20,6 +20,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
+from gateway.database.queries.connections import list_connections
 from tests.support.database import rows
 from tests.support.postgrest_stand_in import JWT_SECRET, PUBLISHABLE_KEY
 
@@ -112,13 +113,13 @@ def test_the_own_token_is_updated_as_documented(database, store, alice, browser)
     Token and expiry of the own row; what the gateway believes stays what it was.
     """
     mine = alice.connects(store)
-    before = store.connections(alice.session)
+    before = list_connections(store, alice.session)
 
     said = browser.asks("update", id=mine.id, change={"token": "new", "expires": "2031-01-01T00:00:00Z"})
 
     assert (204, None) == (said["status"], said["code"])
     assert [("new", "2031-01-01T00:00:00Z")] == rows(database, "select token, expires from public.provider_data")
-    assert before == store.connections(alice.session)
+    assert before == list_connections(store, alice.session)
 
 
 def test_anothers_row_is_not_changed(database, store, alice, bob, browser):

@@ -31,7 +31,7 @@ def waits(partner, whose, account=BERLIN):
 
 
 def parked(gateway, link):
-    return rows(gateway.dsn, "select id::text from gateway.parked_grant where connect_session_id = %s", link["id"])
+    return rows(gateway.dsn, "select id::text from gateway.pending_grant where connect_session_id = %s", link["id"])
 
 
 def standing(gateway, person):
@@ -247,7 +247,7 @@ def test_unanswered_for_ten_minutes_it_is_given_back(gateway, acme, alice):
     """
     link, back = waits(acme, alice)
     (waiting,) = parked(gateway, link)
-    rows(gateway.dsn, "update gateway.parked_grant set parked_until = now() where id = %s", waiting)
+    rows(gateway.dsn, "update gateway.pending_grant set pending_until = now() where id = %s", waiting)
 
     assert (400, "state_invalid") == slug(acme.completes(link["id"], alice, back["confirmation"]))
     assert 404 == acme.token(waiting).status_code
@@ -291,7 +291,7 @@ def test_no_secret_of_a_link_reaches_the_log_or_the_database(gateway, acme, alic
     log, secret = gateway.log.read_text(), link["url"].rpartition("/")[2]
     kept = rows(
         gateway.dsn,
-        "select to_jsonb(p)::text from gateway.parked_grant p union all select to_jsonb(e)::text from gateway.event e",
+        "select to_jsonb(p)::text from gateway.pending_grant p union all select to_jsonb(e)::text from gateway.event e",
     )
 
     for hidden in (secret, back["confirmation"], acme.key):

@@ -28,7 +28,7 @@ def standing(gateway, user_id):
 
 def parked(gateway):
     with psycopg.connect(gateway.dsn) as connection:
-        return connection.execute("select count(*) from gateway.parked_grant").fetchone()[0]
+        return connection.execute("select count(*) from gateway.pending_grant").fetchone()[0]
 
 
 def comes_back(alice, provider, account, **query):
@@ -157,7 +157,8 @@ def test_silence_is_a_no(gateway, alice):
     at = comes_back(alice, "ghl", LISBON)
     with psycopg.connect(gateway.dsn) as connection:
         connection.execute(
-            "update gateway.parked_grant set parked_until = now() - interval '1 second' where user_id = %s", [alice.id]
+            "update gateway.pending_grant set pending_until = now() - interval '1 second' where user_id = %s",
+            [alice.id],
         )
 
     assert 400 == alice.get(at).status_code

@@ -63,4 +63,4 @@ def test_who_is_at_the_provider_when_it_is_frozen_connects_nothing_and_the_grant
         assert len(gateway.sandbox.state.requests("zoom", "revoke")) > given_back
 
     assert [] == stand(gateway, alice)
-    assert [] == rows(gateway.dsn, "select id from gateway.parked_grant where user_id = %s", alice.id)
+    assert [] == rows(gateway.dsn, "select id from gateway.pending_grant where user_id = %s", alice.id)

@@ -192,7 +192,9 @@ def test_no_query_changes_what_a_link_does(gateway, acme, alice, query):
     assert away.headers["Location"].startswith(f"{gateway.sandbox.origin}/google/")
     back = alice.get(gateway.sandbox.consents(away.headers["Location"]))
     assert back.headers["Location"].startswith(f"{gateway.sandbox.origin}/back?")
-    kept = rows(gateway.dsn, "select user_id::text from gateway.parked_grant where connect_session_id = %s", link["id"])
+    kept = rows(
+        gateway.dsn, "select user_id::text from gateway.pending_grant where connect_session_id = %s", link["id"]
+    )
     assert [alice.id] == kept
 
 
@@ -359,7 +361,7 @@ def test_the_callback_is_judged_by_browser_and_user_before_anything_is_redeemed(
     assert ["browser_mismatch", "user_mismatch"] == [problem(sent), problem(taken)]
     assert [0, 0] == [redeemed(gateway, first), redeemed(gateway, second)]
     assert 0 == owned(gateway, alice, bob)
-    assert [] == rows(gateway.dsn, "select 1 from gateway.parked_grant where user_id = %s", alice.id)
+    assert [] == rows(gateway.dsn, "select 1 from gateway.pending_grant where user_id = %s", alice.id)
 
 
 def test_a_providers_no_goes_back_to_where_the_link_came_from(gateway, acme, alice):

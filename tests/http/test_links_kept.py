@@ -191,7 +191,7 @@ def test_for_a_partner_that_was_stopped_on_the_way_nothing_is_connected(gateway,
     assert {"error": "frozen", "provider": "ringcentral"} == back
     assert 0 == owned(gateway, alice)
     assert given_back(gateway, before)
-    assert [] == rows(gateway.dsn, "select 1 from gateway.parked_grant where user_id = %s", alice.id)
+    assert [] == rows(gateway.dsn, "select 1 from gateway.pending_grant where user_id = %s", alice.id)
 
 
 @pytest.mark.parametrize(("column", "said"), [("frozen_at", (403, "frozen")), ("revoked_at", (401, "unauthenticated"))])
@@ -224,7 +224,7 @@ def test_a_question_is_not_answered_for_a_partner_that_was_stopped(gateway, alic
     refused = alice.post(at, fields | {"answer": "replace"})
 
     assert 403 == refused.status_code
-    assert [] == rows(gateway.dsn, "select 1 from gateway.parked_grant where user_id = %s", alice.id)
+    assert [] == rows(gateway.dsn, "select 1 from gateway.pending_grant where user_id = %s", alice.id)
     assert [BERLIN] == rows(gateway.dsn, "select account_id from gateway.connection where user_id = %s", alice.id)
 
 

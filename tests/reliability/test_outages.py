@@ -113,7 +113,7 @@ def settled(gateway, person):
         return connection.execute(
             "select (select count(*) from public.provider_data where auth_provider_id = %(id)s),"
             " (select count(*) from gateway.connection where user_id = %(id)s),"
-            " (select count(*) from gateway.parked_grant where user_id = %(id)s)",
+            " (select count(*) from gateway.pending_grant where user_id = %(id)s)",
             {"id": person.id},
         ).fetchone()
 

@@ -12,18 +12,22 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from gateway.crypto.vault import Vault
 from gateway.database import Store
+from gateway.database.queries.authorization import Mismatch, start_authorization, take_authorization
+from gateway.database.queries.connections import NewGrant, list_connections, save_connection
+from gateway.database.queries.pending import Choice, Decided, decide_pending_grant, pending_grant
 from gateway.embedded.postgres import EmbeddedPostgres
-from gateway.models import Standing
+from gateway.models import AuthorizationRequest, Connection, PendingGrant, Revocation
 
 SOON = datetime(2030, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
 
@@ -41,31 +45,123 @@ class Person:
         given = {"session_hash": self.session, "user_id": self.id, "label": self.label, "expires_at": in_an_hour()}
         return store.open_session(**(given | changes))
 
-    def grant(self, **changes: Any) -> dict[str, Any]:
-        """The arguments of a first save, with changes."""
-        return {
-            "connection_id": uuid.uuid4(),
-            "generation": 1,
+    def grant(self, **changes: Any) -> NewGrant:
+        """A grant as a callback saves it, with changes."""
+        given: dict[str, Any] = {
+            "seal_id": uuid.uuid4(),
             "user_id": self.id,
-            "user_label": self.label,
             "provider": "ghl",
             "type": 1,
-            "account_key": "",
+            "many_accounts": False,
             "account_id": f"{self.label}-location",
             "account_label": f"{self.label}'s agency",
             "scope": ("contacts.readonly",),
-            "token": f"sealed-token-of-{self.label}",
-            "refresh": f"sealed-refresh-of-{self.label}",
-            "expires_at": SOON,
-            "refresh_expires_at": None,
-            "data": {"locationId": f"{self.label}-location"},
-        } | changes
+            "facts": {"locationId": f"{self.label}-location"},
+            "token": f"gAAAA-token-of-{self.label}",
+            "refresh": f"gAAAA-refresh-of-{self.label}",
+            "browser_hash": "browser",
+            "return_to": None,
+            "display": "page",
+            "connect_session_id": None,
+        }
+        return NewGrant(**given | changes)
 
-    def connects(self, store: Store, **changes: Any) -> Standing:
-        """A first connection; what stands then."""
-        saved = store.save_connection(**self.grant(**changes))
-        assert saved.saved
-        return saved.standing
+    def encrypted(
+        self, vault: Vault, *, access_token: str = "secret", refresh_token: str | None = "refresh", **changes: Any
+    ) -> NewGrant:
+        """A grant of these tokens, encrypted as a callback does it."""
+        new = self.grant(**changes)
+        context = {"user_id": new.user_id, "provider": new.provider, "seal_id": new.seal_id}
+        return replace(
+            new,
+            token=vault.encrypt(access_token, column="token", **context),
+            refresh=refresh_token and vault.encrypt(refresh_token, column="refresh", **context),
+        )
+
+    def saves(
+        self,
+        store: Store,
+        grant: NewGrant | None = None,
+        *,
+        requested_scope: Sequence[str] = (),
+        add_account: bool = False,
+        expires_at: datetime | None = SOON,
+        not_after: datetime | None = None,
+        **changes: Any,
+    ) -> Connection | None:
+        """What a callback's save answers: the connection, or None where the grant is pending."""
+        return save_connection(
+            store,
+            grant or self.grant(**changes),
+            requested_scope=requested_scope,
+            add_account=add_account,
+            expires_seconds=expires_at and (expires_at - datetime.now(UTC)).total_seconds(),
+            refresh_expires_seconds=None,
+            not_after=not_after,
+        )
+
+    def connects(self, store: Store, grant: NewGrant | None = None, **changes: Any) -> Connection:
+        """A connection of theirs."""
+        saved = self.saves(store, grant, **changes)
+        assert saved is not None
+        return saved
+
+    def waits(self, store: Store, **changes: Any) -> PendingGrant:
+        """A grant of another account than the one that is connected: pending."""
+        changes = {"account_id": "other-location", "account_label": "Other agency"} | changes
+        assert self.saves(store, **changes) is None
+        waiting = self.pending(store, **{"provider": changes["provider"]} if "provider" in changes else {})
+        assert waiting is not None
+        return waiting
+
+    def pending(self, store: Store, *, browser_hash: str = "browser", provider: str = "ghl") -> PendingGrant | None:
+        """What waits for their decision."""
+        return pending_grant(store, session_hash=self.session, browser_hash=browser_hash, provider=provider)
+
+    def decides(self, store: Store, waiting: PendingGrant, choice: Choice, **changes: Any) -> Decided:
+        """Their decision about it."""
+        given = {"pending_id": waiting.id, "user_id": self.id, "call_id": uuid.uuid4(), "not_after": None}
+        return decide_pending_grant(store, choice=choice, **given | changes)
+
+    def starts(self, store: Store, state: str = "state", **changes: Any) -> tuple[str, ...] | None:
+        """An attempt of theirs; what is asked for."""
+        given = {
+            "session_hash": self.session,
+            "state_hash": state,
+            "browser_hash": "browser",
+            "provider": "ghl",
+            "encrypted": "encrypted",
+            "scope": (),
+            "return_to": None,
+            "display": "page",
+            "add_account": False,
+        }
+        return start_authorization(store, **given | changes)
+
+    def returns(self, store: Store, state: str = "state", **changes: Any) -> AuthorizationRequest | Mismatch | None:
+        """Their browser, back from the provider."""
+        given = {"provider": "ghl", "browser_hash": "browser", "session_hash": self.session}
+        return take_authorization(store, state_hash=state, **given | changes)
+
+    def listed(self, store: Store) -> tuple[Connection, ...]:
+        """Their connections."""
+        found = list_connections(store, self.session)
+        assert found is not None
+        return found.connections
+
+
+def queue(store: Store, token: str | None, **changes: Any) -> Revocation:
+    """A grant that was never saved, in the queue of revocations."""
+    given = {
+        "seal_id": uuid.uuid4(),
+        "user_id": uuid.UUID(int=7),
+        "provider": "ghl",
+        "account_id": None,
+        "token": token,
+        "refresh": None,
+        "reason": "not_stored",
+    }
+    return store.queue_revocation(**given | changes)
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,14 @@ class Project:
     def opened(self, row: str, column: str) -> str:
         """The secret in it."""
         found = self.of(row)
-        return self.rt.vault.open(found[column], row=row, column=column, generation=found["connection"]["generation"])
+        connection = found["connection"]
+        return self.rt.vault.decrypt(
+            found[column],
+            column=column,
+            user_id=uuid.UUID(connection["user_id"]),
+            provider=connection["provider"],
+            seal_id=connection["seal_id" if column == "token" else "refresh_seal_id"],
+        )
 
     def plain(self) -> int:
         """How many rows hold plaintext."""

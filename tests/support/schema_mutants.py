@@ -93,7 +93,6 @@ OPEN = {
     "identity is not watched on user_profile": "alter table public.user_profile disable trigger gateway_identity",
     "identity is watched by a function that nods": "create or replace function gateway.refuse_identity_change() returns trigger"
     " language plpgsql set search_path = '' as $$ begin return new; end $$",
-    "used ids are not watched": "drop trigger gateway_used_id on public.provider_data",
     "when a profile changed is not watched": "alter table public.user_profile disable trigger gateway_touch",
     # functions and views
     "anon may call a function": "grant execute on function public.gateway_session_v1(text) to anon",

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from gateway.account import judge_same_account, read_account
 from gateway.catalog import Provider, load_catalog
 from gateway.catalog.deviations import DEVIATIONS, Deviation
-from gateway.connect.account import judge_same_account, read_account
 from gateway.errors import ProviderGarbled, ProviderUnavailable
 from gateway.http import Deadline, Response
 from gateway.models import Client, Grant

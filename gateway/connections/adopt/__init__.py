@@ -8,13 +8,14 @@ is a connection, and left alone where it is not. Knows no provider by name; walk
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import structlog
 
 from gateway.catalog import Provider
-from gateway.connect import save
 from gateway.connections.adopt.proof import Written, prove, read_written
 from gateway.crypto.vault import fingerprint
 from gateway.database import ClaimedAdoption
@@ -115,7 +116,8 @@ def _hash(value: str | None) -> str | None:
 
 
 def _save(rt: Runtime, provider: Provider, claim: ClaimedAdoption, grant: Grant, account: Account) -> Ended:
-    row, generation = str(claim.id), claim.generation + 1
+    seal_id = uuid.uuid4()
+    encrypt = partial(rt.vault.encrypt, user_id=claim.user_id, provider=provider.id, seal_id=seal_id)
     why = rt.store.adopt_connection(
         claim,
         token_hash=_hash(claim.token),
@@ -124,11 +126,17 @@ def _save(rt: Runtime, provider: Provider, claim: ClaimedAdoption, grant: Grant,
         account_key=claim.account_key if claim.account_key is not None else _key(provider, account),
         account=account,
         scope=grant.scope,
-        token=rt.vault.seal(grant.access_token, row=row, column="token", generation=generation),
-        refresh=rt.vault.seal_some(grant.refresh_token, row=row, column="refresh", generation=generation),
+        token=encrypt(grant.access_token, column="token"),
+        refresh=grant.refresh_token and encrypt(grant.refresh_token, column="refresh"),
+        seal_id=seal_id,
         expires_at=grant.expires_at,
         refresh_expires_at=grant.refresh_expires_at,
-        data=save.shown(grant, account),
+        data={
+            **grant.facts,
+            "account": {"id": account.id, "label": account.label},
+            "scope": list(grant.scope),
+            "status": "active",
+        },
     )
     return _SAVED[why]
 

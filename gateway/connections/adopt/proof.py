@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gateway import protocol
+from gateway.account import NotConfirmed, confirm_account, read_account
 from gateway.catalog import Provider
-from gateway.connect.account import NotConfirmed, confirm_account, read_account
 from gateway.crypto.vault import fingerprint
 from gateway.database import ClaimedAdoption
 from gateway.errors import AccessDenied, GatewayError, NeedsReauthorization, ProviderGarbled, SecretUnreadable
@@ -75,7 +75,13 @@ def _opened(rt: Runtime, claim: ClaimedAdoption, column: str, value: str | None)
     if value is None or not sealed(value):
         return None
     try:
-        return rt.vault.open(value, row=str(claim.id), column=column, generation=claim.generation)
+        return rt.vault.decrypt(
+            value,
+            column=column,
+            user_id=claim.user_id,
+            provider=claim.provider,
+            seal_id=(claim.seal_id if column == "token" else claim.refresh_seal_id) or "",
+        )
     except SecretUnreadable:
         if claim.account_id is None:
             raise
@@ -173,7 +179,7 @@ def use_refresh_token(
         rt.store.keep_refreshed(
             claim,
             refresh_hash=fingerprint(claim.refresh or ""),
-            sealed=rt.vault.seal(json.dumps(kept), **_place(claim)),
+            sealed=rt.vault.encrypt(json.dumps(kept), **_place(claim)),
         )
     return _judged(provider, claim, refresh, kept)
 
@@ -203,7 +209,7 @@ def _kept(rt: Runtime, provider: Provider, claim: ClaimedAdoption, refresh: str 
     if claim.sealed is None or refresh is None or claim.refresh_hash != fingerprint(claim.refresh or ""):
         return None
     try:
-        return _judged(provider, claim, refresh, json.loads(rt.vault.open(claim.sealed, **_place(claim))))
+        return _judged(provider, claim, refresh, json.loads(rt.vault.decrypt(claim.sealed, **_place(claim))))
     except ProviderGarbled:
         raise
     except GatewayError:
@@ -211,4 +217,4 @@ def _kept(rt: Runtime, provider: Provider, claim: ClaimedAdoption, refresh: str 
 
 
 def _place(claim: ClaimedAdoption) -> dict[str, Any]:
-    return {"row": str(claim.id), "column": "adoption", "generation": claim.generation}
+    return {"column": "adoption", "seal_id": claim.id}

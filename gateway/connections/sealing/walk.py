@@ -140,7 +140,11 @@ class Run:
     def _opens(self, row: Adoptable) -> Ended:
         try:
             for column, value in (("token", row.token), ("refresh", row.refresh)):
-                self._rt.vault.open_some(value, row=str(row.id), column=column, generation=row.generation)
+                seal_id = row.seal_id if column == "token" else row.refresh_seal_id
+                if value is not None:
+                    self._rt.vault.decrypt(
+                        value, column=column, user_id=row.user_id, provider=row.provider or "", seal_id=seal_id or ""
+                    )
         except SecretUnreadable:
             return Ended(
                 "unreadable", "a sealed value does not open: a key is missing, or it was moved or sealed by others"

@@ -3,7 +3,7 @@
 -- Applied last, at every run. It sets everything anew, so that a rule that somebody changed is put back.
 
 -- All locks at once and in one order, and none of them for longer than this file takes.
-lock table public.user_profile, public.provider_data, gateway.partner, gateway.parked_grant in access exclusive mode;
+lock table public.user_profile, public.provider_data, gateway.partner, gateway.pending_grant in access exclusive mode;
 
 -- 1 -- relations -----------------------------------------------------------------------------------------------------
 
@@ -175,9 +175,6 @@ create or replace trigger gateway_identity before update on public.provider_data
 create or replace trigger gateway_touch before update on public.user_profile
   for each row execute function gateway.touch_profile();
 
-create or replace trigger gateway_used_id before insert on public.provider_data
-  for each row execute function gateway.refuse_used_id();
-
 create or replace trigger gateway_erased before delete on public.provider_data
   for each row execute function gateway.keep_for_revocation();
 
@@ -190,7 +187,7 @@ create or replace trigger gateway_written after update on public.provider_data
     and (new.token !~ '^(gAAAA|$)' or new.refresh !~ '^(gAAAA|$)' or current_setting('gateway.client_writes', true) = 'yes')
   ) execute function gateway.note_written();
 
-create or replace trigger gateway_unparked before delete on gateway.parked_grant
+create or replace trigger gateway_unparked before delete on gateway.pending_grant
   for each row execute function gateway.keep_parked_for_revocation();
 
 create or replace trigger gateway_stopped after update on gateway.partner
@@ -201,7 +198,7 @@ create or replace trigger gateway_stopped after update on gateway.partner
 create or replace trigger gateway_emptied before truncate on public.provider_data
   for each statement execute function gateway.keep_all_for_revocation();
 
-create or replace trigger gateway_emptied before truncate on gateway.parked_grant
+create or replace trigger gateway_emptied before truncate on gateway.pending_grant
   for each statement execute function gateway.keep_all_parked_for_revocation();
 
 -- 4 -- privileges ----------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def complete(session_id: uuid.UUID) -> Response:
     who = caller()
     body = _parse(who, lambda: parse_body(schemas.CompleteRequest))
     connection = links.complete(
-        runtime(), who, session_id, user_id=body.user_id, confirmation=body.confirmation, answer=body.answer
+        runtime(), who, session_id, user_id=body.user_id, confirmation=body.confirmation, choice=body.answer
     )
     return json_response(schemas.Connection.model_validate(connection))
 
@@ -93,5 +93,5 @@ def _parse(who: Caller, parse: Callable[[], _T]) -> _T:
     try:
         return parse()
     except GatewayError:
-        links.judge_caller(runtime(), who)
+        links.check_caller(runtime(), who)
         raise

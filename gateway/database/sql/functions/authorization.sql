@@ -33,8 +33,8 @@ end $$;
 -- null: nobody is signed in there. An attempt lives ten minutes, and of one user about fifty do: one start in ten clears the oldest
 -- away, since looking at every one would cost each of them more than that is worth.
 create or replace function public.gateway_start_authorization_v1(
-  p_session_hash text, p_state_hash text, p_browser_hash text, p_provider text, p_sealed text, p_scope text[], p_return_to text, p_display text,
-  p_another boolean default false
+  p_session_hash text, p_state_hash text, p_browser_hash text, p_provider text, p_encrypted text, p_scope text[], p_return_to text, p_display text,
+  p_add_account boolean default false
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -56,9 +56,9 @@ begin
   end if;
   p_scope := gateway.united(p_scope, gateway.scope_beside(signed_in.user_id, p_provider, false));
   insert into gateway.authorization_request
-    (state_hash, browser_hash, user_id, provider, sealed, scope, return_to, display, another, expires_at)
+    (state_hash, browser_hash, user_id, provider, encrypted, scope, return_to, display, add_account, expires_at)
   values
-    (p_state_hash, p_browser_hash, signed_in.user_id, p_provider, p_sealed, p_scope, p_return_to, p_display, p_another,
+    (p_state_hash, p_browser_hash, signed_in.user_id, p_provider, p_encrypted, p_scope, p_return_to, p_display, p_add_account,
      clock_timestamp() + interval '10 minutes');
   return jsonb_build_object('user_id', signed_in.user_id, 'label', signed_in.label, 'scope', p_scope);
 end $$;
@@ -71,43 +71,41 @@ language sql immutable as $$
                                             in ('', 'ghl', 'gohighlevel', 'highlevel', 'leadconnector'))
 $$;
 
--- What stands of a user at a provider, newest first: the connections, or the oldest row from before the gateway, at
--- generation 0.
-create or replace function gateway.standing(p_whose uuid, p_at_provider text)
-returns table (id uuid, generation bigint, account_key text, account_id text, account_label text, refresh text, scope text[])
-language plpgsql stable set search_path = '' as $$
-begin
-  return query
-    select c.id, c.generation, c.account_key, c.account_id, c.account_label, d.refresh, c.scope
-      from gateway.connection c join public.provider_data d on d.id = c.id
-     where c.user_id = p_whose and c.provider = p_at_provider order by c.updated_at desc, c.id;
-  if found then
-    return;
-  end if;
-  return query
-    select d.id, 0::bigint, ''::text, null::text, null::text, null::text, null::text[] from public.provider_data d
-     where d.auth_provider_id = p_whose and gateway.same_provider(d.name, d.type, p_at_provider)
-       and not exists (select from gateway.connection c where c.id = d.id)
-     order by d.created_at nulls last, d.id limit 1;
-end $$;
-
--- null: no such attempt, or an old one, or somebody took it before. One statement takes it, so one caller gets it.
-create or replace function public.gateway_take_authorization_v1(p_state_hash text, p_session_hash text)
+-- null: an unknown, expired or used state, or one of another provider (that uses it up). One statement takes the attempt, so one caller gets it.
+-- `mismatch`: another browser, or another user. That leaves the attempt as it is, so that a link scanner or a prefetch cannot spoil it, and
+-- is recorded once. A partner's link may be finished where no user is signed in: its partner's server names the user afterwards.
+create or replace function public.gateway_take_authorization_v1(
+  p_state_hash text, p_provider text, p_browser_hash text, p_session_hash text
+)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  taken     gateway.authorization_request;
-  signed_in record;
+  r        gateway.authorization_request;
+  whose    uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
+  mismatch text;
 begin
-  delete from gateway.authorization_request a where a.state_hash = p_state_hash returning a.* into taken;
-  if not found or taken.expires_at <= clock_timestamp() then
+  select a.* into r from gateway.authorization_request a where a.state_hash = p_state_hash and a.expires_at > clock_timestamp();
+  if not found then
     return null;
   end if;
-  select s.user_id, s.label into signed_in from gateway.live_session(p_session_hash) s;
+  mismatch := case
+    when r.browser_hash <> p_browser_hash then 'browser_mismatch'
+    when whose is null and r.connect_session_id is not null and r.return_to is not null then null
+    when whose is distinct from r.user_id then 'user_mismatch' end;
+  if mismatch is not null then
+    update gateway.authorization_request a set refused_at = clock_timestamp() where a.state_hash = p_state_hash and a.refused_at is null;
+    if found then
+      insert into gateway.event (type, user_id, provider, data)
+      values ('connect.refused', r.user_id, r.provider, jsonb_build_object('error', mismatch));
+    end if;
+    return jsonb_build_object('mismatch', mismatch);
+  end if;
+  delete from gateway.authorization_request a where a.state_hash = p_state_hash;
+  if not found or r.provider is distinct from p_provider then
+    return null;
+  end if;
   return jsonb_build_object(
-    'provider', taken.provider, 'user_id', taken.user_id, 'browser_hash', taken.browser_hash, 'sealed', taken.sealed,
-    'scope', taken.scope, 'return_to', taken.return_to, 'display', taken.display,
-    'another', taken.another, 'connect_session_id', taken.connect_session_id, 'session_user_id', signed_in.user_id, 'session_label', coalesce(signed_in.label, ''),
-    'taken_at', clock_timestamp(),
-    'standing', coalesce((select jsonb_agg(x) from gateway.standing(taken.user_id, taken.provider) x), '[]')
-  );
+    'provider', r.provider, 'user_id', r.user_id, 'browser_hash', r.browser_hash, 'encrypted', r.encrypted, 'scope', r.scope,
+    'return_to', r.return_to, 'display', r.display, 'add_account', r.add_account, 'is_signed_in', whose is not null,
+    'has_connection', exists (select from gateway.connection c where c.user_id = r.user_id and c.provider = r.provider),
+    'clock', jsonb_build_object('at', clock_timestamp()), 'connect_session_id', r.connect_session_id);
 end $$;

@@ -95,8 +95,8 @@ begin
   return query
     select (jsonb_populate_record(null::gateway.connection, to_jsonb(g) || jsonb_build_object(
              'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'status', 'pending_confirmation', 'generation', 1, 'updated_at', g.created_at))).*
-      from gateway.parked_grant g join gateway.connect_session s on s.id = g.connect_session_id
-     where g.parked_until > over and g.confirmation_hash is not null and s.partner_id = p_partner.id
+      from gateway.pending_grant g join gateway.connect_session s on s.id = g.connect_session_id
+     where g.pending_until > over and g.confirmation_hash is not null and s.partner_id = p_partner.id
        and (p_partner.providers is null or g.provider = any (p_partner.providers));
 end $$;
 

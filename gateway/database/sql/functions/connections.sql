@@ -1,29 +1,11 @@
 -- Connections: saving, listing, checking.
 
--- Secrets are sealed for an id and a generation. Were an erased id to come back, its generations would start over and what
--- was sealed for the old row would open in the new one.
-create or replace function gateway.was_used(p_wanted uuid) returns boolean
-language sql stable as $$
-  select exists (select from gateway.event e where e.connection_id = p_wanted)
-      or exists (select from gateway.used_id u where u.id = p_wanted)
-$$;
-
-create or replace function gateway.refuse_used_id() returns trigger
-language plpgsql security definer set search_path = '' as $$
-begin
-  if gateway.was_used(new.id)
-     and not exists (select from public.provider_data d where d.id = new.id) then
-    raise exception 'this id was a connection before' using errcode = 'unique_violation';
-  end if;
-  return new;
-end $$;
-
-create or replace function gateway.shown(p_connection gateway.connection) returns jsonb
+create or replace function gateway.shown(c gateway.connection) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
-    'id', p_connection.id, 'user_id', p_connection.user_id, 'provider', p_connection.provider, 'type', p_connection.type, 'generation', p_connection.generation,
-    'status', p_connection.status, 'account_id', p_connection.account_id, 'account_label', p_connection.account_label, 'scope', p_connection.scope,
-    'expires_at', p_connection.expires_at, 'created_at', p_connection.created_at, 'updated_at', p_connection.updated_at)
+    'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'type', c.type, 'generation', c.generation, 'status', c.status,
+    'account', jsonb_build_object('id', c.account_id, 'label', c.account_label), 'scope', c.scope, 'expires_at', c.expires_at,
+    'created_at', c.created_at, 'updated_at', c.updated_at)
 $$;
 
 -- Ahead of the end of the token, with jitter, so that what was connected together is not refreshed together; and in time for
@@ -41,117 +23,166 @@ language sql immutable as $$
   select case jsonb_typeof(p_data) when 'object' then p_data - array['account', 'scope', 'status'] else '{}'::jsonb end
 $$;
 
--- Compare-and-set, since a seal is for an id and a generation: `saved` is false unless the proposal is the next generation of
--- what stands, or the first of a new id where nothing does. Then it says what to seal for instead, and what stands sealed, by which
--- whoever got no answer to a first try knows its own. `not_after`: when the caller has given up, by this clock. What is saved later
--- would stand though its user was told that it does not, and was given back.
-create or replace function public.gateway_save_connection_v1(
-  p_connection_id uuid, p_generation bigint, p_user_id uuid, p_user_label text, p_provider text, p_type integer, p_account_key text,
-  p_account_id text, p_account_label text, p_scope text[], p_token text, p_refresh text, p_expires_at timestamptz,
-  p_refresh_expires_at timestamptz, p_data jsonb, p_revoke_old boolean default false, p_parked_id uuid default null,
-  p_expires_seconds double precision default null, p_refresh_expires_seconds double precision default null,
-  p_not_after timestamptz default null, p_connect_session_id uuid default null
-)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  stands  record;
-  seal    text;
-  known   boolean;
-  fits    boolean;
-  profile uuid;
-  answered boolean := false;
-  was     gateway.parked_grant;
-  partner uuid;
+-- The oldest row from before the gateway that a user has for a provider and that is no connection yet.
+create or replace function gateway.earlier_row(p_user_id uuid, p_provider text) returns uuid
+language plpgsql stable set search_path = '' as $$
 begin
-  perform gateway.lock_user(p_user_id);
-  -- Seconds, where they are given: whoever asked may have another clock than this one.
-  p_expires_at := coalesce(clock_timestamp() + make_interval(secs => p_expires_seconds), p_expires_at);
-  p_refresh_expires_at := coalesce(clock_timestamp() + make_interval(secs => p_refresh_expires_seconds), p_refresh_expires_at);
-  -- By the key that the catalogue asks for now, else by the id that the caller saw: `accounts` may have changed since.
-  select s.* into stands from gateway.standing(p_user_id, p_provider) s
-   where s.account_key = p_account_key or s.id = p_connection_id order by (s.account_key = p_account_key) desc limit 1;
-  select d.token into seal from public.provider_data d where d.id = stands.id for update;
-  known := found;  -- otherwise it went while we waited for it
-  if known then
-    -- A refresh may have been saved while we waited for the row: what stands is read again, under the lock.
-    select s.* into stands from gateway.standing(p_user_id, p_provider) s where s.id = stands.id;
-    fits := p_connection_id = stands.id and p_generation = stands.generation + 1;
-  else
-    fits := p_generation = 1
-      and not exists (select from public.provider_data d where d.id = p_connection_id)
-      and not gateway.was_used(p_connection_id);
-  end if;
-  fits := coalesce(fits, false) and exists (select from gateway.live_user(p_user_id));
-  if fits and (gateway.closed(p_provider) or gateway.link_stopped(coalesce(
-       p_connect_session_id, (select p.connect_session_id from gateway.parked_grant p where p.id = p_parked_id)))) then
-    return '{"refused": "frozen"}';
-  end if;
-  if fits and p_parked_id is not null then
-    -- The question is answered once: whoever comes second finds nothing parked.
-    perform set_config('gateway.parked_grant_used', p_parked_id::text, true);
-    delete from gateway.parked_grant p
-     where p.id = p_parked_id and p.user_id = p_user_id and p.parked_until > clock_timestamp() returning p.* into was;
-    fits := found;
-    answered := not found;
-    p_connect_session_id := coalesce(p_connect_session_id, was.connect_session_id);
-  end if;
-  if not fits then
-    return jsonb_build_object(
-      'saved', false, 'created', false, 'answered', answered,
-      'id', case when known then stands.id else gen_random_uuid() end,
-      'generation', case when known then stands.generation else 0 end,
-      'account_id', case when known then stands.account_id end,
-      'account_label', case when known then stands.account_label end,
-      'scope', case when known then stands.scope end,
-      'connection', case when known then (select gateway.shown(c) from gateway.connection c where c.id = stands.id) end,
-      'token', seal, 'refresh', case when known then stands.refresh end);
-  end if;
-  if p_revoke_old and known then
-    insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason)
-    select d.id, stands.generation, p_provider, stands.account_id, d.token, d.refresh, 'superseded' from public.provider_data d
-     where d.id = stands.id and (d.token is not null or d.refresh is not null)
+  return (
+    select d.id from public.provider_data d
+     where d.auth_provider_id = p_user_id and gateway.same_provider(d.name, d.type, p_provider)
+       and not exists (select from gateway.connection c where c.id = d.id)
+     order by d.created_at nulls last, d.id limit 1);
+end $$;
+
+-- The connection that a grant would go to, locked: of the same account, else the newest of its user at that provider. It is read again once
+-- it is locked, because a refresh may have been saved meanwhile.
+create or replace function gateway.lock_existing(p_grant gateway.pending_grant) returns gateway.connection
+language plpgsql set search_path = '' as $$
+declare
+  existing gateway.connection;
+begin
+  perform from public.provider_data d where d.id = (
+    select c.id from gateway.connection c where c.user_id = p_grant.user_id and c.provider = p_grant.provider
+     order by c.account_id = p_grant.account_id desc, c.updated_at desc, c.id limit 1) for update;
+  select c.* into existing from gateway.connection c where c.user_id = p_grant.user_id and c.provider = p_grant.provider
+   order by c.account_id = p_grant.account_id desc, c.updated_at desc, c.id limit 1;
+  return existing;
+end $$;
+
+-- Write a grant as the connection `p_id`: create it, or update what is there. `p_call_id` names the call, so that it can be recognised when
+-- it is repeated. The grant of an account that is replaced is queued to be revoked.
+create or replace function gateway.write_connection(p_grant gateway.pending_grant, p_id uuid, p_call_id uuid) returns gateway.connection
+language plpgsql set search_path = '' as $$
+declare
+  g       gateway.pending_grant := p_grant;
+  kept    uuid;
+  old     gateway.connection;
+  written gateway.connection;
+  label   text := coalesce(gateway.label_of(g.user_id), g.user_id::text);
+  profile uuid := gateway.profile_of(g.user_id, label);
+  partner uuid;
+  account jsonb := jsonb_build_object('id', g.account_id, 'label', g.account_label);
+begin
+  select c.* into old from gateway.connection c where c.id = p_id;
+  if old.account_id <> g.account_id then
+    insert into gateway.revocation
+      (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason)
+    select d.id, old.generation, old.user_id, old.provider, old.account_id, d.token, d.refresh, old.seal_id, old.refresh_seal_id, 'superseded'
+      from public.provider_data d where d.id = old.id and (d.token is not null or d.refresh is not null)
     on conflict on constraint revocation_pkey do nothing;
+  elsif g.refresh is null then
+    -- The same account without a new refresh token keeps the one it has: Google sends one with the first consent only.
+    select d.refresh, old.refresh_seal_id, coalesce(g.refresh_expires_at, old.refresh_expires_at)
+      into g.refresh, kept, g.refresh_expires_at
+      from public.provider_data d where d.id = old.id and d.refresh <> '' and not gateway.plain(d.refresh);
   end if;
-  profile := gateway.profile_of(p_user_id, p_user_label);
   insert into public.provider_data as d (id, provider_id_ref, auth_provider_id, name, type, token, refresh, expires, data)
-  values (p_connection_id, profile, p_user_id, p_provider, p_type, p_token, p_refresh,
-          to_char(p_expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), coalesce(p_data, '{}'))
+  values (p_id, profile, g.user_id, g.provider, g.type, g.token, g.refresh,
+          to_char(g.expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+          g.facts || jsonb_build_object('account', account, 'scope', to_jsonb(g.scope), 'status', 'active'))
   on conflict (id) do update set
     provider_id_ref = excluded.provider_id_ref, auth_provider_id = excluded.auth_provider_id, name = excluded.name,
     type = excluded.type, token = excluded.token, refresh = excluded.refresh, expires = excluded.expires, data = excluded.data;
   insert into gateway.connection as c
-    (id, user_id, provider, type, account_key, account_id, account_label, scope, generation, expires_at, refresh_expires_at,
-     refresh_at, facts)
-  values (p_connection_id, p_user_id, p_provider, p_type, p_account_key, p_account_id, p_account_label, p_scope, p_generation, p_expires_at,
-          p_refresh_expires_at, gateway.refresh_time(p_refresh is not null, p_expires_at, p_refresh_expires_at), gateway.facts_in(p_data))
+    (id, user_id, provider, type, account_key, account_id, account_label, scope, facts, generation, seal_id, refresh_seal_id,
+     saved_by, expires_at, refresh_expires_at, refresh_at)
+  values (p_id, g.user_id, g.provider, g.type, case when g.many_accounts then g.account_id else '' end, g.account_id, g.account_label,
+          g.scope, gateway.facts_in(g.facts), 1, g.seal_id, coalesce(kept, g.seal_id), p_call_id, g.expires_at,
+          g.refresh_expires_at, gateway.refresh_time(g.refresh is not null, g.expires_at, g.refresh_expires_at))
   on conflict (id) do update set
-    type = excluded.type, account_key = excluded.account_key, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,
-    facts = excluded.facts, reconnected = excluded.generation,
-    status = 'active', generation = excluded.generation, expires_at = excluded.expires_at,
+    type = excluded.type, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,
+    -- `accounts` may have changed in the catalogue: the key of the row stays where another row has the new one.
+    account_key = case when exists (
+      select from gateway.connection o where o.user_id = c.user_id and o.provider = c.provider
+         and o.account_key = excluded.account_key and o.id <> c.id) then c.account_key else excluded.account_key end,
+    facts = excluded.facts, generation = c.generation + 1, reconnected = c.generation + 1, seal_id = excluded.seal_id,
+    refresh_seal_id = excluded.refresh_seal_id, saved_by = excluded.saved_by, status = 'active', expires_at = excluded.expires_at,
     refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at, lease_id = null, lease_until = null,
-    lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null, updated_at = clock_timestamp();
-  perform gateway.list_in_profile(p_user_id, profile, p_connection_id);
-  if p_connect_session_id is not null then
-    partner := gateway.consent_through(p_connect_session_id, p_connection_id, p_generation = 1);
+    lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null, updated_at = clock_timestamp()
+  returning c.* into written;
+  perform gateway.list_in_profile(g.user_id, profile, p_id);
+  if g.connect_session_id is not null then
+    partner := gateway.consent_through(g.connect_session_id, p_id, old.id is null);
   end if;
-  if was.confirmation_hash is not null then
-    -- Kept, so that whoever missed the answer may ask for it again.
-    update gateway.connect_session s set connection_id = p_connection_id, confirmation_hash = was.confirmation_hash
-     where s.id = p_connect_session_id;
-  end if;
-  if was.confirmation_hash is not null and known and stands.account_id is distinct from p_account_id then
-    -- What one partner confirmed, another's owner has not: their yes was to the account before.
-    perform gateway.end_consents(p_connection_id, partner);
+  if g.confirmation_hash is not null then
+    -- Kept, so that a partner that missed the response may ask for it again.
+    update gateway.connect_session s set connection_id = p_id, confirmation_hash = g.confirmation_hash where s.id = g.connect_session_id;
+    if old.account_id <> g.account_id then
+      perform gateway.end_consents(p_id, partner);  -- other partners were given the account before
+    end if;
   end if;
   insert into gateway.event (type, connection_id, user_id, provider, partner_id, data)
-  values (case p_generation when 1 then 'connection.created' else 'connection.reauthorized' end, p_connection_id, p_user_id, p_provider, partner,
-          jsonb_build_object('generation', p_generation, 'account', jsonb_build_object('id', p_account_id, 'label', p_account_label)));
-  if clock_timestamp() > p_not_after then
-    raise exception 'whoever asked has given up by now' using errcode = 'query_canceled';
+  values (case when old.id is null then 'connection.created' else 'connection.reauthorized' end, p_id, g.user_id, g.provider, partner,
+          jsonb_build_object('generation', written.generation, 'account', account));
+  return written;
+end $$;
+
+-- Keep a grant until its user or its partner decides. A newer one replaces what is pending for the same user and provider.
+create or replace function gateway.keep_pending(p_grant gateway.pending_grant) returns void
+language plpgsql set search_path = '' as $$
+declare
+  g gateway.pending_grant := p_grant;
+begin
+  if g.confirmation_hash is null then
+    delete from gateway.pending_grant p where p.user_id = g.user_id and p.provider = g.provider and p.confirmation_hash is null;
   end if;
-  return jsonb_build_object('saved', true, 'created', p_generation = 1, 'id', p_connection_id, 'generation', p_generation,
-                            'account_id', p_account_id, 'account_label', p_account_label, 'connection', case when partner is not null then
-                              (select gateway.shown(c) from gateway.connection c where c.id = p_connection_id) end);
+  g.created_at := clock_timestamp();
+  g.pending_until := g.created_at + interval '10 minutes';
+  insert into gateway.pending_grant select g.*;
+  insert into gateway.event (type, user_id, provider, partner_id, data)
+  values ('grant.pending', g.user_id, g.provider, (select s.partner_id from gateway.connect_session s where s.id = g.connect_session_id),
+          case when g.confirmation_hash is null  -- the account of an unconfirmed grant is not shown to the link's user
+               then jsonb_build_object('account', jsonb_build_object('id', g.account_id, 'label', g.account_label)) else '{}' end);
+end $$;
+
+-- Save a new grant in one call: create or update a connection, or keep the grant as pending: `connection` is null then. `p_grant`: a row of
+-- gateway.pending_grant. The user has to decide where another account is connected and no further one was asked for, and where a
+-- partner's link asked for less than the connection allows. A repeated call, by its `seal_id`, gets the same answer. After `p_not_after`
+-- nothing is saved: the caller has reported a failure and revokes the grant.
+create or replace function public.gateway_save_connection_v1(
+  p_grant jsonb, p_requested_scope text[], p_add_account boolean, p_expires_seconds double precision,
+  p_refresh_expires_seconds double precision, p_not_after timestamptz default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  g        gateway.pending_grant := jsonb_populate_record(null::gateway.pending_grant, p_grant);
+  existing gateway.connection;
+  saved    gateway.connection;
+  target   uuid;
+begin
+  perform gateway.lock_user(g.user_id);
+  select c.* into saved from gateway.connection c where c.user_id = g.user_id and c.saved_by = g.seal_id;
+  if found or exists (select from gateway.pending_grant p where p.user_id = g.user_id and p.seal_id = g.seal_id) then
+    return jsonb_build_object('connection', case when saved.id is not null then gateway.shown(saved) end);
+  end if;
+  if not exists (select from gateway.live_user(g.user_id)) then
+    return '{"shut_out": true}';
+  end if;
+  if gateway.closed(g.provider) or gateway.link_stopped(g.connect_session_id) then
+    return '{"refused": "frozen"}';
+  end if;
+  g.id := gen_random_uuid();
+  g.expires_at := clock_timestamp() + make_interval(secs => p_expires_seconds);
+  g.refresh_expires_at := clock_timestamp() + make_interval(secs => p_refresh_expires_seconds);
+  existing := gateway.lock_existing(g);
+  if g.confirmation_hash is null then
+    if existing.id is null then
+      target := coalesce(gateway.earlier_row(g.user_id, g.provider), g.id);
+    elsif existing.account_id <> g.account_id then
+      target := case when p_add_account and g.many_accounts then g.id end;
+    elsif g.connect_session_id is null or cardinality(p_requested_scope) = 0 or existing.scope <@ (p_requested_scope || g.scope) then
+      target := existing.id;
+    end if;
+  end if;
+  if target is null then
+    perform gateway.keep_pending(g);
+  else
+    saved := gateway.write_connection(g, target, g.seal_id);
+  end if;
+  if clock_timestamp() > p_not_after then
+    raise exception 'the caller has given up' using errcode = 'query_canceled';
+  end if;
+  return jsonb_build_object('connection', case when target is not null then gateway.shown(saved) end);
 end $$;
 
 -- Which partners may use a connection because its owner said so; those that reach every connection are the product itself.
@@ -169,10 +200,14 @@ create or replace function public.gateway_connections_v1(p_session_hash text)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return (
-    select jsonb_build_object('user_id', s.user_id, 'label', s.label,
-             'frozen', array(select substr(f.target, 10) from gateway.freeze f where f.target like 'provider:%'), 'connections', coalesce(
-             (select jsonb_agg(gateway.shown(c) || jsonb_build_object('partners', gateway.sharing(c.id)) order by c.type, c.created_at, c.id)
-                from gateway.connection c where c.user_id = s.user_id), '[]'))
+    select jsonb_build_object(
+             'user', jsonb_build_object('id', s.user_id, 'label', s.label),
+             'frozen', array(select substr(f.target, 10) from gateway.freeze f where f.target like 'provider:%'),
+             'connections', coalesce((
+               select jsonb_agg(gateway.shown(c) order by c.type, c.created_at, c.id)
+                 from gateway.connection c where c.user_id = s.user_id), '[]'),
+             'sharing', coalesce((
+               select jsonb_object_agg(c.id, gateway.sharing(c.id)) from gateway.connection c where c.user_id = s.user_id), '{}'))
       from gateway.live_session(p_session_hash) s
   );
 end $$;

@@ -15,7 +15,7 @@ $$;
 create or replace function gateway.beside(p_connection gateway.connection) returns boolean
 language sql stable as $$
   select exists (select from gateway.connection x where x.provider = p_connection.provider and x.account_id = p_connection.account_id and x.id <> p_connection.id)
-      or exists (select from gateway.parked_grant g where g.provider = p_connection.provider and g.account_id = p_connection.account_id)
+      or exists (select from gateway.pending_grant g where g.provider = p_connection.provider and g.account_id = p_connection.account_id)
 $$;
 
 -- null: no such connection, or another's. What an uninstall at the provider has to say, where somebody asks for one. `kept`: the
@@ -56,11 +56,11 @@ end $$;
 create or replace function gateway.give_up_waiting(p_parked_id uuid, p_partner uuid) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
-  gone gateway.parked_grant;
+  gone gateway.pending_grant;
   told uuid;
 begin
   perform set_config('gateway.link_error', 'disconnected', true);
-  delete from gateway.parked_grant g where g.id = p_parked_id returning g.* into gone;
+  delete from gateway.pending_grant g where g.id = p_parked_id returning g.* into gone;
   if not found then
     return null;
   end if;
@@ -69,7 +69,7 @@ begin
   returning id into told;
   return jsonb_build_object(
     'connection_id', gone.id, 'event_id', told, 'provider', gone.provider, 'account_id', '', 'account_label', '', 'erased_at', clock_timestamp(), 'kept', false, 'revocation',
-    (select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = gone.id and r.generation = 1));
+    (select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = gone.seal_id));
 end $$;
 
 -- null: no such connection, or another's. The trigger puts the grant into the queue; here it is handed to whoever may try at once.
@@ -122,7 +122,7 @@ begin
      where x.partner_id = p.id and x.connection_id = gone.id and x.ended_at is null;
   else
     delete from public.provider_data d where d.id = gone.id;
-    update gateway.revocation r set reason = 'disconnected' where r.connection_id = gone.id and r.generation = gone.generation
+    update gateway.revocation r set reason = 'disconnected' where r.seal_id = gone.seal_id
     returning gateway.to_give_back(r) into queued;
   end if;
   insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
@@ -141,7 +141,7 @@ declare
 begin
   delete from public.provider_data d where d.id = p_connection.id;  -- the trigger puts the grant into the queue
   update gateway.revocation r set reason = 'revoked', due_at = clock_timestamp() + interval '5 minutes'
-   where r.connection_id = p_connection.id and r.generation = p_connection.generation;
+   where r.seal_id = p_connection.seal_id;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('connection.disconnected', p_connection.id, p_connection.user_id, p_connection.provider,
           jsonb_build_object('by', 'operator', 'account', jsonb_build_object('id', p_connection.account_id, 'label', p_connection.account_label)))
@@ -165,7 +165,7 @@ begin
   end if;
   erased := gateway.erase(gone);
   return erased || jsonb_build_object('revocation', (
-    select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = gone.id and r.generation = gone.generation));
+    select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = gone.seal_id));
 end $$;
 
 -- Up to `most` of a provider's, and all that would become one: what is parked, and attempts under way. How many went, and how many
@@ -184,8 +184,8 @@ begin
   delete from gateway.authorization_request a where a.state_hash = any (array(
     select x.state_hash from gateway.authorization_request x where x.provider = p_provider limit 1000 for update skip locked));
   get diagnostics stopped = row_count;
-  delete from gateway.parked_grant p where p.id = any (array(
-    select x.id from gateway.parked_grant x where x.provider = p_provider limit p_most for update skip locked));
+  delete from gateway.pending_grant p where p.id = any (array(
+    select x.id from gateway.pending_grant x where x.provider = p_provider limit p_most for update skip locked));
   get diagnostics parked = row_count;
   for c in select x.* from gateway.connection x where x.provider = p_provider order by x.account_id limit p_most loop
     continue when not gateway.try_lock_user(c.user_id);
@@ -199,6 +199,6 @@ begin
   return jsonb_build_object(
     'erased', erased, 'parked', parked, 'attempts', stopped,
     'more', exists (select from gateway.connection x where x.provider = p_provider)
-            or exists (select from gateway.parked_grant p where p.provider = p_provider)
+            or exists (select from gateway.pending_grant p where p.provider = p_provider)
             or exists (select from gateway.authorization_request a where a.provider = p_provider));
 end $$;

@@ -124,9 +124,6 @@ begin
   if not found then
     return;
   end if;
-  insert into gateway.used_id (id)
-  select distinct e.connection_id from gateway.event e where e.position <= start.position and e.connection_id is not null
-  on conflict do nothing;
   delete from gateway.event e where e.position <= start.position;
   delete from gateway.event_seal s where s.position < start.position;
   insert into gateway.event (type, data) values ('events.dropped', gateway.seal_json(start));

@@ -18,9 +18,9 @@ begin
     select x.id from gateway.connect_session x where x.expires_at <= over - interval '1 hour'
      order by x.expires_at limit p_limit for update skip locked));
   -- No answer counts as no: a trigger puts the grant into the queue of revocations.
-  delete from gateway.parked_grant p where p.id = any (array(
-    select x.id from gateway.parked_grant x where x.parked_until <= over
-     order by x.parked_until limit p_limit for update skip locked));
+  delete from gateway.pending_grant p where p.id = any (array(
+    select x.id from gateway.pending_grant x where x.pending_until <= over
+     order by x.pending_until limit p_limit for update skip locked));
 end $$;
 
 -- A grant that could not be revoked in 72 hours.
@@ -30,8 +30,8 @@ declare
   over timestamptz := clock_timestamp();
 begin
   with abandoned as (
-    delete from gateway.revocation r where (r.connection_id, r.generation) in (
-      select x.connection_id, x.generation from gateway.revocation x
+    delete from gateway.revocation r where r.seal_id in (
+      select x.seal_id from gateway.revocation x
        where x.due_at <= over and x.created_at < over - interval '72 hours' limit p_limit for update skip locked)
     returning r.connection_id, r.provider
   )

@@ -40,7 +40,7 @@ begin
                'id', x.id, 'at', x.at, 'user_id', x.auth_provider_id, 'name', x.name,
                'provider', coalesce(c.provider, (select p.id from unnest(p_providers) with ordinality p (id, place)
                                                   where gateway.same_provider(x.name, x.type, p.id) order by p.place limit 1)),
-               'generation', coalesce(c.generation, 0),
+               'generation', coalesce(c.generation, 0), 'seal_id', c.seal_id, 'refresh_seal_id', c.refresh_seal_id,
                'plain', gateway.plain(x.token) or gateway.plain(x.refresh),
                'token', case when not gateway.plain(x.token) then nullif(x.token, '') end,
                'refresh', case when not gateway.plain(x.refresh) then nullif(x.refresh, '') end) order by x.at, x.id)
@@ -95,7 +95,8 @@ begin
              'id', d.id, 'lease_id', claimed.lease_id, 'attempts', claimed.attempts, 'user_id', d.auth_provider_id,
              'provider', coalesce(known.provider, p_provider), 'generation', coalesce(known.generation, 0),
              'account_id', known.account_id, 'account_key', known.account_key, 'scope', coalesce(known.scope, '{}'),
-             'refresh_expires_at', known.refresh_expires_at,
+             'refresh_expires_at', known.refresh_expires_at, 'seal_id', known.seal_id,
+             'refresh_seal_id', known.refresh_seal_id,
              'token', nullif(d.token, ''), 'refresh', nullif(d.refresh, ''), 'expires', d.expires,
              'data', case when known.id is null then d.data else known.facts end,
              'refresh_hash', claimed.refresh_hash, 'sealed', claimed.sealed,
@@ -117,7 +118,7 @@ end $$;
 -- Compare-and-set: what was confirmed must still stand, and be the next generation. `why`: `changed`, `no_user`, `duplicate`.
 create or replace function public.gateway_adopt_connection_v1(
   p_connection_id uuid, p_lease_id uuid, p_generation bigint, p_token_hash text, p_refresh_hash text, p_provider text, p_type integer,
-  p_account_key text, p_account_id text, p_account_label text, p_scope text[], p_token text, p_refresh text, p_expires_at timestamptz,
+  p_account_key text, p_account_id text, p_account_label text, p_scope text[], p_token text, p_refresh text, p_seal_id uuid, p_expires_at timestamptz,
   p_refresh_expires_at timestamptz, p_data jsonb
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
@@ -139,8 +140,7 @@ begin
   end if;
   select c.* into known from gateway.connection c where c.id = p_connection_id for no key update;
   if coalesce(known.generation, 0) + 1 <> p_generation
-     or known.id is not null and (known.provider, known.account_id) is distinct from (p_provider, p_account_id)
-     or known.id is null and gateway.was_used(p_connection_id) then
+     or known.id is not null and (known.provider, known.account_id) is distinct from (p_provider, p_account_id) then
     return jsonb_build_object('adopted', false, 'why', 'changed');
   end if;
   if exists (select from gateway.connection c where c.user_id = whose and c.provider = p_provider and c.id <> p_connection_id
@@ -154,13 +154,14 @@ begin
          data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end || p_data
    where d.id = p_connection_id;
   insert into gateway.connection as c
-    (id, user_id, provider, type, account_key, account_id, account_label, scope, generation, expires_at, refresh_expires_at,
+    (id, user_id, provider, type, account_key, account_id, account_label, scope, generation, seal_id, refresh_seal_id, expires_at, refresh_expires_at,
      refresh_at, facts)
-  values (p_connection_id, whose, p_provider, p_type, p_account_key, p_account_id, p_account_label, p_scope, p_generation, p_expires_at,
+  values (p_connection_id, whose, p_provider, p_type, p_account_key, p_account_id, p_account_label, p_scope, p_generation, p_seal_id, p_seal_id, p_expires_at,
           p_refresh_expires_at, gateway.refresh_time(p_refresh is not null, p_expires_at, p_refresh_expires_at), gateway.facts_in(p_data))
   on conflict (id) do update set  -- a token that was asked about by itself says nothing new: the facts before it hold still
     facts = c.facts || excluded.facts,
-    account_label = excluded.account_label, scope = excluded.scope, status = 'active', generation = excluded.generation,
+    account_label = excluded.account_label, scope = excluded.scope, status = 'active', generation = excluded.generation, seal_id = excluded.seal_id,
+    refresh_seal_id = excluded.refresh_seal_id,
     expires_at = excluded.expires_at, refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at,
     lease_id = null, lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null,
     announced_at = null, updated_at = clock_timestamp();

@@ -105,7 +105,7 @@ end $$;
 -- null: no such link, or somebody started it before. Who may, is judged before it is used up: `user_mismatch` for somebody else than
 -- it is for; `unauthenticated` for nobody, where there is no product to return to that could say who it was.
 create or replace function public.gateway_start_connect_session_v1(
-  p_secret_hash text, p_session_hash text, p_state_hash text, p_browser_hash text, p_sealed text, p_scope text[]
+  p_secret_hash text, p_session_hash text, p_state_hash text, p_browser_hash text, p_encrypted text, p_scope text[]
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -133,57 +133,11 @@ begin
     return null;
   end if;
   insert into gateway.authorization_request
-    (state_hash, browser_hash, user_id, provider, sealed, scope, return_to, display, connect_session_id, expires_at)
+    (state_hash, browser_hash, user_id, provider, encrypted, scope, return_to, display, connect_session_id, expires_at)
   values
-    (p_state_hash, p_browser_hash, s.user_id, s.provider, p_sealed, p_scope, s.return_to, 'page', s.id,
+    (p_state_hash, p_browser_hash, s.user_id, s.provider, p_encrypted, p_scope, s.return_to, 'page', s.id,
      clock_timestamp() + interval '10 minutes');
   return jsonb_build_object('ending', 'started');
-end $$;
-
--- null: no such session of this partner. `state_invalid`: nothing waits there. `open`: what waits, told to whoever has its
--- confirmation and names its user; anything else is wrong, once, and the grant goes into the queue. `done`: it was completed with
--- just these words less than ten minutes ago, and here is what stands.
-create or replace function public.gateway_claim_completion_v1(
-  p_key_hash text, p_address text, p_connect_session_id uuid, p_user_id uuid, p_confirmation_hash text
-)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  who   record;
-  s     gateway.connect_session;
-  p     gateway.parked_grant;
-  wrong text;
-begin
-  select c.* into who from gateway.caller(p_key_hash, p_address, 'sessions:write') c;
-  if who.refused is not null then
-    return jsonb_build_object('refused', who.refused);
-  end if;
-  select x.* into s from gateway.connect_session x where x.id = p_connect_session_id and x.partner_id = (who.partner).id;
-  if not found then
-    return null;
-  end if;
-  select x.* into p from gateway.parked_grant x
-   where x.connect_session_id = s.id and x.confirmation_hash is not null and x.parked_until > clock_timestamp() for update;
-  if not found then
-    -- Whoever was waited for may have completed it meanwhile.
-    select x.* into s from gateway.connect_session x where x.id = s.id;
-    return coalesce((
-      select jsonb_build_object('ending', 'done', 'connection', gateway.shown(c)) from gateway.connection c
-       where c.id = s.connection_id and c.user_id = p_user_id and s.confirmation_hash = p_confirmation_hash
-         and s.ended_at > clock_timestamp() - interval '10 minutes' and gateway.reaches(who.partner, c)
-         and exists (select from gateway.live_user(p_user_id))), '{"ending": "state_invalid"}');
-  end if;
-  wrong := case when s.user_id <> p_user_id or not exists (select from gateway.live_user(s.user_id)) then 'user_mismatch'
-                when p.confirmation_hash is distinct from p_confirmation_hash then 'state_invalid' end;
-  if wrong is not null then
-    perform set_config('gateway.link_error', wrong, true);
-    delete from gateway.parked_grant x where x.id = p.id;
-    update gateway.connect_session x set ended_at = clock_timestamp() where x.id = s.id;
-    return jsonb_build_object('ending', wrong, 'revocation', (
-      select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = p.id and r.generation = 1));
-  end if;
-  return jsonb_build_object('ending', 'open', 'parked', to_jsonb(p) || jsonb_build_object(
-    'label', coalesce(gateway.label_of(p.user_id), p.user_id::text), 'told_at', clock_timestamp(),
-    'standing', coalesce((select jsonb_agg(x) from gateway.standing(p.user_id, p.provider) x), '[]')));
 end $$;
 
 -- null: no such connection of the signed-in user, or not shared with that partner. Its next read finds nothing.

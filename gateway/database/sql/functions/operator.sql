@@ -10,7 +10,7 @@ begin
                              from gateway.connection c where c.status = 'active' and c.refresh_at <= clock_timestamp()),
     'dead_intents', (select count(*) from gateway.connection c where c.intent_at is not null and c.lease_until < clock_timestamp()),
     'revocations', (select count(*) from gateway.revocation r),
-    'parked_grants', (select count(*) from gateway.parked_grant p),
+    'parked_grants', (select count(*) from gateway.pending_grant p),
     'events_unassigned', (select count(*) from gateway.event e where e.position is null),
     'oldest_unassigned_seconds', gateway.unassigned_seconds(),
     'frozen', jsonb_build_object(
@@ -92,7 +92,7 @@ begin
   return jsonb_build_object(
     'connections', (select count(*) from gateway.connection c where c.provider = p_provider),
     'users', (select count(distinct c.user_id) from gateway.connection c where c.provider = p_provider),
-    'parked', (select count(*) from gateway.parked_grant p where p.provider = p_provider),
+    'parked', (select count(*) from gateway.pending_grant p where p.provider = p_provider),
     'attempts', (select count(*) from gateway.authorization_request a where a.provider = p_provider),
     'queued', (select count(*) from gateway.revocation r where r.provider = p_provider),
     'frozen_at', (select f.frozen_at from gateway.freeze f where f.target = 'provider:' || p_provider));

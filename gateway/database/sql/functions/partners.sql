@@ -4,7 +4,7 @@
 create or replace function gateway.stop_waiting() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  update gateway.parked_grant g set parked_until = least(g.parked_until, clock_timestamp())
+  update gateway.pending_grant g set pending_until = least(g.pending_until, clock_timestamp())
     from gateway.connect_session s
    where s.id = g.connect_session_id and g.confirmation_hash is not null and s.partner_id = new.id;
   return null;

@@ -1,12 +1,12 @@
 -- Grants that wait for a decision of their user or their partner.
 
--- A parked grant that goes with its user, too.
+-- A pending grant that goes with its user, too.
 create or replace function gateway.keep_parked_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  if current_setting('gateway.parked_grant_used', true) is distinct from old.id::text then
-    insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason, due_at)
-    values (old.id, 1, old.provider, old.account_id, old.token, old.refresh, 'not_confirmed', clock_timestamp())
+  if current_setting('gateway.pending_grant_used', true) is distinct from old.id::text then
+    insert into gateway.revocation (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason, due_at)
+    values (old.id, 1, old.user_id, old.provider, old.account_id, old.token, old.refresh, old.seal_id, old.seal_id, 'not_confirmed', clock_timestamp())
     on conflict on constraint revocation_pkey do nothing;
     if old.connect_session_id is not null then
       insert into gateway.event (type, user_id, provider, partner_id, data)
@@ -22,71 +22,148 @@ end $$;
 create or replace function gateway.keep_all_parked_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  insert into gateway.revocation (connection_id, generation, provider, token, refresh, reason)
-  select p.id, 1, p.provider, p.token, p.refresh, 'not_confirmed' from gateway.parked_grant p
+  insert into gateway.revocation (connection_id, generation, user_id, provider, token, refresh, seal_id, refresh_seal_id, reason)
+  select p.id, 1, p.user_id, p.provider, p.token, p.refresh, p.seal_id, p.seal_id, 'not_confirmed' from gateway.pending_grant p
   on conflict on constraint revocation_pkey do nothing;
   return null;
 end $$;
 
--- Another account came back: kept until its user says what becomes of it. One that was parked before is given back. `not_after` as
--- where a connection is saved.
-create or replace function public.gateway_park_grant_v1(
-  p_parked_id uuid, p_user_id uuid, p_provider text, p_browser_hash text, p_account_id text, p_account_label text, p_scope text[],
-  p_token text, p_refresh text, p_expires_at timestamptz, p_refresh_expires_at timestamptz, p_facts jsonb, p_return_to text, p_display text,
-  p_not_after timestamptz default null, p_connect_session_id uuid default null, p_confirmation_hash text default null
-)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-begin
-  if gateway.closed(p_provider) or gateway.link_stopped(p_connect_session_id) then
-    return '{"refused": "frozen"}';
-  end if;
-  perform gateway.lock_user(p_user_id);
-  if p_confirmation_hash is null then
-    delete from gateway.parked_grant p where p.user_id = p_user_id and p.provider = p_provider and p.confirmation_hash is null;
-  end if;
-  insert into gateway.parked_grant
-    (id, user_id, provider, browser_hash, account_id, account_label, scope, token, refresh, expires_at, refresh_expires_at,
-     facts, return_to, display, connect_session_id, confirmation_hash)
-  values
-    (p_parked_id, p_user_id, p_provider, p_browser_hash, p_account_id, p_account_label, p_scope, p_token, p_refresh, p_expires_at,
-     p_refresh_expires_at, coalesce(p_facts, '{}'), p_return_to, p_display, p_connect_session_id, p_confirmation_hash);
-  insert into gateway.event (type, user_id, provider, partner_id, data)
-  values ('grant.parked', p_user_id, p_provider, (select s.partner_id from gateway.connect_session s where s.id = p_connect_session_id),
-          case when p_confirmation_hash is null  -- until it is confirmed, nobody knows whose business the account is
-               then jsonb_build_object('account', jsonb_build_object('id', p_account_id, 'label', p_account_label)) else '{}' end);
-  if clock_timestamp() > p_not_after then
-    raise exception 'whoever asked has given up by now' using errcode = 'query_canceled';
-  end if;
-  return '{}';
-end $$;
-
--- null: nobody is signed in, or nothing of theirs is parked for this browser.
-create or replace function public.gateway_parked_grant_v1(p_session_hash text, p_browser_hash text, p_provider text)
+-- null: the session has ended, or nothing waits for this user in this browser. What the confirm page shows.
+create or replace function public.gateway_pending_grant_v1(p_session_hash text, p_browser_hash text, p_provider text)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return (
-    select to_jsonb(p) || jsonb_build_object(
-             'label', s.label, 'told_at', clock_timestamp(),
-             'standing', coalesce((select jsonb_agg(x) from gateway.standing(p.user_id, p.provider) x), '[]'),
-             'shared_with', coalesce((select jsonb_agg(distinct w.partner ->> 'name')
-                                        from gateway.connection c cross join jsonb_array_elements(gateway.sharing(c.id)) as w (partner)
-                                       where c.user_id = p.user_id and c.provider = p.provider), '[]'))
+    select jsonb_build_object(
+             'id', g.id, 'user', jsonb_build_object('id', g.user_id, 'label', s.label), 'provider', g.provider,
+             'account', jsonb_build_object('id', g.account_id, 'label', g.account_label), 'return_to', g.return_to, 'display', g.display,
+             'clock', jsonb_build_object('at', clock_timestamp()),
+             'existing_label', coalesce((
+               select c.account_label from gateway.connection c where c.user_id = g.user_id and c.provider = g.provider
+                order by c.updated_at desc, c.id limit 1), ''),
+             'scopes_removed', coalesce((
+               select array(select n.name from unnest(c.scope) with ordinality n (name, place) where n.name <> all (g.scope) order by n.place)
+                 from gateway.connection c where c.user_id = g.user_id and c.provider = g.provider and c.account_id = g.account_id
+                order by c.updated_at desc limit 1), '{}'),
+             'shared_with', array(
+               select distinct w.partner ->> 'name'
+                 from gateway.connection c cross join jsonb_array_elements(gateway.sharing(c.id)) as w (partner)
+                where c.user_id = g.user_id and c.provider = g.provider order by 1))
       from gateway.live_session(p_session_hash) s
-      join gateway.parked_grant p on p.user_id = s.user_id and p.provider = p_provider and p.browser_hash = p_browser_hash
-     where p.parked_until > clock_timestamp() and p.confirmation_hash is null
+      join gateway.pending_grant g on g.user_id = s.user_id and g.provider = p_provider and g.browser_hash = p_browser_hash
+     where g.pending_until > clock_timestamp() and g.confirmation_hash is null
   );
 end $$;
 
--- null: it is answered already. The trigger puts the grant into the queue.
-create or replace function public.gateway_refuse_parked_grant_v1(p_parked_id uuid)
+-- Take a pending grant off: the trigger queues it to be revoked. `p_error`: what the partner of its link is told. The queued grant.
+create or replace function gateway.refuse_pending(p_id uuid, p_error text) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  gone gateway.pending_grant;
+begin
+  perform set_config('gateway.link_error', p_error, true);
+  delete from gateway.pending_grant g where g.id = p_id returning g.* into gone;
+  return (select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = gone.seal_id);
+end $$;
+
+-- Carry out a decision about a pending grant, under lock_user. `p_choice` is null where a partner has made none.
+--   ending: `saved`, `access_denied` and `frozen` (the grant has to be revoked), `one_account` (a user has one connection of this provider)
+create or replace function gateway.decide(p_grant gateway.pending_grant, p_choice text, p_call_id uuid) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  existing gateway.connection;
+  saved    gateway.connection;
+  target   uuid;
+begin
+  if p_choice = 'both' and not p_grant.many_accounts then
+    return '{"ending": "one_account"}';
+  end if;
+  if p_choice = 'no' then
+    return jsonb_build_object('ending', 'access_denied', 'revocation', gateway.refuse_pending(p_grant.id, 'access_denied'));
+  end if;
+  if gateway.closed(p_grant.provider) or gateway.link_stopped(p_grant.connect_session_id) then
+    return jsonb_build_object('ending', 'frozen', 'revocation', gateway.refuse_pending(p_grant.id, 'access_denied'));
+  end if;
+  existing := gateway.lock_existing(p_grant);
+  target := case
+    when existing.id is null then coalesce(gateway.earlier_row(p_grant.user_id, p_grant.provider), p_grant.id)
+    when existing.account_id = p_grant.account_id then
+      case when p_choice = 'replace' or existing.scope <@ p_grant.scope then existing.id end
+    when p_choice = 'both' then p_grant.id
+    when p_choice = 'replace' then existing.id end;
+  if target is null then
+    return '{"refused": "pending_confirmation"}';
+  end if;
+  perform set_config('gateway.pending_grant_used', p_grant.id::text, true);
+  delete from gateway.pending_grant g where g.id = p_grant.id;
+  saved := gateway.write_connection(p_grant, target, p_call_id);
+  return jsonb_build_object('ending', 'saved', 'connection', gateway.shown(saved));
+end $$;
+
+-- The user's decision. `state_invalid`: it was decided before; a call of the same `p_call_id` gets the same answer.
+create or replace function public.gateway_decide_pending_grant_v1(
+  p_pending_id uuid, p_user_id uuid, p_choice text, p_call_id uuid, p_not_after timestamptz default null
+)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  gone gateway.parked_grant;
+  g       gateway.pending_grant;
+  decided jsonb;
 begin
-  perform set_config('gateway.link_error', 'access_denied', true);
-  delete from gateway.parked_grant p where p.id = p_parked_id returning p.* into gone;
+  perform gateway.lock_user(p_user_id);
+  select x.* into g from gateway.pending_grant x
+   where x.id = p_pending_id and x.user_id = p_user_id and x.pending_until > clock_timestamp() for update;
+  if not found then
+    return coalesce(
+      (select jsonb_build_object('ending', 'saved', 'connection', gateway.shown(c)) from gateway.connection c
+        where c.user_id = p_user_id and c.saved_by = p_call_id), '{"ending": "state_invalid"}');
+  end if;
+  if not exists (select from gateway.live_user(p_user_id)) then
+    return '{"shut_out": true}';
+  end if;
+  decided := gateway.decide(g, p_choice, p_call_id);
+  if clock_timestamp() > p_not_after then
+    raise exception 'the caller has given up' using errcode = 'query_canceled';
+  end if;
+  return decided;
+end $$;
+
+-- null: no such session of this partner. The partner's decision, for a link that was finished where no user was signed in: `saved`, also
+-- for the same words once more within ten minutes. A wrong user or confirmation takes the grant off, for good. Otherwise as
+-- gateway.decide.
+create or replace function public.gateway_complete_connect_session_v1(
+  p_key_hash text, p_address text, p_connect_session_id uuid, p_user_id uuid, p_confirmation_hash text, p_choice text default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks  record;
+  s     gateway.connect_session;
+  g     gateway.pending_grant;
+  wrong text;
+begin
+  select c.* into asks from gateway.caller(p_key_hash, p_address, 'sessions:write') c;
+  if asks.refused is not null then
+    return jsonb_build_object('refused', asks.refused);
+  end if;
+  select x.* into s from gateway.connect_session x where x.id = p_connect_session_id and x.partner_id = (asks.partner).id;
   if not found then
     return null;
   end if;
-  return (select gateway.to_give_back(r) from gateway.revocation r where r.connection_id = gone.id and r.generation = 1);
+  perform gateway.lock_user(s.user_id);
+  select x.* into g from gateway.pending_grant x
+   where x.connect_session_id = s.id and x.confirmation_hash is not null and x.pending_until > clock_timestamp() for update;
+  if not found then
+    -- Another call with the same words may have completed it while this one waited for the lock.
+    select x.* into s from gateway.connect_session x where x.id = s.id;
+    return coalesce((
+      select jsonb_build_object('ending', 'saved', 'connection', gateway.shown(c)) from gateway.connection c
+       where c.id = s.connection_id and c.user_id = p_user_id and s.confirmation_hash = p_confirmation_hash
+         and p_choice is distinct from 'no' and s.ended_at > clock_timestamp() - interval '10 minutes'
+         and gateway.reaches(asks.partner, c) and exists (select from gateway.live_user(p_user_id))), '{"ending": "state_invalid"}');
+  end if;
+  wrong := case when s.user_id <> p_user_id or not exists (select from gateway.live_user(s.user_id)) then 'user_mismatch'
+                when g.confirmation_hash is distinct from p_confirmation_hash then 'state_invalid' end;
+  if wrong is not null then
+    update gateway.connect_session x set ended_at = clock_timestamp() where x.id = s.id;
+    return jsonb_build_object('ending', wrong, 'revocation', gateway.refuse_pending(g.id, wrong));
+  end if;
+  return gateway.decide(g, p_choice, gen_random_uuid());
 end $$;

@@ -5,7 +5,7 @@ language sql stable as $$
   select jsonb_build_object(
     'claimed', true, 'id', p_connection.id, 'user_id', p_connection.user_id, 'provider', p_connection.provider, 'generation', p_connection.generation,
     'lease_id', p_connection.lease_id, 'account_id', p_connection.account_id, 'scope', p_connection.scope, 'again', p_again, 'expires_at', p_connection.expires_at,
-    'failures', p_connection.failures,
+    'failures', p_connection.failures, 'seal_id', p_connection.refresh_seal_id,
     'refresh', (select d.refresh from public.provider_data d where d.id = p_connection.id),
     'facts', p_connection.facts)
 $$;
@@ -116,7 +116,7 @@ end $$;
 --   ending: `saved`; `gone`; `reconnected`: the user was there first; `refreshed`: this answer stands already (whoever saved it was
 --   not told, or two brought it), or one to the same request. Nothing of that may be given back: it is what stands.
 create or replace function public.gateway_finish_refresh_v1(
-  p_connection_id uuid, p_generation bigint, p_token text, p_refresh text, p_scope text[], p_expires_seconds double precision,
+  p_connection_id uuid, p_generation bigint, p_token text, p_refresh text, p_seal_id uuid, p_scope text[], p_expires_seconds double precision,
   p_refresh_expires_seconds double precision, p_renewed boolean
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
@@ -137,7 +137,8 @@ begin
     new_refresh_expires_at := coalesce(new_refresh_expires_at, c.refresh_expires_at);
   end if;
   update gateway.connection x
-     set generation = x.generation + 1, scope = p_scope, expires_at = new_expires_at, refresh_expires_at = new_refresh_expires_at,
+     set generation = x.generation + 1, seal_id = p_seal_id, refresh_seal_id = p_seal_id,
+         scope = p_scope, expires_at = new_expires_at, refresh_expires_at = new_refresh_expires_at,
          refresh_at = gateway.refresh_time(p_refresh is not null, new_expires_at, new_refresh_expires_at), lease_id = null,
          lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null,
          status = 'active', updated_at = clock_timestamp()

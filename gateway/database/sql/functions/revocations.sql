@@ -5,12 +5,11 @@
 create or replace function gateway.keep_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  insert into gateway.revocation as r (connection_id, generation, provider, account_id, token, refresh, reason)
-  select c.id, c.generation, c.provider, c.account_id, old.token, old.refresh, 'erased'
+  insert into gateway.revocation as r (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason)
+  select c.id, c.generation, c.user_id, c.provider, c.account_id, old.token, old.refresh, c.seal_id, c.refresh_seal_id, 'erased'
     from gateway.connection c
    where c.id = old.id and (old.token is not null or old.refresh is not null)
-  on conflict on constraint revocation_pkey do update
-    set token = excluded.token, refresh = excluded.refresh, attempts = 0, due_at = excluded.due_at;
+  on conflict on constraint revocation_pkey do nothing;
   update public.user_profile p set providers = array_remove(p.providers, old.id::text)
    where (p.id = old.provider_id_ref or p.user_id_auth = old.auth_provider_id) and old.id::text = any (p.providers);
   update gateway.consent x set ended_at = clock_timestamp() where x.connection_id = old.id and x.ended_at is null;
@@ -20,8 +19,8 @@ end $$;
 create or replace function gateway.keep_all_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason)
-  select c.id, c.generation, c.provider, c.account_id, d.token, d.refresh, 'erased'
+  insert into gateway.revocation (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason)
+  select c.id, c.generation, c.user_id, c.provider, c.account_id, d.token, d.refresh, c.seal_id, c.refresh_seal_id, 'erased'
     from gateway.connection c join public.provider_data d on d.id = c.id
    where d.token is not null or d.refresh is not null
   on conflict on constraint revocation_pkey do nothing;
@@ -29,47 +28,45 @@ begin
 end $$;
 
 -- `beside`: the same account is connected still, or again, by whomever; a provider may end that along with this grant.
-create or replace function gateway.to_give_back(p_revocation gateway.revocation) returns jsonb
+create or replace function gateway.to_give_back(r gateway.revocation) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
-    'connection_id', p_revocation.connection_id, 'provider', p_revocation.provider, 'generation', p_revocation.generation, 'token', p_revocation.token,
-    'refresh', p_revocation.refresh,
-    'beside', exists (select from gateway.connection c where c.provider = p_revocation.provider and c.account_id = p_revocation.account_id))
+    'seal_id', r.seal_id, 'refresh_seal_id', r.refresh_seal_id, 'user_id', r.user_id, 'provider', r.provider, 'token', r.token,
+    'refresh', r.refresh,
+    'beside', exists (select from gateway.connection c where c.provider = r.provider and c.account_id = r.account_id))
 $$;
 
 create or replace function public.gateway_queue_revocation_v1(
-  p_connection_id uuid, p_generation bigint, p_provider text, p_token text, p_refresh text, p_reason text, p_account_id text default null
+  p_seal_id uuid, p_user_id uuid, p_provider text, p_account_id text, p_token text, p_refresh text, p_reason text
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
-  insert into gateway.revocation (connection_id, generation, provider, account_id, token, refresh, reason)
-  values (p_connection_id, p_generation, p_provider, p_account_id, p_token, p_refresh, p_reason)
+  insert into gateway.revocation (seal_id, refresh_seal_id, user_id, provider, account_id, token, refresh, reason)
+  values (p_seal_id, p_seal_id, p_user_id, p_provider, p_account_id, p_token, p_refresh, p_reason)
   on conflict on constraint revocation_pkey do nothing;
-  return (select gateway.to_give_back(r) from gateway.revocation r
-           where r.connection_id = p_connection_id and r.generation = p_generation);
+  return (select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = p_seal_id);
 end $$;
 
--- done: forgotten. Not done: due again after 2, 4, 8 … minutes, at most 6 hours.
--- `outcome`: what became of it, told of where whoever runs the gateway revoked it, as the proof.
-create or replace function public.gateway_settle_revocation_v1(
-  p_connection_id uuid, p_generation bigint, p_done boolean, p_outcome text default null
-)
+-- Done: the grant leaves the queue; where the operator revoked it, `p_outcome` is recorded as the proof. Not done: it is due again after
+-- 2, 4, 8 … minutes, at most 6 hours.
+create or replace function public.gateway_settle_revocation_v1(p_seal_id uuid, p_done boolean, p_outcome text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   gone gateway.revocation;
 begin
   if p_done then
-    delete from gateway.revocation r where r.connection_id = p_connection_id and r.generation = p_generation returning r.* into gone;
+    delete from gateway.revocation r where r.seal_id = p_seal_id returning r.* into gone;
     if gone.reason = 'revoked' and p_outcome is not null then
       insert into gateway.event (type, connection_id, provider, data)
-      values ('grant.revoked', p_connection_id, gone.provider, jsonb_build_object('revocation', p_outcome, 'generation', p_generation));
+      values ('grant.revoked', gone.connection_id, gone.provider,
+              jsonb_build_object('revocation', p_outcome, 'generation', gone.generation));
     end if;
     return jsonb_build_object('left', false);
   end if;
   update gateway.revocation r
      set attempts = r.attempts + 1,
          due_at = clock_timestamp() + least(interval '1 minute' * power(2, least(r.attempts + 1, 20)), interval '6 hours')
-   where r.connection_id = p_connection_id and r.generation = p_generation;
+   where r.seal_id = p_seal_id;
   return jsonb_build_object('left', found);
 end $$;
 
@@ -81,8 +78,8 @@ declare
   claimed gateway.revocation;
 begin
   update gateway.revocation r set due_at = over + interval '2 minutes'
-   where (r.connection_id, r.generation) = (
-     select x.connection_id, x.generation from gateway.revocation x
+   where r.seal_id = (
+     select x.seal_id from gateway.revocation x
       where x.due_at <= over order by x.due_at limit 1 for update skip locked)
   returning r.* into claimed;
   if not found then
@@ -91,21 +88,18 @@ begin
   return gateway.to_give_back(claimed);
 end $$;
 
--- The next of a provider's queue behind `after` (`<id>/<generation>`), due or not, each for two minutes nobody else's.
-create or replace function public.gateway_claim_revocations_v1(p_provider text, p_after text, p_most integer)
+-- The next grants in a provider's queue behind `p_after`, due or not, each for two minutes of this caller alone.
+create or replace function public.gateway_claim_revocations_v1(p_provider text, p_after uuid, p_most integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  from_id  uuid   := coalesce(nullif(split_part(p_after, '/', 1), ''), '00000000-0000-0000-0000-000000000000')::uuid;
-  from_gen bigint := coalesce(nullif(split_part(p_after, '/', 2), ''), '-1')::bigint;
-  r        gateway.revocation;
-  items    jsonb := '[]';
+  r     gateway.revocation;
+  items jsonb := '[]';
 begin
   for r in
-    select x.* from gateway.revocation x where x.provider = p_provider and (x.connection_id, x.generation) > (from_id, from_gen)
-     order by x.connection_id, x.generation limit p_most for update skip locked
+    select x.* from gateway.revocation x where x.provider = p_provider and (p_after is null or x.seal_id > p_after)
+     order by x.seal_id limit p_most for update skip locked
   loop
-    update gateway.revocation x set due_at = greatest(x.due_at, clock_timestamp() + interval '2 minutes')
-     where x.connection_id = r.connection_id and x.generation = r.generation;
+    update gateway.revocation x set due_at = greatest(x.due_at, clock_timestamp() + interval '2 minutes') where x.seal_id = r.seal_id;
     items := items || gateway.to_give_back(r);
   end loop;
   return items;

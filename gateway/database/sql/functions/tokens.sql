@@ -29,7 +29,7 @@ begin
   end if;
   -- In one statement, so that token and generation are of one moment; and none of it is read where nobody said yes: an id out of
   -- reach takes as long as none.
-  select c.id, c.user_id, c.provider, c.generation, c.status, c.scope, c.expires_at, c.lease_until, c.not_before,
+  select c.id, c.user_id, c.provider, c.generation, c.seal_id, c.status, c.scope, c.expires_at, c.lease_until, c.not_before,
          d.token, nullif(d.refresh, '') is not null as refreshable,
          exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider)) as frozen
     into x from gateway.connection c join public.provider_data d on d.id = c.id
@@ -59,7 +59,7 @@ begin
     values ('token.read', x.id, x.user_id, p.id, x.provider);
   end if;
   return jsonb_build_object(
-    'id', x.id, 'user_id', x.user_id, 'provider', x.provider, 'generation', x.generation, 'status', x.status,
+    'id', x.id, 'user_id', x.user_id, 'provider', x.provider, 'generation', x.generation, 'seal_id', x.seal_id, 'status', x.status,
     'scope', x.scope, 'expires_at', x.expires_at, 'token', x.token,
     'good', nullif(x.token, '') is not null
             and (x.expires_at is null or x.expires_at > over + make_interval(secs => p_min_seconds)),

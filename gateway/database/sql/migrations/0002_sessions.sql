@@ -16,12 +16,13 @@ create table gateway.authorization_request (
   browser_hash       text not null,
   user_id            uuid not null references auth.users (id) on delete cascade,
   provider           text not null,
-  sealed             text not null,
+  encrypted          text not null,
   scope              text[] not null,
   return_to          text,
   display            text not null check (display in ('page', 'popup')),
-  another            boolean not null default false,
+  add_account        boolean not null default false,
   connect_session_id uuid,
+  refused_at         timestamptz,
   created_at         timestamptz not null default clock_timestamp(),
   expires_at         timestamptz not null
 );

@@ -13,6 +13,9 @@ create table gateway.connection (
   status             text not null default 'active'
                      check (status in ('active', 'pending_confirmation', 'needs_reauthorization')),
   generation         bigint not null check (generation > 0),
+  seal_id            uuid not null,
+  refresh_seal_id    uuid not null,
+  saved_by           uuid,
   reconnected        bigint not null default 0,
   expires_at         timestamptz,
   refresh_expires_at timestamptz,
@@ -37,6 +40,9 @@ create index connection_provider_id on gateway.connection (provider, id);
 comment on table gateway.connection is 'What is known of a connection; its secrets are in provider_data.';
 comment on column gateway.connection.account_key is 'Empty where a user has one connection of a provider, else the account id.';
 comment on column gateway.connection.facts is 'What the provider said of the grant; provider_data.data shows it, and its owner may write there.';
+comment on column gateway.connection.seal_id is 'Random, of the save that encrypted the access token: the token''s key is derived from it.';
+comment on column gateway.connection.refresh_seal_id is 'The same of the refresh token: an earlier save, where a reconnect brought none.';
+comment on column gateway.connection.saved_by is 'The call by which its user saved it last: the same call again is recognised.';
 comment on column gateway.connection.reconnected is 'The generation that its user made by connecting again, last.';
 comment on column gateway.connection.refresh_at is 'When the worker fetches a new token, before a reader needs it.';
 comment on column gateway.connection.intent_at is 'A token request was about to be sent, and its result is not known yet.';
@@ -45,16 +51,19 @@ comment on column gateway.connection.checked_at is 'When it was last checked at 
 comment on index gateway.connection_pkey is 'A connection is one row of provider_data, under the same id.';
 comment on index gateway.connection_user_provider_account is 'A connection exists once, however often it is made or raced.';
 
-create table gateway.parked_grant (
-  id                 uuid constraint parked_grant_pkey primary key,
+create table gateway.pending_grant (
+  id                 uuid constraint pending_grant_pkey primary key,
   user_id            uuid not null references auth.users (id) on delete cascade,
   provider           text not null,
+  type               integer not null,
+  many_accounts      boolean not null,
   browser_hash       text not null,
   account_id         text not null,
   account_label      text not null,
   scope              text[] not null,
   token              text,
   refresh            text,
+  seal_id            uuid not null,
   expires_at         timestamptz,
   refresh_expires_at timestamptz,
   facts              jsonb not null default '{}',
@@ -63,33 +72,37 @@ create table gateway.parked_grant (
   connect_session_id uuid,
   confirmation_hash  text,
   created_at         timestamptz not null default clock_timestamp(),
-  parked_until       timestamptz not null default clock_timestamp() + interval '10 minutes'
+  pending_until      timestamptz not null default clock_timestamp() + interval '10 minutes'
 );
-create unique index parked_grant_user_provider on gateway.parked_grant (user_id, provider) where confirmation_hash is null;
-create unique index parked_grant_connect_session on gateway.parked_grant (connect_session_id) where confirmation_hash is not null;
-create index parked_grant_parked_until on gateway.parked_grant (parked_until);
-comment on table gateway.parked_grant is 'Encrypted grants that wait for a decision.';
-comment on column gateway.parked_grant.confirmation_hash is 'Of the confirmation that the finishing browser got, where no user was signed in: the partner decides.';
-comment on index gateway.parked_grant_pkey is 'A grant waits once, and one decision ends it.';
-comment on index gateway.parked_grant_user_provider is 'A user is asked one question per provider: a newer grant replaces the one before.';
-comment on index gateway.parked_grant_connect_session is 'A link brings one grant, which waits for its partner beside the user''s own question.';
+create unique index pending_grant_user_provider on gateway.pending_grant (user_id, provider) where confirmation_hash is null;
+create unique index pending_grant_connect_session on gateway.pending_grant (connect_session_id) where confirmation_hash is not null;
+create index pending_grant_pending_until on gateway.pending_grant (pending_until);
+comment on table gateway.pending_grant is 'Encrypted grants that wait for a decision.';
+comment on column gateway.pending_grant.confirmation_hash is 'Of the confirmation that the finishing browser got, where no user was signed in: the partner decides.';
+comment on index gateway.pending_grant_pkey is 'A grant waits once, and one decision ends it.';
+comment on index gateway.pending_grant_user_provider is 'A user is asked one question per provider: a newer grant replaces the one before.';
+comment on index gateway.pending_grant_connect_session is 'A link brings one grant, which waits for its partner beside the user''s own question.';
 
 create table gateway.revocation (
-  connection_id uuid not null,
-  generation    bigint not null,
-  provider      text not null,
-  account_id    text,
-  token         text,
-  refresh       text,
-  reason        text not null,
-  attempts      integer not null default 0,
-  due_at        timestamptz not null default clock_timestamp() + interval '1 minute',
-  created_at    timestamptz not null default clock_timestamp(),
-  constraint revocation_pkey primary key (connection_id, generation)
+  seal_id         uuid constraint revocation_pkey primary key,
+  refresh_seal_id uuid not null,
+  connection_id   uuid,
+  generation      bigint,
+  user_id         uuid not null,
+  provider        text not null,
+  account_id      text,
+  token           text,
+  refresh         text,
+  reason          text not null,
+  attempts        integer not null default 0,
+  due_at          timestamptz not null default clock_timestamp() + interval '1 minute',
+  created_at      timestamptz not null default clock_timestamp()
 );
 -- In the first minute the process that queued it tries by itself.
+create index revocation_connection_id on gateway.revocation (connection_id);
 create index revocation_due_at on gateway.revocation (due_at);
 comment on table gateway.revocation is 'Encrypted grants that still have to be revoked at their provider.';
+comment on column gateway.revocation.connection_id is 'Null for a grant that was never saved.';
 comment on index gateway.revocation_pkey is 'A grant waits to be revoked once, however often it is queued.';
 
 create table gateway.provider_health (

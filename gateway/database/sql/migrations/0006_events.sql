@@ -39,9 +39,3 @@ insert into gateway.event_seal values (0, '');
 comment on table gateway.event_seal is 'The hash chain: each row covers the events since the row before it. The first row is where the chain begins.';
 comment on column gateway.event_seal.hash is 'Format version, dot, HMAC over the seal before it and the events; the key is not in this database.';
 comment on index gateway.event_seal_pkey is 'The chain has one end.';
-
-create table gateway.used_id (
-  id uuid constraint used_id_pkey primary key
-);
-comment on table gateway.used_id is 'Connections that dropped events told of: secrets are encrypted for an id, so none may come back.';
-comment on index gateway.used_id_pkey is 'An id is used once.';

@@ -1,0 +1,99 @@
+"""Start an attempt to connect: the state, the verifier and the nonce of one authorization request (RFC 6749 section 4.1.1)."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from gateway import protocol
+from gateway.catalog import Provider
+from gateway.crypto.vault import fingerprint
+from gateway.database.queries import authorization
+from gateway.errors import Unauthenticated
+from gateway.models import Display
+from gateway.services import Runtime
+
+_COLUMN = "authorization_request"
+
+
+class RequestSecrets(NamedTuple):
+    """What the callback needs of an attempt: the PKCE verifier (RFC 7636) and the nonce (OpenID Connect Core section 3.1.2.1)."""
+
+    code_verifier: str
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt, before a browser is sent on it."""
+
+    state: str = field(repr=False)
+    secrets: RequestSecrets = field(repr=False)
+    state_hash: str
+    encrypted: str = field(repr=False)
+    """The secrets, as the database keeps them until the browser is back."""
+
+
+def start_connect(
+    rt: Runtime,
+    provider_id: str,
+    *,
+    session: str,
+    browser: str,
+    return_to: str | None = None,
+    display: Display = "page",
+    add_account: bool = False,
+) -> str:
+    """
+    The provider's URL for one attempt of the signed-in user.
+
+    `browser`: the secret in the cookie that binds the attempt to this browser. `add_account`: the user wants one more account, where the
+    catalogue allows many. The scope is the catalogue's, and what partners that use the user's connections there asked for. Raises NotFound,
+    Unauthenticated, Frozen and what discovery raises.
+    """
+    provider = rt.issuers.complete(rt.provider(provider_id))
+    attempt = new_attempt(rt)
+    scope = authorization.start_authorization(
+        rt.database,
+        session_hash=fingerprint(session),
+        state_hash=attempt.state_hash,
+        browser_hash=fingerprint(browser),
+        provider=provider.id,
+        encrypted=attempt.encrypted,
+        scope=provider.scope,
+        return_to=return_to,
+        display=display,
+        add_account=add_account,
+    )
+    if scope is None:
+        raise Unauthenticated("the session has ended")
+    return authorization_url(rt, provider, attempt, scope)
+
+
+def new_attempt(rt: Runtime) -> Attempt:
+    """Fresh secrets for one attempt (RFC 9700 section 2.1.1: specific to this one transaction)."""
+    state, fresh = secrets.token_urlsafe(32), RequestSecrets(secrets.token_urlsafe(48), secrets.token_urlsafe(24))
+    state_hash = fingerprint(state)
+    encrypted = rt.vault.encrypt(json.dumps(fresh), column=_COLUMN, seal_id=state_hash)
+    return Attempt(state, fresh, state_hash, encrypted)
+
+
+def decrypt_secrets(rt: Runtime, encrypted: str, state_hash: str) -> RequestSecrets:
+    """The secrets of an attempt that the database has given back. Raises SecretUnreadable."""
+    return RequestSecrets(*json.loads(rt.vault.decrypt(encrypted, column=_COLUMN, seal_id=state_hash)))
+
+
+def authorization_url(rt: Runtime, provider: Provider, attempt: Attempt, scope: tuple[str, ...]) -> str:
+    """Where to send the browser, asking for `scope`."""
+    if scope != provider.scope:
+        provider = provider.model_copy(update={"scope": scope})
+    return protocol.build_authorization_request(
+        provider,
+        rt.clients[provider.id],
+        redirect_uri=rt.redirect_uri(provider),
+        state=attempt.state,
+        code_verifier=attempt.secrets.code_verifier,
+        nonce=attempt.secrets.nonce,
+    )

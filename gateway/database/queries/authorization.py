@@ -1,0 +1,66 @@
+"""Authorization requests: kept when a browser leaves for the provider, taken once when it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import TypeAdapter
+
+from gateway.database import Database
+from gateway.models import AuthorizationRequest, Display
+
+Mismatch = Literal["browser_mismatch", "user_mismatch"]
+
+_SCOPE = TypeAdapter(tuple[str, ...])
+_REQUEST = TypeAdapter(AuthorizationRequest)
+
+
+def start_authorization(
+    database: Database,
+    *,
+    session_hash: str,
+    state_hash: str,
+    browser_hash: str,
+    provider: str,
+    encrypted: str,
+    scope: Sequence[str],
+    return_to: str | None,
+    display: Display,
+    add_account: bool,
+) -> tuple[str, ...] | None:
+    """Keep an attempt of the signed-in user for ten minutes; all that is asked for. None when the session has ended."""
+    row = database.call(
+        "start_authorization",
+        session_hash=session_hash,
+        state_hash=state_hash,
+        browser_hash=browser_hash,
+        provider=provider,
+        encrypted=encrypted,
+        scope=scope,
+        return_to=return_to,
+        display=display,
+        add_account=add_account,
+    )
+    return None if row is None else _SCOPE.validate_python(row["scope"])
+
+
+def take_authorization(
+    database: Database, *, state_hash: str, provider: str | None, browser_hash: str, session_hash: str
+) -> AuthorizationRequest | Mismatch | None:
+    """
+    Take the attempt, once. A mismatch leaves it as it was, so that a link scanner or another user cannot use it up.
+
+    `provider`: whose callback was called; at the wrong one the attempt is used up. None for an unknown, expired or used state.
+    """
+    row = database.call(
+        "take_authorization",
+        state_hash=state_hash,
+        provider=provider,
+        browser_hash=browser_hash,
+        session_hash=session_hash,
+    )
+    if row is None:
+        return None
+    mismatch: Mismatch | None = row.get("mismatch")
+    return mismatch or _REQUEST.validate_python(row)

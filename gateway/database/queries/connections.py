@@ -1,0 +1,101 @@
+"""Connections: saved in one call, listed to their user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from gateway.database import Database
+from gateway.models import Connection, Display, User
+
+
+@dataclass(frozen=True, slots=True)
+class NewGrant:
+    """An encrypted grant as the database takes it. `seal_id` is fresh for each save, and names it when the call is repeated."""
+
+    seal_id: UUID
+    user_id: UUID
+    provider: str
+    type: int
+    many_accounts: bool
+    """Whether a user may have several connections of this provider."""
+    account_id: str
+    account_label: str
+    scope: tuple[str, ...]
+    facts: Mapping[str, str]
+    token: str = field(repr=False)
+    refresh: str | None = field(repr=False)
+    """None keeps the refresh token of the same account's connection."""
+    browser_hash: str
+    return_to: str | None
+    display: Display
+    connect_session_id: UUID | None
+    confirmation_hash: str | None = None
+    """The grant waits until the partner sends what this is the hash of."""
+
+
+class Sharing(NamedTuple):
+    """A partner that may use a connection. `made`: the connection was made for it."""
+
+    id: UUID
+    name: str
+    made: bool
+
+
+class Listing(NamedTuple):
+    """The signed-in user, their connections by type and age, the partners that use each, and the providers that are frozen."""
+
+    user: User
+    connections: tuple[Connection, ...]
+    sharing: Mapping[UUID, tuple[Sharing, ...]]
+    frozen: frozenset[str] = frozenset()
+
+
+_CONNECTION = TypeAdapter(Connection)
+_LISTING = TypeAdapter(Listing)
+
+
+def save_connection(
+    database: Database,
+    grant: NewGrant,
+    *,
+    requested_scope: Sequence[str],
+    add_account: bool,
+    expires_seconds: float | None,
+    refresh_expires_seconds: float | None,
+    not_after: datetime | None,
+) -> Connection | None:
+    """
+    Create or update a connection, in one transaction; None where the grant is kept as pending instead.
+
+    Pending, because the user has another account there and did not ask for one more; because a partner's link asked for less than the
+    connection allows; or because of `confirmation_hash`. The same grant again gets the same answer. Seconds count by the database's clock;
+    after `not_after` nothing is saved, because the caller has given up.
+    """
+    row = database.call(
+        "save_connection",
+        grant=grant,
+        requested_scope=requested_scope,
+        add_account=add_account,
+        expires_seconds=expires_seconds,
+        refresh_expires_seconds=refresh_expires_seconds,
+        not_after=not_after,
+    )
+    return None if row["connection"] is None else _CONNECTION.validate_python(row["connection"])
+
+
+def list_connections(database: Database, session_hash: str) -> Listing | None:
+    """The signed-in user and all of their connections; None when the session has ended."""
+    row = database.call("connections", session_hash=session_hash)
+    return None if row is None else _LISTING.validate_python(row)
+
+
+def find_connection(database: Database, *, session_hash: str, connection_id: UUID) -> Connection | None:
+    """A connection of the signed-in user; None for an unknown id and for another user's."""
+    row = database.call("connection", session_hash=session_hash, connection_id=connection_id)
+    return None if row is None else _CONNECTION.validate_python(row)

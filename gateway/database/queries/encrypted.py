@@ -1,0 +1,70 @@
+"""Encrypted values, page by page, for a change of the master key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from gateway.database import Database
+
+Kind = Literal["connection", "pending_grant", "adoption", "revocation", "event_chain"]
+"""The tables that hold encrypted values. Grants move from the first to the later ones, never back."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptedValue:
+    """One value and the context that its key is derived from."""
+
+    id: UUID
+    """Of its row."""
+    column: str
+    text: str = field(repr=False)
+    user_id: UUID | None
+    provider: str
+    seal_id: str
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """The arguments of Vault.decrypt and Vault.encrypt."""
+        return {
+            "column": self.column,
+            "user_id": self.user_id,
+            "provider": self.provider,
+            "seal_id": self.seal_id,
+        }
+
+
+class Page(NamedTuple):
+    """Some values, in order. `total`: how many there are; in the first page only."""
+
+    total: int | None
+    items: tuple[EncryptedValue, ...]
+
+
+_PAGE = TypeAdapter(Page)
+
+
+def encrypted_values(database: Database, kind: Kind, *, after: EncryptedValue | None, most: int) -> Page:
+    """The next values of that kind."""
+    row = database.call(
+        "encrypted_values",
+        kind=kind,
+        after_id=after and after.id,
+        after_column=after and after.column,
+        most=most,
+    )
+    return _PAGE.validate_python(row)
+
+
+def replace_encrypted(database: Database, kind: Kind, changes: Sequence[tuple[EncryptedValue, str]]) -> int:
+    """
+    Put each new text in the place of the old one; how many were replaced.
+
+    What was refreshed, connected again or erased meanwhile stays as it is, and a locked row is left for the next pass.
+    """
+    items = [{"id": old.id, "column": old.column, "old": old.text, "new": new} for old, new in changes]
+    return int(database.call("replace_encrypted", kind=kind, changes={"items": items})["replaced"])

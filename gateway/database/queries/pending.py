@@ -1,0 +1,81 @@
+"""Pending grants: kept for ten minutes until their user, or the partner of their link, has decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from gateway.database import Database
+from gateway.models import Caller, Connection, PendingGrant, Revocation
+
+Choice = Literal["replace", "both", "no"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What a decision led to. `revocation`: a grant that was taken off and has to be revoked."""
+
+    ending: Literal["saved", "access_denied", "state_invalid", "user_mismatch", "frozen", "one_account"]
+    connection: Connection | None = None
+    revocation: Revocation | None = None
+
+
+_PENDING = TypeAdapter(PendingGrant)
+_DECIDED = TypeAdapter(Decided)
+
+
+def pending_grant(database: Database, *, session_hash: str, browser_hash: str, provider: str) -> PendingGrant | None:
+    """What waits for the decision of the signed-in user, in this browser; None where nothing does."""
+    row = database.call("pending_grant", session_hash=session_hash, browser_hash=browser_hash, provider=provider)
+    return None if row is None else _PENDING.validate_python(row)
+
+
+def decide_pending_grant(
+    database: Database, *, pending_id: UUID, user_id: UUID, choice: Choice, call_id: UUID, not_after: datetime | None
+) -> Decided:
+    """
+    Save a pending grant as its user's connection, or take it off and queue its revocation.
+
+    `state_invalid`: it was decided before, except by a call of the same `call_id`, which is answered again. Raises PendingConfirmation,
+    which leaves it pending, where the grant allows less than the connection and the choice is not `replace`.
+    """
+    row = database.call(
+        "decide_pending_grant",
+        pending_id=pending_id,
+        user_id=user_id,
+        choice=choice,
+        call_id=call_id,
+        not_after=not_after,
+    )
+    return _DECIDED.validate_python(row)
+
+
+def complete_link(
+    database: Database,
+    caller: Caller,
+    *,
+    connect_session_id: UUID,
+    user_id: UUID,
+    confirmation_hash: str,
+    choice: Choice | None,
+) -> Decided | None:
+    """
+    Decide for a link that was finished where no user was signed in; None for another partner's session and for an unknown one.
+
+    The same words within ten minutes are answered again. A wrong user or confirmation takes the grant off. Raises PendingConfirmation,
+    which uses nothing up, where a choice is needed.
+    """
+    row = database.call(
+        "complete_connect_session",
+        key_hash=caller.key_hash,
+        address=caller.address,
+        connect_session_id=connect_session_id,
+        user_id=user_id,
+        confirmation_hash=confirmation_hash,
+        choice=choice,
+    )
+    return None if row is None else _DECIDED.validate_python(row)
