@@ -151,7 +151,7 @@ def run(stage: Stage, times: int, marks: tuple[str, ...], *, say: Any = None) ->
                 ended: Counter[str] = Counter()
                 rows.append({"mark": mark, "provider": kind, "rescued_by": host, "ended": ended})
                 if host == "b":
-                    _season(stage)
+                    stage.looks_long_up()
                 for _ in range(times):
                     if mark in REFRESH:
                         ended[refresh_trial(stage, victim, same if host == "a" else other, mark, kind)] += 1
@@ -162,12 +162,6 @@ def run(stage: Stage, times: int, marks: tuple[str, ...], *, say: Any = None) ->
                 if say:
                     say(f"{mark:46}{kind:11}{'same host' if host == 'a' else 'another host':14}{dict(ended)}")
     return rows
-
-
-def _season(stage: Stage) -> None:
-    """Other hosts leave dead intents alone for a while after the database came back: waits until it has been there so long."""
-    while stage.sql("select clock_timestamp() < pg_postmaster_start_time() + interval '21 seconds'") == [(True,)]:
-        time.sleep(0.2)
 
 
 def failures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ Where the proofs of reliability play: a Postgres, a provider that forgives nothi
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -69,7 +70,8 @@ class Actor:
     environ: dict[str, str]
     _child: int = 0
 
-    def __enter__(self) -> Self:
+    def start(self) -> Self:
+        """Starts the process."""
         environ = {"PATH": os.environ["PATH"], **self.environ}
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "bench.worker_process"],
@@ -77,7 +79,13 @@ class Actor:
         )  # fmt: skip
         return self
 
-    def __exit__(self, *_: object) -> None:
+    @property
+    def is_busy(self) -> bool:
+        """Whether a task has not ended."""
+        return bool(self._child)
+
+    def stop(self) -> None:
+        """Ends the process and its task."""
         if self._child:
             with suppress(ProcessLookupError):
                 os.kill(self._child, signal.SIGKILL)
@@ -127,6 +135,7 @@ class Stage:
     dsn: str
     key: str = field(default_factory=lambda: Fernet.generate_key().decode())
     user_id: uuid.UUID = field(default_factory=uuid.uuid4)
+    idle: dict[str, list[Actor]] = field(default_factory=dict)
 
     def environ(self, host: str = "a", **more: str) -> dict[str, str]:
         """The settings of a gateway on a host of its own."""
@@ -152,9 +161,21 @@ class Stage:
             | more
         )
 
-    def actor(self, host: str = "a", **more: str) -> Actor:
-        """A gateway process to be told what to do."""
-        return Actor(self.environ(host, **more))
+    @contextmanager
+    def actor(self, host: str = "a", **more: str) -> Iterator[Actor]:
+        """A gateway process that does tasks. An idle one stays for the next caller with the same settings."""
+        environ = self.environ(host, **more)
+        idle = self.idle.setdefault(json.dumps(environ, sort_keys=True), [])
+        actor = idle.pop() if idle else Actor(environ).start()
+        is_idle = False
+        try:
+            yield actor
+            is_idle = not actor.is_busy
+        finally:
+            if is_idle:
+                idle.append(actor)
+            else:
+                actor.stop()
 
     def control(self, what: str, **query: object) -> Any:
         """Tells the provider, and hears what it has seen."""
@@ -188,6 +209,14 @@ class Stage:
             " refresh_at = clock_timestamp() + interval '1 day' where id = any (%s::uuid[])",
             list(ids),
         )
+
+    def looks_long_up(self) -> None:
+        """From now on the database looks as if it had come up long ago: another host need not wait for what a dead one may still hold."""
+        [(function,)] = self.sql(
+            "select pg_get_functiondef(oid) from pg_proc where prosrc like '%pg_postmaster_start_time()%'"
+        ) or [("",)]
+        if function:
+            self.sql(function.replace("pg_postmaster_start_time()", "'-infinity'::timestamptz"))
 
     def states(self, ids: Sequence[str]) -> list[tuple[Any, ...]]:
         """Generation, status, and whether an intent stands, of each."""
@@ -239,6 +268,7 @@ def staged(make: type[Staged] = Stage, module: str = "bench.strict") -> Iterator
         server = start_or_join(folder / "database")
         stage = make(folder, server, stack.enter_context(provider(module)), server.dsn)
         stack.callback(lambda: stage.server.stop())  # noqa: PLW0108 - of the server that runs then
+        stack.callback(lambda: [actor.stop() for actor in itertools.chain.from_iterable(stage.idle.values())])
         apply_schema(stage.dsn)
         yield stage
 

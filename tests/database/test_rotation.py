@@ -197,7 +197,7 @@ def test_a_row_that_somebody_has_is_not_waited_for(runtime, database):
         connection.execute("select from public.provider_data where id = %s for update", [held])
         began = time.monotonic()
         report = rotate(both)
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 5
     assert (2, 2, False) == (report.replaced, report.old_key, report.clean)
     assert rotate(both).clean
     assert held != other

@@ -313,7 +313,7 @@ def test_an_answer_is_not_waited_for_beyond_its_time(api, backend, hurried, faul
     began = time.monotonic()
     with pytest.raises(DatabaseUnavailable):
         backend.call("gateway_slow_v1", {"seconds": 30 if fault == "slow" else 0})
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
 
 
 def test_a_body_that_drips_is_not_waited_for_either(hurried):
@@ -328,7 +328,7 @@ def test_a_body_that_drips_is_not_waited_for_either(hurried):
         began = time.monotonic()
         with pytest.raises(DatabaseUnavailable):
             backend.call("gateway_x_v1", {})
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
         ended.set()
         thread.join()
         backend.close()

