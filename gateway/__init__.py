@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 def create_app(environ: MutableMapping[str, str] | None = None) -> Flask:
     """
-    The WSGI application, assembled from the settings in `environ` (by default the process environment).
+    The WSGI application, assembled from the settings in `environ` (by default the process environment and `.env`).
 
     Secrets are taken out of `environ` before anything else is built: WSGI servers copy it into every request. Raises
     SettingsRefused with all problems at once.
@@ -30,8 +30,7 @@ def create_app(environ: MutableMapping[str, str] | None = None) -> Flask:
     from gateway.settings import forget_secrets, read_settings
     from gateway.web.app import build_app
 
-    environ = os.environ if environ is None else environ
     start_log()
     settings = read_settings(environ)
-    forget_secrets(environ)
+    forget_secrets(os.environ if environ is None else environ)
     return build_app(build_runtime(settings))

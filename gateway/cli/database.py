@@ -6,12 +6,13 @@ import json
 import re
 import sys
 import time
+from pathlib import Path
 
 import click
 
 from gateway.cli.context import AS_JSON, Database, reach_database
 from gateway.database import SCHEMA_VERSION, apply_schema
-from gateway.database.migrate import PASTED
+from gateway.database.migrate import PASTED, export_supabase, plan
 
 _HOSTED = re.compile(r"https://([a-z0-9]+)\.supabase\.co")
 _CACHE_SECONDS = 5.0
@@ -24,15 +25,29 @@ def db() -> None:
 
 
 @db.command("apply")
-def db_apply() -> None:
+@click.option("--dry-run", is_flag=True, help="Only print what would be done.")
+def db_apply(*, dry_run: bool) -> None:
     """Set up or update the schema; any number of times."""
-    with reach_database() as database:
+    with reach_database(existing=dry_run) as database:
         if not database.dsn:
             _paste(database)
+            return
+        for step in plan(database.dsn):
+            click.echo(f"  {step}")
+        if dry_run:
+            click.echo("Nothing was changed.")
             return
         for report in apply_schema(database.dsn):
             click.echo(f"  - {report}")
     click.echo(f"The schema is at version {SCHEMA_VERSION}.")
+
+
+@db.command("export")
+@click.option("--supabase", is_flag=True, required=True, help="As a migration for `supabase db push`.")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default="supabase/migrations")
+def db_export(folder: Path, *, supabase: bool) -> None:  # noqa: ARG001 - the only form so far
+    """Write the schema as a timestamped migration into FOLDER; a schema that is there already is not written again."""
+    click.echo(export_supabase(folder))
 
 
 @db.command("status")

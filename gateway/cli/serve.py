@@ -8,7 +8,7 @@ import click
 
 from gateway.cli.context import checked_database, starting_settings
 from gateway.errors import SettingsRefused
-from gateway.settings import process_environment
+from gateway.settings import forget_secrets, process_environment
 
 
 @click.command()
@@ -43,5 +43,6 @@ def worker(threads: int) -> None:
 
     starting_settings()
     with checked_database(existing=False) as database:
-        environ = process_environment()
-        run_workers(environ | {"DATABASE_URL": database.dsn} if database.embedded else environ, threads=threads)
+        environ = process_environment() | ({"DATABASE_URL": database.dsn} if database.embedded else {})
+        forget_secrets(os.environ)
+        run_workers(environ, threads=threads)
