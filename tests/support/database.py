@@ -8,21 +8,20 @@ the role and says who is asking.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import multiprocessing
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import psycopg
 
 from gateway.crypto.vault import Vault
-from gateway.database import Store
+from gateway.database import Store, open_store
 from gateway.database.queries.authorization import Mismatch, start_authorization, take_authorization
 from gateway.database.queries.connections import NewGrant, list_connections, save_connection
 from gateway.database.queries.pending import Choice, Decided, decide_pending_grant, pending_grant
@@ -323,26 +322,37 @@ def acting(dsn: str, role: str, user_id: uuid.UUID | None = None, *, before: str
 
 def race(dsn: str, script: str, runners: list[list[str]]) -> list[Any]:
     """
-    Runs `script` in as many processes as there are argument lists, all let go at once; what each printed, as JSON.
+    Runs `script` in as many processes as there are argument lists, all let go at once; what each said, as JSON.
 
-    The script finds `store`, connected, and `argv`, and assigns `said`.
+    The script finds `store`, connected, and `argv`, and assigns `said`. The processes are forks of one that has imported everything.
     """
-    program = (
-        "import json, sys, uuid\nfrom gateway.database import open_store\nfrom tests.support.database import Person\n"
-        f"store = open_store({dsn!r}); store.schema(); argv = sys.argv[1:]\n"
-        "print('ready', flush=True); sys.stdin.readline()\n"
-        f"{script}\nprint(json.dumps(said, default=str)); store.close()\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    start = context.Barrier(len(runners))
+    pipes = [context.Pipe(duplex=False) for _ in runners]
     processes = [
-        subprocess.Popen([sys.executable, "-c", program, *arguments], stdin=-1, stdout=-1, text=True, env=environment)
-        for arguments in runners
+        context.Process(target=_run, args=(dsn, script, arguments, start, sender))
+        for arguments, (_, sender) in zip(runners, pipes, strict=True)
     ]
     for process in processes:
-        assert "ready\n" == process.stdout.readline()
+        process.start()
+    said = []
+    for receiver, sender in pipes:
+        sender.close()
+        assert receiver.poll(60)
+        said.append(json.loads(receiver.recv()))
+        receiver.close()
     for process in processes:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    said = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
-    assert [0] * len(processes) == [process.returncode for process in processes]
+        process.join(60)
+    assert [0] * len(processes) == [process.exitcode for process in processes]
     return said
+
+
+def _run(dsn: str, script: str, argv: list[str], start: Barrier, sender: Pipe) -> None:
+    store = open_store(dsn)
+    store.schema()
+    names = {"store": store, "argv": argv, "json": json, "uuid": uuid, "Person": Person}
+    start.wait(60)
+    exec(script, names)  # noqa: S102 - the test's own
+    sender.send(json.dumps(names["said"], default=str))
+    store.close()
