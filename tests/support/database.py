@@ -234,13 +234,7 @@ class ReusedDatabase:
 
     def reset(self) -> None:
         """As the template, with no connections but this one."""
-        self._client.execute(
-            "select pg_terminate_backend(pid, case when state = 'idle' then 0 else 5000 end) from pg_stat_activity"
-            " where datname = current_database() and pid <> pg_backend_pid()"
-        )
-        if self._read_fingerprint() == self._fingerprint:
-            self._empty()
-        else:
+        if not self._emptied():
             self._client.close()
             self._client = self._copy()
 
@@ -251,6 +245,20 @@ class ReusedDatabase:
         administer(self._server, f"drop database if exists {self.NAME} with (force)")
         administer(self._server, f"create database {self.NAME} template {self._template} strategy file_copy")
         return psycopg.connect(self.dsn, autocommit=True)
+
+    def _emptied(self) -> bool:
+        """Whether that was possible: a test may have changed the schema, or ended this connection with all others."""
+        try:
+            self._client.execute(
+                "select pg_terminate_backend(pid, case when state = 'idle' then 0 else 5000 end) from pg_stat_activity"
+                " where datname = current_database() and pid <> pg_backend_pid()"
+            )
+            if self._read_fingerprint() != self._fingerprint:
+                return False
+            self._empty()
+        except psycopg.Error:
+            return False
+        return True
 
     def _empty(self) -> None:
         deletes = [f"delete from {table}" for table in self._tables]  # noqa: S608

@@ -70,7 +70,7 @@ class Gateway:
         command += self.options
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=inherited | self.environ, stdout=log, stderr=log)
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while time.monotonic() < end:
             assert self.process.poll() is None, self.log.read_text()
             try:
