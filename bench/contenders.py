@@ -1,7 +1,7 @@
 """
 Who is compared: each one's process on the server's core, and the two steps of its flow.
 
-All are served by granian with one process and as many threads, over the same Postgres and the same provider. Knows how each is
+All are served by waitress with one process and as many threads, over the same Postgres and the same provider. Knows how each is
 started and asked; measures nothing.
 """
 
@@ -24,7 +24,7 @@ from joserfc.jwk import OctKey
 
 from bench.browsers import Attempt, Browser, FlowLost
 from bench.provider import CLIENT_ID, CLIENT_SECRET
-from gateway.server import BLOCKING_THREADS, python_module
+from gateway.server import CONNECTIONS, THREADS, python_module
 
 ROOT = Path(__file__).resolve().parents[1]
 _PROJECT = "https://bench.supabase.example"
@@ -69,7 +69,7 @@ class Contender:
 
     def command(self) -> list[str]:
         """How it is started."""
-        return granian("bench.apps.bare:app", self.place.port)
+        return waitress("bench.apps.bare:app", self.place.port)
 
     def settings(self) -> dict[str, str]:
         """Its environment."""
@@ -113,8 +113,8 @@ class AuthlibRoute(Contender):
     name = "Flask + Authlib by hand"
 
     def command(self) -> list[str]:
-        """As the bare route: a module for granian."""
-        return granian("bench.apps.authlib_route:app", self.place.port)
+        """As the bare route: a module for waitress."""
+        return waitress("bench.apps.authlib_route:app", self.place.port)
 
     def settings(self) -> dict[str, str]:
         """Trusts what everybody trusts, and the bench's authority: one file, as requests wants it."""
@@ -208,11 +208,9 @@ class GatewayServer(Contender):
             raise FlowLost(f"the gateway's callback ended with {answer.status} {answer.location}")
 
 
-def granian(target: str, port: int) -> list[str]:
+def waitress(target: str, port: int) -> list[str]:
     """The command line that serves as the gateway is served: one process, as many threads."""
-    threads = str(BLOCKING_THREADS)
     return [
-        *(sys.executable, "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port)),
-        *("--workers", "1", "--blocking-threads", threads, "--backpressure", threads, "--no-ws", "--no-log"),
-        target,
+        *(sys.executable, "-m", "waitress", f"--listen=127.0.0.1:{port}", f"--threads={THREADS}"),
+        *(f"--connection-limit={CONNECTIONS}", "--asyncore-use-poll", target),
     ]

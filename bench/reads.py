@@ -23,7 +23,7 @@ from cryptography.fernet import Fernet
 from bench.browsers import Browser, FlowLost
 from bench.certificates import make_certificates
 from bench.connect import Bench, folder_for_a_database, free_port, summary, table
-from bench.contenders import ROOT, Contender, GatewayServer, Place, granian
+from bench.contenders import ROOT, Contender, GatewayServer, Place, waitress
 from bench.machine import Cores, describe
 from bench.provider import running_provider
 from bench.stage import save
@@ -71,8 +71,8 @@ class ByHand(_Reads, Contender):
         super().__init__(place)
 
     def command(self) -> list[str]:
-        """A module for granian."""
-        return granian("bench.apps.read_route:app", self.place.port)
+        """A module for waitress."""
+        return waitress("bench.apps.read_route:app", self.place.port)
 
     def settings(self) -> dict[str, str]:
         """The key and the database."""

@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import MutableMapping
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import structlog
@@ -61,6 +62,11 @@ def quiet_libraries() -> None:
 
 def _masked(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name in event:
-        if any(part in name.lower() for part in _SECRET_NAMES):
+        if _sounds_secret(name):
             event[name] = "***"
     return event
+
+
+@cache
+def _sounds_secret(name: str) -> bool:
+    return any(part in name.lower() for part in _SECRET_NAMES)

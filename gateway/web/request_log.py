@@ -28,14 +28,13 @@ def register(app: Flask) -> None:
     rt: Runtime = app.extensions["gateway"]
 
     def start() -> None:
-        sent = request.headers.get(HEADER, "") if rt.settings.trusted_proxies else ""
+        sent = request.environ.get("HTTP_X_REQUEST_ID", "") if rt.settings.trusted_proxies else ""
         g.request_id = sent if _ID.fullmatch(sent) else secrets.token_hex(12)
         g.began = time.perf_counter()
-        structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=g.request_id)
 
     def finish(response: Response) -> Response:
-        response.headers[HEADER] = g.request_id
+        response.headers.add(HEADER, g.request_id)
         log.info(
             "request.finished",
             method=request.method,
