@@ -1,8 +1,7 @@
 """
-The server: waitress, in one process or in several that share a listening socket.
+The server: waitress, in one process or in several that share a socket.
 
-waitress reads a request completely before it takes a thread, so a slow or missing body holds none. A process works on 64 requests at
-once and keeps up to 2,048 connections, most of them idle.
+waitress reads a request completely before it takes a thread, so a slow or missing body holds none.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -35,26 +35,29 @@ log = structlog.get_logger(__name__)
 
 THREADS = 64
 CONNECTIONS = 2048
-"""Per process. Further connections wait in the kernel's queue."""
+"""Per process, most of them idle. Further ones wait in the kernel's queue."""
 OTHER_FILES = 256
-"""Files other than connections: database, providers, journal, modules."""
-IDLE_SECONDS = 75
-"""Longer than proxies keep an idle connection (nginx and AWS 60 s), so that no proxy sends a request on one that we close."""
 LARGEST_BODY = 1024 * 1024
-"""Bytes that are read, and stored on disk above SPOOL_BYTES, before the application sees a request. Routes have their own limits."""
-SPOOL_BYTES = 64 * 1024
-LARGEST_HEADERS = 32 * 1024
 DRAIN_SECONDS = 15
-"""After SIGTERM, for the requests under way."""
+OPTIONS: dict[str, Any] = {
+    "threads": THREADS,
+    # Longer than proxies keep an idle connection (nginx and AWS 60 s), so that no proxy sends a request on one that we close.
+    "channel_timeout": 75,
+    "cleanup_interval": 10,
+    "max_request_header_size": 32 * 1024,
+    "max_request_body_size": LARGEST_BODY,  # routes have their own limits below it
+    "inbuf_overflow": 64 * 1024,  # a larger body is stored on disk
+    "clear_untrusted_proxy_headers": False,  # the application decides which of them count (GATEWAY_TRUSTED_PROXIES)
+    "asyncore_use_poll": True,  # select() cannot watch file descriptors above 1,023
+    "log_socket_errors": False,
+    "ident": None,
+}
 _NOT_STARTED = 3
-"""Exit code of a process that could not start: a new one could not either."""
+"""Exit code of a process that could not start: another one could not either."""
 
 
 def bind(host: str, port: int, option: str = "--port") -> socket.socket:
-    """
-    A socket that is bound and does not listen yet: clients are refused until a process is ready. Raises SettingsRefused when the
-    port is taken or not allowed.
-    """
+    """A socket that does not listen before a process is ready. Raises SettingsRefused when the port is taken or not allowed."""
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     bound = socket.socket(family, kind)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -86,9 +89,8 @@ def build_served_app(*, work: bool) -> Flask:
         rt.store.warm()
     except GatewayError as error:
         log.warning("database.warmup_failed", error=error.slug)  # it may be back soon
-    # Without the freeze, each full collection walks through all modules again and stops every request for 60 ms.
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # otherwise each full collection walks through all modules and stops every request for 60 ms
     start_heartbeat(rt)
     if work:
         start_worker(rt)
@@ -96,32 +98,14 @@ def build_served_app(*, work: bool) -> Flask:
 
 
 def serve(app: Flask, listener: socket.socket) -> None:
-    """Run waitress in this process until a signal, then finish the requests under way."""
-    # Its messages contain paths, and with them the secrets of links.
-    logging.getLogger("waitress").setLevel(logging.CRITICAL)
-    server = create_server(
-        app,
-        sockets=[listener],
-        threads=THREADS,
-        connection_limit=connection_limit(),
-        channel_timeout=IDLE_SECONDS,
-        cleanup_interval=10,
-        max_request_header_size=LARGEST_HEADERS,
-        max_request_body_size=LARGEST_BODY,
-        inbuf_overflow=SPOOL_BYTES,
-        clear_untrusted_proxy_headers=False,  # the application decides which of them count (GATEWAY_TRUSTED_PROXIES)
-        asyncore_use_poll=True,  # select() cannot watch file descriptors above 1,023
-        log_socket_errors=False,
-        ident=None,
-    )
-    stopped = _stop_signal(server.pull_trigger)
+    """Run waitress until a signal. Then accept nothing new, answer what has arrived, and close idle connections."""
+    logging.getLogger("waitress").setLevel(
+        logging.CRITICAL
+    )  # its messages contain paths, and with them secrets of links
+    server: Any = create_server(app, sockets=[listener], connection_limit=connection_limit(), **OPTIONS)
+    stopped = _signals(server.pull_trigger)
     while not stopped:
         wasyncore.loop(1, use_poll=True, map=server._map, count=1)  # noqa: SLF001 - where waitress keeps its sockets
-    _drain(server)
-
-
-def _drain(server: Any) -> None:
-    """Accept nothing new, answer what has arrived, close idle connections."""
     wasyncore.dispatcher.close(server)
     end = time.monotonic() + DRAIN_SECONDS
     while server.active_channels and time.monotonic() < end:
@@ -131,14 +115,13 @@ def _drain(server: Any) -> None:
                 channel.handle_close()
 
 
-def _stop_signal(wake: object = None) -> list[int]:
-    """A list that gets an entry on SIGTERM or SIGINT."""
+def _signals(wake: Callable[[], None] = lambda: None) -> list[int]:
+    """The SIGTERMs and SIGINTs received, in a list that grows."""
     received: list[int] = []
 
     def receive(number: int, _: object) -> None:
         received.append(number)
-        if callable(wake):
-            wake()
+        wake()
 
     signal.signal(signal.SIGTERM, receive)
     signal.signal(signal.SIGINT, receive)
@@ -157,13 +140,9 @@ def connection_limit() -> int:
     return max(THREADS, min(CONNECTIONS, soft - OTHER_FILES))
 
 
-# -- several processes -----------------------------------------------------------------------------------------------
-
-
 def _supervise(listener: socket.socket, workers: int, *, work: bool) -> None:
     """Keep `workers` processes running. Stops them all when one cannot start, and exits with 1."""
-    stopped = _stop_signal()
-    fork, parent = multiprocessing.get_context("fork"), os.getpid()
+    stopped, fork, parent = _signals(), multiprocessing.get_context("fork"), os.getpid()
 
     def start() -> BaseProcess:
         process = fork.Process(target=_run_child, args=(listener, parent), kwargs={"work": work})
@@ -191,15 +170,14 @@ def _run_child(listener: socket.socket, parent: int, *, work: bool) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent decides
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: the child ends when the parent dies
-        if os.getppid() != parent:
-            os._exit(_NOT_STARTED)
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: the child ends when its parent dies
     try:
         app = build_served_app(work=work)
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to know
         log.error("server.start_failed", kind=type(error).__name__, reason=str(error))  # noqa: TRY400
         os._exit(_NOT_STARTED)
-    serve(app, listener)
+    if os.getppid() == parent:
+        serve(app, listener)
 
 
 def python_module(*arguments: str) -> list[str]:

@@ -6,6 +6,8 @@ import uuid
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import structlog
+
 from gateway.connections.revoke import Revoked, finish_revocation
 from gateway.connections.uninstall import Uninstalled, uninstall_app
 from gateway.crypto.vault import fingerprint
@@ -13,6 +15,8 @@ from gateway.errors import NotFound
 from gateway.http import Deadline
 from gateway.models import Caller, Erased
 from gateway.services import Runtime
+
+log = structlog.get_logger(__name__)
 
 DISCONNECT_SECONDS = 9.5
 """For everything that the provider is asked in one disconnect. What takes longer stays in the queue."""
@@ -51,6 +55,9 @@ def disconnect(
     erased = rt.store.disconnect(**target)
     if erased is None:
         raise NotFound("no such connection of this user")
+    log.info(
+        "connection.disconnected", provider=erased.provider, connection_id=str(connection_id), kept=bool(erased.kept)
+    )
     if erased.kept:
         return Receipt(erased, "kept", uninstalled)
     revocation = finish_revocation(rt, erased.revocation, deadline)

@@ -189,6 +189,7 @@ def store_response(
         )
         rt.journal.delete(connection_id, generation)
     else:
+        log.info("grant.refreshed", provider=provider.id, connection_id=str(connection_id))
         rt.journal.mark_committed(connection_id, generation)
 
 

@@ -8,6 +8,7 @@ import secrets
 from typing import Any
 from urllib.parse import urlsplit
 
+import structlog
 from flask import Blueprint, Response, render_template, request
 
 from gateway.catalog import TYPES, Provider
@@ -32,7 +33,9 @@ from gateway.web.session import (
     sign_in_response,
 )
 
-TYPE_NAMES = {"crm": "CRM", "email": "Email", "phone": "Phone"}
+log = structlog.get_logger(__name__)
+
+TYPE_NAMES = {"crm": "CRM", "email": "Email", "phone": "Phone", "apps": "Apps"}
 
 
 def make_blueprint(path: str) -> Blueprint:
@@ -169,7 +172,7 @@ def _callback(path: str, slug: str) -> Response:
     provider, return_to, display = ended.provider, ended.return_to, ended.display
     match ended:
         case Connected(connection_id=connection_id):
-            return _return(return_to, display, connection=str(connection_id), provider=provider.id)
+            return _connected(return_to, display, str(connection_id), provider)
         case Pending():
             popup = "?display=popup" if display == "popup" else ""
             response = see_other(f"/{path}/{provider.id}/confirm{popup}")
@@ -183,6 +186,11 @@ def _callback(path: str, slug: str) -> Response:
                 return respond(error, left_installed=provider if left else None)
             more = {"left": "1"} if left and not return_to else {}
             return _return(return_to, display, error=error.slug, provider=provider.id, **more)
+
+
+def _connected(return_to: str | None, display: Display, connection_id: str, provider: Provider) -> Response:
+    log.info("connection.created", provider=provider.id, connection_id=connection_id)
+    return _return(return_to, display, connection=connection_id, provider=provider.id)
 
 
 def _return(return_to: str | None, display: Display, **result: str) -> Response:
@@ -232,4 +240,4 @@ def _choose(provider: Provider) -> Response:
     connection_id = confirm.decide(runtime(), pending, choice)  # type: ignore[arg-type] # checked above
     if connection_id is None:
         return _return(pending.return_to, pending.display, error=AccessDenied.slug, provider=provider.id)
-    return _return(pending.return_to, pending.display, connection=str(connection_id), provider=provider.id)
+    return _connected(pending.return_to, pending.display, str(connection_id), provider)

@@ -17,7 +17,7 @@ from werkzeug.wrappers import Request
 
 from gateway import create_app
 from gateway.log_setup import start_log
-from tests.support.gateway_process import whole_gateway
+from tests.support.gateway_process import told, whole_gateway
 from tests.support.partners import partner_of
 
 ID = r"[0-9a-f]{24}"
@@ -81,16 +81,16 @@ def test_the_access_line_names_the_caller_and_the_route_and_no_secret(gateway):
         f"{gateway.url}/v1/connections", headers={"Authorization": f"Bearer {alice.token()}"}, timeout=10
     )
 
-    told = [lines(gateway, answer.headers["X-Request-Id"])[-1] for answer in (by_key, by_link, by_user)]
-    assert told[0]["principal"].startswith("key:")
-    assert [line["route"] for line in told] == [
+    access = [lines(gateway, answer.headers["X-Request-Id"])[-1] for answer in (by_key, by_link, by_user)]
+    assert access[0]["principal"].startswith("key:")
+    assert [line["route"] for line in access] == [
         "/v1/connections/<uuid:connection_id>",
         "/link/<secret>",
         "/v1/connections",
     ]
-    assert told[1]["principal"] is None
-    assert told[2]["principal"] == f"user:{alice.id}"
-    assert not any(secret in json.dumps(told) for secret in (key, str(connection), link))
+    assert access[1]["principal"] is None
+    assert access[2]["principal"] == f"user:{alice.id}"
+    assert not any(secret in json.dumps(access) for secret in (key, str(connection), link))
 
 
 def test_the_log_of_a_service_carries_the_id(gateway):
@@ -105,6 +105,27 @@ def test_the_log_of_a_service_carries_the_id(gateway):
 
     events = [line["event"] for line in lines(gateway, answer.headers["X-Request-Id"])]
     assert events == ["connect.refused", "request.finished"]
+
+
+def test_connects_refreshes_and_disconnects_are_logged(gateway):
+    """
+    Successes too, under the id of their request.
+    """
+    alice = gateway.person("Alice Winter")
+    alice.signs_in()
+    callback = alice.get(alice.consents("google"))
+    connection = told(callback)["connection"]
+    bearer = {"Authorization": f"Bearer {alice.token()}"}
+    refresh = requests.post(f"{gateway.url}/v1/connections/{connection}/refresh", headers=bearer, timeout=30)
+    disconnect = requests.delete(f"{gateway.url}/v1/connections/{connection}", headers=bearer, timeout=30)
+
+    for answer, event in (
+        (callback, "connection.created"),
+        (refresh, "grant.refreshed"),
+        (disconnect, "connection.disconnected"),
+    ):
+        found = [line for line in lines(gateway, answer.headers["X-Request-Id"]) if line["event"] == event]
+        assert [connection] == [line["connection_id"] for line in found]
 
 
 def test_an_id_from_outside_is_kept_behind_a_trusted_proxy_alone(gateway, cluster, template):

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from typing import TypeVar
 
+import structlog
 from flask import Blueprint, Response
 
 from gateway.connect import links
@@ -30,6 +31,7 @@ from gateway.web.v1.openapi import described
 
 blueprint = Blueprint("connect_sessions", __name__, url_prefix="/v1/connect-sessions")
 
+log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
 
@@ -85,6 +87,7 @@ def complete(session_id: uuid.UUID) -> Response:
     connection = links.complete(
         runtime(), who, session_id, user_id=body.user_id, confirmation=body.confirmation, choice=body.answer
     )
+    log.info("connection.created", provider=connection.provider, connection_id=str(connection.id))
     return json_response(schemas.Connection.model_validate(connection))
 
 
