@@ -104,7 +104,7 @@ def test_the_log_of_a_service_carries_the_id(gateway):
     answer = alice.get(callback)
 
     events = [line["event"] for line in lines(gateway, answer.headers["X-Request-Id"])]
-    assert events == ["connect.refused", "request.finished"]
+    assert events == ["connect.failed", "request.finished"]
 
 
 def test_connects_refreshes_and_disconnects_are_logged(gateway):
