@@ -1,8 +1,8 @@
 """
-Whose account a new grant is for.
+The account that a grant is for.
 
-Asks where the catalogue (or a quirk of it) says, judges the id_token where one was asked for, and takes id and label from
-both. The id decides whether a returning user is the same account; the label is for people.
+Its id and label come from the id_token and from the account endpoint that the catalogue, or a deviation, names. The id decides whether a
+returning user brings the same account; the label is for people.
 """
 
 from __future__ import annotations
@@ -20,164 +20,164 @@ from gateway.protocol import TokenResponse, parse_json
 from gateway.protocol.id_token import unverified_claims
 from gateway.services import Runtime
 
-_LONGEST = 200
+_MAX_LENGTH = 200
 
 
 class NotConfirmed(NeedsReauthorization):
-    """The provider answered, and what it says is not that the token belongs to this account."""
+    """The provider does not confirm that the token belongs to this account."""
 
 
-class NotReached(NotConfirmed):
-    """RFC 6750 section 3.1: it takes the token, which does not reach so far as to be told whose account it is."""
+class AccountOutOfScope(NotConfirmed):
+    """The provider accepts the token, which does not allow to ask for the account (RFC 6750 section 3.1)."""
 
 
-class NobodyNamed(NeedsReauthorization):
-    """It answered, and named no account."""
+class AccountNotNamed(NeedsReauthorization):
+    """The provider answered and named no account."""
 
 
 class TokenRefused(NeedsReauthorization):
-    """RFC 6750 section 3.1: the provider does not take the access token. A new one may do."""
+    """The provider rejects the access token (RFC 6750 section 3.1). A new one may work."""
 
 
 class AnotherAccount(NotConfirmed):
-    """It says that the token belongs to another."""
+    """The token belongs to another account."""
 
 
 def read_account(
-    rt: Runtime, provider: Provider, answer: TokenResponse, *, nonce: str | None, deadline: Deadline
+    rt: Runtime, provider: Provider, response: TokenResponse, *, nonce: str | None, deadline: Deadline
 ) -> Account:
     """
-    The account behind `answer`. `nonce`: None for the answer to a refresh, which may come without an id_token.
+    The account of a token response. `nonce`: None for the response to a refresh, which may come without an id_token.
 
-    Raises ProviderGarbled when the provider contradicts itself (OpenID Connect Core section 5.3.2) or names no account, and
-    what the provider's endpoints raise.
+    Raises ProviderGarbled when the provider contradicts itself (OpenID Connect Core section 5.3.2) or names no account, and what the
+    provider's endpoints raise.
     """
-    bare = nonce is None and answer.grant.id_token is None
-    claims = {} if bare else _id_token_claims(rt, provider, answer, nonce, deadline)
-    lookup = _lookup(provider, answer)
-    known: dict[str, Any] = {**answer.rest, **claims}
+    bare = nonce is None and response.grant.id_token is None
+    claims = {} if bare else _id_token_claims(rt, provider, response, nonce, deadline)
+    lookup = _lookup(provider, response)
+    known: dict[str, Any] = {**response.rest, **claims}
     if lookup.url:
-        known = {**known, **_ask(rt, provider, lookup, answer, claims, deadline, known), **claims}
+        known = {**known, **_ask_endpoint(rt, provider, lookup, response, claims, deadline, known), **claims}
     account_id = _account_id(known, lookup.id)
     if account_id is None:
-        raise ProviderGarbled("the provider does not say whose account it is")
+        raise ProviderGarbled("the provider names no account")
     return Account(account_id, _label(known, lookup) or account_id)
 
 
 def confirm_account(
-    rt: Runtime, provider: Provider, answer: TokenResponse, account_id: str | None, deadline: Deadline
+    rt: Runtime, provider: Provider, response: TokenResponse, account_id: str | None, deadline: Deadline
 ) -> Account:
     """
-    The account that an access token from elsewhere is for, in the provider's words alone; `account_id`: it has to be that one.
+    The account of an access token that did not come with a token response, as the provider's account endpoint names it.
 
-    `answer.rest` says where to ask and is not believed. Raises NeedsReauthorization when the token alone does not tell,
-    TokenRefused, NobodyNamed, NotConfirmed (NotReached, AnotherAccount) and what the provider's endpoints raise.
+    `account_id`: it has to be that one. `response.rest` only says where to ask. Raises NeedsReauthorization when the access token alone is
+    not enough to ask, TokenRefused, AccountNotNamed, NotConfirmed (AccountOutOfScope, AnotherAccount) and what the endpoint raises.
     """
-    lookup = _lookup(provider, answer)
+    lookup = _lookup(provider, response)
     if account_id is not None and len(lookup.id) == 1:
-        answer = TokenResponse(answer.grant, {**answer.rest, lookup.id[0]: account_id})
-        lookup = _lookup(provider, answer)
-    asked = _account_id(answer.rest, lookup.id) if lookup.answered else account_id
+        response = TokenResponse(response.grant, {**response.rest, lookup.id[0]: account_id})
+        lookup = _lookup(provider, response)
+    asked = _account_id(response.rest, lookup.id) if lookup.answered else account_id
     if not lookup.url or (lookup.answered and asked is None):
         raise NeedsReauthorization("the provider cannot be asked with the access token alone")
-    found = _fetch(rt, provider, lookup.url, answer, deadline)
+    found = _fetch(rt, provider, lookup.url, response, deadline)
     if found.status == 401:  # noqa: PLR2004 - RFC 6750 section 3.1
         raise TokenRefused("the provider refuses the access token")
     if found.status == 403:  # noqa: PLR2004
-        raise NotReached("the access token does not reach the account")
+        raise AccountOutOfScope("the access token does not allow to ask for the account")
     if found.status != 200:  # noqa: PLR2004
         raise NotConfirmed(f"the provider does not say that the token belongs to this account ({found.status})")
     info = parse_json(found.body)
     named = _account_id(info, lookup.answered or lookup.id)
     if named is None:
         if provider.openid and lookup.id != ("sub",):
-            # Named in the id_token alone, as Microsoft's tenant and object: the endpoint need not know of it.
-            raise NeedsReauthorization("the provider names the account beside the access token only")
-        raise NobodyNamed("the provider does not say whose account it is")
+            # Only the id_token names it, such as Microsoft's tenant and object.
+            raise NeedsReauthorization("only an id_token names the account")
+        raise AccountNotNamed("the provider names no account")
     if named != (asked or named):
         raise AnotherAccount("the token belongs to another account")
     return Account(named, _label(info, lookup) or named)
 
 
-def judge_same_account(provider: Provider, answer: TokenResponse, account_id: str) -> None:
+def check_same_account(provider: Provider, response: TokenResponse, account_id: str) -> None:
     """
     Raises ProviderGarbled when a refresh response names another account than the connection's (OpenID Connect Core section 12.2).
 
     A response may name none: then there is nothing to compare (RFC 6749 section 6). An id_token comes from the token endpoint itself, so its
     signature need not be checked (section 3.1.3.7, number 6); expired or signed by a new key, it must not cost the refresh token.
     """
-    known: dict[str, Any] = dict(answer.rest)
-    if provider.openid and answer.grant.id_token is not None:
-        known |= unverified_claims(answer.grant.id_token)
-    paths = _lookup(provider, answer).id
+    known: dict[str, Any] = dict(response.rest)
+    if provider.openid and response.grant.id_token is not None:
+        known |= unverified_claims(response.grant.id_token)
+    paths = _lookup(provider, response).id
     named = _account_id(known, paths)
-    if named is None and any(_at(known, path) is not None and not _whole_id(_at(known, path)) for path in paths):
-        raise ProviderGarbled("the refresh answer names an account that cannot be one")
+    if named is None and any(_at(known, path) is not None and not _is_id(_at(known, path)) for path in paths):
+        raise ProviderGarbled("the refresh response names an account with an invalid id")
     if named is not None and named != account_id:
-        raise ProviderGarbled("the refresh answer is of another account")
+        raise ProviderGarbled("the refresh response is for another account")
 
 
 def _account_id(known: Mapping[str, Any], paths: tuple[str, ...]) -> str | None:
-    """The id, from one place as it is, from several with each part encoded; None where a part is missing or too long."""
+    """The id: one value as it is, several with each part encoded. None where a part is missing or too long."""
     parts = [_id(_at(known, path)) for path in paths]
     if None in parts or not parts:
         return None
     found = parts[0] if len(parts) == 1 else "/".join(quote(part or "", safe="") for part in parts)
-    return found if found and len(found) <= _LONGEST else None
+    return found if found and len(found) <= _MAX_LENGTH else None
 
 
 def _id_token_claims(
-    rt: Runtime, provider: Provider, answer: TokenResponse, nonce: str | None, deadline: Deadline
+    rt: Runtime, provider: Provider, response: TokenResponse, nonce: str | None, deadline: Deadline
 ) -> Mapping[str, Any]:
     if not provider.openid:
         return {}
-    if answer.grant.id_token is None:
+    if response.grant.id_token is None:
         raise ProviderGarbled("openid was asked for, and no id_token came")
     return rt.issuers.read_id_token(
         provider,
         rt.clients[provider.id],
-        answer.grant.id_token,
+        response.grant.id_token,
         nonce=nonce,
         now=rt.now().timestamp(),
         deadline=deadline,
     )
 
 
-def _lookup(provider: Provider, answer: TokenResponse) -> AccountLookup:
+def _lookup(provider: Provider, response: TokenResponse) -> AccountLookup:
     for deviation in provider.deviations:
-        lookup = deviation.account_lookup(provider.api_base_url or "", answer.rest)
+        lookup = deviation.account_lookup(provider.api_base_url or "", response.rest)
         if lookup is not None:
             return lookup
     return AccountLookup(provider.userinfo_endpoint, provider.account.id, provider.account.label)
 
 
-def _ask(
+def _ask_endpoint(
     rt: Runtime,
     provider: Provider,
     lookup: AccountLookup,
-    answer: TokenResponse,
+    response: TokenResponse,
     claims: Mapping[str, Any],
     deadline: Deadline,
     known: Mapping[str, Any],
 ) -> Mapping[str, Any]:
-    found = _fetch(rt, provider, lookup.url or "", answer, deadline)
+    found = _fetch(rt, provider, lookup.url or "", response, deadline)
     if found.status in (401, 403) and all(_id(_at(known, path)) for path in lookup.id):
-        # The grant does not reach so far, but the account is known from the token answer: its id will do as a label.
+        # The scope does not cover the endpoint, but the token response names the account: its id serves as the label.
         return {}
     if found.status != 200:  # noqa: PLR2004
         raise ProviderGarbled(f"the account endpoint answers {found.status}")
     info = parse_json(found.body)
-    # OpenID Connect Core section 5.3.2: it has to be there, and the same. Where the id is another field, it is no such endpoint.
+    # OpenID Connect Core section 5.3.2: a userinfo response has the sub of the id_token. With another id field it is no userinfo endpoint.
     if claims and ("sub" in info or lookup.id == ("sub",)) and info.get("sub") != claims["sub"]:
-        raise ProviderGarbled("the account endpoint speaks of another sub than the id_token")
+        raise ProviderGarbled("the account endpoint names another sub than the id_token")
     return info
 
 
-def _fetch(rt: Runtime, provider: Provider, url: str, answer: TokenResponse, deadline: Deadline) -> Response:
+def _fetch(rt: Runtime, provider: Provider, url: str, response: TokenResponse, deadline: Deadline) -> Response:
     headers = {
         "Accept": "application/json",
         **provider.headers,
-        "Authorization": f"Bearer {answer.grant.access_token}",
+        "Authorization": f"Bearer {response.grant.access_token}",
     }
     found = rt.http.request("GET", url, headers=headers, deadline=deadline, provider=provider.id)
     if found.status in (408, 425, 429) or found.status >= 500:  # noqa: PLR2004
@@ -187,36 +187,36 @@ def _fetch(rt: Runtime, provider: Provider, url: str, answer: TokenResponse, dea
 
 def _label(known: Mapping[str, Any], lookup: AccountLookup) -> str | None:
     label = next(filter(None, (_text(_at(known, path)) for path in lookup.label)), None)
-    return label and label[:_LONGEST]
+    return label and label[:_MAX_LENGTH]
 
 
 def _at(document: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path; numbers index lists. A name that itself holds dots is tried whole first."""
+    """The value at a dotted path; numbers index lists. A name with dots in it is tried first."""
     if path in document:
         return document[path]
-    here: Any = document
+    value: Any = document
     for step in path.split("."):
-        if isinstance(here, Mapping):
-            here = here.get(step)
-        elif isinstance(here, list) and step.isdigit() and int(step) < len(here):
-            here = here[int(step)]
+        if isinstance(value, Mapping):
+            value = value.get(step)
+        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
+            value = value[int(step)]
         else:
             return None
-    return here
+    return value
 
 
 def _id(value: Any) -> str | None:
-    """An id as it is, or none: shortened or tidied, two accounts could become one."""
+    """An id as it is, or None: if ids were cut or trimmed, two accounts could become one."""
     text = "" if isinstance(value, bool) or not isinstance(value, str | int) else str(value)
     return text if text and text.isprintable() and text == text.strip() else None
 
 
-def _whole_id(value: Any) -> bool:
-    return 0 < len(_id(value) or "") <= _LONGEST
+def _is_id(value: Any) -> bool:
+    return 0 < len(_id(value) or "") <= _MAX_LENGTH
 
 
 def _text(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
-    text = "".join(letter for letter in str(value)[: 4 * _LONGEST] if letter.isprintable()).strip()
+    text = "".join(letter for letter in str(value)[: 4 * _MAX_LENGTH] if letter.isprintable()).strip()
     return text or None

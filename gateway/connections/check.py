@@ -9,7 +9,14 @@ from __future__ import annotations
 
 import uuid
 
-from gateway.account import AnotherAccount, NobodyNamed, NotConfirmed, NotReached, TokenRefused, confirm_account
+from gateway.account import (
+    AccountNotNamed,
+    AccountOutOfScope,
+    AnotherAccount,
+    NotConfirmed,
+    TokenRefused,
+    confirm_account,
+)
 from gateway.database import Checking, CheckOutcome
 from gateway.errors import NeedsReauthorization, NotFound, ProviderGarbled
 from gateway.http import Deadline
@@ -62,11 +69,11 @@ def _asked(rt: Runtime, begun: Checking) -> tuple[int, CheckOutcome, str, Provid
         outcome = "refused", "token_refused"
     except AnotherAccount:
         outcome = "refused", "another_account"
-    except NotReached:
+    except AccountOutOfScope:
         outcome = "unknown", ""
     except ProviderGarbled as problem:
         outcome, garbled = ("unknown", ""), problem
-    except (NotConfirmed, NobodyNamed) as problem:
+    except (NotConfirmed, AccountNotNamed) as problem:
         outcome, garbled = ("unknown", ""), ProviderGarbled(str(problem))
     except NeedsReauthorization as problem:
         # Without a token at all: the engine has marked it, or it ran out and has nothing to be refreshed with. With one: the

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from gateway import protocol
-from gateway.account import judge_same_account
+from gateway.account import check_same_account
 from gateway.catalog import Provider
 from gateway.connections import revoke
 from gateway.database import ClaimedRefresh
@@ -203,7 +203,7 @@ def parse_response(provider: Provider, response: Mapping[str, Any]) -> Grant:
         scope=tuple(response["scope"]),
         refused=NeedsReauthorization,
     )
-    judge_same_account(provider, answer, response["account_id"])
+    check_same_account(provider, answer, response["account_id"])
     return answer.grant
 
 

@@ -24,9 +24,12 @@ TOKEN_READ_FILES = 13
 
 
 @pytest.fixture
-def app(gateway):
+def app(gateway, tmp_path):
     """The application in this process, over the same database as the running one."""
-    return create_app(dict(gateway.environ))
+    made = create_app(dict(gateway.environ) | {"GATEWAY_DATA": str(tmp_path)})
+    yield made
+    made.extensions["gateway"].store.close()
+    made.extensions["gateway"].http.close()
 
 
 def visited(app, address, **headers):

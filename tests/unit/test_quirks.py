@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway.account import judge_same_account, read_account
+from gateway.account import check_same_account, read_account
 from gateway.catalog import Provider, load_catalog
 from gateway.catalog.deviations import DEVIATIONS, Deviation
 from gateway.errors import ProviderGarbled, ProviderUnavailable
@@ -312,9 +312,9 @@ def test_a_refresh_that_names_another_account_or_none_that_can_be_is_refused(sub
     grant = Grant("at-1", None, "Bearer", (), None, id_token=id_token)
     for answer in (TokenResponse(grant, {}), TokenResponse(replace(grant, id_token=None), {"sub": sub})):
         with pytest.raises(ProviderGarbled):
-            judge_same_account(CATALOG.get("google"), answer, "alice")
+            check_same_account(CATALOG.get("google"), answer, "alice")
     nothing = TokenResponse(replace(grant, id_token=None), {})
-    judge_same_account(CATALOG.get("google"), nothing, "alice")
+    check_same_account(CATALOG.get("google"), nothing, "alice")
 
 
 def test_an_account_without_the_id_token_that_was_asked_for_is_refused():
