@@ -36,8 +36,12 @@ def partners() -> None:
 )
 @ADDRESS
 @EXPIRES
-@click.option("--reads-per-hour", type=int, help="Token reads; 10000 by default.")
-@click.option("--connections-per-hour", type=int, help="Different connections whose tokens are read; 1000 by default.")
+@click.option("--reads-per-hour", type=int, help="Token reads; with reach own 10000 by default, else no limit.")
+@click.option(
+    "--connections-per-hour",
+    type=int,
+    help="Different connections whose tokens are read; with reach own 1000 by default, else no limit.",
+)
 @click.option("--freeze-on-alert", is_flag=True, help="Freeze the partner when it exceeds a limit.")
 @AS_JSON
 def partners_add(name: str, *, as_json: bool, **options: Any) -> None:

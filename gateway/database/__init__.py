@@ -24,7 +24,7 @@ from gateway.database.operating import Operating
 from gateway.database.partnering import Checking, CheckOutcome, Partnering, asking
 from gateway.database.postgres import ANSWER_SECONDS, FunctionMissing, PostgresBackend
 from gateway.database.refreshing import Refreshing
-from gateway.database.rows import ClaimedRefresh, SchemaState, Session, StoredGrant
+from gateway.database.rows import SchemaState, Session
 from gateway.errors import Forbidden, Frozen, GatewayError, PendingConfirmation, RateLimited, Unauthenticated
 from gateway.models import Caller, Erased
 
@@ -36,7 +36,6 @@ __all__ = [
     "CheckOutcome",
     "Checking",
     "ClaimedAdoption",
-    "ClaimedRefresh",
     "Database",
     "FunctionMissing",
     "Host",
@@ -45,7 +44,6 @@ __all__ = [
     "SchemaState",
     "Session",
     "Store",
-    "StoredGrant",
     "apply_schema",
     "open_rest_store",
     "open_store",
@@ -110,12 +108,19 @@ class Database:
     def warm(self) -> None:
         """Prepare what is called most often: reads by a user and by a key, and a claim, of no connection."""
         none = UUID(int=0)
-        read = {"connection_id": none, "min_seconds": 60, "counted": True}
+        read = {
+            "connection_id": none,
+            "min_seconds": 60,
+            "location": None,
+            "counted": True,
+            "unreported": 0,
+            "report": False,
+        }
         claim = {"connection_id": none, "generation": 0, "host": "", "lease_seconds": 0.0, "block_seconds": 0.0}
         self._backend.warm(
             [
-                ("gateway_grant_v1", _encode({**read, **asking(Caller(user_id=none))})),
-                ("gateway_grant_v1", _encode({**read, **asking(Caller(key_hash=""))})),
+                ("gateway_read_token_v1", _encode({**read, **asking(Caller(user_id=none))})),
+                ("gateway_read_token_v1", _encode({**read, **asking(Caller(key_hash=""))})),
                 ("gateway_claim_refresh_v1", _encode(claim)),
             ]
         )

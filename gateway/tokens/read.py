@@ -8,12 +8,14 @@ is valid. A caller's right to the connection is checked again after each wait.
 from __future__ import annotations
 
 import random
+import threading
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from gateway.database import ClaimedRefresh, StoredGrant
+from gateway.database.queries.refresh import ClaimedRefresh, Obstacle, claim_refresh
+from gateway.database.queries.tokens import StoredToken, read_token, stored_token
 from gateway.errors import (
     ClientRejected,
     GatewayError,
@@ -35,10 +37,36 @@ WAIT_SECONDS = 10.0
 """How long a caller waits for a refresh, whichever process sends the request."""
 _FIRST_LOOK_SECONDS, _NEXT_LOOKS_SECONDS = 0.025, 0.5
 """A process that waits for another process's lease doubles its pauses from the first to the second."""
-_TOO_FREQUENT_SECONDS = 60.0
-"""Retry-After for a connection that was refreshed ten times within a minute."""
+_REPORT_SECONDS = 1.0
+"""How often a process reports a caller's reads to the database, which limits them by the hour."""
 
 _refreshes = SingleFlight()
+
+
+class _UnreportedReads:
+    """Reads that the database has recorded and not added to their reader's hour yet, by reader."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers: dict[str, tuple[int, float]] = {}
+        """Reads, and when the last report was made."""
+
+    def take(self, reader: str) -> tuple[int, bool]:
+        """The reads of a reader, and whether to report them now; `settle` follows."""
+        with self._lock:
+            reads, reported_at = self._readers.get(reader, (0, float("-inf")))
+            if reads:
+                self._readers[reader] = (0, reported_at)
+        return reads, time.monotonic() - reported_at >= _REPORT_SECONDS
+
+    def settle(self, reader: str, reads: int, *, reported: bool) -> None:
+        """What became of the reads that were taken, the new one among them."""
+        with self._lock:
+            others, reported_at = self._readers.get(reader, (0, float("-inf")))
+            self._readers[reader] = (others, time.monotonic()) if reported else (others + reads, reported_at)
+
+
+_unreported = _UnreportedReads()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +123,13 @@ def _read(
     *,
     counted: bool = False,
     location: str | None = None,
-) -> StoredGrant:
-    row = rt.store.grant(
-        connection_id=connection_id, caller=caller, min_seconds=min_seconds, counted=counted, location=location
-    )
+) -> StoredToken:
+    if caller is None:
+        row = stored_token(rt.database, connection_id, min_seconds=min_seconds)
+    elif counted:
+        row = _counted_read(rt, connection_id, caller, min_seconds, location)
+    else:
+        row = read_token(rt.database, caller, connection_id, min_seconds=min_seconds, location=location, counted=False)
     if row is None:
         raise NotFound("no such connection of this caller")
     if row.status == "needs_reauthorization":
@@ -108,47 +139,70 @@ def _read(
     return row
 
 
-def _decrypt(rt: Runtime, row: StoredGrant) -> FreshToken:
+def _counted_read(
+    rt: Runtime, connection_id: UUID, caller: Caller, min_seconds: int, location: str | None
+) -> StoredToken | None:
+    reader = caller.key_hash or str(caller.user_id)
+    unreported, report = _unreported.take(reader)
+    row = None
+    try:
+        row = read_token(
+            rt.database,
+            caller,
+            connection_id,
+            min_seconds=min_seconds,
+            location=location,
+            unreported=unreported,
+            report=report,
+        )
+    finally:
+        reads = unreported + (row is not None and row.status == "active")
+        if reads:
+            _unreported.settle(reader, reads, reported=row is not None and row.reported)
+    return row
+
+
+def _decrypt(rt: Runtime, row: StoredToken) -> FreshToken:
     token = rt.vault.decrypt(
         row.token or "", column="token", user_id=row.user_id, provider=row.provider, seal_id=row.seal_id
     )
     return FreshToken(row.id, row.generation, row.provider, token, row.scope, row.expires_at)
 
 
-def _refresh(rt: Runtime, row: StoredGrant) -> None:
+def _refresh(rt: Runtime, row: StoredToken) -> None:
     """Refresh that generation of a connection; while another process holds its lease, wait for it to end."""
     provider = rt.provider(row.provider)
     until, pause = Deadline.after(WAIT_SECONDS), _FIRST_LOOK_SECONDS
     while True:
-        started, lease = time.monotonic(), lease_seconds(provider)
-        claim = rt.store.claim_refresh(
-            connection_id=row.id,
-            generation=row.generation,
+        started = time.monotonic()
+        claim = claim_refresh(
+            rt.database,
+            row.id,
+            row.generation,
             host=rt.journal.host,
-            lease_seconds=lease,
+            lease_seconds=lease_seconds(provider),
             block_seconds=foreign_host_wait(provider),
         )
         if isinstance(claim, ClaimedRefresh):
-            return refresh_once(rt, provider, claim, started, lease)
-        if claim == "moved":
+            return refresh_once(rt, provider, claim, started)
+        if claim.obstacle in ("moved", "gone"):
             return None
-        if claim != "leased":
-            raise _refusal(claim, row)
+        if claim.obstacle != "leased":
+            raise _refusal(claim)
         if until.remaining() < pause:
             raise in_progress("another process is refreshing the connection")
         time.sleep(pause * random.uniform(1.0, 1.25))  # noqa: S311 - jitter, not a secret
         pause = min(2 * pause, _NEXT_LOOKS_SECONDS)
 
 
-def _refusal(obstacle: str, row: StoredGrant) -> GatewayError:
+def _refusal(found: Obstacle) -> GatewayError:
     """Why no token request may be sent now."""
-    if obstacle == "blocked":
-        return in_progress("the host that began the last refresh may hold its response", row.wait_seconds or 5.0)
     error: GatewayError
-    if obstacle == "often":
+    if found.obstacle == "blocked":
+        error = RefreshInProgress("the host that began the last refresh may hold its response")
+    elif found.obstacle == "frequent":
         error = RateLimited("the connection was refreshed ten times within a minute")
-        error.retry_after = _TOO_FREQUENT_SECONDS
     else:
         error = ProviderUnavailable("the provider failed a moment ago")
-        error.retry_after = row.wait_seconds or None
+    error.retry_after = found.retry_after
     return error

@@ -21,7 +21,8 @@ from gateway import protocol
 from gateway.account import check_same_account
 from gateway.catalog import Provider
 from gateway.connections import revoke
-from gateway.database import ClaimedRefresh
+from gateway.database.queries.refresh import ClaimedRefresh, claim_due, fail_refresh, finish_refresh
+from gateway.database.queries.tokens import stored_token
 from gateway.errors import (
     ClientRejected,
     DatabaseUnavailable,
@@ -75,12 +76,12 @@ def foreign_host_wait(provider: Provider) -> float:
 # -- one refresh -----------------------------------------------------------------------------------------------------
 
 
-def refresh_once(rt: Runtime, provider: Provider, claim: ClaimedRefresh, started: float, lease: float) -> None:
+def refresh_once(rt: Runtime, provider: Provider, claim: ClaimedRefresh, started: float) -> None:
     """
     Send the token request of a claim and save the response; every failure is recorded in the database before it is raised.
 
     A response to the same request in this host's journal is saved instead: the process that sent it crashed, or the database lost the
-    commit. `started`: monotonic time before the claim was made, `lease`: its seconds. Raises RefreshInProgress when the claim came too late.
+    commit. `started`: monotonic time before the claim was made. Raises RefreshInProgress when the claim came too late.
     """
     response: Mapping[str, Any] | None = None
     try:
@@ -89,7 +90,7 @@ def refresh_once(rt: Runtime, provider: Provider, claim: ClaimedRefresh, started
         )
         response = rt.journal.get(claim.id, claim.generation)
         if response is None or response["refresh_token"] != token:
-            deadline = Deadline(started + lease - _SAVE_SECONDS).within(request_seconds(provider))
+            deadline = Deadline(started + request_seconds(provider))
             response = send_request(rt, provider, claim, token, deadline)
         store_response(rt, provider, claim.id, claim.generation, response)
     except NeedsReauthorization:
@@ -171,9 +172,10 @@ def store_response(
     refresh_token = grant.refresh_token or response["refresh_token"]
     refresh_seconds = _until(grant.refresh_expires_at, received_at) if renewed else provider.refresh_token_seconds
     age = max(0.0, (rt.now() - received_at).total_seconds())
-    ending = rt.store.finish_refresh(
-        connection_id=connection_id,
-        generation=generation,
+    ending = finish_refresh(
+        rt.database,
+        connection_id,
+        generation,
         token=encrypt(grant.access_token, column="token"),
         refresh=encrypt(refresh_token, column="refresh"),
         seal_id=seal_id,
@@ -231,17 +233,13 @@ def _less(seconds: float | None, age: float) -> float | None:
 
 def work_once(rt: Runtime) -> bool:
     """Refresh one connection that is due, or whose refresh was interrupted; False when there is none."""
-    started, lease = time.monotonic(), _REPEATABLE_REQUEST_SECONDS + _SAVE_SECONDS
-    claim = rt.store.claim_due(
-        host=rt.journal.host,
-        lease_seconds=lease,
-        block_seconds={provider.id: foreign_host_wait(provider) for provider in rt.enabled()},
-        providers=[provider.id for provider in rt.enabled()],
-    )
+    started = time.monotonic()
+    seconds = {each.id: {"lease": lease_seconds(each), "block": foreign_host_wait(each)} for each in rt.enabled()}
+    claim = claim_due(rt.database, host=rt.journal.host, providers=seconds)
     if claim is None:
         return False
     try:
-        refresh_once(rt, rt.provider(claim.provider), claim, started, lease)
+        refresh_once(rt, rt.provider(claim.provider), claim, started)
     except DatabaseUnavailable:
         raise
     except GatewayError as error:
@@ -269,7 +267,7 @@ def replay(rt: Runtime) -> None:
 def _refused(rt: Runtime, claim: ClaimedRefresh) -> None:
     """A refusal counts only if the connection is still of that generation: its user may have connected again meanwhile."""
     try:
-        row = rt.store.grant(connection_id=claim.id, caller=None, min_seconds=0)
+        row = stored_token(rt.database, claim.id)
     except DatabaseUnavailable:
         return  # the refresh is taken up again, and refused again
     if row is not None and row.generation == claim.generation:
@@ -279,14 +277,7 @@ def _refused(rt: Runtime, claim: ClaimedRefresh) -> None:
 def _failed(rt: Runtime, claim: ClaimedRefresh, outcome: str, error: str, wait_seconds: float) -> None:
     log.warning("refresh.failed", provider=claim.provider, error=error, outcome=outcome)
     try:
-        rt.store.fail_refresh(
-            connection_id=claim.id,
-            generation=claim.generation,
-            lease_id=claim.lease_id,
-            outcome=outcome,
-            error=error,
-            wait_seconds=wait_seconds,
-        )
+        fail_refresh(rt.database, claim, outcome=outcome, error=error, wait_seconds=wait_seconds)
     except DatabaseUnavailable:
         log.warning("refresh.report_failed", provider=claim.provider)  # the lease ends by itself
 

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -36,7 +36,6 @@ create table if not exists host (id text not null);
 create table if not exists response (
   connection_id text not null, generation integer not null, received_at real not null, committed_at real,
   encrypted text not null, primary key (connection_id, generation)) without rowid;
-create table if not exists note (name text primary key, encrypted text not null);
 create index if not exists response_committed_at on response (committed_at);
 """
 
@@ -100,17 +99,6 @@ class ResponseJournal:
         query = "select connection_id, generation from response where committed_at is null and received_at <= ? order by received_at"
         rows = self._try(query, time.time() - older_than_seconds)
         return [*self._unwritten, *((UUID(connection_id), generation) for connection_id, generation in rows)]
-
-    def keep_note(self, name: str, value: Sequence[Any]) -> None:
-        """Keeps a note; of several under one name, the greatest."""
-        if (self.note(name) or []) < list(value):
-            encrypted = self._vault.encrypt(json.dumps(list(value)), column="note", seal_id=name)
-            self._try("insert or replace into note values (?, ?)", name, encrypted)
-
-    def note(self, name: str) -> list[Any] | None:
-        """The note of that name, or None."""
-        rows = self._try("select encrypted from note where name = ?", name)
-        return json.loads(self._vault.decrypt(rows[0][0], column="note", seal_id=name)) if rows else None
 
     def _try(self, statement: str, *values: object) -> list[Any]:
         """As `_sql`, but a disk error is only logged. An entry that could not be updated is offered again, which changes nothing."""

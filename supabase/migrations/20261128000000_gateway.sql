@@ -336,7 +336,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 4 and m.sha256 <> '4c462a2b62361978b5149bb8e5402fd258df8fadc39191538597a533a4f50c72') then
+  if exists (select from gateway.migration m where m.number = 4 and m.sha256 <> 'cc89ada8861afe43e47181c0c506d75e967251d1b4d2749ed9b401e1ae70d23d') then
     raise exception 'gateway: migration 4 (partners) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 4) then
     execute $migration$
@@ -348,8 +348,8 @@ create table gateway.partner (
   scope                  text[] not null,
   providers              text[],
   reach                  text not null check (reach in ('own', 'all')),
-  reads_per_hour         integer not null default 10000 check (reads_per_hour > 0),
-  connections_per_hour   integer not null default 1000 check (connections_per_hour > 0),
+  reads_per_hour         integer check (reads_per_hour > 0),
+  connections_per_hour   integer check (connections_per_hour > 0),
   freeze_on_alert        boolean not null default false,
   reads_alerted_at       timestamptz,
   connections_alerted_at timestamptz,
@@ -358,6 +358,7 @@ create table gateway.partner (
   created_at             timestamptz not null default clock_timestamp()
 );
 comment on table gateway.partner is 'Who may call /v1 with a key of its own, for which providers, and how far it reaches.';
+comment on column gateway.partner.reads_per_hour is 'Null: no limit. Its reads raise an alert when they jump.';
 comment on column gateway.partner.providers is 'Null: every provider.';
 comment on index gateway.partner_pkey is 'A partner is one, however many keys it has.';
 comment on index gateway.partner_name is 'Commands and consent pages mean one partner by a name.';
@@ -437,54 +438,49 @@ create table gateway.freeze (
 comment on table gateway.freeze is 'What no caller may read: `reads` is every token, `provider:<id>` those of a provider.';
 comment on index gateway.freeze_pkey is 'A target is frozen or not.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (4, 'partners', '4c462a2b62361978b5149bb8e5402fd258df8fadc39191538597a533a4f50c72');
+    insert into gateway.migration (number, name, sha256) values (4, 'partners', 'cc89ada8861afe43e47181c0c506d75e967251d1b4d2749ed9b401e1ae70d23d');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 5 and m.sha256 <> '95068187c3c803760e0d6c986bc03859f63cd72b1045fc96047d590c6850f9fa') then
+  if exists (select from gateway.migration m where m.number = 5 and m.sha256 <> '91fbb9b331954b02d75c5aabfe23b81a292939d50663c2d1865daad763d58a12') then
     raise exception 'gateway: migration 5 (usage) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 5) then
     execute $migration$
--- How much partners read.
+-- How much is read, and by whom.
+
+create table gateway.token_read (
+  connection_id uuid not null,
+  reader_id     uuid not null,
+  hour          timestamptz not null,
+  partner_id    uuid,
+  user_id       uuid not null,
+  provider      text not null,
+  first_at      timestamptz not null default clock_timestamp(),
+  last_at       timestamptz not null default clock_timestamp(),
+  reads         integer not null default 1,
+  networks      inet[] not null default '{}',
+  constraint token_read_pkey primary key (connection_id, reader_id, hour)
+) with (fillfactor = 70);  -- a row changes with each read, and its new version fits on the same page
+create index token_read_hour on gateway.token_read (hour);
+comment on table gateway.token_read is 'Token reads by connection, reader and hour. A closed hour becomes one event, and its row is deleted.';
+comment on column gateway.token_read.reader_id is 'A partner, or the owner of the connection.';
+comment on column gateway.token_read.partner_id is 'Null where the owner reads.';
+comment on index gateway.token_read_pkey is 'A read is recorded once.';
 
 create table gateway.usage (
-  partner_id  uuid not null references gateway.partner (id) on delete cascade,
+  reader_id   uuid not null,
   hour        timestamptz not null,
-  slot        integer not null,
   reads       bigint not null,
-  connections bigint not null default 0,
-  again       bigint not null default 0,
-  constraint usage_pkey primary key (partner_id, hour, slot)
-) with (fillfactor = 50);  -- a row changes with each read, and its new version fits on the same page
+  connections bigint not null,
+  constraint usage_pkey primary key (reader_id, hour)
+) with (fillfactor = 50);
 create index usage_hour on gateway.usage (hour);
-comment on table gateway.usage is 'Token reads of a partner in an hour, in slots, so that readers do not wait for one another.';
-comment on column gateway.usage.connections is 'Of these reads, how many were the first of their connection in the hour.';
-comment on column gateway.usage.again is 'Of these connections, how many were read in the hour before, too.';
-comment on index gateway.usage_pkey is 'A read is counted once.';
-
-create table gateway.usage_connection (
-  partner_id    uuid not null references gateway.partner (id) on delete cascade,
-  hour          timestamptz not null,
-  connection_id uuid not null,
-  constraint usage_connection_pkey primary key (partner_id, hour, connection_id)
-);
-create index usage_connection_hour on gateway.usage_connection (hour);
-comment on table gateway.usage_connection is 'Which connections a partner read in an hour.';
-comment on index gateway.usage_connection_pkey is 'A connection counts once an hour, however often it is read.';
-
-create table gateway.usage_elsewhere (
-  partner_id    uuid not null references gateway.partner (id) on delete cascade,
-  hour          timestamptz not null,
-  connection_id uuid not null,
-  constraint usage_elsewhere_pkey primary key (partner_id, hour, connection_id)
-);
-create index usage_elsewhere_hour on gateway.usage_elsewhere (hour);
-comment on table gateway.usage_elsewhere is 'Those of them that were read from a network that was new to the partner.';
-comment on index gateway.usage_elsewhere_pkey is 'A connection counts once an hour, from however many new networks it is read.';
+comment on table gateway.usage is 'Token reads of a partner or a user in an hour, as far as the processes have reported them, and of how many connections.';
+comment on index gateway.usage_pkey is 'A read counts once towards a limit.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (5, 'usage', '95068187c3c803760e0d6c986bc03859f63cd72b1045fc96047d590c6850f9fa');
+    insert into gateway.migration (number, name, sha256) values (5, 'usage', '91fbb9b331954b02d75c5aabfe23b81a292939d50663c2d1865daad763d58a12');
   end if;
 end $apply$;
 
@@ -675,38 +671,39 @@ end $$;
 
 -- Who calls /v1, and what they may see.
 
+-- The partner of a live key that may be used from that address; a row of nulls where there is none, looked up in the same way, so that
+-- the time it takes tells nothing. Without a `set` of its own, so that the planner can inline it.
+create or replace function gateway.partner_of_key(p_key_hash text, p_here inet, p_moment timestamptz) returns setof gateway.partner
+language sql stable as $$
+  select p.*
+    from (select) as one
+    left join gateway.api_key k
+      on k.key_hash = p_key_hash and k.revoked_at is null and (k.expires_at is null or k.expires_at > p_moment)
+         and (k.addresses is null or p_here <<= any (k.addresses))
+    left join gateway.partner p on p.id = coalesce(k.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null
+$$;
+
 -- Whose key it is, or why the call is refused: `unauthenticated` (unknown, revoked, expired and used from elsewhere are the same to
--- whoever asks), `frozen` or `forbidden`. `needs`: the scope of the call, null where any key will do. Functions answer
+-- the caller), `frozen` or `forbidden`. `needs`: the scope of the call, null where any key will do. Functions answer
 -- {"refused": slug} then, and nothing else.
--- `recent`: its network was seen for the first time less than an hour ago, and the partner is older than that. The same is looked up
--- for every key, found or not, so that the time it takes tells nothing.
-create or replace function gateway.caller(
-  p_key_hash text, p_address text, p_needs text, out partner gateway.partner, out refused text, out recent boolean
-)
+create or replace function gateway.caller(p_key_hash text, p_address text, p_needs text, out partner gateway.partner, out refused text)
 language plpgsql set search_path = '' as $$
 declare
-  over timestamptz := clock_timestamp();
-  here inet := nullif(p_address, '')::inet;
-  net  inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
-  k    record;
+  moment timestamptz := clock_timestamp();
+  here   inet := nullif(p_address, '')::inet;
+  net    inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
+  used   record;
 begin
-  select p.id, p as partner, u.first_at, u.last_at into k
-    from (select) as one
-    left join gateway.api_key x
-      on x.key_hash = p_key_hash and x.revoked_at is null and (x.expires_at is null or x.expires_at > over)
-         and (x.addresses is null or here <<= any (x.addresses))
-    left join gateway.partner p on p.id = coalesce(x.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null
-    left join gateway.key_use u on u.key_hash = p_key_hash and u.network = net;
-  if k.id is null then
+  select p as partner, u.last_at into used
+    from gateway.partner_of_key(p_key_hash, here, moment) p left join gateway.key_use u on u.key_hash = p_key_hash and u.network = net;
+  partner := used.partner;
+  if partner.id is null then
     refused := 'unauthenticated';
     return;
   end if;
-  partner := k.partner;
-  if here is not null and (k.last_at is null or k.last_at <= over - interval '1 minute') then
-    perform gateway.note_use(partner, p_key_hash, here, net);
+  if here is not null and (used.last_at is null or used.last_at <= moment - interval '1 minute') then
+    perform gateway.record_key_use(partner.id, p_key_hash, here, net);
   end if;
-  recent := here is not null and (k.first_at is null or k.first_at > over - interval '1 hour')
-            and partner.created_at <= over - interval '1 hour';
   refused := case when partner.frozen_at is not null then 'frozen'
                   when p_needs is not null and p_needs <> all (partner.scope) then 'forbidden' end;
 end $$;
@@ -728,19 +725,19 @@ language sql stable as $$
        select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection.id and x.ended_at is null))
 $$;
 
--- To the minute, by network; a network that is new to a partner which has used another is told of.
-create or replace function gateway.note_use(p_partner gateway.partner, p_key_hash text, p_here inet, p_net inet) returns void
+-- Where a key is used from, to the minute. A network that is new to a partner which has used another is an event.
+create or replace function gateway.record_key_use(p_partner_id uuid, p_key_hash text, p_here inet, p_net inet) returns void
 language plpgsql set search_path = '' as $$
 begin
-  -- Whoever finds somebody noting the same just now leaves it to them: nobody waits for another's call to end.
+  -- Another call that records the same just now will do: no call waits for another's end.
   if not pg_try_advisory_xact_lock(hashtextextended('gateway key use ' || p_key_hash || p_net::text, 0)) then
     return;
   end if;
-  if exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash where k.partner_id = p_partner.id)
+  if exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash where k.partner_id = p_partner_id)
      and not exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash
-                      where k.partner_id = p_partner.id and u.network = p_net) then
+                      where k.partner_id = p_partner_id and u.network = p_net) then
     insert into gateway.event (type, partner_id, data)
-    values ('partner.new_network', p_partner.id, jsonb_build_object('network', host(p_net) || '/' || masklen(p_net)));
+    values ('partner.new_network', p_partner_id, jsonb_build_object('network', host(p_net) || '/' || masklen(p_net)));
   end if;
   insert into gateway.key_use as u (key_hash, network, address) values (p_key_hash, p_net, p_here)
   on conflict on constraint key_use_pkey do update set last_at = clock_timestamp(), address = excluded.address;
@@ -1628,7 +1625,7 @@ begin
     return '{"done": false}';
   end if;
   perform gateway.delete_expired(1000);
-  perform gateway.sweep_usage();
+  perform gateway.close_hours(10000);
   perform gateway.abandon_revocations(100);
   perform gateway.announce_expiring_grants(100);
   perform gateway.drop_old_events(p_events_days, 2000);
@@ -1918,142 +1915,85 @@ begin
   return jsonb_build_object('replaced', replaced);
 end $$;
 
--- How much a partner may read in an hour.
+-- How many tokens a partner or a user may read in an hour.
 
--- Whether the network of this call was first seen for this partner less than an hour ago, while it has older ones: where keys are
--- used that were taken from whom they belong to.
-create or replace function gateway.from_elsewhere(p_partner gateway.partner, p_address text) returns boolean
-language plpgsql stable set search_path = '' as $$
-declare
-  here  inet := nullif(p_address, '')::inet;
-  net   inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
-  since timestamptz := clock_timestamp() - interval '1 hour';
-begin
-  return coalesce((
-    select bool_or(u.network <> net) and not bool_or(u.network = net)
-      from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash
-     where k.partner_id = p_partner.id and u.first_at <= since), false);
-end $$;
+-- A user's own reads; a partner's limits are in its row, and null is none.
+create or replace function gateway.user_reads_per_hour() returns integer
+language sql immutable as 'select 3600';
 
--- The answer to a partner that is over one of its limits. Told once an hour for each kind; where it was asked for, the partner is
--- frozen with it.
-create or replace function gateway.alert(p_partner gateway.partner, p_kind text, p_wait_seconds double precision, p_data jsonb) returns jsonb
+-- Tells of a limit that was reached, or of a jump: once an hour for each kind. A partner that wants it is frozen with it.
+create or replace function gateway.alert(p_partner_id uuid, p_kind text, p_data jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
-  over timestamptz := clock_timestamp();
-  seen timestamptz := case p_kind when 'reads' then p_partner.reads_alerted_at else p_partner.connections_alerted_at end;
+  moment timestamptz := clock_timestamp();
+  frozen boolean;
 begin
-  if seen is null or seen <= over - interval '1 hour' then
-    update gateway.partner x
-       set reads_alerted_at = case p_kind when 'reads' then over else x.reads_alerted_at end,
-           connections_alerted_at = case p_kind when 'connections' then over else x.connections_alerted_at end,
-           frozen_at = case when x.freeze_on_alert then coalesce(x.frozen_at, over) else x.frozen_at end
-     where x.id = p_partner.id and seen is not distinct from case p_kind when 'reads' then x.reads_alerted_at else x.connections_alerted_at end;
-    if found then
-      insert into gateway.event (type, partner_id, data) values ('partner.alerted', p_partner.id, p_data || jsonb_build_object('limit', p_kind));
-      if p_partner.freeze_on_alert then
-        insert into gateway.event (type, partner_id, data) values ('partner.frozen', p_partner.id, jsonb_build_object('why', 'alert'));
-      end if;
-    end if;
+  update gateway.partner p
+     set reads_alerted_at = case p_kind when 'reads' then moment else p.reads_alerted_at end,
+         connections_alerted_at = case p_kind when 'connections' then moment else p.connections_alerted_at end,
+         frozen_at = case when p.freeze_on_alert then coalesce(p.frozen_at, moment) else p.frozen_at end
+   where p.id = p_partner_id
+     and coalesce(case p_kind when 'reads' then p.reads_alerted_at else p.connections_alerted_at end, '-infinity') <= moment - interval '1 hour'
+  returning p.freeze_on_alert into frozen;
+  if not found then
+    return;
   end if;
-  return jsonb_build_object('refused', 'rate_limited', 'retry_after', greatest(1, ceil(p_wait_seconds)));
+  insert into gateway.event (type, partner_id, data) values ('partner.alerted', p_partner_id, p_data || jsonb_build_object('limit', p_kind));
+  if frozen then
+    insert into gateway.event (type, partner_id, data) values ('partner.frozen', p_partner_id, '{"why": "alert"}');
+  end if;
 end $$;
 
--- When there is room for one more below `most`, in seconds: `this` counts whole, and `last`, of the hour before, by the share of it
--- that is less than an hour ago.
-create or replace function gateway.until_room(p_most bigint, p_this bigint, p_last bigint, p_passed double precision) returns double precision
-language sql immutable as $$
-  select case when p_this < p_most then 3600 * (1 - (p_most - 1 - p_this)::double precision / nullif(p_last, 0)) - p_passed
-              else 3600 - p_passed + 3600 * (1 - (p_most - 1)::double precision / p_this) end
-$$;
-
--- One token read of a partner counts, or null becomes the refusal. Both limits are of a sliding hour, this one and its share of the
--- last: reads; and different connections, of which those of both hours count once; a tenth of these, and never less than ten, from
--- networks that are new to the partner. `recent`: the network may be one.
--- Nobody waits for another's read to end: each database session counts in a slot of its own, and of those who meet a connection
--- first in the hour, one notes it. Reads under way at the same moment do not see one another, so a limit may be passed by these.
-create or replace function gateway.count_read(p_partner gateway.partner, p_connection uuid, p_address text, p_recent boolean) returns jsonb
+-- The refusal of a read beyond a limit: it may be tried again when the hour is over.
+create or replace function gateway.over_limit(p_partner_id uuid, p_kind text, p_limit integer) returns json
 language plpgsql set search_path = '' as $$
 declare
-  over      timestamptz := clock_timestamp();
-  this      timestamptz := date_trunc('hour', over, 'UTC');
-  last      timestamptz := this - interval '1 hour';
-  passed    double precision := extract(epoch from over - this);
-  share     double precision := 1 - passed / 3600;
-  seat      integer := pg_backend_pid() % 64;
-  most      bigint := greatest(10, p_partner.connections_per_hour / 10);
-  used      record;
-  fresh     boolean;
-  before    boolean := false;
+  moment timestamptz := clock_timestamp();
 begin
-  p_recent := p_recent and gateway.from_elsewhere(p_partner, p_address);
-  if not p_recent then
-    -- Nearly every read: of a connection that was met in this hour, and below the limit. In one statement, which is what it costs.
-    update gateway.usage u set reads = u.reads + 1
-     where u.partner_id = p_partner.id and u.hour = this and u.slot = seat
-       and exists (select from gateway.usage_connection c where c.partner_id = p_partner.id and c.hour = this and c.connection_id = p_connection)
-       and (select sum(case x.hour when this then x.reads else x.reads * share end) from gateway.usage x
-             where x.partner_id = p_partner.id and x.hour in (this, last)) + 1 <= p_partner.reads_per_hour;
-    if found then
-      return null;
-    end if;
-  end if;
-  select coalesce(sum(u.reads) filter (where u.hour = this), 0)::bigint as reads,
-         coalesce(sum(u.reads) filter (where u.hour = last), 0)::bigint as reads_last,
-         coalesce(sum(u.connections) filter (where u.hour = this), 0)::bigint as known,
-         coalesce(sum(case u.hour when last then u.connections else -u.again end), 0)::bigint as known_last
-    into used from gateway.usage u where u.partner_id = p_partner.id and u.hour in (this, last);
-  if used.reads + used.reads_last * share + 1 > p_partner.reads_per_hour then
-    return gateway.alert(p_partner, 'reads', gateway.until_room(p_partner.reads_per_hour, used.reads, used.reads_last, passed),
-                         jsonb_build_object('per_hour', p_partner.reads_per_hour));
-  end if;
-  fresh := not exists (select from gateway.usage_connection u where u.partner_id = p_partner.id and u.hour = this and u.connection_id = p_connection);
-  if fresh then
-    before := exists (select from gateway.usage_connection u where u.partner_id = p_partner.id and u.hour = last and u.connection_id = p_connection);
-    used.known_last := used.known_last - before::integer;
-    if used.known + used.known_last * share + 1 > p_partner.connections_per_hour then
-      return gateway.alert(p_partner, 'connections', gateway.until_room(p_partner.connections_per_hour, used.known, used.known_last, passed),
-                           jsonb_build_object('per_hour', p_partner.connections_per_hour));
-    end if;
-  end if;
-  if p_recent and not exists (
-    select from gateway.usage_elsewhere u where u.partner_id = p_partner.id and u.hour = this and u.connection_id = p_connection) then
-    select count(*) filter (where x.hour = this) as known, count(*) filter (where x.hour = last) as known_last into used
-      from (select max(u.hour) as hour from gateway.usage_elsewhere u
-             where u.partner_id = p_partner.id and u.hour in (this, last) and u.connection_id <> p_connection group by u.connection_id) x;
-    if used.known + used.known_last * share + 1 > most then
-      return gateway.alert(p_partner, 'connections', gateway.until_room(most, used.known, used.known_last, passed),
-                           jsonb_build_object('per_hour', most, 'elsewhere', true));
-    end if;
-    if pg_try_advisory_xact_lock(hashtextextended('gateway elsewhere ' || p_partner.id::text || p_connection::text, 0)) then
-      insert into gateway.usage_elsewhere (partner_id, hour, connection_id) values (p_partner.id, this, p_connection) on conflict do nothing;
-    end if;
-  end if;
-  if fresh then
-    fresh := pg_try_advisory_xact_lock(hashtextextended('gateway usage ' || p_partner.id::text || p_connection::text, 0));
-    if fresh then
-      insert into gateway.usage_connection (partner_id, hour, connection_id) values (p_partner.id, this, p_connection) on conflict do nothing;
-      fresh := found;
-    end if;
-  end if;
-  insert into gateway.usage as u (partner_id, hour, slot, reads, connections, again)
-  values (p_partner.id, this, seat, 1, fresh::integer, (fresh and before)::integer)
-  on conflict on constraint usage_pkey do update
-    set reads = u.reads + 1, connections = u.connections + excluded.connections, again = u.again + excluded.again;
-  return null;
+  perform gateway.alert(p_partner_id, p_kind, jsonb_build_object('per_hour', p_limit));
+  return json_build_object('refused', 'rate_limited', 'retry_after',
+    ceil(extract(epoch from date_trunc('hour', moment, 'UTC') + interval '1 hour' - moment)));
 end $$;
 
-create or replace function gateway.sweep_usage() returns void
+-- Adds a process's reads to the hour of their reader. A partner without a limit raises an alert when it reads five times as much as in
+-- the busiest hour of the day before, and a thousand tokens at least.
+create or replace function gateway.report_reads(
+  p_reader_id uuid, p_partner_id uuid, p_hour timestamptz, p_reads integer, p_connections integer, p_limited boolean
+)
+returns void language plpgsql set search_path = '' as $$
+declare
+  total bigint;
+  usual bigint;
+begin
+  insert into gateway.usage as u (reader_id, hour, reads, connections) values (p_reader_id, p_hour, p_reads, p_connections)
+  on conflict on constraint usage_pkey do update set reads = u.reads + excluded.reads, connections = u.connections + excluded.connections
+  returning u.reads into total;
+  if p_partner_id is not null and not p_limited and total >= 1000 then
+    select max(u.reads) into usual from gateway.usage u
+     where u.reader_id = p_reader_id and u.hour between p_hour - interval '1 day' and p_hour - interval '1 hour';
+    if total > 5 * usual then
+      perform gateway.alert(p_partner_id, 'reads', jsonb_build_object('reads', total, 'usual', usual));
+    end if;
+  end if;
+end $$;
+
+-- Makes one event of each hour that is over, and forgets what no limit and no alert looks at any more. Part of housekeeping.
+create or replace function gateway.close_hours(p_most integer) returns void
 language plpgsql set search_path = '' as $$
 declare
-  over timestamptz := date_trunc('hour', clock_timestamp(), 'UTC') - interval '1 hour';
+  this_hour timestamptz := date_trunc('hour', clock_timestamp(), 'UTC');
 begin
-  delete from gateway.usage u where u.ctid = any (array(
-    select x.ctid from gateway.usage x where x.hour < over limit 5000 for update skip locked));
-  delete from gateway.usage_connection u where u.ctid = any (array(
-    select x.ctid from gateway.usage_connection x where x.hour < over limit 5000 for update skip locked));
-  delete from gateway.usage_elsewhere u where u.ctid = any (array(
-    select x.ctid from gateway.usage_elsewhere x where x.hour < over limit 5000 for update skip locked));
+  with closed as (
+    delete from gateway.token_read r where (r.connection_id, r.reader_id, r.hour) in (
+      select x.connection_id, x.reader_id, x.hour from gateway.token_read x
+       where x.hour < this_hour order by x.hour limit p_most for update skip locked)
+    returning r.*)
+  insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
+  select 'tokens.read', c.connection_id, c.user_id, c.partner_id, c.provider, jsonb_build_object(
+           'reads', c.reads, 'first_at', c.first_at, 'last_at', c.last_at,
+           'networks', (select coalesce(jsonb_agg(host(n) || '/' || masklen(n)), '[]') from unnest(c.networks) n))
+    from closed c;
+  delete from gateway.usage u where u.hour < this_hour - interval '1 day';
 end $$;
 
 -- Connect sessions: links that partners make, and the consent given through them.
@@ -2338,7 +2278,8 @@ declare
   added gateway.partner;
 begin
   insert into gateway.partner as p (name, scope, providers, reach, reads_per_hour, connections_per_hour, freeze_on_alert)
-  values (p_name, p_scope, p_providers, p_reach, coalesce(p_reads_per_hour, 10000), coalesce(p_connections_per_hour, 1000), p_freeze_on_alert)
+  values (p_name, p_scope, p_providers, p_reach, coalesce(p_reads_per_hour, case p_reach when 'own' then 10000 end),
+          coalesce(p_connections_per_hour, case p_reach when 'own' then 1000 end), p_freeze_on_alert)
   on conflict on constraint partner_name do nothing returning p.* into added;
   if not found then
     return jsonb_build_object('added', false);
@@ -2649,121 +2590,121 @@ end $$;
 
 -- Refreshing a token: lease, intent, compare-and-set.
 
-create or replace function gateway.claimed(p_connection gateway.connection, p_again boolean) returns jsonb
+-- Until when other hosts leave an interrupted refresh to the host that began it: its journal may hold the response. How long is the
+-- provider's to say. Time in which the database was away does not count, since no host could report to it.
+create or replace function gateway.blocked_until(c gateway.connection, p_host text, p_block_seconds double precision) returns timestamptz
 language sql stable as $$
-  select jsonb_build_object(
-    'claimed', true, 'id', p_connection.id, 'user_id', p_connection.user_id, 'provider', p_connection.provider, 'generation', p_connection.generation,
-    'lease_id', p_connection.lease_id, 'account_id', p_connection.account_id, 'scope', p_connection.scope, 'again', p_again, 'expires_at', p_connection.expires_at,
-    'failures', p_connection.failures, 'seal_id', p_connection.refresh_seal_id,
-    'refresh', (select d.refresh from public.provider_data d where d.id = p_connection.id),
-    'facts', p_connection.facts)
+  select case when c.intent_at is not null and c.lease_host <> p_host
+              then greatest(c.intent_at, pg_postmaster_start_time()) + make_interval(secs => p_block_seconds) end
 $$;
 
--- Why no token request may be sent now, or null. A dead intent, claimed and never told of, blocks other hosts: the answer may
--- lie in the journal of the host that sent it. How long, `block_seconds`, is the provider's to say; a database that was away
--- does not count, since nobody could tell it anything.
-create or replace function gateway.refresh_obstacle(p_connection gateway.connection, p_host text, p_block_seconds double precision)
-returns text language sql volatile as $$
-  select case
-    when p_connection.status <> 'active' then 'moved'
-    when p_connection.lease_until > clock_timestamp() then 'leased'
-    when p_connection.not_before > clock_timestamp() then 'waiting'
-    when p_connection.intent_at is not null and p_connection.lease_host <> p_host
-         and clock_timestamp() <= greatest(p_connection.intent_at, pg_postmaster_start_time()) + make_interval(secs => p_block_seconds)
-      then 'blocked'
-  end
-$$;
-
--- The breaker: closed; or open, when one caller in fifteen seconds may try.
-create or replace function gateway.may_call(p_at_provider text) returns boolean
+-- The breaker: null while it is closed. Open, one caller in fifteen seconds may try; for the others, until when they wait.
+create or replace function gateway.breaker_until(p_provider text) returns timestamptz
 language plpgsql set search_path = '' as $$
 declare
   health gateway.provider_health;
 begin
-  select h.* into health from gateway.provider_health h where h.provider = p_at_provider;
-  if not found or health.open_until is null then
-    return true;
+  select h.* into health from gateway.provider_health h where h.provider = p_provider;
+  if health.open_until is null then
+    return null;
   end if;
   update gateway.provider_health h set open_until = clock_timestamp() + interval '15 seconds'
-   where h.provider = p_at_provider and h.open_until <= clock_timestamp();
-  return found;
+   where h.provider = p_provider and h.open_until <= clock_timestamp();
+  return case when not found then greatest(health.open_until, clock_timestamp()) end;
 end $$;
 
--- The right to send one token request, by compare-and-set on the generation; the intent is written before the request is sent.
--- `often`: ten within a minute, which nobody's token is in need of.
+-- The lease on one token request. The intent is written with it: who finds it later knows that a request may have been sent.
+create or replace function gateway.lease_refresh(c gateway.connection, p_host text, p_lease_seconds double precision) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  moment timestamptz := clock_timestamp();
+  leased gateway.connection;
+begin
+  update gateway.connection x
+     set lease_id = gen_random_uuid(), lease_until = moment + make_interval(secs => p_lease_seconds), lease_host = p_host, intent_at = moment
+   where x.id = c.id returning x.* into leased;
+  return jsonb_build_object(
+    'id', leased.id, 'user_id', leased.user_id, 'provider', leased.provider, 'generation', leased.generation, 'lease_id', leased.lease_id,
+    'account_id', leased.account_id, 'scope', leased.scope, 'failures', leased.failures, 'facts', leased.facts, 'seal_id', leased.refresh_seal_id,
+    'refresh', (select d.refresh from public.provider_data d where d.id = leased.id));
+end $$;
+
+-- The right to send one token request, by compare-and-set on the generation: {"claim"}, or {"obstacle", "retry_after"}.
+--   gone; moved: another generation, or it ended; leased: a process is refreshing it; waiting: the last try failed; blocked: the host
+--   that began the last try may hold its response; frequent: refreshed ten times within a minute, and its token is still valid;
+--   breaker: the provider fails for many.
 create or replace function public.gateway_claim_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_host text, p_lease_seconds double precision, p_block_seconds double precision
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  over     timestamptz := clock_timestamp();
+  moment   timestamptz := clock_timestamp();
   c        gateway.connection;
-  repeated boolean;
   obstacle text;
+  until    timestamptz;
 begin
   select x.* into c from gateway.connection x where x.id = p_connection_id for update skip locked;
-  obstacle := case when not found then 'leased' when c.generation <> p_generation then 'moved'
-                   else gateway.refresh_obstacle(c, p_host, p_block_seconds) end;
-  -- Not while the token lives: whoever has none is in need of one, and each of those came from a refresh that was due.
-  if obstacle is null and (c.expires_at is null or c.expires_at > over)
-     and (select count(*) from (select from gateway.event e
-                                 where e.type = 'grant.refreshed' and e.connection_id = c.id and e.at > over - interval '1 minute'
-                                 limit 10) x) = 10 then
-    obstacle := 'often';
-  end if;
-  if obstacle is null and not gateway.may_call(c.provider) then
-    obstacle := 'breaker';
+  if not found then
+    obstacle := case when exists (select from gateway.connection x where x.id = p_connection_id) then 'leased' else 'gone' end;
+  elsif c.generation <> p_generation or c.status <> 'active' then
+    obstacle := 'moved';
+  elsif c.lease_until > moment then
+    obstacle := 'leased';
+  elsif c.not_before > moment then
+    obstacle := 'waiting';
+    until := c.not_before;
+  elsif gateway.blocked_until(c, p_host, p_block_seconds) >= moment then
+    obstacle := 'blocked';
+    until := gateway.blocked_until(c, p_host, p_block_seconds);
+  elsif (c.expires_at is null or c.expires_at > moment)
+    and (select count(*) from (select from gateway.event e
+                                where e.type = 'grant.refreshed' and e.connection_id = c.id and e.at > moment - interval '1 minute'
+                                limit 10) x) = 10 then
+    obstacle := 'frequent';
+    until := moment + interval '1 minute';
+  else
+    until := gateway.breaker_until(c.provider);
+    obstacle := case when until is not null then 'breaker' end;
   end if;
   if obstacle is not null then
-    return jsonb_build_object('claimed', false, 'obstacle', obstacle);
+    return jsonb_build_object('obstacle', obstacle, 'retry_after', greatest(1, ceil(extract(epoch from until - moment))));
   end if;
-  repeated := c.intent_at is not null;
-  update gateway.connection x
-     set lease_id = gen_random_uuid(), lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds),
-         lease_host = p_host, intent_at = clock_timestamp()
-   where x.id = p_connection_id returning x.* into c;
-  return gateway.claimed(c, repeated);
+  return jsonb_build_object('claim', gateway.lease_refresh(c, p_host, p_lease_seconds));
 end $$;
 
--- The same for whatever was left behind by a process that died, or is due: one, or null. What cannot be taken now is passed over
--- where rows are looked for, so that it never stands before what can: a provider that is spared must not keep the others waiting.
-create or replace function public.gateway_claim_due_v1(
-  p_host text, p_lease_seconds double precision, p_block_seconds jsonb, p_providers text[]
-)
+-- The same for one connection whose refresh was interrupted, or that is due; null when there is none. `p_providers`: for each of them the
+-- seconds of its lease and of its block. Rows that cannot be claimed now are passed over where rows are looked for, so that they never
+-- delay those that can.
+create or replace function public.gateway_claim_due_v1(p_host text, p_providers jsonb)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  over   timestamptz := clock_timestamp();
-  spared text[] := array(select h.provider from gateway.provider_health h where h.open_until > over);
+  moment timestamptz := clock_timestamp();
+  usable text[] := array(select k from jsonb_object_keys(p_providers) k
+                          where not exists (select from gateway.provider_health h where h.provider = k and h.open_until > moment));
   c      gateway.connection;
-  repeated boolean;
 begin
   select x.* into c from gateway.connection x
-   where x.intent_at is not null and x.status = 'active' and x.provider = any (p_providers) and x.provider <> all (spared)
-     and (x.lease_until is null or x.lease_until <= over)
-     and gateway.refresh_obstacle(x, p_host, coalesce((p_block_seconds ->> x.provider)::double precision, 60)) is null
+   where x.intent_at is not null and x.status = 'active' and x.provider = any (usable)
+     and (x.lease_until is null or x.lease_until <= moment) and (x.not_before is null or x.not_before <= moment)
+     and coalesce(gateway.blocked_until(x, p_host, (p_providers -> x.provider ->> 'block')::double precision) < moment, true)
    order by x.intent_at limit 1 for update of x skip locked;
   if not found then
     select x.* into c from gateway.connection x
-     where x.refresh_at <= over and x.status = 'active' and x.provider = any (p_providers) and x.provider <> all (spared)
-       and x.intent_at is null and (x.lease_until is null or x.lease_until <= over) and (x.not_before is null or x.not_before <= over)
+     where x.refresh_at <= moment and x.status = 'active' and x.provider = any (usable)
+       and x.intent_at is null and (x.lease_until is null or x.lease_until <= moment) and (x.not_before is null or x.not_before <= moment)
      order by x.refresh_at limit 1 for update of x skip locked;
   end if;
-  if c.id is null or not gateway.may_call(c.provider) then
+  if c.id is null or gateway.breaker_until(c.provider) is not null then
     return null;
   end if;
-  repeated := c.intent_at is not null;
-  update gateway.connection x
-     set lease_id = gen_random_uuid(), lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds),
-         lease_host = p_host, intent_at = clock_timestamp()
-   where x.id = c.id returning x.* into c;
-  return gateway.claimed(c, repeated);
+  return gateway.lease_refresh(c, p_host, (p_providers -> c.provider ->> 'lease')::double precision);
 end $$;
 
--- The lease is not asked for: whoever holds the answer to this generation's request holds what the provider believes now, also where
--- another's try with the token before was refused meanwhile. Seconds come in and not times: the clock is this one. Without
--- `renewed` the refresh token is the one that stood, and so is its end unless a new one is said.
---   ending: `saved`; `gone`; `reconnected`: the user was there first; `refreshed`: this answer stands already (whoever saved it was
---   not told, or two brought it), or one to the same request. Nothing of that may be given back: it is what stands.
+-- Saves the response to the request of that generation as the next one. The lease is not checked: the process that holds the response
+-- holds what the provider accepts now, even if another try with the old token was refused meanwhile. Lifetimes come as seconds, since only
+-- this clock decides. Without `renewed` the refresh token is the old one, and so is its end unless a new one is given.
+--   ending: `saved`; `gone`; `reconnected`: the user connected again first; `refreshed`: this response, or another to the same request, is
+--   saved already, so nothing of it may be revoked.
 create or replace function public.gateway_finish_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_token text, p_refresh text, p_seal_id uuid, p_scope text[], p_expires_seconds double precision,
   p_refresh_expires_seconds double precision, p_renewed boolean
@@ -2803,9 +2744,9 @@ begin
   return jsonb_build_object('ending', 'saved');
 end $$;
 
--- outcome: `wait` (the provider is having trouble), `alone` (it answers, but not for this connection just now), `operator` (our
--- registration is refused, or a key is missing) or `refused` (the grant is, for good). Only what failed for the provider's own
--- reasons counts towards its breaker, and an answer of any other kind shows that it is well.
+-- Ends the lease after a failure. outcome: `wait` (the provider has trouble), `alone` (it works, but not for this connection just now),
+-- `operator` (our registration is refused, or a key is missing) or `refused` (the grant is, for good). Only trouble of the provider counts
+-- towards its breaker; any other answer shows that it works.
 create or replace function public.gateway_fail_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_lease_id uuid, p_outcome text, p_error text, p_wait_seconds double precision
 )
@@ -2813,7 +2754,7 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   c gateway.connection;
 begin
-  perform from public.provider_data d where d.id = p_connection_id for update;  -- first, as everywhere, or two could lock each other out
+  perform from public.provider_data d where d.id = p_connection_id for update;  -- first, as everywhere, or two calls could wait for each other
   update gateway.connection x
      set lease_id = null, lease_until = null, lease_host = null, intent_at = null, failures = x.failures + 1,
          not_before = clock_timestamp() + make_interval(secs => p_wait_seconds),
@@ -2821,7 +2762,7 @@ begin
          updated_at = case p_outcome when 'refused' then clock_timestamp() else x.updated_at end
    where x.id = p_connection_id and x.generation = p_generation and x.lease_id = p_lease_id returning x.* into c;
   if not found then
-    return jsonb_build_object('told', false);
+    return jsonb_build_object('recorded', false);
   end if;
   if p_outcome = 'refused' then
     update public.provider_data d
@@ -2842,7 +2783,7 @@ begin
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refresh_failed', c.id, c.user_id, c.provider,
           jsonb_build_object('error', p_error, 'remedy', case p_outcome when 'refused' then 'reconnect' when 'alone' then 'wait' else p_outcome end));
-  return jsonb_build_object('told', true);
+  return jsonb_build_object('recorded', true);
 end $$;
 
 -- What became of refreshes lately, by whichever process on whichever machine.
@@ -3127,73 +3068,111 @@ end $$;
 
 -- Reading a token.
 
--- What a token read needs, in one call: whose key, how far it reaches, what is frozen, how much was read, the row, the event. `good`:
--- for `min_seconds` still; `alive`: now. Another's id is like none, and counts for nothing. `counted`: the first look of a request;
--- what a refresh looks at afterwards is judged again and neither counted nor told. No user and no key: the gateway itself.
--- `location`: only the connection of that one.
-create or replace function public.gateway_grant_v1(
-  p_connection_id uuid, p_user_id uuid, p_min_seconds integer, p_key_hash text default null, p_address text default null,
-  p_counted boolean default false, p_location text default null
+-- What a reader gets of a connection, and what it is needed for. `good`: valid for the seconds that were asked for; `alive`: valid now.
+create or replace function gateway.token_json(
+  c gateway.connection, p_token text, p_refresh text, p_moment timestamptz, p_min_seconds integer
 )
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+returns json
+language sql stable as $$
+  select json_build_object(
+    'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'generation', c.generation, 'seal_id', c.seal_id, 'status', c.status, 'scope', c.scope,
+    'expires_at', c.expires_at, 'token', p_token,
+    'good', p_token <> '' and (c.expires_at is null or c.expires_at > p_moment + p_min_seconds * interval '1 second'),
+    'alive', p_token <> '' and (c.expires_at is null or c.expires_at > p_moment),
+    'refreshable', p_refresh <> '')
+$$;
+
+-- The gateway's own read: nobody's right is checked, and nothing is recorded.
+create or replace function public.gateway_stored_token_v1(p_connection_id uuid, p_min_seconds integer)
+returns json language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (select gateway.token_json(c, d.token, d.refresh, clock_timestamp(), p_min_seconds)
+            from gateway.connection c join public.provider_data d on d.id = c.id where c.id = p_connection_id);
+end $$;
+
+-- A token for a partner (`p_key_hash`) or a user, in one call: the key, how far it reaches, what is frozen, limits, the row, and the record
+-- of the read. Null: no such connection for this caller. `p_counted`: the first look of a request; what a refresh looks at afterwards is
+-- checked again, but neither counted nor recorded. `p_unreported`: reads of this reader that the calling process has counted since its last
+-- report; `p_report`: add them to the hour now. The answer says whether that was done.
+create or replace function public.gateway_read_token_v1(
+  p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text, p_min_seconds integer, p_location text default null,
+  p_counted boolean default false, p_unreported integer default 0, p_report boolean default true
+)
+returns json language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  over    timestamptz := clock_timestamp();
-  asks    record;
-  p       gateway.partner;
-  let     boolean := true;
-  x       record;
-  limited jsonb;
+  moment    timestamptz := clock_timestamp();
+  this_hour timestamptz := date_trunc('hour', moment, 'UTC');
+  here      inet := nullif(p_address, '')::inet;
+  net       inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
+  reader    record;
+  found_row record;
+  allowed   boolean := true;
+  is_new    boolean;
 begin
   if p_key_hash is not null then
-    asks := gateway.caller(p_key_hash, p_address, 'tokens:read');
-    if asks.refused is not null then
-      return jsonb_build_object('refused', asks.refused);
+    select p.id, p.id as partner_id, p.reach, p.providers, p.reads_per_hour, p.connections_per_hour,
+           case when p.id is null then 'unauthenticated' when p.frozen_at is not null then 'frozen'
+                when 'tokens:read' <> all (p.scope) then 'forbidden' end as refused,
+           k.last_at, u.reads, u.connections
+      into reader
+      from gateway.partner_of_key(p_key_hash, here, moment) p
+      left join gateway.key_use k on k.key_hash = p_key_hash and k.network = net
+      left join gateway.usage u on u.reader_id = p.id and u.hour = this_hour;
+    if reader.id is not null and here is not null and (reader.last_at is null or reader.last_at <= moment - interval '1 minute') then
+      perform gateway.record_key_use(reader.id, p_key_hash, here, net);
     end if;
-    p := asks.partner;
-    if p.reach = 'own' then
-      let := gateway.lets(p, p_connection_id);
+    if reader.refused is not null then
+      return json_build_object('refused', reader.refused);
+    end if;
+    if reader.reach = 'own' then
+      allowed := exists (select from gateway.consent x where x.partner_id = reader.id and x.connection_id = p_connection_id and x.ended_at is null);
+    end if;
+  else
+    select u.id, null::uuid as partner_id, null::text[] as providers, gateway.user_reads_per_hour() as reads_per_hour,
+           null::integer as connections_per_hour, h.reads, h.connections
+      into reader
+      from gateway.live_user(p_user_id) u left join gateway.usage h on h.reader_id = u.id and h.hour = this_hour;
+    if reader.id is null then
+      return case when gateway.shut_out(p_user_id) then '{"shut_out": true}'::json end;
     end if;
   end if;
-  -- In one statement, so that token and generation are of one moment; and none of it is read where nobody said yes: an id out of
-  -- reach takes as long as none.
-  select c.id, c.user_id, c.provider, c.generation, c.seal_id, c.status, c.scope, c.expires_at, c.lease_until, c.not_before,
-         d.token, nullif(d.refresh, '') is not null as refreshable,
+  -- One statement, so that token and generation are of one moment. Nothing is read where nobody consented: an id out of reach takes as
+  -- long as an unknown one.
+  select c.id, c.user_id, c.provider, c.status, gateway.token_json(c, d.token, d.refresh, moment, p_min_seconds) as answer,
          exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider)) as frozen
-    into x from gateway.connection c join public.provider_data d on d.id = c.id
-   where let and c.id = p_connection_id
-     and (p_key_hash is null or p.providers is null or c.provider = any (p.providers))
-     and (p_user_id is null or c.user_id = p_user_id and exists (select from gateway.live_user(p_user_id)))
-     and (p_location is null or c.facts ->> 'locationId' = p_location);
+    into found_row from gateway.connection c join public.provider_data d on d.id = c.id
+   where allowed and c.id = p_connection_id and (reader.providers is null or c.provider = any (reader.providers))
+     and (reader.partner_id is not null or c.user_id = reader.id) and (p_location is null or c.facts ->> 'locationId' = p_location);
   if not found then
-    return case when p_key_hash is not null and exists (select from gateway.waiting(p) w where w.id = p_connection_id)
-                then '{"refused": "pending_confirmation"}'::jsonb
-                when gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end;
+    return case when exists (select from gateway.waiting((select p from gateway.partner p where p.id = reader.partner_id)) w where w.id = p_connection_id)
+                then '{"refused": "pending_confirmation"}'::json end;
   end if;
-  if x.frozen and (p_key_hash is not null or p_user_id is not null) then
+  if found_row.frozen then
     return '{"refused": "frozen"}';
   end if;
-  if p_counted and x.status = 'active' then
-    if p_key_hash is not null then
-      limited := gateway.count_read(p, x.id, p_address, asks.recent);
-      if limited is not null then
-        return limited;
-      end if;
-    end if;
-    -- Told in this transaction or not at all, and on disk within wal_writer_delay: nothing of ours that dies takes it along, a crash of
-    -- Postgres itself the reads of its last half second.
-    perform set_config('synchronous_commit', 'off', true);
-    insert into gateway.event (type, connection_id, user_id, partner_id, provider)
-    values ('token.read', x.id, x.user_id, p.id, x.provider);
+  if not p_counted or found_row.status <> 'active' then
+    return found_row.answer;
   end if;
-  return jsonb_build_object(
-    'id', x.id, 'user_id', x.user_id, 'provider', x.provider, 'generation', x.generation, 'seal_id', x.seal_id, 'status', x.status,
-    'scope', x.scope, 'expires_at', x.expires_at, 'token', x.token,
-    'good', nullif(x.token, '') is not null
-            and (x.expires_at is null or x.expires_at > over + make_interval(secs => p_min_seconds)),
-    'alive', nullif(x.token, '') is not null and (x.expires_at is null or x.expires_at > over),
-    'refreshable', x.refreshable,
-    'leased', x.lease_until > over,
-    'wait_seconds', greatest(0, ceil(extract(epoch from x.not_before - over))));
+  if reader.reads + p_unreported >= reader.reads_per_hour then
+    return gateway.over_limit(reader.partner_id, 'reads', reader.reads_per_hour);
+  end if;
+  if reader.connections >= reader.connections_per_hour and not exists (
+    select from gateway.token_read r where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour) then
+    return gateway.over_limit(reader.partner_id, 'connections', reader.connections_per_hour);
+  end if;
+  -- Recorded in this transaction, or there is no answer. On disk within wal_writer_delay: a crash of Postgres loses the records of its last
+  -- half second, a crash of a gateway none.
+  perform set_config('synchronous_commit', 'off', true);
+  insert into gateway.token_read as r (connection_id, reader_id, hour, partner_id, user_id, provider, networks)
+  values (p_connection_id, reader.id, this_hour, reader.partner_id, found_row.user_id, found_row.provider, array_remove(array[net], null))
+  on conflict on constraint token_read_pkey do update
+    set reads = r.reads + 1, last_at = moment, networks = case when net <> all (r.networks) then r.networks || net else r.networks end
+  returning r.reads = 1 into is_new;
+  if is_new or p_report then
+    perform gateway.report_reads(reader.id, reader.partner_id, this_hour, p_unreported + 1, is_new::integer, reader.reads_per_hour is not null);
+    return (found_row.answer::jsonb || '{"reported": true}')::json;
+  end if;
+  return found_row.answer;
 end $$;
 
 -- Who may see and change what. The one file for a review of security: whatever the functions do, clients are bound by this.
@@ -3447,7 +3426,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', 'efe21f85b5da97a82ef62f1d3e4ad5a246ddef808ce3b7db0866b2786dbddbd1')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '0bd94f37bcbe4c5ff20d924db04399c11a340be9f42a27fd5da21a3f0318f485')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

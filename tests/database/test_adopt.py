@@ -16,7 +16,8 @@ from gateway.connections import adopt
 from gateway.connections.adopt.proof import read_expiry, use_refresh_token
 from gateway.connections.sealing import _say, read_names
 from gateway.connections.sealing.walk import Left, Report
-from gateway.database import ClaimedRefresh, apply_schema
+from gateway.database import apply_schema
+from gateway.database.queries.refresh import ClaimedRefresh, claim_refresh
 from gateway.errors import DatabaseUnavailable, SettingsRefused
 from gateway.http import Deadline
 from gateway.worker.loop import Worker
@@ -475,9 +476,9 @@ def test_no_refresh_starts_while_a_row_is_asked_about(project):
     claim = project.rt.store.claim_adoption()
     asked = {"connection_id": claim.id, "generation": 1, "host": "h", "lease_seconds": 15, "block_seconds": 60}
 
-    assert "leased" == project.rt.store.claim_refresh(**asked)
+    assert "leased" == claim_refresh(project.rt.database, **asked).obstacle
     project.rt.store.settle_adoption(claim, refused=False, token_hash=None, refresh_hash=None, error="")
-    assert isinstance(project.rt.store.claim_refresh(**asked), ClaimedRefresh)
+    assert isinstance(claim_refresh(project.rt.database, **asked), ClaimedRefresh)
     project.execute("update gateway.connection set lease_until = clock_timestamp()")
     project.execute("update gateway.adoption set due_at = clock_timestamp()")
 

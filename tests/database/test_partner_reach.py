@@ -9,6 +9,7 @@ import uuid
 import pytest
 
 from gateway.database.queries.connections import find_connection
+from gateway.database.queries.tokens import read_token
 from gateway.errors import RateLimited, Unauthenticated
 from gateway.models import Caller
 from tests.support.database import rows
@@ -31,7 +32,7 @@ def knows(store, made, connection):
     said = {
         store.reached_connection(caller, connection) is not None,
         connection in [each.id for each in store.reached_connections(caller)],
-        store.grant(connection_id=connection, caller=caller, min_seconds=0) is not None,
+        read_token(store, caller, connection, min_seconds=0, counted=False) is not None,
         store.leaving(connection_id=connection, session_hash=None, caller=caller) is not None,
     }
     assert 1 == len(said)
@@ -112,7 +113,7 @@ def test_a_banned_users_token_reaches_nothing(database, store, alice):
         lambda: store.caller(hers),
         lambda: store.reached_connections(hers),
         lambda: store.reached_connection(hers, here),
-        lambda: store.grant(connection_id=here, caller=hers, min_seconds=0, counted=True),
+        lambda: read_token(store, hers, here, min_seconds=0),
         lambda: store.begin_check(hers, here),
         lambda: store.leaving(connection_id=here, session_hash=None, caller=hers),
         lambda: store.disconnect(connection_id=here, caller=hers),

@@ -12,6 +12,7 @@ from datetime import datetime
 
 import pytest
 
+from gateway.database.queries.tokens import read_token
 from gateway.errors import Forbidden, Frozen, Unauthenticated
 from gateway.models import Caller
 from gateway.partners.admin import PartnerRefused, add_key, add_partner, hash_key, make_key, read_key
@@ -208,7 +209,7 @@ def test_a_scope_that_is_missing_and_a_freeze_are_told_apart(store, alice):
     here = alice.connects(store)
 
     for ask in (
-        lambda: store.grant(connection_id=here.id, caller=reader.caller(), min_seconds=0, counted=True),
+        lambda: read_token(store, reader.caller(), here.id, min_seconds=0),
         lambda: store.disconnect(connection_id=here.id, caller=reader.caller()),
         lambda: store.leaving(connection_id=here.id, session_hash=None, caller=reader.caller()),
     ):

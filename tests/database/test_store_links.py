@@ -14,6 +14,7 @@ import pytest
 from gateway.database.queries import housekeeping
 from gateway.database.queries.connections import list_connections
 from gateway.database.queries.pending import Choice, complete_link
+from gateway.database.queries.tokens import read_token
 from gateway.errors import Forbidden, Frozen, PendingConfirmation, Unauthenticated
 from gateway.models import Caller
 from tests.support.database import Person, rows
@@ -187,7 +188,7 @@ def test_what_waits_is_its_partners_to_see_and_not_to_use(store, alice, acme):
     assert (shown,) == store.reached_connections(acme.caller(), after=None, **narrow)
     assert () == store.reached_connections(acme.caller(), after=waiting, **narrow)
     with pytest.raises(PendingConfirmation):
-        store.grant(connection_id=waiting, caller=acme.caller(), min_seconds=60)
+        read_token(store, acme.caller(), waiting, min_seconds=60, counted=False)
     assert question == alice.pending(store).id
     assert store.reached_connection(partner(store).caller(), waiting) is None
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.support.database import rows
-from tests.support.partners import partner_of
+from tests.support.partners import next_hour, partner_of
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +21,8 @@ def connected(gateway):
     acme = partner_of(gateway.dsn, reach="own")
     acme.consented(gateway.dsn, held)
     assert 200 == acme.asks(gateway, f"/connections/{held}/token").status_code
+    next_hour(gateway.dsn)
+    rows(gateway.dsn, "select gateway.close_hours(100)")
     end = time.monotonic() + 20
     while rows(gateway.dsn, "select 1 from gateway.event where partner_id = %s and position is null", acme.id):
         assert time.monotonic() < end
@@ -49,7 +51,7 @@ def test_a_partner_reads_what_happened_page_by_page(gateway, connected):
 
     assert whole["items"] == [event for page in told for event in page]
     assert all(len(page) == 2 for page in told[:-1])
-    assert {"partner.added", "key.added", "token.read"} == {e["type"] for e in whole["items"]}
+    assert {"partner.added", "key.added", "tokens.read"} == {e["type"] for e in whole["items"]}
     assert {"items": [], "next_cursor": None} == acme.asks(
         gateway, "/events", params={"after": last["position"]}
     ).json()
@@ -71,7 +73,7 @@ def test_a_user_reads_the_own_with_a_token(gateway, connected):
         for person in (alice, bob)
     }
 
-    assert {"connection.created", "token.read"} <= {event["type"] for event in told[alice]}
+    assert {"connection.created", "tokens.read"} <= {event["type"] for event in told[alice]}
     assert {alice.id} == {event["user_id"] for event in told[alice]}
     assert held not in json.dumps(told[bob])
 

@@ -14,13 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from gateway.database import ClaimedRefresh, open_store
+from gateway.database import open_store
+from gateway.database.queries.refresh import ClaimedRefresh, claim_refresh
+from gateway.database.queries.tokens import read_token
 from gateway.errors import Unauthenticated
 from gateway.models import Caller
 from gateway.partners.admin import add_key, hash_key, make_key
 from tests.http.test_partner_tokens import expires, refreshes, waits
 from tests.support.database import Person, rows
-from tests.support.partners import events, partner, partner_of
+from tests.support.partners import partner, partner_of, recorded_reads
 
 BERLIN = "NorthwindBerlin00001"
 
@@ -59,7 +61,7 @@ def test_who_waits_for_a_refresh_of_the_gateways_own_is_judged_for_themselves(ga
             leads = threads.submit(lambda: made.asks(gateway, f"/connections/{hers}/check", "POST"))
             waits(lambda: rows(gateway.dsn, "select lease_id from gateway.connection where id = %s", hers) != [None])
             follows = threads.submit(lambda: requests.get(path, headers=mine, timeout=30))
-            waits(lambda: events(gateway.dsn, "token.read", connection_id=hers))
+            waits(lambda: recorded_reads(gateway.dsn, connection_id=hers))
             if why == "user banned":
                 rows(
                     gateway.dsn,
@@ -118,8 +120,8 @@ def test_only_the_last_minute_counts_and_never_against_who_has_no_token(database
     )
     rows(database, "update gateway.connection set expires_at = now() + make_interval(secs => %s)", expires_in)
 
-    found = local.claim_refresh(connection_id=here, generation=1, host="here", lease_seconds=15, block_seconds=60)
-    assert isinstance(found, ClaimedRefresh) if claimed else found == "often"
+    found = claim_refresh(local, here, 1, host="here", lease_seconds=15, block_seconds=60)
+    assert isinstance(found, ClaimedRefresh) if claimed else (found.obstacle, found.retry_after) == ("frequent", 60)
 
 
 # -- leaving ---------------------------------------------------------------------------------------------------------
@@ -203,14 +205,14 @@ def test_how_long_an_answer_takes_tells_nothing(local):
     local.revoke_key(name=other.name, key_id=second.key_id)
     revoked, unknown = (Caller(key_hash=hash_key(key), address="198.51.100.7") for key in (second.text, make_key()))
     asks = {
-        "token": lambda one: local.grant(connection_id=one, caller=own, min_seconds=0, counted=True),
+        "token": lambda one: read_token(local, own, one, min_seconds=0),
         "connection": lambda one: local.reached_connection(own, one),
         "uninstall": lambda one: local.leaving(connection_id=one, session_hash=None, caller=own),
         "disconnect": lambda one: local.disconnect(connection_id=one, caller=own),
     }
     pairs = [(name, ask, none, foreign) for name, ask in asks.items()]
     pairs.append(
-        ("key", lambda who: local.grant(connection_id=foreign, caller=who, min_seconds=0), unknown, revoked),
+        ("key", lambda who: read_token(local, who, foreign, min_seconds=0, counted=False), unknown, revoked),
     )
 
     for name, ask, usual, suspect in pairs:

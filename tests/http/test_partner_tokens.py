@@ -16,7 +16,7 @@ from gateway.database import open_store
 from gateway.partners.admin import make_key
 from tests.support.database import rows
 from tests.support.gateway_process import without_request_id
-from tests.support.partners import events, partner_of
+from tests.support.partners import events, partner_of, recorded_reads
 
 NOBODYS = "00000000-0000-4000-8000-000000000000"
 ROUTES = [
@@ -191,13 +191,9 @@ def test_a_partner_reads_a_token_that_is_good_and_is_named_in_the_ledger(gateway
     assert "no-store" == first.headers["Cache-Control"]
     for answer in (first, second, third):
         assert gateway.sandbox.state.by_access[answer.json()["access_token"]]
-    assert [{}] * 3 == events(gateway.dsn, "token.read", partner_id=made.id, connection_id=hers)
-    told = rows(
-        gateway.dsn,
-        "select user_id::text, provider from gateway.event where partner_id = %s and type = 'token.read'",
-        made.id,
-    )
-    assert [(alice.id, "google")] * 3 == told
+    assert 3 == recorded_reads(gateway.dsn, partner_id=made.id, connection_id=hers)
+    found = rows(gateway.dsn, "select user_id::text, provider from gateway.token_read where partner_id = %s", made.id)
+    assert {(alice.id, "google")} == set(found)
 
 
 def test_no_call_of_any_key_or_user_answers_a_refresh_token(gateway, alice):
@@ -330,7 +326,7 @@ def test_a_partner_that_is_frozen_while_it_waits_gets_nothing_and_the_owner_does
         )
         waits(lambda: rows(gateway.dsn, "select lease_id from gateway.connection where id = %s", hers) != [None])
         follows = threads.submit(lambda: made.asks(gateway, f"/connections/{hers}/token"))
-        waits(lambda: events(gateway.dsn, "token.read", partner_id=made.id))
+        waits(lambda: recorded_reads(gateway.dsn, partner_id=made.id))
         operator.freeze(partner=made.name)
 
         assert (200, 403) == (leads.result().status_code, follows.result().status_code)
@@ -353,7 +349,7 @@ def test_a_partner_that_leads_a_refresh_and_is_frozen_leaves_those_who_wait_thei
         follows = threads.submit(
             lambda: requests.get(f"{gateway.url}/v1/connections/{hers}/token", headers=mine, timeout=30)
         )
-        waits(lambda: len(events(gateway.dsn, "token.read", connection_id=hers)) == 2)
+        waits(lambda: recorded_reads(gateway.dsn, connection_id=hers) == 2)
         operator.freeze(partner=made.name)
 
         assert (403, 200) == (leads.result().status_code, follows.result().status_code)
@@ -373,7 +369,7 @@ def test_what_ends_a_partners_refresh_is_not_told_to_others_who_waited_for_it(ga
         leads = threads.submit(lambda: made.asks(gateway, f"/connections/{hers}/token"))
         waits(lambda: rows(gateway.dsn, "select lease_id from gateway.connection where id = %s", hers) != [None])
         follows = threads.submit(lambda: requests.get(path, headers=mine, timeout=30))
-        waits(lambda: len(events(gateway.dsn, "token.read", connection_id=hers)) == 2)
+        waits(lambda: recorded_reads(gateway.dsn, connection_id=hers) == 2)
         operator.freeze(partner=made.name)
 
         assert (403, 504) == (leads.result().status_code, follows.result().status_code)
@@ -435,7 +431,7 @@ def test_a_check_asks_the_provider_whose_account_it_is(gateway, alice):
     again = made.asks(gateway, f"/connections/{hers}/check", "POST")
     assert 429 == again.status_code
     assert 1 <= int(again.headers["Retry-After"]) <= 60
-    assert [] == events(gateway.dsn, "token.read", connection_id=hers)
+    assert 0 == recorded_reads(gateway.dsn, connection_id=hers)
 
 
 @pytest.mark.parametrize(

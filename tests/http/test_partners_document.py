@@ -24,6 +24,7 @@ from gateway.web.error_responses import respond
 from gateway.web.v1.openapi import operations
 from tests.support.database import rows
 from tests.support.link_partner import new_partner
+from tests.support.partners import partner_of, recorded_reads
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "partners.md").read_text(encoding="utf-8")
@@ -69,9 +70,12 @@ def test_the_limits_in_the_document_are_those_that_there_are(database):
     """
     What a partner may read by the hour unless its operator says otherwise, and what wrong keys may cost.
     """
-    default = "select column_default from information_schema.columns where table_name = 'partner' and column_name = %s"
-    for column in ("reads_per_hour", "connections_per_hour"):
-        assert f"{int(rows(database, default, column)[0]):,}" in DOCUMENT.split("\n## Limits\n")[1]
+    partner_of(database, reach="own")
+    [limits] = rows(
+        database, "select reads_per_hour, connections_per_hour, gateway.user_reads_per_hour() from gateway.partner"
+    )
+    for limit in limits:
+        assert f" {limit:,} " in DOCUMENT.split("\n## Limits\n")[1]
     assert f"after {FAILURES_PER_MINUTE.amount} refusals in a minute" in DOCUMENT
 
 
@@ -81,7 +85,7 @@ def test_every_event_that_a_partner_may_see_stands_in_the_document_and_no_other(
     """
     source = (ROOT / "schema.sql").read_text(encoding="utf-8")
     python = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "gateway").rglob("*.py"))
-    nouns = "connect|connection|consent|grant|key|ledger|link|partner|token"
+    nouns = "connect|connection|consent|grant|key|ledger|link|partner|tokens"
     recorded = "".join(re.findall(r"store\.record\(([^)]*)", python))
     there = set(re.findall(rf"'((?:{nouns})\.[a-z_]+)'", source)) | set(re.findall(r'"([a-z]+\.[a-z_]+)"', recorded))
     there |= {f"{kind}.{verb}" for kind in ("partner", "provider") for verb in ("frozen", "thawed")}
@@ -183,8 +187,7 @@ def test_the_example_reads_a_token_once_and_keeps_it(example, gateway):
     assert first[0][0] != second == client.token(connection["id"])
     bearer = {"Authorization": f"Bearer {second}"}
     assert 200 == requests.get(f"{gateway.sandbox.origin}/google/v1/userinfo", headers=bearer, timeout=30).status_code
-    reads = "select count(*)::integer from gateway.event where connection_id = %s and type = 'token.read'"
-    assert [2] == rows(gateway.dsn, reads, connection["id"])
+    assert 2 == recorded_reads(gateway.dsn, connection_id=connection["id"])
 
 
 def test_the_example_sends_the_owner_to_a_link_where_only_they_can_help(example, gateway):
@@ -224,7 +227,7 @@ def test_the_example_reads_events_page_by_page_and_forgets_what_is_over(played, 
     From the position that was kept, until there is no further page; a token whose consent ended is asked for again.
     """
     pages = [
-        {"items": [{"type": "token.read", "connection_id": "1", "position": 4}], "next_cursor": "4"},
+        {"items": [{"type": "tokens.read", "connection_id": "1", "position": 4}], "next_cursor": "4"},
         {"items": [], "next_cursor": "9"},
         {"items": [{"type": "consent.ended", "connection_id": "2", "position": 12}], "next_cursor": None},
     ]

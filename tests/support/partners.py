@@ -85,3 +85,22 @@ def events(dsn: str, type_: str, *, partner_id: object = None, connection_id: ob
         connection_id,
         connection_id,
     )
+
+
+def recorded_reads(dsn: str, *, partner_id: object = None, connection_id: object = None) -> int:
+    """Token reads of this hour and before that are on record: of a partner, of a connection, or both."""
+    return rows(
+        dsn,
+        "select coalesce(sum(reads), 0)::integer from gateway.token_read"
+        " where (%s::uuid is null or partner_id = %s) and (%s::uuid is null or connection_id = %s)",
+        partner_id,
+        partner_id,
+        connection_id,
+        connection_id,
+    )[0]
+
+
+def next_hour(dsn: str) -> None:
+    """An hour passes for what was read."""
+    rows(dsn, "update gateway.token_read set hour = hour - interval '1 hour'")
+    rows(dsn, "update gateway.usage set hour = hour - interval '1 hour'")

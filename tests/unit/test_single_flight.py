@@ -105,24 +105,21 @@ def test_the_waiting_callers_of_one_connection_do_not_keep_another_from_being_re
 class Database:
     """A connection whose token expired, and what every claim of it answers."""
 
-    def __init__(self, obstacle, **row):
-        self.calls, self.obstacle, self.id = Counter(), obstacle, uuid.uuid4()
+    def __init__(self, obstacle, retry_after=None, **row):
+        self.calls, self.obstacle, self.retry_after, self.id = Counter(), obstacle, retry_after, uuid.uuid4()
         self.row = {
-            "good": False, "alive": False, "leased": True, "generation": 1, "wait_seconds": 0, "refreshable": True,
+            "id": self.id, "user_id": uuid.uuid4(), "seal_id": uuid.uuid4(), "good": False, "alive": False, "generation": 1, "refreshable": True,
             "status": "active", "provider": "x", "token": "t", "scope": (), "expires_at": None,
         } | row  # fmt: skip
 
-    def grant(self, **_):
-        self.calls["grant"] += 1
-        return SimpleNamespace(id=self.id, **self.row)
-
-    def claim_refresh(self, **_):
-        self.calls["claim_refresh"] += 1
-        return self.obstacle
+    def call(self, function, **_):
+        self.calls[function] += 1
+        claim = {"obstacle": self.obstacle, "retry_after": self.retry_after}
+        return claim if function == "claim_refresh" else self.row
 
     def read(self, **more):
         rt = SimpleNamespace(
-            store=self,
+            database=self,
             journal=SimpleNamespace(host="h"),
             provider=lambda _: SimpleNamespace(replay_seconds=None),
             vault=SimpleNamespace(open=lambda *_, **__: "opened"),
@@ -147,7 +144,7 @@ def test_a_caller_that_cannot_be_served_now_is_answered_at_once():
     """
     The host that began the refresh may hold its response: nobody asks for it, and Retry-After says how long that holds.
     """
-    database, began = Database("blocked", wait_seconds=41), time.monotonic()
+    database, began = Database("blocked", retry_after=41), time.monotonic()
 
     with pytest.raises(RefreshInProgress) as raised:
         database.read()

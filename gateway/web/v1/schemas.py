@@ -244,7 +244,7 @@ class Event(ResponseModel):
     id: UUID
     position: int = Field(description="The place in the order of events: unique and without gaps.")
     type: str = Field(
-        description="`noun.past_participle`, for example `token.read`. Ignore types that you do not know."
+        description="`noun.past_participle`, for example `tokens.read`. Ignore types that you do not know."
     )
     at: datetime
     connection_id: UUID | None

@@ -1,37 +1,38 @@
 -- Who calls /v1, and what they may see.
 
+-- The partner of a live key that may be used from that address; a row of nulls where there is none, looked up in the same way, so that
+-- the time it takes tells nothing. Without a `set` of its own, so that the planner can inline it.
+create or replace function gateway.partner_of_key(p_key_hash text, p_here inet, p_moment timestamptz) returns setof gateway.partner
+language sql stable as $$
+  select p.*
+    from (select) as one
+    left join gateway.api_key k
+      on k.key_hash = p_key_hash and k.revoked_at is null and (k.expires_at is null or k.expires_at > p_moment)
+         and (k.addresses is null or p_here <<= any (k.addresses))
+    left join gateway.partner p on p.id = coalesce(k.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null
+$$;
+
 -- Whose key it is, or why the call is refused: `unauthenticated` (unknown, revoked, expired and used from elsewhere are the same to
--- whoever asks), `frozen` or `forbidden`. `needs`: the scope of the call, null where any key will do. Functions answer
+-- the caller), `frozen` or `forbidden`. `needs`: the scope of the call, null where any key will do. Functions answer
 -- {"refused": slug} then, and nothing else.
--- `recent`: its network was seen for the first time less than an hour ago, and the partner is older than that. The same is looked up
--- for every key, found or not, so that the time it takes tells nothing.
-create or replace function gateway.caller(
-  p_key_hash text, p_address text, p_needs text, out partner gateway.partner, out refused text, out recent boolean
-)
+create or replace function gateway.caller(p_key_hash text, p_address text, p_needs text, out partner gateway.partner, out refused text)
 language plpgsql set search_path = '' as $$
 declare
-  over timestamptz := clock_timestamp();
-  here inet := nullif(p_address, '')::inet;
-  net  inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
-  k    record;
+  moment timestamptz := clock_timestamp();
+  here   inet := nullif(p_address, '')::inet;
+  net    inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
+  used   record;
 begin
-  select p.id, p as partner, u.first_at, u.last_at into k
-    from (select) as one
-    left join gateway.api_key x
-      on x.key_hash = p_key_hash and x.revoked_at is null and (x.expires_at is null or x.expires_at > over)
-         and (x.addresses is null or here <<= any (x.addresses))
-    left join gateway.partner p on p.id = coalesce(x.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null
-    left join gateway.key_use u on u.key_hash = p_key_hash and u.network = net;
-  if k.id is null then
+  select p as partner, u.last_at into used
+    from gateway.partner_of_key(p_key_hash, here, moment) p left join gateway.key_use u on u.key_hash = p_key_hash and u.network = net;
+  partner := used.partner;
+  if partner.id is null then
     refused := 'unauthenticated';
     return;
   end if;
-  partner := k.partner;
-  if here is not null and (k.last_at is null or k.last_at <= over - interval '1 minute') then
-    perform gateway.note_use(partner, p_key_hash, here, net);
+  if here is not null and (used.last_at is null or used.last_at <= moment - interval '1 minute') then
+    perform gateway.record_key_use(partner.id, p_key_hash, here, net);
   end if;
-  recent := here is not null and (k.first_at is null or k.first_at > over - interval '1 hour')
-            and partner.created_at <= over - interval '1 hour';
   refused := case when partner.frozen_at is not null then 'frozen'
                   when p_needs is not null and p_needs <> all (partner.scope) then 'forbidden' end;
 end $$;
@@ -53,19 +54,19 @@ language sql stable as $$
        select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection.id and x.ended_at is null))
 $$;
 
--- To the minute, by network; a network that is new to a partner which has used another is told of.
-create or replace function gateway.note_use(p_partner gateway.partner, p_key_hash text, p_here inet, p_net inet) returns void
+-- Where a key is used from, to the minute. A network that is new to a partner which has used another is an event.
+create or replace function gateway.record_key_use(p_partner_id uuid, p_key_hash text, p_here inet, p_net inet) returns void
 language plpgsql set search_path = '' as $$
 begin
-  -- Whoever finds somebody noting the same just now leaves it to them: nobody waits for another's call to end.
+  -- Another call that records the same just now will do: no call waits for another's end.
   if not pg_try_advisory_xact_lock(hashtextextended('gateway key use ' || p_key_hash || p_net::text, 0)) then
     return;
   end if;
-  if exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash where k.partner_id = p_partner.id)
+  if exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash where k.partner_id = p_partner_id)
      and not exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash
-                      where k.partner_id = p_partner.id and u.network = p_net) then
+                      where k.partner_id = p_partner_id and u.network = p_net) then
     insert into gateway.event (type, partner_id, data)
-    values ('partner.new_network', p_partner.id, jsonb_build_object('network', host(p_net) || '/' || masklen(p_net)));
+    values ('partner.new_network', p_partner_id, jsonb_build_object('network', host(p_net) || '/' || masklen(p_net)));
   end if;
   insert into gateway.key_use as u (key_hash, network, address) values (p_key_hash, p_net, p_here)
   on conflict on constraint key_use_pkey do update set last_at = clock_timestamp(), address = excluded.address;

@@ -61,7 +61,7 @@ begin
     return '{"done": false}';
   end if;
   perform gateway.delete_expired(1000);
-  perform gateway.sweep_usage();
+  perform gateway.close_hours(10000);
   perform gateway.abandon_revocations(100);
   perform gateway.announce_expiring_grants(100);
   perform gateway.drop_old_events(p_events_days, 2000);

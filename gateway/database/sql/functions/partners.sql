@@ -20,7 +20,8 @@ declare
   added gateway.partner;
 begin
   insert into gateway.partner as p (name, scope, providers, reach, reads_per_hour, connections_per_hour, freeze_on_alert)
-  values (p_name, p_scope, p_providers, p_reach, coalesce(p_reads_per_hour, 10000), coalesce(p_connections_per_hour, 1000), p_freeze_on_alert)
+  values (p_name, p_scope, p_providers, p_reach, coalesce(p_reads_per_hour, case p_reach when 'own' then 10000 end),
+          coalesce(p_connections_per_hour, case p_reach when 'own' then 1000 end), p_freeze_on_alert)
   on conflict on constraint partner_name do nothing returning p.* into added;
   if not found then
     return jsonb_build_object('added', false);

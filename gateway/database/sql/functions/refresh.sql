@@ -1,120 +1,120 @@
 -- Refreshing a token: lease, intent, compare-and-set.
 
-create or replace function gateway.claimed(p_connection gateway.connection, p_again boolean) returns jsonb
+-- Until when other hosts leave an interrupted refresh to the host that began it: its journal may hold the response. How long is the
+-- provider's to say. Time in which the database was away does not count, since no host could report to it.
+create or replace function gateway.blocked_until(c gateway.connection, p_host text, p_block_seconds double precision) returns timestamptz
 language sql stable as $$
-  select jsonb_build_object(
-    'claimed', true, 'id', p_connection.id, 'user_id', p_connection.user_id, 'provider', p_connection.provider, 'generation', p_connection.generation,
-    'lease_id', p_connection.lease_id, 'account_id', p_connection.account_id, 'scope', p_connection.scope, 'again', p_again, 'expires_at', p_connection.expires_at,
-    'failures', p_connection.failures, 'seal_id', p_connection.refresh_seal_id,
-    'refresh', (select d.refresh from public.provider_data d where d.id = p_connection.id),
-    'facts', p_connection.facts)
+  select case when c.intent_at is not null and c.lease_host <> p_host
+              then greatest(c.intent_at, pg_postmaster_start_time()) + make_interval(secs => p_block_seconds) end
 $$;
 
--- Why no token request may be sent now, or null. A dead intent, claimed and never told of, blocks other hosts: the answer may
--- lie in the journal of the host that sent it. How long, `block_seconds`, is the provider's to say; a database that was away
--- does not count, since nobody could tell it anything.
-create or replace function gateway.refresh_obstacle(p_connection gateway.connection, p_host text, p_block_seconds double precision)
-returns text language sql volatile as $$
-  select case
-    when p_connection.status <> 'active' then 'moved'
-    when p_connection.lease_until > clock_timestamp() then 'leased'
-    when p_connection.not_before > clock_timestamp() then 'waiting'
-    when p_connection.intent_at is not null and p_connection.lease_host <> p_host
-         and clock_timestamp() <= greatest(p_connection.intent_at, pg_postmaster_start_time()) + make_interval(secs => p_block_seconds)
-      then 'blocked'
-  end
-$$;
-
--- The breaker: closed; or open, when one caller in fifteen seconds may try.
-create or replace function gateway.may_call(p_at_provider text) returns boolean
+-- The breaker: null while it is closed. Open, one caller in fifteen seconds may try; for the others, until when they wait.
+create or replace function gateway.breaker_until(p_provider text) returns timestamptz
 language plpgsql set search_path = '' as $$
 declare
   health gateway.provider_health;
 begin
-  select h.* into health from gateway.provider_health h where h.provider = p_at_provider;
-  if not found or health.open_until is null then
-    return true;
+  select h.* into health from gateway.provider_health h where h.provider = p_provider;
+  if health.open_until is null then
+    return null;
   end if;
   update gateway.provider_health h set open_until = clock_timestamp() + interval '15 seconds'
-   where h.provider = p_at_provider and h.open_until <= clock_timestamp();
-  return found;
+   where h.provider = p_provider and h.open_until <= clock_timestamp();
+  return case when not found then greatest(health.open_until, clock_timestamp()) end;
 end $$;
 
--- The right to send one token request, by compare-and-set on the generation; the intent is written before the request is sent.
--- `often`: ten within a minute, which nobody's token is in need of.
+-- The lease on one token request. The intent is written with it: who finds it later knows that a request may have been sent.
+create or replace function gateway.lease_refresh(c gateway.connection, p_host text, p_lease_seconds double precision) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  moment timestamptz := clock_timestamp();
+  leased gateway.connection;
+begin
+  update gateway.connection x
+     set lease_id = gen_random_uuid(), lease_until = moment + make_interval(secs => p_lease_seconds), lease_host = p_host, intent_at = moment
+   where x.id = c.id returning x.* into leased;
+  return jsonb_build_object(
+    'id', leased.id, 'user_id', leased.user_id, 'provider', leased.provider, 'generation', leased.generation, 'lease_id', leased.lease_id,
+    'account_id', leased.account_id, 'scope', leased.scope, 'failures', leased.failures, 'facts', leased.facts, 'seal_id', leased.refresh_seal_id,
+    'refresh', (select d.refresh from public.provider_data d where d.id = leased.id));
+end $$;
+
+-- The right to send one token request, by compare-and-set on the generation: {"claim"}, or {"obstacle", "retry_after"}.
+--   gone; moved: another generation, or it ended; leased: a process is refreshing it; waiting: the last try failed; blocked: the host
+--   that began the last try may hold its response; frequent: refreshed ten times within a minute, and its token is still valid;
+--   breaker: the provider fails for many.
 create or replace function public.gateway_claim_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_host text, p_lease_seconds double precision, p_block_seconds double precision
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  over     timestamptz := clock_timestamp();
+  moment   timestamptz := clock_timestamp();
   c        gateway.connection;
-  repeated boolean;
   obstacle text;
+  until    timestamptz;
 begin
   select x.* into c from gateway.connection x where x.id = p_connection_id for update skip locked;
-  obstacle := case when not found then 'leased' when c.generation <> p_generation then 'moved'
-                   else gateway.refresh_obstacle(c, p_host, p_block_seconds) end;
-  -- Not while the token lives: whoever has none is in need of one, and each of those came from a refresh that was due.
-  if obstacle is null and (c.expires_at is null or c.expires_at > over)
-     and (select count(*) from (select from gateway.event e
-                                 where e.type = 'grant.refreshed' and e.connection_id = c.id and e.at > over - interval '1 minute'
-                                 limit 10) x) = 10 then
-    obstacle := 'often';
-  end if;
-  if obstacle is null and not gateway.may_call(c.provider) then
-    obstacle := 'breaker';
+  if not found then
+    obstacle := case when exists (select from gateway.connection x where x.id = p_connection_id) then 'leased' else 'gone' end;
+  elsif c.generation <> p_generation or c.status <> 'active' then
+    obstacle := 'moved';
+  elsif c.lease_until > moment then
+    obstacle := 'leased';
+  elsif c.not_before > moment then
+    obstacle := 'waiting';
+    until := c.not_before;
+  elsif gateway.blocked_until(c, p_host, p_block_seconds) >= moment then
+    obstacle := 'blocked';
+    until := gateway.blocked_until(c, p_host, p_block_seconds);
+  elsif (c.expires_at is null or c.expires_at > moment)
+    and (select count(*) from (select from gateway.event e
+                                where e.type = 'grant.refreshed' and e.connection_id = c.id and e.at > moment - interval '1 minute'
+                                limit 10) x) = 10 then
+    obstacle := 'frequent';
+    until := moment + interval '1 minute';
+  else
+    until := gateway.breaker_until(c.provider);
+    obstacle := case when until is not null then 'breaker' end;
   end if;
   if obstacle is not null then
-    return jsonb_build_object('claimed', false, 'obstacle', obstacle);
+    return jsonb_build_object('obstacle', obstacle, 'retry_after', greatest(1, ceil(extract(epoch from until - moment))));
   end if;
-  repeated := c.intent_at is not null;
-  update gateway.connection x
-     set lease_id = gen_random_uuid(), lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds),
-         lease_host = p_host, intent_at = clock_timestamp()
-   where x.id = p_connection_id returning x.* into c;
-  return gateway.claimed(c, repeated);
+  return jsonb_build_object('claim', gateway.lease_refresh(c, p_host, p_lease_seconds));
 end $$;
 
--- The same for whatever was left behind by a process that died, or is due: one, or null. What cannot be taken now is passed over
--- where rows are looked for, so that it never stands before what can: a provider that is spared must not keep the others waiting.
-create or replace function public.gateway_claim_due_v1(
-  p_host text, p_lease_seconds double precision, p_block_seconds jsonb, p_providers text[]
-)
+-- The same for one connection whose refresh was interrupted, or that is due; null when there is none. `p_providers`: for each of them the
+-- seconds of its lease and of its block. Rows that cannot be claimed now are passed over where rows are looked for, so that they never
+-- delay those that can.
+create or replace function public.gateway_claim_due_v1(p_host text, p_providers jsonb)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  over   timestamptz := clock_timestamp();
-  spared text[] := array(select h.provider from gateway.provider_health h where h.open_until > over);
+  moment timestamptz := clock_timestamp();
+  usable text[] := array(select k from jsonb_object_keys(p_providers) k
+                          where not exists (select from gateway.provider_health h where h.provider = k and h.open_until > moment));
   c      gateway.connection;
-  repeated boolean;
 begin
   select x.* into c from gateway.connection x
-   where x.intent_at is not null and x.status = 'active' and x.provider = any (p_providers) and x.provider <> all (spared)
-     and (x.lease_until is null or x.lease_until <= over)
-     and gateway.refresh_obstacle(x, p_host, coalesce((p_block_seconds ->> x.provider)::double precision, 60)) is null
+   where x.intent_at is not null and x.status = 'active' and x.provider = any (usable)
+     and (x.lease_until is null or x.lease_until <= moment) and (x.not_before is null or x.not_before <= moment)
+     and coalesce(gateway.blocked_until(x, p_host, (p_providers -> x.provider ->> 'block')::double precision) < moment, true)
    order by x.intent_at limit 1 for update of x skip locked;
   if not found then
     select x.* into c from gateway.connection x
-     where x.refresh_at <= over and x.status = 'active' and x.provider = any (p_providers) and x.provider <> all (spared)
-       and x.intent_at is null and (x.lease_until is null or x.lease_until <= over) and (x.not_before is null or x.not_before <= over)
+     where x.refresh_at <= moment and x.status = 'active' and x.provider = any (usable)
+       and x.intent_at is null and (x.lease_until is null or x.lease_until <= moment) and (x.not_before is null or x.not_before <= moment)
      order by x.refresh_at limit 1 for update of x skip locked;
   end if;
-  if c.id is null or not gateway.may_call(c.provider) then
+  if c.id is null or gateway.breaker_until(c.provider) is not null then
     return null;
   end if;
-  repeated := c.intent_at is not null;
-  update gateway.connection x
-     set lease_id = gen_random_uuid(), lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds),
-         lease_host = p_host, intent_at = clock_timestamp()
-   where x.id = c.id returning x.* into c;
-  return gateway.claimed(c, repeated);
+  return gateway.lease_refresh(c, p_host, (p_providers -> c.provider ->> 'lease')::double precision);
 end $$;
 
--- The lease is not asked for: whoever holds the answer to this generation's request holds what the provider believes now, also where
--- another's try with the token before was refused meanwhile. Seconds come in and not times: the clock is this one. Without
--- `renewed` the refresh token is the one that stood, and so is its end unless a new one is said.
---   ending: `saved`; `gone`; `reconnected`: the user was there first; `refreshed`: this answer stands already (whoever saved it was
---   not told, or two brought it), or one to the same request. Nothing of that may be given back: it is what stands.
+-- Saves the response to the request of that generation as the next one. The lease is not checked: the process that holds the response
+-- holds what the provider accepts now, even if another try with the old token was refused meanwhile. Lifetimes come as seconds, since only
+-- this clock decides. Without `renewed` the refresh token is the old one, and so is its end unless a new one is given.
+--   ending: `saved`; `gone`; `reconnected`: the user connected again first; `refreshed`: this response, or another to the same request, is
+--   saved already, so nothing of it may be revoked.
 create or replace function public.gateway_finish_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_token text, p_refresh text, p_seal_id uuid, p_scope text[], p_expires_seconds double precision,
   p_refresh_expires_seconds double precision, p_renewed boolean
@@ -154,9 +154,9 @@ begin
   return jsonb_build_object('ending', 'saved');
 end $$;
 
--- outcome: `wait` (the provider is having trouble), `alone` (it answers, but not for this connection just now), `operator` (our
--- registration is refused, or a key is missing) or `refused` (the grant is, for good). Only what failed for the provider's own
--- reasons counts towards its breaker, and an answer of any other kind shows that it is well.
+-- Ends the lease after a failure. outcome: `wait` (the provider has trouble), `alone` (it works, but not for this connection just now),
+-- `operator` (our registration is refused, or a key is missing) or `refused` (the grant is, for good). Only trouble of the provider counts
+-- towards its breaker; any other answer shows that it works.
 create or replace function public.gateway_fail_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_lease_id uuid, p_outcome text, p_error text, p_wait_seconds double precision
 )
@@ -164,7 +164,7 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   c gateway.connection;
 begin
-  perform from public.provider_data d where d.id = p_connection_id for update;  -- first, as everywhere, or two could lock each other out
+  perform from public.provider_data d where d.id = p_connection_id for update;  -- first, as everywhere, or two calls could wait for each other
   update gateway.connection x
      set lease_id = null, lease_until = null, lease_host = null, intent_at = null, failures = x.failures + 1,
          not_before = clock_timestamp() + make_interval(secs => p_wait_seconds),
@@ -172,7 +172,7 @@ begin
          updated_at = case p_outcome when 'refused' then clock_timestamp() else x.updated_at end
    where x.id = p_connection_id and x.generation = p_generation and x.lease_id = p_lease_id returning x.* into c;
   if not found then
-    return jsonb_build_object('told', false);
+    return jsonb_build_object('recorded', false);
   end if;
   if p_outcome = 'refused' then
     update public.provider_data d
@@ -193,7 +193,7 @@ begin
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refresh_failed', c.id, c.user_id, c.provider,
           jsonb_build_object('error', p_error, 'remedy', case p_outcome when 'refused' then 'reconnect' when 'alone' then 'wait' else p_outcome end));
-  return jsonb_build_object('told', true);
+  return jsonb_build_object('recorded', true);
 end $$;
 
 -- What became of refreshes lately, by whichever process on whichever machine.

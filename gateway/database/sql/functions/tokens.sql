@@ -1,70 +1,108 @@
 -- Reading a token.
 
--- What a token read needs, in one call: whose key, how far it reaches, what is frozen, how much was read, the row, the event. `good`:
--- for `min_seconds` still; `alive`: now. Another's id is like none, and counts for nothing. `counted`: the first look of a request;
--- what a refresh looks at afterwards is judged again and neither counted nor told. No user and no key: the gateway itself.
--- `location`: only the connection of that one.
-create or replace function public.gateway_grant_v1(
-  p_connection_id uuid, p_user_id uuid, p_min_seconds integer, p_key_hash text default null, p_address text default null,
-  p_counted boolean default false, p_location text default null
+-- What a reader gets of a connection, and what it is needed for. `good`: valid for the seconds that were asked for; `alive`: valid now.
+create or replace function gateway.token_json(
+  c gateway.connection, p_token text, p_refresh text, p_moment timestamptz, p_min_seconds integer
 )
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+returns json
+language sql stable as $$
+  select json_build_object(
+    'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'generation', c.generation, 'seal_id', c.seal_id, 'status', c.status, 'scope', c.scope,
+    'expires_at', c.expires_at, 'token', p_token,
+    'good', p_token <> '' and (c.expires_at is null or c.expires_at > p_moment + p_min_seconds * interval '1 second'),
+    'alive', p_token <> '' and (c.expires_at is null or c.expires_at > p_moment),
+    'refreshable', p_refresh <> '')
+$$;
+
+-- The gateway's own read: nobody's right is checked, and nothing is recorded.
+create or replace function public.gateway_stored_token_v1(p_connection_id uuid, p_min_seconds integer)
+returns json language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (select gateway.token_json(c, d.token, d.refresh, clock_timestamp(), p_min_seconds)
+            from gateway.connection c join public.provider_data d on d.id = c.id where c.id = p_connection_id);
+end $$;
+
+-- A token for a partner (`p_key_hash`) or a user, in one call: the key, how far it reaches, what is frozen, limits, the row, and the record
+-- of the read. Null: no such connection for this caller. `p_counted`: the first look of a request; what a refresh looks at afterwards is
+-- checked again, but neither counted nor recorded. `p_unreported`: reads of this reader that the calling process has counted since its last
+-- report; `p_report`: add them to the hour now. The answer says whether that was done.
+create or replace function public.gateway_read_token_v1(
+  p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text, p_min_seconds integer, p_location text default null,
+  p_counted boolean default false, p_unreported integer default 0, p_report boolean default true
+)
+returns json language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  over    timestamptz := clock_timestamp();
-  asks    record;
-  p       gateway.partner;
-  let     boolean := true;
-  x       record;
-  limited jsonb;
+  moment    timestamptz := clock_timestamp();
+  this_hour timestamptz := date_trunc('hour', moment, 'UTC');
+  here      inet := nullif(p_address, '')::inet;
+  net       inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
+  reader    record;
+  found_row record;
+  allowed   boolean := true;
+  is_new    boolean;
 begin
   if p_key_hash is not null then
-    asks := gateway.caller(p_key_hash, p_address, 'tokens:read');
-    if asks.refused is not null then
-      return jsonb_build_object('refused', asks.refused);
+    select p.id, p.id as partner_id, p.reach, p.providers, p.reads_per_hour, p.connections_per_hour,
+           case when p.id is null then 'unauthenticated' when p.frozen_at is not null then 'frozen'
+                when 'tokens:read' <> all (p.scope) then 'forbidden' end as refused,
+           k.last_at, u.reads, u.connections
+      into reader
+      from gateway.partner_of_key(p_key_hash, here, moment) p
+      left join gateway.key_use k on k.key_hash = p_key_hash and k.network = net
+      left join gateway.usage u on u.reader_id = p.id and u.hour = this_hour;
+    if reader.id is not null and here is not null and (reader.last_at is null or reader.last_at <= moment - interval '1 minute') then
+      perform gateway.record_key_use(reader.id, p_key_hash, here, net);
     end if;
-    p := asks.partner;
-    if p.reach = 'own' then
-      let := gateway.lets(p, p_connection_id);
+    if reader.refused is not null then
+      return json_build_object('refused', reader.refused);
+    end if;
+    if reader.reach = 'own' then
+      allowed := exists (select from gateway.consent x where x.partner_id = reader.id and x.connection_id = p_connection_id and x.ended_at is null);
+    end if;
+  else
+    select u.id, null::uuid as partner_id, null::text[] as providers, gateway.user_reads_per_hour() as reads_per_hour,
+           null::integer as connections_per_hour, h.reads, h.connections
+      into reader
+      from gateway.live_user(p_user_id) u left join gateway.usage h on h.reader_id = u.id and h.hour = this_hour;
+    if reader.id is null then
+      return case when gateway.shut_out(p_user_id) then '{"shut_out": true}'::json end;
     end if;
   end if;
-  -- In one statement, so that token and generation are of one moment; and none of it is read where nobody said yes: an id out of
-  -- reach takes as long as none.
-  select c.id, c.user_id, c.provider, c.generation, c.seal_id, c.status, c.scope, c.expires_at, c.lease_until, c.not_before,
-         d.token, nullif(d.refresh, '') is not null as refreshable,
+  -- One statement, so that token and generation are of one moment. Nothing is read where nobody consented: an id out of reach takes as
+  -- long as an unknown one.
+  select c.id, c.user_id, c.provider, c.status, gateway.token_json(c, d.token, d.refresh, moment, p_min_seconds) as answer,
          exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider)) as frozen
-    into x from gateway.connection c join public.provider_data d on d.id = c.id
-   where let and c.id = p_connection_id
-     and (p_key_hash is null or p.providers is null or c.provider = any (p.providers))
-     and (p_user_id is null or c.user_id = p_user_id and exists (select from gateway.live_user(p_user_id)))
-     and (p_location is null or c.facts ->> 'locationId' = p_location);
+    into found_row from gateway.connection c join public.provider_data d on d.id = c.id
+   where allowed and c.id = p_connection_id and (reader.providers is null or c.provider = any (reader.providers))
+     and (reader.partner_id is not null or c.user_id = reader.id) and (p_location is null or c.facts ->> 'locationId' = p_location);
   if not found then
-    return case when p_key_hash is not null and exists (select from gateway.waiting(p) w where w.id = p_connection_id)
-                then '{"refused": "pending_confirmation"}'::jsonb
-                when gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end;
+    return case when exists (select from gateway.waiting((select p from gateway.partner p where p.id = reader.partner_id)) w where w.id = p_connection_id)
+                then '{"refused": "pending_confirmation"}'::json end;
   end if;
-  if x.frozen and (p_key_hash is not null or p_user_id is not null) then
+  if found_row.frozen then
     return '{"refused": "frozen"}';
   end if;
-  if p_counted and x.status = 'active' then
-    if p_key_hash is not null then
-      limited := gateway.count_read(p, x.id, p_address, asks.recent);
-      if limited is not null then
-        return limited;
-      end if;
-    end if;
-    -- Told in this transaction or not at all, and on disk within wal_writer_delay: nothing of ours that dies takes it along, a crash of
-    -- Postgres itself the reads of its last half second.
-    perform set_config('synchronous_commit', 'off', true);
-    insert into gateway.event (type, connection_id, user_id, partner_id, provider)
-    values ('token.read', x.id, x.user_id, p.id, x.provider);
+  if not p_counted or found_row.status <> 'active' then
+    return found_row.answer;
   end if;
-  return jsonb_build_object(
-    'id', x.id, 'user_id', x.user_id, 'provider', x.provider, 'generation', x.generation, 'seal_id', x.seal_id, 'status', x.status,
-    'scope', x.scope, 'expires_at', x.expires_at, 'token', x.token,
-    'good', nullif(x.token, '') is not null
-            and (x.expires_at is null or x.expires_at > over + make_interval(secs => p_min_seconds)),
-    'alive', nullif(x.token, '') is not null and (x.expires_at is null or x.expires_at > over),
-    'refreshable', x.refreshable,
-    'leased', x.lease_until > over,
-    'wait_seconds', greatest(0, ceil(extract(epoch from x.not_before - over))));
+  if reader.reads + p_unreported >= reader.reads_per_hour then
+    return gateway.over_limit(reader.partner_id, 'reads', reader.reads_per_hour);
+  end if;
+  if reader.connections >= reader.connections_per_hour and not exists (
+    select from gateway.token_read r where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour) then
+    return gateway.over_limit(reader.partner_id, 'connections', reader.connections_per_hour);
+  end if;
+  -- Recorded in this transaction, or there is no answer. On disk within wal_writer_delay: a crash of Postgres loses the records of its last
+  -- half second, a crash of a gateway none.
+  perform set_config('synchronous_commit', 'off', true);
+  insert into gateway.token_read as r (connection_id, reader_id, hour, partner_id, user_id, provider, networks)
+  values (p_connection_id, reader.id, this_hour, reader.partner_id, found_row.user_id, found_row.provider, array_remove(array[net], null))
+  on conflict on constraint token_read_pkey do update
+    set reads = r.reads + 1, last_at = moment, networks = case when net <> all (r.networks) then r.networks || net else r.networks end
+  returning r.reads = 1 into is_new;
+  if is_new or p_report then
+    perform gateway.report_reads(reader.id, reader.partner_id, this_hour, p_unreported + 1, is_new::integer, reader.reads_per_hour is not null);
+    return (found_row.answer::jsonb || '{"reported": true}')::json;
+  end if;
+  return found_row.answer;
 end $$;

@@ -6,8 +6,8 @@ create table gateway.partner (
   scope                  text[] not null,
   providers              text[],
   reach                  text not null check (reach in ('own', 'all')),
-  reads_per_hour         integer not null default 10000 check (reads_per_hour > 0),
-  connections_per_hour   integer not null default 1000 check (connections_per_hour > 0),
+  reads_per_hour         integer check (reads_per_hour > 0),
+  connections_per_hour   integer check (connections_per_hour > 0),
   freeze_on_alert        boolean not null default false,
   reads_alerted_at       timestamptz,
   connections_alerted_at timestamptz,
@@ -16,6 +16,7 @@ create table gateway.partner (
   created_at             timestamptz not null default clock_timestamp()
 );
 comment on table gateway.partner is 'Who may call /v1 with a key of its own, for which providers, and how far it reaches.';
+comment on column gateway.partner.reads_per_hour is 'Null: no limit. Its reads raise an alert when they jump.';
 comment on column gateway.partner.providers is 'Null: every provider.';
 comment on index gateway.partner_pkey is 'A partner is one, however many keys it has.';
 comment on index gateway.partner_name is 'Commands and consent pages mean one partner by a name.';

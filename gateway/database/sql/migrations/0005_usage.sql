@@ -1,36 +1,31 @@
--- How much partners read.
+-- How much is read, and by whom.
+
+create table gateway.token_read (
+  connection_id uuid not null,
+  reader_id     uuid not null,
+  hour          timestamptz not null,
+  partner_id    uuid,
+  user_id       uuid not null,
+  provider      text not null,
+  first_at      timestamptz not null default clock_timestamp(),
+  last_at       timestamptz not null default clock_timestamp(),
+  reads         integer not null default 1,
+  networks      inet[] not null default '{}',
+  constraint token_read_pkey primary key (connection_id, reader_id, hour)
+) with (fillfactor = 70);  -- a row changes with each read, and its new version fits on the same page
+create index token_read_hour on gateway.token_read (hour);
+comment on table gateway.token_read is 'Token reads by connection, reader and hour. A closed hour becomes one event, and its row is deleted.';
+comment on column gateway.token_read.reader_id is 'A partner, or the owner of the connection.';
+comment on column gateway.token_read.partner_id is 'Null where the owner reads.';
+comment on index gateway.token_read_pkey is 'A read is recorded once.';
 
 create table gateway.usage (
-  partner_id  uuid not null references gateway.partner (id) on delete cascade,
+  reader_id   uuid not null,
   hour        timestamptz not null,
-  slot        integer not null,
   reads       bigint not null,
-  connections bigint not null default 0,
-  again       bigint not null default 0,
-  constraint usage_pkey primary key (partner_id, hour, slot)
-) with (fillfactor = 50);  -- a row changes with each read, and its new version fits on the same page
+  connections bigint not null,
+  constraint usage_pkey primary key (reader_id, hour)
+) with (fillfactor = 50);
 create index usage_hour on gateway.usage (hour);
-comment on table gateway.usage is 'Token reads of a partner in an hour, in slots, so that readers do not wait for one another.';
-comment on column gateway.usage.connections is 'Of these reads, how many were the first of their connection in the hour.';
-comment on column gateway.usage.again is 'Of these connections, how many were read in the hour before, too.';
-comment on index gateway.usage_pkey is 'A read is counted once.';
-
-create table gateway.usage_connection (
-  partner_id    uuid not null references gateway.partner (id) on delete cascade,
-  hour          timestamptz not null,
-  connection_id uuid not null,
-  constraint usage_connection_pkey primary key (partner_id, hour, connection_id)
-);
-create index usage_connection_hour on gateway.usage_connection (hour);
-comment on table gateway.usage_connection is 'Which connections a partner read in an hour.';
-comment on index gateway.usage_connection_pkey is 'A connection counts once an hour, however often it is read.';
-
-create table gateway.usage_elsewhere (
-  partner_id    uuid not null references gateway.partner (id) on delete cascade,
-  hour          timestamptz not null,
-  connection_id uuid not null,
-  constraint usage_elsewhere_pkey primary key (partner_id, hour, connection_id)
-);
-create index usage_elsewhere_hour on gateway.usage_elsewhere (hour);
-comment on table gateway.usage_elsewhere is 'Those of them that were read from a network that was new to the partner.';
-comment on index gateway.usage_elsewhere_pkey is 'A connection counts once an hour, from however many new networks it is read.';
+comment on table gateway.usage is 'Token reads of a partner or a user in an hour, as far as the processes have reported them, and of how many connections.';
+comment on index gateway.usage_pkey is 'A read counts once towards a limit.';

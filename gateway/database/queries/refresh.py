@@ -1,0 +1,112 @@
+"""Refreshing a token: SQL functions of refresh.sql."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from gateway.database import Database
+
+Ending = Literal["saved", "gone", "reconnected", "refreshed"]
+"""What became of a response: saved; the connection is gone; its user connected again first; it, or another to the same request, was saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRefresh:
+    """The right to send one token request."""
+
+    id: UUID
+    user_id: UUID
+    provider: str
+    generation: int
+    lease_id: UUID
+    account_id: str
+    scope: tuple[str, ...]
+    failures: int
+    seal_id: UUID
+    refresh: str | None = field(repr=False)
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why no token request may be sent now, and for how many seconds, where that is known."""
+
+    obstacle: Literal["gone", "moved", "leased", "waiting", "blocked", "frequent", "breaker"]
+    retry_after: float | None = None
+
+
+_CLAIM: TypeAdapter[ClaimedRefresh | None] = TypeAdapter(ClaimedRefresh | None)
+_OBSTACLE = TypeAdapter(Obstacle)
+
+
+def claim_refresh(
+    database: Database, connection_id: UUID, generation: int, *, host: str, lease_seconds: float, block_seconds: float
+) -> ClaimedRefresh | Obstacle:
+    """The lease on the token request of that generation, or what is in the way."""
+    answer = database.call(
+        "claim_refresh",
+        connection_id=connection_id,
+        generation=generation,
+        host=host,
+        lease_seconds=lease_seconds,
+        block_seconds=block_seconds,
+    )
+    return _CLAIM.validate_python(answer.get("claim")) or _OBSTACLE.validate_python(answer)
+
+
+def claim_due(database: Database, *, host: str, providers: Mapping[str, Mapping[str, float]]) -> ClaimedRefresh | None:
+    """The lease on a connection that is due, interrupted refreshes first. `providers`: the seconds of `lease` and `block` of each."""
+    return _CLAIM.validate_python(database.call("claim_due", host=host, providers=providers))
+
+
+def finish_refresh(
+    database: Database,
+    connection_id: UUID,
+    generation: int,
+    *,
+    token: str,
+    refresh: str | None,
+    seal_id: UUID,
+    scope: Sequence[str],
+    expires_seconds: float | None,
+    refresh_expires_seconds: float | None,
+    renewed: bool,
+) -> Ending:
+    """
+    Save the response to that generation's request as the next generation. May be repeated.
+
+    Seconds count from now, by the database's clock. `renewed`: the refresh token is a new one.
+    """
+    answer = database.call(
+        "finish_refresh",
+        connection_id=connection_id,
+        generation=generation,
+        token=token,
+        refresh=refresh,
+        seal_id=seal_id,
+        scope=scope,
+        expires_seconds=expires_seconds,
+        refresh_expires_seconds=refresh_expires_seconds,
+        renewed=renewed,
+    )
+    ending: Ending = answer["ending"]
+    return ending
+
+
+def fail_refresh(database: Database, claim: ClaimedRefresh, *, outcome: str, error: str, wait_seconds: float) -> bool:
+    """End the lease and say why: `wait`, `alone`, `operator` or `refused`. False when the lease is over already."""
+    answer = database.call(
+        "fail_refresh",
+        connection_id=claim.id,
+        generation=claim.generation,
+        lease_id=claim.lease_id,
+        outcome=outcome,
+        error=error,
+        wait_seconds=wait_seconds,
+    )
+    return bool(answer["recorded"])

@@ -1,0 +1,73 @@
+"""Reading a stored token: SQL functions of tokens.sql."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from gateway.database import Database
+from gateway.models import Caller, Status
+
+
+@dataclass(frozen=True, slots=True)
+class StoredToken:
+    """An encrypted token. `good`: valid for the seconds that were asked for, `alive`: valid now, both by the database's clock."""
+
+    id: UUID
+    user_id: UUID
+    provider: str
+    generation: int
+    seal_id: UUID
+    status: Status
+    scope: tuple[str, ...]
+    expires_at: datetime | None
+    token: str | None = field(repr=False)
+    good: bool | None
+    alive: bool | None
+    refreshable: bool | None
+    reported: bool = False
+    """The reads that the caller had not reported are in the database now."""
+
+
+_STORED_TOKEN: TypeAdapter[StoredToken | None] = TypeAdapter(StoredToken | None)
+
+
+def read_token(
+    database: Database,
+    caller: Caller,
+    connection_id: UUID,
+    *,
+    min_seconds: int,
+    location: str | None = None,
+    counted: bool = True,
+    unreported: int = 0,
+    report: bool = True,
+) -> StoredToken | None:
+    """
+    The token of a connection that the caller may read, checked and recorded in one call; None for any other connection.
+
+    `counted`: counts towards the caller's limits. `unreported`: its reads that this process has counted since the last report.
+    """
+    answer = database.call(
+        "read_token",
+        connection_id=connection_id,
+        user_id=caller.user_id,
+        key_hash=caller.key_hash,
+        address=caller.address,
+        min_seconds=min_seconds,
+        location=location,
+        counted=counted,
+        unreported=unreported,
+        report=report,
+    )
+    return _STORED_TOKEN.validate_python(answer)
+
+
+def stored_token(database: Database, connection_id: UUID, *, min_seconds: int = 0) -> StoredToken | None:
+    """The gateway's own read: nobody's right is checked, and nothing is recorded."""
+    return _STORED_TOKEN.validate_python(
+        database.call("stored_token", connection_id=connection_id, min_seconds=min_seconds)
+    )
