@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO, get_args
 
 import click
+from pydantic_core import to_jsonable_python
 
 from gateway.cli.context import (
     AS_JSON,
@@ -64,18 +65,7 @@ def connections_list(provider: str | None, user_id: uuid.UUID | None, status: st
 
 
 def _as_json(row: Connection) -> dict[str, Any]:
-    return {
-        "id": str(row.id),
-        "provider": row.provider,
-        "type": row.type,
-        "user_id": str(row.user_id),
-        "account": {"id": row.account.id, "label": row.account.label},
-        "status": row.status,
-        "scope": row.scope,
-        "expires_at": row.expires_at.isoformat() if row.expires_at else None,
-        "created_at": row.created_at.isoformat(),
-        "updated_at": row.updated_at.isoformat(),
-    }
+    return {name: value for name, value in to_jsonable_python(row).items() if name != "generation"}
 
 
 def _line(row: Connection) -> str:
@@ -103,16 +93,7 @@ def _inspected_as_json(found: Inspected) -> dict[str, Any]:
     return {
         "connection": found.connection and _as_json(found.connection) | dict(found.refresh),
         "revocations_queued": found.waiting,
-        "partners": [
-            {
-                "id": str(each.id),
-                "name": each.name,
-                "since": each.since.isoformat(),
-                "ended_at": each.ended_at.isoformat() if each.ended_at else None,
-                "made": each.made,
-            }
-            for each in found.partners
-        ],
+        "partners": to_jsonable_python(found.partners),
         "events": [
             {name: event[name] for name in _EVENT_COLUMNS} | {"data": json.loads(event["data"] or "{}")}
             for event in found.events
@@ -125,7 +106,7 @@ def _inspected_lines(found: Inspected) -> Iterator[str]:
         yield "This connection does not exist any more."
     for name, value in (_as_json(found.connection) | dict(found.refresh) if found.connection else {}).items():
         text = plainly(f"{value['label']} ({value['id']})") if name == "account" else value
-        yield f"{name:<20} {' '.join(text) if isinstance(text, tuple) else '–' if text is None else text}"
+        yield f"{name:<20} {' '.join(text) if isinstance(text, list) else '–' if text is None else text}"
     if found.waiting:
         yield f"{counted(found.waiting, 'grant')} still to be revoked at the provider."
     yield "partners" if found.partners else "partners             none by consent"
@@ -171,14 +152,7 @@ def _revoke_one(rt: Runtime, connection_id: uuid.UUID, *, yes: bool, as_json: bo
     if erased is None:
         click.echo("There is no such connection.", err=True)
         return False
-    receipt = {
-        "connection_id": str(erased.connection_id),
-        "provider": erased.provider,
-        "account": {"id": erased.account.id, "label": erased.account.label},
-        "erased_at": erased.erased_at.isoformat(),
-        "revocation": finish_revocation(rt, erased.revocation),
-        "event_id": str(erased.event_id),
-    }
+    receipt = to_jsonable_python(erased) | {"revocation": finish_revocation(rt, erased.revocation)}
     if as_json:
         click.echo(json.dumps(receipt))
     else:
