@@ -18,13 +18,16 @@ from gateway.crypto.vault import Vault
 from gateway.database import SCHEMA_VERSION, Host
 from gateway.database.migrate import SQL
 from gateway.database.postgres import BoundedConnection, read_dsn
-from gateway.doctor import chain
+from gateway.database.queries import events
 from gateway.doctor.report import Finding, Level, clock_finding
 from gateway.errors import DatabaseUnavailable, GatewayError, SecretUnreadable
+from gateway.events.verify import verify
 from gateway.services import Runtime
 
 _CONNECT_SECONDS = 3
 _SAMPLE = 20
+_LAST_EVENTS = 1000
+_BEHIND_SECONDS = 60
 
 
 def examine(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
@@ -47,7 +50,7 @@ def examine(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
         return
     yield Finding("schema", "ok", f"Version {version}.")
     yield from _hosts(rt)
-    yield from chain.examine(rt)
+    yield from examine_events(rt)
     yield from _frozen(rt)
     if rt.settings.database_url is None:
         message = "Over the REST API access rules cannot be read."
@@ -58,7 +61,7 @@ def examine(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
     yield from _direct(rt.settings.database_url.get_secret_value(), rt.vault)
 
 
-# -- hosts and freezes -----------------------------------------------------------------------------------------------
+# -- hosts, events and freezes -----------------------------------------------------------------------------------------------
 
 
 def _hosts(rt: Runtime) -> Iterator[Finding]:
@@ -92,6 +95,29 @@ def compare_hosts(hosts: list[Host]) -> Iterator[Finding]:
             message = f"{name} lacks {len(lost)} of the keys that others hold; no host encrypts with them yet."
             fix = "Being added: let every host have it before it becomes the first. Being removed: nothing to do."
             yield Finding("hosts", "warn", message, fix)
+
+
+def examine_events(rt: Runtime) -> Iterator[Finding]:
+    """The latest segments, and the backlog. `events verify` checks all of them, which may take minutes."""
+    try:
+        steps = list(verify(rt, last=_LAST_EVENTS))
+        chain = events.read_chain(rt.database)
+    except SecretUnreadable:
+        fix = "Put the key that encrypted it back into GATEWAY_KEYS, after the newest."
+        yield Finding("events", "fail", "The key of the event chain does not decrypt: nothing can be sealed.", fix)
+        return
+    except GatewayError as error:
+        yield Finding("events", "fail", f"Events cannot be read: {error}.", "Run `python -m gateway db apply`.")
+        return
+    problems = [problem for step in steps for problem in step.problems]
+    if problems:
+        fix = "Somebody wrote to the schema gateway. Run `python -m gateway events verify`."
+        yield Finding("events", "fail", problems[0].message, fix)
+    elif chain.oldest_unassigned_seconds > _BEHIND_SECONDS:
+        text = f"{chain.unassigned} events have no position, the oldest for {chain.oldest_unassigned_seconds:.0f} s."
+        yield Finding("events", "warn", text, "Start `python -m gateway worker`, and look for `job.failed` in its log.")
+    else:
+        yield Finding("events", "ok", f"The last {steps[-1].checked} events are unchanged.")
 
 
 def _frozen(rt: Runtime) -> Iterator[Finding]:

@@ -85,7 +85,7 @@ def _page(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding | None
 
 
 def _known(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:
-    """What the token endpoint message to our registration."""
+    """What the token endpoint answers to our registration."""
     client = rt.clients[provider.id]
     wire = protocol.build_code_request(
         provider,

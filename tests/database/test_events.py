@@ -12,7 +12,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from gateway.database.queries import events
-from gateway.doctor import chain as doctor
+from gateway.doctor import database as doctor
 from gateway.events.record import assign_positions
 from gateway.models import Caller
 from gateway.worker.jobs import event_jobs
@@ -218,7 +218,7 @@ def test_every_process_with_a_worker_assigns_positions(gateway):
 
 
 def finding(rt):
-    (found,) = doctor.examine(rt)
+    (found,) = doctor.examine_events(rt)
     return found.level, found.message
 
 
