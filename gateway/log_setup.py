@@ -1,5 +1,5 @@
 """
-The log: one line an event, JSON unless a person is watching. What is logged is chosen by hand, field by field; this is the
+The log: one line an event, JSON unless stderr is a terminal. Each field of a line is chosen by hand; this module is the
 second line of defence: names that sound like secrets are masked, and libraries that would print requests stay quiet.
 """
 
@@ -52,11 +52,11 @@ class _Stderr:
 
 
 def quiet_libraries() -> None:
-    """For who logs nothing themselves, too: commands say in their own words what went wrong."""
+    """Also for processes that log nothing themselves: commands print their own sentences."""
     for name in _TALKATIVE:
         # At DEBUG they print URLs, headers and, in Authlib's case, code verifiers.
         logging.getLogger(name).setLevel(logging.WARNING)
-    # What it says of a database that is away, we say ourselves, once.
+    # A database that is away is logged by us, once.
     logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
 
 

@@ -25,7 +25,7 @@ from gateway.cli.context import (
     long_work,
     opened_runtime,
     opened_store,
-    plainly,
+    printable,
 )
 from gateway.connections.revoke import finish_revocation
 from gateway.connections.revoke_provider import Report, RevokeAll, Summary, summary
@@ -69,7 +69,7 @@ def _as_json(row: Connection) -> dict[str, Any]:
 
 
 def _line(row: Connection) -> str:
-    return f"{row.id}  {row.provider:<16} {row.status:<22} {row.user_id}  {plainly(row.account.label)}"
+    return f"{row.id}  {row.provider:<16} {row.status:<22} {row.user_id}  {printable(row.account.label)}"
 
 
 @connections.command("show")
@@ -105,7 +105,7 @@ def _inspected_lines(found: Inspected) -> Iterator[str]:
     if found.connection is None:
         yield "This connection does not exist any more."
     for name, value in (_as_json(found.connection) | dict(found.refresh) if found.connection else {}).items():
-        text = plainly(f"{value['label']} ({value['id']})") if name == "account" else value
+        text = printable(f"{value['label']} ({value['id']})") if name == "account" else value
         yield f"{name:<20} {' '.join(text) if isinstance(text, list) else '–' if text is None else text}"
     if found.waiting:
         yield f"{counted(found.waiting, 'grant')} still to be revoked at the provider."
@@ -113,7 +113,7 @@ def _inspected_lines(found: Inspected) -> Iterator[str]:
     for partner in found.partners:
         ended = f", until {partner.ended_at:%Y-%m-%d %H:%M}" if partner.ended_at else ""
         made = ", created for it" if partner.made else ""
-        yield f"  {plainly(partner.name)}, since {partner.since:%Y-%m-%d %H:%M}{ended}{made}"
+        yield f"  {printable(partner.name)}, since {partner.since:%Y-%m-%d %H:%M}{ended}{made}"
     yield "last events"
     for event in found.events:
         position = "–" if event["position"] is None else event["position"]
@@ -147,7 +147,7 @@ def _revoke_one(rt: Runtime, connection_id: uuid.UUID, *, yes: bool, as_json: bo
     found = None if yes else rt.store.inspect_connection(connection_id)
     if found is not None and found.connection is not None:
         row = found.connection
-        confirm(f"{row.provider}, {plainly(row.account.label)} of user {row.user_id} will be erased.", yes=yes)
+        confirm(f"{row.provider}, {printable(row.account.label)} of user {row.user_id} will be erased.", yes=yes)
     erased = rt.store.erase_connection(connection_id) if yes or found is not None else None
     if erased is None:
         click.echo("There is no such connection.", err=True)
@@ -156,7 +156,9 @@ def _revoke_one(rt: Runtime, connection_id: uuid.UUID, *, yes: bool, as_json: bo
     if as_json:
         click.echo(json.dumps(receipt))
     else:
-        click.echo(f"Erased: {erased.provider}, {plainly(erased.account.label)}. Revocation: {receipt['revocation']}.")
+        click.echo(
+            f"Erased: {erased.provider}, {printable(erased.account.label)}. Revocation: {receipt['revocation']}."
+        )
     return True
 
 

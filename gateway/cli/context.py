@@ -66,7 +66,7 @@ def fail(problems: list[str], *, starting: bool = False) -> NoReturn:
     sys.exit(2)
 
 
-def plainly(name: str | None) -> str:
+def printable(name: str | None) -> str:
     """What a user or a provider wrote, without the characters that would steer the operator's terminal."""
     return "".join(letter for letter in name or "" if letter.isprintable())[:60]
 

@@ -10,11 +10,8 @@ from contextlib import suppress
 from dataclasses import asdict
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
-from gateway.cli.context import interruptible, opened_runtime, opened_store, plainly
+from gateway.cli.context import interruptible, long_work, opened_runtime, opened_store, printable
 from gateway.database import Store
 from gateway.database.queries import events as queries
 from gateway.database.queries.events import EventRow, Seal
@@ -69,7 +66,7 @@ def _as_json(row: EventRow) -> dict[str, object]:
 def _as_line(row: EventRow) -> str:
     partner = f" partner {row['partner_id']}" if row["partner_id"] else ""
     connection = f" {row['connection_id']}" if row["connection_id"] else ""
-    data = "" if row["data"] == "{}" else " " + plainly(row["data"])
+    data = "" if row["data"] == "{}" else " " + printable(row["data"])
     return f"{row['position']:>8}  {row['at'][:19]}  {row['type']:<32} {row['provider'] or '–':<14}{connection}{partner}{data}"
 
 
@@ -93,18 +90,12 @@ def _read_checkpoints(_context: click.Context, _option: click.Parameter, given: 
 @click.option("--json", "as_json", is_flag=True)
 def verify_(checkpoints: tuple[Seal, ...], *, as_json: bool) -> None:
     """Verify the whole chain; names the first events that were changed or removed, and then ends with 1."""
-    console = Console(stderr=True)
-    columns = (TextColumn("Verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     problems: list[Problem] = []
-    with (
-        opened_runtime() as rt,
-        interruptible() as stopped,
-        Bar(*columns, console=console, disable=not console.is_terminal) as bar,
-    ):
-        task = bar.add_task("", total=None)
+    with opened_runtime() as rt, long_work() as (stopped, bars):
+        task = bars.add_task("Verifying", total=None)
         for progress in verify(rt, checkpoints):
             problems += progress.problems
-            bar.update(task, total=progress.until, completed=progress.seal.position)
+            bars.update(task, total=progress.until, completed=progress.seal.position)
             if stopped.is_set():
                 break
     interrupted = stopped.is_set() and progress.seal.position < progress.until

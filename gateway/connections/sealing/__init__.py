@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from gateway.catalog import Catalog
-from gateway.cli.context import interruptible, plainly
+from gateway.cli.context import interruptible, printable
 from gateway.connections.sealing.walk import Report, Run
 from gateway.errors import SettingsRefused
 from gateway.services import Runtime
@@ -78,7 +78,7 @@ def _say(console: Console, report: Report) -> None:
     if report.left:
         table = Table(Column("row", no_wrap=True, min_width=36), "name", "provider", "why", box=None)
         for left in report.left:
-            table.add_row(left.id, plainly(left.name), left.provider or "", left.reason)
+            table.add_row(left.id, printable(left.name), left.provider or "", left.reason)
         console.print()
         console.print(table)
     for duplicates in report.duplicates:
