@@ -1,7 +1,5 @@
 """
 The OAuth integration gateway: `create_app` shows the order of assembly.
-
-A staircase: each room imports only rooms above its own (docs/architecture.md draws it, a test holds it).
 """
 
 from __future__ import annotations
