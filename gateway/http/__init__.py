@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.http.addresses import check_url
 from gateway.http.bulkhead import Bulkhead
-from gateway.http.client import Deadline, HttpClient, Response, StreamedResponse
+from gateway.http.client import HttpClient, Response, StreamedResponse
+from gateway.http.connection import Deadline
 
 __all__ = ["Bulkhead", "Deadline", "HttpClient", "Response", "StreamedResponse", "check_url"]

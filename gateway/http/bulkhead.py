@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -44,10 +42,10 @@ class Bulkhead:
         self._budget = budget
         self._share = share
         self._clock = clock
-        self._reset()
-        _BULKHEADS.add(self)
+        self.reset()
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
+        """Forget every call, as a forked child must: it holds none of its parent's slots."""
         self._lock = threading.Lock()
         self._in_use = 0
         self._circuits: dict[str, _Circuit] = {}
@@ -60,15 +58,16 @@ class Bulkhead:
         Raises ProviderUnavailable at once, with `retry_after`, when no slot is free or the circuit breaker is open.
         """
         is_probe = self._enter(provider_id)
-        failed: bool | None = None
+        failed: bool | None = False
         try:
             yield
-            failed = False
-        except ProviderGarbled:
-            failed = False
-            raise
         except ProviderUnavailable:
             failed = True
+            raise
+        except ProviderGarbled:
+            raise
+        except BaseException:
+            failed = None  # an error of ours says nothing about the provider
             raise
         finally:
             self._leave(provider_id, is_probe=is_probe, failed=failed)
@@ -115,14 +114,3 @@ def _refusal(message: str, seconds: float) -> ProviderUnavailable:
     error = ProviderUnavailable(message)
     error.retry_after = max(1.0, math.ceil(seconds))
     return error
-
-
-_BULKHEADS: weakref.WeakSet[Bulkhead] = weakref.WeakSet()
-
-
-def _reset_all() -> None:
-    for bulkhead in list(_BULKHEADS):
-        bulkhead._reset()  # noqa: SLF001 - a child process holds none of its parent's slots
-
-
-os.register_at_fork(after_in_child=_reset_all)

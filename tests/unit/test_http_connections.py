@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import ProviderGarbled, ProviderUnavailable
-from gateway.http import Bulkhead, Deadline, HttpClient, client
+from gateway.http import Bulkhead, Deadline, HttpClient, connection
 from gateway.http.client import LARGEST_BODY
 from tests.support.scripted_server import OK, answering, lasting, listening, once
 
@@ -56,7 +56,7 @@ def test_a_connection_that_was_idle_for_long_is_renewed(http, listen, monkeypatc
     Middleboxes forget idle connections without a word; the request sent over one would hang.
     """
     provider = listen(answering(OK))
-    monkeypatch.setattr(client, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(connection, "IDLE_SECONDS", 0.0)
     http.request("GET", provider.url())
     http.request("GET", provider.url())
 

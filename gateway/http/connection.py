@@ -1,0 +1,292 @@
+"""
+Connections that end with their call: every read and send gets the time that is left, and no more.
+
+HTTP/1.1 by h11 through httpcore, in a small pool. A connection with anything unread is closed, never used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import certifi
+import httpcore
+import requests
+
+from gateway.errors import ProviderUnavailable, SettingsRefused
+from gateway.http.addresses import AddressPolicy, Origin, target_of
+
+IDLE_SECONDS = 60.0
+"""How long an unused connection is kept. Middleboxes forget idle connections without a word."""
+_LARGEST_HEAD = 32 * 1024
+_BUFFERED = 16 * 1024
+_READ = 64 * 1024
+_KEPT_PER_ORIGIN = 32
+_KEPT_ORIGINS = 256
+_OK = 200
+
+logging.getLogger("httpcore").setLevel(logging.WARNING)  # its debug lines hold response headers
+logging.getLogger("httpcore.http11").setLevel(logging.WARNING)
+
+
+class ResponseTooLarge(Exception):
+    """The response is larger than the caller's limit."""
+
+
+class Deadline:
+    """A moment on the monotonic clock by which something must be over."""
+
+    __slots__ = ("at",)
+
+    def __init__(self, at: float) -> None:
+        """`at`: seconds of `time.monotonic`."""
+        self.at = at
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """The moment `seconds` from now."""
+        return cls(time.monotonic() + seconds)
+
+    def within(self, seconds: float) -> Deadline:
+        """The moment `seconds` from now, but no later than this one."""
+        return Deadline(min(self.at, time.monotonic() + seconds))
+
+    def remaining(self) -> float:
+        """Seconds left; 0.0 when it has passed."""
+        return max(0.0, self.at - time.monotonic())
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One exchange. It reaches the adapter as `timeout`, the one argument that `requests` hands through untouched."""
+
+    origin: Origin
+    deadline: Deadline
+    idle_seconds: float
+
+
+class Pool:
+    """Idle connections by origin, the last used one first."""
+
+    def __init__(self, policy: AddressPolicy, tls: ssl.SSLContext) -> None:
+        self._policy = policy
+        self._tls = tls
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def take(self, call: Call) -> Connection:
+        """A kept connection that is still usable, else a new one."""
+        while True:
+            with self._lock:
+                idle = self._idle.get(call.origin)
+                connection = idle.pop() if idle else None
+            if connection is None:
+                return self._connect(call)
+            if not connection.has_expired():
+                return connection
+            connection.close()
+
+    def put_back(self, connection: Connection) -> None:
+        """Keep a connection whose exchange is complete; close any other."""
+        surplus = [connection]
+        with self._lock:
+            if connection.is_idle() and not self._is_closed:
+                idle = self._idle.setdefault(connection.to, [])
+                idle.append(connection)
+                surplus = [idle.pop(0)] if len(idle) > _KEPT_PER_ORIGIN or idle[0].has_expired() else []
+                if len(self._idle) > _KEPT_ORIGINS:
+                    surplus += self._idle.pop(next(iter(self._idle)))
+        for each in surplus:
+            each.close()
+
+    def close(self) -> None:
+        """Close the idle connections now, and each of the others after its exchange."""
+        with self._lock:
+            self._is_closed = True
+            idle = [connection for kept in self._idle.values() for connection in kept]
+            self._idle.clear()
+        for connection in idle:
+            connection.close()
+
+    def _connect(self, call: Call) -> Connection:
+        """To the first permitted address that answers; each has an equal share of the time left."""
+        origin, problem = call.origin, "no address"
+        addresses = self._policy.resolve(origin, call.deadline.remaining())
+        for position, address in enumerate(addresses):
+            sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.settimeout(max(0.001, call.deadline.remaining() / (len(addresses) - position)))
+                sock.connect((address, origin.port))
+            except OSError as error:
+                sock.close()
+                problem = os.strerror(error.errno) if error.errno else "no connection in time"
+                continue
+            return Connection(origin, self._secured(sock, call) if origin.scheme == "https" else sock)
+        raise ProviderUnavailable(f"{origin}: {problem}")
+
+    def _secured(self, sock: socket.socket, call: Call) -> ssl.SSLSocket:
+        try:
+            sock.settimeout(max(0.001, call.deadline.remaining()))
+            return self._tls.wrap_socket(sock, server_hostname=call.origin.host)
+        except BaseException:
+            sock.close()
+            raise
+
+
+class Connection(httpcore.HTTP11Connection):
+    """One HTTP/1.1 connection (h11). It is never used again while anything of it is unread."""
+
+    def __init__(self, origin: Origin, sock: socket.socket) -> None:
+        self.to = origin
+        self._socket = _Socket(sock)
+        self._at = httpcore.Origin(origin.scheme.encode(), origin.host.encode(), origin.port)
+        self._host = str(origin).partition("://")[2].removesuffix({"http": ":80", "https": ":443"}[origin.scheme])
+        super().__init__(self._at, self._socket, keepalive_expiry=IDLE_SECONDS)
+
+    def exchange(self, request: requests.PreparedRequest, call: Call) -> httpcore.Response:
+        """Send `request`, its target byte for byte as it was checked, and read the head of the response."""
+        self._socket.begin(call)
+        target = target_of(str(request.url)).encode()
+        headers = [(b"Host", self._host.encode())]
+        headers += [(name.encode(), value.encode()) for name, value in request.headers.items()]
+        url = httpcore.URL(scheme=self._at.scheme, host=self._at.host, port=self._at.port, target=target)
+        body: Any = request.body
+        received = self.handle_request(httpcore.Request(str(request.method), url, headers=headers, content=body))
+        version = received.extensions["http_version"]
+        if received.status < _OK or version not in (b"HTTP/1.1", b"HTTP/1.0"):
+            self.close()
+            raise httpcore.RemoteProtocolError
+        self._socket.head_left = math.inf
+        return received
+
+    def _receive_event(self, timeout: float | None = None) -> Any:
+        try:
+            return super()._receive_event(timeout)
+        except httpcore.RemoteProtocolError:
+            if self._socket.is_ended:  # cut short, not malformed
+                raise ConnectionResetError from None
+            raise
+
+    def _response_closed(self) -> None:
+        # What follows a response would be taken for the response of the next call, which may be another user's.
+        if self._h11_state.trailing_data[0] or self._socket.has_decrypted():
+            self.close()
+        else:
+            super()._response_closed()
+
+
+class _Socket(httpcore.NetworkStream):
+    """A socket whose every read and send ends with the call: it may take the time that is left, and no more."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._unsent = bytearray()
+        self._early: bytes | None = None
+        self.is_ended = False
+        self.head_left: float = 0
+
+    def begin(self, call: Call) -> None:
+        """From now on it serves `call`."""
+        self._call = call
+        self.head_left = _LARGEST_HEAD
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - the deadline is the timeout
+        """Some bytes, b"" at the end. Raises TimeoutError, and ResponseTooLarge for a head without an end."""
+        if self._unsent:
+            with contextlib.suppress(httpcore.WriteError):  # the peer may have answered before it hung up
+                self._flush()
+        if self.head_left <= 0:
+            raise ResponseTooLarge
+        if self._early is not None:
+            data, self._early = self._early, None
+        else:
+            self._sock.settimeout(self._seconds_left())
+            data = self._sock.recv(int(min(max_bytes, self.head_left)))
+        self.head_left -= len(data)
+        self.is_ended = not data
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002 - the deadline is the timeout
+        """Send, together with what follows where both are small. Raises TimeoutError and httpcore.WriteError."""
+        self._unsent += buffer
+        if len(self._unsent) >= _BUFFERED:
+            self._flush()
+
+    def _flush(self) -> None:
+        view = memoryview(bytes(self._unsent))
+        self._unsent.clear()
+        try:
+            while view:
+                if self._call.idle_seconds < math.inf:  # streamed
+                    self._wait_for_space()
+                self._sock.settimeout(self._seconds_left())
+                view = view[self._sock.send(view) :]
+        except TimeoutError:
+            raise
+        except OSError:
+            raise httpcore.WriteError from None
+
+    def _wait_for_space(self) -> None:
+        """Until the peer reads on. Raises httpcore.WriteError when it has answered instead: the rest is not sent."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN | select.POLLOUT)
+        while True:
+            ready = poll.poll(math.ceil(self._seconds_left() * 1000))
+            if not ready:
+                raise TimeoutError
+            if ready[0][1] & ~select.POLLOUT:
+                self._sock.settimeout(0)
+                with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):  # a session ticket is no response
+                    self._early = self._sock.recv(_READ)
+                    raise httpcore.WriteError
+            if ready[0][1] & select.POLLOUT:
+                return
+
+    def _seconds_left(self) -> float:
+        left = self._call.deadline.remaining()
+        if not left:
+            raise TimeoutError
+        return min(left, self._call.idle_seconds)
+
+    def has_decrypted(self) -> bool:
+        """Whether OpenSSL holds bytes that were not read."""
+        return self._early is not None or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0)
+
+    def get_extra_info(self, info: str) -> Any:
+        """`is_readable`: whether an idle connection was closed by the peer, or has data that nobody asked for."""
+        if info != "is_readable" or self._sock.fileno() < 0:
+            return info == "is_readable"
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._sock.close()
+
+
+def tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
+    """TLS 1.2 or newer, verified against the public authorities and those in `ca_bundle`, whatever the environment says."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.hostname_checks_common_name = False
+    context.load_verify_locations(certifi.where())
+    if ca_bundle is not None:
+        try:
+            context.load_verify_locations(ca_bundle)
+        except OSError:  # ssl.SSLError is one
+            problem = "GATEWAY_CA_BUNDLE is not a readable file of certificates in PEM form."
+            raise SettingsRefused([problem]) from None
+    return context
