@@ -29,6 +29,7 @@ from bench.provider import running_provider
 from bench.stage import save
 from gateway.crypto.vault import Vault
 from gateway.database import apply_schema, open_store
+from gateway.database.queries.sessions import open_session
 from gateway.embedded.postgres import embedded_postgres
 from gateway.server import python_module
 
@@ -137,7 +138,7 @@ def _stock(dsn: str, key: str) -> list[str]:
         for number in range(CONNECTIONS):
             if number % _OF_ONE_USER == 0:
                 user = uuid.uuid4()
-                store.open_session(session_hash=uuid.uuid4().hex, user_id=user, label="Alice", expires_at=soon)
+                open_session(store, session_hash=uuid.uuid4().hex, user_id=user, label="Alice", expires_at=soon)
             row = save(
                 store, vault, user_id=user, provider="bench", account=str(number), access=f"at-{number}", refresh=None
             )

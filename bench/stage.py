@@ -30,6 +30,7 @@ from bench.strict import CLIENT_ID, CLIENT_SECRET
 from gateway.crypto.vault import Vault
 from gateway.database import Store, apply_schema, open_store
 from gateway.database.queries.connections import NewGrant, save_connection
+from gateway.database.queries.sessions import open_session
 from gateway.embedded.postgres import EmbeddedPostgres, start_or_join
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -190,7 +191,7 @@ class Stage:
         for account, access, refresh in self.control("mint", name=f"{provider}-{uuid.uuid4().hex[:6]}", count=count):
             if len(made) % _OF_ONE_USER == 0:
                 owner = uuid.uuid4() if made else self.user_id
-                store.open_session(session_hash=uuid.uuid4().hex, user_id=owner, label="Alice", expires_at=soon)
+                open_session(store, session_hash=uuid.uuid4().hex, user_id=owner, label="Alice", expires_at=soon)
             row = save(store, vault, user_id=owner, provider=provider, account=account, access=access, refresh=refresh)
             made[str(row)] = account
         store.close()

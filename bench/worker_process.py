@@ -23,6 +23,7 @@ from bench.crash_points import with_crash_points
 from gateway.connect import callback
 from gateway.connections.disconnect import disconnect
 from gateway.crypto.vault import fingerprint
+from gateway.database.queries.sessions import open_session
 from gateway.errors import GatewayError
 from gateway.services import Runtime, build_runtime, utc_now
 from gateway.settings import read_settings
@@ -42,7 +43,8 @@ def runtime(task: dict[str, Any]) -> Runtime:
 
 def _sign_in(rt: Runtime, task: dict[str, Any]) -> str:
     session = uuid.uuid4().hex
-    rt.store.open_session(
+    open_session(
+        rt.database,
         session_hash=fingerprint(session),
         user_id=uuid.UUID(task["user_id"]),
         label="Alice",

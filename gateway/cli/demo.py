@@ -26,6 +26,8 @@ from rich.panel import Panel
 
 from gateway.catalog import ENDPOINTS, Provider, load_catalog
 from gateway.database import Store, apply_schema, open_store
+from gateway.database.queries import partners as queries
+from gateway.database.queries.callers import check_caller
 from gateway.embedded.postgres import embedded_postgres
 from gateway.errors import RequestRefused, SettingsRefused, Unauthenticated
 from gateway.models import Caller
@@ -160,9 +162,9 @@ def _partner_key(store: Store, file: Path, name: str, scope: tuple[str, ...], re
     if key and _is_known(store, key):
         return key
     try:
-        existing = store.partners(name)["partners"]
+        existing = queries.list_partners(store, name)["partners"]
         for lost in existing[0]["keys"] if existing else ():
-            store.revoke_key(name=name, key_id=uuid.UUID(lost["id"]))
+            queries.revoke_key(store, name=name, key_id=uuid.UUID(lost["id"]))
         made = add_key(store, name) if existing else add_partner(store, name, scope=scope, reach=reach)
     except PartnerRefused:
         return None
@@ -173,7 +175,7 @@ def _partner_key(store: Store, file: Path, name: str, scope: tuple[str, ...], re
 def _is_known(store: Store, key: str) -> bool:
     """Whether the key is a partner's; a frozen partner's is, too."""
     try:
-        store.caller(Caller(key_hash=read_key(key)))
+        check_caller(store, Caller(key_hash=read_key(key)))
     except Unauthenticated:
         return False
     except RequestRefused:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import click
 
 from gateway.cli.context import AS_JSON, YES, checked_providers, confirm, fail, opened_store
+from gateway.database.queries import partners as queries
 from gateway.partners.admin import SCOPES, NewKey, Reach, add_key, add_partner
 
 ADDRESS = click.option(
@@ -56,7 +57,7 @@ def partners_add(name: str, *, as_json: bool, **options: Any) -> None:
 def partners_list(*, as_json: bool) -> None:
     """Every partner and its keys (not their text), and what is frozen."""
     with opened_store() as store:
-        found = store.partners()
+        found = queries.list_partners(store)
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -99,9 +100,9 @@ def partners_keys(
             _print_key(key, as_json=as_json, key_id=str(key.key_id))
             return
         if revoke is not None:
-            _print_revoked(store.revoke_key(name=name, key_id=revoke), f"key {revoke}", as_json=as_json)
+            _print_revoked(queries.revoke_key(store, name=name, key_id=revoke), f"key {revoke}", as_json=as_json)
             return
-        found = store.partners(name)["partners"]
+        found = queries.list_partners(store, name)["partners"]
     if not found:
         fail([f"there is no partner named {name}: `partners list` names them"])
     if as_json:
@@ -118,9 +119,9 @@ def partners_keys(
 def partners_revoke(name: str, *, yes: bool, as_json: bool) -> None:
     """Refuse a partner and all of its keys, for good. Connections stay."""
     with opened_store() as store:
-        if store.partners(name)["partners"]:
+        if queries.list_partners(store, name)["partners"]:
             confirm(f"{name} and all of its keys will be refused. Connections stay.", yes=yes)
-        _print_revoked(store.revoke_partner(name), name, as_json=as_json)
+        _print_revoked(queries.revoke_partner(store, name), name, as_json=as_json)
 
 
 @partners.command("freeze")
@@ -136,7 +137,7 @@ def partners_freeze(name: str | None, provider: str | None, *, reads: bool, off:
     if provider is not None and not off:
         checked_providers([provider])
     with opened_store(existing=False) as store:
-        changed = store.freeze(partner=name, provider=provider, reads=reads, off=off)
+        changed = queries.freeze(store, partner=name, provider=provider, reads=reads, off=off)
     if changed is None:
         fail([f"there is no partner named {name}: `partners list` names them"])
     if as_json:

@@ -20,6 +20,7 @@ from gateway.connect.start import authorization_url, new_attempt
 from gateway.connections.revoke import finish_revocation
 from gateway.crypto.vault import fingerprint
 from gateway.database import Link
+from gateway.database.queries import callers
 from gateway.database.queries.pending import Choice, complete_link
 from gateway.errors import (
     AccessDenied,
@@ -96,7 +97,7 @@ def check_caller(rt: Runtime, caller: Caller) -> None:
 
     For a call that is refused anyway: without a valid key the response says nothing about the rest of the request.
     """
-    rt.store.caller(caller, LINK_SCOPE)
+    callers.check_caller(rt.database, caller, LINK_SCOPE)
     if caller.key_hash is None:
         raise Forbidden("only partners make links")
 

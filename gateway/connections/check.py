@@ -17,7 +17,7 @@ from gateway.account import (
     TokenRefused,
     confirm_account,
 )
-from gateway.database import Checking, CheckOutcome
+from gateway.database.queries.callers import Check, CheckOutcome, begin_check, end_check
 from gateway.errors import NeedsReauthorization, NotFound, ProviderGarbled
 from gateway.http import Deadline
 from gateway.models import Caller, Connection, Grant
@@ -37,13 +37,13 @@ def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller) -> Connection:
     refresh and the provider's endpoint raise; then nothing is known and nothing changed. An answer past the question is told in an
     event beside that. The provider has CHECK_SECONDS.
     """
-    begun = rt.store.begin_check(caller, connection_id)
+    begun = begin_check(rt.database, caller, connection_id)
     if begun is None:
         raise NotFound("no such connection of this caller")
     if begun.connection.status != "active":
         return begun.connection
     generation, outcome, error, problem = _asked(rt, begun)
-    stands = rt.store.end_check(caller, connection_id, generation=generation, outcome=outcome, error=error)
+    stands = end_check(rt.database, caller, connection_id, generation=generation, outcome=outcome, error=error)
     if stands is None:
         raise NotFound("disconnected meanwhile")
     if problem is not None:
@@ -51,7 +51,7 @@ def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller) -> Connection:
     return stands
 
 
-def _asked(rt: Runtime, begun: Checking) -> tuple[int, CheckOutcome, str, ProviderGarbled | None]:
+def _asked(rt: Runtime, begun: Check) -> tuple[int, CheckOutcome, str, ProviderGarbled | None]:
     """The generation asked about, what came of it, for a refusal its name in the event, and an answer past the question."""
     connection, deadline = begun.connection, Deadline.after(CHECK_SECONDS)
     fresh: FreshToken | None = None
@@ -82,7 +82,7 @@ def _asked(rt: Runtime, begun: Checking) -> tuple[int, CheckOutcome, str, Provid
     return (fresh.generation if fresh else connection.generation, *outcome, garbled)
 
 
-def _confirm(rt: Runtime, begun: Checking, fresh: FreshToken, deadline: Deadline) -> None:
+def _confirm(rt: Runtime, begun: Check, fresh: FreshToken, deadline: Deadline) -> None:
     connection = begun.connection
     grant = Grant(fresh.access_token, None, "Bearer", fresh.scope, fresh.expires_at)
     provider = rt.issuers.complete(rt.provider(connection.provider), deadline)

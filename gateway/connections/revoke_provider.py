@@ -21,6 +21,7 @@ import structlog
 from gateway.connections.revoke import finish_revocation
 from gateway.database.operating import Revoked
 from gateway.database.queries import events
+from gateway.database.queries import partners as queries
 from gateway.errors import DatabaseUnavailable, GatewayError
 from gateway.events.chain import seal_events
 from gateway.events.record import assign_positions
@@ -65,7 +66,7 @@ class RevokeAll:
         self._rt = rt
         self._stopped = stopped
         self._threads = threads
-        rt.store.freeze(provider=provider)
+        queries.freeze(rt.database, provider=provider)
         holdings = rt.store.provider_holdings(provider)
         if holdings.frozen_at is None:
             raise DatabaseUnavailable("the freeze was lifted again just now")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from gateway.database.queries.encrypted import EncryptedValue, Kind, encrypted_values, replace_encrypted
+from gateway.database.queries.hosts import list_hosts
 from gateway.errors import SecretUnreadable, SettingsRefused
 from gateway.services import Runtime
 
@@ -96,7 +97,7 @@ def require_newest_key_everywhere(rt: Runtime) -> None:
     problems = [
         f"host {host.id}, seen {host.seen_seconds} s ago, lacks the newest key: put that into its GATEWAY_KEYS and restart "
         "it; if it is gone for good, wait ten minutes."
-        for host in rt.store.hosts()
+        for host in list_hosts(rt.database)
         if newest not in host.keys
     ]
     if problems:

@@ -8,7 +8,6 @@ promise is kept inside its SQL function. Hashes come in, never the secrets they 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
@@ -17,14 +16,14 @@ from pydantic_core import to_jsonable_python
 
 from gateway.database import rows
 from gateway.database.adopting import Adoptable, Adopting, ClaimedAdoption
-from gateway.database.keeping import Host, Keeping, Leaving
+from gateway.database.keeping import Keeping, Leaving
 from gateway.database.linking import Link, Linking
 from gateway.database.migrate import apply_schema, schema_version
 from gateway.database.operating import Operating
-from gateway.database.partnering import Checking, CheckOutcome, Partnering, asking
+from gateway.database.partnering import asking
 from gateway.database.postgres import ANSWER_SECONDS, FunctionMissing, PostgresBackend
 from gateway.database.refreshing import Refreshing
-from gateway.database.rows import SchemaState, Session
+from gateway.database.rows import SchemaState
 from gateway.errors import Forbidden, Frozen, GatewayError, PendingConfirmation, RateLimited, Unauthenticated
 from gateway.models import Caller, Erased
 
@@ -33,16 +32,12 @@ __all__ = [
     "SCHEMA_VERSION",
     "Adoptable",
     "Backend",
-    "CheckOutcome",
-    "Checking",
     "ClaimedAdoption",
     "Database",
     "FunctionMissing",
-    "Host",
     "Leaving",
     "Link",
     "SchemaState",
-    "Session",
     "Store",
     "apply_schema",
     "open_rest_store",
@@ -138,32 +133,10 @@ class Database:
         return SchemaState(version=row["version"], own_auth=row["own_auth"])
 
 
-class Store(Database, Refreshing, Adopting, Partnering, Linking, Operating, Keeping):
+class Store(Database, Refreshing, Adopting, Linking, Operating, Keeping):
     """What the topic modules have not taken over yet."""
 
     _call = Database.call
-
-    # -- sessions and attempts ---------------------------------------------------------------------------------------
-
-    def open_session(self, *, session_hash: str, user_id: UUID, label: str, expires_at: datetime) -> UUID | None:
-        """The user's id once they are signed in; None when there is no such user, or they are banned or deleted."""
-        row = self._call(
-            "open_session",
-            session_hash=session_hash,
-            user_id=str(user_id),
-            label=label,
-            expires_at=rows.iso(expires_at),
-        )
-        return None if row is None else UUID(row["user_id"])
-
-    def session(self, session_hash: str) -> Session | None:
-        """Who is signed in there; None for nobody, or nobody any more."""
-        row = self._call("session", session_hash=session_hash)
-        return None if row is None else Session(rows.user(row), rows.certain(row["expires_at"]))
-
-    def end_session(self, session_hash: str) -> bool:
-        """Whether there was one to end."""
-        return bool(self._call("end_session", session_hash=session_hash)["ended"])
 
     def disconnect(
         self, *, connection_id: UUID, session_hash: str | None = None, caller: Caller | None = None

@@ -5,7 +5,7 @@ giving back what it granted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -13,15 +13,6 @@ from uuid import UUID
 from gateway.database import rows
 from gateway.database.partnering import asking
 from gateway.models import Caller, Revocation
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """A host that was seen lately, and marks of the keys that its processes have, the one that seals first."""
-
-    id: str
-    keys: tuple[str, ...]
-    seen_seconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +34,6 @@ class Keeping:
 
     def _call(self, function: str, **arguments: object) -> Any:
         raise NotImplementedError
-
-    def host_seen(self, *, host: str, keys: Sequence[str]) -> None:
-        """Says that a process of this host runs just now, and which keys it has, by their marks."""
-        self._call("host_seen", host=host, keys=list(keys))
-
-    def hosts(self) -> tuple[Host, ...]:
-        """Who was seen in the last ten minutes; a host that is being restarted with other keys, once for each."""
-        return tuple(Host(row["host"], tuple(row["keys"]), row["seen_seconds"]) for row in self._call("hosts"))
 
     def queue_revocation(
         self,

@@ -8,25 +8,16 @@ UTC from here on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypedDict
 from uuid import UUID
 
 from pydantic import TypeAdapter
 
-from gateway.models import Account, Connection, Erased, Revocation, User
+from gateway.models import Account, Connection, Erased, Revocation
 
 Row = Mapping[str, Any]
 _CONNECTION, _REVOCATION = TypeAdapter(Connection), TypeAdapter(Revocation)
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """Who is signed in, and until when."""
-
-    user: User
-    expires_at: datetime
 
 
 class SchemaState(TypedDict):
@@ -49,11 +40,6 @@ def when(text: str | None) -> datetime | None:
 def certain(text: str) -> datetime:
     """The same where there always is one."""
     return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def user(row: Row) -> User:
-    """From `user_id` and `label`."""
-    return User(UUID(row["user_id"]), row["label"])
 
 
 def revocation(row: Row) -> Revocation:

@@ -15,10 +15,12 @@ import psycopg
 from psycopg import errors
 
 from gateway.crypto.vault import Vault
-from gateway.database import SCHEMA_VERSION, Host
+from gateway.database import SCHEMA_VERSION
 from gateway.database.migrate import SQL
 from gateway.database.postgres import BoundedConnection, read_dsn
 from gateway.database.queries import events
+from gateway.database.queries import partners as queries
+from gateway.database.queries.hosts import Host, list_hosts
 from gateway.doctor.report import Finding, Level, clock_finding
 from gateway.errors import DatabaseUnavailable, GatewayError, SecretUnreadable
 from gateway.events.verify import verify
@@ -67,7 +69,7 @@ def examine(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
 def _hosts(rt: Runtime) -> Iterator[Finding]:
     """Whether each host of the last ten minutes, and this environment, has the keys that the others encrypt with."""
     try:
-        hosts = rt.store.hosts()
+        hosts = list_hosts(rt.database)
     except GatewayError as error:
         yield Finding("hosts", "unseen", f"Which keys the running processes have cannot be read: {error}.")
         return
@@ -123,7 +125,7 @@ def examine_events(rt: Runtime) -> Iterator[Finding]:
 def _frozen(rt: Runtime) -> Iterator[Finding]:
     """What the operator or a limit has stopped, which is easily forgotten."""
     try:
-        found = rt.store.partners()
+        found = queries.list_partners(rt.database)
     except GatewayError as error:
         yield Finding("frozen", "fail", f"It cannot be read: {error}.", "Run `python -m gateway db apply`.")
         return

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from gateway.database import Store
+from gateway.database.queries import partners as queries
 from gateway.errors import Unauthenticated
 
 KEY_PREFIX = "gw_live_"
@@ -109,7 +110,8 @@ def add_partner(
     """
     _judge(name, scope, reach, (reads_per_hour, connections_per_hour))
     text = make_key()
-    added = store.add_partner(
+    added = queries.add_partner(
+        store,
         name=name,
         scope=sorted(set(scope)),
         providers=sorted(set(providers)) or None,
@@ -134,7 +136,8 @@ def add_key(store: Store, name: str, *, addresses: Sequence[str] = (), expires_d
     Raises PartnerRefused.
     """
     text = make_key()
-    added = store.add_key(
+    added = queries.add_key(
+        store,
         name=name,
         key_hash=hash_key(text),
         hint=_hint(text),

@@ -17,6 +17,7 @@ from gateway.connect.callback import EXCHANGE_SECONDS, AwaitsPartner, Connected,
 from gateway.connect.start import start_connect
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.connections import list_connections
+from gateway.database.queries.sessions import read_session
 from gateway.errors import AccessDenied, BadRequest, Frozen, GatewayError, NotFound, StateInvalid, Unauthenticated
 from gateway.http import Deadline
 from gateway.models import Connection, Display, User
@@ -206,7 +207,7 @@ def _return(return_to: str | None, display: Display, **result: str) -> Response:
 
 def _show_choice(provider: Provider) -> Any:
     rt = runtime()
-    if rt.store.session(fingerprint(session_secret())) is None:
+    if read_session(rt.database, fingerprint(session_secret())) is None:
         return sign_in_response()
     pending = confirm.load_pending(rt, provider, session=session_secret(), browser=browser_secret())
     popup_friendly(yes=pending.display == "popup")

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 from flask import Blueprint, Response, current_app, g, make_response, render_template, request
 
 from gateway.crypto.vault import fingerprint
+from gateway.database.queries.sessions import end_session, open_session, read_session
 from gateway.errors import Forbidden, Unauthenticated
 from gateway.identity import SESSION_BEYOND_TOKEN
 from gateway.services import Runtime
@@ -133,14 +134,18 @@ def hand_over() -> Response:
     proof = rt.identity.read_access_token(request.form.get("access_token", ""), now=rt.now())
     secret = secrets.token_urlsafe(32)
     expires_at = proof.expires_at + SESSION_BEYOND_TOKEN
-    opened = rt.store.open_session(
-        session_hash=fingerprint(secret), user_id=proof.user.id, label=proof.user.label, expires_at=expires_at
+    opened = open_session(
+        rt.database,
+        session_hash=fingerprint(secret),
+        user_id=proof.user.id,
+        label=proof.user.label,
+        expires_at=expires_at,
     )
     if not opened:
         raise Unauthenticated("the user was deleted or banned")
     g.principal = f"user:{proof.user.id}"
     if session_secret():
-        rt.store.end_session(fingerprint(session_secret()))
+        end_session(rt.database, fingerprint(session_secret()))
     response = see_other(target)
     _set_cookie(response, "gateway", secret, int((expires_at - rt.now()).total_seconds()))
     return response
@@ -163,7 +168,7 @@ def end() -> Response:
     check_sender()
     if session_secret():
         check_form()
-        runtime().store.end_session(fingerprint(session_secret()))
+        end_session(runtime().database, fingerprint(session_secret()))
     response = see_other("/session/end")
     for purpose in ("gateway", "gateway-browser"):
         _set_cookie(response, purpose, "", 0)
@@ -173,6 +178,6 @@ def end() -> Response:
 @blueprint.get("/session/end")
 def ended() -> Any:
     """The page after signing out. It is here because the product's sign-in might sign the same user in again at once."""
-    if runtime().store.session(fingerprint(session_secret())) is not None:
+    if read_session(runtime().database, fingerprint(session_secret())) is not None:
         return see_other("/connections")
     return render_template("signin.html", login_url=runtime().settings.app_login_url, signed_out=True)

@@ -10,6 +10,7 @@ import threading
 
 import structlog
 
+from gateway.database.queries.hosts import report_host
 from gateway.errors import GatewayError
 from gateway.services import Runtime
 
@@ -28,7 +29,7 @@ def start_heartbeat(rt: Runtime, stopped: threading.Event | None = None) -> thre
 def _run(rt: Runtime, stopped: threading.Event) -> None:
     while True:
         try:
-            rt.store.host_seen(host=rt.journal.host, keys=rt.vault.key_ids())
+            report_host(rt.database, host=rt.journal.host, keys=rt.vault.key_ids())
         except GatewayError as error:
             log.warning("heartbeat.report_failed", error=error.slug)
         if stopped.wait(EVERY_SECONDS):

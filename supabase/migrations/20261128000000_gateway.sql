@@ -1114,7 +1114,7 @@ begin
                                       'retry_after', greatest(1, ceil(60 - extract(epoch from over - c.checked_at))))
               from gateway.connection c where c.id = p_connection_id);
   end if;
-  return seen || jsonb_build_object('facts', provider_facts);
+  return jsonb_build_object('connection', seen, 'facts', provider_facts);
 end $$;
 
 -- What came of it; what stands then, or null. `refused`: what the provider said of the grant of that generation ends it, by the name
@@ -2202,7 +2202,7 @@ create or replace function public.gateway_hosts_v1()
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return coalesce((
-    select jsonb_agg(jsonb_build_object('host', x.host, 'keys', x.keys, 'seen_seconds', x.seconds) order by x.host, x.seconds)
+    select jsonb_agg(jsonb_build_object('id', x.host, 'keys', x.keys, 'seen_seconds', x.seconds) order by x.host, x.seconds)
       from (select h.host, h.keys, extract(epoch from clock_timestamp() - h.seen_at)::integer as seconds,
                    h.seen_at = max(h.seen_at) over (partition by h.host) as latest
               from gateway.host h where h.seen_at > clock_timestamp() - interval '10 minutes') x
@@ -3007,7 +3007,7 @@ create or replace function public.gateway_session_v1(p_session_hash text)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return (
-    select jsonb_build_object('user_id', s.user_id, 'label', s.label, 'expires_at', s.expires_at)
+    select jsonb_build_object('user', jsonb_build_object('id', s.user_id, 'label', s.label), 'expires_at', s.expires_at)
       from gateway.live_session(p_session_hash) s
   );
 end $$;
@@ -3426,7 +3426,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '0bd94f37bcbe4c5ff20d924db04399c11a340be9f42a27fd5da21a3f0318f485')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '73f62d45f071cfe3484008ab7f1aa9c59e285f8f0adb6b77d6a5433f56dcbede')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

@@ -21,6 +21,7 @@ from gateway.connections import revoke_provider
 from gateway.connections.revoke_provider import RevokeAll, proof, summary
 from gateway.database import open_rest_store
 from gateway.database.queries import events
+from gateway.database.queries import partners as queries
 from gateway.database.queries.connections import list_connections
 from gateway.errors import DatabaseUnavailable, Frozen
 from gateway.events.record import assign_positions
@@ -266,7 +267,7 @@ def test_nothing_is_connected_at_a_frozen_provider_until_the_thaw(here):
     assert {"zoom"} == list_connections(store, alice.session).frozen
     assert () == alice.starts(store, "r", provider="ringcentral")
     assert alice.connects(store, provider="ringcentral", type=3)
-    store.freeze(provider="zoom", off=True)
+    queries.freeze(store, provider="zoom", off=True)
     assert alice.connects(store, provider="zoom", type=3)
 
 

@@ -21,6 +21,7 @@ from cryptography.fernet import Fernet
 from gateway import doctor
 from gateway.crypto.vault import Vault
 from gateway.database import open_store
+from gateway.database.queries import partners as queries
 from gateway.doctor import Finding, environment
 from gateway.doctor import database as database_checks
 from gateway.errors import DatabaseUnavailable
@@ -434,10 +435,10 @@ def test_what_is_frozen_is_told_with_its_way_out(installed):
     partner(store, name="Acme")
     frozen = ({"partner": "Acme"}, {"provider": "zoom"}, {"reads": True})
     for each in frozen:
-        store.freeze(**each)
+        queries.freeze(store, **each)
     found = [finding for finding in examined(installed) if finding.about == "frozen"]
     for each in frozen:
-        store.freeze(**each, off=True)
+        queries.freeze(store, **each, off=True)
 
     assert ["warn"] * 3 == [finding.level for finding in found]
     assert all(re.search(r" since 20\d\d-\d\d-\d\d \d\d:\d\d\.$", finding.message) for finding in found)

@@ -13,6 +13,8 @@ import psycopg
 import pytest
 
 from gateway.database.queries import housekeeping
+from gateway.database.queries import partners as queries
+from gateway.database.queries.callers import reached_connections
 from gateway.database.queries.tokens import read_token, stored_token
 from gateway.errors import Frozen, RateLimited
 from gateway.models import Caller
@@ -233,12 +235,12 @@ def test_who_asked_to_be_frozen_over_a_limit_is(database, store, early):
 
     with pytest.raises(RateLimited):
         reads(store, made, here)
-    for ask in (lambda: reads(store, made, here), lambda: store.reached_connections(made.caller())):
+    for ask in (lambda: reads(store, made, here), lambda: reached_connections(store, made.caller())):
         with pytest.raises(Frozen):
             ask()
     assert [{"why": "alert"}] == events(database, "partner.frozen", partner_id=made.id)
-    assert store.freeze(partner=made.name, off=True)
-    assert [here] == [each.id for each in store.reached_connections(made.caller())]
+    assert queries.freeze(store, partner=made.name, off=True)
+    assert [here] == [each.id for each in reached_connections(store, made.caller())]
 
 
 def test_a_thaw_arms_the_alert_again(database, store, early):
@@ -255,7 +257,7 @@ def test_a_thaw_arms_the_alert_again(database, store, early):
         with pytest.raises(Frozen):
             reads(store, made, here)
         assert times == len(events(database, "partner.alerted", partner_id=made.id))
-        store.freeze(partner=made.name, off=True)
+        queries.freeze(store, partner=made.name, off=True)
 
 
 def test_frozen_reads_hold_for_users_and_partners_and_not_for_the_gateway(store, early):
@@ -269,7 +271,7 @@ def test_frozen_reads_hold_for_users_and_partners_and_not_for_the_gateway(store,
     hers = Caller(user_id=alice.id)
 
     for what in ({"provider": "ghl"}, {"reads": True}):
-        store.freeze(**what)
+        queries.freeze(store, **what)
         for caller in (made.caller(), hers):
             with pytest.raises(Frozen):
                 read_token(store, caller, here, min_seconds=0)
@@ -277,8 +279,8 @@ def test_frozen_reads_hold_for_users_and_partners_and_not_for_the_gateway(store,
                 read_token(store, caller, here, min_seconds=0, counted=False)
         assert reads(store, own, here) is None
         assert stored_token(store, here)
-        store.freeze(**what, off=True)
-    store.freeze(provider="google")
+        queries.freeze(store, **what, off=True)
+    queries.freeze(store, provider="google")
     assert reads(store, made, here)
     assert read_token(store, hers, here, min_seconds=0)
 

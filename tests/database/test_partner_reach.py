@@ -8,6 +8,14 @@ import uuid
 
 import pytest
 
+from gateway.database.queries import partners as queries
+from gateway.database.queries.callers import (
+    begin_check,
+    check_caller,
+    end_check,
+    reached_connection,
+    reached_connections,
+)
 from gateway.database.queries.connections import find_connection
 from gateway.database.queries.tokens import read_token
 from gateway.errors import RateLimited, Unauthenticated
@@ -19,7 +27,7 @@ from tests.support.partners import events, partner
 def paged(store, caller, most, **narrowed):
     """All pages, one after the other."""
     found, after = [], None
-    while page := store.reached_connections(caller, after=after, most=most, **narrowed):
+    while page := reached_connections(store, caller, after=after, most=most, **narrowed):
         assert len(page) <= most
         found += [each.id for each in page]
         after = found[-1]
@@ -30,8 +38,8 @@ def knows(store, made, connection):
     """Whether the partner reaches it, by every way of asking alike."""
     caller = made.caller()
     said = {
-        store.reached_connection(caller, connection) is not None,
-        connection in [each.id for each in store.reached_connections(caller)],
+        reached_connection(store, caller, connection) is not None,
+        connection in [each.id for each in reached_connections(store, caller)],
         read_token(store, caller, connection, min_seconds=0, counted=False) is not None,
         store.leaving(connection_id=connection, session_hash=None, caller=caller) is not None,
     }
@@ -95,10 +103,10 @@ def test_a_page_behind_a_connection_that_is_gone_is_the_rest(store, alice):
         (alice.connects(store, provider=name, type=2).id for name in ("google", "microsoft", "acme")), key=str
     )
     every = partner(store)
-    (first,) = store.reached_connections(every.caller(), most=1)
+    (first,) = reached_connections(store, every.caller(), most=1)
     store.disconnect(session_hash=alice.session, connection_id=first.id)
 
-    assert kept[1:] == [each.id for each in store.reached_connections(every.caller(), after=first.id)]
+    assert kept[1:] == [each.id for each in reached_connections(store, every.caller(), after=first.id)]
 
 
 def test_a_banned_users_token_reaches_nothing(database, store, alice):
@@ -110,11 +118,11 @@ def test_a_banned_users_token_reaches_nothing(database, store, alice):
     hers = Caller(user_id=alice.id)
 
     for ask in (
-        lambda: store.caller(hers),
-        lambda: store.reached_connections(hers),
-        lambda: store.reached_connection(hers, here),
+        lambda: check_caller(store, hers),
+        lambda: reached_connections(store, hers),
+        lambda: reached_connection(store, hers, here),
         lambda: read_token(store, hers, here, min_seconds=0),
-        lambda: store.begin_check(hers, here),
+        lambda: begin_check(store, hers, here),
         lambda: store.leaving(connection_id=here, session_hash=None, caller=hers),
         lambda: store.disconnect(connection_id=here, caller=hers),
     ):
@@ -191,7 +199,7 @@ def test_a_partner_that_was_revoked_keeps_nothing_alive(database, store, alice):
     here = alice.connects(store).id
     first.consented(database, here, made=True)
     second.consented(database, here)
-    store.revoke_partner(second.name)
+    queries.revoke_partner(store, second.name)
 
     assert not store.disconnect(connection_id=here, caller=first.caller()).kept
 
@@ -206,14 +214,14 @@ def test_a_connection_is_checked_once_a_minute(database, store, alice, bob):
     every, own = partner(store), partner(store, reach="own")
     here = alice.connects(store).id
 
-    assert (None, None) == (store.begin_check(own.caller(), here), store.begin_check(Caller(user_id=bob.id), here))
-    assert {"locationId": "alice-location"} == store.begin_check(every.caller(), here).facts
+    assert (None, None) == (begin_check(store, own.caller(), here), begin_check(store, Caller(user_id=bob.id), here))
+    assert {"locationId": "alice-location"} == begin_check(store, every.caller(), here).facts
     for caller in (every.caller(), Caller(user_id=alice.id)):
         with pytest.raises(RateLimited) as refused:
-            store.begin_check(caller, here)
+            begin_check(store, caller, here)
         assert 1 <= refused.value.retry_after <= 60
     rows(database, "update gateway.connection set checked_at = checked_at - interval '1 minute'")
-    assert here == store.begin_check(Caller(user_id=alice.id), here).connection.id
+    assert here == begin_check(store, Caller(user_id=alice.id), here).connection.id
 
 
 def test_what_a_check_finds_is_told_and_marks_the_generation_that_was_asked_about(database, store, alice):
@@ -224,13 +232,13 @@ def test_what_a_check_finds_is_told_and_marks_the_generation_that_was_asked_abou
     here = alice.connects(store).id
     ends = {"generation": 1, "outcome": "refused", "error": "token_refused"}
     rows(database, "update gateway.connection set generation = 2")
-    assert "active" == store.end_check(every.caller(), here, **ends).status
+    assert "active" == end_check(store, every.caller(), here, **ends).status
     rows(database, "update gateway.connection set generation = 1")
 
-    assert "needs_reauthorization" == store.end_check(every.caller(), here, **ends).status
+    assert "needs_reauthorization" == end_check(store, every.caller(), here, **ends).status
     assert ["needs_reauthorization"] == rows(database, "select data ->> 'status' from public.provider_data")
     assert [{"error": "token_refused"}] == events(database, "connection.needs_reauthorization", connection_id=here)
     assert [{"outcome": "refused"}] * 2 == events(
         database, "connection.checked", partner_id=every.id, connection_id=here
     )
-    assert store.end_check(every.caller(), uuid.uuid4(), **ends) is None
+    assert end_check(store, every.caller(), uuid.uuid4(), **ends) is None

@@ -13,6 +13,8 @@ from click.testing import CliRunner
 
 from gateway.cli.demo import command_settings, demo_settings
 from gateway.cli.main import main
+from gateway.database.queries import partners as queries
+from gateway.database.queries.callers import check_caller
 from gateway.errors import Frozen, Unauthenticated
 from gateway.models import Caller
 from gateway.partners.admin import read_key
@@ -40,14 +42,14 @@ def test_the_command_line_adds_lists_and_ends_partners(commands, store):
         commands("add", "Acme", "--scope", "tokens:read", "--provider", "ghl", "--reach", "all", "--json").stdout
     )
     assert {"partner_id", "key"} == set(made)
-    assert ("ghl",) == store.caller(Caller(key_hash=read_key(made["key"])))
+    assert ("ghl",) == check_caller(store, Caller(key_hash=read_key(made["key"])))
     again = json.loads(commands("keys", "Acme", "--new", "--json").stdout)
     second = again["key"]
     keys = json.loads(commands("keys", "Acme", "--json").stdout)
     assert [again["key_id"]] == [each["id"] for each in keys if each["hint"] == second[-4:]]
     commands("keys", "Acme", "--revoke", keys[0]["id"])
     with pytest.raises(Unauthenticated):
-        store.caller(Caller(key_hash=read_key(made["key"])))
+        check_caller(store, Caller(key_hash=read_key(made["key"])))
     said = commands("list").stdout + commands("list", "--json").stdout + commands("keys", "Acme").stdout
     assert "Acme (live): reach all, ghl" in said
     assert second[8:-4] not in said
@@ -56,7 +58,7 @@ def test_the_command_line_adds_lists_and_ends_partners(commands, store):
     assert "Acme (live)" in commands("list").stdout
     commands("revoke", "Acme", "--yes")
     with pytest.raises(Unauthenticated):
-        store.caller(Caller(key_hash=read_key(second)))
+        check_caller(store, Caller(key_hash=read_key(second)))
     assert "Acme (revoked)" in commands("list").stdout
 
 
@@ -70,13 +72,13 @@ def test_the_command_line_freezes_and_thaws(commands, store):
     commands("freeze", "--provider", "ghl")
     commands("freeze", "--reads")
     with pytest.raises(Frozen):
-        store.caller(made.caller())
+        check_caller(store, made.caller())
     assert ["provider:ghl", "reads"] == json.loads(commands("list", "--json").stdout)["frozen"]
     assert "frozen: all token reads" in commands("list").stdout
     for what in ((made.name,), ("--provider", "ghl"), ("--reads",)):
         commands("freeze", *what, "--off")
-    store.caller(made.caller())
-    assert [] == store.partners()["frozen"]
+    check_caller(store, made.caller())
+    assert [] == queries.list_partners(store)["frozen"]
 
 
 def test_a_command_that_cannot_be_ends_with_what_to_mend(commands, store):
@@ -96,7 +98,7 @@ def test_a_command_that_cannot_be_ends_with_what_to_mend(commands, store):
         ("freeze", "--reads", "--provider", "ghl"),
     ):
         assert 1 == commands(*arguments, code=2).stderr.count("\n  - ")
-    assert {"partners": [], "frozen": [], "frozen_since": {}} == store.partners()
+    assert {"partners": [], "frozen": [], "frozen_since": {}} == queries.list_partners(store)
 
 
 def test_who_only_looks_makes_no_database(monkeypatch, tmp_path):

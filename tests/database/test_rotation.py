@@ -20,8 +20,9 @@ from cryptography.fernet import Fernet
 from gateway.connections import rotate_keys
 from gateway.connections.rotate_keys import Rotation
 from gateway.crypto.vault import Vault
-from gateway.database import Host, open_rest_store
+from gateway.database import open_rest_store
 from gateway.database.queries.encrypted import encrypted_values, replace_encrypted
+from gateway.database.queries.hosts import Host, list_hosts, report_host
 from gateway.doctor.database import compare_hosts
 from gateway.errors import SecretUnreadable, SettingsRefused
 from gateway.models import Caller
@@ -260,12 +261,12 @@ def test_a_process_says_which_keys_it_has(runtime, database):
     rt = runtime(NEW, OLD)
     stopped = heartbeat.start_heartbeat(rt)
     end = time.monotonic() + 10
-    while not rt.store.hosts():
+    while not list_hosts(rt.database):
         assert time.monotonic() < end
         time.sleep(0.02)
     stopped.set()
 
-    (host,) = rt.store.hosts()
+    (host,) = list_hosts(rt.database)
     assert (rt.journal.host, Vault([NEW, OLD]).key_ids()) == (host.id, host.keys)
     assert NEW[:8] not in str(rows(database, "select * from gateway.host"))
 
@@ -276,11 +277,11 @@ def test_only_who_was_seen_lately_counts(runtime, database):
     """
     store = runtime(NEW).store
     for host, keys, ago in (("gone", ["a"], 700), ("late", ["a"], 500), ("here", ["a"], 200), ("here", ["a", "b"], 10)):
-        store.host_seen(host=host, keys=keys)
+        report_host(store, host=host, keys=keys)
         query = "update gateway.host set seen_at = clock_timestamp() - make_interval(secs => %s) where host = %s and keys = %s"
         rows(database, query, ago, host, keys)
 
-    assert {("late", ("a",)), ("here", ("a", "b"))} == {(host.id, host.keys) for host in store.hosts()}
+    assert {("late", ("a",)), ("here", ("a", "b"))} == {(host.id, host.keys) for host in list_hosts(store)}
 
 
 @pytest.mark.parametrize(
@@ -320,8 +321,8 @@ def test_over_rest_the_same_is_answered(runtime, database, rest):
             assert (1, 0) == tuple(replace_encrypted(store, kind, [(value, new)]) for _ in range(2))
         if page.items:
             assert () == encrypted_values(store, kind, after=page.items[-1], most=1).items
-    store.host_seen(host="b", keys=["k", "l"])
-    assert {"a", "b"} == {host.id for host in store.hosts()}
+    report_host(store, host="b", keys=["k", "l"])
+    assert {"a", "b"} == {host.id for host in list_hosts(store)}
     assert both.store.recent_refreshes(300) == store.recent_refreshes(300)
     user = rows(database, "select user_id from gateway.connection where id = %s", held)[0]
     assert "ghl" == store.leaving(connection_id=held, session_hash=None, caller=Caller(user_id=user)).provider

@@ -11,8 +11,10 @@ import psycopg
 import pytest
 
 from gateway.database.queries import housekeeping
+from gateway.database.queries.callers import reached_connections
 from gateway.database.queries.connections import find_connection, list_connections
 from gateway.database.queries.events import append_event
+from gateway.database.queries.sessions import end_session, read_session
 from gateway.errors import Unauthenticated, Unexpected
 from gateway.models import Caller
 from tests.support.database import Person, in_an_hour, rows
@@ -27,9 +29,13 @@ def test_a_session_says_who_is_signed_in(store, alice, bob):
     """
     Each its own user, with the label that was given.
     """
-    assert [alice.id, bob.id] == [store.session(who.session).user.id for who in (alice, bob)]
-    assert "alice" == store.session(alice.session).user.label
-    assert timedelta(minutes=59) < store.session(alice.session).expires_at - datetime.now(UTC) < timedelta(minutes=61)
+    assert [alice.id, bob.id] == [read_session(store, who.session).user.id for who in (alice, bob)]
+    assert "alice" == read_session(store, alice.session).user.label
+    assert (
+        timedelta(minutes=59)
+        < read_session(store, alice.session).expires_at - datetime.now(UTC)
+        < timedelta(minutes=61)
+    )
 
 
 @pytest.mark.parametrize("session_hash", ["", "no such", "session-%", None])
@@ -37,7 +43,7 @@ def test_an_unknown_session_is_nobody(store, alice, session_hash):
     """
     Whatever is asked with it.
     """
-    assert (None, None) == (store.session(session_hash), list_connections(store, session_hash))
+    assert (None, None) == (read_session(store, session_hash), list_connections(store, session_hash))
     assert store.disconnect(session_hash=session_hash, connection_id=uuid.uuid4()) is None
 
 
@@ -45,8 +51,8 @@ def test_an_ended_session_is_over_at_once(store, alice):
     """
     And ending it again says that there was none.
     """
-    assert [True, False] == [store.end_session(alice.session), store.end_session(alice.session)]
-    assert store.session(alice.session) is None
+    assert [True, False] == [end_session(store, alice.session), end_session(store, alice.session)]
+    assert read_session(store, alice.session) is None
 
 
 def test_a_session_hash_is_never_handed_to_another(store, alice):
@@ -57,7 +63,7 @@ def test_a_session_hash_is_never_handed_to_another(store, alice):
         Person("mallory").signs_in(store, session_hash=alice.session)
 
     assert alice.session not in str(refused.value)
-    assert alice.id == store.session(alice.session).user.id
+    assert alice.id == read_session(store, alice.session).user.id
 
 
 @pytest.mark.parametrize(
@@ -77,7 +83,7 @@ def test_no_door_opens_for_who_is_expired_banned_or_deleted(database, store, ali
     alice.starts(store, "earlier")
     rows(database, fate)
 
-    assert store.session(alice.session) is None
+    assert read_session(store, alice.session) is None
     assert list_connections(store, alice.session) is None
     assert find_connection(store, session_hash=alice.session, connection_id=standing.id) is None
     assert store.disconnect(session_hash=alice.session, connection_id=standing.id) is None
@@ -90,7 +96,7 @@ def test_a_ban_that_is_over_is_over(database, store, alice):
     `banned_until` is a time.
     """
     rows(database, "update auth.users set banned_until = now() - interval '1 second'")
-    assert store.session(alice.session) is not None
+    assert read_session(store, alice.session) is not None
 
 
 def test_a_banned_or_deleted_user_gets_no_session_and_no_connection(database, store, alice):
@@ -107,7 +113,7 @@ def test_a_banned_or_deleted_user_gets_no_session_and_no_connection(database, st
         with pytest.raises(Unauthenticated):
             alice.connects(store)
         with pytest.raises(Unauthenticated):
-            store.reached_connections(Caller(user_id=alice.id))
+            reached_connections(store, Caller(user_id=alice.id))
 
 
 def test_housekeeping_removes_what_has_expired_and_nothing_else(database, store, alice, bob):

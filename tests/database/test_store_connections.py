@@ -9,6 +9,7 @@ import uuid
 
 import pytest
 
+from gateway.database.queries.callers import reached_connections
 from gateway.database.queries.connections import find_connection, list_connections
 from gateway.errors import DatabaseUnavailable
 from gateway.models import Account, Caller
@@ -230,7 +231,7 @@ def test_a_user_lists_the_own_connections_by_type_then_age(store, alice, bob):
     listed = list_connections(store, alice.session)
     assert [crm.id, mail[0].id, mail[1].id, phone.id] == [each.id for each in listed.connections]
     assert alice.id == listed.user.id
-    assert set(listed.connections) == set(store.reached_connections(Caller(user_id=alice.id)))
+    assert set(listed.connections) == set(reached_connections(store, Caller(user_id=alice.id)))
     assert find_connection(store, session_hash=alice.session, connection_id=his.id) is None
     assert find_connection(store, session_hash=bob.session, connection_id=his.id).account == Account(
         "bob-location", "bob's agency"

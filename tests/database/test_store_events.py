@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
+from gateway.database.queries import partners as queries
 from gateway.database.queries.events import EventPage, read_chain, read_events
 from gateway.errors import Forbidden, Frozen, Unauthenticated
 from gateway.events.record import assign_positions
@@ -80,8 +81,8 @@ def test_who_may_read_events_is_judged_in_the_same_call(world, store, database):
     """
     without = partner(store, scope=["tokens:read"])
     frozen, gone = partner(store), partner(store)
-    store.freeze(partner=frozen.name)
-    store.revoke_partner(gone.name)
+    queries.freeze(store, partner=frozen.name)
+    queries.revoke_partner(store, gone.name)
     rows(database, "update auth.users set banned_until = 'infinity' where id = %s", world.bob.id)
 
     for caller, error in (

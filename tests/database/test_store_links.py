@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from gateway.database.queries import housekeeping
+from gateway.database.queries.callers import reached_connection, reached_connections
 from gateway.database.queries.connections import list_connections
 from gateway.database.queries.pending import Choice, complete_link
 from gateway.database.queries.tokens import read_token
@@ -168,8 +169,15 @@ def test_on_supabase_a_link_is_for_a_user_there_is(database, store, acme):
 def waits(store, who: Key, whose: Person, **changes: Any) -> tuple[Any, uuid.UUID]:
     link = makes(store, who, whose)
     assert whose.saves(store, connect_session_id=link.id, confirmation_hash="confirmation", **changes) is None
-    (waiting,) = store.reached_connections(
-        who.caller(), of_user=whose.id, provider=None, type=None, status="pending_confirmation", after=None, most=2
+    (waiting,) = reached_connections(
+        store,
+        who.caller(),
+        of_user=whose.id,
+        provider=None,
+        type=None,
+        status="pending_confirmation",
+        after=None,
+        most=2,
     )
     return link, waiting.id
 
@@ -182,15 +190,15 @@ def test_what_waits_is_its_partners_to_see_and_not_to_use(store, alice, acme):
     question = alice.waits(store).id
     _, waiting = waits(store, acme, alice)
 
-    shown = store.reached_connection(acme.caller(), waiting)
+    shown = reached_connection(store, acme.caller(), waiting)
     assert ("pending_confirmation", alice.id, "") == (shown.status, shown.user_id, shown.account.label)
     narrow = {"of_user": alice.id, "provider": "ghl", "type": 1, "status": None, "most": 1}
-    assert (shown,) == store.reached_connections(acme.caller(), after=None, **narrow)
-    assert () == store.reached_connections(acme.caller(), after=waiting, **narrow)
+    assert (shown,) == reached_connections(store, acme.caller(), after=None, **narrow)
+    assert () == reached_connections(store, acme.caller(), after=waiting, **narrow)
     with pytest.raises(PendingConfirmation):
         read_token(store, acme.caller(), waiting, min_seconds=60, counted=False)
     assert question == alice.pending(store).id
-    assert store.reached_connection(partner(store).caller(), waiting) is None
+    assert reached_connection(store, partner(store).caller(), waiting) is None
 
 
 def test_a_completion_saves_what_waits_and_is_answered_again(store, alice, acme):
@@ -208,7 +216,7 @@ def test_a_completion_saves_what_waits_and_is_answered_again(store, alice, acme)
         completes(store, acme, link, alice.id, choice="no"),
     ]
     assert [("state_invalid", None)] * 3 == [(each.ending, each.connection) for each in wrong]
-    assert waiting == store.reached_connection(acme.caller(), waiting).id
+    assert waiting == reached_connection(store, acme.caller(), waiting).id
     assert {waiting: ((acme.id, acme.name, True),)} == list_connections(store, alice.session).sharing
 
 
@@ -240,7 +248,7 @@ def test_a_wrong_word_takes_it_off_once(database, store, alice, acme, whose, con
     wrong = completes(store, acme, link, alice.id if whose == "alice" else uuid.uuid4(), confirmation)
 
     assert (ending, "gAAAA-token-of-alice@northwind.example") == (wrong.ending, wrong.revocation.token)
-    assert store.reached_connection(acme.caller(), waiting) is None
+    assert reached_connection(store, acme.caller(), waiting) is None
     assert ("state_invalid", None) == ((late := completes(store, acme, link, alice.id)).ending, late.revocation)
     assert [(acme.id, ending)] == rows(
         database, "select partner_id, data ->> 'error' from gateway.event where type = 'link.refused'"
@@ -270,7 +278,7 @@ def test_a_consent_ends_once_and_for_its_owner_alone(database, store, alice, acm
         return store.end_consent(session_hash=who.session, connection_id=made, partner_id=acme.id)
 
     assert [None, ("ghl", acme.name), None] == [ends(bob), ends(alice), ends(alice)]
-    assert store.reached_connection(acme.caller(), made) is None
+    assert reached_connection(store, acme.caller(), made) is None
     assert {made: ()} == list_connections(store, alice.session).sharing
     assert [acme.id] == rows(database, "select partner_id from gateway.event where type = 'consent.ended'")
 

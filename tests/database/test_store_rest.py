@@ -30,8 +30,10 @@ import pytest
 from gateway.database import SCHEMA_VERSION, Store, open_rest_store, open_store
 from gateway.database import rest as supabase
 from gateway.database.postgres import FunctionMissing, PostgresBackend
+from gateway.database.queries.callers import reached_connections
 from gateway.database.queries.connections import find_connection, list_connections
 from gateway.database.queries.events import append_event
+from gateway.database.queries.sessions import end_session, read_session
 from gateway.database.rest import SupabaseBackend, _translated
 from gateway.errors import DatabaseUnavailable, SettingsRefused, Unexpected
 from gateway.models import Caller
@@ -102,7 +104,7 @@ def lives(store: Store) -> list[Any]:
         store.schema(),
         alice.signs_in(store),
         bob.signs_in(store, expires_at=in_an_hour()),
-        store.session(alice.session),
+        read_session(store, alice.session),
     ]
     said += [alice.starts(store, return_to="https://a.example/?x", scope=("x", "y"))]
     said += [
@@ -114,14 +116,17 @@ def lives(store: Store) -> list[Any]:
     said += [alice.returns(store), list_connections(store, alice.session)]
     said += [
         find_connection(store, session_hash=alice.session, connection_id=first.id),
-        store.reached_connections(Caller(user_id=bob.id)),
+        reached_connections(store, Caller(user_id=bob.id)),
     ]
     said += [waiting := alice.waits(store, facts={"a": "b"}, display="popup")]
     said += [alice.decides(store, waiting, "no"), alice.decides(store, waiting, "no"), store.claim_revocation()]
     said += [store.settle_revocation(uuid.UUID(int=1), done=done) for done in (False, True)]
     said += [store.disconnect(session_hash=bob.session, connection_id=first.id)]
-    said += [store.disconnect(session_hash=alice.session, connection_id=first.id), store.end_session(bob.session)]
-    said += [append_event(store, "connect.refused", user_id=alice.id, data={"x": [1]}), store.session(bob.session)]
+    said += [store.disconnect(session_hash=alice.session, connection_id=first.id), end_session(store, bob.session)]
+    said += [
+        append_event(store, "connect.refused", user_id=alice.id, data={"x": [1]}),
+        read_session(store, bob.session),
+    ]
     return said
 
 
@@ -489,7 +494,7 @@ def test_a_hundred_connects_and_disconnects_at_once_leave_consistent_arrays(data
     rest.fault = lambda _: ""
     _agree(database)
     for person in people:
-        for standing in store.reached_connections(Caller(user_id=person.id)):
+        for standing in reached_connections(store, Caller(user_id=person.id)):
             store.disconnect(session_hash=person.session, connection_id=standing.id)
     assert [[]] * 10 == rows(database, "select providers from public.user_profile")
     store.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.database import open_store
+from gateway.database.queries import partners as queries
 from tests.support.database import rows
 from tests.support.gateway_process import fields_in
 from tests.support.link_partner import consents, new_partner
@@ -16,8 +17,8 @@ from tests.support.link_partner import consents, new_partner
 def zoom(gateway):
     """Freezes Zoom; thawed in the end."""
     store = open_store(gateway.dsn)
-    yield lambda: store.freeze(provider="zoom")
-    store.freeze(provider="zoom", off=True)
+    yield lambda: queries.freeze(store, provider="zoom")
+    queries.freeze(store, provider="zoom", off=True)
     store.close()
 
 

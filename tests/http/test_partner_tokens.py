@@ -13,6 +13,7 @@ import requests
 
 from gateway import create_app
 from gateway.database import open_store
+from gateway.database.queries import partners as queries
 from gateway.partners.admin import make_key
 from tests.support.database import rows
 from tests.support.gateway_process import without_request_id
@@ -36,8 +37,8 @@ def operator(gateway):
     gateway.sandbox.state.faults.clear()
     store = open_store(gateway.dsn)
     yield store
-    store.freeze(reads=True, off=True)
-    store.freeze(provider="ghl", off=True)
+    queries.freeze(store, reads=True, off=True)
+    queries.freeze(store, provider="ghl", off=True)
     store.close()
     gateway.sandbox.state.faults.clear()
 

@@ -25,6 +25,7 @@ from gateway.database import Store, open_store
 from gateway.database.queries.authorization import Mismatch, start_authorization, take_authorization
 from gateway.database.queries.connections import NewGrant, list_connections, save_connection
 from gateway.database.queries.pending import Choice, Decided, decide_pending_grant, pending_grant
+from gateway.database.queries.sessions import open_session
 from gateway.embedded.postgres import EmbeddedPostgres
 from gateway.models import AuthorizationRequest, Connection, PendingGrant, Revocation
 
@@ -42,7 +43,7 @@ class Person:
     def signs_in(self, store: Store, **changes: Any) -> uuid.UUID | None:
         """A session for an hour, under `session`."""
         given = {"session_hash": self.session, "user_id": self.id, "label": self.label, "expires_at": in_an_hour()}
-        return store.open_session(**(given | changes))
+        return open_session(store, **(given | changes))
 
     def grant(self, **changes: Any) -> NewGrant:
         """A grant as a callback saves it, with changes."""

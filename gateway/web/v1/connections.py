@@ -13,6 +13,7 @@ from flask import Blueprint, Response
 
 from gateway.connections.check import check
 from gateway.connections.disconnect import disconnect
+from gateway.database.queries.callers import check_caller, reached_connection, reached_connections
 from gateway.errors import BadRequest, NotFound
 from gateway.web.session import runtime
 from gateway.web.v1 import schemas
@@ -33,7 +34,8 @@ def connections() -> Response:
     Every connection that the caller can reach, page by page. Each parameter narrows the list.
     """
     query = parse_query(schemas.ConnectionsQuery)
-    rows = runtime().store.reached_connections(
+    rows = reached_connections(
+        runtime().database,
         caller(),
         of_user=query.user_id,
         provider=query.provider,
@@ -76,7 +78,7 @@ def connection(connection_id: uuid.UUID) -> Response:
     An id the caller cannot reach returns 404, as if it did not exist.
     """
     parse_query(schemas.NoQuery)
-    found = runtime().store.reached_connection(caller(), connection_id)
+    found = reached_connection(runtime().database, caller(), connection_id)
     if found is None:
         raise NotFound("no such connection of this caller")
     return json_response(schemas.Connection.model_validate(found))
@@ -130,6 +132,6 @@ def providers() -> Response:
     """
     parse_query(schemas.NoQuery)
     rt = runtime()
-    allowed = rt.store.caller(caller())
+    allowed = check_caller(rt.database, caller())
     items = (each for each in rt.enabled() if allowed is None or each.id in allowed)
     return json_response(schemas.Providers(items=tuple(map(schemas.ProviderEntry.model_validate, items))))

@@ -8,6 +8,7 @@ import uuid
 
 from flask import Blueprint, Response
 
+from gateway.database.queries.callers import check_caller
 from gateway.errors import (
     ClientRejected,
     Forbidden,
@@ -59,7 +60,7 @@ def refresh(connection_id: uuid.UUID) -> Response:
 def _token(connection_id: uuid.UUID, *, min_seconds: int, force: bool = False, location: str | None = None) -> Response:
     rt, who = runtime(), caller()
     if who.key_hash is None and not rt.settings.owner_tokens:
-        rt.store.caller(who)  # a banned user is refused as such
+        check_caller(rt.database, who)  # a banned user is refused as such
         raise Forbidden("GATEWAY_OWNER_TOKENS is off")
     fresh = fresh_grant(rt, connection_id, caller=who, min_seconds=min_seconds, force=force, location=location)
     provider = rt.catalog.get(fresh.provider)

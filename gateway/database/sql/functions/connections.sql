@@ -243,7 +243,7 @@ begin
                                       'retry_after', greatest(1, ceil(60 - extract(epoch from over - c.checked_at))))
               from gateway.connection c where c.id = p_connection_id);
   end if;
-  return seen || jsonb_build_object('facts', provider_facts);
+  return jsonb_build_object('connection', seen, 'facts', provider_facts);
 end $$;
 
 -- What came of it; what stands then, or null. `refused`: what the provider said of the grant of that generation ends it, by the name

@@ -44,7 +44,7 @@ create or replace function public.gateway_hosts_v1()
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return coalesce((
-    select jsonb_agg(jsonb_build_object('host', x.host, 'keys', x.keys, 'seen_seconds', x.seconds) order by x.host, x.seconds)
+    select jsonb_agg(jsonb_build_object('id', x.host, 'keys', x.keys, 'seen_seconds', x.seconds) order by x.host, x.seconds)
       from (select h.host, h.keys, extract(epoch from clock_timestamp() - h.seen_at)::integer as seconds,
                    h.seen_at = max(h.seen_at) over (partition by h.host) as latest
               from gateway.host h where h.seen_at > clock_timestamp() - interval '10 minutes') x

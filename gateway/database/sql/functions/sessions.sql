@@ -77,7 +77,7 @@ create or replace function public.gateway_session_v1(p_session_hash text)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return (
-    select jsonb_build_object('user_id', s.user_id, 'label', s.label, 'expires_at', s.expires_at)
+    select jsonb_build_object('user', jsonb_build_object('id', s.user_id, 'label', s.label), 'expires_at', s.expires_at)
       from gateway.live_session(p_session_hash) s
   );
 end $$;

@@ -1,0 +1,97 @@
+"""
+What callers of /v1 reach: a partner by its key, or a user.
+
+Each function judges the key in the same call, and raises Unauthenticated, Forbidden, Frozen or RateLimited for a refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from gateway.database import Database
+from gateway.models import Caller, Connection
+
+CheckOutcome = Literal["confirmed", "refused", "unknown"]
+_PROVIDERS = TypeAdapter(tuple[str, ...] | None)
+_CONNECTION = TypeAdapter(Connection | None)
+_CONNECTIONS = TypeAdapter(tuple[Connection, ...])
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A connection that may be checked at its provider now; `facts` say where to ask."""
+
+    connection: Connection
+    facts: Mapping[str, Any] = field(repr=False)
+
+
+_CHECK = TypeAdapter(Check | None)
+
+
+def caller_arguments(caller: Caller | None) -> dict[str, Any]:
+    """The arguments that name the caller; all None for the gateway itself."""
+    if caller is None:
+        return {"user_id": None, "key_hash": None, "address": None}
+    return {"user_id": caller.user_id, "key_hash": caller.key_hash, "address": caller.address}
+
+
+def check_caller(database: Database, caller: Caller, needs: str | None = None) -> tuple[str, ...] | None:
+    """The providers that the caller may know of, None for all. `needs`: the scope that a key must have."""
+    return _PROVIDERS.validate_python(database.call("caller", **caller_arguments(caller), needs=needs)["providers"])
+
+
+def reached_connection(database: Database, caller: Caller, connection_id: UUID) -> Connection | None:
+    """A connection that the caller reaches; None for any other."""
+    row = database.call("reached_connection", connection_id=connection_id, **caller_arguments(caller))
+    return _CONNECTION.validate_python(row)
+
+
+def reached_connections(
+    database: Database,
+    caller: Caller,
+    *,
+    of_user: UUID | None = None,
+    provider: str | None = None,
+    type: int | None = None,  # noqa: A002 -- the column's name
+    status: str | None = None,
+    after: UUID | None = None,
+    most: int = 100,
+) -> tuple[Connection, ...]:
+    """At most `most` of the connections that the caller reaches, in the order of ids, after the id `after`."""
+    rows = database.call(
+        "reached_connections",
+        **caller_arguments(caller),
+        of_user=of_user,
+        provider=provider,
+        type=type,
+        status=status,
+        after=after,
+        most=most,
+    )
+    return _CONNECTIONS.validate_python(rows)
+
+
+def begin_check(database: Database, caller: Caller, connection_id: UUID) -> Check | None:
+    """The right to check a connection, once a minute; None for one that the caller does not reach."""
+    row = database.call("begin_check", connection_id=connection_id, **caller_arguments(caller))
+    return _CHECK.validate_python(row)
+
+
+def end_check(
+    database: Database, caller: Caller, connection_id: UUID, *, generation: int, outcome: CheckOutcome, error: str = ""
+) -> Connection | None:
+    """The connection after a check, None where it is gone. `refused` marks it, if it still has that generation."""
+    row = database.call(
+        "end_check",
+        connection_id=connection_id,
+        generation=generation,
+        outcome=outcome,
+        error=error,
+        key_hash=caller.key_hash,
+    )
+    return _CONNECTION.validate_python(row)

@@ -1,0 +1,32 @@
+"""Hosts that run the gateway, and which keys their processes have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
+
+from gateway.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host that was seen in the last ten minutes, and the fingerprints of its keys. It encrypts with the first."""
+
+    id: str
+    keys: tuple[str, ...]
+    seen_seconds: int
+
+
+_HOSTS = TypeAdapter(tuple[Host, ...])
+
+
+def report_host(database: Database, *, host: str, keys: Sequence[str]) -> None:
+    """Report that a process of this host runs now, with these keys."""
+    database.call("host_seen", host=host, keys=keys)
+
+
+def list_hosts(database: Database) -> tuple[Host, ...]:
+    """The hosts; one that restarts with other keys is listed twice."""
+    return _HOSTS.validate_python(database.call("hosts"))

@@ -1,0 +1,44 @@
+"""Browser sessions: who is signed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from gateway.database import Database
+from gateway.models import User, UtcTime
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Who is signed in, and until when."""
+
+    user: User
+    expires_at: UtcTime
+
+
+_SESSION = TypeAdapter(Session)
+
+
+def open_session(
+    database: Database, *, session_hash: str, user_id: UUID, label: str, expires_at: datetime
+) -> UUID | None:
+    """The user's id once they are signed in; None when the user does not exist, or is banned or deleted."""
+    opened = database.call(
+        "open_session", session_hash=session_hash, user_id=user_id, label=label, expires_at=expires_at
+    )
+    return None if opened is None else user_id
+
+
+def read_session(database: Database, session_hash: str) -> Session | None:
+    """The session, or None when it is unknown or has expired, or its user is banned or deleted."""
+    row = database.call("session", session_hash=session_hash)
+    return None if row is None else _SESSION.validate_python(row)
+
+
+def end_session(database: Database, session_hash: str) -> bool:
+    """Whether there was one to end."""
+    return bool(database.call("end_session", session_hash=session_hash)["ended"])
