@@ -15,6 +15,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 
 from tests.support.database import rows
+from tests.support.gateway_process import without_request_id
 from tests.support.token_forger import claimed, hands_over, part, rightly_signed, signed
 
 
@@ -92,12 +93,12 @@ def test_no_forged_token_opens_a_session(gateway):
     for name, token in forged(gateway).items():
         answer = hands_over(gateway, token)
         assert (401, None) == (answer.status_code, answer.headers.get("Set-Cookie")), name
-        bodies.add(answer.content)
+        bodies.add(without_request_id(answer))
         if token.isascii() and token.isprintable():
             read = requests.get(
                 f"{gateway.url}/v1/connections", headers={"Authorization": f"Bearer {token}"}, timeout=30
             )
-            assert 401 == read.status_code, name
+            assert read.status_code == (431 if name == "long" else 401), name  # no header is that long
 
     assert 1 == len(bodies)
 
@@ -111,7 +112,7 @@ def test_no_claim_may_be_wrong(gateway):
         token = gateway.sandbox.state.keys.es256(claimed(gateway.sandbox.origin, **changes))
         answer = hands_over(gateway, token)
         assert (401, None) == (answer.status_code, answer.headers.get("Set-Cookie")), changes
-        bodies.add(answer.content)
+        bodies.add(without_request_id(answer))
 
     assert 1 == len(bodies)
     assert 303 == hands_over(gateway, gateway.sandbox.state.keys.es256(claimed(gateway.sandbox.origin))).status_code
@@ -158,7 +159,7 @@ def test_the_token_of_a_banned_or_deleted_user_opens_nothing_of_v1(gateway, alic
     for method, path in ROUTES:
         for named in (held, nothing):
             answer = requests.request(method, f"{gateway.url}/v1{path.format(id=named)}", headers=headers, timeout=30)
-            assert (401, refused.content) == (answer.status_code, answer.content), path
+            assert (401, without_request_id(refused)) == (answer.status_code, without_request_id(answer)), path
 
     assert [1] == rows(gateway.dsn, "select count(*) from gateway.connection where id = %s", held)
 
