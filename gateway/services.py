@@ -98,14 +98,14 @@ def checked_catalog(settings: Settings) -> tuple[Catalog, list[str]]:
     return Catalog(providers), problems
 
 
-def _store(settings: Settings) -> Store:
-    """Postgres directly where DATABASE_URL is set, else the Supabase project's REST API."""
+def open_database(settings: Settings) -> Store:
+    """Postgres directly where DATABASE_URL is set, else the Supabase project's REST API. Connects when it is first used."""
     if settings.database_url is not None:
         return open_store(settings.database_url.get_secret_value())
-    key = settings.supabase_secret_key
-    assert settings.supabase_url is not None  # noqa: S101 - settings refuse a key without its project
-    assert key is not None  # noqa: S101 - build_runtime refuses to start without both
-    return open_rest_store(settings.supabase_url, key.get_secret_value(), ca_bundle=settings.ca_bundle)
+    if settings.supabase_url is None or settings.supabase_secret_key is None:
+        raise SettingsRefused([NO_DATABASE])
+    key = settings.supabase_secret_key.get_secret_value()
+    return open_rest_store(settings.supabase_url, key, ca_bundle=settings.ca_bundle)
 
 
 def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Runtime:
@@ -133,7 +133,7 @@ def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) 
         http=http,
         issuers=issuers,
         identity=Identity(settings, issuers),
-        store=_store(settings),
+        store=open_database(settings),
         journal=ResponseJournal(vault, settings.data / "journal" if settings.journal else None),
         now=now,
     )

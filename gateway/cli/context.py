@@ -20,13 +20,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gateway.catalog import Catalog, load_catalog
-from gateway.database import SCHEMA_VERSION, FunctionMissing, Store, apply_schema, open_rest_store, open_store
+from gateway.database import SCHEMA_VERSION, FunctionMissing, Store, apply_schema, open_store
 from gateway.embedded.paths import holds_database
 from gateway.embedded.postgres import embedded_postgres
 from gateway.errors import DatabaseUnavailable, GatewayError, NotFound, SettingsRefused, Unexpected
 from gateway.log_setup import start_log
 from gateway.partners.admin import PartnerRefused
-from gateway.services import NO_DATABASE, Runtime, build_runtime, checked_catalog
+from gateway.services import NO_DATABASE, Runtime, build_runtime, checked_catalog, open_database
 from gateway.settings import Settings, process_environment, read_settings
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -199,12 +199,9 @@ def reach_database(*, existing: bool = False) -> Iterator[Database]:
     settings = database_settings()
     with ExitStack() as stack:
         if settings.database_url is not None:
-            dsn = settings.database_url.get_secret_value()
-            database = Database(open_store(dsn), dsn)
-        elif settings.supabase_secret_key is not None and settings.supabase_url is not None:
-            key = settings.supabase_secret_key.get_secret_value()
-            store = open_rest_store(settings.supabase_url, key, ca_bundle=settings.ca_bundle)
-            database = Database(store, project=settings.supabase_url)
+            database = Database(open_database(settings), settings.database_url.get_secret_value())
+        elif settings.supabase_secret_key is not None:
+            database = Database(open_database(settings), project=settings.supabase_url or "")
         elif existing and not holds_database(settings.data):
             raise SettingsRefused(
                 [f"there is no database in {settings.data}/ yet: set GATEWAY_DATA or DATABASE_URL as `serve` has it."]
