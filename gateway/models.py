@@ -16,7 +16,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator
 
-Status = Literal["active", "pending_confirmation", "needs_reauthorization"]
+Status = Literal["active", "unverified", "pending_confirmation", "needs_reauthorization"]
 Display = Literal["page", "popup"]
 UtcTime = Annotated[datetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
 """A time that is in UTC once it was read from a database response."""

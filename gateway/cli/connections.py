@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, TextIO, get_args
 import click
 from pydantic_core import to_jsonable_python
 
+from gateway.catalog import Catalog
 from gateway.cli.context import (
     AS_JSON,
     YES,
@@ -27,6 +28,8 @@ from gateway.cli.context import (
     opened_store,
     printable,
 )
+from gateway.connections.import_existing import Import
+from gateway.connections.import_existing import Report as ImportReport
 from gateway.connections.revoke import finish_revocation
 from gateway.connections.revoke_provider import Report, RevokeAll, Summary, summary
 from gateway.database.operating import Inspected, Revoked
@@ -246,9 +249,53 @@ def _summary_lines(done: Summary, report: Report) -> Iterator[str]:
 @click.option("--dry-run", is_flag=True, help="Only count; ask no provider.")
 @AS_JSON
 def connections_import(names: tuple[str, ...], *, dry_run: bool, as_json: bool) -> None:
-    """Verify and encrypt the plaintext tokens that were stored before the gateway; ends with 1 if something is left."""
-    from gateway.connections.sealing import read_names, run_seal
+    """Encrypt and verify the plaintext tokens that the gateway did not write; ends with 1 if something is left."""
+    with opened_runtime() as rt, long_work() as (stopped, bars):
+        run = Import(rt, _names(rt.catalog, names), dry_run=dry_run, stopped=stopped)
+        task = bars.add_task("Counting" if dry_run else "Importing", total=None)
+        for report in run:
+            bars.update(task, total=report.total, completed=report.counts.total())
+    if as_json:
+        click.echo(json.dumps(run.report.as_json()))
+    else:
+        click.echo("\n".join(_import_lines(run.report)))
+    sys.exit(0 if run.report.is_clean else 1)
 
-    with opened_runtime() as rt:
-        is_clean = run_seal(rt, read_names(rt.catalog, names), dry_run=dry_run, as_json=as_json)
-    sys.exit(0 if is_clean else 1)
+
+def _names(catalog: Catalog, given: Sequence[str]) -> dict[str, str]:
+    """What each name means. Ends the command for what is not NAME=PROVIDER, and for an unknown provider."""
+    pairs = [text.rpartition("=") for text in given]
+    problems = [
+        f"--map {name}{mark}{provider}: write it as NAME=PROVIDER." for name, mark, provider in pairs if not mark
+    ]
+    problems += [
+        f"--map {name}={provider}: there is no such provider, `providers list` names them."
+        for name, mark, provider in pairs
+        if mark and catalog.get(provider.strip()) is None
+    ]
+    if problems:
+        fail(problems)
+    return {name: provider.strip() for name, _, provider in pairs}
+
+
+_OUTCOMES = {
+    "imported": "imported",
+    "waiting": "to be imported",
+    "refused": "not confirmed: the user has to connect again",
+    "unmapped": "of no known provider",
+    "not_enabled": "of a provider that is not enabled",
+    "duplicate": "duplicates",
+    "unreadable": "unreadable",
+    "no_user": "of no user",
+    "later": "not decided: run it again",
+}
+
+
+def _import_lines(report: ImportReport) -> Iterator[str]:
+    if not report.counts:
+        yield "There is nothing to import."
+    yield from (f"{report.counts[name]:>7}  {text}" for name, text in _OUTCOMES.items() if report.counts[name])
+    for row in report.remaining:
+        yield f"{row.id}  {printable(row.name):<24} {row.outcome:<12} {row.reason}"
+    if report.interrupted:
+        yield "Interrupted: run it again to go on."

@@ -15,7 +15,6 @@ from uuid import UUID
 from pydantic_core import to_jsonable_python
 
 from gateway.database import rows
-from gateway.database.adopting import Adoptable, Adopting, ClaimedAdoption
 from gateway.database.keeping import Keeping, Leaving
 from gateway.database.linking import Link, Linking
 from gateway.database.migrate import apply_schema, schema_version
@@ -30,9 +29,7 @@ from gateway.models import Caller, Erased
 __all__ = [
     "ANSWER_SECONDS",
     "SCHEMA_VERSION",
-    "Adoptable",
     "Backend",
-    "ClaimedAdoption",
     "Database",
     "FunctionMissing",
     "Leaving",
@@ -133,7 +130,7 @@ class Database:
         return SchemaState(version=row["version"], own_auth=row["own_auth"])
 
 
-class Store(Database, Refreshing, Adopting, Linking, Operating, Keeping):
+class Store(Database, Refreshing, Linking, Operating, Keeping):
     """What the topic modules have not taken over yet."""
 
     _call = Database.call

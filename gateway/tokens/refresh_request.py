@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from gateway import protocol
-from gateway.account import check_same_account
+from gateway.account import check_same_account, read_account
 from gateway.catalog import Provider
 from gateway.connections import revoke
 from gateway.database.queries.refresh import ClaimedRefresh, claim_due, fail_refresh, finish_refresh
@@ -33,7 +33,7 @@ from gateway.errors import (
     SecretUnreadable,
 )
 from gateway.http import Deadline
-from gateway.models import Grant
+from gateway.models import Account, Grant
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)
@@ -49,6 +49,7 @@ LOOK_SECONDS = 5.0
 """How often a worker looks for interrupted refreshes."""
 _UNDER_WAY_SECONDS = 2.0
 """The worker leaves younger journal entries to the thread that wrote them."""
+_ACCOUNT_SECONDS = 6.0
 _BACK_OFF = (2.0, 300.0)
 _OPERATOR_SECONDS = 300.0
 
@@ -142,6 +143,7 @@ def send_request(
         "provider": provider.id,
         "user_id": str(claim.user_id),
         "account_id": claim.account_id,
+        "unverified": claim.unverified,
         "scope": list(claim.scope),
         "refresh_token": token,
         "status": answer.status,
@@ -160,7 +162,7 @@ def store_response(
     """Save the tokens of a response as the next generation. A response that contains tokens and cannot be used stays in the journal."""
     body = response["body"].encode("latin-1")
     try:
-        grant = parse_response(provider, response)
+        grant, account = parse_response(rt, provider, response)
     except GatewayError as error:
         if isinstance(error, NeedsReauthorization) or protocol.find_grant(provider, body) is None:
             rt.journal.delete(connection_id, generation)
@@ -180,6 +182,7 @@ def store_response(
         refresh=encrypt(refresh_token, column="refresh"),
         seal_id=seal_id,
         scope=grant.scope,
+        account=None if account is None else {"id": account.id, "label": account.label, "facts": dict(grant.facts)},
         expires_seconds=_less(_until(grant.expires_at, received_at), age),
         refresh_expires_seconds=_less(refresh_seconds, age),
         renewed=renewed,
@@ -195,8 +198,12 @@ def store_response(
         rt.journal.mark_committed(connection_id, generation)
 
 
-def parse_response(provider: Provider, response: Mapping[str, Any]) -> Grant:
-    """The grant in a response, or the error in it; lifetimes count from its arrival."""
+def parse_response(rt: Runtime, provider: Provider, response: Mapping[str, Any]) -> tuple[Grant, Account | None]:
+    """
+    The grant in a response, or the error in it; lifetimes count from its arrival.
+
+    Where the account of the connection is not verified yet, the provider is asked for it.
+    """
     answer = protocol.parse_token_response(
         provider,
         response["status"],
@@ -205,8 +212,14 @@ def parse_response(provider: Provider, response: Mapping[str, Any]) -> Grant:
         scope=tuple(response["scope"]),
         refused=NeedsReauthorization,
     )
-    check_same_account(provider, answer, response["account_id"])
-    return answer.grant
+    if not response["unverified"]:
+        check_same_account(provider, answer, response["account_id"])
+        return answer.grant, None
+    deadline = Deadline.after(_ACCOUNT_SECONDS)
+    account = read_account(rt, rt.issuers.complete(provider, deadline), answer, nonce=None, deadline=deadline)
+    if response["account_id"] not in ("", account.id):
+        raise NeedsReauthorization("the token belongs to another account")
+    return answer.grant, account
 
 
 def _concerns_only_this_connection(response: Mapping[str, Any]) -> bool:

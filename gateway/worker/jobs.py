@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.connections import adopt, revoke
+from gateway.connections import import_existing, revoke
 from gateway.database.queries import housekeeping
 from gateway.database.queries.events import Seal
 from gateway.events import chain, record
@@ -32,7 +32,7 @@ def unit_jobs() -> list[Job]:
         Job("journal", _replay),
         Job("refresh", refresh_request.work_once),
         Job("revocation", revoke.revoke_next),
-        Job("import", adopt.work_once),
+        Job("import", import_existing.import_next),
     ]
 
 

@@ -80,8 +80,6 @@ def fill(rt, database):
     assert ALICE.saves(rt.store, ALICE.encrypted(rt.vault, account_id="other")) is None
     waits(rt)
     (held,) = rows(database, "select id from gateway.connection")
-    kept = rt.vault.encrypt("kept", column="adoption", seal_id=held)
-    rows(database, "insert into gateway.adoption (id, due_at, sealed) values (%s, 'infinity', %s)", held, kept)
     rt.journal.put(held, 1, {"access_token": "of the journal"})
 
 
@@ -95,7 +93,7 @@ def read_all(rt):
     """Decrypts all of it. Raises SecretUnreadable."""
     for kind in rotate_keys.KINDS:
         for value in encrypted_values(rt.database, kind, after=None, most=100).items:
-            assert rt.vault.decrypt(value.text, **value.context) in ("secret", "refresh", "kept")
+            assert rt.vault.decrypt(value.text, **value.context) in ("secret", "refresh")
 
 
 # -- what is sealed again --------------------------------------------------------------------------------------------
@@ -103,7 +101,7 @@ def read_all(rt):
 
 def test_everything_sealed_comes_under_the_newest_key(runtime, database):
     """
-    Connections, parked grants, revocations, what an adoption keeps: afterwards the old key may leave, once the journal's last entry is a day old.
+    Connections, parked grants, revocations: afterwards the old key may leave, once the journal's last entry is a day old.
     """
     fill(runtime(OLD), database)
     both = runtime(NEW, OLD)
@@ -111,8 +109,8 @@ def test_everything_sealed_comes_under_the_newest_key(runtime, database):
     before = rotate(both, check=True)
     done = rotate(both)
 
-    assert (7, 0, False) == (before.old_key, before.replaced, before.clean)
-    assert (0, 7, True) == (done.old_key, done.replaced, done.clean)
+    assert (6, 0, False) == (before.old_key, before.replaced, before.clean)
+    assert (0, 6, True) == (done.old_key, done.replaced, done.clean)
     assert rotate(both, check=True).clean
     read_all(runtime(NEW))
     with pytest.raises(SecretUnreadable):
@@ -164,8 +162,8 @@ def test_every_page_of_every_kind_is_walked(runtime, database, monkeypatch):
 
     report = rotate(both)
 
-    assert (7 + 6 + 6, True) == (report.replaced, report.clean)
-    assert (report.total, report.total) == (report.looked_at, 7 + 6 + 6)
+    assert (6 + 6 + 6, True) == (report.replaced, report.clean)
+    assert (report.total, report.total) == (report.looked_at, 6 + 6 + 6)
 
 
 # -- while everything goes on ----------------------------------------------------------------------------------------
@@ -222,7 +220,7 @@ def test_what_no_key_opens_is_counted_and_named(runtime, database, tmp_path):
     assert str(held) not in "".join(report.unreadable)
 
 
-def test_what_an_owner_wrote_in_plain_is_left_to_the_adoption(runtime, database):
+def test_what_an_owner_wrote_in_plain_is_left_to_the_import(runtime, database):
     """
     It is not sealed, so it is under no key.
     """

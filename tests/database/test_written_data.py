@@ -10,10 +10,9 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from gateway import protocol
-from gateway.connections import adopt
 from gateway.connections import uninstall as leave
-from gateway.connections.adopt.proof import prove, read_written, use_refresh_token
-from gateway.errors import NeedsReauthorization, ProviderGarbled, ProviderUnavailable
+from gateway.connections.import_existing import import_next
+from gateway.errors import NeedsReauthorization, ProviderUnavailable
 from gateway.http import Deadline
 from gateway.models import Caller
 from gateway.tokens import refresh_request as renewal
@@ -32,10 +31,11 @@ def project(cluster):
 
 
 def connected(project, account=BERLIN, **more):
-    """A connection of somebody's, adopted a moment ago: who, which row, and its tokens at the provider."""
+    """A connection of somebody's, imported a moment ago: who, which row, and its tokens at the provider."""
     alice = project.user()
     row, pair = project.location(alice, account, **more)
-    assert "sealed" == adopt.adopt(project.rt, project.rt.store.claim_adoption(UUID(row), "ghl")).outcome
+    assert import_next(project.rt)
+    assert "active" == status(project, row)
     return alice, row, pair
 
 
@@ -105,7 +105,7 @@ def test_an_owners_new_token_is_asked_about_by_what_is_believed(project):
     mine = granted(project.state, "ghl", BERLIN)
 
     project.writes(alice, row, token=mine.access_token, data=Jsonb(COMPANY))
-    assert adopt.work_once(project.rt)
+    assert import_next(project.rt)
 
     assert "active" == status(project, row)
     assert "Location" == project.of(row)["connection"]["facts"]["userType"]
@@ -137,7 +137,6 @@ def test_a_token_that_its_owner_emptied_is_fetched_anew_for_who_asks(project, to
     fresh = fresh_grant(project.rt, UUID(row), caller=Caller(user_id=alice))
 
     assert pair.successor.access_token == fresh.access_token
-    assert adopt.work_once(project.rt)  # it was noted, and stands well by now
     assert ("active", 2) == (status(project, row), project.of(row)["connection"]["generation"])
 
 
@@ -153,47 +152,36 @@ def test_an_emptied_token_is_not_better_than_none(project):
         fresh_grant(project.rt, UUID(row), caller=Caller(user_id=alice))
 
 
-@pytest.mark.parametrize("token", [None, "", FAKE])
-def test_a_token_that_does_not_open_is_refreshed_by_the_worker(project, token):
+def test_a_token_that_does_not_decrypt_is_refreshed_by_the_worker(project):
     """
-    With our own refresh token, which still opens; as the next generation, once.
+    With our own refresh token, which still decrypts; once.
     """
     alice, row, pair = connected(project)
 
-    project.writes(alice, row, token=token)
-    assert adopt.work_once(project.rt)
-    assert not adopt.work_once(project.rt)
+    project.writes(alice, row, token=FAKE)
+    assert import_next(project.rt)
+    assert not import_next(project.rt)
 
-    assert ("active", 2) == (status(project, row), project.of(row)["connection"]["generation"])
+    assert "active" == status(project, row)
     assert (
         pair.successor.access_token == project.opened(row, "token") == fresh_grant(project.rt, UUID(row)).access_token
     )
     assert 1 == project.refreshes()
 
 
-@pytest.mark.parametrize(
-    "written",
-    [
-        {"token": None, "refresh": None},
-        {"token": FAKE, "refresh": FAKE},
-        {"token": FAKE, "refresh": None},
-        {"refresh": FAKE},
-    ],
-)
-def test_a_connection_in_which_nothing_opens_has_to_be_made_again(project, written):
+@pytest.mark.parametrize("written", [{"token": None, "refresh": None}, {"token": "", "refresh": ""}])
+def test_a_connection_that_its_owner_emptied_has_to_be_made_again(project, written):
     """
-    Marked, so that whoever asks is told what to do; nobody is asked for it.
+    The read that finds it empty says so, and asks no provider.
     """
     alice, row, _ = connected(project)
     asked = len(project.state.requests())
 
     project.writes(alice, row, **written)
-    assert adopt.work_once(project.rt)
 
-    assert "needs_reauthorization" == status(project, row)
-    assert asked == len(project.state.requests())
     with pytest.raises(NeedsReauthorization):
         fresh_grant(project.rt, UUID(row), caller=Caller(user_id=alice))
+    assert asked == len(project.state.requests())
 
 
 def test_a_provider_that_is_away_has_not_refused_it(project):
@@ -204,10 +192,12 @@ def test_a_provider_that_is_away_has_not_refused_it(project):
     project.writes(alice, row, token=FAKE)
     project.state.add_fault("status", "ghl", "token", 1, status=503)
 
-    assert adopt.work_once(project.rt)
-    assert "active" == status(project, row)
-    project.execute("update gateway.adoption set due_at = clock_timestamp()")
-    assert adopt.work_once(project.rt)
+    assert import_next(project.rt)
+    assert "unverified" == status(project, row)
+    project.execute(
+        "update gateway.import_queue set due_at = clock_timestamp(); update gateway.connection set not_before = null"
+    )
+    assert import_next(project.rt)
 
     assert pair.successor.access_token == project.opened(row, "token")
 
@@ -221,60 +211,7 @@ def test_what_the_gateway_itself_writes_is_not_noted(project):
     fresh_grant(project.rt, UUID(row), force=True)
     project.execute("set role service_role; update public.provider_data set token = refresh")
 
-    assert [] == rows(project.gateway.dsn, "select id from gateway.adoption")
-
-
-def test_an_empty_token_beside_a_refresh_token_counts(project):
-    """
-    Progress is measured against every row that will be looked at.
-    """
-    project.row(None, "GHL", 1, "", refresh="plain")
-    project.row(None, "GHL", 1, "", refresh="")
-
-    page = project.rt.store.adoptable(after=None, most=10, providers=["ghl"])
-
-    assert (1, 1) == (page.total, len(page.rows))
-
-
-# -- what a used refresh token brought -------------------------------------------------------------------------------
-
-
-def test_a_garbled_answer_keeps_what_the_refresh_token_brought(project, monkeypatch):
-    """
-    Kept as it came, before it is judged; and judged again on resume, by whoever can read it then.
-    """
-    row, pair = project.location(project.user(), expires="2024-05-02T10:00:00Z")
-    claim = project.rt.store.claim_adoption(UUID(row), "ghl")
-    provider = project.rt.provider("ghl")
-
-    def garbled(*_: object, **__: object) -> None:
-        raise ProviderGarbled("a word that this version does not know")
-
-    with monkeypatch.context() as broken:
-        broken.setattr("gateway.protocol.parse_token_response", garbled)
-        assert "put_off" == adopt.adopt(project.rt, claim).outcome
-        claim = project.rt.store.claim_adoption(UUID(row), "ghl")
-        assert "put_off" == adopt.adopt(project.rt, claim).outcome
-    claim = project.rt.store.claim_adoption(UUID(row), "ghl")
-    grant, account = prove(project.rt, provider, claim, read_written(project.rt, claim))
-
-    assert (pair.successor.refresh_token, BERLIN.id) == (grant.refresh_token, account.id)
-    assert 1 == project.refreshes()
-
-
-def test_an_error_is_not_kept(project):
-    """
-    It holds no tokens, and the provider may answer otherwise the next time.
-    """
-    row, _ = project.location(project.user(), expires="2024-05-02T10:00:00Z")
-    claim = project.rt.store.claim_adoption(UUID(row), "ghl")
-    project.state.add_fault("status", "ghl", "token", 1, status=503)
-
-    assert "put_off" == adopt.adopt(project.rt, claim).outcome
-    claim = project.rt.store.claim_adoption(UUID(row), "ghl")
-
-    assert claim.sealed is None
-    assert use_refresh_token(project.rt, project.rt.provider("ghl"), claim, claim.refresh, Deadline.after(5))
+    assert [] == rows(project.gateway.dsn, "select id from gateway.import_queue")
 
 
 # -- defects -----------------------------------------------------------------------------------------

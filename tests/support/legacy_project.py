@@ -9,8 +9,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,8 +67,14 @@ class Project:
 
     def row(self, owner: uuid.UUID | None, name: str, type: int, token: str | None, **more: Any) -> str:  # noqa: A002
         """A row as the product wrote it; its id."""
-        given = {"refresh": None, "expires": None, "data": None, "created_at": "2024-05-01"} | more
-        made = str(uuid.uuid4())
+        given = {
+            "id": str(uuid.uuid4()),
+            "refresh": None,
+            "expires": None,
+            "data": None,
+            "created_at": "2024-05-01",
+        } | more
+        made = given["id"]
         self.execute(
             "insert into public.provider_data (id, auth_provider_id, name, type, token, refresh, expires, data, created_at)"
             " values (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
@@ -137,7 +144,13 @@ class Project:
         environment = {"PATH": "/usr/bin:/bin"} | self.gateway.environ
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True)
 
-    def seals(self, *arguments: str) -> tuple[int, dict[str, Any]]:
+    def thread(self, work: Callable[[], Any]) -> threading.Thread:
+        """That work, beside the test."""
+        thread = threading.Thread(target=work)
+        thread.start()
+        return thread
+
+    def imports(self, *arguments: str) -> tuple[int, dict[str, Any]]:
         """The same, to its end: exit code and report."""
         return ended(self.starts(*arguments))
 
@@ -149,12 +162,12 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
 
 
 @contextmanager
-def project_from_before(cluster: Any, *, rest: bool = False) -> Iterator[Project]:
+def project_from_before(cluster: Any, *, rest: bool = False, before: str = "") -> Iterator[Project]:
     """The owner's tables as they grew, then schema.sql. `rest`: reached by the project's REST API alone."""
     folder = Path(tempfile.mkdtemp(prefix="gateway-before-"))
     with fresh_database(cluster) as dsn:
         with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute(SUPABASE + OLD_TABLES)
+            connection.execute(SUPABASE + OLD_TABLES + before)
         apply_schema(dsn)
         gateway = Gateway(folder, dsn)
         api = PostgRest(dsn, auth=gateway.sandbox.origin) if rest else None
@@ -166,6 +179,7 @@ def project_from_before(cluster: Any, *, rest: bool = False) -> Iterator[Project
             yield Project(gateway, rt)
         finally:
             rt.store.close()
+            rt.http.close()
             if api:
                 api.stop()
             gateway.stop()

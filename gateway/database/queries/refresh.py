@@ -30,6 +30,8 @@ class ClaimedRefresh:
     seal_id: UUID
     refresh: str | None = field(repr=False)
     facts: Mapping[str, Any]
+    unverified: bool
+    """The provider has not confirmed the account yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ def finish_refresh(
     refresh: str | None,
     seal_id: UUID,
     scope: Sequence[str],
+    account: Mapping[str, Any] | None,
     expires_seconds: float | None,
     refresh_expires_seconds: float | None,
     renewed: bool,
@@ -80,7 +83,8 @@ def finish_refresh(
     """
     Save the response to that generation's request as the next generation. May be repeated.
 
-    Seconds count from now, by the database's clock. `renewed`: the refresh token is a new one.
+    Seconds count from now, by the database's clock. `renewed`: the refresh token is a new one. `account`: what the
+    provider said for an unverified connection, which is active then.
     """
     answer = database.call(
         "finish_refresh",
@@ -90,6 +94,7 @@ def finish_refresh(
         refresh=refresh,
         seal_id=seal_id,
         scope=scope,
+        account=account,
         expires_seconds=expires_seconds,
         refresh_expires_seconds=refresh_expires_seconds,
         renewed=renewed,

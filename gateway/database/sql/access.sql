@@ -178,14 +178,15 @@ create or replace trigger gateway_touch before update on public.user_profile
 create or replace trigger gateway_erased before delete on public.provider_data
   for each row execute function gateway.keep_for_revocation();
 
-create or replace trigger gateway_client before update on public.provider_data
-  for each row when ((old.token, old.refresh) is distinct from (new.token, new.refresh)) execute function gateway.tell_client();
+-- What was there before, and what somebody else writes: our own values begin as every Fernet token does, and so may those of a client.
+create or replace trigger gateway_inserted after insert on public.provider_data
+  for each row when (new.token !~ '^(gAAAA|$)' or new.refresh !~ '^(gAAAA|$)') execute function gateway.queue_import();
 
 create or replace trigger gateway_written after update on public.provider_data
   for each row when (
-    (old.token, old.refresh) is distinct from (new.token, new.refresh)
-    and (new.token !~ '^(gAAAA|$)' or new.refresh !~ '^(gAAAA|$)' or current_setting('gateway.client_writes', true) = 'yes')
-  ) execute function gateway.note_written();
+    new.token is distinct from old.token and new.token <> '' and (new.token !~ '^gAAAA' or current_user in ('anon', 'authenticated'))
+    or new.refresh is distinct from old.refresh and new.refresh <> '' and (new.refresh !~ '^gAAAA' or current_user in ('anon', 'authenticated'))
+  ) execute function gateway.queue_import();
 
 create or replace trigger gateway_unparked before delete on gateway.pending_grant
   for each row execute function gateway.keep_parked_for_revocation();

@@ -64,13 +64,13 @@ declare
   account jsonb := jsonb_build_object('id', g.account_id, 'label', g.account_label);
 begin
   select c.* into old from gateway.connection c where c.id = p_id;
-  if old.account_id <> g.account_id then
+  if old.account_id not in (g.account_id, '') then
     insert into gateway.revocation
       (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason)
     select d.id, old.generation, old.user_id, old.provider, old.account_id, d.token, d.refresh, old.seal_id, old.refresh_seal_id, 'superseded'
       from public.provider_data d where d.id = old.id and (d.token is not null or d.refresh is not null)
     on conflict on constraint revocation_pkey do nothing;
-  elsif g.refresh is null then
+  elsif g.refresh is null and old.account_id = g.account_id then
     -- The same account without a new refresh token keeps the one it has: Google sends one with the first consent only.
     select d.refresh, old.refresh_seal_id, coalesce(g.refresh_expires_at, old.refresh_expires_at)
       into g.refresh, kept, g.refresh_expires_at
@@ -168,7 +168,7 @@ begin
   if g.confirmation_hash is null then
     if existing.id is null then
       target := coalesce(gateway.earlier_row(g.user_id, g.provider), g.id);
-    elsif existing.account_id <> g.account_id then
+    elsif existing.account_id not in (g.account_id, '') then  -- '': imported, and never confirmed
       target := case when p_add_account and g.many_accounts then g.id end;
     elsif g.connect_session_id is null or cardinality(p_requested_scope) = 0 or existing.scope <@ (p_requested_scope || g.scope) then
       target := existing.id;

@@ -16,8 +16,6 @@ create or replace view gateway.encrypted_value as
    cross join lateral (values ('token', r.token, r.seal_id), ('refresh', r.refresh, r.refresh_seal_id)) as v ("column", text, seal_id)
    where v.text like 'gAAAA%'
   union all
-  select 'adoption', a.id, 'adoption', a.sealed, null, '', a.id::text from gateway.adoption a where a.sealed is not null
-  union all
   select 'event_chain', '00000000-0000-0000-0000-000000000000', 'event_chain', l.encrypted_key, null, '', 'event_chain'
     from gateway.event_chain l where l.encrypted_key is not null;
 
@@ -47,10 +45,10 @@ declare
 begin
   select v.* into strict place from (values
     ('connection', 'public.provider_data', 'id'), ('pending_grant', 'gateway.pending_grant', 'id'),
-    ('revocation', 'gateway.revocation', 'seal_id'), ('adoption', 'gateway.adoption', 'id'),
+    ('revocation', 'gateway.revocation', 'seal_id'),
     ('event_chain', 'gateway.event_chain', null)) as v (kind, target, key) where v.kind = p_kind;
   for change in
-    select i.id, i.old, i.new, case i."column" when 'adoption' then 'sealed' when 'event_chain' then 'encrypted_key' else i."column" end as "column"
+    select i.id, i.old, i.new, case i."column" when 'event_chain' then 'encrypted_key' else i."column" end as "column"
       from jsonb_to_recordset(p_changes -> 'items') as i (id uuid, "column" text, old text, new text)
      where i.new ~ '^gAAAA' order by i.id
   loop

@@ -35,7 +35,7 @@ begin
    where x.id = c.id returning x.* into leased;
   return jsonb_build_object(
     'id', leased.id, 'user_id', leased.user_id, 'provider', leased.provider, 'generation', leased.generation, 'lease_id', leased.lease_id,
-    'account_id', leased.account_id, 'scope', leased.scope, 'failures', leased.failures, 'facts', leased.facts, 'seal_id', leased.refresh_seal_id,
+    'account_id', leased.account_id, 'scope', leased.scope, 'failures', leased.failures, 'unverified', leased.status = 'unverified', 'facts', leased.facts, 'seal_id', leased.refresh_seal_id,
     'refresh', (select d.refresh from public.provider_data d where d.id = leased.id));
 end $$;
 
@@ -56,7 +56,7 @@ begin
   select x.* into c from gateway.connection x where x.id = p_connection_id for update skip locked;
   if not found then
     obstacle := case when exists (select from gateway.connection x where x.id = p_connection_id) then 'leased' else 'gone' end;
-  elsif c.generation <> p_generation or c.status <> 'active' then
+  elsif c.generation <> p_generation or c.status not in ('active', 'unverified') then
     obstacle := 'moved';
   elsif c.lease_until > moment then
     obstacle := 'leased';
@@ -117,7 +117,7 @@ end $$;
 --   saved already, so nothing of it may be revoked.
 create or replace function public.gateway_finish_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_token text, p_refresh text, p_seal_id uuid, p_scope text[], p_expires_seconds double precision,
-  p_refresh_expires_seconds double precision, p_renewed boolean
+  p_refresh_expires_seconds double precision, p_renewed boolean, p_account jsonb
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -141,12 +141,14 @@ begin
          scope = p_scope, expires_at = new_expires_at, refresh_expires_at = new_refresh_expires_at,
          refresh_at = gateway.refresh_time(p_refresh is not null, new_expires_at, new_refresh_expires_at), lease_id = null,
          lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null,
-         status = 'active', updated_at = clock_timestamp()
+         status = case when x.status = 'unverified' and p_account is null then 'unverified' else 'active' end,
+         account_id = coalesce(p_account ->> 'id', x.account_id), account_label = coalesce(p_account ->> 'label', x.account_label),
+         facts = x.facts || coalesce(p_account -> 'facts', '{}'), updated_at = clock_timestamp()
    where x.id = p_connection_id returning x.* into c;
   update public.provider_data d
      set token = p_token, refresh = p_refresh, expires = to_char(new_expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
          data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end
-                || jsonb_build_object('scope', to_jsonb(p_scope), 'status', 'active')
+                || jsonb_build_object('scope', to_jsonb(p_scope), 'status', c.status)
    where d.id = p_connection_id;
   update gateway.provider_health h set failures = 0, open_until = null where h.provider = c.provider and h.failures > 0;
   insert into gateway.event (type, connection_id, user_id, provider, data)

@@ -82,6 +82,9 @@ begin
   if found_row.frozen then
     return '{"refused": "frozen"}';
   end if;
+  if found_row.status = 'unverified' then
+    return '{"refused": "pending_confirmation"}';
+  end if;
   if not p_counted or found_row.status <> 'active' then
     return found_row.answer;
   end if;

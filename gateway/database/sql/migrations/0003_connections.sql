@@ -11,7 +11,7 @@ create table gateway.connection (
   scope              text[] not null default '{}',
   facts              jsonb not null default '{}',
   status             text not null default 'active'
-                     check (status in ('active', 'pending_confirmation', 'needs_reauthorization')),
+                     check (status in ('active', 'unverified', 'pending_confirmation', 'needs_reauthorization')),
   generation         bigint not null check (generation > 0),
   seal_id            uuid not null,
   refresh_seal_id    uuid not null,
@@ -113,16 +113,15 @@ create table gateway.provider_health (
 comment on table gateway.provider_health is 'A token endpoint that fails for many is left alone, but for one probe at a time.';
 comment on index gateway.provider_health_pkey is 'All processes see the same breaker.';
 
-create table gateway.adoption (
-  id           uuid not null constraint adoption_pkey primary key references public.provider_data (id) on delete cascade,
-  lease_id     uuid,
-  lease_until  timestamptz,
-  attempts     integer not null default 0,
-  due_at       timestamptz not null default clock_timestamp(),
-  refresh_hash text,
-  sealed       text
+create table gateway.import_queue (
+  id            uuid constraint import_queue_pkey primary key references public.provider_data (id) on delete cascade,
+  attempts      integer not null default 0,
+  due_at        timestamptz not null default clock_timestamp(),
+  claimed_until timestamptz
 );
-create index adoption_due_at on gateway.adoption (due_at);
-comment on table gateway.adoption is 'Rows whose secrets were written by others: used when their provider has confirmed them.';
-comment on column gateway.adoption.sealed is 'What the provider answered for the refresh token of that hash, until it is confirmed.';
-comment on index gateway.adoption_pkey is 'One worker at a time verifies a row.';
+create index import_queue_due_at on gateway.import_queue (due_at);
+-- What was there before the gateway.
+insert into gateway.import_queue (id)
+select d.id from public.provider_data d where d.token !~ '^(gAAAA|$)' or d.refresh !~ '^(gAAAA|$)';
+comment on table gateway.import_queue is 'Rows with tokens that the gateway did not write: encrypted and verified by the worker.';
+comment on index gateway.import_queue_pkey is 'A row is imported by one process at a time.';

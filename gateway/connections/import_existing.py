@@ -1,0 +1,323 @@
+"""
+Import tokens that the gateway did not write: rows from before the gateway, and what an owner wrote into a row.
+
+The values are encrypted as they are, and the connection is `unverified`: nobody can read its token. It becomes active when the provider
+confirms the account: when it is asked with the access token, or in the response to an ordinary refresh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import structlog
+
+from gateway.account import NotConfirmed, confirm_account
+from gateway.catalog import Provider
+from gateway.crypto.vault import fingerprint
+from gateway.database.queries import imports
+from gateway.database.queries.imports import ImportRow, QueuedRow
+from gateway.errors import (
+    ClientRejected,
+    NeedsReauthorization,
+    NotFound,
+    ProviderFailed,
+    RateLimited,
+    RefreshInProgress,
+    SecretUnreadable,
+)
+from gateway.http import Deadline
+from gateway.models import Account, Grant
+from gateway.protocol import TokenResponse
+from gateway.services import Runtime
+from gateway.tokens.read import fresh_grant
+
+log = structlog.get_logger(__name__)
+
+VERIFY_SECONDS = 20.0
+PAGE = 200
+_OPERATOR_SECONDS = 86400.0
+"""How long a row waits that only the operator can help: an unknown name, a provider that is not enabled."""
+_MILLISECONDS = 100_000_000_000
+_ENCRYPTED = "gAAAA"
+"""How every Fernet token of this century begins."""
+
+Name = Literal[
+    "imported", "refused", "unmapped", "not_enabled", "no_user", "duplicate", "unreadable", "later", "waiting"
+]
+
+
+class Outcome(NamedTuple):
+    """What became of a row, and why."""
+
+    name: Name
+    reason: str = ""
+
+
+class Secrets(NamedTuple):
+    """The plain values of a row. `is_new`: they have to be stored; `problem`: why they cannot be used."""
+
+    token: str | None
+    refresh: str | None
+    is_new: bool
+    has_new_refresh: bool
+    problem: str = ""
+
+
+def import_next(rt: Runtime) -> bool:
+    """The worker's job: import one row; whether there was one that was due."""
+    row = imports.claim_row(rt.database, providers=[provider.id for provider in rt.enabled()])
+    if row is None:
+        return False
+    outcome = import_row(rt, row, row.provider)
+    log.info("import.finished", connection=str(row.id), outcome=outcome.name, reason=outcome.reason)
+    return True
+
+
+def import_row(rt: Runtime, row: ImportRow, provider_id: str | None) -> Outcome:
+    """Encrypt and verify a claimed row. Raises DatabaseUnavailable; the row is due again after a minute then."""
+    outcome = _import(rt, row, rt.catalog.get(provider_id or ""))
+    if outcome.name in ("unmapped", "not_enabled", "no_user", "duplicate", "unreadable"):
+        imports.finish_row(rt.database, row.id, "later", wait_seconds=_OPERATOR_SECONDS)
+    return outcome
+
+
+def _import(rt: Runtime, row: ImportRow, provider: Provider | None) -> Outcome:
+    if provider is None or provider.id not in rt.clients or row.user_id is None:
+        return _impossible(row, provider)
+    secrets = _read_secrets(rt, row, provider)
+    if secrets is None:
+        return Outcome("unreadable", "an encrypted value does not decrypt: a key is missing")
+    if row.seal_id is not None and not secrets.is_new:
+        if row.status == "unverified":
+            return _verify(rt, row, provider, secrets, row.generation, row.seal_id)
+        imports.finish_row(rt.database, row.id, "confirmed")
+        return Outcome("imported")
+    seal_id = uuid.uuid4()
+    stored = _store(rt, row, provider, secrets, seal_id)
+    if stored == "stored":
+        return _verify(rt, row, provider, secrets, row.generation + 1, seal_id)
+    imports.finish_row(rt.database, row.id, "later")
+    return _NOT_STORED[stored]
+
+
+_NOT_STORED = {
+    "changed": Outcome("later", "it was changed meanwhile"),
+    "duplicate": Outcome("duplicate", "another row of this user is connected"),
+    "no_user": Outcome("no_user", "the user does not exist, or may not sign in"),
+}
+
+
+def _impossible(row: ImportRow, provider: Provider | None) -> Outcome:
+    if row.user_id is None:
+        return Outcome("no_user", "the row belongs to no user")
+    if provider is None:
+        return Outcome("unmapped", "no provider has this name: use --map NAME=PROVIDER")
+    return Outcome("not_enabled", f"{provider.id.upper()}_CLIENT_ID is not set")
+
+
+# -- the values ------------------------------------------------------------------------------------------------------
+
+
+def _read_secrets(rt: Runtime, row: ImportRow, provider: Provider) -> Secrets | None:
+    """
+    The plain values of a row; None for a row from before in which an encrypted value does not decrypt: it may be ours, under a missing key.
+
+    In a connection the owner may have written what only looks encrypted, or is no token (RFC 6749 appendix A.12): it counts as none.
+    """
+    plain: dict[str, str | None] = {}
+    ours: dict[str, bool] = {}
+    for column, value, seal_id in (("token", row.token, row.seal_id), ("refresh", row.refresh, row.refresh_seal_id)):
+        plain[column], ours[column] = None, value is None
+        if value is not None and value.startswith(_ENCRYPTED):
+            if seal_id is None:
+                return None
+            with contextlib.suppress(SecretUnreadable):
+                decrypt = partial(rt.vault.decrypt, user_id=row.user_id, provider=provider.id, seal_id=seal_id)
+                plain[column], ours[column] = decrypt(value, column=column), True
+        elif value is not None and value.isascii() and value.isprintable():
+            plain[column] = value
+    problem = ""
+    if row.refresh is not None and plain["refresh"] is None:
+        problem = "what was written is no refresh token"
+    elif row.token is not None and plain["token"] is None and not row.token.startswith(_ENCRYPTED):
+        problem = "what was written is no token"
+    elif plain["token"] is None and plain["refresh"] is None:
+        problem = "there is no token"
+    return Secrets(plain["token"], plain["refresh"], not all(ours.values()), not ours["refresh"], problem)
+
+
+def _store(rt: Runtime, row: ImportRow, provider: Provider, secrets: Secrets, seal_id: uuid.UUID) -> imports.Stored:
+    encrypt = partial(rt.vault.encrypt, user_id=row.user_id, provider=provider.id, seal_id=seal_id)
+    token_is_new = row.token is not None and not row.token.startswith(_ENCRYPTED)
+    return imports.store_row(
+        rt.database,
+        row.id,
+        token_hash=row.token and fingerprint(row.token),
+        refresh_hash=row.refresh and fingerprint(row.refresh),
+        provider=provider.id,
+        type=provider.type,
+        one_account=provider.accounts == "one",
+        seal_id=seal_id,
+        token=secrets.token and encrypt(secrets.token, column="token"),
+        refresh=secrets.refresh and encrypt(secrets.refresh, column="refresh"),
+        expires_at=read_expiry(row.expires) if token_is_new else row.expires_at,
+        scope=row.scope or provider.scope,
+        facts=_hints(provider, row.data),
+    )
+
+
+def _hints(provider: Provider, data: Any) -> Mapping[str, str]:
+    """What a row says about its account. It decides only where the provider is asked; the response decides the account."""
+    known = data if isinstance(data, dict) else {}
+    return {
+        name: known[name] for name in provider.facts if isinstance(known.get(name), str) and known[name].isprintable()
+    }
+
+
+def read_expiry(text: str | None) -> datetime | None:
+    """An expiry in UTC: ISO 8601, or Unix time in seconds or milliseconds. None for anything else."""
+    given = (text or "").strip()
+    try:
+        if given.isascii() and given.isdigit():
+            number = int(given[:20])
+            return datetime.fromtimestamp(number / 1000 if number > _MILLISECONDS else number, UTC)
+        at = datetime.fromisoformat(given)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+# -- verification ----------------------------------------------------------------------------------------------------
+
+
+def _verify(
+    rt: Runtime, row: ImportRow, provider: Provider, secrets: Secrets, generation: int, seal_id: uuid.UUID
+) -> Outcome:
+    """Ask the provider for the account, and record what it says."""
+    try:
+        if secrets.problem:
+            raise NeedsReauthorization(secrets.problem)
+        account = _confirmed_account(rt, row, provider, secrets, generation)
+    except (NeedsReauthorization, NotFound) as error:
+        imports.finish_row(rt.database, row.id, "refused", seal_id=seal_id, error="not_confirmed")
+        return Outcome("refused", str(error))
+    except (ProviderFailed, ClientRejected, RateLimited, RefreshInProgress, SecretUnreadable) as error:
+        imports.finish_row(rt.database, row.id, "later", wait_seconds=60.0 * 2 ** min(row.attempts - 1, 6))
+        return Outcome("later", str(error))
+    imports.finish_row(rt.database, row.id, "confirmed", seal_id=seal_id, account=account)
+    return Outcome("imported")
+
+
+def _confirmed_account(
+    rt: Runtime, row: ImportRow, provider: Provider, secrets: Secrets, generation: int
+) -> Account | None:
+    """
+    The account that the provider names for the access token; None when a refresh has verified the connection.
+
+    Over a known connection a new refresh token is believed only when it was used: the account of an access token beside it says
+    nothing about the account of the next one.
+    """
+    deadline = Deadline.after(VERIFY_SECONDS)
+    is_known = bool(row.account_id)
+    fresh = fresh_grant(rt, row.id, min_seconds=0, force=is_known and secrets.has_new_refresh, until=deadline)
+    if fresh.generation != generation:
+        return None
+    facts = _hints(provider, row.data)
+    grant = Grant(fresh.access_token, None, "Bearer", fresh.scope, fresh.expires_at, facts=facts)
+    try:
+        provider = rt.issuers.complete(provider, deadline)
+        return confirm_account(rt, provider, TokenResponse(grant, facts), row.account_id or None, deadline)
+    except NotConfirmed:
+        raise
+    except NeedsReauthorization:
+        # The access token is not accepted, or does not say whose it is. The response to a refresh may.
+        if secrets.refresh is None:
+            raise
+    fresh_grant(rt, row.id, force=True, until=deadline)
+    return None
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """A row that needs the operator, or its user."""
+
+    id: str
+    name: str | None
+    outcome: str
+    reason: str
+
+
+@dataclass
+class Report:
+    """How far an import is."""
+
+    total: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    remaining: list[Remaining] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing remains to be done."""
+        return not self.remaining and not self.interrupted
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "total": self.total,
+            "counts": dict(self.counts),
+            "remaining": list(map(asdict, self.remaining)),
+            "interrupted": self.interrupted,
+        } | {"clean": self.is_clean}
+
+
+class Import:
+    """One walk over all rows that wait. `names`: which provider a name stands for, beside what the database knows."""
+
+    def __init__(self, rt: Runtime, names: Mapping[str, str], *, dry_run: bool, stopped: threading.Event) -> None:
+        self._rt = rt
+        self._names = {name.strip().lower(): provider for name, provider in names.items()}
+        self._dry_run = dry_run
+        self._stopped = stopped
+        self.report = Report()
+
+    def __iter__(self) -> Iterator[Report]:
+        """Import row by row, with the progress after each. May be interrupted and repeated. Raises DatabaseUnavailable."""
+        for queued in self._queue():
+            if self._stopped.is_set():
+                self.report.interrupted = True
+                return
+            outcome = self._import(queued)
+            self.report.counts[outcome.name] += 1
+            if outcome.name not in ("imported", "waiting"):
+                self.report.remaining.append(Remaining(str(queued.id), queued.name, outcome.name, outcome.reason))
+            yield self.report
+
+    def _queue(self) -> Iterator[QueuedRow]:
+        after: uuid.UUID | None = None
+        while page := imports.list_queue(self._rt.database, after=after, limit=PAGE):
+            self.report.total = self.report.total or page.total
+            yield from page.items
+            if len(page.items) < PAGE:
+                return
+            after = page.items[-1].id
+
+    def _import(self, queued: QueuedRow) -> Outcome:
+        if self._dry_run:
+            return Outcome("waiting")
+        row = imports.claim_row(self._rt.database, providers=[each.id for each in self._rt.enabled()], id=queued.id)
+        if row is None:
+            return Outcome("later", "another process is at it")
+        named = self._names.get((row.name or "").strip().lower())
+        return import_row(self._rt, row, row.provider if row.seal_id else named or row.provider)

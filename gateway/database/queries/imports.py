@@ -1,0 +1,132 @@
+"""Importing tokens that the gateway did not write: the queue of such rows, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from gateway.database import Database
+from gateway.models import Account
+
+Stored = Literal["stored", "changed", "duplicate", "no_user"]
+Finished = Literal["confirmed", "refused", "later"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRow:
+    """A claimed row of provider_data. `provider`: of the connection, or what the name stands for; None for an unknown name."""
+
+    id: UUID
+    user_id: UUID | None
+    name: str | None
+    provider: str | None
+    seal_id: UUID | None
+    refresh_seal_id: UUID | None
+    """None for a row that is no connection yet; so are `generation` 0 and `account_id` None."""
+    generation: int
+    account_id: str | None
+    status: str | None
+    scope: tuple[str, ...]
+    token: str | None = field(repr=False)
+    refresh: str | None = field(repr=False)
+    expires: str | None
+    expires_at: datetime | None
+    data: Any
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedRow:
+    """A row that waits to be imported."""
+
+    id: UUID
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePage:
+    """Some rows in order of id, and how many there are in all."""
+
+    total: int
+    items: tuple[QueuedRow, ...]
+
+
+_ROW = TypeAdapter(ImportRow | None)
+_PAGE = TypeAdapter(QueuePage)
+
+
+def list_queue(database: Database, *, after: UUID | None, limit: int) -> QueuePage:
+    """The rows that wait to be imported, after that id."""
+    return _PAGE.validate_python(database.call("import_queue", after=after, limit=limit))
+
+
+def claim_row(database: Database, *, providers: Sequence[str], id: UUID | None = None) -> ImportRow | None:  # noqa: A002
+    """The next due row, or that one; it is not due again for a minute. `providers`: what a name may stand for."""
+    return _ROW.validate_python(database.call("claim_import", id=id, providers=list(providers)))
+
+
+def store_row(
+    database: Database,
+    id: UUID,  # noqa: A002 -- the column's name
+    *,
+    token_hash: str | None,
+    refresh_hash: str | None,
+    provider: str,
+    type: int,  # noqa: A002 -- the column's name
+    one_account: bool,
+    seal_id: UUID,
+    token: str | None,
+    refresh: str | None,
+    expires_at: datetime | None,
+    scope: Sequence[str],
+    facts: Mapping[str, str],
+) -> Stored:
+    """Put encrypted values in the place of those with these hashes, if they are still there; the connection is then `unverified`."""
+    stored: Stored = database.call(
+        "store_import",
+        id=id,
+        token_hash=token_hash,
+        refresh_hash=refresh_hash,
+        provider=provider,
+        type=type,
+        one_account=one_account,
+        seal_id=seal_id,
+        token=token,
+        refresh=refresh,
+        expires_at=expires_at,
+        scope=list(scope),
+        facts=dict(facts),
+    )["outcome"]
+    return stored
+
+
+def finish_row(
+    database: Database,
+    id: UUID,  # noqa: A002 -- the column's name
+    outcome: Finished,
+    *,
+    seal_id: UUID | None = None,
+    account: Account | None = None,
+    error: str = "",
+    wait_seconds: float = 0.0,
+) -> None:
+    """
+    Take the row out of the queue, or make it due later.
+
+    `confirmed` with an account makes the connection active; `refused` makes it need reauthorization. Both apply only to the save of that `seal_id`.
+    """
+    database.call(
+        "finish_import",
+        id=id,
+        outcome=outcome,
+        seal_id=seal_id,
+        account_id=None if account is None else account.id,
+        account_label=None if account is None else account.label,
+        error=error,
+        wait_seconds=wait_seconds,
+    )
