@@ -204,7 +204,7 @@ def test_what_waits_for_a_partner_that_was_stopped_is_given_back_at_once(gateway
     rows(gateway.dsn, STOP[column], partner.id)
 
     assert said == slug(partner.completes(link["id"], alice, back["confirmation"]))
-    rows(gateway.dsn, "select public.gateway_claim_revocation_v1()")
+    rows(gateway.dsn, "select public.gateway_housekeeping_v1(365)")
     assert [] == parked(gateway, link)
     rows(gateway.dsn, "update gateway.partner set frozen_at = null, revoked_at = null where id = %s", partner.id)
     assert (400, "state_invalid") == slug(partner.completes(link["id"], alice, back["confirmation"]))
