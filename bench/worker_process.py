@@ -20,7 +20,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from bench.crash_points import with_crash_points
-from gateway.connect import callback
+from gateway.connect.callback import Connected, Failed, finish_connect
+from gateway.connect.start import start_connect
 from gateway.connections.disconnect import disconnect
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.sessions import open_session
@@ -56,11 +57,12 @@ def _sign_in(rt: Runtime, task: dict[str, Any]) -> str:
 def do_connect(rt: Runtime, task: dict[str, Any]) -> Any:
     """The whole way, for the account `code`."""
     session = _sign_in(rt, task)
-    there = callback.begin(rt, task["provider"], session=session, browser=BROWSER)
+    there = start_connect(rt, task["provider"], session=session, browser=BROWSER)
     state = parse_qs(urlsplit(there).query)["state"]
     answer = {"state": state, "code": [task["code"]]}
-    ended = callback.finish(rt, "phone", task["provider"], answer, session=session, browser=BROWSER)
-    return {"connection_id": str(ended.connection_id), "error": ended.error and ended.error.slug}
+    ended = finish_connect(rt, "phone", task["provider"], answer, session=session, browser=BROWSER)
+    connection_id = str(ended.connection_id) if isinstance(ended, Connected) else None
+    return {"connection_id": connection_id, "error": ended.error.slug if isinstance(ended, Failed) else None}
 
 
 def do_disconnect(rt: Runtime, task: dict[str, Any]) -> Any:

@@ -317,7 +317,7 @@ def test_a_database_that_comes_back_without_a_refresh_gets_it_from_the_journal(s
     A restored backup or a replica that was behind: the used refresh token is not sent again, so the provider revokes nothing.
     """
     [(row, account)] = stage.connections("strict", 1).items()
-    [before] = stage.sql("select generation, expires_at, refresh_at from gateway.connection where id = %s", row)
+    [before] = stage.sql("select generation, seal_id, refresh_seal_id from gateway.connection where id = %s", row)
     [secrets] = stage.sql("select token, refresh, expires from public.provider_data where id = %s", row)
     stage.expire([row])
     with stage.actor() as actor:
@@ -325,7 +325,7 @@ def test_a_database_that_comes_back_without_a_refresh_gets_it_from_the_journal(s
             [said] = actor.does("read", ids=[row])
             asked = stage.control("stats")["asked"]
             stage.expire([row])
-        restore = "update gateway.connection set (generation, expires_at, refresh_at) = (%s, %s, %s) where id = %s"
+        restore = "update gateway.connection set (generation, seal_id, refresh_seal_id) = (%s, %s, %s) where id = %s"
         stage.sql(restore, *before, row)
         stage.sql(
             "update public.provider_data set (token, refresh, expires) = (%s, %s, %s) where id = %s", *secrets, row

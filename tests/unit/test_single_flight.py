@@ -122,7 +122,7 @@ class Database:
             database=self,
             journal=SimpleNamespace(host="h"),
             provider=lambda _: SimpleNamespace(replay_seconds=None),
-            vault=SimpleNamespace(open=lambda *_, **__: "opened"),
+            vault=SimpleNamespace(decrypt=lambda *_, **__: "opened"),
         )
         return fresh_grant(rt, self.id, caller=CALLER, **more)
 
