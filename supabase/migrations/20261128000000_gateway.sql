@@ -4,11 +4,11 @@
 -- `python -m gateway db apply`) and on PostgreSQL 15 to 18. Run it as one transaction, as the role that owns the two tables.
 -- It deletes nothing. Each migration runs once and is recorded in gateway.migration; functions and access rules are replaced each time.
 
--- What every run begins with: its settings, the lock against a second run, the record of migrations, the roles.
+-- The start of every run: settings, a lock against a second run, the table of migrations, the roles.
 
 select set_config('search_path', '', true), set_config('lock_timeout', '10s', true), set_config('check_function_bodies', 'off', true);
 select pg_advisory_xact_lock(hashtextextended('gateway schema', 0));
--- While the locks on tables are waited for, requests wait behind them: not long, then.
+-- Requests queue behind a waiting table lock, so the wait is short.
 select set_config('lock_timeout', '2s', true);
 
 do $run$
@@ -30,8 +30,8 @@ create table if not exists gateway.migration (
 comment on table gateway.migration is 'The migrations that were applied; number 0 is the last run of the functions and access rules.';
 comment on index gateway.migration_pkey is 'A migration is applied once.';
 
--- Supabase has the first three. gateway_app is for a gateway that connects with no more than it needs: the operator gives
--- it a login. Roles belong to the whole server, so another database's run may be making the same ones just now.
+-- Supabase has the first three. gateway_app is for a gateway with minimal rights: the operator gives it a login. Roles belong
+-- to the whole server, so the run of another database may create the same ones at the same time.
 do $roles$
 declare
   wanted text;
@@ -43,7 +43,7 @@ begin
     exception
       when duplicate_object or unique_violation then null;
       when insufficient_privilege then
-        -- Only a superuser may hand out BYPASSRLS; access.sql gives service_role a policy instead.
+        -- Only a superuser may grant BYPASSRLS; access.sql gives service_role a policy instead.
         execute format('create role %I nologin noinherit', wanted);
     end;
   end loop;
@@ -58,14 +58,14 @@ end $newer$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 1 and m.sha256 <> 'c6f0a9e3a65cde7c620ca8d4775742de10b71c08800a6d9b5ff56abbbf5e627b') then
+  if exists (select from gateway.migration m where m.number = 1 and m.sha256 <> '3ce364223fd5f50378e9c326e4271ebe1ef081f1824077dfe99f2441dba900ed') then
     raise exception 'gateway: migration 1 (owner_tables) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 1) then
     execute $migration$
--- The owner's two tables, which a project may have already, with gaps; and where there is no Supabase, users for them.
+-- The owner's two tables, which a project may already have in part; and users for them where there is no Supabase.
 
--- The prelude, where there is no Supabase: as much of its auth schema as the owner's tables and their policies need. The
--- comment on the table is how the functions know that it is ours, even if this database is moved into a Supabase project.
+-- Without Supabase: the part of its auth schema that the owner's tables and their policies need. The functions recognise
+-- this table by its comment, even if the database is moved into a Supabase project.
 do $prelude$
 begin
   if to_regclass('auth.users') is null then
@@ -89,7 +89,7 @@ begin
   end if;
 end $prelude$;
 
--- Nothing but the key is `not null`: projects hold rows with gaps, and a fresh database must not differ from an old one.
+-- Only the key is `not null`: existing projects have incomplete rows, and a new database must not differ from an existing one.
 create table if not exists public.user_profile (
   id uuid primary key default gen_random_uuid()
 );
@@ -114,7 +114,7 @@ alter table public.provider_data
   add column if not exists expires          text,
   add column if not exists data             jsonb;
 
--- An older table may lack the key, or make no ids; our own table refers to the one and the functions count on both.
+-- An existing table may lack the key or the default id. gateway.connection refers to the key; the functions need both.
 do $keys$
 declare
   target regclass;
@@ -139,8 +139,8 @@ create index if not exists idx_user_profile_user_id_auth on public.user_profile 
 create index if not exists idx_provider_data_provider_id on public.provider_data (provider_id_ref);
 create index if not exists idx_provider_data_auth_id on public.provider_data (auth_provider_id);
 
--- Rows from before that belong to a user but to no profile, where there is one: the policies ask for both. Not forced meanwhile, since
--- an owner without BYPASSRLS would see no row; access.sql forces it again.
+-- Connect existing rows of a user to the user's profile: the policies require both. Forced row-level security is off meanwhile, since
+-- an owner without BYPASSRLS would see no row; access.sql turns it on again.
 alter table public.user_profile no force row level security;
 alter table public.provider_data no force row level security;
 update public.provider_data d
@@ -148,17 +148,17 @@ update public.provider_data d
                            order by p.created_at nulls last, p.id limit 1)
  where d.provider_id_ref is null and exists (select from public.user_profile p where p.user_id_auth = d.auth_provider_id);
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (1, 'owner_tables', 'c6f0a9e3a65cde7c620ca8d4775742de10b71c08800a6d9b5ff56abbbf5e627b');
+    insert into gateway.migration (number, name, sha256) values (1, 'owner_tables', '3ce364223fd5f50378e9c326e4271ebe1ef081f1824077dfe99f2441dba900ed');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 2 and m.sha256 <> '1a1c52723f00b25ca9f8df9ad7461e4b96949025dd0f9eb4f500a5b08b41e616') then
+  if exists (select from gateway.migration m where m.number = 2 and m.sha256 <> 'f13fbf75d59ce9d17a5319e4143956e374ddcf413ba17c2e2d12b2cf84f5f78f') then
     raise exception 'gateway: migration 2 (sessions) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 2) then
     execute $migration$
--- Browser sessions, and the attempts that are started in them.
+-- Browser sessions, and the authorization requests made in them.
 
 create table gateway.session (
   session_hash text constraint session_pkey primary key,
@@ -169,7 +169,7 @@ create table gateway.session (
 );
 create index session_expires_at on gateway.session (expires_at);
 create index session_user_id on gateway.session (user_id);
-comment on index gateway.session_pkey is 'A session cookie belongs to one user and is never handed to another.';
+comment on index gateway.session_pkey is 'A session cookie belongs to one user.';
 
 create table gateway.authorization_request (
   state_hash         text constraint authorization_request_pkey primary key,
@@ -188,20 +188,20 @@ create table gateway.authorization_request (
 );
 create index authorization_request_expires_at on gateway.authorization_request (expires_at);
 create index authorization_request_user_id on gateway.authorization_request (user_id);
-comment on column gateway.authorization_request.connect_session_id is 'Of a partner''s link; null where a user came by themselves.';
+comment on column gateway.authorization_request.connect_session_id is 'Of a partner''s link; null where the user started without one.';
 comment on index gateway.authorization_request_pkey is 'A state names one attempt, and it can be taken once.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (2, 'sessions', '1a1c52723f00b25ca9f8df9ad7461e4b96949025dd0f9eb4f500a5b08b41e616');
+    insert into gateway.migration (number, name, sha256) values (2, 'sessions', 'f13fbf75d59ce9d17a5319e4143956e374ddcf413ba17c2e2d12b2cf84f5f78f');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> 'c69ceed9fb0b99a080c682a20192fab89a3dc0517c352a47ab274cd355c65447') then
+  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '4529c1e2ef42bf152c229457cf12804e3465e93d3bb3254fdf60e7d6ab3a02ce') then
     raise exception 'gateway: migration 3 (connections) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 3) then
     execute $migration$
--- Connections; grants that wait for a decision, or to be revoked; secrets that were written by others.
+-- Connections, pending grants, grants to revoke, and rows to import.
 
 create table gateway.connection (
   id                 uuid not null constraint connection_pkey primary key references public.provider_data (id) on delete cascade,
@@ -240,19 +240,19 @@ create index connection_intent_at on gateway.connection (intent_at) where intent
 create index connection_provider_account on gateway.connection (provider, account_id);
 create index connection_provider_id on gateway.connection (provider, id);
 -- No foreign key to auth.users: when a user is deleted, the trigger on provider_data still has to read this row.
-comment on table gateway.connection is 'What is known of a connection; its secrets are in provider_data.';
+comment on table gateway.connection is 'The state of a connection; its encrypted tokens are in provider_data.';
 comment on column gateway.connection.account_key is 'Empty where a user has one connection of a provider, else the account id.';
-comment on column gateway.connection.facts is 'What the provider said of the grant; provider_data.data shows it, and its owner may write there.';
-comment on column gateway.connection.seal_id is 'Random, of the save that encrypted the access token: the token''s key is derived from it.';
-comment on column gateway.connection.refresh_seal_id is 'The same of the refresh token: an earlier save, where a reconnect brought none.';
-comment on column gateway.connection.saved_by is 'The call by which its user saved it last: the same call again is recognised.';
-comment on column gateway.connection.reconnected is 'The generation that its user made by connecting again, last.';
-comment on column gateway.connection.refresh_at is 'When the worker fetches a new token, before a reader needs it.';
-comment on column gateway.connection.intent_at is 'A token request was about to be sent, and its result is not known yet.';
-comment on column gateway.connection.not_before is 'After a failure: no token request before then.';
+comment on column gateway.connection.facts is 'Facts from the token response. provider_data.data has a copy for the owner, who may change it.';
+comment on column gateway.connection.seal_id is 'Random, one per save: the key that encrypts the access token is derived from it.';
+comment on column gateway.connection.refresh_seal_id is 'The same for the refresh token; of an earlier save if a reconnect had no refresh token.';
+comment on column gateway.connection.saved_by is 'The id of the user''s last save: a repeated call is recognised by it.';
+comment on column gateway.connection.reconnected is 'The generation of the user''s last reconnect.';
+comment on column gateway.connection.refresh_at is 'When the worker refreshes the token, before a caller needs it.';
+comment on column gateway.connection.intent_at is 'Start of a refresh whose result is not known yet.';
+comment on column gateway.connection.not_before is 'After a failure: no token request before this time.';
 comment on column gateway.connection.checked_at is 'When it was last checked at its provider on request.';
 comment on index gateway.connection_pkey is 'A connection is one row of provider_data, under the same id.';
-comment on index gateway.connection_user_provider_account is 'A connection exists once, however often it is made or raced.';
+comment on index gateway.connection_user_provider_account is 'A connection exists once, even if several callbacks create it at the same time.';
 
 create table gateway.pending_grant (
   id                 uuid constraint pending_grant_pkey primary key,
@@ -281,10 +281,10 @@ create unique index pending_grant_user_provider on gateway.pending_grant (user_i
 create unique index pending_grant_connect_session on gateway.pending_grant (connect_session_id) where confirmation_hash is not null;
 create index pending_grant_pending_until on gateway.pending_grant (pending_until);
 comment on table gateway.pending_grant is 'Encrypted grants that wait for a decision.';
-comment on column gateway.pending_grant.confirmation_hash is 'Of the confirmation that the finishing browser got, where no user was signed in: the partner decides.';
-comment on index gateway.pending_grant_pkey is 'A grant waits once, and one decision ends it.';
+comment on column gateway.pending_grant.confirmation_hash is 'Hash of the confirmation in the finishing browser; set where no user was signed in and the partner decides.';
+comment on index gateway.pending_grant_pkey is 'A grant is pending once, and one decision ends it.';
 comment on index gateway.pending_grant_user_provider is 'A user is asked one question per provider: a newer grant replaces the one before.';
-comment on index gateway.pending_grant_connect_session is 'A link brings one grant, which waits for its partner beside the user''s own question.';
+comment on index gateway.pending_grant_connect_session is 'A link has one pending grant, separate from the user''s own question.';
 
 create table gateway.revocation (
   seal_id         uuid constraint revocation_pkey primary key,
@@ -301,20 +301,20 @@ create table gateway.revocation (
   due_at          timestamptz not null default clock_timestamp() + interval '1 minute',
   created_at      timestamptz not null default clock_timestamp()
 );
--- In the first minute the process that queued it tries by itself.
+-- `due_at`: in the first minute, the process that queued the grant revokes it.
 create index revocation_connection_id on gateway.revocation (connection_id);
 create index revocation_due_at on gateway.revocation (due_at);
 comment on table gateway.revocation is 'Encrypted grants that still have to be revoked at their provider.';
 comment on column gateway.revocation.connection_id is 'Null for a grant that was never saved.';
-comment on index gateway.revocation_pkey is 'A grant waits to be revoked once, however often it is queued.';
+comment on index gateway.revocation_pkey is 'A grant is queued once, even if the call is repeated.';
 
 create table gateway.provider_health (
   provider   text constraint provider_health_pkey primary key,
   failures   integer not null default 0,
   open_until timestamptz
 );
-comment on table gateway.provider_health is 'A token endpoint that fails for many is left alone, but for one probe at a time.';
-comment on index gateway.provider_health_pkey is 'All processes see the same breaker.';
+comment on table gateway.provider_health is 'The circuit breaker of a token endpoint: after failures of several connections, one probe at a time.';
+comment on index gateway.provider_health_pkey is 'All processes share one circuit breaker per provider.';
 
 create table gateway.import_queue (
   id            uuid constraint import_queue_pkey primary key references public.provider_data (id) on delete cascade,
@@ -323,23 +323,23 @@ create table gateway.import_queue (
   claimed_until timestamptz
 );
 create index import_queue_due_at on gateway.import_queue (due_at);
--- What was there before the gateway.
+-- Rows that existed before the gateway.
 insert into gateway.import_queue (id)
 select d.id from public.provider_data d where d.token !~ '^(gAAAA|$)' or d.refresh !~ '^(gAAAA|$)';
 comment on table gateway.import_queue is 'Rows with tokens that the gateway did not write: encrypted and verified by the worker.';
 comment on index gateway.import_queue_pkey is 'A row is imported by one process at a time.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (3, 'connections', 'c69ceed9fb0b99a080c682a20192fab89a3dc0517c352a47ab274cd355c65447');
+    insert into gateway.migration (number, name, sha256) values (3, 'connections', '4529c1e2ef42bf152c229457cf12804e3465e93d3bb3254fdf60e7d6ab3a02ce');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 4 and m.sha256 <> 'cc89ada8861afe43e47181c0c506d75e967251d1b4d2749ed9b401e1ae70d23d') then
+  if exists (select from gateway.migration m where m.number = 4 and m.sha256 <> '7c115e393bfd716353f4b2979265ce57d3a8585830a53ceb12618e7cdbecf085') then
     raise exception 'gateway: migration 4 (partners) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 4) then
     execute $migration$
--- Partners, their keys, what users consented to, their links, and what is frozen.
+-- Partners, keys, consents, links and freezes.
 
 create table gateway.partner (
   id                     uuid constraint partner_pkey primary key default gen_random_uuid(),
@@ -356,11 +356,11 @@ create table gateway.partner (
   revoked_at             timestamptz,
   created_at             timestamptz not null default clock_timestamp()
 );
-comment on table gateway.partner is 'Who may call /v1 with a key of its own, for which providers, and how far it reaches.';
-comment on column gateway.partner.reads_per_hour is 'Null: no limit. Its reads raise an alert when they jump.';
+comment on table gateway.partner is 'Programs that call /v1 with a key: their scopes, providers and reach.';
+comment on column gateway.partner.reads_per_hour is 'Null: no limit; a jump in reads raises an alert.';
 comment on column gateway.partner.providers is 'Null: every provider.';
-comment on index gateway.partner_pkey is 'A partner is one, however many keys it has.';
-comment on index gateway.partner_name is 'Commands and consent pages mean one partner by a name.';
+comment on index gateway.partner_pkey is 'A partner keeps its id when its keys change.';
+comment on index gateway.partner_name is 'A name in a command or on a consent page means one partner.';
 
 create table gateway.api_key (
   key_hash   text constraint api_key_pkey primary key,
@@ -373,10 +373,10 @@ create table gateway.api_key (
   revoked_at timestamptz
 );
 create index api_key_partner_id on gateway.api_key (partner_id);
-comment on column gateway.api_key.hint is 'Its last four characters, by which people tell keys apart.';
-comment on column gateway.api_key.addresses is 'Networks it may be used from. Null: anywhere.';
+comment on column gateway.api_key.hint is 'The last four characters, so that people can tell keys apart.';
+comment on column gateway.api_key.addresses is 'Networks from which the key works. Null: any.';
 comment on index gateway.api_key_pkey is 'A key belongs to one partner.';
-comment on index gateway.api_key_id is 'A key is named on the command line without being shown.';
+comment on index gateway.api_key_id is 'The id that commands use instead of the key.';
 
 create table gateway.key_use (
   key_hash text not null references gateway.api_key (key_hash) on delete cascade,
@@ -386,7 +386,7 @@ create table gateway.key_use (
   last_at  timestamptz not null default clock_timestamp(),
   constraint key_use_pkey primary key (key_hash, network)
 );
-comment on table gateway.key_use is 'Where keys are used from, /24 or /48 each, to the minute.';
+comment on table gateway.key_use is 'Networks (/24 or /48) from which keys were used, to the minute.';
 comment on index gateway.key_use_pkey is 'A network is new to a key once.';
 
 create table gateway.consent (
@@ -401,9 +401,9 @@ create table gateway.consent (
 create unique index consent_standing on gateway.consent (partner_id, connection_id) where ended_at is null;
 create index consent_connection_id on gateway.consent (connection_id);
 -- No foreign key to the connection: a partner may still read the events of its time when the connection is gone.
-comment on table gateway.consent is 'Which connections their owners opened to which partners, on a page that named the partner, and from when to when.';
-comment on column gateway.consent.scope is 'What the partner asked for beside the catalogue: the next attempt of this user asks for it again.';
-comment on column gateway.consent.made is 'The connection was made for this partner, and ends with its consent.';
+comment on table gateway.consent is 'Which connections a partner may use, by the owner''s consent, from when to when.';
+comment on column gateway.consent.scope is 'Scopes that the partner requested in addition to the default; the user''s next attempt requests them again.';
+comment on column gateway.consent.made is 'The connection was created for this partner, and ends with its consent.';
 comment on index gateway.consent_pkey is 'Each consent has its own time: a partner does not see what happened before it, or after its end.';
 comment on index gateway.consent_standing is 'An owner consents to a partner once for a connection, until that ends.';
 
@@ -426,7 +426,7 @@ create table gateway.connect_session (
 create index connect_session_expires_at on gateway.connect_session (expires_at);
 create index connect_session_user_id on gateway.connect_session (user_id);
 comment on table gateway.connect_session is 'Links that partners made for one user and one provider.';
-comment on column gateway.connect_session.connection_id is 'What was completed with the confirmation of that hash: the same confirmation again gets the same answer for a while.';
+comment on column gateway.connect_session.connection_id is 'The connection completed with this confirmation: a repeated call gets the same response for ten minutes.';
 comment on index gateway.connect_session_pkey is 'A session is completed once.';
 comment on index gateway.connect_session_secret is 'A link starts one session.';
 
@@ -434,20 +434,20 @@ create table gateway.freeze (
   target    text constraint freeze_pkey primary key,
   frozen_at timestamptz not null default clock_timestamp()
 );
-comment on table gateway.freeze is 'What no caller may read: `reads` is every token, `provider:<id>` those of a provider.';
+comment on table gateway.freeze is 'Tokens that no caller may read: `reads` for all, `provider:<id>` for one provider.';
 comment on index gateway.freeze_pkey is 'A target is frozen or not.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (4, 'partners', 'cc89ada8861afe43e47181c0c506d75e967251d1b4d2749ed9b401e1ae70d23d');
+    insert into gateway.migration (number, name, sha256) values (4, 'partners', '7c115e393bfd716353f4b2979265ce57d3a8585830a53ceb12618e7cdbecf085');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 5 and m.sha256 <> '91fbb9b331954b02d75c5aabfe23b81a292939d50663c2d1865daad763d58a12') then
+  if exists (select from gateway.migration m where m.number = 5 and m.sha256 <> 'ddc8139595a94f651316eab4a75a27245752ff1af30875e10f520a4f409edf2e') then
     raise exception 'gateway: migration 5 (usage) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 5) then
     execute $migration$
--- How much is read, and by whom.
+-- Token reads, for the record and for limits.
 
 create table gateway.token_read (
   connection_id uuid not null,
@@ -465,7 +465,7 @@ create table gateway.token_read (
 create index token_read_hour on gateway.token_read (hour);
 comment on table gateway.token_read is 'Token reads by connection, reader and hour. A closed hour becomes one event, and its row is deleted.';
 comment on column gateway.token_read.reader_id is 'A partner, or the owner of the connection.';
-comment on column gateway.token_read.partner_id is 'Null where the owner reads.';
+comment on column gateway.token_read.partner_id is 'Null if the owner reads.';
 comment on index gateway.token_read_pkey is 'A read is recorded once.';
 
 create table gateway.usage (
@@ -476,16 +476,16 @@ create table gateway.usage (
   constraint usage_pkey primary key (reader_id, hour)
 ) with (fillfactor = 50);
 create index usage_hour on gateway.usage (hour);
-comment on table gateway.usage is 'Token reads of a partner or a user in an hour, as far as the processes have reported them, and of how many connections.';
+comment on table gateway.usage is 'Token reads and distinct connections of a reader in an hour, as reported by the processes.';
 comment on index gateway.usage_pkey is 'A read counts once towards a limit.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (5, 'usage', '91fbb9b331954b02d75c5aabfe23b81a292939d50663c2d1865daad763d58a12');
+    insert into gateway.migration (number, name, sha256) values (5, 'usage', 'ddc8139595a94f651316eab4a75a27245752ff1af30875e10f520a4f409edf2e');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 6 and m.sha256 <> '013f71d9a7d2b831d73944bcd8fb12e3a9ad608f8de6a29157ed6026337b9f0c') then
+  if exists (select from gateway.migration m where m.number = 6 and m.sha256 <> 'd1cd2e201473e12590eaf64d1095c6167eee173f4a0926935745803399c8eee4') then
     raise exception 'gateway: migration 6 (events) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 6) then
     execute $migration$
@@ -504,14 +504,14 @@ create table gateway.event (
 );
 create unique index event_position on gateway.event (position);
 create index event_unassigned on gateway.event (at, id) where position is null;
--- The latest events of one connection, for the operator and for how often it was refreshed.
+-- For the latest events of a connection, and for the limit of refreshes.
 create index event_connection on gateway.event (connection_id, at);
 create index event_user on gateway.event (user_id, (-position)) where position is not null;
--- Small, since rows come in order of time: for what happened lately.
+-- For recent events. Small, because rows are inserted in order of time.
 create index event_at on gateway.event using brin (at) with (pages_per_range = 16, autosummarize = on);
-comment on column gateway.event.position is 'Its place in the order in which events are read: given to committed rows by the worker; null until then.';
+comment on column gateway.event.position is 'The order in which events are read; assigned to committed rows by the worker, null until then.';
 comment on index gateway.event_pkey is 'An event is reported once under one id.';
-comment on index gateway.event_position is 'A position is given once, so that a cursor over positions misses no event.';
+comment on index gateway.event_position is 'A position is assigned once, so that a cursor misses no event.';
 
 create table gateway.event_chain (
   only_one      boolean constraint event_chain_pkey primary key default true check (only_one),
@@ -519,7 +519,7 @@ create table gateway.event_chain (
   encrypted_key text
 );
 insert into gateway.event_chain (only_one) values (true);
-comment on table gateway.event_chain is 'The last position that was given, and the encrypted key of the hash chain.';
+comment on table gateway.event_chain is 'The last assigned position, and the encrypted key of the hash chain.';
 comment on index gateway.event_chain_pkey is 'There is one chain.';
 
 create table gateway.event_seal (
@@ -527,17 +527,17 @@ create table gateway.event_seal (
   hash     text not null
 );
 insert into gateway.event_seal values (0, '');
-comment on table gateway.event_seal is 'The hash chain: each row covers the events since the row before it. The first row is where the chain begins.';
+comment on table gateway.event_seal is 'The hash chain: each row covers the events since the row before. The chain begins at the first row.';
 comment on column gateway.event_seal.hash is 'Format version, dot, HMAC over the seal before it and the events; the key is not in this database.';
 comment on index gateway.event_seal_pkey is 'The chain has one end.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (6, 'events', '013f71d9a7d2b831d73944bcd8fb12e3a9ad608f8de6a29157ed6026337b9f0c');
+    insert into gateway.migration (number, name, sha256) values (6, 'events', 'd1cd2e201473e12590eaf64d1095c6167eee173f4a0926935745803399c8eee4');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 7 and m.sha256 <> '5a3d48d3074c4f2b22be0d5add7782c098707cb063239257317605a5e215fb3c') then
+  if exists (select from gateway.migration m where m.number = 7 and m.sha256 <> '677d3a80ba12e6898d24e64eb2d15b28e3e62c805ea6987ba75223254faab365') then
     raise exception 'gateway: migration 7 (hosts) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 7) then
     execute $migration$
@@ -549,17 +549,17 @@ create table gateway.host (
   seen_at timestamptz not null default clock_timestamp(),
   constraint host_pkey primary key (host, keys)
 );
-comment on table gateway.host is 'Which keys, by marks that show nothing of them, the processes of a host have now or had lately.';
-comment on index gateway.host_pkey is 'While a host restarts, its old processes and its new ones are both seen.';
+comment on table gateway.host is 'Fingerprints of the encryption keys that the processes of a host use or recently used.';
+comment on index gateway.host_pkey is 'During a restart, the old and the new processes of a host each have a row.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (7, 'hosts', '5a3d48d3074c4f2b22be0d5add7782c098707cb063239257317605a5e215fb3c');
+    insert into gateway.migration (number, name, sha256) values (7, 'hosts', '677d3a80ba12e6898d24e64eb2d15b28e3e62c805ea6987ba75223254faab365');
   end if;
 end $apply$;
 
--- Authorization requests: the attempt a user starts, and what it meets when it returns.
+-- Authorization requests: start an attempt, and take it when the browser returns.
 
--- What partners asked for to whom a user's connections at a provider are open, and with `granted` what these have: whoever connects
--- next asks for it again, so that no partner narrows what another was given. Told to that user alone: it says who else was let in.
+-- The scopes that the partners of a user's connections at a provider requested; with `granted`, also the granted ones. The next attempt
+-- requests them again, so that one partner cannot reduce another's. Only for that user: it reveals other partners.
 create or replace function gateway.scope_beside(p_whose uuid, p_at_provider text, p_granted boolean) returns text[]
 language sql stable as $$
   select array(
@@ -571,7 +571,7 @@ language sql stable as $$
      where c.user_id = p_whose and c.provider = p_at_provider order by 1)
 $$;
 
--- One after the other, each once. Where nothing is asked for, permissions belong to the app, and nothing is added.
+-- Both lists, each scope once. An empty request stays empty: the permissions then belong to the app.
 create or replace function gateway.united(p_asked text[], p_beside text[]) returns text[]
 language sql immutable as $$
   select case when cardinality(p_asked) = 0 then p_asked
@@ -579,8 +579,8 @@ language sql immutable as $$
                                    where n.name <> all (p_asked) order by n.place) end
 $$;
 
--- Whether nothing may be connected at a provider just now, since its tokens are frozen. Whoever erases all of it waits for those who
--- are told no here to be done, or they would save behind its back.
+-- Whether a provider is frozen, so that nothing may be connected there. The shared lock lasts until the transaction ends: erasing all of a
+-- provider waits for it.
 create or replace function gateway.closed(p_at_provider text) returns boolean
 language plpgsql set search_path = '' as $$
 begin
@@ -588,8 +588,8 @@ begin
   return exists (select from gateway.freeze f where f.target = 'provider:' || p_at_provider);
 end $$;
 
--- null: nobody is signed in there. An attempt lives ten minutes, and of one user about fifty do: one start in ten clears the oldest
--- away, since looking at every one would cost each of them more than that is worth.
+-- null: no user is signed in. An attempt expires after ten minutes. A user keeps about fifty: one start in ten deletes the oldest, which is
+-- cheaper than a check at every start.
 create or replace function public.gateway_start_authorization_v1(
   p_session_hash text, p_state_hash text, p_browser_hash text, p_provider text, p_encrypted text, p_scope text[], p_return_to text, p_display text,
   p_add_account boolean default false
@@ -605,7 +605,7 @@ begin
   if gateway.closed(p_provider) then
     return '{"refused": "frozen"}';
   end if;
-  -- An attempt that a power cut takes is started again: nobody waits for the disk. For this transaction alone.
+  -- This transaction does not wait for the disk: a user can repeat an attempt that a crash lost.
   perform set_config('synchronous_commit', 'off', true);
   if random() < 0.1 then
     delete from gateway.authorization_request a where a.state_hash = any (array(
@@ -621,7 +621,7 @@ begin
   return jsonb_build_object('user_id', signed_in.user_id, 'label', signed_in.label, 'scope', p_scope);
 end $$;
 
--- Whether a row from before the gateway is of this provider. Names were free text then; type 1 has always meant Go High Level.
+-- Whether an existing row is of this provider. Its name is free text; type 1 always means HighLevel.
 create or replace function gateway.same_provider(p_name text, p_type numeric, p_provider text) returns boolean
 language sql immutable as $$
   select coalesce(lower(btrim(p_name)) = p_provider, false)
@@ -629,9 +629,9 @@ language sql immutable as $$
                                             in ('', 'ghl', 'gohighlevel', 'highlevel', 'leadconnector'))
 $$;
 
--- null: an unknown, expired or used state, or one of another provider (that uses it up). One statement takes the attempt, so one caller gets it.
--- `mismatch`: another browser, or another user. That leaves the attempt as it is, so that a link scanner or a prefetch cannot spoil it, and
--- is recorded once. A partner's link may be finished where no user is signed in: its partner's server names the user afterwards.
+-- null: an unknown, expired or used state, or one of another provider (which uses it up). One statement takes the attempt, so only one caller gets it.
+-- `mismatch`: another browser or another user. The attempt stays valid, so that a link scanner or prefetch cannot use it up; one event records
+-- it. A partner's link may be finished without a signed-in user: the partner's server names the user afterwards.
 create or replace function public.gateway_take_authorization_v1(
   p_state_hash text, p_provider text, p_browser_hash text, p_session_hash text
 )
@@ -668,10 +668,10 @@ begin
     'clock', jsonb_build_object('at', clock_timestamp()), 'connect_session_id', r.connect_session_id);
 end $$;
 
--- Who calls /v1, and what they may see.
+-- The callers of /v1, and which connections they may see.
 
--- The partner of a live key that may be used from that address; a row of nulls where there is none, looked up in the same way, so that
--- the time it takes tells nothing. Without a `set` of its own, so that the planner can inline it.
+-- The partner of a valid key that may be used from that address, or a row of nulls; both take the same time. Without a `set`, so that the
+-- planner can inline it.
 create or replace function gateway.partner_of_key(p_key_hash text, p_here inet, p_moment timestamptz) returns setof gateway.partner
 language sql stable as $$
   select p.*
@@ -682,8 +682,8 @@ language sql stable as $$
     left join gateway.partner p on p.id = coalesce(k.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null
 $$;
 
--- Whose key it is, or why the call is refused: `unauthenticated` (unknown, revoked, expired and used from elsewhere are the same to
--- the caller), `frozen` or `forbidden`. `needs`: the scope of the call, null where any key will do. Functions answer
+-- The partner of a key, or why the call is refused: `unauthenticated` (the same for unknown, revoked and expired keys and for a wrong
+-- address), `frozen` or `forbidden`. `needs`: the scope of the call, null where any key will do. Functions answer
 -- {"refused": slug} then, and nothing else.
 create or replace function gateway.caller(p_key_hash text, p_address text, p_needs text, out partner gateway.partner, out refused text)
 language plpgsql set search_path = '' as $$
@@ -707,8 +707,8 @@ begin
                   when p_needs is not null and p_needs <> all (partner.scope) then 'forbidden' end;
 end $$;
 
--- Whether a partner was given a connection by its owner, or needs not be. Looked up before anything of the connection is, where the
--- time that an answer takes must not tell whether there is one.
+-- Whether a partner has the owner's consent for a connection, or reach `all`. Callers check this before they read the connection, so that the
+-- response time does not show whether it exists.
 create or replace function gateway.lets(p_partner gateway.partner, p_connection uuid) returns boolean
 language plpgsql stable set search_path = '' as $$
 begin
@@ -716,7 +716,7 @@ begin
     select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection and x.ended_at is null);
 end $$;
 
--- Whether a partner may know of a connection at all.
+-- Whether a connection is within a partner's reach.
 create or replace function gateway.reaches(p_partner gateway.partner, p_connection gateway.connection) returns boolean
 language sql stable as $$
   select (p_partner.providers is null or p_connection.provider = any (p_partner.providers))
@@ -724,11 +724,11 @@ language sql stable as $$
        select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection.id and x.ended_at is null))
 $$;
 
--- Where a key is used from, to the minute. A network that is new to a partner which has used another is an event.
+-- Record the network of a call, to the minute. A further network of a partner raises an event.
 create or replace function gateway.record_key_use(p_partner_id uuid, p_key_hash text, p_here inet, p_net inet) returns void
 language plpgsql set search_path = '' as $$
 begin
-  -- Another call that records the same just now will do: no call waits for another's end.
+  -- If another call is recording the same network, that is enough: no call waits for another.
   if not pg_try_advisory_xact_lock(hashtextextended('gateway key use ' || p_key_hash || p_net::text, 0)) then
     return;
   end if;
@@ -742,7 +742,7 @@ begin
   on conflict on constraint key_use_pkey do update set last_at = clock_timestamp(), address = excluded.address;
 end $$;
 
--- Who asks, where nothing else is asked of the database: the providers of a partner, null for all of them and for a user.
+-- Check a caller and nothing else. The providers of a partner; null for all, and for a user.
 create or replace function public.gateway_caller_v1(p_user_id uuid, p_key_hash text, p_address text, p_needs text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -756,8 +756,8 @@ begin
               else jsonb_build_object('providers', (asks.partner).providers) end;
 end $$;
 
--- What waits for a partner to complete its link, as the connection that it is going to be. Whose account it is nobody is told before:
--- whoever finished may not be whom the link was made for.
+-- A grant that waits for its partner, as the connection it would become. Without its account: the browser that finished may belong to
+-- another user than the link's.
 create or replace function gateway.waiting(p_partner gateway.partner) returns setof gateway.connection
 language plpgsql stable set search_path = '' as $$
 declare
@@ -771,8 +771,8 @@ begin
        and (p_partner.providers is null or g.provider = any (p_partner.providers));
 end $$;
 
--- null: no such connection, or another's. For a user whom an access token proved, or a partner. Here and wherever a user is said:
--- {"shut_out": true} for a banned or deleted one.
+-- null: no such connection for this caller, a user with an access token or a partner. Here and in other functions with a user:
+-- {"shut_out": true} for a banned or deleted user.
 create or replace function public.gateway_reached_connection_v1(p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -795,8 +795,8 @@ begin
     case when p_key_hash is null and gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end);
 end $$;
 
--- The connections of a user, or within a partner's reach, behind an id and in the order of ids: each way of asking has an index that
--- gives them so, and a page costs the same wherever it stands. No partner: all of that user's.
+-- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of filters has an index for
+-- this, so every page costs the same. Without a partner: all connections of that user.
 create or replace function gateway.within_reach(
   p_partner gateway.partner, p_whose uuid, p_at_provider text, p_behind uuid, p_of_type integer, p_in_status text, p_most integer
 )
@@ -832,7 +832,7 @@ begin
   end if;
 end $$;
 
--- A page of them. `of_user` narrows what a partner asks for; of a user's own, it finds all or none.
+-- A page of them. `p_of_user` filters a partner's list; for a user it finds all or none.
 create or replace function public.gateway_reached_connections_v1(
   p_user_id uuid, p_key_hash text, p_address text, p_of_user uuid, p_provider text, p_type integer, p_status text, p_after uuid, p_most integer
 )
@@ -878,8 +878,8 @@ language sql stable as $$
     'created_at', c.created_at, 'updated_at', c.updated_at)
 $$;
 
--- Ahead of the end of the token, with jitter, so that what was connected together is not refreshed together; and in time for
--- a refresh token that would die unused. Null: there is nothing to refresh with, or nothing that ends.
+-- Before the token expires, with jitter, so that connections made together are not refreshed together; and before an unused refresh token
+-- expires. Null: no refresh token, or no expiry.
 create or replace function gateway.refresh_time(p_refreshable boolean, p_expires_at timestamptz, p_refresh_expires_at timestamptz)
 returns timestamptz language sql volatile as $$
   select case when p_refreshable then least(
@@ -887,13 +887,13 @@ returns timestamptz language sql volatile as $$
     clock_timestamp() + (p_refresh_expires_at - clock_timestamp()) * (0.7 + 0.1 * random())) end
 $$;
 
--- What the provider said, of all that a front end is shown.
+-- The facts in provider_data.data, without the keys that the gateway adds.
 create or replace function gateway.facts_in(p_data jsonb) returns jsonb
 language sql immutable as $$
   select case jsonb_typeof(p_data) when 'object' then p_data - array['account', 'scope', 'status'] else '{}'::jsonb end
 $$;
 
--- The oldest row from before the gateway that a user has for a provider and that is no connection yet.
+-- The user's oldest existing row for a provider that is not a connection yet.
 create or replace function gateway.earlier_row(p_user_id uuid, p_provider text) returns uuid
 language plpgsql stable set search_path = '' as $$
 begin
@@ -975,10 +975,10 @@ begin
     partner := gateway.consent_through(g.connect_session_id, p_id, old.id is null);
   end if;
   if g.confirmation_hash is not null then
-    -- Kept, so that a partner that missed the response may ask for it again.
+    -- Stored, so that a partner that lost the response can repeat the call.
     update gateway.connect_session s set connection_id = p_id, confirmation_hash = g.confirmation_hash where s.id = g.connect_session_id;
     if old.account_id <> g.account_id then
-      perform gateway.end_consents(p_id, partner);  -- other partners were given the account before
+      perform gateway.end_consents(p_id, partner);  -- other partners had consent for the previous account
     end if;
   end if;
   insert into gateway.event (type, connection_id, user_id, provider, partner_id, data)
@@ -1055,7 +1055,7 @@ begin
   return jsonb_build_object('connection', case when target is not null then gateway.shown(saved) end);
 end $$;
 
--- Which partners may use a connection because its owner said so; those that reach every connection are the product itself.
+-- The partners that may use a connection by its owner's consent. Partners with reach `all` are the product itself and not listed.
 create or replace function gateway.sharing(p_connection_id uuid) returns jsonb
 language plpgsql stable set search_path = '' as $$
 begin
@@ -1065,7 +1065,7 @@ begin
      where x.connection_id = p_connection_id and x.ended_at is null and p.revoked_at is null and p.reach = 'own'), '[]');
 end $$;
 
--- null: nobody is signed in there.
+-- null: no user is signed in.
 create or replace function public.gateway_connections_v1(p_session_hash text)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -1082,7 +1082,7 @@ begin
   );
 end $$;
 
--- null: no such connection, or another's.
+-- null: no such connection for this caller.
 create or replace function public.gateway_connection_v1(p_session_hash text, p_connection_id uuid)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -1092,7 +1092,7 @@ begin
   );
 end $$;
 
--- null: no such connection, or another's. The right to probe a connection, once a minute.
+-- null: no such connection for this caller. The right to check a connection, once a minute.
 create or replace function public.gateway_begin_check_v1(p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -1116,8 +1116,8 @@ begin
   return jsonb_build_object('connection', seen, 'facts', provider_facts);
 end $$;
 
--- What came of it; what stands then, or null. `refused`: what the provider said of the grant of that generation ends it, by the name
--- of `error`; a newer one is not touched.
+-- The result of a check; returns the connection, or null. `refused`: the provider refused the grant of that generation, for the reason
+-- `error`; a newer generation is not changed.
 create or replace function public.gateway_end_check_v1(
   p_connection_id uuid, p_generation bigint, p_outcome text, p_error text, p_key_hash text default null
 )
@@ -1148,10 +1148,10 @@ begin
   return gateway.shown(c);
 end $$;
 
--- Ending a connection, by its user, a partner or the operator.
+-- Disconnect: by the user, a partner or the operator.
 
--- Whether a disconnect by this partner erases: always where it speaks for the product, else where the connection was made for it and
--- nobody else was let in.
+-- Whether a disconnect by this partner erases the connection: with reach `all` always, else if it was made for this partner and no other
+-- partner uses it.
 create or replace function gateway.erases(p_partner gateway.partner, p_connection uuid) returns boolean
 language sql stable as $$
   select p_partner.reach = 'all' or (
@@ -1161,15 +1161,15 @@ language sql stable as $$
        where x.connection_id = p_connection and x.partner_id <> p_partner.id and x.ended_at is null and o.revoked_at is null))
 $$;
 
--- Whether the same account at the provider is anybody else's connection too, or waits to be one.
+-- Whether the same account has another connection or a pending grant.
 create or replace function gateway.beside(p_connection gateway.connection) returns boolean
 language sql stable as $$
   select exists (select from gateway.connection x where x.provider = p_connection.provider and x.account_id = p_connection.account_id and x.id <> p_connection.id)
       or exists (select from gateway.pending_grant g where g.provider = p_connection.provider and g.account_id = p_connection.account_id)
 $$;
 
--- null: no such connection, or another's. What an uninstall at the provider has to say, where somebody asks for one. `kept`: the
--- connection would stay after all, for others. `shared`: the app there serves connections that this partner has no say in.
+-- null: no such connection for this caller. The data that an uninstall at the provider needs. `kept`: the connection stays, for other
+-- partners. `shared`: the app there also serves connections that this partner may not end.
 create or replace function public.gateway_leaving_v1(
   p_session_hash text, p_user_id uuid, p_connection_id uuid, p_key_hash text default null, p_address text default null
 )
@@ -1194,7 +1194,7 @@ begin
        and case when p_key_hash is not null then gateway.reaches(p, c)
                 else c.user_id = coalesce((select s.user_id from gateway.live_session(p_session_hash) s),
                                           (select u.id from gateway.live_user(p_user_id) u)) end),
-    -- What waits is given back without asking its account for anything.
+    -- A pending grant is revoked without an uninstall.
     case when p_key_hash is not null then (
       select jsonb_build_object('user_id', w.user_id, 'provider', w.provider, 'account_id', '', 'facts', w.facts, 'kept', true,
                                 'shared', false)
@@ -1202,7 +1202,7 @@ begin
     case when p_key_hash is null and gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end);
 end $$;
 
--- A disconnect by the partner whose link it came by, before it was completed. null: something else ended it just now.
+-- Disconnect a pending grant, by the partner of its link. null: something else has just ended it.
 create or replace function gateway.give_up_waiting(p_parked_id uuid, p_partner uuid) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -1222,9 +1222,9 @@ begin
     (select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = gone.seal_id));
 end $$;
 
--- null: no such connection, or another's. The trigger puts the grant into the queue; here it is handed to whoever may try at once.
--- `user_id`: somebody whom an access token proved, where there is no session. `key_hash`: a partner; where others were let in, or the
--- connection was there before it, only its own reach ends: `kept`.
+-- null: no such connection for this caller. A trigger queues the grant; the answer has it too, so that the caller can revoke it at once.
+-- `p_user_id`: a user with an access token instead of a session. `p_key_hash`: a partner; if other partners use the connection, or it was not
+-- made for this one, only this partner's access ends: `kept`.
 create or replace function public.gateway_disconnect_v1(
   p_session_hash text, p_connection_id uuid, p_user_id uuid default null, p_key_hash text default null, p_address text default null
 )
@@ -1263,7 +1263,7 @@ begin
     return null;
   end if;
   if p_key_hash is not null then
-    -- Consents of one connection change in turn: two that leave at once do not each keep it for the other.
+    -- Lock, so that two partners that disconnect at the same time do not both keep it for the other.
     perform from gateway.consent x where x.connection_id = gone.id and x.ended_at is null order by x.partner_id for update;
     kept := not gateway.erases(p, gone.id);
   end if;
@@ -1300,7 +1300,7 @@ begin
                             'account_label', p_connection.account_label, 'erased_at', clock_timestamp(), 'kept', false);
 end $$;
 
--- One, whosever it is. null: there is none.
+-- Any user's connection, for the operator. null: there is none.
 create or replace function public.gateway_erase_connection_v1(p_connection_id uuid)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -1318,8 +1318,8 @@ begin
     select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = gone.seal_id));
 end $$;
 
--- Up to `most` of a provider's, and all that would become one: what is parked, and attempts under way. How many went, and how many
--- are left, somebody being at them.
+-- Erase up to `p_most` connections of a provider, its pending grants and its attempts. The answer counts them and says whether there are
+-- more.
 create or replace function public.gateway_erase_provider_v1(p_provider text, p_most integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -1329,7 +1329,7 @@ declare
   parked   integer;
   stopped  integer;
 begin
-  -- Whoever was let through before the freeze has saved, or has not, when this is had.
+  -- After this lock, every save that began before the freeze has ended.
   perform pg_advisory_xact_lock(hashtextextended('gateway provider ' || p_provider, 0));
   delete from gateway.authorization_request a where a.state_hash = any (array(
     select x.state_hash from gateway.authorization_request x where x.provider = p_provider limit 1000 for update skip locked));
@@ -1395,7 +1395,7 @@ language sql immutable as $$
   select jsonb_build_object('position', p_seal.position, 'hash', p_seal.hash)
 $$;
 
--- A row with all its columns, as it is hashed. `data` and times are texts, so that nothing changes on the way to the process that hashes.
+-- A row with all its columns, as it is hashed. `data` and times are text, so that no conversion changes them.
 create or replace function gateway.event_row(p_event gateway.event) returns jsonb
 language sql stable as $$
   select to_jsonb(p_event) || jsonb_build_object('at', (p_event.at at time zone 'UTC')::text, 'data', p_event.data::text)
@@ -1421,7 +1421,7 @@ begin
       from gateway.event_chain c);
 end $$;
 
--- For how long the oldest event has waited for a position. A time that was written by hand may be infinite.
+-- How long the oldest event has waited for a position. A manually written time may be infinite.
 create or replace function gateway.unassigned_seconds() returns numeric
 language sql stable as $$
   select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e
@@ -1464,7 +1464,7 @@ begin
 end $$;
 
 -- Whole segments from the front of the chain, in which every event is older than `p_days` whole days (UTC). The chain then starts at the
--- last seal of what was dropped; an event records that, so that a front that was cut off in another way is found.
+-- last seal of what was dropped; an event records that, so that any other missing front is found.
 create or replace function gateway.drop_old_events(p_days integer, p_limit integer) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -1487,15 +1487,15 @@ end $$;
 -- reading -------------------------------------------------------------------------------------------------------------
 
 -- The events after `p_after` and up to `p_until` that a user may see, or a partner. A partner sees its own acts. With reach `all` it also
--- sees everything about its providers. With reach `own` it sees what others than partners did to connections that it was given, while it
--- had them; and that they were disconnected, by whomever, until a moment after its consent ended.
+-- sees everything about its providers. With reach `own` it sees what users, the operator and the gateway did to connections
+-- during its consent, and any disconnect of them until a moment after its consent ended.
 create or replace function gateway.visible_events(
   p_partner gateway.partner, p_user_id uuid, p_after bigint, p_until bigint, p_limit integer
 )
 returns setof gateway.event language plpgsql stable set search_path = '' as $$
 begin
   if p_partner.id is null then
-    return query  -- by the negative of the position, or a plan could walk all positions in search of a rare user
+    return query  -- by the negative position, or the planner could walk all positions for a user with few events
       select e.* from gateway.event e
        where e.user_id = p_user_id and e.position is not null and -e.position < -p_after and e.type !~ '^(partner|key|events)\.'
        order by -e.position desc limit p_limit;
@@ -1545,7 +1545,7 @@ begin
   own := coalesce((asks.partner).reach = 'own', false);
   select coalesce(jsonb_agg(jsonb_build_object(
            'id', x.id, 'position', x.position, 'type', x.type,
-           -- A time that was written by hand may be none that a reader can hold.
+           -- A manually written time may be outside the range of a client's date type.
            'at', least(greatest(x.at, timestamptz '0001-01-03 00:00:00+00'), timestamptz '9998-12-31 00:00:00+00'),
            'connection_id', x.connection_id, 'user_id', x.user_id,
            'partner', case when not own or x.partner_id = (asks.partner).id then x.partner_id end, 'provider', x.provider,
@@ -1576,11 +1576,11 @@ begin
   delete from gateway.authorization_request a where a.state_hash = any (array(
     select x.state_hash from gateway.authorization_request x where x.expires_at <= over
      order by x.expires_at limit p_limit for update skip locked));
-  -- An hour later nobody asks for a connect session: 15 minutes for the link, 10 for the attempt, 10 for its completion.
+  -- After an hour a connect session is over: 15 minutes for the link, 10 for the attempt, 10 for its completion.
   delete from gateway.connect_session s where s.id = any (array(
     select x.id from gateway.connect_session x where x.expires_at <= over - interval '1 hour'
      order by x.expires_at limit p_limit for update skip locked));
-  -- No answer counts as no: a trigger puts the grant into the queue of revocations.
+  -- Without a decision the grant is revoked: a trigger queues it.
   delete from gateway.pending_grant p where p.id = any (array(
     select x.id from gateway.pending_grant x where x.pending_until <= over
      order by x.pending_until limit p_limit for update skip locked));
@@ -1633,7 +1633,7 @@ end $$;
 
 -- Importing tokens that the gateway did not write. Triggers put such rows into gateway.import_queue.
 
--- Until its account is confirmed, nobody gets the token of a connection that somebody else wrote to.
+-- Until its account is confirmed, no caller gets a token that the gateway did not write.
 create or replace function gateway.queue_import() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -1644,7 +1644,7 @@ begin
   return null;
 end $$;
 
--- Neither empty nor encrypted by us: our values begin as every Fernet token does.
+-- Neither empty nor encrypted: encrypted values begin like every Fernet token.
 create or replace function gateway.plain(p_secret text) returns boolean
 language sql immutable as $$ select coalesce(p_secret !~ '^(gAAAA|$)', false) $$;
 
@@ -1779,7 +1779,7 @@ begin
   return '{}';
 end $$;
 
--- Encrypted values, to be encrypted again with a newer key.
+-- Key rotation: read and replace encrypted values.
 
 -- Every encrypted value with the context that its key is derived from.
 create or replace view gateway.encrypted_value as
@@ -1800,7 +1800,7 @@ create or replace view gateway.encrypted_value as
   select 'event_chain', '00000000-0000-0000-0000-000000000000', 'event_chain', l.encrypted_key, null, '', 'event_chain'
     from gateway.event_chain l where l.encrypted_key is not null;
 
--- A page of one kind behind `p_after_id` and `p_after_column`.
+-- A page of one kind, after `p_after_id` and `p_after_column`.
 create or replace function public.gateway_encrypted_values_v1(p_kind text, p_after_id uuid, p_after_column text, p_most integer)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -1814,8 +1814,8 @@ begin
                order by v.id, v."column" limit p_most) x), '[]'));
 end $$;
 
--- Compare-and-set on the encrypted text itself, because no two are the same: what was refreshed, connected again or moved meanwhile stays as it
--- is. A locked row is not waited for. `p_changes`: {"items": [{id, column, old, new}]}.
+-- Compare-and-set on the encrypted text itself, because no two are the same: a value that was replaced meanwhile stays as it
+-- is. Locked rows are skipped. `p_changes`: {"items": [{id, column, old, new}]}.
 create or replace function public.gateway_replace_encrypted_v1(p_kind text, p_changes jsonb)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -1846,11 +1846,11 @@ end $$;
 
 -- How many tokens a partner or a user may read in an hour.
 
--- A user's own reads; a partner's limits are in its row, and null is none.
+-- The limit of a user's own reads. A partner's limits are in its row; null is none.
 create or replace function gateway.user_reads_per_hour() returns integer
 language sql immutable as 'select 3600';
 
--- Tells of a limit that was reached, or of a jump: once an hour for each kind. A partner that wants it is frozen with it.
+-- Record a reached limit or a jump in reads: one event an hour for each kind. Freeze the partner if it is configured so.
 create or replace function gateway.alert(p_partner_id uuid, p_kind text, p_data jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -1873,7 +1873,7 @@ begin
   end if;
 end $$;
 
--- The refusal of a read beyond a limit: it may be tried again when the hour is over.
+-- The refusal of a read beyond a limit; it can be repeated in the next hour.
 create or replace function gateway.over_limit(p_partner_id uuid, p_kind text, p_limit integer) returns json
 language plpgsql set search_path = '' as $$
 declare
@@ -1884,7 +1884,7 @@ begin
     ceil(extract(epoch from date_trunc('hour', moment, 'UTC') + interval '1 hour' - moment)));
 end $$;
 
--- Adds a process's reads to the hour of their reader. A partner without a limit raises an alert when it reads five times as much as in
+-- Add a process's reads to the hour of their reader. A partner without a limit raises an alert when it reads five times as much as in
 -- the busiest hour of the day before, and a thousand tokens at least.
 create or replace function gateway.report_reads(
   p_reader_id uuid, p_partner_id uuid, p_hour timestamptz, p_reads integer, p_connections integer, p_limited boolean
@@ -1906,7 +1906,7 @@ begin
   end if;
 end $$;
 
--- Makes one event of each hour that is over, and forgets what no limit and no alert looks at any more. Part of housekeeping.
+-- Make one event of each past hour, and delete counts that no limit and no alert needs any more. Part of housekeeping.
 create or replace function gateway.close_hours(p_most integer) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -1927,7 +1927,7 @@ end $$;
 
 -- Connect sessions: links that partners make, and the consent given through them.
 
--- The owner's yes to the partner of a connect session, which has served with it; whose it is.
+-- Record the owner's consent for the partner of a connect session, which ends with it. Returns the partner.
 create or replace function gateway.consent_through(p_session_id uuid, p_connection_id uuid, p_made boolean) returns uuid
 language plpgsql set search_path = '' as $$
 declare
@@ -1937,7 +1937,7 @@ begin
   if not found then
     return null;
   end if;
-  -- One that has ended stays as it was: a new yes begins now, and brings nothing of before.
+  -- An ended consent stays ended: the new one begins now.
   update gateway.consent x
      set made = x.made or p_made, scope = array(select distinct n.name from unnest(x.scope || s.scope) n (name))
    where x.partner_id = s.partner_id and x.connection_id = p_connection_id and x.ended_at is null;
@@ -1949,7 +1949,7 @@ begin
   return s.partner_id;
 end $$;
 
--- For every partner but one, or for all; each is told by an event of its own.
+-- End the consents of all partners, or of all but one, with an event for each.
 create or replace function gateway.end_consents(p_connection_id uuid, p_but uuid) returns void
 language plpgsql set search_path = '' as $$
 begin
@@ -1962,7 +1962,7 @@ begin
   select 'consent.ended', c.id, c.user_id, c.provider, e.partner_id from ended e join gateway.connection c on c.id = p_connection_id;
 end $$;
 
--- Whether the partner of that link was stopped since it was started.
+-- Whether the partner of that link is frozen or revoked.
 create or replace function gateway.link_stopped(p_session_id uuid) returns boolean
 language sql stable as $$
   select exists (
@@ -1999,7 +1999,7 @@ begin
   return jsonb_build_object('id', added.id, 'expires_at', added.expires_at);
 end $$;
 
--- The link that opens with this secret, while it may be started: unused, young, its partner and its user still there.
+-- The link with this secret, if it can be started: unused, not expired, its partner and its user still active.
 create or replace function gateway.open_link(p_wanted text) returns setof gateway.connect_session
 language plpgsql stable set search_path = '' as $$
 begin
@@ -2009,8 +2009,8 @@ begin
        and exists (select from gateway.live_user(s.user_id));
 end $$;
 
--- null: no such link, or not any more. What its page has to say; nothing is used up. What its user has already, and what partners were
--- let into that, is for the user's own eyes: whoever else holds the link sees what it asks for.
+-- null: no usable link. The content of its page; opening it does not use it up. The existing connection and the scopes of its partners are only
+-- shown to its signed-in user; any other holder of the link sees only what the link requests.
 create or replace function public.gateway_connect_session_v1(p_secret_hash text, p_session_hash text)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -2029,8 +2029,8 @@ begin
   );
 end $$;
 
--- null: no such link, or somebody started it before. Who may, is judged before it is used up: `user_mismatch` for somebody else than
--- it is for; `unauthenticated` for nobody, where there is no product to return to that could say who it was.
+-- null: no usable link, or already started. The caller is checked before the link is used up. `user_mismatch`: another user is signed in.
+-- `unauthenticated`: no user is signed in, and the link has no `return_to` whose server could name the user.
 create or replace function public.gateway_start_connect_session_v1(
   p_secret_hash text, p_session_hash text, p_state_hash text, p_browser_hash text, p_encrypted text, p_scope text[]
 )
@@ -2067,7 +2067,7 @@ begin
   return jsonb_build_object('ending', 'started');
 end $$;
 
--- null: no such connection of the signed-in user, or not shared with that partner. Its next read finds nothing.
+-- null: not a connection of the signed-in user, or not shared with that partner. The partner's next read returns 404.
 create or replace function public.gateway_end_consent_v1(p_session_hash text, p_connection_id uuid, p_partner_id uuid)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -2085,9 +2085,9 @@ begin
   return jsonb_build_object('provider', c.provider, 'partner', (select p.name from gateway.partner p where p.id = p_partner_id));
 end $$;
 
--- What the operator asks: listings, backlog, hosts, the schema's version.
+-- For the operator: listings, backlog, hosts, the schema's version.
 
--- How far behind the work is.
+-- The worker's backlog.
 create or replace function public.gateway_lag_v1()
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -2115,7 +2115,7 @@ begin
   return jsonb_build_object('version', (select max(m.number) from gateway.migration m), 'own_auth', gateway.own_auth());
 end $$;
 
--- A process says which keys it has, when it starts and every minute.
+-- A process reports its keys at the start and every minute.
 create or replace function public.gateway_host_seen_v1(p_host text, p_keys text[])
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
@@ -2125,8 +2125,8 @@ begin
   return '{}';
 end $$;
 
--- Who was seen in the last ten minutes. Of a host that was restarted, what its old processes had counts for as long as they may
--- still run: they would have been seen again after two minutes.
+-- The hosts seen in the last ten minutes. After a restart, the keys of the old processes count until they have been silent for two
+-- minutes.
 create or replace function public.gateway_hosts_v1()
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -2150,7 +2150,7 @@ begin
              order by c.id limit p_most) x);
 end $$;
 
--- What is known of one, and what became of it; null where there never was one, or no event tells of it any more.
+-- One connection and its last events; null if it never existed, or its events are deleted.
 create or replace function public.gateway_inspect_connection_v1(p_connection_id uuid)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 declare
@@ -2172,7 +2172,7 @@ begin
                  from (select e.* from gateway.event e where e.connection_id = p_connection_id order by e.at desc limit 10) x));
 end $$;
 
--- How many connections a provider has, of how many users, and what else hangs on it.
+-- A provider's connections, users, pending grants, attempts and queued revocations, counted.
 create or replace function public.gateway_provider_holdings_v1(p_provider text)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -2185,9 +2185,9 @@ begin
     'frozen_at', (select f.frozen_at from gateway.freeze f where f.target = 'provider:' || p_provider));
 end $$;
 
--- What the operator decides of partners: keys, reach, freezes.
+-- The operator's commands for partners: keys, reach, freezes.
 
--- A partner that is stopped completes nothing more, so that what waits for its word is given back with the queue's next round.
+-- A stopped partner cannot complete its links, so their pending grants are queued to be revoked.
 create or replace function gateway.stop_waiting() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -2197,7 +2197,7 @@ begin
   return null;
 end $$;
 
--- What the operator decides. null where there is no such partner.
+-- null: no such partner.
 create or replace function public.gateway_add_partner_v1(
   p_name text, p_scope text[], p_providers text[], p_reach text, p_reads_per_hour integer, p_connections_per_hour integer,
   p_freeze_on_alert boolean, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision
@@ -2236,8 +2236,8 @@ begin
   return added.id;
 end $$;
 
--- Two live keys at most, so that one can be changed for the other without a pause, and no third is forgotten. What is not said is as
--- with the newest key before it: nobody widens where a key may be used from, or how long, by changing it. `why`: `two_keys`, `revoked`.
+-- At most two valid keys, so that one can replace the other without a pause and none is forgotten. Omitted restrictions are copied from the
+-- newest key, so that a new key is never wider by accident. `why`: `two_keys`, `revoked`.
 create or replace function public.gateway_add_key_v1(
   p_name text, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision
 )
@@ -2294,7 +2294,7 @@ begin
   return jsonb_build_object('revoked', true);
 end $$;
 
--- What to freeze, one of three: a partner, by its name; every token of a provider; every token.
+-- One of three targets: a partner, by name; all tokens of a provider; all tokens.
 create or replace function public.gateway_freeze_v1(p_partner text, p_provider text, p_reads boolean, p_off boolean)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -2308,7 +2308,7 @@ begin
     if not found then
       return null;
     end if;
-    -- Whoever thaws it has seen the alert: the next one is told, and freezes, as the first did.
+    -- The operator has seen the alert: the next one is recorded, and freezes, again.
     update gateway.partner x
        set frozen_at = case when not p_off then clock_timestamp() end,
            reads_alerted_at = case when not p_off then x.reads_alerted_at end,
@@ -2327,7 +2327,7 @@ begin
   return jsonb_build_object('changed', moved);
 end $$;
 
--- Everything about them but the keys themselves; and what is frozen beside them.
+-- All partners with their keys' ids and uses, never the keys; and what is frozen.
 create or replace function public.gateway_partners_v1(p_name text default null)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -2347,9 +2347,9 @@ begin
         from gateway.partner p where p_name is null or p.name = p_name), '[]'));
 end $$;
 
--- Grants that wait for a decision of their user or their partner.
+-- Pending grants, and the decision of their user or partner.
 
--- A pending grant that goes with its user, too.
+-- Queue a deleted pending grant to be revoked, also if it is deleted with its user.
 create or replace function gateway.keep_parked_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -2377,7 +2377,7 @@ begin
   return null;
 end $$;
 
--- null: the session has ended, or nothing waits for this user in this browser. What the confirm page shows.
+-- null: the session has ended, or this user has no pending grant in this browser. The content of the confirm page.
 create or replace function public.gateway_pending_grant_v1(p_session_hash text, p_browser_hash text, p_provider text)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -2403,7 +2403,7 @@ begin
   );
 end $$;
 
--- Take a pending grant off: the trigger queues it to be revoked. `p_error`: what the partner of its link is told. The queued grant.
+-- Delete a pending grant; the trigger queues it to be revoked. `p_error`: the reason in the partner's event. Returns the queued grant.
 create or replace function gateway.refuse_pending(p_id uuid, p_error text) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -2475,9 +2475,8 @@ begin
   return decided;
 end $$;
 
--- null: no such session of this partner. The partner's decision, for a link that was finished where no user was signed in: `saved`, also
--- for the same words once more within ten minutes. A wrong user or confirmation takes the grant off, for good. Otherwise as
--- gateway.decide.
+-- null: no such session of this partner. The partner's decision, for a link that was finished without a signed-in user: `saved`, also
+-- if the call is repeated within ten minutes. A wrong user or confirmation deletes the grant. Otherwise as gateway.decide.
 create or replace function public.gateway_complete_connect_session_v1(
   p_key_hash text, p_address text, p_connect_session_id uuid, p_user_id uuid, p_confirmation_hash text, p_choice text default null
 )
@@ -2500,7 +2499,7 @@ begin
   select x.* into g from gateway.pending_grant x
    where x.connect_session_id = s.id and x.confirmation_hash is not null and x.pending_until > clock_timestamp() for update;
   if not found then
-    -- Another call with the same words may have completed it while this one waited for the lock.
+    -- A repeated call may have completed it while this one waited for the lock.
     select x.* into s from gateway.connect_session x where x.id = s.id;
     return coalesce((
       select jsonb_build_object('ending', 'saved', 'connection', gateway.shown(c)) from gateway.connection c
@@ -2519,15 +2518,15 @@ end $$;
 
 -- Refreshing a token: lease, intent, compare-and-set.
 
--- Until when other hosts leave an interrupted refresh to the host that began it: its journal may hold the response. How long is the
--- provider's to say. Time in which the database was away does not count, since no host could report to it.
+-- Until when other hosts leave an interrupted refresh to the host that began it: its journal may hold the response. The
+-- provider decides how long. Time in which the database was down does not count, because no host could report to it.
 create or replace function gateway.blocked_until(c gateway.connection, p_host text, p_block_seconds double precision) returns timestamptz
 language sql stable as $$
   select case when c.intent_at is not null and c.lease_host <> p_host
               then greatest(c.intent_at, pg_postmaster_start_time()) + make_interval(secs => p_block_seconds) end
 $$;
 
--- The breaker: null while it is closed. Open, one caller in fifteen seconds may try; for the others, until when they wait.
+-- The circuit breaker. Null: closed. Open: one caller in fifteen seconds may try; for the others, the time until which they wait.
 create or replace function gateway.breaker_until(p_provider text) returns timestamptz
 language plpgsql set search_path = '' as $$
 declare
@@ -2542,7 +2541,7 @@ begin
   return case when not found then greatest(health.open_until, clock_timestamp()) end;
 end $$;
 
--- The lease on one token request. The intent is written with it: who finds it later knows that a request may have been sent.
+-- The lease on one token request. `intent_at` is written with it: it shows later that a request may have been sent.
 create or replace function gateway.lease_refresh(c gateway.connection, p_host text, p_lease_seconds double precision) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -2629,7 +2628,7 @@ begin
   return gateway.lease_refresh(c, p_host, (p_providers -> c.provider ->> 'lease')::double precision);
 end $$;
 
--- Saves the response to the request of that generation as the next one. The lease is not checked: the process that holds the response
+-- Save the response to the request of that generation as the next one. The lease is not checked: the process that holds the response
 -- holds what the provider accepts now, even if another try with the old token was refused meanwhile. Lifetimes come as seconds, since only
 -- this clock decides. Without `renewed` the refresh token is the old one, and so is its end unless a new one is given.
 --   ending: `saved`; `gone`; `reconnected`: the user connected again first; `refreshed`: this response, or another to the same request, is
@@ -2675,7 +2674,7 @@ begin
   return jsonb_build_object('ending', 'saved');
 end $$;
 
--- Ends the lease after a failure. outcome: `wait` (the provider has trouble), `alone` (it works, but not for this connection just now),
+-- End the lease after a failure. outcome: `wait` (the provider has trouble), `alone` (it works, but not for this connection just now),
 -- `operator` (our registration is refused, or a key is missing) or `refused` (the grant is, for good). Only trouble of the provider counts
 -- towards its breaker; any other answer shows that it works.
 create or replace function public.gateway_fail_refresh_v1(
@@ -2685,7 +2684,7 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   c gateway.connection;
 begin
-  perform from public.provider_data d where d.id = p_connection_id for update;  -- first, as everywhere, or two calls could wait for each other
+  perform from public.provider_data d where d.id = p_connection_id for update;  -- first, as in every function, to avoid a deadlock
   update gateway.connection x
      set lease_id = null, lease_until = null, lease_host = null, intent_at = null, failures = x.failures + 1,
          not_before = clock_timestamp() + make_interval(secs => p_wait_seconds),
@@ -2717,7 +2716,7 @@ begin
   return jsonb_build_object('recorded', true);
 end $$;
 
--- What became of refreshes lately, by whichever process on whichever machine.
+-- Results of recent refreshes, of all processes.
 create or replace function public.gateway_recent_refreshes_v1(p_seconds integer)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 declare
@@ -2732,8 +2731,8 @@ end $$;
 
 -- The queue of grants that are still to be revoked at their provider.
 
--- However a row goes, by a disconnect, by its owner's server or with its user, what the provider granted waits to be given
--- back, and no profile lists it any more. Before the delete, while the generation still stands.
+-- However a row is deleted (disconnect, the owner's server, or with its user), its grant is queued to be revoked and the profile drops its
+-- id. Before the delete, because it needs the row in gateway.connection.
 create or replace function gateway.keep_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -2759,7 +2758,7 @@ begin
   return null;
 end $$;
 
--- `beside`: the same account is connected still, or again, by whomever; a provider may end that along with this grant.
+-- `beside`: the same account is still connected, or again, by any user; the provider may end that together with this grant.
 create or replace function gateway.to_give_back(r gateway.revocation) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
@@ -2802,7 +2801,7 @@ begin
   return jsonb_build_object('left', found);
 end $$;
 
--- The grant that is due for longest, for two minutes no other process's; null: nothing is due.
+-- Claim the grant that has been due longest, for two minutes. null: nothing is due.
 create or replace function public.gateway_claim_revocation_v1()
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -2820,7 +2819,7 @@ begin
   return gateway.to_give_back(claimed);
 end $$;
 
--- The next grants in a provider's queue behind `p_after`, due or not, each for two minutes of this caller alone.
+-- Claim the next grants in a provider's queue after `p_after`, due or not, for two minutes.
 create or replace function public.gateway_claim_revocations_v1(p_provider text, p_after uuid, p_most integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -2837,7 +2836,7 @@ begin
   return items;
 end $$;
 
--- What whoever runs the gateway has erased of a provider since then, and what became of each grant; a page behind the last one's event.
+-- A page of the connections of a provider that the operator erased since then, and what became of each grant.
 create or replace function public.gateway_revoked_v1(
   p_provider text, p_since timestamptz, p_after_at timestamptz, p_after_id uuid, p_most integer
 )
@@ -2861,7 +2860,7 @@ end $$;
 
 -- Users and their browser sessions.
 
--- Whether auth.users is our stand-in, rather than Supabase's. Asked of the table itself, since a database may be moved.
+-- Whether auth.users is the gateway's own table, not Supabase's. By its comment, because a database may be moved.
 create or replace function gateway.own_auth() returns boolean
 language sql stable as $$
   select coalesce(obj_description('auth.users'::regclass, 'pg_class') like 'Made by the gateway:%', false)
@@ -2874,9 +2873,8 @@ begin
   return new;
 end $$;
 
--- The two SQL functions have no `set` of their own so that the planner can inline them; each name in them is qualified and
--- only our definer functions reach them. This one is made to fit the auth.users that stands here, and is text, so that
--- Supabase may change that table without asking us.
+-- The two SQL functions have no `set`, so that the planner can inline them; their names are qualified, and only definer functions can
+-- call them. This one is generated for the columns of the present auth.users, so that Supabase can change that table.
 do $live_user$
 declare
   standing text := '';
@@ -2893,7 +2891,7 @@ begin
     'create or replace function gateway.live_user(p_user_id uuid) returns table (id uuid) language sql stable as %L',
     'select u.id from auth.users u where u.id = p_user_id' || standing
   );
-  -- What to call somebody who is not here: shown masked, and nothing is decided by it.
+  -- A label for a user without a session: shown masked, never used for a decision.
   execute format(
     'create or replace function gateway.label_of(p_user_id uuid) returns text language sql stable as %L',
     'select coalesce((select s.label from gateway.session s where s.user_id = p_user_id order by s.created_at desc limit 1), '
@@ -2903,8 +2901,7 @@ begin
   );
 end $live_user$;
 
--- Banned or deleted: out, whatever token they hold. On Supabase whoever is not listed was deleted; on plain Postgres they are
--- nobody yet.
+-- Banned or deleted, whatever token the user has. On Supabase a missing user was deleted; on plain Postgres it is a new user.
 create or replace function gateway.shut_out(p_user_id uuid) returns boolean
 language plpgsql stable set search_path = '' as $$
 begin
@@ -2920,7 +2917,7 @@ language sql stable as $$
    where s.session_hash = p_wanted and s.expires_at > clock_timestamp()
 $$;
 
--- null: there is no such user, or no longer. On plain Postgres a verified user is made known here; on Supabase never.
+-- null: no such user. On plain Postgres a verified user is inserted; on Supabase never.
 create or replace function public.gateway_open_session_v1(p_session_hash text, p_user_id uuid, p_label text, p_expires_at timestamptz)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
@@ -2954,11 +2951,11 @@ create or replace function gateway.lock_user(p_whose uuid) returns void
 language plpgsql set search_path = '' as $$
 begin
   perform pg_advisory_xact_lock(hashtextextended('gateway user ' || p_whose::text, 0));
-  -- Then the profiles, before any row of provider_data: the order in which deleting a user goes.
+  -- Then the profiles, before provider_data: the same order as when a user is deleted.
   perform from public.user_profile p where p.user_id_auth = p_whose order by p.id for no key update;
 end $$;
 
--- The profile of a user, made if missing; the oldest wins. Under lock_user, so that two at once make one.
+-- The oldest profile of a user, created if missing. Under lock_user, so that two callers create one.
 create or replace function gateway.profile_of(p_whose uuid, p_called text) returns uuid
 language plpgsql set search_path = '' as $$
 declare
@@ -2973,7 +2970,7 @@ begin
   return profile;
 end $$;
 
--- The id stands in the array of that profile exactly once, and in no other of the user's.
+-- Put the id into that profile's array once, and remove it from the user's other profiles.
 create or replace function gateway.list_in_profile(p_whose uuid, p_profile uuid, p_connection uuid) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -2986,7 +2983,7 @@ begin
      and coalesce(cardinality(array_positions(p.providers, listed)), 0) <> case when p.id = p_profile then 1 else 0 end;
 end $$;
 
--- As where a user's own is erased, but never waiting for whoever is at one of that user's just now: it comes with the next call.
+-- The same lock without waiting: a user who is busy is skipped until the next call.
 create or replace function gateway.try_lock_user(p_whose uuid) returns boolean
 language plpgsql set search_path = '' as $$
 begin
@@ -2999,7 +2996,7 @@ end $$;
 
 -- Reading a token.
 
--- What a reader gets of a connection, and what it is needed for. `good`: valid for the seconds that were asked for; `alive`: valid now.
+-- The token of a connection, as the gateway reads it. `good`: valid for the seconds that were asked for; `alive`: valid now.
 create or replace function gateway.token_json(
   c gateway.connection, p_token text, p_refresh text, p_moment timestamptz, p_min_seconds integer
 )
@@ -3013,7 +3010,7 @@ language sql stable as $$
     'refreshable', p_refresh <> '')
 $$;
 
--- The gateway's own read: nobody's right is checked, and nothing is recorded.
+-- The gateway's own read: no permission is checked, nothing is recorded.
 create or replace function public.gateway_stored_token_v1(p_connection_id uuid, p_min_seconds integer)
 returns json language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -3021,9 +3018,9 @@ begin
             from gateway.connection c join public.provider_data d on d.id = c.id where c.id = p_connection_id);
 end $$;
 
--- A token for a partner (`p_key_hash`) or a user, in one call: the key, how far it reaches, what is frozen, limits, the row, and the record
--- of the read. Null: no such connection for this caller. `p_counted`: the first look of a request; what a refresh looks at afterwards is
--- checked again, but neither counted nor recorded. `p_unreported`: reads of this reader that the calling process has counted since its last
+-- A token for a partner (`p_key_hash`) or a user, in one call: key, reach, freezes, limits, row, and the record of the read. Null: no such
+-- connection for this caller. `p_counted`: the first read of a request; the read after a refresh is checked again, but neither counted nor
+-- recorded. `p_unreported`: reads of this reader that the calling process has counted since its last
 -- report; `p_report`: add them to the hour now. The answer says whether that was done.
 create or replace function public.gateway_read_token_v1(
   p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text, p_min_seconds integer, p_location text default null,
@@ -3067,8 +3064,8 @@ begin
       return case when gateway.shut_out(p_user_id) then '{"shut_out": true}'::json end;
     end if;
   end if;
-  -- One statement, so that token and generation are of one moment. Nothing is read where nobody consented: an id out of reach takes as
-  -- long as an unknown one.
+  -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long
+  -- as an unknown one.
   select c.id, c.user_id, c.provider, c.status, gateway.token_json(c, d.token, d.refresh, moment, p_min_seconds) as answer,
          exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider)) as frozen
     into found_row from gateway.connection c join public.provider_data d on d.id = c.id
@@ -3094,8 +3091,8 @@ begin
     select from gateway.token_read r where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour) then
     return gateway.over_limit(reader.partner_id, 'connections', reader.connections_per_hour);
   end if;
-  -- Recorded in this transaction, or there is no answer. On disk within wal_writer_delay: a crash of Postgres loses the records of its last
-  -- half second, a crash of a gateway none.
+  -- Recorded in this transaction, or the read fails. On disk within wal_writer_delay: a crash of Postgres loses the records of its last half
+  -- second, a crash of the gateway none.
   perform set_config('synchronous_commit', 'off', true);
   insert into gateway.token_read as r (connection_id, reader_id, hour, partner_id, user_id, provider, networks)
   values (p_connection_id, reader.id, this_hour, reader.partner_id, found_row.user_id, found_row.provider, array_remove(array[net], null))
@@ -3109,17 +3106,17 @@ begin
   return found_row.answer;
 end $$;
 
--- Who may see and change what. The one file for a review of security: whatever the functions do, clients are bound by this.
+-- Access rules, in one file for a security review: clients are bound by this file, whatever the functions do.
 --
--- Applied last, at every run. It sets everything anew, so that a rule that somebody changed is put back.
+-- Applied last, at every run. It sets every rule again, so that a changed rule is restored.
 
--- All locks at once and in one order, and none of them for longer than this file takes.
+-- Take all locks at once, in a fixed order.
 lock table public.user_profile, public.provider_data, gateway.partner, gateway.pending_grant in access exclusive mode;
 
 -- 1 -- relations -----------------------------------------------------------------------------------------------------
 
--- Deleting a user takes all of theirs along. A relation without `on delete cascade` is made anew; rows that point
--- nowhere are kept and reported.
+-- Deleting a user deletes all of the user's rows. A foreign key without `on delete cascade` is created again; rows without a user
+-- are kept and reported.
 do $relations$
 declare
   wanted record;
@@ -3175,7 +3172,7 @@ drop policy if exists "Users can view their own provider data" on public.provide
 create policy "Users can view their own provider data" on public.provider_data
   for select to authenticated using (auth_provider_id = (select auth.uid()));
 
--- The row hangs on a profile as well as on a user, and both have to be one's own.
+-- A row refers to a profile and to a user; both must be the client's own.
 drop policy if exists "Users can update their own provider data" on public.provider_data;
 create policy "Users can update their own provider data" on public.provider_data
   for update to authenticated
@@ -3196,8 +3193,8 @@ create policy "Users can insert their own provider data" on public.provider_data
     and provider_id_ref in (select p.id from public.user_profile p where p.user_id_auth = (select auth.uid()))
   );
 
--- Policies add up: one `using (true)` from before would open the tables again. Restrictive ones hold whatever else stands.
--- They bind the role itself and not its heirs, since the owner of the functions may be one.
+-- Permissive policies add up: an existing `using (true)` would open the tables. Restrictive policies hold beside any other.
+-- They bind the role itself and not its members, because the owner of the functions may be a member.
 drop policy if exists "Nobody reaches another's profile" on public.user_profile;
 create policy "Nobody reaches another's profile" on public.user_profile as restrictive
   for all to authenticated
@@ -3258,7 +3255,7 @@ end $bound$;
 
 -- 3 -- triggers ------------------------------------------------------------------------------------------------------
 
--- Whoever is bound by row-level security, and is neither our functions nor the owner's server, is a client.
+-- A client is a role that row-level security binds, other than the owner of the functions and the owner's server.
 create or replace function gateway.refuse_identity_change() returns trigger
 language plpgsql set search_path = '' as $$
 begin
@@ -3289,7 +3286,7 @@ create or replace trigger gateway_touch before update on public.user_profile
 create or replace trigger gateway_erased before delete on public.provider_data
   for each row execute function gateway.keep_for_revocation();
 
--- What was there before, and what somebody else writes: our own values begin as every Fernet token does, and so may those of a client.
+-- Queue tokens that the gateway did not write. Encrypted values begin like every Fernet token, and so may a client's.
 create or replace trigger gateway_inserted after insert on public.provider_data
   for each row when (new.token !~ '^(gAAAA|$)' or new.refresh !~ '^(gAAAA|$)') execute function gateway.queue_import();
 
@@ -3347,7 +3344,7 @@ end $calls$;
 
 -- 5 -- fingerprints --------------------------------------------------------------------------------------------------
 
--- What stands now is what this file made: checks.sql compares a database with it later. A comment, since every role may read it.
+-- Record fingerprints of the rules, which checks.sql compares later. In a comment, because every role can read it.
 do $fingerprints$
 begin
   execute format('comment on schema gateway is %L', 'What the gateway relies on. No client role can reach it. Applied: ' || (
@@ -3361,7 +3358,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '51806e14bd51021a9bf8a4af3536b02c9c643e01362d708c6bc9a64cf98f4b9c')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '5087da72efe663021ec59c55086eab847c9a1538a51b3154ab65296d4bbbd635')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

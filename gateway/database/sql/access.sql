@@ -1,14 +1,14 @@
--- Who may see and change what. The one file for a review of security: whatever the functions do, clients are bound by this.
+-- Access rules, in one file for a security review: clients are bound by this file, whatever the functions do.
 --
--- Applied last, at every run. It sets everything anew, so that a rule that somebody changed is put back.
+-- Applied last, at every run. It sets every rule again, so that a changed rule is restored.
 
--- All locks at once and in one order, and none of them for longer than this file takes.
+-- Take all locks at once, in a fixed order.
 lock table public.user_profile, public.provider_data, gateway.partner, gateway.pending_grant in access exclusive mode;
 
 -- 1 -- relations -----------------------------------------------------------------------------------------------------
 
--- Deleting a user takes all of theirs along. A relation without `on delete cascade` is made anew; rows that point
--- nowhere are kept and reported.
+-- Deleting a user deletes all of the user's rows. A foreign key without `on delete cascade` is created again; rows without a user
+-- are kept and reported.
 do $relations$
 declare
   wanted record;
@@ -64,7 +64,7 @@ drop policy if exists "Users can view their own provider data" on public.provide
 create policy "Users can view their own provider data" on public.provider_data
   for select to authenticated using (auth_provider_id = (select auth.uid()));
 
--- The row hangs on a profile as well as on a user, and both have to be one's own.
+-- A row refers to a profile and to a user; both must be the client's own.
 drop policy if exists "Users can update their own provider data" on public.provider_data;
 create policy "Users can update their own provider data" on public.provider_data
   for update to authenticated
@@ -85,8 +85,8 @@ create policy "Users can insert their own provider data" on public.provider_data
     and provider_id_ref in (select p.id from public.user_profile p where p.user_id_auth = (select auth.uid()))
   );
 
--- Policies add up: one `using (true)` from before would open the tables again. Restrictive ones hold whatever else stands.
--- They bind the role itself and not its heirs, since the owner of the functions may be one.
+-- Permissive policies add up: an existing `using (true)` would open the tables. Restrictive policies hold beside any other.
+-- They bind the role itself and not its members, because the owner of the functions may be a member.
 drop policy if exists "Nobody reaches another's profile" on public.user_profile;
 create policy "Nobody reaches another's profile" on public.user_profile as restrictive
   for all to authenticated
@@ -147,7 +147,7 @@ end $bound$;
 
 -- 3 -- triggers ------------------------------------------------------------------------------------------------------
 
--- Whoever is bound by row-level security, and is neither our functions nor the owner's server, is a client.
+-- A client is a role that row-level security binds, other than the owner of the functions and the owner's server.
 create or replace function gateway.refuse_identity_change() returns trigger
 language plpgsql set search_path = '' as $$
 begin
@@ -178,7 +178,7 @@ create or replace trigger gateway_touch before update on public.user_profile
 create or replace trigger gateway_erased before delete on public.provider_data
   for each row execute function gateway.keep_for_revocation();
 
--- What was there before, and what somebody else writes: our own values begin as every Fernet token does, and so may those of a client.
+-- Queue tokens that the gateway did not write. Encrypted values begin like every Fernet token, and so may a client's.
 create or replace trigger gateway_inserted after insert on public.provider_data
   for each row when (new.token !~ '^(gAAAA|$)' or new.refresh !~ '^(gAAAA|$)') execute function gateway.queue_import();
 
@@ -236,7 +236,7 @@ end $calls$;
 
 -- 5 -- fingerprints --------------------------------------------------------------------------------------------------
 
--- What stands now is what this file made: checks.sql compares a database with it later. A comment, since every role may read it.
+-- Record fingerprints of the rules, which checks.sql compares later. In a comment, because every role can read it.
 do $fingerprints$
 begin
   execute format('comment on schema gateway is %L', 'What the gateway relies on. No client role can reach it. Applied: ' || (

@@ -1,8 +1,8 @@
--- What every run begins with: its settings, the lock against a second run, the record of migrations, the roles.
+-- The start of every run: settings, a lock against a second run, the table of migrations, the roles.
 
 select set_config('search_path', '', true), set_config('lock_timeout', '10s', true), set_config('check_function_bodies', 'off', true);
 select pg_advisory_xact_lock(hashtextextended('gateway schema', 0));
--- While the locks on tables are waited for, requests wait behind them: not long, then.
+-- Requests queue behind a waiting table lock, so the wait is short.
 select set_config('lock_timeout', '2s', true);
 
 do $run$
@@ -24,8 +24,8 @@ create table if not exists gateway.migration (
 comment on table gateway.migration is 'The migrations that were applied; number 0 is the last run of the functions and access rules.';
 comment on index gateway.migration_pkey is 'A migration is applied once.';
 
--- Supabase has the first three. gateway_app is for a gateway that connects with no more than it needs: the operator gives
--- it a login. Roles belong to the whole server, so another database's run may be making the same ones just now.
+-- Supabase has the first three. gateway_app is for a gateway with minimal rights: the operator gives it a login. Roles belong
+-- to the whole server, so the run of another database may create the same ones at the same time.
 do $roles$
 declare
   wanted text;
@@ -37,7 +37,7 @@ begin
     exception
       when duplicate_object or unique_violation then null;
       when insufficient_privilege then
-        -- Only a superuser may hand out BYPASSRLS; access.sql gives service_role a policy instead.
+        -- Only a superuser may grant BYPASSRLS; access.sql gives service_role a policy instead.
         execute format('create role %I nologin noinherit', wanted);
     end;
   end loop;

@@ -1,7 +1,7 @@
--- What is wrong with the access rules of this database: one row a fault, none where all is well. Changes nothing.
+-- Faults in the access rules of this database: one row each, no row if all is well. Changes nothing.
 --
--- `python -m gateway doctor` runs it; you can paste it into Supabase's SQL editor. Any role may run it: it reads system catalogues
--- alone. For general advice on a project see Supabase's own linter (https://supabase.com/docs/guides/database/database-linter).
+-- `python -m gateway doctor` runs it; you can paste it into Supabase's SQL editor. Any role may run it: it reads only system
+-- catalogues. For general advice on a project see Supabase's own linter (https://supabase.com/docs/guides/database/database-linter).
 with
   client as (select r.oid, r.rolname::text as name from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')
              union all select 0, 'public'),
@@ -12,7 +12,7 @@ with
     select p.*, n.nspname = 'public' as is_offered, p.oid::regprocedure::text as name
       from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
      where n.nspname = 'gateway' or n.nspname = 'public' and p.proname ~ '^gateway_.*_v[0-9]+$'),
-  -- Expressions as Postgres prints them, without spaces, brackets, casts and aliases: its versions differ in those.
+  -- Expressions as Postgres prints them, without spaces, brackets, casts and aliases, which differ between versions.
   wanted_policy (name, table_name, is_restrictive, command, using_text, check_text) as (values
     ('Users can view their own profile', 'user_profile', false, 'r', 'user_id_auth=selectauth.uid', ''),
     ('Users can update their own profile', 'user_profile', false, 'w', 'user_id_auth=selectauth.uid', 'user_id_auth=selectauth.uid'),
@@ -50,7 +50,7 @@ with
     union all
     select 'authenticated', 'provider_data.' || c.name, 'INSERT'
       from unnest(array['id', 'provider_id_ref', 'auth_provider_id', 'name', 'type']) c (name)),
-  private_grant as (  -- anything that anybody but its owner may do in the schema gateway, now or by default
+  private_grant as (  -- any right in the schema gateway of a role other than its owner, now or by default
     select x.grantee, x.privilege_type as verb, 'the schema gateway' as place
       from pg_catalog.pg_namespace n cross join pg_catalog.aclexplode(n.nspacl) x
      where n.nspname = 'gateway' and x.grantee <> n.nspowner

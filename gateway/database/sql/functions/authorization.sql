@@ -1,7 +1,7 @@
--- Authorization requests: the attempt a user starts, and what it meets when it returns.
+-- Authorization requests: start an attempt, and take it when the browser returns.
 
--- What partners asked for to whom a user's connections at a provider are open, and with `granted` what these have: whoever connects
--- next asks for it again, so that no partner narrows what another was given. Told to that user alone: it says who else was let in.
+-- The scopes that the partners of a user's connections at a provider requested; with `granted`, also the granted ones. The next attempt
+-- requests them again, so that one partner cannot reduce another's. Only for that user: it reveals other partners.
 create or replace function gateway.scope_beside(p_whose uuid, p_at_provider text, p_granted boolean) returns text[]
 language sql stable as $$
   select array(
@@ -13,7 +13,7 @@ language sql stable as $$
      where c.user_id = p_whose and c.provider = p_at_provider order by 1)
 $$;
 
--- One after the other, each once. Where nothing is asked for, permissions belong to the app, and nothing is added.
+-- Both lists, each scope once. An empty request stays empty: the permissions then belong to the app.
 create or replace function gateway.united(p_asked text[], p_beside text[]) returns text[]
 language sql immutable as $$
   select case when cardinality(p_asked) = 0 then p_asked
@@ -21,8 +21,8 @@ language sql immutable as $$
                                    where n.name <> all (p_asked) order by n.place) end
 $$;
 
--- Whether nothing may be connected at a provider just now, since its tokens are frozen. Whoever erases all of it waits for those who
--- are told no here to be done, or they would save behind its back.
+-- Whether a provider is frozen, so that nothing may be connected there. The shared lock lasts until the transaction ends: erasing all of a
+-- provider waits for it.
 create or replace function gateway.closed(p_at_provider text) returns boolean
 language plpgsql set search_path = '' as $$
 begin
@@ -30,8 +30,8 @@ begin
   return exists (select from gateway.freeze f where f.target = 'provider:' || p_at_provider);
 end $$;
 
--- null: nobody is signed in there. An attempt lives ten minutes, and of one user about fifty do: one start in ten clears the oldest
--- away, since looking at every one would cost each of them more than that is worth.
+-- null: no user is signed in. An attempt expires after ten minutes. A user keeps about fifty: one start in ten deletes the oldest, which is
+-- cheaper than a check at every start.
 create or replace function public.gateway_start_authorization_v1(
   p_session_hash text, p_state_hash text, p_browser_hash text, p_provider text, p_encrypted text, p_scope text[], p_return_to text, p_display text,
   p_add_account boolean default false
@@ -47,7 +47,7 @@ begin
   if gateway.closed(p_provider) then
     return '{"refused": "frozen"}';
   end if;
-  -- An attempt that a power cut takes is started again: nobody waits for the disk. For this transaction alone.
+  -- This transaction does not wait for the disk: a user can repeat an attempt that a crash lost.
   perform set_config('synchronous_commit', 'off', true);
   if random() < 0.1 then
     delete from gateway.authorization_request a where a.state_hash = any (array(
@@ -63,7 +63,7 @@ begin
   return jsonb_build_object('user_id', signed_in.user_id, 'label', signed_in.label, 'scope', p_scope);
 end $$;
 
--- Whether a row from before the gateway is of this provider. Names were free text then; type 1 has always meant Go High Level.
+-- Whether an existing row is of this provider. Its name is free text; type 1 always means HighLevel.
 create or replace function gateway.same_provider(p_name text, p_type numeric, p_provider text) returns boolean
 language sql immutable as $$
   select coalesce(lower(btrim(p_name)) = p_provider, false)
@@ -71,9 +71,9 @@ language sql immutable as $$
                                             in ('', 'ghl', 'gohighlevel', 'highlevel', 'leadconnector'))
 $$;
 
--- null: an unknown, expired or used state, or one of another provider (that uses it up). One statement takes the attempt, so one caller gets it.
--- `mismatch`: another browser, or another user. That leaves the attempt as it is, so that a link scanner or a prefetch cannot spoil it, and
--- is recorded once. A partner's link may be finished where no user is signed in: its partner's server names the user afterwards.
+-- null: an unknown, expired or used state, or one of another provider (which uses it up). One statement takes the attempt, so only one caller gets it.
+-- `mismatch`: another browser or another user. The attempt stays valid, so that a link scanner or prefetch cannot use it up; one event records
+-- it. A partner's link may be finished without a signed-in user: the partner's server names the user afterwards.
 create or replace function public.gateway_take_authorization_v1(
   p_state_hash text, p_provider text, p_browser_hash text, p_session_hash text
 )

@@ -1,7 +1,7 @@
--- Who calls /v1, and what they may see.
+-- The callers of /v1, and which connections they may see.
 
--- The partner of a live key that may be used from that address; a row of nulls where there is none, looked up in the same way, so that
--- the time it takes tells nothing. Without a `set` of its own, so that the planner can inline it.
+-- The partner of a valid key that may be used from that address, or a row of nulls; both take the same time. Without a `set`, so that the
+-- planner can inline it.
 create or replace function gateway.partner_of_key(p_key_hash text, p_here inet, p_moment timestamptz) returns setof gateway.partner
 language sql stable as $$
   select p.*
@@ -12,8 +12,8 @@ language sql stable as $$
     left join gateway.partner p on p.id = coalesce(k.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null
 $$;
 
--- Whose key it is, or why the call is refused: `unauthenticated` (unknown, revoked, expired and used from elsewhere are the same to
--- the caller), `frozen` or `forbidden`. `needs`: the scope of the call, null where any key will do. Functions answer
+-- The partner of a key, or why the call is refused: `unauthenticated` (the same for unknown, revoked and expired keys and for a wrong
+-- address), `frozen` or `forbidden`. `needs`: the scope of the call, null where any key will do. Functions answer
 -- {"refused": slug} then, and nothing else.
 create or replace function gateway.caller(p_key_hash text, p_address text, p_needs text, out partner gateway.partner, out refused text)
 language plpgsql set search_path = '' as $$
@@ -37,8 +37,8 @@ begin
                   when p_needs is not null and p_needs <> all (partner.scope) then 'forbidden' end;
 end $$;
 
--- Whether a partner was given a connection by its owner, or needs not be. Looked up before anything of the connection is, where the
--- time that an answer takes must not tell whether there is one.
+-- Whether a partner has the owner's consent for a connection, or reach `all`. Callers check this before they read the connection, so that the
+-- response time does not show whether it exists.
 create or replace function gateway.lets(p_partner gateway.partner, p_connection uuid) returns boolean
 language plpgsql stable set search_path = '' as $$
 begin
@@ -46,7 +46,7 @@ begin
     select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection and x.ended_at is null);
 end $$;
 
--- Whether a partner may know of a connection at all.
+-- Whether a connection is within a partner's reach.
 create or replace function gateway.reaches(p_partner gateway.partner, p_connection gateway.connection) returns boolean
 language sql stable as $$
   select (p_partner.providers is null or p_connection.provider = any (p_partner.providers))
@@ -54,11 +54,11 @@ language sql stable as $$
        select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection.id and x.ended_at is null))
 $$;
 
--- Where a key is used from, to the minute. A network that is new to a partner which has used another is an event.
+-- Record the network of a call, to the minute. A further network of a partner raises an event.
 create or replace function gateway.record_key_use(p_partner_id uuid, p_key_hash text, p_here inet, p_net inet) returns void
 language plpgsql set search_path = '' as $$
 begin
-  -- Another call that records the same just now will do: no call waits for another's end.
+  -- If another call is recording the same network, that is enough: no call waits for another.
   if not pg_try_advisory_xact_lock(hashtextextended('gateway key use ' || p_key_hash || p_net::text, 0)) then
     return;
   end if;
@@ -72,7 +72,7 @@ begin
   on conflict on constraint key_use_pkey do update set last_at = clock_timestamp(), address = excluded.address;
 end $$;
 
--- Who asks, where nothing else is asked of the database: the providers of a partner, null for all of them and for a user.
+-- Check a caller and nothing else. The providers of a partner; null for all, and for a user.
 create or replace function public.gateway_caller_v1(p_user_id uuid, p_key_hash text, p_address text, p_needs text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -86,8 +86,8 @@ begin
               else jsonb_build_object('providers', (asks.partner).providers) end;
 end $$;
 
--- What waits for a partner to complete its link, as the connection that it is going to be. Whose account it is nobody is told before:
--- whoever finished may not be whom the link was made for.
+-- A grant that waits for its partner, as the connection it would become. Without its account: the browser that finished may belong to
+-- another user than the link's.
 create or replace function gateway.waiting(p_partner gateway.partner) returns setof gateway.connection
 language plpgsql stable set search_path = '' as $$
 declare
@@ -101,8 +101,8 @@ begin
        and (p_partner.providers is null or g.provider = any (p_partner.providers));
 end $$;
 
--- null: no such connection, or another's. For a user whom an access token proved, or a partner. Here and wherever a user is said:
--- {"shut_out": true} for a banned or deleted one.
+-- null: no such connection for this caller, a user with an access token or a partner. Here and in other functions with a user:
+-- {"shut_out": true} for a banned or deleted user.
 create or replace function public.gateway_reached_connection_v1(p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -125,8 +125,8 @@ begin
     case when p_key_hash is null and gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end);
 end $$;
 
--- The connections of a user, or within a partner's reach, behind an id and in the order of ids: each way of asking has an index that
--- gives them so, and a page costs the same wherever it stands. No partner: all of that user's.
+-- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of filters has an index for
+-- this, so every page costs the same. Without a partner: all connections of that user.
 create or replace function gateway.within_reach(
   p_partner gateway.partner, p_whose uuid, p_at_provider text, p_behind uuid, p_of_type integer, p_in_status text, p_most integer
 )
@@ -162,7 +162,7 @@ begin
   end if;
 end $$;
 
--- A page of them. `of_user` narrows what a partner asks for; of a user's own, it finds all or none.
+-- A page of them. `p_of_user` filters a partner's list; for a user it finds all or none.
 create or replace function public.gateway_reached_connections_v1(
   p_user_id uuid, p_key_hash text, p_address text, p_of_user uuid, p_provider text, p_type integer, p_status text, p_after uuid, p_most integer
 )

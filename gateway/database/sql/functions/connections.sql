@@ -8,8 +8,8 @@ language sql stable as $$
     'created_at', c.created_at, 'updated_at', c.updated_at)
 $$;
 
--- Ahead of the end of the token, with jitter, so that what was connected together is not refreshed together; and in time for
--- a refresh token that would die unused. Null: there is nothing to refresh with, or nothing that ends.
+-- Before the token expires, with jitter, so that connections made together are not refreshed together; and before an unused refresh token
+-- expires. Null: no refresh token, or no expiry.
 create or replace function gateway.refresh_time(p_refreshable boolean, p_expires_at timestamptz, p_refresh_expires_at timestamptz)
 returns timestamptz language sql volatile as $$
   select case when p_refreshable then least(
@@ -17,13 +17,13 @@ returns timestamptz language sql volatile as $$
     clock_timestamp() + (p_refresh_expires_at - clock_timestamp()) * (0.7 + 0.1 * random())) end
 $$;
 
--- What the provider said, of all that a front end is shown.
+-- The facts in provider_data.data, without the keys that the gateway adds.
 create or replace function gateway.facts_in(p_data jsonb) returns jsonb
 language sql immutable as $$
   select case jsonb_typeof(p_data) when 'object' then p_data - array['account', 'scope', 'status'] else '{}'::jsonb end
 $$;
 
--- The oldest row from before the gateway that a user has for a provider and that is no connection yet.
+-- The user's oldest existing row for a provider that is not a connection yet.
 create or replace function gateway.earlier_row(p_user_id uuid, p_provider text) returns uuid
 language plpgsql stable set search_path = '' as $$
 begin
@@ -105,10 +105,10 @@ begin
     partner := gateway.consent_through(g.connect_session_id, p_id, old.id is null);
   end if;
   if g.confirmation_hash is not null then
-    -- Kept, so that a partner that missed the response may ask for it again.
+    -- Stored, so that a partner that lost the response can repeat the call.
     update gateway.connect_session s set connection_id = p_id, confirmation_hash = g.confirmation_hash where s.id = g.connect_session_id;
     if old.account_id <> g.account_id then
-      perform gateway.end_consents(p_id, partner);  -- other partners were given the account before
+      perform gateway.end_consents(p_id, partner);  -- other partners had consent for the previous account
     end if;
   end if;
   insert into gateway.event (type, connection_id, user_id, provider, partner_id, data)
@@ -185,7 +185,7 @@ begin
   return jsonb_build_object('connection', case when target is not null then gateway.shown(saved) end);
 end $$;
 
--- Which partners may use a connection because its owner said so; those that reach every connection are the product itself.
+-- The partners that may use a connection by its owner's consent. Partners with reach `all` are the product itself and not listed.
 create or replace function gateway.sharing(p_connection_id uuid) returns jsonb
 language plpgsql stable set search_path = '' as $$
 begin
@@ -195,7 +195,7 @@ begin
      where x.connection_id = p_connection_id and x.ended_at is null and p.revoked_at is null and p.reach = 'own'), '[]');
 end $$;
 
--- null: nobody is signed in there.
+-- null: no user is signed in.
 create or replace function public.gateway_connections_v1(p_session_hash text)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -212,7 +212,7 @@ begin
   );
 end $$;
 
--- null: no such connection, or another's.
+-- null: no such connection for this caller.
 create or replace function public.gateway_connection_v1(p_session_hash text, p_connection_id uuid)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -222,7 +222,7 @@ begin
   );
 end $$;
 
--- null: no such connection, or another's. The right to probe a connection, once a minute.
+-- null: no such connection for this caller. The right to check a connection, once a minute.
 create or replace function public.gateway_begin_check_v1(p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -246,8 +246,8 @@ begin
   return jsonb_build_object('connection', seen, 'facts', provider_facts);
 end $$;
 
--- What came of it; what stands then, or null. `refused`: what the provider said of the grant of that generation ends it, by the name
--- of `error`; a newer one is not touched.
+-- The result of a check; returns the connection, or null. `refused`: the provider refused the grant of that generation, for the reason
+-- `error`; a newer generation is not changed.
 create or replace function public.gateway_end_check_v1(
   p_connection_id uuid, p_generation bigint, p_outcome text, p_error text, p_key_hash text default null
 )

@@ -1,7 +1,7 @@
--- Ending a connection, by its user, a partner or the operator.
+-- Disconnect: by the user, a partner or the operator.
 
--- Whether a disconnect by this partner erases: always where it speaks for the product, else where the connection was made for it and
--- nobody else was let in.
+-- Whether a disconnect by this partner erases the connection: with reach `all` always, else if it was made for this partner and no other
+-- partner uses it.
 create or replace function gateway.erases(p_partner gateway.partner, p_connection uuid) returns boolean
 language sql stable as $$
   select p_partner.reach = 'all' or (
@@ -11,15 +11,15 @@ language sql stable as $$
        where x.connection_id = p_connection and x.partner_id <> p_partner.id and x.ended_at is null and o.revoked_at is null))
 $$;
 
--- Whether the same account at the provider is anybody else's connection too, or waits to be one.
+-- Whether the same account has another connection or a pending grant.
 create or replace function gateway.beside(p_connection gateway.connection) returns boolean
 language sql stable as $$
   select exists (select from gateway.connection x where x.provider = p_connection.provider and x.account_id = p_connection.account_id and x.id <> p_connection.id)
       or exists (select from gateway.pending_grant g where g.provider = p_connection.provider and g.account_id = p_connection.account_id)
 $$;
 
--- null: no such connection, or another's. What an uninstall at the provider has to say, where somebody asks for one. `kept`: the
--- connection would stay after all, for others. `shared`: the app there serves connections that this partner has no say in.
+-- null: no such connection for this caller. The data that an uninstall at the provider needs. `kept`: the connection stays, for other
+-- partners. `shared`: the app there also serves connections that this partner may not end.
 create or replace function public.gateway_leaving_v1(
   p_session_hash text, p_user_id uuid, p_connection_id uuid, p_key_hash text default null, p_address text default null
 )
@@ -44,7 +44,7 @@ begin
        and case when p_key_hash is not null then gateway.reaches(p, c)
                 else c.user_id = coalesce((select s.user_id from gateway.live_session(p_session_hash) s),
                                           (select u.id from gateway.live_user(p_user_id) u)) end),
-    -- What waits is given back without asking its account for anything.
+    -- A pending grant is revoked without an uninstall.
     case when p_key_hash is not null then (
       select jsonb_build_object('user_id', w.user_id, 'provider', w.provider, 'account_id', '', 'facts', w.facts, 'kept', true,
                                 'shared', false)
@@ -52,7 +52,7 @@ begin
     case when p_key_hash is null and gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end);
 end $$;
 
--- A disconnect by the partner whose link it came by, before it was completed. null: something else ended it just now.
+-- Disconnect a pending grant, by the partner of its link. null: something else has just ended it.
 create or replace function gateway.give_up_waiting(p_parked_id uuid, p_partner uuid) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -72,9 +72,9 @@ begin
     (select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = gone.seal_id));
 end $$;
 
--- null: no such connection, or another's. The trigger puts the grant into the queue; here it is handed to whoever may try at once.
--- `user_id`: somebody whom an access token proved, where there is no session. `key_hash`: a partner; where others were let in, or the
--- connection was there before it, only its own reach ends: `kept`.
+-- null: no such connection for this caller. A trigger queues the grant; the answer has it too, so that the caller can revoke it at once.
+-- `p_user_id`: a user with an access token instead of a session. `p_key_hash`: a partner; if other partners use the connection, or it was not
+-- made for this one, only this partner's access ends: `kept`.
 create or replace function public.gateway_disconnect_v1(
   p_session_hash text, p_connection_id uuid, p_user_id uuid default null, p_key_hash text default null, p_address text default null
 )
@@ -113,7 +113,7 @@ begin
     return null;
   end if;
   if p_key_hash is not null then
-    -- Consents of one connection change in turn: two that leave at once do not each keep it for the other.
+    -- Lock, so that two partners that disconnect at the same time do not both keep it for the other.
     perform from gateway.consent x where x.connection_id = gone.id and x.ended_at is null order by x.partner_id for update;
     kept := not gateway.erases(p, gone.id);
   end if;
@@ -150,7 +150,7 @@ begin
                             'account_label', p_connection.account_label, 'erased_at', clock_timestamp(), 'kept', false);
 end $$;
 
--- One, whosever it is. null: there is none.
+-- Any user's connection, for the operator. null: there is none.
 create or replace function public.gateway_erase_connection_v1(p_connection_id uuid)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -168,8 +168,8 @@ begin
     select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = gone.seal_id));
 end $$;
 
--- Up to `most` of a provider's, and all that would become one: what is parked, and attempts under way. How many went, and how many
--- are left, somebody being at them.
+-- Erase up to `p_most` connections of a provider, its pending grants and its attempts. The answer counts them and says whether there are
+-- more.
 create or replace function public.gateway_erase_provider_v1(p_provider text, p_most integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -179,7 +179,7 @@ declare
   parked   integer;
   stopped  integer;
 begin
-  -- Whoever was let through before the freeze has saved, or has not, when this is had.
+  -- After this lock, every save that began before the freeze has ended.
   perform pg_advisory_xact_lock(hashtextextended('gateway provider ' || p_provider, 0));
   delete from gateway.authorization_request a where a.state_hash = any (array(
     select x.state_hash from gateway.authorization_request x where x.provider = p_provider limit 1000 for update skip locked));

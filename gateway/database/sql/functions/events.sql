@@ -40,7 +40,7 @@ language sql immutable as $$
   select jsonb_build_object('position', p_seal.position, 'hash', p_seal.hash)
 $$;
 
--- A row with all its columns, as it is hashed. `data` and times are texts, so that nothing changes on the way to the process that hashes.
+-- A row with all its columns, as it is hashed. `data` and times are text, so that no conversion changes them.
 create or replace function gateway.event_row(p_event gateway.event) returns jsonb
 language sql stable as $$
   select to_jsonb(p_event) || jsonb_build_object('at', (p_event.at at time zone 'UTC')::text, 'data', p_event.data::text)
@@ -66,7 +66,7 @@ begin
       from gateway.event_chain c);
 end $$;
 
--- For how long the oldest event has waited for a position. A time that was written by hand may be infinite.
+-- How long the oldest event has waited for a position. A manually written time may be infinite.
 create or replace function gateway.unassigned_seconds() returns numeric
 language sql stable as $$
   select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e
@@ -109,7 +109,7 @@ begin
 end $$;
 
 -- Whole segments from the front of the chain, in which every event is older than `p_days` whole days (UTC). The chain then starts at the
--- last seal of what was dropped; an event records that, so that a front that was cut off in another way is found.
+-- last seal of what was dropped; an event records that, so that any other missing front is found.
 create or replace function gateway.drop_old_events(p_days integer, p_limit integer) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -132,15 +132,15 @@ end $$;
 -- reading -------------------------------------------------------------------------------------------------------------
 
 -- The events after `p_after` and up to `p_until` that a user may see, or a partner. A partner sees its own acts. With reach `all` it also
--- sees everything about its providers. With reach `own` it sees what others than partners did to connections that it was given, while it
--- had them; and that they were disconnected, by whomever, until a moment after its consent ended.
+-- sees everything about its providers. With reach `own` it sees what users, the operator and the gateway did to connections
+-- during its consent, and any disconnect of them until a moment after its consent ended.
 create or replace function gateway.visible_events(
   p_partner gateway.partner, p_user_id uuid, p_after bigint, p_until bigint, p_limit integer
 )
 returns setof gateway.event language plpgsql stable set search_path = '' as $$
 begin
   if p_partner.id is null then
-    return query  -- by the negative of the position, or a plan could walk all positions in search of a rare user
+    return query  -- by the negative position, or the planner could walk all positions for a user with few events
       select e.* from gateway.event e
        where e.user_id = p_user_id and e.position is not null and -e.position < -p_after and e.type !~ '^(partner|key|events)\.'
        order by -e.position desc limit p_limit;
@@ -190,7 +190,7 @@ begin
   own := coalesce((asks.partner).reach = 'own', false);
   select coalesce(jsonb_agg(jsonb_build_object(
            'id', x.id, 'position', x.position, 'type', x.type,
-           -- A time that was written by hand may be none that a reader can hold.
+           -- A manually written time may be outside the range of a client's date type.
            'at', least(greatest(x.at, timestamptz '0001-01-03 00:00:00+00'), timestamptz '9998-12-31 00:00:00+00'),
            'connection_id', x.connection_id, 'user_id', x.user_id,
            'partner', case when not own or x.partner_id = (asks.partner).id then x.partner_id end, 'provider', x.provider,

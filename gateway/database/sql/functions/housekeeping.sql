@@ -13,11 +13,11 @@ begin
   delete from gateway.authorization_request a where a.state_hash = any (array(
     select x.state_hash from gateway.authorization_request x where x.expires_at <= over
      order by x.expires_at limit p_limit for update skip locked));
-  -- An hour later nobody asks for a connect session: 15 minutes for the link, 10 for the attempt, 10 for its completion.
+  -- After an hour a connect session is over: 15 minutes for the link, 10 for the attempt, 10 for its completion.
   delete from gateway.connect_session s where s.id = any (array(
     select x.id from gateway.connect_session x where x.expires_at <= over - interval '1 hour'
      order by x.expires_at limit p_limit for update skip locked));
-  -- No answer counts as no: a trigger puts the grant into the queue of revocations.
+  -- Without a decision the grant is revoked: a trigger queues it.
   delete from gateway.pending_grant p where p.id = any (array(
     select x.id from gateway.pending_grant x where x.pending_until <= over
      order by x.pending_until limit p_limit for update skip locked));

@@ -1,6 +1,6 @@
 -- Importing tokens that the gateway did not write. Triggers put such rows into gateway.import_queue.
 
--- Until its account is confirmed, nobody gets the token of a connection that somebody else wrote to.
+-- Until its account is confirmed, no caller gets a token that the gateway did not write.
 create or replace function gateway.queue_import() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -11,7 +11,7 @@ begin
   return null;
 end $$;
 
--- Neither empty nor encrypted by us: our values begin as every Fernet token does.
+-- Neither empty nor encrypted: encrypted values begin like every Fernet token.
 create or replace function gateway.plain(p_secret text) returns boolean
 language sql immutable as $$ select coalesce(p_secret !~ '^(gAAAA|$)', false) $$;
 

@@ -1,4 +1,4 @@
--- Encrypted values, to be encrypted again with a newer key.
+-- Key rotation: read and replace encrypted values.
 
 -- Every encrypted value with the context that its key is derived from.
 create or replace view gateway.encrypted_value as
@@ -19,7 +19,7 @@ create or replace view gateway.encrypted_value as
   select 'event_chain', '00000000-0000-0000-0000-000000000000', 'event_chain', l.encrypted_key, null, '', 'event_chain'
     from gateway.event_chain l where l.encrypted_key is not null;
 
--- A page of one kind behind `p_after_id` and `p_after_column`.
+-- A page of one kind, after `p_after_id` and `p_after_column`.
 create or replace function public.gateway_encrypted_values_v1(p_kind text, p_after_id uuid, p_after_column text, p_most integer)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -33,8 +33,8 @@ begin
                order by v.id, v."column" limit p_most) x), '[]'));
 end $$;
 
--- Compare-and-set on the encrypted text itself, because no two are the same: what was refreshed, connected again or moved meanwhile stays as it
--- is. A locked row is not waited for. `p_changes`: {"items": [{id, column, old, new}]}.
+-- Compare-and-set on the encrypted text itself, because no two are the same: a value that was replaced meanwhile stays as it
+-- is. Locked rows are skipped. `p_changes`: {"items": [{id, column, old, new}]}.
 create or replace function public.gateway_replace_encrypted_v1(p_kind text, p_changes jsonb)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare

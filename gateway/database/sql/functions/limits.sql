@@ -1,10 +1,10 @@
 -- How many tokens a partner or a user may read in an hour.
 
--- A user's own reads; a partner's limits are in its row, and null is none.
+-- The limit of a user's own reads. A partner's limits are in its row; null is none.
 create or replace function gateway.user_reads_per_hour() returns integer
 language sql immutable as 'select 3600';
 
--- Tells of a limit that was reached, or of a jump: once an hour for each kind. A partner that wants it is frozen with it.
+-- Record a reached limit or a jump in reads: one event an hour for each kind. Freeze the partner if it is configured so.
 create or replace function gateway.alert(p_partner_id uuid, p_kind text, p_data jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -27,7 +27,7 @@ begin
   end if;
 end $$;
 
--- The refusal of a read beyond a limit: it may be tried again when the hour is over.
+-- The refusal of a read beyond a limit; it can be repeated in the next hour.
 create or replace function gateway.over_limit(p_partner_id uuid, p_kind text, p_limit integer) returns json
 language plpgsql set search_path = '' as $$
 declare
@@ -38,7 +38,7 @@ begin
     ceil(extract(epoch from date_trunc('hour', moment, 'UTC') + interval '1 hour' - moment)));
 end $$;
 
--- Adds a process's reads to the hour of their reader. A partner without a limit raises an alert when it reads five times as much as in
+-- Add a process's reads to the hour of their reader. A partner without a limit raises an alert when it reads five times as much as in
 -- the busiest hour of the day before, and a thousand tokens at least.
 create or replace function gateway.report_reads(
   p_reader_id uuid, p_partner_id uuid, p_hour timestamptz, p_reads integer, p_connections integer, p_limited boolean
@@ -60,7 +60,7 @@ begin
   end if;
 end $$;
 
--- Makes one event of each hour that is over, and forgets what no limit and no alert looks at any more. Part of housekeeping.
+-- Make one event of each past hour, and delete counts that no limit and no alert needs any more. Part of housekeeping.
 create or replace function gateway.close_hours(p_most integer) returns void
 language plpgsql set search_path = '' as $$
 declare

@@ -1,6 +1,6 @@
 -- Connect sessions: links that partners make, and the consent given through them.
 
--- The owner's yes to the partner of a connect session, which has served with it; whose it is.
+-- Record the owner's consent for the partner of a connect session, which ends with it. Returns the partner.
 create or replace function gateway.consent_through(p_session_id uuid, p_connection_id uuid, p_made boolean) returns uuid
 language plpgsql set search_path = '' as $$
 declare
@@ -10,7 +10,7 @@ begin
   if not found then
     return null;
   end if;
-  -- One that has ended stays as it was: a new yes begins now, and brings nothing of before.
+  -- An ended consent stays ended: the new one begins now.
   update gateway.consent x
      set made = x.made or p_made, scope = array(select distinct n.name from unnest(x.scope || s.scope) n (name))
    where x.partner_id = s.partner_id and x.connection_id = p_connection_id and x.ended_at is null;
@@ -22,7 +22,7 @@ begin
   return s.partner_id;
 end $$;
 
--- For every partner but one, or for all; each is told by an event of its own.
+-- End the consents of all partners, or of all but one, with an event for each.
 create or replace function gateway.end_consents(p_connection_id uuid, p_but uuid) returns void
 language plpgsql set search_path = '' as $$
 begin
@@ -35,7 +35,7 @@ begin
   select 'consent.ended', c.id, c.user_id, c.provider, e.partner_id from ended e join gateway.connection c on c.id = p_connection_id;
 end $$;
 
--- Whether the partner of that link was stopped since it was started.
+-- Whether the partner of that link is frozen or revoked.
 create or replace function gateway.link_stopped(p_session_id uuid) returns boolean
 language sql stable as $$
   select exists (
@@ -72,7 +72,7 @@ begin
   return jsonb_build_object('id', added.id, 'expires_at', added.expires_at);
 end $$;
 
--- The link that opens with this secret, while it may be started: unused, young, its partner and its user still there.
+-- The link with this secret, if it can be started: unused, not expired, its partner and its user still active.
 create or replace function gateway.open_link(p_wanted text) returns setof gateway.connect_session
 language plpgsql stable set search_path = '' as $$
 begin
@@ -82,8 +82,8 @@ begin
        and exists (select from gateway.live_user(s.user_id));
 end $$;
 
--- null: no such link, or not any more. What its page has to say; nothing is used up. What its user has already, and what partners were
--- let into that, is for the user's own eyes: whoever else holds the link sees what it asks for.
+-- null: no usable link. The content of its page; opening it does not use it up. The existing connection and the scopes of its partners are only
+-- shown to its signed-in user; any other holder of the link sees only what the link requests.
 create or replace function public.gateway_connect_session_v1(p_secret_hash text, p_session_hash text)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -102,8 +102,8 @@ begin
   );
 end $$;
 
--- null: no such link, or somebody started it before. Who may, is judged before it is used up: `user_mismatch` for somebody else than
--- it is for; `unauthenticated` for nobody, where there is no product to return to that could say who it was.
+-- null: no usable link, or already started. The caller is checked before the link is used up. `user_mismatch`: another user is signed in.
+-- `unauthenticated`: no user is signed in, and the link has no `return_to` whose server could name the user.
 create or replace function public.gateway_start_connect_session_v1(
   p_secret_hash text, p_session_hash text, p_state_hash text, p_browser_hash text, p_encrypted text, p_scope text[]
 )
@@ -140,7 +140,7 @@ begin
   return jsonb_build_object('ending', 'started');
 end $$;
 
--- null: no such connection of the signed-in user, or not shared with that partner. Its next read finds nothing.
+-- null: not a connection of the signed-in user, or not shared with that partner. The partner's next read returns 404.
 create or replace function public.gateway_end_consent_v1(p_session_hash text, p_connection_id uuid, p_partner_id uuid)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare

@@ -1,6 +1,6 @@
--- What the operator asks: listings, backlog, hosts, the schema's version.
+-- For the operator: listings, backlog, hosts, the schema's version.
 
--- How far behind the work is.
+-- The worker's backlog.
 create or replace function public.gateway_lag_v1()
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -28,7 +28,7 @@ begin
   return jsonb_build_object('version', (select max(m.number) from gateway.migration m), 'own_auth', gateway.own_auth());
 end $$;
 
--- A process says which keys it has, when it starts and every minute.
+-- A process reports its keys at the start and every minute.
 create or replace function public.gateway_host_seen_v1(p_host text, p_keys text[])
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
@@ -38,8 +38,8 @@ begin
   return '{}';
 end $$;
 
--- Who was seen in the last ten minutes. Of a host that was restarted, what its old processes had counts for as long as they may
--- still run: they would have been seen again after two minutes.
+-- The hosts seen in the last ten minutes. After a restart, the keys of the old processes count until they have been silent for two
+-- minutes.
 create or replace function public.gateway_hosts_v1()
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -63,7 +63,7 @@ begin
              order by c.id limit p_most) x);
 end $$;
 
--- What is known of one, and what became of it; null where there never was one, or no event tells of it any more.
+-- One connection and its last events; null if it never existed, or its events are deleted.
 create or replace function public.gateway_inspect_connection_v1(p_connection_id uuid)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 declare
@@ -85,7 +85,7 @@ begin
                  from (select e.* from gateway.event e where e.connection_id = p_connection_id order by e.at desc limit 10) x));
 end $$;
 
--- How many connections a provider has, of how many users, and what else hangs on it.
+-- A provider's connections, users, pending grants, attempts and queued revocations, counted.
 create or replace function public.gateway_provider_holdings_v1(p_provider text)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin

@@ -1,6 +1,6 @@
--- What the operator decides of partners: keys, reach, freezes.
+-- The operator's commands for partners: keys, reach, freezes.
 
--- A partner that is stopped completes nothing more, so that what waits for its word is given back with the queue's next round.
+-- A stopped partner cannot complete its links, so their pending grants are queued to be revoked.
 create or replace function gateway.stop_waiting() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -10,7 +10,7 @@ begin
   return null;
 end $$;
 
--- What the operator decides. null where there is no such partner.
+-- null: no such partner.
 create or replace function public.gateway_add_partner_v1(
   p_name text, p_scope text[], p_providers text[], p_reach text, p_reads_per_hour integer, p_connections_per_hour integer,
   p_freeze_on_alert boolean, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision
@@ -49,8 +49,8 @@ begin
   return added.id;
 end $$;
 
--- Two live keys at most, so that one can be changed for the other without a pause, and no third is forgotten. What is not said is as
--- with the newest key before it: nobody widens where a key may be used from, or how long, by changing it. `why`: `two_keys`, `revoked`.
+-- At most two valid keys, so that one can replace the other without a pause and none is forgotten. Omitted restrictions are copied from the
+-- newest key, so that a new key is never wider by accident. `why`: `two_keys`, `revoked`.
 create or replace function public.gateway_add_key_v1(
   p_name text, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision
 )
@@ -107,7 +107,7 @@ begin
   return jsonb_build_object('revoked', true);
 end $$;
 
--- What to freeze, one of three: a partner, by its name; every token of a provider; every token.
+-- One of three targets: a partner, by name; all tokens of a provider; all tokens.
 create or replace function public.gateway_freeze_v1(p_partner text, p_provider text, p_reads boolean, p_off boolean)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -121,7 +121,7 @@ begin
     if not found then
       return null;
     end if;
-    -- Whoever thaws it has seen the alert: the next one is told, and freezes, as the first did.
+    -- The operator has seen the alert: the next one is recorded, and freezes, again.
     update gateway.partner x
        set frozen_at = case when not p_off then clock_timestamp() end,
            reads_alerted_at = case when not p_off then x.reads_alerted_at end,
@@ -140,7 +140,7 @@ begin
   return jsonb_build_object('changed', moved);
 end $$;
 
--- Everything about them but the keys themselves; and what is frozen beside them.
+-- All partners with their keys' ids and uses, never the keys; and what is frozen.
 create or replace function public.gateway_partners_v1(p_name text default null)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin

@@ -1,6 +1,6 @@
--- Grants that wait for a decision of their user or their partner.
+-- Pending grants, and the decision of their user or partner.
 
--- A pending grant that goes with its user, too.
+-- Queue a deleted pending grant to be revoked, also if it is deleted with its user.
 create or replace function gateway.keep_parked_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -28,7 +28,7 @@ begin
   return null;
 end $$;
 
--- null: the session has ended, or nothing waits for this user in this browser. What the confirm page shows.
+-- null: the session has ended, or this user has no pending grant in this browser. The content of the confirm page.
 create or replace function public.gateway_pending_grant_v1(p_session_hash text, p_browser_hash text, p_provider text)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -54,7 +54,7 @@ begin
   );
 end $$;
 
--- Take a pending grant off: the trigger queues it to be revoked. `p_error`: what the partner of its link is told. The queued grant.
+-- Delete a pending grant; the trigger queues it to be revoked. `p_error`: the reason in the partner's event. Returns the queued grant.
 create or replace function gateway.refuse_pending(p_id uuid, p_error text) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -126,9 +126,8 @@ begin
   return decided;
 end $$;
 
--- null: no such session of this partner. The partner's decision, for a link that was finished where no user was signed in: `saved`, also
--- for the same words once more within ten minutes. A wrong user or confirmation takes the grant off, for good. Otherwise as
--- gateway.decide.
+-- null: no such session of this partner. The partner's decision, for a link that was finished without a signed-in user: `saved`, also
+-- if the call is repeated within ten minutes. A wrong user or confirmation deletes the grant. Otherwise as gateway.decide.
 create or replace function public.gateway_complete_connect_session_v1(
   p_key_hash text, p_address text, p_connect_session_id uuid, p_user_id uuid, p_confirmation_hash text, p_choice text default null
 )
@@ -151,7 +150,7 @@ begin
   select x.* into g from gateway.pending_grant x
    where x.connect_session_id = s.id and x.confirmation_hash is not null and x.pending_until > clock_timestamp() for update;
   if not found then
-    -- Another call with the same words may have completed it while this one waited for the lock.
+    -- A repeated call may have completed it while this one waited for the lock.
     select x.* into s from gateway.connect_session x where x.id = s.id;
     return coalesce((
       select jsonb_build_object('ending', 'saved', 'connection', gateway.shown(c)) from gateway.connection c

@@ -1,14 +1,14 @@
 -- Refreshing a token: lease, intent, compare-and-set.
 
--- Until when other hosts leave an interrupted refresh to the host that began it: its journal may hold the response. How long is the
--- provider's to say. Time in which the database was away does not count, since no host could report to it.
+-- Until when other hosts leave an interrupted refresh to the host that began it: its journal may hold the response. The
+-- provider decides how long. Time in which the database was down does not count, because no host could report to it.
 create or replace function gateway.blocked_until(c gateway.connection, p_host text, p_block_seconds double precision) returns timestamptz
 language sql stable as $$
   select case when c.intent_at is not null and c.lease_host <> p_host
               then greatest(c.intent_at, pg_postmaster_start_time()) + make_interval(secs => p_block_seconds) end
 $$;
 
--- The breaker: null while it is closed. Open, one caller in fifteen seconds may try; for the others, until when they wait.
+-- The circuit breaker. Null: closed. Open: one caller in fifteen seconds may try; for the others, the time until which they wait.
 create or replace function gateway.breaker_until(p_provider text) returns timestamptz
 language plpgsql set search_path = '' as $$
 declare
@@ -23,7 +23,7 @@ begin
   return case when not found then greatest(health.open_until, clock_timestamp()) end;
 end $$;
 
--- The lease on one token request. The intent is written with it: who finds it later knows that a request may have been sent.
+-- The lease on one token request. `intent_at` is written with it: it shows later that a request may have been sent.
 create or replace function gateway.lease_refresh(c gateway.connection, p_host text, p_lease_seconds double precision) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -110,7 +110,7 @@ begin
   return gateway.lease_refresh(c, p_host, (p_providers -> c.provider ->> 'lease')::double precision);
 end $$;
 
--- Saves the response to the request of that generation as the next one. The lease is not checked: the process that holds the response
+-- Save the response to the request of that generation as the next one. The lease is not checked: the process that holds the response
 -- holds what the provider accepts now, even if another try with the old token was refused meanwhile. Lifetimes come as seconds, since only
 -- this clock decides. Without `renewed` the refresh token is the old one, and so is its end unless a new one is given.
 --   ending: `saved`; `gone`; `reconnected`: the user connected again first; `refreshed`: this response, or another to the same request, is
@@ -156,7 +156,7 @@ begin
   return jsonb_build_object('ending', 'saved');
 end $$;
 
--- Ends the lease after a failure. outcome: `wait` (the provider has trouble), `alone` (it works, but not for this connection just now),
+-- End the lease after a failure. outcome: `wait` (the provider has trouble), `alone` (it works, but not for this connection just now),
 -- `operator` (our registration is refused, or a key is missing) or `refused` (the grant is, for good). Only trouble of the provider counts
 -- towards its breaker; any other answer shows that it works.
 create or replace function public.gateway_fail_refresh_v1(
@@ -166,7 +166,7 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   c gateway.connection;
 begin
-  perform from public.provider_data d where d.id = p_connection_id for update;  -- first, as everywhere, or two calls could wait for each other
+  perform from public.provider_data d where d.id = p_connection_id for update;  -- first, as in every function, to avoid a deadlock
   update gateway.connection x
      set lease_id = null, lease_until = null, lease_host = null, intent_at = null, failures = x.failures + 1,
          not_before = clock_timestamp() + make_interval(secs => p_wait_seconds),
@@ -198,7 +198,7 @@ begin
   return jsonb_build_object('recorded', true);
 end $$;
 
--- What became of refreshes lately, by whichever process on whichever machine.
+-- Results of recent refreshes, of all processes.
 create or replace function public.gateway_recent_refreshes_v1(p_seconds integer)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 declare

@@ -1,7 +1,7 @@
 -- The queue of grants that are still to be revoked at their provider.
 
--- However a row goes, by a disconnect, by its owner's server or with its user, what the provider granted waits to be given
--- back, and no profile lists it any more. Before the delete, while the generation still stands.
+-- However a row is deleted (disconnect, the owner's server, or with its user), its grant is queued to be revoked and the profile drops its
+-- id. Before the delete, because it needs the row in gateway.connection.
 create or replace function gateway.keep_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -27,7 +27,7 @@ begin
   return null;
 end $$;
 
--- `beside`: the same account is connected still, or again, by whomever; a provider may end that along with this grant.
+-- `beside`: the same account is still connected, or again, by any user; the provider may end that together with this grant.
 create or replace function gateway.to_give_back(r gateway.revocation) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
@@ -70,7 +70,7 @@ begin
   return jsonb_build_object('left', found);
 end $$;
 
--- The grant that is due for longest, for two minutes no other process's; null: nothing is due.
+-- Claim the grant that has been due longest, for two minutes. null: nothing is due.
 create or replace function public.gateway_claim_revocation_v1()
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -88,7 +88,7 @@ begin
   return gateway.to_give_back(claimed);
 end $$;
 
--- The next grants in a provider's queue behind `p_after`, due or not, each for two minutes of this caller alone.
+-- Claim the next grants in a provider's queue after `p_after`, due or not, for two minutes.
 create or replace function public.gateway_claim_revocations_v1(p_provider text, p_after uuid, p_most integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -105,7 +105,7 @@ begin
   return items;
 end $$;
 
--- What whoever runs the gateway has erased of a provider since then, and what became of each grant; a page behind the last one's event.
+-- A page of the connections of a provider that the operator erased since then, and what became of each grant.
 create or replace function public.gateway_revoked_v1(
   p_provider text, p_since timestamptz, p_after_at timestamptz, p_after_id uuid, p_most integer
 )

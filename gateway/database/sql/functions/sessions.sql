@@ -1,6 +1,6 @@
 -- Users and their browser sessions.
 
--- Whether auth.users is our stand-in, rather than Supabase's. Asked of the table itself, since a database may be moved.
+-- Whether auth.users is the gateway's own table, not Supabase's. By its comment, because a database may be moved.
 create or replace function gateway.own_auth() returns boolean
 language sql stable as $$
   select coalesce(obj_description('auth.users'::regclass, 'pg_class') like 'Made by the gateway:%', false)
@@ -13,9 +13,8 @@ begin
   return new;
 end $$;
 
--- The two SQL functions have no `set` of their own so that the planner can inline them; each name in them is qualified and
--- only our definer functions reach them. This one is made to fit the auth.users that stands here, and is text, so that
--- Supabase may change that table without asking us.
+-- The two SQL functions have no `set`, so that the planner can inline them; their names are qualified, and only definer functions can
+-- call them. This one is generated for the columns of the present auth.users, so that Supabase can change that table.
 do $live_user$
 declare
   standing text := '';
@@ -32,7 +31,7 @@ begin
     'create or replace function gateway.live_user(p_user_id uuid) returns table (id uuid) language sql stable as %L',
     'select u.id from auth.users u where u.id = p_user_id' || standing
   );
-  -- What to call somebody who is not here: shown masked, and nothing is decided by it.
+  -- A label for a user without a session: shown masked, never used for a decision.
   execute format(
     'create or replace function gateway.label_of(p_user_id uuid) returns text language sql stable as %L',
     'select coalesce((select s.label from gateway.session s where s.user_id = p_user_id order by s.created_at desc limit 1), '
@@ -42,8 +41,7 @@ begin
   );
 end $live_user$;
 
--- Banned or deleted: out, whatever token they hold. On Supabase whoever is not listed was deleted; on plain Postgres they are
--- nobody yet.
+-- Banned or deleted, whatever token the user has. On Supabase a missing user was deleted; on plain Postgres it is a new user.
 create or replace function gateway.shut_out(p_user_id uuid) returns boolean
 language plpgsql stable set search_path = '' as $$
 begin
@@ -59,7 +57,7 @@ language sql stable as $$
    where s.session_hash = p_wanted and s.expires_at > clock_timestamp()
 $$;
 
--- null: there is no such user, or no longer. On plain Postgres a verified user is made known here; on Supabase never.
+-- null: no such user. On plain Postgres a verified user is inserted; on Supabase never.
 create or replace function public.gateway_open_session_v1(p_session_hash text, p_user_id uuid, p_label text, p_expires_at timestamptz)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
@@ -93,11 +91,11 @@ create or replace function gateway.lock_user(p_whose uuid) returns void
 language plpgsql set search_path = '' as $$
 begin
   perform pg_advisory_xact_lock(hashtextextended('gateway user ' || p_whose::text, 0));
-  -- Then the profiles, before any row of provider_data: the order in which deleting a user goes.
+  -- Then the profiles, before provider_data: the same order as when a user is deleted.
   perform from public.user_profile p where p.user_id_auth = p_whose order by p.id for no key update;
 end $$;
 
--- The profile of a user, made if missing; the oldest wins. Under lock_user, so that two at once make one.
+-- The oldest profile of a user, created if missing. Under lock_user, so that two callers create one.
 create or replace function gateway.profile_of(p_whose uuid, p_called text) returns uuid
 language plpgsql set search_path = '' as $$
 declare
@@ -112,7 +110,7 @@ begin
   return profile;
 end $$;
 
--- The id stands in the array of that profile exactly once, and in no other of the user's.
+-- Put the id into that profile's array once, and remove it from the user's other profiles.
 create or replace function gateway.list_in_profile(p_whose uuid, p_profile uuid, p_connection uuid) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -125,7 +123,7 @@ begin
      and coalesce(cardinality(array_positions(p.providers, listed)), 0) <> case when p.id = p_profile then 1 else 0 end;
 end $$;
 
--- As where a user's own is erased, but never waiting for whoever is at one of that user's just now: it comes with the next call.
+-- The same lock without waiting: a user who is busy is skipped until the next call.
 create or replace function gateway.try_lock_user(p_whose uuid) returns boolean
 language plpgsql set search_path = '' as $$
 begin

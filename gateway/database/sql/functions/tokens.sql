@@ -1,6 +1,6 @@
 -- Reading a token.
 
--- What a reader gets of a connection, and what it is needed for. `good`: valid for the seconds that were asked for; `alive`: valid now.
+-- The token of a connection, as the gateway reads it. `good`: valid for the seconds that were asked for; `alive`: valid now.
 create or replace function gateway.token_json(
   c gateway.connection, p_token text, p_refresh text, p_moment timestamptz, p_min_seconds integer
 )
@@ -14,7 +14,7 @@ language sql stable as $$
     'refreshable', p_refresh <> '')
 $$;
 
--- The gateway's own read: nobody's right is checked, and nothing is recorded.
+-- The gateway's own read: no permission is checked, nothing is recorded.
 create or replace function public.gateway_stored_token_v1(p_connection_id uuid, p_min_seconds integer)
 returns json language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -22,9 +22,9 @@ begin
             from gateway.connection c join public.provider_data d on d.id = c.id where c.id = p_connection_id);
 end $$;
 
--- A token for a partner (`p_key_hash`) or a user, in one call: the key, how far it reaches, what is frozen, limits, the row, and the record
--- of the read. Null: no such connection for this caller. `p_counted`: the first look of a request; what a refresh looks at afterwards is
--- checked again, but neither counted nor recorded. `p_unreported`: reads of this reader that the calling process has counted since its last
+-- A token for a partner (`p_key_hash`) or a user, in one call: key, reach, freezes, limits, row, and the record of the read. Null: no such
+-- connection for this caller. `p_counted`: the first read of a request; the read after a refresh is checked again, but neither counted nor
+-- recorded. `p_unreported`: reads of this reader that the calling process has counted since its last
 -- report; `p_report`: add them to the hour now. The answer says whether that was done.
 create or replace function public.gateway_read_token_v1(
   p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text, p_min_seconds integer, p_location text default null,
@@ -68,8 +68,8 @@ begin
       return case when gateway.shut_out(p_user_id) then '{"shut_out": true}'::json end;
     end if;
   end if;
-  -- One statement, so that token and generation are of one moment. Nothing is read where nobody consented: an id out of reach takes as
-  -- long as an unknown one.
+  -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long
+  -- as an unknown one.
   select c.id, c.user_id, c.provider, c.status, gateway.token_json(c, d.token, d.refresh, moment, p_min_seconds) as answer,
          exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider)) as frozen
     into found_row from gateway.connection c join public.provider_data d on d.id = c.id
@@ -95,8 +95,8 @@ begin
     select from gateway.token_read r where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour) then
     return gateway.over_limit(reader.partner_id, 'connections', reader.connections_per_hour);
   end if;
-  -- Recorded in this transaction, or there is no answer. On disk within wal_writer_delay: a crash of Postgres loses the records of its last
-  -- half second, a crash of a gateway none.
+  -- Recorded in this transaction, or the read fails. On disk within wal_writer_delay: a crash of Postgres loses the records of its last half
+  -- second, a crash of the gateway none.
   perform set_config('synchronous_commit', 'off', true);
   insert into gateway.token_read as r (connection_id, reader_id, hour, partner_id, user_id, provider, networks)
   values (p_connection_id, reader.id, this_hour, reader.partner_id, found_row.user_id, found_row.provider, array_remove(array[net], null))

@@ -1,7 +1,7 @@
--- The owner's two tables, which a project may have already, with gaps; and where there is no Supabase, users for them.
+-- The owner's two tables, which a project may already have in part; and users for them where there is no Supabase.
 
--- The prelude, where there is no Supabase: as much of its auth schema as the owner's tables and their policies need. The
--- comment on the table is how the functions know that it is ours, even if this database is moved into a Supabase project.
+-- Without Supabase: the part of its auth schema that the owner's tables and their policies need. The functions recognise
+-- this table by its comment, even if the database is moved into a Supabase project.
 do $prelude$
 begin
   if to_regclass('auth.users') is null then
@@ -25,7 +25,7 @@ begin
   end if;
 end $prelude$;
 
--- Nothing but the key is `not null`: projects hold rows with gaps, and a fresh database must not differ from an old one.
+-- Only the key is `not null`: existing projects have incomplete rows, and a new database must not differ from an existing one.
 create table if not exists public.user_profile (
   id uuid primary key default gen_random_uuid()
 );
@@ -50,7 +50,7 @@ alter table public.provider_data
   add column if not exists expires          text,
   add column if not exists data             jsonb;
 
--- An older table may lack the key, or make no ids; our own table refers to the one and the functions count on both.
+-- An existing table may lack the key or the default id. gateway.connection refers to the key; the functions need both.
 do $keys$
 declare
   target regclass;
@@ -75,8 +75,8 @@ create index if not exists idx_user_profile_user_id_auth on public.user_profile 
 create index if not exists idx_provider_data_provider_id on public.provider_data (provider_id_ref);
 create index if not exists idx_provider_data_auth_id on public.provider_data (auth_provider_id);
 
--- Rows from before that belong to a user but to no profile, where there is one: the policies ask for both. Not forced meanwhile, since
--- an owner without BYPASSRLS would see no row; access.sql forces it again.
+-- Connect existing rows of a user to the user's profile: the policies require both. Forced row-level security is off meanwhile, since
+-- an owner without BYPASSRLS would see no row; access.sql turns it on again.
 alter table public.user_profile no force row level security;
 alter table public.provider_data no force row level security;
 update public.provider_data d

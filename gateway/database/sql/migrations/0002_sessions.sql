@@ -1,4 +1,4 @@
--- Browser sessions, and the attempts that are started in them.
+-- Browser sessions, and the authorization requests made in them.
 
 create table gateway.session (
   session_hash text constraint session_pkey primary key,
@@ -9,7 +9,7 @@ create table gateway.session (
 );
 create index session_expires_at on gateway.session (expires_at);
 create index session_user_id on gateway.session (user_id);
-comment on index gateway.session_pkey is 'A session cookie belongs to one user and is never handed to another.';
+comment on index gateway.session_pkey is 'A session cookie belongs to one user.';
 
 create table gateway.authorization_request (
   state_hash         text constraint authorization_request_pkey primary key,
@@ -28,5 +28,5 @@ create table gateway.authorization_request (
 );
 create index authorization_request_expires_at on gateway.authorization_request (expires_at);
 create index authorization_request_user_id on gateway.authorization_request (user_id);
-comment on column gateway.authorization_request.connect_session_id is 'Of a partner''s link; null where a user came by themselves.';
+comment on column gateway.authorization_request.connect_session_id is 'Of a partner''s link; null where the user started without one.';
 comment on index gateway.authorization_request_pkey is 'A state names one attempt, and it can be taken once.';

@@ -1,4 +1,4 @@
--- Connections; grants that wait for a decision, or to be revoked; secrets that were written by others.
+-- Connections, pending grants, grants to revoke, and rows to import.
 
 create table gateway.connection (
   id                 uuid not null constraint connection_pkey primary key references public.provider_data (id) on delete cascade,
@@ -37,19 +37,19 @@ create index connection_intent_at on gateway.connection (intent_at) where intent
 create index connection_provider_account on gateway.connection (provider, account_id);
 create index connection_provider_id on gateway.connection (provider, id);
 -- No foreign key to auth.users: when a user is deleted, the trigger on provider_data still has to read this row.
-comment on table gateway.connection is 'What is known of a connection; its secrets are in provider_data.';
+comment on table gateway.connection is 'The state of a connection; its encrypted tokens are in provider_data.';
 comment on column gateway.connection.account_key is 'Empty where a user has one connection of a provider, else the account id.';
-comment on column gateway.connection.facts is 'What the provider said of the grant; provider_data.data shows it, and its owner may write there.';
-comment on column gateway.connection.seal_id is 'Random, of the save that encrypted the access token: the token''s key is derived from it.';
-comment on column gateway.connection.refresh_seal_id is 'The same of the refresh token: an earlier save, where a reconnect brought none.';
-comment on column gateway.connection.saved_by is 'The call by which its user saved it last: the same call again is recognised.';
-comment on column gateway.connection.reconnected is 'The generation that its user made by connecting again, last.';
-comment on column gateway.connection.refresh_at is 'When the worker fetches a new token, before a reader needs it.';
-comment on column gateway.connection.intent_at is 'A token request was about to be sent, and its result is not known yet.';
-comment on column gateway.connection.not_before is 'After a failure: no token request before then.';
+comment on column gateway.connection.facts is 'Facts from the token response. provider_data.data has a copy for the owner, who may change it.';
+comment on column gateway.connection.seal_id is 'Random, one per save: the key that encrypts the access token is derived from it.';
+comment on column gateway.connection.refresh_seal_id is 'The same for the refresh token; of an earlier save if a reconnect had no refresh token.';
+comment on column gateway.connection.saved_by is 'The id of the user''s last save: a repeated call is recognised by it.';
+comment on column gateway.connection.reconnected is 'The generation of the user''s last reconnect.';
+comment on column gateway.connection.refresh_at is 'When the worker refreshes the token, before a caller needs it.';
+comment on column gateway.connection.intent_at is 'Start of a refresh whose result is not known yet.';
+comment on column gateway.connection.not_before is 'After a failure: no token request before this time.';
 comment on column gateway.connection.checked_at is 'When it was last checked at its provider on request.';
 comment on index gateway.connection_pkey is 'A connection is one row of provider_data, under the same id.';
-comment on index gateway.connection_user_provider_account is 'A connection exists once, however often it is made or raced.';
+comment on index gateway.connection_user_provider_account is 'A connection exists once, even if several callbacks create it at the same time.';
 
 create table gateway.pending_grant (
   id                 uuid constraint pending_grant_pkey primary key,
@@ -78,10 +78,10 @@ create unique index pending_grant_user_provider on gateway.pending_grant (user_i
 create unique index pending_grant_connect_session on gateway.pending_grant (connect_session_id) where confirmation_hash is not null;
 create index pending_grant_pending_until on gateway.pending_grant (pending_until);
 comment on table gateway.pending_grant is 'Encrypted grants that wait for a decision.';
-comment on column gateway.pending_grant.confirmation_hash is 'Of the confirmation that the finishing browser got, where no user was signed in: the partner decides.';
-comment on index gateway.pending_grant_pkey is 'A grant waits once, and one decision ends it.';
+comment on column gateway.pending_grant.confirmation_hash is 'Hash of the confirmation in the finishing browser; set where no user was signed in and the partner decides.';
+comment on index gateway.pending_grant_pkey is 'A grant is pending once, and one decision ends it.';
 comment on index gateway.pending_grant_user_provider is 'A user is asked one question per provider: a newer grant replaces the one before.';
-comment on index gateway.pending_grant_connect_session is 'A link brings one grant, which waits for its partner beside the user''s own question.';
+comment on index gateway.pending_grant_connect_session is 'A link has one pending grant, separate from the user''s own question.';
 
 create table gateway.revocation (
   seal_id         uuid constraint revocation_pkey primary key,
@@ -98,20 +98,20 @@ create table gateway.revocation (
   due_at          timestamptz not null default clock_timestamp() + interval '1 minute',
   created_at      timestamptz not null default clock_timestamp()
 );
--- In the first minute the process that queued it tries by itself.
+-- `due_at`: in the first minute, the process that queued the grant revokes it.
 create index revocation_connection_id on gateway.revocation (connection_id);
 create index revocation_due_at on gateway.revocation (due_at);
 comment on table gateway.revocation is 'Encrypted grants that still have to be revoked at their provider.';
 comment on column gateway.revocation.connection_id is 'Null for a grant that was never saved.';
-comment on index gateway.revocation_pkey is 'A grant waits to be revoked once, however often it is queued.';
+comment on index gateway.revocation_pkey is 'A grant is queued once, even if the call is repeated.';
 
 create table gateway.provider_health (
   provider   text constraint provider_health_pkey primary key,
   failures   integer not null default 0,
   open_until timestamptz
 );
-comment on table gateway.provider_health is 'A token endpoint that fails for many is left alone, but for one probe at a time.';
-comment on index gateway.provider_health_pkey is 'All processes see the same breaker.';
+comment on table gateway.provider_health is 'The circuit breaker of a token endpoint: after failures of several connections, one probe at a time.';
+comment on index gateway.provider_health_pkey is 'All processes share one circuit breaker per provider.';
 
 create table gateway.import_queue (
   id            uuid constraint import_queue_pkey primary key references public.provider_data (id) on delete cascade,
@@ -120,7 +120,7 @@ create table gateway.import_queue (
   claimed_until timestamptz
 );
 create index import_queue_due_at on gateway.import_queue (due_at);
--- What was there before the gateway.
+-- Rows that existed before the gateway.
 insert into gateway.import_queue (id)
 select d.id from public.provider_data d where d.token !~ '^(gAAAA|$)' or d.refresh !~ '^(gAAAA|$)';
 comment on table gateway.import_queue is 'Rows with tokens that the gateway did not write: encrypted and verified by the worker.';

@@ -1,4 +1,4 @@
--- Partners, their keys, what users consented to, their links, and what is frozen.
+-- Partners, keys, consents, links and freezes.
 
 create table gateway.partner (
   id                     uuid constraint partner_pkey primary key default gen_random_uuid(),
@@ -15,11 +15,11 @@ create table gateway.partner (
   revoked_at             timestamptz,
   created_at             timestamptz not null default clock_timestamp()
 );
-comment on table gateway.partner is 'Who may call /v1 with a key of its own, for which providers, and how far it reaches.';
-comment on column gateway.partner.reads_per_hour is 'Null: no limit. Its reads raise an alert when they jump.';
+comment on table gateway.partner is 'Programs that call /v1 with a key: their scopes, providers and reach.';
+comment on column gateway.partner.reads_per_hour is 'Null: no limit; a jump in reads raises an alert.';
 comment on column gateway.partner.providers is 'Null: every provider.';
-comment on index gateway.partner_pkey is 'A partner is one, however many keys it has.';
-comment on index gateway.partner_name is 'Commands and consent pages mean one partner by a name.';
+comment on index gateway.partner_pkey is 'A partner keeps its id when its keys change.';
+comment on index gateway.partner_name is 'A name in a command or on a consent page means one partner.';
 
 create table gateway.api_key (
   key_hash   text constraint api_key_pkey primary key,
@@ -32,10 +32,10 @@ create table gateway.api_key (
   revoked_at timestamptz
 );
 create index api_key_partner_id on gateway.api_key (partner_id);
-comment on column gateway.api_key.hint is 'Its last four characters, by which people tell keys apart.';
-comment on column gateway.api_key.addresses is 'Networks it may be used from. Null: anywhere.';
+comment on column gateway.api_key.hint is 'The last four characters, so that people can tell keys apart.';
+comment on column gateway.api_key.addresses is 'Networks from which the key works. Null: any.';
 comment on index gateway.api_key_pkey is 'A key belongs to one partner.';
-comment on index gateway.api_key_id is 'A key is named on the command line without being shown.';
+comment on index gateway.api_key_id is 'The id that commands use instead of the key.';
 
 create table gateway.key_use (
   key_hash text not null references gateway.api_key (key_hash) on delete cascade,
@@ -45,7 +45,7 @@ create table gateway.key_use (
   last_at  timestamptz not null default clock_timestamp(),
   constraint key_use_pkey primary key (key_hash, network)
 );
-comment on table gateway.key_use is 'Where keys are used from, /24 or /48 each, to the minute.';
+comment on table gateway.key_use is 'Networks (/24 or /48) from which keys were used, to the minute.';
 comment on index gateway.key_use_pkey is 'A network is new to a key once.';
 
 create table gateway.consent (
@@ -60,9 +60,9 @@ create table gateway.consent (
 create unique index consent_standing on gateway.consent (partner_id, connection_id) where ended_at is null;
 create index consent_connection_id on gateway.consent (connection_id);
 -- No foreign key to the connection: a partner may still read the events of its time when the connection is gone.
-comment on table gateway.consent is 'Which connections their owners opened to which partners, on a page that named the partner, and from when to when.';
-comment on column gateway.consent.scope is 'What the partner asked for beside the catalogue: the next attempt of this user asks for it again.';
-comment on column gateway.consent.made is 'The connection was made for this partner, and ends with its consent.';
+comment on table gateway.consent is 'Which connections a partner may use, by the owner''s consent, from when to when.';
+comment on column gateway.consent.scope is 'Scopes that the partner requested in addition to the default; the user''s next attempt requests them again.';
+comment on column gateway.consent.made is 'The connection was created for this partner, and ends with its consent.';
 comment on index gateway.consent_pkey is 'Each consent has its own time: a partner does not see what happened before it, or after its end.';
 comment on index gateway.consent_standing is 'An owner consents to a partner once for a connection, until that ends.';
 
@@ -85,7 +85,7 @@ create table gateway.connect_session (
 create index connect_session_expires_at on gateway.connect_session (expires_at);
 create index connect_session_user_id on gateway.connect_session (user_id);
 comment on table gateway.connect_session is 'Links that partners made for one user and one provider.';
-comment on column gateway.connect_session.connection_id is 'What was completed with the confirmation of that hash: the same confirmation again gets the same answer for a while.';
+comment on column gateway.connect_session.connection_id is 'The connection completed with this confirmation: a repeated call gets the same response for ten minutes.';
 comment on index gateway.connect_session_pkey is 'A session is completed once.';
 comment on index gateway.connect_session_secret is 'A link starts one session.';
 
@@ -93,5 +93,5 @@ create table gateway.freeze (
   target    text constraint freeze_pkey primary key,
   frozen_at timestamptz not null default clock_timestamp()
 );
-comment on table gateway.freeze is 'What no caller may read: `reads` is every token, `provider:<id>` those of a provider.';
+comment on table gateway.freeze is 'Tokens that no caller may read: `reads` for all, `provider:<id>` for one provider.';
 comment on index gateway.freeze_pkey is 'A target is frozen or not.';

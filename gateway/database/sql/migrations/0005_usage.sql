@@ -1,4 +1,4 @@
--- How much is read, and by whom.
+-- Token reads, for the record and for limits.
 
 create table gateway.token_read (
   connection_id uuid not null,
@@ -16,7 +16,7 @@ create table gateway.token_read (
 create index token_read_hour on gateway.token_read (hour);
 comment on table gateway.token_read is 'Token reads by connection, reader and hour. A closed hour becomes one event, and its row is deleted.';
 comment on column gateway.token_read.reader_id is 'A partner, or the owner of the connection.';
-comment on column gateway.token_read.partner_id is 'Null where the owner reads.';
+comment on column gateway.token_read.partner_id is 'Null if the owner reads.';
 comment on index gateway.token_read_pkey is 'A read is recorded once.';
 
 create table gateway.usage (
@@ -27,5 +27,5 @@ create table gateway.usage (
   constraint usage_pkey primary key (reader_id, hour)
 ) with (fillfactor = 50);
 create index usage_hour on gateway.usage (hour);
-comment on table gateway.usage is 'Token reads of a partner or a user in an hour, as far as the processes have reported them, and of how many connections.';
+comment on table gateway.usage is 'Token reads and distinct connections of a reader in an hour, as reported by the processes.';
 comment on index gateway.usage_pkey is 'A read counts once towards a limit.';

@@ -13,14 +13,14 @@ create table gateway.event (
 );
 create unique index event_position on gateway.event (position);
 create index event_unassigned on gateway.event (at, id) where position is null;
--- The latest events of one connection, for the operator and for how often it was refreshed.
+-- For the latest events of a connection, and for the limit of refreshes.
 create index event_connection on gateway.event (connection_id, at);
 create index event_user on gateway.event (user_id, (-position)) where position is not null;
--- Small, since rows come in order of time: for what happened lately.
+-- For recent events. Small, because rows are inserted in order of time.
 create index event_at on gateway.event using brin (at) with (pages_per_range = 16, autosummarize = on);
-comment on column gateway.event.position is 'Its place in the order in which events are read: given to committed rows by the worker; null until then.';
+comment on column gateway.event.position is 'The order in which events are read; assigned to committed rows by the worker, null until then.';
 comment on index gateway.event_pkey is 'An event is reported once under one id.';
-comment on index gateway.event_position is 'A position is given once, so that a cursor over positions misses no event.';
+comment on index gateway.event_position is 'A position is assigned once, so that a cursor misses no event.';
 
 create table gateway.event_chain (
   only_one      boolean constraint event_chain_pkey primary key default true check (only_one),
@@ -28,7 +28,7 @@ create table gateway.event_chain (
   encrypted_key text
 );
 insert into gateway.event_chain (only_one) values (true);
-comment on table gateway.event_chain is 'The last position that was given, and the encrypted key of the hash chain.';
+comment on table gateway.event_chain is 'The last assigned position, and the encrypted key of the hash chain.';
 comment on index gateway.event_chain_pkey is 'There is one chain.';
 
 create table gateway.event_seal (
@@ -36,6 +36,6 @@ create table gateway.event_seal (
   hash     text not null
 );
 insert into gateway.event_seal values (0, '');
-comment on table gateway.event_seal is 'The hash chain: each row covers the events since the row before it. The first row is where the chain begins.';
+comment on table gateway.event_seal is 'The hash chain: each row covers the events since the row before. The chain begins at the first row.';
 comment on column gateway.event_seal.hash is 'Format version, dot, HMAC over the seal before it and the events; the key is not in this database.';
 comment on index gateway.event_seal_pkey is 'The chain has one end.';

@@ -6,5 +6,5 @@ create table gateway.host (
   seen_at timestamptz not null default clock_timestamp(),
   constraint host_pkey primary key (host, keys)
 );
-comment on table gateway.host is 'Which keys, by marks that show nothing of them, the processes of a host have now or had lately.';
-comment on index gateway.host_pkey is 'While a host restarts, its old processes and its new ones are both seen.';
+comment on table gateway.host is 'Fingerprints of the encryption keys that the processes of a host use or recently used.';
+comment on index gateway.host_pkey is 'During a restart, the old and the new processes of a host each have a row.';
