@@ -132,7 +132,7 @@ def _id_token_claims(
     if not provider.openid:
         return {}
     if response.grant.id_token is None:
-        raise ProviderGarbled("openid was asked for, and no id_token came")
+        raise ProviderGarbled("openid was requested, and the response has no id_token")
     return rt.issuers.read_id_token(
         provider,
         rt.clients[provider.id],

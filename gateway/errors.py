@@ -43,7 +43,7 @@ class GatewayError(Exception):
 
 
 class Unexpected(GatewayError):
-    """A bug of ours. The log has the traceback; the page has nothing of it."""
+    """A bug of ours. The log has the place; the page has no detail."""
 
 
 class SettingsRefused(GatewayError):
@@ -245,7 +245,7 @@ class BadRequest(RequestRefused):
 
 
 class NotFound(RequestRefused):
-    """Nothing there, or nothing that the caller can reach: both look the same."""
+    """The id or address does not exist, or the caller cannot reach it: both look the same."""
 
     slug = "not_found"
     status = 404

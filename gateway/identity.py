@@ -22,7 +22,7 @@ from gateway.protocol.id_token import CLOCK_SKEW_SECONDS, is_time, key_id_of, si
 from gateway.settings import Settings
 
 SESSION_BEYOND_TOKEN = timedelta(hours=12)
-"""A session outlives the access token that opened it by at most this."""
+"""How much longer a session may last than the access token that started it."""
 _LONGEST_LIFE_SECONDS = 30 * 86_400
 _JWKS_ALGORITHMS = ("ES256", "RS256")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -30,7 +30,7 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A user, as an access token proves it, and until when."""
+    """The user of a verified access token, and its expiry."""
 
     user: User
     expires_at: datetime

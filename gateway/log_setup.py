@@ -56,7 +56,7 @@ def quiet_libraries() -> None:
     for name in _TALKATIVE:
         # At DEBUG they print URLs, headers and, in Authlib's case, code verifiers.
         logging.getLogger(name).setLevel(logging.WARNING)
-    # A database that is away is logged by us, once.
+    # The gateway itself logs an unavailable database.
     logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
 
 

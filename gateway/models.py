@@ -40,7 +40,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The caller of `/v1`: a user, proved by an access token, or a partner, known by its key. One of the two."""
+    """The caller of `/v1`: either a user with an access token, or a partner with a key."""
 
     user_id: UUID | None = None
     key_hash: str | None = field(default=None, repr=False)
@@ -69,19 +69,19 @@ class Grant:
     refresh_expires_at: datetime | None = None
     id_token: str | None = field(default=None, repr=False)
     facts: Mapping[str, str] = field(default_factory=dict)
-    """What the catalogue keeps of a token response beside the tokens (`locationId`, `companyId` …)."""
+    """Further fields of the token response that the catalogue keeps (`locationId`, `companyId` …)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The database's clock when it was read, so that a moment can be named to the database although this machine's clock may be wrong."""
+    """The database's clock when it was read, so that a time can be sent to the database even if this machine's clock is wrong."""
 
     at: UtcTime
     read: float = field(default_factory=time.monotonic)
     """When the response arrived, on this process's monotonic clock."""
 
     def after(self, seconds: float) -> datetime:
-        """What it shows that many seconds from now: early by the response's travel time, never late."""
+        """Its time in that many seconds from now; early by the response's travel time, never late."""
         return self.at + timedelta(seconds=time.monotonic() - self.read + seconds)
 
 
@@ -100,7 +100,7 @@ class AuthorizationRequest:
     add_account: bool
     """The user asked for one more account, so a new one is no surprise."""
     is_signed_in: bool
-    """Whether its user is signed in, in the browser that came back. Only a partner's link is taken otherwise."""
+    """Whether the user is signed in, in the browser that returned. If not, the request is from a partner's link."""
     has_connection: bool
     """Whether the user had a connection at this provider when the request was taken."""
     clock: Clock
@@ -139,9 +139,9 @@ class PendingGrant:
     existing_label: str
     """The account that is connected now."""
     scopes_removed: tuple[str, ...] = ()
-    """What the connection of the same account allows and this grant does not."""
+    """Scopes that the connection has and this grant does not."""
     shared_with: tuple[str, ...] = ()
-    """The names of partners that use what is connected now."""
+    """The names of partners that use the connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class Revocation:
     seal_id: UUID
     """Of the save that encrypted `token`."""
     refresh_seal_id: UUID
-    """Of the save that encrypted `refresh`: an earlier one, where a reconnect brought no refresh token."""
+    """Of the save that encrypted `refresh`: an earlier one if a reconnect had no refresh token."""
     user_id: UUID
     provider: str
     token: str | None = field(repr=False)

@@ -181,5 +181,5 @@ def _run_child(listener: socket.socket, parent: int, *, work: bool) -> None:
 
 
 def python_module(*arguments: str) -> list[str]:
-    """The command line of another process of ours, with this interpreter."""
+    """The command line that runs a module with this interpreter."""
     return [sys.executable, "-m", *arguments]

@@ -1,5 +1,5 @@
 """
-What is built once per process: the Runtime, passed first to every service.
+The Runtime: built once per process, the first argument of every service.
 
 Nothing in it belongs to a request. The database pool and the connections to providers open when first used, so that a
 Runtime may be made before a server forks.
@@ -72,7 +72,7 @@ class Runtime:
 
 
 def utc_now() -> datetime:
-    """The time by this machine's clock, in UTC."""
+    """This machine's clock, in UTC."""
     return datetime.now(UTC)
 
 
@@ -109,7 +109,7 @@ def open_database(settings: Settings) -> Store:
 
 
 def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Runtime:
-    """The instruments for `settings`. Raises SettingsRefused when the catalogue, a registration or the database is missing."""
+    """The Runtime for `settings`. Raises SettingsRefused when the catalogue, a registration or the database is missing."""
     catalog, problems = checked_catalog(settings)
     if settings.database_url is None and settings.supabase_secret_key is None:
         problems.append(NO_DATABASE)

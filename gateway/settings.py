@@ -40,7 +40,7 @@ from gateway.models import Client
 SECRETS = ("GATEWAY_KEYS", "DATABASE_URL", "SUPABASE_SECRET_KEY", "SUPABASE_JWT_SECRET", "GATEWAY_METRICS_TOKEN")
 _REGISTRATION = re.compile(r"([A-Z][A-Z0-9_]*)_(CLIENT_ID|SCOPE)")
 _KUBERNETES = re.compile(r"GATEWAY_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP)\w*)?)")
-"""What Kubernetes and Docker links put into the environment beside a service called `gateway`."""
+"""Variables that Kubernetes and Docker add for a service called `gateway`."""
 _MINIMUM_JWT_SECRET = 32
 """RFC 7518 section 3.2: an HS256 key is at least as long as its hash."""
 
@@ -49,7 +49,7 @@ _PUBLISHED_KEYS = frozenset(map(base64.urlsafe_b64decode, {
     "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=",
     "ZmDfcTF7_60GrrY167zsiPd67pEvs0aGOv2oasOM1Pg=",
 }))  # fmt: skip
-"""Keys from documents and benchmarks: everybody has them."""
+"""Published keys, from documents and benchmarks."""
 
 
 def is_loopback(host: str) -> bool:
@@ -142,7 +142,7 @@ def _raw_key(word: str) -> bytes | None:
 
 
 def _looks_made_up(key: bytes) -> bool:
-    """Few different bytes, all of them typed, or each one the next: 32 random bytes are none of that."""
+    """Few different bytes, only printable ones, or a sequence: 32 random bytes are none of these."""
     counted = len({(later - byte) % 256 for byte, later in pairwise(key)}) == 1
     return len(set(key)) < len(key) // 4 or counted or (key.isascii() and key.decode("ascii").isprintable())
 
@@ -179,14 +179,14 @@ class Settings(BaseSettings):
 
     @property
     def secure(self) -> bool:
-        """Whether browsers reach us by https, so that cookies may carry the `__Host-` prefix."""
+        """Whether the public URL is https, so that cookies can have the `__Host-` prefix."""
         return self.public_url.startswith("https://")
 
     @classmethod
     def settings_customise_sources(  # type: ignore[override]  # it is called with names
         cls, *_: Any, init_settings: PydanticBaseSettingsSource, **__: Any
     ) -> tuple[PydanticBaseSettingsSource]:
-        """`Environment` alone: the process environment is not read behind its back."""
+        """Only `Environment`: pydantic-settings must not read the process environment itself."""
         return (init_settings,)
 
 

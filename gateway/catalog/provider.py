@@ -1,7 +1,7 @@
 """
 The model of a catalogue entry, with the names of RFC 6749, 7591 and 8414 where those have one.
 
-Most providers are data alone; what is not has a name in `quirks` and a class in `deviations`.
+Most providers need only data; other differences have a name in `quirks` and a class in `deviations`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class AccountRule(BaseModel):
 
 
 class Entry(BaseModel):
-    """What every catalogue entry has, however its credentials are made."""
+    """The keys of every catalogue entry, whatever its credentials."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,7 +75,7 @@ class Entry(BaseModel):
 
     @property
     def deviations(self) -> tuple[Deviation, ...]:
-        """What it does differently, in the order of `quirks`."""
+        """The deviations, in the order of `quirks`."""
         return tuple(DEVIATIONS[name] for name in self.quirks)
 
     @field_validator("headers")
@@ -155,7 +155,7 @@ class Provider(Entry):
     replay_seconds: int = Field(default=0, ge=0)
     """How long the provider answers a used refresh token with the same new one; 0: not known to do so."""
     refresh_token_seconds: int | None = Field(default=None, gt=0)
-    """How long an unused refresh token lives, where the provider documents it and its responses do not tell."""
+    """How long an unused refresh token is valid, where the provider documents it and its responses do not say."""
 
     @property
     def openid(self) -> bool:
@@ -169,7 +169,7 @@ class Provider(Entry):
 
     @property
     def uninstaller(self) -> Deviation | None:
-        """The deviation that knows how our app is removed there, if there is one."""
+        """The deviation that can uninstall our app, if there is one."""
         return next((each for each in self.deviations if each.uninstall_scope), None)
 
     def missing_endpoints(self) -> tuple[str, ...]:

@@ -1,3 +1,3 @@
 """
-Groups of commands, a module each. Doors, as all of the command line: they read arguments, call the rooms, print.
+One module per group of commands. Each reads arguments, calls a service and prints.
 """

@@ -1,4 +1,4 @@
-"""`connections …`: what users have connected, looked at, revoked and imported. No secret is shown."""
+"""`connections …`: list, show, revoke and import connections. No secret is shown."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _DATABASE_NAMES = (
     *("DATABASE_URL", "SUPABASE_URL", "SUPABASE_SECRET_KEY", "GATEWAY_DATA"),
     *("GATEWAY_CA_BUNDLE", "GATEWAY_CATALOG", "GATEWAY_ALLOW_PRIVATE_HOSTS"),
 )
-"""What commands on the database read; they need no keys."""
+"""The settings of database commands; they need no keys."""
 
 
 # -- what the operator sees ------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def fail(problems: list[str], *, starting: bool = False) -> NoReturn:
 
 
 def printable(name: str | None) -> str:
-    """What a user or a provider wrote, without the characters that would steer the operator's terminal."""
+    """Text from a user or a provider, without terminal control characters."""
     return "".join(letter for letter in name or "" if letter.isprintable())[:60]
 
 

@@ -1,4 +1,4 @@
-"""`db …`: the schema, set up, updated and looked at."""
+"""`db …`: set up, update and show the schema."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def command_settings(data: Path, settings: dict[str, str]) -> Path:
 
 
 def rehosted(provider: Provider, sandbox: str) -> str:
-    """A TOML table that moves every address of `provider` to `<sandbox>/<id>/…`."""
+    """A TOML table that changes every URL of `provider` to `<sandbox>/<id>/…`."""
     lines = [f"[{provider.id}]"]
     for name in ("issuer", "issuer_pattern", "discovery_url", *ENDPOINTS, "api_base_url", "installed_apps_url"):
         url = getattr(provider, name)

@@ -1,4 +1,4 @@
-"""`partners …`: who may call `/v1` with a key, and what is frozen. A key is printed once, when it is made."""
+"""`partners …`: partners, their keys, and freezes. A key is printed once, when it is made."""
 
 from __future__ import annotations
 

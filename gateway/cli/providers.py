@@ -1,4 +1,4 @@
-"""`doctor` and `providers …`: what this installation needs, the catalogue, and our registrations in it."""
+"""`doctor` and `providers …`: check the installation, the catalogue and our registrations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gateway.settings import Settings, process_environment, read_settings
 @click.command()
 @AS_JSON
 def doctor(*, as_json: bool) -> None:
-    """Look at everything this installation needs, and say what to fix; ends with 1 if something must be fixed."""
+    """Check everything this installation needs, and say what to fix; ends with 1 if something must be fixed."""
     try:
         starting_settings()
     except SettingsRefused as refused:

@@ -31,7 +31,7 @@ from gateway.services import Runtime
 log = structlog.get_logger(__name__)
 
 EXCHANGE_SECONDS = 9.5
-"""For everything that the provider is asked in one callback; ten seconds are promised, and some are the database's."""
+"""For all calls to the provider in one callback. Ten seconds are promised, and the database needs some of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ def _revoke_unless_saved(
     redeemed = _Redeemed()
     try:
         yield redeemed
-    except Exception as caught:  # noqa: BLE001 - a grant must not stay alive because of a defect of ours
+    except Exception as caught:  # noqa: BLE001 - a grant must not stay valid because of a bug
         error = caught if isinstance(caught, GatewayError) else Unexpected(type(caught).__name__)
         grant = protocol.find_grant(provider, body)
         if grant is None:

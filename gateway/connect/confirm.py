@@ -22,7 +22,7 @@ from gateway.services import Runtime
 
 
 def load_pending(rt: Runtime, provider: Provider, *, session: str, browser: str) -> PendingGrant:
-    """What waits for this user in this browser. Raises StateInvalid when nothing does, or not any more."""
+    """The pending grant of this user in this browser. Raises StateInvalid when there is none, or no longer."""
     waiting = pending.pending_grant(
         rt.database, session_hash=fingerprint(session), browser_hash=fingerprint(browser), provider=provider.id
     )

@@ -53,7 +53,7 @@ class LinkExpired(StateInvalid):
 
 @dataclass(frozen=True, slots=True)
 class NewLink:
-    """A connect session and the address that starts it, which is stored nowhere."""
+    """A connect session and the URL that starts it, which is not stored."""
 
     id: uuid.UUID
     url: str = field(repr=False)
@@ -70,7 +70,7 @@ def create(
     A link for fifteen minutes, to be started once. `scope`: further ones, beside the catalogue's. `return_to` is validated already.
 
     Raises NotFound for a provider that is not enabled or not the partner's, and on Supabase for an unknown user; and what a key is refused
-    with. On plain Postgres the user gets a row in auth.users: there the product says who its users are, and its server is a partner.
+    with. On plain Postgres the user gets a row in auth.users: there the partner's server says who its users are.
     """
     provider = rt.catalog.get(provider_id)
     if caller.key_hash is None or provider is None or provider_id not in rt.clients:
@@ -198,12 +198,11 @@ def complete(
     choice: Choice | None,
 ) -> Connection:
     """
-    Save what waits there as the connection of that user, shared with that partner.
-
-    The same words within ten minutes get the same response, so that a lost response loses nothing. A wrong user or confirmation is final: the
-    grant is revoked, and UserMismatch or StateInvalid raised. PendingConfirmation, which uses nothing up, where another account is connected
-    and there is no `choice`, or where the grant allows less and the choice is not `replace`. AccessDenied after a no. NotFound for another
-    partner's session and for an unknown one; Frozen; and what a key is refused with.
+    Save the pending grant as the user's connection, shared with the partner. A repeated call within ten minutes gets the same response,
+    so that a lost response does no harm. A wrong user or confirmation is final: the grant is revoked, and UserMismatch or StateInvalid
+    raised. PendingConfirmation, which uses nothing up, where another account is connected and there is no `choice`, or where the grant
+    allows less and the choice is not `replace`. AccessDenied after a no. NotFound for another partner's session and for an unknown one;
+    Frozen; and what a key is refused with.
     """
     if caller.key_hash is None:
         check_caller(rt, caller)

@@ -27,13 +27,13 @@ class RequestSecrets(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt, before a browser is sent on it."""
+    """One attempt, before the browser is redirected."""
 
     state: str = field(repr=False)
     secrets: RequestSecrets = field(repr=False)
     state_hash: str
     encrypted: str = field(repr=False)
-    """The secrets, as the database keeps them until the browser is back."""
+    """The secrets, encrypted, as the database keeps them until the browser returns."""
 
 
 def start_connect(
@@ -50,7 +50,7 @@ def start_connect(
     The provider's URL for one attempt of the signed-in user.
 
     `browser`: the secret in the cookie that binds the attempt to this browser. `add_account`: the user wants one more account, where the
-    catalogue allows many. The scope is the catalogue's, and what partners that use the user's connections there asked for. Raises NotFound,
+    catalogue allows many. The scope is the catalogue's, and the scopes of partners that use the user's connections there. Raises NotFound,
     Unauthenticated, Frozen and what discovery raises.
     """
     provider = rt.issuers.complete(rt.provider(provider_id))
@@ -81,7 +81,7 @@ def new_attempt(rt: Runtime) -> Attempt:
 
 
 def decrypt_secrets(rt: Runtime, encrypted: str, state_hash: str) -> RequestSecrets:
-    """The secrets of an attempt that the database has given back. Raises SecretUnreadable."""
+    """The secrets of a taken attempt. Raises SecretUnreadable."""
     return RequestSecrets(*json.loads(rt.vault.decrypt(encrypted, column=_COLUMN, seal_id=state_hash)))
 
 

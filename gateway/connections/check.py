@@ -1,8 +1,8 @@
 """
-Whether a connection works: its provider is asked whose account it is, with a token that is good now.
+Check whether a connection works: ask its provider for the account, with a valid token.
 
-The account has to be the one that stands. A token that the provider does not take is refreshed once; what is refused then, or is of
-another account, ends the connection until its owner connects again. The token itself goes nowhere else.
+The account must be the connection's. If the provider refuses the token, it is refreshed once. After a further refusal, or for another
+account, the owner has to connect again.
 """
 
 from __future__ import annotations
@@ -26,16 +26,15 @@ from gateway.services import Runtime
 from gateway.tokens.read import FreshToken, fresh_grant
 
 CHECK_SECONDS = 9.5
-"""For everything that the provider is asked: its account endpoint, once more with a new token, and the refresh between them."""
+"""For all calls to the provider: the account endpoint, the refresh, and the account endpoint again."""
 
 
 def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller) -> Connection:
     """
-    The connection as it stands once its provider was asked.
+    The connection after the check.
 
-    Raises NotFound for one that the caller does not reach as for none, RateLimited within a minute of the last time, and what a
-    refresh and the provider's endpoint raise; then nothing is known and nothing changed. An answer past the question is told in an
-    event beside that. The provider has CHECK_SECONDS.
+    Raises NotFound, in the same way for an id out of reach and for an unknown one; RateLimited within a minute of the last check; and the
+    errors of a refresh and of the account endpoint, which change nothing. An unusable response is also recorded as an event.
     """
     begun = begin_check(rt.database, caller, connection_id)
     if begun is None:
@@ -52,7 +51,7 @@ def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller) -> Connection:
 
 
 def _asked(rt: Runtime, begun: Check) -> tuple[int, CheckOutcome, str, ProviderGarbled | None]:
-    """The generation asked about, what came of it, for a refusal its name in the event, and an answer past the question."""
+    """The checked generation, the outcome, the reason of a refusal for the event, and the error of an unusable response."""
     connection, deadline = begun.connection, Deadline.after(CHECK_SECONDS)
     fresh: FreshToken | None = None
     garbled: ProviderGarbled | None = None
@@ -76,7 +75,7 @@ def _asked(rt: Runtime, begun: Check) -> tuple[int, CheckOutcome, str, ProviderG
     except (NotConfirmed, AccountNotNamed) as problem:
         outcome, garbled = ("unknown", ""), ProviderGarbled(str(problem))
     except NeedsReauthorization as problem:
-        # Without a token at all: the engine has marked it, or it ran out and has nothing to be refreshed with. With one: the
+        # Without a token: the connection is marked already, or its token expired and cannot be refreshed. With one: the
         # provider cannot be asked with it.
         outcome = ("unknown", "") if fresh is not None else ("refused", problem.slug)
     return (fresh.generation if fresh else connection.generation, *outcome, garbled)

@@ -19,7 +19,7 @@ from gateway.services import Runtime
 log = structlog.get_logger(__name__)
 
 DISCONNECT_SECONDS = 9.5
-"""For everything that the provider is asked in one disconnect. What takes longer stays in the queue."""
+"""For all calls to the provider in one disconnect. A revocation that takes longer stays in the queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Receipt:
     revocation: Revoked | Literal["kept"]
     """`kept`: only a partner's access ended, because others still use the connection."""
     uninstalled: Uninstalled | None = None
-    """What became of our app at the provider; None when no uninstall was asked for."""
+    """The result of the uninstall; None when none was requested."""
 
 
 def disconnect(

@@ -1,5 +1,5 @@
 """
-Change of the master key: every stored secret is encrypted again with the newest key, while everything goes on.
+Key rotation: encrypt every stored secret again with the newest key, while the gateway runs.
 
 Walks over all encrypted values, a page at a time, and replaces each by compare-and-set on its text. It may be interrupted anywhere and run
 again. Authorization requests are left out: they expire within ten minutes.
@@ -19,7 +19,7 @@ from gateway.services import Runtime
 
 PAGE = 200
 PASSES = 5
-"""How often the run looks again at what was changed or locked meanwhile."""
+"""How often the run repeats for values that were changed or locked meanwhile."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 

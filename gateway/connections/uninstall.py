@@ -31,11 +31,9 @@ def uninstall_app(
     rt: Runtime, deadline: Deadline, *, connection_id: uuid.UUID, session_hash: str | None, caller: Caller | None
 ) -> Uninstalled | None:
     """
-    Remove our app at the provider; None where the connection stays for others.
-
-    `kept`: the account is connected elsewhere too, and the caller is a partner that has no say in that. A failure is logged and recorded as an
-    event, not raised. Raises NotFound (the same for an id of another user and for an unknown id) and DatabaseUnavailable before the
-    provider was asked.
+    Remove our app at the provider; None where the connection stays for others. `kept`: the account has other connections, which the
+    calling partner may not end. A failure is logged and recorded as an event, not raised. Raises NotFound (the same for an id of another
+    user and for an unknown id) and DatabaseUnavailable before the provider was asked.
     """
     target = rt.store.leaving(connection_id=connection_id, session_hash=session_hash, caller=caller)
     if target is None:

@@ -1,8 +1,8 @@
 """
 The database: SQL functions by name, over a direct connection (`postgres`) or REST (`rest`).
 
-`queries` has a module for each topic, with a function for each SQL function: values in, values out. It decides nothing, since each
-promise is kept inside its SQL function. Hashes come in, never the secrets they were made from.
+`queries` has a module for each topic, with a function for each SQL function: values in, values out. It decides nothing: each promise is
+kept inside its SQL function. It passes hashes of secrets, not the secrets.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ SCHEMA_VERSION = schema_version()
 
 
 class Backend(Protocol):
-    """How functions are called. Every one of them answers a JSON value, or None."""
+    """How functions are called. Each returns a JSON value, or None."""
 
     def call(self, function: str, arguments: Mapping[str, object]) -> Any:
-        """What `public.<function>` answers to named arguments of JSON types (uuid and time as ISO text)."""
+        """The result of `public.<function>` for named arguments of JSON types (uuid and time as ISO text)."""
 
     def warm(self, calls: Sequence[tuple[str, Mapping[str, object]]]) -> None:
-        """Opens connections, and has the functions called on them before somebody waits for it."""
+        """Open connections and prepare the functions on them, before a request needs one."""
 
     def close(self) -> None:
-        """Lets go of connections."""
+        """Close the connections."""
 
 
 def open_store(database_url: str) -> Store:
@@ -86,7 +86,7 @@ class Database:
         """
         What `public.gateway_<function>_v1` answers, as JSON. UUIDs, times, tuples and dataclasses are encoded here.
 
-        Raises the error that a function refuses its caller with.
+        Raises the error with which a function refuses its caller.
         """
         answer = self._backend.call(f"gateway_{function}_v1", _encode(arguments))
         if answer == _SHUT_OUT:
@@ -98,7 +98,7 @@ class Database:
         return answer
 
     def warm(self) -> None:
-        """Prepare what is called most often: reads by a user and by a key, and a claim, of no connection."""
+        """Prepare the most frequent calls: reads by a user and by a key, and a claim, without a connection."""
         none = UUID(int=0)
         read = {
             "connection_id": none,
@@ -118,7 +118,7 @@ class Database:
         )
 
     def close(self) -> None:
-        """Lets go of connections; a later call opens new ones."""
+        """Close the connections; a later call opens new ones."""
         self._backend.close()
 
     def schema(self) -> SchemaState:
@@ -131,7 +131,7 @@ class Database:
 
 
 class Store(Database, Refreshing, Linking, Operating, Keeping):
-    """What the topic modules have not taken over yet."""
+    """Calls that are not in the topic modules yet."""
 
     _call = Database.call
 
@@ -149,14 +149,14 @@ class Store(Database, Refreshing, Linking, Operating, Keeping):
 
 
 def _encode(arguments: Mapping[str, object]) -> dict[str, object]:
-    """As JSON types, under the names that the SQL functions give them, so that none is mistaken for a column there."""
+    """Arguments as JSON types, with the prefix that tells them from columns in SQL."""
     return {f"p_{name}": to_jsonable_python(value) for name, value in arguments.items()}
 
 
 _SHUT_OUT = {"shut_out": True}
-"""What every function answers that is told a user whom nobody may be any more, by whatever proof."""
+"""The result of a function for a banned or deleted user."""
 
 _REFUSED: Mapping[str, type[GatewayError]] = {
     error.slug: error for error in (Unauthenticated, Forbidden, Frozen, RateLimited, PendingConfirmation)
 }
-"""What a function answers whose caller may not have what it asks for: {"refused": slug, "retry_after": seconds}."""
+"""The result of a function that refuses its caller: {"refused": slug, "retry_after": seconds}."""

@@ -6,7 +6,7 @@ knows no function by name. No error contains a value that was passed.
 
 Every wait is bounded. For a connection: the pool's timeout. For an answer: `BoundedConnection`, which closes the socket after
 ANSWER_SECONDS, also where the server hangs and where neither a statement timeout nor a session may be set (transaction poolers).
-For locks: the functions themselves say `set lock_timeout`, so that nothing waits on in the server afterwards.
+For locks: the functions set `lock_timeout`, so that no statement keeps waiting in the server.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from gateway.errors import DatabaseUnavailable, GatewayError, Unexpected
 log = structlog.get_logger(__name__)
 
 CONNECTION_SECONDS = 3.0
-"""How long a caller waits for a free connection, and the pool for the server to come back before it lets a caller try."""
+"""How long a caller waits for a free connection, and the pool for the server to return before it lets a caller try."""
 ANSWER_SECONDS = 5.0
-"""How long a caller waits for an answer, once there is a connection; over REST, for the whole of a call."""
+"""How long a caller with a connection waits for the result; over REST, for the whole call."""
 _CONNECT_SECONDS = 3
 _WARMED = 4
 """Connections that a process opens when it starts. Small databases allow few, and other processes need some too."""
@@ -45,7 +45,7 @@ UNREACHABLE = {
     "": "the database does not answer: check host and port in DATABASE_URL, and whether Postgres, or the project, is running",
     "28P01": "the database refuses the password in DATABASE_URL",
     "28000": "the database refuses the role in DATABASE_URL",
-    "3D000": "there is no database of the name in DATABASE_URL",
+    "3D000": "the database named in DATABASE_URL does not exist",
 }
 KEPT_ALIVE: dict[str, str | int] = {
     "application_name": "gateway",
@@ -71,7 +71,7 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
             return super().wait(gen, interval, ANSWER_SECONDS if timeout is None else timeout)
         except psycopg.OperationalError:
             if self.info.transaction_status is TransactionStatus.ACTIVE:
-                self.close()  # the server may still answer, and nobody must take that for the next call's answer
+                self.close()  # the result may still arrive, and would be taken for the next call's
             raise
 
 
@@ -146,7 +146,7 @@ class PostgresBackend:
             if self._pool is not None and self._pid == os.getpid():
                 return self._pool
             if self._pool is not None:
-                # A fork's copy: its sockets belong to the parent, its threads do not exist here. Kept and never touched.
+                # A fork's copy: its sockets belong to the parent, its threads do not exist here. Keep it and do not use it.
                 self._inherited.append(self._pool)
             self._pool = ConnectionPool(
                 self._conninfo,

@@ -1,5 +1,5 @@
 """
-The doctor: looks at everything that an installation needs, and says what to fix. It changes nothing.
+The doctor: checks everything that an installation needs, and says what to fix. It changes nothing.
 
 It reads the settings as `serve` does, so that both refuse the same ones.
 """

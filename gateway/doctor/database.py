@@ -1,8 +1,8 @@
 """
 The database: its schema, the hosts that use it, events, what is frozen, access rules, and whether stored tokens decrypt.
 
-Access rules are read over a direct connection, in one read-only transaction, as whichever role the gateway has: every role may
-read the system catalogues. The questions are in gateway/database/sql/checks.sql.
+Access rules are read over a direct connection, in one read-only transaction, as the gateway's role: every role may read the system
+catalogues. The checks are in gateway/database/sql/checks.sql.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BEHIND_SECONDS = 60
 
 
 def examine(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
-    """Everything about it; only that it does not answer, or has no schema, where that is so."""
+    """All findings about the database; if it does not answer or has no schema, only that."""
     try:
         version = rt.store.schema()["version"]
     except DatabaseUnavailable:
@@ -84,7 +84,7 @@ def _hosts(rt: Runtime) -> Iterator[Finding]:
 
 
 def compare_hosts(hosts: list[Host]) -> Iterator[Finding]:
-    """A failure for each host without a key that another encrypts with, a warning for one without a key that another only holds."""
+    """A failure for a host without a key that another host encrypts with; a warning for a key that another host only holds."""
     encrypting = {host.keys[0] for host in hosts if host.keys}
     held = {key for host in hosts for key in host.keys}
     for host in hosts:
@@ -113,7 +113,7 @@ def examine_events(rt: Runtime) -> Iterator[Finding]:
         return
     problems = [problem for step in steps for problem in step.problems]
     if problems:
-        fix = "Somebody wrote to the schema gateway. Run `python -m gateway events verify`."
+        fix = "The schema gateway was changed from outside. Run `python -m gateway events verify`."
         yield Finding("events", "fail", problems[0].message, fix)
     elif chain.oldest_unassigned_seconds > _BEHIND_SECONDS:
         text = f"{chain.unassigned} events have no position, the oldest for {chain.oldest_unassigned_seconds:.0f} s."
@@ -123,7 +123,7 @@ def examine_events(rt: Runtime) -> Iterator[Finding]:
 
 
 def _frozen(rt: Runtime) -> Iterator[Finding]:
-    """What the operator or a limit has stopped, which is easily forgotten."""
+    """Freezes, which are easily forgotten."""
     try:
         found = queries.list_partners(rt.database)
     except GatewayError as error:

@@ -13,7 +13,7 @@ from gateway.settings import Settings
 
 
 def examine(rt: Runtime, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Settings that are valid, and may still not be what the operator meant."""
+    """Valid settings that may not be what the operator meant."""
     settings = rt.settings
     yield Finding("settings", "ok", "All settings are valid.")
     more = " (the first encrypts, the others only decrypt)" if len(settings.keys) > 1 else ""
@@ -80,7 +80,7 @@ def judge_keys(settings: Settings, keys: int) -> Finding:
 
 
 def compare_clock(date: str | None, now: datetime) -> Iterator[Finding]:
-    """By the Date header (RFC 9110 section 6.6.1) of the sign-in service, whose tokens say when they expire."""
+    """Compare with the Date header (RFC 9110 section 6.6.1) of the sign-in service, because its tokens contain times."""
     try:
         theirs = parsedate_to_datetime(date or "")
     except ValueError:

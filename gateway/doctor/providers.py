@@ -1,8 +1,8 @@
 """
 Providers: whether each enabled one answers, is the one the catalogue means, and knows our registration.
 
-A token request with a made-up code tells: a server that answers `invalid_grant` has accepted our client id and secret (RFC 6749
-section 5.2), one that answers `invalid_client` has not. It grants nothing and uses nothing up.
+A token request with an invented code shows this: a server that answers `invalid_grant` has accepted our client id and secret (RFC 6749
+section 5.2), one that answers `invalid_client` has not. The request has no effect.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gateway.http import Deadline
 from gateway.services import Runtime
 
 _SECONDS = 10.0
-"""For everything that is asked of one provider."""
+"""For all calls to one provider."""
 _UNKNOWN_CLIENT = ("invalid_client", "unauthorized_client", "401")
 _UNKNOWN_REDIRECT = ("redirect_uri_mismatch", "invalid_redirect_uri")
 
@@ -113,7 +113,7 @@ def _known(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:
 
 
 def _refused(rt: Runtime, provider: Provider, error: GatewayError) -> Finding:
-    """Any other refusal than of the code."""
+    """A refusal for another reason than the code."""
     reason = str(error) if isinstance(error, ClientRejected) else ""
     if any(word in reason for word in _UNKNOWN_CLIENT):
         secret = f"{provider.id.upper()}_CLIENT_ID and {provider.id.upper()}_CLIENT_SECRET"

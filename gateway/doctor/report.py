@@ -15,9 +15,8 @@ CLOCK_SECONDS = 30
 @dataclass(frozen=True, slots=True)
 class Finding:
     """
-    `message` is what was seen of the part `about`, `fix` what to do about it.
-
-    A plain sentence of ours: no setting's value, no database address, no provider's words, so that it can be pasted anywhere.
+    `message` says what was found about the part `about`, `fix` what to do. Both can be pasted anywhere: no values of settings, no
+    database address, no text from a provider.
     """
 
     about: str

@@ -33,7 +33,7 @@ _SOCKET_PATH_BYTES = 100
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one embedded Postgres is. `account` is the one it runs as: None for ours."""
+    """The paths of one embedded Postgres. `account`: the one it runs as; None for the current one."""
 
     programs: Path
     home: Path
@@ -79,7 +79,7 @@ def holds_database(folder: Path) -> bool:
 
 
 def _homes(folder: Path) -> tuple[Path, Path]:
-    """In the data folder, and the other place for an account that cannot reach that."""
+    """In the data folder, or below /var/tmp for an account that cannot reach it."""
     return folder / "postgres", _OUT_OF_HOMES / f"gateway-{_digest(str(folder))}"
 
 
@@ -113,7 +113,7 @@ def _find_programs() -> Path:
             return directory.resolve()
     raise SettingsRefused(
         [
-            "There is no Postgres to start: install the requirements, set PG_BINDIR to a folder with `postgres`, or set DATABASE_URL."
+            "No Postgres was found: install the requirements, set PG_BINDIR to a folder with `postgres`, or set DATABASE_URL."
         ]
     )
 
@@ -177,13 +177,13 @@ def _home(folder: Path, account: pwd.struct_passwd | None) -> Path:
 
 
 def _make_trusted(path: Path, mode: int) -> None:
-    """Make the folder if it is missing; refuse one that another account may have put there (anybody may write to /var/tmp)."""
+    """Make the folder if it is missing; refuse one that another account may have created (/var/tmp is writable for all)."""
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=mode)
     found, account = path.lstat(), _account()
     trusted = {0, os.geteuid(), account.pw_uid if account else 0}
     if not stat.S_ISDIR(found.st_mode) or found.st_uid not in trusted or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise SettingsRefused([f"{path} belongs to somebody else or may be written by them: remove it."])
+        raise SettingsRefused([f"{path} belongs to another account or is writable for others: remove it."])
 
 
 def _digest(text: str) -> str:

@@ -1,8 +1,8 @@
 """
 A Postgres server of our own, for the demo, the tests and `serve --embedded`.
 
-Makes a cluster once, starts it as a direct child that ends with us, however we end, or joins the one that another command has
-started on the same folder. A lock file decides who starts it.
+Makes a cluster once, starts it as a direct child that ends with this process, or joins the one that another command has started on the
+same folder. A lock file decides who starts it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LOG_BYTES = 4 * 1024 * 1024
 _PR_SET_PDEATHSIG = 1
 
 _OPTIONS = {
-    "listen_addresses": "",  # no TCP: only we may enter the folder with the socket
+    "listen_addresses": "",  # no TCP: only this account may enter the folder with the socket
     "unix_socket_permissions": "0700",
     "timezone": "UTC",
     "jit": "off",
@@ -82,7 +82,7 @@ class EmbeddedPostgres:
         self._release()
 
     def _release(self) -> None:
-        """Close the lock file; in a forked child too, or it would hold the lock after we are gone."""
+        """Close the lock file; also in a forked child, which would otherwise keep the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -194,8 +194,8 @@ def _end_earlier_server(place: Place, deadline: float) -> None:
     """
     End the server of a process that is gone; we hold the lock.
 
-    The number in a stale pid file may belong to any process by now, and Postgres would wait for that one for ever. Our own number
-    there tells Postgres that the file is stale, and leaves in place what it needs to notice leftover processes.
+    The number in a stale pid file may belong to another process now, and Postgres would wait for it. With our own number in it, Postgres
+    knows that the file is stale, and can still find leftover processes.
     """
     lines = _pid_file(place)
     if not lines or not lines[0].isdigit():

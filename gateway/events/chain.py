@@ -1,7 +1,7 @@
 """
 The hash chain over events: segments of consecutive positions, each sealed by an HMAC over its rows and the seal before it.
 
-The key is encrypted by the vault, so that nobody can make a seal with the database alone. Delivery never waits for the chain.
+The vault encrypts the key, so that the database alone is not enough to make a seal. Delivery never waits for the chain.
 """
 
 from __future__ import annotations

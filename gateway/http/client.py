@@ -34,7 +34,7 @@ from gateway.http.connection import Call, Connection, Deadline, Pool, ResponseTo
 
 DEFAULT_SECONDS = 10.0
 LARGEST_BODY = 64 * 1024
-"""Default limit of a response body: four times the largest honest one, a key set with certificates."""
+"""Default limit of a response body: four times the largest real one, a key set with certificates."""
 _FREE_PIECES = 256
 _SMALLEST_PIECE = 256
 """On average, after the free ones: each chunk costs CPU, however small it is."""

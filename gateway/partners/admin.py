@@ -1,8 +1,7 @@
 """
-Partners: their keys, and what the operator decides about them.
+Partners: their keys, and the operator's commands.
 
-Makes keys and reads them by their shape; everything that needs to be remembered is the store's, and whether a key may do something
-is decided there, in the call that does it. Knows no Flask and no provider.
+Makes keys and checks their form. The database stores them, and decides what a key may do in the call that does it.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ _MAPPED_BITS = 96
 
 
 class PartnerRefused(ValueError):
-    """What the operator asked for cannot be; the message is a sentence for them, with the mend."""
+    """The operator's request is not possible; the message is a sentence with the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was made just now: `text` is shown once and kept nowhere."""
+    """A new key: `text` is shown once and not stored."""
 
     partner_id: uuid.UUID
     key_id: uuid.UUID
@@ -54,16 +53,14 @@ class NewKey:
 
 
 def make_key() -> str:
-    """256 random bits in base 62 behind a prefix that scanners for leaked secrets know, and a CRC-32 over all of it."""
+    """A prefix that scanners for leaked secrets know, 256 random bits in base 62, and a CRC-32 of both."""
     body = KEY_PREFIX + _base62(secrets.randbits(256), _SECRET_DIGITS)
     return body + _check(body)
 
 
 def read_key(text: str) -> str:
     """
-    The SHA-256 (hex) that a key is kept under. Raises Unauthenticated for what cannot be one, without asking anybody.
-
-    Whoever mistypes a key is told here; the checksum keeps no secret and is compared as it is.
+    The SHA-256 (hex) of a key, as the database stores it. Raises Unauthenticated for a wrong form or checksum, without a database call.
     """
     if not _SHAPE.fullmatch(text) or _check(text[:-_CHECK_DIGITS]) != text[-_CHECK_DIGITS:]:
         raise Unauthenticated("the key has a wrong shape or checksum")
@@ -71,7 +68,7 @@ def read_key(text: str) -> str:
 
 
 def hash_key(text: str) -> str:
-    """What is kept of a key. It has 256 random bits: nothing slower is needed against guessing."""
+    """The hash to store. A fast one is enough: a key has 256 random bits."""
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
@@ -104,7 +101,7 @@ def add_partner(
     freeze_on_alert: bool = False,
 ) -> NewKey:
     """
-    A new partner with its first key. No `providers`: every one; no `addresses` (networks in CIDR form): anywhere.
+    A new partner with its first key. Without `providers`: all; without `addresses` (networks in CIDR form): from anywhere.
 
     Raises PartnerRefused.
     """
@@ -131,7 +128,7 @@ def add_partner(
 
 def add_key(store: Store, name: str, *, addresses: Sequence[str] = (), expires_days: int | None = None) -> NewKey:
     """
-    One more key of a partner, which may have two that live. What is not said is as with the newest one before it.
+    One more key of a partner, which may have two valid ones. Omitted options are copied from its newest key.
 
     Raises PartnerRefused.
     """
@@ -176,7 +173,7 @@ def _networks(addresses: Sequence[str]) -> list[str] | None:
 
 
 def _network(address: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """Of an IPv4 address in IPv6's clothes (RFC 4291 section 2.5.5.2) the IPv4 one: callers are compared as such."""
+    """The IPv4 address in an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2), in which form callers are compared."""
     found = ipaddress.ip_network(address, strict=False)
     mapped = found.network_address.ipv4_mapped if isinstance(found, ipaddress.IPv6Network) else None
     if mapped is None or found.prefixlen < _MAPPED_BITS:

@@ -1,5 +1,5 @@
 """
-What issuers publish: metadata (RFC 8414, OpenID Connect Discovery) and signing keys (RFC 7517).
+Documents of issuers: metadata (RFC 8414, OpenID Connect Discovery) and signing keys (RFC 7517).
 
 Each document is fetched when it is first needed and kept. While an issuer fails, its last good document stays in use.
 """
@@ -25,14 +25,14 @@ METADATA_SECONDS = 3600
 KEYS_SECONDS = 600
 """Supabase asks not to keep its keys longer than ten minutes."""
 PAUSE_SECONDS = 30
-"""The shortest time between two fetches of one document, however many unknown key ids come."""
+"""The shortest time between two fetches of one document, however many unknown key ids arrive."""
 RETRY_SECONDS = 2
 """The same while there is no good document yet."""
 OPTIONAL_SECONDS = 2.0
 DEADLINE_SECONDS = 9.5
 WAIT_SECONDS = 3.0
 _TOO_LATE_SECONDS = 0.5
-"""Less time is not enough for a name, a handshake and a response."""
+"""Less time is not enough for a name lookup, a handshake and a response."""
 _KEPT_METADATA = ("issuer", "authorization_response_iss_parameter_supported", *ENDPOINTS)
 
 

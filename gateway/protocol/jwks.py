@@ -15,7 +15,7 @@ _PUBLIC = ("kty", "kid", "use", "alg", "key_ops", "crv", "n", "e", "x", "y")
 _LONGEST_MEMBER = 2_732
 """Base64 characters of 16,384 bits, the largest RSA key that OpenSSL verifies with."""
 _MOST_KEYS = 32
-"""Honest sets have two to a dozen; importing one costs 0.2 ms."""
+"""Real sets have two to a dozen keys; importing one takes CPU."""
 _MOST_NAMELESS = 8
 """Keys that are tried for a token without a key id."""
 

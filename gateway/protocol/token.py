@@ -16,7 +16,7 @@ from gateway.models import Client, Grant
 from gateway.protocol.message import HttpRequest, authenticated_post, error_for, is_visible_ascii, parse_json
 
 _LONGEST_LIFE = 10 * 365 * 86_400
-"""Seconds; a longer life is a defect."""
+"""Seconds; a longer lifetime is an error."""
 _MOST_SCOPES = 500
 _LONGEST_FACT = 200
 _SECRETS = frozenset({"access_token", "refresh_token", "id_token"})
@@ -95,7 +95,7 @@ def parse_token_response(
 
 
 def find_grant(provider: Provider, body: bytes) -> Grant | None:
-    """The tokens in a response that is not believed: they are valid all the same and must be revoked."""
+    """The tokens in a rejected response: they are valid and must be revoked."""
     try:
         response = _reshaped(provider, parse_json(body))
     except ProviderGarbled:

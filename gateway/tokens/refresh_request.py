@@ -112,7 +112,7 @@ def refresh_once(rt: Runtime, provider: Provider, claim: ClaimedRefresh, started
     except (DatabaseUnavailable, RefreshInProgress):
         raise  # the lease ends by itself, and the refresh is taken up again
     except Exception:
-        # A defect of ours, perhaps with this connection only: it waits, so that it does not keep the others from being refreshed.
+        # A bug, perhaps with this connection only: it waits, so that it does not delay others.
         _failed(rt, claim, "operator", "unexpected", _OPERATOR_SECONDS)
         raise
 

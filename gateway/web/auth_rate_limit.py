@@ -1,5 +1,5 @@
 """
-The cost of failed authentication: after 300 failures in a minute an address has to wait.
+Limit failed authentication: after 300 failures in a minute an address has to wait.
 
 Counted per process, in memory. Only failures count, so that a valid request never waits here. The limits of a partner are in the
 database.

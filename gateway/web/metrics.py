@@ -2,8 +2,8 @@
 `/metrics` in Prometheus' text format.
 
 The figures from the database (work that is due, connections, queues, breakers) are the same from every process. Each process counts
-its own requests, by route and never by address, since an address may hold ids or secrets. Readers need the bearer
-GATEWAY_METRICS_TOKEN; without one set, only this machine may read.
+its own requests, by route and never by address, since an address may hold ids or secrets. Readers send GATEWAY_METRICS_TOKEN as bearer
+token; without that setting, only the same machine may read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip", "
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    """All figures. They say when the database is away; that is no error here."""
+    """All figures. An unavailable database is a figure, not an error."""
     _check_reader()
     registry: CollectorRegistry = current_app.extensions["metrics"]
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
@@ -83,11 +83,11 @@ class _Database:
         self._rt = rt
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: without this method the registry collects once to learn the names."""
+        """Empty: without this method the registry would collect once to learn the names."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """Every figure; only `gateway_database_up 0` and the build when the database is away."""
+        """Every figure; without the database only `gateway_database_up 0` and the build."""
         yield InfoMetricFamily("gateway_build", "The version.", {"version": __version__})
         try:
             lag = self._rt.store.lag()
@@ -99,9 +99,9 @@ class _Database:
         for name, text, value in (
             ("refreshes_due", "Connections whose refresh is due.", lag["due"]),
             ("refresh_lag_seconds", "How long the oldest of them has been due.", lag["oldest_due_seconds"]),
-            ("dead_intents", "Refreshes whose process crashed, not taken up again yet.", lag["dead_intents"]),
+            ("dead_intents", "Refreshes whose process crashed and that were not repeated yet.", lag["dead_intents"]),
             ("revocations_waiting", "Grants to be revoked at their provider.", lag["revocations"]),
-            ("parked_grants", "Grants that wait for their user's decision.", lag["parked_grants"]),
+            ("parked_grants", "Grants that wait for a decision.", lag["parked_grants"]),
             ("events_unassigned", "Events that have no position yet.", lag["events_unassigned"]),
             ("events_unassigned_seconds", "Age of the oldest of them.", lag["oldest_unassigned_seconds"]),
         ):

@@ -1,5 +1,5 @@
 """
-Redirects: which addresses from outside are allowed, and how a result is put into one.
+Redirects: check URLs from outside, and add results to them.
 
 An open redirector is a phishing tool (RFC 9700 section 4.11). So the origin has to be one of ours exactly, and an address that two
 parsers could read differently is refused before it is parsed.
@@ -66,10 +66,10 @@ def with_query(url: str, **more: str) -> str:
 
 
 _DISGUISED = re.compile(r"/(/|%(0.|1.|2f|5c|7f))", re.IGNORECASE)
-"""After the first slash another one, a backslash or a control character, plain or percent-encoded."""
+"""A second slash, a backslash or a control character after the first slash, plain or percent-encoded."""
 
 _RESULTS = frozenset({"connection", "provider", "error", "confirmation", "connect_session"})
-"""Names of our results: a link must not bring its own."""
+"""Names of our results: a link must not contain its own."""
 
 
 def _is_plain(value: str) -> bool:

@@ -1,5 +1,5 @@
 """
-Response headers that limit what a browser may do with a response. Strict by default; a page that needs more asks for it.
+Security headers. Strict by default; a page that needs more asks for it.
 """
 
 from __future__ import annotations

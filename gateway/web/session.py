@@ -1,7 +1,7 @@
 """
-Sessions of browsers: the session cookie, the cookie that binds an attempt to its browser, and forms.
+Browser sessions: the session cookie, the cookie that binds an attempt to its browser, and CSRF tokens.
 
-`POST /session` is how the product's front end hands over its signed-in user; there is no password form here.
+The product's front end starts a session for its user with `POST /session`; the gateway has no password form.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def sign_in_response(**query: str) -> Response:
 
 @blueprint.post("/session")
 def hand_over() -> Response:
-    """The product's front end hands over its signed-in user; 303 to `next` with the session cookie."""
+    """Start a session for the product's user; 303 to `next` with the session cookie."""
     rt = runtime()
     _check_origin()
     target = here_or_app_address(rt.settings, request.form.get("next"))
@@ -152,13 +152,13 @@ def hand_over() -> Response:
 
 
 def _check_origin() -> None:
-    """Only the product's own front ends may start a session: another site could sign its visitor in as somebody else."""
+    """Only the product's own front ends may start a session: another site could sign its visitor in as another user."""
     settings = runtime().settings
     origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
     if origin is None and site in (None, "same-origin", "none"):
         return
     if origin not in (*settings.app_origins, settings.public_url):
-        raise Forbidden("the session was handed over from an origin that is not listed")
+        raise Forbidden("the session request comes from an origin that is not listed")
 
 
 @blueprint.post("/session/end")

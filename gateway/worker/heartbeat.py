@@ -1,7 +1,7 @@
 """
 The heartbeat of a process: which encryption keys it has, by fingerprints that show nothing of them.
 
-Key rotation and the doctor compare these, so that a host without a key is found before it matters.
+Key rotation and the doctor compare these to find a host that lacks a key.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""HighLevel: errors in words, accounts that are locations or agencies, and uninstalling."""
+"""HighLevel: errors in prose, accounts that are locations or agencies, and the uninstall call."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def take_authorization(
     """
     Take the attempt, once. A mismatch leaves it as it was, so that a link scanner or another user cannot use it up.
 
-    `provider`: whose callback was called; at the wrong one the attempt is used up. None for an unknown, expired or used state.
+    `provider`: of the callback; the wrong one uses the attempt up. None for an unknown, expired or used state.
     """
     row = database.call(
         "take_authorization",

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from gateway.database import Database
 
 Ending = Literal["saved", "gone", "reconnected", "refreshed"]
-"""What became of a response: saved; the connection is gone; its user connected again first; it, or another to the same request, was saved."""
+"""`gone`: the connection was deleted. `reconnected`: its user connected again first. `refreshed`: this or another response to the request was saved before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def finish_refresh(
 
 
 def fail_refresh(database: Database, claim: ClaimedRefresh, *, outcome: str, error: str, wait_seconds: float) -> bool:
-    """End the lease and say why: `wait`, `alone`, `operator` or `refused`. False when the lease is over already."""
+    """End the lease, with the outcome `wait`, `alone`, `operator` or `refused`. False when the lease has already ended."""
     answer = database.call(
         "fail_refresh",
         connection_id=claim.id,

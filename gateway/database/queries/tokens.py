@@ -67,7 +67,7 @@ def read_token(
 
 
 def stored_token(database: Database, connection_id: UUID, *, min_seconds: int = 0) -> StoredToken | None:
-    """The gateway's own read: nobody's right is checked, and nothing is recorded."""
+    """The gateway's own read: no permission is checked, and nothing is recorded."""
     return _STORED_TOKEN.validate_python(
         database.call("stored_token", connection_id=connection_id, min_seconds=min_seconds)
     )

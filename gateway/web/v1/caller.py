@@ -1,5 +1,5 @@
 """
-Who calls `/v1`, and from which address: a partner by its key, or a user by a Supabase access token.
+The caller of `/v1` and its address: a partner with a key, or a user with a Supabase access token.
 
 Reads headers only. The database decides whether a key is valid and what it may do, in the call that does the work.
 """

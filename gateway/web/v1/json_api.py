@@ -1,5 +1,5 @@
 """
-Between Flask and the schemas: parse a query or a JSON body, make a JSON response.
+Parse a query or a JSON body, make a JSON response.
 """
 
 from __future__ import annotations

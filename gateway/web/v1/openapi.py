@@ -1,5 +1,5 @@
 """
-`described` says beside a route what the call is; `description` makes the OpenAPI 3.1 document from that and from Flask's rules.
+OpenAPI 3.1: `described` adds a route's details; `description` builds the document from these and from Flask's rules.
 """
 
 from __future__ import annotations
