@@ -1,8 +1,8 @@
 """
-Every provider of the catalogue, played on this machine, with faults on demand; a sign-in service, and a small product.
+Simulates every provider of the catalogue, with faults on demand, a sign-in service, and a small product.
 
-Stands apart: it imports nothing of the gateway, because a habit misunderstood on both sides would pass every test. Each real
-address https://HOST/PATH of provider `id` is played at <origin>/<id>/PATH.
+It imports nothing of the gateway: a mistake made on both sides would pass every test. The real URL https://HOST/PATH of the provider `id`
+is simulated at <origin>/<id>/PATH.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
-`python -m gateway.sandbox`: the sandbox as a process of its own.
+`python -m gateway.sandbox`: the sandbox as a separate process.
 
-Keys of partners, by which it plays their servers, come in the environment as JSON, `SANDBOX_PARTNER_KEYS`: arguments could be read
-by anybody on the machine.
+Keys of the partners whose servers it simulates come as JSON in the environment variable `SANDBOX_PARTNER_KEYS`: every account on the
+machine can read arguments.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from .server import make_server
 
 
 def main() -> int:
-    """Serves until it is interrupted or terminated."""
-    parser = argparse.ArgumentParser(prog="python -m gateway.sandbox", description="Plays the catalogue's providers.")
+    """Serve until interrupted or terminated."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gateway.sandbox", description="Simulates the catalogue's providers."
+    )
     parser.add_argument("--port", type=int, default=8001, help="port to listen on (default 8001; 0 takes a free one)")
     parser.add_argument("--bind", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--gateway", default="http://localhost:8000", help="origin of the gateway that is sent here")
     parser.add_argument("--origin", action="append", default=[], help="further origin that redirect URIs may point to")
     parser.add_argument("--offer", default=",".join(OFFERS), help="providers that the front end has buttons for")
-    parser.add_argument("--until-stdin-closes", action="store_true", help="end when whoever started this has ended")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="end when the parent process ends")
     chosen = parser.parse_args()
     offers = [name for name in chosen.offer.split(",") if name]
     keys = json.loads(os.environ.pop("SANDBOX_PARTNER_KEYS", "{}"))
@@ -50,7 +52,7 @@ def _interrupt(_number: int, _frame: types.FrameType | None) -> None:
 
 
 def _watch_stdin() -> None:
-    """A pipe that nobody holds any more says that the parent is gone, however it went."""
+    """The pipe closes when the parent ends, in any way."""
     while os.read(sys.stdin.fileno(), 1024):  # past the buffer, whose lock would be missed at exit
         continue
     os.kill(os.getpid(), signal.SIGTERM)

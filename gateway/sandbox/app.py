@@ -1,8 +1,8 @@
 """
-The order in which the sandbox is put together.
+The Flask application of the sandbox.
 
-Every request for a played provider is written down, meets the faults that were planned for it, is answered, and the answer
-is bent if a fault asks for that. Which provider and which endpoint it was is read from the blueprint's and the view's names.
+Every request for a simulated provider is recorded, then planned faults apply, then the view responds, then faults may change the response.
+The names of the blueprint and the view say which provider and endpoint it was.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def create_app(state: State, offers: tuple[str, ...] = OFFERS) -> Flask:
 
 
 def _played() -> tuple[str, str] | None:
-    """Provider and endpoint of the request, or None where no provider is played."""
+    """Provider and endpoint of the request; None for other routes."""
     if request.blueprint not in CLIENTS or request.endpoint is None:
         return None
     return request.blueprint, request.endpoint.rpartition(".")[2]
@@ -92,5 +92,5 @@ def _part(state: State, answer: Response) -> Response:
 
 
 def _plainly(error: HTTPException) -> ResponseReturnValue:
-    """An error in the sandbox's own words; providers' errors never come this way."""
+    """An error of the sandbox itself; errors of simulated providers do not use this."""
     return Response(Markup("<!doctype html><title>{0}</title><h1>{0}</h1>").format(error.name), error.code or 500)

@@ -1,8 +1,8 @@
 """
 An authorization server on Authlib, for the providers that follow RFC 6749 closely.
 
-Authlib checks requests, clients, codes, redirect URIs and PKCE; the subclass in a provider's room says which habits it has:
-what a token response holds, and what becomes of the token that was used.
+Authlib checks requests, clients, codes, redirect URIs and PKCE. The subclass in a provider's module defines what a token response
+contains and what happens to a used token.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .consent import Stage, ask, new_code, refuse, save_code
 from .state import Code, Pair, Session, State
 
 AUTH_METHODS = ["client_secret_basic", "client_secret_post"]
-"""What Authlib tries, in this order; `Authority.auth_methods` says which of them count."""
+"""What Authlib tries, in this order; `Authority.auth_methods` names the allowed ones."""
 
 
 class Client:
@@ -40,11 +40,11 @@ class Client:
         return self.client_id
 
     def get_default_redirect_uri(self) -> str:
-        """None is registered: every request names its own."""
+        """No default: every request names its own."""
         return ""
 
     def get_allowed_scope(self, scope: str | None) -> str:
-        """What the app may have, where the provider takes no notice of what was asked."""
+        """The app's scopes, for providers that ignore the requested scope."""
         return self.authority.app_scope or scope or ""
 
     def check_redirect_uri(self, redirect_uri: str) -> bool:
@@ -78,7 +78,7 @@ class CodeGrant(AuthorizationCodeGrant):
         return new_code()
 
     def save_authorization_code(self, code: str, request: Any) -> None:
-        """With the scopes that the form left standing."""
+        """With the scopes that the user left selected."""
         stage: Stage = self.server.stage
         save_code(self.server.state, stage, code, request.user, stage.granted(request.scope))
 
@@ -88,7 +88,7 @@ class CodeGrant(AuthorizationCodeGrant):
         return found if found is not None and found.client_id == client.client_id else None
 
     def delete_authorization_code(self, authorization_code: Any) -> None:
-        """Used: it stays in the books, so that a second use can be told from an unknown code."""
+        """Mark it used and keep it: a second use must differ from an unknown code."""
         authorization_code.used = True
 
     def authenticate_user(self, authorization_code: Any) -> Any:
@@ -96,7 +96,7 @@ class CodeGrant(AuthorizationCodeGrant):
         return authorization_code.account
 
     def generate_token(self, *_: Any, **__: Any) -> dict[str, Any]:
-        """The first token response of a session, as its provider has it."""
+        """The first token response of a session, in the provider's form."""
         code = cast("Code", self.request.authorization_code)
         session = Session(code.provider, code.client_id, code.account, code.scope, code.query)
         body: dict[str, Any] = self.server.first(session)
@@ -109,7 +109,7 @@ class RefreshGrant(RefreshTokenGrant):
     TOKEN_ENDPOINT_AUTH_METHODS = AUTH_METHODS
 
     def authenticate_refresh_token(self, refresh_token: str) -> Any:
-        """The pair, while the provider would still take its refresh token."""
+        """The pair, while the provider accepts its refresh token."""
         pair: Pair | None = self.server.state.by_refresh.get(refresh_token)
         if pair is None or pair.session.provider != self.server.stage.provider:
             return None
@@ -117,23 +117,23 @@ class RefreshGrant(RefreshTokenGrant):
         return pair if alive and self.server.refreshable(pair) else None
 
     def authenticate_user(self, refresh_token: Any) -> Any:
-        """Whose session it is."""
+        """The account of the session."""
         return refresh_token.session.account
 
     def issue_token(self, user: Any, refresh_token: Any) -> dict[str, Any]:  # noqa: ARG002 - Authlib's signature
-        """The next token response of the session, as its provider has it."""
+        """The next token response of the session, in the provider's form."""
         body: dict[str, Any] = self.server.again(refresh_token)
         return body
 
     def revoke_old_credential(self, refresh_token: Any) -> None:
-        """Done by the authority, which knows its provider's habit."""
+        """The authority does this, as its provider would."""
 
 
 class Revocation(RevocationEndpoint):
     """RFC 7009, for providers that authenticate the client there."""
 
     def query_token(self, token_string: str, token_type_hint: str | None) -> str:  # noqa: ARG002 - Authlib's signature
-        """The token itself; the books find its session."""
+        """The token itself; the state finds its session."""
         return token_string
 
     def authenticate_token(self, request: Any, client: Client) -> str:
@@ -142,12 +142,12 @@ class Revocation(RevocationEndpoint):
         return str(request.form["token"])
 
     def revoke_token(self, token: str, request: Any) -> None:  # noqa: ARG002 - Authlib's signature
-        """Ends the token's whole session."""
+        """End the token's whole session."""
         self.server.state.revoke(self.server.stage.provider, token)
 
 
 class _Issuer(IssuerParameter):
-    """RFC 9207 section 2, where the provider's switch is on."""
+    """RFC 9207 section 2, if the provider's switch is on."""
 
     def __init__(self, authority: Authority) -> None:
         self.authority = authority
@@ -159,12 +159,12 @@ class _Issuer(IssuerParameter):
 
 
 class Authority(AuthorizationServer):
-    """One provider's authorization server; a subclass says its habits."""
+    """One provider's authorization server; a subclass defines how it behaves."""
 
     stage: Stage
     auth_methods: ClassVar[tuple[str, ...]] = ("client_secret_basic", "client_secret_post")
     app_scope: ClassVar[str] = ""
-    """Scopes that belong to the app, where the provider ignores the parameter."""
+    """The app's scopes, for providers that ignore the parameter."""
 
     def __init__(self, state: State) -> None:
         """An authority over `state`."""
@@ -178,7 +178,7 @@ class Authority(AuthorizationServer):
     # -- habits ------------------------------------------------------------------------------------------------------
 
     def issuer(self) -> str:
-        """RFC 8414 section 2: what `iss` says."""
+        """RFC 8414 section 2: the value of `iss`."""
         return f"{self.state.origin}/{self.stage.provider}"
 
     def sends_iss(self) -> bool:
@@ -190,7 +190,7 @@ class Authority(AuthorizationServer):
         raise NotImplementedError
 
     def again(self, pair: Pair) -> dict[str, Any]:
-        """The token response for a refresh token, and what becomes of that token."""
+        """The token response for a refresh token; also changes that token."""
         raise NotImplementedError
 
     def refreshable(self, pair: Pair) -> bool:
@@ -202,7 +202,7 @@ class Authority(AuthorizationServer):
         return {}
 
     def failed(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The provider's own shape of an error of the token endpoint."""
+        """The provider's form of a token endpoint error."""
         return body
 
     # -- endpoints ---------------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ class Authority(AuthorizationServer):
         return Client(self, client_id) if knows(self.stage.provider, client_id) else None
 
     def save_token(self, token: Any, request: Any) -> None:
-        """Done when it was issued."""
+        """Nothing: it was stored when it was issued."""
 
     def authorize(self) -> Response:
         """GET asks; POST answers 303 to the redirect URI."""

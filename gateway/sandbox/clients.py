@@ -1,5 +1,5 @@
 """
-The one client that each played provider knows, and how its credentials are compared.
+The one client of each simulated provider, and the check of its credentials.
 """
 
 from __future__ import annotations

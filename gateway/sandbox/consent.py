@@ -1,8 +1,7 @@
 """
-The page on which an account's owner says yes or no, the same for every provider played here.
+The consent page, the same for every simulated provider.
 
-Knows what is shown and what the form sends back; a provider's room says who it plays, which accounts there are and which
-scopes may be left out. The form posts to the address it came from, so that the request stays in the query.
+A provider's module supplies its name, accounts and optional scopes. The form posts to its own URL, so that the request stays in the query.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ TEXTS = {
 
 @dataclass(frozen=True)
 class Stage:
-    """What a provider's room puts on the page. `basic` scopes cannot be left out; `granular`: the others can."""
+    """What a provider shows on the page. `basic` scopes cannot be deselected; `granular`: the others can."""
 
     provider: str
     name: str
@@ -59,14 +58,14 @@ class Stage:
     question: str = "Which account?"
 
     def chosen(self) -> Account | None:
-        """The account in the form (the first, where none is named), or None for no."""
+        """The account in the form (by default the first), or None for a denial."""
         if request.form.get("answer", "deny") != "allow":
             return None
         wanted = request.form.get("account", self.accounts[0].id)
         return next((account for account in self.accounts if account.id == wanted), None)
 
     def granted(self, scope: str) -> str:
-        """What of the scopes that were asked for the form leaves standing."""
+        """The requested scopes that are still selected."""
         if not self.granular or "choose_scope" not in request.form:
             return scope
         kept = set(request.form.getlist("grant_scope")) | self.basic
@@ -74,7 +73,7 @@ class Stage:
 
 
 def ask(state: State, stage: Stage, scope: str) -> Response:
-    """The page. `scope`: what was asked for, space-separated."""
+    """The page. `scope`: the requested scopes, separated by spaces."""
     listed = [{"name": n, "text": TEXTS.get(n, ""), "basic": n in stage.basic} for n in scope.split()]
     page = render_template(
         "consent.html",
@@ -87,16 +86,15 @@ def ask(state: State, stage: Stage, scope: str) -> Response:
 
 
 def refuse(state: State, stage: Stage, problem: str, status: int = 400) -> Response:
-    """A page instead of a redirect, as RFC 6749 section 4.1.2.1 wants it where the redirect URI cannot be trusted."""
+    """A page instead of a redirect: RFC 6749 section 4.1.2.1, for an untrusted redirect URI."""
     return guarded(state, render_template("refused.html", stage=stage, problem=problem), status)
 
 
 def guarded(state: State, page: str, status: int = 200) -> Response:
     """
-    The page behind its Content-Security-Policy.
+    The page with its Content-Security-Policy.
 
-    `form-action` names every origin of the chain of redirects that follows the form, because browsers hold each of them
-    against it.
+    `form-action` names every origin of the chain of redirects that follows the form, because browsers check each of them.
     """
     answer = make_response(page, status)
     onward = " ".join(sorted(state.origins))
@@ -110,7 +108,7 @@ def guarded(state: State, page: str, status: int = 200) -> Response:
 
 
 def save_code(state: State, stage: Stage, value: str, account: Account, scope: str) -> Code:
-    """Remembers the code with its request, and what the form wants to go wrong when it is redeemed."""
+    """Store the code with its request, and the fault that the form selects for its redemption."""
     query = request.args.to_dict()
     until = state.now() + stage.code_seconds
     bound = (stage.provider, query["client_id"], query["redirect_uri"], scope, account, until, query)
@@ -124,11 +122,11 @@ def save_code(state: State, stage: Stage, value: str, account: Account, scope: s
 
 
 PLANNED: Mapping[str, Mapping[str, int]] = {"slow": {"seconds": 3}, "status": {"status": 500}}
-"""What the page's own fieldset offers, for the token request of this one code."""
+"""The faults that the page offers, for the token request of this code."""
 
 
 def back(redirect_uri: str, **parameters: str) -> Response:
-    """RFC 9700 section 4.12: 303, so that the browser does not post the form on. Empty parameters are left out."""
+    """RFC 9700 section 4.12: 303, so that the browser does not repeat the POST. Empty parameters are left out."""
     answer = Response("", 303)
     answer.autocorrect_location_header = False
     given = [(name, value) for name, value in parameters.items() if value]
@@ -138,5 +136,5 @@ def back(redirect_uri: str, **parameters: str) -> Response:
 
 
 def new_code() -> str:
-    """An authorization code where the provider's own shape does not matter."""
+    """An authorization code for providers without a special form."""
     return fresh(size=30)

@@ -1,8 +1,7 @@
 """
-The sandbox's own handle, for tests and `curl`: plan faults, read what was seen, turn switches, move the clock.
+The control API of the sandbox, for tests and `curl`: plan faults, read recorded requests, set switches, move the clock.
 
-Answers callers on this machine alone, and no web page: it hands out what was sent here, codes and secrets included, which are
-worth nothing elsewhere but should not be read by a page that happens to be open.
+It serves only this machine, and no web page: its responses contain codes and secrets that were sent here.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def _from_here() -> Response | None:
     local = host == "localhost" or _loopback(host)
     paged = request.headers.get("Sec-Fetch-Site", "none") != "none"
     if paged or not local or not _loopback(request.remote_addr or ""):
-        return answer({"error": "The control surface answers callers on this machine alone."}, 403)
+        return answer({"error": "The control API only serves callers on this machine."}, 403)
     return None
 
 

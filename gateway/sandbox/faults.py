@@ -1,8 +1,8 @@
 """
-Answers that take the place of the right one: what a provider, or something in front of it, does on a bad day.
+Faults that replace the correct response.
 
-One function per name, each given the fault and the state. What only bends a right answer is in `twists`, and how a body is
-flooded or a connection broken is in `wreck`. Which names and options there are is in `planning`.
+One function per name, called with the fault and the state. Faults that change a correct response are in `twists`, floods and broken
+connections in `wreck`, names and options in `planning`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MARKUP = "<script>alert(1)</script><img src=x onerror=alert(1)>\r\nSet-Cookie: s
 
 
 def replace(state: State, provider: str, endpoint: str, sent: Mapping[str, str]) -> Response | None:
-    """The planned answer instead of the right one, after any planned wait; None to go on. Holds no lock while it waits."""
+    """The planned response, after any planned wait; None for the correct one. Holds no lock while it waits."""
     for fault in state.take_faults({"slow"}, provider, endpoint, sent):
         _wait(state, float(fault.options.get("seconds", 3)))
     names = REPLACEMENTS if endpoint != "authorize" else REPLACEMENTS | AT_AUTHORIZE

@@ -1,7 +1,7 @@
 """
-Plays Google: accounts.google.com, oauth2.googleapis.com and the mailbox's profile.
+Simulates Google: accounts.google.com, oauth2.googleapis.com and the mailbox's profile.
 
-Its habits: scopes can be granted one by one; a refresh token comes only with `access_type=offline`, and only at the first
+Scopes can be granted one by one; a refresh token comes only with `access_type=offline`, and only at the first
 consent or with `prompt=consent`; it is not rotated; revoking either token ends the whole grant.
 https://developers.google.com/identity/protocols/oauth2/web-server
 """
@@ -23,7 +23,7 @@ CANONICAL = {
     "email": "https://www.googleapis.com/auth/userinfo.email",
     "profile": "https://www.googleapis.com/auth/userinfo.profile",
 }
-"""How Google names these two in its answers, whatever they were called in the request."""
+"""Google's names for these two in responses, whatever the request used."""
 ACCOUNTS = (
     Account("110248495921238986420", "alice.winter@gmail.example", "Alice Winter"),
     Account("104771938219837465501", "hello@northwind.example", "Northwind Front Desk"),
@@ -55,7 +55,7 @@ class Google(Authority):
         return True
 
     def beside_the_code(self) -> dict[str, str]:
-        """What Google puts beside the code; `iss` is added where its switch is on."""
+        """Further parameters that Google adds; `iss` if its switch is on."""
         asked = self.stage.granted(request.args.get("scope", ""))
         return {"scope": self._named(asked), "authuser": "0", "prompt": request.args.get("prompt", "none")}
 
@@ -128,7 +128,7 @@ def _profile(session: Session) -> dict[str, Any]:
 
 
 def _revoke(state: State) -> Response:
-    """No client authentication there; the token itself is the proof."""
+    """No client authentication; the token itself is the proof."""
     token = request.values.get("token", "")
     if not state.revoke("google", token):
         return answer({"error": "invalid_token", "error_description": "Token expired or revoked"}, 400)

@@ -1,8 +1,8 @@
 """
-Plays HighLevel's sign-on: the chooser, the token endpoint, and what has been removed from it.
+Simulates HighLevel's sign-on: the chooser, the token endpoint, and removed endpoints.
 
-Written by hand, since little of it is as RFC 6749 has it: the class of a token (`Location`, `Company`) is decided by what the
-user chooses, not by the request; fields are snake_case, or camelCase under `Version: v3`; errors have a shape of their own.
+Without Authlib, because it differs from RFC 6749 in most points: the class of a token (`Location`, `Company`) is decided by what the
+user chooses, not by the request; fields are snake_case, or camelCase under `Version: v3`; errors have their own form.
 Refresh tokens are single-use with a replay window of 30 s in which the same new pair is answered.
 https://marketplace.gohighlevel.com/docs/Authorization/OAuth2.0
 """
@@ -63,7 +63,7 @@ def make_blueprint(state: State, provider: str) -> Blueprint:
 
 
 def _choose(state: State, stage: Stage) -> Response:
-    """A user who cancels just leaves the real page; this one goes back with RFC 6749's error, so that no can be tried."""
+    """A user who cancels just leaves the real page; this one returns with RFC 6749's error, so that a denial can be tested."""
     asked = request.args
     if not knows(stage.provider, asked.get("client_id", "")):
         return refuse(state, stage, f"No integration found with the ID: {asked.get('client_id', '').partition('-')[0]}")
@@ -84,7 +84,7 @@ def _choose(state: State, stage: Stage) -> Response:
 
 
 class Refused(Exception):
-    """The token endpoint's no."""
+    """An error of the token endpoint."""
 
     def __init__(self, message: str, status: int = 400, **more: Any) -> None:
         """`message`: HighLevel's words; `more`: further fields of the body."""
@@ -150,7 +150,7 @@ def _redeem(state: State, provider: str, sent: dict[str, str]) -> Pair:
 
 
 def _verified(code: Code, verifier: str) -> bool:
-    """RFC 7636 section 4.6. HighLevel documents no PKCE; whoever sends a challenge has it checked here all the same."""
+    """RFC 7636 section 4.6. HighLevel documents no PKCE; a challenge is checked here anyway."""
     plain = code.code_challenge_method in (None, "plain")
     given = verifier if plain else create_s256_code_challenge(verifier)  # type: ignore[no-untyped-call]
     return bool(given == code.code_challenge)
@@ -175,7 +175,7 @@ def _refresh(state: State, provider: str, value: str) -> Pair:
 
 
 def issue(state: State, session: Session) -> Pair:
-    """A new pair; both are JWTs, as HighLevel's are, and nobody should look into them."""
+    """A new pair; both are JWTs, as HighLevel's are, but opaque for clients."""
     kind = session.account.facts["userType"]
     claims = {"authClass": kind, "authClassId": session.account.id, "source": "INTEGRATION", "channel": "OAUTH"}
     claims |= {"sourceId": session.client_id, "oauthMeta": {"scopes": session.scope.split()}, "iat": int(state.now())}

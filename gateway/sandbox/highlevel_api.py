@@ -1,5 +1,5 @@
 """
-Plays HighLevel's API, as far as a connection needs it: who it belongs to, where the app is installed, uninstalling.
+Simulates the part of HighLevel's API that a connection needs: its account, installations, uninstall.
 
 Every call is checked in the order in which the real service refuses: the `Version` header, the token, its class, its scope,
 its location. Refusals are 401 for most of these, which is why "401 means refresh" is wrong there.
@@ -26,7 +26,7 @@ View = Callable[..., Response]
 
 
 def add_routes(rooms: Blueprint, state: State, provider: str) -> None:
-    """The API's addresses beside the token endpoint's, as they share a host."""
+    """The routes of the API, beside those of the token endpoint on the same host."""
     api = Api(state, provider)
     rooms.add_url_rule("/locations/<location>", "userinfo", api.guarded(api.location))
     rooms.add_url_rule("/companies/<company>", "company", api.guarded(api.company))
@@ -48,7 +48,7 @@ class Api:
         self.provider = provider
 
     def guarded(self, view: View) -> View:
-        """The view behind the version, the token and the rate limit; refusals become bodies."""
+        """The view, after checks of version, token and rate limit."""
 
         def guarded_view(**path: str) -> Response:
             try:

@@ -1,9 +1,8 @@
 """
-Plays Microsoft: login.microsoftonline.com (v2.0) and graph.microsoft.com.
+Simulates Microsoft: login.microsoftonline.com (v2.0) and graph.microsoft.com.
 
-Its habits: the tenant stands in the path, and the common tenants' metadata have the literal `{tenantid}` in the issuer while
-identity tokens name the real tenant; a refresh token needs `offline_access`, comes anew with each use, and the old one stays
-valid; there is no revocation.
+The tenant is in the path; the common tenants' metadata have the literal `{tenantid}` in the issuer, and id_tokens name the real tenant; a
+refresh token needs `offline_access`, each use returns a new one, and the old one stays valid; there is no revocation.
 https://learn.microsoft.com/entra/identity-platform/v2-oauth2-auth-code-flow
 """
 
@@ -51,7 +50,7 @@ class Microsoft(Authority):
         return self.tenant_issuer("{tenantid}")
 
     def tenant_issuer(self, tenant: str) -> str:
-        """What identity tokens of a tenant name."""
+        """The issuer in a tenant's id_tokens."""
         return f"{self.state.origin}/microsoft/{tenant}/v2.0"
 
     def first(self, session: Session) -> dict[str, Any]:
@@ -67,11 +66,11 @@ class Microsoft(Authority):
         return True
 
     def beside_the_code(self) -> dict[str, str]:
-        """A value for single sign-out that nobody needs here."""
+        """A value for single sign-out, unused here."""
         return {"session_state": fresh(size=12)}
 
     def failed(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Microsoft says why with a number of its own in the description."""
+        """Microsoft puts its own error number into the description."""
         text = SAID.get(body["error"], f"AADSTS900144: {body.get('error_description', '')}")
         return {"error": body["error"], "error_description": text, "error_codes": [int(text.partition(":")[0][6:])]}
 
@@ -142,7 +141,7 @@ def make_blueprint(state: State) -> Blueprint:
 
 
 def _at(tenant: str, view: Any) -> Response:
-    """The view, where the tenant is one that exists."""
+    """The view, if the tenant exists."""
     known = (*COMMON, NORTHWIND, PERSONAL)
     if tenant in known:
         said: Response = view()

@@ -1,7 +1,7 @@
 """
-Plays a partner's server: makes a link, completes it, with a key that was handed to the sandbox when it started.
+Simulates a partner's server: makes a link and completes it, with a key that the sandbox got at its start.
 
-Knows the gateway as any partner does, by its two calls. Which user is signed in to the product is said by the caller.
+The caller says which user is signed in to the product.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from .state import State
 
 NORTHWIND, ACME = "northwind", "acme"
 NAMES = {NORTHWIND: "Northwind back end", ACME: "Acme Analytics"}
-"""The product's own back end, and somebody else who wants to use what its users connected."""
+"""The product's own back end, and another company."""
 _PATIENCE_SECONDS = 15
 
 
 def make_link(state: State, user_id: str, provider: str) -> str | None:
-    """The address of a link of Acme's, which comes back to /shared here; None where the gateway made none."""
+    """The URL of a link made for Acme, which returns to /shared here; None if the gateway made none."""
     asked = {"user_id": user_id, "provider": provider, "return_to": f"{state.origin}/shared"}
     status, made = _call(state, "/v1/connect-sessions", asked)
     return str(made["url"]) if status == 201 else None
 
 
 def complete(state: State, session: str, **said: str) -> dict[str, str]:
-    """What the gateway made of it, as its own answers in a query are: `connection` and `provider`, or `error`."""
+    """The result, in the form of the gateway's query parameters: `connection` and `provider`, or `error`."""
     status, answered = _call(state, f"/v1/connect-sessions/{session}/complete", said)
     if status == 200:
         return {"connection": str(answered["id"]), "provider": str(answered["provider"])}

@@ -1,7 +1,7 @@
 """
-The faults there are, and what a planned one waits for.
+The names of faults, and when a planned one applies.
 
-`OPTIONS` is the reference that the control surface shows. How each fault is carried out is in `faults`, `wreck` and `twists`.
+`OPTIONS` is the reference that the control API shows. `faults`, `wreck` and `twists` implement them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 OPTIONS = {
-    "slow": "seconds (3): answers rightly, but late",
+    "slow": "seconds (3): the correct response, but late",
     "status": "status (500), body, content_type, location, retry_after",
     "not_json": "200, application/json, and no JSON",
     "html_200": "200 and an HTML page",
@@ -26,26 +26,26 @@ OPTIONS = {
     "deep_json": "depth (1000000)",
     "drip_headers": "seconds (0.3) between bytes of a header that does not end",
     "drip_body": "seconds (0.3) between bytes of a body that does not end",
-    "silence": "seconds (60): accepts and says nothing",
-    "reset": "TCP reset instead of an answer",
-    "no_access_token": "the answer without it",
-    "no_refresh_token": "the answer without it",
+    "silence": "seconds (60): accepts and does not respond",
+    "reset": "TCP reset instead of a response",
+    "no_access_token": "the response without it",
+    "no_refresh_token": "the response without it",
     "expires_in": "value (any JSON) or raw (a literal, verbatim)",
     "token_bytes": "kind (nul | crlf | huge), field (access_token)",
     "scope_less": "drop (a scope; the last one)",
     "scope_more": "add (extra.write)",
     "id_token": "kind (aud | azp | nonce | sub | iss | expired | future | unsigned | hs256 | signature | missing)",
     "issuer_differs": "discovery: another issuer",
-    "wrong_iss": "authorize: iss of somebody else, value (https://attacker.example)",
+    "wrong_iss": "authorize: iss of another issuer, value (https://attacker.example)",
     "repeated_iss": "authorize: iss twice",
     "no_iss": "authorize: no iss, though the metadata promise one",
-    "no_state": "authorize: back without the state, as an installation from a marketplace comes",
+    "no_state": "authorize: back without the state, like an installation from a marketplace",
 }
 
 
 @dataclass(slots=True)
 class Fault:
-    """Something that shall go wrong. `times` 0 means until it is cleared; `*` matches every provider or endpoint."""
+    """A planned fault. `times` 0 means until it is cleared; `*` matches every provider or endpoint."""
 
     name: str
     provider: str = "*"
@@ -56,7 +56,7 @@ class Fault:
     options: dict[str, Any] = field(default_factory=dict)
 
     def meets(self, provider: str, endpoint: str, fields: Mapping[str, str]) -> bool:
-        """Whether a request for this endpoint with these form fields is one it waits for."""
+        """Whether it applies to a request for this endpoint with these form fields."""
         return (
             self.provider in ("*", provider)
             and self.endpoint in ("*", endpoint)
@@ -67,9 +67,7 @@ class Fault:
 
 def planned(fault: str, provider: str = "*", endpoint: str = "*", times: int = 1, **options: Any) -> Fault:
     """
-    A fault that exists. `grant_type` and `code` narrow it down; every other option is the fault's own.
-
-    Raises ValueError, in a sentence that says which there are.
+    A known fault. `grant_type` and `code` restrict it; other options are the fault's own. Raises ValueError with the known names.
     """
     if fault not in OPTIONS:
         message = f"There is no fault {fault!r}. There are: {', '.join(OPTIONS)}."

@@ -1,9 +1,9 @@
 """
 A small product, Northwind, whose users connect their accounts through the gateway.
 
-Knows the gateway only as any product would: its origin, its `gateway.js`, `POST /session`, and the answer in the query when a
-user comes back. Where partners' keys were handed over it also shows a call of its own back end, and lets another company's link be
-clicked. Its two users are signed in by choosing; their access tokens come from the sign-in service played here.
+It uses what every product uses: the gateway's origin, `gateway.js`, `POST /session`, and the result in the query when a user returns. With
+partners' keys it also shows a call of its own back end and another company's link. Its two users sign in by a choice; their access tokens
+come from the sign-in service played here.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ CARDS: dict[str, tuple[str, str, str]] = {
     "ringcentral": ("RingCentral", "Phone", "Call customers with one click."),
     "zoom": ("Zoom Phone", "Phone", "Call customers with one click."),
 }
-"""Provider id to name, kind and what it is good for in this product."""
+"""Provider id to name, kind and purpose in this product."""
 SHARES = ("google", "ghl")
-"""What Acme Analytics asks for in the example."""
+"""The scopes that Acme Analytics requests in the example."""
 SENTENCES = {
     "access_denied": "You did not allow it, so nothing was connected.",
     "provider_unavailable": "The provider is not answering just now. Try again in a minute.",
@@ -56,7 +56,7 @@ def make_blueprint(state: State, offers: tuple[str, ...]) -> Blueprint:
 
 
 def _at_its_own_address(state: State) -> AnyResponse | None:
-    """Another name of this machine would be another origin, which the gateway does not know."""
+    """Another host name would be another origin, which the gateway does not list."""
     own = urlsplit(state.origin).netloc
     if request.host != own and request.method == "GET" and request.host.rpartition(":")[0] in ("localhost", "[::1]"):
         return redirect(state.origin + request.full_path.rstrip("?"), 302)
@@ -98,7 +98,7 @@ def _home(state: State, offers: tuple[str, ...]) -> Response:
 
 
 def _notice(query: Any) -> dict[str, str] | None:
-    """What the gateway says in the query when it sends a user back: `connection` and `provider`, or `error`."""
+    """The gateway's result in the query when a user returns: `connection` and `provider`, or `error`."""
     provider = query.get("provider", "")
     name = CARDS.get(provider, (provider or "The account",))[0]
     if query.get("connection"):
@@ -110,7 +110,7 @@ def _notice(query: Any) -> dict[str, str] | None:
 
 
 def _remember(state: State, name: str, notice: dict[str, str]) -> None:
-    """Once, however often the page is loaded again."""
+    """Shown once, also if the page is reloaded."""
     with state.lock:
         mine = state.happened[name]
         if not mine or mine[-1] != notice:
@@ -119,7 +119,7 @@ def _remember(state: State, name: str, notice: dict[str, str]) -> None:
 
 
 def _note(state: State) -> Response:
-    """A pop-up's end, told by the page that opened it; answers the notice to show."""
+    """The result of a pop-up, sent by the page that opened it; returns the notice to show."""
     said = request.get_json(silent=True)
     notice = _notice({k: str(v)[:100] for k, v in said.items() if v}) if isinstance(said, dict) else None
     if notice is None or not _from_here():
@@ -132,7 +132,7 @@ def _note(state: State) -> Response:
 
 
 def _curl(state: State, name: str) -> str | None:
-    """How this product's own back end reads the token of what was connected last; None where it has no key."""
+    """The curl line that reads the token of the last connection; None without a key."""
     key = state.partner_keys.get(partner.NORTHWIND)
     made = [each["text"] for each in state.happened[name] if each["code"] == "connected"]
     path = f"connections/{made[-1]}/token" if made else "connections"
@@ -141,8 +141,10 @@ def _curl(state: State, name: str) -> str | None:
 
 def _share(state: State) -> AnyResponse:
     """
-    Acme's server makes a link for whoever is signed in here; the browser is sent to it, and who that is handed over on the way,
-    since the gateway may know this browser as somebody else still. `known=0`: straight there, as from another product's page.
+    Acme's server makes a link for the user signed in here, and the browser is sent to it.
+
+    The user's session is passed to the gateway on the way, because the gateway may have another user's session in this browser.
+    `known=0`: without that, as from another product's page.
     """
     if partner.ACME not in state.partner_keys or not _from_here():
         return Response(status=400)
@@ -155,8 +157,10 @@ def _share(state: State) -> AnyResponse:
 
 def _shared(state: State) -> AnyResponse:
     """
-    Back from a link. Where the gateway did not know the browser there is a `confirmation`, and who is signed in here is said by
-    this server; where another account is connected, its user is asked.
+    Back from a link.
+
+    If the browser had no session at the gateway, there is a `confirmation`, and this server names its signed-in user; if another account is
+    connected, the user is asked.
     """
     session, confirmation = request.values.get("connect_session", ""), request.values.get("confirmation", "")
     said = {name: request.args[name] for name in ("connection", "error") if name in request.args}
@@ -189,7 +193,7 @@ def _sign_in(answer: AnyResponse, name: str) -> None:
 
 
 def _login(state: State) -> Response:
-    """GET: who are you? POST: signed in, and the session goes to the gateway by a form in the top window."""
+    """GET: choose a user. POST: sign in, and pass the session to the gateway by a form in the top window."""
     onward = _next(state, request.values.get("next", ""))
     name = request.form.get("user", "")
     if name not in USERS:
@@ -200,13 +204,13 @@ def _login(state: State) -> Response:
 
 
 def _hand_over(state: State, name: str, onward: str) -> Response:
-    """A page whose form tells the gateway who is signed in here, and goes on there."""
+    """A page whose form passes the signed-in user to the gateway and continues there."""
     fields = {"access_token": access_token(state, USERS[name]), "next": _next(state, onward)}
     return _protected(state, render_template("handover.html", user=USERS[name], gateway=state.gateway, fields=fields))
 
 
 def _next(state: State, target: str) -> str:
-    """A path at the gateway or an address here; everything else becomes the gateway's list of connections."""
+    """A path at the gateway or a URL here; anything else becomes the gateway's list of connections."""
     own = f"{state.gateway}/"
     if target.startswith(own):
         target = "/" + target[len(own) :]
@@ -218,8 +222,8 @@ def _protected(state: State, page: str) -> Response:
     """
     The page with its policies.
 
-    `strict-origin`, because the gateway judges a handed-over session by the Origin header, which browsers blank under
-    stricter policies; `form-action` names the gateway, and it and this origin are all that the redirects after it touch.
+    `strict-origin`, because the gateway checks the Origin header of a session request, which browsers hide under stricter policies;
+    `form-action` names the gateway, and it and this origin are all that the redirects after it touch.
     """
     answer = make_response(page)
     answer.headers["Referrer-Policy"] = "strict-origin"

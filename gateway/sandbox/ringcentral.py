@@ -1,10 +1,9 @@
 """
-Plays RingCentral: platform.ringcentral.com.
+Simulates RingCentral: platform.ringcentral.com.
 
-Its habits: Basic authentication; scopes belong to the app and the parameter is ignored; the callback says how long the code
-lives; every refresh gives a new pair and ends the old access token, while the old refresh token keeps a grace; the sixth
-session of a user drops the oldest; revoking ends the session.
-https://developers.ringcentral.com/guide/authentication/auth-code-flow
+Basic authentication; scopes belong to the app and the parameter is ignored; the callback has the lifetime of the code; every refresh
+gives a new pair and ends the old access token, while the old refresh token stays valid for a while; the sixth session of a user drops the
+oldest; revoking ends the session. https://developers.ringcentral.com/guide/authentication/auth-code-flow
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class RingCentral(Authority):
     app_scope = "ReadAccounts SMS ReadMessages ReadCallLog ReadPresence RingOut SubscriptionWebhook"
 
     def first(self, session: Session) -> dict[str, Any]:
-        """The oldest session of the user goes when there are too many."""
+        """With too many sessions, the user's oldest one ends."""
         mine = [s for s in self.state.sessions if _same_user(s, session) and not s.revoked]
         for oldest in mine[: len(mine) - SESSIONS_AT_MOST + 1]:
             self.state.end(oldest)
@@ -54,7 +53,7 @@ class RingCentral(Authority):
         return self._issued(session)[0]
 
     def again(self, pair: Pair) -> dict[str, Any]:
-        """Ends the old access token at once, and the old refresh token after its grace."""
+        """End the old access token at once, and the old refresh token later."""
         body, successor = self._issued(pair.session)
         pair.ended = True
         pair.used_at, pair.successor = self.state.now(), successor
@@ -69,11 +68,11 @@ class RingCentral(Authority):
         return self.state.now() < until
 
     def beside_the_code(self) -> dict[str, str]:
-        """How long the code lives."""
+        """The lifetime of the code."""
         return {"expires_in": str(CODE_SECONDS)}
 
     def failed(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The OAuth error, and the platform's own list beside it."""
+        """The OAuth error, and the platform's own list of errors."""
         codes = {"invalid_grant": ("OAU-210", "Token not found"), "invalid_client": ("OAU-153", "Invalid client")}
         code, text = codes.get(body["error"], ("OAU-250", body.get("error_description", "")))
         return {"error": body["error"], "error_description": text, "errors": [{"errorCode": code, "message": text}]}

@@ -1,8 +1,8 @@
 """
 The sandbox's own HTTP server: HTTP/1.1 with kept connections, and a raw socket for faults.
 
-Werkzeug's development server closes after every answer; peers that keep their connections, as ours does, would never be seen
-doing so. Knows sockets and WSGI, nothing of providers. `stop` also ends the connections that are kept open.
+Werkzeug's development server closes the connection after every response, which would hide how clients reuse connections. `stop` also ends
+idle connections.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .supabase import USERS, access_token
 
 
 class Handler(WSGIRequestHandler):
-    """One connection: requests are answered on it until one side closes, or nothing comes for a minute."""
+    """One connection: serves requests until one side closes, or for a minute without a request."""
 
     protocol_version = "HTTP/1.1"
     timeout = 60
@@ -70,7 +70,7 @@ class Handler(WSGIRequestHandler):
         self.wfile.flush()
 
     def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - Werkzeug's name
-        """Says nothing: queries hold codes, and `/_sandbox/requests` shows more than a log line could."""
+        """No log: queries contain codes, and `/_sandbox/requests` shows more."""
 
 
 def _and_then(first: bytes, rest: Iterable[bytes]) -> Iterable[bytes]:
@@ -79,7 +79,7 @@ def _and_then(first: bytes, rest: Iterable[bytes]) -> Iterable[bytes]:
 
 
 class _Server(ThreadedWSGIServer):
-    """Knows its open connections, so that stopping is final."""
+    """Tracks its open connections, so that it can close them."""
 
     daemon_threads = True
 
@@ -103,10 +103,10 @@ class _Server(ThreadedWSGIServer):
 
 
 class SandboxServer:
-    """The running sandbox, as tests and the demo hold it: `state`, `port`, `origin`, `start()`, `stop()`; a context manager."""
+    """The running sandbox, for tests and the demo: `state`, `port`, `origin`, `start()`, `stop()`; a context manager."""
 
     def __init__(self, state: State, server: _Server) -> None:
-        """Made by `make_server`; the port is bound already."""
+        """Use `make_server`, which has bound the port."""
         self.state = state
         self._server = server
         self.port: int = server.port
@@ -114,17 +114,17 @@ class SandboxServer:
         self._thread: threading.Thread | None = None
 
     def start(self) -> SandboxServer:
-        """Serves from a thread of its own; returns at once."""
+        """Serve from a new thread; return at once."""
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
         return self
 
     def serve(self) -> None:
-        """Serves in this thread until interrupted."""
+        """Serve in this thread until interrupted."""
         self._server.serve_forever(poll_interval=0.2)
 
     def stop(self) -> None:
-        """Stops listening, ends faults that still drip, and closes every kept connection."""
+        """Stop listening, end slow faults, and close every connection."""
         self.state.closing.set()
         if self._thread is not None:
             self._server.shutdown()
@@ -140,15 +140,15 @@ class SandboxServer:
         self.stop()
 
     def user_token(self, name: str) -> str:
-        """An access token of Alice's or Bob's, as their sign-in service would give it to the product."""
+        """An access token of Alice or Bob, as the sign-in service issues it."""
         return access_token(self.state, USERS[name])
 
     def consents(self, url: str, account: str | None = None, scope: Iterable[str] | None = None, **form: str) -> str:
         """
-        Presses a button of the consent page behind an authorization URL, without a browser; where it leads.
+            Submit the consent page of an authorization URL without a browser; the URL it redirects to.
 
-        The first account unless `account` names another, everything that was asked unless `scope` says less; `answer="deny"`
-        says no. Raises ValueError with the page when the provider refuses the request.
+        By default with the first account and all requested scopes; `answer="deny"` denies. Raises ValueError with the page when the provider
+        refuses the request.
         """
         parts = urlsplit(url)
         fields: list[tuple[str, str]] = [("answer", "allow"), *form.items()]

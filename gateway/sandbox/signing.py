@@ -1,8 +1,7 @@
 """
-The keys that the sandbox signs with, made anew at every start.
+The sandbox's signing keys, made at every start.
 
-RS256 for the providers' identity tokens and HighLevel's access tokens, ES256 for the sign-in service. Knows how a token is
-signed, and how it is signed wrongly on purpose; not what is in it.
+RS256 for the providers' identity tokens and HighLevel's access tokens, ES256 for the sign-in service. It can also sign wrongly on purpose.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class Keys:
         return f"{_part({'alg': 'none', 'typ': 'JWT'})}.{_part(claims)}."
 
     def confused(self, claims: dict[str, Any]) -> str:
-        """RFC 8725 section 2.1: HS256, keyed with the public RSA key that everybody has."""
+        """RFC 8725 section 2.1: HS256 with the public RSA key as its secret."""
         signed = f"{_part({'alg': 'HS256', 'kid': 'sandbox-rsa', 'typ': 'JWT'})}.{_part(claims)}"
         digest = hmac.new(self.rsa.as_pem(private=False), signed.encode(), hashlib.sha256).digest()
         return f"{signed}.{_base64url(digest)}"

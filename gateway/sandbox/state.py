@@ -1,8 +1,7 @@
 """
-What the sandbox remembers: codes, tokens, faults, and every request it saw.
+The state of the sandbox: codes, tokens, faults, and recorded requests.
 
-All of it is in memory, belongs to one start of the process and is changed under one lock. The rooms that play providers
-decide what a provider does; this one only keeps the books. The clock can be injected and moved forward.
+In memory, under one lock. The modules of the providers decide what happens. The clock can be injected and moved forward.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ SWITCHES: dict[str, bool] = {
     "zoom_iss": False,
     "location_active": True,
 }
-"""Habits that can be changed while the sandbox runs, with what they are after a reset."""
+"""Switches that can be changed while the sandbox runs, with their defaults."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Somebody who has an account at a provider. `id` is stable there; `facts` are the provider's own fields."""
+    """An account at a provider. `id` is stable there; `facts` are the provider's own fields."""
 
     id: str
     label: str
@@ -43,7 +42,7 @@ class Account:
 
 @dataclass(slots=True)
 class Code:
-    """An authorization code (RFC 6749 section 4.1.2), with what it is bound to."""
+    """An authorization code (RFC 6749 section 4.1.2) and its request."""
 
     value: str
     provider: str
@@ -66,17 +65,17 @@ class Code:
         return self.query.get("code_challenge_method")
 
     def get_redirect_uri(self) -> str:
-        """As Authlib's grant asks for it."""
+        """For Authlib's grant."""
         return self.redirect_uri
 
     def get_scope(self) -> str:
-        """As Authlib's grant asks for it."""
+        """For Authlib's grant."""
         return self.scope
 
 
 @dataclass(slots=True)
 class Session:
-    """One consent, and everything that was issued under it."""
+    """One consent; all its tokens refer to it."""
 
     provider: str
     client_id: str
@@ -89,7 +88,7 @@ class Session:
 
 @dataclass(slots=True)
 class Pair:
-    """One token response: an access token, perhaps a refresh token, and what became of them. Times are clock seconds."""
+    """One token response: an access token, perhaps a refresh token, and their state. Times are clock seconds."""
 
     session: Session
     access_token: str
@@ -102,16 +101,16 @@ class Pair:
     read_at: float | None = None
 
     def check_client(self, client: Any) -> bool:
-        """As Authlib's refresh grant asks: was it issued to this client?"""
+        """For Authlib's refresh grant: whether it was issued to this client."""
         return bool(client.client_id == self.session.client_id)
 
     def get_scope(self) -> str:
-        """As Authlib's refresh grant asks for it."""
+        """For Authlib's refresh grant."""
         return self.session.scope
 
 
 class State:
-    """The books. Whoever reads and then writes holds `lock`, which may be taken twice by one thread."""
+    """The state. Hold `lock` to read and then write; a thread may take it twice."""
 
     def __init__(self, gateway: str, origins: Iterable[str] = (), clock: Callable[[], float] = time.time) -> None:
         """`gateway`: its origin, where redirect URIs may point to, as they may to each of `origins`."""
@@ -126,7 +125,7 @@ class State:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything but the keys, its own and its partners', the addresses and the clients."""
+        """Forget everything except keys, origins and clients."""
         with self.lock:
             self._ahead = 0.0
             self.switches = dict(SWITCHES)
@@ -149,7 +148,7 @@ class State:
         return self._clock() + self._ahead
 
     def advance(self, seconds: float) -> None:
-        """Moves the clock forward, for what takes a day in life."""
+        """Move the clock forward."""
         with self.lock:
             self._ahead += seconds
 
@@ -161,7 +160,7 @@ class State:
     # -- codes and tokens --------------------------------------------------------------------------------------------
 
     def redeemable(self, provider: str, value: str) -> Code | None:
-        """The code, while it is neither used nor too old."""
+        """The code, if it is neither used nor expired."""
         code = self.codes.get(value)
         usable = code is not None and code.provider == provider and not code.used and self.now() < code.until
         return code if usable else None
@@ -169,7 +168,7 @@ class State:
     def issue(
         self, session: Session, access: str, access_seconds: float, refresh: str | None, refresh_seconds: float
     ) -> Pair:
-        """Remembers a token response. `refresh` may be a token that stands already; it then belongs to this pair."""
+        """Store a token response. `refresh` may be an existing token; it then belongs to this pair."""
         now = self.now()
         pair = Pair(session, access, refresh, now + access_seconds, now + refresh_seconds)
         with self.lock:
@@ -181,7 +180,7 @@ class State:
         return pair
 
     def bearer(self, provider: str, token: str) -> Pair | None:
-        """The pair of a valid access token, and a note that it was used (RFC 6750)."""
+        """The pair of a valid access token (RFC 6750); records the use."""
         with self.lock:
             pair = self.by_access.get(token)
             if pair is None or pair.session.provider != provider or pair.session.revoked or pair.ended:
@@ -192,7 +191,7 @@ class State:
             return pair
 
     def revoke(self, provider: str, token: str) -> bool:
-        """RFC 7009: ends the whole consent that the token stands for. Counted, whether it was known or not."""
+        """RFC 7009: end the consent of the token. Also counts unknown tokens."""
         with self.lock:
             pair = self.by_access.get(token) or self.by_refresh.get(token)
             known = pair is not None and pair.session.provider == provider and not pair.session.revoked
@@ -202,12 +201,12 @@ class State:
             return known
 
     def end(self, session: Session) -> None:
-        """As if the account's owner had withdrawn the consent: tokens are dead, and the next consent is a first one."""
+        """As if the account's owner had withdrawn the consent: its tokens end, and the next consent is a first one."""
         session.revoked = True
         self.consented.discard((session.provider, session.client_id, session.account.id))
 
     def withdraw(self, provider: str, account_id: str | None = None) -> int:
-        """Ends every consent of an account at its provider (or of all accounts); how many those were."""
+        """End every consent of an account (or of all); how many."""
         with self.lock:
             live = [s for s in self.sessions if s.provider == provider and not s.revoked]
             mine = [s for s in live if account_id in (None, s.account.id)]
@@ -218,14 +217,14 @@ class State:
     # -- faults and what was seen ------------------------------------------------------------------------------------
 
     def add_fault(self, fault: str, provider: str = "*", endpoint: str = "*", times: int = 1, **options: Any) -> Fault:
-        """Plans a fault, as `planned` describes it; raises ValueError where there is no such fault."""
+        """Plan a fault (see `planned`). Raises ValueError for an unknown one."""
         made = planned(fault, provider, endpoint, times, **options)
         with self.lock:
             self.faults.append(made)
         return made
 
     def take_faults(self, names: Iterable[str], provider: str, endpoint: str, fields: Mapping[str, str]) -> list[Fault]:
-        """The planned faults of these names that this request meets, each one time less to come."""
+        """The planned faults of these names that apply to this request; each counts down."""
         wanted = frozenset(names)
         with self.lock:
             taken = [f for f in self.faults if f.name in wanted and f.meets(provider, endpoint, fields)]
@@ -237,7 +236,7 @@ class State:
             return taken
 
     def requests(self, provider: str | None = None, endpoint: str | None = None) -> list[dict[str, Any]]:
-        """What was seen, oldest first; of one provider, of one endpoint, or all."""
+        """Recorded requests, oldest first; of one provider, of one endpoint, or all."""
         with self.lock:
             seen = list(self.seen)
         return [r for r in seen if provider in (None, r["provider"]) and endpoint in (None, r["endpoint"])]

@@ -1,5 +1,5 @@
 """
-Plays the product's sign-in service: Supabase Auth's access tokens, and the keys that verify them.
+Simulates the product's sign-in service: Supabase Auth's access tokens and keys.
 
 https://supabase.com/docs/guides/auth/jwt-fields
 """
@@ -20,7 +20,7 @@ HOUR = 3600
 
 @dataclass(frozen=True)
 class ProductUser:
-    """Somebody who is signed in to the product. `id` is `auth.users.id`."""
+    """A user of the product. `id` is `auth.users.id`."""
 
     name: str
     id: str
@@ -46,7 +46,7 @@ def make_blueprint(state: State) -> Blueprint:
 
 
 def access_token(state: State, user: ProductUser, **changes: Any) -> str:
-    """The user's access token, good for an hour; `changes` replace claims, and None leaves one out."""
+    """The user's access token, valid for an hour; `changes` replace claims, None removes one."""
     now = int(state.now())
     claims: dict[str, Any] = {
         "iss": f"{state.origin}/auth/v1",

@@ -1,8 +1,7 @@
 """
-Right answers, bent: what a careless, a broken or a hostile provider sends in the place of the proper value.
+Faults that change a correct response: wrong, missing or hostile values.
 
-Works on the finished answer, JSON object or redirect, so that no played provider knows of it. A fault is used up only by an
-answer that it can bend.
+They work on the finished response, a JSON object or a redirect. A fault is used up only by a response that it can change.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Query = list[tuple[str, str]]
 
 
 def twist(state: State, provider: str, endpoint: str, answer: Response) -> Response:
-    """The answer as the planned faults want it."""
+    """The response, changed by the planned faults."""
     if endpoint == "authorize" and "Location" in answer.headers:
         return _twist_location(state, provider, answer)
     if endpoint in ("token", "discovery") and answer.status_code in (200, 201) and answer.is_json:

@@ -1,5 +1,5 @@
 """
-How requests are read and answers are written, the same for every provider played here.
+Read requests and write responses, the same for every simulated provider.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """
-Floods and broken connections: bodies without end, bytes that drip, silence, a reset.
+Floods and broken connections: endless bodies, slow bytes, silence, a reset.
 
-What is written past the WSGI server goes to the raw socket and then ends the connection. Every loop stops when the sandbox
-stops or the peer has had enough.
+Some write to the raw socket, not through WSGI, and then end the connection. Every loop ends when the sandbox stops or the peer disconnects.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ MEGABYTE = 1024 * 1024
 
 
 class Hangup(ConnectionAbortedError):
-    """The connection was used up; the server has to close it and write nothing more."""
+    """The server has to close the connection and write nothing more."""
 
 
 def huge_body(_state: State, said: Mapping[str, Any]) -> Response:
-    """A JSON object whose access token has as many megabytes as asked for, in chunks."""
+    """A JSON object with an access token of many megabytes, in chunks."""
 
     def body() -> Iterator[bytes]:
         yield b'{"token_type": "Bearer", "access_token": "'
@@ -40,7 +39,7 @@ def huge_body(_state: State, said: Mapping[str, Any]) -> Response:
 
 
 def gzip_bomb(_state: State, said: Mapping[str, Any]) -> Response:
-    """A thousandth of its decoded size on the wire, whatever the client said about encodings."""
+    """A thousandth of its decoded size on the wire, whatever the client accepts."""
     packed = Response(_packed(int(said.get("megabytes", 300))), content_type="application/json")
     packed.headers["Content-Encoding"] = "gzip"
     return packed
@@ -72,12 +71,12 @@ def drip_body(state: State, said: Mapping[str, Any]) -> Response:
 
 
 def silence(state: State, said: Mapping[str, Any]) -> Response:
-    """Accepts, and says nothing for some seconds; then closes."""
+    """Accept, wait some seconds, then close."""
     return _raw(lambda: state.closing.wait(float(said.get("seconds", 60))))
 
 
 def reset(_state: State, _said: Mapping[str, Any]) -> Response:
-    """RFC 9293 section 3.5.3: a reset instead of an answer."""
+    """RFC 9293 section 3.5.3: a reset instead of a response."""
     link: socket.socket = request.environ["werkzeug.socket"]
 
     def cut() -> None:
@@ -105,7 +104,7 @@ def _drip(state: State, opening: bytes, seconds: float, at_once: int = 17) -> Ca
 
 
 def _raw(work: Callable[[], object]) -> Response:
-    """An answer whose body, when the server asks for its first byte, does its work on the socket and hangs up."""
+    """A response whose body, at its first byte, writes to the socket itself and closes it."""
 
     def body() -> Iterator[bytes]:
         work()

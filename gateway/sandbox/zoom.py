@@ -1,9 +1,8 @@
 """
-Plays Zoom: zoom.us and api.zoom.us.
+Simulates Zoom: zoom.us and api.zoom.us.
 
-Its habits: Basic authentication; scopes belong to the app; the refresh token rotates and the old one is dead at once; a new
-authorization by the same user kills every earlier token; errors carry Zoom's own reason.
-https://developers.zoom.us/docs/integrations/oauth/
+Basic authentication; scopes belong to the app; the refresh token rotates and the old one ends at once; a new authorization by the same
+user ends every earlier token; errors contain Zoom's own reason. https://developers.zoom.us/docs/integrations/oauth/
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Zoom(Authority):
         return self._issued(session)
 
     def again(self, pair: Pair) -> dict[str, Any]:
-        """The old refresh token is dead at once."""
+        """The old refresh token ends at once."""
         pair.used_at = self.state.now()
         return self._issued(pair.session)
 

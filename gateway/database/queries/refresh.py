@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from gateway.database import Database
 
 Ending = Literal["saved", "gone", "reconnected", "refreshed"]
-"""`gone`: the connection was deleted. `reconnected`: its user connected again first. `refreshed`: this or another response to the request was saved before."""
+"""`gone`: the connection was deleted; `reconnected`: its user connected again; `refreshed`: a response to the request was saved before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 /**
- * gateway.js: takes a signed-in user of your product to connect an account, and tells you how it ended.
+ * gateway.js: lets a signed-in user of your product connect an account, and returns the result.
  *
  *     <script src="https://connect.example/gateway.js"></script>
  *     const { connection } = await gateway.connect("ghl", { accessToken, popup: true });   // in a click handler

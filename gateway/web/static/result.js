@@ -1,5 +1,5 @@
 /**
- * The end of a pop-up: tells the opener how it went, if it stands on the origin the page names, and closes the window.
+ * The end of a pop-up: sends the result to the opener, if its origin is the named one, and closes the window.
  *
  * It knows ids and a slug, never a token. Where the window may not close, the page stays and says so.
  */
@@ -18,7 +18,7 @@
     const timer = setTimeout(() => window.close(), LINGER_MS[outcome === "connected" ? "connected" : "failed"]);
     const yours = part("closing").textContent;
     part("closing").textContent = "This window closes by itself.";
-    // Whoever is still reading, or moving about with the keyboard, closes it in their own time (WCAG 2.2.1).
+    // A user who reads or uses the keyboard closes the window themselves (WCAG 2.2.1).
     const stay = () => {
       clearTimeout(timer);
       part("closing").textContent = yours;
