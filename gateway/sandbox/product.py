@@ -33,12 +33,12 @@ SHARES = ("google", "ghl")
 """The scopes that Acme Analytics requests in the example."""
 SENTENCES = {
     "access_denied": "You did not allow it, so nothing was connected.",
-    "provider_unavailable": "The provider is not answering just now. Try again in a minute.",
-    "provider_garbled": "The provider's answer made no sense. We were told.",
-    "client_rejected": "The provider refused our registration. We were told.",
-    "user_mismatch": "The link was for somebody else, so nothing was connected.",
-    "state_invalid": "The link is no longer good, so nothing was connected.",
-    "closed": "The window was closed before the end, so nothing was connected.",
+    "provider_unavailable": "The provider is not responding. Try again in a minute.",
+    "provider_garbled": "The provider sent an invalid response. We have been notified.",
+    "client_rejected": "The provider refused our registration. We have been notified.",
+    "user_mismatch": "The link was for another user, so nothing was connected.",
+    "state_invalid": "The link is no longer valid, so nothing was connected.",
+    "closed": "The window was closed too early, so nothing was connected.",
 }
 
 

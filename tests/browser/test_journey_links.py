@@ -42,7 +42,7 @@ def visit(gateway, alice, acme, browser):
 def shares(page, gateway, name="Gmail", *, known=True):
     """From the product's page to the link's; `known`: with its user handed over on the way."""
     page.goto(f"{gateway.sandbox.origin}/")
-    button = f"Share {name} with Acme Analytics" if known else f"Share {name} as somebody who is not signed in there"
+    button = f"Share {name} with Acme Analytics" if known else f"Share {name} as a user who is not signed in there"
     page.get_by_role("button", name=button).click()
     page.wait_for_url(f"{gateway.url}/link/**")
 

@@ -232,7 +232,7 @@ def test_the_consent_pages(scene, provider):
     """
     scene.asks(provider, then="#consent")
 
-    scene.page.get_by_text("Let something go wrong").click()
+    scene.page.get_by_text("Make something fail").click()
     looks_right(scene)
 
 

@@ -76,7 +76,7 @@ def test_a_pop_up_that_is_closed_half_way_rejects(gateway, page):
 
     popup.close()
 
-    expect(page.get_by_role("status")).to_contain_text("The window was closed before the end")
+    expect(page.get_by_role("status")).to_contain_text("The window was closed too early")
 
 
 def test_a_lost_opener_resolves_by_asking_for_the_connections(gateway, visitor, monkeypatch):

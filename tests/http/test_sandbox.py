@@ -32,7 +32,7 @@ def test_every_provider_can_be_walked_from_consent_to_identity(walk, provider):
     walker = walk(provider)
     page = requests.get(walker.asks(), timeout=10)
     assert "Sandbox" in page.text
-    assert "this plays" in page.text
+    assert "this simulates" in page.text
     assert "s" == walker.returns()["state"]
 
     body = walker.connects(access_type="offline")

@@ -16,16 +16,16 @@
    *
    * @typedef {object} Options
    * @property {string | (() => string | Promise<string>)} accessToken  the Supabase access token, or how to get it
-   * @property {string} [returnTo]  where to come back to, on one of GATEWAY_APP_ORIGINS; without it this page, less its
-   *                                query and fragment, since those may hold secrets
-   * @property {boolean} [popup]    in a window of its own; where the browser blocks it, by redirect after all
-   * @property {() => Promise<Listed[]>} [fetchConnections]  asks for the user's connections another way than by /v1
+   * @property {string} [returnTo]  where to return to, on one of GATEWAY_APP_ORIGINS; by default this page without its
+   *                                query and fragment, which may hold secrets
+   * @property {boolean} [popup]    in a new window; if the browser blocks it, by redirect
+   * @property {() => Promise<Listed[]>} [fetchConnections]  another way than /v1 to list the user's connections
    */
 
   const script = /** @type {HTMLScriptElement | null} */ (document.currentScript);
   if (!script) throw new Error("gateway.js has to be loaded by a <script src> element, so that it knows its origin.");
   const origin = new URL(script.src).origin;
-  const PATIENCE_MS = 20 * 60 * 1000; // an attempt lives ten minutes, a question about its account ten more
+  const PATIENCE_MS = 20 * 60 * 1000; // an attempt is valid for ten minutes, a question about its account for ten more
 
   /** An Error whose `slug` is one of the gateway's (`access_denied` …), or `closed` for a window closed half-way. */
   const refusal = (/** @type {string} */ slug) =>
@@ -76,9 +76,9 @@
   }
 
   /**
-   * What became of a window that closed without a word, or that looks closed because a page in it gave up its opener.
-   * In the second case the user is still busy there, this page has no focus, and we go on asking. What is new is told
-   * by comparing with what stood before, so that the clocks of browser and server need not agree.
+   * The result of a window that closed without a message, or that looks closed because a page in it dropped its opener.
+   * In the second case the user still works there and this page has no focus, so we keep asking. New connections are
+   * found by comparison with the list from before, so that the clocks of browser and server need not agree.
    *
    * @param {Window} view @param {() => Promise<Listed[]>} ask @param {AbortSignal} over @returns {Promise<Connected>}
    */
