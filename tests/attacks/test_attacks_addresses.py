@@ -50,7 +50,7 @@ def test_return_to_takes_nothing_but_exact_origins(alice):
         assert not any("Location" in answer.headers for answer in (shown, pressed))
 
 
-def test_after_the_sign_in_nobody_is_sent_elsewhere(alice):
+def test_after_the_sign_in_no_user_is_sent_elsewhere(alice):
     """
     `next` leads to a path here or to an app origin; whatever a browser would read otherwise is refused.
     """

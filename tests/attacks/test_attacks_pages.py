@@ -68,7 +68,7 @@ class Suspects(HTMLParser):
 
 @pytest.mark.parametrize("path", PAGES)
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS", "DELETE"])
-def test_every_answer_is_guarded(alice, path, method):
+def test_every_response_has_security_headers(alice, path, method):
     """
     Not framed, not cached, not sniffed, no inline script, nothing from elsewhere, whatever was asked and however it ended.
     """

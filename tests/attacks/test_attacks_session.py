@@ -87,7 +87,7 @@ def forms(alice, connection):
     return [(path, {"csrf": csrf}) for path in paths]
 
 
-def test_no_form_is_taken_from_elsewhere(gateway, alice):
+def test_no_form_is_accepted_from_another_site(gateway, alice):
     """
     Connect, disconnect and sign-out, with the right mark and the right cookies: the browser's word is against them.
     """
@@ -100,7 +100,7 @@ def test_no_form_is_taken_from_elsewhere(gateway, alice):
     assert connection in alice.get("/connections").text
 
 
-def test_no_form_is_taken_without_the_sessions_own_mark(gateway, alice):
+def test_no_form_is_accepted_without_the_csrf_token_of_the_session(gateway, alice):
     """
     Missing, empty, another user's, or that of the session before: refused even where the browser says nothing.
     """

@@ -229,7 +229,7 @@ def test_the_log_holds_no_secret(story):
     assert {} == leaks(story, log)
 
 
-def test_no_answer_holds_a_secret(story):
+def test_no_response_holds_a_secret(story):
     """
     Pages, JSON and headers, but for Set-Cookie and the one Location that takes the browser to the provider.
     """

@@ -60,7 +60,7 @@ def looks_right(page):
         assert [] == violations(page, *rules), scheme
 
 
-def test_a_browser_that_nobody_knows_is_completed_by_the_products_server(gateway, acme, visit):
+def test_a_browser_without_a_session_is_completed_by_the_products_server(gateway, acme, visit):
     """
     Nothing is connected on the way; then it is, and the product's page has a call for it to paste.
     """
@@ -137,7 +137,7 @@ def test_the_pages_of_a_link_on_a_phone(gateway, alice, acme, visit):
 
 
 @needs_axe
-def test_the_page_that_somebody_else_is_shown_on_a_phone(gateway, alice, acme, browser):
+def test_the_page_for_another_signed_in_user_on_a_phone(gateway, alice, acme, browser):
     """
     Whom the link is for, and no way on. Chromium says its status in the console, as of every error.
     """

@@ -221,7 +221,7 @@ def test_what_would_become_a_connection_goes_too(here):
     )
 
 
-def test_whoever_is_saving_when_a_run_begins_is_waited_for_and_erased_too(here):
+def test_a_save_under_way_when_a_run_begins_is_waited_for_and_erased_too(here):
     """
     So that "none is left" is true when it is said.
     """
@@ -307,7 +307,7 @@ def test_what_the_provider_does_not_take_is_queued_and_told_so(here):
     assert (3, 3, 0, 0) == tuple(again[name] for name in ("erased", "done", "queued", "left"))
 
 
-def test_a_user_who_is_at_it_just_now_keeps_nobody_else_waiting(here, monkeypatch):
+def test_a_busy_user_does_not_delay_others(here, monkeypatch):
     """
     Passed over, and come back to.
     """

@@ -65,7 +65,7 @@ def said(findings: list[Finding], about: str, level: str) -> str:
 # -- nothing to mend -------------------------------------------------------------------------------------------------
 
 
-def test_a_sound_installation_has_nothing_that_must_be_mended(installed):
+def test_a_sound_installation_has_nothing_to_fix(installed):
     """
     Every part is looked at and found well, and every provider knows us.
     """
@@ -113,7 +113,7 @@ def test_asking_changes_nothing(installed):
 # -- settings and keys -----------------------------------------------------------------------------------------------
 
 
-def test_all_that_is_wrong_with_the_settings_is_told(installed):
+def test_all_invalid_settings_are_reported(installed):
     """
     At once, and nothing else can be looked at then.
     """
@@ -132,7 +132,7 @@ def test_a_missing_client_secret_is_a_problem_of_the_settings(installed):
     assert "GOOGLE_CLIENT_SECRET is missing" in said(found, "settings", "fail")
 
 
-def test_a_front_end_that_cannot_hand_over_anybody_is_told_of(installed):
+def test_a_missing_front_end_origin_is_reported(installed):
     """
     Neither an origin nor a sign-in page.
     """
@@ -140,7 +140,7 @@ def test_a_front_end_that_cannot_hand_over_anybody_is_told_of(installed):
     assert "No front end can hand over" in said(found, "settings", "warn")
 
 
-def test_a_setting_that_does_not_exist_is_told_of(installed):
+def test_a_setting_that_does_not_exist_is_reported(installed):
     """
     As `serve` tells it, with the nearest name.
     """
@@ -149,7 +149,7 @@ def test_a_setting_that_does_not_exist_is_told_of(installed):
     assert said(found, "settings", "fail") == "GATEWAY_APP_ORIGIN is not a setting: did you mean GATEWAY_APP_ORIGINS?"
 
 
-def test_a_secret_without_its_client_id_is_told_of(installed):
+def test_a_secret_without_its_client_id_is_reported(installed):
     """
     The provider is not enabled then, which nobody would have meant.
     """
@@ -161,7 +161,7 @@ def test_a_secret_without_its_client_id_is_told_of(installed):
     assert "OTHER" not in said(found, "settings", "warn")
 
 
-def test_running_without_the_journal_is_told_of(installed):
+def test_running_without_the_journal_is_reported(installed):
     """
     The contract wants it so.
     """
@@ -188,7 +188,7 @@ def test_a_lost_key_is_found_before_a_user_finds_it(installed):
 # -- database --------------------------------------------------------------------------------------------------------
 
 
-def test_a_database_that_is_away_is_told_of(installed):
+def test_an_unavailable_database_is_reported(installed):
     """
     And nothing is believed of it.
     """
@@ -206,7 +206,7 @@ def test_a_missing_schema_names_the_command_that_sets_it_up(installed, bare_data
     assert [("schema", "Run `python -m gateway db apply`.")] == [(finding.about, finding.fix) for finding in found]
 
 
-def test_a_broken_policy_is_told_with_its_mend(installed, database):
+def test_a_broken_policy_is_reported_with_its_fix(installed, database):
     """
     All the way from the catalogue.
     """
@@ -247,14 +247,14 @@ def test_over_rest_policies_are_said_to_be_unseen(installed):
 # -- sign-in and clock -----------------------------------------------------------------------------------------------
 
 
-def test_without_a_project_nobody_can_sign_in(installed):
+def test_without_a_project_no_user_can_sign_in(installed):
     """
     Said before a user finds out.
     """
     assert "no user can sign in" in said(examined(installed, SUPABASE_URL=""), "sign-in", "fail")
 
 
-def test_signing_keys_that_cannot_be_had_are_told_of(installed):
+def test_unavailable_signing_keys_are_reported(installed):
     """
     A failure, unless the shared secret can still verify tokens.
     """
@@ -275,7 +275,7 @@ def test_there_has_to_be_something_that_verifies_tokens(keys, secret, level):
 
 
 @pytest.mark.parametrize(("seconds", "level"), [(0, "ok"), (29, "ok"), (-29, "ok"), (31, "warn"), (-3600, "warn")])
-def test_a_clock_that_is_off_by_more_than_half_a_minute_is_told_of(seconds, level):
+def test_a_clock_that_is_off_by_more_than_half_a_minute_is_reported(seconds, level):
     """
     In either direction, by the Date header of the sign-in service.
     """
@@ -332,7 +332,7 @@ def test_a_provider_that_takes_any_code_is_not_to_be_used(installed, acme):
     assert "a token for a made-up code" in said(examined(installed, **acme[1]), "acme", "fail")
 
 
-def test_metadata_of_another_issuer_is_told_of(installed, acme):
+def test_metadata_of_another_issuer_is_reported(installed, acme):
     """
     RFC 8414 section 3.3; and nothing of ours is sent there.
     """
@@ -343,7 +343,7 @@ def test_metadata_of_another_issuer_is_told_of(installed, acme):
     assert [] == server.posts
 
 
-def test_metadata_that_cannot_be_had_is_told_of(installed, acme):
+def test_unavailable_metadata_is_reported(installed, acme):
     """
     Nor can the rest be asked then.
     """
@@ -352,7 +352,7 @@ def test_metadata_that_cannot_be_had_is_told_of(installed, acme):
     assert "metadata cannot be read" in said(examined(installed, **settings), "acme", "fail")
 
 
-def test_an_authorization_host_that_is_away_is_told_of(installed, acme):
+def test_an_unreachable_authorization_host_is_reported(installed, acme):
     """
     Users would be sent nowhere.
     """
@@ -361,7 +361,7 @@ def test_an_authorization_host_that_is_away_is_told_of(installed, acme):
     assert "authorization endpoint does not answer" in said(examined(installed, **settings), "acme", "fail")
 
 
-def test_a_registration_at_nobody_is_told_of(installed):
+def test_a_registration_at_an_unknown_provider_is_reported(installed):
     """
     A name with a slip in it would enable nothing, silently.
     """
@@ -381,7 +381,7 @@ def command(gateway: Gateway, *options: str, **changes: str) -> subprocess.Compl
     return subprocess.run(run, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_the_command_ends_with_what_to_mend_and_says_so_by_its_exit_code(installed):
+def test_the_command_ends_with_what_to_fix_and_its_exit_code(installed):
     """
     For people, and for scripts with `--json`.
     """
@@ -427,7 +427,7 @@ def test_an_unreachable_database_is_not_a_defect_of_ours():
 # -- what is stopped -------------------------------------------------------------------------------------------------
 
 
-def test_what_is_frozen_is_told_with_its_way_out(installed):
+def test_what_is_frozen_is_reported_with_its_fix(installed):
     """
     A warning each, with since when and the command that thaws it; none is left afterwards.
     """

@@ -265,7 +265,7 @@ def test_events_without_a_seal_are_not_dropped(rt, runtime, database):
     assert positions(database) == [None, None]
 
 
-def test_a_front_that_somebody_else_cut_off_is_found(aged, database):
+def test_a_front_that_was_cut_off_from_outside_is_found(aged, database):
     """Further back than the gateway dropped, or where it dropped nothing: no event records it."""
     housekeep(aged)
     seal(aged)

@@ -286,7 +286,7 @@ def test_a_row_whose_process_crashed_is_taken_up_after_a_minute(project):
 # -- what owners write -----------------------------------------------------------------------------------------------
 
 
-def test_what_an_owner_wrote_is_used_by_nobody_until_it_is_confirmed(project):
+def test_what_an_owner_wrote_is_not_used_until_it_is_confirmed(project):
     """From the moment it was written; whatever it is."""
     alice, row, _ = connected(project)
     for written in (granted(project.state, "ghl", BERLIN).access_token, "gAAAAA-nonsense"):

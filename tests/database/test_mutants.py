@@ -170,7 +170,7 @@ def test_a_schema_without_one_of_its_lines_is_found(supabase, name):
         assert first_found(scene)
 
 
-def test_db_apply_mends_what_the_doctor_says_it_mends(sound):
+def test_db_apply_fixes_what_the_doctor_says_it_fixes(sound):
     """
     Wherever `db apply` is the mend, it is one: afterwards nothing is left to say.
     """

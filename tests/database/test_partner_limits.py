@@ -225,7 +225,7 @@ def test_a_network_that_is_new_to_a_partner_is_an_event_and_no_limit(database, s
     assert [{"network": "203.0.113.0/24"}] == events(database, "partner.new_network", partner_id=made.id)
 
 
-def test_who_asked_to_be_frozen_over_a_limit_is(database, store, early):
+def test_a_partner_that_exceeds_a_limit_is_frozen_if_configured(database, store, early):
     """
     In the same call, for every later one, until the operator thaws it.
     """
@@ -320,7 +320,7 @@ def test_what_no_limit_looks_at_any_more_is_cleared_away(database, store, early)
     assert [0] == rows(database, "select count(*) from gateway.usage")
 
 
-def test_a_read_that_cannot_be_recorded_is_not_answered(database, store, early):
+def test_a_read_that_cannot_be_recorded_is_refused(database, store, early):
     """
     A record that is not written fails closed, for partners and for users.
     """

@@ -161,7 +161,7 @@ def _time(text):
     return datetime.fromisoformat(text)
 
 
-def test_unknown_revoked_expired_and_misplaced_keys_are_the_same_nobody(database, store):
+def test_unknown_revoked_expired_and_misplaced_keys_get_the_same_error(database, store):
     """
     One error, whatever the reason; an address that nobody knows is a wrong one where addresses were named.
     """

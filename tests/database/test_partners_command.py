@@ -81,7 +81,7 @@ def test_the_command_line_freezes_and_thaws(commands, store):
     assert [] == queries.list_partners(store)["frozen"]
 
 
-def test_a_command_that_cannot_be_ends_with_what_to_mend(commands, store):
+def test_an_impossible_command_ends_with_what_to_fix(commands, store):
     """
     Exit code 2, one sentence on stderr, and nothing done.
     """

@@ -63,7 +63,7 @@ def test_out_of_reach_of_the_account_it_lives_elsewhere(folder, monkeypatch):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another account")
 @pytest.mark.parametrize("trap", ["link", "nowhere", "file", "writable", "stranger"])
-def test_a_folder_that_somebody_laid_in_wait_is_refused(folder, monkeypatch, trap):
+def test_a_folder_of_another_account_is_refused(folder, monkeypatch, trap):
     """
     Anybody may write to /var/tmp, and our name there can be guessed.
     """

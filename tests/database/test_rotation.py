@@ -99,7 +99,7 @@ def read_all(rt):
 # -- what is sealed again --------------------------------------------------------------------------------------------
 
 
-def test_everything_sealed_comes_under_the_newest_key(runtime, database):
+def test_everything_is_encrypted_with_the_newest_key(runtime, database):
     """
     Connections, parked grants, revocations: afterwards the old key may leave, once the journal's last entry is a day old.
     """
@@ -186,7 +186,7 @@ def test_what_became_new_meanwhile_is_not_put_back(runtime, database):
     assert [(newer.token, newer.refresh)] == rows(database, "select token, refresh from public.provider_data")
 
 
-def test_a_row_that_somebody_has_is_not_waited_for(runtime, database):
+def test_a_locked_row_is_not_waited_for(runtime, database):
     """
     A refresh goes first; the next run takes up what was left.
     """
@@ -233,7 +233,7 @@ def test_what_an_owner_wrote_in_plain_is_left_to_the_import(runtime, database):
     assert ["in plain"] == rows(database, "select token from public.provider_data")
 
 
-def test_nothing_is_sealed_under_a_key_that_a_host_lacks(runtime, database):
+def test_nothing_is_encrypted_with_a_key_that_a_host_lacks(runtime, database):
     """
     It would lose every connection; so the command names the host, and does nothing.
     """
@@ -429,7 +429,7 @@ class Traffic:
         self._thread.join()
 
 
-def test_the_documented_way_is_walked_and_nobody_notices(cluster, template):
+def test_the_documented_rotation_disturbs_no_user(cluster, template):
     """
     docs/operations.md, step by step, with two hosts under load: different orders of keys at once, then the old key leaves.
     """

@@ -211,7 +211,7 @@ def test_the_two_servers_may_execute_what_is_offered_and_nothing_inside(database
 
 
 @pytest.mark.parametrize("role", ["anon", "authenticated", "service_role", "gateway_app"])
-def test_nobody_may_use_our_schema(database, role):
+def test_no_client_role_may_use_the_schema(database, role):
     """
     Neither use nor create, and no table in it.
     """

@@ -140,7 +140,7 @@ def test_connecting_adopts_the_row_that_stood_before(old, name):
     )
 
 
-def test_on_supabase_nobody_is_made_known(old):
+def test_on_supabase_no_user_is_created(old):
     """
     Its users are its own: a session for an unknown, banned or deleted one is refused, and no row appears.
     """

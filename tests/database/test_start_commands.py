@@ -80,7 +80,7 @@ def test_embedded_beside_another_database_is_refused(run):
     assert "remove one of the two" in ended.output
 
 
-def test_a_public_gateway_runs_on_a_postgres_of_its_own_where_it_is_told_to():
+def test_a_public_gateway_runs_on_its_own_postgres_if_configured():
     """
     `serve --embedded` makes the database and its schema; the settings come from `.env`, and the port from $PORT.
     """

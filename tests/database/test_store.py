@@ -39,7 +39,7 @@ def test_a_session_says_who_is_signed_in(store, alice, bob):
 
 
 @pytest.mark.parametrize("session_hash", ["", "no such", "session-%", None])
-def test_an_unknown_session_is_nobody(store, alice, session_hash):
+def test_an_unknown_session_has_no_user(store, alice, session_hash):
     """
     Whatever is asked with it.
     """

@@ -48,7 +48,7 @@ def test_a_first_save_makes_profile_row_and_array(database, store, alice):
     assert ["connection.created"] == rows(database, "select type from gateway.event")
 
 
-def test_a_save_that_nobody_waits_for_any_more_saves_nothing(database, store, alice):
+def test_a_save_after_its_deadline_saves_nothing(database, store, alice):
     """
     By the database's clock: the caller has reported a failure by then. A save in time is carried out.
     """

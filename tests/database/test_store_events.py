@@ -97,7 +97,7 @@ def test_who_may_read_events_is_judged_in_the_same_call(world, store, database):
             read_events(store, caller, after=0, limit=10)
 
 
-def test_a_user_is_told_of_the_own_connections_and_of_who_read_them(world, store):
+def test_a_user_sees_events_of_the_own_connections_and_who_read_them(world, store):
     """
     Partners' acts on them included; nothing of another's, and nothing that is between a partner and the operator.
     """
@@ -115,7 +115,7 @@ def test_a_user_is_told_of_the_own_connections_and_of_who_read_them(world, store
     )  # fmt: skip
 
 
-def test_an_all_partner_is_told_of_all_of_its_providers_and_of_its_own_acts(world, store):
+def test_an_all_partner_sees_events_of_its_providers_and_its_own_actions(world, store):
     """
     Whoever's doing it was; what the operator does with other partners is none of its business.
     """
@@ -140,7 +140,7 @@ def test_an_all_partner_is_told_of_all_of_its_providers_and_of_its_own_acts(worl
     )
 
 
-def test_an_own_partner_is_told_of_what_it_was_given_and_never_of_other_partners(world, store):
+def test_an_own_partner_sees_events_of_its_connections_and_never_of_other_partners(world, store):
     """
     Shared connections included: what another partner did there is left out.
     """
@@ -157,7 +157,7 @@ def test_an_own_partner_is_told_of_what_it_was_given_and_never_of_other_partners
     assert ["partner.added", "key.added", "token.read", "grant.refreshed"] == world.told(acme)
 
 
-def test_an_own_partner_is_told_of_nothing_before_its_consent_or_between_two(world, store, database):
+def test_an_own_partner_sees_no_events_before_its_consent_or_between_two(world, store, database):
     """
     A new yes brings back no past: what comes to be seen later would stand below positions that a cursor has passed.
     """
@@ -179,7 +179,7 @@ def test_an_own_partner_is_told_of_nothing_before_its_consent_or_between_two(wor
     assert [False, True] == rows(database, "select ended_at is null from gateway.consent order by created_at")
 
 
-def test_an_own_partner_is_told_that_a_connection_went_and_not_who_ended_it(world, store):
+def test_an_own_partner_sees_that_a_connection_ended_and_not_who_ended_it(world, store):
     """
     Another partner, the operator, or its user: to whoever was let in it is gone.
     """
@@ -201,7 +201,7 @@ def test_an_own_partner_is_told_that_a_connection_went_and_not_who_ended_it(worl
     assert [(product.id, None), (None, "operator")] == [(event.partner, event.data.get("by")) for event in told]
 
 
-def test_what_an_own_partner_was_told_of_it_may_still_read_when_its_reach_has_ended(world, store):
+def test_an_own_partner_may_still_read_the_events_of_its_time_when_its_reach_has_ended(world, store):
     """
     Up to the end and not beyond; its own acts in any case. A connection that was erased is told of as before.
     """

@@ -201,7 +201,7 @@ def test_what_waits_is_its_partners_to_see_and_not_to_use(store, alice, acme):
     assert reached_connection(store, partner(store).caller(), waiting) is None
 
 
-def test_a_completion_saves_what_waits_and_is_answered_again(store, alice, acme):
+def test_a_completion_saves_the_pending_grant_and_can_be_repeated(store, alice, acme):
     """
     Under the id that was waiting, with the owner's consent in the same transaction; wrong words afterwards get nothing.
     """
@@ -240,7 +240,7 @@ def test_a_completion_over_another_account_needs_a_choice(database, store, alice
 @pytest.mark.parametrize(
     ("whose", "confirmation", "ending"), [("bob", "confirmation", "user_mismatch"), ("alice", "x", "state_invalid")]
 )
-def test_a_wrong_word_takes_it_off_once(database, store, alice, acme, whose, confirmation, ending):
+def test_a_wrong_confirmation_deletes_the_grant_once(database, store, alice, acme, whose, confirmation, ending):
     """
     Into the queue, in the same transaction, with an event that says why.
     """

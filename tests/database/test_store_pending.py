@@ -33,7 +33,7 @@ def test_a_pending_grant_waits_beside_the_connection(store, alice):
     assert ["alice-location"] == [each.account.id for each in alice.listed(store)]
 
 
-def test_a_grant_is_not_kept_when_nobody_waits_for_it_any_more(database, store, alice):
+def test_a_grant_is_not_kept_after_its_deadline(database, store, alice):
     """
     By the database's clock; the one that was pending before is kept.
     """
@@ -46,7 +46,7 @@ def test_a_grant_is_not_kept_when_nobody_waits_for_it_any_more(database, store, 
     assert [] == rows(database, QUEUED)
 
 
-def test_a_decision_that_nobody_waits_for_any_more_leaves_the_question(database, store, alice):
+def test_a_decision_after_its_deadline_leaves_the_question(database, store, alice):
     """
     It may be decided again, and the grant was neither saved nor queued.
     """
@@ -192,7 +192,7 @@ def test_a_pending_grant_goes_with_its_user_and_is_revoked(database, store, alic
     )
 
 
-def test_a_claim_is_nobody_elses_for_a_while(database, store, alice):
+def test_a_claim_excludes_other_claims_for_a_while(database, store, alice):
     """
     What is due, the oldest first; what is not due yet, or claimed, is left.
     """
@@ -209,7 +209,7 @@ def test_a_claim_is_nobody_elses_for_a_while(database, store, alice):
     assert "t2" == store.claim_revocation().token
 
 
-def test_what_cannot_be_given_back_is_told_of_and_let_go(database, store, alice):
+def test_what_cannot_be_revoked_is_reported_and_dropped(database, store, alice):
     """
     After 72 hours.
     """

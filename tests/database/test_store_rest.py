@@ -129,7 +129,7 @@ def lives(store: Store) -> list[Any]:
     return said
 
 
-def test_one_life_is_told_alike_by_both(cluster, template):
+def test_both_backends_record_the_same_events(cluster, template):
     """
     The same calls on two databases: the same JSON, but for ids that the database makes and for times.
     """
@@ -191,7 +191,7 @@ def test_a_key_that_is_not_the_projects_is_named(api, key):
     assert key not in str(refused.value)
 
 
-def test_the_key_stands_in_no_log(api, caplog):
+def test_the_key_is_in_no_log(api, caplog):
     """
     Not even where every library is made to talk.
     """

@@ -217,7 +217,7 @@ def test_what_the_gateway_itself_writes_is_not_noted(project):
 # -- defects -----------------------------------------------------------------------------------------
 
 
-def test_a_defect_gives_the_lease_back_and_lets_the_connection_rest(project, monkeypatch):
+def test_a_bug_ends_the_lease_and_delays_the_connection(project, monkeypatch):
     """
     Otherwise the same connection would come up first again and again.
     """

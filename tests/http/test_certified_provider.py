@@ -102,7 +102,7 @@ def test_its_disconnect_is_taken_by_the_provider(acme):
     assert "done" == told(alice.disconnects(connection))["disconnected"]
 
 
-def test_a_changed_issuer_in_the_answer_is_refused(acme):
+def test_a_changed_issuer_in_the_response_is_refused(acme):
     """
     RFC 9207: iss from elsewhere ends the attempt, and no code is redeemed.
     """

@@ -104,7 +104,9 @@ def test_the_right_user_and_confirmation_connect(gateway, acme, alice):
         (None, "alice", (400, "state_invalid")),
     ],
 )
-def test_a_wrong_word_gives_the_grant_back_at_once_and_for_good(gateway, acme, alice, confirmation, whom, said):
+def test_after_a_wrong_user_or_confirmation_the_grant_is_revoked_at_once(
+    gateway, acme, alice, confirmation, whom, said
+):
     """
     One try: nothing is connected, the provider is told before the answer, and the right word comes too late.
     """
@@ -183,7 +185,7 @@ def test_ten_completions_at_once_save_one(gateway, acme, alice):
     assert [] == rows(gateway.dsn, "select 1 from gateway.revocation where connection_id = %s", row)
 
 
-def test_a_standing_connection_stays_untouched_meanwhile(gateway, acme, alice):
+def test_an_existing_connection_stays_unchanged_meanwhile(gateway, acme, alice):
     """
     The same account completes onto the same row; the user's own question, parked beside it, is not displaced.
     """
@@ -204,7 +206,7 @@ def test_a_standing_connection_stays_untouched_meanwhile(gateway, acme, alice):
     assert [False] == made
 
 
-def test_over_another_account_an_answer_is_asked_for_and_asking_uses_nothing_up(gateway, acme, alice):
+def test_over_another_account_the_partner_has_to_decide_and_asking_uses_nothing_up(gateway, acme, alice):
     """
     409 as often as one asks; then replaced under the same id, and partners who were let into the account before are out.
     """
@@ -224,7 +226,7 @@ def test_over_another_account_an_answer_is_asked_for_and_asking_uses_nothing_up(
     assert [200, 404] == [acme.token(row).status_code, earlier.token(row).status_code]
 
 
-def test_a_no_gives_it_back_and_leaves_what_stands(gateway, acme, alice):
+def test_after_a_no_the_grant_is_revoked_and_the_connection_unchanged(gateway, acme, alice):
     """
     The partner passes on that its user does not want it.
     """
@@ -241,7 +243,7 @@ def test_a_no_gives_it_back_and_leaves_what_stands(gateway, acme, alice):
     assert [] == parked(gateway, link)
 
 
-def test_unanswered_for_ten_minutes_it_is_given_back(gateway, acme, alice):
+def test_without_a_completion_for_ten_minutes_it_is_revoked(gateway, acme, alice):
     """
     No completion serves any more, and housekeeping puts the grant in the queue of revocations.
     """

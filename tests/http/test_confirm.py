@@ -91,7 +91,7 @@ def test_no_leaves_everything_as_it_was(gateway, alice):
     assert waiting == parked(gateway)
 
 
-def test_no_gives_the_new_grant_back_and_not_the_old(gateway):
+def test_after_a_no_the_new_grant_is_revoked_and_not_the_old(gateway):
     """
     The provider sees the revocation of the parked refresh token alone.
     """

@@ -122,7 +122,7 @@ def test_an_ordinary_disconnect_leaves_the_app_installed(gateway, alice):
 
 
 @pytest.mark.parametrize("endpoint", ["uninstall", "token"])
-def test_an_uninstall_that_fails_stops_nobody_and_is_told(gateway, alice, endpoint):
+def test_an_uninstall_that_fails_is_reported_and_stops_nothing(gateway, alice, endpoint):
     """
     HighLevel is having trouble, at the call itself or at the token it takes: erased here all the same, and said so.
     """
@@ -201,7 +201,7 @@ def test_the_receipt_says_what_was_erased_and_what_became_of_the_grant(gateway, 
     assert 404 == asks(alice, f"/connections/{held}").status_code == erases(alice, held).status_code
 
 
-def test_a_provider_that_cannot_be_told_now_is_told_later(gateway, alice):
+def test_a_revocation_that_fails_is_repeated_later(gateway, alice):
     """
     Queued: erased here, and the sealed grant waits.
     """

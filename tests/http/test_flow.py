@@ -107,7 +107,7 @@ def test_two_users_never_see_each_others(gateway):
     assert 1 == len(rows(gateway, alice.id))
 
 
-def test_disconnect_erases_and_gives_back(gateway):
+def test_disconnect_erases_and_revokes(gateway):
     """
     Row and id are gone, and the provider saw the revocation.
     """

@@ -26,7 +26,7 @@ def stand(gateway, person):
     return rows(gateway.dsn, "select id from gateway.connection where user_id = %s", person.id)
 
 
-def test_a_user_is_told_before_going_to_a_frozen_provider(gateway, zoom):
+def test_a_user_is_stopped_before_going_to_a_frozen_provider(gateway, zoom):
     """
     On the connect page, when it is sent from a page that was open before, and on the page of a link.
     """
@@ -46,7 +46,7 @@ def test_a_user_is_told_before_going_to_a_frozen_provider(gateway, zoom):
     assert 200 == alice.get("/phone/ringcentral/connect").status_code
 
 
-def test_who_is_at_the_provider_when_it_is_frozen_connects_nothing_and_the_grant_is_given_back(gateway, zoom):
+def test_an_attempt_at_a_provider_that_is_frozen_meanwhile_connects_nothing_and_the_grant_is_revoked(gateway, zoom):
     """
     By oneself, and by a partner's link in a browser that is not signed in here.
     """

@@ -81,7 +81,7 @@ def test_a_link_is_made_of_what_fits_and_of_nothing_else(gateway, acme, alice, c
     assert [] == rows(gateway.dsn, "select 1 from gateway.connect_session where user_id = %s", alice.id)
 
 
-def test_a_name_that_stands_twice_in_a_body_is_refused_and_named(gateway, acme, alice):
+def test_a_name_that_is_repeated_in_a_body_is_refused_and_named(gateway, acme, alice):
     """Which of the two was meant, nobody can say (RFC 8259 section 4)."""
     body = f'{{"user_id": "{alice.id}", "provider": "google", "provider": "ghl"}}'
     answer = acme.calls("POST", "/v1/connect-sessions", data=body, headers={"Content-Type": "application/json"})
@@ -114,7 +114,7 @@ def test_only_a_partner_with_the_scope_makes_links_and_only_to_its_own_providers
     assert 403 == status(reader, {"unknown": 1})
 
 
-def test_a_link_for_a_banned_user_is_a_link_for_nobody(gateway, acme, alice):
+def test_a_link_for_a_banned_user_does_not_work(gateway, acme, alice):
     """
     It is not made; one that was made before is not opened any more.
     """
@@ -151,7 +151,7 @@ def test_the_page_names_the_partner_the_scopes_and_whose_link_it_is(acme, alice,
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
-def test_whoever_only_looks_uses_nothing_up(gateway, acme, alice, method):
+def test_opening_a_link_does_not_use_it_up(gateway, acme, alice, method):
     """
     Link scanners, prefetching browsers and previews, five times over: the link starts afterwards as before.
     """
@@ -212,7 +212,7 @@ def test_a_secret_that_is_none_opens_nothing(gateway, alice, secret):
 # -- started ---------------------------------------------------------------------------------------------------------
 
 
-def test_somebody_else_who_is_signed_in_is_refused_before_any_redirect(gateway, acme, alice, bob):
+def test_another_signed_in_user_is_refused_before_any_redirect(gateway, acme, alice, bob):
     """
     The attacker's link in the victim's browser: told whom it is for, masked, at the page and at the form; nothing is used up.
     """
@@ -291,7 +291,7 @@ def test_the_form_is_of_this_browser_and_this_link_alone(gateway, acme, alice, b
     assert not started(gateway, link)
 
 
-def test_where_nobody_could_say_who_it_was_one_has_to_sign_in(gateway, acme, alice):
+def test_without_a_return_address_the_user_has_to_sign_in(gateway, acme, alice):
     """
     A link that returns nowhere, opened by nobody: the product's sign-in, with the way back to the link, which is not used up.
     """
@@ -378,7 +378,7 @@ def test_a_providers_no_goes_back_to_where_the_link_came_from(gateway, acme, ali
     assert 0 == owned(gateway, alice)
 
 
-def test_scopes_of_several_partners_are_united_and_nobody_narrows_them(gateway, acme, alice):
+def test_scopes_of_several_partners_are_merged_and_none_is_lost(gateway, acme, alice):
     """
     What was asked for by one is asked for with the other's link, and when the user connects again without any link.
     """
@@ -422,7 +422,7 @@ def test_another_account_through_a_link_is_asked_about_and_shared_after_the_answ
 # -- no longer shared ------------------------------------------------------------------------------------------------
 
 
-def test_the_owner_sees_who_may_use_a_connection_and_stops_it(gateway, acme, alice):
+def test_the_owner_sees_which_partners_use_a_connection_and_stops_one(gateway, acme, alice):
     """
     The partner's next read finds nothing; the connection stays with its owner.
     """
@@ -443,7 +443,7 @@ def test_the_owner_sees_who_may_use_a_connection_and_stops_it(gateway, acme, ali
     assert 2 == owned(gateway, alice)
 
 
-def test_nobody_stops_what_is_not_theirs(gateway, acme, alice, bob):
+def test_a_user_cannot_stop_another_users_sharing(gateway, acme, alice, bob):
     """
     Another's connection, another partner, no mark: nothing changes.
     """

@@ -37,7 +37,7 @@ def scope_of(partner, connection):
 # -- what others were given --------------------------------------------------------------------------------------------
 
 
-def test_whoever_holds_a_link_learns_nothing_of_what_others_were_given(acme, alice, shared):
+def test_the_holder_of_a_link_learns_nothing_about_other_partners(acme, alice, shared):
     """
     Neither the page nor the provider's address says it, unless the link's user is signed in there.
     """
@@ -53,7 +53,7 @@ def test_whoever_holds_a_link_learns_nothing_of_what_others_were_given(acme, ali
 
 
 @pytest.mark.parametrize(("answer", "left"), [("replace", False), ("no", True)])
-def test_a_completion_narrows_nobody_unless_it_says_so(acme, alice, shared, answer, left):
+def test_a_completion_removes_no_scope_unless_it_says_so(acme, alice, shared, answer, left):
     """
     What came back from an unknown browser allows less than what stands: 409 as often as one asks, `both` is no answer to it.
     """
@@ -72,7 +72,7 @@ def test_a_completion_narrows_nobody_unless_it_says_so(acme, alice, shared, answ
 
 
 @pytest.mark.parametrize("answer", ["replace", "no"])
-def test_who_signed_in_on_the_way_is_asked_before_a_link_narrows_anything(acme, alice, shared, answer):
+def test_a_user_who_signed_in_meanwhile_is_asked_before_a_link_removes_scopes(acme, alice, shared, answer):
     """
     Started by nobody, with less than stands, and finished signed in: the page says what would be gone, and who uses it.
     """
@@ -123,7 +123,7 @@ def test_the_page_of_the_products_own_service_promises_no_end_of_sharing(gateway
 # -- whose account it is -----------------------------------------------------------------------------------------------
 
 
-def test_whose_account_came_back_is_told_when_it_is_confirmed_and_not_before(gateway, acme, alice):
+def test_the_account_is_shown_when_it_is_confirmed_and_not_before(gateway, acme, alice):
     """
     A link for one user, finished by another: neither the partner nor the link's user learns whose account that was.
     """
@@ -142,7 +142,7 @@ def test_whose_account_came_back_is_told_when_it_is_confirmed_and_not_before(gat
 # -- an answer that was lost -------------------------------------------------------------------------------------------
 
 
-def test_a_completion_whose_answer_was_lost_is_answered_again(gateway, acme, alice):
+def test_a_completion_whose_response_was_lost_can_be_repeated(gateway, acme, alice):
     """
     The same words within ten minutes: the same connection. Other words, or later, come too late, and harm nothing.
     """
@@ -195,7 +195,7 @@ def test_for_a_partner_that_was_stopped_on_the_way_nothing_is_connected(gateway,
 
 
 @pytest.mark.parametrize(("column", "said"), [("frozen_at", (403, "frozen")), ("revoked_at", (401, "unauthenticated"))])
-def test_what_waits_for_a_partner_that_was_stopped_is_given_back_at_once(gateway, alice, column, said):
+def test_pending_grants_of_a_stopped_partner_are_revoked_at_once(gateway, alice, column, said):
     """
     Not after ten minutes; and a thaw brings nothing of it back.
     """

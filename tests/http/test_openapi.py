@@ -247,7 +247,7 @@ def asked(gateway, settings):
 
 
 @pytest.mark.parametrize(("who", "number"), [("key", 1), ("token", 2)])
-def test_nothing_is_answered_that_is_not_described(busy, who, number):
+def test_every_response_is_described(busy, who, number):
     """
     Every call, with what it takes and with what it does not, by a partner and by a user: examples, the edges of every schema, and
     chance. `DELETE` has its turn in the other test.
@@ -265,7 +265,7 @@ def test_nothing_is_answered_that_is_not_described(busy, who, number):
     assert not [status for _, status in counted if status >= 500]
 
 
-def test_one_call_after_another_answers_as_described(busy):
+def test_one_call_after_another_responds_as_described(busy):
     """
     What one call answers is asked for by the next: what is gone stays gone, and nothing needs no key.
     """

@@ -46,7 +46,7 @@ def local(database):
 
 
 @pytest.mark.parametrize(("why", "status"), [("reads frozen", 403), ("provider frozen", 403), ("user banned", 401)])
-def test_who_waits_for_a_refresh_of_the_gateways_own_is_judged_for_themselves(gateway, alice, why, status):
+def test_a_caller_that_waits_for_the_gateways_own_refresh_is_checked_itself(gateway, alice, why, status):
     """
     A check leads it, on which no freeze and no ban holds; the owner, who waits for it, gets nothing of what it brings.
     """
@@ -192,7 +192,7 @@ def slower(ask, usual, suspect, turns=700):
     return abs(least["suspect"] / usually - 1), abs(least["again"] / least["usual"] - 1)
 
 
-def test_how_long_an_answer_takes_tells_nothing(local):
+def test_the_response_time_tells_nothing(local):
     """
     Of an id out of reach and of none, whatever is asked; of a key that was revoked and of none: hardly more than of two times the
     same. A look at what is out of reach takes twice as long as is allowed. Whoever else is busy here gets a second try.

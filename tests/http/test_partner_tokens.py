@@ -142,7 +142,7 @@ def test_the_matrix_knows_every_route_that_takes_a_connection(gateway, monkeypat
     assert there == {(method, "/v1" + urlsplit(path).path.format("<uuid:connection_id>")) for method, path in ROUTES}
 
 
-def test_keys_that_do_not_open_are_told_nothing_of_why(gateway, alice):
+def test_invalid_keys_get_the_same_response(gateway, alice):
     """
     Unknown, mistyped, expired, revoked, of a revoked partner, and from elsewhere: one answer, to the byte, on every route.
     """
@@ -175,7 +175,7 @@ def test_keys_that_do_not_open_are_told_nothing_of_why(gateway, alice):
 # -- what a key gets, and what it never gets -------------------------------------------------------------------------
 
 
-def test_a_partner_reads_a_token_that_is_good_and_is_named_in_the_ledger(gateway, alice):
+def test_a_partner_reads_a_valid_token_and_is_named_in_the_events(gateway, alice):
     """
     The provider takes it; expired, it is refreshed first. Each read is told once, with who did it and without a secret.
     """
@@ -197,7 +197,7 @@ def test_a_partner_reads_a_token_that_is_good_and_is_named_in_the_ledger(gateway
     assert {(alice.id, "google")} == set(found)
 
 
-def test_no_call_of_any_key_or_user_answers_a_refresh_token(gateway, alice):
+def test_no_call_of_any_key_or_user_returns_a_refresh_token(gateway, alice):
     """
     All scopes and every route, through good days and failures: the only secret that leaves is the access token, by two calls.
     """
@@ -245,7 +245,7 @@ def test_no_call_of_any_key_or_user_answers_a_refresh_token(gateway, alice):
     assert made.key not in gateway.log.read_text()
 
 
-def test_a_key_without_the_scope_is_told_so_whatever_it_asks_for(gateway, alice):
+def test_a_key_without_the_scope_is_forbidden_whatever_it_requests(gateway, alice):
     """
     The same for an id that is there as for none; the providers are for any key, less those that it is not for.
     """
@@ -356,7 +356,7 @@ def test_a_partner_that_leads_a_refresh_and_is_frozen_leaves_those_who_wait_thei
         assert (403, 200) == (leads.result().status_code, follows.result().status_code)
 
 
-def test_what_ends_a_partners_refresh_is_not_told_to_others_who_waited_for_it(gateway, alice, operator):
+def test_what_ends_a_partners_refresh_is_not_reported_to_other_waiting_callers(gateway, alice, operator):
     """
     Frozen while it led a refresh that failed: the owner is told of the provider.
     """
@@ -376,7 +376,7 @@ def test_what_ends_a_partners_refresh_is_not_told_to_others_who_waited_for_it(ga
         assert (403, 504) == (leads.result().status_code, follows.result().status_code)
 
 
-def test_a_limit_is_told_with_when_to_come_back(gateway, alice):
+def test_a_limit_is_reported_with_retry_after(gateway, alice):
     """
     429, Retry-After, and who must act: time.
     """
@@ -499,7 +499,7 @@ def test_a_provider_that_is_away_tells_nothing_of_a_connection(gateway, alice):
     ],
     ids=["204", "302", "404", "names nobody", "html"],
 )
-def test_an_answer_past_the_question_says_so_and_leaves_the_connection(gateway, alice, said):
+def test_an_unusable_response_changes_nothing(gateway, alice, said):
     """
     Whoever asked must not take it for "it works"; nor does it end anything.
     """

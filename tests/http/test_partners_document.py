@@ -47,7 +47,7 @@ def rows_below(heading):
     ][2:]
 
 
-def test_every_call_and_its_scope_stand_in_the_document_and_no_other(calls):
+def test_the_document_lists_every_call_with_its_scope_and_no_other(calls):
     """
     Both ways, against what the routes say of themselves.
     """
@@ -56,7 +56,7 @@ def test_every_call_and_its_scope_stand_in_the_document_and_no_other(calls):
     assert {(f"{each.method} {each.path}", each.call.scope or "any") for each in calls} == told
 
 
-def test_every_refusal_stands_below_its_remedy_and_no_other(calls):
+def test_the_document_lists_every_refusal_below_its_remedy_and_no_other(calls):
     """
     Whatever a call may be refused with, and who must act then.
     """
@@ -79,7 +79,7 @@ def test_the_limits_in_the_document_are_those_that_there_are(database):
     assert f"after {FAILURES_PER_MINUTE.amount} refusals in a minute" in DOCUMENT
 
 
-def test_every_event_that_a_partner_may_see_stands_in_the_document_and_no_other():
+def test_the_document_lists_every_event_that_a_partner_may_see_and_no_other():
     """
     Against what the schema writes; what freezes all reads or accepts another end of the ledger is of no partner and no provider.
     """
@@ -242,7 +242,7 @@ def test_the_example_reads_events_page_by_page_and_forgets_what_is_over(played, 
     assert {"1"} == set(played.gateway.tokens)
 
 
-def test_the_example_raises_what_only_its_own_people_can_mend(example, gateway):
+def test_the_example_raises_what_only_its_own_people_can_fix(example, gateway):
     """
     A wrong key is 401, said once and not tried again; what it does not reach is 404. No secret is in what is raised.
     """
@@ -270,7 +270,7 @@ def test_the_example_keeps_a_token_until_its_last_minute(played):
 
 
 @pytest.mark.parametrize("slug", ["rate_limited", "refresh_in_progress", "database_unavailable"])
-def test_the_example_waits_as_long_as_it_is_told(played, example, slug):
+def test_the_example_waits_as_long_as_retry_after_says(played, example, slug):
     """
     429 and 503: the seconds in Retry-After, then the same again.
     """

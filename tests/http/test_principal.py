@@ -126,7 +126,7 @@ def test_a_key_is_read_from_the_one_bearer_header(app):
         "Bearer\t{}",
     ],
 )
-def test_any_other_authorization_is_nobody(app, header):
+def test_any_other_authorization_is_unauthenticated(app, header):
     """
     Two headers that a server joins are none; and a query holds no key (RFC 6750 section 5.3).
     """

@@ -54,7 +54,7 @@ def alice(gateway):
     gateway.sandbox.state.faults.clear()
 
 
-def test_a_good_token_is_read_as_it_stands(gateway, alice):
+def test_a_valid_token_is_read_without_a_refresh(gateway, alice):
     """
     The owner's access token reads the own connection; nothing is refreshed, nothing may be kept on the way.
     """

@@ -177,7 +177,7 @@ def test_a_connection_can_be_reset_in_place_of_an_answer(sandbox):
         _raw(sandbox.origin, "/google/oauth2/v3/certs", 5)
 
 
-def test_slowness_delays_the_right_answer_and_nobody_else(sandbox, google):
+def test_slowness_delays_only_its_own_response(sandbox, google):
     """Narrowed to one code; whoever comes meanwhile is served."""
     slow, quick = google.returns()["code"], google.returns()["code"]
     sandbox.state.add_fault("slow", "google", "token", seconds=1.5, code=slow)
@@ -268,7 +268,7 @@ def test_connections_are_kept_and_stopping_ends_them():
 
 
 @pytest.mark.parametrize("ending", ["terminated", "orphaned"])
-def test_it_runs_as_a_process_and_ends_with_whoever_started_it(ending):
+def test_it_runs_as_a_process_and_ends_with_its_parent(ending):
     """`python -m gateway.sandbox`, stopped by a signal or by its parent's end."""
     command = [sys.executable, "-m", "gateway.sandbox", "--port", "0", "--until-stdin-closes"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

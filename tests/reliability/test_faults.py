@@ -81,7 +81,7 @@ def ends(alice, provider, **options):
 
 @pytest.mark.parametrize("provider", ["ghl", "google"])
 @pytest.mark.parametrize(("fault", "options", "slug"), TOKEN_FAULTS, ids=json.dumps)
-def test_a_broken_token_answer_has_its_slug_and_stores_nothing(gateway, alice, provider, fault, options, slug):
+def test_a_broken_token_response_has_its_slug_and_stores_nothing(gateway, alice, provider, fault, options, slug):
     """
     Whatever the token endpoint answers, the product is told by a slug, and no row stands.
     """
@@ -123,7 +123,7 @@ def test_an_id_token_that_does_not_hold_is_refused(gateway, alice, kind):
     ],
 )
 @pytest.mark.parametrize("provider", ["google", "ringcentral", "ghl"])
-def test_a_broken_account_answer_gives_the_grant_back(gateway, alice, provider, fault, options, slug):
+def test_after_a_broken_account_response_the_grant_is_revoked(gateway, alice, provider, fault, options, slug):
     """
     The code is redeemed by then: nothing is stored, and the provider sees the revocation where it has one.
     """
@@ -207,7 +207,7 @@ def test_a_second_consent_without_a_refresh_token_keeps_the_first(gateway, alice
 
 @pytest.mark.parametrize(("fault", "slug"), [("wrong_iss", "issuer_mismatch"), ("repeated_iss", "issuer_mismatch")])
 @pytest.mark.parametrize("provider", ["google", "ghl", "microsoft"])
-def test_an_answer_from_another_issuer_redeems_nothing(gateway, alice, provider, fault, slug):
+def test_a_response_from_another_issuer_redeems_nothing(gateway, alice, provider, fault, slug):
     """
     RFC 9207, also where no issuer is configured: the host has to be the provider's.
     """
@@ -236,7 +236,7 @@ def test_a_denied_consent_by_fault_comes_back(gateway, alice):
     ("fault", "options"),
     [("expires_in", {"raw": '"3600"'}), ("token_bytes", {"kind": "nul", "field": "refresh_token"})],
 )
-def test_what_is_not_believed_is_given_back_all_the_same(gateway, alice, fault, options):
+def test_a_rejected_response_is_revoked_all_the_same(gateway, alice, fault, options):
     """
     The provider granted something, whatever shape its answer had: the tokens in it are revoked.
     """
@@ -250,7 +250,7 @@ def test_what_is_not_believed_is_given_back_all_the_same(gateway, alice, fault, 
     assert len(gateway.sandbox.state.revocations) > before
 
 
-def test_giving_back_takes_no_longer_than_what_is_left_of_the_ten_seconds(gateway, alice):
+def test_a_revocation_takes_no_longer_than_what_is_left_of_the_ten_seconds(gateway, alice):
     """
     An account endpoint that is silent leaves none: the grant is given back beside the answer.
     """

@@ -56,7 +56,7 @@ def redeemed_without_database(gateway, server, provider):
     return alice, pages[0]
 
 
-def test_a_row_that_cannot_be_written_gives_the_grant_back(place):
+def test_if_the_row_cannot_be_written_the_grant_is_revoked(place):
     """
     After the code was redeemed: revoked where that can be done, where not the page says where the app stays installed; and
     when the database is back, everything works without a restart.
@@ -171,7 +171,7 @@ def given_up(place, server, asked):
         gateway.stop()
 
 
-def test_a_defect_in_the_database_gives_the_grant_back_too(gateway):
+def test_after_a_database_error_the_grant_is_revoked_too(gateway):
     """
     Whatever the reason: a grant that does not stand is not kept alive either, and the page shows nothing of the reason.
     """

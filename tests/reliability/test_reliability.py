@@ -36,7 +36,7 @@ def answered(stage, row):
         actor.gone()
 
 
-def test_a_storm_sends_one_token_request_for_each_expiry():
+def test_many_readers_cause_one_token_request_for_each_expiry():
     """
     Five expiries, forty readers, two processes, and a provider that revokes the family on reuse: nobody goes without a token.
     """
@@ -101,7 +101,7 @@ def test_what_is_due_is_refreshed_once_by_two_workers():
     assert min(told["refreshes_by_worker"]) > 0
 
 
-def test_an_answer_that_stands_already_is_not_given_back(stage):
+def test_a_response_that_is_already_saved_is_not_revoked(stage):
     """
     Killed after the commit and before the journal was told: the replay finds its own work, and revokes nothing.
     """
@@ -119,7 +119,7 @@ def test_an_answer_that_stands_already_is_not_given_back(stage):
     assert stage.works(said["token"])
 
 
-def test_a_journalled_answer_goes_before_another_request(stage):
+def test_a_journalled_response_is_used_before_another_request_is_sent(stage):
     """
     A reader comes before any worker does: nothing is sent for a generation whose answer lies there.
     """
@@ -134,7 +134,7 @@ def test_a_journalled_answer_goes_before_another_request(stage):
     assert stage.works(said["token"])
 
 
-def test_an_answer_for_a_connection_that_is_gone_is_given_back(stage):
+def test_a_response_for_a_deleted_connection_is_revoked(stage):
     """
     Not resurrected, and not left to live at the provider.
     """
@@ -151,7 +151,7 @@ def test_an_answer_for_a_connection_that_is_gone_is_given_back(stage):
     assert [] == stage.states([row])
 
 
-def test_a_refusal_is_taken_back_when_the_answer_turns_up(stage):
+def test_a_refusal_is_undone_when_the_response_turns_up(stage):
     """
     Another host gave up waiting and was refused; the host that holds the answer comes back: the connection is whole again.
     """
@@ -170,7 +170,7 @@ def test_a_refusal_is_taken_back_when_the_answer_turns_up(stage):
     assert stage.works(said["token"], "forgiving")
 
 
-def test_one_entry_that_does_not_open_does_not_stand_before_the_others(stage):
+def test_one_entry_that_does_not_decrypt_does_not_block_the_others(stage):
     """
     Sealed with a key that this host has not: the worker goes on, and the entry stays for when the key is back.
     """
@@ -194,7 +194,7 @@ def test_one_entry_that_does_not_open_does_not_stand_before_the_others(stage):
         journal.execute("delete from response where connection_id = ?", [row])
 
 
-def test_rows_that_cannot_be_refreshed_now_do_not_stand_before_those_that_can(stage):
+def test_connections_that_cannot_be_refreshed_now_do_not_block_the_others(stage):
     """
     Thirty of a provider whose breaker is open are overdue longer; the one of another provider is refreshed all the same.
     """
@@ -235,7 +235,7 @@ def test_a_clock_that_is_five_minutes_wrong_makes_no_token_older_or_younger(stag
     assert 3570 < refreshed <= 3600
 
 
-def test_without_a_journal_an_outage_loses_nothing_and_a_crash_is_told(stage):
+def test_without_a_journal_an_outage_loses_nothing_and_a_crash_is_reported(stage):
     """
     GATEWAY_JOURNAL=0 keeps answers in memory: a process that dies takes them along, and the connection says so.
     """
@@ -267,7 +267,7 @@ def test_a_journal_that_cannot_be_written_stops_the_start(tmp_path):
         ResponseJournal(Vault([KEY]), tmp_path / "journal")
 
 
-def test_a_disk_that_fails_later_does_not_lose_what_is_in_hand(tmp_path):
+def test_a_disk_that_fails_later_loses_no_response(tmp_path):
     """
     The response is kept in memory then, and read and deleted like any other.
     """

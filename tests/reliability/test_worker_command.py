@@ -115,7 +115,7 @@ def test_a_server_works_only_where_it_shall(monkeypatch, work, does):
     assert does == done
 
 
-def test_a_worker_gives_back_what_is_queued(alone):
+def test_a_worker_revokes_what_is_queued(alone):
     """
     Revocations are retried until the provider has taken them.
     """

@@ -402,7 +402,7 @@ def test_an_id_is_a_plain_lower_case_word(problems, provider_id):
     assert "own.toml" in problems(SMALL.replace("[acme_mail]", f"[{provider_id}]"))
 
 
-def test_all_problems_of_all_files_are_told_at_once(load, tmp_path):
+def test_all_problems_of_all_files_are_reported_at_once(load, tmp_path):
     """
     The operator mends everything in one go; a file that is no TOML does not hide the others.
     """

@@ -152,7 +152,7 @@ def test_the_file_in_the_working_directory_is_read_and_the_environment_wins(tmp_
 # -- what stops the start --------------------------------------------------------------------------------------------
 
 
-def test_all_problems_are_told_at_once_each_with_its_setting():
+def test_all_problems_are_reported_at_once_each_with_its_setting():
     """
     The operator mends everything in one go.
     """
@@ -348,7 +348,7 @@ def test_missing_short_default_or_repeated_keys_stop_the_start(keys):
     [bytes(range(32)), bytes(range(1, 33)), b"change-me-change-me-change-me-32", b"my secret key that nobody knows!"],
     ids=["counted", "counted from one", "an example", "a sentence"],
 )
-def test_a_key_that_somebody_typed_or_counted_is_refused(raw):
+def test_a_typed_or_counted_key_is_refused(raw):
     """
     32 random bytes are never all printable and never count up: such a key came from a document or a keyboard.
     """

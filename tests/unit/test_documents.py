@@ -47,7 +47,7 @@ def table(text, heading):
     return {cell for row in section.splitlines() for cell in re.findall(r"^\| `([^`]+)` \|", row)}
 
 
-def test_every_setting_that_is_read_stands_in_the_readme_and_no_other():
+def test_the_readme_lists_every_setting_and_no_other():
     """
     Both ways: the fields of Settings, and what the table promises.
     """
@@ -59,7 +59,7 @@ def test_every_setting_that_is_read_stands_in_the_readme_and_no_other():
     assert set(SECRETS) <= read
 
 
-def test_every_command_stands_in_the_readme_and_no_other():
+def test_the_readme_lists_every_command_and_no_other():
     """
     Both ways, sub-commands included.
     """
@@ -74,7 +74,7 @@ def test_every_command_stands_in_the_readme_and_no_other():
     assert set(commands(main, "python -m gateway")) == table(README, "Commands")
 
 
-def test_every_catalogue_key_stands_in_its_document_and_no_other():
+def test_the_document_lists_every_catalogue_key_and_no_other():
     """
     docs/providers.md against the model that judges the files.
     """

@@ -70,7 +70,7 @@ def test_a_provider_that_does_not_read_is_left_at_the_deadline(http, listen):
         http.request("POST", provider.url(), body=b"a" * 20_000_000, deadline=Deadline.after(SECONDS))
 
 
-def test_a_deadline_that_has_passed_asks_nobody(http, listen):
+def test_after_the_deadline_nothing_is_sent(http, listen):
     """
     What is left of a deadline shared by several calls may be nothing.
     """
@@ -150,7 +150,7 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("script", FLOODS.values(), ids=FLOODS)
-def test_an_answer_too_large_is_refused_within_ten_megabytes_of_memory(http, listen, script):
+def test_a_response_that_is_too_large_is_refused_within_ten_megabytes_of_memory(http, listen, script):
     """
     Decoded size is what counts, and what a library would read without a bound is bounded here.
     """
@@ -182,7 +182,7 @@ def test_an_answer_too_large_is_refused_within_ten_megabytes_of_memory(http, lis
     ],
     ids=repr,
 )
-def test_a_head_that_no_parser_should_guess_at_is_garbled(http, listen, head):
+def test_a_head_that_parsers_could_read_differently_is_refused(http, listen, head):
     """
     A length that is none (RFC 9112 section 6.3) is never taken for "until it closes".
     """
@@ -209,7 +209,7 @@ def test_a_content_type_is_text_and_nothing_in_it_is_decoded(http, listen, kind)
     [CHUNKED + b"1\r\na\r\n" * 100_000 + b"0\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n" * 8_000 + OK],
     ids=["chunks of a byte", "100 Continue"],
 )
-def test_an_answer_in_crumbs_costs_no_more_than_another(http, listen, answer):
+def test_a_response_in_tiny_chunks_costs_no_more_than_another(http, listen, answer):
     """
     It is given up after a few thousand of them, in CPU of this process.
     """

@@ -98,7 +98,7 @@ def distrusted(authority, how, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["unknown authority", "another name", "expired"])
-def test_a_server_that_cannot_prove_its_name_is_told_nothing(http, listen, authority, how, tmp_path):
+def test_nothing_is_sent_to_a_server_that_cannot_prove_its_name(http, listen, authority, how, tmp_path):
     """
     The request, with code and secret, is never sent.
     """

@@ -228,7 +228,7 @@ def test_a_token_with_a_wrong_claim_is_refused_though_its_signature_holds(identi
     refuses(identity, token(changes, key, alg))
 
 
-def test_the_public_anon_key_proves_nobody(identity):
+def test_the_public_anon_key_signs_in_no_user(identity):
     """
     It is in every front end, with a valid signature: no user, no audience, another role.
     """
@@ -465,7 +465,7 @@ def test_keys_are_never_fetched_over_plain_http_without_leave():
         http.close()
 
 
-def test_without_a_project_nobody_is_believed(project):
+def test_without_a_project_no_token_is_accepted(project):
     """
     No SUPABASE_URL, no issuer, no user.
     """

@@ -330,7 +330,7 @@ def test_a_flood_of_unknown_key_ids_causes_one_fetch_in_thirty_seconds(issuers, 
     ],
     ids=lambda page: ascii(page)[:14],
 )
-def test_the_last_good_keys_stand_while_the_issuer_fails(issuers, published, clock, page):
+def test_the_last_valid_keys_stay_in_use_while_the_issuer_fails(issuers, published, clock, page):
     """
     An error, an empty set or one without a usable key signs nobody out.
     """
@@ -358,7 +358,7 @@ def test_a_key_that_is_not_among_the_old_ones_is_unknown_only_where_the_new_ones
     assert {"rsa-1", "ec-1"} == kids(issuers.keys(JWKS, key_id="rsa-1"))
 
 
-def test_whoever_has_no_time_left_keeps_nobody_from_asking(issuers, published, clock):
+def test_a_caller_without_time_does_not_stop_others_from_fetching(issuers, published, clock):
     """
     A try that could not but fail is none: the next one is not told to wait for the length of the pause.
     """
@@ -371,7 +371,7 @@ def test_whoever_has_no_time_left_keeps_nobody_from_asking(issuers, published, c
     assert "rsa-2" in kids(issuers.keys(JWKS, key_id="rsa-2", deadline=Deadline.after(2)))
 
 
-def test_without_any_good_answer_the_failure_is_told_and_not_repeated_by_everybody(issuers, published, clock):
+def test_without_a_good_response_the_failure_is_reported_and_not_repeated_by_every_caller(issuers, published, clock):
     """
     Those who queue behind it get the same answer without asking.
     """

@@ -343,7 +343,7 @@ def test_an_account_without_the_id_token_that_was_asked_for_is_refused():
     ],
     ids=str,
 )
-def test_an_account_endpoint_that_names_nobody_connects_nobody(page, kind):
+def test_an_account_endpoint_that_names_no_account_connects_none(page, kind):
     """
     And says whether waiting helps.
     """

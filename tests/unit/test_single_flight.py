@@ -140,7 +140,7 @@ def test_a_waiting_caller_asks_the_database_at_most_thirty_times():
     assert 10 < sum(database.calls.values()) <= 30
 
 
-def test_a_caller_that_cannot_be_served_now_is_answered_at_once():
+def test_a_caller_that_cannot_be_served_now_is_refused_at_once():
     """
     The host that began the refresh may hold its response: nobody asks for it, and Retry-After says how long that holds.
     """
@@ -154,7 +154,7 @@ def test_a_caller_that_cannot_be_served_now_is_answered_at_once():
     assert 3 == sum(database.calls.values())
 
 
-def test_while_the_old_token_is_valid_nobody_waits_for_another_callers_refresh():
+def test_while_the_old_token_is_valid_no_caller_waits_for_another_callers_refresh():
     """
     Unless a new one was asked for in any case.
     """
@@ -170,7 +170,7 @@ def test_while_the_old_token_is_valid_nobody_waits_for_another_callers_refresh()
         assert "opened" == first.result().access_token
 
 
-def test_a_refusal_is_told_to_the_caller_who_waited_for_it():
+def test_a_waiting_caller_gets_the_refusal():
     """
     And a connection that changed meanwhile is read again.
     """
