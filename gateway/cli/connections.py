@@ -32,7 +32,14 @@ from gateway.connections.import_existing import Import
 from gateway.connections.import_existing import Report as ImportReport
 from gateway.connections.revoke import finish_revocation
 from gateway.connections.revoke_provider import Report, RevokeAll, Summary, summary
-from gateway.database.operating import Inspected, Revoked
+from gateway.database.queries.operator import (
+    ErasedConnection,
+    Inspected,
+    all_connections,
+    erase_connection,
+    inspect_connection,
+    provider_holdings,
+)
 from gateway.models import Connection, Status
 from gateway.services import Runtime
 
@@ -57,7 +64,7 @@ def connections_list(provider: str | None, user_id: uuid.UUID | None, status: st
     """The connections of all users, by id."""
     count, after = 0, None
     with opened_store() as store:
-        while page := store.all_connections(provider=provider, user_id=user_id, status=status, after=after, most=PAGE):
+        while page := all_connections(store, provider=provider, user_id=user_id, status=status, after=after, most=PAGE):
             for row in page:
                 click.echo(json.dumps(_as_json(row)) if as_json else _line(row))
             count, after = count + len(page), page[-1].id
@@ -81,7 +88,7 @@ def _line(row: Connection) -> str:
 def connections_show(connection_id: uuid.UUID, *, as_json: bool) -> None:
     """One connection: which partners may use it, and its last events; ends with 1 if there is none."""
     with opened_store() as store:
-        found = store.inspect_connection(connection_id)
+        found = inspect_connection(store, connection_id)
     if found is None:
         click.echo("There is no such connection, and no event names one.", err=True)
         sys.exit(1)
@@ -94,8 +101,8 @@ def connections_show(connection_id: uuid.UUID, *, as_json: bool) -> None:
 
 def _inspected_as_json(found: Inspected) -> dict[str, Any]:
     return {
-        "connection": found.connection and _as_json(found.connection) | dict(found.refresh),
-        "revocations_queued": found.waiting,
+        "connection": found.connection and _as_json(found.connection) | dict(found.refresh or {}),
+        "revocations_queued": found.revocations_queued,
         "partners": to_jsonable_python(found.partners),
         "events": [
             {name: event[name] for name in _EVENT_COLUMNS} | {"data": json.loads(event["data"] or "{}")}
@@ -107,11 +114,11 @@ def _inspected_as_json(found: Inspected) -> dict[str, Any]:
 def _inspected_lines(found: Inspected) -> Iterator[str]:
     if found.connection is None:
         yield "This connection does not exist any more."
-    for name, value in (_as_json(found.connection) | dict(found.refresh) if found.connection else {}).items():
+    for name, value in (_as_json(found.connection) | dict(found.refresh or {}) if found.connection else {}).items():
         text = printable(f"{value['label']} ({value['id']})") if name == "account" else value
         yield f"{name:<20} {' '.join(text) if isinstance(text, list) else '–' if text is None else text}"
-    if found.waiting:
-        yield f"{counted(found.waiting, 'grant')} still to be revoked at the provider."
+    if found.revocations_queued:
+        yield f"{counted(found.revocations_queued, 'grant')} still to be revoked at the provider."
     yield "partners" if found.partners else "partners             none by consent"
     for partner in found.partners:
         ended = f", until {partner.ended_at:%Y-%m-%d %H:%M}" if partner.ended_at else ""
@@ -147,11 +154,11 @@ def connections_revoke(
 
 
 def _revoke_one(rt: Runtime, connection_id: uuid.UUID, *, yes: bool, as_json: bool) -> bool:
-    found = None if yes else rt.store.inspect_connection(connection_id)
+    found = None if yes else inspect_connection(rt.database, connection_id)
     if found is not None and found.connection is not None:
         row = found.connection
         confirm(f"{row.provider}, {printable(row.account.label)} of user {row.user_id} will be erased.", yes=yes)
-    erased = rt.store.erase_connection(connection_id) if yes or found is not None else None
+    erased = erase_connection(rt.database, connection_id) if yes or found is not None else None
     if erased is None:
         click.echo("There is no such connection.", err=True)
         return False
@@ -166,7 +173,7 @@ def _revoke_one(rt: Runtime, connection_id: uuid.UUID, *, yes: bool, as_json: bo
 
 
 def _revoke_all(rt: Runtime, provider: str, proof_file: Path | None, *, yes: bool, as_json: bool) -> bool:
-    holdings = rt.store.provider_holdings(provider)
+    holdings = provider_holdings(rt.database, provider)
     if rt.catalog.get(provider) is None and not (holdings.connections or holdings.queued or holdings.frozen_at):
         fail([f"there is no provider {provider}: `providers list` names them."])
     what = f"{counted(holdings.connections, 'connection')} of {counted(holdings.users, 'user')} at {provider}"
@@ -215,7 +222,7 @@ def _new_file(path: Path | None) -> Iterator[TextIO | None]:
     part.rename(path)
 
 
-def _prove(file: TextIO | None, row: Revoked) -> None:
+def _prove(file: TextIO | None, row: ErasedConnection) -> None:
     if file is not None:
         line = asdict(row) | {"connection_id": str(row.connection_id), "event_id": str(row.event_id)}
         file.write(json.dumps(line | {"erased_at": row.erased_at.isoformat()}) + "\n")

@@ -19,8 +19,8 @@ from gateway.connect.save import repeat_once
 from gateway.connect.start import authorization_url, new_attempt
 from gateway.connections.revoke import finish_revocation
 from gateway.crypto.vault import fingerprint
-from gateway.database import Link
 from gateway.database.queries import callers
+from gateway.database.queries.links import Link, create_connect_session, find_link, start_connect_session
 from gateway.database.queries.pending import Choice, complete_link
 from gateway.errors import (
     AccessDenied,
@@ -77,7 +77,8 @@ def create(
         check_caller(rt, caller)
         raise NotFound("no enabled provider of that id")
     secret = secrets.token_urlsafe(32)
-    made = rt.store.create_connect_session(
+    made = create_connect_session(
+        rt.database,
         caller,
         secret_hash=fingerprint(secret),
         user_id=user_id,
@@ -121,7 +122,7 @@ def show(rt: Runtime, secret: str, *, session: str) -> Link:
 
 
 def _load(rt: Runtime, secret: str, session: str) -> Link:
-    link = rt.store.connect_session(secret_hash=_hash(secret), session_hash=fingerprint(session))
+    link = find_link(rt.database, secret_hash=_hash(secret), session_hash=fingerprint(session))
     if link is None:
         raise LinkExpired("an unknown, an expired or a used link")
     return link
@@ -135,7 +136,7 @@ def scope_of(provider: Provider, link: Link) -> tuple[str, ...]:
     partner names a scope, permissions belong to the app there, and none is requested.
     """
     asked = dict.fromkeys((*provider.scope, *link.scope))
-    return tuple(dict.fromkeys((*asked, *link.beside))) if asked else ()
+    return tuple(dict.fromkeys((*asked, *link.scope_of_others))) if asked else ()
 
 
 def start(rt: Runtime, secret: str, *, session: str, browser: str) -> str:
@@ -147,7 +148,8 @@ def start(rt: Runtime, secret: str, *, session: str, browser: str) -> str:
     link = _load(rt, secret, session)
     provider = rt.issuers.complete(rt.provider(link.provider))
     attempt, scope = new_attempt(rt), scope_of(provider, link)
-    ending = rt.store.start_connect_session(
+    ending = start_connect_session(
+        rt.database,
         secret_hash=_hash(secret),
         session_hash=fingerprint(session),
         state_hash=attempt.state_hash,

@@ -11,6 +11,7 @@ import structlog
 from gateway.connections.revoke import Revoked, finish_revocation
 from gateway.connections.uninstall import Uninstalled, uninstall_app
 from gateway.crypto.vault import fingerprint
+from gateway.database.queries.revocations import erase_own_connection
 from gateway.errors import NotFound
 from gateway.http import Deadline
 from gateway.models import Caller, Erased
@@ -52,7 +53,7 @@ def disconnect(
     target: dict[str, Any] = {"connection_id": connection_id, "session_hash": session_hash, "caller": caller}
     deadline = Deadline.after(DISCONNECT_SECONDS)
     uninstalled = uninstall_app(rt, deadline, **target) if uninstall else None
-    erased = rt.store.disconnect(**target)
+    erased = erase_own_connection(rt.database, **target)
     if erased is None:
         raise NotFound("no such connection of this user")
     log.info(

@@ -12,6 +12,7 @@ import structlog
 
 from gateway import protocol
 from gateway.catalog import Provider
+from gateway.database.queries.revocations import claim_revocation, queue_revocation, settle_revocation
 from gateway.errors import DatabaseUnavailable, GatewayError, ProviderFailed
 from gateway.http import Deadline
 from gateway.models import Grant, Revocation
@@ -48,7 +49,8 @@ def revoke_or_queue(
     seal_id = uuid.uuid4()
     encrypt = partial(rt.vault.encrypt, user_id=user_id, provider=provider.id, seal_id=seal_id)
     try:
-        queued = rt.store.queue_revocation(
+        queued = queue_revocation(
+            rt.database,
             seal_id=seal_id,
             user_id=user_id,
             provider=provider.id,
@@ -92,7 +94,8 @@ def finish_revocation(rt: Runtime, queued: Revocation | None, deadline: Deadline
     except GatewayError as error:
         log.warning("revocation.queued", provider=queued.provider, reason=str(error))
     try:
-        rt.store.settle_revocation(
+        settle_revocation(
+            rt.database,
             queued.seal_id,
             done=outcome != "queued",
             outcome=outcome,
@@ -105,7 +108,7 @@ def finish_revocation(rt: Runtime, queued: Revocation | None, deadline: Deadline
 
 def revoke_next(rt: Runtime) -> bool:
     """The worker's job: revoke one due grant from the queue; whether there was one."""
-    queued = rt.store.claim_revocation()
+    queued = claim_revocation(rt.database)
     if queued is None:
         return False
     finish_revocation(rt, queued)

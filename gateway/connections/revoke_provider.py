@@ -19,9 +19,10 @@ from typing import Literal, TypeVar
 import structlog
 
 from gateway.connections.revoke import finish_revocation
-from gateway.database.operating import Revoked
 from gateway.database.queries import events
 from gateway.database.queries import partners as queries
+from gateway.database.queries.operator import ErasedConnection, erase_provider, erased_connections, provider_holdings
+from gateway.database.queries.revocations import claim_revocations
 from gateway.errors import DatabaseUnavailable, GatewayError
 from gateway.events.chain import seal_events
 from gateway.events.record import assign_positions
@@ -67,7 +68,7 @@ class RevokeAll:
         self._stopped = stopped
         self._threads = threads
         queries.freeze(rt.database, provider=provider)
-        holdings = rt.store.provider_holdings(provider)
+        holdings = provider_holdings(rt.database, provider)
         if holdings.frozen_at is None:
             raise DatabaseUnavailable("the freeze was lifted again just now")
         self.report = Report(provider, holdings.frozen_at, total=holdings.connections)
@@ -83,14 +84,14 @@ class RevokeAll:
                     break
             if report.interrupted:
                 break
-        report.left = self._repeat(lambda: self._rt.store.provider_holdings(report.provider)).connections
+        report.left = self._repeat(lambda: provider_holdings(self._rt.database, report.provider)).connections
         report.stage = "finished"
         yield report
 
     def _erase(self) -> Iterator[None]:
         report, more = self.report, True
         while more:
-            step = self._repeat(lambda: self._rt.store.erase_provider(report.provider, most=BATCH))
+            step = self._repeat(lambda: erase_provider(self._rt.database, report.provider, most=BATCH))
             report.erased += step.erased
             report.parked += step.parked
             report.attempts += step.attempts
@@ -102,7 +103,7 @@ class RevokeAll:
     def _revoke(self) -> Iterator[None]:
         report, after = self.report, None
         report.stage = "revoking"
-        report.grants = self._rt.store.provider_holdings(report.provider).queued
+        report.grants = provider_holdings(self._rt.database, report.provider).queued
         with ThreadPoolExecutor(self._threads, thread_name_prefix="revoking") as pool:
             while page := self._claim(after):
                 report.outcomes.update(pool.map(self._revoke_one, page))
@@ -112,7 +113,7 @@ class RevokeAll:
     def _claim(self, after: Revocation | None) -> tuple[Revocation, ...]:
         """The next few: no more than can be revoked before their claim expires."""
         limit = self._threads * 4
-        return self._repeat(lambda: self._rt.store.claim_revocations(self.report.provider, after=after, most=limit))
+        return self._repeat(lambda: claim_revocations(self._rt.database, self.report.provider, after=after, most=limit))
 
     def _revoke_one(self, queued: Revocation) -> str:
         try:
@@ -145,15 +146,15 @@ class Summary:
     hash: str
 
 
-def proof(rt: Runtime, report: Report) -> Iterator[Revoked]:
+def proof(rt: Runtime, report: Report) -> Iterator[ErasedConnection]:
     """Each connection that was erased since the freeze, in order, from its event."""
-    after: Revoked | None = None
-    while page := rt.store.revoked(report.provider, since=report.since, after=after, most=500):
+    after: ErasedConnection | None = None
+    while page := erased_connections(rt.database, report.provider, since=report.since, after=after, most=500):
         yield from page
         after = page[-1]
 
 
-def summary(rt: Runtime, report: Report, on_row: Callable[[Revoked], None] = lambda _: None) -> Summary:
+def summary(rt: Runtime, report: Report, on_row: Callable[[ErasedConnection], None] = lambda _: None) -> Summary:
     """Wait until all these events are sealed, then pass each erased connection to `on_row` and count."""
     _await_seals(rt, report)
     outcomes: Counter[str] = Counter()

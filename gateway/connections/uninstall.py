@@ -12,8 +12,8 @@ from typing import Literal
 
 import structlog
 
-from gateway.database import Leaving
 from gateway.database.queries.events import append_event
+from gateway.database.queries.revocations import UninstallTarget, find_uninstall_target
 from gateway.errors import GatewayError, NotFound
 from gateway.http import Deadline
 from gateway.models import Caller
@@ -35,7 +35,7 @@ def uninstall_app(
     calling partner may not end. A failure is logged and recorded as an event, not raised. Raises NotFound (the same for an id of another
     user and for an unknown id) and DatabaseUnavailable before the provider was asked.
     """
-    target = rt.store.leaving(connection_id=connection_id, session_hash=session_hash, caller=caller)
+    target = find_uninstall_target(rt.database, connection_id=connection_id, session_hash=session_hash, caller=caller)
     if target is None:
         raise NotFound("no such connection of this user")
     if target.kept:
@@ -61,7 +61,7 @@ def uninstall_app(
     return outcome
 
 
-def _send(rt: Runtime, connection_id: uuid.UUID, target: Leaving, deadline: Deadline) -> Uninstalled:
+def _send(rt: Runtime, connection_id: uuid.UUID, target: UninstallTarget, deadline: Deadline) -> Uninstalled:
     provider = rt.provider(target.provider)
     client_id, base_url = rt.clients[provider.id].client_id, provider.api_base_url or ""
     deviation = provider.uninstaller

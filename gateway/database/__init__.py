@@ -9,22 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 from uuid import UUID
 
 from pydantic_core import to_jsonable_python
 
-from gateway.database import rows
-from gateway.database.keeping import Keeping, Leaving
-from gateway.database.linking import Link, Linking
 from gateway.database.migrate import apply_schema, schema_version
-from gateway.database.operating import Operating
-from gateway.database.partnering import asking
 from gateway.database.postgres import ANSWER_SECONDS, FunctionMissing, PostgresBackend
-from gateway.database.refreshing import Refreshing
-from gateway.database.rows import SchemaState
 from gateway.errors import Forbidden, Frozen, GatewayError, PendingConfirmation, RateLimited, Unauthenticated
-from gateway.models import Caller, Erased
 
 __all__ = [
     "ANSWER_SECONDS",
@@ -32,8 +24,6 @@ __all__ = [
     "Backend",
     "Database",
     "FunctionMissing",
-    "Leaving",
-    "Link",
     "SchemaState",
     "Store",
     "apply_schema",
@@ -43,6 +33,13 @@ __all__ = [
 
 SCHEMA_VERSION = schema_version()
 """The version of the schema that this code needs."""
+
+
+class SchemaState(TypedDict):
+    """The schema in the database: version 0 for none. `own_auth`: plain Postgres, where the gateway fills auth.users."""
+
+    version: int
+    own_auth: bool
 
 
 class Backend(Protocol):
@@ -101,6 +98,9 @@ class Database:
         """Prepare the most frequent calls: reads by a user and by a key, and a claim, without a connection."""
         none = UUID(int=0)
         read = {
+            "user_id": None,
+            "key_hash": None,
+            "address": None,
             "connection_id": none,
             "min_seconds": 60,
             "location": None,
@@ -111,8 +111,8 @@ class Database:
         claim = {"connection_id": none, "generation": 0, "host": "", "lease_seconds": 0.0, "block_seconds": 0.0}
         self._backend.warm(
             [
-                ("gateway_read_token_v1", _encode({**read, **asking(Caller(user_id=none))})),
-                ("gateway_read_token_v1", _encode({**read, **asking(Caller(key_hash=""))})),
+                ("gateway_read_token_v1", _encode({**read, "user_id": none})),
+                ("gateway_read_token_v1", _encode({**read, "key_hash": ""})),
                 ("gateway_claim_refresh_v1", _encode(claim)),
             ]
         )
@@ -130,22 +130,7 @@ class Database:
         return SchemaState(version=row["version"], own_auth=row["own_auth"])
 
 
-class Store(Database, Refreshing, Linking, Operating, Keeping):
-    """Calls that are not in the topic modules yet."""
-
-    _call = Database.call
-
-    def disconnect(
-        self, *, connection_id: UUID, session_hash: str | None = None, caller: Caller | None = None
-    ) -> Erased | None:
-        """
-        Erases one of the signed-in user's own, and queues its grant; None for another's as for none.
-
-        `caller`: of `/v1`, in place of a session. Where it is a partner and others use the connection still, only its own reach
-        ends: `kept`.
-        """
-        row = self._call("disconnect", session_hash=session_hash, connection_id=str(connection_id), **asking(caller))
-        return None if row is None else rows.erased(row)
+Store = Database
 
 
 def _encode(arguments: Mapping[str, object]) -> dict[str, object]:

@@ -14,7 +14,7 @@ from gateway.catalog import Provider
 from gateway.connect import links
 from gateway.connect.callback import EXCHANGE_SECONDS
 from gateway.crypto.vault import fingerprint
-from gateway.database import Link
+from gateway.database.queries.links import Link
 from gateway.errors import AccessDenied, Forbidden, Unauthenticated
 from gateway.http import Deadline
 from gateway.models import User
@@ -64,8 +64,8 @@ def show(secret: str) -> Response:
 def _page(link: Link, provider: Provider, secret: str, browser: str) -> dict[str, Any]:
     signed_in = link.session_user_id is not None
     existing = None
-    if link.standing is not None and signed_in and provider.accounts == "one":
-        label, status = link.standing
+    if link.existing is not None and signed_in and provider.accounts == "one":
+        label, status = link.existing
         existing = {"account": {"label": label}, "status": status}
     cancelled = {"error": AccessDenied.slug, "provider": provider.id}
     return {

@@ -19,6 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram,
 from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
 
 from gateway import __version__
+from gateway.database.queries.operator import recent_refreshes, worker_backlog
 from gateway.errors import Forbidden, GatewayError, Unauthenticated
 from gateway.models import Status
 from gateway.services import Runtime
@@ -90,8 +91,8 @@ class _Database:
         """Every figure; without the database only `gateway_database_up 0` and the build."""
         yield InfoMetricFamily("gateway_build", "The version.", {"version": __version__})
         try:
-            lag = self._rt.store.lag()
-            refreshes = self._rt.store.recent_refreshes(RECENT_SECONDS)
+            lag = worker_backlog(self._rt.database)
+            refreshes = recent_refreshes(self._rt.database, RECENT_SECONDS)
         except GatewayError:
             yield GaugeMetricFamily("gateway_database_up", "Whether the database responds.", 0)
             return

@@ -14,6 +14,7 @@ from gateway.catalog import TYPES, Provider
 from gateway.connections.disconnect import disconnect
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.connections import Sharing, list_connections
+from gateway.database.queries.links import end_consent
 from gateway.errors import GatewayError, NotFound, every_problem
 from gateway.models import Connection
 from gateway.services import Runtime
@@ -162,8 +163,11 @@ def stop_sharing(connection_id: uuid.UUID) -> Response:
     """End one partner's access to a connection; the connection stays."""
     session = check_form()
     partner_id = _uuid_or_empty(request.form.get("partner", ""))
-    ended = partner_id and runtime().store.end_consent(
-        session_hash=fingerprint(session), connection_id=connection_id, partner_id=uuid.UUID(partner_id)
+    ended = partner_id and end_consent(
+        runtime().database,
+        session_hash=fingerprint(session),
+        connection_id=connection_id,
+        partner_id=uuid.UUID(partner_id),
     )
     if not ended:
         raise NotFound("no such connection of this user, or not shared with that partner")

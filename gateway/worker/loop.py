@@ -14,6 +14,7 @@ from types import FrameType
 
 import structlog
 
+from gateway.database.queries.operator import worker_backlog
 from gateway.errors import GatewayError
 from gateway.log_setup import start_log
 from gateway.services import Runtime, build_runtime
@@ -123,7 +124,7 @@ def _stopped_by_signal() -> threading.Event:
 def _log_progress(rt: Runtime, workers: Sequence[Worker]) -> None:
     """What this process has done since its start, and what is due in the whole installation."""
     try:
-        lag = rt.store.lag()
+        lag = worker_backlog(rt.database)
     except GatewayError as error:
         log.warning("worker.progress_failed", error=error.slug)
         return

@@ -1170,7 +1170,7 @@ $$;
 
 -- null: no such connection for this caller. The data that an uninstall at the provider needs. `kept`: the connection stays, for other
 -- partners. `shared`: the app there also serves connections that this partner may not end.
-create or replace function public.gateway_leaving_v1(
+create or replace function public.gateway_uninstall_target_v1(
   p_session_hash text, p_user_id uuid, p_connection_id uuid, p_key_hash text default null, p_address text default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
@@ -1202,24 +1202,23 @@ begin
     case when p_key_hash is null and gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end);
 end $$;
 
--- Disconnect a pending grant, by the partner of its link. null: something else has just ended it.
-create or replace function gateway.give_up_waiting(p_parked_id uuid, p_partner uuid) returns jsonb
-language plpgsql set search_path = '' as $$
+-- Record that a connection was erased, or that only a partner's use of it ended: `p_kept`. The receipt, with the grant that is left to revoke.
+create or replace function gateway.record_disconnect(
+  p_connection gateway.connection, p_partner_id uuid, p_kept boolean, p_data jsonb default '{}'
+)
+returns jsonb language plpgsql set search_path = '' as $$
 declare
-  gone gateway.pending_grant;
-  told uuid;
+  account  jsonb := jsonb_build_object('id', p_connection.account_id, 'label', p_connection.account_label);
+  event_id uuid;
 begin
-  perform set_config('gateway.link_error', 'disconnected', true);
-  delete from gateway.pending_grant g where g.id = p_parked_id returning g.* into gone;
-  if not found then
-    return null;
-  end if;
   insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
-  values ('connection.disconnected', gone.id, gone.user_id, p_partner, gone.provider, '{"account": {"id": "", "label": ""}}')
-  returning id into told;
+  values (case when p_kept then 'consent.ended' else 'connection.disconnected' end, p_connection.id, p_connection.user_id,
+          p_partner_id, p_connection.provider, p_data || jsonb_build_object('account', account))
+  returning id into event_id;
   return jsonb_build_object(
-    'connection_id', gone.id, 'event_id', told, 'provider', gone.provider, 'account_id', '', 'account_label', '', 'erased_at', clock_timestamp(), 'kept', false, 'revocation',
-    (select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = gone.seal_id));
+    'connection_id', p_connection.id, 'event_id', event_id, 'provider', p_connection.provider, 'account', account,
+    'erased_at', clock_timestamp(), 'kept', p_kept, 'revocation', case when not p_kept then (
+      select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = p_connection.seal_id) end);
 end $$;
 
 -- null: no such connection for this caller. A trigger queues the grant; the answer has it too, so that the caller can revoke it at once.
@@ -1230,13 +1229,10 @@ create or replace function public.gateway_disconnect_v1(
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  asks   record;
-  p      gateway.partner;
-  whose  uuid;
-  gone   gateway.connection;
-  kept   boolean := false;
-  queued jsonb;
-  told   uuid;
+  asks  record;
+  p     gateway.partner;
+  owner uuid;
+  gone  gateway.connection;
 begin
   if p_key_hash is not null then
     select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:write') f;
@@ -1244,68 +1240,57 @@ begin
       return jsonb_build_object('refused', asks.refused);
     end if;
     p := asks.partner;
-    select c.user_id into whose from gateway.connection c
+    select w.* into gone from gateway.waiting(p) w where w.id = p_connection_id;
+    if found then
+      return case when gateway.refuse_pending(gone.id, 'disconnected') is not null then gateway.record_disconnect(gone, p.id, false) end;
+    end if;
+    select c.user_id into owner from gateway.connection c
      where c.id = p_connection_id and gateway.lets(p, p_connection_id) and gateway.reaches(p, c);
   else
-    whose := coalesce((select s.user_id from gateway.live_session(p_session_hash) s), (select u.id from gateway.live_user(p_user_id) u));
-  end if;
-  if not exists (select from gateway.connection c where c.id = p_connection_id and c.user_id = whose) then
-    if p_key_hash is not null and exists (select from gateway.waiting(p) w where w.id = p_connection_id) then
-      return gateway.give_up_waiting(p_connection_id, p.id);
+    owner := coalesce((select s.user_id from gateway.live_session(p_session_hash) s), (select u.id from gateway.live_user(p_user_id) u));
+    if owner is null and gateway.shut_out(p_user_id) then
+      return '{"shut_out": true}';
     end if;
-    return case when p_key_hash is null and whose is null and gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end;
   end if;
-  perform gateway.lock_user(whose);
+  if not exists (select from gateway.connection c where c.id = p_connection_id and c.user_id = owner) then
+    return null;
+  end if;
+  perform gateway.lock_user(owner);
   perform from public.provider_data d where d.id = p_connection_id for update;
   select c.* into gone from gateway.connection c
-   where c.id = p_connection_id and c.user_id = whose and (p_key_hash is null or gateway.reaches(p, c));
+   where c.id = p_connection_id and c.user_id = owner and (p_key_hash is null or gateway.reaches(p, c));
   if not found then
     return null;
   end if;
   if p_key_hash is not null then
     -- Lock, so that two partners that disconnect at the same time do not both keep it for the other.
     perform from gateway.consent x where x.connection_id = gone.id and x.ended_at is null order by x.partner_id for update;
-    kept := not gateway.erases(p, gone.id);
+    if not gateway.erases(p, gone.id) then
+      update gateway.consent x set ended_at = clock_timestamp()
+       where x.partner_id = p.id and x.connection_id = gone.id and x.ended_at is null;
+      return gateway.record_disconnect(gone, p.id, true);
+    end if;
   end if;
-  if kept then
-    update gateway.consent x set ended_at = clock_timestamp()
-     where x.partner_id = p.id and x.connection_id = gone.id and x.ended_at is null;
-  else
-    delete from public.provider_data d where d.id = gone.id;
-    update gateway.revocation r set reason = 'disconnected' where r.seal_id = gone.seal_id
-    returning gateway.to_give_back(r) into queued;
-  end if;
-  insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
-  values (case when kept then 'consent.ended' else 'connection.disconnected' end, gone.id, whose, p.id, gone.provider,
-          jsonb_build_object('account', jsonb_build_object('id', gone.account_id, 'label', gone.account_label)))
-  returning id into told;
-  return jsonb_build_object('connection_id', gone.id, 'event_id', told, 'provider', gone.provider, 'account_id', gone.account_id,
-                            'account_label', gone.account_label, 'erased_at', clock_timestamp(), 'revocation', queued,
-                            'kept', kept);
+  delete from public.provider_data d where d.id = gone.id;
+  update gateway.revocation r set reason = 'disconnected' where r.seal_id = gone.seal_id;
+  return gateway.record_disconnect(gone, p.id, false);
 end $$;
 
+-- The operator's erasure: the trigger queues the grant, and the process that erases revokes it in the next five minutes.
 create or replace function gateway.erase(p_connection gateway.connection) returns jsonb
 language plpgsql set search_path = '' as $$
-declare
-  told uuid;
 begin
-  delete from public.provider_data d where d.id = p_connection.id;  -- the trigger puts the grant into the queue
+  delete from public.provider_data d where d.id = p_connection.id;
   update gateway.revocation r set reason = 'revoked', due_at = clock_timestamp() + interval '5 minutes'
    where r.seal_id = p_connection.seal_id;
-  insert into gateway.event (type, connection_id, user_id, provider, data)
-  values ('connection.disconnected', p_connection.id, p_connection.user_id, p_connection.provider,
-          jsonb_build_object('by', 'operator', 'account', jsonb_build_object('id', p_connection.account_id, 'label', p_connection.account_label)))
-  returning id into told;
-  return jsonb_build_object('connection_id', p_connection.id, 'event_id', told, 'provider', p_connection.provider, 'account_id', p_connection.account_id,
-                            'account_label', p_connection.account_label, 'erased_at', clock_timestamp(), 'kept', false);
+  return gateway.record_disconnect(p_connection, null, false, '{"by": "operator"}');
 end $$;
 
 -- Any user's connection, for the operator. null: there is none.
 create or replace function public.gateway_erase_connection_v1(p_connection_id uuid)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  gone   gateway.connection;
-  erased jsonb;
+  gone gateway.connection;
 begin
   perform gateway.lock_user((select c.user_id from gateway.connection c where c.id = p_connection_id));
   perform from public.provider_data d where d.id = p_connection_id for update;
@@ -1313,9 +1298,7 @@ begin
   if not found then
     return null;
   end if;
-  erased := gateway.erase(gone);
-  return erased || jsonb_build_object('revocation', (
-    select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = gone.seal_id));
+  return gateway.erase(gone);
 end $$;
 
 -- Erase up to `p_most` connections of a provider, its pending grants and its attempts. The answer counts them and says whether there are
@@ -2011,7 +1994,7 @@ end $$;
 
 -- null: no usable link. The content of its page; opening it does not use it up. The existing connection and the scopes of its partners are only
 -- shown to its signed-in user; any other holder of the link sees only what the link requests.
-create or replace function public.gateway_connect_session_v1(p_secret_hash text, p_session_hash text)
+create or replace function public.gateway_link_v1(p_secret_hash text, p_session_hash text)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return (
@@ -2019,9 +2002,9 @@ begin
                 then '{"refused": "frozen"}'::jsonb else jsonb_build_object(
              'id', s.id, 'provider', s.provider, 'return_to', s.return_to, 'user_id', s.user_id,
              'user_label', gateway.label_of(s.user_id), 'partner', p.name, 'partner_scope', p.scope, 'partner_reach', p.reach, 'scope', s.scope,
-             'beside', case when i.user_id = s.user_id then gateway.scope_beside(s.user_id, s.provider, true) else '{}' end,
+             'scope_of_others', case when i.user_id = s.user_id then gateway.scope_beside(s.user_id, s.provider, true) else '{}' end,
              'session_user_id', i.user_id, 'session_label', i.label,
-             'standing', (select jsonb_build_object('account_label', c.account_label, 'status', c.status) from gateway.connection c
+             'existing', (select jsonb_build_object('account_label', c.account_label, 'status', c.status) from gateway.connection c
                            where c.user_id = s.user_id and c.provider = s.provider and i.user_id = s.user_id
                            order by c.updated_at desc, c.id limit 1)) end
       from gateway.open_link(p_secret_hash) s join gateway.partner p on p.id = s.partner_id
@@ -2088,7 +2071,7 @@ end $$;
 -- For the operator: listings, backlog, hosts, the schema's version.
 
 -- The worker's backlog.
-create or replace function public.gateway_lag_v1()
+create or replace function public.gateway_worker_backlog_v1()
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return jsonb_build_object(
@@ -2161,10 +2144,10 @@ begin
     return null;
   end if;
   return jsonb_build_object(
-    'connection', case when c.id is not null then gateway.shown(c) || jsonb_build_object(
-                    'refresh_at', c.refresh_at, 'refresh_expires_at', c.refresh_expires_at, 'failures', c.failures,
-                    'not_before', c.not_before) end,
-    'waiting', (select count(*) from gateway.revocation r where r.connection_id = p_connection_id),
+    'connection', case when c.id is not null then gateway.shown(c) end,
+    'refresh', case when c.id is not null then jsonb_build_object(
+                 'refresh_at', c.refresh_at, 'refresh_expires_at', c.refresh_expires_at, 'failures', c.failures, 'not_before', c.not_before) end,
+    'revocations_queued', (select count(*) from gateway.revocation r where r.connection_id = p_connection_id),
     'partners', (select coalesce(jsonb_agg(jsonb_build_object(
                    'id', p.id, 'name', p.name, 'since', x.created_at, 'ended_at', x.ended_at, 'made', x.made) order by x.created_at), '[]')
                    from gateway.consent x join gateway.partner p on p.id = x.partner_id where x.connection_id = p_connection_id),
@@ -2837,7 +2820,7 @@ begin
 end $$;
 
 -- A page of the connections of a provider that the operator erased since then, and what became of each grant.
-create or replace function public.gateway_revoked_v1(
+create or replace function public.gateway_erased_connections_v1(
   p_provider text, p_since timestamptz, p_after_at timestamptz, p_after_id uuid, p_most integer
 )
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
@@ -3358,7 +3341,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '5087da72efe663021ec59c55086eab847c9a1538a51b3154ab65296d4bbbd635')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '37c030d18474fe1dd8fc99a62a42733494a4551161588e4f76e5bd9d0776cc2d')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

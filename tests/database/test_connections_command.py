@@ -23,6 +23,7 @@ from gateway.database import open_rest_store
 from gateway.database.queries import events
 from gateway.database.queries import partners as queries
 from gateway.database.queries.connections import list_connections
+from gateway.database.queries.operator import all_connections, erase_provider, inspect_connection
 from gateway.errors import DatabaseUnavailable, Frozen
 from gateway.events.record import assign_positions
 from gateway.sandbox import make_server
@@ -338,8 +339,8 @@ def test_over_rest_the_same_is_done(here, rest):
     over_rest = replace(here.rt, store=open_rest_store(rest.url, SECRET_KEY))
     looked = {"provider": "zoom", "user_id": None, "status": "active", "after": None, "most": 10}
     try:
-        assert here.rt.store.all_connections(**looked) == over_rest.store.all_connections(**looked)
-        assert here.rt.store.inspect_connection(held[0]) == over_rest.store.inspect_connection(held[0])
+        assert all_connections(here.rt.store, **looked) == all_connections(over_rest.store, **looked)
+        assert inspect_connection(here.rt.store, held[0]) == inspect_connection(over_rest.store, held[0])
         run_ = RevokeAll(over_rest, "zoom", stopped=threading.Event())
         for _ in run_:
             pass
@@ -355,14 +356,14 @@ def test_a_database_that_is_away_for_a_moment_ends_nothing(here, monkeypatch):
     Each step may be repeated, and is; one that stays away ends the run with a sentence.
     """
     connect(here, 2)
-    erase, failures = here.rt.store.erase_provider, [DatabaseUnavailable("away")] * 2
+    failures = [DatabaseUnavailable("away")] * 2
 
     def sometimes(*arguments, **options):
         if failures:
             raise failures.pop()
-        return erase(*arguments, **options)
+        return erase_provider(*arguments, **options)
 
-    monkeypatch.setattr("gateway.database.Store.erase_provider", lambda _, *a, **o: sometimes(*a, **o))
+    monkeypatch.setattr("gateway.connections.revoke_provider.erase_provider", sometimes)
     stopped = threading.Event()
     monkeypatch.setattr(stopped, "wait", lambda _: False)
     run_ = RevokeAll(here.rt, "zoom", stopped=stopped)

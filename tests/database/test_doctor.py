@@ -22,6 +22,7 @@ from gateway import doctor
 from gateway.crypto.vault import Vault
 from gateway.database import open_store
 from gateway.database.queries import partners as queries
+from gateway.database.queries.revocations import erase_own_connection
 from gateway.doctor import Finding, environment
 from gateway.doctor import database as database_checks
 from gateway.errors import DatabaseUnavailable
@@ -181,7 +182,7 @@ def test_a_lost_key_is_found_before_a_user_finds_it(installed):
     ours = installed.environ["GATEWAY_KEYS"]
     assert "1 of the 1 newest stored tokens do not decrypt." == said(examined(installed), "keys", "fail")
     assert "newest stored tokens decrypt" in said(examined(installed, GATEWAY_KEYS=f"{ours},{key}"), "keys", "ok")
-    store.disconnect(session_hash=alice.session, connection_id=connection)
+    erase_own_connection(store, session_hash=alice.session, connection_id=connection)
     store.close()
 
 

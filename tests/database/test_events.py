@@ -12,6 +12,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from gateway.database.queries import events
+from gateway.database.queries.operator import worker_backlog
 from gateway.doctor import database as doctor
 from gateway.events.record import assign_positions
 from gateway.models import Caller
@@ -236,7 +237,7 @@ def test_the_doctor_checks_the_latest_events_and_whether_they_get_positions(seal
 def test_how_many_events_wait_for_a_position_is_a_metric(sealed, database):
     append(database, 3)
     rows(database, "update gateway.event set at = at - interval '90 s' where position is null")
-    lag = sealed.store.lag()
+    lag = worker_backlog(sealed.store)
 
     assert lag["events_unassigned"] == 3
     assert 90 <= lag["oldest_unassigned_seconds"] < 120

@@ -17,6 +17,7 @@ from gateway.database.queries.callers import (
     reached_connections,
 )
 from gateway.database.queries.connections import find_connection
+from gateway.database.queries.revocations import erase_own_connection, find_uninstall_target
 from gateway.database.queries.tokens import read_token
 from gateway.errors import RateLimited, Unauthenticated
 from gateway.models import Caller
@@ -41,7 +42,7 @@ def knows(store, made, connection):
         reached_connection(store, caller, connection) is not None,
         connection in [each.id for each in reached_connections(store, caller)],
         read_token(store, caller, connection, min_seconds=0, counted=False) is not None,
-        store.leaving(connection_id=connection, session_hash=None, caller=caller) is not None,
+        find_uninstall_target(store, connection_id=connection, session_hash=None, caller=caller) is not None,
     }
     assert 1 == len(said)
     return said.pop()
@@ -104,7 +105,7 @@ def test_a_page_behind_a_connection_that_is_gone_is_the_rest(store, alice):
     )
     every = partner(store)
     (first,) = reached_connections(store, every.caller(), most=1)
-    store.disconnect(session_hash=alice.session, connection_id=first.id)
+    erase_own_connection(store, session_hash=alice.session, connection_id=first.id)
 
     assert kept[1:] == [each.id for each in reached_connections(store, every.caller(), after=first.id)]
 
@@ -123,8 +124,8 @@ def test_a_banned_users_token_reaches_nothing(database, store, alice):
         lambda: reached_connection(store, hers, here),
         lambda: read_token(store, hers, here, min_seconds=0),
         lambda: begin_check(store, hers, here),
-        lambda: store.leaving(connection_id=here, session_hash=None, caller=hers),
-        lambda: store.disconnect(connection_id=here, caller=hers),
+        lambda: find_uninstall_target(store, connection_id=here, session_hash=None, caller=hers),
+        lambda: erase_own_connection(store, connection_id=here, caller=hers),
     ):
         with pytest.raises(Unauthenticated):
             ask()
@@ -140,16 +141,16 @@ def test_a_partner_that_leaves_alone_takes_its_connection_along(database, store,
     own = partner(store, reach="own")
     here = alice.connects(store).id
     own.consented(database, here, made=True)
-    assert not store.leaving(connection_id=here, session_hash=None, caller=own.caller()).kept
+    assert not find_uninstall_target(store, connection_id=here, session_hash=None, caller=own.caller()).kept
 
-    erased = store.disconnect(connection_id=here, caller=own.caller())
+    erased = erase_own_connection(store, connection_id=here, caller=own.caller())
 
     assert (here, False) == (erased.connection_id, erased.kept)
     assert erased.revocation
     assert find_connection(store, session_hash=alice.session, connection_id=here) is None
     assert [own.id] == rows(database, "select partner_id from gateway.event where type = 'connection.disconnected'")
     assert [True] == rows(database, "select ended_at is not null from gateway.consent")
-    assert store.disconnect(connection_id=here, caller=own.caller()) is None
+    assert erase_own_connection(store, connection_id=here, caller=own.caller()) is None
 
 
 @pytest.mark.parametrize("why", ["others were let in", "it stood before"])
@@ -162,9 +163,9 @@ def test_a_partner_that_leaves_others_behind_ends_its_own_reach_alone(database, 
     first.consented(database, here, made=why == "others were let in")
     if why == "others were let in":
         second.consented(database, here)
-    assert store.leaving(connection_id=here, session_hash=None, caller=first.caller()).kept
+    assert find_uninstall_target(store, connection_id=here, session_hash=None, caller=first.caller()).kept
 
-    left = store.disconnect(connection_id=here, caller=first.caller())
+    left = erase_own_connection(store, connection_id=here, caller=first.caller())
 
     assert (here, True, None) == (left.connection_id, left.kept, left.revocation)
     assert not knows(store, first, here)
@@ -183,8 +184,8 @@ def test_the_owner_and_the_products_own_back_end_always_erase(database, store, a
     for connection in (hers, his):
         own.consented(database, connection, made=True)
 
-    assert not store.disconnect(connection_id=hers, caller=Caller(user_id=alice.id)).kept
-    assert not store.disconnect(connection_id=his, caller=every.caller()).kept
+    assert not erase_own_connection(store, connection_id=hers, caller=Caller(user_id=alice.id)).kept
+    assert not erase_own_connection(store, connection_id=his, caller=every.caller()).kept
     assert [True, True] == rows(database, "select ended_at is not null from gateway.consent")
     assert [None, every.id] == rows(
         database, "select partner_id from gateway.event where type = 'connection.disconnected' order by at"
@@ -201,7 +202,7 @@ def test_a_partner_that_was_revoked_keeps_nothing_alive(database, store, alice):
     second.consented(database, here)
     queries.revoke_partner(store, second.name)
 
-    assert not store.disconnect(connection_id=here, caller=first.caller()).kept
+    assert not erase_own_connection(store, connection_id=here, caller=first.caller()).kept
 
 
 # -- checking --------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 
 from gateway.database.queries import partners as queries
 from gateway.database.queries.callers import check_caller, reached_connection
+from gateway.database.queries.revocations import erase_own_connection, find_uninstall_target
 from gateway.database.queries.tokens import read_token
 from gateway.errors import Forbidden, Frozen, Unauthenticated
 from gateway.models import Caller
@@ -212,8 +213,8 @@ def test_a_scope_that_is_missing_and_a_freeze_are_told_apart(store, alice):
 
     for ask in (
         lambda: read_token(store, reader.caller(), here.id, min_seconds=0),
-        lambda: store.disconnect(connection_id=here.id, caller=reader.caller()),
-        lambda: store.leaving(connection_id=here.id, session_hash=None, caller=reader.caller()),
+        lambda: erase_own_connection(store, connection_id=here.id, caller=reader.caller()),
+        lambda: find_uninstall_target(store, connection_id=here.id, session_hash=None, caller=reader.caller()),
     ):
         with pytest.raises(Forbidden):
             ask()

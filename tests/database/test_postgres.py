@@ -17,6 +17,7 @@ import pytest
 
 from gateway.database import SCHEMA_VERSION, Store, apply_schema, open_store, postgres
 from gateway.database.postgres import FunctionMissing, PostgresBackend
+from gateway.database.queries.revocations import erase_own_connection
 from gateway.embedded.postgres import start_or_join
 from gateway.errors import DatabaseUnavailable, Unexpected
 from tests.support.database import Person, rows
@@ -150,8 +151,8 @@ def test_no_lock_is_waited_for_in_the_server_beyond_its_time(database, store):
     with psycopg.connect(database) as somebody:
         somebody.execute("select 1 from public.provider_data for update")
         with pytest.raises(DatabaseUnavailable, match="LockNotAvailable"):
-            store.disconnect(session_hash=alice.session, connection_id=standing.id)
-    assert store.disconnect(session_hash=alice.session, connection_id=standing.id)
+            erase_own_connection(store, session_hash=alice.session, connection_id=standing.id)
+    assert erase_own_connection(store, session_hash=alice.session, connection_id=standing.id)
 
 
 def test_every_function_that_writes_bounds_its_locks(database):

@@ -23,6 +23,8 @@ from gateway.crypto.vault import Vault
 from gateway.database import open_rest_store
 from gateway.database.queries.encrypted import encrypted_values, replace_encrypted
 from gateway.database.queries.hosts import Host, list_hosts, report_host
+from gateway.database.queries.operator import recent_refreshes
+from gateway.database.queries.revocations import find_uninstall_target
 from gateway.doctor.database import compare_hosts
 from gateway.errors import SecretUnreadable, SettingsRefused
 from gateway.models import Caller
@@ -239,12 +241,12 @@ def test_nothing_is_encrypted_with_a_key_that_a_host_lacks(runtime, database):
     """
     connect(runtime(OLD))
     both = runtime(NEW, OLD)
-    both.store.host_seen(host="the-other-host", keys=Vault([OLD]).key_ids())
+    report_host(both.store, host="the-other-host", keys=Vault([OLD]).key_ids())
 
     with pytest.raises(SettingsRefused) as refused:
         rotate_keys.require_newest_key_everywhere(both)
     assert "the-other-host" in refused.value.problems[0]
-    both.store.host_seen(host="the-other-host", keys=Vault([OLD, NEW]).key_ids())
+    report_host(both.store, host="the-other-host", keys=Vault([OLD, NEW]).key_ids())
     rows(database, "update gateway.host set seen_at = seen_at - interval '3 minutes' where cardinality(keys) = 1")
     rotate_keys.require_newest_key_everywhere(both)
 
@@ -308,7 +310,7 @@ def test_over_rest_the_same_is_answered(runtime, database, rest):
     fill(runtime(OLD), database)
     (held,) = rows(database, "select id from gateway.connection")
     both = runtime(NEW, OLD)
-    both.store.host_seen(host="a", keys=["k"])
+    report_host(both.store, host="a", keys=["k"])
     store = open_rest_store(rest.url, SECRET_KEY)
     for kind in rotate_keys.KINDS:
         page = encrypted_values(store, kind, after=None, most=9)
@@ -321,10 +323,15 @@ def test_over_rest_the_same_is_answered(runtime, database, rest):
             assert () == encrypted_values(store, kind, after=page.items[-1], most=1).items
     report_host(store, host="b", keys=["k", "l"])
     assert {"a", "b"} == {host.id for host in list_hosts(store)}
-    assert both.store.recent_refreshes(300) == store.recent_refreshes(300)
+    assert recent_refreshes(both.store, 300) == recent_refreshes(store, 300)
     user = rows(database, "select user_id from gateway.connection where id = %s", held)[0]
-    assert "ghl" == store.leaving(connection_id=held, session_hash=None, caller=Caller(user_id=user)).provider
-    assert store.leaving(connection_id=held, session_hash=None, caller=Caller(user_id=uuid.uuid4())) is None
+    assert (
+        "ghl"
+        == find_uninstall_target(store, connection_id=held, session_hash=None, caller=Caller(user_id=user)).provider
+    )
+    assert (
+        find_uninstall_target(store, connection_id=held, session_hash=None, caller=Caller(user_id=uuid.uuid4())) is None
+    )
     store.close()
 
 

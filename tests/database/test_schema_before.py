@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from gateway.database import apply_schema, open_store
+from gateway.database.queries.revocations import erase_own_connection
 from tests.support.database import Person, acting, administer, database_dsn, fresh_database, rows
 from tests.support.old_databases import DOCUMENTED, MODEST_OWNER, OLD_TABLES, OURS, SUPABASE, fill_old_tables
 
@@ -196,5 +197,5 @@ def _whole_way(store, alice):
     assert (alice.id, True) == ((request := alice.returns(store)).user_id, request.is_signed_in)
     standing = alice.connects(store)
     assert [standing.id] == [each.id for each in alice.listed(store)]
-    assert store.disconnect(session_hash=alice.session, connection_id=standing.id).revocation is not None
+    assert erase_own_connection(store, session_hash=alice.session, connection_id=standing.id).revocation is not None
     assert () == alice.listed(store)

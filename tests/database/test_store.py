@@ -14,6 +14,7 @@ from gateway.database.queries import housekeeping
 from gateway.database.queries.callers import reached_connections
 from gateway.database.queries.connections import find_connection, list_connections
 from gateway.database.queries.events import append_event
+from gateway.database.queries.revocations import erase_own_connection
 from gateway.database.queries.sessions import end_session, read_session
 from gateway.errors import Unauthenticated, Unexpected
 from gateway.models import Caller
@@ -44,7 +45,7 @@ def test_an_unknown_session_has_no_user(store, alice, session_hash):
     Whatever is asked with it.
     """
     assert (None, None) == (read_session(store, session_hash), list_connections(store, session_hash))
-    assert store.disconnect(session_hash=session_hash, connection_id=uuid.uuid4()) is None
+    assert erase_own_connection(store, session_hash=session_hash, connection_id=uuid.uuid4()) is None
 
 
 def test_an_ended_session_is_over_at_once(store, alice):
@@ -86,7 +87,7 @@ def test_no_door_opens_for_who_is_expired_banned_or_deleted(database, store, ali
     assert read_session(store, alice.session) is None
     assert list_connections(store, alice.session) is None
     assert find_connection(store, session_hash=alice.session, connection_id=standing.id) is None
-    assert store.disconnect(session_hash=alice.session, connection_id=standing.id) is None
+    assert erase_own_connection(store, session_hash=alice.session, connection_id=standing.id) is None
     assert alice.starts(store, "later") is None
     assert alice.returns(store, "earlier") in (None, "user_mismatch")
 

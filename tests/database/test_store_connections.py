@@ -11,6 +11,8 @@ import pytest
 
 from gateway.database.queries.callers import reached_connections
 from gateway.database.queries.connections import find_connection, list_connections
+from gateway.database.queries.refresh import finish_refresh
+from gateway.database.queries.revocations import erase_own_connection, settle_revocation
 from gateway.errors import DatabaseUnavailable
 from gateway.models import Account, Caller
 from tests.support.database import SOON, queue, rows
@@ -96,9 +98,9 @@ def test_a_repeated_save_does_not_undo_a_refresh(database, store, alice):
     made = alice.saves(store, grant)
     refreshed = {
         "connection_id": made.id, "generation": 1, "token": "refreshed", "refresh": "rotated", "seal_id": uuid.uuid4(), "scope": (),
-        "expires_seconds": 60, "refresh_expires_seconds": None, "renewed": True,
+        "expires_seconds": 60, "refresh_expires_seconds": None, "renewed": True, "account": None,
     }  # fmt: skip
-    assert "saved" == store.finish_refresh(**refreshed)
+    assert "saved" == finish_refresh(store, **refreshed)
 
     assert 2 == alice.saves(store, grant).generation
     assert [("refreshed", "rotated")] == rows(database, "select token, refresh from public.provider_data")
@@ -145,7 +147,7 @@ def test_an_erased_connection_starts_over_under_a_new_id(store, alice):
     At its first generation.
     """
     first = alice.connects(store)
-    store.disconnect(session_hash=alice.session, connection_id=first.id)
+    erase_own_connection(store, session_hash=alice.session, connection_id=first.id)
     again = alice.connects(store)
 
     assert (True, 1) == (first.id != again.id, again.generation)
@@ -244,7 +246,7 @@ def test_a_disconnect_removes_row_and_id_and_queues_the_grant(database, store, a
     """
     kept = alice.connects(store, provider="google", type=2)
     gone = alice.connects(store)
-    erased = store.disconnect(session_hash=alice.session, connection_id=gone.id)
+    erased = erase_own_connection(store, session_hash=alice.session, connection_id=gone.id)
 
     assert (gone.id, "ghl", Account("alice-location", "alice's agency")) == (
         erased.connection_id,
@@ -263,7 +265,7 @@ def test_a_disconnect_removes_row_and_id_and_queues_the_grant(database, store, a
         database, "select connection_id, generation, token, refresh, reason from gateway.revocation"
     )
     assert "connection.disconnected" in rows(database, "select type from gateway.event")
-    assert store.disconnect(session_hash=alice.session, connection_id=gone.id) is None
+    assert erase_own_connection(store, session_hash=alice.session, connection_id=gone.id) is None
 
 
 def test_anothers_connection_cannot_be_disconnected(store, alice, bob):
@@ -271,7 +273,7 @@ def test_anothers_connection_cannot_be_disconnected(store, alice, bob):
     It answers like none, and stays.
     """
     his = bob.connects(store)
-    assert store.disconnect(session_hash=alice.session, connection_id=his.id) is None
+    assert erase_own_connection(store, session_hash=alice.session, connection_id=his.id) is None
     assert find_connection(store, session_hash=bob.session, connection_id=his.id) is not None
 
 
@@ -325,11 +327,11 @@ def test_a_revocation_waits_longer_each_time_until_it_is_settled(database, store
 
     waits = []
     for _ in range(12):
-        assert store.settle_revocation(seal_id, done=False)
+        assert settle_revocation(store, seal_id, done=False)
         waits += rows(
             database,
             "select round(extract(epoch from due_at - clock_timestamp()) / 60)::int from gateway.revocation",
         )
     assert [2, 4, 8, 16, 32, 64, 128, 256, 360, 360, 360, 360] == waits
-    assert [False, False] == [store.settle_revocation(seal_id, done=done) for done in (True, False)]
+    assert [False, False] == [settle_revocation(store, seal_id, done=done) for done in (True, False)]
     assert [] == rows(database, "select 1 from gateway.revocation")

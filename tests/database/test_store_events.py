@@ -13,6 +13,8 @@ import pytest
 
 from gateway.database.queries import partners as queries
 from gateway.database.queries.events import EventPage, read_chain, read_events
+from gateway.database.queries.operator import erase_connection
+from gateway.database.queries.revocations import erase_own_connection
 from gateway.errors import Forbidden, Frozen, Unauthenticated
 from gateway.events.record import assign_positions
 from gateway.models import Caller
@@ -186,8 +188,8 @@ def test_an_own_partner_sees_that_a_connection_ended_and_not_who_ended_it(world,
     acme, product = partner(store, reach="own"), partner(store)
     for person in (world.alice, world.bob):
         world.consents(person, acme)
-    store.disconnect(connection_id=world.held[world.alice], caller=product.caller())
-    store.erase_connection(world.held[world.bob])
+    erase_own_connection(store, connection_id=world.held[world.alice], caller=product.caller())
+    erase_connection(store, world.held[world.bob])
     world.numbers()
     gone = [
         e for e in read_events(store, acme.caller(), after=0, limit=50).items if e.type == "connection.disconnected"
@@ -212,7 +214,7 @@ def test_an_own_partner_may_still_read_the_events_of_its_time_when_its_reach_has
     world.ends(world.alice, acme)
     world.happens("grant.refresh_failed", world.alice)
     world.happens("consent.ended", world.alice, by=acme)
-    store.disconnect(connection_id=world.held[world.bob], session_hash=world.bob.session)
+    erase_own_connection(store, connection_id=world.held[world.bob], session_hash=world.bob.session)
     world.numbers()
 
     assert ["partner.added", "key.added", "grant.refreshed", "consent.ended", "connection.disconnected"] == world.told(

@@ -14,6 +14,7 @@ import pytest
 from gateway.database.queries import housekeeping
 from gateway.database.queries.callers import reached_connection, reached_connections
 from gateway.database.queries.connections import list_connections
+from gateway.database.queries.links import create_connect_session, end_consent, find_link, start_connect_session
 from gateway.database.queries.pending import Choice, complete_link
 from gateway.database.queries.tokens import read_token
 from gateway.errors import Forbidden, Frozen, PendingConfirmation, Unauthenticated
@@ -44,11 +45,11 @@ def makes(store, who: Key, whose: Person, **changes: Any) -> Any:
         "scope": ("extra",),
         "return_to": "r",
     }
-    return store.create_connect_session(who.caller(), **(given | changes))
+    return create_connect_session(store, who.caller(), **(given | changes))
 
 
 def looks(store, session: str = "", secret: str = "secret") -> Any:
-    return store.connect_session(secret_hash=secret, session_hash=session)
+    return find_link(store, secret_hash=secret, session_hash=session)
 
 
 def starts(store, session: str = "", **changes: Any) -> Any:
@@ -59,7 +60,7 @@ def starts(store, session: str = "", **changes: Any) -> Any:
         "browser_hash": "b",
         "encrypted": "s",
     }
-    return store.start_connect_session(**(given | {"scope": ("a", "extra")} | changes))
+    return start_connect_session(store, **(given | {"scope": ("a", "extra")} | changes))
 
 
 def completes(
@@ -92,7 +93,7 @@ def test_a_link_says_what_it_is_for_and_is_started_once(store, alice, acme):
         )
         assert (("extra",), who, "own") == (seen.scope, seen.session_user_id, seen.partner_reach)
         hers = (("contacts.readonly",), ("alice@northwind.example's agency", "active"))
-        assert (alice.label, hers if who else ((), None)) == (seen.user_label, (seen.beside, seen.standing))
+        assert (alice.label, hers if who else ((), None)) == (seen.user_label, (seen.scope_of_others, seen.existing))
 
     assert ["started", None, None] == [starts(store), starts(store, state_hash="again"), looks(store)]
     taken = alice.returns(store, browser_hash="b", session_hash="")
@@ -142,8 +143,8 @@ def test_a_key_is_judged_in_the_same_call(database, store, alice, acme):
     unknown = Caller(key_hash="0" * 64)
 
     with pytest.raises(Unauthenticated):
-        store.create_connect_session(
-            unknown, secret_hash="s", user_id=alice.id, provider="ghl", type=1, scope=(), return_to=None
+        create_connect_session(
+            store, unknown, secret_hash="s", user_id=alice.id, provider="ghl", type=1, scope=(), return_to=None
         )
     with pytest.raises(Forbidden):
         makes(store, reader, alice)
@@ -275,7 +276,7 @@ def test_a_consent_ends_once_and_for_its_owner_alone(database, store, alice, acm
     bob.signs_in(store)
 
     def ends(who: Person) -> Any:
-        return store.end_consent(session_hash=who.session, connection_id=made, partner_id=acme.id)
+        return end_consent(store, session_hash=who.session, connection_id=made, partner_id=acme.id)
 
     assert [None, ("ghl", acme.name), None] == [ends(bob), ends(alice), ends(alice)]
     assert reached_connection(store, acme.caller(), made) is None

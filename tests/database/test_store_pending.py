@@ -9,6 +9,7 @@ import uuid
 import pytest
 
 from gateway.database.queries import housekeeping
+from gateway.database.queries.revocations import claim_revocation
 from gateway.errors import DatabaseUnavailable, PendingConfirmation
 from gateway.models import Account
 from tests.support.database import queue, race, rows
@@ -198,15 +199,15 @@ def test_a_claim_excludes_other_claims_for_a_while(database, store, alice):
     """
     for n in (1, 2, 3):
         queue(store, f"t{n}", seal_id=uuid.UUID(int=n))
-    assert store.claim_revocation() is None
+    assert claim_revocation(store) is None
     rows(
         database,
         "update gateway.revocation set due_at = clock_timestamp() - right(token, 1)::int * interval '1 second' where token < 't3'",
     )
 
-    assert ["t2", "t1", None] == [claimed and claimed.token for claimed in (store.claim_revocation() for _ in range(3))]
+    assert ["t2", "t1", None] == [claimed and claimed.token for claimed in (claim_revocation(store) for _ in range(3))]
     rows(database, "update gateway.revocation set due_at = due_at - interval '2 minutes' where token < 't3'")
-    assert "t2" == store.claim_revocation().token
+    assert "t2" == claim_revocation(store).token
 
 
 def test_what_cannot_be_revoked_is_reported_and_dropped(database, store, alice):
@@ -217,7 +218,7 @@ def test_what_cannot_be_revoked_is_reported_and_dropped(database, store, alice):
     rows(database, "update gateway.revocation set due_at = now(), created_at = now() - interval '73 hours'")
 
     housekeeping.run(store, events_days=365)
-    assert store.claim_revocation() is None
+    assert claim_revocation(store) is None
     assert ["ghl"] == rows(database, "select provider from gateway.event where type = 'grant.revocation_abandoned'")
 
 
@@ -228,7 +229,7 @@ def test_six_workers_claim_six_different_grants(database, store, alice):
     for n in range(6):
         queue(store, f"t{n}")
     rows(database, "update gateway.revocation set due_at = clock_timestamp()")
-    claimed = race(database, "found = store.claim_revocation(); said = found and found.token", [[]] * 6)
+    claimed = race(database, "found = claim_revocation(store); said = found and found.token", [[]] * 6)
 
     # Whoever finds every row locked by the others goes home with nothing, and comes back later.
     assert len(set(filter(None, claimed))) == len(list(filter(None, claimed))) >= 1

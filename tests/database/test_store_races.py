@@ -24,6 +24,7 @@ def test_ten_processes_take_one_state_and_one_gets_it(database, store, alice):
     """
     alice.starts(store)
     take = """
+from gateway.database.queries.revocations import erase_own_connection
 from gateway.database.queries.authorization import take_authorization
 said = take_authorization(store, state_hash="state", provider="ghl", browser_hash="browser", session_hash=argv[0]) is not None
 """
@@ -60,7 +61,7 @@ def test_five_processes_disconnect_and_one_did_it(database, store, alice):
     One receipt, one entry in the queue.
     """
     standing = alice.connects(store)
-    erase = "said = store.disconnect(session_hash=argv[0], connection_id=uuid.UUID(argv[1])) is not None"
+    erase = "said = erase_own_connection(store, session_hash=argv[0], connection_id=uuid.UUID(argv[1])) is not None"
 
     assert [False] * 4 + [True] == sorted(race(database, erase, [[alice.session, str(standing.id)]] * 5))
     assert [1] == rows(database, "select count(*) from gateway.revocation")
@@ -99,7 +100,7 @@ def test_a_save_that_waited_for_a_refresh_follows_it(database, store, alice):
         refreshing.execute(
             "select public.gateway_finish_refresh_v1(p_connection_id => %s, p_generation => %s, p_token => 'gAAAA-refreshed',"
             " p_refresh => 'gAAAA-rotated', p_seal_id => gen_random_uuid(), p_scope => '{}', p_expires_seconds => 3600,"
-            " p_refresh_expires_seconds => null, p_renewed => false)",
+            " p_refresh_expires_seconds => null, p_renewed => false, p_account => null)",
             [made.id, made.generation],
         )
         saving = threading.Thread(

@@ -32,6 +32,7 @@ from gateway.database.postgres import FunctionMissing, PostgresBackend
 from gateway.database.queries.callers import reached_connections
 from gateway.database.queries.connections import find_connection, list_connections
 from gateway.database.queries.events import append_event
+from gateway.database.queries.revocations import claim_revocation, erase_own_connection, settle_revocation
 from gateway.database.queries.sessions import end_session, read_session
 from gateway.database.rest import SupabaseBackend, _translated
 from gateway.errors import DatabaseUnavailable, SettingsRefused, Unexpected
@@ -118,10 +119,13 @@ def lives(store: Store) -> list[Any]:
         reached_connections(store, Caller(user_id=bob.id)),
     ]
     said += [waiting := alice.waits(store, facts={"a": "b"}, display="popup")]
-    said += [alice.decides(store, waiting, "no"), alice.decides(store, waiting, "no"), store.claim_revocation()]
-    said += [store.settle_revocation(uuid.UUID(int=1), done=done) for done in (False, True)]
-    said += [store.disconnect(session_hash=bob.session, connection_id=first.id)]
-    said += [store.disconnect(session_hash=alice.session, connection_id=first.id), end_session(store, bob.session)]
+    said += [alice.decides(store, waiting, "no"), alice.decides(store, waiting, "no"), claim_revocation(store)]
+    said += [settle_revocation(store, uuid.UUID(int=1), done=done) for done in (False, True)]
+    said += [erase_own_connection(store, session_hash=bob.session, connection_id=first.id)]
+    said += [
+        erase_own_connection(store, session_hash=alice.session, connection_id=first.id),
+        end_session(store, bob.session),
+    ]
     said += [
         append_event(store, "connect.refused", user_id=alice.id, data={"x": [1]}),
         read_session(store, bob.session),
@@ -495,7 +499,7 @@ def test_a_hundred_connects_and_disconnects_at_once_leave_consistent_arrays(data
     _agree(database)
     for person in people:
         for standing in reached_connections(store, Caller(user_id=person.id)):
-            store.disconnect(session_hash=person.session, connection_id=standing.id)
+            erase_own_connection(store, session_hash=person.session, connection_id=standing.id)
     assert [[]] * 10 == rows(database, "select providers from public.user_profile")
     store.close()
 
@@ -514,7 +518,7 @@ def _saves(store: Store, person: Person, provider: str) -> None:
 def _erases(store: Store, person: Person, connection_id: uuid.UUID) -> None:
     for _ in range(60):
         try:
-            store.disconnect(session_hash=person.session, connection_id=connection_id)
+            erase_own_connection(store, session_hash=person.session, connection_id=connection_id)
         except DatabaseUnavailable:
             continue  # a second try finds nothing where the first one happened
         return

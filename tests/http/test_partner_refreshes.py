@@ -16,6 +16,7 @@ import requests
 
 from gateway.database import open_store
 from gateway.database.queries.refresh import ClaimedRefresh, claim_refresh
+from gateway.database.queries.revocations import erase_own_connection, find_uninstall_target
 from gateway.database.queries.tokens import read_token
 from gateway.errors import Unauthenticated
 from gateway.models import Caller
@@ -160,7 +161,7 @@ def test_an_account_is_anothers_where_anybody_else_has_it_or_is_about_to(databas
     own.consented(database, hers, made=True)
 
     def shared(caller):
-        return local.leaving(connection_id=hers, session_hash=None, caller=caller).shared
+        return find_uninstall_target(local, connection_id=hers, session_hash=None, caller=caller).shared
 
     assert not shared(own.caller())
     his = bob.connects(local).id
@@ -207,8 +208,8 @@ def test_the_response_time_tells_nothing(local):
     asks = {
         "token": lambda one: read_token(local, own, one, min_seconds=0),
         "connection": lambda one: local.reached_connection(own, one),
-        "uninstall": lambda one: local.leaving(connection_id=one, session_hash=None, caller=own),
-        "disconnect": lambda one: local.disconnect(connection_id=one, caller=own),
+        "uninstall": lambda one: find_uninstall_target(local, connection_id=one, session_hash=None, caller=own),
+        "disconnect": lambda one: erase_own_connection(local, connection_id=one, caller=own),
     }
     pairs = [(name, ask, none, foreign) for name, ask in asks.items()]
     pairs.append(

@@ -22,9 +22,11 @@ import psycopg
 
 from gateway.crypto.vault import Vault
 from gateway.database import Store, open_store
+from gateway.database.queries import refresh, revocations
 from gateway.database.queries.authorization import Mismatch, start_authorization, take_authorization
 from gateway.database.queries.connections import NewGrant, list_connections, save_connection
 from gateway.database.queries.pending import Choice, Decided, decide_pending_grant, pending_grant
+from gateway.database.queries.revocations import queue_revocation
 from gateway.database.queries.sessions import open_session
 from gateway.embedded.postgres import EmbeddedPostgres
 from gateway.models import AuthorizationRequest, Connection, PendingGrant, Revocation
@@ -161,7 +163,7 @@ def queue(store: Store, token: str | None, **changes: Any) -> Revocation:
         "refresh": None,
         "reason": "not_stored",
     }
-    return store.queue_revocation(**given | changes)
+    return queue_revocation(store, **given | changes)
 
 
 @dataclass(frozen=True)
@@ -360,7 +362,15 @@ def race(dsn: str, script: str, runners: list[list[str]]) -> list[Any]:
 def _run(dsn: str, script: str, argv: list[str], start: Barrier, sender: Pipe) -> None:
     store = open_store(dsn)
     store.schema()
-    names = {"store": store, "argv": argv, "json": json, "uuid": uuid, "Person": Person}
+    names = {
+        "store": store,
+        "argv": argv,
+        "json": json,
+        "uuid": uuid,
+        "Person": Person,
+        **vars(refresh),
+        **vars(revocations),
+    }
     start.wait(60)
     exec(script, names)  # noqa: S102 - the test's own
     sender.send(json.dumps(names["said"], default=str))

@@ -96,7 +96,7 @@ OPEN = {
     "when a profile changed is not watched": "alter table public.user_profile disable trigger gateway_touch",
     # functions and views
     "anon may call a function": "grant execute on function public.gateway_session_v1(text) to anon",
-    "authenticated may call a function": "grant execute on function public.gateway_lag_v1() to authenticated",
+    "authenticated may call a function": "grant execute on function public.gateway_worker_backlog_v1() to authenticated",
     "everybody may call every function": "grant execute on all functions in schema public to public",
     "the gateway's role may call none": "revoke execute on all functions in schema public from gateway_app",
     "a function looks names up where its caller says": "alter function public.gateway_claim_revocation_v1() reset search_path",

@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from gateway.database import Database
-from gateway.database.partnering import asking
+from gateway.database.queries.callers import caller_arguments
 from gateway.models import Caller
 
 EventRow = Mapping[str, Any]
@@ -98,7 +98,7 @@ def append_event(
 
 def read_events(database: Database, caller: Caller, *, after: int, limit: int) -> EventPage:
     """The events after that position which the caller may see. Raises what every call of a partner raises."""
-    return _PAGE.validate_python(database.call("events", **asking(caller), after=after, limit=limit))
+    return _PAGE.validate_python(database.call("events", **caller_arguments(caller), after=after, limit=limit))
 
 
 def assign_positions(database: Database, *, limit: int) -> int:

@@ -84,7 +84,7 @@ end $$;
 
 -- null: no usable link. The content of its page; opening it does not use it up. The existing connection and the scopes of its partners are only
 -- shown to its signed-in user; any other holder of the link sees only what the link requests.
-create or replace function public.gateway_connect_session_v1(p_secret_hash text, p_session_hash text)
+create or replace function public.gateway_link_v1(p_secret_hash text, p_session_hash text)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return (
@@ -92,9 +92,9 @@ begin
                 then '{"refused": "frozen"}'::jsonb else jsonb_build_object(
              'id', s.id, 'provider', s.provider, 'return_to', s.return_to, 'user_id', s.user_id,
              'user_label', gateway.label_of(s.user_id), 'partner', p.name, 'partner_scope', p.scope, 'partner_reach', p.reach, 'scope', s.scope,
-             'beside', case when i.user_id = s.user_id then gateway.scope_beside(s.user_id, s.provider, true) else '{}' end,
+             'scope_of_others', case when i.user_id = s.user_id then gateway.scope_beside(s.user_id, s.provider, true) else '{}' end,
              'session_user_id', i.user_id, 'session_label', i.label,
-             'standing', (select jsonb_build_object('account_label', c.account_label, 'status', c.status) from gateway.connection c
+             'existing', (select jsonb_build_object('account_label', c.account_label, 'status', c.status) from gateway.connection c
                            where c.user_id = s.user_id and c.provider = s.provider and i.user_id = s.user_id
                            order by c.updated_at desc, c.id limit 1)) end
       from gateway.open_link(p_secret_hash) s join gateway.partner p on p.id = s.partner_id

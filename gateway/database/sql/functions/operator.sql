@@ -1,7 +1,7 @@
 -- For the operator: listings, backlog, hosts, the schema's version.
 
 -- The worker's backlog.
-create or replace function public.gateway_lag_v1()
+create or replace function public.gateway_worker_backlog_v1()
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return jsonb_build_object(
@@ -74,10 +74,10 @@ begin
     return null;
   end if;
   return jsonb_build_object(
-    'connection', case when c.id is not null then gateway.shown(c) || jsonb_build_object(
-                    'refresh_at', c.refresh_at, 'refresh_expires_at', c.refresh_expires_at, 'failures', c.failures,
-                    'not_before', c.not_before) end,
-    'waiting', (select count(*) from gateway.revocation r where r.connection_id = p_connection_id),
+    'connection', case when c.id is not null then gateway.shown(c) end,
+    'refresh', case when c.id is not null then jsonb_build_object(
+                 'refresh_at', c.refresh_at, 'refresh_expires_at', c.refresh_expires_at, 'failures', c.failures, 'not_before', c.not_before) end,
+    'revocations_queued', (select count(*) from gateway.revocation r where r.connection_id = p_connection_id),
     'partners', (select coalesce(jsonb_agg(jsonb_build_object(
                    'id', p.id, 'name', p.name, 'since', x.created_at, 'ended_at', x.ended_at, 'made', x.made) order by x.created_at), '[]')
                    from gateway.consent x join gateway.partner p on p.id = x.partner_id where x.connection_id = p_connection_id),

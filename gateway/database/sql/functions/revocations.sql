@@ -106,7 +106,7 @@ begin
 end $$;
 
 -- A page of the connections of a provider that the operator erased since then, and what became of each grant.
-create or replace function public.gateway_revoked_v1(
+create or replace function public.gateway_erased_connections_v1(
   p_provider text, p_since timestamptz, p_after_at timestamptz, p_after_id uuid, p_most integer
 )
 returns jsonb language plpgsql stable security definer set search_path = '' as $$

@@ -1,0 +1,130 @@
+"""Connect sessions, the links that partners make for their users, and the consent given through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, NamedTuple
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from gateway.database import Database
+from gateway.models import Caller, Status
+
+
+class ConnectSession(NamedTuple):
+    """A new connect session."""
+
+    id: UUID
+    expires_at: datetime
+
+
+class Existing(NamedTuple):
+    """The connection that the link's user has at the provider."""
+
+    account_label: str
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """
+    What the page of a link shows.
+
+    `scope_of_others` and `existing` are known only where the link's user is signed in.
+    """
+
+    id: UUID
+    provider: str
+    return_to: str | None
+    user_id: UUID
+    user_label: str | None
+    partner: str
+    partner_scope: tuple[str, ...]
+    partner_reach: Literal["own", "all"]
+    scope: tuple[str, ...]
+    scope_of_others: tuple[str, ...]
+    """The scopes of the user's connections there, and those that other partners asked for."""
+    session_user_id: UUID | None
+    """The user who is signed in, in this browser."""
+    session_label: str | None
+    existing: Existing | None
+
+
+StartOutcome = Literal["started", "user_mismatch", "unauthenticated"]
+"""`user_mismatch`: another user is signed in. `unauthenticated`: no user is, and the link has no product to return to."""
+
+
+class EndedConsent(NamedTuple):
+    """The provider of a connection, and the name of the partner that may not use it any more."""
+
+    provider: str
+    partner: str
+
+
+_CONNECT_SESSION = TypeAdapter(ConnectSession | None)
+_LINK = TypeAdapter(Link | None)
+_ENDED_CONSENT = TypeAdapter(EndedConsent | None)
+
+
+def create_connect_session(
+    database: Database,
+    caller: Caller,
+    *,
+    secret_hash: str,
+    user_id: UUID,
+    provider: str,
+    type: int,  # noqa: A002 -- the column's name
+    scope: Sequence[str],
+    return_to: str | None,
+) -> ConnectSession | None:
+    """A link of the partner for fifteen minutes; None for a provider that is not the partner's, and for an unknown user."""
+    row = database.call(
+        "create_connect_session",
+        key_hash=caller.key_hash,
+        address=caller.address,
+        secret_hash=secret_hash,
+        user_id=user_id,
+        provider=provider,
+        type=type,
+        scope=scope,
+        return_to=return_to,
+    )
+    return _CONNECT_SESSION.validate_python(row)
+
+
+def find_link(database: Database, *, secret_hash: str, session_hash: str) -> Link | None:
+    """What the link is for, which uses nothing up; None for an unknown, expired or used link. Frozen for a partner's."""
+    return _LINK.validate_python(database.call("link", secret_hash=secret_hash, session_hash=session_hash))
+
+
+def start_connect_session(
+    database: Database,
+    *,
+    secret_hash: str,
+    session_hash: str,
+    state_hash: str,
+    browser_hash: str,
+    encrypted: str,
+    scope: Sequence[str],
+) -> StartOutcome | None:
+    """Use the link up and keep the attempt: once, for one caller. None for an unknown, expired or used link."""
+    row = database.call(
+        "start_connect_session",
+        secret_hash=secret_hash,
+        session_hash=session_hash,
+        state_hash=state_hash,
+        browser_hash=browser_hash,
+        encrypted=encrypted,
+        scope=scope,
+    )
+    outcome: StartOutcome | None = row and row["ending"]
+    return outcome
+
+
+def end_consent(database: Database, *, session_hash: str, connection_id: UUID, partner_id: UUID) -> EndedConsent | None:
+    """End a partner's use of the user's connection; None where it is not the user's or the partner does not use it."""
+    row = database.call("end_consent", session_hash=session_hash, connection_id=connection_id, partner_id=partner_id)
+    return _ENDED_CONSENT.validate_python(row)

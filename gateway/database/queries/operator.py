@@ -1,0 +1,133 @@
+"""What the operator sees and does: any user's connections, all of a provider's, and how far behind the work is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from gateway.database import Database
+from gateway.models import Connection, Erased, UtcTime
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentedPartner:
+    """A partner that the connection's user gave access to. `made`: the connection was created for it."""
+
+    id: UUID
+    name: str
+    since: UtcTime
+    ended_at: UtcTime | None
+    made: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What is known of a connection: itself, unless it was erased, its partners, and its last events, newest first."""
+
+    connection: Connection | None
+    refresh: Mapping[str, Any] | None
+    """The columns that say when it is refreshed next."""
+    revocations_queued: int
+    partners: tuple[ConsentedPartner, ...]
+    events: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What the gateway holds of a provider, in numbers, and since when its tokens are frozen."""
+
+    connections: int
+    users: int
+    parked: int
+    attempts: int
+    queued: int
+    frozen_at: UtcTime | None
+
+
+class ErasedPart(NamedTuple):
+    """How many rows one call erased, and whether any are left."""
+
+    erased: int
+    parked: int
+    attempts: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ErasedConnection:
+    """An erased connection in the proof. `position`: of its event, None until it has one."""
+
+    connection_id: UUID
+    account_id: str = field(repr=False)
+    erased_at: UtcTime
+    event_id: UUID
+    position: int | None
+    revocation: str
+    """`done`, `queued`, `unsupported`, or `abandoned` after 72 hours of trying."""
+
+
+_CONNECTIONS = TypeAdapter(tuple[Connection, ...])
+_INSPECTED = TypeAdapter(Inspected | None)
+_HOLDINGS = TypeAdapter(Holdings)
+_ERASED = TypeAdapter(Erased | None)
+_ERASED_PART = TypeAdapter(ErasedPart)
+_ERASED_CONNECTIONS = TypeAdapter(tuple[ErasedConnection, ...])
+
+
+def all_connections(
+    database: Database, *, provider: str | None, user_id: UUID | None, status: str | None, after: UUID | None, most: int
+) -> tuple[Connection, ...]:
+    """A page of all users' connections, in the order of ids, after the id `after`."""
+    rows = database.call("all_connections", provider=provider, user_id=user_id, status=status, after=after, most=most)
+    return _CONNECTIONS.validate_python(rows)
+
+
+def inspect_connection(database: Database, connection_id: UUID) -> Inspected | None:
+    """Any user's connection, also an erased one; None where neither it nor an event of it is known."""
+    return _INSPECTED.validate_python(database.call("inspect_connection", connection_id=connection_id))
+
+
+def provider_holdings(database: Database, provider: str) -> Holdings:
+    """What the gateway holds of a provider."""
+    return _HOLDINGS.validate_python(database.call("provider_holdings", provider=provider))
+
+
+def erase_connection(database: Database, connection_id: UUID) -> Erased | None:
+    """Erase any user's connection and queue its grant; None where there is none."""
+    return _ERASED.validate_python(database.call("erase_connection", connection_id=connection_id))
+
+
+def erase_provider(database: Database, provider: str, *, most: int) -> ErasedPart:
+    """Erase up to `most` connections of a provider, its pending grants and attempts, and queue their grants."""
+    return _ERASED_PART.validate_python(database.call("erase_provider", provider=provider, most=most))
+
+
+def erased_connections(
+    database: Database, provider: str, *, since: UtcTime, after: ErasedConnection | None, most: int
+) -> tuple[ErasedConnection, ...]:
+    """What the operator erased since then, in order, after `after`, and what became of each grant."""
+    rows = database.call(
+        "erased_connections",
+        provider=provider,
+        since=since,
+        after_at=after and after.erased_at,
+        after_id=after and after.event_id,
+        most=most,
+    )
+    return _ERASED_CONNECTIONS.validate_python(rows)
+
+
+def worker_backlog(database: Database) -> Mapping[str, Any]:
+    """How far behind the work is: counts, and the age of the oldest due refresh in seconds."""
+    found: Mapping[str, Any] = database.call("worker_backlog")
+    return found
+
+
+def recent_refreshes(database: Database, seconds: int) -> Mapping[str, int]:
+    """How many refreshes of all processes ended lately, by `refreshed` or by the remedy of their error."""
+    found: Mapping[str, int] = database.call("recent_refreshes", seconds=seconds)
+    return found
