@@ -88,7 +88,7 @@ def test_the_providers_address_sent_to_a_victim_ends_there(gateway, alice, bob):
 @pytest.mark.parametrize("returning", ["another user", "nobody"])
 def test_the_binding_cookie_alone_finishes_nothing(gateway, alice, bob, returning):
     """
-    Even with the very cookie of Alice's attempt, whoever is signed in has to be Alice.
+    Even with the cookie of Alice's attempt, the signed-in user must be Alice.
     """
     callback = alice.consents("google")
     opener = bob if returning == "another user" else gateway.person("Bob Marsh")

@@ -118,7 +118,7 @@ def test_https_pages_say_so(secure):
 
 def test_the_projects_own_published_keys_open_nothing(secure):
     """
-    The anon key and the service key are rightly signed tokens of the same project, and nobody's session.
+    The anon key and the service key are validly signed tokens of the project, and no user's session.
     """
     for role in ("anon", "service_role"):
         now = int(time.time())

@@ -31,7 +31,7 @@ def test_a_connect_link_carries_no_owner(gateway, alice, bob):
 
 def test_a_link_without_a_session_goes_to_the_sign_in_first(gateway):
     """
-    Nobody is sent on to a provider before it is known who they are.
+    No user is redirected to a provider without a session.
     """
     nobody = gateway.person("Bob Marsh")
 

@@ -115,7 +115,7 @@ def test_an_attackers_honest_code_in_a_victims_hostile_attempt_is_refused(mixed,
 
 def test_metadata_of_another_issuer_is_refused(mixed, hostile, alice):
     """
-    RFC 8414 section 3.3: nothing is filled in from it, and nobody is sent anywhere.
+    RFC 8414 section 3.3: nothing of it is used, and there is no redirect.
     """
     answer = alice.asks("liar")
 

@@ -156,7 +156,7 @@ def test_what_a_callback_says_is_never_repeated(alice, name):
 @pytest.mark.parametrize("text", MARKUP)
 def test_what_an_address_says_is_never_repeated(alice, text):
     """
-    Slugs, providers and results that nobody knows are shown as nothing, as pages and as JSON, and leave nothing in the log.
+    Unknown slugs, providers and results are not shown in pages or JSON, and not logged.
     """
     marked = quote(f"canary{text}", safe="")
     paths = [

@@ -72,7 +72,7 @@ def test_anothers_code_in_ones_own_attempt_stores_nothing(gateway, alice, bob, p
 
 def test_a_provider_file_cannot_switch_the_challenge_to_plain(cluster, template):
     """
-    `plain` is no word of the catalogue: the process does not start.
+    The catalogue has no value `plain`: the process does not start.
     """
     with whole_gateway(cluster, template) as gateway:
         Path(gateway.environ["GATEWAY_CATALOG"], "weaker.toml").write_text('[google]\npkce = "plain"\n')

@@ -19,7 +19,7 @@ from tests.support.token_forger import hands_over
 )
 def test_a_session_from_elsewhere_is_refused(gateway, origin):
     """
-    Login CSRF: nobody is signed in by another site, not even as a real user.
+    Login CSRF: another site cannot sign a user in, not even as a real user.
     """
     answer = hands_over(gateway, gateway.person("Alice Winter").token(), Origin=origin)
 
@@ -29,7 +29,7 @@ def test_a_session_from_elsewhere_is_refused(gateway, origin):
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "CROSS-SITE", "x"])
 def test_without_an_origin_the_browsers_word_counts(gateway, site):
     """
-    Sec-Fetch-Site says that it was sent by somebody else, and there is no Origin to clear it.
+    Sec-Fetch-Site says that another site sent it, and there is no Origin.
     """
     answer = hands_over(gateway, gateway.person("Alice Winter").token(), Origin=None, **{"Sec-Fetch-Site": site})
 
@@ -89,7 +89,7 @@ def forms(alice, connection):
 
 def test_no_form_is_accepted_from_another_site(gateway, alice):
     """
-    Connect, disconnect and sign-out, with the right mark and the right cookies: the browser's word is against them.
+    Connect, disconnect and sign-out, with valid token and cookies: the browser's headers say another site.
     """
     connection = alice.connects("google")["connection"]
     for path, fields in forms(alice, connection):

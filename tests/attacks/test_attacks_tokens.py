@@ -1,7 +1,5 @@
 """
-Access tokens that nobody may believe, handed over and sent to /v1: one 401 for all of them.
-
-RFC 8725, RFC 7519, ASVS 9.1 and 9.2.
+Forged access tokens, for sessions and at /v1: the same 401 for all. RFC 8725, RFC 7519, ASVS 9.1 and 9.2.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ def wrong_claims(now):
 
 
 def forged(gateway):
-    """Tokens that nobody may believe, by name."""
+    """Forged tokens, by name."""
     state, claims = gateway.sandbox.state, claimed(gateway.sandbox.origin)
     keys = state.keys
     public = {"pem": keys.ec.as_pem(private=False), "der": keys.ec.as_der(private=False)}
@@ -127,7 +125,7 @@ OUT = [
 @pytest.mark.parametrize("statement", OUT)
 def test_a_banned_or_deleted_user_is_out_at_once(gateway, alice, statement):
     """
-    No new session, and the one that stands is worth nothing.
+    No new session, and the existing one ends.
     """
     rows(gateway.dsn, statement, alice.id)
 
@@ -166,7 +164,7 @@ def test_the_token_of_a_banned_or_deleted_user_opens_nothing_of_v1(gateway, alic
 
 def test_a_user_whom_plain_postgres_does_not_know_yet_is_nobody_with_no_connections(gateway):
     """
-    Their row is made when they sign in; until then there is nothing of theirs.
+    The row is inserted at the sign-in; until then the user has nothing.
     """
     headers = {"Authorization": f"Bearer {gateway.person('Carol Reed').token()}"}
     answer = requests.get(f"{gateway.url}/v1/connections", headers=headers, timeout=30)

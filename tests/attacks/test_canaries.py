@@ -66,7 +66,7 @@ class Story:
         self.secrets.setdefault(kind, set()).update(value for value in values if value)
 
     def person(self, name: str):
-        """Somebody whose every answer is kept."""
+        """A user whose responses are all recorded."""
         person = self.gateway.person(name)
         person.browser.hooks["response"].append(lambda answer, *_, **__: self.hear(answer))
         self.signs_in(person)
@@ -120,7 +120,7 @@ def good_days(story: Story) -> None:
 
 
 def bad_providers(story: Story) -> None:
-    """Every way in which a token or account endpoint can fail, with words that nobody should repeat."""
+    """Every way in which a token or account endpoint can fail, with texts that must not be repeated."""
     alice = story.person("Alice Winter")
     faults = [
         ("status", {"status": 500, "body": BODY_CANARY}),
@@ -256,7 +256,7 @@ def test_no_row_holds_a_secret(story):
 
 def test_the_databases_files_hold_no_secret(story):
     """
-    The data folder with its write-ahead log, after a checkpoint: what is sealed is there, and nothing in the open.
+    The data folder with its write-ahead log, after a checkpoint: it has encrypted values and no plain secret.
     """
     with psycopg.connect(story.server.dsn, autocommit=True) as connection:
         connection.execute("checkpoint")
@@ -272,7 +272,7 @@ def test_the_databases_files_hold_no_secret(story):
 
 def test_the_database_servers_log_holds_no_secret(story):
     """
-    Neither statements nor the rows that errors quote: not even what is sealed.
+    Neither statements nor the rows that errors quote, not even encrypted values.
     """
     log = (story.server.home / "log").read_text()
 

@@ -92,7 +92,7 @@ def test_saying_no_comes_back_with_its_sentence(gateway, page):
 
 def test_not_now_goes_back_to_the_product(gateway, page):
     """
-    Whoever changes their mind before going to the provider is back with one click.
+    A user who changes their mind is back with one click.
     """
     connect_button(page, gateway, "RingCentral").click()
 

@@ -139,7 +139,7 @@ def test_the_pages_of_a_link_on_a_phone(gateway, alice, acme, visit):
 @needs_axe
 def test_the_page_for_another_signed_in_user_on_a_phone(gateway, alice, acme, browser):
     """
-    Whom the link is for, and no way on. Chromium says its status in the console, as of every error.
+    The page names the link's user and has no form. Chromium logs the status in the console.
     """
     link = acme.makes(alice)
     context = browser.new_context(viewport=PHONE, reduced_motion="reduce")

@@ -90,7 +90,7 @@ def test_the_connect_page(scene, provider):
 
 def test_the_connect_page_when_it_is_connected_already(scene):
     """
-    The account that stands is shown, and everything that folds is open.
+    The connected account is shown, with all details open.
     """
     scene.alice.connects("google")
 
@@ -173,7 +173,7 @@ def test_the_api_description(scene):
 
 def test_a_problem_that_leaves_the_app_installed(scene):
     """
-    Redeemed, but not stored, and HighLevel cannot be told: the page says so, and leads to where the app is removed.
+    Redeemed, but not stored, and HighLevel has no revocation: the page says so, with a link to remove the app.
     """
     scene.asks("ghl", then="#consent")
     with psycopg.connect(scene.gateway.dsn, autocommit=True) as database:
@@ -228,7 +228,7 @@ def test_the_products_pages(scene, path):
 @pytest.mark.parametrize("provider", ["ghl", "google", "ringcentral"])
 def test_the_consent_pages(scene, provider):
     """
-    What the providers are played with, the faults unfolded.
+    The pages of the simulated providers, with the list of faults open.
     """
     scene.asks(provider, then="#consent")
 
@@ -238,7 +238,7 @@ def test_the_consent_pages(scene, provider):
 
 def test_a_request_that_the_provider_refuses(scene):
     """
-    The page that stands where a redirect cannot be trusted.
+    The page instead of an untrusted redirect.
     """
     scene.page.goto(f"{scene.product}/ghl/v2/oauth/chooselocation?client_id=unknown")
 

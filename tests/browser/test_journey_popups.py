@@ -70,7 +70,7 @@ def test_a_pop_up_that_is_told_no_rejects_and_stays_to_be_read(gateway, page):
 
 def test_a_pop_up_that_is_closed_half_way_rejects(gateway, page):
     """
-    Nobody waits for ever for a window that is gone.
+    A closed window ends the wait.
     """
     popup = opens_a_pop_up(page, gateway)
 
@@ -96,7 +96,7 @@ def test_a_lost_opener_resolves_by_asking_for_the_connections(gateway, visitor, 
 
 
 def isolated(guarded):
-    """The provider's pages, isolated from whoever opened them."""
+    """The provider's pages, isolated from their opener."""
 
     def answered(*arguments):
         answer = guarded(*arguments)

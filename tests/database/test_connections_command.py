@@ -80,7 +80,7 @@ def connect(here, count=1, *, provider="zoom", name="alice"):
 
 
 def revoked_there(here, provider="zoom"):
-    """What the provider was told to revoke."""
+    """The revocations that the provider received."""
     return {each["form"].get("token") for each in here.sandbox.state.requests(provider, "revoke")}
 
 
@@ -133,7 +133,7 @@ def test_one_connection_is_shown_with_its_partners_and_what_happened(here):
 
 def test_one_connection_is_revoked_with_a_receipt(here):
     """
-    Erased here, given back there, told in the ledger; another stays.
+    Erased, revoked and recorded; another connection stays.
     """
     gone, stays = connect(here, 2)
     receipt = json.loads(run(here, "connections", "revoke", gone, "--yes", "--json"))
@@ -170,7 +170,7 @@ def test_one_or_all_of_a_provider_has_to_be_named(here):
 
 def test_all_of_a_provider_is_revoked_with_a_proof(here, tmp_path):
     """
-    Hundreds of several users: frozen, erased, every grant given back; a line each, and another provider untouched.
+    Hundreds of several users: frozen, erased, every grant revoked; a line each, and another provider unchanged.
     """
     held = [row for name in ("alice", "bob", "carol") for row in connect(here, 70, name=name)]
     (stays,) = connect(here, provider="ringcentral")
@@ -203,7 +203,7 @@ def test_all_of_a_provider_is_revoked_with_a_proof(here, tmp_path):
 
 def test_what_would_become_a_connection_goes_too(here):
     """
-    Parked grants, and attempts under way: nothing of the provider comes back by itself.
+    Pending grants and attempts under way: no connection of the provider appears later.
     """
     alice = Person("alice")
     alice.signs_in(here.rt.store)
@@ -250,7 +250,7 @@ def test_a_save_under_way_when_a_run_begins_is_waited_for_and_erased_too(here):
 
 def test_nothing_is_connected_at_a_frozen_provider_until_the_thaw(here):
     """
-    Neither begun, nor parked, nor saved; elsewhere everything goes on.
+    Nothing is started, pending or saved; other providers work.
     """
     run(here, "connections", "revoke", "--provider", "zoom", "--yes")
     alice = Person("alice")
@@ -375,7 +375,7 @@ def test_a_database_that_is_away_for_a_moment_ends_nothing(here, monkeypatch):
 
 def test_a_proof_is_never_written_over(here, tmp_path):
     """
-    And a place that cannot be written is told of before anything is erased.
+    A path that cannot be written is reported before anything is erased.
     """
     connect(here)
     file = tmp_path / "proof.jsonl"
@@ -427,7 +427,7 @@ def test_events_are_verified_and_what_was_done_to_them_is_named(here):
 
 def test_one_providers_registration_is_checked_or_all(here):
     """
-    As the doctor does; exit code 1 when something is to mend.
+    Like the doctor; exit code 1 if something must be fixed.
     """
     assert "It knows our registration" in run(here, "providers", "check", "zoom")
     here.sandbox.state.add_fault("other_client", "zoom", "token")

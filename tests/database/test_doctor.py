@@ -38,7 +38,7 @@ NONE_OF_THEM = {f"{provider.upper()}_CLIENT_ID": "" for provider in PROVIDERS}
 
 @pytest.fixture(scope="module")
 def installed(cluster, template) -> Iterator[Gateway]:
-    """Everything set up and the providers played; the gateway itself need not run."""
+    """Everything set up, with simulated providers; the gateway itself need not run."""
     with whole_gateway(cluster, template) as made:
         yield made
 
@@ -152,7 +152,7 @@ def test_a_setting_that_does_not_exist_is_reported(installed):
 
 def test_a_secret_without_its_client_id_is_reported(installed):
     """
-    The provider is not enabled then, which nobody would have meant.
+    The provider is not enabled then, which is a mistake.
     """
     found = examined(
         installed, ZOOM_CLIENT_ID="", ZOOM_CLIENT_SECRET="a secret", OTHER_CLIENT_SECRET="another product's"
@@ -201,7 +201,7 @@ def test_an_unavailable_database_is_reported(installed):
 
 def test_a_missing_schema_names_the_command_that_sets_it_up(installed, bare_database):
     """
-    Whatever else stands there.
+    Whatever else is in the database.
     """
     found = [finding for finding in examined(installed, DATABASE_URL=bare_database) if finding.level == "fail"]
     assert [("schema", "Run `python -m gateway db apply`.")] == [(finding.about, finding.fix) for finding in found]
@@ -311,7 +311,7 @@ def test_a_wrong_client_secret_is_told_from_a_wrong_code(installed, provider):
 )
 def test_each_answer_of_a_token_endpoint_has_its_sentence(installed, fault, options, level, words):
     """
-    What cannot be told is said so; what is away is away.
+    An unclear response is reported as unclear, an unreachable provider as unreachable.
     """
     installed.sandbox.state.add_fault(fault, "google", "token", **options)
     assert words in said(examined(installed, **only("google")), "google", level)

@@ -1,5 +1,5 @@
 """
-The embedded Postgres: started, joined, found again, and gone when whoever started it is gone.
+The embedded Postgres: started, joined, found again, and stopped when its starter ends.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def holder(folder) -> Iterator[Callable[[], subprocess.Popen[str]]]:
-    """Starts processes that start or join the server in `folder`, and stay until they are told."""
+    """Starts processes that start or join the server in `folder`, and stay until they are stopped."""
     running: list[subprocess.Popen[str]] = []
 
     def start() -> subprocess.Popen[str]:
@@ -122,7 +122,7 @@ def test_only_we_reach_it_and_nothing_of_ours_reaches_it(folder, monkeypatch):
 @patient
 def test_it_ends_with_a_parent_that_is_killed(folder, holder):
     """
-    SIGKILL leaves nobody to clean up; the server shuts down by itself, cleanly, and starts again with its rows.
+    After SIGKILL the server shuts down by itself, cleanly, and starts again with its rows.
     """
     parent = holder()
     dsn, _ = parent.stdout.readline().split()
@@ -140,7 +140,7 @@ def test_it_ends_with_a_parent_that_is_killed(folder, holder):
 @patient
 def test_a_server_that_is_killed_recovers(folder):
     """
-    The postmaster dies by SIGKILL; the next start replays its log.
+    The postmaster is killed; the next start replays its log.
     """
     server = start_or_join(folder)
     keeps_a_row(server.dsn)
@@ -168,7 +168,7 @@ def test_a_stale_pid_file_is_no_obstacle(folder, pid):
 
 @contextmanager
 def somebody(folder: Path) -> Iterator[int]:
-    """A live process of the account that the server runs as, with nothing to do with it."""
+    """An unrelated process of the server's account."""
     owner = (folder / "postgres" / "data").stat()
     as_account = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if os.geteuid() == 0 else {}
     process = subprocess.Popen(["sleep", "60"], **as_account)
@@ -191,7 +191,7 @@ def test_of_two_starters_one_starts_and_the_other_joins(holder):
 
 def test_who_joined_stops_nothing_and_may_start_it_later(folder, holder):
     """
-    The server belongs to whoever started it; the lock ends with its holder, also by SIGKILL.
+    The server belongs to the process that started it; the lock ends with its holder, also by SIGKILL.
     """
     starter = holder()
     starter.stdout.readline()

@@ -1,4 +1,4 @@
-"""The hash chain over events: what somebody does to rows in the database is found, and the key is not there."""
+"""The hash chain over events: changes to rows in the database are found, and the key is not there."""
 
 from __future__ import annotations
 

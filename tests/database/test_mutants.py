@@ -44,7 +44,7 @@ def connected(owner: psycopg.Connection) -> dict[Person, uuid.UUID]:
 
 
 def scene_of(owner: psycopg.Connection, dsn: str) -> Scene:
-    """Alice and Bob in it, whoever else is."""
+    """The rows of Alice and Bob."""
     owner.execute("set local search_path = public")  # the script leaves it empty
     saved = connected(owner)
     asked = "select id from public.user_profile where user_id_auth = %s order by created_at nulls last, id limit 1"
@@ -89,7 +89,7 @@ def first_found(scene: Scene) -> str | None:
 
 
 def told(owner: psycopg.Connection) -> list[Finding]:
-    """What the doctor has to say against it."""
+    """The doctor's findings about it."""
     with owner.transaction(force_rollback=True):
         owner.execute("select set_config('search_path', '', true)")
         return [finding for finding in access_rules(owner) if finding.level in ("warn", "fail")]
@@ -151,7 +151,7 @@ def test_a_break_that_leaves_one_layer_is_found_by_the_doctor(scene, name):
 @pytest.mark.parametrize("name", LINES)
 def test_a_schema_without_one_of_its_lines_is_found(supabase, name):
     """
-    Over a project that stands already, with default privileges and open policies from before.
+    Over an existing project, with default privileges and open policies.
     """
     text = script()
     assert LINES[name] in text
@@ -172,7 +172,7 @@ def test_a_schema_without_one_of_its_lines_is_found(supabase, name):
 
 def test_db_apply_fixes_what_the_doctor_says_it_fixes(sound):
     """
-    Wherever `db apply` is the mend, it is one: afterwards nothing is left to say.
+    Wherever `db apply` is the named fix, it works: afterwards there is no finding.
     """
     still, mended = [], 0
     for name, text in THIN.items():

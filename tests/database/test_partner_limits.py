@@ -198,7 +198,7 @@ def test_a_partner_that_reaches_everything_has_no_limit_and_raises_an_alert_when
 
 def test_a_users_own_reads_are_limited_too(database, store, early):
     """
-    By the same hour; nobody is alerted.
+    By the same hour; without an alert.
     """
     alice, bob = Person("alice"), Person("bob")
     for person in (alice, bob):
@@ -214,7 +214,7 @@ def test_a_users_own_reads_are_limited_too(database, store, early):
 
 def test_a_network_that_is_new_to_a_partner_is_an_event_and_no_limit(database, store, early):
     """
-    Told once, for a partner that was used from another network before.
+    Recorded once, for a partner that was used from another network before.
     """
     made = partner(store, connections_per_hour=100)
     ids = crowd(store, 12)
@@ -245,7 +245,7 @@ def test_a_partner_that_exceeds_a_limit_is_frozen_if_configured(database, store,
 
 def test_a_thaw_arms_the_alert_again(database, store, early):
     """
-    Whoever goes on reading after it is told of and frozen as the first time, not an hour later.
+    Further reads raise an alert and freeze as the first time, not an hour later.
     """
     made = partner(store, reads_per_hour=1, freeze_on_alert=True)
     (here,) = crowd(store, 1)

@@ -136,7 +136,7 @@ def test_a_banned_users_token_reaches_nothing(database, store, alice):
 
 def test_a_partner_that_leaves_alone_takes_its_connection_along(database, store, alice):
     """
-    Made for it, shared with nobody: erased, and its grant queued; told with the partner's name.
+    Made for it and not shared: erased, and its grant queued; recorded with the partner.
     """
     own = partner(store, reach="own")
     here = alice.connects(store).id
@@ -177,7 +177,7 @@ def test_a_partner_that_leaves_others_behind_ends_its_own_reach_alone(database, 
 
 def test_the_owner_and_the_products_own_back_end_always_erase(database, store, alice, bob):
     """
-    Whoever else was let in; with the row every reach ends.
+    Even if other partners use it; with the row every access ends.
     """
     own, every = partner(store, reach="own"), partner(store)
     hers, his = alice.connects(store).id, bob.connects(store).id
@@ -194,7 +194,7 @@ def test_the_owner_and_the_products_own_back_end_always_erase(database, store, a
 
 def test_a_partner_that_was_revoked_keeps_nothing_alive(database, store, alice):
     """
-    Who may not come back is no other to leave it to.
+    A revoked partner does not count as another user of the connection.
     """
     first, second = partner(store, reach="own"), partner(store, reach="own")
     here = alice.connects(store).id

@@ -164,7 +164,7 @@ def _time(text):
 
 def test_unknown_revoked_expired_and_misplaced_keys_get_the_same_error(database, store):
     """
-    One error, whatever the reason; an address that nobody knows is a wrong one where addresses were named.
+    One error, whatever the reason; an unknown address counts as wrong for a key with addresses.
     """
     expired, revoked, gone = partner(store), partner(store), partner(store)
     bound = partner(store, addresses=("10.0.0.0/8", "2001:db8::/32"))

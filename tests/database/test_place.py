@@ -1,5 +1,5 @@
 """
-Where an embedded Postgres lives: its programs, and folders that its account can reach and nobody else can lay in wait.
+The paths of an embedded Postgres: its programs, and folders that only its account can use.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def test_no_lock_is_waited_for_in_the_server_beyond_its_time(database, store):
 
 def test_every_function_that_writes_bounds_its_locks(database):
     """
-    Enumerated, so that none is forgotten; appending an event waits for nobody.
+    All of them, from the catalogue; appending an event waits for no lock.
     """
     unbounded = rows(
         database,
@@ -169,7 +169,7 @@ def test_every_function_that_writes_bounds_its_locks(database):
 
 def test_a_connection_that_the_server_closed_is_not_used(bare_database, backend):
     """
-    Nobody notices that it went while it was idle.
+    A connection that closed while idle causes no error.
     """
     before = pid(backend)
     rows(bare_database, "select pg_terminate_backend(%s, 5000)", before)
@@ -179,7 +179,7 @@ def test_a_connection_that_the_server_closed_is_not_used(bare_database, backend)
 
 def test_a_restarted_database_is_found_again(cluster):
     """
-    A server that stops and comes back costs nobody an error once it is there.
+    After a restart of the server, calls work again.
     """
     folder = cluster.home.parent / "another"
     folder.mkdir(mode=0o711)
@@ -270,7 +270,7 @@ def test_a_statement_that_a_pooler_forgot_is_sent_again(backend):
 )
 def test_an_address_may_say_that_it_is_a_transaction_poolers(dsn, understood, prepares):
     """
-    In the word that other programs know. Libpq refuses it, so it is taken out.
+    With the parameter that other programs know. libpq refuses it, so it is removed.
     """
     assert (understood, prepares) == postgres.read_dsn(dsn)
 

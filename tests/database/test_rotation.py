@@ -1,5 +1,5 @@
 """
-Key rotation: all that is sealed under the newest key, while everything goes on; and who lacks a key is seen before it matters.
+Key rotation: everything is encrypted with the newest key while the gateway runs; a host that lacks a key is found.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def connect(rt, **more):
 
 
 def fill(rt, database):
-    """Something encrypted in every place that there is."""
+    """An encrypted value of every kind."""
     ALICE.signs_in(rt.store)
     ALICE.connects(rt.store, ALICE.encrypted(rt.vault))
     assert ALICE.saves(rt.store, ALICE.encrypted(rt.vault, account_id="other")) is None
@@ -103,7 +103,8 @@ def read_all(rt):
 
 def test_everything_is_encrypted_with_the_newest_key(runtime, database):
     """
-    Connections, parked grants, revocations: afterwards the old key may leave, once the journal's last entry is a day old.
+    Connections, pending grants, revocations: afterwards the old key may go, once the journal's last entry is a day
+    old.
     """
     fill(runtime(OLD), database)
     both = runtime(NEW, OLD)
@@ -121,7 +122,7 @@ def test_everything_is_encrypted_with_the_newest_key(runtime, database):
 
 def test_a_second_run_passes_over_what_is_done(runtime, database):
     """
-    Nothing is sealed twice: interrupted anywhere, the next run goes on from there.
+    Nothing is encrypted twice: after an interruption the next run continues.
     """
     fill(runtime(OLD), database)
     both = runtime(NEW, OLD)
@@ -210,7 +211,7 @@ def test_a_locked_row_is_not_waited_for(runtime, database):
 
 def test_what_no_key_opens_is_counted_and_named(runtime, database, tmp_path):
     """
-    By where it stands, so that somebody can act; the rest is done all the same.
+    By its row, so that the operator can act; the rest is done.
     """
     lost, held = connect(runtime(OTHER)), connect(runtime(OLD))
     both = runtime(NEW, OLD)
@@ -224,7 +225,7 @@ def test_what_no_key_opens_is_counted_and_named(runtime, database, tmp_path):
 
 def test_what_an_owner_wrote_in_plain_is_left_to_the_import(runtime, database):
     """
-    It is not sealed, so it is under no key.
+    It is not encrypted, so it has no key.
     """
     held = connect(runtime(OLD))
     rows(database, "update public.provider_data set token = 'in plain' where id = %s", held)
@@ -298,7 +299,7 @@ def test_only_who_was_seen_lately_counts(runtime, database):
 )
 def test_the_doctor_sees_a_host_that_lacks_a_key(hosts, levels):
     """
-    A failure where somebody seals with it; a warning while it is only being added, or taken away.
+    A failure if a host encrypts with it; a warning while it is only being added or removed.
     """
     assert levels == [finding.level for finding in compare_hosts([Host(name, keys, 5) for name, *keys in hosts])]
 
@@ -393,7 +394,7 @@ class Fleet:
 
 
 class Traffic:
-    """People who connect, read and refresh all the time; `noticed` is what they saw of the rotation."""
+    """Users who connect, read and refresh all the time; `noticed` lists their errors."""
 
     def __init__(self, whole):
         self.whole = whole

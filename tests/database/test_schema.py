@@ -227,7 +227,7 @@ def test_no_client_role_may_use_the_schema(database, role):
 @pytest.mark.parametrize("role", ["anon", "authenticated"])
 def test_a_client_role_is_refused_when_it_tries(database, role):
     """
-    Not only by the catalogue's word.
+    Not only according to the catalogue.
     """
     with pytest.raises(InsufficientPrivilege), acting(database, role, uuid.uuid4()) as client:
         client.execute("select public.gateway_session_v1('x')")

@@ -101,7 +101,7 @@ def test_supabases_default_privileges_give_clients_nothing(old):
 
 def test_a_generous_old_policy_no_longer_shows_anothers_rows(old):
     """
-    Policies add up: `using (true)` from before stands, and opens nothing any more.
+    Policies add up: an existing `using (true)` stays, and opens nothing.
     """
     apply_schema(old)
     alice = rows(old, "select id from auth.users order by id limit 1")[0]

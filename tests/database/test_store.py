@@ -58,7 +58,7 @@ def test_an_ended_session_is_over_at_once(store, alice):
 
 def test_a_session_hash_is_never_handed_to_another(store, alice):
     """
-    Opening under a hash that stands fails and leaves the session where it was.
+    Opening with an existing hash fails and leaves that session unchanged.
     """
     with pytest.raises(Unexpected) as refused:
         Person("mallory").signs_in(store, session_hash=alice.session)
@@ -102,7 +102,7 @@ def test_a_ban_that_is_over_is_over(database, store, alice):
 
 def test_a_banned_or_deleted_user_gets_no_session_and_no_connection(database, store, alice):
     """
-    Whoever proves them, and however far the flow has come.
+    Whatever their token, and at every step of the flow.
     """
     fates = (
         "update auth.users set banned_until = now() + interval '1 hour'",
@@ -280,7 +280,7 @@ def test_an_attempt_says_whether_its_user_is_connected_there(store, alice, bob):
 
 def test_an_event_is_appended_as_it_was_told(database, store, alice):
     """
-    With whatever of connection, user and provider there is.
+    With or without connection, user and provider.
     """
     append_event(store, "connect.refused", user_id=alice.id, provider="ghl", data={"error": "browser_mismatch"})
     append_event(store, "gateway.started")

@@ -177,7 +177,7 @@ def test_a_catalogue_that_allows_one_account_only_from_now_on_breaks_no_save(sto
 
 def test_a_link_that_asked_for_less_than_is_connected_is_a_question(store, alice):
     """
-    So that it narrows nobody's part unasked; what its user did not allow is their own decision.
+    So that it does not reduce other partners' scopes; what its user did not allow is their own decision.
     """
     alice.connects(store, scope=("a", "b"))
     link = {"connect_session_id": uuid.uuid4(), "scope": ("a",)}
@@ -223,7 +223,7 @@ def test_what_the_owner_writes_decides_nothing(database, store, alice):
 
 def test_a_user_lists_the_own_connections_by_type_then_age(store, alice, bob):
     """
-    And nobody else's, by list or by id.
+    And no other user's, by list or by id.
     """
     phone = alice.connects(store, provider="ringcentral", type=3)
     crm = alice.connects(store)
@@ -242,7 +242,7 @@ def test_a_user_lists_the_own_connections_by_type_then_age(store, alice, bob):
 
 def test_a_disconnect_removes_row_and_id_and_queues_the_grant(database, store, alice):
     """
-    The other connection stays listed, the sealed pair waits under its generation.
+    The other connection stays listed; the encrypted grant is queued.
     """
     kept = alice.connects(store, provider="google", type=2)
     gone = alice.connects(store)

@@ -1,5 +1,5 @@
 """
-Who is told of which events, and in pages that neither miss nor repeat any.
+Which events a caller sees, in pages that neither miss nor repeat any.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class World:
         )  # fmt: skip
 
     def told(self, caller, after=0, limit=100):
-        """The types that a partner, or a person, may see."""
+        """The event types that a partner or a user may see."""
         who = Caller(user_id=caller.id) if isinstance(caller, Person) else caller.caller()
         return [event.type for event in self.read(who, after, limit).items]
 
@@ -119,7 +119,7 @@ def test_a_user_sees_events_of_the_own_connections_and_who_read_them(world, stor
 
 def test_an_all_partner_sees_events_of_its_providers_and_its_own_actions(world, store):
     """
-    Whoever's doing it was; what the operator does with other partners is none of its business.
+    Whoever caused them; not the operator's actions on other partners.
     """
     everything, google, other = partner(store), partner(store, providers=["google"]), partner(store)
     world.happens("token.read", world.alice, by=other)
@@ -183,7 +183,7 @@ def test_an_own_partner_sees_no_events_before_its_consent_or_between_two(world, 
 
 def test_an_own_partner_sees_that_a_connection_ended_and_not_who_ended_it(world, store):
     """
-    Another partner, the operator, or its user: to whoever was let in it is gone.
+    Whether another partner, the operator, or its user ended it.
     """
     acme, product = partner(store, reach="own"), partner(store)
     for person in (world.alice, world.bob):
@@ -205,7 +205,7 @@ def test_an_own_partner_sees_that_a_connection_ended_and_not_who_ended_it(world,
 
 def test_an_own_partner_may_still_read_the_events_of_its_time_when_its_reach_has_ended(world, store):
     """
-    Up to the end and not beyond; its own acts in any case. A connection that was erased is told of as before.
+    Up to its end and not beyond; its own actions in any case, also for an erased connection.
     """
     acme = partner(store, reach="own")
     for person in (world.alice, world.bob):

@@ -1,5 +1,5 @@
 """
-The store: links of partners, what waits for them, and who may use a connection, over each backend.
+Links of partners, pending grants, and consents, over each backend.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def completes(
 
 def test_a_link_says_what_it_is_for_and_is_started_once(store, alice, acme):
     """
-    To nobody as to its user; and the attempt comes back with what the link said.
+    With and without its user's session; the attempt has the link's values.
     """
     link = makes(store, acme, alice)
     alice.connects(store)
@@ -124,7 +124,7 @@ def test_of_two_starts_at_the_same_moment_one_counts(database, store, alice, acm
 
 def test_who_may_start_is_judged_before_it_is_used_up(store, alice, acme):
     """
-    Somebody else, and nobody where nothing could say who it was; afterwards its user still may.
+    Another user, and no user where the link has no return address; afterwards its user can still start it.
     """
     bob = Person("bob")
     bob.signs_in(store)
@@ -158,7 +158,7 @@ def test_a_key_is_judged_in_the_same_call(database, store, alice, acme):
 
 def test_on_supabase_a_link_is_for_a_user_there_is(database, store, acme):
     """
-    On plain Postgres whoever the partner names is made known.
+    On plain Postgres the named user is inserted.
     """
     somebody = Person("carol")
     assert makes(store, acme, somebody)

@@ -237,7 +237,7 @@ def test_six_workers_claim_six_different_grants(database, store, alice):
 
 def test_one_of_two_answers_to_a_question_counts(database, store, alice):
     """
-    Yes in one tab and no in another, at the same moment: saved or given back, never both, never neither.
+    Yes in one tab and no in another, at the same moment: saved or revoked, never both, never neither.
     """
     alice.connects(store)
     waiting = alice.waits(store)

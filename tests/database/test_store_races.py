@@ -69,7 +69,7 @@ def test_five_processes_disconnect_and_one_did_it(database, store, alice):
 
 def test_saving_and_deleting_the_user_at_once_leaves_nothing_unqueued(database, alice):
     """
-    Whoever comes first: no row of a user who is gone, and each grant that stood waits to be revoked.
+    In any order: no row of a deleted user, and each stored grant is queued.
     """
     delete = "import psycopg\nwith psycopg.connect(argv[3], autocommit=True) as c: c.execute('delete from auth.users')\nsaid = 0"
     script = f"""

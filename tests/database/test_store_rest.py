@@ -366,7 +366,8 @@ def test_a_project_that_is_not_there_is_said_to_be_unavailable(url):
 
 def test_a_name_is_not_looked_up_beyond_its_time(monkeypatch, hurried):
     """
-    Nothing interrupts getaddrinfo, which may take half a minute: whoever waits goes, and one thread is left behind for a name.
+    Nothing interrupts getaddrinfo, which may take half a minute: callers stop waiting, and one thread per name is
+    left.
     """
     asked, ended, really = [], threading.Event(), socket.getaddrinfo
 
@@ -395,7 +396,7 @@ def test_a_name_is_not_looked_up_beyond_its_time(monkeypatch, hurried):
 
 def test_a_connection_that_the_server_closed_is_not_used(api, backend):
     """
-    Nobody notices that it went while it was idle.
+    A connection that closed while idle causes no error.
     """
     backend.call("gateway_nothing_v1", {})
     for link in list(api._open):

@@ -195,7 +195,7 @@ def test_no_function_of_the_gateway_is_the_users_to_call(database, store, alice,
 @pytest.mark.parametrize("fault", ["expired", "nobody", "forged"])
 def test_without_a_good_token_nothing_is_seen(rest, store, alice, fault):
     """
-    Expired, of no user, signed by somebody else.
+    Expired, of no user, or signed with another key.
     """
     alice.connects(store)
     token = {

@@ -31,7 +31,7 @@ def project(cluster):
 
 
 def connected(project, account=BERLIN, **more):
-    """A connection of somebody's, imported a moment ago: who, which row, and its tokens at the provider."""
+    """An imported connection: its user, its row, and its tokens at the provider."""
     alice = project.user()
     row, pair = project.location(alice, account, **more)
     assert import_next(project.rt)
@@ -142,7 +142,7 @@ def test_a_token_that_its_owner_emptied_is_fetched_anew_for_who_asks(project, to
 
 def test_an_emptied_token_is_not_better_than_none(project):
     """
-    While its provider is away whoever asks is told to wait, and not that a secret does not open.
+    While its provider is down, callers get `wait`, not `secret_unreadable`.
     """
     alice, row, _ = connected(project)
     project.writes(alice, row, token=None)
@@ -204,7 +204,7 @@ def test_a_provider_that_is_away_has_not_refused_it(project):
 
 def test_what_the_gateway_itself_writes_is_not_noted(project):
     """
-    Nor what the owner's server does with what is sealed already.
+    Nor what the owner's server does with encrypted values.
     """
     _, row, _ = connected(project)
 

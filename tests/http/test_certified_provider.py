@@ -73,7 +73,7 @@ def walked(url: str, gateway_url: str, login: str) -> str:
 
 def test_a_certified_provider_connects_by_one_toml_table(acme):
     """
-    Discovery, PKCE, id_token, iss and userinfo are all done as the standards say; the row stands sealed.
+    Discovery, PKCE, id_token, iss and userinfo follow the standards; the row is encrypted.
     """
     alice = acme.person("Alice Winter")
     alice.signs_in()
@@ -118,7 +118,7 @@ def test_a_changed_issuer_in_the_response_is_refused(acme):
 
 def test_a_missing_issuer_is_refused_where_the_metadata_promises_it(acme):
     """
-    RFC 9207 section 2.4: what is promised and missing was taken out by somebody.
+    RFC 9207 section 2.4: if iss is promised and missing, it was removed on the way.
     """
     alice = acme.person("Alice Winter")
     alice.signs_in()

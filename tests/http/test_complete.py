@@ -1,5 +1,5 @@
 """
-Links finished in a browser where nobody is signed in: the grant waits until its partner's server has said who it was, once.
+Links finished in a browser without a session: the grant is pending until the partner's server names the user, once.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ BERLIN, LISBON = "NorthwindBerlin00001", "NorthwindLisbon00001"
 
 
 def finishes(stranger, link, account=BERLIN):
-    """The link in a browser that nobody knows, to its end; what that browser alone brings back to the product."""
+    """Finishes the link in a browser without a session; the confirmation that only this browser has."""
     answer = stranger.get(consents(stranger, link["url"], account))
     assert answer.headers["Location"].startswith(f"{stranger.gateway.sandbox.origin}/back?"), answer.headers
     return told(answer)
 
 
 def waits(partner, whose, account=BERLIN):
-    """A link of theirs that was finished, and what came back."""
+    """A finished link of that user, and what came back."""
     link = partner.makes(whose, "ghl")
     return link, finishes(whose, link, account)
 
@@ -108,7 +108,8 @@ def test_after_a_wrong_user_or_confirmation_the_grant_is_revoked_at_once(
     gateway, acme, alice, confirmation, whom, said
 ):
     """
-    One try: nothing is connected, the provider is told before the answer, and the right word comes too late.
+    There is one try: nothing is connected, the grant is revoked before the response, and the correct confirmation
+    comes too late.
     """
     link = acme.makes(alice, "ringcentral")
     back = finishes(alice, link, None)
@@ -126,7 +127,7 @@ def test_after_a_wrong_user_or_confirmation_the_grant_is_revoked_at_once(
 
 def test_anothers_session_is_like_none(gateway, acme, alice):
     """
-    Another partner that knows all of it gets a 404 and spoils nothing; so does whoever makes up an id.
+    Another partner that knows everything gets a 404 and changes nothing; an invented id gets the same.
     """
     link, back = waits(acme, alice)
     other = new_partner(gateway)
@@ -164,7 +165,7 @@ def test_what_does_not_fit_the_call_uses_nothing_up(gateway, acme, alice):
 
 def test_ten_completions_at_once_save_one(gateway, acme, alice):
     """
-    All are answered with the one connection, which is saved and told of once, and nothing is given back.
+    All get the same connection, which is saved and recorded once, and nothing is revoked.
     """
     link, back = waits(acme, alice)
     answers = []
@@ -187,7 +188,7 @@ def test_ten_completions_at_once_save_one(gateway, acme, alice):
 
 def test_an_existing_connection_stays_unchanged_meanwhile(gateway, acme, alice):
     """
-    The same account completes onto the same row; the user's own question, parked beside it, is not displaced.
+    The same account completes onto the same row; the user's own pending grant stays.
     """
     alice.connects("ghl", BERLIN)
     before = standing(gateway, alice)
@@ -228,7 +229,7 @@ def test_over_another_account_the_partner_has_to_decide_and_asking_uses_nothing_
 
 def test_after_a_no_the_grant_is_revoked_and_the_connection_unchanged(gateway, acme, alice):
     """
-    The partner passes on that its user does not want it.
+    The partner reports that its user does not want the connection.
     """
     alice.connects("ghl", LISBON)
     stood = standing(gateway, alice)
@@ -261,7 +262,8 @@ def test_without_a_completion_for_ten_minutes_it_is_revoked(gateway, acme, alice
 @pytest.mark.parametrize("query", ["", "?uninstall=0", "?uninstall=1"])
 def test_its_partner_may_disconnect_it_while_it_waits(gateway, acme, alice, query):
     """
-    Like a connection: erased, given back, and the id is like none afterwards. Our app stays where it is: whose it is there, nobody knows.
+    Like a connection: erased, revoked, and the id is unknown afterwards. The app stays installed, because the account
+    is not confirmed.
     """
     link, back = waits(acme, alice)
     (waiting,) = parked(gateway, link)

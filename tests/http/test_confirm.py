@@ -53,7 +53,7 @@ def alice(gateway):
 
 def test_the_user_is_asked_and_nothing_changes_meanwhile(gateway, alice):
     """
-    The page names both accounts; the standing connection is untouched.
+    The page names both accounts; the existing connection is unchanged.
     """
     (before,) = standing(gateway, alice.id)
 
@@ -67,7 +67,7 @@ def test_the_user_is_asked_and_nothing_changes_meanwhile(gateway, alice):
 
 def test_replace_keeps_the_id_and_bumps_the_generation(gateway, alice):
     """
-    The row is now the other account's, once more sealed, and the product gets the same id.
+    The row now belongs to the other account, encrypted again, and the product gets the same id.
     """
     ((row, _, generation),) = standing(gateway, alice.id)
 
@@ -79,7 +79,7 @@ def test_replace_keeps_the_id_and_bumps_the_generation(gateway, alice):
 
 def test_no_leaves_everything_as_it_was(gateway, alice):
     """
-    The connection stands, and what was parked is gone.
+    The connection stays, and the pending grant is gone.
     """
     before = standing(gateway, alice.id)
     waiting = parked(gateway)
@@ -93,7 +93,7 @@ def test_no_leaves_everything_as_it_was(gateway, alice):
 
 def test_after_a_no_the_new_grant_is_revoked_and_not_the_old(gateway):
     """
-    The provider sees the revocation of the parked refresh token alone.
+    The provider only sees the revocation of the pending refresh token.
     """
     alice = gateway.person("Alice Winter")
     accounts = gateway_accounts(gateway, "ringcentral")
@@ -116,7 +116,7 @@ def gateway_accounts(gateway, provider):
 
 def test_the_question_is_answered_once(gateway, alice):
     """
-    Eight answers at the same moment: one of them counts, the others find nothing parked.
+    Eight answers at the same moment: one counts, the others find no pending grant.
     """
     at = comes_back(alice, "ghl", LISBON)
     fields = dict(HIDDEN.findall(alice.get(at).text.split('id="confirm"')[1])) | {"answer": "replace"}
@@ -139,7 +139,7 @@ def test_the_question_is_answered_once(gateway, alice):
 
 def test_another_browser_or_another_user_answers_nothing(gateway, alice):
     """
-    The grant is parked for this user in this browser.
+    The grant is pending for this user in this browser.
     """
     at = comes_back(alice, "ghl", LISBON)
     elsewhere, bob = alice.elsewhere(), gateway.person("Bob Marsh")
@@ -152,7 +152,7 @@ def test_another_browser_or_another_user_answers_nothing(gateway, alice):
 
 def test_silence_is_a_no(gateway, alice):
     """
-    After ten minutes the grant is taken off and given back; the confirm page finds nothing any more.
+    After ten minutes the grant is revoked; the confirm page finds nothing any more.
     """
     at = comes_back(alice, "ghl", LISBON)
     with psycopg.connect(gateway.dsn) as connection:

@@ -140,7 +140,7 @@ def test_an_uninstall_that_fails_is_reported_and_stops_nothing(gateway, alice, e
 
 def test_a_disconnect_is_over_within_ten_seconds_whatever_hangs(gateway, alice):
     """
-    The token ran out, its renewal takes nearly all the time there is, and then the uninstall hangs: erased, and told.
+    The token expired, its refresh takes nearly all the time, and then the uninstall hangs: erased and reported.
     """
     held = alice.connects("ghl")["connection"]
     with psycopg.connect(gateway.dsn) as connection:
@@ -203,7 +203,7 @@ def test_the_receipt_says_what_was_erased_and_what_became_of_the_grant(gateway, 
 
 def test_a_revocation_that_fails_is_repeated_later(gateway, alice):
     """
-    Queued: erased here, and the sealed grant waits.
+    Erased here, and the encrypted grant is queued.
     """
     held = alice.connects("zoom")["connection"]
     gateway.sandbox.state.add_fault("status", "zoom", "revoke", status=503)
@@ -231,7 +231,7 @@ def test_anothers_connection_is_neither_shown_nor_erased_nor_uninstalled(gateway
 
 def test_nobody_erases_without_a_token_and_nonsense_is_refused(gateway, alice):
     """
-    401 and 400, and the connection stands.
+    401 and 400, and the connection stays.
     """
     held = alice.connects("ghl")["connection"]
 
@@ -242,7 +242,7 @@ def test_nobody_erases_without_a_token_and_nonsense_is_refused(gateway, alice):
 
 def test_the_products_front_end_may_erase_across_origins(gateway, alice):
     """
-    The browser asks first (CORS preflight), and is told that DELETE is allowed.
+    The CORS preflight allows DELETE.
     """
     headers = {"Origin": gateway.sandbox.origin, "Access-Control-Request-Method": "DELETE"}
     answer = requests.options(f"{gateway.url}/v1/connections/{NOBODYS}", headers=headers, timeout=10)
@@ -259,8 +259,8 @@ def test_the_products_front_end_may_erase_across_origins(gateway, alice):
 )
 def test_a_reconnect_wins_over_a_refresh_in_flight(gateway, alice, provider, path):
     """
-    The same id, a new generation, at once. The late answer is discarded: what it brings (RingCentral) is given back, and that it
-    is a refusal (Zoom ends earlier sessions) is not believed. Whoever waited gets the new token, and it works.
+    The same id, a new generation, at once. The late response is discarded: its tokens (RingCentral) are revoked, and
+    a refusal (Zoom ends earlier sessions) is ignored. Waiting callers get the new token, and it works.
     """
     held = alice.connects(provider)["connection"]
     with psycopg.connect(gateway.dsn) as connection:

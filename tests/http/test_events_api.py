@@ -101,6 +101,6 @@ def test_what_is_no_cursor_is_refused(gateway, connected, query):
 
 def test_a_position_that_is_not_there_yet_answers_an_empty_page(gateway, connected):
     """
-    Somebody was told of it by another installation, or made it up.
+    It may be from another installation, or invented.
     """
     assert [] == connected[2].asks(gateway, f"/events?after={10**17}").json()["items"]

@@ -1,5 +1,5 @@
 """
-The main job over HTTP, against a real process, a real database and the played providers.
+The main flows over HTTP, against a real process, a real database and the simulated providers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def listed(gateway, user_id):
 @pytest.mark.parametrize(("provider", "number"), EVERY)
 def test_a_user_connects_and_finds_the_connection_listed(gateway, provider, number):
     """
-    From the link to the list: the row stands sealed, its id in the profile, and the page shows the account.
+    From the link to the list: the row is encrypted, its id in the profile, and the page shows the account.
     """
     alice = gateway.person("Alice Winter")
     alice.signs_in()
@@ -49,7 +49,7 @@ def test_a_user_connects_and_finds_the_connection_listed(gateway, provider, numb
 
 def test_connecting_twice_leaves_one_row_and_one_id(gateway):
     """
-    The id is kept, the generation moves on, and what was sealed before no longer stands.
+    The id is kept, the generation increases, and the old encrypted values are gone.
     """
     alice = gateway.person("Alice Winter")
     first = alice.connects("ghl")

@@ -95,7 +95,8 @@ def problem(answer) -> str:
 @pytest.mark.parametrize("provider", ["ghl", "google", "ringcentral"])
 def test_a_user_connects_and_disconnects(gateway, alice, provider):
     """
-    As over a direct connection: the row stands sealed, its id in the array, on the page; then it is gone and given back.
+    As over a direct connection: the row is encrypted, its id in the array and on the page; then it is gone and
+    revoked.
     """
     ended = alice.connects(provider)
     assert [ended["connection"]] == standing(gateway, alice)
@@ -125,7 +126,7 @@ def test_saying_no_connects_nothing_and_says_so(gateway, alice):
 
 def test_another_account_is_asked_about(gateway, alice):
     """
-    Parked over REST too, with the first standing meanwhile.
+    Pending over REST too; the first connection stays meanwhile.
     """
     first = alice.connects("ghl", "NorthwindLisbon00001")
     answer = alice.get(alice.consents("ghl", COMPANY))
@@ -160,7 +161,7 @@ def test_ten_people_connect_at_once(gateway):
 @pytest.mark.parametrize("fault", ["before", "after"])
 def test_a_save_whose_answer_is_lost_once_ends_as_if_it_was_not(gateway, project, alice, fault):
     """
-    It is tried again by compare-and-set: one row, one event, and the user is told of it.
+    The call is repeated: one row, one event, and the user sees the connection.
     """
     callback = alice.consents("ringcentral")
     revoked = len(gateway.sandbox.state.revocations)
@@ -197,7 +198,8 @@ def test_a_save_without_an_answer_is_not_taken_for_another_callbacks(gateway, pr
 
 def test_a_save_that_arrives_after_it_was_given_up_saves_nothing(gateway, project, alice, monkeypatch):
     """
-    PostgREST had it all the while, and the database comes to it when the user was told and the grant was given back.
+    PostgREST still had the call, and the database executes it after the user saw the failure and the grant was
+    revoked.
     """
     callback, given_up, ended = alice.consents("ringcentral"), threading.Event(), queue.Queue()
     revoked, really = len(gateway.sandbox.state.revocations), project.database.call
@@ -226,7 +228,7 @@ def test_a_save_that_arrives_after_it_was_given_up_saves_nothing(gateway, projec
 @pytest.mark.parametrize("faults", [("before", "before"), ("503", "503"), ("before", "before", "before", "before")])
 def test_a_save_that_never_arrives_leaves_nothing(gateway, project, alice, faults):
     """
-    Told so, nothing stands, and what was granted was given back to the provider.
+    The user sees the failure, nothing is saved, and the grant was revoked.
     """
     callback = alice.consents("ringcentral")
     revoked = len(gateway.sandbox.state.revocations)
@@ -252,7 +254,8 @@ def test_a_callback_is_not_redeemed_without_the_database(gateway, project, alice
 @pytest.mark.parametrize("fault", ["before", "after"])
 def test_a_disconnect_whose_answer_is_lost_is_whole_or_not_at_all(gateway, project, alice, fault):
     """
-    Either all of it stands, or row and id are gone and the grant waits to be given back; the user reads that it is not known.
+    Either everything is there, or row and id are gone and the grant is queued; the page says that the result is
+    unknown.
     """
     connection = alice.connects("ringcentral")["connection"]
     project.fault = once(DISCONNECT, fault)

@@ -1,5 +1,5 @@
 """
-A frozen provider, as users meet it: they are told before they are sent there, and who is under way comes back to nothing.
+A frozen provider for users: a connect is refused before the redirect, and an attempt under way connects nothing.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Links of partners, attacked with two browsers: whoever opens one that is not theirs gets no further, and looking uses nothing up.
+Links of partners, attacked with two browsers: another user's link goes no further, and opening it does not use it up.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def test_a_link_is_made_of_what_fits_and_of_nothing_else(gateway, acme, alice, c
 
 
 def test_a_name_that_is_repeated_in_a_body_is_refused_and_named(gateway, acme, alice):
-    """Which of the two was meant, nobody can say (RFC 8259 section 4)."""
+    """It is unclear which of the two was meant (RFC 8259 section 4)."""
     body = f'{{"user_id": "{alice.id}", "provider": "google", "provider": "ghl"}}'
     answer = acme.calls("POST", "/v1/connect-sessions", data=body, headers={"Content-Type": "application/json"})
 
@@ -91,8 +91,8 @@ def test_a_name_that_is_repeated_in_a_body_is_refused_and_named(gateway, acme, a
 
 def test_only_a_partner_with_the_scope_makes_links_and_only_to_its_own_providers(gateway, alice):
     """
-    A key without the scope, a key for another provider, a user's token and no key at all; and a key that is none is told that
-    before anything about what it sent.
+    A key without the scope, a key for another provider, a user's token and no key; an invalid key is reported before
+    any mistake in the request.
     """
     body = {"user_id": alice.id, "provider": "google"}
     reader = new_partner(gateway, scope=["tokens:read"])
@@ -214,7 +214,7 @@ def test_a_secret_that_is_none_opens_nothing(gateway, alice, secret):
 
 def test_another_signed_in_user_is_refused_before_any_redirect(gateway, acme, alice, bob):
     """
-    The attacker's link in the victim's browser: told whom it is for, masked, at the page and at the form; nothing is used up.
+    The attacker's link in the victim's browser: page and form show the link's user, masked; the link is not used up.
     """
     alice.signs_in()
     bob.signs_in()
@@ -238,7 +238,7 @@ def test_another_signed_in_user_is_refused_before_any_redirect(gateway, acme, al
 
 def test_a_link_starts_once_however_many_press_at_once(gateway, acme, alice):
     """
-    Ten posts of the same form at the same moment: one goes on to the provider, nine are told that it was used.
+    Ten posts of the same form at the same moment: one goes to the provider, nine get "already used".
     """
     link = acme.makes(alice)
     fields = fields_in(alice.get(link["url"]).text.split('id="link"')[1])
@@ -293,7 +293,8 @@ def test_the_form_is_of_this_browser_and_this_link_alone(gateway, acme, alice, b
 
 def test_without_a_return_address_the_user_has_to_sign_in(gateway, acme, alice):
     """
-    A link that returns nowhere, opened by nobody: the product's sign-in, with the way back to the link, which is not used up.
+    A link without return_to, opened without a session: redirect to the product's sign-in and back; the link is not
+    used up.
     """
     link = acme.makes(alice, return_to=None)
     page = alice.get(link["url"])
@@ -307,7 +308,7 @@ def test_without_a_return_address_the_user_has_to_sign_in(gateway, acme, alice):
 
 def test_a_frozen_or_revoked_partners_link_does_not_start(gateway, alice):
     """
-    The operator's word counts at the page and at the form.
+    Both the page and the form refuse it.
     """
     partner = new_partner(gateway)
     link = partner.makes(alice)
@@ -327,7 +328,7 @@ def test_a_frozen_or_revoked_partners_link_does_not_start(gateway, alice):
 
 def test_finished_signed_in_as_that_user_it_is_active_and_shared(gateway, acme, alice):
     """
-    In the same transaction: the connection, the owner's yes to this partner, and the events that say who did what.
+    In one transaction: the connection, the owner's consent for this partner, and the events.
     """
     alice.signs_in()
     link = acme.makes(alice)
@@ -401,7 +402,8 @@ def test_scopes_of_several_partners_are_merged_and_none_is_lost(gateway, acme, a
 
 def test_another_account_through_a_link_is_asked_about_and_shared_after_the_answer(gateway, acme, alice):
     """
-    The confirm page says who uses what stands; the partner is let in with the answer and not before.
+    The confirm page names the partners of the existing connection; the new partner gets access with the answer and
+    not before.
     """
     alice.connects("ghl", "NorthwindBerlin00001")
     at = alice.get(consents(alice, acme.makes(alice, "ghl")["url"], "NorthwindLisbon00001")).headers["Location"]

@@ -55,7 +55,7 @@ def test_the_holder_of_a_link_learns_nothing_about_other_partners(acme, alice, s
 @pytest.mark.parametrize(("answer", "left"), [("replace", False), ("no", True)])
 def test_a_completion_removes_no_scope_unless_it_says_so(acme, alice, shared, answer, left):
     """
-    What came back from an unknown browser allows less than what stands: 409 as often as one asks, `both` is no answer to it.
+    The new grant allows less than the connection: 409 for every repeated call, and `both` is not a valid answer.
     """
     borealis, row = shared
     link = acme.makes(alice, scope=[DRIVE])
@@ -74,7 +74,8 @@ def test_a_completion_removes_no_scope_unless_it_says_so(acme, alice, shared, an
 @pytest.mark.parametrize("answer", ["replace", "no"])
 def test_a_user_who_signed_in_meanwhile_is_asked_before_a_link_removes_scopes(acme, alice, shared, answer):
     """
-    Started by nobody, with less than stands, and finished signed in: the page says what would be gone, and who uses it.
+    Started without a session, with less than is connected, and finished signed in: the page lists the lost scopes and
+    the partners.
     """
     borealis, row = shared
     browser = alice.elsewhere()
@@ -97,7 +98,7 @@ def test_a_user_who_signed_in_meanwhile_is_asked_before_a_link_removes_scopes(ac
 
 def test_what_a_revoked_partner_asked_for_is_asked_for_no_more(gateway, alice, shared):
     """
-    Whoever connects again asks for what the others need.
+    A reconnect requests what the other partners need.
     """
     borealis, _ = shared
     assert CALENDAR in asked(alice.begins("google"))["scope"].split()
@@ -178,7 +179,7 @@ def given_back(gateway, before):
 @pytest.mark.parametrize("known", [True, False])
 def test_for_a_partner_that_was_stopped_on_the_way_nothing_is_connected(gateway, alice, column, known):
     """
-    Between "Continue" and the way back, signed in or not: what was granted is given back, and the product is told `frozen`.
+    Between "Continue" and the callback, signed in or not: the grant is revoked, and the product gets `frozen`.
     """
     partner, before = new_partner(gateway), len(gateway.sandbox.state.revocations)
     if known:
@@ -213,7 +214,7 @@ def test_pending_grants_of_a_stopped_partner_are_revoked_at_once(gateway, alice,
 
 def test_a_question_is_not_answered_for_a_partner_that_was_stopped(gateway, alice):
     """
-    Another account came back by its link, and its user is asked: the answer comes too late, and what stands stays.
+    Another account came back by its link, and its user is asked: the answer comes too late, and the connection stays.
     """
     partner = new_partner(gateway)
     alice.connects("ghl", BERLIN)

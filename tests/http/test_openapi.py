@@ -137,7 +137,7 @@ def test_a_route_that_says_nothing_is_not_described(app):
 
 def test_the_document_is_public_and_asked_about_again(app):
     """
-    Whoever has it is told that it is the same; its server is the public URL, whatever the request says.
+    A repeated request gets 304; `servers` is the public URL, whatever the request says.
     """
     client = app.test_client()
     first = client.get("/openapi.json", headers={"Host": "elsewhere.example"})
@@ -351,7 +351,7 @@ def test_a_body_that_is_not_as_described_is_refused(busy, status, body, kind, fi
 
 def test_no_call_takes_a_parameter_that_it_does_not_have(busy):
     """
-    A filter that is mistyped would show everything, and nobody would notice.
+    A mistyped filter would show everything, unnoticed.
     """
     headers = {"Authorization": f"Bearer {busy.key}"}
     for method, path in CALLS:

@@ -1,6 +1,6 @@
 """
-What one caller's reads, refreshes and leaving do to others: who waits is judged for themselves, nobody refreshes without bound or
-ends what is another's; and time tells nothing.
+Effects of one caller on others: waiting callers are checked themselves, refreshes are limited, no caller ends
+another's access, and times tell nothing.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def test_a_caller_that_waits_for_the_gateways_own_refresh_is_checked_itself(gate
 
 def test_ten_new_tokens_of_a_connection_within_a_minute_are_enough(gateway, alice):
     """
-    The eleventh is told to wait where it is forced, and is the living token where it is not; other connections know nothing of it.
+    A forced eleventh gets 429, a read gets the valid token; other connections are not affected.
     """
     hers, other = alice.connects("google")["connection"], alice.connects("ghl")["connection"]
     made = partner_of(gateway.dsn)

@@ -177,7 +177,8 @@ def test_invalid_keys_get_the_same_response(gateway, alice):
 
 def test_a_partner_reads_a_valid_token_and_is_named_in_the_events(gateway, alice):
     """
-    The provider takes it; expired, it is refreshed first. Each read is told once, with who did it and without a secret.
+    The provider accepts the token; an expired one is refreshed first. Each read is recorded once, with its reader and
+    without a secret.
     """
     hers = alice.connects("google")["connection"]
     made = partner_of(gateway.dsn)
@@ -358,7 +359,7 @@ def test_a_partner_that_leads_a_refresh_and_is_frozen_leaves_those_who_wait_thei
 
 def test_what_ends_a_partners_refresh_is_not_reported_to_other_waiting_callers(gateway, alice, operator):
     """
-    Frozen while it led a refresh that failed: the owner is told of the provider.
+    Frozen while it started a refresh that failed: the owner gets the provider's error.
     """
     hers = alice.connects("ghl")["connection"]
     made = partner_of(gateway.dsn)
@@ -394,8 +395,8 @@ def test_a_limit_is_reported_with_retry_after(gateway, alice):
 
 def test_partners_share_a_connection_until_the_last_of_them_leaves(gateway, alice):
     """
-    The first that leaves ends its own reach: kept, and not uninstalled either. The one that it was made for takes it, and the
-    provider is told.
+    The first to disconnect ends its own access: kept, and not uninstalled. The one that it was made for erases it,
+    and it is revoked.
     """
     hers = alice.connects("zoom")["connection"]
     first, second = partner_of(gateway.dsn, reach="own"), partner_of(gateway.dsn, reach="own")
@@ -441,7 +442,7 @@ def test_a_check_asks_the_provider_whose_account_it_is(gateway, alice):
 )
 def test_a_token_that_the_provider_refuses_is_refreshed_once(gateway, alice, refusals, withdrawn, status, requests_):
     """
-    Taken then, the connection stands; refused again, or with the grant itself, its owner has to connect again.
+    If it is accepted then, the connection stays; if it or the grant is refused, its owner has to connect again.
     """
     hers = alice.connects("google")["connection"]
     before = len(refreshes(gateway, "google"))
@@ -475,7 +476,7 @@ def test_a_token_of_another_account_ends_the_connection(gateway, alice):
 
 def test_a_provider_that_is_away_tells_nothing_of_a_connection(gateway, alice):
     """
-    It stays as it is, and whoever asked may ask later.
+    It stays as it is, and the caller may ask later.
     """
     hers = alice.connects("google")["connection"]
     gateway.sandbox.state.add_fault("status", "google", "userinfo", status=503)
@@ -501,7 +502,7 @@ def test_a_provider_that_is_away_tells_nothing_of_a_connection(gateway, alice):
 )
 def test_an_unusable_response_changes_nothing(gateway, alice, said):
     """
-    Whoever asked must not take it for "it works"; nor does it end anything.
+    It does not mean that the connection works; nor does it end anything.
     """
     hers = alice.connects("google")["connection"]
     gateway.sandbox.state.add_fault("status", "google", "userinfo", **said)

@@ -1,5 +1,5 @@
 """
-docs/partners.md, compared with the API that it is about; and its example, run as it stands there against a whole gateway.
+docs/partners.md compared with the API; and its example, run unchanged against a whole gateway.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def test_the_document_lists_every_event_that_a_partner_may_see_and_no_other():
 
 def test_a_provider_that_is_away_is_said_with_the_seconds_where_they_are_known():
     """
-    To be waited for as the example does; where nobody knows, nothing is made up. Nor is a refresh told to connect again.
+    The example waits for them; without known seconds there is no header. A refresh is not told to connect again.
     """
     app = build_app(
         SimpleNamespace(settings=SimpleNamespace(public_url=URL, secure=True, app_origins=(), trusted_proxies=0))
@@ -153,7 +153,7 @@ def example(monkeypatch):
 
 @pytest.fixture
 def played(example):
-    """The example's Gateway, with answers that are played."""
+    """The example's Gateway, with simulated responses."""
     with requests_mock.Mocker() as wire:
         yield SimpleNamespace(gateway=example.Gateway(URL, "gw_live_key"), wire=wire)
 
@@ -209,7 +209,7 @@ def test_the_example_sends_the_owner_to_a_link_where_only_they_can_help(example,
 
 def test_the_example_completes_what_an_unknown_browser_brings_back(played):
     """
-    With who is signed in there; what stands in the browser's query cannot lead to another address.
+    With the user signed in there; the browser's query cannot change the address.
     """
     session = str(uuid.uuid4())
     asked = played.wire.post(f"{URL}/v1/connect-sessions/{session}/complete", json={"id": "1"})

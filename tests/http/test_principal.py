@@ -57,7 +57,7 @@ def asked(app, path="/v1/connections", *, proxies=0, peer=PEER, **headers):
 )
 def test_only_as_many_proxies_are_believed_as_the_operator_named(app, proxies, forwarded, known):
     """
-    From the right; whatever stands further left is anybody's invention, and a header that does not hold falls back to the peer.
+    From the right; addresses further left can be forged, and with an invalid header the peer counts.
     """
     with asked(app, proxies=proxies, X_Forwarded_For=forwarded):
         assert known == principal.client_address()
@@ -144,7 +144,7 @@ def fails(app, peer, path="/v1/connections", error=Unauthenticated):
 
 def test_failures_cost_by_address_and_success_never_waits(app):
     """
-    The next failure from there is told to wait; from elsewhere, or of another kind, it is as before.
+    The next failure from there gets 429; from elsewhere, or of another kind, nothing changes.
     """
     most = auth_rate_limit.FAILURES_PER_MINUTE.amount
     for _ in range(most):
@@ -162,7 +162,7 @@ def test_failures_cost_by_address_and_success_never_waits(app):
 
 def test_an_ipv6_customer_is_one_address(app):
     """
-    Whoever has a network of 64 bits does not begin anew with each address in it.
+    All addresses of one /64 network count as one.
     """
     for at in range(auth_rate_limit.FAILURES_PER_MINUTE.amount):
         assert type(fails(app, f"2001:db8::{at:x}")) is Unauthenticated

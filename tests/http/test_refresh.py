@@ -106,7 +106,8 @@ def test_another_users_connection_is_like_none(gateway, alice):
 
 def test_a_refused_refresh_asks_the_user_to_reconnect(gateway, alice):
     """
-    invalid_grant is final: the connection is marked, everybody is told; connecting again mends it under the same id.
+    invalid_grant is final: the connection is marked and every caller gets the error; connecting again repairs it
+    under the same id.
     """
     connection = alice.connects("google")["connection"]
     gateway.sandbox.state.withdraw("google")
@@ -124,7 +125,8 @@ def test_a_refused_refresh_asks_the_user_to_reconnect(gateway, alice):
 @pytest.mark.parametrize("error", ["interaction_required", "consent_required", "login_required", "access_denied"])
 def test_a_refresh_that_wants_its_user_asks_them_to_reconnect(gateway, alice, error):
     """
-    Nobody is there who could say or do what the provider wants (OpenID Connect Core section 3.1.2.6): as good as refused.
+    No user is present who could do what the provider requires (OpenID Connect Core section 3.1.2.6): it counts as
+    refused.
     """
     connection = alice.connects("zoom")["connection"]
     expire(gateway, connection)
@@ -148,7 +150,7 @@ def test_a_refresh_that_wants_its_user_asks_them_to_reconnect(gateway, alice, er
 )
 def test_an_error_that_is_no_refusal_keeps_the_connection_active(gateway, alice, fault, options, status, remedy):
     """
-    Who must act is told; the connection stays, backs off, and is refreshed when the trouble is over.
+    The error says who must act; the connection stays, backs off, and is refreshed later.
     """
     connection = alice.connects("zoom")["connection"]
     expire(gateway, connection)
@@ -196,7 +198,7 @@ def test_a_failing_refresh_does_not_take_the_token_that_lives(gateway, alice):
 
 def test_a_breaker_spares_a_provider_that_fails_for_many(gateway, alice):
     """
-    After five failures in a row nobody calls it but one probe; nobody is expired by the outage, and its end is found.
+    After five failures in a row only one probe calls it; the outage ends no connection, and its end is found.
     """
     held = [gateway.person(f"Owner{number} Hill") for number in range(8)]
     connections = [(person, person.connects("google")["connection"]) for person in held]

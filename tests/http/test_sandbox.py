@@ -132,7 +132,7 @@ def test_google_says_who_it_is_unless_its_switch_is_off(walk, sandbox):
 
 @pytest.mark.parametrize(("provider", "path"), [("google", "/revoke"), ("ringcentral", "/restapi/oauth/revoke"), ("zoom", "/oauth/revoke")])  # fmt: skip
 def test_revoking_one_token_ends_the_grant_and_is_counted(walk, sandbox, provider, path):
-    """RFC 7009 section 2.1; the access token dies with the refresh token."""
+    """RFC 7009 section 2.1; the access token ends with the refresh token."""
     walker = walk(provider)
     body = walker.connects(access_type="offline")
     proof = None if provider == "google" else (walker.client_id, walker.secret)

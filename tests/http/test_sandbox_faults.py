@@ -1,5 +1,5 @@
 """
-The sandbox goes wrong when it is told to, as often as it is told to, and writes down what it saw.
+Faults of the sandbox happen as planned and as often as planned, and requests are recorded.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def test_a_connection_can_be_reset_in_place_of_an_answer(sandbox):
 
 
 def test_slowness_delays_only_its_own_response(sandbox, google):
-    """Narrowed to one code; whoever comes meanwhile is served."""
+    """For one code; other requests are served meanwhile."""
     slow, quick = google.returns()["code"], google.returns()["code"]
     sandbox.state.add_fault("slow", "google", "token", seconds=1.5, code=slow)
     with ThreadPoolExecutor(1) as pool:
@@ -247,7 +247,7 @@ def test_switches_the_clock_and_a_withdrawal_are_within_reach_of_curl(sandbox, g
 
 
 def test_connections_are_kept_and_stopping_ends_them():
-    """A peer that keeps its connection needs one; after stop there is nobody."""
+    """A client that keeps its connection needs one; after stop there is none."""
     server = make_server().start()
     link = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
     link.connect()

@@ -102,7 +102,7 @@ def test_an_agency_mints_tokens_for_its_locations_and_uninstalling_ends_them_all
 
 
 def test_highlevel_counts_calls_per_resource(walk, sandbox):
-    """100 in 10 s, told in headers; then 429."""
+    """100 in 10 s, shown in headers; then 429."""
     walker = walk("ghl")
     token = walker.connects()["access_token"]
     first = walker.reads("/locations/NorthwindBerlin00001", token, **VERSION)

@@ -45,7 +45,7 @@ def test_the_products_page_hands_its_user_to_the_gateway_and_shows_how_it_ended(
 
 
 def test_a_partners_link_is_reached_by_handing_over_who_is_signed_in(sandbox, monkeypatch):
-    """Whoever was signed in at the gateway before; or, on demand, straight there, where nobody says who it is."""
+    """Whatever session the gateway had before; or, on demand, directly and without a session."""
     monkeypatch.setitem(sandbox.state.partner_keys, partner.ACME, "gw_live_key")
     monkeypatch.setattr(partner, "make_link", lambda *_: f"{sandbox.state.gateway}/link/secret")
     wanted, bob = {"provider": "google"}, {"northwind_user": "bob"}

@@ -1,7 +1,6 @@
 """
-The promises that the bench measures, in a short form: ratios alone, since the machine is whosever it is.
-
-One quick run serves all tests. The figures that are told to people come from `python -m bench.connect`, see bench/README.md.
+The promises that the bench measures, in a short form: only ratios, because machines differ. One quick run serves all
+tests. Published figures come from `python -m bench.connect`, see bench/README.md.
 """
 
 from __future__ import annotations
@@ -54,13 +53,13 @@ def test_an_exchange_opens_no_tls_connection(figures):
 
 def test_a_connect_that_stores_its_state_costs_less_than_one_that_does_not(figures):
     """
-    The hand-written route keeps state in a cookie; ours writes a row, and judges session and form, for two thirds of the CPU.
+    The hand-written route keeps state in a cookie; the gateway writes a row, and checks session and form.
     """
     assert figures["ratios"]["connect"] > 1
 
 
 def test_a_token_read_costs_no_more_than_the_hand_written_one():
     """
-    Which looks a key up and decrypts; ours judges reach, freeze and limits and tells the ledger, for two thirds of the CPU.
+    That one looks a key up and decrypts; the gateway also checks reach, freeze and limits and records the read.
     """
     assert measured("bench.reads", 160)["ratios"]["read"] > 1

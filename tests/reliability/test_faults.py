@@ -1,5 +1,5 @@
 """
-Hostile and broken answers, from the played providers: each has its slug, stores nothing, and ends in time.
+Hostile and broken responses of simulated providers: each has its slug, stores nothing, and ends in time.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def stored(gateway, user_id):
 
 
 def ends(alice, provider, **options):
-    """How a callback ends: the slug and the seconds."""
+    """The slug and duration of a callback."""
     callback = alice.consents(provider, **options)
     started = time.monotonic()
     answer = alice.get(callback)
@@ -83,7 +83,7 @@ def ends(alice, provider, **options):
 @pytest.mark.parametrize(("fault", "options", "slug"), TOKEN_FAULTS, ids=json.dumps)
 def test_a_broken_token_response_has_its_slug_and_stores_nothing(gateway, alice, provider, fault, options, slug):
     """
-    Whatever the token endpoint answers, the product is told by a slug, and no row stands.
+    Whatever the token endpoint responds, the product gets a slug, and no row is stored.
     """
     options = options | ({"to": f"{gateway.sandbox.origin}/elsewhere"} if fault == "redirect" else {})
     gateway.sandbox.state.add_fault(fault, provider, "token", **options)
@@ -99,7 +99,7 @@ def test_a_broken_token_response_has_its_slug_and_stores_nothing(gateway, alice,
 @pytest.mark.parametrize("kind", ID_TOKENS)
 def test_an_id_token_that_does_not_hold_is_refused(gateway, alice, kind):
     """
-    OpenID Connect Core section 3.1.3.7, check by check; and what was granted is given back.
+    OpenID Connect Core section 3.1.3.7, check by check; and the grant is revoked.
     """
     before = len(gateway.sandbox.state.revocations)
     gateway.sandbox.state.add_fault("id_token", "google", "token", kind=kind)
@@ -141,7 +141,7 @@ def test_after_a_broken_account_response_the_grant_is_revoked(gateway, alice, pr
 
 def test_a_provider_that_drips_or_is_silent_ends_within_ten_seconds(gateway):
     """
-    A total deadline, not one per read, for headers, body and silence alike; and a neighbour's request goes on meanwhile.
+    A total deadline, not one per read, for headers, body and silence; other requests work meanwhile.
     """
     ended, waiting = {}, []
     for endpoint in ("token", "userinfo"):
@@ -238,7 +238,7 @@ def test_a_denied_consent_by_fault_comes_back(gateway, alice):
 )
 def test_a_rejected_response_is_revoked_all_the_same(gateway, alice, fault, options):
     """
-    The provider granted something, whatever shape its answer had: the tokens in it are revoked.
+    The provider granted something, whatever the form of its response: its tokens are revoked.
     """
     before = len(gateway.sandbox.state.revocations)
     gateway.sandbox.state.add_fault(fault, "ringcentral", "token", **options)
@@ -252,7 +252,7 @@ def test_a_rejected_response_is_revoked_all_the_same(gateway, alice, fault, opti
 
 def test_a_revocation_takes_no_longer_than_what_is_left_of_the_ten_seconds(gateway, alice):
     """
-    An account endpoint that is silent leaves none: the grant is given back beside the answer.
+    A silent account endpoint leaves none: the grant is revoked in the background.
     """
     gateway.sandbox.state.add_fault("silence", "ringcentral", "userinfo")
     before = len(gateway.sandbox.state.revocations)
@@ -269,7 +269,7 @@ def test_a_revocation_takes_no_longer_than_what_is_left_of_the_ten_seconds(gatew
 
 def test_an_issuer_that_hangs_does_not_take_the_threads(cluster, template):
     """
-    Eighty visitors of a provider whose discovery is silent; the neighbours are served as ever.
+    Eighty callers of a provider whose discovery is silent; other requests are served.
     """
     registered = {"SILENT_CLIENT_ID": "x", "SILENT_CLIENT_SECRET": "y"}
     with (

@@ -1,5 +1,5 @@
 """
-The database goes away in the middle: nothing is half-stored, the grant is given back, and the user is told the truth.
+The database fails in the middle: nothing is half-stored, the grant is revoked, and the user sees the true result.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def stalled(place):
 
 
 def settled(gateway, person):
-    """What stands of somebody, once the server has done all that it was asked for: a process that ends lets go of every connection."""
+    """The rows of a user, once the server has finished every statement."""
     gateway.process.terminate()
     gateway.process.wait(20)
     with psycopg.connect(gateway.dsn, autocommit=True) as connection:
@@ -120,8 +120,8 @@ def settled(gateway, person):
 
 def test_a_database_that_stalled_saves_nothing_after_it_was_given_up(place):
     """
-    It still has the request when it goes on; by then the user knows that nothing stands, and the grant was given back. So for a save and
-    for what would be parked, each with a database of its own.
+    It executes the request later; by then the user saw the failure, and the grant was revoked. For a save and for a
+    pending grant, each with its own database.
     """
     places = [place / "save", place / "park"]
     for each in places:
@@ -137,7 +137,7 @@ def test_a_database_that_stalled_saves_nothing_after_it_was_given_up(place):
 
 
 def given_up(place, server, asked):
-    """The database stalls while a grant is being saved; `asked`: over another account, so that it is to be parked."""
+    """The database stalls while a grant is saved; `asked`: over another account, so that it would be pending."""
     apply_schema(server.dsn)
     gateway = Gateway(place / "gateway", server.dsn).start()
     try:
@@ -173,7 +173,7 @@ def given_up(place, server, asked):
 
 def test_after_a_database_error_the_grant_is_revoked_too(gateway):
     """
-    Whatever the reason: a grant that does not stand is not kept alive either, and the page shows nothing of the reason.
+    Whatever the reason: a grant that is not stored is revoked, and the page does not show the reason.
     """
     alice = gateway.person("Alice Winter")
     alice.signs_in()

@@ -1,5 +1,6 @@
 """
-The refresh engine under storms, outages, deaths and wrong clocks: the short forms of the proofs in bench/ (docs/reliability.md).
+Refreshes with many readers, outages, crashes and wrong clocks: short forms of the proofs in bench/
+(docs/reliability.md).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def stage():
 
 
 def answered(stage, row):
-    """A journalled answer of a host that died before it could save it."""
+    """A journalled response of a host that crashed before it saved it."""
     with stage.actor() as actor:
         crashes.kill_at(stage, actor, crashes.JOURNALLED, "read", ids=[row])
         actor.gone()
@@ -38,7 +39,8 @@ def answered(stage, row):
 
 def test_many_readers_cause_one_token_request_for_each_expiry():
     """
-    Five expiries, forty readers, two processes, and a provider that revokes the family on reuse: nobody goes without a token.
+    Five expiries, forty readers, two processes, and a provider that revokes the family on reuse: every reader gets a
+    token.
     """
     told = storm(5, 40, 2, 0.2, quiet=True)
 
@@ -49,7 +51,7 @@ def test_many_readers_cause_one_token_request_for_each_expiry():
 
 def test_a_healthy_connection_is_read_while_fifty_wait_for_another():
     """
-    Every wait is bounded: who may not wait is told to come back, and no healthy read waits for the refresh.
+    Every wait is bounded: callers beyond the limit get Retry-After, and no read of another connection waits.
     """
     [told] = neighbour(1, seconds=3)
 
@@ -61,7 +63,8 @@ def test_a_healthy_connection_is_read_while_fifty_wait_for_another():
 
 def test_a_process_killed_over_a_refresh_loses_nothing_where_the_provider_forgives(stage):
     """
-    Taken over by the same host or another; and where the provider does not forgive, only in the one moment, and told.
+    Repeated by the same host or another; if the provider rejects repeated tokens, lost only in one moment, and
+    reported.
     """
     rows = crashes.run(stage, 1, (crashes.ASKED, crashes.ANSWERED, crashes.JOURNALLED, crashes.SAVED))
 
@@ -71,7 +74,7 @@ def test_a_process_killed_over_a_refresh_loses_nothing_where_the_provider_forgiv
 
 def test_a_process_killed_over_a_connect_or_a_disconnect_leaves_nothing_half_done(stage):
     """
-    Either all of it stands or none; an erased connection is given back by whoever comes next.
+    Either everything is saved or nothing; the next process revokes an erased connection.
     """
     assert [] == crashes.failures(
         crashes.run(stage, 1, (crashes.CONNECT[2], crashes.CONNECT[-1], crashes.DISCONNECT[0]))
@@ -80,7 +83,7 @@ def test_a_process_killed_over_a_connect_or_a_disconnect_leaves_nothing_half_don
 
 def test_the_database_away_in_the_middle_of_refreshes_loses_nothing():
     """
-    The answers wait in the journal, and a second host does not ask for what the first may have.
+    The responses wait in the journal, and a second host does not request what the first may have.
     """
     told = outage(10, 3)
 
@@ -91,7 +94,7 @@ def test_the_database_away_in_the_middle_of_refreshes_loses_nothing():
 
 def test_what_is_due_is_refreshed_once_by_two_workers():
     """
-    Each is claimed by one.
+    One worker claims each.
     """
     told = due(100, quiet=True)
 
@@ -103,7 +106,7 @@ def test_what_is_due_is_refreshed_once_by_two_workers():
 
 def test_a_response_that_is_already_saved_is_not_revoked(stage):
     """
-    Killed after the commit and before the journal was told: the replay finds its own work, and revokes nothing.
+    Killed between the commit and the journal's update: the replay finds its own work, and revokes nothing.
     """
     [(row, account)] = stage.connections("strict", 1).items()
     stage.expire([row])
@@ -121,7 +124,7 @@ def test_a_response_that_is_already_saved_is_not_revoked(stage):
 
 def test_a_journalled_response_is_used_before_another_request_is_sent(stage):
     """
-    A reader comes before any worker does: nothing is sent for a generation whose answer lies there.
+    A reader comes before any worker: nothing is sent for a generation with a journalled response.
     """
     [(row, account)] = stage.connections("strict", 1).items()
     stage.expire([row])
@@ -136,7 +139,7 @@ def test_a_journalled_response_is_used_before_another_request_is_sent(stage):
 
 def test_a_response_for_a_deleted_connection_is_revoked(stage):
     """
-    Not resurrected, and not left to live at the provider.
+    Not created again, and not left valid at the provider.
     """
     [(row, account)] = stage.connections("strict", 1).items()
     stage.expire([row])
@@ -153,7 +156,7 @@ def test_a_response_for_a_deleted_connection_is_revoked(stage):
 
 def test_a_refusal_is_undone_when_the_response_turns_up(stage):
     """
-    Another host gave up waiting and was refused; the host that holds the answer comes back: the connection is whole again.
+    Another host stopped waiting and was refused; the host with the response returns: the connection works again.
     """
     [(row, _)] = stage.connections("forgiving", 1).items()
     stage.expire([row])
@@ -172,7 +175,7 @@ def test_a_refusal_is_undone_when_the_response_turns_up(stage):
 
 def test_one_entry_that_does_not_decrypt_does_not_block_the_others(stage):
     """
-    Sealed with a key that this host has not: the worker goes on, and the entry stays for when the key is back.
+    Encrypted with a key that this host lacks: the worker continues, and the entry stays until the key is back.
     """
     [row, other] = stage.connections("strict", 2)
     stage.expire([row, other])
@@ -237,7 +240,7 @@ def test_a_clock_that_is_five_minutes_wrong_makes_no_token_older_or_younger(stag
 
 def test_without_a_journal_an_outage_loses_nothing_and_a_crash_is_reported(stage):
     """
-    GATEWAY_JOURNAL=0 keeps answers in memory: a process that dies takes them along, and the connection says so.
+    GATEWAY_JOURNAL=0 keeps responses in memory: a crash loses them, and the connection shows it.
     """
     [(row, _)] = stage.connections("strict", 1).items()
     stage.expire([row])

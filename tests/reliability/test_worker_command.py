@@ -1,5 +1,5 @@
 """
-`python -m gateway worker`: the work that nobody waits for in processes of its own, ended after the unit under way.
+`python -m gateway worker`: background work in separate processes, ended after the current unit.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def test_a_worker_revokes_what_is_queued(alone):
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_ends_after_the_unit_under_way(alone, sign):
     """
-    The answer that the provider owes is waited for and stands: nothing is left to be repaired.
+    It waits for the provider's response and saves it: nothing is left to repair.
     """
     alice = alone.person("Alice Winter")
     held = alice.connects("ringcentral")["connection"]
@@ -171,7 +171,7 @@ def test_an_idle_worker_ends_at_once(alone):
 
 def test_a_worker_says_which_keys_it_has(alone):
     """
-    As every process does, so that a host that lacks one is seen.
+    Like every process, so that a host without a key is found.
     """
     changed(alone, "delete from gateway.host")
     with worker(alone) as process:

@@ -36,7 +36,7 @@ SOON = datetime(2030, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who can sign in."""
+    """A user who can sign in."""
 
     label: str
     id: uuid.UUID = field(default_factory=uuid.uuid4)

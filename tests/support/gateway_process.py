@@ -37,7 +37,7 @@ HIDDEN = re.compile(r'<input type="hidden" name="([^"]+)" value="([^"]*)">')
 
 
 def free_port() -> int:
-    """A port that nobody listens on just now."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -92,7 +92,7 @@ class Gateway:
         self.sandbox.stop()
 
     def person(self, name: str = "Alice Winter", *, user_id: str | None = None) -> Person:
-        """Somebody of the product in a browser of their own, not signed in here yet."""
+        """A user of the product in a new browser, without a session here."""
         email = f"{name.split(maxsplit=1)[0].lower()}@northwind.example"
         return Person(self, ProductUser(name, user_id or str(uuid.uuid4()), email, "Operations"))
 
@@ -149,7 +149,7 @@ class Person:
         return self.post("/session", {"access_token": self.token(), "next": next_}, headers=origin)
 
     def asks(self, provider: str, **query: str) -> requests.Response:
-        """The connect page, by the link that stands anywhere."""
+        """The connect page, by the short link."""
         link = self.get(f"/connect/{provider}", params=query)
         return self.get(link.headers["Location"]) if link.status_code == 303 else link
 
@@ -169,7 +169,7 @@ class Person:
         return self.gateway.sandbox.consents(self.begins(provider, **(query or {})), account, **form)
 
     def connects(self, provider: str, account: str | None = None, **query: str) -> dict[str, str]:
-        """The whole way; what the product is told in the end."""
+        """The whole flow; the result that the product gets."""
         if not self.browser.cookies:
             self.signs_in()
         answer = self.get(self.consents(provider, account, query=query))
@@ -189,7 +189,7 @@ def fields_in(page: str) -> dict[str, str]:
 
 
 def told(answer: requests.Response) -> dict[str, str]:
-    """What an address at the end of a flow says in its query."""
+    """The result in the query of a URL at the end of a flow."""
     return {name: values[0] for name, values in parse_qs(urlsplit(answer.headers["Location"]).query).items()}
 
 

@@ -60,7 +60,7 @@ class Project:
         return self.gateway.sandbox.state
 
     def user(self) -> uuid.UUID:
-        """Somebody who has signed up with the project."""
+        """A user of the project."""
         made = uuid.uuid4()
         self.execute("insert into auth.users (id) values (%s)", made)
         return made

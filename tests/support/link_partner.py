@@ -46,7 +46,7 @@ class Partner:
 
 
 def new_partner(gateway: Gateway, name: str = "Acme Analytics", **more: Any) -> Partner:
-    """One more, of a name that nobody has yet, which reaches what it was let into."""
+    """A partner with a new name and reach `own`."""
     made = partner_of(gateway.dsn, f"{name} {uuid.uuid4().hex[:6]}", **({"reach": "own"} | more))
     return Partner(gateway, made.id, made.name, made.key)
 

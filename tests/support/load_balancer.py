@@ -24,7 +24,7 @@ class Balancer:
         threading.Thread(target=self._run, daemon=True).start()
 
     def drain(self, port: int) -> None:
-        """Takes a backend out, and returns when nobody is connected to it any more."""
+        """Take a backend out, and return when it has no connection any more."""
         with self._changed:
             self.backends.remove(port)
             assert self._changed.wait_for(lambda: not self._busy[port], 20)

@@ -58,7 +58,7 @@ class Partner:
 
 
 def partner(store: Store, name: str | None = None, **said: Any) -> Partner:
-    """A new one; every scope and reach all unless told."""
+    """A new partner; by default with every scope and reach `all`."""
     name = name or f"Acme {uuid.uuid4().hex[:8]}"
     made = add_partner(store, name, **({"scope": EVERY_SCOPE, "reach": "all"} | said))
     return Partner(made.partner_id, name, made.text)

@@ -45,7 +45,7 @@ class Scene:
             yield self.owner
 
     def refused(self, role: str, statement: str, values: Any = None, **options: Any) -> str | None:
-        """None when the database refuses; else what it let somebody do."""
+        """None when the database refuses; else the problem."""
         options = {"user": self.two.alice.id} | options
         try:
             with self.acting(role, **options) as client:
@@ -286,7 +286,7 @@ FORBIDDEN = (
 
 
 def client_roles_have_no_other_verb(scene: Scene) -> list[str]:
-    """No delete, no truncate, no profile of one's own making, nobody else's role."""
+    """No delete, no truncate, no insert of a profile, no other role."""
     return several(*(scene.refused(role, statement) for role in CLIENTS for statement in FORBIDDEN))
 
 
@@ -315,7 +315,7 @@ OTHERS = f"n.nspname not in ('pg_catalog', 'information_schema', 'auth') and not
 
 
 def calls(scene: Scene, which: str) -> list[str]:
-    """A call of each such function, with Bob wherever it takes somebody's id."""
+    """A call of each such function, with Bob's id for every user id."""
     return [call for (call,) in scene.truth(CALLS.format(someone=scene.two.bob.id, which=which))]
 
 
@@ -383,7 +383,7 @@ def the_owners_server_reaches_every_row(scene: Scene) -> list[str]:
 
 
 def row_level_security_binds_the_tables_owner(scene: Scene) -> list[str]:
-    """Given to somebody without special rights, the tables show that owner nothing; policies for everybody aside."""
+    """Owned by a role without special rights, the tables show that owner no row, apart from policies for all roles."""
     found = []
     general = scene.truth(
         "select format('drop policy %I on %I.%I; ', policyname, schemaname, tablename) from pg_policies"

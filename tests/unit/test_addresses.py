@@ -1,4 +1,4 @@
-"""Addresses from outside: nobody is sent anywhere but home."""
+"""Addresses from outside: users are only sent to the product."""
 
 from __future__ import annotations
 

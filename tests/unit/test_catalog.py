@@ -355,7 +355,7 @@ def test_a_missing_endpoint_is_named(problems, key):
 
 def test_openid_without_an_issuer_needs_the_keys(problems, load):
     """
-    An id_token that nobody can verify is not asked for.
+    An id_token that cannot be verified is not requested.
     """
     assert "jwks_uri" in problems(SMALL + 'scope = ["openid"]\n')
     assert load(SMALL + 'scope = ["openid"]\njwks_uri = "https://acme.example/jwks"\n').get("acme_mail")
@@ -397,7 +397,7 @@ def test_what_is_no_web_address_is_refused(problems, url):
 @pytest.mark.parametrize("provider_id", ["Acme", "1acme", "ac-me", '"ac.me"', "_acme", "a" * 41])
 def test_an_id_is_a_plain_lower_case_word(problems, provider_id):
     """
-    It stands in settings' names, in addresses and in rows.
+    It is part of settings' names, URLs and rows.
     """
     assert "own.toml" in problems(SMALL.replace("[acme_mail]", f"[{provider_id}]"))
 

@@ -225,7 +225,7 @@ def test_every_setting_that_is_a_secret_is_treated_as_one():
 @pytest.mark.parametrize("name", ["GATEWAY_JOURNAL", "GATEWAY_OWNER_TOKENS", "GATEWAY_ALLOW_PRIVATE_HOSTS"])
 def test_a_switch_is_one_or_zero(name, value):
     """
-    Nobody has to guess what "on" did.
+    "on" would be ambiguous.
     """
     assert any(name in problem for problem in problems(**{name: value}))
 

@@ -133,7 +133,7 @@ def test_each_problem_has_its_page(gateway):
 
 def test_every_requirement_is_pinned():
     """
-    A version that moves by itself is a supply that nobody looked at.
+    An unpinned version would be installed without review.
     """
     for name in ("requirements.txt", "requirements-dev.txt"):
         for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
@@ -188,7 +188,7 @@ def blocks(document, language):
 
 def test_the_supabase_page_names_only_settings_and_commands_that_there_are():
     """
-    Whoever pastes its lines is not told of a wrong name ten minutes later.
+    Pasted lines must work.
     """
     settings = table(README, "Settings") | {"GOOGLE_CLIENT_ID", "GOOGLE_CLIENT_SECRET"}
     text = "\n".join(blocks("supabase.md", "sh"))

@@ -35,7 +35,7 @@ def making():
 
 @pytest.fixture
 def dialled(monkeypatch):
-    """Where sockets were about to connect to; nobody answers."""
+    """The addresses that sockets tried to connect to."""
     addresses = []
 
     class Dialling(socket.socket):
@@ -244,7 +244,7 @@ BAD = ["127.0.0.1", "10.0.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224
 @pytest.mark.parametrize("others", [[], [PUBLIC]])
 def test_a_name_with_even_one_address_that_is_not_public_is_refused(dialled, bad, others, making):
     """
-    Which of several addresses is taken must not be left to chance, or to whoever runs the name server.
+    Neither chance nor the name server may decide which address is used.
     """
     http = making(resolve=lambda _: [*others, bad])
 

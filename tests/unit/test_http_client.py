@@ -146,7 +146,7 @@ def test_cookies_of_one_call_are_not_sent_with_the_next(http, listen):
 
 def test_proxies_and_credentials_of_the_environment_are_not_used(http, listen, monkeypatch, tmp_path):
     """
-    Whoever can set an environment variable or a netrc file must not see our secrets.
+    An environment variable or a netrc file must not redirect secrets.
     """
     proxy, provider = listen(answering(OK)), listen(answering(OK))
     netrc = tmp_path / "netrc"
@@ -183,7 +183,7 @@ def test_nothing_is_sent_twice(http, listen):
 
 def test_a_refused_connection_is_unavailable(http, listen):
     """
-    Nobody listens there.
+    No server listens there.
     """
     gone = listen(answering(OK))
     gone.close()

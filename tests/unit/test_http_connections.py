@@ -53,7 +53,7 @@ def test_a_connection_that_the_server_closed_meanwhile_does_not_fail_the_next_ca
 
 def test_a_connection_that_was_idle_for_long_is_renewed(http, listen, monkeypatch):
     """
-    Middleboxes forget idle connections without a word; the request sent over one would hang.
+    Middleboxes forget idle connections silently; a request over one would hang.
     """
     provider = listen(answering(OK))
     monkeypatch.setattr(connection, "IDLE_SECONDS", 0.0)

@@ -147,7 +147,7 @@ def test_a_shared_secret_needs_no_keys_from_the_network(identity, project):
 )
 def test_a_label_is_for_people_and_never_strange(identity, changes, label):
     """
-    Nothing unprintable reaches a page; whoever has no name is called by the id.
+    Nothing unprintable reaches a page; without a name the id is shown.
     """
     assert label == identity.read_access_token(token(changes), now=NOW).user.label
 
@@ -246,7 +246,7 @@ def test_the_public_anon_key_signs_in_no_user(identity):
 
 def test_an_id_token_of_a_provider_is_no_access_token(identity):
     """
-    Signed by somebody else, for somebody else.
+    Another issuer signed it, for another audience.
     """
     google = RSAKey.generate_key(2048, {"kid": "rsa-1"})
 
@@ -437,7 +437,7 @@ def test_a_symmetric_key_in_the_published_set_signs_nothing(project):
 
 def test_users_stay_signed_in_while_the_project_s_keys_cannot_be_had(project):
     """
-    The last good set stands; without any, the failure is the project's and not the user's.
+    The last valid set stays in use; without one, the error is the project's and not the user's.
     """
     seconds = [0.0]
     identity = believing(project, clock=lambda: seconds[0])

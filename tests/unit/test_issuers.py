@@ -60,7 +60,7 @@ class Published:
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock that a test moves."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -107,7 +107,7 @@ def kids(keys: PublishedKeys) -> set[str]:
 
 def test_what_was_left_out_is_discovered_and_what_was_given_stays(issuers):
     """
-    RFC 8414 section 2; the operator's word is above the metadata's.
+    RFC 8414 section 2; the catalogue has precedence over metadata.
     """
     found = issuers.complete(acme(token_endpoint="https://own.acme.example/token"))
 
@@ -255,7 +255,7 @@ def test_metadata_that_is_none_says_who_must_act(issuers, published, page, kind)
 
 def test_metadata_is_kept_for_an_hour_and_while_the_issuer_fails(issuers, published, clock):
     """
-    The last good answer stands; a failing issuer is asked again every half minute at the most.
+    The last valid response stays in use; a failing issuer is asked at most every half minute.
     """
     issuers.complete(acme())
     clock.now += 3599
@@ -300,7 +300,7 @@ def test_a_rotated_key_is_found_when_the_pause_is_over(issuers, published, clock
 
 def test_a_flood_of_unknown_key_ids_causes_one_fetch_in_thirty_seconds(issuers, published, clock):
     """
-    Whoever sends garbage cannot make us a weapon against the issuer.
+    Invalid tokens must not flood the issuer.
     """
     for number in range(1000):
         issuers.keys(JWKS, key_id=f"random-{number}")
@@ -344,7 +344,7 @@ def test_the_last_valid_keys_stay_in_use_while_the_issuer_fails(issuers, publish
 
 def test_a_key_that_is_not_among_the_old_ones_is_unknown_only_where_the_new_ones_are_there(issuers, published, clock):
     """
-    While an issuer that has just changed its keys does not answer, nobody can say whether a token is forged.
+    While an issuer that may have changed its keys does not respond, a token may be valid or forged.
     """
     issuers.keys(JWKS)
     assert {"rsa-1", "ec-1"} == kids(issuers.keys(JWKS, key_id="new"))
@@ -360,7 +360,7 @@ def test_a_key_that_is_not_among_the_old_ones_is_unknown_only_where_the_new_ones
 
 def test_a_caller_without_time_does_not_stop_others_from_fetching(issuers, published, clock):
     """
-    A try that could not but fail is none: the next one is not told to wait for the length of the pause.
+    An attempt without time is not made: the next one does not have to wait for the pause.
     """
     issuers.keys(JWKS)
     clock.now += 40
@@ -672,7 +672,7 @@ def test_a_key_id_is_read_without_being_believed():
 
 def test_claims_that_are_no_object_are_none():
     """
-    A signature over something else proves nobody.
+    A signature over other content proves nothing.
     """
     assert signed_claims("e30.W10.", KeySet([SIGNING]), ("RS256",)) is None
 

@@ -275,7 +275,7 @@ def test_two_ids_that_differ_are_never_taken_for_one_account(one, other):
 
 def test_the_id_token_and_the_account_endpoint_must_speak_of_the_same_user():
     """
-    OpenID Connect Core section 5.3.2: otherwise a swapped access token would bring somebody else's account.
+    OpenID Connect Core section 5.3.2: otherwise a swapped access token would connect another user's account.
     """
     google = CATALOG.get("google")
 

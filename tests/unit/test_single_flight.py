@@ -30,7 +30,7 @@ def until(condition):
 
 def test_a_task_runs_once_and_every_caller_waits_for_its_end():
     """
-    Whatever the end is: each gets the error as an object of its own, so that tracebacks do not mix.
+    Also for an error: each caller gets its own copy, so that tracebacks do not mix.
     """
     flights, key, ran, go = SingleFlight(), uuid.uuid4(), [], threading.Event()
 
@@ -142,7 +142,7 @@ def test_a_waiting_caller_asks_the_database_at_most_thirty_times():
 
 def test_a_caller_that_cannot_be_served_now_is_refused_at_once():
     """
-    The host that began the refresh may hold its response: nobody asks for it, and Retry-After says how long that holds.
+    The host that began the refresh may hold its response: no request is sent, and Retry-After says for how long.
     """
     database, began = Database("blocked", retry_after=41), time.monotonic()
 
@@ -156,7 +156,7 @@ def test_a_caller_that_cannot_be_served_now_is_refused_at_once():
 
 def test_while_the_old_token_is_valid_no_caller_waits_for_another_callers_refresh():
     """
-    Unless a new one was asked for in any case.
+    Unless the caller forces a new one.
     """
     database = Database("leased", alive=True)
     with ThreadPoolExecutor(1) as threads:
