@@ -12,7 +12,7 @@ import binascii
 import ipaddress
 import os
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,9 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     DirectoryPath,
     Field,
     FilePath,
@@ -30,9 +32,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
 )
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.errors import SettingsRefused
 from gateway.models import Client
@@ -45,7 +45,6 @@ _MINIMUM_JWT_SECRET = 32
 """RFC 7518 section 3.2: an HS256 key is at least as long as its hash."""
 
 _PUBLISHED_KEYS = frozenset(map(base64.urlsafe_b64decode, {
-    "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
     "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=",
     "ZmDfcTF7_60GrrY167zsiPd67pEvs0aGOv2oasOM1Pg=",
 }))  # fmt: skip
@@ -124,7 +123,7 @@ def _keys(words: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     keys = [_raw_key(word.get_secret_value()) for word in words]
     if not keys or None in keys:
         problem = "holds something that is not a Fernet key (32 random bytes in URL-safe base64)"
-    elif any(key in _PUBLISHED_KEYS or _looks_made_up(key) for key in keys if key):
+    elif any(_is_made_up(key) for key in keys if key):
         problem = "holds a key that is an example or not random"
     elif len(set(keys)) < len(keys):
         problem = "holds one key twice"
@@ -141,10 +140,15 @@ def _raw_key(word: str) -> bytes | None:
     return key if len(key) == 32 else None  # noqa: PLR2004 - the Fernet specification: 128 bits to sign, 128 to encrypt
 
 
-def _looks_made_up(key: bytes) -> bool:
-    """Few different bytes, only printable ones, or a sequence: 32 random bytes are none of these."""
+def _is_made_up(key: bytes) -> bool:
+    """Published, few different bytes, only printable ones, or a sequence: 32 random bytes are none of these."""
     counted = len({(later - byte) % 256 for byte, later in pairwise(key)}) == 1
-    return len(set(key)) < len(key) // 4 or counted or (key.isascii() and key.decode("ascii").isprintable())
+    return (
+        key in _PUBLISHED_KEYS
+        or len(set(key)) < len(key) // 4
+        or counted
+        or (key.isascii() and key.decode().isprintable())
+    )
 
 
 Switch = Annotated[bool, BeforeValidator(_switch)]
@@ -152,10 +156,17 @@ WebUrl = Annotated[str, AfterValidator(_web_url)]
 Origin = Annotated[str, AfterValidator(_origin)]
 
 
-class Settings(BaseSettings):
-    """What the operator decided. Field names are the settings' names in lower case, without `GATEWAY_`."""
+def setting_name(field: str) -> str:
+    """The setting behind a field of Settings."""
+    return field.upper() if field.startswith(("database_", "supabase_")) else f"GATEWAY_{field.upper()}"
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=False, hide_input_in_errors=True)
+
+class Settings(BaseModel):
+    """What the operator decided."""
+
+    model_config = ConfigDict(
+        frozen=True, alias_generator=setting_name, validate_by_name=True, hide_input_in_errors=True
+    )
 
     public_url: Origin = "http://localhost:8000"
     keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_words), AfterValidator(_keys)]
@@ -182,66 +193,11 @@ class Settings(BaseSettings):
         """Whether the public URL is https, so that cookies can have the `__Host-` prefix."""
         return self.public_url.startswith("https://")
 
-    @classmethod
-    def settings_customise_sources(  # type: ignore[override]  # it is called with names
-        cls, *_: Any, init_settings: PydanticBaseSettingsSource, **__: Any
-    ) -> tuple[PydanticBaseSettingsSource]:
-        """Only `Environment`: pydantic-settings must not read the process environment itself."""
-        return (init_settings,)
-
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-_FIELDS = tuple(field for field in Settings.model_fields if field not in ("clients", "scopes"))
-
-
-def setting_name(field: str) -> str:
-    """The setting behind a field of Settings."""
-    return field.upper() if field.startswith(("database_", "supabase_")) else f"GATEWAY_{field.upper()}"
-
-
-class Environment(PydanticBaseSettingsSource):
-    """The values in one environment; `problems` collects files that cannot be read and names that do not exist."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        super().__init__(Settings)
-        self.environ = environ
-        self.problems: list[str] = []
-
-    def text(self, name: str) -> str:
-        """The trimmed value, for a secret also from the file that `NAME_FILE` names; empty when there is none."""
-        file = self.environ.get(f"{name}_FILE") if name in SECRETS or name.endswith("_CLIENT_SECRET") else None
-        try:
-            return (Path(file).read_text(encoding="utf-8") if file else self.environ.get(name, "")).strip()
-        except (OSError, UnicodeDecodeError):
-            self.problems.append(f"{name}_FILE cannot be read: name a text file that this process may read.")
-            return ""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str, str, bool]:  # noqa: ARG002 - the base's
-        """The value of one field, for pydantic-settings."""
-        return self.text(setting_name(field_name)), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        """Every value that is set, by field."""
-        self._refuse_unknown()
-        values: dict[str, Any] = {field: text for field in _FIELDS if (text := self.text(setting_name(field)))}
-        found = [match[1] for match in map(_REGISTRATION.fullmatch, self.environ) if match]
-        ids = {name: text for name in found if (text := self.text(f"{name}_CLIENT_ID"))}
-        scopes = {name: text for name in found if (text := self.text(f"{name}_SCOPE"))}
-        values["clients"] = {
-            name.lower(): Client(text, self.text(f"{name}_CLIENT_SECRET")) for name, text in ids.items()
-        }
-        values["scopes"] = {name.lower(): tuple(text.replace(",", " ").split()) for name, text in scopes.items()}
-        return values
-
-    def _refuse_unknown(self) -> None:
-        known = {*map(setting_name, _FIELDS), *(f"{name}_FILE" for name in SECRETS)}
-        for name in sorted(name for name in self.environ if name.startswith("GATEWAY_") and name not in known):
-            if not _KUBERNETES.fullmatch(name):
-                near = get_close_matches(name, known, n=1)
-                fix = f"did you mean {near[0]}?" if near else "remove it."
-                self.problems.append(f"{name} is not a setting: {fix}")
+_NAMES = [setting_name(field) for field in Settings.model_fields if field not in ("clients", "scopes")]
 
 
 def process_environment() -> dict[str, str]:
@@ -258,24 +214,56 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
     Raises SettingsRefused with every problem at once; no problem repeats a value.
     """
-    source = Environment(process_environment() if environ is None else environ)
-    values = source()
+    environ = process_environment() if environ is None else environ
+    problems = list(_unknown_names(environ))
+
+    def read(name: str) -> str:
+        """The trimmed value, for a secret also from the file that `NAME_FILE` names; empty when there is none."""
+        file = environ.get(f"{name}_FILE") if _is_secret(name) else None
+        try:
+            return (Path(file).read_text(encoding="utf-8") if file else environ.get(name, "")).strip()
+        except (OSError, UnicodeDecodeError):
+            problems.append(f"{name}_FILE cannot be read: name a text file that this process may read.")
+            return ""
+
+    values: dict[str, Any] = {name: text for name in _NAMES if (text := read(name))}
+    providers = {match[1] for match in map(_REGISTRATION.fullmatch, environ) if match}
+    values["clients"] = {
+        name.lower(): Client(client_id, read(f"{name}_CLIENT_SECRET"))
+        for name in providers
+        if (client_id := read(f"{name}_CLIENT_ID"))
+    }
+    values["scopes"] = {
+        name.lower(): tuple(scope.replace(",", " ").split()) for name in providers if (scope := read(f"{name}_SCOPE"))
+    }
     try:
         settings = Settings(**values)
     except ValidationError as invalid:
-        source.problems += map(_problem, invalid.errors(include_url=False, include_input=False))
-    if source.problems:
-        raise SettingsRefused(source.problems)
+        problems += map(_problem, invalid.errors(include_url=False, include_input=False))
+    if problems:
+        raise SettingsRefused(problems)
     return settings
 
 
+def _unknown_names(environ: Mapping[str, str]) -> Iterator[str]:
+    known = [*_NAMES, *(f"{name}_FILE" for name in SECRETS)]
+    for name in sorted(name for name in environ if name.startswith("GATEWAY_") and name not in known):
+        if not _KUBERNETES.fullmatch(name):
+            near = get_close_matches(name, known, n=1)
+            yield f"{name} is not a setting: {f'did you mean {near[0]}?' if near else 'remove it.'}"
+
+
 def _problem(error: ErrorDetails) -> str:
-    name = setting_name(str(error["loc"][0]))
+    name = error["loc"][0]
     if error["type"] == "missing":
         return f"{name} is missing: make a key with `python -m gateway keys new` and keep it safe."
     if error["type"] == "value_error":
         return f"{name} {error['ctx']['error']}"
     return f"{name} is wrong: {error['msg'][0].lower()}{error['msg'][1:]}."
+
+
+def _is_secret(name: str) -> bool:
+    return name in SECRETS or name.endswith("_CLIENT_SECRET")
 
 
 def forget_secrets(environ: MutableMapping[str, str]) -> None:
@@ -286,6 +274,5 @@ def forget_secrets(environ: MutableMapping[str, str]) -> None:
     `HTTP_X_FORWARDED_FOR` would become a header.
     """
     for name in list(environ):
-        bare = name.removesuffix("_FILE")
-        if bare in SECRETS or bare.endswith("_CLIENT_SECRET") or name.startswith("HTTP_"):
+        if _is_secret(name.removesuffix("_FILE")) or name.startswith("HTTP_"):
             del environ[name]

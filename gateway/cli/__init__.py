@@ -1,3 +1,1 @@
-"""
-One module per group of commands. Each reads arguments, calls a service and prints.
-"""
+"""One module per group of commands. Each reads arguments, calls a service and prints."""

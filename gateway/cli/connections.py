@@ -27,6 +27,7 @@ from gateway.cli.context import (
     opened_runtime,
     opened_store,
     printable,
+    show,
 )
 from gateway.connections.import_existing import Import
 from gateway.connections.import_existing import Report as ImportReport
@@ -92,11 +93,7 @@ def connections_show(connection_id: uuid.UUID, *, as_json: bool) -> None:
     if found is None:
         click.echo("There is no such connection, and no event names one.", err=True)
         sys.exit(1)
-    if as_json:
-        click.echo(json.dumps(_inspected_as_json(found)))
-        return
-    for line in _inspected_lines(found):
-        click.echo(line)
+    show(_inspected_as_json(found), _inspected_lines(found), as_json=as_json)
 
 
 def _inspected_as_json(found: Inspected) -> dict[str, Any]:
@@ -163,19 +160,15 @@ def _revoke_one(rt: Runtime, connection_id: uuid.UUID, *, yes: bool, as_json: bo
         click.echo("There is no such connection.", err=True)
         return False
     receipt = to_jsonable_python(erased) | {"revocation": finish_revocation(rt, erased.revocation)}
-    if as_json:
-        click.echo(json.dumps(receipt))
-    else:
-        click.echo(
-            f"Erased: {erased.provider}, {printable(erased.account.label)}. Revocation: {receipt['revocation']}."
-        )
+    line = f"Erased: {erased.provider}, {printable(erased.account.label)}. Revocation: {receipt['revocation']}."
+    show(receipt, [line], as_json=as_json)
     return True
 
 
 def _revoke_all(rt: Runtime, provider: str, proof_file: Path | None, *, yes: bool, as_json: bool) -> bool:
     holdings = provider_holdings(rt.database, provider)
     if rt.catalog.get(provider) is None and not (holdings.connections or holdings.queued or holdings.frozen_at):
-        fail([f"there is no provider {provider}: `providers list` names them."])
+        fail(f"there is no provider {provider}: `providers list` names them.")
     what = f"{counted(holdings.connections, 'connection')} of {counted(holdings.users, 'user')} at {provider}"
     confirm(f"{what} will be erased. All of its tokens are frozen first.", yes=yes)
     with _new_file(proof_file) as file:
@@ -184,23 +177,19 @@ def _revoke_all(rt: Runtime, provider: str, proof_file: Path | None, *, yes: boo
         whole = _summary_as_json(done)
         if file is not None:
             file.write(json.dumps(whole) + "\n")
-    if as_json:
-        more = {"parked": report.parked, "attempts": report.attempts, "interrupted": report.interrupted}
-        click.echo(json.dumps(whole | more))
-    else:
-        for line in _summary_lines(done, report):
-            click.echo(line)
+    more = {"parked": report.parked, "attempts": report.attempts, "interrupted": report.interrupted}
+    show(whole | more, _summary_lines(done, report), as_json=as_json)
     return not report.interrupted and not report.left
 
 
 def _run(rt: Runtime, provider: str) -> Report:
-    with long_work() as (stopped, bars):
+    with long_work() as (stopped, advance):
         run = RevokeAll(rt, provider, stopped=stopped)
-        erasing, revoking = (bars.add_task(text, total=None) for text in ("Erasing", "Revoking"))
         for report in run:
-            bars.update(erasing, total=max(report.total, report.erased), completed=report.erased)
-            if report.stage == "revoking":
-                bars.update(revoking, total=report.grants, completed=report.outcomes.total())
+            if report.stage == "erasing":
+                advance("Erasing", report.erased, max(report.total, report.erased))
+            else:
+                advance("Revoking", report.outcomes.total(), report.grants)
         return run.report
 
 
@@ -212,11 +201,11 @@ def _new_file(path: Path | None) -> Iterator[TextIO | None]:
         return
     part = path.with_name(f"{path.name}.part")
     if path.exists():
-        fail([f"{path} exists: name a new file for the proof."])
+        fail(f"{path} exists: name a new file for the proof.")
     try:
         file = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8")
     except OSError as error:
-        fail([f"{part} cannot be written: {error.strerror}."])
+        fail(f"{part} cannot be written: {error.strerror}.")
     with file:
         yield file
     part.rename(path)
@@ -257,32 +246,21 @@ def _summary_lines(done: Summary, report: Report) -> Iterator[str]:
 @AS_JSON
 def connections_import(names: tuple[str, ...], *, dry_run: bool, as_json: bool) -> None:
     """Encrypt and verify the plaintext tokens that the gateway did not write; ends with 1 if something is left."""
-    with opened_runtime() as rt, long_work() as (stopped, bars):
+    with opened_runtime() as rt, long_work() as (stopped, advance):
         run = Import(rt, _names(rt.catalog, names), dry_run=dry_run, stopped=stopped)
-        task = bars.add_task("Counting" if dry_run else "Importing", total=None)
         for report in run:
-            bars.update(task, total=report.total, completed=report.counts.total())
-    if as_json:
-        click.echo(json.dumps(run.report.as_json()))
-    else:
-        click.echo("\n".join(_import_lines(run.report)))
+            advance("Counting" if dry_run else "Importing", report.counts.total(), report.total)
+    show(run.report.as_json(), _import_lines(run.report), as_json=as_json)
     sys.exit(0 if run.report.is_clean else 1)
 
 
 def _names(catalog: Catalog, given: Sequence[str]) -> dict[str, str]:
     """What each name means. Ends the command for what is not NAME=PROVIDER, and for an unknown provider."""
-    pairs = [text.rpartition("=") for text in given]
-    problems = [
-        f"--map {name}{mark}{provider}: write it as NAME=PROVIDER." for name, mark, provider in pairs if not mark
-    ]
-    problems += [
-        f"--map {name}={provider}: there is no such provider, `providers list` names them."
-        for name, mark, provider in pairs
-        if mark and catalog.get(provider.strip()) is None
-    ]
-    if problems:
-        fail(problems)
-    return {name: provider.strip() for name, _, provider in pairs}
+    pairs = {name: provider.strip() for name, _, provider in (text.rpartition("=") for text in given)}
+    unknown = [f"--map {name}={provider}: " for name, provider in pairs.items() if not (name and catalog.get(provider))]
+    if unknown:
+        fail(*(f"{option}write it as NAME=PROVIDER; `providers list` names the providers." for option in unknown))
+    return pairs
 
 
 _OUTCOMES = {

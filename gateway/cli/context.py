@@ -1,13 +1,12 @@
-"""
-What the commands share: settings, the database, and how problems, questions and progress are shown.
-"""
+"""What the commands share: settings, the database, and how results, problems, questions and progress are shown."""
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gateway.catalog import Catalog, load_catalog
 from gateway.database import SCHEMA_VERSION, FunctionMissing, Store, apply_schema, open_store
 from gateway.embedded.paths import holds_database
-from gateway.embedded.postgres import embedded_postgres
+from gateway.embedded.postgres import start_or_join
 from gateway.errors import DatabaseUnavailable, GatewayError, NotFound, SettingsRefused, Unexpected
 from gateway.log_setup import start_log
 from gateway.partners.admin import PartnerRefused
@@ -36,6 +35,7 @@ _DATABASE_NAMES = (
     *("GATEWAY_CA_BUNDLE", "GATEWAY_CATALOG", "GATEWAY_ALLOW_PRIVATE_HOSTS"),
 )
 """The settings of database commands; they need no keys."""
+SCHEMA_MISSING = "the database's schema is missing or older: run `python -m gateway db apply`."
 
 
 # -- what the operator sees ------------------------------------------------------------------------------------------
@@ -49,21 +49,27 @@ class Commands(click.Group):
         try:
             return super().invoke(context)
         except SettingsRefused as refused:
-            fail(refused.problems, starting=context.invoked_subcommand in ("demo", "serve", "worker"))
+            fail(*refused.problems, starting=context.invoked_subcommand in ("demo", "serve", "worker"))
         except FunctionMissing:
-            fail(["the schema is missing or older: run `python -m gateway db apply`."])
+            fail(SCHEMA_MISSING)
         except PartnerRefused as refused:
-            fail([f"{refused}."])
+            fail(f"{refused}.")
         except GatewayError as error:
-            fail([f"{error.meaning} ({error})"])
+            fail(f"{error.meaning} ({error})")
 
 
-def fail(problems: list[str], *, starting: bool = False) -> NoReturn:
+def fail(*problems: str, starting: bool = False) -> NoReturn:
     """Print all problems, each with its fix, and end with exit code 2."""
     click.echo("This cannot start yet:" if starting else "This cannot be done:", err=True)
     for problem in problems:
         click.echo(f"  - {problem}", err=True)
     sys.exit(2)
+
+
+def show(value: object, lines: Iterable[str], *, as_json: bool) -> None:
+    """Print `value` as JSON, or else the lines."""
+    for line in [json.dumps(value)] if as_json else lines:
+        click.echo(line)
 
 
 def printable(name: str | None) -> str:
@@ -81,7 +87,7 @@ def confirm(consequence: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        fail([f"{consequence} This cannot be undone: add --yes to go on without a question."])
+        fail(f"{consequence} This cannot be undone: add --yes to go on without a question.")
     click.confirm(f"{consequence} This cannot be undone. Continue?", abort=True, err=True)
 
 
@@ -108,12 +114,13 @@ def interruptible() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def long_work() -> Iterator[tuple[threading.Event, Progress]]:
-    """For work that takes minutes: an event that an interruption sets, and progress bars on a terminal."""
+def long_work() -> Iterator[tuple[threading.Event, Callable[[str, int, int], None]]]:
+    """For work that takes minutes: an event that an interruption sets, and a function that shows title, count and total."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with interruptible() as stopped, Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        yield stopped, bars
+        task = bars.add_task("", total=None)
+        yield stopped, lambda title, count, total: bars.update(task, description=title, completed=count, total=total)
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
@@ -121,10 +128,9 @@ def long_work() -> Iterator[tuple[threading.Event, Progress]]:
 
 def database_settings() -> Settings:
     """The settings that commands on the database need; all others may be missing or invalid. The keys in it are random."""
-    found = {
-        name: text for name, text in process_environment().items() if name.removesuffix("_FILE") in _DATABASE_NAMES
-    }
-    return read_settings(found | {"GATEWAY_KEYS": Fernet.generate_key().decode("ascii")})
+    environ = process_environment()
+    needed = {name: environ[name] for name in environ if name.removesuffix("_FILE") in _DATABASE_NAMES}
+    return read_settings(needed | {"GATEWAY_KEYS": Fernet.generate_key().decode("ascii")})
 
 
 def starting_settings(*, embedded: bool = False) -> Settings:
@@ -143,9 +149,8 @@ def starting_settings(*, embedded: bool = False) -> Settings:
 
 def database_is_set(environ: Mapping[str, str]) -> bool:
     """Whether the settings name a database."""
-    return any(
-        environ.get(f"{name}{form}") for name in ("DATABASE_URL", "SUPABASE_SECRET_KEY") for form in ("", "_FILE")
-    )
+    names = ("DATABASE_URL", "DATABASE_URL_FILE", "SUPABASE_SECRET_KEY", "SUPABASE_SECRET_KEY_FILE")
+    return any(environ.get(name) for name in names)
 
 
 def uses_embedded(environ: Mapping[str, str]) -> bool:
@@ -182,6 +187,11 @@ class Database:
     embedded: bool = False
     project: str = ""
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings that lead another process to it, beside those that are set already."""
+        return {"DATABASE_URL": self.dsn} if self.embedded else {}
+
     def version(self) -> int | None:
         """The version of its schema; None when there is none."""
         try:
@@ -207,7 +217,7 @@ def reach_database(*, existing: bool = False) -> Iterator[Database]:
                 [f"there is no database in {settings.data}/ yet: set GATEWAY_DATA or DATABASE_URL as `serve` has it."]
             )
         else:
-            dsn = stack.enter_context(embedded_postgres(settings.data))
+            dsn = stack.enter_context(start_or_join(settings.data)).dsn
             database = Database(open_store(dsn), dsn, embedded=True)
         stack.callback(database.store.close)
         yield database
@@ -221,7 +231,7 @@ def checked_database(*, existing: bool = True) -> Iterator[Database]:
         if database.embedded and (version or 0) <= SCHEMA_VERSION:
             apply_schema(database.dsn)
         elif version is None or version < SCHEMA_VERSION:
-            raise SettingsRefused(["the database's schema is missing or older: run `python -m gateway db apply`."])
+            raise SettingsRefused([SCHEMA_MISSING])
         yield database
 
 
@@ -237,10 +247,7 @@ def opened_runtime() -> Iterator[Runtime]:
     """The Runtime of this environment, over a database whose schema is current."""
     start_log()
     with checked_database() as database:
-        environ = process_environment()
-        if database.embedded:
-            environ["DATABASE_URL"] = database.dsn
-        rt = build_runtime(read_settings(environ))
+        rt = build_runtime(read_settings(process_environment() | database.settings))
         try:
             yield rt
         finally:

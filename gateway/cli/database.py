@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
-from gateway.cli.context import AS_JSON, Database, reach_database
+from gateway.cli.context import AS_JSON, Database, reach_database, show
 from gateway.database import SCHEMA_VERSION, apply_schema
 from gateway.database.migrate import PASTED, export_supabase, plan
 
@@ -43,9 +43,11 @@ def db_apply(*, dry_run: bool) -> None:
 
 
 @db.command("export")
-@click.option("--supabase", is_flag=True, required=True, help="As a migration for `supabase db push`.")
+@click.option(
+    "--supabase", is_flag=True, required=True, expose_value=False, help="As a migration for `supabase db push`."
+)
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default="supabase/migrations")
-def db_export(folder: Path, *, supabase: bool) -> None:  # noqa: ARG001 - the only form so far
+def db_export(folder: Path) -> None:
     """Write the schema as a timestamped migration into FOLDER; a schema that is there already is not written again."""
     click.echo(export_supabase(folder))
 
@@ -55,11 +57,7 @@ def db_export(folder: Path, *, supabase: bool) -> None:  # noqa: ARG001 - the on
 def db_status(*, as_json: bool) -> None:
     """The version of the database's schema, and the one that this gateway needs; ends with 1 if it is older."""
     with reach_database(existing=True) as database:
-        version = database.version()
-    if as_json:
-        click.echo(json.dumps({"version": version, "needed": SCHEMA_VERSION, "ok": _is_current(version)}))
-        sys.exit(0 if _is_current(version) else 1)
-    _print_version(version)
+        _end_with_version(database.version(), as_json=as_json)
 
 
 def _paste(database: Database) -> None:
@@ -70,18 +68,15 @@ def _paste(database: Database) -> None:
     if sys.stdin.isatty():
         click.prompt("Press Enter when it has run", default="", show_default=False)
     end = time.monotonic() + _CACHE_SECONDS
-    while not _is_current(version := database.version()) and time.monotonic() < end:
+    while (database.version() or 0) < SCHEMA_VERSION and time.monotonic() < end:
         time.sleep(1)
-    _print_version(version)
+    _end_with_version(database.version(), as_json=False)
 
 
-def _is_current(version: int | None) -> bool:
-    return version is not None and version >= SCHEMA_VERSION
-
-
-def _print_version(version: int | None) -> None:
+def _end_with_version(version: int | None, *, as_json: bool) -> NoReturn:
+    is_current = (version or 0) >= SCHEMA_VERSION
+    line = f"The schema is at version {version}; this gateway needs {SCHEMA_VERSION}."
     if version is None:
-        click.echo("There is no schema yet: run `python -m gateway db apply`.")
-    else:
-        click.echo(f"The schema is at version {version}; this gateway needs {SCHEMA_VERSION}.")
-    sys.exit(0 if _is_current(version) else 1)
+        line = "There is no schema yet: run `python -m gateway db apply`."
+    show({"version": version, "needed": SCHEMA_VERSION, "ok": is_current}, [line], as_json=as_json)
+    sys.exit(0 if is_current else 1)

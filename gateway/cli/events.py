@@ -11,8 +11,16 @@ from dataclasses import asdict
 
 import click
 
-from gateway.cli.context import interruptible, long_work, opened_runtime, opened_store, printable
-from gateway.database import Store
+from gateway.cli.context import (
+    AS_JSON,
+    counted,
+    interruptible,
+    long_work,
+    opened_runtime,
+    opened_store,
+    printable,
+    show,
+)
 from gateway.database.queries import events as queries
 from gateway.database.queries.events import EventRow, Seal
 from gateway.events.verify import Problem, Progress, verify
@@ -39,24 +47,16 @@ def tail(after: int | None, *, follow: bool, as_json: bool) -> None:
         chain = queries.read_chain(store)
         last = max(0, chain.position - _LAST) if after is None else after
         while not stopped.is_set():
-            for row in _rows_after(store, last):
+            rows = [
+                row for row in queries.read_chain_page(store, after=last, limit=PAGE).rows if row["position"] > last
+            ]
+            for row in rows:
                 click.echo(json.dumps(_as_json(row)) if as_json else _as_line(row))
                 last = row["position"]
-                if stopped.is_set():
-                    break
-            if not follow or stopped.wait(_LOOK_SECONDS):
+            if not rows and (not follow or stopped.wait(_LOOK_SECONDS)):
                 break
         if chain.oldest_unassigned_seconds > _LAST and not as_json:
             click.echo(f"{chain.unassigned} events have no position yet: no worker runs.", err=True)
-
-
-def _rows_after(store: Store, after: int) -> Iterator[EventRow]:
-    while True:
-        rows = [row for row in queries.read_chain_page(store, after=after, limit=PAGE).rows if row["position"] > after]
-        if not rows:
-            return
-        yield from rows
-        after = rows[-1]["position"]
 
 
 def _as_json(row: EventRow) -> dict[str, object]:
@@ -87,35 +87,28 @@ def _read_checkpoints(_context: click.Context, _option: click.Parameter, given: 
     callback=_read_checkpoints,
     help="A checkpoint from the log; repeatable.",
 )
-@click.option("--json", "as_json", is_flag=True)
+@AS_JSON
 def verify_(checkpoints: tuple[Seal, ...], *, as_json: bool) -> None:
     """Verify the whole chain; names the first events that were changed or removed, and then ends with 1."""
     problems: list[Problem] = []
-    with opened_runtime() as rt, long_work() as (stopped, bars):
-        task = bars.add_task("Verifying", total=None)
+    with opened_runtime() as rt, long_work() as (stopped, advance):
         for progress in verify(rt, checkpoints):
             problems += progress.problems
-            bars.update(task, total=progress.until, completed=progress.seal.position)
+            advance("Verifying", progress.seal.position, progress.until)
             if stopped.is_set():
                 break
     interrupted = stopped.is_set() and progress.seal.position < progress.until
     problems.sort(key=lambda problem: problem.first)
-    if as_json:
-        click.echo(json.dumps(_report(progress, problems, interrupted=interrupted)))
-    else:
-        click.echo("\n".join(_lines(progress, problems, interrupted=interrupted, compared=bool(checkpoints))))
-    sys.exit(1 if problems or interrupted else 0)
-
-
-def _report(progress: Progress, problems: list[Problem], *, interrupted: bool) -> dict[str, object]:
-    return {
+    report = {
         "ok": not problems and not interrupted,
         "checked": progress.checked,
         "position": progress.seal.position,
         "hash": progress.seal.hash,
-        "problems": [asdict(problem) for problem in problems],
+        "problems": list(map(asdict, problems)),
         "interrupted": interrupted,
     }
+    show(report, _lines(progress, problems, interrupted=interrupted, compared=bool(checkpoints)), as_json=as_json)
+    sys.exit(0 if report["ok"] else 1)
 
 
 def _lines(progress: Progress, problems: list[Problem], *, interrupted: bool, compared: bool) -> Iterator[str]:
@@ -125,8 +118,8 @@ def _lines(progress: Progress, problems: list[Problem], *, interrupted: bool, co
     if problems:
         yield f"The events before position {problems[0].first} are unchanged since they were sealed."
     elif not interrupted:
-        many = "1 event is" if progress.checked == 1 else f"{progress.checked} events are"
-        yield f"{many} unchanged, up to position {progress.seal.position}, hash {progress.seal.hash or '–'}."
+        verb = "is" if progress.checked == 1 else "are"
+        yield f"{counted(progress.checked, 'event')} {verb} unchanged, up to position {progress.seal.position}, hash {progress.seal.hash or '–'}."
     if interrupted:
         yield f"Interrupted at position {progress.seal.position} of {progress.until}."
     elif not compared:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -10,7 +9,7 @@ from dataclasses import asdict
 import click
 from cryptography.fernet import Fernet
 
-from gateway.cli.context import AS_JSON, long_work, opened_runtime
+from gateway.cli.context import AS_JSON, long_work, opened_runtime, show
 from gateway.connections.rotate_keys import Report, Rotation, require_newest_key_everywhere
 
 _SHOWN = 20
@@ -35,18 +34,14 @@ def keys_rotate(*, check: bool, as_json: bool) -> None:
     with opened_runtime() as rt:
         if not check:
             require_newest_key_everywhere(rt)
-        with long_work() as (stopped, bars):
+        with long_work() as (stopped, advance):
             rotation = Rotation(rt, check=check, stopped=stopped)
-            task = bars.add_task("Looking" if check else "Encrypting again", total=None)
             for report in rotation:
-                bars.update(task, total=report.total, completed=report.looked_at)
+                advance("Looking" if check else "Encrypting again", report.looked_at, report.total)
     report = rotation.report
-    if as_json:
-        whole = asdict(report) | {"unreadable": len(report.unreadable), "clean": report.clean}
-        click.echo(json.dumps(whole | {"unreadable_places": report.unreadable[:_SHOWN]}))
-    else:
-        for line in _lines(report, check=check):
-            click.echo(line)
+    counts = asdict(report) | {"unreadable": len(report.unreadable), "clean": report.clean}
+    whole = counts | {"unreadable_places": report.unreadable[:_SHOWN]}
+    show(whole, _lines(report, check=check), as_json=as_json)
     sys.exit(0 if report.clean else 1)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import uuid
-from collections.abc import Mapping
-from typing import Any, get_args
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn, get_args
 
 import click
 
-from gateway.cli.context import AS_JSON, YES, checked_providers, confirm, fail, opened_store
+from gateway.cli.context import AS_JSON, YES, checked_providers, confirm, fail, opened_store, show
 from gateway.database.queries import partners as queries
 from gateway.partners.admin import SCOPES, NewKey, Reach, add_key, add_partner
 
@@ -49,7 +48,7 @@ def partners_add(name: str, *, as_json: bool, **options: Any) -> None:
     """Add a partner, and print its first key."""
     checked_providers(options["providers"])
     with opened_store(existing=False) as store:
-        _print_key(add_partner(store, name, **options), as_json=as_json)
+        _show_key(add_partner(store, name, **options), {}, as_json=as_json)
 
 
 @partners.command("list")
@@ -58,17 +57,16 @@ def partners_list(*, as_json: bool) -> None:
     """Every partner and its keys (not their text), and what is frozen."""
     with opened_store() as store:
         found = queries.list_partners(store)
-    if as_json:
-        click.echo(json.dumps(found))
-        return
+    show(found, _lines(found), as_json=as_json)
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     for partner in found["partners"]:
-        click.echo(_line(partner))
-        for key in partner["keys"]:
-            click.echo(_key_line(key))
-    for target in found["frozen"]:
-        click.echo(f"frozen: {'all token reads' if target == 'reads' else target}")
+        yield _line(partner)
+        yield from map(_key_line, partner["keys"])
+    yield from (f"frozen: {'all token reads' if target == 'reads' else target}" for target in found["frozen"])
     if not found["partners"]:
-        click.echo("There are no partners: `partners add` makes one.")
+        yield "There are no partners: `partners add` makes one."
 
 
 @partners.command("keys")
@@ -89,27 +87,18 @@ def partners_keys(
 ) -> None:
     """The keys of a partner; make a new one, or revoke one."""
     if new and revoke:
-        fail(
-            ["--new and --revoke are two steps: make the new key, and revoke the old one when it is not used any more."]
-        )
+        fail("--new and --revoke are two steps: make the new key, and revoke the old one when it is not used any more.")
     if (addresses or expires_days is not None) and not new:
-        fail(["--address and --expires-days are decided when a key is made: use them with --new."])
+        fail("--address and --expires-days are decided when a key is made: use them with --new.")
     with opened_store() as store:
         if new:
             key = add_key(store, name, addresses=addresses, expires_days=expires_days)
-            _print_key(key, as_json=as_json, key_id=str(key.key_id))
-            return
-        if revoke is not None:
-            _print_revoked(queries.revoke_key(store, name=name, key_id=revoke), f"key {revoke}", as_json=as_json)
-            return
-        found = queries.list_partners(store, name)["partners"]
-    if not found:
-        fail([f"there is no partner named {name}: `partners list` names them"])
-    if as_json:
-        click.echo(json.dumps(found[0]["keys"]))
-        return
-    for row in found[0]["keys"]:
-        click.echo(_key_line(row))
+            _show_key(key, {"key_id": str(key.key_id)}, as_json=as_json)
+        elif revoke is not None:
+            _show_revoked(queries.revoke_key(store, name=name, key_id=revoke), f"key {revoke}", as_json=as_json)
+        else:
+            found = queries.list_partners(store, name)["partners"] or _no(f"partner {name}")
+            show(found[0]["keys"], map(_key_line, found[0]["keys"]), as_json=as_json)
 
 
 @partners.command("revoke")
@@ -121,7 +110,7 @@ def partners_revoke(name: str, *, yes: bool, as_json: bool) -> None:
     with opened_store() as store:
         if queries.list_partners(store, name)["partners"]:
             confirm(f"{name} and all of its keys will be refused. Connections stay.", yes=yes)
-        _print_revoked(queries.revoke_partner(store, name), name, as_json=as_json)
+        _show_revoked(queries.revoke_partner(store, name), f"partner {name}", as_json=as_json)
 
 
 @partners.command("freeze")
@@ -133,38 +122,36 @@ def partners_revoke(name: str, *, yes: bool, as_json: bool) -> None:
 def partners_freeze(name: str | None, provider: str | None, *, reads: bool, off: bool, as_json: bool) -> None:
     """Stop a partner, the tokens of a provider, or all token reads, at once; --off thaws."""
     if [name is not None, provider is not None, reads].count(True) != 1:
-        fail(["name one thing to freeze: a partner, --provider, or --reads."])
+        fail("name one thing to freeze: a partner, --provider, or --reads.")
     if provider is not None and not off:
         checked_providers([provider])
     with opened_store(existing=False) as store:
         changed = queries.freeze(store, partner=name, provider=provider, reads=reads, off=off)
     if changed is None:
-        fail([f"there is no partner named {name}: `partners list` names them"])
-    if as_json:
-        click.echo(json.dumps({"frozen": not off, "changed": changed}))
-        return
+        _no(f"partner {name}")
     what = name or (f"every token of {provider}" if provider else "every token read")
-    click.echo(f"{what}: {'thawed' if off else 'frozen'}{'' if changed else ' already'}.")
+    line = f"{what}: {'thawed' if off else 'frozen'}{'' if changed else ' already'}."
+    show({"frozen": not off, "changed": changed}, [line], as_json=as_json)
 
 
 # -- printing --------------------------------------------------------------------------------------------------------
 
 
-def _print_key(key: NewKey, *, as_json: bool, **more: str) -> None:
-    if as_json:
-        click.echo(json.dumps({"partner_id": str(key.partner_id), **more, "key": key.text}))
-        return
-    click.echo(key.text)
-    click.echo(f"This key is shown once and not stored: keep it now. Its id is {key.key_id}.", err=True)
+def _show_key(key: NewKey, more: Mapping[str, str], *, as_json: bool) -> None:
+    show({"partner_id": str(key.partner_id), **more, "key": key.text}, [key.text], as_json=as_json)
+    if not as_json:
+        click.echo(f"This key is shown once and not stored: keep it now. Its id is {key.key_id}.", err=True)
 
 
-def _print_revoked(revoked: bool | None, what: str, *, as_json: bool) -> None:  # noqa: FBT001 - the database's answer
+def _show_revoked(revoked: bool | None, what: str, *, as_json: bool) -> None:  # noqa: FBT001 - the database's answer
     if revoked is None:
-        fail([f"there is no {what}: `partners list` names them"])
-    if as_json:
-        click.echo(json.dumps({"revoked": True, "changed": revoked}))
-    else:
-        click.echo(f"{what}: {'refused from now on' if revoked else 'was revoked already'}.")
+        _no(what)
+    line = f"{what}: {'refused from now on' if revoked else 'was revoked already'}."
+    show({"revoked": True, "changed": revoked}, [line], as_json=as_json)
+
+
+def _no(what: str) -> NoReturn:
+    fail(f"there is no {what}: `partners list` names them")
 
 
 def _line(partner: Mapping[str, Any]) -> str:
@@ -186,4 +173,4 @@ def _key_line(key: Mapping[str, Any]) -> str:
         used,
         f"revoked {key['revoked_at'][:16]}" if key["revoked_at"] else "",
     ]
-    return ", ".join(part for part in parts if part)
+    return ", ".join(filter(None, parts))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict
+from typing import Any
 
 import click
 
 from gateway import doctor as health
 from gateway.catalog import TYPES, Provider, load_catalog
-from gateway.cli.context import AS_JSON, checked_providers, reach_database, starting_settings, uses_embedded
+from gateway.cli.context import AS_JSON, checked_providers, reach_database, show, starting_settings, uses_embedded
 from gateway.doctor import Finding
 from gateway.errors import SettingsRefused
 from gateway.services import Runtime, build_runtime
@@ -39,7 +40,7 @@ def _environment() -> Iterator[tuple[dict[str, str], bool]]:
         yield environ, False
         return
     with reach_database() as database:
-        yield environ | {"DATABASE_URL": database.dsn}, True
+        yield environ | database.settings, True
 
 
 def _print_findings(findings: Iterable[Finding], *, as_json: bool) -> None:
@@ -71,7 +72,7 @@ def providers_list(*, as_json: bool) -> None:
     """Every provider, whether it is enabled, and its redirect URI."""
     settings = read_settings()
     catalog = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "id": provider.id,
             "name": provider.name,
@@ -82,12 +83,12 @@ def providers_list(*, as_json: bool) -> None:
         }
         for provider in sorted(catalog.providers.values(), key=lambda provider: (provider.type, provider.id))
     ]
-    if as_json:
-        click.echo(json.dumps(rows))
-        return
-    for row in rows:
-        mark = "enabled" if row["enabled"] else f"needs {row['missing']}"
-        click.echo(f"{row['id']:<18} {TYPES[int(str(row['type']))]:<6} {mark:<32} {row['redirect_uri']}")
+    show(rows, map(_line, rows), as_json=as_json)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    mark = "enabled" if row["enabled"] else f"needs {row['missing']}"
+    return f"{row['id']:<18} {TYPES[row['type']]:<6} {mark:<32} {row['redirect_uri']}"
 
 
 def _missing(provider: Provider, settings: Settings) -> str | None:
@@ -111,13 +112,9 @@ def providers_show(provider_id: str) -> None:
 @AS_JSON
 def providers_check(provider_id: str | None, *, as_json: bool) -> None:
     """Ask each enabled provider, or one, whether it knows our registration; ends with 1 if something must be fixed."""
-    with _environment() as (environ, _):
-        rt = build_runtime(read_settings(environ))
-        try:
-            found = health.providers.examine(rt) if provider_id is None else _check_one(rt, provider_id)
-            _print_findings(found, as_json=as_json)
-        finally:
-            rt.close()
+    with _environment() as (environ, _), closing(build_runtime(read_settings(environ))) as rt:
+        found = health.providers.examine(rt) if provider_id is None else _check_one(rt, provider_id)
+        _print_findings(found, as_json=as_json)
 
 
 def _check_one(rt: Runtime, provider_id: str) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from gateway.cli.context import checked_database, starting_settings
+from gateway.cli.context import checked_database, interruptible, starting_settings
 from gateway.errors import SettingsRefused
 from gateway.settings import forget_secrets, process_environment
 
@@ -30,8 +30,7 @@ def serve(host: str, port: int, workers: int, *, no_worker: bool, embedded: bool
         click.echo("No user can sign in yet: SUPABASE_URL is missing. `python -m gateway doctor` says more.", err=True)
     bind(host, port).close()
     with checked_database(existing=False) as database:
-        if database.embedded:
-            os.environ["DATABASE_URL"] = database.dsn  # for the processes of the server
+        os.environ.update(database.settings)  # for the processes of the server
         run_server(host, port, workers, work=not no_worker)
 
 
@@ -42,7 +41,7 @@ def worker(threads: int) -> None:
     from gateway.worker.loop import run_workers
 
     starting_settings()
-    with checked_database(existing=False) as database:
-        environ = process_environment() | ({"DATABASE_URL": database.dsn} if database.embedded else {})
+    with checked_database(existing=False) as database, interruptible() as stopped:
+        environ = process_environment() | database.settings
         forget_secrets(os.environ)
-        run_workers(environ, threads=threads)
+        run_workers(environ, stopped, threads=threads)

@@ -1,16 +1,10 @@
-"""
-Run jobs: in threads beside a server, or as a process of their own (`python -m gateway worker`).
-
-The first SIGTERM or SIGINT ends the process after the current units, a second one at once.
-"""
+"""Run jobs: in threads beside a server, or as a process of their own (`python -m gateway worker`)."""
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, MutableMapping, Sequence
-from types import FrameType
 
 import structlog
 
@@ -41,15 +35,11 @@ class Worker:
         self._jobs = unit_jobs() if jobs is None else jobs
         self._clock = clock
         self._ran_at: dict[str, float] = {}
-        self.done = 0
-        """Rounds in which there was work."""
 
     def once(self) -> bool:
         """Run each job that is due; whether any found work. A job that fails is logged and does not stop the others."""
         results = [self._run(job) for job in self._jobs if self._is_due(job)]
-        found = any(results)
-        self.done += found
-        return found
+        return any(results)
 
     def run(self, stopped: threading.Event, pause_seconds: float = IDLE_SECONDS) -> None:
         """Work until `stopped` is set, with a pause whenever there is nothing to do."""
@@ -72,57 +62,39 @@ class Worker:
         return False
 
 
-def start_worker(rt: Runtime, stopped: threading.Event | None = None, *, threads: int = 1) -> list[Worker]:
+def start_worker(rt: Runtime, stopped: threading.Event | None = None, *, threads: int = 1) -> list[threading.Thread]:
     """Start the threads of a worker in this process: `threads` for units, one for events, one for housekeeping."""
     stopped = stopped or threading.Event()
-    units = [Worker(rt) for _ in range(threads)]
-    for worker in units:
-        _start(worker, stopped, IDLE_SECONDS, "worker")
-    _start(Worker(rt, event_jobs()), stopped, 1.0, "events")
-    _start(Worker(rt, housekeeping_jobs()), stopped, IDLE_SECONDS, "housekeeping")
-    return units
+    kinds = [("worker", unit_jobs, IDLE_SECONDS)] * threads
+    kinds += [("events", event_jobs, 1.0), ("housekeeping", housekeeping_jobs, IDLE_SECONDS)]
+    started = []
+    for name, jobs, pause_seconds in kinds:
+        run = Worker(rt, jobs()).run
+        started.append(threading.Thread(target=run, args=(stopped, pause_seconds), name=name, daemon=True))
+        started[-1].start()
+    return started
 
 
-def _start(worker: Worker, stopped: threading.Event, pause_seconds: float, name: str) -> None:
-    threading.Thread(target=worker.run, args=(stopped, pause_seconds), name=name, daemon=True).start()
-
-
-def run_workers(environ: MutableMapping[str, str], *, threads: int) -> None:
-    """Work with the settings in `environ` until a signal comes. Raises SettingsRefused with all problems."""
+def run_workers(environ: MutableMapping[str, str], stopped: threading.Event, *, threads: int) -> None:
+    """Work with the settings in `environ` until `stopped` is set. Raises SettingsRefused with all problems."""
     start_log()
     rt = build_runtime(read_settings(environ))
     forget_secrets(environ)
-    stopped = _stopped_by_signal()
     start_heartbeat(rt, stopped)
-    before = set(threading.enumerate())
-    workers = start_worker(rt, stopped, threads=threads)
-    started = set(threading.enumerate()) - before
+    started = start_worker(rt, stopped, threads=threads)
     log.info("worker.started", threads=threads, host=rt.journal.host)
     while not stopped.wait(PROGRESS_SECONDS):
-        _log_progress(rt, workers)
+        _log_progress(rt)
     log.info("worker.stopping")
     until = time.monotonic() + UNIT_SECONDS
     for thread in started:
         thread.join(max(0.0, until - time.monotonic()))
-    log.info("worker.stopped", units=sum(worker.done for worker in workers))
-    rt.store.close()
-    rt.http.close()
+    log.info("worker.stopped")
+    rt.close()
 
 
-def _stopped_by_signal() -> threading.Event:
-    stopped = threading.Event()
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        stopped.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    return stopped
-
-
-def _log_progress(rt: Runtime, workers: Sequence[Worker]) -> None:
-    """What this process has done since its start, and what is due in the whole installation."""
+def _log_progress(rt: Runtime) -> None:
+    """What is due in the whole installation."""
     try:
         lag = worker_backlog(rt.database)
     except GatewayError as error:
@@ -130,7 +102,6 @@ def _log_progress(rt: Runtime, workers: Sequence[Worker]) -> None:
         return
     log.info(
         "worker.progress",
-        units=sum(worker.done for worker in workers),
         due=lag["due"],
         oldest_due_seconds=round(float(lag["oldest_due_seconds"])),
         revocations=lag["revocations"],
