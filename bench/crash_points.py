@@ -13,8 +13,8 @@ from typing import Any
 
 from gateway.services import Runtime
 
-_WRAPPED = {"store": "database", "database": "database", "http": "http", "journal": "journal"}
-"""Fields of Runtime, and what their crash points are called after."""
+_WRAPPED = ("database", "http", "journal")
+"""The fields of Runtime that are wrapped."""
 
 
 class CrashPoints:
@@ -48,4 +48,4 @@ def with_crash_points(rt: Runtime, stop_at: str) -> Runtime:
             threading.Event().wait()
 
     names = {field.name for field in fields(rt)} & set(_WRAPPED)
-    return replace(rt, **{name: CrashPoints(getattr(rt, name), _WRAPPED[name], reached) for name in names})
+    return replace(rt, **{name: CrashPoints(getattr(rt, name), name, reached) for name in names})

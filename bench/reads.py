@@ -28,7 +28,7 @@ from bench.machine import Cores, describe
 from bench.provider import running_provider
 from bench.stage import save
 from gateway.crypto.vault import Vault
-from gateway.database import apply_schema, open_store
+from gateway.database import apply_schema, open_postgres
 from gateway.database.queries.sessions import open_session
 from gateway.embedded.postgres import embedded_postgres
 from gateway.server import python_module
@@ -126,7 +126,7 @@ class Reads(Bench):
 
 def _stock(dsn: str, key: str) -> list[str]:
     """The same connections for both: sealed in ours, encrypted in the hand-written table. Their ids."""
-    vault, fernet, store, user = Vault([key]), Fernet(key), open_store(dsn), uuid.uuid4()
+    vault, fernet, store, user = Vault([key]), Fernet(key), open_postgres(dsn), uuid.uuid4()
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(
             "create table bench_key (hash text primary key, partner_id int not null);"

@@ -60,7 +60,7 @@ def revoke_all(count: int, threads: int, *, quiet: bool = False) -> dict[str, An
         finally:
             reader.over.set()
             reader.thread.join()
-            rt.store.close()
+            rt.database.close()
             rt.http.close()
 
 

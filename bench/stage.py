@@ -28,7 +28,7 @@ from cryptography.fernet import Fernet
 
 from bench.strict import CLIENT_ID, CLIENT_SECRET
 from gateway.crypto.vault import Vault
-from gateway.database import Store, apply_schema, open_store
+from gateway.database import Database, apply_schema, open_postgres
 from gateway.database.queries.connections import NewGrant, save_connection
 from gateway.database.queries.sessions import open_session
 from gateway.embedded.postgres import EmbeddedPostgres, start_or_join
@@ -186,7 +186,7 @@ class Stage:
 
     def connections(self, provider: str, count: int) -> dict[str, str]:
         """That many new connections, of Alice's while they are few: id to account."""
-        vault, store = Vault([self.key]), open_store(self.dsn)
+        vault, store = Vault([self.key]), open_postgres(self.dsn)
         soon, made, owner = _moment(self.dsn, "1 hour"), {}, self.user_id
         for account, access, refresh in self.control("mint", name=f"{provider}-{uuid.uuid4().hex[:6]}", count=count):
             if len(made) % _OF_ONE_USER == 0:
@@ -275,7 +275,7 @@ def staged(make: type[Staged] = Stage, module: str = "bench.strict") -> Iterator
 
 
 def save(
-    store: Store, vault: Vault, *, user_id: uuid.UUID, provider: str, account: str, access: str, refresh: str | None
+    store: Database, vault: Vault, *, user_id: uuid.UUID, provider: str, account: str, access: str, refresh: str | None
 ) -> uuid.UUID:
     """A connection of one of the user's accounts for an hour; its id."""
     seal_id = uuid.uuid4()

@@ -86,7 +86,7 @@ def build_served_app(*, work: bool) -> Flask:
     app = create_app()
     rt = app.extensions["gateway"]
     try:
-        rt.store.warm()
+        rt.database.warm()
     except GatewayError as error:
         log.warning("database.warmup_failed", error=error.slug)  # it may be back soon
     gc.collect()

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from gateway import __version__
 from gateway.catalog import Catalog, Provider, load_catalog
 from gateway.crypto.vault import Vault
-from gateway.database import Store, open_rest_store, open_store
+from gateway.database import Database, open_postgres, open_rest
 from gateway.errors import NotFound, SettingsRefused
 from gateway.http import Bulkhead, HttpClient
 from gateway.identity import Identity
@@ -41,19 +41,14 @@ class Runtime:
     http: HttpClient
     issuers: Issuers
     identity: Identity
-    store: Store
+    database: Database
     journal: ResponseJournal
     now: Callable[[], datetime]
 
     def close(self) -> None:
         """Close the connections to the database and to providers."""
-        self.store.close()
+        self.database.close()
         self.http.close()
-
-    @property
-    def database(self) -> Store:
-        """What the functions in gateway.database.queries take first."""
-        return self.store
 
     def provider(self, provider_id: str) -> Provider:
         """The enabled provider of that id; NotFound when there is none or we have no registration there."""
@@ -98,14 +93,14 @@ def checked_catalog(settings: Settings) -> tuple[Catalog, list[str]]:
     return Catalog(providers), problems
 
 
-def open_database(settings: Settings) -> Store:
+def open_database(settings: Settings) -> Database:
     """Postgres directly where DATABASE_URL is set, else the Supabase project's REST API. Connects when it is first used."""
     if settings.database_url is not None:
-        return open_store(settings.database_url.get_secret_value())
+        return open_postgres(settings.database_url.get_secret_value())
     if settings.supabase_url is None or settings.supabase_secret_key is None:
         raise SettingsRefused([NO_DATABASE])
     key = settings.supabase_secret_key.get_secret_value()
-    return open_rest_store(settings.supabase_url, key, ca_bundle=settings.ca_bundle)
+    return open_rest(settings.supabase_url, key, ca_bundle=settings.ca_bundle)
 
 
 def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Runtime:
@@ -133,7 +128,7 @@ def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) 
         http=http,
         issuers=issuers,
         identity=Identity(settings, issuers),
-        store=open_database(settings),
+        database=open_database(settings),
         journal=ResponseJournal(vault, settings.data / "journal" if settings.journal else None),
         now=now,
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.database import Store, apply_schema, open_rest_store, open_store
+from gateway.database import Database, apply_schema, open_postgres, open_rest
 from gateway.embedded.postgres import EmbeddedPostgres, start_or_join
 from tests.support.database import ReusedDatabase, administer, database_dsn, fresh_database
 from tests.support.event_fixtures import aged, rt, runtime, sealed  # noqa: F401 - fixtures of several files
@@ -93,12 +93,12 @@ def rest(database) -> Iterator[PostgRest]:
 
 
 @pytest.fixture
-def store(request, database) -> Iterator[Store]:
+def store(request, database) -> Iterator[Database]:
     """The store over a database of its own; the tests of its contract get one over each backend."""
     if getattr(request, "param", "direct") == "rest":
-        opened = open_rest_store(request.getfixturevalue("rest").url, SECRET_KEY)
+        opened = open_rest(request.getfixturevalue("rest").url, SECRET_KEY)
     else:
-        opened = open_store(database)
+        opened = open_postgres(database)
     yield opened
     opened.close()
 

@@ -24,8 +24,8 @@ from gateway.cli.context import (
     counted,
     fail,
     long_work,
+    opened_database,
     opened_runtime,
-    opened_store,
     printable,
     show,
 )
@@ -64,8 +64,10 @@ def connections() -> None:
 def connections_list(provider: str | None, user_id: uuid.UUID | None, status: str | None, *, as_json: bool) -> None:
     """The connections of all users, by id."""
     count, after = 0, None
-    with opened_store() as store:
-        while page := all_connections(store, provider=provider, user_id=user_id, status=status, after=after, most=PAGE):
+    with opened_database() as database:
+        while page := all_connections(
+            database, provider=provider, user_id=user_id, status=status, after=after, most=PAGE
+        ):
             for row in page:
                 click.echo(json.dumps(_as_json(row)) if as_json else _line(row))
             count, after = count + len(page), page[-1].id
@@ -88,8 +90,8 @@ def _line(row: Connection) -> str:
 @AS_JSON
 def connections_show(connection_id: uuid.UUID, *, as_json: bool) -> None:
     """One connection: which partners may use it, and its last events; ends with 1 if there is none."""
-    with opened_store() as store:
-        found = inspect_connection(store, connection_id)
+    with opened_database() as database:
+        found = inspect_connection(database, connection_id)
     if found is None:
         click.echo("There is no such connection, and no event names one.", err=True)
         sys.exit(1)

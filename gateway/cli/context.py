@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gateway.catalog import Catalog, load_catalog
-from gateway.database import SCHEMA_VERSION, FunctionMissing, Store, apply_schema, open_store
+from gateway.database import SCHEMA_VERSION, Database, FunctionMissing, apply_schema, open_postgres
 from gateway.embedded.paths import holds_database
 from gateway.embedded.postgres import start_or_join
 from gateway.errors import DatabaseUnavailable, GatewayError, NotFound, SettingsRefused, Unexpected
@@ -179,10 +179,10 @@ def checked_providers(names: Sequence[str]) -> Catalog:
 
 
 @dataclass(frozen=True)
-class Database:
+class ReachedDatabase:
     """Where the database is: `dsn` of a direct connection, to our own server where `embedded`; else the project's REST API."""
 
-    store: Store
+    database: Database
     dsn: str = ""
     embedded: bool = False
     project: str = ""
@@ -195,7 +195,7 @@ class Database:
     def version(self) -> int | None:
         """The version of its schema; None when there is none."""
         try:
-            return int(self.store.schema()["version"]) or None
+            return int(self.database.schema()["version"]) or None
         except (NotFound, Unexpected):
             return None
         except DatabaseUnavailable as error:
@@ -204,27 +204,27 @@ class Database:
 
 
 @contextmanager
-def reach_database(*, existing: bool = False) -> Iterator[Database]:
+def reach_database(*, existing: bool = False) -> Iterator[ReachedDatabase]:
     """The database that is set, or the embedded one: joined or started, and created unless it must be `existing`."""
     settings = database_settings()
     with ExitStack() as stack:
         if settings.database_url is not None:
-            database = Database(open_database(settings), settings.database_url.get_secret_value())
+            reached = ReachedDatabase(open_database(settings), settings.database_url.get_secret_value())
         elif settings.supabase_secret_key is not None:
-            database = Database(open_database(settings), project=settings.supabase_url or "")
+            reached = ReachedDatabase(open_database(settings), project=settings.supabase_url or "")
         elif existing and not holds_database(settings.data):
             raise SettingsRefused(
                 [f"there is no database in {settings.data}/ yet: set GATEWAY_DATA or DATABASE_URL as `serve` has it."]
             )
         else:
             dsn = stack.enter_context(start_or_join(settings.data)).dsn
-            database = Database(open_store(dsn), dsn, embedded=True)
-        stack.callback(database.store.close)
-        yield database
+            reached = ReachedDatabase(open_postgres(dsn), dsn, embedded=True)
+        stack.callback(reached.database.close)
+        yield reached
 
 
 @contextmanager
-def checked_database(*, existing: bool = True) -> Iterator[Database]:
+def checked_database(*, existing: bool = True) -> Iterator[ReachedDatabase]:
     """A database whose schema is current; the embedded one is brought up to date."""
     with reach_database(existing=existing) as database:
         version = database.version()
@@ -236,10 +236,10 @@ def checked_database(*, existing: bool = True) -> Iterator[Database]:
 
 
 @contextmanager
-def opened_store(*, existing: bool = True) -> Iterator[Store]:
-    """The store, for commands that need no other setting."""
-    with checked_database(existing=existing) as database:
-        yield database.store
+def opened_database(*, existing: bool = True) -> Iterator[Database]:
+    """The database, for commands that need no other setting."""
+    with checked_database(existing=existing) as reached:
+        yield reached.database
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from gateway.cli.context import AS_JSON, Database, reach_database, show
+from gateway.cli.context import AS_JSON, ReachedDatabase, reach_database, show
 from gateway.database import SCHEMA_VERSION, apply_schema
 from gateway.database.migrate import PASTED, export_supabase, plan
 
@@ -60,7 +60,7 @@ def db_status(*, as_json: bool) -> None:
         _end_with_version(database.version(), as_json=as_json)
 
 
-def _paste(database: Database) -> None:
+def _paste(database: ReachedDatabase) -> None:
     """No schema can be applied over the REST API: say where to paste it, and look for it afterwards."""
     hosted = _HOSTED.fullmatch(database.project)
     editor = f"https://supabase.com/dashboard/project/{hosted[1]}/sql/new" if hosted else "your project's SQL editor"

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.panel import Panel
 
 from gateway.catalog import ENDPOINTS, Provider, load_catalog
-from gateway.database import Store, apply_schema, open_store
+from gateway.database import Database, apply_schema, open_postgres
 from gateway.database.queries import partners as queries
 from gateway.database.queries.callers import check_caller
 from gateway.embedded.postgres import embedded_postgres
@@ -149,33 +149,33 @@ def _kept(file: Path, make: Callable[[], str]) -> str:
 
 def demo_partners(data: Path, dsn: str) -> dict[str, str]:
     """The keys of the demo's partners, made once and kept in `data`. A partner that was revoked is left out."""
-    store = open_store(dsn)
+    database = open_postgres(dsn)
     try:
-        keys = {name: _partner_key(store, data / f"key-of-{name}", *asked) for name, asked in PARTNERS.items()}
+        keys = {name: _partner_key(database, data / f"key-of-{name}", *asked) for name, asked in PARTNERS.items()}
     finally:
-        store.close()
+        database.close()
     return {name: key for name, key in keys.items() if key is not None}
 
 
-def _partner_key(store: Store, file: Path, name: str, scope: tuple[str, ...], reach: Reach) -> str | None:
+def _partner_key(database: Database, file: Path, name: str, scope: tuple[str, ...], reach: Reach) -> str | None:
     key = file.read_text(encoding="utf-8").strip() if file.exists() else ""
-    if key and _is_known(store, key):
+    if key and _is_known(database, key):
         return key
     try:
-        existing = queries.list_partners(store, name)["partners"]
+        existing = queries.list_partners(database, name)["partners"]
         for lost in existing[0]["keys"] if existing else ():
-            queries.revoke_key(store, name=name, key_id=uuid.UUID(lost["id"]))
-        made = add_key(store, name) if existing else add_partner(store, name, scope=scope, reach=reach)
+            queries.revoke_key(database, name=name, key_id=uuid.UUID(lost["id"]))
+        made = add_key(database, name) if existing else add_partner(database, name, scope=scope, reach=reach)
     except PartnerRefused:
         return None
     file.unlink(missing_ok=True)
     return _kept(file, lambda: made.text)
 
 
-def _is_known(store: Store, key: str) -> bool:
+def _is_known(database: Database, key: str) -> bool:
     """Whether the key is a partner's; a frozen partner's is, too."""
     try:
-        check_caller(store, Caller(key_hash=read_key(key)))
+        check_caller(database, Caller(key_hash=read_key(key)))
     except Unauthenticated:
         return False
     except RequestRefused:

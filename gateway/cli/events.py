@@ -16,8 +16,8 @@ from gateway.cli.context import (
     counted,
     interruptible,
     long_work,
+    opened_database,
     opened_runtime,
-    opened_store,
     printable,
     show,
 )
@@ -43,12 +43,12 @@ def events() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def tail(after: int | None, *, follow: bool, as_json: bool) -> None:
     """Show events, oldest first."""
-    with opened_store() as store, interruptible() as stopped, suppress(BrokenPipeError):
-        chain = queries.read_chain(store)
+    with opened_database() as database, interruptible() as stopped, suppress(BrokenPipeError):
+        chain = queries.read_chain(database)
         last = max(0, chain.position - _LAST) if after is None else after
         while not stopped.is_set():
             rows = [
-                row for row in queries.read_chain_page(store, after=last, limit=PAGE).rows if row["position"] > last
+                row for row in queries.read_chain_page(database, after=last, limit=PAGE).rows if row["position"] > last
             ]
             for row in rows:
                 click.echo(json.dumps(_as_json(row)) if as_json else _as_line(row))

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, get_args
 
 import click
 
-from gateway.cli.context import AS_JSON, YES, checked_providers, confirm, fail, opened_store, show
+from gateway.cli.context import AS_JSON, YES, checked_providers, confirm, fail, opened_database, show
 from gateway.database.queries import partners as queries
 from gateway.partners.admin import SCOPES, NewKey, Reach, add_key, add_partner
 
@@ -47,16 +47,16 @@ def partners() -> None:
 def partners_add(name: str, *, as_json: bool, **options: Any) -> None:
     """Add a partner, and print its first key."""
     checked_providers(options["providers"])
-    with opened_store(existing=False) as store:
-        _show_key(add_partner(store, name, **options), {}, as_json=as_json)
+    with opened_database(existing=False) as database:
+        _show_key(add_partner(database, name, **options), {}, as_json=as_json)
 
 
 @partners.command("list")
 @AS_JSON
 def partners_list(*, as_json: bool) -> None:
     """Every partner and its keys (not their text), and what is frozen."""
-    with opened_store() as store:
-        found = queries.list_partners(store)
+    with opened_database() as database:
+        found = queries.list_partners(database)
     show(found, _lines(found), as_json=as_json)
 
 
@@ -90,14 +90,14 @@ def partners_keys(
         fail("--new and --revoke are two steps: make the new key, and revoke the old one when it is not used any more.")
     if (addresses or expires_days is not None) and not new:
         fail("--address and --expires-days are decided when a key is made: use them with --new.")
-    with opened_store() as store:
+    with opened_database() as database:
         if new:
-            key = add_key(store, name, addresses=addresses, expires_days=expires_days)
+            key = add_key(database, name, addresses=addresses, expires_days=expires_days)
             _show_key(key, {"key_id": str(key.key_id)}, as_json=as_json)
         elif revoke is not None:
-            _show_revoked(queries.revoke_key(store, name=name, key_id=revoke), f"key {revoke}", as_json=as_json)
+            _show_revoked(queries.revoke_key(database, name=name, key_id=revoke), f"key {revoke}", as_json=as_json)
         else:
-            found = queries.list_partners(store, name)["partners"] or _no(f"partner {name}")
+            found = queries.list_partners(database, name)["partners"] or _no(f"partner {name}")
             show(found[0]["keys"], map(_key_line, found[0]["keys"]), as_json=as_json)
 
 
@@ -107,10 +107,10 @@ def partners_keys(
 @AS_JSON
 def partners_revoke(name: str, *, yes: bool, as_json: bool) -> None:
     """Refuse a partner and all of its keys, for good. Connections stay."""
-    with opened_store() as store:
-        if queries.list_partners(store, name)["partners"]:
+    with opened_database() as database:
+        if queries.list_partners(database, name)["partners"]:
             confirm(f"{name} and all of its keys will be refused. Connections stay.", yes=yes)
-        _show_revoked(queries.revoke_partner(store, name), f"partner {name}", as_json=as_json)
+        _show_revoked(queries.revoke_partner(database, name), f"partner {name}", as_json=as_json)
 
 
 @partners.command("freeze")
@@ -125,8 +125,8 @@ def partners_freeze(name: str | None, provider: str | None, *, reads: bool, off:
         fail("name one thing to freeze: a partner, --provider, or --reads.")
     if provider is not None and not off:
         checked_providers([provider])
-    with opened_store(existing=False) as store:
-        changed = queries.freeze(store, partner=name, provider=provider, reads=reads, off=off)
+    with opened_database(existing=False) as database:
+        changed = queries.freeze(database, partner=name, provider=provider, reads=reads, off=off)
     if changed is None:
         _no(f"partner {name}")
     what = name or (f"every token of {provider}" if provider else "every token read")

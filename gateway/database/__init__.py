@@ -25,10 +25,9 @@ __all__ = [
     "Database",
     "FunctionMissing",
     "SchemaState",
-    "Store",
     "apply_schema",
-    "open_rest_store",
-    "open_store",
+    "open_postgres",
+    "open_rest",
 ]
 
 SCHEMA_VERSION = schema_version()
@@ -55,16 +54,16 @@ class Backend(Protocol):
         """Close the connections."""
 
 
-def open_store(database_url: str) -> Store:
-    """The store on the Postgres that `database_url` leads to. Connects at the first call, so it may be made before a fork."""
-    return Store(PostgresBackend(database_url))
+def open_postgres(database_url: str) -> Database:
+    """The database at that address, over a direct connection. Connects at the first call, so this may be called before a fork."""
+    return Database(PostgresBackend(database_url))
 
 
-def open_rest_store(supabase_url: str, secret_key: str, *, ca_bundle: Path | None = None) -> Store:
+def open_rest(supabase_url: str, secret_key: str, *, ca_bundle: Path | None = None) -> Database:
     """The same over the REST API of a Supabase project. Connects at the first call. SettingsRefused for a bad `ca_bundle`."""
     from gateway.database.rest import SupabaseBackend
 
-    return Store(SupabaseBackend(supabase_url, secret_key, ca_bundle=ca_bundle))
+    return Database(SupabaseBackend(supabase_url, secret_key, ca_bundle=ca_bundle))
 
 
 class Database:
@@ -128,9 +127,6 @@ class Database:
         except FunctionMissing:
             return SchemaState(version=0, own_auth=False)
         return SchemaState(version=row["version"], own_auth=row["own_auth"])
-
-
-Store = Database
 
 
 def _encode(arguments: Mapping[str, object]) -> dict[str, object]:

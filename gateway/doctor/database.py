@@ -35,7 +35,7 @@ _BEHIND_SECONDS = 60
 def examine(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
     """All findings about the database; if it does not answer or has no schema, only that."""
     try:
-        version = rt.store.schema()["version"]
+        version = rt.database.schema()["version"]
     except DatabaseUnavailable:
         fix = "Check DATABASE_URL (or SUPABASE_URL and SUPABASE_SECRET_KEY), and whether the database or project is running."
         yield Finding("database", "fail", "It does not answer.", fix)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from gateway.database import Store
+from gateway.database import Database
 from gateway.database.queries import partners as queries
 from gateway.errors import Unauthenticated
 
@@ -88,7 +88,7 @@ def _base62(number: int, digits: int) -> str:
 
 
 def add_partner(
-    store: Store,
+    database: Database,
     name: str,
     *,
     scope: Sequence[str],
@@ -108,7 +108,7 @@ def add_partner(
     _judge(name, scope, reach, (reads_per_hour, connections_per_hour))
     text = make_key()
     added = queries.add_partner(
-        store,
+        database,
         name=name,
         scope=sorted(set(scope)),
         providers=sorted(set(providers)) or None,
@@ -126,7 +126,7 @@ def add_partner(
     return NewKey(*added, text)
 
 
-def add_key(store: Store, name: str, *, addresses: Sequence[str] = (), expires_days: int | None = None) -> NewKey:
+def add_key(database: Database, name: str, *, addresses: Sequence[str] = (), expires_days: int | None = None) -> NewKey:
     """
     One more key of a partner, which may have two valid ones. Omitted options are copied from its newest key.
 
@@ -134,7 +134,7 @@ def add_key(store: Store, name: str, *, addresses: Sequence[str] = (), expires_d
     """
     text = make_key()
     added = queries.add_key(
-        store,
+        database,
         name=name,
         key_hash=hash_key(text),
         hint=_hint(text),

@@ -23,7 +23,7 @@ def alive() -> Response:
 def ready() -> Response:
     """The database responds, with a schema that is new enough."""
     try:
-        version = runtime().store.schema()["version"]
+        version = runtime().database.schema()["version"]
     except GatewayError:
         return _text("the database is not responding", 503)
     if version < SCHEMA_VERSION:

@@ -30,7 +30,7 @@ def secure(database, tmp_path):
         "GOOGLE_CLIENT_ID": "client", "GOOGLE_CLIENT_SECRET": "secret",
     })  # fmt: skip
     yield app.test_client(use_cookies=False)
-    app.extensions["gateway"].store.close()
+    app.extensions["gateway"].database.close()
 
 
 def enters(client, token=None, cookie=""):

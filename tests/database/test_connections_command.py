@@ -19,7 +19,7 @@ from gateway.cli.demo import demo_settings
 from gateway.cli.main import main
 from gateway.connections import revoke_provider
 from gateway.connections.revoke_provider import RevokeAll, proof, summary
-from gateway.database import open_rest_store
+from gateway.database import open_rest
 from gateway.database.queries import events
 from gateway.database.queries import partners as queries
 from gateway.database.queries.connections import list_connections
@@ -54,7 +54,7 @@ def here(database, tmp_path, sandbox):
     environ = demo_settings(tmp_path, "http://localhost:8000", sandbox.origin, database)
     rt = build_runtime(read_settings(environ))
     yield SimpleNamespace(rt=rt, environ=environ, sandbox=sandbox, database=database)
-    rt.store.close()
+    rt.database.close()
     rt.http.close()
 
 
@@ -68,14 +68,14 @@ def run(here, *arguments, code=0, **options):
 def connect(here, count=1, *, provider="zoom", name="alice"):
     """That many connections of one user, one account each."""
     person, made = Person(name), []
-    person.signs_in(here.rt.store)
+    person.signs_in(here.rt.database)
     for number in range(count):
         account = f"{name}-{provider}-{number}"
         grant = person.encrypted(
             here.rt.vault, access_token=f"token-of-{account}", refresh_token=f"refresh-of-{account}", provider=provider, type=3,
             many_accounts=True, account_id=account, account_label=account,
         )  # fmt: skip
-        made.append(person.connects(here.rt.store, grant, add_account=True).id)
+        made.append(person.connects(here.rt.database, grant, add_account=True).id)
     return made
 
 
@@ -206,13 +206,13 @@ def test_what_would_become_a_connection_goes_too(here):
     Pending grants and attempts under way: no connection of the provider appears later.
     """
     alice = Person("alice")
-    alice.signs_in(here.rt.store)
+    alice.signs_in(here.rt.database)
     for provider in ("zoom", "ringcentral"):
         grant = alice.encrypted(
             here.rt.vault, provider=provider, confirmation_hash="c", connect_session_id=uuid.uuid4()
         )
-        assert alice.saves(here.rt.store, grant) is None
-        alice.starts(here.rt.store, provider, provider=provider)
+        assert alice.saves(here.rt.database, grant) is None
+        alice.starts(here.rt.database, provider, provider=provider)
     said = json.loads(run(here, "connections", "revoke", "--provider", "zoom", "--yes", "--json"))
 
     assert (0, 1, 1) == (said["erased"], said["parked"], said["attempts"])
@@ -227,7 +227,7 @@ def test_a_save_under_way_when_a_run_begins_is_waited_for_and_erased_too(here):
     So that "none is left" is true when it is said.
     """
     alice = Person("alice")
-    alice.signs_in(here.rt.store)
+    alice.signs_in(here.rt.database)
     run_ = RevokeAll(here.rt, "zoom", stopped=threading.Event())
     whole = threading.Thread(target=lambda: list(run_))
     with psycopg.connect(here.database) as saving, psycopg.connect(here.database, autocommit=True) as watch:
@@ -254,8 +254,8 @@ def test_nothing_is_connected_at_a_frozen_provider_until_the_thaw(here):
     """
     run(here, "connections", "revoke", "--provider", "zoom", "--yes")
     alice = Person("alice")
-    alice.signs_in(here.rt.store)
-    store = here.rt.store
+    alice.signs_in(here.rt.database)
+    store = here.rt.database
     for refused in (
         lambda: alice.starts(store, "z", provider="zoom"),
         lambda: alice.saves(store, provider="zoom", confirmation_hash="c"),
@@ -336,11 +336,11 @@ def test_over_rest_the_same_is_done(here, rest):
     One round trip a step there, too; and what is looked at is the same.
     """
     held = connect(here, 5)
-    over_rest = replace(here.rt, store=open_rest_store(rest.url, SECRET_KEY))
+    over_rest = replace(here.rt, database=open_rest(rest.url, SECRET_KEY))
     looked = {"provider": "zoom", "user_id": None, "status": "active", "after": None, "most": 10}
     try:
-        assert all_connections(here.rt.store, **looked) == all_connections(over_rest.store, **looked)
-        assert inspect_connection(here.rt.store, held[0]) == inspect_connection(over_rest.store, held[0])
+        assert all_connections(here.rt.database, **looked) == all_connections(over_rest.database, **looked)
+        assert inspect_connection(here.rt.database, held[0]) == inspect_connection(over_rest.database, held[0])
         run_ = RevokeAll(over_rest, "zoom", stopped=threading.Event())
         for _ in run_:
             pass
@@ -348,7 +348,7 @@ def test_over_rest_the_same_is_done(here, rest):
         assert (5, 5, 0) == (told.erased, told.outcomes["done"], told.left)
         assert list(proof(here.rt, run_.report)) == list(proof(over_rest, run_.report))
     finally:
-        over_rest.store.close()
+        over_rest.database.close()
 
 
 def test_a_database_that_is_away_for_a_moment_ends_nothing(here, monkeypatch):

@@ -20,7 +20,7 @@ from cryptography.fernet import Fernet
 
 from gateway import doctor
 from gateway.crypto.vault import Vault
-from gateway.database import open_store
+from gateway.database import open_postgres
 from gateway.database.queries import partners as queries
 from gateway.database.queries.revocations import erase_own_connection
 from gateway.doctor import Finding, environment
@@ -174,7 +174,7 @@ def test_a_lost_key_is_found_before_a_user_finds_it(installed):
     The newest stored tokens are tried, and none of them is shown.
     """
     key = Fernet.generate_key().decode()
-    store = open_store(installed.dsn)
+    store = open_postgres(installed.dsn)
     alice = Person("alice")
     alice.signs_in(store)
     connection = alice.connects(store, alice.encrypted(Vault([key]), refresh_token=None)).id
@@ -421,7 +421,7 @@ def test_an_unreachable_database_is_not_a_defect_of_ours():
     def away() -> None:
         raise DatabaseUnavailable("gone")
 
-    found = list(database_checks.examine(SimpleNamespace(store=SimpleNamespace(schema=away))))
+    found = list(database_checks.examine(SimpleNamespace(database=SimpleNamespace(schema=away))))
     assert ["fail"] == [finding.level for finding in found]
 
 
@@ -432,7 +432,7 @@ def test_what_is_frozen_is_reported_with_its_fix(installed):
     """
     A warning each, with since when and the command that thaws it; none is left afterwards.
     """
-    store = open_store(installed.dsn)
+    store = open_postgres(installed.dsn)
     partner(store, name="Acme")
     frozen = ({"partner": "Acme"}, {"provider": "zoom"}, {"reads": True})
     for each in frozen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cryptography.fernet import Fernet
 
-from gateway.database import open_rest_store
+from gateway.database import open_rest
 from gateway.database.queries import events
 from gateway.database.queries.events import Seal
 from gateway.database.queries.operator import worker_backlog
@@ -195,7 +195,7 @@ def test_a_column_that_is_added_later_breaks_no_hash_and_is_covered_from_then_on
 
 
 def test_over_rest_the_chain_is_the_same(sealed, rest):
-    over_rest = open_rest_store(rest.url, SECRET_KEY)
+    over_rest = open_rest(rest.url, SECRET_KEY)
     try:
         direct = events.read_chain_page(sealed.database, after=0, limit=30)
         assert events.read_chain_page(over_rest, after=0, limit=30) == direct
@@ -212,11 +212,11 @@ def test_an_impossible_time_stops_nothing(sealed, database, at):
 
     assert problems(sealed) == [("changed", 11, 20)]
     assert seal(sealed) == 1
-    assert 0 <= worker_backlog(sealed.store)["oldest_unassigned_seconds"] < 10**11
+    assert 0 <= worker_backlog(sealed.database)["oldest_unassigned_seconds"] < 10**11
     rows(database, "update gateway.event set at = %s::timestamptz where position = 17", was)
     (name,) = rows(database, "select current_database()")
     rows(database, f"alter database {name} set timezone = 'Asia/Kolkata'")
-    sealed.store.close()
+    sealed.database.close()
     assert verified(sealed) == (31, [])
 
 

@@ -147,8 +147,8 @@ def told(rt, person, after=0):
 
 def test_readers_see_events_with_a_position_alone(rt):
     alice = Person("alice")
-    alice.signs_in(rt.store)
-    alice.connects(rt.store)
+    alice.signs_in(rt.database)
+    alice.connects(rt.database)
 
     assert told(rt, alice) == []
     assign_positions(rt)
@@ -158,8 +158,8 @@ def test_readers_see_events_with_a_position_alone(rt):
 def test_delivery_continues_after_a_restored_backup(rt, database):
     """Positions and reading continue at once; verification compares with the log and reports what it finds."""
     alice = Person("alice")
-    alice.signs_in(rt.store)
-    alice.connects(rt.store)
+    alice.signs_in(rt.database)
+    alice.connects(rt.database)
     seal(rt)
     with put_back(database):
         append(database, 5, user_id=alice.id)
@@ -191,7 +191,7 @@ def test_delivery_continues_after_a_restored_backup(rt, database):
 def test_delivery_never_waits_for_the_hash_chain(sealed, database, damage):
     """Whatever happened to the chain: events are delivered a second later, and the failure is in the log."""
     alice = Person("alice")
-    alice.signs_in(sealed.store)
+    alice.signs_in(sealed.database)
     rows(database, damage)
     append(database, 3, user_id=alice.id)
     Worker(sealed, event_jobs()).once()
@@ -237,7 +237,7 @@ def test_the_doctor_checks_the_latest_events_and_whether_they_get_positions(seal
 def test_how_many_events_wait_for_a_position_is_a_metric(sealed, database):
     append(database, 3)
     rows(database, "update gateway.event set at = at - interval '90 s' where position is null")
-    lag = worker_backlog(sealed.store)
+    lag = worker_backlog(sealed.database)
 
     assert lag["events_unassigned"] == 3
     assert 90 <= lag["oldest_unassigned_seconds"] < 120

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from gateway.database import open_store
+from gateway.database import open_postgres
 from tests.support.database import Person, Two, acting, fresh_database, rows
 from tests.support.rls_probes import PROBES, Scene
 
@@ -23,7 +23,7 @@ TABLES = ("user_profile", "provider_data")
 def two(cluster, template) -> Iterator[Two]:
     alice, bob = Person("alice"), Person("bob")
     with fresh_database(cluster, template) as database:
-        store = open_store(database)
+        store = open_postgres(database)
         for who in (alice, bob):
             who.signs_in(store)
         saved = {who: who.connects(store).id for who in (alice, bob)}

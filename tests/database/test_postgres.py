@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import psycopg
 import pytest
 
-from gateway.database import SCHEMA_VERSION, Store, apply_schema, open_store, postgres
+from gateway.database import SCHEMA_VERSION, Database, apply_schema, open_postgres, postgres
 from gateway.database.postgres import FunctionMissing, PostgresBackend
 from gateway.database.queries.revocations import erase_own_connection
 from gateway.embedded.postgres import start_or_join
@@ -185,7 +185,7 @@ def test_a_restarted_database_is_found_again(cluster):
     folder.mkdir(mode=0o711)
     with start_or_join(folder) as server:
         apply_schema(server.dsn)
-        store = open_store(server.dsn)
+        store = open_postgres(server.dsn)
         assert SCHEMA_VERSION == store.schema()["version"]
     with start_or_join(folder):
         assert SCHEMA_VERSION == store.schema()["version"]
@@ -280,7 +280,7 @@ def test_the_schema_is_applied_through_a_pooler_too(bare_database):
     By the same address as the gateway is given.
     """
     apply_schema(f"{bare_database}&pgbouncer=true")
-    store = open_store(f"{bare_database}&pgbouncer=true")
+    store = open_postgres(f"{bare_database}&pgbouncer=true")
     assert SCHEMA_VERSION == store.schema()["version"]
     store.close()
 
@@ -289,7 +289,7 @@ def test_a_closed_store_opens_again(database):
     """
     And it is made without a connection.
     """
-    store = Store(PostgresBackend(database))
+    store = Database(PostgresBackend(database))
     assert store._backend._pool is None
     for _ in range(2):
         assert SCHEMA_VERSION == store.schema()["version"]
@@ -303,7 +303,7 @@ def test_a_database_that_is_not_there_is_said_to_be_unavailable(dsn, monkeypatch
     """
     monkeypatch.setattr(postgres, "CONNECTION_SECONDS", 0.3)
     dsn = dsn.replace("gateway@", "gateway:canary@")
-    store = open_store(dsn)
+    store = open_postgres(dsn)
     for attempt in (store.schema, lambda: apply_schema(dsn)):
         with pytest.raises(DatabaseUnavailable) as refused:
             attempt()

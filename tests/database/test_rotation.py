@@ -20,7 +20,7 @@ from cryptography.fernet import Fernet
 from gateway.connections import rotate_keys
 from gateway.connections.rotate_keys import Rotation
 from gateway.crypto.vault import Vault
-from gateway.database import open_rest_store
+from gateway.database import open_rest
 from gateway.database.queries.encrypted import encrypted_values, replace_encrypted
 from gateway.database.queries.hosts import Host, list_hosts, report_host
 from gateway.database.queries.operator import recent_refreshes
@@ -57,7 +57,7 @@ def runtime(database, tmp_path):
 
     yield make
     for rt in made:
-        rt.store.close()
+        rt.database.close()
         rt.http.close()
 
 
@@ -71,15 +71,15 @@ def rotate(rt, *, check=False, stopped=None):
 def connect(rt, **more):
     """One connection of a user of its own, encrypted by `rt`; its id."""
     person = Person("alice")
-    person.signs_in(rt.store)
-    return person.connects(rt.store, person.encrypted(rt.vault, **more)).id
+    person.signs_in(rt.database)
+    return person.connects(rt.database, person.encrypted(rt.vault, **more)).id
 
 
 def fill(rt, database):
     """An encrypted value of every kind."""
-    ALICE.signs_in(rt.store)
-    ALICE.connects(rt.store, ALICE.encrypted(rt.vault))
-    assert ALICE.saves(rt.store, ALICE.encrypted(rt.vault, account_id="other")) is None
+    ALICE.signs_in(rt.database)
+    ALICE.connects(rt.database, ALICE.encrypted(rt.vault))
+    assert ALICE.saves(rt.database, ALICE.encrypted(rt.vault, account_id="other")) is None
     waits(rt)
     (held,) = rows(database, "select id from gateway.connection")
     rt.journal.put(held, 1, {"access_token": "of the journal"})
@@ -88,7 +88,9 @@ def fill(rt, database):
 def waits(rt):
     """An encrypted grant in the queue of revocations."""
     grant = ALICE.encrypted(rt.vault, provider="zoom")
-    queue(rt.store, grant.token, refresh=grant.refresh, seal_id=grant.seal_id, user_id=grant.user_id, provider="zoom")
+    queue(
+        rt.database, grant.token, refresh=grant.refresh, seal_id=grant.seal_id, user_id=grant.user_id, provider="zoom"
+    )
 
 
 def read_all(rt):
@@ -177,11 +179,11 @@ def test_what_became_new_meanwhile_is_not_put_back(runtime, database):
     Compare-and-set on the encrypted text: to put an old token back would be the loss of the connection.
     """
     both = runtime(NEW, OLD)
-    ALICE.signs_in(both.store)
-    ALICE.connects(both.store, ALICE.encrypted(runtime(OLD).vault))
+    ALICE.signs_in(both.database)
+    ALICE.connects(both.database, ALICE.encrypted(runtime(OLD).vault))
     seen = encrypted_values(both.database, "connection", after=None, most=10).items
     newer = ALICE.encrypted(both.vault)
-    ALICE.connects(both.store, newer)
+    ALICE.connects(both.database, newer)
 
     again = [(value, both.vault.encrypt("x", **value.context)) for value in seen]
     assert 2 == len(again)
@@ -242,12 +244,12 @@ def test_nothing_is_encrypted_with_a_key_that_a_host_lacks(runtime, database):
     """
     connect(runtime(OLD))
     both = runtime(NEW, OLD)
-    report_host(both.store, host="the-other-host", keys=Vault([OLD]).key_ids())
+    report_host(both.database, host="the-other-host", keys=Vault([OLD]).key_ids())
 
     with pytest.raises(SettingsRefused) as refused:
         rotate_keys.require_newest_key_everywhere(both)
     assert "the-other-host" in refused.value.problems[0]
-    report_host(both.store, host="the-other-host", keys=Vault([OLD, NEW]).key_ids())
+    report_host(both.database, host="the-other-host", keys=Vault([OLD, NEW]).key_ids())
     rows(database, "update gateway.host set seen_at = seen_at - interval '3 minutes' where cardinality(keys) = 1")
     rotate_keys.require_newest_key_everywhere(both)
 
@@ -276,7 +278,7 @@ def test_only_who_was_seen_lately_counts(runtime, database):
     """
     A host that is gone is forgotten after ten minutes; what a host had before its restart, after two and a half.
     """
-    store = runtime(NEW).store
+    store = runtime(NEW).database
     for host, keys, ago in (("gone", ["a"], 700), ("late", ["a"], 500), ("here", ["a"], 200), ("here", ["a", "b"], 10)):
         report_host(store, host=host, keys=keys)
         query = "update gateway.host set seen_at = clock_timestamp() - make_interval(secs => %s) where host = %s and keys = %s"
@@ -311,8 +313,8 @@ def test_over_rest_the_same_is_answered(runtime, database, rest):
     fill(runtime(OLD), database)
     (held,) = rows(database, "select id from gateway.connection")
     both = runtime(NEW, OLD)
-    report_host(both.store, host="a", keys=["k"])
-    store = open_rest_store(rest.url, SECRET_KEY)
+    report_host(both.database, host="a", keys=["k"])
+    store = open_rest(rest.url, SECRET_KEY)
     for kind in rotate_keys.KINDS:
         page = encrypted_values(store, kind, after=None, most=9)
         assert page == encrypted_values(both.database, kind, after=None, most=9)
@@ -324,7 +326,7 @@ def test_over_rest_the_same_is_answered(runtime, database, rest):
             assert () == encrypted_values(store, kind, after=page.items[-1], most=1).items
     report_host(store, host="b", keys=["k", "l"])
     assert {"a", "b"} == {host.id for host in list_hosts(store)}
-    assert recent_refreshes(both.store, 300) == recent_refreshes(store, 300)
+    assert recent_refreshes(both.database, 300) == recent_refreshes(store, 300)
     user = rows(database, "select user_id from gateway.connection where id = %s", held)[0]
     assert (
         "ghl"

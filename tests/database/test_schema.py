@@ -14,7 +14,7 @@ import uuid
 import pytest
 from psycopg.errors import InsufficientPrivilege
 
-from gateway.database import SCHEMA_VERSION, apply_schema, open_store
+from gateway.database import SCHEMA_VERSION, apply_schema, open_postgres
 from gateway.database.migrate import PASTED
 from gateway.errors import Unexpected
 from tests.support.database import acting, rows
@@ -107,7 +107,7 @@ def test_a_database_without_the_schema_is_version_nought(bare_database):
     """
     Not an error: `db status` and `serve` have to say so in words.
     """
-    store = open_store(bare_database)
+    store = open_postgres(bare_database)
     assert {"version": 0, "own_auth": False} == store.schema()
     store.close()
 

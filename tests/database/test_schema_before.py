@@ -11,7 +11,7 @@ import uuid
 import psycopg
 import pytest
 
-from gateway.database import apply_schema, open_store
+from gateway.database import apply_schema, open_postgres
 from gateway.database.queries.revocations import erase_own_connection
 from tests.support.database import Person, acting, administer, database_dsn, fresh_database, rows
 from tests.support.old_databases import DOCUMENTED, MODEST_OWNER, OLD_TABLES, OURS, SUPABASE, fill_old_tables
@@ -130,7 +130,7 @@ def test_connecting_adopts_the_row_that_stood_before(old, name):
     rows(
         old, "delete from public.provider_data where auth_provider_id = %s and type = 1 and id <> %s", alice.id, oldest
     )
-    store = open_store(old)
+    store = open_postgres(old)
 
     made = alice.connects(store)
     store.close()
@@ -146,7 +146,7 @@ def test_on_supabase_no_user_is_created(old):
     Its users are its own: a session for an unknown, banned or deleted one is refused, and no row appears.
     """
     apply_schema(old)
-    store, known = open_store(old), rows(old, "select count(*) from auth.users")
+    store, known = open_postgres(old), rows(old, "select count(*) from auth.users")
     banned, deleted = rows(old, "select id from auth.users order by id offset 1 limit 2")
     rows(old, "update auth.users set banned_until = now() + interval '1 day' where id = %s", banned)
     rows(old, "update auth.users set deleted_at = now() where id = %s", deleted)
@@ -181,7 +181,7 @@ def test_the_whole_way_works_whoever_owns_the_database(cluster, template, kind):
         if kind == "gateway_app":
             administer_in(owned, "alter role gateway_app login")
             dsn = database_dsn(cluster, name, "gateway_app")
-        store = open_store(dsn)
+        store = open_postgres(dsn)
         _whole_way(store, alice)
         alice.connects(store)
         store.close()

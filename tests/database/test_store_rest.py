@@ -26,7 +26,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from gateway.database import SCHEMA_VERSION, Store, open_rest_store, open_store
+from gateway.database import SCHEMA_VERSION, Database, open_postgres, open_rest
 from gateway.database import rest as supabase
 from gateway.database.postgres import FunctionMissing, PostgresBackend
 from gateway.database.queries.callers import reached_connections
@@ -97,7 +97,7 @@ def test_both_backends_answer_alike(database, backend, passed):
     direct.close()
 
 
-def lives(store: Store) -> list[Any]:
+def lives(store: Database) -> list[Any]:
     """One script of calls; every answer."""
     alice, bob = (Person(name, uuid.UUID(int=number)) for number, name in enumerate(("alice", "bob"), start=1))
     said = [
@@ -141,7 +141,7 @@ def test_both_backends_record_the_same_events(cluster, template):
     for rest in (False, True):
         with fresh_database(cluster, template) as dsn:
             stand_in = PostgRest(dsn)
-            store = open_rest_store(stand_in.url, SECRET_KEY) if rest else open_store(dsn)
+            store = open_rest(stand_in.url, SECRET_KEY) if rest else open_postgres(dsn)
             heard: list[Any] = []
             call = store._backend.call
             store._backend.call = lambda *given, call=call, heard=heard: heard.append(call(*given)) or heard[-1]
@@ -173,7 +173,7 @@ def test_both_kinds_of_key_are_taken(api, kind):
     A legacy key is a JWT and goes as both headers; a new one is none and goes as `apikey` alone.
     """
     key = SECRET_KEY if kind == "secret" else service_role_jwt()
-    store = open_rest_store(api.url, key)
+    store = open_rest(api.url, key)
     assert SCHEMA_VERSION == store.schema()["version"]
     assert key == api.seen[-1]["apikey"]
     assert (f"Bearer {key}" if kind == "legacy" else None) == api.seen[-1].get("authorization")
@@ -188,7 +188,7 @@ def test_a_key_that_is_not_the_projects_is_named(api, key):
     Wrong, publishable or no key at all: the operator reads which setting it is, and not its value.
     """
     with (
-        closing(open_rest_store(api.url, key)) as store,
+        closing(open_rest(api.url, key)) as store,
         pytest.raises(SettingsRefused, match="SUPABASE_SECRET_KEY") as refused,
     ):
         store.schema()
@@ -202,7 +202,7 @@ def test_the_key_is_in_no_log(api, caplog):
     caplog.set_level(logging.DEBUG)
     for name in ("httpx", "httpcore"):
         caplog.set_level(logging.DEBUG, logger=name)
-    store = open_rest_store(api.url, SECRET_KEY)
+    store = open_rest(api.url, SECRET_KEY)
     store.schema()
     store.close()
     assert SECRET_KEY not in caplog.text
@@ -360,7 +360,7 @@ def test_a_project_that_is_not_there_is_said_to_be_unavailable(url):
     """
     Refused, or not even a name.
     """
-    with closing(open_rest_store(url, SECRET_KEY)) as store, pytest.raises(DatabaseUnavailable):
+    with closing(open_rest(url, SECRET_KEY)) as store, pytest.raises(DatabaseUnavailable):
         store.schema()
 
 
@@ -445,7 +445,7 @@ def test_a_closed_store_opens_again(api):
     """
     And it is made without a connection.
     """
-    store = open_rest_store(api.url, SECRET_KEY)
+    store = open_rest(api.url, SECRET_KEY)
     assert not api._open
     for _ in range(2):
         assert SCHEMA_VERSION == store.schema()["version"]
@@ -480,7 +480,7 @@ def test_a_hundred_connects_and_disconnects_at_once_leave_consistent_arrays(data
     """
     Ten people, ten hands each; some calls lose their answer. Every array names exactly its user's rows, each once.
     """
-    store = open_rest_store(rest.url, SECRET_KEY)
+    store = open_rest(rest.url, SECRET_KEY)
     people = [Person(f"person-{number}") for number in range(10)]
     for person in people:
         person.signs_in(store)
@@ -505,7 +505,7 @@ def test_a_hundred_connects_and_disconnects_at_once_leave_consistent_arrays(data
     store.close()
 
 
-def _saves(store: Store, person: Person, provider: str) -> None:
+def _saves(store: Database, person: Person, provider: str) -> None:
     grant = person.grant(provider=provider)
     for _ in range(60):
         try:
@@ -516,7 +516,7 @@ def _saves(store: Store, person: Person, provider: str) -> None:
     raise AssertionError
 
 
-def _erases(store: Store, person: Person, connection_id: uuid.UUID) -> None:
+def _erases(store: Database, person: Person, connection_id: uuid.UUID) -> None:
     for _ in range(60):
         try:
             erase_own_connection(store, session_hash=person.session, connection_id=connection_id)
@@ -603,10 +603,10 @@ def test_the_sql_editor_is_found_from_the_projects_address(project, told, capsys
     Where it has the hosted projects' shape.
     """
     from gateway.cli import database as commands
-    from gateway.cli.context import Database
+    from gateway.cli.context import ReachedDatabase
 
     store = SimpleNamespace(schema=lambda: {"version": SCHEMA_VERSION})
     with pytest.raises(SystemExit) as ended:
-        commands._paste(Database(store, project=project))
+        commands._paste(ReachedDatabase(store, project=project))
     assert 0 == ended.value.code
     assert told in capsys.readouterr().out

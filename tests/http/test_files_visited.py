@@ -14,7 +14,7 @@ import pytest
 
 import gateway as package
 from gateway import create_app
-from gateway.database import open_store
+from gateway.database import open_postgres
 from tests.support.partners import partner
 
 ROOT = Path(package.__file__).parent
@@ -28,7 +28,7 @@ def app(gateway, tmp_path):
     """The application in this process, over the same database as the running one."""
     made = create_app(dict(gateway.environ) | {"GATEWAY_DATA": str(tmp_path)})
     yield made
-    made.extensions["gateway"].store.close()
+    made.extensions["gateway"].database.close()
     made.extensions["gateway"].http.close()
 
 
@@ -75,7 +75,7 @@ def test_a_token_read_visits_few_files_from_the_key_to_the_token(gateway, app):
     """
     alice = gateway.person("Alice Winter")
     connection = alice.connects("ghl")["connection"]
-    store = open_store(gateway.dsn)
+    store = open_postgres(gateway.dsn)
     acme = partner(store, scope=["tokens:read"], reach="all")
     store.close()
     address, key = f"/v1/connections/{connection}/token", {"Authorization": f"Bearer {acme.key}"}

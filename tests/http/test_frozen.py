@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.database import open_store
+from gateway.database import open_postgres
 from gateway.database.queries import partners as queries
 from tests.support.database import rows
 from tests.support.gateway_process import fields_in
@@ -16,7 +16,7 @@ from tests.support.link_partner import consents, new_partner
 @pytest.fixture
 def zoom(gateway):
     """Freezes Zoom; thawed in the end."""
-    store = open_store(gateway.dsn)
+    store = open_postgres(gateway.dsn)
     yield lambda: queries.freeze(store, provider="zoom")
     queries.freeze(store, provider="zoom", off=True)
     store.close()

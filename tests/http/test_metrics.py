@@ -40,7 +40,7 @@ def app(database, tmp_path):
 
     yield make
     for one in made:
-        one.extensions["gateway"].store.close()
+        one.extensions["gateway"].database.close()
 
 
 def figures(answer):

@@ -18,7 +18,7 @@ import pytest
 import requests
 from hypothesis import configuration
 
-from gateway.database import open_store
+from gateway.database import open_postgres
 from gateway.errors import every_problem
 from gateway.partners.admin import SCOPES, add_partner
 from gateway.web.app import build_app
@@ -188,7 +188,7 @@ def busy(cluster, template, tmp_path_factory):
         # Each run of schemathesis comes from an address of its own: it sends more wrong keys than one address may.
         made.environ["GATEWAY_TRUSTED_PROXIES"] = "1"
         made.start()
-        store = open_store(made.dsn)
+        store = open_postgres(made.dsn)
         made.key = add_partner(store, "Northwind back end", scope=SCOPES, reach="all", reads_per_hour=100_000).text
         store.close()
         made.alice = made.person("Alice Winter")

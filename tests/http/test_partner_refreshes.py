@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from gateway.database import open_store
+from gateway.database import open_postgres
 from gateway.database.queries.refresh import ClaimedRefresh, claim_refresh
 from gateway.database.queries.revocations import erase_own_connection, find_uninstall_target
 from gateway.database.queries.tokens import read_token
@@ -38,7 +38,7 @@ def alice(gateway):
 @pytest.fixture
 def local(database):
     """The store straight at the database: what REST adds is noise here."""
-    opened = open_store(database)
+    opened = open_postgres(database)
     yield opened
     opened.close()
 
@@ -55,7 +55,7 @@ def test_a_caller_that_waits_for_the_gateways_own_refresh_is_checked_itself(gate
     path, mine = f"{gateway.url}/v1/connections/{hers}/token", {"Authorization": f"Bearer {alice.token()}"}
     expires(gateway, hers)
     gateway.sandbox.state.add_fault("slow", "ghl", "token", seconds=1)
-    operator = open_store(gateway.dsn)
+    operator = open_postgres(gateway.dsn)
     frozen = {"reads": why == "reads frozen", "provider": "ghl" if why == "provider frozen" else None}
     try:
         with ThreadPoolExecutor(2) as threads:

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from gateway import create_app
-from gateway.database import open_store
+from gateway.database import open_postgres
 from gateway.database.queries import partners as queries
 from gateway.partners.admin import make_key
 from tests.support.database import rows
@@ -35,7 +35,7 @@ ROUTES = [
 def operator(gateway):
     """The operator's hands on the database, from another process than the one that serves."""
     gateway.sandbox.state.faults.clear()
-    store = open_store(gateway.dsn)
+    store = open_postgres(gateway.dsn)
     yield store
     queries.freeze(store, reads=True, off=True)
     queries.freeze(store, provider="ghl", off=True)

@@ -174,7 +174,7 @@ def app(gateway, tmp_path):
     """The application over the running gateway's database, in this process."""
     made = create_app(dict(gateway.environ) | {"GATEWAY_DATA": str(tmp_path)})
     yield made
-    made.extensions["gateway"].store.close()
+    made.extensions["gateway"].database.close()
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def test_a_server_works_only_where_it_shall(monkeypatch, work, does):
     `serve --no-worker` answers requests and says which keys it has; without the switch a worker runs beside that.
     """
     done = []
-    rt = SimpleNamespace(store=SimpleNamespace(warm=lambda: done.append("warms")))
+    rt = SimpleNamespace(database=SimpleNamespace(warm=lambda: done.append("warms")))
     monkeypatch.setattr(server, "create_app", lambda: SimpleNamespace(extensions={"gateway": rt}))
     monkeypatch.setattr(server, "start_heartbeat", lambda _: done.append("announces"))
     monkeypatch.setattr(server, "start_worker", lambda _: done.append("works"))

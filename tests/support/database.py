@@ -21,7 +21,7 @@ from typing import Any
 import psycopg
 
 from gateway.crypto.vault import Vault
-from gateway.database import Store, open_store
+from gateway.database import Database, open_postgres
 from gateway.database.queries import refresh, revocations
 from gateway.database.queries.authorization import Mismatch, start_authorization, take_authorization
 from gateway.database.queries.connections import NewGrant, list_connections, save_connection
@@ -42,7 +42,7 @@ class Person:
     id: uuid.UUID = field(default_factory=uuid.uuid4)
     session: str = field(default_factory=lambda: f"session-{uuid.uuid4()}")
 
-    def signs_in(self, store: Store, **changes: Any) -> uuid.UUID | None:
+    def signs_in(self, store: Database, **changes: Any) -> uuid.UUID | None:
         """A session for an hour, under `session`."""
         given = {"session_hash": self.session, "user_id": self.id, "label": self.label, "expires_at": in_an_hour()}
         return open_session(store, **(given | changes))
@@ -82,7 +82,7 @@ class Person:
 
     def saves(
         self,
-        store: Store,
+        store: Database,
         grant: NewGrant | None = None,
         *,
         requested_scope: Sequence[str] = (),
@@ -102,13 +102,13 @@ class Person:
             not_after=not_after,
         )
 
-    def connects(self, store: Store, grant: NewGrant | None = None, **changes: Any) -> Connection:
+    def connects(self, store: Database, grant: NewGrant | None = None, **changes: Any) -> Connection:
         """A connection of theirs."""
         saved = self.saves(store, grant, **changes)
         assert saved is not None
         return saved
 
-    def waits(self, store: Store, **changes: Any) -> PendingGrant:
+    def waits(self, store: Database, **changes: Any) -> PendingGrant:
         """A grant of another account than the one that is connected: pending."""
         changes = {"account_id": "other-location", "account_label": "Other agency"} | changes
         assert self.saves(store, **changes) is None
@@ -116,16 +116,16 @@ class Person:
         assert waiting is not None
         return waiting
 
-    def pending(self, store: Store, *, browser_hash: str = "browser", provider: str = "ghl") -> PendingGrant | None:
+    def pending(self, store: Database, *, browser_hash: str = "browser", provider: str = "ghl") -> PendingGrant | None:
         """What waits for their decision."""
         return pending_grant(store, session_hash=self.session, browser_hash=browser_hash, provider=provider)
 
-    def decides(self, store: Store, waiting: PendingGrant, choice: Choice, **changes: Any) -> Decided:
+    def decides(self, store: Database, waiting: PendingGrant, choice: Choice, **changes: Any) -> Decided:
         """Their decision about it."""
         given = {"pending_id": waiting.id, "user_id": self.id, "call_id": uuid.uuid4(), "not_after": None}
         return decide_pending_grant(store, choice=choice, **given | changes)
 
-    def starts(self, store: Store, state: str = "state", **changes: Any) -> tuple[str, ...] | None:
+    def starts(self, store: Database, state: str = "state", **changes: Any) -> tuple[str, ...] | None:
         """An attempt of theirs; what is asked for."""
         given = {
             "session_hash": self.session,
@@ -140,19 +140,19 @@ class Person:
         }
         return start_authorization(store, **given | changes)
 
-    def returns(self, store: Store, state: str = "state", **changes: Any) -> AuthorizationRequest | Mismatch | None:
+    def returns(self, store: Database, state: str = "state", **changes: Any) -> AuthorizationRequest | Mismatch | None:
         """Their browser, back from the provider."""
         given = {"provider": "ghl", "browser_hash": "browser", "session_hash": self.session}
         return take_authorization(store, state_hash=state, **given | changes)
 
-    def listed(self, store: Store) -> tuple[Connection, ...]:
+    def listed(self, store: Database) -> tuple[Connection, ...]:
         """Their connections."""
         found = list_connections(store, self.session)
         assert found is not None
         return found.connections
 
 
-def queue(store: Store, token: str | None, **changes: Any) -> Revocation:
+def queue(store: Database, token: str | None, **changes: Any) -> Revocation:
     """A grant that was never saved, in the queue of revocations."""
     given = {
         "seal_id": uuid.uuid4(),
@@ -360,7 +360,7 @@ def race(dsn: str, script: str, runners: list[list[str]]) -> list[Any]:
 
 
 def _run(dsn: str, script: str, argv: list[str], start: Barrier, sender: Pipe) -> None:
-    store = open_store(dsn)
+    store = open_postgres(dsn)
     store.schema()
     names = {
         "store": store,

@@ -37,7 +37,7 @@ def runtime(database, tmp_path):
 
     yield make
     for rt in made:
-        rt.store.close()
+        rt.database.close()
         rt.http.close()
 
 

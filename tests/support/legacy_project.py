@@ -178,7 +178,7 @@ def project_from_before(cluster: Any, *, rest: bool = False, before: str = "") -
         try:
             yield Project(gateway, rt)
         finally:
-            rt.store.close()
+            rt.database.close()
             rt.http.close()
             if api:
                 api.stop()

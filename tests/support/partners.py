@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from gateway.database import Store, open_store
+from gateway.database import Database, open_postgres
 from gateway.models import Caller
 from gateway.partners.admin import add_partner, hash_key
 from tests.support.database import rows
@@ -57,7 +57,7 @@ class Partner:
         rows(dsn, "update gateway.partner set created_at = created_at - interval '1 day' where id = %s", self.id)
 
 
-def partner(store: Store, name: str | None = None, **said: Any) -> Partner:
+def partner(store: Database, name: str | None = None, **said: Any) -> Partner:
     """A new partner; by default with every scope and reach `all`."""
     name = name or f"Acme {uuid.uuid4().hex[:8]}"
     made = add_partner(store, name, **({"scope": EVERY_SCOPE, "reach": "all"} | said))
@@ -66,7 +66,7 @@ def partner(store: Store, name: str | None = None, **said: Any) -> Partner:
 
 def partner_of(dsn: str, name: str | None = None, **said: Any) -> Partner:
     """The same in a database that no store is open on here."""
-    store = open_store(dsn)
+    store = open_postgres(dsn)
     try:
         return partner(store, name, **said)
     finally:
