@@ -179,7 +179,7 @@ def _revoke_all(rt: Runtime, provider: str, proof_file: Path | None, *, yes: boo
         whole = _summary_as_json(done)
         if file is not None:
             file.write(json.dumps(whole) + "\n")
-    more = {"parked": report.parked, "attempts": report.attempts, "interrupted": report.interrupted}
+    more = {"pending": report.pending, "attempts": report.attempts, "interrupted": report.interrupted}
     show(whole | more, _summary_lines(done, report), as_json=as_json)
     return not report.interrupted and not report.left
 
@@ -228,7 +228,7 @@ def _summary_as_json(done: Summary) -> dict[str, Any]:
 def _summary_lines(done: Summary, report: Report) -> Iterator[str]:
     yield f"{counted(done.erased, 'connection')} of {done.provider} erased since it was frozen, {done.left} left."
     yield "  " + ", ".join(f"{count} {name}" for name, count in done.outcomes.items() if count or name != "abandoned")
-    yield f"{counted(report.parked, 'pending grant')} and {counted(report.attempts, 'attempt')} to connect were removed too."
+    yield f"{counted(report.pending, 'pending grant')} and {counted(report.attempts, 'attempt')} to connect were removed too."
     if done.outcomes["queued"]:
         yield "Workers retry what is queued for 72 hours."
     yield f"The events that prove it are sealed up to position {done.position}, hash {done.hash}."

@@ -51,7 +51,7 @@ class Report:
     stage: Stage = "erasing"
     total: int = 0
     erased: int = 0
-    parked: int = 0
+    pending: int = 0
     attempts: int = 0
     grants: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -93,7 +93,7 @@ class RevokeAll:
         while more:
             step = self._repeat(lambda: erase_provider(self._rt.database, report.provider, most=BATCH))
             report.erased += step.erased
-            report.parked += step.parked
+            report.pending += step.pending
             report.attempts += step.attempts
             more = step.more
             yield

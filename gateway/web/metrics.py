@@ -102,7 +102,7 @@ class _Database:
             ("refresh_lag_seconds", "How long the oldest of them has been due.", lag["oldest_due_seconds"]),
             ("dead_intents", "Refreshes whose process crashed and that were not repeated yet.", lag["dead_intents"]),
             ("revocations_waiting", "Grants to be revoked at their provider.", lag["revocations"]),
-            ("parked_grants", "Grants that wait for a decision.", lag["parked_grants"]),
+            ("pending_grants", "Grants that wait for a decision.", lag["pending_grants"]),
             ("events_unassigned", "Events that have no position yet.", lag["events_unassigned"]),
             ("events_unassigned_seconds", "Age of the oldest of them.", lag["oldest_unassigned_seconds"]),
         ):

@@ -560,7 +560,7 @@ end $apply$;
 
 -- The scopes that the partners of a user's connections at a provider requested; with `granted`, also the granted ones. The next attempt
 -- requests them again, so that one partner cannot reduce another's. Only for that user: it reveals other partners.
-create or replace function gateway.scope_beside(p_whose uuid, p_at_provider text, p_granted boolean) returns text[]
+create or replace function gateway.scopes_of_other_partners(p_whose uuid, p_at_provider text, p_granted boolean) returns text[]
 language sql stable as $$
   select array(
     select distinct n.name
@@ -572,7 +572,7 @@ language sql stable as $$
 $$;
 
 -- Both lists, each scope once. An empty request stays empty: the permissions then belong to the app.
-create or replace function gateway.united(p_asked text[], p_beside text[]) returns text[]
+create or replace function gateway.merge_scopes(p_asked text[], p_beside text[]) returns text[]
 language sql immutable as $$
   select case when cardinality(p_asked) = 0 then p_asked
               else p_asked || array(select n.name from unnest(p_beside) with ordinality n (name, place)
@@ -581,7 +581,7 @@ $$;
 
 -- Whether a provider is frozen, so that nothing may be connected there. The shared lock lasts until the transaction ends: erasing all of a
 -- provider waits for it.
-create or replace function gateway.closed(p_at_provider text) returns boolean
+create or replace function gateway.provider_is_frozen(p_at_provider text) returns boolean
 language plpgsql set search_path = '' as $$
 begin
   perform pg_advisory_xact_lock_shared(hashtextextended('gateway provider ' || p_at_provider, 0));
@@ -602,7 +602,7 @@ begin
   if not found then
     return null;
   end if;
-  if gateway.closed(p_provider) then
+  if gateway.provider_is_frozen(p_provider) then
     return '{"refused": "frozen"}';
   end if;
   -- This transaction does not wait for the disk: a user can repeat an attempt that a crash lost.
@@ -612,7 +612,7 @@ begin
       select x.state_hash from gateway.authorization_request x where x.user_id = signed_in.user_id
        order by x.created_at desc offset 49 for update skip locked));
   end if;
-  p_scope := gateway.united(p_scope, gateway.scope_beside(signed_in.user_id, p_provider, false));
+  p_scope := gateway.merge_scopes(p_scope, gateway.scopes_of_other_partners(signed_in.user_id, p_provider, false));
   insert into gateway.authorization_request
     (state_hash, browser_hash, user_id, provider, encrypted, scope, return_to, display, add_account, expires_at)
   values
@@ -709,7 +709,7 @@ end $$;
 
 -- Whether a partner has the owner's consent for a connection, or reach `all`. Callers check this before they read the connection, so that the
 -- response time does not show whether it exists.
-create or replace function gateway.lets(p_partner gateway.partner, p_connection uuid) returns boolean
+create or replace function gateway.partner_has_consent(p_partner gateway.partner, p_connection uuid) returns boolean
 language plpgsql stable set search_path = '' as $$
 begin
   return p_partner.reach = 'all' or exists (
@@ -717,7 +717,7 @@ begin
 end $$;
 
 -- Whether a connection is within a partner's reach.
-create or replace function gateway.reaches(p_partner gateway.partner, p_connection gateway.connection) returns boolean
+create or replace function gateway.partner_can_see(p_partner gateway.partner, p_connection gateway.connection) returns boolean
 language sql stable as $$
   select (p_partner.providers is null or p_connection.provider = any (p_partner.providers))
      and (p_partner.reach = 'all' or exists (
@@ -749,7 +749,7 @@ declare
   asks record;
 begin
   if p_key_hash is null then
-    return case when gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb else '{"providers": null}' end;
+    return case when gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::jsonb else '{"providers": null}' end;
   end if;
   select f.* into asks from gateway.caller(p_key_hash, p_address, p_needs) f;
   return case when asks.refused is not null then jsonb_build_object('refused', asks.refused)
@@ -758,7 +758,7 @@ end $$;
 
 -- A grant that waits for its partner, as the connection it would become. Without its account: the browser that finished may belong to
 -- another user than the link's.
-create or replace function gateway.waiting(p_partner gateway.partner) returns setof gateway.connection
+create or replace function gateway.pending_link_connections(p_partner gateway.partner) returns setof gateway.connection
 language plpgsql stable set search_path = '' as $$
 declare
   over timestamptz := clock_timestamp();
@@ -787,12 +787,12 @@ begin
     p := asks.partner;
   end if;
   return coalesce((
-    select gateway.shown(c) from gateway.connection c
-     where c.id = p_connection_id and (p_key_hash is null or gateway.lets(p, p_connection_id))
-       and case when p_key_hash is not null then gateway.reaches(p, c)
+    select gateway.public_data(c) from gateway.connection c
+     where c.id = p_connection_id and (p_key_hash is null or gateway.partner_has_consent(p, p_connection_id))
+       and case when p_key_hash is not null then gateway.partner_can_see(p, c)
                 else c.user_id = (select u.id from gateway.live_user(p_user_id) u) end),
-    case when p_key_hash is not null then (select gateway.shown(c) from gateway.waiting(p) c where c.id = p_connection_id) end,
-    case when p_key_hash is null and gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end);
+    case when p_key_hash is not null then (select gateway.public_data(c) from gateway.pending_link_connections(p) c where c.id = p_connection_id) end,
+    case when p_key_hash is null and gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::jsonb end);
 end $$;
 
 -- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of filters has an index for
@@ -808,7 +808,7 @@ begin
   if p_whose is not null then
     return query
       select c.* from gateway.connection c
-       where c.user_id = p_whose and (p_partner.id is null or gateway.reaches(p_partner, c)) and (p_at_provider is null or c.provider = p_at_provider)
+       where c.user_id = p_whose and (p_partner.id is null or gateway.partner_can_see(p_partner, c)) and (p_at_provider is null or c.provider = p_at_provider)
          and c.id > p_behind and (p_of_type is null or c.type = p_of_type) and (p_in_status is null or c.status = p_in_status)
        order by c.id limit p_most;
   elsif p_partner.reach = 'own' then
@@ -851,7 +851,7 @@ begin
   else
     select u.id into whose from gateway.live_user(p_user_id) u;
     if not found then
-      return case when gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb else '[]' end;
+      return case when gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::jsonb else '[]' end;
     end if;
     if p_of_user <> whose then
       return '[]';
@@ -859,10 +859,10 @@ begin
   end if;
   p_after := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
   return (
-    select coalesce(jsonb_agg(gateway.shown(c) order by c.id), '[]')
+    select coalesce(jsonb_agg(gateway.public_data(c) order by c.id), '[]')
       from (select x.* from gateway.within_reach(p, whose, p_provider, p_after, p_type, p_status, p_most) x
             union all
-            select x.* from gateway.waiting(p) x
+            select x.* from gateway.pending_link_connections(p) x
              where p_key_hash is not null and x.id > p_after and (whose is null or x.user_id = whose) and (p_provider is null or x.provider = p_provider)
                and (p_type is null or x.type = p_type) and (p_status is null or x.status = p_status)
             order by id limit p_most) c);
@@ -870,7 +870,7 @@ end $$;
 
 -- Connections: saving, listing, checking.
 
-create or replace function gateway.shown(c gateway.connection) returns jsonb
+create or replace function gateway.public_data(c gateway.connection) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
     'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'type', c.type, 'generation', c.generation, 'status', c.status,
@@ -944,7 +944,7 @@ begin
     -- The same account without a new refresh token keeps the one it has: Google sends one with the first consent only.
     select d.refresh, old.refresh_seal_id, coalesce(g.refresh_expires_at, old.refresh_expires_at)
       into g.refresh, kept, g.refresh_expires_at
-      from public.provider_data d where d.id = old.id and d.refresh <> '' and not gateway.plain(d.refresh);
+      from public.provider_data d where d.id = old.id and d.refresh <> '' and not gateway.is_plaintext(d.refresh);
   end if;
   insert into public.provider_data as d (id, provider_id_ref, auth_provider_id, name, type, token, refresh, expires, data)
   values (p_id, profile, g.user_id, g.provider, g.type, g.token, g.refresh,
@@ -1023,12 +1023,12 @@ begin
   perform gateway.lock_user(g.user_id);
   select c.* into saved from gateway.connection c where c.user_id = g.user_id and c.saved_by = g.seal_id;
   if found or exists (select from gateway.pending_grant p where p.user_id = g.user_id and p.seal_id = g.seal_id) then
-    return jsonb_build_object('connection', case when saved.id is not null then gateway.shown(saved) end);
+    return jsonb_build_object('connection', case when saved.id is not null then gateway.public_data(saved) end);
   end if;
   if not exists (select from gateway.live_user(g.user_id)) then
     return '{"shut_out": true}';
   end if;
-  if gateway.closed(g.provider) or gateway.link_stopped(g.connect_session_id) then
+  if gateway.provider_is_frozen(g.provider) or gateway.link_stopped(g.connect_session_id) then
     return '{"refused": "frozen"}';
   end if;
   g.id := gen_random_uuid();
@@ -1052,7 +1052,7 @@ begin
   if clock_timestamp() > p_not_after then
     raise exception 'the caller has given up' using errcode = 'query_canceled';
   end if;
-  return jsonb_build_object('connection', case when target is not null then gateway.shown(saved) end);
+  return jsonb_build_object('connection', case when target is not null then gateway.public_data(saved) end);
 end $$;
 
 -- The partners that may use a connection by its owner's consent. Partners with reach `all` are the product itself and not listed.
@@ -1074,7 +1074,7 @@ begin
              'user', jsonb_build_object('id', s.user_id, 'label', s.label),
              'frozen', array(select substr(f.target, 10) from gateway.freeze f where f.target like 'provider:%'),
              'connections', coalesce((
-               select jsonb_agg(gateway.shown(c) order by c.type, c.created_at, c.id)
+               select jsonb_agg(gateway.public_data(c) order by c.type, c.created_at, c.id)
                  from gateway.connection c where c.user_id = s.user_id), '[]'),
              'sharing', coalesce((
                select jsonb_object_agg(c.id, gateway.sharing(c.id)) from gateway.connection c where c.user_id = s.user_id), '{}'))
@@ -1087,7 +1087,7 @@ create or replace function public.gateway_connection_v1(p_session_hash text, p_c
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return (
-    select gateway.shown(c)
+    select gateway.public_data(c)
       from gateway.live_session(p_session_hash) s join gateway.connection c on c.user_id = s.user_id and c.id = p_connection_id
   );
 end $$;
@@ -1145,14 +1145,14 @@ begin
   end if;
   insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
   values ('connection.checked', c.id, c.user_id, asker, c.provider, jsonb_build_object('outcome', p_outcome));
-  return gateway.shown(c);
+  return gateway.public_data(c);
 end $$;
 
 -- Disconnect: by the user, a partner or the operator.
 
 -- Whether a disconnect by this partner erases the connection: with reach `all` always, else if it was made for this partner and no other
 -- partner uses it.
-create or replace function gateway.erases(p_partner gateway.partner, p_connection uuid) returns boolean
+create or replace function gateway.disconnect_deletes(p_partner gateway.partner, p_connection uuid) returns boolean
 language sql stable as $$
   select p_partner.reach = 'all' or (
     exists (select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection and x.ended_at is null and x.made)
@@ -1162,7 +1162,7 @@ language sql stable as $$
 $$;
 
 -- Whether the same account has another connection or a pending grant.
-create or replace function gateway.beside(p_connection gateway.connection) returns boolean
+create or replace function gateway.account_used_elsewhere(p_connection gateway.connection) returns boolean
 language sql stable as $$
   select exists (select from gateway.connection x where x.provider = p_connection.provider and x.account_id = p_connection.account_id and x.id <> p_connection.id)
       or exists (select from gateway.pending_grant g where g.provider = p_connection.provider and g.account_id = p_connection.account_id)
@@ -1187,19 +1187,19 @@ begin
   end if;
   return coalesce((
     select jsonb_build_object('user_id', c.user_id, 'provider', c.provider, 'account_id', c.account_id, 'facts', c.facts,
-                              'kept', p_key_hash is not null and not gateway.erases(p, c.id),
-                              'shared', p.reach = 'own' and gateway.beside(c))
+                              'kept', p_key_hash is not null and not gateway.disconnect_deletes(p, c.id),
+                              'shared', p.reach = 'own' and gateway.account_used_elsewhere(c))
       from gateway.connection c
-     where c.id = p_connection_id and (p_key_hash is null or gateway.lets(p, p_connection_id))
-       and case when p_key_hash is not null then gateway.reaches(p, c)
+     where c.id = p_connection_id and (p_key_hash is null or gateway.partner_has_consent(p, p_connection_id))
+       and case when p_key_hash is not null then gateway.partner_can_see(p, c)
                 else c.user_id = coalesce((select s.user_id from gateway.live_session(p_session_hash) s),
                                           (select u.id from gateway.live_user(p_user_id) u)) end),
     -- A pending grant is revoked without an uninstall.
     case when p_key_hash is not null then (
       select jsonb_build_object('user_id', w.user_id, 'provider', w.provider, 'account_id', '', 'facts', w.facts, 'kept', true,
                                 'shared', false)
-        from gateway.waiting(p) w where w.id = p_connection_id) end,
-    case when p_key_hash is null and gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end);
+        from gateway.pending_link_connections(p) w where w.id = p_connection_id) end,
+    case when p_key_hash is null and gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::jsonb end);
 end $$;
 
 -- Record that a connection was erased, or that only a partner's use of it ended: `p_kept`. The receipt, with the grant that is left to revoke.
@@ -1218,7 +1218,7 @@ begin
   return jsonb_build_object(
     'connection_id', p_connection.id, 'event_id', event_id, 'provider', p_connection.provider, 'account', account,
     'erased_at', clock_timestamp(), 'kept', p_kept, 'revocation', case when not p_kept then (
-      select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = p_connection.seal_id) end);
+      select gateway.revocation_json(r) from gateway.revocation r where r.seal_id = p_connection.seal_id) end);
 end $$;
 
 -- null: no such connection for this caller. A trigger queues the grant; the answer has it too, so that the caller can revoke it at once.
@@ -1240,15 +1240,15 @@ begin
       return jsonb_build_object('refused', asks.refused);
     end if;
     p := asks.partner;
-    select w.* into gone from gateway.waiting(p) w where w.id = p_connection_id;
+    select w.* into gone from gateway.pending_link_connections(p) w where w.id = p_connection_id;
     if found then
       return case when gateway.refuse_pending(gone.id, 'disconnected') is not null then gateway.record_disconnect(gone, p.id, false) end;
     end if;
     select c.user_id into owner from gateway.connection c
-     where c.id = p_connection_id and gateway.lets(p, p_connection_id) and gateway.reaches(p, c);
+     where c.id = p_connection_id and gateway.partner_has_consent(p, p_connection_id) and gateway.partner_can_see(p, c);
   else
     owner := coalesce((select s.user_id from gateway.live_session(p_session_hash) s), (select u.id from gateway.live_user(p_user_id) u));
-    if owner is null and gateway.shut_out(p_user_id) then
+    if owner is null and gateway.user_is_blocked(p_user_id) then
       return '{"shut_out": true}';
     end if;
   end if;
@@ -1258,14 +1258,14 @@ begin
   perform gateway.lock_user(owner);
   perform from public.provider_data d where d.id = p_connection_id for update;
   select c.* into gone from gateway.connection c
-   where c.id = p_connection_id and c.user_id = owner and (p_key_hash is null or gateway.reaches(p, c));
+   where c.id = p_connection_id and c.user_id = owner and (p_key_hash is null or gateway.partner_can_see(p, c));
   if not found then
     return null;
   end if;
   if p_key_hash is not null then
     -- Lock, so that two partners that disconnect at the same time do not both keep it for the other.
     perform from gateway.consent x where x.connection_id = gone.id and x.ended_at is null order by x.partner_id for update;
-    if not gateway.erases(p, gone.id) then
+    if not gateway.disconnect_deletes(p, gone.id) then
       update gateway.consent x set ended_at = clock_timestamp()
        where x.partner_id = p.id and x.connection_id = gone.id and x.ended_at is null;
       return gateway.record_disconnect(gone, p.id, true);
@@ -1309,7 +1309,7 @@ declare
   c        gateway.connection;
   gone     gateway.connection;
   erased   integer := 0;
-  parked   integer;
+  pending   integer;
   stopped  integer;
 begin
   -- After this lock, every save that began before the freeze has ended.
@@ -1319,7 +1319,7 @@ begin
   get diagnostics stopped = row_count;
   delete from gateway.pending_grant p where p.id = any (array(
     select x.id from gateway.pending_grant x where x.provider = p_provider limit p_most for update skip locked));
-  get diagnostics parked = row_count;
+  get diagnostics pending = row_count;
   for c in select x.* from gateway.connection x where x.provider = p_provider order by x.account_id limit p_most loop
     continue when not gateway.try_lock_user(c.user_id);
     perform from public.provider_data d where d.id = c.id for update;
@@ -1330,7 +1330,7 @@ begin
     end if;
   end loop;
   return jsonb_build_object(
-    'erased', erased, 'parked', parked, 'attempts', stopped,
+    'erased', erased, 'pending', pending, 'attempts', stopped,
     'more', exists (select from gateway.connection x where x.provider = p_provider)
             or exists (select from gateway.pending_grant p where p.provider = p_provider)
             or exists (select from gateway.authorization_request a where a.provider = p_provider));
@@ -1520,7 +1520,7 @@ begin
     if asks.refused is not null then
       return jsonb_build_object('refused', asks.refused);
     end if;
-  elsif p_user_id is null or gateway.shut_out(p_user_id) then
+  elsif p_user_id is null or gateway.user_is_blocked(p_user_id) then
     return '{"shut_out": true}';
   else
     select null::gateway.partner as partner, null::text as refused into asks;
@@ -1628,7 +1628,7 @@ begin
 end $$;
 
 -- Neither empty nor encrypted: encrypted values begin like every Fernet token.
-create or replace function gateway.plain(p_secret text) returns boolean
+create or replace function gateway.is_plaintext(p_secret text) returns boolean
 language sql immutable as $$ select coalesce(p_secret !~ '^(gAAAA|$)', false) $$;
 
 create or replace function gateway.sha256_hex(p_text text) returns text
@@ -2002,7 +2002,7 @@ begin
                 then '{"refused": "frozen"}'::jsonb else jsonb_build_object(
              'id', s.id, 'provider', s.provider, 'return_to', s.return_to, 'user_id', s.user_id,
              'user_label', gateway.label_of(s.user_id), 'partner', p.name, 'partner_scope', p.scope, 'partner_reach', p.reach, 'scope', s.scope,
-             'scope_of_others', case when i.user_id = s.user_id then gateway.scope_beside(s.user_id, s.provider, true) else '{}' end,
+             'scope_of_others', case when i.user_id = s.user_id then gateway.scopes_of_other_partners(s.user_id, s.provider, true) else '{}' end,
              'session_user_id', i.user_id, 'session_label', i.label,
              'existing', (select jsonb_build_object('account_label', c.account_label, 'status', c.status) from gateway.connection c
                            where c.user_id = s.user_id and c.provider = s.provider and i.user_id = s.user_id
@@ -2026,7 +2026,7 @@ begin
   if not found then
     return null;
   end if;
-  if gateway.closed(s.provider) or exists (select from gateway.partner p where p.id = s.partner_id and p.frozen_at is not null) then
+  if gateway.provider_is_frozen(s.provider) or exists (select from gateway.partner p where p.id = s.partner_id and p.frozen_at is not null) then
     return jsonb_build_object('refused', 'frozen');
   end if;
   if who <> s.user_id then
@@ -2080,7 +2080,7 @@ begin
                              from gateway.connection c where c.status = 'active' and c.refresh_at <= clock_timestamp()),
     'dead_intents', (select count(*) from gateway.connection c where c.intent_at is not null and c.lease_until < clock_timestamp()),
     'revocations', (select count(*) from gateway.revocation r),
-    'parked_grants', (select count(*) from gateway.pending_grant p),
+    'pending_grants', (select count(*) from gateway.pending_grant p),
     'events_unassigned', (select count(*) from gateway.event e where e.position is null),
     'oldest_unassigned_seconds', gateway.unassigned_seconds(),
     'frozen', jsonb_build_object(
@@ -2126,7 +2126,7 @@ create or replace function public.gateway_all_connections_v1(p_provider text, p_
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return (
-    select coalesce(jsonb_agg(gateway.shown(x) order by x.id), '[]')
+    select coalesce(jsonb_agg(gateway.public_data(x) order by x.id), '[]')
       from (select c.* from gateway.connection c
              where (p_after is null or c.id > p_after) and (p_provider is null or c.provider = p_provider)
                and (p_user_id is null or c.user_id = p_user_id) and (p_status is null or c.status = p_status)
@@ -2144,7 +2144,7 @@ begin
     return null;
   end if;
   return jsonb_build_object(
-    'connection', case when c.id is not null then gateway.shown(c) end,
+    'connection', case when c.id is not null then gateway.public_data(c) end,
     'refresh', case when c.id is not null then jsonb_build_object(
                  'refresh_at', c.refresh_at, 'refresh_expires_at', c.refresh_expires_at, 'failures', c.failures, 'not_before', c.not_before) end,
     'revocations_queued', (select count(*) from gateway.revocation r where r.connection_id = p_connection_id),
@@ -2162,7 +2162,7 @@ begin
   return jsonb_build_object(
     'connections', (select count(*) from gateway.connection c where c.provider = p_provider),
     'users', (select count(distinct c.user_id) from gateway.connection c where c.provider = p_provider),
-    'parked', (select count(*) from gateway.pending_grant p where p.provider = p_provider),
+    'pending', (select count(*) from gateway.pending_grant p where p.provider = p_provider),
     'attempts', (select count(*) from gateway.authorization_request a where a.provider = p_provider),
     'queued', (select count(*) from gateway.revocation r where r.provider = p_provider),
     'frozen_at', (select f.frozen_at from gateway.freeze f where f.target = 'provider:' || p_provider));
@@ -2333,7 +2333,7 @@ end $$;
 -- Pending grants, and the decision of their user or partner.
 
 -- Queue a deleted pending grant to be revoked, also if it is deleted with its user.
-create or replace function gateway.keep_parked_for_revocation() returns trigger
+create or replace function gateway.keep_pending_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   if current_setting('gateway.pending_grant_used', true) is distinct from old.id::text then
@@ -2351,7 +2351,7 @@ begin
   return old;
 end $$;
 
-create or replace function gateway.keep_all_parked_for_revocation() returns trigger
+create or replace function gateway.keep_all_pending_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   insert into gateway.revocation (connection_id, generation, user_id, provider, token, refresh, seal_id, refresh_seal_id, reason)
@@ -2394,7 +2394,7 @@ declare
 begin
   perform set_config('gateway.link_error', p_error, true);
   delete from gateway.pending_grant g where g.id = p_id returning g.* into gone;
-  return (select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = gone.seal_id);
+  return (select gateway.revocation_json(r) from gateway.revocation r where r.seal_id = gone.seal_id);
 end $$;
 
 -- Carry out a decision about a pending grant, under lock_user. `p_choice` is null where a partner has made none.
@@ -2412,7 +2412,7 @@ begin
   if p_choice = 'no' then
     return jsonb_build_object('ending', 'access_denied', 'revocation', gateway.refuse_pending(p_grant.id, 'access_denied'));
   end if;
-  if gateway.closed(p_grant.provider) or gateway.link_stopped(p_grant.connect_session_id) then
+  if gateway.provider_is_frozen(p_grant.provider) or gateway.link_stopped(p_grant.connect_session_id) then
     return jsonb_build_object('ending', 'frozen', 'revocation', gateway.refuse_pending(p_grant.id, 'access_denied'));
   end if;
   existing := gateway.lock_existing(p_grant);
@@ -2428,7 +2428,7 @@ begin
   perform set_config('gateway.pending_grant_used', p_grant.id::text, true);
   delete from gateway.pending_grant g where g.id = p_grant.id;
   saved := gateway.write_connection(p_grant, target, p_call_id);
-  return jsonb_build_object('ending', 'saved', 'connection', gateway.shown(saved));
+  return jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(saved));
 end $$;
 
 -- The user's decision. `state_invalid`: it was decided before; a call of the same `p_call_id` gets the same answer.
@@ -2445,7 +2445,7 @@ begin
    where x.id = p_pending_id and x.user_id = p_user_id and x.pending_until > clock_timestamp() for update;
   if not found then
     return coalesce(
-      (select jsonb_build_object('ending', 'saved', 'connection', gateway.shown(c)) from gateway.connection c
+      (select jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(c)) from gateway.connection c
         where c.user_id = p_user_id and c.saved_by = p_call_id), '{"ending": "state_invalid"}');
   end if;
   if not exists (select from gateway.live_user(p_user_id)) then
@@ -2485,10 +2485,10 @@ begin
     -- A repeated call may have completed it while this one waited for the lock.
     select x.* into s from gateway.connect_session x where x.id = s.id;
     return coalesce((
-      select jsonb_build_object('ending', 'saved', 'connection', gateway.shown(c)) from gateway.connection c
+      select jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(c)) from gateway.connection c
        where c.id = s.connection_id and c.user_id = p_user_id and s.confirmation_hash = p_confirmation_hash
          and p_choice is distinct from 'no' and s.ended_at > clock_timestamp() - interval '10 minutes'
-         and gateway.reaches(asks.partner, c) and exists (select from gateway.live_user(p_user_id))), '{"ending": "state_invalid"}');
+         and gateway.partner_can_see(asks.partner, c) and exists (select from gateway.live_user(p_user_id))), '{"ending": "state_invalid"}');
   end if;
   wrong := case when s.user_id <> p_user_id or not exists (select from gateway.live_user(s.user_id)) then 'user_mismatch'
                 when g.confirmation_hash is distinct from p_confirmation_hash then 'state_invalid' end;
@@ -2742,7 +2742,7 @@ begin
 end $$;
 
 -- `beside`: the same account is still connected, or again, by any user; the provider may end that together with this grant.
-create or replace function gateway.to_give_back(r gateway.revocation) returns jsonb
+create or replace function gateway.revocation_json(r gateway.revocation) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
     'seal_id', r.seal_id, 'refresh_seal_id', r.refresh_seal_id, 'user_id', r.user_id, 'provider', r.provider, 'token', r.token,
@@ -2758,7 +2758,7 @@ begin
   insert into gateway.revocation (seal_id, refresh_seal_id, user_id, provider, account_id, token, refresh, reason)
   values (p_seal_id, p_seal_id, p_user_id, p_provider, p_account_id, p_token, p_refresh, p_reason)
   on conflict on constraint revocation_pkey do nothing;
-  return (select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = p_seal_id);
+  return (select gateway.revocation_json(r) from gateway.revocation r where r.seal_id = p_seal_id);
 end $$;
 
 -- Done: the grant leaves the queue; where the operator revoked it, `p_outcome` is recorded as the proof. Not done: it is due again after
@@ -2799,7 +2799,7 @@ begin
   if not found then
     return null;
   end if;
-  return gateway.to_give_back(claimed);
+  return gateway.revocation_json(claimed);
 end $$;
 
 -- Claim the next grants in a provider's queue after `p_after`, due or not, for two minutes.
@@ -2814,7 +2814,7 @@ begin
      order by x.seal_id limit p_most for update skip locked
   loop
     update gateway.revocation x set due_at = greatest(x.due_at, clock_timestamp() + interval '2 minutes') where x.seal_id = r.seal_id;
-    items := items || gateway.to_give_back(r);
+    items := items || gateway.revocation_json(r);
   end loop;
   return items;
 end $$;
@@ -2885,7 +2885,7 @@ begin
 end $live_user$;
 
 -- Banned or deleted, whatever token the user has. On Supabase a missing user was deleted; on plain Postgres it is a new user.
-create or replace function gateway.shut_out(p_user_id uuid) returns boolean
+create or replace function gateway.user_is_blocked(p_user_id uuid) returns boolean
 language plpgsql stable set search_path = '' as $$
 begin
   return p_user_id is not null and not exists (select from gateway.live_user(p_user_id))
@@ -3044,7 +3044,7 @@ begin
       into reader
       from gateway.live_user(p_user_id) u left join gateway.usage h on h.reader_id = u.id and h.hour = this_hour;
     if reader.id is null then
-      return case when gateway.shut_out(p_user_id) then '{"shut_out": true}'::json end;
+      return case when gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::json end;
     end if;
   end if;
   -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long
@@ -3055,7 +3055,7 @@ begin
    where allowed and c.id = p_connection_id and (reader.providers is null or c.provider = any (reader.providers))
      and (reader.partner_id is not null or c.user_id = reader.id) and (p_location is null or c.facts ->> 'locationId' = p_location);
   if not found then
-    return case when exists (select from gateway.waiting((select p from gateway.partner p where p.id = reader.partner_id)) w where w.id = p_connection_id)
+    return case when exists (select from gateway.pending_link_connections((select p from gateway.partner p where p.id = reader.partner_id)) w where w.id = p_connection_id)
                 then '{"refused": "pending_confirmation"}'::json end;
   end if;
   if found_row.frozen then
@@ -3279,8 +3279,8 @@ create or replace trigger gateway_written after update on public.provider_data
     or new.refresh is distinct from old.refresh and new.refresh <> '' and (new.refresh !~ '^gAAAA' or current_user in ('anon', 'authenticated'))
   ) execute function gateway.queue_import();
 
-create or replace trigger gateway_unparked before delete on gateway.pending_grant
-  for each row execute function gateway.keep_parked_for_revocation();
+create or replace trigger gateway_pending_deleted before delete on gateway.pending_grant
+  for each row execute function gateway.keep_pending_for_revocation();
 
 create or replace trigger gateway_stopped after update on gateway.partner
   for each row when (
@@ -3291,7 +3291,7 @@ create or replace trigger gateway_emptied before truncate on public.provider_dat
   for each statement execute function gateway.keep_all_for_revocation();
 
 create or replace trigger gateway_emptied before truncate on gateway.pending_grant
-  for each statement execute function gateway.keep_all_parked_for_revocation();
+  for each statement execute function gateway.keep_all_pending_for_revocation();
 
 -- 4 -- privileges ----------------------------------------------------------------------------------------------------
 
@@ -3341,7 +3341,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '37c030d18474fe1dd8fc99a62a42733494a4551161588e4f76e5bd9d0776cc2d')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', 'b407a8953771a37000ca0c1f3381589f118a51fab42fcecd9fb800c117b3adc4')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

@@ -215,7 +215,7 @@ def test_what_would_become_a_connection_goes_too(here):
         alice.starts(here.rt.database, provider, provider=provider)
     said = json.loads(run(here, "connections", "revoke", "--provider", "zoom", "--yes", "--json"))
 
-    assert (0, 1, 1) == (said["erased"], said["parked"], said["attempts"])
+    assert (0, 1, 1) == (said["erased"], said["pending"], said["attempts"])
     assert 2 == len(revoked_there(here))
     assert [("ringcentral", "ringcentral")] == rows(
         here.database, "select p.provider, a.provider from gateway.pending_grant p, gateway.authorization_request a"
@@ -231,7 +231,7 @@ def test_a_save_under_way_when_a_run_begins_is_waited_for_and_erased_too(here):
     run_ = RevokeAll(here.rt, "zoom", stopped=threading.Event())
     whole = threading.Thread(target=lambda: list(run_))
     with psycopg.connect(here.database) as saving, psycopg.connect(here.database, autocommit=True) as watch:
-        saving.execute("select gateway.closed('zoom')")  # let through a moment before, as far as it knows
+        saving.execute("select gateway.provider_is_frozen('zoom')")  # let through a moment before, as far as it knows
         saving.execute(
             "insert into public.provider_data (id, auth_provider_id, token) values (%s, %s, 't')", [alice.id, alice.id]
         )

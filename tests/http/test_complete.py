@@ -30,7 +30,7 @@ def waits(partner, whose, account=BERLIN):
     return link, finishes(whose, link, account)
 
 
-def parked(gateway, link):
+def pending_grants(gateway, link):
     return rows(gateway.dsn, "select id::text from gateway.pending_grant where connect_session_id = %s", link["id"])
 
 
@@ -54,7 +54,7 @@ def test_finished_in_an_unknown_browser_nothing_is_connected_yet(gateway, acme, 
     The browser brings a confirmation, its session and no connection; the partner sees it wait and reads no token.
     """
     link, back = waits(acme, alice)
-    (waiting,) = parked(gateway, link)
+    (waiting,) = pending_grants(gateway, link)
 
     assert {"connect_session", "confirmation", "provider"} == set(back)
     assert (link["id"], "ghl", 43) == (back["connect_session"], back["provider"], len(back["confirmation"]))
@@ -78,7 +78,7 @@ def test_the_right_user_and_confirmation_connect(gateway, acme, alice):
     Under the id that was waiting; active, shared with this partner, and readable.
     """
     link, back = waits(acme, alice)
-    (waiting,) = parked(gateway, link)
+    (waiting,) = pending_grants(gateway, link)
 
     answer = acme.completes(link["id"], alice, back["confirmation"])
 
@@ -90,7 +90,7 @@ def test_the_right_user_and_confirmation_connect(gateway, acme, alice):
     )
     assert answer.json() == acme.calls("GET", f"/v1/connections/{waiting}").json()
     assert 200 == acme.token(waiting).status_code
-    assert [] == parked(gateway, link)
+    assert [] == pending_grants(gateway, link)
     alice.signs_in()
     assert f"Shared with <bdi>{acme.name}</bdi>" in alice.get("/connections").text
 
@@ -241,7 +241,7 @@ def test_after_a_no_the_grant_is_revoked_and_the_connection_unchanged(gateway, a
     assert (400, "access_denied") == slug(answer)
     assert stood == standing(gateway, alice)
     assert [("access_denied", acme.id)] == refused(gateway, link)
-    assert [] == parked(gateway, link)
+    assert [] == pending_grants(gateway, link)
 
 
 def test_without_a_completion_for_ten_minutes_it_is_revoked(gateway, acme, alice):
@@ -249,7 +249,7 @@ def test_without_a_completion_for_ten_minutes_it_is_revoked(gateway, acme, alice
     No completion serves any more, and housekeeping puts the grant in the queue of revocations.
     """
     link, back = waits(acme, alice)
-    (waiting,) = parked(gateway, link)
+    (waiting,) = pending_grants(gateway, link)
     rows(gateway.dsn, "update gateway.pending_grant set pending_until = now() where id = %s", waiting)
 
     assert (400, "state_invalid") == slug(acme.completes(link["id"], alice, back["confirmation"]))
@@ -266,7 +266,7 @@ def test_its_partner_may_disconnect_it_while_it_waits(gateway, acme, alice, quer
     is not confirmed.
     """
     link, back = waits(acme, alice)
-    (waiting,) = parked(gateway, link)
+    (waiting,) = pending_grants(gateway, link)
 
     receipt = acme.calls("DELETE", f"/v1/connections/{waiting}{query}")
 

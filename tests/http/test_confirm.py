@@ -26,7 +26,7 @@ def standing(gateway, user_id):
         ).fetchall()
 
 
-def parked(gateway):
+def pending_grants(gateway):
     with psycopg.connect(gateway.dsn) as connection:
         return connection.execute("select count(*) from gateway.pending_grant").fetchone()[0]
 
@@ -82,13 +82,13 @@ def test_no_leaves_everything_as_it_was(gateway, alice):
     The connection stays, and the pending grant is gone.
     """
     before = standing(gateway, alice.id)
-    waiting = parked(gateway)
+    waiting = pending_grants(gateway)
 
     ended = told(answers(alice, comes_back(alice, "ghl", LISBON), "no"))
 
     assert "access_denied" == ended["error"]
     assert before == standing(gateway, alice.id)
-    assert waiting == parked(gateway)
+    assert waiting == pending_grants(gateway)
 
 
 def test_after_a_no_the_new_grant_is_revoked_and_not_the_old(gateway):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 import requests
 
-from tests.http.test_complete import BERLIN, finishes, parked, slug, waits
+from tests.http.test_complete import BERLIN, finishes, pending_grants, slug, waits
 from tests.support.attack_helpers import asked, owned
 from tests.support.database import rows
 from tests.support.gateway_process import fields_in, told, without_request_id
@@ -129,7 +129,7 @@ def test_the_account_is_shown_when_it_is_confirmed_and_not_before(gateway, acme,
     A link for one user, finished by another: neither the partner nor the link's user learns whose account that was.
     """
     link, back = waits(acme, alice)
-    (waiting,) = parked(gateway, link)
+    (waiting,) = pending_grants(gateway, link)
 
     shown = acme.calls("GET", f"/v1/connections/{waiting}").json()
     events = rows(gateway.dsn, "select data::text from gateway.event where user_id = %s", alice.id)
@@ -206,7 +206,7 @@ def test_pending_grants_of_a_stopped_partner_are_revoked_at_once(gateway, alice,
 
     assert said == slug(partner.completes(link["id"], alice, back["confirmation"]))
     rows(gateway.dsn, "select public.gateway_housekeeping_v1(365)")
-    assert [] == parked(gateway, link)
+    assert [] == pending_grants(gateway, link)
     rows(gateway.dsn, "update gateway.partner set frozen_at = null, revoked_at = null where id = %s", partner.id)
     assert (400, "state_invalid") == slug(partner.completes(link["id"], alice, back["confirmation"]))
     assert 0 == owned(gateway, alice)

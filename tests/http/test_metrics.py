@@ -146,7 +146,7 @@ def test_the_database_says_how_far_behind_the_work_is(gateway):
     assert found["gateway_refreshes_due",] >= 1
     assert found["gateway_refresh_lag_seconds",] >= 90
     assert found["gateway_revocations_waiting",] >= 1
-    assert 0 <= found["gateway_parked_grants",]
+    assert 0 <= found["gateway_pending_grants",]
     assert 0 <= found["gateway_events_unassigned",]
     assert 0 <= found["gateway_events_unassigned_seconds",]
     assert found["gateway_connections", ("status", "active")] >= 1

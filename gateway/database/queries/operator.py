@@ -42,7 +42,7 @@ class Holdings:
 
     connections: int
     users: int
-    parked: int
+    pending: int
     attempts: int
     queued: int
     frozen_at: UtcTime | None
@@ -52,7 +52,7 @@ class ErasedPart(NamedTuple):
     """How many rows one call erased, and whether any are left."""
 
     erased: int
-    parked: int
+    pending: int
     attempts: int
     more: bool
 

@@ -188,8 +188,8 @@ create or replace trigger gateway_written after update on public.provider_data
     or new.refresh is distinct from old.refresh and new.refresh <> '' and (new.refresh !~ '^gAAAA' or current_user in ('anon', 'authenticated'))
   ) execute function gateway.queue_import();
 
-create or replace trigger gateway_unparked before delete on gateway.pending_grant
-  for each row execute function gateway.keep_parked_for_revocation();
+create or replace trigger gateway_pending_deleted before delete on gateway.pending_grant
+  for each row execute function gateway.keep_pending_for_revocation();
 
 create or replace trigger gateway_stopped after update on gateway.partner
   for each row when (
@@ -200,7 +200,7 @@ create or replace trigger gateway_emptied before truncate on public.provider_dat
   for each statement execute function gateway.keep_all_for_revocation();
 
 create or replace trigger gateway_emptied before truncate on gateway.pending_grant
-  for each statement execute function gateway.keep_all_parked_for_revocation();
+  for each statement execute function gateway.keep_all_pending_for_revocation();
 
 -- 4 -- privileges ----------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 -- The scopes that the partners of a user's connections at a provider requested; with `granted`, also the granted ones. The next attempt
 -- requests them again, so that one partner cannot reduce another's. Only for that user: it reveals other partners.
-create or replace function gateway.scope_beside(p_whose uuid, p_at_provider text, p_granted boolean) returns text[]
+create or replace function gateway.scopes_of_other_partners(p_whose uuid, p_at_provider text, p_granted boolean) returns text[]
 language sql stable as $$
   select array(
     select distinct n.name
@@ -14,7 +14,7 @@ language sql stable as $$
 $$;
 
 -- Both lists, each scope once. An empty request stays empty: the permissions then belong to the app.
-create or replace function gateway.united(p_asked text[], p_beside text[]) returns text[]
+create or replace function gateway.merge_scopes(p_asked text[], p_beside text[]) returns text[]
 language sql immutable as $$
   select case when cardinality(p_asked) = 0 then p_asked
               else p_asked || array(select n.name from unnest(p_beside) with ordinality n (name, place)
@@ -23,7 +23,7 @@ $$;
 
 -- Whether a provider is frozen, so that nothing may be connected there. The shared lock lasts until the transaction ends: erasing all of a
 -- provider waits for it.
-create or replace function gateway.closed(p_at_provider text) returns boolean
+create or replace function gateway.provider_is_frozen(p_at_provider text) returns boolean
 language plpgsql set search_path = '' as $$
 begin
   perform pg_advisory_xact_lock_shared(hashtextextended('gateway provider ' || p_at_provider, 0));
@@ -44,7 +44,7 @@ begin
   if not found then
     return null;
   end if;
-  if gateway.closed(p_provider) then
+  if gateway.provider_is_frozen(p_provider) then
     return '{"refused": "frozen"}';
   end if;
   -- This transaction does not wait for the disk: a user can repeat an attempt that a crash lost.
@@ -54,7 +54,7 @@ begin
       select x.state_hash from gateway.authorization_request x where x.user_id = signed_in.user_id
        order by x.created_at desc offset 49 for update skip locked));
   end if;
-  p_scope := gateway.united(p_scope, gateway.scope_beside(signed_in.user_id, p_provider, false));
+  p_scope := gateway.merge_scopes(p_scope, gateway.scopes_of_other_partners(signed_in.user_id, p_provider, false));
   insert into gateway.authorization_request
     (state_hash, browser_hash, user_id, provider, encrypted, scope, return_to, display, add_account, expires_at)
   values

@@ -39,7 +39,7 @@ end $$;
 
 -- Whether a partner has the owner's consent for a connection, or reach `all`. Callers check this before they read the connection, so that the
 -- response time does not show whether it exists.
-create or replace function gateway.lets(p_partner gateway.partner, p_connection uuid) returns boolean
+create or replace function gateway.partner_has_consent(p_partner gateway.partner, p_connection uuid) returns boolean
 language plpgsql stable set search_path = '' as $$
 begin
   return p_partner.reach = 'all' or exists (
@@ -47,7 +47,7 @@ begin
 end $$;
 
 -- Whether a connection is within a partner's reach.
-create or replace function gateway.reaches(p_partner gateway.partner, p_connection gateway.connection) returns boolean
+create or replace function gateway.partner_can_see(p_partner gateway.partner, p_connection gateway.connection) returns boolean
 language sql stable as $$
   select (p_partner.providers is null or p_connection.provider = any (p_partner.providers))
      and (p_partner.reach = 'all' or exists (
@@ -79,7 +79,7 @@ declare
   asks record;
 begin
   if p_key_hash is null then
-    return case when gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb else '{"providers": null}' end;
+    return case when gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::jsonb else '{"providers": null}' end;
   end if;
   select f.* into asks from gateway.caller(p_key_hash, p_address, p_needs) f;
   return case when asks.refused is not null then jsonb_build_object('refused', asks.refused)
@@ -88,7 +88,7 @@ end $$;
 
 -- A grant that waits for its partner, as the connection it would become. Without its account: the browser that finished may belong to
 -- another user than the link's.
-create or replace function gateway.waiting(p_partner gateway.partner) returns setof gateway.connection
+create or replace function gateway.pending_link_connections(p_partner gateway.partner) returns setof gateway.connection
 language plpgsql stable set search_path = '' as $$
 declare
   over timestamptz := clock_timestamp();
@@ -117,12 +117,12 @@ begin
     p := asks.partner;
   end if;
   return coalesce((
-    select gateway.shown(c) from gateway.connection c
-     where c.id = p_connection_id and (p_key_hash is null or gateway.lets(p, p_connection_id))
-       and case when p_key_hash is not null then gateway.reaches(p, c)
+    select gateway.public_data(c) from gateway.connection c
+     where c.id = p_connection_id and (p_key_hash is null or gateway.partner_has_consent(p, p_connection_id))
+       and case when p_key_hash is not null then gateway.partner_can_see(p, c)
                 else c.user_id = (select u.id from gateway.live_user(p_user_id) u) end),
-    case when p_key_hash is not null then (select gateway.shown(c) from gateway.waiting(p) c where c.id = p_connection_id) end,
-    case when p_key_hash is null and gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end);
+    case when p_key_hash is not null then (select gateway.public_data(c) from gateway.pending_link_connections(p) c where c.id = p_connection_id) end,
+    case when p_key_hash is null and gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::jsonb end);
 end $$;
 
 -- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of filters has an index for
@@ -138,7 +138,7 @@ begin
   if p_whose is not null then
     return query
       select c.* from gateway.connection c
-       where c.user_id = p_whose and (p_partner.id is null or gateway.reaches(p_partner, c)) and (p_at_provider is null or c.provider = p_at_provider)
+       where c.user_id = p_whose and (p_partner.id is null or gateway.partner_can_see(p_partner, c)) and (p_at_provider is null or c.provider = p_at_provider)
          and c.id > p_behind and (p_of_type is null or c.type = p_of_type) and (p_in_status is null or c.status = p_in_status)
        order by c.id limit p_most;
   elsif p_partner.reach = 'own' then
@@ -181,7 +181,7 @@ begin
   else
     select u.id into whose from gateway.live_user(p_user_id) u;
     if not found then
-      return case when gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb else '[]' end;
+      return case when gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::jsonb else '[]' end;
     end if;
     if p_of_user <> whose then
       return '[]';
@@ -189,10 +189,10 @@ begin
   end if;
   p_after := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
   return (
-    select coalesce(jsonb_agg(gateway.shown(c) order by c.id), '[]')
+    select coalesce(jsonb_agg(gateway.public_data(c) order by c.id), '[]')
       from (select x.* from gateway.within_reach(p, whose, p_provider, p_after, p_type, p_status, p_most) x
             union all
-            select x.* from gateway.waiting(p) x
+            select x.* from gateway.pending_link_connections(p) x
              where p_key_hash is not null and x.id > p_after and (whose is null or x.user_id = whose) and (p_provider is null or x.provider = p_provider)
                and (p_type is null or x.type = p_type) and (p_status is null or x.status = p_status)
             order by id limit p_most) c);

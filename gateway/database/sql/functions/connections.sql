@@ -1,6 +1,6 @@
 -- Connections: saving, listing, checking.
 
-create or replace function gateway.shown(c gateway.connection) returns jsonb
+create or replace function gateway.public_data(c gateway.connection) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
     'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'type', c.type, 'generation', c.generation, 'status', c.status,
@@ -74,7 +74,7 @@ begin
     -- The same account without a new refresh token keeps the one it has: Google sends one with the first consent only.
     select d.refresh, old.refresh_seal_id, coalesce(g.refresh_expires_at, old.refresh_expires_at)
       into g.refresh, kept, g.refresh_expires_at
-      from public.provider_data d where d.id = old.id and d.refresh <> '' and not gateway.plain(d.refresh);
+      from public.provider_data d where d.id = old.id and d.refresh <> '' and not gateway.is_plaintext(d.refresh);
   end if;
   insert into public.provider_data as d (id, provider_id_ref, auth_provider_id, name, type, token, refresh, expires, data)
   values (p_id, profile, g.user_id, g.provider, g.type, g.token, g.refresh,
@@ -153,12 +153,12 @@ begin
   perform gateway.lock_user(g.user_id);
   select c.* into saved from gateway.connection c where c.user_id = g.user_id and c.saved_by = g.seal_id;
   if found or exists (select from gateway.pending_grant p where p.user_id = g.user_id and p.seal_id = g.seal_id) then
-    return jsonb_build_object('connection', case when saved.id is not null then gateway.shown(saved) end);
+    return jsonb_build_object('connection', case when saved.id is not null then gateway.public_data(saved) end);
   end if;
   if not exists (select from gateway.live_user(g.user_id)) then
     return '{"shut_out": true}';
   end if;
-  if gateway.closed(g.provider) or gateway.link_stopped(g.connect_session_id) then
+  if gateway.provider_is_frozen(g.provider) or gateway.link_stopped(g.connect_session_id) then
     return '{"refused": "frozen"}';
   end if;
   g.id := gen_random_uuid();
@@ -182,7 +182,7 @@ begin
   if clock_timestamp() > p_not_after then
     raise exception 'the caller has given up' using errcode = 'query_canceled';
   end if;
-  return jsonb_build_object('connection', case when target is not null then gateway.shown(saved) end);
+  return jsonb_build_object('connection', case when target is not null then gateway.public_data(saved) end);
 end $$;
 
 -- The partners that may use a connection by its owner's consent. Partners with reach `all` are the product itself and not listed.
@@ -204,7 +204,7 @@ begin
              'user', jsonb_build_object('id', s.user_id, 'label', s.label),
              'frozen', array(select substr(f.target, 10) from gateway.freeze f where f.target like 'provider:%'),
              'connections', coalesce((
-               select jsonb_agg(gateway.shown(c) order by c.type, c.created_at, c.id)
+               select jsonb_agg(gateway.public_data(c) order by c.type, c.created_at, c.id)
                  from gateway.connection c where c.user_id = s.user_id), '[]'),
              'sharing', coalesce((
                select jsonb_object_agg(c.id, gateway.sharing(c.id)) from gateway.connection c where c.user_id = s.user_id), '{}'))
@@ -217,7 +217,7 @@ create or replace function public.gateway_connection_v1(p_session_hash text, p_c
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return (
-    select gateway.shown(c)
+    select gateway.public_data(c)
       from gateway.live_session(p_session_hash) s join gateway.connection c on c.user_id = s.user_id and c.id = p_connection_id
   );
 end $$;
@@ -275,5 +275,5 @@ begin
   end if;
   insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
   values ('connection.checked', c.id, c.user_id, asker, c.provider, jsonb_build_object('outcome', p_outcome));
-  return gateway.shown(c);
+  return gateway.public_data(c);
 end $$;

@@ -2,7 +2,7 @@
 
 -- Whether a disconnect by this partner erases the connection: with reach `all` always, else if it was made for this partner and no other
 -- partner uses it.
-create or replace function gateway.erases(p_partner gateway.partner, p_connection uuid) returns boolean
+create or replace function gateway.disconnect_deletes(p_partner gateway.partner, p_connection uuid) returns boolean
 language sql stable as $$
   select p_partner.reach = 'all' or (
     exists (select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection and x.ended_at is null and x.made)
@@ -12,7 +12,7 @@ language sql stable as $$
 $$;
 
 -- Whether the same account has another connection or a pending grant.
-create or replace function gateway.beside(p_connection gateway.connection) returns boolean
+create or replace function gateway.account_used_elsewhere(p_connection gateway.connection) returns boolean
 language sql stable as $$
   select exists (select from gateway.connection x where x.provider = p_connection.provider and x.account_id = p_connection.account_id and x.id <> p_connection.id)
       or exists (select from gateway.pending_grant g where g.provider = p_connection.provider and g.account_id = p_connection.account_id)
@@ -37,19 +37,19 @@ begin
   end if;
   return coalesce((
     select jsonb_build_object('user_id', c.user_id, 'provider', c.provider, 'account_id', c.account_id, 'facts', c.facts,
-                              'kept', p_key_hash is not null and not gateway.erases(p, c.id),
-                              'shared', p.reach = 'own' and gateway.beside(c))
+                              'kept', p_key_hash is not null and not gateway.disconnect_deletes(p, c.id),
+                              'shared', p.reach = 'own' and gateway.account_used_elsewhere(c))
       from gateway.connection c
-     where c.id = p_connection_id and (p_key_hash is null or gateway.lets(p, p_connection_id))
-       and case when p_key_hash is not null then gateway.reaches(p, c)
+     where c.id = p_connection_id and (p_key_hash is null or gateway.partner_has_consent(p, p_connection_id))
+       and case when p_key_hash is not null then gateway.partner_can_see(p, c)
                 else c.user_id = coalesce((select s.user_id from gateway.live_session(p_session_hash) s),
                                           (select u.id from gateway.live_user(p_user_id) u)) end),
     -- A pending grant is revoked without an uninstall.
     case when p_key_hash is not null then (
       select jsonb_build_object('user_id', w.user_id, 'provider', w.provider, 'account_id', '', 'facts', w.facts, 'kept', true,
                                 'shared', false)
-        from gateway.waiting(p) w where w.id = p_connection_id) end,
-    case when p_key_hash is null and gateway.shut_out(p_user_id) then '{"shut_out": true}'::jsonb end);
+        from gateway.pending_link_connections(p) w where w.id = p_connection_id) end,
+    case when p_key_hash is null and gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::jsonb end);
 end $$;
 
 -- Record that a connection was erased, or that only a partner's use of it ended: `p_kept`. The receipt, with the grant that is left to revoke.
@@ -68,7 +68,7 @@ begin
   return jsonb_build_object(
     'connection_id', p_connection.id, 'event_id', event_id, 'provider', p_connection.provider, 'account', account,
     'erased_at', clock_timestamp(), 'kept', p_kept, 'revocation', case when not p_kept then (
-      select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = p_connection.seal_id) end);
+      select gateway.revocation_json(r) from gateway.revocation r where r.seal_id = p_connection.seal_id) end);
 end $$;
 
 -- null: no such connection for this caller. A trigger queues the grant; the answer has it too, so that the caller can revoke it at once.
@@ -90,15 +90,15 @@ begin
       return jsonb_build_object('refused', asks.refused);
     end if;
     p := asks.partner;
-    select w.* into gone from gateway.waiting(p) w where w.id = p_connection_id;
+    select w.* into gone from gateway.pending_link_connections(p) w where w.id = p_connection_id;
     if found then
       return case when gateway.refuse_pending(gone.id, 'disconnected') is not null then gateway.record_disconnect(gone, p.id, false) end;
     end if;
     select c.user_id into owner from gateway.connection c
-     where c.id = p_connection_id and gateway.lets(p, p_connection_id) and gateway.reaches(p, c);
+     where c.id = p_connection_id and gateway.partner_has_consent(p, p_connection_id) and gateway.partner_can_see(p, c);
   else
     owner := coalesce((select s.user_id from gateway.live_session(p_session_hash) s), (select u.id from gateway.live_user(p_user_id) u));
-    if owner is null and gateway.shut_out(p_user_id) then
+    if owner is null and gateway.user_is_blocked(p_user_id) then
       return '{"shut_out": true}';
     end if;
   end if;
@@ -108,14 +108,14 @@ begin
   perform gateway.lock_user(owner);
   perform from public.provider_data d where d.id = p_connection_id for update;
   select c.* into gone from gateway.connection c
-   where c.id = p_connection_id and c.user_id = owner and (p_key_hash is null or gateway.reaches(p, c));
+   where c.id = p_connection_id and c.user_id = owner and (p_key_hash is null or gateway.partner_can_see(p, c));
   if not found then
     return null;
   end if;
   if p_key_hash is not null then
     -- Lock, so that two partners that disconnect at the same time do not both keep it for the other.
     perform from gateway.consent x where x.connection_id = gone.id and x.ended_at is null order by x.partner_id for update;
-    if not gateway.erases(p, gone.id) then
+    if not gateway.disconnect_deletes(p, gone.id) then
       update gateway.consent x set ended_at = clock_timestamp()
        where x.partner_id = p.id and x.connection_id = gone.id and x.ended_at is null;
       return gateway.record_disconnect(gone, p.id, true);
@@ -159,7 +159,7 @@ declare
   c        gateway.connection;
   gone     gateway.connection;
   erased   integer := 0;
-  parked   integer;
+  pending   integer;
   stopped  integer;
 begin
   -- After this lock, every save that began before the freeze has ended.
@@ -169,7 +169,7 @@ begin
   get diagnostics stopped = row_count;
   delete from gateway.pending_grant p where p.id = any (array(
     select x.id from gateway.pending_grant x where x.provider = p_provider limit p_most for update skip locked));
-  get diagnostics parked = row_count;
+  get diagnostics pending = row_count;
   for c in select x.* from gateway.connection x where x.provider = p_provider order by x.account_id limit p_most loop
     continue when not gateway.try_lock_user(c.user_id);
     perform from public.provider_data d where d.id = c.id for update;
@@ -180,7 +180,7 @@ begin
     end if;
   end loop;
   return jsonb_build_object(
-    'erased', erased, 'parked', parked, 'attempts', stopped,
+    'erased', erased, 'pending', pending, 'attempts', stopped,
     'more', exists (select from gateway.connection x where x.provider = p_provider)
             or exists (select from gateway.pending_grant p where p.provider = p_provider)
             or exists (select from gateway.authorization_request a where a.provider = p_provider));

@@ -182,7 +182,7 @@ begin
     if asks.refused is not null then
       return jsonb_build_object('refused', asks.refused);
     end if;
-  elsif p_user_id is null or gateway.shut_out(p_user_id) then
+  elsif p_user_id is null or gateway.user_is_blocked(p_user_id) then
     return '{"shut_out": true}';
   else
     select null::gateway.partner as partner, null::text as refused into asks;

@@ -12,7 +12,7 @@ begin
 end $$;
 
 -- Neither empty nor encrypted: encrypted values begin like every Fernet token.
-create or replace function gateway.plain(p_secret text) returns boolean
+create or replace function gateway.is_plaintext(p_secret text) returns boolean
 language sql immutable as $$ select coalesce(p_secret !~ '^(gAAAA|$)', false) $$;
 
 create or replace function gateway.sha256_hex(p_text text) returns text

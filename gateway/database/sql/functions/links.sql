@@ -92,7 +92,7 @@ begin
                 then '{"refused": "frozen"}'::jsonb else jsonb_build_object(
              'id', s.id, 'provider', s.provider, 'return_to', s.return_to, 'user_id', s.user_id,
              'user_label', gateway.label_of(s.user_id), 'partner', p.name, 'partner_scope', p.scope, 'partner_reach', p.reach, 'scope', s.scope,
-             'scope_of_others', case when i.user_id = s.user_id then gateway.scope_beside(s.user_id, s.provider, true) else '{}' end,
+             'scope_of_others', case when i.user_id = s.user_id then gateway.scopes_of_other_partners(s.user_id, s.provider, true) else '{}' end,
              'session_user_id', i.user_id, 'session_label', i.label,
              'existing', (select jsonb_build_object('account_label', c.account_label, 'status', c.status) from gateway.connection c
                            where c.user_id = s.user_id and c.provider = s.provider and i.user_id = s.user_id
@@ -116,7 +116,7 @@ begin
   if not found then
     return null;
   end if;
-  if gateway.closed(s.provider) or exists (select from gateway.partner p where p.id = s.partner_id and p.frozen_at is not null) then
+  if gateway.provider_is_frozen(s.provider) or exists (select from gateway.partner p where p.id = s.partner_id and p.frozen_at is not null) then
     return jsonb_build_object('refused', 'frozen');
   end if;
   if who <> s.user_id then

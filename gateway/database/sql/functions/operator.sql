@@ -10,7 +10,7 @@ begin
                              from gateway.connection c where c.status = 'active' and c.refresh_at <= clock_timestamp()),
     'dead_intents', (select count(*) from gateway.connection c where c.intent_at is not null and c.lease_until < clock_timestamp()),
     'revocations', (select count(*) from gateway.revocation r),
-    'parked_grants', (select count(*) from gateway.pending_grant p),
+    'pending_grants', (select count(*) from gateway.pending_grant p),
     'events_unassigned', (select count(*) from gateway.event e where e.position is null),
     'oldest_unassigned_seconds', gateway.unassigned_seconds(),
     'frozen', jsonb_build_object(
@@ -56,7 +56,7 @@ create or replace function public.gateway_all_connections_v1(p_provider text, p_
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return (
-    select coalesce(jsonb_agg(gateway.shown(x) order by x.id), '[]')
+    select coalesce(jsonb_agg(gateway.public_data(x) order by x.id), '[]')
       from (select c.* from gateway.connection c
              where (p_after is null or c.id > p_after) and (p_provider is null or c.provider = p_provider)
                and (p_user_id is null or c.user_id = p_user_id) and (p_status is null or c.status = p_status)
@@ -74,7 +74,7 @@ begin
     return null;
   end if;
   return jsonb_build_object(
-    'connection', case when c.id is not null then gateway.shown(c) end,
+    'connection', case when c.id is not null then gateway.public_data(c) end,
     'refresh', case when c.id is not null then jsonb_build_object(
                  'refresh_at', c.refresh_at, 'refresh_expires_at', c.refresh_expires_at, 'failures', c.failures, 'not_before', c.not_before) end,
     'revocations_queued', (select count(*) from gateway.revocation r where r.connection_id = p_connection_id),
@@ -92,7 +92,7 @@ begin
   return jsonb_build_object(
     'connections', (select count(*) from gateway.connection c where c.provider = p_provider),
     'users', (select count(distinct c.user_id) from gateway.connection c where c.provider = p_provider),
-    'parked', (select count(*) from gateway.pending_grant p where p.provider = p_provider),
+    'pending', (select count(*) from gateway.pending_grant p where p.provider = p_provider),
     'attempts', (select count(*) from gateway.authorization_request a where a.provider = p_provider),
     'queued', (select count(*) from gateway.revocation r where r.provider = p_provider),
     'frozen_at', (select f.frozen_at from gateway.freeze f where f.target = 'provider:' || p_provider));

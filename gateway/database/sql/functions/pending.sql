@@ -1,7 +1,7 @@
 -- Pending grants, and the decision of their user or partner.
 
 -- Queue a deleted pending grant to be revoked, also if it is deleted with its user.
-create or replace function gateway.keep_parked_for_revocation() returns trigger
+create or replace function gateway.keep_pending_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   if current_setting('gateway.pending_grant_used', true) is distinct from old.id::text then
@@ -19,7 +19,7 @@ begin
   return old;
 end $$;
 
-create or replace function gateway.keep_all_parked_for_revocation() returns trigger
+create or replace function gateway.keep_all_pending_for_revocation() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   insert into gateway.revocation (connection_id, generation, user_id, provider, token, refresh, seal_id, refresh_seal_id, reason)
@@ -62,7 +62,7 @@ declare
 begin
   perform set_config('gateway.link_error', p_error, true);
   delete from gateway.pending_grant g where g.id = p_id returning g.* into gone;
-  return (select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = gone.seal_id);
+  return (select gateway.revocation_json(r) from gateway.revocation r where r.seal_id = gone.seal_id);
 end $$;
 
 -- Carry out a decision about a pending grant, under lock_user. `p_choice` is null where a partner has made none.
@@ -80,7 +80,7 @@ begin
   if p_choice = 'no' then
     return jsonb_build_object('ending', 'access_denied', 'revocation', gateway.refuse_pending(p_grant.id, 'access_denied'));
   end if;
-  if gateway.closed(p_grant.provider) or gateway.link_stopped(p_grant.connect_session_id) then
+  if gateway.provider_is_frozen(p_grant.provider) or gateway.link_stopped(p_grant.connect_session_id) then
     return jsonb_build_object('ending', 'frozen', 'revocation', gateway.refuse_pending(p_grant.id, 'access_denied'));
   end if;
   existing := gateway.lock_existing(p_grant);
@@ -96,7 +96,7 @@ begin
   perform set_config('gateway.pending_grant_used', p_grant.id::text, true);
   delete from gateway.pending_grant g where g.id = p_grant.id;
   saved := gateway.write_connection(p_grant, target, p_call_id);
-  return jsonb_build_object('ending', 'saved', 'connection', gateway.shown(saved));
+  return jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(saved));
 end $$;
 
 -- The user's decision. `state_invalid`: it was decided before; a call of the same `p_call_id` gets the same answer.
@@ -113,7 +113,7 @@ begin
    where x.id = p_pending_id and x.user_id = p_user_id and x.pending_until > clock_timestamp() for update;
   if not found then
     return coalesce(
-      (select jsonb_build_object('ending', 'saved', 'connection', gateway.shown(c)) from gateway.connection c
+      (select jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(c)) from gateway.connection c
         where c.user_id = p_user_id and c.saved_by = p_call_id), '{"ending": "state_invalid"}');
   end if;
   if not exists (select from gateway.live_user(p_user_id)) then
@@ -153,10 +153,10 @@ begin
     -- A repeated call may have completed it while this one waited for the lock.
     select x.* into s from gateway.connect_session x where x.id = s.id;
     return coalesce((
-      select jsonb_build_object('ending', 'saved', 'connection', gateway.shown(c)) from gateway.connection c
+      select jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(c)) from gateway.connection c
        where c.id = s.connection_id and c.user_id = p_user_id and s.confirmation_hash = p_confirmation_hash
          and p_choice is distinct from 'no' and s.ended_at > clock_timestamp() - interval '10 minutes'
-         and gateway.reaches(asks.partner, c) and exists (select from gateway.live_user(p_user_id))), '{"ending": "state_invalid"}');
+         and gateway.partner_can_see(asks.partner, c) and exists (select from gateway.live_user(p_user_id))), '{"ending": "state_invalid"}');
   end if;
   wrong := case when s.user_id <> p_user_id or not exists (select from gateway.live_user(s.user_id)) then 'user_mismatch'
                 when g.confirmation_hash is distinct from p_confirmation_hash then 'state_invalid' end;

@@ -28,7 +28,7 @@ begin
 end $$;
 
 -- `beside`: the same account is still connected, or again, by any user; the provider may end that together with this grant.
-create or replace function gateway.to_give_back(r gateway.revocation) returns jsonb
+create or replace function gateway.revocation_json(r gateway.revocation) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
     'seal_id', r.seal_id, 'refresh_seal_id', r.refresh_seal_id, 'user_id', r.user_id, 'provider', r.provider, 'token', r.token,
@@ -44,7 +44,7 @@ begin
   insert into gateway.revocation (seal_id, refresh_seal_id, user_id, provider, account_id, token, refresh, reason)
   values (p_seal_id, p_seal_id, p_user_id, p_provider, p_account_id, p_token, p_refresh, p_reason)
   on conflict on constraint revocation_pkey do nothing;
-  return (select gateway.to_give_back(r) from gateway.revocation r where r.seal_id = p_seal_id);
+  return (select gateway.revocation_json(r) from gateway.revocation r where r.seal_id = p_seal_id);
 end $$;
 
 -- Done: the grant leaves the queue; where the operator revoked it, `p_outcome` is recorded as the proof. Not done: it is due again after
@@ -85,7 +85,7 @@ begin
   if not found then
     return null;
   end if;
-  return gateway.to_give_back(claimed);
+  return gateway.revocation_json(claimed);
 end $$;
 
 -- Claim the next grants in a provider's queue after `p_after`, due or not, for two minutes.
@@ -100,7 +100,7 @@ begin
      order by x.seal_id limit p_most for update skip locked
   loop
     update gateway.revocation x set due_at = greatest(x.due_at, clock_timestamp() + interval '2 minutes') where x.seal_id = r.seal_id;
-    items := items || gateway.to_give_back(r);
+    items := items || gateway.revocation_json(r);
   end loop;
   return items;
 end $$;

@@ -42,7 +42,7 @@ begin
 end $live_user$;
 
 -- Banned or deleted, whatever token the user has. On Supabase a missing user was deleted; on plain Postgres it is a new user.
-create or replace function gateway.shut_out(p_user_id uuid) returns boolean
+create or replace function gateway.user_is_blocked(p_user_id uuid) returns boolean
 language plpgsql stable set search_path = '' as $$
 begin
   return p_user_id is not null and not exists (select from gateway.live_user(p_user_id))

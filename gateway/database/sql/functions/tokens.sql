@@ -65,7 +65,7 @@ begin
       into reader
       from gateway.live_user(p_user_id) u left join gateway.usage h on h.reader_id = u.id and h.hour = this_hour;
     if reader.id is null then
-      return case when gateway.shut_out(p_user_id) then '{"shut_out": true}'::json end;
+      return case when gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::json end;
     end if;
   end if;
   -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long
@@ -76,7 +76,7 @@ begin
    where allowed and c.id = p_connection_id and (reader.providers is null or c.provider = any (reader.providers))
      and (reader.partner_id is not null or c.user_id = reader.id) and (p_location is null or c.facts ->> 'locationId' = p_location);
   if not found then
-    return case when exists (select from gateway.waiting((select p from gateway.partner p where p.id = reader.partner_id)) w where w.id = p_connection_id)
+    return case when exists (select from gateway.pending_link_connections((select p from gateway.partner p where p.id = reader.partner_id)) w where w.id = p_connection_id)
                 then '{"refused": "pending_confirmation"}'::json end;
   end if;
   if found_row.frozen then
