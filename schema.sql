@@ -3178,14 +3178,14 @@ create policy "Users can insert their own provider data" on public.provider_data
 
 -- Permissive policies add up: an existing `using (true)` would open the tables. Restrictive policies hold beside any other.
 -- They bind the role itself and not its members, because the owner of the functions may be a member.
-drop policy if exists "Nobody reaches another's profile" on public.user_profile;
-create policy "Nobody reaches another's profile" on public.user_profile as restrictive
+drop policy if exists "Users reach only their own profile" on public.user_profile;
+create policy "Users reach only their own profile" on public.user_profile as restrictive
   for all to authenticated
   using (current_user <> 'authenticated' or user_id_auth = (select auth.uid()))
   with check (current_user <> 'authenticated' or user_id_auth = (select auth.uid()));
 
-drop policy if exists "Nobody reaches another's provider data" on public.provider_data;
-create policy "Nobody reaches another's provider data" on public.provider_data as restrictive
+drop policy if exists "Users reach only their own provider data" on public.provider_data;
+create policy "Users reach only their own provider data" on public.provider_data as restrictive
   for all to authenticated
   using (current_user <> 'authenticated' or auth_provider_id = (select auth.uid()))
   with check (
@@ -3204,9 +3204,9 @@ begin
     select p.tablename, p.policyname from pg_catalog.pg_policies p
      where p.schemaname = 'public' and p.tablename in ('user_profile', 'provider_data')
        and p.policyname not in (
-         'Users can view their own profile', 'Users can update their own profile', 'Nobody reaches another''s profile',
+         'Users can view their own profile', 'Users can update their own profile', 'Users reach only their own profile',
          'Users can view their own provider data', 'Users can update their own provider data',
-         'Users can insert their own provider data', 'Nobody reaches another''s provider data',
+         'Users can insert their own provider data', 'Users reach only their own provider data',
          'The gateway and the owner''s server')
      order by 1, 2
   loop
@@ -3341,7 +3341,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', 'b407a8953771a37000ca0c1f3381589f118a51fab42fcecd9fb800c117b3adc4')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '88d752da9b6f8d92acdf53ee9abf5dff863d0ecbb06e0a4df0393d34533ed14a')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

@@ -1,9 +1,8 @@
 """
-Browsers without pixels: kept connections, cookies, and the forms and redirects of a flow.
+HTTP clients that act like browsers: kept connections, cookies, forms and redirects.
 
 The stop at the provider costs the server nothing and is left out: the browser reads the authorization request in the redirect
-and comes back with the code that the consent page would have made. Every answer is judged, so that no failed flow is ever
-counted as a cheap one.
+and comes back with the code that the consent page would have made. Every response is checked, so that no failed flow counts as a cheap one.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ _FORM = "application/x-www-form-urlencoded"
 
 
 class FlowLost(Exception):
-    """A step ended otherwise than it should; what is measured then is worth nothing."""
+    """A step failed; the measurement is invalid."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back; `cookies` are those that it sets."""
+    """A response; `cookies` are those that it sets."""
 
     status: int
     location: str
@@ -34,14 +33,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A flow between its two halves: where the provider sends the browser, and the browser's cookies by then."""
+    """A flow between its two halves: the callback URL, and the browser's cookies."""
 
     callback: str
     cookies: Mapping[str, str]
 
 
 class Browser:
-    """One connection to one server. `account` is who its user is at the provider."""
+    """One connection to one server. `account`: the user's account at the provider."""
 
     def __init__(self, port: int, number: int) -> None:
         self.port = port
@@ -64,7 +63,7 @@ class Browser:
             self._streams[1].close()
 
     def attempt(self, answer: Answer) -> Attempt:
-        """What follows from the redirect to the provider (RFC 6749 section 4.1.1); FlowLost when it is none."""
+        """The attempt in a redirect to the provider (RFC 6749 section 4.1.1). Raises FlowLost for another response."""
         asked = {name: values[0] for name, values in parse_qs(urlsplit(answer.location).query).items()}
         if answer.status not in (302, 303) or asked.get("code_challenge_method") != "S256":
             raise FlowLost(f"connect ended with {answer.status}")

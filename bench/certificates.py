@@ -1,7 +1,5 @@
 """
-A certificate authority of our own and one certificate for localhost, made for a run and thrown away with it.
-
-P-256 throughout, as public providers have it. Knows nothing of who serves with them.
+A certificate authority and a certificate for localhost, made for one run. P-256, like public providers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
-`python -m bench.connect`: what connect and callback cost a server, side by side with the route one would write by hand.
+`python -m bench.connect`: the cost of connect and callback, compared with a hand-written route.
 
-CPU of the server's processes per request, with the provider over https. Rounds are interleaved, medians are told, and rounds in
-which others used the server's core are dropped. See README.md.
+CPU of the server's processes per request, with the provider over https. Rounds are interleaved, medians are reported, and rounds in which
+other processes used the server's core are dropped. See README.md.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class Sample:
 
     @property
     def quiet(self) -> bool:
-        """Whether the core was the server's own."""
+        """Whether only the server used the core."""
         return self.foreign <= MOST_FOREIGN
 
 
 class Bench:
-    """The contenders at work, and what they spent, by contender and step."""
+    """The contenders, and the CPU they used, by contender and step."""
 
     def __init__(self, cores: Cores, provider: Provider, contenders: list[Contender]) -> None:
         self.cores = cores
@@ -109,7 +109,7 @@ async def _repeat(times: int, step: Callable[[], Awaitable[Any]]) -> list[Any]:
 
 @contextmanager
 def folder_for_a_database() -> Iterator[Path]:
-    """A folder that the database's account may enter too."""
+    """A folder that the database's account may enter."""
     folder = Path(tempfile.mkdtemp(prefix="gateway-bench-"))
     folder.chmod(0o711)
     try:
@@ -119,7 +119,7 @@ def folder_for_a_database() -> Iterator[Path]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on just now."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -167,7 +167,7 @@ def summary(bench: Bench) -> list[dict[str, Any]]:
 
 
 def _row(who: str, step: str, samples: list[Sample]) -> dict[str, Any]:
-    """Medians over the quiet rounds; over all where none was quiet, and then `quiet_rounds` says 0."""
+    """Medians over the quiet rounds; over all if none was quiet (`quiet_rounds` is 0 then)."""
     quiet = [sample for sample in samples if sample.quiet]
     told = quiet or samples
     return {
@@ -180,7 +180,7 @@ def _row(who: str, step: str, samples: list[Sample]) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> None:
-    """Prints it for people."""
+    """Print the table."""
     print(f"{result['machine']}; {result['rounds']} rounds of {result['flows']} flows\n")
     print(f"{'':26}{'step':10}{'CPU, µs':>9}{'× bare':>9}{'TLS opened':>12}{'quiet rounds':>14}")
     for row in result["rows"]:
@@ -194,7 +194,7 @@ def table(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.connect", description="CPU per connect and callback.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--flows", type=int, default=400, help="in each round, for each contender")

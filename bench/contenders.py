@@ -1,8 +1,7 @@
 """
-Who is compared: each one's process on the server's core, and the two steps of its flow.
+The contenders: how each is started, and the two steps of its flow.
 
-All are served by waitress with one process and as many threads, over the same Postgres and the same provider. Knows how each is
-started and asked; measures nothing.
+All run on waitress with one process and the same number of threads, over the same Postgres and the same provider.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ account = {{ id = "account" }}
 
 @dataclass(frozen=True)
 class Place:
-    """What every contender is given: a folder, its port, the provider's origin and authority, and the database."""
+    """The environment of a contender: a folder, its port, the provider's origin and authority, and the database."""
 
     folder: Path
     port: int
@@ -54,7 +53,7 @@ class Place:
 
 
 class Contender:
-    """A server, and how a browser walks through it. Here the one that walks nowhere: the bare route."""
+    """A server and its flow. This one is the bare route, without a flow."""
 
     name = "bare Flask route"
 
@@ -68,11 +67,11 @@ class Contender:
             )
 
     def command(self) -> list[str]:
-        """How it is started."""
+        """The command line."""
         return waitress("bench.apps.bare:app", self.place.port)
 
     def settings(self) -> dict[str, str]:
-        """Its environment."""
+        """The environment."""
         return {}
 
     async def ready(self, path: str = "/bare") -> None:
@@ -90,7 +89,7 @@ class Contender:
         raise FlowLost(f"{self.name} does not start:\n{self.log.read_text('utf-8', 'replace')}")
 
     def stop(self) -> None:
-        """Ends its processes."""
+        """Stop its processes."""
         self.process.terminate()
         try:
             self.process.wait(20)
@@ -108,16 +107,16 @@ class Contender:
 
 
 class AuthlibRoute(Contender):
-    """The route that one would write by hand."""
+    """The hand-written route."""
 
     name = "Flask + Authlib by hand"
 
     def command(self) -> list[str]:
-        """As the bare route: a module for waitress."""
+        """A module for waitress."""
         return waitress("bench.apps.authlib_route:app", self.place.port)
 
     def settings(self) -> dict[str, str]:
-        """Trusts what everybody trusts, and the bench's authority: one file, as requests wants it."""
+        """Trusts public authorities and the bench's, in one file, as requests needs it."""
         bundle = self.place.folder / "bundle.pem"
         bundle.write_bytes(Path(certifi.where()).read_bytes() + self.place.authority.read_bytes())
         return {
@@ -140,17 +139,17 @@ class AuthlibRoute(Contender):
 
 
 class GatewayServer(Contender):
-    """The gateway, as an operator starts it."""
+    """The gateway, started as an operator starts it."""
 
     name = "the gateway"
     _JWT_SECRET = "bench-jwt-secret-bench-jwt-secret-bench"
 
     def command(self) -> list[str]:
-        """One process, its own number of threads."""
+        """One process with its default number of threads."""
         return python_module("gateway", "serve", "--port", str(self.place.port))
 
     def settings(self) -> dict[str, str]:
-        """An operator's, with a catalogue of one more provider."""
+        """An operator's settings, with one more provider."""
         catalog = self.place.folder / "catalog"
         catalog.mkdir(exist_ok=True)
         (catalog / "bench.toml").write_text(_CATALOG.format(origin=self.place.provider), "utf-8")
@@ -209,7 +208,7 @@ class GatewayServer(Contender):
 
 
 def waitress(target: str, port: int) -> list[str]:
-    """The command line that serves as the gateway is served: one process, as many threads."""
+    """The command line of waitress with the gateway's number of processes and threads."""
     return [
         *(sys.executable, "-m", "waitress", f"--listen=127.0.0.1:{port}", f"--threads={THREADS}"),
         *(f"--connection-limit={CONNECTIONS}", "--asyncore-use-poll", target),

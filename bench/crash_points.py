@@ -1,7 +1,7 @@
 """
-Where a process is killed: directly before or after a call of its database, its HTTP client or its journal.
+Crash points: directly before or after a call of the database, the HTTP client or the journal.
 
-`with_crash_points` wraps these three objects of a Runtime, so that every call announces itself. Nothing of it is in the product.
+`with_crash_points` wraps these three objects of a Runtime, so that every call is announced. The product has no such code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WRAPPED = ("database", "http", "journal")
 
 
 class CrashPoints:
-    """Anything, with a word before and after each call of a method of it."""
+    """A proxy that announces each method call, before and after it."""
 
     def __init__(self, wrapped: Any, name: str, reached: Callable[[str], None]) -> None:
         self._wrapped, self._name, self._reached = wrapped, name, reached
@@ -40,7 +40,7 @@ class CrashPoints:
 
 
 def with_crash_points(rt: Runtime, stop_at: str) -> Runtime:
-    """The same instruments, announcing each point with `POINT <name>`; at the one called `stop_at` the thread stops for good."""
+    """The same Runtime, printing `POINT <name>` at each point; at `stop_at` the thread stops forever."""
 
     def reached(point: str) -> None:
         print(f"POINT {point}", flush=True)

@@ -49,7 +49,7 @@ MAY_BE_TOLD = (ASKED, "refresh: after http.request", ANSWERED)
 
 
 def kill_at(stage: Stage, actor: Actor, mark: str, do: str, **task: Any) -> None:
-    """Lets `actor` begin, and kills it at the crash point."""
+    """Start `actor`, and kill it at the crash point."""
     seen = stage.control("stats")["seen"]
     if mark == ASKED:
         stage.control("delay", seconds=5)
@@ -65,7 +65,7 @@ def kill_at(stage: Stage, actor: Actor, mark: str, do: str, **task: Any) -> None
 
 
 def age(stage: Stage, host: str) -> None:
-    """Two minutes pass for leases, blocks, queues and the journal, but not for the provider."""
+    """Age leases, blocks, queues and the journal by two minutes, but not the provider."""
     stage.sql(
         "update gateway.connection set lease_until = lease_until - interval '2 minutes', intent_at = intent_at - interval '2 minutes',"
         " not_before = null where intent_at is not null or not_before is not null"
@@ -78,7 +78,7 @@ def age(stage: Stage, host: str) -> None:
 
 
 def refresh_trial(stage: Stage, victim: Actor, rescuer: Actor, mark: str, kind: str) -> str:
-    """One death over a refresh; what became of the connection."""
+    """One kill during a refresh; the result for the connection."""
     [(row, account)] = stage.connections(kind, 1).items()
     stage.expire([row])
     kill_at(stage, victim, mark, "read", ids=[row])
@@ -98,7 +98,7 @@ def refresh_trial(stage: Stage, victim: Actor, rescuer: Actor, mark: str, kind: 
 
 
 def connect_trial(stage: Stage, victim: Actor, rescuer: Actor, mark: str) -> str:
-    """One death over a first connect: nothing half-stored, and connecting again ends in one row that works."""
+    """One kill during a first connect: nothing is half-stored, and connecting again ends in one working row."""
     user, account = str(uuid.uuid4()), f"account-{uuid.uuid4().hex[:8]}"
     task = {"provider": "strict", "code": account, "user_id": user}
     kill_at(stage, victim, mark, "connect", **task)
@@ -124,7 +124,7 @@ def _standing(stage: Stage, user: str) -> list[tuple[Any, ...]]:
 
 
 def disconnect_trial(stage: Stage, victim: Actor, rescuer: Actor, mark: str) -> str:
-    """One death over a disconnect: erased, and given back to the provider by whoever comes next."""
+    """One kill during a disconnect: erased, and revoked by the next process."""
     user, account = str(uuid.uuid4()), f"account-{uuid.uuid4().hex[:8]}"
     row = rescuer.does("connect", provider="strict", code=account, user_id=user)["connection_id"]
     kill_at(stage, victim, mark, "disconnect", id=row, user_id=user)
@@ -170,12 +170,12 @@ def failures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def allowed(row: dict[str, Any]) -> set[str]:
-    """How a trial may end there."""
+    """The allowed results of a trial."""
     return {"kept", "told"} if row["provider"] == "strict" and row["mark"] in MAY_BE_TOLD else {"kept"}
 
 
 def main() -> None:
-    """Kills, and prints what became of it; ends with 1 if anything was lost in silence."""
+    """Kill, and print the results; ends with 1 if anything was lost without a report."""
     parser = argparse.ArgumentParser(prog="python -m bench.crashes", description=__doc__.splitlines()[1])
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--mark", action="append", choices=[*CONNECT, *REFRESH, *DISCONNECT])

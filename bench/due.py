@@ -1,7 +1,7 @@
 """
 Everything is due at once: `python -m bench.due` (10,000 connections, two workers on two hosts, a fast provider).
 
-Told are the token requests, whether any connection was asked for twice, and the CPU of a worker for each refresh.
+Reports the token requests, connections refreshed twice, and a worker's CPU per refresh.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def due(count: int, *, quiet: bool = False) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Works everything off, and prints what that took."""
+    """Refresh everything, and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench.due", description=__doc__.splitlines()[1])
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--json", action="store_true")

@@ -56,7 +56,7 @@ _FETCHED = 0.8
 
 @dataclass
 class Row:
-    """What came of one answer in one place: the slug, the longest, the median and the most of TIMES."""
+    """The result of one response at one place: the slug, the longest, the median and the most of TIMES."""
 
     place: str
     answer: str
@@ -73,7 +73,7 @@ class Row:
     broken: list[str] = field(default_factory=list)
 
     def compare(self, slowed: Sequence[float], quiet: Sequence[float]) -> None:
-        """Takes down what became of the neighbour's reads."""
+        """Record the times of the other reads."""
         if max(*slowed, *quiet) >= _REFUSED_SECONDS:
             self.broken.append("the neighbour was refused")
         self.ratio, self.tail = mean(slowed) / mean(quiet), percentile(slowed, 0.95) / percentile(quiet, 0.95)
@@ -84,7 +84,7 @@ class Row:
 
 
 class Run:
-    """One gateway process, with a neighbour who reads."""
+    """One gateway process, and another connection that is read."""
 
     def __init__(self, stage: Hostile, port: int, looks: int) -> None:
         self.stage, self.port, self.looks = stage, port, looks
@@ -149,7 +149,7 @@ class Run:
             row.broken.append("something was stored")
 
     def end(self) -> None:
-        """The neighbour goes."""
+        """Stop the other reader."""
         self._reader.kill()
         self._reader.join()
 
@@ -254,7 +254,7 @@ Step = Callable[[Run, Sequence[Row]], Awaitable[None]]
 
 
 def before_a_gateway(stage: Hostile, *steps: tuple[Step, Sequence[Row]], looks: int = _LOOKS) -> None:
-    """The steps, with a new process that is warm."""
+    """The steps, with a new warm process."""
 
     async def worked() -> None:
         await run.warm()
@@ -268,7 +268,7 @@ def before_a_gateway(stage: Hostile, *steps: tuple[Step, Sequence[Row]], looks: 
 
 
 def measure(rows: Sequence[Row], *, short: bool) -> None:
-    """All of it; `short`: before one gateway, once, and with no more than a glance at the neighbour."""
+    """Everything; `short`: with one gateway, once, and only a short look at other reads."""
     slowly = [row for row in rows if row.answer in rogue.SLOW]
     at_once = [row for row in rows if row.answer not in rogue.SLOW]
     with staged(Hostile, "bench.rogue") as stage:
@@ -295,7 +295,7 @@ def measure(rows: Sequence[Row], *, short: bool) -> None:
 
 
 def _batches(rows: Sequence[Row], most: int = _AT_ONCE) -> Iterator[list[Row]]:
-    """By what a gateway has to be new for."""
+    """By the need for a new gateway."""
     plain = [row for row in rows if PLACES[row.place].kind == "p"]
     # What is believed is kept, and comes last.
     issued = [sorted((row for row in rows if PLACES[row.place].kind == kind), key=_is_kept) for kind in "kd"]
@@ -303,12 +303,12 @@ def _batches(rows: Sequence[Row], most: int = _AT_ONCE) -> Iterator[list[Row]]:
 
 
 def _is_kept(row: Row) -> bool:
-    """Whether the gateway has no reason to ask the issuer again."""
+    """Whether the gateway would not ask the issuer again."""
     return row.answer in rogue.IN_KEYS or PLACES[row.place].answers[row.answer][1] == rogue.STANDS
 
 
 def table(rows: Sequence[Row]) -> None:
-    """For people: everything, then the worst of each kind, then what is broken."""
+    """Print everything, then the worst of each kind, then the failures."""
     print(*rows, sep="\n")
     for name in BOUNDS:
         print(f"\nThe worst by {name}:", *sorted(rows, key=lambda row, name=name: -getattr(row, name))[:15], sep="\n")
@@ -317,7 +317,7 @@ def table(rows: Sequence[Row]) -> None:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.hostile", description=__doc__.splitlines()[1])
     parser.add_argument("--short", action="store_true", help="a dozen answers; the neighbour is told, not judged")
     parser.add_argument("--only", metavar="NAME", default="", help="answers or places with that in their name")

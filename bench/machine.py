@@ -1,8 +1,7 @@
 """
-The machine: which core does what, and what a server spent.
+The machine: cores, and the CPU time of a server.
 
-A server has one core for itself; whoever asks it, answers it and stores for it shares the other. Knows processes and clocks,
-and nothing of what is being served. Linux only: other systems pin no processes.
+The server has one core for itself; clients, provider and database share the other. Linux only: other systems do not pin processes.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _CPUCLOCK_SCHED = 2
 
 @dataclass(frozen=True)
 class Cores:
-    """The server's core and everybody else's; one and the same where there is only one."""
+    """The server's core and the core of all others; the same if there is only one."""
 
     server: int
     others: int
@@ -35,12 +34,12 @@ class Cores:
         return cls(usable[0], usable[-1])
 
     def settle(self) -> None:
-        """Moves this process, and what it will start, off the server's core."""
+        """Move this process and its future children off the server's core."""
         os.sched_setaffinity(0, {self.others})
 
     @contextmanager
     def for_a_server(self) -> Iterator[None]:
-        """What is started inside runs on the server's core: affinity is inherited."""
+        """Processes started inside run on the server's core: affinity is inherited."""
         os.sched_setaffinity(0, {self.server})
         try:
             yield
@@ -50,7 +49,7 @@ class Cores:
 
 @dataclass(frozen=True)
 class Spent:
-    """One reading, in seconds: what a server's processes used, what its core was busy, and the time on the wall."""
+    """One reading, in seconds: CPU of a server's processes, busy time of its core, and elapsed time."""
 
     cpu: float
     busy: float
@@ -58,33 +57,33 @@ class Spent:
 
     @classmethod
     def now(cls, pid: int, core: int) -> Spent:
-        """As it stands for the process `pid` with all its children."""
+        """The reading for the process `pid` with all its children."""
         return cls(_cpu_seconds(pid), _busy_seconds(core), time.monotonic())
 
     def since(self, before: Spent) -> Spent:
-        """What came on top of `before`."""
+        """The difference to `before`."""
         return Spent(self.cpu - before.cpu, self.busy - before.busy, self.wall - before.wall)
 
     @property
     def foreign(self) -> float:
-        """The share of the time in which somebody else had the core."""
+        """The share of the time in which other processes used the core."""
         return max(0.0, self.busy - self.cpu) / self.wall if self.wall else 0.0
 
 
 def _cpu_seconds(pid: int) -> float:
-    """User and system time of a process tree, threads that have ended included."""
+    """User and system time of a process tree, including ended threads."""
     root = psutil.Process(pid)
     tree = [root, *root.children(recursive=True)]
     return sum(time.clock_gettime_ns((~process.pid << 3) | _CPUCLOCK_SCHED) for process in tree) / 1e9
 
 
 def stolen_seconds() -> float:
-    """What the hypervisor gave to others while this machine wanted it, of all cores together, by /proc/stat."""
+    """Steal time of all cores, from /proc/stat."""
     return int(Path("/proc/stat").read_text("ascii").split("\n", 1)[0].split()[8]) / _TICKS_PER_SECOND
 
 
 def _busy_seconds(core: int) -> float:
-    """What a core was not idle, by /proc/stat (proc(5)): user, nice, system, irq, softirq, steal."""
+    """Busy time of a core, from /proc/stat (proc(5)): user, nice, system, irq, softirq, steal."""
     line = next(row for row in Path("/proc/stat").read_text("ascii").splitlines() if row.startswith(f"cpu{core} "))
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, line.split()[1:9])
     return (user + nice + system + irq + softirq + steal) / _TICKS_PER_SECOND

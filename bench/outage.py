@@ -1,9 +1,8 @@
 """
-The database is away in the middle of refreshes: `python -m bench.outage` (50 refreshes, 30 seconds).
+The database fails during refreshes: `python -m bench.outage` (50 refreshes, 30 seconds).
 
-The provider has taken every request when Postgres stops, and answers while it is gone. A second host wants the same tokens all the
-time and must not ask for them itself. Told are the token requests, what was revoked, and how long after the return everybody had
-a token again.
+The provider has received every request when Postgres stops, and responds while it is down. A second host also needs the same tokens and
+must not request them itself. Told are the token requests, what was revoked, and how long after the return everybody had a token again.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def _counted(stage: Stage, ids: list[str]) -> dict[str, int]:
 
 
 def main() -> None:
-    """Takes the database away, and prints what that did."""
+    """Stop the database, and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench.outage", description=__doc__.splitlines()[1])
     parser.add_argument("--refreshes", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=30.0)

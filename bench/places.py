@@ -1,5 +1,5 @@
 """
-Where a provider is asked, and who has it asked: the stage of `bench.hostile`.
+The places where the gateway calls a provider, for `bench.hostile`.
 
 Registrations at the hostile provider are `p…` with endpoints of their own, `k…` with id_tokens, `d…` discovered.
 """
@@ -48,7 +48,7 @@ _AFRESH = (
 
 @dataclass(frozen=True)
 class Place:
-    """Where a provider is asked. `verb`: of `/v1`, what has it asked; without one a browser connects. `kind`: of registrations."""
+    """A place where a provider is called. `verb`: the `/v1` call that leads there; without one a browser connects. `kind`: of registrations."""
 
     endpoint: str
     answers: rogue.Answers
@@ -56,7 +56,7 @@ class Place:
     verb: str = ""
 
     def slug(self, name: str) -> str:
-        """How it has to end; where a grant is given back, what the receipt says."""
+        """The expected slug; for a revocation, the expected receipt."""
         script, slug = self.answers[name]
         if self.verb == "DELETE ":  # RFC 7009 section 2.2: the status says it, whatever else is in the answer
             return "done" if name in rogue.TAKEN or slug == rogue.STANDS else "queued"
@@ -78,12 +78,12 @@ PLACES = {
 
 
 class Hostile(Stage):
-    """The stage, with registrations at the hostile provider: `p…` plain, `k…` with id_tokens, `d…` discovered."""
+    """A stage with registrations at the hostile provider: `p…` plain, `k…` with id_tokens, `d…` discovered."""
 
     _kept: psycopg.Connection[Any] | None = None
 
     def environ(self, host: str = "a", **more: str) -> dict[str, str]:
-        """The settings of a gateway that knows them all."""
+        """The settings of a gateway with all registrations."""
         tables = []
         for who in (f"{kind}{number:03}" for kind, most in REGISTRATIONS.items() for number in range(most)):
             tables.append(_TABLE.format(who, self.origin, "openid" if who[0] == "k" else "read"))
@@ -105,12 +105,12 @@ class Hostile(Stage):
         return cursor.fetchall() if cursor.description else []
 
     def plan(self, who: str, place: str, answer: str) -> None:
-        """From now on that is what `who` is answered there."""
+        """Plan the response for `who` there."""
         self.control("plan", who=who, endpoint=PLACES[place].endpoint, answer=answer.replace(" ", "+"))
 
 
 class Caller(Browser):
-    """A user of their own, and what has the provider asked for them."""
+    """A new user, and the call for them."""
 
     def __init__(self, stage: Hostile, place: Place) -> None:
         super().__init__(_PUBLIC_PORT, 0)
@@ -163,7 +163,7 @@ class Caller(Browser):
         return _ended(await self.get(back, {**self.cookies, **begun.cookies}))
 
     def stands(self) -> list[tuple[Any, ...]]:
-        """All that is stored of the user."""
+        """Everything stored for the user."""
         return self.stage.sql(_STANDS, *[self.user] * 4)
 
 

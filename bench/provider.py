@@ -1,8 +1,7 @@
 """
-A provider as fast as asyncio lets it be: one token endpoint over TLS that redeems codes and counts.
+A fast provider on asyncio: one token endpoint over TLS that redeems codes and counts.
 
-A code carries its account and its PKCE challenge, so that nothing has to be kept but which ones were redeemed; `code_for` is
-what its consent page would send the browser back with. Knows nothing of who asks.
+A code contains its account and its PKCE challenge, so that only redeemed codes have to be stored; `code_for` stands for the consent page.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _TOKEN_LENGTH = 64
 
 
 class Provider:
-    """The endpoint, and what it has seen: TLS connections, codes redeemed, requests refused."""
+    """The endpoint, and its counts: TLS connections, redeemed codes, refused requests."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -33,7 +32,7 @@ class Provider:
 
     @property
     def origin(self) -> str:
-        """Where it listens, by the name in its certificate."""
+        """Its origin, with the name in its certificate."""
         return f"https://localhost:{self.port}"
 
     def answer(self, head: bytes, body: bytes) -> tuple[int, dict[str, object]]:
@@ -65,7 +64,7 @@ class Provider:
 
 
 def code_for(account: str, challenge: str) -> str:
-    """A code for `account`, to be redeemed once, by whoever has the verifier behind `challenge`."""
+    """A code for `account`, to be redeemed once, with the verifier of `challenge`."""
     return f"{account}.{challenge}.{secrets.token_urlsafe(8)}"
 
 
@@ -86,7 +85,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        """Answers every request that is complete."""
+        """Respond to every complete request."""
         self._received += data
         while True:
             head, end, rest = self._received.partition(b"\r\n\r\n")

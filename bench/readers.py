@@ -1,5 +1,5 @@
 """
-Readers of tokens over HTTP, and the gateway they read from: kept connections, the owner's access token, how long each answer took.
+Readers of tokens over HTTP, and their gateway: kept connections, the owner's access token, response times.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _READY_SECONDS = 60
 
 @contextmanager
 def gateway(stage: Stage, workers: int) -> Iterator[int]:
-    """The port of a gateway in that many processes."""
+    """The port of a gateway with that many processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -61,7 +61,7 @@ def _wait(port: int, log: Path, process: subprocess.Popen[bytes]) -> None:
 
 @dataclass(frozen=True)
 class Read:
-    """One answer: its status, the token in it (or what there was instead), and the seconds it took."""
+    """One response: its status, the token (or the body instead), and its time in seconds."""
 
     status: int
     body: str

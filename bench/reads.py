@@ -1,5 +1,5 @@
 """
-`python -m bench.reads`: what a partner's token read costs a server, side by side with the route one would write by hand.
+`python -m bench.reads`: the cost of a partner's token read, compared with a hand-written route.
 
 As `bench.connect`: CPU of the server's processes per request, rounds interleaved, medians, loud rounds dropped. Both read the same
 thousand connections; the gateway's read is one call of the database that judges key, reach, freeze and quota and writes the ledger.
@@ -43,7 +43,7 @@ _PARTNER = (
 
 
 class _Reads:
-    """What both are asked: one token after another. Each checks that it got the right one."""
+    """The calls to both: one token after another, each checked."""
 
     ids: list[str]
     bearer: str
@@ -81,7 +81,7 @@ class ByHand(_Reads, Contender):
 
 
 class GatewayReads(_Reads, GatewayServer):
-    """The gateway; its worker runs elsewhere, as where reads are many."""
+    """The gateway without its worker."""
 
     path = "/v1/connections/{}/token"
 
@@ -92,11 +92,11 @@ class GatewayReads(_Reads, GatewayServer):
         super().__init__(place)
 
     def command(self) -> list[str]:
-        """One process, its own number of threads."""
+        """One process with its default number of threads."""
         return [*super().command(), "--no-worker"]
 
     def settings(self) -> dict[str, str]:
-        """An operator's, with the key that the rows are sealed with."""
+        """An operator's settings, with the key of the rows."""
         return super().settings() | {"GATEWAY_KEYS": self._key}
 
     def _partner(self) -> str:
@@ -112,7 +112,7 @@ class GatewayReads(_Reads, GatewayServer):
 
 
 class Reads(Bench):
-    """The bench, of reads alone."""
+    """The bench of reads."""
 
     async def _round(self, who: Contender, each: int) -> None:
         each *= 8  # one read is that much less than one flow
@@ -125,7 +125,7 @@ class Reads(Bench):
 
 
 def _stock(dsn: str, key: str) -> list[str]:
-    """The same connections for both: sealed in ours, encrypted in the hand-written table. Their ids."""
+    """The same connections for both. Their ids."""
     vault, fernet, store, user = Vault([key]), Fernet(key), open_postgres(dsn), uuid.uuid4()
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(
@@ -183,7 +183,7 @@ def measure(rounds: int, flows: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.reads", description="CPU per token read.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--flows", type=int, default=400, help="in each round, for each contender; of eight reads each")

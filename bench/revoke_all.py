@@ -1,8 +1,8 @@
 """
-A provider was broken into: `python -m bench.revoke_all` (10,000 connections of 20 users, erased and given back, with a proof).
+A provider was compromised: `python -m bench.revoke_all` (10,000 connections of 20 users, erased and revoked, with a proof).
 
-Told are how long each part took, whether the provider was told of every grant, and whether anything could be read meanwhile: a
-reader asks for tokens all the time, and must get none from the moment of the freeze.
+Reports the duration of each part, whether every grant was revoked, and whether tokens could be read meanwhile: a reader asks all the
+time, and must get none after the freeze.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gateway.tokens.read import fresh_grant
 
 
 class Reader:
-    """Somebody who reads tokens of the provider's connections all along. `served_at`: the last time that one was answered."""
+    """Reads tokens of the provider's connections all the time. `served_at`: the time of the last success."""
 
     def __init__(self, rt: Runtime, ids: list[str], owner: uuid.UUID) -> None:
         self.outcomes: Counter[str] = Counter()
@@ -90,7 +90,7 @@ def _run(stage: Stage, rt: Runtime, reader: Reader, threads: int, *, quiet: bool
 
 
 def main() -> None:
-    """Revokes everything, and prints what that took."""
+    """Revoke everything, and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench.revoke_all", description=__doc__.splitlines()[1])
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=8)

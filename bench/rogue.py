@@ -1,5 +1,5 @@
 """
-A provider that answers as nobody should: `python -m bench.rogue` prints its port and serves until its input ends.
+A hostile provider: `python -m bench.rogue` prints its port and serves until its input ends.
 
 Each registration has endpoints below its own name, which answer well until `/control/plan` gives one of them, or with `*` that
 of all, an answer from the tables here. A script is what is sent, step by step: bytes, a pause in seconds, or a piece with how
@@ -47,14 +47,14 @@ _SLOWLY = 400, 0.2
 
 
 def whole(body: str | bytes, status: int = 200, kind: str = "application/json", more: str = "") -> bytes:
-    """A complete answer."""
+    """A complete response."""
     content = body.encode() if isinstance(body, str) else body
     head = f"HTTP/1.1 {status} Answer\r\nContent-Type: {kind}\r\n{more}Content-Length: {len(content)}\r\n\r\n"
     return head.encode() + content
 
 
 def said(**fields: Any) -> bytes:
-    """What is right at any endpoint, but for `fields`; None leaves one out."""
+    """The correct response of any endpoint, changed by `fields`; None removes one."""
     right = {"access_token": f"at.{ACCOUNT}.x", "refresh_token": f"rt.{ACCOUNT}.x", "expires_in": 3600, "scope": "read"}
     right |= {"token_type": "Bearer", "id": ACCOUNT, "sub": ACCOUNT, "keys": [], "issuer": _SOMEWHERE}
     right |= {f"{each}_endpoint": f"{_SOMEWHERE}/{each}" for each in ENDPOINTS}
@@ -63,7 +63,7 @@ def said(**fields: Any) -> bytes:
 
 
 def raw(name: str, value: str) -> bytes:
-    """The same with a value as it is written."""
+    """The same with a literal value."""
     return whole(said(**{name: 41_414_141}).partition(b"\r\n\r\n")[2].replace(b"41414141", value.encode()))
 
 
@@ -78,7 +78,7 @@ def _many(item: str, *, size: int = _JUST) -> str:
 
 
 def _key(size: int = 256, e: bytes = b"\1\0\1", **more: str) -> dict[str, str]:
-    """An RSA key of nobody, of `size` bytes."""
+    """An unrelated RSA key of `size` bytes."""
     n = b"\xc1" * (size - 1) + b"\1"
     coded = {name: base64.urlsafe_b64encode(value).decode().rstrip("=") for name, value in (("n", n), ("e", e))}
     return {"kty": "RSA", "kid": "a", "use": "sig", **coded, **more}
@@ -196,7 +196,7 @@ _SIGNATURES = {"n of 16,384 bits": 2_048, "e of 16,384 bits": 2_048, "e of 3,072
 
 
 class Rogue:
-    """Who is to be answered how, and what was asked."""
+    """The planned responses, and the recorded requests."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -205,11 +205,11 @@ class Rogue:
         self._key = ECKey.generate_key("P-256", {"kid": "a", "use": "sig"})
 
     def planned(self, who: str, endpoint: str) -> str | None:
-        """The name of the answer."""
+        """The name of the response."""
         return self.plans.get((who, endpoint)) or self.plans.get(("*", endpoint))
 
     def script(self, path: str, query: dict[str, str], head: str, form: dict[str, str]) -> Script:
-        """For one request."""
+        """The script for one request."""
         _, who, endpoint = path.split("/", 2) if path.count("/") > 1 else ("", "", path)
         if who == "control":
             return whole(json.dumps(self._control(endpoint, query)))
@@ -234,7 +234,7 @@ class Rogue:
         return said(**more)
 
     def _id_token(self, who: str, code: str) -> str:
-        """One that holds; or, for keys of nobody, one that is worth a look."""
+        """A valid one; or, for unrelated keys, one with a plausible header."""
         planned = self.planned(who, "keys")
         if planned and ANSWERS[planned][0]:
             return _id_token('{"alg":"RS256","kid":"a"}', signature=_SIGNATURES.get(planned, 256))

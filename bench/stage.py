@@ -1,7 +1,7 @@
 """
-Where the proofs of reliability play: a Postgres, a provider that forgives nothing, actors, and connections that can be let to expire.
+The setup of the reliability proofs: a Postgres, a strict provider, actors, and connections that can be made to expire.
 
-`staged()` makes all of it in a temporary folder and takes it away again. Knows nothing of what is being proved.
+`staged()` creates it in a temporary folder and removes it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ replay_seconds = 30
 
 @dataclass
 class Actor:
-    """A process that does tasks one after another, in a fork each."""
+    """A process that runs tasks one after another, each in a fork."""
 
     environ: dict[str, str]
     _child: int = 0
@@ -101,7 +101,7 @@ class Actor:
         return self._child
 
     def until(self, word: str) -> str:
-        """Reads on until a line begins with `word`; the rest of it."""
+        """Read until a line begins with `word`; the rest of that line."""
         for line in self._process.stdout:
             if line.startswith(f"{word} "):
                 return line.removeprefix(f"{word} ").strip()
@@ -110,25 +110,25 @@ class Actor:
         raise RuntimeError(f"the actor ended before it said {word}")
 
     def end(self) -> Any:
-        """What the task said."""
+        """The output of the task."""
         said = json.loads(self.until("SAID"))
         self.gone()
         return said
 
     def gone(self) -> None:
-        """Waits until whoever did the task is no more."""
+        """Wait until the task's process has ended."""
         self.until("GONE")
         self._child = 0
 
     def does(self, do: str, **task: object) -> Any:
-        """A whole task."""
+        """Run a whole task."""
         self.begin(do, **task)
         return self.end()
 
 
 @dataclass
 class Stage:
-    """All of it. `user_id` is Alice's, who owns every connection here."""
+    """The whole setup. `user_id` is Alice's, who owns every connection."""
 
     folder: Path
     server: EmbeddedPostgres
@@ -139,7 +139,7 @@ class Stage:
     idle: dict[str, list[Actor]] = field(default_factory=dict)
 
     def environ(self, host: str = "a", **more: str) -> dict[str, str]:
-        """The settings of a gateway on a host of its own."""
+        """The settings of a gateway on a separate host."""
         catalog = self.folder / "catalog"
         catalog.mkdir(exist_ok=True)
         (catalog / "strict.toml").write_text(_CATALOG.format(origin=self.origin), encoding="utf-8")
@@ -164,7 +164,7 @@ class Stage:
 
     @contextmanager
     def actor(self, host: str = "a", **more: str) -> Iterator[Actor]:
-        """A gateway process that does tasks. An idle one stays for the next caller with the same settings."""
+        """A gateway process that runs tasks. An idle one is reused for the same settings."""
         environ = self.environ(host, **more)
         idle = self.idle.setdefault(json.dumps(environ, sort_keys=True), [])
         actor = idle.pop() if idle else Actor(environ).start()
@@ -179,7 +179,7 @@ class Stage:
                 actor.stop()
 
     def control(self, what: str, **query: object) -> Any:
-        """Tells the provider, and hears what it has seen."""
+        """Control the provider, and read its records."""
         asked = "&".join(f"{name}={value}" for name, value in query.items())
         with urlopen(f"{self.origin}/control/{what}?{asked}", timeout=10) as answer:  # noqa: S310 - our own on loopback
             return json.load(answer)
@@ -198,13 +198,13 @@ class Stage:
         return made
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """One statement, past every door."""
+        """One statement, directly in the database."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             cursor = connection.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
     def expire(self, ids: Sequence[str]) -> None:
-        """Lets tokens run out, and keeps workers from being there first."""
+        """Expire tokens, and delay workers."""
         self.sql(
             "update gateway.connection set expires_at = clock_timestamp() - interval '1 second', not_before = null,"
             " refresh_at = clock_timestamp() + interval '1 day' where id = any (%s::uuid[])",
@@ -212,7 +212,7 @@ class Stage:
         )
 
     def looks_long_up(self) -> None:
-        """From now on the database looks as if it had come up long ago: another host need not wait for what a dead one may still hold."""
+        """Make the database look as if it had started long ago, so that hosts do not wait for crashed ones."""
         [(function,)] = self.sql(
             "select pg_get_functiondef(oid) from pg_proc where prosrc like '%pg_postmaster_start_time()%'"
         ) or [("",)]
@@ -220,14 +220,14 @@ class Stage:
             self.sql(function.replace("pg_postmaster_start_time()", "'-infinity'::timestamptz"))
 
     def states(self, ids: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Generation, status, and whether an intent stands, of each."""
+        """Generation, status, and whether a refresh is unfinished, of each."""
         return self.sql(
             "select generation, status, intent_at is not null from gateway.connection where id = any (%s::uuid[])",
             list(ids),
         )
 
     def works(self, token: str, provider: str = "strict") -> bool:
-        """Whether the provider takes the token."""
+        """Whether the provider accepts the token."""
         from urllib.error import HTTPError
         from urllib.request import Request
 
@@ -261,7 +261,7 @@ def provider(module: str = "bench.strict") -> Iterator[str]:
 
 @contextmanager
 def staged(make: type[Staged] = Stage, module: str = "bench.strict") -> Iterator[Staged]:  # type: ignore[assignment]
-    """Everything, with the provider that `module` plays, in a folder that the database's account may enter too."""
+    """Everything, with the provider in `module`, in a folder that the database's account may enter."""
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="gateway-proof-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)

@@ -1,5 +1,5 @@
 """
-Everybody wants the token that just ran out: `python -m bench.storm` (200 expiries, 100 readers, 4 processes).
+Many readers of expired tokens: `python -m bench.storm` (200 expiries, 100 readers, 4 processes).
 
 The provider revokes the whole family when a refresh token is used twice. Told are the token requests it saw, who went without a token,
 and by how much the slowest reader of each expiry exceeded the provider's own time; once more without those expiries in which other virtual
@@ -54,7 +54,7 @@ async def _storm(stage: Stage, port: int, ids: list[str], count: int, delay: flo
 
 
 def _told(slowest: Sequence[float]) -> dict[str, int]:
-    """Milliseconds, of seconds."""
+    """Seconds in milliseconds."""
     return {
         "median": round(median(slowest) * 1000), "p95": round(percentile(slowest, 0.95) * 1000), "max": round(max(slowest) * 1000),
         "over_150": sum(each > 0.15 for each in slowest),
@@ -62,7 +62,7 @@ def _told(slowest: Sequence[float]) -> dict[str, int]:
 
 
 def storm(expiries: int, count: int, workers: int, delay: float, *, quiet: bool = False) -> dict[str, Any]:
-    """The figures of a storm; times in milliseconds."""
+    """The figures of one run; times in milliseconds."""
     with staged() as stage:
         ids = list(stage.connections("strict", expiries))
         stage.expire(ids)
@@ -115,7 +115,7 @@ async def _neighbour(stage: Stage, port: int, sick: str, healthy: str, count: in
 
 
 def neighbour(rounds: int, count: int = 50, seconds: float = 2.0) -> list[dict[str, Any]]:
-    """One process; each round with a connection of its own."""
+    """One process; each round with a new connection."""
     with staged() as stage:
         ids = list(stage.connections("strict", rounds + 1))
         stage.sql("update gateway.connection set refresh_at = clock_timestamp() + interval '1 day'")
@@ -125,7 +125,7 @@ def neighbour(rounds: int, count: int = 50, seconds: float = 2.0) -> list[dict[s
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.storm", description=__doc__.splitlines()[1])
     parser.add_argument("--expiries", type=int, default=200)
     parser.add_argument("--readers", type=int, default=100)

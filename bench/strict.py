@@ -1,5 +1,5 @@
 """
-A provider that forgives nothing, in a process of its own: `python -m bench.strict` prints its port and serves until its input ends.
+A strict provider, in a separate process: `python -m bench.strict` prints its port and serves until its input ends.
 
 Every refresh rotates the refresh token. Below /strict the use of an old one revokes the whole family at once; below /forgiving it
 gets the same new pair again for thirty seconds, as HighLevel does, and revokes after that. It counts who asked how often, and can
@@ -27,7 +27,7 @@ _BASIC = b"basic " + base64.b64encode(f"{CLIENT_ID}:{CLIENT_SECRET}".encode()).l
 
 @dataclass
 class Family:
-    """Everything that was granted under one consent."""
+    """All tokens of one consent."""
 
     account: str
     access: str = ""
@@ -37,7 +37,7 @@ class Family:
     """Used refresh tokens: when, and the pair that was answered."""
 
     def rotate(self) -> tuple[str, str]:
-        """A new pair; the one before is used up."""
+        """A new pair; the previous one is used up."""
         used, name = self.refresh, secrets.token_urlsafe(24)
         self.access, self.refresh = f"at.{self.account}.{name}", f"rt.{self.account}.{name}"
         if used:
@@ -46,7 +46,7 @@ class Family:
 
 
 class Strict:
-    """The families, and what was asked."""
+    """The families, and the recorded requests."""
 
     def __init__(self) -> None:
         self.delay = 0.0

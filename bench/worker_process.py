@@ -1,7 +1,6 @@
 """
-A gateway process for tests: `python -m bench.worker_process` reads a task in JSON from each line of its input, and may be killed over it.
-
-A fork does each task, so that a thousand kills do not cost a thousand starts. It prints `PID n` when it begins, `POINT name` at each
+A gateway process for tests: `python -m bench.worker_process` reads a task in JSON from each line of its input, and may be killed during
+it. A fork runs each task, so that a thousand kills do not need a thousand starts. It prints `PID n` when it begins, `POINT name` at each
 crash point if the task has a `stop_at`, `SAID …` when it is done, `GONE` when it has ended. The environment is the gateway's own.
 """
 
@@ -35,7 +34,7 @@ BROWSER = "bench-browser"
 
 
 def runtime(task: dict[str, Any]) -> Runtime:
-    """The instruments, over the task's own folder; `skew`: seconds by which this process's clock is wrong."""
+    """The Runtime, over the task's own folder; `skew`: seconds by which this process's clock is wrong."""
     environ = {**os.environ, **task.get("settings", {})}
     skew = timedelta(seconds=task.get("skew", 0))
     rt = build_runtime(read_settings(environ), now=lambda: utc_now() + skew)
@@ -55,7 +54,7 @@ def _sign_in(rt: Runtime, task: dict[str, Any]) -> str:
 
 
 def do_connect(rt: Runtime, task: dict[str, Any]) -> Any:
-    """The whole way, for the account `code`."""
+    """A whole connect, for the account `code`."""
     session = _sign_in(rt, task)
     there = start_connect(rt, task["provider"], session=session, browser=BROWSER)
     state = parse_qs(urlsplit(there).query)["state"]
@@ -72,7 +71,7 @@ def do_disconnect(rt: Runtime, task: dict[str, Any]) -> Any:
 
 
 def do_read(rt: Runtime, task: dict[str, Any]) -> Any:
-    """A fresh token of each of `ids`, all at once; or the slug of what came instead."""
+    """A valid token of each of `ids`, all at once; or the slug of the error."""
 
     def read(connection_id: str) -> dict[str, str]:
         try:
@@ -101,7 +100,7 @@ def do_work(rt: Runtime, task: dict[str, Any]) -> Any:
 
 
 def do_read_and_work(rt: Runtime, task: dict[str, Any]) -> Any:
-    """As a server does: asks, with a worker beside it, for so many seconds."""
+    """Read, with a worker beside it, for that many seconds."""
     stopped = threading.Event()
     beside = threading.Thread(target=Worker(rt).run, args=(stopped,))
     beside.start()
@@ -113,7 +112,7 @@ def do_read_and_work(rt: Runtime, task: dict[str, Any]) -> Any:
 
 
 def do_insist(rt: Runtime, task: dict[str, Any]) -> Any:
-    """Asks for the tokens of `ids` one after another until all were given or the seconds are over; the last word on each."""
+    """Read the tokens of `ids` one after another until all succeed or the time is over; the last result of each."""
     end = time.monotonic() + task["seconds"]
     said: dict[str, dict[str, str]] = {}
     while time.monotonic() < end and any("token" not in said.get(row, {}) for row in task["ids"]):
@@ -139,7 +138,7 @@ def _say(word: str, what: object = "") -> None:
 
 
 def main() -> None:
-    """One task after another, each in a process of its own."""
+    """One task after another, each in its own process."""
     for line in sys.stdin:
         task = json.loads(line)
         child = os.fork()

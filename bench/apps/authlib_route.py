@@ -1,8 +1,8 @@
 """
-What one would write by hand: Authlib's Flask client as its documentation has it, Fernet, and a psycopg pool.
+The hand-written route: Authlib's Flask client as in its documentation, Fernet, and a psycopg pool.
 
-It keeps state and verifier in Flask's signed cookie, has no users (whoever comes says who they are), no one-time state, and
-trusts what it gets. It does as little as a connection that works can do, which is the point of comparing with it.
+It keeps state and verifier in Flask's signed cookie, has no sign-in and no one-time state, and checks nothing: the least that a working
+connection needs.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ on conflict (owner, provider) do update set token_enc = excluded.token_enc, expi
 
 @app.get("/connect/<name>")
 def connect(name: str) -> Response:
-    """Off to the provider, for the owner who is named in the query."""
+    """Redirect to the provider, for the owner named in the query."""
     session["owner"] = request.args["owner"]
     return oauth.create_client(name).authorize_redirect(request.host_url + "callback/" + name)
 
 
 @app.get("/callback/<name>")
 def callback(name: str) -> Response:
-    """Redeems the code and keeps the token, encrypted."""
+    """Redeem the code and store the token, encrypted."""
     token = oauth.create_client(name).authorize_access_token()
     sealed = fernet.encrypt(json.dumps(token).encode())
     with pool.connection() as connection:

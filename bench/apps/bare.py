@@ -1,5 +1,5 @@
 """
-A Flask route that does nothing: what a request costs before anybody does anything with it. The yardstick.
+A Flask route that does nothing: the yardstick for the others.
 """
 
 from __future__ import annotations

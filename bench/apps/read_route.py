@@ -1,7 +1,7 @@
 """
-What one would write by hand to give a partner a token: look the key up, look the row up, decrypt, answer.
+The hand-written token read: look the key up, read the row, decrypt.
 
-No reach, no quota, no freeze, no ledger, no refresh: a psycopg pool and Fernet as their documentation has them.
+No reach, no limit, no freeze, no record, no refresh: a psycopg pool and Fernet as in their documentation.
 """
 
 from __future__ import annotations

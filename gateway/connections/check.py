@@ -42,12 +42,12 @@ def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller) -> Connection:
     if begun.connection.status != "active":
         return begun.connection
     generation, outcome, error, problem = _asked(rt, begun)
-    stands = end_check(rt.database, caller, connection_id, generation=generation, outcome=outcome, error=error)
-    if stands is None:
+    checked = end_check(rt.database, caller, connection_id, generation=generation, outcome=outcome, error=error)
+    if checked is None:
         raise NotFound("disconnected meanwhile")
     if problem is not None:
         raise problem
-    return stands
+    return checked
 
 
 def _asked(rt: Runtime, begun: Check) -> tuple[int, CheckOutcome, str, ProviderGarbled | None]:

@@ -1,7 +1,7 @@
 """
 Import tokens that the gateway did not write: rows from before the gateway, and what an owner wrote into a row.
 
-The values are encrypted as they are, and the connection is `unverified`: nobody can read its token. It becomes active when the provider
+The values are encrypted as they are, and the connection is `unverified`: no caller can read its token. It becomes active when the provider
 confirms the account: when it is asked with the access token, or in the response to an ordinary refresh.
 """
 
@@ -283,7 +283,7 @@ class Report:
 
 
 class Import:
-    """One walk over all rows that wait. `names`: which provider a name stands for, beside what the database knows."""
+    """One pass over all queued rows. `names`: further names of providers."""
 
     def __init__(self, rt: Runtime, names: Mapping[str, str], *, dry_run: bool, stopped: threading.Event) -> None:
         self._rt = rt

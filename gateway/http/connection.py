@@ -265,7 +265,7 @@ class _Socket(httpcore.NetworkStream):
         return self._early is not None or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0)
 
     def get_extra_info(self, info: str) -> Any:
-        """`is_readable`: whether an idle connection was closed by the peer, or has data that nobody asked for."""
+        """`is_readable`: whether an idle connection was closed by the peer, or has unexpected data."""
         if info != "is_readable" or self._sock.fileno() < 0:
             return info == "is_readable"
         poll = select.poll()

@@ -46,7 +46,7 @@ def create_app(state: State, offers: tuple[str, ...] = OFFERS) -> Flask:
     return app
 
 
-def _played() -> tuple[str, str] | None:
+def _simulated() -> tuple[str, str] | None:
     """Provider and endpoint of the request; None for other routes."""
     if request.blueprint not in CLIENTS or request.endpoint is None:
         return None
@@ -54,10 +54,10 @@ def _played() -> tuple[str, str] | None:
 
 
 def _meet(state: State) -> ResponseReturnValue | None:
-    played = _played()
-    if played is None:
+    simulated = _simulated()
+    if simulated is None:
         return None
-    provider, endpoint = played
+    provider, endpoint = simulated
     sent = fields()
     g.seen = {
         "provider": provider,
@@ -81,11 +81,11 @@ def _meet(state: State) -> ResponseReturnValue | None:
 
 
 def _part(state: State, answer: Response) -> Response:
-    played = _played()
-    if played is not None and "right" in g:
-        answer = twist(state, *played, answer) if g.right else answer
+    simulated = _simulated()
+    if simulated is not None and "right" in g:
+        answer = twist(state, *simulated, answer) if g.right else answer
         g.seen["status"] = answer.status_code
-    elif played is None and request.blueprint == "product":
+    elif simulated is None and request.blueprint == "product":
         answer.headers["Cache-Control"] = "no-store"
     answer.headers.setdefault("X-Content-Type-Options", "nosniff")
     return answer

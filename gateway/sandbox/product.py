@@ -3,7 +3,7 @@ A small product, Northwind, whose users connect their accounts through the gatew
 
 It uses what every product uses: the gateway's origin, `gateway.js`, `POST /session`, and the result in the query when a user returns. With
 partners' keys it also shows a call of its own back end and another company's link. Its two users sign in by a choice; their access tokens
-come from the sign-in service played here.
+come from the simulated sign-in service.
 """
 
 from __future__ import annotations

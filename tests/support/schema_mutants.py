@@ -11,8 +11,8 @@ from __future__ import annotations
 OWN_ROW = "auth_provider_id = (select auth.uid())"
 OWN_PROFILE = "provider_id_ref in (select p.id from public.user_profile p where p.user_id_auth = (select auth.uid()))"
 STRICT = {
-    "user_profile": """drop policy "Nobody reaches another's profile" on public.user_profile;""",
-    "provider_data": """drop policy "Nobody reaches another's provider data" on public.provider_data;""",
+    "user_profile": """drop policy "Users reach only their own profile" on public.user_profile;""",
+    "provider_data": """drop policy "Users reach only their own provider data" on public.provider_data;""",
 }
 VIEW_PROFILE = 'policy "Users can view their own profile" on public.user_profile'
 UPDATE_PROFILE = 'policy "Users can update their own profile" on public.user_profile'
@@ -121,7 +121,7 @@ THIN = {
     "the profile's policies alone are open": f"alter {VIEW_PROFILE} using (true); alter {UPDATE_PROFILE} using (true) with check (true)",
     "the restrictive policy on rows is gone": STRICT["provider_data"],
     "the restrictive policy on profiles is gone": STRICT["user_profile"],
-    "the restrictive policy restricts nothing": """alter policy "Nobody reaches another's provider data" on public.provider_data using (true) with check (true)""",
+    "the restrictive policy restricts nothing": """alter policy "Users reach only their own provider data" on public.provider_data using (true) with check (true)""",
     "the reading policy is for everybody": f"alter {VIEW_DATA} to public",
     "a permissive policy more": "create policy more on public.provider_data for all to public using (true) with check (true)",
     "a policy for anon": "create policy for_anon on public.user_profile for select to anon using (true)",

@@ -1,1 +1,1 @@
-"""One module a topic, one function a SQL function: arguments in, values out."""
+"""One module per topic, one function per SQL function: arguments in, values out."""

@@ -1,4 +1,4 @@
-"""Authorization requests: kept when a browser leaves for the provider, taken once when it returns."""
+"""Authorization requests: stored when the browser leaves for the provider, taken once when it returns."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def start_authorization(
     display: Display,
     add_account: bool,
 ) -> tuple[str, ...] | None:
-    """Keep an attempt of the signed-in user for ten minutes; all that is asked for. None when the session has ended."""
+    """Store an attempt of the signed-in user for ten minutes; the scopes to request. None when the session has ended."""
     row = database.call(
         "start_authorization",
         session_hash=session_hash,

@@ -1,7 +1,7 @@
 """
-What callers of /v1 reach: a partner by its key, or a user.
+What callers of /v1 reach: a partner with a key, or a user.
 
-Each function judges the key in the same call, and raises Unauthenticated, Forbidden, Frozen or RateLimited for a refusal.
+Each function checks the key in the same call, and raises Unauthenticated, Forbidden, Frozen or RateLimited for a refusal.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Connections: saved in one call, listed to their user."""
+"""Connections: save in one call, list."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.models import Connection, Display, User
 
 @dataclass(frozen=True, slots=True)
 class NewGrant:
-    """An encrypted grant as the database takes it. `seal_id` is fresh for each save, and names it when the call is repeated."""
+    """An encrypted grant, as it is passed to the database. `seal_id` is new for each save, and identifies a repeated call."""
 
     seal_id: UUID
     user_id: UUID
@@ -74,7 +74,7 @@ def save_connection(
     Create or update a connection, in one transaction; None where the grant is kept as pending instead.
 
     Pending, because the user has another account there and did not ask for one more; because a partner's link asked for less than the
-    connection allows; or because of `confirmation_hash`. The same grant again gets the same answer. Seconds count by the database's clock;
+    connection allows; or because of `confirmation_hash`. A repeated call gets the same result. Seconds count by the database's clock;
     after `not_after` nothing is saved, because the caller has given up.
     """
     row = database.call(

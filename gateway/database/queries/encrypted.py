@@ -1,4 +1,4 @@
-"""Encrypted values, page by page, for a change of the master key."""
+"""Encrypted values, page by page, for a key rotation."""
 
 from __future__ import annotations
 
@@ -62,9 +62,8 @@ def encrypted_values(database: Database, kind: Kind, *, after: EncryptedValue | 
 
 def replace_encrypted(database: Database, kind: Kind, changes: Sequence[tuple[EncryptedValue, str]]) -> int:
     """
-    Put each new text in the place of the old one; how many were replaced.
-
-    What was refreshed, connected again or erased meanwhile stays as it is, and a locked row is left for the next pass.
+    Replace each old text by the new one; how many were replaced. Values that changed meanwhile stay, and locked rows are left for the next
+    pass.
     """
     items = [{"id": old.id, "column": old.column, "old": old.text, "new": new} for old, new in changes]
     return int(database.call("replace_encrypted", kind=kind, changes={"items": items})["replaced"])

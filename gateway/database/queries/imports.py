@@ -1,4 +1,4 @@
-"""Importing tokens that the gateway did not write: the queue of such rows, and what became of them."""
+"""Import of tokens that the gateway did not write: the queue of rows, and results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Finished = Literal["confirmed", "refused", "later"]
 
 @dataclass(frozen=True, slots=True)
 class ImportRow:
-    """A claimed row of provider_data. `provider`: of the connection, or what the name stands for; None for an unknown name."""
+    """A claimed row of provider_data. `provider`: of the connection, or by the row's name; None for an unknown name."""
 
     id: UUID
     user_id: UUID | None
@@ -66,7 +66,7 @@ def list_queue(database: Database, *, after: UUID | None, limit: int) -> QueuePa
 
 
 def claim_row(database: Database, *, providers: Sequence[str], id: UUID | None = None) -> ImportRow | None:  # noqa: A002
-    """The next due row, or that one; it is not due again for a minute. `providers`: what a name may stand for."""
+    """The next due row, or that one; it is not due again for a minute. `providers`: the provider of each name."""
     return _ROW.validate_python(database.call("claim_import", id=id, providers=list(providers)))
 
 
@@ -118,7 +118,8 @@ def finish_row(
     """
     Take the row out of the queue, or make it due later.
 
-    `confirmed` with an account makes the connection active; `refused` makes it need reauthorization. Both apply only to the save of that `seal_id`.
+    `confirmed` with an account makes the connection active; `refused` makes it need reauthorization. Both apply only to the save of that
+    `seal_id`.
     """
     database.call(
         "finish_import",

@@ -96,7 +96,7 @@ def create_connect_session(
 
 
 def find_link(database: Database, *, secret_hash: str, session_hash: str) -> Link | None:
-    """What the link is for, which uses nothing up; None for an unknown, expired or used link. Frozen for a partner's."""
+    """The content of a link, which is not used up; None for an unknown, expired or used link. Frozen for a frozen partner."""
     return _LINK.validate_python(database.call("link", secret_hash=secret_hash, session_hash=session_hash))
 
 

@@ -1,4 +1,4 @@
-"""What the operator sees and does: any user's connections, all of a provider's, and how far behind the work is."""
+"""The operator's view and commands: any user's connections, all of a provider, and the worker's backlog."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ConsentedPartner:
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What is known of a connection: itself, unless it was erased, its partners, and its last events, newest first."""
+    """A connection unless it was erased, its partners, and its last events, newest first."""
 
     connection: Connection | None
     refresh: Mapping[str, Any] | None
@@ -38,7 +38,7 @@ class Inspected:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What the gateway holds of a provider, in numbers, and since when its tokens are frozen."""
+    """Counts for a provider, and since when its tokens are frozen."""
 
     connections: int
     users: int
@@ -92,7 +92,7 @@ def inspect_connection(database: Database, connection_id: UUID) -> Inspected | N
 
 
 def provider_holdings(database: Database, provider: str) -> Holdings:
-    """What the gateway holds of a provider."""
+    """Counts for a provider."""
     return _HOLDINGS.validate_python(database.call("provider_holdings", provider=provider))
 
 
@@ -109,7 +109,7 @@ def erase_provider(database: Database, provider: str, *, most: int) -> ErasedPar
 def erased_connections(
     database: Database, provider: str, *, since: UtcTime, after: ErasedConnection | None, most: int
 ) -> tuple[ErasedConnection, ...]:
-    """What the operator erased since then, in order, after `after`, and what became of each grant."""
+    """Connections that the operator erased since then, in order, after `after`, with the result for each grant."""
     rows = database.call(
         "erased_connections",
         provider=provider,
@@ -122,7 +122,7 @@ def erased_connections(
 
 
 def worker_backlog(database: Database) -> Mapping[str, Any]:
-    """How far behind the work is: counts, and the age of the oldest due refresh in seconds."""
+    """The worker's backlog: counts, and the age of the oldest due refresh in seconds."""
     found: Mapping[str, Any] = database.call("worker_backlog")
     return found
 

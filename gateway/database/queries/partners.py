@@ -31,7 +31,7 @@ def add_partner(
     addresses: Sequence[str] | None,
     expires_seconds: float | None,
 ) -> NewKey | None:
-    """A new partner and its first key; None where the name is taken. Limits of None are the usual ones."""
+    """A new partner and its first key; None where the name is taken. Limits of None are the defaults."""
     row = database.call(
         "add_partner",
         name=name,
@@ -65,7 +65,7 @@ def add_key(
     expires_seconds: float | None,
 ) -> NewKey | Literal["two_keys", "revoked"] | None:
     """
-    A further key of a partner, or why there is none; None for no such partner.
+    A further key of a partner, or why it was not made; None for no such partner.
 
     Addresses and lifetime of None are those of the newest key before it.
     """

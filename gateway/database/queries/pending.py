@@ -17,7 +17,7 @@ Choice = Literal["replace", "both", "no"]
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What a decision led to. `revocation`: a grant that was taken off and has to be revoked."""
+    """The result of a decision. `revocation`: a deleted grant that has to be revoked."""
 
     ending: Literal["saved", "access_denied", "state_invalid", "user_mismatch", "frozen", "one_account"]
     connection: Connection | None = None
@@ -29,7 +29,7 @@ _DECIDED = TypeAdapter(Decided)
 
 
 def pending_grant(database: Database, *, session_hash: str, browser_hash: str, provider: str) -> PendingGrant | None:
-    """What waits for the decision of the signed-in user, in this browser; None where nothing does."""
+    """The pending grant of the signed-in user in this browser; None if there is none."""
     row = database.call("pending_grant", session_hash=session_hash, browser_hash=browser_hash, provider=provider)
     return None if row is None else _PENDING.validate_python(row)
 
@@ -38,9 +38,9 @@ def decide_pending_grant(
     database: Database, *, pending_id: UUID, user_id: UUID, choice: Choice, call_id: UUID, not_after: datetime | None
 ) -> Decided:
     """
-    Save a pending grant as its user's connection, or take it off and queue its revocation.
+    Save a pending grant as its user's connection, or delete it and queue its revocation.
 
-    `state_invalid`: it was decided before, except by a call of the same `call_id`, which is answered again. Raises PendingConfirmation,
+    `state_invalid`: it was decided before, except by a call of the same `call_id`, which gets the same result. Raises PendingConfirmation,
     which leaves it pending, where the grant allows less than the connection and the choice is not `replace`.
     """
     row = database.call(
@@ -66,8 +66,8 @@ def complete_link(
     """
     Decide for a link that was finished where no user was signed in; None for another partner's session and for an unknown one.
 
-    The same words within ten minutes are answered again. A wrong user or confirmation takes the grant off. Raises PendingConfirmation,
-    which uses nothing up, where a choice is needed.
+    A repeated call within ten minutes gets the same result. A wrong user or confirmation deletes the grant. Raises PendingConfirmation,
+    which leaves it pending, where a choice is needed.
     """
     row = database.call(
         "complete_connect_session",

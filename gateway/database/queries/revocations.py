@@ -69,7 +69,7 @@ def queue_revocation(
     refresh: str | None,
     reason: str,
 ) -> Revocation | None:
-    """Keep an encrypted grant that was not saved, until it is revoked. The same seal_id again changes nothing."""
+    """Queue an encrypted grant that was not saved to be revoked. The same seal_id again changes nothing."""
     row = database.call(
         "queue_revocation",
         seal_id=seal_id,

@@ -1,4 +1,4 @@
-"""Browser sessions: who is signed in."""
+"""Browser sessions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.models import User, UtcTime
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who is signed in, and until when."""
+    """The signed-in user, and the expiry."""
 
     user: User
     expires_at: UtcTime
@@ -40,5 +40,5 @@ def read_session(database: Database, session_hash: str) -> Session | None:
 
 
 def end_session(database: Database, session_hash: str) -> bool:
-    """Whether there was one to end."""
+    """Whether the session existed."""
     return bool(database.call("end_session", session_hash=session_hash)["ended"])

@@ -87,14 +87,14 @@ create policy "Users can insert their own provider data" on public.provider_data
 
 -- Permissive policies add up: an existing `using (true)` would open the tables. Restrictive policies hold beside any other.
 -- They bind the role itself and not its members, because the owner of the functions may be a member.
-drop policy if exists "Nobody reaches another's profile" on public.user_profile;
-create policy "Nobody reaches another's profile" on public.user_profile as restrictive
+drop policy if exists "Users reach only their own profile" on public.user_profile;
+create policy "Users reach only their own profile" on public.user_profile as restrictive
   for all to authenticated
   using (current_user <> 'authenticated' or user_id_auth = (select auth.uid()))
   with check (current_user <> 'authenticated' or user_id_auth = (select auth.uid()));
 
-drop policy if exists "Nobody reaches another's provider data" on public.provider_data;
-create policy "Nobody reaches another's provider data" on public.provider_data as restrictive
+drop policy if exists "Users reach only their own provider data" on public.provider_data;
+create policy "Users reach only their own provider data" on public.provider_data as restrictive
   for all to authenticated
   using (current_user <> 'authenticated' or auth_provider_id = (select auth.uid()))
   with check (
@@ -113,9 +113,9 @@ begin
     select p.tablename, p.policyname from pg_catalog.pg_policies p
      where p.schemaname = 'public' and p.tablename in ('user_profile', 'provider_data')
        and p.policyname not in (
-         'Users can view their own profile', 'Users can update their own profile', 'Nobody reaches another''s profile',
+         'Users can view their own profile', 'Users can update their own profile', 'Users reach only their own profile',
          'Users can view their own provider data', 'Users can update their own provider data',
-         'Users can insert their own provider data', 'Nobody reaches another''s provider data',
+         'Users can insert their own provider data', 'Users reach only their own provider data',
          'The gateway and the owner''s server')
      order by 1, 2
   loop

@@ -16,12 +16,12 @@ with
   wanted_policy (name, table_name, is_restrictive, command, using_text, check_text) as (values
     ('Users can view their own profile', 'user_profile', false, 'r', 'user_id_auth=selectauth.uid', ''),
     ('Users can update their own profile', 'user_profile', false, 'w', 'user_id_auth=selectauth.uid', 'user_id_auth=selectauth.uid'),
-    ('Nobody reaches another''s profile', 'user_profile', true, '*',
+    ('Users reach only their own profile', 'user_profile', true, '*',
      'current_user<>''authenticated''oruser_id_auth=selectauth.uid', 'current_user<>''authenticated''oruser_id_auth=selectauth.uid'),
     ('Users can view their own provider data', 'provider_data', false, 'r', 'auth_provider_id=selectauth.uid', ''),
     ('Users can update their own provider data', 'provider_data', false, 'w', 'OWN ROW AND PROFILE', 'OWN ROW AND PROFILE'),
     ('Users can insert their own provider data', 'provider_data', false, 'a', '', 'OWN ROW AND PROFILE'),
-    ('Nobody reaches another''s provider data', 'provider_data', true, '*',
+    ('Users reach only their own provider data', 'provider_data', true, '*',
      'current_user<>''authenticated''orauth_provider_id=selectauth.uid', 'current_user<>''authenticated''orOWN ROW AND PROFILE')),
   policy as (
     select t.relname::text as table_name, y.polname::text as name, not y.polpermissive as is_restrictive, y.polcmd::text as command,
