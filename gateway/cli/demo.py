@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -27,11 +27,9 @@ from rich.panel import Panel
 from gateway.catalog import ENDPOINTS, Provider, load_catalog
 from gateway.database import Database, apply_schema, open_postgres
 from gateway.database.queries import partners as queries
-from gateway.database.queries.callers import check_caller
 from gateway.embedded.postgres import embedded_postgres
-from gateway.errors import RequestRefused, SettingsRefused, Unauthenticated
-from gateway.models import Caller
-from gateway.partners.admin import SCOPES, PartnerRefused, Reach, add_key, add_partner, read_key
+from gateway.errors import SettingsRefused
+from gateway.partners.admin import SCOPES, NewKey, PartnerRefused, Reach, add_key, add_partner
 from gateway.server import bind, python_module, run_server
 
 _START_SECONDS = 30
@@ -48,13 +46,12 @@ def run_demo(port: int, sandbox_port: int) -> None:
     data = Path(os.environ.get("GATEWAY_DATA") or "var") / "demo"
     bind("127.0.0.1", port).close()
     bind("127.0.0.1", sandbox_port, "--sandbox-port").close()
-    data.mkdir(
-        parents=True, exist_ok=True, mode=0o711
-    )  # as root, Postgres runs under another account, which has to enter
+    # As root, Postgres runs under another account, which has to enter.
+    data.mkdir(parents=True, exist_ok=True, mode=0o711)
     public, sandbox = f"http://localhost:{port}", f"http://127.0.0.1:{sandbox_port}"
     with embedded_postgres(data) as dsn:
         apply_schema(dsn)
-        keys = {"SANDBOX_PARTNER_KEYS": json.dumps(demo_partners(data, dsn))}
+        keys = {"SANDBOX_PARTNER_KEYS": json.dumps(demo_partners(dsn))}
         simulator = subprocess.Popen(  # noqa: S603 - our own module
             python_module("gateway.sandbox", "--port", str(sandbox_port), "--gateway", public, "--until-stdin-closes"),
             env=os.environ | keys,
@@ -84,9 +81,13 @@ def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, 
     (overrides / "sandbox.toml").write_text(
         "".join(rehosted(provider, sandbox) for provider in catalog.providers.values()), encoding="utf-8"
     )
+    key_file = data / "keys"
+    if not key_file.exists():
+        key_file.touch(mode=0o600)
+        key_file.write_text(Fernet.generate_key().decode("ascii"), encoding="utf-8")
     settings = {
         "GATEWAY_PUBLIC_URL": public,
-        "GATEWAY_KEYS": _kept(data / "keys", lambda: Fernet.generate_key().decode("ascii")),
+        "GATEWAY_KEYS": key_file.read_text(encoding="utf-8"),
         "GATEWAY_DATA": str(data),
         "GATEWAY_CATALOG": str(overrides),
         "GATEWAY_APP_ORIGINS": sandbox,
@@ -112,17 +113,10 @@ def command_settings(data: Path, settings: dict[str, str]) -> Path:
     """
     here = data.resolve()
     exports = {name: text for name, text in settings.items() if name not in ("GATEWAY_KEYS", "DATABASE_URL")}
-    exports |= {
-        "GATEWAY_DATA": str(here),
-        "GATEWAY_CATALOG": str(here / "catalog"),
-        "GATEWAY_KEYS_FILE": str(here / "keys"),
-    }
+    paths = {"GATEWAY_DATA": here, "GATEWAY_CATALOG": here / "catalog", "GATEWAY_KEYS_FILE": here / "keys"}
+    lines = [f"export {name}={shlex.quote(str(value))}" for name, value in (exports | paths).items()]
     file = data / "env"
-    lines = [
-        "unset DATABASE_URL GATEWAY_KEYS",
-        *(f"export {name}={shlex.quote(text)}" for name, text in exports.items()),
-    ]
-    file.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    file.write_text("\n".join(["unset DATABASE_URL GATEWAY_KEYS", *lines, ""]), encoding="utf-8")
     return file
 
 
@@ -136,51 +130,26 @@ def rehosted(provider: Provider, sandbox: str) -> str:
     return "\n".join([*lines, "login_origins = []", "", ""])
 
 
-def _kept(file: Path, make: Callable[[], str]) -> str:
-    """A secret that is made once and kept in a file for its owner alone."""
-    if not file.exists():
-        file.touch(mode=0o600)
-        file.write_text(make(), encoding="utf-8")
-    return file.read_text(encoding="utf-8").strip()
-
-
 # -- partners --------------------------------------------------------------------------------------------------------
 
 
-def demo_partners(data: Path, dsn: str) -> dict[str, str]:
-    """The keys of the demo's partners, made once and kept in `data`. A partner that was revoked is left out."""
-    database = open_postgres(dsn)
-    try:
-        keys = {name: _partner_key(database, data / f"key-of-{name}", *asked) for name, asked in PARTNERS.items()}
-    finally:
-        database.close()
-    return {name: key for name, key in keys.items() if key is not None}
+def demo_partners(dsn: str) -> dict[str, str]:
+    """New keys of the demo's partners; keys of an earlier run are revoked. A revoked partner is left out."""
+    keys = {}
+    with closing(open_postgres(dsn)) as database:
+        for owner, (name, scope, reach) in PARTNERS.items():
+            with suppress(PartnerRefused):
+                keys[owner] = _new_key(database, name, scope, reach).text
+    return keys
 
 
-def _partner_key(database: Database, file: Path, name: str, scope: tuple[str, ...], reach: Reach) -> str | None:
-    key = file.read_text(encoding="utf-8").strip() if file.exists() else ""
-    if key and _is_known(database, key):
-        return key
-    try:
-        existing = queries.list_partners(database, name)["partners"]
-        for lost in existing[0]["keys"] if existing else ():
-            queries.revoke_key(database, name=name, key_id=uuid.UUID(lost["id"]))
-        made = add_key(database, name) if existing else add_partner(database, name, scope=scope, reach=reach)
-    except PartnerRefused:
-        return None
-    file.unlink(missing_ok=True)
-    return _kept(file, lambda: made.text)
-
-
-def _is_known(database: Database, key: str) -> bool:
-    """Whether the key is a partner's; a frozen partner's is, too."""
-    try:
-        check_caller(database, Caller(key_hash=read_key(key)))
-    except Unauthenticated:
-        return False
-    except RequestRefused:
-        return True
-    return True
+def _new_key(database: Database, name: str, scope: tuple[str, ...], reach: Reach) -> NewKey:
+    existing = queries.list_partners(database, name)["partners"]
+    if not existing:
+        return add_partner(database, name, scope=scope, reach=reach)
+    for key in existing[0]["keys"]:
+        queries.revoke_key(database, name=name, key_id=uuid.UUID(key["id"]))
+    return add_key(database, name)
 
 
 # -- starting --------------------------------------------------------------------------------------------------------

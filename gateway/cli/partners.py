@@ -157,7 +157,8 @@ def _no(what: str) -> NoReturn:
 def _line(partner: Mapping[str, Any]) -> str:
     state = "revoked" if partner["revoked_at"] else "frozen" if partner["frozen_at"] else "live"
     where = ", ".join(partner["providers"]) if partner["providers"] is not None else "every provider"
-    limits = f"{partner['reads_per_hour']} reads of {partner['connections_per_hour']} connections an hour"
+    reads, connections = (partner[name] or "unlimited" for name in ("reads_per_hour", "connections_per_hour"))
+    limits = f"{reads} reads of {connections} connections an hour"
     frozen = ", frozen when it exceeds them" if partner["freeze_on_alert"] else ""
     scope = " ".join(partner["scope"])
     return f"{partner['name']} ({state}): reach {partner['reach']}, {where}; {scope}; {limits}{frozen}"

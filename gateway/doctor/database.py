@@ -8,7 +8,6 @@ catalogues. The checks are in gateway/database/sql/checks.sql.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -21,7 +20,7 @@ from gateway.database.postgres import BoundedConnection, read_dsn
 from gateway.database.queries import events
 from gateway.database.queries import partners as queries
 from gateway.database.queries.hosts import Host, list_hosts
-from gateway.doctor.report import Finding, Level, clock_finding
+from gateway.doctor.report import Finding, Level
 from gateway.errors import DatabaseUnavailable, GatewayError, SecretUnreadable
 from gateway.events.verify import verify
 from gateway.services import Runtime
@@ -51,9 +50,11 @@ def examine(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
         yield Finding("schema", level, f"{found}; this gateway needs {SCHEMA_VERSION}.", fix)
         return
     yield Finding("schema", "ok", f"Version {version}.")
-    yield from _hosts(rt)
-    yield from examine_events(rt)
-    yield from _frozen(rt)
+    for about, examine_part in (("hosts", _hosts), ("events", examine_events), ("frozen", _frozen)):
+        try:
+            yield from examine_part(rt)
+        except GatewayError as error:
+            yield Finding(about, "fail", f"This cannot be read: {error}.", "Run `python -m gateway db apply`.")
     if rt.settings.database_url is None:
         message = "Over the REST API access rules cannot be read."
         yield Finding(
@@ -68,11 +69,7 @@ def examine(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
 
 def _hosts(rt: Runtime) -> Iterator[Finding]:
     """Whether each host of the last ten minutes, and this environment, has the keys that the others encrypt with."""
-    try:
-        hosts = list_hosts(rt.database)
-    except GatewayError as error:
-        yield Finding("hosts", "unseen", f"Which keys the running processes have cannot be read: {error}.")
-        return
+    hosts = list_hosts(rt.database)
     if not hosts:
         yield Finding("hosts", "ok", "No process was seen in the last ten minutes.")
         return
@@ -103,14 +100,11 @@ def examine_events(rt: Runtime) -> Iterator[Finding]:
     """The latest segments, and the backlog. `events verify` checks all of them, which may take minutes."""
     try:
         steps = list(verify(rt, last=_LAST_EVENTS))
-        chain = events.read_chain(rt.database)
     except SecretUnreadable:
         fix = "Put the key that encrypted it back into GATEWAY_KEYS, after the newest."
         yield Finding("events", "fail", "The key of the event chain does not decrypt: nothing can be sealed.", fix)
         return
-    except GatewayError as error:
-        yield Finding("events", "fail", f"Events cannot be read: {error}.", "Run `python -m gateway db apply`.")
-        return
+    chain = events.read_chain(rt.database)
     problems = [problem for step in steps for problem in step.problems]
     if problems:
         fix = "The schema gateway was changed from outside. Run `python -m gateway events verify`."
@@ -124,11 +118,7 @@ def examine_events(rt: Runtime) -> Iterator[Finding]:
 
 def _frozen(rt: Runtime) -> Iterator[Finding]:
     """Freezes, which are easily forgotten."""
-    try:
-        found = queries.list_partners(rt.database)
-    except GatewayError as error:
-        yield Finding("frozen", "fail", f"It cannot be read: {error}.", "Run `python -m gateway db apply`.")
-        return
+    found = queries.list_partners(rt.database)
     stopped = [
         (f"The partner {each['name']} is frozen", each["frozen_at"], f'"{each["name"]}"')
         for each in found["partners"]
@@ -159,7 +149,6 @@ def _direct(dsn: str, vault: Vault) -> Iterator[Finding]:
             # By set_config, which a transaction pooler understands too; with the empty path every printed name is complete.
             connection.execute("set transaction read only")
             connection.execute("select set_config('search_path', '', true)")
-            yield _clock(connection)
             yield from access_rules(connection)
             yield from _newest_tokens(connection, vault)
     except psycopg.OperationalError:
@@ -201,14 +190,6 @@ def _caller(connection: psycopg.Connection[tuple[object, ...]]) -> Iterator[Find
         )
 
 
-def _clock(connection: psycopg.Connection[tuple[object, ...]]) -> Finding:
-    before = datetime.now(UTC)
-    row = connection.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
-    theirs = float(str(row[0])) if row else before.timestamp()
-    ours = (before.timestamp() + datetime.now(UTC).timestamp()) / 2
-    return clock_finding("the database's clock", ours - theirs)
-
-
 def _newest_tokens(connection: psycopg.Connection[tuple[object, ...]], vault: Vault) -> Iterator[Finding]:
     """Whether our keys decrypt what was encrypted last: without its key a connection is lost."""
     try:
@@ -222,8 +203,7 @@ def _newest_tokens(connection: psycopg.Connection[tuple[object, ...]], vault: Va
     except errors.InsufficientPrivilege:
         yield Finding("keys", "unseen", "The gateway's role may not read rows, so no stored token was tried.")
         return
-    shut = sum(not _decrypts(vault, *row) for row in rows)
-    if shut:
+    if shut := sum(not _decrypts(vault, *row) for row in rows):
         message = f"{shut} of the {len(rows)} newest stored tokens do not decrypt."
         fix = "Put the key that encrypted them back into GATEWAY_KEYS, after the newest."
         yield Finding("keys", "fail", message, fix)

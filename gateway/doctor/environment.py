@@ -6,10 +6,13 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from gateway.doctor.report import Finding, Level, clock_finding
+from gateway.doctor.report import Finding, Level
 from gateway.errors import GatewayError
 from gateway.services import Runtime
 from gateway.settings import Settings
+
+CLOCK_SECONDS = 30
+"""Tokens are checked with a minute of tolerance; half of it may be used up before it is reported."""
 
 
 def examine(rt: Runtime, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -85,5 +88,10 @@ def compare_clock(date: str | None, now: datetime) -> Iterator[Finding]:
         theirs = parsedate_to_datetime(date or "")
     except ValueError:
         return
-    theirs = theirs if theirs.tzinfo else theirs.replace(tzinfo=UTC)
-    yield clock_finding("the sign-in service's clock", (now - theirs).total_seconds())
+    ahead = (now - theirs.replace(tzinfo=theirs.tzinfo or UTC)).total_seconds()
+    if abs(ahead) <= CLOCK_SECONDS:
+        yield Finding("clock", "ok", f"Within {CLOCK_SECONDS} s of the sign-in service's clock.")
+        return
+    side = "ahead of" if ahead > 0 else "behind"
+    message = f"This machine is {abs(ahead):.0f} s {side} the sign-in service's clock."
+    yield Finding("clock", "warn", message, "Set it by NTP: tokens are refused, or accepted for too long.")

