@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 import structlog
+from pydantic_core import to_json
 
 _SECRET_NAMES = ("token", "secret", "code", "verifier", "state", "password", "authorization", "cookie", "key")
 _TALKATIVE = ("urllib3", "requests", "authlib", "httpx", "httpcore", "hpack", "psycopg", "psycopg.pool", "werkzeug")
@@ -22,7 +23,7 @@ def start_log() -> None:
     """Sets structlog up for this process; call it once, before anything logs."""
     quiet_libraries()
     shown: list[Any] = (
-        [structlog.dev.ConsoleRenderer()] if sys.stderr.isatty() else [structlog.processors.JSONRenderer()]
+        [structlog.dev.ConsoleRenderer()] if sys.stderr.isatty() else [structlog.processors.JSONRenderer(_json)]
     )
     structlog.configure(
         processors=[
@@ -33,20 +34,24 @@ def start_log() -> None:
             *shown,
         ],
         logger_factory=_Stderr,
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=True,
     )
+
+
+def _json(event: object, **_: object) -> str:
+    return to_json(event, fallback=repr).decode()
 
 
 class _Stderr:
     """Writes lines to stderr. A full disk or a closed pipe must not fail the request that logs."""
 
     def __init__(self, *_: object) -> None:
-        self._file = sys.stderr
+        """structlog passes the name of a logger, which no line shows."""
 
     def _write(self, line: str) -> None:
         with suppress(OSError, ValueError):
-            self._file.write(line + "\n")
-            self._file.flush()
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
 
     debug = info = warning = error = critical = msg = _write
 

@@ -59,7 +59,7 @@ class Vault:
         Raises SecretUnreadable when no key decrypts it: a key is missing, or the value was moved, put back or changed.
         """
         try:
-            keys = _keys(self._masters, _context(column, user_id, provider, seal_id))
+            keys = _keys(self._masters, column, user_id, provider, seal_id)
             return keys.decrypt(encrypted.encode()).decode()
         except (InvalidToken, UnicodeError):
             raise SecretUnreadable(f"no key decrypts this {column}") from None
@@ -94,8 +94,11 @@ def _context(column: str, user_id: UUID | None, provider: str, seal_id: UUID | s
 
 
 @lru_cache(maxsize=_CACHED_KEYS)
-def _keys(masters: tuple[bytes, ...], context: bytes) -> MultiFernet:
+def _keys(
+    masters: tuple[bytes, ...], column: str, user_id: UUID | None, provider: str, seal_id: UUID | str
+) -> MultiFernet:
     """Only reads are cached: a value is encrypted once."""
+    context = _context(column, user_id, provider, seal_id)
     return MultiFernet([_derive(master, context) for master in masters])
 
 

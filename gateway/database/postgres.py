@@ -16,6 +16,7 @@ import os
 import select
 import threading
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import psycopg
@@ -185,6 +186,7 @@ def read_dsn(dsn: str) -> tuple[str, bool]:
     return dsn, not pooled and _TRANSACTION_POOLER_PORT not in ports
 
 
+@lru_cache(maxsize=256)
 def _statement(function: str, names: tuple[str, ...]) -> bytes:
     if not all(name.isidentifier() and name.isascii() for name in (function, *names)):
         raise Unexpected("a function or an argument of it is not a name")

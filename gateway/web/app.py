@@ -17,7 +17,7 @@ from gateway.web import (
     links,
     metrics,
     pages,
-    request_log,
+    request_context,
     security_headers,
     session,
 )
@@ -41,6 +41,6 @@ def build_app(rt: Runtime) -> Flask:
     for blueprint in (*connect.BLUEPRINTS, *(module.blueprint for module in modules)):
         app.register_blueprint(blueprint)
     # After-hooks run in reverse order: the access log comes last and sees the response as it is sent.
-    for module in (request_log, metrics, security_headers, auth_rate_limit, error_responses):
+    for module in (request_context, metrics, security_headers, auth_rate_limit, error_responses):
         module.register(app)
     return app

@@ -16,8 +16,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
 from gateway.errors import GatewayError, RateLimited, Unauthenticated
-from gateway.web.security_headers import is_api
-from gateway.web.v1.caller import client_address
+from gateway.web.request_context import client_address, is_api
 
 FAILURES_PER_MINUTE = RateLimitItemPerMinute(300)
 

@@ -23,13 +23,13 @@ from gateway.http import Deadline
 from gateway.models import Connection, Display, User
 from gateway.web.error_responses import respond
 from gateway.web.redirects import app_address, see_other, with_query
+from gateway.web.request_context import runtime
 from gateway.web.security_headers import allow_form_action, popup_friendly
 from gateway.web.session import (
     browser_secret,
     check_form,
     csrf_token,
     keep_browser,
-    runtime,
     session_secret,
     sign_in_response,
 )

@@ -26,9 +26,8 @@ from gateway.errors import (
     UnsupportedMediaType,
     UserMismatch,
 )
-from gateway.web import auth_rate_limit, request_log
-from gateway.web.security_headers import is_api
-from gateway.web.session import runtime
+from gateway.web import auth_rate_limit
+from gateway.web.request_context import is_api, request_id, route, runtime
 from gateway.web.v1.json_api import json_response
 from gateway.web.v1.schemas import FieldError, Problem
 
@@ -83,7 +82,7 @@ def _respond_unexpected(error: Exception) -> Response:
     while frame is not None:
         trace.append(f"{frame.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.tb_lineno}")
         frame = frame.tb_next
-    log.error("request.failed", kind=type(error).__name__, trace=trace[-8:], route=request_log.route())
+    log.error("request.failed", kind=type(error).__name__, trace=trace[-8:], route=route())
     return respond(Unexpected(type(error).__name__))
 
 
@@ -96,7 +95,7 @@ def problem_page(error: GatewayError, *, explained: bool = False, left_installed
         explained=explained,
         left=left_installed and (left_installed.name, left_installed.installed_apps_url),
         meant_for=error.meant_for if isinstance(error, UserMismatch) else None,
-        request_id=None if explained else request_log.request_id(),
+        request_id=None if explained else request_id(),
     )
     return make_response(page, 200 if explained else error.status)
 
@@ -111,7 +110,7 @@ def problem_json(error: GatewayError) -> Response:
         detail=f"{error.meaning} {error.next_step}",
         code=error.slug,
         remedy=error.remedy,
-        request_id=request_log.request_id(),
+        request_id=request_id(),
         errors=tuple(FieldError(field=name, reason=reason) for name, reason in fields) or None,
     )
     response = json_response(body, error.status, "application/problem+json")

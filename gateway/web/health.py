@@ -8,7 +8,7 @@ from flask import Blueprint, Response
 
 from gateway.database import SCHEMA_VERSION
 from gateway.errors import GatewayError
-from gateway.web.session import runtime
+from gateway.web.request_context import runtime
 
 blueprint = Blueprint("health", __name__)
 

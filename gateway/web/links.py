@@ -20,13 +20,13 @@ from gateway.http import Deadline
 from gateway.models import User
 from gateway.web.connect import TYPE_NAMES, described_scopes
 from gateway.web.redirects import see_other, with_query
+from gateway.web.request_context import runtime
 from gateway.web.security_headers import allow_form_action
 from gateway.web.session import (
     browser_secret,
     check_sender,
     csrf_token,
     keep_browser,
-    runtime,
     session_secret,
     sign_in_response,
 )

@@ -24,8 +24,7 @@ from gateway.errors import Forbidden, GatewayError, Unauthenticated
 from gateway.models import Status
 from gateway.services import Runtime
 from gateway.settings import is_loopback
-from gateway.web.request_log import route
-from gateway.web.session import runtime
+from gateway.web.request_context import route, runtime
 
 blueprint = Blueprint("metrics", __name__)
 

@@ -21,8 +21,9 @@ from gateway.services import Runtime
 from gateway.web.connect import TYPE_NAMES
 from gateway.web.error_responses import problem_page
 from gateway.web.redirects import see_other, with_query
+from gateway.web.request_context import runtime
 from gateway.web.security_headers import popup_friendly
-from gateway.web.session import check_form, csrf_token, runtime, session_secret, sign_in_response
+from gateway.web.session import check_form, csrf_token, session_secret, sign_in_response
 
 blueprint = Blueprint("pages", __name__)
 

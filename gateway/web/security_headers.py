@@ -10,6 +10,7 @@ from flask import Flask, g, request
 from werkzeug.wrappers import Response
 
 from gateway.services import Runtime
+from gateway.web.request_context import is_api
 
 _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
@@ -43,11 +44,6 @@ def popup_friendly(*, yes: bool) -> None:
     g.opener_policy = "unsafe-none" if yes else "same-origin-allow-popups"
 
 
-def is_api() -> bool:
-    """Whether the request is for the JSON API. By path: an address without a route has no blueprint."""
-    return request.path == "/v1" or request.path.startswith("/v1/")
-
-
 def register(app: Flask) -> None:
     """Add the headers to every response. `extend` instead of item by item: setting a header searches all others."""
     rt: Runtime = app.extensions["gateway"]
@@ -56,12 +52,12 @@ def register(app: Flask) -> None:
 
     @app.after_request
     def add(response: Response) -> Response:
-        headers, environ = response.headers, request.environ
+        headers, environ, api = response.headers, request.environ, is_api()
         more = [*always, ("Content-Security-Policy", _POLICY.format(form_action=g.get("form_action", "")))]
         origin = environ.get("HTTP_ORIGIN")
-        if is_api():
+        if api:
             more.append(("Vary", "Origin"))
-        if origin in app_origins and is_api():
+        if api and origin in app_origins:
             more += [("Access-Control-Allow-Origin", origin), *_CORS]
         elif "Cross-Origin-Resource-Policy" not in headers:
             more.append(("Cross-Origin-Resource-Policy", "same-origin"))

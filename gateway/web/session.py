@@ -9,26 +9,21 @@ from __future__ import annotations
 import re
 import secrets
 from functools import cache
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote, urlencode
 
-from flask import Blueprint, Response, current_app, g, make_response, render_template, request
+from flask import Blueprint, Response, g, make_response, render_template, request
 
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.sessions import end_session, open_session, read_session
 from gateway.errors import Forbidden, Unauthenticated
 from gateway.identity import SESSION_BEYOND_TOKEN
-from gateway.services import Runtime
 from gateway.web.redirects import here_or_app_address, see_other, with_query
+from gateway.web.request_context import runtime
 
 blueprint = Blueprint("session", __name__)
 
 ATTEMPT_SECONDS = 600
-
-
-def runtime() -> Runtime:
-    """The Runtime of this application."""
-    return cast("Runtime", current_app.extensions["gateway"])
 
 
 # -- cookies ---------------------------------------------------------------------------------------------------------

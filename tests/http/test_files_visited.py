@@ -18,9 +18,9 @@ from gateway.database import open_postgres
 from tests.support.partners import partner
 
 ROOT = Path(package.__file__).parent
-EVERY_REQUEST = {"web/request_log.py", "web/security_headers.py", "web/metrics.py", "log_setup.py"}
+EVERY_REQUEST = {"web/request_context.py", "web/security_headers.py", "web/metrics.py", "log_setup.py"}
 CALLBACK_FILES = 26
-TOKEN_READ_FILES = 13
+TOKEN_READ_FILES = 10
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from gateway.errors import BadRequest, NotFound, RateLimited, Unauthenticated
 from gateway.models import Caller
 from gateway.partners.admin import hash_key, make_key
 from gateway.web import auth_rate_limit
-from gateway.web.v1 import caller as principal
+from gateway.web.request_context import client_address
+from gateway.web.v1.json_api import caller
 from tests.support.gateway_process import whole_gateway
 from tests.support.partners import partner_of
 
@@ -60,7 +61,7 @@ def test_only_as_many_proxies_are_believed_as_the_operator_named(app, proxies, f
     From the right; addresses further left can be forged, and with an invalid header the peer counts.
     """
     with asked(app, proxies=proxies, X_Forwarded_For=forwarded):
-        assert known == principal.client_address()
+        assert known == client_address()
 
 
 def test_the_nearest_proxys_line_counts_whatever_the_client_sent_before_it(cluster, template):
@@ -98,9 +99,9 @@ def test_no_other_header_moves_the_address(app):
     Nor is there one where the server names none.
     """
     with asked(app, proxies=1, Forwarded="for=203.0.113.1", X_Real_Ip="203.0.113.1", X_Client_Ip="203.0.113.1"):
-        assert PEER == principal.client_address()
+        assert PEER == client_address()
     with asked(app, peer=""):
-        assert principal.client_address() is None
+        assert client_address() is None
 
 
 def test_a_key_is_read_from_the_one_bearer_header(app):
@@ -109,7 +110,7 @@ def test_a_key_is_read_from_the_one_bearer_header(app):
     """
     for scheme in ("Bearer", "bearer", "BEARER"):
         with asked(app, Authorization=f"{scheme} {KEY}"):
-            assert Caller(key_hash=hash_key(KEY), address=PEER) == principal.caller()
+            assert Caller(key_hash=hash_key(KEY), address=PEER) == caller()
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_any_other_authorization_is_unauthenticated(app, header):
         asked(app, f"/v1/connections?access_token={KEY}", Authorization=header.replace("{}", KEY)),
         pytest.raises(Unauthenticated),
     ):
-        principal.caller()
+        caller()
 
 
 def fails(app, peer, path="/v1/connections", error=Unauthenticated):

@@ -69,7 +69,7 @@ def test_if_the_row_cannot_be_written_the_grant_is_revoked(place):
         _, page = redeemed_without_database(gateway, server, "ringcentral")
         assert 503 == page.status_code
         assert 'data-problem="database_unavailable"' in page.text
-        assert "nothing was connected" in page.text
+        assert "Nothing was connected" in page.text
         assert len(gateway.sandbox.state.revocations) > before
 
         server = start_or_join(place)

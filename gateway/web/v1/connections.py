@@ -15,10 +15,9 @@ from gateway.connections.check import check
 from gateway.connections.disconnect import disconnect
 from gateway.database.queries.callers import check_caller, reached_connection, reached_connections
 from gateway.errors import BadRequest, NotFound
-from gateway.web.session import runtime
+from gateway.web.request_context import runtime
 from gateway.web.v1 import schemas
-from gateway.web.v1.caller import caller
-from gateway.web.v1.json_api import json_response, parse_query
+from gateway.web.v1.json_api import caller, json_response, parse_query
 from gateway.web.v1.openapi import described
 from gateway.web.v1.tokens import PROVIDER_FAILED, UNUSABLE
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from gateway.database.queries import events as queries
-from gateway.web.session import runtime
+from gateway.web.request_context import runtime
 from gateway.web.v1 import schemas
-from gateway.web.v1.caller import caller
-from gateway.web.v1.json_api import json_response, parse_query
+from gateway.web.v1.json_api import caller, json_response, parse_query
 from gateway.web.v1.openapi import described
 
 blueprint = Blueprint("events", __name__, url_prefix="/v1")

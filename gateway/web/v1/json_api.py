@@ -1,20 +1,49 @@
 """
-Parse a query or a JSON body, make a JSON response.
+A call of `/v1`: who calls, its query or JSON body, and its JSON response.
+
+The caller is a partner by its key, or a user by a Supabase access token. The database decides whether a key is valid and what it may
+do, in the call that does the work.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import TypeVar
 
-from flask import Response, request
+from flask import Response, g, request
 from pydantic import ValidationError
 
-from gateway.errors import BadRequest, UnsupportedMediaType
+from gateway.errors import BadRequest, Unauthenticated, UnsupportedMediaType
+from gateway.models import Caller
+from gateway.partners.admin import KEY_PREFIX, read_key
+from gateway.web.request_context import client_address, runtime
 from gateway.web.v1.schemas import NoQuery, RequestModel, ResponseModel
 
 _M = TypeVar("_M", bound=RequestModel)
 JSON = "application/json"
+_BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/=-]+)", re.ASCII | re.IGNORECASE)
+"""RFC 6750 section 2.1. Two headers that a server joined with a comma do not match."""
+
+
+def caller() -> Caller:
+    """
+    The caller of this request.
+
+    Raises Unauthenticated without a well-formed key or a valid access token. The database still has to check the key, and whether
+    the user is banned or deleted: pass the Caller on.
+    """
+    rt = runtime()
+    bearer = _BEARER.fullmatch(request.environ.get("HTTP_AUTHORIZATION", ""))
+    if bearer is None:
+        raise Unauthenticated("no bearer token")
+    if bearer[1].startswith(KEY_PREFIX):
+        key_hash = read_key(bearer[1])
+        g.principal = f"key:{key_hash[:12]}"
+        return Caller(key_hash=key_hash, address=client_address())
+    user = rt.identity.read_access_token(bearer[1], now=rt.now()).user
+    g.principal = f"user:{user.id}"
+    return Caller(user_id=user.id, address=client_address())
 
 
 def parse_query(model: type[_M]) -> _M:

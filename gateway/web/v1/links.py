@@ -23,10 +23,9 @@ from gateway.errors import (
 )
 from gateway.models import Caller
 from gateway.web.redirects import app_address
-from gateway.web.session import runtime
+from gateway.web.request_context import runtime
 from gateway.web.v1 import schemas
-from gateway.web.v1.caller import caller
-from gateway.web.v1.json_api import json_response, parse_body
+from gateway.web.v1.json_api import caller, json_response, parse_body
 from gateway.web.v1.openapi import described
 
 blueprint = Blueprint("connect_sessions", __name__, url_prefix="/v1/connect-sessions")

@@ -31,7 +31,7 @@ from gateway.errors import (
     Unexpected,
     UnsupportedMediaType,
 )
-from gateway.web.session import runtime
+from gateway.web.request_context import runtime
 from gateway.web.v1.schemas import NoQuery, Problem, RequestModel, ResponseModel
 
 blueprint = Blueprint("openapi", __name__)

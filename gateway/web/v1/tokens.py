@@ -20,10 +20,9 @@ from gateway.errors import (
     SecretUnreadable,
 )
 from gateway.tokens.read import fresh_grant
-from gateway.web.session import runtime
+from gateway.web.request_context import runtime
 from gateway.web.v1 import schemas
-from gateway.web.v1.caller import caller
-from gateway.web.v1.json_api import json_response, parse_query
+from gateway.web.v1.json_api import caller, json_response, parse_query
 from gateway.web.v1.openapi import described
 
 blueprint = Blueprint("tokens", __name__, url_prefix="/v1")

@@ -1,0 +1,100 @@
+"""
+What belongs to the current request: the Runtime, its route, its client's address, its id and its line in the access log.
+
+The id is in each log line of the request, in error responses, and in the response header `X-Request-Id`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import secrets
+import time
+from functools import lru_cache
+from typing import cast
+
+import structlog
+from flask import Flask, current_app, g, request
+from werkzeug.wrappers import Response
+
+from gateway.services import Runtime
+
+log = structlog.get_logger(__name__)
+
+HEADER = "X-Request-Id"
+_ID = re.compile(r"[A-Za-z0-9._+/=-]{1,128}", re.ASCII)
+NO_ROUTE = "(no route)"
+
+
+def register(app: Flask) -> None:
+    """Register this first: its before-hook then runs first, and its after-hook last."""
+    rt: Runtime = app.extensions["gateway"]
+
+    def start() -> None:
+        sent = request.environ.get("HTTP_X_REQUEST_ID", "") if rt.settings.trusted_proxies else ""
+        g.request_id = sent if _ID.fullmatch(sent) else secrets.token_hex(12)
+        g.began = time.perf_counter()
+        structlog.contextvars.bind_contextvars(request_id=g.request_id)
+
+    def finish(response: Response) -> Response:
+        response.headers.add(HEADER, g.request_id)
+        log.info(
+            "request.finished",
+            method=request.method,
+            route=route(),
+            status=response.status_code,
+            duration_ms=round((time.perf_counter() - g.began) * 1000, 1),
+            principal=g.get("principal"),
+        )
+        return response
+
+    app.before_request(start)
+    app.after_request(finish)
+
+
+def runtime() -> Runtime:
+    """The Runtime of this application."""
+    return cast("Runtime", current_app.extensions["gateway"])
+
+
+def is_api() -> bool:
+    """Whether the request is for the JSON API. By path: an address without a route has no blueprint."""
+    return request.path == "/v1" or request.path.startswith("/v1/")
+
+
+def route() -> str:
+    """The rule that matched: an address itself may hold ids or secrets."""
+    return request.url_rule.rule if request.url_rule else NO_ROUTE
+
+
+def request_id() -> str:
+    """The id of the current request."""
+    return str(g.get("request_id", ""))
+
+
+def client_address() -> str | None:
+    """
+    The client's IP address; None where the server does not know one.
+
+    Each of the GATEWAY_TRUSTED_PROXIES in front appends the address it saw to X-Forwarded-For. So the client is that many places from
+    the right; what is further left can be forged. With fewer addresses the request did not come through the proxies, and the peer
+    counts. Some WSGI servers also accept the header as `X_Forwarded_For` (ours does not): there the nearest proxy has to drop it.
+    """
+    hops = runtime().settings.trusted_proxies
+    if hops:
+        addresses = request.environ.get("HTTP_X_FORWARDED_FOR", "").split(",")
+        found = _parse_ip(addresses[-hops].strip()) if len(addresses) >= hops else None
+        if found is not None:
+            return found
+    return _parse_ip(request.environ.get("REMOTE_ADDR", ""))
+
+
+@lru_cache(maxsize=1024)
+def _parse_ip(text: str) -> str | None:
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(found, ipaddress.IPv6Address):
+        return None if found.scope_id else str(found.ipv4_mapped or found)
+    return str(found)
