@@ -46,7 +46,7 @@ class _Stderr:
     """Writes lines to stderr. A full disk or a closed pipe must not fail the request that logs."""
 
     def __init__(self, *_: object) -> None:
-        """structlog passes the name of a logger, which no line shows."""
+        """Structlog passes the name of a logger, which no line shows."""
 
     def _write(self, line: str) -> None:
         with suppress(OSError, ValueError):
