@@ -20,7 +20,7 @@ from tests.support.partners import partner
 ROOT = Path(package.__file__).parent
 EVERY_REQUEST = {"web/request_context.py", "web/security_headers.py", "web/metrics.py", "log_setup.py"}
 CALLBACK_FILES = 26
-TOKEN_READ_FILES = 10
+TOKEN_READ_FILES = 8
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def _token(connection_id: uuid.UUID, *, min_seconds: int, force: bool = False, l
         check_caller(rt.database, who)  # a banned user is refused as such
         raise Forbidden("GATEWAY_OWNER_TOKENS is off")
     fresh = fresh_grant(rt, connection_id, caller=who, min_seconds=min_seconds, force=force, location=location)
-    provider = rt.catalog.get(fresh.provider)
+    provider = rt.catalog.providers.get(fresh.provider)
     return json_response(
         schemas.Token(
             connection_id=fresh.connection_id,
