@@ -201,7 +201,7 @@ _NAMES = [setting_name(field) for field in Settings.model_fields if field not in
 
 
 def process_environment() -> dict[str, str]:
-    """The process environment, behind it the `.env` file of the working directory."""
+    """The process environment, completed by the `.env` file of the working directory."""
     file = {name: text for name, text in dotenv_values(".env").items() if text is not None}
     for name in os.environ:  # a secret that the environment sets in one form hides the other form in the file
         file.pop(name.removesuffix("_FILE") if name.endswith("_FILE") else f"{name}_FILE", None)

@@ -50,7 +50,7 @@ _EVENT_COLUMNS = ("at", "position", "id", "type", "user_id", "partner_id", "prov
 
 @click.group()
 def connections() -> None:
-    """What users have connected."""
+    """The users' connections."""
 
 
 # -- list and show ---------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def connections() -> None:
 @click.option("--provider", help="Only connections of this provider.")
 @click.option("--user", "user_id", type=click.UUID, help="Only connections of this user.")
 @click.option("--status", type=click.Choice(get_args(Status)), help="Only connections in this state.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 def connections_list(provider: str | None, user_id: uuid.UUID | None, status: str | None, *, as_json: bool) -> None:
     """The connections of all users, by id."""
     count, after = 0, None
@@ -93,7 +93,7 @@ def connections_show(connection_id: uuid.UUID, *, as_json: bool) -> None:
     with opened_database() as database:
         found = inspect_connection(database, connection_id)
     if found is None:
-        click.echo("There is no such connection, and no event names one.", err=True)
+        click.echo("There is no such connection, and no event about it.", err=True)
         sys.exit(1)
     show(_inspected_as_json(found), _inspected_lines(found), as_json=as_json)
 
@@ -136,7 +136,9 @@ def _inspected_lines(found: Inspected) -> Iterator[str]:
 @click.argument("connection_id", type=click.UUID, required=False)
 @click.option("--provider", help="All connections of this provider.")
 @YES
-@click.option("--proof", "proof_file", type=click.Path(path_type=Path), help="A new file: one JSON line a connection.")
+@click.option(
+    "--proof", "proof_file", type=click.Path(path_type=Path), help="A new file: one JSON line per connection."
+)
 @AS_JSON
 def connections_revoke(
     connection_id: uuid.UUID | None, provider: str | None, proof_file: Path | None, *, yes: bool, as_json: bool
@@ -197,7 +199,7 @@ def _run(rt: Runtime, provider: str) -> Report:
 
 @contextmanager
 def _new_file(path: Path | None) -> Iterator[TextIO | None]:
-    """A file that only its owner may read; it gets its name when it is complete, and is opened before anything is erased."""
+    """A file that only its owner may read: opened before anything is erased, renamed when it is complete."""
     if path is None:
         yield None
         return
@@ -230,10 +232,10 @@ def _summary_lines(done: Summary, report: Report) -> Iterator[str]:
     yield "  " + ", ".join(f"{count} {name}" for name, count in done.outcomes.items() if count or name != "abandoned")
     yield f"{counted(report.pending, 'pending grant')} and {counted(report.attempts, 'attempt')} to connect were removed too."
     if done.outcomes["queued"]:
-        yield "Workers retry what is queued for 72 hours."
+        yield "Workers repeat queued revocations for 72 hours."
     yield f"The events that prove it are sealed up to position {done.position}, hash {done.hash}."
     if report.interrupted:
-        yield "Interrupted: run it again to go on."
+        yield "Interrupted: run it again to continue."
     yield f"Tokens of {done.provider} stay frozen until `python -m gateway partners freeze --provider {done.provider} --off`."
 
 
@@ -241,10 +243,8 @@ def _summary_lines(done: Summary, report: Report) -> Iterator[str]:
 
 
 @connections.command("import")
-@click.option(
-    "--map", "names", multiple=True, metavar="NAME=PROVIDER", help="A name in the table, and the provider it means."
-)
-@click.option("--dry-run", is_flag=True, help="Only count; ask no provider.")
+@click.option("--map", "names", multiple=True, metavar="NAME=PROVIDER", help="A name in the table, and its provider.")
+@click.option("--dry-run", is_flag=True, help="Only count; call no provider.")
 @AS_JSON
 def connections_import(names: tuple[str, ...], *, dry_run: bool, as_json: bool) -> None:
     """Encrypt and verify the plaintext tokens that the gateway did not write; ends with 1 if something is left."""
@@ -257,7 +257,7 @@ def connections_import(names: tuple[str, ...], *, dry_run: bool, as_json: bool) 
 
 
 def _names(catalog: Catalog, given: Sequence[str]) -> dict[str, str]:
-    """What each name means. Ends the command for what is not NAME=PROVIDER, and for an unknown provider."""
+    """The provider of each name. Ends the command for another form than NAME=PROVIDER, and for an unknown provider."""
     pairs = {name: provider.strip() for name, _, provider in (text.rpartition("=") for text in given)}
     unknown = [f"--map {name}={provider}: " for name, provider in pairs.items() if not (name and catalog.get(provider))]
     if unknown:
@@ -285,4 +285,4 @@ def _import_lines(report: ImportReport) -> Iterator[str]:
     for row in report.remaining:
         yield f"{row.id}  {printable(row.name):<24} {row.outcome:<12} {row.reason}"
     if report.interrupted:
-        yield "Interrupted: run it again to go on."
+        yield "Interrupted: run it again to continue."

@@ -83,11 +83,11 @@ def counted(count: int, noun: str) -> str:
 
 
 def confirm(consequence: str, *, yes: bool) -> None:
-    """Ask before a step that cannot be undone; without a terminal, refuse it unless there is a `--yes`."""
+    """Ask before a step that cannot be undone; without a terminal, require `--yes`."""
     if yes:
         return
     if not sys.stdin.isatty():
-        fail(f"{consequence} This cannot be undone: add --yes to go on without a question.")
+        fail(f"{consequence} This cannot be undone: add --yes to continue without a question.")
     click.confirm(f"{consequence} This cannot be undone. Continue?", abort=True, err=True)
 
 
@@ -127,14 +127,14 @@ def long_work() -> Iterator[tuple[threading.Event, Callable[[str, int, int], Non
 
 
 def database_settings() -> Settings:
-    """The settings that commands on the database need; all others may be missing or invalid. The keys in it are random."""
+    """The settings for database commands; all others may be missing or invalid. Its keys are random."""
     environ = process_environment()
     needed = {name: environ[name] for name in environ if name.removesuffix("_FILE") in _DATABASE_NAMES}
     return read_settings(needed | {"GATEWAY_KEYS": Fernet.generate_key().decode("ascii")})
 
 
 def starting_settings(*, embedded: bool = False) -> Settings:
-    """All settings, as a process needs them that starts now. Raises SettingsRefused with every problem at once."""
+    """All settings, as for a process. Raises SettingsRefused with every problem at once."""
     environ = process_environment()
     problems = [] if embedded or database_is_set(environ) or uses_embedded(environ) else [NO_DATABASE]
     try:
@@ -166,7 +166,7 @@ def uses_embedded(environ: Mapping[str, str]) -> bool:
 
 
 def checked_providers(names: Sequence[str]) -> Catalog:
-    """The catalogue. Raises SettingsRefused when it does not hold one of `names`, which is most likely misspelt."""
+    """The catalogue. Raises SettingsRefused when one of `names` is not in it."""
     settings = database_settings()
     catalog = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
     unknown = [name for name in names if catalog.get(name) is None]
@@ -180,7 +180,7 @@ def checked_providers(names: Sequence[str]) -> Catalog:
 
 @dataclass(frozen=True)
 class ReachedDatabase:
-    """Where the database is: `dsn` of a direct connection, to our own server where `embedded`; else the project's REST API."""
+    """The database: `dsn` of a direct connection, to the embedded server where `embedded`; else the project's REST API."""
 
     database: Database
     dsn: str = ""
@@ -189,7 +189,7 @@ class ReachedDatabase:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The settings that lead another process to it, beside those that are set already."""
+        """Settings that another process needs to find it, in addition to the present ones."""
         return {"DATABASE_URL": self.dsn} if self.embedded else {}
 
     def version(self) -> int | None:

@@ -16,7 +16,7 @@ from gateway.database.migrate import PASTED, export_supabase, plan
 
 _HOSTED = re.compile(r"https://([a-z0-9]+)\.supabase\.co")
 _CACHE_SECONDS = 5.0
-"""PostgREST knows new functions that soon after they were created."""
+"""How soon PostgREST knows new functions."""
 
 
 @click.group()
@@ -48,7 +48,7 @@ def db_apply(*, dry_run: bool) -> None:
 )
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default="supabase/migrations")
 def db_export(folder: Path) -> None:
-    """Write the schema as a timestamped migration into FOLDER; a schema that is there already is not written again."""
+    """Write the schema as a timestamped migration into FOLDER; an unchanged schema is not written again."""
     click.echo(export_supabase(folder))
 
 
@@ -61,7 +61,7 @@ def db_status(*, as_json: bool) -> None:
 
 
 def _paste(database: ReachedDatabase) -> None:
-    """No schema can be applied over the REST API: say where to paste it, and look for it afterwards."""
+    """The REST API cannot apply a schema: say where to paste it, and check afterwards."""
     hosted = _HOSTED.fullmatch(database.project)
     editor = f"https://supabase.com/dashboard/project/{hosted[1]}/sql/new" if hosted else "your project's SQL editor"
     click.echo(f"Without DATABASE_URL you paste the schema by hand.\n  from  {PASTED}\n  into  {editor}")

@@ -46,7 +46,7 @@ def run_demo(port: int, sandbox_port: int) -> None:
     data = Path(os.environ.get("GATEWAY_DATA") or "var") / "demo"
     bind("127.0.0.1", port).close()
     bind("127.0.0.1", sandbox_port, "--sandbox-port").close()
-    # As root, Postgres runs under another account, which has to enter.
+    # As root, Postgres runs under another account, which needs access.
     data.mkdir(parents=True, exist_ok=True, mode=0o711)
     public, sandbox = f"http://localhost:{port}", f"http://127.0.0.1:{sandbox_port}"
     with embedded_postgres(data) as dsn:

@@ -34,13 +34,13 @@ _NAMES = ("position", "id", "at", "type", "connection_id", "user_id", "partner_i
 
 @click.group()
 def events() -> None:
-    """What happened, in order of position."""
+    """The events, in order of position."""
 
 
 @events.command("tail")
 @click.option("--after", type=click.IntRange(0), help=f"Events after this position; by default the last {_LAST}.")
 @click.option("--follow", is_flag=True, help="Continue with new events until interrupted.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 def tail(after: int | None, *, follow: bool, as_json: bool) -> None:
     """Show events, oldest first."""
     with opened_database() as database, interruptible() as stopped, suppress(BrokenPipeError):

@@ -1,4 +1,4 @@
-"""`keys …`: the keys that encrypt."""
+"""`keys …`: the encryption keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 20
 
 @click.group()
 def keys() -> None:
-    """The keys that encrypt."""
+    """The encryption keys."""
 
 
 @keys.command("new")
@@ -27,10 +27,10 @@ def keys_new() -> None:
 
 
 @keys.command("rotate")
-@click.option("--check", is_flag=True, help="Only count what is still encrypted under an older key.")
+@click.option("--check", is_flag=True, help="Only count values that are encrypted with an older key.")
 @AS_JSON
 def keys_rotate(*, check: bool, as_json: bool) -> None:
-    """Encrypt everything again under the newest key, while the gateway runs; ends with 1 if something is left."""
+    """Encrypt everything again with the newest key, while the gateway runs; ends with 1 if something is left."""
     with opened_runtime() as rt:
         if not check:
             require_newest_key_everywhere(rt)
@@ -49,13 +49,13 @@ def _lines(report: Report, *, check: bool) -> Iterator[str]:
     if not check:
         yield f"{report.replaced} values were encrypted again."
     if report.old_key:
-        yield f"{report.old_key} are still under an older key: run `python -m gateway keys rotate`."
+        yield f"{report.old_key} are still encrypted with an older key: run `python -m gateway keys rotate`."
     if report.unreadable:
         yield f"{len(report.unreadable)} cannot be decrypted with any key in GATEWAY_KEYS:"
         yield from (f"  {place}" for place in report.unreadable[:_SHOWN])
         yield "Put the key that encrypted them back into GATEWAY_KEYS, or ask their users to connect again."
     if report.interrupted:
-        yield "Interrupted: run it again to go on."
+        yield "Interrupted: run it again to continue."
     elif report.clean:
-        yield "Everything in the database is encrypted under the newest key."
+        yield "Everything in the database is encrypted with the newest key."
         yield "Keep the older key for a day: the refresh journals of the hosts and open attempts to connect still need it."

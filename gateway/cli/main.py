@@ -1,7 +1,7 @@
 """
 The command line: `python -m gateway …`.
 
-A command reads its arguments, calls a service and prints. What fails ends with one sentence for each problem.
+A command reads its arguments, calls a service and prints. A failure prints one sentence per problem.
 """
 
 from __future__ import annotations

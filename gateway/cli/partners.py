@@ -15,13 +15,13 @@ from gateway.partners.admin import SCOPES, NewKey, Reach, add_key, add_partner
 ADDRESS = click.option(
     "--address", "addresses", multiple=True, metavar="CIDR", help="A network the key may be used from; repeatable."
 )
-EXPIRES = click.option("--expires-days", type=int, help="The key is refused after so many days.")
+EXPIRES = click.option("--expires-days", type=int, help="The key expires after this many days.")
 SCOPE_HELP = f"One of {', '.join(SCOPES)}; repeatable."
 
 
 @click.group()
 def partners() -> None:
-    """Who may call /v1 with a key."""
+    """Partners and their keys."""
 
 
 @partners.command("add")
@@ -72,7 +72,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
 @partners.command("keys")
 @click.argument("name")
 @click.option("--new", is_flag=True, help="Make a second key; options left out are those of the newest key.")
-@click.option("--revoke", type=click.UUID, metavar="KEY_ID", help="Refuse a key from now on.")
+@click.option("--revoke", type=click.UUID, metavar="KEY_ID", help="Revoke a key.")
 @ADDRESS
 @EXPIRES
 @AS_JSON
@@ -89,7 +89,7 @@ def partners_keys(
     if new and revoke:
         fail("--new and --revoke are two steps: make the new key, and revoke the old one when it is not used any more.")
     if (addresses or expires_days is not None) and not new:
-        fail("--address and --expires-days are decided when a key is made: use them with --new.")
+        fail("--address and --expires-days are set when a key is made: use them with --new.")
     with opened_database() as database:
         if new:
             key = add_key(database, name, addresses=addresses, expires_days=expires_days)
@@ -106,21 +106,21 @@ def partners_keys(
 @YES
 @AS_JSON
 def partners_revoke(name: str, *, yes: bool, as_json: bool) -> None:
-    """Refuse a partner and all of its keys, for good. Connections stay."""
+    """Revoke a partner and all its keys, permanently. Connections stay."""
     with opened_database() as database:
         if queries.list_partners(database, name)["partners"]:
-            confirm(f"{name} and all of its keys will be refused. Connections stay.", yes=yes)
+            confirm(f"{name} and all its keys will be revoked. Connections stay.", yes=yes)
         _show_revoked(queries.revoke_partner(database, name), f"partner {name}", as_json=as_json)
 
 
 @partners.command("freeze")
 @click.argument("name", required=False)
-@click.option("--provider", help="Every token of that provider, for every caller.")
-@click.option("--reads", is_flag=True, help="Every token, for every caller.")
+@click.option("--provider", help="All tokens of that provider, for every caller.")
+@click.option("--reads", is_flag=True, help="All tokens, for every caller.")
 @click.option("--off", is_flag=True, help="Thaw it.")
 @AS_JSON
 def partners_freeze(name: str | None, provider: str | None, *, reads: bool, off: bool, as_json: bool) -> None:
-    """Stop a partner, the tokens of a provider, or all token reads, at once; --off thaws."""
+    """Freeze a partner, the tokens of a provider, or all token reads; --off thaws."""
     if [name is not None, provider is not None, reads].count(True) != 1:
         fail("name one thing to freeze: a partner, --provider, or --reads.")
     if provider is not None and not off:
@@ -146,7 +146,7 @@ def _show_key(key: NewKey, more: Mapping[str, str], *, as_json: bool) -> None:
 def _show_revoked(revoked: bool | None, what: str, *, as_json: bool) -> None:  # noqa: FBT001 - the database's answer
     if revoked is None:
         _no(what)
-    line = f"{what}: {'refused from now on' if revoked else 'was revoked already'}."
+    line = f"{what}: {'revoked' if revoked else 'was revoked already'}."
     show({"revoked": True, "changed": revoked}, [line], as_json=as_json)
 
 

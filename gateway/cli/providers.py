@@ -34,7 +34,7 @@ def doctor(*, as_json: bool) -> None:
 
 @contextmanager
 def _environment() -> Iterator[tuple[dict[str, str], bool]]:
-    """The environment, with the address of the embedded database where `serve` would use that, and whether it does."""
+    """The environment, with the DSN of the embedded database if `serve` would use it, and whether it would."""
     environ = process_environment()
     if not uses_embedded(environ):
         yield environ, False
@@ -44,7 +44,7 @@ def _environment() -> Iterator[tuple[dict[str, str], bool]]:
 
 
 def _print_findings(findings: Iterable[Finding], *, as_json: bool) -> None:
-    """Each as it is found, then what to fix; ends the command."""
+    """Print each finding, then what to fix, and end the command."""
     found = []
     for finding in findings:
         found.append(finding)

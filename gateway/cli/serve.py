@@ -18,14 +18,16 @@ from gateway.settings import forget_secrets, process_environment
 @click.option("--port", default=8000, show_default=True, envvar="PORT", show_envvar=True)
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
 @click.option("--no-worker", is_flag=True, help="Do no background work: `worker` runs in another process.")
-@click.option("--embedded", is_flag=True, help="Run on a Postgres of its own, in GATEWAY_DATA.")
+@click.option("--embedded", is_flag=True, help="Run its own Postgres, in GATEWAY_DATA.")
 def serve(host: str, port: int, workers: int, *, no_worker: bool, embedded: bool) -> None:
     """Serve the pages and the API."""
     from gateway.server import bind, run_server
 
     settings = starting_settings(embedded=embedded)
     if embedded and (settings.database_url or settings.supabase_secret_key):
-        raise SettingsRefused(["--embedded starts a database, and another one is set: remove one of the two."])
+        raise SettingsRefused(
+            ["--embedded starts a database, and the settings name another one: remove one of the two."]
+        )
     if settings.supabase_url is None:
         click.echo("No user can sign in yet: SUPABASE_URL is missing. `python -m gateway doctor` says more.", err=True)
     bind(host, port).close()
@@ -35,9 +37,11 @@ def serve(host: str, port: int, workers: int, *, no_worker: bool, embedded: bool
 
 
 @click.command()
-@click.option("--threads", default=8, show_default=True, type=click.IntRange(1, 64), help="Units of work at a time.")
+@click.option(
+    "--threads", default=8, show_default=True, type=click.IntRange(1, 64), help="Units of work at the same time."
+)
 def worker(threads: int) -> None:
-    """Do the background work: refreshes ahead, revocations, the journal. Any number of workers, on any machine."""
+    """Do the background work: refreshes, revocations, events. Any number of workers, on any machine."""
     from gateway.worker.loop import run_workers
 
     starting_settings()

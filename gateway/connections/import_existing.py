@@ -44,10 +44,10 @@ log = structlog.get_logger(__name__)
 VERIFY_SECONDS = 20.0
 PAGE = 200
 _OPERATOR_SECONDS = 86400.0
-"""How long a row waits that only the operator can help: an unknown name, a provider that is not enabled."""
+"""How long a row waits for the operator: an unknown name, a provider that is not enabled."""
 _MILLISECONDS = 100_000_000_000
 _ENCRYPTED = "gAAAA"
-"""How every Fernet token of this century begins."""
+"""The first characters of every Fernet token."""
 
 Name = Literal[
     "imported", "refused", "unmapped", "not_enabled", "no_user", "duplicate", "unreadable", "later", "waiting"
@@ -55,7 +55,7 @@ Name = Literal[
 
 
 class Outcome(NamedTuple):
-    """What became of a row, and why."""
+    """The result for a row, and its reason."""
 
     name: Name
     reason: str = ""
@@ -128,9 +128,10 @@ def _impossible(row: ImportRow, provider: Provider | None) -> Outcome:
 
 def _read_secrets(rt: Runtime, row: ImportRow, provider: Provider) -> Secrets | None:
     """
-    The plain values of a row; None for a row from before in which an encrypted value does not decrypt: it may be ours, under a missing key.
+    The plain values of a row; None for an existing row with an encrypted value that does not decrypt: its key may be missing.
 
-    In a connection the owner may have written what only looks encrypted, or is no token (RFC 6749 appendix A.12): it counts as none.
+    In a connection, the owner may have written a value that only looks encrypted, or is not a token (RFC 6749 appendix A.12): it counts
+    as none.
     """
     plain: dict[str, str | None] = {}
     ours: dict[str, bool] = {}
@@ -146,9 +147,9 @@ def _read_secrets(rt: Runtime, row: ImportRow, provider: Provider) -> Secrets | 
             plain[column] = value
     problem = ""
     if row.refresh is not None and plain["refresh"] is None:
-        problem = "what was written is no refresh token"
+        problem = "the refresh token that was written is not a token"
     elif row.token is not None and plain["token"] is None and not row.token.startswith(_ENCRYPTED):
-        problem = "what was written is no token"
+        problem = "the token that was written is not a token"
     elif plain["token"] is None and plain["refresh"] is None:
         problem = "there is no token"
     return Secrets(plain["token"], plain["refresh"], not all(ours.values()), not ours["refresh"], problem)
@@ -175,7 +176,7 @@ def _store(rt: Runtime, row: ImportRow, provider: Provider, secrets: Secrets, se
 
 
 def _hints(provider: Provider, data: Any) -> Mapping[str, str]:
-    """What a row says about its account. It decides only where the provider is asked; the response decides the account."""
+    """What a row says about its account. It only decides where to ask; the provider's response decides the account."""
     known = data if isinstance(data, dict) else {}
     return {
         name: known[name] for name in provider.facts if isinstance(known.get(name), str) and known[name].isprintable()
@@ -222,8 +223,7 @@ def _confirmed_account(
     """
     The account that the provider names for the access token; None when a refresh has verified the connection.
 
-    Over a known connection a new refresh token is believed only when it was used: the account of an access token beside it says
-    nothing about the account of the next one.
+    For a known connection, a new refresh token is verified only by its use: the account of the access token says nothing about it.
     """
     deadline = Deadline.after(VERIFY_SECONDS)
     is_known = bool(row.account_id)
@@ -238,7 +238,7 @@ def _confirmed_account(
     except NotConfirmed:
         raise
     except NeedsReauthorization:
-        # The access token is not accepted, or does not say whose it is. The response to a refresh may.
+        # The access token is refused, or does not name its account. The response to a refresh may.
         if secrets.refresh is None:
             raise
     fresh_grant(rt, row.id, force=True, until=deadline)
@@ -260,7 +260,7 @@ class Remaining:
 
 @dataclass
 class Report:
-    """How far an import is."""
+    """The progress of an import."""
 
     total: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -318,6 +318,6 @@ class Import:
             return Outcome("waiting")
         row = imports.claim_row(self._rt.database, providers=[each.id for each in self._rt.enabled()], id=queued.id)
         if row is None:
-            return Outcome("later", "another process is at it")
+            return Outcome("later", "another process is importing it")
         named = self._names.get((row.name or "").strip().lower())
         return import_row(self._rt, row, row.provider if row.seal_id else named or row.provider)

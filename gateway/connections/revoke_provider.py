@@ -1,5 +1,5 @@
 """
-Revoke all connections of one provider: for when a provider, or our registration there, is compromised.
+Revoke all connections of one provider: for a provider, or a registration there, that is compromised.
 
 Its tokens are frozen first, so that they can no longer be read. Then all connections are erased in short transactions, and several threads
 revoke the grants. A run may be interrupted and repeated: it continues where the last one ended. The proof comes from the events, over
@@ -182,4 +182,6 @@ def _await_seals(rt: Runtime, report: Report) -> None:
         if all(row.position is not None and row.position <= end for row in proof(rt, report)):
             return
         pause.wait(_PAUSE_SECONDS)  # another process assigns or seals
-    raise DatabaseUnavailable("the events are not sealed: run `python -m gateway doctor`, and this again for the proof")
+    raise DatabaseUnavailable(
+        "the events are not sealed: run `python -m gateway doctor`, then repeat this command for the proof"
+    )

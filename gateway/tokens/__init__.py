@@ -1,1 +1,1 @@
-"""Reading a fresh access token, and refreshing it."""
+"""Access tokens: read and refresh."""

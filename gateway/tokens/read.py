@@ -1,5 +1,5 @@
 """
-Reading an access token, with a refresh first where the stored one is not good enough.
+Read an access token; refresh it first if the stored one does not last long enough.
 
 One thread of one process refreshes a connection, by a lease in the database. Other callers wait for it, or get the old token while it
 is valid. A caller's right to the connection is checked again after each wait.
@@ -60,7 +60,7 @@ class _UnreportedReads:
         return reads, time.monotonic() - reported_at >= _REPORT_SECONDS
 
     def settle(self, reader: str, reads: int, *, reported: bool) -> None:
-        """What became of the reads that were taken, the new one among them."""
+        """Put back the taken reads, or drop them if they were reported."""
         with self._lock:
             others, reported_at = self._readers.get(reader, (0, float("-inf")))
             self._readers[reader] = (others, time.monotonic()) if reported else (others + reads, reported_at)
@@ -71,7 +71,7 @@ _unreported = _UnreportedReads()
 
 @dataclass(frozen=True, slots=True)
 class FreshToken:
-    """An access token that may be used now, and what its caller may know about it."""
+    """A valid access token, and what its caller may know about it."""
 
     connection_id: UUID
     generation: int
@@ -92,9 +92,9 @@ def fresh_grant(
     until: Deadline | None = None,
 ) -> FreshToken:
     """
-    A token that is valid for `min_seconds`, or a new one with the lifetime it has. `force`: a new one in any case.
+    A token that is valid for `min_seconds`, or a new one, whatever its lifetime. `force`: a new one in any case.
 
-    `caller` None is the gateway itself; a caller's read is counted and recorded once. `location`: only if the connection is of that one.
+    `caller` None is the gateway itself; a caller's read is counted and recorded once. `location`: only if the connection has that one.
     `until` shortens the wait for a refresh. Without `force`, the old token is the answer for as long as it is valid and no new one can
     be had.
     """
