@@ -128,7 +128,7 @@ class RevokeAll:
             try:
                 return call()
             except DatabaseUnavailable as error:
-                log.warning("revoke_provider.retry", reason=str(error))
+                log.warning("revoke_provider.retried", reason=str(error))
                 self._stopped.wait(1)
         return call()
 

@@ -8,7 +8,7 @@ is simulated at <origin>/<id>/PATH.
 from __future__ import annotations
 
 from .clients import CLIENTS
-from .planning import Fault
+from .fault_plan import Fault
 from .server import SandboxServer, make_server
 from .state import Account, State
 from .supabase import USERS

@@ -15,8 +15,8 @@ from werkzeug.exceptions import HTTPException
 from . import control, google, highlevel, highlevel_api, microsoft, product, ringcentral, supabase, zoom
 from .clients import CLIENTS
 from .faults import replace
+from .response_faults import apply_faults
 from .state import State
-from .twists import twist
 from .wire import fields
 
 OFFERS = ("ghl", "google", "ringcentral", "microsoft", "zoom", "ghl_white_label")
@@ -83,7 +83,7 @@ def _meet(state: State) -> ResponseReturnValue | None:
 def _part(state: State, answer: Response) -> Response:
     simulated = _simulated()
     if simulated is not None and "right" in g:
-        answer = twist(state, *simulated, answer) if g.right else answer
+        answer = apply_faults(state, *simulated, answer) if g.right else answer
         g.seen["status"] = answer.status_code
     elif simulated is None and request.blueprint == "product":
         answer.headers["Cache-Control"] = "no-store"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from authlib.common.urls import add_params_to_uri
 from flask import Response, make_response, render_template, request
 
-from .planning import Fault
+from .fault_plan import Fault
 from .state import Account, Code, State, fresh
 
 TEXTS = {

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request
 
-from .planning import OPTIONS, Fault, planned
+from .fault_plan import OPTIONS, Fault, planned
 from .state import State
 from .wire import answer
 

@@ -1,8 +1,8 @@
 """
 Faults that replace the correct response.
 
-One function per name, called with the fault and the state. Faults that change a correct response are in `twists`, floods and broken
-connections in `wreck`, names and options in `planning`.
+One function per name, called with the fault and the state. Faults that change a correct response are in `response_faults`, floods and broken
+connections in `connection_faults`, names and options in `fault_plan`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from authlib.common.urls import add_params_to_uri
 from flask import Response, request
 
-from . import wreck
+from . import connection_faults
 from .state import State
 from .wire import answer
 
@@ -106,13 +106,13 @@ REPLACEMENTS: dict[str, Replacement] = {
     "error_200": _error_200,
     "error": _error,
     "redirect": _redirect,
-    "huge_body": wreck.huge_body,
-    "gzip_bomb": wreck.gzip_bomb,
-    "deep_json": wreck.deep_json,
-    "drip_headers": wreck.drip_headers,
-    "drip_body": wreck.drip_body,
-    "silence": wreck.silence,
-    "reset": wreck.reset,
+    "huge_body": connection_faults.huge_body,
+    "gzip_bomb": connection_faults.gzip_bomb,
+    "deep_json": connection_faults.deep_json,
+    "drip_headers": connection_faults.drip_headers,
+    "drip_body": connection_faults.drip_body,
+    "silence": connection_faults.silence,
+    "reset": connection_faults.reset,
 }
 AT_TOKEN: dict[str, Replacement] = {"other_client": _other_client, "error_description_markup": _marked_up}
 AT_AUTHORIZE: dict[str, Replacement] = {

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from .planning import Fault, planned
+from .fault_plan import Fault, planned
 from .signing import Keys
 
 SEEN_AT_MOST = 2_000

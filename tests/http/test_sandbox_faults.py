@@ -20,10 +20,10 @@ import pytest
 import requests
 
 from gateway.sandbox import make_server
+from gateway.sandbox.fault_plan import OPTIONS
 from gateway.sandbox.faults import AT_AUTHORIZE, AT_TOKEN, REPLACEMENTS
-from gateway.sandbox.planning import OPTIONS
+from gateway.sandbox.response_faults import IN_BODY, IN_QUERY
 from gateway.sandbox.signing import claims_of
-from gateway.sandbox.twists import IN_BODY, IN_QUERY
 from tests.support.oauth_client import Walker
 
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from flask import Response
 
-from .planning import Fault
+from .fault_plan import Fault
 from .signing import claims_of
 from .state import State
 from .wire import fields
@@ -24,7 +24,7 @@ Body = dict[str, Any]
 Query = list[tuple[str, str]]
 
 
-def twist(state: State, provider: str, endpoint: str, answer: Response) -> Response:
+def apply_faults(state: State, provider: str, endpoint: str, answer: Response) -> Response:
     """The response, changed by the planned faults."""
     if endpoint == "authorize" and "Location" in answer.headers:
         return _twist_location(state, provider, answer)

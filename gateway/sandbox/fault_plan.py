@@ -1,7 +1,7 @@
 """
 The names of faults, and when a planned one applies.
 
-`OPTIONS` is the reference that the control API shows. `faults`, `wreck` and `twists` implement them.
+`OPTIONS` is the reference that the control API shows. `faults`, `connection_faults` and `response_faults` implement them.
 """
 
 from __future__ import annotations
