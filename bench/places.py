@@ -60,6 +60,8 @@ class Place:
         script, slug = self.answers[name]
         if self.verb == "DELETE ":  # RFC 7009 section 2.2: the status says it, whatever else is in the answer
             return "done" if name in rogue.TAKEN or slug == rogue.STANDS else "queued"
+        if self.verb == "POST /refresh" and name in rogue.SLOW:  # the token request outlives the caller's wait
+            return "refresh_in_progress"
         if self.endpoint == "keys" and script and slug == rogue.STANDS:
             return rogue.GARBLED
         return "needs_reauthorization" if self.verb and slug == "access_denied" else slug

@@ -8,7 +8,7 @@ returning user brings the same account; the label is for people.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from gateway.catalog import Provider
@@ -16,7 +16,7 @@ from gateway.catalog.deviations import AccountLookup
 from gateway.errors import NeedsReauthorization, ProviderGarbled, ProviderUnavailable
 from gateway.http import Deadline, Response
 from gateway.models import Account
-from gateway.protocol import TokenResponse, parse_json
+from gateway.protocol import TokenResponse, is_temporary, parse_json
 from gateway.protocol.id_token import unverified_claims
 from gateway.services import Runtime
 
@@ -24,23 +24,21 @@ _MAX_LENGTH = 200
 
 
 class NotConfirmed(NeedsReauthorization):
-    """The provider does not confirm that the token belongs to this account."""
+    """The account endpoint does not confirm that an access token is for the expected account."""
+
+    def __init__(self, reason: NotConfirmedReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
-class AccountOutOfScope(NotConfirmed):
-    """The provider accepts the token, which does not allow to ask for the account (RFC 6750 section 3.1)."""
-
-
-class AccountNotNamed(NeedsReauthorization):
-    """The provider answered and named no account."""
-
-
-class TokenRefused(NeedsReauthorization):
-    """The provider rejects the access token (RFC 6750 section 3.1). A new one may work."""
-
-
-class AnotherAccount(NotConfirmed):
-    """The token belongs to another account."""
+NotConfirmedReason = Literal[
+    "token_refused",  # RFC 6750 section 3.1; a new access token may work
+    "out_of_scope",  # the token is valid, and its scope does not cover the endpoint (RFC 6750 section 3.1)
+    "another_account",
+    "not_named",
+    "cannot_ask",  # the endpoint cannot be asked with an access token alone
+    "not_confirmed",
+]
 
 
 def read_account(
@@ -70,8 +68,7 @@ def confirm_account(
     """
     The account of an access token that did not come with a token response, as the provider's account endpoint names it.
 
-    `account_id`: it has to be that one. `response.rest` only says where to ask. Raises NeedsReauthorization when the access token alone is
-    not enough to ask, TokenRefused, AccountNotNamed, NotConfirmed (AccountOutOfScope, AnotherAccount) and what the endpoint raises.
+    `account_id`: it has to be that one. `response.rest` only says where to ask. Raises NotConfirmed and what the endpoint raises.
     """
     lookup = _lookup(provider, response)
     if account_id is not None and len(lookup.id) == 1:
@@ -79,23 +76,25 @@ def confirm_account(
         lookup = _lookup(provider, response)
     asked = _account_id(response.rest, lookup.id) if lookup.answered else account_id
     if not lookup.url or (lookup.answered and asked is None):
-        raise NeedsReauthorization("the provider cannot be asked with the access token alone")
+        raise NotConfirmed("cannot_ask", "the provider cannot be asked with the access token alone")
     found = _fetch(rt, provider, lookup.url, response, deadline)
     if found.status == 401:  # noqa: PLR2004 - RFC 6750 section 3.1
-        raise TokenRefused("the provider refuses the access token")
+        raise NotConfirmed("token_refused", "the provider refuses the access token")
     if found.status == 403:  # noqa: PLR2004
-        raise AccountOutOfScope("the access token does not allow to ask for the account")
+        raise NotConfirmed("out_of_scope", "the access token does not allow to ask for the account")
     if found.status != 200:  # noqa: PLR2004
-        raise NotConfirmed(f"the provider does not say that the token belongs to this account ({found.status})")
+        raise NotConfirmed(
+            "not_confirmed", f"the provider does not say that the token belongs to this account ({found.status})"
+        )
     info = parse_json(found.body)
     named = _account_id(info, lookup.answered or lookup.id)
     if named is None:
         if provider.openid and lookup.id != ("sub",):
             # Only the id_token names it, such as Microsoft's tenant and object.
-            raise NeedsReauthorization("only an id_token names the account")
-        raise AccountNotNamed("the provider names no account")
+            raise NotConfirmed("cannot_ask", "only an id_token names the account")
+        raise NotConfirmed("not_named", "the provider names no account")
     if named != (asked or named):
-        raise AnotherAccount("the token belongs to another account")
+        raise NotConfirmed("another_account", "the token belongs to another account")
     return Account(named, _label(info, lookup) or named)
 
 
@@ -180,7 +179,7 @@ def _fetch(rt: Runtime, provider: Provider, url: str, response: TokenResponse, d
         "Authorization": f"Bearer {response.grant.access_token}",
     }
     found = rt.http.request("GET", url, headers=headers, deadline=deadline, provider=provider.id)
-    if found.status in (408, 425, 429) or found.status >= 500:  # noqa: PLR2004
+    if is_temporary(found.status):
         raise ProviderUnavailable(f"the account endpoint answers {found.status}")
     return found
 

@@ -29,8 +29,8 @@ from gateway.cli.context import (
     printable,
     show,
 )
-from gateway.connections.import_existing import Import
 from gateway.connections.import_existing import Report as ImportReport
+from gateway.connections.import_existing import import_all
 from gateway.connections.revoke import finish_revocation
 from gateway.connections.revoke_provider import Report, RevokeAll, Summary, summary
 from gateway.database.queries.operator import (
@@ -249,11 +249,11 @@ def _summary_lines(done: Summary, report: Report) -> Iterator[str]:
 def connections_import(names: tuple[str, ...], *, dry_run: bool, as_json: bool) -> None:
     """Encrypt and verify the plaintext tokens that the gateway did not write; ends with 1 if something is left."""
     with opened_runtime() as rt, long_work() as (stopped, advance):
-        run = Import(rt, _names(rt.catalog, names), dry_run=dry_run, stopped=stopped)
-        for report in run:
+        report = ImportReport()
+        for _ in import_all(rt, report, _names(rt.catalog, names), dry_run=dry_run, stopped=stopped):
             advance("Counting" if dry_run else "Importing", report.counts.total(), report.total)
-    show(run.report.as_json(), _import_lines(run.report), as_json=as_json)
-    sys.exit(0 if run.report.is_clean else 1)
+    show(report.as_json(), _import_lines(report), as_json=as_json)
+    sys.exit(0 if report.is_clean else 1)
 
 
 def _names(catalog: Catalog, given: Sequence[str]) -> dict[str, str]:

@@ -1,22 +1,10 @@
-"""
-Check whether a connection works: ask its provider for the account, with a valid token.
-
-The account must be the connection's. If the provider refuses the token, it is refreshed once. After a further refusal, or for another
-account, the owner has to connect again.
-"""
+"""Check a connection: ask its provider whose account the token is for."""
 
 from __future__ import annotations
 
 import uuid
 
-from gateway.account import (
-    AccountNotNamed,
-    AccountOutOfScope,
-    AnotherAccount,
-    NotConfirmed,
-    TokenRefused,
-    confirm_account,
-)
+from gateway.account import NotConfirmed, confirm_account
 from gateway.database.queries.callers import Check, CheckOutcome, begin_check, end_check
 from gateway.errors import NeedsReauthorization, NotFound, ProviderGarbled
 from gateway.http import Deadline
@@ -26,22 +14,22 @@ from gateway.services import Runtime
 from gateway.tokens.read import FreshToken, fresh_grant
 
 CHECK_SECONDS = 9.5
-"""For all calls to the provider: the account endpoint, the refresh, and the account endpoint again."""
+"""For two calls of the account endpoint and the refresh between them."""
 
 
 def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller) -> Connection:
     """
-    The connection after the check.
+    Ask the provider for the account of a valid token, and return the connection as it is afterwards.
 
-    Raises NotFound, in the same way for an id out of reach and for an unknown one; RateLimited within a minute of the last check; and the
-    errors of a refresh and of the account endpoint, which change nothing. An unusable response is also recorded as an event.
+    When the provider refuses the token even after a refresh, or names another account, the user must connect again. Any other failure changes
+    nothing and is raised. Raises NotFound for an id that the caller cannot reach, and RateLimited within a minute of the last check.
     """
     begun = begin_check(rt.database, caller, connection_id)
     if begun is None:
         raise NotFound("no such connection of this caller")
     if begun.connection.status != "active":
         return begun.connection
-    generation, outcome, error, problem = _asked(rt, begun)
+    generation, outcome, error, problem = _ask(rt, begun)
     checked = end_check(rt.database, caller, connection_id, generation=generation, outcome=outcome, error=error)
     if checked is None:
         raise NotFound("disconnected meanwhile")
@@ -50,35 +38,30 @@ def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller) -> Connection:
     return checked
 
 
-def _asked(rt: Runtime, begun: Check) -> tuple[int, CheckOutcome, str, ProviderGarbled | None]:
-    """The checked generation, the outcome, the reason of a refusal for the event, and the error of an unusable response."""
-    connection, deadline = begun.connection, Deadline.after(CHECK_SECONDS)
-    fresh: FreshToken | None = None
-    garbled: ProviderGarbled | None = None
-    outcome: tuple[CheckOutcome, str] = "confirmed", ""
+def _ask(rt: Runtime, begun: Check) -> tuple[int, CheckOutcome, str, ProviderGarbled | None]:
+    """The generation that was checked, the outcome, the error of a refusal, and a response that does not answer the question."""
+    deadline, generation = Deadline.after(CHECK_SECONDS), begun.connection.generation
     try:
-        fresh = fresh_grant(rt, connection.id, until=deadline)
+        fresh = fresh_grant(rt, begun.connection.id, until=deadline)
+        generation = fresh.generation
         try:
             _confirm(rt, begun, fresh, deadline)
-        except TokenRefused:
-            fresh = None
-            fresh = fresh_grant(rt, connection.id, force=True, until=deadline)
+        except NotConfirmed as refusal:
+            if refusal.reason != "token_refused":
+                raise
+            fresh = fresh_grant(rt, begun.connection.id, force=True, until=deadline)
+            generation = fresh.generation
             _confirm(rt, begun, fresh, deadline)
-    except TokenRefused:
-        outcome = "refused", "token_refused"
-    except AnotherAccount:
-        outcome = "refused", "another_account"
-    except AccountOutOfScope:
-        outcome = "unknown", ""
+    except NotConfirmed as refusal:
+        if refusal.reason in ("token_refused", "another_account"):
+            return generation, "refused", refusal.reason, None
+        is_garbled = refusal.reason in ("not_confirmed", "not_named")
+        return generation, "unknown", "", ProviderGarbled(str(refusal)) if is_garbled else None
+    except NeedsReauthorization as refusal:
+        return generation, "refused", refusal.slug, None
     except ProviderGarbled as problem:
-        outcome, garbled = ("unknown", ""), problem
-    except (NotConfirmed, AccountNotNamed) as problem:
-        outcome, garbled = ("unknown", ""), ProviderGarbled(str(problem))
-    except NeedsReauthorization as problem:
-        # Without a token: the connection is marked already, or its token expired and cannot be refreshed. With one: the
-        # provider cannot be asked with it.
-        outcome = ("unknown", "") if fresh is not None else ("refused", problem.slug)
-    return (fresh.generation if fresh else connection.generation, *outcome, garbled)
+        return generation, "unknown", "", problem
+    return generation, "confirmed", "", None
 
 
 def _confirm(rt: Runtime, begun: Check, fresh: FreshToken, deadline: Deadline) -> None:

@@ -109,7 +109,7 @@ def _import(rt: Runtime, row: ImportRow, provider: Provider | None) -> Outcome:
 
 
 _NOT_STORED = {
-    "changed": Outcome("later", "it was changed meanwhile"),
+    "changed": Outcome("later", "the row was changed meanwhile"),
     "duplicate": Outcome("duplicate", "another row of this user is connected"),
     "no_user": Outcome("no_user", "the user does not exist, or may not sign in"),
 }
@@ -133,16 +133,18 @@ def _read_secrets(rt: Runtime, row: ImportRow, provider: Provider) -> Secrets | 
     In a connection, the owner may have written a value that only looks encrypted, or is not a token (RFC 6749 appendix A.12): it counts
     as none.
     """
-    plain: dict[str, str | None] = {}
-    ours: dict[str, bool] = {}
-    for column, value, seal_id in (("token", row.token, row.seal_id), ("refresh", row.refresh, row.refresh_seal_id)):
-        plain[column], ours[column] = None, value is None
+    values = {"token": (row.token, row.seal_id), "refresh": (row.refresh, row.refresh_seal_id)}
+    plain: dict[str, str | None] = dict.fromkeys(values)
+    ours = {column for column, (value, _) in values.items() if value is None}
+    for column, (value, seal_id) in values.items():
         if value is not None and value.startswith(_ENCRYPTED):
             if seal_id is None:
                 return None
             with contextlib.suppress(SecretUnreadable):
-                decrypt = partial(rt.vault.decrypt, user_id=row.user_id, provider=provider.id, seal_id=seal_id)
-                plain[column], ours[column] = decrypt(value, column=column), True
+                plain[column] = rt.vault.decrypt(
+                    value, column=column, user_id=row.user_id, provider=provider.id, seal_id=seal_id
+                )
+                ours.add(column)
         elif value is not None and value.isascii() and value.isprintable():
             plain[column] = value
     problem = ""
@@ -152,7 +154,7 @@ def _read_secrets(rt: Runtime, row: ImportRow, provider: Provider) -> Secrets | 
         problem = "the token that was written is not a token"
     elif plain["token"] is None and plain["refresh"] is None:
         problem = "there is no token"
-    return Secrets(plain["token"], plain["refresh"], not all(ours.values()), not ours["refresh"], problem)
+    return Secrets(plain["token"], plain["refresh"], ours != set(values), "refresh" not in ours, problem)
 
 
 def _store(rt: Runtime, row: ImportRow, provider: Provider, secrets: Secrets, seal_id: uuid.UUID) -> imports.Stored:
@@ -235,11 +237,9 @@ def _confirmed_account(
     try:
         provider = rt.issuers.complete(provider, deadline)
         return confirm_account(rt, provider, TokenResponse(grant, facts), row.account_id or None, deadline)
-    except NotConfirmed:
-        raise
-    except NeedsReauthorization:
+    except NotConfirmed as refusal:
         # The access token is refused, or does not name its account. The response to a refresh may.
-        if secrets.refresh is None:
+        if secrets.refresh is None or refusal.reason in ("out_of_scope", "another_account", "not_confirmed"):
             raise
     fresh_grant(rt, row.id, force=True, until=deadline)
     return None
@@ -274,50 +274,41 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
-        return {
-            "total": self.total,
-            "counts": dict(self.counts),
-            "remaining": list(map(asdict, self.remaining)),
-            "interrupted": self.interrupted,
-        } | {"clean": self.is_clean}
+        return asdict(self) | {"counts": dict(self.counts), "clean": self.is_clean}
 
 
-class Import:
-    """One pass over all queued rows. `names`: further names of providers."""
+def import_all(
+    rt: Runtime, report: Report, names: Mapping[str, str], *, dry_run: bool, stopped: threading.Event
+) -> Iterator[Report]:
+    """
+    Import all rows that wait, with the progress after each row. It may be interrupted and repeated.
 
-    def __init__(self, rt: Runtime, names: Mapping[str, str], *, dry_run: bool, stopped: threading.Event) -> None:
-        self._rt = rt
-        self._names = {name.strip().lower(): provider for name, provider in names.items()}
-        self._dry_run = dry_run
-        self._stopped = stopped
-        self.report = Report()
+    `names`: further names and the provider that each stands for. Raises DatabaseUnavailable.
+    """
+    mapped = {name.strip().lower(): provider for name, provider in names.items()}
+    providers = [provider.id for provider in rt.enabled()]
+    for queued in _queue(rt, report):
+        if stopped.is_set():
+            report.interrupted = True
+            return
+        if dry_run:
+            outcome = Outcome("waiting")
+        elif row := imports.claim_row(rt.database, providers=providers, id=queued.id):
+            named = None if row.seal_id else mapped.get((row.name or "").strip().lower())
+            outcome = import_row(rt, row, named or row.provider)
+        else:
+            outcome = Outcome("later", "another process is at it")
+        report.counts[outcome.name] += 1
+        if outcome.name not in ("imported", "waiting"):
+            report.remaining.append(Remaining(str(queued.id), queued.name, outcome.name, outcome.reason))
+        yield report
 
-    def __iter__(self) -> Iterator[Report]:
-        """Import row by row, with the progress after each. May be interrupted and repeated. Raises DatabaseUnavailable."""
-        for queued in self._queue():
-            if self._stopped.is_set():
-                self.report.interrupted = True
-                return
-            outcome = self._import(queued)
-            self.report.counts[outcome.name] += 1
-            if outcome.name not in ("imported", "waiting"):
-                self.report.remaining.append(Remaining(str(queued.id), queued.name, outcome.name, outcome.reason))
-            yield self.report
 
-    def _queue(self) -> Iterator[QueuedRow]:
-        after: uuid.UUID | None = None
-        while page := imports.list_queue(self._rt.database, after=after, limit=PAGE):
-            self.report.total = self.report.total or page.total
-            yield from page.items
-            if len(page.items) < PAGE:
-                return
-            after = page.items[-1].id
-
-    def _import(self, queued: QueuedRow) -> Outcome:
-        if self._dry_run:
-            return Outcome("waiting")
-        row = imports.claim_row(self._rt.database, providers=[each.id for each in self._rt.enabled()], id=queued.id)
-        if row is None:
-            return Outcome("later", "another process is importing it")
-        named = self._names.get((row.name or "").strip().lower())
-        return import_row(self._rt, row, row.provider if row.seal_id else named or row.provider)
+def _queue(rt: Runtime, report: Report) -> Iterator[QueuedRow]:
+    after: uuid.UUID | None = None
+    while page := imports.list_queue(rt.database, after=after, limit=PAGE):
+        report.total = report.total or page.total
+        yield from page.items
+        if len(page.items) < PAGE:
+            return
+        after = page.items[-1].id

@@ -13,7 +13,7 @@ import structlog
 from gateway import protocol
 from gateway.catalog import Provider
 from gateway.database.queries.revocations import claim_revocation, queue_revocation, settle_revocation
-from gateway.errors import DatabaseUnavailable, GatewayError, ProviderFailed
+from gateway.errors import GatewayError, ProviderFailed
 from gateway.http import Deadline
 from gateway.models import Grant, Revocation
 from gateway.services import Runtime
@@ -94,13 +94,8 @@ def finish_revocation(rt: Runtime, queued: Revocation | None, deadline: Deadline
     except GatewayError as error:
         log.warning("revocation.queued", provider=queued.provider, reason=str(error))
     try:
-        settle_revocation(
-            rt.database,
-            queued.seal_id,
-            done=outcome != "queued",
-            outcome=outcome,
-        )
-    except DatabaseUnavailable:
+        settle_revocation(rt.database, queued.seal_id, done=outcome != "queued", outcome=outcome)
+    except GatewayError:
         # The grant is still queued and will be revoked again, which does no harm.
         log.warning("revocation.report_failed", provider=queued.provider)
     return outcome

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
+from itertools import chain
 from typing import Literal, TypeVar
 
 import structlog
@@ -23,10 +25,9 @@ from gateway.database.queries import events
 from gateway.database.queries import partners as queries
 from gateway.database.queries.operator import ErasedConnection, erase_provider, erased_connections, provider_holdings
 from gateway.database.queries.revocations import claim_revocations
-from gateway.errors import DatabaseUnavailable, GatewayError
+from gateway.errors import DatabaseUnavailable
 from gateway.events.chain import seal_events
 from gateway.events.record import assign_positions
-from gateway.models import Revocation
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)
@@ -76,13 +77,10 @@ class RevokeAll:
     def __iter__(self) -> Iterator[Report]:
         """Run, with the progress after each step. Raises DatabaseUnavailable when the database stays away."""
         report = self.report
-        for stage in (self._erase, self._revoke):
-            for _ in stage():
-                yield report
-                if self._stopped.is_set():
-                    report.interrupted = True
-                    break
-            if report.interrupted:
+        for _ in chain(self._erase(), self._revoke()):
+            yield report
+            if self._stopped.is_set():
+                report.interrupted = True
                 break
         report.left = self._repeat(lambda: provider_holdings(self._rt.database, report.provider)).connections
         report.stage = "finished"
@@ -104,23 +102,13 @@ class RevokeAll:
         report, after = self.report, None
         report.stage = "revoking"
         report.grants = provider_holdings(self._rt.database, report.provider).queued
+        most = self._threads * 4  # as many as are revoked before their claim expires
+        claim = partial(claim_revocations, self._rt.database, report.provider, most=most)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="revoking") as pool:
-            while page := self._claim(after):
-                report.outcomes.update(pool.map(self._revoke_one, page))
+            while page := self._repeat(partial(claim, after=after)):
+                report.outcomes.update(pool.map(partial(finish_revocation, self._rt), page))
                 after = page[-1]
                 yield
-
-    def _claim(self, after: Revocation | None) -> tuple[Revocation, ...]:
-        """The next few: no more than can be revoked before their claim expires."""
-        limit = self._threads * 4
-        return self._repeat(lambda: claim_revocations(self._rt.database, self.report.provider, after=after, most=limit))
-
-    def _revoke_one(self, queued: Revocation) -> str:
-        try:
-            return finish_revocation(self._rt, queued)
-        except GatewayError as error:  # it is still queued, and a worker tries again
-            log.warning("revocation.report_failed", provider=queued.provider, error=error.slug)
-            return "queued"
 
     def _repeat(self, call: Callable[[], _R]) -> _R:
         """Repeat a call while the database is unavailable or a lock is held. Every call here may be repeated."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from gateway.errors import ProviderGarbled, ProviderUnavailable
+from gateway.errors import ProviderFailed, ProviderUnavailable
 
 BUDGET = 48
 """Slots of a process: three quarters of its request threads."""
@@ -30,7 +30,6 @@ class _Circuit:
     in_use: int = 0
     failures: int = 0
     open_until: float = 0.0
-    is_probing: bool = False
 
 
 class Bulkhead:
@@ -57,57 +56,45 @@ class Bulkhead:
 
         Raises ProviderUnavailable at once, with `retry_after`, when no slot is free or the circuit breaker is open.
         """
-        is_probe = self._enter(provider_id)
-        failed: bool | None = False
+        circuit = self._enter(provider_id)
+        failed: bool | None = None  # an error of ours says nothing about the provider
         try:
             yield
-        except ProviderUnavailable:
-            failed = True
-            raise
-        except ProviderGarbled:
-            raise
-        except BaseException:
-            failed = None  # an error of ours says nothing about the provider
+            failed = False
+        except ProviderFailed as error:
+            failed = isinstance(error, ProviderUnavailable)
             raise
         finally:
-            self._leave(provider_id, is_probe=is_probe, failed=failed)
+            with self._lock:
+                circuit.in_use -= 1
+                self._in_use -= 1
+                if failed:
+                    circuit.failures += 1
+                    circuit.open_until = self._clock() + OPEN_SECONDS
+                elif failed is False:
+                    circuit.failures = 0
 
     def open_circuits(self) -> list[str]:
         """The providers that this process leaves alone at the moment."""
         with self._lock:
             return [name for name, circuit in self._circuits.items() if circuit.failures >= FAILURES_TO_OPEN]
 
-    def _enter(self, provider_id: str) -> bool:
-        """Take a slot; whether this call is the probe of an open circuit breaker."""
+    def _enter(self, provider_id: str) -> _Circuit:
         with self._lock:
             circuit = self._circuits.setdefault(provider_id, _Circuit())
             is_open = circuit.failures >= FAILURES_TO_OPEN
             wait = circuit.open_until - self._clock()
-            if is_open and (circuit.is_probing or wait > 0):
+            if is_open and wait > 0:
                 raise _refusal(f"{provider_id}: failed {circuit.failures} times in a row, not called", wait)
             if circuit.in_use >= self._share:
                 raise _refusal(f"{provider_id}: too many calls are waiting for it", _FULL_RETRY_SECONDS)
             if self._in_use >= self._budget:
                 raise _refusal(f"{provider_id}: too many calls are waiting for providers", _FULL_RETRY_SECONDS)
-            circuit.is_probing = is_open
+            if is_open:  # this call finds out whether the provider is back; the others wait for it
+                circuit.open_until = self._clock() + OPEN_SECONDS
             circuit.in_use += 1
             self._in_use += 1
-            return is_open
-
-    def _leave(self, provider_id: str, *, is_probe: bool, failed: bool | None) -> None:
-        with self._lock:
-            circuit = self._circuits[provider_id]
-            circuit.in_use -= 1
-            self._in_use -= 1
-            if is_probe:
-                circuit.is_probing = False
-            if failed:
-                circuit.failures += 1
-                circuit.open_until = self._clock() + OPEN_SECONDS
-            elif failed is False:
-                circuit.failures = 0
-            if not circuit.in_use and not circuit.failures:
-                del self._circuits[provider_id]
+            return circuit
 
 
 def _refusal(message: str, seconds: float) -> ProviderUnavailable:

@@ -15,7 +15,6 @@ import math
 import os
 import re
 import ssl
-import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -93,10 +92,10 @@ class HttpClient:
         self._resolve = resolve
         self._tls = tls_context(ca_bundle)
         self._begin()
-        _CLIENTS.add(self)
 
     def _begin(self) -> None:
-        """Start without connections, as a forked child must."""
+        """Start without connections."""
+        self._process = os.getpid()
         self._pool = Pool(AddressPolicy(self._resolve, allow_private=self._allow_private), self._tls)
         self._session = _Session(self._pool)
 
@@ -148,6 +147,10 @@ class HttpClient:
             origin = check_url(url, allow_private=self._allow_private)
         except ValueError as refused:
             raise ProviderUnavailable(f"address refused: {refused}") from None
+        if self._process != os.getpid():  # a forked child has neither its parent's connections nor its slots
+            self._begin()
+            if self._bulkhead:
+                self._bulkhead.reset()
         prepared = self._prepared(method, url, headers or {}, body, body_length)
         call = Call(origin, deadline or Deadline.after(DEFAULT_SECONDS), idle_seconds)
         if not call.deadline.remaining():
@@ -307,16 +310,3 @@ class _RawBody:
         """Keep the connection when the body was read to its end, else close it."""
         self._received.close()
         self._pool.put_back(self._connection)
-
-
-_CLIENTS: weakref.WeakSet[HttpClient] = weakref.WeakSet()
-
-
-def _begin_again() -> None:
-    for client in list(_CLIENTS):
-        client._begin()  # noqa: SLF001 - the child must not touch its parent's connections
-        if client._bulkhead is not None:  # noqa: SLF001
-            client._bulkhead.reset()  # noqa: SLF001
-
-
-os.register_at_fork(after_in_child=_begin_again)

@@ -29,10 +29,8 @@ from gateway.http.addresses import AddressPolicy, Origin, target_of
 IDLE_SECONDS = 60.0
 """How long an unused connection is kept. Middleboxes forget idle connections without a word."""
 _LARGEST_HEAD = 32 * 1024
-_BUFFERED = 16 * 1024
 _READ = 64 * 1024
-_KEPT_PER_ORIGIN = 32
-_KEPT_ORIGINS = 256
+_MOST_IDLE = 128
 _OK = 200
 
 logging.getLogger("httpcore").setLevel(logging.WARNING)  # its debug lines hold response headers
@@ -76,12 +74,12 @@ class Call:
 
 
 class Pool:
-    """Idle connections by origin, the last used one first."""
+    """Idle connections, the last used one last."""
 
     def __init__(self, policy: AddressPolicy, tls: ssl.SSLContext) -> None:
         self._policy = policy
         self._tls = tls
-        self._idle: dict[Origin, list[Connection]] = {}
+        self._idle: list[Connection] = []
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -89,33 +87,31 @@ class Pool:
         """A kept connection that is still usable, else a new one."""
         while True:
             with self._lock:
-                idle = self._idle.get(call.origin)
-                connection = idle.pop() if idle else None
-            if connection is None:
+                kept = next((each for each in reversed(self._idle) if each.to == call.origin), None)
+                if kept is not None:
+                    self._idle.remove(kept)
+            if kept is None:
                 return self._connect(call)
-            if not connection.has_expired():
-                return connection
-            connection.close()
+            if not kept.has_expired():
+                return kept
+            kept.close()
 
     def put_back(self, connection: Connection) -> None:
         """Keep a connection whose exchange is complete; close any other."""
-        surplus = [connection]
+        surplus: Connection | None = connection
         with self._lock:
             if connection.is_idle() and not self._is_closed:
-                idle = self._idle.setdefault(connection.to, [])
-                idle.append(connection)
-                surplus = [idle.pop(0)] if len(idle) > _KEPT_PER_ORIGIN or idle[0].has_expired() else []
-                if len(self._idle) > _KEPT_ORIGINS:
-                    surplus += self._idle.pop(next(iter(self._idle)))
-        for each in surplus:
-            each.close()
+                self._idle.append(connection)
+                is_full = len(self._idle) > _MOST_IDLE or self._idle[0].has_expired()
+                surplus = self._idle.pop(0) if is_full else None
+        if surplus is not None:
+            surplus.close()
 
     def close(self) -> None:
         """Close the idle connections now, and each of the others after its exchange."""
         with self._lock:
             self._is_closed = True
-            idle = [connection for kept in self._idle.values() for connection in kept]
-            self._idle.clear()
+            idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
 
@@ -192,7 +188,6 @@ class _Socket(httpcore.NetworkStream):
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._unsent = bytearray()
         self._early: bytes | None = None
         self.is_ended = False
         self.head_left: float = 0
@@ -204,9 +199,6 @@ class _Socket(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - the deadline is the timeout
         """Some bytes, b"" at the end. Raises TimeoutError, and ResponseTooLarge for a head without an end."""
-        if self._unsent:
-            with contextlib.suppress(httpcore.WriteError):  # the peer may have answered before it hung up
-                self._flush()
         if self.head_left <= 0:
             raise ResponseTooLarge
         if self._early is not None:
@@ -219,14 +211,8 @@ class _Socket(httpcore.NetworkStream):
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002 - the deadline is the timeout
-        """Send, together with what follows where both are small. Raises TimeoutError and httpcore.WriteError."""
-        self._unsent += buffer
-        if len(self._unsent) >= _BUFFERED:
-            self._flush()
-
-    def _flush(self) -> None:
-        view = memoryview(bytes(self._unsent))
-        self._unsent.clear()
+        """Send all of it. Raises TimeoutError and httpcore.WriteError; the peer may have answered before it hung up."""
+        view = memoryview(buffer)
         try:
             while view:
                 if self._call.idle_seconds < math.inf:  # streamed

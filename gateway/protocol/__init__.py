@@ -12,7 +12,7 @@ from gateway.protocol.authorization import (
     parse_authorization_response,
     single_parameter,
 )
-from gateway.protocol.message import HttpRequest, parse_json
+from gateway.protocol.message import HttpRequest, is_temporary, parse_json
 from gateway.protocol.revocation import build_revocation_request, parse_revocation_response
 from gateway.protocol.token import (
     TokenResponse,
@@ -30,6 +30,7 @@ __all__ = [
     "build_refresh_request",
     "build_revocation_request",
     "find_grant",
+    "is_temporary",
     "parse_authorization_response",
     "parse_json",
     "parse_revocation_response",

@@ -19,7 +19,7 @@ from gateway.http import Bulkhead, Deadline, HttpClient
 from gateway.models import Client
 from gateway.protocol.id_token import parse_id_token
 from gateway.protocol.jwks import PublishedKeys
-from gateway.protocol.message import parse_json
+from gateway.protocol.message import is_temporary, parse_json
 
 METADATA_SECONDS = 3600
 KEYS_SECONDS = 600
@@ -138,7 +138,7 @@ class Issuers:
     def _fetch(self, url: str, deadline: Deadline | None, provider_id: str | None) -> bytes:
         headers = {"Accept": "application/json"}
         response = self._http.request("GET", url, headers=headers, deadline=deadline, provider=provider_id)
-        if response.status in (408, 425, 429) or response.status >= 500:  # noqa: PLR2004
+        if is_temporary(response.status):
             raise ProviderUnavailable(f"the issuer answers {response.status}")
         if response.status != 200:  # noqa: PLR2004
             raise (_NotFound if response.status == 404 else ProviderGarbled)(f"the issuer answers {response.status}")  # noqa: PLR2004

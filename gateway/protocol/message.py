@@ -87,6 +87,11 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def is_temporary(status: int) -> bool:
+    """Whether the same request may succeed later (RFC 9110 sections 15.5.9 and 15.6, RFC 8470, RFC 6585 section 4)."""
+    return status in (408, 425, 429) or status >= 500  # noqa: PLR2004
+
+
 def is_visible_ascii(value: str) -> bool:
     """Whether a code or token consists of VSCHAR and spaces (RFC 6749 appendix A); anything else could break a header or a row."""
     return value.isascii() and value.isprintable()

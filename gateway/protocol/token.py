@@ -13,7 +13,14 @@ from authlib.oauth2.rfc6749.parameters import prepare_token_request
 from gateway.catalog import Provider
 from gateway.errors import AccessDenied, ClientRejected, GatewayError, ProviderGarbled, ProviderUnavailable
 from gateway.models import Client, Grant
-from gateway.protocol.message import HttpRequest, authenticated_post, error_for, is_visible_ascii, parse_json
+from gateway.protocol.message import (
+    HttpRequest,
+    authenticated_post,
+    error_for,
+    is_temporary,
+    is_visible_ascii,
+    parse_json,
+)
 
 _LONGEST_LIFE = 10 * 365 * 86_400
 """Seconds; a longer lifetime is an error."""
@@ -112,7 +119,7 @@ def find_grant(provider: Provider, body: bytes) -> Grant | None:
 def _parse_body(provider: Provider, status: int, body: bytes) -> Mapping[str, Any]:
     if 300 <= status < 400:  # noqa: PLR2004 - RFC 9110 section 15.4: following would send the secrets to another host
         raise ProviderGarbled(f"the token endpoint answers with redirect {status}")
-    if status in (408, 425, 429) or status >= 500:  # noqa: PLR2004
+    if is_temporary(status):
         raise ProviderUnavailable(f"the token endpoint answers {status}")
     try:
         response = parse_json(body)

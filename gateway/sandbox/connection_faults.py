@@ -47,10 +47,17 @@ def gzip_bomb(_state: State, said: Mapping[str, Any]) -> Response:
 
 @cache
 def _packed(megabytes: int) -> bytes:
-    packer = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)  # 16: with a gzip head
-    parts = [packer.compress(b'{"token_type": "Bearer", "access_token": "')]
-    parts += [packer.compress(b"A" * MEGABYTE) for _ in range(megabytes)]
-    return b"".join([*parts, packer.compress(b'"}'), packer.flush()])
+    """One megabyte is compressed once and its block repeated: compressing 300 of them takes ten seconds on a busy machine."""
+    head, block, tail = b'{"token_type": "Bearer", "access_token": "', b"A" * MEGABYTE, b'"}'
+    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    packed_head, packed_block = (packer.compress(part) + packer.flush(zlib.Z_FULL_FLUSH) for part in (head, block))
+    checksum = zlib.crc32(head)
+    for _ in range(megabytes):
+        checksum = zlib.crc32(block, checksum)
+    size = len(head) + megabytes * len(block) + len(tail)
+    end = struct.pack("<LL", zlib.crc32(tail, checksum), size % 2**32)  # RFC 1952 section 2.3.1
+    packed_tail = packer.compress(tail) + packer.flush()
+    return b"\x1f\x8b\x08" + bytes(7) + packed_head + packed_block * megabytes + packed_tail + end
 
 
 def deep_json(_state: State, said: Mapping[str, Any]) -> Response:

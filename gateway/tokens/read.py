@@ -33,7 +33,7 @@ from gateway.services import Runtime
 from gateway.tokens.refresh_request import foreign_host_wait, lease_seconds, refresh_once
 from gateway.tokens.single_flight import SingleFlight, in_progress
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 9.5
 """How long a caller waits for a refresh, whichever process sends the request."""
 _FIRST_LOOK_SECONDS, _NEXT_LOOKS_SECONDS = 0.025, 0.5
 """A process that waits for another process's lease doubles its pauses from the first to the second."""

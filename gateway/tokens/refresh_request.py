@@ -224,7 +224,7 @@ def parse_response(rt: Runtime, provider: Provider, response: Mapping[str, Any])
 
 def _concerns_only_this_connection(response: Mapping[str, Any]) -> bool:
     """Whether an error says nothing about the provider as a whole: its endpoint works and speaks its protocol."""
-    if response["status"] in (408, 425, 429) or response["status"] >= 500:  # noqa: PLR2004
+    if protocol.is_temporary(response["status"]):
         return False
     try:
         protocol.parse_json(response["body"].encode("latin-1"))

@@ -2623,6 +2623,7 @@ create or replace function public.gateway_finish_refresh_v1(
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   c          gateway.connection;
+  was_unverified boolean;
   new_expires_at timestamptz := clock_timestamp() + make_interval(secs => p_expires_seconds);
   new_refresh_expires_at timestamptz := clock_timestamp() + make_interval(secs => p_refresh_expires_seconds);
 begin
@@ -2634,6 +2635,7 @@ begin
       when exists (select from gateway.connection x where x.id = p_connection_id and x.reconnected > p_generation) then 'reconnected'
       else 'refreshed' end);
   end if;
+  was_unverified := c.status = 'unverified';
   if not p_renewed then
     new_refresh_expires_at := coalesce(new_refresh_expires_at, c.refresh_expires_at);
   end if;
@@ -2649,11 +2651,16 @@ begin
   update public.provider_data d
      set token = p_token, refresh = p_refresh, expires = to_char(new_expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
          data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end
-                || jsonb_build_object('scope', to_jsonb(p_scope), 'status', c.status)
+                || coalesce(p_account -> 'facts', '{}') || jsonb_build_object('scope', to_jsonb(p_scope), 'status', c.status)
+                || case when p_account is null then '{}' else jsonb_build_object('account', p_account - 'facts') end
    where d.id = p_connection_id;
   update gateway.provider_health h set failures = 0, open_until = null where h.provider = c.provider and h.failures > 0;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));
+  if was_unverified and c.status = 'active' then
+    insert into gateway.event (type, connection_id, user_id, provider, data)
+    values ('connection.imported', c.id, c.user_id, c.provider, jsonb_build_object('account', p_account - 'facts'));
+  end if;
   return jsonb_build_object('ending', 'saved');
 end $$;
 
@@ -3341,7 +3348,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '88d752da9b6f8d92acdf53ee9abf5dff863d0ecbb06e0a4df0393d34533ed14a')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '7ef5d1638b221e09c48d4e8bed385268b9b71fb8fd94edfb465997d2d61a8c1e')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

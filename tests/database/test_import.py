@@ -156,10 +156,14 @@ def test_a_dry_run_asks_no_provider_and_changes_nothing(project):
 
 
 def test_an_expired_token_is_refreshed_once(project):
+    """The refresh verifies the account: the row names it, and the import is an event."""
     row, pair = project.location(project.user(), expires=PAST)
 
     assert project.imports()[0] == 0
     assert project.refreshes() == 1
+    assert project.of(row)["data"]["account"]["id"] == project.of(row)["connection"]["account_id"] == BERLIN.id
+    told = rows(project.gateway.dsn, "select type from gateway.event where connection_id = %s", row)
+    assert told.count("connection.imported") == 1
     assert project.opened(row, "token") == pair.successor.access_token
     assert project.opened(row, "refresh") == pair.successor.refresh_token
     assert project.of(row)["connection"]["expires_at"] > datetime.now(UTC).isoformat()
