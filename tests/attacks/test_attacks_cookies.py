@@ -1,7 +1,6 @@
 """
-Cookies and tokens of an application behind https, with a project that signs with the shared secret.
-
-The application runs in this process, since a browser's word for the scheme is the public URL. RFC 6265bis (prefixes), ASVS 3.3.
+Cookies and tokens of an application behind https, with a project that signs with the shared secret. The application
+runs in this process, because the public URL decides the scheme. RFC 6265bis (prefixes), ASVS 3.3.
 """
 
 from __future__ import annotations

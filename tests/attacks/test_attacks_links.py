@@ -1,7 +1,6 @@
 """
-Connect links and their form under attack: passed on, scanned, with parameters that nobody offered.
-
-A link names a provider and never an owner, and only the form of the signed-in user starts anything.
+Connect links and their form under attack: forwarded, scanned, with invented parameters. A link names a provider and
+never an owner, and only the form of the signed-in user starts anything.
 """
 
 from __future__ import annotations

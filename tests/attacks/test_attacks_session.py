@@ -1,7 +1,6 @@
 """
-The session under attack: planted, kept, and forms that another site sends in the user's name.
-
-ASVS 3.5 and 7.2; Sec-Fetch-Site and Origin are the browser's word, the mark in the form is ours.
+The session under attack: fixation, reuse, and forms from another site. ASVS 3.5 and 7.2; the browser sends Sec-Fetch-
+Site and Origin, the form has a CSRF token.
 """
 
 from __future__ import annotations

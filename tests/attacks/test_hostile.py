@@ -1,7 +1,6 @@
 """
-Hostile answers wherever a provider is asked, against a gateway process: the short form of `python -m bench.hostile`.
-
-How much slower a neighbour is belongs to the machine's other work too: it is measured there, and not judged here.
+Hostile responses wherever a provider is called, against a gateway process: the short form of `python -m
+bench.hostile`. The effect on other reads depends on the machine: it is measured there, not here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 The main job by clicking, in Chromium: from the product's page, which is another site, to the provider and back.
 
-Each test has a browser profile of its own, and an Alice of its own behind the product's button. Whatever happens, nothing
-may show up in the console, break a policy, or be asked of anybody but the gateway and the sandbox.
+Each test has a browser profile of its own, and an Alice of its own behind the product's button. In no case may the console show an error,
+a policy be broken, or a third party be called.
 """
 
 from __future__ import annotations

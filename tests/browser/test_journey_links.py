@@ -1,6 +1,6 @@
 """
-A partner's link by clicking, in Chromium: in a browser that is signed in here, and in one that nobody knows, whose product says
-who it was. Its pages on a phone, light and dark, with axe-core.
+A partner's link by clicking, in Chromium: in a browser with a session here, and in one without, whose product names
+the user. Its pages on a phone, light and dark, with axe-core.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ pytestmark = needs_chromium
 
 @pytest.fixture
 def acme(gateway, monkeypatch):
-    """The sandbox plays its server, and the product's own back end."""
+    """The sandbox simulates its server, and the product's own back end."""
     made = new_partner(gateway)
     monkeypatch.setitem(gateway.sandbox.state.partner_keys, ACME, made.key)
     back_end = new_partner(gateway, "Northwind back end", reach="all")

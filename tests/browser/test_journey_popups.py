@@ -108,7 +108,7 @@ def isolated(guarded):
 
 def test_a_blocked_pop_up_connects_by_redirect(gateway, page):
     """
-    A browser that opens no window does not keep anybody from connecting.
+    A browser that blocks the window can still connect.
     """
     page.add_init_script("window.open = () => null")
     connect_button(page, gateway, "Gmail in a Pop-up").click()

@@ -49,7 +49,7 @@ def sandbox():
 
 @pytest.fixture
 def here(database, tmp_path, sandbox):
-    """The instruments, the environment of a command, and the providers as the sandbox plays them."""
+    """The Runtime, the environment of a command, and simulated providers."""
     sandbox.state.reset()
     environ = demo_settings(tmp_path, "http://localhost:8000", sandbox.origin, database)
     rt = build_runtime(read_settings(environ))
@@ -157,7 +157,7 @@ def test_one_or_all_of_a_provider_has_to_be_named(here):
     for arguments in ([], [held, "--provider", "zoom"], [held, "--proof", "x"]):
         run(here, "connections", "revoke", *arguments, code=2)
     run(here, "connections", "revoke", "--provider", "zooom", "--yes", code=2)
-    run(here, "connections", "revoke", "--provider", "zoom", code=2)  # nobody there who could be asked
+    run(here, "connections", "revoke", "--provider", "zoom", code=2)  # without a terminal
     run(here, "connections", "revoke", held, code=2)
     run(here, "connections", "list", "--provider", "zooom", code=2)
 

@@ -1,7 +1,6 @@
 """
-The doctor: each finding broken once, over a real database and the sandbox; and nothing to mend where nothing is broken.
-
-What it sees in the catalogues is in test_mutants.
+The doctor: each finding broken once, over a real database and the sandbox; and no finding for a sound installation.
+Its findings in the catalogues are in test_mutants.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def said(findings: list[Finding], about: str, level: str) -> str:
     return " ".join(finding.message for finding in findings if (finding.about, finding.level) == (about, level))
 
 
-# -- nothing to mend -------------------------------------------------------------------------------------------------
+# -- nothing to fix --------------------------------------------------------------------------------------------------
 
 
 def test_a_sound_installation_has_nothing_to_fix(installed):
@@ -143,7 +142,7 @@ def test_a_missing_front_end_origin_is_reported(installed):
 
 def test_a_setting_that_does_not_exist_is_reported(installed):
     """
-    As `serve` tells it, with the nearest name.
+    As `serve` reports it, with the nearest name.
     """
     found = examined(installed, GATEWAY_APP_ORIGIN="https://app.example.com")
 
@@ -319,7 +318,7 @@ def test_each_answer_of_a_token_endpoint_has_its_sentence(installed, fault, opti
 
 @pytest.fixture
 def acme(installed, tmp_path) -> Iterator[tuple[HostileServer, dict[str, str]]]:
-    """A provider of the operator's own, found by discovery, that may be anybody."""
+    """A provider of the operator, found by discovery."""
     server = HostileServer()
     (tmp_path / "acme.toml").write_text(f'[acme]\nname = "Acme"\ntype = 2\nissuer = "{server.issuer("acme")}"\n')
     yield server, {"GATEWAY_CATALOG": str(tmp_path), "ACME_CLIENT_ID": "ours", "ACME_CLIENT_SECRET": "ours-too"}
@@ -328,7 +327,7 @@ def acme(installed, tmp_path) -> Iterator[tuple[HostileServer, dict[str, str]]]:
 
 def test_a_provider_that_takes_any_code_is_not_to_be_used(installed, acme):
     """
-    It would sign anybody in as anybody.
+    Every user could connect as any other.
     """
     assert "a token for a made-up code" in said(examined(installed, **acme[1]), "acme", "fail")
 

@@ -147,7 +147,7 @@ def test_the_end_of_the_chain_is_in_the_log_each_minute(sealed, database, monkey
 
 
 def test_a_chain_that_has_begun_gets_no_other_key(sealed, database):
-    """Neither a new one nor one from elsewhere: nothing is sealed with it, and a verification reports that it cannot verify."""
+    """Neither a new one nor another one: nothing is sealed with it, and a verification reports that it cannot verify."""
     append(database, 1)
     for stolen in (None, sealed.vault.encrypt("ab" * 32, column="event_chain", seal_id="elsewhere")):
         rows(database, "update gateway.event_chain set encrypted_key = %s", stolen)

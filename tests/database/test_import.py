@@ -177,7 +177,7 @@ def test_a_refused_token_is_refreshed_if_there_is_a_refresh_token(project):
 
 
 def test_a_row_that_does_not_say_its_location_is_verified_by_a_refresh(project):
-    """The token response names the account; an agency is told from a location."""
+    """The token response names the account, an agency or a location."""
     row, _ = project.location(project.user(), AGENCY, data=None)
 
     assert project.imports()[0] == 0

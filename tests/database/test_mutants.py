@@ -1,8 +1,8 @@
 """
-The gate: schemas broken on purpose, each of which has to be found.
+Schemas broken on purpose, each of which has to be found.
 
-A probe that would pass on anything proves nothing. So the very probes that find nothing on a sound schema are let loose on broken
-ones, and the doctor with them; each break stands in `mutants` and is undone with its transaction.
+A probe that would pass on anything proves nothing. So the probes that find nothing in a sound schema run on broken ones, and the doctor
+too; each break is in `schema_mutants` and is undone with its transaction.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def test_a_sound_schema_is_found_sound(scene):
 
 def test_a_project_that_stood_before_is_sound_once_the_schema_was_applied(supabase):
     """
-    Over Supabase's default privileges; the doctor tells of the tutorial's policies that still stand, and of nothing else.
+    Over Supabase's default privileges; the doctor only reports the tutorial's remaining policies.
     """
     with psycopg.connect(supabase) as owner, owner.transaction(force_rollback=True):
         owner.execute(script().encode())

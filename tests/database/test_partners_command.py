@@ -54,7 +54,7 @@ def test_the_command_line_adds_lists_and_ends_partners(commands, store):
     assert "Acme (live): reach all, ghl" in said
     assert second[8:-4] not in said
     assert made["key"][8:-4] not in said
-    assert "--yes" in commands("revoke", "Acme", code=2).stderr  # nobody there who could be asked
+    assert "--yes" in commands("revoke", "Acme", code=2).stderr  # without a terminal
     assert "Acme (live)" in commands("list").stdout
     commands("revoke", "Acme", "--yes")
     with pytest.raises(Unauthenticated):

@@ -65,7 +65,7 @@ def test_out_of_reach_of_the_account_it_lives_elsewhere(folder, monkeypatch):
 @pytest.mark.parametrize("trap", ["link", "nowhere", "file", "writable", "stranger"])
 def test_a_folder_of_another_account_is_refused(folder, monkeypatch, trap):
     """
-    Anybody may write to /var/tmp, and our name there can be guessed.
+    Every account may write to /var/tmp, and the folder's name can be guessed.
     """
     outside = Path(tempfile.mkdtemp(prefix="gateway-tests-"))
     monkeypatch.setattr(places, "_OUT_OF_HOMES", outside)

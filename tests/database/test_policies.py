@@ -1,7 +1,7 @@
 """
 Who may do what to the owner's two tables: each client role, each verb, in both directions.
 
-What is tried stands in `probes`, which test_mutants lets loose on broken schemas, so that a probe that sees nothing is found.
+The attempts are in `rls_probes`; test_mutants runs them on broken schemas, so that a probe without effect is found.
 """
 
 from __future__ import annotations

@@ -226,8 +226,8 @@ def test_a_forked_process_has_connections_of_its_own(backend):
 
 def test_statements_are_prepared_except_on_the_transaction_pooler(cluster, bare_database, backend):
     """
-    It hands each statement to another server process. Supabase's is known by port 6543, which a second name for the same socket
-    plays here, any other one by what its URL says.
+    It passes each statement to another server process. Supabase's has port 6543, simulated here by a second name for
+    the same socket; any other one is named in the URL.
     """
     folder = Path(unquote(bare_database.partition("host=")[2]))
     alias = folder / ".s.PGSQL.6543"

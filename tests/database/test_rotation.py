@@ -100,7 +100,7 @@ def read_all(rt):
             assert rt.vault.decrypt(value.text, **value.context) in ("secret", "refresh")
 
 
-# -- what is sealed again --------------------------------------------------------------------------------------------
+# -- encrypted again ------------------------------------------------------------------------------------------------
 
 
 def test_everything_is_encrypted_with_the_newest_key(runtime, database):
@@ -450,7 +450,7 @@ def test_the_documented_rotation_disturbs_no_user(cluster, template):
                 fleet.restarts(name, OLD)
             for number, provider in enumerate(("ghl", "zoom", "ringcentral", "google"), start=1):
                 traffic.joins(f"Alice{number} Winter", provider)
-            quiet = traffic.held.pop()  # whom nobody reads or refreshes meanwhile
+            quiet = traffic.held.pop()  # not read or refreshed meanwhile
             with traffic:
                 for keys in ((OLD, NEW), (NEW, OLD)):
                     for name in "ab":

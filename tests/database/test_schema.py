@@ -98,7 +98,7 @@ def test_every_unique_index_of_ours_says_what_it_promises(database):
 
 def test_the_version_in_the_database_is_the_one_the_code_was_written_for(database, store):
     """
-    And a plain Postgres is told from Supabase.
+    And a plain Postgres differs from Supabase.
     """
     assert {"version": SCHEMA_VERSION, "own_auth": True} == store.schema()
 

@@ -157,7 +157,7 @@ def test_on_supabase_no_user_is_created(old):
     store.close()
 
 
-# -- whoever runs it -------------------------------------------------------------------------------------------------
+# -- any owner --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["superuser", "modest", "gateway_app", "supabase"])

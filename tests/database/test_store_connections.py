@@ -277,7 +277,7 @@ def test_anothers_connection_cannot_be_disconnected(store, alice, bob):
     assert find_connection(store, session_hash=bob.session, connection_id=his.id) is not None
 
 
-# -- what waits to be given back -------------------------------------------------------------------------------------
+# -- the queue of revocations ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

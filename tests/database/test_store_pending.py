@@ -231,7 +231,7 @@ def test_six_workers_claim_six_different_grants(database, store, alice):
     rows(database, "update gateway.revocation set due_at = clock_timestamp()")
     claimed = race(database, "found = claim_revocation(store); said = found and found.token", [[]] * 6)
 
-    # Whoever finds every row locked by the others goes home with nothing, and comes back later.
+    # A worker that finds every row locked by the others ends with nothing, and looks again later.
     assert len(set(filter(None, claimed))) == len(list(filter(None, claimed))) >= 1
 
 

@@ -1,7 +1,7 @@
 """
 The documented TypeScript, sent by the npm package @supabase/supabase-js as a signed-in user, does what the document says.
 
-Under row-level security as PostgREST applies it, which is played by `postgrest_stand_in`. Without Node it skips outside CI.
+Under row-level security as PostgREST applies it; `postgrest_stand_in` simulates that. Without Node it skips outside CI.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def last_asked(project, endpoint):
 @pytest.mark.parametrize("data", [COMPANY, [1], "text", 7, None])
 def test_a_refresh_asks_for_what_the_provider_said_and_not_for_what_the_owner_wrote(project, data):
     """
-    The true user_type goes along, whatever stands in `data`; and a refresh brings `data` back into shape.
+    The request has the true user_type, whatever `data` says; and a refresh restores `data`.
     """
     alice, row, _ = connected(project)
     project.writes(alice, row, data=Jsonb(data))

@@ -209,7 +209,8 @@ def test_an_existing_connection_stays_unchanged_meanwhile(gateway, acme, alice):
 
 def test_over_another_account_the_partner_has_to_decide_and_asking_uses_nothing_up(gateway, acme, alice):
     """
-    409 as often as one asks; then replaced under the same id, and partners who were let into the account before are out.
+    409 for every repeated call; then replaced under the same id, and partners of the previous account lose their
+    access.
     """
     earlier = new_partner(gateway, "Borealis")
     alice.signs_in()

@@ -1,5 +1,5 @@
 """
-Leaving and coming back: what a disconnect erases, tells the provider and answers; and a reconnect that wins over a refresh.
+Disconnect and reconnect: what a disconnect erases, revokes and returns; and a reconnect that wins over a refresh.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 The main job with a Supabase project's REST API as the database, and the same address as the sign-in service.
 
-PostgREST is played by `postgrest_stand_in`. What may happen to a connection between the two happens here: the answer is lost
-before or after the transaction, and the database goes away altogether.
+`postgrest_stand_in` simulates PostgREST. What may happen to a connection between the two happens here: the response is lost before or
+after the transaction, or the database fails.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def test_a_save_that_arrives_after_it_was_given_up_saves_nothing(gateway, projec
 
     assert [SAVE, SAVE] == [ended.get(timeout=10) for _ in range(2)]
     assert [] == standing(gateway, alice)
-    end = time.monotonic() + 5  # it is given back beside the answer, whose ten seconds the database took
+    end = time.monotonic() + 5  # it is revoked in the background: the database used the ten seconds
     while revoked == len(gateway.sandbox.state.revocations):
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -152,7 +152,7 @@ def test_a_partner_uninstalls_nothing_that_others_use(gateway, alice):
 
 def test_an_account_is_anothers_where_anybody_else_has_it_or_is_about_to(database, local):
     """
-    Whoever it is, by the same provider alone; only a partner that reaches no more than it was given is held back by it.
+    Any user, at the same provider; it only matters for a partner with reach `own`.
     """
     alice, bob = Person("alice"), Person("bob")
     for person in (alice, bob):
@@ -195,8 +195,8 @@ def slower(ask, usual, suspect, turns=700):
 
 def test_the_response_time_tells_nothing(local):
     """
-    Of an id out of reach and of none, whatever is asked; of a key that was revoked and of none: hardly more than of two times the
-    same. A look at what is out of reach takes twice as long as is allowed. Whoever else is busy here gets a second try.
+    An id out of reach and an unknown id differ no more than two calls of the same, and so do a revoked and an unknown
+    key. A look at a row out of reach would exceed the limit. On a loaded machine there is a second try.
     """
     alice = Person("alice")
     alice.signs_in(local)

@@ -221,7 +221,7 @@ def test_a_breaker_spares_a_provider_that_fails_for_many(gateway, alice):
 
 def test_the_worker_refreshes_ahead(gateway, alice):
     """
-    What is due is refreshed before anybody asks, by the thread beside the server.
+    Due tokens are refreshed before any read, by the server's worker thread.
     """
     connection = alice.connects("microsoft")["connection"]
     with psycopg.connect(gateway.dsn) as database:

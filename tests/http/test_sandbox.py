@@ -1,5 +1,5 @@
 """
-The sandbox behaves like the providers it plays, as far as their documents and their users' reports go.
+The sandbox behaves like the providers it simulates, according to their documents and reports of their users.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """
-Somebody in a real browser: headless Chromium, driven by Playwright, and what it complained about on the way.
-
-Knows Chromium's switches, what counts as a complaint, axe-core, and the way from the product's button over the consent page.
-A missing browser skips outside CI alone.
+A user in a real browser: headless Chromium, driven by Playwright, with the errors that it reported. A missing browser
+skips the tests, except in CI.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ SWITCHES = [
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
-    "--disable-background-networking",  # Chromium's own calls home are nobody's page
+    "--disable-background-networking",  # no requests of Chromium itself
     "--disable-component-update",
     "--disable-sync",
     *(["--no-sandbox"] if os.geteuid() == 0 else []),  # it refuses to sandbox for root
@@ -57,7 +55,7 @@ needs_axe = pytest.mark.skipif(
 
 
 def new_alice(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Person:
-    """The Alice behind the product's buttons, from now on somebody without a past; the same person beside the browser."""
+    """The Alice behind the product's buttons, now as a new user; the same person outside the browser."""
     monkeypatch.setitem(USERS, "alice", replace(USERS["alice"], id=str(uuid.uuid4())))
     gateway.sandbox.state.happened["alice"].clear()
     return Person(gateway, USERS["alice"])

@@ -177,7 +177,7 @@ class Two:
     profiles: dict[Person, uuid.UUID]
 
     def seen(self, client: psycopg.Connection, column: str, table: str) -> list[object]:
-        """That column for Alice, then for Bob, as it really stands just now."""
+        """That column for Alice, then for Bob, as stored now."""
         key = {"user_profile": "user_id_auth", "provider_data": "auth_provider_id"}[table]
         asked = (
             f"select (select {column} from {table} where {key} = %s), (select {column} from {table} where {key} = %s)"  # noqa: S608
@@ -320,7 +320,7 @@ def acting(dsn: str, role: str, user_id: uuid.UUID | None = None, *, before: str
     """
     A transaction as PostgREST opens it for a request; nothing of it stays.
 
-    `before` is run by the owner of the database. `reset role` makes one the owner again, who sees what really stands.
+    The owner of the database runs `before`. After `reset role` the owner sees every row.
     """
     claims = {"role": role} | ({"sub": str(user_id)} if user_id else {})
     with psycopg.connect(dsn) as connection, connection.transaction(force_rollback=True):

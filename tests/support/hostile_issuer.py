@@ -1,8 +1,8 @@
 """
 A hostile authorization server: what a tenant might register to get at the codes of an honest one.
 
-Issuers live below its origin, each with the metadata that a test gives it. It writes every request down, and answers like
-a server that works, so that nothing but the gateway's own judgement stands between a code and its log.
+Issuers live below its origin, each with the metadata that a test gives it. It records every request and works like a normal server, so
+that only the gateway's checks keep a code out of its records.
 """
 
 from __future__ import annotations

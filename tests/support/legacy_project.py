@@ -108,7 +108,7 @@ class Project:
             assert 1 == done.rowcount
 
     def of(self, row: str) -> dict[str, Any]:
-        """What stands of it: the public row, and what is believed."""
+        """The stored state: the public row, and the gateway's row."""
         (found,) = rows(
             self.gateway.dsn,
             "select to_jsonb(d) || jsonb_build_object('connection', to_jsonb(c))"

@@ -1,7 +1,7 @@
 """
 Partners in the tests of links: their keys, the links that they make, and how they complete them.
 
-A partner's server has no browser; whoever opens its links is a `Person`, signed in here or not.
+A partner's server has no browser; a `Person` opens its links, signed in here or not.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class Walker:
 
 
 class Clock:
-    """Seconds since 1970 that pass only when somebody says so."""
+    """Seconds since 1970, moved only by a test."""
 
     def __init__(self) -> None:
         self.seconds = 1_790_000_000.0

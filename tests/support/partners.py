@@ -74,7 +74,7 @@ def partner_of(dsn: str, name: str | None = None, **said: Any) -> Partner:
 
 
 def events(dsn: str, type_: str, *, partner_id: object = None, connection_id: object = None) -> list[Any]:
-    """What is told of a partner or a connection, oldest first: the data of each."""
+    """The events of a partner or a connection, oldest first: the data of each."""
     return rows(
         dsn,
         "select data from gateway.event where type = %s and (%s::uuid is null or partner_id = %s)"

@@ -1,5 +1,5 @@
 """
-The database's side of the stand-in for PostgREST: one transaction a request, in the role of whoever asks.
+The database's side of the stand-in for PostgREST: one transaction per request, in the caller's role.
 
 Functions by named notation over `json_to_record`, read-only where they are stable; rows of one table by `eq`. Knows no HTTP
 beyond statuses. https://docs.postgrest.org/en/stable/references/

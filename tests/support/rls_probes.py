@@ -1,5 +1,5 @@
 """
-Probes: what somebody at the database can try, and what must not come of it.
+Probes: attempts of a client at the database, which must not succeed.
 
 Each takes a Scene, tries, leaves nothing behind and returns the problems that it saw, none for a sound database. The tests of the
 policies call them one by one; the gate for mutants calls all of them on schemas that were broken on purpose. They know nothing
@@ -57,7 +57,7 @@ class Scene:
         return f"{role}: {statement}"
 
     def truth(self, statement: str, values: Any = None) -> list[Any]:
-        """What really stands just now, in whatever transaction: asked by the owner, who then takes the role again."""
+        """The stored value, read by the owner in the current transaction, who then takes the role again."""
         role = self.owner.execute("select current_user").fetchone()[0]
         found = self.owner.execute("reset role").execute(statement, values).fetchall()
         self.owner.execute(f"set local role {role}")
@@ -88,7 +88,7 @@ def the_own_row_and_no_other(scene: Scene) -> list[str]:
 
 
 def the_subject_decides_and_no_other_claim(scene: Scene) -> list[str]:
-    """Users write their own `user_metadata`: whatever it says, and whatever else stands in a token, `sub` is who they are."""
+    """Users write their own `user_metadata`: whatever it and other claims say, `sub` is the user."""
     bob = str(scene.two.bob.id)
     words = dict.fromkeys(
         ("sub", "id", "uid", "user_id", "user_id_auth", "auth_provider_id", "profile_id", "role"), bob
@@ -214,7 +214,7 @@ def identity_cannot_be_changed(scene: Scene) -> list[str]:
 
 
 def identity_cannot_be_changed_even_where_it_is_granted(scene: Scene) -> list[str]:
-    """Where somebody grants the whole table again, as Supabase's defaults do, the trigger or the policy refuses."""
+    """If the whole table is granted again, as Supabase's defaults do, the trigger or the policy refuses."""
     return _identity(scene, "grant all on public.{} to authenticated")
 
 

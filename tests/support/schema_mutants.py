@@ -1,9 +1,9 @@
 """
-Ways to break the policies and grants that schema.sql sets up: what a tired evening in the SQL editor does.
+Ways to break the policies and grants of schema.sql, as mistakes in the SQL editor do.
 
 Three kinds. `OPEN`: a client could do something with it, so the probes have to see it. `THIN`: one of two layers is gone and the
-other still holds, so that nothing can be done with it yet; the doctor has to see it in the catalogues. `LINES`: schema.sql itself
-without one of its lines, over a Supabase project that stands already. Each is a name and SQL, or a line to leave out.
+other still holds, so that nothing can be done with it yet; the doctor has to see it in the catalogues. `LINES`: schema.sql without one of
+its lines, over an existing Supabase project. Each is a name and SQL, or a line to leave out.
 """
 
 from __future__ import annotations

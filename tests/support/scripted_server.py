@@ -97,7 +97,7 @@ class Listener:
         return not self._open and self.connections == self._served
 
     def note(self, request: bytes | None = None) -> None:
-        """Something happened: whoever waits looks again."""
+        """Wake up waiting threads."""
         with self._changed:
             if request is not None:
                 self.requests.append(request)

@@ -77,7 +77,7 @@ def test_our_entries_are_the_promised_ones(ours):
 
 def test_none_of_our_entries_needs_discovery(ours):
     """
-    A connect page opens without asking anybody.
+    A connect page opens without a network call.
     """
     assert all(() == provider.missing_endpoints() for provider in ours.providers.values())
 
@@ -243,7 +243,7 @@ def test_a_provider_is_found_by_the_path_of_its_redirect_uri(load):
 
 def test_two_providers_cannot_share_a_redirect_uri(problems):
     """
-    RFC 9700 section 4.4.2: the redirect URI is what tells them apart.
+    RFC 9700 section 4.4.2: the redirect URI distinguishes them.
     """
     told = problems(SMALL + 'slug = "google"\n')
 

@@ -222,7 +222,7 @@ def test_metadata_with_unfit_endpoints_is_refused(issuers, published, wrong):
 
 def test_an_issuer_on_loopback_that_was_allowed_may_name_plain_http(published, clock):
     """
-    The catalogue let it in (demo, tests); its endpoints are as near as itself.
+    The catalogue allowed it (demo, tests); its endpoints are as near as the issuer.
     """
     here = "http://127.0.0.1:9000"
     published.pages = {
@@ -354,7 +354,7 @@ def test_a_key_that_is_not_among_the_old_ones_is_unknown_only_where_the_new_ones
     with pytest.raises(ProviderUnavailable):
         issuers.keys(JWKS, key_id="new")
     with pytest.raises(ProviderUnavailable):
-        issuers.keys(JWKS, key_id="new")  # within the pause: nobody was asked again
+        issuers.keys(JWKS, key_id="new")  # within the pause: no second fetch
     assert {"rsa-1", "ec-1"} == kids(issuers.keys(JWKS, key_id="rsa-1"))
 
 
@@ -388,7 +388,8 @@ def test_without_a_good_response_the_failure_is_reported_and_not_repeated_by_eve
 
 def test_symmetric_encrypting_weak_and_strange_keys_are_left_out(issuers, published):
     """
-    A published symmetric key would let everybody sign (RFC 8725 section 2.1); RFC 7518 section 3.3 wants 2048 bits.
+    With a published symmetric key, everyone could sign (RFC 8725 section 2.1); RFC 7518 section 3.3 requires 2048
+    bits.
     """
     modulus = rsa.generate_private_key(65537, 1024).public_key().public_numbers().n  # noqa: S505 - weak on purpose
     weak = {
@@ -448,9 +449,7 @@ def test_a_key_without_a_name_goes_by_its_thumbprint_and_a_token_without_one_by_
     assert keys.knows(thumbprint)
     assert [thumbprint] == [key.kid for key in keys.of(thumbprint)]
     assert [thumbprint] == [key.kid for key in keys.of(None)]
-    assert 2 == len(
-        PublishedKeys({"keys": [unnamed, *public(SIGNING)["keys"]]}).of(None).keys
-    )  # which of them, nobody says
+    assert 2 == len(PublishedKeys({"keys": [unnamed, *public(SIGNING)["keys"]]}).of(None).keys)  # any of them
     assert ["ec-1"] == [key.kid for key in PublishedKeys(public(CURVED)).of(None)]
 
 
@@ -679,7 +678,8 @@ def test_claims_that_are_no_object_are_none():
 
 def test_of_several_keys_of_one_name_the_algorithm_says_which():
     """
-    RFC 7517 section 4.5 lets keys of different types share a name, and a key stands twice where it signs in two ways.
+    RFC 7517 section 4.5 allows keys of different types with one name, and a key may be listed twice for two
+    algorithms.
     """
     curved = ECKey.generate_key("P-256", {"kid": "same", "alg": "ES256"})
     twice = [{**SIGNING.as_dict(private=False), "kid": "same", "alg": name} for name in ("PS256", "RS256")]
