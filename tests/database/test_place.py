@@ -82,7 +82,7 @@ def test_a_folder_of_another_account_is_refused(folder, monkeypatch, trap):
     if trap == "stranger":
         os.chown(trapped, 12345, 12345)
 
-    with pytest.raises(SettingsRefused, match="somebody else"):
+    with pytest.raises(SettingsRefused, match="another account"):
         places._home(folder.resolve(), places._account())
     folder.chmod(0o711)
     shutil.rmtree(outside)
