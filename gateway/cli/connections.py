@@ -6,11 +6,10 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO, get_args
+from typing import Any, get_args
 
 import click
 from pydantic_core import to_jsonable_python
@@ -34,7 +33,6 @@ from gateway.connections.import_existing import import_all
 from gateway.connections.revoke import finish_revocation
 from gateway.connections.revoke_provider import Report, RevokeAll, Summary, summary
 from gateway.database.queries.operator import (
-    ErasedConnection,
     Inspected,
     all_connections,
     erase_connection,
@@ -175,12 +173,12 @@ def _revoke_all(rt: Runtime, provider: str, proof_file: Path | None, *, yes: boo
         fail(f"there is no provider {provider}: `providers list` names them.")
     what = f"{counted(holdings.connections, 'connection')} of {counted(holdings.users, 'user')} at {provider}"
     confirm(f"{what} will be erased. All of its tokens are frozen first.", yes=yes)
-    with _new_file(proof_file) as file:
+    with _proof_file(proof_file) as write:
         report = _run(rt, provider)
-        done = summary(rt, report, lambda row: _prove(file, row))
-        whole = _summary_as_json(done)
-        if file is not None:
-            file.write(json.dumps(whole) + "\n")
+        done = summary(rt, report, write)
+        whole = to_jsonable_python(done)
+        whole |= whole.pop("outcomes")
+        write(whole)
     more = {"pending": report.pending, "attempts": report.attempts, "interrupted": report.interrupted}
     show(whole | more, _summary_lines(done, report), as_json=as_json)
     return not report.interrupted and not report.left
@@ -198,10 +196,14 @@ def _run(rt: Runtime, provider: str) -> Report:
 
 
 @contextmanager
-def _new_file(path: Path | None) -> Iterator[TextIO | None]:
-    """A file that only its owner may read: opened before anything is erased, renamed when it is complete."""
+def _proof_file(path: Path | None) -> Iterator[Callable[[object], None]]:
+    """
+    A function that writes JSON lines into a new file that only its owner may read; without `path` it writes nothing.
+
+    The file is opened before anything is erased, and renamed when it is complete.
+    """
     if path is None:
-        yield None
+        yield lambda _: None
         return
     part = path.with_name(f"{path.name}.part")
     if path.exists():
@@ -211,20 +213,8 @@ def _new_file(path: Path | None) -> Iterator[TextIO | None]:
     except OSError as error:
         fail(f"{part} cannot be written: {error.strerror}.")
     with file:
-        yield file
+        yield lambda row: print(json.dumps(to_jsonable_python(row)), file=file)
     part.rename(path)
-
-
-def _prove(file: TextIO | None, row: ErasedConnection) -> None:
-    if file is not None:
-        line = asdict(row) | {"connection_id": str(row.connection_id), "event_id": str(row.event_id)}
-        file.write(json.dumps(line | {"erased_at": row.erased_at.isoformat()}) + "\n")
-
-
-def _summary_as_json(done: Summary) -> dict[str, Any]:
-    whole = asdict(done) | {"frozen_since": done.frozen_since.isoformat()}
-    outcomes: dict[str, int] = whole.pop("outcomes")
-    return whole | outcomes
 
 
 def _summary_lines(done: Summary, report: Report) -> Iterator[str]:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -230,7 +230,7 @@ def checked_database(*, existing: bool = True) -> Iterator[ReachedDatabase]:
         version = database.version()
         if database.embedded and (version or 0) <= SCHEMA_VERSION:
             apply_schema(database.dsn)
-        elif version is None or version < SCHEMA_VERSION:
+        elif (version or 0) < SCHEMA_VERSION:
             raise SettingsRefused([SCHEMA_MISSING])
         yield database
 
@@ -247,8 +247,5 @@ def opened_runtime() -> Iterator[Runtime]:
     """The Runtime of this environment, over a database whose schema is current."""
     start_log()
     with checked_database() as database:
-        rt = build_runtime(read_settings(process_environment() | database.settings))
-        try:
+        with closing(build_runtime(read_settings(process_environment() | database.settings))) as rt:
             yield rt
-        finally:
-            rt.close()
