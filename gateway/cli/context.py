@@ -246,6 +246,6 @@ def opened_database(*, existing: bool = True) -> Iterator[Database]:
 def opened_runtime() -> Iterator[Runtime]:
     """The Runtime of this environment, over a database whose schema is current."""
     start_log()
-    with checked_database() as database:
-        with closing(build_runtime(read_settings(process_environment() | database.settings))) as rt:
-            yield rt
+    with ExitStack() as stack:
+        database = stack.enter_context(checked_database())
+        yield stack.enter_context(closing(build_runtime(read_settings(process_environment() | database.settings))))

@@ -7,6 +7,7 @@ It reads the settings as `serve` does, so that both refuse the same ones.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 
 from gateway.doctor import database, environment, providers
 from gateway.doctor.report import Finding, is_sound, line, what_to_fix
@@ -24,13 +25,11 @@ def examine(environ: Mapping[str, str], *, embedded: bool = False) -> Iterator[F
     except SettingsRefused as refused:
         yield from refused_settings(refused)
         return
-    try:
+    with closing(rt):
         yield from environment.examine(rt, environ)
         yield from database.examine(rt, embedded=embedded)
         yield from environment.examine_sign_in(rt)
         yield from providers.examine(rt)
-    finally:
-        rt.close()
 
 
 def refused_settings(refused: SettingsRefused) -> Iterator[Finding]:
