@@ -61,6 +61,7 @@ class Browser:
         """Lets the connection go."""
         if self._streams:
             self._streams[1].close()
+            self._streams = None
 
     def attempt(self, answer: Answer) -> Attempt:
         """The attempt in a redirect to the provider (RFC 6749 section 4.1.1). Raises FlowLost for another response."""

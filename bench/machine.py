@@ -58,7 +58,7 @@ class Spent:
     @classmethod
     def now(cls, pid: int, core: int) -> Spent:
         """The reading for the process `pid` with all its children."""
-        return cls(_cpu_seconds(pid), _busy_seconds(core), time.monotonic())
+        return cls(cpu_seconds(pid), _busy_seconds(core), time.monotonic())
 
     def since(self, before: Spent) -> Spent:
         """The difference to `before`."""
@@ -70,7 +70,7 @@ class Spent:
         return max(0.0, self.busy - self.cpu) / self.wall if self.wall else 0.0
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """User and system time of a process tree, including ended threads."""
     root = psutil.Process(pid)
     tree = [root, *root.children(recursive=True)]

@@ -1,8 +1,9 @@
 """
 `python -m bench.reads`: the cost of a partner's token read, compared with a hand-written route.
 
-As `bench.connect`: CPU of the server's processes per request, rounds interleaved, medians, loud rounds dropped. Both read the same
-thousand connections; the gateway's read is one call of the database that judges key, reach, freeze and quota and writes the ledger.
+As `bench.connect`: CPU per request, rounds interleaved, medians, disturbed rounds dropped; beside the server's CPU that of Postgres, and what
+a read writes. Both read the same thousand connections. The gateway's read is one database call, which checks key, reach, freezes and limits
+and records the read.
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ import json
 import os
 import subprocess
 import uuid
+from collections import defaultdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import psutil
 import psycopg
 from cryptography.fernet import Fernet
 
 from bench.browsers import Browser, FlowLost
 from bench.certificates import make_certificates
-from bench.connect import Bench, folder_for_a_database, free_port, summary, table
+from bench.connect import BROWSERS, Bench, folder_for_a_database, free_port, summary, table
 from bench.contenders import ROOT, Contender, GatewayServer, Place, waitress
-from bench.machine import Cores, describe
-from bench.provider import running_provider
+from bench.machine import Cores, cpu_seconds, describe
+from bench.provider import Provider, running_provider
 from bench.stage import save
 from gateway.crypto.vault import Vault
 from gateway.database import apply_schema, open_postgres
@@ -36,6 +40,14 @@ from gateway.server import python_module
 CONNECTIONS = 1000
 BY_HAND = "by-hand"
 _OF_ONE_USER = 100
+_READS_PER_FLOW = 8
+"""One read costs that much less than one flow."""
+_COUNTED = 8
+"""Flows of each browser in the round whose statements are counted."""
+_COUNTS = (
+    "select sum(calls) filter (where toplevel), coalesce(sum(rows) filter (where query ~* '^\\s*(insert|update|delete)'), 0),"
+    " sum(wal_bytes) filter (where toplevel) from public.pg_stat_statements where query not like '%pg_stat_statements%'"
+)
 _PARTNER = (
     *("partners", "add", "bench", "--scope", "tokens:read", "--reach", "all", "--json"),
     *("--reads-per-hour", "100000000", "--connections-per-hour", "1000000"),
@@ -112,16 +124,50 @@ class GatewayReads(_Reads, GatewayServer):
 
 
 class Reads(Bench):
-    """The bench of reads."""
+    """
+    The bench, of reads alone, with what they cost Postgres.
+
+    `postgres_us`: CPU of Postgres by round, writers included. `written`: of one read, the client's statements, rows and bytes of WAL.
+    """
+
+    def __init__(self, cores: Cores, provider: Provider, contenders: list[Contender], dsn: str) -> None:
+        super().__init__(cores, provider, contenders)
+        self._database = psycopg.connect(dsn, autocommit=True)
+        self._postmaster = psutil.Process(self._database.info.backend_pid).ppid()
+        self.postgres_us: dict[str, list[float]] = defaultdict(list)
+        self.written: dict[str, dict[str, float]] = {}
+
+    async def run(self, rounds: int, flows: int) -> None:
+        """As every bench, then a round in which statements are counted."""
+        await super().run(rounds, flows)
+        self._database.execute("alter system set pg_stat_statements.track = 'all'")
+        self._database.execute("select pg_reload_conf()")
+        for who in self.contenders:
+            if isinstance(who, _Reads):
+                await self._round(who, 1)  # the sessions have read the new setting
+                self._database.execute("select public.pg_stat_statements_reset()")
+                await self._round(who, _COUNTED)
+                row = self._database.execute(_COUNTS).fetchone()
+                reads = _COUNTED * _READS_PER_FLOW * BROWSERS
+                names = ("statements", "rows_written", "wal_bytes")
+                self.written[who.name] = {
+                    name: round(float(count) / reads, 2) for name, count in zip(names, row, strict=True)
+                }
+        for browsers in self.browsers.values():
+            await asyncio.gather(*(browser.close() for browser in browsers))
+        self._database.close()
 
     async def _round(self, who: Contender, each: int) -> None:
-        each *= 8  # one read is that much less than one flow
+        each *= _READS_PER_FLOW
         ask, step = (who.read, "read") if isinstance(who, _Reads) else (who.ask, "bare")
 
         async def work(browser: Browser) -> list[Any]:
             return [await ask(browser) for _ in range(each)]
 
+        before = cpu_seconds(self._postmaster)
         await self._measured(who, step, each, work)
+        spent = cpu_seconds(self._postmaster) - before
+        self.postgres_us[who.name].append(spent / each / BROWSERS * 1e6)
 
 
 def _stock(dsn: str, key: str) -> list[str]:
@@ -150,7 +196,7 @@ def _stock(dsn: str, key: str) -> list[str]:
     return [str(row) for row in ids]
 
 
-async def _run(cores: Cores, folder: Path, dsn: str, rounds: int, flows: int) -> Bench:
+async def _run(cores: Cores, folder: Path, dsn: str, rounds: int, flows: int) -> Reads:
     key = Fernet.generate_key().decode()
     ids = _stock(dsn, key)
     authority, certificate = make_certificates(folder)
@@ -161,7 +207,7 @@ async def _run(cores: Cores, folder: Path, dsn: str, rounds: int, flows: int) ->
                 place = Place(folder, free_port(), provider.origin, authority, dsn)
                 with cores.for_a_server():
                     started.append(kind(place) if kind is Contender else kind(place, ids, key))
-            bench = Reads(cores, provider, started)
+            bench = Reads(cores, provider, started, dsn)
             await bench.run(rounds, flows)
         finally:
             for contender in started:
@@ -170,16 +216,42 @@ async def _run(cores: Cores, folder: Path, dsn: str, rounds: int, flows: int) ->
 
 
 def measure(rounds: int, flows: int) -> dict[str, Any]:
-    """The figures of a run: `rows` with µs of CPU and multiples of the bare route, and the ratio."""
+    """The figures of a run: `rows` with µs of CPU, statements, rows and bytes of one read, and the ratios by hand / gateway."""
     cores = Cores.of_this_machine()
     cores.settle()
-    with folder_for_a_database() as folder, embedded_postgres(folder) as dsn:
-        apply_schema(dsn)
-        bench = asyncio.run(_run(cores, folder, dsn, rounds, flows))
+    with folder_for_a_database() as folder:
+        with embedded_postgres(folder) as dsn, psycopg.connect(dsn, autocommit=True) as database:
+            database.execute("alter system set shared_preload_libraries = 'pg_stat_statements'")
+            database.execute("create extension pg_stat_statements schema public")
+        with embedded_postgres(folder) as dsn:
+            with psycopg.connect(dsn, autocommit=True) as database:
+                database.execute("alter system set pg_stat_statements.track = 'none'")
+                database.execute("select pg_reload_conf()")
+            apply_schema(dsn)
+            bench = asyncio.run(_run(cores, folder, dsn, rounds, flows))
     rows = summary(bench)
-    spent = {row["who"]: row["cpu_us"] for row in rows}
-    ratios = {"read": round(spent[ByHand.name] / spent[GatewayReads.name], 2)}
+    for row in rows:
+        row["postgres_us"] = round(median(bench.postgres_us[row["who"]][1 : rounds + 1]))
+        row.update(bench.written.get(row["who"], {}))
+    by_hand, ours = (next(row for row in rows if row["who"] == name) for name in (ByHand.name, GatewayReads.name))
+    spent = {
+        "read": (by_hand["cpu_us"], ours["cpu_us"]),
+        "postgres": (by_hand["postgres_us"], ours["postgres_us"]),
+        "together": (by_hand["cpu_us"] + by_hand["postgres_us"], ours["cpu_us"] + ours["postgres_us"]),
+    }
+    ratios = {name: round(hand / gateway, 2) for name, (hand, gateway) in spent.items()}
     return {"machine": describe(), "rounds": rounds, "flows": flows, "rows": rows, "ratios": ratios}
+
+
+def _print(result: dict[str, Any]) -> None:
+    table(result)
+    for row in result["rows"]:
+        written = (
+            f"; {row['statements']} statements, {row['rows_written']} rows, {row['wal_bytes']:.0f} bytes of WAL"
+            if "statements" in row
+            else ""
+        )
+        print(f"{row['who']}: Postgres {row['postgres_us']} µs{written}")
 
 
 def main() -> None:
@@ -190,7 +262,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="the figures for a program")
     given = parser.parse_args()
     result = measure(given.rounds, given.flows)
-    print(json.dumps(result, indent=1)) if given.json else table(result)
+    print(json.dumps(result, indent=1)) if given.json else _print(result)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ _refreshes = SingleFlight()
 
 
 class _UnreportedReads:
-    """Reads that the database has recorded and not added to their reader's hour yet, by reader."""
+    """Reads that the database has recorded and not added to their reader's hour yet, by reader and address."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -142,7 +142,7 @@ def _read(
 def _counted_read(
     rt: Runtime, connection_id: UUID, caller: Caller, min_seconds: int, location: str | None
 ) -> StoredToken | None:
-    reader = caller.key_hash or str(caller.user_id)
+    reader = f"{caller.key_hash or caller.user_id} {caller.address}"
     unreported, report = _unreported.take(reader)
     row = None
     try:

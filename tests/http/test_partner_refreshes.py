@@ -15,6 +15,8 @@ import pytest
 import requests
 
 from gateway.database import open_postgres
+from gateway.database.queries import partners as queries
+from gateway.database.queries.callers import reached_connection
 from gateway.database.queries.refresh import ClaimedRefresh, claim_refresh
 from gateway.database.queries.revocations import erase_own_connection, find_uninstall_target
 from gateway.database.queries.tokens import read_token
@@ -70,11 +72,11 @@ def test_a_caller_that_waits_for_the_gateways_own_refresh_is_checked_itself(gate
                     alice.user.id,
                 )
             else:
-                operator.freeze(**frozen)
+                queries.freeze(operator, **frozen)
             assert (200, status) == (leads.result().status_code, follows.result().status_code)
     finally:
         if why != "user banned":
-            operator.freeze(**frozen, off=True)
+            queries.freeze(operator, **frozen, off=True)
         operator.close()
 
 
@@ -203,11 +205,11 @@ def test_the_response_time_tells_nothing(local):
     foreign, none = alice.connects(local).id, uuid.uuid4()
     own, other = partner(local, reach="own").caller(), partner(local)
     second = add_key(local, other.name)
-    local.revoke_key(name=other.name, key_id=second.key_id)
+    queries.revoke_key(local, name=other.name, key_id=second.key_id)
     revoked, unknown = (Caller(key_hash=hash_key(key), address="198.51.100.7") for key in (second.text, make_key()))
     asks = {
         "token": lambda one: read_token(local, own, one, min_seconds=0),
-        "connection": lambda one: local.reached_connection(own, one),
+        "connection": lambda one: reached_connection(local, own, one),
         "uninstall": lambda one: find_uninstall_target(local, connection_id=one, session_hash=None, caller=own),
         "disconnect": lambda one: erase_own_connection(local, connection_id=one, caller=own),
     }

@@ -298,17 +298,17 @@ def test_a_freeze_or_a_revocation_holds_from_the_next_read_on(gateway, alice, op
         return [answer.status_code for answer in (made.asks(gateway, path), other.asks(gateway, path), owner)]
 
     assert [200, 200, 200] == reads()
-    operator.freeze(partner=made.name)
+    queries.freeze(operator, partner=made.name)
     assert [403, 200, 200] == reads()
     assert "operator" == made.asks(gateway, path).json()["remedy"]
-    operator.freeze(partner=made.name, off=True)
+    queries.freeze(operator, partner=made.name, off=True)
     for what in ({"provider": "ghl"}, {"reads": True}):
-        operator.freeze(**what)
+        queries.freeze(operator, **what)
         assert [403, 403, 403] == reads()
         assert made.asks(gateway, f"/connections/{hers}").ok
-        operator.freeze(**what, off=True)
+        queries.freeze(operator, **what, off=True)
     assert [200, 200, 200] == reads()
-    operator.revoke_partner(made.name)
+    queries.revoke_partner(operator, made.name)
     assert [401, 200, 200] == reads()
 
 
@@ -329,7 +329,7 @@ def test_a_partner_that_is_frozen_while_it_waits_gets_nothing_and_the_owner_does
         waits(lambda: rows(gateway.dsn, "select lease_id from gateway.connection where id = %s", hers) != [None])
         follows = threads.submit(lambda: made.asks(gateway, f"/connections/{hers}/token"))
         waits(lambda: recorded_reads(gateway.dsn, partner_id=made.id))
-        operator.freeze(partner=made.name)
+        queries.freeze(operator, partner=made.name)
 
         assert (200, 403) == (leads.result().status_code, follows.result().status_code)
     assert before + 1 == len(refreshes(gateway, "ghl"))
@@ -352,7 +352,7 @@ def test_a_partner_that_leads_a_refresh_and_is_frozen_leaves_those_who_wait_thei
             lambda: requests.get(f"{gateway.url}/v1/connections/{hers}/token", headers=mine, timeout=30)
         )
         waits(lambda: recorded_reads(gateway.dsn, connection_id=hers) == 2)
-        operator.freeze(partner=made.name)
+        queries.freeze(operator, partner=made.name)
 
         assert (403, 200) == (leads.result().status_code, follows.result().status_code)
 
@@ -372,7 +372,7 @@ def test_what_ends_a_partners_refresh_is_not_reported_to_other_waiting_callers(g
         waits(lambda: rows(gateway.dsn, "select lease_id from gateway.connection where id = %s", hers) != [None])
         follows = threads.submit(lambda: requests.get(path, headers=mine, timeout=30))
         waits(lambda: recorded_reads(gateway.dsn, connection_id=hers) == 2)
-        operator.freeze(partner=made.name)
+        queries.freeze(operator, partner=made.name)
 
         assert (403, 504) == (leads.result().status_code, follows.result().status_code)
 

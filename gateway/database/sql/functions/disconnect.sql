@@ -38,7 +38,7 @@ begin
   return coalesce((
     select jsonb_build_object('user_id', c.user_id, 'provider', c.provider, 'account_id', c.account_id, 'facts', c.facts,
                               'kept', p_key_hash is not null and not gateway.disconnect_deletes(p, c.id),
-                              'shared', p.reach = 'own' and gateway.account_used_elsewhere(c))
+                              'shared', p_key_hash is not null and p.reach = 'own' and gateway.account_used_elsewhere(c))
       from gateway.connection c
      where c.id = p_connection_id and (p_key_hash is null or gateway.partner_has_consent(p, p_connection_id))
        and case when p_key_hash is not null then gateway.partner_can_see(p, c)

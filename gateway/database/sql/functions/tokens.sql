@@ -24,8 +24,8 @@ end $$;
 
 -- A token for a partner (`p_key_hash`) or a user, in one call: key, reach, freezes, limits, row, and the record of the read. Null: no such
 -- connection for this caller. `p_counted`: the first read of a request; the read after a refresh is checked again, but neither counted nor
--- recorded. `p_unreported`: reads of this reader that the calling process has counted since its last
--- report; `p_report`: add them to the hour now. The answer says whether that was done.
+-- recorded. `p_unreported`: reads of this reader that the calling process has counted since its last report; `p_report`: add them to the
+-- hour now, and record where the key is used from. The answer says whether the reads were added.
 create or replace function public.gateway_read_token_v1(
   p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text, p_min_seconds integer, p_location text default null,
   p_counted boolean default false, p_unreported integer default 0, p_report boolean default true
@@ -38,30 +38,30 @@ declare
   net       inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
   reader    record;
   found_row record;
-  allowed   boolean := true;
-  is_new    boolean;
+  is_new    boolean := false;
+  setting   text;
 begin
   if p_key_hash is not null then
-    select p.id, p.id as partner_id, p.reach, p.providers, p.reads_per_hour, p.connections_per_hour,
+    select p.id, p.id as partner_id, p.providers, p.reads_per_hour, p.connections_per_hour,
            case when p.id is null then 'unauthenticated' when p.frozen_at is not null then 'frozen'
                 when 'tokens:read' <> all (p.scope) then 'forbidden' end as refused,
-           k.last_at, u.reads, u.connections
+           p.reach = 'all' or exists (
+             select from gateway.consent x where x.partner_id = p.id and x.connection_id = p_connection_id and x.ended_at is null) as allowed,
+           u.reads, u.connections
       into reader
       from gateway.partner_of_key(p_key_hash, here, moment) p
-      left join gateway.key_use k on k.key_hash = p_key_hash and k.network = net
       left join gateway.usage u on u.reader_id = p.id and u.hour = this_hour;
-    if reader.id is not null and here is not null and (reader.last_at is null or reader.last_at <= moment - interval '1 minute') then
-      perform gateway.record_key_use(reader.id, p_key_hash, here, net);
+    if p_report and reader.id is not null and here is not null then
+      if not exists (select from gateway.key_use k where k.key_hash = p_key_hash and k.network = net and k.last_at > moment - interval '1 minute') then
+        perform gateway.record_key_use(reader.id, p_key_hash, here, net);
+      end if;
     end if;
     if reader.refused is not null then
       return json_build_object('refused', reader.refused);
     end if;
-    if reader.reach = 'own' then
-      allowed := exists (select from gateway.consent x where x.partner_id = reader.id and x.connection_id = p_connection_id and x.ended_at is null);
-    end if;
   else
     select u.id, null::uuid as partner_id, null::text[] as providers, gateway.user_reads_per_hour() as reads_per_hour,
-           null::integer as connections_per_hour, h.reads, h.connections
+           null::integer as connections_per_hour, true as allowed, h.reads, h.connections
       into reader
       from gateway.live_user(p_user_id) u left join gateway.usage h on h.reader_id = u.id and h.hour = this_hour;
     if reader.id is null then
@@ -73,7 +73,7 @@ begin
   select c.id, c.user_id, c.provider, c.status, gateway.token_json(c, d.token, d.refresh, moment, p_min_seconds) as answer,
          exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider)) as frozen
     into found_row from gateway.connection c join public.provider_data d on d.id = c.id
-   where allowed and c.id = p_connection_id and (reader.providers is null or c.provider = any (reader.providers))
+   where reader.allowed and c.id = p_connection_id and (reader.providers is null or c.provider = any (reader.providers))
      and (reader.partner_id is not null or c.user_id = reader.id) and (p_location is null or c.facts ->> 'locationId' = p_location);
   if not found then
     return case when exists (select from gateway.pending_link_connections((select p from gateway.partner p where p.id = reader.partner_id)) w where w.id = p_connection_id)
@@ -97,12 +97,18 @@ begin
   end if;
   -- Recorded in this transaction, or the read fails. On disk within wal_writer_delay: a crash of Postgres loses the records of its last half
   -- second, a crash of the gateway none.
-  perform set_config('synchronous_commit', 'off', true);
-  insert into gateway.token_read as r (connection_id, reader_id, hour, partner_id, user_id, provider, networks)
-  values (p_connection_id, reader.id, this_hour, reader.partner_id, found_row.user_id, found_row.provider, array_remove(array[net], null))
-  on conflict on constraint token_read_pkey do update
-    set reads = r.reads + 1, last_at = moment, networks = case when net <> all (r.networks) then r.networks || net else r.networks end
-  returning r.reads = 1 into is_new;
+  setting := set_config('synchronous_commit', 'off', true);
+  loop  -- update first: an upsert also writes a row lock, for each read
+    update gateway.token_read r
+       set reads = r.reads + 1, last_at = moment, networks = case when net <> all (r.networks) then r.networks || net else r.networks end
+     where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour;
+    exit when found;
+    insert into gateway.token_read (connection_id, reader_id, hour, partner_id, user_id, provider, networks)
+    values (p_connection_id, reader.id, this_hour, reader.partner_id, found_row.user_id, found_row.provider, array_remove(array[net], null))
+    on conflict on constraint token_read_pkey do nothing;
+    is_new := found;
+    exit when is_new;
+  end loop;
   if is_new or p_report then
     perform gateway.report_reads(reader.id, reader.partner_id, this_hour, p_unreported + 1, is_new::integer, reader.reads_per_hour is not null);
     return (found_row.answer::jsonb || '{"reported": true}')::json;
