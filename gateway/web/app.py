@@ -33,6 +33,7 @@ def build_app(rt: Runtime) -> Flask:
     """The WSGI application for `rt`."""
     app = Flask("gateway", root_path=str(ROOT), template_folder="templates", static_folder="gateway/web/static")
     app.extensions["gateway"] = rt
+    app.config["SESSION_COOKIE_SECURE"] = rt.settings.secure
     app.config.update(MAX_CONTENT_LENGTH=LARGEST_BODY, MAX_FORM_MEMORY_SIZE=LARGEST_BODY, MAX_FORM_PARTS=50)
     # Werkzeug would redirect doubled slashes to an address that it builds from the Host header.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False

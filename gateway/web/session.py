@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from flask import Blueprint, Response, g, make_response, render_template, request
+from flask import Blueprint, Response, current_app, g, make_response, render_template, request
 
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.sessions import end_session, open_session, read_session
@@ -29,9 +29,13 @@ ATTEMPT_SECONDS = 600
 # -- cookies ---------------------------------------------------------------------------------------------------------
 
 
+def _secure() -> bool:
+    return bool(current_app.config["SESSION_COOKIE_SECURE"])
+
+
 def _name(purpose: str) -> str:
     # The __Host- prefix keeps sub-domains and plain http from setting our cookies; browsers refuse it on http://localhost.
-    return f"__Host-{purpose}" if runtime().settings.secure else purpose
+    return f"__Host-{purpose}" if _secure() else purpose
 
 
 def _read_cookie(purpose: str) -> str:
@@ -46,9 +50,8 @@ def _cookie(name: str) -> re.Pattern[str]:
 
 
 def _set_cookie(response: Response, purpose: str, value: str, seconds: int) -> None:
-    settings = runtime().settings
     response.set_cookie(
-        _name(purpose), value, max_age=seconds, path="/", httponly=True, samesite="Lax", secure=settings.secure
+        _name(purpose), value, max_age=seconds, path="/", httponly=True, samesite="Lax", secure=_secure()
     )
 
 
