@@ -85,7 +85,7 @@ class Database:
         Raises the error with which a function refuses its caller.
         """
         answer = self._backend.call(f"gateway_{function}_v1", _encode(arguments))
-        if answer == _SHUT_OUT:
+        if answer == _BLOCKED:
             raise Unauthenticated("the user is banned or deleted")
         if isinstance(answer, dict) and (refused := answer.get("refused")) is not None:
             error = _REFUSED[refused](f"{function}: the key is refused")
@@ -134,7 +134,7 @@ def _encode(arguments: Mapping[str, object]) -> dict[str, object]:
     return {f"p_{name}": to_jsonable_python(value) for name, value in arguments.items()}
 
 
-_SHUT_OUT = {"shut_out": True}
+_BLOCKED = {"user_is_blocked": True}
 """The result of a function for a banned or deleted user."""
 
 _REFUSED: Mapping[str, type[GatewayError]] = {

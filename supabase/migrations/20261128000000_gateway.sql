@@ -197,7 +197,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '4529c1e2ef42bf152c229457cf12804e3465e93d3bb3254fdf60e7d6ab3a02ce') then
+  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '515c4fe5621af24463d35e9f01d0ed54ed118cd829a1eef6a599b365179fa6ff') then
     raise exception 'gateway: migration 3 (connections) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 3) then
     execute $migration$
@@ -274,6 +274,7 @@ create table gateway.pending_grant (
   display            text not null check (display in ('page', 'popup')),
   connect_session_id uuid,
   confirmation_hash  text,
+  ending             text,
   created_at         timestamptz not null default clock_timestamp(),
   pending_until      timestamptz not null default clock_timestamp() + interval '10 minutes'
 );
@@ -282,6 +283,7 @@ create unique index pending_grant_connect_session on gateway.pending_grant (conn
 create index pending_grant_pending_until on gateway.pending_grant (pending_until);
 comment on table gateway.pending_grant is 'Encrypted grants that wait for a decision.';
 comment on column gateway.pending_grant.confirmation_hash is 'Hash of the confirmation in the finishing browser; set where no user was signed in and the partner decides.';
+comment on column gateway.pending_grant.ending is 'Set in the transaction that deletes the row: saved, or why not. The trigger reads it.';
 comment on index gateway.pending_grant_pkey is 'A grant is pending once, and one decision ends it.';
 comment on index gateway.pending_grant_user_provider is 'A user is asked one question per provider: a newer grant replaces the one before.';
 comment on index gateway.pending_grant_connect_session is 'A link has one pending grant, separate from the user''s own question.';
@@ -329,7 +331,7 @@ select d.id from public.provider_data d where d.token !~ '^(gAAAA|$)' or d.refre
 comment on table gateway.import_queue is 'Rows with tokens that the gateway did not write: encrypted and verified by the worker.';
 comment on index gateway.import_queue_pkey is 'A row is imported by one process at a time.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (3, 'connections', '4529c1e2ef42bf152c229457cf12804e3465e93d3bb3254fdf60e7d6ab3a02ce');
+    insert into gateway.migration (number, name, sha256) values (3, 'connections', '515c4fe5621af24463d35e9f01d0ed54ed118cd829a1eef6a599b365179fa6ff');
   end if;
 end $apply$;
 
@@ -560,7 +562,7 @@ end $apply$;
 
 -- The scopes that the partners of a user's connections at a provider requested; with `granted`, also the granted ones. The next attempt
 -- requests them again, so that one partner cannot reduce another's. Only for that user: it reveals other partners.
-create or replace function gateway.scopes_of_other_partners(p_whose uuid, p_at_provider text, p_granted boolean) returns text[]
+create or replace function gateway.scopes_of_other_partners(p_user_id uuid, p_provider text, p_granted boolean) returns text[]
 language sql stable as $$
   select array(
     select distinct n.name
@@ -568,7 +570,7 @@ language sql stable as $$
       left join (gateway.consent x join gateway.partner p on p.id = x.partner_id and p.revoked_at is null)
         on x.connection_id = c.id and x.ended_at is null
       cross join lateral unnest(coalesce(x.scope, '{}') || case when p_granted then c.scope else '{}' end) as n (name)
-     where c.user_id = p_whose and c.provider = p_at_provider order by 1)
+     where c.user_id = p_user_id and c.provider = p_provider order by 1)
 $$;
 
 -- Both lists, each scope once. An empty request stays empty: the permissions then belong to the app.
@@ -581,11 +583,11 @@ $$;
 
 -- Whether a provider is frozen, so that nothing may be connected there. The shared lock lasts until the transaction ends: erasing all of a
 -- provider waits for it.
-create or replace function gateway.provider_is_frozen(p_at_provider text) returns boolean
+create or replace function gateway.provider_is_frozen(p_provider text) returns boolean
 language plpgsql set search_path = '' as $$
 begin
-  perform pg_advisory_xact_lock_shared(hashtextextended('gateway provider ' || p_at_provider, 0));
-  return exists (select from gateway.freeze f where f.target = 'provider:' || p_at_provider);
+  perform pg_advisory_xact_lock_shared(hashtextextended('gateway provider ' || p_provider, 0));
+  return exists (select from gateway.freeze f where f.target = 'provider:' || p_provider);
 end $$;
 
 -- null: no user is signed in. An attempt expires after ten minutes. A user keeps about fifty: one start in ten deletes the oldest, which is
@@ -638,7 +640,7 @@ create or replace function public.gateway_take_authorization_v1(
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   r        gateway.authorization_request;
-  whose    uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
+  signed_in    uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
   mismatch text;
 begin
   select a.* into r from gateway.authorization_request a where a.state_hash = p_state_hash and a.expires_at > clock_timestamp();
@@ -647,8 +649,8 @@ begin
   end if;
   mismatch := case
     when r.browser_hash <> p_browser_hash then 'browser_mismatch'
-    when whose is null and r.connect_session_id is not null and r.return_to is not null then null
-    when whose is distinct from r.user_id then 'user_mismatch' end;
+    when signed_in is null and r.connect_session_id is not null and r.return_to is not null then null
+    when signed_in is distinct from r.user_id then 'user_mismatch' end;
   if mismatch is not null then
     update gateway.authorization_request a set refused_at = clock_timestamp() where a.state_hash = p_state_hash and a.refused_at is null;
     if found then
@@ -663,7 +665,7 @@ begin
   end if;
   return jsonb_build_object(
     'provider', r.provider, 'user_id', r.user_id, 'browser_hash', r.browser_hash, 'encrypted', r.encrypted, 'scope', r.scope,
-    'return_to', r.return_to, 'display', r.display, 'add_account', r.add_account, 'is_signed_in', whose is not null,
+    'return_to', r.return_to, 'display', r.display, 'add_account', r.add_account, 'is_signed_in', signed_in is not null,
     'has_connection', exists (select from gateway.connection c where c.user_id = r.user_id and c.provider = r.provider),
     'clock', jsonb_build_object('at', clock_timestamp()), 'connect_session_id', r.connect_session_id);
 end $$;
@@ -749,7 +751,7 @@ declare
   asks record;
 begin
   if p_key_hash is null then
-    return case when gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::jsonb else '{"providers": null}' end;
+    return case when gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb else '{"providers": null}' end;
   end if;
   select f.* into asks from gateway.caller(p_key_hash, p_address, p_needs) f;
   return case when asks.refused is not null then jsonb_build_object('refused', asks.refused)
@@ -772,7 +774,7 @@ begin
 end $$;
 
 -- null: no such connection for this caller, a user with an access token or a partner. Here and in other functions with a user:
--- {"shut_out": true} for a banned or deleted user.
+-- {"user_is_blocked": true} for a banned or deleted user.
 create or replace function public.gateway_reached_connection_v1(p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -792,41 +794,41 @@ begin
        and case when p_key_hash is not null then gateway.partner_can_see(p, c)
                 else c.user_id = (select u.id from gateway.live_user(p_user_id) u) end),
     case when p_key_hash is not null then (select gateway.public_data(c) from gateway.pending_link_connections(p) c where c.id = p_connection_id) end,
-    case when p_key_hash is null and gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::jsonb end);
+    case when p_key_hash is null and gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb end);
 end $$;
 
 -- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of filters has an index for
 -- this, so every page costs the same. Without a partner: all connections of that user.
-create or replace function gateway.within_reach(
-  p_partner gateway.partner, p_whose uuid, p_at_provider text, p_behind uuid, p_of_type integer, p_in_status text, p_most integer
+create or replace function gateway.visible_connections(
+  p_partner gateway.partner, p_user_id uuid, p_provider text, p_after uuid, p_type integer, p_status text, p_most integer
 )
 returns setof gateway.connection language plpgsql stable set search_path = '' as $$
 declare
-  wanted text[] := case when p_at_provider is null then p_partner.providers
-                        when p_at_provider = any (p_partner.providers) or p_partner.providers is null then array[p_at_provider] else '{}' end;
+  wanted text[] := case when p_provider is null then p_partner.providers
+                        when p_provider = any (p_partner.providers) or p_partner.providers is null then array[p_provider] else '{}' end;
 begin
-  if p_whose is not null then
+  if p_user_id is not null then
     return query
       select c.* from gateway.connection c
-       where c.user_id = p_whose and (p_partner.id is null or gateway.partner_can_see(p_partner, c)) and (p_at_provider is null or c.provider = p_at_provider)
-         and c.id > p_behind and (p_of_type is null or c.type = p_of_type) and (p_in_status is null or c.status = p_in_status)
+       where c.user_id = p_user_id and (p_partner.id is null or gateway.partner_can_see(p_partner, c)) and (p_provider is null or c.provider = p_provider)
+         and c.id > p_after and (p_type is null or c.type = p_type) and (p_status is null or c.status = p_status)
        order by c.id limit p_most;
   elsif p_partner.reach = 'own' then
     return query
       select c.* from gateway.consent x join gateway.connection c on c.id = x.connection_id
-       where x.partner_id = p_partner.id and x.connection_id > p_behind and x.ended_at is null and (wanted is null or c.provider = any (wanted))
-         and (p_of_type is null or c.type = p_of_type) and (p_in_status is null or c.status = p_in_status)
+       where x.partner_id = p_partner.id and x.connection_id > p_after and x.ended_at is null and (wanted is null or c.provider = any (wanted))
+         and (p_type is null or c.type = p_type) and (p_status is null or c.status = p_status)
        order by x.connection_id limit p_most;
   elsif wanted is null then
     return query
       select c.* from gateway.connection c
-       where c.id > p_behind and (p_of_type is null or c.type = p_of_type) and (p_in_status is null or c.status = p_in_status)
+       where c.id > p_after and (p_type is null or c.type = p_type) and (p_status is null or c.status = p_status)
        order by c.id limit p_most;
   else
     return query
       select c.* from unnest(wanted) as w (id) cross join lateral (
         select x.* from gateway.connection x
-         where x.provider = w.id and x.id > p_behind and (p_of_type is null or x.type = p_of_type) and (p_in_status is null or x.status = p_in_status)
+         where x.provider = w.id and x.id > p_after and (p_type is null or x.type = p_type) and (p_status is null or x.status = p_status)
          order by x.id limit p_most) c
        order by c.id limit p_most;
   end if;
@@ -840,7 +842,7 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   asks  record;
   p     gateway.partner;
-  whose uuid := p_of_user;
+  owner uuid := p_of_user;
 begin
   if p_key_hash is not null then
     select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:read') f;
@@ -849,21 +851,21 @@ begin
     end if;
     p := asks.partner;
   else
-    select u.id into whose from gateway.live_user(p_user_id) u;
+    select u.id into owner from gateway.live_user(p_user_id) u;
     if not found then
-      return case when gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::jsonb else '[]' end;
+      return case when gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb else '[]' end;
     end if;
-    if p_of_user <> whose then
+    if p_of_user <> owner then
       return '[]';
     end if;
   end if;
   p_after := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
   return (
     select coalesce(jsonb_agg(gateway.public_data(c) order by c.id), '[]')
-      from (select x.* from gateway.within_reach(p, whose, p_provider, p_after, p_type, p_status, p_most) x
+      from (select x.* from gateway.visible_connections(p, owner, p_provider, p_after, p_type, p_status, p_most) x
             union all
             select x.* from gateway.pending_link_connections(p) x
-             where p_key_hash is not null and x.id > p_after and (whose is null or x.user_id = whose) and (p_provider is null or x.provider = p_provider)
+             where p_key_hash is not null and x.id > p_after and (owner is null or x.user_id = owner) and (p_provider is null or x.provider = p_provider)
                and (p_type is null or x.type = p_type) and (p_status is null or x.status = p_status)
             order by id limit p_most) c);
 end $$;
@@ -972,7 +974,7 @@ begin
   returning c.* into written;
   perform gateway.list_in_profile(g.user_id, profile, p_id);
   if g.connect_session_id is not null then
-    partner := gateway.consent_through(g.connect_session_id, p_id, old.id is null);
+    partner := gateway.give_consent(g.connect_session_id, p_id, old.id is null);
   end if;
   if g.confirmation_hash is not null then
     -- Stored, so that a partner that lost the response can repeat the call.
@@ -988,7 +990,7 @@ begin
 end $$;
 
 -- Keep a grant until its user or its partner decides. A newer one replaces what is pending for the same user and provider.
-create or replace function gateway.keep_pending(p_grant gateway.pending_grant) returns void
+create or replace function gateway.save_pending(p_grant gateway.pending_grant) returns void
 language plpgsql set search_path = '' as $$
 declare
   g gateway.pending_grant := p_grant;
@@ -1026,7 +1028,7 @@ begin
     return jsonb_build_object('connection', case when saved.id is not null then gateway.public_data(saved) end);
   end if;
   if not exists (select from gateway.live_user(g.user_id)) then
-    return '{"shut_out": true}';
+    return '{"user_is_blocked": true}';
   end if;
   if gateway.provider_is_frozen(g.provider) or gateway.link_stopped(g.connect_session_id) then
     return '{"refused": "frozen"}';
@@ -1045,7 +1047,7 @@ begin
     end if;
   end if;
   if target is null then
-    perform gateway.keep_pending(g);
+    perform gateway.save_pending(g);
   else
     saved := gateway.write_connection(g, target, g.seal_id);
   end if;
@@ -1082,16 +1084,6 @@ begin
   );
 end $$;
 
--- null: no such connection for this caller.
-create or replace function public.gateway_connection_v1(p_session_hash text, p_connection_id uuid)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return (
-    select gateway.public_data(c)
-      from gateway.live_session(p_session_hash) s join gateway.connection c on c.user_id = s.user_id and c.id = p_connection_id
-  );
-end $$;
-
 -- null: no such connection for this caller. The right to check a connection, once a minute.
 create or replace function public.gateway_begin_check_v1(p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
@@ -1100,7 +1092,7 @@ declare
   seen jsonb := public.gateway_reached_connection_v1(p_connection_id, p_user_id, p_key_hash, p_address);
   provider_facts jsonb;
 begin
-  if seen is null or seen ? 'refused' or seen ? 'shut_out' then
+  if seen is null or seen ? 'refused' or seen ? 'user_is_blocked' then
     return seen;
   end if;
   if seen ->> 'status' = 'pending_confirmation' then
@@ -1199,7 +1191,7 @@ begin
       select jsonb_build_object('user_id', w.user_id, 'provider', w.provider, 'account_id', '', 'facts', w.facts, 'kept', true,
                                 'shared', false)
         from gateway.pending_link_connections(p) w where w.id = p_connection_id) end,
-    case when p_key_hash is null and gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::jsonb end);
+    case when p_key_hash is null and gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb end);
 end $$;
 
 -- Record that a connection was erased, or that only a partner's use of it ended: `p_kept`. The receipt, with the grant that is left to revoke.
@@ -1249,7 +1241,7 @@ begin
   else
     owner := coalesce((select s.user_id from gateway.live_session(p_session_hash) s), (select u.id from gateway.live_user(p_user_id) u));
     if owner is null and gateway.user_is_blocked(p_user_id) then
-      return '{"shut_out": true}';
+      return '{"user_is_blocked": true}';
     end if;
   end if;
   if not exists (select from gateway.connection c where c.id = p_connection_id and c.user_id = owner) then
@@ -1277,7 +1269,7 @@ begin
 end $$;
 
 -- The operator's erasure: the trigger queues the grant, and the process that erases revokes it in the next five minutes.
-create or replace function gateway.erase(p_connection gateway.connection) returns jsonb
+create or replace function gateway.erase_for_operator(p_connection gateway.connection) returns jsonb
 language plpgsql set search_path = '' as $$
 begin
   delete from public.provider_data d where d.id = p_connection.id;
@@ -1298,7 +1290,7 @@ begin
   if not found then
     return null;
   end if;
-  return gateway.erase(gone);
+  return gateway.erase_for_operator(gone);
 end $$;
 
 -- Erase up to `p_most` connections of a provider, its pending grants and its attempts. The answer counts them and says whether there are
@@ -1325,7 +1317,7 @@ begin
     perform from public.provider_data d where d.id = c.id for update;
     select x.* into gone from gateway.connection x where x.id = c.id;
     if found then
-      perform gateway.erase(gone);
+      perform gateway.erase_for_operator(gone);
       erased := erased + 1;
     end if;
   end loop;
@@ -1521,7 +1513,7 @@ begin
       return jsonb_build_object('refused', asks.refused);
     end if;
   elsif p_user_id is null or gateway.user_is_blocked(p_user_id) then
-    return '{"shut_out": true}';
+    return '{"user_is_blocked": true}';
   else
     select null::gateway.partner as partner, null::text as refused into asks;
   end if;
@@ -1911,7 +1903,7 @@ end $$;
 -- Connect sessions: links that partners make, and the consent given through them.
 
 -- Record the owner's consent for the partner of a connect session, which ends with it. Returns the partner.
-create or replace function gateway.consent_through(p_session_id uuid, p_connection_id uuid, p_made boolean) returns uuid
+create or replace function gateway.give_consent(p_session_id uuid, p_connection_id uuid, p_made boolean) returns uuid
 language plpgsql set search_path = '' as $$
 declare
   s gateway.connect_session;
@@ -2333,10 +2325,10 @@ end $$;
 -- Pending grants, and the decision of their user or partner.
 
 -- Queue a deleted pending grant to be revoked, also if it is deleted with its user.
-create or replace function gateway.keep_pending_for_revocation() returns trigger
+create or replace function gateway.queue_pending_grant() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  if current_setting('gateway.pending_grant_used', true) is distinct from old.id::text then
+  if old.ending is distinct from 'saved' then
     insert into gateway.revocation (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason, due_at)
     values (old.id, 1, old.user_id, old.provider, old.account_id, old.token, old.refresh, old.seal_id, old.seal_id, 'not_confirmed', clock_timestamp())
     on conflict on constraint revocation_pkey do nothing;
@@ -2345,13 +2337,13 @@ begin
       values ('link.refused', old.user_id, old.provider,
               (select s.partner_id from gateway.connect_session s where s.id = old.connect_session_id),
               jsonb_build_object('connect_session', old.connect_session_id,
-                                 'error', coalesce(nullif(current_setting('gateway.link_error', true), ''), 'expired')));
+                                 'error', coalesce(old.ending, 'expired')));
     end if;
   end if;
   return old;
 end $$;
 
-create or replace function gateway.keep_all_pending_for_revocation() returns trigger
+create or replace function gateway.queue_all_pending_grants() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   insert into gateway.revocation (connection_id, generation, user_id, provider, token, refresh, seal_id, refresh_seal_id, reason)
@@ -2392,14 +2384,14 @@ language plpgsql set search_path = '' as $$
 declare
   gone gateway.pending_grant;
 begin
-  perform set_config('gateway.link_error', p_error, true);
+  update gateway.pending_grant g set ending = p_error where g.id = p_id;
   delete from gateway.pending_grant g where g.id = p_id returning g.* into gone;
   return (select gateway.revocation_json(r) from gateway.revocation r where r.seal_id = gone.seal_id);
 end $$;
 
 -- Carry out a decision about a pending grant, under lock_user. `p_choice` is null where a partner has made none.
 --   ending: `saved`, `access_denied` and `frozen` (the grant has to be revoked), `one_account` (a user has one connection of this provider)
-create or replace function gateway.decide(p_grant gateway.pending_grant, p_choice text, p_call_id uuid) returns jsonb
+create or replace function gateway.decide_pending(p_grant gateway.pending_grant, p_choice text, p_call_id uuid) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
   existing gateway.connection;
@@ -2425,7 +2417,7 @@ begin
   if target is null then
     return '{"refused": "pending_confirmation"}';
   end if;
-  perform set_config('gateway.pending_grant_used', p_grant.id::text, true);
+  update gateway.pending_grant g set ending = 'saved' where g.id = p_grant.id;
   delete from gateway.pending_grant g where g.id = p_grant.id;
   saved := gateway.write_connection(p_grant, target, p_call_id);
   return jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(saved));
@@ -2449,9 +2441,9 @@ begin
         where c.user_id = p_user_id and c.saved_by = p_call_id), '{"ending": "state_invalid"}');
   end if;
   if not exists (select from gateway.live_user(p_user_id)) then
-    return '{"shut_out": true}';
+    return '{"user_is_blocked": true}';
   end if;
-  decided := gateway.decide(g, p_choice, p_call_id);
+  decided := gateway.decide_pending(g, p_choice, p_call_id);
   if clock_timestamp() > p_not_after then
     raise exception 'the caller has given up' using errcode = 'query_canceled';
   end if;
@@ -2496,7 +2488,7 @@ begin
     update gateway.connect_session x set ended_at = clock_timestamp() where x.id = s.id;
     return jsonb_build_object('ending', wrong, 'revocation', gateway.refuse_pending(g.id, wrong));
   end if;
-  return gateway.decide(g, p_choice, gen_random_uuid());
+  return gateway.decide_pending(g, p_choice, gen_random_uuid());
 end $$;
 
 -- Refreshing a token: lease, intent, compare-and-set.
@@ -2723,7 +2715,7 @@ end $$;
 
 -- However a row is deleted (disconnect, the owner's server, or with its user), its grant is queued to be revoked and the profile drops its
 -- id. Before the delete, because it needs the row in gateway.connection.
-create or replace function gateway.keep_for_revocation() returns trigger
+create or replace function gateway.queue_erased_grant() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   insert into gateway.revocation as r (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason)
@@ -2737,7 +2729,7 @@ begin
   return old;
 end $$;
 
-create or replace function gateway.keep_all_for_revocation() returns trigger
+create or replace function gateway.queue_all_grants() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   insert into gateway.revocation (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason)
@@ -2937,31 +2929,31 @@ begin
   return jsonb_build_object('ended', found);
 end $$;
 
-create or replace function gateway.lock_user(p_whose uuid) returns void
+create or replace function gateway.lock_user(p_user_id uuid) returns void
 language plpgsql set search_path = '' as $$
 begin
-  perform pg_advisory_xact_lock(hashtextextended('gateway user ' || p_whose::text, 0));
+  perform pg_advisory_xact_lock(hashtextextended('gateway user ' || p_user_id::text, 0));
   -- Then the profiles, before provider_data: the same order as when a user is deleted.
-  perform from public.user_profile p where p.user_id_auth = p_whose order by p.id for no key update;
+  perform from public.user_profile p where p.user_id_auth = p_user_id order by p.id for no key update;
 end $$;
 
 -- The oldest profile of a user, created if missing. Under lock_user, so that two callers create one.
-create or replace function gateway.profile_of(p_whose uuid, p_called text) returns uuid
+create or replace function gateway.profile_of(p_user_id uuid, p_called text) returns uuid
 language plpgsql set search_path = '' as $$
 declare
   profile uuid;
 begin
   select p.id into profile from public.user_profile p
-   where p.user_id_auth = p_whose order by p.created_at nulls last, p.id limit 1;
+   where p.user_id_auth = p_user_id order by p.created_at nulls last, p.id limit 1;
   if profile is null then
-    insert into public.user_profile as p (user_id_auth, user_name, providers) values (p_whose, p_called, '{}')
+    insert into public.user_profile as p (user_id_auth, user_name, providers) values (p_user_id, p_called, '{}')
     returning p.id into profile;
   end if;
   return profile;
 end $$;
 
 -- Put the id into that profile's array once, and remove it from the user's other profiles.
-create or replace function gateway.list_in_profile(p_whose uuid, p_profile uuid, p_connection uuid) returns void
+create or replace function gateway.list_in_profile(p_user_id uuid, p_profile uuid, p_connection uuid) returns void
 language plpgsql set search_path = '' as $$
 declare
   listed text := p_connection::text;
@@ -2969,18 +2961,18 @@ begin
   update public.user_profile p
      set providers = array_remove(coalesce(p.providers, '{}'), listed)
                      || case when p.id = p_profile then array[listed] else '{}'::text[] end
-   where p.user_id_auth = p_whose
+   where p.user_id_auth = p_user_id
      and coalesce(cardinality(array_positions(p.providers, listed)), 0) <> case when p.id = p_profile then 1 else 0 end;
 end $$;
 
 -- The same lock without waiting: a user who is busy is skipped until the next call.
-create or replace function gateway.try_lock_user(p_whose uuid) returns boolean
+create or replace function gateway.try_lock_user(p_user_id uuid) returns boolean
 language plpgsql set search_path = '' as $$
 begin
-  if not pg_try_advisory_xact_lock(hashtextextended('gateway user ' || p_whose::text, 0)) then
+  if not pg_try_advisory_xact_lock(hashtextextended('gateway user ' || p_user_id::text, 0)) then
     return false;
   end if;
-  perform from public.user_profile p where p.user_id_auth = p_whose order by p.id for no key update;
+  perform from public.user_profile p where p.user_id_auth = p_user_id order by p.id for no key update;
   return true;
 end $$;
 
@@ -3051,7 +3043,7 @@ begin
       into reader
       from gateway.live_user(p_user_id) u left join gateway.usage h on h.reader_id = u.id and h.hour = this_hour;
     if reader.id is null then
-      return case when gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::json end;
+      return case when gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::json end;
     end if;
   end if;
   -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long
@@ -3280,7 +3272,7 @@ create or replace trigger gateway_touch before update on public.user_profile
   for each row execute function gateway.touch_profile();
 
 create or replace trigger gateway_erased before delete on public.provider_data
-  for each row execute function gateway.keep_for_revocation();
+  for each row execute function gateway.queue_erased_grant();
 
 -- Queue tokens that the gateway did not write. Encrypted values begin like every Fernet token, and so may a client's.
 create or replace trigger gateway_inserted after insert on public.provider_data
@@ -3293,7 +3285,7 @@ create or replace trigger gateway_written after update on public.provider_data
   ) execute function gateway.queue_import();
 
 create or replace trigger gateway_pending_deleted before delete on gateway.pending_grant
-  for each row execute function gateway.keep_pending_for_revocation();
+  for each row execute function gateway.queue_pending_grant();
 
 create or replace trigger gateway_stopped after update on gateway.partner
   for each row when (
@@ -3301,10 +3293,10 @@ create or replace trigger gateway_stopped after update on gateway.partner
   ) execute function gateway.stop_waiting();
 
 create or replace trigger gateway_emptied before truncate on public.provider_data
-  for each statement execute function gateway.keep_all_for_revocation();
+  for each statement execute function gateway.queue_all_grants();
 
 create or replace trigger gateway_emptied before truncate on gateway.pending_grant
-  for each statement execute function gateway.keep_all_pending_for_revocation();
+  for each statement execute function gateway.queue_all_pending_grants();
 
 -- 4 -- privileges ----------------------------------------------------------------------------------------------------
 
@@ -3354,7 +3346,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', 'e4586cc9e8bd2dca992648c85df170f2c5801ae8e98c27866826d15c8bc9e37d')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '6b292d45ace44fee125b3575a02ad5ec4fae33c43a5aca1da027ab2f3f283045')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

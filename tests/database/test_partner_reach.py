@@ -16,12 +16,11 @@ from gateway.database.queries.callers import (
     reached_connection,
     reached_connections,
 )
-from gateway.database.queries.connections import find_connection
 from gateway.database.queries.revocations import erase_own_connection, find_uninstall_target
 from gateway.database.queries.tokens import read_token
 from gateway.errors import RateLimited, Unauthenticated
 from gateway.models import Caller
-from tests.support.database import rows
+from tests.support.database import find_connection, rows
 from tests.support.partners import events, partner
 
 

@@ -12,13 +12,13 @@ import pytest
 
 from gateway.database.queries import housekeeping
 from gateway.database.queries.callers import reached_connections
-from gateway.database.queries.connections import find_connection, list_connections
+from gateway.database.queries.connections import list_connections
 from gateway.database.queries.events import append_event
 from gateway.database.queries.revocations import erase_own_connection
 from gateway.database.queries.sessions import end_session, read_session
 from gateway.errors import Unauthenticated, Unexpected
 from gateway.models import Caller
-from tests.support.database import Person, in_an_hour, rows
+from tests.support.database import Person, find_connection, in_an_hour, rows
 
 SCOPE = ("contacts.readonly", "users.readonly")
 

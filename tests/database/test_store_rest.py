@@ -30,14 +30,14 @@ from gateway.database import SCHEMA_VERSION, Database, open_postgres, open_rest
 from gateway.database import rest as supabase
 from gateway.database.postgres import FunctionMissing, PostgresBackend
 from gateway.database.queries.callers import reached_connections
-from gateway.database.queries.connections import find_connection, list_connections
+from gateway.database.queries.connections import list_connections
 from gateway.database.queries.events import append_event
 from gateway.database.queries.revocations import claim_revocation, erase_own_connection, settle_revocation
 from gateway.database.queries.sessions import end_session, read_session
 from gateway.database.rest import SupabaseBackend, _translated
 from gateway.errors import DatabaseUnavailable, SettingsRefused, Unexpected
 from gateway.models import Caller
-from tests.support.database import Person, fresh_database, in_an_hour, rows
+from tests.support.database import Person, find_connection, fresh_database, in_an_hour, rows
 from tests.support.postgrest_stand_in import PUBLISHABLE_KEY, SECRET_KEY, PostgRest, service_role_jwt
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -331,6 +331,12 @@ def acting(dsn: str, role: str, user_id: uuid.UUID | None = None, *, before: str
         yield connection
 
 
+def find_connection(store: Database, *, session_hash: str, connection_id: uuid.UUID) -> Connection | None:
+    """A connection of the signed-in user; None for any other."""
+    listing = list_connections(store, session_hash)
+    return next((row for row in listing.connections if row.id == connection_id), None) if listing else None
+
+
 def race(dsn: str, script: str, runners: list[list[str]]) -> list[Any]:
     """
     Runs `script` in as many processes as there are argument lists, all let go at once; what each said, as JSON.

@@ -93,9 +93,3 @@ def list_connections(database: Database, session_hash: str) -> Listing | None:
     """The signed-in user and all of their connections; None when the session has ended."""
     row = database.call("connections", session_hash=session_hash)
     return None if row is None else _LISTING.validate_python(row)
-
-
-def find_connection(database: Database, *, session_hash: str, connection_id: UUID) -> Connection | None:
-    """A connection of the signed-in user; None for an unknown id and for another user's."""
-    row = database.call("connection", session_hash=session_hash, connection_id=connection_id)
-    return None if row is None else _CONNECTION.validate_python(row)

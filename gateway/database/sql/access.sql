@@ -176,7 +176,7 @@ create or replace trigger gateway_touch before update on public.user_profile
   for each row execute function gateway.touch_profile();
 
 create or replace trigger gateway_erased before delete on public.provider_data
-  for each row execute function gateway.keep_for_revocation();
+  for each row execute function gateway.queue_erased_grant();
 
 -- Queue tokens that the gateway did not write. Encrypted values begin like every Fernet token, and so may a client's.
 create or replace trigger gateway_inserted after insert on public.provider_data
@@ -189,7 +189,7 @@ create or replace trigger gateway_written after update on public.provider_data
   ) execute function gateway.queue_import();
 
 create or replace trigger gateway_pending_deleted before delete on gateway.pending_grant
-  for each row execute function gateway.keep_pending_for_revocation();
+  for each row execute function gateway.queue_pending_grant();
 
 create or replace trigger gateway_stopped after update on gateway.partner
   for each row when (
@@ -197,10 +197,10 @@ create or replace trigger gateway_stopped after update on gateway.partner
   ) execute function gateway.stop_waiting();
 
 create or replace trigger gateway_emptied before truncate on public.provider_data
-  for each statement execute function gateway.keep_all_for_revocation();
+  for each statement execute function gateway.queue_all_grants();
 
 create or replace trigger gateway_emptied before truncate on gateway.pending_grant
-  for each statement execute function gateway.keep_all_pending_for_revocation();
+  for each statement execute function gateway.queue_all_pending_grants();
 
 -- 4 -- privileges ----------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 -- The scopes that the partners of a user's connections at a provider requested; with `granted`, also the granted ones. The next attempt
 -- requests them again, so that one partner cannot reduce another's. Only for that user: it reveals other partners.
-create or replace function gateway.scopes_of_other_partners(p_whose uuid, p_at_provider text, p_granted boolean) returns text[]
+create or replace function gateway.scopes_of_other_partners(p_user_id uuid, p_provider text, p_granted boolean) returns text[]
 language sql stable as $$
   select array(
     select distinct n.name
@@ -10,7 +10,7 @@ language sql stable as $$
       left join (gateway.consent x join gateway.partner p on p.id = x.partner_id and p.revoked_at is null)
         on x.connection_id = c.id and x.ended_at is null
       cross join lateral unnest(coalesce(x.scope, '{}') || case when p_granted then c.scope else '{}' end) as n (name)
-     where c.user_id = p_whose and c.provider = p_at_provider order by 1)
+     where c.user_id = p_user_id and c.provider = p_provider order by 1)
 $$;
 
 -- Both lists, each scope once. An empty request stays empty: the permissions then belong to the app.
@@ -23,11 +23,11 @@ $$;
 
 -- Whether a provider is frozen, so that nothing may be connected there. The shared lock lasts until the transaction ends: erasing all of a
 -- provider waits for it.
-create or replace function gateway.provider_is_frozen(p_at_provider text) returns boolean
+create or replace function gateway.provider_is_frozen(p_provider text) returns boolean
 language plpgsql set search_path = '' as $$
 begin
-  perform pg_advisory_xact_lock_shared(hashtextextended('gateway provider ' || p_at_provider, 0));
-  return exists (select from gateway.freeze f where f.target = 'provider:' || p_at_provider);
+  perform pg_advisory_xact_lock_shared(hashtextextended('gateway provider ' || p_provider, 0));
+  return exists (select from gateway.freeze f where f.target = 'provider:' || p_provider);
 end $$;
 
 -- null: no user is signed in. An attempt expires after ten minutes. A user keeps about fifty: one start in ten deletes the oldest, which is
@@ -80,7 +80,7 @@ create or replace function public.gateway_take_authorization_v1(
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   r        gateway.authorization_request;
-  whose    uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
+  signed_in    uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
   mismatch text;
 begin
   select a.* into r from gateway.authorization_request a where a.state_hash = p_state_hash and a.expires_at > clock_timestamp();
@@ -89,8 +89,8 @@ begin
   end if;
   mismatch := case
     when r.browser_hash <> p_browser_hash then 'browser_mismatch'
-    when whose is null and r.connect_session_id is not null and r.return_to is not null then null
-    when whose is distinct from r.user_id then 'user_mismatch' end;
+    when signed_in is null and r.connect_session_id is not null and r.return_to is not null then null
+    when signed_in is distinct from r.user_id then 'user_mismatch' end;
   if mismatch is not null then
     update gateway.authorization_request a set refused_at = clock_timestamp() where a.state_hash = p_state_hash and a.refused_at is null;
     if found then
@@ -105,7 +105,7 @@ begin
   end if;
   return jsonb_build_object(
     'provider', r.provider, 'user_id', r.user_id, 'browser_hash', r.browser_hash, 'encrypted', r.encrypted, 'scope', r.scope,
-    'return_to', r.return_to, 'display', r.display, 'add_account', r.add_account, 'is_signed_in', whose is not null,
+    'return_to', r.return_to, 'display', r.display, 'add_account', r.add_account, 'is_signed_in', signed_in is not null,
     'has_connection', exists (select from gateway.connection c where c.user_id = r.user_id and c.provider = r.provider),
     'clock', jsonb_build_object('at', clock_timestamp()), 'connect_session_id', r.connect_session_id);
 end $$;

@@ -79,7 +79,7 @@ declare
   asks record;
 begin
   if p_key_hash is null then
-    return case when gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::jsonb else '{"providers": null}' end;
+    return case when gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb else '{"providers": null}' end;
   end if;
   select f.* into asks from gateway.caller(p_key_hash, p_address, p_needs) f;
   return case when asks.refused is not null then jsonb_build_object('refused', asks.refused)
@@ -102,7 +102,7 @@ begin
 end $$;
 
 -- null: no such connection for this caller, a user with an access token or a partner. Here and in other functions with a user:
--- {"shut_out": true} for a banned or deleted user.
+-- {"user_is_blocked": true} for a banned or deleted user.
 create or replace function public.gateway_reached_connection_v1(p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -122,41 +122,41 @@ begin
        and case when p_key_hash is not null then gateway.partner_can_see(p, c)
                 else c.user_id = (select u.id from gateway.live_user(p_user_id) u) end),
     case when p_key_hash is not null then (select gateway.public_data(c) from gateway.pending_link_connections(p) c where c.id = p_connection_id) end,
-    case when p_key_hash is null and gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::jsonb end);
+    case when p_key_hash is null and gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb end);
 end $$;
 
 -- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of filters has an index for
 -- this, so every page costs the same. Without a partner: all connections of that user.
-create or replace function gateway.within_reach(
-  p_partner gateway.partner, p_whose uuid, p_at_provider text, p_behind uuid, p_of_type integer, p_in_status text, p_most integer
+create or replace function gateway.visible_connections(
+  p_partner gateway.partner, p_user_id uuid, p_provider text, p_after uuid, p_type integer, p_status text, p_most integer
 )
 returns setof gateway.connection language plpgsql stable set search_path = '' as $$
 declare
-  wanted text[] := case when p_at_provider is null then p_partner.providers
-                        when p_at_provider = any (p_partner.providers) or p_partner.providers is null then array[p_at_provider] else '{}' end;
+  wanted text[] := case when p_provider is null then p_partner.providers
+                        when p_provider = any (p_partner.providers) or p_partner.providers is null then array[p_provider] else '{}' end;
 begin
-  if p_whose is not null then
+  if p_user_id is not null then
     return query
       select c.* from gateway.connection c
-       where c.user_id = p_whose and (p_partner.id is null or gateway.partner_can_see(p_partner, c)) and (p_at_provider is null or c.provider = p_at_provider)
-         and c.id > p_behind and (p_of_type is null or c.type = p_of_type) and (p_in_status is null or c.status = p_in_status)
+       where c.user_id = p_user_id and (p_partner.id is null or gateway.partner_can_see(p_partner, c)) and (p_provider is null or c.provider = p_provider)
+         and c.id > p_after and (p_type is null or c.type = p_type) and (p_status is null or c.status = p_status)
        order by c.id limit p_most;
   elsif p_partner.reach = 'own' then
     return query
       select c.* from gateway.consent x join gateway.connection c on c.id = x.connection_id
-       where x.partner_id = p_partner.id and x.connection_id > p_behind and x.ended_at is null and (wanted is null or c.provider = any (wanted))
-         and (p_of_type is null or c.type = p_of_type) and (p_in_status is null or c.status = p_in_status)
+       where x.partner_id = p_partner.id and x.connection_id > p_after and x.ended_at is null and (wanted is null or c.provider = any (wanted))
+         and (p_type is null or c.type = p_type) and (p_status is null or c.status = p_status)
        order by x.connection_id limit p_most;
   elsif wanted is null then
     return query
       select c.* from gateway.connection c
-       where c.id > p_behind and (p_of_type is null or c.type = p_of_type) and (p_in_status is null or c.status = p_in_status)
+       where c.id > p_after and (p_type is null or c.type = p_type) and (p_status is null or c.status = p_status)
        order by c.id limit p_most;
   else
     return query
       select c.* from unnest(wanted) as w (id) cross join lateral (
         select x.* from gateway.connection x
-         where x.provider = w.id and x.id > p_behind and (p_of_type is null or x.type = p_of_type) and (p_in_status is null or x.status = p_in_status)
+         where x.provider = w.id and x.id > p_after and (p_type is null or x.type = p_type) and (p_status is null or x.status = p_status)
          order by x.id limit p_most) c
        order by c.id limit p_most;
   end if;
@@ -170,7 +170,7 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   asks  record;
   p     gateway.partner;
-  whose uuid := p_of_user;
+  owner uuid := p_of_user;
 begin
   if p_key_hash is not null then
     select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:read') f;
@@ -179,21 +179,21 @@ begin
     end if;
     p := asks.partner;
   else
-    select u.id into whose from gateway.live_user(p_user_id) u;
+    select u.id into owner from gateway.live_user(p_user_id) u;
     if not found then
-      return case when gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::jsonb else '[]' end;
+      return case when gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb else '[]' end;
     end if;
-    if p_of_user <> whose then
+    if p_of_user <> owner then
       return '[]';
     end if;
   end if;
   p_after := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
   return (
     select coalesce(jsonb_agg(gateway.public_data(c) order by c.id), '[]')
-      from (select x.* from gateway.within_reach(p, whose, p_provider, p_after, p_type, p_status, p_most) x
+      from (select x.* from gateway.visible_connections(p, owner, p_provider, p_after, p_type, p_status, p_most) x
             union all
             select x.* from gateway.pending_link_connections(p) x
-             where p_key_hash is not null and x.id > p_after and (whose is null or x.user_id = whose) and (p_provider is null or x.provider = p_provider)
+             where p_key_hash is not null and x.id > p_after and (owner is null or x.user_id = owner) and (p_provider is null or x.provider = p_provider)
                and (p_type is null or x.type = p_type) and (p_status is null or x.status = p_status)
             order by id limit p_most) c);
 end $$;

@@ -102,7 +102,7 @@ begin
   returning c.* into written;
   perform gateway.list_in_profile(g.user_id, profile, p_id);
   if g.connect_session_id is not null then
-    partner := gateway.consent_through(g.connect_session_id, p_id, old.id is null);
+    partner := gateway.give_consent(g.connect_session_id, p_id, old.id is null);
   end if;
   if g.confirmation_hash is not null then
     -- Stored, so that a partner that lost the response can repeat the call.
@@ -118,7 +118,7 @@ begin
 end $$;
 
 -- Keep a grant until its user or its partner decides. A newer one replaces what is pending for the same user and provider.
-create or replace function gateway.keep_pending(p_grant gateway.pending_grant) returns void
+create or replace function gateway.save_pending(p_grant gateway.pending_grant) returns void
 language plpgsql set search_path = '' as $$
 declare
   g gateway.pending_grant := p_grant;
@@ -156,7 +156,7 @@ begin
     return jsonb_build_object('connection', case when saved.id is not null then gateway.public_data(saved) end);
   end if;
   if not exists (select from gateway.live_user(g.user_id)) then
-    return '{"shut_out": true}';
+    return '{"user_is_blocked": true}';
   end if;
   if gateway.provider_is_frozen(g.provider) or gateway.link_stopped(g.connect_session_id) then
     return '{"refused": "frozen"}';
@@ -175,7 +175,7 @@ begin
     end if;
   end if;
   if target is null then
-    perform gateway.keep_pending(g);
+    perform gateway.save_pending(g);
   else
     saved := gateway.write_connection(g, target, g.seal_id);
   end if;
@@ -212,16 +212,6 @@ begin
   );
 end $$;
 
--- null: no such connection for this caller.
-create or replace function public.gateway_connection_v1(p_session_hash text, p_connection_id uuid)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return (
-    select gateway.public_data(c)
-      from gateway.live_session(p_session_hash) s join gateway.connection c on c.user_id = s.user_id and c.id = p_connection_id
-  );
-end $$;
-
 -- null: no such connection for this caller. The right to check a connection, once a minute.
 create or replace function public.gateway_begin_check_v1(p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
@@ -230,7 +220,7 @@ declare
   seen jsonb := public.gateway_reached_connection_v1(p_connection_id, p_user_id, p_key_hash, p_address);
   provider_facts jsonb;
 begin
-  if seen is null or seen ? 'refused' or seen ? 'shut_out' then
+  if seen is null or seen ? 'refused' or seen ? 'user_is_blocked' then
     return seen;
   end if;
   if seen ->> 'status' = 'pending_confirmation' then

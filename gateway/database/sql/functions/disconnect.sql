@@ -49,7 +49,7 @@ begin
       select jsonb_build_object('user_id', w.user_id, 'provider', w.provider, 'account_id', '', 'facts', w.facts, 'kept', true,
                                 'shared', false)
         from gateway.pending_link_connections(p) w where w.id = p_connection_id) end,
-    case when p_key_hash is null and gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::jsonb end);
+    case when p_key_hash is null and gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb end);
 end $$;
 
 -- Record that a connection was erased, or that only a partner's use of it ended: `p_kept`. The receipt, with the grant that is left to revoke.
@@ -99,7 +99,7 @@ begin
   else
     owner := coalesce((select s.user_id from gateway.live_session(p_session_hash) s), (select u.id from gateway.live_user(p_user_id) u));
     if owner is null and gateway.user_is_blocked(p_user_id) then
-      return '{"shut_out": true}';
+      return '{"user_is_blocked": true}';
     end if;
   end if;
   if not exists (select from gateway.connection c where c.id = p_connection_id and c.user_id = owner) then
@@ -127,7 +127,7 @@ begin
 end $$;
 
 -- The operator's erasure: the trigger queues the grant, and the process that erases revokes it in the next five minutes.
-create or replace function gateway.erase(p_connection gateway.connection) returns jsonb
+create or replace function gateway.erase_for_operator(p_connection gateway.connection) returns jsonb
 language plpgsql set search_path = '' as $$
 begin
   delete from public.provider_data d where d.id = p_connection.id;
@@ -148,7 +148,7 @@ begin
   if not found then
     return null;
   end if;
-  return gateway.erase(gone);
+  return gateway.erase_for_operator(gone);
 end $$;
 
 -- Erase up to `p_most` connections of a provider, its pending grants and its attempts. The answer counts them and says whether there are
@@ -175,7 +175,7 @@ begin
     perform from public.provider_data d where d.id = c.id for update;
     select x.* into gone from gateway.connection x where x.id = c.id;
     if found then
-      perform gateway.erase(gone);
+      perform gateway.erase_for_operator(gone);
       erased := erased + 1;
     end if;
   end loop;

@@ -183,7 +183,7 @@ begin
       return jsonb_build_object('refused', asks.refused);
     end if;
   elsif p_user_id is null or gateway.user_is_blocked(p_user_id) then
-    return '{"shut_out": true}';
+    return '{"user_is_blocked": true}';
   else
     select null::gateway.partner as partner, null::text as refused into asks;
   end if;

@@ -1,10 +1,10 @@
 -- Pending grants, and the decision of their user or partner.
 
 -- Queue a deleted pending grant to be revoked, also if it is deleted with its user.
-create or replace function gateway.keep_pending_for_revocation() returns trigger
+create or replace function gateway.queue_pending_grant() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  if current_setting('gateway.pending_grant_used', true) is distinct from old.id::text then
+  if old.ending is distinct from 'saved' then
     insert into gateway.revocation (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason, due_at)
     values (old.id, 1, old.user_id, old.provider, old.account_id, old.token, old.refresh, old.seal_id, old.seal_id, 'not_confirmed', clock_timestamp())
     on conflict on constraint revocation_pkey do nothing;
@@ -13,13 +13,13 @@ begin
       values ('link.refused', old.user_id, old.provider,
               (select s.partner_id from gateway.connect_session s where s.id = old.connect_session_id),
               jsonb_build_object('connect_session', old.connect_session_id,
-                                 'error', coalesce(nullif(current_setting('gateway.link_error', true), ''), 'expired')));
+                                 'error', coalesce(old.ending, 'expired')));
     end if;
   end if;
   return old;
 end $$;
 
-create or replace function gateway.keep_all_pending_for_revocation() returns trigger
+create or replace function gateway.queue_all_pending_grants() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   insert into gateway.revocation (connection_id, generation, user_id, provider, token, refresh, seal_id, refresh_seal_id, reason)
@@ -60,14 +60,14 @@ language plpgsql set search_path = '' as $$
 declare
   gone gateway.pending_grant;
 begin
-  perform set_config('gateway.link_error', p_error, true);
+  update gateway.pending_grant g set ending = p_error where g.id = p_id;
   delete from gateway.pending_grant g where g.id = p_id returning g.* into gone;
   return (select gateway.revocation_json(r) from gateway.revocation r where r.seal_id = gone.seal_id);
 end $$;
 
 -- Carry out a decision about a pending grant, under lock_user. `p_choice` is null where a partner has made none.
 --   ending: `saved`, `access_denied` and `frozen` (the grant has to be revoked), `one_account` (a user has one connection of this provider)
-create or replace function gateway.decide(p_grant gateway.pending_grant, p_choice text, p_call_id uuid) returns jsonb
+create or replace function gateway.decide_pending(p_grant gateway.pending_grant, p_choice text, p_call_id uuid) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
   existing gateway.connection;
@@ -93,7 +93,7 @@ begin
   if target is null then
     return '{"refused": "pending_confirmation"}';
   end if;
-  perform set_config('gateway.pending_grant_used', p_grant.id::text, true);
+  update gateway.pending_grant g set ending = 'saved' where g.id = p_grant.id;
   delete from gateway.pending_grant g where g.id = p_grant.id;
   saved := gateway.write_connection(p_grant, target, p_call_id);
   return jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(saved));
@@ -117,9 +117,9 @@ begin
         where c.user_id = p_user_id and c.saved_by = p_call_id), '{"ending": "state_invalid"}');
   end if;
   if not exists (select from gateway.live_user(p_user_id)) then
-    return '{"shut_out": true}';
+    return '{"user_is_blocked": true}';
   end if;
-  decided := gateway.decide(g, p_choice, p_call_id);
+  decided := gateway.decide_pending(g, p_choice, p_call_id);
   if clock_timestamp() > p_not_after then
     raise exception 'the caller has given up' using errcode = 'query_canceled';
   end if;
@@ -164,5 +164,5 @@ begin
     update gateway.connect_session x set ended_at = clock_timestamp() where x.id = s.id;
     return jsonb_build_object('ending', wrong, 'revocation', gateway.refuse_pending(g.id, wrong));
   end if;
-  return gateway.decide(g, p_choice, gen_random_uuid());
+  return gateway.decide_pending(g, p_choice, gen_random_uuid());
 end $$;

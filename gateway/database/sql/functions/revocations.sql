@@ -2,7 +2,7 @@
 
 -- However a row is deleted (disconnect, the owner's server, or with its user), its grant is queued to be revoked and the profile drops its
 -- id. Before the delete, because it needs the row in gateway.connection.
-create or replace function gateway.keep_for_revocation() returns trigger
+create or replace function gateway.queue_erased_grant() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   insert into gateway.revocation as r (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason)
@@ -16,7 +16,7 @@ begin
   return old;
 end $$;
 
-create or replace function gateway.keep_all_for_revocation() returns trigger
+create or replace function gateway.queue_all_grants() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   insert into gateway.revocation (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason)

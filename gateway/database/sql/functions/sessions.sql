@@ -87,31 +87,31 @@ begin
   return jsonb_build_object('ended', found);
 end $$;
 
-create or replace function gateway.lock_user(p_whose uuid) returns void
+create or replace function gateway.lock_user(p_user_id uuid) returns void
 language plpgsql set search_path = '' as $$
 begin
-  perform pg_advisory_xact_lock(hashtextextended('gateway user ' || p_whose::text, 0));
+  perform pg_advisory_xact_lock(hashtextextended('gateway user ' || p_user_id::text, 0));
   -- Then the profiles, before provider_data: the same order as when a user is deleted.
-  perform from public.user_profile p where p.user_id_auth = p_whose order by p.id for no key update;
+  perform from public.user_profile p where p.user_id_auth = p_user_id order by p.id for no key update;
 end $$;
 
 -- The oldest profile of a user, created if missing. Under lock_user, so that two callers create one.
-create or replace function gateway.profile_of(p_whose uuid, p_called text) returns uuid
+create or replace function gateway.profile_of(p_user_id uuid, p_called text) returns uuid
 language plpgsql set search_path = '' as $$
 declare
   profile uuid;
 begin
   select p.id into profile from public.user_profile p
-   where p.user_id_auth = p_whose order by p.created_at nulls last, p.id limit 1;
+   where p.user_id_auth = p_user_id order by p.created_at nulls last, p.id limit 1;
   if profile is null then
-    insert into public.user_profile as p (user_id_auth, user_name, providers) values (p_whose, p_called, '{}')
+    insert into public.user_profile as p (user_id_auth, user_name, providers) values (p_user_id, p_called, '{}')
     returning p.id into profile;
   end if;
   return profile;
 end $$;
 
 -- Put the id into that profile's array once, and remove it from the user's other profiles.
-create or replace function gateway.list_in_profile(p_whose uuid, p_profile uuid, p_connection uuid) returns void
+create or replace function gateway.list_in_profile(p_user_id uuid, p_profile uuid, p_connection uuid) returns void
 language plpgsql set search_path = '' as $$
 declare
   listed text := p_connection::text;
@@ -119,17 +119,17 @@ begin
   update public.user_profile p
      set providers = array_remove(coalesce(p.providers, '{}'), listed)
                      || case when p.id = p_profile then array[listed] else '{}'::text[] end
-   where p.user_id_auth = p_whose
+   where p.user_id_auth = p_user_id
      and coalesce(cardinality(array_positions(p.providers, listed)), 0) <> case when p.id = p_profile then 1 else 0 end;
 end $$;
 
 -- The same lock without waiting: a user who is busy is skipped until the next call.
-create or replace function gateway.try_lock_user(p_whose uuid) returns boolean
+create or replace function gateway.try_lock_user(p_user_id uuid) returns boolean
 language plpgsql set search_path = '' as $$
 begin
-  if not pg_try_advisory_xact_lock(hashtextextended('gateway user ' || p_whose::text, 0)) then
+  if not pg_try_advisory_xact_lock(hashtextextended('gateway user ' || p_user_id::text, 0)) then
     return false;
   end if;
-  perform from public.user_profile p where p.user_id_auth = p_whose order by p.id for no key update;
+  perform from public.user_profile p where p.user_id_auth = p_user_id order by p.id for no key update;
   return true;
 end $$;

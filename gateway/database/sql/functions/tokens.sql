@@ -65,7 +65,7 @@ begin
       into reader
       from gateway.live_user(p_user_id) u left join gateway.usage h on h.reader_id = u.id and h.hour = this_hour;
     if reader.id is null then
-      return case when gateway.user_is_blocked(p_user_id) then '{"shut_out": true}'::json end;
+      return case when gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::json end;
     end if;
   end if;
   -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long

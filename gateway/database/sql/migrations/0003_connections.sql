@@ -71,6 +71,7 @@ create table gateway.pending_grant (
   display            text not null check (display in ('page', 'popup')),
   connect_session_id uuid,
   confirmation_hash  text,
+  ending             text,
   created_at         timestamptz not null default clock_timestamp(),
   pending_until      timestamptz not null default clock_timestamp() + interval '10 minutes'
 );
@@ -79,6 +80,7 @@ create unique index pending_grant_connect_session on gateway.pending_grant (conn
 create index pending_grant_pending_until on gateway.pending_grant (pending_until);
 comment on table gateway.pending_grant is 'Encrypted grants that wait for a decision.';
 comment on column gateway.pending_grant.confirmation_hash is 'Hash of the confirmation in the finishing browser; set where no user was signed in and the partner decides.';
+comment on column gateway.pending_grant.ending is 'Set in the transaction that deletes the row: saved, or why not. The trigger reads it.';
 comment on index gateway.pending_grant_pkey is 'A grant is pending once, and one decision ends it.';
 comment on index gateway.pending_grant_user_provider is 'A user is asked one question per provider: a newer grant replaces the one before.';
 comment on index gateway.pending_grant_connect_session is 'A link has one pending grant, separate from the user''s own question.';
