@@ -168,8 +168,8 @@ def test_rotating_the_keys_does_not_end_the_chain(runtime, sealed, database):
     both = runtime(new, KEY)
 
     assert rotate(both, check=True).old_key == 1
-    assert rotate(both).resealed == 1
-    assert rotate(both, check=True).older == 0
+    assert rotate(both).replaced == 1
+    assert rotate(both, check=True).old_key == 0
     alone = runtime(new)
     append(database, 2)
     assert seal(alone) == 2
