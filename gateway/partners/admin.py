@@ -1,36 +1,26 @@
 """
-Partners: their keys, and the operator's commands.
+The operator's commands about partners and their keys.
 
-Makes keys and checks their form. The database stores them, and decides what a key may do in the call that does it.
+The database stores them, and decides what a key may do in the call that does it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
-import re
-import secrets
 import uuid
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from gateway.database import Database
 from gateway.database.queries import partners as queries
-from gateway.errors import Unauthenticated
+from gateway.partners.keys import hash_key, make_key
 
-KEY_PREFIX = "gw_live_"
 Reach = Literal["own", "all"]
 """`own`: connections whose owners consented on a page that names the partner. `all`: every one of its providers."""
 SCOPES = ("connections:read", "connections:write", "tokens:read", "sessions:write", "events:read")
 MOST_PER_HOUR = 1_000_000_000
 
-_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_SECRET_DIGITS = 43
-"""Of base 62, for 256 bits."""
-_CHECK_DIGITS = 6
-_SHAPE = re.compile(rf"{KEY_PREFIX}[0-9A-Za-z]{{{_SECRET_DIGITS + _CHECK_DIGITS}}}", re.ASCII)
 _LONGEST_NAME = 80
 _MOST_DAYS = 3650
 _MAPPED_BITS = 96
@@ -47,44 +37,6 @@ class NewKey:
     partner_id: uuid.UUID
     key_id: uuid.UUID
     text: str = field(repr=False)
-
-
-# -- keys ------------------------------------------------------------------------------------------------------------
-
-
-def make_key() -> str:
-    """A prefix that scanners for leaked secrets know, 256 random bits in base 62, and a CRC-32 of both."""
-    body = KEY_PREFIX + _base62(secrets.randbits(256), _SECRET_DIGITS)
-    return body + _check(body)
-
-
-def read_key(text: str) -> str:
-    """
-    The SHA-256 (hex) of a key, as the database stores it. Raises Unauthenticated for a wrong form or checksum, without a database call.
-    """
-    if not _SHAPE.fullmatch(text) or _check(text[:-_CHECK_DIGITS]) != text[-_CHECK_DIGITS:]:
-        raise Unauthenticated("the key has a wrong shape or checksum")
-    return hash_key(text)
-
-
-def hash_key(text: str) -> str:
-    """The hash to store. A fast one is enough: a key has 256 random bits."""
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def _check(body: str) -> str:
-    return _base62(zlib.crc32(body.encode("ascii")), _CHECK_DIGITS)
-
-
-def _base62(number: int, digits: int) -> str:
-    found = []
-    for _ in range(digits):
-        number, digit = divmod(number, 62)
-        found.append(_ALPHABET[digit])
-    return "".join(reversed(found))
-
-
-# -- what the operator decides ---------------------------------------------------------------------------------------
 
 
 def add_partner(
@@ -117,7 +69,7 @@ def add_partner(
         connections_per_hour=connections_per_hour,
         freeze_on_alert=freeze_on_alert,
         key_hash=hash_key(text),
-        hint=_hint(text),
+        hint=text[-4:],
         addresses=_networks(addresses),
         expires_seconds=_seconds(expires_days),
     )
@@ -137,7 +89,7 @@ def add_key(database: Database, name: str, *, addresses: Sequence[str] = (), exp
         database,
         name=name,
         key_hash=hash_key(text),
-        hint=_hint(text),
+        hint=text[-4:],
         addresses=_networks(addresses),
         expires_seconds=_seconds(expires_days),
     )
@@ -185,7 +137,3 @@ def _seconds(days: int | None) -> float | None:
     if days is not None and not 0 < days <= _MOST_DAYS:
         raise PartnerRefused(f"a key lives 1 to {_MOST_DAYS} days, or without an end")
     return None if days is None else days * 86400.0
-
-
-def _hint(text: str) -> str:
-    return text[-4:]

@@ -18,7 +18,7 @@ from gateway.database.queries.callers import reached_connections
 from gateway.database.queries.tokens import read_token, stored_token
 from gateway.errors import Frozen, RateLimited
 from gateway.models import Caller
-from gateway.partners.admin import hash_key
+from gateway.partners.keys import hash_key
 from tests.support.database import Person, rows
 from tests.support.partners import events, next_hour, partner, recorded_reads
 

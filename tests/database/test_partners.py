@@ -18,7 +18,8 @@ from gateway.database.queries.revocations import erase_own_connection, find_unin
 from gateway.database.queries.tokens import read_token
 from gateway.errors import Forbidden, Frozen, Unauthenticated
 from gateway.models import Caller
-from gateway.partners.admin import PartnerRefused, add_key, add_partner, hash_key, make_key, read_key
+from gateway.partners.admin import PartnerRefused, add_key, add_partner
+from gateway.partners.keys import hash_key, make_key, read_key
 from tests.support.database import rows
 from tests.support.partners import events, partner
 

@@ -17,7 +17,7 @@ from gateway.database.queries import partners as queries
 from gateway.database.queries.callers import check_caller
 from gateway.errors import Frozen, Unauthenticated
 from gateway.models import Caller
-from gateway.partners.admin import read_key
+from gateway.partners.keys import read_key
 from tests.support.partners import partner
 
 

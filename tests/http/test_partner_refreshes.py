@@ -22,7 +22,8 @@ from gateway.database.queries.revocations import erase_own_connection, find_unin
 from gateway.database.queries.tokens import read_token
 from gateway.errors import Unauthenticated
 from gateway.models import Caller
-from gateway.partners.admin import add_key, hash_key, make_key
+from gateway.partners.admin import add_key
+from gateway.partners.keys import hash_key, make_key
 from tests.http.test_partner_tokens import expires, refreshes, waits
 from tests.support.database import Person, rows
 from tests.support.partners import partner, partner_of, recorded_reads

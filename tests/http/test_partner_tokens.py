@@ -14,7 +14,7 @@ import requests
 from gateway import create_app
 from gateway.database import open_postgres
 from gateway.database.queries import partners as queries
-from gateway.partners.admin import make_key
+from gateway.partners.keys import make_key
 from tests.support.database import rows
 from tests.support.gateway_process import without_request_id
 from tests.support.partners import events, partner_of, recorded_reads

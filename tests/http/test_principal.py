@@ -12,7 +12,7 @@ from flask import Flask
 
 from gateway.errors import BadRequest, NotFound, RateLimited, Unauthenticated
 from gateway.models import Caller
-from gateway.partners.admin import hash_key, make_key
+from gateway.partners.keys import hash_key, make_key
 from gateway.web import auth_rate_limit
 from gateway.web.request_context import client_address
 from gateway.web.v1.json_api import caller

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from gateway.errors import BadRequest, Unauthenticated, UnsupportedMediaType
 from gateway.models import Caller
-from gateway.partners.admin import KEY_PREFIX, read_key
+from gateway.partners.keys import KEY_PREFIX, read_key
 from gateway.web.request_context import client_address, runtime
 from gateway.web.v1.schemas import NoQuery, RequestModel, ResponseModel
 
