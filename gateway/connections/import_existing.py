@@ -297,7 +297,7 @@ def import_all(
             named = None if row.seal_id else mapped.get((row.name or "").strip().lower())
             outcome = import_row(rt, row, named or row.provider)
         else:
-            outcome = Outcome("later", "another process is at it")
+            outcome = Outcome("later", "another process is importing it")
         report.counts[outcome.name] += 1
         if outcome.name not in ("imported", "waiting"):
             report.remaining.append(Remaining(str(queued.id), queued.name, outcome.name, outcome.reason))

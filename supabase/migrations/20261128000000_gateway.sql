@@ -773,28 +773,46 @@ begin
        and (p_partner.providers is null or g.provider = any (p_partner.providers));
 end $$;
 
--- null: no such connection for this caller, a user with an access token or a partner. Here and in other functions with a user:
--- {"user_is_blocked": true} for a banned or deleted user.
+-- The connection that a caller may act on: a partner's key whose scope covers `p_needs`, or a user by session or access token. `connection`
+-- is null for one that does not exist and for one that the caller cannot reach. A partner also reaches the pending grants of its links.
+-- `refusal`: the answer to a caller who may not ask, {"refused": slug}, or {"user_is_blocked": true} for a banned or deleted user.
+create or replace function gateway.authorize(
+  p_connection_id uuid, p_session_hash text, p_user_id uuid, p_key_hash text, p_address text, p_needs text,
+  out connection gateway.connection, out partner gateway.partner, out refusal jsonb
+)
+language plpgsql set search_path = '' as $$
+declare
+  asks record;
+begin
+  if p_key_hash is null then
+    select c.* into connection from gateway.connection c
+     where c.id = p_connection_id
+       and c.user_id = coalesce((select s.user_id from gateway.live_session(p_session_hash) s), (select u.id from gateway.live_user(p_user_id) u));
+    refusal := case when not found and gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb end;
+    return;
+  end if;
+  select f.* into asks from gateway.caller(p_key_hash, p_address, p_needs) f;
+  if asks.refused is not null then
+    refusal := jsonb_build_object('refused', asks.refused);
+    return;
+  end if;
+  partner := asks.partner;
+  if gateway.partner_has_consent(partner, p_connection_id) then
+    select c.* into connection from gateway.connection c where c.id = p_connection_id and gateway.partner_can_see(partner, c);
+  end if;
+  if connection.id is null then
+    select w.* into connection from gateway.pending_link_connections(partner) w where w.id = p_connection_id;
+  end if;
+end $$;
+
+-- null: no such connection for this caller.
 create or replace function public.gateway_reached_connection_v1(p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  asks record;
-  p    gateway.partner;
+  allowed record;
 begin
-  if p_key_hash is not null then
-    select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:read') f;
-    if asks.refused is not null then
-      return jsonb_build_object('refused', asks.refused);
-    end if;
-    p := asks.partner;
-  end if;
-  return coalesce((
-    select gateway.public_data(c) from gateway.connection c
-     where c.id = p_connection_id and (p_key_hash is null or gateway.partner_has_consent(p, p_connection_id))
-       and case when p_key_hash is not null then gateway.partner_can_see(p, c)
-                else c.user_id = (select u.id from gateway.live_user(p_user_id) u) end),
-    case when p_key_hash is not null then (select gateway.public_data(c) from gateway.pending_link_connections(p) c where c.id = p_connection_id) end,
-    case when p_key_hash is null and gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb end);
+  select f.* into allowed from gateway.authorize(p_connection_id, null, p_user_id, p_key_hash, p_address, 'connections:read') f;
+  return coalesce(allowed.refusal, case when (allowed.connection).id is not null then gateway.public_data(allowed.connection) end);
 end $$;
 
 -- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of filters has an index for
@@ -1167,31 +1185,16 @@ create or replace function public.gateway_uninstall_target_v1(
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  asks record;
-  p    gateway.partner;
+  allowed record;
+  c       gateway.connection;
 begin
-  if p_key_hash is not null then
-    select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:write') f;
-    if asks.refused is not null then
-      return jsonb_build_object('refused', asks.refused);
-    end if;
-    p := asks.partner;
-  end if;
-  return coalesce((
-    select jsonb_build_object('user_id', c.user_id, 'provider', c.provider, 'account_id', c.account_id, 'facts', c.facts,
-                              'kept', p_key_hash is not null and not gateway.disconnect_deletes(p, c.id),
-                              'shared', p_key_hash is not null and p.reach = 'own' and gateway.account_used_elsewhere(c))
-      from gateway.connection c
-     where c.id = p_connection_id and (p_key_hash is null or gateway.partner_has_consent(p, p_connection_id))
-       and case when p_key_hash is not null then gateway.partner_can_see(p, c)
-                else c.user_id = coalesce((select s.user_id from gateway.live_session(p_session_hash) s),
-                                          (select u.id from gateway.live_user(p_user_id) u)) end),
+  select f.* into allowed from gateway.authorize(p_connection_id, p_session_hash, p_user_id, p_key_hash, p_address, 'connections:write') f;
+  c := allowed.connection;
+  return coalesce(allowed.refusal, case when c.id is not null then jsonb_build_object(
+    'user_id', c.user_id, 'provider', c.provider, 'account_id', c.account_id, 'facts', c.facts,
     -- A pending grant is revoked without an uninstall.
-    case when p_key_hash is not null then (
-      select jsonb_build_object('user_id', w.user_id, 'provider', w.provider, 'account_id', '', 'facts', w.facts, 'kept', true,
-                                'shared', false)
-        from gateway.pending_link_connections(p) w where w.id = p_connection_id) end,
-    case when p_key_hash is null and gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb end);
+    'kept', p_key_hash is not null and (c.status = 'pending_confirmation' or not gateway.disconnect_deletes(allowed.partner, c.id)),
+    'shared', p_key_hash is not null and (allowed.partner).reach = 'own' and gateway.account_used_elsewhere(c)) end);
 end $$;
 
 -- Record that a connection was erased, or that only a partner's use of it ended: `p_kept`. The receipt, with the grant that is left to revoke.
@@ -1221,31 +1224,19 @@ create or replace function public.gateway_disconnect_v1(
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  asks  record;
-  p     gateway.partner;
-  owner uuid;
-  gone  gateway.connection;
+  allowed record;
+  p       gateway.partner;
+  owner   uuid;
+  gone    gateway.connection;
 begin
-  if p_key_hash is not null then
-    select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:write') f;
-    if asks.refused is not null then
-      return jsonb_build_object('refused', asks.refused);
-    end if;
-    p := asks.partner;
-    select w.* into gone from gateway.pending_link_connections(p) w where w.id = p_connection_id;
-    if found then
-      return case when gateway.refuse_pending(gone.id, 'disconnected') is not null then gateway.record_disconnect(gone, p.id, false) end;
-    end if;
-    select c.user_id into owner from gateway.connection c
-     where c.id = p_connection_id and gateway.partner_has_consent(p, p_connection_id) and gateway.partner_can_see(p, c);
-  else
-    owner := coalesce((select s.user_id from gateway.live_session(p_session_hash) s), (select u.id from gateway.live_user(p_user_id) u));
-    if owner is null and gateway.user_is_blocked(p_user_id) then
-      return '{"user_is_blocked": true}';
-    end if;
-  end if;
-  if not exists (select from gateway.connection c where c.id = p_connection_id and c.user_id = owner) then
-    return null;
+  select f.* into allowed from gateway.authorize(p_connection_id, p_session_hash, p_user_id, p_key_hash, p_address, 'connections:write') f;
+  p := allowed.partner;
+  gone := allowed.connection;
+  owner := gone.user_id;
+  if owner is null then
+    return allowed.refusal;
+  elsif gone.status = 'pending_confirmation' then
+    return case when gateway.refuse_pending(gone.id, 'disconnected') is not null then gateway.record_disconnect(gone, p.id, false) end;
   end if;
   perform gateway.lock_user(owner);
   perform from public.provider_data d where d.id = p_connection_id for update;
@@ -3346,7 +3337,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '6b292d45ace44fee125b3575a02ad5ec4fae33c43a5aca1da027ab2f3f283045')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '06ebcee498323dabfca58353c79b21374cae3ed57d605e30a2321a93f50cb9ef')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

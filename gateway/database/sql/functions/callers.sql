@@ -101,28 +101,46 @@ begin
        and (p_partner.providers is null or g.provider = any (p_partner.providers));
 end $$;
 
--- null: no such connection for this caller, a user with an access token or a partner. Here and in other functions with a user:
--- {"user_is_blocked": true} for a banned or deleted user.
+-- The connection that a caller may act on: a partner's key whose scope covers `p_needs`, or a user by session or access token. `connection`
+-- is null for one that does not exist and for one that the caller cannot reach. A partner also reaches the pending grants of its links.
+-- `refusal`: the answer to a caller who may not ask, {"refused": slug}, or {"user_is_blocked": true} for a banned or deleted user.
+create or replace function gateway.authorize(
+  p_connection_id uuid, p_session_hash text, p_user_id uuid, p_key_hash text, p_address text, p_needs text,
+  out connection gateway.connection, out partner gateway.partner, out refusal jsonb
+)
+language plpgsql set search_path = '' as $$
+declare
+  asks record;
+begin
+  if p_key_hash is null then
+    select c.* into connection from gateway.connection c
+     where c.id = p_connection_id
+       and c.user_id = coalesce((select s.user_id from gateway.live_session(p_session_hash) s), (select u.id from gateway.live_user(p_user_id) u));
+    refusal := case when not found and gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb end;
+    return;
+  end if;
+  select f.* into asks from gateway.caller(p_key_hash, p_address, p_needs) f;
+  if asks.refused is not null then
+    refusal := jsonb_build_object('refused', asks.refused);
+    return;
+  end if;
+  partner := asks.partner;
+  if gateway.partner_has_consent(partner, p_connection_id) then
+    select c.* into connection from gateway.connection c where c.id = p_connection_id and gateway.partner_can_see(partner, c);
+  end if;
+  if connection.id is null then
+    select w.* into connection from gateway.pending_link_connections(partner) w where w.id = p_connection_id;
+  end if;
+end $$;
+
+-- null: no such connection for this caller.
 create or replace function public.gateway_reached_connection_v1(p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  asks record;
-  p    gateway.partner;
+  allowed record;
 begin
-  if p_key_hash is not null then
-    select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:read') f;
-    if asks.refused is not null then
-      return jsonb_build_object('refused', asks.refused);
-    end if;
-    p := asks.partner;
-  end if;
-  return coalesce((
-    select gateway.public_data(c) from gateway.connection c
-     where c.id = p_connection_id and (p_key_hash is null or gateway.partner_has_consent(p, p_connection_id))
-       and case when p_key_hash is not null then gateway.partner_can_see(p, c)
-                else c.user_id = (select u.id from gateway.live_user(p_user_id) u) end),
-    case when p_key_hash is not null then (select gateway.public_data(c) from gateway.pending_link_connections(p) c where c.id = p_connection_id) end,
-    case when p_key_hash is null and gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb end);
+  select f.* into allowed from gateway.authorize(p_connection_id, null, p_user_id, p_key_hash, p_address, 'connections:read') f;
+  return coalesce(allowed.refusal, case when (allowed.connection).id is not null then gateway.public_data(allowed.connection) end);
 end $$;
 
 -- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of filters has an index for

@@ -25,31 +25,16 @@ create or replace function public.gateway_uninstall_target_v1(
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  asks record;
-  p    gateway.partner;
+  allowed record;
+  c       gateway.connection;
 begin
-  if p_key_hash is not null then
-    select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:write') f;
-    if asks.refused is not null then
-      return jsonb_build_object('refused', asks.refused);
-    end if;
-    p := asks.partner;
-  end if;
-  return coalesce((
-    select jsonb_build_object('user_id', c.user_id, 'provider', c.provider, 'account_id', c.account_id, 'facts', c.facts,
-                              'kept', p_key_hash is not null and not gateway.disconnect_deletes(p, c.id),
-                              'shared', p_key_hash is not null and p.reach = 'own' and gateway.account_used_elsewhere(c))
-      from gateway.connection c
-     where c.id = p_connection_id and (p_key_hash is null or gateway.partner_has_consent(p, p_connection_id))
-       and case when p_key_hash is not null then gateway.partner_can_see(p, c)
-                else c.user_id = coalesce((select s.user_id from gateway.live_session(p_session_hash) s),
-                                          (select u.id from gateway.live_user(p_user_id) u)) end),
+  select f.* into allowed from gateway.authorize(p_connection_id, p_session_hash, p_user_id, p_key_hash, p_address, 'connections:write') f;
+  c := allowed.connection;
+  return coalesce(allowed.refusal, case when c.id is not null then jsonb_build_object(
+    'user_id', c.user_id, 'provider', c.provider, 'account_id', c.account_id, 'facts', c.facts,
     -- A pending grant is revoked without an uninstall.
-    case when p_key_hash is not null then (
-      select jsonb_build_object('user_id', w.user_id, 'provider', w.provider, 'account_id', '', 'facts', w.facts, 'kept', true,
-                                'shared', false)
-        from gateway.pending_link_connections(p) w where w.id = p_connection_id) end,
-    case when p_key_hash is null and gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb end);
+    'kept', p_key_hash is not null and (c.status = 'pending_confirmation' or not gateway.disconnect_deletes(allowed.partner, c.id)),
+    'shared', p_key_hash is not null and (allowed.partner).reach = 'own' and gateway.account_used_elsewhere(c)) end);
 end $$;
 
 -- Record that a connection was erased, or that only a partner's use of it ended: `p_kept`. The receipt, with the grant that is left to revoke.
@@ -79,31 +64,19 @@ create or replace function public.gateway_disconnect_v1(
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  asks  record;
-  p     gateway.partner;
-  owner uuid;
-  gone  gateway.connection;
+  allowed record;
+  p       gateway.partner;
+  owner   uuid;
+  gone    gateway.connection;
 begin
-  if p_key_hash is not null then
-    select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:write') f;
-    if asks.refused is not null then
-      return jsonb_build_object('refused', asks.refused);
-    end if;
-    p := asks.partner;
-    select w.* into gone from gateway.pending_link_connections(p) w where w.id = p_connection_id;
-    if found then
-      return case when gateway.refuse_pending(gone.id, 'disconnected') is not null then gateway.record_disconnect(gone, p.id, false) end;
-    end if;
-    select c.user_id into owner from gateway.connection c
-     where c.id = p_connection_id and gateway.partner_has_consent(p, p_connection_id) and gateway.partner_can_see(p, c);
-  else
-    owner := coalesce((select s.user_id from gateway.live_session(p_session_hash) s), (select u.id from gateway.live_user(p_user_id) u));
-    if owner is null and gateway.user_is_blocked(p_user_id) then
-      return '{"user_is_blocked": true}';
-    end if;
-  end if;
-  if not exists (select from gateway.connection c where c.id = p_connection_id and c.user_id = owner) then
-    return null;
+  select f.* into allowed from gateway.authorize(p_connection_id, p_session_hash, p_user_id, p_key_hash, p_address, 'connections:write') f;
+  p := allowed.partner;
+  gone := allowed.connection;
+  owner := gone.user_id;
+  if owner is null then
+    return allowed.refusal;
+  elsif gone.status = 'pending_confirmation' then
+    return case when gateway.refuse_pending(gone.id, 'disconnected') is not null then gateway.record_disconnect(gone, p.id, false) end;
   end if;
   perform gateway.lock_user(owner);
   perform from public.provider_data d where d.id = p_connection_id for update;
