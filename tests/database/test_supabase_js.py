@@ -13,6 +13,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def test_no_connection_and_anothers_look_the_same(store, alice, bob, browser):
 
 def test_the_own_token_is_updated_as_documented(database, store, alice, browser):
     """
-    Token and expiry of the own row; what the gateway believes stays what it was.
+    Token and expiry of the own row; the gateway keeps its own account, scope and expiry, and verifies the token before it is used.
     """
     mine = alice.connects(store)
     before = list_connections(store, alice.session)
@@ -119,7 +120,9 @@ def test_the_own_token_is_updated_as_documented(database, store, alice, browser)
 
     assert (204, None) == (said["status"], said["code"])
     assert [("new", "2031-01-01T00:00:00Z")] == rows(database, "select token, expires from public.provider_data")
-    assert before == list_connections(store, alice.session)
+    (after,) = list_connections(store, alice.session).connections
+    assert "unverified" == after.status
+    assert before.connections == (replace(after, status="active", updated_at=before.connections[0].updated_at),)
 
 
 def test_anothers_row_is_not_changed(database, store, alice, bob, browser):
