@@ -119,8 +119,8 @@ def test_the_database_says_how_far_behind_the_work_is(gateway):
             " on conflict (provider) do update set open_until = 'infinity'"
         )
         connection.execute(
-            "insert into gateway.revocation (seal_id, refresh_seal_id, connection_id, generation, provider, reason, due_at)"
-            " values (gen_random_uuid(), gen_random_uuid(), %s, 1, 'zoom', 'test', 'infinity')", [held],
+            "insert into gateway.revocation (seal_id, refresh_seal_id, user_id, connection_id, generation, provider, reason, due_at)"
+            " values (gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), %s, 1, 'zoom', 'test', 'infinity')", [held],
         )  # fmt: skip
         stopped = connection.execute(
             "select (select count(*) from gateway.partner where frozen_at is not null),"
