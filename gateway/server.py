@@ -33,7 +33,7 @@ from gateway.worker.loop import start_worker
 
 log = structlog.get_logger(__name__)
 
-THREADS = 64
+THREADS = 128
 CONNECTIONS = 2048
 """Per process, most of them idle. Further ones wait in the kernel's queue."""
 OTHER_FILES = 256

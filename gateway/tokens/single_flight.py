@@ -16,9 +16,9 @@ from uuid import UUID
 
 from gateway.errors import GatewayError, RefreshInProgress
 
-MOST_WAITING = 48
-"""Callers that may wait at once: three quarters of a server's 64 threads."""
-MOST_FOLLOWING = 40
+MOST_WAITING = 112
+"""Callers that may wait at once: a hundred readers of one connection, and others; 16 of a server's 128 threads stay free."""
+MOST_FOLLOWING = 104
 """Of these, callers that did not start the refresh they wait for. The rest can always start one for another connection."""
 _THREADS = 64
 

@@ -71,7 +71,7 @@ def test_a_task_goes_on_when_its_callers_have_stopped_waiting():
 
 def test_the_waiting_callers_of_one_connection_do_not_keep_another_from_being_refreshed():
     """
-    Three quarters of the threads wait at most. A caller without a place is answered at once, and its refresh starts all the same.
+    Some threads never wait. A caller without a place is answered at once, and its refresh starts all the same.
     """
     flights, go, started = SingleFlight(), threading.Event(), []
     with ThreadPoolExecutor(MOST_WAITING) as threads:
