@@ -1,5 +1,5 @@
 """
-Readers of tokens over HTTP, and their gateway: kept connections, the owner's access token, response times.
+Readers of tokens over HTTP, and their gateway: kept connections, a partner's key, response times.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.request import urlopen
 
-from joserfc import jwt
-from joserfc.jwk import OctKey
-
-from bench.stage import JWT_SECRET, PROJECT, ROOT, Stage
+from bench.stage import ROOT, Stage
+from gateway.database import open_postgres
+from gateway.partners.admin import add_partner
 
 _READY_SECONDS = 60
 
@@ -68,16 +68,20 @@ class Read:
     seconds: float
 
 
+@lru_cache
+def _partner_key(dsn: str) -> str:
+    database = open_postgres(dsn)
+    try:
+        return add_partner(database, "Northwind back end", scope=["tokens:read"], reach="all").text
+    finally:
+        database.close()
+
+
 class Reader:
-    """One kept connection of Alice's program."""
+    """One kept connection of the product's back end, whose key reaches every connection."""
 
     def __init__(self, stage: Stage, port: int) -> None:
-        now = int(time.time())
-        claims = {
-            "iss": f"{PROJECT}/auth/v1", "aud": "authenticated", "sub": str(stage.user_id), "role": "authenticated",
-            "iat": now - 1, "exp": now + 3600, "email": "alice@northwind.example",
-        }  # fmt: skip
-        self._bearer = jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(JWT_SECRET.encode()))
+        self._key = _partner_key(stage.dsn)
         self._port = port
 
     async def open(self) -> Reader:
@@ -90,7 +94,7 @@ class Reader:
         began = time.perf_counter()
         self._writer.write(
             f"GET /v1/connections/{connection_id}/token HTTP/1.1\r\nHost: localhost:{self._port}\r\n"
-            f"Authorization: Bearer {self._bearer}\r\n\r\n".encode()
+            f"Authorization: Bearer {self._key}\r\n\r\n".encode()
         )
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         length = int(head.partition("content-length: ")[2].partition("\r\n")[0] or 0)
