@@ -192,6 +192,28 @@ class NeedsReauthorization(GrantUnusable):
     remedy = "reconnect"
 
 
+class Suspended(GrantUnusable):
+    """The provider has switched the account off for now; the grant is still valid there."""
+
+    slug = "suspended"
+    status = 409
+    title = "The account is suspended at the provider"
+    meaning = "The provider says that the account is not active. The connection is kept."
+    next_step = "Activate the account at the provider. The connection works again without connecting again."
+    remedy = "wait"
+
+
+class Held(GrantUnusable):
+    """The provider refuses many grants at once: an incident there, so none of them is ended."""
+
+    slug = "held"
+    status = 503
+    title = "The provider has an incident"
+    meaning = "The provider refuses the grants of many users at the moment. The connection is kept."
+    next_step = "Wait until the provider works again. The operator of this service has been alerted."
+    remedy = "wait"
+
+
 class PendingConfirmation(GrantUnusable):
     """Connected, but not confirmed yet."""
 
