@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 import uuid
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -29,7 +29,7 @@ from gateway.database import Database, apply_schema, open_postgres
 from gateway.database.queries import partners as queries
 from gateway.embedded.postgres import embedded_postgres
 from gateway.errors import SettingsRefused
-from gateway.partners.admin import SCOPES, NewKey, PartnerRefused, Reach, add_key, add_partner
+from gateway.partners.admin import SCOPES, NewKey, Reach, add_key, add_partner
 from gateway.server import bind, python_module, run_server
 
 _START_SECONDS = 30
@@ -134,21 +134,17 @@ def rehosted(provider: Provider, sandbox: str) -> str:
 
 
 def demo_partners(dsn: str) -> dict[str, str]:
-    """New keys of the demo's partners; keys of an earlier run are revoked. A revoked partner is left out."""
-    keys = {}
+    """New keys of the demo's partners; keys of an earlier run are revoked."""
     with closing(open_postgres(dsn)) as database:
-        for owner, (name, scope, reach) in PARTNERS.items():
-            with suppress(PartnerRefused):
-                keys[owner] = _new_key(database, name, scope, reach).text
-    return keys
+        return {owner: _new_key(database, *partner).text for owner, partner in PARTNERS.items()}
 
 
 def _new_key(database: Database, name: str, scope: tuple[str, ...], reach: Reach) -> NewKey:
     existing = queries.list_partners(database, name)["partners"]
-    if not existing:
+    if not existing or existing[0]["revoked_at"]:
         return add_partner(database, name, scope=scope, reach=reach)
     for key in existing[0]["keys"]:
-        queries.revoke_key(database, name=name, key_id=uuid.UUID(key["id"]))
+        queries.revoke(database, name, uuid.UUID(key["id"]))
     return add_key(database, name)
 
 

@@ -23,6 +23,7 @@ from gateway.cli.context import (
 )
 from gateway.database.queries import events as queries
 from gateway.database.queries.events import EventRow, Seal
+from gateway.database.queries.partners import list_partners
 from gateway.events.verify import Problem, Progress, verify
 
 PAGE = 500
@@ -46,12 +47,16 @@ def tail(after: int | None, *, follow: bool, as_json: bool) -> None:
     with opened_database() as database, interruptible() as stopped, suppress(BrokenPipeError):
         chain = queries.read_chain(database)
         last = max(0, chain.position - _LAST) if after is None else after
+        names: dict[str, str] = {}
         while not stopped.is_set():
             rows = [
                 row for row in queries.read_chain_page(database, after=last, limit=PAGE).rows if row["position"] > last
             ]
+            if any(row["partner_id"] and row["partner_id"] not in names for row in rows):
+                names = {partner["id"]: partner["name"] for partner in list_partners(database)["partners"]}
             for row in rows:
-                click.echo(json.dumps(_as_json(row)) if as_json else _as_line(row))
+                partner = names.get(row["partner_id"])
+                click.echo(json.dumps(_as_json(row) | {"partner": partner}) if as_json else _as_line(row, partner))
                 last = row["position"]
             if not rows and (not follow or stopped.wait(_LOOK_SECONDS)):
                 break
@@ -63,8 +68,8 @@ def _as_json(row: EventRow) -> dict[str, object]:
     return {name: row[name] for name in _NAMES} | {"data": json.loads(row["data"] or "{}")}
 
 
-def _as_line(row: EventRow) -> str:
-    partner = f" partner {row['partner_id']}" if row["partner_id"] else ""
+def _as_line(row: EventRow, name: str | None) -> str:
+    partner = f" partner {printable(name) or row['partner_id']}" if row["partner_id"] else ""
     connection = f" {row['connection_id']}" if row["connection_id"] else ""
     data = "" if row["data"] == "{}" else " " + printable(row["data"])
     return f"{row['position']:>8}  {row['at'][:19]}  {row['type']:<32} {row['provider'] or '–':<14}{connection}{partner}{data}"

@@ -10,7 +10,7 @@ import click
 
 from gateway.cli.context import AS_JSON, YES, checked_providers, confirm, fail, opened_database, show
 from gateway.database.queries import partners as queries
-from gateway.partners.admin import SCOPES, NewKey, Reach, add_key, add_partner
+from gateway.partners.admin import SCOPES, NewKey, Reach, add_key, add_partner, set_partner
 
 ADDRESS = click.option(
     "--address", "addresses", multiple=True, metavar="CIDR", help="A network the key may be used from; repeatable."
@@ -49,6 +49,51 @@ def partners_add(name: str, *, as_json: bool, **options: Any) -> None:
     checked_providers(options["providers"])
     with opened_database(existing=False) as database:
         _show_key(add_partner(database, name, **options), {}, as_json=as_json)
+
+
+def _read_limit(_context: click.Context, _option: click.Parameter, text: str | None) -> str | int | None:
+    if text in (None, "none"):
+        return text
+    if not (text.isascii() and text.isdecimal()):
+        raise click.BadParameter("write a whole number, or none.")
+    return int(text)
+
+
+@partners.command("set")
+@click.argument("name")
+@click.option("--scope", "scope", multiple=True, help=f"Replaces the scopes. {SCOPE_HELP}")
+@click.option(
+    "--provider", "providers", multiple=True, help="Replaces the providers; repeatable. `all`: every provider."
+)
+@click.option("--reach", type=click.Choice(get_args(Reach)))
+@click.option("--reads-per-hour", metavar="NUMBER|none", callback=_read_limit, help="Token reads.")
+@click.option(
+    "--connections-per-hour",
+    metavar="NUMBER|none",
+    callback=_read_limit,
+    help="Different connections whose tokens are read.",
+)
+@click.option(
+    "--freeze-on-alert/--no-freeze-on-alert", default=None, help="Freeze the partner when it exceeds a limit."
+)
+@AS_JSON
+def partners_set(name: str, *, as_json: bool, **options: Any) -> None:
+    """Change a partner; options left out stay as they are. Its keys stay valid."""
+    changes = {option: value for option, value in options.items() if value not in (None, ())}
+    if not changes:
+        fail(
+            "name what to change: --scope, --provider, --reach, --reads-per-hour, --connections-per-hour, --freeze-on-alert."
+        )
+    if changes.get("providers") != ("all",):
+        checked_providers(changes.get("providers", ()))
+    changes = {
+        option: None if value in ("none", ("all",)) else sorted(set(value)) if isinstance(value, tuple) else value
+        for option, value in changes.items()
+    }
+    with opened_database() as database:
+        set_partner(database, name, changes)
+        (partner,) = queries.list_partners(database, name)["partners"]
+    show(partner, [_line(partner)], as_json=as_json)
 
 
 @partners.command("list")
@@ -95,7 +140,7 @@ def partners_keys(
             key = add_key(database, name, addresses=addresses, expires_days=expires_days)
             _show_key(key, {"key_id": str(key.key_id)}, as_json=as_json)
         elif revoke is not None:
-            _show_revoked(queries.revoke_key(database, name=name, key_id=revoke), f"key {revoke}", as_json=as_json)
+            _show_revoked(queries.revoke(database, name, revoke), f"key {revoke}", as_json=as_json)
         else:
             found = queries.list_partners(database, name)["partners"] or _no(f"partner {name}")
             show(found[0]["keys"], map(_key_line, found[0]["keys"]), as_json=as_json)
@@ -110,7 +155,7 @@ def partners_revoke(name: str, *, yes: bool, as_json: bool) -> None:
     with opened_database() as database:
         if queries.list_partners(database, name)["partners"]:
             confirm(f"{name} and all its keys will be revoked. Connections stay.", yes=yes)
-        _show_revoked(queries.revoke_partner(database, name), f"partner {name}", as_json=as_json)
+        _show_revoked(queries.revoke(database, name), f"partner {name}", as_json=as_json)
 
 
 @partners.command("freeze")
@@ -157,11 +202,13 @@ def _no(what: str) -> NoReturn:
 def _line(partner: Mapping[str, Any]) -> str:
     state = "revoked" if partner["revoked_at"] else "frozen" if partner["frozen_at"] else "live"
     where = ", ".join(partner["providers"]) if partner["providers"] is not None else "every provider"
-    reads, connections = (partner[name] or "unlimited" for name in ("reads_per_hour", "connections_per_hour"))
-    limits = f"{reads} reads of {connections} connections an hour"
-    frozen = ", frozen when it exceeds them" if partner["freeze_on_alert"] else ""
+    used = ", ".join(
+        f"{partner[f'{what}_this_hour']} {what}{f' of {limit}' if (limit := partner[f'{what}_per_hour']) else ''}"
+        for what in ("reads", "connections")
+    )
+    frozen = "; frozen when it exceeds a limit" if partner["freeze_on_alert"] else ""
     scope = " ".join(partner["scope"])
-    return f"{partner['name']} ({state}): reach {partner['reach']}, {where}; {scope}; {limits}{frozen}"
+    return f"{partner['name']} ({state}): reach {partner['reach']}, {where}; {scope}; this hour {used}{frozen}"
 
 
 def _key_line(key: Mapping[str, Any]) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from gateway.database import Database
 from gateway.database.queries import partners as queries
@@ -74,7 +74,7 @@ def add_partner(
         expires_seconds=_seconds(expires_days),
     )
     if added is None:
-        raise PartnerRefused(f"there is a partner named {name} already, or there was: choose another name")
+        raise PartnerRefused(f"there is a partner named {name} already: choose another name")
     return NewKey(*added, text)
 
 
@@ -96,10 +96,22 @@ def add_key(database: Database, name: str, *, addresses: Sequence[str] = (), exp
     if added == "two_keys":
         raise PartnerRefused(f"{name} has two live keys: revoke the one that is no longer used first")
     if added == "revoked":
-        raise PartnerRefused(f"{name} is revoked for good: add another partner")
+        raise PartnerRefused(f"{name} is revoked: `partners add` makes a new partner of that name")
     if added is None:
         raise PartnerRefused(f"there is no partner named {name}: `partners list` names them")
     return NewKey(*added, text)
+
+
+def set_partner(database: Database, name: str, changes: Mapping[str, Any]) -> None:
+    """
+    Change scope, providers, reach or limits from the partner's next call on. None is no limit, and for `providers` every one.
+
+    Raises PartnerRefused.
+    """
+    limits = (changes.get("reads_per_hour"), changes.get("connections_per_hour"))
+    _judge(name, changes.get("scope", SCOPES), changes.get("reach", "own"), limits)
+    if not queries.set_partner(database, name, changes):
+        raise PartnerRefused(f"there is no partner named {name}, or it is revoked: `partners list` names them")
 
 
 def _judge(name: str, scope: Sequence[str], reach: str, limits: Sequence[int | None]) -> None:

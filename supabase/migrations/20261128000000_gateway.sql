@@ -337,7 +337,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 4 and m.sha256 <> '7c115e393bfd716353f4b2979265ce57d3a8585830a53ceb12618e7cdbecf085') then
+  if exists (select from gateway.migration m where m.number = 4 and m.sha256 <> 'edf337c3ec85810f7de3c9a548c0b3905d13337c620be5cd011d53bf86590775') then
     raise exception 'gateway: migration 4 (partners) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 4) then
     execute $migration$
@@ -345,7 +345,7 @@ begin
 
 create table gateway.partner (
   id                     uuid constraint partner_pkey primary key default gen_random_uuid(),
-  name                   text not null constraint partner_name unique,
+  name                   text not null,
   scope                  text[] not null,
   providers              text[],
   reach                  text not null check (reach in ('own', 'all')),
@@ -358,11 +358,12 @@ create table gateway.partner (
   revoked_at             timestamptz,
   created_at             timestamptz not null default clock_timestamp()
 );
+create unique index partner_name on gateway.partner (name) where revoked_at is null;
 comment on table gateway.partner is 'Programs that call /v1 with a key: their scopes, providers and reach.';
 comment on column gateway.partner.reads_per_hour is 'Null: no limit; a jump in reads raises an alert.';
 comment on column gateway.partner.providers is 'Null: every provider.';
 comment on index gateway.partner_pkey is 'A partner keeps its id when its keys change.';
-comment on index gateway.partner_name is 'A name in a command or on a consent page means one partner.';
+comment on index gateway.partner_name is 'A name in a command or on a consent page means one partner; the name of a revoked partner can be used again.';
 
 create table gateway.api_key (
   key_hash   text constraint api_key_pkey primary key,
@@ -439,7 +440,7 @@ create table gateway.freeze (
 comment on table gateway.freeze is 'Tokens that no caller may read: `reads` for all, `provider:<id>` for one provider.';
 comment on index gateway.freeze_pkey is 'A target is frozen or not.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (4, 'partners', '7c115e393bfd716353f4b2979265ce57d3a8585830a53ceb12618e7cdbecf085');
+    insert into gateway.migration (number, name, sha256) values (4, 'partners', 'edf337c3ec85810f7de3c9a548c0b3905d13337c620be5cd011d53bf86590775');
   end if;
 end $apply$;
 
@@ -2163,7 +2164,12 @@ begin
   return null;
 end $$;
 
--- null: no such partner.
+-- The partner that a command means: the one in use, else the last that was revoked.
+create or replace function gateway.named_partner(p_name text) returns gateway.partner
+language sql stable as $$
+  select p from gateway.partner p where p.name = p_name order by p.revoked_at is not null, p.created_at desc limit 1
+$$;
+
 create or replace function public.gateway_add_partner_v1(
   p_name text, p_scope text[], p_providers text[], p_reach text, p_reads_per_hour integer, p_connections_per_hour integer,
   p_freeze_on_alert boolean, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision
@@ -2175,7 +2181,7 @@ begin
   insert into gateway.partner as p (name, scope, providers, reach, reads_per_hour, connections_per_hour, freeze_on_alert)
   values (p_name, p_scope, p_providers, p_reach, coalesce(p_reads_per_hour, case p_reach when 'own' then 10000 end),
           coalesce(p_connections_per_hour, case p_reach when 'own' then 1000 end), p_freeze_on_alert)
-  on conflict on constraint partner_name do nothing returning p.* into added;
+  on conflict (name) where revoked_at is null do nothing returning p.* into added;
   if not found then
     return jsonb_build_object('added', false);
   end if;
@@ -2185,6 +2191,25 @@ begin
     'connections_per_hour', added.connections_per_hour, 'freeze_on_alert', p_freeze_on_alert));
   return jsonb_build_object('added', true, 'partner_id', added.id, 'key_id',
                             gateway.keep_key(added.id, p_key_hash, p_hint, p_addresses::inet[], p_expires_seconds));
+end $$;
+
+-- `p_changes`: some of the columns; null for a limit: none; null for providers: every one. Null: no such partner, or it is revoked.
+create or replace function public.gateway_set_partner_v1(p_name text, p_changes jsonb)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  p gateway.partner;
+begin
+  select x.* into p from gateway.partner x where x.name = p_name and x.revoked_at is null for update;
+  if not found then
+    return null;
+  end if;
+  p := jsonb_populate_record(p, p_changes);
+  update gateway.partner x
+     set scope = p.scope, providers = p.providers, reach = p.reach, reads_per_hour = p.reads_per_hour,
+         connections_per_hour = p.connections_per_hour, freeze_on_alert = p.freeze_on_alert
+   where x.id = p.id;
+  insert into gateway.event (type, partner_id, data) values ('partner.changed', p.id, p_changes);
+  return '{}';
 end $$;
 
 create or replace function gateway.keep_key(
@@ -2212,7 +2237,7 @@ declare
   p      gateway.partner;
   before gateway.api_key;
 begin
-  select x.* into p from gateway.partner x where x.name = p_name for update;
+  select x.* into p from gateway.partner x where x.id = (gateway.named_partner(p_name)).id for update;
   if not found then
     return null;
   end if;
@@ -2229,35 +2254,33 @@ begin
     coalesce(p_expires_seconds, extract(epoch from before.expires_at - before.created_at))));
 end $$;
 
-create or replace function public.gateway_revoke_key_v1(p_name text, p_key_id uuid)
+-- Without a key: the partner and all its keys.
+create or replace function public.gateway_revoke_partner_v1(p_name text, p_key_id uuid default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  gone gateway.api_key;
+  moment timestamptz := clock_timestamp();
+  p      gateway.partner := gateway.named_partner(p_name);
+  gone   gateway.api_key;
 begin
-  update gateway.api_key k set revoked_at = clock_timestamp()
-    from gateway.partner p
-   where p.id = k.partner_id and p.name = p_name and k.id = p_key_id and k.revoked_at is null returning k.* into gone;
-  if not found then
-    return (select jsonb_build_object('revoked', false) from gateway.api_key k join gateway.partner p on p.id = k.partner_id
-             where p.name = p_name and k.id = p_key_id);
+  if p.id is null or p_key_id is not null and not exists (select from gateway.api_key k where k.id = p_key_id and k.partner_id = p.id) then
+    return null;
   end if;
-  insert into gateway.event (type, partner_id, data)
-  values ('key.revoked', gone.partner_id, jsonb_build_object('key', gone.id, 'hint', gone.hint));
-  return jsonb_build_object('revoked', true);
-end $$;
-
-create or replace function public.gateway_revoke_partner_v1(p_name text)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  gone gateway.partner;
-begin
-  update gateway.partner p set revoked_at = clock_timestamp() where p.name = p_name and p.revoked_at is null returning p.* into gone;
-  if not found then
-    return (select jsonb_build_object('revoked', false) from gateway.partner p where p.name = p_name);
+  if p_key_id is null then
+    update gateway.partner x set revoked_at = moment where x.id = p.id and x.revoked_at is null;
+    if found then
+      update gateway.api_key k set revoked_at = moment where k.partner_id = p.id and k.revoked_at is null;
+      insert into gateway.event (type, partner_id, data) values ('partner.revoked', p.id, jsonb_build_object('name', p_name));
+      return '{"revoked": true}';
+    end if;
+  else
+    update gateway.api_key k set revoked_at = moment where k.id = p_key_id and k.revoked_at is null returning k.* into gone;
+    if found then
+      insert into gateway.event (type, partner_id, data)
+      values ('key.revoked', p.id, jsonb_build_object('key', gone.id, 'hint', gone.hint));
+      return '{"revoked": true}';
+    end if;
   end if;
-  update gateway.api_key k set revoked_at = clock_timestamp() where k.partner_id = gone.id and k.revoked_at is null;
-  insert into gateway.event (type, partner_id, data) values ('partner.revoked', gone.id, jsonb_build_object('name', p_name));
-  return jsonb_build_object('revoked', true);
+  return '{"revoked": false}';
 end $$;
 
 -- One of three targets: a partner, by name; all tokens of a provider; all tokens.
@@ -2270,7 +2293,7 @@ declare
   moved  boolean;
 begin
   if p_partner is not null then
-    select x.* into p from gateway.partner x where x.name = p_partner for update;
+    select x.* into p from gateway.partner x where x.id = (gateway.named_partner(p_partner)).id for update;
     if not found then
       return null;
     end if;
@@ -2293,7 +2316,7 @@ begin
   return jsonb_build_object('changed', moved);
 end $$;
 
--- All partners with their keys' ids and uses, never the keys; and what is frozen.
+-- All partners, or one, with their use in this hour and their keys' ids and uses, never the keys; and what is frozen.
 create or replace function public.gateway_partners_v1(p_name text default null)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -2301,7 +2324,8 @@ begin
     'frozen', (select coalesce(jsonb_agg(f.target order by f.target), '[]') from gateway.freeze f),
     'frozen_since', (select coalesce(jsonb_object_agg(f.target, f.frozen_at), '{}') from gateway.freeze f),
     'partners', coalesce((
-      select jsonb_agg(to_jsonb(p) || jsonb_build_object('keys', coalesce((
+      select jsonb_agg(to_jsonb(p) || jsonb_build_object(
+               'reads_this_hour', coalesce(h.reads, 0), 'connections_this_hour', coalesce(h.connections, 0), 'keys', coalesce((
                select jsonb_agg(jsonb_build_object(
                         'id', k.id, 'hint', k.hint, 'addresses', k.addresses, 'created_at', k.created_at,
                         'expires_at', k.expires_at, 'revoked_at', k.revoked_at, 'last_used_at', u.last_at,
@@ -2310,7 +2334,9 @@ begin
                  left join lateral (select x.last_at, x.address from gateway.key_use x
                                      where x.key_hash = k.key_hash order by x.last_at desc limit 1) u on true
                 where k.partner_id = p.id), '[]')) order by p.created_at, p.name)
-        from gateway.partner p where p_name is null or p.name = p_name), '[]'));
+        from gateway.partner p
+        left join gateway.usage h on h.reader_id = p.id and h.hour = date_trunc('hour', clock_timestamp(), 'UTC')
+       where p_name is null or p.id = (gateway.named_partner(p_name)).id), '[]'));
 end $$;
 
 -- Pending grants, and the decision of their user or partner.
@@ -3337,7 +3363,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '06ebcee498323dabfca58353c79b21374cae3ed57d605e30a2321a93f50cb9ef')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '56504d94c5a8a0433b7d0422aa76d9135262a1b7f1b8c8ecf873f0d4a113d4b9')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

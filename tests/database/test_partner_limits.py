@@ -16,8 +16,9 @@ from gateway.database.queries import housekeeping
 from gateway.database.queries import partners as queries
 from gateway.database.queries.callers import reached_connections
 from gateway.database.queries.tokens import read_token, stored_token
-from gateway.errors import Frozen, RateLimited
+from gateway.errors import Forbidden, Frozen, RateLimited
 from gateway.models import Caller
+from gateway.partners.admin import PartnerRefused, set_partner
 from gateway.partners.keys import hash_key
 from tests.support.database import Person, rows
 from tests.support.partners import events, next_hour, partner, recorded_reads
@@ -338,3 +339,56 @@ def test_a_read_that_cannot_be_recorded_is_refused(database, store, early):
         with pytest.raises(Exception, match="read_token"):
             read_token(store, caller, here, min_seconds=0)
     assert (0, 0) == used(database, made)
+
+
+def test_a_partners_limits_and_rights_are_changed_from_its_next_call_on(database, store, early):
+    """
+    Its key stays valid; a limit can be removed, and what was not named stays as it was.
+    """
+    (here,) = crowd(store, 1)
+    made = partner(store, reads_per_hour=2)
+    reads(store, made, here)
+    reads(store, made, here)
+    with pytest.raises(RateLimited):
+        reads(store, made, here)
+
+    set_partner(store, made.name, {"reads_per_hour": 3})
+    reads(store, made, here)
+    with pytest.raises(RateLimited):
+        reads(store, made, here)
+    set_partner(store, made.name, {"reads_per_hour": None})
+    reads(store, made, here)
+    set_partner(store, made.name, {"scope": ["events:read"]})
+    with pytest.raises(Forbidden):
+        reads(store, made, here)
+    set_partner(store, made.name, {"scope": ["tokens:read"], "reach": "own"})
+    assert reads(store, made, here) is None
+    set_partner(store, made.name, {"reach": "all", "providers": ["zoom"]})
+    assert reads(store, made, here) is None
+
+    (found,) = queries.list_partners(store, made.name)["partners"]
+    assert ("all", ["zoom"], ["tokens:read"], None) == (
+        found["reach"], found["providers"], found["scope"], found["reads_per_hour"],
+    )  # fmt: skip
+    assert (4, 1) == (found["reads_this_hour"], found["connections_this_hour"])
+    assert {"reads_per_hour": 3} == events(database, "partner.changed", partner_id=made.id)[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"scope": []}, {"scope": ["x"]}, {"reach": "some"}, {"reads_per_hour": 0}, {"connections_per_hour": -1}],
+)
+def test_an_impossible_change_changes_nothing(store, changes):
+    """
+    Nor does one of a partner that there is not, or that is revoked.
+    """
+    made = partner(store)
+    before = queries.list_partners(store, made.name)
+
+    with pytest.raises(PartnerRefused):
+        set_partner(store, made.name, {"freeze_on_alert": True, **changes})
+    assert before == queries.list_partners(store, made.name)
+    queries.revoke(store, made.name)
+    for name in (made.name, "nobody"):
+        with pytest.raises(PartnerRefused, match="no partner named"):
+            set_partner(store, name, {"reads_per_hour": 5})

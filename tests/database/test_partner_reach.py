@@ -199,7 +199,7 @@ def test_a_partner_that_was_revoked_keeps_nothing_alive(database, store, alice):
     here = alice.connects(store).id
     first.consented(database, here, made=True)
     second.consented(database, here)
-    queries.revoke_partner(store, second.name)
+    queries.revoke(store, second.name)
 
     assert not erase_own_connection(store, connection_id=here, caller=first.caller()).kept
 

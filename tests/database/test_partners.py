@@ -133,10 +133,8 @@ def test_two_keys_live_at_most_so_that_one_can_take_the_place_of_the_other(store
     with pytest.raises(PartnerRefused, match="two live keys"):
         add_key(store, made.name)
     first = uuid.UUID(queries.list_partners(store, made.name)["partners"][0]["keys"][0]["id"])
-    assert [True, False, None] == [
-        queries.revoke_key(store, name=made.name, key_id=key_id) for key_id in (first, first, uuid.uuid4())
-    ]
-    assert queries.revoke_key(store, name=partner(store).name, key_id=second.key_id) is None
+    assert [True, False, None] == [queries.revoke(store, made.name, key_id) for key_id in (first, first, uuid.uuid4())]
+    assert queries.revoke(store, partner(store).name, second.key_id) is None
     with pytest.raises(Unauthenticated):
         check_caller(store, made.caller())
     check_caller(store, Caller(key_hash=hash_key(second.text)))
@@ -149,7 +147,7 @@ def test_a_new_key_is_no_wider_than_the_one_before(store):
     """
     made = add_partner(store, "Acme", scope=("tokens:read",), reach="all", addresses=("10.0.0.0/8",), expires_days=30)
     add_key(store, "Acme")
-    queries.revoke_key(store, name="Acme", key_id=made.key_id)
+    queries.revoke(store, "Acme", made.key_id)
     add_key(store, "Acme", addresses=("192.0.2.0/24",), expires_days=5)
 
     keys = queries.list_partners(store, "Acme")["partners"][0]["keys"]
@@ -171,7 +169,7 @@ def test_unknown_revoked_expired_and_misplaced_keys_get_the_same_error(database,
     bound = partner(store, addresses=("10.0.0.0/8", "2001:db8::/32"))
     rows(database, "update gateway.api_key set expires_at = now() where partner_id = %s", expired.id)
     rows(database, "update gateway.api_key set revoked_at = now() where partner_id = %s", revoked.id)
-    assert [True, False, None] == [queries.revoke_partner(store, name) for name in (gone.name, gone.name, "nobody")]
+    assert [True, False, None] == [queries.revoke(store, name) for name in (gone.name, gone.name, "nobody")]
 
     refused = [
         expired.caller(),
@@ -234,11 +232,11 @@ def test_every_decision_is_told_once(database, store):
     made = partner(store)
     key = add_key(store, made.name)
     for _ in range(2):
-        queries.revoke_key(store, name=made.name, key_id=key.key_id)
+        queries.revoke(store, made.name, key.key_id)
         queries.freeze(store, partner=made.name)
     for _ in range(2):
         queries.freeze(store, partner=made.name, off=True)
-        queries.revoke_partner(store, made.name)
+        queries.revoke(store, made.name)
         queries.freeze(store, provider="ghl")
         queries.freeze(store, reads=True)
 

@@ -15,6 +15,7 @@ from gateway.cli.demo import command_settings, demo_settings
 from gateway.cli.main import main
 from gateway.database.queries import partners as queries
 from gateway.database.queries.callers import check_caller
+from gateway.database.queries.events import assign_positions
 from gateway.errors import Frozen, Unauthenticated
 from gateway.models import Caller
 from gateway.partners.keys import read_key
@@ -60,6 +61,77 @@ def test_the_command_line_adds_lists_and_ends_partners(commands, store):
     with pytest.raises(Unauthenticated):
         check_caller(store, Caller(key_hash=read_key(second)))
     assert "Acme (revoked)" in commands("list").stdout
+
+
+def test_the_command_line_changes_a_partner_and_shows_its_use(commands, store):
+    """
+    Options left out stay; `none` removes a limit, `all` names every provider.
+    """
+    made = partner(store, reach="own", providers=("ghl",))
+
+    line = commands(
+        "set", made.name, "--reads-per-hour", "50", "--connections-per-hour", "none", "--provider", "all"
+    ).stdout
+    assert f"{made.name} (live): reach own, every provider" in line
+    assert "this hour 0 reads of 50, 0 connections\n" in line
+    changed = json.loads(commands("set", made.name, "--scope", "tokens:read", "--reach", "all", "--json").stdout)
+    assert (["tokens:read"], "all", 50) == (changed["scope"], changed["reach"], changed["reads_per_hour"])
+    check_caller(store, made.caller())
+    for wrong in (
+        (),
+        ("--reads-per-hour", "-1"),
+        ("--reads-per-hour", "0"),
+        ("--provider", "ghll"),
+        ("--reads-per-hour", "many"),
+    ):
+        commands("set", made.name, *wrong, code=2)
+    commands("set", "Nobody", "--reads-per-hour", "5", code=2)
+    kept = queries.list_partners(store, made.name)["partners"][0]
+    assert changed | {"keys": None} == kept | {"keys": None}
+
+
+def test_events_name_the_partner(commands, store):
+    """
+    By name where a person reads, by id and name where a script does.
+    """
+    made = partner(store, "Acme Analytics")
+    assign_positions(store, limit=100)
+
+    shown, listed = (CliRunner().invoke(main, ["events", "tail", *more]).stdout for more in ((), ("--json",)))
+    assert "partner.added" in shown
+    assert " partner Acme Analytics " in shown
+    assert str(made.id) not in shown
+    assert {(str(made.id), "Acme Analytics")} == {
+        (event["partner_id"], event["partner"]) for event in map(json.loads, listed.splitlines())
+    }
+
+
+def test_a_revoked_partners_name_can_be_used_again(commands, store):
+    """
+    The new partner has nothing of the old one; commands mean the new one.
+    """
+    old = partner(store, "Acme")
+    again = ("add", "Acme", "--scope", "tokens:read", "--reach", "own", "--json")
+    assert "already" in commands(*again, code=2).stderr
+    commands("revoke", "Acme", "--yes")
+    assert "revoked" in commands("keys", "Acme", "--new", code=2).stderr
+
+    new = json.loads(commands(*again).stdout)
+
+    assert new["partner_id"] != str(old.id)
+    with pytest.raises(Unauthenticated):
+        check_caller(store, old.caller())
+    assert 2 == commands("list").stdout.count("Acme (")
+    commands("freeze", "Acme")
+    with pytest.raises(Frozen):
+        check_caller(store, Caller(key_hash=read_key(new["key"])))
+    assert 1 == len(json.loads(commands("keys", "Acme", "--json").stdout))
+    commands("revoke", "Acme", "--yes")
+    commands(*again)
+    commands("set", "Acme", "--reads-per-hour", "5")
+    assert ["revoked", "revoked", "live"] == [
+        line.split("(")[1].split(")")[0] for line in commands("list").stdout.splitlines() if line.startswith("Acme")
+    ]
 
 
 def test_the_command_line_freezes_and_thaws(commands, store):

@@ -84,7 +84,7 @@ def test_who_may_read_events_is_judged_in_the_same_call(world, store, database):
     without = partner(store, scope=["tokens:read"])
     frozen, gone = partner(store), partner(store)
     queries.freeze(store, partner=frozen.name)
-    queries.revoke_partner(store, gone.name)
+    queries.revoke(store, gone.name)
     rows(database, "update auth.users set banned_until = 'infinity' where id = %s", world.bob.id)
 
     for caller, error in (

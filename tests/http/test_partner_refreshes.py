@@ -206,7 +206,7 @@ def test_the_response_time_tells_nothing(local):
     foreign, none = alice.connects(local).id, uuid.uuid4()
     own, other = partner(local, reach="own").caller(), partner(local)
     second = add_key(local, other.name)
-    queries.revoke_key(local, name=other.name, key_id=second.key_id)
+    queries.revoke(local, other.name, second.key_id)
     revoked, unknown = (Caller(key_hash=hash_key(key), address="198.51.100.7") for key in (second.text, make_key()))
     asks = {
         "token": lambda one: read_token(local, own, one, min_seconds=0),

@@ -308,7 +308,7 @@ def test_a_freeze_or_a_revocation_holds_from_the_next_read_on(gateway, alice, op
         assert made.asks(gateway, f"/connections/{hers}").ok
         queries.freeze(operator, **what, off=True)
     assert [200, 200, 200] == reads()
-    queries.revoke_partner(operator, made.name)
+    queries.revoke(operator, made.name)
     assert [401, 200, 200] == reads()
 
 

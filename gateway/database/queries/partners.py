@@ -80,15 +80,14 @@ def add_key(
     return _new_key(row)
 
 
-def revoke_key(database: Database, *, name: str, key_id: UUID) -> bool | None:
-    """Whether the key was valid until now; None for no such key of that partner."""
-    row = database.call("revoke_key", name=name, key_id=key_id)
-    return None if row is None else bool(row["revoked"])
+def set_partner(database: Database, name: str, changes: Mapping[str, Any]) -> bool:
+    """Change some of a partner's columns; False for no such partner. None for a limit is none, for `providers` every one."""
+    return database.call("set_partner", name=name, changes=dict(changes)) is not None
 
 
-def revoke_partner(database: Database, name: str) -> bool | None:
-    """Whether the partner was active until now; None for no such partner. Its keys are revoked with it."""
-    row = database.call("revoke_partner", name=name)
+def revoke(database: Database, name: str, key_id: UUID | None = None) -> bool | None:
+    """Revoke a partner with all its keys, or one key: whether it was valid until now, None for no such partner or key."""
+    row = database.call("revoke_partner", name=name, key_id=key_id)
     return None if row is None else bool(row["revoked"])
 
 

@@ -2,7 +2,7 @@
 
 create table gateway.partner (
   id                     uuid constraint partner_pkey primary key default gen_random_uuid(),
-  name                   text not null constraint partner_name unique,
+  name                   text not null,
   scope                  text[] not null,
   providers              text[],
   reach                  text not null check (reach in ('own', 'all')),
@@ -15,11 +15,12 @@ create table gateway.partner (
   revoked_at             timestamptz,
   created_at             timestamptz not null default clock_timestamp()
 );
+create unique index partner_name on gateway.partner (name) where revoked_at is null;
 comment on table gateway.partner is 'Programs that call /v1 with a key: their scopes, providers and reach.';
 comment on column gateway.partner.reads_per_hour is 'Null: no limit; a jump in reads raises an alert.';
 comment on column gateway.partner.providers is 'Null: every provider.';
 comment on index gateway.partner_pkey is 'A partner keeps its id when its keys change.';
-comment on index gateway.partner_name is 'A name in a command or on a consent page means one partner.';
+comment on index gateway.partner_name is 'A name in a command or on a consent page means one partner; the name of a revoked partner can be used again.';
 
 create table gateway.api_key (
   key_hash   text constraint api_key_pkey primary key,
