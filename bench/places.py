@@ -149,7 +149,6 @@ class Caller(Browser):
         row = self.rows.pop() if method == "DELETE" else self.rows[0]
         if method == "POST":
             self.stage.sql(_AFRESH, -1 if path == "/refresh" else 3600, self.user)
-            self.stage.sql("delete from gateway.provider_health")
         answer = await self._ask(method, f"/v1/connections/{row}{path}", b"", {}, self._bearer)
         told = json.loads(answer.body)
         if answer.status >= 400:

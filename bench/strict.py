@@ -3,7 +3,7 @@ A strict provider, in a separate process: `python -m bench.strict` prints its po
 
 Every refresh rotates the refresh token. Below /strict the use of an old one revokes the whole family at once; below /forgiving it
 gets the same new pair again for thirty seconds, as HighLevel does, and revokes after that. It counts who asked how often, and can
-be told to be slow. Imports nothing of the gateway.
+be made slow, or silent below one path. Imports nothing of the gateway.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Strict:
 
     def __init__(self) -> None:
         self.delay = 0.0
+        self.hanging: set[str] = set()
         self.families: dict[str, Family] = {}
         self.asked: Counter[str] = Counter()
         self.refused = 0
@@ -61,6 +62,8 @@ class Strict:
         _, kind, *rest = path.split("/")
         if kind == "control":
             return 200, self._control(rest[0], query)
+        if kind in self.hanging:
+            await asyncio.sleep(3600)
         if rest == ["token"]:
             self.seen += 1
             if _BASIC not in head.lower():
@@ -114,6 +117,8 @@ class Strict:
             return [[each.account, *each.rotate()] for each in made]
         if what == "delay":
             self.delay = float(query["seconds"])
+        if what == "hang":
+            self.hanging = set(query.get("kinds", "").split(",")) - {""}
         if what == "forget":
             self.asked.clear()
             self.refused = self.reused = self.seen = 0

@@ -28,7 +28,7 @@ from gateway.errors import GatewayError
 from gateway.services import Runtime, build_runtime, utc_now
 from gateway.settings import read_settings
 from gateway.tokens.read import fresh_grant
-from gateway.worker.loop import Worker
+from gateway.worker.loop import UnitWorker
 
 BROWSER = "bench-browser"
 
@@ -85,16 +85,15 @@ def do_read(rt: Runtime, task: dict[str, Any]) -> Any:
 
 def do_work(rt: Runtime, task: dict[str, Any]) -> Any:
     """As a worker, until there is nothing to do `idle` times in a row."""
-    worker, idle, busy = Worker(rt), 0, 0
-    stopped = threading.Event()
+    worker, idle, busy = UnitWorker(rt), 0, 0
     while idle < task.get("idle", 1):
-        try:
-            done = worker.once()
-        except GatewayError:
-            done = False
-        busy, idle = (busy + 1, 0) if done else (busy, idle + 1)
-        if not done:
-            stopped.wait(task.get("pause", 0.0))
+        if worker.once():
+            busy, idle = busy + 1, 0
+        elif worker.finish(0):  # no unit is under way
+            idle += 1
+            time.sleep(task.get("pause", 0.0))
+        else:
+            worker.wait_for_end(1.0)
     spent = resource.getrusage(resource.RUSAGE_SELF)
     return {"units": busy, "cpu_seconds": spent.ru_utime + spent.ru_stime}
 
@@ -102,7 +101,7 @@ def do_work(rt: Runtime, task: dict[str, Any]) -> Any:
 def do_read_and_work(rt: Runtime, task: dict[str, Any]) -> Any:
     """Read, with a worker beside it, for that many seconds."""
     stopped = threading.Event()
-    beside = threading.Thread(target=Worker(rt).run, args=(stopped,))
+    beside = threading.Thread(target=UnitWorker(rt).run, args=(stopped,))
     beside.start()
     said = do_read(rt, task)
     stopped.wait(task["seconds"])

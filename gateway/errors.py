@@ -7,7 +7,7 @@ Every error of the gateway, in one tree.
     │   ├── AccessDenied  StateInvalid  BrowserMismatch  UserMismatch
     │   └── IssuerMismatch  ReturnToRefused
     ├── ProviderFailed         the provider breaks its protocol
-    │   └── ProviderUnavailable  ProviderGarbled  ClientRejected
+    │   └── ProviderUnavailable (ProviderBusy)  ProviderGarbled  ClientRejected
     ├── GrantUnusable          a stored connection cannot be used now
     │   └── NeedsReauthorization  PendingConfirmation  RefreshInProgress  SecretUnreadable
     ├── RequestRefused         the caller must send something else
@@ -151,6 +151,17 @@ class ProviderUnavailable(ProviderFailed):
     meaning = "The provider did not respond in time or has a problem."
     next_step = "Wait a minute and try again. Existing connections stay connected."
     remedy = "wait"
+
+
+class ProviderBusy(ProviderUnavailable):
+    """The provider was not asked: too many calls wait for it already, or it failed many times in a row."""
+
+    slug = "provider_busy"
+    status = 503
+    title = "Too many calls are waiting for the provider"
+    meaning = "The provider is slow or does not respond, so the gateway sends it no more calls at the moment. Nothing was used up."
+    next_step = "Load this page again after the seconds in Retry-After."
+    returned = False
 
 
 class ProviderGarbled(ProviderFailed):

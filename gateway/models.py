@@ -8,7 +8,7 @@ no log line, traceback or debugger shows one.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
@@ -158,6 +158,14 @@ class Revocation:
     refresh: str | None = field(repr=False)
     beside: bool = False
     """The same account is connected elsewhere, or again: some providers would end that along with this grant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Claimed work of the worker at one provider; empty where no provider is called."""
+
+    provider: str
+    run: Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,8 @@ from gateway.worker.loop import start_worker
 
 log = structlog.get_logger(__name__)
 
-THREADS = 128
+THREADS = 320
+"""More than the callers that may wait for a provider: 208 for a refresh, 64 in other calls. The others never wait for one."""
 CONNECTIONS = 2048
 """Per process, most of them idle. Further ones wait in the kernel's queue."""
 OTHER_FILES = 256

@@ -38,7 +38,11 @@ def serve(host: str, port: int, workers: int, *, no_worker: bool, embedded: bool
 
 @click.command()
 @click.option(
-    "--threads", default=8, show_default=True, type=click.IntRange(1, 64), help="Units of work at the same time."
+    "--threads",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1, 32),
+    help="Units of each kind of work that run at one provider at the same time.",
 )
 def worker(threads: int) -> None:
     """Do the background work: refreshes, revocations, events. Any number of workers, on any machine."""
@@ -48,4 +52,4 @@ def worker(threads: int) -> None:
     with checked_database(existing=False) as database, interruptible() as stopped:
         environ = process_environment() | database.settings
         forget_secrets(os.environ)
-        run_workers(environ, stopped, threads=threads)
+        run_workers(environ, stopped, at_once=threads)

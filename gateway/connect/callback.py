@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import structlog
@@ -83,12 +83,26 @@ def finish_connect(
     """
     End an attempt. `parameters`: the callback's query, every value of every name.
 
-    Raises StateInvalid, and BrowserMismatch or UserMismatch, which leave the attempt to the browser and the user that started it.
+    Raises StateInvalid; BrowserMismatch or UserMismatch, which leave the attempt to the browser and the user that started it; and
+    ProviderBusy, which leaves it to the next load of the same page.
     """
     state = protocol.single_parameter(parameters, "state")
     if not state:
         raise StateInvalid("no state")
     provider = rt.catalog.by_slug(path, slug)
+    with rt.bulkhead.slot(provider.id) if provider else nullcontext():
+        return _finish(rt, provider, state, parameters, session=session, browser=browser)
+
+
+def _finish(
+    rt: Runtime,
+    provider: Provider | None,
+    state: str,
+    parameters: Mapping[str, Sequence[str]],
+    *,
+    session: str,
+    browser: str,
+) -> Connected | Pending | AwaitsPartner | Failed:
     request = _take(rt, provider, fingerprint(state), session=session, browser=browser)
     provider = rt.provider(request.provider)
     ended = (provider, request.return_to, request.display)

@@ -11,7 +11,7 @@ import contextlib
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -34,7 +34,7 @@ from gateway.errors import (
     SecretUnreadable,
 )
 from gateway.http import Deadline
-from gateway.models import Account, Grant
+from gateway.models import Account, Grant, Unit
 from gateway.protocol import TokenResponse
 from gateway.services import Runtime
 from gateway.tokens.read import fresh_grant
@@ -71,14 +71,15 @@ class Secrets(NamedTuple):
     problem: str = ""
 
 
-def import_next(rt: Runtime) -> bool:
-    """The worker's job: import one row; whether there was one that was due."""
-    row = imports.claim_row(rt.database, providers=[provider.id for provider in rt.enabled()])
-    if row is None:
-        return False
+def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
+    """The worker's job: import one row that is due. Not of `busy` providers."""
+    row = imports.claim_row(rt.database, providers=[provider.id for provider in rt.enabled()], busy=busy)
+    return [] if row is None else [Unit(row.provider or "", partial(_import_claimed, rt, row))]
+
+
+def _import_claimed(rt: Runtime, row: ImportRow) -> None:
     outcome = import_row(rt, row, row.provider)
     log.info("import.finished", connection=str(row.id), outcome=outcome.name, reason=outcome.reason)
-    return True
 
 
 def import_row(rt: Runtime, row: ImportRow, provider_id: str | None) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -15,7 +16,7 @@ from gateway.catalog import Provider
 from gateway.database.queries.revocations import claim_revocation, queue_revocation, settle_revocation
 from gateway.errors import GatewayError, ProviderFailed
 from gateway.http import Deadline
-from gateway.models import Grant, Revocation
+from gateway.models import Grant, Revocation, Unit
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)
@@ -101,13 +102,10 @@ def finish_revocation(rt: Runtime, queued: Revocation | None, deadline: Deadline
     return outcome
 
 
-def revoke_next(rt: Runtime) -> bool:
-    """The worker's job: revoke one due grant from the queue; whether there was one."""
-    queued = claim_revocation(rt.database)
-    if queued is None:
-        return False
-    finish_revocation(rt, queued)
-    return True
+def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
+    """The worker's job: revoke one due grant from the queue. Not of `busy` providers."""
+    queued = claim_revocation(rt.database, busy)
+    return [] if queued is None else [Unit(queued.provider, partial(finish_revocation, rt, queued))]
 
 
 def _would_end_others(provider: Provider, queued: Revocation) -> bool:

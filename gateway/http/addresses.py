@@ -22,7 +22,8 @@ from gateway.errors import ProviderUnavailable
 Resolver = Callable[[str], Sequence[str]]
 """From a host name to its IP addresses, in the order to try them; raises OSError when there are none."""
 
-_MOST_LOOKUPS = 16
+_MOST_LOOKUPS = 64
+"""Names that are being looked up at once: a name server that hangs for some names must not stop the others."""
 _HTTPS_PORT = 443
 _SYSTEM_PORTS = 1024
 _URL = re.compile(

@@ -1,8 +1,10 @@
 """
 How many threads of a process may wait for providers, and when a provider is left alone.
 
-Every call to a provider holds one slot. A provider that hangs uses up its own share and then its circuit breaker opens;
-calls beyond that fail at once, and other providers keep their slots. Requests and worker jobs use the same slots.
+A provider may hold as many slots as are still free, and each provider can always hold one. So a provider that hangs takes
+half of them, a second one half of the rest, and any other provider still finds one. What exceeds this fails at once. After
+failures in a row the provider's circuit opens: only one call at a time finds out whether it is back. Requests and worker jobs, and
+every kind of call, use the same slots and the same circuit.
 """
 
 from __future__ import annotations
@@ -11,93 +13,157 @@ import contextlib
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from gateway.errors import ProviderFailed, ProviderUnavailable
+from gateway.errors import ProviderBusy, ProviderFailed, ProviderUnavailable
 
-BUDGET = 48
-"""Slots of a process: three quarters of its request threads."""
-SHARE = 40
-"""Slots of one provider."""
+BUDGET = 64
+"""Slots of a process for calls to providers. One provider gets half of them."""
 FAILURES_TO_OPEN = 10
 OPEN_SECONDS = 5.0
 _FULL_RETRY_SECONDS = 1.0
+_SERVER_ERROR, _TOO_MANY_REQUESTS = 500, 429
+
+
+class Shares:
+    """A number of places that providers share fairly. Safe to use from many threads."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every place, as a forked child must: it holds none of its parent's."""
+        self._lock = threading.Lock()
+        self._taken: Counter[str] = Counter()
+
+    def has_room(self, provider_id: str) -> bool:
+        """Whether the provider may take a further place."""
+        with self._lock:
+            return self._has_room(provider_id)
+
+    def take(self, provider_id: str, *, always: bool = False) -> bool:
+        """Take a place, and give it back with `leave`; False when there is none. `always`: also then."""
+        with self._lock:
+            if not always and not self._has_room(provider_id):
+                return False
+            self._taken[provider_id] += 1
+            return True
+
+    def leave(self, provider_id: str) -> None:
+        """Give a place back."""
+        with self._lock:
+            self._taken[provider_id] -= 1
+
+    def taken(self) -> int:
+        """Places in use."""
+        with self._lock:
+            return self._taken.total()
+
+    def _has_room(self, provider_id: str) -> bool:
+        mine = self._taken[provider_id]
+        return mine == 0 or mine < self._budget - self._taken.total()
 
 
 @dataclass(slots=True)
 class _Circuit:
-    in_use: int = 0
     failures: int = 0
     open_until: float = 0.0
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request to a provider, and the status of its response."""
+
+    status: int = 0
 
 
 class Bulkhead:
     """The slots of one process, and a circuit breaker for each provider. Safe to use from many threads and after a fork."""
 
-    def __init__(
-        self, *, budget: int = BUDGET, share: int = SHARE, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._budget = budget
-        self._share = share
+    def __init__(self, *, budget: int = BUDGET, clock: Callable[[], float] = time.monotonic) -> None:
+        self._slots = Shares(budget)
         self._clock = clock
         self.reset()
 
     def reset(self) -> None:
-        """Forget every call, as a forked child must: it holds none of its parent's slots."""
+        """Forget every call, as a forked child must: it makes none of its parent's."""
+        self._slots.reset()
         self._lock = threading.Lock()
-        self._in_use = 0
         self._circuits: dict[str, _Circuit] = {}
+        self._held = threading.local()
 
     @contextlib.contextmanager
-    def slot(self, provider_id: str) -> Iterator[None]:
+    def slot(self, provider_id: str, *, always: bool = False) -> Iterator[None]:
         """
-        Hold a slot for one call to the provider; ProviderUnavailable inside counts as a failure, a response as a success.
+        Hold a slot while this thread works with the provider; the calls in it use the same slot.
 
-        Raises ProviderUnavailable at once, with `retry_after`, when no slot is free or the circuit breaker is open.
+        Raises ProviderBusy at once, with `retry_after`, when no slot is free or the circuit is open. `always`: for work that was claimed
+        because `is_available`.
         """
-        circuit = self._enter(provider_id)
-        failed: bool | None = None  # an error of ours says nothing about the provider
+        held: set[str] = self._held.__dict__.setdefault("providers", set())
+        if provider_id in held:
+            yield
+            return
+        wait = self._wait(provider_id, probe=True)
+        if wait and not always:
+            raise _busy(f"{provider_id}: failed several times in a row, not called", wait)
+        if not self._slots.take(provider_id, always=always):
+            raise _busy(f"{provider_id}: too many calls are waiting for it", _FULL_RETRY_SECONDS)
+        held.add(provider_id)
         try:
             yield
-            failed = False
-        except ProviderFailed as error:
-            failed = isinstance(error, ProviderUnavailable)
-            raise
         finally:
-            with self._lock:
-                circuit.in_use -= 1
-                self._in_use -= 1
-                if failed:
-                    circuit.failures += 1
-                    circuit.open_until = self._clock() + OPEN_SECONDS
-                elif failed is False:
-                    circuit.failures = 0
+            held.discard(provider_id)
+            self._slots.leave(provider_id)
+
+    @contextlib.contextmanager
+    def exchange(self, provider_id: str) -> Iterator[Exchange]:
+        """One request in a slot. No response, 429 and 5xx count as a failure of the provider, any other response as a success."""
+        with self.slot(provider_id):
+            exchange, failed = Exchange(), None  # an error of ours says nothing about the provider
+            try:
+                yield exchange
+                failed = exchange.status >= _SERVER_ERROR or exchange.status == _TOO_MANY_REQUESTS
+            except ProviderFailed as error:
+                failed = isinstance(error, ProviderUnavailable)
+                raise
+            finally:
+                if failed is not None:
+                    self._judge(provider_id, failed=failed)
+
+    def is_available(self, provider_id: str) -> bool:
+        """Whether a slot is free, and the circuit closed or due for a probe."""
+        return not self._wait(provider_id, probe=False) and self._slots.has_room(provider_id)
 
     def open_circuits(self) -> list[str]:
         """The providers that this process leaves alone at the moment."""
         with self._lock:
             return [name for name, circuit in self._circuits.items() if circuit.failures >= FAILURES_TO_OPEN]
 
-    def _enter(self, provider_id: str) -> _Circuit:
+    def _wait(self, provider_id: str, *, probe: bool) -> float:
+        """For how long the circuit refuses calls. `probe`: the caller makes the call that finds out whether the provider is back."""
+        with self._lock:
+            circuit = self._circuits.get(provider_id)
+            if circuit is None or circuit.failures < FAILURES_TO_OPEN:
+                return 0.0
+            now = self._clock()
+            if circuit.open_until > now:
+                return circuit.open_until - now
+            if probe:
+                circuit.open_until = now + OPEN_SECONDS
+            return 0.0
+
+    def _judge(self, provider_id: str, *, failed: bool) -> None:
         with self._lock:
             circuit = self._circuits.setdefault(provider_id, _Circuit())
-            is_open = circuit.failures >= FAILURES_TO_OPEN
-            wait = circuit.open_until - self._clock()
-            if is_open and wait > 0:
-                raise _refusal(f"{provider_id}: failed {circuit.failures} times in a row, not called", wait)
-            if circuit.in_use >= self._share:
-                raise _refusal(f"{provider_id}: too many calls are waiting for it", _FULL_RETRY_SECONDS)
-            if self._in_use >= self._budget:
-                raise _refusal(f"{provider_id}: too many calls are waiting for providers", _FULL_RETRY_SECONDS)
-            if is_open:  # this call finds out whether the provider is back; the others wait for it
-                circuit.open_until = self._clock() + OPEN_SECONDS
-            circuit.in_use += 1
-            self._in_use += 1
-            return circuit
+            circuit.failures = circuit.failures + 1 if failed else 0
+            circuit.open_until = self._clock() + OPEN_SECONDS
 
 
-def _refusal(message: str, seconds: float) -> ProviderUnavailable:
-    error = ProviderUnavailable(message)
+def _busy(message: str, seconds: float) -> ProviderBusy:
+    error = ProviderBusy(message)
     error.retry_after = max(1.0, math.ceil(seconds))
     return error

@@ -28,7 +28,7 @@ from requests.structures import CaseInsensitiveDict
 
 from gateway.errors import ProviderFailed, ProviderGarbled, ProviderUnavailable
 from gateway.http.addresses import AddressPolicy, Resolver, check_url, system_addresses
-from gateway.http.bulkhead import Bulkhead
+from gateway.http.bulkhead import Bulkhead, Exchange
 from gateway.http.connection import Call, Connection, Deadline, Pool, ResponseTooLarge, tls_context
 
 DEFAULT_SECONDS = 10.0
@@ -155,8 +155,13 @@ class HttpClient:
         call = Call(origin, deadline or Deadline.after(DEFAULT_SECONDS), idle_seconds)
         if not call.deadline.remaining():
             raise ProviderUnavailable(f"{origin}: no time was left to ask")
-        with self._bulkhead.slot(provider or origin.host) if self._bulkhead else contextlib.nullcontext():
+        with (
+            self._bulkhead.exchange(provider or origin.host)
+            if self._bulkhead
+            else contextlib.nullcontext(Exchange()) as exchange
+        ):
             response = self._send(prepared, call)
+            exchange.status = response.status_code
             try:
                 yield StreamedResponse(response.status_code, response.headers, _received(response.raw, call))
             finally:

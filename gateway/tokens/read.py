@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+from gateway.catalog import Provider
 from gateway.database.queries.refresh import ClaimedRefresh, Obstacle, claim_refresh
 from gateway.database.queries.tokens import StoredToken, read_token, stored_token
 from gateway.errors import (
@@ -106,7 +107,7 @@ def fresh_grant(
     seconds = (until or Deadline.after(WAIT_SECONDS)).within(WAIT_SECONDS).remaining()
     failure: GatewayError | None = None
     try:
-        _refreshes.run(row.id, lambda: _refresh(rt, row), seconds)
+        _refreshes.run(row.id, row.provider, lambda: _refresh(rt, row), seconds)
     except (RefreshInProgress, ProviderFailed, ClientRejected, NeedsReauthorization, RateLimited) as error:
         failure = error
     after = _read(rt, connection_id, caller, min_seconds)
@@ -170,8 +171,13 @@ def _decrypt(rt: Runtime, row: StoredToken) -> FreshToken:
 
 
 def _refresh(rt: Runtime, row: StoredToken) -> None:
-    """Refresh that generation of a connection; while another process holds its lease, wait for it to end."""
-    provider = rt.provider(row.provider)
+    """Refresh that generation of a connection, in a slot of its provider: without one, nothing is claimed."""
+    with rt.bulkhead.slot(row.provider):
+        _claim_and_refresh(rt, row, rt.provider(row.provider))
+
+
+def _claim_and_refresh(rt: Runtime, row: StoredToken, provider: Provider) -> None:
+    """While another process holds the lease, wait for it to end."""
     until, pause = Deadline.after(WAIT_SECONDS), _FIRST_LOOK_SECONDS
     while True:
         started = time.monotonic()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -33,7 +34,7 @@ from gateway.errors import (
     SecretUnreadable,
 )
 from gateway.http import Deadline
-from gateway.models import Account, Grant
+from gateway.models import Account, Grant, Unit
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)
@@ -104,10 +105,9 @@ def refresh_once(rt: Runtime, provider: Provider, claim: ClaimedRefresh, started
         _failed(rt, claim, "operator", error.slug, back_off(claim.failures, error))
         raise
     except ProviderFailed as error:
-        only_this = response is not None and _concerns_only_this_connection(response)
         if response is not None:
             error.retry_after = _seconds(response["retry_after"])
-        _failed(rt, claim, "alone" if only_this else "wait", error.slug, back_off(claim.failures, error))
+        _failed(rt, claim, "wait", error.slug, back_off(claim.failures, error))
         raise
     except (DatabaseUnavailable, RefreshInProgress):
         raise  # the lease ends by itself, and the refresh is taken up again
@@ -222,17 +222,6 @@ def parse_response(rt: Runtime, provider: Provider, response: Mapping[str, Any])
     return answer.grant, account
 
 
-def _concerns_only_this_connection(response: Mapping[str, Any]) -> bool:
-    """Whether an error says nothing about the provider as a whole: its endpoint works and speaks its protocol."""
-    if protocol.is_temporary(response["status"]):
-        return False
-    try:
-        protocol.parse_json(response["body"].encode("latin-1"))
-    except ProviderFailed:
-        return False
-    return True
-
-
 def _until(moment: datetime | None, now: datetime) -> float | None:
     return None if moment is None else (moment - now).total_seconds()
 
@@ -244,30 +233,43 @@ def _less(seconds: float | None, age: float) -> float | None:
 # -- the worker's part -----------------------------------------------------------------------------------------------
 
 
-def work_once(rt: Runtime) -> bool:
-    """Refresh one connection that is due, or whose refresh was interrupted; False when there is none."""
+def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
+    """The worker's job: refresh one connection that is due, or whose refresh was interrupted. Not of `busy` providers."""
     started = time.monotonic()
-    seconds = {each.id: {"lease": lease_seconds(each), "block": foreign_host_wait(each)} for each in rt.enabled()}
+    free = [provider for provider in rt.enabled() if provider.id not in busy]
+    seconds = {each.id: {"lease": lease_seconds(each), "block": foreign_host_wait(each)} for each in free}
     claim = claim_due(rt.database, host=rt.journal.host, providers=seconds)
-    if claim is None:
-        return False
+    return [] if claim is None else [Unit(claim.provider, partial(_refresh_claimed, rt, claim, started))]
+
+
+def _refresh_claimed(rt: Runtime, claim: ClaimedRefresh, started: float) -> None:
     try:
         refresh_once(rt, rt.provider(claim.provider), claim, started)
     except DatabaseUnavailable:
         raise
     except GatewayError as error:
         log.info("refresh.ended", provider=claim.provider, error=error.slug)
-    return True
 
 
-def replay(rt: Runtime) -> None:
-    """Save every response of this host's journal that is not in the database. Raises DatabaseUnavailable."""
+def find_unsaved(rt: Runtime, busy: Collection[str]) -> list[Unit]:
+    """The worker's job: save the responses of this host's journal that are not in the database; one unit for each provider."""
+    entries = defaultdict(list)
     for connection_id, generation in rt.journal.pending(_UNDER_WAY_SECONDS):
         try:
             response = rt.journal.get(connection_id, generation)
-            provider = rt.catalog.get(response["provider"]) if response else None
-            if response is not None and provider is not None:
-                store_response(rt, provider, connection_id, generation, response)
+        except GatewayError as error:
+            log.warning("journal.entry_failed", connection=str(connection_id), error=error.slug)
+            continue
+        if response is not None and response["provider"] not in busy:
+            entries[response["provider"]].append((connection_id, generation, response))
+    known = [(rt.catalog.get(name), each) for name, each in entries.items()]
+    return [Unit(provider.id, partial(_save_all, rt, provider, each)) for provider, each in known if provider]
+
+
+def _save_all(rt: Runtime, provider: Provider, entries: Sequence[tuple[UUID, int, Mapping[str, Any]]]) -> None:
+    for connection_id, generation, response in entries:
+        try:
+            store_response(rt, provider, connection_id, generation, response)
         except DatabaseUnavailable:
             raise
         except GatewayError as error:

@@ -1,9 +1,9 @@
 """
 `/metrics` in Prometheus' text format.
 
-The figures from the database (work that is due, connections, queues, breakers) are the same from every process. Each process counts
-its own requests, by route and never by address, since an address may hold ids or secrets. Readers send GATEWAY_METRICS_TOKEN as bearer
-token; without that setting, only the same machine may read.
+The figures from the database (work that is due, connections, queues) are the same from every process. Each process has its own
+circuit breakers and counts its own requests, by route and never by address, since an address may hold ids or secrets. Readers send
+GATEWAY_METRICS_TOKEN as bearer token; without that setting, only the same machine may read.
 """
 
 from __future__ import annotations
@@ -89,6 +89,10 @@ class _Database:
     def collect(self) -> Iterator[Metric]:
         """Every figure; without the database only `gateway_database_up 0` and the build."""
         yield InfoMetricFamily("gateway_build", "The version.", {"version": __version__})
+        open_circuits = self._rt.bulkhead.open_circuits()
+        breakers = {each.id: int(each.id in open_circuits) for each in self._rt.enabled()}
+        text = "1: the provider fails for this process and gets only probes."
+        yield _by("gateway_breaker_open", text, "provider", breakers)
         try:
             lag = worker_backlog(self._rt.database)
             refreshes = recent_refreshes(self._rt.database, RECENT_SECONDS)
@@ -107,14 +111,10 @@ class _Database:
         ):
             yield GaugeMetricFamily(f"gateway_{name}", text, float(value))
         by_status = {status: lag["connections"].get(status, 0) for status in get_args(Status)}
-        open_breakers = {each.id: int(each.id in lag["open_breakers"]) for each in self._rt.enabled()}
         outcomes = {name: refreshes.get(name, 0) for name in ("refreshed", "wait", "operator", "reconnect")}
         yield _by("gateway_connections", "Connections by status.", "status", by_status)
         yield _by(
             "gateway_frozen", "Frozen partners and providers; reads: 1 when all are frozen.", "what", lag["frozen"]
-        )
-        yield _by(
-            "gateway_breaker_open", "1: the token endpoint fails and gets only probes.", "provider", open_breakers
         )
         text = f"Outcomes of refreshes in the last {RECENT_SECONDS} s: refreshed, or who must act."
         yield _by("gateway_refreshes_recent", text, "outcome", outcomes)

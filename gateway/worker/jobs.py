@@ -6,33 +6,45 @@ Several workers may run, in any number of processes and on any number of hosts: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from gateway.connections import import_existing, revoke
 from gateway.database.queries import housekeeping
 from gateway.database.queries.events import Seal
 from gateway.events import chain, record
+from gateway.models import Unit
 from gateway.services import Runtime
 from gateway.tokens import refresh_request
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One kind of work. `run` does one unit and returns whether there was any; with `every_seconds` it runs no more often than that."""
+    """One kind of work. `run` returns whether there was any; with `every_seconds` it runs no more often than that."""
 
     name: str
     run: Callable[[Runtime], object]
     every_seconds: float = 0.0
 
 
-def unit_jobs() -> list[Job]:
-    """Work that is done unit by unit, by several threads. The journal comes first: only this host can replay it."""
+@dataclass(frozen=True, slots=True)
+class UnitJob:
+    """Work at providers. `claim` gets the providers to leave alone, and returns units that run in threads of their own."""
+
+    name: str
+    claim: Callable[[Runtime, Collection[str]], Sequence[Unit]]
+    every_seconds: float = 0.0
+    is_local: bool = False
+    """Done whatever the state of the provider, one unit at a time: it is rarely called."""
+
+
+def unit_jobs() -> list[UnitJob]:
+    """The journal comes first: only this host can replay it."""
     return [
-        Job("journal", _replay),
-        Job("refresh", refresh_request.work_once),
-        Job("revocation", revoke.revoke_next),
-        Job("import", import_existing.import_next),
+        UnitJob("journal", refresh_request.find_unsaved, 1.0, is_local=True),
+        UnitJob("refresh", refresh_request.claim_next),
+        UnitJob("revocation", revoke.claim_next),
+        UnitJob("import", import_existing.claim_next),
     ]
 
 
@@ -54,8 +66,3 @@ def event_jobs() -> list[Job]:
 def housekeeping_jobs() -> list[Job]:
     """Remove what has expired, announce grants that will expire soon, and drop old events."""
     return [Job("housekeeping", lambda rt: housekeeping.run(rt.database, events_days=rt.settings.events_days), 60.0)]
-
-
-def _replay(rt: Runtime) -> bool:
-    refresh_request.replay(rt)
-    return False

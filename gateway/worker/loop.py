@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, MutableMapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 import structlog
 
 from gateway.database.queries.operator import worker_backlog
 from gateway.errors import GatewayError
 from gateway.log_setup import start_log
+from gateway.models import Unit
 from gateway.services import Runtime, build_runtime
 from gateway.settings import forget_secrets, read_settings
 from gateway.tokens import refresh_request
 from gateway.worker.heartbeat import start_heartbeat
-from gateway.worker.jobs import Job, event_jobs, housekeeping_jobs, unit_jobs
+from gateway.worker.jobs import UnitJob, event_jobs, housekeeping_jobs, unit_jobs
 
 log = structlog.get_logger(__name__)
 
 IDLE_SECONDS = refresh_request.LOOK_SECONDS
 PROGRESS_SECONDS = 30.0
+_LOOK_SECONDS = 0.2
+"""How soon a pause ends after a signal."""
+UNITS_AT_ONCE = 4
 UNIT_SECONDS = 30.0
 """The longest unit: requests to a provider, and the database calls around them."""
 
@@ -28,18 +36,20 @@ UNIT_SECONDS = 30.0
 class Worker:
     """Runs jobs in turn until it is stopped."""
 
-    def __init__(
-        self, rt: Runtime, jobs: Sequence[Job] | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, rt: Runtime, jobs: Sequence[Any], clock: Callable[[], float] = time.monotonic) -> None:
         self._rt = rt
-        self._jobs = unit_jobs() if jobs is None else jobs
+        self._jobs = jobs
         self._clock = clock
         self._ran_at: dict[str, float] = {}
 
     def once(self) -> bool:
         """Run each job that is due; whether any found work. A job that fails is logged and does not stop the others."""
-        results = [self._run(job) for job in self._jobs if self._is_due(job)]
-        return any(results)
+        found = False
+        for job in self._jobs:
+            if self._clock() - self._ran_at.get(job.name, float("-inf")) >= job.every_seconds:
+                self._ran_at[job.name] = self._clock()
+                found = _run_logged(job.name, partial(self._run, job)) or found
+        return found
 
     def run(self, stopped: threading.Event, pause_seconds: float = IDLE_SECONDS) -> None:
         """Work until `stopped` is set, with a pause whenever there is nothing to do."""
@@ -47,42 +57,115 @@ class Worker:
             if not self.once():
                 stopped.wait(pause_seconds)
 
-    def _is_due(self, job: Job) -> bool:
-        return self._clock() - self._ran_at.get(job.name, float("-inf")) >= job.every_seconds
+    def _run(self, job: Any) -> object:
+        return job.run(self._rt)
 
-    def _run(self, job: Job) -> bool:
-        self._ran_at[job.name] = self._clock()
+
+class UnitWorker(Worker):
+    """
+    Claims units of work, and runs each in a thread of its own.
+
+    A provider has `at_once` places for each kind of job. Nothing is claimed of a provider without a place, without a free slot, or with an
+    open circuit: a provider that hangs delays only its own jobs.
+    """
+
+    def __init__(
+        self, rt: Runtime, *, at_once: int = UNITS_AT_ONCE, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(rt, unit_jobs(), clock)
+        self._at_once = at_once
+        self._lock = threading.Condition()
+        self._has_ended = threading.Event()
+        self._running: Counter[tuple[str, str]] = Counter()
+        """Units by job and provider."""
+
+    def run(self, stopped: threading.Event, pause_seconds: float = IDLE_SECONDS) -> None:
+        """Work until `stopped` is set, and finish the units under way. A unit that ends leaves a place for the next."""
+        while not stopped.is_set():
+            if not self.once():
+                self._pause(stopped, pause_seconds)
+        self.finish(UNIT_SECONDS)
+
+    def finish(self, seconds: float) -> bool:
+        """Wait until no unit is running, but not longer; whether none is."""
+        with self._lock:
+            return self._lock.wait_for(lambda: not self._running.total(), seconds)
+
+    def wait_for_end(self, seconds: float) -> bool:
+        """Wait until a unit has ended since the last call, but not longer; whether one has."""
+        has_ended = self._has_ended.wait(seconds)
+        self._has_ended.clear()
+        return has_ended
+
+    def _pause(self, stopped: threading.Event, seconds: float) -> None:
+        end = self._clock() + seconds
+        while self._clock() < end and not stopped.is_set():
+            if self.wait_for_end(_LOOK_SECONDS):
+                return
+
+    def _run(self, job: UnitJob) -> bool:
+        busy = [name for name in self._rt.catalog.providers if self._is_busy(job, name)]
+        units = job.claim(self._rt, busy)
+        for unit in units:
+            key = job.name, unit.provider
+            with self._lock:
+                self._running[key] += 1
+            threading.Thread(target=self._work, args=(key, unit), name=job.name, daemon=True).start()
+        return bool(units)
+
+    def _is_busy(self, job: UnitJob, provider_id: str) -> bool:
+        running = self._running[job.name, provider_id]
+        if job.is_local:
+            return running > 0
+        return running >= self._at_once or not self._rt.bulkhead.is_available(provider_id)
+
+    def _work(self, key: tuple[str, str], unit: Unit) -> None:
         try:
-            return bool(job.run(self._rt))
-        except GatewayError as error:
-            log.warning("job.failed", job=job.name, error=error.slug, reason=str(error))
-        except Exception as error:  # noqa: BLE001 - a defect in one job must not end the others
-            # Without the traceback: its messages may hold secrets.
-            log.error("job.failed", job=job.name, error="unexpected", kind=type(error).__name__)  # noqa: TRY400
-        return False
+            with self._rt.bulkhead.slot(unit.provider, always=True) if unit.provider else nullcontext():
+                _run_logged(key[0], unit.run)
+        finally:
+            with self._lock:
+                self._running[key] -= 1
+                self._lock.notify_all()
+            self._has_ended.set()
 
 
-def start_worker(rt: Runtime, stopped: threading.Event | None = None, *, threads: int = 1) -> list[threading.Thread]:
-    """Start the threads of a worker in this process: `threads` for units, one for events, one for housekeeping."""
+def _run_logged(name: str, run: Callable[[], object]) -> bool:
+    try:
+        return bool(run())
+    except GatewayError as error:
+        log.warning("job.failed", job=name, error=error.slug, reason=str(error))
+    except Exception as error:  # noqa: BLE001 - a defect in one job must not end the others
+        # Without the traceback: its messages may hold secrets.
+        log.error("job.failed", job=name, error="unexpected", kind=type(error).__name__)  # noqa: TRY400
+    return False
+
+
+def start_worker(
+    rt: Runtime, stopped: threading.Event | None = None, *, at_once: int = UNITS_AT_ONCE
+) -> list[threading.Thread]:
+    """Start a worker in this process: a thread each for units (which run in further threads), events and housekeeping."""
     stopped = stopped or threading.Event()
-    kinds = [("worker", unit_jobs, IDLE_SECONDS)] * threads
-    kinds += [("events", event_jobs, 1.0), ("housekeeping", housekeeping_jobs, IDLE_SECONDS)]
+    workers = [
+        ("worker", UnitWorker(rt, at_once=at_once), IDLE_SECONDS),
+        ("events", Worker(rt, event_jobs()), 1.0),
+        ("housekeeping", Worker(rt, housekeeping_jobs()), IDLE_SECONDS),
+    ]
     started = []
-    for name, jobs, pause_seconds in kinds:
-        run = Worker(rt, jobs()).run
-        started.append(threading.Thread(target=run, args=(stopped, pause_seconds), name=name, daemon=True))
+    for name, worker, pause_seconds in workers:
+        started.append(threading.Thread(target=worker.run, args=(stopped, pause_seconds), name=name, daemon=True))
         started[-1].start()
     return started
 
 
-def run_workers(environ: MutableMapping[str, str], stopped: threading.Event, *, threads: int) -> None:
+def run_workers(environ: MutableMapping[str, str], stopped: threading.Event, *, at_once: int) -> None:
     """Work with the settings in `environ` until `stopped` is set. Raises SettingsRefused with all problems."""
     start_log()
     rt = build_runtime(read_settings(environ))
     forget_secrets(environ)
     start_heartbeat(rt, stopped)
-    started = start_worker(rt, stopped, threads=threads)
-    log.info("worker.started", threads=threads, host=rt.journal.host)
+    started = start_worker(rt, stopped, at_once=at_once)
+    log.info("worker.started", at_once=at_once, host=rt.journal.host)
     while not stopped.wait(PROGRESS_SECONDS):
         _log_progress(rt)
     log.info("worker.stopping")

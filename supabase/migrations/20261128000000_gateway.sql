@@ -197,7 +197,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '515c4fe5621af24463d35e9f01d0ed54ed118cd829a1eef6a599b365179fa6ff') then
+  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '03522659f3163bc3ae1ff3caca9a2e2e39da11593c118e782472ea0610522239') then
     raise exception 'gateway: migration 3 (connections) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 3) then
     execute $migration$
@@ -310,14 +310,6 @@ comment on table gateway.revocation is 'Encrypted grants that still have to be r
 comment on column gateway.revocation.connection_id is 'Null for a grant that was never saved.';
 comment on index gateway.revocation_pkey is 'A grant is queued once, even if the call is repeated.';
 
-create table gateway.provider_health (
-  provider   text constraint provider_health_pkey primary key,
-  failures   integer not null default 0,
-  open_until timestamptz
-);
-comment on table gateway.provider_health is 'The circuit breaker of a token endpoint: after failures of several connections, one probe at a time.';
-comment on index gateway.provider_health_pkey is 'All processes share one circuit breaker per provider.';
-
 create table gateway.import_queue (
   id            uuid constraint import_queue_pkey primary key references public.provider_data (id) on delete cascade,
   attempts      integer not null default 0,
@@ -331,7 +323,7 @@ select d.id from public.provider_data d where d.token !~ '^(gAAAA|$)' or d.refre
 comment on table gateway.import_queue is 'Rows with tokens that the gateway did not write: encrypted and verified by the worker.';
 comment on index gateway.import_queue_pkey is 'A row is imported by one process at a time.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (3, 'connections', '515c4fe5621af24463d35e9f01d0ed54ed118cd829a1eef6a599b365179fa6ff');
+    insert into gateway.migration (number, name, sha256) values (3, 'connections', '03522659f3163bc3ae1ff3caca9a2e2e39da11593c118e782472ea0610522239');
   end if;
 end $apply$;
 
@@ -1629,9 +1621,17 @@ begin
                where p_after is null or q.id > p_after order by q.id limit p_limit) x), '[]'));
 end $$;
 
--- One row: the oldest of those that are due, or the one of that id. For a minute no other process gets it, which is longer than a
--- verification takes. null: there is none, or another process has it.
-create or replace function public.gateway_claim_import_v1(p_id uuid, p_providers text[])
+-- The provider of a row: of its connection, else by its name.
+create or replace function gateway.provider_of_row(p_id uuid, p_providers text[]) returns text
+language sql stable as $$
+  select coalesce(c.provider, (select p.id from unnest(p_providers) with ordinality p (id, place)
+                                where gateway.same_provider(d.name, d.type, p.id) order by p.place limit 1))
+    from public.provider_data d left join gateway.connection c on c.id = d.id where d.id = p_id
+$$;
+
+-- One row: the oldest of those that are due and of no provider in `p_busy`, or the one of that id. For a minute no other process gets it,
+-- which is longer than a verification takes. null: there is none, or another process has it.
+create or replace function public.gateway_claim_import_v1(p_id uuid, p_providers text[], p_busy text[])
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   over    timestamptz := clock_timestamp();
@@ -1639,6 +1639,7 @@ declare
 begin
   select q.* into claimed from gateway.import_queue q
    where case when p_id is null then q.due_at <= over else q.id = p_id end and (q.claimed_until is null or q.claimed_until <= over)
+     and (p_busy = '{}' or coalesce(gateway.provider_of_row(q.id, p_providers) <> all (p_busy), true))
    order by q.due_at limit 1 for update skip locked;
   if not found then
     return null;
@@ -1646,9 +1647,7 @@ begin
   update gateway.import_queue q set claimed_until = over + interval '1 minute', attempts = q.attempts + 1 where q.id = claimed.id;
   return (
     select jsonb_build_object(
-             'id', d.id, 'user_id', d.auth_provider_id, 'name', d.name,
-             'provider', coalesce(c.provider, (select p.id from unnest(p_providers) with ordinality p (id, place)
-                                                where gateway.same_provider(d.name, d.type, p.id) order by p.place limit 1)),
+             'id', d.id, 'user_id', d.auth_provider_id, 'name', d.name, 'provider', gateway.provider_of_row(d.id, p_providers),
              'seal_id', c.seal_id, 'refresh_seal_id', c.refresh_seal_id, 'generation', coalesce(c.generation, 0), 'account_id', c.account_id, 'status', c.status,
              'scope', coalesce(c.scope, '{}'), 'token', nullif(d.token, ''), 'refresh', nullif(d.refresh, ''),
              'expires', d.expires, 'expires_at', c.expires_at, 'data', case when c.id is null then d.data else c.facts end,
@@ -2072,8 +2071,7 @@ begin
       'provider', (select count(*) from gateway.freeze f where f.target like 'provider:%'),
       'reads', (select count(*) from gateway.freeze f where f.target = 'reads')),
     'connections', (select coalesce(jsonb_object_agg(x.status, x.n), '{}')
-                      from (select c.status, count(*) as n from gateway.connection c group by c.status) x),
-    'open_breakers', (select coalesce(jsonb_agg(h.provider), '[]') from gateway.provider_health h where h.open_until is not null));
+                      from (select c.status, count(*) as n from gateway.connection c group by c.status) x));
 end $$;
 
 create or replace function public.gateway_schema_v1()
@@ -2518,21 +2516,6 @@ language sql stable as $$
               then greatest(c.intent_at, pg_postmaster_start_time()) + make_interval(secs => p_block_seconds) end
 $$;
 
--- The circuit breaker. Null: closed. Open: one caller in fifteen seconds may try; for the others, the time until which they wait.
-create or replace function gateway.breaker_until(p_provider text) returns timestamptz
-language plpgsql set search_path = '' as $$
-declare
-  health gateway.provider_health;
-begin
-  select h.* into health from gateway.provider_health h where h.provider = p_provider;
-  if health.open_until is null then
-    return null;
-  end if;
-  update gateway.provider_health h set open_until = clock_timestamp() + interval '15 seconds'
-   where h.provider = p_provider and h.open_until <= clock_timestamp();
-  return case when not found then greatest(health.open_until, clock_timestamp()) end;
-end $$;
-
 -- The lease on one token request. `intent_at` is written with it: it shows later that a request may have been sent.
 create or replace function gateway.lease_refresh(c gateway.connection, p_host text, p_lease_seconds double precision) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -2551,8 +2534,7 @@ end $$;
 
 -- The right to send one token request, by compare-and-set on the generation: {"claim"}, or {"obstacle", "retry_after"}.
 --   gone; moved: another generation, or it ended; leased: a process is refreshing it; waiting: the last try failed; blocked: the host
---   that began the last try may hold its response; frequent: refreshed ten times within a minute, and its token is still valid;
---   breaker: the provider fails for many.
+--   that began the last try may hold its response; frequent: refreshed ten times within a minute, and its token is still valid.
 create or replace function public.gateway_claim_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_host text, p_lease_seconds double precision, p_block_seconds double precision
 )
@@ -2582,9 +2564,6 @@ begin
                                 limit 10) x) = 10 then
     obstacle := 'frequent';
     until := moment + interval '1 minute';
-  else
-    until := gateway.breaker_until(c.provider);
-    obstacle := case when until is not null then 'breaker' end;
   end if;
   if obstacle is not null then
     return jsonb_build_object('obstacle', obstacle, 'retry_after', greatest(1, ceil(extract(epoch from until - moment))));
@@ -2592,15 +2571,14 @@ begin
   return jsonb_build_object('claim', gateway.lease_refresh(c, p_host, p_lease_seconds));
 end $$;
 
--- The same for one connection whose refresh was interrupted, or that is due; null when there is none. `p_providers`: for each of them the
--- seconds of its lease and of its block. Rows that cannot be claimed now are passed over where rows are looked for, so that they never
+-- The same for one connection whose refresh was interrupted, or that is due; null when there is none. `p_providers`: those whose
+-- connections may be claimed, each with the seconds of its lease and of its block. Rows that cannot be claimed now are passed over where rows are looked for, so that they never
 -- delay those that can.
 create or replace function public.gateway_claim_due_v1(p_host text, p_providers jsonb)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   moment timestamptz := clock_timestamp();
-  usable text[] := array(select k from jsonb_object_keys(p_providers) k
-                          where not exists (select from gateway.provider_health h where h.provider = k and h.open_until > moment));
+  usable text[] := array(select jsonb_object_keys(p_providers));
   c      gateway.connection;
 begin
   select x.* into c from gateway.connection x
@@ -2614,7 +2592,7 @@ begin
        and x.intent_at is null and (x.lease_until is null or x.lease_until <= moment) and (x.not_before is null or x.not_before <= moment)
      order by x.refresh_at limit 1 for update of x skip locked;
   end if;
-  if c.id is null or gateway.breaker_until(c.provider) is not null then
+  if c.id is null then
     return null;
   end if;
   return gateway.lease_refresh(c, p_host, (p_providers -> c.provider ->> 'lease')::double precision);
@@ -2663,7 +2641,6 @@ begin
                 || coalesce(p_account -> 'facts', '{}') || jsonb_build_object('scope', to_jsonb(p_scope), 'status', c.status)
                 || case when p_account is null then '{}' else jsonb_build_object('account', p_account - 'facts') end
    where d.id = p_connection_id;
-  update gateway.provider_health h set failures = 0, open_until = null where h.provider = c.provider and h.failures > 0;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));
   if was_unverified and c.status = 'active' then
@@ -2673,9 +2650,8 @@ begin
   return jsonb_build_object('ending', 'saved');
 end $$;
 
--- End the lease after a failure. outcome: `wait` (the provider has trouble), `alone` (it works, but not for this connection just now),
--- `operator` (our registration is refused, or a key is missing) or `refused` (the grant is, for good). Only trouble of the provider counts
--- towards its breaker; any other answer shows that it works.
+-- End the lease after a failure. outcome: `wait` (the provider has trouble), `operator` (our registration is refused, or a key is missing)
+-- or `refused` (the grant is, for good).
 create or replace function public.gateway_fail_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_lease_id uuid, p_outcome text, p_error text, p_wait_seconds double precision
 )
@@ -2701,17 +2677,9 @@ begin
     insert into gateway.event (type, connection_id, user_id, provider, data)
     values ('connection.needs_reauthorization', c.id, c.user_id, c.provider, jsonb_build_object('error', p_error));
   end if;
-  if p_outcome in ('alone', 'refused') then
-    update gateway.provider_health h set failures = 0, open_until = null where h.provider = c.provider and h.failures > 0;
-  elsif p_outcome = 'wait' then
-    insert into gateway.provider_health as h (provider, failures) values (c.provider, 1)
-    on conflict (provider) do update
-      set failures = h.failures + 1,
-          open_until = case when h.failures + 1 >= 5 then clock_timestamp() + interval '15 seconds' end;
-  end if;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refresh_failed', c.id, c.user_id, c.provider,
-          jsonb_build_object('error', p_error, 'remedy', case p_outcome when 'refused' then 'reconnect' when 'alone' then 'wait' else p_outcome end));
+          jsonb_build_object('error', p_error, 'remedy', case p_outcome when 'refused' then 'reconnect' else p_outcome end));
   return jsonb_build_object('recorded', true);
 end $$;
 
@@ -2800,8 +2768,8 @@ begin
   return jsonb_build_object('left', found);
 end $$;
 
--- Claim the grant that has been due longest, for two minutes. null: nothing is due.
-create or replace function public.gateway_claim_revocation_v1()
+-- Claim the grant that has been due longest, for two minutes, but none of the providers in `p_busy`. null: nothing is due.
+create or replace function public.gateway_claim_revocation_v1(p_busy text[])
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   over    timestamptz := clock_timestamp();
@@ -2810,7 +2778,7 @@ begin
   update gateway.revocation r set due_at = over + interval '2 minutes'
    where r.seal_id = (
      select x.seal_id from gateway.revocation x
-      where x.due_at <= over order by x.due_at limit 1 for update skip locked)
+      where x.due_at <= over and x.provider <> all (p_busy) order by x.due_at limit 1 for update skip locked)
   returning r.* into claimed;
   if not found then
     return null;
@@ -3363,7 +3331,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '56504d94c5a8a0433b7d0422aa76d9135262a1b7f1b8c8ecf873f0d4a113d4b9')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', 'a77054601f86c538581767ce7e58b237c04127d60ffcd3ad8793b3a05388a657')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

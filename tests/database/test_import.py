@@ -10,12 +10,12 @@ from uuid import UUID
 import pytest
 
 from gateway.cli.connections import _import_lines
-from gateway.connections.import_existing import Remaining, Report, import_next, read_expiry
+from gateway.connections.import_existing import Remaining, Report, read_expiry
 from gateway.database import apply_schema
 from gateway.errors import NeedsReauthorization, PendingConfirmation
 from gateway.models import Caller
 from gateway.tokens.read import fresh_grant
-from gateway.worker.loop import Worker
+from gateway.worker.loop import UnitWorker
 from tests.support.database import rows
 from tests.support.legacy_project import (
     AGENCY,
@@ -28,6 +28,7 @@ from tests.support.legacy_project import (
     granted,
     project_from_before,
 )
+from tests.support.units import import_next
 
 PAST = "2024-05-02T10:00:00Z"
 
@@ -107,7 +108,9 @@ def test_a_worker_imports_without_a_command(project):
     """Within a minute: it looks every few seconds."""
     row, pair = project.location(project.user())
 
-    assert Worker(project.rt).once()
+    worker = UnitWorker(project.rt)
+    assert worker.once()
+    assert worker.finish(20)
     assert (status(project, row), project.opened(row, "token")) == ("active", pair.access_token)
     assert rows(project.gateway.dsn, "select type from gateway.event where connection_id = %s", row) == [
         "connection.imported"

@@ -11,14 +11,13 @@ from psycopg.types.json import Jsonb
 
 from gateway import protocol
 from gateway.connections import uninstall as leave
-from gateway.connections.import_existing import import_next
 from gateway.errors import NeedsReauthorization, ProviderUnavailable
 from gateway.http import Deadline
 from gateway.models import Caller
-from gateway.tokens import refresh_request as renewal
 from gateway.tokens.read import fresh_grant
 from tests.support.database import rows
 from tests.support.legacy_project import AGENCY, BERLIN, LISBON, granted, project_from_before
+from tests.support.units import import_next, refresh_next
 
 FAKE = "gAAAAA-nonsense"
 COMPANY = {"userType": "Company", "companyId": LISBON.id}
@@ -229,11 +228,11 @@ def test_a_bug_ends_the_lease_and_delays_the_connection(project, monkeypatch):
 
     monkeypatch.setattr("gateway.protocol.build_refresh_request", fails)
     with pytest.raises(ValueError, match="no"):
-        renewal.work_once(project.rt)
+        refresh_next(project.rt)
 
     stands = project.of(row)["connection"]
     assert (None, None, "active", 1) == (
         stands["lease_id"], stands["intent_at"], stands["status"], stands["failures"],
     )  # fmt: skip
     assert stands["not_before"] > stands["updated_at"]
-    assert not renewal.work_once(project.rt)
+    assert not refresh_next(project.rt)

@@ -23,8 +23,6 @@ RECEIPT = {"connection_id", "provider", "account", "erased_at", "revocation", "e
 @pytest.fixture
 def alice(gateway):
     gateway.sandbox.state.faults.clear()
-    with psycopg.connect(gateway.dsn) as connection:
-        connection.execute("delete from gateway.provider_health")
     yield gateway.person("Alice Winter")
     gateway.sandbox.state.faults.clear()
 

@@ -6,6 +6,7 @@ Refreshes with many readers, outages, crashes and wrong clocks: short forms of t
 from __future__ import annotations
 
 import sqlite3
+import time
 import uuid
 from contextlib import closing
 
@@ -197,25 +198,47 @@ def test_one_entry_that_does_not_decrypt_does_not_block_the_others(stage):
         journal.execute("delete from response where connection_id = ?", [row])
 
 
-def test_connections_that_cannot_be_refreshed_now_do_not_block_the_others(stage):
-    """
-    Thirty of a provider whose breaker is open are overdue longer; the one of another provider is refreshed all the same.
-    """
-    spared, [row] = stage.connections("forgiving", 30), stage.connections("strict", 1)
+def makes_due(stage, ids):
     stage.sql(
-        "update gateway.connection set refresh_at = clock_timestamp() - interval '1 hour' where id = any (%s::uuid[])",
-        list(spared),
+        "update gateway.connection set refresh_at = clock_timestamp() - interval '1 minute', not_before = null, lease_until = null,"
+        " intent_at = null where id = any (%s::uuid[])",
+        list(ids),
     )
-    stage.sql("update gateway.connection set refresh_at = clock_timestamp() - interval '1 second' where id = %s", row)
-    stage.sql("insert into gateway.provider_health values ('forgiving', 5, clock_timestamp() + interval '1 minute')"
-              " on conflict (provider) do update set open_until = excluded.open_until")  # fmt: skip
-    with stage.actor() as actor:
-        actor.does("work")
-    stage.sql("delete from gateway.provider_health")
 
-    assert [(2, "active", False)] == stage.states([row])
-    assert {1} == {generation for generation, _, _ in stage.states(list(spared))}
-    stage.sql("delete from public.provider_data where id = any (%s::uuid[])", list(spared))
+
+def seconds_until_refreshed(stage, ids, generation):
+    """How long a worker of its own takes."""
+    began = time.monotonic()
+    with stage.actor() as actor:
+        actor.begin("work", idle=3, pause=0.1)
+        while {generation} != {found for found, _, _ in stage.states(ids)}:
+            assert time.monotonic() - began < 60
+            time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def test_a_provider_that_hangs_delays_only_its_own_jobs(stage):
+    """
+    Fifteen revocations, refreshes and tokens written by their owners are due at a silent provider. Forty refreshes of another
+    provider take about as long as alone.
+    """
+    others = list(stage.connections("strict", 40))
+    makes_due(stage, others)
+    alone = seconds_until_refreshed(stage, others, 2)
+
+    due, written, gone = (list(stage.connections("forgiving", 15)) for _ in range(3))
+    stage.control("hang", kinds="forgiving")
+    makes_due(stage, due)
+    stage.sql("update public.provider_data set token = 'written', expires = null where id = any (%s::uuid[])", written)
+    stage.sql("delete from public.provider_data where id = any (%s::uuid[])", gone)
+    stage.sql("update gateway.revocation set due_at = clock_timestamp() - interval '1 minute'")
+    makes_due(stage, others)
+    beside = seconds_until_refreshed(stage, others, 3)
+    stage.control("hang")
+    stage.sql("delete from public.provider_data where name = 'forgiving'")
+    stage.sql("delete from gateway.revocation")
+
+    assert beside < 3 * alone + 3  # with the start of a process in it
 
 
 @pytest.mark.parametrize("skew", [300, -300])

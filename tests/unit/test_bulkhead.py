@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gateway.errors import ProviderGarbled, ProviderUnavailable
+from gateway.errors import DatabaseUnavailable, ProviderBusy, ProviderGarbled, ProviderUnavailable
 from gateway.http.bulkhead import FAILURES_TO_OPEN, OPEN_SECONDS, Bulkhead
 
 
@@ -26,53 +27,78 @@ def clock():
 
 @pytest.fixture
 def bulkhead(clock):
-    return Bulkhead(budget=5, share=3, clock=clock)
+    return Bulkhead(budget=8, clock=clock)
 
 
 def fails(bulkhead, provider, times=1):
     for _ in range(times):
-        with contextlib.suppress(ProviderUnavailable), bulkhead.slot(provider):
+        with contextlib.suppress(ProviderUnavailable), bulkhead.exchange(provider):
             raise ProviderUnavailable("no response")
 
 
+def responds(bulkhead, provider, status=200):
+    with bulkhead.exchange(provider) as exchange:
+        exchange.status = status
+
+
 def refused(bulkhead, provider):
-    with pytest.raises(ProviderUnavailable, match="not called"), bulkhead.slot(provider):
+    with pytest.raises(ProviderBusy, match="not called"), bulkhead.slot(provider):
         pass
+    return True
 
 
-def test_a_provider_has_its_share_and_the_process_its_budget(bulkhead):
+def slots(bulkhead, provider, most=100):
+    """All slots that the provider gets, each held by a call in a thread of its own."""
+    held = [bulkhead.slot(provider) for _ in range(most)]
+    before = bulkhead._slots.taken()
+    for slot in held:
+        with ThreadPoolExecutor(1) as thread, contextlib.suppress(ProviderBusy):
+            thread.submit(slot.__enter__).result()
+    return bulkhead._slots.taken() - before, held
+
+
+def test_providers_that_hang_leave_a_slot_for_any_other():
     """
-    What is beyond either is refused at once, and says when to come back.
+    The first gets half, the second half of the rest, and each further one at least one, however many hang.
     """
-    with contextlib.ExitStack() as held:
+    bulkhead = Bulkhead(budget=8)
+    assert [4, 2, 1, 1, 1, 1] == [found for found, _ in [slots(bulkhead, name, 9) for name in "abcdef"]]
+
+
+def test_what_exceeds_the_share_is_refused_at_once_and_the_calls_of_one_operation_use_one_slot(bulkhead):
+    with bulkhead.slot("acme"):
+        for _ in range(20):
+            with bulkhead.slot("acme"), bulkhead.exchange("acme"):
+                assert 1 == bulkhead._slots.taken()
+        assert bulkhead.is_available("acme")
         for _ in range(3):
-            held.enter_context(bulkhead.slot("acme"))
-        with pytest.raises(ProviderUnavailable, match="waiting for it") as refused, bulkhead.slot("acme"):
-            pass
-        assert refused.value.retry_after == 1
-        for _ in range(2):
-            held.enter_context(bulkhead.slot("zoom"))
-        with pytest.raises(ProviderUnavailable, match="waiting for providers"), bulkhead.slot("zoom"):
-            pass
-    with bulkhead.slot("acme"), bulkhead.slot("zoom"):
-        pass
+            bulkhead._slots.take("acme")  # of other threads
+        assert not bulkhead.is_available("acme")
+        with ThreadPoolExecutor(1) as other, pytest.raises(ProviderBusy, match="waiting for it") as raised:
+            other.submit(bulkhead.slot("acme").__enter__).result()
+        assert 1 == raised.value.retry_after
+        with ThreadPoolExecutor(1) as other:  # work that was claimed already
+            other.submit(bulkhead.slot("acme", always=True).__enter__).result()
 
 
 def test_a_provider_that_fails_again_and_again_is_left_alone_and_others_are_not(bulkhead, clock):
     """
-    Consecutive failures open the circuit; one response between them closes it.
+    Consecutive failures of any kind open the circuit; one response between them closes it.
     """
     fails(bulkhead, "acme", FAILURES_TO_OPEN - 1)
-    with bulkhead.slot("acme"):
-        pass
-    fails(bulkhead, "acme", FAILURES_TO_OPEN)
+    responds(bulkhead, "acme", 400)
+    fails(bulkhead, "acme", FAILURES_TO_OPEN - 2)
+    responds(bulkhead, "acme", 503)
+    assert [] == bulkhead.open_circuits()
+    responds(bulkhead, "acme", 429)
 
-    with pytest.raises(ProviderUnavailable, match="not called") as refused, bulkhead.slot("acme"):
+    with pytest.raises(ProviderBusy, match="not called") as raised, bulkhead.slot("acme"):
         pass
-    assert refused.value.retry_after == OPEN_SECONDS
+    assert raised.value.retry_after == OPEN_SECONDS
     assert bulkhead.open_circuits() == ["acme"]
-    with bulkhead.slot("zoom"):
-        pass
+    assert not bulkhead.is_available("acme")
+    assert bulkhead.is_available("zoom")
+    responds(bulkhead, "zoom")
 
 
 def test_one_probe_at_a_time_finds_out_whether_it_is_back(bulkhead, clock):
@@ -81,29 +107,27 @@ def test_one_probe_at_a_time_finds_out_whether_it_is_back(bulkhead, clock):
     """
     fails(bulkhead, "acme", FAILURES_TO_OPEN)
     clock.now += OPEN_SECONDS
-    with contextlib.suppress(ProviderUnavailable), bulkhead.slot("acme"):
-        refused(bulkhead, "acme")
+    assert bulkhead.is_available("acme")
+    with contextlib.suppress(ProviderUnavailable), bulkhead.exchange("acme"):
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(refused, bulkhead, "acme").result()
         raise ProviderUnavailable("silent")
     refused(bulkhead, "acme")
 
     clock.now += OPEN_SECONDS
-    with pytest.raises(ProviderGarbled), bulkhead.slot("acme"):
+    with pytest.raises(ProviderGarbled), bulkhead.exchange("acme"):
         raise ProviderGarbled("odd")
     assert bulkhead.open_circuits() == []
-    with bulkhead.slot("acme"), bulkhead.slot("acme"):
-        pass
+    responds(bulkhead, "acme")
 
 
-def test_a_refusal_is_no_failure_of_the_provider(bulkhead):
+def test_a_refusal_and_an_error_of_ours_are_no_failures_of_the_provider(bulkhead):
     """
-    Else a burst would open the circuit of a healthy one.
+    Otherwise a burst, or our database, would open the circuit of a healthy one.
     """
-    with contextlib.ExitStack() as held:
-        for _ in range(3):
-            held.enter_context(bulkhead.slot("acme"))
-        for _ in range(FAILURES_TO_OPEN):
-            with pytest.raises(ProviderUnavailable), bulkhead.slot("acme"):
-                pass
+    for _ in range(FAILURES_TO_OPEN):
+        for error in (ProviderBusy("full"), ProviderUnavailable("the last try failed"), DatabaseUnavailable("away")):
+            with pytest.raises(type(error)), bulkhead.slot("acme"):
+                raise error
     assert bulkhead.open_circuits() == []
-    with bulkhead.slot("acme"):
-        pass
+    responds(bulkhead, "acme")

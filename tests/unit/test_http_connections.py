@@ -193,7 +193,7 @@ def test_a_provider_that_hangs_takes_only_its_share_and_the_next_call_is_refused
         line.send(OK)
 
     first, second, healthy = listen(hang), listen(hang), listen(answering(OK))
-    http = HttpClient(allow_private=True, bulkhead=Bulkhead(budget=6, share=4))
+    http = HttpClient(allow_private=True, bulkhead=Bulkhead(budget=8))
     with ThreadPoolExecutor(4) as threads:
         urls = [first.url(), second.url()] * 2
         waiting = [threads.submit(http.request, "GET", url, provider="acme") for url in urls]

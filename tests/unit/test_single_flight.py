@@ -9,14 +9,16 @@ import time
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
 from gateway.errors import NeedsReauthorization, ProviderUnavailable, RefreshInProgress
+from gateway.http import Bulkhead
 from gateway.models import Caller
 from gateway.tokens.read import fresh_grant
-from gateway.tokens.single_flight import MOST_FOLLOWING, MOST_WAITING, SingleFlight
+from gateway.tokens.single_flight import MOST_WAITING, SingleFlight
 
 CALLER = Caller(user_id=uuid.uuid4())
 
@@ -41,17 +43,17 @@ def test_a_task_runs_once_and_every_caller_waits_for_its_end():
 
     def call(_):
         with pytest.raises(ProviderUnavailable, match="away") as raised:
-            flights.run(key, task, 10)
+            flights.run(key, "acme", task, 10)
         return raised.value
 
     with ThreadPoolExecutor(20) as threads:
         errors = [threads.submit(call, number) for number in range(20)]
-        until(lambda: flights._waiting == 20)
+        until(lambda: flights._waiting.taken() == 20)
         go.set()
         assert len({id(error.result()) for error in errors}) == 20
     assert [1] == ran
     assert not flights.is_running(key)
-    assert 0 == flights._waiting
+    assert 0 == flights._waiting.taken()
 
 
 def test_a_task_goes_on_when_its_callers_have_stopped_waiting():
@@ -61,7 +63,7 @@ def test_a_task_goes_on_when_its_callers_have_stopped_waiting():
     flights, key, go, done = SingleFlight(), uuid.uuid4(), threading.Event(), threading.Event()
 
     with pytest.raises(RefreshInProgress) as raised:
-        flights.run(key, lambda: go.wait(10) and done.set(), 0.01)
+        flights.run(key, "acme", lambda: go.wait(10) and done.set(), 0.01)
 
     assert 1.0 == raised.value.retry_after
     assert flights.is_running(key)
@@ -69,34 +71,37 @@ def test_a_task_goes_on_when_its_callers_have_stopped_waiting():
     assert done.wait(10)
 
 
-def test_the_waiting_callers_of_one_connection_do_not_keep_another_from_being_refreshed():
+def test_the_waiting_callers_of_two_providers_do_not_keep_a_third_ones_from_being_refreshed():
     """
-    Some threads never wait. A caller without a place is answered at once, and its refresh starts all the same.
+    One provider's callers take half of the places, and a second one's half of the rest. A caller without a place is answered at once, and
+    its refresh starts all the same.
     """
     flights, go, started = SingleFlight(), threading.Event(), []
     with ThreadPoolExecutor(MOST_WAITING) as threads:
 
-        def waits(key):
-            return threads.submit(flights.run, key, lambda: started.append(key) or go.wait(10), 10)
+        def wait(provider, count, key=None):
+            for _ in range(count):
+                each = key or uuid.uuid4()
+                task = partial(lambda each: started.append(each) or go.wait(10), each)
+                threads.submit(flights.run, each, provider, task, 10)
 
-        crowded = uuid.uuid4()
-        for _ in range(MOST_FOLLOWING):
-            waits(crowded)
-        until(lambda: flights._waiting == MOST_FOLLOWING)
-        with pytest.raises(RefreshInProgress, match="too many"):
-            flights.run(crowded, lambda: None, 10)
-
-        others = [uuid.uuid4() for _ in range(MOST_WAITING - MOST_FOLLOWING)]
-        for other in others:
-            waits(other)
-        until(lambda: flights._waiting == MOST_WAITING)
+        for number, provider in enumerate(("acme", "zoom", "ghl"), 1):
+            before, places = flights._waiting.taken(), MOST_WAITING >> number
+            crowded = uuid.uuid4()
+            wait(provider, places, crowded)
+            until(lambda before=before, places=places: flights._waiting.taken() == before + places)
+            with pytest.raises(RefreshInProgress, match="too many"):
+                flights.run(crowded, provider, lambda: None, 10)
         last = uuid.uuid4()
         with pytest.raises(RefreshInProgress, match="too many"):
-            flights.run(last, lambda: started.append(last), 10)
+            flights.run(last, "acme", lambda: started.append(last), 10)
         until(lambda: last in started)
-        assert {crowded, *others, last} == set(started)
         go.set()
-    assert 0 == flights._waiting
+    assert 0 == flights._waiting.taken()
+
+
+def test_a_hundred_readers_of_one_connection_all_wait():
+    assert MOST_WAITING // 2 > 100
 
 
 # -- how often a waiting caller asks the database ----------------------------------------------------------------------
@@ -119,6 +124,7 @@ class Database:
 
     def read(self, **more):
         rt = SimpleNamespace(
+            bulkhead=Bulkhead(),
             database=self,
             journal=SimpleNamespace(host="h"),
             provider=lambda _: SimpleNamespace(replay_seconds=None),

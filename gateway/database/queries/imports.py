@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -65,9 +65,16 @@ def list_queue(database: Database, *, after: UUID | None, limit: int) -> QueuePa
     return _PAGE.validate_python(database.call("import_queue", after=after, limit=limit))
 
 
-def claim_row(database: Database, *, providers: Sequence[str], id: UUID | None = None) -> ImportRow | None:  # noqa: A002
-    """The next due row, or that one; it is not due again for a minute. `providers`: the provider of each name."""
-    return _ROW.validate_python(database.call("claim_import", id=id, providers=list(providers)))
+def claim_row(
+    database: Database,
+    *,
+    providers: Sequence[str],
+    busy: Collection[str] = (),
+    id: UUID | None = None,  # noqa: A002
+) -> ImportRow | None:
+    """The next due row of no `busy` provider, or that one; it is not due again for a minute. `providers`: of each name."""
+    row = database.call("claim_import", id=id, providers=list(providers), busy=list(busy))
+    return _ROW.validate_python(row)
 
 
 def store_row(

@@ -38,7 +38,7 @@ class ClaimedRefresh:
 class Obstacle:
     """Why no token request may be sent now, and for how many seconds, where that is known."""
 
-    obstacle: Literal["gone", "moved", "leased", "waiting", "blocked", "frequent", "breaker"]
+    obstacle: Literal["gone", "moved", "leased", "waiting", "blocked", "frequent"]
     retry_after: float | None = None
 
 
@@ -104,7 +104,7 @@ def finish_refresh(
 
 
 def fail_refresh(database: Database, claim: ClaimedRefresh, *, outcome: str, error: str, wait_seconds: float) -> bool:
-    """End the lease, with the outcome `wait`, `alone`, `operator` or `refused`. False when the lease has already ended."""
+    """End the lease, with the outcome `wait`, `operator` or `refused`. False when the lease has already ended."""
     answer = database.call(
         "fail_refresh",
         connection_id=claim.id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -83,9 +83,9 @@ def queue_revocation(
     return _REVOCATION.validate_python(row)
 
 
-def claim_revocation(database: Database) -> Revocation | None:
-    """A grant that is due to be revoked: no other process gets it for two minutes. None when nothing is due."""
-    return _REVOCATION.validate_python(database.call("claim_revocation"))
+def claim_revocation(database: Database, busy: Collection[str] = ()) -> Revocation | None:
+    """A grant that is due, of no `busy` provider: no other process gets it for two minutes. None when nothing is due."""
+    return _REVOCATION.validate_python(database.call("claim_revocation", busy=list(busy)))
 
 
 def claim_revocations(

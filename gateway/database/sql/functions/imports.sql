@@ -29,9 +29,17 @@ begin
                where p_after is null or q.id > p_after order by q.id limit p_limit) x), '[]'));
 end $$;
 
--- One row: the oldest of those that are due, or the one of that id. For a minute no other process gets it, which is longer than a
--- verification takes. null: there is none, or another process has it.
-create or replace function public.gateway_claim_import_v1(p_id uuid, p_providers text[])
+-- The provider of a row: of its connection, else by its name.
+create or replace function gateway.provider_of_row(p_id uuid, p_providers text[]) returns text
+language sql stable as $$
+  select coalesce(c.provider, (select p.id from unnest(p_providers) with ordinality p (id, place)
+                                where gateway.same_provider(d.name, d.type, p.id) order by p.place limit 1))
+    from public.provider_data d left join gateway.connection c on c.id = d.id where d.id = p_id
+$$;
+
+-- One row: the oldest of those that are due and of no provider in `p_busy`, or the one of that id. For a minute no other process gets it,
+-- which is longer than a verification takes. null: there is none, or another process has it.
+create or replace function public.gateway_claim_import_v1(p_id uuid, p_providers text[], p_busy text[])
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   over    timestamptz := clock_timestamp();
@@ -39,6 +47,7 @@ declare
 begin
   select q.* into claimed from gateway.import_queue q
    where case when p_id is null then q.due_at <= over else q.id = p_id end and (q.claimed_until is null or q.claimed_until <= over)
+     and (p_busy = '{}' or coalesce(gateway.provider_of_row(q.id, p_providers) <> all (p_busy), true))
    order by q.due_at limit 1 for update skip locked;
   if not found then
     return null;
@@ -46,9 +55,7 @@ begin
   update gateway.import_queue q set claimed_until = over + interval '1 minute', attempts = q.attempts + 1 where q.id = claimed.id;
   return (
     select jsonb_build_object(
-             'id', d.id, 'user_id', d.auth_provider_id, 'name', d.name,
-             'provider', coalesce(c.provider, (select p.id from unnest(p_providers) with ordinality p (id, place)
-                                                where gateway.same_provider(d.name, d.type, p.id) order by p.place limit 1)),
+             'id', d.id, 'user_id', d.auth_provider_id, 'name', d.name, 'provider', gateway.provider_of_row(d.id, p_providers),
              'seal_id', c.seal_id, 'refresh_seal_id', c.refresh_seal_id, 'generation', coalesce(c.generation, 0), 'account_id', c.account_id, 'status', c.status,
              'scope', coalesce(c.scope, '{}'), 'token', nullif(d.token, ''), 'refresh', nullif(d.refresh, ''),
              'expires', d.expires, 'expires_at', c.expires_at, 'data', case when c.id is null then d.data else c.facts end,

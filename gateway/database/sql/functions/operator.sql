@@ -18,8 +18,7 @@ begin
       'provider', (select count(*) from gateway.freeze f where f.target like 'provider:%'),
       'reads', (select count(*) from gateway.freeze f where f.target = 'reads')),
     'connections', (select coalesce(jsonb_object_agg(x.status, x.n), '{}')
-                      from (select c.status, count(*) as n from gateway.connection c group by c.status) x),
-    'open_breakers', (select coalesce(jsonb_agg(h.provider), '[]') from gateway.provider_health h where h.open_until is not null));
+                      from (select c.status, count(*) as n from gateway.connection c group by c.status) x));
 end $$;
 
 create or replace function public.gateway_schema_v1()

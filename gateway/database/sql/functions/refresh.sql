@@ -8,21 +8,6 @@ language sql stable as $$
               then greatest(c.intent_at, pg_postmaster_start_time()) + make_interval(secs => p_block_seconds) end
 $$;
 
--- The circuit breaker. Null: closed. Open: one caller in fifteen seconds may try; for the others, the time until which they wait.
-create or replace function gateway.breaker_until(p_provider text) returns timestamptz
-language plpgsql set search_path = '' as $$
-declare
-  health gateway.provider_health;
-begin
-  select h.* into health from gateway.provider_health h where h.provider = p_provider;
-  if health.open_until is null then
-    return null;
-  end if;
-  update gateway.provider_health h set open_until = clock_timestamp() + interval '15 seconds'
-   where h.provider = p_provider and h.open_until <= clock_timestamp();
-  return case when not found then greatest(health.open_until, clock_timestamp()) end;
-end $$;
-
 -- The lease on one token request. `intent_at` is written with it: it shows later that a request may have been sent.
 create or replace function gateway.lease_refresh(c gateway.connection, p_host text, p_lease_seconds double precision) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -41,8 +26,7 @@ end $$;
 
 -- The right to send one token request, by compare-and-set on the generation: {"claim"}, or {"obstacle", "retry_after"}.
 --   gone; moved: another generation, or it ended; leased: a process is refreshing it; waiting: the last try failed; blocked: the host
---   that began the last try may hold its response; frequent: refreshed ten times within a minute, and its token is still valid;
---   breaker: the provider fails for many.
+--   that began the last try may hold its response; frequent: refreshed ten times within a minute, and its token is still valid.
 create or replace function public.gateway_claim_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_host text, p_lease_seconds double precision, p_block_seconds double precision
 )
@@ -72,9 +56,6 @@ begin
                                 limit 10) x) = 10 then
     obstacle := 'frequent';
     until := moment + interval '1 minute';
-  else
-    until := gateway.breaker_until(c.provider);
-    obstacle := case when until is not null then 'breaker' end;
   end if;
   if obstacle is not null then
     return jsonb_build_object('obstacle', obstacle, 'retry_after', greatest(1, ceil(extract(epoch from until - moment))));
@@ -82,15 +63,14 @@ begin
   return jsonb_build_object('claim', gateway.lease_refresh(c, p_host, p_lease_seconds));
 end $$;
 
--- The same for one connection whose refresh was interrupted, or that is due; null when there is none. `p_providers`: for each of them the
--- seconds of its lease and of its block. Rows that cannot be claimed now are passed over where rows are looked for, so that they never
+-- The same for one connection whose refresh was interrupted, or that is due; null when there is none. `p_providers`: those whose
+-- connections may be claimed, each with the seconds of its lease and of its block. Rows that cannot be claimed now are passed over where rows are looked for, so that they never
 -- delay those that can.
 create or replace function public.gateway_claim_due_v1(p_host text, p_providers jsonb)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   moment timestamptz := clock_timestamp();
-  usable text[] := array(select k from jsonb_object_keys(p_providers) k
-                          where not exists (select from gateway.provider_health h where h.provider = k and h.open_until > moment));
+  usable text[] := array(select jsonb_object_keys(p_providers));
   c      gateway.connection;
 begin
   select x.* into c from gateway.connection x
@@ -104,7 +84,7 @@ begin
        and x.intent_at is null and (x.lease_until is null or x.lease_until <= moment) and (x.not_before is null or x.not_before <= moment)
      order by x.refresh_at limit 1 for update of x skip locked;
   end if;
-  if c.id is null or gateway.breaker_until(c.provider) is not null then
+  if c.id is null then
     return null;
   end if;
   return gateway.lease_refresh(c, p_host, (p_providers -> c.provider ->> 'lease')::double precision);
@@ -153,7 +133,6 @@ begin
                 || coalesce(p_account -> 'facts', '{}') || jsonb_build_object('scope', to_jsonb(p_scope), 'status', c.status)
                 || case when p_account is null then '{}' else jsonb_build_object('account', p_account - 'facts') end
    where d.id = p_connection_id;
-  update gateway.provider_health h set failures = 0, open_until = null where h.provider = c.provider and h.failures > 0;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));
   if was_unverified and c.status = 'active' then
@@ -163,9 +142,8 @@ begin
   return jsonb_build_object('ending', 'saved');
 end $$;
 
--- End the lease after a failure. outcome: `wait` (the provider has trouble), `alone` (it works, but not for this connection just now),
--- `operator` (our registration is refused, or a key is missing) or `refused` (the grant is, for good). Only trouble of the provider counts
--- towards its breaker; any other answer shows that it works.
+-- End the lease after a failure. outcome: `wait` (the provider has trouble), `operator` (our registration is refused, or a key is missing)
+-- or `refused` (the grant is, for good).
 create or replace function public.gateway_fail_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_lease_id uuid, p_outcome text, p_error text, p_wait_seconds double precision
 )
@@ -191,17 +169,9 @@ begin
     insert into gateway.event (type, connection_id, user_id, provider, data)
     values ('connection.needs_reauthorization', c.id, c.user_id, c.provider, jsonb_build_object('error', p_error));
   end if;
-  if p_outcome in ('alone', 'refused') then
-    update gateway.provider_health h set failures = 0, open_until = null where h.provider = c.provider and h.failures > 0;
-  elsif p_outcome = 'wait' then
-    insert into gateway.provider_health as h (provider, failures) values (c.provider, 1)
-    on conflict (provider) do update
-      set failures = h.failures + 1,
-          open_until = case when h.failures + 1 >= 5 then clock_timestamp() + interval '15 seconds' end;
-  end if;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refresh_failed', c.id, c.user_id, c.provider,
-          jsonb_build_object('error', p_error, 'remedy', case p_outcome when 'refused' then 'reconnect' when 'alone' then 'wait' else p_outcome end));
+          jsonb_build_object('error', p_error, 'remedy', case p_outcome when 'refused' then 'reconnect' else p_outcome end));
   return jsonb_build_object('recorded', true);
 end $$;
 

@@ -70,8 +70,8 @@ begin
   return jsonb_build_object('left', found);
 end $$;
 
--- Claim the grant that has been due longest, for two minutes. null: nothing is due.
-create or replace function public.gateway_claim_revocation_v1()
+-- Claim the grant that has been due longest, for two minutes, but none of the providers in `p_busy`. null: nothing is due.
+create or replace function public.gateway_claim_revocation_v1(p_busy text[])
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   over    timestamptz := clock_timestamp();
@@ -80,7 +80,7 @@ begin
   update gateway.revocation r set due_at = over + interval '2 minutes'
    where r.seal_id = (
      select x.seal_id from gateway.revocation x
-      where x.due_at <= over order by x.due_at limit 1 for update skip locked)
+      where x.due_at <= over and x.provider <> all (p_busy) order by x.due_at limit 1 for update skip locked)
   returning r.* into claimed;
   if not found then
     return null;

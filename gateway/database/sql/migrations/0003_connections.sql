@@ -107,14 +107,6 @@ comment on table gateway.revocation is 'Encrypted grants that still have to be r
 comment on column gateway.revocation.connection_id is 'Null for a grant that was never saved.';
 comment on index gateway.revocation_pkey is 'A grant is queued once, even if the call is repeated.';
 
-create table gateway.provider_health (
-  provider   text constraint provider_health_pkey primary key,
-  failures   integer not null default 0,
-  open_until timestamptz
-);
-comment on table gateway.provider_health is 'The circuit breaker of a token endpoint: after failures of several connections, one probe at a time.';
-comment on index gateway.provider_health_pkey is 'All processes share one circuit breaker per provider.';
-
 create table gateway.import_queue (
   id            uuid constraint import_queue_pkey primary key references public.provider_data (id) on delete cascade,
   attempts      integer not null default 0,
