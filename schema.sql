@@ -8,8 +8,32 @@
 
 select set_config('search_path', '', true), set_config('lock_timeout', '10s', true), set_config('check_function_bodies', 'off', true);
 select pg_advisory_xact_lock(hashtextextended('gateway schema', 0));
--- Requests queue behind a waiting table lock, so the wait is short.
+-- Requests queue behind a waiting table lock, so the wait is short; it is longer than autovacuum needs to give way.
 select set_config('lock_timeout', '2s', true);
+
+-- Lock all tables at once, before anything else is locked. While one is in use, none is held: so nothing can deadlock with requests.
+do $locks$
+declare
+  own     text[];
+  attempt integer := 0;
+begin
+  select array_agg(format('%I.%I', n.nspname, c.relname) order by n.nspname, c.relname) into own
+    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+   where c.relkind in ('r', 'p') and (n.nspname = 'gateway' or c.oid in (to_regclass('public.user_profile'), to_regclass('public.provider_data')));
+  while own is not null loop
+    begin
+      execute format('lock table %s in access exclusive mode', own[1 + attempt % cardinality(own)]);
+      execute format('lock table %s in access exclusive mode nowait', array_to_string(own, ', '));
+      return;
+    exception when lock_not_available then
+      if clock_timestamp() > transaction_timestamp() + interval '4 seconds' then
+        raise;
+      end if;
+      attempt := attempt + 1;
+      perform pg_sleep(0.02 + random() * 0.05);
+    end;
+  end loop;
+end $locks$;
 
 do $run$
 begin
@@ -2077,6 +2101,9 @@ end $$;
 create or replace function public.gateway_schema_v1()
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
+  if pg_is_in_recovery() or current_setting('default_transaction_read_only')::boolean then
+    raise read_only_sql_transaction using message = 'the database is read-only';
+  end if;
   return jsonb_build_object('version', (select max(m.number) from gateway.migration m), 'own_auth', gateway.own_auth());
 end $$;
 
@@ -3083,9 +3110,6 @@ end $$;
 --
 -- Applied last, at every run. It sets every rule again, so that a changed rule is restored.
 
--- Take all locks at once, in a fixed order.
-lock table public.user_profile, public.provider_data, gateway.partner, gateway.pending_grant in access exclusive mode;
-
 -- 1 -- relations -----------------------------------------------------------------------------------------------------
 
 -- Deleting a user deletes all of the user's rows. A foreign key without `on delete cascade` is created again; rows without a user
@@ -3331,7 +3355,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', 'a77054601f86c538581767ce7e58b237c04127d60ffcd3ad8793b3a05388a657')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '5fe3abfbf9eb1e381299ef7ff3f1ef45ce96d128a70391cb8043f016bf3a8de8')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

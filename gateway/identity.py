@@ -40,7 +40,7 @@ class Identity:
     """Verifies Supabase access tokens."""
 
     def __init__(self, settings: Settings, issuers: Issuers) -> None:
-        self._issuers = issuers
+        self.issuers = issuers
         self._issuer = f"{settings.supabase_url}/auth/v1" if settings.supabase_url else None
         secret = settings.supabase_jwt_secret
         self._shared_key = OctKey.import_key(secret.get_secret_value()) if secret else None
@@ -56,32 +56,57 @@ class Identity:
         claims = self._verified_claims(token)
         if claims is None:
             raise Unauthenticated("the access token's signature does not hold")
-        proof = _proof(claims, self._issuer, now.timestamp())
-        if proof is None:
-            raise Unauthenticated("the access token's claims do not hold")
-        return proof
+        wrong = _wrong_claim(claims, self._issuer, now.timestamp())
+        if wrong is not None:
+            raise claim_refused(*wrong)
+        user_id = uuid.UUID(claims["sub"])
+        return Proof(User(user_id, _label(claims, user_id)), datetime.fromtimestamp(claims["exp"], UTC))
 
     def _verified_claims(self, token: str) -> Mapping[str, Any] | None:
         claims = signed_claims(token, self._shared_key, ("HS256",)) if self._shared_key else None
         key_id = key_id_of(token)
         if claims is not None or key_id is None:  # a project's asymmetric tokens name their key
             return claims
-        keys = self._issuers.keys(f"{self._issuer}/.well-known/jwks.json", key_id=key_id)
+        keys = self.issuers.keys(f"{self._issuer}/.well-known/jwks.json", key_id=key_id)
         return signed_claims(token, keys.of(key_id), _JWKS_ALGORITHMS)
 
 
-def _proof(claims: Mapping[str, Any], issuer: str, now: float) -> Proof | None:
-    expires, not_before, issued = claims.get("exp"), claims.get("nbf", 0), claims.get("iat", 0)
-    if claims.get("iss") != issuer or claims.get("role") != "authenticated" or claims.get("aud") != "authenticated":
-        return None
-    if not is_time(expires) or expires != int(expires) or not is_time(not_before) or not is_time(issued):
-        return None
-    if not now < expires < now + _LONGEST_LIFE_SECONDS or max(not_before, issued) > now + CLOCK_SKEW_SECONDS:
-        return None
+def _wrong_claim(  # noqa: PLR0911 - one line a rule
+    claims: Mapping[str, Any], issuer: str, now: float
+) -> tuple[str, str] | None:
+    """The first claim that is wrong, and what was found and expected; for the log."""
+    for name, expected in (("iss", issuer), ("aud", "authenticated"), ("role", "authenticated")):
+        if claims.get(name) != expected:
+            return name, f"found {_shown(claims.get(name))}, expected {expected}"
+    for name, default in (("exp", None), ("nbf", 0), ("iat", 0)):
+        if not is_time(claims.get(name, default)):
+            return name, f"found {_shown(claims.get(name))}, expected seconds since 1970"
+    expires, early = claims["exp"], max(("nbf", "iat"), key=lambda name: claims.get(name, 0))
+    if expires != int(expires) or expires > now + _LONGEST_LIFE_SECONDS:
+        return "exp", f"found {_shown(expires)}, expected whole seconds within 30 days"
+    if expires <= now:
+        return "exp", f"expired {now - expires:.0f} s ago by this machine's clock"
+    if claims.get(early, 0) > now + CLOCK_SKEW_SECONDS:
+        ahead = claims[early] - now
+        return (
+            early,
+            f"{ahead:.0f} s in the future ({CLOCK_SKEW_SECONDS} s are tolerated): this machine's clock is behind, or theirs ahead",
+        )
     if not isinstance(claims.get("sub"), str) or not _UUID.fullmatch(claims["sub"]):
-        return None
-    user_id = uuid.UUID(claims["sub"])
-    return Proof(User(user_id, _label(claims, user_id)), datetime.fromtimestamp(expires, UTC))
+        return "sub", "expected the id of a user (a uuid)"
+    return None
+
+
+def claim_refused(name: str, found: str) -> Unauthenticated:
+    """The error for a claim: its name is in the response, the rest only in the log."""
+    error = Unauthenticated(f"the access token's claim {name}: {found}")
+    error.meaning = f"The claim `{name}` of the access token is not accepted here."  # type: ignore[misc] # of this instance
+    return error
+
+
+def _shown(value: object) -> str:
+    """A claim for the log: a token may hold anything."""
+    return repr(value)[:200] if value is not None else "none"
 
 
 def _label(claims: Mapping[str, Any], user_id: uuid.UUID) -> str:

@@ -49,6 +49,7 @@ class Runtime:
         """Close the connections to the database and to providers."""
         self.database.close()
         self.http.close()
+        self.identity.issuers.http.close()
 
     def provider(self, provider_id: str) -> Provider:
         """The enabled provider of that id; NotFound when there is none or we have no registration there."""
@@ -100,7 +101,7 @@ def open_database(settings: Settings) -> Database:
     if settings.supabase_url is None or settings.supabase_secret_key is None:
         raise SettingsRefused([NO_DATABASE])
     key = settings.supabase_secret_key.get_secret_value()
-    return open_rest(settings.supabase_url, key, ca_bundle=settings.ca_bundle)
+    return open_rest(settings.supabase_url, key, ca_bundle=settings.ca_bundle, https_proxy=settings.https_proxy)
 
 
 def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Runtime:
@@ -115,9 +116,14 @@ def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) 
         allow_private=settings.allow_private_hosts,
         ca_bundle=settings.ca_bundle,
         bulkhead=bulkhead,
+        https_proxy=settings.https_proxy,
         user_agent=f"oauth-gateway/{__version__} (+{settings.public_url})",
     )
     issuers = Issuers(http, bulkhead=bulkhead)
+    # The operator names the project's address, so it may be a private one, over plain http too.
+    project = HttpClient(
+        allow_private=True, ca_bundle=settings.ca_bundle, bulkhead=bulkhead, https_proxy=settings.https_proxy
+    )
     vault = Vault([key.get_secret_value() for key in settings.keys])
     return Runtime(
         settings=settings,
@@ -127,7 +133,7 @@ def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) 
         bulkhead=bulkhead,
         http=http,
         issuers=issuers,
-        identity=Identity(settings, issuers),
+        identity=Identity(settings, Issuers(project, bulkhead=bulkhead)),
         database=open_database(settings),
         journal=ResponseJournal(vault, settings.data / "journal" if settings.journal else None),
         now=now,

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import ipaddress
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -34,10 +36,14 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from gateway.database_url import read_dsn
 from gateway.errors import SettingsRefused
 from gateway.models import Client
 
-SECRETS = ("GATEWAY_KEYS", "DATABASE_URL", "SUPABASE_SECRET_KEY", "SUPABASE_JWT_SECRET", "GATEWAY_METRICS_TOKEN")
+SECRETS = (
+    *("GATEWAY_KEYS", "GATEWAY_METRICS_TOKEN", "GATEWAY_HTTPS_PROXY"),
+    *("DATABASE_URL", "SUPABASE_SECRET_KEY", "SUPABASE_JWT_SECRET"),
+)
 _REGISTRATION = re.compile(r"([A-Z][A-Z0-9_]*)_(CLIENT_ID|SCOPE)")
 _KUBERNETES = re.compile(r"GATEWAY_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP)\w*)?)")
 """Variables that Kubernetes and Docker add for a service called `gateway`."""
@@ -49,6 +55,16 @@ _PUBLISHED_KEYS = frozenset(map(base64.urlsafe_b64decode, {
     "ZmDfcTF7_60GrrY167zsiPd67pEvs0aGOv2oasOM1Pg=",
 }))  # fmt: skip
 """Published keys, from documents and benchmarks."""
+_PUBLISHED_JWT_SECRETS = (
+    "super-secret-jwt-token-with-at-least-32-characters-long",
+    "your-super-secret-jwt-token-with-at-least-32-characters-long",
+    "your-super-secret-and-long-jwt-secret-with-at-least-32-characters",
+)
+"""Of a local Supabase, and of the examples for a self-hosted one. The published anon and service_role keys are signed with them."""
+_PUBLISHED_SECRET_KEYS = ("sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz",)
+_PUBLIC_KEY = re.compile(r"sb_publishable_.*")
+_PUBLISHED_PASSWORDS = ("your-super-secret-and-long-postgres-password",)
+_LOCAL_NAMES = (".localhost", ".local", ".internal", ".home.arpa", ".lan")
 
 
 def is_loopback(host: str) -> bool:
@@ -61,11 +77,27 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_private(host: str) -> bool:
+    """Whether `host` is this machine, a private address, or a name that only a local network or a container knows."""
+    try:
+        found = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return is_loopback(host) or ("." not in host and bool(host)) or host.endswith(_LOCAL_NAMES)
+    return (found.is_private and not found.is_unspecified) or found.is_loopback
+
+
 # -- the forms of a value; each error message says what to write instead ---------------------------------------------
 
 
 def _web_url(value: str) -> str:
     """An absolute http(s) URL without user or fragment; plain http on this machine only."""
+    parts = urlsplit(_any_web_url(value))
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ValueError("has to be https, except on localhost.")
+    return value
+
+
+def _any_web_url(value: str) -> str:
     try:
         parts = urlsplit(value)
         sound_port = parts.port is None or parts.port > 0
@@ -75,9 +107,22 @@ def _web_url(value: str) -> str:
     sound = plain and sound_port and parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
     if not sound or parts.fragment:
         raise ValueError("is not a web address: write it like https://app.example.com.")
-    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-        raise ValueError("has to be https, except on localhost.")
     return value
+
+
+def _project_url(value: str) -> str:
+    """The address of a Supabase project; plain http for a local one."""
+    parts = urlsplit(_any_web_url(value))
+    path = parts.path.rstrip("/")
+    if parts.query or path.endswith(("/auth/v1", "/rest/v1")) or parts.hostname in ("supabase.com", "app.supabase.com"):
+        raise ValueError(
+            "is not the project's own address: write it like https://<project>.supabase.co, without a path."
+        )
+    if parts.scheme == "http" and not is_private(parts.hostname or ""):
+        raise ValueError(
+            "has to be https, except for a local project (localhost, a private address, a name like kong)."
+        )
+    return value.rstrip("/")
 
 
 def _origin(value: str) -> str:
@@ -101,10 +146,23 @@ def _words(value: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in value.split(",") if word.strip())
 
 
-def _postgres(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value().startswith(("postgres://", "postgresql://")):
+def _postgres(value: SecretStr, info: ValidationInfo) -> SecretStr:
+    dsn, _ = read_dsn(value.get_secret_value())
+    if "://" not in value.get_secret_value():
         raise ValueError("is not a Postgres address: write it like postgresql://user:password@host:5432/name.")
+    _refuse_published(info, any(f":{password}@" in dsn for password in _PUBLISHED_PASSWORDS), "the password")
     return value
+
+
+def _project_secret_key(value: SecretStr, info: ValidationInfo) -> SecretStr:
+    key = value.get_secret_value()
+    if _PUBLIC_KEY.fullmatch(key) or _claims(key).get("role") in ("anon", "authenticated"):
+        raise ValueError("is the project's public (anon) key: copy the secret key (service_role).")
+    is_published = key in _PUBLISHED_SECRET_KEYS or any(
+        _is_signed_with(secret, key) for secret in _PUBLISHED_JWT_SECRETS
+    )
+    _refuse_published(info, is_published, "a key")
+    return _of_a_project(value, info)
 
 
 def _of_a_project(value: SecretStr, info: ValidationInfo) -> SecretStr:
@@ -113,9 +171,48 @@ def _of_a_project(value: SecretStr, info: ValidationInfo) -> SecretStr:
     return value
 
 
-def _jwt_secret(value: SecretStr) -> SecretStr:
-    if len(value.get_secret_value().encode()) < _MINIMUM_JWT_SECRET:
+def _jwt_secret(value: SecretStr, info: ValidationInfo) -> SecretStr:
+    secret = value.get_secret_value()
+    if len(secret.encode()) < _MINIMUM_JWT_SECRET:
         raise ValueError(f"is shorter than {_MINIMUM_JWT_SECRET} bytes: copy it whole from the project.")
+    _refuse_published(info, secret in _PUBLISHED_JWT_SECRETS, "a secret")
+    return _of_a_project(value, info)
+
+
+def _refuse_published(info: ValidationInfo, is_published: bool, what: str) -> None:  # noqa: FBT001 - read once, above
+    """Published secrets are for a project on the developer's machine: with them anybody can be any user."""
+    if is_published and str(info.data.get("public_url", "")).startswith("https://"):
+        raise ValueError(
+            f"holds {what} that is published in Supabase's documents: make a new one in the project, and use it here."
+        )
+
+
+def _claims(token: str) -> Mapping[str, Any]:
+    """The claims of a JWT, unverified; {} for anything else."""
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+    except (ValueError, IndexError, RecursionError):
+        return {}
+    return claims if isinstance(claims, dict) else {}
+
+
+def _is_signed_with(secret: str, token: str) -> bool:
+    """Whether HS256 with `secret` made the signature of a JWT (RFC 7515 section 5.2)."""
+    signed, _, signature = token.rpartition(".")
+    made = base64.urlsafe_b64encode(hmac.digest(secret.encode(), signed.encode(), "sha256")).rstrip(b"=")
+    return hmac.compare_digest(made, signature.encode())
+
+
+def _proxy(value: SecretStr) -> SecretStr:
+    try:
+        parts = urlsplit(value.get_secret_value())
+        sound = parts.scheme == "http" and parts.hostname and parts.port and parts.path in ("", "/") and not parts.query
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ValueError(
+            "is not the address of an HTTP proxy: write it like http://proxy.example.com:3128, or http://user:password@…."
+        )
     return value
 
 
@@ -171,9 +268,9 @@ class Settings(BaseModel):
     public_url: Origin = "http://localhost:8000"
     keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_words), AfterValidator(_keys)]
     database_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
-    supabase_url: Annotated[WebUrl, AfterValidator(lambda url: url.rstrip("/"))] | None = None
-    supabase_secret_key: Annotated[SecretStr, AfterValidator(_of_a_project)] | None = None
-    supabase_jwt_secret: Annotated[SecretStr, AfterValidator(_jwt_secret), AfterValidator(_of_a_project)] | None = None
+    supabase_url: Annotated[str, AfterValidator(_project_url)] | None = None
+    supabase_secret_key: Annotated[SecretStr, AfterValidator(_project_secret_key)] | None = None
+    supabase_jwt_secret: Annotated[SecretStr, AfterValidator(_jwt_secret)] | None = None
     data: Path = Path("var")
     journal: Switch = True
     app_origins: Annotated[tuple[Origin, ...], BeforeValidator(_words)] = ()
@@ -182,6 +279,7 @@ class Settings(BaseModel):
     owner_tokens: Switch = True
     trusted_proxies: Annotated[int, Field(ge=0, le=16)] = 0
     allow_private_hosts: Switch = False
+    https_proxy: Annotated[SecretStr, AfterValidator(_proxy)] | None = None
     ca_bundle: FilePath | None = None
     metrics_token: SecretStr | None = None
     events_days: Annotated[int, Field(ge=1, le=36_500)] = 365
@@ -201,8 +299,14 @@ _NAMES = [setting_name(field) for field in Settings.model_fields if field not in
 
 
 def process_environment() -> dict[str, str]:
-    """The process environment, completed by the `.env` file of the working directory."""
-    file = {name: text for name, text in dotenv_values(".env").items() if text is not None}
+    """The process environment, completed by the `.env` file of the working directory. Raises SettingsRefused if it cannot be read."""
+    try:
+        values = dotenv_values(".env", encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        raise SettingsRefused(
+            [".env cannot be read: it has to be a UTF-8 text file that this account may read."]
+        ) from None
+    file = {name: text for name, text in values.items() if text is not None}
     for name in os.environ:  # a secret that the environment sets in one form hides the other form in the file
         file.pop(name.removesuffix("_FILE") if name.endswith("_FILE") else f"{name}_FILE", None)
     return file | os.environ
@@ -221,10 +325,13 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         """The trimmed value, for a secret also from the file that `NAME_FILE` names; empty when there is none."""
         file = environ.get(f"{name}_FILE") if _is_secret(name) else None
         try:
-            return (Path(file).read_text(encoding="utf-8") if file else environ.get(name, "")).strip()
-        except (OSError, UnicodeDecodeError):
-            problems.append(f"{name}_FILE cannot be read: name a text file that this process may read.")
+            text = (Path(file).read_text(encoding="utf-8-sig") if file else environ.get(name, "")).strip()
+            text.encode()  # bytes of another encoding in the environment
+        except (OSError, ValueError):
+            fix = f"{name}_FILE cannot be read: name a text file that this process may read."
+            problems.append(fix if file else f"{name} holds bytes that are not UTF-8: write it in UTF-8.")
             return ""
+        return text
 
     values: dict[str, Any] = {name: text for name in _NAMES if (text := read(name))}
     providers = {match[1] for match in map(_REGISTRATION.fullmatch, environ) if match}
@@ -247,9 +354,9 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
 def _unknown_names(environ: Mapping[str, str]) -> Iterator[str]:
     known = [*_NAMES, *(f"{name}_FILE" for name in SECRETS)]
-    for name in sorted(name for name in environ if name.startswith("GATEWAY_") and name not in known):
+    for name in sorted(name for name in environ if name.upper().startswith("GATEWAY_") and name not in known):
         if not _KUBERNETES.fullmatch(name):
-            near = get_close_matches(name, known, n=1)
+            near = get_close_matches(name.upper(), known, n=1)
             yield f"{name} is not a setting: {f'did you mean {near[0]}?' if near else 'remove it.'}"
 
 

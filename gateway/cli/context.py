@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gateway.catalog import Catalog, load_catalog
-from gateway.database import SCHEMA_VERSION, Database, FunctionMissing, apply_schema, open_postgres
+from gateway.database import NOT_RELOADED, SCHEMA_VERSION, Database, FunctionMissing, apply_schema, open_postgres
 from gateway.embedded.paths import holds_database
 from gateway.embedded.postgres import start_or_join
-from gateway.errors import DatabaseUnavailable, GatewayError, NotFound, SettingsRefused, Unexpected
+from gateway.errors import DatabaseUnavailable, GatewayError, SettingsRefused, Unexpected
 from gateway.log_setup import start_log
 from gateway.partners.admin import PartnerRefused
 from gateway.services import NO_DATABASE, Runtime, build_runtime, checked_catalog, open_database
@@ -192,15 +192,19 @@ class ReachedDatabase:
         """Settings that another process needs to find it, in addition to the present ones."""
         return {"DATABASE_URL": self.dsn} if self.embedded else {}
 
+    @property
+    def missing(self) -> str:
+        """What to do where the schema is missing or older."""
+        return f"{NOT_RELOADED}." if self.project else SCHEMA_MISSING
+
     def version(self) -> int | None:
         """The version of its schema; None when there is none."""
         try:
-            return int(self.database.schema()["version"]) or None
-        except (NotFound, Unexpected):
+            return self.database.check() or None
+        except Unexpected:
             return None
         except DatabaseUnavailable as error:
-            where = "check SUPABASE_URL and whether the project is paused" if self.project else "check DATABASE_URL"
-            raise SettingsRefused([f"the database does not answer ({error}): {where}."]) from None
+            raise SettingsRefused([f"{error}."]) from None
 
 
 @contextmanager
@@ -231,7 +235,7 @@ def checked_database(*, existing: bool = True) -> Iterator[ReachedDatabase]:
         if database.embedded and (version or 0) <= SCHEMA_VERSION:
             apply_schema(database.dsn)
         elif (version or 0) < SCHEMA_VERSION:
-            raise SettingsRefused([SCHEMA_MISSING])
+            raise SettingsRefused([database.missing])
         yield database
 
 

@@ -57,7 +57,7 @@ def db_export(folder: Path) -> None:
 def db_status(*, as_json: bool) -> None:
     """The version of the database's schema, and the one that this gateway needs; ends with 1 if it is older."""
     with reach_database(existing=True) as database:
-        _end_with_version(database.version(), as_json=as_json)
+        _end_with_version(database, as_json=as_json)
 
 
 def _paste(database: ReachedDatabase) -> None:
@@ -70,13 +70,14 @@ def _paste(database: ReachedDatabase) -> None:
     end = time.monotonic() + _CACHE_SECONDS
     while (database.version() or 0) < SCHEMA_VERSION and time.monotonic() < end:
         time.sleep(1)
-    _end_with_version(database.version(), as_json=False)
+    _end_with_version(database, as_json=False)
 
 
-def _end_with_version(version: int | None, *, as_json: bool) -> NoReturn:
+def _end_with_version(database: ReachedDatabase, *, as_json: bool) -> NoReturn:
+    version = database.version()
     is_current = (version or 0) >= SCHEMA_VERSION
     line = f"The schema is at version {version}; this gateway needs {SCHEMA_VERSION}."
     if version is None:
-        line = "There is no schema yet: run `python -m gateway db apply`."
+        line = f"There is no schema yet: {database.missing}"
     show({"version": version, "needed": SCHEMA_VERSION, "ok": is_current}, [line], as_json=as_json)
     sys.exit(0 if is_current else 1)

@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any, Protocol, TypedDict
 from uuid import UUID
 
+from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
 from gateway.database.migrate import apply_schema, schema_version
 from gateway.database.postgres import ANSWER_SECONDS, FunctionMissing, PostgresBackend
+from gateway.database.unreachable import NOT_RELOADED
 from gateway.errors import Forbidden, Frozen, GatewayError, PendingConfirmation, RateLimited, Unauthenticated
 
 __all__ = [
     "ANSWER_SECONDS",
+    "NOT_RELOADED",
     "SCHEMA_VERSION",
     "Backend",
     "Database",
@@ -47,6 +50,9 @@ class Backend(Protocol):
     def call(self, function: str, arguments: Mapping[str, object]) -> Any:
         """The result of `public.<function>` for named arguments of JSON types (uuid and time as ISO text)."""
 
+    def probe(self) -> None:
+        """Raises DatabaseUnavailable with the part of the settings that is wrong when no connection can be made."""
+
     def warm(self, calls: Sequence[tuple[str, Mapping[str, object]]]) -> None:
         """Open connections and prepare the functions on them, before a request needs one."""
 
@@ -59,11 +65,13 @@ def open_postgres(database_url: str) -> Database:
     return Database(PostgresBackend(database_url))
 
 
-def open_rest(supabase_url: str, secret_key: str, *, ca_bundle: Path | None = None) -> Database:
+def open_rest(
+    supabase_url: str, secret_key: str, *, ca_bundle: Path | None = None, https_proxy: SecretStr | None = None
+) -> Database:
     """The same over the REST API of a Supabase project. Connects at the first call. SettingsRefused for a bad `ca_bundle`."""
     from gateway.database.rest import SupabaseBackend
 
-    return Database(SupabaseBackend(supabase_url, secret_key, ca_bundle=ca_bundle))
+    return Database(SupabaseBackend(supabase_url, secret_key, ca_bundle=ca_bundle, https_proxy=https_proxy))
 
 
 class Database:
@@ -120,8 +128,13 @@ class Database:
         """Close the connections; a later call opens new ones."""
         self._backend.close()
 
+    def check(self) -> int:
+        """The version of the schema, 0 for none. Raises DatabaseUnavailable with one sentence about what is wrong."""
+        self._backend.probe()
+        return self.schema()["version"]
+
     def schema(self) -> SchemaState:
-        """The version of the schema; 0 where there is none."""
+        """The version of the schema; 0 where there is none. Raises DatabaseUnavailable where it cannot be written."""
         try:
             row = self.call("schema")
         except FunctionMissing:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psycopg
-from psycopg import conninfo, errors
+from psycopg import errors
 
-from gateway.database.postgres import KEPT_ALIVE, UNREACHABLE, read_dsn
+from gateway.database.postgres import connect
 from gateway.errors import DatabaseUnavailable, Unexpected
 
 SQL = Path(__file__).parent / "sql"
@@ -146,21 +146,21 @@ def write_generated() -> None:
 
 @contextmanager
 def _connected(dsn: str) -> Iterator[psycopg.Connection]:
-    dsn, _ = read_dsn(dsn)
-    given = conninfo.conninfo_to_dict(dsn)
-    bounds = {name: value for name, value in KEPT_ALIVE.items() if name not in given}
     try:
-        with psycopg.connect(dsn, autocommit=True, prepare_threshold=None, **bounds) as connection:  # type: ignore[arg-type]
+        with connect(dsn, psycopg.Connection) as connection:
             yield connection
     except _BUSY:
         raise
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise DatabaseUnavailable(UNREACHABLE.get(error.sqlstate or "", UNREACHABLE[""])) from None
     except errors.InsufficientPrivilege:
         raise Unexpected(
             "this role may not set up the schema: run `db apply` with the role that owns the tables, on Supabase `postgres`; "
             "`gateway_app` is for serving"
         ) from None
+    except errors.ReadOnlySqlTransaction:
+        raise DatabaseUnavailable("the database is read-only: name the primary in DATABASE_URL") from None
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        reason = f"{type(error).__name__} {error.sqlstate or ''}".rstrip()
+        raise DatabaseUnavailable(f"the database ended the run ({reason}), nothing was changed: run it again") from None
     except psycopg.Error as error:
         raise Unexpected(f"schema.sql: {error.diag.message_primary}") from None
 

@@ -15,8 +15,10 @@ from typing import Any
 import httpx
 import structlog
 from psycopg import OperationalError, errors
+from pydantic import SecretStr
 
 from gateway.database.postgres import ANSWER_SECONDS, FunctionMissing
+from gateway.database.unreachable import NOT_RELOADED
 from gateway.errors import DatabaseUnavailable, GatewayError, ProviderFailed, SettingsRefused, Unexpected
 from gateway.http import Deadline, HttpClient
 from supabase import ClientOptions, create_client
@@ -25,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 _LARGEST_BODY = 16 * 1024 * 1024
 
-_MISSING = {"PGRST202", "42883", "3F000"}
+_MISSING = {"42883", "3F000"}
 _NOT_REACHED = {"PGRST000", "PGRST001", "PGRST002", "PGRST003"}
 """PostgREST has no connection to the database, no schema cache yet, or no free connection in its pool."""
 _KEY_REFUSED = {"PGRST301", "PGRST302", "PGRST303", "42501"}
@@ -37,9 +39,11 @@ _NOT_ALLOWED = (401, 403)
 class SupabaseBackend:
     """Calls functions as service_role. Connections open at the first call, in each process anew."""
 
-    def __init__(self, supabase_url: str, secret_key: str, *, ca_bundle: Path | None = None) -> None:
+    def __init__(
+        self, supabase_url: str, secret_key: str, *, ca_bundle: Path | None = None, https_proxy: SecretStr | None = None
+    ) -> None:
         """`secret_key`: `sb_secret_…` or the legacy service_role JWT. `ca_bundle`: PEM file, for a self-hosted project."""
-        self._http = HttpClient(allow_private=True, ca_bundle=ca_bundle)
+        self._http = HttpClient(allow_private=True, ca_bundle=ca_bundle, https_proxy=https_proxy)
         options = ClientOptions(
             httpx_client=httpx.Client(transport=_Transport(self._http), follow_redirects=False, trust_env=False),
             postgrest_client_retry=False,  # it sleeps 1 + 2 + 4 s, beyond any timeout
@@ -73,6 +77,9 @@ class SupabaseBackend:
             problem = Unexpected(f"{function}: {type(error).__name__}, an argument is no JSON value")
         # Outside the handlers: what httpx and postgrest raise may quote arguments, and must not be attached.
         raise problem
+
+    def probe(self) -> None:
+        """Nothing: each call says what is wrong."""
 
     def warm(self, calls: Sequence[tuple[str, Mapping[str, object]]]) -> None:
         """Each once: the sessions are PostgREST's."""
@@ -136,8 +143,12 @@ def _translated(function: str, code: str, status: int) -> GatewayError:
     """
     known = code if code.isalnum() and len(code) <= len("PGRST000") else ""
     message = f"{function}: HTTP {status} {known}".rstrip()
+    if known == "PGRST202":
+        return FunctionMissing(f"{message}: {NOT_RELOADED}")
     if known in _MISSING:
         return FunctionMissing(message)
+    if known == "25006":
+        return DatabaseUnavailable(f"{message}, the database is read-only")
     if known in _KEY_REFUSED or (status in _NOT_ALLOWED and known in ("", str(status))):
         log.error("database.refused", status=status, code=known)
         return SettingsRefused(

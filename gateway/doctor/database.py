@@ -14,9 +14,9 @@ import psycopg
 from psycopg import errors
 
 from gateway.crypto.vault import Vault
-from gateway.database import SCHEMA_VERSION
+from gateway.database import NOT_RELOADED, SCHEMA_VERSION
 from gateway.database.migrate import SQL
-from gateway.database.postgres import BoundedConnection, read_dsn
+from gateway.database.postgres import BoundedConnection, connect
 from gateway.database.queries import events
 from gateway.database.queries import partners as queries
 from gateway.database.queries.hosts import Host, list_hosts
@@ -25,7 +25,6 @@ from gateway.errors import DatabaseUnavailable, GatewayError, SecretUnreadable
 from gateway.events.verify import verify
 from gateway.services import Runtime
 
-_CONNECT_SECONDS = 3
 _SAMPLE = 20
 _LAST_EVENTS = 1000
 _BEHIND_SECONDS = 60
@@ -34,10 +33,10 @@ _BEHIND_SECONDS = 60
 def examine(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
     """All findings about the database; if it does not answer or has no schema, only that."""
     try:
-        version = rt.database.schema()["version"]
-    except DatabaseUnavailable:
+        version = rt.database.check()
+    except DatabaseUnavailable as error:
         fix = "Check DATABASE_URL (or SUPABASE_URL and SUPABASE_SECRET_KEY), and whether the database or project is running."
-        yield Finding("database", "fail", "It does not answer.", fix)
+        yield Finding("database", "fail", f"It cannot be used: {error}.", fix)
         return
     except GatewayError as error:
         yield Finding("database", "fail", f"It refuses: {error}.", "Check which role or key the gateway uses.")
@@ -46,7 +45,9 @@ def examine(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
     if (version or 0) < SCHEMA_VERSION:
         found = f"The schema is at version {version}" if version else "There is no schema"
         level: Level = "warn" if embedded else "fail"
+        over_rest = rt.settings.database_url is None and not version
         fix = "`serve` sets it up." if embedded else "Run `python -m gateway db apply`."
+        fix = f"{NOT_RELOADED[0].upper()}{NOT_RELOADED[1:]}." if over_rest else fix
         yield Finding("schema", level, f"{found}; this gateway needs {SCHEMA_VERSION}.", fix)
         return
     yield Finding("schema", "ok", f"Version {version}.")
@@ -141,9 +142,7 @@ def _frozen(rt: Runtime) -> Iterator[Finding]:
 def _direct(dsn: str, vault: Vault) -> Iterator[Finding]:
     try:
         with (
-            BoundedConnection.connect(
-                read_dsn(dsn)[0], connect_timeout=_CONNECT_SECONDS, prepare_threshold=None
-            ) as connection,
+            connect(dsn, BoundedConnection) as connection,
             connection.transaction(force_rollback=True),
         ):
             # By set_config, which a transaction pooler understands too; with the empty path every printed name is complete.
@@ -151,7 +150,7 @@ def _direct(dsn: str, vault: Vault) -> Iterator[Finding]:
             connection.execute("select set_config('search_path', '', true)")
             yield from access_rules(connection)
             yield from _newest_tokens(connection, vault)
-    except psycopg.OperationalError:
+    except (psycopg.OperationalError, DatabaseUnavailable):
         yield Finding("policies", "fail", "The database stopped answering while it was read.", "Try again.")
 
 

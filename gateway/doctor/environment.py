@@ -56,9 +56,9 @@ def examine_sign_in(rt: Runtime) -> Iterator[Finding]:
         return
     url = f"{settings.supabase_url}/auth/v1/.well-known/jwks.json"
     try:
-        response = rt.http.request("GET", url, headers={"Accept": "application/json"})
+        response = rt.identity.issuers.http.request("GET", url, headers={"Accept": "application/json"})
         yield from compare_clock(response.headers.get("date"), rt.now())
-        keys = len(rt.issuers.keys(url))
+        keys = len(rt.identity.issuers.keys(url))
     except GatewayError as error:
         level: Level = "warn" if settings.supabase_jwt_secret else "fail"
         yield Finding("sign-in", level, f"The project's signing keys cannot be read: {error}.", "Check SUPABASE_URL.")

@@ -172,6 +172,10 @@ class AddressPolicy:
         self._running: dict[str, Future[Sequence[str]]] = {}
         self._lock = threading.Lock()
 
+    def for_any_address(self) -> AddressPolicy:
+        """The same lookups for a host that the operator named, which may have a private address."""
+        return AddressPolicy(self._resolve, allow_private=True)
+
     def resolve(self, origin: Origin, seconds: float) -> Sequence[str]:
         """
         The permitted IP addresses of `origin`, in the order to try them. The caller connects to these and resolves nothing again.

@@ -4,8 +4,8 @@ The HTTP client for providers and for Supabase's REST API: HTTP/1.1, whole or st
     http = HttpClient(user_agent="oauth-gateway/1.0 (+https://connect.example.com)")
     response = http.request("POST", url, headers={...}, body="grant_type=…", provider="google")
 
-One per process. It returns any status; the caller judges it. It follows no redirect, keeps no cookie, uses no proxy and sends
-nothing twice. `requests` sits above the connections, so that requests-mock can replace them in tests.
+One per process. It returns any status; the caller judges it. It follows no redirect, keeps no cookie and sends nothing twice;
+a proxy is used for https alone, and only the one in the settings. `requests` sits above the connections, so that requests-mock can replace them in tests.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from typing import Any
 
 import httpcore
 import requests
+from pydantic import SecretStr
 from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
 from gateway.errors import ProviderFailed, ProviderGarbled, ProviderUnavailable
 from gateway.http.addresses import AddressPolicy, Resolver, check_url, system_addresses
 from gateway.http.bulkhead import Bulkhead, Exchange
-from gateway.http.connection import Call, Connection, Deadline, Pool, ResponseTooLarge, tls_context
+from gateway.http.connection import Call, Connection, Deadline, Pool, Proxy, ResponseTooLarge, tls_context
 
 DEFAULT_SECONDS = 10.0
 LARGEST_BODY = 64 * 1024
@@ -77,12 +78,14 @@ class HttpClient:
         user_agent: str = "oauth-gateway",
         allow_private: bool = False,
         ca_bundle: Path | None = None,
+        https_proxy: SecretStr | None = None,
         bulkhead: Bulkhead | None = None,
         resolve: Resolver = system_addresses,
     ) -> None:
         """
         `user_agent`: RFC 9110 section 10.1.5. `allow_private`: also loopback and private addresses, and plain http there.
-        `ca_bundle`: PEM file with additional certificate authorities. `bulkhead`: bounds the calls in flight.
+        `ca_bundle`: PEM file with additional certificate authorities. `https_proxy`: http://[user:password@]host:port.
+        `bulkhead`: bounds the calls in flight.
 
         Raises SettingsRefused when `ca_bundle` cannot be used.
         """
@@ -91,12 +94,13 @@ class HttpClient:
         self._bulkhead = bulkhead
         self._resolve = resolve
         self._tls = tls_context(ca_bundle)
+        self._proxy = Proxy.read(https_proxy.get_secret_value()) if https_proxy else None
         self._begin()
 
     def _begin(self) -> None:
         """Start without connections."""
         self._process = os.getpid()
-        self._pool = Pool(AddressPolicy(self._resolve, allow_private=self._allow_private), self._tls)
+        self._pool = Pool(AddressPolicy(self._resolve, allow_private=self._allow_private), self._tls, self._proxy)
         self._session = _Session(self._pool)
 
     def request(

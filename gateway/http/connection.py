@@ -6,18 +6,21 @@ HTTP/1.1 by h11 through httpcore, in a small pool. A connection with anything un
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import logging
 import math
 import os
+import re
 import select
 import socket
 import ssl
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import certifi
 import httpcore
@@ -73,12 +76,49 @@ class Call:
     idle_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy for https (GATEWAY_HTTPS_PROXY). It resolves the names, so it decides which addresses may be reached."""
+
+    origin: Origin
+    authorization: bytes = field(repr=False)
+
+    @classmethod
+    def read(cls, url: str) -> Proxy:
+        """From `http://[user:password@]host:port`."""
+        parts = urlsplit(url)
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else ""
+        # As an https origin, a public address is allowed as well as a private one.
+        return cls(Origin("https", parts.hostname or "", parts.port or 0), base64.b64encode(user.encode()))
+
+    def tunnel(self, sock: socket.socket, call: Call) -> None:
+        """Ask for a tunnel to the origin (RFC 9110 section 9.3.6). Raises ProviderUnavailable when the proxy refuses."""
+        host = str(call.origin).removeprefix("https://").encode()
+        authorization = b"Proxy-Authorization: Basic " + self.authorization + b"\r\n" if self.authorization else b""
+        sock.settimeout(max(0.001, call.deadline.remaining()))
+        sock.sendall(b"CONNECT " + host + b" HTTP/1.1\r\nHost: " + host + b"\r\n" + authorization + b"\r\n")
+        head = b""
+        while b"\r\n\r\n" not in head:
+            sock.settimeout(max(0.001, call.deadline.remaining()))
+            received = sock.recv(_READ)
+            head += received
+            if not received or len(head) > _LARGEST_HEAD:
+                raise ProviderUnavailable(
+                    f"{call.origin}: the proxy (GATEWAY_HTTPS_PROXY) does not answer as an HTTP proxy"
+                )
+        status = re.match(rb"HTTP/1\.[01] ([0-9]{3})[ \r]", head)
+        if status is None or not status[1].startswith(b"2"):
+            code = status[1].decode() if status else "no HTTP"
+            raise ProviderUnavailable(f"{call.origin}: the proxy (GATEWAY_HTTPS_PROXY) refuses to connect ({code})")
+
+
 class Pool:
     """Idle connections, the last used one last."""
 
-    def __init__(self, policy: AddressPolicy, tls: ssl.SSLContext) -> None:
+    def __init__(self, policy: AddressPolicy, tls: ssl.SSLContext, proxy: Proxy | None = None) -> None:
         self._policy = policy
         self._tls = tls
+        self._proxy = proxy
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
         self._is_closed = False
@@ -116,9 +156,22 @@ class Pool:
             connection.close()
 
     def _connect(self, call: Call) -> Connection:
+        if call.origin.scheme == "http":
+            return Connection(call.origin, self._open(call.origin, self._policy, call))
+        if self._proxy is None:
+            return Connection(call.origin, self._secured(self._open(call.origin, self._policy, call), call))
+        sock = self._open(self._proxy.origin, self._policy.for_any_address(), call)
+        try:
+            self._proxy.tunnel(sock, call)
+        except BaseException:
+            sock.close()
+            raise
+        return Connection(call.origin, self._secured(sock, call))
+
+    def _open(self, origin: Origin, policy: AddressPolicy, call: Call) -> socket.socket:
         """To the first permitted address that answers; each has an equal share of the time left."""
-        origin, problem = call.origin, "no address"
-        addresses = self._policy.resolve(origin, call.deadline.remaining())
+        problem = "no address"
+        addresses = policy.resolve(origin, call.deadline.remaining())
         for position, address in enumerate(addresses):
             sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
             try:
@@ -129,8 +182,9 @@ class Pool:
                 sock.close()
                 problem = os.strerror(error.errno) if error.errno else "no connection in time"
                 continue
-            return Connection(origin, self._secured(sock, call) if origin.scheme == "https" else sock)
-        raise ProviderUnavailable(f"{origin}: {problem}")
+            return sock
+        what = "the proxy (GATEWAY_HTTPS_PROXY): " if origin != call.origin else ""
+        raise ProviderUnavailable(f"{call.origin}: {what}{problem}")
 
     def _secured(self, sock: socket.socket, call: Call) -> ssl.SSLSocket:
         try:

@@ -51,7 +51,7 @@ class Issuers:
         self, http: HttpClient, clock: Callable[[], float] = time.monotonic, *, bulkhead: Bulkhead | None = None
     ) -> None:
         """`bulkhead`: bounds the threads that wait for a first fetch, as it bounds those that fetch."""
-        self._http = http
+        self.http = http
         self._bulkhead = bulkhead or Bulkhead()
         self._clock = clock
         self._documents: dict[str, _Document] = {}
@@ -137,7 +137,7 @@ class Issuers:
 
     def _fetch(self, url: str, deadline: Deadline | None, provider_id: str | None) -> bytes:
         headers = {"Accept": "application/json"}
-        response = self._http.request("GET", url, headers=headers, deadline=deadline, provider=provider_id)
+        response = self.http.request("GET", url, headers=headers, deadline=deadline, provider=provider_id)
         if is_temporary(response.status):
             raise ProviderUnavailable(f"the issuer answers {response.status}")
         if response.status != 200:  # noqa: PLR2004

@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 
 HEADER = "X-Request-Id"
 _ID = re.compile(r"[A-Za-z0-9._+/=-]{1,128}", re.ASCII)
+_WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}", re.ASCII)
 NO_ROUTE = "(no route)"
 
 
@@ -91,8 +92,10 @@ def client_address() -> str | None:
 
 @lru_cache(maxsize=1024)
 def _parse_ip(text: str) -> str | None:
+    """An address in one form; some proxies add a port to it, in front of which IPv6 has brackets."""
+    form = _WITH_PORT.fullmatch(text)
     try:
-        found = ipaddress.ip_address(text)
+        found = ipaddress.ip_address(form[1] or form[2] if form else text)
     except ValueError:
         return None
     if isinstance(found, ipaddress.IPv6Address):

@@ -9,11 +9,11 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from urllib.parse import unquote
 
 import psycopg
 import pytest
+from psycopg import errors
+from structlog.testing import capture_logs
 
 from gateway.database import SCHEMA_VERSION, Database, apply_schema, open_postgres, postgres
 from gateway.database.postgres import FunctionMissing, PostgresBackend
@@ -29,8 +29,9 @@ create function public.gateway_slow_v1(seconds numeric) returns jsonb
   language plpgsql as $$ begin perform pg_sleep(seconds); return to_jsonb(pg_backend_pid()); end $$;
 create function public.gateway_prepared_v1() returns jsonb
   language sql as $$ select to_jsonb(count(*)) from pg_prepared_statements $$;
-create function public.gateway_forget_v1() returns jsonb
-  language plpgsql as $$ begin execute 'deallocate all'; return 'true'; end $$;
+create table public.written (at timestamptz default now());
+create function public.gateway_write_v1() returns jsonb
+  language plpgsql as $$ begin insert into public.written default values; return null; end $$;
 create function public.gateway_nothing_v1() returns jsonb language sql as $$ select null::jsonb $$;
 """
 
@@ -224,55 +225,60 @@ def test_a_forked_process_has_connections_of_its_own(backend):
     assert before == pid(backend)
 
 
-def test_statements_are_prepared_except_on_the_transaction_pooler(cluster, bare_database, backend):
+def test_no_statement_is_prepared(backend):
     """
-    It passes each statement to another server process. Supabase's has port 6543, simulated here by a second name for
-    the same socket; any other one is named in the URL.
+    Behind a transaction pooler prepared statements of several clients take each other's names, and one would run another's.
     """
-    folder = Path(unquote(bare_database.partition("host=")[2]))
-    alias = folder / ".s.PGSQL.6543"
-    alias.symlink_to(folder / ".s.PGSQL.5432")
-    pooled = [PostgresBackend(f"{bare_database}&{said}") for said in ("port=6543", "pgbouncer=true")]
-    direct, *others = ([each.call("gateway_prepared_v1", {}) for _ in range(8)] for each in (backend, *pooled))
-    for each in pooled:
-        each.close()
-    alias.unlink()
-
-    assert [[0] * 8] * 2 == others
-    assert 1 == direct[-1]
+    assert [0] * 8 == [backend.call("gateway_prepared_v1", {}) for _ in range(8)]
 
 
-def test_a_statement_that_a_pooler_forgot_is_sent_again(backend):
+def test_a_deadlock_is_repeated_and_named(backend, monkeypatch):
     """
-    A session that a pooler emptied knows no prepared statement; nothing was executed, so the call succeeds.
+    The server undid the whole call, so that it can be sent again; the log says why.
     """
-    for _ in range(3):
-        pid(backend)
-        assert backend.call("gateway_forget_v1", {}) is True
-        assert pid(backend)
+    failing = [errors.DeadlockDetected(), None]
+
+    def execute(self, *arguments, **options):
+        if (problem := failing.pop(0)) is not None:
+            raise problem
+        return real(self, *arguments, **options)
+
+    real = postgres.BoundedConnection.execute
+    monkeypatch.setattr(postgres.BoundedConnection, "execute", execute)
+    with capture_logs() as lines:
+        assert backend.call("gateway_nothing_v1", {}) is None
+
+    assert [("database.call_repeated", "DeadlockDetected")] == [(line["event"], line["reason"]) for line in lines]
 
 
-@pytest.mark.parametrize(
-    ("dsn", "understood", "prepares"),
-    [
-        ("postgresql://a:b@h:5432/d", "postgresql://a:b@h:5432/d", True),
-        ("postgresql://a:b@h:6543/d", "postgresql://a:b@h:6543/d", False),
-        ("postgresql://a:b@h/d?pgbouncer=true", "postgresql://a:b@h/d", False),
-        (
-            "postgresql://a:b@h/d?sslmode=require&pgbouncer=true&connect_timeout=3",
-            "postgresql://a:b@h/d?sslmode=require&connect_timeout=3",
-            False,
-        ),
-        ("postgresql://a:b@h:6432/d?pgbouncer=false", "postgresql://a:b@h:6432/d", True),
-        ("postgresql://a:pgbouncer=true@h/d", "postgresql://a:pgbouncer=true@h/d", True),
-        ("host=h dbname=d", "host=h dbname=d", True),
-    ],
-)
-def test_an_address_may_say_that_it_is_a_transaction_poolers(dsn, understood, prepares):
+def test_service_returns_by_itself_after_a_failover(backend, bare_database):
     """
-    With the parameter that other programs know. libpq refuses it, so it is removed.
+    Kept connections lead to the old server, which is read-only: they are dropped at once, and the call is made on a new one.
     """
-    assert (understood, prepares) == postgres.read_dsn(dsn)
+    backend.call("gateway_write_v1", {})
+    backend._opened_at -= 60
+    with psycopg.connect(bare_database, autocommit=True) as connection:
+        name = connection.info.dbname
+        connection.execute("create function public.gateway_stale_v1() returns jsonb language plpgsql as $$ begin"
+                           " perform set_config('default_transaction_read_only', 'on', false); return null; end $$")  # fmt: skip
+    old = pid(backend)
+    backend.call("gateway_stale_v1", {})  # this session is read-only from now on, as on a demoted server
+
+    backend.call("gateway_write_v1", {})
+    assert old != pid(backend)
+    assert [2] == rows(bare_database, "select count(*) from public.written"), name
+
+
+def test_a_read_only_server_is_not_ready(bare_database, database):
+    """
+    Not by the version alone: a server that cannot be written serves nobody.
+    """
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(f'alter database "{connection.info.dbname}" set default_transaction_read_only = on')
+    store = open_postgres(database)
+    with pytest.raises(DatabaseUnavailable, match="ReadOnly"):
+        store.schema()
+    store.close()
 
 
 def test_the_schema_is_applied_through_a_pooler_too(bare_database):

@@ -2,9 +2,6 @@
 --
 -- Applied last, at every run. It sets every rule again, so that a changed rule is restored.
 
--- Take all locks at once, in a fixed order.
-lock table public.user_profile, public.provider_data, gateway.partner, gateway.pending_grant in access exclusive mode;
-
 -- 1 -- relations -----------------------------------------------------------------------------------------------------
 
 -- Deleting a user deletes all of the user's rows. A foreign key without `on delete cascade` is created again; rows without a user

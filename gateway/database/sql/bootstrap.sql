@@ -2,8 +2,32 @@
 
 select set_config('search_path', '', true), set_config('lock_timeout', '10s', true), set_config('check_function_bodies', 'off', true);
 select pg_advisory_xact_lock(hashtextextended('gateway schema', 0));
--- Requests queue behind a waiting table lock, so the wait is short.
+-- Requests queue behind a waiting table lock, so the wait is short; it is longer than autovacuum needs to give way.
 select set_config('lock_timeout', '2s', true);
+
+-- Lock all tables at once, before anything else is locked. While one is in use, none is held: so nothing can deadlock with requests.
+do $locks$
+declare
+  own     text[];
+  attempt integer := 0;
+begin
+  select array_agg(format('%I.%I', n.nspname, c.relname) order by n.nspname, c.relname) into own
+    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+   where c.relkind in ('r', 'p') and (n.nspname = 'gateway' or c.oid in (to_regclass('public.user_profile'), to_regclass('public.provider_data')));
+  while own is not null loop
+    begin
+      execute format('lock table %s in access exclusive mode', own[1 + attempt % cardinality(own)]);
+      execute format('lock table %s in access exclusive mode nowait', array_to_string(own, ', '));
+      return;
+    exception when lock_not_available then
+      if clock_timestamp() > transaction_timestamp() + interval '4 seconds' then
+        raise;
+      end if;
+      attempt := attempt + 1;
+      perform pg_sleep(0.02 + random() * 0.05);
+    end;
+  end loop;
+end $locks$;
 
 do $run$
 begin

@@ -24,6 +24,9 @@ end $$;
 create or replace function public.gateway_schema_v1()
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
+  if pg_is_in_recovery() or current_setting('default_transaction_read_only')::boolean then
+    raise read_only_sql_transaction using message = 'the database is read-only';
+  end if;
   return jsonb_build_object('version', (select max(m.number) from gateway.migration m), 'own_auth', gateway.own_auth());
 end $$;
 
