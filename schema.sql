@@ -221,7 +221,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '03522659f3163bc3ae1ff3caca9a2e2e39da11593c118e782472ea0610522239') then
+  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> 'd6ecbb68270eeb48236b5a8a9abf9984ab2ac0d4f25bb16ff4fc59becc79ffcb') then
     raise exception 'gateway: migration 3 (connections) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 3) then
     execute $migration$
@@ -238,11 +238,14 @@ create table gateway.connection (
   scope              text[] not null default '{}',
   facts              jsonb not null default '{}',
   status             text not null default 'active'
-                     check (status in ('active', 'unverified', 'pending_confirmation', 'needs_reauthorization')),
+                     check (status in ('active', 'unverified', 'suspended', 'held', 'needs_reauthorization')),
+  reason             text,
   generation         bigint not null check (generation > 0),
   seal_id            uuid not null,
   refresh_seal_id    uuid not null,
   saved_by           uuid,
+  client_id          text,
+  refreshable        boolean not null default true,
   reconnected        bigint not null default 0,
   expires_at         timestamptz,
   refresh_expires_at timestamptz,
@@ -252,14 +255,20 @@ create table gateway.connection (
   lease_host         text,
   intent_at          timestamptz,
   failures           integer not null default 0,
+  refused_since      timestamptz,
+  refusal            jsonb,
   not_before         timestamptz,
   announced_at       timestamptz,
   checked_at         timestamptz,
   created_at         timestamptz not null default clock_timestamp(),
   updated_at         timestamptz not null default clock_timestamp(),
-  constraint connection_user_provider_account unique (user_id, provider, account_key)
+  constraint connection_user_provider_account unique (user_id, provider, account_key),
+  constraint connection_reason check ((status = 'active') = (reason is null))
 );
-create index connection_refresh_at on gateway.connection (refresh_at) where status = 'active';
+create index connection_refresh_at on gateway.connection (refresh_at) where status in ('active', 'suspended', 'held');
+create index connection_not_active on gateway.connection (provider, status) where status <> 'active';
+create index connection_expires_at on gateway.connection (expires_at) where not refreshable;
+create index connection_facts on gateway.connection using gin (facts jsonb_path_ops);
 create index connection_intent_at on gateway.connection (intent_at) where intent_at is not null;
 create index connection_provider_account on gateway.connection (provider, account_id);
 create index connection_provider_id on gateway.connection (provider, id);
@@ -269,6 +278,10 @@ comment on column gateway.connection.account_key is 'Empty where a user has one 
 comment on column gateway.connection.facts is 'Facts from the token response. provider_data.data has a copy for the owner, who may change it.';
 comment on column gateway.connection.seal_id is 'Random, one per save: the key that encrypts the access token is derived from it.';
 comment on column gateway.connection.refresh_seal_id is 'The same for the refresh token; of an earlier save if a reconnect had no refresh token.';
+comment on column gateway.connection.status is 'As it was recorded; gateway.status_of adds what time decides.';
+comment on column gateway.connection.client_id is 'Our registration that the grant belongs to (RFC 6749 section 6); null where it is not known.';
+comment on column gateway.connection.refused_since is 'The first of the refusals, in any form, since the last token.';
+comment on column gateway.connection.refusal is 'Status and error code of the last refusal, for the operator.';
 comment on column gateway.connection.saved_by is 'The id of the user''s last save: a repeated call is recognised by it.';
 comment on column gateway.connection.reconnected is 'The generation of the user''s last reconnect.';
 comment on column gateway.connection.refresh_at is 'When the worker refreshes the token, before a caller needs it.';
@@ -291,6 +304,7 @@ create table gateway.pending_grant (
   token              text,
   refresh            text,
   seal_id            uuid not null,
+  client_id          text,
   expires_at         timestamptz,
   refresh_expires_at timestamptz,
   facts              jsonb not null default '{}',
@@ -334,6 +348,15 @@ comment on table gateway.revocation is 'Encrypted grants that still have to be r
 comment on column gateway.revocation.connection_id is 'Null for a grant that was never saved.';
 comment on index gateway.revocation_pkey is 'A grant is queued once, even if the call is repeated.';
 
+create table gateway.provider_incident (
+  provider text constraint provider_incident_pkey primary key,
+  began_at timestamptz not null,
+  ended_at timestamptz,
+  probe_at timestamptz
+);
+comment on table gateway.provider_incident is 'The last incident of a provider: it refuses many grants. Connections are held, and one is tried now and then.';
+comment on index gateway.provider_incident_pkey is 'All processes see one incident per provider.';
+
 create table gateway.import_queue (
   id            uuid constraint import_queue_pkey primary key references public.provider_data (id) on delete cascade,
   attempts      integer not null default 0,
@@ -347,7 +370,7 @@ select d.id from public.provider_data d where d.token !~ '^(gAAAA|$)' or d.refre
 comment on table gateway.import_queue is 'Rows with tokens that the gateway did not write: encrypted and verified by the worker.';
 comment on index gateway.import_queue_pkey is 'A row is imported by one process at a time.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (3, 'connections', '03522659f3163bc3ae1ff3caca9a2e2e39da11593c118e782472ea0610522239');
+    insert into gateway.migration (number, name, sha256) values (3, 'connections', 'd6ecbb68270eeb48236b5a8a9abf9984ab2ac0d4f25bb16ff4fc59becc79ffcb');
   end if;
 end $apply$;
 
@@ -784,7 +807,8 @@ declare
 begin
   return query
     select (jsonb_populate_record(null::gateway.connection, to_jsonb(g) || jsonb_build_object(
-             'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'status', 'pending_confirmation', 'generation', 1, 'updated_at', g.created_at))).*
+             'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'status', 'pending_confirmation',
+             'reason', 'not_confirmed', 'refreshable', g.refresh is not null, 'generation', 1, 'updated_at', g.created_at))).*
       from gateway.pending_grant g join gateway.connect_session s on s.id = g.connect_session_id
      where g.pending_until > over and g.confirmation_hash is not null and s.partner_id = p_partner.id
        and (p_partner.providers is null or g.provider = any (p_partner.providers));
@@ -835,7 +859,8 @@ end $$;
 -- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of filters has an index for
 -- this, so every page costs the same. Without a partner: all connections of that user.
 create or replace function gateway.visible_connections(
-  p_partner gateway.partner, p_user_id uuid, p_provider text, p_after uuid, p_type integer, p_status text, p_most integer
+  p_partner gateway.partner, p_user_id uuid, p_provider text, p_after uuid, p_type integer, p_status text, p_account_id text,
+  p_most integer
 )
 returns setof gateway.connection language plpgsql stable set search_path = '' as $$
 declare
@@ -846,24 +871,25 @@ begin
     return query
       select c.* from gateway.connection c
        where c.user_id = p_user_id and (p_partner.id is null or gateway.partner_can_see(p_partner, c)) and (p_provider is null or c.provider = p_provider)
-         and c.id > p_after and (p_type is null or c.type = p_type) and (p_status is null or c.status = p_status)
+         and c.id > p_after and (p_type is null or c.type = p_type) and (p_status is null or gateway.status_of(c) = p_status) and (p_account_id is null or c.account_id = p_account_id)
        order by c.id limit p_most;
   elsif p_partner.reach = 'own' then
     return query
       select c.* from gateway.consent x join gateway.connection c on c.id = x.connection_id
        where x.partner_id = p_partner.id and x.connection_id > p_after and x.ended_at is null and (wanted is null or c.provider = any (wanted))
-         and (p_type is null or c.type = p_type) and (p_status is null or c.status = p_status)
+         and (p_type is null or c.type = p_type) and (p_status is null or gateway.status_of(c) = p_status) and (p_account_id is null or c.account_id = p_account_id)
        order by x.connection_id limit p_most;
   elsif wanted is null then
     return query
       select c.* from gateway.connection c
-       where c.id > p_after and (p_type is null or c.type = p_type) and (p_status is null or c.status = p_status)
+       where c.id > p_after and (p_type is null or c.type = p_type) and (p_status is null or gateway.status_of(c) = p_status) and (p_account_id is null or c.account_id = p_account_id)
        order by c.id limit p_most;
   else
     return query
       select c.* from unnest(wanted) as w (id) cross join lateral (
         select x.* from gateway.connection x
-         where x.provider = w.id and x.id > p_after and (p_type is null or x.type = p_type) and (p_status is null or x.status = p_status)
+         where x.provider = w.id and x.id > p_after and (p_type is null or x.type = p_type) and (p_status is null or gateway.status_of(x) = p_status)
+           and (p_account_id is null or x.account_id = p_account_id)
          order by x.id limit p_most) c
        order by c.id limit p_most;
   end if;
@@ -871,7 +897,8 @@ end $$;
 
 -- A page of them. `p_of_user` filters a partner's list; for a user it finds all or none.
 create or replace function public.gateway_reached_connections_v1(
-  p_user_id uuid, p_key_hash text, p_address text, p_of_user uuid, p_provider text, p_type integer, p_status text, p_after uuid, p_most integer
+  p_user_id uuid, p_key_hash text, p_address text, p_of_user uuid, p_provider text, p_type integer, p_status text, p_account_id text,
+  p_after uuid, p_most integer
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -897,11 +924,11 @@ begin
   p_after := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
   return (
     select coalesce(jsonb_agg(gateway.public_data(c) order by c.id), '[]')
-      from (select x.* from gateway.visible_connections(p, owner, p_provider, p_after, p_type, p_status, p_most) x
+      from (select x.* from gateway.visible_connections(p, owner, p_provider, p_after, p_type, p_status, p_account_id, p_most) x
             union all
             select x.* from gateway.pending_link_connections(p) x
              where p_key_hash is not null and x.id > p_after and (owner is null or x.user_id = owner) and (p_provider is null or x.provider = p_provider)
-               and (p_type is null or x.type = p_type) and (p_status is null or x.status = p_status)
+               and (p_type is null or x.type = p_type) and (p_status is null or x.status = p_status) and p_account_id is null
             order by id limit p_most) c);
 end $$;
 
@@ -910,9 +937,9 @@ end $$;
 create or replace function gateway.public_data(c gateway.connection) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
-    'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'type', c.type, 'generation', c.generation, 'status', c.status,
-    'account', jsonb_build_object('id', c.account_id, 'label', c.account_label), 'scope', c.scope, 'expires_at', c.expires_at,
-    'created_at', c.created_at, 'updated_at', c.updated_at)
+    'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'type', c.type, 'generation', c.generation,
+    'status', gateway.status_of(c), 'reason', gateway.reason_of(c), 'account', jsonb_build_object('id', c.account_id, 'label', c.account_label),
+    'scope', c.scope, 'facts', c.facts, 'refreshable', c.refreshable, 'expires_at', c.expires_at, 'created_at', c.created_at, 'updated_at', c.updated_at)
 $$;
 
 -- Before the token expires, with jitter, so that connections made together are not refreshed together; and before an unused refresh token
@@ -927,7 +954,7 @@ $$;
 -- The facts in provider_data.data, without the keys that the gateway adds.
 create or replace function gateway.facts_in(p_data jsonb) returns jsonb
 language sql immutable as $$
-  select case jsonb_typeof(p_data) when 'object' then p_data - array['account', 'scope', 'status'] else '{}'::jsonb end
+  select case jsonb_typeof(p_data) when 'object' then p_data - array['account', 'scope', 'status', 'reason'] else '{}'::jsonb end
 $$;
 
 -- The user's oldest existing row for a provider that is not a connection yet.
@@ -992,9 +1019,9 @@ begin
     type = excluded.type, token = excluded.token, refresh = excluded.refresh, expires = excluded.expires, data = excluded.data;
   insert into gateway.connection as c
     (id, user_id, provider, type, account_key, account_id, account_label, scope, facts, generation, seal_id, refresh_seal_id,
-     saved_by, expires_at, refresh_expires_at, refresh_at)
+     saved_by, client_id, refreshable, expires_at, refresh_expires_at, refresh_at)
   values (p_id, g.user_id, g.provider, g.type, case when g.many_accounts then g.account_id else '' end, g.account_id, g.account_label,
-          g.scope, gateway.facts_in(g.facts), 1, g.seal_id, coalesce(kept, g.seal_id), p_call_id, g.expires_at,
+          g.scope, gateway.facts_in(g.facts), 1, g.seal_id, coalesce(kept, g.seal_id), p_call_id, g.client_id, g.refresh is not null, g.expires_at,
           g.refresh_expires_at, gateway.refresh_time(g.refresh is not null, g.expires_at, g.refresh_expires_at))
   on conflict (id) do update set
     type = excluded.type, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,
@@ -1003,7 +1030,8 @@ begin
       select from gateway.connection o where o.user_id = c.user_id and o.provider = c.provider
          and o.account_key = excluded.account_key and o.id <> c.id) then c.account_key else excluded.account_key end,
     facts = excluded.facts, generation = c.generation + 1, reconnected = c.generation + 1, seal_id = excluded.seal_id,
-    refresh_seal_id = excluded.refresh_seal_id, saved_by = excluded.saved_by, status = 'active', expires_at = excluded.expires_at,
+    refresh_seal_id = excluded.refresh_seal_id, saved_by = excluded.saved_by, client_id = excluded.client_id,
+    refreshable = excluded.refreshable, status = 'active', reason = null, refused_since = null, refusal = null, expires_at = excluded.expires_at,
     refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at, lease_id = null, lease_until = null,
     lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null, updated_at = clock_timestamp()
   returning c.* into written;
@@ -1044,10 +1072,10 @@ end $$;
 
 -- Save a new grant in one call: create or update a connection, or keep the grant as pending: `connection` is null then. `p_grant`: a row of
 -- gateway.pending_grant. The user has to decide where another account is connected and no further one was asked for, and where a
--- partner's link asked for less than the connection allows. A repeated call, by its `seal_id`, gets the same answer. After `p_not_after`
+-- partner's link asked for less than the connection allows, or a required scope that the connection has was refused. A repeated call, by its `seal_id`, gets the same answer. After `p_not_after`
 -- nothing is saved: the caller has reported a failure and revokes the grant.
 create or replace function public.gateway_save_connection_v1(
-  p_grant jsonb, p_requested_scope text[], p_add_account boolean, p_expires_seconds double precision,
+  p_grant jsonb, p_requested_scope text[], p_required_scope text[], p_add_account boolean, p_expires_seconds double precision,
   p_refresh_expires_seconds double precision, p_not_after timestamptz default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
@@ -1077,7 +1105,8 @@ begin
       target := coalesce(gateway.earlier_row(g.user_id, g.provider), g.id);
     elsif existing.account_id not in (g.account_id, '') then  -- '': imported, and never confirmed
       target := case when p_add_account and g.many_accounts then g.id end;
-    elsif g.connect_session_id is null or cardinality(p_requested_scope) = 0 or existing.scope <@ (p_requested_scope || g.scope) then
+    elsif not exists (select from unnest(existing.scope) s where s = any (p_required_scope) and s <> all (g.scope))
+      and (g.connect_session_id is null or cardinality(p_requested_scope) = 0 or existing.scope <@ (p_requested_scope || g.scope)) then
       target := existing.id;
     end if;
   end if;
@@ -1114,7 +1143,9 @@ begin
                select jsonb_agg(gateway.public_data(c) order by c.type, c.created_at, c.id)
                  from gateway.connection c where c.user_id = s.user_id), '[]'),
              'sharing', coalesce((
-               select jsonb_object_agg(c.id, gateway.sharing(c.id)) from gateway.connection c where c.user_id = s.user_id), '{}'))
+               select jsonb_object_agg(c.id, gateway.sharing(c.id)) from gateway.connection c where c.user_id = s.user_id), '{}'),
+             'ends_with', coalesce((
+               select jsonb_object_agg(c.id, (select count(*) from gateway.same_account(c))) from gateway.connection c where c.user_id = s.user_id), '{}'))
       from gateway.live_session(p_session_hash) s
   );
 end $$;
@@ -1125,7 +1156,6 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   over timestamptz := clock_timestamp();
   seen jsonb := public.gateway_reached_connection_v1(p_connection_id, p_user_id, p_key_hash, p_address);
-  provider_facts jsonb;
 begin
   if seen is null or seen ? 'refused' or seen ? 'user_is_blocked' then
     return seen;
@@ -1133,39 +1163,31 @@ begin
   if seen ->> 'status' = 'pending_confirmation' then
     return '{"refused": "pending_confirmation"}';
   end if;
-  update gateway.connection c set checked_at = over
-   where c.id = p_connection_id and (c.checked_at is null or c.checked_at <= over - interval '1 minute') returning c.facts into provider_facts;
+  update gateway.connection c set checked_at = over, not_before = case when c.status = 'suspended' then null else c.not_before end
+   where c.id = p_connection_id and (c.checked_at is null or c.checked_at <= over - interval '1 minute');
   if not found then
     return (select jsonb_build_object('refused', 'rate_limited',
                                       'retry_after', greatest(1, ceil(60 - extract(epoch from over - c.checked_at))))
               from gateway.connection c where c.id = p_connection_id);
   end if;
-  return jsonb_build_object('connection', seen, 'facts', provider_facts);
+  return seen;
 end $$;
 
--- The result of a check; returns the connection, or null. `refused`: the provider refused the grant of that generation, for the reason
--- `error`; a newer generation is not changed.
-create or replace function public.gateway_end_check_v1(
-  p_connection_id uuid, p_generation bigint, p_outcome text, p_error text, p_key_hash text default null
-)
+-- The result of a check; returns the connection, or null. A check of that generation may change the status: `another_account` ends the
+-- connection, `suspended` suspends it, `confirmed` ends a suspension. Any other outcome says nothing about the grant.
+create or replace function public.gateway_end_check_v1(p_connection_id uuid, p_generation bigint, p_outcome text, p_key_hash text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   c     gateway.connection;
   asker uuid := (select k.partner_id from gateway.api_key k where k.key_hash = p_key_hash);
 begin
-  if p_outcome = 'refused' then
-    perform from public.provider_data d where d.id = p_connection_id for update;
-    update gateway.connection x set status = 'needs_reauthorization', updated_at = clock_timestamp()
-     where x.id = p_connection_id and x.generation = p_generation and x.status = 'active' returning x.* into c;
-    if found then
-      update public.provider_data d
-         set data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end
-                    || jsonb_build_object('status', 'needs_reauthorization')
-       where d.id = p_connection_id;
-      insert into gateway.event (type, connection_id, user_id, provider, data)
-      values ('connection.needs_reauthorization', c.id, c.user_id, c.provider, jsonb_build_object('error', p_error));
-    end if;
-  end if;
+  perform from public.provider_data d where d.id = p_connection_id for update;
+  update gateway.connection x
+     set status = v.status, reason = v.reason, updated_at = clock_timestamp(),
+         refresh_at = case when x.refreshable and v.status = 'suspended' then clock_timestamp() + interval '1 hour' else x.refresh_at end
+    from (values ('another_account', 'active', 'needs_reauthorization', 'another_account'), ('suspended', 'active', 'suspended', 'account_not_active'),
+                 ('confirmed', 'suspended', 'active', null)) as v (outcome, before, status, reason)
+   where x.id = p_connection_id and x.generation = p_generation and v.outcome = p_outcome and x.status = v.before;
   select x.* into c from gateway.connection x where x.id = p_connection_id;
   if not found then
     return null;
@@ -1191,7 +1213,7 @@ $$;
 -- Whether the same account has another connection or a pending grant.
 create or replace function gateway.account_used_elsewhere(p_connection gateway.connection) returns boolean
 language sql stable as $$
-  select exists (select from gateway.connection x where x.provider = p_connection.provider and x.account_id = p_connection.account_id and x.id <> p_connection.id)
+  select exists (select from gateway.same_account(p_connection))
       or exists (select from gateway.pending_grant g where g.provider = p_connection.provider and g.account_id = p_connection.account_id)
 $$;
 
@@ -1338,11 +1360,16 @@ end $$;
 
 -- Events: append, positions, the hash chain, and what callers may read.
 
+-- An uninstall of our app also ended the other connections of its account.
 create or replace function public.gateway_record_v1(p_type text, p_connection_id uuid, p_user_id uuid, p_provider text, p_data jsonb)
-returns jsonb language plpgsql security definer set search_path = '' as $$
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values (p_type, p_connection_id, p_user_id, p_provider, coalesce(p_data, '{}'));
+  if p_type = 'app.uninstalled' then
+    perform gateway.set_status(array(
+      select x.id from gateway.connection c cross join gateway.same_account(c) x where c.id = p_connection_id), 'needs_reauthorization', 'uninstalled');
+  end if;
   return '{}';
 end $$;
 
@@ -1585,19 +1612,25 @@ begin
   select 'grant.revocation_abandoned', a.connection_id, a.provider from abandoned a;
 end $$;
 
--- A refresh token that expires within a week, and whose refreshes fail, is announced once.
-create or replace function gateway.announce_expiring_grants(p_limit integer) returns void
+-- The end of a connection is announced once, a week before: of a refresh token whose refreshes fail, and of an access token without one.
+create or replace function gateway.announce_ends(p_limit integer) returns void
 language plpgsql set search_path = '' as $$
 begin
-  with expiring as (
-    update gateway.connection c set announced_at = clock_timestamp() where c.id in (
+  with ending as (
+    update gateway.connection c set announced_at = clock_timestamp() where c.id = any (array(
       select x.id from gateway.connection x
-       where x.status = 'active' and x.announced_at is null and x.failures > 0
-         and x.refresh_expires_at < clock_timestamp() + interval '7 days' limit p_limit for update skip locked)
+       where x.status = 'active' and x.announced_at is null
+         and (x.failures > 0 and x.refresh_expires_at < clock_timestamp() + interval '7 days'
+              or not x.refreshable and x.expires_at < clock_timestamp() + interval '7 days') limit p_limit for update skip locked))
     returning c.*
   )
   insert into gateway.event (type, connection_id, user_id, provider, data)
-  select 'connection.ending', e.id, e.user_id, e.provider, jsonb_build_object('refresh_expires_at', e.refresh_expires_at) from expiring e;
+  select 'connection.ending', e.id, e.user_id, e.provider,
+         jsonb_build_object(case when e.refreshable then 'refresh_expires_at' else 'expires_at' end,
+                            case when e.refreshable then e.refresh_expires_at else e.expires_at end) from ending e;
+  perform gateway.set_status(array(
+    select c.id from gateway.connection c where not c.refreshable and c.expires_at <= now() and gateway.is_over(c) limit p_limit),
+    'needs_reauthorization', 'access_token_expired');
 end $$;
 
 create or replace function public.gateway_housekeeping_v1(p_events_days integer)
@@ -1609,7 +1642,7 @@ begin
   perform gateway.delete_expired(1000);
   perform gateway.close_hours(10000);
   perform gateway.abandon_revocations(100);
-  perform gateway.announce_expiring_grants(100);
+  perform gateway.announce_ends(100);
   perform gateway.drop_old_events(p_events_days, 2000);
   return '{"done": true}';
 end $$;
@@ -1620,8 +1653,10 @@ end $$;
 create or replace function gateway.queue_import() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  update gateway.connection c set status = 'unverified', refresh_at = null, updated_at = clock_timestamp()
-   where c.id = new.id and c.status in ('active', 'needs_reauthorization');
+  update gateway.connection c
+     set status = 'unverified', reason = 'owner_wrote_tokens', refreshable = coalesce(new.refresh <> '', false), refresh_at = null,
+         updated_at = clock_timestamp()
+   where c.id = new.id;
   insert into gateway.import_queue as q (id) values (new.id)
   on conflict on constraint import_queue_pkey do update set due_at = clock_timestamp(), attempts = 0;
   return null;
@@ -1711,18 +1746,20 @@ begin
     perform gateway.list_in_profile(owner, profile, p_id);
   end if;
   insert into gateway.connection as c
-    (id, seal_id, refresh_seal_id, user_id, provider, type, account_key, account_id, account_label, scope, generation, status,
-     expires_at, facts)
-  values (p_id, p_seal_id, p_seal_id, owner, p_provider, p_type, key, '', '', p_scope, 1, 'unverified', p_expires_at, p_facts)
+    (id, seal_id, refresh_seal_id, user_id, provider, type, account_key, account_id, account_label, scope, generation, status, reason,
+     refreshable, expires_at, facts)
+  values (p_id, p_seal_id, p_seal_id, owner, p_provider, p_type, key, '', '', p_scope, 1, 'unverified', 'imported',
+          p_refresh is not null, p_expires_at, p_facts)
   on conflict (id) do update set
     seal_id = excluded.seal_id, refresh_seal_id = excluded.seal_id, generation = c.generation + 1, status = 'unverified',
-    expires_at = excluded.expires_at,
+    reason = 'owner_wrote_tokens', refreshable = excluded.refreshable, refused_since = null, expires_at = excluded.expires_at,
     refresh_at = null, lease_id = null, lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null,
     updated_at = clock_timestamp();
   update public.provider_data d
      set provider_id_ref = coalesce(profile, d.provider_id_ref), name = p_provider, type = p_type, token = p_token, refresh = p_refresh,
          expires = to_char(p_expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-         data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end || jsonb_build_object('status', 'unverified')
+         data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end || jsonb_build_object('status', 'unverified', 'reason',
+                  (select c.reason from gateway.connection c where c.id = p_id))
    where d.id = p_id;
   return '{"outcome": "stored"}';
 end $$;
@@ -1748,6 +1785,7 @@ begin
   end if;
   update gateway.connection x
      set status = case p_outcome when 'confirmed' then 'active' else 'needs_reauthorization' end,
+         reason = case when p_outcome <> 'confirmed' then p_error end,
          account_id = coalesce(p_account_id, x.account_id), account_label = coalesce(p_account_label, x.account_label),
          account_key = case when x.account_key = '' or p_account_id is null then x.account_key else p_account_id end,
          refresh_at = gateway.refresh_time(exists (select from public.provider_data d where d.id = x.id and d.refresh is not null),
@@ -1757,13 +1795,8 @@ begin
   if found then
     update public.provider_data d
        set data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end || c.facts || jsonb_build_object(
-                    'status', c.status, 'scope', c.scope, 'account', jsonb_build_object('id', c.account_id, 'label', c.account_label))
+                    'scope', c.scope, 'account', jsonb_build_object('id', c.account_id, 'label', c.account_label))
      where d.id = p_id;
-    insert into gateway.event (type, connection_id, user_id, provider, data)
-    values (case p_outcome when 'confirmed' then 'connection.imported' else 'connection.needs_reauthorization' end,
-            c.id, c.user_id, c.provider, case p_outcome when 'confirmed'
-              then jsonb_build_object('account', jsonb_build_object('id', c.account_id, 'label', c.account_label))
-              else jsonb_build_object('error', p_error) end);
   end if;
   delete from gateway.import_queue q where q.id = p_id;
   return '{}';
@@ -2011,7 +2044,7 @@ begin
              'user_label', gateway.label_of(s.user_id), 'partner', p.name, 'partner_scope', p.scope, 'partner_reach', p.reach, 'scope', s.scope,
              'scope_of_others', case when i.user_id = s.user_id then gateway.scopes_of_other_partners(s.user_id, s.provider, true) else '{}' end,
              'session_user_id', i.user_id, 'session_label', i.label,
-             'existing', (select jsonb_build_object('account_label', c.account_label, 'status', c.status) from gateway.connection c
+             'existing', (select jsonb_build_object('account_label', c.account_label, 'status', gateway.status_of(c)) from gateway.connection c
                            where c.user_id = s.user_id and c.provider = s.provider and i.user_id = s.user_id
                            order by c.updated_at desc, c.id limit 1)) end
       from gateway.open_link(p_secret_hash) s join gateway.partner p on p.id = s.partner_id
@@ -2082,9 +2115,9 @@ create or replace function public.gateway_worker_backlog_v1()
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return jsonb_build_object(
-    'due', (select count(*) from gateway.connection c where c.status = 'active' and c.refresh_at <= clock_timestamp()),
+    'due', (select count(*) from gateway.connection c where c.status in ('active', 'suspended', 'held') and c.refresh_at <= clock_timestamp()),
     'oldest_due_seconds', (select coalesce(extract(epoch from clock_timestamp() - min(c.refresh_at)), 0)
-                             from gateway.connection c where c.status = 'active' and c.refresh_at <= clock_timestamp()),
+                             from gateway.connection c where c.status in ('active', 'suspended', 'held') and c.refresh_at <= clock_timestamp()),
     'dead_intents', (select count(*) from gateway.connection c where c.intent_at is not null and c.lease_until < clock_timestamp()),
     'revocations', (select count(*) from gateway.revocation r),
     'pending_grants', (select count(*) from gateway.pending_grant p),
@@ -2095,7 +2128,8 @@ begin
       'provider', (select count(*) from gateway.freeze f where f.target like 'provider:%'),
       'reads', (select count(*) from gateway.freeze f where f.target = 'reads')),
     'connections', (select coalesce(jsonb_object_agg(x.status, x.n), '{}')
-                      from (select c.status, count(*) as n from gateway.connection c group by c.status) x));
+                      from (select gateway.status_of(c) as status, count(*) as n from gateway.connection c group by 1) x),
+    'incidents', (select coalesce(jsonb_agg(i.provider), '[]') from gateway.provider_incident i where i.ended_at is null));
 end $$;
 
 create or replace function public.gateway_schema_v1()
@@ -2130,15 +2164,20 @@ begin
      where x.latest or x.seconds <= 150), '[]');
 end $$;
 
--- A page of them, by id.
-create or replace function public.gateway_all_connections_v1(p_provider text, p_user_id uuid, p_status text, p_after uuid, p_most integer)
+-- A page of all users' connections, by id. `p_clients`: our registration at each provider; only connections of another one. `p_scopes`: the
+-- required scopes of each provider; only connections that lack one.
+create or replace function public.gateway_all_connections_v1(
+  p_provider text, p_user_id uuid, p_status text, p_clients jsonb, p_scopes jsonb, p_after uuid, p_most integer
+)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return (
     select coalesce(jsonb_agg(gateway.public_data(x) order by x.id), '[]')
       from (select c.* from gateway.connection c
              where (p_after is null or c.id > p_after) and (p_provider is null or c.provider = p_provider)
-               and (p_user_id is null or c.user_id = p_user_id) and (p_status is null or c.status = p_status)
+               and (p_user_id is null or c.user_id = p_user_id) and (p_status is null or gateway.status_of(c) = p_status)
+               and (p_clients is null or c.client_id is distinct from coalesce(p_clients ->> c.provider, c.client_id))
+               and (p_scopes is null or exists (select from jsonb_array_elements_text(p_scopes -> c.provider) s where s <> all (c.scope)))
              order by c.id limit p_most) x);
 end $$;
 
@@ -2155,7 +2194,8 @@ begin
   return jsonb_build_object(
     'connection', case when c.id is not null then gateway.public_data(c) end,
     'refresh', case when c.id is not null then jsonb_build_object(
-                 'refresh_at', c.refresh_at, 'refresh_expires_at', c.refresh_expires_at, 'failures', c.failures, 'not_before', c.not_before) end,
+                 'refresh_at', c.refresh_at, 'refresh_expires_at', c.refresh_expires_at, 'failures', c.failures, 'not_before', c.not_before,
+                 'refused_since', c.refused_since, 'refusal', c.refusal, 'client_id', c.client_id) end,
     'revocations_queued', (select count(*) from gateway.revocation r where r.connection_id = p_connection_id),
     'partners', (select coalesce(jsonb_agg(jsonb_build_object(
                    'id', p.id, 'name', p.name, 'since', x.created_at, 'ended_at', x.ended_at, 'made', x.made) order by x.created_at), '[]')
@@ -2555,7 +2595,7 @@ begin
    where x.id = c.id returning x.* into leased;
   return jsonb_build_object(
     'id', leased.id, 'user_id', leased.user_id, 'provider', leased.provider, 'generation', leased.generation, 'lease_id', leased.lease_id,
-    'account_id', leased.account_id, 'scope', leased.scope, 'failures', leased.failures, 'unverified', leased.status = 'unverified', 'facts', leased.facts, 'seal_id', leased.refresh_seal_id,
+    'account_id', leased.account_id, 'scope', leased.scope, 'failures', leased.failures, 'unverified', leased.status = 'unverified', 'client_id', leased.client_id, 'facts', leased.facts, 'seal_id', leased.refresh_seal_id,
     'refresh', (select d.refresh from public.provider_data d where d.id = leased.id));
 end $$;
 
@@ -2575,7 +2615,7 @@ begin
   select x.* into c from gateway.connection x where x.id = p_connection_id for update skip locked;
   if not found then
     obstacle := case when exists (select from gateway.connection x where x.id = p_connection_id) then 'leased' else 'gone' end;
-  elsif c.generation <> p_generation or c.status not in ('active', 'unverified') then
+  elsif c.generation <> p_generation or c.status = 'needs_reauthorization' then
     obstacle := 'moved';
   elsif c.lease_until > moment then
     obstacle := 'leased';
@@ -2604,23 +2644,35 @@ end $$;
 create or replace function public.gateway_claim_due_v1(p_host text, p_providers jsonb)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  moment timestamptz := clock_timestamp();
-  usable text[] := array(select jsonb_object_keys(p_providers));
-  c      gateway.connection;
+  moment  timestamptz := clock_timestamp();
+  usable  text[] := array(select jsonb_object_keys(p_providers));
+  probed  text[] := array(select i.provider from gateway.provider_incident i where i.ended_at is null and i.probe_at > moment);
+  c       gateway.connection;
 begin
   select x.* into c from gateway.connection x
-   where x.intent_at is not null and x.status = 'active' and x.provider = any (usable)
+   where x.intent_at is not null and x.status in ('active', 'suspended', 'held') and x.provider = any (usable)
      and (x.lease_until is null or x.lease_until <= moment) and (x.not_before is null or x.not_before <= moment)
      and coalesce(gateway.blocked_until(x, p_host, (p_providers -> x.provider ->> 'block')::double precision) < moment, true)
    order by x.intent_at limit 1 for update of x skip locked;
   if not found then
     select x.* into c from gateway.connection x
-     where x.refresh_at <= moment and x.status = 'active' and x.provider = any (usable)
+     where x.refresh_at <= moment and x.status in ('active', 'suspended', 'held') and x.provider = any (usable)
+       and (x.status <> 'held' or x.provider <> all (probed))
        and x.intent_at is null and (x.lease_until is null or x.lease_until <= moment) and (x.not_before is null or x.not_before <= moment)
      order by x.refresh_at limit 1 for update of x skip locked;
   end if;
+  if not found then
+    -- Our earlier registration is back.
+    select x.* into c from gateway.connection x
+     where x.status = 'needs_reauthorization' and x.reason = 'client_replaced' and x.provider = any (usable)
+       and x.client_id = p_providers -> x.provider ->> 'client' and (x.not_before is null or x.not_before <= moment)
+     limit 1 for update of x skip locked;
+  end if;
   if c.id is null then
     return null;
+  end if;
+  if c.status = 'held' then
+    update gateway.provider_incident i set probe_at = moment + interval '15 seconds' where i.provider = c.provider;
   end if;
   return gateway.lease_refresh(c, p_host, (p_providers -> c.provider ->> 'lease')::double precision);
 end $$;
@@ -2637,7 +2689,7 @@ create or replace function public.gateway_finish_refresh_v1(
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   c          gateway.connection;
-  was_unverified boolean;
+  was_held boolean;
   new_expires_at timestamptz := clock_timestamp() + make_interval(secs => p_expires_seconds);
   new_refresh_expires_at timestamptz := clock_timestamp() + make_interval(secs => p_refresh_expires_seconds);
 begin
@@ -2649,16 +2701,18 @@ begin
       when exists (select from gateway.connection x where x.id = p_connection_id and x.reconnected > p_generation) then 'reconnected'
       else 'refreshed' end);
   end if;
-  was_unverified := c.status = 'unverified';
+  was_held := c.status = 'held';
   if not p_renewed then
     new_refresh_expires_at := coalesce(new_refresh_expires_at, c.refresh_expires_at);
   end if;
   update gateway.connection x
-     set generation = x.generation + 1, seal_id = p_seal_id, refresh_seal_id = p_seal_id,
+     set generation = x.generation + 1, seal_id = p_seal_id, refreshable = p_refresh is not null, refresh_seal_id = p_seal_id,
          scope = p_scope, expires_at = new_expires_at, refresh_expires_at = new_refresh_expires_at,
          refresh_at = gateway.refresh_time(p_refresh is not null, new_expires_at, new_refresh_expires_at), lease_id = null,
          lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null,
+         refused_since = null, refusal = null,
          status = case when x.status = 'unverified' and p_account is null then 'unverified' else 'active' end,
+         reason = case when x.status = 'unverified' and p_account is null then x.reason end,
          account_id = coalesce(p_account ->> 'id', x.account_id), account_label = coalesce(p_account ->> 'label', x.account_label),
          facts = x.facts || coalesce(p_account -> 'facts', '{}'), updated_at = clock_timestamp()
    where x.id = p_connection_id returning x.* into c;
@@ -2670,44 +2724,56 @@ begin
    where d.id = p_connection_id;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));
-  if was_unverified and c.status = 'active' then
-    insert into gateway.event (type, connection_id, user_id, provider, data)
-    values ('connection.imported', c.id, c.user_id, c.provider, jsonb_build_object('account', p_account - 'facts'));
+  if was_held then
+    perform gateway.end_incident(c.provider);
   end if;
   return jsonb_build_object('ending', 'saved');
 end $$;
 
--- End the lease after a failure. outcome: `wait` (the provider has trouble), `operator` (our registration is refused, or a key is missing)
--- or `refused` (the grant is, for good).
+-- End the lease after a failure. outcome: `wait` (the provider has trouble), `operator` (our registration is refused, or a key is missing),
+-- `suspended` (the account is switched off there) or `refused` (the grant is). `p_refusal`: status and error code, if the provider refused in
+-- any form. Such refusals end a connection after seven days and ten tries, whatever they mean; after thirty if our registration is refused, and
+-- the provider accepts no other grant of it. Answers its status.
 create or replace function public.gateway_fail_refresh_v1(
-  p_connection_id uuid, p_generation bigint, p_lease_id uuid, p_outcome text, p_error text, p_wait_seconds double precision
+  p_connection_id uuid, p_generation bigint, p_lease_id uuid, p_outcome text, p_error text, p_wait_seconds double precision, p_refusal jsonb
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  c gateway.connection;
+  c      gateway.connection;
+  moment timestamptz := clock_timestamp();
 begin
   perform from public.provider_data d where d.id = p_connection_id for update;  -- first, as in every function, to avoid a deadlock
   update gateway.connection x
      set lease_id = null, lease_until = null, lease_host = null, intent_at = null, failures = x.failures + 1,
-         not_before = clock_timestamp() + make_interval(secs => p_wait_seconds),
-         status = case p_outcome when 'refused' then 'needs_reauthorization' else x.status end,
-         updated_at = case p_outcome when 'refused' then clock_timestamp() else x.updated_at end
+         not_before = moment + make_interval(secs => p_wait_seconds),
+         refused_since = case when p_refusal is null then x.refused_since else coalesce(x.refused_since, moment) end,
+         refusal = coalesce(p_refusal || jsonb_build_object('at', moment), x.refusal)
    where x.id = p_connection_id and x.generation = p_generation and x.lease_id = p_lease_id returning x.* into c;
   if not found then
-    return jsonb_build_object('recorded', false);
-  end if;
-  if p_outcome = 'refused' then
-    update public.provider_data d
-       set data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end
-                  || jsonb_build_object('status', 'needs_reauthorization')
-     where d.id = p_connection_id;
-    insert into gateway.event (type, connection_id, user_id, provider, data)
-    values ('connection.needs_reauthorization', c.id, c.user_id, c.provider, jsonb_build_object('error', p_error));
+    return '{"recorded": false}';
   end if;
   insert into gateway.event (type, connection_id, user_id, provider, data)
-  values ('grant.refresh_failed', c.id, c.user_id, c.provider,
-          jsonb_build_object('error', p_error, 'remedy', case p_outcome when 'refused' then 'reconnect' else p_outcome end));
-  return jsonb_build_object('recorded', true);
+  values ('grant.refresh_failed', c.id, c.user_id, c.provider, jsonb_build_object('error', p_error, 'remedy',
+          case p_outcome when 'refused' then 'reconnect' when 'operator' then 'operator' else 'wait' end));
+  if p_outcome = 'suspended' then
+    c.status := 'suspended';
+    c.reason := 'account_not_active';
+  elsif p_refusal is not null and c.failures >= 10 and c.refused_since < moment - (case
+    when p_error = 'client_rejected' and not exists (
+      select from gateway.event e where e.type = 'grant.refreshed' and e.provider = c.provider and e.at > moment - interval '1 day')
+    then interval '30 days' else interval '7 days' end) then
+    c.status := 'needs_reauthorization';
+    c.reason := 'refused_for_long';
+  elsif p_outcome = 'refused' then
+    c.status := case when p_error = 'grant_refused' then gateway.judge_refusal(c) else 'needs_reauthorization' end;
+    c.reason := case when c.status = 'held' then 'provider_incident'
+                     when p_error = 'grant_refused' and c.refresh_expires_at <= moment then 'refresh_token_expired' else p_error end;
+  end if;
+  update gateway.connection x
+     set status = c.status, reason = c.reason, updated_at = moment,
+         refresh_at = case when c.status in ('suspended', 'held') then x.not_before else x.refresh_at end
+   where x.id = c.id and (p_outcome in ('refused', 'suspended') or x.status <> c.status);
+  return jsonb_build_object('recorded', true, 'status', c.status);
 end $$;
 
 -- Results of recent refreshes, of all processes.
@@ -2988,6 +3054,148 @@ begin
   return true;
 end $$;
 
+-- The status of a connection: what it is now, how a change is recorded, and what many refusals at once mean.
+
+-- Whether time alone has ended it: its access token expired, and no refresh token can renew it.
+create or replace function gateway.is_over(c gateway.connection) returns boolean
+language sql stable as $$
+  select not c.refreshable and c.expires_at <= now() and c.status in ('active', 'suspended', 'held')
+$$;
+
+create or replace function gateway.status_of(c gateway.connection) returns text
+language sql stable as $$ select case when gateway.is_over(c) then 'needs_reauthorization' else c.status end $$;
+
+create or replace function gateway.reason_of(c gateway.connection) returns text
+language sql stable as $$ select case when gateway.is_over(c) then 'access_token_expired' else c.reason end $$;
+
+-- After an update of gateway.connection: the owner's copy of the status, and the event of each change. A save by the user has its own event.
+create or replace function gateway.record_change() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  if (new.status, new.reason) is distinct from (old.status, old.reason) then
+    update public.provider_data d
+       set data = (case jsonb_typeof(d.data) when 'object' then d.data - 'reason' else '{}' end)
+                  || jsonb_strip_nulls(jsonb_build_object('status', new.status, 'reason', new.reason))
+     where d.id = new.id;
+  end if;
+  if new.status <> old.status and new.reconnected = old.reconnected then
+    insert into gateway.event (type, connection_id, user_id, provider, data)
+    values (case when new.status = 'unverified' then 'connection.unverified' when new.status = 'suspended' then 'connection.suspended'
+                 when new.status = 'held' then 'connection.held' when new.status = 'needs_reauthorization' then 'connection.needs_reauthorization'
+                 when old.status = 'unverified' then 'connection.imported' else 'connection.recovered' end,
+            new.id, new.user_id, new.provider, case
+              when new.status <> 'active' then jsonb_build_object('reason', new.reason)
+              when old.status = 'unverified' then jsonb_build_object('account', jsonb_build_object('id', new.account_id, 'label', new.account_label))
+              else jsonb_build_object('was', old.status) end);
+  end if;
+  if not (new.scope <@ old.scope and new.scope @> old.scope) then
+    insert into gateway.event (type, connection_id, user_id, provider, data)
+    values ('connection.scope_changed', new.id, new.user_id, new.provider, jsonb_build_object(
+              'added', array(select s from unnest(new.scope) s where s <> all (old.scope)),
+              'removed', array(select s from unnest(old.scope) s where s <> all (new.scope))));
+  end if;
+  return null;
+end $$;
+
+-- Other connections that end if our app is removed from the account of this one: of the same account, or of the accounts below it,
+-- whose facts name it (the locations of an agency).
+create or replace function gateway.same_account(c gateway.connection) returns setof gateway.connection
+language sql stable as $$
+  select x.* from gateway.connection x where x.provider = c.provider and x.account_id = c.account_id and x.id <> c.id and c.account_id <> ''
+  union
+  select x.* from jsonb_each_text(c.facts) f
+    join gateway.connection x on x.provider = c.provider and x.facts @> jsonb_build_object(f.key, f.value) and x.id <> c.id
+   where f.value = c.account_id and c.account_id <> ''
+$$;
+
+-- An incident: of the connections that a provider was asked to refresh, it refused at least half, and at least five. Counted in the last ten
+-- minutes and since the last incident; while an incident lasts, from ten minutes before it began.
+create or replace function gateway.is_incident(p_provider text) returns boolean
+language plpgsql stable set search_path = '' as $$
+declare
+  recent timestamptz := clock_timestamp() - interval '10 minutes';
+  since  timestamptz := coalesce((
+    select case when i.ended_at is null then least(recent, i.began_at - interval '10 minutes') else greatest(recent, i.ended_at) end
+      from gateway.provider_incident i where i.provider = p_provider), recent);
+begin
+  return (
+    select x.refused >= 5 and 2 * x.refused >= x.asked
+      from (select count(distinct e.connection_id) filter (where e.type = 'grant.refresh_failed') as refused, count(distinct e.connection_id) as asked
+              from gateway.event e
+             where e.at > since and e.provider = p_provider
+               and (e.type = 'grant.refreshed' or e.type = 'grant.refresh_failed' and e.data ->> 'error' = 'grant_refused')) x);
+end $$;
+
+-- Whether a refused grant is held or has ended. The first refusal of an incident also holds again what was refused just before it. An incident
+-- of an hour in which most grants were accepted was none: its connections have ended. Rows that others have locked are left to them.
+create or replace function gateway.judge_refusal(c gateway.connection) returns text
+language plpgsql set search_path = '' as $$
+declare
+  moment timestamptz := clock_timestamp();
+  began  timestamptz;
+begin
+  perform pg_advisory_xact_lock(hashtextextended('gateway incident ' || c.provider, 0));
+  began := (select i.began_at from gateway.provider_incident i where i.provider = c.provider and i.ended_at is null);
+  if gateway.is_incident(c.provider) then
+    perform gateway.set_status(array(
+      select x.id from gateway.connection x
+       where x.provider = c.provider and x.status = 'needs_reauthorization' and x.reason = 'grant_refused'
+         and x.refused_since > coalesce(began, moment) - interval '10 minutes'), 'held', 'provider_incident');
+    if began is null then
+      insert into gateway.provider_incident (provider, began_at) values (c.provider, moment)
+      on conflict on constraint provider_incident_pkey do update set began_at = excluded.began_at, ended_at = null, probe_at = null;
+      insert into gateway.event (type, provider) values ('provider.incident', c.provider);
+    end if;
+    return 'held';
+  elsif began > moment - interval '1 hour' then
+    return 'held';
+  elsif began is not null then
+    perform gateway.set_status(array(
+      select x.id from gateway.connection x where x.provider = c.provider and x.status = 'held'), 'needs_reauthorization', 'grant_refused');
+    perform gateway.end_incident(c.provider);
+  end if;
+  return 'needs_reauthorization';
+end $$;
+
+-- Connections that are locked by another transaction are left out, so that no two wait for each other.
+create or replace function gateway.set_status(p_ids uuid[], p_status text, p_reason text) returns void
+language plpgsql set search_path = '' as $$
+begin
+  update gateway.connection c
+     set status = p_status, reason = p_reason, updated_at = clock_timestamp(), not_before = null,
+         refresh_at = case when p_status = 'held' and c.refreshable then clock_timestamp() else c.refresh_at end
+   where c.id = any (array(
+     select x.id from gateway.connection x join public.provider_data d on d.id = x.id
+      where x.id = any (p_ids) order by x.id for update skip locked)) and c.status <> p_status;
+end $$;
+
+-- The provider accepts grants again: what is held is tried at once, and recovers or ends by its own refresh.
+create or replace function gateway.end_incident(p_provider text) returns void
+language plpgsql set search_path = '' as $$
+begin
+  update gateway.connection c set refresh_at = clock_timestamp(), not_before = null
+   where c.id = any (array(select x.id from gateway.connection x where x.provider = p_provider and x.status = 'held' for update skip locked));
+  update gateway.provider_incident i set ended_at = clock_timestamp() where i.provider = p_provider and i.ended_at is null;
+  if found then
+    insert into gateway.event (type, provider) values ('provider.recovered', p_provider);
+  end if;
+end $$;
+
+-- For the operator: refresh a connection, or all of a provider that are held, suspended or were refused for long, as soon as possible. The ids.
+create or replace function public.gateway_retry_v1(p_connection_id uuid, p_provider text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  ids uuid[] := array(
+    select c.id from gateway.connection c
+     where c.refreshable and case when p_connection_id is not null then c.id = p_connection_id and c.status <> 'unverified'
+                                  else c.provider = p_provider and (c.status in ('held', 'suspended') or c.reason = 'refused_for_long') end);
+begin
+  update gateway.connection c set not_before = null where c.id = any (ids);
+  perform gateway.set_status(array(
+    select c.id from gateway.connection c where c.id = any (ids) and c.status = 'needs_reauthorization'), 'held', 'retried');
+  return to_jsonb(ids);
+end $$;
+
 -- Reading a token.
 
 -- The token of a connection, as the gateway reads it. `good`: valid for the seconds that were asked for; `alive`: valid now.
@@ -2997,7 +3205,8 @@ create or replace function gateway.token_json(
 returns json
 language sql stable as $$
   select json_build_object(
-    'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'generation', c.generation, 'seal_id', c.seal_id, 'status', c.status, 'scope', c.scope,
+    'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'generation', c.generation, 'seal_id', c.seal_id, 'status', gateway.status_of(c),
+    'reason', gateway.reason_of(c), 'scope', c.scope, 'facts', c.facts,
     'expires_at', c.expires_at, 'token', p_token,
     'good', p_token <> '' and (c.expires_at is null or c.expires_at > p_moment + p_min_seconds * interval '1 second'),
     'alive', p_token <> '' and (c.expires_at is null or c.expires_at > p_moment),
@@ -3060,7 +3269,7 @@ begin
   end if;
   -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long
   -- as an unknown one.
-  select c.id, c.user_id, c.provider, c.status, gateway.token_json(c, d.token, d.refresh, moment, p_min_seconds) as answer,
+  select c.id, c.user_id, c.provider, gateway.status_of(c) as status, gateway.token_json(c, d.token, d.refresh, moment, p_min_seconds) as answer,
          exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider)) as frozen
     into found_row from gateway.connection c join public.provider_data d on d.id = c.id
    where reader.allowed and c.id = p_connection_id and (reader.providers is null or c.provider = any (reader.providers))
@@ -3073,9 +3282,9 @@ begin
     return '{"refused": "frozen"}';
   end if;
   if found_row.status = 'unverified' then
-    return '{"refused": "pending_confirmation"}';
+    return '{"refused": "unverified"}';
   end if;
-  if not p_counted or found_row.status <> 'active' then
+  if not p_counted or found_row.status not in ('active', 'held') then
     return found_row.answer;
   end if;
   if reader.reads + p_unreported >= reader.reads_per_hour then
@@ -3293,6 +3502,9 @@ create or replace trigger gateway_written after update on public.provider_data
     or new.refresh is distinct from old.refresh and new.refresh <> '' and (new.refresh !~ '^gAAAA' or current_user in ('anon', 'authenticated'))
   ) execute function gateway.queue_import();
 
+create or replace trigger gateway_changed after update on gateway.connection
+  for each row when ((old.status, old.reason, old.scope) is distinct from (new.status, new.reason, new.scope)) execute function gateway.record_change();
+
 create or replace trigger gateway_pending_deleted before delete on gateway.pending_grant
   for each row execute function gateway.queue_pending_grant();
 
@@ -3355,7 +3567,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '5fe3abfbf9eb1e381299ef7ff3f1ef45ce96d128a70391cb8043f016bf3a8de8')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '898535bc8bb53206954388d1f967d733de7cfc774a0dcbcdf91ebe3609d0afb3')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

@@ -92,7 +92,7 @@ def refresh_trial(stage: Stage, victim: Actor, rescuer: Actor, mark: str, kind: 
     told = stage.sql(
         "select 1 from gateway.event where connection_id = %s and type = 'connection.needs_reauthorization'", row
     )
-    if (status, said.get("error")) == ("needs_reauthorization", "needs_reauthorization") and told:
+    if status == said.get("error") and (status == "held" or (status == "needs_reauthorization" and told)):
         return "told" if account in stage.control("stats")["revoked"] else "told, and the provider knows nothing of it"
     return f"limbo: {status}, {said.get('error')}, intent {intent}"
 

@@ -9,7 +9,7 @@ Every error of the gateway, in one tree.
     ├── ProviderFailed         the provider breaks its protocol
     │   └── ProviderUnavailable (ProviderBusy)  ProviderGarbled  ClientRejected
     ├── GrantUnusable          a stored connection cannot be used now
-    │   └── NeedsReauthorization  PendingConfirmation  RefreshInProgress  SecretUnreadable
+    │   └── NeedsReauthorization  Suspended  Held  Unverified  PendingConfirmation  RefreshInProgress  SecretUnreadable
     ├── RequestRefused         the caller must send something else
     │   ├── BadRequest  NotFound  MethodNotAllowed  TooLarge  UnsupportedMediaType
     │   └── Unauthenticated  Forbidden  Frozen  RateLimited
@@ -201,6 +201,8 @@ class NeedsReauthorization(GrantUnusable):
     meaning = "The provider no longer accepts the stored grant: it was revoked at the provider, or it expired."
     next_step = "The owner of the connection has to connect again. Its id stays the same."
     remedy = "reconnect"
+    provider: str | None = None
+    """On an instance: the provider to connect again."""
 
 
 class Suspended(GrantUnusable):
@@ -222,6 +224,17 @@ class Held(GrantUnusable):
     title = "The provider has an incident"
     meaning = "The provider refuses the grants of many users at the moment. The connection is kept."
     next_step = "Wait until the provider works again. The operator of this service has been alerted."
+    remedy = "wait"
+
+
+class Unverified(GrantUnusable):
+    """Tokens that the gateway did not write are not confirmed by the provider yet."""
+
+    slug = "unverified"
+    status = 409
+    title = "The connection is being verified"
+    meaning = "The stored tokens were written by the owner, or imported, and the provider has not confirmed their account yet."
+    next_step = "Wait a minute and try again. If the provider does not confirm them, the owner has to connect again."
     remedy = "wait"
 
 

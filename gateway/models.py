@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator
 
-Status = Literal["active", "unverified", "pending_confirmation", "needs_reauthorization"]
+Status = Literal["active", "unverified", "suspended", "held", "pending_confirmation", "needs_reauthorization"]
 Display = Literal["page", "popup"]
 UtcTime = Annotated[datetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
 """A time that is in UTC once it was read from a database response."""
@@ -118,8 +118,13 @@ class Connection:
     type: int
     generation: int
     status: Status
+    reason: str | None
+    """Why it is not active: a slug."""
     account: Account
     scope: tuple[str, ...]
+    facts: Mapping[str, Any] = field(repr=False, hash=False)
+    refreshable: bool
+    """Whether there is a refresh token; if not, the connection ends at `expires_at`."""
     expires_at: UtcTime | None
     created_at: UtcTime
     updated_at: UtcTime

@@ -6,7 +6,7 @@ Most providers need only data; other differences have a name in `quirks` and a c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
@@ -130,6 +130,8 @@ class Provider(Entry):
         "client_secret_basic"  # noqa: S105 - a method's name (RFC 7591 section 2)
     )
     scope: tuple[str, ...] = ()
+    required_scope: tuple[str, ...] | None = None
+    """What a connection needs, as the provider names it when granted; None: every scope that is asked for, but for those about identity."""
     scope_separator: Literal[" ", ","] = " "
     scope_texts: Mapping[str, str] = Field(default_factory=dict)
     """What a scope means, in a user's words, for the connect page."""
@@ -158,6 +160,28 @@ class Provider(Entry):
     """How long an unused refresh token is valid, where the provider documents it and its responses do not say."""
 
     @property
+    def required(self) -> tuple[str, ...]:
+        """The scopes that a connection should have."""
+        asked = tuple(name for name in self.scope if name not in _IDENTITY_SCOPES)
+        return asked if self.required_scope is None else self.required_scope
+
+    def missing_scope(self, granted: Collection[str]) -> tuple[str, ...]:
+        """The required scopes that a connection lacks."""
+        return tuple(name for name in self.required if name not in granted)
+
+    def account_kind(self, facts: Mapping[str, Any]) -> str | None:
+        """The kind of a connection's account, where the provider has several."""
+        return next(filter(None, (each.account_kind(facts) for each in self.deviations)), None)
+
+    def api(self, facts: Mapping[str, Any]) -> tuple[str | None, Mapping[str, str]]:
+        """The base URL and the further headers of API calls for a connection."""
+        base, headers = self.api_base_url, dict(self.headers)
+        for each in self.deviations:
+            base = base and each.api_base_url(base, facts)
+            headers |= each.proxy_headers(facts)
+        return base, headers
+
+    @property
     def openid(self) -> bool:
         """Whether an id_token is requested, and therefore required (OpenID Connect Core section 3.1.2.1)."""
         return "openid" in self.scope
@@ -177,7 +201,7 @@ class Provider(Entry):
         needed = ["authorization_endpoint", "token_endpoint"] + (["jwks_uri"] if self.openid else [])
         return tuple(name for name in needed if getattr(self, name) is None)
 
-    @field_validator("scope", mode="before")
+    @field_validator("scope", "required_scope", mode="before")
     @classmethod
     def _scope_may_be_text(cls, value: Any) -> Any:
         return tuple(value.split()) if isinstance(value, str) else value
@@ -206,6 +230,8 @@ class Provider(Entry):
         return self
 
 
+_IDENTITY_SCOPES = frozenset({"openid", "profile", "email", "offline_access"})
+"""OpenID Connect Core sections 5.4 and 11: providers leave them out of what they grant, or rename them."""
 _PROTOCOL_PARAMETERS = frozenset({
     "state", "nonce", "scope", "uri", "response_type", "client_id", "redirect_uri", "code_challenge", "code_challenge_method",
     "grant_type", "code", "code_verifier", "refresh_token", "client_secret", "client_assertion", "client_assertion_type", "body",

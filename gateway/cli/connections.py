@@ -1,4 +1,4 @@
-"""`connections …`: list, show, revoke and import connections. No secret is shown."""
+"""`connections …`: list, show, check, retry, revoke and import connections. No secret is shown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +22,7 @@ from gateway.cli.context import (
     checked_providers,
     confirm,
     counted,
+    database_settings,
     fail,
     long_work,
     opened_database,
@@ -28,8 +30,10 @@ from gateway.cli.context import (
     printable,
     show,
 )
+from gateway.connections.check import check
 from gateway.connections.import_existing import Report as ImportReport
 from gateway.connections.import_existing import import_all
+from gateway.connections.retry import retry_connections
 from gateway.connections.revoke import finish_revocation
 from gateway.connections.revoke_provider import Report, RevokeAll, Summary, summary
 from gateway.database.queries.operator import (
@@ -40,7 +44,7 @@ from gateway.database.queries.operator import (
     provider_holdings,
 )
 from gateway.models import Connection, Status
-from gateway.services import Runtime
+from gateway.services import Runtime, checked_catalog
 
 PAGE = 500
 _EVENT_COLUMNS = ("at", "position", "id", "type", "user_id", "partner_id", "provider")
@@ -58,16 +62,35 @@ def connections() -> None:
 @click.option("--provider", help="Only connections of this provider.")
 @click.option("--user", "user_id", type=click.UUID, help="Only connections of this user.")
 @click.option("--status", type=click.Choice(get_args(Status)), help="Only connections in this state.")
+@click.option("--lacking-scope", is_flag=True, help="Only connections that lack a scope that is asked for now.")
+@click.option("--client-gone", is_flag=True, help="Only connections of a registration that is no longer ours.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-def connections_list(provider: str | None, user_id: uuid.UUID | None, status: str | None, *, as_json: bool) -> None:
+def connections_list(
+    provider: str | None,
+    user_id: uuid.UUID | None,
+    status: str | None,
+    *,
+    lacking_scope: bool,
+    client_gone: bool,
+    as_json: bool,
+) -> None:
     """The connections of all users, by id."""
+    settings = database_settings()
+    catalog, _ = checked_catalog(settings)
+    clients = {name: client.client_id for name, client in settings.clients.items()} if client_gone else None
+    scopes = {each.id: each.required for each in catalog.providers.values()} if lacking_scope else None
+    wanted: dict[str, Any] = {
+        "provider": provider,
+        "user_id": user_id,
+        "status": status,
+        "clients": clients,
+        "scopes": scopes,
+    }
     count, after = 0, None
     with opened_database() as database:
-        while page := all_connections(
-            database, provider=provider, user_id=user_id, status=status, after=after, most=PAGE
-        ):
+        while page := all_connections(database, **wanted, after=after, most=PAGE):
             for row in page:
-                click.echo(json.dumps(_as_json(row)) if as_json else _line(row))
+                click.echo(json.dumps(_as_json(row, catalog)) if as_json else _line(row))
             count, after = count + len(page), page[-1].id
     if provider is not None and not count:
         checked_providers([provider])
@@ -75,12 +98,16 @@ def connections_list(provider: str | None, user_id: uuid.UUID | None, status: st
         click.echo(f"{counted(count, 'connection')}.", err=True)
 
 
-def _as_json(row: Connection) -> dict[str, Any]:
-    return {name: value for name, value in to_jsonable_python(row).items() if name != "generation"}
+def _as_json(row: Connection, catalog: Catalog) -> dict[str, Any]:
+    provider = catalog.get(row.provider)
+    said = {name: value for name, value in to_jsonable_python(row).items() if name != "generation"}
+    said["account"]["kind"] = provider.account_kind(row.facts) if provider else None
+    return said | {"missing_scope": list(provider.missing_scope(row.scope)) if provider else []}
 
 
 def _line(row: Connection) -> str:
-    return f"{row.id}  {row.provider:<16} {row.status:<22} {row.user_id}  {printable(row.account.label)}"
+    state = f"{row.status} ({row.reason})" if row.reason else row.status
+    return f"{row.id}  {row.provider:<16} {state:<22} {row.user_id}  {printable(row.account.label)}"
 
 
 @connections.command("show")
@@ -93,12 +120,14 @@ def connections_show(connection_id: uuid.UUID, *, as_json: bool) -> None:
     if found is None:
         click.echo("There is no such connection, and no event about it.", err=True)
         sys.exit(1)
-    show(_inspected_as_json(found), _inspected_lines(found), as_json=as_json)
+    catalog, _ = checked_catalog(database_settings())
+    row = _as_json(found.connection, catalog) | dict(found.refresh or {}) if found.connection else None
+    show(_inspected_as_json(found, row), _inspected_lines(found, row), as_json=as_json)
 
 
-def _inspected_as_json(found: Inspected) -> dict[str, Any]:
+def _inspected_as_json(found: Inspected, row: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
-        "connection": found.connection and _as_json(found.connection) | dict(found.refresh or {}),
+        "connection": row,
         "revocations_queued": found.revocations_queued,
         "partners": to_jsonable_python(found.partners),
         "events": [
@@ -108,12 +137,17 @@ def _inspected_as_json(found: Inspected) -> dict[str, Any]:
     }
 
 
-def _inspected_lines(found: Inspected) -> Iterator[str]:
-    if found.connection is None:
+def _inspected_lines(found: Inspected, row: Mapping[str, Any] | None) -> Iterator[str]:
+    if row is None:
         yield "This connection does not exist any more."
-    for name, value in (_as_json(found.connection) | dict(found.refresh or {}) if found.connection else {}).items():
-        text = printable(f"{value['label']} ({value['id']})") if name == "account" else value
-        yield f"{name:<20} {' '.join(text) if isinstance(text, list) else '–' if text is None else text}"
+    for name, value in (row or {}).items():
+        if name == "account":
+            text = printable(f"{value['label']} ({value['id']})")
+        elif isinstance(value, dict):
+            text = printable(", ".join(f"{key} {item}" for key, item in value.items())) or "–"
+        else:
+            text = " ".join(value) or "–" if isinstance(value, list) else "–" if value is None else value
+        yield f"{name:<20} {text}"
     if found.revocations_queued:
         yield f"{counted(found.revocations_queued, 'grant')} still to be revoked at the provider."
     yield "partners" if found.partners else "partners             none by consent"
@@ -125,6 +159,47 @@ def _inspected_lines(found: Inspected) -> Iterator[str]:
     for event in found.events:
         position = "–" if event["position"] is None else event["position"]
         yield f"  {event['at'][:19]}  {position:>8}  {event['type']}"
+
+
+# -- check and retry -------------------------------------------------------------------------------------------------
+
+
+@connections.command("check")
+@click.argument("connection_id", type=click.UUID)
+@AS_JSON
+def connections_check(connection_id: uuid.UUID, *, as_json: bool) -> None:
+    """Ask the provider about one connection; ends with 1 if the connection is not active afterwards."""
+    with opened_runtime() as rt:
+        row = check(rt, connection_id, None)
+        show(_as_json(row, rt.catalog), [_line(row)], as_json=as_json)
+    sys.exit(0 if row.status == "active" else 1)
+
+
+@connections.command("retry")
+@click.argument("connection_id", type=click.UUID, required=False)
+@click.option("--provider", help="All of this provider that are held, suspended or were refused for long.")
+@AS_JSON
+def connections_retry(connection_id: uuid.UUID | None, provider: str | None, *, as_json: bool) -> None:
+    """Refresh connections now, as after an incident of a provider; ends with 1 if one is not refreshed."""
+    if (connection_id is None) == (provider is None):
+        raise click.UsageError("Name one connection, or --provider.")
+    results = []
+    with opened_runtime() as rt, long_work() as (stopped, advance):
+        if provider is not None:
+            rt.provider(provider)
+        for each in retry_connections(rt, connection_id=connection_id, provider=provider):
+            results.append(each)
+            advance("Refreshing", len(results), each.of)
+            if stopped.is_set():
+                break
+    counts = Counter(each.result for each in results)
+    lines = [f"{counted(number, 'connection')}: {result}" for result, number in counts.items()]
+    show(
+        {"results": {str(each.id): each.result for each in results}, "counts": counts},
+        lines or ["There is nothing to retry."],
+        as_json=as_json,
+    )
+    sys.exit(0 if set(counts) <= {"refreshed"} else 1)
 
 
 # -- revoke ----------------------------------------------------------------------------------------------------------

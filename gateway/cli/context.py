@@ -127,9 +127,13 @@ def long_work() -> Iterator[tuple[threading.Event, Callable[[str, int, int], Non
 
 
 def database_settings() -> Settings:
-    """The settings for database commands; all others may be missing or invalid. Its keys are random."""
+    """The settings for database commands, with the registrations; all others may be missing or invalid. Its keys are random."""
     environ = process_environment()
-    needed = {name: environ[name] for name in environ if name.removesuffix("_FILE") in _DATABASE_NAMES}
+    needed = {
+        name: environ[name]
+        for name in environ
+        if (plain := name.removesuffix("_FILE")) in _DATABASE_NAMES or plain.endswith(("_CLIENT_ID", "_SCOPE"))
+    }
     return read_settings(needed | {"GATEWAY_KEYS": Fernet.generate_key().decode("ascii")})
 
 

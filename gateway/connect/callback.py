@@ -46,6 +46,8 @@ class Connected(_Ended):
     """The connection is saved."""
 
     connection_id: uuid.UUID
+    missing_scope: tuple[str, ...]
+    """Required scopes that the user did not grant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,9 @@ def _finish(
         return _failed(ended, error, left_installed=False)
     if confirmation is not None and request.connect_session_id is not None:
         return AwaitsPartner(*ended, request.connect_session_id, confirmation)
-    return Pending(*ended) if connection is None else Connected(*ended, connection.id)
+    if connection is None:
+        return Pending(*ended)
+    return Connected(*ended, connection.id, provider.missing_scope(connection.scope))
 
 
 def _take(

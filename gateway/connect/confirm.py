@@ -17,7 +17,7 @@ from gateway.database import ANSWER_SECONDS
 from gateway.database.queries import pending
 from gateway.database.queries.pending import Choice
 from gateway.errors import Frozen, StateInvalid
-from gateway.models import PendingGrant
+from gateway.models import Connection, PendingGrant
 from gateway.services import Runtime
 
 
@@ -31,9 +31,9 @@ def load_pending(rt: Runtime, provider: Provider, *, session: str, browser: str)
     return waiting
 
 
-def decide(rt: Runtime, waiting: PendingGrant, choice: Choice) -> uuid.UUID | None:
+def decide(rt: Runtime, waiting: PendingGrant, choice: Choice) -> Connection | None:
     """
-    Carry out the decision; the connection's id, or None after a no.
+    Carry out the decision; the connection, or None after a no.
 
     Raises StateInvalid when it was decided before; PendingConfirmation, which leaves it pending, where `both` would narrow the connection of
     the same account; Frozen, after which the grant is revoked.
@@ -55,4 +55,4 @@ def decide(rt: Runtime, waiting: PendingGrant, choice: Choice) -> uuid.UUID | No
         raise Frozen("the provider was frozen meanwhile")
     if decided.ending == "state_invalid":
         raise StateInvalid("it was decided before")
-    return None if decided.connection is None else decided.connection.id
+    return decided.connection

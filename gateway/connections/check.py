@@ -5,8 +5,9 @@ from __future__ import annotations
 import uuid
 
 from gateway.account import NotConfirmed, confirm_account
-from gateway.database.queries.callers import Check, CheckOutcome, begin_check, end_check
-from gateway.errors import NeedsReauthorization, NotFound, ProviderGarbled
+from gateway.database.queries.callers import CheckOutcome, begin_check, end_check
+from gateway.database.queries.operator import inspect_connection
+from gateway.errors import Held, NeedsReauthorization, NotFound, ProviderGarbled, Suspended
 from gateway.http import Deadline
 from gateway.models import Caller, Connection, Grant
 from gateway.protocol import TokenResponse
@@ -17,20 +18,19 @@ CHECK_SECONDS = 9.5
 """For two calls of the account endpoint and the refresh between them."""
 
 
-def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller) -> Connection:
+def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller | None) -> Connection:
     """
-    Ask the provider for the account of a valid token, and return the connection as it is afterwards.
+    Ask the provider for the account of a valid token, and return the connection as it is afterwards. `caller`: None is the operator.
 
-    When the provider refuses the token even after a refresh, or names another account, the user must connect again. Any other failure changes
-    nothing and is raised. Raises NotFound for an id that the caller cannot reach, and RateLimited within a minute of the last check.
+    A refused access token says nothing about the grant: only a refused refresh ends a connection, and another account. A connection that is
+    suspended is tried again. Other failures change nothing and are raised. Raises NotFound for an id that the caller cannot reach, and
+    RateLimited within a minute of a caller's last check.
     """
-    begun = begin_check(rt.database, caller, connection_id)
-    if begun is None:
-        raise NotFound("no such connection of this caller")
-    if begun.connection.status != "active":
-        return begun.connection
-    generation, outcome, error, problem = _ask(rt, begun)
-    checked = end_check(rt.database, caller, connection_id, generation=generation, outcome=outcome, error=error)
+    connection = _begin(rt, connection_id, caller)
+    if connection.status not in ("active", "suspended"):
+        return connection
+    generation, outcome, problem = _ask(rt, connection)
+    checked = end_check(rt.database, caller, connection_id, generation=generation, outcome=outcome)
     if checked is None:
         raise NotFound("disconnected meanwhile")
     if problem is not None:
@@ -38,34 +38,46 @@ def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller) -> Connection:
     return checked
 
 
-def _ask(rt: Runtime, begun: Check) -> tuple[int, CheckOutcome, str, ProviderGarbled | None]:
-    """The generation that was checked, the outcome, the error of a refusal, and a response that does not answer the question."""
-    deadline, generation = Deadline.after(CHECK_SECONDS), begun.connection.generation
+def _begin(rt: Runtime, connection_id: uuid.UUID, caller: Caller | None) -> Connection:
+    if caller is not None:
+        connection = begin_check(rt.database, caller, connection_id)
+    else:
+        found = inspect_connection(rt.database, connection_id)
+        connection = found.connection if found else None
+    if connection is None:
+        raise NotFound("no such connection of this caller")
+    return connection
+
+
+def _ask(rt: Runtime, connection: Connection) -> tuple[int, CheckOutcome, ProviderGarbled | None]:
+    """The generation that was checked, the outcome, and a response that does not answer the question."""
+    deadline, generation = Deadline.after(CHECK_SECONDS), connection.generation
+    again = connection.status == "suspended" and connection.refreshable
     try:
-        fresh = fresh_grant(rt, begun.connection.id, until=deadline)
+        fresh = fresh_grant(rt, connection.id, force=again, until=deadline)
         generation = fresh.generation
         try:
-            _confirm(rt, begun, fresh, deadline)
+            _confirm(rt, connection, fresh, deadline)
         except NotConfirmed as refusal:
-            if refusal.reason != "token_refused":
+            if refusal.reason != "token_refused" or not connection.refreshable:
                 raise
-            fresh = fresh_grant(rt, begun.connection.id, force=True, until=deadline)
+            fresh = fresh_grant(rt, connection.id, force=True, until=deadline)
             generation = fresh.generation
-            _confirm(rt, begun, fresh, deadline)
+            _confirm(rt, connection, fresh, deadline)
     except NotConfirmed as refusal:
-        if refusal.reason in ("token_refused", "another_account"):
-            return generation, "refused", refusal.reason, None
         is_garbled = refusal.reason in ("not_confirmed", "not_named")
-        return generation, "unknown", "", ProviderGarbled(str(refusal)) if is_garbled else None
-    except NeedsReauthorization as refusal:
-        return generation, "refused", refusal.slug, None
+        outcome: CheckOutcome = "another_account" if refusal.reason == "another_account" else "unknown"
+        return generation, outcome, ProviderGarbled(str(refusal)) if is_garbled else None
+    except Suspended:
+        return generation, "suspended", None
+    except (NeedsReauthorization, Held):
+        return generation, "unknown", None
     except ProviderGarbled as problem:
-        return generation, "unknown", "", problem
-    return generation, "confirmed", "", None
+        return generation, "unknown", problem
+    return generation, "confirmed", None
 
 
-def _confirm(rt: Runtime, begun: Check, fresh: FreshToken, deadline: Deadline) -> None:
-    connection = begun.connection
+def _confirm(rt: Runtime, connection: Connection, fresh: FreshToken, deadline: Deadline) -> None:
     grant = Grant(fresh.access_token, None, "Bearer", fresh.scope, fresh.expires_at)
     provider = rt.issuers.complete(rt.provider(connection.provider), deadline)
-    confirm_account(rt, provider, TokenResponse(grant, begun.facts), connection.account.id, deadline)
+    confirm_account(rt, provider, TokenResponse(grant, connection.facts), connection.account.id, deadline)

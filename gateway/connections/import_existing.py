@@ -26,12 +26,14 @@ from gateway.database.queries import imports
 from gateway.database.queries.imports import ImportRow, QueuedRow
 from gateway.errors import (
     ClientRejected,
+    Held,
     NeedsReauthorization,
     NotFound,
     ProviderFailed,
     RateLimited,
     RefreshInProgress,
     SecretUnreadable,
+    Suspended,
 )
 from gateway.http import Deadline
 from gateway.models import Account, Grant, Unit
@@ -211,9 +213,10 @@ def _verify(
             raise NeedsReauthorization(secrets.problem)
         account = _confirmed_account(rt, row, provider, secrets, generation)
     except (NeedsReauthorization, NotFound) as error:
-        imports.finish_row(rt.database, row.id, "refused", seal_id=seal_id, error="not_confirmed")
+        reason = error.reason if isinstance(error, NotConfirmed) else "not_confirmed"
+        imports.finish_row(rt.database, row.id, "refused", seal_id=seal_id, error=reason)
         return Outcome("refused", str(error))
-    except (ProviderFailed, ClientRejected, RateLimited, RefreshInProgress, SecretUnreadable) as error:
+    except (ProviderFailed, ClientRejected, RateLimited, RefreshInProgress, SecretUnreadable, Suspended, Held) as error:
         imports.finish_row(rt.database, row.id, "later", wait_seconds=60.0 * 2 ** min(row.attempts - 1, 6))
         return Outcome("later", str(error))
     imports.finish_row(rt.database, row.id, "confirmed", seal_id=seal_id, account=account)

@@ -18,7 +18,15 @@ from pydantic_core import to_jsonable_python
 from gateway.database.migrate import apply_schema, schema_version
 from gateway.database.postgres import ANSWER_SECONDS, FunctionMissing, PostgresBackend
 from gateway.database.unreachable import NOT_RELOADED
-from gateway.errors import Forbidden, Frozen, GatewayError, PendingConfirmation, RateLimited, Unauthenticated
+from gateway.errors import (
+    Forbidden,
+    Frozen,
+    GatewayError,
+    PendingConfirmation,
+    RateLimited,
+    Unauthenticated,
+    Unverified,
+)
 
 __all__ = [
     "ANSWER_SECONDS",
@@ -151,6 +159,6 @@ _BLOCKED = {"user_is_blocked": True}
 """The result of a function for a banned or deleted user."""
 
 _REFUSED: Mapping[str, type[GatewayError]] = {
-    error.slug: error for error in (Unauthenticated, Forbidden, Frozen, RateLimited, PendingConfirmation)
+    error.slug: error for error in (Unauthenticated, Forbidden, Frozen, RateLimited, PendingConfirmation, Unverified)
 }
 """The result of a function that refuses its caller: {"refused": slug, "retry_after": seconds}."""

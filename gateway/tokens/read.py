@@ -10,16 +10,19 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from gateway.catalog import Provider
 from gateway.database.queries.refresh import ClaimedRefresh, Obstacle, claim_refresh
 from gateway.database.queries.tokens import StoredToken, read_token, stored_token
 from gateway.errors import (
-    ClientRejected,
     GatewayError,
+    GrantUnusable,
+    Held,
     NeedsReauthorization,
     NotFound,
     PendingConfirmation,
@@ -27,6 +30,7 @@ from gateway.errors import (
     ProviderUnavailable,
     RateLimited,
     RefreshInProgress,
+    Suspended,
 )
 from gateway.http import Deadline
 from gateway.models import Caller
@@ -80,6 +84,7 @@ class FreshToken:
     access_token: str = field(repr=False)
     scope: tuple[str, ...]
     expires_at: datetime | None
+    facts: Mapping[str, Any] = field(repr=False)
 
 
 def fresh_grant(
@@ -100,15 +105,20 @@ def fresh_grant(
     be had.
     """
     row = _read(rt, connection_id, caller, min_seconds, counted=caller is not None, location=location)
-    if row.alive and not force and (row.good or not row.refreshable or _refreshes.is_running(row.id)):
+    quiet = (
+        row.status == "held" and caller is not None
+    )  # only the worker and the operator refresh a connection that is held
+    if row.alive and not force and (row.good or quiet or not row.refreshable or _refreshes.is_running(row.id)):
         return _decrypt(rt, row)
+    if quiet:
+        raise Held("the provider refuses many grants at the moment")
     if not row.refreshable:
-        raise NeedsReauthorization("the token expired, and there is none to refresh it with")
+        raise _reconnect(row, "there is no refresh token")
     seconds = (until or Deadline.after(WAIT_SECONDS)).within(WAIT_SECONDS).remaining()
     failure: GatewayError | None = None
     try:
         _refreshes.run(row.id, row.provider, lambda: _refresh(rt, row), seconds)
-    except (RefreshInProgress, ProviderFailed, ClientRejected, NeedsReauthorization, RateLimited) as error:
+    except (GrantUnusable, ProviderFailed, RateLimited) as error:
         failure = error
     after = _read(rt, connection_id, caller, min_seconds)
     if after.generation != row.generation or (after.alive and not force):
@@ -134,7 +144,9 @@ def _read(
     if row is None:
         raise NotFound("no such connection of this caller")
     if row.status == "needs_reauthorization":
-        raise NeedsReauthorization("the provider refused the grant")
+        raise _reconnect(row, str(row.reason))
+    if row.status == "suspended" and caller is not None:
+        raise Suspended(str(row.reason))
     if row.status == "pending_confirmation":
         raise PendingConfirmation("the connection is not confirmed yet")
     return row
@@ -157,17 +169,23 @@ def _counted_read(
             report=report,
         )
     finally:
-        reads = unreported + (row is not None and row.status == "active")
+        reads = unreported + (row is not None and row.status in ("active", "held"))
         if reads:
             _unreported.settle(reader, reads, reported=row is not None and row.reported)
     return row
+
+
+def _reconnect(row: StoredToken, reason: str) -> NeedsReauthorization:
+    error = NeedsReauthorization(reason)
+    error.provider = row.provider
+    return error
 
 
 def _decrypt(rt: Runtime, row: StoredToken) -> FreshToken:
     token = rt.vault.decrypt(
         row.token or "", column="token", user_id=row.user_id, provider=row.provider, seal_id=row.seal_id
     )
-    return FreshToken(row.id, row.generation, row.provider, token, row.scope, row.expires_at)
+    return FreshToken(row.id, row.generation, row.provider, token, row.scope, row.expires_at, row.facts)
 
 
 def _refresh(rt: Runtime, row: StoredToken) -> None:

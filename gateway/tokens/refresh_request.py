@@ -7,7 +7,9 @@ there until it is saved. Only a refusal of the grant ends a connection. Knows no
 
 from __future__ import annotations
 
+import contextlib
 import random
+import re
 import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -28,13 +30,15 @@ from gateway.errors import (
     ClientRejected,
     DatabaseUnavailable,
     GatewayError,
+    Held,
     NeedsReauthorization,
     ProviderFailed,
     RefreshInProgress,
     SecretUnreadable,
+    Suspended,
 )
 from gateway.http import Deadline
-from gateway.models import Account, Grant, Unit
+from gateway.models import Account, Grant, Status, Unit
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)
@@ -53,6 +57,7 @@ _UNDER_WAY_SECONDS = 2.0
 _ACCOUNT_SECONDS = 6.0
 _BACK_OFF = (2.0, 300.0)
 _OPERATOR_SECONDS = 300.0
+_SUSPENDED_SECONDS = 3600.0
 
 
 def request_seconds(provider: Provider) -> float:
@@ -87,34 +92,29 @@ def refresh_once(rt: Runtime, provider: Provider, claim: ClaimedRefresh, started
     """
     response: Mapping[str, Any] | None = None
     try:
+        if not claim.refresh:
+            raise _Ended("no_refresh_token")
         token = rt.vault.decrypt(
-            claim.refresh or "", column="refresh", user_id=claim.user_id, provider=claim.provider, seal_id=claim.seal_id
+            claim.refresh, column="refresh", user_id=claim.user_id, provider=claim.provider, seal_id=claim.seal_id
         )
         response = rt.journal.get(claim.id, claim.generation)
         if response is None or response["refresh_token"] != token:
+            # A refresh token belongs to the registration that it was issued to (RFC 6749 section 6): no other one may send it.
+            if claim.client_id not in (None, rt.clients[provider.id].client_id):
+                raise _Ended("client_replaced")
             deadline = Deadline(started + request_seconds(provider))
             response = send_request(rt, provider, claim, token, deadline)
         store_response(rt, provider, claim.id, claim.generation, response)
-    except NeedsReauthorization:
-        _refused(rt, claim)
-        raise
-    except ClientRejected:
-        _failed(rt, claim, "operator", "client_rejected", _OPERATOR_SECONDS)
-        raise
-    except SecretUnreadable as error:
-        _failed(rt, claim, "operator", error.slug, back_off(claim.failures, error))
-        raise
-    except ProviderFailed as error:
-        if response is not None:
-            error.retry_after = _seconds(response["retry_after"])
-        _failed(rt, claim, "wait", error.slug, back_off(claim.failures, error))
-        raise
     except (DatabaseUnavailable, RefreshInProgress):
         raise  # the lease ends by itself, and the refresh is taken up again
-    except Exception:
-        # A bug, perhaps with this connection only: it waits, so that it does not delay others.
-        _failed(rt, claim, "operator", "unexpected", _OPERATOR_SECONDS)
+    except Exception as error:
+        if _record(rt, claim, error, response) == "held":
+            raise Held("the provider refuses many grants at the moment") from None
         raise
+
+
+class _Ended(NeedsReauthorization):
+    """Ended without a request; its argument is the reason."""
 
 
 def send_request(
@@ -237,8 +237,15 @@ def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
     """The worker's job: refresh one connection that is due, or whose refresh was interrupted. Not of `busy` providers."""
     started = time.monotonic()
     free = [provider for provider in rt.enabled() if provider.id not in busy]
-    seconds = {each.id: {"lease": lease_seconds(each), "block": foreign_host_wait(each)} for each in free}
-    claim = claim_due(rt.database, host=rt.journal.host, providers=seconds)
+    providers = {
+        each.id: {
+            "lease": lease_seconds(each),
+            "block": foreign_host_wait(each),
+            "client": rt.clients[each.id].client_id,
+        }
+        for each in free
+    }
+    claim = claim_due(rt.database, host=rt.journal.host, providers=providers)
     return [] if claim is None else [Unit(claim.provider, partial(_refresh_claimed, rt, claim, started))]
 
 
@@ -279,22 +286,79 @@ def _save_all(rt: Runtime, provider: Provider, entries: Sequence[tuple[UUID, int
 # -- failures --------------------------------------------------------------------------------------------------------
 
 
-def _refused(rt: Runtime, claim: ClaimedRefresh) -> None:
+def _record(rt: Runtime, claim: ClaimedRefresh, error: Exception, response: Mapping[str, Any] | None) -> Status | None:
+    """Record a failure, by who must act; the connection's status afterwards."""
+    match error:
+        case NeedsReauthorization():
+            return _refused(rt, claim, error, response)
+        case Suspended():
+            return _failed(rt, claim, "suspended", error.slug, _SUSPENDED_SECONDS)
+        case ClientRejected():
+            wait = _OPERATOR_SECONDS * 2.0 ** min(claim.failures, 4)
+            return _failed(rt, claim, "operator", error.slug, wait, response)
+        case SecretUnreadable():
+            return _failed(rt, claim, "operator", error.slug, back_off(claim.failures, error))
+        case ProviderFailed():
+            if response is not None:
+                error.retry_after = _seconds(response["retry_after"])
+            wait = back_off(claim.failures, error)
+            return _failed(rt, claim, "wait", error.slug, wait, response)
+        case _:
+            # A bug, perhaps with this connection only: it waits, so that it does not delay others.
+            return _failed(rt, claim, "operator", "unexpected", _OPERATOR_SECONDS)
+
+
+def _refused(
+    rt: Runtime, claim: ClaimedRefresh, error: NeedsReauthorization, response: Mapping[str, Any] | None
+) -> Status | None:
     """A refusal counts only if the connection is still of that generation: its user may have connected again meanwhile."""
     try:
         row = stored_token(rt.database, claim.id)
     except DatabaseUnavailable:
-        return  # the refresh is taken up again, and refused again
-    if row is not None and row.generation == claim.generation:
-        _failed(rt, claim, "refused", NeedsReauthorization.slug, 0)
+        return None  # the refresh is taken up again, and refused again
+    if row is None or row.generation != claim.generation:
+        return None
+    reason = "not_confirmed" if claim.unverified else "grant_refused"
+    reason = str(error) if isinstance(error, _Ended) else reason
+    return _failed(rt, claim, "refused", reason, back_off(claim.failures, error), response)
 
 
-def _failed(rt: Runtime, claim: ClaimedRefresh, outcome: str, error: str, wait_seconds: float) -> None:
-    log.warning("refresh.failed", provider=claim.provider, error=error, outcome=outcome)
+def _failed(
+    rt: Runtime,
+    claim: ClaimedRefresh,
+    outcome: str,
+    error: str,
+    wait_seconds: float,
+    response: Mapping[str, Any] | None = None,
+) -> Status | None:
+    """Record a failure; the connection's status afterwards. A connection that is held is an incident of its provider."""
+    status = None
     try:
-        fail_refresh(rt.database, claim, outcome=outcome, error=error, wait_seconds=wait_seconds)
+        status = fail_refresh(
+            rt.database,
+            claim,
+            outcome=outcome,
+            error=error,
+            wait_seconds=wait_seconds,
+            refusal=None if response is None else _refusal(response),
+        )
     except DatabaseUnavailable:
         log.warning("refresh.report_failed", provider=claim.provider)  # the lease ends by itself
+    log.warning("refresh.failed", provider=claim.provider, error=error, outcome=outcome, status=status)
+    if status == "held":
+        log.error("provider.incident", provider=claim.provider, remedy="operator")
+    return status
+
+
+def _refusal(response: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Status and error code of a response that refuses; None for trouble that passes. A code in another form is left out: it may be text."""
+    status, code = response["status"], None
+    if protocol.is_temporary(status) or not 400 <= status < 500:  # noqa: PLR2004 - RFC 9110 section 15.5
+        return None
+    with contextlib.suppress(ProviderFailed):
+        code = protocol.parse_json(response["body"].encode("latin-1")).get("error")
+    is_code = isinstance(code, str) and re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", code)
+    return {"status": status, "code": code if is_code else None}
 
 
 def back_off(failures: int, error: GatewayError) -> float:

@@ -5,6 +5,7 @@ The pages of a connection: connect, callback, confirm. One blueprint per provide
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -172,8 +173,8 @@ def _callback(path: str, slug: str) -> Response:
     )
     provider, return_to, display = ended.provider, ended.return_to, ended.display
     match ended:
-        case Connected(connection_id=connection_id):
-            return _connected(return_to, display, str(connection_id), provider)
+        case Connected(connection_id=connection_id, missing_scope=missing):
+            return _connected(return_to, display, str(connection_id), provider, missing)
         case Pending():
             popup = "?display=popup" if display == "popup" else ""
             response = see_other(f"/{path}/{provider.id}/confirm{popup}")
@@ -189,9 +190,12 @@ def _callback(path: str, slug: str) -> Response:
             return _return(return_to, display, error=error.slug, provider=provider.id, **more)
 
 
-def _connected(return_to: str | None, display: Display, connection_id: str, provider: Provider) -> Response:
+def _connected(
+    return_to: str | None, display: Display, connection_id: str, provider: Provider, missing: Collection[str]
+) -> Response:
     log.info("connection.created", provider=provider.id, connection_id=connection_id)
-    return _return(return_to, display, connection=connection_id, provider=provider.id)
+    lacking = {"missing_scope": " ".join(missing)} if missing else {}
+    return _return(return_to, display, connection=connection_id, provider=provider.id, **lacking)
 
 
 def _return(return_to: str | None, display: Display, **result: str) -> Response:
@@ -238,7 +242,8 @@ def _choose(provider: Provider) -> Response:
     pending = confirm.load_pending(runtime(), provider, session=session_secret(), browser=browser_secret())
     if request.form.get("pending") != str(pending.id):
         raise StateInvalid("the answer belongs to an earlier question")
-    connection_id = confirm.decide(runtime(), pending, choice)  # type: ignore[arg-type] # checked above
-    if connection_id is None:
+    connection = confirm.decide(runtime(), pending, choice)  # type: ignore[arg-type] # checked above
+    if connection is None:
         return _return(pending.return_to, pending.display, error=AccessDenied.slug, provider=provider.id)
-    return _connected(pending.return_to, pending.display, str(connection_id), provider)
+    missing = provider.missing_scope(connection.scope)
+    return _connected(pending.return_to, pending.display, str(connection.id), provider, missing)

@@ -15,7 +15,9 @@ from gateway.errors import (
     BadRequest,
     DatabaseUnavailable,
     GatewayError,
+    Held,
     MethodNotAllowed,
+    NeedsReauthorization,
     NotFound,
     ProviderUnavailable,
     RateLimited,
@@ -62,7 +64,7 @@ def respond(error: GatewayError, *, left_installed: Provider | None = None) -> R
     log.info("request.refused", error=error.slug, status=error.status, reason=str(error))
     response = problem_json(error) if is_api() else problem_page(error, left_installed=left_installed)
     known = isinstance(error, ProviderUnavailable) and error.retry_after is not None
-    if known or isinstance(error, DatabaseUnavailable | RefreshInProgress | RateLimited):
+    if known or isinstance(error, DatabaseUnavailable | RefreshInProgress | RateLimited | Held):
         response.headers["Retry-After"] = str(math.ceil(error.retry_after or 5))
     return response
 
@@ -103,8 +105,10 @@ def problem_page(error: GatewayError, *, explained: bool = False, left_installed
 def problem_json(error: GatewayError) -> Response:
     """RFC 9457, with `remedy`: who must act."""
     fields = error.errors if isinstance(error, BadRequest) else ()
+    settings = runtime().settings
+    again = error.provider if isinstance(error, NeedsReauthorization) else None
     body = Problem(
-        type=f"{runtime().settings.public_url}/problems/{error.slug}",
+        type=f"{settings.public_url}/problems/{error.slug}",
         title=error.title,
         status=error.status,
         detail=f"{error.meaning} {error.next_step}",
@@ -112,6 +116,7 @@ def problem_json(error: GatewayError) -> Response:
         remedy=error.remedy,
         request_id=request_id(),
         errors=tuple(FieldError(field=name, reason=reason) for name, reason in fields) or None,
+        connect_url=again and f"{settings.public_url}/connect/{again}",
     )
     response = json_response(body, error.status, "application/problem+json")
     if isinstance(error, Unauthenticated):

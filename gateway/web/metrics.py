@@ -111,11 +111,13 @@ class _Database:
         ):
             yield GaugeMetricFamily(f"gateway_{name}", text, float(value))
         by_status = {status: lag["connections"].get(status, 0) for status in get_args(Status)}
+        incidents = {each.id: int(each.id in lag["incidents"]) for each in self._rt.enabled()}
         outcomes = {name: refreshes.get(name, 0) for name in ("refreshed", "wait", "operator", "reconnect")}
         yield _by("gateway_connections", "Connections by status.", "status", by_status)
         yield _by(
             "gateway_frozen", "Frozen partners and providers; reads: 1 when all are frozen.", "what", lag["frozen"]
         )
+        yield _by("gateway_incident", "1: the provider refuses many grants, which are held.", "provider", incidents)
         text = f"Outcomes of refreshes in the last {RECENT_SECONDS} s: refreshed, or who must act."
         yield _by("gateway_refreshes_recent", text, "outcome", outcomes)
 

@@ -13,7 +13,7 @@ from flask import Blueprint, Response, current_app, render_template, request
 from gateway.catalog import TYPES, Provider
 from gateway.connections.disconnect import disconnect
 from gateway.crypto.vault import fingerprint
-from gateway.database.queries.connections import Sharing, list_connections
+from gateway.database.queries.connections import Listing, list_connections
 from gateway.database.queries.links import end_consent
 from gateway.errors import GatewayError, NotFound, every_problem
 from gateway.models import Connection
@@ -29,8 +29,27 @@ blueprint = Blueprint("pages", __name__)
 
 STATUS_TEXTS = {
     "active": "Connected",
+    "unverified": "Being verified",
+    "suspended": "Suspended at the provider",
+    "held": "On hold",
     "pending_confirmation": "Waiting for confirmation",
     "needs_reauthorization": "Reconnect needed",
+}
+REASON_TEXTS = {
+    "grant_refused": "{name} no longer accepts this access: it was withdrawn there, or it expired.",
+    "refused_for_long": "{name} has refused this access for a week.",
+    "refresh_token_expired": "The access was not used for so long that it expired.",
+    "access_token_expired": "The access expired, and {name} does not allow it to be renewed without you.",
+    "no_refresh_token": "The access expired, and {name} does not allow it to be renewed without you.",
+    "client_replaced": "This service has a new registration at {name}, so you have to connect again once.",
+    "uninstalled": "The app was uninstalled from this account.",
+    "another_account": "The stored access belongs to another account.",
+    "not_confirmed": "{name} did not confirm the tokens that were written into this connection.",
+    "owner_wrote_tokens": "Tokens were written into this connection. They are used once {name} has confirmed them.",
+    "imported": "The tokens were imported. They are used once {name} has confirmed them.",
+    "account_not_active": "{name} says that the account is not active. The connection works again when the account does.",
+    "provider_incident": "{name} refuses the access of many users at the moment. You need to do nothing.",
+    "retried": "The connection is being tried again.",
 }
 _DISCONNECTED = {
     "done": "The stored access is erased and revoked at {name}.",
@@ -73,7 +92,7 @@ def connections() -> Any:
     groups = [
         {
             "kind": TYPE_NAMES[path],
-            "connections": [_item(rt, row, listed.sharing[row.id]) for row in rows if row.type == number],
+            "connections": [_item(rt, row, listed) for row in rows if row.type == number],
         }
         for number, path in TYPES.items()
     ]
@@ -98,16 +117,21 @@ def connections() -> Any:
     )
 
 
-def _item(rt: Runtime, row: Connection, partners: Sequence[Sharing]) -> dict[str, Any]:
-    provider = rt.catalog.get(row.provider)
+def _item(rt: Runtime, row: Connection, listed: Listing) -> dict[str, Any]:
+    provider, partners = rt.catalog.get(row.provider), listed.sharing[row.id]
+    name = provider.name if provider else row.provider
     return {
         "id": row.id,
         "provider_id": row.provider,
-        "provider_name": provider.name if provider else row.provider,
+        "provider_name": name,
         "account_label": row.account.label,
         "status": row.status,
         "status_text": STATUS_TEXTS[row.status],
+        "reason": REASON_TEXTS.get(row.reason or "", "").format(name=name),
+        "ends_at": None if row.refreshable or row.status != "active" else row.expires_at,
         "scope": row.scope,
+        "missing_scope": provider.missing_scope(row.scope) if provider else (),
+        "ends_with": listed.ends_with[row.id],
         "connected_at": row.created_at,
         "expires_at": row.expires_at,
         "connect_path": f"/connect/{row.provider}",

@@ -12,7 +12,7 @@ import pytest
 from gateway.cli.connections import _import_lines
 from gateway.connections.import_existing import Remaining, Report, read_expiry
 from gateway.database import apply_schema
-from gateway.errors import NeedsReauthorization, PendingConfirmation
+from gateway.errors import NeedsReauthorization, Unverified
 from gateway.models import Caller
 from gateway.tokens.read import fresh_grant
 from gateway.worker.loop import UnitWorker
@@ -300,7 +300,7 @@ def test_what_an_owner_wrote_is_not_used_until_it_is_confirmed(project):
         project.writes(alice, row, token=written)
 
         assert status(project, row) == "unverified"
-        with pytest.raises(PendingConfirmation):
+        with pytest.raises(Unverified):
             fresh_grant(project.rt, UUID(row), caller=Caller(user_id=alice))
         assert import_next(project.rt)
         assert fresh_grant(project.rt, UUID(row), caller=Caller(user_id=alice)).access_token

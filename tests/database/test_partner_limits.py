@@ -110,7 +110,7 @@ def test_a_connection_without_a_usable_grant_is_no_read(database, store, early):
     """
     made = partner(store)
     (here,) = crowd(store, 1)
-    rows(database, "update gateway.connection set status = 'needs_reauthorization'")
+    rows(database, "update gateway.connection set status = 'needs_reauthorization', reason = 'grant_refused'")
 
     assert "needs_reauthorization" == reads(store, made, here).status
     assert (0, 0) == used(database, made)

@@ -90,7 +90,11 @@ def test_pages_hold_each_connection_once_and_each_filter_narrows(database, store
     )
     assert [his["ringcentral"]] == paged(store, own.caller(), 1, type=3)
     assert [] == paged(store, Caller(user_id=alice.id), 2, of_user=bob.id)
-    rows(database, "update gateway.connection set status = 'needs_reauthorization' where id = %s", hers["ghl"])
+    rows(
+        database,
+        "update gateway.connection set status = 'needs_reauthorization', reason = 'grant_refused' where id = %s",
+        hers["ghl"],
+    )
     for caller in (every, two, own.caller(), Caller(user_id=alice.id)):
         assert [hers["ghl"]] == paged(store, caller, 2, status="needs_reauthorization")
 
@@ -221,7 +225,7 @@ def test_a_connection_is_checked_once_a_minute(database, store, alice, bob):
             begin_check(store, caller, here)
         assert 1 <= refused.value.retry_after <= 60
     rows(database, "update gateway.connection set checked_at = checked_at - interval '1 minute'")
-    assert here == begin_check(store, Caller(user_id=alice.id), here).connection.id
+    assert here == begin_check(store, Caller(user_id=alice.id), here).id
 
 
 def test_what_a_check_finds_is_told_and_marks_the_generation_that_was_asked_about(database, store, alice):
@@ -230,15 +234,15 @@ def test_what_a_check_finds_is_told_and_marks_the_generation_that_was_asked_abou
     """
     every = partner(store)
     here = alice.connects(store).id
-    ends = {"generation": 1, "outcome": "refused", "error": "token_refused"}
+    ends = {"generation": 1, "outcome": "another_account"}
     rows(database, "update gateway.connection set generation = 2")
     assert "active" == end_check(store, every.caller(), here, **ends).status
     rows(database, "update gateway.connection set generation = 1")
 
     assert "needs_reauthorization" == end_check(store, every.caller(), here, **ends).status
     assert ["needs_reauthorization"] == rows(database, "select data ->> 'status' from public.provider_data")
-    assert [{"error": "token_refused"}] == events(database, "connection.needs_reauthorization", connection_id=here)
-    assert [{"outcome": "refused"}] * 2 == events(
+    assert [{"reason": "another_account"}] == events(database, "connection.needs_reauthorization", connection_id=here)
+    assert [{"outcome": "another_account"}] * 2 == events(
         database, "connection.checked", partner_id=every.id, connection_id=here
     )
     assert end_check(store, every.caller(), uuid.uuid4(), **ends) is None

@@ -113,10 +113,10 @@ def test_saving_again_keeps_the_row_and_its_id(database, store, alice):
     """
     first = alice.connects(store)
     (before,) = rows(database, "select seal_id from gateway.connection")
-    again = alice.connects(store, token="newer", account_label="New")
+    again = alice.connects(store, token="gAAAA-newer", account_label="New")
 
     assert (first.id, 2, "New") == (again.id, again.generation, again.account.label)
-    assert [("newer", [str(first.id)])] == rows(
+    assert [("gAAAA-newer", [str(first.id)])] == rows(
         database,
         "select token, providers from public.provider_data d join public.user_profile p on p.id = d.provider_id_ref",
     )
@@ -216,7 +216,7 @@ def test_what_the_owner_writes_decides_nothing(database, store, alice):
 
     (known,), (now,) = before.connections, list_connections(store, alice.session).connections
     # A plaintext token has to be verified first: nothing else of the connection changes.
-    assert replace(known, status="unverified", updated_at=now.updated_at) == now
+    assert replace(known, status="unverified", reason="owner_wrote_tokens", updated_at=now.updated_at) == now
     assert (SOON.year, "active") == (before.connections[0].expires_at.year, before.connections[0].status)
     assert 2 == alice.connects(store).generation
 

@@ -438,11 +438,11 @@ def test_a_check_asks_the_provider_whose_account_it_is(gateway, alice):
 
 @pytest.mark.parametrize(
     ("refusals", "withdrawn", "status", "requests_"),
-    [(1, False, "active", 1), (2, False, "needs_reauthorization", 1), (1, True, "needs_reauthorization", 1)],
+    [(1, False, "active", 1), (2, False, "active", 1), (1, True, "needs_reauthorization", 1)],
 )
 def test_a_token_that_the_provider_refuses_is_refreshed_once(gateway, alice, refusals, withdrawn, status, requests_):
     """
-    If it is accepted then, the connection stays; if it or the grant is refused, its owner has to connect again.
+    Only if the grant is refused, its owner has to connect again: a refused access token says nothing about it.
     """
     hers = alice.connects("google")["connection"]
     before = len(refreshes(gateway, "google"))
@@ -471,7 +471,9 @@ def test_a_token_of_another_account_ends_the_connection(gateway, alice):
     )
 
     assert (200, "needs_reauthorization") == (answer.status_code, answer.json()["status"])
-    assert [{"error": "another_account"}] == events(gateway.dsn, "connection.needs_reauthorization", connection_id=hers)
+    assert [{"reason": "another_account"}] == events(
+        gateway.dsn, "connection.needs_reauthorization", connection_id=hers
+    )
 
 
 def test_a_provider_that_is_away_tells_nothing_of_a_connection(gateway, alice):

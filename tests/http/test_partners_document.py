@@ -85,7 +85,7 @@ def test_the_document_lists_every_event_that_a_partner_may_see_and_no_other():
     """
     source = (ROOT / "schema.sql").read_text(encoding="utf-8")
     python = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "gateway").rglob("*.py"))
-    nouns = "connect|connection|consent|grant|key|ledger|link|partner|tokens"
+    nouns = "connect|connection|consent|grant|key|ledger|link|partner|provider|tokens"
     recorded = "".join(re.findall(r"append_event\(([^)]*)", python))
     there = set(re.findall(rf"'((?:{nouns})\.[a-z_]+)'", source)) | set(re.findall(r'"([a-z]+\.[a-z_]+)"', recorded))
     there |= {f"{kind}.{verb}" for kind in ("partner", "provider") for verb in ("frozen", "thawed")}
@@ -194,7 +194,7 @@ def test_the_example_sends_the_owner_to_a_link_where_only_they_can_help(example,
     """
     alice, partner = gateway.person("Alice Winter"), new_partner(gateway, reach="all")
     connection = {"id": alice.connects("google")["connection"], "user_id": alice.id, "provider": "google"}
-    ended = "update gateway.connection set status = 'needs_reauthorization' where id = %s returning 1"
+    ended = "update gateway.connection set status = 'needs_reauthorization', reason = 'grant_refused' where id = %s returning 1"
     assert [1] == rows(gateway.dsn, ended, connection["id"])
 
     nothing, link = example.token_or_link(

@@ -64,7 +64,9 @@ def test_a_valid_token_is_read_without_a_refresh(gateway, alice):
 
     assert 200 == answer.status_code
     assert "no-store" == answer.headers["Cache-Control"]
-    assert {"connection_id", "access_token", "token_type", "expires_at", "scope", "api_base_url"} == set(answer.json())
+    assert {"connection_id", "access_token", "token_type", "expires_at", "scope", "api_base_url", "headers"} == set(
+        answer.json()
+    )
     assert before == len(token_requests(gateway, "ghl"))
 
 

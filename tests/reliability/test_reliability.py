@@ -163,7 +163,7 @@ def test_a_refusal_is_undone_when_the_response_turns_up(stage):
     stage.expire([row])
     answered(stage, row)
     stage.sql(
-        "update gateway.connection set status = 'needs_reauthorization', intent_at = null, lease_until = null where id = %s",
+        "update gateway.connection set status = 'needs_reauthorization', reason = 'grant_refused', intent_at = null, lease_until = null where id = %s",
         row,
     )
     crashes.age(stage, "a")

@@ -62,6 +62,10 @@ class Deviation:
         """The lookup for a token response; None for the catalogue's rule."""
         return None
 
+    def account_kind(self, facts: Json) -> str | None:  # noqa: ARG002
+        """The kind of account that the facts tell of; None where the provider has one kind only."""
+        return None
+
     def uninstall(self, api_base_url: str, client_id: str, account_id: str, facts: Json) -> Uninstall | None:  # noqa: ARG002
         """The request that removes our app for an account; None when the provider has none."""
         return None

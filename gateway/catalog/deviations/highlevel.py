@@ -43,6 +43,10 @@ class HighLevelAccount(Deviation):
         url = f"{api_base_url}/{path}/{account_id}"
         return AccountLookup(url, (f"{kind}Id",), (f"{kind}.name",), (f"{kind}.id",))
 
+    def account_kind(self, facts: Json) -> str | None:
+        """`location` or `agency`."""
+        return {"Location": "location", "Company": "agency"}.get(str(facts.get("userType")))
+
 
 class HighLevelUninstall(Deviation):
     """

@@ -6,8 +6,6 @@ Each function checks the key in the same call, and raises Unauthenticated, Forbi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
 
@@ -16,21 +14,10 @@ from pydantic import TypeAdapter
 from gateway.database import Database
 from gateway.models import Caller, Connection
 
-CheckOutcome = Literal["confirmed", "refused", "unknown"]
+CheckOutcome = Literal["confirmed", "another_account", "suspended", "unknown"]
 _PROVIDERS = TypeAdapter(tuple[str, ...] | None)
 _CONNECTION = TypeAdapter(Connection | None)
 _CONNECTIONS = TypeAdapter(tuple[Connection, ...])
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A connection that may be checked at its provider now; `facts` say where to ask."""
-
-    connection: Connection
-    facts: Mapping[str, Any] = field(repr=False)
-
-
-_CHECK = TypeAdapter(Check | None)
 
 
 def caller_arguments(caller: Caller | None) -> dict[str, Any]:
@@ -59,6 +46,7 @@ def reached_connections(
     provider: str | None = None,
     type: int | None = None,  # noqa: A002 -- the column's name
     status: str | None = None,
+    account_id: str | None = None,
     after: UUID | None = None,
     most: int = 100,
 ) -> tuple[Connection, ...]:
@@ -70,28 +58,28 @@ def reached_connections(
         provider=provider,
         type=type,
         status=status,
+        account_id=account_id,
         after=after,
         most=most,
     )
     return _CONNECTIONS.validate_python(rows)
 
 
-def begin_check(database: Database, caller: Caller, connection_id: UUID) -> Check | None:
+def begin_check(database: Database, caller: Caller, connection_id: UUID) -> Connection | None:
     """The right to check a connection, once a minute; None for one that the caller does not reach."""
     row = database.call("begin_check", connection_id=connection_id, **caller_arguments(caller))
-    return _CHECK.validate_python(row)
+    return _CONNECTION.validate_python(row)
 
 
 def end_check(
-    database: Database, caller: Caller, connection_id: UUID, *, generation: int, outcome: CheckOutcome, error: str = ""
+    database: Database, caller: Caller | None, connection_id: UUID, *, generation: int, outcome: CheckOutcome
 ) -> Connection | None:
-    """The connection after a check, None where it is gone. `refused` marks it, if it still has that generation."""
+    """The connection after a check, None where it is gone. An outcome changes it only if it still has that generation."""
     row = database.call(
         "end_check",
         connection_id=connection_id,
         generation=generation,
         outcome=outcome,
-        error=error,
-        key_hash=caller.key_hash,
+        key_hash=caller and caller.key_hash,
     )
     return _CONNECTION.validate_python(row)

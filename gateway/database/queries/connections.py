@@ -28,6 +28,8 @@ class NewGrant:
     account_label: str
     scope: tuple[str, ...]
     facts: Mapping[str, str]
+    client_id: str
+    """Our registration that the grant belongs to."""
     token: str = field(repr=False)
     refresh: str | None = field(repr=False)
     """None keeps the refresh token of the same account's connection."""
@@ -48,11 +50,13 @@ class Sharing(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The signed-in user, their connections by type and age, the partners that use each, and the providers that are frozen."""
+    """The signed-in user, their connections by type and age, the partners that use each, what ends with each, and the providers that are frozen."""
 
     user: User
     connections: tuple[Connection, ...]
     sharing: Mapping[UUID, tuple[Sharing, ...]]
+    ends_with: Mapping[UUID, int]
+    """For each connection, how many others of any user end when our app is uninstalled from its account."""
     frozen: frozenset[str] = frozenset()
 
 
@@ -65,6 +69,7 @@ def save_connection(
     grant: NewGrant,
     *,
     requested_scope: Sequence[str],
+    required_scope: Sequence[str],
     add_account: bool,
     expires_seconds: float | None,
     refresh_expires_seconds: float | None,
@@ -74,13 +79,14 @@ def save_connection(
     Create or update a connection, in one transaction; None where the grant is kept as pending instead.
 
     Pending, because the user has another account there and did not ask for one more; because a partner's link asked for less than the
-    connection allows; or because of `confirmation_hash`. A repeated call gets the same result. Seconds count by the database's clock;
+    connection allows; because the connection has a required scope that the grant lacks; or because of `confirmation_hash`. A repeated call gets the same result. Seconds count by the database's clock;
     after `not_after` nothing is saved, because the caller has given up.
     """
     row = database.call(
         "save_connection",
         grant=grant,
         requested_scope=requested_scope,
+        required_scope=required_scope,
         add_account=add_account,
         expires_seconds=expires_seconds,
         refresh_expires_seconds=refresh_expires_seconds,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -79,10 +79,31 @@ _ERASED_CONNECTIONS = TypeAdapter(tuple[ErasedConnection, ...])
 
 
 def all_connections(
-    database: Database, *, provider: str | None, user_id: UUID | None, status: str | None, after: UUID | None, most: int
+    database: Database,
+    *,
+    provider: str | None = None,
+    user_id: UUID | None = None,
+    status: str | None = None,
+    clients: Mapping[str, str] | None = None,
+    scopes: Mapping[str, Sequence[str]] | None = None,
+    after: UUID | None = None,
+    most: int,
 ) -> tuple[Connection, ...]:
-    """A page of all users' connections, in the order of ids, after the id `after`."""
-    rows = database.call("all_connections", provider=provider, user_id=user_id, status=status, after=after, most=most)
+    """
+    A page of all users' connections, in the order of ids, after the id `after`.
+
+    `clients`: our registrations; only connections of another one. `scopes`: the required scopes; only connections that lack one.
+    """
+    rows = database.call(
+        "all_connections",
+        provider=provider,
+        user_id=user_id,
+        status=status,
+        clients=clients,
+        scopes=scopes,
+        after=after,
+        most=most,
+    )
     return _CONNECTIONS.validate_python(rows)
 
 

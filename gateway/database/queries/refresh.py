@@ -10,6 +10,7 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from gateway.database import Database
+from gateway.models import Status
 
 Ending = Literal["saved", "gone", "reconnected", "refreshed"]
 """`gone`: the connection was deleted; `reconnected`: its user connected again; `refreshed`: a response to the request was saved before."""
@@ -30,6 +31,8 @@ class ClaimedRefresh:
     seal_id: UUID
     refresh: str | None = field(repr=False)
     facts: Mapping[str, Any]
+    client_id: str | None
+    """Our registration that the grant belongs to; None where it is not known."""
     unverified: bool
     """The provider has not confirmed the account yet."""
 
@@ -44,6 +47,7 @@ class Obstacle:
 
 _CLAIM: TypeAdapter[ClaimedRefresh | None] = TypeAdapter(ClaimedRefresh | None)
 _OBSTACLE = TypeAdapter(Obstacle)
+_IDS = TypeAdapter(tuple[UUID, ...])
 
 
 def claim_refresh(
@@ -61,8 +65,8 @@ def claim_refresh(
     return _CLAIM.validate_python(answer.get("claim")) or _OBSTACLE.validate_python(answer)
 
 
-def claim_due(database: Database, *, host: str, providers: Mapping[str, Mapping[str, float]]) -> ClaimedRefresh | None:
-    """The lease on a connection that is due, interrupted refreshes first. `providers`: the seconds of `lease` and `block` of each."""
+def claim_due(database: Database, *, host: str, providers: Mapping[str, Mapping[str, Any]]) -> ClaimedRefresh | None:
+    """The lease on a connection that is due, interrupted refreshes first. `providers`: `client`, our registration, and the seconds of `lease` and `block` of each."""
     return _CLAIM.validate_python(database.call("claim_due", host=host, providers=providers))
 
 
@@ -103,8 +107,19 @@ def finish_refresh(
     return ending
 
 
-def fail_refresh(database: Database, claim: ClaimedRefresh, *, outcome: str, error: str, wait_seconds: float) -> bool:
-    """End the lease, with the outcome `wait`, `operator` or `refused`. False when the lease has already ended."""
+def fail_refresh(
+    database: Database,
+    claim: ClaimedRefresh,
+    *,
+    outcome: str,
+    error: str,
+    wait_seconds: float,
+    refusal: Mapping[str, Any] | None = None,
+) -> Status | None:
+    """
+    End the lease, with the outcome `wait`, `operator`, `suspended` or `refused`; the connection's status, or None when the lease
+    has already ended. `refusal`: the provider's status and error code, if it refused in any form.
+    """
     answer = database.call(
         "fail_refresh",
         connection_id=claim.id,
@@ -113,5 +128,12 @@ def fail_refresh(database: Database, claim: ClaimedRefresh, *, outcome: str, err
         outcome=outcome,
         error=error,
         wait_seconds=wait_seconds,
+        refusal=refusal,
     )
-    return bool(answer["recorded"])
+    status: Status | None = answer.get("status")
+    return status
+
+
+def retry(database: Database, *, connection_id: UUID | None = None, provider: str | None = None) -> tuple[UUID, ...]:
+    """Let a connection, or those of a provider that are held, suspended or were refused for long, be refreshed at once; their ids."""
+    return _IDS.validate_python(database.call("retry", connection_id=connection_id, provider=provider))

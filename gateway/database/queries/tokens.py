@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from pydantic import TypeAdapter
@@ -22,7 +24,9 @@ class StoredToken:
     generation: int
     seal_id: UUID
     status: Status
+    reason: str | None
     scope: tuple[str, ...]
+    facts: Mapping[str, Any] = field(repr=False)
     expires_at: datetime | None
     token: str | None = field(repr=False)
     good: bool | None

@@ -185,6 +185,9 @@ create or replace trigger gateway_written after update on public.provider_data
     or new.refresh is distinct from old.refresh and new.refresh <> '' and (new.refresh !~ '^gAAAA' or current_user in ('anon', 'authenticated'))
   ) execute function gateway.queue_import();
 
+create or replace trigger gateway_changed after update on gateway.connection
+  for each row when ((old.status, old.reason, old.scope) is distinct from (new.status, new.reason, new.scope)) execute function gateway.record_change();
+
 create or replace trigger gateway_pending_deleted before delete on gateway.pending_grant
   for each row execute function gateway.queue_pending_grant();
 

@@ -15,6 +15,7 @@ from gateway.connections.check import check
 from gateway.connections.disconnect import disconnect
 from gateway.database.queries.callers import check_caller, reached_connection, reached_connections
 from gateway.errors import BadRequest, NotFound
+from gateway.models import Connection
 from gateway.web.request_context import runtime
 from gateway.web.v1 import schemas
 from gateway.web.v1.json_api import caller, json_response, parse_query
@@ -32,24 +33,29 @@ def connections() -> Response:
 
     Every connection that the caller can reach, page by page. Each parameter narrows the list.
     """
-    query = parse_query(schemas.ConnectionsQuery)
+    query, rt = parse_query(schemas.ConnectionsQuery), runtime()
     rows = reached_connections(
-        runtime().database,
+        rt.database,
         caller(),
         of_user=query.user_id,
         provider=query.provider,
         type=query.type,
         status=query.status,
+        account_id=query.account_id,
         after=_parse_cursor(query.cursor),
         most=query.limit + 1,
     )
     page = rows[: query.limit]
     return json_response(
         schemas.Connections(
-            items=tuple(map(schemas.Connection.model_validate, page)),
+            items=tuple(schemas.Connection.of(row, rt.catalog.get(row.provider)) for row in page),
             next_cursor=_cursor(page[-1].id) if len(rows) > len(page) else None,
         )
     )
+
+
+def _response(row: Connection) -> Response:
+    return json_response(schemas.Connection.of(row, runtime().catalog.get(row.provider)))
 
 
 def _cursor(last: uuid.UUID) -> str:
@@ -80,7 +86,7 @@ def connection(connection_id: uuid.UUID) -> Response:
     found = reached_connection(runtime().database, caller(), connection_id)
     if found is None:
         raise NotFound("no such connection of this caller")
-    return json_response(schemas.Connection.model_validate(found))
+    return _response(found)
 
 
 @blueprint.delete("/connections/<uuid:connection_id>")
@@ -115,10 +121,10 @@ def checked(connection_id: uuid.UUID) -> Response:
     Checks a connection at its provider.
 
     Asks the provider whose account it is, with a token that is refreshed once if the provider refuses it, and returns the connection
-    as it is afterwards. An unusable response of the provider changes nothing. Once a minute per connection; takes at most ten seconds.
+    as it is afterwards. Only a refused refresh, or another account, ends a connection. A suspended connection is tried again. Once a minute per connection; takes at most ten seconds.
     """
     parse_query(schemas.NoQuery)
-    return json_response(schemas.Connection.model_validate(check(runtime(), connection_id, caller())))
+    return _response(check(runtime(), connection_id, caller()))
 
 
 @blueprint.get("/providers")

@@ -87,7 +87,7 @@ def complete(session_id: uuid.UUID) -> Response:
         runtime(), who, session_id, user_id=body.user_id, confirmation=body.confirmation, choice=body.answer
     )
     log.info("connection.created", provider=connection.provider, connection_id=str(connection.id))
-    return json_response(schemas.Connection.model_validate(connection))
+    return json_response(schemas.Connection.of(connection, runtime().catalog.get(connection.provider)))
 
 
 def _parse(who: Caller, parse: Callable[[], _T]) -> _T:

@@ -6,12 +6,15 @@ Requests are validated by them, responses are made of them, and the OpenAPI desc
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from gateway import models
+from gateway.catalog import Provider
 from gateway.errors import Remedy
 from gateway.models import Status
 
@@ -78,6 +81,13 @@ class ConnectionsQuery(RequestModel):
         default=None, description="1 CRM, 2 email, 3 phone."
     )
     status: Status | None = Field(default=None, description="Only connections with this status.")
+    account_id: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="Only connections of the account with this id at the provider.",
+    )
     cursor: Opaque | None = Field(default=None, min_length=1, description="`next_cursor` of the previous page.")
     limit: Limit = 100
 
@@ -160,6 +170,9 @@ class Account(ResponseModel):
 
     id: str
     label: str
+    kind: str | None = Field(
+        default=None, description="Where the provider has several kinds: HighLevel `location`, `agency`."
+    )
 
 
 class Connection(ResponseModel):
@@ -171,10 +184,27 @@ class Connection(ResponseModel):
     user_id: UUID
     account: Account
     status: Status
+    reason: str | None = Field(description="Why it is not active: a slug. Null for an active connection.")
     scope: tuple[str, ...]
+    missing_scope: tuple[str, ...] = Field(description="Scopes that are asked for now and that this connection lacks.")
     expires_at: datetime | None = Field(description="When the access token expires; null when unknown.")
+    refreshable: bool = Field(description="False: there is no refresh token, and the connection ends at `expires_at`.")
+    facts: dict[str, Any] = Field(
+        description="What the provider says of the account, for example `locationId` and `companyId`."
+    )
+    tags: dict[str, str] = Field(default={}, description="Empty for now.")
     created_at: datetime
     updated_at: datetime
+
+    @classmethod
+    def of(cls, row: models.Connection, provider: Provider | None) -> Connection:
+        """A stored connection, with what the catalogue adds."""
+        account = Account(
+            id=row.account.id, label=row.account.label, kind=provider.account_kind(row.facts) if provider else None
+        )
+        stored = {name: getattr(row, name) for name in cls.model_fields.keys() & {each.name for each in fields(row)}}
+        missing = provider.missing_scope(row.scope) if provider else ()
+        return cls(**stored | {"account": account, "missing_scope": missing})
 
 
 class Connections(ResponseModel):
@@ -193,6 +223,9 @@ class Token(ResponseModel):
     expires_at: datetime | None = Field(description="Null when the provider does not say.")
     scope: tuple[str, ...]
     api_base_url: str | None = Field(description="The base URL of the provider's API.")
+    headers: dict[str, str] = Field(
+        description="Send these with every call of the provider's API, beside Authorization."
+    )
 
 
 class Receipt(ResponseModel):
@@ -285,4 +318,9 @@ class Problem(ResponseModel):
     request_id: str = Field(description="Also in the header X-Request-Id and in the log.")
     errors: tuple[FieldError, ...] | None = Field(
         default=None, exclude_if=lambda value: value is None, description="Of a `bad_request`: the fields at fault."
+    )
+    connect_url: str | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Of `needs_reauthorization`: where the owner connects again.",
     )

@@ -12,12 +12,15 @@ from gateway.database.queries.callers import check_caller
 from gateway.errors import (
     ClientRejected,
     Forbidden,
+    Held,
     NeedsReauthorization,
     PendingConfirmation,
     ProviderGarbled,
     ProviderUnavailable,
     RefreshInProgress,
     SecretUnreadable,
+    Suspended,
+    Unverified,
 )
 from gateway.tokens.read import fresh_grant
 from gateway.web.request_context import runtime
@@ -27,7 +30,15 @@ from gateway.web.v1.openapi import described
 
 blueprint = Blueprint("tokens", __name__, url_prefix="/v1")
 
-UNUSABLE = (NeedsReauthorization, PendingConfirmation, RefreshInProgress, SecretUnreadable)
+UNUSABLE = (
+    NeedsReauthorization,
+    Suspended,
+    Held,
+    Unverified,
+    PendingConfirmation,
+    RefreshInProgress,
+    SecretUnreadable,
+)
 PROVIDER_FAILED = (ClientRejected, ProviderGarbled, ProviderUnavailable)
 
 
@@ -62,13 +73,15 @@ def _token(connection_id: uuid.UUID, *, min_seconds: int, force: bool = False, l
         check_caller(rt.database, who)  # a banned user is refused as such
         raise Forbidden("GATEWAY_OWNER_TOKENS is off")
     fresh = fresh_grant(rt, connection_id, caller=who, min_seconds=min_seconds, force=force, location=location)
-    provider = rt.catalog.providers.get(fresh.provider)
+    provider = rt.catalog.get(fresh.provider)
+    base_url, headers = provider.api(fresh.facts) if provider else (None, {})
     return json_response(
         schemas.Token(
             connection_id=fresh.connection_id,
             access_token=fresh.access_token,
             expires_at=fresh.expires_at,
             scope=fresh.scope,
-            api_base_url=provider.api_base_url if provider else None,
+            api_base_url=base_url,
+            headers=dict(headers),
         )
     )

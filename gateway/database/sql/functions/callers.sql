@@ -95,7 +95,8 @@ declare
 begin
   return query
     select (jsonb_populate_record(null::gateway.connection, to_jsonb(g) || jsonb_build_object(
-             'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'status', 'pending_confirmation', 'generation', 1, 'updated_at', g.created_at))).*
+             'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'status', 'pending_confirmation',
+             'reason', 'not_confirmed', 'refreshable', g.refresh is not null, 'generation', 1, 'updated_at', g.created_at))).*
       from gateway.pending_grant g join gateway.connect_session s on s.id = g.connect_session_id
      where g.pending_until > over and g.confirmation_hash is not null and s.partner_id = p_partner.id
        and (p_partner.providers is null or g.provider = any (p_partner.providers));
@@ -146,7 +147,8 @@ end $$;
 -- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of filters has an index for
 -- this, so every page costs the same. Without a partner: all connections of that user.
 create or replace function gateway.visible_connections(
-  p_partner gateway.partner, p_user_id uuid, p_provider text, p_after uuid, p_type integer, p_status text, p_most integer
+  p_partner gateway.partner, p_user_id uuid, p_provider text, p_after uuid, p_type integer, p_status text, p_account_id text,
+  p_most integer
 )
 returns setof gateway.connection language plpgsql stable set search_path = '' as $$
 declare
@@ -157,24 +159,25 @@ begin
     return query
       select c.* from gateway.connection c
        where c.user_id = p_user_id and (p_partner.id is null or gateway.partner_can_see(p_partner, c)) and (p_provider is null or c.provider = p_provider)
-         and c.id > p_after and (p_type is null or c.type = p_type) and (p_status is null or c.status = p_status)
+         and c.id > p_after and (p_type is null or c.type = p_type) and (p_status is null or gateway.status_of(c) = p_status) and (p_account_id is null or c.account_id = p_account_id)
        order by c.id limit p_most;
   elsif p_partner.reach = 'own' then
     return query
       select c.* from gateway.consent x join gateway.connection c on c.id = x.connection_id
        where x.partner_id = p_partner.id and x.connection_id > p_after and x.ended_at is null and (wanted is null or c.provider = any (wanted))
-         and (p_type is null or c.type = p_type) and (p_status is null or c.status = p_status)
+         and (p_type is null or c.type = p_type) and (p_status is null or gateway.status_of(c) = p_status) and (p_account_id is null or c.account_id = p_account_id)
        order by x.connection_id limit p_most;
   elsif wanted is null then
     return query
       select c.* from gateway.connection c
-       where c.id > p_after and (p_type is null or c.type = p_type) and (p_status is null or c.status = p_status)
+       where c.id > p_after and (p_type is null or c.type = p_type) and (p_status is null or gateway.status_of(c) = p_status) and (p_account_id is null or c.account_id = p_account_id)
        order by c.id limit p_most;
   else
     return query
       select c.* from unnest(wanted) as w (id) cross join lateral (
         select x.* from gateway.connection x
-         where x.provider = w.id and x.id > p_after and (p_type is null or x.type = p_type) and (p_status is null or x.status = p_status)
+         where x.provider = w.id and x.id > p_after and (p_type is null or x.type = p_type) and (p_status is null or gateway.status_of(x) = p_status)
+           and (p_account_id is null or x.account_id = p_account_id)
          order by x.id limit p_most) c
        order by c.id limit p_most;
   end if;
@@ -182,7 +185,8 @@ end $$;
 
 -- A page of them. `p_of_user` filters a partner's list; for a user it finds all or none.
 create or replace function public.gateway_reached_connections_v1(
-  p_user_id uuid, p_key_hash text, p_address text, p_of_user uuid, p_provider text, p_type integer, p_status text, p_after uuid, p_most integer
+  p_user_id uuid, p_key_hash text, p_address text, p_of_user uuid, p_provider text, p_type integer, p_status text, p_account_id text,
+  p_after uuid, p_most integer
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -208,10 +212,10 @@ begin
   p_after := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
   return (
     select coalesce(jsonb_agg(gateway.public_data(c) order by c.id), '[]')
-      from (select x.* from gateway.visible_connections(p, owner, p_provider, p_after, p_type, p_status, p_most) x
+      from (select x.* from gateway.visible_connections(p, owner, p_provider, p_after, p_type, p_status, p_account_id, p_most) x
             union all
             select x.* from gateway.pending_link_connections(p) x
              where p_key_hash is not null and x.id > p_after and (owner is null or x.user_id = owner) and (p_provider is null or x.provider = p_provider)
-               and (p_type is null or x.type = p_type) and (p_status is null or x.status = p_status)
+               and (p_type is null or x.type = p_type) and (p_status is null or x.status = p_status) and p_account_id is null
             order by id limit p_most) c);
 end $$;

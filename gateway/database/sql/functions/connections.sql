@@ -3,9 +3,9 @@
 create or replace function gateway.public_data(c gateway.connection) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
-    'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'type', c.type, 'generation', c.generation, 'status', c.status,
-    'account', jsonb_build_object('id', c.account_id, 'label', c.account_label), 'scope', c.scope, 'expires_at', c.expires_at,
-    'created_at', c.created_at, 'updated_at', c.updated_at)
+    'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'type', c.type, 'generation', c.generation,
+    'status', gateway.status_of(c), 'reason', gateway.reason_of(c), 'account', jsonb_build_object('id', c.account_id, 'label', c.account_label),
+    'scope', c.scope, 'facts', c.facts, 'refreshable', c.refreshable, 'expires_at', c.expires_at, 'created_at', c.created_at, 'updated_at', c.updated_at)
 $$;
 
 -- Before the token expires, with jitter, so that connections made together are not refreshed together; and before an unused refresh token
@@ -20,7 +20,7 @@ $$;
 -- The facts in provider_data.data, without the keys that the gateway adds.
 create or replace function gateway.facts_in(p_data jsonb) returns jsonb
 language sql immutable as $$
-  select case jsonb_typeof(p_data) when 'object' then p_data - array['account', 'scope', 'status'] else '{}'::jsonb end
+  select case jsonb_typeof(p_data) when 'object' then p_data - array['account', 'scope', 'status', 'reason'] else '{}'::jsonb end
 $$;
 
 -- The user's oldest existing row for a provider that is not a connection yet.
@@ -85,9 +85,9 @@ begin
     type = excluded.type, token = excluded.token, refresh = excluded.refresh, expires = excluded.expires, data = excluded.data;
   insert into gateway.connection as c
     (id, user_id, provider, type, account_key, account_id, account_label, scope, facts, generation, seal_id, refresh_seal_id,
-     saved_by, expires_at, refresh_expires_at, refresh_at)
+     saved_by, client_id, refreshable, expires_at, refresh_expires_at, refresh_at)
   values (p_id, g.user_id, g.provider, g.type, case when g.many_accounts then g.account_id else '' end, g.account_id, g.account_label,
-          g.scope, gateway.facts_in(g.facts), 1, g.seal_id, coalesce(kept, g.seal_id), p_call_id, g.expires_at,
+          g.scope, gateway.facts_in(g.facts), 1, g.seal_id, coalesce(kept, g.seal_id), p_call_id, g.client_id, g.refresh is not null, g.expires_at,
           g.refresh_expires_at, gateway.refresh_time(g.refresh is not null, g.expires_at, g.refresh_expires_at))
   on conflict (id) do update set
     type = excluded.type, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,
@@ -96,7 +96,8 @@ begin
       select from gateway.connection o where o.user_id = c.user_id and o.provider = c.provider
          and o.account_key = excluded.account_key and o.id <> c.id) then c.account_key else excluded.account_key end,
     facts = excluded.facts, generation = c.generation + 1, reconnected = c.generation + 1, seal_id = excluded.seal_id,
-    refresh_seal_id = excluded.refresh_seal_id, saved_by = excluded.saved_by, status = 'active', expires_at = excluded.expires_at,
+    refresh_seal_id = excluded.refresh_seal_id, saved_by = excluded.saved_by, client_id = excluded.client_id,
+    refreshable = excluded.refreshable, status = 'active', reason = null, refused_since = null, refusal = null, expires_at = excluded.expires_at,
     refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at, lease_id = null, lease_until = null,
     lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null, updated_at = clock_timestamp()
   returning c.* into written;
@@ -137,10 +138,10 @@ end $$;
 
 -- Save a new grant in one call: create or update a connection, or keep the grant as pending: `connection` is null then. `p_grant`: a row of
 -- gateway.pending_grant. The user has to decide where another account is connected and no further one was asked for, and where a
--- partner's link asked for less than the connection allows. A repeated call, by its `seal_id`, gets the same answer. After `p_not_after`
+-- partner's link asked for less than the connection allows, or a required scope that the connection has was refused. A repeated call, by its `seal_id`, gets the same answer. After `p_not_after`
 -- nothing is saved: the caller has reported a failure and revokes the grant.
 create or replace function public.gateway_save_connection_v1(
-  p_grant jsonb, p_requested_scope text[], p_add_account boolean, p_expires_seconds double precision,
+  p_grant jsonb, p_requested_scope text[], p_required_scope text[], p_add_account boolean, p_expires_seconds double precision,
   p_refresh_expires_seconds double precision, p_not_after timestamptz default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
@@ -170,7 +171,8 @@ begin
       target := coalesce(gateway.earlier_row(g.user_id, g.provider), g.id);
     elsif existing.account_id not in (g.account_id, '') then  -- '': imported, and never confirmed
       target := case when p_add_account and g.many_accounts then g.id end;
-    elsif g.connect_session_id is null or cardinality(p_requested_scope) = 0 or existing.scope <@ (p_requested_scope || g.scope) then
+    elsif not exists (select from unnest(existing.scope) s where s = any (p_required_scope) and s <> all (g.scope))
+      and (g.connect_session_id is null or cardinality(p_requested_scope) = 0 or existing.scope <@ (p_requested_scope || g.scope)) then
       target := existing.id;
     end if;
   end if;
@@ -207,7 +209,9 @@ begin
                select jsonb_agg(gateway.public_data(c) order by c.type, c.created_at, c.id)
                  from gateway.connection c where c.user_id = s.user_id), '[]'),
              'sharing', coalesce((
-               select jsonb_object_agg(c.id, gateway.sharing(c.id)) from gateway.connection c where c.user_id = s.user_id), '{}'))
+               select jsonb_object_agg(c.id, gateway.sharing(c.id)) from gateway.connection c where c.user_id = s.user_id), '{}'),
+             'ends_with', coalesce((
+               select jsonb_object_agg(c.id, (select count(*) from gateway.same_account(c))) from gateway.connection c where c.user_id = s.user_id), '{}'))
       from gateway.live_session(p_session_hash) s
   );
 end $$;
@@ -218,7 +222,6 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   over timestamptz := clock_timestamp();
   seen jsonb := public.gateway_reached_connection_v1(p_connection_id, p_user_id, p_key_hash, p_address);
-  provider_facts jsonb;
 begin
   if seen is null or seen ? 'refused' or seen ? 'user_is_blocked' then
     return seen;
@@ -226,39 +229,31 @@ begin
   if seen ->> 'status' = 'pending_confirmation' then
     return '{"refused": "pending_confirmation"}';
   end if;
-  update gateway.connection c set checked_at = over
-   where c.id = p_connection_id and (c.checked_at is null or c.checked_at <= over - interval '1 minute') returning c.facts into provider_facts;
+  update gateway.connection c set checked_at = over, not_before = case when c.status = 'suspended' then null else c.not_before end
+   where c.id = p_connection_id and (c.checked_at is null or c.checked_at <= over - interval '1 minute');
   if not found then
     return (select jsonb_build_object('refused', 'rate_limited',
                                       'retry_after', greatest(1, ceil(60 - extract(epoch from over - c.checked_at))))
               from gateway.connection c where c.id = p_connection_id);
   end if;
-  return jsonb_build_object('connection', seen, 'facts', provider_facts);
+  return seen;
 end $$;
 
--- The result of a check; returns the connection, or null. `refused`: the provider refused the grant of that generation, for the reason
--- `error`; a newer generation is not changed.
-create or replace function public.gateway_end_check_v1(
-  p_connection_id uuid, p_generation bigint, p_outcome text, p_error text, p_key_hash text default null
-)
+-- The result of a check; returns the connection, or null. A check of that generation may change the status: `another_account` ends the
+-- connection, `suspended` suspends it, `confirmed` ends a suspension. Any other outcome says nothing about the grant.
+create or replace function public.gateway_end_check_v1(p_connection_id uuid, p_generation bigint, p_outcome text, p_key_hash text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   c     gateway.connection;
   asker uuid := (select k.partner_id from gateway.api_key k where k.key_hash = p_key_hash);
 begin
-  if p_outcome = 'refused' then
-    perform from public.provider_data d where d.id = p_connection_id for update;
-    update gateway.connection x set status = 'needs_reauthorization', updated_at = clock_timestamp()
-     where x.id = p_connection_id and x.generation = p_generation and x.status = 'active' returning x.* into c;
-    if found then
-      update public.provider_data d
-         set data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end
-                    || jsonb_build_object('status', 'needs_reauthorization')
-       where d.id = p_connection_id;
-      insert into gateway.event (type, connection_id, user_id, provider, data)
-      values ('connection.needs_reauthorization', c.id, c.user_id, c.provider, jsonb_build_object('error', p_error));
-    end if;
-  end if;
+  perform from public.provider_data d where d.id = p_connection_id for update;
+  update gateway.connection x
+     set status = v.status, reason = v.reason, updated_at = clock_timestamp(),
+         refresh_at = case when x.refreshable and v.status = 'suspended' then clock_timestamp() + interval '1 hour' else x.refresh_at end
+    from (values ('another_account', 'active', 'needs_reauthorization', 'another_account'), ('suspended', 'active', 'suspended', 'account_not_active'),
+                 ('confirmed', 'suspended', 'active', null)) as v (outcome, before, status, reason)
+   where x.id = p_connection_id and x.generation = p_generation and v.outcome = p_outcome and x.status = v.before;
   select x.* into c from gateway.connection x where x.id = p_connection_id;
   if not found then
     return null;

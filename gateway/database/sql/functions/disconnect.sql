@@ -14,7 +14,7 @@ $$;
 -- Whether the same account has another connection or a pending grant.
 create or replace function gateway.account_used_elsewhere(p_connection gateway.connection) returns boolean
 language sql stable as $$
-  select exists (select from gateway.connection x where x.provider = p_connection.provider and x.account_id = p_connection.account_id and x.id <> p_connection.id)
+  select exists (select from gateway.same_account(p_connection))
       or exists (select from gateway.pending_grant g where g.provider = p_connection.provider and g.account_id = p_connection.account_id)
 $$;
 

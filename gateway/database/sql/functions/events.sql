@@ -1,10 +1,15 @@
 -- Events: append, positions, the hash chain, and what callers may read.
 
+-- An uninstall of our app also ended the other connections of its account.
 create or replace function public.gateway_record_v1(p_type text, p_connection_id uuid, p_user_id uuid, p_provider text, p_data jsonb)
-returns jsonb language plpgsql security definer set search_path = '' as $$
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values (p_type, p_connection_id, p_user_id, p_provider, coalesce(p_data, '{}'));
+  if p_type = 'app.uninstalled' then
+    perform gateway.set_status(array(
+      select x.id from gateway.connection c cross join gateway.same_account(c) x where c.id = p_connection_id), 'needs_reauthorization', 'uninstalled');
+  end if;
   return '{}';
 end $$;
 

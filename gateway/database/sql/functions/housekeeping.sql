@@ -39,19 +39,25 @@ begin
   select 'grant.revocation_abandoned', a.connection_id, a.provider from abandoned a;
 end $$;
 
--- A refresh token that expires within a week, and whose refreshes fail, is announced once.
-create or replace function gateway.announce_expiring_grants(p_limit integer) returns void
+-- The end of a connection is announced once, a week before: of a refresh token whose refreshes fail, and of an access token without one.
+create or replace function gateway.announce_ends(p_limit integer) returns void
 language plpgsql set search_path = '' as $$
 begin
-  with expiring as (
-    update gateway.connection c set announced_at = clock_timestamp() where c.id in (
+  with ending as (
+    update gateway.connection c set announced_at = clock_timestamp() where c.id = any (array(
       select x.id from gateway.connection x
-       where x.status = 'active' and x.announced_at is null and x.failures > 0
-         and x.refresh_expires_at < clock_timestamp() + interval '7 days' limit p_limit for update skip locked)
+       where x.status = 'active' and x.announced_at is null
+         and (x.failures > 0 and x.refresh_expires_at < clock_timestamp() + interval '7 days'
+              or not x.refreshable and x.expires_at < clock_timestamp() + interval '7 days') limit p_limit for update skip locked))
     returning c.*
   )
   insert into gateway.event (type, connection_id, user_id, provider, data)
-  select 'connection.ending', e.id, e.user_id, e.provider, jsonb_build_object('refresh_expires_at', e.refresh_expires_at) from expiring e;
+  select 'connection.ending', e.id, e.user_id, e.provider,
+         jsonb_build_object(case when e.refreshable then 'refresh_expires_at' else 'expires_at' end,
+                            case when e.refreshable then e.refresh_expires_at else e.expires_at end) from ending e;
+  perform gateway.set_status(array(
+    select c.id from gateway.connection c where not c.refreshable and c.expires_at <= now() and gateway.is_over(c) limit p_limit),
+    'needs_reauthorization', 'access_token_expired');
 end $$;
 
 create or replace function public.gateway_housekeeping_v1(p_events_days integer)
@@ -63,7 +69,7 @@ begin
   perform gateway.delete_expired(1000);
   perform gateway.close_hours(10000);
   perform gateway.abandon_revocations(100);
-  perform gateway.announce_expiring_grants(100);
+  perform gateway.announce_ends(100);
   perform gateway.drop_old_events(p_events_days, 2000);
   return '{"done": true}';
 end $$;

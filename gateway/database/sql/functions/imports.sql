@@ -4,8 +4,10 @@
 create or replace function gateway.queue_import() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  update gateway.connection c set status = 'unverified', refresh_at = null, updated_at = clock_timestamp()
-   where c.id = new.id and c.status in ('active', 'needs_reauthorization');
+  update gateway.connection c
+     set status = 'unverified', reason = 'owner_wrote_tokens', refreshable = coalesce(new.refresh <> '', false), refresh_at = null,
+         updated_at = clock_timestamp()
+   where c.id = new.id;
   insert into gateway.import_queue as q (id) values (new.id)
   on conflict on constraint import_queue_pkey do update set due_at = clock_timestamp(), attempts = 0;
   return null;
@@ -95,18 +97,20 @@ begin
     perform gateway.list_in_profile(owner, profile, p_id);
   end if;
   insert into gateway.connection as c
-    (id, seal_id, refresh_seal_id, user_id, provider, type, account_key, account_id, account_label, scope, generation, status,
-     expires_at, facts)
-  values (p_id, p_seal_id, p_seal_id, owner, p_provider, p_type, key, '', '', p_scope, 1, 'unverified', p_expires_at, p_facts)
+    (id, seal_id, refresh_seal_id, user_id, provider, type, account_key, account_id, account_label, scope, generation, status, reason,
+     refreshable, expires_at, facts)
+  values (p_id, p_seal_id, p_seal_id, owner, p_provider, p_type, key, '', '', p_scope, 1, 'unverified', 'imported',
+          p_refresh is not null, p_expires_at, p_facts)
   on conflict (id) do update set
     seal_id = excluded.seal_id, refresh_seal_id = excluded.seal_id, generation = c.generation + 1, status = 'unverified',
-    expires_at = excluded.expires_at,
+    reason = 'owner_wrote_tokens', refreshable = excluded.refreshable, refused_since = null, expires_at = excluded.expires_at,
     refresh_at = null, lease_id = null, lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null,
     updated_at = clock_timestamp();
   update public.provider_data d
      set provider_id_ref = coalesce(profile, d.provider_id_ref), name = p_provider, type = p_type, token = p_token, refresh = p_refresh,
          expires = to_char(p_expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-         data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end || jsonb_build_object('status', 'unverified')
+         data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end || jsonb_build_object('status', 'unverified', 'reason',
+                  (select c.reason from gateway.connection c where c.id = p_id))
    where d.id = p_id;
   return '{"outcome": "stored"}';
 end $$;
@@ -132,6 +136,7 @@ begin
   end if;
   update gateway.connection x
      set status = case p_outcome when 'confirmed' then 'active' else 'needs_reauthorization' end,
+         reason = case when p_outcome <> 'confirmed' then p_error end,
          account_id = coalesce(p_account_id, x.account_id), account_label = coalesce(p_account_label, x.account_label),
          account_key = case when x.account_key = '' or p_account_id is null then x.account_key else p_account_id end,
          refresh_at = gateway.refresh_time(exists (select from public.provider_data d where d.id = x.id and d.refresh is not null),
@@ -141,13 +146,8 @@ begin
   if found then
     update public.provider_data d
        set data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end || c.facts || jsonb_build_object(
-                    'status', c.status, 'scope', c.scope, 'account', jsonb_build_object('id', c.account_id, 'label', c.account_label))
+                    'scope', c.scope, 'account', jsonb_build_object('id', c.account_id, 'label', c.account_label))
      where d.id = p_id;
-    insert into gateway.event (type, connection_id, user_id, provider, data)
-    values (case p_outcome when 'confirmed' then 'connection.imported' else 'connection.needs_reauthorization' end,
-            c.id, c.user_id, c.provider, case p_outcome when 'confirmed'
-              then jsonb_build_object('account', jsonb_build_object('id', c.account_id, 'label', c.account_label))
-              else jsonb_build_object('error', p_error) end);
   end if;
   delete from gateway.import_queue q where q.id = p_id;
   return '{}';

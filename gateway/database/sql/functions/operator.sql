@@ -5,9 +5,9 @@ create or replace function public.gateway_worker_backlog_v1()
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return jsonb_build_object(
-    'due', (select count(*) from gateway.connection c where c.status = 'active' and c.refresh_at <= clock_timestamp()),
+    'due', (select count(*) from gateway.connection c where c.status in ('active', 'suspended', 'held') and c.refresh_at <= clock_timestamp()),
     'oldest_due_seconds', (select coalesce(extract(epoch from clock_timestamp() - min(c.refresh_at)), 0)
-                             from gateway.connection c where c.status = 'active' and c.refresh_at <= clock_timestamp()),
+                             from gateway.connection c where c.status in ('active', 'suspended', 'held') and c.refresh_at <= clock_timestamp()),
     'dead_intents', (select count(*) from gateway.connection c where c.intent_at is not null and c.lease_until < clock_timestamp()),
     'revocations', (select count(*) from gateway.revocation r),
     'pending_grants', (select count(*) from gateway.pending_grant p),
@@ -18,7 +18,8 @@ begin
       'provider', (select count(*) from gateway.freeze f where f.target like 'provider:%'),
       'reads', (select count(*) from gateway.freeze f where f.target = 'reads')),
     'connections', (select coalesce(jsonb_object_agg(x.status, x.n), '{}')
-                      from (select c.status, count(*) as n from gateway.connection c group by c.status) x));
+                      from (select gateway.status_of(c) as status, count(*) as n from gateway.connection c group by 1) x),
+    'incidents', (select coalesce(jsonb_agg(i.provider), '[]') from gateway.provider_incident i where i.ended_at is null));
 end $$;
 
 create or replace function public.gateway_schema_v1()
@@ -53,15 +54,20 @@ begin
      where x.latest or x.seconds <= 150), '[]');
 end $$;
 
--- A page of them, by id.
-create or replace function public.gateway_all_connections_v1(p_provider text, p_user_id uuid, p_status text, p_after uuid, p_most integer)
+-- A page of all users' connections, by id. `p_clients`: our registration at each provider; only connections of another one. `p_scopes`: the
+-- required scopes of each provider; only connections that lack one.
+create or replace function public.gateway_all_connections_v1(
+  p_provider text, p_user_id uuid, p_status text, p_clients jsonb, p_scopes jsonb, p_after uuid, p_most integer
+)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 begin
   return (
     select coalesce(jsonb_agg(gateway.public_data(x) order by x.id), '[]')
       from (select c.* from gateway.connection c
              where (p_after is null or c.id > p_after) and (p_provider is null or c.provider = p_provider)
-               and (p_user_id is null or c.user_id = p_user_id) and (p_status is null or c.status = p_status)
+               and (p_user_id is null or c.user_id = p_user_id) and (p_status is null or gateway.status_of(c) = p_status)
+               and (p_clients is null or c.client_id is distinct from coalesce(p_clients ->> c.provider, c.client_id))
+               and (p_scopes is null or exists (select from jsonb_array_elements_text(p_scopes -> c.provider) s where s <> all (c.scope)))
              order by c.id limit p_most) x);
 end $$;
 
@@ -78,7 +84,8 @@ begin
   return jsonb_build_object(
     'connection', case when c.id is not null then gateway.public_data(c) end,
     'refresh', case when c.id is not null then jsonb_build_object(
-                 'refresh_at', c.refresh_at, 'refresh_expires_at', c.refresh_expires_at, 'failures', c.failures, 'not_before', c.not_before) end,
+                 'refresh_at', c.refresh_at, 'refresh_expires_at', c.refresh_expires_at, 'failures', c.failures, 'not_before', c.not_before,
+                 'refused_since', c.refused_since, 'refusal', c.refusal, 'client_id', c.client_id) end,
     'revocations_queued', (select count(*) from gateway.revocation r where r.connection_id = p_connection_id),
     'partners', (select coalesce(jsonb_agg(jsonb_build_object(
                    'id', p.id, 'name', p.name, 'since', x.created_at, 'ended_at', x.ended_at, 'made', x.made) order by x.created_at), '[]')

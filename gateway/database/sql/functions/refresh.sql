@@ -20,7 +20,7 @@ begin
    where x.id = c.id returning x.* into leased;
   return jsonb_build_object(
     'id', leased.id, 'user_id', leased.user_id, 'provider', leased.provider, 'generation', leased.generation, 'lease_id', leased.lease_id,
-    'account_id', leased.account_id, 'scope', leased.scope, 'failures', leased.failures, 'unverified', leased.status = 'unverified', 'facts', leased.facts, 'seal_id', leased.refresh_seal_id,
+    'account_id', leased.account_id, 'scope', leased.scope, 'failures', leased.failures, 'unverified', leased.status = 'unverified', 'client_id', leased.client_id, 'facts', leased.facts, 'seal_id', leased.refresh_seal_id,
     'refresh', (select d.refresh from public.provider_data d where d.id = leased.id));
 end $$;
 
@@ -40,7 +40,7 @@ begin
   select x.* into c from gateway.connection x where x.id = p_connection_id for update skip locked;
   if not found then
     obstacle := case when exists (select from gateway.connection x where x.id = p_connection_id) then 'leased' else 'gone' end;
-  elsif c.generation <> p_generation or c.status not in ('active', 'unverified') then
+  elsif c.generation <> p_generation or c.status = 'needs_reauthorization' then
     obstacle := 'moved';
   elsif c.lease_until > moment then
     obstacle := 'leased';
@@ -69,23 +69,35 @@ end $$;
 create or replace function public.gateway_claim_due_v1(p_host text, p_providers jsonb)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  moment timestamptz := clock_timestamp();
-  usable text[] := array(select jsonb_object_keys(p_providers));
-  c      gateway.connection;
+  moment  timestamptz := clock_timestamp();
+  usable  text[] := array(select jsonb_object_keys(p_providers));
+  probed  text[] := array(select i.provider from gateway.provider_incident i where i.ended_at is null and i.probe_at > moment);
+  c       gateway.connection;
 begin
   select x.* into c from gateway.connection x
-   where x.intent_at is not null and x.status = 'active' and x.provider = any (usable)
+   where x.intent_at is not null and x.status in ('active', 'suspended', 'held') and x.provider = any (usable)
      and (x.lease_until is null or x.lease_until <= moment) and (x.not_before is null or x.not_before <= moment)
      and coalesce(gateway.blocked_until(x, p_host, (p_providers -> x.provider ->> 'block')::double precision) < moment, true)
    order by x.intent_at limit 1 for update of x skip locked;
   if not found then
     select x.* into c from gateway.connection x
-     where x.refresh_at <= moment and x.status = 'active' and x.provider = any (usable)
+     where x.refresh_at <= moment and x.status in ('active', 'suspended', 'held') and x.provider = any (usable)
+       and (x.status <> 'held' or x.provider <> all (probed))
        and x.intent_at is null and (x.lease_until is null or x.lease_until <= moment) and (x.not_before is null or x.not_before <= moment)
      order by x.refresh_at limit 1 for update of x skip locked;
   end if;
+  if not found then
+    -- Our earlier registration is back.
+    select x.* into c from gateway.connection x
+     where x.status = 'needs_reauthorization' and x.reason = 'client_replaced' and x.provider = any (usable)
+       and x.client_id = p_providers -> x.provider ->> 'client' and (x.not_before is null or x.not_before <= moment)
+     limit 1 for update of x skip locked;
+  end if;
   if c.id is null then
     return null;
+  end if;
+  if c.status = 'held' then
+    update gateway.provider_incident i set probe_at = moment + interval '15 seconds' where i.provider = c.provider;
   end if;
   return gateway.lease_refresh(c, p_host, (p_providers -> c.provider ->> 'lease')::double precision);
 end $$;
@@ -102,7 +114,7 @@ create or replace function public.gateway_finish_refresh_v1(
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   c          gateway.connection;
-  was_unverified boolean;
+  was_held boolean;
   new_expires_at timestamptz := clock_timestamp() + make_interval(secs => p_expires_seconds);
   new_refresh_expires_at timestamptz := clock_timestamp() + make_interval(secs => p_refresh_expires_seconds);
 begin
@@ -114,16 +126,18 @@ begin
       when exists (select from gateway.connection x where x.id = p_connection_id and x.reconnected > p_generation) then 'reconnected'
       else 'refreshed' end);
   end if;
-  was_unverified := c.status = 'unverified';
+  was_held := c.status = 'held';
   if not p_renewed then
     new_refresh_expires_at := coalesce(new_refresh_expires_at, c.refresh_expires_at);
   end if;
   update gateway.connection x
-     set generation = x.generation + 1, seal_id = p_seal_id, refresh_seal_id = p_seal_id,
+     set generation = x.generation + 1, seal_id = p_seal_id, refreshable = p_refresh is not null, refresh_seal_id = p_seal_id,
          scope = p_scope, expires_at = new_expires_at, refresh_expires_at = new_refresh_expires_at,
          refresh_at = gateway.refresh_time(p_refresh is not null, new_expires_at, new_refresh_expires_at), lease_id = null,
          lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null,
+         refused_since = null, refusal = null,
          status = case when x.status = 'unverified' and p_account is null then 'unverified' else 'active' end,
+         reason = case when x.status = 'unverified' and p_account is null then x.reason end,
          account_id = coalesce(p_account ->> 'id', x.account_id), account_label = coalesce(p_account ->> 'label', x.account_label),
          facts = x.facts || coalesce(p_account -> 'facts', '{}'), updated_at = clock_timestamp()
    where x.id = p_connection_id returning x.* into c;
@@ -135,44 +149,56 @@ begin
    where d.id = p_connection_id;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));
-  if was_unverified and c.status = 'active' then
-    insert into gateway.event (type, connection_id, user_id, provider, data)
-    values ('connection.imported', c.id, c.user_id, c.provider, jsonb_build_object('account', p_account - 'facts'));
+  if was_held then
+    perform gateway.end_incident(c.provider);
   end if;
   return jsonb_build_object('ending', 'saved');
 end $$;
 
--- End the lease after a failure. outcome: `wait` (the provider has trouble), `operator` (our registration is refused, or a key is missing)
--- or `refused` (the grant is, for good).
+-- End the lease after a failure. outcome: `wait` (the provider has trouble), `operator` (our registration is refused, or a key is missing),
+-- `suspended` (the account is switched off there) or `refused` (the grant is). `p_refusal`: status and error code, if the provider refused in
+-- any form. Such refusals end a connection after seven days and ten tries, whatever they mean; after thirty if our registration is refused, and
+-- the provider accepts no other grant of it. Answers its status.
 create or replace function public.gateway_fail_refresh_v1(
-  p_connection_id uuid, p_generation bigint, p_lease_id uuid, p_outcome text, p_error text, p_wait_seconds double precision
+  p_connection_id uuid, p_generation bigint, p_lease_id uuid, p_outcome text, p_error text, p_wait_seconds double precision, p_refusal jsonb
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  c gateway.connection;
+  c      gateway.connection;
+  moment timestamptz := clock_timestamp();
 begin
   perform from public.provider_data d where d.id = p_connection_id for update;  -- first, as in every function, to avoid a deadlock
   update gateway.connection x
      set lease_id = null, lease_until = null, lease_host = null, intent_at = null, failures = x.failures + 1,
-         not_before = clock_timestamp() + make_interval(secs => p_wait_seconds),
-         status = case p_outcome when 'refused' then 'needs_reauthorization' else x.status end,
-         updated_at = case p_outcome when 'refused' then clock_timestamp() else x.updated_at end
+         not_before = moment + make_interval(secs => p_wait_seconds),
+         refused_since = case when p_refusal is null then x.refused_since else coalesce(x.refused_since, moment) end,
+         refusal = coalesce(p_refusal || jsonb_build_object('at', moment), x.refusal)
    where x.id = p_connection_id and x.generation = p_generation and x.lease_id = p_lease_id returning x.* into c;
   if not found then
-    return jsonb_build_object('recorded', false);
-  end if;
-  if p_outcome = 'refused' then
-    update public.provider_data d
-       set data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end
-                  || jsonb_build_object('status', 'needs_reauthorization')
-     where d.id = p_connection_id;
-    insert into gateway.event (type, connection_id, user_id, provider, data)
-    values ('connection.needs_reauthorization', c.id, c.user_id, c.provider, jsonb_build_object('error', p_error));
+    return '{"recorded": false}';
   end if;
   insert into gateway.event (type, connection_id, user_id, provider, data)
-  values ('grant.refresh_failed', c.id, c.user_id, c.provider,
-          jsonb_build_object('error', p_error, 'remedy', case p_outcome when 'refused' then 'reconnect' else p_outcome end));
-  return jsonb_build_object('recorded', true);
+  values ('grant.refresh_failed', c.id, c.user_id, c.provider, jsonb_build_object('error', p_error, 'remedy',
+          case p_outcome when 'refused' then 'reconnect' when 'operator' then 'operator' else 'wait' end));
+  if p_outcome = 'suspended' then
+    c.status := 'suspended';
+    c.reason := 'account_not_active';
+  elsif p_refusal is not null and c.failures >= 10 and c.refused_since < moment - (case
+    when p_error = 'client_rejected' and not exists (
+      select from gateway.event e where e.type = 'grant.refreshed' and e.provider = c.provider and e.at > moment - interval '1 day')
+    then interval '30 days' else interval '7 days' end) then
+    c.status := 'needs_reauthorization';
+    c.reason := 'refused_for_long';
+  elsif p_outcome = 'refused' then
+    c.status := case when p_error = 'grant_refused' then gateway.judge_refusal(c) else 'needs_reauthorization' end;
+    c.reason := case when c.status = 'held' then 'provider_incident'
+                     when p_error = 'grant_refused' and c.refresh_expires_at <= moment then 'refresh_token_expired' else p_error end;
+  end if;
+  update gateway.connection x
+     set status = c.status, reason = c.reason, updated_at = moment,
+         refresh_at = case when c.status in ('suspended', 'held') then x.not_before else x.refresh_at end
+   where x.id = c.id and (p_outcome in ('refused', 'suspended') or x.status <> c.status);
+  return jsonb_build_object('recorded', true, 'status', c.status);
 end $$;
 
 -- Results of recent refreshes, of all processes.

@@ -7,7 +7,8 @@ create or replace function gateway.token_json(
 returns json
 language sql stable as $$
   select json_build_object(
-    'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'generation', c.generation, 'seal_id', c.seal_id, 'status', c.status, 'scope', c.scope,
+    'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'generation', c.generation, 'seal_id', c.seal_id, 'status', gateway.status_of(c),
+    'reason', gateway.reason_of(c), 'scope', c.scope, 'facts', c.facts,
     'expires_at', c.expires_at, 'token', p_token,
     'good', p_token <> '' and (c.expires_at is null or c.expires_at > p_moment + p_min_seconds * interval '1 second'),
     'alive', p_token <> '' and (c.expires_at is null or c.expires_at > p_moment),
@@ -70,7 +71,7 @@ begin
   end if;
   -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long
   -- as an unknown one.
-  select c.id, c.user_id, c.provider, c.status, gateway.token_json(c, d.token, d.refresh, moment, p_min_seconds) as answer,
+  select c.id, c.user_id, c.provider, gateway.status_of(c) as status, gateway.token_json(c, d.token, d.refresh, moment, p_min_seconds) as answer,
          exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider)) as frozen
     into found_row from gateway.connection c join public.provider_data d on d.id = c.id
    where reader.allowed and c.id = p_connection_id and (reader.providers is null or c.provider = any (reader.providers))
@@ -83,9 +84,9 @@ begin
     return '{"refused": "frozen"}';
   end if;
   if found_row.status = 'unverified' then
-    return '{"refused": "pending_confirmation"}';
+    return '{"refused": "unverified"}';
   end if;
-  if not p_counted or found_row.status <> 'active' then
+  if not p_counted or found_row.status not in ('active', 'held') then
     return found_row.answer;
   end if;
   if reader.reads + p_unreported >= reader.reads_per_hour then

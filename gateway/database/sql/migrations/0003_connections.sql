@@ -11,11 +11,14 @@ create table gateway.connection (
   scope              text[] not null default '{}',
   facts              jsonb not null default '{}',
   status             text not null default 'active'
-                     check (status in ('active', 'unverified', 'pending_confirmation', 'needs_reauthorization')),
+                     check (status in ('active', 'unverified', 'suspended', 'held', 'needs_reauthorization')),
+  reason             text,
   generation         bigint not null check (generation > 0),
   seal_id            uuid not null,
   refresh_seal_id    uuid not null,
   saved_by           uuid,
+  client_id          text,
+  refreshable        boolean not null default true,
   reconnected        bigint not null default 0,
   expires_at         timestamptz,
   refresh_expires_at timestamptz,
@@ -25,14 +28,20 @@ create table gateway.connection (
   lease_host         text,
   intent_at          timestamptz,
   failures           integer not null default 0,
+  refused_since      timestamptz,
+  refusal            jsonb,
   not_before         timestamptz,
   announced_at       timestamptz,
   checked_at         timestamptz,
   created_at         timestamptz not null default clock_timestamp(),
   updated_at         timestamptz not null default clock_timestamp(),
-  constraint connection_user_provider_account unique (user_id, provider, account_key)
+  constraint connection_user_provider_account unique (user_id, provider, account_key),
+  constraint connection_reason check ((status = 'active') = (reason is null))
 );
-create index connection_refresh_at on gateway.connection (refresh_at) where status = 'active';
+create index connection_refresh_at on gateway.connection (refresh_at) where status in ('active', 'suspended', 'held');
+create index connection_not_active on gateway.connection (provider, status) where status <> 'active';
+create index connection_expires_at on gateway.connection (expires_at) where not refreshable;
+create index connection_facts on gateway.connection using gin (facts jsonb_path_ops);
 create index connection_intent_at on gateway.connection (intent_at) where intent_at is not null;
 create index connection_provider_account on gateway.connection (provider, account_id);
 create index connection_provider_id on gateway.connection (provider, id);
@@ -42,6 +51,10 @@ comment on column gateway.connection.account_key is 'Empty where a user has one 
 comment on column gateway.connection.facts is 'Facts from the token response. provider_data.data has a copy for the owner, who may change it.';
 comment on column gateway.connection.seal_id is 'Random, one per save: the key that encrypts the access token is derived from it.';
 comment on column gateway.connection.refresh_seal_id is 'The same for the refresh token; of an earlier save if a reconnect had no refresh token.';
+comment on column gateway.connection.status is 'As it was recorded; gateway.status_of adds what time decides.';
+comment on column gateway.connection.client_id is 'Our registration that the grant belongs to (RFC 6749 section 6); null where it is not known.';
+comment on column gateway.connection.refused_since is 'The first of the refusals, in any form, since the last token.';
+comment on column gateway.connection.refusal is 'Status and error code of the last refusal, for the operator.';
 comment on column gateway.connection.saved_by is 'The id of the user''s last save: a repeated call is recognised by it.';
 comment on column gateway.connection.reconnected is 'The generation of the user''s last reconnect.';
 comment on column gateway.connection.refresh_at is 'When the worker refreshes the token, before a caller needs it.';
@@ -64,6 +77,7 @@ create table gateway.pending_grant (
   token              text,
   refresh            text,
   seal_id            uuid not null,
+  client_id          text,
   expires_at         timestamptz,
   refresh_expires_at timestamptz,
   facts              jsonb not null default '{}',
@@ -106,6 +120,15 @@ create index revocation_due_at on gateway.revocation (due_at);
 comment on table gateway.revocation is 'Encrypted grants that still have to be revoked at their provider.';
 comment on column gateway.revocation.connection_id is 'Null for a grant that was never saved.';
 comment on index gateway.revocation_pkey is 'A grant is queued once, even if the call is repeated.';
+
+create table gateway.provider_incident (
+  provider text constraint provider_incident_pkey primary key,
+  began_at timestamptz not null,
+  ended_at timestamptz,
+  probe_at timestamptz
+);
+comment on table gateway.provider_incident is 'The last incident of a provider: it refuses many grants. Connections are held, and one is tried now and then.';
+comment on index gateway.provider_incident_pkey is 'All processes see one incident per provider.';
 
 create table gateway.import_queue (
   id            uuid constraint import_queue_pkey primary key references public.provider_data (id) on delete cascade,
