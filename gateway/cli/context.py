@@ -15,8 +15,6 @@ from typing import NoReturn
 
 import click
 from cryptography.fernet import Fernet
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gateway.catalog import Catalog, load_catalog
 from gateway.database import NOT_RELOADED, SCHEMA_VERSION, Database, FunctionMissing, apply_schema, open_postgres
@@ -116,11 +114,13 @@ def interruptible() -> Iterator[threading.Event]:
 @contextmanager
 def long_work() -> Iterator[tuple[threading.Event, Callable[[str, int, int], None]]]:
     """For work that takes minutes: an event that an interruption sets, and a function that shows title, count and total."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with interruptible() as stopped, Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        task = bars.add_task("", total=None)
-        yield stopped, lambda title, count, total: bars.update(task, description=title, completed=count, total=total)
+
+    def show_progress(title: str, count: int, total: int) -> None:
+        if sys.stderr.isatty():
+            click.echo(f"\r{title}: {count:,} of {total:,}", err=True, nl=count >= total)
+
+    with interruptible() as stopped:
+        yield stopped, show_progress
 
 
 # -- settings --------------------------------------------------------------------------------------------------------

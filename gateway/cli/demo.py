@@ -16,13 +16,13 @@ import threading
 import time
 import uuid
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+import click
 from cryptography.fernet import Fernet
-from rich.console import Console
-from rich.panel import Panel
 
 from gateway.catalog import ENDPOINTS, Provider, load_catalog
 from gateway.database import Database, apply_schema, open_postgres
@@ -166,12 +166,12 @@ def _wait_for(url: str, process: subprocess.Popen[bytes] | None = None) -> None:
 
 def _announce(public: str, sandbox: str, env: Path) -> None:
     _wait_for(f"{public}/readyz")
-    text = (
-        f"[bold]Open {sandbox}[/] and click “Connect HighLevel”.\n\n"
+    bold = partial(click.style, bold=True)
+    click.echo(
+        f"\nThe demo is running. {bold(f'Open {sandbox}')} and click “Connect HighLevel”.\n\n"
         f"A small product with two signed-in users runs there, and simulated providers.\n"
         f"That page also shows a partner's call to paste into a terminal, and a partner's link to click.\n"
         f"The gateway itself is at {public}. Nothing leaves this machine.\n\n"
-        f"For commands, in another terminal: [bold]. {shlex.quote(str(env))}[/]\n"
+        f"For commands, in another terminal: {bold(f'. {shlex.quote(str(env))}')}\n"
         f"and then, for example, python -m gateway partners list\n\nCtrl-C stops everything."
     )
-    Console().print(Panel(text, title="The demo is running", expand=False))

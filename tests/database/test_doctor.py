@@ -6,10 +6,7 @@ Its findings in the catalogues are in test_mutants.
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -25,8 +22,9 @@ from gateway.database.queries.revocations import erase_own_connection
 from gateway.doctor import Finding, environment
 from gateway.doctor import database as database_checks
 from gateway.errors import DatabaseUnavailable
+from tests.support.commands import run_command
 from tests.support.database import Person, rows
-from tests.support.gateway_process import ROOT, Gateway, free_port, whole_gateway
+from tests.support.gateway_process import Gateway, free_port, whole_gateway
 from tests.support.hostile_issuer import HostileServer
 from tests.support.partners import partner
 from tests.support.postgrest_stand_in import SECRET_KEY, PostgRest
@@ -374,22 +372,16 @@ def test_a_registration_at_an_unknown_provider_is_reported(installed):
 # -- the command -----------------------------------------------------------------------------------------------------
 
 
-def command(gateway: Gateway, *options: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PG_BINDIR")}
-    run = [sys.executable, "-m", "gateway", "doctor", *options]
-    environ = inherited | gateway.environ | changes
-    return subprocess.run(run, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
-
-
 def test_the_command_ends_with_what_to_fix_and_its_exit_code(installed):
     """
     For people, and for scripts with `--json`.
     """
-    well = command(installed)
-    ill = command(installed, "--json", GOOGLE_CLIENT_SECRET="wrong-secret-altogether")
+    well = run_command(installed.environ, "doctor")
+    wrong = installed.environ | {"GOOGLE_CLIENT_SECRET": "wrong-secret-altogether"}
+    ill = run_command(wrong, "doctor", "--json")
     told = json.loads(ill.stdout)
 
-    assert (0, 1) == (well.returncode, ill.returncode), well.stderr + ill.stderr
+    assert (0, 1) == (well.exit_code, ill.exit_code), well.stderr + ill.stderr
     assert "What to fix:\n  1. settings: Remove GATEWAY_ALLOW_PRIVATE_HOSTS" in well.stdout
     assert not told["ok"]
     assert [("google", "fail")] == [(f["about"], f["level"]) for f in told["findings"] if f["level"] == "fail"]
@@ -403,7 +395,11 @@ def test_no_secret_is_ever_printed(installed):
         "DATABASE_URL": f"postgresql://alice:canary-password@127.0.0.1:{free_port()}/x",
         "GOOGLE_CLIENT_SECRET": "canary-secret",
     }
-    said_all = [command(installed), command(installed, "--json"), command(installed, "--json", **broken)]
+    said_all = [
+        run_command(installed.environ, "doctor"),
+        run_command(installed.environ, "doctor", "--json"),
+        run_command(installed.environ | broken, "doctor", "--json"),
+    ]
     secrets = [value for name, value in installed.environ.items() if name.endswith(("_SECRET", "KEYS"))]
 
     assert len(secrets) > 5

@@ -31,6 +31,7 @@ from gateway.models import Caller
 from gateway.services import build_runtime
 from gateway.settings import read_settings
 from gateway.worker import heartbeat
+from tests.support.commands import run_command
 from tests.support.database import Person, queue, rows
 from tests.support.gateway_process import ROOT, free_port, whole_gateway
 from tests.support.load_balancer import Balancer
@@ -381,11 +382,8 @@ class Fleet:
 
     def command(self, *arguments, keys):
         """On host a; exit code and what it printed."""
-        ran = subprocess.run(
-            [sys.executable, "-m", "gateway", *arguments], cwd=ROOT, env=self.settings("a", *keys), capture_output=True,
-            text=True, timeout=60, check=False,
-        )  # fmt: skip
-        return ran.returncode, ran.stdout + ran.stderr
+        ran = run_command(self.settings("a", *keys), *arguments)
+        return ran.exit_code, ran.output
 
     def stop(self):
         for process, _ in self.hosts.values():
@@ -420,12 +418,12 @@ class Traffic:
         assert answer.status_code == 200 or enough, (force, answer.status_code, answer.text)
 
     def _run(self):
-        while not self._stopped.wait(0.02):
+        while not self._stopped.wait(0.08):
             self.done += 1
             person, connection = self.held[self.done % len(self.held)]
             try:
-                if self.done % 40 == 0:
-                    self.joins(f"Guest{self.done} Hill", ("ghl", "google", "microsoft")[self.done // 40 % 3])
+                if self.done % 20 == 0:
+                    self.joins(f"Guest{self.done} Hill", ("ghl", "google", "microsoft")[self.done // 20 % 3])
                 self.reads(person, connection, force=self.done % 7 == 0)
             except Exception as error:  # noqa: BLE001 - whatever a user would have noticed
                 self.noticed.append(repr(error))

@@ -37,6 +37,7 @@ from gateway.database.queries.sessions import end_session, read_session
 from gateway.database.rest import SupabaseBackend, _translated
 from gateway.errors import DatabaseUnavailable, SettingsRefused, Unexpected
 from gateway.models import Caller
+from tests.support.commands import run_command
 from tests.support.database import Person, find_connection, fresh_database, in_an_hour, rows
 from tests.support.postgrest_stand_in import PUBLISHABLE_KEY, SECRET_KEY, PostgRest, service_role_jwt
 
@@ -542,21 +543,13 @@ def _agree(dsn: str) -> None:
 # -- commands --------------------------------------------------------------------------------------------------------
 
 
-def commanded(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    command = [sys.executable, "-m", "gateway", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=environ | settings, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
-    )
-
-
 def test_db_status_reads_the_version_over_rest(rest):
     """
     No database is started beside it.
     """
-    ended = commanded("db", "status", "--json", SUPABASE_URL=rest.url, SUPABASE_SECRET_KEY=SECRET_KEY)
+    ended = run_command({"SUPABASE_URL": rest.url, "SUPABASE_SECRET_KEY": SECRET_KEY}, "db", "status", "--json")
     assert (0, {"version": SCHEMA_VERSION, "needed": SCHEMA_VERSION, "ok": True}) == (
-        ended.returncode,
+        ended.exit_code,
         json.loads(ended.stdout),
     ), ended.stderr
 
@@ -565,8 +558,8 @@ def test_db_apply_says_where_to_paste_and_looks_afterwards(rest, bare_database):
     """
     Over REST nothing can be applied.
     """
-    ended = commanded("db", "apply", SUPABASE_URL=rest.url, SUPABASE_SECRET_KEY=SECRET_KEY)
-    assert 0 == ended.returncode, ended.stderr
+    ended = run_command({"SUPABASE_URL": rest.url, "SUPABASE_SECRET_KEY": SECRET_KEY}, "db", "apply")
+    assert 0 == ended.exit_code, ended.stderr
     assert "schema.sql" in ended.stdout
     assert f"at version {SCHEMA_VERSION}" in ended.stdout
 
@@ -585,8 +578,8 @@ def test_a_refused_key_is_named_by_every_command(rest, tmp_path, command):
         "SUPABASE_SECRET_KEY_FILE": str(key),
         "GATEWAY_KEYS": Fernet.generate_key().decode(),
     }
-    ended = commanded(*command, **settings)
-    assert 2 == ended.returncode
+    ended = run_command(settings, *command)
+    assert 2 == ended.exit_code
     assert "SUPABASE_SECRET_KEY" in ended.stderr
     assert "canary" not in ended.stderr + ended.stdout
 

@@ -26,6 +26,7 @@ from gateway.sandbox.clients import CLIENTS
 from gateway.sandbox.state import Account, Pair, Session, State, fresh
 from gateway.services import Runtime, build_runtime
 from gateway.settings import read_settings
+from tests.support.commands import run_command
 from tests.support.database import fresh_database, rows
 from tests.support.gateway_process import ROOT, Gateway
 from tests.support.old_databases import OLD_TABLES, SUPABASE
@@ -151,8 +152,10 @@ class Project:
         return thread
 
     def imports(self, *arguments: str) -> tuple[int, dict[str, Any]]:
-        """The same, to its end: exit code and report."""
-        return ended(self.starts(*arguments))
+        """The same in this process, to its end: exit code and report."""
+        done = run_command(self.gateway.environ, "connections", "import", "--json", *arguments)
+        assert done.stdout, done.stderr
+        return done.exit_code, json.loads(done.stdout)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
