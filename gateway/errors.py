@@ -38,6 +38,8 @@ class GatewayError(Exception):
     remedy: ClassVar[Remedy] = "report"
     returned: ClassVar[bool] = False
     """A failed connect returns to the product with `?error=<slug>`; otherwise it ends on a page here."""
+    wording: ClassVar[str] = ""
+    """The section of a page's texts, where it is not the slug's."""
     retry_after: float | None = None
     """On an instance: seconds until the next try makes sense, where they are known."""
 
@@ -298,6 +300,12 @@ class NotFound(RequestRefused):
     title = "There is nothing here"
     meaning = "The address is wrong, or it names something that does not exist or is not yours."
     next_step = "Check the address."
+
+
+class ProviderNotEnabled(NotFound):
+    """A provider that is unknown, or where we have no registration."""
+
+    wording = "provider_not_enabled"
 
 
 class MethodNotAllowed(RequestRefused):

@@ -15,7 +15,7 @@ from gateway import __version__
 from gateway.catalog import Catalog, Provider, load_catalog
 from gateway.crypto.vault import Vault
 from gateway.database import Database, open_postgres, open_rest
-from gateway.errors import NotFound, SettingsRefused
+from gateway.errors import ProviderNotEnabled, SettingsRefused
 from gateway.http import Bulkhead, HttpClient
 from gateway.identity import Identity
 from gateway.models import Client
@@ -52,10 +52,10 @@ class Runtime:
         self.identity.issuers.http.close()
 
     def provider(self, provider_id: str) -> Provider:
-        """The enabled provider of that id; NotFound when there is none or we have no registration there."""
+        """The enabled provider of that id. Raises ProviderNotEnabled."""
         provider = self.catalog.get(provider_id)
         if provider is None or provider_id not in self.clients:
-            raise NotFound("no enabled provider of that id")
+            raise ProviderNotEnabled("no enabled provider of that id")
         return provider
 
     def enabled(self) -> list[Provider]:

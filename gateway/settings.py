@@ -36,9 +36,11 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from gateway.brand import Logo, read_color, read_logo
 from gateway.database_url import read_dsn
 from gateway.errors import SettingsRefused
 from gateway.models import Client
+from gateway.texts import Texts, read_texts
 
 SECRETS = (
     *("GATEWAY_KEYS", "GATEWAY_METRICS_TOKEN", "GATEWAY_HTTPS_PROXY"),
@@ -47,6 +49,7 @@ SECRETS = (
 _REGISTRATION = re.compile(r"([A-Z][A-Z0-9_]*)_(CLIENT_ID|SCOPE)")
 _KUBERNETES = re.compile(r"GATEWAY_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP)\w*)?)")
 """Variables that Kubernetes and Docker add for a service called `gateway`."""
+_LONGEST_NAME = 60
 _MINIMUM_JWT_SECRET = 32
 """RFC 7518 section 3.2: an HS256 key is at least as long as its hash."""
 
@@ -134,6 +137,16 @@ def _origin(value: str) -> str:
     host = f"[{host}]" if ":" in host else host
     port = "" if parts.port in (None, {"http": 80, "https": 443}[parts.scheme]) else f":{parts.port}"
     return f"{parts.scheme}://{host}{port}"
+
+
+def _support_url(value: str) -> str:
+    return value if re.fullmatch(r"mailto:[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+", value) else _web_url(value)
+
+
+def _brand_name(value: str) -> str:
+    if len(value) > _LONGEST_NAME or not value.isprintable():
+        raise ValueError(f"is not a name: write up to {_LONGEST_NAME} printable characters.")
+    return value
 
 
 def _switch(value: str) -> bool:
@@ -275,6 +288,14 @@ class Settings(BaseModel):
     journal: Switch = True
     app_origins: Annotated[tuple[Origin, ...], BeforeValidator(_words)] = ()
     app_login_url: WebUrl | None = None
+    brand_name: Annotated[str, AfterValidator(_brand_name)] = ""
+    brand_logo: Annotated[Logo, BeforeValidator(read_logo)] | None = None
+    brand_color: Annotated[str, AfterValidator(read_color)] = ""
+    brand_support_url: Annotated[str, AfterValidator(_support_url)] | None = None
+    brand_home_url: WebUrl | None = None
+    texts: Annotated[Texts, BeforeValidator(lambda folder: read_texts(Path(folder)))] = Field(
+        default_factory=read_texts, repr=False
+    )
     catalog: DirectoryPath | None = None
     owner_tokens: Switch = True
     trusted_proxies: Annotated[int, Field(ge=0, le=16)] = 0
@@ -285,6 +306,11 @@ class Settings(BaseModel):
     events_days: Annotated[int, Field(ge=1, le=36_500)] = 365
     clients: Mapping[str, Client] = Field(default_factory=dict, repr=False)
     scopes: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+
+    @property
+    def home_url(self) -> str | None:
+        """The product's own page: where users get back to when the flow does not say where they came from."""
+        return self.brand_home_url or next(iter(self.app_origins), None)
 
     @property
     def secure(self) -> bool:

@@ -33,6 +33,7 @@ from gateway.partners.admin import SCOPES, NewKey, Reach, add_key, add_partner
 from gateway.server import bind, python_module, run_server
 
 _START_SECONDS = 30
+LOGO = Path(__file__).resolve().parents[1] / "sandbox" / "static" / "mark.svg"
 SANDBOX_GHL_CLIENT = "64a000000000000000000000-sandbox1"
 PARTNERS: dict[str, tuple[str, tuple[str, ...], Reach]] = {
     "northwind": ("Northwind back end", SCOPES, "all"),
@@ -92,6 +93,11 @@ def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, 
         "GATEWAY_CATALOG": str(overrides),
         "GATEWAY_APP_ORIGINS": sandbox,
         "GATEWAY_APP_LOGIN_URL": f"{sandbox}/login",
+        "GATEWAY_BRAND_NAME": "Northwind",
+        "GATEWAY_BRAND_LOGO": str(LOGO),
+        "GATEWAY_BRAND_COLOR": "#1d4f4a",
+        "GATEWAY_BRAND_HOME_URL": f"{sandbox}/",
+        "GATEWAY_BRAND_SUPPORT_URL": "mailto:help@northwind.example",
         "GATEWAY_ALLOW_PRIVATE_HOSTS": "1",
         "SUPABASE_URL": sandbox,
         "DATABASE_URL": dsn,

@@ -45,6 +45,7 @@ LINK_SCOPE = "sessions:write"
 class LinkExpired(StateInvalid):
     """An unknown, an expired or a used link: the three look the same."""
 
+    wording = "link_expired"
     title = "This link is no longer valid"
     meaning = "This link was used before, or is older than 15 minutes."
     next_step = "Ask the sender for a new link. What you have connected is listed under Your connections."

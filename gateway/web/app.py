@@ -14,6 +14,7 @@ from gateway.web import (
     connect,
     error_responses,
     health,
+    language,
     links,
     metrics,
     pages,
@@ -42,6 +43,8 @@ def build_app(rt: Runtime) -> Flask:
     for blueprint in (*connect.BLUEPRINTS, *(module.blueprint for module in modules)):
         app.register_blueprint(blueprint)
     # After-hooks run in reverse order: the access log comes last and sees the response as it is sent.
+    language.register(app)
+    app.context_processor(lambda: {"brand": pages.brand(rt.settings)})
     for module in (request_context, metrics, security_headers, auth_rate_limit, error_responses):
         module.register(app)
     return app

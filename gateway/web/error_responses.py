@@ -5,15 +5,17 @@ Error responses: problem+json (RFC 9457) below /v1, HTML elsewhere.
 from __future__ import annotations
 
 import math
+from urllib.parse import urlsplit
 
 import structlog
-from flask import Flask, Response, make_response, render_template
+from flask import Flask, Response, make_response, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from gateway.catalog import Provider
 from gateway.errors import (
     BadRequest,
     DatabaseUnavailable,
+    Forbidden,
     GatewayError,
     Held,
     MethodNotAllowed,
@@ -22,6 +24,7 @@ from gateway.errors import (
     ProviderUnavailable,
     RateLimited,
     RefreshInProgress,
+    ReturnToRefused,
     TooLarge,
     Unauthenticated,
     Unexpected,
@@ -29,7 +32,11 @@ from gateway.errors import (
     UserMismatch,
 )
 from gateway.web import auth_rate_limit
+from gateway.web.language import text, use_english
+from gateway.web.redirects import flow, origin_of, see_other, with_query
 from gateway.web.request_context import is_api, request_id, route, runtime
+from gateway.web.security_headers import popup_friendly
+from gateway.web.session import HAND_OVER, sign_in_response, sign_in_url
 from gateway.web.v1.json_api import json_response
 from gateway.web.v1.schemas import FieldError, Problem
 
@@ -61,12 +68,25 @@ def register(app: Flask) -> None:
 def respond(error: GatewayError, *, left_installed: Provider | None = None) -> Response:
     """The response for one of our errors. `left_installed`: the provider where our app may still be installed."""
     error = auth_rate_limit.apply(error)
-    log.info("request.refused", error=error.slug, status=error.status, reason=str(error))
-    response = problem_json(error) if is_api() else problem_page(error, left_installed=left_installed)
+    response = None if is_api() else _redirect(error, left_installed)
+    if response is None:
+        log.info("request.refused", error=error.slug, status=error.status, reason=str(error))
+        response = problem_json(error) if is_api() else problem_page(error, left_installed)
     known = isinstance(error, ProviderUnavailable) and error.retry_after is not None
     if known or isinstance(error, DatabaseUnavailable | RefreshInProgress | RateLimited | Held):
         response.headers["Retry-After"] = str(math.ceil(error.retry_after or 5))
     return response
+
+
+def _redirect(error: GatewayError, left_installed: Provider | None) -> Response | None:
+    """Back to the product with the slug, or to the sign-in and back; None where a page has to say what happened."""
+    found = flow()
+    if error.returned and (found.return_to or found.is_started):
+        left = {"left": "1"} if left_installed and not found.return_to else {}
+        return see_other(found.url(error=error.slug, **left))
+    if isinstance(error, Unauthenticated) and request.endpoint != HAND_OVER:
+        return sign_in_response()
+    return None
 
 
 def _respond_http(error: HTTPException) -> Response:
@@ -88,18 +108,60 @@ def _respond_unexpected(error: Exception) -> Response:
     return respond(Unexpected(type(error).__name__))
 
 
-def problem_page(error: GatewayError, *, explained: bool = False, left_installed: Provider | None = None) -> Response:
-    """The page of a problem. As a reference page (`explained`) it responds 200."""
+def problem_page(error: GatewayError, left_installed: Provider | None = None) -> Response:
+    """The page of a problem, which also tells the opener of a pop-up."""
+    popup_friendly(yes=True)
+    key = f"problem.{error.wording or error.slug}"
     page = render_template(
         "problem.html",
-        problem=error,
-        who=WHO[error.remedy],
-        explained=explained,
+        slug=error.slug,
+        title=text(f"{key}.title"),
+        text=text(f"{key}.text"),
+        action=_action(error),
         left=left_installed and (left_installed.name, left_installed.installed_apps_url),
         meant_for=error.meant_for if isinstance(error, UserMismatch) else None,
-        request_id=None if explained else request_id(),
+        request_id=request_id(),
+        message={
+            "outcome": "failed" if flow().display == "popup" else "",
+            "target_origin": _openers(error),
+            "error": error.slug,
+            "provider": flow().provider if runtime().catalog.get(flow().provider) else "",
+            "connection": "",
+        },
     )
-    return make_response(page, 200 if explained else error.status)
+    return make_response(page, error.status)
+
+
+def _openers(error: GatewayError) -> str:
+    """
+    The origins that may hear the slug: the product's that started the flow, else each of the product's.
+
+    A front end whose origin is not listed hears that it is not listed, and nothing else.
+    """
+    if isinstance(error, ReturnToRefused) or (isinstance(error, Forbidden) and request.endpoint == HAND_OVER):
+        return "*"
+    return origin_of(flow().return_to or "") if flow().return_to else " ".join(runtime().settings.app_origins)
+
+
+def _action(error: GatewayError) -> dict[str, object]:
+    """The button: sign in, try again, or back to the product, whose query says what happened."""
+    settings, found = runtime().settings, flow()
+    if isinstance(error, Unauthenticated) and settings.app_login_url:
+        return {"url": sign_in_url(), "text": text("page.sign_in")}
+    if error.remedy == "wait" and request.method == "GET" and not request.args.get("state"):
+        return {"url": request.full_path.rstrip("?"), "text": text("page.again")}
+    home = found.return_to or settings.home_url
+    if not home:
+        return {"url": "/connections", "text": text("page.connections")}
+    provider = {"provider": found.provider} if runtime().catalog.get(found.provider) else {}
+    product = settings.brand_name or urlsplit(home).netloc
+    return {"url": with_query(home, error=error.slug, **provider), "text": text("page.back", product=product)}
+
+
+def explained_page(error: type[GatewayError]) -> str:
+    """What an error means and who can fix it, for developers."""
+    use_english()
+    return render_template("explained.html", problem=error, who=WHO[error.remedy])
 
 
 def problem_json(error: GatewayError) -> Response:

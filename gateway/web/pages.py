@@ -7,59 +7,30 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, current_app, render_template, request
+from werkzeug.wrappers import Response as AnyResponse
 
+from gateway.brand import stylesheet
 from gateway.catalog import TYPES, Provider
 from gateway.connections.disconnect import disconnect
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.connections import Listing, list_connections
 from gateway.database.queries.links import end_consent
-from gateway.errors import GatewayError, NotFound, every_problem
+from gateway.errors import GatewayError, NotFound, Unauthenticated, every_problem
 from gateway.models import Connection
 from gateway.services import Runtime
-from gateway.web.connect import TYPE_NAMES
-from gateway.web.error_responses import problem_page
-from gateway.web.redirects import see_other, with_query
+from gateway.settings import Settings
+from gateway.web.error_responses import explained_page
+from gateway.web.language import reason_text, text
+from gateway.web.redirects import requested_flow, see_other, with_query
 from gateway.web.request_context import runtime
 from gateway.web.security_headers import popup_friendly
-from gateway.web.session import check_form, csrf_token, session_secret, sign_in_response
+from gateway.web.session import check_form, csrf_token, session_secret
 
 blueprint = Blueprint("pages", __name__)
 
-STATUS_TEXTS = {
-    "active": "Connected",
-    "unverified": "Being verified",
-    "suspended": "Suspended at the provider",
-    "held": "On hold",
-    "pending_confirmation": "Waiting for confirmation",
-    "needs_reauthorization": "Reconnect needed",
-}
-REASON_TEXTS = {
-    "grant_refused": "{name} no longer accepts this access: it was withdrawn there, or it expired.",
-    "refused_for_long": "{name} has refused this access for a week.",
-    "refresh_token_expired": "The access was not used for so long that it expired.",
-    "access_token_expired": "The access expired, and {name} does not allow it to be renewed without you.",
-    "no_refresh_token": "The access expired, and {name} does not allow it to be renewed without you.",
-    "client_replaced": "This service has a new registration at {name}, so you have to connect again once.",
-    "uninstalled": "The app was uninstalled from this account.",
-    "another_account": "The stored access belongs to another account.",
-    "not_confirmed": "{name} did not confirm the tokens that were written into this connection.",
-    "owner_wrote_tokens": "Tokens were written into this connection. They are used once {name} has confirmed them.",
-    "imported": "The tokens were imported. They are used once {name} has confirmed them.",
-    "account_not_active": "{name} says that the account is not active. The connection works again when the account does.",
-    "provider_incident": "{name} refuses the access of many users at the moment. You need to do nothing.",
-    "retried": "The connection is being tried again.",
-}
-_DISCONNECTED = {
-    "done": "The stored access is erased and revoked at {name}.",
-    "queued": "The stored access is erased. {name} could not be reached to revoke it; we keep trying.",
-    "unsupported": "The stored access is erased. This page cannot revoke it at {name}: remove the app there too.",
-}
-_UNINSTALLED = {
-    "done": "The stored access is erased, and the app is uninstalled at {name}.",
-    "failed": "The stored access is erased. The app could not be uninstalled at {name}: remove it there.",
-}
 PROBLEMS: dict[str, type[GatewayError]] = {kind.slug: kind for kind in every_problem()}
 
 
@@ -72,6 +43,7 @@ def front() -> Response:
 @blueprint.get("/connect/<provider_id>")
 def short_link(provider_id: str) -> Response:
     """The link to put anywhere; it keeps its query."""
+    requested_flow(provider_id)
     provider = runtime().provider(provider_id)
     query = request.query_string.decode("ascii", "ignore")
     return see_other(f"/{provider.path}/{provider.id}/connect" + (f"?{query}" if query else ""))
@@ -86,12 +58,12 @@ def connections() -> Any:
     rt = runtime()
     listed = list_connections(rt.database, fingerprint(session_secret()))
     if listed is None:
-        return sign_in_response()
+        raise Unauthenticated("no session")
     rows = listed.connections
     connected = {row.provider for row in rows}
     groups = [
         {
-            "kind": TYPE_NAMES[path],
+            "kind": path,
             "connections": [_item(rt, row, listed) for row in rows if row.type == number],
         }
         for number, path in TYPES.items()
@@ -100,7 +72,7 @@ def connections() -> Any:
         {
             "id": each.id,
             "name": each.name,
-            "kind": TYPE_NAMES[each.path],
+            "kind": each.path,
             # For a second account the link says so; otherwise the user would be asked which one to keep.
             "connect_path": f"/connect/{each.id}" + ("?another=1" if each.id in connected else ""),
         }
@@ -126,8 +98,7 @@ def _item(rt: Runtime, row: Connection, listed: Listing) -> dict[str, Any]:
         "provider_name": name,
         "account_label": row.account.label,
         "status": row.status,
-        "status_text": STATUS_TEXTS[row.status],
-        "reason": REASON_TEXTS.get(row.reason or "", "").format(name=name),
+        "reason": reason_text(row.reason, provider=name),
         "ends_at": None if row.refreshable or row.status != "active" else row.expires_at,
         "scope": row.scope,
         "missing_scope": provider.missing_scope(row.scope) if provider else (),
@@ -149,26 +120,32 @@ def _uninstall_option(provider: Provider | None, row: Connection) -> dict[str, s
     deviation = provider.uninstaller if provider else None
     if provider is None or deviation is None or deviation.uninstall_scope not in row.scope:
         return None
-    return {"label": f"Also uninstall the app at {provider.name}", "warning": deviation.uninstall_warning}
+    return {"warning": deviation.uninstall_warning}
 
 
 def _notice(rt: Runtime, rows: Sequence[Connection]) -> dict[str, str] | None:
     """The result of the last action, by the slugs and ids in the query. No text of the query is shown."""
-    provider = rt.catalog.get(request.args.get("provider", ""))
-    name = provider.name if provider else "The service"
-    problem = PROBLEMS.get(request.args.get("error", ""))
-    if problem is not None:
-        left = f" {name} may still list this app as installed; you can remove it there."
-        text = f"{problem.meaning} {problem.next_step}" + (left if request.args.get("left") == "1" else "")
-        return {"tone": "bad", "title": problem.title, "text": text}
-    if request.args.get("disconnected") in _DISCONNECTED:
-        text = _DISCONNECTED[request.args["disconnected"]]
-        text = _UNINSTALLED.get(request.args.get("uninstalled", ""), text).format(name=name)
-        return {"tone": "info", "title": f"{name} is disconnected", "text": text}
-    if request.args.get("sharing") == "ended":
-        return {"tone": "info", "title": f"{name} is no longer shared", "text": "It stays connected for you."}
-    if provider and any(str(row.id) == request.args.get("connection") and row.provider == provider.id for row in rows):
-        return {"tone": "good", "title": f"{name} is connected", "text": "It is ready to use."}
+    args, provider = request.args, rt.catalog.get(request.args.get("provider", ""))
+    name = provider.name if provider else text("notice.service")
+    slug = args.get("error", "")
+    if slug in PROBLEMS:
+        left = text("notice.left", provider=name) if args.get("left") == "1" else ""
+        return {
+            "tone": "bad",
+            "title": text(f"problem.{slug}.title"),
+            "text": text(f"problem.{slug}.text") + " " + left,
+        }
+    if args.get("disconnected") in ("done", "queued", "unsupported"):
+        uninstalled = args.get("uninstalled") in ("done", "failed")
+        key = f"uninstalled_{args['uninstalled']}" if uninstalled else f"revocation_{args['disconnected']}"
+        words = text(f"notice.{key}", provider=name)
+        return {"tone": "info", "title": text("notice.disconnected", provider=name), "text": words}
+    if args.get("sharing") == "ended":
+        words = text("notice.sharing_ended_text")
+        return {"tone": "info", "title": text("notice.sharing_ended", provider=name), "text": words}
+    if provider and any(str(row.id) == args.get("connection") and row.provider == provider.id for row in rows):
+        words = text("notice.connected_text")
+        return {"tone": "good", "title": text("notice.connected", provider=name), "text": words}
     return None
 
 
@@ -207,22 +184,23 @@ def result() -> Any:
     """The end of a pop-up: sends the result to the opener, when that is one of the product's pages, and closes."""
     rt, args = runtime(), request.args
     popup_friendly(yes=True)
-    problem = PROBLEMS.get(args.get("error", ""))
     provider = rt.catalog.get(args.get("provider", ""))
-    target = args.get("to", "")
-    message = {
-        "target_origin": target if target in (*rt.settings.app_origins, rt.settings.public_url) else "",
-        "connection": _uuid_or_empty(args.get("connection", "")),
-        "provider": provider.id if provider else "",
-        "error": problem.slug if problem else "",
-    }
-    if message["connection"] and problem is None:
-        outcome, title = "connected", f"{provider.name if provider else 'The service'} is connected"
-        text = "You can continue in the page you came from."
+    connection, slug, target = _uuid_or_empty(args.get("connection", "")), args.get("error", ""), args.get("to", "")
+    error = slug if slug in PROBLEMS else ""
+    if connection and not error:
+        title = text("notice.connected", provider=provider.name if provider else text("notice.service"))
+        words = text("result.connected_text")
     else:
-        problem = problem or GatewayError
-        outcome, title, text = "failed", problem.title, problem.next_step
-    return render_template("result.html", outcome=outcome, title=title, text=text, message=message)
+        key = f"problem.{error or GatewayError.slug}"
+        title, words = text(f"{key}.title"), text(f"{key}.text")
+    message = {
+        "outcome": "connected" if connection and not error else "failed",
+        "target_origin": target if target in (*rt.settings.app_origins, rt.settings.public_url) else "",
+        "connection": connection,
+        "provider": provider.id if provider else "",
+        "error": error,
+    }
+    return render_template("result.html", title=title, text=words, message=message)
 
 
 def _uuid_or_empty(value: str) -> str:
@@ -238,7 +216,7 @@ def problem(slug: str) -> Any:
     kind = PROBLEMS.get(slug)
     if kind is None:
         raise NotFound("no such problem")
-    return problem_page(kind(), explained=True)
+    return explained_page(kind)
 
 
 @blueprint.get("/gateway.js")
@@ -247,3 +225,41 @@ def helper() -> Response:
     response = current_app.send_static_file("gateway.js")
     response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
     return response
+
+
+# -- whose product it is ---------------------------------------------------------------------------------------------
+
+
+def brand(settings: Settings) -> dict[str, str]:
+    """The product's name, logo, colour and addresses, for every page; each empty where it is not set."""
+    logo, home = settings.brand_logo, settings.home_url or ""
+    return {
+        "name": settings.brand_name,
+        "product": settings.brand_name or urlsplit(home).netloc,
+        "logo": (logo.url or "/brand/logo") if logo else "",
+        "color": settings.brand_color,
+        "support": settings.brand_support_url or "",
+        "home": home,
+    }
+
+
+@blueprint.get("/brand/logo")
+def brand_logo() -> AnyResponse:
+    """The operator's logo file."""
+    logo = runtime().settings.brand_logo
+    return _file(logo.data if logo else b"", logo.type if logo else "")
+
+
+@blueprint.get("/brand.css")
+def brand_stylesheet() -> AnyResponse:
+    """The accent colours made from the operator's colour."""
+    color = runtime().settings.brand_color
+    return _file(stylesheet(color).encode() if color else b"", "text/css")
+
+
+def _file(data: bytes, mimetype: str) -> AnyResponse:
+    if not data:
+        raise NotFound("not set by the operator")
+    response = Response(data, mimetype=mimetype)
+    response.add_etag()
+    return response.make_conditional(request)

@@ -1,5 +1,5 @@
 """
-Redirects: check URLs from outside, and add results to them.
+Redirects: check URLs from outside, add results to them, and know the way back to the product.
 
 An open redirector is a phishing tool (RFC 9700 section 4.11). So the origin has to be one of ours exactly, and an address that two
 parsers could read differently is refused before it is parsed.
@@ -8,14 +8,62 @@ parsers could read differently is refused before it is parsed.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from urllib.parse import quote, unquote_plus, urlencode, urlsplit, urlunsplit
 
-from flask import Response
+from flask import Response, g, request
 
 from gateway.errors import ReturnToRefused
+from gateway.models import Display
 from gateway.settings import Settings
+from gateway.web.request_context import runtime
 
 _LONGEST = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """The attempt to connect that a request belongs to, as far as the way back to the product needs it."""
+
+    provider: str = ""
+    return_to: str | None = None
+    display: Display = "page"
+    is_started: bool = False
+    """The user pressed the button: a failure then returns, to the list of connections where there is no `return_to`."""
+
+    def url(self, **result: str) -> str:
+        """Where the result goes: never a token, a code or the provider's text in the query."""
+        result |= {"provider": self.provider} if self.provider else {}
+        if self.display == "popup":
+            return with_query("/result", to=origin_of(self.return_to or runtime().settings.public_url), **result)
+        return with_query(self.return_to or "/connections", **result)
+
+
+def note_flow(flow: Flow) -> Flow:
+    """Note the way back, for an error that comes later in this request."""
+    g.flow = flow
+    return flow
+
+
+def requested_flow(provider: str) -> Flow:
+    """The flow with `return_to` and `display` of the query or the form. Raises ReturnToRefused."""
+    values = request.form if request.method == "POST" else request.args
+    display: Display = "popup" if values.get("display") == "popup" else "page"
+    note_flow(Flow(provider, None, display))
+    return_to = app_address(runtime().settings, values.get("return_to"))
+    return note_flow(Flow(provider, return_to, display, is_started=request.method == "POST"))
+
+
+def flow() -> Flow:
+    """The flow of this request; an empty one where none is known."""
+    found: Flow = g.get("flow") or Flow()
+    return found
+
+
+def origin_of(url: str) -> str:
+    """`scheme://host[:port]`."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def app_address(settings: Settings, value: str | None) -> str | None:
@@ -68,7 +116,7 @@ def with_query(url: str, **more: str) -> str:
 _DISGUISED = re.compile(r"/(/|%(0.|1.|2f|5c|7f))", re.IGNORECASE)
 """A second slash, a backslash or a control character after the first slash, plain or percent-encoded."""
 
-_RESULTS = frozenset({"connection", "provider", "error", "confirmation", "connect_session"})
+_RESULTS = frozenset({"connection", "provider", "error", "missing_scope", "confirmation", "connect_session"})
 """Names of our results: a link must not contain its own."""
 
 

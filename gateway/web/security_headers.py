@@ -13,7 +13,7 @@ from gateway.services import Runtime
 from gateway.web.request_context import is_api
 
 _POLICY = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'{logo}; "
     "form-action 'self'{form_action}; frame-ancestors 'none'; base-uri 'none'"
 )
 _ALWAYS = (
@@ -29,7 +29,7 @@ _CORS = (
     ("Cross-Origin-Resource-Policy", "cross-origin"),
 )
 """Below /v1, for the product's own front ends. Cookies are never read there."""
-_CACHED = ("static", "pages.helper")
+_CACHED = ("static", "pages.helper", "pages.brand_logo", "pages.brand_stylesheet")
 """Endpoints whose responses browsers keep but revalidate (ETag): a new gateway has new pages at once."""
 
 
@@ -49,11 +49,12 @@ def register(app: Flask) -> None:
     rt: Runtime = app.extensions["gateway"]
     always = [*_ALWAYS, *([("Strict-Transport-Security", "max-age=31536000")] if rt.settings.secure else [])]
     app_origins = frozenset(rt.settings.app_origins)
+    logo = f" {rt.settings.brand_logo.url}" if rt.settings.brand_logo and rt.settings.brand_logo.url else ""
 
     @app.after_request
     def add(response: Response) -> Response:
         headers, environ, api = response.headers, request.environ, is_api()
-        more = [*always, ("Content-Security-Policy", _POLICY.format(form_action=g.get("form_action", "")))]
+        more = [*always, ("Content-Security-Policy", _POLICY.format(form_action=g.get("form_action", ""), logo=logo))]
         origin = environ.get("HTTP_ORIGIN")
         if api:
             more.append(("Vary", "Origin"))

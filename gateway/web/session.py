@@ -18,12 +18,14 @@ from gateway.crypto.vault import fingerprint
 from gateway.database.queries.sessions import end_session, open_session, read_session
 from gateway.errors import Forbidden, Unauthenticated
 from gateway.identity import SESSION_BEYOND_TOKEN
-from gateway.web.redirects import here_or_app_address, see_other, with_query
+from gateway.web.redirects import flow, here_or_app_address, see_other, with_query
 from gateway.web.request_context import runtime
 
 blueprint = Blueprint("session", __name__)
 
 ATTEMPT_SECONDS = 600
+HAND_OVER = "session.hand_over"
+"""The endpoint where the product signs its user in."""
 
 
 # -- cookies ---------------------------------------------------------------------------------------------------------
@@ -105,19 +107,27 @@ def check_form() -> str:
     return session
 
 
-def sign_in_response(**query: str) -> Response:
-    """
-    For a browser without a session: redirect to the product's sign-in, or a page that explains how to sign in.
-
-    `query`: fields of a form that was sent, for the address of the page it was sent from.
-    """
+def sign_in_url() -> str:
+    """The product's sign-in page, with the way back to the page of this request: a redirect cannot repeat a form."""
     settings = runtime().settings
-    if settings.app_login_url is None:
+    if request.endpoint == HAND_OVER:
+        back = here_or_app_address(settings, request.form.get("next"))
+    elif request.path.startswith("/connections/"):
+        back = "/connections"  # its forms are on the list
+    else:
+        query = request.query_string.decode("ascii", "ignore")
+        if request.method == "POST" and flow().return_to:
+            query = urlencode({"display": flow().display, "return_to": flow().return_to}, quote_via=quote)
+        back = quote(request.path, safe="/") + (f"?{query}" if query else "")
+    back = settings.public_url + back if back.startswith("/") else back
+    return with_query(settings.app_login_url or "", next=back)
+
+
+def sign_in_response() -> Response:
+    """For a browser without a session: redirect to the product's sign-in, or a page that explains how to sign in."""
+    if runtime().settings.app_login_url is None:
         return make_response(render_template("signin.html", login_url=None, signed_out=False), 401)
-    # A redirect cannot repeat a POST: the way back is the page with the form.
-    text = urlencode(query, quote_via=quote) if query else request.query_string.decode("ascii", "ignore")
-    back = settings.public_url + quote(request.path, safe="/") + (f"?{text}" if text else "")
-    return see_other(with_query(settings.app_login_url, next=back))
+    return see_other(sign_in_url())
 
 
 # -- sign in and out -------------------------------------------------------------------------------------------------

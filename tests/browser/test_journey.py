@@ -156,7 +156,7 @@ def test_the_first_tab_skips_to_the_content(gateway, page):
     skip = page.get_by_role("link", name="Skip to the content")
     presses(skip)
 
-    tabs_to(page.locator("main a").first, at_most=1)
+    tabs_to(page.locator("main :is(a, button, summary)").first, at_most=1)
 
 
 # -- signing out -----------------------------------------------------------------------------------------------------

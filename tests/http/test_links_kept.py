@@ -224,7 +224,7 @@ def test_a_question_is_not_answered_for_a_partner_that_was_stopped(gateway, alic
 
     refused = alice.post(at, fields | {"answer": "replace"})
 
-    assert 403 == refused.status_code
+    assert "frozen" == told(refused)["error"]
     assert [] == rows(gateway.dsn, "select 1 from gateway.pending_grant where user_id = %s", alice.id)
     assert [BERLIN] == rows(gateway.dsn, "select account_id from gateway.connection where user_id = %s", alice.id)
 

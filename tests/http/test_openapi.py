@@ -16,11 +16,13 @@ from types import SimpleNamespace
 
 import pytest
 import requests
+from cryptography.fernet import Fernet
 from hypothesis import configuration
 
 from gateway.database import open_postgres
 from gateway.errors import every_problem
 from gateway.partners.admin import SCOPES, add_partner
+from gateway.settings import read_settings
 from gateway.web.app import build_app
 from gateway.web.v1.openapi import Call, described, description, operations
 from tests.support.gateway_process import told, whole_gateway
@@ -45,7 +47,8 @@ CALLS = {
 @pytest.fixture(scope="module")
 def app():
     """The application as it is put together; no request of it reaches a database here."""
-    settings = SimpleNamespace(public_url="https://connect.example.com", secure=True, app_origins=(), trusted_proxies=0)
+    key = Fernet.generate_key().decode()
+    settings = read_settings({"GATEWAY_KEYS": key, "GATEWAY_PUBLIC_URL": "https://connect.example.com"})
     return build_app(SimpleNamespace(settings=settings))
 
 

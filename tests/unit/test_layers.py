@@ -12,7 +12,7 @@ import gateway
 
 ROOT = Path(gateway.__file__).parent
 LAYERS = (
-    ("errors", "models", "log_setup", "database_url", "settings"),
+    ("errors", "models", "brand", "texts", "log_setup", "database_url", "settings"),
     ("catalog", "crypto", "http", "protocol", "database", "identity"),
     ("services", "account", "connect", "tokens", "connections", "partners", "events"),
     ("worker", "server", "doctor", "embedded"),
@@ -21,7 +21,7 @@ LAYERS = (
 ALLOWED = {
     "log_setup": {"errors"},
     "models": {"errors"},
-    "settings": {"errors", "models", "database_url"},
+    "settings": {"errors", "models", "brand", "texts", "database_url"},
     "database": {"http"},
     "protocol": {"catalog", "http"},
     "identity": {"protocol"},

@@ -1,7 +1,7 @@
 /**
- * The end of a pop-up: sends the result to the opener, if its origin is the named one, and closes the window.
+ * The end of a pop-up, good or bad: sends the result to the opener, if its origin is a named one, and closes the window.
  *
- * It knows ids and a slug, never a token. Where the window may not close, the page stays and says so.
+ * It knows ids and a slug, never a token. A page that is not known to be a pop-up stays; so does a window that may not close.
  */
 (() => {
   "use strict";
@@ -9,23 +9,28 @@
   const LINGER_MS = { connected: 1200, failed: 8000 };
 
   const part = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
-  const { outcome, targetOrigin, connection, provider, error } = part("result").dataset;
+  const main = /** @type {HTMLElement} */ (document.querySelector("main"));
+  const { outcome, targetOrigin, connection, provider, error } = main.dataset;
 
-  if (window.opener && targetOrigin) {
-    window.opener.postMessage({ source: "oauth-gateway", connection, provider, error }, targetOrigin);
+  if (!window.opener) return;
+  for (const origin of (targetOrigin ?? "").split(" ").filter(Boolean)) {
+    window.opener.postMessage({ source: "oauth-gateway", connection, provider, error }, origin);
   }
-  if (window.opener) {
-    const timer = setTimeout(() => window.close(), LINGER_MS[outcome === "connected" ? "connected" : "failed"]);
-    const yours = part("closing").textContent;
-    part("closing").textContent = "This window closes by itself.";
-    // A user who reads or uses the keyboard closes the window themselves (WCAG 2.2.1).
-    const stay = () => {
-      clearTimeout(timer);
-      part("closing").textContent = yours;
-    };
-    addEventListener("keydown", stay, { once: true });
-    addEventListener("pointerdown", stay, { once: true });
-    part("close").hidden = false;
-    part("close").addEventListener("click", () => window.close());
-  }
+  document.getElementById("action")?.setAttribute("hidden", "");
+  part("close").hidden = false;
+  part("close").addEventListener("click", () => window.close());
+  if (!outcome) return;
+  const timer = setTimeout(() => window.close(), LINGER_MS[outcome === "connected" ? "connected" : "failed"]);
+  const itself = (/** @type {boolean} */ yes) => {
+    part("closes").hidden = !yes;
+    part("stays").hidden = yes;
+  };
+  itself(true);
+  // A user who reads or uses the keyboard closes the window themselves (WCAG 2.2.1).
+  const stay = () => {
+    clearTimeout(timer);
+    itself(false);
+  };
+  addEventListener("keydown", stay, { once: true });
+  addEventListener("pointerdown", stay, { once: true });
 })();

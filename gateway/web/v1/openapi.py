@@ -31,6 +31,7 @@ from gateway.errors import (
     Unexpected,
     UnsupportedMediaType,
 )
+from gateway.web.language import use_english
 from gateway.web.request_context import runtime
 from gateway.web.v1.schemas import NoQuery, Problem, RequestModel, ResponseModel
 
@@ -255,4 +256,5 @@ def document() -> Response:
 @blueprint.get("/docs")
 def page() -> str:
     """The document for people."""
+    use_english()
     return render_template("docs.html", document=_document())

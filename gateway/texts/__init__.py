@@ -1,0 +1,119 @@
+"""
+The texts of the pages, a TOML file per language. An operator's files replace single texts, or add a language.
+
+A text is plain: HTML in it is shown as it is written. `{words}` in braces are filled in, and nothing else is read from them.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+DEFAULT = "en"
+_OURS = Path(__file__).parent
+_CATALOG = "catalog"
+_LARGEST_FILE = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """Every text of one language, by dotted key, and translations of what the catalogue says, by its English words."""
+
+    texts: Mapping[str, str]
+    catalog: Mapping[str, str]
+
+
+Texts = Mapping[str, Language]
+"""By language tag: `en`, `de` …"""
+
+
+def read_texts(folder: Path | None = None) -> Texts:
+    """Our texts, changed by the operator's files in `folder`. Raises ValueError with every problem in them."""
+    texts = {path.stem: Language(*_flattened(path)) for path in sorted(_OURS.glob("*.toml"))}
+    if folder is None:
+        return texts
+    if not folder.is_dir():
+        raise ValueError("is not a folder: name the one that holds files like de.toml.")
+    problems: list[str] = []
+    for path in sorted(folder.glob("*.toml")):
+        try:
+            changed, catalog = _flattened(path)
+        except ValueError as error:
+            problems.append(f"{path.name} {error}")
+            continue
+        ours = texts.get(path.stem, Language({}, {}))
+        complete = Language({**ours.texts, **changed}, {**ours.catalog, **catalog})
+        problems += (f"{path.name}: {problem}" for problem in wrong_texts(complete.texts, texts[DEFAULT].texts))
+        texts[path.stem] = complete
+    if problems:
+        raise ValueError("holds texts that cannot be used: " + "; ".join(problems) + ".")
+    return texts
+
+
+def wrong_texts(texts: Mapping[str, str], english: Mapping[str, str]) -> list[str]:
+    """What does not fit the English texts: keys that do not exist or are missing, and placeholders that the text does not get."""
+    problems = []
+    for key, text in texts.items():
+        if key not in english:
+            near = get_close_matches(key, english, n=1)
+            problems.append(f"{key} is not a text" + (f" (did you mean {near[0]}?)" if near else ""))
+        elif (named := placeholders(text)) is None:
+            problems.append(f"{key} has a broken placeholder: write a name in braces, and other braces twice")
+        elif unknown := named - (placeholders(english[key]) or set()):
+            known = ", ".join(f"{{{name}}}" for name in sorted(placeholders(english[key]) or set())) or "none"
+            problems.append(f"{key} has the unknown placeholder {{{min(unknown)}}}; it may use {known}")
+    missing = [key for key in english if key not in texts]
+    if missing:
+        problems.append(f"a new language needs every text, and {len(missing)} are missing, the first is {missing[0]}")
+    return problems
+
+
+def placeholders(text: str) -> set[str] | None:
+    """The names in braces; None where the braces hold more than a name: an index, an attribute or a format."""
+    names = set()
+    try:
+        for _, name, form, conversion in Formatter().parse(text):
+            if name is not None:
+                if form or conversion or not name.isidentifier():
+                    return None
+                names.add(name)
+    except ValueError:
+        return None
+    return names
+
+
+def _flattened(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The texts by dotted key, and the translations of the catalogue. Raises ValueError."""
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise ValueError("is larger than 256 KB")
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise ValueError("cannot be read") from None
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"is not TOML: {error}") from None
+    catalog = tables.pop(_CATALOG, {})
+    found: dict[str, str] = {}
+    _flatten("", tables, found)
+    if not isinstance(catalog, dict) or not all(isinstance(text, str) and text.strip() for text in catalog.values()):
+        raise ValueError(
+            "needs two texts in quotes on each line of [catalog]: the catalogue's English, and its translation"
+        )
+    return found, catalog
+
+
+def _flatten(prefix: str, table: Mapping[str, Any], found: dict[str, str]) -> None:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            _flatten(f"{prefix}{name}.", value, found)
+        elif isinstance(value, str) and value.strip():
+            found[f"{prefix}{name}"] = value
+        else:
+            raise ValueError(f"needs a text in quotes for {prefix}{name}")

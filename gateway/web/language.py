@@ -1,0 +1,70 @@
+"""
+The language of a page, and its texts.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Flask, g, request
+from markupsafe import Markup, escape
+
+from gateway.texts import DEFAULT, Language
+from gateway.web.request_context import runtime
+
+
+def register(app: Flask) -> None:
+    """What every template may use: `t`, `translated`, `moment`, `lang` and the filter `bdi`."""
+    app.jinja_env.globals.update(t=text, translated=translated, moment=moment, lang=language)
+    app.jinja_env.filters["bdi"] = lambda value: Markup("<bdi>{}</bdi>").format(value)
+
+
+def language() -> str:
+    """The tag of the reader's preferred language among those that have texts (RFC 9110 section 12.5.4)."""
+    if "language" not in g:
+        known = runtime().settings.texts
+        g.language = request.accept_languages.best_match([DEFAULT, *known], default=DEFAULT)
+    return str(g.language)
+
+
+def use_english() -> None:
+    """For a page that is written for developers and exists in English only."""
+    g.language = DEFAULT
+
+
+def _language() -> Language:
+    return runtime().settings.texts[language()]
+
+
+def text(key: str, **values: object) -> Markup:
+    """A text with its placeholders filled in. Everything is escaped, except values that are markup."""
+    return escape(_language().texts[key]).format(**values)
+
+
+def translated(words: str) -> str:
+    """What the catalogue says in English, in the reader's language where there is a translation."""
+    return _language().catalog.get(words, words)
+
+
+def reason_text(reason: str | None, provider: str) -> Markup:
+    """Why a connection is not active, for its owner; empty where there is nothing to say."""
+    key = f"reason.{reason}"
+    return text(key, provider=provider) if key in _language().texts else Markup()
+
+
+def meaning(scope: str, catalog_text: str | None) -> str:
+    """What a scope allows, in words; empty where neither the catalogue nor OpenID Connect says."""
+    if catalog_text:
+        return translated(catalog_text)
+    return _language().texts.get(f"scope.{scope}", "")
+
+
+def moment(at: datetime, *, clock: bool = False) -> Markup:
+    """A `<time>` element, in UTC."""
+    utc = at.astimezone(UTC)
+    values: dict[str, Any] = {"day": utc.day, "month": text("page.months").split()[utc.month - 1], "year": utc.year}
+    shown = text("page.date", **values)
+    if clock:
+        shown = text("page.date_and_time", date=shown, time=f"{utc:%H:%M}")
+    return Markup('<time datetime="{}">{}</time>').format(at.isoformat(), shown)

@@ -1,0 +1,155 @@
+"""
+The operator's brand: a logo that is safe to serve, a colour that can be read, addresses that are addresses.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from cryptography.fernet import Fernet
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.brand import contrast, stylesheet
+from gateway.errors import SettingsRefused
+from gateway.settings import read_settings
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 64
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">{}</svg>'
+
+
+def settings(**values):
+    return read_settings({"GATEWAY_KEYS": Fernet.generate_key().decode()} | values)
+
+
+def refusal(**values):
+    with pytest.raises(SettingsRefused) as refused:
+        settings(**values)
+    (problem,) = refused.value.problems
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (PNG, "image/png"),
+        (b"\xff\xd8\xff\xe0rest", "image/jpeg"),
+        (b"GIF89a", "image/gif"),
+        (b"RIFF0000WEBPVP8 ", "image/webp"),
+        (SVG.format('<path d="M0 0" fill="url(#a)"/><use href="#b"/>').encode(), "image/svg+xml"),
+    ],
+)
+def test_a_logo_file_gets_the_type_of_its_content(tmp_path, data, kind):
+    """
+    Whatever its name says.
+    """
+    (tmp_path / "logo.txt").write_bytes(data)
+
+    assert kind == settings(GATEWAY_BRAND_LOGO=str(tmp_path / "logo.txt")).brand_logo.type
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        SVG.format("<script>alert(1)</script>"),
+        SVG.format('<a href="javascript:alert(1)"><path d=""/></a>'),
+        SVG.format('<foreignObject><p xmlns="http://www.w3.org/1999/xhtml">x</p></foreignObject>'),
+        SVG.format('<path onclick="alert(1)"/>'),
+        SVG.format('<path oNload="alert(1)"/>'),
+        SVG.format('<image href="https://evil.example/x.png"/>'),
+        SVG.format('<use xlink:href="https://evil.example/x.svg#a"/>'),
+        SVG.format('<use href="data:image/svg+xml,x"/>'),
+        SVG.format('<path fill="url(https://evil.example/x)"/>'),
+        SVG.format("<style>@import 'https://evil.example/x.css';</style>"),
+        SVG.format("<style>path{fill:url( 'https://evil.example')}</style>"),
+        SVG.format('<path style="background:u\\72l(https://evil.example)"/>'),
+        SVG.format('<animate attributeName="href" to="javascript:alert(1)"/>'),
+        SVG.format('<set attributeName="onclick" to="alert(1)"/>'),
+        '<!DOCTYPE svg [<!ENTITY a "b">]>' + SVG.format("&a;"),
+        SVG.format("").encode("utf-16"),
+        "<html><body>no</body></html>",
+        "plain text",
+        b"",
+        PNG + b"0" * 300_000,
+    ],
+)
+def test_a_logo_that_could_do_more_than_draw_is_refused(tmp_path, content):
+    """
+    Scripts, handlers, links, foreign content, anything loaded from elsewhere, another type, too many bytes.
+    """
+    (tmp_path / "logo.svg").write_bytes(content.encode() if isinstance(content, str) else content)
+
+    assert refusal(GATEWAY_BRAND_LOGO=str(tmp_path / "logo.svg")).startswith("GATEWAY_BRAND_LOGO is ")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://cdn.example.com/logo.png", "https://cdn.example.com", "https://cdn.example.com/", "https://cdn.example.com/a/",
+        "https://cdn.example.com/a.png?b=c", "https://cdn.example.com/a.png#b", "https://cdn.example.com/a.png;script-src *",
+        "https://cdn.example.com/a,b.png", "https://*.example.com/a.png", "https://u:p@cdn.example.com/a.png", "https://cdn.example.com/a b.png",
+        "https://cdn.example.com/a.png\nx", "javascript://cdn.example.com/a", "/no/such/file.png",
+    ],
+)  # fmt: skip
+def test_a_logo_address_that_could_widen_the_policy_is_refused(url):
+    """
+    The address stands in the Content-Security-Policy, which has to allow it and nothing else.
+    """
+    assert "GATEWAY_BRAND_LOGO" in refusal(GATEWAY_BRAND_LOGO=url)
+
+
+@pytest.mark.parametrize("color", ["red", "#12", "#12345", "#1234567", "#ggg", "0b6158", "#fff;}", "rgb(1,2,3)"])
+def test_a_colour_of_another_form_is_refused(color):
+    """
+    It is written into a style sheet.
+    """
+    assert "GATEWAY_BRAND_COLOR is not a colour" in refusal(GATEWAY_BRAND_COLOR=color)
+
+
+@given(st.integers(0, 0xFFFFFF))
+def test_every_colour_can_be_read_in_light_and_dark(number):
+    """
+    As text on the page, and below the text of a button, hovered or not: WCAG 2.2 asks for 4.5.
+    """
+    light, dark = re.findall(r"\{ (--accent.*?;) \}", stylesheet(f"#{number:06x}"))
+    for scheme, grounds in ((light, ("#ffffff", "#f4f5f2")), (dark, ("#171e1c", "#1e2624", "#0f1413"))):
+        values = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", scheme))
+        pairs = [(values["accent"], ground) for ground in (*grounds, values["accent-wash"], values["on-accent"])]
+        pairs.append((values["accent-press"], values["on-accent"]))
+        for one, other in pairs:
+            assert contrast(rgb(one), rgb(other)) >= 4.5, (one, other)
+
+
+def rgb(text):
+    return tuple(bytes.fromhex(text[1:]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GATEWAY_BRAND_NAME", "x" * 61),
+        ("GATEWAY_BRAND_NAME", "North\nwind"),
+        ("GATEWAY_BRAND_NAME", "North\u202ewind"),
+        ("GATEWAY_BRAND_HOME_URL", "javascript:alert(1)"),
+        ("GATEWAY_BRAND_HOME_URL", "http://app.example.com"),
+        ("GATEWAY_BRAND_SUPPORT_URL", "javascript:alert(1)"),
+        ("GATEWAY_BRAND_SUPPORT_URL", "mailto:help@x.example?bcc=evil@x.example"),
+    ],
+)
+def test_a_name_or_an_address_that_is_none_is_refused(name, value):
+    """
+    They are on every page.
+    """
+    assert refusal(**{name: value}).startswith(name)
+
+
+def test_users_get_back_to_the_first_front_end_unless_a_home_is_set():
+    """
+    The home page, else the first of the product's origins.
+    """
+    origins = {"GATEWAY_APP_ORIGINS": "https://a.example,https://b.example"}
+
+    assert "https://a.example" == settings(**origins).home_url
+    assert "https://h.example/x" == settings(**origins, GATEWAY_BRAND_HOME_URL="https://h.example/x").home_url
+    assert settings().home_url is None
