@@ -272,38 +272,67 @@ def setting_name(field: str) -> str:
 
 
 class Settings(BaseModel):
-    """What the operator decided."""
+    """What the operator decided. The text below a setting is its description in docs/reference.md."""
 
     model_config = ConfigDict(
-        frozen=True, alias_generator=setting_name, validate_by_name=True, hide_input_in_errors=True
+        use_attribute_docstrings=True,
+        frozen=True,
+        alias_generator=setting_name,
+        validate_by_name=True,
+        hide_input_in_errors=True,
     )
 
     public_url: Origin = "http://localhost:8000"
+    """The gateway's only origin: redirect URIs and links are built from it."""
     keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_words), AfterValidator(_keys)]
+    """Fernet keys, newest first, comma-separated. `python -m gateway keys new` makes one."""
     database_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
+    """Postgres, directly or through a pooler."""
     supabase_url: Annotated[str, AfterValidator(_project_url)] | None = None
+    """The Supabase project whose users may sign in. Plain http for a local one, on a loopback or private host."""
     supabase_secret_key: Annotated[SecretStr, AfterValidator(_project_secret_key)] | None = None
+    """Without `DATABASE_URL`: the project's REST API is the database."""
     supabase_jwt_secret: Annotated[SecretStr, AfterValidator(_jwt_secret)] | None = None
+    """For projects that still sign with the shared secret (HS256)."""
     data: Path = Path("var")
+    """A persistent folder for the refresh journal and the embedded Postgres. As root, Postgres runs as the account `postgres` or `nobody`;
+    its files are below `/var/tmp` if that account cannot reach the folder."""
     journal: Switch = True
+    """The refresh journal: encrypted responses on disk until they are committed. `0` runs without it, and `doctor` warns."""
     app_origins: Annotated[tuple[Origin, ...], BeforeValidator(_words)] = ()
+    """Origins of your own front ends: they may create sessions, receive redirects, open pop-ups, and call `/v1` with CORS."""
     app_login_url: WebUrl | None = None
+    """Your sign-in page: browsers without a session are sent there, with `?next=`."""
     brand_name: Annotated[str, AfterValidator(_brand_name)] = ""
+    """Your product's name, on every page: “Northwind asks for access to your Gmail”."""
     brand_logo: Annotated[Logo, BeforeValidator(read_logo)] | None = None
+    """An image file (PNG, JPEG, GIF, WebP or plain SVG, up to 256 KB) or an https address."""
     brand_color: Annotated[str, AfterValidator(read_color)] = ""
+    """The accent colour, like `#0b6158`; made darker in light mode and lighter in dark mode until text in it can be read."""
     brand_support_url: Annotated[str, AfterValidator(_support_url)] | None = None
+    """A web address or `mailto:` where users get help."""
     brand_home_url: WebUrl | None = None
+    """Where users get back to your product; without it, the first of `GATEWAY_APP_ORIGINS`."""
     texts: Annotated[Texts, BeforeValidator(lambda folder: read_texts(Path(folder)))] = Field(
         default_factory=read_texts, repr=False
     )
+    """A folder with `en.toml`, `de.toml` … whose texts replace those in `gateway/texts/`; a further language needs every text."""
     catalog: DirectoryPath | None = None
+    """A folder with your own provider files."""
     owner_tokens: Switch = True
+    """`0`: users may not read their own access tokens through `/v1`."""
     trusted_proxies: Annotated[int, Field(ge=0, le=16)] = 0
+    """The number of trusted reverse proxies in front: the client address they forward is used for address-bound keys and for failure limits."""
     allow_private_hosts: Switch = False
+    """`1`: provider addresses may be private, and plain http on loopback."""
     https_proxy: Annotated[SecretStr, AfterValidator(_proxy)] | None = None
+    """An HTTP proxy for calls to providers. The proxy then decides which addresses may be reached."""
     ca_bundle: FilePath | None = None
+    """A file with additional certificate authorities for outbound calls."""
     metrics_token: SecretStr | None = None
+    """The bearer token for `/metrics`; without it, only the same machine may read them."""
     events_days: Annotated[int, Field(ge=1, le=36_500)] = 365
+    """How many days events are kept."""
     clients: Mapping[str, Client] = Field(default_factory=dict, repr=False)
     scopes: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
 

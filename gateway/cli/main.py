@@ -13,6 +13,7 @@ from gateway.cli.connections import connections
 from gateway.cli.context import Commands
 from gateway.cli.database import db
 from gateway.cli.events import events
+from gateway.cli.init import init
 from gateway.cli.keys import keys
 from gateway.cli.partners import partners
 from gateway.cli.providers import doctor, providers
@@ -37,5 +38,5 @@ def demo(port: int, sandbox_port: int) -> None:
     run_demo(port, sandbox_port)
 
 
-for command in (serve, worker, doctor, db, keys, providers, partners, connections, events):
+for command in (init, serve, worker, doctor, db, keys, providers, partners, connections, events):
     main.add_command(command)

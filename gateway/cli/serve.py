@@ -15,7 +15,7 @@ from gateway.settings import forget_secrets, process_environment
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 in a container."
 )
-@click.option("--port", default=8000, show_default=True, envvar="PORT", show_envvar=True)
+@click.option("--port", default=8000, show_default=True, envvar="PORT", show_envvar=True, help="Or the variable PORT.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
 @click.option("--no-worker", is_flag=True, help="Do no background work: `worker` runs in another process.")
 @click.option("--embedded", is_flag=True, help="Run its own Postgres, in GATEWAY_DATA.")

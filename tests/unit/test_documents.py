@@ -12,6 +12,7 @@ import pytest
 
 from gateway.catalog import Provider, load_catalog
 from gateway.cli.main import main
+from gateway.cli.reference import FILE, reference
 from gateway.errors import every_problem
 from gateway.settings import SECRETS, Settings, setting_name
 from gateway.web.error_responses import WHO
@@ -42,37 +43,107 @@ CONTRACT_PROBLEMS = {
 }
 
 
+DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ELSEWHERE = {"GATEWAY_UPSTREAM"}
+"""Names in documents that programs of others read: Caddy."""
+documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+
+
 def table(text, heading):
     """The first column of the table below a heading."""
     section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     return {cell for row in section.splitlines() for cell in re.findall(r"^\| `([^`]+)` \|", row)}
 
 
-def test_the_readme_lists_every_setting_and_no_other():
+def test_the_reference_is_what_the_code_has():
     """
-    Both ways: the fields of Settings, and what the table promises.
+    Settings, commands with their options, events, problems. If it differs: `python -m gateway.cli.reference` writes it.
     """
-    read = {setting_name(field) for field in Settings.model_fields if field not in ("clients", "scopes")}
+    assert reference(main) == FILE.read_text(encoding="utf-8"), "run python -m gateway.cli.reference"
 
-    assert read | {f"<PROVIDER>_{part}" for part in ("CLIENT_ID", "CLIENT_SECRET", "SCOPE")} == table(
-        README, "Settings"
+
+def test_every_setting_says_what_it_is():
+    """
+    The text below the setting in `Settings`; and each option of a command has its help.
+    """
+    for field, info in Settings.model_fields.items():
+        assert info.description or field in ("clients", "scopes"), field
+    for name, command in every_command(main):
+        assert command.help, name
+        for option in command.params:
+            assert not isinstance(option, click.Option) or option.help, f"{name} {option.opts}"
+
+
+def every_command(group, before=()):
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from every_command(command, (*before, name))
+        else:
+            yield (*before, name), command
+
+
+@documents
+def test_commands_in_documents_exist(document):
+    """
+    Each `python -m gateway …`, with its options.
+    """
+    for words in re.findall(r"python -m gateway((?:[ =,/][\w<>|…\".:-]+)+)", document.read_text(encoding="utf-8")):
+        command, rest = main, words.split()
+        while isinstance(command, click.Group) and rest and re.fullmatch(r"[a-z]+", rest[0]):
+            assert rest[0] in command.commands, f"{document.name}: python -m gateway{words}"
+            command = command.commands[rest.pop(0)]
+        offered = {name for each in command.params for name in (*each.opts, *each.secondary_opts)} | {
+            "--help",
+            "--version",
+        }
+        for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", " ".join(rest)):
+            assert option in offered, f"{document.name}: python -m gateway{words}"
+
+
+@documents
+def test_settings_in_documents_exist(document):
+    """
+    Also those that a shell exports, and their form as a file.
+    """
+    names = {setting_name(field) for field in Settings.model_fields} | {f"{name}_FILE" for name in SECRETS} | ELSEWHERE
+    said = re.findall(
+        r"\b(?:GATEWAY_[A-Z_]*[A-Z]|DATABASE_URL\w*|SUPABASE_[A-Z_]*[A-Z])\b(?!=)", document.read_text(encoding="utf-8")
     )
-    assert set(SECRETS) <= read
+
+    assert set(said) <= names, document.name
 
 
-def test_the_readme_lists_every_command_and_no_other():
+@documents
+def test_files_in_documents_exist(document):
     """
-    Both ways, sub-commands included.
+    What is linked, and what is named with its folder.
     """
+    text = document.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        assert link.startswith("https://") or (document.parent / link).exists(), f"{document.name}: {link}"
+    for path in re.findall(r"`((?:docs|deploy|gateway|tests|bench|clients|\.ci)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), f"{document.name}: {path}"
 
-    def commands(group, prefix):
-        for name, command in group.commands.items():
-            if isinstance(command, click.Group):
-                yield from commands(command, f"{prefix} {name}")
-            else:
-                yield f"{prefix} {name}"
 
-    assert set(commands(main, "python -m gateway")) == table(README, "Commands")
+@pytest.mark.parametrize("name", ["highlevel", "google", "microsoft", "ringcentral", "zoom"])
+def test_the_page_of_a_provider_says_what_the_catalogue_says(name, tmp_path):
+    """
+    Redirect URI, default scopes, the names of its settings; its TOML is accepted.
+    """
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    provider = load_catalog().providers["ghl" if name == "highlevel" else name]
+
+    assert (
+        f"/{provider.path}/{provider.slug}/callback\n" in text or f"/{provider.path}/{provider.slug}/callback " in text
+    )
+    assert {f"{provider.id.upper()}_CLIENT_ID", f"{provider.id.upper()}_CLIENT_SECRET"} <= set(
+        re.findall(r"[A-Z_]+", text)
+    )
+    assert set(provider.scope) <= set(re.findall(r"[^\s`]+", text))
+    assert "Not exercised against the real service" in text
+    for at, block in enumerate(re.findall(r"^ *```toml\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)):
+        (tmp_path / f"{at}.toml").write_text(block.replace("<tenant>", "contoso"))
+    assert load_catalog(tmp_path).providers[provider.id].scope == provider.scope
 
 
 def test_the_document_lists_every_catalogue_key_and_no_other():
@@ -95,14 +166,13 @@ def test_every_provider_says_how_far_it_was_exercised():
         assert f"`{provider}`" in section
 
 
-def test_the_readme_names_the_two_commands_and_every_document_it_links():
+def test_the_readme_names_the_two_commands_in_its_order():
     """
-    The commands word for word, and no link that leads nowhere.
+    The commands word for word; what it is, demo, a real app, deployment, API.
     """
     assert "pip install -r requirements.txt && python -m gateway demo" in README
     assert "pip install -r requirements-dev.txt && python -m pytest" in README
-    for link in re.findall(r"\]\(([^)#]+)\)", README):
-        assert link.startswith("https://") or (ROOT / link).exists(), link
+    assert ["The demo", "A real app", "Deploy", "The API", "More"] == re.findall(r"^## (.+)$", README, re.MULTILINE)
 
 
 def test_the_problems_are_the_contracts():
@@ -186,17 +256,6 @@ def blocks(document, language):
     return re.findall(
         rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / document).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
-
-
-def test_the_supabase_page_names_only_settings_and_commands_that_there_are():
-    """
-    Pasted lines must work.
-    """
-    settings = table(README, "Settings") | {"GOOGLE_CLIENT_ID", "GOOGLE_CLIENT_SECRET"}
-    text = "\n".join(blocks("supabase.md", "sh"))
-
-    assert set(re.findall(r"\b([A-Z][A-Z_]{5,})=", text)) <= settings
-    assert set(re.findall(r"python -m gateway [a-z]+(?: (?:apply|new|list)\b)?", text)) <= table(README, "Commands")
 
 
 def test_the_sql_on_the_supabase_page_runs_and_shows_users_their_own(database):

@@ -1,0 +1,133 @@
+"""
+docs/reference.md: settings, commands, events and problems, as the code has them.
+
+`python -m gateway.cli.reference` writes the file; a test compares it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic_core import PydanticUndefined
+
+from gateway.errors import SettingsRefused, every_problem
+from gateway.settings import SECRETS, Settings, setting_name
+
+_DOCS = Path(__file__).resolve().parents[2] / "docs"
+FILE = _DOCS / "reference.md"
+REGISTRATIONS = {
+    "<PROVIDER>_CLIENT_ID": "Your registration at a provider, which enables it: `GHL_CLIENT_ID`.",
+    "<PROVIDER>_CLIENT_SECRET": "Its secret.",
+    "<PROVIDER>_SCOPE": "Replaces the catalogue's default scope; scopes are separated by spaces.",
+}
+
+_START = """# Reference
+
+Generated from the code by `python -m gateway.cli.reference`; do not edit.
+
+## Settings
+
+Settings are environment variables. A `.env` file in the working directory is read too; the environment has precedence. Each secret can come
+from a file instead, as `NAME_FILE`. Switches are `1` or `0`. At start-up every invalid, missing or unknown setting is listed with its fix.
+`python -m gateway init` asks for the important ones.
+"""
+_COMMANDS = """
+## Commands
+
+`python -m gateway <command>`; each has `--help`. Where a script wants it, `--json` prints JSON. A command ends with 0 when all is well, with 1
+when something is left to do or was not found, and with 2 when it cannot be done; the reason is on stderr.
+"""
+_EVENTS = """
+## Events
+
+The types in `/v1/events` and `events tail`, as [partners.md](partners.md) explains them to partners, with who sees which.
+"""
+_PROBLEMS = """
+## Problems
+
+The slug is the end of a problem's `type`, the `error` in a redirect, and `<public URL>/problems/<slug>` is its page. The remedy says who must act.
+"""
+
+
+def reference(commands: click.Group) -> str:
+    """The whole text."""
+    return "\n".join(
+        [
+            _START,
+            *_table(("name", "meaning", "default"), _settings()),
+            _COMMANDS,
+            *_table(("command", "what", "options"), _commands(commands, "")),
+            _EVENTS,
+            *_events(),
+            _PROBLEMS,
+            *_table(("slug", "status", "remedy", "meaning", "what to do"), _problems()),
+            "",
+        ]
+    )
+
+
+def _table(names: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    yield f"| {' | '.join(names)} |"
+    yield "|" + " --- |" * len(names)
+    yield from (f"| {' | '.join(' '.join(cell.replace('|', chr(92) + '|').split()) for cell in row)} |" for row in rows)
+
+
+def _settings() -> Iterator[tuple[str, ...]]:
+    for field, info in Settings.model_fields.items():
+        if field not in ("clients", "scopes"):
+            name = setting_name(field)
+            secret = " A secret." if name in SECRETS else ""
+            default = "– (refuses to start)" if info.is_required() else _default(info.default)
+            yield f"`{name}`", f"{info.description}{secret}", default
+    yield from ((f"`{name}`", meaning, "–") for name, meaning in REGISTRATIONS.items())
+
+
+def _default(value: Any) -> str:
+    if value in (None, (), "", PydanticUndefined):
+        return "–"
+    return f"`{int(value) if isinstance(value, bool) else value}{'/' if isinstance(value, Path) else ''}`"
+
+
+def _commands(group: click.Group, before: str) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{before}{name} ")
+        else:
+            arguments = "".join(
+                f" {each.make_metavar(click.Context(command))}"
+                for each in command.params
+                if isinstance(each, click.Argument)
+            )
+            yield f"`{before}{name}{arguments}`", command.help or "", "; ".join(map(_option, _options(command)))
+
+
+def _options(command: click.Command) -> list[click.Option]:
+    return [each for each in command.params if isinstance(each, click.Option)]
+
+
+def _option(option: click.Option) -> str:
+    names = "/".join([*option.opts, *option.secondary_opts])
+    if option.opts == ["--json"]:
+        return f"`{names}`"
+    default = f" (by default {option.default})" if option.show_default else ""
+    return f"`{names}` {(option.help or '').rstrip('.')}{default}"
+
+
+def _events() -> list[str]:
+    """The table in docs/partners.md, which a test compares with what the schema records."""
+    section = (_DOCS / "partners.md").read_text(encoding="utf-8").split("\n## What happened\n")[1].split("\n## ")[0]
+    return [line for line in section.splitlines() if line.startswith("|")]
+
+
+def _problems() -> Iterator[tuple[str, ...]]:
+    for kind in sorted(set(every_problem()) - {SettingsRefused}, key=lambda kind: kind.slug):
+        yield f"`{kind.slug}`", str(kind.status), kind.remedy, kind.meaning, kind.next_step
+
+
+if __name__ == "__main__":
+    from gateway.cli.main import main
+
+    FILE.write_text(reference(main), encoding="utf-8")

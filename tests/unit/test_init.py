@@ -1,0 +1,158 @@
+"""
+`init`: what it asks, what it writes, and that it never spoils a file that is there.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+from click.testing import CliRunner
+
+from gateway.cli.main import main
+from gateway.settings import read_settings
+
+FLAGS = (
+    *("--public-url", "https://connect.example.com", "--supabase-url", "https://p.supabase.co"),
+    *("--database-url", "postgresql://gateway_app:p%40ss$w'rd@db.example/postgres"),
+    *("--app-origin", "https://app.example.com", "--login-url", "https://app.example.com/login"),
+    *("--provider", "ghl", "--client-id", "64a0-1", "--client-secret", "s3cret", "--trusted-proxies", "1", "--yes"),
+)
+
+
+@pytest.fixture
+def init(monkeypatch, tmp_path):
+    """The command in an empty folder, without settings; its answers are lines."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith(("GATEWAY_", "SUPABASE_", "DATABASE_")) or name.endswith(("_CLIENT_ID", "_CLIENT_SECRET")):
+            monkeypatch.delenv(name)
+
+    def run(*arguments, answers=(), code=0):
+        ended = CliRunner().invoke(main, ["init", *arguments], input="".join(f"{answer}\n" for answer in answers))
+        assert code == ended.exit_code, ended.output
+        assert {".env"} >= {path.name for path in tmp_path.iterdir()}, "something was left half-written"
+        return ended.output
+
+    run.file = tmp_path / ".env"
+    return run
+
+
+def test_flags_alone_write_settings_that_serve_accepts(init):
+    """
+    With a new key, readable by its owner alone; the redirect URI and the next commands are printed, and no secret.
+    """
+    said = init(*FLAGS)
+
+    settings = read_settings()
+    assert "https://connect.example.com" == settings.public_url
+    assert "postgresql://gateway_app:p%40ss$w'rd@db.example/postgres" == settings.database_url.get_secret_value()
+    assert ("64a0-1", "s3cret") == (settings.clients["ghl"].client_id, settings.clients["ghl"].client_secret)
+    assert 1 == len(settings.keys)
+    assert 0o600 == stat.S_IMODE(init.file.stat().st_mode)
+    assert "https://connect.example.com/crm/main/callback" in said
+    assert "python -m gateway db apply" in said
+    for secret in ("s3cret", "p%40ss", settings.keys[0].get_secret_value()):
+        assert secret not in said
+
+
+def test_questions_are_asked_until_the_answer_is_valid(init):
+    """
+    Secrets are not echoed; the sign-in page is proposed from the front end's origin.
+    """
+    said = init(
+        answers=[
+            "http://connect.example.com", "https://connect.example.com", "", "https://p.supabase.co",
+            "mysql://x", "postgresql://u:hidden1@db/x", "https://app.example.com", "", "ghll", "google", "id-1", "hidden2",
+        ]
+    )  # fmt: skip
+
+    settings = read_settings()
+    assert 1 == settings.trusted_proxies
+    assert "https://app.example.com/login" == settings.app_login_url
+    assert "hidden2" == settings.clients["google"].client_secret
+    assert "GATEWAY_PUBLIC_URL has to be https" in said
+    assert "DATABASE_URL is not a Postgres address" in said
+    assert "There is no provider ghll" in said
+    assert "https://connect.example.com/email/google/callback" in said
+    assert "hidden" not in said
+
+
+def test_a_file_that_is_there_keeps_its_lines_and_its_keys(init):
+    """
+    Comments, other settings and the key stay; a setting is replaced where it is. Without a yes nothing changes.
+    """
+    init(*FLAGS)
+    key = read_settings().keys
+    before = f"# ours\nexport GHL_CLIENT_ID=old\n{init.file.read_text()}GATEWAY_EVENTS_DAYS=30\n"
+    init.file.write_text(before)
+
+    init("--provider", "ghl", "--client-id", "new", answers=[""] * 7 + ["n"], code=1)
+    assert before == init.file.read_text()
+    assert "Nothing to change" in init("--yes")
+    init("--provider", "ghl", "--client-id", "new", "--client-secret", "other", "--yes")
+
+    settings = read_settings()
+    assert key == settings.keys
+    assert 30 == settings.events_days
+    assert ("new", "other") == (settings.clients["ghl"].client_id, settings.clients["ghl"].client_secret)
+    assert init.file.read_text().startswith("# ours\nGHL_CLIENT_ID=new\n")
+    assert 1 == init.file.read_text().count("GHL_CLIENT_ID=")
+
+
+@pytest.mark.parametrize("answers", [[], ["https://connect.example.com"], ["", "", "", "", "", "", "", "google", "id"]])
+def test_an_interruption_writes_nothing(init, answers):
+    """
+    At the first question, in the middle, at the last one.
+    """
+    init(answers=answers, code=1)
+
+    assert not init.file.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--public-url", "connect.example.com"), "GATEWAY_PUBLIC_URL is not a web address"),
+        (("--database-url", "postgresql://u:${HOME}@db/x"), "DATABASE_URL has a character that .env cannot hold"),
+        (
+            ("--database-url", "postgresql://u:a\nGATEWAY_X=1@db/x"),
+            "DATABASE_URL has a character that .env cannot hold",
+        ),
+        (("--supabase-secret-key", "sb_secret_x"), "needs SUPABASE_URL"),
+        (("--provider", "ghll"), "there is no provider ghll"),
+        (("--client-id", "x"), "need --provider"),
+        (("--trusted-proxies", "many"), "GATEWAY_TRUSTED_PROXIES is wrong"),
+        (("--app-origin", "https://app.example.com/path"), "GATEWAY_APP_ORIGINS is not an origin"),
+        (("--login-url", "ftp://app.example.com"), "GATEWAY_APP_LOGIN_URL is not a web address"),
+    ],
+)
+def test_a_wrong_flag_ends_with_what_to_fix_and_writes_nothing(init, flags, said):
+    """
+    The sentence does not repeat the value.
+    """
+    output = init(*flags, "--yes", code=2)
+
+    assert said in output
+    assert not init.file.exists()
+
+
+def test_a_file_it_does_not_understand_is_left_alone(init):
+    """
+    A value of several lines that mentions a setting inside.
+    """
+    text = 'ACME_CLIENT_SECRET="one\nGHL_CLIENT_ID=inside\nthree"\n'
+    init.file.write_text(text)
+
+    assert "by hand" in init("--provider", "ghl", "--client-id", "x", "--client-secret", "y", "--yes", code=2)
+    assert text == init.file.read_text()
+
+
+def test_a_key_in_the_environment_is_not_made_again(init, monkeypatch):
+    init(*FLAGS)
+    monkeypatch.setenv("GATEWAY_KEYS", read_settings().keys[0].get_secret_value())
+    init.file.unlink()
+
+    init(*FLAGS)
+    assert "GATEWAY_KEYS" not in init.file.read_text()
