@@ -11,16 +11,23 @@ from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
+import structlog
+
 from gateway.catalog import Provider
 from gateway.catalog.deviations import AccountLookup
-from gateway.errors import NeedsReauthorization, ProviderGarbled, ProviderUnavailable
+from gateway.errors import NeedsReauthorization, ProviderFailed, ProviderGarbled, ProviderUnavailable
 from gateway.http import Deadline, Response
 from gateway.models import Account
 from gateway.protocol import TokenResponse, is_temporary, parse_json
 from gateway.protocol.id_token import unverified_claims
+from gateway.protocol.refusal import with_facts
 from gateway.services import Runtime
 
+log = structlog.get_logger(__name__)
+
 _MAX_LENGTH = 200
+_NAME_SECONDS = 3.0
+"""For a name alone: without it the id is shown."""
 
 
 class NotConfirmed(NeedsReauthorization):
@@ -47,15 +54,21 @@ def read_account(
     """
     The account of a token response. `nonce`: None for the response to a refresh, which may come without an id_token.
 
-    Raises ProviderGarbled when the provider contradicts itself (OpenID Connect Core section 5.3.2) or names no account, and what the
-    provider's endpoints raise.
+    Where the response names the account, its endpoint is asked for the name alone, and may fail. Raises ProviderGarbled when the provider
+    contradicts itself (OpenID Connect Core section 5.3.2) or names no account, and what the provider's endpoints raise.
     """
-    bare = nonce is None and response.grant.id_token is None
-    claims = {} if bare else _id_token_claims(rt, provider, response, nonce, deadline)
+    claims = (
+        _refresh_claims(provider, response)
+        if nonce is None
+        else _id_token_claims(rt, provider, response, nonce, deadline)
+    )
     lookup = _lookup(provider, response)
     known: dict[str, Any] = {**response.rest, **claims}
+    named = _account_id(known, lookup.id)
     if lookup.url:
-        known = {**known, **_ask_endpoint(rt, provider, lookup, response, claims, deadline, known), **claims}
+        info = _account_info(rt, provider, lookup.url, response, deadline, is_optional=named is not None)
+        _check_info(lookup, info, claims, named)
+        known = {**known, **info, **claims}
     account_id = _account_id(known, lookup.id)
     if account_id is None:
         raise ProviderGarbled("the provider names no account")
@@ -102,12 +115,9 @@ def check_same_account(provider: Provider, response: TokenResponse, account_id: 
     """
     Raises ProviderGarbled when a refresh response names another account than the connection's (OpenID Connect Core section 12.2).
 
-    A response may name none: then there is nothing to compare (RFC 6749 section 6). An id_token comes from the token endpoint itself, so its
-    signature need not be checked (section 3.1.3.7, number 6); expired or signed by a new key, it must not cost the refresh token.
+    A response may name none: then there is nothing to compare (RFC 6749 section 6).
     """
-    known: dict[str, Any] = dict(response.rest)
-    if provider.openid and response.grant.id_token is not None:
-        known |= unverified_claims(response.grant.id_token)
+    known: dict[str, Any] = {**response.rest, **_refresh_claims(provider, response)}
     paths = _lookup(provider, response).id
     named = _account_id(known, paths)
     if named is None and any(_at(known, path) is not None and not _is_id(_at(known, path)) for path in paths):
@@ -125,8 +135,17 @@ def _account_id(known: Mapping[str, Any], paths: tuple[str, ...]) -> str | None:
     return found if found and len(found) <= _MAX_LENGTH else None
 
 
+def _refresh_claims(provider: Provider, response: TokenResponse) -> Mapping[str, Any]:
+    """
+    The claims of a refresh response's id_token, {} without one. It comes from the token endpoint itself, so its signature need not be checked
+    (OpenID Connect Core section 3.1.3.7, number 6); expired or signed by a new key, it must not cost the refresh token.
+    """
+    id_token = response.grant.id_token if provider.openid else None
+    return {} if id_token is None else unverified_claims(id_token)
+
+
 def _id_token_claims(
-    rt: Runtime, provider: Provider, response: TokenResponse, nonce: str | None, deadline: Deadline
+    rt: Runtime, provider: Provider, response: TokenResponse, nonce: str, deadline: Deadline
 ) -> Mapping[str, Any]:
     if not provider.openid:
         return {}
@@ -150,26 +169,29 @@ def _lookup(provider: Provider, response: TokenResponse) -> AccountLookup:
     return AccountLookup(provider.userinfo_endpoint, provider.account.id, provider.account.label)
 
 
-def _ask_endpoint(
-    rt: Runtime,
-    provider: Provider,
-    lookup: AccountLookup,
-    response: TokenResponse,
-    claims: Mapping[str, Any],
-    deadline: Deadline,
-    known: Mapping[str, Any],
+def _account_info(
+    rt: Runtime, provider: Provider, url: str, response: TokenResponse, deadline: Deadline, *, is_optional: bool
 ) -> Mapping[str, Any]:
-    found = _fetch(rt, provider, lookup.url or "", response, deadline)
-    if found.status in (401, 403) and all(_id(_at(known, path)) for path in lookup.id):
-        # The scope does not cover the endpoint, but the token response names the account: its id serves as the label.
+    """What the account endpoint says. `is_optional`: the id is known, so only the name is missing, and {} will do."""
+    try:
+        found = _fetch(rt, provider, url, response, deadline.within(_NAME_SECONDS) if is_optional else deadline)
+        if found.status != 200:  # noqa: PLR2004
+            raise with_facts(ProviderGarbled(f"the account endpoint answers {found.status}"), found.status, ())
+        return parse_json(found.body)
+    except ProviderFailed as error:
+        if not is_optional:
+            raise
+        log.info("account.unnamed", provider=provider.id, reason=str(error))
         return {}
-    if found.status != 200:  # noqa: PLR2004
-        raise ProviderGarbled(f"the account endpoint answers {found.status}")
-    info = parse_json(found.body)
+
+
+def _check_info(lookup: AccountLookup, info: Mapping[str, Any], claims: Mapping[str, Any], named: str | None) -> None:
+    """Raises ProviderGarbled when the account endpoint speaks of another account than the token response or its id_token."""
     # OpenID Connect Core section 5.3.2: a userinfo response has the sub of the id_token. With another id field it is no userinfo endpoint.
-    if claims and ("sub" in info or lookup.id == ("sub",)) and info.get("sub") != claims["sub"]:
+    if info and claims and ("sub" in info or lookup.id == ("sub",)) and info.get("sub") != claims.get("sub"):
         raise ProviderGarbled("the account endpoint names another sub than the id_token")
-    return info
+    if lookup.answered and _account_id(info, lookup.answered) not in (None, named):
+        raise ProviderGarbled("the account endpoint names another account than the token response")
 
 
 def _fetch(rt: Runtime, provider: Provider, url: str, response: TokenResponse, deadline: Deadline) -> Response:
@@ -180,7 +202,7 @@ def _fetch(rt: Runtime, provider: Provider, url: str, response: TokenResponse, d
     }
     found = rt.http.request("GET", url, headers=headers, deadline=deadline, provider=provider.id)
     if is_temporary(found.status):
-        raise ProviderUnavailable(f"the account endpoint answers {found.status}")
+        raise with_facts(ProviderUnavailable(f"the account endpoint answers {found.status}"), found.status, ())
     return found
 
 

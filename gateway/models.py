@@ -68,7 +68,7 @@ class Grant:
     expires_at: datetime | None
     refresh_expires_at: datetime | None = None
     id_token: str | None = field(default=None, repr=False)
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the token response that the catalogue keeps (`locationId`, `companyId` …)."""
 
 

@@ -154,6 +154,12 @@ class Provider(Entry):
     )
     refresh_params: Mapping[str, str] = Field(default_factory=dict)
     """Further parameters of the refresh request; `{name}` is filled with a fact of the connection."""
+    dead_grant: tuple[str, ...] = ()
+    """Further names or sentences with which the provider refuses a grant for good."""
+    suspended: tuple[str, ...] = ()
+    """Words of an error that say that the account is switched off for now."""
+    response_bytes: int = Field(default=65_536, ge=65_536, le=1_048_576)
+    """The largest token response."""
     replay_seconds: int = Field(default=0, ge=0)
     """How long the provider answers a used refresh token with the same new one; 0: not known to do so."""
     refresh_token_seconds: int | None = Field(default=None, gt=0)

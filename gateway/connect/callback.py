@@ -143,7 +143,7 @@ def _take(
 
 
 def _failed(ended: tuple[Provider, str | None, Display], error: GatewayError, *, left_installed: bool) -> Failed:
-    log.info("connect.failed", provider=ended[0].id, error=error.slug, reason=str(error))
+    log.info("connect.failed", provider=ended[0].id, error=error.slug, reason=str(error), **error.facts())
     return Failed(*ended, error, left_installed)
 
 
@@ -175,7 +175,13 @@ def _send_code(rt: Runtime, provider: Provider, code: str, code_verifier: str, d
         code_verifier=code_verifier,
     )
     return rt.http.request(
-        wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline, provider=provider.id
+        wire.method,
+        wire.url,
+        headers=wire.headers,
+        body=wire.body,
+        deadline=deadline,
+        provider=provider.id,
+        limit=provider.response_bytes,
     )
 
 
@@ -194,7 +200,7 @@ def _revoke_unless_saved(
         yield redeemed
     except Exception as caught:  # noqa: BLE001 - a grant must not stay valid because of a bug
         error = caught if isinstance(caught, GatewayError) else Unexpected(type(caught).__name__)
-        grant = protocol.find_grant(provider, body)
+        grant = protocol.find_grant(body)
         if grant is None:
             raise error from None
         revoked = revoke_or_queue(

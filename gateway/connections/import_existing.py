@@ -37,7 +37,7 @@ from gateway.errors import (
 )
 from gateway.http import Deadline
 from gateway.models import Account, Grant, Unit
-from gateway.protocol import TokenResponse
+from gateway.protocol import TokenResponse, parse_fact
 from gateway.services import Runtime
 from gateway.tokens.read import fresh_grant
 
@@ -180,12 +180,10 @@ def _store(rt: Runtime, row: ImportRow, provider: Provider, secrets: Secrets, se
     )
 
 
-def _hints(provider: Provider, data: Any) -> Mapping[str, str]:
+def _hints(provider: Provider, data: Any) -> Mapping[str, Any]:
     """What a row says about its account. It only decides where to ask; the provider's response decides the account."""
     known = data if isinstance(data, dict) else {}
-    return {
-        name: known[name] for name in provider.facts if isinstance(known.get(name), str) and known[name].isprintable()
-    }
+    return {name: fact for name in provider.facts if (fact := parse_fact(known.get(name))) is not None}
 
 
 def read_expiry(text: str | None) -> datetime | None:

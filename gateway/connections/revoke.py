@@ -135,6 +135,6 @@ def _send(rt: Runtime, provider: Provider, grant: Revocation, deadline: Deadline
         answer = rt.http.request(
             wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline, provider=provider.id
         )
-        protocol.parse_revocation_response(answer.status, answer.body)
+        protocol.parse_revocation_response(provider, answer.status, answer.body)
         if provider.revocation_ends == "account":
             return

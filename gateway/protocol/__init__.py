@@ -19,6 +19,7 @@ from gateway.protocol.token import (
     build_code_request,
     build_refresh_request,
     find_grant,
+    parse_fact,
     parse_token_response,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "find_grant",
     "is_temporary",
     "parse_authorization_response",
+    "parse_fact",
     "parse_json",
     "parse_revocation_response",
     "parse_token_response",

@@ -10,11 +10,15 @@ from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
 from gateway.catalog import Provider
-from gateway.errors import AccessDenied, IssuerMismatch, ProviderGarbled, StateInvalid
+from gateway.errors import IssuerMismatch, ProviderGarbled, StateInvalid
 from gateway.models import Client
-from gateway.protocol.message import error_for, is_visible_ascii
+from gateway.protocol.message import is_visible_ascii
+from gateway.protocol.refusal import error_for_cancel
 
 _LONGEST_CODE = 4096
+_BESIDE_ERROR = ("error_reason", "error_subcode", "reason")
+_NO_CODE = frozenset({"denied", "cancelled", "canceled", "cancel"})
+"""Parameters in place of a code and an error."""
 
 
 def build_authorization_request(
@@ -58,23 +62,24 @@ def parse_authorization_response(provider: Provider, parameters: Mapping[str, Se
     """
     The code in the callback's query (RFC 6749 section 4.1.2), or raise the error in it (section 4.1.2.1).
 
-    The issuer is checked first (RFC 9207 section 2.4): from another issuer not even an error is believed. Call it only
-    after the state was taken.
+    The issuer is checked first (RFC 9207 section 2.4): of another issuer not even an error is believed. An error may come without an
+    issuer, since it leads to no token request. Call it only after the state was taken.
     """
-    _check_issuer(provider, parameters.get("iss", ()))
     error, code = single_parameter(parameters, "error"), single_parameter(parameters, "code")
-    if error is not None:
-        raise error_for(error, refused=AccessDenied)
-    if not code or len(code) > _LONGEST_CODE or not is_visible_ascii(code):
+    _check_issuer(provider, parameters.get("iss", ()), is_required=bool(code) and error is None)
+    if error is not None or not code:
+        beside = [value for name in _BESIDE_ERROR for value in parameters.get(name, ())]
+        raise error_for_cancel(provider, [error or "", *beside, *(_NO_CODE & set(parameters))])
+    if len(code) > _LONGEST_CODE or not is_visible_ascii(code):
         raise ProviderGarbled("the authorization response holds no usable code")
     return code
 
 
-def _check_issuer(provider: Provider, given: Sequence[str]) -> None:
+def _check_issuer(provider: Provider, given: Sequence[str], *, is_required: bool) -> None:
     if len(given) > 1:
         raise IssuerMismatch("iss is repeated")
     if not given:
-        if provider.authorization_response_iss_parameter_supported:
+        if is_required and provider.authorization_response_iss_parameter_supported:
             raise IssuerMismatch("iss is missing, and the metadata promises it")
         return
     if provider.issuer is None or provider.issuer_pattern is not None:

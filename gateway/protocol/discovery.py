@@ -111,7 +111,7 @@ class Issuers:
         client: Client,
         id_token: str,
         *,
-        nonce: str | None,
+        nonce: str,
         now: float,
         deadline: Deadline | None,
     ) -> Mapping[str, Any]:

@@ -59,14 +59,14 @@ def parse_id_token(
     client: Client,
     id_token: str,
     *,
-    nonce: str | None,
+    nonce: str,
     now: float,
     fetch_keys: Callable[[str | None], PublishedKeys],
 ) -> Mapping[str, Any]:
     """
     The claims of an id_token (OpenID Connect Core section 3.1.3.7). Raises ProviderGarbled when a check fails.
 
-    `nonce`: None for a refresh response, which has none (section 12.2). `now`: Unix seconds. `fetch_keys`: the issuer's keys,
+    `now`: Unix seconds. `fetch_keys`: the issuer's keys,
     with the key of that id among them where it exists.
     """
     key_id = key_id_of(id_token)
@@ -80,7 +80,7 @@ def parse_id_token(
 
 
 def _claims_problem(  # noqa: PLR0911 - one line a rule, in the order of the specification
-    provider: Provider, client: Client, claims: Mapping[str, Any], *, nonce: str | None, now: float
+    provider: Provider, client: Client, claims: Mapping[str, Any], *, nonce: str, now: float
 ) -> str | None:
     """The name of the first claim that is wrong, or None."""
     issuer = provider.issuer
@@ -100,9 +100,8 @@ def _claims_problem(  # noqa: PLR0911 - one line a rule, in the order of the spe
         return "exp"
     if not is_time(issued) or issued > now + 10 * CLOCK_SKEW_SECONDS:
         return "iat"
-    if nonce is not None and (
-        not isinstance(given_nonce, str)
-        or not hmac.compare_digest(given_nonce.encode("utf-8", "replace"), nonce.encode())
+    if not isinstance(given_nonce, str) or not hmac.compare_digest(
+        given_nonce.encode("utf-8", "replace"), nonce.encode()
     ):
         return "nonce"
     if not isinstance(claims.get("sub"), str) or not claims["sub"]:

@@ -1,4 +1,4 @@
-"""What the protocol's messages share: the form of a request, client authentication, JSON, and who must act on an error."""
+"""What the protocol's messages share: the form of a request, client authentication, JSON."""
 
 from __future__ import annotations
 
@@ -12,28 +12,14 @@ from authlib.oauth2.auth import ClientAuth
 from authlib.oauth2.rfc7523 import PrivateKeyJWT
 
 from gateway.catalog import Provider
-from gateway.errors import (
-    AccessDenied,
-    ClientRejected,
-    GatewayError,
-    NeedsReauthorization,
-    ProviderGarbled,
-    ProviderUnavailable,
-)
+from gateway.errors import ProviderGarbled
 from gateway.models import Client
 
-_JSON_MARKS, _MOST_VALUES = (b"{", b"[", b","), 4096
-"""The number of values makes JSON slow to parse, not its length."""
-
-_DENIED = frozenset(
-    {"access_denied", "consent_required", "interaction_required", "login_required", "account_selection_required"}
-)
-_REGISTRATION = frozenset({
-    "invalid_client", "unauthorized_client", "invalid_request", "invalid_scope", "unsupported_response_type",
-    "unsupported_grant_type", "invalid_request_object", "redirect_uri_mismatch", "invalid_redirect_uri",
-})  # fmt: skip
-_TEMPORARY = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
-_GRANT_REFUSED = frozenset({"invalid_grant", "bad_verification_code", "invalid_code", "expired_token"})
+_JSON_MARKS, _FREE_VALUES, _SMALLEST_VALUE = (b"{", b"[", b","), 4096, 16
+"""The number of values makes JSON slow to parse, not its length: after the free ones, each has to have that many bytes on average."""
+_LONGEST_INTEGER = 19
+CONFLICT = object()
+"""In place of the value of a name that occurs with different values: neither text nor number, so that it is not used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +50,22 @@ def authenticated_post(provider: Provider, client: Client, url: str, body: str) 
 
 
 def parse_json(body: bytes) -> Mapping[str, Any]:
-    """The JSON object in `body` (RFC 8259). Raises ProviderGarbled for anything else, repeated names and NaN included."""
-    if sum(map(body.count, _JSON_MARKS)) > _MOST_VALUES:
+    """
+    The JSON object in `body` (RFC 8259). Raises ProviderGarbled where there is none.
+
+    Lenient with what does not change the meaning: a byte order mark, UTF-16, Latin-1, NaN, endless numbers, control characters in text, a
+    name that is repeated. Of a name with different values, no value is used.
+    """
+    if sum(map(body.count, _JSON_MARKS)) > _FREE_VALUES + len(body) // _SMALLEST_VALUE:
         raise ProviderGarbled("the response has too many values")
     try:
-        found = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique_names)
+        found = json.loads(
+            decode_text(body),
+            strict=False,
+            parse_constant=lambda _: None,
+            parse_int=lambda digits: int(digits) if len(digits) <= _LONGEST_INTEGER else digits,
+            object_pairs_hook=unambiguous,
+        )
     except (ValueError, RecursionError):
         raise ProviderGarbled("the response is not JSON") from None
     if not isinstance(found, dict):
@@ -76,14 +73,19 @@ def parse_json(body: bytes) -> Mapping[str, Any]:
     return found
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(name)
+def decode_text(body: bytes) -> str:
+    """Text in the encoding that a byte order mark or the first bytes show; Latin-1 where it is not even UTF-8."""
+    try:
+        return body.decode(json.detect_encoding(body))
+    except UnicodeDecodeError:
+        return body.decode("latin-1")
 
 
-def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs as an object. A name with different values has CONFLICT."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name is repeated")
+        found |= {name: CONFLICT for name, value in pairs if value != found[name]}
     return found
 
 
@@ -95,21 +97,3 @@ def is_temporary(status: int) -> bool:
 def is_visible_ascii(value: str) -> bool:
     """Whether a code or token consists of VSCHAR and spaces (RFC 6749 appendix A); anything else could break a header or a row."""
     return value.isascii() and value.isprintable()
-
-
-def error_for(code: str, *, refused: type[GatewayError]) -> GatewayError:
-    """
-    Our error for an error code (RFC 6749 sections 4.1.2.1 and 5.2); only known codes reach the log.
-
-    `refused`: what a refused grant means to the caller.
-    """
-    if code in _TEMPORARY:
-        return ProviderUnavailable(f"the provider answers {code}")
-    if code in _REGISTRATION:
-        return ClientRejected(f"the provider answers {code}")
-    if code in _DENIED and not issubclass(refused, NeedsReauthorization):
-        return AccessDenied(f"the provider answers {code}")
-    if code in _GRANT_REFUSED | _DENIED:
-        # A refresh that requires interaction (Microsoft's `interaction_required`) cannot ask the user.
-        return refused(f"the provider answers {code}")
-    return ProviderGarbled("the provider answers with an error that no standard names")

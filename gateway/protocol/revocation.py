@@ -8,6 +8,7 @@ from gateway.catalog import Provider
 from gateway.errors import ClientRejected, ProviderGarbled, ProviderUnavailable
 from gateway.models import Client
 from gateway.protocol.message import HttpRequest, authenticated_post, parse_json
+from gateway.protocol.refusal import error_names, is_dead_grant
 
 
 def build_revocation_request(provider: Provider, client: Client, *, token: str, hint: str) -> HttpRequest:
@@ -16,7 +17,7 @@ def build_revocation_request(provider: Provider, client: Client, *, token: str, 
     return authenticated_post(provider, client, provider.revocation_endpoint or "", body)
 
 
-def parse_revocation_response(status: int, body: bytes) -> None:
+def parse_revocation_response(provider: Provider, status: int, body: bytes) -> None:
     """
     Return when the token is no longer valid (RFC 7009 section 2.2); raise ProviderUnavailable or ClientRejected when it may be.
 
@@ -24,16 +25,15 @@ def parse_revocation_response(status: int, body: bytes) -> None:
     """
     if status < 300:  # noqa: PLR2004
         return
-    if status == 400 and _error_code(body) in ("invalid_token", "invalid_grant"):  # noqa: PLR2004
+    if status in (400, 401, 403, 404, 410) and any(is_dead_grant(provider, name) for name in _error_names(body)):
         return
     if status in (400, 401, 403):
         raise ClientRejected(f"the revocation endpoint answers {status}")
     raise ProviderUnavailable(f"the revocation endpoint answers {status}")
 
 
-def _error_code(body: bytes) -> str | None:
+def _error_names(body: bytes) -> list[str]:
     try:
-        error = parse_json(body).get("error")
+        return list(error_names(parse_json(body)))
     except ProviderGarbled:
-        return None
-    return error if isinstance(error, str) else None
+        return []

@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from string import Formatter
 from typing import Any
+from urllib.parse import parse_qsl, unquote_plus
 
 from authlib.oauth2.rfc6749.parameters import prepare_token_request
 
 from gateway.catalog import Provider
-from gateway.errors import AccessDenied, ClientRejected, GatewayError, ProviderGarbled, ProviderUnavailable
+from gateway.errors import AccessDenied, GatewayError, ProviderGarbled, ProviderUnavailable
 from gateway.models import Client, Grant
 from gateway.protocol.message import (
     HttpRequest,
     authenticated_post,
-    error_for,
+    decode_text,
     is_temporary,
     is_visible_ascii,
     parse_json,
+    unambiguous,
 )
+from gateway.protocol.refusal import error_for, error_for_unreadable, error_names, has_error, with_facts
 
 _LONGEST_LIFE = 10 * 365 * 86_400
-"""Seconds; a longer lifetime is an error."""
-_MOST_SCOPES = 500
-_LONGEST_FACT = 200
+"""Seconds; a longer lifetime has no end."""
+_MOST_SCOPES, _LONGEST_SCOPE = 500, 300
+_MOST_ITEMS, _LONGEST_FACT = 100, 200
+_LARGEST_NUMBER = 2**53
 _SECRETS = frozenset({"access_token", "refresh_token", "id_token"})
+_NAMES = {
+    "accesstoken": "access_token",
+    "tokentype": "token_type",
+    "expiresin": "expires_in",
+    "refreshtoken": "refresh_token",
+    "idtoken": "id_token",
+    "scope": "scope",
+    "scopes": "scope",
+    "refreshtokenexpiresin": "refresh_token_expires_in",
+    "refreshexpiresin": "refresh_token_expires_in",  # Keycloak
+    "xrefreshtokenexpiresin": "refresh_token_expires_in",  # Intuit
+}
+"""The standard names, by how providers write them, without underscores and case."""
+_ENVELOPES = ("data", "result")
+_PROOF_TYPES = frozenset({"mac", "dpop", "pop", "hawk", "hok", "n_a", "basic"})
+"""Types of tokens that are not sent as Bearer (RFC 6749 section 7.1, RFC 9449, RFC 8693)."""
+_JSON_TOKEN = re.compile(r'"((?:access|refresh)_?token)"\s*:\s*("(?:[^"\\]|\\.)*")', re.IGNORECASE)
+_FORM_TOKEN = re.compile(r"(?:^|&)((?:access|refresh)_token)=([^&\s]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,111 +100,125 @@ def parse_token_response(
 
     `scope`: the requested scope, granted as it is when the response leaves it out (section 3.3). `refused`: what a refused
     grant means to the caller. Some providers answer 200 with an error in the body, so the error is read before the status.
+    What is not needed may have any form: a lifetime that is no number is unknown.
     """
-    response = _parse_body(provider, status, body)
-    error = response.get("error")
-    if error is not None or status >= 400:  # noqa: PLR2004 - RFC 9110 section 15.5
-        by_status = "invalid_client" if status in (401, 403) else "unknown"
-        raise error_for(error if isinstance(error, str) else by_status, refused=refused)
+    response = _parse_body(status, body)
+    if status >= 400 or has_error(response) or "access_token" not in response:  # noqa: PLR2004 - RFC 9110 section 15.5
+        raise error_for(provider, status, error_names(response), refused=refused)
     access_token = _token(response, "access_token")
     if access_token is None:
         raise ProviderGarbled("the token response holds no access_token")
-    token_type = response.get("token_type", "Bearer")
-    if not isinstance(token_type, str) or token_type.lower() != "bearer":
+    if str(response.get("token_type")).strip().lower() in _PROOF_TYPES:
         raise ProviderGarbled("the token response is of another type than Bearer")
+    refresh_token, id_token = _token(response, "refresh_token"), response.get("id_token")
     grant = Grant(
         access_token=access_token,
-        refresh_token=_token(response, "refresh_token"),
+        refresh_token=refresh_token,
         token_type="Bearer",  # noqa: S106 - RFC 6750
         scope=_granted_scope(provider, response.get("scope"), scope),
-        expires_at=_expiry(now, response, "expires_in"),
-        refresh_expires_at=_refresh_expiry(provider, now, response),
-        id_token=_token(response, "id_token"),
-        facts={name: fact for name in provider.facts if (fact := _fact(response.get(name))) is not None},
+        expires_at=_after(now, _seconds(response.get("expires_in"))),
+        refresh_expires_at=_refresh_expiry(provider, now, response) if refresh_token else None,
+        id_token=id_token.strip() or None if isinstance(id_token, str) else None,
+        facts={name: fact for name in provider.facts if (fact := parse_fact(response.get(name))) is not None},
     )
     return TokenResponse(grant, {name: value for name, value in response.items() if name not in _SECRETS})
 
 
-def find_grant(provider: Provider, body: bytes) -> Grant | None:
-    """The tokens in a rejected response: they are valid and must be revoked."""
-    try:
-        response = _reshaped(provider, parse_json(body))
-    except ProviderGarbled:
-        return None
-    access_token, refresh_token = (
-        token if isinstance(token := response.get(name), str) and is_visible_ascii(token) else None
-        for name in ("access_token", "refresh_token")
+def find_grant(body: bytes) -> Grant | None:
+    """The tokens in a rejected response, however little of it can be read: they are valid and must be revoked."""
+    text = decode_text(body)
+    found = {
+        name.lower().replace("_", ""): json.loads(value, strict=False) for name, value in _JSON_TOKEN.findall(text)
+    }
+    found |= {name.replace("_", ""): unquote_plus(value) for name, value in _FORM_TOKEN.findall(text)}
+    access, refresh = (
+        token if is_visible_ascii(token := found.get(name, "").strip()) else ""
+        for name in ("accesstoken", "refreshtoken")
     )
-    if not access_token and not refresh_token:
-        return None
-    return Grant(access_token or "", refresh_token or None, "Bearer", (), None)
+    return Grant(access, refresh or None, "Bearer", (), None) if access or refresh else None
 
 
-def _parse_body(provider: Provider, status: int, body: bytes) -> Mapping[str, Any]:
+def _parse_body(status: int, body: bytes) -> Mapping[str, Any]:
+    """The response with the standard names, from JSON or a form; of an envelope, what is in it."""
     if 300 <= status < 400:  # noqa: PLR2004 - RFC 9110 section 15.4: following would send the secrets to another host
-        raise ProviderGarbled(f"the token endpoint answers with redirect {status}")
+        raise with_facts(ProviderGarbled(f"the token endpoint answers with redirect {status}"), status, ())
     if is_temporary(status):
-        raise ProviderUnavailable(f"the token endpoint answers {status}")
+        raise with_facts(ProviderUnavailable(f"the token endpoint answers {status}"), status, ())
     try:
-        response = parse_json(body)
+        response = _standard_names(parse_json(body))
     except ProviderGarbled:
-        if status == 401:  # noqa: PLR2004 - RFC 6749 section 5.2: client authentication failed
-            raise ClientRejected("the token endpoint answers 401") from None
-        raise
-    return _reshaped(provider, response)
-
-
-def _reshaped(provider: Provider, response: Mapping[str, Any]) -> Mapping[str, Any]:
-    for deviation in provider.deviations:
-        response = deviation.token_response(response)
+        form = dict(_form(body))
+        if not {"access_token", "error"} & set(form):
+            raise error_for_unreadable(status, body) from None
+        return form
+    for name in _ENVELOPES:
+        inner = response.get(name)
+        if isinstance(inner, dict) and "access_token" not in response:
+            response = {**_standard_names(inner), **response}
     return response
 
 
+def _standard_names(response: Mapping[str, Any]) -> dict[str, Any]:
+    return unambiguous([(_NAMES.get(name.replace("_", "").lower(), name), value) for name, value in response.items()])
+
+
+def _form(body: bytes) -> dict[str, Any]:
+    """GitHub and Facebook used to answer with a form."""
+    try:
+        return unambiguous(parse_qsl(decode_text(body).strip(), strict_parsing=True, max_num_fields=100))
+    except ValueError:
+        return {}
+
+
 def _token(response: Mapping[str, Any], name: str) -> str | None:
-    """Visible ASCII (RFC 6749 appendix A.12 and A.17)."""
+    """Visible ASCII (RFC 6749 appendix A.12 and A.17), without white space around it; None for an empty value."""
     value = response.get(name)
-    if value is None or (value == "" and name != "access_token"):
+    text = value.strip() if isinstance(value, str) else value
+    if text is None or text is False or text == "":
         return None
-    if not isinstance(value, str) or not value or not is_visible_ascii(value):
+    if not isinstance(text, str) or not is_visible_ascii(text):
         raise ProviderGarbled(f"{name} is not a token")
-    return value
+    return text
 
 
-def _fact(value: Any) -> str | None:
-    """A fact as text for a row and a page; JSON's `true` stays `true`."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    text = str(value) if isinstance(value, str | int) else ""
-    return text if 0 < len(text) <= _LONGEST_FACT and text.isprintable() else None
+def parse_fact(value: Any) -> Any:
+    """A fact as a row and a page can hold it: text, a number, true or false, or a list of these; None for anything else."""
+    if isinstance(value, list):
+        return [
+            fact
+            for item in value[:_MOST_ITEMS]
+            if not isinstance(item, list) and (fact := parse_fact(item)) is not None
+        ]
+    if isinstance(value, bool) or (isinstance(value, int) and abs(value) < _LARGEST_NUMBER):
+        return value
+    return value if isinstance(value, str) and 0 < len(value) <= _LONGEST_FACT and value.isprintable() else None
 
 
 def _granted_scope(provider: Provider, given: Any, requested: tuple[str, ...]) -> tuple[str, ...]:
-    if given is None or given == "":
+    """The words in `given`, text or a list of texts; the requested scope where there are none (RFC 6749 section 3.3)."""
+    text = " ".join(item for item in given if isinstance(item, str)) if isinstance(given, list) else given
+    if not isinstance(text, str):
         return requested
-    if isinstance(given, list) and all(isinstance(item, str) for item in given):
-        given = " ".join(given)
-    if not isinstance(given, str) or not given.isprintable():
-        raise ProviderGarbled("scope is not a list of words")
-    words = given.replace(provider.scope_separator, " ").split(None, 4 * _MOST_SCOPES)
-    return tuple(dict.fromkeys(words[: 4 * _MOST_SCOPES]))[:_MOST_SCOPES]
+    if not any("," in name for name in requested):
+        text = text.replace(",", " ")
+    words = text.replace(provider.scope_separator, " ").split(None, 4 * _MOST_SCOPES)[: 4 * _MOST_SCOPES]
+    readable = (word for word in words if word.isprintable() and len(word) <= _LONGEST_SCOPE)
+    return tuple(dict.fromkeys(readable))[:_MOST_SCOPES] or requested
 
 
-def _expiry(now: datetime, response: Mapping[str, Any], name: str) -> datetime | None:
-    """`now` plus a number of seconds (RFC 6749 section 4.2.2); None when the response leaves it out."""
-    if name not in response:
+def _seconds(value: Any) -> float | None:
+    """A lifetime in seconds; None where it is unknown: missing, zero, negative, endless, or no number at all."""
+    try:
+        seconds = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else 0.0
+    except (ValueError, OverflowError):
         return None
-    seconds = response[name]
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise ProviderGarbled(f"{name} is not a number")
-    if not 0 < seconds <= _LONGEST_LIFE:  # false for NaN and infinity too
-        raise ProviderGarbled(f"{name} is out of bounds")
-    return (now + timedelta(seconds=int(seconds))).astimezone(UTC)
+    return seconds if 1 <= seconds <= _LONGEST_LIFE else None  # false for NaN too
+
+
+def _after(now: datetime, seconds: float | None) -> datetime | None:
+    return None if seconds is None else (now + timedelta(seconds=int(seconds))).astimezone(UTC)
 
 
 def _refresh_expiry(provider: Provider, now: datetime, response: Mapping[str, Any]) -> datetime | None:
-    if not response.get("refresh_token"):
-        return None
-    if response.get("refresh_token_expires_in") is not None:
-        return _expiry(now, response, "refresh_token_expires_in")
-    seconds = provider.refresh_token_seconds
-    return now + timedelta(seconds=seconds) if seconds else None
+    given = _seconds(response.get("refresh_token_expires_in"))
+    return _after(now, given or provider.refresh_token_seconds)

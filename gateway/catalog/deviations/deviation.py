@@ -54,10 +54,6 @@ class Deviation:
         """The token endpoint, when the callback's query decides it."""
         return endpoint
 
-    def token_response(self, response: Json) -> Json:
-        """A token response, or an error in its place, in the form of RFC 6749 section 5."""
-        return response
-
     def account_lookup(self, api_base_url: str, response: Json, get: Get | None = None) -> AccountLookup | None:  # noqa: ARG002
         """The lookup for a token response; None for the catalogue's rule."""
         return None

@@ -1,31 +1,10 @@
-"""HighLevel: errors in prose, accounts that are locations or agencies, and the uninstall call."""
+"""HighLevel: accounts that are locations or agencies, and the uninstall call."""
 
 from __future__ import annotations
 
-import re
-from typing import Any
 from urllib.parse import quote
 
 from gateway.catalog.deviations.deviation import AccountLookup, Deviation, Get, Json, Uninstall
-
-
-class MessageErrors(Deviation):
-    """`{"statusCode": 400, "message": "Invalid grant: …"}` for an error of RFC 6749 section 5.2."""
-
-    def token_response(self, response: Json) -> Json:
-        """With the standard error codes."""
-        message = response.get("message")
-        if "access_token" in response or not isinstance(message, str) or _is_error_code(response.get("error")):
-            return response
-        found = re.match(r"(invalid (?:grant|client|request|scope))\b", message.lower())
-        if "location is not active" in message.lower():
-            return {"error": "temporarily_unavailable"}
-        return {"error": found[1].replace(" ", "_")} if found else {"error": "invalid_request"}
-
-
-def _is_error_code(error: Any) -> bool:
-    """`invalid_grant` is a code; `Bad Request` is the HTTP status in words."""
-    return isinstance(error, str) and re.fullmatch(r"[a-z]+(_[a-z]+)+", error) is not None
 
 
 class HighLevelAccount(Deviation):

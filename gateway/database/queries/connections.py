@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic import TypeAdapter
@@ -27,7 +27,7 @@ class NewGrant:
     account_id: str
     account_label: str
     scope: tuple[str, ...]
-    facts: Mapping[str, str]
+    facts: Mapping[str, Any]
     client_id: str
     """Our registration that the grant belongs to."""
     token: str = field(repr=False)

@@ -91,7 +91,7 @@ def store_row(
     refresh: str | None,
     expires_at: datetime | None,
     scope: Sequence[str],
-    facts: Mapping[str, str],
+    facts: Mapping[str, Any],
 ) -> Stored:
     """Put encrypted values in the place of those with these hashes, if they are still there; the connection is then `unverified`."""
     stored: Stored = database.call(
