@@ -26,7 +26,7 @@ from gateway.services import Runtime
 log = structlog.get_logger(__name__)
 
 _MAX_LENGTH = 200
-_NAME_SECONDS = 3.0
+NAME_SECONDS = 3.0
 """For a name alone: without it the id is shown."""
 
 
@@ -174,7 +174,7 @@ def _account_info(
 ) -> Mapping[str, Any]:
     """What the account endpoint says. `is_optional`: the id is known, so only the name is missing, and {} will do."""
     try:
-        found = _fetch(rt, provider, url, response, deadline.within(_NAME_SECONDS) if is_optional else deadline)
+        found = _fetch(rt, provider, url, response, deadline.within(NAME_SECONDS) if is_optional else deadline)
         if found.status != 200:  # noqa: PLR2004
             raise with_facts(ProviderGarbled(f"the account endpoint answers {found.status}"), found.status, ())
         return parse_json(found.body)

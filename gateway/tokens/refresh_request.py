@@ -7,9 +7,7 @@ there until it is saved. Only a refusal of the grant ends a connection. Knows no
 
 from __future__ import annotations
 
-import contextlib
 import random
-import re
 import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -21,7 +19,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from gateway import protocol
-from gateway.account import check_same_account, read_account
+from gateway.account import NAME_SECONDS, check_same_account, read_account
 from gateway.catalog import Provider
 from gateway.connections import revoke
 from gateway.database.queries.refresh import ClaimedRefresh, claim_due, fail_refresh, finish_refresh
@@ -33,6 +31,7 @@ from gateway.errors import (
     Held,
     NeedsReauthorization,
     ProviderFailed,
+    ProviderUnavailable,
     RefreshInProgress,
     SecretUnreadable,
     Suspended,
@@ -145,6 +144,7 @@ def send_request(
         "user_id": str(claim.user_id),
         "account_id": claim.account_id,
         "unverified": claim.unverified,
+        "unnamed": claim.unnamed,
         "scope": list(claim.scope),
         "refresh_token": token,
         "status": answer.status,
@@ -203,7 +203,7 @@ def parse_response(rt: Runtime, provider: Provider, response: Mapping[str, Any])
     """
     The grant in a response, or the error in it; lifetimes count from its arrival.
 
-    Where the account of the connection is not verified yet, the provider is asked for it.
+    Where the account of the connection is not verified yet, or its name is not known, the provider is asked for it.
     """
     answer = protocol.parse_token_response(
         provider,
@@ -215,12 +215,22 @@ def parse_response(rt: Runtime, provider: Provider, response: Mapping[str, Any])
     )
     if not response["unverified"]:
         check_same_account(provider, answer, response["account_id"])
-        return answer.grant, None
+        return answer.grant, _named(rt, provider, answer, response["account_id"]) if response["unnamed"] else None
     deadline = Deadline.after(_ACCOUNT_SECONDS)
     account = read_account(rt, rt.issuers.complete(provider, deadline), answer, nonce=None, deadline=deadline)
     if response["account_id"] not in ("", account.id):
         raise NeedsReauthorization("the token belongs to another account")
     return answer.grant, account
+
+
+def _named(rt: Runtime, provider: Provider, answer: protocol.TokenResponse, account_id: str) -> Account | None:
+    """The account with its name, which was not to be had at the connect; None where it still is not."""
+    deadline = Deadline.after(NAME_SECONDS)
+    try:
+        account = read_account(rt, rt.issuers.complete(provider, deadline), answer, nonce=None, deadline=deadline)
+    except GatewayError:
+        return None
+    return account if account.id == account_id else None
 
 
 def _until(moment: datetime | None, now: datetime) -> float | None:
@@ -291,27 +301,25 @@ def _record(rt: Runtime, claim: ClaimedRefresh, error: Exception, response: Mapp
     """Record a failure, by who must act; the connection's status afterwards."""
     match error:
         case NeedsReauthorization():
-            return _refused(rt, claim, error, response)
+            return _refused(rt, claim, error)
         case Suspended():
             return _failed(rt, claim, "suspended", error.slug, _SUSPENDED_SECONDS)
         case ClientRejected():
             wait = _OPERATOR_SECONDS * 2.0 ** min(claim.failures, 4)
-            return _failed(rt, claim, "operator", error.slug, wait, response)
+            return _failed(rt, claim, "operator", error.slug, wait, error)
         case SecretUnreadable():
             return _failed(rt, claim, "operator", error.slug, back_off(claim.failures, error))
         case ProviderFailed():
             if response is not None:
                 error.retry_after = _seconds(response["retry_after"])
             wait = back_off(claim.failures, error)
-            return _failed(rt, claim, "wait", error.slug, wait, response)
+            return _failed(rt, claim, "wait", error.slug, wait, error)
         case _:
             # A bug, perhaps with this connection only: it waits, so that it does not delay others.
             return _failed(rt, claim, "operator", "unexpected", _OPERATOR_SECONDS)
 
 
-def _refused(
-    rt: Runtime, claim: ClaimedRefresh, error: NeedsReauthorization, response: Mapping[str, Any] | None
-) -> Status | None:
+def _refused(rt: Runtime, claim: ClaimedRefresh, error: NeedsReauthorization) -> Status | None:
     """A refusal counts only if the connection is still of that generation: its user may have connected again meanwhile."""
     try:
         row = stored_token(rt.database, claim.id)
@@ -321,7 +329,7 @@ def _refused(
         return None
     reason = "not_confirmed" if claim.unverified else "grant_refused"
     reason = str(error) if isinstance(error, _Ended) else reason
-    return _failed(rt, claim, "refused", reason, back_off(claim.failures, error), response)
+    return _failed(rt, claim, "refused", reason, back_off(claim.failures, error), error)
 
 
 def _failed(
@@ -330,7 +338,7 @@ def _failed(
     outcome: str,
     error: str,
     wait_seconds: float,
-    response: Mapping[str, Any] | None = None,
+    cause: GatewayError | None = None,
 ) -> Status | None:
     """Record a failure; the connection's status afterwards. A connection that is held is an incident of its provider."""
     status = None
@@ -341,25 +349,22 @@ def _failed(
             outcome=outcome,
             error=error,
             wait_seconds=wait_seconds,
-            refusal=None if response is None else _refusal(response),
+            refusal=_refusal(cause) if cause else None,
         )
     except DatabaseUnavailable:
         log.warning("refresh.report_failed", provider=claim.provider)  # the lease ends by itself
-    log.warning("refresh.failed", provider=claim.provider, error=error, outcome=outcome, status=status)
+    facts = cause.facts() if cause else {}
+    log.warning("refresh.failed", provider=claim.provider, error=error, outcome=outcome, status=status, **facts)
     if status == "held":
         log.error("provider.incident", provider=claim.provider, remedy="operator")
     return status
 
 
-def _refusal(response: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Status and error code of a response that refuses; None for trouble that passes. A code in another form is left out: it may be text."""
-    status, code = response["status"], None
-    if protocol.is_temporary(status) or not 400 <= status < 500:  # noqa: PLR2004 - RFC 9110 section 15.5
-        return None
-    with contextlib.suppress(ProviderFailed):
-        code = protocol.parse_json(response["body"].encode("latin-1")).get("error")
-    is_code = isinstance(code, str) and re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", code)
-    return {"status": status, "code": code if is_code else None}
+def _refusal(error: GatewayError) -> dict[str, Any] | None:
+    """Status and name of an error that refuses; None for trouble that passes, and for a page that is no error."""
+    status, code = error.provider_status, error.provider_code
+    is_refusal = code is not None or 400 <= (status or 0) < 500  # noqa: PLR2004 - RFC 9110 section 15.5
+    return {"status": status, "code": code} if is_refusal and not isinstance(error, ProviderUnavailable) else None
 
 
 def back_off(failures: int, error: GatewayError) -> float:

@@ -2595,7 +2595,8 @@ begin
    where x.id = c.id returning x.* into leased;
   return jsonb_build_object(
     'id', leased.id, 'user_id', leased.user_id, 'provider', leased.provider, 'generation', leased.generation, 'lease_id', leased.lease_id,
-    'account_id', leased.account_id, 'scope', leased.scope, 'failures', leased.failures, 'unverified', leased.status = 'unverified', 'client_id', leased.client_id, 'facts', leased.facts, 'seal_id', leased.refresh_seal_id,
+    'account_id', leased.account_id, 'scope', leased.scope, 'failures', leased.failures, 'unverified', leased.status = 'unverified',
+    'unnamed', leased.account_label = leased.account_id, 'client_id', leased.client_id, 'facts', leased.facts, 'seal_id', leased.refresh_seal_id,
     'refresh', (select d.refresh from public.provider_data d where d.id = leased.id));
 end $$;
 
@@ -3567,7 +3568,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '898535bc8bb53206954388d1f967d733de7cfc774a0dcbcdf91ebe3609d0afb3')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', 'cfc70a58ffff2d917c5ce110c7b3b9835c7018cca5106a4410cc9364b4dfd21b')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

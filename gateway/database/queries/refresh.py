@@ -35,6 +35,8 @@ class ClaimedRefresh:
     """Our registration that the grant belongs to; None where it is not known."""
     unverified: bool
     """The provider has not confirmed the account yet."""
+    unnamed: bool
+    """The account's name is not known: its id is shown."""
 
 
 @dataclass(frozen=True, slots=True)
