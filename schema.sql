@@ -178,7 +178,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 2 and m.sha256 <> 'f13fbf75d59ce9d17a5319e4143956e374ddcf413ba17c2e2d12b2cf84f5f78f') then
+  if exists (select from gateway.migration m where m.number = 2 and m.sha256 <> '5645068fdc63b796cb72c160d49cc5ee8e243e22cd47843162b3a51b3968175a') then
     raise exception 'gateway: migration 2 (sessions) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 2) then
     execute $migration$
@@ -207,15 +207,19 @@ create table gateway.authorization_request (
   add_account        boolean not null default false,
   connect_session_id uuid,
   refused_at         timestamptz,
+  used_at            timestamptz,
+  seal_id            uuid,
   created_at         timestamptz not null default clock_timestamp(),
   expires_at         timestamptz not null
 );
 create index authorization_request_expires_at on gateway.authorization_request (expires_at);
 create index authorization_request_user_id on gateway.authorization_request (user_id);
 comment on column gateway.authorization_request.connect_session_id is 'Of a partner''s link; null where the user started without one.';
+comment on column gateway.authorization_request.used_at is 'When it was taken. It is kept for ten minutes, for a browser that loads the callback again.';
+comment on column gateway.authorization_request.seal_id is 'Of the grant that was saved: its result.';
 comment on index gateway.authorization_request_pkey is 'A state names one attempt, and it can be taken once.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (2, 'sessions', 'f13fbf75d59ce9d17a5319e4143956e374ddcf413ba17c2e2d12b2cf84f5f78f');
+    insert into gateway.migration (number, name, sha256) values (2, 'sessions', '5645068fdc63b796cb72c160d49cc5ee8e243e22cd47843162b3a51b3968175a');
   end if;
 end $apply$;
 
@@ -671,43 +675,96 @@ language sql immutable as $$
                                             in ('', 'ghl', 'gohighlevel', 'highlevel', 'leadconnector'))
 $$;
 
+-- Who may finish an attempt: null for the browser and the user that started it, else what is wrong. A partner's link may be finished without
+-- a signed-in user: the partner's server names the user afterwards.
+create or replace function gateway.mismatch_of(r gateway.authorization_request, p_browser_hash text, p_user_id uuid) returns text
+language sql immutable as $$
+  select case
+    when r.browser_hash <> p_browser_hash then 'browser_mismatch'
+    when p_user_id is null and r.connect_session_id is not null and r.return_to is not null then null
+    when p_user_id is distinct from r.user_id then 'user_mismatch' end
+$$;
+
+create or replace function gateway.request_json(r gateway.authorization_request, p_user_id uuid) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+  return jsonb_build_object(
+    'provider', r.provider, 'user_id', r.user_id, 'browser_hash', r.browser_hash, 'encrypted', r.encrypted, 'scope', r.scope,
+    'return_to', r.return_to, 'display', r.display, 'add_account', r.add_account, 'is_signed_in', p_user_id is not null,
+    'has_connection', exists (select from gateway.connection c where c.user_id = r.user_id and c.provider = r.provider),
+    'clock', jsonb_build_object('at', clock_timestamp()), 'connect_session_id', r.connect_session_id);
+end $$;
+
 -- null: an unknown, expired or used state, or one of another provider (which uses it up). One statement takes the attempt, so only one caller gets it.
 -- `mismatch`: another browser or another user. The attempt stays valid, so that a link scanner or prefetch cannot use it up; one event records
--- it. A partner's link may be finished without a signed-in user: the partner's server names the user afterwards.
+-- it.
 create or replace function public.gateway_take_authorization_v1(
   p_state_hash text, p_provider text, p_browser_hash text, p_session_hash text
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  r        gateway.authorization_request;
-  signed_in    uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
-  mismatch text;
+  moment    timestamptz := clock_timestamp();
+  r         gateway.authorization_request;
+  signed_in uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
+  mismatch  text;
 begin
-  select a.* into r from gateway.authorization_request a where a.state_hash = p_state_hash and a.expires_at > clock_timestamp();
+  select a.* into r from gateway.authorization_request a where a.state_hash = p_state_hash and a.expires_at > moment and a.used_at is null;
   if not found then
     return null;
   end if;
-  mismatch := case
-    when r.browser_hash <> p_browser_hash then 'browser_mismatch'
-    when signed_in is null and r.connect_session_id is not null and r.return_to is not null then null
-    when signed_in is distinct from r.user_id then 'user_mismatch' end;
+  mismatch := gateway.mismatch_of(r, p_browser_hash, signed_in);
   if mismatch is not null then
-    update gateway.authorization_request a set refused_at = clock_timestamp() where a.state_hash = p_state_hash and a.refused_at is null;
+    update gateway.authorization_request a set refused_at = moment where a.state_hash = p_state_hash and a.refused_at is null;
     if found then
       insert into gateway.event (type, user_id, provider, data)
       values ('connect.refused', r.user_id, r.provider, jsonb_build_object('error', mismatch));
     end if;
     return jsonb_build_object('mismatch', mismatch);
   end if;
-  delete from gateway.authorization_request a where a.state_hash = p_state_hash;
-  if not found or r.provider is distinct from p_provider then
+  if r.provider is distinct from p_provider then
+    delete from gateway.authorization_request a where a.state_hash = p_state_hash;
     return null;
   end if;
-  return jsonb_build_object(
-    'provider', r.provider, 'user_id', r.user_id, 'browser_hash', r.browser_hash, 'encrypted', r.encrypted, 'scope', r.scope,
-    'return_to', r.return_to, 'display', r.display, 'add_account', r.add_account, 'is_signed_in', signed_in is not null,
-    'has_connection', exists (select from gateway.connection c where c.user_id = r.user_id and c.provider = r.provider),
-    'clock', jsonb_build_object('at', clock_timestamp()), 'connect_session_id', r.connect_session_id);
+  update gateway.authorization_request a set used_at = moment, expires_at = moment + interval '10 minutes'
+   where a.state_hash = p_state_hash and a.used_at is null;
+  return case when found then gateway.request_json(r, signed_in) end;
+end $$;
+
+-- The result of an attempt, for the browser and the user that finished it: {"request", "connection"}; `connection` is null while the grant is
+-- pending. {"running": true} while the first visit is under way. null: there is none.
+create or replace function public.gateway_authorization_result_v1(
+  p_state_hash text, p_provider text, p_browser_hash text, p_session_hash text
+)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+declare
+  moment    timestamptz := clock_timestamp();
+  r         gateway.authorization_request;
+  signed_in uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
+  made      gateway.connection;
+begin
+  select a.* into r from gateway.authorization_request a
+   where a.state_hash = p_state_hash and a.provider = p_provider and a.expires_at > moment and a.used_at is not null;
+  if not found or gateway.mismatch_of(r, p_browser_hash, signed_in) is not null then
+    return null;
+  end if;
+  if r.seal_id is null then
+    return case when r.used_at > moment - interval '12 seconds' then '{"running": true}'::jsonb end;
+  end if;
+  select c.* into made from gateway.connection c
+   where c.user_id = r.user_id and c.provider = r.provider and r.seal_id in (c.saved_by, c.seal_id);
+  if not found and not exists (select from gateway.pending_grant g where g.user_id = r.user_id and g.seal_id = r.seal_id) then
+    return null;
+  end if;
+  return jsonb_build_object('request', gateway.request_json(r, signed_in),
+                            'connection', case when made.id is not null then gateway.public_data(made) end);
+end $$;
+
+-- The attempt has failed: a later visit finds nothing.
+create or replace function public.gateway_drop_authorization_v1(p_state_hash text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  delete from gateway.authorization_request a where a.state_hash = p_state_hash and a.used_at is not null;
+  return '{}';
 end $$;
 
 -- The callers of /v1, and which connections they may see.
@@ -1073,10 +1130,10 @@ end $$;
 -- Save a new grant in one call: create or update a connection, or keep the grant as pending: `connection` is null then. `p_grant`: a row of
 -- gateway.pending_grant. The user has to decide where another account is connected and no further one was asked for, and where a
 -- partner's link asked for less than the connection allows, or a required scope that the connection has was refused. A repeated call, by its `seal_id`, gets the same answer. After `p_not_after`
--- nothing is saved: the caller has reported a failure and revokes the grant.
+-- nothing is saved: the caller has reported a failure and revokes the grant. `p_state_hash`: the attempt, which keeps the result.
 create or replace function public.gateway_save_connection_v1(
   p_grant jsonb, p_requested_scope text[], p_required_scope text[], p_add_account boolean, p_expires_seconds double precision,
-  p_refresh_expires_seconds double precision, p_not_after timestamptz default null
+  p_refresh_expires_seconds double precision, p_not_after timestamptz default null, p_state_hash text default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -1115,6 +1172,7 @@ begin
   else
     saved := gateway.write_connection(g, target, g.seal_id);
   end if;
+  update gateway.authorization_request a set seal_id = g.seal_id where a.state_hash = p_state_hash;
   if clock_timestamp() > p_not_after then
     raise exception 'the caller has given up' using errcode = 'query_canceled';
   end if;
@@ -2212,7 +2270,7 @@ begin
     'connections', (select count(*) from gateway.connection c where c.provider = p_provider),
     'users', (select count(distinct c.user_id) from gateway.connection c where c.provider = p_provider),
     'pending', (select count(*) from gateway.pending_grant p where p.provider = p_provider),
-    'attempts', (select count(*) from gateway.authorization_request a where a.provider = p_provider),
+    'attempts', (select count(*) from gateway.authorization_request a where a.provider = p_provider and a.used_at is null),
     'queued', (select count(*) from gateway.revocation r where r.provider = p_provider),
     'frozen_at', (select f.frozen_at from gateway.freeze f where f.target = 'provider:' || p_provider));
 end $$;
@@ -3568,7 +3626,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', 'cfc70a58ffff2d917c5ce110c7b3b9835c7018cca5106a4410cc9364b4dfd21b')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', 'e5461b6809b0e484ea7998c4f67a19f6d404d70416798fcc90fa8593145014f1')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

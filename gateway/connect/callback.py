@@ -7,11 +7,12 @@ grant, or the grant is revoked.
 
 from __future__ import annotations
 
-import secrets
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
@@ -22,7 +23,7 @@ from gateway.connect.save import save_grant
 from gateway.connect.start import RequestSecrets, decrypt_secrets
 from gateway.connections.revoke import revoke_or_queue
 from gateway.crypto.vault import fingerprint
-from gateway.database.queries.authorization import take_authorization
+from gateway.database.queries.authorization import authorization_result, drop_authorization, take_authorization
 from gateway.errors import BrowserMismatch, GatewayError, StateInvalid, Unexpected, UserMismatch
 from gateway.http import Deadline, Response
 from gateway.models import AuthorizationRequest, Connection, Display
@@ -32,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 EXCHANGE_SECONDS = 9.5
 """For all calls to the provider in one callback. Ten seconds are promised, and the database needs some of them."""
+_LOOK_SECONDS = 0.2
+"""How often a second visit looks for the result of the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,36 +108,58 @@ def _finish(
     session: str,
     browser: str,
 ) -> Connected | Pending | AwaitsPartner | Failed:
-    request = _take(rt, provider, fingerprint(state), session=session, browser=browser)
+    state_hash = fingerprint(state)
+    visitor = {
+        "state_hash": state_hash,
+        "provider": None if provider is None else provider.id,
+        "browser_hash": fingerprint(browser),
+        "session_hash": fingerprint(session),
+    }
+    request = _take(rt, visitor)
+    if request is None:
+        return _visited_before(rt, visitor)
+    ended = (rt.provider(request.provider), request.return_to, request.display)
+    try:
+        kept = decrypt_secrets(rt, request.encrypted, state_hash)
+        connection = _redeem(rt, ended[0], request, parameters, kept, state_hash)
+    except _NotSaved as problem:
+        return _failed(rt, ended, problem.error, state_hash, left_installed=problem.left_installed)
+    except GatewayError as error:
+        return _failed(rt, ended, error, state_hash, left_installed=False)
+    return _succeeded(rt, request, kept, connection)
+
+
+def _succeeded(
+    rt: Runtime, request: AuthorizationRequest, kept: RequestSecrets, connection: Connection | None
+) -> Connected | Pending | AwaitsPartner:
     provider = rt.provider(request.provider)
     ended = (provider, request.return_to, request.display)
-    confirmation = None if request.is_signed_in else secrets.token_urlsafe(32)
-    try:
-        kept = decrypt_secrets(rt, request.encrypted, fingerprint(state))
-        connection = _redeem(rt, provider, request, parameters, kept, confirmation)
-    except _NotSaved as problem:
-        return _failed(ended, problem.error, left_installed=problem.left_installed)
-    except GatewayError as error:
-        return _failed(ended, error, left_installed=False)
-    if confirmation is not None and request.connect_session_id is not None:
-        return AwaitsPartner(*ended, request.connect_session_id, confirmation)
+    if not request.is_signed_in and request.connect_session_id is not None:
+        return AwaitsPartner(*ended, request.connect_session_id, kept.confirmation)
     if connection is None:
         return Pending(*ended)
     return Connected(*ended, connection.id, provider.missing_scope(connection.scope))
 
 
-def _take(
-    rt: Runtime, provider: Provider | None, state_hash: str, *, session: str, browser: str
-) -> AuthorizationRequest:
-    taken = take_authorization(
-        rt.database,
-        state_hash=state_hash,
-        provider=None if provider is None else provider.id,
-        browser_hash=fingerprint(browser),
-        session_hash=fingerprint(session),
-    )
-    if taken is None:
+def _visited_before(rt: Runtime, visitor: Mapping[str, Any]) -> Connected | Pending | AwaitsPartner:
+    """
+    What the first visit led to, for the same browser and user: a double click, a prefetch or the back button loads the callback again.
+
+    Waits while the first visit is under way. Raises StateInvalid where there is none, or it failed.
+    """
+    until = Deadline.after(EXCHANGE_SECONDS)
+    earlier = authorization_result(rt.database, **visitor)
+    while earlier is not None and earlier.request is None and until.remaining():
+        time.sleep(_LOOK_SECONDS)
+        earlier = authorization_result(rt.database, **visitor)
+    if earlier is None or earlier.request is None:
         raise StateInvalid("an unknown, expired or used state, or one of another provider")
+    kept = decrypt_secrets(rt, earlier.request.encrypted, visitor["state_hash"])
+    return _succeeded(rt, earlier.request, kept, earlier.connection)
+
+
+def _take(rt: Runtime, visitor: Mapping[str, Any]) -> AuthorizationRequest | None:
+    taken = take_authorization(rt.database, **visitor)
     if taken == "browser_mismatch":
         raise BrowserMismatch("the callback came from another browser")
     if taken == "user_mismatch":
@@ -142,7 +167,16 @@ def _take(
     return taken
 
 
-def _failed(ended: tuple[Provider, str | None, Display], error: GatewayError, *, left_installed: bool) -> Failed:
+def _failed(
+    rt: Runtime,
+    ended: tuple[Provider, str | None, Display],
+    error: GatewayError,
+    state_hash: str,
+    *,
+    left_installed: bool,
+) -> Failed:
+    with suppress(GatewayError):  # otherwise the attempt ends by itself
+        drop_authorization(rt.database, state_hash)
     log.info("connect.failed", provider=ended[0].id, error=error.slug, reason=str(error), **error.facts())
     return Failed(*ended, error, left_installed)
 
@@ -153,7 +187,7 @@ def _redeem(
     request: AuthorizationRequest,
     parameters: Mapping[str, Sequence[str]],
     kept: RequestSecrets,
-    confirmation: str | None,
+    state_hash: str,
 ) -> Connection | None:
     deadline = Deadline.after(EXCHANGE_SECONDS)
     provider = rt.issuers.complete(provider, deadline)
@@ -163,7 +197,8 @@ def _redeem(
         token = protocol.parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=request.scope)
         account = read_account(rt, provider, token, nonce=kept.nonce, deadline=deadline)
         redeemed.account_id = account.id
-        return save_grant(rt, provider, request, token.grant, account, confirmation=confirmation)
+        confirmation = None if request.is_signed_in else kept.confirmation
+        return save_grant(rt, provider, request, token.grant, account, state_hash=state_hash, confirmation=confirmation)
 
 
 def _send_code(rt: Runtime, provider: Provider, code: str, code_verifier: str, deadline: Deadline) -> Response:

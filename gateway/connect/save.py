@@ -31,6 +31,7 @@ def save_grant(
     grant: Grant,
     account: Account,
     *,
+    state_hash: str,
     confirmation: str | None = None,
 ) -> Connection | None:
     """
@@ -70,6 +71,7 @@ def save_grant(
             expires_seconds=_seconds_until(rt, grant.expires_at),
             refresh_expires_seconds=_seconds_until(rt, grant.refresh_expires_at),
             not_after=request.clock.after(ANSWER_SECONDS),
+            state_hash=state_hash,
         )
     )
 

@@ -23,6 +23,8 @@ class RequestSecrets(NamedTuple):
 
     code_verifier: str
     nonce: str
+    confirmation: str
+    """For the partner's server, where no user is signed in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ def start_connect(
 
 def new_attempt(rt: Runtime) -> Attempt:
     """Fresh secrets for one attempt (RFC 9700 section 2.1.1: specific to this one transaction)."""
-    state, fresh = secrets.token_urlsafe(32), RequestSecrets(secrets.token_urlsafe(48), secrets.token_urlsafe(24))
+    state = secrets.token_urlsafe(32)
+    fresh = RequestSecrets(secrets.token_urlsafe(48), secrets.token_urlsafe(24), secrets.token_urlsafe(32))
     state_hash = fingerprint(state)
     encrypted = rt.vault.encrypt(json.dumps(fresh), column=_COLUMN, seal_id=state_hash)
     return Attempt(state, fresh, state_hash, encrypted)

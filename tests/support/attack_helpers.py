@@ -49,4 +49,8 @@ def refusals(gateway, person):
 def state_row(gateway, callback):
     """How many attempts wait for this state."""
     digest = hashlib.sha256(asked(callback)["state"].encode()).hexdigest()
-    return rows(gateway.dsn, "select count(*) from gateway.authorization_request where state_hash = %s", digest)[0]
+    return rows(
+        gateway.dsn,
+        "select count(*) from gateway.authorization_request where state_hash = %s and used_at is null",
+        digest,
+    )[0]

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import TypeAdapter
 
 from gateway.database import Database
-from gateway.models import AuthorizationRequest, Display
+from gateway.models import AuthorizationRequest, Connection, Display
 
 Mismatch = Literal["browser_mismatch", "user_mismatch"]
 
+
+class EarlierVisit(NamedTuple):
+    """An attempt that was taken before. `request`: None while that visit is under way; `connection`: None while the grant is pending."""
+
+    request: AuthorizationRequest | None = None
+    connection: Connection | None = None
+
+
 _SCOPE = TypeAdapter(tuple[str, ...])
 _REQUEST = TypeAdapter(AuthorizationRequest)
+_CONNECTION: TypeAdapter[Connection | None] = TypeAdapter(Connection | None)
 
 
 def start_authorization(
@@ -64,3 +73,24 @@ def take_authorization(
         return None
     mismatch: Mismatch | None = row.get("mismatch")
     return mismatch or _REQUEST.validate_python(row)
+
+
+def authorization_result(
+    database: Database, *, state_hash: str, provider: str | None, browser_hash: str, session_hash: str
+) -> EarlierVisit | None:
+    """What a used attempt led to, for the browser and user that finished it. None for any other, and where it failed."""
+    row = database.call(
+        "authorization_result",
+        state_hash=state_hash,
+        provider=provider,
+        browser_hash=browser_hash,
+        session_hash=session_hash,
+    )
+    if row is None or "running" in row:
+        return None if row is None else EarlierVisit()
+    return EarlierVisit(_REQUEST.validate_python(row["request"]), _CONNECTION.validate_python(row["connection"]))
+
+
+def drop_authorization(database: Database, state_hash: str) -> None:
+    """The attempt has failed: another visit need not wait for its result."""
+    database.call("drop_authorization", state_hash=state_hash)

@@ -74,13 +74,14 @@ def save_connection(
     expires_seconds: float | None,
     refresh_expires_seconds: float | None,
     not_after: datetime | None,
+    state_hash: str | None = None,
 ) -> Connection | None:
     """
     Create or update a connection, in one transaction; None where the grant is kept as pending instead.
 
     Pending, because the user has another account there and did not ask for one more; because a partner's link asked for less than the
     connection allows; because the connection has a required scope that the grant lacks; or because of `confirmation_hash`. A repeated call gets the same result. Seconds count by the database's clock;
-    after `not_after` nothing is saved, because the caller has given up.
+    after `not_after` nothing is saved, because the caller has given up. `state_hash`: of the attempt, which keeps the result.
     """
     row = database.call(
         "save_connection",
@@ -91,6 +92,7 @@ def save_connection(
         expires_seconds=expires_seconds,
         refresh_expires_seconds=refresh_expires_seconds,
         not_after=not_after,
+        state_hash=state_hash,
     )
     return None if row["connection"] is None else _CONNECTION.validate_python(row["connection"])
 

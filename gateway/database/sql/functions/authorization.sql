@@ -71,41 +71,94 @@ language sql immutable as $$
                                             in ('', 'ghl', 'gohighlevel', 'highlevel', 'leadconnector'))
 $$;
 
+-- Who may finish an attempt: null for the browser and the user that started it, else what is wrong. A partner's link may be finished without
+-- a signed-in user: the partner's server names the user afterwards.
+create or replace function gateway.mismatch_of(r gateway.authorization_request, p_browser_hash text, p_user_id uuid) returns text
+language sql immutable as $$
+  select case
+    when r.browser_hash <> p_browser_hash then 'browser_mismatch'
+    when p_user_id is null and r.connect_session_id is not null and r.return_to is not null then null
+    when p_user_id is distinct from r.user_id then 'user_mismatch' end
+$$;
+
+create or replace function gateway.request_json(r gateway.authorization_request, p_user_id uuid) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+  return jsonb_build_object(
+    'provider', r.provider, 'user_id', r.user_id, 'browser_hash', r.browser_hash, 'encrypted', r.encrypted, 'scope', r.scope,
+    'return_to', r.return_to, 'display', r.display, 'add_account', r.add_account, 'is_signed_in', p_user_id is not null,
+    'has_connection', exists (select from gateway.connection c where c.user_id = r.user_id and c.provider = r.provider),
+    'clock', jsonb_build_object('at', clock_timestamp()), 'connect_session_id', r.connect_session_id);
+end $$;
+
 -- null: an unknown, expired or used state, or one of another provider (which uses it up). One statement takes the attempt, so only one caller gets it.
 -- `mismatch`: another browser or another user. The attempt stays valid, so that a link scanner or prefetch cannot use it up; one event records
--- it. A partner's link may be finished without a signed-in user: the partner's server names the user afterwards.
+-- it.
 create or replace function public.gateway_take_authorization_v1(
   p_state_hash text, p_provider text, p_browser_hash text, p_session_hash text
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  r        gateway.authorization_request;
-  signed_in    uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
-  mismatch text;
+  moment    timestamptz := clock_timestamp();
+  r         gateway.authorization_request;
+  signed_in uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
+  mismatch  text;
 begin
-  select a.* into r from gateway.authorization_request a where a.state_hash = p_state_hash and a.expires_at > clock_timestamp();
+  select a.* into r from gateway.authorization_request a where a.state_hash = p_state_hash and a.expires_at > moment and a.used_at is null;
   if not found then
     return null;
   end if;
-  mismatch := case
-    when r.browser_hash <> p_browser_hash then 'browser_mismatch'
-    when signed_in is null and r.connect_session_id is not null and r.return_to is not null then null
-    when signed_in is distinct from r.user_id then 'user_mismatch' end;
+  mismatch := gateway.mismatch_of(r, p_browser_hash, signed_in);
   if mismatch is not null then
-    update gateway.authorization_request a set refused_at = clock_timestamp() where a.state_hash = p_state_hash and a.refused_at is null;
+    update gateway.authorization_request a set refused_at = moment where a.state_hash = p_state_hash and a.refused_at is null;
     if found then
       insert into gateway.event (type, user_id, provider, data)
       values ('connect.refused', r.user_id, r.provider, jsonb_build_object('error', mismatch));
     end if;
     return jsonb_build_object('mismatch', mismatch);
   end if;
-  delete from gateway.authorization_request a where a.state_hash = p_state_hash;
-  if not found or r.provider is distinct from p_provider then
+  if r.provider is distinct from p_provider then
+    delete from gateway.authorization_request a where a.state_hash = p_state_hash;
     return null;
   end if;
-  return jsonb_build_object(
-    'provider', r.provider, 'user_id', r.user_id, 'browser_hash', r.browser_hash, 'encrypted', r.encrypted, 'scope', r.scope,
-    'return_to', r.return_to, 'display', r.display, 'add_account', r.add_account, 'is_signed_in', signed_in is not null,
-    'has_connection', exists (select from gateway.connection c where c.user_id = r.user_id and c.provider = r.provider),
-    'clock', jsonb_build_object('at', clock_timestamp()), 'connect_session_id', r.connect_session_id);
+  update gateway.authorization_request a set used_at = moment, expires_at = moment + interval '10 minutes'
+   where a.state_hash = p_state_hash and a.used_at is null;
+  return case when found then gateway.request_json(r, signed_in) end;
+end $$;
+
+-- The result of an attempt, for the browser and the user that finished it: {"request", "connection"}; `connection` is null while the grant is
+-- pending. {"running": true} while the first visit is under way. null: there is none.
+create or replace function public.gateway_authorization_result_v1(
+  p_state_hash text, p_provider text, p_browser_hash text, p_session_hash text
+)
+returns jsonb language plpgsql stable security definer set search_path = '' as $$
+declare
+  moment    timestamptz := clock_timestamp();
+  r         gateway.authorization_request;
+  signed_in uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
+  made      gateway.connection;
+begin
+  select a.* into r from gateway.authorization_request a
+   where a.state_hash = p_state_hash and a.provider = p_provider and a.expires_at > moment and a.used_at is not null;
+  if not found or gateway.mismatch_of(r, p_browser_hash, signed_in) is not null then
+    return null;
+  end if;
+  if r.seal_id is null then
+    return case when r.used_at > moment - interval '12 seconds' then '{"running": true}'::jsonb end;
+  end if;
+  select c.* into made from gateway.connection c
+   where c.user_id = r.user_id and c.provider = r.provider and r.seal_id in (c.saved_by, c.seal_id);
+  if not found and not exists (select from gateway.pending_grant g where g.user_id = r.user_id and g.seal_id = r.seal_id) then
+    return null;
+  end if;
+  return jsonb_build_object('request', gateway.request_json(r, signed_in),
+                            'connection', case when made.id is not null then gateway.public_data(made) end);
+end $$;
+
+-- The attempt has failed: a later visit finds nothing.
+create or replace function public.gateway_drop_authorization_v1(p_state_hash text)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  delete from gateway.authorization_request a where a.state_hash = p_state_hash and a.used_at is not null;
+  return '{}';
 end $$;

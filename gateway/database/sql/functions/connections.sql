@@ -139,10 +139,10 @@ end $$;
 -- Save a new grant in one call: create or update a connection, or keep the grant as pending: `connection` is null then. `p_grant`: a row of
 -- gateway.pending_grant. The user has to decide where another account is connected and no further one was asked for, and where a
 -- partner's link asked for less than the connection allows, or a required scope that the connection has was refused. A repeated call, by its `seal_id`, gets the same answer. After `p_not_after`
--- nothing is saved: the caller has reported a failure and revokes the grant.
+-- nothing is saved: the caller has reported a failure and revokes the grant. `p_state_hash`: the attempt, which keeps the result.
 create or replace function public.gateway_save_connection_v1(
   p_grant jsonb, p_requested_scope text[], p_required_scope text[], p_add_account boolean, p_expires_seconds double precision,
-  p_refresh_expires_seconds double precision, p_not_after timestamptz default null
+  p_refresh_expires_seconds double precision, p_not_after timestamptz default null, p_state_hash text default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -181,6 +181,7 @@ begin
   else
     saved := gateway.write_connection(g, target, g.seal_id);
   end if;
+  update gateway.authorization_request a set seal_id = g.seal_id where a.state_hash = p_state_hash;
   if clock_timestamp() > p_not_after then
     raise exception 'the caller has given up' using errcode = 'query_canceled';
   end if;

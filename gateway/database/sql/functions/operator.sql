@@ -102,7 +102,7 @@ begin
     'connections', (select count(*) from gateway.connection c where c.provider = p_provider),
     'users', (select count(distinct c.user_id) from gateway.connection c where c.provider = p_provider),
     'pending', (select count(*) from gateway.pending_grant p where p.provider = p_provider),
-    'attempts', (select count(*) from gateway.authorization_request a where a.provider = p_provider),
+    'attempts', (select count(*) from gateway.authorization_request a where a.provider = p_provider and a.used_at is null),
     'queued', (select count(*) from gateway.revocation r where r.provider = p_provider),
     'frozen_at', (select f.frozen_at from gateway.freeze f where f.target = 'provider:' || p_provider));
 end $$;
