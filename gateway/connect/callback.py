@@ -24,7 +24,7 @@ from gateway.connect.start import RequestSecrets, decrypt_secrets
 from gateway.connections.revoke import revoke_or_queue
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.authorization import authorization_result, drop_authorization, take_authorization
-from gateway.errors import BrowserMismatch, GatewayError, StateInvalid, Unexpected, UserMismatch
+from gateway.errors import BrowserMismatch, DatabaseUnavailable, GatewayError, StateInvalid, Unexpected, UserMismatch
 from gateway.http import Deadline, Response
 from gateway.models import AuthorizationRequest, Connection, Display
 from gateway.services import Runtime
@@ -175,8 +175,9 @@ def _failed(
     *,
     left_installed: bool,
 ) -> Failed:
-    with suppress(GatewayError):  # otherwise the attempt ends by itself
-        drop_authorization(rt.database, state_hash)
+    if not isinstance(error, DatabaseUnavailable):
+        with suppress(GatewayError):  # otherwise the attempt ends by itself
+            drop_authorization(rt.database, state_hash)
     log.info("connect.failed", provider=ended[0].id, error=error.slug, reason=str(error), **error.facts())
     return Failed(*ended, error, left_installed)
 

@@ -167,16 +167,17 @@ def test_an_error_that_is_no_refusal_keeps_the_connection_active(gateway, alice,
 
 def test_a_suspended_location_waits_and_comes_back(gateway, alice):
     """
-    HighLevel's "Location is not active" is no refusal: the same refresh token works again later.
+    HighLevel's "Location is not active" is no refusal: the same refresh token works again later, which a check finds out.
     """
     connection = alice.connects("ghl")["connection"]
     expire(gateway, connection)
     gateway.sandbox.state.switches["location_active"] = False
     try:
-        assert 504 == reads(alice, connection).status_code
+        assert (409, "suspended") == ((answer := reads(alice, connection)).status_code, answer.json()["code"])
     finally:
         gateway.sandbox.state.switches["location_active"] = True
-    expire(gateway, connection)
+    headers = {"Authorization": f"Bearer {alice.token()}"}
+    requests.post(f"{gateway.url}/v1/connections/{connection}/check", headers=headers, timeout=30)
     assert 200 == reads(alice, connection).status_code
 
 
