@@ -1671,6 +1671,7 @@ begin
 end $$;
 
 -- The end of a connection is announced once, a week before: of a refresh token whose refreshes fail, and of an access token without one.
+-- An incident whose connections were all disconnected or connected again is over.
 create or replace function gateway.announce_ends(p_limit integer) returns void
 language plpgsql set search_path = '' as $$
 begin
@@ -1689,6 +1690,8 @@ begin
   perform gateway.set_status(array(
     select c.id from gateway.connection c where not c.refreshable and c.expires_at <= now() and gateway.is_over(c) limit p_limit),
     'needs_reauthorization', 'access_token_expired');
+  perform gateway.end_incident(i.provider) from gateway.provider_incident i
+   where i.ended_at is null and not exists (select from gateway.connection c where c.provider = i.provider and c.status = 'held');
 end $$;
 
 create or replace function public.gateway_housekeeping_v1(p_events_days integer)
@@ -1810,7 +1813,7 @@ begin
           p_refresh is not null, p_expires_at, p_facts)
   on conflict (id) do update set
     seal_id = excluded.seal_id, refresh_seal_id = excluded.seal_id, generation = c.generation + 1, status = 'unverified',
-    reason = 'owner_wrote_tokens', refreshable = excluded.refreshable, refused_since = null, expires_at = excluded.expires_at,
+    reason = 'owner_wrote_tokens', refreshable = excluded.refreshable, client_id = null, refused_since = null, expires_at = excluded.expires_at,
     refresh_at = null, lease_id = null, lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null,
     updated_at = clock_timestamp();
   update public.provider_data d
@@ -2814,7 +2817,10 @@ begin
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refresh_failed', c.id, c.user_id, c.provider, jsonb_build_object('error', p_error, 'remedy',
           case p_outcome when 'refused' then 'reconnect' when 'operator' then 'operator' else 'wait' end));
-  if p_outcome = 'suspended' then
+  if c.status = 'unverified' then  -- until its account is confirmed, only a refusal changes it
+    c.status := case p_outcome when 'refused' then 'needs_reauthorization' else c.status end;
+    c.reason := case p_outcome when 'refused' then p_error else c.reason end;
+  elsif p_outcome = 'suspended' then
     c.status := 'suspended';
     c.reason := 'account_not_active';
   elsif p_refusal is not null and c.failures >= 10 and c.refused_since < moment - (case
@@ -3199,7 +3205,7 @@ begin
     perform gateway.set_status(array(
       select x.id from gateway.connection x
        where x.provider = c.provider and x.status = 'needs_reauthorization' and x.reason = 'grant_refused'
-         and x.refused_since > coalesce(began, moment) - interval '10 minutes'), 'held', 'provider_incident');
+         and (x.refusal ->> 'at')::timestamptz > coalesce(began, moment) - interval '10 minutes'), 'held', 'provider_incident');
     if began is null then
       insert into gateway.provider_incident (provider, began_at) values (c.provider, moment)
       on conflict on constraint provider_incident_pkey do update set began_at = excluded.began_at, ended_at = null, probe_at = null;
@@ -3216,7 +3222,8 @@ begin
   return 'needs_reauthorization';
 end $$;
 
--- Connections that are locked by another transaction are left out, so that no two wait for each other.
+-- Connections that are locked by another transaction are left out, so that no two wait for each other; so are those whose account is not
+-- confirmed, which only an import changes.
 create or replace function gateway.set_status(p_ids uuid[], p_status text, p_reason text) returns void
 language plpgsql set search_path = '' as $$
 begin
@@ -3225,7 +3232,7 @@ begin
          refresh_at = case when p_status = 'held' and c.refreshable then clock_timestamp() else c.refresh_at end
    where c.id = any (array(
      select x.id from gateway.connection x join public.provider_data d on d.id = x.id
-      where x.id = any (p_ids) order by x.id for update skip locked)) and c.status <> p_status;
+      where x.id = any (p_ids) order by x.id for update skip locked)) and c.status not in (p_status, 'unverified');
 end $$;
 
 -- The provider accepts grants again: what is held is tried at once, and recovers or ends by its own refresh.
@@ -3240,13 +3247,15 @@ begin
   end if;
 end $$;
 
--- For the operator: refresh a connection, or all of a provider that are held, suspended or were refused for long, as soon as possible. The ids.
+-- For the operator: refresh a connection, or all of a provider that are held, suspended or were refused for long, as soon as
+-- possible. None whose account was not confirmed. The ids.
 create or replace function public.gateway_retry_v1(p_connection_id uuid, p_provider text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   ids uuid[] := array(
     select c.id from gateway.connection c
-     where c.refreshable and case when p_connection_id is not null then c.id = p_connection_id and c.status <> 'unverified'
+     where c.refreshable and c.status <> 'unverified' and coalesce(c.reason not in ('not_confirmed', 'another_account'), true)
+       and case when p_connection_id is not null then c.id = p_connection_id
                                   else c.provider = p_provider and (c.status in ('held', 'suspended') or c.reason = 'refused_for_long') end);
 begin
   update gateway.connection c set not_before = null where c.id = any (ids);
@@ -3626,7 +3635,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', 'e5461b6809b0e484ea7998c4f67a19f6d404d70416798fcc90fa8593145014f1')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '85c981d1a3892045425c74814b0ea561ada49d3f9ef23105c6afac34da7119cb')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

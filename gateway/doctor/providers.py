@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from gateway import protocol
 from gateway.catalog import Provider
+from gateway.database.queries.operator import all_connections
 from gateway.doctor.report import Finding
 from gateway.errors import (
     AccessDenied,
@@ -27,6 +28,7 @@ from gateway.services import Runtime
 
 _SECONDS = 10.0
 """For all calls to one provider."""
+_MANY = 100
 _UNKNOWN_CLIENT = ("invalid_client", "unauthorized_client", "401")
 _UNKNOWN_REDIRECT = ("redirect_uri_mismatch", "invalid_redirect_uri")
 
@@ -46,6 +48,7 @@ def examine(rt: Runtime) -> Iterator[Finding]:
         )
     for provider in rt.enabled():
         yield from examine_one(rt, provider)
+        yield from _grants_of_other_clients(rt, provider)
 
 
 def examine_one(rt: Runtime, provider: Provider) -> Iterator[Finding]:
@@ -67,6 +70,22 @@ def examine_one(rt: Runtime, provider: Provider) -> Iterator[Finding]:
     if page is not None:
         yield page
     yield _known(rt, whole, deadline)
+
+
+def _grants_of_other_clients(rt: Runtime, provider: Provider) -> Iterator[Finding]:
+    """Connections of a registration that was replaced. The findings about the database say why it cannot be asked."""
+    clients = {provider.id: rt.clients[provider.id].client_id}
+    try:
+        gone = all_connections(rt.database, provider=provider.id, clients=clients, most=_MANY)
+    except GatewayError:
+        return
+    if gone:
+        number = f"{len(gone)} connections" if len(gone) < _MANY else f"{_MANY} connections or more"
+        message = (
+            f"{number} belong to another registration than the one that is set: their users have to connect again."
+        )
+        fix = "`python -m gateway connections list --client-gone` lists them; they work again with that client id."
+        yield Finding(provider.id, "warn", message, fix)
 
 
 def _page(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding | None:

@@ -199,6 +199,9 @@ def result() -> Any:
         "connection": connection,
         "provider": provider.id if provider else "",
         "error": error,
+        "missing_scope": " ".join(
+            name for name in args.get("missing_scope", "").split() if provider and name in provider.required
+        ),
     }
     return render_template("result.html", title=title, text=words, message=message)
 

@@ -11,7 +11,7 @@
   "use strict";
 
   /**
-   * @typedef {{connection: string, provider: string}} Connected  the ids of the connection and of its provider
+   * @typedef {{connection: string, provider: string, missing_scope?: string}} Connected  ids, and the required scopes that were not granted
    * @typedef {{id: string, provider: string, status: string, updated_at: string}} Listed  as in GET /v1/connections
    *
    * @typedef {object} Options
@@ -69,7 +69,10 @@
       const hear = (/** @type {MessageEvent} */ event) => {
         if (event.origin !== origin || event.source !== view || event.data?.source !== "oauth-gateway") return;
         if (event.data.error || !event.data.connection) reject(refusal(event.data.error || "unexpected"));
-        else resolve({ connection: event.data.connection, provider: event.data.provider || provider });
+        else {
+          const { connection, provider: named, missing_scope } = event.data;
+          resolve({ connection, provider: named || provider, ...(missing_scope && { missing_scope }) });
+        }
       };
       window.addEventListener("message", hear, { signal: over });
     });

@@ -10,11 +10,12 @@
 
   const part = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
   const main = /** @type {HTMLElement} */ (document.querySelector("main"));
-  const { outcome, targetOrigin, connection, provider, error } = main.dataset;
+  const { outcome, targetOrigin, connection, provider, error, missingScope } = main.dataset;
 
   if (!window.opener) return;
   for (const origin of (targetOrigin ?? "").split(" ").filter(Boolean)) {
-    window.opener.postMessage({ source: "oauth-gateway", connection, provider, error }, origin);
+    const lacking = missingScope ? { missing_scope: missingScope } : {};
+    window.opener.postMessage({ source: "oauth-gateway", connection, provider, error, ...lacking }, origin);
   }
   document.getElementById("action")?.setAttribute("hidden", "");
   part("close").hidden = false;

@@ -40,6 +40,7 @@ begin
 end $$;
 
 -- The end of a connection is announced once, a week before: of a refresh token whose refreshes fail, and of an access token without one.
+-- An incident whose connections were all disconnected or connected again is over.
 create or replace function gateway.announce_ends(p_limit integer) returns void
 language plpgsql set search_path = '' as $$
 begin
@@ -58,6 +59,8 @@ begin
   perform gateway.set_status(array(
     select c.id from gateway.connection c where not c.refreshable and c.expires_at <= now() and gateway.is_over(c) limit p_limit),
     'needs_reauthorization', 'access_token_expired');
+  perform gateway.end_incident(i.provider) from gateway.provider_incident i
+   where i.ended_at is null and not exists (select from gateway.connection c where c.provider = i.provider and c.status = 'held');
 end $$;
 
 create or replace function public.gateway_housekeeping_v1(p_events_days integer)

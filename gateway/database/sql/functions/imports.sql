@@ -103,7 +103,7 @@ begin
           p_refresh is not null, p_expires_at, p_facts)
   on conflict (id) do update set
     seal_id = excluded.seal_id, refresh_seal_id = excluded.seal_id, generation = c.generation + 1, status = 'unverified',
-    reason = 'owner_wrote_tokens', refreshable = excluded.refreshable, refused_since = null, expires_at = excluded.expires_at,
+    reason = 'owner_wrote_tokens', refreshable = excluded.refreshable, client_id = null, refused_since = null, expires_at = excluded.expires_at,
     refresh_at = null, lease_id = null, lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null,
     updated_at = clock_timestamp();
   update public.provider_data d

@@ -181,7 +181,10 @@ begin
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refresh_failed', c.id, c.user_id, c.provider, jsonb_build_object('error', p_error, 'remedy',
           case p_outcome when 'refused' then 'reconnect' when 'operator' then 'operator' else 'wait' end));
-  if p_outcome = 'suspended' then
+  if c.status = 'unverified' then  -- until its account is confirmed, only a refusal changes it
+    c.status := case p_outcome when 'refused' then 'needs_reauthorization' else c.status end;
+    c.reason := case p_outcome when 'refused' then p_error else c.reason end;
+  elsif p_outcome = 'suspended' then
     c.status := 'suspended';
     c.reason := 'account_not_active';
   elsif p_refusal is not null and c.failures >= 10 and c.refused_since < moment - (case

@@ -84,7 +84,7 @@ begin
     perform gateway.set_status(array(
       select x.id from gateway.connection x
        where x.provider = c.provider and x.status = 'needs_reauthorization' and x.reason = 'grant_refused'
-         and x.refused_since > coalesce(began, moment) - interval '10 minutes'), 'held', 'provider_incident');
+         and (x.refusal ->> 'at')::timestamptz > coalesce(began, moment) - interval '10 minutes'), 'held', 'provider_incident');
     if began is null then
       insert into gateway.provider_incident (provider, began_at) values (c.provider, moment)
       on conflict on constraint provider_incident_pkey do update set began_at = excluded.began_at, ended_at = null, probe_at = null;
@@ -101,7 +101,8 @@ begin
   return 'needs_reauthorization';
 end $$;
 
--- Connections that are locked by another transaction are left out, so that no two wait for each other.
+-- Connections that are locked by another transaction are left out, so that no two wait for each other; so are those whose account is not
+-- confirmed, which only an import changes.
 create or replace function gateway.set_status(p_ids uuid[], p_status text, p_reason text) returns void
 language plpgsql set search_path = '' as $$
 begin
@@ -110,7 +111,7 @@ begin
          refresh_at = case when p_status = 'held' and c.refreshable then clock_timestamp() else c.refresh_at end
    where c.id = any (array(
      select x.id from gateway.connection x join public.provider_data d on d.id = x.id
-      where x.id = any (p_ids) order by x.id for update skip locked)) and c.status <> p_status;
+      where x.id = any (p_ids) order by x.id for update skip locked)) and c.status not in (p_status, 'unverified');
 end $$;
 
 -- The provider accepts grants again: what is held is tried at once, and recovers or ends by its own refresh.
@@ -125,13 +126,15 @@ begin
   end if;
 end $$;
 
--- For the operator: refresh a connection, or all of a provider that are held, suspended or were refused for long, as soon as possible. The ids.
+-- For the operator: refresh a connection, or all of a provider that are held, suspended or were refused for long, as soon as
+-- possible. None whose account was not confirmed. The ids.
 create or replace function public.gateway_retry_v1(p_connection_id uuid, p_provider text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   ids uuid[] := array(
     select c.id from gateway.connection c
-     where c.refreshable and case when p_connection_id is not null then c.id = p_connection_id and c.status <> 'unverified'
+     where c.refreshable and c.status <> 'unverified' and coalesce(c.reason not in ('not_confirmed', 'another_account'), true)
+       and case when p_connection_id is not null then c.id = p_connection_id
                                   else c.provider = p_provider and (c.status in ('held', 'suspended') or c.reason = 'refused_for_long') end);
 begin
   update gateway.connection c set not_before = null where c.id = any (ids);
