@@ -59,7 +59,11 @@ _NOT_STARTED = 3
 
 def bind(host: str, port: int, option: str = "--port") -> socket.socket:
     """A socket that does not listen before a process is ready. Raises SettingsRefused when the port is taken or not allowed."""
-    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError, OverflowError):
+        fix = "--host takes an address of this machine, like 127.0.0.1 or 0.0.0.0, and the port is at most 65535"
+        raise SettingsRefused([f"{host} port {port} is no address: {fix}."]) from None
     bound = socket.socket(family, kind)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -104,6 +104,12 @@ def open_database(settings: Settings) -> Database:
     return open_rest(settings.supabase_url, key, ca_bundle=settings.ca_bundle, https_proxy=settings.https_proxy)
 
 
+def open_journal(settings: Settings, vault: Vault | None = None) -> ResponseJournal:
+    """The journal of this host; in memory where GATEWAY_JOURNAL is 0. Raises SettingsRefused when it cannot be written."""
+    vault = vault or Vault([key.get_secret_value() for key in settings.keys])
+    return ResponseJournal(vault, settings.data / "journal" if settings.journal else None)
+
+
 def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Runtime:
     """The Runtime for `settings`. Raises SettingsRefused when the catalogue, a registration or the database is missing."""
     catalog, problems = checked_catalog(settings)
@@ -135,6 +141,6 @@ def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) 
         issuers=issuers,
         identity=Identity(settings, Issuers(project, bulkhead=bulkhead)),
         database=open_database(settings),
-        journal=ResponseJournal(vault, settings.data / "journal" if settings.journal else None),
+        journal=open_journal(settings, vault),
         now=now,
     )

@@ -14,7 +14,7 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -347,6 +347,11 @@ class Settings(BaseModel):
         return self.public_url.startswith("https://")
 
 
+def ignored_parameters(settings: Settings) -> tuple[str, ...]:
+    """The parameters of DATABASE_URL that only other programs know."""
+    return read_dsn(settings.database_url.get_secret_value())[1] if settings.database_url else ()
+
+
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
@@ -413,6 +418,34 @@ def _unknown_names(environ: Mapping[str, str]) -> Iterator[str]:
         if not _KUBERNETES.fullmatch(name):
             near = get_close_matches(name.upper(), known, n=1)
             yield f"{name} is not a setting: {f'did you mean {near[0]}?' if near else 'remove it.'}"
+
+
+def near_misses(environ: Mapping[str, str], providers: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Names that look like a setting and are none, each with the setting. Wrong `GATEWAY_` names stop the process already."""
+    parts = ("CLIENT_ID", "CLIENT_SECRET", "CLIENT_SECRET_FILE", "SCOPE")
+    registrations = {f"{provider.upper()}_": parts for provider in providers}
+    known = {*_NAMES, *(f"{name}_FILE" for name in SECRETS)}
+    for name in sorted(environ):
+        if name in known or name.upper().startswith("GATEWAY_"):
+            continue
+        near = [_FORMER[name]] if name in _FORMER else get_close_matches(name.upper(), known, n=1, cutoff=0.88)
+        for prefix in registrations:
+            if name.startswith(prefix) and name.removeprefix(prefix) not in parts:
+                found = get_close_matches(name.removeprefix(prefix), parts, n=1, cutoff=0.75)
+                near = near or [prefix + part for part in found]
+        if near and near[0] not in environ:
+            yield name, near[0]
+
+
+_FORMER = {
+    "SUPABASE_SERVICE_ROLE_KEY": "SUPABASE_SECRET_KEY",
+    "SUPABASE_SERVICE_KEY": "SUPABASE_SECRET_KEY",
+    "SUPABASE_KEY": "SUPABASE_SECRET_KEY",
+    "SUPABASE_DB_URL": "DATABASE_URL",
+    "POSTGRES_URL": "DATABASE_URL",
+    "JWT_SECRET": "SUPABASE_JWT_SECRET",
+}
+"""Names that other products use for the same thing."""
 
 
 def _problem(error: ErrorDetails) -> str:

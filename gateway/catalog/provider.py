@@ -142,6 +142,8 @@ class Provider(Entry):
     """Fields of the token response that are kept in `data` for the product's front end."""
     login_origins: tuple[Url, ...] = ()
     """Where the authorization endpoint redirects before consent: Chromium applies the CSP's form-action to that too."""
+    refused_in_redirect_uri: tuple[str, ...] = ()
+    """Words that the provider does not allow in a redirect URI."""
     installed_apps_url: Url | None = None
     """Where the provider's users see and remove what they have connected."""
     revocation_ends: Literal["grant", "account"] = "grant"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -23,7 +26,7 @@ from gateway.embedded.postgres import start_or_join
 from gateway.errors import DatabaseUnavailable, GatewayError, SettingsRefused, Unexpected
 from gateway.log_setup import start_log
 from gateway.partners.admin import PartnerRefused
-from gateway.services import NO_DATABASE, Runtime, build_runtime, checked_catalog, open_database
+from gateway.services import NO_DATABASE, Runtime, build_runtime, checked_catalog, open_database, open_journal
 from gateway.settings import Settings, process_environment, read_settings
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -46,14 +49,42 @@ class Commands(click.Group):
         """As any group, with errors translated in one place."""
         try:
             return super().invoke(context)
+        except (click.exceptions.Exit, click.exceptions.Abort, click.ClickException, BrokenPipeError):
+            raise
         except SettingsRefused as refused:
             fail(*refused.problems, starting=context.invoked_subcommand in ("demo", "serve", "worker"))
         except FunctionMissing:
             fail(SCHEMA_MISSING)
         except PartnerRefused as refused:
             fail(f"{refused}.")
+        except DatabaseUnavailable as error:
+            fail(f"{error}.")
         except GatewayError as error:
             fail(f"{error.meaning} ({error})")
+        except OSError as error:
+            fail(file_problem(error))
+        except Exception as error:  # noqa: BLE001 - a traceback may quote a secret
+            fail(f"{_place_of(error)}: {type(error).__name__}. This is a bug of the gateway: please report it.")
+
+
+def file_problem(error: OSError) -> str:
+    """One sentence about a file or folder, with the fix."""
+    where = f"{error.filename}: " if error.filename else ""
+    reason = os.strerror(error.errno).lower() if error.errno else type(error).__name__
+    fix = _FIXES.get(error.errno or 0, "GATEWAY_DATA has to name a folder that this account may write")
+    return f"{where}{reason}: {fix}."
+
+
+_FIXES = dict.fromkeys(
+    (errno.ENOSPC, errno.EDQUOT), "free some space there, or let GATEWAY_DATA name a folder on another disk"
+)
+
+
+def _place_of(error: Exception) -> str:
+    """The last file and line of ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "/gateway/" in frame.filename] or frames
+    return f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
 
 
 def fail(*problems: str, starting: bool = False) -> NoReturn:
@@ -138,7 +169,11 @@ def database_settings() -> Settings:
 
 
 def starting_settings(*, embedded: bool = False) -> Settings:
-    """All settings, as for a process. Raises SettingsRefused with every problem at once."""
+    """
+    All settings, as for a process, and whether the journal can be written. Raises SettingsRefused with every problem at once.
+
+    `serve`, `worker` and `doctor` start with this, so that they agree.
+    """
     environ = process_environment()
     problems = [] if embedded or database_is_set(environ) or uses_embedded(environ) else [NO_DATABASE]
     try:
@@ -146,9 +181,21 @@ def starting_settings(*, embedded: bool = False) -> Settings:
         problems += checked_catalog(settings)[1]
     except SettingsRefused as refused:
         raise SettingsRefused(refused.problems + problems) from None
+    if not problems:
+        problems += _journal_problems(settings)
     if problems:
         raise SettingsRefused(problems)
     return settings
+
+
+def _journal_problems(settings: Settings) -> list[str]:
+    try:
+        journal = open_journal(settings)
+        journal.check()
+        journal.close()
+    except SettingsRefused as refused:
+        return refused.problems
+    return []
 
 
 def database_is_set(environ: Mapping[str, str]) -> bool:
@@ -164,7 +211,7 @@ def uses_embedded(environ: Mapping[str, str]) -> bool:
     A public gateway, or one with a Supabase project, uses that only where `serve --embedded` has created it: a forgotten
     DATABASE_URL must not look like an empty installation.
     """
-    public = environ.get("GATEWAY_PUBLIC_URL", "").startswith("https://") or environ.get("SUPABASE_URL")
+    public = environ.get("GATEWAY_PUBLIC_URL", "").strip().lower().startswith("https://") or environ.get("SUPABASE_URL")
     exists = holds_database(Path(environ.get("GATEWAY_DATA") or "var"))
     return not database_is_set(environ) and (not public or exists)
 

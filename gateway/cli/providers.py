@@ -7,29 +7,47 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from gateway import doctor as health
 from gateway.catalog import TYPES, Provider, load_catalog
-from gateway.cli.context import AS_JSON, checked_providers, reach_database, show, starting_settings, uses_embedded
+from gateway.cli.context import (
+    AS_JSON,
+    checked_providers,
+    file_problem,
+    reach_database,
+    show,
+    starting_settings,
+    uses_embedded,
+)
 from gateway.doctor import Finding
-from gateway.errors import SettingsRefused
+from gateway.errors import DatabaseUnavailable, SettingsRefused
 from gateway.services import Runtime, build_runtime
 from gateway.settings import Settings, process_environment, read_settings
 
 
 @click.command()
 @AS_JSON
-def doctor(*, as_json: bool) -> None:
+@click.option(
+    "--access-token",
+    type=click.File(),
+    help="A file (or - for stdin) with a user's access token, to say what is wrong with it.",
+)
+def doctor(*, as_json: bool, access_token: TextIO | None) -> None:
     """Check everything this installation needs, and say what to fix; ends with 1 if something must be fixed."""
     try:
         starting_settings()
+        token = access_token.read().strip() if access_token else ""
+        with _environment() as (environ, embedded):
+            _print_findings(health.examine(environ, embedded=embedded, access_token=token), as_json=as_json)
     except SettingsRefused as refused:
         _print_findings(health.refused_settings(refused), as_json=as_json)
-    with _environment() as (environ, embedded):
-        _print_findings(health.examine(environ, embedded=embedded), as_json=as_json)
+    except DatabaseUnavailable as error:
+        _print_findings([Finding("database", "fail", f"It cannot be used: {error}.")], as_json=as_json)
+    except OSError as error:
+        _print_findings([Finding("database", "fail", file_problem(error))], as_json=as_json)
 
 
 @contextmanager

@@ -6,9 +6,10 @@ import os
 
 import click
 
-from gateway.cli.context import checked_database, interruptible, starting_settings
+from gateway.cli.context import checked_database, database_is_set, interruptible, starting_settings
 from gateway.errors import SettingsRefused
-from gateway.settings import forget_secrets, process_environment
+from gateway.services import NO_DATABASE
+from gateway.settings import forget_secrets, ignored_parameters, process_environment
 
 
 @click.command()
@@ -24,12 +25,16 @@ def serve(host: str, port: int, workers: int, *, no_worker: bool, embedded: bool
     from gateway.server import bind, run_server
 
     settings = starting_settings(embedded=embedded)
+    if not embedded and not database_is_set(process_environment()) and (settings.secure or settings.supabase_url):
+        raise SettingsRefused([NO_DATABASE])
     if embedded and (settings.database_url or settings.supabase_secret_key):
         raise SettingsRefused(
             ["--embedded starts a database, and the settings name another one: remove one of the two."]
         )
     if settings.supabase_url is None:
         click.echo("No user can sign in yet: SUPABASE_URL is missing. `python -m gateway doctor` says more.", err=True)
+    for name in ignored_parameters(settings):
+        click.echo(f"DATABASE_URL: the parameter {name} is for another program, and ignored.", err=True)
     bind(host, port).close()
     with checked_database(existing=False) as database:
         os.environ.update(database.settings)  # for the processes of the server

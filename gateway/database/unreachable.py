@@ -77,14 +77,12 @@ def explain(error: psycopg.Error, dsn: str) -> str:
 def _ipv6_only(dsn: str) -> str | None:
     """The first host that has only IPv6 addresses. Supabase's direct hosts are such ones, even where the resolver hides it."""
     for host in str(conninfo.conninfo_to_dict(dsn).get("host") or "").split(","):
-        if _DIRECT_HOST.fullmatch(host):
-            return host
-        try:
-            families = (
-                {entry[0] for entry in socket.getaddrinfo(host, None)} if host and not host.startswith("/") else set()
-            )
-        except OSError:
+        if not host or host.startswith("/"):
             continue
+        try:
+            families = {entry[0] for entry in socket.getaddrinfo(host, None)}
+        except OSError:
+            families = {socket.AF_INET6} if _DIRECT_HOST.fullmatch(host) else set()
         if families == {socket.AF_INET6}:
             return host
     return None

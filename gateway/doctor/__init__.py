@@ -18,8 +18,12 @@ from gateway.settings import read_settings
 __all__ = ["Finding", "examine", "is_sound", "line", "providers", "what_to_fix"]
 
 
-def examine(environ: Mapping[str, str], *, embedded: bool = False) -> Iterator[Finding]:
-    """Every finding, as it is made. `embedded`: the database is our own, which `serve` keeps up to date."""
+def examine(environ: Mapping[str, str], *, embedded: bool = False, access_token: str = "") -> Iterator[Finding]:
+    """
+    Every finding, as it is made.
+
+    `embedded`: the database is our own, which `serve` keeps up to date. `access_token`: a user's, to be examined too.
+    """
     try:
         rt = build_runtime(read_settings(environ))
     except SettingsRefused as refused:
@@ -29,6 +33,8 @@ def examine(environ: Mapping[str, str], *, embedded: bool = False) -> Iterator[F
         yield from environment.examine(rt, environ)
         yield from database.examine(rt, embedded=embedded)
         yield from environment.examine_sign_in(rt)
+        if access_token:
+            yield environment.examine_token(rt, access_token)
         yield from providers.examine(rt)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from gateway.doctor.report import Finding, Level
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, SettingsRefused
 from gateway.services import Runtime
-from gateway.settings import Settings
+from gateway.settings import Settings, ignored_parameters, near_misses
 
 CLOCK_SECONDS = 30
 """Tokens are checked with a minute of tolerance; half of it may be used up before it is reported."""
@@ -37,14 +38,60 @@ def examine(rt: Runtime, environ: Mapping[str, str]) -> Iterator[Finding]:
         if given and not environ.get(f"{name}_CLIENT_ID"):
             message = f"{name}_CLIENT_SECRET is set without {name}_CLIENT_ID: the provider is not enabled."
             yield Finding("settings", "warn", message, f"Set {name}_CLIENT_ID, or remove the secret.")
+    yield from _names(settings, environ, rt.catalog.providers)
+    yield from _proxy(settings, environ)
     if settings.journal:
-        yield Finding("journal", "ok", "It can be written.")
+        yield _journal(rt)
     else:
         message = (
             "It is switched off: a crash between a provider's response and its commit loses a rotated refresh token."
         )
         fix = "Remove GATEWAY_JOURNAL=0, and keep GATEWAY_DATA on a persistent disk."
         yield Finding("journal", "warn", message, fix)
+
+
+def _names(settings: Settings, environ: Mapping[str, str], providers: Iterable[str]) -> Iterator[Finding]:
+    """Names and parameters that nothing reads."""
+    for name, near in near_misses(environ, providers):
+        message = f"{name} is set, and is not a setting: did you mean {near}?"
+        yield Finding(
+            "settings", "warn", message, f"Rename {name} to {near}, or remove it if it is for another program."
+        )
+    if ignored := ignored_parameters(settings):
+        message = f"DATABASE_URL has parameters for other programs, which are ignored: {', '.join(ignored)}."
+        yield Finding("settings", "warn", message, "Nothing has to be done; you may remove them.")
+
+
+def _proxy(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
+    if settings.https_proxy is not None:
+        message = (
+            "Calls by https go through the proxy in GATEWAY_HTTPS_PROXY, which decides which addresses may be reached."
+        )
+        yield Finding("proxy", "ok", message)
+    elif seen := [name for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy") if environ.get(name)]:
+        message = f"{seen[0]} is set, and the gateway does not use it: calls to providers go out directly."
+        yield Finding(
+            "proxy", "warn", message, "Set GATEWAY_HTTPS_PROXY to the same address if they have to use the proxy."
+        )
+
+
+def _journal(rt: Runtime) -> Finding:
+    try:
+        rt.journal.check()
+    except SettingsRefused as refused:
+        return Finding("journal", "fail", f"It cannot be written: {refused}", "Free space, or move GATEWAY_DATA.")
+    return Finding("journal", "ok", "It can be written.")
+
+
+def examine_token(rt: Runtime, token: str) -> Finding:
+    """Whether a user's access token is accepted, and which claim is wrong."""
+    try:
+        rt.identity.read_access_token(token, now=rt.now())
+    except GatewayError as error:
+        return Finding(
+            "access token", "fail", f"It is refused: {error}.", "Compare the claim with SUPABASE_URL and the project."
+        )
+    return Finding("access token", "ok", "It is accepted.")
 
 
 def examine_sign_in(rt: Runtime) -> Iterator[Finding]:
@@ -64,6 +111,23 @@ def examine_sign_in(rt: Runtime) -> Iterator[Finding]:
         yield Finding("sign-in", level, f"The project's signing keys cannot be read: {error}.", "Check SUPABASE_URL.")
         return
     yield judge_keys(settings, keys)
+    yield from _issuer(rt)
+
+
+def _issuer(rt: Runtime) -> Iterator[Finding]:
+    """Whether the project calls itself as SUPABASE_URL does: 127.0.0.1 and localhost are two names to a token."""
+    expected = f"{rt.settings.supabase_url}/auth/v1"
+    try:
+        response = rt.identity.issuers.http.request("GET", f"{expected}/.well-known/openid-configuration")
+        found = json.loads(response.body).get("issuer")
+    except (GatewayError, ValueError, AttributeError):
+        return  # older projects do not publish it
+    if isinstance(found, str) and found != expected:
+        message = (
+            f"The project's tokens have the issuer {found[:200]}, and {expected} is expected: none of them is accepted."
+        )
+        fix = "Set SUPABASE_URL to that address without /auth/v1, or jwt_issuer (GOTRUE_JWT_ISSUER) of the project to the expected one."
+        yield Finding("sign-in", "fail", message, fix)
 
 
 def judge_keys(settings: Settings, keys: int) -> Finding:

@@ -8,7 +8,8 @@ section 5.2), one that answers `invalid_client` has not. The request has no effe
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from urllib.parse import urlsplit
 
 from gateway import protocol
@@ -43,7 +44,7 @@ def examine(rt: Runtime) -> Iterator[Finding]:
         yield Finding(
             "providers",
             "warn",
-            f"{name.upper()}_CLIENT_ID is set, and there is no provider {name}.",
+            f"{name.upper()}_CLIENT_ID is set, and there is no provider {name}{_did_you_mean(name, rt.catalog.providers)}.",
             "`python -m gateway providers list` names them; your own are in the folder GATEWAY_CATALOG.",
         )
     for provider in rt.enabled():
@@ -51,9 +52,18 @@ def examine(rt: Runtime) -> Iterator[Finding]:
         yield from _grants_of_other_clients(rt, provider)
 
 
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0].upper()}_CLIENT_ID?)" if near else ""
+
+
 def examine_one(rt: Runtime, provider: Provider) -> Iterator[Finding]:
     """One enabled provider."""
     yield Finding(provider.id, "ok", f"Redirect URI: {rt.redirect_uri(provider)}")
+    host = (urlsplit(rt.settings.public_url).hostname or "").lower()
+    if word := next((word for word in provider.refused_in_redirect_uri if word in host), None):
+        message = f"It refuses redirect URIs that contain `{word}`, as the host in GATEWAY_PUBLIC_URL does."
+        yield Finding(provider.id, "fail", message, "Use a host name without it.")
     deadline = Deadline.after(_SECONDS)
     try:
         whole = rt.issuers.complete(provider, deadline)

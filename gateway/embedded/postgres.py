@@ -149,8 +149,8 @@ def _start(place: Place, deadline: float) -> subprocess.Popen[bytes]:
     try:
         while _pid_file(place)[0::7] != [str(child.pid), "ready"]:
             if child.poll() is not None:
-                raise DatabaseUnavailable(f"the embedded Postgres did not start; the reason is in {place.home / 'log'}")
-            _wait(deadline, f"is not ready; the reason is in {place.home / 'log'}")
+                raise DatabaseUnavailable(f"the embedded Postgres did not start: {_last_words(place)}")
+            _wait(deadline, f"is not ready; {place.home / 'log'} has more")
     except BaseException:
         child.kill()
         child.wait()
@@ -172,8 +172,19 @@ def _make_cluster(place: Place) -> None:
         child.kill()
         failed = child.wait() != 0
     if failed:
-        raise DatabaseUnavailable(f"the embedded Postgres could not be made; the reason is in {place.home / 'log'}")
+        raise DatabaseUnavailable(f"the embedded Postgres could not be made: {_last_words(place)}")
     unfinished.rename(place.data)
+
+
+def _last_words(place: Place) -> str:
+    """The last error in the log of Postgres; it holds no secret."""
+    log_path = place.home / "log"
+    with contextlib.suppress(OSError):
+        lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for line in reversed(lines):
+            if any(word in line for word in ("FATAL", "PANIC", "error:", "No space")):
+                return f"{line.strip()[:300]} (see {log_path})"
+    return f"see {log_path}"
 
 
 def _check_version(place: Place) -> None:

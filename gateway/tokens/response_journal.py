@@ -27,6 +27,7 @@ from gateway.errors import SettingsRefused
 log = structlog.get_logger(__name__)
 
 KEPT_SECONDS = 86_400.0
+_CHECK_BYTES = 64 * 1024
 _BUSY_SECONDS = 5.0
 _COLUMN = "response_journal"
 _SCHEMA = """
@@ -38,6 +39,12 @@ create table if not exists response (
   encrypted text not null, primary key (connection_id, generation)) without rowid;
 create index if not exists response_committed_at on response (committed_at);
 """
+
+
+def _unwritable(folder: Path | None, error: OSError | sqlite3.Error) -> str:
+    reason = os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else str(error)
+    fix = "let GATEWAY_DATA name a persistent folder that this account may write, on a disk with free space"
+    return f"the refresh journal in {folder} cannot be written ({reason}): {fix}."
 
 
 class ResponseJournal:
@@ -52,9 +59,19 @@ class ResponseJournal:
             self._sql("insert into host select ? where not exists (select 1 from host)", str(uuid4()))
             [(self.host,)] = self._sql("select id from host")
         except (OSError, sqlite3.Error) as error:
-            raise SettingsRefused(
-                [f"GATEWAY_DATA: the refresh journal in {folder} cannot be written ({error})."]
-            ) from None
+            raise SettingsRefused([_unwritable(folder, error)]) from None
+
+    def check(self) -> None:
+        """Write as many bytes as a large response has, and remove them. Raises SettingsRefused when there is no space for them."""
+        try:
+            self._sql("insert or replace into response values ('check', 0, 0, 0, hex(zeroblob(?)))", _CHECK_BYTES)
+            self._sql("delete from response where connection_id = 'check'")
+        except sqlite3.Error as error:
+            raise SettingsRefused([_unwritable(self._folder, error)]) from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
 
     def put(self, connection_id: UUID, generation: int, response: Mapping[str, Any]) -> None:
         """Keep a response; it survives a power failure. On a disk error it is kept in memory, and the error is logged."""

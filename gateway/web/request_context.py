@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 HEADER = "X-Request-Id"
 _ID = re.compile(r"[A-Za-z0-9._+/=-]{1,128}", re.ASCII)
-_WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}", re.ASCII)
+_WITH_PORT = re.compile(r"\[([0-9A-Fa-f.]*:[0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}", re.ASCII)
 NO_ROUTE = "(no route)"
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hmac
+import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,16 @@ from pydantic import ValidationError
 
 from gateway.errors import SettingsRefused
 from gateway.services import checked_catalog
-from gateway.settings import SECRETS, Settings, forget_secrets, is_loopback, read_settings, setting_name
+from gateway.settings import (
+    SECRETS,
+    Settings,
+    forget_secrets,
+    is_loopback,
+    near_misses,
+    process_environment,
+    read_settings,
+    setting_name,
+)
 
 KEY = Fernet.generate_key().decode()
 OLDER_KEY = Fernet.generate_key().decode()
@@ -277,6 +289,143 @@ def test_plain_http_is_for_this_machine_alone(name):
     assert any(name in problem for problem in problems(**{name: "http://192.168.1.5"}))
     for mine in ("http://localhost:3000", "http://127.0.0.1:3000", "http://[::1]:3000"):
         assert settings(**{name: mine})
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost:54321", "127.0.0.1:54321", "[::1]:54321", "host.docker.internal:54321", "kong:8000", "supabase_kong_app:8000"),
+        *("10.1.2.3", "172.17.0.1:8000", "192.168.1.5:8000", "[fd00::1]:8000", "supabase.local", "db.home.arpa"),
+    ],
+)  # fmt: skip
+def test_a_local_project_needs_no_switch(host):
+    """
+    `supabase start` and a container's names speak plain http.
+    """
+    assert settings(SUPABASE_URL=f"http://{host}").supabase_url == f"http://{host}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://p.supabase.co", "http://gateway.example.com", "http://8.8.8.8", "http://0.0.0.0:54321"),
+        *("http://127.0.0.1.example.com", "http://localhost.example.com", "http://[2606:4700::1]", "http://kong.example"),
+    ],
+)  # fmt: skip
+def test_a_public_project_has_to_be_https(url):
+    """
+    Its keys could be forged on the way.
+    """
+    assert [
+        "SUPABASE_URL has to be https, except for a local project (localhost, a private address, a name like kong)."
+    ] == (problems(SUPABASE_URL=url))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://p.supabase.co/auth/v1",
+        "https://p.supabase.co/rest/v1/",
+        "https://supabase.com/dashboard/project/abcdefghijklmnopqrst",
+        "https://p.supabase.co/?apikey=x",
+    ],
+)
+def test_an_address_inside_of_a_project_is_refused(url):
+    """
+    Copied from the wrong field of the dashboard.
+    """
+    assert any("write it like https://<project>.supabase.co" in problem for problem in problems(SUPABASE_URL=url))
+
+
+LOCAL_JWT_SECRET = "super-secret-jwt-token-with-at-least-32-characters-long"
+
+
+def signed(secret: str, **claims: object) -> str:
+    """As the published anon and service_role keys are made."""
+    head, body = (key_of(json.dumps(part).encode()).rstrip("=") for part in ({"alg": "HS256", "typ": "JWT"}, claims))
+    digest = hmac.digest(secret.encode(), f"{head}.{body}".encode(), "sha256")
+    return f"{head}.{body}.{key_of(digest).rstrip('=')}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SUPABASE_JWT_SECRET", LOCAL_JWT_SECRET),
+        ("SUPABASE_JWT_SECRET", f"your-{LOCAL_JWT_SECRET}"),
+        ("SUPABASE_SECRET_KEY", signed(LOCAL_JWT_SECRET, iss="supabase-demo", role="service_role", exp=1983812996)),
+        ("SUPABASE_SECRET_KEY", signed(f"your-{LOCAL_JWT_SECRET}", iss="supabase", role="service_role")),
+        ("SUPABASE_SECRET_KEY", "sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz"),
+        ("DATABASE_URL", "postgresql://postgres:your-super-secret-and-long-postgres-password@db.example/postgres"),
+    ],
+)
+def test_a_published_secret_is_for_a_local_gateway_alone(name, value):
+    """
+    With Supabase's published secret anybody can make an access token of any user.
+    """
+    local = {"SUPABASE_URL": "http://127.0.0.1:54321", name: value}
+    assert settings(**local)
+
+    (problem,) = problems(**local, GATEWAY_PUBLIC_URL="https://connect.example.com")
+    assert name in problem
+    assert "published" in problem
+    assert value not in problem
+
+
+@pytest.mark.parametrize(
+    "key", ["sb_publishable_x", signed("x" * 40, role="anon"), signed("x" * 40, role="authenticated")]
+)
+def test_the_public_key_is_told_from_the_secret_one(key):
+    """
+    They stand side by side in the dashboard.
+    """
+    assert any(
+        "public (anon) key" in each for each in problems(SUPABASE_URL="https://p.supabase.co", SUPABASE_SECRET_KEY=key)
+    )
+
+
+@pytest.mark.parametrize(
+    "value", ["proxy:3128", "https://proxy:3128", "socks5://proxy:1080", "http://proxy", "http://p:x", "http://p:1/a"]
+)
+def test_a_proxy_is_an_http_proxy_with_a_port(value):
+    """
+    Nothing else would be understood.
+    """
+    assert any("GATEWAY_HTTPS_PROXY" in problem for problem in problems(GATEWAY_HTTPS_PROXY=value))
+    assert settings(GATEWAY_HTTPS_PROXY="http://alice:pw@proxy.example.com:3128").https_proxy
+
+
+@pytest.mark.parametrize("content", [b"GATEWAY_DATA=\xff", None], ids=["not UTF-8", "a folder"])
+def test_an_unreadable_env_file_is_a_listed_problem(tmp_path, monkeypatch, content):
+    """
+    Not a traceback.
+    """
+    monkeypatch.chdir(tmp_path)
+    if content is None:
+        (tmp_path / ".env").mkdir()
+    else:
+        (tmp_path / ".env").write_bytes(content)
+    with suppress(SettingsRefused):
+        process_environment()
+
+
+def test_names_that_are_nearly_settings_are_found():
+    """
+    Also those that other products use for the same thing; other programs' names are left alone.
+    """
+    environ = {
+        "SUPABASE_SERVICE_ROLE_KEY": "x",
+        "DATABASE_URI": "x",
+        "GHL_CLIENTID": "x",
+        "GHL_CLIENT_SECERT": "x",
+        "PATH": "x",
+    }
+
+    assert {
+        "SUPABASE_SERVICE_ROLE_KEY": "SUPABASE_SECRET_KEY",
+        "DATABASE_URI": "DATABASE_URL",
+        "GHL_CLIENTID": "GHL_CLIENT_ID",
+        "GHL_CLIENT_SECERT": "GHL_CLIENT_SECRET",
+    } == dict(near_misses(environ, ["ghl", "google"]))
 
 
 @pytest.mark.parametrize("name", ["SUPABASE_JWT_SECRET", "SUPABASE_SECRET_KEY"])

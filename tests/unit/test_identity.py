@@ -228,6 +228,35 @@ def test_a_token_with_a_wrong_claim_is_refused_though_its_signature_holds(identi
     refuses(identity, token(changes, key, alg))
 
 
+@pytest.mark.parametrize(
+    ("changes", "claim", "told"),
+    [
+        ({"iss": "http://127.0.0.1:54321/auth/v1"}, "iss", f"found 'http://127.0.0.1:54321/auth/v1', expected {ISSUER}"),
+        ({"iss": None}, "iss", f"found none, expected {ISSUER}"),
+        ({"aud": "another"}, "aud", "found 'another', expected authenticated"),
+        ({"aud": ["authenticated"]}, "aud", "found ['authenticated'], expected authenticated"),
+        ({"role": "support_agent"}, "role", "found 'support_agent', expected authenticated"),
+        ({"exp": AT - 90}, "exp", "expired 90 s ago by this machine's clock"),
+        ({"exp": "soon"}, "exp", "found 'soon', expected seconds since 1970"),
+        ({"exp": AT + 10**9}, "exp", "within 30 days"),
+        ({"iat": AT + 90}, "iat", "90 s in the future (60 s are tolerated)"),
+        ({"nbf": AT + 95}, "nbf", "95 s in the future"),
+        ({"sub": "alice"}, "sub", "the id of a user"),
+    ],
+)  # fmt: skip
+def test_a_wrong_claim_is_named_with_what_was_found_and_expected(identity, changes, claim, told):
+    """
+    In the log. A stranger's response has the name of the claim, and neither value.
+    """
+    with pytest.raises(Unauthenticated) as refused:
+        identity.read_access_token(token(changes), now=NOW)
+
+    assert f"claim {claim}: " in str(refused.value)
+    assert told in str(refused.value)
+    assert f"The claim `{claim}` of the access token is not accepted here." == refused.value.meaning
+    assert Unauthenticated.meaning != refused.value.meaning
+
+
 def test_the_public_anon_key_signs_in_no_user(identity):
     """
     It is in every front end, with a valid signature: no user, no audience, another role.
