@@ -29,8 +29,16 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--port", default=8000, show_default=True, help="The gateway's port, on localhost.")
-@click.option("--sandbox-port", default=8001, show_default=True, help="The sandbox's port, on 127.0.0.1.")
+@click.option(
+    "--port", default=8000, show_default=True, type=click.IntRange(0, 65_535), help="The gateway's port, on localhost."
+)
+@click.option(
+    "--sandbox-port",
+    default=8001,
+    show_default=True,
+    type=click.IntRange(0, 65_535),
+    help="The sandbox's port, on 127.0.0.1.",
+)
 def demo(port: int, sandbox_port: int) -> None:
     """Run everything on this machine, without settings: database, gateway, and a sandbox that simulates the providers."""
     from gateway.cli.demo import run_demo  # the sandbox is loaded here alone

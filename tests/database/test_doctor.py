@@ -159,6 +159,55 @@ def test_a_secret_without_its_client_id_is_reported(installed):
     assert "OTHER" not in said(found, "settings", "warn")
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"SUPABASE_SERVICE_ROLE_KEY": "canary"}, "SUPABASE_SERVICE_ROLE_KEY is set, and is not a setting: did you mean SUPABASE_SECRET_KEY?"),
+        ({"GOOGLE_CLIENT_SECERT": "canary"}, "did you mean GOOGLE_CLIENT_SECRET?"),
+        ({"SUPABASE_JWT_SECERT": "canary"}, "did you mean SUPABASE_JWT_SECRET?"),
+    ],
+)  # fmt: skip
+def test_a_name_that_is_nearly_a_setting_is_reported(installed, changes, told):
+    """
+    It does not stop the start, because it may belong to another program.
+    """
+    assert told in said(examined(installed, **changes), "settings", "warn")
+
+
+def test_ignored_parameters_of_the_database_url_are_reported(installed):
+    """
+    With a word, and the rest works.
+    """
+    dsn = f"{installed.environ['DATABASE_URL']}&connection_limit=1&schema=public"
+    found = examined(installed, DATABASE_URL=dsn)
+
+    assert "ignored: connection_limit, schema." in said(found, "settings", "warn")
+    assert doctor.is_sound(found)
+
+
+def test_the_proxy_that_is_seen_is_reported(installed):
+    """
+    The usual variable is not used; ours is, and says who judges addresses.
+    """
+    assert "HTTPS_PROXY is set, and the gateway does not use it" in said(
+        examined(installed, HTTPS_PROXY="http://proxy:3128"), "proxy", "warn"
+    )
+    ours = examined(installed, GATEWAY_HTTPS_PROXY="http://alice:canary@127.0.0.1:9", HTTPS_PROXY="http://proxy:3128")
+    assert "decides which addresses" in said(ours, "proxy", "ok")
+    assert "canary" not in str(ours)
+
+
+@pytest.mark.parametrize(
+    "host", ["ghl.example.com", "my-GoHighLevel.example.com", "highlevel-oauth.example.com", "leadconnector.io"]
+)
+def test_a_host_name_that_highlevel_refuses_is_reported(installed, host):
+    """
+    HighLevel takes no redirect URI that mentions it.
+    """
+    found = examined(installed, GATEWAY_PUBLIC_URL=f"https://{host}", **only("ghl"))
+    assert "It refuses redirect URIs that contain" in said(found, "ghl", "fail")
+
+
 def test_running_without_the_journal_is_reported(installed):
     """
     The contract wants it so.
@@ -227,6 +276,20 @@ def test_the_gateways_modest_role_can_be_examined_too(installed, database):
     assert said(found, "grants", "ok")
 
 
+def test_over_rest_a_schema_that_is_not_known_names_the_reload(installed, bare_database):
+    """
+    PostgREST answers PGRST202 both before `db apply` and until it has reloaded its schema.
+    """
+    project = PostgRest(bare_database, auth=installed.sandbox.origin)
+    settings = {"DATABASE_URL": "", "SUPABASE_URL": project.url, "SUPABASE_SECRET_KEY": SECRET_KEY}
+    (found,) = [each for each in examined(installed, **settings) if each.level == "fail"]
+    project.stop()
+
+    assert "schema" == found.about
+    assert "notify pgrst, 'reload schema'" in found.fix
+    assert "db apply" in found.fix
+
+
 def test_over_rest_policies_are_said_to_be_unseen(installed):
     """
     What was not looked at is not passed over; the rest is examined as ever.
@@ -250,6 +313,32 @@ def test_without_a_project_no_user_can_sign_in(installed):
     Said before a user finds out.
     """
     assert "no user can sign in" in said(examined(installed, SUPABASE_URL=""), "sign-in", "fail")
+
+
+def test_a_project_that_calls_itself_by_another_name_is_reported():
+    """
+    Tokens of 127.0.0.1 are not those of localhost.
+    """
+    body = json.dumps({"issuer": "http://127.0.0.1:54321/auth/v1"}).encode()
+    http = SimpleNamespace(request=lambda *_, **__: SimpleNamespace(body=body))
+    rt = SimpleNamespace(
+        settings=SimpleNamespace(supabase_url="http://localhost:54321"),
+        identity=SimpleNamespace(issuers=SimpleNamespace(http=http)),
+    )
+    (found,) = environment._issuer(rt)
+
+    assert "fail" == found.level
+    assert "http://127.0.0.1:54321/auth/v1, and http://localhost:54321/auth/v1 is expected" in found.message
+
+
+def test_a_users_access_token_is_examined(installed):
+    """
+    Which claim is wrong, by `doctor --access-token`.
+    """
+    found = list(doctor.examine({**installed.environ, **NONE_OF_THEM}, access_token="canary.canary.canary"))
+
+    assert "It is refused" in said(found, "access token", "fail")
+    assert "canary" not in said(found, "access token", "fail")
 
 
 def test_unavailable_signing_keys_are_reported(installed):
