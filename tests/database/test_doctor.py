@@ -163,7 +163,7 @@ def test_a_secret_without_its_client_id_is_reported(installed):
     ("changes", "told"),
     [
         ({"SUPABASE_SERVICE_ROLE_KEY": "canary"}, "SUPABASE_SERVICE_ROLE_KEY is set, and is not a setting: did you mean SUPABASE_SECRET_KEY?"),
-        ({"GOOGLE_CLIENT_SECERT": "canary"}, "did you mean GOOGLE_CLIENT_SECRET?"),
+        ({"ZOOM_SCOPES": "canary"}, "did you mean ZOOM_SCOPE?"),
         ({"SUPABASE_JWT_SECERT": "canary"}, "did you mean SUPABASE_JWT_SECRET?"),
     ],
 )  # fmt: skip
@@ -505,7 +505,7 @@ def test_an_unreachable_database_is_not_a_defect_of_ours():
     def away() -> None:
         raise DatabaseUnavailable("gone")
 
-    found = list(database_checks.examine(SimpleNamespace(database=SimpleNamespace(schema=away))))
+    found = list(database_checks.examine(SimpleNamespace(database=SimpleNamespace(check=away))))
     assert ["fail"] == [finding.level for finding in found]
 
 
