@@ -33,7 +33,7 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
 _DATABASE_NAMES = (
     *("DATABASE_URL", "SUPABASE_URL", "SUPABASE_SECRET_KEY", "GATEWAY_DATA"),
-    *("GATEWAY_CA_BUNDLE", "GATEWAY_CATALOG", "GATEWAY_ALLOW_PRIVATE_HOSTS"),
+    *("GATEWAY_CA_BUNDLE", "GATEWAY_HTTPS_PROXY", "GATEWAY_CATALOG", "GATEWAY_ALLOW_PRIVATE_HOSTS"),
 )
 """The settings of database commands; they need no keys."""
 SCHEMA_MISSING = "the database's schema is missing or older: run `python -m gateway db apply`."

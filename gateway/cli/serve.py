@@ -16,13 +16,15 @@ from gateway.settings import forget_secrets, ignored_parameters, process_environ
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 in a container."
 )
-<<<<<<< HEAD
-@click.option("--port", default=8000, show_default=True, envvar="PORT", show_envvar=True, help="Or the variable PORT.")
-=======
 @click.option(
-    "--port", default=8000, show_default=True, type=click.IntRange(0, 65_535), envvar="PORT", show_envvar=True
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65_535),
+    envvar="PORT",
+    show_envvar=True,
+    help="Or the variable PORT.",
 )
->>>>>>> f823d8d (Operators' documents and tests: db apply under load, bad environments, a local Supabase project, a proxy)
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
 @click.option("--no-worker", is_flag=True, help="Do no background work: `worker` runs in another process.")
 @click.option("--embedded", is_flag=True, help="Run its own Postgres, in GATEWAY_DATA.")
