@@ -109,6 +109,7 @@ def serve(app: Flask, listener: socket.socket) -> None:
     )  # its messages contain paths, and with them secrets of links
     server: Any = create_server(app, sockets=[listener], connection_limit=connection_limit(), **OPTIONS)
     stopped = _signals(server.pull_trigger)
+    log.info("server.ready")
     while not stopped:
         wasyncore.loop(1, use_poll=True, map=server._map, count=1)  # noqa: SLF001 - where waitress keeps its sockets
     wasyncore.dispatcher.close(server)

@@ -63,8 +63,8 @@ class Runtime:
         return [provider for provider in self.catalog.providers.values() if provider.id in self.clients]
 
     def redirect_uri(self, provider: Provider) -> str:
-        """The one redirect URI of a provider (RFC 9700 section 4.4.2), made from the public URL, never from a request."""
-        return f"{self.settings.public_url}/{provider.path}/{provider.slug}/callback"
+        """The redirect URI of a provider."""
+        return self.settings.redirect_uri(provider.path, provider.slug)
 
 
 def utc_now() -> datetime:

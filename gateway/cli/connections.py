@@ -47,6 +47,7 @@ from gateway.models import Connection, Status
 from gateway.services import Runtime, checked_catalog
 
 PAGE = 500
+_SHOWN = 20
 _EVENT_COLUMNS = ("at", "position", "id", "type", "user_id", "partner_id", "provider")
 
 
@@ -254,9 +255,12 @@ def _revoke_all(rt: Runtime, provider: str, proof_file: Path | None, *, yes: boo
         whole = to_jsonable_python(done)
         whole |= whole.pop("outcomes")
         write(whole)
+    is_done = not report.interrupted and not report.left
+    if proof_file is not None and is_done:
+        _part(proof_file).rename(proof_file)
     more = {"pending": report.pending, "attempts": report.attempts, "interrupted": report.interrupted}
     show(whole | more, _summary_lines(done, report), as_json=as_json)
-    return not report.interrupted and not report.left
+    return is_done
 
 
 def _run(rt: Runtime, provider: str) -> Report:
@@ -275,12 +279,13 @@ def _proof_file(path: Path | None) -> Iterator[Callable[[object], None]]:
     """
     A function that writes JSON lines into a new file that only its owner may read; without `path` it writes nothing.
 
-    The file is opened before anything is erased, and renamed when it is complete.
+    The file is opened before anything is erased, under another name until the proof is complete: an interrupted command can be
+    run again with the same arguments, and writes the whole proof.
     """
     if path is None:
         yield lambda _: None
         return
-    part = path.with_name(f"{path.name}.part")
+    part = _part(path)
     if path.exists():
         fail(f"{path} exists: name a new file for the proof.")
     try:
@@ -289,7 +294,10 @@ def _proof_file(path: Path | None) -> Iterator[Callable[[object], None]]:
         fail(f"{part} cannot be written: {error.strerror}.")
     with file:
         yield lambda row: print(json.dumps(to_jsonable_python(row)), file=file)
-    part.rename(path)
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
 
 
 def _summary_lines(done: Summary, report: Report) -> Iterator[str]:
@@ -347,7 +355,9 @@ def _import_lines(report: ImportReport) -> Iterator[str]:
     if not report.counts:
         yield "There is nothing to import."
     yield from (f"{report.counts[name]:>7}  {text}" for name, text in _OUTCOMES.items() if report.counts[name])
-    for row in report.remaining:
+    for row in report.remaining[:_SHOWN]:
         yield f"{row.id}  {printable(row.name):<24} {row.outcome:<12} {row.reason}"
+    if len(report.remaining) > _SHOWN:
+        yield f"… and {len(report.remaining) - _SHOWN} more: --json lists all."
     if report.interrupted:
         yield "Interrupted: run it again to continue."

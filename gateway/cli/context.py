@@ -18,9 +18,11 @@ from typing import NoReturn
 
 import click
 from cryptography.fernet import Fernet
+from psycopg.conninfo import conninfo_to_dict
 
 from gateway.catalog import Catalog, load_catalog
 from gateway.database import NOT_RELOADED, SCHEMA_VERSION, Database, FunctionMissing, apply_schema, open_postgres
+from gateway.database_url import read_dsn
 from gateway.embedded.paths import holds_database
 from gateway.embedded.postgres import start_or_join
 from gateway.errors import DatabaseUnavailable, GatewayError, SettingsRefused, Unexpected
@@ -242,6 +244,16 @@ class ReachedDatabase:
     def settings(self) -> dict[str, str]:
         """Settings that another process needs to find it, in addition to the present ones."""
         return {"DATABASE_URL": self.dsn} if self.embedded else {}
+
+    @property
+    def place(self) -> str:
+        """Where it is, without a password."""
+        if self.project:
+            return f"REST API of {self.project}"
+        if self.embedded:
+            return f"embedded Postgres in {Path(process_environment().get('GATEWAY_DATA') or 'var')}"
+        found = conninfo_to_dict(read_dsn(self.dsn)[0])
+        return f"Postgres {found.get('dbname', '')} at {found.get('host', '')}:{found.get('port') or 5432} as {found.get('user', '')}"
 
     @property
     def missing(self) -> str:

@@ -207,7 +207,7 @@ def _what_next(settings: Settings, catalog: Catalog, *, made: bool) -> Iterator[
         yield "It has a new key, GATEWAY_KEYS. Back it up: without it no stored token can be decrypted."
     for provider in filter(None, map(catalog.get, settings.clients)):
         yield f"\nRegister this redirect URI at {provider.name}, exactly:"
-        yield f"  {settings.public_url}/{provider.path}/{provider.slug}/callback"
+        yield f"  {settings.redirect_uri(provider.path, provider.slug)}"
     embedded = settings.database_url is None and settings.supabase_secret_key is None
     if embedded:
         yield "\nNo database is set: compose.yaml brings one, and `serve --embedded` runs its own."

@@ -62,17 +62,17 @@ def _environment() -> Iterator[tuple[dict[str, str], bool]]:
 
 
 def _print_findings(findings: Iterable[Finding], *, as_json: bool) -> None:
-    """Print each finding, then what to fix, and end the command."""
-    found = []
+    """Print each finding with its fix, and end the command."""
+    found, told = [], set[str]()
     for finding in findings:
         found.append(finding)
         if not as_json:
-            click.echo(health.line(finding))
+            click.echo("\n".join(health.lines(finding, told)))
     is_sound = health.is_sound(found)
     if as_json:
         click.echo(json.dumps({"ok": is_sound, "findings": [asdict(finding) for finding in found]}))
     else:
-        click.echo(health.what_to_fix(found))
+        click.echo(health.conclusion(found))
     sys.exit(0 if is_sound else 1)
 
 
@@ -97,7 +97,7 @@ def providers_list(*, as_json: bool) -> None:
             "type": provider.type,
             "enabled": (missing := _missing(provider, settings)) is None,
             "missing": missing,
-            "redirect_uri": f"{settings.public_url}/{provider.path}/{provider.slug}/callback",
+            "redirect_uri": settings.redirect_uri(provider.path, provider.slug),
         }
         for provider in sorted(catalog.providers.values(), key=lambda provider: (provider.type, provider.id))
     ]

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 
 import click
+import structlog
 
+from gateway import __version__
 from gateway.cli.context import checked_database, database_is_set, interruptible, starting_settings
 from gateway.errors import SettingsRefused
-from gateway.services import NO_DATABASE
-from gateway.settings import forget_secrets, ignored_parameters, process_environment
+from gateway.log_setup import start_log
+from gateway.services import NO_DATABASE, checked_catalog
+from gateway.settings import Settings, forget_secrets, ignored_parameters, process_environment
+
+log = structlog.get_logger(__name__)
 
 
 @click.command()
@@ -39,14 +44,26 @@ def serve(host: str, port: int, workers: int, *, no_worker: bool, embedded: bool
         raise SettingsRefused(
             ["--embedded starts a database, and the settings name another one: remove one of the two."]
         )
-    if settings.supabase_url is None:
-        click.echo("No user can sign in yet: SUPABASE_URL is missing. `python -m gateway doctor` says more.", err=True)
-    for name in ignored_parameters(settings):
-        click.echo(f"DATABASE_URL: the parameter {name} is for another program, and ignored.", err=True)
     bind(host, port).close()
     with checked_database(existing=False) as database:
+        start_log()
+        _log_start(settings, f"http://{host}:{port}", database.place, workers=workers, work=not no_worker)
         os.environ.update(database.settings)  # for the processes of the server
         run_server(host, port, workers, work=not no_worker)
+
+
+def _log_start(settings: Settings, address: str, database: str, *, workers: int, work: bool) -> None:
+    """What this installation is, in five lines; `server.ready` follows. No secret."""
+    catalog = checked_catalog(settings)[0]
+    log.info("server.starting", version=__version__, address=address, public_url=settings.public_url, processes=workers)
+    ignored = {"ignored_parameters": names} if (names := list(ignored_parameters(settings))) else {}
+    log.info("server.database", database=database, **ignored)
+    log.info("server.sign_in", project=settings.supabase_url or "none: no user can sign in, set SUPABASE_URL")
+    enabled = [provider for provider in catalog.providers.values() if provider.id in settings.clients]
+    log.info(
+        "server.providers", redirect_uris={each.id: settings.redirect_uri(each.path, each.slug) for each in enabled}
+    )
+    log.info("server.worker", worker="in each process" if work else "none here: run `python -m gateway worker`")
 
 
 @click.command()

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 
 from gateway.doctor import database, environment, providers
-from gateway.doctor.report import Finding, is_sound, line, what_to_fix
+from gateway.doctor.report import Finding, conclusion, is_sound, lines
 from gateway.errors import SettingsRefused
 from gateway.services import build_runtime
 from gateway.settings import read_settings
 
-__all__ = ["Finding", "examine", "is_sound", "line", "providers", "what_to_fix"]
+__all__ = ["Finding", "conclusion", "examine", "is_sound", "lines", "providers"]
 
 
 def examine(environ: Mapping[str, str], *, embedded: bool = False, access_token: str = "") -> Iterator[Finding]:

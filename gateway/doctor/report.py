@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,16 +28,18 @@ def is_sound(findings: Sequence[Finding]) -> bool:
     return all(finding.level != "fail" for finding in findings)
 
 
-def line(finding: Finding) -> str:
-    """One finding on the terminal."""
+def lines(finding: Finding, told: set[str]) -> Iterator[str]:
+    """One finding on the terminal, with its fix below it; a fix that is in `told` is not repeated."""
     mark = {"ok": "ok", "warn": "warn", "fail": "FAIL", "unseen": "-"}[finding.level]
-    return f"{mark:<5} {finding.about:<18} {finding.message}"
+    yield f"{mark:<5} {finding.about:<18} {finding.message}"
+    if finding.fix and finding.fix not in told:
+        told.add(finding.fix)
+        yield f"{'':<24} → {finding.fix}"
 
 
-def what_to_fix(findings: Sequence[Finding]) -> str:
-    """The end of the report: failures first, then warnings."""
-    urgent = sorted((f for f in findings if f.level in ("fail", "warn")), key=lambda finding: finding.level)
-    fixes = dict.fromkeys(f"{finding.about}: {finding.fix or finding.message}" for finding in urgent)
-    if not fixes:
+def conclusion(findings: Sequence[Finding]) -> str:
+    """The end of the report."""
+    levels = [finding.level for finding in findings]
+    if not {"fail", "warn"} & set(levels):
         return "\nNothing to fix."
-    return "\n".join(["\nWhat to fix:", *(f"  {number}. {fix}" for number, fix in enumerate(fixes, start=1))])
+    return f"\n{levels.count('fail')} to fix, {levels.count('warn')} to read; the fix is below each."

@@ -15,6 +15,7 @@ import pytest
 import structlog
 from click.testing import CliRunner
 
+from gateway.cli import connections as connections_command
 from gateway.cli.demo import demo_settings
 from gateway.cli.main import main
 from gateway.connections import revoke_provider
@@ -385,6 +386,31 @@ def test_a_proof_is_never_written_over(here, tmp_path):
 
     assert "of last time" == file.read_text()
     assert 1 == len(rows(here.database, "select id from gateway.connection"))
+
+
+def test_an_interrupted_revocation_continues_with_the_same_arguments(here, tmp_path, monkeypatch):
+    """
+    The proof has its name when it is complete; until then nothing with that name is there.
+    """
+    connect(here, 30)
+    monkeypatch.setattr(revoke_provider, "BATCH", 10)
+    file = tmp_path / "proof.jsonl"
+    command = ("connections", "revoke", "--provider", "zoom", "--yes", "--proof", file)
+
+    class StoppedSoon(RevokeAll):
+        def __iter__(self):
+            for report in super().__iter__():
+                yield report
+                self._stopped.set()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(connections_command, "RevokeAll", StoppedSoon)
+        assert "run it again to continue" in run(here, *command, code=1)
+    assert not file.exists()
+    run(here, *command)
+
+    assert 31 == len(file.read_text().splitlines())
+    assert [file] == list(tmp_path.iterdir())
 
 
 # -- events ------------------------------------------------------------------------------------------------------

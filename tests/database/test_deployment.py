@@ -22,6 +22,7 @@ import yaml
 from cryptography.fernet import Fernet
 from psycopg.conninfo import conninfo_to_dict
 
+from gateway import __version__
 from tests.support.gateway_process import ROOT, free_port
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -65,9 +66,10 @@ def image(database, tmp_path_factory):
     return app, data, who
 
 
-def test_the_image_has_what_serve_needs_and_the_account_needs_no_write_access(image, database):
+def test_the_image_has_what_serve_needs_and_says_what_it_is(image, database):
     """
     The copied files alone, a read-only tree, another account: ready, healthy by the image's own check, and stopped by SIGTERM with 0.
+    The log has one format; its first lines say version, address, database, sign-in project, redirect URIs and worker, and no secret.
     """
     app, data, who = image
     port = free_port()
@@ -78,7 +80,9 @@ def test_the_image_has_what_serve_needs_and_the_account_needs_no_write_access(im
         "GATEWAY_DATA": str(data),
         "GATEWAY_KEYS": Fernet.generate_key().decode(),
         "GATEWAY_PUBLIC_URL": "https://connect.example.com",
-        "DATABASE_URL": database,
+        "DATABASE_URL": database.replace("postgres@", "postgres:canary-password@"),
+        "GHL_CLIENT_ID": "64a0-1",
+        "GHL_CLIENT_SECRET": "canary-secret",
         "PORT": str(port),
     }
     command = json.loads(re.search(r"^CMD (\[.+\])$", DOCKERFILE, re.MULTILINE)[1])
@@ -96,6 +100,15 @@ def test_the_image_has_what_serve_needs_and_the_account_needs_no_write_access(im
         served.send_signal(signal.SIGTERM)
         said = served.communicate(timeout=30)[1]
     assert 0 == served.returncode, said
+    events = [json.loads(line) for line in said.splitlines()]
+    assert [f"server.{what}" for what in ("starting", "database", "sign_in", "providers", "worker")] == [
+        event["event"] for event in events[:5]
+    ]
+    assert "server.ready" in [event["event"] for event in events]
+    assert {"ghl": "https://connect.example.com/crm/main/callback"} == events[3]["redirect_uris"]
+    assert (__version__, f"http://0.0.0.0:{port}") == (events[0]["version"], events[0]["address"])
+    assert "canary" not in said
+    assert [] == [event for event in events if event["level"] not in ("info", "debug")]
     assert 1 == subprocess.run(check, env=environ, check=False, stderr=subprocess.DEVNULL).returncode
 
 
