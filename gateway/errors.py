@@ -368,7 +368,7 @@ class Forbidden(RequestRefused):
 
 
 class Frozen(RequestRefused):
-    """The operator froze this partner, this provider or all token reads."""
+    """The operator froze this partner, this provider or all token reads, or banned or deleted the connection's user."""
 
     slug = "frozen"
     status = 403

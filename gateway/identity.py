@@ -1,7 +1,7 @@
 """
 Supabase access tokens: who is signed in to the product, and until when.
 
-Only tokens of one project are accepted: its issuer, signed with its keys.
+Only tokens of one project are accepted: its issuer, signed with its keys, given to the product and not to a third-party app.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Identity:
         self._issuer = f"{settings.supabase_url}/auth/v1" if settings.supabase_url else None
         secret = settings.supabase_jwt_secret
         self._shared_key = OctKey.import_key(secret.get_secret_value()) if secret else None
+        self._anonymous_users = settings.anonymous_users
 
     def read_access_token(self, token: str, *, now: datetime) -> Proof:
         """
@@ -56,6 +57,11 @@ class Identity:
         claims = self._verified_claims(token)
         if claims is None:
             raise Unauthenticated("the access token's signature does not hold")
+        if claims.get("client_id") is not None:
+            # Supabase's OAuth server gave it to a third-party app. Apart from this claim it looks like the user's own token.
+            raise Unauthenticated("the access token was issued to a third-party app (claim client_id)")
+        if claims.get("is_anonymous") and not self._anonymous_users:
+            raise Unauthenticated("the access token is an anonymous user's, and GATEWAY_ANONYMOUS_USERS is off")
         wrong = _wrong_claim(claims, self._issuer, now.timestamp())
         if wrong is not None:
             raise claim_refused(*wrong)

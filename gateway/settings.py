@@ -321,6 +321,8 @@ class Settings(BaseModel):
     """A folder with your own provider files."""
     owner_tokens: Switch = True
     """`0`: users may not read their own access tokens through `/v1`."""
+    anonymous_users: Switch = False
+    """`1`: Supabase's anonymous users may connect accounts."""
     trusted_proxies: Annotated[int, Field(ge=0, le=16)] = 0
     """The number of trusted reverse proxies in front: the client address they forward is used for address-bound keys and for failure limits."""
     allow_private_hosts: Switch = False

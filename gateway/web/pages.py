@@ -27,7 +27,13 @@ from gateway.web.language import reason_text, text
 from gateway.web.redirects import requested_flow, see_other, with_query
 from gateway.web.request_context import runtime
 from gateway.web.security_headers import popup_friendly
-from gateway.web.session import check_form, csrf_token, session_secret
+from gateway.web.session import (
+    check_form,
+    csrf_token,
+    is_notice_signed,
+    session_secret,
+    sign_notice,
+)
 
 blueprint = Blueprint("pages", __name__)
 
@@ -135,18 +141,25 @@ def _notice(rt: Runtime, rows: Sequence[Connection]) -> dict[str, str] | None:
             "title": text(f"problem.{slug}.title"),
             "text": text(f"problem.{slug}.text") + " " + left,
         }
-    if args.get("disconnected") in ("done", "queued", "unsupported"):
+    if is_notice_signed(args) and args.get("disconnected") in ("done", "queued", "unsupported"):
         uninstalled = args.get("uninstalled") in ("done", "failed")
         key = f"uninstalled_{args['uninstalled']}" if uninstalled else f"revocation_{args['disconnected']}"
         words = text(f"notice.{key}", provider=name)
         return {"tone": "info", "title": text("notice.disconnected", provider=name), "text": words}
-    if args.get("sharing") == "ended":
+    if is_notice_signed(args) and args.get("sharing") == "ended":
         words = text("notice.sharing_ended_text")
         return {"tone": "info", "title": text("notice.sharing_ended", provider=name), "text": words}
     if provider and any(str(row.id) == args.get("connection") and row.provider == provider.id for row in rows):
         words = text("notice.connected_text")
         return {"tone": "good", "title": text("notice.connected", provider=name), "text": words}
     return None
+
+
+def _see_result(**result: str) -> Response:
+    """Back to the connections, with a notice of what was done."""
+    response = see_other(with_query("/connections", **result))
+    sign_notice(response, result)
+    return response
 
 
 @blueprint.post("/connections/<uuid:connection_id>/disconnect")
@@ -157,7 +170,7 @@ def disconnect_form(connection_id: uuid.UUID) -> Response:
     receipt = disconnect(runtime(), connection_id, session=session, uninstall=uninstall)
     uninstalled = {"uninstalled": receipt.uninstalled} if receipt.uninstalled else {}
     result = {"disconnected": receipt.revocation, "provider": receipt.erased.provider}
-    return see_other(with_query("/connections", **result, **uninstalled))
+    return _see_result(**result, **uninstalled)
 
 
 @blueprint.post("/connections/<uuid:connection_id>/stop-sharing")
@@ -173,7 +186,7 @@ def stop_sharing(connection_id: uuid.UUID) -> Response:
     )
     if not ended:
         raise NotFound("no such connection of this user, or not shared with that partner")
-    return see_other(with_query("/connections", sharing="ended", provider=ended.provider))
+    return _see_result(sharing="ended", provider=ended.provider)
 
 
 # -- the rest --------------------------------------------------------------------------------------------------------

@@ -6,8 +6,10 @@ The product's front end starts a session for its user with `POST /session`; the 
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -24,6 +26,7 @@ from gateway.web.request_context import runtime
 blueprint = Blueprint("session", __name__)
 
 ATTEMPT_SECONDS = 600
+NOTICE_SECONDS = 60
 HAND_OVER = "session.hand_over"
 """The endpoint where the product signs its user in."""
 
@@ -73,6 +76,21 @@ def browser_secret() -> str:
 def keep_browser(response: Response, secret: str, seconds: int = ATTEMPT_SECONDS) -> None:
     """Set the browser's secret, by default for as long as an attempt may take."""
     _set_cookie(response, "gateway-browser", secret, seconds)
+
+
+def sign_notice(response: Response, result: Mapping[str, str]) -> None:
+    """Let this browser's session see the notice of a result, for a minute: no link can make one up."""
+    seal = runtime().vault.csrf_token(session_secret(), purpose=_purpose(result))
+    _set_cookie(response, "gateway-notice", seal, NOTICE_SECONDS)
+
+
+def is_notice_signed(result: Mapping[str, str]) -> bool:
+    """Whether this session has just had that result."""
+    return runtime().vault.verify_csrf_token(_read_cookie("gateway-notice"), session_secret(), purpose=_purpose(result))
+
+
+def _purpose(result: Mapping[str, str]) -> str:
+    return json.dumps(["notice", sorted(result.items())])
 
 
 # -- forms -----------------------------------------------------------------------------------------------------------

@@ -896,7 +896,8 @@ begin
   end if;
   partner := asks.partner;
   if gateway.partner_has_consent(partner, p_connection_id) then
-    select c.* into connection from gateway.connection c where c.id = p_connection_id and gateway.partner_can_see(partner, c);
+    select c.* into connection from gateway.connection c
+     where c.id = p_connection_id and (partner.providers is null or c.provider = any (partner.providers));
   end if;
   if connection.id is null then
     select w.* into connection from gateway.pending_link_connections(partner) w where w.id = p_connection_id;
@@ -3338,7 +3339,9 @@ begin
   -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long
   -- as an unknown one.
   select c.id, c.user_id, c.provider, gateway.status_of(c) as status, gateway.token_json(c, d.token, d.refresh, moment, p_min_seconds) as answer,
-         exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider)) as frozen
+         -- A user is checked above. For a partner, the tokens of a banned or deleted owner are frozen.
+         exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider))
+         or reader.partner_id is not null and not exists (select from gateway.live_user(c.user_id)) as frozen
     into found_row from gateway.connection c join public.provider_data d on d.id = c.id
    where reader.allowed and c.id = p_connection_id and (reader.providers is null or c.provider = any (reader.providers))
      and (reader.partner_id is not null or c.user_id = reader.id) and (p_location is null or c.facts ->> 'locationId' = p_location);
@@ -3635,7 +3638,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '85c981d1a3892045425c74814b0ea561ada49d3f9ef23105c6afac34da7119cb')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '6bf1b12550fbd3ed6f200b769908f918725284e2b4b1cf64dca96ba9061343ac')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

@@ -27,6 +27,7 @@ def wrong_claims(now):
         {"iss": "supabase"}, {"iss": ["x"]}, {"sub": None}, {"sub": ""}, {"sub": "alice"}, {"sub": 7}, {"sub": "x' or '1'='1"},
         {"sub": "a11ce000-0000-4000-8000-0000000000aa\x00"}, {"sub": "{a11ce000-0000-4000-8000-0000000000aa}"},
         {"role": "service_role"}, {"role": "anon"}, {"role": None}, {"role": ["authenticated"]},
+        {"client_id": "9a8b7c6d-0000-4000-8000-00000000c0de"}, {"client_id": ""}, {"is_anonymous": True},
     ]  # fmt: skip
 
 
@@ -114,6 +115,31 @@ def test_no_claim_may_be_wrong(gateway):
 
     assert 1 == len(bodies)
     assert 303 == hands_over(gateway, gateway.sandbox.state.keys.es256(claimed(gateway.sandbox.origin))).status_code
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"client_id": "9a8b7c6d-0000-4000-8000-00000000c0de"},
+        {"client_id": "9a8b7c6d-0000-4000-8000-00000000c0de", "scope": "openid email", "amr": [{"method": "oauth"}]},
+        {"is_anonymous": True},
+    ],
+)
+def test_the_token_of_a_third_party_app_or_an_anonymous_user_opens_nothing(gateway, alice, claims):
+    """
+    Supabase's OAuth server gives apps tokens that have the user's own issuer, audience, role and subject. No session, nothing of /v1, nothing erased.
+    """
+    held = alice.connects("ghl")["connection"]
+    token = alice.token(**claims)
+    refused = requests.get(f"{gateway.url}/v1/connections", timeout=30)
+
+    answer = hands_over(gateway, token)
+    assert (401, None) == (answer.status_code, answer.headers.get("Set-Cookie"))
+    for method, path in [*ROUTES, ("POST", "/connections/{id}/check"), ("GET", "/events")]:
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = requests.request(method, f"{gateway.url}/v1{path.format(id=held)}", headers=headers, timeout=30)
+        assert (401, without_request_id(refused)) == (answer.status_code, without_request_id(answer)), path
+    assert [1] == rows(gateway.dsn, "select count(*) from gateway.connection where id = %s", held)
 
 
 OUT = [

@@ -127,14 +127,27 @@ def test_the_list_with_connections(scene, opened):
 
 @pytest.mark.parametrize(
     "query",
-    ["connection={}&provider=google", "error=provider_unavailable&provider=google", "disconnected=done&provider=ghl"],
+    ["connection={}&provider=google", "error=provider_unavailable&provider=google"],
 )
 def test_the_list_with_a_notice(scene, query):
     """
-    Good news, bad news, and what became of a disconnect.
+    Good news and bad news.
     """
     query = query.format(scene.alice.connects("google")["connection"])
     scene.signs_in(f"/connections?{query.replace('&', '%26')}")
+
+    scene.page.locator("#notice").wait_for()
+    looks_right(scene)
+
+
+def test_the_list_after_a_disconnect(scene):
+    """
+    With the notice of what became of it.
+    """
+    scene.alice.connects("google")
+    scene.signs_in()
+    scene.page.locator("article details.confirm summary").click()
+    scene.page.get_by_role("button", name="Disconnect Google", exact=False).click()
 
     scene.page.locator("#notice").wait_for()
     looks_right(scene)

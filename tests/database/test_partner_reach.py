@@ -4,8 +4,12 @@ How far partners reach: `own` what its owner consented to, `all` every connectio
 
 from __future__ import annotations
 
+import random
+import statistics
+import time
 import uuid
 
+import psycopg
 import pytest
 
 from gateway.database.queries import partners as queries
@@ -18,7 +22,7 @@ from gateway.database.queries.callers import (
 )
 from gateway.database.queries.revocations import erase_own_connection, find_uninstall_target
 from gateway.database.queries.tokens import read_token
-from gateway.errors import RateLimited, Unauthenticated
+from gateway.errors import Frozen, RateLimited, Unauthenticated
 from gateway.models import Caller
 from tests.support.database import find_connection, rows
 from tests.support.partners import events, partner
@@ -62,6 +66,38 @@ def test_a_partner_reaches_what_it_was_given_and_nothing_else(database, store, a
     assert not knows(store, every, uuid.uuid4())
     rows(database, "update gateway.consent set ended_at = now()")
     assert [True, False] == [knows(store, made, hers) for made in (every, own)]
+
+
+BY_ID = (
+    "select public.gateway_reached_connection_v1(%s, null, %s, null)",
+    "select public.gateway_begin_check_v1(%s, null, %s, null)",
+    "select public.gateway_uninstall_target_v1(null, null, %s, %s, null)",
+    "select public.gateway_disconnect_v1(null, %s, null, %s, null)",
+    "select public.gateway_read_token_v1(%s, null, %s, null, 0)",
+)
+
+
+@pytest.mark.parametrize("asked", BY_ID)
+def test_the_id_of_another_provider_takes_as_long_as_an_unknown_one(database, store, alice, asked):
+    """
+    For a partner with reach `all` of one provider; the provider is part of the WHERE, so that no row is looked at.
+    """
+    foreign = alice.connects(store, provider="google", type=2).id
+    key_hash = partner(store, providers=("ghl",)).caller().key_hash
+    took: dict[bool, list[float]] = {True: [], False: []}
+    with psycopg.connect(database, autocommit=True) as connection:
+        for _ in range(800):
+            for exists in random.sample((True, False), 2):
+                named = foreign if exists else uuid.uuid4()
+                began = time.perf_counter()
+                answer = connection.execute(asked, [named, key_hash], prepare=True).fetchone()
+                took[exists].append(time.perf_counter() - began)
+                assert (None,) == answer
+
+    fast = {
+        exists: statistics.quantiles(found, n=5)[0] for exists, found in took.items()
+    }  # not what the machine's other work slows
+    assert abs(fast[True] - fast[False]) < 40e-6
 
 
 def test_pages_hold_each_connection_once_and_each_filter_narrows(database, store, alice, bob):
@@ -115,7 +151,7 @@ def test_a_page_behind_a_connection_that_is_gone_is_the_rest(store, alice):
 
 def test_a_banned_users_token_reaches_nothing(database, store, alice):
     """
-    By whichever way; what a partner reaches of theirs is the operator's to end.
+    By any way.
     """
     here = alice.connects(store).id
     rows(database, "update auth.users set banned_until = now() + interval '1 hour'")
@@ -135,6 +171,45 @@ def test_a_banned_users_token_reaches_nothing(database, store, alice):
 
 
 # -- leaving ---------------------------------------------------------------------------------------------------------
+
+
+OUT = (
+    "update auth.users set banned_until = now() + interval '1 hour' where id = %s",
+    "update auth.users set banned_until = 'infinity' where id = %s",
+    "update auth.users set deleted_at = now() where id = %s",
+)
+
+
+@pytest.mark.parametrize("statement", OUT)
+@pytest.mark.parametrize("reach", ["all", "own"])
+def test_the_tokens_of_a_banned_or_deleted_user_are_frozen_for_partners(database, store, alice, bob, statement, reach):
+    """
+    Read, counted or not; the connection stays listed, other users' tokens are read, and so is this one when the ban is over.
+    """
+    hers, his = alice.connects(store).id, bob.connects(store).id
+    made = partner(store, reach=reach)
+    for connection in (hers, his):
+        made.consented(database, connection)
+    rows(database, statement, alice.id)
+
+    for counted in (True, False):
+        with pytest.raises(Frozen):
+            read_token(store, made.caller(), hers, min_seconds=0, counted=counted)
+        assert read_token(store, made.caller(), his, min_seconds=0, counted=counted) is not None
+    assert reached_connection(store, made.caller(), hers) is not None
+    rows(database, "update auth.users set banned_until = now() - interval '1 second', deleted_at = null")
+    assert read_token(store, made.caller(), hers, min_seconds=0) is not None
+
+
+def test_a_token_read_without_user_and_key_answers_nothing(database, store, alice):
+    """
+    The gateway's own reads have a function of another name, so that a forgotten argument opens nothing.
+    """
+    hers = alice.connects(store).id
+
+    for empty in ("null, null", "null, ''", f"'{uuid.uuid4()}', null"):
+        (answer,) = rows(database, f"select public.gateway_read_token_v1(%s, {empty}, null, 0)", hers)
+        assert answer in (None, {"refused": "unauthenticated"})
 
 
 def test_a_partner_that_leaves_alone_takes_its_connection_along(database, store, alice):

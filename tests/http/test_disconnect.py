@@ -55,6 +55,27 @@ def leaves(person, connection, **more):
     return person.post(f"/connections/{connection}/disconnect", form)
 
 
+@pytest.mark.parametrize(
+    "query",
+    ["disconnected=done&provider=ghl", "sharing=ended&provider=ghl", "disconnected=done&provider=ghl&uninstalled=done"],
+)
+def test_a_link_cannot_claim_that_something_was_disconnected(gateway, alice, query):
+    """
+    The notice is signed for the session that disconnected, and for these words.
+    """
+    bob = gateway.person("Bob Stone")
+    bob.signs_in()
+    real = leaves(alice, alice.connects("google")["connection"]).headers["Location"]
+
+    assert "is disconnected" in alice.get(real).text
+    for forged in (f"/connections?{query}", real.replace("google", "microsoft"), f"{real}&uninstalled=done"):
+        for page in (alice.get(forged).text, bob.get(forged).text):
+            assert "is disconnected" not in page
+            assert "no longer shared" not in page
+    bob.browser.cookies.set("gateway-notice", alice.browser.cookies["gateway-notice"])
+    assert "is disconnected" not in bob.get(real).text
+
+
 # -- uninstalling ----------------------------------------------------------------------------------------------------
 
 

@@ -234,7 +234,9 @@ def test_every_setting_that_is_a_secret_is_treated_as_one():
 
 
 @pytest.mark.parametrize("value", ["true", "yes", "2", "on", "01"])
-@pytest.mark.parametrize("name", ["GATEWAY_JOURNAL", "GATEWAY_OWNER_TOKENS", "GATEWAY_ALLOW_PRIVATE_HOSTS"])
+@pytest.mark.parametrize(
+    "name", ["GATEWAY_JOURNAL", "GATEWAY_OWNER_TOKENS", "GATEWAY_ANONYMOUS_USERS", "GATEWAY_ALLOW_PRIVATE_HOSTS"]
+)
 def test_a_switch_is_one_or_zero(name, value):
     """
     "on" would be ambiguous.

@@ -63,9 +63,14 @@ def project():
 
 
 def believing(
-    project: object, *, secret: str | None = SECRET, url: str | None = PROJECT, clock=time.monotonic
+    project: object,
+    *,
+    secret: str | None = SECRET,
+    url: str | None = PROJECT,
+    clock=time.monotonic,
+    anonymous_users: bool = False,
 ) -> Identity:
-    environ = {"GATEWAY_KEYS": Fernet.generate_key().decode()}
+    environ = {"GATEWAY_KEYS": Fernet.generate_key().decode(), "GATEWAY_ANONYMOUS_USERS": str(int(anonymous_users))}
     environ |= {"SUPABASE_URL": url} if url else {}
     environ |= {"SUPABASE_JWT_SECRET": secret} if secret else {}
     return Identity(read_settings(environ), Issuers(project, clock))
@@ -217,6 +222,15 @@ def test_small_differences_of_clocks_are_forgiven_for_the_beginning_only(identit
         {"iat": AT + 3600},
         {"iat": "now"},
         {"iat": True},
+        {"client_id": "9a8b7c6d-0000-4000-8000-00000000c0de"},
+        {"client_id": ""},
+        {"client_id": ["x"]},
+        {"client_id": 0},
+        {"client_id": False},
+        {"is_anonymous": True},
+        {"is_anonymous": "true"},
+        {"is_anonymous": 1},
+        {"is_anonymous": {"since": 1}},
     ],
     ids=lambda changes: str(changes)[:60],
 )
@@ -255,6 +269,17 @@ def test_a_wrong_claim_is_named_with_what_was_found_and_expected(identity, chang
     assert told in str(refused.value)
     assert f"The claim `{claim}` of the access token is not accepted here." == refused.value.meaning
     assert Unauthenticated.meaning != refused.value.meaning
+
+
+def test_anonymous_users_are_believed_only_where_a_setting_says_so(project):
+    """
+    The setting lets no third-party app in, and claims of the usual kind are none of either.
+    """
+    allowing = believing(project, anonymous_users=True)
+
+    assert ALICE == allowing.read_access_token(token({"is_anonymous": True}), now=NOW).user.id
+    refuses(allowing, token({"is_anonymous": True, "client_id": "app"}))
+    assert believing(project).read_access_token(token({"is_anonymous": False, "client_id": None}), now=NOW)
 
 
 def test_the_public_anon_key_signs_in_no_user(identity):

@@ -127,7 +127,8 @@ begin
   end if;
   partner := asks.partner;
   if gateway.partner_has_consent(partner, p_connection_id) then
-    select c.* into connection from gateway.connection c where c.id = p_connection_id and gateway.partner_can_see(partner, c);
+    select c.* into connection from gateway.connection c
+     where c.id = p_connection_id and (partner.providers is null or c.provider = any (partner.providers));
   end if;
   if connection.id is null then
     select w.* into connection from gateway.pending_link_connections(partner) w where w.id = p_connection_id;

@@ -72,7 +72,9 @@ begin
   -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long
   -- as an unknown one.
   select c.id, c.user_id, c.provider, gateway.status_of(c) as status, gateway.token_json(c, d.token, d.refresh, moment, p_min_seconds) as answer,
-         exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider)) as frozen
+         -- A user is checked above. For a partner, the tokens of a banned or deleted owner are frozen.
+         exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider))
+         or reader.partner_id is not null and not exists (select from gateway.live_user(c.user_id)) as frozen
     into found_row from gateway.connection c join public.provider_data d on d.id = c.id
    where reader.allowed and c.id = p_connection_id and (reader.providers is null or c.provider = any (reader.providers))
      and (reader.partner_id is not null or c.user_id = reader.id) and (p_location is null or c.facts ->> 'locationId' = p_location);
