@@ -1233,8 +1233,11 @@ begin
 end $$;
 
 -- The result of a check; returns the connection, or null. A check of that generation may change the status: `another_account` ends the
--- connection, `suspended` suspends it, `confirmed` ends a suspension. Any other outcome says nothing about the grant.
-create or replace function public.gateway_end_check_v1(p_connection_id uuid, p_generation bigint, p_outcome text, p_key_hash text default null)
+-- connection, `suspended` suspends it, `confirmed` ends a suspension. Any other outcome says nothing about the grant. `p_label`: the account's
+-- name, for a connection that shows its id.
+create or replace function public.gateway_end_check_v1(
+  p_connection_id uuid, p_generation bigint, p_outcome text, p_label text default null, p_key_hash text default null
+)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   c     gateway.connection;
@@ -1247,6 +1250,12 @@ begin
     from (values ('another_account', 'active', 'needs_reauthorization', 'another_account'), ('suspended', 'active', 'suspended', 'account_not_active'),
                  ('confirmed', 'suspended', 'active', null)) as v (outcome, before, status, reason)
    where x.id = p_connection_id and x.generation = p_generation and v.outcome = p_outcome and x.status = v.before;
+  update gateway.connection x set account_label = p_label, updated_at = clock_timestamp()
+   where x.id = p_connection_id and x.generation = p_generation and x.account_label = x.account_id and p_label <> x.account_id;
+  if found then
+    update public.provider_data d set data = jsonb_set(d.data, '{account,label}', to_jsonb(p_label))
+     where d.id = p_connection_id and jsonb_typeof(d.data) = 'object';
+  end if;
   select x.* into c from gateway.connection x where x.id = p_connection_id;
   if not found then
     return null;
@@ -3638,7 +3647,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '6bf1b12550fbd3ed6f200b769908f918725284e2b4b1cf64dca96ba9061343ac')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '0209ec0de8b49591f5e540267eb310709c0eae2fe05307c2513d313e68704ddc')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

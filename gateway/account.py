@@ -30,6 +30,10 @@ NAME_SECONDS = 3.0
 """For a name alone: without it the id is shown."""
 
 
+class AnotherAccount(ProviderGarbled):
+    """A response for another account than the connection's."""
+
+
 class NotConfirmed(NeedsReauthorization):
     """The account endpoint does not confirm that an access token is for the expected account."""
 
@@ -113,7 +117,7 @@ def confirm_account(
 
 def check_same_account(provider: Provider, response: TokenResponse, account_id: str) -> None:
     """
-    Raises ProviderGarbled when a refresh response names another account than the connection's (OpenID Connect Core section 12.2).
+    Raises AnotherAccount when a refresh response names another account than the connection's (OpenID Connect Core section 12.2).
 
     A response may name none: then there is nothing to compare (RFC 6749 section 6).
     """
@@ -121,9 +125,9 @@ def check_same_account(provider: Provider, response: TokenResponse, account_id: 
     paths = _lookup(provider, response).id
     named = _account_id(known, paths)
     if named is None and any(_at(known, path) is not None and not _is_id(_at(known, path)) for path in paths):
-        raise ProviderGarbled("the refresh response names an account with an invalid id")
+        raise AnotherAccount("the refresh response names an account with an invalid id")
     if named is not None and named != account_id:
-        raise ProviderGarbled("the refresh response is for another account")
+        raise AnotherAccount("the refresh response is for another account")
 
 
 def _account_id(known: Mapping[str, Any], paths: tuple[str, ...]) -> str | None:

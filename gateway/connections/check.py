@@ -9,7 +9,7 @@ from gateway.database.queries.callers import CheckOutcome, begin_check, end_chec
 from gateway.database.queries.operator import inspect_connection
 from gateway.errors import Held, NeedsReauthorization, NotFound, ProviderGarbled, Suspended
 from gateway.http import Deadline
-from gateway.models import Caller, Connection, Grant
+from gateway.models import Account, Caller, Connection, Grant
 from gateway.protocol import TokenResponse
 from gateway.services import Runtime
 from gateway.tokens.read import FreshToken, fresh_grant
@@ -29,12 +29,13 @@ def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller | None) -> Conne
     connection = _begin(rt, connection_id, caller)
     if connection.status not in ("active", "suspended"):
         return connection
-    generation, outcome, problem = _ask(rt, connection)
-    checked = end_check(rt.database, caller, connection_id, generation=generation, outcome=outcome)
+    generation, outcome, found = _ask(rt, connection)
+    label = found.label if isinstance(found, Account) else None
+    checked = end_check(rt.database, caller, connection_id, generation=generation, outcome=outcome, label=label)
     if checked is None:
         raise NotFound("disconnected meanwhile")
-    if problem is not None:
-        raise problem
+    if isinstance(found, ProviderGarbled):
+        raise found
     return checked
 
 
@@ -49,21 +50,21 @@ def _begin(rt: Runtime, connection_id: uuid.UUID, caller: Caller | None) -> Conn
     return connection
 
 
-def _ask(rt: Runtime, connection: Connection) -> tuple[int, CheckOutcome, ProviderGarbled | None]:
-    """The generation that was checked, the outcome, and a response that does not answer the question."""
+def _ask(rt: Runtime, connection: Connection) -> tuple[int, CheckOutcome, Account | ProviderGarbled | None]:
+    """The generation that was checked, the outcome, and the account, or a response that does not answer the question."""
     deadline, generation = Deadline.after(CHECK_SECONDS), connection.generation
     again = connection.status == "suspended" and connection.refreshable
     try:
         fresh = fresh_grant(rt, connection.id, force=again, until=deadline)
         generation = fresh.generation
         try:
-            _confirm(rt, connection, fresh, deadline)
+            account = _confirm(rt, connection, fresh, deadline)
         except NotConfirmed as refusal:
             if refusal.reason != "token_refused" or not connection.refreshable:
                 raise
             fresh = fresh_grant(rt, connection.id, force=True, until=deadline)
             generation = fresh.generation
-            _confirm(rt, connection, fresh, deadline)
+            account = _confirm(rt, connection, fresh, deadline)
     except NotConfirmed as refusal:
         is_garbled = refusal.reason in ("not_confirmed", "not_named")
         outcome: CheckOutcome = "another_account" if refusal.reason == "another_account" else "unknown"
@@ -74,10 +75,10 @@ def _ask(rt: Runtime, connection: Connection) -> tuple[int, CheckOutcome, Provid
         return generation, "unknown", None
     except ProviderGarbled as problem:
         return generation, "unknown", problem
-    return generation, "confirmed", None
+    return generation, "confirmed", account
 
 
-def _confirm(rt: Runtime, connection: Connection, fresh: FreshToken, deadline: Deadline) -> None:
+def _confirm(rt: Runtime, connection: Connection, fresh: FreshToken, deadline: Deadline) -> Account:
     grant = Grant(fresh.access_token, None, "Bearer", fresh.scope, fresh.expires_at)
     provider = rt.issuers.complete(rt.provider(connection.provider), deadline)
-    confirm_account(rt, provider, TokenResponse(grant, connection.facts), connection.account.id, deadline)
+    return confirm_account(rt, provider, TokenResponse(grant, connection.facts), connection.account.id, deadline)

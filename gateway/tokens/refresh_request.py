@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from gateway import protocol
-from gateway.account import NAME_SECONDS, check_same_account, read_account
+from gateway.account import NAME_SECONDS, AnotherAccount, check_same_account, read_account
 from gateway.catalog import Provider
 from gateway.connections import revoke
 from gateway.database.queries.refresh import ClaimedRefresh, claim_due, fail_refresh, finish_refresh
@@ -31,6 +31,7 @@ from gateway.errors import (
     Held,
     NeedsReauthorization,
     ProviderFailed,
+    ProviderGarbled,
     ProviderUnavailable,
     RefreshInProgress,
     SecretUnreadable,
@@ -96,13 +97,17 @@ def refresh_once(rt: Runtime, provider: Provider, claim: ClaimedRefresh, started
         token = rt.vault.decrypt(
             claim.refresh, column="refresh", user_id=claim.user_id, provider=claim.provider, seal_id=claim.seal_id
         )
+        sent: str | None = token
         response = rt.journal.get(claim.id, claim.generation)
-        if response is None or response["refresh_token"] != token:
-            # A refresh token belongs to the registration that it was issued to (RFC 6749 section 6): no other one may send it.
-            if claim.client_id not in (None, rt.clients[provider.id].client_id):
-                raise _Ended("client_replaced")
-            deadline = Deadline(started + request_seconds(provider))
-            response = send_request(rt, provider, claim, token, deadline)
+        if response is not None and response["refresh_token"] == token:
+            sent = _save_earlier(rt, provider, claim, response)
+        if sent is None:
+            return
+        # A refresh token belongs to the registration that it was issued to (RFC 6749 section 6): no other one may send it.
+        if claim.client_id not in (None, rt.clients[provider.id].client_id):
+            raise _Ended("client_replaced")
+        deadline = Deadline(started + request_seconds(provider))
+        response = send_request(rt, provider, claim, deadline, token=token, sent=sent)
         store_response(rt, provider, claim.id, claim.generation, response)
     except (DatabaseUnavailable, RefreshInProgress):
         raise  # the lease ends by itself, and the refresh is taken up again
@@ -116,12 +121,29 @@ class _Ended(NeedsReauthorization):
     """Ended without a request; its argument is the reason."""
 
 
+def _save_earlier(rt: Runtime, provider: Provider, claim: ClaimedRefresh, response: Mapping[str, Any]) -> str | None:
+    """
+    Save a response from the journal. Where it cannot be used, the refresh token to send now, so that it does not end the connection.
+
+    That is the one in the response, where it could not be read: it may be the only valid one.
+    """
+    sent: str = response["sent"]
+    try:
+        store_response(rt, provider, claim.id, claim.generation, response)
+    except AnotherAccount:
+        return sent
+    except ProviderGarbled:
+        found = protocol.find_grant(response["body"].encode("latin-1"))
+        return (found and found.refresh_token) or sent
+    return None
+
+
 def send_request(
-    rt: Runtime, provider: Provider, claim: ClaimedRefresh, token: str, deadline: Deadline
+    rt: Runtime, provider: Provider, claim: ClaimedRefresh, deadline: Deadline, *, token: str, sent: str
 ) -> Mapping[str, Any]:
-    """The provider's response as it came; in the journal if it may contain tokens."""
+    """The provider's response as it came; in the journal if it may contain tokens. `token`: the stored one; `sent`: the one to send."""
     provider = rt.issuers.complete(provider, deadline)
-    request = protocol.build_refresh_request(provider, rt.clients[provider.id], refresh_token=token, facts=claim.facts)
+    request = protocol.build_refresh_request(provider, rt.clients[provider.id], refresh_token=sent, facts=claim.facts)
     if deadline.remaining() < 1.0:
         raise RefreshInProgress("the claim came too late to be used")
     try:
@@ -147,6 +169,7 @@ def send_request(
         "unnamed": claim.unnamed,
         "scope": list(claim.scope),
         "refresh_token": token,
+        "sent": sent,
         "status": answer.status,
         "body": answer.body.decode("latin-1"),
         "retry_after": answer.headers.get("Retry-After"),
@@ -172,7 +195,7 @@ def store_response(
     encrypt = partial(rt.vault.encrypt, user_id=user_id, provider=provider.id, seal_id=seal_id)
     received_at, renewed = datetime.fromisoformat(response["received_at"]), grant.refresh_token is not None
     # RFC 6749 section 6: without a new refresh token the old one stays valid; to have used it may have prolonged it.
-    refresh_token = grant.refresh_token or response["refresh_token"]
+    refresh_token = grant.refresh_token or response["sent"]
     refresh_seconds = _until(grant.refresh_expires_at, received_at) if renewed else provider.refresh_token_seconds
     age = max(0.0, (rt.now() - received_at).total_seconds())
     ending = finish_refresh(

@@ -8,6 +8,7 @@ import json
 import uuid
 
 import pytest
+import requests
 
 from tests.http.test_refresh import expire, reads, state
 from tests.support.attack_helpers import owned
@@ -96,6 +97,26 @@ def test_a_hostile_token_response_connects_nothing_and_costs_no_connection(gatew
     assert (1, "active") == state(gateway, connection)[:2]
 
 
+@pytest.mark.parametrize(
+    "body", [said()[:-1], said(access_token=7), said(token_type="mac"), b"[" + said() + b"]"], ids=str
+)
+def test_a_refresh_token_in_a_response_that_cannot_be_used_is_the_next_to_be_sent(gateway, alice, body):
+    """
+    A provider that rotates accepts no other: one bad response does not end a connection.
+    """
+    connection = connects(alice)["connection"]
+    expire(gateway, connection)
+    answers(gateway, "zoom", "token", body)
+    assert 502 == reads(alice, connection).status_code
+    expire(gateway, connection)
+    answers(gateway, "zoom", "token", said(access_token="at-2", refresh_token="rt-2"))
+
+    assert "at-2" == reads(alice, connection).json()["access_token"]
+
+    sent = [seen["form"].get("refresh_token") for seen in gateway.sandbox.state.requests("zoom", "token")]
+    assert "rt-1" == sent[-1]
+
+
 def test_tokens_that_cannot_be_used_are_revoked_at_the_connect(gateway, alice):
     """
     Half a response with a whole token in it: the provider has issued it.
@@ -154,6 +175,24 @@ def test_an_account_whose_name_cannot_be_had_is_connected_by_its_id(gateway, ali
 
     assert known == account(gateway, connection)[0]
     assert known != account(gateway, connection)[1]
+
+
+def test_a_check_brings_the_name_too(gateway, alice):
+    """
+    Also into the owner's row.
+    """
+    callback = alice.consents("ghl")
+    answers(gateway, "ghl", "userinfo", status=500)
+    connection = told(alice.get(callback))["connection"]
+
+    headers = {"Authorization": f"Bearer {alice.token()}"}
+    checked = requests.post(f"{gateway.url}/v1/connections/{connection}/check", headers=headers, timeout=30).json()
+
+    label = account(gateway, connection)[1]
+    assert account(gateway, connection)[0] != label == checked["account"]["label"]
+    assert [label] == rows(
+        gateway.dsn, "select data #>> '{account,label}' from public.provider_data where id = %s", connection
+    )
 
 
 def test_an_account_call_that_hangs_costs_the_name_alone(gateway, alice):

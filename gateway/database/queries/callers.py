@@ -72,14 +72,25 @@ def begin_check(database: Database, caller: Caller, connection_id: UUID) -> Conn
 
 
 def end_check(
-    database: Database, caller: Caller | None, connection_id: UUID, *, generation: int, outcome: CheckOutcome
+    database: Database,
+    caller: Caller | None,
+    connection_id: UUID,
+    *,
+    generation: int,
+    outcome: CheckOutcome,
+    label: str | None = None,
 ) -> Connection | None:
-    """The connection after a check, None where it is gone. An outcome changes it only if it still has that generation."""
+    """
+    The connection after a check, None where it is gone. An outcome changes it only if it still has that generation.
+
+    `label`: the account's name, which is kept where the connection has none.
+    """
     row = database.call(
         "end_check",
         connection_id=connection_id,
         generation=generation,
         outcome=outcome,
+        label=label,
         key_hash=caller and caller.key_hash,
     )
     return _CONNECTION.validate_python(row)

@@ -241,8 +241,11 @@ begin
 end $$;
 
 -- The result of a check; returns the connection, or null. A check of that generation may change the status: `another_account` ends the
--- connection, `suspended` suspends it, `confirmed` ends a suspension. Any other outcome says nothing about the grant.
-create or replace function public.gateway_end_check_v1(p_connection_id uuid, p_generation bigint, p_outcome text, p_key_hash text default null)
+-- connection, `suspended` suspends it, `confirmed` ends a suspension. Any other outcome says nothing about the grant. `p_label`: the account's
+-- name, for a connection that shows its id.
+create or replace function public.gateway_end_check_v1(
+  p_connection_id uuid, p_generation bigint, p_outcome text, p_label text default null, p_key_hash text default null
+)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   c     gateway.connection;
@@ -255,6 +258,12 @@ begin
     from (values ('another_account', 'active', 'needs_reauthorization', 'another_account'), ('suspended', 'active', 'suspended', 'account_not_active'),
                  ('confirmed', 'suspended', 'active', null)) as v (outcome, before, status, reason)
    where x.id = p_connection_id and x.generation = p_generation and v.outcome = p_outcome and x.status = v.before;
+  update gateway.connection x set account_label = p_label, updated_at = clock_timestamp()
+   where x.id = p_connection_id and x.generation = p_generation and x.account_label = x.account_id and p_label <> x.account_id;
+  if found then
+    update public.provider_data d set data = jsonb_set(d.data, '{account,label}', to_jsonb(p_label))
+     where d.id = p_connection_id and jsonb_typeof(d.data) = 'object';
+  end if;
   select x.* into c from gateway.connection x where x.id = p_connection_id;
   if not found then
     return null;
