@@ -29,6 +29,7 @@ class Answer:
     location: str
     cookies: Mapping[str, str]
     body: bytes = field(repr=False)
+    retry_after: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Browser:
 
 async def _read(reader: asyncio.StreamReader) -> Answer:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    location, length, cookies = "", 0, {}
+    location, length, cookies, retry_after = "", 0, {}, 0.0
     for line in head[1:]:
         name, _, value = line.partition(": ")
         match name.lower():
@@ -104,7 +105,9 @@ async def _read(reader: asyncio.StreamReader) -> Answer:
                 location = value
             case "content-length":
                 length = int(value)
+            case "retry-after":
+                retry_after = float(value)
             case "set-cookie":
                 cookie, _, content = value.partition(";")[0].partition("=")
                 cookies[cookie] = content
-    return Answer(int(head[0].split(" ")[1]), location, cookies, await reader.readexactly(length))
+    return Answer(int(head[0].split(" ")[1]), location, cookies, await reader.readexactly(length), retry_after)

@@ -28,6 +28,7 @@ from waitress.server import create_server
 
 from gateway import create_app
 from gateway.errors import GatewayError, SettingsRefused
+from gateway.settings import LOOPBACK_ONLY, is_loopback
 from gateway.worker.heartbeat import start_heartbeat
 from gateway.worker.loop import start_worker
 
@@ -104,6 +105,7 @@ def build_served_app(*, work: bool) -> Flask:
 
 def serve(app: Flask, listener: socket.socket) -> None:
     """Run waitress until a signal. Then accept nothing new, answer what has arrived, and close idle connections."""
+    app.config[LOOPBACK_ONLY] = is_loopback(listener.getsockname()[0])
     logging.getLogger("waitress").setLevel(
         logging.CRITICAL
     )  # its messages contain paths, and with them secrets of links

@@ -70,6 +70,10 @@ _PUBLISHED_PASSWORDS = ("your-super-secret-and-long-postgres-password",)
 _LOCAL_NAMES = (".localhost", ".local", ".internal", ".home.arpa", ".lan")
 
 
+LOOPBACK_ONLY = "GATEWAY_LOOPBACK_ONLY"
+"""Set in the application's config by a server that only this machine can reach."""
+
+
 def is_loopback(host: str) -> bool:
     """Whether `host` (name or address) is this machine."""
     if host == "localhost" or host.endswith(".localhost"):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import random
 import threading
 import time
 from collections import Counter
@@ -23,7 +24,8 @@ BUDGET = 64
 """Slots of a process for calls to providers. One provider gets half of them."""
 FAILURES_TO_OPEN = 10
 OPEN_SECONDS = 5.0
-_FULL_RETRY_SECONDS = 1.0
+RETRY_SECONDS = (2.0, 6.0)
+"""What a refused caller is told, at random, so that refused callers neither keep the process busy nor come back together."""
 _SERVER_ERROR, _TOO_MANY_REQUESTS = 500, 429
 
 
@@ -109,9 +111,9 @@ class Bulkhead:
             return
         wait = self._wait(provider_id, probe=True)
         if wait and not always:
-            raise _busy(f"{provider_id}: failed several times in a row, not called", wait)
+            raise _busy(f"{provider_id}: failed several times in a row, not called", max(wait, retry_seconds()))
         if not self._slots.take(provider_id, always=always):
-            raise _busy(f"{provider_id}: too many calls are waiting for it", _FULL_RETRY_SECONDS)
+            raise _busy(f"{provider_id}: too many calls are waiting for it", retry_seconds())
         held.add(provider_id)
         try:
             yield
@@ -163,7 +165,12 @@ class Bulkhead:
             circuit.open_until = self._clock() + OPEN_SECONDS
 
 
+def retry_seconds() -> float:
+    """After how long a caller that found no place should come back."""
+    return math.ceil(random.uniform(*RETRY_SECONDS))  # noqa: S311 - jitter, not a secret
+
+
 def _busy(message: str, seconds: float) -> ProviderBusy:
     error = ProviderBusy(message)
-    error.retry_after = max(1.0, math.ceil(seconds))
+    error.retry_after = math.ceil(seconds)
     return error

@@ -8,6 +8,7 @@ bounded, with a share for each provider: the other request threads stay free for
 from __future__ import annotations
 
 import copy
+import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ from contextvars import copy_context
 from uuid import UUID
 
 from gateway.errors import GatewayError, RefreshInProgress
-from gateway.http import Shares
+from gateway.http import Shares, retry_seconds
 
 MOST_WAITING = 208
 """Callers that may wait at once. One provider gets half of them: a hundred readers of one connection, and others."""
@@ -47,9 +48,9 @@ class SingleFlight:
             if future is None:
                 future = self._running[key] = self._threads.submit(copy_context().run, self._run, key, task)
         if not self._waiting.take(provider_id):
-            raise in_progress("too many callers wait for refreshes at this provider")
+            raise in_progress("too many callers wait for refreshes at this provider", retry_seconds())
         try:
-            future.result(max(0.0, seconds))
+            future.result(max(0.0, seconds * random.uniform(0.8, 1.0)))  # noqa: S311 - so that not all callers give up at once
         except TimeoutError:
             raise in_progress("the refresh takes longer than a caller waits") from None
         except GatewayError as error:

@@ -3,7 +3,7 @@
 
 The figures from the database (work that is due, connections, queues) are the same from every process. Each process has its own
 circuit breakers and counts its own requests, by route and never by address, since an address may hold ids or secrets. Readers send
-GATEWAY_METRICS_TOKEN as bearer token; without that setting, only the same machine may read.
+GATEWAY_METRICS_TOKEN as bearer token; without that setting, only the same machine may read, and only where the server is bound to loopback.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gateway.database.queries.operator import recent_refreshes, worker_backlog
 from gateway.errors import Forbidden, GatewayError, Unauthenticated
 from gateway.models import Status
 from gateway.services import Runtime
-from gateway.settings import is_loopback
+from gateway.settings import LOOPBACK_ONLY, is_loopback
 from gateway.web.request_context import route, runtime
 
 blueprint = Blueprint("metrics", __name__)
@@ -49,10 +49,13 @@ def _check_reader() -> None:
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), token.get_secret_value().encode()):
             raise Unauthenticated("not the bearer of GATEWAY_METRICS_TOKEN")
         return
-    # The peer of the socket, also behind ProxyFix. A proxy on this machine sends requests of other machines.
+    # The peer of the socket, also behind ProxyFix. A proxy on this machine sends requests of other machines, with or without such a header.
     environ = request.environ.get("werkzeug.proxy_fix.orig", request.environ)
-    if not is_loopback(environ.get("REMOTE_ADDR") or "") or any(name in request.headers for name in _FORWARDED):
-        raise Forbidden("without GATEWAY_METRICS_TOKEN only this machine may read /metrics")
+    is_local = current_app.config.get(LOOPBACK_ONLY) and is_loopback(environ.get("REMOTE_ADDR") or "")
+    if not is_local or any(name in request.headers for name in _FORWARDED):
+        raise Forbidden(
+            "without GATEWAY_METRICS_TOKEN only this machine may read /metrics, from a server bound to loopback"
+        )
 
 
 def register(app: Flask) -> None:

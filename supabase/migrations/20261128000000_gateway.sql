@@ -380,7 +380,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 4 and m.sha256 <> 'edf337c3ec85810f7de3c9a548c0b3905d13337c620be5cd011d53bf86590775') then
+  if exists (select from gateway.migration m where m.number = 4 and m.sha256 <> '44d5cfc18b841bd2a553b30bc81b87b193662e7620cad366e4bce54cbc6a39e5') then
     raise exception 'gateway: migration 4 (partners) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 4) then
     execute $migration$
@@ -471,6 +471,7 @@ create table gateway.connect_session (
 );
 create index connect_session_expires_at on gateway.connect_session (expires_at);
 create index connect_session_user_id on gateway.connect_session (user_id);
+create index connect_session_partner on gateway.connect_session (partner_id, created_at);
 comment on table gateway.connect_session is 'Links that partners made for one user and one provider.';
 comment on column gateway.connect_session.connection_id is 'The connection completed with this confirmation: a repeated call gets the same response for ten minutes.';
 comment on index gateway.connect_session_pkey is 'A session is completed once.';
@@ -483,7 +484,7 @@ create table gateway.freeze (
 comment on table gateway.freeze is 'Tokens that no caller may read: `reads` for all, `provider:<id>` for one provider.';
 comment on index gateway.freeze_pkey is 'A target is frozen or not.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (4, 'partners', 'edf337c3ec85810f7de3c9a548c0b3905d13337c620be5cd011d53bf86590775');
+    insert into gateway.migration (number, name, sha256) values (4, 'partners', '44d5cfc18b841bd2a553b30bc81b87b193662e7620cad366e4bce54cbc6a39e5');
   end if;
 end $apply$;
 
@@ -989,6 +990,40 @@ begin
                and (p_type is null or x.type = p_type) and (p_status is null or x.status = p_status) and p_account_id is null
             order by id limit p_most) c);
 end $$;
+
+-- What a client may write into its own rows, and what the gateway reads of a row.
+
+-- A client is a role that row-level security binds, other than the owner of the functions and the owner's server. Runs as the client, which
+-- cannot call functions of this schema: so each trigger's function has this test in it.
+
+-- One sentence for every value that is too large. The sizes are in the conditions of the triggers.
+create or replace function gateway.refuse_large_value() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  if pg_catalog.row_security_active(tg_relid) and current_user <> 'service_role' and not exists (
+    select from pg_catalog.pg_class c where c.oid = tg_relid and pg_catalog.pg_get_userbyid(c.relowner) = current_user
+  ) then
+    raise exception 'a value is too large: token, refresh and data hold 65536 bytes each, name, user_name and expires 500, type 20'
+      using errcode = 'program_limit_exceeded';
+  end if;
+  return new;
+end $$;
+
+create or replace function gateway.refuse_many_rows() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  if pg_catalog.row_security_active(tg_relid) and current_user <> 'service_role' and not exists (
+    select from pg_catalog.pg_class c where c.oid = tg_relid and pg_catalog.pg_get_userbyid(c.relowner) = current_user
+  ) and (select count(*) from (
+    select from public.provider_data d where d.auth_provider_id = new.auth_provider_id limit 1000) x) = 1000 then
+    raise exception 'a user has 1000 rows of provider_data at most' using errcode = 'program_limit_exceeded';
+  end if;
+  return new;
+end $$;
+
+-- A stored secret as the gateway reads it: one that is larger than any provider's is no token, and costs no memory.
+create or replace function gateway.bounded(p_secret text) returns text
+language sql immutable as $$ select case when octet_length(p_secret) > 2000000 then '…' else p_secret end $$;
 
 -- Connections: saving, listing, checking.
 
@@ -1779,8 +1814,8 @@ begin
     select jsonb_build_object(
              'id', d.id, 'user_id', d.auth_provider_id, 'name', d.name, 'provider', gateway.provider_of_row(d.id, p_providers),
              'seal_id', c.seal_id, 'refresh_seal_id', c.refresh_seal_id, 'generation', coalesce(c.generation, 0), 'account_id', c.account_id, 'status', c.status,
-             'scope', coalesce(c.scope, '{}'), 'token', nullif(d.token, ''), 'refresh', nullif(d.refresh, ''),
-             'expires', d.expires, 'expires_at', c.expires_at, 'data', case when c.id is null then d.data else c.facts end,
+             'scope', coalesce(c.scope, '{}'), 'token', gateway.bounded(nullif(d.token, '')), 'refresh', gateway.bounded(nullif(d.refresh, '')),
+             'expires', left(d.expires, 100), 'expires_at', c.expires_at, 'data', case when c.id is not null then c.facts when octet_length(d.data::text) <= 65536 then d.data end,
              'attempts', claimed.attempts + 1)
       from public.provider_data d left join gateway.connection c on c.id = d.id where d.id = claimed.id);
 end $$;
@@ -1803,7 +1838,7 @@ begin
   end if;
   perform gateway.lock_user(owner);
   select d.* into row from public.provider_data d where d.id = p_id and d.auth_provider_id = owner for update;
-  if not found or (gateway.sha256_hex(nullif(row.token, '')), gateway.sha256_hex(nullif(row.refresh, ''))) is distinct from (p_token_hash, p_refresh_hash) then
+  if not found or (gateway.sha256_hex(gateway.bounded(nullif(row.token, ''))), gateway.sha256_hex(gateway.bounded(nullif(row.refresh, '')))) is distinct from (p_token_hash, p_refresh_hash) then
     return '{"outcome": "changed"}';
   end if;
   if not exists (select from gateway.connection c where c.id = p_id) then
@@ -1879,7 +1914,7 @@ end $$;
 create or replace view gateway.encrypted_value as
   select 'connection' as kind, c.id, v."column", v.text, c.user_id, c.provider, v.seal_id::text
     from gateway.connection c join public.provider_data d on d.id = c.id
-   cross join lateral (values ('token', d.token, c.seal_id), ('refresh', d.refresh, c.refresh_seal_id)) as v ("column", text, seal_id)
+   cross join lateral (values ('token', gateway.bounded(d.token), c.seal_id), ('refresh', gateway.bounded(d.refresh), c.refresh_seal_id)) as v ("column", text, seal_id)
    where v.text like 'gAAAA%'
   union all
   select 'pending_grant', g.id, v."column", v.text, g.user_id, g.provider, g.seal_id::text
@@ -2064,14 +2099,16 @@ language sql stable as $$
      where s.id = p_session_id and (p.frozen_at is not null or p.revoked_at is not null))
 $$;
 
--- null: not one of the partner's providers, or no such user.
+-- null: not one of the partner's providers, or no such user. In the quarter of an hour that a link lives, a partner makes a thousand at most,
+-- and twenty for one user.
 create or replace function public.gateway_create_connect_session_v1(
   p_key_hash text, p_address text, p_secret_hash text, p_user_id uuid, p_provider text, p_type integer, p_scope text[], p_return_to text
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  who  record;
-  added gateway.connect_session;
+  who     record;
+  added   gateway.connect_session;
+  next_at timestamptz;
 begin
   select c.* into who from gateway.caller(p_key_hash, p_address, 'sessions:write') c;
   if who.refused is not null then
@@ -2085,6 +2122,19 @@ begin
   end if;
   if not exists (select from gateway.live_user(p_user_id)) then
     return null;
+  end if;
+  select min(x.created_at) + interval '15 minutes' into next_at from (
+    select s.created_at from gateway.connect_session s
+     where s.partner_id = (who.partner).id and s.created_at > clock_timestamp() - interval '15 minutes'
+     order by s.created_at desc limit 1000) x having count(*) = 1000;
+  if next_at is null then
+    select min(x.created_at) + interval '15 minutes' into next_at from (
+      select s.created_at from gateway.connect_session s
+       where s.user_id = p_user_id and s.partner_id = (who.partner).id and s.created_at > clock_timestamp() - interval '15 minutes'
+       order by s.created_at desc limit 20) x having count(*) = 20;
+  end if;
+  if next_at is not null then
+    return jsonb_build_object('refused', 'rate_limited', 'retry_after', ceil(extract(epoch from next_at - clock_timestamp())));
   end if;
   insert into gateway.connect_session as s (secret_hash, partner_id, user_id, provider, type, scope, return_to)
   values (p_secret_hash, (who.partner).id, p_user_id, p_provider, p_type, p_scope, p_return_to) returning s.* into added;
@@ -2668,7 +2718,7 @@ begin
     'id', leased.id, 'user_id', leased.user_id, 'provider', leased.provider, 'generation', leased.generation, 'lease_id', leased.lease_id,
     'account_id', leased.account_id, 'scope', leased.scope, 'failures', leased.failures, 'unverified', leased.status = 'unverified',
     'unnamed', leased.account_label = leased.account_id, 'client_id', leased.client_id, 'facts', leased.facts, 'seal_id', leased.refresh_seal_id,
-    'refresh', (select d.refresh from public.provider_data d where d.id = leased.id));
+    'refresh', (select gateway.bounded(d.refresh) from public.provider_data d where d.id = leased.id));
 end $$;
 
 -- The right to send one token request, by compare-and-set on the generation: {"claim"}, or {"obstacle", "retry_after"}.
@@ -3052,7 +3102,7 @@ language sql stable as $$
    where s.session_hash = p_wanted and s.expires_at > clock_timestamp()
 $$;
 
--- null: no such user. On plain Postgres a verified user is inserted; on Supabase never.
+-- null: no such user. On plain Postgres a verified user is inserted; on Supabase never. A user keeps the fifty newest sessions.
 create or replace function public.gateway_open_session_v1(p_session_hash text, p_user_id uuid, p_label text, p_expires_at timestamptz)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
@@ -3062,6 +3112,8 @@ begin
   if p_expires_at <= clock_timestamp() or not exists (select from gateway.live_user(p_user_id)) then
     return null;
   end if;
+  delete from gateway.session s where s.session_hash = any (array(
+    select x.session_hash from gateway.session x where x.user_id = p_user_id order by x.created_at desc offset 49 for update skip locked));
   insert into gateway.session (session_hash, user_id, label, expires_at) values (p_session_hash, p_user_id, p_label, p_expires_at);
   return jsonb_build_object('user_id', p_user_id);
 end $$;
@@ -3295,7 +3347,7 @@ $$;
 create or replace function public.gateway_stored_token_v1(p_connection_id uuid, p_min_seconds integer)
 returns json language plpgsql stable security definer set search_path = '' as $$
 begin
-  return (select gateway.token_json(c, d.token, d.refresh, clock_timestamp(), p_min_seconds)
+  return (select gateway.token_json(c, gateway.bounded(d.token), d.refresh, clock_timestamp(), p_min_seconds)
             from gateway.connection c join public.provider_data d on d.id = c.id where c.id = p_connection_id);
 end $$;
 
@@ -3347,7 +3399,7 @@ begin
   end if;
   -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long
   -- as an unknown one.
-  select c.id, c.user_id, c.provider, gateway.status_of(c) as status, gateway.token_json(c, d.token, d.refresh, moment, p_min_seconds) as answer,
+  select c.id, c.user_id, c.provider, gateway.status_of(c) as status, gateway.token_json(c, gateway.bounded(d.token), d.refresh, moment, p_min_seconds) as answer,
          -- A user is checked above. For a partner, the tokens of a banned or deleted owner are frozen.
          exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider))
          or reader.partner_id is not null and not exists (select from gateway.live_user(c.user_id)) as frozen
@@ -3566,6 +3618,27 @@ create or replace trigger gateway_identity before update on public.provider_data
     is distinct from (new.id, new.provider_id_ref, new.auth_provider_id, new.name, new.type, new.created_at)
   ) execute function gateway.refuse_identity_change();
 
+create or replace trigger gateway_limit_update before update on public.user_profile
+  for each row when (new.user_name is distinct from old.user_name and octet_length(new.user_name) > 500)
+  execute function gateway.refuse_large_value();
+
+create or replace trigger gateway_limit_update before update on public.provider_data
+  for each row when (
+    new.token is distinct from old.token and octet_length(new.token) > 65536
+    or new.refresh is distinct from old.refresh and octet_length(new.refresh) > 65536
+    or new.data is distinct from old.data and octet_length(new.data::text) > 65536
+    or new.expires is distinct from old.expires and octet_length(new.expires) > 500
+  ) execute function gateway.refuse_large_value();
+
+create or replace trigger gateway_limit_insert before insert on public.provider_data
+  for each row when (
+    octet_length(new.token) > 65536 or octet_length(new.refresh) > 65536 or octet_length(new.data::text) > 65536
+    or octet_length(new.expires) > 500 or octet_length(new.name) > 500 or octet_length(new.type::text) > 20
+  ) execute function gateway.refuse_large_value();
+
+create or replace trigger gateway_limit_rows before insert on public.provider_data
+  for each row execute function gateway.refuse_many_rows();
+
 create or replace trigger gateway_touch before update on public.user_profile
   for each row execute function gateway.touch_profile();
 
@@ -3647,7 +3720,7 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '0209ec0de8b49591f5e540267eb310709c0eae2fe05307c2513d313e68704ddc')
+insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', 'f8c82bb9b0e12341c700c0b8503a5e9bc3cd32f645417a104b35663e29f01525')
 on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
 
 notify pgrst, 'reload schema';

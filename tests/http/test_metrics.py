@@ -15,9 +15,10 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families as families
 
-from gateway import __version__, create_app
+from gateway import __version__, create_app, server
 from gateway.database import apply_schema
 from gateway.embedded.postgres import start_or_join
+from gateway.settings import LOOPBACK_ONLY
 from tests.support.gateway_process import Gateway
 
 
@@ -26,7 +27,7 @@ def app(database, tmp_path):
     """The application without a server, so that a test decides who the peer is."""
     made = []
 
-    def make(**more):
+    def make(*, loopback_only=True, **more):
         settings = {
             "GATEWAY_KEYS": "3q2-7wABAgMEBQYHCAkKCxyzDQ4PEBESExQVFhcYGRo=",
             "DATABASE_URL": database,
@@ -36,6 +37,7 @@ def app(database, tmp_path):
             "ZOOM_CLIENT_SECRET": "b",
         }
         made.append(create_app(settings | more))
+        made[-1].config[LOOPBACK_ONLY] = loopback_only
         return made[-1].test_client()
 
     yield make
@@ -71,6 +73,27 @@ def test_without_a_token_nobody_else_may(app, peer):
     Not even from a private network.
     """
     assert 403 == read(app(), peer).status_code
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "::1"])
+def test_a_server_that_other_machines_can_reach_needs_the_token(app, peer):
+    """
+    A proxy on this machine may add no header, so the peer alone proves nothing.
+    """
+    assert 403 == read(app(loopback_only=False), peer).status_code
+
+
+@pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 200), ("localhost", 200), ("0.0.0.0", 403), ("::", 403)])
+def test_serve_knows_whether_it_is_bound_to_loopback(app, monkeypatch, host, status):
+    """
+    Any other WSGI server needs the token.
+    """
+    client = app(loopback_only=False)
+    monkeypatch.setattr(server, "_signals", lambda _: [1])
+    with server.bind(host, 0) as listener:
+        server.serve(client.application, listener)
+
+    assert status == read(client).status_code
 
 
 @pytest.mark.parametrize("header", ["X_Forwarded_For", "Forwarded", "X_Real_Ip", "Via", "X_Forwarded_Host"])

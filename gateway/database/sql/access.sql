@@ -169,6 +169,27 @@ create or replace trigger gateway_identity before update on public.provider_data
     is distinct from (new.id, new.provider_id_ref, new.auth_provider_id, new.name, new.type, new.created_at)
   ) execute function gateway.refuse_identity_change();
 
+create or replace trigger gateway_limit_update before update on public.user_profile
+  for each row when (new.user_name is distinct from old.user_name and octet_length(new.user_name) > 500)
+  execute function gateway.refuse_large_value();
+
+create or replace trigger gateway_limit_update before update on public.provider_data
+  for each row when (
+    new.token is distinct from old.token and octet_length(new.token) > 65536
+    or new.refresh is distinct from old.refresh and octet_length(new.refresh) > 65536
+    or new.data is distinct from old.data and octet_length(new.data::text) > 65536
+    or new.expires is distinct from old.expires and octet_length(new.expires) > 500
+  ) execute function gateway.refuse_large_value();
+
+create or replace trigger gateway_limit_insert before insert on public.provider_data
+  for each row when (
+    octet_length(new.token) > 65536 or octet_length(new.refresh) > 65536 or octet_length(new.data::text) > 65536
+    or octet_length(new.expires) > 500 or octet_length(new.name) > 500 or octet_length(new.type::text) > 20
+  ) execute function gateway.refuse_large_value();
+
+create or replace trigger gateway_limit_rows before insert on public.provider_data
+  for each row execute function gateway.refuse_many_rows();
+
 create or replace trigger gateway_touch before update on public.user_profile
   for each row execute function gateway.touch_profile();
 

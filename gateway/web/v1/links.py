@@ -17,6 +17,7 @@ from gateway.errors import (
     GatewayError,
     NotFound,
     PendingConfirmation,
+    RateLimited,
     ReturnToRefused,
     StateInvalid,
     UserMismatch,
@@ -39,6 +40,7 @@ _T = TypeVar("_T")
     schemas.ConnectSession,
     NotFound,
     ReturnToRefused,
+    RateLimited,
     scope="sessions:write",
     status=201,
     body=schemas.ConnectSessionRequest,
@@ -50,7 +52,8 @@ def create() -> Response:
 
     For one user and one provider; it can be started once within fifteen minutes. Send the user's browser to `url`: the page there
     names you and the access you ask for. `scope` adds to the default scopes. A provider that is not enabled, or not one of yours,
-    returns 404, and so does a user that the Supabase project does not know. On plain Postgres an unknown user is created.
+    returns 404, and so does a user that the Supabase project does not know. On plain Postgres an unknown user is created. In fifteen
+    minutes you can make 1,000 links, and 20 for one user; beyond that the response is 429.
     """
     who = caller()
     session = _parse(who, lambda: parse_body(schemas.ConnectSessionRequest))

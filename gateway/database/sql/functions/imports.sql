@@ -59,8 +59,8 @@ begin
     select jsonb_build_object(
              'id', d.id, 'user_id', d.auth_provider_id, 'name', d.name, 'provider', gateway.provider_of_row(d.id, p_providers),
              'seal_id', c.seal_id, 'refresh_seal_id', c.refresh_seal_id, 'generation', coalesce(c.generation, 0), 'account_id', c.account_id, 'status', c.status,
-             'scope', coalesce(c.scope, '{}'), 'token', nullif(d.token, ''), 'refresh', nullif(d.refresh, ''),
-             'expires', d.expires, 'expires_at', c.expires_at, 'data', case when c.id is null then d.data else c.facts end,
+             'scope', coalesce(c.scope, '{}'), 'token', gateway.bounded(nullif(d.token, '')), 'refresh', gateway.bounded(nullif(d.refresh, '')),
+             'expires', left(d.expires, 100), 'expires_at', c.expires_at, 'data', case when c.id is not null then c.facts when octet_length(d.data::text) <= 65536 then d.data end,
              'attempts', claimed.attempts + 1)
       from public.provider_data d left join gateway.connection c on c.id = d.id where d.id = claimed.id);
 end $$;
@@ -83,7 +83,7 @@ begin
   end if;
   perform gateway.lock_user(owner);
   select d.* into row from public.provider_data d where d.id = p_id and d.auth_provider_id = owner for update;
-  if not found or (gateway.sha256_hex(nullif(row.token, '')), gateway.sha256_hex(nullif(row.refresh, ''))) is distinct from (p_token_hash, p_refresh_hash) then
+  if not found or (gateway.sha256_hex(gateway.bounded(nullif(row.token, ''))), gateway.sha256_hex(gateway.bounded(nullif(row.refresh, '')))) is distinct from (p_token_hash, p_refresh_hash) then
     return '{"outcome": "changed"}';
   end if;
   if not exists (select from gateway.connection c where c.id = p_id) then

@@ -4,7 +4,7 @@
 create or replace view gateway.encrypted_value as
   select 'connection' as kind, c.id, v."column", v.text, c.user_id, c.provider, v.seal_id::text
     from gateway.connection c join public.provider_data d on d.id = c.id
-   cross join lateral (values ('token', d.token, c.seal_id), ('refresh', d.refresh, c.refresh_seal_id)) as v ("column", text, seal_id)
+   cross join lateral (values ('token', gateway.bounded(d.token), c.seal_id), ('refresh', gateway.bounded(d.refresh), c.refresh_seal_id)) as v ("column", text, seal_id)
    where v.text like 'gAAAA%'
   union all
   select 'pending_grant', g.id, v."column", v.text, g.user_id, g.provider, g.seal_id::text

@@ -43,14 +43,16 @@ language sql stable as $$
      where s.id = p_session_id and (p.frozen_at is not null or p.revoked_at is not null))
 $$;
 
--- null: not one of the partner's providers, or no such user.
+-- null: not one of the partner's providers, or no such user. In the quarter of an hour that a link lives, a partner makes a thousand at most,
+-- and twenty for one user.
 create or replace function public.gateway_create_connect_session_v1(
   p_key_hash text, p_address text, p_secret_hash text, p_user_id uuid, p_provider text, p_type integer, p_scope text[], p_return_to text
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  who  record;
-  added gateway.connect_session;
+  who     record;
+  added   gateway.connect_session;
+  next_at timestamptz;
 begin
   select c.* into who from gateway.caller(p_key_hash, p_address, 'sessions:write') c;
   if who.refused is not null then
@@ -64,6 +66,19 @@ begin
   end if;
   if not exists (select from gateway.live_user(p_user_id)) then
     return null;
+  end if;
+  select min(x.created_at) + interval '15 minutes' into next_at from (
+    select s.created_at from gateway.connect_session s
+     where s.partner_id = (who.partner).id and s.created_at > clock_timestamp() - interval '15 minutes'
+     order by s.created_at desc limit 1000) x having count(*) = 1000;
+  if next_at is null then
+    select min(x.created_at) + interval '15 minutes' into next_at from (
+      select s.created_at from gateway.connect_session s
+       where s.user_id = p_user_id and s.partner_id = (who.partner).id and s.created_at > clock_timestamp() - interval '15 minutes'
+       order by s.created_at desc limit 20) x having count(*) = 20;
+  end if;
+  if next_at is not null then
+    return jsonb_build_object('refused', 'rate_limited', 'retry_after', ceil(extract(epoch from next_at - clock_timestamp())));
   end if;
   insert into gateway.connect_session as s (secret_hash, partner_id, user_id, provider, type, scope, return_to)
   values (p_secret_hash, (who.partner).id, p_user_id, p_provider, p_type, p_scope, p_return_to) returning s.* into added;

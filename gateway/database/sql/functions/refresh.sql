@@ -22,7 +22,7 @@ begin
     'id', leased.id, 'user_id', leased.user_id, 'provider', leased.provider, 'generation', leased.generation, 'lease_id', leased.lease_id,
     'account_id', leased.account_id, 'scope', leased.scope, 'failures', leased.failures, 'unverified', leased.status = 'unverified',
     'unnamed', leased.account_label = leased.account_id, 'client_id', leased.client_id, 'facts', leased.facts, 'seal_id', leased.refresh_seal_id,
-    'refresh', (select d.refresh from public.provider_data d where d.id = leased.id));
+    'refresh', (select gateway.bounded(d.refresh) from public.provider_data d where d.id = leased.id));
 end $$;
 
 -- The right to send one token request, by compare-and-set on the generation: {"claim"}, or {"obstacle", "retry_after"}.

@@ -57,7 +57,7 @@ language sql stable as $$
    where s.session_hash = p_wanted and s.expires_at > clock_timestamp()
 $$;
 
--- null: no such user. On plain Postgres a verified user is inserted; on Supabase never.
+-- null: no such user. On plain Postgres a verified user is inserted; on Supabase never. A user keeps the fifty newest sessions.
 create or replace function public.gateway_open_session_v1(p_session_hash text, p_user_id uuid, p_label text, p_expires_at timestamptz)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
@@ -67,6 +67,8 @@ begin
   if p_expires_at <= clock_timestamp() or not exists (select from gateway.live_user(p_user_id)) then
     return null;
   end if;
+  delete from gateway.session s where s.session_hash = any (array(
+    select x.session_hash from gateway.session x where x.user_id = p_user_id order by x.created_at desc offset 49 for update skip locked));
   insert into gateway.session (session_hash, user_id, label, expires_at) values (p_session_hash, p_user_id, p_label, p_expires_at);
   return jsonb_build_object('user_id', p_user_id);
 end $$;

@@ -19,7 +19,7 @@ $$;
 create or replace function public.gateway_stored_token_v1(p_connection_id uuid, p_min_seconds integer)
 returns json language plpgsql stable security definer set search_path = '' as $$
 begin
-  return (select gateway.token_json(c, d.token, d.refresh, clock_timestamp(), p_min_seconds)
+  return (select gateway.token_json(c, gateway.bounded(d.token), d.refresh, clock_timestamp(), p_min_seconds)
             from gateway.connection c join public.provider_data d on d.id = c.id where c.id = p_connection_id);
 end $$;
 
@@ -71,7 +71,7 @@ begin
   end if;
   -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long
   -- as an unknown one.
-  select c.id, c.user_id, c.provider, gateway.status_of(c) as status, gateway.token_json(c, d.token, d.refresh, moment, p_min_seconds) as answer,
+  select c.id, c.user_id, c.provider, gateway.status_of(c) as status, gateway.token_json(c, gateway.bounded(d.token), d.refresh, moment, p_min_seconds) as answer,
          -- A user is checked above. For a partner, the tokens of a banned or deleted owner are frozen.
          exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider))
          or reader.partner_id is not null and not exists (select from gateway.live_user(c.user_id)) as frozen

@@ -85,6 +85,7 @@ create table gateway.connect_session (
 );
 create index connect_session_expires_at on gateway.connect_session (expires_at);
 create index connect_session_user_id on gateway.connect_session (user_id);
+create index connect_session_partner on gateway.connect_session (partner_id, created_at);
 comment on table gateway.connect_session is 'Links that partners made for one user and one provider.';
 comment on column gateway.connect_session.connection_id is 'The connection completed with this confirmation: a repeated call gets the same response for ten minutes.';
 comment on index gateway.connect_session_pkey is 'A session is completed once.';
