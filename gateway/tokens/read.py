@@ -26,6 +26,7 @@ from gateway.errors import (
     NeedsReauthorization,
     NotFound,
     PendingConfirmation,
+    ProviderBusy,
     ProviderFailed,
     ProviderUnavailable,
     RateLimited,
@@ -118,6 +119,9 @@ def fresh_grant(
     failure: GatewayError | None = None
     try:
         _refreshes.run(row.id, row.provider, lambda: _refresh(rt, row), seconds)
+    except (ProviderBusy, RefreshInProgress):
+        if not row.alive or force:  # many callers end here at once, so it costs no further call
+            raise
     except (GrantUnusable, ProviderFailed, RateLimited) as error:
         failure = error
     after = _read(rt, connection_id, caller, min_seconds)

@@ -76,7 +76,7 @@ def test_what_exceeds_the_share_is_refused_at_once_and_the_calls_of_one_operatio
         assert not bulkhead.is_available("acme")
         with ThreadPoolExecutor(1) as other, pytest.raises(ProviderBusy, match="waiting for it") as raised:
             other.submit(bulkhead.slot("acme").__enter__).result()
-        assert 1 == raised.value.retry_after
+        assert 2 <= raised.value.retry_after <= 6
         with ThreadPoolExecutor(1) as other:  # work that was claimed already
             other.submit(bulkhead.slot("acme", always=True).__enter__).result()
 
@@ -94,7 +94,7 @@ def test_a_provider_that_fails_again_and_again_is_left_alone_and_others_are_not(
 
     with pytest.raises(ProviderBusy, match="not called") as raised, bulkhead.slot("acme"):
         pass
-    assert raised.value.retry_after == OPEN_SECONDS
+    assert OPEN_SECONDS <= raised.value.retry_after <= 6
     assert bulkhead.open_circuits() == ["acme"]
     assert not bulkhead.is_available("acme")
     assert bulkhead.is_available("zoom")

@@ -201,7 +201,7 @@ def test_a_provider_that_hangs_takes_only_its_share_and_the_next_call_is_refused
             each.waits_until(lambda each=each: len(each.requests) == 2)
         with lasting(0, 0.5), pytest.raises(ProviderUnavailable, match="too many") as refused:
             http.request("GET", first.url(), provider="acme")
-        assert refused.value.retry_after == 1
+        assert 2 <= refused.value.retry_after <= 6
         assert http.request("GET", healthy.url(), provider="zoom").body == b"ok"
         free.set()
         assert [call.result(timeout=20).body for call in waiting] == [b"ok"] * 4
