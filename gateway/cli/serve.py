@@ -45,8 +45,8 @@ def serve(host: str, port: int, workers: int, *, no_worker: bool, embedded: bool
             ["--embedded starts a database, and the settings name another one: remove one of the two."]
         )
     bind(host, port).close()
+    start_log()  # before the embedded Postgres starts: one format from the first line on
     with checked_database(existing=False) as database:
-        start_log()
         _log_start(settings, f"http://{host}:{port}", database.place, workers=workers, work=not no_worker)
         os.environ.update(database.settings)  # for the processes of the server
         run_server(host, port, workers, work=not no_worker)

@@ -148,7 +148,7 @@ def _copied(programs: Path) -> Path:
         with contextlib.suppress(OSError):  # another process was faster; its copy is checked below
             copy.rename(target)
         shutil.rmtree(scratch)
-        log.warning("embedded.programs_copied", to=str(target), reason="its account cannot reach the originals")
+        log.info("embedded.programs_copied", to=str(target), reason="its account cannot reach the originals")
     _make_trusted(target, 0o755)
     return target / programs.relative_to(install.parent.parent)
 
@@ -168,7 +168,7 @@ def _home(folder: Path, account: pwd.struct_passwd | None) -> Path:
                 [f"The account that Postgres runs as can no longer reach the database in GATEWAY_DATA ({near})."]
             )
     _make_trusted(far, 0o711)
-    log.warning("embedded.data_moved", home=str(far), reason=f"the account it runs as cannot reach {near}")
+    log.info("embedded.data_moved", home=str(far), reason=f"the account it runs as cannot reach {near}")
     return far
 
 
