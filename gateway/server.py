@@ -6,11 +6,13 @@ waitress reads a request completely before it takes a thread, so a slow or missi
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import gc
 import logging
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import socket
@@ -24,6 +26,8 @@ from typing import Any
 import structlog
 from flask import Flask
 from waitress import wasyncore
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import create_server
 
 from gateway import create_app
@@ -40,6 +44,8 @@ CONNECTIONS = 2048
 """Per process, most of them idle. Further ones wait in the kernel's queue."""
 OTHER_FILES = 256
 LARGEST_BODY = 1024 * 1024
+LARGEST_UPLOAD = 100 * 1024 * 1024
+"""Of a proxied call. The server stores bodies on disk (`TMPDIR`), never in memory."""
 DRAIN_SECONDS = 15
 OPTIONS: dict[str, Any] = {
     "threads": THREADS,
@@ -54,8 +60,33 @@ OPTIONS: dict[str, Any] = {
     "log_socket_errors": False,
     "ident": None,
 }
+_PROXIED = re.compile(r"/v1/connections/[^/]+/proxy(/|$)")
 _NOT_STARTED = 3
 """Exit code of a process that could not start: another one could not either."""
+
+
+class RequestParser(HTTPRequestParser):  # type: ignore[misc]
+    """
+    waitress's parser, stricter where a proxy in front may see another request than we do (RFC 9112 sections 3.2, 6.1 and 6.3).
+
+    A proxied call may have a larger body than any other request.
+    """
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Raises ParsingError for two lengths of one body, and for any number of hosts but one."""
+        super().parse_header(header_plus)
+        if "TRANSFER_ENCODING" in self.headers or (self.chunked and "CONTENT_LENGTH" in self.headers):
+            raise ParsingError("Content-Length and Transfer-Encoding")
+        host = self.headers.get("HOST")
+        if "," in (host or "") or (host is None and self.version == "1.1"):
+            raise ParsingError("Host")
+        if _PROXIED.match(self.path):
+            self.adj: Any = copy.copy(self.adj)
+            self.adj.max_request_body_size = LARGEST_UPLOAD
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]
+    parser_class = RequestParser
 
 
 def bind(host: str, port: int, option: str = "--port") -> socket.socket:
@@ -110,6 +141,7 @@ def serve(app: Flask, listener: socket.socket) -> None:
         logging.CRITICAL
     )  # its messages contain paths, and with them secrets of links
     server: Any = create_server(app, sockets=[listener], connection_limit=connection_limit(), **OPTIONS)
+    server.channel_class = _Channel
     stopped = _signals(server.pull_trigger)
     log.info("server.ready")
     while not stopped:

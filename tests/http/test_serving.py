@@ -5,6 +5,7 @@ The server: slow bodies, idle connections, foreign cookies, several processes, s
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import resource
 import signal
@@ -104,6 +105,147 @@ def test_too_large_a_body_is_refused(gateway, slow, length):
     """
     sent = b"a" * length if length <= LARGEST_BODY else b""
     assert status(slow(sent=sent, length=length)) == 413
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """The server in two processes, with an application that says what it got, and streams."""
+    port = free_port()
+    script = f"""
+import time
+from flask import Flask, request
+from gateway import server
+app = Flask("bare")
+@app.route("/stream")
+def stream():
+    return (time.sleep(0.3) or b"%d " % number for number in range(8)), 200
+@app.route("/", defaults={{"path": ""}}, methods=["GET", "POST", "OPTIONS"])
+@app.route("/<path:path>", methods=["GET", "POST", "OPTIONS"])
+def echo(path):
+    size = 0
+    while block := request.stream.read(65536):
+        size += len(block)
+    return f"{{request.method}} {{request.path}} {{size}} "
+server.build_served_app = lambda *, work: app
+server.run_server("127.0.0.1", {port}, 2)
+"""
+    with subprocess.Popen([sys.executable, "-c", script]) as process:
+        end = time.monotonic() + 15
+        while raw(port, b"GET / HTTP/1.0\r\n\r\n") == b"":
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        yield port, process
+        process.terminate()
+
+
+def raw(port, sent):
+    """All that the server answers to these bytes, until it closes the connection or is silent."""
+    answer = b""
+    with (
+        contextlib.suppress(TimeoutError, ConnectionError),
+        socket.create_connection(("127.0.0.1", port), timeout=5) as sender,
+    ):
+        sender.sendall(sent)
+        sender.settimeout(1)
+        while block := sender.recv(65536):
+            answer += block
+    return answer
+
+
+HOST = b"Host: localhost\r\n"
+TWO_READINGS = {
+    "both lengths": b"POST /a HTTP/1.1\r\n" + HOST + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "both, the other way round": b"POST /a HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\nContent-Length: 6\r\n\r\n0\r\n\r\n",
+    "chunks in 1.0": b"POST /a HTTP/1.0\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two codings": b"POST /a HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n",
+    "an unknown coding": b"POST /a HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: xchunked\r\nContent-Length: 0\r\n\r\n",
+    "a space before the colon": b"POST /a HTTP/1.1\r\n" + HOST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    "two lengths": b"POST /a HTTP/1.1\r\n" + HOST + b"Content-Length: 0\r\nContent-Length: 6\r\n\r\n",
+    "a list of lengths": b"POST /a HTTP/1.1\r\n" + HOST + b"Content-Length: 0, 0\r\n\r\n",
+    "a signed length": b"POST /a HTTP/1.1\r\n" + HOST + b"Content-Length: +0\r\n\r\n",
+    "a length in hexadecimal": b"POST /a HTTP/1.1\r\n" + HOST + b"Content-Length: 0x0\r\n\r\n",
+    "a chunk with 0x": b"POST /a HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n0x0\r\n\r\n",
+    "a chunk extension with a line end": b"POST /a HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n0;a\nb\r\n\r\n",
+    "a carriage return in a header": b"GET /a HTTP/1.1\r\n" + HOST + b"X: a\rb\r\n\r\n",
+    "a NUL in a header": b"GET /a HTTP/1.1\r\n" + HOST + b"X: a\0b\r\n\r\n",
+    "a line without a colon": b"GET /a HTTP/1.1\r\n" + HOST + b"Xab\r\n\r\n",
+    "a header without a name": b"GET /a HTTP/1.1\r\n" + HOST + b": a\r\n\r\n",
+    "a bracket in a name": b"GET /a HTTP/1.1\r\n" + HOST + b"X(y: a\r\n\r\n",
+    "no host": b"GET /a HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET /a HTTP/1.1\r\n" + HOST + b"Host: evil.example\r\n\r\n",
+    "a space in the address": b"GET /a b HTTP/1.1\r\n" + HOST + b"\r\n",
+    "raw bytes in the address": b"GET /\xff HTTP/1.1\r\n" + HOST + b"\r\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TWO_READINGS)
+def test_a_request_that_a_proxy_may_read_otherwise_is_refused_and_its_connection_closed(bare, name):
+    """
+    Request smuggling: what follows on the connection is not read as a request.
+    """
+    answer = raw(bare[0], TWO_READINGS[name] + b"GET /smuggled HTTP/1.1\r\n" + HOST + b"\r\n")
+
+    assert answer.split(b" ", 2)[1] in (b"400", b"501")
+    assert answer.count(b"HTTP/1.") == 1
+    assert b"/smuggled" not in answer
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /a HTTP/1.0\r\n",
+        b"GET http://evil.example/a HTTP/1.1\r\n" + HOST,
+        b"OPTIONS /a HTTP/1.1\r\n" + HOST,
+        b"GET /a HTTP/1.1\r\n" + HOST + b"".join(b"X-%d: a\r\n" % number for number in range(2000)),
+        b"GET /a HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: h2c\r\n",
+    ],
+    ids=["1.0", "absolute", "options", "many headers", "upgrade"],
+)
+def test_an_unusual_request_is_an_ordinary_one(bare, head):
+    assert b" /a 0 " in raw(bare[0], head + b"Connection: close\r\n\r\n" if b"Upgrade" not in head else head + b"\r\n")
+
+
+def test_large_bodies_are_for_proxied_calls_alone_and_stay_out_of_memory(bare):
+    """
+    Sixty megabytes each, by length and in chunks, while other requests are answered; elsewhere one megabyte is the most.
+    """
+    port, process = bare
+    parts, count = b"x" * 65536, 960
+
+    def memory():
+        return sum(each.memory_info().rss for each in psutil.Process(process.pid).children())
+
+    before, seen = memory(), []
+    path = "/v1/connections/5c1f0e7e-0000-4000-8000-00000000a11c/proxy/files"
+    for given in ({"Content-Length": str(len(parts) * count)}, {"Transfer-Encoding": "chunked"}):
+        body = (parts for _ in range(count))
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("POST", path, body, given, encode_chunked="Transfer-Encoding" in given)
+        answer = connection.getresponse().read().decode()
+        connection.close()
+        seen.append(memory())
+        assert f" {len(parts) * count} " in answer
+    assert max(seen) - before < 30 * 1024 * 1024
+    for elsewhere in ("/v1/connections", "/v1/connections/5c/proxyx", "/session"):
+        head = b"POST %b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n" % (elsewhere.encode(), HOST, LARGEST_BODY + 1)
+        assert raw(port, head).split(b" ", 2)[1] == b"413"
+
+
+def test_sigterm_finishes_a_streamed_response_of_any_process(bare):
+    """
+    Begun before the signal, in two processes: it comes whole. This test is the last with this server.
+    """
+    port, process = bare
+    with ExitStack() as stack:
+        senders = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)) for _ in range(6)]
+        for sender in senders:
+            sender.sendall(b"GET /stream HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
+        time.sleep(0.8)
+        process.terminate()
+        answers = [sender.makefile("rb").read() for sender in senders]
+
+    assert all(b"7 " in answer for answer in answers)
+    assert process.wait(10) == 0
 
 
 # -- connections and headers -----------------------------------------------------------------------------------------
