@@ -71,9 +71,11 @@ class Commands(click.Group):
 
 def file_problem(error: OSError) -> str:
     """One sentence about a file or folder, with the fix."""
+    if error.errno == errno.ENOENT and not error.filename:
+        return "the working directory does not exist any more: change to another one."
     where = f"{error.filename}: " if error.filename else ""
     reason = os.strerror(error.errno).lower() if error.errno else type(error).__name__
-    fix = _FIXES.get(error.errno or 0, "GATEWAY_DATA has to name a folder that this account may write")
+    fix = _FIXES.get(error.errno or 0, "use a folder that this account may write (the gateway's own is GATEWAY_DATA)")
     return f"{where}{reason}: {fix}."
 
 
@@ -264,10 +266,13 @@ class ReachedDatabase:
         """The version of its schema; None when there is none."""
         try:
             return self.database.check() or None
-        except Unexpected:
-            return None
+        except Unexpected as error:
+            raise SettingsRefused(
+                [f"the database cannot be used ({error}): check the role or key, and the address."]
+            ) from None
         except DatabaseUnavailable as error:
-            raise SettingsRefused([f"{error}."]) from None
+            fix = ": check SUPABASE_URL, and whether the project is running or paused" if self.project else ""
+            raise SettingsRefused([f"{error}{fix}."]) from None
 
 
 @contextmanager

@@ -137,8 +137,15 @@ class PostgresBackend:
         pool.close(timeout=0)  # connections in use are closed when they are returned
 
     def probe(self) -> None:
-        """Connects once. Raises DatabaseUnavailable with the part of DATABASE_URL that is wrong."""
-        connect(self._conninfo, BoundedConnection).close()
+        """Connects once. Raises DatabaseUnavailable with what is wrong with DATABASE_URL, or with its role."""
+        with connect(self._conninfo, BoundedConnection) as connection:
+            row = connection.execute(
+                "select has_function_privilege(to_regprocedure('public.gateway_schema_v1()'), 'execute')"
+            ).fetchone()
+        if row == (False,):
+            raise DatabaseUnavailable(
+                "the role in DATABASE_URL may not call the gateway's functions: use `gateway_app`, or the role that owns the tables"
+            )
 
     def warm(self, calls: Sequence[tuple[str, Mapping[str, object]]]) -> None:
         """

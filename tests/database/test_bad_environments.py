@@ -15,6 +15,7 @@ from gateway.cli import context
 from gateway.cli.main import main
 from gateway.embedded import paths
 from gateway.errors import SettingsRefused
+from tests.support.database import rows
 from tests.support.gateway_process import free_port
 
 KEY = Fernet.generate_key().decode()
@@ -155,6 +156,29 @@ def test_a_full_disk_is_told_by_serve_and_doctor_alike(run, full_disk, journal):
     for ended in (served, examined):
         assert "the refresh journal in" in ended.output
         assert "It can be written" not in ended.output
+
+
+@pytest.mark.parametrize("command", ["serve", "db apply", "db status", "partners list"])
+def test_a_project_that_does_not_answer_names_its_setting(run, command):
+    """
+    Over REST it is SUPABASE_URL that has to be checked.
+    """
+    ended = run(command, SUPABASE_URL=f"http://127.0.0.1:{free_port()}", SUPABASE_SECRET_KEY="canary")
+
+    assert 2 == ended.exit_code
+    assert "check SUPABASE_URL" in ended.output
+
+
+def test_a_role_without_rights_is_told_from_a_missing_schema(run, database):
+    """
+    `db apply` would not help it.
+    """
+    rows(database, "create role stranger login")
+    ended = run("serve", DATABASE_URL=database.replace("postgres@/", "stranger@/"))
+    rows(database, "drop role stranger")
+
+    assert 2 == ended.exit_code
+    assert "the role in DATABASE_URL may not call the gateway's functions" in ended.output
 
 
 def test_an_account_without_a_name_is_told_what_postgres_needs(monkeypatch):
