@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
 from bench.apply import measure
+from gateway.database import apply_schema
+from gateway.errors import DatabaseUnavailable
+from tests.support.database import rows
+
+TABLES = ("public.user_profile", "public.provider_data", "gateway.connection", "gateway.partner")
 
 
 def test_db_apply_under_load_fails_no_request():
@@ -14,3 +25,31 @@ def test_db_apply_under_load_fails_no_request():
     assert ({}, 0) == (told["failed"], told["deadlocks"])
     assert told["requests"]["read"] > 50
     assert told["requests"]["callback"] > 5
+
+
+@pytest.mark.parametrize("first", TABLES)
+@pytest.mark.parametrize("then", TABLES)
+def test_no_order_of_a_requests_locks_meets_those_of_db_apply(database, first, then):
+    """
+    A transaction that holds a lock on one table gets one on any other within half a second, and the run succeeds afterwards.
+    """
+    with ThreadPoolExecutor(1) as thread, psycopg.connect(database) as request:
+        request.execute(f"lock table {first} in row exclusive mode")
+        run = thread.submit(apply_schema, database)
+        time.sleep(0.5)
+        request.execute("set lock_timeout = '2500ms'")
+        request.execute(f"lock table {then} in row exclusive mode")
+        request.commit()
+        run.result(30)
+    assert [0] == rows(database, "select deadlocks::integer from pg_stat_database where datname = current_database()")
+
+
+def test_tables_that_stay_in_use_end_db_apply_with_a_sentence(database, monkeypatch):
+    """
+    After a few tries, and without a change.
+    """
+    monkeypatch.setattr("gateway.database.migrate._TRIES", 1)
+    with psycopg.connect(database) as backup:
+        backup.execute("lock table public.provider_data in access share mode")
+        with pytest.raises(DatabaseUnavailable, match="other transactions hold the tables"):
+            apply_schema(database)
