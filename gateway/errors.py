@@ -44,12 +44,12 @@ class GatewayError(Exception):
     """On an instance: seconds until the next try makes sense, where they are known."""
     provider_status: int | None = None
     """On an instance: the HTTP status that the provider answered with."""
-    provider_code: str | None = None
+    provider_error: str | None = None
     """On an instance: the provider's own name for the error, where it cannot be a secret. For the operator."""
 
     def facts(self) -> dict[str, int | str]:
-        """What the provider answered, for logs and the operator's view: `provider_status`, `provider_code`."""
-        named = {"provider_status": self.provider_status, "provider_code": self.provider_code}
+        """What the provider answered, for logs and the operator's view: `provider_status`, `provider_error`."""
+        named = {"provider_status": self.provider_status, "provider_error": self.provider_error}
         return {name: value for name, value in named.items() if value is not None}
 
 

@@ -117,7 +117,7 @@ def error_for_unreadable(status: int, body: bytes) -> GatewayError:
 def with_facts(error: GatewayError, status: int | None, names: Iterable[str]) -> GatewayError:
     """`error`, with the HTTP status and the first name that cannot be a secret."""
     error.provider_status = status
-    error.provider_code = next(filter(_is_safe, names), None)
+    error.provider_error = next(filter(_is_safe, names), None)
     return error
 
 

@@ -385,7 +385,7 @@ def _failed(
 
 def _refusal(error: GatewayError) -> dict[str, Any] | None:
     """Status and name of an error that refuses; None for trouble that passes, and for a page that is no error."""
-    status, code = error.provider_status, error.provider_code
+    status, code = error.provider_status, error.provider_error
     is_refusal = code is not None or 400 <= (status or 0) < 500  # noqa: PLR2004 - RFC 9110 section 15.5
     return {"status": status, "code": code} if is_refusal and not isinstance(error, ProviderUnavailable) else None
 

@@ -282,7 +282,7 @@ def test_an_error_carries_the_provider_s_status_and_a_name_that_is_no_secret(bod
     with pytest.raises(GatewayError) as refused:
         parsed(json.dumps(body).encode(), 400)
 
-    assert (400, shown) == (refused.value.provider_status, refused.value.provider_code)
+    assert (400, shown) == (refused.value.provider_status, refused.value.provider_error)
 
 
 @pytest.mark.parametrize(
