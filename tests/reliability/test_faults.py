@@ -33,12 +33,6 @@ TOKEN_FAULTS = [
     ("status", {"status": 401, "body": "no", "content_type": "text/plain"}, "client_rejected"),
     ("status", {"status": 404, "body": "<h1>gone</h1>", "content_type": "text/html"}, "provider_garbled"),
     ("no_access_token", {}, "provider_garbled"),
-    ("expires_in", {"raw": '"3600"'}, "provider_garbled"),
-    ("expires_in", {"raw": "-1"}, "provider_garbled"),
-    ("expires_in", {"raw": "null"}, "provider_garbled"),
-    ("expires_in", {"raw": "1e309"}, "provider_garbled"),
-    ("expires_in", {"raw": "1000000000000"}, "provider_garbled"),
-    ("expires_in", {"raw": "NaN"}, "provider_garbled"),
     ("token_bytes", {"kind": "nul"}, "provider_garbled"),
     ("token_bytes", {"kind": "crlf"}, "provider_garbled"),
     ("token_bytes", {"kind": "huge"}, "provider_garbled"),
@@ -122,10 +116,10 @@ def test_an_id_token_that_does_not_hold_is_refused(gateway, alice, kind):
         *[("redirect", {"status": status}, "provider_garbled") for status in REDIRECTS],
     ],
 )
-@pytest.mark.parametrize("provider", ["google", "ringcentral", "ghl"])
+@pytest.mark.parametrize("provider", ["ringcentral", "zoom"])
 def test_after_a_broken_account_response_the_grant_is_revoked(gateway, alice, provider, fault, options, slug):
     """
-    The code is redeemed by then: nothing is stored, and the provider sees the revocation where it has one.
+    Where only the account endpoint names the account. The code is redeemed by then: nothing is stored, and the grant is revoked.
     """
     before = len(gateway.sandbox.state.revocations)
     options = options | ({"to": f"{gateway.sandbox.origin}/elsewhere"} if fault == "redirect" else {})
@@ -135,7 +129,7 @@ def test_after_a_broken_account_response_the_grant_is_revoked(gateway, alice, pr
 
     assert slug == ended
     assert 0 == stored(gateway, alice.id)
-    assert (len(gateway.sandbox.state.revocations) > before) == (provider != "ghl")
+    assert len(gateway.sandbox.state.revocations) > before
     assert not [seen for seen in gateway.sandbox.state.requests() if "elsewhere" in seen["path"]]
 
 
@@ -153,7 +147,9 @@ def test_a_provider_that_drips_or_is_silent_ends_within_ten_seconds(gateway):
             alice.signs_in()
             gateway.sandbox.state.add_fault(fault, provider, endpoint)
             waiting.append(
-                threading.Thread(target=lambda *who: ended.update({who: ends(*who)}), args=(alice, provider))
+                threading.Thread(
+                    target=lambda *who: ended.update({who: ends(*who[1:])}), args=(endpoint, alice, provider)
+                )
             )
             waiting[-1].start()
         end = time.monotonic() + 5
@@ -170,9 +166,12 @@ def test_a_provider_that_drips_or_is_silent_ends_within_ten_seconds(gateway):
         slowest = max(slowest, time.monotonic() - started)
         time.sleep(0.25)
 
-    assert ["provider_unavailable"] * 6 == [slug for slug, _ in ended.values()]
-    assert all(5 < seconds < 11 for _, seconds in ended.values())
-    assert [0] * 6 == [stored(gateway, alice.id) for alice, _ in ended]
+    assert len(ended) == 6
+    for (endpoint, alice, provider), (slug, seconds) in ended.items():
+        only_a_name = endpoint == "userinfo" and provider != "ringcentral"  # the token response names the account
+        assert (None if only_a_name else "provider_unavailable") == slug
+        assert (2 if only_a_name else 5) < seconds < 11
+        assert (1 if only_a_name else 0) == stored(gateway, alice.id)
     assert slowest < 1
 
 
@@ -234,7 +233,7 @@ def test_a_denied_consent_by_fault_comes_back(gateway, alice):
 
 @pytest.mark.parametrize(
     ("fault", "options"),
-    [("expires_in", {"raw": '"3600"'}), ("token_bytes", {"kind": "nul", "field": "refresh_token"})],
+    [("token_bytes", {"kind": "nul"}), ("token_bytes", {"kind": "nul", "field": "refresh_token"})],
 )
 def test_a_rejected_response_is_revoked_all_the_same(gateway, alice, fault, options):
     """
