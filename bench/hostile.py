@@ -1,9 +1,8 @@
 """
-What a hostile provider can do to a gateway: `python -m bench.hostile` (ten minutes), `--short` (forty seconds), `--only NAME`.
+What a hostile provider can do to a gateway: `python -m bench.hostile` (minutes), `--short` (twenty seconds), `--only NAME`.
 
-Wherever a provider is asked it gives each answer of `bench.rogue`. Told are the error's slug and whether anything was stored, how
-long the caller waited, how far the process's memory went up, and how much slower a healthy neighbour's token reads were while such
-answers came one after the other, on average and at the 95th percentile. Ends with 1 where a bound is broken.
+Wherever a provider is called, it gives each response of `bench.rogue`. Reported are the error's slug and whether anything was stored, how
+long the caller waited, and how far the process's memory went up. Ends with 1 where a bound is broken.
 """
 
 from __future__ import annotations
@@ -11,24 +10,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import multiprocessing
 import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import mean, median
-from typing import Any
+from statistics import median
 
 import psutil
 
 from bench import rogue
 from bench.places import PLACES, REGISTRATIONS, Caller, Hostile, Place
-from bench.readers import Reader, gateway, percentile
+from bench.readers import gateway
 from bench.stage import staged
 
-BOUNDS = {"seconds": 10.0, "mb": 10.0, "ratio": 2.0, "tail": 2.0}
+BOUNDS = {"seconds": 10.0, "mb": 10.0}
 SHORT = {
     "token, connect": ("300 MB chunked", "gzip of 60 MB in 60 KB", "32,000 nested lists", "redirect 307", "NUL in a token", "silence"),
     "token, refresh": ("60 KB of one-letter lists", "a token of 4 MB", "error in 200", "a drip in the headers"),
@@ -39,19 +36,11 @@ SHORT = {
     "metadata": ("endless header lines", "another issuer", "a drip in the body"),
     "revocation": ("64,000 one-byte chunks", "reset", "a drip of header lines"),
 }  # fmt: skip
-_ROOM = 1.5
-"""Of the tail: honest calls, one after the other, cost it up to twofold already, and hostile ones may cost so much more than those."""
 TIMES = 3
-_REFUSED_SECONDS = 60.0
-"""What stands for a read that got no token."""
-_LOOKS, _SECOND_LOOKS, _LOOK_SECONDS, _MOST_SUSPECTS = 2, 8, 0.2, 16
-"""The neighbour is looked at with and without, in turn; once more and longer where that seems to break the bound."""
-_AT_ONCE, _AT_ONCE_CLOSELY, _PAUSE_SECONDS = 12, 5, 2.1
+_AT_ONCE, _PAUSE_SECONDS = 12, 2.1
 """What an issuer publishes is kept, or not asked for again at once: so many issuers, and a new gateway after so many answers."""
 _UNUSED = 60
 """Of them, kept for the calls that are judged."""
-_FETCHED = 0.8
-"""Of the calls that a neighbour is looked at beside, those for which the answer was fetched, at the least."""
 
 
 @dataclass
@@ -64,41 +53,23 @@ class Row:
     seconds: float = 0.0
     mb: float = 0.0
     worst_mb: float = 0.0
-    ratio: float = 0.0
-    """How much longer the neighbour's reads took, on average."""
-    tail: float = 0.0
-    """The same at the 95th percentile."""
-    sure: bool = False
-    """Whether the two come from more than a glance; no others are judged."""
     broken: list[str] = field(default_factory=list)
 
-    def compare(self, slowed: Sequence[float], quiet: Sequence[float]) -> None:
-        """Record the times of the other reads."""
-        if max(*slowed, *quiet) >= _REFUSED_SECONDS:
-            self.broken.append("the neighbour was refused")
-        self.ratio, self.tail = mean(slowed) / mean(quiet), percentile(slowed, 0.95) / percentile(quiet, 0.95)
-
     def __str__(self) -> str:
-        figures = f"{self.seconds:7.2f} s{self.mb:7.1f} MB{self.worst_mb:7.1f} MB{self.ratio:6.1f} ×{self.tail:6.1f} ×{'' if self.sure else '?'}"
+        figures = f"{self.seconds:7.2f} s{self.mb:7.1f} MB{self.worst_mb:7.1f} MB"
         return f"{self.place:18}{self.answer:32}{self.slug or '-':22}{figures}  {'; '.join(dict.fromkeys(self.broken))}"
 
 
 class Run:
-    """One gateway process, and another connection that is read."""
+    """One gateway process."""
 
-    def __init__(self, stage: Hostile, port: int, looks: int) -> None:
-        self.stage, self.port, self.looks = stage, port, looks
+    def __init__(self, stage: Hostile, port: int) -> None:
+        self.stage, self.port = stage, port
         main = next(each for each in psutil.Process().children() if str(port) in each.cmdline())
         self._proc = Path(f"/proc/{max([main, *main.children()], key=lambda each: each.memory_info().rss).pid}")
         named = {kind: [f"{kind}{number:03}" for number in range(most)] for kind, most in REGISTRATIONS.items()}
         self._unused = {kind: names[:_UNUSED] for kind, names in named.items()}
         self._used = {kind: deque((name, 0.0) for name in names[_UNUSED:]) for kind, names in named.items()}
-        [row] = stage.connections("p001", 1)
-        self._pipe, theirs = multiprocessing.Pipe()
-        fork = multiprocessing.get_context("fork")
-        self._reader = fork.Process(target=_neighbour, args=(theirs, stage, port, row), daemon=True)
-        self._reader.start()
-        theirs.close()
 
     async def registration(self, kind: str, *, unused: bool = False) -> str:
         """One that nobody was asked for yet, or the one that was asked for longest ago."""
@@ -125,13 +96,6 @@ class Run:
         for each in callers:
             await each.close()
 
-    async def during(self, work: Awaitable[Any]) -> list[float]:
-        """How long the neighbour's reads took meanwhile."""
-        self._pipe.send("go")
-        await work
-        self._pipe.send("stop")
-        return self._pipe.recv()
-
     async def once(self, row: Row, caller: Caller, who: str) -> None:
         """One answer, judged by what is said and by what stands then."""
         place, before, connection = PLACES[row.place], caller.stands(), caller.rows[-1]
@@ -148,31 +112,11 @@ class Run:
         elif row.slug not in (rogue.STANDS, "needs_reauthorization") and before != after:
             row.broken.append("something was stored")
 
-    def end(self) -> None:
-        """Stop the other reader."""
-        self._reader.kill()
-        self._reader.join()
-
     def mb(self, name: str) -> float:
         """A line of the server's /proc/<pid>/status. Before VmRSS is read, VmHWM is made to start from it (proc(5))."""
         if name == "VmRSS":
             (self._proc / "clear_refs").write_text("5")
         return int((self._proc / "status").read_text().partition(f"{name}:")[2].split()[0]) / 1024
-
-
-def _neighbour(pipe: Any, stage: Hostile, port: int, row: str) -> None:
-    async def reads() -> None:
-        while pipe.recv():
-            reader, taken = await Reader(stage, port).open(), []
-            while not pipe.poll() or len(taken) < 5:
-                answer = await reader.read(row)
-                taken += [answer.seconds] if answer.status == 200 else [_REFUSED_SECONDS]
-                await asyncio.sleep(0.002)
-            pipe.recv()
-            pipe.send(taken[1:])
-            await reader.close()
-
-    asyncio.run(reads())
 
 
 # -- measured --------------------------------------------------------------------------------------------------------
@@ -193,59 +137,23 @@ async def quick(run: Run, rows: Sequence[Row]) -> None:
             row.broken.append("the answer was not fetched each time")
         row.mb, row.worst_mb = median(used), max(used)
         await caller.close()
-        await _looked_at(run, row, run.looks)
-
-
-async def suspected(run: Run, rows: Sequence[Row]) -> None:
-    """The neighbour once more, and of those whose answer is right too: their ratio is what calls cost that are not hostile."""
-    for row in rows:
-        row.sure = True
-        run.stage.plan("*", row.place, row.answer)
-        await _looked_at(run, row, _SECOND_LOOKS)
-
-
-async def _looked_at(run: Run, row: Row, looks: int) -> None:
-    """How much slower the neighbour is while one call comes after the other."""
-    quiet: list[float] = []
-    slowed: list[float] = []
-    calls, given = 0, run.stage.control("stats")["given"]
-    for _ in range(looks):
-        caller = await run.caller(PLACES[row.place], count=int(_LOOK_SECONDS * 100))
-        quiet += await run.during(asyncio.sleep(_LOOK_SECONDS))
-        told: list[str] = []
-        slowed += await run.during(_again(run, caller, told))
-        calls += len(told)
-        await caller.close()
-    if row.sure and run.stage.control("stats")["given"] - given < _FETCHED * calls:
-        row.broken.append("beside the neighbour the answer was not always fetched")
-    row.compare(slowed, quiet)
-    run.stage.control("forget")
-    print(row, file=sys.stderr, flush=True)
-
-
-async def _again(run: Run, caller: Caller, told: list[str]) -> None:
-    end = time.monotonic() + _LOOK_SECONDS
-    while caller.rows and time.monotonic() < end:
-        told.append(await caller.ask(await run.registration(caller.place.kind)))
+        run.stage.control("forget")
+        print(row, file=sys.stderr, flush=True)
 
 
 async def slow(run: Run, rows: Sequence[Row]) -> None:
     """Answers that take their time: all of them at once, so that what one of them costs is less than what is told."""
-    quiet, calls = await run.during(asyncio.sleep(1.0)), []
+    calls = []
     for number, row in enumerate(rows, 2):
         place = PLACES[row.place]
         who = f"p{number:03}" if place.kind == "p" else await run.registration(place.kind)
         run.stage.plan(who, row.place, row.answer)
         calls.append((row, await run.caller(place, who), who))
     before = run.mb("VmRSS")
-    slowed = await run.during(asyncio.gather(*(run.once(*call) for call in calls)))
+    await asyncio.gather(*(run.once(*call) for call in calls))
     used = run.mb("VmHWM") - before
     for row, caller, _ in calls:
         row.mb, row.worst_mb = max(row.mb, used), max(row.worst_mb, used)
-        before_that = row.ratio, row.tail
-        row.compare(slowed, quiet)
-        row.ratio, row.tail = max(row.ratio, before_that[0]), max(row.tail, before_that[1])
-        row.sure = run.looks > 1
         await caller.close()
     run.stage.control("forget")
 
@@ -253,7 +161,7 @@ async def slow(run: Run, rows: Sequence[Row]) -> None:
 Step = Callable[[Run, Sequence[Row]], Awaitable[None]]
 
 
-def before_a_gateway(stage: Hostile, *steps: tuple[Step, Sequence[Row]], looks: int = _LOOKS) -> None:
+def before_a_gateway(stage: Hostile, *steps: tuple[Step, Sequence[Row]]) -> None:
     """The steps, with a new warm process."""
 
     async def worked() -> None:
@@ -262,44 +170,36 @@ def before_a_gateway(stage: Hostile, *steps: tuple[Step, Sequence[Row]], looks: 
             await step(run, rows)
 
     with gateway(stage, 1) as port:
-        run = Run(stage, port, looks)
+        run = Run(stage, port)
         asyncio.run(worked())
-        run.end()
 
 
 def measure(rows: Sequence[Row], *, short: bool) -> None:
-    """Everything; `short`: with one gateway, once, and only a short look at other reads."""
+    """Everything; `short`: with one gateway, once."""
     slowly = [row for row in rows if row.answer in rogue.SLOW]
     at_once = [row for row in rows if row.answer not in rogue.SLOW]
     with staged(Hostile, "bench.rogue") as stage:
         if short:
-            before_a_gateway(stage, (slow, slowly), (quick, at_once), looks=1)
+            before_a_gateway(stage, (slow, slowly), (quick, at_once))
         else:
             before_a_gateway(stage, *[(slow, slowly)] * (TIMES if slowly else 0))
             for batch in _batches(at_once):
                 before_a_gateway(stage, (quick, batch))
-            by_ratio, by_tail = (
-                sorted(at_once, key=lambda row, name=name: -getattr(row, name)) for name in ("ratio", "tail")
-            )
-            worst = [*by_ratio[:_MOST_SUSPECTS], *by_tail[:_MOST_SUSPECTS]]
-            closely = [row for row in at_once if row in worst or not rogue.ANSWERS[row.answer][0]]
-            for batch in _batches(closely, _AT_ONCE_CLOSELY):
-                before_a_gateway(stage, (suspected, batch))
         if stage.control("stats")["elsewhere"]:
             rows[0].broken.append("a redirect was followed")
-    honest = median([row.tail for row in rows if row.sure and not rogue.ANSWERS[row.answer][0]] or [0.0])
-    bounds = BOUNDS | {"tail": max(BOUNDS["tail"], _ROOM * honest)}
     for row in rows:
-        judged = [(name, getattr(row, name)) for name in bounds if name not in ("ratio", "tail") or row.sure]
-        row.broken += [f"{found:.2f} {name}" for name, found in judged if found > bounds[name]]
+        judged = [(name, getattr(row, name)) for name in BOUNDS]
+        row.broken += [f"{found:.2f} {name}" for name, found in judged if found > BOUNDS[name]]
 
 
-def _batches(rows: Sequence[Row], most: int = _AT_ONCE) -> Iterator[list[Row]]:
+def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
     """By the need for a new gateway."""
     plain = [row for row in rows if PLACES[row.place].kind == "p"]
     # What is believed is kept, and comes last.
     issued = [sorted((row for row in rows if PLACES[row.place].kind == kind), key=_is_kept) for kind in "kd"]
-    yield from filter(None, [plain, *(some[at : at + most] for some in issued for at in range(0, len(some), most))])
+    yield from filter(
+        None, [plain, *(some[at : at + _AT_ONCE] for some in issued for at in range(0, len(some), _AT_ONCE))]
+    )
 
 
 def _is_kept(row: Row) -> bool:
@@ -319,7 +219,7 @@ def table(rows: Sequence[Row]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.hostile", description=__doc__.splitlines()[1])
-    parser.add_argument("--short", action="store_true", help="a dozen answers; the neighbour is told, not judged")
+    parser.add_argument("--short", action="store_true", help="two dozen responses")
     parser.add_argument("--only", metavar="NAME", default="", help="answers or places with that in their name")
     parser.add_argument("--json", action="store_true", help="the rows for a program")
     given = parser.parse_args()

@@ -1,6 +1,5 @@
 """
-Hostile responses wherever a provider is called, against a gateway process: the short form of `python -m
-bench.hostile`. The effect on other reads depends on the machine: it is measured there, not here.
+Hostile responses wherever a provider is called, against a gateway process: the short form of `python -m bench.hostile`.
 """
 
 from __future__ import annotations

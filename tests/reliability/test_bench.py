@@ -61,7 +61,7 @@ def test_a_connect_that_stores_its_state_costs_about_as_much_as_one_that_does_no
 
 @pytest.fixture(scope="module")
 def reads() -> dict:
-    return measured("bench.reads", 160)
+    return measured("bench.reads", 64)
 
 
 def test_a_token_read_costs_at_most_twice_the_hand_written_one(reads):
