@@ -21,7 +21,15 @@ from cryptography.fernet import Fernet
 from psycopg.conninfo import conninfo_to_dict
 
 from gateway.catalog import Catalog, load_catalog
-from gateway.database import NOT_RELOADED, SCHEMA_VERSION, Database, FunctionMissing, apply_schema, open_postgres
+from gateway.database import (
+    NOT_RELOADED,
+    SCHEMA_VERSION,
+    Database,
+    FunctionMissing,
+    SchemaState,
+    apply_schema,
+    open_postgres,
+)
 from gateway.database_url import read_dsn
 from gateway.embedded.paths import holds_database
 from gateway.embedded.postgres import start_or_join
@@ -262,10 +270,10 @@ class ReachedDatabase:
         """What to do where the schema is missing or older."""
         return f"{NOT_RELOADED}." if self.project else SCHEMA_MISSING
 
-    def version(self) -> int | None:
-        """The version of its schema; None when there is none."""
+    def schema(self) -> SchemaState:
+        """Its schema; of version 0 when there is none."""
         try:
-            return self.database.check() or None
+            return self.database.check()
         except Unexpected as error:
             raise SettingsRefused(
                 [f"the database cannot be used ({error}): check the role or key, and the address."]
@@ -299,10 +307,10 @@ def reach_database(*, existing: bool = False) -> Iterator[ReachedDatabase]:
 def checked_database(*, existing: bool = True) -> Iterator[ReachedDatabase]:
     """A database whose schema is current; the embedded one is brought up to date."""
     with reach_database(existing=existing) as database:
-        version = database.version()
-        if database.embedded and (version or 0) <= SCHEMA_VERSION:
+        schema = database.schema()
+        if database.embedded and schema["version"] <= SCHEMA_VERSION:
             apply_schema(database.dsn)
-        elif (version or 0) < SCHEMA_VERSION:
+        elif not schema["is_current"]:
             raise SettingsRefused([database.missing])
         yield database
 

@@ -68,15 +68,17 @@ def _paste(database: ReachedDatabase) -> None:
     if sys.stdin.isatty():
         click.prompt("Press Enter when it has run", default="", show_default=False)
     end = time.monotonic() + _CACHE_SECONDS
-    while (database.version() or 0) < SCHEMA_VERSION and time.monotonic() < end:
+    while not database.schema()["is_current"] and time.monotonic() < end:
         time.sleep(1)
     _end_with_version(database, as_json=False)
 
 
 def _end_with_version(database: ReachedDatabase, *, as_json: bool) -> NoReturn:
-    version = database.version()
-    is_current = (version or 0) >= SCHEMA_VERSION
+    schema = database.schema()
+    version, is_current = schema["version"] or None, schema["is_current"]
     line = f"The schema is at version {version}; this gateway needs {SCHEMA_VERSION}."
+    if version == SCHEMA_VERSION and not is_current:
+        line = f"The schema is at version {version} with older functions: run `python -m gateway db apply`."
     if version is None:
         line = f"There is no schema yet: {database.missing}"
     show({"version": version, "needed": SCHEMA_VERSION, "ok": is_current}, [line], as_json=as_json)

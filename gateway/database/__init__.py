@@ -15,7 +15,7 @@ from uuid import UUID
 from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
-from gateway.database.migrate import apply_schema, schema_version
+from gateway.database.migrate import apply_schema, functions_sha256, schema_version
 from gateway.database.postgres import ANSWER_SECONDS, FunctionMissing, PostgresBackend
 from gateway.database.unreachable import NOT_RELOADED
 from gateway.errors import (
@@ -46,9 +46,14 @@ SCHEMA_VERSION = schema_version()
 
 
 class SchemaState(TypedDict):
-    """The schema in the database: version 0 for none. `own_auth`: plain Postgres, where the gateway fills auth.users."""
+    """
+    The schema in the database: version 0 for none. `own_auth`: plain Postgres, where the gateway fills auth.users.
+
+    `is_current`: it is of this release or a newer one. With the same migrations, the database has or has had this release's functions.
+    """
 
     version: int
+    is_current: bool
     own_auth: bool
 
 
@@ -136,18 +141,20 @@ class Database:
         """Close the connections; a later call opens new ones."""
         self._backend.close()
 
-    def check(self) -> int:
-        """The version of the schema, 0 for none. Raises DatabaseUnavailable with one sentence about what is wrong."""
+    def check(self) -> SchemaState:
+        """The schema in the database. Raises DatabaseUnavailable with one sentence about what is wrong."""
         self._backend.probe()
-        return self.schema()["version"]
+        return self.schema()
 
     def schema(self) -> SchemaState:
         """The version of the schema; 0 where there is none. Raises DatabaseUnavailable where it cannot be written."""
         try:
             row = self.call("schema")
         except FunctionMissing:
-            return SchemaState(version=0, own_auth=False)
-        return SchemaState(version=row["version"], own_auth=row["own_auth"])
+            return SchemaState(version=0, is_current=False, own_auth=False)
+        version, functions = row["version"], row.get("functions") or []
+        is_current = version > SCHEMA_VERSION or (version == SCHEMA_VERSION and functions_sha256() in functions)
+        return SchemaState(version=version, is_current=is_current, own_auth=row["own_auth"])
 
 
 def _encode(arguments: Mapping[str, object]) -> dict[str, object]:

@@ -34,6 +34,8 @@ _PAUSE_SECONDS = 1.0
 """Between two tries to lock the tables, so that the requests that waited meanwhile are served."""
 _BUSY = (errors.DeadlockDetected, errors.LockNotAvailable)
 
+_LATEST_FUNCTIONS = "select sha256 from gateway.function_release order by applied_at desc limit 1"
+
 _HEADER = """\
 -- Generated from gateway/database/sql: do not edit. `python -m gateway.database` writes it.
 --
@@ -71,13 +73,18 @@ def schema_version() -> int:
     return migrations()[-1].number
 
 
+@cache
+def functions_sha256() -> str:
+    """Of the functions and access rules of this code."""
+    return _sha256(_functions_and_access())
+
+
 def script(through: int | None = None) -> str:
     """Everything as one SQL text. `through`: the migrations up to that number alone, as a database of an earlier release."""
     parts = [_HEADER, _read("bootstrap.sql"), _refuse_newer()]
     parts += [_once(migration) for migration in migrations() if through is None or migration.number <= through]
     if through is None:
-        replaced = _functions_and_access()
-        parts += [replaced, _record_functions(_sha256(replaced)), "notify pgrst, 'reload schema';\n"]
+        parts += [_functions_and_access(), _record_functions(functions_sha256()), "notify pgrst, 'reload schema';\n"]
     return "\n".join(parts)
 
 
@@ -114,11 +121,14 @@ def apply_schema(dsn: str) -> list[str]:
 def plan(dsn: str) -> list[str]:
     """What `apply_schema` would do: the migrations to run, and whether functions and access rules change."""
     with _connected(dsn) as connection:
-        present = connection.execute("select to_regclass('gateway.migration')").fetchone()
-        rows = connection.execute("select number, sha256 from gateway.migration") if present and present[0] else ()
-        applied: dict[int, str] = dict(rows)
+        present = connection.execute("select to_regclass('gateway.function_release')").fetchone()
+        exists = present is not None and present[0] is not None
+        applied = (
+            {number for (number,) in connection.execute("select number from gateway.migration")} if exists else set()
+        )
+        latest = connection.execute(_LATEST_FUNCTIONS).fetchone() if exists else None
     steps = [f"run migration {each.number} ({each.name})" for each in migrations() if each.number not in applied]
-    unchanged = applied.get(0) == _sha256(_functions_and_access())
+    unchanged = latest == (functions_sha256(),)
     return [*steps, f"replace functions and access rules ({'unchanged' if unchanged else 'changed'})"]
 
 
@@ -208,6 +218,8 @@ end $apply$;
 
 def _record_functions(digest: str) -> str:
     return f"""\
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', '{digest}')
-on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
+-- An older release that is applied again replaces the newer ones.
+delete from gateway.function_release r
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '{digest}');
+insert into gateway.function_release (sha256) values ('{digest}') on conflict do nothing;
 """

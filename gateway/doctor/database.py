@@ -33,7 +33,7 @@ _BEHIND_SECONDS = 60
 def examine(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
     """All findings about the database; if it does not answer or has no schema, only that."""
     try:
-        version = rt.database.check()
+        schema = rt.database.check()
     except DatabaseUnavailable as error:
         fix = "Check DATABASE_URL (or SUPABASE_URL and SUPABASE_SECRET_KEY), and whether the database or project is running."
         yield Finding("database", "fail", f"It cannot be used: {error}.", fix)
@@ -42,8 +42,10 @@ def examine(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
         yield Finding("database", "fail", f"It refuses: {error}.", "Check which role or key the gateway uses.")
         return
     yield Finding("database", "ok", "It answers.")
-    if (version or 0) < SCHEMA_VERSION:
+    version = schema["version"]
+    if not schema["is_current"]:
         found = f"The schema is at version {version}" if version else "There is no schema"
+        found += " with older functions" if version == SCHEMA_VERSION else ""
         level: Level = "warn" if embedded else "fail"
         over_rest = rt.settings.database_url is None and not version
         fix = "`serve` sets it up." if embedded else "Run `python -m gateway db apply`."

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from flask import Blueprint, Response
 
-from gateway.database import SCHEMA_VERSION
 from gateway.errors import GatewayError
 from gateway.web.request_context import runtime
 
@@ -23,10 +22,10 @@ def alive() -> Response:
 def ready() -> Response:
     """The database responds, with a schema that is new enough."""
     try:
-        version = runtime().database.schema()["version"]
+        schema = runtime().database.schema()
     except GatewayError:
         return _text("the database is not responding", 503)
-    if version < SCHEMA_VERSION:
+    if not schema["is_current"]:
         return _text("the schema is older than this gateway: run db apply", 503)
     return _text("ready")
 

@@ -51,8 +51,15 @@ create table if not exists gateway.migration (
   sha256     text not null,
   applied_at timestamptz not null default clock_timestamp()
 );
-comment on table gateway.migration is 'The migrations that were applied; number 0 is the last run of the functions and access rules.';
+comment on table gateway.migration is 'The migrations that were applied.';
 comment on index gateway.migration_pkey is 'A migration is applied once.';
+
+create table if not exists gateway.function_release (
+  sha256     text constraint function_release_pkey primary key,
+  applied_at timestamptz not null default clock_timestamp()
+);
+comment on table gateway.function_release is 'The functions and access rules that were applied; the latest are in use.';
+comment on index gateway.function_release_pkey is 'A gateway finds out whether the database has, or has had, its functions.';
 
 -- Supabase has the first three. gateway_app is for a gateway with minimal rights: the operator gives it a login. Roles belong
 -- to the whole server, so the run of another database may create the same ones at the same time.
@@ -2259,7 +2266,8 @@ begin
   if pg_is_in_recovery() or current_setting('default_transaction_read_only')::boolean then
     raise read_only_sql_transaction using message = 'the database is read-only';
   end if;
-  return jsonb_build_object('version', (select max(m.number) from gateway.migration m), 'own_auth', gateway.own_auth());
+  return jsonb_build_object('version', (select max(m.number) from gateway.migration m), 'own_auth', gateway.own_auth(),
+    'functions', (select jsonb_agg(r.sha256) from gateway.function_release r));
 end $$;
 
 -- A process reports its keys at the start and every minute.
@@ -3720,7 +3728,9 @@ begin
     ) d)::text);
 end $fingerprints$;
 
-insert into gateway.migration as m (number, name, sha256) values (0, 'functions and access rules', 'f8c82bb9b0e12341c700c0b8503a5e9bc3cd32f645417a104b35663e29f01525')
-on conflict (number) do update set sha256 = excluded.sha256, applied_at = clock_timestamp();
+-- An older release that is applied again replaces the newer ones.
+delete from gateway.function_release r
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '840fa53044d6967494aae69d1f50b786c2be8980810f793a72ca09b97b7aa48f');
+insert into gateway.function_release (sha256) values ('840fa53044d6967494aae69d1f50b786c2be8980810f793a72ca09b97b7aa48f') on conflict do nothing;
 
 notify pgrst, 'reload schema';

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+from cryptography.fernet import Fernet
 
 from gateway.database import SCHEMA_VERSION, apply_schema, migrate
 from gateway.errors import DatabaseUnavailable, Unexpected
+from tests.support.commands import run_command
 from tests.support.database import rows
 
 VERSIONS = [migration.number for migration in migrate.migrations()]
@@ -65,6 +67,27 @@ def test_a_changed_migration_is_refused(bare_database, monkeypatch):
         apply_schema(bare_database)
 
 
+def test_a_database_with_older_functions_is_not_current_until_they_are_applied(database, store, monkeypatch):
+    """
+    A release may change functions alone. A database with newer functions stays usable while hosts are updated, and going back is an apply.
+    """
+    ours = migrate.functions_sha256()
+    newer = "f" * 64
+    rows(database, "insert into gateway.function_release values (%s)", newer)
+    assert store.schema()["is_current"]
+    assert "functions and access rules (changed)" in migrate.plan(database)[-1]
+
+    apply_schema(database)
+    assert [ours] == rows(database, "select sha256 from gateway.function_release")
+
+    monkeypatch.setattr("gateway.database.functions_sha256", lambda: newer)
+    assert not store.schema()["is_current"]
+    told = run_command({"DATABASE_URL": database, "GATEWAY_KEYS": Fernet.generate_key().decode()}, "partners", "list")
+    assert (2, True) == (told.exit_code, "db apply" in told.stderr)
+    told = run_command({"DATABASE_URL": database}, "db", "status")
+    assert (1, True) == (told.exit_code, "older functions" in told.stdout)
+
+
 def test_a_plan_says_what_an_apply_would_do(bare_database):
     """
     And does none of it.
@@ -75,7 +98,7 @@ def test_a_plan_says_what_an_apply_would_do(bare_database):
 
     apply_schema(bare_database)
     assert migrate.plan(bare_database) == ["replace functions and access rules (unchanged)"]
-    rows(bare_database, "update gateway.migration set sha256 = '' where number = 0")
+    rows(bare_database, "insert into gateway.function_release values ('of another release')")
     assert migrate.plan(bare_database) == ["replace functions and access rules (changed)"]
     assert len(later) == SCHEMA_VERSION
 

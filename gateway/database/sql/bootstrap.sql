@@ -45,8 +45,15 @@ create table if not exists gateway.migration (
   sha256     text not null,
   applied_at timestamptz not null default clock_timestamp()
 );
-comment on table gateway.migration is 'The migrations that were applied; number 0 is the last run of the functions and access rules.';
+comment on table gateway.migration is 'The migrations that were applied.';
 comment on index gateway.migration_pkey is 'A migration is applied once.';
+
+create table if not exists gateway.function_release (
+  sha256     text constraint function_release_pkey primary key,
+  applied_at timestamptz not null default clock_timestamp()
+);
+comment on table gateway.function_release is 'The functions and access rules that were applied; the latest are in use.';
+comment on index gateway.function_release_pkey is 'A gateway finds out whether the database has, or has had, its functions.';
 
 -- Supabase has the first three. gateway_app is for a gateway with minimal rights: the operator gives it a login. Roles belong
 -- to the whole server, so the run of another database may create the same ones at the same time.
