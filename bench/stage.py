@@ -290,6 +290,7 @@ def save(
         store,
         grant,
         requested_scope=(),
+        required_scope=(),
         add_account=True,
         expires_seconds=3600,
         refresh_expires_seconds=None,
