@@ -18,7 +18,7 @@ from joserfc.jwk import OctKey
 from gateway.errors import Unauthenticated
 from gateway.models import User
 from gateway.protocol.discovery import Issuers
-from gateway.protocol.id_token import CLOCK_SKEW_SECONDS, is_time, key_id_of, signed_claims
+from gateway.protocol.id_token import CLOCK_SKEW_SECONDS, algorithm_of, is_time, key_id_of, signed_claims
 from gateway.settings import Settings
 
 SESSION_BEYOND_TOKEN = timedelta(hours=12)
@@ -56,7 +56,7 @@ class Identity:
             raise Unauthenticated("SUPABASE_URL is not set, so no access token is believed")
         claims = self._verified_claims(token)
         if claims is None:
-            raise Unauthenticated("the access token's signature does not hold")
+            raise Unauthenticated(f"the access token's signature does not hold: {self._signature_problem(token)}")
         if claims.get("client_id") is not None:
             # Supabase's OAuth server gave it to a third-party app. Apart from this claim it looks like the user's own token.
             raise Unauthenticated("the access token was issued to a third-party app (claim client_id)")
@@ -75,6 +75,14 @@ class Identity:
             return claims
         keys = self.issuers.keys(f"{self._issuer}/.well-known/jwks.json", key_id=key_id)
         return signed_claims(token, keys.of(key_id), _JWKS_ALGORITHMS)
+
+    def _signature_problem(self, token: str) -> str:
+        """For the log: what the operator can do. The header is not verified, and not repeated."""
+        if algorithm_of(token) != "HS256":
+            return "no key that the project in SUPABASE_URL publishes has signed it"
+        if self._shared_key is None:
+            return "it is signed with a shared secret (HS256), and SUPABASE_JWT_SECRET is not set"
+        return "SUPABASE_JWT_SECRET is not the secret that signed it"
 
 
 def _wrong_claim(  # noqa: PLR0911 - one line a rule

@@ -21,14 +21,22 @@ _LONGEST_TOKEN = 16_384
 
 def key_id_of(token: str) -> str | None:
     """The `kid` in a token's header, unverified; None when there is none, or none that could be a name."""
-    if len(token) > _LONGEST_TOKEN:
-        return None
-    try:
-        header = jws.extract_compact(token.encode()).headers()
-    except (JoseError, ValueError, UnicodeError):
-        return None
-    key_id = header.get("kid")
+    key_id = _header(token).get("kid")
     return key_id if isinstance(key_id, str) and len(key_id) <= 200 else None  # noqa: PLR2004
+
+
+def algorithm_of(token: str) -> object:
+    """The `alg` in a token's header, unverified."""
+    return _header(token).get("alg")
+
+
+def _header(token: str) -> Mapping[str, Any]:
+    if len(token) > _LONGEST_TOKEN:
+        return {}
+    try:
+        return jws.extract_compact(token.encode()).headers()
+    except (JoseError, ValueError, UnicodeError):
+        return {}
 
 
 def unverified_claims(token: str) -> Mapping[str, Any]:

@@ -282,6 +282,22 @@ def test_anonymous_users_are_believed_only_where_a_setting_says_so(project):
     assert believing(project).read_access_token(token({"is_anonymous": False, "client_id": None}), now=NOW)
 
 
+@pytest.mark.parametrize(
+    ("secret", "key", "alg", "told"),
+    [
+        (None, SHARED, "HS256", "SUPABASE_JWT_SECRET is not set"),
+        ("another-secret-of-at-least-32-bytes!", SHARED, "HS256", "SUPABASE_JWT_SECRET is not the secret"),
+        (SECRET, ECKey.generate_key("P-256", {"kid": "ec-1"}), "ES256", "no key that the project in SUPABASE_URL publishes"),
+    ],
+)  # fmt: skip
+def test_a_wrong_signature_names_the_setting_to_check(project, secret, key, alg, told):
+    """
+    In the log: a forgotten shared secret looks like any forgery to a user.
+    """
+    with pytest.raises(Unauthenticated, match=told):
+        believing(project, secret=secret).read_access_token(token(key=key, alg=alg), now=NOW)
+
+
 def test_the_public_anon_key_signs_in_no_user(identity):
     """
     It is in every front end, with a valid signature: no user, no audience, another role.
