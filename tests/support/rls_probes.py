@@ -10,10 +10,11 @@ of system catalogues: whatever they find, a client could do. How the catalogues 
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,22 @@ class Scene:
         except psycopg.Error as error:
             return f"{role}, not refused but {type(error).__name__}: {statement}"
         return f"{role}: {statement}"
+
+    @contextmanager
+    def listening(self) -> Iterator[list[str]]:
+        """The texts of notices and of an error in the block; the caller adds what it reads."""
+        heard: list[str] = []
+
+        def hear(notice: psycopg.errors.Diagnostic) -> None:
+            heard.append(f"{notice.message_primary} {notice.message_detail}")
+
+        self.owner.add_notice_handler(hear)
+        try:
+            yield heard
+        except psycopg.Error as error:
+            heard.append(str(error))
+        finally:
+            self.owner.remove_notice_handler(hear)
 
     def truth(self, statement: str, values: Any = None) -> list[Any]:
         """The stored value, read by the owner in the current transaction, who then takes the role again."""
@@ -105,6 +122,64 @@ def the_subject_decides_and_no_other_claim(scene: Scene) -> list[str]:
             with scene.acting("authenticated", user, **claims) as client:
                 if len(client.execute(f"select 1 from public.{table}").fetchall()) != own:
                     found.append(f"a claim beside the subject opens {table}")
+    return found
+
+
+NAMED = """
+  select distinct m[1] from (
+    select pg_get_functiondef(p.oid) as body from pg_proc p where p.pronamespace = 'auth'::regnamespace and p.prokind = 'f'
+    union all select concat(qual, with_check) from pg_policies where schemaname = 'public'
+  ) x cross join regexp_matches(x.body, $q$'([\\w-]+)'$q$, 'g') m where m[1] not in ('sub', 'role', 'client_id')
+"""
+
+
+def no_header_cookie_or_other_claim_decides(scene: Scene) -> list[str]:
+    """A client chooses headers and cookies, PostgREST hands them on. Every name that a policy or `auth.uid()` mentions is Bob there."""
+    bob = str(scene.two.bob.id)
+    names = {name for (name,) in scene.truth(NAMED)} | {"sub", "x-user-id", "user", "user_id", "authorization"}
+    said = json.dumps(dict.fromkeys(names, bob))
+    before = "".join(f"select set_config('request.{kind}', '{said}', true);" for kind in ("headers", "cookies"))
+    found = []
+    for table, key in KEYS.items():
+        for claims in ({}, dict.fromkeys(names - {"sub", "role", "user", "before"}, bob)):
+            with scene.acting("authenticated", scene.two.alice.id, before=before, **claims) as client:
+                if client.execute(f"select {key} from public.{table}").fetchall() != [(scene.two.alice.id,)]:
+                    found.append(f"what a client sends beside its token opens {table}")
+    return found
+
+
+def third_party_apps_reach_nothing(scene: Scene) -> list[str]:
+    """Supabase's OAuth server gives apps tokens with the user's own role and subject, and the claim `client_id`."""
+    two = scene.two
+    found = []
+    for app in ("9a8b7c6d-0000-4000-8000-00000000c0de", "a", "z", ""):
+        for table, column in (("user_profile", "user_name"), ("provider_data", "token")):
+            with scene.acting("authenticated", two.alice.id, client_id=app) as client:
+                if client.execute(f"select 1 from public.{table}").fetchall():
+                    found.append(f"a third-party app reads {table}")
+                if client.execute(f"update public.{table} set {column} = 'x'").rowcount:
+                    found.append(f"a third-party app writes {table}")
+        found += several(scene.refused("authenticated", INSERT, [two.profiles[two.alice], two.alice.id], client_id=app))
+    return found
+
+
+WITHOUT_USER = """
+  insert into public.user_profile (id, user_id_auth, user_name) values ('00000000-0000-4000-8000-0000000000f0', null, 'no user');
+  insert into public.provider_data (provider_id_ref, auth_provider_id, name, type, token)
+  values ('00000000-0000-4000-8000-0000000000f0', null, 'ghl', 1, 'gAAAA-token-of-no-user')
+"""
+
+
+def rows_without_a_user_belong_to_no_client(scene: Scene) -> list[str]:
+    """Existing projects have such rows and profiles. No client reads or writes them, with a subject or without."""
+    found = []
+    for user, own in ((scene.two.alice.id, 1), (None, 0)):
+        for table, column in (("user_profile", "user_name"), ("provider_data", "token")):
+            with scene.acting("authenticated", user, before=WITHOUT_USER) as client:
+                if len(client.execute(f"select 1 from public.{table}").fetchall()) != own:
+                    found.append(f"rows without a user are read in {table}")
+                if client.execute(f"update public.{table} set {column} = 'x'").rowcount != own:
+                    found.append(f"rows without a user are written in {table}")
     return found
 
 
@@ -409,19 +484,99 @@ VIEWS = """
 """
 
 
-def no_other_door_shows_anothers_secrets(scene: Scene) -> list[str]:
-    """Whatever else a client may read or call in the database: the other's secrets are not in it."""
-    secrets = ("gAAAA-token-of-bob", "gAAAA-refresh-of-bob")
-    tried = [f"select * from {name}" for (name,) in scene.truth(VIEWS)] + calls(scene, OTHERS)
+SECRETS = ("gAAAA-token-of-bob", "gAAAA-refresh-of-bob", "gAAAA-written-by-bob")
+TEXTS = (
+    "provider_data",
+    "public.provider_data",
+    "token",
+    "request.jwt.claim.sub",
+    "select token from public.provider_data",
+    "{bob}",
+)
+ARGUMENTS = (
+    """
+  select n.nspname, p.proname, array(select format_type(t, null) from unnest(p.proargtypes::oid[]) with ordinality a (t, o) order by o)
+    from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+   where p.prorettype not in ('trigger'::regtype, 'event_trigger'::regtype) and p.prokind = 'f' and """
+    + OTHERS
+)
+
+
+def calls_with_real_arguments(scene: Scene) -> Iterator[str]:
+    """Calls of every function of the project, with each text that could be a name, a setting or a statement."""
+    bob = str(scene.two.bob.id)
+    for schema, name, types in scene.truth(ARGUMENTS):
+        given = []
+        for kind in types:
+            texts = kind in ("text", "character varying", "name")
+            values = [text.format(bob=bob) for text in TEXTS] if texts else [bob] if kind == "uuid" else [None]
+            given.append([f"{'null' if value is None else repr(value)}::{kind}" for value in values])
+        for arguments in itertools.islice(itertools.product(*given), 100):
+            yield f"select * from {schema}.{name}({', '.join(arguments)})"
+
+
+def no_other_way_shows_anothers_secrets(scene: Scene) -> list[str]:
+    """What else a client may read, column by column, or call in the database, with what it sees afterwards: no secret of Bob."""
+    tried = [statement for (name,) in scene.truth(VIEWS) for statement in _reads(scene, name)]
+    tried += calls_with_real_arguments(scene)
     found = []
     for role in CLIENTS:
         for statement in tried:
-            try:
-                with scene.acting(role, scene.two.alice.id) as client:
-                    said = repr(client.execute(statement).fetchall())
-            except psycopg.Error:
-                continue
-            found += [f"{role}: {statement}" for secret in secrets if secret in said]
+            with scene.listening() as heard, scene.acting(role, scene.two.alice.id) as client:
+                heard.append(repr(client.execute(statement).fetchall()))
+                if "(" in statement:
+                    heard.append(repr(client.execute("select token, refresh from public.provider_data").fetchall()))
+            found += [f"{role}: {statement}" for secret in SECRETS if secret in "".join(heard)]
+    return found
+
+
+def _reads(scene: Scene, name: str) -> list[str]:
+    columns = scene.truth(
+        "select quote_ident(attname) from pg_attribute where attrelid = %s::regclass and attnum > 0", [name]
+    )
+    return [f"select * from {name}"] + [f"select {column} from {name}" for (column,) in columns]
+
+
+NOTIFIED = """
+  alter function pg_catalog.pg_notify(text, text) rename to pg_notify_kept;
+  create function pg_catalog.pg_notify(text, text) returns void language plpgsql as $$ begin raise notice 'notified %', $2; end $$
+"""
+
+
+def writes(scene: Scene) -> list[str]:
+    """What Alice writes: her own row and profile, and whatever else she may insert."""
+    two = scene.two
+    own = f"insert into public.provider_data (provider_id_ref, auth_provider_id, name, type) values ('{two.profiles[two.alice]}', '{two.alice.id}', 'x', 2)"
+    others = [
+        f"insert into {name} default values"
+        for (name,) in scene.truth(VIEWS)
+        if not name.startswith(("gateway.", "auth."))
+    ]
+    return [
+        "update public.provider_data set token = 'a', data = '{}' returning *",
+        "update public.user_profile set user_name = 'a' returning *",
+        f"{own} returning *",
+        *others,
+    ]
+
+
+def no_write_brings_anothers_secrets(scene: Scene) -> list[str]:
+    """Bob writes, then Alice does; in what she gets back, sees afterwards or is notified of, there is no secret of Bob."""
+    claims = "select set_config('request.jwt.claims', %s, true)"
+    found = []
+    for statement in writes(scene):
+        with scene.listening() as heard, scene.acting("authenticated", scene.two.bob.id, before=NOTIFIED) as client:
+            client.execute("update public.provider_data set token = 'gAAAA-written-by-bob'")
+            client.execute("reset role").execute(
+                claims, [json.dumps({"role": "authenticated", "sub": str(scene.two.alice.id)})]
+            )
+            client.execute("set local role authenticated")
+            done = client.execute(statement)
+            heard.append(repr(done.fetchall() if done.description else None))
+            for name in ["public.provider_data", "public.user_profile", *(name for (name,) in scene.truth(VIEWS))]:
+                with suppress(psycopg.Error), scene.owner.transaction():
+                    heard.append(repr(client.execute(f"select * from {name}").fetchall()))
+        found += [f"after {statement}" for secret in SECRETS if secret in "".join(heard)]
     return found
 
 
@@ -445,5 +600,9 @@ PROBES: tuple[Probe, ...] = (
     the_gateways_own_role_reaches_no_table,
     the_owners_server_reaches_every_row,
     row_level_security_binds_the_tables_owner,
-    no_other_door_shows_anothers_secrets,
+    no_other_way_shows_anothers_secrets,
+    no_write_brings_anothers_secrets,
+    no_header_cookie_or_other_claim_decides,
+    third_party_apps_reach_nothing,
+    rows_without_a_user_belong_to_no_client,
 )

@@ -6,6 +6,8 @@ other still holds, so that nothing can be done with it yet; the doctor has to se
 its lines, over an existing Supabase project. Each is a name and SQL, or a line to leave out.
 """
 
+# ruff: noqa: S608 -- the SQL is written here
+
 from __future__ import annotations
 
 OWN_ROW = "auth_provider_id = (select auth.uid())"
@@ -22,7 +24,104 @@ INSERT_DATA = 'policy "Users can insert their own provider data" on public.provi
 USER_METADATA = "(current_setting('request.jwt.claims', true)::jsonb -> 'user_metadata' ->> 'sub')::uuid"
 UNTRIGGERED = "alter table public.provider_data disable trigger gateway_identity;"
 
+APPS_DATA = 'policy "Third-party apps reach no provider data" on public.provider_data'
+APPS_PROFILE = 'policy "Third-party apps reach no profile" on public.user_profile'
+BOBS_TOKEN = "(select d.token from public.provider_data d where d.auth_provider_id is distinct from auth.uid() and d.token <> '' limit 1)"
+
+
+def uid_believes(setting: str, name: str) -> str:
+    """`auth.uid()` that takes the user from another place first."""
+    return (
+        "create or replace function auth.uid() returns uuid language sql stable as $$ select coalesce("
+        f"(nullif(current_setting('{setting}', true), '')::jsonb ->> '{name}')::uuid,"
+        " (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid) $$"
+    )
+
+
+def trigger(
+    body: str, *, when: str = "before update", table: str = "provider_data", rights: str = "security definer"
+) -> str:
+    """A trigger of the project on one of the tables."""
+    return (
+        f"create function public.watch() returns trigger language plpgsql {rights} set search_path = '' as $$ begin {body} end $$;"
+        f" create trigger watch {when} on public.{table} for each row execute function public.watch()"
+    )
+
+
+SCRATCH = "create table public.scratch (id integer, note text); grant select, insert, update on public.scratch to authenticated;"
+LEAK = f"create function public.leak() returns text language sql volatile security definer set search_path = '' as $$ select {BOBS_TOKEN} $$;"
+HIDDEN = (
+    "create function public.peek(text) returns setof text language plpgsql security definer set search_path = '' as"
+    " $$ begin return query execute 'select token from public.' || $1; end $$;"
+)
+
 OPEN = {
+    # who asks
+    "auth.uid() believes a header": uid_believes("request.headers", "x-user-id"),
+    "auth.uid() believes a header with an odd name": uid_believes("request.headers", "x-northwind-acting-for"),
+    "auth.uid() believes a cookie": uid_believes("request.cookies", "user"),
+    "auth.uid() believes a claim of the app": uid_believes("request.jwt.claims", "acting_for"),
+    "a policy believes a header": f"{STRICT['provider_data']} alter {VIEW_DATA} using (auth_provider_id ="
+    " coalesce((nullif(current_setting('request.headers', true), '')::jsonb ->> 'x-user')::uuid, auth.uid()))",
+    "third-party apps reach rows": f"drop {APPS_DATA}",
+    "third-party apps reach profiles": f"drop {APPS_PROFILE}",
+    "third-party apps may read": f"drop {APPS_DATA}; create {APPS_DATA} as restrictive for update to authenticated using (false)",
+    "third-party apps are asked for another claim": f"alter {APPS_PROFILE} using"
+    " ((select nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'azp') is null)",
+    "one of two third-party apps is let in": f"alter {APPS_DATA} using (current_user <> 'authenticated' or"
+    " coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'client_id', 'b') > 'a')",
+    "rows without a user can be read": f"{STRICT['provider_data']} alter {VIEW_DATA} using ({OWN_ROW} or auth_provider_id is null)",
+    "profiles without a user can be read": f"{STRICT['user_profile']} alter {VIEW_PROFILE}"
+    " using (user_id_auth = (select auth.uid()) or user_id_auth is null)",
+    "rows without a user can be written": f"{STRICT['provider_data']} alter {VIEW_DATA} using ({OWN_ROW} or auth_provider_id is null);"
+    f" alter {UPDATE_DATA} using ({OWN_ROW} or auth_provider_id is null) with check (true)",
+    "a restrictive policy of the project hides rows": "create policy mfa on public.provider_data as restrictive to authenticated using (false)",
+    # functions of the project
+    "a definer builds its statement from an argument": HIDDEN,
+    "a definer runs any statement": "create function public.run(q text) returns setof text language plpgsql security definer"
+    " set search_path = '' as $$ begin return query execute q; end $$",
+    "a definer takes table and column": "create function public.pick(c text, t text) returns setof text language plpgsql security definer"
+    " as $$ begin return query execute format('select %I::text from public.%I', c, t); end $$",
+    "a definer calls another function": "create function public.inner_part() returns setof text language sql set search_path = '' as"
+    " $$ select token from public.provider_data $$; revoke execute on function public.inner_part() from public;"
+    " create function public.outer_part() returns setof text language sql security definer set search_path = '' as"
+    " $$ select * from public.inner_part() $$",
+    "a definer reads a closed view": "create view public.kept_in as select token as note from public.provider_data; revoke all on public.kept_in"
+    " from public; create function public.notes() returns setof text language sql security definer set search_path = '' as"
+    " $$ select note from public.kept_in $$",
+    "a function sets the claims": "create function public.set_claim(name text, value text) returns text language sql as"
+    " $$ select set_config(name, value, true) $$",
+    "a function runs statements of its caller": "create function public.run(q text) returns setof text language plpgsql as"
+    " $$ begin perform set_config('request.jwt.claims', '{\"sub\": \"' || q || '\"}', true); return query select token from public.provider_data; end $$",
+    "an error tells": "create function public.fails() returns void language plpgsql security definer set search_path = '' as"
+    f" $$ begin raise exception '%', {BOBS_TOKEN}; end $$",
+    # what runs at each write
+    "a trigger writes another's token into the own row": trigger(f"new.data := to_jsonb({BOBS_TOKEN}); return new;"),
+    "a trigger answers with another's row": trigger(
+        "select d.token into new.refresh from public.provider_data d where d.id <> old.id and d.token <> '' limit 1; return new;"
+    ),
+    "a trigger notifies": trigger("perform pg_notify('changes', new.token); return new;", rights=""),
+    "a trigger reports": trigger("raise notice '%', new.token; return null;", when="after update", rights=""),
+    "a trigger copies to a log": "create table public.log (line text); grant select on public.log to authenticated;"
+    + trigger("insert into public.log values (new.token); return null;", when="after update"),
+    "a trigger on profiles": trigger(f"new.user_name := {BOBS_TOKEN}; return new;", table="user_profile"),
+    "a trigger on another table": SCRATCH
+    + trigger(f"new.note := {BOBS_TOKEN}; return new;", when="before insert", table="scratch"),
+    "a column's default tells": LEAK
+    + " alter table public.provider_data alter column expires set default public.leak()",
+    "a check reports": "create function public.seen(t text) returns boolean language plpgsql as"
+    " $$ begin raise notice '%', t; return true; end $$; alter table public.provider_data add constraint seen check (public.seen(token)) not valid",
+    # other ways to the rows
+    "a column of a view": "create view public.mine as select token, name from public.provider_data; grant select (token) on public.mine to authenticated",
+    "a view that lost its invoker": "create view public.mine with (security_invoker = true) as select * from public.provider_data;"
+    " grant select on public.mine to authenticated; alter view public.mine set (security_invoker = false)",
+    "the table has a parent": "create table public.parent (token text); alter table public.provider_data inherit public.parent;"
+    " grant select on public.parent to authenticated",
+    "a rule answers an insert": SCRATCH
+    + " create table public.taken (note text); grant select on public.taken to authenticated;"
+    " create rule also as on insert to public.scratch do also insert into public.taken select token from public.provider_data",
+    "a copy that is kept up to date": "create materialized view public.copied as select token from public.provider_data;"
+    " grant select (token) on public.copied to authenticated",
     # row-level security itself
     "row-level security off on provider_data": "alter table public.provider_data disable row level security",
     "row-level security off on user_profile": "alter table public.user_profile disable row level security",
@@ -135,6 +234,38 @@ THIN = {
     "a column of ours, in a closed schema": "grant select (user_id) on gateway.session to anon",
     "default privileges for tables of ours": "alter default privileges in schema gateway grant select on tables to authenticated",
     "default privileges for functions of ours": "alter default privileges in schema gateway grant execute on functions to anon",
+    "the third-party policy is for nobody": f"drop {APPS_DATA}; create {APPS_DATA} as restrictive to service_role using (true)",
+    "the third-party policy is half open": f"alter {APPS_PROFILE} using (true) with check (false)",
+    "brackets of a policy moved": """alter policy "Users reach only their own profile" on public.user_profile using ((current_user <> 'authenticated' or"""
+    " user_id_auth = (select auth.uid())) is not false)",
+    "authenticated may log in": "alter role authenticated login",
+    "the gateway's role may replicate": "alter role gateway_app replication",
+    "the gateway's role may become the owner's server": "grant service_role to gateway_app",
+    "a role has a subject of its own": "alter role authenticated set \"request.jwt.claim.sub\" = '00000000-0000-4000-8000-000000000001'",
+    "the database has a subject": "do $$ begin execute format('alter database %I set \"request.jwt.claims\" = %L', current_database(), '{}'); end $$",
+    "a function of ours belongs to another": "create role mallory; grant usage, create on schema public to mallory;"
+    " alter function public.gateway_schema_v1() owner to mallory",
+    "a key changes the owner of a row": "create table public.handle (id uuid primary key); grant update on public.handle to authenticated;"
+    " insert into public.handle select auth_provider_id from public.provider_data; alter table public.provider_data add constraint handled"
+    " foreign key (auth_provider_id) references public.handle (id) on update cascade",
+    "a key deletes rows": "create table public.handle (id uuid primary key); grant delete on public.handle to authenticated;"
+    " insert into public.handle select auth_provider_id from public.provider_data; alter table public.provider_data add constraint handled"
+    " foreign key (auth_provider_id) references public.handle (id) on delete cascade",
+    "a leakproof function": "create function public.peek(t text) returns boolean language plpgsql leakproof cost 0.0001 as"
+    " $$ begin raise notice '%', t; return true; end $$",
+    "an index calls a function": "create function public.seen(t text) returns text language plpgsql immutable as $$ begin return t; end $$;"
+    " create index seen on public.provider_data (public.seen(token))",
+    "a generated column calls a function": "create function public.seen(t text) returns text language plpgsql immutable as $$ begin return t; end $$;"
+    " alter table public.provider_data add column shown text generated always as (public.seen(token)) stored",
+    "an event trigger grants": "create function public.opens() returns event_trigger language plpgsql as"
+    " $$ begin grant select on public.provider_data to anon; end $$; create event trigger opens on ddl_command_end execute function public.opens()",
+    "a rule on a table of ours": "create rule nothing as on delete to gateway.session do instead nothing",
+    "a trigger on a table of ours": "create function public.watch() returns trigger language plpgsql as $$ begin return new; end $$;"
+    " create trigger watch before insert on gateway.event for each row execute function public.watch()",
+    "a table of ours has a child": "create table public.child () inherits (gateway.session)",
+    "a trigger that does nothing yet": trigger("return new;", rights=""),
+    "a definer that builds its statement, for anon": "create function public.count_of(t text) returns bigint language plpgsql security definer"
+    " set search_path = '' as $$ declare n bigint; begin execute format('select count(*) from %I.%I', 'pg_catalog', t) into n; return n; end $$",
     "authenticated can become the owner's server": "grant service_role to authenticated",
     "anon may make roles": "alter role anon createrole",
     "a function takes its caller's rights": "alter function public.gateway_schema_v1() security invoker",
