@@ -313,6 +313,30 @@ def test_headers_of_endless_length_are_refused(gateway):
     assert answer.status_code == 431
 
 
+def test_another_wsgi_server_serves_wsgi_py(gateway):
+    """
+    The simplest one that there is, one thread and no buffering: pages, the API, and sessions beside a foreign cookie.
+    """
+    port, alice = free_port(), gateway.person("Alice Winter")
+    alice.signs_in()
+    script = f"from wsgiref.simple_server import make_server; from wsgi import app; make_server('127.0.0.1', {port}, app).serve_forever()"
+    environ = {"PATH": os.environ["PATH"]} | gateway.environ
+    with subprocess.Popen([sys.executable, "-c", script], env=environ, stderr=subprocess.DEVNULL) as process:
+        try:
+            end = time.monotonic() + 30
+            while not raw(port, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200"):
+                assert time.monotonic() < end
+                time.sleep(0.2)
+            cookie = b"Cookie: name=Zo\xc3\xab; gateway=%b\r\n\r\n" % alice.browser.cookies["gateway"].encode()
+            page = raw(port, b"GET /connections HTTP/1.0\r\n" + cookie)
+            refused = requests.get(f"http://127.0.0.1:{port}/v1/connections", timeout=10)
+        finally:
+            process.terminate()
+
+    assert b"alice@northwind.example" in page
+    assert refused.status_code == 401
+
+
 # -- starting and stopping -------------------------------------------------------------------------------------------
 
 

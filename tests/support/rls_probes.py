@@ -338,6 +338,20 @@ def nothing_is_inserted_for_or_under_another(scene: Scene) -> list[str]:
     return several(*(scene.refused("authenticated", INSERT, pair) for pair in wrong))
 
 
+def an_erased_id_is_like_a_free_one(scene: Scene) -> list[str]:
+    """A client that inserts a row with an id that Bob's erased connection had sees what it sees with any other id."""
+    two, seen = scene.two, []
+    statement = INSERT.replace("(provider_id_ref", "(id, provider_id_ref").replace("values (", "values (%s, ")
+    gone = f"delete from public.provider_data where id = '{two.rows[two.bob]}'"
+    for named in (two.rows[two.bob], uuid.uuid4()):
+        try:
+            with scene.acting("authenticated", two.alice.id, before=gone) as client:
+                seen.append(str(client.execute(statement, [named, two.profiles[two.alice], two.alice.id]).rowcount))
+        except psycopg.Error as error:
+            seen.append(str(error.sqlstate))
+    return [] if seen[0] == seen[1] else [f"an erased id: {seen[0]}, a free one: {seen[1]}"]
+
+
 # -- everything else -------------------------------------------------------------------------------------------------
 
 FORBIDDEN = (
@@ -605,4 +619,5 @@ PROBES: tuple[Probe, ...] = (
     no_header_cookie_or_other_claim_decides,
     third_party_apps_reach_nothing,
     rows_without_a_user_belong_to_no_client,
+    an_erased_id_is_like_a_free_one,
 )
