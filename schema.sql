@@ -3559,6 +3559,21 @@ create policy "Users reach only their own provider data" on public.provider_data
     )
   );
 
+-- Supabase's OAuth server gives a third-party app a token with the user's own role and subject. Only the claim `client_id` tells it apart.
+drop policy if exists "Third-party apps reach no profile" on public.user_profile;
+create policy "Third-party apps reach no profile" on public.user_profile as restrictive
+  for all to authenticated
+  using (not (current_user = 'authenticated' and (select coalesce(
+    nullif(current_setting('request.jwt.claim.client_id', true), ''),
+    nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'client_id')) is not null));
+
+drop policy if exists "Third-party apps reach no provider data" on public.provider_data;
+create policy "Third-party apps reach no provider data" on public.provider_data as restrictive
+  for all to authenticated
+  using (not (current_user = 'authenticated' and (select coalesce(
+    nullif(current_setting('request.jwt.claim.client_id', true), ''),
+    nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'client_id')) is not null));
+
 do $others$
 declare
   other record;
@@ -3566,11 +3581,7 @@ begin
   for other in
     select p.tablename, p.policyname from pg_catalog.pg_policies p
      where p.schemaname = 'public' and p.tablename in ('user_profile', 'provider_data')
-       and p.policyname not in (
-         'Users can view their own profile', 'Users can update their own profile', 'Users reach only their own profile',
-         'Users can view their own provider data', 'Users can update their own provider data',
-         'Users can insert their own provider data', 'Users reach only their own provider data',
-         'The gateway and the owner''s server')
+       and p.policyname !~ '^(Users can (view|update|insert)|Users reach only|Third-party apps reach no|The gateway and) '
      order by 1, 2
   loop
     raise notice 'gateway: the policy "%" on % is not ours; it was left, and can no longer show a user another''s rows',
@@ -3714,23 +3725,34 @@ end $calls$;
 
 -- 5 -- fingerprints --------------------------------------------------------------------------------------------------
 
--- Record fingerprints of the rules, which checks.sql compares later. In a comment, because every role can read it.
+-- Record fingerprints of the rules, which checks.sql compares later. In a comment, because every role can read it. Without `public.`, which
+-- Postgres prints or not, by the search_path of the reader.
 do $fingerprints$
 begin
-  execute format('comment on schema gateway is %L', 'What the gateway relies on. No client role can reach it. Applied: ' || (
-    select jsonb_object_agg(d.kind, d.hash) from (
-      select 'functions' as kind, md5(string_agg(concat_ws(' ', p.oid::regprocedure, p.prosecdef, p.proconfig, p.prosrc), '' order by p.oid::regprocedure::text)) as hash
+  execute format('comment on schema gateway is %L', 'What the gateway relies on. No client role can reach it. Applied: ' || jsonb_build_object(
+    'functions', (
+      select md5(string_agg(concat_ws(' ', n.nspname, p.proname, pg_catalog.oidvectortypes(p.proargtypes), p.prosecdef, p.proconfig, p.prosrc), ''
+                            order by n.nspname, p.proname, p.proargtypes::text))
         from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-       where n.nspname = 'gateway' or n.nspname = 'public' and p.proname ~ '^gateway_.*_v[0-9]+$'
-      union all
-      select 'triggers', md5(string_agg(concat_ws(' ', t.tgenabled, pg_catalog.pg_get_triggerdef(t.oid)), '' order by t.tgrelid::regclass::text, t.tgname))
-        from pg_catalog.pg_trigger t where not t.tgisinternal and t.tgname ~ '^gateway_'
-    ) d)::text);
+       where n.nspname = 'gateway' or n.nspname = 'public' and p.proname ~ '^gateway_.*_v[0-9]+$'),
+    'triggers', (
+      select md5(string_agg(concat_ws(' ', t.tgenabled, pg_catalog.pg_get_triggerdef(t.oid)), '' order by n.nspname, c.relname, t.tgname))
+        from pg_catalog.pg_trigger t join pg_catalog.pg_class c on c.oid = t.tgrelid join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+       where not t.tgisinternal and t.tgname ~ '^gateway_'),
+    'policies', (
+      select jsonb_object_agg(format('"%s" on %s', y.polname, (select c.relname from pg_catalog.pg_class c where c.oid = y.polrelid)), md5(concat_ws(' ', y.polpermissive, y.polcmd,
+               array(select r.rolname from pg_catalog.pg_roles r where r.oid = any (y.polroles) order by 1),
+               coalesce(replace(pg_catalog.pg_get_expr(y.polqual, y.polrelid), 'public.', ''), '-'),
+               coalesce(replace(pg_catalog.pg_get_expr(y.polwithcheck, y.polrelid), 'public.', ''), '-'))))
+        from pg_catalog.pg_policy y
+       where y.polrelid in ('public.user_profile'::regclass, 'public.provider_data'::regclass)
+         and y.polname ~ '^(Users can (view|update|insert)|Users reach only|Third-party apps reach no) ')
+  )::text);
 end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '840fa53044d6967494aae69d1f50b786c2be8980810f793a72ca09b97b7aa48f');
-insert into gateway.function_release (sha256) values ('840fa53044d6967494aae69d1f50b786c2be8980810f793a72ca09b97b7aa48f') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '9385ea9eea11c24d33bf24e5f2cfbac5f63ebef7b87031775a1621365e500896');
+insert into gateway.function_release (sha256) values ('9385ea9eea11c24d33bf24e5f2cfbac5f63ebef7b87031775a1621365e500896') on conflict do nothing;
 
 notify pgrst, 'reload schema';
