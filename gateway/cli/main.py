@@ -18,6 +18,7 @@ from gateway.cli.keys import keys
 from gateway.cli.partners import partners
 from gateway.cli.providers import doctor, providers
 from gateway.cli.serve import serve, worker
+from gateway.cli.webhooks import webhooks
 from gateway.log_setup import quiet_libraries
 
 
@@ -46,5 +47,5 @@ def demo(port: int, sandbox_port: int) -> None:
     run_demo(port, sandbox_port)
 
 
-for command in (init, serve, worker, doctor, db, keys, providers, partners, connections, events):
+for command in (init, serve, worker, doctor, db, keys, providers, partners, connections, events, webhooks):
     main.add_command(command)

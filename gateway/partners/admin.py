@@ -18,7 +18,14 @@ from gateway.partners.keys import hash_key, make_key
 
 Reach = Literal["own", "all"]
 """`own`: connections whose owners consented on a page that names the partner. `all`: every one of its providers."""
-SCOPES = ("connections:read", "connections:write", "tokens:read", "sessions:write", "events:read")
+SCOPES = (
+    "connections:read",
+    "connections:write",
+    "tokens:read",
+    "sessions:write",
+    "events:read",
+    "webhooks:write",
+)
 MOST_PER_HOUR = 1_000_000_000
 
 _LONGEST_NAME = 80

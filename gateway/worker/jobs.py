@@ -16,6 +16,7 @@ from gateway.events import chain, record
 from gateway.models import Unit
 from gateway.services import Runtime
 from gateway.tokens import refresh_request
+from gateway.webhooks import deliver
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,11 @@ def event_jobs() -> list[Job]:
         Job("seals", chain.seal_events, 1.0),
         Job("checkpoint", checkpoint, 60.0),
     ]
+
+
+def webhook_jobs() -> list[Job]:
+    """Threads of their own, so that receivers which do not respond delay neither refreshes nor positions."""
+    return [Job("webhooks", deliver.deliver_next)]
 
 
 def housekeeping_jobs() -> list[Job]:

@@ -20,7 +20,7 @@ from gateway.services import Runtime, build_runtime
 from gateway.settings import forget_secrets, read_settings
 from gateway.tokens import refresh_request
 from gateway.worker.heartbeat import start_heartbeat
-from gateway.worker.jobs import UnitJob, event_jobs, housekeeping_jobs, unit_jobs
+from gateway.worker.jobs import UnitJob, event_jobs, housekeeping_jobs, unit_jobs, webhook_jobs
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +29,7 @@ PROGRESS_SECONDS = 30.0
 _LOOK_SECONDS = 0.2
 """How soon a pause ends after a signal."""
 UNITS_AT_ONCE = 4
+WEBHOOK_THREADS = 4
 UNIT_SECONDS = 30.0
 """The longest unit: requests to a provider, and the database calls around them."""
 
@@ -150,6 +151,7 @@ def start_worker(
         ("worker", UnitWorker(rt, at_once=at_once), IDLE_SECONDS),
         ("events", Worker(rt, event_jobs()), 1.0),
         ("housekeeping", Worker(rt, housekeeping_jobs()), IDLE_SECONDS),
+        *(("webhooks", Worker(rt, webhook_jobs()), 1.0) for _ in range(WEBHOOK_THREADS)),
     ]
     started = []
     for name, worker, pause_seconds in workers:

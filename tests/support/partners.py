@@ -12,11 +12,11 @@ import requests
 
 from gateway.database import Database, open_postgres
 from gateway.models import Caller
-from gateway.partners.admin import add_partner
+from gateway.partners.admin import SCOPES, add_partner
 from gateway.partners.keys import hash_key
 from tests.support.database import rows
 
-EVERY_SCOPE = ("connections:read", "connections:write", "tokens:read", "sessions:write", "events:read")
+EVERY_SCOPE = SCOPES
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ ROOT = Path(gateway.__file__).parent
 LAYERS = (
     ("errors", "models", "brand", "texts", "log_setup", "database_url", "settings"),
     ("catalog", "crypto", "http", "protocol", "database", "identity"),
-    ("services", "account", "connect", "tokens", "connections", "partners", "events"),
+    ("services", "account", "connect", "tokens", "connections", "partners", "events", "webhooks"),
     ("worker", "server", "doctor", "embedded"),
     ("web", "cli"),
 )
@@ -32,6 +32,7 @@ ALLOWED = {
     "tokens": {"services", "account"},
     "partners": {"services"},
     "events": {"services"},
+    "webhooks": {"services"},
     "server": {"worker"},
     "doctor": {"worker"},
 }

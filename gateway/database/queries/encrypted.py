@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from gateway.database import Database
 
-Kind = Literal["connection", "pending_grant", "revocation", "event_chain"]
+Kind = Literal["connection", "pending_grant", "revocation", "webhook", "event_chain"]
 """The tables that hold encrypted values. Grants move from the first to the later ones, never back."""
 
 

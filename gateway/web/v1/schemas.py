@@ -35,6 +35,11 @@ def _number(value: object) -> object:
     return int(value) if isinstance(value, str) and _digits(value) else value
 
 
+def _whole(value: object) -> object:
+    """To JSON Schema, `5.0` is an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _canonical(value: object) -> object:
     """Only the canonical form of RFC 9562 section 4: no braces, no `urn:uuid:`."""
     if isinstance(value, str) and (len(value) != _UUID_LENGTH or value[8::5][:4] != "----"):
@@ -49,6 +54,7 @@ ProviderId = Annotated[str, Field(max_length=100, pattern=r"^[a-z][a-z0-9_]*$")]
 Opaque = Annotated[str, Field(max_length=500, pattern=r"^[A-Za-z0-9_.~=:+-]*$")]
 """Made here; clients only send it back."""
 Location = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
+EventType = Annotated[str, Field(max_length=60, pattern=r"^[a-z]+(_[a-z]+)*\.[a-z]+(_[a-z]+)*$")]
 Limit = Annotated[int, Field(ge=1, le=100, description="The most items of one page."), BeforeValidator(_digits)]
 ProviderType = Annotated[int, Field(description="1 CRM, 2 email, 3 phone.")]
 
@@ -159,6 +165,27 @@ class CompleteRequest(RequestModel):
         default=None,
         description="What to do when another account is connected, or the same account with more access. Required after "
         "`pending_confirmation`.",
+    )
+
+
+class WebhookRequest(RequestModel):
+    """An endpoint for events."""
+
+    url: str = Field(
+        max_length=2000,
+        description="Where events are sent by POST: https, at a public address. Redirects are not followed.",
+        examples=["https://partner.example/webhooks"],
+    )
+    event_types: Annotated[tuple[EventType, ...], Field(min_length=1, max_length=50)] | None = Field(
+        default=None, description="Only events of these types; without it, all.", examples=[["connection.created"]]
+    )
+
+
+class ReplayRequest(RequestModel):
+    """Where to start again."""
+
+    after: Annotated[int, BeforeValidator(_whole)] = Field(
+        ge=0, lt=10**15, description="Events after this position are delivered again.", examples=[0]
     )
 
 
@@ -294,6 +321,53 @@ class Events(ResponseModel):
 
     items: tuple[Event, ...]
     next_cursor: str | None = Field(description="The position to continue from, as text; null at the end.")
+
+
+class Webhook(ResponseModel):
+    """An endpoint for events."""
+
+    id: UUID
+    url: str
+    event_types: tuple[str, ...] | None = Field(description="Null: every type.")
+    position: int = Field(description="Every event up to this position was delivered.")
+    failures: int = Field(description="Failed attempts since the last delivery.")
+    failing_since: datetime | None
+    disabled_at: datetime | None = Field(
+        description="Set after three days of failures, or a response with status 410. A replay enables it again."
+    )
+    created_at: datetime
+
+
+class NewWebhook(Webhook):
+    """An endpoint with its new secret."""
+
+    secret: str = Field(repr=False, description="For verification, `whsec_…`; shown once.")
+
+
+class Webhooks(ResponseModel):
+    """All endpoints of the partner, on one page."""
+
+    items: tuple[Webhook, ...]
+    next_cursor: None = None
+
+
+class Delivery(ResponseModel):
+    """An attempt to deliver an event."""
+
+    event_id: UUID = Field(description="Also the header `webhook-id`.")
+    position: int
+    type: str
+    at: datetime
+    status: int | None = Field(description="Of your response; null where none came.")
+    error: str | None
+    duration_ms: int
+
+
+class Deliveries(ResponseModel):
+    """The latest attempts, newest first, on one page."""
+
+    items: tuple[Delivery, ...]
+    next_cursor: None = None
 
 
 class FieldError(ResponseModel):

@@ -171,13 +171,25 @@ begin
   end if;
 end $$;
 
+-- An event as a partner sees it, or a user. A partner with reach `own` does not see who else acted. A manually written time may be outside
+-- the range of a client's date type.
+create or replace function gateway.event_json(e gateway.event, p_partner gateway.partner) returns jsonb
+language sql stable as $$
+  select jsonb_build_object(
+    'id', e.id, 'position', e.position, 'type', e.type,
+    'at', least(greatest(e.at, timestamptz '0001-01-03 00:00:00+00'), timestamptz '9998-12-31 00:00:00+00'),
+    'connection_id', e.connection_id, 'user_id', e.user_id,
+    'partner', case when (p_partner).reach = 'own' and e.partner_id is distinct from (p_partner).id then null else e.partner_id end,
+    'provider', e.provider,
+    'data', case when jsonb_typeof(e.data) <> 'object' then '{}' when (p_partner).reach = 'own' then e.data - 'by' else e.data end)
+$$;
+
 -- A page for one caller: the partner of a key, or a user. For a partner one call looks at 20,000 positions at most. `next`: where to
--- continue, if there is or may be more. A partner with reach `own` does not see who else ended a connection.
+-- continue, if there is or may be more.
 create or replace function public.gateway_events_v1(p_key_hash text, p_address text, p_user_id uuid, p_after bigint, p_limit integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks  record;
-  own   boolean;
   top   bigint := (select c.position from gateway.event_chain c);
   until bigint := least(top, p_after + 20000);
   items jsonb;
@@ -192,15 +204,7 @@ begin
   else
     select null::gateway.partner as partner, null::text as refused into asks;
   end if;
-  own := coalesce((asks.partner).reach = 'own', false);
-  select coalesce(jsonb_agg(jsonb_build_object(
-           'id', x.id, 'position', x.position, 'type', x.type,
-           -- A manually written time may be outside the range of a client's date type.
-           'at', least(greatest(x.at, timestamptz '0001-01-03 00:00:00+00'), timestamptz '9998-12-31 00:00:00+00'),
-           'connection_id', x.connection_id, 'user_id', x.user_id,
-           'partner', case when not own or x.partner_id = (asks.partner).id then x.partner_id end, 'provider', x.provider,
-           'data', case when jsonb_typeof(x.data) <> 'object' then '{}' when own then x.data - 'by' else x.data end
-         ) order by x.position), '[]') into items
+  select coalesce(jsonb_agg(gateway.event_json(x, asks.partner) order by x.position), '[]') into items
     from gateway.visible_events(asks.partner, p_user_id, p_after, until, p_limit + 1) x;
   if jsonb_array_length(items) > p_limit then
     items := items - p_limit;

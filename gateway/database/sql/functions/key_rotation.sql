@@ -16,6 +16,8 @@ create or replace view gateway.encrypted_value as
    cross join lateral (values ('token', r.token, r.seal_id), ('refresh', r.refresh, r.refresh_seal_id)) as v ("column", text, seal_id)
    where v.text like 'gAAAA%'
   union all
+  select 'webhook', s.seal_id, 'webhook_secret', s.webhook_secret, null, '', s.seal_id::text from gateway.webhook_secret s
+  union all
   select 'event_chain', '00000000-0000-0000-0000-000000000000', 'event_chain', l.encrypted_key, null, '', 'event_chain'
     from gateway.event_chain l where l.encrypted_key is not null;
 
@@ -45,7 +47,7 @@ declare
 begin
   select v.* into strict place from (values
     ('connection', 'public.provider_data', 'id'), ('pending_grant', 'gateway.pending_grant', 'id'),
-    ('revocation', 'gateway.revocation', 'seal_id'),
+    ('revocation', 'gateway.revocation', 'seal_id'), ('webhook', 'gateway.webhook_secret', 'seal_id'),
     ('event_chain', 'gateway.event_chain', null)) as v (kind, target, key) where v.kind = p_kind;
   for change in
     select i.id, i.old, i.new, case i."column" when 'event_chain' then 'encrypted_key' else i."column" end as "column"

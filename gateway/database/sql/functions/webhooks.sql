@@ -1,0 +1,186 @@
+-- Outgoing webhooks.
+
+create or replace function gateway.webhook_json(w gateway.webhook) returns jsonb
+language sql stable as $$
+  select to_jsonb(w) - 'claim_id' - 'due_at' || jsonb_build_object(
+    'partner', (select p.name from gateway.partner p where p.id = w.partner_id))
+$$;
+
+-- The endpoints of the calling partner, or all for the operator (no key); with `p_webhook_id` that one alone.
+create or replace function gateway.webhooks_of(
+  p_key_hash text, p_address text, p_webhook_id uuid, out endpoints gateway.webhook[], out refused text
+)
+language plpgsql set search_path = '' as $$
+declare
+  asks record;
+begin
+  if p_key_hash is null then
+    select array_agg(w order by w.created_at, w.id) into endpoints from gateway.webhook w where p_webhook_id is null or w.id = p_webhook_id;
+    return;
+  end if;
+  select f.* into asks from gateway.caller(p_key_hash, p_address, 'webhooks:write') f;
+  refused := asks.refused;
+  if refused is null then
+    select array_agg(w order by w.created_at, w.id) into endpoints from gateway.webhook w
+     where w.partner_id = (asks.partner).id and (p_webhook_id is null or w.id = p_webhook_id);
+  end if;
+end $$;
+
+-- A new endpoint gets the events that happen from now on. A partner has at most ten.
+create or replace function public.gateway_create_webhook_v1(
+  p_key_hash text, p_address text, p_id uuid, p_url text, p_event_types text[], p_seal_id uuid, p_secret text
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks record;
+  made gateway.webhook;
+begin
+  select f.* into asks from gateway.caller(p_key_hash, p_address, 'webhooks:write') f;
+  if asks.refused is not null then
+    return jsonb_build_object('refused', asks.refused);
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('gateway webhooks ' || (asks.partner).id::text, 0));
+  if (select count(*) from gateway.webhook w where w.partner_id = (asks.partner).id) >= 10 then
+    return null;
+  end if;
+  insert into gateway.webhook (id, partner_id, url, event_types, position)
+  select p_id, (asks.partner).id, p_url, p_event_types, c.position from gateway.event_chain c
+  returning * into made;
+  insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values (p_seal_id, made.id, p_secret);
+  insert into gateway.event (type, partner_id, data)
+  values ('webhook.created', made.partner_id, jsonb_build_object('webhook_id', made.id, 'url', p_url));
+  return gateway.webhook_json(made);
+end $$;
+
+-- Endpoints; of a single one also its latest attempts, newest first.
+create or replace function public.gateway_webhooks_v1(p_key_hash text, p_address text, p_webhook_id uuid)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks record;
+begin
+  select f.* into asks from gateway.webhooks_of(p_key_hash, p_address, p_webhook_id) f;
+  if asks.refused is not null then
+    return jsonb_build_object('refused', asks.refused);
+  end if;
+  return jsonb_build_object(
+    'webhooks', coalesce((select jsonb_agg(gateway.webhook_json(w)) from unnest(asks.endpoints) w), '[]'),
+    'deliveries', coalesce((
+      select jsonb_agg(to_jsonb(d) - 'id' - 'webhook_id' order by d.id desc)
+        from (select x.* from gateway.webhook_delivery x where x.webhook_id = p_webhook_id order by x.id desc limit 100) d
+       where asks.endpoints is not null), '[]'));
+end $$;
+
+-- `p_change`: `delete`; `test` appends an event for this endpoint alone; `replay` delivers again what follows `p_after`; `rotate` adds a secret
+-- and lets the others expire a day later. The endpoint as it is then; null: no such endpoint of this caller.
+create or replace function public.gateway_change_webhook_v1(
+  p_key_hash text, p_address text, p_webhook_id uuid, p_change text, p_after bigint default null, p_seal_id uuid default null,
+  p_secret text default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks record;
+  w    gateway.webhook;
+begin
+  select f.* into asks from gateway.webhooks_of(p_key_hash, p_address, p_webhook_id) f;
+  if asks.refused is not null then
+    return jsonb_build_object('refused', asks.refused);
+  end if;
+  select x.* into w from gateway.webhook x where x.id = (asks.endpoints)[1].id for update;
+  if not found then
+    return null;
+  end if;
+  if p_change = 'delete' then
+    delete from gateway.webhook x where x.id = w.id;
+  elsif p_change = 'replay' then
+    update gateway.webhook x
+       set position = least(p_after, (select c.position from gateway.event_chain c)), claim_id = null, failures = 0, failing_since = null,
+           disabled_at = null, due_at = clock_timestamp()
+     where x.id = w.id returning * into w;
+  elsif p_change = 'rotate' then
+    update gateway.webhook_secret s set expires_at = clock_timestamp() + interval '1 day' where s.webhook_id = w.id and s.expires_at is null;
+    insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values (p_seal_id, w.id, p_secret);
+  end if;
+  insert into gateway.event (type, partner_id, data)
+  select case p_change when 'delete' then 'webhook.deleted' when 'test' then 'webhook.tested' when 'replay' then 'webhook.replayed'
+                       else 'webhook.secret_rotated' end,
+         w.partner_id, jsonb_build_object('webhook_id', w.id) || case p_change when 'replay' then jsonb_build_object('after', w.position) else '{}' end;
+  return gateway.webhook_json(w);
+end $$;
+
+-- The events that an endpoint gets: what its partner sees in /v1/events, of the chosen types, and its own test events.
+create or replace function gateway.webhook_events(p_webhook gateway.webhook, p_partner gateway.partner, p_until bigint, p_most integer)
+returns setof gateway.event language sql stable as $$
+  select e.* from gateway.visible_events(p_partner, null, p_webhook.position, p_until, 2147483647) e
+   where case e.type when 'webhook.tested' then e.data ->> 'webhook_id' = p_webhook.id::text
+                     else p_webhook.event_types is null or e.type = any (p_webhook.event_types) end
+   order by e.position limit p_most
+$$;
+
+-- Claim the endpoint that has been due longest and has events. Cursors of endpoints without any move on, 5,000 positions at a time. null: there
+-- is nothing to deliver. A frozen partner keeps its place.
+create or replace function public.gateway_claim_deliveries_v1(p_most integer, p_lease_seconds double precision)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  over  timestamptz := clock_timestamp();
+  top   bigint := (select c.position from gateway.event_chain c);
+  until bigint;
+  w     gateway.webhook;
+  p     gateway.partner;
+  items jsonb;
+begin
+  for w in
+    select x.* from gateway.webhook x
+     where x.disabled_at is null and x.due_at <= over and x.position < top
+       and exists (select from gateway.partner y where y.id = x.partner_id and y.frozen_at is null and y.revoked_at is null)
+     order by x.due_at limit 20 for update skip locked
+  loop
+    until := least(top, w.position + 5000);
+    select y.* into p from gateway.partner y where y.id = w.partner_id;
+    select jsonb_agg(gateway.event_json(e, p) order by e.position) into items from gateway.webhook_events(w, p, until, p_most) e;
+    if items is null then
+      update gateway.webhook x set position = until, due_at = over where x.id = w.id;
+    else
+      update gateway.webhook x set claim_id = gen_random_uuid(), due_at = over + make_interval(secs => p_lease_seconds)
+       where x.id = w.id returning * into w;
+      return jsonb_build_object(
+        'id', w.id, 'claim_id', w.claim_id, 'url', w.url, 'failures', w.failures, 'events', items,
+        'secrets', (select jsonb_agg(jsonb_build_object('seal_id', s.seal_id, 'encrypted', s.webhook_secret) order by s.created_at desc)
+                      from gateway.webhook_secret s where s.webhook_id = w.id and (s.expires_at is null or s.expires_at > over)));
+    end if;
+  end loop;
+  return null;
+end $$;
+
+-- What became of a claim: the cursor moves to `p_position`. After a failure the next attempt waits; an endpoint that failed for three days, or
+-- says that it is gone, is disabled.
+create or replace function public.gateway_end_deliveries_v1(
+  p_id uuid, p_claim_id uuid, p_position bigint, p_attempts jsonb, p_wait_seconds double precision, p_gone boolean
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  over timestamptz := clock_timestamp();
+  w    gateway.webhook;
+begin
+  select x.* into w from gateway.webhook x where x.id = p_id for update;
+  if not found then
+    return '{}';
+  end if;
+  insert into gateway.webhook_delivery (webhook_id, position, event_id, type, status, error, duration_ms)
+  select w.id, a.position, a.event_id, a.type, a.status, a.error, a.duration_ms
+    from jsonb_to_recordset(p_attempts -> 'items') as a (position bigint, event_id uuid, type text, status integer, error text, duration_ms integer);
+  if w.claim_id is distinct from p_claim_id then
+    return '{}';
+  end if;
+  update gateway.webhook x
+     set position = greatest(x.position, p_position), claim_id = null,
+         failures = case when p_wait_seconds is null then 0 when p_position is null then x.failures + 1 else 1 end,
+         failing_since = case when p_wait_seconds is null then null when p_position is null then coalesce(x.failing_since, over) else over end,
+         due_at = over + make_interval(secs => coalesce(p_wait_seconds, 0)),
+         disabled_at = case when p_gone or p_position is null and x.failing_since < over - interval '3 days' then over end
+   where x.id = w.id returning * into w;
+  if w.disabled_at is not null then
+    insert into gateway.event (type, partner_id, data) values (
+      'webhook.disabled', w.partner_id, jsonb_build_object('webhook_id', w.id, 'after', w.position, 'reason', case when p_gone then 'gone' else 'failing' end));
+  end if;
+  return jsonb_build_object('disabled', w.disabled_at is not null);
+end $$;

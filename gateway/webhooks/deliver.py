@@ -1,0 +1,100 @@
+"""The worker's part: send the next events to an endpoint, each signed with the endpoint's secrets."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import structlog
+from pydantic_core import to_json
+from standardwebhooks import Webhook as Signer
+
+from gateway.database.queries.events import Event
+from gateway.database.queries.webhooks import Attempt, Claim, claim_deliveries, end_deliveries
+from gateway.errors import GatewayError
+from gateway.http import Deadline
+from gateway.services import Runtime
+from gateway.webhooks.endpoints import read_secret
+
+log = structlog.get_logger(__name__)
+
+MOST_EVENTS = 20
+"""One claim: few enough that a worker which crashes repeats little."""
+DELIVERY_SECONDS = 10.0
+CLAIM_SECONDS = 20.0
+"""No further event of a claim is sent after this."""
+LEASE_SECONDS = CLAIM_SECONDS + DELIVERY_SECONDS + 15.0
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 5.0, 4 * 3600.0
+_GONE = 410
+
+
+def deliver_next(rt: Runtime) -> bool:
+    """Deliver the next events of one endpoint, in order, until one fails; False when there is nothing to deliver."""
+    claim = claim_deliveries(rt.database, most=MOST_EVENTS, lease_seconds=LEASE_SECONDS)
+    if claim is None:
+        return False
+    until, delivered = time.monotonic() + CLAIM_SECONDS, None
+    attempts, wait = [], None
+    for event in claim.events:
+        attempt, retry_after = _deliver(rt, claim, event)
+        attempts.append(attempt)
+        if not _accepted(attempt.status):
+            failures = claim.failures if delivered is None else 0
+            wait = _wait_seconds(failures, retry_after)
+            break
+        delivered = attempt.position
+        if time.monotonic() >= until:
+            break
+    gone = attempts[-1].status == _GONE
+    disabled = end_deliveries(rt.database, claim, delivered=delivered, attempts=attempts, wait_seconds=wait, gone=gone)
+    if wait is not None:
+        last = attempts[-1]
+        log.warning("webhook.failed", webhook=str(claim.id), status=last.status, error=last.error, disabled=disabled)
+    return True
+
+
+def _deliver(rt: Runtime, claim: Claim, event: Event) -> tuple[Attempt, float | None]:
+    """Send one event. Its response body is not read."""
+    started, status, error, retry_after = time.monotonic(), None, None, None
+    try:
+        body = to_json({"type": event.type, "timestamp": event.at, "data": event}).decode()
+        headers = _signed(rt, claim, str(event.id), body)
+        deadline, share = Deadline.after(DELIVERY_SECONDS), f"webhook {claim.id}"
+        with rt.http.stream(
+            "POST", claim.url, headers=headers, body=body.encode(), deadline=deadline, provider=share
+        ) as response:
+            status = response.status
+            retry_after = _seconds(response.headers.get("Retry-After"))
+    except GatewayError as failed:
+        error, retry_after = str(failed)[:200], failed.retry_after
+    duration = round((time.monotonic() - started) * 1000)
+    attempt = Attempt(event.position, event.id, event.type, status, error, duration)
+    return attempt, retry_after
+
+
+def _signed(rt: Runtime, claim: Claim, event_id: str, body: str) -> dict[str, str]:
+    """Standard Webhooks: the id stays the same when an event is sent again; one signature for each secret."""
+    now = rt.now()
+    signatures = [Signer(read_secret(rt, secret)).sign(event_id, now, body) for secret in claim.secrets]
+    return {
+        "Content-Type": "application/json",
+        "webhook-id": event_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": " ".join(signatures),
+    }
+
+
+def _accepted(status: int | None) -> bool:
+    return status is not None and 200 <= status < 300  # noqa: PLR2004 - RFC 9110 section 15.3
+
+
+def _wait_seconds(failures: int, retry_after: float | None) -> float:
+    """5, 15, 45 seconds … up to four hours, with jitter; longer where the receiver asks for it."""
+    wait = min(_FIRST_WAIT_SECONDS * 3.0 ** min(failures, 10), _LONGEST_WAIT_SECONDS)
+    wait *= 0.9 + 0.2 * random.random()  # noqa: S311 - jitter, not a secret
+    return max(wait, min(retry_after or 0.0, _LONGEST_WAIT_SECONDS))
+
+
+def _seconds(value: str | None) -> float | None:
+    """Retry-After in seconds (RFC 9110 section 10.2.3); anything else counts as not given."""
+    return float(value) if value is not None and value.isascii() and value.isdigit() and len(value) < 7 else None  # noqa: PLR2004

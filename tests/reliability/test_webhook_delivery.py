@@ -1,0 +1,113 @@
+"""
+Outgoing webhooks while a receiver hangs, and while the worker is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from gateway.events.record import assign_positions
+from gateway.webhooks import endpoints
+from gateway.worker import loop
+from tests.support.database import rows
+from tests.support.event_fixtures import KEY
+from tests.support.gateway_process import ROOT
+from tests.support.partners import partner
+from tests.support.receiver import Receiver
+
+ALLOWED = {"GATEWAY_ALLOW_PRIVATE_HOSTS": "1"}
+
+
+@pytest.fixture
+def rt(runtime):
+    return runtime(**ALLOWED)
+
+
+def happen(database, made, count):
+    """Events for one endpoint alone."""
+    rows(
+        database,
+        "insert into gateway.event (type, partner_id, data) select 'webhook.tested', %s, %s::jsonb from generate_series(1, %s)",
+        made.partner_id,
+        json.dumps({"webhook_id": str(made.id)}),
+        count,
+    )
+
+
+def until(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_receiver_that_hangs_delays_no_other(rt, store, database):
+    """
+    Fifty partners, one of which never responds: the others have their events within the seconds that one attempt there takes.
+    """
+    hanging = threading.Event()
+    with Receiver(lambda _: 204) as receiver, Receiver(lambda _: hanging.wait(60) and None) as dead:
+        for number in range(50):
+            url = dead.url if number == 0 else receiver.url
+            made, _ = endpoints.create(rt, partner(store).caller(), url, ["webhook.tested"])
+            happen(database, made, 3)
+        assign_positions(rt)
+        stopped = threading.Event()
+        threads = loop.start_worker(rt, stopped)
+        started = time.monotonic()
+        until(lambda: len(receiver.received) >= 147, 9.0)
+        took = time.monotonic() - started
+        stopped.set()
+        hanging.set()
+        for thread in threads:
+            thread.join(20)
+
+    assert took < 9
+    assert len({r.headers["webhook-id"] for r in receiver.received}) == 147
+
+
+def test_a_worker_that_is_killed_loses_no_event(rt, store, database, tmp_path):
+    """
+    The receiver kills the worker during deliveries, six times. Every event arrives, the first arrivals in order.
+    """
+    made_keys = {"GATEWAY_KEYS": KEY, "DATABASE_URL": database, "GATEWAY_DATA": str(tmp_path)} | ALLOWED
+    settings = made_keys | {"SUPABASE_URL": "https://northwind.example"}
+    inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PG_BINDIR")}
+    process: list[subprocess.Popen[bytes]] = []
+    kills = iter((1, 4, 9, 15, 22, 30))
+    at = [next(kills)]
+
+    def respond(_):
+        if len(receiver.received) >= at[0]:
+            at[0] = next(kills, 10**9)
+            process[-1].send_signal(signal.SIGKILL)
+            return None
+        return 204
+
+    with Receiver(respond) as receiver:
+        made, _ = endpoints.create(rt, partner(store).caller(), receiver.url, ["webhook.tested"])
+        happen(database, made, 40)
+        assign_positions(rt)
+        for _ in range(7):
+            # The lease of the killed worker is over.
+            rows(database, "update gateway.webhook set due_at = now()")
+            command = [sys.executable, "-m", "gateway", "worker"]
+            process.append(subprocess.Popen(command, cwd=ROOT, env=inherited | settings, stderr=subprocess.DEVNULL))
+            until(lambda: process[-1].poll() is not None or len(set(receiver.positions())) == 40, 30)
+            process[-1].kill()
+            process[-1].wait()
+            if len(set(receiver.positions())) == 40:
+                break
+    first = list(dict.fromkeys(receiver.positions()))
+
+    assert at[0] == 10**9
+    assert first == sorted(first)
+    assert len(first) == 40
