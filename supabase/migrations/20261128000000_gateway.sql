@@ -82,7 +82,7 @@ end $roles$;
 
 do $newer$
 begin
-  if exists (select from gateway.migration m where m.number > 7) then
+  if exists (select from gateway.migration m where m.number > 8) then
     raise exception 'gateway: a newer release has set up this database';
   end if;
 end $newer$;
@@ -607,6 +607,67 @@ comment on table gateway.host is 'Fingerprints of the encryption keys that the p
 comment on index gateway.host_pkey is 'During a restart, the old and the new processes of a host each have a row.';
     $migration$;
     insert into gateway.migration (number, name, sha256) values (7, 'hosts', '677d3a80ba12e6898d24e64eb2d15b28e3e62c805ea6987ba75223254faab365');
+  end if;
+end $apply$;
+
+do $apply$
+begin
+  if exists (select from gateway.migration m where m.number = 8 and m.sha256 <> '6b438fbe078bc10d2560dd431784589a217d28524f8806d38af43e45e873c2dc') then
+    raise exception 'gateway: migration 8 (webhooks) is not the one that was applied to this database';
+  elsif not exists (select from gateway.migration m where m.number = 8) then
+    execute $migration$
+-- Outgoing webhooks: endpoints of partners, their secrets, and a log of deliveries.
+
+create table gateway.webhook (
+  id            uuid constraint webhook_pkey primary key,
+  partner_id    uuid not null references gateway.partner (id) on delete cascade,
+  url           text not null,
+  event_types   text[],
+  position      bigint not null,
+  claim_id      uuid,
+  failures      integer not null default 0,
+  failing_since timestamptz,
+  due_at        timestamptz not null default clock_timestamp(),
+  disabled_at   timestamptz,
+  created_at    timestamptz not null default clock_timestamp()
+);
+create index webhook_partner_id on gateway.webhook (partner_id);
+create index webhook_due_at on gateway.webhook (due_at) where disabled_at is null;
+comment on table gateway.webhook is 'Where partners want events to be sent. One cursor each, so that events arrive in order.';
+comment on column gateway.webhook.event_types is 'Null: every type.';
+comment on column gateway.webhook.position is 'Every event up to here was delivered, or is not for this endpoint.';
+comment on column gateway.webhook.claim_id is 'Of the worker that delivers now; an older claim cannot move the cursor.';
+comment on index gateway.webhook_pkey is 'An endpoint has one cursor.';
+
+create table gateway.webhook_secret (
+  seal_id        uuid constraint webhook_secret_pkey primary key,
+  webhook_id     uuid not null references gateway.webhook (id) on delete cascade,
+  webhook_secret text not null,
+  created_at     timestamptz not null default clock_timestamp(),
+  expires_at     timestamptz
+);
+create index webhook_secret_webhook_id on gateway.webhook_secret (webhook_id);
+comment on table gateway.webhook_secret is 'Encrypted signing secrets: two of an endpoint while it changes its secret.';
+comment on index gateway.webhook_secret_pkey is 'A secret is encrypted under a seal_id of its own.';
+
+create table gateway.webhook_delivery (
+  webhook_id  uuid not null references gateway.webhook (id) on delete cascade,
+  id          bigint generated always as identity,
+  position    bigint not null,
+  event_id    uuid not null,
+  type        text not null,
+  at          timestamptz not null default clock_timestamp(),
+  status      integer,
+  error       text,
+  duration_ms integer not null,
+  constraint webhook_delivery_pkey primary key (webhook_id, id)
+);
+create index webhook_delivery_at on gateway.webhook_delivery using brin (at);
+comment on table gateway.webhook_delivery is 'Each attempt to deliver an event, for a week.';
+comment on column gateway.webhook_delivery.status is 'The receiver''s HTTP status; null where no response came.';
+comment on index gateway.webhook_delivery_pkey is 'An attempt is logged once.';
+    $migration$;
+    insert into gateway.migration (number, name, sha256) values (8, 'webhooks', '6b438fbe078bc10d2560dd431784589a217d28524f8806d38af43e45e873c2dc');
   end if;
 end $apply$;
 
@@ -1641,13 +1702,25 @@ begin
   end if;
 end $$;
 
+-- An event as a partner sees it, or a user. A partner with reach `own` does not see who else acted. A manually written time may be outside
+-- the range of a client's date type.
+create or replace function gateway.event_json(e gateway.event, p_partner gateway.partner) returns jsonb
+language sql stable as $$
+  select jsonb_build_object(
+    'id', e.id, 'position', e.position, 'type', e.type,
+    'at', least(greatest(e.at, timestamptz '0001-01-03 00:00:00+00'), timestamptz '9998-12-31 00:00:00+00'),
+    'connection_id', e.connection_id, 'user_id', e.user_id,
+    'partner', case when (p_partner).reach = 'own' and e.partner_id is distinct from (p_partner).id then null else e.partner_id end,
+    'provider', e.provider,
+    'data', case when jsonb_typeof(e.data) <> 'object' then '{}' when (p_partner).reach = 'own' then e.data - 'by' else e.data end)
+$$;
+
 -- A page for one caller: the partner of a key, or a user. For a partner one call looks at 20,000 positions at most. `next`: where to
--- continue, if there is or may be more. A partner with reach `own` does not see who else ended a connection.
+-- continue, if there is or may be more.
 create or replace function public.gateway_events_v1(p_key_hash text, p_address text, p_user_id uuid, p_after bigint, p_limit integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks  record;
-  own   boolean;
   top   bigint := (select c.position from gateway.event_chain c);
   until bigint := least(top, p_after + 20000);
   items jsonb;
@@ -1662,15 +1735,7 @@ begin
   else
     select null::gateway.partner as partner, null::text as refused into asks;
   end if;
-  own := coalesce((asks.partner).reach = 'own', false);
-  select coalesce(jsonb_agg(jsonb_build_object(
-           'id', x.id, 'position', x.position, 'type', x.type,
-           -- A manually written time may be outside the range of a client's date type.
-           'at', least(greatest(x.at, timestamptz '0001-01-03 00:00:00+00'), timestamptz '9998-12-31 00:00:00+00'),
-           'connection_id', x.connection_id, 'user_id', x.user_id,
-           'partner', case when not own or x.partner_id = (asks.partner).id then x.partner_id end, 'provider', x.provider,
-           'data', case when jsonb_typeof(x.data) <> 'object' then '{}' when own then x.data - 'by' else x.data end
-         ) order by x.position), '[]') into items
+  select coalesce(jsonb_agg(gateway.event_json(x, asks.partner) order by x.position), '[]') into items
     from gateway.visible_events(asks.partner, p_user_id, p_after, until, p_limit + 1) x;
   if jsonb_array_length(items) > p_limit then
     items := items - p_limit;
@@ -1704,6 +1769,9 @@ begin
   delete from gateway.pending_grant p where p.id = any (array(
     select x.id from gateway.pending_grant x where x.pending_until <= over
      order by x.pending_until limit p_limit for update skip locked));
+  delete from gateway.webhook_secret s where s.expires_at <= over;
+  delete from gateway.webhook_delivery d where (d.webhook_id, d.id) in (
+    select x.webhook_id, x.id from gateway.webhook_delivery x where x.at < over - interval '7 days' limit p_limit);
 end $$;
 
 -- A grant that could not be revoked in 72 hours.
@@ -1933,6 +2001,8 @@ create or replace view gateway.encrypted_value as
    cross join lateral (values ('token', r.token, r.seal_id), ('refresh', r.refresh, r.refresh_seal_id)) as v ("column", text, seal_id)
    where v.text like 'gAAAA%'
   union all
+  select 'webhook', s.seal_id, 'webhook_secret', s.webhook_secret, null, '', s.seal_id::text from gateway.webhook_secret s
+  union all
   select 'event_chain', '00000000-0000-0000-0000-000000000000', 'event_chain', l.encrypted_key, null, '', 'event_chain'
     from gateway.event_chain l where l.encrypted_key is not null;
 
@@ -1962,7 +2032,7 @@ declare
 begin
   select v.* into strict place from (values
     ('connection', 'public.provider_data', 'id'), ('pending_grant', 'gateway.pending_grant', 'id'),
-    ('revocation', 'gateway.revocation', 'seal_id'),
+    ('revocation', 'gateway.revocation', 'seal_id'), ('webhook', 'gateway.webhook_secret', 'seal_id'),
     ('event_chain', 'gateway.event_chain', null)) as v (kind, target, key) where v.kind = p_kind;
   for change in
     select i.id, i.old, i.new, case i."column" when 'event_chain' then 'encrypted_key' else i."column" end as "column"
@@ -3455,6 +3525,193 @@ begin
   return found_row.answer;
 end $$;
 
+-- Outgoing webhooks.
+
+create or replace function gateway.webhook_json(w gateway.webhook) returns jsonb
+language sql stable as $$
+  select to_jsonb(w) - 'claim_id' - 'due_at' || jsonb_build_object(
+    'partner', (select p.name from gateway.partner p where p.id = w.partner_id))
+$$;
+
+-- The endpoints of the calling partner, or all for the operator (no key); with `p_webhook_id` that one alone.
+create or replace function gateway.webhooks_of(
+  p_key_hash text, p_address text, p_webhook_id uuid, out endpoints gateway.webhook[], out refused text
+)
+language plpgsql set search_path = '' as $$
+declare
+  asks record;
+begin
+  if p_key_hash is null then
+    select array_agg(w order by w.created_at, w.id) into endpoints from gateway.webhook w where p_webhook_id is null or w.id = p_webhook_id;
+    return;
+  end if;
+  select f.* into asks from gateway.caller(p_key_hash, p_address, 'webhooks:write') f;
+  refused := asks.refused;
+  if refused is null then
+    select array_agg(w order by w.created_at, w.id) into endpoints from gateway.webhook w
+     where w.partner_id = (asks.partner).id and (p_webhook_id is null or w.id = p_webhook_id);
+  end if;
+end $$;
+
+-- A new endpoint gets the events that happen from now on. A partner has at most ten.
+create or replace function public.gateway_create_webhook_v1(
+  p_key_hash text, p_address text, p_id uuid, p_url text, p_event_types text[], p_seal_id uuid, p_secret text
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks record;
+  made gateway.webhook;
+begin
+  select f.* into asks from gateway.caller(p_key_hash, p_address, 'webhooks:write') f;
+  if asks.refused is not null then
+    return jsonb_build_object('refused', asks.refused);
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('gateway webhooks ' || (asks.partner).id::text, 0));
+  if (select count(*) from gateway.webhook w where w.partner_id = (asks.partner).id) >= 10 then
+    return null;
+  end if;
+  insert into gateway.webhook (id, partner_id, url, event_types, position)
+  select p_id, (asks.partner).id, p_url, p_event_types, c.position from gateway.event_chain c
+  returning * into made;
+  insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values (p_seal_id, made.id, p_secret);
+  insert into gateway.event (type, partner_id, data)
+  values ('webhook.created', made.partner_id, jsonb_build_object('webhook_id', made.id, 'url', p_url));
+  return gateway.webhook_json(made);
+end $$;
+
+-- Endpoints; of a single one also its latest attempts, newest first.
+create or replace function public.gateway_webhooks_v1(p_key_hash text, p_address text, p_webhook_id uuid)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks record;
+begin
+  select f.* into asks from gateway.webhooks_of(p_key_hash, p_address, p_webhook_id) f;
+  if asks.refused is not null then
+    return jsonb_build_object('refused', asks.refused);
+  end if;
+  return jsonb_build_object(
+    'webhooks', coalesce((select jsonb_agg(gateway.webhook_json(w)) from unnest(asks.endpoints) w), '[]'),
+    'deliveries', coalesce((
+      select jsonb_agg(to_jsonb(d) - 'id' - 'webhook_id' order by d.id desc)
+        from (select x.* from gateway.webhook_delivery x where x.webhook_id = p_webhook_id order by x.id desc limit 100) d
+       where asks.endpoints is not null), '[]'));
+end $$;
+
+-- `p_change`: `delete`; `test` appends an event for this endpoint alone; `replay` delivers again what follows `p_after`; `rotate` adds a secret
+-- and lets the others expire a day later. The endpoint as it is then; null: no such endpoint of this caller.
+create or replace function public.gateway_change_webhook_v1(
+  p_key_hash text, p_address text, p_webhook_id uuid, p_change text, p_after bigint default null, p_seal_id uuid default null,
+  p_secret text default null
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  asks record;
+  w    gateway.webhook;
+begin
+  select f.* into asks from gateway.webhooks_of(p_key_hash, p_address, p_webhook_id) f;
+  if asks.refused is not null then
+    return jsonb_build_object('refused', asks.refused);
+  end if;
+  select x.* into w from gateway.webhook x where x.id = (asks.endpoints)[1].id for update;
+  if not found then
+    return null;
+  end if;
+  if p_change = 'delete' then
+    delete from gateway.webhook x where x.id = w.id;
+  elsif p_change = 'replay' then
+    update gateway.webhook x
+       set position = least(p_after, (select c.position from gateway.event_chain c)), claim_id = null, failures = 0, failing_since = null,
+           disabled_at = null, due_at = clock_timestamp()
+     where x.id = w.id returning * into w;
+  elsif p_change = 'rotate' then
+    update gateway.webhook_secret s set expires_at = clock_timestamp() + interval '1 day' where s.webhook_id = w.id and s.expires_at is null;
+    insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values (p_seal_id, w.id, p_secret);
+  end if;
+  insert into gateway.event (type, partner_id, data)
+  select case p_change when 'delete' then 'webhook.deleted' when 'test' then 'webhook.tested' when 'replay' then 'webhook.replayed'
+                       else 'webhook.secret_rotated' end,
+         w.partner_id, jsonb_build_object('webhook_id', w.id) || case p_change when 'replay' then jsonb_build_object('after', w.position) else '{}' end;
+  return gateway.webhook_json(w);
+end $$;
+
+-- The events that an endpoint gets: what its partner sees in /v1/events, of the chosen types, and its own test events.
+create or replace function gateway.webhook_events(p_webhook gateway.webhook, p_partner gateway.partner, p_until bigint, p_most integer)
+returns setof gateway.event language sql stable as $$
+  select e.* from gateway.visible_events(p_partner, null, p_webhook.position, p_until, 2147483647) e
+   where case e.type when 'webhook.tested' then e.data ->> 'webhook_id' = p_webhook.id::text
+                     else p_webhook.event_types is null or e.type = any (p_webhook.event_types) end
+   order by e.position limit p_most
+$$;
+
+-- Claim the endpoint that has been due longest and has events. Cursors of endpoints without any move on, 5,000 positions at a time. null: there
+-- is nothing to deliver. A frozen partner keeps its place.
+create or replace function public.gateway_claim_deliveries_v1(p_most integer, p_lease_seconds double precision)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  over  timestamptz := clock_timestamp();
+  top   bigint := (select c.position from gateway.event_chain c);
+  until bigint;
+  w     gateway.webhook;
+  p     gateway.partner;
+  items jsonb;
+begin
+  for w in
+    select x.* from gateway.webhook x
+     where x.disabled_at is null and x.due_at <= over and x.position < top
+       and exists (select from gateway.partner y where y.id = x.partner_id and y.frozen_at is null and y.revoked_at is null)
+     order by x.due_at limit 20 for update skip locked
+  loop
+    until := least(top, w.position + 5000);
+    select y.* into p from gateway.partner y where y.id = w.partner_id;
+    select jsonb_agg(gateway.event_json(e, p) order by e.position) into items from gateway.webhook_events(w, p, until, p_most) e;
+    if items is null then
+      update gateway.webhook x set position = until, due_at = over where x.id = w.id;
+    else
+      update gateway.webhook x set claim_id = gen_random_uuid(), due_at = over + make_interval(secs => p_lease_seconds)
+       where x.id = w.id returning * into w;
+      return jsonb_build_object(
+        'id', w.id, 'claim_id', w.claim_id, 'url', w.url, 'failures', w.failures, 'events', items,
+        'secrets', (select jsonb_agg(jsonb_build_object('seal_id', s.seal_id, 'encrypted', s.webhook_secret) order by s.created_at desc)
+                      from gateway.webhook_secret s where s.webhook_id = w.id and (s.expires_at is null or s.expires_at > over)));
+    end if;
+  end loop;
+  return null;
+end $$;
+
+-- What became of a claim: the cursor moves to `p_position`. After a failure the next attempt waits; an endpoint that failed for three days, or
+-- says that it is gone, is disabled.
+create or replace function public.gateway_end_deliveries_v1(
+  p_id uuid, p_claim_id uuid, p_position bigint, p_attempts jsonb, p_wait_seconds double precision, p_gone boolean
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  over timestamptz := clock_timestamp();
+  w    gateway.webhook;
+begin
+  select x.* into w from gateway.webhook x where x.id = p_id for update;
+  if not found then
+    return '{}';
+  end if;
+  insert into gateway.webhook_delivery (webhook_id, position, event_id, type, status, error, duration_ms)
+  select w.id, a.position, a.event_id, a.type, a.status, a.error, a.duration_ms
+    from jsonb_to_recordset(p_attempts -> 'items') as a (position bigint, event_id uuid, type text, status integer, error text, duration_ms integer);
+  if w.claim_id is distinct from p_claim_id then
+    return '{}';
+  end if;
+  update gateway.webhook x
+     set position = greatest(x.position, p_position), claim_id = null,
+         failures = case when p_wait_seconds is null then 0 when p_position is null then x.failures + 1 else 1 end,
+         failing_since = case when p_wait_seconds is null then null when p_position is null then coalesce(x.failing_since, over) else over end,
+         due_at = over + make_interval(secs => coalesce(p_wait_seconds, 0)),
+         disabled_at = case when p_gone or p_position is null and x.failing_since < over - interval '3 days' then over end
+   where x.id = w.id returning * into w;
+  if w.disabled_at is not null then
+    insert into gateway.event (type, partner_id, data) values (
+      'webhook.disabled', w.partner_id, jsonb_build_object('webhook_id', w.id, 'after', w.position, 'reason', case when p_gone then 'gone' else 'failing' end));
+  end if;
+  return jsonb_build_object('disabled', w.disabled_at is not null);
+end $$;
+
 -- Access rules, in one file for a security review: clients are bound by this file, whatever the functions do.
 --
 -- Applied last, at every run. It sets every rule again, so that a changed rule is restored.
@@ -3752,7 +4009,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '9385ea9eea11c24d33bf24e5f2cfbac5f63ebef7b87031775a1621365e500896');
-insert into gateway.function_release (sha256) values ('9385ea9eea11c24d33bf24e5f2cfbac5f63ebef7b87031775a1621365e500896') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '046f1f95b8e0a8f1710f9c93a66d181461abbd7bcc56dc75f6132214ef7fff2d');
+insert into gateway.function_release (sha256) values ('046f1f95b8e0a8f1710f9c93a66d181461abbd7bcc56dc75f6132214ef7fff2d') on conflict do nothing;
 
 notify pgrst, 'reload schema';
