@@ -59,7 +59,7 @@ class Person:
             "account_label": f"{self.label}'s agency",
             "scope": ("contacts.readonly",),
             "facts": {"locationId": f"{self.label}-location"},
-            "client_id": "ours",
+            "client_id": None,
             "token": f"gAAAA-token-of-{self.label}",
             "refresh": f"gAAAA-refresh-of-{self.label}",
             "browser_hash": "browser",

@@ -28,8 +28,8 @@ class NewGrant:
     account_label: str
     scope: tuple[str, ...]
     facts: Mapping[str, Any]
-    client_id: str
-    """Our registration that the grant belongs to."""
+    client_id: str | None
+    """Our registration that the grant belongs to; None where it is not known."""
     token: str = field(repr=False)
     refresh: str | None = field(repr=False)
     """None keeps the refresh token of the same account's connection."""
