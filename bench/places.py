@@ -22,7 +22,7 @@ from joserfc.jwk import OctKey
 
 from bench import rogue
 from bench.browsers import Answer, Browser
-from bench.stage import JWT_SECRET, PROJECT, Stage
+from bench.stage import CLIENT_ID, CLIENT_SECRET, JWT_SECRET, PROJECT, Stage
 
 REGISTRATIONS = {"p": 64, "k": 900, "d": 900}
 _PUBLIC_PORT = 8000
@@ -41,7 +41,7 @@ _STANDS = (
 )
 _AFRESH = (
     "update gateway.connection set expires_at = clock_timestamp() + %s * interval '1 second', not_before = null, failures = 0,"
-    " status = 'active', lease_id = null, lease_until = null, intent_at = null, checked_at = null,"
+    " status = 'active', reason = null, lease_id = null, lease_until = null, intent_at = null, checked_at = null,"
     " refresh_at = clock_timestamp() + interval '1 day' where user_id = %s"
 )
 
@@ -95,7 +95,7 @@ class Hostile(Stage):
                     _ENDPOINTS.format(f"{self.origin}/{who}", name).replace("keys_endpoint", "jwks_uri")
                     for name in named
                 ]
-            more |= {f"{who.upper()}_CLIENT_{what}": f"bench-{what.lower()}" for what in ("ID", "SECRET")}
+            more |= {f"{who.upper()}_CLIENT_ID": CLIENT_ID, f"{who.upper()}_CLIENT_SECRET": CLIENT_SECRET}
         environ = super().environ(host, **more)
         Path(environ["GATEWAY_CATALOG"], "rogue.toml").write_text("".join(tables), encoding="utf-8")
         return environ

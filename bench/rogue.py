@@ -23,7 +23,8 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-CLIENT_ID = "bench-id"
+from bench.strict import CLIENT_ID
+
 ACCOUNT = "account-1"
 ENDPOINTS = "authorization", "token", "userinfo", "revocation"
 METADATA = ".well-known/openid-configuration"
