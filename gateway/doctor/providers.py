@@ -143,7 +143,7 @@ def _known(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:
 
 def _refused(rt: Runtime, provider: Provider, error: GatewayError) -> Finding:
     """A refusal for another reason than the code."""
-    reason = str(error) if isinstance(error, ClientRejected) else ""
+    reason = " ".join(map(str, error.facts().values())) if isinstance(error, ClientRejected) else ""
     if any(word in reason for word in _UNKNOWN_CLIENT):
         secret = f"{provider.id.upper()}_CLIENT_ID and {provider.id.upper()}_CLIENT_SECRET"
         message = "It refuses our registration: wrong client id or secret, or one for another environment."

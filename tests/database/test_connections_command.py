@@ -410,7 +410,7 @@ def test_an_interrupted_revocation_continues_with_the_same_arguments(here, tmp_p
     run(here, *command)
 
     assert 31 == len(file.read_text().splitlines())
-    assert [file] == list(tmp_path.iterdir())
+    assert [file] == list(tmp_path.glob("proof*"))
 
 
 # -- events ------------------------------------------------------------------------------------------------------
