@@ -52,7 +52,7 @@ def run_demo(port: int, sandbox_port: int) -> None:
     public, sandbox = f"http://localhost:{port}", f"http://127.0.0.1:{sandbox_port}"
     with embedded_postgres(data) as dsn:
         apply_schema(dsn)
-        keys = {"SANDBOX_PARTNER_KEYS": json.dumps(demo_partners(dsn))}
+        keys = {"SANDBOX_PARTNER_KEYS": json.dumps(demo_partners(dsn)), "SANDBOX_DATABASE_URL": dsn}
         simulator = subprocess.Popen(  # noqa: S603 - our own module
             python_module("gateway.sandbox", "--port", str(sandbox_port), "--gateway", public, "--until-stdin-closes"),
             env=os.environ | keys,

@@ -35,6 +35,7 @@ def main() -> int:
     keys = json.loads(os.environ.pop("SANDBOX_PARTNER_KEYS", "{}"))
     server = make_server(chosen.port, gateway=chosen.gateway, bind=chosen.bind, origins=chosen.origin, offers=offers)
     server.state.partner_keys.update(keys)
+    server.state.database = os.environ.pop("SANDBOX_DATABASE_URL", "")
     signal.signal(signal.SIGTERM, _interrupt)
     if chosen.until_stdin_closes:
         threading.Thread(target=_watch_stdin, daemon=True).start()

@@ -12,7 +12,7 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 
-from . import control, google, highlevel, highlevel_api, microsoft, product, ringcentral, supabase, zoom
+from . import control, fault_page, google, highlevel, highlevel_api, microsoft, product, ringcentral, supabase, zoom
 from .clients import CLIENTS
 from .faults import replace
 from .response_faults import apply_faults
@@ -40,6 +40,8 @@ def create_app(state: State, offers: tuple[str, ...] = OFFERS) -> Flask:
     app.register_blueprint(supabase.make_blueprint(state))
     app.register_blueprint(control.make_blueprint(state))
     app.register_blueprint(product.make_blueprint(state, offers))
+    names = {provider: card[0] for provider, card in product.CARDS.items()}
+    app.register_blueprint(fault_page.make_blueprint(state, offers, names))
     app.before_request(lambda: _meet(state))
     app.after_request(lambda answer: _part(state, answer))
     app.register_error_handler(HTTPException, _plainly)

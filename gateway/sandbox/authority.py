@@ -224,7 +224,7 @@ class Authority(AuthorizationServer):
             return _see_other(self.handle_error_response(self.create_oauth2_request(request), error))
         if request.method != "POST":
             return ask(self.state, self.stage, grant.request.scope)
-        answer = _see_other(self.create_authorization_response(grant=grant, grant_user=self.stage.chosen()))
+        answer = _see_other(self.create_authorization_response(grant=grant, grant_user=self.stage.chosen(self.state)))
         if answer.location and "code=" in answer.location and (more := self.beside_the_code()):
             answer.location = add_params_to_uri(answer.location, list(more.items()))
         return answer

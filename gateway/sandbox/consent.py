@@ -57,12 +57,15 @@ class Stage:
     code_seconds: float = 600
     question: str = "Which account?"
 
-    def chosen(self) -> Account | None:
-        """The account in the form (by default the first), or None for a denial."""
+    def chosen(self, state: State) -> Account | None:
+        """The account in the form (by default the first), or None for a denial. The fault `another_account` takes the next one."""
         if request.form.get("answer", "deny") != "allow":
             return None
         wanted = request.form.get("account", self.accounts[0].id)
-        return next((account for account in self.accounts if account.id == wanted), None)
+        found = next((account for account in self.accounts if account.id == wanted), None)
+        if found and state.take_faults({"another_account"}, self.provider, "authorize", {}):
+            return self.accounts[(self.accounts.index(found) + 1) % len(self.accounts)]
+        return found
 
     def granted(self, scope: str) -> str:
         """The requested scopes that are still selected."""

@@ -19,6 +19,7 @@ OPTIONS = {
     "error": "status (400), error (invalid_grant), description: an OAuth error",
     "redirect": "status (307), to",
     "other_client": "token: 401 invalid_client; authorize: the code belongs to another client",
+    "another_account": "authorize: the consent is for another account than the chosen one",
     "deny": "authorize: back at once with access_denied",
     "error_description_markup": "an error whose description is markup with a line break",
     "huge_body": "megabytes (300), streamed",

@@ -73,7 +73,7 @@ def _choose(state: State, stage: Stage) -> Response:
         return refuse(state, stage, "response_type has to be code, and scope must not be empty.")
     if request.method != "POST":
         return ask(state, stage, asked["scope"])
-    account = stage.chosen()
+    account = stage.chosen(state)
     if account is None:
         return back(asked["redirect_uri"], error="access_denied", state=asked.get("state", ""))
     code = save_code(state, stage, secrets.token_hex(20), account, asked["scope"])

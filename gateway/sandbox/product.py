@@ -8,10 +8,14 @@ come from the simulated sign-in service.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+import psycopg
 from flask import Blueprint, Response, make_response, redirect, render_template, request
+from markupsafe import Markup
+from psycopg.rows import dict_row
 from werkzeug.wrappers import Response as AnyResponse
 
 from . import partner
@@ -47,6 +51,7 @@ def make_blueprint(state: State, offers: tuple[str, ...]) -> Blueprint:
     rooms = Blueprint("product", __name__)
     rooms.before_request(lambda: _at_its_own_address(state))
     rooms.add_url_rule("/", "home", lambda: _home(state, offers))
+    rooms.add_url_rule("/now", "now", lambda: _protected(state, _now(state, _user()) or ""))
     rooms.add_url_rule("/as/<name>", "become", _become)
     rooms.add_url_rule("/login", "login", lambda: _login(state), methods=["GET", "POST"])
     rooms.add_url_rule("/happened", "happened", lambda: _note(state), methods=["POST"])
@@ -89,12 +94,47 @@ def _home(state: State, offers: tuple[str, ...]) -> Response:
         gateway=state.gateway,
         notice=notice,
         happened=list(reversed(state.happened[name])),
+        now=_now(state, name),
         curl=_curl(state, name),
         partners=partner.NAMES,
         names={provider: card[0] for provider, card in CARDS.items()},
         shares=SHARES if partner.ACME in state.partner_keys else (),
     )
     return _protected(state, page)
+
+
+def _now(state: State, name: str) -> Markup | None:
+    """What is connected, the stored rows, and the events; None without the back end's key."""
+    if partner.NORTHWIND not in state.partner_keys:
+        return None
+    user_id = USERS[name].id
+    connections = partner.connections(state, user_id)
+    return Markup(  # noqa: S704 - a template of ours
+        render_template(
+            "now.html",
+            connections=connections,
+            events=partner.events(state, user_id),
+            stored=_stored(state, user_id) if connections else {},
+            names={provider: card[0] for provider, card in CARDS.items()},
+        )
+    )
+
+
+_ROWS = """
+    select id::text, name, type, token, refresh, expires, data from public.provider_data where auth_provider_id::text = %s
+"""
+
+
+def _stored(state: State, user_id: str) -> dict[str, str]:
+    """The rows as the database holds them: tokens encrypted."""
+    if not state.database:
+        return {}
+    try:
+        with psycopg.connect(state.database, row_factory=dict_row, connect_timeout=3) as database:
+            found = database.execute(_ROWS, [user_id]).fetchall()
+    except psycopg.Error:
+        return {}
+    return {row["id"]: json.dumps(row, indent=1, default=str) for row in found}
 
 
 def _notice(query: Any) -> dict[str, str] | None:

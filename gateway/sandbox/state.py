@@ -19,6 +19,7 @@ from .fault_plan import Fault, planned
 from .signing import Keys
 
 SEEN_AT_MOST = 2_000
+EVENTS_AT_MOST = 200
 SWITCHES: dict[str, bool] = {
     "google_iss": True,
     "google_canonical_scope": True,
@@ -119,6 +120,8 @@ class State:
         self.origins = {self.gateway, *(origin.rstrip("/") for origin in origins)}
         self.keys = Keys()
         self.partner_keys: dict[str, str] = {}
+        self.database = ""
+        """The DSN of the gateway's database, to show the stored row; empty where the sandbox does not know it."""
         self.lock = threading.RLock()
         self.closing = threading.Event()
         self._clock = clock
@@ -139,6 +142,8 @@ class State:
             self.redeemed: Counter[str] = Counter()
             self.revocations: list[dict[str, Any]] = []
             self.calls: defaultdict[str, deque[float]] = defaultdict(deque)
+            self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS_AT_MOST)
+            self.events_after = "0"
             self.happened: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
 
     # -- time and addresses ------------------------------------------------------------------------------------------
@@ -213,6 +218,13 @@ class State:
             for session in mine:
                 self.end(session)
             return len(mine)
+
+    def expire(self, provider: str) -> None:
+        """End every access token of a provider now; refresh tokens stay valid."""
+        with self.lock:
+            for pair in self.by_access.values():
+                if pair.session.provider == provider:
+                    pair.access_until = min(pair.access_until, self.now())
 
     # -- faults and what was seen ------------------------------------------------------------------------------------
 

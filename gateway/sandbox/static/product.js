@@ -36,9 +36,20 @@
       const ending = await window.gateway.connect(provider, { accessToken, returnTo: `${location.origin}/`, popup });
       await show({ connection: ending.connection, provider: ending.provider || provider });
     } catch (failure) {
+      if (failure.slug === "blocked") return connect(form, false);
       await show({ error: failure.slug || "failed", provider });
     }
   }
+
+  // What is connected, and its events as they come. A part that is unfolded or read stays as it is.
+  const now = document.getElementById("now");
+  async function renew() {
+    if (document.hidden || now.matches(":focus-within, :has(details[open])")) return;
+    const answer = await fetch("/now").catch(() => null);
+    const text = answer?.ok ? await answer.text() : "";
+    if (text && text !== now.dataset.shown) now.innerHTML = now.dataset.shown = text;
+  }
+  if (now) setInterval(renew, 2000);
 
   if (!window.gateway) return; // the gateway's helper did not load: the forms still work
   for (const button of document.querySelectorAll("[data-popup]")) button.hidden = false;

@@ -3,8 +3,9 @@
  *
  *     <script src="https://connect.example/gateway.js"></script>
  *     const { connection } = await gateway.connect("ghl", { accessToken, popup: true });   // in a click handler
+ *     gateway.onConnected(({ connection, provider }) => …);                                // also after a redirect
  *
- * It keeps nothing and knows no provider. The access token travels in the body of a form post and in an Authorization
+ * The types are in clients/gateway.d.ts. It keeps nothing and knows no provider. The access token travels in the body of a form post and in an Authorization
  * header, never in an address. By pop-up, call it straight from the click, or the browser blocks the window.
  */
 (() => {
@@ -14,11 +15,14 @@
    * @typedef {{connection: string, provider: string, missing_scope?: string}} Connected  ids, and the required scopes that were not granted
    * @typedef {{id: string, provider: string, status: string, updated_at: string}} Listed  as in GET /v1/connections
    *
+   * @typedef {(connected: Connected) => void} Listener
+   *
    * @typedef {object} Options
    * @property {string | (() => string | Promise<string>)} accessToken  the Supabase access token, or how to get it
    * @property {string} [returnTo]  where to return to, on one of GATEWAY_APP_ORIGINS; by default this page without its
    *                                query and fragment, which may hold secrets
-   * @property {boolean} [popup]    in a new window; if the browser blocks it, by redirect
+   * @property {boolean} [popup]    in a new window; rejects with `blocked` if the browser blocks it
+   * @property {Listener} [onConnected]  called before the promise resolves
    * @property {() => Promise<Listed[]>} [fetchConnections]  another way than /v1 to list the user's connections
    */
 
@@ -27,7 +31,13 @@
   const origin = new URL(script.src).origin;
   const PATIENCE_MS = 20 * 60 * 1000; // an attempt is valid for ten minutes, a question about its account for ten more
 
-  /** An Error whose `slug` is one of the gateway's (`access_denied` …), or `closed` for a window closed half-way. */
+  /** @type {Set<Listener>} */
+  const listeners = new Set();
+
+  /**
+   * An Error whose `slug` is one of the gateway's (`access_denied` …), `closed` for a window that was closed or a user who came
+   * back, or `blocked` for a window that the browser did not open.
+   */
   const refusal = (/** @type {string} */ slug) =>
     Object.assign(new Error(`The connection was not made: ${slug}`), { name: "GatewayError", slug });
 
@@ -101,8 +111,20 @@
   }
 
   /**
-   * Resolves once the account is connected; rejects with an Error that has a `slug`. A redirect leaves this page, so it
-   * settles nothing here: `returnTo` gets `connection` and `provider`, or `error`, in its query.
+   * Rejects when this page is shown again after a redirect: the user came back by the Back button.
+   *
+   * @param {AbortSignal} over @returns {Promise<never>}
+   */
+  const cameBack = (over) =>
+    new Promise((_, reject) => {
+      const shown = (/** @type {PageTransitionEvent} */ event) => event.persisted && reject(refusal("closed"));
+      window.addEventListener("pageshow", shown, { signal: over });
+      setTimeout(() => reject(refusal("closed")), PATIENCE_MS);
+    });
+
+  /**
+   * Resolves once the account is connected; rejects with an Error that has a `slug`. A redirect leaves this page: `returnTo`
+   * gets `connection` and `provider`, or `error`, in its query, and `onConnected` there hears of it.
    *
    * @param {string} provider an id of GET /v1/providers
    * @param {Options} options
@@ -115,10 +137,11 @@
     const token = async () => (typeof accessToken === "function" ? accessToken() : accessToken);
     const over = new AbortController();
     try {
+      if (popup && !view) throw refusal("blocked");
       const first = await token();
       if (!view) {
         handOver(provider, first, { return_to: returnTo }, "_top");
-        return await new Promise(() => {});
+        return await cameBack(over.signal);
       }
       if (view.closed) throw refusal("closed");
       const heard = message(view, provider, over.signal);
@@ -126,7 +149,9 @@
       const ours = async () => (await ask()).filter((item) => item.provider === provider);
       const ended = aftermath(view, ours, over.signal);
       handOver(provider, first, { display: "popup", return_to: returnTo }, target);
-      return await Promise.race([heard, ended]);
+      const connected = await Promise.race([heard, ended]);
+      for (const listener of [options.onConnected, ...listeners]) listener?.(connected);
+      return connected;
     } catch (error) {
       if (!(error instanceof Error && "slug" in error)) view?.close(); // no token: nothing will ever load in it
       throw error;
@@ -135,5 +160,20 @@
     }
   }
 
-  Object.assign(window, { gateway: Object.freeze({ connect }) });
+  /** The result in this page's address, after a redirect. It comes from the address: your server checks what it means. */
+  const query = new URLSearchParams(location.search);
+  const returned = { connection: query.get("connection") ?? "", provider: query.get("provider") ?? "" };
+
+  /**
+   * Calls `listener` for each connection that is made: by a pop-up of this page, and at once after a redirect back to it.
+   *
+   * @param {Listener} listener @returns {() => void} stops it
+   */
+  function onConnected(listener) {
+    listeners.add(listener);
+    if (returned.connection && returned.provider) queueMicrotask(() => listeners.has(listener) && listener({ ...returned }));
+    return () => void listeners.delete(listener);
+  }
+
+  Object.assign(window, { gateway: Object.freeze({ connect, onConnected }) });
 })();
