@@ -5,6 +5,7 @@ Whose product the pages speak for: a logo that is safe to serve, and an accent c
 from __future__ import annotations
 
 import re
+from colorsys import hls_to_rgb, rgb_to_hls
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ _LIGHT, _DARK = (0xFF, 0xFF, 0xFF), (0x17, 0x1E, 0x1C)
 _PAPER = {_LIGHT: (0xF4, 0xF5, 0xF2), _DARK: (0x1E, 0x26, 0x24)}
 """The other ground on which the colour is text."""
 _BLACK, _WHITE = (0, 0, 0), (0xFF, 0xFF, 0xFF)
-_WASH, _PRESS, _STEP = 0.12, 0.2, 0.04
+_WASH, _PRESS, _STEP = 0.12, 0.2, 0.02
 _READABLE = 4.6
 """Contrast ratio, a little more than WCAG 2.2 section 1.4.3 asks for."""
 
@@ -130,14 +131,16 @@ def _scheme(color: str, card: Rgb) -> str:
 
 
 def _readable(color: Rgb, card: Rgb) -> Rgb:
-    towards = _BLACK if card == _LIGHT else _WHITE
-    share = 0.0
+    """The colour of the same hue, as dark or as light as its grounds need it."""
+    hue, lightness, saturation = rgb_to_hls(*(part / 255 for part in color))
+    end = 0.0 if card == _LIGHT else 1.0
     while True:
-        found = _mix(color, towards, share)
+        red, green, blue = (round(part * 255) for part in hls_to_rgb(hue, lightness, saturation))
+        found = (red, green, blue)
         grounds = (card, _PAPER[card], _mix(card, found, _WASH))
-        if all(contrast(found, ground) >= _READABLE for ground in grounds) or share >= 1:
+        if all(contrast(found, ground) >= _READABLE for ground in grounds) or lightness == end:
             return found
-        share = min(1.0, share + _STEP)
+        lightness = max(end, lightness - _STEP) if card == _LIGHT else min(end, lightness + _STEP)
 
 
 def contrast(one: Rgb, other: Rgb) -> float:

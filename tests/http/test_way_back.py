@@ -199,7 +199,7 @@ def test_every_page_carries_the_brand(gateway, alice):
         assert "· Northwind</title>" in page
         assert '<img class="mark logo" src="/brand/logo" alt="">' in page
         assert '<link rel="stylesheet" href="/brand.css">' in page
-        assert f'<a href="{gateway.sandbox.origin}/">Back to <bdi>Northwind</bdi></a>' in page
+        assert f'<a href="{gateway.sandbox.origin}/"><span>Back to <bdi>Northwind</bdi></span></a>' in page
         assert '<a href="mailto:help@northwind.example">Get help</a>' in page
     assert "<bdi>Northwind</bdi> asks for access to your <bdi>Gmail</bdi>" in alice.get("/email/google/connect").text
     logo, css = alice.get("/brand/logo"), alice.get("/brand.css")
