@@ -45,12 +45,13 @@ def shows(visitor, gateway, html, path="/example", **also):
     files = {path.lstrip("/"): ("text/html", html), "my/access-token": ("text/plain", token)} | also
     for name, (kind, body) in files.items():
         text = body.replace(PUBLISHED, gateway.url)
-        page.context.route(
-            re.compile(re.escape(f"{origin}/{name}") + r"(\?.*)?$"),
-            lambda route, kind=kind, text=text: route.fulfill(content_type=kind, body=text),
-        )
+        page.context.route(re.compile(re.escape(f"{origin}/{name}") + r"(\?.*)?$"), answers(kind, text))
     page.goto(origin + path)
     return page
+
+
+def answers(kind, text):
+    return lambda route: route.fulfill(content_type=kind, body=text)
 
 
 def bundled(tmp_path):

@@ -40,6 +40,7 @@ SWITCHES = [
     "--disable-background-networking",  # no requests of Chromium itself
     "--disable-component-update",
     "--disable-sync",
+    "--disable-features=LocalNetworkAccessChecks",  # a page that a test supplies counts as public
     *(["--no-sandbox"] if os.geteuid() == 0 else []),  # it refuses to sandbox for root
 ]
 WATCH = "addEventListener('securitypolicyviolation', e => console.error('CSP', e.violatedDirective, e.blockedURI))"
