@@ -24,7 +24,9 @@ def language() -> str:
     """The tag of the reader's preferred language among those that have texts (RFC 9110 section 12.5.4)."""
     if "language" not in g:
         known = runtime().settings.texts
-        g.language = request.accept_languages.best_match([DEFAULT, *known], default=DEFAULT)
+        tags = (tag.lower() for tag, quality in request.accept_languages if quality > 0)
+        found = (each for tag in tags for each in (tag, tag.partition("-")[0]) if each in known)
+        g.language = next(found, DEFAULT)
     return str(g.language)
 
 
