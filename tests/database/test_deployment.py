@@ -169,9 +169,13 @@ def test_every_setting_in_the_deployment_files_exists():
     """
     GATEWAY_ names in files and pages are settings, or named here: those that Caddy alone reads.
     """
-    from gateway.settings import Settings, setting_name
+    from gateway.settings import SECRETS, Settings, setting_name
 
-    known = {setting_name(field) for field in Settings.model_fields} | {"GATEWAY_UPSTREAM"}
+    known = (
+        {setting_name(field) for field in Settings.model_fields}
+        | {f"{name}_FILE" for name in SECRETS}
+        | {"GATEWAY_UPSTREAM"}
+    )
     files = [ROOT / "Dockerfile", ROOT / "compose.yaml", ROOT / ".env.example", *(ROOT / "deploy").rglob("*.*")]
     for file in [*files, ROOT / "docs" / "deployment.md", *(ROOT / "docs" / "deploy").glob("*.md")]:
         assert set(re.findall(r"\bGATEWAY_[A-Z_]+", file.read_text())) <= known, file
