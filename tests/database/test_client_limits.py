@@ -119,16 +119,20 @@ def test_a_row_that_is_larger_already_can_still_be_changed(database, store, alic
 
 
 def test_a_client_has_a_thousand_rows_at_most(database, store, alice, row):
+    """
+    The owner's server is not limited.
+    """
+    further = (
+        "insert into public.provider_data (auth_provider_id, provider_id_ref, name)"
+        " select d.auth_provider_id, d.provider_id_ref, 'x' from public.provider_data d, generate_series(1, 998) where d.id = %s"
+    )
     with psycopg.connect(database) as owner:
-        owner.execute(
-            "insert into public.provider_data (auth_provider_id, provider_id_ref, name)"
-            " select d.auth_provider_id, d.provider_id_ref, 'x' from public.provider_data d, generate_series(1, 998)"
-        )
-    assert 1 == inserts(database, alice, name="'y'")
+        owner.execute(further, [row])
+    assert 1 == inserts(database, alice, name="'y'")  # and rolled back
+    with psycopg.connect(database) as owner:
+        owner.execute(further, [row])
     with pytest.raises(errors.ProgramLimitExceeded, match="1000 rows"):
-        inserts(database, alice, name="'z'")
-    with psycopg.connect(database) as owner:  # the owner's server is not limited
-        owner.execute("insert into public.provider_data (auth_provider_id) values (%s)", [alice.id])
+        inserts(database, alice, name="'y'")
 
 
 def test_what_another_role_stored_is_read_within_a_bound(database, store, alice, row):

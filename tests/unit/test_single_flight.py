@@ -114,7 +114,7 @@ class Database:
         self.calls, self.obstacle, self.retry_after, self.id = Counter(), obstacle, retry_after, uuid.uuid4()
         self.row = {
             "id": self.id, "user_id": uuid.uuid4(), "seal_id": uuid.uuid4(), "good": False, "alive": False, "generation": 1, "refreshable": True,
-            "status": "active", "provider": "x", "token": "t", "scope": (), "expires_at": None,
+            "status": "active", "provider": "x", "token": "t", "scope": (), "expires_at": None, "reason": None, "facts": {},
         } | row  # fmt: skip
 
     def call(self, function, **_):
