@@ -281,7 +281,7 @@ def save(
     seal_id = uuid.uuid4()
     encrypt = partial(vault.encrypt, user_id=user_id, provider=provider, seal_id=seal_id)
     grant = NewGrant(
-        seal_id=seal_id, user_id=user_id, provider=provider, client_id=CLIENT_ID, type=3, many_accounts=True, account_id=account,
+        seal_id=seal_id, user_id=user_id, provider=provider, type=3, many_accounts=True, account_id=account,
         account_label=account,
         scope=("read",), facts={}, token=encrypt(access, column="token"), refresh=refresh and encrypt(refresh, column="refresh"),
         browser_hash="", return_to=None, display="page", connect_session_id=None, client_id=CLIENT_ID,
