@@ -172,16 +172,28 @@ def test_a_schema_without_one_of_its_lines_is_found(supabase, name):
 
 def test_db_apply_fixes_what_the_doctor_says_it_fixes(sound):
     """
-    Wherever `db apply` is the named fix, it works: afterwards there is no finding.
+    Wherever `db apply` is the named fix, it works: afterwards there is no finding. Many breaks are fixed by one run.
     """
-    still, mended = [], 0
-    for name, text in THIN.items():
+    waiting, fixed = dict(THIN), 0
+    while waiting:
         with psycopg.connect(sound) as owner, owner.transaction(force_rollback=True):
-            owner.execute(text)
-            if any(finding.fix != APPLY for finding in told(owner)):
-                continue
+            broken = [name for name, text in list(waiting.items()) if breaks(owner, waiting, name, text)]
+            assert broken or not waiting
             owner.execute(script().encode())
-            mended += 1
-            still += [f"{name}: {finding.message}" for finding in told(owner)]
-    assert [] == still
-    assert mended > 15
+            fixed += len(broken)
+            assert [] == [finding.message for finding in told(owner)], broken
+    assert fixed > 15
+
+
+def breaks(owner: psycopg.Connection, waiting: dict[str, str], name: str, text: str) -> bool:
+    """Break one more thing, if that is possible beside the others and `db apply` is the fix of all that the doctor finds."""
+    try:
+        with owner.transaction():
+            owner.execute(text)
+            if all(finding.fix == APPLY for finding in told(owner)):
+                return waiting.pop(name) is not None
+            del waiting[name]
+            raise psycopg.Rollback
+    except psycopg.Error:
+        return False  # not beside the others: in the next round
+    return False
