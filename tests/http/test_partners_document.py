@@ -15,9 +15,11 @@ import click
 import pytest
 import requests
 import requests_mock
+from cryptography.fernet import Fernet
 
 from gateway.cli.main import main
 from gateway.errors import MethodNotAllowed, ProviderUnavailable, every_problem
+from gateway.settings import read_settings
 from gateway.web.app import build_app
 from gateway.web.auth_rate_limit import FAILURES_PER_MINUTE
 from gateway.web.error_responses import respond
@@ -33,15 +35,20 @@ URL = "https://connect.example.com"
 PROBLEMS = {kind.slug: kind for kind in every_problem()}
 
 
+def application():
+    """The application without a database."""
+    settings = read_settings({"GATEWAY_KEYS": Fernet.generate_key().decode(), "GATEWAY_PUBLIC_URL": URL})
+    return build_app(SimpleNamespace(settings=settings))
+
+
 @pytest.fixture(scope="module")
 def calls():
-    settings = SimpleNamespace(public_url=URL, secure=True, app_origins=(), trusted_proxies=0)
-    return list(operations(build_app(SimpleNamespace(settings=settings))))
+    return list(operations(application()))
 
 
 def rows_below(heading):
-    """The cells of each row of the table below a heading."""
-    section = DOCUMENT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    """The cells of each row of the table below a heading, without those of its subsections."""
+    section = re.split(r"\n###? ", DOCUMENT.split(f"\n## {heading}\n")[1])[0]
     return [
         [cell.strip() for cell in row.strip("|").split("|")] for row in section.splitlines() if row.startswith("| ")
     ][2:]
@@ -99,9 +106,7 @@ def test_a_provider_that_is_away_is_said_with_the_seconds_where_they_are_known()
     """
     The example waits for them; without known seconds there is no header. A refresh is not told to connect again.
     """
-    app = build_app(
-        SimpleNamespace(settings=SimpleNamespace(public_url=URL, secure=True, app_origins=(), trusted_proxies=0))
-    )
+    app = application()
     known, unknown = ProviderUnavailable("down"), ProviderUnavailable("down")
     known.retry_after = 6.2
     with app.test_request_context("/v1/connections/1/token"):

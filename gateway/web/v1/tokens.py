@@ -15,6 +15,7 @@ from gateway.errors import (
     Held,
     NeedsReauthorization,
     PendingConfirmation,
+    ProviderBusy,
     ProviderGarbled,
     ProviderUnavailable,
     RefreshInProgress,
@@ -39,7 +40,7 @@ UNUSABLE = (
     RefreshInProgress,
     SecretUnreadable,
 )
-PROVIDER_FAILED = (ClientRejected, ProviderGarbled, ProviderUnavailable)
+PROVIDER_FAILED = (ClientRejected, ProviderBusy, ProviderGarbled, ProviderUnavailable)
 
 
 @blueprint.get("/connections/<uuid:connection_id>/token")
