@@ -208,7 +208,7 @@ def test_a_pop_up_ends_with_ids_and_nothing_else(alice):
     page = alice.get(answer.headers["Location"])
 
     assert {"to", "connection", "provider"} == told(answer).keys()
-    assert {"outcome", "target-origin", "connection", "provider", "error"} == set(
+    assert {"outcome", "target-origin", "connection", "provider", "error", "missing-scope"} == set(
         re.findall(r"data-([a-z-]+)=", page.text)
     )
     assert "unsafe-none" == page.headers["Cross-Origin-Opener-Policy"]

@@ -25,7 +25,8 @@ from tests.support.database import rows
 from tests.support.gateway_process import Gateway
 
 PROVIDERS = ("ghl", "google", "ringcentral")
-BODY_CANARY = "canary-in-a-providers-body"
+BODY_CANARY = "canary in the body of a provider"
+"""A sentence: a name such as `invalid_grant` does reach the log."""
 pytestmark = pytest.mark.slow
 BROKEN = {
     "a row that may not stand": (

@@ -121,8 +121,10 @@ def test_the_own_token_is_updated_as_documented(database, store, alice, browser)
     assert (204, None) == (said["status"], said["code"])
     assert [("new", "2031-01-01T00:00:00Z")] == rows(database, "select token, expires from public.provider_data")
     (after,) = list_connections(store, alice.session).connections
-    assert "unverified" == after.status
-    assert before.connections == (replace(after, status="active", updated_at=before.connections[0].updated_at),)
+    assert ("unverified", "owner_wrote_tokens") == (after.status, after.reason)
+    assert before.connections == (
+        replace(after, status="active", reason=None, updated_at=before.connections[0].updated_at),
+    )
 
 
 def test_anothers_row_is_not_changed(database, store, alice, bob, browser):
@@ -188,7 +190,7 @@ def test_no_function_of_the_gateway_is_the_users_to_call(database, store, alice,
     arguments = {
         "gateway_session_v1": {"p_session_hash": alice.session},
         "gateway_schema_v1": {},
-        "gateway_claim_revocation_v1": {},
+        "gateway_claim_revocation_v1": {"p_busy": []},
     }
     for name, given in arguments.items():
         said = browser.asks("call", name=name, given=given)

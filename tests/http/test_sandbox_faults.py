@@ -52,7 +52,7 @@ def _raw(origin: str, path: str, seconds: float) -> bytes:
 
 def test_every_fault_that_is_described_is_carried_out():
     """The reference and the code name the same faults."""
-    assert {"slow", *REPLACEMENTS, *AT_TOKEN, *AT_AUTHORIZE, *IN_BODY, *IN_QUERY} == set(OPTIONS)
+    assert {"slow", "another_account", *REPLACEMENTS, *AT_TOKEN, *AT_AUTHORIZE, *IN_BODY, *IN_QUERY} == set(OPTIONS)
 
 
 @pytest.mark.parametrize(
