@@ -74,7 +74,7 @@ def age(stage: Stage, host: str) -> None:
     journal = stage.folder / f"host-{host}" / "journal" / "responses.sqlite3"
     if journal.exists():
         with closing(sqlite3.connect(journal, isolation_level=None)) as responses:
-            responses.execute("update response set received_at = received_at - 120")
+            responses.execute("update response set due_at = due_at - 120")
 
 
 def refresh_trial(stage: Stage, victim: Actor, rescuer: Actor, mark: str, kind: str) -> str:

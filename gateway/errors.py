@@ -22,7 +22,7 @@ The argument of an exception goes to the log only. We write it; it never contain
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 Remedy = Literal["fix_request", "reconnect", "wait", "operator", "report"]
 
@@ -150,6 +150,7 @@ class ReturnToRefused(FlowRefused):
 class ProviderFailed(GatewayError):
     """The provider did not do its part."""
 
+    partial: Any = None  # on an instance: the `http.Response` as far as it came
     returned = True
 
 

@@ -15,10 +15,11 @@ from gateway import __version__
 from gateway.catalog import Catalog, Provider, load_catalog
 from gateway.crypto.vault import Vault
 from gateway.database import Database, open_postgres, open_rest
-from gateway.errors import ProviderNotEnabled, SettingsRefused
-from gateway.http import Bulkhead, HttpClient
+from gateway.errors import ProviderFailed, ProviderNotEnabled, SettingsRefused
+from gateway.http import Bulkhead, Deadline, HttpClient, Response
 from gateway.identity import Identity
 from gateway.models import Client
+from gateway.protocol import HttpRequest, find_grant
 from gateway.protocol.discovery import Issuers
 from gateway.settings import Settings
 from gateway.tokens.response_journal import ResponseJournal
@@ -61,6 +62,30 @@ class Runtime:
     def enabled(self) -> list[Provider]:
         """The providers that users may connect, as the catalogue orders them."""
         return [provider for provider in self.catalog.providers.values() if provider.id in self.clients]
+
+    def request_tokens(self, provider: Provider, request: HttpRequest, deadline: Deadline) -> Response:
+        """
+        The response to a token request. Where the connection broke, or the size is wrong, the part that came is the response if it is JSON
+        with tokens in it: they are valid, and a provider that rotates accepts no other refresh token.
+        """
+        try:
+            return self.http.request(
+                request.method,
+                request.url,
+                headers=request.headers,
+                body=request.body,
+                deadline=deadline,
+                provider=provider.id,
+                limit=provider.response_bytes,
+            )
+        except ProviderFailed as error:
+            part: Response | None = error.partial
+            # Of a form that was cut, the last token may lack its end.
+            if part is None or part.status >= 300 or part.body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{":  # noqa: PLR2004
+                raise
+            if find_grant(part.body) is None:
+                raise
+            return part
 
     def redirect_uri(self, provider: Provider) -> str:
         """The redirect URI of a provider."""

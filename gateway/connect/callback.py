@@ -210,15 +210,7 @@ def _send_code(rt: Runtime, provider: Provider, code: str, code_verifier: str, d
         redirect_uri=rt.redirect_uri(provider),
         code_verifier=code_verifier,
     )
-    return rt.http.request(
-        wire.method,
-        wire.url,
-        headers=wire.headers,
-        body=wire.body,
-        deadline=deadline,
-        provider=provider.id,
-        limit=provider.response_bytes,
-    )
+    return rt.request_tokens(provider, wire, deadline)
 
 
 @dataclass(slots=True)

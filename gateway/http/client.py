@@ -119,14 +119,20 @@ class HttpClient:
 
         `provider`: whose share of the bulkhead the call uses. `limit`: bytes of the body, on the wire and decoded. Caller
         headers that frame the message, `Cookie` and `User-Agent` are left out. Raises ProviderUnavailable when no complete response
-        came (the request may have been processed) and ProviderGarbled when the response is too large or not HTTP.
+        came (the request may have been processed) and ProviderGarbled when the response is too large or not HTTP; both with the part of the
+        response that came.
         """
         sent = body.encode() if isinstance(body, str) else body
         options: Any = {"headers": headers, "deadline": deadline, "provider": provider, "idle_seconds": math.inf}
         with self.stream(method, url, body=sent, **options) as response:
-            received = _limited(response.body, limit)
+            received = bytearray()
             coding = response.headers.get("content-encoding", "identity").strip().lower()
-            return Response(response.status, response.headers, _decoded(received, coding, limit))
+            try:
+                _read_into(received, response.body, limit)
+                return Response(response.status, response.headers, _decoded(bytes(received), coding, limit))
+            except ProviderFailed as error:
+                error.partial = Response(response.status, response.headers, _inflated(bytes(received), coding, limit))
+                raise
 
     @contextlib.contextmanager
     def stream(
@@ -223,14 +229,12 @@ def _received(raw: Any, call: Call) -> Iterator[bytes]:
     raise failure
 
 
-def _limited(pieces: Iterator[bytes], limit: int) -> bytes:
-    """The whole body. Raises ProviderGarbled when it is larger than `limit`, or comes in too many tiny chunks."""
-    body = bytearray()
+def _read_into(body: bytearray, pieces: Iterator[bytes], limit: int) -> None:
+    """Read the whole body. Raises ProviderGarbled when it is larger than `limit`, or comes in too many tiny chunks."""
     for count, piece in enumerate(pieces):
         body += piece
         if len(body) > limit or count > _FREE_PIECES + len(body) // _SMALLEST_PIECE:
             raise ProviderGarbled("the response is too large")
-    return bytes(body)
 
 
 def _decoded(body: bytes, coding: str, limit: int) -> bytes:
@@ -250,6 +254,14 @@ def _decoded(body: bytes, coding: str, limit: int) -> bytes:
     if not inflater.eof or inflater.unused_data:
         raise ProviderGarbled("the response's gzip is cut short, or goes on after its end")
     return decoded
+
+
+def _inflated(body: bytes, coding: str, limit: int) -> bytes:
+    """The part of a body that can be decoded; as it is, where it was not compressed."""
+    try:
+        return body if coding in ("", "identity") else zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, limit)
+    except zlib.error:
+        return body
 
 
 def _translated(error: BaseException, call: Call) -> ProviderFailed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from string import Formatter
@@ -104,6 +105,10 @@ def parse_token_response(
     """
     response = _parse_body(status, body)
     if status >= 400 or has_error(response) or "access_token" not in response:  # noqa: PLR2004 - RFC 9110 section 15.5
+        if status < 300 and find_grant(body):  # noqa: PLR2004 - tokens that were issued are no refusal
+            raise with_facts(
+                ProviderGarbled("the response holds tokens beside an error"), status, error_names(response)
+            )
         raise error_for(provider, status, error_names(response), refused=refused)
     access_token = _token(response, "access_token")
     if access_token is None:
@@ -127,10 +132,10 @@ def parse_token_response(
 def find_grant(body: bytes) -> Grant | None:
     """The tokens in a rejected response, however little of it can be read: they are valid and must be revoked."""
     text = decode_text(body)
-    found = {
-        name.lower().replace("_", ""): json.loads(value, strict=False) for name, value in _JSON_TOKEN.findall(text)
-    }
-    found |= {name.replace("_", ""): unquote_plus(value) for name, value in _FORM_TOKEN.findall(text)}
+    found = {name.replace("_", ""): unquote_plus(value) for name, value in _FORM_TOKEN.findall(text)}
+    for name, value in _JSON_TOKEN.findall(text):
+        with suppress(ValueError):  # an escape that JSON does not have
+            found[name.lower().replace("_", "")] = json.loads(value, strict=False)
     access, refresh = (
         token if is_visible_ascii(token := found.get(name, "").strip()) else ""
         for name in ("accesstoken", "refreshtoken")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -45,6 +46,9 @@ _FIRST_LOOK_SECONDS, _NEXT_LOOKS_SECONDS = 0.025, 0.5
 """A process that waits for another process's lease doubles its pauses from the first to the second."""
 _REPORT_SECONDS = 1.0
 """How often a process reports a caller's reads to the database, which limits them by the hour."""
+
+_MOST_REFRESHES = 3
+"""Of one read: a response from the journal may be older than its token lasts, and have a successor there."""
 
 _refreshes = SingleFlight()
 
@@ -115,18 +119,22 @@ def fresh_grant(
         raise Held("the provider refuses many grants at the moment")
     if not row.refreshable:
         raise _reconnect(row, "there is no refresh token")
-    seconds = (until or Deadline.after(WAIT_SECONDS)).within(WAIT_SECONDS).remaining()
-    failure: GatewayError | None = None
-    try:
-        _refreshes.run(row.id, row.provider, lambda: _refresh(rt, row), seconds)
-    except (ProviderBusy, RefreshInProgress):
-        if not row.alive or force:  # many callers end here at once, so it costs no further call
-            raise
-    except (GrantUnusable, ProviderFailed, RateLimited) as error:
-        failure = error
-    after = _read(rt, connection_id, caller, min_seconds)
-    if after.generation != row.generation or (after.alive and not force):
-        return _decrypt(rt, after)
+    deadline = (until or Deadline.after(WAIT_SECONDS)).within(WAIT_SECONDS)
+    for _ in range(_MOST_REFRESHES):
+        failure: GatewayError | None = None
+        try:
+            _refreshes.run(row.id, row.provider, partial(_refresh, rt, row), deadline.remaining())
+        except (ProviderBusy, RefreshInProgress):
+            if not row.alive or force:  # many callers end here at once, so it costs no further call
+                raise
+        except (GrantUnusable, ProviderFailed, RateLimited) as error:
+            failure = error
+        after = _read(rt, connection_id, caller, min_seconds)
+        if after.alive and (after.generation != row.generation or not force):
+            return _decrypt(rt, after)
+        if failure or after.generation == row.generation:
+            break
+        row = after
     raise failure or in_progress("the connection changed meanwhile")
 
 

@@ -147,15 +147,7 @@ def send_request(
     if deadline.remaining() < 1.0:
         raise RefreshInProgress("the claim came too late to be used")
     try:
-        answer = rt.http.request(
-            request.method,
-            request.url,
-            headers=request.headers,
-            body=request.body,
-            deadline=deadline,
-            provider=provider.id,
-            limit=provider.response_bytes,
-        )
+        answer = rt.request_tokens(provider, request, deadline)
     except ProviderFailed as error:
         if provider.replay_seconds:
             # The response may have been lost on the way. The request can be repeated while the provider accepts the used token.
@@ -315,6 +307,19 @@ def _save_all(rt: Runtime, provider: Provider, entries: Sequence[tuple[UUID, int
             raise
         except GatewayError as error:
             log.warning("journal.entry_failed", connection=str(connection_id), error=error.slug)
+            _leave(rt, provider, connection_id, generation, response)
+
+
+def _leave(rt: Runtime, provider: Provider, connection_id: UUID, generation: int, response: Mapping[str, Any]) -> None:
+    """Leave a response that cannot be used to the next request. Of a connection that is gone, its tokens are revoked."""
+    row, grant = stored_token(rt.database, connection_id), protocol.find_grant(response["body"].encode("latin-1"))
+    if row is not None and row.generation <= generation:
+        rt.journal.postpone(connection_id, generation, _OPERATOR_SECONDS)
+        return
+    if row is None and grant is not None:
+        user_id, account_id = UUID(response["user_id"]), response["account_id"]
+        revoke.revoke_or_queue(rt, provider, grant, user_id=user_id, beside=False, account_id=account_id)
+    rt.journal.delete(connection_id, generation)
 
 
 # -- failures --------------------------------------------------------------------------------------------------------

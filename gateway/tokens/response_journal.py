@@ -35,7 +35,7 @@ pragma journal_mode = wal;
 pragma synchronous = full;
 create table if not exists host (id text not null);
 create table if not exists response (
-  connection_id text not null, generation integer not null, received_at real not null, committed_at real,
+  connection_id text not null, generation integer not null, due_at real not null, committed_at real,
   encrypted text not null, primary key (connection_id, generation)) without rowid;
 create index if not exists response_committed_at on response (committed_at);
 """
@@ -111,9 +111,16 @@ class ResponseJournal:
         delete = "delete from response where (connection_id, generation) = (?, ?)"
         self._try(delete, str(connection_id), generation)
 
+    def postpone(self, connection_id: UUID, generation: int, seconds: float) -> None:
+        """The response cannot be used now: `pending` leaves it out for a while."""
+        update = "update response set due_at = ? where (connection_id, generation) = (?, ?)"
+        self._try(update, time.time() + seconds, str(connection_id), generation)
+
     def pending(self, older_than_seconds: float = 0.0) -> list[tuple[UUID, int]]:
         """The connections and generations of responses that are not in the database yet, oldest first."""
-        query = "select connection_id, generation from response where committed_at is null and received_at <= ? order by received_at"
+        query = (
+            "select connection_id, generation from response where committed_at is null and due_at <= ? order by due_at"
+        )
         rows = self._try(query, time.time() - older_than_seconds)
         return [*self._unwritten, *((UUID(connection_id), generation) for connection_id, generation in rows)]
 

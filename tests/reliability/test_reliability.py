@@ -289,7 +289,7 @@ def test_a_journal_that_cannot_be_written_stops_the_start(tmp_path):
     """
     (tmp_path / "journal").write_text("a file where the folder should be")
 
-    with pytest.raises(SettingsRefused, match="GATEWAY_DATA: the refresh journal"):
+    with pytest.raises(SettingsRefused, match=r"the refresh journal in .* GATEWAY_DATA"):
         ResponseJournal(Vault([KEY]), tmp_path / "journal")
 
 
