@@ -924,8 +924,8 @@ begin
               else jsonb_build_object('providers', (asks.partner).providers) end;
 end $$;
 
--- A grant that waits for its partner, as the connection it would become. Without its account: the browser that finished may belong to
--- another user than the link's.
+-- A grant that waits for its partner, as the connection it would become. Without its account and facts: the browser that finished may
+-- belong to another user than the link's.
 create or replace function gateway.pending_link_connections(p_partner gateway.partner) returns setof gateway.connection
 language plpgsql stable set search_path = '' as $$
 declare
@@ -933,7 +933,7 @@ declare
 begin
   return query
     select (jsonb_populate_record(null::gateway.connection, to_jsonb(g) || jsonb_build_object(
-             'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'status', 'pending_confirmation',
+             'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'facts', '{}'::jsonb, 'status', 'pending_confirmation',
              'reason', 'not_confirmed', 'refreshable', g.refresh is not null, 'generation', 1, 'updated_at', g.created_at))).*
       from gateway.pending_grant g join gateway.connect_session s on s.id = g.connect_session_id
      where g.pending_until > over and g.confirmation_hash is not null and s.partner_id = p_partner.id
@@ -4009,7 +4009,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '046f1f95b8e0a8f1710f9c93a66d181461abbd7bcc56dc75f6132214ef7fff2d');
-insert into gateway.function_release (sha256) values ('046f1f95b8e0a8f1710f9c93a66d181461abbd7bcc56dc75f6132214ef7fff2d') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '74e2067aedfe9d03f179530752adf6dd90f0b66daa9ee195fbc254a3876b12f1');
+insert into gateway.function_release (sha256) values ('74e2067aedfe9d03f179530752adf6dd90f0b66daa9ee195fbc254a3876b12f1') on conflict do nothing;
 
 notify pgrst, 'reload schema';

@@ -272,7 +272,8 @@ def test_its_partner_may_disconnect_it_while_it_waits(gateway, acme, alice, quer
     receipt = acme.calls("DELETE", f"/v1/connections/{waiting}{query}")
 
     assert (200, waiting) == (receipt.status_code, receipt.json()["connection_id"])
-    assert ({"id": "", "label": ""}, None) == (receipt.json()["account"], receipt.json().get("uninstall"))
+    nobody = {"id": "", "label": "", "kind": None}
+    assert (nobody, None) == (receipt.json()["account"], receipt.json().get("uninstall"))
     assert 404 == acme.calls("GET", f"/v1/connections/{waiting}").status_code
     assert (400, "state_invalid") == slug(acme.completes(link["id"], alice, back["confirmation"]))
 

@@ -135,7 +135,8 @@ def test_the_account_is_shown_when_it_is_confirmed_and_not_before(gateway, acme,
     events = rows(gateway.dsn, "select data::text from gateway.event where user_id = %s", alice.id)
     done = acme.completes(link["id"], alice, back["confirmation"]).json()
 
-    assert {"id": "", "label": ""} == shown["account"]
+    assert {"id": "", "label": "", "kind": None} == shown["account"]
+    assert {} == shown["facts"]
     assert not any(BERLIN in data for data in events)
     assert BERLIN == done["account"]["id"]
 

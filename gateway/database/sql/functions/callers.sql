@@ -86,8 +86,8 @@ begin
               else jsonb_build_object('providers', (asks.partner).providers) end;
 end $$;
 
--- A grant that waits for its partner, as the connection it would become. Without its account: the browser that finished may belong to
--- another user than the link's.
+-- A grant that waits for its partner, as the connection it would become. Without its account and facts: the browser that finished may
+-- belong to another user than the link's.
 create or replace function gateway.pending_link_connections(p_partner gateway.partner) returns setof gateway.connection
 language plpgsql stable set search_path = '' as $$
 declare
@@ -95,7 +95,7 @@ declare
 begin
   return query
     select (jsonb_populate_record(null::gateway.connection, to_jsonb(g) || jsonb_build_object(
-             'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'status', 'pending_confirmation',
+             'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'facts', '{}'::jsonb, 'status', 'pending_confirmation',
              'reason', 'not_confirmed', 'refreshable', g.refresh is not null, 'generation', 1, 'updated_at', g.created_at))).*
       from gateway.pending_grant g join gateway.connect_session s on s.id = g.connect_session_id
      where g.pending_until > over and g.confirmation_hash is not null and s.partner_id = p_partner.id
