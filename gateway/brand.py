@@ -113,11 +113,6 @@ def stylesheet(color: str) -> str:
     return f":root {{ {light} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
 
 
-def readable(color: str) -> tuple[str, str]:
-    """The colour as the light and the dark scheme use it."""
-    return _hex(_readable(_rgb(color), _LIGHT)), _hex(_readable(_rgb(color), _DARK))
-
-
 def _scheme(color: str, card: Rgb) -> str:
     accent = _readable(_rgb(color), card)
     towards, on_accent = (_BLACK, _WHITE) if card == _LIGHT else (_WHITE, (0x0B, 0x12, 0x10))

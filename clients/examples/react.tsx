@@ -1,4 +1,4 @@
-/// <reference path="../gateway.d.ts" />
+/// <reference path="./gateway.d.ts" />
 // A button that connects an account. The page has <script src="https://connect.example.com/gateway.js"></script>.
 
 import { useCallback, useEffect, useRef, useState } from "react";

@@ -19,13 +19,12 @@ from gateway.connect.save import repeat_once
 from gateway.connect.start import authorization_url, new_attempt
 from gateway.connections.revoke import finish_revocation
 from gateway.crypto.vault import fingerprint
-from gateway.database.queries import callers
+from gateway.database.queries.callers import check_caller
 from gateway.database.queries.links import Link, create_connect_session, find_link, start_connect_session
 from gateway.database.queries.pending import Choice, complete_link
 from gateway.errors import (
     AccessDenied,
     BadRequest,
-    Forbidden,
     Frozen,
     GatewayError,
     NotFound,
@@ -74,8 +73,9 @@ def create(
     with. On plain Postgres the user gets a row in auth.users: there the partner's server says who its users are.
     """
     provider = rt.catalog.get(provider_id)
-    if caller.key_hash is None or provider is None or provider_id not in rt.clients:
-        check_caller(rt, caller)
+    if provider is None or provider_id not in rt.clients:
+        # Without a valid key the response says nothing about the rest of the request.
+        check_caller(rt.database, caller, LINK_SCOPE)
         raise NotFound("no enabled provider of that id")
     secret = secrets.token_urlsafe(32)
     made = create_connect_session(
@@ -91,17 +91,6 @@ def create(
     if made is None:
         raise NotFound("not one of the partner's providers, or no such user")
     return NewLink(made.id, f"{rt.settings.public_url}/link/{secret}", made.expires_at)
-
-
-def check_caller(rt: Runtime, caller: Caller) -> None:
-    """
-    Raises what a key is refused with that may not make links, and Forbidden for a user, who needs none.
-
-    For a call that is refused anyway: without a valid key the response says nothing about the rest of the request.
-    """
-    callers.check_caller(rt.database, caller, LINK_SCOPE)
-    if caller.key_hash is None:
-        raise Forbidden("only partners make links")
 
 
 # -- show and start -------------------------------------------------------------------------------------------------
@@ -207,8 +196,6 @@ def complete(
     allows less and the choice is not `replace`. AccessDenied after a no. NotFound for another partner's session and for an unknown one;
     Frozen; and what a key is refused with.
     """
-    if caller.key_hash is None:
-        check_caller(rt, caller)
     decided = repeat_once(
         lambda: complete_link(
             rt.database,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flask import Flask
 
+from gateway.catalog import TYPES
 from gateway.services import Runtime
 from gateway.web import (
     auth_rate_limit,
@@ -34,17 +35,18 @@ def build_app(rt: Runtime) -> Flask:
     """The WSGI application for `rt`."""
     app = Flask("gateway", root_path=str(ROOT), template_folder="templates", static_folder="gateway/web/static")
     app.extensions["gateway"] = rt
-    app.config["SESSION_COOKIE_SECURE"] = rt.settings.secure
     app.config.update(MAX_CONTENT_LENGTH=LARGEST_BODY, MAX_FORM_MEMORY_SIZE=LARGEST_BODY, MAX_FORM_PARTS=50)
     # Werkzeug would redirect doubled slashes to an address that it builds from the Host header.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     modules = (session, pages, links, connections, tokens, connect_sessions, events, webhooks, openapi, health, metrics)
-    for blueprint in (*connect.BLUEPRINTS, *(module.blueprint for module in modules)):
-        app.register_blueprint(blueprint)
+    for path in TYPES.values():
+        app.register_blueprint(connect.blueprint, name=path, url_prefix=f"/{path}", url_defaults={"path": path})
+    for module in modules:
+        app.register_blueprint(module.blueprint)
     # After-hooks run in reverse order: the access log comes last and sees the response as it is sent.
     language.register(app)
-    app.context_processor(lambda: {"brand": pages.brand(rt.settings)})
+    app.jinja_env.globals["brand"] = pages.brand(rt.settings)
     for module in (request_context, metrics, security_headers, auth_rate_limit, error_responses):
         module.register(app)
     return app

@@ -1,5 +1,5 @@
 """
-The pages of a connection: connect, callback, confirm. One blueprint per provider type, from one factory.
+The pages of a connection: connect, callback, confirm. Registered once per provider type, below its path.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import structlog
 from flask import Blueprint, Response, render_template, request
 
-from gateway.catalog import TYPES, Provider
+from gateway.catalog import Provider
 from gateway.connect import confirm
 from gateway.connect.callback import EXCHANGE_SECONDS, AwaitsPartner, Connected, Failed, Pending, finish_connect
 from gateway.connect.start import start_connect
@@ -22,7 +22,7 @@ from gateway.database.queries.sessions import read_session
 from gateway.errors import AccessDenied, BadRequest, Frozen, ProviderNotEnabled, StateInvalid, Unauthenticated
 from gateway.http import Deadline
 from gateway.web.error_responses import respond
-from gateway.web.language import meaning
+from gateway.web.language import described_scopes
 from gateway.web.redirects import Flow, note_flow, requested_flow, see_other, with_query
 from gateway.web.request_context import runtime
 from gateway.web.security_headers import allow_form_action, popup_friendly
@@ -30,42 +30,7 @@ from gateway.web.session import browser_secret, check_form, csrf_token, keep_bro
 
 log = structlog.get_logger(__name__)
 
-
-def make_blueprint(path: str) -> Blueprint:
-    """The pages of one provider type, below its path (`crm`, `email`, `phone`)."""
-    blueprint = Blueprint(path, __name__, url_prefix=f"/{path}")
-
-    @blueprint.get("/<provider_id>/connect")
-    def show(provider_id: str) -> Any:
-        """The form: who connects what, with which scopes."""
-        return _show(path, provider_id)
-
-    @blueprint.post("/<provider_id>/connect")
-    def start(provider_id: str) -> Response:
-        """303 to the provider."""
-        return _start(path, provider_id)
-
-    @blueprint.get("/<provider_id>/confirm")
-    def show_choice(provider_id: str) -> Any:
-        """The question when another account came back."""
-        return _show_choice(_provider(path, provider_id))
-
-    @blueprint.post("/<provider_id>/confirm")
-    def choose(provider_id: str) -> Response:
-        """The answer: replace, both, or no."""
-        return _choose(_provider(path, provider_id))
-
-    @blueprint.get("/<slug>/callback")
-    def callback(slug: str) -> Response:
-        """The redirect URI (RFC 6749 section 4.1.2)."""
-        if request.method == "HEAD":
-            return Response(status=204)  # a HEAD request must not use the state up (RFC 9110 section 9.2.1)
-        return _callback(path, slug)
-
-    return blueprint
-
-
-BLUEPRINTS = [make_blueprint(path) for path in TYPES.values()]
+blueprint = Blueprint("connect", __name__)
 
 
 def _provider(path: str, provider_id: str) -> Provider:
@@ -78,7 +43,9 @@ def _provider(path: str, provider_id: str) -> Provider:
 # -- connect ---------------------------------------------------------------------------------------------------------
 
 
-def _show(path: str, provider_id: str) -> Any:
+@blueprint.get("/<provider_id>/connect")
+def show(path: str, provider_id: str) -> str:
+    """The form: who connects what, with which scopes."""
     rt, flow = runtime(), requested_flow(provider_id)
     provider = _provider(path, provider_id)
     listed = list_connections(rt.database, fingerprint(session_secret()))
@@ -98,27 +65,42 @@ def _show(path: str, provider_id: str) -> Any:
         provider.scope,
         user=listed.user,
         csrf=fields["csrf"],
-        form={"action": request.path, "fields": fields},
-        existing=existing if provider.accounts == "one" else None,
+        fields=fields,
+        existing=(existing.account.label, existing.status) if existing else None,
     )
 
 
-def consent_page(name: str, provider: Provider, flow: Flow, scope: Sequence[str], **more: Any) -> str:
-    """A page that asks a user to go on to a provider; its form may end there, and at the product."""
+def consent_page(
+    template: str,
+    provider: Provider,
+    flow: Flow,
+    scope: Sequence[str],
+    *,
+    existing: tuple[str, str] | None,
+    **more: Any,
+) -> str:
+    """
+    A page that asks a user to go on to a provider; its form may end there, and at the product.
+
+    `existing`: label and status of the account that is connected now.
+    """
     popup_friendly(yes=flow.display == "popup")
     allow_form_action(provider.authorization_endpoint or "", *provider.login_origins, *runtime().settings.app_origins)
     return render_template(
-        name,
+        template,
         provider=provider,
-        scopes=[{"name": name, "text": meaning(name, provider.scope_texts.get(name))} for name in scope],
+        scopes=described_scopes(provider, scope),
         host_name=urlsplit(provider.authorization_endpoint or "").netloc,
         app_host=urlsplit(flow.return_to).netloc if flow.return_to else None,
         cancel_to=flow.url(error=AccessDenied.slug) if flow.return_to or flow.display == "popup" else "/connections",
+        existing=existing if provider.accounts == "one" else None,
         **more,
     )
 
 
-def _start(path: str, provider_id: str) -> Response:
+@blueprint.post("/<provider_id>/connect")
+def start(path: str, provider_id: str) -> Response:
+    """303 to the provider."""
     flow = requested_flow(provider_id)
     browser = browser_secret() or secrets.token_urlsafe(32)
     url = start_connect(
@@ -138,7 +120,11 @@ def _start(path: str, provider_id: str) -> Response:
 # -- callback --------------------------------------------------------------------------------------------------------
 
 
-def _callback(path: str, slug: str) -> Response:
+@blueprint.get("/<slug>/callback")
+def callback(path: str, slug: str) -> Response:
+    """The redirect URI (RFC 6749 section 4.1.2)."""
+    if request.method == "HEAD":
+        return Response(status=204)  # a HEAD request must not use the state up (RFC 9110 section 9.2.1)
     ended = finish_connect(
         runtime(), path, slug, request.args.to_dict(flat=False), session=session_secret(), browser=browser_secret()
     )
@@ -168,8 +154,11 @@ def _connected(flow: Flow, connection_id: str, missing: Collection[str]) -> Resp
 # -- confirm ---------------------------------------------------------------------------------------------------------
 
 
-def _show_choice(provider: Provider) -> Any:
-    rt = runtime()
+@blueprint.get("/<provider_id>/confirm")
+def show_choice(path: str, provider_id: str) -> str:
+    """The question when another account came back."""
+    rt, provider = runtime(), _provider(path, provider_id)
+    requested_flow(provider.id)
     if read_session(rt.database, fingerprint(session_secret())) is None:
         raise Unauthenticated("no session")
     pending = confirm.load_pending(rt, provider, session=session_secret(), browser=browser_secret())
@@ -182,17 +171,17 @@ def _show_choice(provider: Provider) -> Any:
         provider=provider,
         existing_label=pending.existing_label,
         new_label=pending.account.label,
-        form={
-            "action": f"/{provider.path}/{provider.id}/confirm",
-            "fields": {"csrf": csrf_token(), "pending": str(pending.id)},
-        },
+        fields={"csrf": csrf_token(), "pending": str(pending.id)},
         may_keep_both=provider.accounts == "many",
-        lost=pending.scopes_removed,
+        lost=described_scopes(provider, pending.scopes_removed),
         shared_with=pending.shared_with,
     )
 
 
-def _choose(provider: Provider) -> Response:
+@blueprint.post("/<provider_id>/confirm")
+def choose(path: str, provider_id: str) -> Response:
+    """The answer: replace, both, or no."""
+    provider = _provider(path, provider_id)
     check_form()
     choice = request.form.get("answer", "")
     if choice not in ("replace", "both", "no") or (choice == "both" and provider.accounts == "one"):

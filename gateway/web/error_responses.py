@@ -5,6 +5,7 @@ Error responses: problem+json (RFC 9457) below /v1, HTML elsewhere.
 from __future__ import annotations
 
 import math
+from traceback import walk_tb
 from urllib.parse import urlsplit
 
 import structlog
@@ -32,7 +33,7 @@ from gateway.errors import (
     UserMismatch,
 )
 from gateway.web import auth_rate_limit
-from gateway.web.language import text, use_english
+from gateway.web.language import text
 from gateway.web.redirects import flow, origin_of, see_other, with_query
 from gateway.web.request_context import is_api, request_id, route, runtime
 from gateway.web.security_headers import popup_friendly
@@ -42,13 +43,6 @@ from gateway.web.v1.schemas import FieldError, Problem
 
 log = structlog.get_logger(__name__)
 
-WHO = {
-    "fix_request": "The author of the link or request.",
-    "reconnect": "You, by connecting again.",
-    "wait": "It usually goes away with time. If it does not, the operator of this service.",
-    "operator": "The operator of this service.",
-    "report": "The operator of this service, once they know about it.",
-}
 _BY_STATUS: dict[int, type[GatewayError]] = {
     404: NotFound,
     405: MethodNotAllowed,
@@ -71,7 +65,7 @@ def respond(error: GatewayError, *, left_installed: Provider | None = None) -> R
     response = None if is_api() else _redirect(error, left_installed)
     if response is None:
         log.info("request.refused", error=error.slug, status=error.status, reason=str(error))
-        response = problem_json(error) if is_api() else problem_page(error, left_installed)
+        response = problem_json(error) if is_api() else problem_page(error, left_installed=left_installed)
     known = isinstance(error, ProviderUnavailable) and error.retry_after is not None
     if known or isinstance(error, DatabaseUnavailable | RefreshInProgress | RateLimited | Held):
         response.headers["Retry-After"] = str(math.ceil(error.retry_after or 5))
@@ -100,16 +94,14 @@ def _respond_http(error: HTTPException) -> Response:
 
 def _respond_unexpected(error: Exception) -> Response:
     # Only file names and lines: local variables and messages may hold secrets.
-    trace, frame = [], error.__traceback__
-    while frame is not None:
-        trace.append(f"{frame.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.tb_lineno}")
-        frame = frame.tb_next
+    frames = walk_tb(error.__traceback__)
+    trace = [f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{line}" for frame, line in frames]
     log.error("request.failed", kind=type(error).__name__, trace=trace[-8:], route=route())
     return respond(Unexpected(type(error).__name__))
 
 
-def problem_page(error: GatewayError, left_installed: Provider | None = None) -> Response:
-    """The page of a problem, which also tells the opener of a pop-up."""
+def problem_page(error: GatewayError, *, left_installed: Provider | None = None, opener: str | None = None) -> Response:
+    """The page of a problem, which also tells the opener of a pop-up: `opener`, where the page's own address names it."""
     popup_friendly(yes=True)
     key = f"problem.{error.wording or error.slug}"
     page = render_template(
@@ -118,15 +110,14 @@ def problem_page(error: GatewayError, left_installed: Provider | None = None) ->
         title=text(f"{key}.title"),
         text=text(f"{key}.text"),
         action=_action(error),
-        left=left_installed and (left_installed.name, left_installed.installed_apps_url),
+        left=left_installed,
         meant_for=error.meant_for if isinstance(error, UserMismatch) else None,
         request_id=request_id(),
         message={
             "outcome": "failed" if flow().display == "popup" else "",
-            "target_origin": _openers(error),
+            "target_origin": _openers(error) if opener is None else opener,
             "error": error.slug,
             "provider": flow().provider if runtime().catalog.get(flow().provider) else "",
-            "connection": "",
         },
     )
     return make_response(page, error.status)
@@ -148,7 +139,7 @@ def _action(error: GatewayError) -> dict[str, object]:
     settings, found = runtime().settings, flow()
     if isinstance(error, Unauthenticated) and settings.app_login_url:
         return {"url": sign_in_url(), "text": text("page.sign_in")}
-    if error.remedy == "wait" and request.method == "GET" and not request.args.get("state"):
+    if error.remedy == "wait" and request.method == "GET" and request.args.keys().isdisjoint(("state", "error")):
         return {"url": request.full_path.rstrip("?"), "text": text("page.again")}
     home = found.return_to or settings.home_url
     if not home:
@@ -156,12 +147,6 @@ def _action(error: GatewayError) -> dict[str, object]:
     provider = {"provider": found.provider} if runtime().catalog.get(found.provider) else {}
     product = settings.brand_name or urlsplit(home).netloc
     return {"url": with_query(home, error=error.slug, **provider), "text": text("page.back", product=product)}
-
-
-def explained_page(error: type[GatewayError]) -> str:
-    """What an error means and who can fix it, for developers."""
-    use_english()
-    return render_template("explained.html", problem=error, who=WHO[error.remedy])
 
 
 def problem_json(error: GatewayError) -> Response:

@@ -4,12 +4,14 @@ The language of a page, and its texts.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from flask import Flask, g, request
 from markupsafe import Markup, escape
 
+from gateway.catalog import Provider
 from gateway.texts import DEFAULT, Language
 from gateway.web.request_context import runtime
 
@@ -28,11 +30,6 @@ def language() -> str:
         found = (each for tag in tags for each in (tag, tag.partition("-")[0]) if each in known)
         g.language = next(found, DEFAULT)
     return str(g.language)
-
-
-def use_english() -> None:
-    """For a page that is written for developers and exists in English only."""
-    g.language = DEFAULT
 
 
 def _language() -> Language:
@@ -55,11 +52,13 @@ def reason_text(reason: str | None, provider: str) -> Markup:
     return text(key, provider=provider) if key in _language().texts else Markup()
 
 
-def meaning(scope: str, catalog_text: str | None) -> str:
-    """What a scope allows, in words; empty where neither the catalogue nor OpenID Connect says."""
-    if catalog_text:
-        return translated(catalog_text)
-    return _language().texts.get(f"scope.{scope}", "")
+def described_scopes(provider: Provider | None, scope: Iterable[str]) -> list[dict[str, str]]:
+    """Each scope with what it allows in words; empty where neither the catalogue nor OpenID Connect says."""
+    known, common = provider.scope_texts if provider else {}, _language().texts
+    return [
+        {"name": name, "text": translated(known[name]) if name in known else common.get(f"scope.{name}", "")}
+        for name in scope
+    ]
 
 
 def moment(at: datetime, *, clock: bool = False) -> Markup:

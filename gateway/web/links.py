@@ -36,10 +36,6 @@ def show(secret: str) -> Response:
     provider = rt.issuers.complete(rt.provider(link.provider), Deadline.after(EXCHANGE_SECONDS))
     browser = browser_secret() or secrets.token_urlsafe(32)
     signed_in = link.session_user_id is not None
-    existing = None
-    if link.existing is not None and signed_in and provider.accounts == "one":
-        label, status = link.existing
-        existing = {"account": {"label": label}, "status": status}
     page = consent_page(
         "link.html",
         provider,
@@ -51,8 +47,8 @@ def show(secret: str) -> Response:
         partner=link.partner,
         reach=link.partner_reach,
         abilities=[scope.replace(":", "_") for scope in ABILITIES if scope in link.partner_scope],
-        form={"action": f"/link/{secret}", "fields": {"csrf": _csrf_token(browser, secret)}},
-        existing=existing,
+        fields={"csrf": rt.vault.csrf_token(_csrf_subject(browser, secret), purpose="link")},
+        existing=link.existing if signed_in else None,
     )
     response = make_response(page)
     keep_browser(response, browser, PAGE_SECONDS)
@@ -69,10 +65,6 @@ def start(secret: str) -> Response:
     response = see_other(links.start(rt, secret, session=session_secret(), browser=browser))
     keep_browser(response, browser)
     return response
-
-
-def _csrf_token(browser: str, secret: str) -> str:
-    return runtime().vault.csrf_token(_csrf_subject(browser, secret), purpose="link")
 
 
 def _csrf_subject(browser: str, secret: str) -> str:

@@ -13,27 +13,21 @@ from flask import Blueprint, Response, current_app, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from gateway.brand import stylesheet
-from gateway.catalog import TYPES, Provider
+from gateway.catalog import TYPES
 from gateway.connections.disconnect import disconnect
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.connections import Listing, list_connections
 from gateway.database.queries.links import end_consent
-from gateway.errors import GatewayError, NotFound, Unauthenticated, every_problem
+from gateway.errors import GatewayError, NotFound, Unauthenticated, Unexpected, every_problem
 from gateway.models import Connection
 from gateway.services import Runtime
 from gateway.settings import Settings
-from gateway.web.error_responses import explained_page
-from gateway.web.language import reason_text, text
-from gateway.web.redirects import requested_flow, see_other, with_query
+from gateway.web.error_responses import problem_page
+from gateway.web.language import described_scopes, reason_text, text
+from gateway.web.redirects import Flow, note_flow, requested_flow, see_other, with_query
 from gateway.web.request_context import runtime
 from gateway.web.security_headers import popup_friendly
-from gateway.web.session import (
-    check_form,
-    csrf_token,
-    is_notice_signed,
-    session_secret,
-    sign_notice,
-)
+from gateway.web.session import check_form, csrf_token, is_notice_signed, session_secret, sign_notice
 
 blueprint = Blueprint("pages", __name__)
 
@@ -59,7 +53,7 @@ def short_link(provider_id: str) -> Response:
 
 
 @blueprint.get("/connections")
-def connections() -> Any:
+def connections() -> str:
     """The user's connections: status, account, reconnect, disconnect, connect more."""
     rt = runtime()
     listed = list_connections(rt.database, fingerprint(session_secret()))
@@ -67,28 +61,17 @@ def connections() -> Any:
         raise Unauthenticated("no session")
     rows = listed.connections
     connected = {row.provider for row in rows}
-    groups = [
-        {
-            "kind": path,
-            "connections": [_item(rt, row, listed) for row in rows if row.type == number],
-        }
-        for number, path in TYPES.items()
-    ]
+    groups = {path: [_item(rt, row, listed) for row in rows if row.type == number] for number, path in TYPES.items()}
     offers = [
-        {
-            "id": each.id,
-            "name": each.name,
-            "kind": each.path,
-            # For a second account the link says so; otherwise the user would be asked which one to keep.
-            "connect_path": f"/connect/{each.id}" + ("?another=1" if each.id in connected else ""),
-        }
+        # For a second account the link says so; otherwise the user would be asked which one to keep.
+        (each, f"/connect/{each.id}" + ("?another=1" if each.id in connected else ""))
         for each in rt.enabled()
         if each.id not in connected or each.accounts == "many"
     ]
     return render_template(
         "connections.html",
         user=listed.user,
-        groups=groups,
+        groups={kind: items for kind, items in groups.items() if items},
         offers=offers,
         notice=_notice(rt, rows),
         csrf=csrf_token(),
@@ -96,62 +79,41 @@ def connections() -> Any:
 
 
 def _item(rt: Runtime, row: Connection, listed: Listing) -> dict[str, Any]:
-    provider, partners = rt.catalog.get(row.provider), listed.sharing[row.id]
+    """What the page shows of a connection, beside the row."""
+    provider = rt.catalog.get(row.provider)
     name = provider.name if provider else row.provider
+    deviation = provider.uninstaller if provider else None
     return {
-        "id": row.id,
-        "provider_id": row.provider,
-        "provider_name": name,
-        "account_label": row.account.label,
-        "status": row.status,
+        "row": row,
+        "name": name,
         "reason": reason_text(row.reason, provider=name),
         "ends_at": None if row.refreshable or row.status != "active" else row.expires_at,
-        "scope": row.scope,
-        "missing_scope": provider.missing_scope(row.scope) if provider else (),
-        "ends_with": listed.ends_with[row.id],
-        "connected_at": row.created_at,
-        "expires_at": row.expires_at,
-        "connect_path": f"/connect/{row.provider}",
+        "scopes": described_scopes(provider, row.scope),
+        "missing": described_scopes(provider, provider.missing_scope(row.scope) if provider else ()),
         "revocable": provider is not None and bool(provider.revocation_endpoint or provider.missing_endpoints()),
-        "disconnect_path": f"/connections/{row.id}/disconnect",
-        "uninstall": _uninstall_option(provider, row),
-        "partners": partners,
-        "made_for": partners[0].name if len(partners) == 1 and partners[0].made else None,
-        "stop_path": f"/connections/{row.id}/stop-sharing",
+        # Where the provider and the granted scope allow to uninstall our app there.
+        "uninstaller": deviation if deviation and deviation.uninstall_scope in row.scope else None,
+        "ends_with": listed.ends_with[row.id],
+        "partners": listed.sharing[row.id],
     }
 
 
-def _uninstall_option(provider: Provider | None, row: Connection) -> dict[str, str] | None:
-    """The option to uninstall our app at the provider; None where the provider or the granted scope does not allow it."""
-    deviation = provider.uninstaller if provider else None
-    if provider is None or deviation is None or deviation.uninstall_scope not in row.scope:
-        return None
-    return {"warning": deviation.uninstall_warning}
-
-
-def _notice(rt: Runtime, rows: Sequence[Connection]) -> dict[str, str] | None:
-    """The result of the last action, by the slugs and ids in the query. No text of the query is shown."""
+def _notice(rt: Runtime, rows: Sequence[Connection]) -> tuple[str, str, str] | None:
+    """The result of the last action, as tone, title and text. No text of the query is shown."""
     args, provider = request.args, rt.catalog.get(request.args.get("provider", ""))
     name = provider.name if provider else text("notice.service")
     slug = args.get("error", "")
     if slug in PROBLEMS:
         left = text("notice.left", provider=name) if args.get("left") == "1" else ""
-        return {
-            "tone": "bad",
-            "title": text(f"problem.{slug}.title"),
-            "text": text(f"problem.{slug}.text") + " " + left,
-        }
-    if is_notice_signed(args) and args.get("disconnected") in ("done", "queued", "unsupported"):
+        return "bad", text(f"problem.{slug}.title"), text(f"problem.{slug}.text") + " " + left
+    if is_notice_signed(args) and "sharing" in args:
+        return "info", text("notice.sharing_ended", provider=name), text("notice.sharing_ended_text")
+    if is_notice_signed(args):
         uninstalled = args.get("uninstalled") in ("done", "failed")
         key = f"uninstalled_{args['uninstalled']}" if uninstalled else f"revocation_{args['disconnected']}"
-        words = text(f"notice.{key}", provider=name)
-        return {"tone": "info", "title": text("notice.disconnected", provider=name), "text": words}
-    if is_notice_signed(args) and args.get("sharing") == "ended":
-        words = text("notice.sharing_ended_text")
-        return {"tone": "info", "title": text("notice.sharing_ended", provider=name), "text": words}
+        return "info", text("notice.disconnected", provider=name), text(f"notice.{key}", provider=name)
     if provider and any(str(row.id) == args.get("connection") and row.provider == provider.id for row in rows):
-        words = text("notice.connected_text")
-        return {"tone": "good", "title": text("notice.connected", provider=name), "text": words}
+        return "good", text("notice.connected", provider=name), text("notice.connected_text")
     return None
 
 
@@ -196,27 +158,28 @@ def stop_sharing(connection_id: uuid.UUID) -> Response:
 def result() -> Any:
     """The end of a pop-up: sends the result to the opener, when that is one of the product's pages, and closes."""
     rt, args = runtime(), request.args
+    provider, connection = rt.catalog.get(args.get("provider", "")), _uuid_or_empty(args.get("connection", ""))
+    opener = args.get("to", "")
+    opener = opener if opener in (*rt.settings.app_origins, rt.settings.public_url) else ""
+    slug = args.get("error", "")
+    if slug in PROBLEMS or not connection:
+        note_flow(Flow(provider.id if provider else "", opener or None, "popup"))
+        page = problem_page(PROBLEMS.get(slug, Unexpected)("the end of a pop-up"), opener=opener)
+        page.status_code = 200  # this page works; what failed ended before it
+        return page
     popup_friendly(yes=True)
-    provider = rt.catalog.get(args.get("provider", ""))
-    connection, slug, target = _uuid_or_empty(args.get("connection", "")), args.get("error", ""), args.get("to", "")
-    error = slug if slug in PROBLEMS else ""
-    if connection and not error:
-        title = text("notice.connected", provider=provider.name if provider else text("notice.service"))
-        words = text("result.connected_text")
-    else:
-        key = f"problem.{error or GatewayError.slug}"
-        title, words = text(f"{key}.title"), text(f"{key}.text")
-    message = {
-        "outcome": "connected" if connection and not error else "failed",
-        "target_origin": target if target in (*rt.settings.app_origins, rt.settings.public_url) else "",
-        "connection": connection,
-        "provider": provider.id if provider else "",
-        "error": error,
-        "missing_scope": " ".join(
-            name for name in args.get("missing_scope", "").split() if provider and name in provider.required
-        ),
-    }
-    return render_template("result.html", title=title, text=words, message=message)
+    missing = [name for name in args.get("missing_scope", "").split() if provider and name in provider.required]
+    return render_template(
+        "result.html",
+        title=text("notice.connected", provider=provider.name if provider else text("notice.service")),
+        message={
+            "outcome": "connected",
+            "target_origin": opener,
+            "connection": connection,
+            "provider": provider.id if provider else "",
+            "missing_scope": " ".join(missing),
+        },
+    )
 
 
 def _uuid_or_empty(value: str) -> str:
@@ -232,13 +195,15 @@ def problem(slug: str) -> Any:
     kind = PROBLEMS.get(slug)
     if kind is None:
         raise NotFound("no such problem")
-    return explained_page(kind)
+    return render_template("explained.html", problem=kind, key=f"problem.{slug}")
 
 
-@blueprint.get("/gateway.js")
-def helper() -> Response:
-    """The front-end helper, for the product's pages on their own origins."""
-    response = current_app.send_static_file("gateway.js")
+@blueprint.get("/<any('gateway.js', 'gateway.d.ts'):name>")
+def helper(name: str) -> Response:
+    """The front-end helper, for the product's pages on their own origins, and its types."""
+    response = current_app.send_static_file(name)
+    if name.endswith(".ts"):
+        response.mimetype = "text/plain"
     response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
     return response
 

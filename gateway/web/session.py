@@ -10,11 +10,10 @@ import json
 import re
 import secrets
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from flask import Blueprint, Response, current_app, g, make_response, render_template, request
+from flask import Blueprint, Response, g, make_response, render_template, request
 
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.sessions import end_session, open_session, read_session
@@ -34,30 +33,21 @@ HAND_OVER = "session.hand_over"
 # -- cookies ---------------------------------------------------------------------------------------------------------
 
 
-def _secure() -> bool:
-    return bool(current_app.config["SESSION_COOKIE_SECURE"])
-
-
 def _name(purpose: str) -> str:
     # The __Host- prefix keeps sub-domains and plain http from setting our cookies; browsers refuse it on http://localhost.
-    return f"__Host-{purpose}" if _secure() else purpose
+    return f"__Host-{purpose}" if runtime().settings.secure else purpose
 
 
 def _read_cookie(purpose: str) -> str:
     # Our exact form, once: other cookies in the header may be malformed.
-    found = _cookie(_name(purpose)).findall(request.environ.get("HTTP_COOKIE", ""))
-    return str(found[0]) if len(found) == 1 else ""
-
-
-@cache
-def _cookie(name: str) -> re.Pattern[str]:
-    return re.compile(rf"(?:^|; ?){re.escape(name)}=([A-Za-z0-9_-]{{43}})(?=;|$)")
+    form = rf"(?:^|; ?){_name(purpose)}=([A-Za-z0-9_-]{{43}})(?=;|$)"
+    found = re.findall(form, request.environ.get("HTTP_COOKIE", ""))
+    return found[0] if len(found) == 1 else ""
 
 
 def _set_cookie(response: Response, purpose: str, value: str, seconds: int) -> None:
-    response.set_cookie(
-        _name(purpose), value, max_age=seconds, path="/", httponly=True, samesite="Lax", secure=_secure()
-    )
+    secure = runtime().settings.secure
+    response.set_cookie(_name(purpose), value, max_age=seconds, httponly=True, samesite="Lax", secure=secure)
 
 
 def session_secret() -> str:
@@ -101,13 +91,13 @@ def csrf_token() -> str:
     return runtime().vault.csrf_token(session_secret(), purpose="form")
 
 
-def check_sender() -> None:
-    """Raise Forbidden when the browser says that a form comes from elsewhere: Sec-Fetch-Site first, then Origin."""
+def check_sender(*app_origins: str) -> None:
+    """Raise Forbidden when the browser says that a form comes from elsewhere than our pages or `app_origins`."""
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    if site is not None and site not in ("same-origin", "none"):
-        raise Forbidden("the form was sent from another site")
-    if origin is not None and origin != runtime().settings.public_url:
-        raise Forbidden("the form was sent from another origin")
+    if origin in app_origins:
+        return
+    if site not in (None, "same-origin", "none") or origin not in (None, runtime().settings.public_url):
+        raise Forbidden("the form was sent from an origin that is not listed")
 
 
 def check_form() -> str:
@@ -155,7 +145,8 @@ def sign_in_response() -> Response:
 def hand_over() -> Response:
     """Start a session for the product's user; 303 to `next` with the session cookie."""
     rt = runtime()
-    _check_origin()
+    # Only the product's own front ends may start a session: another site could sign its visitor in as another user.
+    check_sender(*rt.settings.app_origins)
     target = here_or_app_address(rt.settings, request.form.get("next"))
     proof = rt.identity.read_access_token(request.form.get("access_token", ""), now=rt.now())
     secret = secrets.token_urlsafe(32)
@@ -175,16 +166,6 @@ def hand_over() -> Response:
     response = see_other(target)
     _set_cookie(response, "gateway", secret, int((expires_at - rt.now()).total_seconds()))
     return response
-
-
-def _check_origin() -> None:
-    """Only the product's own front ends may start a session: another site could sign its visitor in as another user."""
-    settings = runtime().settings
-    origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site")
-    if origin is None and site in (None, "same-origin", "none"):
-        return
-    if origin not in (*settings.app_origins, settings.public_url):
-        raise Forbidden("the session request comes from an origin that is not listed")
 
 
 @blueprint.post("/session/end")

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import requests
 from playwright.sync_api import expect
 
 from gateway.sandbox.supabase import USERS, access_token
@@ -18,6 +19,7 @@ from tests.support.browser import closes, goes_on, needs_chromium, new_alice, vi
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = ROOT / "tests" / "node" / "node_modules"
+TYPES = ROOT / "gateway" / "web" / "static" / "gateway.d.ts"
 EXAMPLES = ROOT / "clients" / "examples"
 PUBLISHED = "https://connect.example.com"
 
@@ -193,17 +195,15 @@ def test_a_failing_access_token_rejects_and_closes_the_window(gateway, visitor):
 @needs_node
 def test_the_react_example_and_the_documented_typescript_compile_in_strict_mode(tmp_path):
     """
-    With the types in clients/gateway.d.ts.
+    With the types that the gateway serves.
     """
     (tmp_path / "node_modules").symlink_to(NODE)
     declarations = "declare const supabase: import('@supabase/supabase-js').SupabaseClient;\ndeclare const user: { id: string };\ndeclare const button: HTMLButtonElement;\n"
     (tmp_path / "known.d.ts").write_text(declarations)
     for number, block in enumerate(documented()):
         (tmp_path / f"documented{number}.ts").write_text(f"{block}\nexport {{}};\n", encoding="utf-8")
-    (tmp_path / "react.tsx").write_text(
-        (EXAMPLES / "react.tsx").read_text().replace("../gateway.d.ts", str(ROOT / "clients/gateway.d.ts"))
-    )
-    files = [*map(str, tmp_path.glob("*.ts*")), str(ROOT / "clients" / "gateway.d.ts")]
+    (tmp_path / "react.tsx").write_text((EXAMPLES / "react.tsx").read_text().replace("./gateway.d.ts", str(TYPES)))
+    files = [*map(str, tmp_path.glob("*.ts*")), str(TYPES)]
     (tmp_path / "tsconfig.json").write_text(
         json.dumps({"compilerOptions": STRICT | {"skipLibCheck": True}, "files": files})
     )
@@ -226,6 +226,19 @@ def documented():
         yield from re.findall(r"```(?:ts|typescript)\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
 
 
+def test_the_types_are_served_beside_the_script(gateway):
+    """
+    As text, to any site.
+    """
+    types = requests.get(f"{gateway.url}/gateway.d.ts", timeout=10)
+
+    assert TYPES.read_text(encoding="utf-8") == types.text
+    assert ("text/plain; charset=utf-8", "cross-origin") == (
+        types.headers["Content-Type"],
+        types.headers["Cross-Origin-Resource-Policy"],
+    )
+
+
 @needs_node
 def test_the_script_is_what_its_types_say(tmp_path):
     """
@@ -237,7 +250,7 @@ def test_the_script_is_what_its_types_say(tmp_path):
          "es2022,dom,dom.iterable", "--typeRoots", tmp_path, script],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    types = (ROOT / "clients" / "gateway.d.ts").read_text(encoding="utf-8")
+    types = TYPES.read_text(encoding="utf-8")
     options = types.split("interface Options {")[1].split("\n  }")[0]
 
     assert "" == ended.stdout

@@ -147,7 +147,7 @@ def test_the_list_after_a_disconnect(scene):
     scene.alice.connects("google")
     scene.signs_in()
     scene.page.locator("article details.confirm summary").click()
-    scene.page.get_by_role("button", name="Disconnect Google", exact=False).click()
+    scene.page.get_by_role("button", name="Disconnect Gmail", exact=False).click()
 
     scene.page.locator("#notice").wait_for()
     looks_right(scene)

@@ -55,6 +55,24 @@ def test_a_pop_up_tells_its_opener_and_closes(gateway, visitor):
     assert f"{gateway.sandbox.origin}/" == visitor.page.url
 
 
+def test_back_after_success_shows_the_connection_again(gateway, page):
+    """
+    The user kept the window open, went back to the provider and agreed once more.
+    """
+    popup = opens_a_pop_up(page, gateway)
+    goes_on(popup)
+    connected = popup.get_by_role("heading", name="Gmail is connected")
+    expect(connected).to_be_visible()
+    popup.keyboard.press("Shift")
+
+    popup.go_back()
+    popup.get_by_role("button", name="Allow", exact=True).click()
+
+    expect(connected).to_be_visible()
+    expect(page.get_by_role("status")).to_contain_text("Gmail is connected")
+    closes(popup)
+
+
 def test_a_pop_up_that_is_told_no_rejects_and_stays_to_be_read(gateway, page):
     """
     The opener shows the sentence at once; the window's own button closes it.

@@ -24,7 +24,8 @@ from gateway.errors import every_problem
 from gateway.partners.admin import SCOPES, add_partner
 from gateway.settings import read_settings
 from gateway.web.app import build_app
-from gateway.web.v1.openapi import Call, described, description, operations
+from gateway.web.v1.json_api import Call, api_call
+from gateway.web.v1.openapi import description, operations
 from tests.support.gateway_process import told, whole_gateway
 from tests.support.link_partner import consents, new_partner
 
@@ -132,7 +133,7 @@ def test_a_route_that_says_nothing_is_not_described(app):
     def silent():
         """Nothing."""
 
-    @described(object, scope="tokens:read")
+    @api_call(object, scope="tokens:read")
     def speaking():
         """
         Says something.

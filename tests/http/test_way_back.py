@@ -213,7 +213,7 @@ def test_scopes_are_shown_in_words_once_and_by_name_on_request(alice):
     The names are in the details alone.
     """
     page = alice.get("/email/google/connect").text
-    shown, details = page.split('id="technical"')
+    shown, details = page.split('class="more technical"')
 
     assert "Know that it is you" in shown
     assert 1 == page.count("See your e-mail address")

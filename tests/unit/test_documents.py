@@ -15,7 +15,7 @@ from gateway.cli.main import main
 from gateway.cli.reference import FILE, reference
 from gateway.errors import every_problem
 from gateway.settings import SECRETS, Settings, setting_name
-from gateway.web.error_responses import WHO
+from gateway.texts import read_texts
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -183,7 +183,7 @@ def test_the_problems_are_the_contracts():
 
     assert CONTRACT_PROBLEMS == {slug: (problems[slug].status, problems[slug].remedy) for slug in CONTRACT_PROBLEMS}
     for kind in problems.values():
-        assert kind.remedy in WHO
+        assert f"remedy.{kind.remedy}" in read_texts()["en"].texts
         assert kind.title
         assert kind.meaning
         assert kind.next_step

@@ -5,8 +5,8 @@
  *     const { connection } = await gateway.connect("ghl", { accessToken, popup: true });   // in a click handler
  *     gateway.onConnected(({ connection, provider }) => …);                                // also after a redirect
  *
- * The types are in clients/gateway.d.ts. It keeps nothing and knows no provider. The access token travels in the body of a form post and in an Authorization
- * header, never in an address. By pop-up, call it straight from the click, or the browser blocks the window.
+ * Its types are at /gateway.d.ts. It keeps nothing and knows no provider. The access token travels in the body of a form post
+ * and in an Authorization header, never in an address. By pop-up, call it straight from the click, or the browser blocks the window.
  */
 (() => {
   "use strict";

@@ -4,20 +4,22 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from typing import Any
 
-from gateway.database.queries import events as queries
+from flask import Blueprint
+
+from gateway.database.queries.events import read_events
+from gateway.models import Caller
 from gateway.web.request_context import runtime
 from gateway.web.v1 import schemas
-from gateway.web.v1.json_api import caller, json_response, parse_query
-from gateway.web.v1.openapi import described
+from gateway.web.v1.json_api import api_call
 
 blueprint = Blueprint("events", __name__, url_prefix="/v1")
 
 
 @blueprint.get("/events")
-@described(schemas.Events, scope="events:read", query=schemas.EventsQuery)
-def events() -> Response:
+@api_call(schemas.Events, scope="events:read", query=schemas.EventsQuery)
+def events(who: Caller, query: schemas.EventsQuery) -> dict[str, Any]:
     """
     Lists events, oldest first.
 
@@ -26,7 +28,5 @@ def events() -> Response:
     empty and still have a `next_cursor`, since one call scans a limited number of events. An event appears one or two seconds after
     it happened. A partner sees its own actions and what happened to connections while it could reach them; a user sees their own.
     """
-    query = parse_query(schemas.EventsQuery)
-    page = queries.read_events(runtime().database, caller(), after=query.after, limit=query.limit)
-    items = tuple(map(schemas.Event.model_validate, page.items))
-    return json_response(schemas.Events(items=items, next_cursor=None if page.next is None else str(page.next)))
+    page = read_events(runtime().database, who, after=query.after, limit=query.limit)
+    return {"items": page.items, "next_cursor": None if page.next is None else str(page.next)}

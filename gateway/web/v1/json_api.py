@@ -1,5 +1,5 @@
 """
-A call of `/v1`: who calls, its query or JSON body, and its JSON response.
+A call of `/v1`: what a route declares of itself, who calls, and what it gets and returns.
 
 The caller is a partner by its key, or a user by a Supabase access token. The database decides whether a key is valid and what it may
 do, in the call that does the work.
@@ -9,12 +9,28 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from flask import Response, g, request
 from pydantic import ValidationError
 
-from gateway.errors import BadRequest, Unauthenticated, UnsupportedMediaType
+from gateway.database.queries.callers import check_caller
+from gateway.errors import (
+    BadRequest,
+    DatabaseUnavailable,
+    Forbidden,
+    Frozen,
+    GatewayError,
+    RateLimited,
+    TooLarge,
+    Unauthenticated,
+    Unexpected,
+    UnsupportedMediaType,
+)
 from gateway.models import Caller
 from gateway.partners.keys import KEY_PREFIX, read_key
 from gateway.web.request_context import client_address, runtime
@@ -24,6 +40,70 @@ _M = TypeVar("_M", bound=RequestModel)
 JSON = "application/json"
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/=-]+)", re.ASCII | re.IGNORECASE)
 """RFC 6750 section 2.1. Two headers that a server joined with a comma do not match."""
+_ALWAYS_POSSIBLE = (BadRequest, Unauthenticated, Forbidden, Frozen, RateLimited, Unexpected, DatabaseUnavailable)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a route declares of itself: it is enforced here and described in OpenAPI."""
+
+    summary: str
+    text: str
+    response: type[ResponseModel] | None
+    """None: the provider's, of any status and form."""
+    scope: str | None
+    """The scope that a key needs; None where any key will do."""
+    status: int
+    query: type[RequestModel]
+    headers: Mapping[str, str]
+    """Request headers, and what each is for."""
+    body: type[RequestModel] | None
+    errors: frozenset[type[GatewayError]]
+    partners_only: bool
+    """A user's access token is refused."""
+
+
+def api_call(
+    response: type[ResponseModel] | None,
+    *errors: type[GatewayError],
+    scope: str | None,
+    status: int = 200,
+    query: type[RequestModel] = NoQuery,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    body: type[RequestModel] | None = None,
+    partners_only: bool = False,
+) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
+    """
+    Make a view a call of `/v1`, from its response and the errors that other calls do not have.
+
+    The view gets the caller, the parsed query and body where it has one, and the variables of its path. What it returns is sent as
+    `response`; a view without one stays as it is. The first paragraph of the docstring is the summary in OpenAPI, the rest the text.
+    """
+
+    def make(view: Callable[..., Any]) -> Callable[..., Response]:
+        summary, _, text = " ".join((view.__doc__ or "").replace("\n\n", "\0").split()).partition("\0")
+        possible = frozenset({*errors, *_ALWAYS_POSSIBLE, *((TooLarge, UnsupportedMediaType) if body else ())})
+        title = summary.strip().removesuffix(".")
+        call = Call(title, text.strip(), response, scope, status, query, headers, body, possible, partners_only)
+
+        view.call = call  # type: ignore[attr-defined]
+        if response is None:
+            return view
+
+        @wraps(view)  # and its `call`
+        def handle(**path: Any) -> Response:
+            who = caller()
+            try:
+                parsed = _parse_request(call, who)
+            except GatewayError:
+                # An invalid key is reported before a mistake in the request.
+                check_caller(runtime().database, who, scope)
+                raise
+            return json_response(response.model_validate(view(who, *parsed, **path)), status)
+
+        return handle
+
+    return make
 
 
 def caller() -> Caller:
@@ -46,35 +126,31 @@ def caller() -> Caller:
     return Caller(user_id=user.id, address=client_address())
 
 
-def parse_query(model: type[_M]) -> _M:
+def _parse_request(call: Call, who: Caller) -> list[RequestModel]:
     """
-    The query of this request as `model`; each parameter at most once.
+    The query and the body where the call has them; each parameter at most once.
 
-    Raises BadRequest with the parameters at fault.
+    Raises BadRequest with the parameters or fields at fault, UnsupportedMediaType, and Forbidden for a user where only partners call.
     """
-    try:
-        if any(len(values) > 1 for values in request.args.listvalues()):
-            raise BadRequest("a repeated parameter")
-        return model.model_validate(request.args.to_dict())
-    except ValidationError as error:
-        raise _bad_request(error, model) from None
+    if call.partners_only and who.key_hash is None:
+        raise Forbidden("only partners may call this")
+    if any(len(values) > 1 for values in request.args.listvalues()):
+        raise BadRequest("a repeated parameter")
+    query = _validated(call.query, lambda: call.query.model_validate(request.args.to_dict()))
+    parsed = [] if call.query is NoQuery else [query]
+    return [*parsed, _parse_body(call.body)] if call.body else parsed
 
 
-def parse_body(model: type[_M]) -> _M:
+def _parse_body(model: type[_M]) -> _M:
     """
-    The JSON body of this request as `model`, strictly typed. A call with a body takes no query.
+    The JSON body as `model`, strictly typed. Flask raises TooLarge.
 
-    Raises UnsupportedMediaType, TooLarge (by Flask) and BadRequest with the fields at fault. Deep nesting is an unknown field or a
-    wrong type, and the parser stops at a depth of 200.
+    Deep nesting is an unknown field or a wrong type, and the parser stops at a depth of 200.
     """
-    parse_query(NoQuery)
     if request.mimetype != JSON:
         raise UnsupportedMediaType("the body is not JSON")
     body = request.get_data(cache=False)
-    try:
-        parsed = model.model_validate_json(body, strict=True)
-    except ValidationError as error:
-        raise _bad_request(error, model) from None
+    parsed = _validated(model, lambda: model.model_validate_json(body, strict=True))
     json.loads(body, object_pairs_hook=_refuse_duplicates)
     return parsed
 
@@ -86,14 +162,17 @@ def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:
         raise BadRequest("a duplicate name", [(name, "Appears twice") for name in duplicates])
 
 
-def _bad_request(error: ValidationError, model: type[RequestModel]) -> BadRequest:
-    """Only our own names: a name that the caller made up is not repeated."""
-    reasons: dict[str, str] = {}
-    for each in error.errors(include_input=False, include_url=False, include_context=False):
-        name = str(each["loc"][0]) if each["loc"] else ""
-        if name:
-            reasons.setdefault(name if name in model.model_fields else "(unknown)", each["msg"])
-    return BadRequest(f"{model.__name__} does not validate", sorted(reasons.items()))
+def _validated(model: type[_M], validate: Callable[[], _M]) -> _M:
+    """Only our own names are reported: a name that the caller made up is not repeated."""
+    try:
+        return validate()
+    except ValidationError as error:
+        reasons: dict[str, str] = {}
+        for each in error.errors(include_input=False, include_url=False, include_context=False):
+            name = str(each["loc"][0]) if each["loc"] else ""
+            if name:
+                reasons.setdefault(name if name in model.model_fields else "(unknown)", each["msg"])
+        raise BadRequest(f"{model.__name__} does not validate", sorted(reasons.items())) from None
 
 
 def json_response(model: ResponseModel, status: int = 200, content_type: str = JSON) -> Response:

@@ -5,16 +5,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
-from typing import TypeVar
 
 import structlog
-from flask import Blueprint, Response
+from flask import Blueprint
 
 from gateway.connect import links
 from gateway.errors import (
     AccessDenied,
-    GatewayError,
     NotFound,
     PendingConfirmation,
     RateLimited,
@@ -26,17 +23,16 @@ from gateway.models import Caller
 from gateway.web.redirects import app_address
 from gateway.web.request_context import runtime
 from gateway.web.v1 import schemas
-from gateway.web.v1.json_api import caller, json_response, parse_body
-from gateway.web.v1.openapi import described
+from gateway.web.v1.connections import shown_connection
+from gateway.web.v1.json_api import api_call
 
 blueprint = Blueprint("connect_sessions", __name__, url_prefix="/v1/connect-sessions")
 
 log = structlog.get_logger(__name__)
-_T = TypeVar("_T")
 
 
 @blueprint.post("")
-@described(
+@api_call(
     schemas.ConnectSession,
     NotFound,
     ReturnToRefused,
@@ -46,7 +42,7 @@ _T = TypeVar("_T")
     body=schemas.ConnectSessionRequest,
     partners_only=True,
 )
-def create() -> Response:
+def create(who: Caller, body: schemas.ConnectSessionRequest) -> links.NewLink:
     """
     Makes a link.
 
@@ -55,17 +51,14 @@ def create() -> Response:
     returns 404, and so does a user that the Supabase project does not know. On plain Postgres an unknown user is created. In fifteen
     minutes you can make 1,000 links, and 20 for one user; beyond that the response is 429.
     """
-    who = caller()
-    session = _parse(who, lambda: parse_body(schemas.ConnectSessionRequest))
-    return_to = _parse(who, lambda: app_address(runtime().settings, session.return_to))
-    made = links.create(
-        runtime(), who, user_id=session.user_id, provider_id=session.provider, scope=session.scope, return_to=return_to
+    return_to = app_address(runtime().settings, body.return_to)
+    return links.create(
+        runtime(), who, user_id=body.user_id, provider_id=body.provider, scope=body.scope, return_to=return_to
     )
-    return json_response(schemas.ConnectSession(id=made.id, url=made.url, expires_at=made.expires_at), 201)
 
 
 @blueprint.post("/<uuid:session_id>/complete")
-@described(
+@api_call(
     schemas.Connection,
     AccessDenied,
     StateInvalid,
@@ -75,7 +68,7 @@ def create() -> Response:
     body=schemas.CompleteRequest,
     partners_only=True,
 )
-def complete(session_id: uuid.UUID) -> Response:
+def complete(who: Caller, body: schemas.CompleteRequest, session_id: uuid.UUID) -> schemas.Connection:
     """
     Completes a link.
 
@@ -84,19 +77,8 @@ def complete(session_id: uuid.UUID) -> Response:
     revoked at once. When another account is connected already, or the same account with more access, the response is
     `pending_confirmation`: send the call again with an `answer`. Repeating a call within ten minutes returns the same response.
     """
-    who = caller()
-    body = _parse(who, lambda: parse_body(schemas.CompleteRequest))
     connection = links.complete(
         runtime(), who, session_id, user_id=body.user_id, confirmation=body.confirmation, choice=body.answer
     )
     log.info("connection.created", provider=connection.provider, connection_id=str(connection.id))
-    return json_response(schemas.Connection.of(connection, runtime().catalog.get(connection.provider)))
-
-
-def _parse(who: Caller, parse: Callable[[], _T]) -> _T:
-    """Parse the request. An invalid key is reported before a mistake in the request."""
-    try:
-        return parse()
-    except GatewayError:
-        links.check_caller(runtime(), who)
-        raise
+    return shown_connection(connection)

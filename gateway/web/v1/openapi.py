@@ -1,48 +1,41 @@
 """
-OpenAPI 3.1: `described` adds a route's details; `description` builds the document from these and from Flask's rules.
+OpenAPI 3.1: the document, from what the calls declare and from Flask's rules.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from flask import Blueprint, Flask, Response, current_app, render_template, request
+from flask import Blueprint, Flask, Response, current_app, g, render_template, request
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
 from gateway import __version__
 from gateway.errors import (
-    BadRequest,
     DatabaseUnavailable,
-    Forbidden,
-    Frozen,
     GatewayError,
     NotFound,
     ProviderUnavailable,
     RateLimited,
     RefreshInProgress,
-    TooLarge,
     Unauthenticated,
-    Unexpected,
-    UnsupportedMediaType,
 )
-from gateway.web.language import use_english
+from gateway.texts import DEFAULT
 from gateway.web.request_context import runtime
-from gateway.web.v1.schemas import NoQuery, Problem, RequestModel, ResponseModel
+from gateway.web.v1.json_api import Call
+from gateway.web.v1.schemas import Problem, RequestModel, ResponseModel
 
 blueprint = Blueprint("openapi", __name__)
 
 Schema = dict[str, Any]
-_View = TypeVar("_View", bound=Callable[..., Any])
-_ALWAYS_POSSIBLE = (BadRequest, Unauthenticated, Forbidden, Frozen, RateLimited, Unexpected, DatabaseUnavailable)
 _WITH_RETRY_AFTER = (DatabaseUnavailable, RateLimited, RefreshInProgress)
 """ProviderUnavailable has the header only when the provider named the seconds."""
 _VARIABLE = re.compile(r"<(?:[^<>]*:)?([a-z_]+)>")
+_ANYTHING: Schema = {"*/*": {}}
 _REFERENCE = "#/components/schemas/{model}"
 _SECURITY = {
     "partnerKey": {"type": "http", "scheme": "bearer", "description": "A partner's key, `gw_live_…`."},
@@ -53,56 +46,6 @@ _SECURITY = {
         "description": "A user's Supabase access token: for the user's own connections.",
     },
 }
-
-
-@dataclass(frozen=True)
-class Call:
-    """What a route says about itself."""
-
-    summary: str
-    text: str
-    response: type[ResponseModel]
-    scope: str | None
-    """The scope that a key needs; None where any key will do."""
-    status: int
-    query: type[RequestModel]
-    body: type[RequestModel] | None
-    errors: frozenset[type[GatewayError]]
-    partners_only: bool
-    """A user's access token is refused."""
-
-
-def described(
-    response: type[ResponseModel],
-    *errors: type[GatewayError],
-    scope: str | None,
-    status: int = 200,
-    query: type[RequestModel] = NoQuery,
-    body: type[RequestModel] | None = None,
-    partners_only: bool = False,
-) -> Callable[[_View], _View]:
-    """
-    Describe a route: its response, and the errors that other calls do not have. The first paragraph of its docstring is the summary,
-    the rest the text. The route itself does not change.
-    """
-
-    def describe(view: _View) -> _View:
-        summary, _, text = " ".join((view.__doc__ or "").replace("\n\n", "\0").split()).partition("\0")
-        possible = {*errors, *_ALWAYS_POSSIBLE, *((TooLarge, UnsupportedMediaType) if body else ())}
-        view.call = Call(  # type: ignore[attr-defined]
-            summary.strip().removesuffix("."),
-            text.strip(),
-            response,
-            scope,
-            status,
-            query,
-            body,
-            frozenset(possible),
-            partners_only,
-        )
-        return view
-
-    return describe
 
 
 class Operation(NamedTuple):
@@ -154,19 +97,28 @@ def _operation(each: Operation, public_url: str) -> Schema:
     call = each.call
     key = {"partnerKey": [call.scope] if call.scope else []}
     operation: Schema = {
-        "operationId": each.rule.endpoint.rpartition(".")[2],
+        "operationId": each.rule.endpoint.rpartition(".")[2] + ("" if call.response else f"_{each.method.lower()}"),
         "summary": call.summary,
         "description": call.text,
         "security": [key] if call.partners_only else [key, {"accessToken": []}],
-        "parameters": [*_path_parameters(each.rule), *_query_parameters(call.query)],
-        "responses": {
-            str(call.status): {"description": (call.response.__doc__ or "").strip(), "content": _json(call.response)},
-            **_errors(each.errors, public_url),
-        },
+        "parameters": [*_path_parameters(each.rule), *_query_parameters(call.query), *_header_parameters(call)],
+        "responses": {**_success(call), **_errors(each.errors, public_url)},
     }
+    if call.response is None and each.method in ("POST", "PUT", "PATCH", "DELETE"):
+        operation["requestBody"] = {"content": _ANYTHING}
     if call.body:
         operation["requestBody"] = {"required": True, "content": _json(call.body)}
     return operation
+
+
+def _success(call: Call) -> Schema:
+    if call.response:
+        return {
+            str(call.status): {"description": (call.response.__doc__ or "").strip(), "content": _json(call.response)}
+        }
+    mark = {"description": "The status of the provider's response.", "required": True, "schema": {"type": "string"}}
+    text = "The provider's response, of any status; no response of the gateway has this header."
+    return {"default": {"description": text, "content": _ANYTHING, "headers": {"Gateway-Upstream-Status": mark}}}
 
 
 def _json(model: type[RequestModel | ResponseModel]) -> Schema:
@@ -174,8 +126,14 @@ def _json(model: type[RequestModel | ResponseModel]) -> Schema:
 
 
 def _path_parameters(rule: Rule) -> Iterator[Schema]:
-    for name in sorted(rule.arguments):  # every variable of ours is an id
-        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+    for name in sorted(rule.arguments):  # every variable of ours is an id, but for the path of a proxied call
+        schema = {"type": "string"} if name == "path" else {"type": "string", "format": "uuid"}
+        yield {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _header_parameters(call: Call) -> Iterator[Schema]:
+    for name, text in call.headers.items():
+        yield {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
 
 
 def _query_parameters(query: type[RequestModel]) -> Iterator[Schema]:
@@ -223,7 +181,7 @@ def _headers(kinds: Sequence[type[GatewayError]]) -> Schema:
 
 def _schemas(calls: Sequence[Call]) -> Schema:
     modes: dict[Any, Any] = {call.body: "validation" for call in calls if call.body}
-    modes |= dict.fromkeys([*(call.response for call in calls), Problem], "serialization")
+    modes |= dict.fromkeys([*(call.response for call in calls if call.response), Problem], "serialization")
     models = sorted(modes.items(), key=lambda pair: pair[0].__name__)
     schemas: Schema = models_json_schema(models, ref_template=_REFERENCE)[1]["$defs"]
     for schema in schemas.values():
@@ -255,6 +213,6 @@ def document() -> Response:
 
 @blueprint.get("/docs")
 def page() -> str:
-    """The document for people."""
-    use_english()
+    """The document for people, in English."""
+    g.language = DEFAULT
     return render_template("docs.html", document=_document())

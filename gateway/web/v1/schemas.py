@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -191,6 +191,20 @@ class ReplayRequest(RequestModel):
 
 # -- responses -------------------------------------------------------------------------------------------------------
 
+T = TypeVar("T")
+
+
+class Page(ResponseModel, Generic[T]):
+    """Items, and where the next page begins."""
+
+    items: tuple[T, ...]
+    next_cursor: str | None = Field(default=None, description="Opaque; null on the last page.")
+
+
+def _optional(description: str) -> Any:
+    """A field that is left out where there is nothing to say."""
+    return Field(default=None, exclude_if=lambda value: value is None, description=description)
+
 
 class Account(ResponseModel):
     """The account at the provider: a stable `id`, and a `label` for people. Both are empty until the connection is confirmed."""
@@ -234,11 +248,8 @@ class Connection(ResponseModel):
         return cls(**stored | {"account": account, "missing_scope": missing})
 
 
-class Connections(ResponseModel):
+class Connections(Page[Connection]):
     """A page of connections."""
-
-    items: tuple[Connection, ...]
-    next_cursor: str | None = Field(description="Opaque; null on the last page.")
 
 
 class Token(ResponseModel):
@@ -267,10 +278,8 @@ class Receipt(ResponseModel):
         "kept: others still use the connection; only your access ended."
     )
     event_id: UUID
-    uninstall: Literal["done", "failed", "unsupported", "kept"] | None = Field(
-        default=None,
-        exclude_if=lambda value: value is None,
-        description="Only with `uninstall=1`. kept: other users have connected the same account.",
+    uninstall: Literal["done", "failed", "unsupported", "kept"] | None = _optional(
+        "Only with `uninstall=1`. kept: other users have connected the same account."
     )
 
 
@@ -283,11 +292,8 @@ class ProviderEntry(ResponseModel):
     scope: tuple[str, ...] = Field(description="The default scopes. A connect session can add to them.")
 
 
-class Providers(ResponseModel):
+class Providers(Page[ProviderEntry]):
     """All providers, on one page."""
-
-    items: tuple[ProviderEntry, ...]
-    next_cursor: None = None
 
 
 class ConnectSession(ResponseModel):
@@ -316,11 +322,8 @@ class Event(ResponseModel):
     data: dict[str, Any]
 
 
-class Events(ResponseModel):
-    """A page of events, oldest first."""
-
-    items: tuple[Event, ...]
-    next_cursor: str | None = Field(description="The position to continue from, as text; null at the end.")
+class Events(Page[Event]):
+    """A page of events, oldest first. `next_cursor` is the position to continue from, as text."""
 
 
 class Webhook(ResponseModel):
@@ -344,11 +347,8 @@ class NewWebhook(Webhook):
     secret: str = Field(repr=False, description="For verification, `whsec_…`; shown once.")
 
 
-class Webhooks(ResponseModel):
+class Webhooks(Page[Webhook]):
     """All endpoints of the partner, on one page."""
-
-    items: tuple[Webhook, ...]
-    next_cursor: None = None
 
 
 class Delivery(ResponseModel):
@@ -363,11 +363,8 @@ class Delivery(ResponseModel):
     duration_ms: int
 
 
-class Deliveries(ResponseModel):
+class Deliveries(Page[Delivery]):
     """The latest attempts, newest first, on one page."""
-
-    items: tuple[Delivery, ...]
-    next_cursor: None = None
 
 
 class FieldError(ResponseModel):
@@ -390,11 +387,5 @@ class Problem(ResponseModel):
         "operator, report: the operator of this service."
     )
     request_id: str = Field(description="Also in the header X-Request-Id and in the log.")
-    errors: tuple[FieldError, ...] | None = Field(
-        default=None, exclude_if=lambda value: value is None, description="Of a `bad_request`: the fields at fault."
-    )
-    connect_url: str | None = Field(
-        default=None,
-        exclude_if=lambda value: value is None,
-        description="Of `needs_reauthorization`: where the owner connects again.",
-    )
+    errors: tuple[FieldError, ...] | None = _optional("Of a `bad_request`: the fields at fault.")
+    connect_url: str | None = _optional("Of `needs_reauthorization`: where the owner connects again.")

@@ -6,83 +6,60 @@ from __future__ import annotations
 
 import uuid
 
-from flask import Blueprint, Response
+from flask import Blueprint
 
 from gateway.database.queries.callers import check_caller
-from gateway.errors import (
-    ClientRejected,
-    Forbidden,
-    Held,
-    NeedsReauthorization,
-    PendingConfirmation,
-    ProviderBusy,
-    ProviderGarbled,
-    ProviderUnavailable,
-    RefreshInProgress,
-    SecretUnreadable,
-    Suspended,
-    Unverified,
-)
+from gateway.errors import Forbidden, GrantUnusable, ProviderFailed, every_problem
+from gateway.models import Caller
 from gateway.tokens.read import fresh_grant
 from gateway.web.request_context import runtime
 from gateway.web.v1 import schemas
-from gateway.web.v1.json_api import caller, json_response, parse_query
-from gateway.web.v1.openapi import described
+from gateway.web.v1.json_api import api_call
 
 blueprint = Blueprint("tokens", __name__, url_prefix="/v1")
 
-UNUSABLE = (
-    NeedsReauthorization,
-    Suspended,
-    Held,
-    Unverified,
-    PendingConfirmation,
-    RefreshInProgress,
-    SecretUnreadable,
-)
-PROVIDER_FAILED = (ClientRejected, ProviderBusy, ProviderGarbled, ProviderUnavailable)
+UNUSABLE = [kind for kind in every_problem() if issubclass(kind, GrantUnusable)]
+PROVIDER_FAILED = [kind for kind in every_problem() if issubclass(kind, ProviderFailed)]
 
 
 @blueprint.get("/connections/<uuid:connection_id>/token")
-@described(schemas.Token, *UNUSABLE, *PROVIDER_FAILED, scope="tokens:read", query=schemas.TokenQuery)
-def token(connection_id: uuid.UUID) -> Response:
+@api_call(schemas.Token, *UNUSABLE, *PROVIDER_FAILED, scope="tokens:read", query=schemas.TokenQuery)
+def token(who: Caller, query: schemas.TokenQuery, connection_id: uuid.UUID) -> schemas.Token:
     """
     Reads an access token.
 
     The token is valid for at least `min_seconds`: a stored token with less time left is refreshed first. A new token that is shorter
     than that is returned as it is.
     """
-    query = parse_query(schemas.TokenQuery)
-    return _token(connection_id, min_seconds=query.min_seconds, location=query.location)
+    return _token(who, connection_id, min_seconds=query.min_seconds, location=query.location)
 
 
 @blueprint.post("/connections/<uuid:connection_id>/refresh")
-@described(schemas.Token, *UNUSABLE, *PROVIDER_FAILED, scope="tokens:read")
-def refresh(connection_id: uuid.UUID) -> Response:
+@api_call(schemas.Token, *UNUSABLE, *PROVIDER_FAILED, scope="tokens:read")
+def refresh(who: Caller, connection_id: uuid.UUID) -> schemas.Token:
     """
     Fetches a new access token.
 
     For when the provider refuses a token that should be valid.
     """
-    parse_query(schemas.NoQuery)
-    return _token(connection_id, min_seconds=0, force=True)
+    return _token(who, connection_id, min_seconds=0, force=True)
 
 
-def _token(connection_id: uuid.UUID, *, min_seconds: int, force: bool = False, location: str | None = None) -> Response:
-    rt, who = runtime(), caller()
+def _token(
+    who: Caller, connection_id: uuid.UUID, *, min_seconds: int, force: bool = False, location: str | None = None
+) -> schemas.Token:
+    rt = runtime()
     if who.key_hash is None and not rt.settings.owner_tokens:
         check_caller(rt.database, who)  # a banned user is refused as such
         raise Forbidden("GATEWAY_OWNER_TOKENS is off")
     fresh = fresh_grant(rt, connection_id, caller=who, min_seconds=min_seconds, force=force, location=location)
     provider = rt.catalog.get(fresh.provider)
     base_url, headers = provider.api(fresh.facts) if provider else (None, {})
-    return json_response(
-        schemas.Token(
-            connection_id=fresh.connection_id,
-            access_token=fresh.access_token,
-            expires_at=fresh.expires_at,
-            scope=fresh.scope,
-            api_base_url=base_url,
-            headers=dict(headers),
-        )
+    return schemas.Token(
+        connection_id=fresh.connection_id,
+        access_token=fresh.access_token,
+        expires_at=fresh.expires_at,
+        scope=fresh.scope,
+        api_base_url=base_url,
+        headers=dict(headers),
     )

@@ -1,4 +1,4 @@
-/** Types of `gateway.js`, which the gateway serves. Copy this file into your front end, or reference it. */
+/** Types of `gateway.js`. The gateway serves both; copy this file into your front end, or reference it. */
 
 declare namespace GatewayClient {
   /** Slugs of the gateway's problems, and two of the browser. Others may be added. */
