@@ -28,7 +28,7 @@ from bench.contenders import ROOT, GatewayServer, Place
 from bench.provider import running_provider
 from bench.readers import percentile
 from gateway.database import apply_schema
-from gateway.embedded.postgres import embedded_postgres
+from gateway.embedded.postgres import start_or_join
 from gateway.server import python_module
 
 _BROWSERS = 20
@@ -147,7 +147,8 @@ async def _under_load(
 
 def measure(times: int, *, quiet: bool = False) -> dict[str, Any]:
     """The figures of one run."""
-    with folder_for_a_database() as folder, embedded_postgres(folder) as dsn:
+    with folder_for_a_database() as folder, start_or_join(folder) as server:
+        dsn = server.dsn
         apply_schema(dsn)
         told = asyncio.run(_run(folder, dsn, times, quiet=quiet))
         with psycopg.connect(dsn) as connection:

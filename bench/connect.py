@@ -27,7 +27,7 @@ from bench.contenders import AuthlibRoute, Contender, GatewayServer, Place
 from bench.machine import Cores, Spent, describe
 from bench.provider import Provider, running_provider
 from gateway.database import apply_schema
-from gateway.embedded.postgres import embedded_postgres
+from gateway.embedded.postgres import start_or_join
 
 BROWSERS = 16
 WARM_UP_FLOWS = 3
@@ -145,7 +145,8 @@ def measure(rounds: int, flows: int) -> dict[str, Any]:
     """The figures of a run: `rows` with µs of CPU, multiples of the bare route and TLS connections, and `ratios`."""
     cores = Cores.of_this_machine()
     cores.settle()
-    with folder_for_a_database() as folder, embedded_postgres(folder) as dsn:
+    with folder_for_a_database() as folder, start_or_join(folder) as server:
+        dsn = server.dsn
         apply_schema(dsn)
         bench = asyncio.run(_run(cores, folder, dsn, rounds, flows))
     rows = summary(bench)

@@ -34,7 +34,7 @@ from bench.stage import save
 from gateway.crypto.vault import Vault
 from gateway.database import apply_schema, open_postgres
 from gateway.database.queries.sessions import open_session
-from gateway.embedded.postgres import embedded_postgres
+from gateway.embedded.postgres import start_or_join
 from gateway.server import python_module
 
 CONNECTIONS = 1000
@@ -220,10 +220,12 @@ def measure(rounds: int, flows: int) -> dict[str, Any]:
     cores = Cores.of_this_machine()
     cores.settle()
     with folder_for_a_database() as folder:
-        with embedded_postgres(folder) as dsn, psycopg.connect(dsn, autocommit=True) as database:
+        with start_or_join(folder) as server, psycopg.connect(server.dsn, autocommit=True) as database:
+            dsn = server.dsn
             database.execute("alter system set shared_preload_libraries = 'pg_stat_statements'")
             database.execute("create extension pg_stat_statements schema public")
-        with embedded_postgres(folder) as dsn:
+        with start_or_join(folder) as server:
+            dsn = server.dsn
             with psycopg.connect(dsn, autocommit=True) as database:
                 database.execute("alter system set pg_stat_statements.track = 'none'")
                 database.execute("select pg_reload_conf()")

@@ -22,12 +22,6 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*)(?::(.*))?")
 _LARGEST_PORT = 65_535
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _KEYWORDS = frozenset(option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults())
-_OF_OTHERS = (
-    *("pgbouncer", "schema", "connection_limit", "pool_timeout", "socket_timeout", "statement_cache_size", "sslaccept"),
-    *("sslidentity", "workaround", "supa", "uselibpqcompat", "currentSchema", "prepared_statement_cache_size"),
-    *("prepared_statements", "pool", "pool_size", "pool_pre_ping", "max_overflow", "encoding", "timeout"),
-)
-"""Parameters of Prisma, SQLAlchemy, Rails, JDBC and others."""
 
 
 def read_dsn(text: str) -> tuple[str, tuple[str, ...]]:
@@ -113,7 +107,7 @@ def _parameter_problem(name: str, equals: str, value: str) -> str | None:
         return "has the parameter ssl of another driver: write sslmode=require, or another mode of libpq."
     if name == "sslmode" and value not in _SSL_MODES:
         return f"has an sslmode that does not exist: choose one of {', '.join(_SSL_MODES)}."
-    if name in _KEYWORDS or name in _OF_OTHERS or name == "ssl":
+    if name in _KEYWORDS or name == "ssl":
         return None
     near = get_close_matches(name, sorted(_KEYWORDS), n=1, cutoff=0.8)  # a typo in sslmode must not switch it off
     return f"has a parameter {name[:40]} that does not exist: did you mean {near[0]}?" if near else None

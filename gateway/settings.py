@@ -49,24 +49,19 @@ SECRETS = (
 _REGISTRATION = re.compile(r"([A-Z][A-Z0-9_]*)_(CLIENT_ID|SCOPE)")
 _KUBERNETES = re.compile(r"GATEWAY_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP)\w*)?)")
 """Variables that Kubernetes and Docker add for a service called `gateway`."""
-_LONGEST_NAME = 60
-_MINIMUM_JWT_SECRET = 32
-"""RFC 7518 section 3.2: an HS256 key is at least as long as its hash."""
-
 _PUBLISHED_KEYS = frozenset(map(base64.urlsafe_b64decode, {
     "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=",
     "ZmDfcTF7_60GrrY167zsiPd67pEvs0aGOv2oasOM1Pg=",
 }))  # fmt: skip
 """Published keys, from documents and benchmarks."""
-_PUBLISHED_JWT_SECRETS = (
+_PUBLISHED_SECRETS = (
     "super-secret-jwt-token-with-at-least-32-characters-long",
     "your-super-secret-jwt-token-with-at-least-32-characters-long",
     "your-super-secret-and-long-jwt-secret-with-at-least-32-characters",
+    "sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz",
+    "your-super-secret-and-long-postgres-password",
 )
-"""Of a local Supabase, and of the examples for a self-hosted one. The published anon and service_role keys are signed with them."""
-_PUBLISHED_SECRET_KEYS = ("sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz",)
-_PUBLIC_KEY = re.compile(r"sb_publishable_.*")
-_PUBLISHED_PASSWORDS = ("your-super-secret-and-long-postgres-password",)
+"""Of a local Supabase, and of the examples for a self-hosted one. The published anon and service_role keys are signed with the first three."""
 _LOCAL_NAMES = (".localhost", ".local", ".internal", ".home.arpa", ".lan")
 
 
@@ -147,39 +142,30 @@ def _support_url(value: str) -> str:
     return value if re.fullmatch(r"mailto:[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+", value) else _web_url(value)
 
 
-def _brand_name(value: str) -> str:
-    if len(value) > _LONGEST_NAME or not value.isprintable():
-        raise ValueError(f"is not a name: write up to {_LONGEST_NAME} printable characters.")
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("is not a name: write printable characters.")
     return value
-
-
-def _switch(value: str) -> bool:
-    if value not in ("0", "1"):
-        raise ValueError("is a switch: set it to 1 or 0.")
-    return value == "1"
 
 
 def _words(value: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in value.split(",") if word.strip())
 
 
-def _postgres(value: SecretStr, info: ValidationInfo) -> SecretStr:
-    dsn, _ = read_dsn(value.get_secret_value())
-    if "://" not in value.get_secret_value():
-        raise ValueError("is not a Postgres address: write it like postgresql://user:password@host:5432/name.")
-    _refuse_published(info, any(f":{password}@" in dsn for password in _PUBLISHED_PASSWORDS), "the password")
+def _form(pattern: str, problem: str) -> BeforeValidator:
+    """Refuses values that do not match `pattern`, with the sentence `problem`."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value, re.DOTALL):
+            raise ValueError(problem)
+        return value
+
+    return BeforeValidator(check)
+
+
+def _postgres(value: str) -> str:
+    read_dsn(value)
     return value
-
-
-def _project_secret_key(value: SecretStr, info: ValidationInfo) -> SecretStr:
-    key = value.get_secret_value()
-    if _PUBLIC_KEY.fullmatch(key) or _claims(key).get("role") in ("anon", "authenticated"):
-        raise ValueError("is the project's public (anon) key: copy the secret key (service_role).")
-    is_published = key in _PUBLISHED_SECRET_KEYS or any(
-        _is_signed_with(secret, key) for secret in _PUBLISHED_JWT_SECRETS
-    )
-    _refuse_published(info, is_published, "a key")
-    return _of_a_project(value, info)
 
 
 def _of_a_project(value: SecretStr, info: ValidationInfo) -> SecretStr:
@@ -188,29 +174,29 @@ def _of_a_project(value: SecretStr, info: ValidationInfo) -> SecretStr:
     return value
 
 
-def _jwt_secret(value: SecretStr, info: ValidationInfo) -> SecretStr:
-    secret = value.get_secret_value()
-    if len(secret.encode()) < _MINIMUM_JWT_SECRET:
-        raise ValueError(f"is shorter than {_MINIMUM_JWT_SECRET} bytes: copy it whole from the project.")
-    _refuse_published(info, secret in _PUBLISHED_JWT_SECRETS, "a secret")
-    return _of_a_project(value, info)
+def _not_the_public_key(value: str) -> str:
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(value.split(".")[1] + "=="))
+    except (ValueError, IndexError, RecursionError):
+        claims = {}
+    if value.startswith("sb_publishable_") or (
+        isinstance(claims, dict) and claims.get("role") in ("anon", "authenticated")
+    ):
+        raise ValueError("is the project's public (anon) key: copy the secret key (service_role).")
+    return value
 
 
-def _refuse_published(info: ValidationInfo, is_published: bool, what: str) -> None:  # noqa: FBT001 - read once, above
-    """Published secrets are for a project on the developer's machine: with them anybody can be any user."""
+def _not_published(value: SecretStr, info: ValidationInfo) -> SecretStr:
+    """Published secrets are for a project on the developer's machine: anybody can be any user with them."""
+    text = value.get_secret_value()
+    is_published = any(
+        text == secret or f":{secret}@" in text or _is_signed_with(secret, text) for secret in _PUBLISHED_SECRETS
+    )
     if is_published and str(info.data.get("public_url", "")).startswith("https://"):
         raise ValueError(
-            f"holds {what} that is published in Supabase's documents: make a new one in the project, and use it here."
+            "holds a secret that is published in Supabase's documents: make a new one in the project, and use it here."
         )
-
-
-def _claims(token: str) -> Mapping[str, Any]:
-    """The claims of a JWT, unverified; {} for anything else."""
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
-    except (ValueError, IndexError, RecursionError):
-        return {}
-    return claims if isinstance(claims, dict) else {}
+    return value
 
 
 def _is_signed_with(secret: str, token: str) -> bool:
@@ -265,7 +251,10 @@ def _is_made_up(key: bytes) -> bool:
     )
 
 
-Switch = Annotated[bool, BeforeValidator(_switch)]
+Switch = Annotated[bool, _form("[01]", "is a switch: set it to 1 or 0.")]
+_JWT_SECRET = _form(".{32,}", "is shorter than 32 bytes: copy it whole from the project.")
+"""RFC 7518 section 3.2: an HS256 key is at least as long as its hash."""
+_PROJECT_SECRET = (AfterValidator(_not_published), AfterValidator(_of_a_project))
 WebUrl = Annotated[str, AfterValidator(_web_url)]
 Origin = Annotated[str, AfterValidator(_origin)]
 
@@ -290,13 +279,13 @@ class Settings(BaseModel):
     """The gateway's only origin: redirect URIs and links are built from it."""
     keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_words), AfterValidator(_keys)]
     """Fernet keys, newest first, comma-separated. `python -m gateway keys new` makes one."""
-    database_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
+    database_url: Annotated[SecretStr, BeforeValidator(_postgres), AfterValidator(_not_published)] | None = None
     """Postgres, directly or through a pooler."""
     supabase_url: Annotated[str, AfterValidator(_project_url)] | None = None
     """The Supabase project whose users may sign in. Plain http for a local one, on a loopback or private host."""
-    supabase_secret_key: Annotated[SecretStr, AfterValidator(_project_secret_key)] | None = None
+    supabase_secret_key: Annotated[SecretStr, BeforeValidator(_not_the_public_key), *_PROJECT_SECRET] | None = None
     """Without `DATABASE_URL`: the project's REST API is the database."""
-    supabase_jwt_secret: Annotated[SecretStr, AfterValidator(_jwt_secret)] | None = None
+    supabase_jwt_secret: Annotated[SecretStr, _JWT_SECRET, *_PROJECT_SECRET] | None = None
     """For projects that still sign with the shared secret (HS256)."""
     data: Path = Path("var")
     """A persistent folder for the refresh journal and the embedded Postgres. As root, Postgres runs as the account `postgres` or `nobody`;
@@ -307,7 +296,7 @@ class Settings(BaseModel):
     """Origins of your own front ends: they may create sessions, receive redirects, open pop-ups, and call `/v1` with CORS."""
     app_login_url: WebUrl | None = None
     """Your sign-in page: browsers without a session are sent there, with `?next=`."""
-    brand_name: Annotated[str, AfterValidator(_brand_name)] = ""
+    brand_name: Annotated[str, Field(max_length=60), AfterValidator(_printable)] = ""
     """Your product's name, on every page: “Northwind asks for access to your Gmail”."""
     brand_logo: Annotated[Logo, BeforeValidator(read_logo)] | None = None
     """An image file (PNG, JPEG, GIF, WebP or plain SVG, up to 256 KB) or an https address."""
@@ -366,6 +355,7 @@ def ignored_parameters(settings: Settings) -> tuple[str, ...]:
 
 
 _NAMES = [setting_name(field) for field in Settings.model_fields if field not in ("clients", "scopes")]
+_KNOWN = [*_NAMES, *(f"{name}_FILE" for name in SECRETS)]
 
 
 def process_environment() -> dict[str, str]:
@@ -423,26 +413,20 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def _unknown_names(environ: Mapping[str, str]) -> Iterator[str]:
-    known = [*_NAMES, *(f"{name}_FILE" for name in SECRETS)]
-    for name in sorted(name for name in environ if name.upper().startswith("GATEWAY_") and name not in known):
-        if not _KUBERNETES.fullmatch(name):
-            near = get_close_matches(name.upper(), known, n=1)
+    for name in sorted(environ):
+        if name.upper().startswith("GATEWAY_") and name not in _KNOWN and not _KUBERNETES.fullmatch(name):
+            near = get_close_matches(name.upper(), _KNOWN, n=1)
             yield f"{name} is not a setting: {f'did you mean {near[0]}?' if near else 'remove it.'}"
 
 
 def near_misses(environ: Mapping[str, str], providers: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Names that look like a setting and are none, each with the setting. Wrong `GATEWAY_` names stop the process already."""
-    parts = ("CLIENT_ID", "CLIENT_SECRET", "CLIENT_SECRET_FILE", "SCOPE")
-    registrations = {f"{provider.upper()}_": parts for provider in providers}
-    known = {*_NAMES, *(f"{name}_FILE" for name in SECRETS)}
+    parts = ("_CLIENT_ID", "_CLIENT_SECRET", "_CLIENT_SECRET_FILE", "_SCOPE")
+    known = [*_KNOWN, *(provider.upper() + part for provider in providers for part in parts)]
     for name in sorted(environ):
-        if name in known or name.upper().startswith("GATEWAY_"):
+        if name in known or name.upper().startswith("GATEWAY_") or name.endswith(parts):
             continue
         near = [_FORMER[name]] if name in _FORMER else get_close_matches(name.upper(), known, n=1, cutoff=0.88)
-        for prefix in registrations:
-            if name.startswith(prefix) and name.removeprefix(prefix) not in parts:
-                found = get_close_matches(name.removeprefix(prefix), parts, n=1, cutoff=0.75)
-                near = near or [prefix + part for part in found]
         if near and near[0] not in environ:
             yield name, near[0]
 

@@ -7,8 +7,7 @@ import os
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,11 +23,12 @@ from gateway.cli.context import (
     counted,
     database_settings,
     fail,
-    long_work,
+    interruptible,
     opened_database,
     opened_runtime,
     printable,
     show,
+    show_progress,
 )
 from gateway.connections.check import check
 from gateway.connections.import_existing import Report as ImportReport
@@ -185,12 +185,12 @@ def connections_retry(connection_id: uuid.UUID | None, provider: str | None, *, 
     if (connection_id is None) == (provider is None):
         raise click.UsageError("Name one connection, or --provider.")
     results = []
-    with opened_runtime() as rt, long_work() as (stopped, advance):
+    with opened_runtime() as rt, interruptible() as stopped:
         if provider is not None:
             rt.provider(provider)
         for each in retry_connections(rt, connection_id=connection_id, provider=provider):
             results.append(each)
-            advance("Refreshing", len(results), each.of)
+            show_progress("Refreshing", len(results), each.of)
             if stopped.is_set():
                 break
     counts = Counter(each.result for each in results)
@@ -249,55 +249,36 @@ def _revoke_all(rt: Runtime, provider: str, proof_file: Path | None, *, yes: boo
         fail(f"there is no provider {provider}: `providers list` names them.")
     what = f"{counted(holdings.connections, 'connection')} of {counted(holdings.users, 'user')} at {provider}"
     confirm(f"{what} will be erased. All of its tokens are frozen first.", yes=yes)
-    with _proof_file(proof_file) as write:
-        report = _run(rt, provider)
-        done = summary(rt, report, write)
-        whole = to_jsonable_python(done)
-        whole |= whole.pop("outcomes")
-        write(whole)
+    if proof_file is not None and (proof_file.exists() or not os.access(proof_file.parent, os.W_OK)):
+        fail(f"{proof_file} exists or cannot be written: name a new file for the proof.")
+    report = _run(rt, provider)
+    rows: list[object] = []
+    done = summary(rt, report, rows.append)
+    whole = to_jsonable_python(done)
+    whole |= whole.pop("outcomes")
     is_done = not report.interrupted and not report.left
     if proof_file is not None and is_done:
-        _part(proof_file).rename(proof_file)
+        _write_proof(proof_file, [*rows, whole])
     more = {"pending": report.pending, "attempts": report.attempts, "interrupted": report.interrupted}
     show(whole | more, _summary_lines(done, report), as_json=as_json)
     return is_done
 
 
 def _run(rt: Runtime, provider: str) -> Report:
-    with long_work() as (stopped, advance):
+    with interruptible() as stopped:
         run = RevokeAll(rt, provider, stopped=stopped)
         for report in run:
             if report.stage == "erasing":
-                advance("Erasing", report.erased, max(report.total, report.erased))
+                show_progress("Erasing", report.erased, max(report.total, report.erased))
             else:
-                advance("Revoking", report.outcomes.total(), report.grants)
+                show_progress("Revoking", report.outcomes.total(), report.grants)
         return run.report
 
 
-@contextmanager
-def _proof_file(path: Path | None) -> Iterator[Callable[[object], None]]:
-    """
-    A function that writes JSON lines into a new file that only its owner may read; without `path` it writes nothing.
-
-    The file is opened before anything is erased, under another name until the proof is complete: an interrupted command can be
-    run again with the same arguments, and writes the whole proof.
-    """
-    if path is None:
-        yield lambda _: None
-        return
-    part = _part(path)
-    if path.exists():
-        fail(f"{path} exists: name a new file for the proof.")
-    try:
-        file = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8")
-    except OSError as error:
-        fail(f"{part} cannot be written: {error.strerror}.")
-    with file:
-        yield lambda row: print(json.dumps(to_jsonable_python(row)), file=file)
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f"{path.name}.part")
+def _write_proof(path: Path, rows: list[object]) -> None:
+    """JSON lines in a new file that only its owner may read. Only a complete proof is written: until then the command can be repeated."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.writelines(f"{json.dumps(to_jsonable_python(row))}\n" for row in rows)
 
 
 def _summary_lines(done: Summary, report: Report) -> Iterator[str]:
@@ -321,10 +302,10 @@ def _summary_lines(done: Summary, report: Report) -> Iterator[str]:
 @AS_JSON
 def connections_import(names: tuple[str, ...], *, dry_run: bool, as_json: bool) -> None:
     """Encrypt and verify the plaintext tokens that the gateway did not write; ends with 1 if something is left."""
-    with opened_runtime() as rt, long_work() as (stopped, advance):
+    with opened_runtime() as rt, interruptible() as stopped:
         report = ImportReport()
         for _ in import_all(rt, report, _names(rt.catalog, names), dry_run=dry_run, stopped=stopped):
-            advance("Counting" if dry_run else "Importing", report.counts.total(), report.total)
+            show_progress("Counting" if dry_run else "Importing", report.counts.total(), report.total)
     show(report.as_json(), _import_lines(report), as_json=as_json)
     sys.exit(0 if report.is_clean else 1)
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,38 +65,30 @@ class Commands(click.Group):
             fail(*refused.problems, starting=context.invoked_subcommand in ("demo", "serve", "worker"))
         except FunctionMissing:
             fail(SCHEMA_MISSING)
-        except PartnerRefused as refused:
-            fail(f"{refused}.")
-        except DatabaseUnavailable as error:
+        except (PartnerRefused, DatabaseUnavailable) as error:
             fail(f"{error}.")
         except GatewayError as error:
             fail(f"{error.meaning} ({error})")
         except OSError as error:
             fail(file_problem(error))
         except Exception as error:  # noqa: BLE001 - a traceback may quote a secret
-            fail(f"{_place_of(error)}: {type(error).__name__}. This is a bug of the gateway: please report it.")
+            frames = traceback.extract_tb(error.__traceback__)
+            place = next(frame for frame in reversed(frames) if "/gateway/" in frame.filename or frame is frames[0])
+            where = f"{Path(place.filename).name}:{place.lineno}"
+            fail(f"{where}: {type(error).__name__}. This is a bug of the gateway: please report it.")
 
 
 def file_problem(error: OSError) -> str:
     """One sentence about a file or folder, with the fix."""
-    if error.errno == errno.ENOENT and not error.filename:
-        return "the working directory does not exist any more: change to another one."
-    where = f"{error.filename}: " if error.filename else ""
     reason = os.strerror(error.errno).lower() if error.errno else type(error).__name__
-    fix = _FIXES.get(error.errno or 0, "use a folder that this account may write (the gateway's own is GATEWAY_DATA)")
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fix = "free some space there, or let GATEWAY_DATA name a folder on another disk"
+    elif error.errno == errno.ENOENT and not error.filename:
+        fix = "the working directory does not exist any more, change to another one"
+    else:
+        fix = "use a folder that this account may write (the gateway's own is GATEWAY_DATA)"
     return f"{where}{reason}: {fix}."
-
-
-_FIXES = dict.fromkeys(
-    (errno.ENOSPC, errno.EDQUOT), "free some space there, or let GATEWAY_DATA name a folder on another disk"
-)
-
-
-def _place_of(error: Exception) -> str:
-    """The last file and line of ours."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "/gateway/" in frame.filename] or frames
-    return f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
 
 
 def fail(*problems: str, starting: bool = False) -> NoReturn:
@@ -138,32 +130,23 @@ def interruptible() -> Iterator[threading.Event]:
     stopped = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
         stopped.set()
-        restore()
+        signal.signal(number, before[signal.Signals(number)])
 
     for number in before:
         signal.signal(number, stop)
     try:
         yield stopped
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-@contextmanager
-def long_work() -> Iterator[tuple[threading.Event, Callable[[str, int, int], None]]]:
-    """For work that takes minutes: an event that an interruption sets, and a function that shows title, count and total."""
-
-    def show_progress(title: str, count: int, total: int) -> None:
-        if sys.stderr.isatty():
-            click.echo(f"\r{title}: {count:,} of {total:,}", err=True, nl=count >= total)
-
-    with interruptible() as stopped:
-        yield stopped, show_progress
+def show_progress(title: str, count: int, total: int) -> None:
+    """Overwrite one line of the terminal; print nothing where there is none."""
+    if sys.stderr.isatty():
+        click.echo(f"\r{title}: {count:,} of {total:,}", err=True, nl=count >= total)
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
@@ -193,21 +176,11 @@ def starting_settings(*, embedded: bool = False) -> Settings:
         problems += checked_catalog(settings)[1]
     except SettingsRefused as refused:
         raise SettingsRefused(refused.problems + problems) from None
-    if not problems:
-        problems += _journal_problems(settings)
     if problems:
         raise SettingsRefused(problems)
-    return settings
-
-
-def _journal_problems(settings: Settings) -> list[str]:
-    try:
-        journal = open_journal(settings)
+    with closing(open_journal(settings)) as journal:
         journal.check()
-        journal.close()
-    except SettingsRefused as refused:
-        return refused.problems
-    return []
+    return settings
 
 
 def database_is_set(environ: Mapping[str, str]) -> bool:

@@ -27,7 +27,7 @@ from cryptography.fernet import Fernet
 from gateway.catalog import ENDPOINTS, Provider, load_catalog
 from gateway.database import Database, apply_schema, open_postgres
 from gateway.database.queries import partners as queries
-from gateway.embedded.postgres import embedded_postgres
+from gateway.embedded.postgres import start_or_join
 from gateway.errors import SettingsRefused
 from gateway.partners.admin import SCOPES, NewKey, Reach, add_key, add_partner
 from gateway.server import bind, python_module, run_server
@@ -50,7 +50,8 @@ def run_demo(port: int, sandbox_port: int) -> None:
     # As root, Postgres runs under another account, which needs access.
     data.mkdir(parents=True, exist_ok=True, mode=0o711)
     public, sandbox = f"http://localhost:{port}", f"http://127.0.0.1:{sandbox_port}"
-    with embedded_postgres(data) as dsn:
+    with start_or_join(data) as server:
+        dsn = server.dsn
         apply_schema(dsn)
         keys = {"SANDBOX_PARTNER_KEYS": json.dumps(demo_partners(dsn)), "SANDBOX_DATABASE_URL": dsn}
         simulator = subprocess.Popen(  # noqa: S603 - our own module

@@ -15,11 +15,11 @@ from gateway.cli.context import (
     AS_JSON,
     counted,
     interruptible,
-    long_work,
     opened_database,
     opened_runtime,
     printable,
     show,
+    show_progress,
 )
 from gateway.database.queries import events as queries
 from gateway.database.queries.events import EventRow, Seal
@@ -96,10 +96,10 @@ def _read_checkpoints(_context: click.Context, _option: click.Parameter, given: 
 def verify_(checkpoints: tuple[Seal, ...], *, as_json: bool) -> None:
     """Verify the whole chain; names the first events that were changed or removed, and then ends with 1."""
     problems: list[Problem] = []
-    with opened_runtime() as rt, long_work() as (stopped, advance):
+    with opened_runtime() as rt, interruptible() as stopped:
         for progress in verify(rt, checkpoints):
             problems += progress.problems
-            advance("Verifying", progress.seal.position, progress.until)
+            show_progress("Verifying", progress.seal.position, progress.until)
             if stopped.is_set():
                 break
     interrupted = stopped.is_set() and progress.seal.position < progress.until

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import click
 from cryptography.fernet import Fernet
 
-from gateway.cli.context import AS_JSON, long_work, opened_runtime, show
+from gateway.cli.context import AS_JSON, interruptible, opened_runtime, show, show_progress
 from gateway.connections.rotate_keys import Report, Rotation, require_newest_key_everywhere
 
 _SHOWN = 20
@@ -34,10 +34,10 @@ def keys_rotate(*, check: bool, as_json: bool) -> None:
     with opened_runtime() as rt:
         if not check:
             require_newest_key_everywhere(rt)
-        with long_work() as (stopped, advance):
+        with interruptible() as stopped:
             rotation = Rotation(rt, check=check, stopped=stopped)
             for report in rotation:
-                advance("Looking" if check else "Encrypting again", report.looked_at, report.total)
+                show_progress("Looking" if check else "Encrypting again", report.looked_at, report.total)
     report = rotation.report
     counts = asdict(report) | {"unreadable": len(report.unreadable), "clean": report.clean}
     whole = counts | {"unreadable_places": report.unreadable[:_SHOWN]}

@@ -24,7 +24,7 @@ from gateway.cli.context import (
 )
 from gateway.doctor import Finding
 from gateway.errors import DatabaseUnavailable, SettingsRefused
-from gateway.services import Runtime, build_runtime
+from gateway.services import build_runtime
 from gateway.settings import Settings, process_environment, read_settings
 
 
@@ -131,13 +131,7 @@ def providers_show(provider_id: str) -> None:
 def providers_check(provider_id: str | None, *, as_json: bool) -> None:
     """Ask each enabled provider, or one, whether it knows our registration; ends with 1 if something must be fixed."""
     with _environment() as (environ, _), closing(build_runtime(read_settings(environ))) as rt:
-        found = health.providers.examine(rt) if provider_id is None else _check_one(rt, provider_id)
+        found = (
+            health.providers.examine_one(rt, rt.provider(provider_id)) if provider_id else health.providers.examine(rt)
+        )
         _print_findings(found, as_json=as_json)
-
-
-def _check_one(rt: Runtime, provider_id: str) -> Iterator[Finding]:
-    if rt.catalog.get(provider_id) is None:
-        raise SettingsRefused([f"there is no provider {provider_id}: `providers list` names them."])
-    if provider_id not in rt.clients:
-        raise SettingsRefused([f"{provider_id} is not enabled: set {provider_id.upper()}_CLIENT_ID."])
-    return health.providers.examine_one(rt, rt.provider(provider_id))

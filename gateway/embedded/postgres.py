@@ -18,7 +18,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -92,13 +91,6 @@ class EmbeddedPostgres:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-@contextlib.contextmanager
-def embedded_postgres(folder: Path) -> Iterator[str]:
-    """The DSN of `start_or_join(folder)`, for as long as the context lasts."""
-    with start_or_join(folder) as server:
-        yield server.dsn
 
 
 def start_or_join(folder: Path) -> EmbeddedPostgres:

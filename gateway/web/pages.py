@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from flask import Blueprint, Response, current_app, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from gateway.brand import stylesheet
+from gateway.brand import LOGO_POLICY, stylesheet
 from gateway.catalog import TYPES
 from gateway.connections.disconnect import disconnect
 from gateway.crypto.vault import fingerprint
@@ -228,7 +228,9 @@ def brand(settings: Settings) -> dict[str, str]:
 def brand_logo() -> AnyResponse:
     """The operator's logo file."""
     logo = runtime().settings.brand_logo
-    return _file(logo.data if logo else b"", logo.type if logo else "")
+    response = _file(logo.data if logo else b"", logo.type if logo else "")
+    response.headers.add("Content-Security-Policy", LOGO_POLICY)
+    return response
 
 
 @blueprint.get("/brand.css")

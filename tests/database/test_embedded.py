@@ -20,7 +20,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from gateway.embedded.postgres import embedded_postgres, start_or_join
+from gateway.embedded.postgres import start_or_join
 from gateway.errors import SettingsRefused
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,11 +93,13 @@ def test_rows_survive_a_clean_stop_and_a_warm_start(folder):
     """
     The cluster is made once; the second start finds it.
     """
-    with embedded_postgres(folder) as dsn:
+    with start_or_join(folder) as server:
+        dsn = server.dsn
         keeps_a_row(dsn)
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(dsn, connect_timeout=2)
-    with embedded_postgres(folder) as dsn:
+    with start_or_join(folder) as server:
+        dsn = server.dsn
         assert 1 == kept_rows(dsn)
 
 
@@ -133,7 +135,8 @@ def test_it_ends_with_a_parent_that_is_killed(folder, holder):
 
     said = (folder / "postgres" / "log").read_text()
     assert "database system is shut down" in said
-    with embedded_postgres(folder) as dsn:
+    with start_or_join(folder) as server:
+        dsn = server.dsn
         assert 1 == kept_rows(dsn)
 
 
@@ -147,7 +150,8 @@ def test_a_server_that_is_killed_recovers(folder):
     os.kill(postmaster(folder), signal.SIGKILL)
     server.stop()
 
-    with embedded_postgres(folder) as dsn:
+    with start_or_join(folder) as server:
+        dsn = server.dsn
         assert 1 == kept_rows(dsn)
 
 
@@ -156,13 +160,15 @@ def test_a_stale_pid_file_is_no_obstacle(folder, pid):
     """
     Not even when its number is by now that of a live process of the same user.
     """
-    with embedded_postgres(folder) as dsn:
+    with start_or_join(folder) as server:
+        dsn = server.dsn
         keeps_a_row(dsn)
         stale = (folder / "postgres" / "data" / "postmaster.pid").read_text().splitlines()
     with somebody(folder) as stranger:
         number = stranger if pid == "alive" else 2**22 - 1
         (folder / "postgres" / "data" / "postmaster.pid").write_text("\n".join([str(number), *stale[1:]]) + "\n")
-        with embedded_postgres(folder) as dsn:
+        with start_or_join(folder) as server:
+            dsn = server.dsn
             assert 1 == kept_rows(dsn)
 
 
@@ -231,7 +237,7 @@ def test_a_cluster_of_another_version_is_named_and_left_alone(folder):
     """
     Postgres cannot read it, and we must not make another in its place.
     """
-    with embedded_postgres(folder):
+    with start_or_join(folder):
         pass
     version = folder / "postgres" / "data" / "PG_VERSION"
     kept = version.read_text()

@@ -11,6 +11,7 @@ from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import create_app
 from gateway.brand import contrast, stylesheet
 from gateway.errors import SettingsRefused
 from gateway.settings import read_settings
@@ -51,36 +52,35 @@ def test_a_logo_file_gets_the_type_of_its_content(tmp_path, data, kind):
 
 @pytest.mark.parametrize(
     "content",
-    [
-        SVG.format("<script>alert(1)</script>"),
-        SVG.format('<a href="javascript:alert(1)"><path d=""/></a>'),
-        SVG.format('<foreignObject><p xmlns="http://www.w3.org/1999/xhtml">x</p></foreignObject>'),
-        SVG.format('<path onclick="alert(1)"/>'),
-        SVG.format('<path oNload="alert(1)"/>'),
-        SVG.format('<image href="https://evil.example/x.png"/>'),
-        SVG.format('<use xlink:href="https://evil.example/x.svg#a"/>'),
-        SVG.format('<use href="data:image/svg+xml,x"/>'),
-        SVG.format('<path fill="url(https://evil.example/x)"/>'),
-        SVG.format("<style>@import 'https://evil.example/x.css';</style>"),
-        SVG.format("<style>path{fill:url( 'https://evil.example')}</style>"),
-        SVG.format('<path style="background:u\\72l(https://evil.example)"/>'),
-        SVG.format('<animate attributeName="href" to="javascript:alert(1)"/>'),
-        SVG.format('<set attributeName="onclick" to="alert(1)"/>'),
-        '<!DOCTYPE svg [<!ENTITY a "b">]>' + SVG.format("&a;"),
-        SVG.format("").encode("utf-16"),
-        "<html><body>no</body></html>",
-        "plain text",
-        b"",
-        PNG + b"0" * 300_000,
-    ],
+    [b"<html><body>no</body></html>", b"plain text", b"", SVG.format("").encode("utf-16"), PNG + b"0" * 300_000],
 )
-def test_a_logo_that_could_do_more_than_draw_is_refused(tmp_path, content):
+def test_a_file_that_is_no_image_is_refused(tmp_path, content):
     """
-    Scripts, handlers, links, foreign content, anything loaded from elsewhere, another type, too many bytes.
+    Another type, too many bytes.
     """
-    (tmp_path / "logo.svg").write_bytes(content.encode() if isinstance(content, str) else content)
+    (tmp_path / "logo.svg").write_bytes(content)
 
     assert refusal(GATEWAY_BRAND_LOGO=str(tmp_path / "logo.svg")).startswith("GATEWAY_BRAND_LOGO is ")
+
+
+def test_a_logo_that_is_opened_by_itself_runs_no_script(tmp_path):
+    """
+    In a page it is an <img>, which runs none either. The second policy is enforced together with the pages' own.
+    """
+    (tmp_path / "logo.svg").write_text(SVG.format("<script>alert(1)</script>"))
+    app = create_app({
+        "GATEWAY_KEYS": Fernet.generate_key().decode(), "GATEWAY_JOURNAL": "0",
+        "DATABASE_URL": "postgresql://a:b@127.0.0.1:1/d", "GATEWAY_BRAND_LOGO": str(tmp_path / "logo.svg"),
+    })  # fmt: skip
+
+    response = app.test_client().get("/brand/logo")
+
+    assert "image/svg+xml" == response.mimetype
+    assert "nosniff" == response.headers["X-Content-Type-Options"]
+    assert any(
+        policy.startswith("sandbox; default-src 'none'")
+        for policy in response.headers.getlist("Content-Security-Policy")
+    )
 
 
 @pytest.mark.parametrize(
