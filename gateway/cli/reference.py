@@ -1,5 +1,5 @@
 """
-docs/reference.md: settings, commands, events and problems, as the code has them.
+docs/reference.md: settings, commands and problems, as the code has them.
 
 `python -m gateway.cli.reference` writes the file; a test compares it.
 """
@@ -16,8 +16,7 @@ from pydantic_core import PydanticUndefined
 from gateway.errors import SettingsRefused, every_problem
 from gateway.settings import SECRETS, Settings, setting_name
 
-_DOCS = Path(__file__).resolve().parents[2] / "docs"
-FILE = _DOCS / "reference.md"
+FILE = Path(__file__).resolve().parents[2] / "docs" / "reference.md"
 REGISTRATIONS = {
     "<PROVIDER>_CLIENT_ID": "Your registration at a provider, which enables it: `GHL_CLIENT_ID`.",
     "<PROVIDER>_CLIENT_SECRET": "Its secret.",
@@ -26,7 +25,7 @@ REGISTRATIONS = {
 
 _START = """# Reference
 
-Generated from the code by `python -m gateway.cli.reference`; do not edit.
+Generated from the code by `python -m gateway.cli.reference`; do not edit. [partners.md](partners.md#what-happened) lists the events.
 
 ## Settings
 
@@ -39,11 +38,6 @@ _COMMANDS = """
 
 `python -m gateway <command>`; each has `--help`. Where a script wants it, `--json` prints JSON. A command ends with 0 when all is well, with 1
 when something is left to do or was not found, and with 2 when it cannot be done; the reason is on stderr.
-"""
-_EVENTS = """
-## Events
-
-The types in `/v1/events` and `events tail`, as [partners.md](partners.md) explains them to partners, with who sees which.
 """
 _PROBLEMS = """
 ## Problems
@@ -60,8 +54,6 @@ def reference(commands: click.Group) -> str:
             *_table(("name", "meaning", "default"), _settings()),
             _COMMANDS,
             *_table(("command", "what", "options"), _commands(commands, "")),
-            _EVENTS,
-            *_events(),
             _PROBLEMS,
             *_table(("slug", "status", "remedy", "meaning", "what to do"), _problems()),
             "",
@@ -95,17 +87,11 @@ def _commands(group: click.Group, before: str) -> Iterator[tuple[str, ...]]:
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from _commands(command, f"{before}{name} ")
-        else:
-            arguments = "".join(
-                f" {each.make_metavar(click.Context(command))}"
-                for each in command.params
-                if isinstance(each, click.Argument)
-            )
-            yield f"`{before}{name}{arguments}`", command.help or "", "; ".join(map(_option, _options(command)))
-
-
-def _options(command: click.Command) -> list[click.Option]:
-    return [each for each in command.params if isinstance(each, click.Option)]
+            continue
+        context = click.Context(command)
+        arguments = [f" {each.make_metavar(context)}" for each in command.params if isinstance(each, click.Argument)]
+        options = [_option(each) for each in command.params if isinstance(each, click.Option)]
+        yield f"`{before}{name}{''.join(arguments)}`", command.help or "", "; ".join(options)
 
 
 def _option(option: click.Option) -> str:
@@ -114,12 +100,6 @@ def _option(option: click.Option) -> str:
         return f"`{names}`"
     default = f" (by default {option.default})" if option.show_default else ""
     return f"`{names}` {(option.help or '').rstrip('.')}{default}"
-
-
-def _events() -> list[str]:
-    """The table in docs/partners.md, which a test compares with what the schema records."""
-    section = (_DOCS / "partners.md").read_text(encoding="utf-8").split("\n## What happened\n")[1].split("\n## ")[0]
-    return [line for line in section.splitlines() if line.startswith("|")]
 
 
 def _problems() -> Iterator[tuple[str, ...]]:

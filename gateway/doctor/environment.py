@@ -23,12 +23,9 @@ def examine(rt: Runtime, environ: Mapping[str, str]) -> Iterator[Finding]:
     more = " (the first encrypts, the others only decrypt)" if len(settings.keys) > 1 else ""
     yield Finding("keys", "ok", f"{len(settings.keys)} in GATEWAY_KEYS{more}.")
     if not settings.app_origins and settings.app_login_url is None:
-        yield Finding(
-            "settings",
-            "warn",
-            "No front end can hand over a signed-in user, and a browser without a session is not sent to sign in.",
-            "Set GATEWAY_APP_ORIGINS to your product's own origins, and GATEWAY_APP_LOGIN_URL to its sign-in page.",
-        )
+        message = "No front end can hand over a signed-in user, and a browser without a session is not sent to sign in."
+        fix = "Set GATEWAY_APP_ORIGINS to your product's own origins, and GATEWAY_APP_LOGIN_URL to its sign-in page."
+        yield Finding("settings", "warn", message, fix)
     if settings.allow_private_hosts:
         message = "Provider addresses may be private, and plain http on loopback."
         yield Finding("settings", "warn", message, "Remove GATEWAY_ALLOW_PRIVATE_HOSTS, unless this is a test.")
@@ -40,23 +37,14 @@ def examine(rt: Runtime, environ: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding("settings", "warn", message, f"Set {name}_CLIENT_ID, or remove the secret.")
     yield from _names(settings, environ, rt.catalog.providers)
     yield from _proxy(settings, environ)
-    if settings.journal:
-        yield _journal(rt)
-    else:
-        message = (
-            "It is switched off: a crash between a provider's response and its commit loses a rotated refresh token."
-        )
-        fix = "Remove GATEWAY_JOURNAL=0, and keep GATEWAY_DATA on a persistent disk."
-        yield Finding("journal", "warn", message, fix)
+    yield _journal(rt)
 
 
 def _names(settings: Settings, environ: Mapping[str, str], providers: Iterable[str]) -> Iterator[Finding]:
     """Names and parameters that nothing reads."""
     for name, near in near_misses(environ, providers):
-        message = f"{name} is set, and is not a setting: did you mean {near}?"
-        yield Finding(
-            "settings", "warn", message, f"Rename {name} to {near}, or remove it if it is for another program."
-        )
+        fix = f"Rename {name} to {near}, or remove it if it is for another program."
+        yield Finding("settings", "warn", f"{name} is set, and is not a setting: did you mean {near}?", fix)
     if ignored := ignored_parameters(settings):
         message = f"DATABASE_URL has parameters for other programs, which are ignored: {', '.join(ignored)}."
         yield Finding("settings", "warn", message, "Nothing has to be done; you may remove them.")
@@ -64,18 +52,20 @@ def _names(settings: Settings, environ: Mapping[str, str], providers: Iterable[s
 
 def _proxy(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     if settings.https_proxy is not None:
-        message = (
-            "Calls by https go through the proxy in GATEWAY_HTTPS_PROXY, which decides which addresses may be reached."
+        yield Finding(
+            "proxy", "ok", "GATEWAY_HTTPS_PROXY is used for https, and decides which addresses may be reached."
         )
-        yield Finding("proxy", "ok", message)
     elif seen := [name for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy") if environ.get(name)]:
         message = f"{seen[0]} is set, and the gateway does not use it: calls to providers go out directly."
-        yield Finding(
-            "proxy", "warn", message, "Set GATEWAY_HTTPS_PROXY to the same address if they have to use the proxy."
-        )
+        fix = "Set GATEWAY_HTTPS_PROXY to the same address if they have to use the proxy."
+        yield Finding("proxy", "warn", message, fix)
 
 
 def _journal(rt: Runtime) -> Finding:
+    if not rt.settings.journal:
+        message = "It is off: a crash between a provider's response and its commit loses a rotated refresh token."
+        fix = "Remove GATEWAY_JOURNAL=0, and keep GATEWAY_DATA on a persistent disk."
+        return Finding("journal", "warn", message, fix)
     try:
         rt.journal.check()
     except SettingsRefused as refused:
@@ -88,9 +78,8 @@ def examine_token(rt: Runtime, token: str) -> Finding:
     try:
         rt.identity.read_access_token(token, now=rt.now())
     except GatewayError as error:
-        return Finding(
-            "access token", "fail", f"It is refused: {error}.", "Compare the claim with SUPABASE_URL and the project."
-        )
+        fix = "Compare the claim with SUPABASE_URL and the project."
+        return Finding("access token", "fail", f"It is refused: {error}.", fix)
     return Finding("access token", "ok", "It is accepted.")
 
 

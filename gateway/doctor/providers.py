@@ -8,7 +8,7 @@ section 5.2), one that answers `invalid_client` has not. The request has no effe
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from difflib import get_close_matches
 from urllib.parse import urlsplit
 
@@ -21,7 +21,6 @@ from gateway.errors import (
     ClientRejected,
     GatewayError,
     IssuerMismatch,
-    ProviderGarbled,
     ProviderUnavailable,
 )
 from gateway.http import Deadline
@@ -37,24 +36,18 @@ _UNKNOWN_REDIRECT = ("redirect_uri_mismatch", "invalid_redirect_uri")
 def examine(rt: Runtime) -> Iterator[Finding]:
     """Every enabled provider, in the catalogue's order."""
     if not rt.enabled():
-        yield Finding(
-            "providers", "warn", "None is enabled.", "Set <PROVIDER>_CLIENT_ID, and _CLIENT_SECRET beside it."
-        )
+        fix = "Set <PROVIDER>_CLIENT_ID, and _CLIENT_SECRET beside it."
+        yield Finding("providers", "warn", "None is enabled.", fix)
     for name in sorted(set(rt.settings.clients) - set(rt.catalog.providers)):
-        yield Finding(
-            "providers",
-            "warn",
-            f"{name.upper()}_CLIENT_ID is set, and there is no provider {name}{_did_you_mean(name, rt.catalog.providers)}.",
-            "`python -m gateway providers list` names them; your own are in the folder GATEWAY_CATALOG.",
-        )
+        near = [
+            f" (did you mean {each.upper()}_CLIENT_ID?)" for each in get_close_matches(name, rt.catalog.providers, n=1)
+        ]
+        message = f"{name.upper()}_CLIENT_ID is set, and there is no provider {name}{''.join(near)}."
+        fix = "`python -m gateway providers list` names them; your own are in the folder GATEWAY_CATALOG."
+        yield Finding("providers", "warn", message, fix)
     for provider in rt.enabled():
         yield from examine_one(rt, provider)
         yield from _grants_of_other_clients(rt, provider)
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0].upper()}_CLIENT_ID?)" if near else ""
 
 
 def examine_one(rt: Runtime, provider: Provider) -> Iterator[Finding]:
@@ -76,9 +69,6 @@ def examine_one(rt: Runtime, provider: Provider) -> Iterator[Finding]:
     except GatewayError as error:
         yield Finding(provider.id, "fail", f"Its metadata cannot be read: {error}.", "Check `issuer` in the catalogue.")
         return
-    page = _page(rt, whole, deadline)
-    if page is not None:
-        yield page
     yield _known(rt, whole, deadline)
 
 
@@ -96,21 +86,6 @@ def _grants_of_other_clients(rt: Runtime, provider: Provider) -> Iterator[Findin
         )
         fix = "`python -m gateway connections list --client-gone` lists them; they work again with that client id."
         yield Finding(provider.id, "warn", message, fix)
-
-
-def _page(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding | None:
-    """Whether the host that users are sent to answers at all."""
-    parts = urlsplit(provider.authorization_endpoint or "")
-    try:
-        rt.http.request("HEAD", f"{parts.scheme}://{parts.netloc}/", deadline=deadline, provider=provider.id)
-    except ProviderUnavailable as error:
-        message = f"The host of its authorization endpoint does not answer: {error}."
-        return Finding(
-            provider.id, "fail", message, "Check the network, and `authorization_endpoint` in the catalogue."
-        )
-    except ProviderGarbled:
-        pass  # a response that we refuse is a response
-    return None
 
 
 def _known(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:

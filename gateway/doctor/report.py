@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 Level = Literal["ok", "warn", "fail", "unseen"]
-APPLY = "Run `python -m gateway db apply`: it sets everything up again and loses nothing."
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +27,12 @@ def is_sound(findings: Sequence[Finding]) -> bool:
     return all(finding.level != "fail" for finding in findings)
 
 
-def lines(finding: Finding, told: set[str]) -> Iterator[str]:
-    """One finding on the terminal, with its fix below it; a fix that is in `told` is not repeated."""
-    mark = {"ok": "ok", "warn": "warn", "fail": "FAIL", "unseen": "-"}[finding.level]
+def lines(finding: Finding, printed: set[str]) -> Iterator[str]:
+    """One finding on the terminal, with its fix below it; a fix that is in `printed` is not repeated."""
+    mark = {"fail": "FAIL", "unseen": "-"}.get(finding.level, finding.level)
     yield f"{mark:<5} {finding.about:<18} {finding.message}"
-    if finding.fix and finding.fix not in told:
-        told.add(finding.fix)
+    if finding.fix and finding.fix not in printed:
+        printed.add(finding.fix)
         yield f"{'':<24} → {finding.fix}"
 
 

@@ -442,15 +442,6 @@ def test_unavailable_metadata_is_reported(installed, acme):
     assert "metadata cannot be read" in said(examined(installed, **settings), "acme", "fail")
 
 
-def test_an_unreachable_authorization_host_is_reported(installed, acme):
-    """
-    Users would be sent nowhere.
-    """
-    server, settings = acme
-    server.metadata["acme"] = {"authorization_endpoint": f"http://127.0.0.1:{free_port()}/authorize"}
-    assert "authorization endpoint does not answer" in said(examined(installed, **settings), "acme", "fail")
-
-
 def test_a_registration_at_an_unknown_provider_is_reported(installed):
     """
     A name with a slip in it would enable nothing, silently.

@@ -57,7 +57,7 @@ def table(text, heading):
 
 def test_the_reference_is_what_the_code_has():
     """
-    Settings, commands with their options, events, problems. If it differs: `python -m gateway.cli.reference` writes it.
+    Settings, commands with their options, problems. If it differs: `python -m gateway.cli.reference` writes it.
     """
     assert reference(main) == FILE.read_text(encoding="utf-8"), "run python -m gateway.cli.reference"
 
