@@ -84,8 +84,8 @@ def is_private(host: str) -> bool:
     try:
         found = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
-        return is_loopback(host) or ("." not in host and bool(host)) or host.endswith(_LOCAL_NAMES)
-    return (found.is_private and not found.is_unspecified) or found.is_loopback
+        return bool(host) and ("." not in host or host.endswith(_LOCAL_NAMES))
+    return found.is_private and not found.is_unspecified
 
 
 # -- the forms of a value; each error message says what to write instead ---------------------------------------------

@@ -66,35 +66,22 @@ def connections() -> None:
 @click.option("--lacking-scope", is_flag=True, help="Only connections that lack a scope that is asked for now.")
 @click.option("--client-gone", is_flag=True, help="Only connections of a registration that is no longer ours.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-def connections_list(
-    provider: str | None,
-    user_id: uuid.UUID | None,
-    status: str | None,
-    *,
-    lacking_scope: bool,
-    client_gone: bool,
-    as_json: bool,
-) -> None:
+def connections_list(*, lacking_scope: bool, client_gone: bool, as_json: bool, **wanted: Any) -> None:
     """The connections of all users, by id."""
     settings = database_settings()
     catalog, _ = checked_catalog(settings)
-    clients = {name: client.client_id for name, client in settings.clients.items()} if client_gone else None
-    scopes = {each.id: each.required for each in catalog.providers.values()} if lacking_scope else None
-    wanted: dict[str, Any] = {
-        "provider": provider,
-        "user_id": user_id,
-        "status": status,
-        "clients": clients,
-        "scopes": scopes,
-    }
+    if client_gone:
+        wanted["clients"] = {name: client.client_id for name, client in settings.clients.items()}
+    if lacking_scope:
+        wanted["scopes"] = {each.id: each.required for each in catalog.providers.values()}
     count, after = 0, None
     with opened_database() as database:
         while page := all_connections(database, **wanted, after=after, most=PAGE):
             for row in page:
                 click.echo(json.dumps(_as_json(row, catalog)) if as_json else _line(row))
             count, after = count + len(page), page[-1].id
-    if provider is not None and not count:
-        checked_providers([provider])
+    if wanted["provider"] and not count:
+        checked_providers([wanted["provider"]])
     if not as_json:
         click.echo(f"{counted(count, 'connection')}.", err=True)
 
@@ -313,9 +300,9 @@ def connections_import(names: tuple[str, ...], *, dry_run: bool, as_json: bool) 
 def _names(catalog: Catalog, given: Sequence[str]) -> dict[str, str]:
     """The provider of each name. Ends the command for another form than NAME=PROVIDER, and for an unknown provider."""
     pairs = {name: provider.strip() for name, _, provider in (text.rpartition("=") for text in given)}
-    unknown = [f"--map {name}={provider}: " for name, provider in pairs.items() if not (name and catalog.get(provider))]
+    unknown = [f"{name}={provider}" for name, provider in pairs.items() if not (name and catalog.get(provider))]
     if unknown:
-        fail(*(f"{option}write it as NAME=PROVIDER; `providers list` names the providers." for option in unknown))
+        fail(*(f"--map {pair}: write it as NAME=PROVIDER; `providers list` names the providers." for pair in unknown))
     return pairs
 
 

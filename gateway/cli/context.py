@@ -33,7 +33,7 @@ from gateway.database import (
 from gateway.database_url import read_dsn
 from gateway.embedded.paths import holds_database
 from gateway.embedded.postgres import start_or_join
-from gateway.errors import DatabaseUnavailable, GatewayError, SettingsRefused, Unexpected
+from gateway.errors import DatabaseUnavailable, GatewayError, ProviderNotEnabled, SettingsRefused, Unexpected
 from gateway.log_setup import start_log
 from gateway.partners.admin import PartnerRefused
 from gateway.services import NO_DATABASE, Runtime, build_runtime, checked_catalog, open_database, open_journal
@@ -65,6 +65,8 @@ class Commands(click.Group):
             fail(*refused.problems, starting=context.invoked_subcommand in ("demo", "serve", "worker"))
         except FunctionMissing:
             fail(SCHEMA_MISSING)
+        except ProviderNotEnabled as error:
+            fail(f"{error}: `python -m gateway providers list` names them.")
         except (PartnerRefused, DatabaseUnavailable) as error:
             fail(f"{error}.")
         except GatewayError as error:
@@ -248,9 +250,8 @@ class ReachedDatabase:
         try:
             return self.database.check()
         except Unexpected as error:
-            raise SettingsRefused(
-                [f"the database cannot be used ({error}): check the role or key, and the address."]
-            ) from None
+            problem = f"the database cannot be used ({error}): check the role or key, and the address."
+            raise SettingsRefused([problem]) from None
         except DatabaseUnavailable as error:
             fix = ": check SUPABASE_URL, and whether the project is running or paused" if self.project else ""
             raise SettingsRefused([f"{error}{fix}."]) from None
@@ -266,9 +267,7 @@ def reach_database(*, existing: bool = False) -> Iterator[ReachedDatabase]:
         elif settings.supabase_secret_key is not None:
             reached = ReachedDatabase(open_database(settings), project=settings.supabase_url or "")
         elif existing and not holds_database(settings.data):
-            raise SettingsRefused(
-                [f"there is no database in {settings.data}/ yet: set GATEWAY_DATA or DATABASE_URL as `serve` has it."]
-            )
+            fail(f"there is no database in {settings.data}/ yet: set GATEWAY_DATA or DATABASE_URL as `serve` has it.")
         else:
             dsn = stack.enter_context(start_or_join(settings.data)).dsn
             reached = ReachedDatabase(open_postgres(dsn), dsn, embedded=True)

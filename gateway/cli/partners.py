@@ -81,9 +81,7 @@ def partners_set(name: str, *, as_json: bool, **options: Any) -> None:
     """Change a partner; options left out stay as they are. Its keys stay valid."""
     changes = {option: value for option, value in options.items() if value not in (None, ())}
     if not changes:
-        fail(
-            "name what to change: --scope, --provider, --reach, --reads-per-hour, --connections-per-hour, --freeze-on-alert."
-        )
+        fail("name what to change: `partners set --help` lists the options.")
     if changes.get("providers") != ("all",):
         checked_providers(changes.get("providers", ()))
     changes = {
@@ -126,9 +124,9 @@ def partners_keys(
     *,
     new: bool,
     revoke: uuid.UUID | None,
+    as_json: bool,
     addresses: tuple[str, ...],
     expires_days: int | None,
-    as_json: bool,
 ) -> None:
     """The keys of a partner; make a new one, or revoke one."""
     if new and revoke:
@@ -142,7 +140,7 @@ def partners_keys(
         elif revoke is not None:
             _show_revoked(queries.revoke(database, name, revoke), f"key {revoke}", as_json=as_json)
         else:
-            found = queries.list_partners(database, name)["partners"] or _no(f"partner {name}")
+            found = queries.list_partners(database, name)["partners"] or _fail_unknown(f"partner {name}")
             show(found[0]["keys"], map(_key_line, found[0]["keys"]), as_json=as_json)
 
 
@@ -173,7 +171,7 @@ def partners_freeze(name: str | None, provider: str | None, *, reads: bool, off:
     with opened_database(existing=False) as database:
         changed = queries.freeze(database, partner=name, provider=provider, reads=reads, off=off)
     if changed is None:
-        _no(f"partner {name}")
+        _fail_unknown(f"partner {name}")
     what = name or (f"every token of {provider}" if provider else "every token read")
     line = f"{what}: {'thawed' if off else 'frozen'}{'' if changed else ' already'}."
     show({"frozen": not off, "changed": changed}, [line], as_json=as_json)
@@ -190,12 +188,12 @@ def _show_key(key: NewKey, more: Mapping[str, str], *, as_json: bool) -> None:
 
 def _show_revoked(revoked: bool | None, what: str, *, as_json: bool) -> None:  # noqa: FBT001 - the database's answer
     if revoked is None:
-        _no(what)
+        _fail_unknown(what)
     line = f"{what}: {'revoked' if revoked else 'was revoked already'}."
     show({"revoked": True, "changed": revoked}, [line], as_json=as_json)
 
 
-def _no(what: str) -> NoReturn:
+def _fail_unknown(what: str) -> NoReturn:
     fail(f"there is no {what}: `partners list` names them")
 
 

@@ -38,12 +38,13 @@ def serve(host: str, port: int, workers: int, *, no_worker: bool, embedded: bool
     from gateway.server import bind, run_server
 
     settings = starting_settings(embedded=embedded)
-    if not embedded and not database_is_set(process_environment()) and (settings.secure or settings.supabase_url):
-        raise SettingsRefused([NO_DATABASE])
-    if embedded and (settings.database_url or settings.supabase_secret_key):
+    has_database = database_is_set(process_environment())
+    if embedded and has_database:
         raise SettingsRefused(
             ["--embedded starts a database, and the settings name another one: remove one of the two."]
         )
+    if not embedded and not has_database and (settings.secure or settings.supabase_url):
+        raise SettingsRefused([NO_DATABASE])
     bind(host, port).close()
     start_log()  # before the embedded Postgres starts: one format from the first line on
     with checked_database(existing=False) as database:
