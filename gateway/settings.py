@@ -42,10 +42,6 @@ from gateway.errors import SettingsRefused
 from gateway.models import Client
 from gateway.texts import Texts, read_texts
 
-SECRETS = (
-    *("GATEWAY_KEYS", "GATEWAY_METRICS_TOKEN", "GATEWAY_HTTPS_PROXY"),
-    *("DATABASE_URL", "SUPABASE_SECRET_KEY", "SUPABASE_JWT_SECRET"),
-)
 _REGISTRATION = re.compile(r"([A-Z][A-Z0-9_]*)_(CLIENT_ID|SCOPE)")
 _KUBERNETES = re.compile(r"GATEWAY_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP)\w*)?)")
 """Variables that Kubernetes and Docker add for a service called `gateway`."""
@@ -354,6 +350,10 @@ def ignored_parameters(settings: Settings) -> tuple[str, ...]:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
+SECRETS = tuple(
+    setting_name(name) for name, field in Settings.model_fields.items() if "SecretStr" in repr(field.annotation)
+)
+"""The settings that may come from a file, and are taken out of the environment."""
 _NAMES = [setting_name(field) for field in Settings.model_fields if field not in ("clients", "scopes")]
 _KNOWN = [*_NAMES, *(f"{name}_FILE" for name in SECRETS)]
 

@@ -240,11 +240,6 @@ class ReachedDatabase:
         found = conninfo_to_dict(read_dsn(self.dsn)[0])
         return f"Postgres {found.get('dbname', '')} at {found.get('host', '')}:{found.get('port') or 5432} as {found.get('user', '')}"
 
-    @property
-    def missing(self) -> str:
-        """What to do where the schema is missing or older."""
-        return f"{NOT_RELOADED}." if self.project else SCHEMA_MISSING
-
     def schema(self) -> SchemaState:
         """Its schema; of version 0 when there is none."""
         try:
@@ -283,7 +278,7 @@ def checked_database(*, existing: bool = True) -> Iterator[ReachedDatabase]:
         if database.embedded and schema["version"] <= SCHEMA_VERSION:
             apply_schema(database.dsn)
         elif not schema["is_current"]:
-            raise SettingsRefused([database.missing])
+            raise SettingsRefused([f"{NOT_RELOADED}." if database.project else SCHEMA_MISSING])
         yield database
 
 

@@ -13,6 +13,7 @@ import click
 from gateway.cli.context import AS_JSON, ReachedDatabase, reach_database, show
 from gateway.database import SCHEMA_VERSION, apply_schema
 from gateway.database.migrate import PASTED, export_supabase, plan
+from gateway.doctor.database import describe_schema
 
 _HOSTED = re.compile(r"https://([a-z0-9]+)\.supabase\.co")
 _CACHE_SECONDS = 5.0
@@ -75,11 +76,8 @@ def _paste(database: ReachedDatabase) -> None:
 
 def _end_with_version(database: ReachedDatabase, *, as_json: bool) -> NoReturn:
     schema = database.schema()
-    version, is_current = schema["version"] or None, schema["is_current"]
-    line = f"The schema is at version {version}; this gateway needs {SCHEMA_VERSION}."
-    if version == SCHEMA_VERSION and not is_current:
-        line = f"The schema is at version {version} with older functions: run `python -m gateway db apply`."
-    if version is None:
-        line = f"There is no schema yet: {database.missing}"
-    show({"version": version, "needed": SCHEMA_VERSION, "ok": is_current}, [line], as_json=as_json)
+    is_current = schema["is_current"]
+    found, fix = describe_schema(schema, over_rest=bool(database.project))
+    report = {"version": schema["version"] or None, "needed": SCHEMA_VERSION, "ok": is_current}
+    show(report, [found if is_current else f"{found} {fix}"], as_json=as_json)
     sys.exit(0 if is_current else 1)

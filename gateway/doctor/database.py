@@ -14,13 +14,13 @@ import psycopg
 from psycopg import errors
 
 from gateway.crypto.vault import Vault
-from gateway.database import NOT_RELOADED, SCHEMA_VERSION
+from gateway.database import NOT_RELOADED, SCHEMA_VERSION, SchemaState
 from gateway.database.migrate import SQL
 from gateway.database.postgres import BoundedConnection, connect
 from gateway.database.queries import events
 from gateway.database.queries import partners as queries
 from gateway.database.queries.hosts import Host, list_hosts
-from gateway.doctor.report import Finding, Level
+from gateway.doctor.report import Finding
 from gateway.errors import DatabaseUnavailable, GatewayError, SecretUnreadable
 from gateway.events.verify import verify
 from gateway.services import Runtime
@@ -42,17 +42,15 @@ def examine(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
         yield Finding("database", "fail", f"It refuses: {error}.", "Check which role or key the gateway uses.")
         return
     yield Finding("database", "ok", "It answers.")
-    version = schema["version"]
+    found, fix = describe_schema(schema, over_rest=rt.settings.database_url is None)
     if not schema["is_current"]:
-        found = f"The schema is at version {version}" if version else "There is no schema"
-        found += " with older functions" if version == SCHEMA_VERSION else ""
-        level: Level = "warn" if embedded else "fail"
-        over_rest = rt.settings.database_url is None and not version
-        fix = "`serve` sets it up." if embedded else "Run `python -m gateway db apply`."
-        fix = f"{NOT_RELOADED[0].upper()}{NOT_RELOADED[1:]}." if over_rest else fix
-        yield Finding("schema", level, f"{found}; this gateway needs {SCHEMA_VERSION}.", fix)
+        yield (
+            Finding("schema", "warn", found, "`serve` sets it up.")
+            if embedded
+            else Finding("schema", "fail", found, fix)
+        )
         return
-    yield Finding("schema", "ok", f"Version {version}.")
+    yield Finding("schema", "ok", found)
     for about, examine_part in (("hosts", _hosts), ("events", examine_events), ("frozen", _frozen)):
         try:
             yield from examine_part(rt)
@@ -65,6 +63,20 @@ def examine(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
         )
         return
     yield from _direct(rt.settings.database_url.get_secret_value(), rt.vault)
+
+
+def describe_schema(schema: SchemaState, *, over_rest: bool) -> tuple[str, str]:
+    """Which schema is there and which is needed, and the fix where it is missing or older."""
+    version = schema["version"]
+    found = f"The schema is at version {version}" if version else "There is no schema"
+    if version == SCHEMA_VERSION and not schema["is_current"]:
+        found += " with older functions"
+    fix = (
+        f"{NOT_RELOADED[0].upper()}{NOT_RELOADED[1:]}."
+        if over_rest and not version
+        else "Run `python -m gateway db apply`."
+    )
+    return f"{found}; this gateway needs {SCHEMA_VERSION}.", fix
 
 
 # -- hosts, events and freezes -----------------------------------------------------------------------------------------------

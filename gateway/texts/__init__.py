@@ -7,7 +7,7 @@ A text is plain: HTML in it is shown as it is written. `{words}` in braces are f
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 DEFAULT = "en"
 _OURS = Path(__file__).parent
 _CATALOG = "catalog"
-_LARGEST_FILE = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,45 +74,35 @@ def wrong_texts(texts: Mapping[str, str], english: Mapping[str, str]) -> list[st
 
 def placeholders(text: str) -> set[str] | None:
     """The names in braces; None where the braces hold more than a name: an index, an attribute or a format."""
-    names = set()
     try:
-        for _, name, form, conversion in Formatter().parse(text):
-            if name is not None:
-                if form or conversion or not name.isidentifier():
-                    return None
-                names.add(name)
+        fields = [(name, form, conversion) for _, name, form, conversion in Formatter().parse(text) if name is not None]
     except ValueError:
         return None
-    return names
+    is_plain = all(name.isidentifier() and not form and not conversion for name, form, conversion in fields)
+    return {name for name, _, _ in fields} if is_plain else None
 
 
 def _flattened(path: Path) -> tuple[dict[str, str], dict[str, str]]:
     """The texts by dotted key, and the translations of the catalogue. Raises ValueError."""
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ValueError("is larger than 256 KB")
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise ValueError("cannot be read") from None
-    except UnicodeDecodeError:
-        raise ValueError("is not UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"is not TOML: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"is not TOML in UTF-8: {error}") from None
     catalog = tables.pop(_CATALOG, {})
-    found: dict[str, str] = {}
-    _flatten("", tables, found)
     if not isinstance(catalog, dict) or not all(isinstance(text, str) and text.strip() for text in catalog.values()):
         raise ValueError(
             "needs two texts in quotes on each line of [catalog]: the catalogue's English, and its translation"
         )
-    return found, catalog
+    return dict(_flat("", tables)), catalog
 
 
-def _flatten(prefix: str, table: Mapping[str, Any], found: dict[str, str]) -> None:
+def _flat(prefix: str, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in table.items():
         if isinstance(value, dict):
-            _flatten(f"{prefix}{name}.", value, found)
+            yield from _flat(f"{prefix}{name}.", value)
         elif isinstance(value, str) and value.strip():
-            found[f"{prefix}{name}"] = value
+            yield f"{prefix}{name}", value
         else:
             raise ValueError(f"needs a text in quotes for {prefix}{name}")

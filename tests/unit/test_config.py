@@ -17,13 +17,11 @@ from gateway.errors import SettingsRefused
 from gateway.services import checked_catalog
 from gateway.settings import (
     SECRETS,
-    Settings,
     forget_secrets,
     is_loopback,
     near_misses,
     process_environment,
     read_settings,
-    setting_name,
 )
 
 KEY = Fernet.generate_key().decode()
@@ -220,17 +218,6 @@ def test_what_kubernetes_puts_into_the_environment_stops_nothing(name):
     A service called `gateway` makes such names in every container beside it.
     """
     assert settings(**{name: "tcp://10.0.0.1:8000"})
-
-
-def test_every_setting_that_is_a_secret_is_treated_as_one():
-    """
-    Whatever is kept as SecretStr may come from a file, and is taken out of the environment.
-    """
-    kept = {
-        setting_name(name) for name, field in Settings.model_fields.items() if "SecretStr" in repr(field.annotation)
-    }
-
-    assert kept == set(SECRETS)
 
 
 @pytest.mark.parametrize("value", ["true", "yes", "2", "on", "01"])
