@@ -20,7 +20,8 @@ _PERCENT = "that is not followed by two hexadecimal digits: write % as %25."
 _PLACEHOLDER = (
     r"(?i:(\[|<|\{|\(|%5B|%3C|%7B)[A-Z0-9 _-]*PASS(WORD)?(\]|>|\}|\)|%5D|%3E|%7D)|YOUR[-_ ]?PASSWORD|\$\{\w+\})"
 )
-_PORT = r"(?::0*(?:[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5]))?"
+PORT = r"0*(?:[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
+"""1 to 65535."""
 _PARAMETER = r"^[^?]*\?(.*&)?"
 _HOST = r"(?:\[[0-9A-Fa-f:.%]+\]|[^:\[\],/?]*)"
 
@@ -39,7 +40,7 @@ _MISTAKES = (
     (r"://[^/?]*/[^?]*&", "has a parameter in the database name: write ?name=value, further ones with &."),
     (r"://[^/?]*/?(\?|$)", f"names no database: {_EXAMPLE}."),
     (rf"://([^/?]*@)?+(?!{_HOST}(:[^:/?,]*)?(,{_HOST}(:[^:/?,]*)?)*/)", "has a host that cannot be read: write a name, an IPv4 address, or an IPv6 address in brackets."),
-    (rf"://([^/?]*@)?+(?!{_HOST}{_PORT}(,{_HOST}{_PORT})*/)", "has a port that is not a number from 1 to 65535."),
+    (rf"://([^/?]*@)?+(?!{_HOST}(:{PORT})?(,{_HOST}(:{PORT})?)*/)", "has a port that is not a number from 1 to 65535."),
     (rf"{_PARAMETER}(?!(\w+=[^&]*)?(&|$))|\?.*({_BAD_PERCENT})", "has a parameter that cannot be read: write ?name=value, further ones with &."),
     (rf"{_PARAMETER}ssl=(?!true(&|$))", "has the parameter ssl of another driver: write sslmode=require, or another mode of libpq."),
     (rf"{_PARAMETER}sslmode=(?!(disable|allow|prefer|require|verify-ca|verify-full)(&|$))", "has an sslmode that does not exist: choose one of disable, allow, prefer, require, verify-ca, verify-full."),

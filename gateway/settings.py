@@ -37,7 +37,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from gateway.brand import Logo, read_color, read_logo
-from gateway.database_url import read_dsn
+from gateway.database_url import PORT, read_dsn
 from gateway.errors import SettingsRefused
 from gateway.models import Client
 from gateway.texts import Texts, read_texts
@@ -60,8 +60,6 @@ _PUBLISHED_SECRETS = (
 """Of a local Supabase, and of the examples for a self-hosted one. The published anon and service_role keys are signed with the first three."""
 _WEB_URL = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]+)?([/?][^ \\\"<>#]*)?", re.IGNORECASE)
 _LOCAL_NAMES = (".localhost", ".local", ".internal", ".home.arpa", ".lan")
-
-
 LOOPBACK_ONLY = "GATEWAY_LOOPBACK_ONLY"
 """Set in the application's config by a server that only this machine can reach."""
 
@@ -157,6 +155,8 @@ def _form(pattern: str, problem: str) -> BeforeValidator:
 
 
 def _postgres(value: str) -> str:
+    if "://" not in value:
+        raise ValueError("is not a Postgres address: write it like postgresql://user:password@host:5432/name.")
     read_dsn(value)
     return value
 
@@ -199,19 +199,6 @@ def _is_signed_with(secret: str, token: str) -> bool:
     return hmac.compare_digest(made, signature.encode())
 
 
-def _proxy(value: SecretStr) -> SecretStr:
-    try:
-        parts = urlsplit(value.get_secret_value())
-        sound = parts.scheme == "http" and parts.hostname and parts.port and parts.path in ("", "/") and not parts.query
-    except ValueError:
-        sound = False
-    if not sound:
-        raise ValueError(
-            "is not the address of an HTTP proxy: write it like http://proxy.example.com:3128, or http://user:password@…."
-        )
-    return value
-
-
 def _keys(words: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     keys = [_raw_key(word.get_secret_value()) for word in words]
     if not keys or None in keys:
@@ -247,6 +234,10 @@ def _is_made_up(key: bytes) -> bool:
 Switch = Annotated[bool, _form("[01]", "is a switch: set it to 1 or 0.")]
 _JWT_SECRET = _form(".{32,}", "is shorter than 32 bytes: copy it whole from the project.")
 """RFC 7518 section 3.2: an HS256 key is at least as long as its hash."""
+_PROXY = _form(
+    rf"http://([^/@]+@)?(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:]+):{PORT}/?",
+    "is not the address of an HTTP proxy: write it like http://proxy.example.com:3128, or http://user:password@….",
+)
 _PROJECT_SECRET = (AfterValidator(_not_published), AfterValidator(_of_a_project))
 WebUrl = Annotated[str, AfterValidator(_web_url)]
 Origin = Annotated[str, AfterValidator(_origin)]
@@ -313,7 +304,7 @@ class Settings(BaseModel):
     """The number of trusted reverse proxies in front: the client address they forward is used for address-bound keys and for failure limits."""
     allow_private_hosts: Switch = False
     """`1`: provider addresses may be private, and plain http on loopback."""
-    https_proxy: Annotated[SecretStr, AfterValidator(_proxy)] | None = None
+    https_proxy: Annotated[SecretStr, _PROXY] | None = None
     """An HTTP proxy for calls to providers. The proxy then decides which addresses may be reached."""
     ca_bundle: FilePath | None = None
     """A file with additional certificate authorities for outbound calls."""
