@@ -63,7 +63,7 @@ def _proxy(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
 
 def _journal(rt: Runtime) -> Finding:
     if not rt.settings.journal:
-        message = "It is off: a crash between a provider's response and its commit loses a rotated refresh token."
+        message = "It is switched off: a crash between a response and its commit loses a rotated refresh token."
         fix = "Remove GATEWAY_JOURNAL=0, and keep GATEWAY_DATA on a persistent disk."
         return Finding("journal", "warn", message, fix)
     try:
