@@ -23,7 +23,7 @@ from gateway.connect.save import save_grant
 from gateway.connect.start import RequestSecrets, decrypt_secrets
 from gateway.connections.revoke import revoke_or_queue
 from gateway.crypto.vault import fingerprint
-from gateway.database.queries.authorization import authorization_result, drop_authorization, take_authorization
+from gateway.database.queries.authorization import EarlierVisit, drop_authorization, take_authorization
 from gateway.errors import BrowserMismatch, DatabaseUnavailable, GatewayError, StateInvalid, Unexpected, UserMismatch
 from gateway.http import Deadline, Response
 from gateway.models import AuthorizationRequest, Connection, Display
@@ -116,8 +116,8 @@ def _finish(
         "session_hash": fingerprint(session),
     }
     request = _take(rt, visitor)
-    if request is None:
-        return _visited_before(rt, visitor)
+    if isinstance(request, EarlierVisit):
+        return _visited_before(rt, visitor, request)
     ended = (rt.provider(request.provider), request.return_to, request.display)
     try:
         kept = decrypt_secrets(rt, request.encrypted, state_hash)
@@ -141,25 +141,28 @@ def _succeeded(
     return Connected(*ended, connection.id, provider.missing_scope(connection.scope))
 
 
-def _visited_before(rt: Runtime, visitor: Mapping[str, Any]) -> Connected | Pending | AwaitsPartner:
+def _visited_before(
+    rt: Runtime, visitor: Mapping[str, Any], earlier: AuthorizationRequest | EarlierVisit
+) -> Connected | Pending | AwaitsPartner:
     """
     What the first visit led to, for the same browser and user: a double click, a prefetch or the back button loads the callback again.
 
-    Waits while the first visit is under way. Raises StateInvalid where there is none, or it failed.
+    Waits while the first visit is under way. Raises StateInvalid where it failed.
     """
     until = Deadline.after(EXCHANGE_SECONDS)
-    earlier = authorization_result(rt.database, **visitor)
-    while earlier is not None and earlier.request is None and until.remaining():
+    while isinstance(earlier, EarlierVisit) and earlier.request is None and until.remaining():
         time.sleep(_LOOK_SECONDS)
-        earlier = authorization_result(rt.database, **visitor)
-    if earlier is None or earlier.request is None:
-        raise StateInvalid("an unknown, expired or used state, or one of another provider")
+        earlier = _take(rt, visitor)
+    if not isinstance(earlier, EarlierVisit) or earlier.request is None:
+        raise StateInvalid("the first visit has not ended")
     kept = decrypt_secrets(rt, earlier.request.encrypted, visitor["state_hash"])
     return _succeeded(rt, earlier.request, kept, earlier.connection)
 
 
-def _take(rt: Runtime, visitor: Mapping[str, Any]) -> AuthorizationRequest | None:
+def _take(rt: Runtime, visitor: Mapping[str, Any]) -> AuthorizationRequest | EarlierVisit:
     taken = take_authorization(rt.database, **visitor)
+    if taken is None:
+        raise StateInvalid("an unknown or expired state, one that failed, or one of another provider")
     if taken == "browser_mismatch":
         raise BrowserMismatch("the callback came from another browser")
     if taken == "user_mismatch":

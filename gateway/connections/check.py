@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 from gateway.account import NotConfirmed, confirm_account
-from gateway.database.queries.callers import CheckOutcome, begin_check, end_check
+from gateway.database.queries.callers import CheckOutcome, end_check, reached_connection
 from gateway.database.queries.operator import inspect_connection
 from gateway.errors import Held, NeedsReauthorization, NotFound, ProviderGarbled, Suspended
 from gateway.http import Deadline
@@ -41,7 +41,7 @@ def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller | None) -> Conne
 
 def _begin(rt: Runtime, connection_id: uuid.UUID, caller: Caller | None) -> Connection:
     if caller is not None:
-        connection = begin_check(rt.database, caller, connection_id)
+        connection = reached_connection(rt.database, caller, connection_id, check=True)
     else:
         found = inspect_connection(rt.database, connection_id)
         connection = found.connection if found else None

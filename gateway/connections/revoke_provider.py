@@ -90,9 +90,9 @@ class RevokeAll:
         report, more = self.report, True
         while more:
             step = self._repeat(lambda: erase_provider(self._rt.database, report.provider, most=BATCH))
-            report.erased += step.erased
-            report.pending += step.pending
-            report.attempts += step.attempts
+            report.erased += len(step.erased)
+            report.pending += step.pending or 0
+            report.attempts += step.attempts or 0
             more = step.more
             yield
             if more and not step.erased:

@@ -8,11 +8,12 @@ kept inside its SQL function. It passes hashes of secrets, not the secrets.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, TypeVar
 from uuid import UUID
 
-from pydantic import SecretStr
+from pydantic import SecretStr, TypeAdapter
 from pydantic_core import to_jsonable_python
 
 from gateway.database.migrate import apply_schema, functions_sha256, schema_version
@@ -41,6 +42,7 @@ __all__ = [
     "open_rest",
 ]
 
+_T = TypeVar("_T")
 SCHEMA_VERSION = schema_version()
 """The version of the schema that this code needs."""
 
@@ -114,20 +116,24 @@ class Database:
             raise error
         return answer
 
+    def read(self, kind: type[_T], function: str, /, **arguments: object) -> _T:
+        """The same as a value of that type."""
+        value: _T = _parse(kind, self.call(function, **arguments))
+        return value
+
+    def find(self, kind: type[_T], function: str, /, **arguments: object) -> _T | None:
+        """The same; None for null."""
+        answer = self.call(function, **arguments)
+        return None if answer is None else _parse(kind, answer)
+
+    def read_all(self, kind: type[_T], function: str, /, **arguments: object) -> tuple[_T, ...]:
+        """The same for an array."""
+        return tuple(_parse(kind, item) for item in self.call(function, **arguments))
+
     def warm(self) -> None:
         """Prepare the most frequent calls: reads by a user and by a key, and a claim, without a connection."""
         none = UUID(int=0)
-        read = {
-            "user_id": None,
-            "key_hash": None,
-            "address": None,
-            "connection_id": none,
-            "min_seconds": 60,
-            "location": None,
-            "counted": True,
-            "unreported": 0,
-            "report": False,
-        }
+        read = {"connection_id": none, "user_id": None, "key_hash": None, "address": None, "min_seconds": 60}
         claim = {"connection_id": none, "generation": 0, "host": "", "lease_seconds": 0.0, "block_seconds": 0.0}
         self._backend.warm(
             [
@@ -155,6 +161,13 @@ class Database:
         version, functions = row["version"], row.get("functions") or []
         is_current = version > SCHEMA_VERSION or (version == SCHEMA_VERSION and functions_sha256() in functions)
         return SchemaState(version=version, is_current=is_current, own_auth=row["own_auth"])
+
+
+def _parse(kind: Any, answer: object) -> Any:
+    return _adapter(kind).validate_python(answer)
+
+
+_adapter = cache(TypeAdapter)
 
 
 def _encode(arguments: Mapping[str, object]) -> dict[str, object]:

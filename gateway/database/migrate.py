@@ -177,7 +177,7 @@ def _connected(dsn: str) -> Iterator[psycopg.Connection]:
 
 def _functions_and_access() -> str:
     functions = [path.read_text(encoding="utf-8") for path in sorted((SQL / "functions").glob("*.sql"))]
-    return "\n".join([*functions, _read("access.sql")])
+    return "\n".join([*functions, _read("access.sql"), _record_fingerprints()])
 
 
 def _read(name: str) -> str:
@@ -186,6 +186,22 @@ def _read(name: str) -> str:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _record_fingerprints() -> str:
+    """Records what is installed, by the expressions with which checks.sql compares later."""
+    query = _read("checks.sql").partition(",\n  -- So far")[0].partition("\nwith\n")[2]
+    return f"""\
+do $fingerprints$
+declare
+  installed jsonb;
+begin
+  with
+{query}
+  select n.hashes into installed from present n;
+  execute format('comment on schema gateway is %L', 'What the gateway relies on. No client role can reach it. Applied: ' || installed::text);
+end $fingerprints$;
+"""
 
 
 def _refuse_newer() -> str:

@@ -19,7 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram,
 from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
 
 from gateway import __version__
-from gateway.database.queries.operator import recent_refreshes, worker_backlog
+from gateway.database.queries.operator import worker_backlog
 from gateway.errors import Forbidden, GatewayError, Unauthenticated
 from gateway.models import Status
 from gateway.services import Runtime
@@ -97,8 +97,7 @@ class _Database:
         text = "1: the provider fails for this process and gets only probes."
         yield _by("gateway_breaker_open", text, "provider", breakers)
         try:
-            lag = worker_backlog(self._rt.database)
-            refreshes = recent_refreshes(self._rt.database, RECENT_SECONDS)
+            lag = worker_backlog(self._rt.database, RECENT_SECONDS)
         except GatewayError:
             yield GaugeMetricFamily("gateway_database_up", "Whether the database responds.", 0)
             return
@@ -115,7 +114,7 @@ class _Database:
             yield GaugeMetricFamily(f"gateway_{name}", text, float(value))
         by_status = {status: lag["connections"].get(status, 0) for status in get_args(Status)}
         incidents = {each.id: int(each.id in lag["incidents"]) for each in self._rt.enabled()}
-        outcomes = {name: refreshes.get(name, 0) for name in ("refreshed", "wait", "operator", "reconnect")}
+        outcomes = {name: lag["refreshes"].get(name, 0) for name in ("refreshed", "wait", "operator", "reconnect")}
         yield _by("gateway_connections", "Connections by status.", "status", by_status)
         yield _by(
             "gateway_frozen", "Frozen partners and providers; reads: 1 when all are frozen.", "what", lag["frozen"]

@@ -686,14 +686,6 @@ language sql stable as $$
      where c.user_id = p_user_id and c.provider = p_provider order by 1)
 $$;
 
--- Both lists, each scope once. An empty request stays empty: the permissions then belong to the app.
-create or replace function gateway.merge_scopes(p_asked text[], p_beside text[]) returns text[]
-language sql immutable as $$
-  select case when cardinality(p_asked) = 0 then p_asked
-              else p_asked || array(select n.name from unnest(p_beside) with ordinality n (name, place)
-                                   where n.name <> all (p_asked) order by n.place) end
-$$;
-
 -- Whether a provider is frozen, so that nothing may be connected there. The shared lock lasts until the transaction ends: erasing all of a
 -- provider waits for it.
 create or replace function gateway.provider_is_frozen(p_provider text) returns boolean
@@ -727,7 +719,9 @@ begin
       select x.state_hash from gateway.authorization_request x where x.user_id = signed_in.user_id
        order by x.created_at desc offset 49 for update skip locked));
   end if;
-  p_scope := gateway.merge_scopes(p_scope, gateway.scopes_of_other_partners(signed_in.user_id, p_provider, false));
+  -- An empty request stays empty: the permissions then belong to the app.
+  p_scope := p_scope || array(select n from unnest(gateway.scopes_of_other_partners(signed_in.user_id, p_provider, false)) n
+                               where cardinality(p_scope) > 0 and n <> all (p_scope));
   insert into gateway.authorization_request
     (state_hash, browser_hash, user_id, provider, encrypted, scope, return_to, display, add_account, expires_at)
   values
@@ -744,29 +738,31 @@ language sql immutable as $$
                                             in ('', 'ghl', 'gohighlevel', 'highlevel', 'leadconnector'))
 $$;
 
--- Who may finish an attempt: null for the browser and the user that started it, else what is wrong. A partner's link may be finished without
--- a signed-in user: the partner's server names the user afterwards.
-create or replace function gateway.mismatch_of(r gateway.authorization_request, p_browser_hash text, p_user_id uuid) returns text
-language sql immutable as $$
-  select case
-    when r.browser_hash <> p_browser_hash then 'browser_mismatch'
-    when p_user_id is null and r.connect_session_id is not null and r.return_to is not null then null
-    when p_user_id is distinct from r.user_id then 'user_mismatch' end
+create or replace function gateway.request_json(r gateway.authorization_request, p_user_id uuid) returns jsonb
+language sql stable as $$
+  select to_jsonb(r) || jsonb_build_object(
+    'is_signed_in', p_user_id is not null, 'clock', jsonb_build_object('at', clock_timestamp()),
+    'has_connection', exists (select from gateway.connection c where c.user_id = r.user_id and c.provider = r.provider))
 $$;
 
-create or replace function gateway.request_json(r gateway.authorization_request, p_user_id uuid) returns jsonb
+-- The result of an attempt that was taken before. `running`: its visit is under way. null: it failed. `connection` is null while the grant is pending.
+create or replace function gateway.result_json(r gateway.authorization_request, p_user_id uuid) returns jsonb
 language plpgsql stable set search_path = '' as $$
+declare
+  made gateway.connection;
 begin
-  return jsonb_build_object(
-    'provider', r.provider, 'user_id', r.user_id, 'browser_hash', r.browser_hash, 'encrypted', r.encrypted, 'scope', r.scope,
-    'return_to', r.return_to, 'display', r.display, 'add_account', r.add_account, 'is_signed_in', p_user_id is not null,
-    'has_connection', exists (select from gateway.connection c where c.user_id = r.user_id and c.provider = r.provider),
-    'clock', jsonb_build_object('at', clock_timestamp()), 'connect_session_id', r.connect_session_id);
+  if r.seal_id is null then
+    return case when r.used_at > clock_timestamp() - interval '12 seconds' then '{"running": true}'::jsonb end;
+  end if;
+  select c.* into made from gateway.connection c
+   where c.user_id = r.user_id and c.provider = r.provider and r.seal_id in (c.saved_by, c.seal_id);
+  return case when found or exists (select from gateway.pending_grant g where g.user_id = r.user_id and g.seal_id = r.seal_id) then
+    jsonb_build_object('request', gateway.request_json(r, p_user_id), 'connection', case when found then gateway.public_data(made) end) end;
 end $$;
 
--- null: an unknown, expired or used state, or one of another provider (which uses it up). One statement takes the attempt, so only one caller gets it.
--- `mismatch`: another browser or another user. The attempt stays valid, so that a link scanner or prefetch cannot use it up; one event records
--- it.
+-- {"request"}: the attempt is taken. One statement takes it, so only one caller gets it. The browser and the user that finished it get its result
+-- for ten minutes. null: an unknown or expired state, one that failed, or one of another provider, which uses it up. `mismatch`: another
+-- browser or another user. The attempt stays valid, so that a link scanner or prefetch cannot use it up; one event records it.
 create or replace function public.gateway_take_authorization_v1(
   p_state_hash text, p_provider text, p_browser_hash text, p_session_hash text
 )
@@ -777,55 +773,30 @@ declare
   signed_in uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
   mismatch  text;
 begin
-  select a.* into r from gateway.authorization_request a where a.state_hash = p_state_hash and a.expires_at > moment and a.used_at is null;
+  select a.* into r from gateway.authorization_request a where a.state_hash = p_state_hash and a.expires_at > moment;
   if not found then
     return null;
   end if;
-  mismatch := gateway.mismatch_of(r, p_browser_hash, signed_in);
-  if mismatch is not null then
+  -- A partner's link may be finished without a signed-in user: the partner's server names the user afterwards.
+  mismatch := case when r.browser_hash <> p_browser_hash then 'browser_mismatch'
+                   when signed_in is null and r.connect_session_id is not null and r.return_to is not null then null
+                   when signed_in is distinct from r.user_id then 'user_mismatch' end;
+  if r.used_at is not null then
+    return case when mismatch is null and r.provider = p_provider then gateway.result_json(r, signed_in) end;
+  elsif mismatch is not null then
     update gateway.authorization_request a set refused_at = moment where a.state_hash = p_state_hash and a.refused_at is null;
     if found then
       insert into gateway.event (type, user_id, provider, data)
       values ('connect.refused', r.user_id, r.provider, jsonb_build_object('error', mismatch));
     end if;
     return jsonb_build_object('mismatch', mismatch);
-  end if;
-  if r.provider is distinct from p_provider then
+  elsif r.provider is distinct from p_provider then
     delete from gateway.authorization_request a where a.state_hash = p_state_hash;
     return null;
   end if;
   update gateway.authorization_request a set used_at = moment, expires_at = moment + interval '10 minutes'
    where a.state_hash = p_state_hash and a.used_at is null;
-  return case when found then gateway.request_json(r, signed_in) end;
-end $$;
-
--- The result of an attempt, for the browser and the user that finished it: {"request", "connection"}; `connection` is null while the grant is
--- pending. {"running": true} while the first visit is under way. null: there is none.
-create or replace function public.gateway_authorization_result_v1(
-  p_state_hash text, p_provider text, p_browser_hash text, p_session_hash text
-)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-declare
-  moment    timestamptz := clock_timestamp();
-  r         gateway.authorization_request;
-  signed_in uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
-  made      gateway.connection;
-begin
-  select a.* into r from gateway.authorization_request a
-   where a.state_hash = p_state_hash and a.provider = p_provider and a.expires_at > moment and a.used_at is not null;
-  if not found or gateway.mismatch_of(r, p_browser_hash, signed_in) is not null then
-    return null;
-  end if;
-  if r.seal_id is null then
-    return case when r.used_at > moment - interval '12 seconds' then '{"running": true}'::jsonb end;
-  end if;
-  select c.* into made from gateway.connection c
-   where c.user_id = r.user_id and c.provider = r.provider and r.seal_id in (c.saved_by, c.seal_id);
-  if not found and not exists (select from gateway.pending_grant g where g.user_id = r.user_id and g.seal_id = r.seal_id) then
-    return null;
-  end if;
-  return jsonb_build_object('request', gateway.request_json(r, signed_in),
-                            'connection', case when made.id is not null then gateway.public_data(made) end);
+  return case when found then jsonb_build_object('request', gateway.request_json(r, signed_in)) else '{"running": true}' end;
 end $$;
 
 -- The attempt has failed: a later visit finds nothing.
@@ -878,18 +849,15 @@ end $$;
 -- Whether a partner has the owner's consent for a connection, or reach `all`. Callers check this before they read the connection, so that the
 -- response time does not show whether it exists.
 create or replace function gateway.partner_has_consent(p_partner gateway.partner, p_connection uuid) returns boolean
-language plpgsql stable set search_path = '' as $$
-begin
-  return p_partner.reach = 'all' or exists (
-    select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection and x.ended_at is null);
-end $$;
+language sql stable as $$
+  select p_partner.reach = 'all' or exists (
+    select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection and x.ended_at is null)
+$$;
 
 -- Whether a connection is within a partner's reach.
 create or replace function gateway.partner_can_see(p_partner gateway.partner, p_connection gateway.connection) returns boolean
 language sql stable as $$
-  select (p_partner.providers is null or p_connection.provider = any (p_partner.providers))
-     and (p_partner.reach = 'all' or exists (
-       select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection.id and x.ended_at is null))
+  select (p_partner.providers is null or p_connection.provider = any (p_partner.providers)) and gateway.partner_has_consent(p_partner, p_connection.id)
 $$;
 
 -- Record the network of a call, to the minute. A further network of a partner raises an event.
@@ -927,18 +895,14 @@ end $$;
 -- A grant that waits for its partner, as the connection it would become. Without its account and facts: the browser that finished may
 -- belong to another user than the link's.
 create or replace function gateway.pending_link_connections(p_partner gateway.partner) returns setof gateway.connection
-language plpgsql stable set search_path = '' as $$
-declare
-  over timestamptz := clock_timestamp();
-begin
-  return query
-    select (jsonb_populate_record(null::gateway.connection, to_jsonb(g) || jsonb_build_object(
-             'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'facts', '{}'::jsonb, 'status', 'pending_confirmation',
-             'reason', 'not_confirmed', 'refreshable', g.refresh is not null, 'generation', 1, 'updated_at', g.created_at))).*
-      from gateway.pending_grant g join gateway.connect_session s on s.id = g.connect_session_id
-     where g.pending_until > over and g.confirmation_hash is not null and s.partner_id = p_partner.id
-       and (p_partner.providers is null or g.provider = any (p_partner.providers));
-end $$;
+language sql stable as $$
+  select (jsonb_populate_record(null::gateway.connection, to_jsonb(g) || jsonb_build_object(
+           'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'facts', '{}'::jsonb, 'status', 'pending_confirmation',
+           'reason', 'not_confirmed', 'refreshable', g.refresh is not null, 'generation', 1, 'updated_at', g.created_at))).*
+    from gateway.pending_grant g join gateway.connect_session s on s.id = g.connect_session_id
+   where g.pending_until > clock_timestamp() and g.confirmation_hash is not null and s.partner_id = p_partner.id
+     and (p_partner.providers is null or g.provider = any (p_partner.providers))
+$$;
 
 -- The connection that a caller may act on: a partner's key whose scope covers `p_needs`, or a user by session or access token. `connection`
 -- is null for one that does not exist and for one that the caller cannot reach. A partner also reaches the pending grants of its links.
@@ -973,15 +937,37 @@ begin
   end if;
 end $$;
 
--- null: no such connection for this caller.
-create or replace function public.gateway_reached_connection_v1(p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text)
+-- null: no such connection for this caller. `p_check`: the right to check it, once a minute.
+create or replace function public.gateway_reached_connection_v1(
+  p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text, p_check boolean default false
+)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
+  over    timestamptz := clock_timestamp();
   allowed record;
+  c       gateway.connection;
 begin
   select f.* into allowed from gateway.authorize(p_connection_id, null, p_user_id, p_key_hash, p_address, 'connections:read') f;
-  return coalesce(allowed.refusal, case when (allowed.connection).id is not null then gateway.public_data(allowed.connection) end);
+  c := allowed.connection;
+  if c.id is null then
+    return allowed.refusal;
+  elsif p_check and c.status = 'pending_confirmation' then
+    return '{"refused": "pending_confirmation"}';
+  elsif p_check then
+    update gateway.connection x set checked_at = over, not_before = case when x.status = 'suspended' then null else x.not_before end
+     where x.id = c.id and (x.checked_at is null or x.checked_at <= over - interval '1 minute');
+    if not found then
+      return jsonb_build_object('refused', 'rate_limited', 'retry_after', greatest(1, ceil(60 - extract(epoch from over - c.checked_at))));
+    end if;
+  end if;
+  return gateway.public_data(c);
 end $$;
+
+create or replace function gateway.is_wanted(c gateway.connection, p_type integer, p_status text, p_account_id text) returns boolean
+language sql stable as $$
+  select (p_type is null or c.type = p_type) and (p_status is null or gateway.status_of(c) = p_status)
+     and (p_account_id is null or c.account_id = p_account_id)
+$$;
 
 -- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of filters has an index for
 -- this, so every page costs the same. Without a partner: all connections of that user.
@@ -998,25 +984,24 @@ begin
     return query
       select c.* from gateway.connection c
        where c.user_id = p_user_id and (p_partner.id is null or gateway.partner_can_see(p_partner, c)) and (p_provider is null or c.provider = p_provider)
-         and c.id > p_after and (p_type is null or c.type = p_type) and (p_status is null or gateway.status_of(c) = p_status) and (p_account_id is null or c.account_id = p_account_id)
+         and c.id > p_after and gateway.is_wanted(c, p_type, p_status, p_account_id)
        order by c.id limit p_most;
   elsif p_partner.reach = 'own' then
     return query
       select c.* from gateway.consent x join gateway.connection c on c.id = x.connection_id
        where x.partner_id = p_partner.id and x.connection_id > p_after and x.ended_at is null and (wanted is null or c.provider = any (wanted))
-         and (p_type is null or c.type = p_type) and (p_status is null or gateway.status_of(c) = p_status) and (p_account_id is null or c.account_id = p_account_id)
+         and gateway.is_wanted(c, p_type, p_status, p_account_id)
        order by x.connection_id limit p_most;
   elsif wanted is null then
     return query
       select c.* from gateway.connection c
-       where c.id > p_after and (p_type is null or c.type = p_type) and (p_status is null or gateway.status_of(c) = p_status) and (p_account_id is null or c.account_id = p_account_id)
+       where c.id > p_after and gateway.is_wanted(c, p_type, p_status, p_account_id)
        order by c.id limit p_most;
   else
     return query
       select c.* from unnest(wanted) as w (id) cross join lateral (
         select x.* from gateway.connection x
-         where x.provider = w.id and x.id > p_after and (p_type is null or x.type = p_type) and (p_status is null or gateway.status_of(x) = p_status)
-           and (p_account_id is null or x.account_id = p_account_id)
+         where x.provider = w.id and x.id > p_after and gateway.is_wanted(x, p_type, p_status, p_account_id)
          order by x.id limit p_most) c
        order by c.id limit p_most;
   end if;
@@ -1055,45 +1040,15 @@ begin
             union all
             select x.* from gateway.pending_link_connections(p) x
              where p_key_hash is not null and x.id > p_after and (owner is null or x.user_id = owner) and (p_provider is null or x.provider = p_provider)
-               and (p_type is null or x.type = p_type) and (p_status is null or x.status = p_status) and p_account_id is null
+               and gateway.is_wanted(x, p_type, p_status, p_account_id)
             order by id limit p_most) c);
 end $$;
 
--- What a client may write into its own rows, and what the gateway reads of a row.
-
--- A client is a role that row-level security binds, other than the owner of the functions and the owner's server. Runs as the client, which
--- cannot call functions of this schema: so each trigger's function has this test in it.
-
--- One sentence for every value that is too large. The sizes are in the conditions of the triggers.
-create or replace function gateway.refuse_large_value() returns trigger
-language plpgsql set search_path = '' as $$
-begin
-  if pg_catalog.row_security_active(tg_relid) and current_user <> 'service_role' and not exists (
-    select from pg_catalog.pg_class c where c.oid = tg_relid and pg_catalog.pg_get_userbyid(c.relowner) = current_user
-  ) then
-    raise exception 'a value is too large: token, refresh and data hold 65536 bytes each, name, user_name and expires 500, type 20'
-      using errcode = 'program_limit_exceeded';
-  end if;
-  return new;
-end $$;
-
-create or replace function gateway.refuse_many_rows() returns trigger
-language plpgsql set search_path = '' as $$
-begin
-  if pg_catalog.row_security_active(tg_relid) and current_user <> 'service_role' and not exists (
-    select from pg_catalog.pg_class c where c.oid = tg_relid and pg_catalog.pg_get_userbyid(c.relowner) = current_user
-  ) and (select count(*) from (
-    select from public.provider_data d where d.auth_provider_id = new.auth_provider_id limit 1000) x) = 1000 then
-    raise exception 'a user has 1000 rows of provider_data at most' using errcode = 'program_limit_exceeded';
-  end if;
-  return new;
-end $$;
+-- Connections: saving, listing, checking.
 
 -- A stored secret as the gateway reads it: one that is larger than any provider's is no token, and costs no memory.
 create or replace function gateway.bounded(p_secret text) returns text
 language sql immutable as $$ select case when octet_length(p_secret) > 2000000 then '…' else p_secret end $$;
-
--- Connections: saving, listing, checking.
 
 create or replace function gateway.public_data(c gateway.connection) returns jsonb
 language sql stable as $$
@@ -1112,22 +1067,14 @@ returns timestamptz language sql volatile as $$
     clock_timestamp() + (p_refresh_expires_at - clock_timestamp()) * (0.7 + 0.1 * random())) end
 $$;
 
--- The facts in provider_data.data, without the keys that the gateway adds.
-create or replace function gateway.facts_in(p_data jsonb) returns jsonb
-language sql immutable as $$
-  select case jsonb_typeof(p_data) when 'object' then p_data - array['account', 'scope', 'status', 'reason'] else '{}'::jsonb end
-$$;
-
 -- The user's oldest existing row for a provider that is not a connection yet.
 create or replace function gateway.earlier_row(p_user_id uuid, p_provider text) returns uuid
-language plpgsql stable set search_path = '' as $$
-begin
-  return (
-    select d.id from public.provider_data d
-     where d.auth_provider_id = p_user_id and gateway.same_provider(d.name, d.type, p_provider)
-       and not exists (select from gateway.connection c where c.id = d.id)
-     order by d.created_at nulls last, d.id limit 1);
-end $$;
+language sql stable as $$
+  select d.id from public.provider_data d
+   where d.auth_provider_id = p_user_id and gateway.same_provider(d.name, d.type, p_provider)
+     and not exists (select from gateway.connection c where c.id = d.id)
+   order by d.created_at nulls last, d.id limit 1
+$$;
 
 -- The connection that a grant would go to, locked: of the same account, else the newest of its user at that provider. It is read again once
 -- it is locked, because a refresh may have been saved meanwhile.
@@ -1153,8 +1100,7 @@ declare
   kept    uuid;
   old     gateway.connection;
   written gateway.connection;
-  label   text := coalesce(gateway.label_of(g.user_id), g.user_id::text);
-  profile uuid := gateway.profile_of(g.user_id, label);
+  profile uuid := gateway.list_in_profile(g.user_id, p_id, coalesce(gateway.label_of(g.user_id), g.user_id::text));
   partner uuid;
   account jsonb := jsonb_build_object('id', g.account_id, 'label', g.account_label);
 begin
@@ -1169,7 +1115,7 @@ begin
     -- The same account without a new refresh token keeps the one it has: Google sends one with the first consent only.
     select d.refresh, old.refresh_seal_id, coalesce(g.refresh_expires_at, old.refresh_expires_at)
       into g.refresh, kept, g.refresh_expires_at
-      from public.provider_data d where d.id = old.id and d.refresh <> '' and not gateway.is_plaintext(d.refresh);
+      from public.provider_data d where d.id = old.id and d.refresh like 'gAAAA%';
   end if;
   insert into public.provider_data as d (id, provider_id_ref, auth_provider_id, name, type, token, refresh, expires, data)
   values (p_id, profile, g.user_id, g.provider, g.type, g.token, g.refresh,
@@ -1182,8 +1128,8 @@ begin
     (id, user_id, provider, type, account_key, account_id, account_label, scope, facts, generation, seal_id, refresh_seal_id,
      saved_by, client_id, refreshable, expires_at, refresh_expires_at, refresh_at)
   values (p_id, g.user_id, g.provider, g.type, case when g.many_accounts then g.account_id else '' end, g.account_id, g.account_label,
-          g.scope, gateway.facts_in(g.facts), 1, g.seal_id, coalesce(kept, g.seal_id), p_call_id, g.client_id, g.refresh is not null, g.expires_at,
-          g.refresh_expires_at, gateway.refresh_time(g.refresh is not null, g.expires_at, g.refresh_expires_at))
+          g.scope, g.facts - array['account', 'scope', 'status', 'reason'], 1, g.seal_id, coalesce(kept, g.seal_id), p_call_id, g.client_id,
+          g.refresh is not null, g.expires_at, g.refresh_expires_at, gateway.refresh_time(g.refresh is not null, g.expires_at, g.refresh_expires_at))
   on conflict (id) do update set
     type = excluded.type, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,
     -- `accounts` may have changed in the catalogue: the key of the row stays where another row has the new one.
@@ -1196,7 +1142,6 @@ begin
     refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at, lease_id = null, lease_until = null,
     lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null, updated_at = clock_timestamp()
   returning c.* into written;
-  perform gateway.list_in_profile(g.user_id, profile, p_id);
   if g.connect_session_id is not null then
     partner := gateway.give_consent(g.connect_session_id, p_id, old.id is null);
   end if;
@@ -1231,10 +1176,11 @@ begin
                then jsonb_build_object('account', jsonb_build_object('id', g.account_id, 'label', g.account_label)) else '{}' end);
 end $$;
 
--- Save a new grant in one call: create or update a connection, or keep the grant as pending: `connection` is null then. `p_grant`: a row of
--- gateway.pending_grant. The user has to decide where another account is connected and no further one was asked for, and where a
--- partner's link asked for less than the connection allows, or a required scope that the connection has was refused. A repeated call, by its `seal_id`, gets the same answer. After `p_not_after`
--- nothing is saved: the caller has reported a failure and revokes the grant. `p_state_hash`: the attempt, which keeps the result.
+-- Save a new grant in one call: create or update a connection, or keep the grant as pending: null. `p_grant`: a row of gateway.pending_grant.
+-- The user has to decide where another account is connected and no further one was asked for, and where a partner's link asked for less than
+-- the connection allows, or a required scope that the connection has was refused. A repeated call, by its `seal_id`, gets the same answer.
+-- After `p_not_after` nothing is saved: the caller has reported a failure and revokes the grant. `p_state_hash`: the attempt, which keeps the
+-- result.
 create or replace function public.gateway_save_connection_v1(
   p_grant jsonb, p_requested_scope text[], p_required_scope text[], p_add_account boolean, p_expires_seconds double precision,
   p_refresh_expires_seconds double precision, p_not_after timestamptz default null, p_state_hash text default null
@@ -1249,7 +1195,7 @@ begin
   perform gateway.lock_user(g.user_id);
   select c.* into saved from gateway.connection c where c.user_id = g.user_id and c.saved_by = g.seal_id;
   if found or exists (select from gateway.pending_grant p where p.user_id = g.user_id and p.seal_id = g.seal_id) then
-    return jsonb_build_object('connection', case when saved.id is not null then gateway.public_data(saved) end);
+    return case when saved.id is not null then gateway.public_data(saved) end;
   end if;
   if not exists (select from gateway.live_user(g.user_id)) then
     return '{"user_is_blocked": true}';
@@ -1280,60 +1226,33 @@ begin
   if clock_timestamp() > p_not_after then
     raise exception 'the caller has given up' using errcode = 'query_canceled';
   end if;
-  return jsonb_build_object('connection', case when target is not null then gateway.public_data(saved) end);
+  return case when target is not null then gateway.public_data(saved) end;
 end $$;
 
 -- The partners that may use a connection by its owner's consent. Partners with reach `all` are the product itself and not listed.
 create or replace function gateway.sharing(p_connection_id uuid) returns jsonb
-language plpgsql stable set search_path = '' as $$
-begin
-  return coalesce((
+language sql stable as $$
+  select coalesce((
     select jsonb_agg(jsonb_build_object('id', p.id, 'name', p.name, 'made', x.made) order by p.name)
       from gateway.consent x join gateway.partner p on p.id = x.partner_id
-     where x.connection_id = p_connection_id and x.ended_at is null and p.revoked_at is null and p.reach = 'own'), '[]');
-end $$;
+     where x.connection_id = p_connection_id and x.ended_at is null and p.revoked_at is null and p.reach = 'own'), '[]')
+$$;
 
 -- null: no user is signed in.
 create or replace function public.gateway_connections_v1(p_session_hash text)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return (
-    select jsonb_build_object(
-             'user', jsonb_build_object('id', s.user_id, 'label', s.label),
-             'frozen', array(select substr(f.target, 10) from gateway.freeze f where f.target like 'provider:%'),
-             'connections', coalesce((
-               select jsonb_agg(gateway.public_data(c) order by c.type, c.created_at, c.id)
-                 from gateway.connection c where c.user_id = s.user_id), '[]'),
-             'sharing', coalesce((
-               select jsonb_object_agg(c.id, gateway.sharing(c.id)) from gateway.connection c where c.user_id = s.user_id), '{}'),
-             'ends_with', coalesce((
-               select jsonb_object_agg(c.id, (select count(*) from gateway.same_account(c))) from gateway.connection c where c.user_id = s.user_id), '{}'))
-      from gateway.live_session(p_session_hash) s
-  );
-end $$;
-
--- null: no such connection for this caller. The right to check a connection, once a minute.
-create or replace function public.gateway_begin_check_v1(p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  over timestamptz := clock_timestamp();
-  seen jsonb := public.gateway_reached_connection_v1(p_connection_id, p_user_id, p_key_hash, p_address);
-begin
-  if seen is null or seen ? 'refused' or seen ? 'user_is_blocked' then
-    return seen;
-  end if;
-  if seen ->> 'status' = 'pending_confirmation' then
-    return '{"refused": "pending_confirmation"}';
-  end if;
-  update gateway.connection c set checked_at = over, not_before = case when c.status = 'suspended' then null else c.not_before end
-   where c.id = p_connection_id and (c.checked_at is null or c.checked_at <= over - interval '1 minute');
-  if not found then
-    return (select jsonb_build_object('refused', 'rate_limited',
-                                      'retry_after', greatest(1, ceil(60 - extract(epoch from over - c.checked_at))))
-              from gateway.connection c where c.id = p_connection_id);
-  end if;
-  return seen;
-end $$;
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select jsonb_build_object(
+           'user', jsonb_build_object('id', s.user_id, 'label', s.label),
+           'frozen', array(select substr(f.target, 10) from gateway.freeze f where f.target like 'provider:%'),
+           'connections', coalesce((
+             select jsonb_agg(gateway.public_data(c) order by c.type, c.created_at, c.id)
+               from gateway.connection c where c.user_id = s.user_id), '[]'),
+           'sharing', coalesce((
+             select jsonb_object_agg(c.id, gateway.sharing(c.id)) from gateway.connection c where c.user_id = s.user_id), '{}'),
+           'ends_with', coalesce((
+             select jsonb_object_agg(c.id, (select count(*) from gateway.same_account(c))) from gateway.connection c where c.user_id = s.user_id), '{}'))
+    from gateway.live_session(p_session_hash) s
+$$;
 
 -- The result of a check; returns the connection, or null. A check of that generation may change the status: `another_account` ends the
 -- connection, `suspended` suspends it, `confirmed` ends a suspension. Any other outcome says nothing about the grant. `p_label`: the account's
@@ -1381,32 +1300,6 @@ language sql stable as $$
        where x.connection_id = p_connection and x.partner_id <> p_partner.id and x.ended_at is null and o.revoked_at is null))
 $$;
 
--- Whether the same account has another connection or a pending grant.
-create or replace function gateway.account_used_elsewhere(p_connection gateway.connection) returns boolean
-language sql stable as $$
-  select exists (select from gateway.same_account(p_connection))
-      or exists (select from gateway.pending_grant g where g.provider = p_connection.provider and g.account_id = p_connection.account_id)
-$$;
-
--- null: no such connection for this caller. The data that an uninstall at the provider needs. `kept`: the connection stays, for other
--- partners. `shared`: the app there also serves connections that this partner may not end.
-create or replace function public.gateway_uninstall_target_v1(
-  p_session_hash text, p_user_id uuid, p_connection_id uuid, p_key_hash text default null, p_address text default null
-)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  allowed record;
-  c       gateway.connection;
-begin
-  select f.* into allowed from gateway.authorize(p_connection_id, p_session_hash, p_user_id, p_key_hash, p_address, 'connections:write') f;
-  c := allowed.connection;
-  return coalesce(allowed.refusal, case when c.id is not null then jsonb_build_object(
-    'user_id', c.user_id, 'provider', c.provider, 'account_id', c.account_id, 'facts', c.facts,
-    -- A pending grant is revoked without an uninstall.
-    'kept', p_key_hash is not null and (c.status = 'pending_confirmation' or not gateway.disconnect_deletes(allowed.partner, c.id)),
-    'shared', p_key_hash is not null and (allowed.partner).reach = 'own' and gateway.account_used_elsewhere(c)) end);
-end $$;
-
 -- Record that a connection was erased, or that only a partner's use of it ended: `p_kept`. The receipt, with the grant that is left to revoke.
 create or replace function gateway.record_disconnect(
   p_connection gateway.connection, p_partner_id uuid, p_kept boolean, p_data jsonb default '{}'
@@ -1428,9 +1321,12 @@ end $$;
 
 -- null: no such connection for this caller. A trigger queues the grant; the answer has it too, so that the caller can revoke it at once.
 -- `p_user_id`: a user with an access token instead of a session. `p_key_hash`: a partner; if other partners use the connection, or it was not
--- made for this one, only this partner's access ends: `kept`.
+-- made for this one, only this partner's access ends: `kept`. With `p_partner_id` the user ends that partner's access alone. With `p_look`
+-- nothing ends: the answer is what an uninstall at the provider needs. `shared`: the app there also serves connections that this partner may
+-- not end.
 create or replace function public.gateway_disconnect_v1(
-  p_session_hash text, p_connection_id uuid, p_user_id uuid default null, p_key_hash text default null, p_address text default null
+  p_session_hash text, p_connection_id uuid, p_user_id uuid default null, p_key_hash text default null, p_address text default null,
+  p_look boolean default false, p_partner_id uuid default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -1445,6 +1341,14 @@ begin
   owner := gone.user_id;
   if owner is null then
     return allowed.refusal;
+  elsif p_look then
+    return jsonb_build_object(
+      'user_id', owner, 'provider', gone.provider, 'account_id', gone.account_id, 'facts', gone.facts,
+      -- A pending grant is revoked without an uninstall.
+      'kept', p_key_hash is not null and (gone.status = 'pending_confirmation' or not gateway.disconnect_deletes(p, gone.id)),
+      'shared', p_key_hash is not null and p.reach = 'own' and (
+        exists (select from gateway.same_account(gone))
+        or exists (select from gateway.pending_grant g where g.provider = gone.provider and g.account_id = gone.account_id)));
   elsif gone.status = 'pending_confirmation' then
     return case when gateway.refuse_pending(gone.id, 'disconnected') is not null then gateway.record_disconnect(gone, p.id, false) end;
   end if;
@@ -1458,69 +1362,47 @@ begin
   if p_key_hash is not null then
     -- Lock, so that two partners that disconnect at the same time do not both keep it for the other.
     perform from gateway.consent x where x.connection_id = gone.id and x.ended_at is null order by x.partner_id for update;
-    if not gateway.disconnect_deletes(p, gone.id) then
-      update gateway.consent x set ended_at = clock_timestamp()
-       where x.partner_id = p.id and x.connection_id = gone.id and x.ended_at is null;
-      return gateway.record_disconnect(gone, p.id, true);
-    end if;
+    p_partner_id := case when not gateway.disconnect_deletes(p, gone.id) then p.id end;
+  end if;
+  if p_partner_id is not null then
+    update gateway.consent x set ended_at = clock_timestamp()
+     where x.partner_id = p_partner_id and x.connection_id = gone.id and x.ended_at is null;
+    return case when found then gateway.record_disconnect(gone, p_partner_id, true) end;
   end if;
   delete from public.provider_data d where d.id = gone.id;
   update gateway.revocation r set reason = 'disconnected' where r.seal_id = gone.seal_id;
   return gateway.record_disconnect(gone, p.id, false);
 end $$;
 
--- The operator's erasure: the trigger queues the grant, and the process that erases revokes it in the next five minutes.
-create or replace function gateway.erase_for_operator(p_connection gateway.connection) returns jsonb
-language plpgsql set search_path = '' as $$
-begin
-  delete from public.provider_data d where d.id = p_connection.id;
-  update gateway.revocation r set reason = 'revoked', due_at = clock_timestamp() + interval '5 minutes'
-   where r.seal_id = p_connection.seal_id;
-  return gateway.record_disconnect(p_connection, null, false, '{"by": "operator"}');
-end $$;
-
--- Any user's connection, for the operator. null: there is none.
-create or replace function public.gateway_erase_connection_v1(p_connection_id uuid)
+-- For the operator: erase one connection, or up to `p_most` of a provider with its pending grants and attempts. A trigger queues each grant, and
+-- the process that erases revokes it in the next five minutes. The answer has the receipts, and says whether there are more.
+create or replace function public.gateway_erase_v1(p_connection_id uuid, p_provider text, p_most integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  gone gateway.connection;
+  c       gateway.connection;
+  gone    gateway.connection;
+  erased  jsonb := '[]';
+  pending integer;
+  stopped integer;
 begin
-  perform gateway.lock_user((select c.user_id from gateway.connection c where c.id = p_connection_id));
-  perform from public.provider_data d where d.id = p_connection_id for update;
-  select c.* into gone from gateway.connection c where c.id = p_connection_id;
-  if not found then
-    return null;
+  if p_provider is not null then
+    -- After this lock, every save that began before the freeze has ended.
+    perform pg_advisory_xact_lock(hashtextextended('gateway provider ' || p_provider, 0));
+    delete from gateway.authorization_request a where a.state_hash = any (array(
+      select x.state_hash from gateway.authorization_request x where x.provider = p_provider limit 1000 for update skip locked));
+    get diagnostics stopped = row_count;
+    delete from gateway.pending_grant p where p.id = any (array(
+      select x.id from gateway.pending_grant x where x.provider = p_provider limit p_most for update skip locked));
+    get diagnostics pending = row_count;
   end if;
-  return gateway.erase_for_operator(gone);
-end $$;
-
--- Erase up to `p_most` connections of a provider, its pending grants and its attempts. The answer counts them and says whether there are
--- more.
-create or replace function public.gateway_erase_provider_v1(p_provider text, p_most integer)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  c        gateway.connection;
-  gone     gateway.connection;
-  erased   integer := 0;
-  pending   integer;
-  stopped  integer;
-begin
-  -- After this lock, every save that began before the freeze has ended.
-  perform pg_advisory_xact_lock(hashtextextended('gateway provider ' || p_provider, 0));
-  delete from gateway.authorization_request a where a.state_hash = any (array(
-    select x.state_hash from gateway.authorization_request x where x.provider = p_provider limit 1000 for update skip locked));
-  get diagnostics stopped = row_count;
-  delete from gateway.pending_grant p where p.id = any (array(
-    select x.id from gateway.pending_grant x where x.provider = p_provider limit p_most for update skip locked));
-  get diagnostics pending = row_count;
-  for c in select x.* from gateway.connection x where x.provider = p_provider order by x.account_id limit p_most loop
-    continue when not gateway.try_lock_user(c.user_id);
+  for c in select x.* from gateway.connection x where x.id = p_connection_id or x.provider = p_provider order by x.account_id limit p_most loop
+    continue when not gateway.lock_user(c.user_id, p_connection_id is not null);
     perform from public.provider_data d where d.id = c.id for update;
     select x.* into gone from gateway.connection x where x.id = c.id;
-    if found then
-      perform gateway.erase_for_operator(gone);
-      erased := erased + 1;
-    end if;
+    continue when not found;
+    delete from public.provider_data d where d.id = gone.id;
+    update gateway.revocation r set reason = 'revoked', due_at = clock_timestamp() + interval '5 minutes' where r.seal_id = gone.seal_id;
+    erased := erased || gateway.record_disconnect(gone, null, false, '{"by": "operator"}');
   end loop;
   return jsonb_build_object(
     'erased', erased, 'pending', pending, 'attempts', stopped,
@@ -1843,23 +1725,18 @@ begin
   return null;
 end $$;
 
--- Neither empty nor encrypted: encrypted values begin like every Fernet token.
-create or replace function gateway.is_plaintext(p_secret text) returns boolean
-language sql immutable as $$ select coalesce(p_secret !~ '^(gAAAA|$)', false) $$;
-
 create or replace function gateway.sha256_hex(p_text text) returns text
 language sql immutable as $$ select encode(sha256(convert_to(p_text, 'UTF8')), 'hex') $$;
 
 create or replace function public.gateway_import_queue_v1(p_after uuid, p_limit integer)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return jsonb_build_object(
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select jsonb_build_object(
     'total', (select count(*) from gateway.import_queue),
     'items', coalesce((
       select jsonb_agg(jsonb_build_object('id', x.id, 'name', x.name) order by x.id)
         from (select q.id, d.name from gateway.import_queue q join public.provider_data d on d.id = q.id
-               where p_after is null or q.id > p_after order by q.id limit p_limit) x), '[]'));
-end $$;
+               where p_after is null or q.id > p_after order by q.id limit p_limit) x), '[]'))
+$$;
 
 -- The provider of a row: of its connection, else by its name.
 create or replace function gateway.provider_of_row(p_id uuid, p_providers text[]) returns text
@@ -1923,8 +1800,7 @@ begin
     if exists (select from gateway.connection c where c.user_id = owner and c.provider = p_provider and c.account_key = key) then
       return '{"outcome": "duplicate"}';
     end if;
-    profile := gateway.profile_of(owner, null);
-    perform gateway.list_in_profile(owner, profile, p_id);
+    profile := gateway.list_in_profile(owner, p_id, null);
   end if;
   insert into gateway.connection as c
     (id, seal_id, refresh_seal_id, user_id, provider, type, account_key, account_id, account_label, scope, generation, status, reason,
@@ -2008,17 +1884,16 @@ create or replace view gateway.encrypted_value as
 
 -- A page of one kind, after `p_after_id` and `p_after_column`.
 create or replace function public.gateway_encrypted_values_v1(p_kind text, p_after_id uuid, p_after_column text, p_most integer)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return jsonb_build_object(
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select jsonb_build_object(
     'total', case when p_after_id is null then (select count(*) from gateway.encrypted_value v where v.kind = p_kind) end,
     'items', coalesce((
       select jsonb_agg(to_jsonb(x) - 'kind' order by x.id, x."column")
         from (select v.* from gateway.encrypted_value v
                where v.kind = p_kind and (p_after_id is null or v.id >= p_after_id)
                  and (p_after_id is null or (v.id, v."column") > (p_after_id, p_after_column))
-               order by v.id, v."column" limit p_most) x), '[]'));
-end $$;
+               order by v.id, v."column" limit p_most) x), '[]'))
+$$;
 
 -- Compare-and-set on the encrypted text itself, because no two are the same: a value that was replaced meanwhile stays as it
 -- is. Locked rows are skipped. `p_changes`: {"items": [{id, column, old, new}]}.
@@ -2222,33 +2097,28 @@ end $$;
 
 -- The link with this secret, if it can be started: unused, not expired, its partner and its user still active.
 create or replace function gateway.open_link(p_wanted text) returns setof gateway.connect_session
-language plpgsql stable set search_path = '' as $$
-begin
-  return query
-    select s.* from gateway.connect_session s join gateway.partner p on p.id = s.partner_id
-     where s.secret_hash = p_wanted and s.started_at is null and s.expires_at > clock_timestamp() and p.revoked_at is null
-       and exists (select from gateway.live_user(s.user_id));
-end $$;
+language sql stable as $$
+  select s.* from gateway.connect_session s join gateway.partner p on p.id = s.partner_id
+   where s.secret_hash = p_wanted and s.started_at is null and s.expires_at > clock_timestamp() and p.revoked_at is null
+     and exists (select from gateway.live_user(s.user_id))
+$$;
 
 -- null: no usable link. The content of its page; opening it does not use it up. The existing connection and the scopes of its partners are only
 -- shown to its signed-in user; any other holder of the link sees only what the link requests.
 create or replace function public.gateway_link_v1(p_secret_hash text, p_session_hash text)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return (
-    select case when p.frozen_at is not null or exists (select from gateway.freeze f where f.target = 'provider:' || s.provider)
-                then '{"refused": "frozen"}'::jsonb else jsonb_build_object(
-             'id', s.id, 'provider', s.provider, 'return_to', s.return_to, 'user_id', s.user_id,
-             'user_label', gateway.label_of(s.user_id), 'partner', p.name, 'partner_scope', p.scope, 'partner_reach', p.reach, 'scope', s.scope,
-             'scope_of_others', case when i.user_id = s.user_id then gateway.scopes_of_other_partners(s.user_id, s.provider, true) else '{}' end,
-             'session_user_id', i.user_id, 'session_label', i.label,
-             'existing', (select jsonb_build_object('account_label', c.account_label, 'status', gateway.status_of(c)) from gateway.connection c
-                           where c.user_id = s.user_id and c.provider = s.provider and i.user_id = s.user_id
-                           order by c.updated_at desc, c.id limit 1)) end
-      from gateway.open_link(p_secret_hash) s join gateway.partner p on p.id = s.partner_id
-      left join gateway.live_session(p_session_hash) i on true
-  );
-end $$;
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select case when p.frozen_at is not null or exists (select from gateway.freeze f where f.target = 'provider:' || s.provider)
+              then '{"refused": "frozen"}'::jsonb else jsonb_build_object(
+           'id', s.id, 'provider', s.provider, 'return_to', s.return_to, 'user_id', s.user_id,
+           'user_label', gateway.label_of(s.user_id), 'partner', p.name, 'partner_scope', p.scope, 'partner_reach', p.reach, 'scope', s.scope,
+           'scope_of_others', case when i.user_id = s.user_id then gateway.scopes_of_other_partners(s.user_id, s.provider, true) else '{}' end,
+           'session_user_id', i.user_id, 'session_label', i.label,
+           'existing', (select jsonb_build_object('account_label', c.account_label, 'status', gateway.status_of(c)) from gateway.connection c
+                         where c.user_id = s.user_id and c.provider = s.provider and i.user_id = s.user_id
+                         order by c.updated_at desc, c.id limit 1)) end
+    from gateway.open_link(p_secret_hash) s join gateway.partner p on p.id = s.partner_id
+    left join gateway.live_session(p_session_hash) i on true
+$$;
 
 -- null: no usable link, or already started. The caller is checked before the link is used up. `user_mismatch`: another user is signed in.
 -- `unauthenticated`: no user is signed in, and the link has no `return_to` whose server could name the user.
@@ -2288,29 +2158,13 @@ begin
   return jsonb_build_object('ending', 'started');
 end $$;
 
--- null: not a connection of the signed-in user, or not shared with that partner. The partner's next read returns 404.
-create or replace function public.gateway_end_consent_v1(p_session_hash text, p_connection_id uuid, p_partner_id uuid)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  c gateway.connection;
-begin
-  select x.* into c from gateway.live_session(p_session_hash) s join gateway.connection x on x.user_id = s.user_id
-   where x.id = p_connection_id;
-  update gateway.consent x set ended_at = clock_timestamp()
-   where x.connection_id = c.id and x.partner_id = p_partner_id and x.ended_at is null;
-  if not found then
-    return null;
-  end if;
-  insert into gateway.event (type, connection_id, user_id, provider, partner_id)
-  values ('consent.ended', c.id, c.user_id, c.provider, p_partner_id);
-  return jsonb_build_object('provider', c.provider, 'partner', (select p.name from gateway.partner p where p.id = p_partner_id));
-end $$;
-
 -- For the operator: listings, backlog, hosts, the schema's version.
 
--- The worker's backlog.
-create or replace function public.gateway_worker_backlog_v1()
+-- The worker's backlog, and the results of recent refreshes of all processes.
+create or replace function public.gateway_worker_backlog_v1(p_recent_seconds integer)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
+declare
+  since timestamptz := clock_timestamp() - make_interval(secs => p_recent_seconds);  -- a variable, so that the index is used
 begin
   return jsonb_build_object(
     'due', (select count(*) from gateway.connection c where c.status in ('active', 'suspended', 'held') and c.refresh_at <= clock_timestamp()),
@@ -2327,6 +2181,10 @@ begin
       'reads', (select count(*) from gateway.freeze f where f.target = 'reads')),
     'connections', (select coalesce(jsonb_object_agg(x.status, x.n), '{}')
                       from (select gateway.status_of(c) as status, count(*) as n from gateway.connection c group by 1) x),
+    'refreshes', (select coalesce(jsonb_object_agg(x.outcome, x.n), '{}')
+                    from (select case e.type when 'grant.refreshed' then 'refreshed' else coalesce(e.data ->> 'remedy', 'wait') end as outcome,
+                                 count(*) as n
+                            from gateway.event e where e.at > since and e.type in ('grant.refreshed', 'grant.refresh_failed') group by 1) x),
     'incidents', (select coalesce(jsonb_agg(i.provider), '[]') from gateway.provider_incident i where i.ended_at is null));
 end $$;
 
@@ -2340,21 +2198,16 @@ begin
     'functions', (select jsonb_agg(r.sha256) from gateway.function_release r));
 end $$;
 
--- A process reports its keys at the start and every minute.
-create or replace function public.gateway_host_seen_v1(p_host text, p_keys text[])
+-- The hosts seen in the last ten minutes. After a restart, the keys of the old processes count until they have been silent for two
+-- minutes. A process reports its keys at the start and every minute: `p_host`.
+create or replace function public.gateway_hosts_v1(p_host text default null, p_keys text[] default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
-  delete from gateway.host h where h.seen_at < clock_timestamp() - interval '1 day';
-  insert into gateway.host (host, keys) values (p_host, p_keys)
-  on conflict on constraint host_pkey do update set seen_at = clock_timestamp();
-  return '{}';
-end $$;
-
--- The hosts seen in the last ten minutes. After a restart, the keys of the old processes count until they have been silent for two
--- minutes.
-create or replace function public.gateway_hosts_v1()
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
+  if p_host is not null then
+    delete from gateway.host h where h.seen_at < clock_timestamp() - interval '1 day';
+    insert into gateway.host (host, keys) values (p_host, p_keys)
+    on conflict on constraint host_pkey do update set seen_at = clock_timestamp();
+  end if;
   return coalesce((
     select jsonb_agg(jsonb_build_object('id', x.host, 'keys', x.keys, 'seen_seconds', x.seconds) order by x.host, x.seconds)
       from (select h.host, h.keys, extract(epoch from clock_timestamp() - h.seen_at)::integer as seconds,
@@ -2368,17 +2221,15 @@ end $$;
 create or replace function public.gateway_all_connections_v1(
   p_provider text, p_user_id uuid, p_status text, p_clients jsonb, p_scopes jsonb, p_after uuid, p_most integer
 )
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return (
-    select coalesce(jsonb_agg(gateway.public_data(x) order by x.id), '[]')
-      from (select c.* from gateway.connection c
-             where (p_after is null or c.id > p_after) and (p_provider is null or c.provider = p_provider)
-               and (p_user_id is null or c.user_id = p_user_id) and (p_status is null or gateway.status_of(c) = p_status)
-               and (p_clients is null or c.client_id is distinct from coalesce(p_clients ->> c.provider, c.client_id))
-               and (p_scopes is null or exists (select from jsonb_array_elements_text(p_scopes -> c.provider) s where s <> all (c.scope)))
-             order by c.id limit p_most) x);
-end $$;
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select coalesce(jsonb_agg(gateway.public_data(x) order by x.id), '[]')
+    from (select c.* from gateway.connection c
+           where (p_after is null or c.id > p_after) and (p_provider is null or c.provider = p_provider)
+             and (p_user_id is null or c.user_id = p_user_id) and (p_status is null or gateway.status_of(c) = p_status)
+             and (p_clients is null or c.client_id is distinct from coalesce(p_clients ->> c.provider, c.client_id))
+             and (p_scopes is null or exists (select from jsonb_array_elements_text(p_scopes -> c.provider) s where s <> all (c.scope)))
+           order by c.id limit p_most) x
+$$;
 
 -- One connection and its last events; null if it never existed, or its events are deleted.
 create or replace function public.gateway_inspect_connection_v1(p_connection_id uuid)
@@ -2405,16 +2256,15 @@ end $$;
 
 -- A provider's connections, users, pending grants, attempts and queued revocations, counted.
 create or replace function public.gateway_provider_holdings_v1(p_provider text)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return jsonb_build_object(
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select jsonb_build_object(
     'connections', (select count(*) from gateway.connection c where c.provider = p_provider),
     'users', (select count(distinct c.user_id) from gateway.connection c where c.provider = p_provider),
     'pending', (select count(*) from gateway.pending_grant p where p.provider = p_provider),
     'attempts', (select count(*) from gateway.authorization_request a where a.provider = p_provider and a.used_at is null),
     'queued', (select count(*) from gateway.revocation r where r.provider = p_provider),
-    'frozen_at', (select f.frozen_at from gateway.freeze f where f.target = 'provider:' || p_provider));
-end $$;
+    'frozen_at', (select f.frozen_at from gateway.freeze f where f.target = 'provider:' || p_provider))
+$$;
 
 -- The operator's commands for partners: keys, reach, freezes.
 
@@ -2434,6 +2284,7 @@ language sql stable as $$
   select p from gateway.partner p where p.name = p_name order by p.revoked_at is not null, p.created_at desc limit 1
 $$;
 
+-- null: a partner in use has that name.
 create or replace function public.gateway_add_partner_v1(
   p_name text, p_scope text[], p_providers text[], p_reach text, p_reads_per_hour integer, p_connections_per_hour integer,
   p_freeze_on_alert boolean, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision
@@ -2447,14 +2298,13 @@ begin
           coalesce(p_connections_per_hour, case p_reach when 'own' then 1000 end), p_freeze_on_alert)
   on conflict (name) where revoked_at is null do nothing returning p.* into added;
   if not found then
-    return jsonb_build_object('added', false);
+    return null;
   end if;
   insert into gateway.event (type, partner_id, data)
   values ('partner.added', added.id, jsonb_build_object(
     'name', p_name, 'scope', p_scope, 'providers', p_providers, 'reach', p_reach, 'reads_per_hour', added.reads_per_hour,
     'connections_per_hour', added.connections_per_hour, 'freeze_on_alert', p_freeze_on_alert));
-  return jsonb_build_object('added', true, 'partner_id', added.id, 'key_id',
-                            gateway.keep_key(added.id, p_key_hash, p_hint, p_addresses::inet[], p_expires_seconds));
+  return jsonb_build_object('partner_id', added.id, 'key_id', gateway.keep_key(added.id, p_key_hash, p_hint, p_addresses::inet[], p_expires_seconds));
 end $$;
 
 -- `p_changes`: some of the columns; null for a limit: none; null for providers: every one. Null: no such partner, or it is revoked.
@@ -2506,14 +2356,14 @@ begin
     return null;
   end if;
   if p.revoked_at is not null then
-    return jsonb_build_object('added', false, 'why', 'revoked');
+    return '{"why": "revoked"}';
   end if;
   if (select count(*) from gateway.api_key k
        where k.partner_id = p.id and k.revoked_at is null and (k.expires_at is null or k.expires_at > clock_timestamp())) >= 2 then
-    return jsonb_build_object('added', false, 'why', 'two_keys');
+    return '{"why": "two_keys"}';
   end if;
   select k.* into before from gateway.api_key k where k.partner_id = p.id order by k.created_at desc limit 1;
-  return jsonb_build_object('added', true, 'partner_id', p.id, 'key_id', gateway.keep_key(
+  return jsonb_build_object('partner_id', p.id, 'key_id', gateway.keep_key(
     p.id, p_key_hash, p_hint, coalesce(p_addresses::inet[], before.addresses),
     coalesce(p_expires_seconds, extract(epoch from before.expires_at - before.created_at))));
 end $$;
@@ -2582,9 +2432,8 @@ end $$;
 
 -- All partners, or one, with their use in this hour and their keys' ids and uses, never the keys; and what is frozen.
 create or replace function public.gateway_partners_v1(p_name text default null)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return jsonb_build_object(
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select jsonb_build_object(
     'frozen', (select coalesce(jsonb_agg(f.target order by f.target), '[]') from gateway.freeze f),
     'frozen_since', (select coalesce(jsonb_object_agg(f.target, f.frozen_at), '{}') from gateway.freeze f),
     'partners', coalesce((
@@ -2600,8 +2449,8 @@ begin
                 where k.partner_id = p.id), '[]')) order by p.created_at, p.name)
         from gateway.partner p
         left join gateway.usage h on h.reader_id = p.id and h.hour = date_trunc('hour', clock_timestamp(), 'UTC')
-       where p_name is null or p.id = (gateway.named_partner(p_name)).id), '[]'));
-end $$;
+       where p_name is null or p.id = (gateway.named_partner(p_name)).id), '[]'))
+$$;
 
 -- Pending grants, and the decision of their user or partner.
 
@@ -2624,40 +2473,28 @@ begin
   return old;
 end $$;
 
-create or replace function gateway.queue_all_pending_grants() returns trigger
-language plpgsql security definer set search_path = '' as $$
-begin
-  insert into gateway.revocation (connection_id, generation, user_id, provider, token, refresh, seal_id, refresh_seal_id, reason)
-  select p.id, 1, p.user_id, p.provider, p.token, p.refresh, p.seal_id, p.seal_id, 'not_confirmed' from gateway.pending_grant p
-  on conflict on constraint revocation_pkey do nothing;
-  return null;
-end $$;
-
 -- null: the session has ended, or this user has no pending grant in this browser. The content of the confirm page.
 create or replace function public.gateway_pending_grant_v1(p_session_hash text, p_browser_hash text, p_provider text)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return (
-    select jsonb_build_object(
-             'id', g.id, 'user', jsonb_build_object('id', g.user_id, 'label', s.label), 'provider', g.provider,
-             'account', jsonb_build_object('id', g.account_id, 'label', g.account_label), 'return_to', g.return_to, 'display', g.display,
-             'clock', jsonb_build_object('at', clock_timestamp()),
-             'existing_label', coalesce((
-               select c.account_label from gateway.connection c where c.user_id = g.user_id and c.provider = g.provider
-                order by c.updated_at desc, c.id limit 1), ''),
-             'scopes_removed', coalesce((
-               select array(select n.name from unnest(c.scope) with ordinality n (name, place) where n.name <> all (g.scope) order by n.place)
-                 from gateway.connection c where c.user_id = g.user_id and c.provider = g.provider and c.account_id = g.account_id
-                order by c.updated_at desc limit 1), '{}'),
-             'shared_with', array(
-               select distinct w.partner ->> 'name'
-                 from gateway.connection c cross join jsonb_array_elements(gateway.sharing(c.id)) as w (partner)
-                where c.user_id = g.user_id and c.provider = g.provider order by 1))
-      from gateway.live_session(p_session_hash) s
-      join gateway.pending_grant g on g.user_id = s.user_id and g.provider = p_provider and g.browser_hash = p_browser_hash
-     where g.pending_until > clock_timestamp() and g.confirmation_hash is null
-  );
-end $$;
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select jsonb_build_object(
+           'id', g.id, 'user', jsonb_build_object('id', g.user_id, 'label', s.label), 'provider', g.provider,
+           'account', jsonb_build_object('id', g.account_id, 'label', g.account_label), 'return_to', g.return_to, 'display', g.display,
+           'clock', jsonb_build_object('at', clock_timestamp()),
+           'existing_label', coalesce((
+             select c.account_label from gateway.connection c where c.user_id = g.user_id and c.provider = g.provider
+              order by c.updated_at desc, c.id limit 1), ''),
+           'scopes_removed', coalesce((
+             select array(select n.name from unnest(c.scope) with ordinality n (name, place) where n.name <> all (g.scope) order by n.place)
+               from gateway.connection c where c.user_id = g.user_id and c.provider = g.provider and c.account_id = g.account_id
+              order by c.updated_at desc limit 1), '{}'),
+           'shared_with', array(
+             select distinct w.partner ->> 'name'
+               from gateway.connection c cross join jsonb_array_elements(gateway.sharing(c.id)) as w (partner)
+              where c.user_id = g.user_id and c.provider = g.provider order by 1))
+    from gateway.live_session(p_session_hash) s
+    join gateway.pending_grant g on g.user_id = s.user_id and g.provider = p_provider and g.browser_hash = p_browser_hash
+   where g.pending_until > clock_timestamp() and g.confirmation_hash is null
+$$;
 
 -- Delete a pending grant; the trigger queues it to be revoked. `p_error`: the reason in the partner's event. Returns the queued grant.
 create or replace function gateway.refuse_pending(p_id uuid, p_error text) returns jsonb
@@ -2979,19 +2816,6 @@ begin
   return jsonb_build_object('recorded', true, 'status', c.status);
 end $$;
 
--- Results of recent refreshes, of all processes.
-create or replace function public.gateway_recent_refreshes_v1(p_seconds integer)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-declare
-  since timestamptz := clock_timestamp() - make_interval(secs => p_seconds);  -- a variable, so that the index is used
-begin
-  return coalesce((
-    select jsonb_object_agg(x.outcome, x.n)
-      from (select case e.type when 'grant.refreshed' then 'refreshed' else coalesce(e.data ->> 'remedy', 'wait') end as outcome,
-                   count(*) as n
-              from gateway.event e where e.at > since and e.type in ('grant.refreshed', 'grant.refresh_failed') group by 1) x), '{}');
-end $$;
-
 -- The queue of grants that are still to be revoked at their provider.
 
 -- However a row is deleted (disconnect, the owner's server, or with its user), its grant is queued to be revoked and the profile drops its
@@ -3010,14 +2834,11 @@ begin
   return old;
 end $$;
 
-create or replace function gateway.queue_all_grants() returns trigger
+-- Before a truncate, each row is deleted, so that the triggers queue every grant.
+create or replace function gateway.delete_each() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  insert into gateway.revocation (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason)
-  select c.id, c.generation, c.user_id, c.provider, c.account_id, d.token, d.refresh, c.seal_id, c.refresh_seal_id, 'erased'
-    from gateway.connection c join public.provider_data d on d.id = c.id
-   where d.token is not null or d.refresh is not null
-  on conflict on constraint revocation_pkey do nothing;
+  execute format('delete from %s', tg_relid::regclass);
   return null;
 end $$;
 
@@ -3064,62 +2885,44 @@ begin
   return jsonb_build_object('left', found);
 end $$;
 
--- Claim the grant that has been due longest, for two minutes, but none of the providers in `p_busy`. null: nothing is due.
-create or replace function public.gateway_claim_revocation_v1(p_busy text[])
+-- Claim up to `p_most` grants for two minutes: those that have been due longest, of no provider in `p_busy`; with `p_provider`, the next ones
+-- in its queue after `p_after`, due or not.
+create or replace function public.gateway_claim_revocations_v1(p_busy text[], p_provider text, p_after uuid, p_most integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  over    timestamptz := clock_timestamp();
-  claimed gateway.revocation;
+  over timestamptz := clock_timestamp();
+  ids  uuid[];
 begin
-  update gateway.revocation r set due_at = over + interval '2 minutes'
-   where r.seal_id = (
-     select x.seal_id from gateway.revocation x
-      where x.due_at <= over and x.provider <> all (p_busy) order by x.due_at limit 1 for update skip locked)
-  returning r.* into claimed;
-  if not found then
-    return null;
+  if p_provider is null then
+    ids := array(select x.seal_id from gateway.revocation x where x.due_at <= over and x.provider <> all (p_busy)
+                  order by x.due_at limit p_most for update skip locked);
+  else
+    ids := array(select x.seal_id from gateway.revocation x where x.provider = p_provider and (p_after is null or x.seal_id > p_after)
+                  order by x.seal_id limit p_most for update skip locked);
   end if;
-  return gateway.revocation_json(claimed);
-end $$;
-
--- Claim the next grants in a provider's queue after `p_after`, due or not, for two minutes.
-create or replace function public.gateway_claim_revocations_v1(p_provider text, p_after uuid, p_most integer)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  r     gateway.revocation;
-  items jsonb := '[]';
-begin
-  for r in
-    select x.* from gateway.revocation x where x.provider = p_provider and (p_after is null or x.seal_id > p_after)
-     order by x.seal_id limit p_most for update skip locked
-  loop
-    update gateway.revocation x set due_at = greatest(x.due_at, clock_timestamp() + interval '2 minutes') where x.seal_id = r.seal_id;
-    items := items || gateway.revocation_json(r);
-  end loop;
-  return items;
+  update gateway.revocation r set due_at = greatest(r.due_at, over + interval '2 minutes') where r.seal_id = any (ids);
+  return coalesce((select jsonb_agg(gateway.revocation_json(r) order by r.seal_id) from gateway.revocation r where r.seal_id = any (ids)), '[]');
 end $$;
 
 -- A page of the connections of a provider that the operator erased since then, and what became of each grant.
 create or replace function public.gateway_erased_connections_v1(
   p_provider text, p_since timestamptz, p_after_at timestamptz, p_after_id uuid, p_most integer
 )
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return (
-    select coalesce(jsonb_agg(jsonb_build_object(
-             'connection_id', x.connection_id, 'account_id', x.data -> 'account' ->> 'id', 'erased_at', x.at, 'event_id', x.id,
-             'position', x.position,
-             'revocation', case when exists (select from gateway.revocation r where r.connection_id = x.connection_id) then 'queued'
-               else coalesce((
-                 select case o.type when 'grant.revoked' then o.data ->> 'revocation' else 'abandoned' end from gateway.event o
-                  where o.connection_id = x.connection_id and o.type in ('grant.revoked', 'grant.revocation_abandoned')
-                  order by o.at desc limit 1), 'unsupported') end) order by x.at, x.id), '[]')
-      from (select e.* from gateway.event e
-             where e.at >= coalesce(p_after_at, p_since) and (p_after_at is null or (e.at, e.id) > (p_after_at, p_after_id))
-               and e.at < timestamptz '9999-01-01 00:00:00+00'
-               and e.type = 'connection.disconnected' and e.provider = p_provider and e.data ->> 'by' = 'operator'
-             order by e.at, e.id limit p_most) x);
-end $$;
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+           'connection_id', x.connection_id, 'account_id', x.data -> 'account' ->> 'id', 'erased_at', x.at, 'event_id', x.id,
+           'position', x.position,
+           'revocation', case when exists (select from gateway.revocation r where r.connection_id = x.connection_id) then 'queued'
+             else coalesce((
+               select case o.type when 'grant.revoked' then o.data ->> 'revocation' else 'abandoned' end from gateway.event o
+                where o.connection_id = x.connection_id and o.type in ('grant.revoked', 'grant.revocation_abandoned')
+                order by o.at desc limit 1), 'unsupported') end) order by x.at, x.id), '[]')
+    from (select e.* from gateway.event e
+           where e.at >= coalesce(p_after_at, p_since) and (p_after_at is null or (e.at, e.id) > (p_after_at, p_after_id))
+             and e.at < timestamptz '9999-01-01 00:00:00+00'
+             and e.type = 'connection.disconnected' and e.provider = p_provider and e.data ->> 'by' = 'operator'
+           order by e.at, e.id limit p_most) x
+$$;
 
 -- Users and their browser sessions.
 
@@ -3136,33 +2939,21 @@ begin
   return new;
 end $$;
 
--- The two SQL functions have no `set`, so that the planner can inline them; their names are qualified, and only definer functions can
--- call them. This one is generated for the columns of the present auth.users, so that Supabase can change that table.
-do $live_user$
-declare
-  standing text := '';
-begin
-  if exists (select from pg_catalog.pg_attribute a
-              where a.attrelid = 'auth.users'::regclass and a.attname = 'banned_until' and not a.attisdropped) then
-    standing := standing || ' and (u.banned_until is null or u.banned_until <= clock_timestamp())';
-  end if;
-  if exists (select from pg_catalog.pg_attribute a
-              where a.attrelid = 'auth.users'::regclass and a.attname = 'deleted_at' and not a.attisdropped) then
-    standing := standing || ' and u.deleted_at is null';
-  end if;
-  execute format(
-    'create or replace function gateway.live_user(p_user_id uuid) returns table (id uuid) language sql stable as %L',
-    'select u.id from auth.users u where u.id = p_user_id' || standing
-  );
-  -- A label for a user without a session: shown masked, never used for a decision.
-  execute format(
-    'create or replace function gateway.label_of(p_user_id uuid) returns text language sql stable as %L',
-    'select coalesce((select s.label from gateway.session s where s.user_id = p_user_id order by s.created_at desc limit 1), '
-    || case when exists (select from pg_catalog.pg_attribute a
-                          where a.attrelid = 'auth.users'::regclass and a.attname = 'email' and not a.attisdropped)
-            then '(select nullif(u.email, '''')::text from auth.users u where u.id = p_user_id)' else 'null::text' end || ')'
-  );
-end $live_user$;
+-- The functions without a `set` can be inlined by the planner; their names are qualified, and only definer functions can call them. Through
+-- to_jsonb, because Supabase may change the columns of auth.users.
+create or replace function gateway.live_user(p_user_id uuid) returns table (id uuid)
+language sql stable as $$
+  select u.id from auth.users u
+   where u.id = p_user_id and to_jsonb(u) ->> 'deleted_at' is null
+     and coalesce((to_jsonb(u) ->> 'banned_until')::timestamptz <= clock_timestamp(), true)
+$$;
+
+-- A label for a user without a session: shown masked, never used for a decision.
+create or replace function gateway.label_of(p_user_id uuid) returns text
+language sql stable as $$
+  select coalesce((select s.label from gateway.session s where s.user_id = p_user_id order by s.created_at desc limit 1),
+                  (select nullif(to_jsonb(u) ->> 'email', '') from auth.users u where u.id = p_user_id))
+$$;
 
 -- Banned or deleted, whatever token the user has. On Supabase a missing user was deleted; on plain Postgres it is a new user.
 create or replace function gateway.user_is_blocked(p_user_id uuid) returns boolean
@@ -3212,19 +3003,29 @@ begin
   return jsonb_build_object('ended', found);
 end $$;
 
-create or replace function gateway.lock_user(p_user_id uuid) returns void
+-- The lock on a user's rows. Without `p_wait`, false for a user whose rows another transaction has locked.
+create or replace function gateway.lock_user(p_user_id uuid, p_wait boolean default true) returns boolean
 language plpgsql set search_path = '' as $$
+declare
+  key bigint := hashtextextended('gateway user ' || p_user_id::text, 0);
 begin
-  perform pg_advisory_xact_lock(hashtextextended('gateway user ' || p_user_id::text, 0));
+  if p_wait then
+    perform pg_advisory_xact_lock(key);
+  elsif not pg_try_advisory_xact_lock(key) then
+    return false;
+  end if;
   -- Then the profiles, before provider_data: the same order as when a user is deleted.
   perform from public.user_profile p where p.user_id_auth = p_user_id order by p.id for no key update;
+  return true;
 end $$;
 
--- The oldest profile of a user, created if missing. Under lock_user, so that two callers create one.
-create or replace function gateway.profile_of(p_user_id uuid, p_called text) returns uuid
+-- The oldest profile of a user, created if missing, with the id in its array once; the user's other profiles lose the id. Under lock_user, so
+-- that two callers create one profile.
+create or replace function gateway.list_in_profile(p_user_id uuid, p_connection uuid, p_called text) returns uuid
 language plpgsql set search_path = '' as $$
 declare
   profile uuid;
+  listed  text := p_connection::text;
 begin
   select p.id into profile from public.user_profile p
    where p.user_id_auth = p_user_id order by p.created_at nulls last, p.id limit 1;
@@ -3232,31 +3033,11 @@ begin
     insert into public.user_profile as p (user_id_auth, user_name, providers) values (p_user_id, p_called, '{}')
     returning p.id into profile;
   end if;
-  return profile;
-end $$;
-
--- Put the id into that profile's array once, and remove it from the user's other profiles.
-create or replace function gateway.list_in_profile(p_user_id uuid, p_profile uuid, p_connection uuid) returns void
-language plpgsql set search_path = '' as $$
-declare
-  listed text := p_connection::text;
-begin
   update public.user_profile p
-     set providers = array_remove(coalesce(p.providers, '{}'), listed)
-                     || case when p.id = p_profile then array[listed] else '{}'::text[] end
+     set providers = array_remove(coalesce(p.providers, '{}'), listed) || case when p.id = profile then array[listed] else '{}'::text[] end
    where p.user_id_auth = p_user_id
-     and coalesce(cardinality(array_positions(p.providers, listed)), 0) <> case when p.id = p_profile then 1 else 0 end;
-end $$;
-
--- The same lock without waiting: a user who is busy is skipped until the next call.
-create or replace function gateway.try_lock_user(p_user_id uuid) returns boolean
-language plpgsql set search_path = '' as $$
-begin
-  if not pg_try_advisory_xact_lock(hashtextextended('gateway user ' || p_user_id::text, 0)) then
-    return false;
-  end if;
-  perform from public.user_profile p where p.user_id_auth = p_user_id order by p.id for no key update;
-  return true;
+     and coalesce(cardinality(array_positions(p.providers, listed)), 0) <> case when p.id = profile then 1 else 0 end;
+  return profile;
 end $$;
 
 -- The status of a connection: what it is now, how a change is recorded, and what many refusals at once mean.
@@ -3831,21 +3612,6 @@ create policy "Third-party apps reach no provider data" on public.provider_data 
     nullif(current_setting('request.jwt.claim.client_id', true), ''),
     nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'client_id')) is not null));
 
-do $others$
-declare
-  other record;
-begin
-  for other in
-    select p.tablename, p.policyname from pg_catalog.pg_policies p
-     where p.schemaname = 'public' and p.tablename in ('user_profile', 'provider_data')
-       and p.policyname !~ '^(Users can (view|update|insert)|Users reach only|Third-party apps reach no|The gateway and) '
-     order by 1, 2
-  loop
-    raise notice 'gateway: the policy "%" on % is not ours; it was left, and can no longer show a user another''s rows',
-      other.policyname, other.tablename;
-  end loop;
-end $others$;
-
 -- Forced row-level security binds the owner too. Where the functions' owner, or service_role, may not bypass it, it needs a
 -- policy of its own, or it would see nothing.
 do $bound$
@@ -3869,15 +3635,22 @@ end $bound$;
 
 -- 3 -- triggers ------------------------------------------------------------------------------------------------------
 
--- A client is a role that row-level security binds, other than the owner of the functions and the owner's server.
-create or replace function gateway.refuse_identity_change() returns trigger
+-- Each trigger's condition says what a client may not write. A client is a role that row-level security binds, other than the owner of the
+-- functions and the owner's server. Runs as the client.
+create or replace function gateway.refuse_client() returns trigger
 language plpgsql set search_path = '' as $$
 begin
-  if pg_catalog.row_security_active(tg_relid) and current_user <> 'service_role' and not exists (
+  if not pg_catalog.row_security_active(tg_relid) or current_user = 'service_role' or exists (
     select from pg_catalog.pg_class c where c.oid = tg_relid and pg_catalog.pg_get_userbyid(c.relowner) = current_user
   ) then
-    raise exception 'the columns that say whose row this is, and of what, cannot be changed'
-      using errcode = 'insufficient_privilege';
+    return new;
+  elsif tg_argv[0] = 'identity' then
+    raise exception 'the columns that say whose row this is, and of what, cannot be changed' using errcode = 'insufficient_privilege';
+  elsif tg_argv[0] = 'size' then
+    raise exception 'a value is too large: token, refresh and data hold 65536 bytes each, name, user_name and expires 500, type 20'
+      using errcode = 'program_limit_exceeded';
+  elsif 1000 = (select count(*) from (select from public.provider_data d where d.auth_provider_id = new.auth_provider_id limit 1000) x) then
+    raise exception 'a user has 1000 rows of provider_data at most' using errcode = 'program_limit_exceeded';
   end if;
   return new;
 end $$;
@@ -3886,17 +3659,17 @@ create or replace trigger gateway_identity before update on public.user_profile
   for each row when (
     (old.id, old.user_id_auth, old.created_at, old.providers)
     is distinct from (new.id, new.user_id_auth, new.created_at, new.providers)
-  ) execute function gateway.refuse_identity_change();
+  ) execute function gateway.refuse_client('identity');
 
 create or replace trigger gateway_identity before update on public.provider_data
   for each row when (
     (old.id, old.provider_id_ref, old.auth_provider_id, old.name, old.type, old.created_at)
     is distinct from (new.id, new.provider_id_ref, new.auth_provider_id, new.name, new.type, new.created_at)
-  ) execute function gateway.refuse_identity_change();
+  ) execute function gateway.refuse_client('identity');
 
 create or replace trigger gateway_limit_update before update on public.user_profile
   for each row when (new.user_name is distinct from old.user_name and octet_length(new.user_name) > 500)
-  execute function gateway.refuse_large_value();
+  execute function gateway.refuse_client('size');
 
 create or replace trigger gateway_limit_update before update on public.provider_data
   for each row when (
@@ -3904,16 +3677,16 @@ create or replace trigger gateway_limit_update before update on public.provider_
     or new.refresh is distinct from old.refresh and octet_length(new.refresh) > 65536
     or new.data is distinct from old.data and octet_length(new.data::text) > 65536
     or new.expires is distinct from old.expires and octet_length(new.expires) > 500
-  ) execute function gateway.refuse_large_value();
+  ) execute function gateway.refuse_client('size');
 
 create or replace trigger gateway_limit_insert before insert on public.provider_data
   for each row when (
     octet_length(new.token) > 65536 or octet_length(new.refresh) > 65536 or octet_length(new.data::text) > 65536
     or octet_length(new.expires) > 500 or octet_length(new.name) > 500 or octet_length(new.type::text) > 20
-  ) execute function gateway.refuse_large_value();
+  ) execute function gateway.refuse_client('size');
 
 create or replace trigger gateway_limit_rows before insert on public.provider_data
-  for each row execute function gateway.refuse_many_rows();
+  for each row execute function gateway.refuse_client('rows');
 
 create or replace trigger gateway_touch before update on public.user_profile
   for each row execute function gateway.touch_profile();
@@ -3943,10 +3716,10 @@ create or replace trigger gateway_stopped after update on gateway.partner
   ) execute function gateway.stop_waiting();
 
 create or replace trigger gateway_emptied before truncate on public.provider_data
-  for each statement execute function gateway.queue_all_grants();
+  for each statement execute function gateway.delete_each();
 
 create or replace trigger gateway_emptied before truncate on gateway.pending_grant
-  for each statement execute function gateway.queue_all_pending_grants();
+  for each statement execute function gateway.delete_each();
 
 -- 4 -- privileges ----------------------------------------------------------------------------------------------------
 
@@ -3980,36 +3753,45 @@ begin
   end loop;
 end $calls$;
 
--- 5 -- fingerprints --------------------------------------------------------------------------------------------------
-
--- Record fingerprints of the rules, which checks.sql compares later. In a comment, because every role can read it. Without `public.`, which
--- Postgres prints or not, by the search_path of the reader.
 do $fingerprints$
+declare
+  installed jsonb;
 begin
-  execute format('comment on schema gateway is %L', 'What the gateway relies on. No client role can reach it. Applied: ' || jsonb_build_object(
+  with
+  own_table as (
+    select c.*, 'public.' || c.relname as name from pg_catalog.pg_class c
+     where c.relnamespace = 'public'::regnamespace and c.relname in ('user_profile', 'provider_data')),
+  own_function as (
+    select p.*, n.nspname = 'public' as is_offered, p.oid::regprocedure::text as name
+      from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+     where n.nspname = 'gateway' or n.nspname = 'public' and p.proname ~ '^gateway_.*_v[0-9]+$'),
+  policy as (  -- without `public.`, which Postgres prints or not, by the search_path of the reader
+    select t.relname::text as table_name, y.polname::text as name, format('"%s" on %s', y.polname, t.relname) as key, y.polpermissive, p.roles,
+           md5(concat_ws(' ', y.polpermissive, y.polcmd, array_remove(p.roles, 'public'),
+             coalesce(replace(pg_catalog.pg_get_expr(y.polqual, y.polrelid), 'public.', ''), '-'),
+             coalesce(replace(pg_catalog.pg_get_expr(y.polwithcheck, y.polrelid), 'public.', ''), '-'))) as hash
+      from pg_catalog.pg_policy y join own_table t on t.oid = y.polrelid
+     cross join lateral (select array(select coalesce(r.rolname::text, 'public') from unnest(y.polroles) o (id)
+                                        left join pg_catalog.pg_roles r on r.oid = o.id order by 1) as roles) p),
+  present (hashes) as (select jsonb_build_object(
     'functions', (
-      select md5(string_agg(concat_ws(' ', n.nspname, p.proname, pg_catalog.oidvectortypes(p.proargtypes), p.prosecdef, p.proconfig, p.prosrc), ''
-                            order by n.nspname, p.proname, p.proargtypes::text))
-        from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-       where n.nspname = 'gateway' or n.nspname = 'public' and p.proname ~ '^gateway_.*_v[0-9]+$'),
+      select md5(string_agg(concat_ws(' ', n.nspname, f.proname, pg_catalog.oidvectortypes(f.proargtypes), f.prosecdef, f.proconfig, f.prosrc), ''
+                            order by n.nspname, f.proname, f.proargtypes::text))
+        from own_function f join pg_catalog.pg_namespace n on n.oid = f.pronamespace),
     'triggers', (
       select md5(string_agg(concat_ws(' ', t.tgenabled, pg_catalog.pg_get_triggerdef(t.oid)), '' order by n.nspname, c.relname, t.tgname))
         from pg_catalog.pg_trigger t join pg_catalog.pg_class c on c.oid = t.tgrelid join pg_catalog.pg_namespace n on n.oid = c.relnamespace
        where not t.tgisinternal and t.tgname ~ '^gateway_'),
     'policies', (
-      select jsonb_object_agg(format('"%s" on %s', y.polname, (select c.relname from pg_catalog.pg_class c where c.oid = y.polrelid)), md5(concat_ws(' ', y.polpermissive, y.polcmd,
-               array(select r.rolname from pg_catalog.pg_roles r where r.oid = any (y.polroles) order by 1),
-               coalesce(replace(pg_catalog.pg_get_expr(y.polqual, y.polrelid), 'public.', ''), '-'),
-               coalesce(replace(pg_catalog.pg_get_expr(y.polwithcheck, y.polrelid), 'public.', ''), '-'))))
-        from pg_catalog.pg_policy y
-       where y.polrelid in ('public.user_profile'::regclass, 'public.provider_data'::regclass)
-         and y.polname ~ '^(Users can (view|update|insert)|Users reach only|Third-party apps reach no) ')
-  )::text);
+      select jsonb_object_agg(y.key, y.hash) from policy y
+       where y.name ~ '^(Users can (view|update|insert)|Users reach only|Third-party apps reach no) ')))
+  select n.hashes into installed from present n;
+  execute format('comment on schema gateway is %L', 'What the gateway relies on. No client role can reach it. Applied: ' || installed::text);
 end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '74e2067aedfe9d03f179530752adf6dd90f0b66daa9ee195fbc254a3876b12f1');
-insert into gateway.function_release (sha256) values ('74e2067aedfe9d03f179530752adf6dd90f0b66daa9ee195fbc254a3876b12f1') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '497072f6739a9fd06b1c7f1931741a083fb040c436a18a47b3fd267a63c53159');
+insert into gateway.function_release (sha256) values ('497072f6739a9fd06b1c7f1931741a083fb040c436a18a47b3fd267a63c53159') on conflict do nothing;
 
 notify pgrst, 'reload schema';

@@ -36,7 +36,7 @@ def connected(owner: psycopg.Connection) -> dict[Person, uuid.UUID]:
         signed_in = [who.session, str(who.id), who.label, soon]
         owner.execute("select public.gateway_open_session_v1(%s, %s, %s, %s)", signed_in)
         saved = owner.execute(
-            "select public.gateway_save_connection_v1(%s::jsonb, '{}', '{}', false, null, null) -> 'connection' ->> 'id'",
+            "select public.gateway_save_connection_v1(%s::jsonb, '{}', '{}', false, null, null) ->> 'id'",
             [json.dumps(asdict(who.grant()), default=str)],
         )
         found[who] = uuid.UUID(saved.fetchone()[0])

@@ -14,7 +14,6 @@ import pytest
 
 from gateway.database.queries import partners as queries
 from gateway.database.queries.callers import (
-    begin_check,
     check_caller,
     end_check,
     reached_connection,
@@ -70,8 +69,8 @@ def test_a_partner_reaches_what_it_was_given_and_nothing_else(database, store, a
 
 BY_ID = (
     "select public.gateway_reached_connection_v1(%s, null, %s, null)",
-    "select public.gateway_begin_check_v1(%s, null, %s, null)",
-    "select public.gateway_uninstall_target_v1(null, null, %s, %s, null)",
+    "select public.gateway_reached_connection_v1(%s, null, %s, null, true)",
+    "select public.gateway_disconnect_v1(null, %s, null, %s, null, true)",
     "select public.gateway_disconnect_v1(null, %s, null, %s, null)",
     "select public.gateway_read_token_v1(%s, null, %s, null, 0)",
 )
@@ -162,7 +161,7 @@ def test_a_banned_users_token_reaches_nothing(database, store, alice):
         lambda: reached_connections(store, hers),
         lambda: reached_connection(store, hers, here),
         lambda: read_token(store, hers, here, min_seconds=0),
-        lambda: begin_check(store, hers, here),
+        lambda: reached_connection(store, hers, here, check=True),
         lambda: find_uninstall_target(store, connection_id=here, session_hash=None, caller=hers),
         lambda: erase_own_connection(store, connection_id=here, caller=hers),
     ):
@@ -293,14 +292,17 @@ def test_a_connection_is_checked_once_a_minute(database, store, alice, bob):
     every, own = partner(store), partner(store, reach="own")
     here = alice.connects(store).id
 
-    assert (None, None) == (begin_check(store, own.caller(), here), begin_check(store, Caller(user_id=bob.id), here))
-    assert {"locationId": "alice-location"} == begin_check(store, every.caller(), here).facts
+    assert (None, None) == (
+        reached_connection(store, own.caller(), here, check=True),
+        reached_connection(store, Caller(user_id=bob.id), here, check=True),
+    )
+    assert {"locationId": "alice-location"} == reached_connection(store, every.caller(), here, check=True).facts
     for caller in (every.caller(), Caller(user_id=alice.id)):
         with pytest.raises(RateLimited) as refused:
-            begin_check(store, caller, here)
+            reached_connection(store, caller, here, check=True)
         assert 1 <= refused.value.retry_after <= 60
     rows(database, "update gateway.connection set checked_at = checked_at - interval '1 minute'")
-    assert here == begin_check(store, Caller(user_id=alice.id), here).id
+    assert here == reached_connection(store, Caller(user_id=alice.id), here, check=True).id
 
 
 def test_what_a_check_finds_is_told_and_marks_the_generation_that_was_asked_about(database, store, alice):

@@ -23,7 +23,7 @@ from gateway.crypto.vault import Vault
 from gateway.database import open_rest
 from gateway.database.queries.encrypted import encrypted_values, replace_encrypted
 from gateway.database.queries.hosts import Host, list_hosts, report_host
-from gateway.database.queries.operator import recent_refreshes
+from gateway.database.queries.operator import worker_backlog
 from gateway.database.queries.revocations import find_uninstall_target
 from gateway.doctor.database import compare_hosts
 from gateway.errors import SecretUnreadable, SettingsRefused
@@ -327,7 +327,7 @@ def test_over_rest_the_same_is_answered(runtime, database, rest):
             assert () == encrypted_values(store, kind, after=page.items[-1], most=1).items
     report_host(store, host="b", keys=["k", "l"])
     assert {"a", "b"} == {host.id for host in list_hosts(store)}
-    assert recent_refreshes(both.database, 300) == recent_refreshes(store, 300)
+    assert worker_backlog(both.database, 300)["refreshes"] == worker_backlog(store, 300)["refreshes"]
     user = rows(database, "select user_id from gateway.connection where id = %s", held)[0]
     assert (
         "ghl"

@@ -11,13 +11,14 @@ import psycopg
 import pytest
 
 from gateway.database.queries import housekeeping
+from gateway.database.queries.authorization import EarlierVisit
 from gateway.database.queries.callers import reached_connections
 from gateway.database.queries.connections import list_connections
 from gateway.database.queries.events import append_event
 from gateway.database.queries.revocations import erase_own_connection
 from gateway.database.queries.sessions import end_session, read_session
 from gateway.errors import Unauthenticated, Unexpected
-from gateway.models import Caller
+from gateway.models import AuthorizationRequest, Caller
 from tests.support.database import Person, find_connection, in_an_hour, rows
 
 SCOPE = ("contacts.readonly", "users.readonly")
@@ -199,8 +200,8 @@ def test_an_attempt_is_taken_once(store, alice):
     Also by the same caller.
     """
     alice.starts(store)
-    assert alice.returns(store) is not None
-    assert alice.returns(store) is None
+    assert isinstance(alice.returns(store), AuthorizationRequest)
+    assert EarlierVisit() == alice.returns(store)
 
 
 def test_the_callback_of_another_provider_uses_an_attempt_up(store, alice):

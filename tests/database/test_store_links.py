@@ -276,9 +276,10 @@ def test_a_consent_ends_once_and_for_its_owner_alone(database, store, alice, acm
     bob.signs_in(store)
 
     def ends(who: Person) -> Any:
-        return end_consent(store, session_hash=who.session, connection_id=made, partner_id=acme.id)
+        ended = end_consent(store, session_hash=who.session, connection_id=made, partner_id=acme.id)
+        return ended and (ended.provider, ended.kept)
 
-    assert [None, ("ghl", acme.name), None] == [ends(bob), ends(alice), ends(alice)]
+    assert [None, ("ghl", True), None] == [ends(bob), ends(alice), ends(alice)]
     assert reached_connection(store, acme.caller(), made) is None
     assert {made: ()} == list_connections(store, alice.session).sharing
     assert [acme.id] == rows(database, "select partner_id from gateway.event where type = 'consent.ended'")

@@ -23,7 +23,7 @@ import psycopg
 from gateway.crypto.vault import Vault
 from gateway.database import Database, open_postgres
 from gateway.database.queries import refresh, revocations
-from gateway.database.queries.authorization import Mismatch, start_authorization, take_authorization
+from gateway.database.queries.authorization import EarlierVisit, Mismatch, start_authorization, take_authorization
 from gateway.database.queries.connections import NewGrant, list_connections, save_connection
 from gateway.database.queries.pending import Choice, Decided, decide_pending_grant, pending_grant
 from gateway.database.queries.revocations import queue_revocation
@@ -143,7 +143,9 @@ class Person:
         }
         return start_authorization(store, **given | changes)
 
-    def returns(self, store: Database, state: str = "state", **changes: Any) -> AuthorizationRequest | Mismatch | None:
+    def returns(
+        self, store: Database, state: str = "state", **changes: Any
+    ) -> AuthorizationRequest | EarlierVisit | Mismatch | None:
         """Their browser, back from the provider."""
         given = {"provider": "ghl", "browser_hash": "browser", "session_hash": self.session}
         return take_authorization(store, state_hash=state, **given | changes)

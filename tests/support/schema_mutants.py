@@ -190,12 +190,12 @@ OPEN = {
     # triggers
     "identity is not watched on provider_data": "drop trigger gateway_identity on public.provider_data",
     "identity is not watched on user_profile": "alter table public.user_profile disable trigger gateway_identity",
-    "identity is watched by a function that nods": "create or replace function gateway.refuse_identity_change() returns trigger"
+    "identity is watched by a function that nods": "create or replace function gateway.refuse_client('identity') returns trigger"
     " language plpgsql set search_path = '' as $$ begin return new; end $$",
     "when a profile changed is not watched": "alter table public.user_profile disable trigger gateway_touch",
     # functions and views
     "anon may call a function": "grant execute on function public.gateway_session_v1(text) to anon",
-    "authenticated may call a function": "grant execute on function public.gateway_worker_backlog_v1() to authenticated",
+    "authenticated may call a function": "grant execute on function public.gateway_worker_backlog_v1 to authenticated",
     "everybody may call every function": "grant execute on all functions in schema public to public",
     "the gateway's role may call none": "revoke execute on all functions in schema public from gateway_app",
     "a function looks names up where its caller says": "alter function public.gateway_claim_revocation_v1(text[]) reset search_path",
@@ -275,7 +275,7 @@ THIN = {
     "a function is missing": "drop function public.gateway_end_session_v1(text)",
     "erased grants are not kept": "drop trigger gateway_erased on public.provider_data",
     "an identity trigger watches one column less": "create or replace trigger gateway_identity before update on public.user_profile"
-    " for each row when (old.id is distinct from new.id) execute function gateway.refuse_identity_change()",
+    " for each row when (old.id is distinct from new.id) execute function gateway.refuse_client('identity')",
     "a user's rows stay behind": "alter table public.provider_data drop constraint provider_data_auth_provider_id_fkey",
     "a rule": "create rule nothing as on delete to public.provider_data do instead nothing",
     "published": "create publication supabase_realtime for table public.provider_data",

@@ -20,9 +20,7 @@ class EarlierVisit(NamedTuple):
     connection: Connection | None = None
 
 
-_SCOPE = TypeAdapter(tuple[str, ...])
-_REQUEST = TypeAdapter(AuthorizationRequest)
-_CONNECTION: TypeAdapter[Connection | None] = TypeAdapter(Connection | None)
+_VISIT = TypeAdapter(EarlierVisit)
 
 
 def start_authorization(
@@ -51,16 +49,18 @@ def start_authorization(
         display=display,
         add_account=add_account,
     )
-    return None if row is None else _SCOPE.validate_python(row["scope"])
+    return None if row is None else tuple(row["scope"])
 
 
 def take_authorization(
     database: Database, *, state_hash: str, provider: str | None, browser_hash: str, session_hash: str
-) -> AuthorizationRequest | Mismatch | None:
+) -> AuthorizationRequest | EarlierVisit | Mismatch | None:
     """
-    Take the attempt, once. A mismatch leaves it as it was, so that a link scanner or another user cannot use it up.
+    Take the attempt, once; afterwards its result, for the browser and user that finished it. None for an unknown or expired state, and where
+    the attempt failed.
 
-    `provider`: of the callback; the wrong one uses the attempt up. None for an unknown, expired or used state.
+    A mismatch leaves it as it was, so that a link scanner or another user cannot use it up. `provider`: of the callback; the wrong one uses
+    the attempt up.
     """
     row = database.call(
         "take_authorization",
@@ -69,26 +69,13 @@ def take_authorization(
         browser_hash=browser_hash,
         session_hash=session_hash,
     )
-    if row is None:
-        return None
-    mismatch: Mismatch | None = row.get("mismatch")
-    return mismatch or _REQUEST.validate_python(row)
-
-
-def authorization_result(
-    database: Database, *, state_hash: str, provider: str | None, browser_hash: str, session_hash: str
-) -> EarlierVisit | None:
-    """What a used attempt led to, for the browser and user that finished it. None for any other, and where it failed."""
-    row = database.call(
-        "authorization_result",
-        state_hash=state_hash,
-        provider=provider,
-        browser_hash=browser_hash,
-        session_hash=session_hash,
-    )
-    if row is None or "running" in row:
-        return None if row is None else EarlierVisit()
-    return EarlierVisit(_REQUEST.validate_python(row["request"]), _CONNECTION.validate_python(row["connection"]))
+    if row is None or "mismatch" in row:
+        mismatch: Mismatch | None = row and row["mismatch"]
+        return mismatch
+    if "running" in row:
+        return EarlierVisit()
+    visit = _VISIT.validate_python(row)
+    return visit if "connection" in row else visit.request
 
 
 def drop_authorization(database: Database, state_hash: str) -> None:

@@ -9,15 +9,10 @@ from __future__ import annotations
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
 from gateway.database import Database
 from gateway.models import Caller, Connection
 
 CheckOutcome = Literal["confirmed", "another_account", "suspended", "unknown"]
-_PROVIDERS = TypeAdapter(tuple[str, ...] | None)
-_CONNECTION = TypeAdapter(Connection | None)
-_CONNECTIONS = TypeAdapter(tuple[Connection, ...])
 
 
 def caller_arguments(caller: Caller | None) -> dict[str, Any]:
@@ -29,13 +24,17 @@ def caller_arguments(caller: Caller | None) -> dict[str, Any]:
 
 def check_caller(database: Database, caller: Caller, needs: str | None = None) -> tuple[str, ...] | None:
     """The providers that the caller may know of, None for all. `needs`: the scope that a key must have."""
-    return _PROVIDERS.validate_python(database.call("caller", **caller_arguments(caller), needs=needs)["providers"])
+    providers = database.call("caller", **caller_arguments(caller), needs=needs)["providers"]
+    return None if providers is None else tuple(providers)
 
 
-def reached_connection(database: Database, caller: Caller, connection_id: UUID) -> Connection | None:
-    """A connection that the caller reaches; None for any other."""
-    row = database.call("reached_connection", connection_id=connection_id, **caller_arguments(caller))
-    return _CONNECTION.validate_python(row)
+def reached_connection(
+    database: Database, caller: Caller, connection_id: UUID, *, check: bool = False
+) -> Connection | None:
+    """A connection that the caller reaches; None for any other. `check`: the right to check it, which a caller has once a minute."""
+    return database.find(
+        Connection, "reached_connection", connection_id=connection_id, **caller_arguments(caller), check=check
+    )
 
 
 def reached_connections(
@@ -51,7 +50,8 @@ def reached_connections(
     most: int = 100,
 ) -> tuple[Connection, ...]:
     """At most `most` of the connections that the caller reaches, in the order of ids, after the id `after`."""
-    rows = database.call(
+    return database.read_all(
+        Connection,
         "reached_connections",
         **caller_arguments(caller),
         of_user=of_user,
@@ -62,13 +62,6 @@ def reached_connections(
         after=after,
         most=most,
     )
-    return _CONNECTIONS.validate_python(rows)
-
-
-def begin_check(database: Database, caller: Caller, connection_id: UUID) -> Connection | None:
-    """The right to check a connection, once a minute; None for one that the caller does not reach."""
-    row = database.call("begin_check", connection_id=connection_id, **caller_arguments(caller))
-    return _CONNECTION.validate_python(row)
 
 
 def end_check(
@@ -85,7 +78,8 @@ def end_check(
 
     `label`: the account's name, which is kept where the connection has none.
     """
-    row = database.call(
+    return database.find(
+        Connection,
         "end_check",
         connection_id=connection_id,
         generation=generation,
@@ -93,4 +87,3 @@ def end_check(
         label=label,
         key_hash=caller and caller.key_hash,
     )
-    return _CONNECTION.validate_python(row)

@@ -8,8 +8,6 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
 from gateway.database import Database
 from gateway.models import Connection, Display, User
 
@@ -60,10 +58,6 @@ class Listing(NamedTuple):
     frozen: frozenset[str] = frozenset()
 
 
-_CONNECTION = TypeAdapter(Connection)
-_LISTING = TypeAdapter(Listing)
-
-
 def save_connection(
     database: Database,
     grant: NewGrant,
@@ -83,7 +77,8 @@ def save_connection(
     connection allows; because the connection has a required scope that the grant lacks; or because of `confirmation_hash`. A repeated call gets the same result. Seconds count by the database's clock;
     after `not_after` nothing is saved, because the caller has given up. `state_hash`: of the attempt, which keeps the result.
     """
-    row = database.call(
+    return database.find(
+        Connection,
         "save_connection",
         grant=grant,
         requested_scope=requested_scope,
@@ -94,10 +89,8 @@ def save_connection(
         not_after=not_after,
         state_hash=state_hash,
     )
-    return None if row["connection"] is None else _CONNECTION.validate_python(row["connection"])
 
 
 def list_connections(database: Database, session_hash: str) -> Listing | None:
     """The signed-in user and all of their connections; None when the session has ended."""
-    row = database.call("connections", session_hash=session_hash)
-    return None if row is None else _LISTING.validate_python(row)
+    return database.find(Listing, "connections", session_hash=session_hash)

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
 from gateway.database import Database
 
 Kind = Literal["connection", "pending_grant", "revocation", "webhook", "event_chain"]
@@ -45,19 +43,16 @@ class Page(NamedTuple):
     items: tuple[EncryptedValue, ...]
 
 
-_PAGE = TypeAdapter(Page)
-
-
 def encrypted_values(database: Database, kind: Kind, *, after: EncryptedValue | None, most: int) -> Page:
     """The next values of that kind."""
-    row = database.call(
+    return database.read(
+        Page,
         "encrypted_values",
         kind=kind,
         after_id=after and after.id,
         after_column=after and after.column,
         most=most,
     )
-    return _PAGE.validate_python(row)
 
 
 def replace_encrypted(database: Database, kind: Kind, changes: Sequence[tuple[EncryptedValue, str]]) -> int:

@@ -8,8 +8,6 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
 from gateway.database import Database
 from gateway.database.queries.callers import caller_arguments
 from gateway.models import Caller
@@ -76,11 +74,6 @@ class ChainPage:
     rows: tuple[dict[str, Any], ...]
 
 
-_PAGE = TypeAdapter(EventPage)
-_CHAIN = TypeAdapter(Chain)
-_CHAIN_PAGE = TypeAdapter(ChainPage)
-
-
 def append_event(
     database: Database,
     type: str,  # noqa: A002 -- the column's name
@@ -98,7 +91,7 @@ def append_event(
 
 def read_events(database: Database, caller: Caller, *, after: int, limit: int) -> EventPage:
     """The events after that position which the caller may see. Raises what every call of a partner raises."""
-    return _PAGE.validate_python(database.call("events", **caller_arguments(caller), after=after, limit=limit))
+    return database.read(EventPage, "events", **caller_arguments(caller), after=after, limit=limit)
 
 
 def assign_positions(database: Database, *, limit: int) -> int:
@@ -108,7 +101,7 @@ def assign_positions(database: Database, *, limit: int) -> int:
 
 def read_chain(database: Database, *, new_key: str | None = None) -> Chain:
     """The state of the chain. `new_key` becomes its encrypted key if it has none and nothing is sealed yet."""
-    return _CHAIN.validate_python(database.call("event_chain", new_key=new_key))
+    return database.read(Chain, "event_chain", new_key=new_key)
 
 
 def read_chain_page(database: Database, *, after: int, limit: int) -> ChainPage:
@@ -117,7 +110,7 @@ def read_chain_page(database: Database, *, after: int, limit: int) -> ChainPage:
 
     Where no seal follows: the next rows after `after`.
     """
-    return _CHAIN_PAGE.validate_python(database.call("event_chain_page", after=after, limit=limit))
+    return database.read(ChainPage, "event_chain_page", after=after, limit=limit)
 
 
 def seal_events(database: Database, *, end: Seal, position: int, hash: str) -> bool:  # noqa: A002 -- the column's name

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import TypeAdapter
-
 from gateway.database import Database
 
 
@@ -19,14 +17,11 @@ class Host:
     seen_seconds: int
 
 
-_HOSTS = TypeAdapter(tuple[Host, ...])
-
-
 def report_host(database: Database, *, host: str, keys: Sequence[str]) -> None:
     """Report that a process of this host runs now, with these keys."""
-    database.call("host_seen", host=host, keys=keys)
+    database.call("hosts", host=host, keys=keys)
 
 
 def list_hosts(database: Database) -> tuple[Host, ...]:
     """The hosts; one that restarts with other keys is listed twice."""
-    return _HOSTS.validate_python(database.call("hosts"))
+    return database.read_all(Host, "hosts")

@@ -8,8 +8,6 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
 from gateway.database import Database
 from gateway.models import Account
 
@@ -56,13 +54,9 @@ class QueuePage:
     items: tuple[QueuedRow, ...]
 
 
-_ROW = TypeAdapter(ImportRow | None)
-_PAGE = TypeAdapter(QueuePage)
-
-
 def list_queue(database: Database, *, after: UUID | None, limit: int) -> QueuePage:
     """The rows that wait to be imported, after that id."""
-    return _PAGE.validate_python(database.call("import_queue", after=after, limit=limit))
+    return database.read(QueuePage, "import_queue", after=after, limit=limit)
 
 
 def claim_row(
@@ -73,8 +67,7 @@ def claim_row(
     id: UUID | None = None,  # noqa: A002
 ) -> ImportRow | None:
     """The next due row of no `busy` provider, or that one; it is not due again for a minute. `providers`: of each name."""
-    row = database.call("claim_import", id=id, providers=list(providers), busy=list(busy))
-    return _ROW.validate_python(row)
+    return database.find(ImportRow, "claim_import", id=id, providers=list(providers), busy=list(busy))
 
 
 def store_row(

@@ -8,10 +8,8 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
 from gateway.database import Database
-from gateway.models import Caller, Status
+from gateway.models import Caller, Erased, Status
 
 
 class ConnectSession(NamedTuple):
@@ -57,18 +55,6 @@ StartOutcome = Literal["started", "user_mismatch", "unauthenticated"]
 """`user_mismatch`: another user is signed in. `unauthenticated`: no user is, and the link has no product to return to."""
 
 
-class EndedConsent(NamedTuple):
-    """The provider of a connection, and the name of the partner that may not use it any more."""
-
-    provider: str
-    partner: str
-
-
-_CONNECT_SESSION = TypeAdapter(ConnectSession | None)
-_LINK = TypeAdapter(Link | None)
-_ENDED_CONSENT = TypeAdapter(EndedConsent | None)
-
-
 def create_connect_session(
     database: Database,
     caller: Caller,
@@ -81,7 +67,8 @@ def create_connect_session(
     return_to: str | None,
 ) -> ConnectSession | None:
     """A link of the partner for fifteen minutes; None for a provider that is not the partner's, and for an unknown user."""
-    row = database.call(
+    return database.find(
+        ConnectSession,
         "create_connect_session",
         key_hash=caller.key_hash,
         address=caller.address,
@@ -92,12 +79,11 @@ def create_connect_session(
         scope=scope,
         return_to=return_to,
     )
-    return _CONNECT_SESSION.validate_python(row)
 
 
 def find_link(database: Database, *, secret_hash: str, session_hash: str) -> Link | None:
     """The content of a link, which is not used up; None for an unknown, expired or used link. Frozen for a frozen partner."""
-    return _LINK.validate_python(database.call("link", secret_hash=secret_hash, session_hash=session_hash))
+    return database.find(Link, "link", secret_hash=secret_hash, session_hash=session_hash)
 
 
 def start_connect_session(
@@ -124,7 +110,8 @@ def start_connect_session(
     return outcome
 
 
-def end_consent(database: Database, *, session_hash: str, connection_id: UUID, partner_id: UUID) -> EndedConsent | None:
+def end_consent(database: Database, *, session_hash: str, connection_id: UUID, partner_id: UUID) -> Erased | None:
     """End a partner's use of the user's connection; None where it is not the user's or the partner does not use it."""
-    row = database.call("end_consent", session_hash=session_hash, connection_id=connection_id, partner_id=partner_id)
-    return _ENDED_CONSENT.validate_python(row)
+    return database.find(
+        Erased, "disconnect", session_hash=session_hash, connection_id=connection_id, partner_id=partner_id
+    )

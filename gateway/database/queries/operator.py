@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
 from gateway.database import Database
 from gateway.models import Connection, Erased, UtcTime
 
@@ -49,11 +47,11 @@ class Holdings:
 
 
 class ErasedPart(NamedTuple):
-    """How many rows one call erased, and whether any are left."""
+    """What one call erased: connections, and the numbers of pending grants and attempts; and whether any are left."""
 
-    erased: int
-    pending: int
-    attempts: int
+    erased: tuple[Erased, ...]
+    pending: int | None
+    attempts: int | None
     more: bool
 
 
@@ -68,14 +66,6 @@ class ErasedConnection:
     position: int | None
     revocation: str
     """`done`, `queued`, `unsupported`, or `abandoned` after 72 hours of trying."""
-
-
-_CONNECTIONS = TypeAdapter(tuple[Connection, ...])
-_INSPECTED = TypeAdapter(Inspected | None)
-_HOLDINGS = TypeAdapter(Holdings)
-_ERASED = TypeAdapter(Erased | None)
-_ERASED_PART = TypeAdapter(ErasedPart)
-_ERASED_CONNECTIONS = TypeAdapter(tuple[ErasedConnection, ...])
 
 
 def all_connections(
@@ -94,7 +84,8 @@ def all_connections(
 
     `clients`: our registrations; only connections of another one. `scopes`: the required scopes; only connections that lack one.
     """
-    rows = database.call(
+    return database.read_all(
+        Connection,
         "all_connections",
         provider=provider,
         user_id=user_id,
@@ -104,34 +95,35 @@ def all_connections(
         after=after,
         most=most,
     )
-    return _CONNECTIONS.validate_python(rows)
 
 
 def inspect_connection(database: Database, connection_id: UUID) -> Inspected | None:
     """Any user's connection, also an erased one; None where neither it nor an event of it is known."""
-    return _INSPECTED.validate_python(database.call("inspect_connection", connection_id=connection_id))
+    return database.find(Inspected, "inspect_connection", connection_id=connection_id)
 
 
 def provider_holdings(database: Database, provider: str) -> Holdings:
     """Counts for a provider."""
-    return _HOLDINGS.validate_python(database.call("provider_holdings", provider=provider))
+    return database.read(Holdings, "provider_holdings", provider=provider)
 
 
 def erase_connection(database: Database, connection_id: UUID) -> Erased | None:
     """Erase any user's connection and queue its grant; None where there is none."""
-    return _ERASED.validate_python(database.call("erase_connection", connection_id=connection_id))
+    part = database.read(ErasedPart, "erase", connection_id=connection_id, provider=None, most=1)
+    return next(iter(part.erased), None)
 
 
 def erase_provider(database: Database, provider: str, *, most: int) -> ErasedPart:
     """Erase up to `most` connections of a provider, its pending grants and attempts, and queue their grants."""
-    return _ERASED_PART.validate_python(database.call("erase_provider", provider=provider, most=most))
+    return database.read(ErasedPart, "erase", connection_id=None, provider=provider, most=most)
 
 
 def erased_connections(
     database: Database, provider: str, *, since: UtcTime, after: ErasedConnection | None, most: int
 ) -> tuple[ErasedConnection, ...]:
     """Connections that the operator erased since then, in order, after `after`, with the result for each grant."""
-    rows = database.call(
+    return database.read_all(
+        ErasedConnection,
         "erased_connections",
         provider=provider,
         since=since,
@@ -139,16 +131,13 @@ def erased_connections(
         after_id=after and after.event_id,
         most=most,
     )
-    return _ERASED_CONNECTIONS.validate_python(rows)
 
 
-def worker_backlog(database: Database) -> Mapping[str, Any]:
-    """The worker's backlog: counts, and the age of the oldest due refresh in seconds."""
-    found: Mapping[str, Any] = database.call("worker_backlog")
-    return found
+def worker_backlog(database: Database, recent_seconds: int = 0) -> Mapping[str, Any]:
+    """
+    The worker's backlog: counts, and the age of the oldest due refresh in seconds.
 
-
-def recent_refreshes(database: Database, seconds: int) -> Mapping[str, int]:
-    """How many refreshes of all processes ended lately, by `refreshed` or by the remedy of their error."""
-    found: Mapping[str, int] = database.call("recent_refreshes", seconds=seconds)
+    `refreshes`: how many of all processes ended lately, by `refreshed` or by the remedy of their error.
+    """
+    found: Mapping[str, Any] = database.call("worker_backlog", recent_seconds=recent_seconds)
     return found

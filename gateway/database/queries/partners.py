@@ -32,7 +32,8 @@ def add_partner(
     expires_seconds: float | None,
 ) -> NewKey | None:
     """A new partner and its first key; None where the name is taken. Limits of None are the defaults."""
-    row = database.call(
+    return database.find(
+        NewKey,
         "add_partner",
         name=name,
         scope=scope,
@@ -46,7 +47,6 @@ def add_partner(
         addresses=addresses,
         expires_seconds=expires_seconds,
     )
-    return _new_key(row) if row["added"] else None
 
 
 def list_partners(database: Database, name: str | None = None) -> Mapping[str, Any]:
@@ -72,12 +72,10 @@ def add_key(
     row = database.call(
         "add_key", name=name, key_hash=key_hash, hint=hint, addresses=addresses, expires_seconds=expires_seconds
     )
-    if row is None:
-        return None
-    if not row["added"]:
-        reason: Literal["two_keys", "revoked"] = row["why"]
+    if row is None or "why" in row:
+        reason: Literal["two_keys", "revoked"] | None = row and row["why"]
         return reason
-    return _new_key(row)
+    return NewKey(UUID(row["partner_id"]), UUID(row["key_id"]))
 
 
 def set_partner(database: Database, name: str, changes: Mapping[str, Any]) -> bool:
@@ -102,7 +100,3 @@ def freeze(
     """Freeze one of them, or thaw it; whether that changed anything, None for no such partner."""
     row = database.call("freeze", partner=partner, provider=provider, reads=reads, off=off)
     return None if row is None else bool(row["changed"])
-
-
-def _new_key(row: Mapping[str, str]) -> NewKey:
-    return NewKey(UUID(row["partner_id"]), UUID(row["key_id"]))

@@ -7,8 +7,6 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
 from gateway.database import Database
 from gateway.models import Caller, Connection, PendingGrant, Revocation
 
@@ -24,14 +22,11 @@ class Decided:
     revocation: Revocation | None = None
 
 
-_PENDING = TypeAdapter(PendingGrant)
-_DECIDED = TypeAdapter(Decided)
-
-
 def pending_grant(database: Database, *, session_hash: str, browser_hash: str, provider: str) -> PendingGrant | None:
     """The pending grant of the signed-in user in this browser; None if there is none."""
-    row = database.call("pending_grant", session_hash=session_hash, browser_hash=browser_hash, provider=provider)
-    return None if row is None else _PENDING.validate_python(row)
+    return database.find(
+        PendingGrant, "pending_grant", session_hash=session_hash, browser_hash=browser_hash, provider=provider
+    )
 
 
 def decide_pending_grant(
@@ -43,7 +38,8 @@ def decide_pending_grant(
     `state_invalid`: it was decided before, except by a call of the same `call_id`, which gets the same result. Raises PendingConfirmation,
     which leaves it pending, where the grant allows less than the connection and the choice is not `replace`.
     """
-    row = database.call(
+    return database.read(
+        Decided,
         "decide_pending_grant",
         pending_id=pending_id,
         user_id=user_id,
@@ -51,7 +47,6 @@ def decide_pending_grant(
         call_id=call_id,
         not_after=not_after,
     )
-    return _DECIDED.validate_python(row)
 
 
 def complete_link(
@@ -69,7 +64,8 @@ def complete_link(
     A repeated call within ten minutes gets the same result. A wrong user or confirmation deletes the grant. Raises PendingConfirmation,
     which leaves it pending, where a choice is needed.
     """
-    row = database.call(
+    return database.find(
+        Decided,
         "complete_connect_session",
         key_hash=caller.key_hash,
         address=caller.address,
@@ -78,4 +74,3 @@ def complete_link(
         confirmation_hash=confirmation_hash,
         choice=choice,
     )
-    return None if row is None else _DECIDED.validate_python(row)

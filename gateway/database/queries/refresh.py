@@ -49,7 +49,6 @@ class Obstacle:
 
 _CLAIM: TypeAdapter[ClaimedRefresh | None] = TypeAdapter(ClaimedRefresh | None)
 _OBSTACLE = TypeAdapter(Obstacle)
-_IDS = TypeAdapter(tuple[UUID, ...])
 
 
 def claim_refresh(
@@ -69,7 +68,7 @@ def claim_refresh(
 
 def claim_due(database: Database, *, host: str, providers: Mapping[str, Mapping[str, Any]]) -> ClaimedRefresh | None:
     """The lease on a connection that is due, interrupted refreshes first. `providers`: `client`, our registration, and the seconds of `lease` and `block` of each."""
-    return _CLAIM.validate_python(database.call("claim_due", host=host, providers=providers))
+    return database.find(ClaimedRefresh, "claim_due", host=host, providers=providers)
 
 
 def finish_refresh(
@@ -138,4 +137,4 @@ def fail_refresh(
 
 def retry(database: Database, *, connection_id: UUID | None = None, provider: str | None = None) -> tuple[UUID, ...]:
     """Let a connection, or those of a provider that are held, suspended or were refused for long, be refreshed at once; their ids."""
-    return _IDS.validate_python(database.call("retry", connection_id=connection_id, provider=provider))
+    return database.read_all(UUID, "retry", connection_id=connection_id, provider=provider)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
 from gateway.database import Database
 from gateway.database.queries.callers import caller_arguments
 from gateway.models import Caller, Erased, Revocation
@@ -28,20 +26,18 @@ class UninstallTarget:
     """The account is connected elsewhere too, and the caller is a partner that has no say in that."""
 
 
-_TARGET = TypeAdapter(UninstallTarget | None)
-_ERASED = TypeAdapter(Erased | None)
-_REVOCATION = TypeAdapter(Revocation | None)
-_REVOCATIONS = TypeAdapter(tuple[Revocation, ...])
-
-
 def find_uninstall_target(
     database: Database, *, connection_id: UUID, session_hash: str | None, caller: Caller | None
 ) -> UninstallTarget | None:
     """A connection of the signed-in user, or one that the caller reaches; None for any other."""
-    row = database.call(
-        "uninstall_target", session_hash=session_hash, connection_id=connection_id, **caller_arguments(caller)
+    return database.find(
+        UninstallTarget,
+        "disconnect",
+        session_hash=session_hash,
+        connection_id=connection_id,
+        **caller_arguments(caller),
+        look=True,
     )
-    return _TARGET.validate_python(row)
 
 
 def erase_own_connection(
@@ -52,10 +48,9 @@ def erase_own_connection(
 
     Where the caller is a partner and others use the connection, only the partner's access ends: `kept`.
     """
-    row = database.call(
-        "disconnect", session_hash=session_hash, connection_id=connection_id, **caller_arguments(caller)
+    return database.find(
+        Erased, "disconnect", session_hash=session_hash, connection_id=connection_id, **caller_arguments(caller)
     )
-    return _ERASED.validate_python(row)
 
 
 def queue_revocation(
@@ -70,7 +65,8 @@ def queue_revocation(
     reason: str,
 ) -> Revocation | None:
     """Queue an encrypted grant that was not saved to be revoked. The same seal_id again changes nothing."""
-    row = database.call(
+    return database.find(
+        Revocation,
         "queue_revocation",
         seal_id=seal_id,
         user_id=user_id,
@@ -80,20 +76,21 @@ def queue_revocation(
         refresh=refresh,
         reason=reason,
     )
-    return _REVOCATION.validate_python(row)
 
 
 def claim_revocation(database: Database, busy: Collection[str] = ()) -> Revocation | None:
     """A grant that is due, of no `busy` provider: no other process gets it for two minutes. None when nothing is due."""
-    return _REVOCATION.validate_python(database.call("claim_revocation", busy=list(busy)))
+    due = database.read_all(Revocation, "claim_revocations", busy=list(busy), provider=None, after=None, most=1)
+    return next(iter(due), None)
 
 
 def claim_revocations(
     database: Database, provider: str, *, after: Revocation | None, most: int
 ) -> tuple[Revocation, ...]:
     """The next grants in a provider's queue after `after`, due or not: no other process gets them for two minutes."""
-    rows = database.call("claim_revocations", provider=provider, after=after and after.seal_id, most=most)
-    return _REVOCATIONS.validate_python(rows)
+    return database.read_all(
+        Revocation, "claim_revocations", busy=[], provider=provider, after=after and after.seal_id, most=most
+    )
 
 
 def settle_revocation(database: Database, seal_id: UUID, *, done: bool, outcome: str | None = None) -> bool:

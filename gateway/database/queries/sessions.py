@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
 from gateway.database import Database
 from gateway.models import User, UtcTime
 
@@ -18,9 +16,6 @@ class Session:
 
     user: User
     expires_at: UtcTime
-
-
-_SESSION = TypeAdapter(Session)
 
 
 def open_session(
@@ -35,8 +30,7 @@ def open_session(
 
 def read_session(database: Database, session_hash: str) -> Session | None:
     """The session, or None when it is unknown or has expired, or its user is banned or deleted."""
-    row = database.call("session", session_hash=session_hash)
-    return None if row is None else _SESSION.validate_python(row)
+    return database.find(Session, "session", session_hash=session_hash)
 
 
 def end_session(database: Database, session_hash: str) -> bool:

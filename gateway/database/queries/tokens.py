@@ -8,8 +8,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
 from gateway.database import Database
 from gateway.models import Caller, Status
 
@@ -36,9 +34,6 @@ class StoredToken:
     """The reads that the caller had not reported are in the database now."""
 
 
-_STORED_TOKEN: TypeAdapter[StoredToken | None] = TypeAdapter(StoredToken | None)
-
-
 def read_token(
     database: Database,
     caller: Caller,
@@ -55,7 +50,8 @@ def read_token(
 
     `counted`: counts towards the caller's limits. `unreported`: its reads that this process has counted since the last report.
     """
-    answer = database.call(
+    return database.find(
+        StoredToken,
         "read_token",
         connection_id=connection_id,
         user_id=caller.user_id,
@@ -67,11 +63,8 @@ def read_token(
         unreported=unreported,
         report=report,
     )
-    return _STORED_TOKEN.validate_python(answer)
 
 
 def stored_token(database: Database, connection_id: UUID, *, min_seconds: int = 0) -> StoredToken | None:
     """The gateway's own read: no permission is checked, and nothing is recorded."""
-    return _STORED_TOKEN.validate_python(
-        database.call("stored_token", connection_id=connection_id, min_seconds=min_seconds)
-    )
+    return database.find(StoredToken, "stored_token", connection_id=connection_id, min_seconds=min_seconds)

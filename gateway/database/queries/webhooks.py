@@ -71,7 +71,6 @@ OPERATOR = Caller()
 _WEBHOOK = TypeAdapter(Webhook | None)
 _WEBHOOKS = TypeAdapter(tuple[Webhook, ...])
 _ATTEMPTS = TypeAdapter(tuple[Attempt, ...])
-_CLAIM = TypeAdapter(Claim | None)
 
 
 def create_webhook(
@@ -84,7 +83,8 @@ def create_webhook(
     secret: EncryptedSecret,
 ) -> Webhook | None:
     """A new endpoint, for the events from now on; None where the partner has ten."""
-    row = database.call(
+    return database.find(
+        Webhook,
         "create_webhook",
         key_hash=caller.key_hash,
         address=caller.address,
@@ -94,7 +94,6 @@ def create_webhook(
         seal_id=secret.seal_id,
         secret=secret.encrypted,
     )
-    return _WEBHOOK.validate_python(row)
 
 
 def list_webhooks(database: Database, caller: Caller = OPERATOR) -> tuple[Webhook, ...]:
@@ -122,7 +121,8 @@ def change_webhook(
     secret: EncryptedSecret | None = None,
 ) -> Webhook | None:
     """The endpoint after a change; None where the caller has no such endpoint. `replay` needs `after`, `rotate` a `secret`."""
-    row = database.call(
+    return database.find(
+        Webhook,
         "change_webhook",
         key_hash=caller.key_hash,
         address=caller.address,
@@ -132,12 +132,11 @@ def change_webhook(
         seal_id=secret and secret.seal_id,
         secret=secret and secret.encrypted,
     )
-    return _WEBHOOK.validate_python(row)
 
 
 def claim_deliveries(database: Database, *, most: int, lease_seconds: float) -> Claim | None:
     """The next events of the endpoint that has been due longest; None when there is nothing to deliver."""
-    return _CLAIM.validate_python(database.call("claim_deliveries", most=most, lease_seconds=lease_seconds))
+    return database.find(Claim, "claim_deliveries", most=most, lease_seconds=lease_seconds)
 
 
 def end_deliveries(

@@ -117,21 +117,6 @@ create policy "Third-party apps reach no provider data" on public.provider_data 
     nullif(current_setting('request.jwt.claim.client_id', true), ''),
     nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'client_id')) is not null));
 
-do $others$
-declare
-  other record;
-begin
-  for other in
-    select p.tablename, p.policyname from pg_catalog.pg_policies p
-     where p.schemaname = 'public' and p.tablename in ('user_profile', 'provider_data')
-       and p.policyname !~ '^(Users can (view|update|insert)|Users reach only|Third-party apps reach no|The gateway and) '
-     order by 1, 2
-  loop
-    raise notice 'gateway: the policy "%" on % is not ours; it was left, and can no longer show a user another''s rows',
-      other.policyname, other.tablename;
-  end loop;
-end $others$;
-
 -- Forced row-level security binds the owner too. Where the functions' owner, or service_role, may not bypass it, it needs a
 -- policy of its own, or it would see nothing.
 do $bound$
@@ -155,15 +140,22 @@ end $bound$;
 
 -- 3 -- triggers ------------------------------------------------------------------------------------------------------
 
--- A client is a role that row-level security binds, other than the owner of the functions and the owner's server.
-create or replace function gateway.refuse_identity_change() returns trigger
+-- Each trigger's condition says what a client may not write. A client is a role that row-level security binds, other than the owner of the
+-- functions and the owner's server. Runs as the client.
+create or replace function gateway.refuse_client() returns trigger
 language plpgsql set search_path = '' as $$
 begin
-  if pg_catalog.row_security_active(tg_relid) and current_user <> 'service_role' and not exists (
+  if not pg_catalog.row_security_active(tg_relid) or current_user = 'service_role' or exists (
     select from pg_catalog.pg_class c where c.oid = tg_relid and pg_catalog.pg_get_userbyid(c.relowner) = current_user
   ) then
-    raise exception 'the columns that say whose row this is, and of what, cannot be changed'
-      using errcode = 'insufficient_privilege';
+    return new;
+  elsif tg_argv[0] = 'identity' then
+    raise exception 'the columns that say whose row this is, and of what, cannot be changed' using errcode = 'insufficient_privilege';
+  elsif tg_argv[0] = 'size' then
+    raise exception 'a value is too large: token, refresh and data hold 65536 bytes each, name, user_name and expires 500, type 20'
+      using errcode = 'program_limit_exceeded';
+  elsif 1000 = (select count(*) from (select from public.provider_data d where d.auth_provider_id = new.auth_provider_id limit 1000) x) then
+    raise exception 'a user has 1000 rows of provider_data at most' using errcode = 'program_limit_exceeded';
   end if;
   return new;
 end $$;
@@ -172,17 +164,17 @@ create or replace trigger gateway_identity before update on public.user_profile
   for each row when (
     (old.id, old.user_id_auth, old.created_at, old.providers)
     is distinct from (new.id, new.user_id_auth, new.created_at, new.providers)
-  ) execute function gateway.refuse_identity_change();
+  ) execute function gateway.refuse_client('identity');
 
 create or replace trigger gateway_identity before update on public.provider_data
   for each row when (
     (old.id, old.provider_id_ref, old.auth_provider_id, old.name, old.type, old.created_at)
     is distinct from (new.id, new.provider_id_ref, new.auth_provider_id, new.name, new.type, new.created_at)
-  ) execute function gateway.refuse_identity_change();
+  ) execute function gateway.refuse_client('identity');
 
 create or replace trigger gateway_limit_update before update on public.user_profile
   for each row when (new.user_name is distinct from old.user_name and octet_length(new.user_name) > 500)
-  execute function gateway.refuse_large_value();
+  execute function gateway.refuse_client('size');
 
 create or replace trigger gateway_limit_update before update on public.provider_data
   for each row when (
@@ -190,16 +182,16 @@ create or replace trigger gateway_limit_update before update on public.provider_
     or new.refresh is distinct from old.refresh and octet_length(new.refresh) > 65536
     or new.data is distinct from old.data and octet_length(new.data::text) > 65536
     or new.expires is distinct from old.expires and octet_length(new.expires) > 500
-  ) execute function gateway.refuse_large_value();
+  ) execute function gateway.refuse_client('size');
 
 create or replace trigger gateway_limit_insert before insert on public.provider_data
   for each row when (
     octet_length(new.token) > 65536 or octet_length(new.refresh) > 65536 or octet_length(new.data::text) > 65536
     or octet_length(new.expires) > 500 or octet_length(new.name) > 500 or octet_length(new.type::text) > 20
-  ) execute function gateway.refuse_large_value();
+  ) execute function gateway.refuse_client('size');
 
 create or replace trigger gateway_limit_rows before insert on public.provider_data
-  for each row execute function gateway.refuse_many_rows();
+  for each row execute function gateway.refuse_client('rows');
 
 create or replace trigger gateway_touch before update on public.user_profile
   for each row execute function gateway.touch_profile();
@@ -229,10 +221,10 @@ create or replace trigger gateway_stopped after update on gateway.partner
   ) execute function gateway.stop_waiting();
 
 create or replace trigger gateway_emptied before truncate on public.provider_data
-  for each statement execute function gateway.queue_all_grants();
+  for each statement execute function gateway.delete_each();
 
 create or replace trigger gateway_emptied before truncate on gateway.pending_grant
-  for each statement execute function gateway.queue_all_pending_grants();
+  for each statement execute function gateway.delete_each();
 
 -- 4 -- privileges ----------------------------------------------------------------------------------------------------
 
@@ -265,30 +257,3 @@ begin
     end if;
   end loop;
 end $calls$;
-
--- 5 -- fingerprints --------------------------------------------------------------------------------------------------
-
--- Record fingerprints of the rules, which checks.sql compares later. In a comment, because every role can read it. Without `public.`, which
--- Postgres prints or not, by the search_path of the reader.
-do $fingerprints$
-begin
-  execute format('comment on schema gateway is %L', 'What the gateway relies on. No client role can reach it. Applied: ' || jsonb_build_object(
-    'functions', (
-      select md5(string_agg(concat_ws(' ', n.nspname, p.proname, pg_catalog.oidvectortypes(p.proargtypes), p.prosecdef, p.proconfig, p.prosrc), ''
-                            order by n.nspname, p.proname, p.proargtypes::text))
-        from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-       where n.nspname = 'gateway' or n.nspname = 'public' and p.proname ~ '^gateway_.*_v[0-9]+$'),
-    'triggers', (
-      select md5(string_agg(concat_ws(' ', t.tgenabled, pg_catalog.pg_get_triggerdef(t.oid)), '' order by n.nspname, c.relname, t.tgname))
-        from pg_catalog.pg_trigger t join pg_catalog.pg_class c on c.oid = t.tgrelid join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-       where not t.tgisinternal and t.tgname ~ '^gateway_'),
-    'policies', (
-      select jsonb_object_agg(format('"%s" on %s', y.polname, (select c.relname from pg_catalog.pg_class c where c.oid = y.polrelid)), md5(concat_ws(' ', y.polpermissive, y.polcmd,
-               array(select r.rolname from pg_catalog.pg_roles r where r.oid = any (y.polroles) order by 1),
-               coalesce(replace(pg_catalog.pg_get_expr(y.polqual, y.polrelid), 'public.', ''), '-'),
-               coalesce(replace(pg_catalog.pg_get_expr(y.polwithcheck, y.polrelid), 'public.', ''), '-'))))
-        from pg_catalog.pg_policy y
-       where y.polrelid in ('public.user_profile'::regclass, 'public.provider_data'::regclass)
-         and y.polname ~ '^(Users can (view|update|insert)|Users reach only|Third-party apps reach no) ')
-  )::text);
-end $fingerprints$;

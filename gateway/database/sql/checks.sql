@@ -3,8 +3,6 @@
 -- `python -m gateway doctor` runs it; you can paste it into Supabase's SQL editor. Any role may run it: it reads only system
 -- catalogues. For general advice on a project see Supabase's own linter (https://supabase.com/docs/guides/database/database-linter).
 with
-  client as (select r.oid, r.rolname::text as name from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')
-             union all select 0, 'public'),
   own_table as (
     select c.*, 'public.' || c.relname as name from pg_catalog.pg_class c
      where c.relnamespace = 'public'::regnamespace and c.relname in ('user_profile', 'provider_data')),
@@ -12,17 +10,34 @@ with
     select p.*, n.nspname = 'public' as is_offered, p.oid::regprocedure::text as name
       from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
      where n.nspname = 'gateway' or n.nspname = 'public' and p.proname ~ '^gateway_.*_v[0-9]+$'),
-  applied as (
-    select substring(pg_catalog.obj_description('gateway'::regnamespace, 'pg_namespace') from 'Applied: (.*)$')::jsonb as hashes),
-  policy as (
+  policy as (  -- without `public.`, which Postgres prints or not, by the search_path of the reader
     select t.relname::text as table_name, y.polname::text as name, format('"%s" on %s', y.polname, t.relname) as key, y.polpermissive, p.roles,
-           coalesce(y.polname like 'The gateway and %' or a.hashes -> 'policies' ? format('"%s" on %s', y.polname, t.relname), false) as is_ours,
            md5(concat_ws(' ', y.polpermissive, y.polcmd, array_remove(p.roles, 'public'),
              coalesce(replace(pg_catalog.pg_get_expr(y.polqual, y.polrelid), 'public.', ''), '-'),
              coalesce(replace(pg_catalog.pg_get_expr(y.polwithcheck, y.polrelid), 'public.', ''), '-'))) as hash
-      from pg_catalog.pg_policy y join own_table t on t.oid = y.polrelid cross join applied a
+      from pg_catalog.pg_policy y join own_table t on t.oid = y.polrelid
      cross join lateral (select array(select coalesce(r.rolname::text, 'public') from unnest(y.polroles) o (id)
                                         left join pg_catalog.pg_roles r on r.oid = o.id order by 1) as roles) p),
+  present (hashes) as (select jsonb_build_object(
+    'functions', (
+      select md5(string_agg(concat_ws(' ', n.nspname, f.proname, pg_catalog.oidvectortypes(f.proargtypes), f.prosecdef, f.proconfig, f.prosrc), ''
+                            order by n.nspname, f.proname, f.proargtypes::text))
+        from own_function f join pg_catalog.pg_namespace n on n.oid = f.pronamespace),
+    'triggers', (
+      select md5(string_agg(concat_ws(' ', t.tgenabled, pg_catalog.pg_get_triggerdef(t.oid)), '' order by n.nspname, c.relname, t.tgname))
+        from pg_catalog.pg_trigger t join pg_catalog.pg_class c on c.oid = t.tgrelid join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+       where not t.tgisinternal and t.tgname ~ '^gateway_'),
+    'policies', (
+      select jsonb_object_agg(y.key, y.hash) from policy y
+       where y.name ~ '^(Users can (view|update|insert)|Users reach only|Third-party apps reach no) '))),
+  -- So far schema.sql has the same text, and records the fingerprints in a comment, which every role can read.
+  applied as (
+    select substring(pg_catalog.obj_description('gateway'::regnamespace, 'pg_namespace') from 'Applied: (.*)$')::jsonb as hashes),
+  client as (select r.oid, r.rolname::text as name from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')
+             union all select 0, 'public'),
+  foreign_policy as (
+    select y.* from policy y cross join applied a
+     where y.name not like 'The gateway and %' and not coalesce(a.hashes -> 'policies' ? y.key, false)),
   table_grant as (
     select coalesce(r.rolname::text, 'public') as role, t.relname::text as place, x.privilege_type as verb
       from own_table t cross join pg_catalog.aclexplode(t.relacl) x left join pg_catalog.pg_roles r on r.oid = x.grantee
@@ -56,14 +71,6 @@ with
     select r.oid, r.rolname::text as name from pg_catalog.pg_roles r
      where not r.rolsuper and not r.rolbypassrls
        and (r.rolname = 'service_role' or r.oid in (select f.proowner from own_function f))),
-  found_hash (kind, hash) as (
-    select 'functions', md5(string_agg(concat_ws(' ', n.nspname, f.proname, pg_catalog.oidvectortypes(f.proargtypes), f.prosecdef, f.proconfig, f.prosrc), ''
-                                       order by n.nspname, f.proname, f.proargtypes::text))
-      from own_function f join pg_catalog.pg_namespace n on n.oid = f.pronamespace
-    union all
-    select 'triggers', md5(string_agg(concat_ws(' ', t.tgenabled, pg_catalog.pg_get_triggerdef(t.oid)), '' order by n.nspname, c.relname, t.tgname))
-      from pg_catalog.pg_trigger t join pg_catalog.pg_class c on c.oid = t.tgrelid join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-     where not t.tgisinternal and t.tgname ~ '^gateway_'),
   protected as (  -- our tables, and those of the schema gateway
     select c.oid, n.nspname || '.' || c.relname as name, c.relowner, c.relhasrules, n.nspname = 'gateway' as is_private
       from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
@@ -116,8 +123,8 @@ with
     union all select 'policies', 'fail', format('%s has a rewrite rule.', p.name), format('Drop the rules on %s.', p.name)
       from protected p where p.relhasrules
     union all select 'policies', 'fail', format('The policy %s is missing or changed.', w.key), ''
-      from applied a cross join jsonb_each_text(a.hashes -> 'policies') w (key, hash)
-     where not exists (select from policy y where y.key = w.key and y.hash = w.hash)
+      from present n cross join applied a cross join jsonb_each_text(a.hashes -> 'policies') w (key, hash)
+     where w.hash is distinct from n.hashes -> 'policies' ->> w.key
     union all select 'policies', 'fail', 'auth.uid() reads more than the subject of the token, and every policy depends on it.',
            'Restore the function as Supabase, or a fresh schema.sql, has it.'
       from (select) one left join (pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace and n.nspname = 'auth')
@@ -133,15 +140,16 @@ with
       from policy y where y.name = 'The gateway and the owner''s server' and y.roles && array['public', 'anon', 'authenticated']
     union all select 'policies', 'warn', format('The policy "%s" on %s is not ours, and opens rows to %s.', y.name, y.table_name, array_to_string(y.roles, ', ')),
            'The gateway''s policies still keep users to their own rows. Drop it, unless you know what it is for.'
-      from policy y where y.polpermissive and y.roles && array['public', 'anon', 'authenticated'] and not y.is_ours
+      from foreign_policy y where y.polpermissive and y.roles && array['public', 'anon', 'authenticated']
     union all select 'policies', 'warn', format('The policy "%s" on %s is not ours, and may hide rows from their user or from the gateway.', y.name, y.table_name),
            'Drop it, unless you know what it is for.'
-      from policy y where not y.polpermissive and not y.is_ours
+      from foreign_policy y where not y.polpermissive
     union all select 'policies', 'fail', format('The role %s sees no row of %s.', b.name, t.relname), ''
       from bound_role b cross join own_table t where not exists (select from pg_catalog.pg_policy y
         where y.polrelid = t.oid and y.polname = 'The gateway and the owner''s server' and b.oid = any (y.polroles))
-    union all select 'policies', 'fail', format('The gateway''s %s are not those that `db apply` has installed.', h.kind), ''
-      from found_hash h cross join applied a where h.hash is distinct from a.hashes ->> h.kind
+    union all select 'policies', 'fail', format('The gateway''s %s are not those that `db apply` has installed.', v.kind), ''
+      from present n cross join applied a cross join unnest(array['functions', 'triggers']) v (kind)
+     where n.hashes ->> v.kind is distinct from a.hashes ->> v.kind
     union all select 'policies', 'fail', format('Deleting a user leaves rows behind: the relation of %s is missing.', v.name), ''
       from (values ('user_profile', 'user_id_auth'), ('provider_data', 'provider_id_ref'), ('provider_data', 'auth_provider_id')) v (child, name)
      where not exists (select from pg_catalog.pg_constraint k join own_table t on t.oid = k.conrelid and t.relname = v.child
@@ -196,8 +204,6 @@ with
     union all select 'grants', 'fail', format('%s may not execute %s.', r.rolname, f.name), ''
       from own_function f join pg_catalog.pg_roles r on r.rolname in ('service_role', 'gateway_app')
      where f.is_offered and not has_function_privilege(r.oid, f.oid, 'execute')
-    union all select 'grants', 'fail', format('%s runs with its owner''s rights and its caller''s search_path.', f.name), ''
-      from own_function f where f.prosecdef and not coalesce('search_path=""' = any (f.proconfig), false)
     union all select 'grants', 'fail', format('%s belongs to %s, which can change it.', f.name, pg_catalog.pg_get_userbyid(f.proowner)),
            format('Give it to %s, the owner of the schema gateway.', pg_catalog.pg_get_userbyid(n.nspowner))
       from own_function f join pg_catalog.pg_namespace n on n.nspname = 'gateway' where f.proowner <> n.nspowner

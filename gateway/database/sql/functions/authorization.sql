@@ -13,14 +13,6 @@ language sql stable as $$
      where c.user_id = p_user_id and c.provider = p_provider order by 1)
 $$;
 
--- Both lists, each scope once. An empty request stays empty: the permissions then belong to the app.
-create or replace function gateway.merge_scopes(p_asked text[], p_beside text[]) returns text[]
-language sql immutable as $$
-  select case when cardinality(p_asked) = 0 then p_asked
-              else p_asked || array(select n.name from unnest(p_beside) with ordinality n (name, place)
-                                   where n.name <> all (p_asked) order by n.place) end
-$$;
-
 -- Whether a provider is frozen, so that nothing may be connected there. The shared lock lasts until the transaction ends: erasing all of a
 -- provider waits for it.
 create or replace function gateway.provider_is_frozen(p_provider text) returns boolean
@@ -54,7 +46,9 @@ begin
       select x.state_hash from gateway.authorization_request x where x.user_id = signed_in.user_id
        order by x.created_at desc offset 49 for update skip locked));
   end if;
-  p_scope := gateway.merge_scopes(p_scope, gateway.scopes_of_other_partners(signed_in.user_id, p_provider, false));
+  -- An empty request stays empty: the permissions then belong to the app.
+  p_scope := p_scope || array(select n from unnest(gateway.scopes_of_other_partners(signed_in.user_id, p_provider, false)) n
+                               where cardinality(p_scope) > 0 and n <> all (p_scope));
   insert into gateway.authorization_request
     (state_hash, browser_hash, user_id, provider, encrypted, scope, return_to, display, add_account, expires_at)
   values
@@ -71,29 +65,31 @@ language sql immutable as $$
                                             in ('', 'ghl', 'gohighlevel', 'highlevel', 'leadconnector'))
 $$;
 
--- Who may finish an attempt: null for the browser and the user that started it, else what is wrong. A partner's link may be finished without
--- a signed-in user: the partner's server names the user afterwards.
-create or replace function gateway.mismatch_of(r gateway.authorization_request, p_browser_hash text, p_user_id uuid) returns text
-language sql immutable as $$
-  select case
-    when r.browser_hash <> p_browser_hash then 'browser_mismatch'
-    when p_user_id is null and r.connect_session_id is not null and r.return_to is not null then null
-    when p_user_id is distinct from r.user_id then 'user_mismatch' end
+create or replace function gateway.request_json(r gateway.authorization_request, p_user_id uuid) returns jsonb
+language sql stable as $$
+  select to_jsonb(r) || jsonb_build_object(
+    'is_signed_in', p_user_id is not null, 'clock', jsonb_build_object('at', clock_timestamp()),
+    'has_connection', exists (select from gateway.connection c where c.user_id = r.user_id and c.provider = r.provider))
 $$;
 
-create or replace function gateway.request_json(r gateway.authorization_request, p_user_id uuid) returns jsonb
+-- The result of an attempt that was taken before. `running`: its visit is under way. null: it failed. `connection` is null while the grant is pending.
+create or replace function gateway.result_json(r gateway.authorization_request, p_user_id uuid) returns jsonb
 language plpgsql stable set search_path = '' as $$
+declare
+  made gateway.connection;
 begin
-  return jsonb_build_object(
-    'provider', r.provider, 'user_id', r.user_id, 'browser_hash', r.browser_hash, 'encrypted', r.encrypted, 'scope', r.scope,
-    'return_to', r.return_to, 'display', r.display, 'add_account', r.add_account, 'is_signed_in', p_user_id is not null,
-    'has_connection', exists (select from gateway.connection c where c.user_id = r.user_id and c.provider = r.provider),
-    'clock', jsonb_build_object('at', clock_timestamp()), 'connect_session_id', r.connect_session_id);
+  if r.seal_id is null then
+    return case when r.used_at > clock_timestamp() - interval '12 seconds' then '{"running": true}'::jsonb end;
+  end if;
+  select c.* into made from gateway.connection c
+   where c.user_id = r.user_id and c.provider = r.provider and r.seal_id in (c.saved_by, c.seal_id);
+  return case when found or exists (select from gateway.pending_grant g where g.user_id = r.user_id and g.seal_id = r.seal_id) then
+    jsonb_build_object('request', gateway.request_json(r, p_user_id), 'connection', case when found then gateway.public_data(made) end) end;
 end $$;
 
--- null: an unknown, expired or used state, or one of another provider (which uses it up). One statement takes the attempt, so only one caller gets it.
--- `mismatch`: another browser or another user. The attempt stays valid, so that a link scanner or prefetch cannot use it up; one event records
--- it.
+-- {"request"}: the attempt is taken. One statement takes it, so only one caller gets it. The browser and the user that finished it get its result
+-- for ten minutes. null: an unknown or expired state, one that failed, or one of another provider, which uses it up. `mismatch`: another
+-- browser or another user. The attempt stays valid, so that a link scanner or prefetch cannot use it up; one event records it.
 create or replace function public.gateway_take_authorization_v1(
   p_state_hash text, p_provider text, p_browser_hash text, p_session_hash text
 )
@@ -104,55 +100,30 @@ declare
   signed_in uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
   mismatch  text;
 begin
-  select a.* into r from gateway.authorization_request a where a.state_hash = p_state_hash and a.expires_at > moment and a.used_at is null;
+  select a.* into r from gateway.authorization_request a where a.state_hash = p_state_hash and a.expires_at > moment;
   if not found then
     return null;
   end if;
-  mismatch := gateway.mismatch_of(r, p_browser_hash, signed_in);
-  if mismatch is not null then
+  -- A partner's link may be finished without a signed-in user: the partner's server names the user afterwards.
+  mismatch := case when r.browser_hash <> p_browser_hash then 'browser_mismatch'
+                   when signed_in is null and r.connect_session_id is not null and r.return_to is not null then null
+                   when signed_in is distinct from r.user_id then 'user_mismatch' end;
+  if r.used_at is not null then
+    return case when mismatch is null and r.provider = p_provider then gateway.result_json(r, signed_in) end;
+  elsif mismatch is not null then
     update gateway.authorization_request a set refused_at = moment where a.state_hash = p_state_hash and a.refused_at is null;
     if found then
       insert into gateway.event (type, user_id, provider, data)
       values ('connect.refused', r.user_id, r.provider, jsonb_build_object('error', mismatch));
     end if;
     return jsonb_build_object('mismatch', mismatch);
-  end if;
-  if r.provider is distinct from p_provider then
+  elsif r.provider is distinct from p_provider then
     delete from gateway.authorization_request a where a.state_hash = p_state_hash;
     return null;
   end if;
   update gateway.authorization_request a set used_at = moment, expires_at = moment + interval '10 minutes'
    where a.state_hash = p_state_hash and a.used_at is null;
-  return case when found then gateway.request_json(r, signed_in) end;
-end $$;
-
--- The result of an attempt, for the browser and the user that finished it: {"request", "connection"}; `connection` is null while the grant is
--- pending. {"running": true} while the first visit is under way. null: there is none.
-create or replace function public.gateway_authorization_result_v1(
-  p_state_hash text, p_provider text, p_browser_hash text, p_session_hash text
-)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-declare
-  moment    timestamptz := clock_timestamp();
-  r         gateway.authorization_request;
-  signed_in uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
-  made      gateway.connection;
-begin
-  select a.* into r from gateway.authorization_request a
-   where a.state_hash = p_state_hash and a.provider = p_provider and a.expires_at > moment and a.used_at is not null;
-  if not found or gateway.mismatch_of(r, p_browser_hash, signed_in) is not null then
-    return null;
-  end if;
-  if r.seal_id is null then
-    return case when r.used_at > moment - interval '12 seconds' then '{"running": true}'::jsonb end;
-  end if;
-  select c.* into made from gateway.connection c
-   where c.user_id = r.user_id and c.provider = r.provider and r.seal_id in (c.saved_by, c.seal_id);
-  if not found and not exists (select from gateway.pending_grant g where g.user_id = r.user_id and g.seal_id = r.seal_id) then
-    return null;
-  end if;
-  return jsonb_build_object('request', gateway.request_json(r, signed_in),
-                            'connection', case when made.id is not null then gateway.public_data(made) end);
+  return case when found then jsonb_build_object('request', gateway.request_json(r, signed_in)) else '{"running": true}' end;
 end $$;
 
 -- The attempt has failed: a later visit finds nothing.

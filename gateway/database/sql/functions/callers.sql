@@ -40,18 +40,15 @@ end $$;
 -- Whether a partner has the owner's consent for a connection, or reach `all`. Callers check this before they read the connection, so that the
 -- response time does not show whether it exists.
 create or replace function gateway.partner_has_consent(p_partner gateway.partner, p_connection uuid) returns boolean
-language plpgsql stable set search_path = '' as $$
-begin
-  return p_partner.reach = 'all' or exists (
-    select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection and x.ended_at is null);
-end $$;
+language sql stable as $$
+  select p_partner.reach = 'all' or exists (
+    select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection and x.ended_at is null)
+$$;
 
 -- Whether a connection is within a partner's reach.
 create or replace function gateway.partner_can_see(p_partner gateway.partner, p_connection gateway.connection) returns boolean
 language sql stable as $$
-  select (p_partner.providers is null or p_connection.provider = any (p_partner.providers))
-     and (p_partner.reach = 'all' or exists (
-       select from gateway.consent x where x.partner_id = p_partner.id and x.connection_id = p_connection.id and x.ended_at is null))
+  select (p_partner.providers is null or p_connection.provider = any (p_partner.providers)) and gateway.partner_has_consent(p_partner, p_connection.id)
 $$;
 
 -- Record the network of a call, to the minute. A further network of a partner raises an event.
@@ -89,18 +86,14 @@ end $$;
 -- A grant that waits for its partner, as the connection it would become. Without its account and facts: the browser that finished may
 -- belong to another user than the link's.
 create or replace function gateway.pending_link_connections(p_partner gateway.partner) returns setof gateway.connection
-language plpgsql stable set search_path = '' as $$
-declare
-  over timestamptz := clock_timestamp();
-begin
-  return query
-    select (jsonb_populate_record(null::gateway.connection, to_jsonb(g) || jsonb_build_object(
-             'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'facts', '{}'::jsonb, 'status', 'pending_confirmation',
-             'reason', 'not_confirmed', 'refreshable', g.refresh is not null, 'generation', 1, 'updated_at', g.created_at))).*
-      from gateway.pending_grant g join gateway.connect_session s on s.id = g.connect_session_id
-     where g.pending_until > over and g.confirmation_hash is not null and s.partner_id = p_partner.id
-       and (p_partner.providers is null or g.provider = any (p_partner.providers));
-end $$;
+language sql stable as $$
+  select (jsonb_populate_record(null::gateway.connection, to_jsonb(g) || jsonb_build_object(
+           'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'facts', '{}'::jsonb, 'status', 'pending_confirmation',
+           'reason', 'not_confirmed', 'refreshable', g.refresh is not null, 'generation', 1, 'updated_at', g.created_at))).*
+    from gateway.pending_grant g join gateway.connect_session s on s.id = g.connect_session_id
+   where g.pending_until > clock_timestamp() and g.confirmation_hash is not null and s.partner_id = p_partner.id
+     and (p_partner.providers is null or g.provider = any (p_partner.providers))
+$$;
 
 -- The connection that a caller may act on: a partner's key whose scope covers `p_needs`, or a user by session or access token. `connection`
 -- is null for one that does not exist and for one that the caller cannot reach. A partner also reaches the pending grants of its links.
@@ -135,15 +128,37 @@ begin
   end if;
 end $$;
 
--- null: no such connection for this caller.
-create or replace function public.gateway_reached_connection_v1(p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text)
+-- null: no such connection for this caller. `p_check`: the right to check it, once a minute.
+create or replace function public.gateway_reached_connection_v1(
+  p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text, p_check boolean default false
+)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
+  over    timestamptz := clock_timestamp();
   allowed record;
+  c       gateway.connection;
 begin
   select f.* into allowed from gateway.authorize(p_connection_id, null, p_user_id, p_key_hash, p_address, 'connections:read') f;
-  return coalesce(allowed.refusal, case when (allowed.connection).id is not null then gateway.public_data(allowed.connection) end);
+  c := allowed.connection;
+  if c.id is null then
+    return allowed.refusal;
+  elsif p_check and c.status = 'pending_confirmation' then
+    return '{"refused": "pending_confirmation"}';
+  elsif p_check then
+    update gateway.connection x set checked_at = over, not_before = case when x.status = 'suspended' then null else x.not_before end
+     where x.id = c.id and (x.checked_at is null or x.checked_at <= over - interval '1 minute');
+    if not found then
+      return jsonb_build_object('refused', 'rate_limited', 'retry_after', greatest(1, ceil(60 - extract(epoch from over - c.checked_at))));
+    end if;
+  end if;
+  return gateway.public_data(c);
 end $$;
+
+create or replace function gateway.is_wanted(c gateway.connection, p_type integer, p_status text, p_account_id text) returns boolean
+language sql stable as $$
+  select (p_type is null or c.type = p_type) and (p_status is null or gateway.status_of(c) = p_status)
+     and (p_account_id is null or c.account_id = p_account_id)
+$$;
 
 -- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of filters has an index for
 -- this, so every page costs the same. Without a partner: all connections of that user.
@@ -160,25 +175,24 @@ begin
     return query
       select c.* from gateway.connection c
        where c.user_id = p_user_id and (p_partner.id is null or gateway.partner_can_see(p_partner, c)) and (p_provider is null or c.provider = p_provider)
-         and c.id > p_after and (p_type is null or c.type = p_type) and (p_status is null or gateway.status_of(c) = p_status) and (p_account_id is null or c.account_id = p_account_id)
+         and c.id > p_after and gateway.is_wanted(c, p_type, p_status, p_account_id)
        order by c.id limit p_most;
   elsif p_partner.reach = 'own' then
     return query
       select c.* from gateway.consent x join gateway.connection c on c.id = x.connection_id
        where x.partner_id = p_partner.id and x.connection_id > p_after and x.ended_at is null and (wanted is null or c.provider = any (wanted))
-         and (p_type is null or c.type = p_type) and (p_status is null or gateway.status_of(c) = p_status) and (p_account_id is null or c.account_id = p_account_id)
+         and gateway.is_wanted(c, p_type, p_status, p_account_id)
        order by x.connection_id limit p_most;
   elsif wanted is null then
     return query
       select c.* from gateway.connection c
-       where c.id > p_after and (p_type is null or c.type = p_type) and (p_status is null or gateway.status_of(c) = p_status) and (p_account_id is null or c.account_id = p_account_id)
+       where c.id > p_after and gateway.is_wanted(c, p_type, p_status, p_account_id)
        order by c.id limit p_most;
   else
     return query
       select c.* from unnest(wanted) as w (id) cross join lateral (
         select x.* from gateway.connection x
-         where x.provider = w.id and x.id > p_after and (p_type is null or x.type = p_type) and (p_status is null or gateway.status_of(x) = p_status)
-           and (p_account_id is null or x.account_id = p_account_id)
+         where x.provider = w.id and x.id > p_after and gateway.is_wanted(x, p_type, p_status, p_account_id)
          order by x.id limit p_most) c
        order by c.id limit p_most;
   end if;
@@ -217,6 +231,6 @@ begin
             union all
             select x.* from gateway.pending_link_connections(p) x
              where p_key_hash is not null and x.id > p_after and (owner is null or x.user_id = owner) and (p_provider is null or x.provider = p_provider)
-               and (p_type is null or x.type = p_type) and (p_status is null or x.status = p_status) and p_account_id is null
+               and gateway.is_wanted(x, p_type, p_status, p_account_id)
             order by id limit p_most) c);
 end $$;

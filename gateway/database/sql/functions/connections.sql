@@ -1,5 +1,9 @@
 -- Connections: saving, listing, checking.
 
+-- A stored secret as the gateway reads it: one that is larger than any provider's is no token, and costs no memory.
+create or replace function gateway.bounded(p_secret text) returns text
+language sql immutable as $$ select case when octet_length(p_secret) > 2000000 then '…' else p_secret end $$;
+
 create or replace function gateway.public_data(c gateway.connection) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
@@ -17,22 +21,14 @@ returns timestamptz language sql volatile as $$
     clock_timestamp() + (p_refresh_expires_at - clock_timestamp()) * (0.7 + 0.1 * random())) end
 $$;
 
--- The facts in provider_data.data, without the keys that the gateway adds.
-create or replace function gateway.facts_in(p_data jsonb) returns jsonb
-language sql immutable as $$
-  select case jsonb_typeof(p_data) when 'object' then p_data - array['account', 'scope', 'status', 'reason'] else '{}'::jsonb end
-$$;
-
 -- The user's oldest existing row for a provider that is not a connection yet.
 create or replace function gateway.earlier_row(p_user_id uuid, p_provider text) returns uuid
-language plpgsql stable set search_path = '' as $$
-begin
-  return (
-    select d.id from public.provider_data d
-     where d.auth_provider_id = p_user_id and gateway.same_provider(d.name, d.type, p_provider)
-       and not exists (select from gateway.connection c where c.id = d.id)
-     order by d.created_at nulls last, d.id limit 1);
-end $$;
+language sql stable as $$
+  select d.id from public.provider_data d
+   where d.auth_provider_id = p_user_id and gateway.same_provider(d.name, d.type, p_provider)
+     and not exists (select from gateway.connection c where c.id = d.id)
+   order by d.created_at nulls last, d.id limit 1
+$$;
 
 -- The connection that a grant would go to, locked: of the same account, else the newest of its user at that provider. It is read again once
 -- it is locked, because a refresh may have been saved meanwhile.
@@ -58,8 +54,7 @@ declare
   kept    uuid;
   old     gateway.connection;
   written gateway.connection;
-  label   text := coalesce(gateway.label_of(g.user_id), g.user_id::text);
-  profile uuid := gateway.profile_of(g.user_id, label);
+  profile uuid := gateway.list_in_profile(g.user_id, p_id, coalesce(gateway.label_of(g.user_id), g.user_id::text));
   partner uuid;
   account jsonb := jsonb_build_object('id', g.account_id, 'label', g.account_label);
 begin
@@ -74,7 +69,7 @@ begin
     -- The same account without a new refresh token keeps the one it has: Google sends one with the first consent only.
     select d.refresh, old.refresh_seal_id, coalesce(g.refresh_expires_at, old.refresh_expires_at)
       into g.refresh, kept, g.refresh_expires_at
-      from public.provider_data d where d.id = old.id and d.refresh <> '' and not gateway.is_plaintext(d.refresh);
+      from public.provider_data d where d.id = old.id and d.refresh like 'gAAAA%';
   end if;
   insert into public.provider_data as d (id, provider_id_ref, auth_provider_id, name, type, token, refresh, expires, data)
   values (p_id, profile, g.user_id, g.provider, g.type, g.token, g.refresh,
@@ -87,8 +82,8 @@ begin
     (id, user_id, provider, type, account_key, account_id, account_label, scope, facts, generation, seal_id, refresh_seal_id,
      saved_by, client_id, refreshable, expires_at, refresh_expires_at, refresh_at)
   values (p_id, g.user_id, g.provider, g.type, case when g.many_accounts then g.account_id else '' end, g.account_id, g.account_label,
-          g.scope, gateway.facts_in(g.facts), 1, g.seal_id, coalesce(kept, g.seal_id), p_call_id, g.client_id, g.refresh is not null, g.expires_at,
-          g.refresh_expires_at, gateway.refresh_time(g.refresh is not null, g.expires_at, g.refresh_expires_at))
+          g.scope, g.facts - array['account', 'scope', 'status', 'reason'], 1, g.seal_id, coalesce(kept, g.seal_id), p_call_id, g.client_id,
+          g.refresh is not null, g.expires_at, g.refresh_expires_at, gateway.refresh_time(g.refresh is not null, g.expires_at, g.refresh_expires_at))
   on conflict (id) do update set
     type = excluded.type, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,
     -- `accounts` may have changed in the catalogue: the key of the row stays where another row has the new one.
@@ -101,7 +96,6 @@ begin
     refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at, lease_id = null, lease_until = null,
     lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null, updated_at = clock_timestamp()
   returning c.* into written;
-  perform gateway.list_in_profile(g.user_id, profile, p_id);
   if g.connect_session_id is not null then
     partner := gateway.give_consent(g.connect_session_id, p_id, old.id is null);
   end if;
@@ -136,10 +130,11 @@ begin
                then jsonb_build_object('account', jsonb_build_object('id', g.account_id, 'label', g.account_label)) else '{}' end);
 end $$;
 
--- Save a new grant in one call: create or update a connection, or keep the grant as pending: `connection` is null then. `p_grant`: a row of
--- gateway.pending_grant. The user has to decide where another account is connected and no further one was asked for, and where a
--- partner's link asked for less than the connection allows, or a required scope that the connection has was refused. A repeated call, by its `seal_id`, gets the same answer. After `p_not_after`
--- nothing is saved: the caller has reported a failure and revokes the grant. `p_state_hash`: the attempt, which keeps the result.
+-- Save a new grant in one call: create or update a connection, or keep the grant as pending: null. `p_grant`: a row of gateway.pending_grant.
+-- The user has to decide where another account is connected and no further one was asked for, and where a partner's link asked for less than
+-- the connection allows, or a required scope that the connection has was refused. A repeated call, by its `seal_id`, gets the same answer.
+-- After `p_not_after` nothing is saved: the caller has reported a failure and revokes the grant. `p_state_hash`: the attempt, which keeps the
+-- result.
 create or replace function public.gateway_save_connection_v1(
   p_grant jsonb, p_requested_scope text[], p_required_scope text[], p_add_account boolean, p_expires_seconds double precision,
   p_refresh_expires_seconds double precision, p_not_after timestamptz default null, p_state_hash text default null
@@ -154,7 +149,7 @@ begin
   perform gateway.lock_user(g.user_id);
   select c.* into saved from gateway.connection c where c.user_id = g.user_id and c.saved_by = g.seal_id;
   if found or exists (select from gateway.pending_grant p where p.user_id = g.user_id and p.seal_id = g.seal_id) then
-    return jsonb_build_object('connection', case when saved.id is not null then gateway.public_data(saved) end);
+    return case when saved.id is not null then gateway.public_data(saved) end;
   end if;
   if not exists (select from gateway.live_user(g.user_id)) then
     return '{"user_is_blocked": true}';
@@ -185,60 +180,33 @@ begin
   if clock_timestamp() > p_not_after then
     raise exception 'the caller has given up' using errcode = 'query_canceled';
   end if;
-  return jsonb_build_object('connection', case when target is not null then gateway.public_data(saved) end);
+  return case when target is not null then gateway.public_data(saved) end;
 end $$;
 
 -- The partners that may use a connection by its owner's consent. Partners with reach `all` are the product itself and not listed.
 create or replace function gateway.sharing(p_connection_id uuid) returns jsonb
-language plpgsql stable set search_path = '' as $$
-begin
-  return coalesce((
+language sql stable as $$
+  select coalesce((
     select jsonb_agg(jsonb_build_object('id', p.id, 'name', p.name, 'made', x.made) order by p.name)
       from gateway.consent x join gateway.partner p on p.id = x.partner_id
-     where x.connection_id = p_connection_id and x.ended_at is null and p.revoked_at is null and p.reach = 'own'), '[]');
-end $$;
+     where x.connection_id = p_connection_id and x.ended_at is null and p.revoked_at is null and p.reach = 'own'), '[]')
+$$;
 
 -- null: no user is signed in.
 create or replace function public.gateway_connections_v1(p_session_hash text)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return (
-    select jsonb_build_object(
-             'user', jsonb_build_object('id', s.user_id, 'label', s.label),
-             'frozen', array(select substr(f.target, 10) from gateway.freeze f where f.target like 'provider:%'),
-             'connections', coalesce((
-               select jsonb_agg(gateway.public_data(c) order by c.type, c.created_at, c.id)
-                 from gateway.connection c where c.user_id = s.user_id), '[]'),
-             'sharing', coalesce((
-               select jsonb_object_agg(c.id, gateway.sharing(c.id)) from gateway.connection c where c.user_id = s.user_id), '{}'),
-             'ends_with', coalesce((
-               select jsonb_object_agg(c.id, (select count(*) from gateway.same_account(c))) from gateway.connection c where c.user_id = s.user_id), '{}'))
-      from gateway.live_session(p_session_hash) s
-  );
-end $$;
-
--- null: no such connection for this caller. The right to check a connection, once a minute.
-create or replace function public.gateway_begin_check_v1(p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  over timestamptz := clock_timestamp();
-  seen jsonb := public.gateway_reached_connection_v1(p_connection_id, p_user_id, p_key_hash, p_address);
-begin
-  if seen is null or seen ? 'refused' or seen ? 'user_is_blocked' then
-    return seen;
-  end if;
-  if seen ->> 'status' = 'pending_confirmation' then
-    return '{"refused": "pending_confirmation"}';
-  end if;
-  update gateway.connection c set checked_at = over, not_before = case when c.status = 'suspended' then null else c.not_before end
-   where c.id = p_connection_id and (c.checked_at is null or c.checked_at <= over - interval '1 minute');
-  if not found then
-    return (select jsonb_build_object('refused', 'rate_limited',
-                                      'retry_after', greatest(1, ceil(60 - extract(epoch from over - c.checked_at))))
-              from gateway.connection c where c.id = p_connection_id);
-  end if;
-  return seen;
-end $$;
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select jsonb_build_object(
+           'user', jsonb_build_object('id', s.user_id, 'label', s.label),
+           'frozen', array(select substr(f.target, 10) from gateway.freeze f where f.target like 'provider:%'),
+           'connections', coalesce((
+             select jsonb_agg(gateway.public_data(c) order by c.type, c.created_at, c.id)
+               from gateway.connection c where c.user_id = s.user_id), '[]'),
+           'sharing', coalesce((
+             select jsonb_object_agg(c.id, gateway.sharing(c.id)) from gateway.connection c where c.user_id = s.user_id), '{}'),
+           'ends_with', coalesce((
+             select jsonb_object_agg(c.id, (select count(*) from gateway.same_account(c))) from gateway.connection c where c.user_id = s.user_id), '{}'))
+    from gateway.live_session(p_session_hash) s
+$$;
 
 -- The result of a check; returns the connection, or null. A check of that generation may change the status: `another_account` ends the
 -- connection, `suspended` suspends it, `confirmed` ends a suspension. Any other outcome says nothing about the grant. `p_label`: the account's

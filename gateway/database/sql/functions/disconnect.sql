@@ -11,32 +11,6 @@ language sql stable as $$
        where x.connection_id = p_connection and x.partner_id <> p_partner.id and x.ended_at is null and o.revoked_at is null))
 $$;
 
--- Whether the same account has another connection or a pending grant.
-create or replace function gateway.account_used_elsewhere(p_connection gateway.connection) returns boolean
-language sql stable as $$
-  select exists (select from gateway.same_account(p_connection))
-      or exists (select from gateway.pending_grant g where g.provider = p_connection.provider and g.account_id = p_connection.account_id)
-$$;
-
--- null: no such connection for this caller. The data that an uninstall at the provider needs. `kept`: the connection stays, for other
--- partners. `shared`: the app there also serves connections that this partner may not end.
-create or replace function public.gateway_uninstall_target_v1(
-  p_session_hash text, p_user_id uuid, p_connection_id uuid, p_key_hash text default null, p_address text default null
-)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  allowed record;
-  c       gateway.connection;
-begin
-  select f.* into allowed from gateway.authorize(p_connection_id, p_session_hash, p_user_id, p_key_hash, p_address, 'connections:write') f;
-  c := allowed.connection;
-  return coalesce(allowed.refusal, case when c.id is not null then jsonb_build_object(
-    'user_id', c.user_id, 'provider', c.provider, 'account_id', c.account_id, 'facts', c.facts,
-    -- A pending grant is revoked without an uninstall.
-    'kept', p_key_hash is not null and (c.status = 'pending_confirmation' or not gateway.disconnect_deletes(allowed.partner, c.id)),
-    'shared', p_key_hash is not null and (allowed.partner).reach = 'own' and gateway.account_used_elsewhere(c)) end);
-end $$;
-
 -- Record that a connection was erased, or that only a partner's use of it ended: `p_kept`. The receipt, with the grant that is left to revoke.
 create or replace function gateway.record_disconnect(
   p_connection gateway.connection, p_partner_id uuid, p_kept boolean, p_data jsonb default '{}'
@@ -58,9 +32,12 @@ end $$;
 
 -- null: no such connection for this caller. A trigger queues the grant; the answer has it too, so that the caller can revoke it at once.
 -- `p_user_id`: a user with an access token instead of a session. `p_key_hash`: a partner; if other partners use the connection, or it was not
--- made for this one, only this partner's access ends: `kept`.
+-- made for this one, only this partner's access ends: `kept`. With `p_partner_id` the user ends that partner's access alone. With `p_look`
+-- nothing ends: the answer is what an uninstall at the provider needs. `shared`: the app there also serves connections that this partner may
+-- not end.
 create or replace function public.gateway_disconnect_v1(
-  p_session_hash text, p_connection_id uuid, p_user_id uuid default null, p_key_hash text default null, p_address text default null
+  p_session_hash text, p_connection_id uuid, p_user_id uuid default null, p_key_hash text default null, p_address text default null,
+  p_look boolean default false, p_partner_id uuid default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -75,6 +52,14 @@ begin
   owner := gone.user_id;
   if owner is null then
     return allowed.refusal;
+  elsif p_look then
+    return jsonb_build_object(
+      'user_id', owner, 'provider', gone.provider, 'account_id', gone.account_id, 'facts', gone.facts,
+      -- A pending grant is revoked without an uninstall.
+      'kept', p_key_hash is not null and (gone.status = 'pending_confirmation' or not gateway.disconnect_deletes(p, gone.id)),
+      'shared', p_key_hash is not null and p.reach = 'own' and (
+        exists (select from gateway.same_account(gone))
+        or exists (select from gateway.pending_grant g where g.provider = gone.provider and g.account_id = gone.account_id)));
   elsif gone.status = 'pending_confirmation' then
     return case when gateway.refuse_pending(gone.id, 'disconnected') is not null then gateway.record_disconnect(gone, p.id, false) end;
   end if;
@@ -88,69 +73,47 @@ begin
   if p_key_hash is not null then
     -- Lock, so that two partners that disconnect at the same time do not both keep it for the other.
     perform from gateway.consent x where x.connection_id = gone.id and x.ended_at is null order by x.partner_id for update;
-    if not gateway.disconnect_deletes(p, gone.id) then
-      update gateway.consent x set ended_at = clock_timestamp()
-       where x.partner_id = p.id and x.connection_id = gone.id and x.ended_at is null;
-      return gateway.record_disconnect(gone, p.id, true);
-    end if;
+    p_partner_id := case when not gateway.disconnect_deletes(p, gone.id) then p.id end;
+  end if;
+  if p_partner_id is not null then
+    update gateway.consent x set ended_at = clock_timestamp()
+     where x.partner_id = p_partner_id and x.connection_id = gone.id and x.ended_at is null;
+    return case when found then gateway.record_disconnect(gone, p_partner_id, true) end;
   end if;
   delete from public.provider_data d where d.id = gone.id;
   update gateway.revocation r set reason = 'disconnected' where r.seal_id = gone.seal_id;
   return gateway.record_disconnect(gone, p.id, false);
 end $$;
 
--- The operator's erasure: the trigger queues the grant, and the process that erases revokes it in the next five minutes.
-create or replace function gateway.erase_for_operator(p_connection gateway.connection) returns jsonb
-language plpgsql set search_path = '' as $$
-begin
-  delete from public.provider_data d where d.id = p_connection.id;
-  update gateway.revocation r set reason = 'revoked', due_at = clock_timestamp() + interval '5 minutes'
-   where r.seal_id = p_connection.seal_id;
-  return gateway.record_disconnect(p_connection, null, false, '{"by": "operator"}');
-end $$;
-
--- Any user's connection, for the operator. null: there is none.
-create or replace function public.gateway_erase_connection_v1(p_connection_id uuid)
+-- For the operator: erase one connection, or up to `p_most` of a provider with its pending grants and attempts. A trigger queues each grant, and
+-- the process that erases revokes it in the next five minutes. The answer has the receipts, and says whether there are more.
+create or replace function public.gateway_erase_v1(p_connection_id uuid, p_provider text, p_most integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  gone gateway.connection;
+  c       gateway.connection;
+  gone    gateway.connection;
+  erased  jsonb := '[]';
+  pending integer;
+  stopped integer;
 begin
-  perform gateway.lock_user((select c.user_id from gateway.connection c where c.id = p_connection_id));
-  perform from public.provider_data d where d.id = p_connection_id for update;
-  select c.* into gone from gateway.connection c where c.id = p_connection_id;
-  if not found then
-    return null;
+  if p_provider is not null then
+    -- After this lock, every save that began before the freeze has ended.
+    perform pg_advisory_xact_lock(hashtextextended('gateway provider ' || p_provider, 0));
+    delete from gateway.authorization_request a where a.state_hash = any (array(
+      select x.state_hash from gateway.authorization_request x where x.provider = p_provider limit 1000 for update skip locked));
+    get diagnostics stopped = row_count;
+    delete from gateway.pending_grant p where p.id = any (array(
+      select x.id from gateway.pending_grant x where x.provider = p_provider limit p_most for update skip locked));
+    get diagnostics pending = row_count;
   end if;
-  return gateway.erase_for_operator(gone);
-end $$;
-
--- Erase up to `p_most` connections of a provider, its pending grants and its attempts. The answer counts them and says whether there are
--- more.
-create or replace function public.gateway_erase_provider_v1(p_provider text, p_most integer)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  c        gateway.connection;
-  gone     gateway.connection;
-  erased   integer := 0;
-  pending   integer;
-  stopped  integer;
-begin
-  -- After this lock, every save that began before the freeze has ended.
-  perform pg_advisory_xact_lock(hashtextextended('gateway provider ' || p_provider, 0));
-  delete from gateway.authorization_request a where a.state_hash = any (array(
-    select x.state_hash from gateway.authorization_request x where x.provider = p_provider limit 1000 for update skip locked));
-  get diagnostics stopped = row_count;
-  delete from gateway.pending_grant p where p.id = any (array(
-    select x.id from gateway.pending_grant x where x.provider = p_provider limit p_most for update skip locked));
-  get diagnostics pending = row_count;
-  for c in select x.* from gateway.connection x where x.provider = p_provider order by x.account_id limit p_most loop
-    continue when not gateway.try_lock_user(c.user_id);
+  for c in select x.* from gateway.connection x where x.id = p_connection_id or x.provider = p_provider order by x.account_id limit p_most loop
+    continue when not gateway.lock_user(c.user_id, p_connection_id is not null);
     perform from public.provider_data d where d.id = c.id for update;
     select x.* into gone from gateway.connection x where x.id = c.id;
-    if found then
-      perform gateway.erase_for_operator(gone);
-      erased := erased + 1;
-    end if;
+    continue when not found;
+    delete from public.provider_data d where d.id = gone.id;
+    update gateway.revocation r set reason = 'revoked', due_at = clock_timestamp() + interval '5 minutes' where r.seal_id = gone.seal_id;
+    erased := erased || gateway.record_disconnect(gone, null, false, '{"by": "operator"}');
   end loop;
   return jsonb_build_object(
     'erased', erased, 'pending', pending, 'attempts', stopped,

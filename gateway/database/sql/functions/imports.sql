@@ -13,23 +13,18 @@ begin
   return null;
 end $$;
 
--- Neither empty nor encrypted: encrypted values begin like every Fernet token.
-create or replace function gateway.is_plaintext(p_secret text) returns boolean
-language sql immutable as $$ select coalesce(p_secret !~ '^(gAAAA|$)', false) $$;
-
 create or replace function gateway.sha256_hex(p_text text) returns text
 language sql immutable as $$ select encode(sha256(convert_to(p_text, 'UTF8')), 'hex') $$;
 
 create or replace function public.gateway_import_queue_v1(p_after uuid, p_limit integer)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return jsonb_build_object(
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select jsonb_build_object(
     'total', (select count(*) from gateway.import_queue),
     'items', coalesce((
       select jsonb_agg(jsonb_build_object('id', x.id, 'name', x.name) order by x.id)
         from (select q.id, d.name from gateway.import_queue q join public.provider_data d on d.id = q.id
-               where p_after is null or q.id > p_after order by q.id limit p_limit) x), '[]'));
-end $$;
+               where p_after is null or q.id > p_after order by q.id limit p_limit) x), '[]'))
+$$;
 
 -- The provider of a row: of its connection, else by its name.
 create or replace function gateway.provider_of_row(p_id uuid, p_providers text[]) returns text
@@ -93,8 +88,7 @@ begin
     if exists (select from gateway.connection c where c.user_id = owner and c.provider = p_provider and c.account_key = key) then
       return '{"outcome": "duplicate"}';
     end if;
-    profile := gateway.profile_of(owner, null);
-    perform gateway.list_in_profile(owner, profile, p_id);
+    profile := gateway.list_in_profile(owner, p_id, null);
   end if;
   insert into gateway.connection as c
     (id, seal_id, refresh_seal_id, user_id, provider, type, account_key, account_id, account_label, scope, generation, status, reason,

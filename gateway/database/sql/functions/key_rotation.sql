@@ -23,17 +23,16 @@ create or replace view gateway.encrypted_value as
 
 -- A page of one kind, after `p_after_id` and `p_after_column`.
 create or replace function public.gateway_encrypted_values_v1(p_kind text, p_after_id uuid, p_after_column text, p_most integer)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return jsonb_build_object(
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select jsonb_build_object(
     'total', case when p_after_id is null then (select count(*) from gateway.encrypted_value v where v.kind = p_kind) end,
     'items', coalesce((
       select jsonb_agg(to_jsonb(x) - 'kind' order by x.id, x."column")
         from (select v.* from gateway.encrypted_value v
                where v.kind = p_kind and (p_after_id is null or v.id >= p_after_id)
                  and (p_after_id is null or (v.id, v."column") > (p_after_id, p_after_column))
-               order by v.id, v."column" limit p_most) x), '[]'));
-end $$;
+               order by v.id, v."column" limit p_most) x), '[]'))
+$$;
 
 -- Compare-and-set on the encrypted text itself, because no two are the same: a value that was replaced meanwhile stays as it
 -- is. Locked rows are skipped. `p_changes`: {"items": [{id, column, old, new}]}.

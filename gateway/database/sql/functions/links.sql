@@ -89,33 +89,28 @@ end $$;
 
 -- The link with this secret, if it can be started: unused, not expired, its partner and its user still active.
 create or replace function gateway.open_link(p_wanted text) returns setof gateway.connect_session
-language plpgsql stable set search_path = '' as $$
-begin
-  return query
-    select s.* from gateway.connect_session s join gateway.partner p on p.id = s.partner_id
-     where s.secret_hash = p_wanted and s.started_at is null and s.expires_at > clock_timestamp() and p.revoked_at is null
-       and exists (select from gateway.live_user(s.user_id));
-end $$;
+language sql stable as $$
+  select s.* from gateway.connect_session s join gateway.partner p on p.id = s.partner_id
+   where s.secret_hash = p_wanted and s.started_at is null and s.expires_at > clock_timestamp() and p.revoked_at is null
+     and exists (select from gateway.live_user(s.user_id))
+$$;
 
 -- null: no usable link. The content of its page; opening it does not use it up. The existing connection and the scopes of its partners are only
 -- shown to its signed-in user; any other holder of the link sees only what the link requests.
 create or replace function public.gateway_link_v1(p_secret_hash text, p_session_hash text)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return (
-    select case when p.frozen_at is not null or exists (select from gateway.freeze f where f.target = 'provider:' || s.provider)
-                then '{"refused": "frozen"}'::jsonb else jsonb_build_object(
-             'id', s.id, 'provider', s.provider, 'return_to', s.return_to, 'user_id', s.user_id,
-             'user_label', gateway.label_of(s.user_id), 'partner', p.name, 'partner_scope', p.scope, 'partner_reach', p.reach, 'scope', s.scope,
-             'scope_of_others', case when i.user_id = s.user_id then gateway.scopes_of_other_partners(s.user_id, s.provider, true) else '{}' end,
-             'session_user_id', i.user_id, 'session_label', i.label,
-             'existing', (select jsonb_build_object('account_label', c.account_label, 'status', gateway.status_of(c)) from gateway.connection c
-                           where c.user_id = s.user_id and c.provider = s.provider and i.user_id = s.user_id
-                           order by c.updated_at desc, c.id limit 1)) end
-      from gateway.open_link(p_secret_hash) s join gateway.partner p on p.id = s.partner_id
-      left join gateway.live_session(p_session_hash) i on true
-  );
-end $$;
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select case when p.frozen_at is not null or exists (select from gateway.freeze f where f.target = 'provider:' || s.provider)
+              then '{"refused": "frozen"}'::jsonb else jsonb_build_object(
+           'id', s.id, 'provider', s.provider, 'return_to', s.return_to, 'user_id', s.user_id,
+           'user_label', gateway.label_of(s.user_id), 'partner', p.name, 'partner_scope', p.scope, 'partner_reach', p.reach, 'scope', s.scope,
+           'scope_of_others', case when i.user_id = s.user_id then gateway.scopes_of_other_partners(s.user_id, s.provider, true) else '{}' end,
+           'session_user_id', i.user_id, 'session_label', i.label,
+           'existing', (select jsonb_build_object('account_label', c.account_label, 'status', gateway.status_of(c)) from gateway.connection c
+                         where c.user_id = s.user_id and c.provider = s.provider and i.user_id = s.user_id
+                         order by c.updated_at desc, c.id limit 1)) end
+    from gateway.open_link(p_secret_hash) s join gateway.partner p on p.id = s.partner_id
+    left join gateway.live_session(p_session_hash) i on true
+$$;
 
 -- null: no usable link, or already started. The caller is checked before the link is used up. `user_mismatch`: another user is signed in.
 -- `unauthenticated`: no user is signed in, and the link has no `return_to` whose server could name the user.
@@ -153,22 +148,4 @@ begin
     (p_state_hash, p_browser_hash, s.user_id, s.provider, p_encrypted, p_scope, s.return_to, 'page', s.id,
      clock_timestamp() + interval '10 minutes');
   return jsonb_build_object('ending', 'started');
-end $$;
-
--- null: not a connection of the signed-in user, or not shared with that partner. The partner's next read returns 404.
-create or replace function public.gateway_end_consent_v1(p_session_hash text, p_connection_id uuid, p_partner_id uuid)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  c gateway.connection;
-begin
-  select x.* into c from gateway.live_session(p_session_hash) s join gateway.connection x on x.user_id = s.user_id
-   where x.id = p_connection_id;
-  update gateway.consent x set ended_at = clock_timestamp()
-   where x.connection_id = c.id and x.partner_id = p_partner_id and x.ended_at is null;
-  if not found then
-    return null;
-  end if;
-  insert into gateway.event (type, connection_id, user_id, provider, partner_id)
-  values ('consent.ended', c.id, c.user_id, c.provider, p_partner_id);
-  return jsonb_build_object('provider', c.provider, 'partner', (select p.name from gateway.partner p where p.id = p_partner_id));
 end $$;

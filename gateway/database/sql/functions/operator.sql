@@ -1,8 +1,10 @@
 -- For the operator: listings, backlog, hosts, the schema's version.
 
--- The worker's backlog.
-create or replace function public.gateway_worker_backlog_v1()
+-- The worker's backlog, and the results of recent refreshes of all processes.
+create or replace function public.gateway_worker_backlog_v1(p_recent_seconds integer)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
+declare
+  since timestamptz := clock_timestamp() - make_interval(secs => p_recent_seconds);  -- a variable, so that the index is used
 begin
   return jsonb_build_object(
     'due', (select count(*) from gateway.connection c where c.status in ('active', 'suspended', 'held') and c.refresh_at <= clock_timestamp()),
@@ -19,6 +21,10 @@ begin
       'reads', (select count(*) from gateway.freeze f where f.target = 'reads')),
     'connections', (select coalesce(jsonb_object_agg(x.status, x.n), '{}')
                       from (select gateway.status_of(c) as status, count(*) as n from gateway.connection c group by 1) x),
+    'refreshes', (select coalesce(jsonb_object_agg(x.outcome, x.n), '{}')
+                    from (select case e.type when 'grant.refreshed' then 'refreshed' else coalesce(e.data ->> 'remedy', 'wait') end as outcome,
+                                 count(*) as n
+                            from gateway.event e where e.at > since and e.type in ('grant.refreshed', 'grant.refresh_failed') group by 1) x),
     'incidents', (select coalesce(jsonb_agg(i.provider), '[]') from gateway.provider_incident i where i.ended_at is null));
 end $$;
 
@@ -32,21 +38,16 @@ begin
     'functions', (select jsonb_agg(r.sha256) from gateway.function_release r));
 end $$;
 
--- A process reports its keys at the start and every minute.
-create or replace function public.gateway_host_seen_v1(p_host text, p_keys text[])
+-- The hosts seen in the last ten minutes. After a restart, the keys of the old processes count until they have been silent for two
+-- minutes. A process reports its keys at the start and every minute: `p_host`.
+create or replace function public.gateway_hosts_v1(p_host text default null, p_keys text[] default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
-  delete from gateway.host h where h.seen_at < clock_timestamp() - interval '1 day';
-  insert into gateway.host (host, keys) values (p_host, p_keys)
-  on conflict on constraint host_pkey do update set seen_at = clock_timestamp();
-  return '{}';
-end $$;
-
--- The hosts seen in the last ten minutes. After a restart, the keys of the old processes count until they have been silent for two
--- minutes.
-create or replace function public.gateway_hosts_v1()
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
+  if p_host is not null then
+    delete from gateway.host h where h.seen_at < clock_timestamp() - interval '1 day';
+    insert into gateway.host (host, keys) values (p_host, p_keys)
+    on conflict on constraint host_pkey do update set seen_at = clock_timestamp();
+  end if;
   return coalesce((
     select jsonb_agg(jsonb_build_object('id', x.host, 'keys', x.keys, 'seen_seconds', x.seconds) order by x.host, x.seconds)
       from (select h.host, h.keys, extract(epoch from clock_timestamp() - h.seen_at)::integer as seconds,
@@ -60,17 +61,15 @@ end $$;
 create or replace function public.gateway_all_connections_v1(
   p_provider text, p_user_id uuid, p_status text, p_clients jsonb, p_scopes jsonb, p_after uuid, p_most integer
 )
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return (
-    select coalesce(jsonb_agg(gateway.public_data(x) order by x.id), '[]')
-      from (select c.* from gateway.connection c
-             where (p_after is null or c.id > p_after) and (p_provider is null or c.provider = p_provider)
-               and (p_user_id is null or c.user_id = p_user_id) and (p_status is null or gateway.status_of(c) = p_status)
-               and (p_clients is null or c.client_id is distinct from coalesce(p_clients ->> c.provider, c.client_id))
-               and (p_scopes is null or exists (select from jsonb_array_elements_text(p_scopes -> c.provider) s where s <> all (c.scope)))
-             order by c.id limit p_most) x);
-end $$;
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select coalesce(jsonb_agg(gateway.public_data(x) order by x.id), '[]')
+    from (select c.* from gateway.connection c
+           where (p_after is null or c.id > p_after) and (p_provider is null or c.provider = p_provider)
+             and (p_user_id is null or c.user_id = p_user_id) and (p_status is null or gateway.status_of(c) = p_status)
+             and (p_clients is null or c.client_id is distinct from coalesce(p_clients ->> c.provider, c.client_id))
+             and (p_scopes is null or exists (select from jsonb_array_elements_text(p_scopes -> c.provider) s where s <> all (c.scope)))
+           order by c.id limit p_most) x
+$$;
 
 -- One connection and its last events; null if it never existed, or its events are deleted.
 create or replace function public.gateway_inspect_connection_v1(p_connection_id uuid)
@@ -97,13 +96,12 @@ end $$;
 
 -- A provider's connections, users, pending grants, attempts and queued revocations, counted.
 create or replace function public.gateway_provider_holdings_v1(p_provider text)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return jsonb_build_object(
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select jsonb_build_object(
     'connections', (select count(*) from gateway.connection c where c.provider = p_provider),
     'users', (select count(distinct c.user_id) from gateway.connection c where c.provider = p_provider),
     'pending', (select count(*) from gateway.pending_grant p where p.provider = p_provider),
     'attempts', (select count(*) from gateway.authorization_request a where a.provider = p_provider and a.used_at is null),
     'queued', (select count(*) from gateway.revocation r where r.provider = p_provider),
-    'frozen_at', (select f.frozen_at from gateway.freeze f where f.target = 'provider:' || p_provider));
-end $$;
+    'frozen_at', (select f.frozen_at from gateway.freeze f where f.target = 'provider:' || p_provider))
+$$;

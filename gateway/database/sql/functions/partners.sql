@@ -16,6 +16,7 @@ language sql stable as $$
   select p from gateway.partner p where p.name = p_name order by p.revoked_at is not null, p.created_at desc limit 1
 $$;
 
+-- null: a partner in use has that name.
 create or replace function public.gateway_add_partner_v1(
   p_name text, p_scope text[], p_providers text[], p_reach text, p_reads_per_hour integer, p_connections_per_hour integer,
   p_freeze_on_alert boolean, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision
@@ -29,14 +30,13 @@ begin
           coalesce(p_connections_per_hour, case p_reach when 'own' then 1000 end), p_freeze_on_alert)
   on conflict (name) where revoked_at is null do nothing returning p.* into added;
   if not found then
-    return jsonb_build_object('added', false);
+    return null;
   end if;
   insert into gateway.event (type, partner_id, data)
   values ('partner.added', added.id, jsonb_build_object(
     'name', p_name, 'scope', p_scope, 'providers', p_providers, 'reach', p_reach, 'reads_per_hour', added.reads_per_hour,
     'connections_per_hour', added.connections_per_hour, 'freeze_on_alert', p_freeze_on_alert));
-  return jsonb_build_object('added', true, 'partner_id', added.id, 'key_id',
-                            gateway.keep_key(added.id, p_key_hash, p_hint, p_addresses::inet[], p_expires_seconds));
+  return jsonb_build_object('partner_id', added.id, 'key_id', gateway.keep_key(added.id, p_key_hash, p_hint, p_addresses::inet[], p_expires_seconds));
 end $$;
 
 -- `p_changes`: some of the columns; null for a limit: none; null for providers: every one. Null: no such partner, or it is revoked.
@@ -88,14 +88,14 @@ begin
     return null;
   end if;
   if p.revoked_at is not null then
-    return jsonb_build_object('added', false, 'why', 'revoked');
+    return '{"why": "revoked"}';
   end if;
   if (select count(*) from gateway.api_key k
        where k.partner_id = p.id and k.revoked_at is null and (k.expires_at is null or k.expires_at > clock_timestamp())) >= 2 then
-    return jsonb_build_object('added', false, 'why', 'two_keys');
+    return '{"why": "two_keys"}';
   end if;
   select k.* into before from gateway.api_key k where k.partner_id = p.id order by k.created_at desc limit 1;
-  return jsonb_build_object('added', true, 'partner_id', p.id, 'key_id', gateway.keep_key(
+  return jsonb_build_object('partner_id', p.id, 'key_id', gateway.keep_key(
     p.id, p_key_hash, p_hint, coalesce(p_addresses::inet[], before.addresses),
     coalesce(p_expires_seconds, extract(epoch from before.expires_at - before.created_at))));
 end $$;
@@ -164,9 +164,8 @@ end $$;
 
 -- All partners, or one, with their use in this hour and their keys' ids and uses, never the keys; and what is frozen.
 create or replace function public.gateway_partners_v1(p_name text default null)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return jsonb_build_object(
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select jsonb_build_object(
     'frozen', (select coalesce(jsonb_agg(f.target order by f.target), '[]') from gateway.freeze f),
     'frozen_since', (select coalesce(jsonb_object_agg(f.target, f.frozen_at), '{}') from gateway.freeze f),
     'partners', coalesce((
@@ -182,5 +181,5 @@ begin
                 where k.partner_id = p.id), '[]')) order by p.created_at, p.name)
         from gateway.partner p
         left join gateway.usage h on h.reader_id = p.id and h.hour = date_trunc('hour', clock_timestamp(), 'UTC')
-       where p_name is null or p.id = (gateway.named_partner(p_name)).id), '[]'));
-end $$;
+       where p_name is null or p.id = (gateway.named_partner(p_name)).id), '[]'))
+$$;

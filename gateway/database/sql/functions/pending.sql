@@ -19,40 +19,28 @@ begin
   return old;
 end $$;
 
-create or replace function gateway.queue_all_pending_grants() returns trigger
-language plpgsql security definer set search_path = '' as $$
-begin
-  insert into gateway.revocation (connection_id, generation, user_id, provider, token, refresh, seal_id, refresh_seal_id, reason)
-  select p.id, 1, p.user_id, p.provider, p.token, p.refresh, p.seal_id, p.seal_id, 'not_confirmed' from gateway.pending_grant p
-  on conflict on constraint revocation_pkey do nothing;
-  return null;
-end $$;
-
 -- null: the session has ended, or this user has no pending grant in this browser. The content of the confirm page.
 create or replace function public.gateway_pending_grant_v1(p_session_hash text, p_browser_hash text, p_provider text)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return (
-    select jsonb_build_object(
-             'id', g.id, 'user', jsonb_build_object('id', g.user_id, 'label', s.label), 'provider', g.provider,
-             'account', jsonb_build_object('id', g.account_id, 'label', g.account_label), 'return_to', g.return_to, 'display', g.display,
-             'clock', jsonb_build_object('at', clock_timestamp()),
-             'existing_label', coalesce((
-               select c.account_label from gateway.connection c where c.user_id = g.user_id and c.provider = g.provider
-                order by c.updated_at desc, c.id limit 1), ''),
-             'scopes_removed', coalesce((
-               select array(select n.name from unnest(c.scope) with ordinality n (name, place) where n.name <> all (g.scope) order by n.place)
-                 from gateway.connection c where c.user_id = g.user_id and c.provider = g.provider and c.account_id = g.account_id
-                order by c.updated_at desc limit 1), '{}'),
-             'shared_with', array(
-               select distinct w.partner ->> 'name'
-                 from gateway.connection c cross join jsonb_array_elements(gateway.sharing(c.id)) as w (partner)
-                where c.user_id = g.user_id and c.provider = g.provider order by 1))
-      from gateway.live_session(p_session_hash) s
-      join gateway.pending_grant g on g.user_id = s.user_id and g.provider = p_provider and g.browser_hash = p_browser_hash
-     where g.pending_until > clock_timestamp() and g.confirmation_hash is null
-  );
-end $$;
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select jsonb_build_object(
+           'id', g.id, 'user', jsonb_build_object('id', g.user_id, 'label', s.label), 'provider', g.provider,
+           'account', jsonb_build_object('id', g.account_id, 'label', g.account_label), 'return_to', g.return_to, 'display', g.display,
+           'clock', jsonb_build_object('at', clock_timestamp()),
+           'existing_label', coalesce((
+             select c.account_label from gateway.connection c where c.user_id = g.user_id and c.provider = g.provider
+              order by c.updated_at desc, c.id limit 1), ''),
+           'scopes_removed', coalesce((
+             select array(select n.name from unnest(c.scope) with ordinality n (name, place) where n.name <> all (g.scope) order by n.place)
+               from gateway.connection c where c.user_id = g.user_id and c.provider = g.provider and c.account_id = g.account_id
+              order by c.updated_at desc limit 1), '{}'),
+           'shared_with', array(
+             select distinct w.partner ->> 'name'
+               from gateway.connection c cross join jsonb_array_elements(gateway.sharing(c.id)) as w (partner)
+              where c.user_id = g.user_id and c.provider = g.provider order by 1))
+    from gateway.live_session(p_session_hash) s
+    join gateway.pending_grant g on g.user_id = s.user_id and g.provider = p_provider and g.browser_hash = p_browser_hash
+   where g.pending_until > clock_timestamp() and g.confirmation_hash is null
+$$;
 
 -- Delete a pending grant; the trigger queues it to be revoked. `p_error`: the reason in the partner's event. Returns the queued grant.
 create or replace function gateway.refuse_pending(p_id uuid, p_error text) returns jsonb

@@ -204,16 +204,3 @@ begin
    where x.id = c.id and (p_outcome in ('refused', 'suspended') or x.status <> c.status);
   return jsonb_build_object('recorded', true, 'status', c.status);
 end $$;
-
--- Results of recent refreshes, of all processes.
-create or replace function public.gateway_recent_refreshes_v1(p_seconds integer)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-declare
-  since timestamptz := clock_timestamp() - make_interval(secs => p_seconds);  -- a variable, so that the index is used
-begin
-  return coalesce((
-    select jsonb_object_agg(x.outcome, x.n)
-      from (select case e.type when 'grant.refreshed' then 'refreshed' else coalesce(e.data ->> 'remedy', 'wait') end as outcome,
-                   count(*) as n
-              from gateway.event e where e.at > since and e.type in ('grant.refreshed', 'grant.refresh_failed') group by 1) x), '{}');
-end $$;

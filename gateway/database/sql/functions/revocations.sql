@@ -16,14 +16,11 @@ begin
   return old;
 end $$;
 
-create or replace function gateway.queue_all_grants() returns trigger
+-- Before a truncate, each row is deleted, so that the triggers queue every grant.
+create or replace function gateway.delete_each() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  insert into gateway.revocation (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason)
-  select c.id, c.generation, c.user_id, c.provider, c.account_id, d.token, d.refresh, c.seal_id, c.refresh_seal_id, 'erased'
-    from gateway.connection c join public.provider_data d on d.id = c.id
-   where d.token is not null or d.refresh is not null
-  on conflict on constraint revocation_pkey do nothing;
+  execute format('delete from %s', tg_relid::regclass);
   return null;
 end $$;
 
@@ -70,59 +67,41 @@ begin
   return jsonb_build_object('left', found);
 end $$;
 
--- Claim the grant that has been due longest, for two minutes, but none of the providers in `p_busy`. null: nothing is due.
-create or replace function public.gateway_claim_revocation_v1(p_busy text[])
+-- Claim up to `p_most` grants for two minutes: those that have been due longest, of no provider in `p_busy`; with `p_provider`, the next ones
+-- in its queue after `p_after`, due or not.
+create or replace function public.gateway_claim_revocations_v1(p_busy text[], p_provider text, p_after uuid, p_most integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  over    timestamptz := clock_timestamp();
-  claimed gateway.revocation;
+  over timestamptz := clock_timestamp();
+  ids  uuid[];
 begin
-  update gateway.revocation r set due_at = over + interval '2 minutes'
-   where r.seal_id = (
-     select x.seal_id from gateway.revocation x
-      where x.due_at <= over and x.provider <> all (p_busy) order by x.due_at limit 1 for update skip locked)
-  returning r.* into claimed;
-  if not found then
-    return null;
+  if p_provider is null then
+    ids := array(select x.seal_id from gateway.revocation x where x.due_at <= over and x.provider <> all (p_busy)
+                  order by x.due_at limit p_most for update skip locked);
+  else
+    ids := array(select x.seal_id from gateway.revocation x where x.provider = p_provider and (p_after is null or x.seal_id > p_after)
+                  order by x.seal_id limit p_most for update skip locked);
   end if;
-  return gateway.revocation_json(claimed);
-end $$;
-
--- Claim the next grants in a provider's queue after `p_after`, due or not, for two minutes.
-create or replace function public.gateway_claim_revocations_v1(p_provider text, p_after uuid, p_most integer)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  r     gateway.revocation;
-  items jsonb := '[]';
-begin
-  for r in
-    select x.* from gateway.revocation x where x.provider = p_provider and (p_after is null or x.seal_id > p_after)
-     order by x.seal_id limit p_most for update skip locked
-  loop
-    update gateway.revocation x set due_at = greatest(x.due_at, clock_timestamp() + interval '2 minutes') where x.seal_id = r.seal_id;
-    items := items || gateway.revocation_json(r);
-  end loop;
-  return items;
+  update gateway.revocation r set due_at = greatest(r.due_at, over + interval '2 minutes') where r.seal_id = any (ids);
+  return coalesce((select jsonb_agg(gateway.revocation_json(r) order by r.seal_id) from gateway.revocation r where r.seal_id = any (ids)), '[]');
 end $$;
 
 -- A page of the connections of a provider that the operator erased since then, and what became of each grant.
 create or replace function public.gateway_erased_connections_v1(
   p_provider text, p_since timestamptz, p_after_at timestamptz, p_after_id uuid, p_most integer
 )
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return (
-    select coalesce(jsonb_agg(jsonb_build_object(
-             'connection_id', x.connection_id, 'account_id', x.data -> 'account' ->> 'id', 'erased_at', x.at, 'event_id', x.id,
-             'position', x.position,
-             'revocation', case when exists (select from gateway.revocation r where r.connection_id = x.connection_id) then 'queued'
-               else coalesce((
-                 select case o.type when 'grant.revoked' then o.data ->> 'revocation' else 'abandoned' end from gateway.event o
-                  where o.connection_id = x.connection_id and o.type in ('grant.revoked', 'grant.revocation_abandoned')
-                  order by o.at desc limit 1), 'unsupported') end) order by x.at, x.id), '[]')
-      from (select e.* from gateway.event e
-             where e.at >= coalesce(p_after_at, p_since) and (p_after_at is null or (e.at, e.id) > (p_after_at, p_after_id))
-               and e.at < timestamptz '9999-01-01 00:00:00+00'
-               and e.type = 'connection.disconnected' and e.provider = p_provider and e.data ->> 'by' = 'operator'
-             order by e.at, e.id limit p_most) x);
-end $$;
+returns jsonb language sql stable security definer set search_path = '' as $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+           'connection_id', x.connection_id, 'account_id', x.data -> 'account' ->> 'id', 'erased_at', x.at, 'event_id', x.id,
+           'position', x.position,
+           'revocation', case when exists (select from gateway.revocation r where r.connection_id = x.connection_id) then 'queued'
+             else coalesce((
+               select case o.type when 'grant.revoked' then o.data ->> 'revocation' else 'abandoned' end from gateway.event o
+                where o.connection_id = x.connection_id and o.type in ('grant.revoked', 'grant.revocation_abandoned')
+                order by o.at desc limit 1), 'unsupported') end) order by x.at, x.id), '[]')
+    from (select e.* from gateway.event e
+           where e.at >= coalesce(p_after_at, p_since) and (p_after_at is null or (e.at, e.id) > (p_after_at, p_after_id))
+             and e.at < timestamptz '9999-01-01 00:00:00+00'
+             and e.type = 'connection.disconnected' and e.provider = p_provider and e.data ->> 'by' = 'operator'
+           order by e.at, e.id limit p_most) x
+$$;

@@ -13,33 +13,21 @@ begin
   return new;
 end $$;
 
--- The two SQL functions have no `set`, so that the planner can inline them; their names are qualified, and only definer functions can
--- call them. This one is generated for the columns of the present auth.users, so that Supabase can change that table.
-do $live_user$
-declare
-  standing text := '';
-begin
-  if exists (select from pg_catalog.pg_attribute a
-              where a.attrelid = 'auth.users'::regclass and a.attname = 'banned_until' and not a.attisdropped) then
-    standing := standing || ' and (u.banned_until is null or u.banned_until <= clock_timestamp())';
-  end if;
-  if exists (select from pg_catalog.pg_attribute a
-              where a.attrelid = 'auth.users'::regclass and a.attname = 'deleted_at' and not a.attisdropped) then
-    standing := standing || ' and u.deleted_at is null';
-  end if;
-  execute format(
-    'create or replace function gateway.live_user(p_user_id uuid) returns table (id uuid) language sql stable as %L',
-    'select u.id from auth.users u where u.id = p_user_id' || standing
-  );
-  -- A label for a user without a session: shown masked, never used for a decision.
-  execute format(
-    'create or replace function gateway.label_of(p_user_id uuid) returns text language sql stable as %L',
-    'select coalesce((select s.label from gateway.session s where s.user_id = p_user_id order by s.created_at desc limit 1), '
-    || case when exists (select from pg_catalog.pg_attribute a
-                          where a.attrelid = 'auth.users'::regclass and a.attname = 'email' and not a.attisdropped)
-            then '(select nullif(u.email, '''')::text from auth.users u where u.id = p_user_id)' else 'null::text' end || ')'
-  );
-end $live_user$;
+-- The functions without a `set` can be inlined by the planner; their names are qualified, and only definer functions can call them. Through
+-- to_jsonb, because Supabase may change the columns of auth.users.
+create or replace function gateway.live_user(p_user_id uuid) returns table (id uuid)
+language sql stable as $$
+  select u.id from auth.users u
+   where u.id = p_user_id and to_jsonb(u) ->> 'deleted_at' is null
+     and coalesce((to_jsonb(u) ->> 'banned_until')::timestamptz <= clock_timestamp(), true)
+$$;
+
+-- A label for a user without a session: shown masked, never used for a decision.
+create or replace function gateway.label_of(p_user_id uuid) returns text
+language sql stable as $$
+  select coalesce((select s.label from gateway.session s where s.user_id = p_user_id order by s.created_at desc limit 1),
+                  (select nullif(to_jsonb(u) ->> 'email', '') from auth.users u where u.id = p_user_id))
+$$;
 
 -- Banned or deleted, whatever token the user has. On Supabase a missing user was deleted; on plain Postgres it is a new user.
 create or replace function gateway.user_is_blocked(p_user_id uuid) returns boolean
@@ -89,19 +77,29 @@ begin
   return jsonb_build_object('ended', found);
 end $$;
 
-create or replace function gateway.lock_user(p_user_id uuid) returns void
+-- The lock on a user's rows. Without `p_wait`, false for a user whose rows another transaction has locked.
+create or replace function gateway.lock_user(p_user_id uuid, p_wait boolean default true) returns boolean
 language plpgsql set search_path = '' as $$
+declare
+  key bigint := hashtextextended('gateway user ' || p_user_id::text, 0);
 begin
-  perform pg_advisory_xact_lock(hashtextextended('gateway user ' || p_user_id::text, 0));
+  if p_wait then
+    perform pg_advisory_xact_lock(key);
+  elsif not pg_try_advisory_xact_lock(key) then
+    return false;
+  end if;
   -- Then the profiles, before provider_data: the same order as when a user is deleted.
   perform from public.user_profile p where p.user_id_auth = p_user_id order by p.id for no key update;
+  return true;
 end $$;
 
--- The oldest profile of a user, created if missing. Under lock_user, so that two callers create one.
-create or replace function gateway.profile_of(p_user_id uuid, p_called text) returns uuid
+-- The oldest profile of a user, created if missing, with the id in its array once; the user's other profiles lose the id. Under lock_user, so
+-- that two callers create one profile.
+create or replace function gateway.list_in_profile(p_user_id uuid, p_connection uuid, p_called text) returns uuid
 language plpgsql set search_path = '' as $$
 declare
   profile uuid;
+  listed  text := p_connection::text;
 begin
   select p.id into profile from public.user_profile p
    where p.user_id_auth = p_user_id order by p.created_at nulls last, p.id limit 1;
@@ -109,29 +107,9 @@ begin
     insert into public.user_profile as p (user_id_auth, user_name, providers) values (p_user_id, p_called, '{}')
     returning p.id into profile;
   end if;
-  return profile;
-end $$;
-
--- Put the id into that profile's array once, and remove it from the user's other profiles.
-create or replace function gateway.list_in_profile(p_user_id uuid, p_profile uuid, p_connection uuid) returns void
-language plpgsql set search_path = '' as $$
-declare
-  listed text := p_connection::text;
-begin
   update public.user_profile p
-     set providers = array_remove(coalesce(p.providers, '{}'), listed)
-                     || case when p.id = p_profile then array[listed] else '{}'::text[] end
+     set providers = array_remove(coalesce(p.providers, '{}'), listed) || case when p.id = profile then array[listed] else '{}'::text[] end
    where p.user_id_auth = p_user_id
-     and coalesce(cardinality(array_positions(p.providers, listed)), 0) <> case when p.id = p_profile then 1 else 0 end;
-end $$;
-
--- The same lock without waiting: a user who is busy is skipped until the next call.
-create or replace function gateway.try_lock_user(p_user_id uuid) returns boolean
-language plpgsql set search_path = '' as $$
-begin
-  if not pg_try_advisory_xact_lock(hashtextextended('gateway user ' || p_user_id::text, 0)) then
-    return false;
-  end if;
-  perform from public.user_profile p where p.user_id_auth = p_user_id order by p.id for no key update;
-  return true;
+     and coalesce(cardinality(array_positions(p.providers, listed)), 0) <> case when p.id = profile then 1 else 0 end;
+  return profile;
 end $$;
