@@ -3612,6 +3612,21 @@ create policy "Third-party apps reach no provider data" on public.provider_data 
     nullif(current_setting('request.jwt.claim.client_id', true), ''),
     nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'client_id')) is not null));
 
+do $others$
+declare
+  other record;
+begin
+  for other in
+    select p.tablename, p.policyname from pg_catalog.pg_policies p
+     where p.schemaname = 'public' and p.tablename in ('user_profile', 'provider_data')
+       and p.policyname !~ '^(Users can (view|update|insert)|Users reach only|Third-party apps reach no|The gateway and) '
+     order by 1, 2
+  loop
+    raise notice 'gateway: the policy "%" on % is not ours; it was left, and can no longer show a user another''s rows',
+      other.policyname, other.tablename;
+  end loop;
+end $others$;
+
 -- Forced row-level security binds the owner too. Where the functions' owner, or service_role, may not bypass it, it needs a
 -- policy of its own, or it would see nothing.
 do $bound$
@@ -3791,7 +3806,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '497072f6739a9fd06b1c7f1931741a083fb040c436a18a47b3fd267a63c53159');
-insert into gateway.function_release (sha256) values ('497072f6739a9fd06b1c7f1931741a083fb040c436a18a47b3fd267a63c53159') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'e781382530814452a46ae524d085d7e1cd4024d7a8eac73a6159f0f6e4b2a470');
+insert into gateway.function_release (sha256) values ('e781382530814452a46ae524d085d7e1cd4024d7a8eac73a6159f0f6e4b2a470') on conflict do nothing;
 
 notify pgrst, 'reload schema';
