@@ -202,8 +202,9 @@ def _fetch(rt: Runtime, provider: Provider, url: str, response: TokenResponse, d
     headers = {
         "Accept": "application/json",
         **provider.headers,
-        "Authorization": f"Bearer {response.grant.access_token}",
+        **provider.token_placement.headers(response.grant.access_token),
     }
+    url = provider.token_placement.url(url, response.grant.access_token)
     found = rt.http.request("GET", url, headers=headers, deadline=deadline, provider=provider.id)
     if is_temporary(found.status):
         raise with_facts(ProviderUnavailable(f"the account endpoint answers {found.status}"), found.status, ())

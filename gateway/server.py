@@ -44,7 +44,7 @@ CONNECTIONS = 2048
 """Per process, most of them idle. Further ones wait in the kernel's queue."""
 OTHER_FILES = 256
 LARGEST_BODY = 1024 * 1024
-LARGEST_UPLOAD = 100 * 1024 * 1024
+LARGEST_UPLOAD = 2 * 1024**3
 """Of a proxied call. The server stores bodies on disk (`TMPDIR`), never in memory."""
 DRAIN_SECONDS = 15
 OPTIONS: dict[str, Any] = {
@@ -55,6 +55,8 @@ OPTIONS: dict[str, Any] = {
     "max_request_header_size": 32 * 1024,
     "max_request_body_size": LARGEST_BODY,  # routes have their own limits below it
     "inbuf_overflow": 64 * 1024,  # a larger body is stored on disk
+    "outbuf_high_watermark": 512
+    * 1024,  # below `outbuf_overflow`: a streamed response waits for its client, and never on disk
     "clear_untrusted_proxy_headers": False,  # the application decides which of them count (GATEWAY_TRUSTED_PROXIES)
     "asyncore_use_poll": True,  # select() cannot watch file descriptors above 1,023
     "log_socket_errors": False,
@@ -87,6 +89,15 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
 
 class _Channel(HTTPChannel):  # type: ignore[misc]
     parser_class = RequestParser
+
+    def readable(self) -> bool:
+        """Also during a proxied call, so that it ends when its client goes away. A client that stops reading is cut off."""
+        if self.total_outbufs_len and time.time() - self.last_activity > OPTIONS["channel_timeout"]:
+            self.handle_close()
+            return False
+        if len(self.requests) != 1 or not _PROXIED.match(self.requests[0].path):
+            return bool(super().readable())
+        return not (self.will_close or self.close_when_flushed or self.total_outbufs_len)
 
 
 def bind(host: str, port: int, option: str = "--port") -> socket.socket:

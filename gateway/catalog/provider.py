@@ -6,8 +6,10 @@ Most providers need only data; other differences have a name in `quirks` and a c
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
@@ -50,6 +52,36 @@ class AccountRule(BaseModel):
         return (value,) if isinstance(value, str) else value
 
 
+class TokenPlacement(BaseModel):
+    """Where an API call has its access token. By default RFC 6750 section 2.1: `Authorization: Bearer …`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", max_length=60)] = "Authorization"
+    prefix: Annotated[str, StringConstraints(pattern=r"^[!-~ ]*$", max_length=30)] = "Bearer "
+    basic: bool = False
+    """The token is `user:password`, encoded as RFC 7617 says; `prefix` does not count."""
+    query: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", max_length=60)] | None = None
+    """The query parameter, instead of a header."""
+
+    def headers(self, token: str) -> Mapping[str, str]:
+        """The header with the token, if it is sent in one."""
+        if self.query:
+            return {}
+        return {self.header: f"Basic {encoded(token)}" if self.basic else self.prefix + token}
+
+    def url(self, url: str, token: str) -> str:
+        """The URL of a call, with the token if it is sent there."""
+        if not self.query:
+            return url
+        return f"{url}{'&' if '?' in url else '?'}{self.query}={quote(token, safe='')}"
+
+
+def encoded(token: str) -> str:
+    """The credentials of RFC 7617 section 2."""
+    return base64.b64encode(token.encode()).decode()
+
+
 class Entry(BaseModel):
     """The keys of every catalogue entry, whatever its credentials."""
 
@@ -66,6 +98,12 @@ class Entry(BaseModel):
     api_base_url: Url | None = None
     headers: Mapping[str, str] = Field(default_factory=dict)
     """Sent with every API call there."""
+    token_placement: TokenPlacement = TokenPlacement()
+    """How an API call sends the access token."""
+    token_paths: tuple[str, ...] = ()
+    """Paths of the API whose responses hold tokens: the proxy does not call them."""
+    valid_token_words: tuple[str, ...] = ("scope",)
+    """Words of a 401 of the API that say that not the token is at fault: no new one is fetched."""
     quirks: tuple[str, ...] = ()
 
     @property
@@ -98,9 +136,6 @@ class ApiKeyProvider(Entry):
     """A provider whose users paste an API key."""
 
     auth: Literal["api_key"]
-    key_header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", max_length=60)] = "Authorization"
-    key_prefix: Annotated[str, StringConstraints(pattern=r"^[!-~ ]*$", max_length=30)] = ""
-    """Before the key, such as `Bearer `."""
     key_help_url: Url | None = None
     """Where the provider shows its users their key."""
 
@@ -109,6 +144,7 @@ class BasicProvider(Entry):
     """A provider whose users enter a user name and a password or token (RFC 7617)."""
 
     auth: Literal["basic"]
+    token_placement: TokenPlacement = TokenPlacement(basic=True)
     username_label: str = "User name"
     password_label: str = "Password"  # noqa: S105 - a label
 

@@ -73,10 +73,11 @@ def _send(rt: Runtime, connection_id: uuid.UUID, target: UninstallTarget, deadli
         "Accept": "application/json",
         "Content-Type": "application/json",
         **provider.headers,
-        "Authorization": f"Bearer {fresh.access_token}",
+        **provider.token_placement.headers(fresh.access_token),
     }
+    url = provider.token_placement.url(request.url, fresh.access_token)
     body, until = json.dumps(dict(request.body)), deadline.within(UNINSTALL_SECONDS)
-    answer = rt.http.request("DELETE", request.url, headers=headers, body=body, deadline=until, provider=provider.id)
+    answer = rt.http.request("DELETE", url, headers=headers, body=body, deadline=until, provider=provider.id)
     if 200 <= answer.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
         return "done"
     log.warning("uninstall.refused", provider=provider.id, status=answer.status)

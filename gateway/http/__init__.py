@@ -5,6 +5,16 @@ from __future__ import annotations
 from gateway.http.addresses import check_url
 from gateway.http.bulkhead import Bulkhead, Shares, retry_seconds
 from gateway.http.client import HttpClient, Response, StreamedResponse
-from gateway.http.connection import Deadline
+from gateway.http.connection import CallerGone, Deadline
 
-__all__ = ["Bulkhead", "Deadline", "HttpClient", "Response", "Shares", "StreamedResponse", "check_url", "retry_seconds"]
+__all__ = [
+    "Bulkhead",
+    "CallerGone",
+    "Deadline",
+    "HttpClient",
+    "Response",
+    "Shares",
+    "StreamedResponse",
+    "check_url",
+    "retry_seconds",
+]

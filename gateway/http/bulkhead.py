@@ -15,7 +15,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 
 from gateway.errors import ProviderBusy, ProviderFailed, ProviderUnavailable
@@ -26,7 +26,8 @@ FAILURES_TO_OPEN = 10
 OPEN_SECONDS = 5.0
 RETRY_SECONDS = (2.0, 6.0)
 """What a refused caller is told, at random, so that refused callers neither keep the process busy nor come back together."""
-_SERVER_ERROR, _TOO_MANY_REQUESTS = 500, 429
+FAILURES = frozenset({429, *range(500, 600)})
+"""Statuses that count as a failure of the provider."""
 
 
 class Shares:
@@ -122,13 +123,13 @@ class Bulkhead:
             self._slots.leave(provider_id)
 
     @contextlib.contextmanager
-    def exchange(self, provider_id: str) -> Iterator[Exchange]:
-        """One request in a slot. No response, 429 and 5xx count as a failure of the provider, any other response as a success."""
+    def exchange(self, provider_id: str, failures: Container[int] = FAILURES) -> Iterator[Exchange]:
+        """One request in a slot. No response, and a status in `failures`, count as a failure of the provider, any other response as a success."""
         with self.slot(provider_id):
             exchange, failed = Exchange(), None  # an error of ours says nothing about the provider
             try:
                 yield exchange
-                failed = exchange.status >= _SERVER_ERROR or exchange.status == _TOO_MANY_REQUESTS
+                failed = exchange.status in failures
             except ProviderFailed as error:
                 failed = isinstance(error, ProviderUnavailable)
                 raise

@@ -16,7 +16,7 @@ import os
 import re
 import ssl
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from requests.structures import CaseInsensitiveDict
 
 from gateway.errors import ProviderFailed, ProviderGarbled, ProviderUnavailable
 from gateway.http.addresses import AddressPolicy, Resolver, check_url, system_addresses
-from gateway.http.bulkhead import Bulkhead, Exchange
+from gateway.http.bulkhead import FAILURES, Bulkhead, Exchange
 from gateway.http.connection import Call, Connection, Deadline, Pool, Proxy, ResponseTooLarge, tls_context
 
 DEFAULT_SECONDS = 10.0
@@ -146,11 +146,14 @@ class HttpClient:
         deadline: Deadline | None = None,
         idle_seconds: float = 30.0,
         provider: str | None = None,
+        failures: Container[int] = FAILURES,
+        is_abandoned: Callable[[], bool] | None = None,
     ) -> Iterator[StreamedResponse]:
         """
         Like `request`, in constant memory: `body` is sent as it is produced, the response body is an iterator.
 
         `body_length`: its length, where it is known; else it is sent in chunks. `idle_seconds`: the longest single wait.
+        `failures`: the statuses that count as a failure of the provider. `is_abandoned`: whether the call can be ended with CallerGone.
         A response that arrives before the whole body was sent ends the sending.
         """
         try:
@@ -162,11 +165,11 @@ class HttpClient:
             if self._bulkhead:
                 self._bulkhead.reset()
         prepared = self._prepared(method, url, headers or {}, body, body_length)
-        call = Call(origin, deadline or Deadline.after(DEFAULT_SECONDS), idle_seconds)
+        call = Call(origin, deadline or Deadline.after(DEFAULT_SECONDS), idle_seconds, is_abandoned)
         if not call.deadline.remaining():
             raise ProviderUnavailable(f"{origin}: no time was left to ask")
         with (
-            self._bulkhead.exchange(provider or origin.host)
+            self._bulkhead.exchange(provider or origin.host, failures)
             if self._bulkhead
             else contextlib.nullcontext(Exchange()) as exchange
         ):

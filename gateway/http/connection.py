@@ -17,6 +17,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ import certifi
 import httpcore
 import requests
 
-from gateway.errors import ProviderUnavailable, SettingsRefused
+from gateway.errors import BadRequest, ProviderUnavailable, SettingsRefused
 from gateway.http.addresses import AddressPolicy, Origin, target_of
 
 IDLE_SECONDS = 60.0
@@ -34,6 +35,8 @@ IDLE_SECONDS = 60.0
 _LARGEST_HEAD = 32 * 1024
 _READ = 64 * 1024
 _MOST_IDLE = 128
+_LOOK_SECONDS = 0.5
+"""How often a streamed call looks whether its caller still waits."""
 _OK = 200
 
 logging.getLogger("httpcore").setLevel(logging.WARNING)  # its debug lines hold response headers
@@ -42,6 +45,10 @@ logging.getLogger("httpcore.http11").setLevel(logging.WARNING)
 
 class ResponseTooLarge(Exception):
     """The response is larger than the caller's limit."""
+
+
+class CallerGone(BadRequest):
+    """The caller of a call that is streamed has hung up, so the call was ended."""
 
 
 class Deadline:
@@ -74,6 +81,11 @@ class Call:
     origin: Origin
     deadline: Deadline
     idle_seconds: float
+    is_abandoned: Callable[[], bool] | None = None
+
+    def seconds_left(self) -> float:
+        """How long the next wait may take."""
+        return min(self.deadline.remaining(), self.idle_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +107,11 @@ class Proxy:
         """Ask for a tunnel to the origin (RFC 9110 section 9.3.6). Raises ProviderUnavailable when the proxy refuses."""
         host = str(call.origin).removeprefix("https://").encode()
         authorization = b"Proxy-Authorization: Basic " + self.authorization + b"\r\n" if self.authorization else b""
-        sock.settimeout(max(0.001, call.deadline.remaining()))
+        sock.settimeout(max(0.001, call.seconds_left()))
         sock.sendall(b"CONNECT " + host + b" HTTP/1.1\r\nHost: " + host + b"\r\n" + authorization + b"\r\n")
         head = b""
         while b"\r\n\r\n" not in head:
-            sock.settimeout(max(0.001, call.deadline.remaining()))
+            sock.settimeout(max(0.001, call.seconds_left()))
             received = sock.recv(_READ)
             head += received
             if not received or len(head) > _LARGEST_HEAD:
@@ -171,12 +183,12 @@ class Pool:
     def _open(self, origin: Origin, policy: AddressPolicy, call: Call) -> socket.socket:
         """To the first permitted address that answers; each has an equal share of the time left."""
         problem = "no address"
-        addresses = policy.resolve(origin, call.deadline.remaining())
+        addresses = policy.resolve(origin, call.seconds_left())
         for position, address in enumerate(addresses):
             sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.settimeout(max(0.001, call.deadline.remaining() / (len(addresses) - position)))
+                sock.settimeout(max(0.001, call.seconds_left() / (len(addresses) - position)))
                 sock.connect((address, origin.port))
             except OSError as error:
                 sock.close()
@@ -188,7 +200,7 @@ class Pool:
 
     def _secured(self, sock: socket.socket, call: Call) -> ssl.SSLSocket:
         try:
-            sock.settimeout(max(0.001, call.deadline.remaining()))
+            sock.settimeout(max(0.001, call.seconds_left()))
             return self._tls.wrap_socket(sock, server_hostname=call.origin.host)
         except BaseException:
             sock.close()
@@ -258,11 +270,25 @@ class _Socket(httpcore.NetworkStream):
         if self._early is not None:
             data, self._early = self._early, None
         else:
-            self._sock.settimeout(self._seconds_left())
-            data = self._sock.recv(int(min(max_bytes, self.head_left)))
+            data = self._receive(int(min(max_bytes, self.head_left)))
         self.head_left -= len(data)
         self.is_ended = not data
         return data
+
+    def _receive(self, most: int) -> bytes:
+        if self._call.is_abandoned is None:
+            self._sock.settimeout(self._seconds_left())
+            return self._sock.recv(most)
+        until = Deadline.after(self._seconds_left())
+        while True:
+            self._sock.settimeout(max(0.001, min(until.remaining(), _LOOK_SECONDS)))
+            try:
+                return self._sock.recv(most)
+            except TimeoutError:
+                if self._call.is_abandoned():
+                    raise CallerGone("the caller hung up before the provider's response was complete") from None
+                if not until.remaining():
+                    raise
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002 - the deadline is the timeout
         """Send all of it. Raises TimeoutError and httpcore.WriteError; the peer may have answered before it hung up."""
@@ -295,10 +321,10 @@ class _Socket(httpcore.NetworkStream):
                 return
 
     def _seconds_left(self) -> float:
-        left = self._call.deadline.remaining()
+        left = self._call.seconds_left()
         if not left:
             raise TimeoutError
-        return min(left, self._call.idle_seconds)
+        return left
 
     def has_decrypted(self) -> bool:
         """Whether OpenSSL holds bytes that were not read."""

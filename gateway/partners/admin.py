@@ -22,6 +22,7 @@ SCOPES = (
     "connections:read",
     "connections:write",
     "tokens:read",
+    "proxy",
     "sessions:write",
     "events:read",
     "webhooks:write",

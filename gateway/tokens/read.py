@@ -19,7 +19,7 @@ from uuid import UUID
 
 from gateway.catalog import Provider
 from gateway.database.queries.refresh import ClaimedRefresh, Obstacle, claim_refresh
-from gateway.database.queries.tokens import StoredToken, read_token, stored_token
+from gateway.database.queries.tokens import ReadScope, StoredToken, read_token, stored_token
 from gateway.errors import (
     GatewayError,
     GrantUnusable,
@@ -44,6 +44,8 @@ WAIT_SECONDS = 9.5
 """How long a caller waits for a refresh, whichever process sends the request."""
 _FIRST_LOOK_SECONDS, _NEXT_LOOKS_SECONDS = 0.025, 0.5
 """A process that waits for another process's lease doubles its pauses from the first to the second."""
+_MOST_IN_A_MINUTE = 10
+"""Refreshes of a token that is still valid. After a provider refused the token: one."""
 _REPORT_SECONDS = 1.0
 """How often a process reports a caller's reads to the database, which limits them by the hour."""
 
@@ -90,6 +92,7 @@ class FreshToken:
     scope: tuple[str, ...]
     expires_at: datetime | None
     facts: Mapping[str, Any] = field(repr=False)
+    reader_id: UUID | None
 
 
 def fresh_grant(
@@ -99,17 +102,22 @@ def fresh_grant(
     caller: Caller | None = None,
     min_seconds: int = 60,
     force: bool = False,
+    refused: FreshToken | None = None,
     location: str | None = None,
     until: Deadline | None = None,
+    scope: ReadScope = "tokens:read",
 ) -> FreshToken:
     """
-    A token that is valid for `min_seconds`, or a new one, whatever its lifetime. `force`: a new one in any case.
+    A token that is valid for `min_seconds`, or a new one, whatever its lifetime. `force`: a new one in any case. `refused`: the provider
+    did not accept that one, so a newer one, at most one refresh a minute.
 
     `caller` None is the gateway itself; a caller's read is counted and recorded once. `location`: only if the connection has that one.
     `until` shortens the wait for a refresh. Without `force`, the old token is the answer for as long as it is valid and no new one can
     be had.
     """
-    row = _read(rt, connection_id, caller, min_seconds, counted=caller is not None, location=location)
+    read = _Read(connection_id, caller, min_seconds, location, scope)
+    row = _read(rt, read, counted=caller is not None and refused is None)
+    force = force or (refused is not None and refused.generation == row.generation)
     quiet = (
         row.status == "held" and caller is not None
     )  # only the worker and the operator refresh a connection that is held
@@ -120,16 +128,17 @@ def fresh_grant(
     if not row.refreshable:
         raise _reconnect(row, "there is no refresh token")
     deadline = (until or Deadline.after(WAIT_SECONDS)).within(WAIT_SECONDS)
+    most = 1 if refused else _MOST_IN_A_MINUTE
     for _ in range(_MOST_REFRESHES):
         failure: GatewayError | None = None
         try:
-            _refreshes.run(row.id, row.provider, partial(_refresh, rt, row), deadline.remaining())
+            _refreshes.run(row.id, row.provider, partial(_refresh, rt, row, most), deadline.remaining())
         except (ProviderBusy, RefreshInProgress):
             if not row.alive or force:  # many callers end here at once, so it costs no further call
                 raise
         except (GrantUnusable, ProviderFailed, RateLimited) as error:
             failure = error
-        after = _read(rt, connection_id, caller, min_seconds)
+        after = _read(rt, read)
         if after.alive and (after.generation != row.generation or not force):
             return _decrypt(rt, after)
         if failure or after.generation == row.generation:
@@ -138,21 +147,23 @@ def fresh_grant(
     raise failure or in_progress("the connection changed meanwhile")
 
 
-def _read(
-    rt: Runtime,
-    connection_id: UUID,
-    caller: Caller | None,
-    min_seconds: int,
-    *,
-    counted: bool = False,
-    location: str | None = None,
-) -> StoredToken:
+@dataclass(frozen=True, slots=True)
+class _Read:
+    connection_id: UUID
+    caller: Caller | None
+    min_seconds: int
+    location: str | None
+    scope: ReadScope
+
+
+def _read(rt: Runtime, read: _Read, *, counted: bool = False) -> StoredToken:
+    caller = read.caller
     if caller is None:
-        row = stored_token(rt.database, connection_id, min_seconds=min_seconds)
+        row = stored_token(rt.database, read.connection_id, min_seconds=read.min_seconds)
     elif counted:
-        row = _counted_read(rt, connection_id, caller, min_seconds, location)
+        row = _counted_read(rt, read, caller)
     else:
-        row = read_token(rt.database, caller, connection_id, min_seconds=min_seconds, location=location, counted=False)
+        row = _call(rt, read, caller, counted=False)
     if row is None:
         raise NotFound("no such connection of this caller")
     if row.status == "needs_reauthorization":
@@ -164,22 +175,28 @@ def _read(
     return row
 
 
-def _counted_read(
-    rt: Runtime, connection_id: UUID, caller: Caller, min_seconds: int, location: str | None
+def _call(
+    rt: Runtime, read: _Read, caller: Caller, *, counted: bool = True, unreported: int = 0, report: bool = True
 ) -> StoredToken | None:
+    return read_token(
+        rt.database,
+        caller,
+        read.connection_id,
+        min_seconds=read.min_seconds,
+        location=read.location,
+        counted=counted,
+        unreported=unreported,
+        report=report,
+        scope=read.scope,
+    )
+
+
+def _counted_read(rt: Runtime, read: _Read, caller: Caller) -> StoredToken | None:
     reader = f"{caller.key_hash or caller.user_id} {caller.address}"
     unreported, report = _unreported.take(reader)
     row = None
     try:
-        row = read_token(
-            rt.database,
-            caller,
-            connection_id,
-            min_seconds=min_seconds,
-            location=location,
-            unreported=unreported,
-            report=report,
-        )
+        row = _call(rt, read, caller, unreported=unreported, report=report)
     finally:
         reads = unreported + (row is not None and row.status in ("active", "held"))
         if reads:
@@ -197,16 +214,16 @@ def _decrypt(rt: Runtime, row: StoredToken) -> FreshToken:
     token = rt.vault.decrypt(
         row.token or "", column="token", user_id=row.user_id, provider=row.provider, seal_id=row.seal_id
     )
-    return FreshToken(row.id, row.generation, row.provider, token, row.scope, row.expires_at, row.facts)
+    return FreshToken(row.id, row.generation, row.provider, token, row.scope, row.expires_at, row.facts, row.reader_id)
 
 
-def _refresh(rt: Runtime, row: StoredToken) -> None:
+def _refresh(rt: Runtime, row: StoredToken, most: int) -> None:
     """Refresh that generation of a connection, in a slot of its provider: without one, nothing is claimed."""
     with rt.bulkhead.slot(row.provider):
-        _claim_and_refresh(rt, row, rt.provider(row.provider))
+        _claim_and_refresh(rt, row, rt.provider(row.provider), most)
 
 
-def _claim_and_refresh(rt: Runtime, row: StoredToken, provider: Provider) -> None:
+def _claim_and_refresh(rt: Runtime, row: StoredToken, provider: Provider, most: int) -> None:
     """While another process holds the lease, wait for it to end."""
     until, pause = Deadline.after(WAIT_SECONDS), _FIRST_LOOK_SECONDS
     while True:
@@ -218,6 +235,7 @@ def _claim_and_refresh(rt: Runtime, row: StoredToken, provider: Provider) -> Non
             host=rt.journal.host,
             lease_seconds=lease_seconds(provider),
             block_seconds=foreign_host_wait(provider),
+            most=most,
         )
         if isinstance(claim, ClaimedRefresh):
             return refresh_once(rt, provider, claim, started)
@@ -237,7 +255,7 @@ def _refusal(found: Obstacle) -> GatewayError:
     if found.obstacle == "blocked":
         error = RefreshInProgress("the host that began the last refresh may hold its response")
     elif found.obstacle == "frequent":
-        error = RateLimited("the connection was refreshed ten times within a minute")
+        error = RateLimited("the connection was refreshed too often within a minute")
     else:
         error = ProviderUnavailable("the provider failed a moment ago")
     error.retry_after = found.retry_after

@@ -23,7 +23,7 @@ from gateway.web import (
     security_headers,
     session,
 )
-from gateway.web.v1 import connections, events, openapi, tokens, webhooks
+from gateway.web.v1 import connections, events, openapi, proxy, tokens, webhooks
 from gateway.web.v1 import links as connect_sessions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,20 @@ def build_app(rt: Runtime) -> Flask:
     # Werkzeug would redirect doubled slashes to an address that it builds from the Host header.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    modules = (session, pages, links, connections, tokens, connect_sessions, events, webhooks, openapi, health, metrics)
+    modules = (
+        session,
+        pages,
+        links,
+        connections,
+        tokens,
+        proxy,
+        connect_sessions,
+        events,
+        webhooks,
+        openapi,
+        health,
+        metrics,
+    )
     for path in TYPES.values():
         app.register_blueprint(connect.blueprint, name=path, url_prefix=f"/{path}", url_defaults={"path": path})
     for module in modules:

@@ -23,7 +23,7 @@ blueprint = Blueprint("links", __name__)
 
 PAGE_SECONDS = 1200
 """How long the page may stay open before its form is sent: longer than a link is valid."""
-ABILITIES = ("tokens:read", "connections:read", "connections:write", "events:read", "sessions:write")
+ABILITIES = ("tokens:read", "proxy", "connections:read", "connections:write", "events:read", "sessions:write")
 """What a partner may be allowed, the most powerful first."""
 
 

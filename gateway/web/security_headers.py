@@ -22,9 +22,9 @@ _ALWAYS = (
     ("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
 )
 _CORS = (
-    ("Access-Control-Allow-Headers", "Authorization, Content-Type"),
-    ("Access-Control-Allow-Methods", "GET, POST, DELETE"),
-    ("Access-Control-Expose-Headers", "Retry-After, X-Request-Id"),
+    ("Access-Control-Allow-Headers", "Authorization, Content-Type, Gateway-Path, Gateway-Retries, Gateway-Location"),
+    ("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE"),
+    ("Access-Control-Expose-Headers", "Retry-After, X-Request-Id, Gateway-Upstream-Status"),
     ("Access-Control-Max-Age", "600"),
     ("Cross-Origin-Resource-Policy", "cross-origin"),
 )

@@ -81,3 +81,21 @@ def test_a_token_read_is_one_statement_and_one_written_row(reads):
     assert ours["rows_written"] < 1.2
     assert ours["wal_bytes"] < 400
     assert 0 < ours["postgres_us"]
+
+
+# -- the proxy -------------------------------------------------------------------------------------------------------
+
+
+def test_a_proxied_call_costs_about_as_much_as_by_hand():
+    """
+    Key, reach, limits, record and decryption included (bench/README.md): a few times the CPU of a proxy that looks nothing up, at most.
+    """
+    from bench.proxy import measure
+
+    affinity = os.sched_getaffinity(0)
+    try:
+        ratios = measure(1, share=0.2)["ratios"]
+    finally:
+        os.sched_setaffinity(0, affinity)
+
+    assert all(ratios[size]["cpu_us"] < 5 for size in ratios)

@@ -443,7 +443,7 @@ def test_an_entry_for_api_keys_is_read_and_offered_to_no_flow(load):
     """
     catalog = load(
         '[stripes]\nauth = "api_key"\nname = "Stripes"\ntype = 2\napi_base_url = "https://api.stripes.example"\n'
-        'userinfo_endpoint = "https://api.stripes.example/v1/account"\naccount = { id = "id" }\nkey_prefix = "Bearer "\n'
+        'userinfo_endpoint = "https://api.stripes.example/v1/account"\naccount = { id = "id" }\ntoken_placement = { prefix = "Bearer " }\n'
     )
 
     assert isinstance(catalog.entries["stripes"], ApiKeyProvider)

@@ -14,7 +14,7 @@ ROOT = Path(gateway.__file__).parent
 LAYERS = (
     ("errors", "models", "brand", "texts", "log_setup", "database_url", "settings"),
     ("catalog", "crypto", "http", "protocol", "database", "identity"),
-    ("services", "account", "connect", "tokens", "connections", "partners", "events", "webhooks"),
+    ("services", "account", "connect", "tokens", "connections", "partners", "events", "webhooks", "proxy"),
     ("worker", "server", "doctor", "embedded"),
     ("web", "cli"),
 )
@@ -33,6 +33,7 @@ ALLOWED = {
     "partners": {"services"},
     "events": {"services"},
     "webhooks": {"services"},
+    "proxy": {"services", "tokens"},
     "server": {"worker"},
     "doctor": {"worker"},
 }

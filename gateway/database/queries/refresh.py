@@ -52,9 +52,16 @@ _OBSTACLE = TypeAdapter(Obstacle)
 
 
 def claim_refresh(
-    database: Database, connection_id: UUID, generation: int, *, host: str, lease_seconds: float, block_seconds: float
+    database: Database,
+    connection_id: UUID,
+    generation: int,
+    *,
+    host: str,
+    lease_seconds: float,
+    block_seconds: float,
+    most: int,
 ) -> ClaimedRefresh | Obstacle:
-    """The lease on the token request of that generation, or what is in the way."""
+    """The lease on the token request of that generation, or what is in the way. `most`: refreshes of a valid token within a minute."""
     answer = database.call(
         "claim_refresh",
         connection_id=connection_id,
@@ -62,6 +69,7 @@ def claim_refresh(
         host=host,
         lease_seconds=lease_seconds,
         block_seconds=block_seconds,
+        most=most,
     )
     return _CLAIM.validate_python(answer.get("claim")) or _OBSTACLE.validate_python(answer)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from gateway.database import Database
 from gateway.models import Caller, Status
+
+ReadScope = Literal["tokens:read", "proxy"]
+"""What a caller reads a token for: to have it, or for a call through the proxy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class StoredToken:
     good: bool | None
     alive: bool | None
     refreshable: bool | None
+    reader_id: UUID | None = None
+    """The partner or the user that reads it."""
     reported: bool = False
     """The reads that the caller had not reported are in the database now."""
 
@@ -44,6 +49,7 @@ def read_token(
     counted: bool = True,
     unreported: int = 0,
     report: bool = True,
+    scope: ReadScope = "tokens:read",
 ) -> StoredToken | None:
     """
     The token of a connection that the caller may read, checked and recorded in one call; None for any other connection.
@@ -62,6 +68,7 @@ def read_token(
         counted=counted,
         unreported=unreported,
         report=report,
+        scope=scope,
     )
 
 

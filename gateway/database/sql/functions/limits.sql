@@ -1,4 +1,4 @@
--- How many tokens a partner or a user may read in an hour.
+-- How many tokens a partner or a user may read in an hour. A proxied call counts as a read.
 
 -- The limit of a user's own reads. A partner's limits are in its row; null is none.
 create or replace function gateway.user_reads_per_hour() returns integer
@@ -67,13 +67,13 @@ declare
   this_hour timestamptz := date_trunc('hour', clock_timestamp(), 'UTC');
 begin
   with closed as (
-    delete from gateway.token_read r where (r.connection_id, r.reader_id, r.hour) in (
-      select x.connection_id, x.reader_id, x.hour from gateway.token_read x
+    delete from gateway.token_read r where (r.connection_id, r.reader_id, r.hour, r.scope) in (
+      select x.connection_id, x.reader_id, x.hour, x.scope from gateway.token_read x
        where x.hour < this_hour order by x.hour limit p_most for update skip locked)
     returning r.*)
   insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
-  select 'tokens.read', c.connection_id, c.user_id, c.partner_id, c.provider, jsonb_build_object(
-           'reads', c.reads, 'first_at', c.first_at, 'last_at', c.last_at,
+  select case c.scope when 'proxy' then 'proxy.used' else 'tokens.read' end, c.connection_id, c.user_id, c.partner_id, c.provider, jsonb_build_object(
+           case c.scope when 'proxy' then 'calls' else 'reads' end, c.reads, 'first_at', c.first_at, 'last_at', c.last_at,
            'networks', (select coalesce(jsonb_agg(host(n) || '/' || masklen(n)), '[]') from unnest(c.networks) n))
     from closed c;
   delete from gateway.usage u where u.hour < this_hour - interval '1 day';

@@ -27,9 +27,10 @@ end $$;
 
 -- The right to send one token request, by compare-and-set on the generation: {"claim"}, or {"obstacle", "retry_after"}.
 --   gone; moved: another generation, or it ended; leased: a process is refreshing it; waiting: the last try failed; blocked: the host
---   that began the last try may hold its response; frequent: refreshed ten times within a minute, and its token is still valid.
+--   that began the last try may hold its response; frequent: refreshed `p_most` times within a minute, and its token is still valid.
 create or replace function public.gateway_claim_refresh_v1(
-  p_connection_id uuid, p_generation bigint, p_host text, p_lease_seconds double precision, p_block_seconds double precision
+  p_connection_id uuid, p_generation bigint, p_host text, p_lease_seconds double precision, p_block_seconds double precision,
+  p_most integer default 10
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -54,7 +55,7 @@ begin
   elsif (c.expires_at is null or c.expires_at > moment)
     and (select count(*) from (select from gateway.event e
                                 where e.type = 'grant.refreshed' and e.connection_id = c.id and e.at > moment - interval '1 minute'
-                                limit 10) x) = 10 then
+                                limit p_most) x) = p_most then
     obstacle := 'frequent';
     until := moment + interval '1 minute';
   end if;

@@ -2,13 +2,13 @@
 
 -- The token of a connection, as the gateway reads it. `good`: valid for the seconds that were asked for; `alive`: valid now.
 create or replace function gateway.token_json(
-  c gateway.connection, p_token text, p_refresh text, p_moment timestamptz, p_min_seconds integer
+  c gateway.connection, p_token text, p_refresh text, p_moment timestamptz, p_min_seconds integer, p_reader uuid default null
 )
 returns json
 language sql stable as $$
   select json_build_object(
     'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'generation', c.generation, 'seal_id', c.seal_id, 'status', gateway.status_of(c),
-    'reason', gateway.reason_of(c), 'scope', c.scope, 'facts', c.facts,
+    'reason', gateway.reason_of(c), 'reader_id', p_reader, 'scope', c.scope, 'facts', c.facts,
     'expires_at', c.expires_at, 'token', p_token,
     'good', p_token <> '' and (c.expires_at is null or c.expires_at > p_moment + p_min_seconds * interval '1 second'),
     'alive', p_token <> '' and (c.expires_at is null or c.expires_at > p_moment),
@@ -26,10 +26,11 @@ end $$;
 -- A token for a partner (`p_key_hash`) or a user, in one call: key, reach, freezes, limits, row, and the record of the read. Null: no such
 -- connection for this caller. `p_counted`: the first read of a request; the read after a refresh is checked again, but neither counted nor
 -- recorded. `p_unreported`: reads of this reader that the calling process has counted since its last report; `p_report`: add them to the
--- hour now, and record where the key is used from. The answer says whether the reads were added.
+-- hour now, and record where the key is used from. The answer says whether the reads were added. `p_scope`: `proxy` for a proxied call, which
+-- a freeze of token reads does not stop.
 create or replace function public.gateway_read_token_v1(
   p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text, p_min_seconds integer, p_location text default null,
-  p_counted boolean default false, p_unreported integer default 0, p_report boolean default true
+  p_counted boolean default false, p_unreported integer default 0, p_report boolean default true, p_scope text default 'tokens:read'
 )
 returns json language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -45,7 +46,7 @@ begin
   if p_key_hash is not null then
     select p.id, p.id as partner_id, p.providers, p.reads_per_hour, p.connections_per_hour,
            case when p.id is null then 'unauthenticated' when p.frozen_at is not null then 'frozen'
-                when 'tokens:read' <> all (p.scope) then 'forbidden' end as refused,
+                when p_scope <> all (p.scope) then 'forbidden' end as refused,
            p.reach = 'all' or exists (
              select from gateway.consent x where x.partner_id = p.id and x.connection_id = p_connection_id and x.ended_at is null) as allowed,
            u.reads, u.connections
@@ -71,9 +72,9 @@ begin
   end if;
   -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long
   -- as an unknown one.
-  select c.id, c.user_id, c.provider, gateway.status_of(c) as status, gateway.token_json(c, gateway.bounded(d.token), d.refresh, moment, p_min_seconds) as answer,
+  select c.id, c.user_id, c.provider, gateway.status_of(c) as status, gateway.token_json(c, gateway.bounded(d.token), d.refresh, moment, p_min_seconds, reader.id) as answer,
          -- A user is checked above. For a partner, the tokens of a banned or deleted owner are frozen.
-         exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider))
+         exists (select from gateway.freeze f where f.target = 'provider:' || c.provider or f.target = 'reads' and p_scope = 'tokens:read')
          or reader.partner_id is not null and not exists (select from gateway.live_user(c.user_id)) as frozen
     into found_row from gateway.connection c join public.provider_data d on d.id = c.id
    where reader.allowed and c.id = p_connection_id and (reader.providers is null or c.provider = any (reader.providers))
@@ -104,15 +105,18 @@ begin
   loop  -- update first: an upsert also writes a row lock, for each read
     update gateway.token_read r
        set reads = r.reads + 1, last_at = moment, networks = case when net <> all (r.networks) then r.networks || net else r.networks end
-     where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour;
+     where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour and r.scope = p_scope;
     exit when found;
-    insert into gateway.token_read (connection_id, reader_id, hour, partner_id, user_id, provider, networks)
-    values (p_connection_id, reader.id, this_hour, reader.partner_id, found_row.user_id, found_row.provider, array_remove(array[net], null))
+    insert into gateway.token_read (connection_id, reader_id, hour, scope, partner_id, user_id, provider, networks)
+    values (p_connection_id, reader.id, this_hour, p_scope, reader.partner_id, found_row.user_id, found_row.provider, array_remove(array[net], null))
     on conflict on constraint token_read_pkey do nothing;
     is_new := found;
     exit when is_new;
   end loop;
   if is_new or p_report then
+    is_new := is_new and not exists (
+      select from gateway.token_read r
+       where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour and r.scope <> p_scope);
     perform gateway.report_reads(reader.id, reader.partner_id, this_hour, p_unreported + 1, is_new::integer, reader.reads_per_hour is not null);
     return (found_row.answer::jsonb || '{"reported": true}')::json;
   end if;

@@ -1,9 +1,10 @@
--- Token reads, for the record and for limits.
+-- Token reads and proxied calls, for the record and for limits.
 
 create table gateway.token_read (
   connection_id uuid not null,
   reader_id     uuid not null,
   hour          timestamptz not null,
+  scope         text not null check (scope in ('tokens:read', 'proxy')),
   partner_id    uuid,
   user_id       uuid not null,
   provider      text not null,
@@ -11,11 +12,12 @@ create table gateway.token_read (
   last_at       timestamptz not null default clock_timestamp(),
   reads         integer not null default 1,
   networks      inet[] not null default '{}',
-  constraint token_read_pkey primary key (connection_id, reader_id, hour)
+  constraint token_read_pkey primary key (connection_id, reader_id, hour, scope)
 ) with (fillfactor = 70);  -- a row changes with each read, and its new version fits on the same page
 create index token_read_hour on gateway.token_read (hour);
-comment on table gateway.token_read is 'Token reads by connection, reader and hour. A closed hour becomes one event, and its row is deleted.';
+comment on table gateway.token_read is 'Token reads and proxied calls by connection, reader and hour. A closed hour becomes one event, and its row is deleted.';
 comment on column gateway.token_read.reader_id is 'A partner, or the owner of the connection.';
+comment on column gateway.token_read.scope is 'What the token was read for: a caller, or one proxied call.';
 comment on column gateway.token_read.partner_id is 'Null if the owner reads.';
 comment on index gateway.token_read_pkey is 'A read is recorded once.';
 
@@ -27,5 +29,5 @@ create table gateway.usage (
   constraint usage_pkey primary key (reader_id, hour)
 ) with (fillfactor = 50);
 create index usage_hour on gateway.usage (hour);
-comment on table gateway.usage is 'Token reads and distinct connections of a reader in an hour, as reported by the processes.';
+comment on table gateway.usage is 'Token reads and proxied calls, together, and distinct connections of a reader in an hour, as reported by the processes.';
 comment on index gateway.usage_pkey is 'A read counts once towards a limit.';

@@ -1,0 +1,213 @@
+"""
+One call through the proxy: read the token, take a share, send, and stream the response.
+
+The response holds its slot of the provider and of the partner until its end, so a slow provider, a slow client or a greedy partner
+takes no more than its share of the threads.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from itertools import chain, count
+from uuid import UUID
+
+from gateway.catalog import Provider
+from gateway.errors import (
+    GatewayError,
+    NeedsReauthorization,
+    NotFound,
+    ProviderBusy,
+    ProviderGarbled,
+    ProviderUnavailable,
+    RateLimited,
+)
+from gateway.http import Deadline, Shares, StreamedResponse, retry_seconds
+from gateway.models import Caller
+from gateway.proxy.mask import Mask, inflated
+from gateway.proxy.request import MARK, ProxiedRequest, check_target, returned_headers, sent_headers
+from gateway.services import Runtime
+from gateway.tokens.read import FreshToken, fresh_grant
+
+PARTNER_SLOTS = 32
+"""Slots of a process for proxied calls, as many as one provider gets. A partner takes at most half of them."""
+LONGEST_SECONDS = 3600.0
+IDLE_SECONDS = 30.0
+"""The longest wait for the provider's next byte."""
+OUTAGES = frozenset({502, 503, 504})
+"""Other statuses may be due to what the caller sent, and must not close the provider to other callers."""
+RETRY_SECONDS = 15.0
+"""No retry begins later than this."""
+_WORTH_A_RETRY = OUTAGES | {429}
+_PAUSE_SECONDS = 2.0
+"""The longest pause before a retry. Longer ones are the caller's business."""
+_LARGEST_REFUSAL = 64 * 1024
+_UNAUTHORIZED = 401
+
+_partners = Shares(PARTNER_SLOTS)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxiedResponse:
+    """The provider's response. `held.close()` ends the call; the end of `body` does so too."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: Iterator[bytes] = field(repr=False)
+    held: ExitStack
+
+
+def forward(rt: Runtime, caller: Caller, connection_id: UUID, call: ProxiedRequest) -> ProxiedResponse:
+    """
+    Send `call` to the provider of a connection with its token, and return the response as it begins.
+
+    Raises what reading a token raises, RateLimited when the partner has no slot left, ProviderBusy when the provider has none, and
+    ProviderUnavailable or ProviderGarbled when no response came.
+    """
+    target, retries = call.target(), call.retries
+    location = call.headers.get("Gateway-Location")
+    fresh = fresh_grant(rt, connection_id, caller=caller, location=location, scope="proxy")
+    provider = rt.provider(fresh.provider)
+    check_target(provider, target)
+    with ExitStack() as held:
+        _take_share(held, fresh.reader_id)
+        response = _send(rt, provider, fresh, target, call, held, retries)
+        if response.status == _UNAUTHORIZED and call.is_repeatable:
+            body = _beginning(response)
+            response = replace(response, body=chain(body, response.body))
+            if _is_token_refused(provider, response.headers, b"".join(body)):
+                newer = _newer_token(rt, fresh, caller)
+                if newer is not None:
+                    held.close()
+                    _take_share(held, newer.reader_id)
+                    fresh = newer
+                    response = _send(rt, provider, fresh, target, call, held, retries=0)
+        return _returned(response, Mask(fresh.access_token, provider.token_placement), held)
+    raise AssertionError  # pragma: no cover - an ExitStack of ours suppresses nothing
+
+
+def _take_share(held: ExitStack, reader_id: UUID | None) -> None:
+    reader = str(reader_id)
+    if not _partners.take(reader):
+        error = RateLimited("the caller has too many proxied calls under way")
+        error.retry_after = retry_seconds()
+        raise error
+    held.callback(_partners.leave, reader)
+
+
+def _send(
+    rt: Runtime,
+    provider: Provider,
+    fresh: FreshToken,
+    target: str,
+    call: ProxiedRequest,
+    held: ExitStack,
+    retries: int,
+) -> StreamedResponse:
+    """The response; it stays open until `held` is closed."""
+    base, defaults = provider.api(fresh.facts)
+    if base is None:
+        raise NotFound("the catalogue has no api_base_url for the provider")
+    url = provider.token_placement.url(base.rstrip("/") + target, fresh.access_token)
+    headers = sent_headers(provider, call, defaults) | dict(provider.token_placement.headers(fresh.access_token))
+    until = Deadline.after(RETRY_SECONDS)
+    for attempt in count():
+        last, opened = attempt >= retries or not until.remaining(), ExitStack()
+        try:
+            response = opened.enter_context(
+                rt.http.stream(
+                    call.method,
+                    url,
+                    headers=headers,
+                    body=call.body,
+                    body_length=call.body_length,
+                    deadline=Deadline.after(LONGEST_SECONDS),
+                    idle_seconds=IDLE_SECONDS,
+                    provider=provider.id,
+                    failures=OUTAGES,
+                    is_abandoned=call.is_abandoned,
+                )
+            )
+        except ProviderUnavailable as error:
+            if last or isinstance(error, ProviderBusy):
+                raise
+            pause: float | None = _pause(attempt)
+        else:
+            pause = None if last else _pause_before_retry(response, attempt)
+            if pause is None:
+                held.enter_context(opened)
+                return response
+            opened.close()
+        time.sleep(pause or 0.0)
+    raise AssertionError  # pragma: no cover - the last attempt returns or raises
+
+
+def _pause(attempt: int) -> float:
+    return float(random.uniform(0.1, 0.3) * 2**attempt)  # noqa: S311 - jitter, not a secret
+
+
+def _pause_before_retry(response: StreamedResponse, attempt: int) -> float | None:
+    """None: the caller gets this response."""
+    if response.status not in _WORTH_A_RETRY:
+        return None
+    asked = response.headers.get("Retry-After", "0")
+    seconds = int(asked) if re.fullmatch("[0-9]{1,3}", asked) else LONGEST_SECONDS
+    return max(seconds, _pause(attempt)) if seconds <= _PAUSE_SECONDS else None
+
+
+def _beginning(response: StreamedResponse) -> list[bytes]:
+    """The first pieces of a refusal's body: enough to read why."""
+    pieces: list[bytes] = []
+    for piece in response.body:
+        pieces.append(piece)
+        if sum(map(len, pieces)) > _LARGEST_REFUSAL:
+            break
+    return pieces
+
+
+def _is_token_refused(provider: Provider, headers: Mapping[str, str], body: bytes) -> bool:
+    """
+    Whether a 401 may mean that the token has expired or was revoked (RFC 6750 section 3.1), and a new one may help.
+
+    Some providers also answer 401 when the token lacks a scope: the catalogue has the words (`valid_token_words`).
+    """
+    said = headers.get("WWW-Authenticate", "").lower() + body.decode("utf-8", "replace").lower()
+    return not any(words.lower() in said for words in ("insufficient_scope", *provider.valid_token_words))
+
+
+def _newer_token(rt: Runtime, fresh: FreshToken, caller: Caller) -> FreshToken | None:
+    """A newer token than the refused one; None where there is none now. Raises NeedsReauthorization when the grant has ended."""
+    try:
+        return fresh_grant(rt, fresh.connection_id, caller=caller, min_seconds=0, refused=fresh, scope="proxy")
+    except NeedsReauthorization:
+        raise
+    except GatewayError:
+        return None
+
+
+def _returned(response: StreamedResponse, mask: Mask, held: ExitStack) -> ProxiedResponse:
+    headers = {name: mask.text(value) for name, value in returned_headers(response.headers).items()}
+    pieces, coding = response.body, response.headers.get("Content-Encoding", "identity").strip().lower()
+    if coding in ("gzip", "x-gzip", "deflate"):
+        pieces = inflated(pieces)
+        headers = {name: value for name, value in headers.items() if name.lower() not in _OF_CODING}
+    elif coding not in ("", "identity"):
+        raise ProviderGarbled("the response has a content coding that was not asked for")
+    headers[MARK] = str(response.status)
+    pieces = mask.pieces(pieces)
+    first = next(pieces, b"")  # an error before it still gets a response of its own
+    kept = held.pop_all()
+    return ProxiedResponse(response.status, headers, _until_the_end(kept, first, pieces), kept)
+
+
+_OF_CODING = ("content-encoding", "content-length", "etag")
+
+
+def _until_the_end(held: ExitStack, first: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    with held:
+        yield first
+        yield from pieces

@@ -1,0 +1,78 @@
+"""Responses without the token: a provider that repeats a request must not give it to a caller who may only use it."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from urllib.parse import quote, quote_plus
+
+from gateway.catalog.provider import TokenPlacement, encoded
+from gateway.errors import ProviderGarbled
+
+_PIECE = 64 * 1024
+
+
+def _forms(secret: str) -> set[str]:
+    """As it is, in a URL, and in JSON."""
+    escaped, in_url = json.dumps(secret)[1:-1], quote(secret, safe="")
+    lower = re.sub("%..", lambda found: found[0].lower(), in_url)
+    return {secret, in_url, lower, quote(secret), quote_plus(secret), escaped, escaped.replace("/", "\\/")}
+
+
+class Mask:
+    """Replaces a token, in the forms in which a response may repeat it, by asterisks: lengths stay the same."""
+
+    def __init__(self, token: str, placement: TokenPlacement) -> None:
+        secrets = {token, encoded(token), token.partition(":")[2]} if placement.basic else {token}
+        forms = {form for secret in secrets for form in _forms(secret)}
+        self._forms = sorted((form.encode() for form in forms if form), key=len, reverse=True)
+
+    def text(self, value: str) -> str:
+        """A header's value."""
+        return self._masked(value.encode("latin-1")).decode("latin-1")
+
+    def pieces(self, body: Iterator[bytes]) -> Iterator[bytes]:
+        """The body as it arrives. Only what may be the beginning of the token waits for the next piece."""
+        kept = b""
+        for piece in body:
+            masked = self._masked(kept + piece)
+            end = len(masked) - self._begun(masked)
+            kept = masked[end:]
+            if end:
+                yield masked[:end]
+        if kept:
+            yield kept
+
+    def _masked(self, data: bytes) -> bytes:
+        for form in self._forms:  # a search for each is ten times faster than one expression for all
+            data = data.replace(form, b"*" * len(form))
+        return data
+
+    def _begun(self, data: bytes) -> int:
+        """How many bytes at the end may belong to a token that continues in the next piece."""
+        longest = 0
+        for form in self._forms:
+            at = data.find(form[:1], max(0, len(data) - len(form) + 1))
+            while at >= 0 and not form.startswith(data[at:]):
+                at = data.find(form[:1], at + 1)
+            longest = max(longest, len(data) - at if at >= 0 else 0)
+        return longest
+
+
+def inflated(body: Iterator[bytes]) -> Iterator[bytes]:
+    """A gzip or zlib body that was not asked for, decoded in small pieces. Raises ProviderGarbled."""
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    begun = False
+    try:
+        for piece in body:
+            begun = True
+            decoded = inflater.decompress(piece, _PIECE)
+            while decoded:
+                yield decoded
+                decoded = inflater.decompress(inflater.unconsumed_tail, _PIECE)
+    except zlib.error:
+        raise ProviderGarbled("the response cannot be decompressed") from None
+    if begun and not inflater.eof:  # a response to HEAD has no body
+        raise ProviderGarbled("the response's gzip is cut short")

@@ -1,0 +1,85 @@
+"""
+`/v1/connections/<id>/proxy/<path>`: the provider's API with the connection's token.
+"""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Iterable
+
+from flask import Blueprint, Response, request
+from flask.blueprints import BlueprintSetupState
+from werkzeug.routing import BaseConverter
+
+from gateway.errors import TooLarge
+from gateway.proxy import ProxiedRequest, forward
+from gateway.proxy.request import LARGEST_KEPT
+from gateway.web.request_context import runtime
+from gateway.web.v1.json_api import api_call, caller
+from gateway.web.v1.tokens import PROVIDER_FAILED, UNUSABLE
+
+blueprint = Blueprint("proxy", __name__, url_prefix="/v1")
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+HEADERS = {
+    "Gateway-Path": "The encoded path, where it holds an encoded slash; the URL then ends with `/proxy/`.",
+    "Gateway-Retries": "0 to 3: how often the gateway may repeat an idempotent call after 429, 502, 503, 504 or no response.",
+    "Gateway-Location": "The HighLevel location that the call is for: the connection's own.",
+}
+_READ = 64 * 1024
+
+
+class Rest(BaseConverter):
+    """The rest of the path, as it is: empty, or with doubled slashes too."""
+
+    regex = "(?s:.*?)"
+    part_isolating = False
+
+
+@blueprint.record
+def _register(state: BlueprintSetupState) -> None:
+    state.app.url_map.converters["rest"] = Rest
+
+
+@blueprint.route(
+    "/connections/<uuid:connection_id>/proxy/<rest:path>", methods=METHODS, provide_automatic_options=False
+)
+@api_call(None, *UNUSABLE, *PROVIDER_FAILED, TooLarge, scope="proxy", headers=HEADERS)
+def proxy(connection_id: uuid.UUID, path: str) -> Response:  # noqa: ARG001
+    """
+    Calls the provider's API with the connection's token.
+
+    Method, path, query, body and most headers go to the provider's API as they are, and its response comes back as it is, whatever
+    its status. Cookies and `Authorization` are removed in both directions, and the token is masked if a response repeats it. Redirects
+    are not followed. When the provider no longer accepts the token, it is refreshed and the call repeated once, if its body has at most
+    1 MiB.
+    """
+    if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+        return Response(status=204)  # a browser's preflight, which is ours to answer
+    response = forward(runtime(), caller(), connection_id, _proxied_request())
+    answer = Response(response.body, response.status, list(response.headers.items()), direct_passthrough=True)
+    answer.headers.add("Vary", "Authorization")  # no cache may give it to another caller
+    answer.call_on_close(response.held.close)
+    return answer
+
+
+def _proxied_request() -> ProxiedRequest:
+    # Not the route's variable: Werkzeug has replaced there what is not UTF-8.
+    request.max_content_length = sys.maxsize  # the server has its own limit, and keeps the body on disk
+    environ, length, stream = request.environ, request.content_length, request.stream
+    raw = environ["PATH_INFO"].encode("latin-1").split(b"/proxy/", 1)[1]
+    body: bytes | Iterable[bytes] | None = None
+    if length is not None and length <= LARGEST_KEPT:
+        body = stream.read()
+    elif length is not None or "HTTP_TRANSFER_ENCODING" in environ:
+        body = iter(lambda: stream.read(_READ), b"")
+    return ProxiedRequest(
+        request.method,
+        b"/" + raw,
+        environ.get("QUERY_STRING", ""),
+        dict(request.headers.items()),
+        body,
+        length,
+        environ.get("waitress.client_disconnected"),
+    )

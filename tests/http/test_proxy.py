@@ -1,0 +1,634 @@
+"""
+Calls through the proxy: what reaches the provider, what comes back, and what never does.
+
+A gateway process of its own; the API of each provider is a server that notes every request.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from gateway.database import open_postgres
+from gateway.database.queries import partners as queries
+from tests.support.database import rows
+from tests.support.gateway_process import whole_gateway
+from tests.support.partners import partner_of
+from tests.support.upstream import PIECE, rebase, upstream
+
+NO_ONES = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture(scope="module")
+def api():
+    with upstream() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def made(cluster, template, api):
+    """A gateway whose providers send their token in different places."""
+    with whole_gateway(cluster, template) as gateway:
+        rebase(gateway.folder, "google", f"{api.url}/base")
+        rebase(gateway.folder, "microsoft", api.url, 'token_placement = { prefix = "Zoho-oauthtoken " }\n')
+        rebase(gateway.folder, "zoom", api.url, 'token_placement = { query = "key" }\n')
+        rebase(gateway.folder, "ringcentral", api.url, "token_placement = { basic = true }\n")
+        rebase(
+            gateway.folder,
+            "ghl_white_label",
+            api.url,
+            'token_placement = { header = "X-Shopify-Access-Token", prefix = "" }\n',
+        )
+        gateway.start()
+        gateway.memory = psutil_memory(gateway)
+        gateway.alice = gateway.person("Alice Winter")
+        gateway.connection = gateway.alice.connects("google")["connection"]
+        gateway.key = partner_of(gateway.dsn).key
+        yield gateway
+
+
+def psutil_memory(gateway):
+    """The resident bytes of the gateway's process."""
+    process = psutil.Process(gateway.process.pid)
+    return lambda: process.memory_info().rss
+
+
+@pytest.fixture
+def call(made, api):
+    """Calls Alice's Google connection; `path` follows /proxy, as it is."""
+    api.seen.clear()
+    api.headers.clear()
+
+    def called(method, path, *, connection=made.connection, key=made.key, headers=None, **more):
+        url = f"{made.url}/v1/connections/{connection}/proxy{path}"
+        given = {"Authorization": f"Bearer {key}"} | (headers or {})
+        prepared = requests.Request(method, url, headers=given, **more).prepare()
+        prepared.url = url if "params" not in more else prepared.url  # requests would clean the path
+        with requests.Session() as session:
+            return session.send(prepared, timeout=30, allow_redirects=False)
+
+    return called
+
+
+def token_of(made, connection):
+    found = requests.get(
+        f"{made.url}/v1/connections/{connection}/token", headers={"Authorization": f"Bearer {made.key}"}, timeout=10
+    )
+    return found.json()["access_token"]
+
+
+# -- what is sent ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+def test_method_query_and_body_arrive_unchanged(call, api, method):
+    """
+    Below the provider's base URL; the query byte for byte, repeated names and odd encodings too.
+    """
+    body = b"" if method in ("GET", "OPTIONS") else bytes(range(256))
+    answer = call(method, "/a/b%20c/%C3%A9?x=1&x=2&y=%2F..%2F&z=a+b;c", data=body)
+
+    assert (200, "200") == (answer.status_code, answer.headers["Gateway-Upstream-Status"])
+    seen = api.seen[-1]
+    assert (method, "/base/a/b%20c/%C3%A9?x=1&x=2&y=%2F..%2F&z=a+b;c") == (seen.method, seen.target)
+    assert (len(body), hashlib.sha256(body).hexdigest()) == (seen.length, seen.sha256)
+
+
+def test_head_has_the_headers_alone(call, api):
+    answer = call("HEAD", "/bytes/1000")
+
+    assert (200, "", "HEAD") == (answer.status_code, answer.text, api.seen[-1].method)
+
+
+def test_headers_that_belong_to_the_connection_or_the_caller_stay_here(call, api, made):
+    """
+    Hop-by-hop headers, those that `Connection` names, cookies, the caller's key and address, and the gateway's own.
+    """
+    given = {
+        "Cookie": "a=b", "Connection": "X-Drop", "X-Drop": "1", "TE": "trailers", "Upgrade": "h2c", "X-Forwarded-For": "1.2.3.4",
+        "X-Forwarded-Host": "evil.example", "Forwarded": "for=1.2.3.4", "Proxy-Authorization": "Basic YTpi", "Gateway-Retries": "0",
+        "X-Custom": "kept", "If-Match": '"1"', "Content-Type": "text/csv", "Accept": "text/csv", "Expect": "100-continue",
+    }  # fmt: skip
+    answer = call("POST", "/echo", headers=given, data=b"a,b")
+
+    sent = {name.lower(): value for name, value in api.seen[-1].headers.items()}
+    assert {
+        "x-custom": "kept",
+        "if-match": '"1"',
+        "content-type": "text/csv",
+        "accept": "text/csv",
+    }.items() <= sent.items()
+    allowed = {"host", "user-agent", "accept-encoding", "authorization", "content-length"}
+    assert set(sent) == {"x-custom", "if-match", "content-type", "accept"} | allowed
+    assert f"Bearer {token_of(made, made.connection)}" == sent["authorization"]
+    kept = {name.lower() for name in answer.headers}
+    assert not kept & {"set-cookie", "x-secret", "access-control-allow-origin"}
+    assert "1" != answer.headers.get("X-Request-Id")
+
+
+def test_default_headers_can_be_replaced_by_the_caller(made):
+    """
+    HighLevel's `Version`, at the sandbox, which refuses a wrong one.
+    """
+    connection = made.alice.connects("ghl")["connection"]
+    location = rows(made.dsn, "select facts ->> 'locationId' from gateway.connection where id = %s", connection)[0]
+    url = f"{made.url}/v1/connections/{connection}/proxy/locations/{location}"
+    key = {"Authorization": f"Bearer {made.key}"}
+
+    assert location in requests.get(url, headers=key, timeout=10).text
+    refused = requests.get(url, headers=key | {"Version": "1999-01-01"}, timeout=10)
+    assert (401, "401") == (refused.status_code, refused.headers["Gateway-Upstream-Status"])
+    assert "version header is invalid" in refused.text
+    assert requests.get(url, headers=key | {"Version": "v3"}, timeout=10).ok
+
+
+@pytest.mark.parametrize(
+    ("provider", "where"),
+    [
+        ("google", lambda token: ("Authorization", f"Bearer {token}")),
+        ("microsoft", lambda token: ("Authorization", f"Zoho-oauthtoken {token}")),
+        ("ghl_white_label", lambda token: ("X-Shopify-Access-Token", token)),
+    ],
+)
+def test_the_token_is_sent_where_the_catalogue_says(made, call, api, provider, where):
+    connection = made.connection if provider == "google" else made.alice.connects(provider)["connection"]
+    name, value = where(token_of(made, connection))
+
+    call("GET", "/echo", connection=connection, headers={name: "the caller's"} if name != "Authorization" else {})
+    assert value == api.seen[-1].headers[name]
+
+
+# -- paths -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/../x", "/a/../x", "/a/..", "/./x", "/a/.", "/%2e%2e/x", "/a/%2E%2e/x", "/..%2fx", "/%252e%252e/x", "/a%25", "/a%2", "/%"),
+        *("//evil.example/x", "/%2fevil.example", "/a//b", "/a%5cb", "/a\\b", "/a%00b", "/a%0d%0aX:1", "/%1f", "/a%7f"),
+        *("/%c0%ae%c0%ae/x", "/%ff", "/..;/x", "/a/.;x/b", "/%e0%80%af"),
+    ],
+)  # fmt: skip
+def test_a_path_that_could_be_read_in_two_ways_is_refused(call, api, path):
+    """
+    Before anything is sent; as it arrives, without a client that cleans it up.
+    """
+    answer = call("GET", path)
+
+    assert (400, "bad_request") == (answer.status_code, answer.json()["code"])
+    assert "Gateway-Upstream-Status" not in answer.headers
+    assert [] == api.seen
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/@evil.example/", "/base/@evil.example/"),
+        ("/http:/evil", "/base/http:/evil"),
+        ("/a;b=1,c", "/base/a;b=1,c"),
+        ("/a%3Fb%23c", "/base/a%3Fb%23c"),
+        ("/%61%7e", "/base/a~"),
+        ("/v2.0/..a/b...", "/base/v2.0/..a/b..."),
+        ("/", "/base/"),
+        ("/a/", "/base/a/"),
+        ("/me/messages('AAMk=')/$value", "/base/me/messages('AAMk=')/$value"),
+    ],
+)
+def test_what_is_checked_is_what_is_sent(call, api, path, sent):
+    assert 200 == call("GET", path).status_code
+    assert sent == api.seen[-1].target
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("/projects/a%2Fb/files/c%2Fd%20e", "/base/projects/a%2Fb/files/c%2Fd%20e"),
+        ("/plain", "/base/plain"),
+        ("/a%2F..%2Fb", None), ("/%2e%2e/b", None), ("/a%252Fb", None), ("/a%2F%2Fb", None), ("//b", None), ("x", None),
+        ("/a%5Cb", None), ("/a%00", None), ("https://evil.example/", None), ("/a%zz", None), ("/%ff", None),
+    ],
+)  # fmt: skip
+def test_an_encoded_slash_comes_in_a_header(call, api, given, sent):
+    answer = call("GET", "/?q=1", headers={"Gateway-Path": given})
+
+    assert (200 if sent else 400) == answer.status_code
+    assert ([f"{sent}?q=1"] if sent else []) == [each.target for each in api.seen]
+
+
+# -- what comes back -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [200, 201, 302, 307, 400, 403, 404, 409, 422, 429, 500, 503])
+def test_a_response_of_the_provider_is_passed_on_and_marked(call, api, status):
+    """
+    Whatever its status. A redirect is not followed; `Retry-After` is the provider's; nothing is sent twice.
+    """
+    api.headers.update({"Location": "https://evil.example/x", "Retry-After": "17", "X-RateLimit-Remaining": "0"})
+    answer = call("GET", f"/status/{status}")
+
+    assert (status, str(status), "said") == (answer.status_code, answer.headers["Gateway-Upstream-Status"], answer.text)
+    assert ("https://evil.example/x", "17") == (answer.headers["Location"], answer.headers["Retry-After"])
+    assert 1 == len(api.seen)
+
+
+def test_the_token_is_masked_where_a_response_repeats_it(call, api, made):
+    """
+    In headers, and in the body across pieces; lengths stay the same.
+    """
+    answer = call("GET", "/echo")
+    token = token_of(made, made.connection)
+
+    assert f"Bearer {'*' * len(token)}" == answer.headers["X-Said"] == answer.json()[2]["Authorization"]
+    assert token not in answer.text
+    half = len(token) // 2
+    chunks = [b"a" * 70_000 + token[:half].encode(), token[half:].encode(), b"end", token[:5].encode()]
+    framed = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    api.raw["echo"] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + framed + b"0\r\n\r\n"
+    assert "a" * 70_000 + "*" * len(token) + "end" + token[:5] == call("GET", "/raw/echo").text
+
+
+def test_paths_that_issue_tokens_are_refused(made):
+    """
+    In whatever spelling: a token in a response is one that the caller must not have.
+    """
+    connection = made.alice.connects("ghl")["connection"]
+    for path in (
+        "/oauth/locationToken",
+        "/OAuth/LocationToken/",
+        "/oauth/location%54oken",
+        "/oauth/locationToken;x",
+        "/oauth/token?a=b",
+    ):
+        url = f"{made.url}/v1/connections/{connection}/proxy{path}"
+        answer = requests.post(url, json={}, headers={"Authorization": f"Bearer {made.key}"}, timeout=10)
+        assert (403, "forbidden") == (answer.status_code, answer.json()["code"]), path
+
+
+# -- who may ---------------------------------------------------------------------------------------------------------
+
+
+def test_only_a_caller_with_the_scope_reaches_the_provider(made, api, call):
+    """
+    Another's connection and none are one answer; nothing is sent.
+    """
+    reads = partner_of(made.dsn, scope=("tokens:read",)).key
+    other = partner_of(made.dsn, providers=("ghl",)).key
+    bob = made.person("Bob Marsh").token()
+
+    assert 403 == call("GET", "/echo", key=reads).status_code
+    assert 401 == call("GET", "/echo", key="gw_live_x").status_code
+    for key in (other, bob):
+        foreign = call("GET", "/echo", key=key)
+        none = call("GET", "/echo", key=key, connection=NO_ONES)
+        assert (404, 404) == (foreign.status_code, none.status_code)
+    assert [] == api.seen
+    assert 200 == call("GET", "/echo", key=made.alice.token()).status_code
+
+
+def test_a_freeze_of_token_reads_keeps_the_proxy(made, call):
+    """
+    A freeze of the provider stops it.
+    """
+    store = open_postgres(made.dsn)
+    try:
+        queries.freeze(store, reads=True)
+        assert 200 == call("GET", "/echo").status_code
+        queries.freeze(store, provider="google")
+        assert (403, "frozen") == ((answer := call("GET", "/echo")).status_code, answer.json()["code"])
+    finally:
+        queries.freeze(store, reads=True, off=True)
+        queries.freeze(store, provider="google", off=True)
+        store.close()
+
+
+def test_calls_are_recorded_by_partner_connection_and_hour(made, call):
+    """
+    Beside token reads, and not as such; a refused call is none.
+    """
+    acme = partner_of(made.dsn)
+    for _ in range(3):
+        call("GET", "/echo", key=acme.key)
+    acme.asks(made, f"/connections/{made.connection}/token")
+    call("GET", "/../x", key=acme.key)
+
+    found = rows(made.dsn, "select scope, reads from gateway.token_read where partner_id = %s order by scope", acme.id)
+    assert [("proxy", 3), ("tokens:read", 1)] == found
+    assert [1] == rows(made.dsn, "select connections::integer from gateway.usage where reader_id = %s", acme.id)
+
+
+def test_another_location_is_not_found(made, call):
+    assert 404 == call("GET", "/echo", headers={"Gateway-Location": "elsewhere"}).status_code
+
+
+# -- expired tokens, retries, outages --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [None, b"", b"a" * 1024 * 1024])
+def test_a_refused_token_is_refreshed_once_and_the_call_repeated(made, call, api, body):
+    """
+    With the same body, and once a minute: the next 401 is passed on.
+    """
+    connection = made.person("Carol Spring").connects("google")["connection"]
+    old = token_of(made, connection)
+    api.answers["expired"] = (401, b'{"error": "invalid_token"}')
+
+    answer = call("PUT", "/status/expired", connection=connection, data=body)
+    assert (401, 2) == (answer.status_code, len(api.seen))
+    assert [f"Bearer {old}", f"Bearer {token_of(made, connection)}"] == [
+        each.headers["Authorization"] for each in api.seen
+    ]
+    assert f"Bearer {old}" != api.seen[1].headers["Authorization"]
+    assert 1 == len({each.sha256 for each in api.seen})
+    call("GET", "/status/expired", connection=connection)
+    assert 3 == len(api.seen)
+
+
+def test_fifty_refused_calls_at_once_cause_one_refresh(made, call, api):
+    connection = made.person("Carol Spring").connects("google")["connection"]
+    api.answers["expired"] = (401, b"expired")
+    with ThreadPoolExecutor(12) as threads:
+        list(threads.map(lambda _: call("GET", "/status/expired", connection=connection), range(50)))
+
+    [generation] = rows(made.dsn, "select generation from gateway.connection where id = %s", connection)
+    assert 2 == generation
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers"),
+    [
+        (401, b'{"message": "The token is not authorized for this scope."}', {}),
+        (401, b"", {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}),
+        (403, b"forbidden", {}),
+    ],
+)
+def test_a_refusal_that_is_not_about_the_token_is_passed_on(call, api, made, status, body, headers):
+    api.answers["no"] = (status, body)
+    api.headers.update(headers)
+    before = rows(made.dsn, "select generation from gateway.connection where id = %s", made.connection)
+
+    answer = call("GET", "/status/no")
+    assert (status, body, 1) == (answer.status_code, answer.content, len(api.seen))
+    assert before == rows(made.dsn, "select generation from gateway.connection where id = %s", made.connection)
+
+
+def test_a_large_body_is_not_sent_twice(made, call, api):
+    connection = made.person("Carol Spring").connects("google")["connection"]
+    api.answers["expired"] = (401, b"expired")
+
+    assert 401 == call("POST", "/status/expired", connection=connection, data=b"a" * (1024 * 1024 + 1)).status_code
+    assert 1 == len(api.seen)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "retries", "status", "calls"),
+    [
+        ("GET", "/script/503-200", "1", 200, 2),
+        ("GET", "/script/502-504-429-200", "3", 200, 4),
+        ("GET", "/script/503-503-200", "1", 503, 2),
+        ("GET", "/script/503-201", None, 503, 1),
+        ("GET", "/script/500-200", "3", 500, 1),
+        ("PUT", "/script/503-202", "1", 202, 2),
+        ("POST", "/script/503-203", "3", 503, 1),
+        ("PATCH", "/script/503-203", "3", 503, 1),
+    ],
+)
+def test_a_call_is_repeated_only_where_the_caller_asks_and_the_method_allows_it(
+    call, api, method, path, retries, status, calls
+):
+    answer = call(method, path, headers={"Gateway-Retries": retries} if retries else {})
+
+    assert (status, calls) == (answer.status_code, len(api.seen))
+
+
+@pytest.mark.parametrize("retries", ["4", "-1", "", "one", "1.0", "1 1"])
+def test_other_numbers_of_retries_are_refused(call, api, retries):
+    answer = call("GET", "/echo", headers={"Gateway-Retries": retries})
+
+    assert (400, []) == (answer.status_code, api.seen)
+
+
+def test_a_pause_that_is_too_long_is_the_callers(call, api):
+    api.headers["Retry-After"] = "30"
+    assert (429, 1) == (call("GET", "/script/429-200", headers={"Gateway-Retries": "3"}).status_code, len(api.seen))
+
+
+BROKEN = {
+    "empty": (b"", 504),
+    "no HTTP": (b"nonsense\r\n\r\n", 502),
+    "HTTP/0.9": (b"<html>", 502),
+    "endless head": (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000, 502),
+    "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 502),
+    "cut short at once": (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", 504),
+    "an unknown coding": (b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 1\r\n\r\na", 502),
+    "no gzip": (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\na", 502),
+    "switched protocols": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", 502),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_response_is_a_problem_of_the_gateway(call, api, name):
+    api.raw["broken"], status = BROKEN[name]
+    answer = call("GET", "/raw/broken")
+
+    assert (status, "application/problem+json") == (answer.status_code, answer.headers["Content-Type"])
+    assert "Gateway-Upstream-Status" not in answer.headers
+
+
+def test_a_response_that_breaks_off_does_not_look_whole(call, api):
+    """
+    By length, and in chunks.
+    """
+    for head in (b"Content-Length: 100000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n186a0\r\n"):
+        api.raw["half"] = b"HTTP/1.1 200 OK\r\n" + head + b"a" * 50_000
+        with pytest.raises((requests.exceptions.ChunkedEncodingError, requests.exceptions.ConnectionError)):
+            call("GET", "/raw/half")
+
+
+def test_a_compressed_response_is_decoded_in_bounded_memory(made, call, api):
+    """
+    It was asked for uncompressed; a bomb of 200 MB is passed on as it unfolds.
+    """
+    bomb = gzip.compress(bytes(200_000_000), 9)
+    api.raw["bomb"] = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb) + bomb
+    before = made.memory()
+
+    assert 200_000_000 == len(call("GET", "/raw/bomb").content)
+    assert made.memory() - before < 40_000_000
+
+
+# -- streams ---------------------------------------------------------------------------------------------------------
+
+
+def _streamed(made, size):
+    """Up and down at once; what went wrong."""
+    url = f"{made.url}/v1/connections/{made.connection}/proxy"
+    key = {"Authorization": f"Bearer {made.key}"}
+    digest = hashlib.sha256()
+    pieces = (PIECE[: min(len(PIECE), size - at)] for at in range(0, size, len(PIECE)))
+    up = requests.post(f"{url}/echo", data=pieces, headers=key | {"Expect": "100-continue"}, timeout=120).json()
+    for at in range(0, size, len(PIECE)):
+        digest.update(PIECE[: min(len(PIECE), size - at)])
+    received, sha = 0, hashlib.sha256()
+    with requests.get(f"{url}/bytes/{size}", headers=key, stream=True, timeout=120) as answer:
+        for piece in answer.iter_content(1 << 20):
+            received += len(piece)
+            sha.update(piece)
+    return [each for each in (up[3], received) if each != size] + [
+        each for each in (up[4], sha.hexdigest()) if each != digest.hexdigest()
+    ]
+
+
+def test_four_large_streams_up_and_down_take_little_memory(made, api):
+    """
+    100 MB each here, 1 GB each in the bench. The body that arrives in chunks is kept on disk.
+    """
+    before, most = made.memory(), 0
+    with ThreadPoolExecutor(4) as threads:
+        running = [threads.submit(_streamed, made, 100_000_000) for _ in range(4)]
+        while not all(each.done() for each in running):
+            most = max(most, made.memory())
+            time.sleep(0.1)
+
+    assert [[]] * 4 == [each.result() for each in running]
+    assert most - before < 60_000_000
+
+
+@pytest.mark.parametrize("path", ["/slow", "/silent"])
+def test_a_client_that_goes_away_ends_the_call(made, api, call, path):
+    """
+    While the provider is silent, before its response and in the middle of it.
+    """
+    before = api.abandoned
+    with socket.create_connection(("127.0.0.1", made.port)) as client:
+        client.sendall(
+            f"GET /v1/connections/{made.connection}/proxy{path}/20 HTTP/1.1\r\nHost: localhost\r\n"
+            f"Authorization: Bearer {made.key}\r\n\r\n".encode()
+        )
+        waits(lambda: api.waiting)
+    waits(lambda: api.abandoned > before, 5)
+    assert 200 == call("GET", "/echo").status_code
+
+
+def waits(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+# -- fairness --------------------------------------------------------------------------------------------------------
+
+
+def test_a_greedy_partner_leaves_slots_for_others(made, api):
+    """
+    Sixty calls at once to a silent provider: sixteen wait, the others get 429 with `Retry-After`, and another partner's call goes through.
+    """
+    greedy, other = partner_of(made.dsn), partner_of(made.dsn)
+    path = f"/connections/{made.connection}/proxy"
+    with ThreadPoolExecutor(60) as threads:
+        running = [threads.submit(greedy.asks, made, f"{path}/silent/3") for _ in range(60)]
+        waits(lambda: sum(each.done() for each in running) >= 44)
+        began = time.monotonic()
+        assert 200 == other.asks(made, f"{path}/echo").status_code
+        assert time.monotonic() - began < 2
+        answers = [each.result() for each in running]
+
+    refused = [each for each in answers if each.status_code == 429]
+    assert (16, 44) == (sum(each.status_code == 200 for each in answers), len(refused))
+    assert {"rate_limited"} == {each.json()["code"] for each in refused}
+    assert all(1 <= int(each.headers["Retry-After"]) <= 10 for each in refused)
+
+
+def test_what_a_caller_can_cause_does_not_close_the_provider(call):
+    """
+    500 and 429 may be due to the request: another caller's call still goes through.
+    """
+    for status in (500, 429) * 8:
+        call("GET", f"/status/{status}")
+
+    assert 200 == call("GET", "/echo").status_code
+
+
+# -- clients ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_fetch_of_node_works_unchanged(made, api, call):
+    """
+    A JSON body, a streamed body, a refusal.
+    """
+    script = """
+    const base = process.argv[1], headers = {Authorization: `Bearer ${process.argv[2]}`};
+    const json = await fetch(`${base}/echo?x=1`, {method: "PATCH", headers, body: JSON.stringify({a: "ü"})});
+    const piece = new Uint8Array(65536), stream = new ReadableStream({start(c) { for (let i = 0; i < 32; i++) c.enqueue(piece); c.close(); }});
+    const streamed = await fetch(`${base}/echo`, {method: "POST", headers, body: stream, duplex: "half"});
+    const refused = await fetch(`${base}/a%25`, {headers});
+    console.log(JSON.stringify([json.headers.get("gateway-upstream-status"), (await json.json())[3], (await streamed.json())[3], refused.status]));
+    """
+    url = f"{made.url}/v1/connections/{made.connection}/proxy"
+    run = subprocess.run(
+        ["node", "--input-type=module", "-e", script, "--", url, made.key],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ["200", 10, 32 * 65536, 400] == json.loads(run.stdout), run.stderr
+
+
+def test_a_browser_may_call_with_its_users_token(made):
+    """
+    From an origin of the product: the preflight, and the header that marks the response.
+    """
+    url = f"{made.url}/v1/connections/{made.connection}/proxy/echo"
+    origin = {"Origin": made.sandbox.origin}
+    asked = {"Access-Control-Request-Method": "PATCH", "Access-Control-Request-Headers": "authorization"}
+    preflight = requests.options(url, headers=origin | asked, timeout=10)
+    answer = requests.patch(url, headers=origin | {"Authorization": f"Bearer {made.alice.token()}"}, timeout=10)
+
+    assert (204, 200) == (preflight.status_code, answer.status_code)
+    assert "PATCH" in preflight.headers["Access-Control-Allow-Methods"]
+    assert made.sandbox.origin == answer.headers["Access-Control-Allow-Origin"]
+    assert "Gateway-Upstream-Status" in answer.headers["Access-Control-Expose-Headers"]
+
+
+def test_the_example_of_the_document_runs_unchanged(made):
+    """
+    docs/partners.md, with requests, at HighLevel's sandbox; and what it says when the gateway refuses.
+    """
+    document = (Path(__file__).resolve().parents[2] / "docs" / "partners.md").read_text(encoding="utf-8")
+    [example] = [block for block in re.findall(r"```python\n(.*?)```", document, re.DOTALL) if "CONNECTION_ID" in block]
+    connection = made.alice.connects("ghl")["connection"]
+    facts = rows(
+        made.dsn, "select facts ->> 'locationId', account_label from gateway.connection where id = %s", connection
+    )
+    environ = {
+        "PATH": os.environ["PATH"],
+        "GATEWAY_URL": made.url,
+        "CONNECTION_ID": connection,
+        "LOCATION_ID": facts[0][0],
+    }
+
+    def run(key):
+        command = [sys.executable, "-c", example]
+        return subprocess.run(
+            command, env=environ | {"GATEWAY_KEY": key}, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    assert facts[0][1] == run(made.key).stdout.strip()
+    assert "refused by the gateway: unauthenticated" in run("gw_live_x").stderr
