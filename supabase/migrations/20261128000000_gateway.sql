@@ -497,16 +497,17 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 5 and m.sha256 <> 'ddc8139595a94f651316eab4a75a27245752ff1af30875e10f520a4f409edf2e') then
+  if exists (select from gateway.migration m where m.number = 5 and m.sha256 <> '2131db73dddbd864f05ec05d81c88a7ca72faf0805c899de3dea1618b139d4c4') then
     raise exception 'gateway: migration 5 (usage) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 5) then
     execute $migration$
--- Token reads, for the record and for limits.
+-- Token reads and proxied calls, for the record and for limits.
 
 create table gateway.token_read (
   connection_id uuid not null,
   reader_id     uuid not null,
   hour          timestamptz not null,
+  scope         text not null check (scope in ('tokens:read', 'proxy')),
   partner_id    uuid,
   user_id       uuid not null,
   provider      text not null,
@@ -514,11 +515,12 @@ create table gateway.token_read (
   last_at       timestamptz not null default clock_timestamp(),
   reads         integer not null default 1,
   networks      inet[] not null default '{}',
-  constraint token_read_pkey primary key (connection_id, reader_id, hour)
+  constraint token_read_pkey primary key (connection_id, reader_id, hour, scope)
 ) with (fillfactor = 70);  -- a row changes with each read, and its new version fits on the same page
 create index token_read_hour on gateway.token_read (hour);
-comment on table gateway.token_read is 'Token reads by connection, reader and hour. A closed hour becomes one event, and its row is deleted.';
+comment on table gateway.token_read is 'Token reads and proxied calls by connection, reader and hour. A closed hour becomes one event, and its row is deleted.';
 comment on column gateway.token_read.reader_id is 'A partner, or the owner of the connection.';
+comment on column gateway.token_read.scope is 'What the token was read for: a caller, or one proxied call.';
 comment on column gateway.token_read.partner_id is 'Null if the owner reads.';
 comment on index gateway.token_read_pkey is 'A read is recorded once.';
 
@@ -530,10 +532,10 @@ create table gateway.usage (
   constraint usage_pkey primary key (reader_id, hour)
 ) with (fillfactor = 50);
 create index usage_hour on gateway.usage (hour);
-comment on table gateway.usage is 'Token reads and distinct connections of a reader in an hour, as reported by the processes.';
+comment on table gateway.usage is 'Token reads and proxied calls, together, and distinct connections of a reader in an hour, as reported by the processes.';
 comment on index gateway.usage_pkey is 'A read counts once towards a limit.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (5, 'usage', 'ddc8139595a94f651316eab4a75a27245752ff1af30875e10f520a4f409edf2e');
+    insert into gateway.migration (number, name, sha256) values (5, 'usage', '2131db73dddbd864f05ec05d81c88a7ca72faf0805c899de3dea1618b139d4c4');
   end if;
 end $apply$;
 
@@ -1925,7 +1927,7 @@ begin
   return jsonb_build_object('replaced', replaced);
 end $$;
 
--- How many tokens a partner or a user may read in an hour.
+-- How many tokens a partner or a user may read in an hour. A proxied call counts as a read.
 
 -- The limit of a user's own reads. A partner's limits are in its row; null is none.
 create or replace function gateway.user_reads_per_hour() returns integer
@@ -1994,13 +1996,13 @@ declare
   this_hour timestamptz := date_trunc('hour', clock_timestamp(), 'UTC');
 begin
   with closed as (
-    delete from gateway.token_read r where (r.connection_id, r.reader_id, r.hour) in (
-      select x.connection_id, x.reader_id, x.hour from gateway.token_read x
+    delete from gateway.token_read r where (r.connection_id, r.reader_id, r.hour, r.scope) in (
+      select x.connection_id, x.reader_id, x.hour, x.scope from gateway.token_read x
        where x.hour < this_hour order by x.hour limit p_most for update skip locked)
     returning r.*)
   insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
-  select 'tokens.read', c.connection_id, c.user_id, c.partner_id, c.provider, jsonb_build_object(
-           'reads', c.reads, 'first_at', c.first_at, 'last_at', c.last_at,
+  select case c.scope when 'proxy' then 'proxy.used' else 'tokens.read' end, c.connection_id, c.user_id, c.partner_id, c.provider, jsonb_build_object(
+           case c.scope when 'proxy' then 'calls' else 'reads' end, c.reads, 'first_at', c.first_at, 'last_at', c.last_at,
            'networks', (select coalesce(jsonb_agg(host(n) || '/' || masklen(n)), '[]') from unnest(c.networks) n))
     from closed c;
   delete from gateway.usage u where u.hour < this_hour - interval '1 day';
@@ -2638,9 +2640,10 @@ end $$;
 
 -- The right to send one token request, by compare-and-set on the generation: {"claim"}, or {"obstacle", "retry_after"}.
 --   gone; moved: another generation, or it ended; leased: a process is refreshing it; waiting: the last try failed; blocked: the host
---   that began the last try may hold its response; frequent: refreshed ten times within a minute, and its token is still valid.
+--   that began the last try may hold its response; frequent: refreshed `p_most` times within a minute, and its token is still valid.
 create or replace function public.gateway_claim_refresh_v1(
-  p_connection_id uuid, p_generation bigint, p_host text, p_lease_seconds double precision, p_block_seconds double precision
+  p_connection_id uuid, p_generation bigint, p_host text, p_lease_seconds double precision, p_block_seconds double precision,
+  p_most integer default 10
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -2665,7 +2668,7 @@ begin
   elsif (c.expires_at is null or c.expires_at > moment)
     and (select count(*) from (select from gateway.event e
                                 where e.type = 'grant.refreshed' and e.connection_id = c.id and e.at > moment - interval '1 minute'
-                                limit 10) x) = 10 then
+                                limit p_most) x) = p_most then
     obstacle := 'frequent';
     until := moment + interval '1 minute';
   end if;
@@ -3189,13 +3192,13 @@ end $$;
 
 -- The token of a connection, as the gateway reads it. `good`: valid for the seconds that were asked for; `alive`: valid now.
 create or replace function gateway.token_json(
-  c gateway.connection, p_token text, p_refresh text, p_moment timestamptz, p_min_seconds integer
+  c gateway.connection, p_token text, p_refresh text, p_moment timestamptz, p_min_seconds integer, p_reader uuid default null
 )
 returns json
 language sql stable as $$
   select json_build_object(
     'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'generation', c.generation, 'seal_id', c.seal_id, 'status', gateway.status_of(c),
-    'reason', gateway.reason_of(c), 'scope', c.scope, 'facts', c.facts,
+    'reason', gateway.reason_of(c), 'reader_id', p_reader, 'scope', c.scope, 'facts', c.facts,
     'expires_at', c.expires_at, 'token', p_token,
     'good', p_token <> '' and (c.expires_at is null or c.expires_at > p_moment + p_min_seconds * interval '1 second'),
     'alive', p_token <> '' and (c.expires_at is null or c.expires_at > p_moment),
@@ -3213,10 +3216,11 @@ end $$;
 -- A token for a partner (`p_key_hash`) or a user, in one call: key, reach, freezes, limits, row, and the record of the read. Null: no such
 -- connection for this caller. `p_counted`: the first read of a request; the read after a refresh is checked again, but neither counted nor
 -- recorded. `p_unreported`: reads of this reader that the calling process has counted since its last report; `p_report`: add them to the
--- hour now, and record where the key is used from. The answer says whether the reads were added.
+-- hour now, and record where the key is used from. The answer says whether the reads were added. `p_scope`: `proxy` for a proxied call, which
+-- a freeze of token reads does not stop.
 create or replace function public.gateway_read_token_v1(
   p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text, p_min_seconds integer, p_location text default null,
-  p_counted boolean default false, p_unreported integer default 0, p_report boolean default true
+  p_counted boolean default false, p_unreported integer default 0, p_report boolean default true, p_scope text default 'tokens:read'
 )
 returns json language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -3232,7 +3236,7 @@ begin
   if p_key_hash is not null then
     select p.id, p.id as partner_id, p.providers, p.reads_per_hour, p.connections_per_hour,
            case when p.id is null then 'unauthenticated' when p.frozen_at is not null then 'frozen'
-                when 'tokens:read' <> all (p.scope) then 'forbidden' end as refused,
+                when p_scope <> all (p.scope) then 'forbidden' end as refused,
            p.reach = 'all' or exists (
              select from gateway.consent x where x.partner_id = p.id and x.connection_id = p_connection_id and x.ended_at is null) as allowed,
            u.reads, u.connections
@@ -3258,9 +3262,9 @@ begin
   end if;
   -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long
   -- as an unknown one.
-  select c.id, c.user_id, c.provider, gateway.status_of(c) as status, gateway.token_json(c, gateway.bounded(d.token), d.refresh, moment, p_min_seconds) as answer,
+  select c.id, c.user_id, c.provider, gateway.status_of(c) as status, gateway.token_json(c, gateway.bounded(d.token), d.refresh, moment, p_min_seconds, reader.id) as answer,
          -- A user is checked above. For a partner, the tokens of a banned or deleted owner are frozen.
-         exists (select from gateway.freeze f where f.target in ('reads', 'provider:' || c.provider))
+         exists (select from gateway.freeze f where f.target = 'provider:' || c.provider or f.target = 'reads' and p_scope = 'tokens:read')
          or reader.partner_id is not null and not exists (select from gateway.live_user(c.user_id)) as frozen
     into found_row from gateway.connection c join public.provider_data d on d.id = c.id
    where reader.allowed and c.id = p_connection_id and (reader.providers is null or c.provider = any (reader.providers))
@@ -3291,15 +3295,18 @@ begin
   loop  -- update first: an upsert also writes a row lock, for each read
     update gateway.token_read r
        set reads = r.reads + 1, last_at = moment, networks = case when net <> all (r.networks) then r.networks || net else r.networks end
-     where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour;
+     where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour and r.scope = p_scope;
     exit when found;
-    insert into gateway.token_read (connection_id, reader_id, hour, partner_id, user_id, provider, networks)
-    values (p_connection_id, reader.id, this_hour, reader.partner_id, found_row.user_id, found_row.provider, array_remove(array[net], null))
+    insert into gateway.token_read (connection_id, reader_id, hour, scope, partner_id, user_id, provider, networks)
+    values (p_connection_id, reader.id, this_hour, p_scope, reader.partner_id, found_row.user_id, found_row.provider, array_remove(array[net], null))
     on conflict on constraint token_read_pkey do nothing;
     is_new := found;
     exit when is_new;
   end loop;
   if is_new or p_report then
+    is_new := is_new and not exists (
+      select from gateway.token_read r
+       where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour and r.scope <> p_scope);
     perform gateway.report_reads(reader.id, reader.partner_id, this_hour, p_unreported + 1, is_new::integer, reader.reads_per_hour is not null);
     return (found_row.answer::jsonb || '{"reported": true}')::json;
   end if;
@@ -3806,7 +3813,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'e781382530814452a46ae524d085d7e1cd4024d7a8eac73a6159f0f6e4b2a470');
-insert into gateway.function_release (sha256) values ('e781382530814452a46ae524d085d7e1cd4024d7a8eac73a6159f0f6e4b2a470') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '8ce42e51f76a74c72f581f78de1936185b9320fce34e4cd1e3b53e21cbb7f814');
+insert into gateway.function_release (sha256) values ('8ce42e51f76a74c72f581f78de1936185b9320fce34e4cd1e3b53e21cbb7f814') on conflict do nothing;
 
 notify pgrst, 'reload schema';
