@@ -180,7 +180,7 @@ def _not_the_public_key(value: str) -> str:
 
 
 def _not_published(value: SecretStr, info: ValidationInfo) -> SecretStr:
-    """Published secrets are for a project on the developer's machine: anybody can be any user with them."""
+    """Published secrets are for a project on the developer's machine: with them anyone can sign in as any user."""
     text = value.get_secret_value()
     is_published = any(
         text == secret or f":{secret}@" in text or _is_signed_with(secret, text) for secret in _PUBLISHED_SECRETS

@@ -216,11 +216,10 @@ def connections_revoke(
 
 
 def _revoke_one(rt: Runtime, connection_id: uuid.UUID, *, yes: bool, as_json: bool) -> bool:
-    found = None if yes else inspect_connection(rt.database, connection_id)
-    if found is not None and found.connection is not None:
-        row = found.connection
+    found = inspect_connection(rt.database, connection_id)
+    if found is not None and (row := found.connection):
         confirm(f"{row.provider}, {printable(row.account.label)} of user {row.user_id} will be erased.", yes=yes)
-    erased = erase_connection(rt.database, connection_id) if yes or found is not None else None
+    erased = erase_connection(rt.database, connection_id)
     if erased is None:
         click.echo("There is no such connection.", err=True)
         return False

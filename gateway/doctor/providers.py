@@ -69,7 +69,7 @@ def examine_one(rt: Runtime, provider: Provider) -> Iterator[Finding]:
     except GatewayError as error:
         yield Finding(provider.id, "fail", f"Its metadata cannot be read: {error}.", "Check `issuer` in the catalogue.")
         return
-    yield _known(rt, whole, deadline)
+    yield _examine_registration(rt, whole, deadline)
 
 
 def _grants_of_other_clients(rt: Runtime, provider: Provider) -> Iterator[Finding]:
@@ -88,7 +88,7 @@ def _grants_of_other_clients(rt: Runtime, provider: Provider) -> Iterator[Findin
         yield Finding(provider.id, "warn", message, fix)
 
 
-def _known(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:
+def _examine_registration(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:
     """What the token endpoint answers to our registration."""
     client = rt.clients[provider.id]
     wire = protocol.build_code_request(
@@ -99,10 +99,10 @@ def _known(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:
         code_verifier=secrets.token_urlsafe(48),
     )
     try:
-        answer = rt.http.request(
+        response = rt.http.request(
             wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline, provider=provider.id
         )
-        protocol.parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=provider.scope)
+        protocol.parse_token_response(provider, response.status, response.body, now=rt.now(), scope=provider.scope)
     except AccessDenied:
         return Finding(provider.id, "ok", "It knows our registration: it refused a made-up code as a code.")
     except ProviderUnavailable as error:
@@ -111,12 +111,12 @@ def _known(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:
             provider.id, "fail", message, "Wait, or check the network and `token_endpoint` in the catalogue."
         )
     except GatewayError as error:
-        return _refused(rt, provider, error)
+        return _explain_refusal(rt, provider, error)
     message = "It issues a token for a made-up code."
     return Finding(provider.id, "fail", message, "Do not use this provider.")
 
 
-def _refused(rt: Runtime, provider: Provider, error: GatewayError) -> Finding:
+def _explain_refusal(rt: Runtime, provider: Provider, error: GatewayError) -> Finding:
     """A refusal for another reason than the code."""
     reason = " ".join(map(str, error.facts().values())) if isinstance(error, ClientRejected) else ""
     if any(word in reason for word in _UNKNOWN_CLIENT):
