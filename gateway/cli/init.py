@@ -54,7 +54,9 @@ QUESTIONS = (
         "login_url",
         "GATEWAY_APP_LOGIN_URL",
         "Its sign-in page",
-        lambda chosen: f"{chosen['GATEWAY_APP_ORIGINS']}/login" if chosen.get("GATEWAY_APP_ORIGINS") else "",
+        lambda chosen: (
+            f"{origins.split(',')[0].strip('/ ')}/login" if (origins := chosen.get("GATEWAY_APP_ORIGINS")) else ""
+        ),
     ),
 )
 
@@ -78,7 +80,7 @@ def init(*, yes: bool, provider: str | None, **given: str | None) -> None:
     catalog = load_catalog(own, allow_private_hosts=present.get("GATEWAY_ALLOW_PRIVATE_HOSTS") == "1")
     chosen: dict[str, str] = {}
     if not yes:
-        click.echo("Enter keeps what is in brackets, or leaves the setting out. Ctrl-C writes nothing.")
+        click.echo("Enter keeps the present value or the one in brackets. Ctrl-C writes nothing.")
     for question in QUESTIONS:
         needless = question.name == "SUPABASE_SECRET_KEY" and (present | chosen).get("DATABASE_URL")
         if given[question.option] or not needless:

@@ -57,10 +57,8 @@ def examine(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
         except GatewayError as error:
             yield Finding(about, "fail", f"This cannot be read: {error}.", "Run `python -m gateway db apply`.")
     if rt.settings.database_url is None:
-        message = "Over the REST API access rules cannot be read."
-        yield Finding(
-            "policies", "unseen", message, "Run doctor once with DATABASE_URL set to the project's connection string."
-        )
+        fix = "Run doctor once with DATABASE_URL set to the project's connection string."
+        yield Finding("policies", "unseen", "Over the REST API access rules cannot be read.", fix)
         return
     yield from _direct(rt.settings.database_url.get_secret_value(), rt.vault)
 
@@ -71,11 +69,9 @@ def describe_schema(schema: SchemaState, *, over_rest: bool) -> tuple[str, str]:
     found = f"The schema is at version {version}" if version else "There is no schema"
     if version == SCHEMA_VERSION and not schema["is_current"]:
         found += " with older functions"
-    fix = (
-        f"{NOT_RELOADED[0].upper()}{NOT_RELOADED[1:]}."
-        if over_rest and not version
-        else "Run `python -m gateway db apply`."
-    )
+    fix = "Run `python -m gateway db apply`."
+    if over_rest and not version:
+        fix = f"{NOT_RELOADED[0].upper()}{NOT_RELOADED[1:]}."
     return f"{found}; this gateway needs {SCHEMA_VERSION}.", fix
 
 
@@ -175,9 +171,8 @@ def access_rules(connection: psycopg.Connection[tuple[object, ...]]) -> Iterator
     yield from found
     about = {finding.about for finding in found}
     if "policies" not in about:
-        yield Finding(
-            "policies", "ok", "Row-level security is on and forced; policies, triggers and functions are unchanged."
-        )
+        message = "Row-level security is on and forced; policies, triggers and functions are unchanged."
+        yield Finding("policies", "ok", message)
     if "grants" not in about:
         yield Finding("grants", "ok", "Client roles have what the documented queries need, and nothing else.")
 
