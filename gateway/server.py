@@ -92,12 +92,17 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 
     def readable(self) -> bool:
         """Also during a proxied call, so that it ends when its client goes away. A client that stops reading is cut off."""
-        if self.total_outbufs_len and time.time() - self.last_activity > OPTIONS["channel_timeout"]:
-            self.handle_close()
-            return False
+        if self._is_stuck():
+            with self.outbuf_lock:  # the response's thread may just have sent something
+                if self._is_stuck():
+                    self.handle_close()
+                    return False
         if len(self.requests) != 1 or not _PROXIED.match(self.requests[0].path):
             return bool(super().readable())
         return not (self.will_close or self.close_when_flushed or self.total_outbufs_len)
+
+    def _is_stuck(self) -> bool:
+        return bool(self.total_outbufs_len) and time.time() - self.last_activity > OPTIONS["channel_timeout"]
 
 
 def bind(host: str, port: int, option: str = "--port") -> socket.socket:

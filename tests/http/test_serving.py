@@ -138,6 +138,50 @@ server.run_server("127.0.0.1", {port}, 2)
         process.terminate()
 
 
+STUCK = """
+from flask import Flask
+from gateway import server
+app, ended = Flask("stuck"), []
+@app.route("/endless")
+def endless():
+    def pieces():
+        try:
+            for _ in range(10_000):
+                yield bytes(65536)
+        finally:
+            ended.append(True)
+    return pieces(), 200
+@app.route("/ended")
+def count():
+    return str(len(ended))
+server.OPTIONS["channel_timeout"] = 2
+server.build_served_app = lambda *, work: app
+server.run_server("127.0.0.1", {port}, 1)
+"""
+
+
+def test_a_client_that_stops_reading_is_cut_off():
+    """
+    Its response ends, and with it the thread and the provider's slot; here after two seconds, else after 75.
+    """
+    port = free_port()
+    asked = b"GET /ended HTTP/1.0\r\n\r\n"
+    with subprocess.Popen([sys.executable, "-c", STUCK.format(port=port)]) as process:
+        try:
+            end = time.monotonic() + 15
+            while raw(port, asked) == b"":
+                assert time.monotonic() < end
+                time.sleep(0.1)
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+                client.sendall(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert raw(port, asked).endswith(b"\r\n\r\n0")
+                while not raw(port, asked).endswith(b"\r\n\r\n1"):
+                    assert time.monotonic() < end
+                    time.sleep(0.2)
+        finally:
+            process.terminate()
+
+
 def raw(port, sent):
     """All that the server answers to these bytes, until it closes the connection or is silent."""
     answer = b""

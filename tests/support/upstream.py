@@ -70,10 +70,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        for key, value in ({"Content-Length": str(len(body))} | (headers or {})).items():
+        length = {} if status in (204, 304) else {"Content-Length": str(len(body))}
+        for key, value in (length | (headers or {})).items():
             self.send_header(key, value)
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command != "HEAD" and status not in (204, 304):
             self.wfile.write(body)
 
     def _echo(self, _: str, seen: Seen) -> None:

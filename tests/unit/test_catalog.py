@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.catalog import ENDPOINTS, TYPES, ApiKeyProvider, Provider, load_catalog
+from gateway.catalog.provider import TokenPlacement
 from gateway.errors import SettingsRefused
 from gateway.texts import read_texts
 
@@ -459,3 +460,17 @@ def test_how_an_entry_authenticates_decides_which_keys_it_has(problems, line, to
     A key of another kind of entry is a mistake.
     """
     assert told in problems(f'[stripes]\nname = "Stripes"\ntype = 2\n{line}\n')
+
+
+def test_a_token_is_placed_where_the_catalogue_says():
+    """
+    A header with a prefix, Basic (RFC 7617), or a query parameter, encoded and beside the caller's.
+    """
+    assert TokenPlacement().headers("t") == {"Authorization": "Bearer t"}
+    assert TokenPlacement(prefix="Zoho-oauthtoken ").headers("t") == {"Authorization": "Zoho-oauthtoken t"}
+    assert TokenPlacement(header="X-Shopify-Access-Token", prefix="").headers("t") == {"X-Shopify-Access-Token": "t"}
+    assert TokenPlacement(basic=True).headers("user:päss") == {"Authorization": "Basic dXNlcjpww6Rzcw=="}
+    assert TokenPlacement(query="key").headers("t") == {}
+    assert TokenPlacement(query="key").url("https://api.example/a", "t/&") == "https://api.example/a?key=t%2F%26"
+    assert TokenPlacement(query="key").url("https://api.example/a?b=1", "t") == "https://api.example/a?b=1&key=t"
+    assert TokenPlacement().url("https://api.example/a", "t") == "https://api.example/a"
