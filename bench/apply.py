@@ -113,8 +113,9 @@ async def _under_load(
     running = [
         asyncio.create_task(load.repeat("callback", _BROWSERS / 10, connecting(browser))) for browser, _ in browsers
     ]
-    for number in range(_READERS):
-        step = reading(Browser(server.place.port, number), browsers[number % len(browsers)][1])
+    readers = [Browser(server.place.port, number) for number in range(_READERS)]
+    for number, reader in enumerate(readers):
+        step = reading(reader, browsers[number % len(browsers)][1])
         running.append(asyncio.create_task(load.repeat("read", _READERS / 100, step)))
     applied = []
     for number in range(1, times + 1):
@@ -135,6 +136,8 @@ async def _under_load(
             print(f"  {number} of {times} times", file=sys.stderr, flush=True)
     load.over = True
     await asyncio.gather(*running)
+    for browser in (*readers, *(browser for browser, _ in browsers)):
+        await browser.close()
     return {
         "times": times,
         "failed": dict(load.failed),

@@ -72,7 +72,7 @@ def postmaster(folder: Path) -> int | None:
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -129,12 +129,10 @@ def test_it_ends_with_a_parent_that_is_killed(folder, holder):
     parent = holder()
     dsn, _ = parent.stdout.readline().split()
     keeps_a_row(dsn)
-    pid = postmaster(folder)
     parent.kill()
-    eventually(lambda: not Path(f"/proc/{pid}").exists() or postmaster(folder) is None)
+    log = folder / "postgres" / "log"
+    eventually(lambda: "database system is shut down" in log.read_text() and postmaster(folder) is None)
 
-    said = (folder / "postgres" / "log").read_text()
-    assert "database system is shut down" in said
     with start_or_join(folder) as server:
         dsn = server.dsn
         assert 1 == kept_rows(dsn)

@@ -236,15 +236,16 @@ def test_a_row_of_no_user_is_listed(project):
 
 
 def test_a_provider_that_is_down_is_asked_again_and_no_refresh_token_is_used_twice(project):
-    """The refresh had a response, the account had none: the next run continues with that response."""
-    row, pair = project.location(project.user(), AGENCY, expires=PAST)
-    project.state.add_fault("status", "ghl", "company", 1, status=503)
+    """The refresh had a response, the account, which it does not name, had none: the next run continues with that response."""
+    pair = granted(project.state, "ringcentral", ALICE_PHONE)
+    row = project.row(project.user(), "ringcentral", 3, pair.access_token, refresh=pair.refresh_token, expires=PAST)
+    project.state.add_fault("status", "ringcentral", "userinfo", 1, status=503)
 
     assert remaining(project.imports()[1]) == {row: "later"}
     project.execute("update gateway.connection set not_before = null")
     assert project.imports()[0] == 0
 
-    assert project.refreshes() == 1
+    assert project.refreshes("ringcentral") == 1
     assert project.opened(row, "token") == pair.successor.access_token
 
 
