@@ -85,6 +85,11 @@ async def _run(folder: Path, dsn: str, times: int, *, quiet: bool) -> dict[str, 
             server.stop()
 
 
+async def _close(browsers: list[Browser]) -> None:
+    for browser in browsers:
+        await browser.close()
+
+
 async def _under_load(
     server: GatewayServer,
     browsers: list[tuple[Browser, str]],
@@ -136,8 +141,7 @@ async def _under_load(
             print(f"  {number} of {times} times", file=sys.stderr, flush=True)
     load.over = True
     await asyncio.gather(*running)
-    for browser in (*readers, *(browser for browser, _ in browsers)):
-        await browser.close()
+    await _close([*readers, *(browser for browser, _ in browsers)])
     return {
         "times": times,
         "failed": dict(load.failed),

@@ -91,7 +91,7 @@ def test_the_schema_is_applied_and_read_through_it(pooled):
     """
     apply_schema(pooled)
     store = open_postgres(pooled)
-    assert store.check().is_current
+    assert store.check()["is_current"]
     store.close()
 
 
