@@ -19,7 +19,6 @@ import pytest
 from gateway.database.migrate import script
 from gateway.doctor import Finding
 from gateway.doctor.database import access_rules
-from gateway.doctor.report import APPLY
 from tests.support.database import Person, Two, fresh_database, rows
 from tests.support.old_databases import OLD_TABLES, SUPABASE
 from tests.support.rls_probes import PROBES, Scene
@@ -120,6 +119,8 @@ def test_a_project_that_stood_before_is_sound_once_the_schema_was_applied(supaba
 
 # -- every mutant is found -------------------------------------------------------------------------------------------
 
+APPLY = "Run `python -m gateway db apply`: it sets everything up again and loses nothing."
+"""What checks.sql names where another run of the schema is the fix."""
 NOT_IN_THE_CATALOGUE = {
     "users can be read": "Supabase's own table: who may read it is Supabase's to say",
     "the owner's server is not granted": "an operator may take more from it than we do",
