@@ -190,7 +190,7 @@ OPEN = {
     # triggers
     "identity is not watched on provider_data": "drop trigger gateway_identity on public.provider_data",
     "identity is not watched on user_profile": "alter table public.user_profile disable trigger gateway_identity",
-    "identity is watched by a function that nods": "create or replace function gateway.refuse_client('identity') returns trigger"
+    "identity is watched by a function that nods": "create or replace function gateway.refuse_client() returns trigger"
     " language plpgsql set search_path = '' as $$ begin return new; end $$",
     "when a profile changed is not watched": "alter table public.user_profile disable trigger gateway_touch",
     # functions and views
@@ -198,7 +198,7 @@ OPEN = {
     "authenticated may call a function": "grant execute on function public.gateway_worker_backlog_v1 to authenticated",
     "everybody may call every function": "grant execute on all functions in schema public to public",
     "the gateway's role may call none": "revoke execute on all functions in schema public from gateway_app",
-    "a function looks names up where its caller says": "alter function public.gateway_claim_revocation_v1(text[]) reset search_path",
+    "a function looks names up where its caller says": "alter function public.gateway_claim_revocations_v1(text[], text, uuid, integer) reset search_path",
     "a function looks names up where its caller says, too": "alter function public.gateway_session_v1(text) reset all",
     "a function of somebody's shows rows": "create function public.my_tokens() returns setof public.provider_data language sql"
     " security definer as $$ select * from public.provider_data $$",
