@@ -43,13 +43,7 @@ from gateway.web.v1.schemas import FieldError, Problem
 
 log = structlog.get_logger(__name__)
 
-_BY_STATUS: dict[int, type[GatewayError]] = {
-    404: NotFound,
-    405: MethodNotAllowed,
-    413: TooLarge,
-    415: UnsupportedMediaType,
-    429: RateLimited,
-}
+_BY_STATUS = {kind.status: kind for kind in (NotFound, MethodNotAllowed, TooLarge, UnsupportedMediaType, RateLimited)}
 
 
 def register(app: Flask) -> None:
@@ -85,7 +79,8 @@ def _redirect(error: GatewayError, left_installed: Provider | None) -> Response 
 
 def _respond_http(error: HTTPException) -> Response:
     status = error.code or 500
-    kind = _BY_STATUS.get(status, BadRequest if status < 500 else Unexpected)  # noqa: PLR2004
+    other = BadRequest if status < 500 else Unexpected  # noqa: PLR2004
+    kind: type[GatewayError] = _BY_STATUS.get(status, other)
     response = respond(kind(error.name))
     if allowed := getattr(error, "valid_methods", None):  # RFC 9110 section 15.5.6
         response.headers["Allow"] = ", ".join(sorted(allowed))
