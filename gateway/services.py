@@ -15,7 +15,7 @@ from gateway import __version__
 from gateway.catalog import Catalog, Provider, load_catalog
 from gateway.crypto.vault import Vault
 from gateway.database import Database, open_postgres, open_rest
-from gateway.errors import ProviderFailed, ProviderNotEnabled, SettingsRefused
+from gateway.errors import GatewayError, ProviderFailed, ProviderNotEnabled, SettingsRefused
 from gateway.http import Bulkhead, Deadline, HttpClient, Response
 from gateway.identity import Identity
 from gateway.models import Client
@@ -52,11 +52,11 @@ class Runtime:
         self.http.close()
         self.identity.issuers.http.close()
 
-    def provider(self, provider_id: str) -> Provider:
-        """The enabled provider of that id. Raises ProviderNotEnabled."""
+    def provider(self, provider_id: str, missing: type[GatewayError] = ProviderNotEnabled) -> Provider:
+        """The enabled provider of that id. Raises `missing`: of a connection, ClientRejected says that the operator has to act."""
         provider = self.catalog.get(provider_id)
         if provider is None or provider_id not in self.clients:
-            raise ProviderNotEnabled("no enabled provider of that id")
+            raise missing("no enabled provider of that id")
         return provider
 
     def enabled(self) -> list[Provider]:

@@ -7,7 +7,7 @@ import uuid
 from gateway.account import NotConfirmed, confirm_account
 from gateway.database.queries.callers import CheckOutcome, end_check, reached_connection
 from gateway.database.queries.operator import inspect_connection
-from gateway.errors import Held, NeedsReauthorization, NotFound, ProviderGarbled, Suspended
+from gateway.errors import ClientRejected, Held, NeedsReauthorization, NotFound, ProviderGarbled, Suspended
 from gateway.http import Deadline
 from gateway.models import Account, Caller, Connection, Grant
 from gateway.protocol import TokenResponse
@@ -80,5 +80,5 @@ def _ask(rt: Runtime, connection: Connection) -> tuple[int, CheckOutcome, Accoun
 
 def _confirm(rt: Runtime, connection: Connection, fresh: FreshToken, deadline: Deadline) -> Account:
     grant = Grant(fresh.access_token, None, "Bearer", fresh.scope, fresh.expires_at)
-    provider = rt.issuers.complete(rt.provider(connection.provider), deadline)
+    provider = rt.issuers.complete(rt.provider(connection.provider, ClientRejected), deadline)
     return confirm_account(rt, provider, TokenResponse(grant, connection.facts), connection.account.id, deadline)

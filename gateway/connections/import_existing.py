@@ -149,12 +149,10 @@ def _read_secrets(rt: Runtime, row: ImportRow, provider: Provider) -> Secrets | 
                 )
                 ours.add(column)
         elif value is not None and value.isascii() and value.isprintable():
-            plain[column] = value
+            plain[column] = value.strip() or None
     problem = ""
     if row.refresh is not None and plain["refresh"] is None:
         problem = "the refresh token that was written is not a token"
-    elif row.token is not None and plain["token"] is None and not row.token.startswith(_ENCRYPTED):
-        problem = "the token that was written is not a token"
     elif plain["token"] is None and plain["refresh"] is None:
         problem = "there is no token"
     return Secrets(plain["token"], plain["refresh"], ours != set(values), "refresh" not in ours, problem)

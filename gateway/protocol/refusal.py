@@ -24,7 +24,7 @@ from gateway.errors import (
 
 _KEYS = (
     "error", "errors", "errorcode", "code", "errortype", "type", "errorsubcode", "errorreason", "status", "reason", "title", "message",
-    "errormessage", "errordescription", "detail", "description",
+    "errormessage", "errordescription", "detail", "description", "fault", "faultstring",
 )  # fmt: skip
 """Where errors stand, most precise first; names without case and punctuation."""
 _NO_ERROR = frozenset({"", "0", "false", "none", "null", "ok", "success", "noerror"})
@@ -35,6 +35,7 @@ _THING = "(?:(?:oauth2?|user)?(?:refresh)?token|(?:oauth2?|auth|authorization|ve
 _LINK = "(?:is|was|has|been|already|or|nolongervalid|notvalid|notfound|doesnotexist)"
 _DEAD = re.compile(
     f"(?:the|this|your|provided)*(?:{_BAD}+{_THING}|{_THING}(?:{_LINK}|{_BAD})+)(?:error|exception)?"
+    f"|.*refreshtoken(?:is|was|has|been)+{_BAD}.*"
     "|accountinactive|app(?:lication)?(?:uninstalled|removed)|(?:user|account|team)(?:removed|deleted)|accessrevoked"
 )
 _TEMPORARY = re.compile(

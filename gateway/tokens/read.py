@@ -21,6 +21,7 @@ from gateway.catalog import Provider
 from gateway.database.queries.refresh import ClaimedRefresh, Obstacle, claim_refresh
 from gateway.database.queries.tokens import ReadScope, StoredToken, read_token, stored_token
 from gateway.errors import (
+    ClientRejected,
     GatewayError,
     GrantUnusable,
     Held,
@@ -220,7 +221,7 @@ def _decrypt(rt: Runtime, row: StoredToken) -> FreshToken:
 def _refresh(rt: Runtime, row: StoredToken, most: int) -> None:
     """Refresh that generation of a connection, in a slot of its provider: without one, nothing is claimed."""
     with rt.bulkhead.slot(row.provider):
-        _claim_and_refresh(rt, row, rt.provider(row.provider), most)
+        _claim_and_refresh(rt, row, rt.provider(row.provider, ClientRejected), most)
 
 
 def _claim_and_refresh(rt: Runtime, row: StoredToken, provider: Provider, most: int) -> None:

@@ -1727,6 +1727,21 @@ begin
   return null;
 end $$;
 
+-- The owner removed a token: without a refresh token the connection ends with its access token, without both at once.
+create or replace function gateway.record_removal() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  renewable boolean := coalesce(new.refresh <> '', false);
+  is_empty  boolean := not renewable and coalesce(new.token, '') = '';
+begin
+  update gateway.connection c
+     set refreshable = renewable, refresh_at = case when renewable then c.refresh_at end,
+         status = case when is_empty then 'needs_reauthorization' else c.status end,
+         reason = case when is_empty then 'owner_removed_tokens' else c.reason end, updated_at = clock_timestamp()
+   where c.id = new.id and c.status in ('active', 'suspended', 'held');
+  return null;
+end $$;
+
 create or replace function gateway.sha256_hex(p_text text) returns text
 language sql immutable as $$ select encode(sha256(convert_to(p_text, 'UTF8')), 'hex') $$;
 
@@ -3726,6 +3741,10 @@ create or replace trigger gateway_written after update on public.provider_data
     or new.refresh is distinct from old.refresh and new.refresh <> '' and (new.refresh !~ '^gAAAA' or current_user in ('anon', 'authenticated'))
   ) execute function gateway.queue_import();
 
+create or replace trigger gateway_removed after update on public.provider_data
+  for each row when (old.token <> '' and coalesce(new.token, '') = '' or old.refresh <> '' and coalesce(new.refresh, '') = '')
+  execute function gateway.record_removal();
+
 create or replace trigger gateway_changed after update on gateway.connection
   for each row when ((old.status, old.reason, old.scope) is distinct from (new.status, new.reason, new.scope)) execute function gateway.record_change();
 
@@ -3813,7 +3832,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '8ce42e51f76a74c72f581f78de1936185b9320fce34e4cd1e3b53e21cbb7f814');
-insert into gateway.function_release (sha256) values ('8ce42e51f76a74c72f581f78de1936185b9320fce34e4cd1e3b53e21cbb7f814') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'cd663b4a44668c82f0ec05ca65235f2c6e37b8ff4fca007605c60b83baf4fa88');
+insert into gateway.function_release (sha256) values ('cd663b4a44668c82f0ec05ca65235f2c6e37b8ff4fca007605c60b83baf4fa88') on conflict do nothing;
 
 notify pgrst, 'reload schema';

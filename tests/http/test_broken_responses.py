@@ -17,6 +17,7 @@ import pytest
 
 from tests.http.test_connection_status import api, expire
 from tests.http.test_odd_responses import connects, state
+from tests.support.database import rows
 from tests.support.gateway_process import told, whole_gateway
 from tests.support.odd_responses import PLAIN, said
 from tests.support.scripted_server import Line, listening
@@ -210,3 +211,27 @@ def test_a_database_from_before_two_refreshes_gets_both_from_the_journal(acme_ga
 
     assert (200, f"at-{issued}") == (answer.status_code, answer.json().get("access_token"))
     assert issued == acme_provider.number
+
+
+def test_a_connection_whose_provider_is_no_longer_set_up_asks_for_the_operator(acme_gateway, alice):
+    """
+    It exists, so it is no 404; and its user can do nothing.
+    """
+    connection = connects_acme(alice)["connection"]
+    rows(acme_gateway.dsn, "update gateway.connection set provider = 'ghl_white_label' where id = %s", connection)
+    expire(acme_gateway, connection)
+    acme_gateway.process.terminate()
+    acme_gateway.process.wait(20)
+    kept = acme_gateway.environ
+    acme_gateway.environ = {name: value for name, value in kept.items() if not name.startswith("GHL_WHITE_LABEL_")}
+    acme_gateway.start()
+
+    for path, method in (("token", "GET"), ("refresh", "POST"), ("check", "POST")):
+        answer = api(alice, f"/connections/{connection}/{path}", method)
+        assert (502, "client_rejected", "operator") == (
+            answer.status_code,
+            answer.json()["code"],
+            answer.json()["remedy"],
+        )
+
+    acme_gateway.environ = kept

@@ -405,6 +405,38 @@ def test_a_refresh_token_that_the_owner_wrote_and_the_provider_refuses_says_so(g
     assert ("needs_reauthorization", "not_confirmed") == said(alice, hers) == own_row(gateway, hers)
 
 
+@pytest.mark.parametrize("written", ["", " ", "\u00e9", "a\nb"])
+def test_nonsense_in_the_token_column_costs_no_connection(gateway, alice, written):
+    """
+    The refresh token is still there, and gets a new access token.
+    """
+    hers = alice.connects("zoom")["connection"]
+    rows(gateway.dsn, "update public.provider_data set token = %s where id = %s", written, hers)
+
+    eventually(lambda: api(alice, f"/connections/{hers}/token").status_code, 200, 60)
+    assert ("active", None) == said(alice, hers)
+
+
+@pytest.mark.parametrize("nothing", ["", None])
+def test_a_connection_whose_owner_removed_its_tokens_says_so(gateway, alice, nothing):
+    """
+    Without the refresh token it ends with its access token, without both at once; each change is an event.
+    """
+    hers = alice.connects("zoom")["connection"]
+    rows(gateway.dsn, "update public.provider_data set refresh = %s where id = %s", nothing, hers)
+    assert api(alice, f"/connections/{hers}").json()["refreshable"] is False
+    assert 200 == api(alice, f"/connections/{hers}/token").status_code
+    rows(gateway.dsn, "update public.provider_data set token = %s where id = %s", nothing, hers)
+
+    assert ("needs_reauthorization", "owner_removed_tokens") == said(alice, hers) == own_row(gateway, hers)
+    assert 409 == api(alice, f"/connections/{hers}/token").status_code
+    assert [{"reason": "owner_removed_tokens"}] == events(
+        gateway.dsn, "connection.needs_reauthorization", connection_id=hers
+    )
+    assert hers == alice.connects("zoom")["connection"]
+    assert ("active", None) == said(alice, hers)
+
+
 # -- scopes ----------------------------------------------------------------------------------------------------------
 
 

@@ -157,6 +157,12 @@ DEAD = [
     {"message": "The refresh token is invalid or expired."},
     {"message": "Refresh token has already been used"},
     {"data": {"error": "refresh_token_revoked"}},
+    {
+        "error": "invalid_request",
+        "error_description": "The provided authorization grant or refresh token is invalid, expired or revoked",
+    },  # LinkedIn
+    {"fault": {"faultstring": "Invalid Refresh Token", "detail": {"errorcode": "x"}}},  # Apigee, Keap
+    {"fault": {"faultstring": "x", "detail": {"errorcode": "refresh_token_expired"}}},
     {"error": "interaction_required"},  # Microsoft
     {"error": "consent_required"},
 ]

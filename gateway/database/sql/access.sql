@@ -224,6 +224,10 @@ create or replace trigger gateway_written after update on public.provider_data
     or new.refresh is distinct from old.refresh and new.refresh <> '' and (new.refresh !~ '^gAAAA' or current_user in ('anon', 'authenticated'))
   ) execute function gateway.queue_import();
 
+create or replace trigger gateway_removed after update on public.provider_data
+  for each row when (old.token <> '' and coalesce(new.token, '') = '' or old.refresh <> '' and coalesce(new.refresh, '') = '')
+  execute function gateway.record_removal();
+
 create or replace trigger gateway_changed after update on gateway.connection
   for each row when ((old.status, old.reason, old.scope) is distinct from (new.status, new.reason, new.scope)) execute function gateway.record_change();
 

@@ -13,6 +13,21 @@ begin
   return null;
 end $$;
 
+-- The owner removed a token: without a refresh token the connection ends with its access token, without both at once.
+create or replace function gateway.record_removal() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  renewable boolean := coalesce(new.refresh <> '', false);
+  is_empty  boolean := not renewable and coalesce(new.token, '') = '';
+begin
+  update gateway.connection c
+     set refreshable = renewable, refresh_at = case when renewable then c.refresh_at end,
+         status = case when is_empty then 'needs_reauthorization' else c.status end,
+         reason = case when is_empty then 'owner_removed_tokens' else c.reason end, updated_at = clock_timestamp()
+   where c.id = new.id and c.status in ('active', 'suspended', 'held');
+  return null;
+end $$;
+
 create or replace function gateway.sha256_hex(p_text text) returns text
 language sql immutable as $$ select encode(sha256(convert_to(p_text, 'UTF8')), 'hex') $$;
 
