@@ -27,7 +27,7 @@ from gateway.database import open_postgres
 from gateway.database.queries import partners as queries
 from tests.support.database import rows
 from tests.support.gateway_process import whole_gateway
-from tests.support.partners import partner_of
+from tests.support.partners import events, next_hour, partner_of
 from tests.support.upstream import PIECE, rebase, upstream
 
 NO_ONES = "00000000-0000-4000-8000-000000000000"
@@ -327,6 +327,10 @@ def test_calls_are_recorded_by_partner_connection_and_hour(made, call):
     found = rows(made.dsn, "select scope, reads from gateway.token_read where partner_id = %s order by scope", acme.id)
     assert [("proxy", 3), ("tokens:read", 1)] == found
     assert [1] == rows(made.dsn, "select connections::integer from gateway.usage where reader_id = %s", acme.id)
+    next_hour(made.dsn)
+    rows(made.dsn, "select gateway.close_hours(1000)::text")
+    assert [3] == [each["calls"] for each in events(made.dsn, "proxy.used", partner_id=acme.id)]
+    assert [1] == [each["reads"] for each in events(made.dsn, "tokens.read", partner_id=acme.id)]
 
 
 def test_another_location_is_not_found(made, call):
