@@ -36,7 +36,7 @@ from bench.stage import save
 from gateway.crypto.vault import Vault
 from gateway.database import apply_schema, open_postgres
 from gateway.database.queries.sessions import open_session
-from gateway.embedded.postgres import embedded_postgres
+from gateway.embedded.postgres import start_or_join
 from gateway.server import python_module
 
 SIZES = {"1 KB": 1000, "100 KB": 100_000, "100 MB": 100_000_000}
@@ -159,7 +159,7 @@ def _targets(cores: Cores) -> Iterator[list[Target]]:
     """All three, running."""
     with ExitStack() as stack:
         folder: Path = stack.enter_context(folder_for_a_database())
-        dsn = stack.enter_context(embedded_postgres(folder))
+        dsn = stack.enter_context(start_or_join(folder)).dsn
         apply_schema(dsn)
         port = stack.enter_context(_api())
         targets = [Target("direct", port, "/{}")]
