@@ -622,7 +622,7 @@ def test_the_example_of_the_document_runs_unchanged(made):
     )
     environ = {
         "PATH": os.environ["PATH"],
-        "GATEWAY_URL": made.url,
+        "CONNECT_URL": made.url,
         "CONNECTION_ID": connection,
         "LOCATION_ID": facts[0][0],
     }
@@ -630,7 +630,7 @@ def test_the_example_of_the_document_runs_unchanged(made):
     def run(key):
         command = [sys.executable, "-c", example]
         return subprocess.run(
-            command, env=environ | {"GATEWAY_KEY": key}, capture_output=True, text=True, timeout=60, check=False
+            command, env=environ | {"PARTNER_KEY": key}, capture_output=True, text=True, timeout=60, check=False
         )
 
     assert facts[0][1] == run(made.key).stdout.strip()

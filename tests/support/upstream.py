@@ -101,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(size))
         self.end_headers()
-        sent = 0
+        sent = size if self.command == "HEAD" else 0
         while sent < size:
             sent += self.wfile.write(PIECE[: size - sent])
 
