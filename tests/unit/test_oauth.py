@@ -444,7 +444,7 @@ def test_only_facts_that_a_row_and_a_page_can_hold_are_kept():
     [
         (400, {"error": "invalid_grant"}, AccessDenied),
         (200, {"error": "bad_verification_code"}, AccessDenied),
-        (200, {"error": "invalid_grant", "access_token": "at"}, AccessDenied),
+        (200, {"error": "invalid_grant", "access_token": "at"}, ProviderGarbled),
         (401, {"error": "invalid_client"}, ClientRejected),
         (400, {"error": "invalid_client"}, ClientRejected),
         (401, b"<html>", ProviderUnavailable),

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from gateway.database import Database
 from gateway.errors import NeedsReauthorization, ProviderUnavailable, RefreshInProgress
 from gateway.http import Bulkhead
 from gateway.models import Caller
@@ -107,7 +108,7 @@ def test_a_hundred_readers_of_one_connection_all_wait():
 # -- how often a waiting caller asks the database ----------------------------------------------------------------------
 
 
-class Database:
+class Answers(Database):
     """A connection whose token expired, and what every claim of it answers."""
 
     def __init__(self, obstacle, retry_after=None, **row):
@@ -137,7 +138,7 @@ def test_a_waiting_caller_asks_the_database_at_most_thirty_times():
     """
     Another process refreshes and never ends: quick looks first, then at most two a second.
     """
-    database, began = Database("leased"), time.monotonic()
+    database, began = Answers("leased"), time.monotonic()
 
     with pytest.raises(RefreshInProgress):
         database.read()
@@ -150,7 +151,7 @@ def test_a_caller_that_cannot_be_served_now_is_refused_at_once():
     """
     The host that began the refresh may hold its response: no request is sent, and Retry-After says for how long.
     """
-    database, began = Database("blocked", retry_after=41), time.monotonic()
+    database, began = Answers("blocked", retry_after=41), time.monotonic()
 
     with pytest.raises(RefreshInProgress) as raised:
         database.read()
@@ -164,7 +165,7 @@ def test_while_the_old_token_is_valid_no_caller_waits_for_another_callers_refres
     """
     Unless the caller forces a new one.
     """
-    database = Database("leased", alive=True)
+    database = Answers("leased", alive=True)
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(database.read)
         until(lambda: database.calls["claim_refresh"] > 0)
@@ -180,7 +181,7 @@ def test_a_waiting_caller_gets_the_refusal():
     """
     And a connection that changed meanwhile is read again.
     """
-    database = Database("moved", status="active")
+    database = Answers("moved", status="active")
     with pytest.raises(RefreshInProgress, match="changed meanwhile"):
         database.read()
     database.row["refreshable"] = False
