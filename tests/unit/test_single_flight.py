@@ -128,7 +128,7 @@ class Answers(Database):
             bulkhead=Bulkhead(),
             database=self,
             journal=SimpleNamespace(host="h"),
-            provider=lambda _: SimpleNamespace(replay_seconds=None),
+            provider=lambda *_: SimpleNamespace(replay_seconds=None),
             vault=SimpleNamespace(decrypt=lambda *_, **__: "opened"),
         )
         return fresh_grant(rt, self.id, caller=CALLER, **more)
