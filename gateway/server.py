@@ -74,6 +74,9 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
     A proxied call may have a larger body than any other request.
     """
 
+    path = ""
+    """Until the request line was read; it never is where the head cannot be parsed."""
+
     def parse_header(self, header_plus: bytes) -> None:
         """Raises ParsingError for two lengths of one body, and for any number of hosts but one."""
         super().parse_header(header_plus)

@@ -571,3 +571,28 @@ def test_a_second_signal_does_not_cut_a_request_short(cluster, template):
         thread.join(10)
 
         assert answers[0].status_code == 303
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\nBad Header: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"\x00\x01\x02\r\n\r\n",
+        b"GET http://[ HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 40_000 + b"\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: nonsense\r\n\r\n",
+    ],
+)
+def test_a_request_that_cannot_be_parsed_ends_its_connection_and_no_other(gateway, head):
+    """
+    The server answers 4xx, or closes; it goes on for everyone else.
+    """
+    with socket.create_connection(("localhost", gateway.port), timeout=10) as sender:
+        sender.sendall(head)
+        answer = sender.recv(4096)
+
+    assert not answer or answer.split()[1].startswith((b"4", b"5"))
+    assert requests.get(f"{gateway.url}/healthz", timeout=5).status_code == 200
+    assert gateway.process.poll() is None
