@@ -362,7 +362,7 @@ def test_an_openid_account_is_compared_too(project):
 @pytest.mark.parametrize(
     "written",
     [
-        {"token": "two\r\nlines"},
+        {"refresh": "two\r\nlines"},
         {"refresh": "gAAAAA-nonsense"},
         {"token": "gAAAAA-nonsense", "refresh": "gAAAAA-nonsense"},
     ],

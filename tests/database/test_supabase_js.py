@@ -190,7 +190,7 @@ def test_no_function_of_the_gateway_is_the_users_to_call(database, store, alice,
     arguments = {
         "gateway_session_v1": {"p_session_hash": alice.session},
         "gateway_schema_v1": {},
-        "gateway_claim_revocation_v1": {"p_busy": []},
+        "gateway_claim_revocations_v1": {"p_busy": [], "p_provider": None, "p_after": None, "p_most": 1},
     }
     for name, given in arguments.items():
         said = browser.asks("call", name=name, given=given)

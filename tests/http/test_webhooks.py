@@ -55,8 +55,9 @@ def test_an_event_arrives_signed_and_verifies_with_the_standard_libraries(gatewa
     """
     endpoint = added(gateway, partner, receiver)
     held = alice.connects("zoom")["connection"]
-    until(lambda: any(r.event["connection_id"] == held for r in receiver.received))
-    got = next(r for r in receiver.received if r.event["type"] == "connection.created")
+    wanted = ("connection.created", held)
+    until(lambda: wanted in [(r.event["type"], r.event["connection_id"]) for r in receiver.received])
+    got = next(r for r in receiver.received if wanted == (r.event["type"], r.event["connection_id"]))
     shown = partner.asks(gateway, "/events", params={"after": got.event["position"] - 1}).json()["items"][0]
 
     assert got.event == shown

@@ -180,11 +180,11 @@ def test_after_a_database_error_the_grant_is_revoked_too(gateway):
     callback = alice.consents("ringcentral")
     before = len(gateway.sandbox.state.revocations)
     with psycopg.connect(gateway.dsn, autocommit=True) as connection:
-        connection.execute("alter function gateway.list_in_profile(uuid, uuid, uuid) rename to list_gone")
+        connection.execute("alter function gateway.list_in_profile(uuid, uuid, text) rename to list_gone")
         try:
             page = alice.get(callback)
         finally:
-            connection.execute("alter function gateway.list_gone(uuid, uuid, uuid) rename to list_in_profile")
+            connection.execute("alter function gateway.list_gone(uuid, uuid, text) rename to list_in_profile")
 
     assert 500 == page.status_code
     assert "list_" not in page.text
