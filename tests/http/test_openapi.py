@@ -221,7 +221,7 @@ def config(bearer, address, **more):
         "color": False,
         "workers": 1,
         "headers": {"Authorization": f"Bearer {bearer}", "X-Forwarded-For": address},
-        "generation": {"mode": "all", "deterministic": True, "max-examples": 12, "database": "none"},
+        "generation": {"mode": "all", "deterministic": True, "max-examples": 6, "database": "none"},
         # A cursor is opaque, and the address of a browser or a webhook is judged by more than its form: 400 is right for most of them.
         "operations": [
             {"include-path": path, "checks": rejects}
