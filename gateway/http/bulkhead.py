@@ -42,21 +42,21 @@ class Shares:
         self._lock = threading.Lock()
         self._taken: Counter[str] = Counter()
 
-    def has_room(self, provider_id: str) -> bool:
+    def has_free_place(self, provider_id: str) -> bool:
         """Whether the provider may take a further place."""
         with self._lock:
-            return self._has_room(provider_id)
+            return self._has_free_place(provider_id)
 
     def take(self, provider_id: str, *, always: bool = False) -> bool:
-        """Take a place, and give it back with `leave`; False when there is none. `always`: also then."""
+        """Take a place, until `release`; False when there is none. `always`: also then."""
         with self._lock:
-            if not always and not self._has_room(provider_id):
+            if not always and not self._has_free_place(provider_id):
                 return False
             self._taken[provider_id] += 1
             return True
 
-    def leave(self, provider_id: str) -> None:
-        """Give a place back."""
+    def release(self, provider_id: str) -> None:
+        """Free a place."""
         with self._lock:
             self._taken[provider_id] -= 1
 
@@ -65,7 +65,7 @@ class Shares:
         with self._lock:
             return self._taken.total()
 
-    def _has_room(self, provider_id: str) -> bool:
+    def _has_free_place(self, provider_id: str) -> bool:
         mine = self._taken[provider_id]
         return mine == 0 or mine < self._budget - self._taken.total()
 
@@ -120,7 +120,7 @@ class Bulkhead:
             yield
         finally:
             held.discard(provider_id)
-            self._slots.leave(provider_id)
+            self._slots.release(provider_id)
 
     @contextlib.contextmanager
     def exchange(self, provider_id: str, failures: Container[int] = FAILURES) -> Iterator[Exchange]:
@@ -139,7 +139,7 @@ class Bulkhead:
 
     def is_available(self, provider_id: str) -> bool:
         """Whether a slot is free, and the circuit closed or due for a probe."""
-        return not self._wait(provider_id, probe=False) and self._slots.has_room(provider_id)
+        return not self._wait(provider_id, probe=False) and self._slots.has_free_place(provider_id)
 
     def open_circuits(self) -> list[str]:
         """The providers that this process leaves alone at the moment."""

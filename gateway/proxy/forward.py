@@ -96,7 +96,7 @@ def _take_share(held: ExitStack, reader_id: UUID | None) -> None:
         error = RateLimited("the caller has too many proxied calls under way")
         error.retry_after = retry_seconds()
         raise error
-    held.callback(_partners.leave, reader)
+    held.callback(_partners.release, reader)
 
 
 def _send(

@@ -56,7 +56,7 @@ class SingleFlight:
         except GatewayError as error:
             raise copy.copy(error) from None  # a copy: callers in other threads raise the same error
         finally:
-            self._waiting.leave(provider_id)
+            self._waiting.release(provider_id)
 
     def _run(self, key: UUID, task: Callable[[], None]) -> None:
         try:

@@ -167,7 +167,7 @@ with
        select a.oid from pg_catalog.pg_attrdef a where a.adrelid in (select p.oid from protected p)
        union all select k.oid from pg_catalog.pg_constraint k where k.conrelid in (select p.oid from protected p)
        union all select i.indexrelid from pg_catalog.pg_index i where i.indrelid in (select p.oid from protected p))
-    union all select distinct 'policies', 'fail', format('%s is part of %s: whoever reads or writes one reaches the other.', i.inhrelid::regclass, i.inhparent::regclass),
+    union all select distinct 'policies', 'fail', format('%s is part of %s: a client that reads or writes one reaches the other.', i.inhrelid::regclass, i.inhparent::regclass),
            format('alter table %s no inherit %s;', i.inhrelid::regclass, i.inhparent::regclass)
       from pg_catalog.pg_inherits i join protected p on p.oid in (i.inhrelid, i.inhparent)
       join pg_catalog.pg_class c on c.oid = i.inhrelid where c.relkind in ('r', 'p', 'f')
