@@ -285,7 +285,7 @@ def test_a_reconnect_wins_over_a_refresh_in_flight(gateway, alice, provider, pat
     with psycopg.connect(gateway.dsn) as connection:
         connection.execute("update gateway.connection set expires_at = clock_timestamp() where id = %s", [held])
     state = gateway.sandbox.state
-    state.add_fault("slow", provider, "token", seconds=2.5)
+    state.add_fault("slow", provider, "token", seconds=4)
     seen, revoked = len(state.requests(provider, "token")), len(state.revocations)
     late = []
     reader = threading.Thread(target=lambda: late.append(asks(alice, f"/connections/{held}/token")))
