@@ -3,7 +3,7 @@ Many readers of expired tokens: `python -m bench.storm` (200 expiries, 100 reade
 
 The provider revokes the whole family when a refresh token is used twice. Told are the token requests it saw, who went without a token,
 and by how much the slowest reader of each expiry exceeded the provider's own time; once more without those expiries in which other virtual
-machines had more than a twentieth of the cores. `--neighbour` instead reads a healthy connection
+machines had more than a twentieth of the cores. `--other` instead reads a healthy connection
 while another's refresh takes two seconds with fifty waiting for it.
 """
 
@@ -91,7 +91,7 @@ async def _timed(reader: Any, row: str, seconds: float) -> list[float]:
     return taken
 
 
-async def _neighbour(stage: Stage, port: int, sick: str, healthy: str, count: int, seconds: float) -> dict[str, Any]:
+async def _read_beside(stage: Stage, port: int, sick: str, healthy: str, count: int, seconds: float) -> dict[str, Any]:
     [reader, *crowd] = await readers(stage, port, count + 1)
     await _timed(reader, healthy, 0.5)
     before = await _timed(reader, healthy, seconds)
@@ -114,14 +114,14 @@ async def _neighbour(stage: Stage, port: int, sick: str, healthy: str, count: in
     }
 
 
-def neighbour(rounds: int, count: int = 50, seconds: float = 2.0) -> list[dict[str, Any]]:
+def read_beside(rounds: int, count: int = 50, seconds: float = 2.0) -> list[dict[str, Any]]:
     """One process; each round with a new connection."""
     with staged() as stage:
         ids = list(stage.connections("strict", rounds + 1))
         stage.sql("update gateway.connection set refresh_at = clock_timestamp() + interval '1 day'")
         with gateway(stage, 1) as port:
             stage.control("delay", seconds=seconds)
-            return [asyncio.run(_neighbour(stage, port, row, ids[-1], count, seconds)) for row in ids[:-1]]
+            return [asyncio.run(_read_beside(stage, port, row, ids[-1], count, seconds)) for row in ids[:-1]]
 
 
 def main() -> None:
@@ -131,11 +131,11 @@ def main() -> None:
     parser.add_argument("--readers", type=int, default=100)
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--delay", type=float, default=0.3, help="seconds that the provider takes for a token request")
-    parser.add_argument("--neighbour", type=int, metavar="ROUNDS", default=0)
+    parser.add_argument("--other", type=int, metavar="ROUNDS", default=0)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    if given.neighbour:
-        print(json.dumps(neighbour(given.neighbour), indent=1))
+    if given.other:
+        print(json.dumps(read_beside(given.other), indent=1))
         return
     told = storm(given.expiries, given.readers, given.processes, given.delay, quiet=given.json)
     print(json.dumps(told, indent=1) if given.json else "\n".join(f"{name:34}{value}" for name, value in told.items()))

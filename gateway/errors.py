@@ -103,7 +103,7 @@ class StateInvalid(FlowRefused):
     slug = "state_invalid"
     title = "This connection attempt is no longer valid"
     meaning = "The link back from the provider was used before, is older than ten minutes, or was not started here."
-    next_step = "Start again from the connect button. Nothing was connected."
+    next_step = "If your account is not among your connections, start again from the connect button."
 
 
 class BrowserMismatch(FlowRefused):

@@ -17,6 +17,7 @@ import resource
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
@@ -29,6 +30,7 @@ from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import create_server
+from waitress.utilities import RequestEntityTooLarge
 
 from gateway import create_app
 from gateway.errors import GatewayError, SettingsRefused
@@ -46,6 +48,8 @@ OTHER_FILES = 256
 LARGEST_BODY = 1024 * 1024
 LARGEST_UPLOAD = 2 * 1024**3
 """Of a proxied call. The server stores bodies on disk (`TMPDIR`), never in memory."""
+_KEPT_FREE = 0.1
+"""The part of that file system which uploads leave free: they come before the key is checked, and the refresh journal may be there too."""
 DRAIN_SECONDS = 15
 OPTIONS: dict[str, Any] = {
     "threads": THREADS,
@@ -88,6 +92,19 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         if _PROXIED.match(self.path):
             self.adj: Any = copy.copy(self.adj)
             self.adj.max_request_body_size = LARGEST_UPLOAD
+
+    def received(self, data: bytes) -> int:
+        """Ends a large body when the disk is nearly full."""
+        consumed = int(super().received(data))
+        if self.body_bytes_received > LARGEST_BODY and _is_disk_nearly_full():
+            self.error = RequestEntityTooLarge("Large bodies are refused until there is space again.")
+            self.completed = True
+        return consumed
+
+
+def _is_disk_nearly_full() -> bool:
+    found = os.statvfs(tempfile.gettempdir())
+    return found.f_bavail < _KEPT_FREE * found.f_blocks
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]

@@ -85,7 +85,7 @@ class HttpClient:
         """
         `user_agent`: RFC 9110 section 10.1.5. `allow_private`: also loopback and private addresses, and plain http there.
         `ca_bundle`: PEM file with additional certificate authorities. `https_proxy`: http://[user:password@]host:port.
-        `bulkhead`: bounds the calls in flight.
+        `bulkhead`: bounds the calls under way.
 
         Raises SettingsRefused when `ca_bundle` cannot be used.
         """
@@ -217,6 +217,11 @@ class HttpClient:
             framing = ("Transfer-Encoding", "chunked") if length is None else ("Content-Length", str(length))
             prepared.headers[framing[0]] = framing[1]
         return prepared
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Retry-After in seconds (RFC 9110 section 10.2.3); a date or nonsense counts as not given."""
+    return float(value) if value is not None and re.fullmatch("[0-9]{1,6}", value) else None
 
 
 # -- reading a response ----------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ takes no more than its share of the threads.
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -26,7 +25,7 @@ from gateway.errors import (
     ProviderUnavailable,
     RateLimited,
 )
-from gateway.http import Deadline, Shares, StreamedResponse, retry_seconds
+from gateway.http import Deadline, Shares, StreamedResponse, parse_retry_after, retry_seconds
 from gateway.models import Caller
 from gateway.proxy.mask import Mask, inflated
 from gateway.proxy.request import MARK, ProxiedRequest, check_target, returned_headers, sent_headers
@@ -154,9 +153,8 @@ def _pause_before_retry(response: StreamedResponse, attempt: int) -> float | Non
     """None: the caller gets this response."""
     if response.status not in _WORTH_A_RETRY:
         return None
-    asked = response.headers.get("Retry-After", "0")
-    seconds = int(asked) if re.fullmatch("[0-9]{1,3}", asked) else LONGEST_SECONDS
-    return max(seconds, _pause(attempt)) if seconds <= _PAUSE_SECONDS else None
+    asked = parse_retry_after(response.headers.get("Retry-After", "0"))
+    return max(asked, _pause(attempt)) if asked is not None and asked <= _PAUSE_SECONDS else None
 
 
 def _beginning(response: StreamedResponse) -> list[bytes]:

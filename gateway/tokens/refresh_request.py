@@ -37,7 +37,7 @@ from gateway.errors import (
     SecretUnreadable,
     Suspended,
 )
-from gateway.http import Deadline
+from gateway.http import Deadline, parse_retry_after
 from gateway.models import Account, Grant, Status, Unit
 from gateway.services import Runtime
 
@@ -339,7 +339,7 @@ def _record(rt: Runtime, claim: ClaimedRefresh, error: Exception, response: Mapp
             return _failed(rt, claim, "operator", error.slug, back_off(claim.failures, error))
         case ProviderFailed():
             if response is not None:
-                error.retry_after = _seconds(response["retry_after"])
+                error.retry_after = parse_retry_after(response["retry_after"])
             wait = back_off(claim.failures, error)
             return _failed(rt, claim, "wait", error.slug, wait, error)
         case _:
@@ -403,8 +403,3 @@ def back_off(failures: int, error: GatewayError) -> float:
         return float(min(max(asked, lowest), 3600.0))
     ceiling = min(highest, lowest * 2.0 ** min(failures, 16))
     return lowest + random.random() * (ceiling - lowest)  # noqa: S311 - jitter, not a secret
-
-
-def _seconds(value: str | None) -> float | None:
-    """Retry-After in seconds (RFC 9110 section 10.2.3); a date or nonsense counts as not given."""
-    return float(value) if value is not None and value.isascii() and value.isdigit() and len(value) < 6 else None  # noqa: PLR2004

@@ -12,7 +12,7 @@ from standardwebhooks import Webhook as Signer
 from gateway.database.queries.events import Event
 from gateway.database.queries.webhooks import Attempt, Claim, claim_deliveries, end_deliveries
 from gateway.errors import GatewayError
-from gateway.http import Deadline
+from gateway.http import Deadline, parse_retry_after
 from gateway.services import Runtime
 from gateway.webhooks.endpoints import read_secret
 
@@ -38,7 +38,7 @@ def deliver_next(rt: Runtime) -> bool:
     for event in claim.events:
         attempt, retry_after = _deliver(rt, claim, event)
         attempts.append(attempt)
-        if not _accepted(attempt.status):
+        if attempt.status is None or not 200 <= attempt.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
             failures = claim.failures if delivered is None else 0
             wait = _wait_seconds(failures, retry_after)
             break
@@ -64,7 +64,7 @@ def _deliver(rt: Runtime, claim: Claim, event: Event) -> tuple[Attempt, float | 
             "POST", claim.url, headers=headers, body=body.encode(), deadline=deadline, provider=share
         ) as response:
             status = response.status
-            retry_after = _seconds(response.headers.get("Retry-After"))
+            retry_after = parse_retry_after(response.headers.get("Retry-After"))
     except GatewayError as failed:
         error, retry_after = str(failed)[:200], failed.retry_after
     duration = round((time.monotonic() - started) * 1000)
@@ -84,17 +84,8 @@ def _signed(rt: Runtime, claim: Claim, event_id: str, body: str) -> dict[str, st
     }
 
 
-def _accepted(status: int | None) -> bool:
-    return status is not None and 200 <= status < 300  # noqa: PLR2004 - RFC 9110 section 15.3
-
-
 def _wait_seconds(failures: int, retry_after: float | None) -> float:
     """5, 15, 45 seconds … up to four hours, with jitter; longer where the receiver asks for it."""
     wait = min(_FIRST_WAIT_SECONDS * 3.0 ** min(failures, 10), _LONGEST_WAIT_SECONDS)
     wait *= 0.9 + 0.2 * random.random()  # noqa: S311 - jitter, not a secret
     return max(wait, min(retry_after or 0.0, _LONGEST_WAIT_SECONDS))
-
-
-def _seconds(value: str | None) -> float | None:
-    """Retry-After in seconds (RFC 9110 section 10.2.3); anything else counts as not given."""
-    return float(value) if value is not None and value.isascii() and value.isdigit() and len(value) < 7 else None  # noqa: PLR2004

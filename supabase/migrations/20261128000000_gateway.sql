@@ -3378,7 +3378,7 @@ begin
   returning * into made;
   insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values (p_seal_id, made.id, p_secret);
   insert into gateway.event (type, partner_id, data)
-  values ('webhook.created', made.partner_id, jsonb_build_object('webhook_id', made.id, 'url', p_url));
+  values ('webhook.created', made.partner_id, jsonb_build_object('webhook_id', made.id));
   return gateway.webhook_json(made);
 end $$;
 
@@ -3832,7 +3832,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'cd663b4a44668c82f0ec05ca65235f2c6e37b8ff4fca007605c60b83baf4fa88');
-insert into gateway.function_release (sha256) values ('cd663b4a44668c82f0ec05ca65235f2c6e37b8ff4fca007605c60b83baf4fa88') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '523d1e9e76a11cfedc988677236642da6aaab86036b4eaacecdff572975d04b6');
+insert into gateway.function_release (sha256) values ('523d1e9e76a11cfedc988677236642da6aaab86036b4eaacecdff572975d04b6') on conflict do nothing;
 
 notify pgrst, 'reload schema';

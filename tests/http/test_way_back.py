@@ -104,7 +104,7 @@ def test_a_callback_that_cannot_be_used_says_so_and_leads_home(gateway, alice):
     page = alice.get("/email/google/callback", params={"state": "x" * 43, "code": "c"})
 
     assert 400 == page.status_code
-    assert "If it was finished, your account is connected" in page.text
+    assert "If your account is not among your connections, start again" in page.text
     assert "state_invalid" == query(action(page))["error"]
     assert f'data-target-origin="{gateway.sandbox.origin}"' in page.text
 

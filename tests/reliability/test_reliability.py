@@ -17,7 +17,7 @@ from bench import crashes
 from bench.due import due
 from bench.outage import outage
 from bench.stage import staged
-from bench.storm import neighbour, storm
+from bench.storm import read_beside, storm
 from gateway.crypto.vault import Vault
 from gateway.errors import SecretUnreadable, SettingsRefused
 from gateway.tokens.response_journal import ResponseJournal
@@ -54,7 +54,7 @@ def test_a_healthy_connection_is_read_while_fifty_wait_for_another():
     """
     Every wait is bounded: callers beyond the limit get Retry-After, and no read of another connection waits.
     """
-    [told] = neighbour(1, seconds=3)
+    [told] = read_beside(1, seconds=3)
 
     assert told["reads_during"] > 20
     assert told["p99_during_ms"] < 1500

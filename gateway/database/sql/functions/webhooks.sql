@@ -48,7 +48,7 @@ begin
   returning * into made;
   insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values (p_seal_id, made.id, p_secret);
   insert into gateway.event (type, partner_id, data)
-  values ('webhook.created', made.partner_id, jsonb_build_object('webhook_id', made.id, 'url', p_url));
+  values ('webhook.created', made.partner_id, jsonb_build_object('webhook_id', made.id));
   return gateway.webhook_json(made);
 end $$;
 
