@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from gateway.catalog.deviations import DEVIATIONS, Deviation
 
-TYPES: Mapping[int, str] = {1: "crm", 2: "email", 3: "phone"}
-"""The owner's provider types, and the first path segment of each."""
+TYPES: Mapping[int, str] = {1: "crm", 2: "email", 3: "phone", 4: "apps"}
+"""The provider types and the first path segment of each: the owner's three (1 is HighLevel alone), and 4 for other CRMs and business tools."""
 
 Url = Annotated[
     str, StringConstraints(pattern=r"^https?://[A-Za-z0-9._:*\[\]-]+([/?][!$-;=?A-\[\]^-~]*)?$", max_length=2000)
@@ -89,7 +89,7 @@ class Entry(BaseModel):
 
     id: Name
     name: Annotated[str, StringConstraints(min_length=1, max_length=60)]
-    type: Literal[1, 2, 3]
+    type: Literal[1, 2, 3, 4]
     docs_url: Url | None = None
     accounts: Literal["one", "many"] = "one"
     slug: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)] = ""

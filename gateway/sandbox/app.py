@@ -12,7 +12,19 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 
-from . import control, fault_page, google, highlevel, highlevel_api, microsoft, product, ringcentral, supabase, zoom
+from . import (
+    control,
+    fault_page,
+    generic,
+    google,
+    highlevel,
+    highlevel_api,
+    microsoft,
+    product,
+    ringcentral,
+    supabase,
+    zoom,
+)
 from .clients import CLIENTS
 from .faults import replace
 from .response_faults import apply_faults
@@ -37,6 +49,8 @@ def create_app(state: State, offers: tuple[str, ...] = OFFERS) -> Flask:
         app.register_blueprint(rooms, url_prefix=f"/{provider}")
     for room in (google, microsoft, ringcentral, zoom):
         app.register_blueprint(room.make_blueprint(state))
+    for provider in generic.TABLES:
+        app.register_blueprint(generic.make_blueprint(state, provider))
     app.register_blueprint(supabase.make_blueprint(state))
     app.register_blueprint(control.make_blueprint(state))
     app.register_blueprint(product.make_blueprint(state, offers))

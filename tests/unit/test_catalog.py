@@ -432,8 +432,8 @@ def test_each_type_has_a_neutral_path_of_its_own():
     """
     The owner's three types.
     """
-    assert {1: "crm", 2: "email", 3: "phone"} == TYPES
-    assert {"crm", "email", "phone"} == {
+    assert {1: "crm", 2: "email", 3: "phone", 4: "apps"} == TYPES
+    assert {"crm", "email", "phone", "apps"} == {
         Provider(id="a", name="A", type=kind, issuer="https://a.example").path for kind in TYPES
     }
 

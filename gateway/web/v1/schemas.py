@@ -56,7 +56,7 @@ Opaque = Annotated[str, Field(max_length=500, pattern=r"^[A-Za-z0-9_.~=:+-]*$")]
 Location = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
 EventType = Annotated[str, Field(max_length=60, pattern=r"^[a-z]+(_[a-z]+)*\.[a-z]+(_[a-z]+)*$")]
 Limit = Annotated[int, Field(ge=1, le=100, description="The most items of one page."), BeforeValidator(_digits)]
-ProviderType = Annotated[int, Field(description="1 CRM, 2 email, 3 phone.")]
+ProviderType = Annotated[int, Field(description="1 CRM (HighLevel), 2 email, 3 phone, 4 other apps.")]
 
 
 class RequestModel(BaseModel):
@@ -84,7 +84,7 @@ class ConnectionsQuery(RequestModel):
     user_id: Id | None = Field(default=None, description="Only connections of this user.")
     provider: ProviderId | None = Field(default=None, description="Only connections at the provider with this id.")
     type: Annotated[Literal[1, 2, 3], BeforeValidator(_number)] | None = Field(
-        default=None, description="1 CRM, 2 email, 3 phone."
+        default=None, description="1 CRM (HighLevel), 2 email, 3 phone, 4 other apps."
     )
     status: Status | None = Field(default=None, description="Only connections with this status.")
     account_id: str | None = Field(
