@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
-from flask import Flask, g, request
+from flask import Flask, current_app, g, request
 from markupsafe import Markup, escape
 
 from gateway.catalog import Provider
@@ -18,18 +18,21 @@ from gateway.web.request_context import runtime
 
 def register(app: Flask) -> None:
     """What every template may use: `t`, `translated`, `moment`, `lang` and the filter `bdi`."""
+    app.extensions["complete_texts"] = {}
     app.jinja_env.globals.update(t=text, translated=translated, moment=moment, lang=language)
     app.jinja_env.filters["bdi"] = lambda value: Markup("<bdi>{}</bdi>").format(value)
 
 
 def language() -> str:
     """The tag of the reader's preferred language among those that have texts (RFC 9110 section 12.5.4)."""
-    if "language" not in g:
+    found: str | None = g.get("language")
+    if found is None:
         known = runtime().settings.texts
         tags = (tag.lower() for tag, quality in request.accept_languages if quality > 0)
-        found = (each for tag in tags for each in (tag, tag.partition("-")[0]) if each in known)
-        g.language = next(found, DEFAULT)
-    return str(g.language)
+        g.language = found = next(
+            (each for tag in tags for each in (tag, tag.partition("-")[0]) if each in known), DEFAULT
+        )
+    return found
 
 
 def _language() -> Language:
@@ -38,7 +41,12 @@ def _language() -> Language:
 
 def text(key: str, **values: object) -> Markup:
     """A text with its placeholders filled in. Everything is escaped, except values that are markup."""
-    return escape(_language().texts[key]).format(**values)
+    if values:
+        return escape(_language().texts[key]).format(**values)
+    complete, name = current_app.extensions["complete_texts"], (language(), key)
+    if name not in complete:
+        complete[name] = escape(_language().texts[key]).format()
+    return cast("Markup", complete[name])
 
 
 def translated(words: str) -> str:

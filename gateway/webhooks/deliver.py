@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Collection
+from functools import partial
 
 import structlog
 from pydantic_core import to_json
@@ -13,6 +15,7 @@ from gateway.database.queries.events import Event
 from gateway.database.queries.webhooks import Attempt, Claim, claim_deliveries, end_deliveries
 from gateway.errors import GatewayError
 from gateway.http import Deadline, parse_retry_after
+from gateway.models import Unit
 from gateway.services import Runtime
 from gateway.webhooks.endpoints import read_secret
 
@@ -28,11 +31,16 @@ _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 5.0, 4 * 3600.0
 _GONE = 410
 
 
-def deliver_next(rt: Runtime) -> bool:
-    """Deliver the next events of one endpoint, in order, until one fails; False when there is nothing to deliver."""
+def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
+    """The worker's job: deliver the next events of one endpoint. Nothing while too many deliveries are under way (`""` is busy)."""
+    if "" in busy:
+        return []
     claim = claim_deliveries(rt.database, most=MOST_EVENTS, lease_seconds=LEASE_SECONDS)
-    if claim is None:
-        return False
+    return [] if claim is None else [Unit("", partial(_deliver_claimed, rt, claim))]
+
+
+def _deliver_claimed(rt: Runtime, claim: Claim) -> None:
+    """In order, until one fails."""
     until, delivered = time.monotonic() + CLAIM_SECONDS, None
     attempts, wait = [], None
     for event in claim.events:
@@ -50,7 +58,6 @@ def deliver_next(rt: Runtime) -> bool:
     if wait is not None:
         last = attempts[-1]
         log.warning("webhook.failed", webhook=str(claim.id), status=last.status, error=last.error, disabled=disabled)
-    return True
 
 
 def _deliver(rt: Runtime, claim: Claim, event: Event) -> tuple[Attempt, float | None]:

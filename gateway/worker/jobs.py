@@ -64,9 +64,9 @@ def event_jobs() -> list[Job]:
     ]
 
 
-def webhook_jobs() -> list[Job]:
-    """Threads of their own, so that receivers which do not respond delay neither refreshes nor positions."""
-    return [Job("webhooks", deliver.deliver_next)]
+def webhook_jobs() -> list[UnitJob]:
+    """Apart from the others: receivers wait for no provider, and are looked for every second."""
+    return [UnitJob("webhooks", deliver.claim_next)]
 
 
 def housekeeping_jobs() -> list[Job]:

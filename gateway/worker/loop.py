@@ -12,7 +12,6 @@ from typing import Any
 
 import structlog
 
-from gateway.database.queries.operator import worker_backlog
 from gateway.errors import GatewayError
 from gateway.log_setup import start_log
 from gateway.models import Unit
@@ -25,11 +24,10 @@ from gateway.worker.jobs import UnitJob, event_jobs, housekeeping_jobs, unit_job
 log = structlog.get_logger(__name__)
 
 IDLE_SECONDS = refresh_request.LOOK_SECONDS
-PROGRESS_SECONDS = 30.0
 _LOOK_SECONDS = 0.2
 """How soon a pause ends after a signal."""
 UNITS_AT_ONCE = 4
-WEBHOOK_THREADS = 4
+WEBHOOKS_AT_ONCE = 4
 UNIT_SECONDS = 30.0
 """The longest unit: requests to a provider, and the database calls around them."""
 
@@ -70,10 +68,8 @@ class UnitWorker(Worker):
     open circuit: a provider that hangs delays only its own jobs.
     """
 
-    def __init__(
-        self, rt: Runtime, *, at_once: int = UNITS_AT_ONCE, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        super().__init__(rt, unit_jobs(), clock)
+    def __init__(self, rt: Runtime, jobs: Sequence[UnitJob], at_once: int = UNITS_AT_ONCE) -> None:
+        super().__init__(rt, jobs)
         self._at_once = at_once
         self._lock = threading.Condition()
         self._has_ended = threading.Event()
@@ -105,7 +101,7 @@ class UnitWorker(Worker):
                 return
 
     def _run(self, job: UnitJob) -> bool:
-        busy = [name for name in self._rt.catalog.providers if self._is_busy(job, name)]
+        busy = [name for name in ("", *self._rt.catalog.providers) if self._is_busy(job, name)]
         units = job.claim(self._rt, busy)
         for unit in units:
             key = job.name, unit.provider
@@ -145,13 +141,13 @@ def _run_logged(name: str, run: Callable[[], object]) -> bool:
 def start_worker(
     rt: Runtime, stopped: threading.Event | None = None, *, at_once: int = UNITS_AT_ONCE
 ) -> list[threading.Thread]:
-    """Start a worker in this process: a thread each for units (which run in further threads), events and housekeeping."""
+    """Start a worker in this process: a thread each for units and webhooks (which run in further threads), events and housekeeping."""
     stopped = stopped or threading.Event()
     workers = [
-        ("worker", UnitWorker(rt, at_once=at_once), IDLE_SECONDS),
+        ("worker", UnitWorker(rt, unit_jobs(), at_once), IDLE_SECONDS),
         ("events", Worker(rt, event_jobs()), 1.0),
         ("housekeeping", Worker(rt, housekeeping_jobs()), IDLE_SECONDS),
-        *(("webhooks", Worker(rt, webhook_jobs()), 1.0) for _ in range(WEBHOOK_THREADS)),
+        ("webhooks", UnitWorker(rt, webhook_jobs(), WEBHOOKS_AT_ONCE), 1.0),
     ]
     started = []
     for name, worker, pause_seconds in workers:
@@ -168,26 +164,10 @@ def run_workers(environ: MutableMapping[str, str], stopped: threading.Event, *, 
     start_heartbeat(rt, stopped)
     started = start_worker(rt, stopped, at_once=at_once)
     log.info("worker.started", at_once=at_once, host=rt.journal.host)
-    while not stopped.wait(PROGRESS_SECONDS):
-        _log_progress(rt)
+    stopped.wait()
     log.info("worker.stopping")
     until = time.monotonic() + UNIT_SECONDS
     for thread in started:
         thread.join(max(0.0, until - time.monotonic()))
     log.info("worker.stopped")
     rt.close()
-
-
-def _log_progress(rt: Runtime) -> None:
-    """What is due in the whole installation."""
-    try:
-        lag = worker_backlog(rt.database)
-    except GatewayError as error:
-        log.warning("worker.progress_failed", error=error.slug)
-        return
-    log.info(
-        "worker.progress",
-        due=lag["due"],
-        oldest_due_seconds=round(float(lag["oldest_due_seconds"])),
-        revocations=lag["revocations"],
-    )

@@ -17,7 +17,7 @@ from gateway.database.queries.webhooks import claim_deliveries, end_deliveries, 
 from gateway.errors import BadRequest
 from gateway.events.record import assign_positions
 from gateway.webhooks import endpoints
-from gateway.webhooks.deliver import deliver_next
+from gateway.webhooks.deliver import claim_next
 from tests.support.database import rows
 from tests.support.event_fixtures import KEY
 from tests.support.partners import partner
@@ -41,6 +41,11 @@ def happen(database, rt, made):
     assign_positions(rt)
 
 
+def deliver_next(rt):
+    (unit,) = claim_next(rt, ())
+    unit.run()
+
+
 def test_a_claim_whose_lease_is_over_moves_no_cursor(allowing, store, database):
     made, _ = endpoints.create(allowing, partner(store).caller(), "http://127.0.0.1:9/", ["webhook.tested"])
     happen(database, allowing, made)
@@ -58,7 +63,7 @@ def test_a_redirect_is_a_failure_and_is_not_followed(allowing, store, database):
     with Receiver(lambda _: 302) as receiver:
         made, _ = endpoints.create(allowing, partner(store).caller(), receiver.url, ["webhook.tested"])
         happen(database, allowing, made)
-        assert deliver_next(allowing)
+        deliver_next(allowing)
 
     assert len(receiver.received) == 1
     assert list_webhooks(store)[0].failures == 1
@@ -73,7 +78,7 @@ def test_a_private_address_is_refused_at_once_and_at_each_delivery(rt, allowing,
             endpoints.create(rt, partner(store).caller(), receiver.url, None)
         made, _ = endpoints.create(allowing, partner(store).caller(), receiver.url, ["webhook.tested"])
         happen(database, rt, made)
-        assert deliver_next(rt)
+        deliver_next(rt)
 
     assert receiver.received == []
     assert rows(database, "select status from gateway.webhook_delivery") == [None]
@@ -88,7 +93,7 @@ def test_a_secret_survives_a_rotation_of_the_keys(allowing, runtime, store, data
     with Receiver() as receiver:
         rows(database, "update gateway.webhook set url = %s", receiver.url)
         happen(database, only_new, replace(made, url=receiver.url))
-        assert deliver_next(only_new)
+        deliver_next(only_new)
 
     got = receiver.received[0]
     assert Webhook(secret).verify(got.body, got.headers)["type"] == "webhook.tested"
@@ -101,7 +106,7 @@ def test_no_event_or_log_has_the_secret_or_the_address(allowing, store, database
     url = "http://127.0.0.1:9/hook?key=canary"
     made, secret = endpoints.create(allowing, partner(store).caller(), url, ["webhook.tested"])
     happen(database, allowing, made)
-    assert deliver_next(allowing)
+    deliver_next(allowing)
     said = json.dumps([rows(database, "select to_jsonb(e)::text from gateway.event e"), capfd.readouterr()])
     said += json.dumps(rows(database, "select to_jsonb(d)::text from gateway.webhook_delivery d"))
 

@@ -284,6 +284,7 @@ def test_a_reconnect_wins_over_a_refresh_in_flight(gateway, alice, provider, pat
     held = alice.connects(provider)["connection"]
     with psycopg.connect(gateway.dsn) as connection:
         connection.execute("update gateway.connection set expires_at = clock_timestamp() where id = %s", [held])
+        connection.execute("delete from gateway.revocation")  # of other tests
     state = gateway.sandbox.state
     state.add_fault("slow", provider, "token", seconds=4)
     seen, revoked = len(state.requests(provider, "token")), len(state.revocations)

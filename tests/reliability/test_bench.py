@@ -19,8 +19,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="co
 
 
 def measured(module: str, flows: int) -> dict:
-    """What a run of two rounds says, as JSON. An answer that is not the expected one ends the run."""
-    command = [sys.executable, "-m", module, "--rounds", "2", "--flows", str(flows), "--json"]
+    """What a run of three rounds says, as JSON. An answer that is not the expected one ends the run."""
+    command = [sys.executable, "-m", module, "--rounds", "3", "--flows", str(flows), "--json"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
