@@ -22,12 +22,12 @@ from gateway.web.v1 import schemas
 from gateway.web.v1.json_api import api_call
 from gateway.web.v1.tokens import PROVIDER_FAILED, UNUSABLE
 
-blueprint = Blueprint("api", __name__, url_prefix="/v1")
+blueprint = Blueprint("connections", __name__, url_prefix="/v1")
 
 
 @blueprint.get("/connections")
 @api_call(schemas.Connections, scope="connections:read", query=schemas.ConnectionsQuery)
-def connections(who: Caller, query: schemas.ConnectionsQuery) -> dict[str, Any]:
+def list_connections(who: Caller, query: schemas.ConnectionsQuery) -> dict[str, Any]:
     """
     Lists connections.
 
@@ -74,7 +74,7 @@ def _parse_cursor(cursor: str | None) -> uuid.UUID | None:
 
 @blueprint.get("/connections/<uuid:connection_id>")
 @api_call(schemas.Connection, scope="connections:read")
-def connection(who: Caller, connection_id: uuid.UUID) -> schemas.Connection:
+def get_connection(who: Caller, connection_id: uuid.UUID) -> schemas.Connection:
     """
     Shows one connection.
 
@@ -88,7 +88,7 @@ def connection(who: Caller, connection_id: uuid.UUID) -> schemas.Connection:
 
 @blueprint.delete("/connections/<uuid:connection_id>")
 @api_call(schemas.Receipt, *PROVIDER_FAILED, scope="connections:write", query=schemas.DisconnectQuery)
-def delete(who: Caller, query: schemas.DisconnectQuery, connection_id: uuid.UUID) -> schemas.Receipt:
+def delete_connection(who: Caller, query: schemas.DisconnectQuery, connection_id: uuid.UUID) -> schemas.Receipt:
     """
     Disconnects.
 
@@ -110,7 +110,7 @@ def delete(who: Caller, query: schemas.DisconnectQuery, connection_id: uuid.UUID
 
 @blueprint.post("/connections/<uuid:connection_id>/check")
 @api_call(schemas.Connection, *UNUSABLE, *PROVIDER_FAILED, scope="connections:read")
-def checked(who: Caller, connection_id: uuid.UUID) -> schemas.Connection:
+def check_connection(who: Caller, connection_id: uuid.UUID) -> schemas.Connection:
     """
     Checks a connection at its provider.
 
@@ -122,7 +122,7 @@ def checked(who: Caller, connection_id: uuid.UUID) -> schemas.Connection:
 
 @blueprint.get("/providers")
 @api_call(schemas.Providers, scope=None)
-def providers(who: Caller) -> dict[str, Any]:
+def list_providers(who: Caller) -> dict[str, Any]:
     """
     Lists the providers.
 

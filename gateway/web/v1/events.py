@@ -19,7 +19,7 @@ blueprint = Blueprint("events", __name__, url_prefix="/v1")
 
 @blueprint.get("/events")
 @api_call(schemas.Events, scope="events:read", query=schemas.EventsQuery)
-def events(who: Caller, query: schemas.EventsQuery) -> dict[str, Any]:
+def list_events(who: Caller, query: schemas.EventsQuery) -> dict[str, Any]:
     """
     Lists events, oldest first.
 

@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
     body=schemas.ConnectSessionRequest,
     partners_only=True,
 )
-def create(who: Caller, body: schemas.ConnectSessionRequest) -> links.NewLink:
+def create_connect_session(who: Caller, body: schemas.ConnectSessionRequest) -> links.NewLink:
     """
     Makes a link.
 
@@ -68,7 +68,7 @@ def create(who: Caller, body: schemas.ConnectSessionRequest) -> links.NewLink:
     body=schemas.CompleteRequest,
     partners_only=True,
 )
-def complete(who: Caller, body: schemas.CompleteRequest, session_id: uuid.UUID) -> schemas.Connection:
+def complete_connect_session(who: Caller, body: schemas.CompleteRequest, session_id: uuid.UUID) -> schemas.Connection:
     """
     Completes a link.
 

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from flask import Blueprint, Flask, Response, current_app, g, render_template, request
@@ -35,7 +36,9 @@ Schema = dict[str, Any]
 _WITH_RETRY_AFTER = (DatabaseUnavailable, RateLimited, RefreshInProgress)
 """ProviderUnavailable has the header only when the provider named the seconds."""
 _VARIABLE = re.compile(r"<(?:[^<>]*:)?([a-z_]+)>")
-_ANYTHING: Schema = {"*/*": {}}
+_ANYTHING: Schema = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+"""Of any media type: generators of clients know no `*/*`."""
+_EXAMPLES: Schema = json.loads(Path(__file__).with_name("examples.json").read_text(encoding="utf-8"))
 _REFERENCE = "#/components/schemas/{model}"
 _SECURITY = {
     "partnerKey": {"type": "http", "scheme": "bearer", "description": "A partner's key, `gw_live_…`."},
@@ -75,7 +78,7 @@ def description(app: Flask, public_url: str) -> Schema:
     """The OpenAPI document."""
     paths: Schema = {}
     for each in operations(app):
-        paths.setdefault(each.path, {})[each.method.lower()] = _operation(each, public_url)
+        paths.setdefault(each.path, {})[each.method.lower()] = _operation(each)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -93,16 +96,18 @@ def description(app: Flask, public_url: str) -> Schema:
     }
 
 
-def _operation(each: Operation, public_url: str) -> Schema:
+def _operation(each: Operation) -> Schema:
     call = each.call
     key = {"partnerKey": [call.scope] if call.scope else []}
+    topic, _, name = each.rule.endpoint.partition(".")
     operation: Schema = {
-        "operationId": each.rule.endpoint.rpartition(".")[2] + ("" if call.response else f"_{each.method.lower()}"),
+        "tags": [topic],
+        "operationId": name if call.response else f"{name}_{each.method.lower()}",
         "summary": call.summary,
         "description": call.text,
         "security": [key] if call.partners_only else [key, {"accessToken": []}],
         "parameters": [*_path_parameters(each.rule), *_query_parameters(call.query), *_header_parameters(call)],
-        "responses": {**_success(call), **_errors(each.errors, public_url)},
+        "responses": {**_success(call), **_errors(each.errors)},
     }
     if call.response is None and each.method in ("POST", "PUT", "PATCH", "DELETE"):
         operation["requestBody"] = {"content": _ANYTHING}
@@ -121,8 +126,8 @@ def _success(call: Call) -> Schema:
     return {"default": {"description": text, "content": _ANYTHING, "headers": {"Gateway-Upstream-Status": mark}}}
 
 
-def _json(model: type[RequestModel | ResponseModel]) -> Schema:
-    return {"application/json": {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}}}
+def _json(model: type[RequestModel | ResponseModel], media_type: str = "application/json") -> Schema:
+    return {media_type: {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}}}
 
 
 def _path_parameters(rule: Rule) -> Iterator[Schema]:
@@ -145,22 +150,14 @@ def _query_parameters(query: type[RequestModel]) -> Iterator[Schema]:
         yield {"name": name, "in": "query", "required": False, "description": text, "schema": kept}
 
 
-def _errors(errors: Sequence[type[GatewayError]], public_url: str) -> Schema:
-    by_status = groupby(errors, key=lambda kind: kind.status)
-    return {str(status): _error(status, list(kinds), public_url) for status, kinds in by_status}
+def _errors(errors: Sequence[type[GatewayError]]) -> Schema:
+    return {str(status): _error(list(kinds)) for status, kinds in groupby(errors, key=lambda kind: kind.status)}
 
 
-def _error(status: int, kinds: Sequence[type[GatewayError]], public_url: str) -> Schema:
-    narrowed = {
-        "type": {"enum": [f"{public_url}/problems/{kind.slug}" for kind in kinds]},
-        "code": {"enum": [kind.slug for kind in kinds]},
-        "status": {"const": status},
-        "remedy": {"enum": sorted({kind.remedy for kind in kinds})},
-    }
-    schema = {"allOf": [{"$ref": _REFERENCE.format(model=Problem.__name__)}, {"properties": narrowed}]}
+def _error(kinds: Sequence[type[GatewayError]]) -> Schema:
     response: Schema = {
         "description": " · ".join(f"`{kind.slug}`: {kind.title.lower()}" for kind in kinds),
-        "content": {"application/problem+json": {"schema": schema}},
+        "content": _json(Problem, "application/problem+json"),
     }
     if headers := _headers(kinds):
         response["headers"] = headers
@@ -184,8 +181,10 @@ def _schemas(calls: Sequence[Call]) -> Schema:
     modes |= dict.fromkeys([*(call.response for call in calls if call.response), Problem], "serialization")
     models = sorted(modes.items(), key=lambda pair: pair[0].__name__)
     schemas: Schema = models_json_schema(models, ref_template=_REFERENCE)[1]["$defs"]
-    for schema in schemas.values():
+    for name, schema in schemas.items():
         schema.pop("title", None)
+        if name in _EXAMPLES:
+            schema["examples"] = [_EXAMPLES[name]]
         for field in schema.get("properties", {}).values():
             field.pop("title", None)
     return dict(sorted(schemas.items()))

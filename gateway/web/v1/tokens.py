@@ -24,7 +24,7 @@ PROVIDER_FAILED = [kind for kind in every_problem() if issubclass(kind, Provider
 
 @blueprint.get("/connections/<uuid:connection_id>/token")
 @api_call(schemas.Token, *UNUSABLE, *PROVIDER_FAILED, scope="tokens:read", query=schemas.TokenQuery)
-def token(who: Caller, query: schemas.TokenQuery, connection_id: uuid.UUID) -> schemas.Token:
+def get_token(who: Caller, query: schemas.TokenQuery, connection_id: uuid.UUID) -> schemas.Token:
     """
     Reads an access token.
 
@@ -36,7 +36,7 @@ def token(who: Caller, query: schemas.TokenQuery, connection_id: uuid.UUID) -> s
 
 @blueprint.post("/connections/<uuid:connection_id>/refresh")
 @api_call(schemas.Token, *UNUSABLE, *PROVIDER_FAILED, scope="tokens:read")
-def refresh(who: Caller, connection_id: uuid.UUID) -> schemas.Token:
+def refresh_token(who: Caller, connection_id: uuid.UUID) -> schemas.Token:
     """
     Fetches a new access token.
 
