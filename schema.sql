@@ -697,7 +697,7 @@ begin
   return exists (select from gateway.freeze f where f.target = 'provider:' || p_provider);
 end $$;
 
--- null: no user is signed in. An attempt expires after ten minutes. A user keeps about fifty: one start in ten deletes the oldest, which is
+-- The scopes to request; null: no user is signed in. An attempt expires after ten minutes. A user keeps about fifty: one start in ten deletes the oldest, which is
 -- cheaper than a check at every start.
 create or replace function public.gateway_start_authorization_v1(
   p_session_hash text, p_state_hash text, p_browser_hash text, p_provider text, p_encrypted text, p_scope text[], p_return_to text, p_display text,
@@ -707,7 +707,7 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   signed_in record;
 begin
-  select s.user_id, s.label into signed_in from gateway.live_session(p_session_hash) s;
+  select s.user_id into signed_in from gateway.live_session(p_session_hash) s;
   if not found then
     return null;
   end if;
@@ -729,7 +729,7 @@ begin
   values
     (p_state_hash, p_browser_hash, signed_in.user_id, p_provider, p_encrypted, p_scope, p_return_to, p_display, p_add_account,
      clock_timestamp() + interval '10 minutes');
-  return jsonb_build_object('user_id', signed_in.user_id, 'label', signed_in.label, 'scope', p_scope);
+  return to_jsonb(p_scope);
 end $$;
 
 -- Whether an existing row is of this provider. Its name is free text; type 1 always means HighLevel.
@@ -747,14 +747,14 @@ language sql stable as $$
     'has_connection', exists (select from gateway.connection c where c.user_id = r.user_id and c.provider = r.provider))
 $$;
 
--- The result of an attempt that was taken before. `running`: its visit is under way. null: it failed. `connection` is null while the grant is pending.
+-- The result of an attempt that was taken before. {}: its visit is under way. null: it failed. `connection` is null while the grant is pending.
 create or replace function gateway.result_json(r gateway.authorization_request, p_user_id uuid) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
   made gateway.connection;
 begin
   if r.seal_id is null then
-    return case when r.used_at > clock_timestamp() - interval '12 seconds' then '{"running": true}'::jsonb end;
+    return case when r.used_at > clock_timestamp() - interval '12 seconds' then '{}'::jsonb end;
   end if;
   select c.* into made from gateway.connection c
    where c.user_id = r.user_id and c.provider = r.provider and r.seal_id in (c.saved_by, c.seal_id);
@@ -762,9 +762,9 @@ begin
     jsonb_build_object('request', gateway.request_json(r, p_user_id), 'connection', case when found then gateway.public_data(made) end) end;
 end $$;
 
--- {"request"}: the attempt is taken. One statement takes it, so only one caller gets it. The browser and the user that finished it get its result
--- for ten minutes. null: an unknown or expired state, one that failed, or one of another provider, which uses it up. `mismatch`: another
--- browser or another user. The attempt stays valid, so that a link scanner or prefetch cannot use it up; one event records it.
+-- The attempt, taken. One statement takes it, so only one caller gets it. The browser and the user that finished it get its result for ten
+-- minutes: {"request", "connection"}. null: an unknown or expired state, one that failed, or one of another provider, which uses it up. A text:
+-- another browser or another user. The attempt stays valid, so that a link scanner or prefetch cannot use it up; one event records it.
 create or replace function public.gateway_take_authorization_v1(
   p_state_hash text, p_provider text, p_browser_hash text, p_session_hash text
 )
@@ -791,14 +791,14 @@ begin
       insert into gateway.event (type, user_id, provider, data)
       values ('connect.refused', r.user_id, r.provider, jsonb_build_object('error', mismatch));
     end if;
-    return jsonb_build_object('mismatch', mismatch);
+    return to_jsonb(mismatch);
   elsif r.provider is distinct from p_provider then
     delete from gateway.authorization_request a where a.state_hash = p_state_hash;
     return null;
   end if;
   update gateway.authorization_request a set used_at = moment, expires_at = moment + interval '10 minutes'
    where a.state_hash = p_state_hash and a.used_at is null;
-  return case when found then jsonb_build_object('request', gateway.request_json(r, signed_in)) else '{"running": true}' end;
+  return case when found then gateway.request_json(r, signed_in) else '{}' end;
 end $$;
 
 -- The attempt has failed: a later visit finds nothing.
@@ -806,7 +806,7 @@ create or replace function public.gateway_drop_authorization_v1(p_state_hash tex
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
   delete from gateway.authorization_request a where a.state_hash = p_state_hash and a.used_at is not null;
-  return '{}';
+  return null;
 end $$;
 
 -- The callers of /v1, and which connections they may see.
@@ -823,29 +823,38 @@ language sql stable as $$
     left join gateway.partner p on p.id = coalesce(k.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null
 $$;
 
--- The partner of a key, or why the call is refused: `unauthenticated` (the same for unknown, revoked and expired keys and for a wrong
--- address), `frozen` or `forbidden`. `needs`: the scope of the call, null where any key will do. Functions answer
+-- The caller of /v1: {"user_id", "key_hash", "address"}. The user of an access token, or the partner of a key, or why the call is refused:
+-- `unauthenticated` (a banned or deleted user; the same for unknown, revoked and expired keys and for a wrong address), `frozen` or `forbidden`.
+-- `p_needs`: the scope of the call, null where any key will do. Calls for partners alone have a scope that ends in `write`. Functions answer
 -- {"refused": slug} then, and nothing else.
-create or replace function gateway.caller(p_key_hash text, p_address text, p_needs text, out partner gateway.partner, out refused text)
+create or replace function gateway.caller(
+  p_caller jsonb, p_needs text, out partner gateway.partner, out user_id uuid, out refusal jsonb
+)
 language plpgsql set search_path = '' as $$
 declare
   moment timestamptz := clock_timestamp();
-  here   inet := nullif(p_address, '')::inet;
+  key    text := p_caller ->> 'key_hash';
+  here   inet := nullif(p_caller ->> 'address', '')::inet;
   net    inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
   used   record;
 begin
+  if key is null and coalesce(p_needs, '') not in ('sessions:write', 'webhooks:write') then
+    user_id := p_caller ->> 'user_id';
+    refusal := case when user_id is null or gateway.user_is_blocked(user_id) then '{"refused": "unauthenticated"}' end;
+    return;
+  end if;
   select p as partner, u.last_at into used
-    from gateway.partner_of_key(p_key_hash, here, moment) p left join gateway.key_use u on u.key_hash = p_key_hash and u.network = net;
+    from gateway.partner_of_key(key, here, moment) p left join gateway.key_use u on u.key_hash = key and u.network = net;
   partner := used.partner;
   if partner.id is null then
-    refused := 'unauthenticated';
+    refusal := '{"refused": "unauthenticated"}';
     return;
   end if;
   if here is not null and (used.last_at is null or used.last_at <= moment - interval '1 minute') then
-    perform gateway.record_key_use(partner.id, p_key_hash, here, net);
+    perform gateway.record_key_use(partner.id, key, here, net);
   end if;
-  refused := case when partner.frozen_at is not null then 'frozen'
-                  when p_needs is not null and p_needs <> all (partner.scope) then 'forbidden' end;
+  refusal := case when partner.frozen_at is not null then '{"refused": "frozen"}'
+                  when p_needs <> all (partner.scope) then '{"refused": "forbidden"}' end;
 end $$;
 
 -- Whether a partner has the owner's consent for a connection, or reach `all`. Callers check this before they read the connection, so that the
@@ -881,17 +890,10 @@ begin
 end $$;
 
 -- Check a caller and nothing else. The providers of a partner; null for all, and for a user.
-create or replace function public.gateway_caller_v1(p_user_id uuid, p_key_hash text, p_address text, p_needs text)
+create or replace function public.gateway_caller_v1(p_caller jsonb, p_needs text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  asks record;
 begin
-  if p_key_hash is null then
-    return case when gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb else '{"providers": null}' end;
-  end if;
-  select f.* into asks from gateway.caller(p_key_hash, p_address, p_needs) f;
-  return case when asks.refused is not null then jsonb_build_object('refused', asks.refused)
-              else jsonb_build_object('providers', (asks.partner).providers) end;
+  return (select coalesce(f.refusal, to_jsonb((f.partner).providers)) from gateway.caller(p_caller, p_needs) f);
 end $$;
 
 -- A grant that waits for its partner, as the connection it would become. Without its account and facts: the browser that finished may
@@ -906,31 +908,29 @@ language sql stable as $$
      and (p_partner.providers is null or g.provider = any (p_partner.providers))
 $$;
 
--- The connection that a caller may act on: a partner's key whose scope covers `p_needs`, or a user by session or access token. `connection`
--- is null for one that does not exist and for one that the caller cannot reach. A partner also reaches the pending grants of its links.
--- `refusal`: the answer to a caller who may not ask, {"refused": slug}, or {"user_is_blocked": true} for a banned or deleted user.
+-- The connection that a caller may act on, whose scope has to cover `p_needs`, or the user of a session: without `p_caller`. `connection` is null
+-- for one that does not exist and for one that the caller cannot reach. A partner also reaches the pending grants of its links.
 create or replace function gateway.authorize(
-  p_connection_id uuid, p_session_hash text, p_user_id uuid, p_key_hash text, p_address text, p_needs text,
+  p_connection_id uuid, p_session_hash text, p_caller jsonb, p_needs text,
   out connection gateway.connection, out partner gateway.partner, out refusal jsonb
 )
 language plpgsql set search_path = '' as $$
 declare
   asks record;
 begin
-  if p_key_hash is null then
-    select c.* into connection from gateway.connection c
-     where c.id = p_connection_id
-       and c.user_id = coalesce((select s.user_id from gateway.live_session(p_session_hash) s), (select u.id from gateway.live_user(p_user_id) u));
-    refusal := case when not found and gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb end;
+  if p_caller is null then
+    select c.* into connection from gateway.live_session(p_session_hash) s join gateway.connection c on c.user_id = s.user_id
+     where c.id = p_connection_id;
     return;
   end if;
-  select f.* into asks from gateway.caller(p_key_hash, p_address, p_needs) f;
-  if asks.refused is not null then
-    refusal := jsonb_build_object('refused', asks.refused);
-    return;
-  end if;
+  select f.* into asks from gateway.caller(p_caller, p_needs) f;
+  refusal := asks.refusal;
   partner := asks.partner;
-  if gateway.partner_has_consent(partner, p_connection_id) then
+  if refusal is not null then
+    return;
+  elsif partner.id is null then
+    select c.* into connection from gateway.connection c where c.id = p_connection_id and c.user_id = asks.user_id;
+  elsif gateway.partner_has_consent(partner, p_connection_id) then
     select c.* into connection from gateway.connection c
      where c.id = p_connection_id and (partner.providers is null or c.provider = any (partner.providers));
   end if;
@@ -941,7 +941,7 @@ end $$;
 
 -- null: no such connection for this caller. `p_check`: the right to check it, once a minute.
 create or replace function public.gateway_reached_connection_v1(
-  p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text, p_check boolean default false
+  p_connection_id uuid, p_caller jsonb, p_check boolean default false
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -949,7 +949,7 @@ declare
   allowed record;
   c       gateway.connection;
 begin
-  select f.* into allowed from gateway.authorize(p_connection_id, null, p_user_id, p_key_hash, p_address, 'connections:read') f;
+  select f.* into allowed from gateway.authorize(p_connection_id, null, p_caller, 'connections:read') f;
   c := allowed.connection;
   if c.id is null then
     return allowed.refusal;
@@ -1011,29 +1011,22 @@ end $$;
 
 -- A page of them. `p_of_user` filters a partner's list; for a user it finds all or none.
 create or replace function public.gateway_reached_connections_v1(
-  p_user_id uuid, p_key_hash text, p_address text, p_of_user uuid, p_provider text, p_type integer, p_status text, p_account_id text,
-  p_after uuid, p_most integer
+  p_caller jsonb, p_of_user uuid, p_provider text, p_type integer, p_status text, p_account_id text, p_after uuid, p_most integer
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks  record;
   p     gateway.partner;
-  owner uuid := p_of_user;
+  owner uuid;
 begin
-  if p_key_hash is not null then
-    select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:read') f;
-    if asks.refused is not null then
-      return jsonb_build_object('refused', asks.refused);
-    end if;
-    p := asks.partner;
-  else
-    select u.id into owner from gateway.live_user(p_user_id) u;
-    if not found then
-      return case when gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb else '[]' end;
-    end if;
-    if p_of_user <> owner then
-      return '[]';
-    end if;
+  select f.* into asks from gateway.caller(p_caller, 'connections:read') f;
+  if asks.refusal is not null then
+    return asks.refusal;
+  end if;
+  p := asks.partner;
+  owner := coalesce(asks.user_id, p_of_user);
+  if p_of_user <> owner then
+    return '[]';
   end if;
   p_after := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
   return (
@@ -1041,7 +1034,7 @@ begin
       from (select x.* from gateway.visible_connections(p, owner, p_provider, p_after, p_type, p_status, p_account_id, p_most) x
             union all
             select x.* from gateway.pending_link_connections(p) x
-             where p_key_hash is not null and x.id > p_after and (owner is null or x.user_id = owner) and (p_provider is null or x.provider = p_provider)
+             where x.id > p_after and (owner is null or x.user_id = owner) and (p_provider is null or x.provider = p_provider)
                and gateway.is_wanted(x, p_type, p_status, p_account_id)
             order by id limit p_most) c);
 end $$;
@@ -1200,7 +1193,7 @@ begin
     return case when saved.id is not null then gateway.public_data(saved) end;
   end if;
   if not exists (select from gateway.live_user(g.user_id)) then
-    return '{"user_is_blocked": true}';
+    return '{"refused": "unauthenticated"}';
   end if;
   if gateway.provider_is_frozen(g.provider) or gateway.link_stopped(g.connect_session_id) then
     return '{"refused": "frozen"}';
@@ -1260,12 +1253,12 @@ $$;
 -- connection, `suspended` suspends it, `confirmed` ends a suspension. Any other outcome says nothing about the grant. `p_label`: the account's
 -- name, for a connection that shows its id.
 create or replace function public.gateway_end_check_v1(
-  p_connection_id uuid, p_generation bigint, p_outcome text, p_label text default null, p_key_hash text default null
+  p_connection_id uuid, p_generation bigint, p_outcome text, p_label text default null, p_caller jsonb default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   c     gateway.connection;
-  asker uuid := (select k.partner_id from gateway.api_key k where k.key_hash = p_key_hash);
+  asker uuid := (select k.partner_id from gateway.api_key k where k.key_hash = p_caller ->> 'key_hash');
 begin
   perform from public.provider_data d where d.id = p_connection_id for update;
   update gateway.connection x
@@ -1322,13 +1315,11 @@ begin
 end $$;
 
 -- null: no such connection for this caller. A trigger queues the grant; the answer has it too, so that the caller can revoke it at once.
--- `p_user_id`: a user with an access token instead of a session. `p_key_hash`: a partner; if other partners use the connection, or it was not
--- made for this one, only this partner's access ends: `kept`. With `p_partner_id` the user ends that partner's access alone. With `p_look`
--- nothing ends: the answer is what an uninstall at the provider needs. `shared`: the app there also serves connections that this partner may
+-- `p_caller`: a user with an access token instead of a session, or a partner; if other partners use the connection, or it was not made for this
+-- one, only this partner's access ends: `kept`. With `p_partner_id` the user ends that partner's access alone. With `p_look` nothing ends: the answer is what an uninstall at the provider needs. `shared`: the app there also serves connections that this partner may
 -- not end.
 create or replace function public.gateway_disconnect_v1(
-  p_session_hash text, p_connection_id uuid, p_user_id uuid default null, p_key_hash text default null, p_address text default null,
-  p_look boolean default false, p_partner_id uuid default null
+  p_session_hash text, p_connection_id uuid, p_caller jsonb default null, p_look boolean default false, p_partner_id uuid default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -1337,7 +1328,7 @@ declare
   owner   uuid;
   gone    gateway.connection;
 begin
-  select f.* into allowed from gateway.authorize(p_connection_id, p_session_hash, p_user_id, p_key_hash, p_address, 'connections:write') f;
+  select f.* into allowed from gateway.authorize(p_connection_id, p_session_hash, p_caller, 'connections:write') f;
   p := allowed.partner;
   gone := allowed.connection;
   owner := gone.user_id;
@@ -1347,8 +1338,8 @@ begin
     return jsonb_build_object(
       'user_id', owner, 'provider', gone.provider, 'account_id', gone.account_id, 'facts', gone.facts,
       -- A pending grant is revoked without an uninstall.
-      'kept', p_key_hash is not null and (gone.status = 'pending_confirmation' or not gateway.disconnect_deletes(p, gone.id)),
-      'shared', p_key_hash is not null and p.reach = 'own' and (
+      'kept', p.id is not null and (gone.status = 'pending_confirmation' or not gateway.disconnect_deletes(p, gone.id)),
+      'shared', p.id is not null and p.reach = 'own' and (
         exists (select from gateway.same_account(gone))
         or exists (select from gateway.pending_grant g where g.provider = gone.provider and g.account_id = gone.account_id)));
   elsif gone.status = 'pending_confirmation' then
@@ -1357,11 +1348,11 @@ begin
   perform gateway.lock_user(owner);
   perform from public.provider_data d where d.id = p_connection_id for update;
   select c.* into gone from gateway.connection c
-   where c.id = p_connection_id and c.user_id = owner and (p_key_hash is null or gateway.partner_can_see(p, c));
+   where c.id = p_connection_id and c.user_id = owner and (p.id is null or gateway.partner_can_see(p, c));
   if not found then
     return null;
   end if;
-  if p_key_hash is not null then
+  if p.id is not null then
     -- Lock, so that two partners that disconnect at the same time do not both keep it for the other.
     perform from gateway.consent x where x.connection_id = gone.id and x.ended_at is null order by x.partner_id for update;
     p_partner_id := case when not gateway.disconnect_deletes(p, gone.id) then p.id end;
@@ -1425,7 +1416,7 @@ begin
     perform gateway.set_status(array(
       select x.id from gateway.connection c cross join gateway.same_account(c) x where c.id = p_connection_id), 'needs_reauthorization', 'uninstalled');
   end if;
-  return '{}';
+  return null;
 end $$;
 
 -- positions -----------------------------------------------------------------------------------------------------------
@@ -1439,7 +1430,7 @@ declare
   assigned integer;
 begin
   if not pg_try_advisory_xact_lock(hashtextextended('gateway event positions', 0)) then
-    return '{"assigned": 0}';
+    return 0;
   end if;
   select greatest(c.position, (select max(e.position) from gateway.event e)) into top from gateway.event_chain c;
   update gateway.event e set position = top + x.place
@@ -1450,7 +1441,7 @@ begin
   if assigned > 0 then
     update gateway.event_chain c set position = top + assigned;
   end if;
-  return jsonb_build_object('assigned', assigned);
+  return to_jsonb(assigned);
 end $$;
 
 -- the hash chain ------------------------------------------------------------------------------------------------------
@@ -1525,7 +1516,7 @@ begin
   perform pg_advisory_xact_lock(hashtextextended('gateway event seals', 0));
   insert into gateway.event_seal (position, hash)
   select p_position, p_hash where p_position > p_after and p_after = (select max(s.position) from gateway.event_seal s);
-  return jsonb_build_object('sealed', found);
+  return to_jsonb(found);
 end $$;
 
 -- Whole segments from the front of the chain, in which every event is older than `p_days` whole days (UTC). The chain then starts at the
@@ -1601,7 +1592,7 @@ $$;
 
 -- A page for one caller: the partner of a key, or a user. For a partner one call looks at 20,000 positions at most. `next`: where to
 -- continue, if there is or may be more.
-create or replace function public.gateway_events_v1(p_key_hash text, p_address text, p_user_id uuid, p_after bigint, p_limit integer)
+create or replace function public.gateway_events_v1(p_caller jsonb, p_after bigint, p_limit integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks  record;
@@ -1609,22 +1600,16 @@ declare
   until bigint := least(top, p_after + 20000);
   items jsonb;
 begin
-  if p_key_hash is not null then
-    select f.* into asks from gateway.caller(p_key_hash, p_address, 'events:read') f;
-    if asks.refused is not null then
-      return jsonb_build_object('refused', asks.refused);
-    end if;
-  elsif p_user_id is null or gateway.user_is_blocked(p_user_id) then
-    return '{"user_is_blocked": true}';
-  else
-    select null::gateway.partner as partner, null::text as refused into asks;
+  select f.* into asks from gateway.caller(p_caller, 'events:read') f;
+  if asks.refusal is not null then
+    return asks.refusal;
   end if;
   select coalesce(jsonb_agg(gateway.event_json(x, asks.partner) order by x.position), '[]') into items
-    from gateway.visible_events(asks.partner, p_user_id, p_after, until, p_limit + 1) x;
+    from gateway.visible_events(asks.partner, asks.user_id, p_after, until, p_limit + 1) x;
   if jsonb_array_length(items) > p_limit then
     items := items - p_limit;
     until := (items -> (p_limit - 1) ->> 'position')::bigint;
-  elsif p_key_hash is null or until >= top then
+  elsif asks.user_id is not null or until >= top then
     until := null;
   end if;
   return jsonb_build_object('items', items, 'next', until);
@@ -1702,14 +1687,14 @@ create or replace function public.gateway_housekeeping_v1(p_events_days integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
   if not pg_try_advisory_xact_lock(hashtextextended('gateway housekeeping', 0)) then
-    return '{"done": false}';
+    return 'false';
   end if;
   perform gateway.delete_expired(1000);
   perform gateway.close_hours(10000);
   perform gateway.abandon_revocations(100);
   perform gateway.announce_ends(100);
   perform gateway.drop_old_events(p_events_days, 2000);
-  return '{"done": true}';
+  return 'true';
 end $$;
 
 -- Importing tokens that the gateway did not write. Triggers put such rows into gateway.import_queue.
@@ -1789,7 +1774,7 @@ begin
       from public.provider_data d left join gateway.connection c on c.id = d.id where d.id = claimed.id);
 end $$;
 
--- Compare-and-set on the values that were read. outcome: `stored`; `changed`: another value is there by now; `no_user`; `duplicate`: another
+-- Compare-and-set on the values that were read. Answers `stored`; `changed`: another value is there by now; `no_user`; `duplicate`: another
 -- row of this user holds the place, unless that one was itself imported and refused.
 create or replace function public.gateway_store_import_v1(
   p_id uuid, p_token_hash text, p_refresh_hash text, p_provider text, p_type integer, p_one_account boolean, p_seal_id uuid,
@@ -1803,19 +1788,19 @@ declare
   profile uuid;
 begin
   if owner is null or not exists (select from gateway.live_user(owner)) then
-    return '{"outcome": "no_user"}';
+    return '"no_user"';
   end if;
   perform gateway.lock_user(owner);
   select d.* into row from public.provider_data d where d.id = p_id and d.auth_provider_id = owner for update;
   if not found or (gateway.sha256_hex(gateway.bounded(nullif(row.token, ''))), gateway.sha256_hex(gateway.bounded(nullif(row.refresh, '')))) is distinct from (p_token_hash, p_refresh_hash) then
-    return '{"outcome": "changed"}';
+    return '"changed"';
   end if;
   if not exists (select from gateway.connection c where c.id = p_id) then
     update gateway.connection c set account_key = c.id::text
      where c.user_id = owner and c.provider = p_provider and c.account_key = key
        and c.account_id = '' and c.status = 'needs_reauthorization';
     if exists (select from gateway.connection c where c.user_id = owner and c.provider = p_provider and c.account_key = key) then
-      return '{"outcome": "duplicate"}';
+      return '"duplicate"';
     end if;
     profile := gateway.list_in_profile(owner, p_id, null);
   end if;
@@ -1835,13 +1820,13 @@ begin
          data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end || jsonb_build_object('status', 'unverified', 'reason',
                   (select c.reason from gateway.connection c where c.id = p_id))
    where d.id = p_id;
-  return '{"outcome": "stored"}';
+  return '"stored"';
 end $$;
 
 -- `confirmed`: the connection of that save is active; without an account a refresh has confirmed it before. `refused`: it needs
 -- reauthorization. `later`: due again after `p_wait_seconds`. What was written since the claim stays in the queue as it is.
 create or replace function public.gateway_finish_import_v1(
-  p_id uuid, p_outcome text, p_seal_id uuid, p_account_id text, p_account_label text, p_error text, p_wait_seconds double precision
+  p_id uuid, p_outcome text, p_seal_id uuid, p_account jsonb, p_error text, p_wait_seconds double precision
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -1850,18 +1835,18 @@ begin
   perform from public.provider_data d where d.id = p_id for update;
   if exists (select from gateway.import_queue q where q.id = p_id and q.attempts = 0) then
     update gateway.import_queue q set claimed_until = null where q.id = p_id;  -- written again since it was claimed
-    return '{}';
+    return null;
   end if;
   if p_outcome = 'later' then
     update gateway.import_queue q set claimed_until = null, due_at = clock_timestamp() + make_interval(secs => p_wait_seconds)
      where q.id = p_id;
-    return '{}';
+    return null;
   end if;
   update gateway.connection x
      set status = case p_outcome when 'confirmed' then 'active' else 'needs_reauthorization' end,
          reason = case when p_outcome <> 'confirmed' then p_error end,
-         account_id = coalesce(p_account_id, x.account_id), account_label = coalesce(p_account_label, x.account_label),
-         account_key = case when x.account_key = '' or p_account_id is null then x.account_key else p_account_id end,
+         account_id = coalesce(p_account ->> 'id', x.account_id), account_label = coalesce(p_account ->> 'label', x.account_label),
+         account_key = case when x.account_key = '' or p_account is null then x.account_key else p_account ->> 'id' end,
          refresh_at = gateway.refresh_time(exists (select from public.provider_data d where d.id = x.id and d.refresh is not null),
                                            x.expires_at, x.refresh_expires_at),
          updated_at = clock_timestamp()
@@ -1873,7 +1858,7 @@ begin
      where d.id = p_id;
   end if;
   delete from gateway.import_queue q where q.id = p_id;
-  return '{}';
+  return null;
 end $$;
 
 -- Key rotation: read and replace encrypted values.
@@ -1939,7 +1924,7 @@ begin
     get diagnostics changed = row_count;
     replaced := replaced + changed;
   end loop;
-  return jsonb_build_object('replaced', replaced);
+  return to_jsonb(replaced);
 end $$;
 
 -- How many tokens a partner or a user may read in an hour. A proxied call counts as a read.
@@ -2071,7 +2056,7 @@ $$;
 -- null: not one of the partner's providers, or no such user. In the quarter of an hour that a link lives, a partner makes a thousand at most,
 -- and twenty for one user.
 create or replace function public.gateway_create_connect_session_v1(
-  p_key_hash text, p_address text, p_secret_hash text, p_user_id uuid, p_provider text, p_type integer, p_scope text[], p_return_to text
+  p_caller jsonb, p_secret_hash text, p_user_id uuid, p_provider text, p_type integer, p_scope text[], p_return_to text
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -2079,9 +2064,9 @@ declare
   added   gateway.connect_session;
   next_at timestamptz;
 begin
-  select c.* into who from gateway.caller(p_key_hash, p_address, 'sessions:write') c;
-  if who.refused is not null then
-    return jsonb_build_object('refused', who.refused);
+  select c.* into who from gateway.caller(p_caller, 'sessions:write') c;
+  if who.refusal is not null then
+    return who.refusal;
   end if;
   if not coalesce(p_provider = any ((who.partner).providers), true) then
     return null;
@@ -2152,16 +2137,16 @@ begin
     return null;
   end if;
   if gateway.provider_is_frozen(s.provider) or exists (select from gateway.partner p where p.id = s.partner_id and p.frozen_at is not null) then
-    return jsonb_build_object('refused', 'frozen');
+    return '{"refused": "frozen"}';
   end if;
   if who <> s.user_id then
     insert into gateway.event (type, user_id, provider, partner_id, data)
     values ('connect.refused', s.user_id, s.provider, s.partner_id,
             jsonb_build_object('error', 'user_mismatch', 'connect_session', s.id));
-    return jsonb_build_object('ending', 'user_mismatch');
+    return '"user_mismatch"';
   end if;
   if who is null and s.return_to is null then
-    return jsonb_build_object('ending', 'unauthenticated');
+    return '"unauthenticated"';
   end if;
   update gateway.connect_session x set started_at = clock_timestamp() where x.id = s.id and x.started_at is null;
   if not found then
@@ -2172,7 +2157,7 @@ begin
   values
     (p_state_hash, p_browser_hash, s.user_id, s.provider, p_encrypted, p_scope, s.return_to, 'page', s.id,
      clock_timestamp() + interval '10 minutes');
-  return jsonb_build_object('ending', 'started');
+  return '"started"';
 end $$;
 
 -- For the operator: listings, backlog, hosts, the schema's version.
@@ -2224,6 +2209,7 @@ begin
     delete from gateway.host h where h.seen_at < clock_timestamp() - interval '1 day';
     insert into gateway.host (host, keys) values (p_host, p_keys)
     on conflict on constraint host_pkey do update set seen_at = clock_timestamp();
+    return null;
   end if;
   return coalesce((
     select jsonb_agg(jsonb_build_object('id', x.host, 'keys', x.keys, 'seen_seconds', x.seconds) order by x.host, x.seconds)
@@ -2324,7 +2310,7 @@ begin
   return jsonb_build_object('partner_id', added.id, 'key_id', gateway.keep_key(added.id, p_key_hash, p_hint, p_addresses::inet[], p_expires_seconds));
 end $$;
 
--- `p_changes`: some of the columns; null for a limit: none; null for providers: every one. Null: no such partner, or it is revoked.
+-- `p_changes`: some of the columns; null for a limit: none; null for providers: every one. false: no such partner, or it is revoked.
 create or replace function public.gateway_set_partner_v1(p_name text, p_changes jsonb)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -2332,7 +2318,7 @@ declare
 begin
   select x.* into p from gateway.partner x where x.name = p_name and x.revoked_at is null for update;
   if not found then
-    return null;
+    return 'false';
   end if;
   p := jsonb_populate_record(p, p_changes);
   update gateway.partner x
@@ -2340,7 +2326,7 @@ begin
          connections_per_hour = p.connections_per_hour, freeze_on_alert = p.freeze_on_alert
    where x.id = p.id;
   insert into gateway.event (type, partner_id, data) values ('partner.changed', p.id, p_changes);
-  return '{}';
+  return 'true';
 end $$;
 
 create or replace function gateway.keep_key(
@@ -2359,7 +2345,7 @@ begin
 end $$;
 
 -- At most two valid keys, so that one can replace the other without a pause and none is forgotten. Omitted restrictions are copied from the
--- newest key, so that a new key is never wider by accident. `why`: `two_keys`, `revoked`.
+-- newest key, so that a new key is never wider by accident. Answers `two_keys` or `revoked` where it is not made.
 create or replace function public.gateway_add_key_v1(
   p_name text, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision
 )
@@ -2373,11 +2359,11 @@ begin
     return null;
   end if;
   if p.revoked_at is not null then
-    return '{"why": "revoked"}';
+    return '"revoked"';
   end if;
   if (select count(*) from gateway.api_key k
        where k.partner_id = p.id and k.revoked_at is null and (k.expires_at is null or k.expires_at > clock_timestamp())) >= 2 then
-    return '{"why": "two_keys"}';
+    return '"two_keys"';
   end if;
   select k.* into before from gateway.api_key k where k.partner_id = p.id order by k.created_at desc limit 1;
   return jsonb_build_object('partner_id', p.id, 'key_id', gateway.keep_key(
@@ -2401,17 +2387,17 @@ begin
     if found then
       update gateway.api_key k set revoked_at = moment where k.partner_id = p.id and k.revoked_at is null;
       insert into gateway.event (type, partner_id, data) values ('partner.revoked', p.id, jsonb_build_object('name', p_name));
-      return '{"revoked": true}';
+      return 'true';
     end if;
   else
     update gateway.api_key k set revoked_at = moment where k.id = p_key_id and k.revoked_at is null returning k.* into gone;
     if found then
       insert into gateway.event (type, partner_id, data)
       values ('key.revoked', p.id, jsonb_build_object('key', gone.id, 'hint', gone.hint));
-      return '{"revoked": true}';
+      return 'true';
     end if;
   end if;
-  return '{"revoked": false}';
+  return 'false';
 end $$;
 
 -- One of three targets: a partner, by name; all tokens of a provider; all tokens.
@@ -2444,7 +2430,7 @@ begin
     insert into gateway.event (type, partner_id, provider)
     values (kind || case when p_off then '.thawed' else '.frozen' end, p.id, p_provider);
   end if;
-  return jsonb_build_object('changed', moved);
+  return to_jsonb(moved);
 end $$;
 
 -- All partners, or one, with their use in this hour and their keys' ids and uses, never the keys; and what is frozen.
@@ -2576,7 +2562,7 @@ begin
         where c.user_id = p_user_id and c.saved_by = p_call_id), '{"ending": "state_invalid"}');
   end if;
   if not exists (select from gateway.live_user(p_user_id)) then
-    return '{"user_is_blocked": true}';
+    return '{"refused": "unauthenticated"}';
   end if;
   decided := gateway.decide_pending(g, p_choice, p_call_id);
   if clock_timestamp() > p_not_after then
@@ -2588,7 +2574,7 @@ end $$;
 -- null: no such session of this partner. The partner's decision, for a link that was finished without a signed-in user: `saved`, also
 -- if the call is repeated within ten minutes. A wrong user or confirmation deletes the grant. Otherwise as gateway.decide.
 create or replace function public.gateway_complete_connect_session_v1(
-  p_key_hash text, p_address text, p_connect_session_id uuid, p_user_id uuid, p_confirmation_hash text, p_choice text default null
+  p_caller jsonb, p_connect_session_id uuid, p_user_id uuid, p_confirmation_hash text, p_choice text default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -2597,9 +2583,9 @@ declare
   g     gateway.pending_grant;
   wrong text;
 begin
-  select c.* into asks from gateway.caller(p_key_hash, p_address, 'sessions:write') c;
-  if asks.refused is not null then
-    return jsonb_build_object('refused', asks.refused);
+  select c.* into asks from gateway.caller(p_caller, 'sessions:write') c;
+  if asks.refusal is not null then
+    return asks.refusal;
   end if;
   select x.* into s from gateway.connect_session x where x.id = p_connect_session_id and x.partner_id = (asks.partner).id;
   if not found then
@@ -2653,7 +2639,7 @@ begin
     'refresh', (select gateway.bounded(d.refresh) from public.provider_data d where d.id = leased.id));
 end $$;
 
--- The right to send one token request, by compare-and-set on the generation: {"claim"}, or {"obstacle", "retry_after"}.
+-- The right to send one token request, by compare-and-set on the generation, or {"obstacle", "retry_after"}.
 --   gone; moved: another generation, or it ended; leased: a process is refreshing it; waiting: the last try failed; blocked: the host
 --   that began the last try may hold its response; frequent: refreshed `p_most` times within a minute, and its token is still valid.
 create or replace function public.gateway_claim_refresh_v1(
@@ -2690,7 +2676,7 @@ begin
   if obstacle is not null then
     return jsonb_build_object('obstacle', obstacle, 'retry_after', greatest(1, ceil(extract(epoch from until - moment))));
   end if;
-  return jsonb_build_object('claim', gateway.lease_refresh(c, p_host, p_lease_seconds));
+  return gateway.lease_refresh(c, p_host, p_lease_seconds);
 end $$;
 
 -- The same for one connection whose refresh was interrupted, or that is due; null when there is none. `p_providers`: those whose
@@ -2735,8 +2721,8 @@ end $$;
 -- Save the response to the request of that generation as the next one. The lease is not checked: the process that holds the response
 -- holds what the provider accepts now, even if another try with the old token was refused meanwhile. Lifetimes come as seconds, since only
 -- this clock decides. Without `renewed` the refresh token is the old one, and so is its end unless a new one is given.
---   ending: `saved`; `gone`; `reconnected`: the user connected again first; `refreshed`: this response, or another to the same request, is
---   saved already, so nothing of it may be revoked.
+-- Answers `saved`; `gone`; `reconnected`: the user connected again first; `refreshed`: this response, or another to the same request, is
+-- saved already, so nothing of it may be revoked.
 create or replace function public.gateway_finish_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_token text, p_refresh text, p_seal_id uuid, p_scope text[], p_expires_seconds double precision,
   p_refresh_expires_seconds double precision, p_renewed boolean, p_account jsonb
@@ -2751,10 +2737,10 @@ begin
   perform from public.provider_data d where d.id = p_connection_id for update;
   select x.* into c from gateway.connection x where x.id = p_connection_id and x.generation = p_generation for update;
   if not found then
-    return jsonb_build_object('ending', case
+    return to_jsonb(case
       when not exists (select from gateway.connection x where x.id = p_connection_id) then 'gone'
       when exists (select from gateway.connection x where x.id = p_connection_id and x.reconnected > p_generation) then 'reconnected'
-      else 'refreshed' end);
+      else 'refreshed'::text end);
   end if;
   was_held := c.status = 'held';
   if not p_renewed then
@@ -2782,13 +2768,13 @@ begin
   if was_held then
     perform gateway.end_incident(c.provider);
   end if;
-  return jsonb_build_object('ending', 'saved');
+  return '"saved"';
 end $$;
 
 -- End the lease after a failure. outcome: `wait` (the provider has trouble), `operator` (our registration is refused, or a key is missing),
 -- `suspended` (the account is switched off there) or `refused` (the grant is). `p_refusal`: status and error code, if the provider refused in
 -- any form. Such refusals end a connection after seven days and ten tries, whatever they mean; after thirty if our registration is refused, and
--- the provider accepts no other grant of it. Answers its status.
+-- the provider accepts no other grant of it. Answers its status; null: the lease has ended.
 create or replace function public.gateway_fail_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_lease_id uuid, p_outcome text, p_error text, p_wait_seconds double precision, p_refusal jsonb
 )
@@ -2805,7 +2791,7 @@ begin
          refusal = coalesce(p_refusal || jsonb_build_object('at', moment), x.refusal)
    where x.id = p_connection_id and x.generation = p_generation and x.lease_id = p_lease_id returning x.* into c;
   if not found then
-    return '{"recorded": false}';
+    return null;
   end if;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refresh_failed', c.id, c.user_id, c.provider, jsonb_build_object('error', p_error, 'remedy',
@@ -2831,7 +2817,7 @@ begin
      set status = c.status, reason = c.reason, updated_at = moment,
          refresh_at = case when c.status in ('suspended', 'held') then x.not_before else x.refresh_at end
    where x.id = c.id and (p_outcome in ('refused', 'suspended') or x.status <> c.status);
-  return jsonb_build_object('recorded', true, 'status', c.status);
+  return to_jsonb(c.status);
 end $$;
 
 -- The queue of grants that are still to be revoked at their provider.
@@ -2880,7 +2866,7 @@ begin
   return (select gateway.revocation_json(r) from gateway.revocation r where r.seal_id = p_seal_id);
 end $$;
 
--- Done: the grant leaves the queue; where the operator revoked it, `p_outcome` is recorded as the proof. Not done: it is due again after
+-- Whether the grant is still queued. Done: it leaves the queue; where the operator revoked it, `p_outcome` is recorded as the proof. Not done: it is due again after
 -- 2, 4, 8 … minutes, at most 6 hours.
 create or replace function public.gateway_settle_revocation_v1(p_seal_id uuid, p_done boolean, p_outcome text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
@@ -2894,13 +2880,13 @@ begin
       values ('grant.revoked', gone.connection_id, gone.provider,
               jsonb_build_object('revocation', p_outcome, 'generation', gone.generation));
     end if;
-    return jsonb_build_object('left', false);
+    return 'false';
   end if;
   update gateway.revocation r
      set attempts = r.attempts + 1,
          due_at = clock_timestamp() + least(interval '1 minute' * power(2, least(r.attempts + 1, 20)), interval '6 hours')
    where r.seal_id = p_seal_id;
-  return jsonb_build_object('left', found);
+  return to_jsonb(found);
 end $$;
 
 -- Claim up to `p_most` grants for two minutes: those that have been due longest, of no provider in `p_busy`; with `p_provider`, the next ones
@@ -3002,7 +2988,7 @@ begin
   delete from gateway.session s where s.session_hash = any (array(
     select x.session_hash from gateway.session x where x.user_id = p_user_id order by x.created_at desc offset 49 for update skip locked));
   insert into gateway.session (session_hash, user_id, label, expires_at) values (p_session_hash, p_user_id, p_label, p_expires_at);
-  return jsonb_build_object('user_id', p_user_id);
+  return to_jsonb(p_user_id);
 end $$;
 
 create or replace function public.gateway_session_v1(p_session_hash text)
@@ -3018,7 +3004,7 @@ create or replace function public.gateway_end_session_v1(p_session_hash text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
   delete from gateway.session s where s.session_hash = p_session_hash;
-  return jsonb_build_object('ended', found);
+  return to_jsonb(found);
 end $$;
 
 -- The lock on a user's rows. Without `p_wait`, false for a user whose rows another transaction has locked.
@@ -3228,27 +3214,28 @@ begin
             from gateway.connection c join public.provider_data d on d.id = c.id where c.id = p_connection_id);
 end $$;
 
--- A token for a partner (`p_key_hash`) or a user, in one call: key, reach, freezes, limits, row, and the record of the read. Null: no such
+-- A token for a caller, a partner or a user, in one call: key, reach, freezes, limits, row, and the record of the read. Null: no such
 -- connection for this caller. `p_counted`: the first read of a request; the read after a refresh is checked again, but neither counted nor
 -- recorded. `p_unreported`: reads of this reader that the calling process has counted since its last report; `p_report`: add them to the
 -- hour now, and record where the key is used from. The answer says whether the reads were added. `p_scope`: `proxy` for a proxied call, which
 -- a freeze of token reads does not stop.
 create or replace function public.gateway_read_token_v1(
-  p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text, p_min_seconds integer, p_location text default null,
+  p_connection_id uuid, p_caller jsonb, p_min_seconds integer, p_location text default null,
   p_counted boolean default false, p_unreported integer default 0, p_report boolean default true, p_scope text default 'tokens:read'
 )
 returns json language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   moment    timestamptz := clock_timestamp();
   this_hour timestamptz := date_trunc('hour', moment, 'UTC');
-  here      inet := nullif(p_address, '')::inet;
+  key       text := p_caller ->> 'key_hash';
+  here      inet := nullif(p_caller ->> 'address', '')::inet;
   net       inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
   reader    record;
   found_row record;
   is_new    boolean := false;
   setting   text;
 begin
-  if p_key_hash is not null then
+  if key is not null then
     select p.id, p.id as partner_id, p.providers, p.reads_per_hour, p.connections_per_hour,
            case when p.id is null then 'unauthenticated' when p.frozen_at is not null then 'frozen'
                 when p_scope <> all (p.scope) then 'forbidden' end as refused,
@@ -3256,11 +3243,11 @@ begin
              select from gateway.consent x where x.partner_id = p.id and x.connection_id = p_connection_id and x.ended_at is null) as allowed,
            u.reads, u.connections
       into reader
-      from gateway.partner_of_key(p_key_hash, here, moment) p
+      from gateway.partner_of_key(key, here, moment) p
       left join gateway.usage u on u.reader_id = p.id and u.hour = this_hour;
     if p_report and reader.id is not null and here is not null then
-      if not exists (select from gateway.key_use k where k.key_hash = p_key_hash and k.network = net and k.last_at > moment - interval '1 minute') then
-        perform gateway.record_key_use(reader.id, p_key_hash, here, net);
+      if not exists (select from gateway.key_use k where k.key_hash = key and k.network = net and k.last_at > moment - interval '1 minute') then
+        perform gateway.record_key_use(reader.id, key, here, net);
       end if;
     end if;
     if reader.refused is not null then
@@ -3270,9 +3257,9 @@ begin
     select u.id, null::uuid as partner_id, null::text[] as providers, gateway.user_reads_per_hour() as reads_per_hour,
            null::integer as connections_per_hour, true as allowed, h.reads, h.connections
       into reader
-      from gateway.live_user(p_user_id) u left join gateway.usage h on h.reader_id = u.id and h.hour = this_hour;
+      from gateway.live_user((p_caller ->> 'user_id')::uuid) u left join gateway.usage h on h.reader_id = u.id and h.hour = this_hour;
     if reader.id is null then
-      return case when gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::json end;
+      return case when gateway.user_is_blocked((p_caller ->> 'user_id')::uuid) then '{"refused": "unauthenticated"}'::json end;
     end if;
   end if;
   -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long
@@ -3336,21 +3323,21 @@ language sql stable as $$
     'partner', (select p.name from gateway.partner p where p.id = w.partner_id))
 $$;
 
--- The endpoints of the calling partner, or all for the operator (no key); with `p_webhook_id` that one alone.
+-- The endpoints of the calling partner, or all for the operator (no caller); with `p_webhook_id` that one alone.
 create or replace function gateway.webhooks_of(
-  p_key_hash text, p_address text, p_webhook_id uuid, out endpoints gateway.webhook[], out refused text
+  p_caller jsonb, p_webhook_id uuid, out endpoints gateway.webhook[], out refusal jsonb
 )
 language plpgsql set search_path = '' as $$
 declare
   asks record;
 begin
-  if p_key_hash is null then
+  if p_caller is null then
     select array_agg(w order by w.created_at, w.id) into endpoints from gateway.webhook w where p_webhook_id is null or w.id = p_webhook_id;
     return;
   end if;
-  select f.* into asks from gateway.caller(p_key_hash, p_address, 'webhooks:write') f;
-  refused := asks.refused;
-  if refused is null then
+  select f.* into asks from gateway.caller(p_caller, 'webhooks:write') f;
+  refusal := asks.refusal;
+  if refusal is null then
     select array_agg(w order by w.created_at, w.id) into endpoints from gateway.webhook w
      where w.partner_id = (asks.partner).id and (p_webhook_id is null or w.id = p_webhook_id);
   end if;
@@ -3358,16 +3345,16 @@ end $$;
 
 -- A new endpoint gets the events that happen from now on. A partner has at most ten.
 create or replace function public.gateway_create_webhook_v1(
-  p_key_hash text, p_address text, p_id uuid, p_url text, p_event_types text[], p_seal_id uuid, p_secret text
+  p_caller jsonb, p_id uuid, p_url text, p_event_types text[], p_secret jsonb
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks record;
   made gateway.webhook;
 begin
-  select f.* into asks from gateway.caller(p_key_hash, p_address, 'webhooks:write') f;
-  if asks.refused is not null then
-    return jsonb_build_object('refused', asks.refused);
+  select f.* into asks from gateway.caller(p_caller, 'webhooks:write') f;
+  if asks.refusal is not null then
+    return asks.refusal;
   end if;
   perform pg_advisory_xact_lock(hashtextextended('gateway webhooks ' || (asks.partner).id::text, 0));
   if (select count(*) from gateway.webhook w where w.partner_id = (asks.partner).id) >= 10 then
@@ -3376,21 +3363,21 @@ begin
   insert into gateway.webhook (id, partner_id, url, event_types, position)
   select p_id, (asks.partner).id, p_url, p_event_types, c.position from gateway.event_chain c
   returning * into made;
-  insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values (p_seal_id, made.id, p_secret);
+  insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values ((p_secret ->> 'seal_id')::uuid, made.id, p_secret ->> 'encrypted');
   insert into gateway.event (type, partner_id, data)
   values ('webhook.created', made.partner_id, jsonb_build_object('webhook_id', made.id));
   return gateway.webhook_json(made);
 end $$;
 
 -- Endpoints; of a single one also its latest attempts, newest first.
-create or replace function public.gateway_webhooks_v1(p_key_hash text, p_address text, p_webhook_id uuid)
+create or replace function public.gateway_webhooks_v1(p_caller jsonb, p_webhook_id uuid)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks record;
 begin
-  select f.* into asks from gateway.webhooks_of(p_key_hash, p_address, p_webhook_id) f;
-  if asks.refused is not null then
-    return jsonb_build_object('refused', asks.refused);
+  select f.* into asks from gateway.webhooks_of(p_caller, p_webhook_id) f;
+  if asks.refusal is not null then
+    return asks.refusal;
   end if;
   return jsonb_build_object(
     'webhooks', coalesce((select jsonb_agg(gateway.webhook_json(w)) from unnest(asks.endpoints) w), '[]'),
@@ -3403,17 +3390,16 @@ end $$;
 -- `p_change`: `delete`; `test` appends an event for this endpoint alone; `replay` delivers again what follows `p_after`; `rotate` adds a secret
 -- and lets the others expire a day later. The endpoint as it is then; null: no such endpoint of this caller.
 create or replace function public.gateway_change_webhook_v1(
-  p_key_hash text, p_address text, p_webhook_id uuid, p_change text, p_after bigint default null, p_seal_id uuid default null,
-  p_secret text default null
+  p_caller jsonb, p_webhook_id uuid, p_change text, p_after bigint default null, p_secret jsonb default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks record;
   w    gateway.webhook;
 begin
-  select f.* into asks from gateway.webhooks_of(p_key_hash, p_address, p_webhook_id) f;
-  if asks.refused is not null then
-    return jsonb_build_object('refused', asks.refused);
+  select f.* into asks from gateway.webhooks_of(p_caller, p_webhook_id) f;
+  if asks.refusal is not null then
+    return asks.refusal;
   end if;
   select x.* into w from gateway.webhook x where x.id = (asks.endpoints)[1].id for update;
   if not found then
@@ -3428,7 +3414,7 @@ begin
      where x.id = w.id returning * into w;
   elsif p_change = 'rotate' then
     update gateway.webhook_secret s set expires_at = clock_timestamp() + interval '1 day' where s.webhook_id = w.id and s.expires_at is null;
-    insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values (p_seal_id, w.id, p_secret);
+    insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values ((p_secret ->> 'seal_id')::uuid, w.id, p_secret ->> 'encrypted');
   end if;
   insert into gateway.event (type, partner_id, data)
   select case p_change when 'delete' then 'webhook.deleted' when 'test' then 'webhook.tested' when 'replay' then 'webhook.replayed'
@@ -3481,7 +3467,7 @@ begin
   return null;
 end $$;
 
--- What became of a claim: the cursor moves to `p_position`. After a failure the next attempt waits; an endpoint that failed for three days, or
+-- What became of a claim: the cursor moves to `p_position`. Whether the endpoint is disabled now. After a failure the next attempt waits; an endpoint that failed for three days, or
 -- says that it is gone, is disabled.
 create or replace function public.gateway_end_deliveries_v1(
   p_id uuid, p_claim_id uuid, p_position bigint, p_attempts jsonb, p_wait_seconds double precision, p_gone boolean
@@ -3493,13 +3479,13 @@ declare
 begin
   select x.* into w from gateway.webhook x where x.id = p_id for update;
   if not found then
-    return '{}';
+    return 'false';
   end if;
   insert into gateway.webhook_delivery (webhook_id, position, event_id, type, status, error, duration_ms)
   select w.id, a.position, a.event_id, a.type, a.status, a.error, a.duration_ms
     from jsonb_to_recordset(p_attempts -> 'items') as a (position bigint, event_id uuid, type text, status integer, error text, duration_ms integer);
   if w.claim_id is distinct from p_claim_id then
-    return '{}';
+    return 'false';
   end if;
   update gateway.webhook x
      set position = greatest(x.position, p_position), claim_id = null,
@@ -3512,7 +3498,7 @@ begin
     insert into gateway.event (type, partner_id, data) values (
       'webhook.disabled', w.partner_id, jsonb_build_object('webhook_id', w.id, 'after', w.position, 'reason', case when p_gone then 'gone' else 'failing' end));
   end if;
-  return jsonb_build_object('disabled', w.disabled_at is not null);
+  return to_jsonb(w.disabled_at is not null);
 end $$;
 
 -- Access rules, in one file for a security review: clients are bound by this file, whatever the functions do.
@@ -3832,7 +3818,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '523d1e9e76a11cfedc988677236642da6aaab86036b4eaacecdff572975d04b6');
-insert into gateway.function_release (sha256) values ('523d1e9e76a11cfedc988677236642da6aaab86036b4eaacecdff572975d04b6') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '97ab58e354ff49aeaf873d392c8c0c3a3815e83488cd9fe56a6d7f3f4aa47c49');
+insert into gateway.function_release (sha256) values ('97ab58e354ff49aeaf873d392c8c0c3a3815e83488cd9fe56a6d7f3f4aa47c49') on conflict do nothing;
 
 notify pgrst, 'reload schema';

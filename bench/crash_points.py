@@ -30,10 +30,7 @@ class CrashPoints:
 
         def called(*args: Any, **kwargs: Any) -> Any:
             # `database.call("claim_refresh", …)` is named after the function that is called.
-            named = (
-                {"call": 0, "read": 1, "find": 1, "read_all": 1}.get(attribute) if self._name == "database" else None
-            )
-            point = f"{self._name}.{attribute if named is None else args[named]}"
+            point = f"{self._name}.{args[0] if self._name == 'database' and attribute == 'call' else attribute}"
             self._reached(f"before {point}")
             result = found(*args, **kwargs)
             self._reached(f"after {point}")

@@ -39,7 +39,7 @@ from gateway.connections.revoke_provider import Report, RevokeAll, Summary, summ
 from gateway.database.queries.operator import (
     Inspected,
     all_connections,
-    erase_connection,
+    erase,
     inspect_connection,
     provider_holdings,
 )
@@ -219,7 +219,7 @@ def _revoke_one(rt: Runtime, connection_id: uuid.UUID, *, yes: bool, as_json: bo
     found = inspect_connection(rt.database, connection_id)
     if found is not None and (row := found.connection):
         confirm(f"{row.provider}, {printable(row.account.label)} of user {row.user_id} will be erased.", yes=yes)
-    erased = erase_connection(rt.database, connection_id)
+    erased = next(iter(erase(rt.database, connection_id=connection_id).erased), None)
     if erased is None:
         click.echo("There is no such connection.", err=True)
         return False

@@ -24,14 +24,13 @@ def webhooks() -> None:
 def list_(deliveries: uuid.UUID | None, *, as_json: bool) -> None:
     """Show the endpoints, or what was delivered to one."""
     with opened_database() as database:
-        if deliveries is None:
-            found = queries.list_webhooks(database)
-            show(to_jsonable_python(found), _lines(found), as_json=as_json)
-            return
-        webhook, attempts = queries.read_webhook(database, deliveries)
-    if webhook is None:
+        found = queries.list_webhooks(database, None, deliveries)
+    if deliveries is None:
+        show(to_jsonable_python(found.webhooks), _lines(found.webhooks), as_json=as_json)
+    elif found.webhooks:
+        show(to_jsonable_python(found.deliveries), map(_attempt_line, found.deliveries), as_json=as_json)
+    else:
         fail("there is no such endpoint: `webhooks list` names them.")
-    show(to_jsonable_python(attempts), map(_attempt_line, attempts), as_json=as_json)
 
 
 @webhooks.command("replay")
@@ -41,7 +40,7 @@ def list_(deliveries: uuid.UUID | None, *, as_json: bool) -> None:
 def replay(webhook_id: uuid.UUID, after: int, *, as_json: bool) -> None:
     """Deliver again; enables a disabled endpoint."""
     with opened_database() as database:
-        found = queries.change_webhook(database, webhook_id, "replay", after=after)
+        found = queries.change_webhook(database, webhook_id, "replay", None, after=after)
     if found is None:
         fail("there is no such endpoint: `webhooks list` names them.")
     show(to_jsonable_python(found), [f"Events after position {found.position} are delivered again."], as_json=as_json)

@@ -13,7 +13,7 @@ import structlog
 
 from gateway import protocol
 from gateway.catalog import Provider
-from gateway.database.queries.revocations import claim_revocation, queue_revocation, settle_revocation
+from gateway.database.queries.revocations import claim_revocations, queue_revocation, settle_revocation
 from gateway.errors import GatewayError, ProviderFailed
 from gateway.http import Deadline
 from gateway.models import Grant, Revocation, Unit
@@ -104,8 +104,8 @@ def finish_revocation(rt: Runtime, queued: Revocation | None, deadline: Deadline
 
 def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
     """The worker's job: revoke one due grant from the queue. Not of `busy` providers."""
-    queued = claim_revocation(rt.database, busy)
-    return [] if queued is None else [Unit(queued.provider, partial(finish_revocation, rt, queued))]
+    claimed = claim_revocations(rt.database, busy=busy)
+    return [Unit(queued.provider, partial(finish_revocation, rt, queued)) for queued in claimed]
 
 
 def _would_end_others(provider: Provider, queued: Revocation) -> bool:

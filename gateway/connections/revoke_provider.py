@@ -23,7 +23,7 @@ import structlog
 from gateway.connections.revoke import finish_revocation
 from gateway.database.queries import events
 from gateway.database.queries import partners as queries
-from gateway.database.queries.operator import ErasedConnection, erase_provider, erased_connections, provider_holdings
+from gateway.database.queries.operator import ErasedConnection, erase, erased_connections, provider_holdings
 from gateway.database.queries.revocations import claim_revocations
 from gateway.errors import DatabaseUnavailable
 from gateway.events.chain import seal_events
@@ -89,7 +89,7 @@ class RevokeAll:
     def _erase(self) -> Iterator[None]:
         report, more = self.report, True
         while more:
-            step = self._repeat(lambda: erase_provider(self._rt.database, report.provider, most=BATCH))
+            step = self._repeat(lambda: erase(self._rt.database, provider=report.provider, most=BATCH))
             report.erased += len(step.erased)
             report.pending += step.pending or 0
             report.attempts += step.attempts or 0
@@ -103,11 +103,11 @@ class RevokeAll:
         report.stage = "revoking"
         report.grants = provider_holdings(self._rt.database, report.provider).queued
         most = self._threads * 4  # as many as are revoked before their claim expires
-        claim = partial(claim_revocations, self._rt.database, report.provider, most=most)
+        claim = partial(claim_revocations, self._rt.database, provider=report.provider, most=most)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="revoking") as pool:
             while page := self._repeat(partial(claim, after=after)):
                 report.outcomes.update(pool.map(partial(finish_revocation, self._rt), page))
-                after = page[-1]
+                after = page[-1].seal_id
                 yield
 
     def _repeat(self, call: Callable[[], _R]) -> _R:
@@ -136,10 +136,11 @@ class Summary:
 
 def proof(rt: Runtime, report: Report) -> Iterator[ErasedConnection]:
     """Each connection that was erased since the freeze, in order, from its event."""
-    after: ErasedConnection | None = None
-    while page := erased_connections(rt.database, report.provider, since=report.since, after=after, most=500):
+    page_of = partial(erased_connections, rt.database, report.provider, since=report.since, most=500)
+    page = page_of(after_at=None, after_id=None)
+    while page:
         yield from page
-        after = page[-1]
+        page = page_of(after_at=page[-1].erased_at, after_id=page[-1].event_id)
 
 
 def summary(rt: Runtime, report: Report, on_row: Callable[[ErasedConnection], None] = lambda _: None) -> Summary:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import get_args
 
 from gateway.database.queries.encrypted import EncryptedValue, Kind, encrypted_values, replace_encrypted
@@ -67,14 +68,12 @@ class Rotation:
                 return
 
     def _pages(self, kind: Kind) -> Iterator[Sequence[EncryptedValue]]:
-        after: EncryptedValue | None = None
-        while True:
-            page = encrypted_values(self._rt.database, kind, after=after, most=PAGE)
-            self.report.total += page.total or 0
+        page_of = partial(encrypted_values, self._rt.database, kind, most=PAGE)
+        page = page_of(after_id=None, after_column=None)
+        self.report.total += page.total or 0
+        while page.items:
             yield page.items
-            if len(page.items) < PAGE:
-                return
-            after = page.items[-1]
+            page = page_of(after_id=page.items[-1].id, after_column=page.items[-1].column)
 
     def _rotate(self, kind: Kind, values: Sequence[EncryptedValue]) -> None:
         changes, vault = [], self._rt.vault
@@ -82,11 +81,12 @@ class Rotation:
             try:
                 if vault.encrypted_with_old_key(value.text, **value.context):
                     text = vault.decrypt(value.text, **value.context)
-                    changes.append((value, vault.encrypt(text, **value.context)))
+                    new = vault.encrypt(text, **value.context)
+                    changes.append({"id": value.id, "column": value.column, "old": value.text, "new": new})
             except SecretUnreadable:
                 self.report.unreadable.append(f"{kind} {value.id}, {value.column}")
         self.report.looked_at += len(values)
-        replaced = replace_encrypted(self._rt.database, kind, changes) if changes and not self._check else 0
+        replaced = replace_encrypted(self._rt.database, kind, {"items": changes}) if changes and not self._check else 0
         self.report.replaced += replaced
         self.report.old_key += len(changes) - replaced
 

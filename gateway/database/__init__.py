@@ -1,16 +1,17 @@
 """
 The database: SQL functions by name, over a direct connection (`postgres`) or REST (`rest`).
 
-`queries` has a module for each topic, with a function for each SQL function: values in, values out. It decides nothing: each promise is
-kept inside its SQL function. It passes hashes of secrets, not the secrets.
+`queries` has a module for each topic, and declares each SQL function: values in, values out. It decides nothing: each promise is kept inside
+its SQL function. It passes hashes of secrets, not the secrets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, TypeVar
+from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar, get_type_hints
 from uuid import UUID
 
 from pydantic import SecretStr, TypeAdapter
@@ -28,6 +29,7 @@ from gateway.errors import (
     Unauthenticated,
     Unverified,
 )
+from gateway.models import Caller
 
 __all__ = [
     "ANSWER_SECONDS",
@@ -40,9 +42,11 @@ __all__ = [
     "apply_schema",
     "open_postgres",
     "open_rest",
+    "sql_function",
 ]
 
-_T = TypeVar("_T")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 SCHEMA_VERSION = schema_version()
 """The version of the schema that this code needs."""
 
@@ -108,37 +112,21 @@ class Database:
         Raises the error with which a function refuses its caller.
         """
         answer = self._backend.call(f"gateway_{function}_v1", _encode(arguments))
-        if answer == _BLOCKED:
-            raise Unauthenticated("the user is banned or deleted")
         if isinstance(answer, dict) and (refused := answer.get("refused")) is not None:
-            error = _REFUSED[refused](f"{function}: the key is refused")
+            error = _REFUSED[refused](f"{function}: the caller is refused")
             error.retry_after = answer.get("retry_after")
             raise error
         return answer
 
-    def read(self, kind: type[_T], function: str, /, **arguments: object) -> _T:
-        """The same as a value of that type."""
-        value: _T = _parse(kind, self.call(function, **arguments))
-        return value
-
-    def find(self, kind: type[_T], function: str, /, **arguments: object) -> _T | None:
-        """The same; None for null."""
-        answer = self.call(function, **arguments)
-        return None if answer is None else _parse(kind, answer)
-
-    def read_all(self, kind: type[_T], function: str, /, **arguments: object) -> tuple[_T, ...]:
-        """The same for an array."""
-        return tuple(_parse(kind, item) for item in self.call(function, **arguments))
-
     def warm(self) -> None:
         """Prepare the most frequent calls: reads by a user and by a key, and a claim, without a connection."""
         none = UUID(int=0)
-        read = {"connection_id": none, "user_id": None, "key_hash": None, "address": None, "min_seconds": 60}
+        read = {"connection_id": none, "min_seconds": 60}
         claim = {"connection_id": none, "generation": 0, "host": "", "lease_seconds": 0.0, "block_seconds": 0.0}
         self._backend.warm(
             [
-                ("gateway_read_token_v1", _encode({**read, "user_id": none})),
-                ("gateway_read_token_v1", _encode({**read, "key_hash": ""})),
+                ("gateway_read_token_v1", _encode({**read, "caller": Caller(user_id=none)})),
+                ("gateway_read_token_v1", _encode({**read, "caller": Caller(key_hash="")})),
                 ("gateway_claim_refresh_v1", _encode(claim)),
             ]
         )
@@ -163,20 +151,35 @@ class Database:
         return SchemaState(version=version, is_current=is_current, own_auth=row["own_auth"])
 
 
-def _parse(kind: Any, answer: object) -> Any:
-    return _adapter(kind).validate_python(answer)
+def sql_function(name: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """
+    Declares `public.gateway_<name>_v1`: the decorated function has no body.
 
+    Its parameters after the database are the arguments of the SQL function; the JSON is decoded as its return annotation says.
+    """
 
-_adapter = cache(TypeAdapter)
+    def declare(stub: Callable[_P, _R]) -> Callable[_P, _R]:
+        _, *parameters = inspect.signature(stub).parameters.values()
+        names = [parameter.name for parameter in parameters]
+        defaults = {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+        result = cache(lambda: TypeAdapter(get_type_hints(stub)["return"]))
+
+        @wraps(stub)
+        def call(*passed: _P.args, **named: _P.kwargs) -> _R:
+            database: Any = passed[0]
+            answer = database.call(name, **{**defaults, **dict(zip(names, passed[1:], strict=False)), **named})
+            value: _R = result().validate_python(answer)
+            return value
+
+        return call
+
+    return declare
 
 
 def _encode(arguments: Mapping[str, object]) -> dict[str, object]:
     """Arguments as JSON types, with the prefix that tells them from columns in SQL."""
     return {f"p_{name}": to_jsonable_python(value) for name, value in arguments.items()}
 
-
-_BLOCKED = {"user_is_blocked": True}
-"""The result of a function for a banned or deleted user."""
 
 _REFUSED: Mapping[str, type[GatewayError]] = {
     error.slug: error for error in (Unauthenticated, Forbidden, Frozen, RateLimited, PendingConfirmation, Unverified)

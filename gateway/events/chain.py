@@ -72,7 +72,7 @@ def _seal_segment(rt: Runtime) -> int:
         return 0
     last = rows[-1]["position"]
     digest = segment_hash(key, chain.end.hash, rows)
-    return len(rows) if events.seal_events(rt.database, end=chain.end, position=last, hash=digest) else 0
+    return len(rows) if events.seal_events(rt.database, after=chain.end.position, position=last, hash=digest) else 0
 
 
 def log_checkpoint(rt: Runtime, before: Seal | None) -> Seal:

@@ -373,7 +373,9 @@ def _failed(
     try:
         status = fail_refresh(
             rt.database,
-            claim,
+            claim.id,
+            claim.generation,
+            lease_id=claim.lease_id,
             outcome=outcome,
             error=error,
             wait_seconds=wait_seconds,

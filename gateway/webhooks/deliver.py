@@ -54,7 +54,15 @@ def _deliver_claimed(rt: Runtime, claim: Claim) -> None:
         if time.monotonic() >= until:
             break
     gone = attempts[-1].status == _GONE
-    disabled = end_deliveries(rt.database, claim, delivered=delivered, attempts=attempts, wait_seconds=wait, gone=gone)
+    disabled = end_deliveries(
+        rt.database,
+        claim.id,
+        claim_id=claim.claim_id,
+        position=delivered,
+        attempts={"items": attempts},
+        wait_seconds=wait,
+        gone=gone,
+    )
     if wait is not None:
         last = attempts[-1]
         log.warning("webhook.failed", webhook=str(claim.id), status=last.status, error=last.error, disabled=disabled)

@@ -24,7 +24,7 @@ from gateway.database import open_rest
 from gateway.database.queries import events
 from gateway.database.queries import partners as queries
 from gateway.database.queries.connections import list_connections
-from gateway.database.queries.operator import all_connections, erase_provider, inspect_connection
+from gateway.database.queries.operator import all_connections, erase, inspect_connection
 from gateway.errors import DatabaseUnavailable, Frozen
 from gateway.events.record import assign_positions
 from gateway.sandbox import make_server
@@ -362,9 +362,9 @@ def test_a_database_that_is_away_for_a_moment_ends_nothing(here, monkeypatch):
     def sometimes(*arguments, **options):
         if failures:
             raise failures.pop()
-        return erase_provider(*arguments, **options)
+        return erase(*arguments, **options)
 
-    monkeypatch.setattr("gateway.connections.revoke_provider.erase_provider", sometimes)
+    monkeypatch.setattr("gateway.connections.revoke_provider.erase", sometimes)
     stopped = threading.Event()
     monkeypatch.setattr(stopped, "wait", lambda _: False)
     run_ = RevokeAll(here.rt, "zoom", stopped=stopped)

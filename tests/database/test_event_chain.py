@@ -300,7 +300,7 @@ def test_a_worker_that_seals_too_late_changes_nothing(sealed, database):
     before = end(sealed)
     seal(sealed)
 
-    assert not events.seal_events(sealed.database, end=before, position=32, hash="1.x")
-    assert not events.seal_events(sealed.database, end=end(sealed), position=32, hash="1.x")
+    assert not events.seal_events(sealed.database, after=before.position, position=32, hash="1.x")
+    assert not events.seal_events(sealed.database, after=end(sealed).position, position=32, hash="1.x")
     assert seal_events(sealed) == 0
     assert problems(sealed) == []

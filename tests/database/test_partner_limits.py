@@ -296,8 +296,8 @@ def test_a_read_waits_for_no_read_of_another_connection(database, store, early):
         reads(store, made, connection)
     rows(database, "update gateway.key_use set last_at = now() - interval '5 minutes'")
     asks = (
-        "select public.gateway_read_token_v1(p_connection_id => %s, p_user_id => null, p_min_seconds => 0, p_key_hash => %s,"
-        " p_address => %s, p_counted => true, p_report => false)"
+        "select public.gateway_read_token_v1(p_connection_id => %s, p_min_seconds => 0,"
+        " p_caller => jsonb_build_object('key_hash', %s::text, 'address', %s::text), p_counted => true, p_report => false)"
     )
     with psycopg.connect(database) as held, psycopg.connect(database, autocommit=True) as beside:
         held.execute(asks, [here, hash_key(made.key), HOME])

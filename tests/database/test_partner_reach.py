@@ -68,11 +68,11 @@ def test_a_partner_reaches_what_it_was_given_and_nothing_else(database, store, a
 
 
 BY_ID = (
-    "select public.gateway_reached_connection_v1(%s, null, %s, null)",
-    "select public.gateway_reached_connection_v1(%s, null, %s, null, true)",
-    "select public.gateway_disconnect_v1(null, %s, null, %s, null, true)",
-    "select public.gateway_disconnect_v1(null, %s, null, %s, null)",
-    "select public.gateway_read_token_v1(%s, null, %s, null, 0)",
+    "select public.gateway_reached_connection_v1(%s, jsonb_build_object('key_hash', %s::text))",
+    "select public.gateway_reached_connection_v1(%s, jsonb_build_object('key_hash', %s::text), true)",
+    "select public.gateway_disconnect_v1(null, %s, jsonb_build_object('key_hash', %s::text), true)",
+    "select public.gateway_disconnect_v1(null, %s, jsonb_build_object('key_hash', %s::text))",
+    "select public.gateway_read_token_v1(%s, jsonb_build_object('key_hash', %s::text), 0)",
 )
 
 
@@ -206,8 +206,8 @@ def test_a_token_read_without_user_and_key_answers_nothing(database, store, alic
     """
     hers = alice.connects(store).id
 
-    for empty in ("null, null", "null, ''", f"'{uuid.uuid4()}', null"):
-        (answer,) = rows(database, f"select public.gateway_read_token_v1(%s, {empty}, null, 0)", hers)
+    for empty in (None, "{}", '{"key_hash": ""}', f'{{"user_id": "{uuid.uuid4()}"}}'):
+        (answer,) = rows(database, "select public.gateway_read_token_v1(%s, %s, 0)", hers, empty)
         assert answer in (None, {"refused": "unauthenticated"})
 
 

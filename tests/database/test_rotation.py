@@ -94,10 +94,15 @@ def waits(rt):
     )
 
 
+def changes(values):
+    """The argument of `replace_encrypted`."""
+    return {"items": [{"id": old.id, "column": old.column, "old": old.text, "new": new} for old, new in values]}
+
+
 def read_all(rt):
     """Decrypts all of it. Raises SecretUnreadable."""
     for kind in rotate_keys.KINDS:
-        for value in encrypted_values(rt.database, kind, after=None, most=100).items:
+        for value in encrypted_values(rt.database, kind, after_id=None, after_column=None, most=100).items:
             assert rt.vault.decrypt(value.text, **value.context) in ("secret", "refresh")
 
 
@@ -182,13 +187,13 @@ def test_what_became_new_meanwhile_is_not_put_back(runtime, database):
     both = runtime(NEW, OLD)
     ALICE.signs_in(both.database)
     ALICE.connects(both.database, ALICE.encrypted(runtime(OLD).vault))
-    seen = encrypted_values(both.database, "connection", after=None, most=10).items
+    seen = encrypted_values(both.database, "connection", after_id=None, after_column=None, most=10).items
     newer = ALICE.encrypted(both.vault)
     ALICE.connects(both.database, newer)
 
     again = [(value, both.vault.encrypt("x", **value.context)) for value in seen]
     assert 2 == len(again)
-    assert 0 == replace_encrypted(both.database, "connection", again)
+    assert 0 == replace_encrypted(both.database, "connection", changes(again))
     assert [(newer.token, newer.refresh)] == rows(database, "select token, refresh from public.provider_data")
 
 
@@ -317,14 +322,19 @@ def test_over_rest_the_same_is_answered(runtime, database, rest):
     report_host(both.database, host="a", keys=["k"])
     store = open_rest(rest.url, SECRET_KEY)
     for kind in rotate_keys.KINDS:
-        page = encrypted_values(store, kind, after=None, most=9)
-        assert page == encrypted_values(both.database, kind, after=None, most=9)
+        page = encrypted_values(store, kind, after_id=None, after_column=None, most=9)
+        assert page == encrypted_values(both.database, kind, after_id=None, after_column=None, most=9)
         assert page.total == len(page.items)
         for value in page.items:
             new = both.vault.encrypt("x", **value.context)
-            assert (1, 0) == tuple(replace_encrypted(store, kind, [(value, new)]) for _ in range(2))
+            assert (1, 0) == tuple(replace_encrypted(store, kind, changes([(value, new)])) for _ in range(2))
         if page.items:
-            assert () == encrypted_values(store, kind, after=page.items[-1], most=1).items
+            assert (
+                ()
+                == encrypted_values(
+                    store, kind, after_id=page.items[-1].id, after_column=page.items[-1].column, most=1
+                ).items
+            )
     report_host(store, host="b", keys=["k", "l"])
     assert {"a", "b"} == {host.id for host in list_hosts(store)}
     assert worker_backlog(both.database, 300)["refreshes"] == worker_backlog(store, 300)["refreshes"]

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.database.queries import partners as queries
 from gateway.database.queries.events import EventPage, read_chain, read_events
-from gateway.database.queries.operator import erase_connection
+from gateway.database.queries.operator import erase
 from gateway.database.queries.revocations import erase_own_connection
 from gateway.errors import Forbidden, Frozen, Unauthenticated
 from gateway.events.record import assign_positions
@@ -189,7 +189,7 @@ def test_an_own_partner_sees_that_a_connection_ended_and_not_who_ended_it(world,
     for person in (world.alice, world.bob):
         world.consents(person, acme)
     erase_own_connection(store, connection_id=world.held[world.alice], caller=product.caller())
-    erase_connection(store, world.held[world.bob])
+    erase(store, connection_id=world.held[world.bob])
     world.numbers()
     gone = [
         e for e in read_events(store, acme.caller(), after=0, limit=50).items if e.type == "connection.disconnected"
@@ -333,7 +333,7 @@ def test_a_page_looks_at_a_limited_number_of_events(database, store, consents):
     seen, after, pages, before = [], 0, 0, 0
     with psycopg.connect(database, autocommit=True) as connection:
         while after is not None:
-            asked = "select public.gateway_events_v1(%s, '198.51.100.7', null, %s, 100)"
+            asked = "select public.gateway_events_v1(jsonb_build_object('key_hash', %s::text, 'address', '198.51.100.7'), %s, 100)"
             (page,) = connection.execute(asked, [acme.caller().key_hash, after]).fetchone()
             (now,) = connection.execute(READ).fetchone()
             assert now - before < SCAN + 100, (after, now - before)
@@ -357,6 +357,8 @@ def test_a_users_events_are_read_along_an_index(database, store):
     rows(database, "analyze gateway.event")
 
     with psycopg.connect(database) as connection:
-        connection.execute("select public.gateway_events_v1(null, null, %s, 0, 10)", [world.alice.id])
+        connection.execute(
+            "select public.gateway_events_v1(jsonb_build_object('user_id', %s::text), 0, 10)", [world.alice.id]
+        )
         (read,) = connection.execute(READ).fetchone()
     assert read < 200

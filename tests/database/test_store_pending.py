@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from gateway.database.queries import housekeeping
-from gateway.database.queries.revocations import claim_revocation
+from gateway.database.queries.revocations import claim_revocations
 from gateway.errors import DatabaseUnavailable, PendingConfirmation
 from gateway.models import Account
 from tests.support.database import queue, race, rows
@@ -199,15 +199,17 @@ def test_a_claim_excludes_other_claims_for_a_while(database, store, alice):
     """
     for n in (1, 2, 3):
         queue(store, f"t{n}", seal_id=uuid.UUID(int=n))
-    assert claim_revocation(store) is None
+    assert next(iter(claim_revocations(store)), None) is None
     rows(
         database,
         "update gateway.revocation set due_at = clock_timestamp() - right(token, 1)::int * interval '1 second' where token < 't3'",
     )
 
-    assert ["t2", "t1", None] == [claimed and claimed.token for claimed in (claim_revocation(store) for _ in range(3))]
+    assert ["t2", "t1", None] == [
+        claimed and claimed.token for claimed in (next(iter(claim_revocations(store)), None) for _ in range(3))
+    ]
     rows(database, "update gateway.revocation set due_at = due_at - interval '2 minutes' where token < 't3'")
-    assert "t2" == claim_revocation(store).token
+    assert "t2" == next(iter(claim_revocations(store)), None).token
 
 
 def test_what_cannot_be_revoked_is_reported_and_dropped(database, store, alice):
@@ -218,7 +220,7 @@ def test_what_cannot_be_revoked_is_reported_and_dropped(database, store, alice):
     rows(database, "update gateway.revocation set due_at = now(), created_at = now() - interval '73 hours'")
 
     housekeeping.run(store, events_days=365)
-    assert claim_revocation(store) is None
+    assert next(iter(claim_revocations(store)), None) is None
     assert ["ghl"] == rows(database, "select provider from gateway.event where type = 'grant.revocation_abandoned'")
 
 
@@ -229,7 +231,9 @@ def test_six_workers_claim_six_different_grants(database, store, alice):
     for n in range(6):
         queue(store, f"t{n}")
     rows(database, "update gateway.revocation set due_at = clock_timestamp()")
-    claimed = race(database, "found = claim_revocation(store); said = found and found.token", [[]] * 6)
+    claimed = race(
+        database, "found = next(iter(claim_revocations(store)), None); said = found and found.token", [[]] * 6
+    )
 
     # A worker that finds every row locked by the others ends with nothing, and looks again later.
     assert len(set(filter(None, claimed))) == len(list(filter(None, claimed))) >= 1

@@ -32,7 +32,7 @@ from gateway.database.postgres import FunctionMissing, PostgresBackend
 from gateway.database.queries.callers import reached_connections
 from gateway.database.queries.connections import list_connections
 from gateway.database.queries.events import append_event
-from gateway.database.queries.revocations import claim_revocation, erase_own_connection, settle_revocation
+from gateway.database.queries.revocations import claim_revocations, erase_own_connection, settle_revocation
 from gateway.database.queries.sessions import end_session, read_session
 from gateway.database.rest import SupabaseBackend, _translated
 from gateway.errors import DatabaseUnavailable, SettingsRefused, Unexpected
@@ -120,7 +120,11 @@ def lives(store: Database) -> list[Any]:
         reached_connections(store, Caller(user_id=bob.id)),
     ]
     said += [waiting := alice.waits(store, facts={"a": "b"}, display="popup")]
-    said += [alice.decides(store, waiting, "no"), alice.decides(store, waiting, "no"), claim_revocation(store)]
+    said += [
+        alice.decides(store, waiting, "no"),
+        alice.decides(store, waiting, "no"),
+        next(iter(claim_revocations(store)), None),
+    ]
     said += [settle_revocation(store, uuid.UUID(int=1), done=done) for done in (False, True)]
     said += [erase_own_connection(store, session_hash=bob.session, connection_id=first.id)]
     said += [

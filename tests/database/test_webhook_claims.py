@@ -53,10 +53,20 @@ def test_a_claim_whose_lease_is_over_moves_no_cursor(allowing, store, database):
     current = claim_deliveries(store, most=20, lease_seconds=30)
     position = late.events[0].position
 
-    end_deliveries(store, late, delivered=position, attempts=[], wait_seconds=None, gone=False)
-    assert list_webhooks(store)[0].position < position
-    end_deliveries(store, current, delivered=position, attempts=[], wait_seconds=None, gone=False)
-    assert list_webhooks(store)[0].position == position
+    end_deliveries(
+        store, late.id, claim_id=late.claim_id, position=position, attempts={"items": []}, wait_seconds=None, gone=False
+    )
+    assert list_webhooks(store, None).webhooks[0].position < position
+    end_deliveries(
+        store,
+        current.id,
+        claim_id=current.claim_id,
+        position=position,
+        attempts={"items": []},
+        wait_seconds=None,
+        gone=False,
+    )
+    assert list_webhooks(store, None).webhooks[0].position == position
 
 
 def test_a_redirect_is_a_failure_and_is_not_followed(allowing, store, database):
@@ -66,7 +76,7 @@ def test_a_redirect_is_a_failure_and_is_not_followed(allowing, store, database):
         deliver_next(allowing)
 
     assert len(receiver.received) == 1
-    assert list_webhooks(store)[0].failures == 1
+    assert list_webhooks(store, None).webhooks[0].failures == 1
 
 
 def test_a_private_address_is_refused_at_once_and_at_each_delivery(rt, allowing, store, database):

@@ -6,37 +6,28 @@ Each function checks the key in the same call, and raises Unauthenticated, Forbi
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
-from gateway.database import Database
+from gateway.database import Database, sql_function
 from gateway.models import Caller, Connection
 
 CheckOutcome = Literal["confirmed", "another_account", "suspended", "unknown"]
 
 
-def caller_arguments(caller: Caller | None) -> dict[str, Any]:
-    """The arguments that name the caller; all None for the gateway itself."""
-    if caller is None:
-        return {"user_id": None, "key_hash": None, "address": None}
-    return {"user_id": caller.user_id, "key_hash": caller.key_hash, "address": caller.address}
-
-
+@sql_function("caller")
 def check_caller(database: Database, caller: Caller, needs: str | None = None) -> tuple[str, ...] | None:
     """The providers that the caller may know of, None for all. `needs`: the scope that a key must have."""
-    providers = database.call("caller", **caller_arguments(caller), needs=needs)["providers"]
-    return None if providers is None else tuple(providers)
 
 
+@sql_function("reached_connection")
 def reached_connection(
     database: Database, caller: Caller, connection_id: UUID, *, check: bool = False
 ) -> Connection | None:
     """A connection that the caller reaches; None for any other. `check`: the right to check it, which a caller has once a minute."""
-    return database.find(
-        Connection, "reached_connection", connection_id=connection_id, **caller_arguments(caller), check=check
-    )
 
 
+@sql_function("reached_connections")
 def reached_connections(
     database: Database,
     caller: Caller,
@@ -50,20 +41,9 @@ def reached_connections(
     most: int = 100,
 ) -> tuple[Connection, ...]:
     """At most `most` of the connections that the caller reaches, in the order of ids, after the id `after`."""
-    return database.read_all(
-        Connection,
-        "reached_connections",
-        **caller_arguments(caller),
-        of_user=of_user,
-        provider=provider,
-        type=type,
-        status=status,
-        account_id=account_id,
-        after=after,
-        most=most,
-    )
 
 
+@sql_function("end_check")
 def end_check(
     database: Database,
     caller: Caller | None,
@@ -78,12 +58,3 @@ def end_check(
 
     `label`: the account's name, which is kept where the connection has none.
     """
-    return database.find(
-        Connection,
-        "end_check",
-        connection_id=connection_id,
-        generation=generation,
-        outcome=outcome,
-        label=label,
-        key_hash=caller and caller.key_hash,
-    )

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from gateway.database import Database
+from gateway.database import Database, sql_function
 from gateway.models import Connection, Display, User
 
 
@@ -58,6 +58,7 @@ class Listing(NamedTuple):
     frozen: frozenset[str] = frozenset()
 
 
+@sql_function("save_connection")
 def save_connection(
     database: Database,
     grant: NewGrant,
@@ -77,20 +78,8 @@ def save_connection(
     connection allows; because the connection has a required scope that the grant lacks; or because of `confirmation_hash`. A repeated call gets the same result. Seconds count by the database's clock;
     after `not_after` nothing is saved, because the caller has given up. `state_hash`: of the attempt, which keeps the result.
     """
-    return database.find(
-        Connection,
-        "save_connection",
-        grant=grant,
-        requested_scope=requested_scope,
-        required_scope=required_scope,
-        add_account=add_account,
-        expires_seconds=expires_seconds,
-        refresh_expires_seconds=refresh_expires_seconds,
-        not_after=not_after,
-        state_hash=state_hash,
-    )
 
 
+@sql_function("connections")
 def list_connections(database: Database, session_hash: str) -> Listing | None:
     """The signed-in user and all of their connections; None when the session has ended."""
-    return database.find(Listing, "connections", session_hash=session_hash)

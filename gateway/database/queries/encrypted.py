@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from gateway.database import Database
+from gateway.database import Database, sql_function
 
 Kind = Literal["connection", "pending_grant", "revocation", "webhook", "event_chain"]
 """The tables that hold encrypted values. Grants move from the first to the later ones, never back."""
@@ -43,22 +43,16 @@ class Page(NamedTuple):
     items: tuple[EncryptedValue, ...]
 
 
-def encrypted_values(database: Database, kind: Kind, *, after: EncryptedValue | None, most: int) -> Page:
-    """The next values of that kind."""
-    return database.read(
-        Page,
-        "encrypted_values",
-        kind=kind,
-        after_id=after and after.id,
-        after_column=after and after.column,
-        most=most,
-    )
+@sql_function("encrypted_values")
+def encrypted_values(
+    database: Database, kind: Kind, *, after_id: UUID | None, after_column: str | None, most: int
+) -> Page:
+    """The next values of that kind, after that one."""
 
 
-def replace_encrypted(database: Database, kind: Kind, changes: Sequence[tuple[EncryptedValue, str]]) -> int:
+@sql_function("replace_encrypted")
+def replace_encrypted(database: Database, kind: Kind, changes: Mapping[str, Sequence[Mapping[str, Any]]]) -> int:
     """
-    Replace each old text by the new one; how many were replaced. Values that changed meanwhile stay, and locked rows are left for the next
+    Replace each `old` text by the `new` one, in `column` of row `id`: {"items": [...]}. How many were replaced. Values that changed meanwhile stay, and locked rows are left for the next
     pass.
     """
-    items = [{"id": old.id, "column": old.column, "old": old.text, "new": new} for old, new in changes]
-    return int(database.call("replace_encrypted", kind=kind, changes={"items": items})["replaced"])

@@ -8,8 +8,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from gateway.database import Database
-from gateway.database.queries.callers import caller_arguments
+from gateway.database import Database, sql_function
 from gateway.models import Caller
 
 EventRow = Mapping[str, Any]
@@ -74,6 +73,7 @@ class ChainPage:
     rows: tuple[dict[str, Any], ...]
 
 
+@sql_function("record")
 def append_event(
     database: Database,
     type: str,  # noqa: A002 -- the column's name
@@ -84,35 +84,32 @@ def append_event(
     data: Mapping[str, Any] | None = None,
 ) -> None:
     """Append an event, named `noun.past_participle`. `data` must hold no secret: partners read it."""
-    database.call(
-        "record", type=type, connection_id=connection_id, user_id=user_id, provider=provider, data=dict(data or {})
-    )
 
 
+@sql_function("events")
 def read_events(database: Database, caller: Caller, *, after: int, limit: int) -> EventPage:
     """The events after that position which the caller may see. Raises what every call of a partner raises."""
-    return database.read(EventPage, "events", **caller_arguments(caller), after=after, limit=limit)
 
 
+@sql_function("assign_positions")
 def assign_positions(database: Database, *, limit: int) -> int:
     """Give the next positions to committed events that have none, oldest first; how many. 0 while another process does it."""
-    return int(database.call("assign_positions", limit=limit)["assigned"])
 
 
+@sql_function("event_chain")
 def read_chain(database: Database, *, new_key: str | None = None) -> Chain:
     """The state of the chain. `new_key` becomes its encrypted key if it has none and nothing is sealed yet."""
-    return database.read(Chain, "event_chain", new_key=new_key)
 
 
+@sql_function("event_chain_page")
 def read_chain_page(database: Database, *, after: int, limit: int) -> ChainPage:
     """
     The rows after the last seal at or before `after`: about `limit` positions, and at least up to the next seal.
 
     Where no seal follows: the next rows after `after`.
     """
-    return database.read(ChainPage, "event_chain_page", after=after, limit=limit)
 
 
-def seal_events(database: Database, *, end: Seal, position: int, hash: str) -> bool:  # noqa: A002 -- the column's name
-    """Extend the chain from `end` to `position`; False, and nothing done, if another process extended it first."""
-    return bool(database.call("seal_events", after=end.position, position=position, hash=hash)["sealed"])
+@sql_function("seal_events")
+def seal_events(database: Database, *, after: int, position: int, hash: str) -> bool:  # noqa: A002 -- the column's name
+    """Extend the chain, which ends at `after`, to `position`; False, and nothing done, if another process extended it first."""

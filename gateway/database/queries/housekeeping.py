@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gateway.database import Database
+from gateway.database import Database, sql_function
 
 
+@sql_function("housekeeping")
 def run(database: Database, *, events_days: int) -> bool:
     """Remove what has expired, announce grants that will expire soon, drop old events; False while another process does it."""
-    return bool(database.call("housekeeping", events_days=events_days)["done"])

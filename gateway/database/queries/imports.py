@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from gateway.database import Database
+from gateway.database import Database, sql_function
 from gateway.models import Account
 
 Stored = Literal["stored", "changed", "duplicate", "no_user"]
@@ -54,11 +54,12 @@ class QueuePage:
     items: tuple[QueuedRow, ...]
 
 
+@sql_function("import_queue")
 def list_queue(database: Database, *, after: UUID | None, limit: int) -> QueuePage:
     """The rows that wait to be imported, after that id."""
-    return database.read(QueuePage, "import_queue", after=after, limit=limit)
 
 
+@sql_function("claim_import")
 def claim_row(
     database: Database,
     *,
@@ -67,9 +68,9 @@ def claim_row(
     id: UUID | None = None,  # noqa: A002
 ) -> ImportRow | None:
     """The next due row of no `busy` provider, or that one; it is not due again for a minute. `providers`: of each name."""
-    return database.find(ImportRow, "claim_import", id=id, providers=list(providers), busy=list(busy))
 
 
+@sql_function("store_import")
 def store_row(
     database: Database,
     id: UUID,  # noqa: A002 -- the column's name
@@ -87,24 +88,9 @@ def store_row(
     facts: Mapping[str, Any],
 ) -> Stored:
     """Put encrypted values in the place of those with these hashes, if they are still there; the connection is then `unverified`."""
-    stored: Stored = database.call(
-        "store_import",
-        id=id,
-        token_hash=token_hash,
-        refresh_hash=refresh_hash,
-        provider=provider,
-        type=type,
-        one_account=one_account,
-        seal_id=seal_id,
-        token=token,
-        refresh=refresh,
-        expires_at=expires_at,
-        scope=list(scope),
-        facts=dict(facts),
-    )["outcome"]
-    return stored
 
 
+@sql_function("finish_import")
 def finish_row(
     database: Database,
     id: UUID,  # noqa: A002 -- the column's name
@@ -121,13 +107,3 @@ def finish_row(
     `confirmed` with an account makes the connection active; `refused` makes it need reauthorization. Both apply only to the save of that
     `seal_id`.
     """
-    database.call(
-        "finish_import",
-        id=id,
-        outcome=outcome,
-        seal_id=seal_id,
-        account_id=None if account is None else account.id,
-        account_label=None if account is None else account.label,
-        error=error,
-        wait_seconds=wait_seconds,
-    )

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-from gateway.database import Database
+from gateway.database import Database, sql_function
 from gateway.models import Caller, Erased, Status
 
 
@@ -55,6 +55,7 @@ StartOutcome = Literal["started", "user_mismatch", "unauthenticated"]
 """`user_mismatch`: another user is signed in. `unauthenticated`: no user is, and the link has no product to return to."""
 
 
+@sql_function("create_connect_session")
 def create_connect_session(
     database: Database,
     caller: Caller,
@@ -67,25 +68,14 @@ def create_connect_session(
     return_to: str | None,
 ) -> ConnectSession | None:
     """A link of the partner for fifteen minutes; None for a provider that is not the partner's, and for an unknown user."""
-    return database.find(
-        ConnectSession,
-        "create_connect_session",
-        key_hash=caller.key_hash,
-        address=caller.address,
-        secret_hash=secret_hash,
-        user_id=user_id,
-        provider=provider,
-        type=type,
-        scope=scope,
-        return_to=return_to,
-    )
 
 
+@sql_function("link")
 def find_link(database: Database, *, secret_hash: str, session_hash: str) -> Link | None:
     """The content of a link, which is not used up; None for an unknown, expired or used link. Frozen for a frozen partner."""
-    return database.find(Link, "link", secret_hash=secret_hash, session_hash=session_hash)
 
 
+@sql_function("start_connect_session")
 def start_connect_session(
     database: Database,
     *,
@@ -97,21 +87,8 @@ def start_connect_session(
     scope: Sequence[str],
 ) -> StartOutcome | None:
     """Use the link up and keep the attempt: once, for one caller. None for an unknown, expired or used link."""
-    row = database.call(
-        "start_connect_session",
-        secret_hash=secret_hash,
-        session_hash=session_hash,
-        state_hash=state_hash,
-        browser_hash=browser_hash,
-        encrypted=encrypted,
-        scope=scope,
-    )
-    outcome: StartOutcome | None = row and row["ending"]
-    return outcome
 
 
+@sql_function("disconnect")
 def end_consent(database: Database, *, session_hash: str, connection_id: UUID, partner_id: UUID) -> Erased | None:
     """End a partner's use of the user's connection; None where it is not the user's or the partner does not use it."""
-    return database.find(
-        Erased, "disconnect", session_hash=session_hash, connection_id=connection_id, partner_id=partner_id
-    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from gateway.database import Database
+from gateway.database import Database, sql_function
 from gateway.models import Connection, Erased, UtcTime
 
 
@@ -68,6 +68,7 @@ class ErasedConnection:
     """`done`, `queued`, `unsupported`, or `abandoned` after 72 hours of trying."""
 
 
+@sql_function("all_connections")
 def all_connections(
     database: Database,
     *,
@@ -84,60 +85,36 @@ def all_connections(
 
     `clients`: our registrations; only connections of another one. `scopes`: the required scopes; only connections that lack one.
     """
-    return database.read_all(
-        Connection,
-        "all_connections",
-        provider=provider,
-        user_id=user_id,
-        status=status,
-        clients=clients,
-        scopes=scopes,
-        after=after,
-        most=most,
-    )
 
 
+@sql_function("inspect_connection")
 def inspect_connection(database: Database, connection_id: UUID) -> Inspected | None:
     """Any user's connection, also an erased one; None where neither it nor an event of it is known."""
-    return database.find(Inspected, "inspect_connection", connection_id=connection_id)
 
 
+@sql_function("provider_holdings")
 def provider_holdings(database: Database, provider: str) -> Holdings:
     """Counts for a provider."""
-    return database.read(Holdings, "provider_holdings", provider=provider)
 
 
-def erase_connection(database: Database, connection_id: UUID) -> Erased | None:
-    """Erase any user's connection and queue its grant; None where there is none."""
-    part = database.read(ErasedPart, "erase", connection_id=connection_id, provider=None, most=1)
-    return next(iter(part.erased), None)
+@sql_function("erase")
+def erase(
+    database: Database, *, connection_id: UUID | None = None, provider: str | None = None, most: int = 1
+) -> ErasedPart:
+    """Erase a connection, or up to `most` of a provider with its pending grants and attempts, and queue their grants."""
 
 
-def erase_provider(database: Database, provider: str, *, most: int) -> ErasedPart:
-    """Erase up to `most` connections of a provider, its pending grants and attempts, and queue their grants."""
-    return database.read(ErasedPart, "erase", connection_id=None, provider=provider, most=most)
-
-
+@sql_function("erased_connections")
 def erased_connections(
-    database: Database, provider: str, *, since: UtcTime, after: ErasedConnection | None, most: int
+    database: Database, provider: str, *, since: UtcTime, after_at: UtcTime | None, after_id: UUID | None, most: int
 ) -> tuple[ErasedConnection, ...]:
-    """Connections that the operator erased since then, in order, after `after`, with the result for each grant."""
-    return database.read_all(
-        ErasedConnection,
-        "erased_connections",
-        provider=provider,
-        since=since,
-        after_at=after and after.erased_at,
-        after_id=after and after.event_id,
-        most=most,
-    )
+    """Connections that the operator erased since then, in order, after that event, with the result for each grant."""
 
 
+@sql_function("worker_backlog")
 def worker_backlog(database: Database, recent_seconds: int = 0) -> Mapping[str, Any]:
     """
     The worker's backlog: counts, and the age of the oldest due refresh in seconds.
 
     `refreshes`: how many of all processes ended lately, by `refreshed` or by the remedy of their error.
     """
-    found: Mapping[str, Any] = database.call("worker_backlog", recent_seconds=recent_seconds)
-    return found

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from gateway.database import Database
+from gateway.database import Database, sql_function
 from gateway.models import Caller, Connection, PendingGrant, Revocation
 
 Choice = Literal["replace", "both", "no"]
@@ -22,13 +22,12 @@ class Decided:
     revocation: Revocation | None = None
 
 
+@sql_function("pending_grant")
 def pending_grant(database: Database, *, session_hash: str, browser_hash: str, provider: str) -> PendingGrant | None:
     """The pending grant of the signed-in user in this browser; None if there is none."""
-    return database.find(
-        PendingGrant, "pending_grant", session_hash=session_hash, browser_hash=browser_hash, provider=provider
-    )
 
 
+@sql_function("decide_pending_grant")
 def decide_pending_grant(
     database: Database, *, pending_id: UUID, user_id: UUID, choice: Choice, call_id: UUID, not_after: datetime | None
 ) -> Decided:
@@ -38,17 +37,9 @@ def decide_pending_grant(
     `state_invalid`: it was decided before, except by a call of the same `call_id`, which gets the same result. Raises PendingConfirmation,
     which leaves it pending, where the grant allows less than the connection and the choice is not `replace`.
     """
-    return database.read(
-        Decided,
-        "decide_pending_grant",
-        pending_id=pending_id,
-        user_id=user_id,
-        choice=choice,
-        call_id=call_id,
-        not_after=not_after,
-    )
 
 
+@sql_function("complete_connect_session")
 def complete_link(
     database: Database,
     caller: Caller,
@@ -64,13 +55,3 @@ def complete_link(
     A repeated call within ten minutes gets the same result. A wrong user or confirmation deletes the grant. Raises PendingConfirmation,
     which leaves it pending, where a choice is needed.
     """
-    return database.find(
-        Decided,
-        "complete_connect_session",
-        key_hash=caller.key_hash,
-        address=caller.address,
-        connect_session_id=connect_session_id,
-        user_id=user_id,
-        confirmation_hash=confirmation_hash,
-        choice=choice,
-    )

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
-from gateway.database import Database
+from gateway.database import Database, sql_function
 from gateway.models import Status
 
 Ending = Literal["saved", "gone", "reconnected", "refreshed"]
@@ -47,10 +45,7 @@ class Obstacle:
     retry_after: float | None = None
 
 
-_CLAIM: TypeAdapter[ClaimedRefresh | None] = TypeAdapter(ClaimedRefresh | None)
-_OBSTACLE = TypeAdapter(Obstacle)
-
-
+@sql_function("claim_refresh")
 def claim_refresh(
     database: Database,
     connection_id: UUID,
@@ -62,23 +57,14 @@ def claim_refresh(
     most: int,
 ) -> ClaimedRefresh | Obstacle:
     """The lease on the token request of that generation, or what is in the way. `most`: refreshes of a valid token within a minute."""
-    answer = database.call(
-        "claim_refresh",
-        connection_id=connection_id,
-        generation=generation,
-        host=host,
-        lease_seconds=lease_seconds,
-        block_seconds=block_seconds,
-        most=most,
-    )
-    return _CLAIM.validate_python(answer.get("claim")) or _OBSTACLE.validate_python(answer)
 
 
+@sql_function("claim_due")
 def claim_due(database: Database, *, host: str, providers: Mapping[str, Mapping[str, Any]]) -> ClaimedRefresh | None:
     """The lease on a connection that is due, interrupted refreshes first. `providers`: `client`, our registration, and the seconds of `lease` and `block` of each."""
-    return database.find(ClaimedRefresh, "claim_due", host=host, providers=providers)
 
 
+@sql_function("finish_refresh")
 def finish_refresh(
     database: Database,
     connection_id: UUID,
@@ -99,27 +85,15 @@ def finish_refresh(
     Seconds count from now, by the database's clock. `renewed`: the refresh token is a new one. `account`: what the
     provider said for an unverified connection, which is active then.
     """
-    answer = database.call(
-        "finish_refresh",
-        connection_id=connection_id,
-        generation=generation,
-        token=token,
-        refresh=refresh,
-        seal_id=seal_id,
-        scope=scope,
-        account=account,
-        expires_seconds=expires_seconds,
-        refresh_expires_seconds=refresh_expires_seconds,
-        renewed=renewed,
-    )
-    ending: Ending = answer["ending"]
-    return ending
 
 
+@sql_function("fail_refresh")
 def fail_refresh(
     database: Database,
-    claim: ClaimedRefresh,
+    connection_id: UUID,
+    generation: int,
     *,
+    lease_id: UUID,
     outcome: str,
     error: str,
     wait_seconds: float,
@@ -129,20 +103,8 @@ def fail_refresh(
     End the lease, with the outcome `wait`, `operator`, `suspended` or `refused`; the connection's status, or None when the lease
     has already ended. `refusal`: the provider's status and error code, if it refused in any form.
     """
-    answer = database.call(
-        "fail_refresh",
-        connection_id=claim.id,
-        generation=claim.generation,
-        lease_id=claim.lease_id,
-        outcome=outcome,
-        error=error,
-        wait_seconds=wait_seconds,
-        refusal=refusal,
-    )
-    status: Status | None = answer.get("status")
-    return status
 
 
+@sql_function("retry")
 def retry(database: Database, *, connection_id: UUID | None = None, provider: str | None = None) -> tuple[UUID, ...]:
     """Let a connection, or those of a provider that are held, suspended or were refused for long, be refreshed at once; their ids."""
-    return database.read_all(UUID, "retry", connection_id=connection_id, provider=provider)

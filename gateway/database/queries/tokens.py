@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from gateway.database import Database
+from gateway.database import Database, sql_function
 from gateway.models import Caller, Status
 
 ReadScope = Literal["tokens:read", "proxy"]
@@ -39,6 +39,7 @@ class StoredToken:
     """The reads that the caller had not reported are in the database now."""
 
 
+@sql_function("read_token")
 def read_token(
     database: Database,
     caller: Caller,
@@ -56,22 +57,8 @@ def read_token(
 
     `counted`: counts towards the caller's limits. `unreported`: its reads that this process has counted since the last report.
     """
-    return database.find(
-        StoredToken,
-        "read_token",
-        connection_id=connection_id,
-        user_id=caller.user_id,
-        key_hash=caller.key_hash,
-        address=caller.address,
-        min_seconds=min_seconds,
-        location=location,
-        counted=counted,
-        unreported=unreported,
-        report=report,
-        scope=scope,
-    )
 
 
+@sql_function("stored_token")
 def stored_token(database: Database, connection_id: UUID, *, min_seconds: int = 0) -> StoredToken | None:
     """The gateway's own read: no permission is checked, and nothing is recorded."""
-    return database.find(StoredToken, "stored_token", connection_id=connection_id, min_seconds=min_seconds)

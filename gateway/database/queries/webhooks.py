@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
-from gateway.database import Database
+from gateway.database import Database, sql_function
 from gateway.database.queries.events import Event
 from gateway.models import Caller
 
@@ -66,98 +64,60 @@ class Claim:
     events: tuple[Event, ...]
 
 
-OPERATOR = Caller()
-"""Without a key: every endpoint."""
-_WEBHOOK = TypeAdapter(Webhook | None)
-_WEBHOOKS = TypeAdapter(tuple[Webhook, ...])
-_ATTEMPTS = TypeAdapter(tuple[Attempt, ...])
+class Endpoints(NamedTuple):
+    """Endpoints, and where one was asked for, its attempts."""
+
+    webhooks: tuple[Webhook, ...]
+    deliveries: tuple[Attempt, ...]
 
 
+@sql_function("create_webhook")
 def create_webhook(
     database: Database,
     caller: Caller,
     *,
-    webhook_id: UUID,
+    id: UUID,  # noqa: A002 -- the column's name
     url: str,
     event_types: Sequence[str] | None,
     secret: EncryptedSecret,
 ) -> Webhook | None:
     """A new endpoint, for the events from now on; None where the partner has ten."""
-    return database.find(
-        Webhook,
-        "create_webhook",
-        key_hash=caller.key_hash,
-        address=caller.address,
-        id=webhook_id,
-        url=url,
-        event_types=event_types,
-        seal_id=secret.seal_id,
-        secret=secret.encrypted,
-    )
 
 
-def list_webhooks(database: Database, caller: Caller = OPERATOR) -> tuple[Webhook, ...]:
-    """The endpoints of the calling partner; without a caller, all."""
-    found = database.call("webhooks", key_hash=caller.key_hash, address=caller.address, webhook_id=None)
-    return _WEBHOOKS.validate_python(found["webhooks"])
+@sql_function("webhooks")
+def list_webhooks(database: Database, caller: Caller | None, webhook_id: UUID | None = None) -> Endpoints:
+    """The endpoints of the calling partner, or that one with its last hundred attempts, newest first. Without a caller: the operator's view of all."""
 
 
-def read_webhook(
-    database: Database, webhook_id: UUID, caller: Caller = OPERATOR
-) -> tuple[Webhook | None, tuple[Attempt, ...]]:
-    """One endpoint and its last hundred attempts, newest first."""
-    found = database.call("webhooks", key_hash=caller.key_hash, address=caller.address, webhook_id=webhook_id)
-    first = next(iter(found["webhooks"]), None)
-    return _WEBHOOK.validate_python(first), _ATTEMPTS.validate_python(found["deliveries"])
-
-
+@sql_function("change_webhook")
 def change_webhook(
     database: Database,
     webhook_id: UUID,
     change: Change,
-    caller: Caller = OPERATOR,
+    caller: Caller | None,
     *,
     after: int | None = None,
     secret: EncryptedSecret | None = None,
 ) -> Webhook | None:
     """The endpoint after a change; None where the caller has no such endpoint. `replay` needs `after`, `rotate` a `secret`."""
-    return database.find(
-        Webhook,
-        "change_webhook",
-        key_hash=caller.key_hash,
-        address=caller.address,
-        webhook_id=webhook_id,
-        change=change,
-        after=after,
-        seal_id=secret and secret.seal_id,
-        secret=secret and secret.encrypted,
-    )
 
 
+@sql_function("claim_deliveries")
 def claim_deliveries(database: Database, *, most: int, lease_seconds: float) -> Claim | None:
     """The next events of the endpoint that has been due longest; None when there is nothing to deliver."""
-    return database.find(Claim, "claim_deliveries", most=most, lease_seconds=lease_seconds)
 
 
+@sql_function("end_deliveries")
 def end_deliveries(
     database: Database,
-    claim: Claim,
+    id: UUID,  # noqa: A002 -- the column's name
     *,
-    delivered: int | None,
-    attempts: Sequence[Attempt],
+    claim_id: UUID,
+    position: int | None,
+    attempts: Mapping[str, Sequence[Attempt]],
     wait_seconds: float | None,
     gone: bool,
 ) -> bool:
     """
-    Log the attempts and move the cursor to `delivered` (None: nothing was). `wait_seconds`: after a failure. Whether the endpoint is disabled.
+    Log the attempts (`items`) and move the cursor to `position` (None: nothing was delivered). `wait_seconds`: after a failure. Whether the endpoint is disabled.
     """
-    row = database.call(
-        "end_deliveries",
-        id=claim.id,
-        claim_id=claim.claim_id,
-        position=delivered,
-        attempts={"items": attempts},
-        wait_seconds=wait_seconds,
-        gone=gone,
-    )
-    return bool(row.get("disabled"))

@@ -40,7 +40,7 @@ def list_webhooks(who: Caller) -> dict[str, Any]:
     """
     Lists your endpoints.
     """
-    return {"items": queries.list_webhooks(runtime().database, who)}
+    return {"items": queries.list_webhooks(runtime().database, who).webhooks}
 
 
 @blueprint.get("/<uuid:webhook_id>/deliveries")
@@ -51,9 +51,9 @@ def list_deliveries(who: Caller, webhook_id: uuid.UUID) -> dict[str, Any]:
 
     They are kept for a week.
     """
-    found, attempts = queries.read_webhook(runtime().database, webhook_id, who)
-    _found(found)
-    return {"items": attempts}
+    found = queries.list_webhooks(runtime().database, who, webhook_id)
+    _found(next(iter(found.webhooks), None))
+    return {"items": found.deliveries}
 
 
 @blueprint.delete("/<uuid:webhook_id>")

@@ -22,7 +22,7 @@ begin
   return exists (select from gateway.freeze f where f.target = 'provider:' || p_provider);
 end $$;
 
--- null: no user is signed in. An attempt expires after ten minutes. A user keeps about fifty: one start in ten deletes the oldest, which is
+-- The scopes to request; null: no user is signed in. An attempt expires after ten minutes. A user keeps about fifty: one start in ten deletes the oldest, which is
 -- cheaper than a check at every start.
 create or replace function public.gateway_start_authorization_v1(
   p_session_hash text, p_state_hash text, p_browser_hash text, p_provider text, p_encrypted text, p_scope text[], p_return_to text, p_display text,
@@ -32,7 +32,7 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   signed_in record;
 begin
-  select s.user_id, s.label into signed_in from gateway.live_session(p_session_hash) s;
+  select s.user_id into signed_in from gateway.live_session(p_session_hash) s;
   if not found then
     return null;
   end if;
@@ -54,7 +54,7 @@ begin
   values
     (p_state_hash, p_browser_hash, signed_in.user_id, p_provider, p_encrypted, p_scope, p_return_to, p_display, p_add_account,
      clock_timestamp() + interval '10 minutes');
-  return jsonb_build_object('user_id', signed_in.user_id, 'label', signed_in.label, 'scope', p_scope);
+  return to_jsonb(p_scope);
 end $$;
 
 -- Whether an existing row is of this provider. Its name is free text; type 1 always means HighLevel.
@@ -72,14 +72,14 @@ language sql stable as $$
     'has_connection', exists (select from gateway.connection c where c.user_id = r.user_id and c.provider = r.provider))
 $$;
 
--- The result of an attempt that was taken before. `running`: its visit is under way. null: it failed. `connection` is null while the grant is pending.
+-- The result of an attempt that was taken before. {}: its visit is under way. null: it failed. `connection` is null while the grant is pending.
 create or replace function gateway.result_json(r gateway.authorization_request, p_user_id uuid) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
   made gateway.connection;
 begin
   if r.seal_id is null then
-    return case when r.used_at > clock_timestamp() - interval '12 seconds' then '{"running": true}'::jsonb end;
+    return case when r.used_at > clock_timestamp() - interval '12 seconds' then '{}'::jsonb end;
   end if;
   select c.* into made from gateway.connection c
    where c.user_id = r.user_id and c.provider = r.provider and r.seal_id in (c.saved_by, c.seal_id);
@@ -87,9 +87,9 @@ begin
     jsonb_build_object('request', gateway.request_json(r, p_user_id), 'connection', case when found then gateway.public_data(made) end) end;
 end $$;
 
--- {"request"}: the attempt is taken. One statement takes it, so only one caller gets it. The browser and the user that finished it get its result
--- for ten minutes. null: an unknown or expired state, one that failed, or one of another provider, which uses it up. `mismatch`: another
--- browser or another user. The attempt stays valid, so that a link scanner or prefetch cannot use it up; one event records it.
+-- The attempt, taken. One statement takes it, so only one caller gets it. The browser and the user that finished it get its result for ten
+-- minutes: {"request", "connection"}. null: an unknown or expired state, one that failed, or one of another provider, which uses it up. A text:
+-- another browser or another user. The attempt stays valid, so that a link scanner or prefetch cannot use it up; one event records it.
 create or replace function public.gateway_take_authorization_v1(
   p_state_hash text, p_provider text, p_browser_hash text, p_session_hash text
 )
@@ -116,14 +116,14 @@ begin
       insert into gateway.event (type, user_id, provider, data)
       values ('connect.refused', r.user_id, r.provider, jsonb_build_object('error', mismatch));
     end if;
-    return jsonb_build_object('mismatch', mismatch);
+    return to_jsonb(mismatch);
   elsif r.provider is distinct from p_provider then
     delete from gateway.authorization_request a where a.state_hash = p_state_hash;
     return null;
   end if;
   update gateway.authorization_request a set used_at = moment, expires_at = moment + interval '10 minutes'
    where a.state_hash = p_state_hash and a.used_at is null;
-  return case when found then jsonb_build_object('request', gateway.request_json(r, signed_in)) else '{"running": true}' end;
+  return case when found then gateway.request_json(r, signed_in) else '{}' end;
 end $$;
 
 -- The attempt has failed: a later visit finds nothing.
@@ -131,5 +131,5 @@ create or replace function public.gateway_drop_authorization_v1(p_state_hash tex
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
   delete from gateway.authorization_request a where a.state_hash = p_state_hash and a.used_at is not null;
-  return '{}';
+  return null;
 end $$;

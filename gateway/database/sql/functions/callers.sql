@@ -12,29 +12,38 @@ language sql stable as $$
     left join gateway.partner p on p.id = coalesce(k.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null
 $$;
 
--- The partner of a key, or why the call is refused: `unauthenticated` (the same for unknown, revoked and expired keys and for a wrong
--- address), `frozen` or `forbidden`. `needs`: the scope of the call, null where any key will do. Functions answer
+-- The caller of /v1: {"user_id", "key_hash", "address"}. The user of an access token, or the partner of a key, or why the call is refused:
+-- `unauthenticated` (a banned or deleted user; the same for unknown, revoked and expired keys and for a wrong address), `frozen` or `forbidden`.
+-- `p_needs`: the scope of the call, null where any key will do. Calls for partners alone have a scope that ends in `write`. Functions answer
 -- {"refused": slug} then, and nothing else.
-create or replace function gateway.caller(p_key_hash text, p_address text, p_needs text, out partner gateway.partner, out refused text)
+create or replace function gateway.caller(
+  p_caller jsonb, p_needs text, out partner gateway.partner, out user_id uuid, out refusal jsonb
+)
 language plpgsql set search_path = '' as $$
 declare
   moment timestamptz := clock_timestamp();
-  here   inet := nullif(p_address, '')::inet;
+  key    text := p_caller ->> 'key_hash';
+  here   inet := nullif(p_caller ->> 'address', '')::inet;
   net    inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
   used   record;
 begin
+  if key is null and coalesce(p_needs, '') not in ('sessions:write', 'webhooks:write') then
+    user_id := p_caller ->> 'user_id';
+    refusal := case when user_id is null or gateway.user_is_blocked(user_id) then '{"refused": "unauthenticated"}' end;
+    return;
+  end if;
   select p as partner, u.last_at into used
-    from gateway.partner_of_key(p_key_hash, here, moment) p left join gateway.key_use u on u.key_hash = p_key_hash and u.network = net;
+    from gateway.partner_of_key(key, here, moment) p left join gateway.key_use u on u.key_hash = key and u.network = net;
   partner := used.partner;
   if partner.id is null then
-    refused := 'unauthenticated';
+    refusal := '{"refused": "unauthenticated"}';
     return;
   end if;
   if here is not null and (used.last_at is null or used.last_at <= moment - interval '1 minute') then
-    perform gateway.record_key_use(partner.id, p_key_hash, here, net);
+    perform gateway.record_key_use(partner.id, key, here, net);
   end if;
-  refused := case when partner.frozen_at is not null then 'frozen'
-                  when p_needs is not null and p_needs <> all (partner.scope) then 'forbidden' end;
+  refusal := case when partner.frozen_at is not null then '{"refused": "frozen"}'
+                  when p_needs <> all (partner.scope) then '{"refused": "forbidden"}' end;
 end $$;
 
 -- Whether a partner has the owner's consent for a connection, or reach `all`. Callers check this before they read the connection, so that the
@@ -70,17 +79,10 @@ begin
 end $$;
 
 -- Check a caller and nothing else. The providers of a partner; null for all, and for a user.
-create or replace function public.gateway_caller_v1(p_user_id uuid, p_key_hash text, p_address text, p_needs text)
+create or replace function public.gateway_caller_v1(p_caller jsonb, p_needs text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  asks record;
 begin
-  if p_key_hash is null then
-    return case when gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb else '{"providers": null}' end;
-  end if;
-  select f.* into asks from gateway.caller(p_key_hash, p_address, p_needs) f;
-  return case when asks.refused is not null then jsonb_build_object('refused', asks.refused)
-              else jsonb_build_object('providers', (asks.partner).providers) end;
+  return (select coalesce(f.refusal, to_jsonb((f.partner).providers)) from gateway.caller(p_caller, p_needs) f);
 end $$;
 
 -- A grant that waits for its partner, as the connection it would become. Without its account and facts: the browser that finished may
@@ -95,31 +97,29 @@ language sql stable as $$
      and (p_partner.providers is null or g.provider = any (p_partner.providers))
 $$;
 
--- The connection that a caller may act on: a partner's key whose scope covers `p_needs`, or a user by session or access token. `connection`
--- is null for one that does not exist and for one that the caller cannot reach. A partner also reaches the pending grants of its links.
--- `refusal`: the answer to a caller who may not ask, {"refused": slug}, or {"user_is_blocked": true} for a banned or deleted user.
+-- The connection that a caller may act on, whose scope has to cover `p_needs`, or the user of a session: without `p_caller`. `connection` is null
+-- for one that does not exist and for one that the caller cannot reach. A partner also reaches the pending grants of its links.
 create or replace function gateway.authorize(
-  p_connection_id uuid, p_session_hash text, p_user_id uuid, p_key_hash text, p_address text, p_needs text,
+  p_connection_id uuid, p_session_hash text, p_caller jsonb, p_needs text,
   out connection gateway.connection, out partner gateway.partner, out refusal jsonb
 )
 language plpgsql set search_path = '' as $$
 declare
   asks record;
 begin
-  if p_key_hash is null then
-    select c.* into connection from gateway.connection c
-     where c.id = p_connection_id
-       and c.user_id = coalesce((select s.user_id from gateway.live_session(p_session_hash) s), (select u.id from gateway.live_user(p_user_id) u));
-    refusal := case when not found and gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb end;
+  if p_caller is null then
+    select c.* into connection from gateway.live_session(p_session_hash) s join gateway.connection c on c.user_id = s.user_id
+     where c.id = p_connection_id;
     return;
   end if;
-  select f.* into asks from gateway.caller(p_key_hash, p_address, p_needs) f;
-  if asks.refused is not null then
-    refusal := jsonb_build_object('refused', asks.refused);
-    return;
-  end if;
+  select f.* into asks from gateway.caller(p_caller, p_needs) f;
+  refusal := asks.refusal;
   partner := asks.partner;
-  if gateway.partner_has_consent(partner, p_connection_id) then
+  if refusal is not null then
+    return;
+  elsif partner.id is null then
+    select c.* into connection from gateway.connection c where c.id = p_connection_id and c.user_id = asks.user_id;
+  elsif gateway.partner_has_consent(partner, p_connection_id) then
     select c.* into connection from gateway.connection c
      where c.id = p_connection_id and (partner.providers is null or c.provider = any (partner.providers));
   end if;
@@ -130,7 +130,7 @@ end $$;
 
 -- null: no such connection for this caller. `p_check`: the right to check it, once a minute.
 create or replace function public.gateway_reached_connection_v1(
-  p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text, p_check boolean default false
+  p_connection_id uuid, p_caller jsonb, p_check boolean default false
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -138,7 +138,7 @@ declare
   allowed record;
   c       gateway.connection;
 begin
-  select f.* into allowed from gateway.authorize(p_connection_id, null, p_user_id, p_key_hash, p_address, 'connections:read') f;
+  select f.* into allowed from gateway.authorize(p_connection_id, null, p_caller, 'connections:read') f;
   c := allowed.connection;
   if c.id is null then
     return allowed.refusal;
@@ -200,29 +200,22 @@ end $$;
 
 -- A page of them. `p_of_user` filters a partner's list; for a user it finds all or none.
 create or replace function public.gateway_reached_connections_v1(
-  p_user_id uuid, p_key_hash text, p_address text, p_of_user uuid, p_provider text, p_type integer, p_status text, p_account_id text,
-  p_after uuid, p_most integer
+  p_caller jsonb, p_of_user uuid, p_provider text, p_type integer, p_status text, p_account_id text, p_after uuid, p_most integer
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks  record;
   p     gateway.partner;
-  owner uuid := p_of_user;
+  owner uuid;
 begin
-  if p_key_hash is not null then
-    select f.* into asks from gateway.caller(p_key_hash, p_address, 'connections:read') f;
-    if asks.refused is not null then
-      return jsonb_build_object('refused', asks.refused);
-    end if;
-    p := asks.partner;
-  else
-    select u.id into owner from gateway.live_user(p_user_id) u;
-    if not found then
-      return case when gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::jsonb else '[]' end;
-    end if;
-    if p_of_user <> owner then
-      return '[]';
-    end if;
+  select f.* into asks from gateway.caller(p_caller, 'connections:read') f;
+  if asks.refusal is not null then
+    return asks.refusal;
+  end if;
+  p := asks.partner;
+  owner := coalesce(asks.user_id, p_of_user);
+  if p_of_user <> owner then
+    return '[]';
   end if;
   p_after := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
   return (
@@ -230,7 +223,7 @@ begin
       from (select x.* from gateway.visible_connections(p, owner, p_provider, p_after, p_type, p_status, p_account_id, p_most) x
             union all
             select x.* from gateway.pending_link_connections(p) x
-             where p_key_hash is not null and x.id > p_after and (owner is null or x.user_id = owner) and (p_provider is null or x.provider = p_provider)
+             where x.id > p_after and (owner is null or x.user_id = owner) and (p_provider is null or x.provider = p_provider)
                and gateway.is_wanted(x, p_type, p_status, p_account_id)
             order by id limit p_most) c);
 end $$;

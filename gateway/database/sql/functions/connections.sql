@@ -152,7 +152,7 @@ begin
     return case when saved.id is not null then gateway.public_data(saved) end;
   end if;
   if not exists (select from gateway.live_user(g.user_id)) then
-    return '{"user_is_blocked": true}';
+    return '{"refused": "unauthenticated"}';
   end if;
   if gateway.provider_is_frozen(g.provider) or gateway.link_stopped(g.connect_session_id) then
     return '{"refused": "frozen"}';
@@ -212,12 +212,12 @@ $$;
 -- connection, `suspended` suspends it, `confirmed` ends a suspension. Any other outcome says nothing about the grant. `p_label`: the account's
 -- name, for a connection that shows its id.
 create or replace function public.gateway_end_check_v1(
-  p_connection_id uuid, p_generation bigint, p_outcome text, p_label text default null, p_key_hash text default null
+  p_connection_id uuid, p_generation bigint, p_outcome text, p_label text default null, p_caller jsonb default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   c     gateway.connection;
-  asker uuid := (select k.partner_id from gateway.api_key k where k.key_hash = p_key_hash);
+  asker uuid := (select k.partner_id from gateway.api_key k where k.key_hash = p_caller ->> 'key_hash');
 begin
   perform from public.provider_data d where d.id = p_connection_id for update;
   update gateway.connection x

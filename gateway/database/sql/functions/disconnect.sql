@@ -31,13 +31,11 @@ begin
 end $$;
 
 -- null: no such connection for this caller. A trigger queues the grant; the answer has it too, so that the caller can revoke it at once.
--- `p_user_id`: a user with an access token instead of a session. `p_key_hash`: a partner; if other partners use the connection, or it was not
--- made for this one, only this partner's access ends: `kept`. With `p_partner_id` the user ends that partner's access alone. With `p_look`
--- nothing ends: the answer is what an uninstall at the provider needs. `shared`: the app there also serves connections that this partner may
+-- `p_caller`: a user with an access token instead of a session, or a partner; if other partners use the connection, or it was not made for this
+-- one, only this partner's access ends: `kept`. With `p_partner_id` the user ends that partner's access alone. With `p_look` nothing ends: the answer is what an uninstall at the provider needs. `shared`: the app there also serves connections that this partner may
 -- not end.
 create or replace function public.gateway_disconnect_v1(
-  p_session_hash text, p_connection_id uuid, p_user_id uuid default null, p_key_hash text default null, p_address text default null,
-  p_look boolean default false, p_partner_id uuid default null
+  p_session_hash text, p_connection_id uuid, p_caller jsonb default null, p_look boolean default false, p_partner_id uuid default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -46,7 +44,7 @@ declare
   owner   uuid;
   gone    gateway.connection;
 begin
-  select f.* into allowed from gateway.authorize(p_connection_id, p_session_hash, p_user_id, p_key_hash, p_address, 'connections:write') f;
+  select f.* into allowed from gateway.authorize(p_connection_id, p_session_hash, p_caller, 'connections:write') f;
   p := allowed.partner;
   gone := allowed.connection;
   owner := gone.user_id;
@@ -56,8 +54,8 @@ begin
     return jsonb_build_object(
       'user_id', owner, 'provider', gone.provider, 'account_id', gone.account_id, 'facts', gone.facts,
       -- A pending grant is revoked without an uninstall.
-      'kept', p_key_hash is not null and (gone.status = 'pending_confirmation' or not gateway.disconnect_deletes(p, gone.id)),
-      'shared', p_key_hash is not null and p.reach = 'own' and (
+      'kept', p.id is not null and (gone.status = 'pending_confirmation' or not gateway.disconnect_deletes(p, gone.id)),
+      'shared', p.id is not null and p.reach = 'own' and (
         exists (select from gateway.same_account(gone))
         or exists (select from gateway.pending_grant g where g.provider = gone.provider and g.account_id = gone.account_id)));
   elsif gone.status = 'pending_confirmation' then
@@ -66,11 +64,11 @@ begin
   perform gateway.lock_user(owner);
   perform from public.provider_data d where d.id = p_connection_id for update;
   select c.* into gone from gateway.connection c
-   where c.id = p_connection_id and c.user_id = owner and (p_key_hash is null or gateway.partner_can_see(p, c));
+   where c.id = p_connection_id and c.user_id = owner and (p.id is null or gateway.partner_can_see(p, c));
   if not found then
     return null;
   end if;
-  if p_key_hash is not null then
+  if p.id is not null then
     -- Lock, so that two partners that disconnect at the same time do not both keep it for the other.
     perform from gateway.consent x where x.connection_id = gone.id and x.ended_at is null order by x.partner_id for update;
     p_partner_id := case when not gateway.disconnect_deletes(p, gone.id) then p.id end;

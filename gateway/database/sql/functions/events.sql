@@ -10,7 +10,7 @@ begin
     perform gateway.set_status(array(
       select x.id from gateway.connection c cross join gateway.same_account(c) x where c.id = p_connection_id), 'needs_reauthorization', 'uninstalled');
   end if;
-  return '{}';
+  return null;
 end $$;
 
 -- positions -----------------------------------------------------------------------------------------------------------
@@ -24,7 +24,7 @@ declare
   assigned integer;
 begin
   if not pg_try_advisory_xact_lock(hashtextextended('gateway event positions', 0)) then
-    return '{"assigned": 0}';
+    return 0;
   end if;
   select greatest(c.position, (select max(e.position) from gateway.event e)) into top from gateway.event_chain c;
   update gateway.event e set position = top + x.place
@@ -35,7 +35,7 @@ begin
   if assigned > 0 then
     update gateway.event_chain c set position = top + assigned;
   end if;
-  return jsonb_build_object('assigned', assigned);
+  return to_jsonb(assigned);
 end $$;
 
 -- the hash chain ------------------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ begin
   perform pg_advisory_xact_lock(hashtextextended('gateway event seals', 0));
   insert into gateway.event_seal (position, hash)
   select p_position, p_hash where p_position > p_after and p_after = (select max(s.position) from gateway.event_seal s);
-  return jsonb_build_object('sealed', found);
+  return to_jsonb(found);
 end $$;
 
 -- Whole segments from the front of the chain, in which every event is older than `p_days` whole days (UTC). The chain then starts at the
@@ -186,7 +186,7 @@ $$;
 
 -- A page for one caller: the partner of a key, or a user. For a partner one call looks at 20,000 positions at most. `next`: where to
 -- continue, if there is or may be more.
-create or replace function public.gateway_events_v1(p_key_hash text, p_address text, p_user_id uuid, p_after bigint, p_limit integer)
+create or replace function public.gateway_events_v1(p_caller jsonb, p_after bigint, p_limit integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks  record;
@@ -194,22 +194,16 @@ declare
   until bigint := least(top, p_after + 20000);
   items jsonb;
 begin
-  if p_key_hash is not null then
-    select f.* into asks from gateway.caller(p_key_hash, p_address, 'events:read') f;
-    if asks.refused is not null then
-      return jsonb_build_object('refused', asks.refused);
-    end if;
-  elsif p_user_id is null or gateway.user_is_blocked(p_user_id) then
-    return '{"user_is_blocked": true}';
-  else
-    select null::gateway.partner as partner, null::text as refused into asks;
+  select f.* into asks from gateway.caller(p_caller, 'events:read') f;
+  if asks.refusal is not null then
+    return asks.refusal;
   end if;
   select coalesce(jsonb_agg(gateway.event_json(x, asks.partner) order by x.position), '[]') into items
-    from gateway.visible_events(asks.partner, p_user_id, p_after, until, p_limit + 1) x;
+    from gateway.visible_events(asks.partner, asks.user_id, p_after, until, p_limit + 1) x;
   if jsonb_array_length(items) > p_limit then
     items := items - p_limit;
     until := (items -> (p_limit - 1) ->> 'position')::bigint;
-  elsif p_key_hash is null or until >= top then
+  elsif asks.user_id is not null or until >= top then
     until := null;
   end if;
   return jsonb_build_object('items', items, 'next', until);

@@ -70,12 +70,12 @@ create or replace function public.gateway_housekeeping_v1(p_events_days integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
   if not pg_try_advisory_xact_lock(hashtextextended('gateway housekeeping', 0)) then
-    return '{"done": false}';
+    return 'false';
   end if;
   perform gateway.delete_expired(1000);
   perform gateway.close_hours(10000);
   perform gateway.abandon_revocations(100);
   perform gateway.announce_ends(100);
   perform gateway.drop_old_events(p_events_days, 2000);
-  return '{"done": true}';
+  return 'true';
 end $$;

@@ -75,7 +75,7 @@ begin
       from public.provider_data d left join gateway.connection c on c.id = d.id where d.id = claimed.id);
 end $$;
 
--- Compare-and-set on the values that were read. outcome: `stored`; `changed`: another value is there by now; `no_user`; `duplicate`: another
+-- Compare-and-set on the values that were read. Answers `stored`; `changed`: another value is there by now; `no_user`; `duplicate`: another
 -- row of this user holds the place, unless that one was itself imported and refused.
 create or replace function public.gateway_store_import_v1(
   p_id uuid, p_token_hash text, p_refresh_hash text, p_provider text, p_type integer, p_one_account boolean, p_seal_id uuid,
@@ -89,19 +89,19 @@ declare
   profile uuid;
 begin
   if owner is null or not exists (select from gateway.live_user(owner)) then
-    return '{"outcome": "no_user"}';
+    return '"no_user"';
   end if;
   perform gateway.lock_user(owner);
   select d.* into row from public.provider_data d where d.id = p_id and d.auth_provider_id = owner for update;
   if not found or (gateway.sha256_hex(gateway.bounded(nullif(row.token, ''))), gateway.sha256_hex(gateway.bounded(nullif(row.refresh, '')))) is distinct from (p_token_hash, p_refresh_hash) then
-    return '{"outcome": "changed"}';
+    return '"changed"';
   end if;
   if not exists (select from gateway.connection c where c.id = p_id) then
     update gateway.connection c set account_key = c.id::text
      where c.user_id = owner and c.provider = p_provider and c.account_key = key
        and c.account_id = '' and c.status = 'needs_reauthorization';
     if exists (select from gateway.connection c where c.user_id = owner and c.provider = p_provider and c.account_key = key) then
-      return '{"outcome": "duplicate"}';
+      return '"duplicate"';
     end if;
     profile := gateway.list_in_profile(owner, p_id, null);
   end if;
@@ -121,13 +121,13 @@ begin
          data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end || jsonb_build_object('status', 'unverified', 'reason',
                   (select c.reason from gateway.connection c where c.id = p_id))
    where d.id = p_id;
-  return '{"outcome": "stored"}';
+  return '"stored"';
 end $$;
 
 -- `confirmed`: the connection of that save is active; without an account a refresh has confirmed it before. `refused`: it needs
 -- reauthorization. `later`: due again after `p_wait_seconds`. What was written since the claim stays in the queue as it is.
 create or replace function public.gateway_finish_import_v1(
-  p_id uuid, p_outcome text, p_seal_id uuid, p_account_id text, p_account_label text, p_error text, p_wait_seconds double precision
+  p_id uuid, p_outcome text, p_seal_id uuid, p_account jsonb, p_error text, p_wait_seconds double precision
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -136,18 +136,18 @@ begin
   perform from public.provider_data d where d.id = p_id for update;
   if exists (select from gateway.import_queue q where q.id = p_id and q.attempts = 0) then
     update gateway.import_queue q set claimed_until = null where q.id = p_id;  -- written again since it was claimed
-    return '{}';
+    return null;
   end if;
   if p_outcome = 'later' then
     update gateway.import_queue q set claimed_until = null, due_at = clock_timestamp() + make_interval(secs => p_wait_seconds)
      where q.id = p_id;
-    return '{}';
+    return null;
   end if;
   update gateway.connection x
      set status = case p_outcome when 'confirmed' then 'active' else 'needs_reauthorization' end,
          reason = case when p_outcome <> 'confirmed' then p_error end,
-         account_id = coalesce(p_account_id, x.account_id), account_label = coalesce(p_account_label, x.account_label),
-         account_key = case when x.account_key = '' or p_account_id is null then x.account_key else p_account_id end,
+         account_id = coalesce(p_account ->> 'id', x.account_id), account_label = coalesce(p_account ->> 'label', x.account_label),
+         account_key = case when x.account_key = '' or p_account is null then x.account_key else p_account ->> 'id' end,
          refresh_at = gateway.refresh_time(exists (select from public.provider_data d where d.id = x.id and d.refresh is not null),
                                            x.expires_at, x.refresh_expires_at),
          updated_at = clock_timestamp()
@@ -159,5 +159,5 @@ begin
      where d.id = p_id;
   end if;
   delete from gateway.import_queue q where q.id = p_id;
-  return '{}';
+  return null;
 end $$;

@@ -61,5 +61,5 @@ begin
     get diagnostics changed = row_count;
     replaced := replaced + changed;
   end loop;
-  return jsonb_build_object('replaced', replaced);
+  return to_jsonb(replaced);
 end $$;

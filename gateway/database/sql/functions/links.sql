@@ -46,7 +46,7 @@ $$;
 -- null: not one of the partner's providers, or no such user. In the quarter of an hour that a link lives, a partner makes a thousand at most,
 -- and twenty for one user.
 create or replace function public.gateway_create_connect_session_v1(
-  p_key_hash text, p_address text, p_secret_hash text, p_user_id uuid, p_provider text, p_type integer, p_scope text[], p_return_to text
+  p_caller jsonb, p_secret_hash text, p_user_id uuid, p_provider text, p_type integer, p_scope text[], p_return_to text
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -54,9 +54,9 @@ declare
   added   gateway.connect_session;
   next_at timestamptz;
 begin
-  select c.* into who from gateway.caller(p_key_hash, p_address, 'sessions:write') c;
-  if who.refused is not null then
-    return jsonb_build_object('refused', who.refused);
+  select c.* into who from gateway.caller(p_caller, 'sessions:write') c;
+  if who.refusal is not null then
+    return who.refusal;
   end if;
   if not coalesce(p_provider = any ((who.partner).providers), true) then
     return null;
@@ -127,16 +127,16 @@ begin
     return null;
   end if;
   if gateway.provider_is_frozen(s.provider) or exists (select from gateway.partner p where p.id = s.partner_id and p.frozen_at is not null) then
-    return jsonb_build_object('refused', 'frozen');
+    return '{"refused": "frozen"}';
   end if;
   if who <> s.user_id then
     insert into gateway.event (type, user_id, provider, partner_id, data)
     values ('connect.refused', s.user_id, s.provider, s.partner_id,
             jsonb_build_object('error', 'user_mismatch', 'connect_session', s.id));
-    return jsonb_build_object('ending', 'user_mismatch');
+    return '"user_mismatch"';
   end if;
   if who is null and s.return_to is null then
-    return jsonb_build_object('ending', 'unauthenticated');
+    return '"unauthenticated"';
   end if;
   update gateway.connect_session x set started_at = clock_timestamp() where x.id = s.id and x.started_at is null;
   if not found then
@@ -147,5 +147,5 @@ begin
   values
     (p_state_hash, p_browser_hash, s.user_id, s.provider, p_encrypted, p_scope, s.return_to, 'page', s.id,
      clock_timestamp() + interval '10 minutes');
-  return jsonb_build_object('ending', 'started');
+  return '"started"';
 end $$;

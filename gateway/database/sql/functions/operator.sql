@@ -47,6 +47,7 @@ begin
     delete from gateway.host h where h.seen_at < clock_timestamp() - interval '1 day';
     insert into gateway.host (host, keys) values (p_host, p_keys)
     on conflict on constraint host_pkey do update set seen_at = clock_timestamp();
+    return null;
   end if;
   return coalesce((
     select jsonb_agg(jsonb_build_object('id', x.host, 'keys', x.keys, 'seen_seconds', x.seconds) order by x.host, x.seconds)

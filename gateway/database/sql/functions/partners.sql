@@ -39,7 +39,7 @@ begin
   return jsonb_build_object('partner_id', added.id, 'key_id', gateway.keep_key(added.id, p_key_hash, p_hint, p_addresses::inet[], p_expires_seconds));
 end $$;
 
--- `p_changes`: some of the columns; null for a limit: none; null for providers: every one. Null: no such partner, or it is revoked.
+-- `p_changes`: some of the columns; null for a limit: none; null for providers: every one. false: no such partner, or it is revoked.
 create or replace function public.gateway_set_partner_v1(p_name text, p_changes jsonb)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -47,7 +47,7 @@ declare
 begin
   select x.* into p from gateway.partner x where x.name = p_name and x.revoked_at is null for update;
   if not found then
-    return null;
+    return 'false';
   end if;
   p := jsonb_populate_record(p, p_changes);
   update gateway.partner x
@@ -55,7 +55,7 @@ begin
          connections_per_hour = p.connections_per_hour, freeze_on_alert = p.freeze_on_alert
    where x.id = p.id;
   insert into gateway.event (type, partner_id, data) values ('partner.changed', p.id, p_changes);
-  return '{}';
+  return 'true';
 end $$;
 
 create or replace function gateway.keep_key(
@@ -74,7 +74,7 @@ begin
 end $$;
 
 -- At most two valid keys, so that one can replace the other without a pause and none is forgotten. Omitted restrictions are copied from the
--- newest key, so that a new key is never wider by accident. `why`: `two_keys`, `revoked`.
+-- newest key, so that a new key is never wider by accident. Answers `two_keys` or `revoked` where it is not made.
 create or replace function public.gateway_add_key_v1(
   p_name text, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision
 )
@@ -88,11 +88,11 @@ begin
     return null;
   end if;
   if p.revoked_at is not null then
-    return '{"why": "revoked"}';
+    return '"revoked"';
   end if;
   if (select count(*) from gateway.api_key k
        where k.partner_id = p.id and k.revoked_at is null and (k.expires_at is null or k.expires_at > clock_timestamp())) >= 2 then
-    return '{"why": "two_keys"}';
+    return '"two_keys"';
   end if;
   select k.* into before from gateway.api_key k where k.partner_id = p.id order by k.created_at desc limit 1;
   return jsonb_build_object('partner_id', p.id, 'key_id', gateway.keep_key(
@@ -116,17 +116,17 @@ begin
     if found then
       update gateway.api_key k set revoked_at = moment where k.partner_id = p.id and k.revoked_at is null;
       insert into gateway.event (type, partner_id, data) values ('partner.revoked', p.id, jsonb_build_object('name', p_name));
-      return '{"revoked": true}';
+      return 'true';
     end if;
   else
     update gateway.api_key k set revoked_at = moment where k.id = p_key_id and k.revoked_at is null returning k.* into gone;
     if found then
       insert into gateway.event (type, partner_id, data)
       values ('key.revoked', p.id, jsonb_build_object('key', gone.id, 'hint', gone.hint));
-      return '{"revoked": true}';
+      return 'true';
     end if;
   end if;
-  return '{"revoked": false}';
+  return 'false';
 end $$;
 
 -- One of three targets: a partner, by name; all tokens of a provider; all tokens.
@@ -159,7 +159,7 @@ begin
     insert into gateway.event (type, partner_id, provider)
     values (kind || case when p_off then '.thawed' else '.frozen' end, p.id, p_provider);
   end if;
-  return jsonb_build_object('changed', moved);
+  return to_jsonb(moved);
 end $$;
 
 -- All partners, or one, with their use in this hour and their keys' ids and uses, never the keys; and what is frozen.

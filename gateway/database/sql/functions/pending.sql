@@ -105,7 +105,7 @@ begin
         where c.user_id = p_user_id and c.saved_by = p_call_id), '{"ending": "state_invalid"}');
   end if;
   if not exists (select from gateway.live_user(p_user_id)) then
-    return '{"user_is_blocked": true}';
+    return '{"refused": "unauthenticated"}';
   end if;
   decided := gateway.decide_pending(g, p_choice, p_call_id);
   if clock_timestamp() > p_not_after then
@@ -117,7 +117,7 @@ end $$;
 -- null: no such session of this partner. The partner's decision, for a link that was finished without a signed-in user: `saved`, also
 -- if the call is repeated within ten minutes. A wrong user or confirmation deletes the grant. Otherwise as gateway.decide.
 create or replace function public.gateway_complete_connect_session_v1(
-  p_key_hash text, p_address text, p_connect_session_id uuid, p_user_id uuid, p_confirmation_hash text, p_choice text default null
+  p_caller jsonb, p_connect_session_id uuid, p_user_id uuid, p_confirmation_hash text, p_choice text default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -126,9 +126,9 @@ declare
   g     gateway.pending_grant;
   wrong text;
 begin
-  select c.* into asks from gateway.caller(p_key_hash, p_address, 'sessions:write') c;
-  if asks.refused is not null then
-    return jsonb_build_object('refused', asks.refused);
+  select c.* into asks from gateway.caller(p_caller, 'sessions:write') c;
+  if asks.refusal is not null then
+    return asks.refusal;
   end if;
   select x.* into s from gateway.connect_session x where x.id = p_connect_session_id and x.partner_id = (asks.partner).id;
   if not found then

@@ -25,7 +25,7 @@ begin
     'refresh', (select gateway.bounded(d.refresh) from public.provider_data d where d.id = leased.id));
 end $$;
 
--- The right to send one token request, by compare-and-set on the generation: {"claim"}, or {"obstacle", "retry_after"}.
+-- The right to send one token request, by compare-and-set on the generation, or {"obstacle", "retry_after"}.
 --   gone; moved: another generation, or it ended; leased: a process is refreshing it; waiting: the last try failed; blocked: the host
 --   that began the last try may hold its response; frequent: refreshed `p_most` times within a minute, and its token is still valid.
 create or replace function public.gateway_claim_refresh_v1(
@@ -62,7 +62,7 @@ begin
   if obstacle is not null then
     return jsonb_build_object('obstacle', obstacle, 'retry_after', greatest(1, ceil(extract(epoch from until - moment))));
   end if;
-  return jsonb_build_object('claim', gateway.lease_refresh(c, p_host, p_lease_seconds));
+  return gateway.lease_refresh(c, p_host, p_lease_seconds);
 end $$;
 
 -- The same for one connection whose refresh was interrupted, or that is due; null when there is none. `p_providers`: those whose
@@ -107,8 +107,8 @@ end $$;
 -- Save the response to the request of that generation as the next one. The lease is not checked: the process that holds the response
 -- holds what the provider accepts now, even if another try with the old token was refused meanwhile. Lifetimes come as seconds, since only
 -- this clock decides. Without `renewed` the refresh token is the old one, and so is its end unless a new one is given.
---   ending: `saved`; `gone`; `reconnected`: the user connected again first; `refreshed`: this response, or another to the same request, is
---   saved already, so nothing of it may be revoked.
+-- Answers `saved`; `gone`; `reconnected`: the user connected again first; `refreshed`: this response, or another to the same request, is
+-- saved already, so nothing of it may be revoked.
 create or replace function public.gateway_finish_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_token text, p_refresh text, p_seal_id uuid, p_scope text[], p_expires_seconds double precision,
   p_refresh_expires_seconds double precision, p_renewed boolean, p_account jsonb
@@ -123,10 +123,10 @@ begin
   perform from public.provider_data d where d.id = p_connection_id for update;
   select x.* into c from gateway.connection x where x.id = p_connection_id and x.generation = p_generation for update;
   if not found then
-    return jsonb_build_object('ending', case
+    return to_jsonb(case
       when not exists (select from gateway.connection x where x.id = p_connection_id) then 'gone'
       when exists (select from gateway.connection x where x.id = p_connection_id and x.reconnected > p_generation) then 'reconnected'
-      else 'refreshed' end);
+      else 'refreshed'::text end);
   end if;
   was_held := c.status = 'held';
   if not p_renewed then
@@ -154,13 +154,13 @@ begin
   if was_held then
     perform gateway.end_incident(c.provider);
   end if;
-  return jsonb_build_object('ending', 'saved');
+  return '"saved"';
 end $$;
 
 -- End the lease after a failure. outcome: `wait` (the provider has trouble), `operator` (our registration is refused, or a key is missing),
 -- `suspended` (the account is switched off there) or `refused` (the grant is). `p_refusal`: status and error code, if the provider refused in
 -- any form. Such refusals end a connection after seven days and ten tries, whatever they mean; after thirty if our registration is refused, and
--- the provider accepts no other grant of it. Answers its status.
+-- the provider accepts no other grant of it. Answers its status; null: the lease has ended.
 create or replace function public.gateway_fail_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_lease_id uuid, p_outcome text, p_error text, p_wait_seconds double precision, p_refusal jsonb
 )
@@ -177,7 +177,7 @@ begin
          refusal = coalesce(p_refusal || jsonb_build_object('at', moment), x.refusal)
    where x.id = p_connection_id and x.generation = p_generation and x.lease_id = p_lease_id returning x.* into c;
   if not found then
-    return '{"recorded": false}';
+    return null;
   end if;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refresh_failed', c.id, c.user_id, c.provider, jsonb_build_object('error', p_error, 'remedy',
@@ -203,5 +203,5 @@ begin
      set status = c.status, reason = c.reason, updated_at = moment,
          refresh_at = case when c.status in ('suspended', 'held') then x.not_before else x.refresh_at end
    where x.id = c.id and (p_outcome in ('refused', 'suspended') or x.status <> c.status);
-  return jsonb_build_object('recorded', true, 'status', c.status);
+  return to_jsonb(c.status);
 end $$;

@@ -44,7 +44,7 @@ begin
   return (select gateway.revocation_json(r) from gateway.revocation r where r.seal_id = p_seal_id);
 end $$;
 
--- Done: the grant leaves the queue; where the operator revoked it, `p_outcome` is recorded as the proof. Not done: it is due again after
+-- Whether the grant is still queued. Done: it leaves the queue; where the operator revoked it, `p_outcome` is recorded as the proof. Not done: it is due again after
 -- 2, 4, 8 … minutes, at most 6 hours.
 create or replace function public.gateway_settle_revocation_v1(p_seal_id uuid, p_done boolean, p_outcome text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
@@ -58,13 +58,13 @@ begin
       values ('grant.revoked', gone.connection_id, gone.provider,
               jsonb_build_object('revocation', p_outcome, 'generation', gone.generation));
     end if;
-    return jsonb_build_object('left', false);
+    return 'false';
   end if;
   update gateway.revocation r
      set attempts = r.attempts + 1,
          due_at = clock_timestamp() + least(interval '1 minute' * power(2, least(r.attempts + 1, 20)), interval '6 hours')
    where r.seal_id = p_seal_id;
-  return jsonb_build_object('left', found);
+  return to_jsonb(found);
 end $$;
 
 -- Claim up to `p_most` grants for two minutes: those that have been due longest, of no provider in `p_busy`; with `p_provider`, the next ones

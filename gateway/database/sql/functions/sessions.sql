@@ -58,7 +58,7 @@ begin
   delete from gateway.session s where s.session_hash = any (array(
     select x.session_hash from gateway.session x where x.user_id = p_user_id order by x.created_at desc offset 49 for update skip locked));
   insert into gateway.session (session_hash, user_id, label, expires_at) values (p_session_hash, p_user_id, p_label, p_expires_at);
-  return jsonb_build_object('user_id', p_user_id);
+  return to_jsonb(p_user_id);
 end $$;
 
 create or replace function public.gateway_session_v1(p_session_hash text)
@@ -74,7 +74,7 @@ create or replace function public.gateway_end_session_v1(p_session_hash text)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
   delete from gateway.session s where s.session_hash = p_session_hash;
-  return jsonb_build_object('ended', found);
+  return to_jsonb(found);
 end $$;
 
 -- The lock on a user's rows. Without `p_wait`, false for a user whose rows another transaction has locked.

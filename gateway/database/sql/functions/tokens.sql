@@ -23,27 +23,28 @@ begin
             from gateway.connection c join public.provider_data d on d.id = c.id where c.id = p_connection_id);
 end $$;
 
--- A token for a partner (`p_key_hash`) or a user, in one call: key, reach, freezes, limits, row, and the record of the read. Null: no such
+-- A token for a caller, a partner or a user, in one call: key, reach, freezes, limits, row, and the record of the read. Null: no such
 -- connection for this caller. `p_counted`: the first read of a request; the read after a refresh is checked again, but neither counted nor
 -- recorded. `p_unreported`: reads of this reader that the calling process has counted since its last report; `p_report`: add them to the
 -- hour now, and record where the key is used from. The answer says whether the reads were added. `p_scope`: `proxy` for a proxied call, which
 -- a freeze of token reads does not stop.
 create or replace function public.gateway_read_token_v1(
-  p_connection_id uuid, p_user_id uuid, p_key_hash text, p_address text, p_min_seconds integer, p_location text default null,
+  p_connection_id uuid, p_caller jsonb, p_min_seconds integer, p_location text default null,
   p_counted boolean default false, p_unreported integer default 0, p_report boolean default true, p_scope text default 'tokens:read'
 )
 returns json language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   moment    timestamptz := clock_timestamp();
   this_hour timestamptz := date_trunc('hour', moment, 'UTC');
-  here      inet := nullif(p_address, '')::inet;
+  key       text := p_caller ->> 'key_hash';
+  here      inet := nullif(p_caller ->> 'address', '')::inet;
   net       inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
   reader    record;
   found_row record;
   is_new    boolean := false;
   setting   text;
 begin
-  if p_key_hash is not null then
+  if key is not null then
     select p.id, p.id as partner_id, p.providers, p.reads_per_hour, p.connections_per_hour,
            case when p.id is null then 'unauthenticated' when p.frozen_at is not null then 'frozen'
                 when p_scope <> all (p.scope) then 'forbidden' end as refused,
@@ -51,11 +52,11 @@ begin
              select from gateway.consent x where x.partner_id = p.id and x.connection_id = p_connection_id and x.ended_at is null) as allowed,
            u.reads, u.connections
       into reader
-      from gateway.partner_of_key(p_key_hash, here, moment) p
+      from gateway.partner_of_key(key, here, moment) p
       left join gateway.usage u on u.reader_id = p.id and u.hour = this_hour;
     if p_report and reader.id is not null and here is not null then
-      if not exists (select from gateway.key_use k where k.key_hash = p_key_hash and k.network = net and k.last_at > moment - interval '1 minute') then
-        perform gateway.record_key_use(reader.id, p_key_hash, here, net);
+      if not exists (select from gateway.key_use k where k.key_hash = key and k.network = net and k.last_at > moment - interval '1 minute') then
+        perform gateway.record_key_use(reader.id, key, here, net);
       end if;
     end if;
     if reader.refused is not null then
@@ -65,9 +66,9 @@ begin
     select u.id, null::uuid as partner_id, null::text[] as providers, gateway.user_reads_per_hour() as reads_per_hour,
            null::integer as connections_per_hour, true as allowed, h.reads, h.connections
       into reader
-      from gateway.live_user(p_user_id) u left join gateway.usage h on h.reader_id = u.id and h.hour = this_hour;
+      from gateway.live_user((p_caller ->> 'user_id')::uuid) u left join gateway.usage h on h.reader_id = u.id and h.hour = this_hour;
     if reader.id is null then
-      return case when gateway.user_is_blocked(p_user_id) then '{"user_is_blocked": true}'::json end;
+      return case when gateway.user_is_blocked((p_caller ->> 'user_id')::uuid) then '{"refused": "unauthenticated"}'::json end;
     end if;
   end if;
   -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long

@@ -6,21 +6,21 @@ language sql stable as $$
     'partner', (select p.name from gateway.partner p where p.id = w.partner_id))
 $$;
 
--- The endpoints of the calling partner, or all for the operator (no key); with `p_webhook_id` that one alone.
+-- The endpoints of the calling partner, or all for the operator (no caller); with `p_webhook_id` that one alone.
 create or replace function gateway.webhooks_of(
-  p_key_hash text, p_address text, p_webhook_id uuid, out endpoints gateway.webhook[], out refused text
+  p_caller jsonb, p_webhook_id uuid, out endpoints gateway.webhook[], out refusal jsonb
 )
 language plpgsql set search_path = '' as $$
 declare
   asks record;
 begin
-  if p_key_hash is null then
+  if p_caller is null then
     select array_agg(w order by w.created_at, w.id) into endpoints from gateway.webhook w where p_webhook_id is null or w.id = p_webhook_id;
     return;
   end if;
-  select f.* into asks from gateway.caller(p_key_hash, p_address, 'webhooks:write') f;
-  refused := asks.refused;
-  if refused is null then
+  select f.* into asks from gateway.caller(p_caller, 'webhooks:write') f;
+  refusal := asks.refusal;
+  if refusal is null then
     select array_agg(w order by w.created_at, w.id) into endpoints from gateway.webhook w
      where w.partner_id = (asks.partner).id and (p_webhook_id is null or w.id = p_webhook_id);
   end if;
@@ -28,16 +28,16 @@ end $$;
 
 -- A new endpoint gets the events that happen from now on. A partner has at most ten.
 create or replace function public.gateway_create_webhook_v1(
-  p_key_hash text, p_address text, p_id uuid, p_url text, p_event_types text[], p_seal_id uuid, p_secret text
+  p_caller jsonb, p_id uuid, p_url text, p_event_types text[], p_secret jsonb
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks record;
   made gateway.webhook;
 begin
-  select f.* into asks from gateway.caller(p_key_hash, p_address, 'webhooks:write') f;
-  if asks.refused is not null then
-    return jsonb_build_object('refused', asks.refused);
+  select f.* into asks from gateway.caller(p_caller, 'webhooks:write') f;
+  if asks.refusal is not null then
+    return asks.refusal;
   end if;
   perform pg_advisory_xact_lock(hashtextextended('gateway webhooks ' || (asks.partner).id::text, 0));
   if (select count(*) from gateway.webhook w where w.partner_id = (asks.partner).id) >= 10 then
@@ -46,21 +46,21 @@ begin
   insert into gateway.webhook (id, partner_id, url, event_types, position)
   select p_id, (asks.partner).id, p_url, p_event_types, c.position from gateway.event_chain c
   returning * into made;
-  insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values (p_seal_id, made.id, p_secret);
+  insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values ((p_secret ->> 'seal_id')::uuid, made.id, p_secret ->> 'encrypted');
   insert into gateway.event (type, partner_id, data)
   values ('webhook.created', made.partner_id, jsonb_build_object('webhook_id', made.id));
   return gateway.webhook_json(made);
 end $$;
 
 -- Endpoints; of a single one also its latest attempts, newest first.
-create or replace function public.gateway_webhooks_v1(p_key_hash text, p_address text, p_webhook_id uuid)
+create or replace function public.gateway_webhooks_v1(p_caller jsonb, p_webhook_id uuid)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks record;
 begin
-  select f.* into asks from gateway.webhooks_of(p_key_hash, p_address, p_webhook_id) f;
-  if asks.refused is not null then
-    return jsonb_build_object('refused', asks.refused);
+  select f.* into asks from gateway.webhooks_of(p_caller, p_webhook_id) f;
+  if asks.refusal is not null then
+    return asks.refusal;
   end if;
   return jsonb_build_object(
     'webhooks', coalesce((select jsonb_agg(gateway.webhook_json(w)) from unnest(asks.endpoints) w), '[]'),
@@ -73,17 +73,16 @@ end $$;
 -- `p_change`: `delete`; `test` appends an event for this endpoint alone; `replay` delivers again what follows `p_after`; `rotate` adds a secret
 -- and lets the others expire a day later. The endpoint as it is then; null: no such endpoint of this caller.
 create or replace function public.gateway_change_webhook_v1(
-  p_key_hash text, p_address text, p_webhook_id uuid, p_change text, p_after bigint default null, p_seal_id uuid default null,
-  p_secret text default null
+  p_caller jsonb, p_webhook_id uuid, p_change text, p_after bigint default null, p_secret jsonb default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks record;
   w    gateway.webhook;
 begin
-  select f.* into asks from gateway.webhooks_of(p_key_hash, p_address, p_webhook_id) f;
-  if asks.refused is not null then
-    return jsonb_build_object('refused', asks.refused);
+  select f.* into asks from gateway.webhooks_of(p_caller, p_webhook_id) f;
+  if asks.refusal is not null then
+    return asks.refusal;
   end if;
   select x.* into w from gateway.webhook x where x.id = (asks.endpoints)[1].id for update;
   if not found then
@@ -98,7 +97,7 @@ begin
      where x.id = w.id returning * into w;
   elsif p_change = 'rotate' then
     update gateway.webhook_secret s set expires_at = clock_timestamp() + interval '1 day' where s.webhook_id = w.id and s.expires_at is null;
-    insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values (p_seal_id, w.id, p_secret);
+    insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values ((p_secret ->> 'seal_id')::uuid, w.id, p_secret ->> 'encrypted');
   end if;
   insert into gateway.event (type, partner_id, data)
   select case p_change when 'delete' then 'webhook.deleted' when 'test' then 'webhook.tested' when 'replay' then 'webhook.replayed'
@@ -151,7 +150,7 @@ begin
   return null;
 end $$;
 
--- What became of a claim: the cursor moves to `p_position`. After a failure the next attempt waits; an endpoint that failed for three days, or
+-- What became of a claim: the cursor moves to `p_position`. Whether the endpoint is disabled now. After a failure the next attempt waits; an endpoint that failed for three days, or
 -- says that it is gone, is disabled.
 create or replace function public.gateway_end_deliveries_v1(
   p_id uuid, p_claim_id uuid, p_position bigint, p_attempts jsonb, p_wait_seconds double precision, p_gone boolean
@@ -163,13 +162,13 @@ declare
 begin
   select x.* into w from gateway.webhook x where x.id = p_id for update;
   if not found then
-    return '{}';
+    return 'false';
   end if;
   insert into gateway.webhook_delivery (webhook_id, position, event_id, type, status, error, duration_ms)
   select w.id, a.position, a.event_id, a.type, a.status, a.error, a.duration_ms
     from jsonb_to_recordset(p_attempts -> 'items') as a (position bigint, event_id uuid, type text, status integer, error text, duration_ms integer);
   if w.claim_id is distinct from p_claim_id then
-    return '{}';
+    return 'false';
   end if;
   update gateway.webhook x
      set position = greatest(x.position, p_position), claim_id = null,
@@ -182,5 +181,5 @@ begin
     insert into gateway.event (type, partner_id, data) values (
       'webhook.disabled', w.partner_id, jsonb_build_object('webhook_id', w.id, 'after', w.position, 'reason', case when p_gone then 'gone' else 'failing' end));
   end if;
-  return jsonb_build_object('disabled', w.disabled_at is not null);
+  return to_jsonb(w.disabled_at is not null);
 end $$;
