@@ -825,8 +825,8 @@ $$;
 
 -- The caller of /v1: {"user_id", "key_hash", "address"}. The user of an access token, or the partner of a key, or why the call is refused:
 -- `unauthenticated` (a banned or deleted user; the same for unknown, revoked and expired keys and for a wrong address), `frozen` or `forbidden`.
--- `p_needs`: the scope of the call, null where any key will do. Calls for partners alone have a scope that ends in `write`. Functions answer
--- {"refused": slug} then, and nothing else.
+-- `p_needs`: the scope of the call, null where any key will do; a user has none for sessions and webhooks. Functions answer {"refused": slug}
+-- then, and nothing else.
 create or replace function gateway.caller(
   p_caller jsonb, p_needs text, out partner gateway.partner, out user_id uuid, out refusal jsonb
 )
@@ -838,9 +838,10 @@ declare
   net    inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
   used   record;
 begin
-  if key is null and coalesce(p_needs, '') not in ('sessions:write', 'webhooks:write') then
+  if key is null then
     user_id := p_caller ->> 'user_id';
-    refusal := case when user_id is null or gateway.user_is_blocked(user_id) then '{"refused": "unauthenticated"}' end;
+    refusal := case when user_id is null or gateway.user_is_blocked(user_id) then '{"refused": "unauthenticated"}'
+                    when p_needs in ('sessions:write', 'webhooks:write') then '{"refused": "forbidden"}' end;
     return;
   end if;
   select p as partner, u.last_at into used
@@ -3818,7 +3819,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '97ab58e354ff49aeaf873d392c8c0c3a3815e83488cd9fe56a6d7f3f4aa47c49');
-insert into gateway.function_release (sha256) values ('97ab58e354ff49aeaf873d392c8c0c3a3815e83488cd9fe56a6d7f3f4aa47c49') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '3d5604577d0a504de6aa75fba5852175f8e7f63bb6226dec68191533fe1d2c85');
+insert into gateway.function_release (sha256) values ('3d5604577d0a504de6aa75fba5852175f8e7f63bb6226dec68191533fe1d2c85') on conflict do nothing;
 
 notify pgrst, 'reload schema';

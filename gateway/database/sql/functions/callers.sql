@@ -14,8 +14,8 @@ $$;
 
 -- The caller of /v1: {"user_id", "key_hash", "address"}. The user of an access token, or the partner of a key, or why the call is refused:
 -- `unauthenticated` (a banned or deleted user; the same for unknown, revoked and expired keys and for a wrong address), `frozen` or `forbidden`.
--- `p_needs`: the scope of the call, null where any key will do. Calls for partners alone have a scope that ends in `write`. Functions answer
--- {"refused": slug} then, and nothing else.
+-- `p_needs`: the scope of the call, null where any key will do; a user has none for sessions and webhooks. Functions answer {"refused": slug}
+-- then, and nothing else.
 create or replace function gateway.caller(
   p_caller jsonb, p_needs text, out partner gateway.partner, out user_id uuid, out refusal jsonb
 )
@@ -27,9 +27,10 @@ declare
   net    inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
   used   record;
 begin
-  if key is null and coalesce(p_needs, '') not in ('sessions:write', 'webhooks:write') then
+  if key is null then
     user_id := p_caller ->> 'user_id';
-    refusal := case when user_id is null or gateway.user_is_blocked(user_id) then '{"refused": "unauthenticated"}' end;
+    refusal := case when user_id is null or gateway.user_is_blocked(user_id) then '{"refused": "unauthenticated"}'
+                    when p_needs in ('sessions:write', 'webhooks:write') then '{"refused": "forbidden"}' end;
     return;
   end if;
   select p as partner, u.last_at into used
