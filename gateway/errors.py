@@ -15,7 +15,7 @@ Every error of the gateway, in one tree.
     │   └── Unauthenticated  Forbidden  Frozen  RateLimited
     └── DatabaseUnavailable  Unexpected
 
-A class has a `slug`, an HTTP `status`, a `title`, two plain sentences (`meaning`, `next_step`) and a `remedy`: who must act.
+A class has a `slug`, an HTTP `status`, a `title`, a `detail` (what it means and what to do) and a `remedy`: who must act.
 The argument of an exception goes to the log only. We write it; it never contains a secret or text from a provider.
 """
 
@@ -33,8 +33,10 @@ class GatewayError(Exception):
     slug: ClassVar[str] = "unexpected"
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Something went wrong here"
-    meaning: ClassVar[str] = "The gateway has a bug. Nothing was connected or changed."
-    next_step: ClassVar[str] = "Try again in a moment. If it happens again, tell the operator of this service."
+    detail: ClassVar[str] = (
+        "The gateway has a bug. Nothing was connected or changed. Try again in a moment. If it happens again, tell the operator of this service."
+    )
+    """What it means, and what to do (RFC 9457)."""
     remedy: ClassVar[Remedy] = "report"
     returned: ClassVar[bool] = False
     """A failed connect returns to the product with `?error=<slug>`; otherwise it ends on a page here."""
@@ -64,7 +66,7 @@ class SettingsRefused(GatewayError):
     title = "The settings are invalid"
     remedy = "operator"
 
-    def __init__(self, problems: Sequence[str] = ()) -> None:
+    def __init__(self, *problems: str) -> None:
         super().__init__("; ".join(problems))
         self.problems = list(problems)
 
@@ -75,8 +77,7 @@ class DatabaseUnavailable(GatewayError):
     slug = "database_unavailable"
     status = 503
     title = "The database is not responding"
-    meaning = "The gateway could not reach its database. Nothing was connected or changed."
-    next_step = "Wait a minute and try again."
+    detail = "The gateway could not reach its database. Nothing was connected or changed. Wait a minute and try again."
     remedy = "wait"
 
 
@@ -92,8 +93,7 @@ class AccessDenied(FlowRefused):
 
     slug = "access_denied"
     title = "Access was not granted"
-    meaning = "The provider says that access was refused, or that its page had expired. Nothing was connected."
-    next_step = "If you did not mean to refuse, connect again and allow access."
+    detail = "The provider says that access was refused, or that its page had expired. Nothing was connected. If you did not mean to refuse, connect again and allow access."
     returned = True
 
 
@@ -102,8 +102,7 @@ class StateInvalid(FlowRefused):
 
     slug = "state_invalid"
     title = "This connection attempt is no longer valid"
-    meaning = "The link back from the provider was used before, is older than ten minutes, or was not started here."
-    next_step = "If your account is not among your connections, start again from the connect button."
+    detail = "The link back from the provider was used before, is older than ten minutes, or was not started here. If your account is not among your connections, start again from the connect button."
 
 
 class BrowserMismatch(FlowRefused):
@@ -112,8 +111,7 @@ class BrowserMismatch(FlowRefused):
     slug = "browser_mismatch"
     status = 403
     title = "This was started in another browser"
-    meaning = "You have to finish a connection in the browser in which you started it. Nothing was connected."
-    next_step = "Go back to that browser, or start again in this one."
+    detail = "You have to finish a connection in the browser in which you started it. Nothing was connected. Go back to that browser, or start again in this one."
 
 
 class UserMismatch(FlowRefused):
@@ -123,8 +121,7 @@ class UserMismatch(FlowRefused):
     slug = "user_mismatch"
     status = 403
     title = "Another user started this"
-    meaning = "The user who starts a connection has to finish it. Nothing was connected."
-    next_step = "Sign in as that user, or start again as the user you are signed in as now."
+    detail = "The user who starts a connection has to finish it. Nothing was connected. Sign in as that user, or start again as the user you are signed in as now."
 
 
 class IssuerMismatch(FlowRefused):
@@ -132,8 +129,7 @@ class IssuerMismatch(FlowRefused):
 
     slug = "issuer_mismatch"
     title = "The response came from a different service"
-    meaning = "The response does not come from the provider you chose. It was refused before anything was sent."
-    next_step = "Do not try again. Tell the operator of this service: this can be an attack."
+    detail = "The response does not come from the provider you chose. It was refused before anything was sent. Do not try again. Tell the operator of this service: this can be an attack."
     remedy = "report"
 
 
@@ -142,8 +138,7 @@ class ReturnToRefused(FlowRefused):
 
     slug = "return_to_refused"
     title = "That return address is not allowed"
-    meaning = "The link would send you to an address that does not belong to this product."
-    next_step = "Use an address whose origin is listed in GATEWAY_APP_ORIGINS."
+    detail = "The link would send you to an address that does not belong to this product. Use an address whose origin is listed in GATEWAY_APP_ORIGINS."
     remedy = "fix_request"
 
 
@@ -160,8 +155,7 @@ class ProviderUnavailable(ProviderFailed):
     slug = "provider_unavailable"
     status = 504
     title = "The provider is not responding"
-    meaning = "The provider did not respond in time or has a problem."
-    next_step = "Wait a minute and try again. Existing connections stay connected."
+    detail = "The provider did not respond in time or has a problem. Wait a minute and try again. Existing connections stay connected."
     remedy = "wait"
 
 
@@ -171,8 +165,7 @@ class ProviderBusy(ProviderUnavailable):
     slug = "provider_busy"
     status = 503
     title = "Too many calls are waiting for the provider"
-    meaning = "The provider is slow or does not respond, so the gateway sends it no more calls at the moment. Nothing was used up."
-    next_step = "Load this page again after the seconds in Retry-After."
+    detail = "The provider is slow or does not respond, so the gateway sends it no more calls at the moment. Nothing was used up. Load this page again after the seconds in Retry-After."
     returned = False
 
 
@@ -182,8 +175,7 @@ class ProviderGarbled(ProviderFailed):
     slug = "provider_garbled"
     status = 502
     title = "The provider sent an invalid response"
-    meaning = "The provider's response breaks its protocol, so the gateway ignored it."
-    next_step = "Tell the operator of this service. Trying again will probably not help."
+    detail = "The provider's response breaks its protocol, so the gateway ignored it. Tell the operator of this service. Trying again will probably not help."
     remedy = "report"
 
 
@@ -193,10 +185,7 @@ class ClientRejected(ProviderFailed):
     slug = "client_rejected"
     status = 502
     title = "The provider refused this service"
-    meaning = "The provider does not accept this service's registration. It is not your fault."
-    next_step = (
-        "The operator of this service has to check the client id, the secret and the redirect URI at the provider."
-    )
+    detail = "The provider does not accept this service's registration. It is not your fault. The operator of this service has to check the client id, the secret and the redirect URI at the provider."
     remedy = "operator"
 
 
@@ -210,8 +199,7 @@ class NeedsReauthorization(GrantUnusable):
     slug = "needs_reauthorization"
     status = 409
     title = "The connection has to be made again"
-    meaning = "The provider no longer accepts the stored grant: it was revoked at the provider, or it expired."
-    next_step = "The owner of the connection has to connect again. Its id stays the same."
+    detail = "The provider no longer accepts the stored grant: it was revoked at the provider, or it expired. The owner of the connection has to connect again. Its id stays the same."
     remedy = "reconnect"
     provider: str | None = None
     """On an instance: the provider to connect again."""
@@ -223,8 +211,7 @@ class Suspended(GrantUnusable):
     slug = "suspended"
     status = 409
     title = "The account is suspended at the provider"
-    meaning = "The provider says that the account is not active. The connection is kept."
-    next_step = "Activate the account at the provider. The connection works again without connecting again."
+    detail = "The provider says that the account is not active. The connection is kept. Activate the account at the provider. The connection works again without connecting again."
     remedy = "wait"
 
 
@@ -234,8 +221,7 @@ class Held(GrantUnusable):
     slug = "held"
     status = 503
     title = "The provider has an incident"
-    meaning = "The provider refuses the grants of many users at the moment. The connection is kept."
-    next_step = "Wait until the provider works again. The operator of this service has been alerted."
+    detail = "The provider refuses the grants of many users at the moment. The connection is kept. Wait until the provider works again. The operator of this service has been alerted."
     remedy = "wait"
 
 
@@ -245,8 +231,7 @@ class Unverified(GrantUnusable):
     slug = "unverified"
     status = 409
     title = "The connection is being verified"
-    meaning = "The stored tokens were written by the owner, or imported, and the provider has not confirmed their account yet."
-    next_step = "Wait a minute and try again. If the provider does not confirm them, the owner has to connect again."
+    detail = "The stored tokens were written by the owner, or imported, and the provider has not confirmed their account yet. Wait a minute and try again. If the provider does not confirm them, the owner has to connect again."
     remedy = "wait"
 
 
@@ -256,8 +241,7 @@ class PendingConfirmation(GrantUnusable):
     slug = "pending_confirmation"
     status = 409
     title = "The connection is waiting for confirmation"
-    meaning = "The connection was made in a browser without a session here and is not confirmed yet."
-    next_step = "Confirm it within ten minutes. After that it is revoked at the provider."
+    detail = "The connection was made in a browser without a session here and is not confirmed yet. Confirm it within ten minutes. After that it is revoked at the provider."
     remedy = "wait"
 
 
@@ -267,8 +251,7 @@ class RefreshInProgress(GrantUnusable):
     slug = "refresh_in_progress"
     status = 503
     title = "A new token is being fetched"
-    meaning = "The stored token has expired and a new one is on its way."
-    next_step = "Ask again after the seconds in Retry-After."
+    detail = "The stored token has expired and a new one is on its way. Ask again after the seconds in Retry-After."
     remedy = "wait"
 
 
@@ -277,8 +260,7 @@ class SecretUnreadable(GrantUnusable):
 
     slug = "secret_unreadable"
     title = "A stored secret could not be decrypted"
-    meaning = "The secret was encrypted with a key that this service does not have, or it was changed. It was not used."
-    next_step = "The operator of this service has to check GATEWAY_KEYS. Connecting again stores a new secret."
+    detail = "The secret was encrypted with a key that this service does not have, or it was changed. It was not used. The operator of this service has to check GATEWAY_KEYS. Connecting again stores a new secret."
     remedy = "operator"
 
 
@@ -294,8 +276,7 @@ class BadRequest(RequestRefused):
     slug = "bad_request"
     status = 400
     title = "The request could not be read"
-    meaning = "Something in the request does not follow its format."
-    next_step = "Compare the request with the API description."
+    detail = "Something in the request does not follow its format. Compare the request with the API description."
 
     def __init__(self, reason: str = "", errors: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(reason)
@@ -308,8 +289,7 @@ class NotFound(RequestRefused):
     slug = "not_found"
     status = 404
     title = "There is nothing here"
-    meaning = "The address is wrong, or it names something that does not exist or is not yours."
-    next_step = "Check the address."
+    detail = "The address is wrong, or it names something that does not exist or is not yours. Check the address."
 
 
 class ProviderNotEnabled(NotFound):
@@ -324,8 +304,7 @@ class MethodNotAllowed(RequestRefused):
     slug = "method_not_allowed"
     status = 405
     title = "That method is not offered here"
-    meaning = "The address exists, but not for this HTTP method."
-    next_step = "Look the call up in the API description."
+    detail = "The address exists, but not for this HTTP method. Look the call up in the API description."
 
 
 class TooLarge(RequestRefused):
@@ -334,8 +313,7 @@ class TooLarge(RequestRefused):
     slug = "too_large"
     status = 413
     title = "The request is too large"
-    meaning = "The request body is larger than this address accepts."
-    next_step = "Send less."
+    detail = "The request body is larger than this address accepts. Send less."
 
 
 class UnsupportedMediaType(RequestRefused):
@@ -344,8 +322,7 @@ class UnsupportedMediaType(RequestRefused):
     slug = "unsupported_media_type"
     status = 415
     title = "The body has to be JSON"
-    meaning = "This address takes a JSON body, and the request declares another type."
-    next_step = "Send JSON, with Content-Type: application/json."
+    detail = "This address takes a JSON body, and the request declares another type. Send JSON, with Content-Type: application/json."
 
 
 class Unauthenticated(RequestRefused):
@@ -354,8 +331,7 @@ class Unauthenticated(RequestRefused):
     slug = "unauthenticated"
     status = 401
     title = "Not signed in, or no valid key"
-    meaning = "The request has no valid session, access token or key: it is missing, wrong, expired or revoked."
-    next_step = "Sign in again. A program sends a valid access token or key as Authorization: Bearer."
+    detail = "The request has no valid session, access token or key: it is missing, wrong, expired or revoked. Sign in again. A program sends a valid access token or key as Authorization: Bearer."
 
 
 class Forbidden(RequestRefused):
@@ -364,8 +340,7 @@ class Forbidden(RequestRefused):
     slug = "forbidden"
     status = 403
     title = "That is not allowed"
-    meaning = "The request comes from an origin that is not allowed, or its key or access token does not allow it."
-    next_step = "Send it from the product's own pages, or with a key that has the scope of this call."
+    detail = "The request comes from an origin that is not allowed, or its key or access token does not allow it. Send it from the product's own pages, or with a key that has the scope of this call."
 
 
 class Frozen(RequestRefused):
@@ -374,8 +349,7 @@ class Frozen(RequestRefused):
     slug = "frozen"
     status = 403
     title = "The operator froze this"
-    meaning = "The operator has stopped this kind of access."
-    next_step = "Ask the operator of this service."
+    detail = "The operator has stopped this kind of access. Ask the operator of this service."
     remedy = "operator"
     returned = True
 
@@ -386,8 +360,7 @@ class RateLimited(RequestRefused):
     slug = "rate_limited"
     status = 429
     title = "Too many requests"
-    meaning = "There were more requests than the limit allows in this time."
-    next_step = "Wait for the seconds in Retry-After."
+    detail = "There were more requests than the limit allows in this time. Wait for the seconds in Retry-After."
     remedy = "wait"
 
 

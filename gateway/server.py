@@ -131,7 +131,7 @@ def bind(host: str, port: int, option: str = "--port") -> socket.socket:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError, OverflowError):
         fix = "--host takes an address of this machine, like 127.0.0.1 or 0.0.0.0, and the port is at most 65535"
-        raise SettingsRefused([f"{host} port {port} is no address: {fix}."]) from None
+        raise SettingsRefused(f"{host} port {port} is no address: {fix}.") from None
     bound = socket.socket(family, kind)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -140,7 +140,7 @@ def bind(host: str, port: int, option: str = "--port") -> socket.socket:
         bound.close()
         reason = os.strerror(error.errno or 0).lower()
         raise SettingsRefused(
-            [f"Port {port} of {host}: {reason}. Stop that program, or choose another {option}."]
+            f"Port {port} of {host}: {reason}. Stop that program, or choose another {option}."
         ) from None
     return bound
 

@@ -124,7 +124,7 @@ def open_database(settings: Settings) -> Database:
     if settings.database_url is not None:
         return open_postgres(settings.database_url.get_secret_value())
     if settings.supabase_url is None or settings.supabase_secret_key is None:
-        raise SettingsRefused([NO_DATABASE])
+        raise SettingsRefused(NO_DATABASE)
     key = settings.supabase_secret_key.get_secret_value()
     return open_rest(settings.supabase_url, key, ca_bundle=settings.ca_bundle, https_proxy=settings.https_proxy)
 
@@ -141,7 +141,7 @@ def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) 
     if settings.database_url is None and settings.supabase_secret_key is None:
         problems.append(NO_DATABASE)
     if problems:
-        raise SettingsRefused(problems)
+        raise SettingsRefused(*problems)
     bulkhead = Bulkhead()
     http = HttpClient(
         allow_private=settings.allow_private_hosts,

@@ -352,7 +352,7 @@ def process_environment() -> dict[str, str]:
         values = dotenv_values(".env", encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         raise SettingsRefused(
-            [".env cannot be read: it has to be a UTF-8 text file that this account may read."]
+            ".env cannot be read: it has to be a UTF-8 text file that this account may read."
         ) from None
     file = {name: text for name, text in values.items() if text is not None}
     for name in os.environ:  # a secret that the environment sets in one form hides the other form in the file
@@ -396,7 +396,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     except ValidationError as invalid:
         problems += map(_problem, invalid.errors(include_url=False, include_input=False))
     if problems:
-        raise SettingsRefused(problems)
+        raise SettingsRefused(*problems)
     return settings
 
 

@@ -70,7 +70,7 @@ def load_catalog(folder: Path | None = None, *, allow_private_hosts: bool = Fals
         found += [checked] if checked else []
     problems += _collisions(found, origin)
     if problems:
-        raise SettingsRefused(problems)
+        raise SettingsRefused(*problems)
     return Catalog(found)
 
 

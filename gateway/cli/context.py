@@ -70,7 +70,7 @@ class Commands(click.Group):
         except (PartnerRefused, DatabaseUnavailable) as error:
             fail(f"{error}.")
         except GatewayError as error:
-            fail(f"{error.meaning} ({error})")
+            fail(f"{error.title} ({error}).")
         except OSError as error:
             fail(file_problem(error))
         except Exception as error:  # noqa: BLE001 - a traceback may quote a secret
@@ -177,9 +177,9 @@ def starting_settings(*, embedded: bool = False) -> Settings:
         settings = read_settings(environ)
         problems += checked_catalog(settings)[1]
     except SettingsRefused as refused:
-        raise SettingsRefused(refused.problems + problems) from None
+        raise SettingsRefused(*refused.problems, *problems) from None
     if problems:
-        raise SettingsRefused(problems)
+        raise SettingsRefused(*problems)
     with closing(open_journal(settings)) as journal:
         journal.check()
     return settings
@@ -209,7 +209,7 @@ def checked_providers(names: Sequence[str]) -> Catalog:
     catalog = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
     unknown = [name for name in names if catalog.get(name) is None]
     if unknown:
-        raise SettingsRefused([f"there is no provider {', '.join(unknown)}: `providers list` names them."])
+        raise SettingsRefused(f"there is no provider {', '.join(unknown)}: `providers list` names them.")
     return catalog
 
 
@@ -246,10 +246,10 @@ class ReachedDatabase:
             return self.database.check()
         except Unexpected as error:
             problem = f"the database cannot be used ({error}): check the role or key, and the address."
-            raise SettingsRefused([problem]) from None
+            raise SettingsRefused(problem) from None
         except DatabaseUnavailable as error:
             fix = ": check SUPABASE_URL, and whether the project is running or paused" if self.project else ""
-            raise SettingsRefused([f"{error}{fix}."]) from None
+            raise SettingsRefused(f"{error}{fix}.") from None
 
 
 @contextmanager
@@ -278,7 +278,7 @@ def checked_database(*, existing: bool = True) -> Iterator[ReachedDatabase]:
         if database.embedded and schema["version"] <= SCHEMA_VERSION:
             apply_schema(database.dsn)
         elif not schema["is_current"]:
-            raise SettingsRefused([f"{NOT_RELOADED}." if database.project else SCHEMA_MISSING])
+            raise SettingsRefused(f"{NOT_RELOADED}." if database.project else SCHEMA_MISSING)
         yield database
 
 

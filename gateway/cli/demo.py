@@ -162,13 +162,13 @@ def _wait_for(url: str, process: subprocess.Popen[bytes] | None = None) -> None:
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end:
         if process is not None and process.poll() is not None:
-            raise SettingsRefused([f"the sandbox could not start: is the port of {url} taken? Try --sandbox-port."])
+            raise SettingsRefused(f"the sandbox could not start: is the port of {url} taken? Try --sandbox-port.")
         try:
             with urlopen(url, timeout=2):  # noqa: S310 - our own address on loopback
                 return
         except OSError:
             time.sleep(0.05)
-    raise SettingsRefused([f"{url} does not answer"])
+    raise SettingsRefused(f"{url} does not answer")
 
 
 def _announce(public: str, sandbox: str, env: Path) -> None:

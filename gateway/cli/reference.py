@@ -55,7 +55,7 @@ def reference(commands: click.Group) -> str:
             _COMMANDS,
             *_table(("command", "what", "options"), _commands(commands, "")),
             _PROBLEMS,
-            *_table(("slug", "status", "remedy", "meaning", "what to do"), _problems()),
+            *_table(("slug", "status", "remedy", "meaning, and what to do"), _problems()),
             "",
         ]
     )
@@ -104,7 +104,7 @@ def _option(option: click.Option) -> str:
 
 def _problems() -> Iterator[tuple[str, ...]]:
     for kind in sorted(set(every_problem()) - {SettingsRefused}, key=lambda kind: kind.slug):
-        yield f"`{kind.slug}`", str(kind.status), kind.remedy, kind.meaning, kind.next_step
+        yield f"`{kind.slug}`", str(kind.status), kind.remedy, kind.detail
 
 
 if __name__ == "__main__":

@@ -40,11 +40,9 @@ def serve(host: str, port: int, workers: int, *, no_worker: bool, embedded: bool
     settings = starting_settings(embedded=embedded)
     has_database = database_is_set(process_environment())
     if embedded and has_database:
-        raise SettingsRefused(
-            ["--embedded starts a database, and the settings name another one: remove one of the two."]
-        )
+        raise SettingsRefused("--embedded starts a database, and the settings name another one: remove one of the two.")
     if not embedded and not has_database and (settings.secure or settings.supabase_url):
-        raise SettingsRefused([NO_DATABASE])
+        raise SettingsRefused(NO_DATABASE)
     bind(host, port).close()
     start_log()  # before the embedded Postgres starts: one format from the first line on
     with checked_database(existing=False) as database:

@@ -46,8 +46,7 @@ class LinkExpired(StateInvalid):
 
     wording = "link_expired"
     title = "This link is no longer valid"
-    meaning = "This link was used before, or is older than 15 minutes."
-    next_step = "Ask the sender for a new link. What you have connected is listed under Your connections."
+    detail = "This link was used before, or is older than 15 minutes. Ask the sender for a new link. What you have connected is listed under Your connections."
     remedy = "fix_request"
 
 

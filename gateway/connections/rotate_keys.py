@@ -101,4 +101,4 @@ def require_newest_key_everywhere(rt: Runtime) -> None:
         if newest not in host.keys
     ]
     if problems:
-        raise SettingsRefused(problems)
+        raise SettingsRefused(*problems)

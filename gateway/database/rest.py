@@ -152,7 +152,7 @@ def _translated(function: str, code: str, status: int) -> GatewayError:
     if known in _KEY_REFUSED or (status in _NOT_ALLOWED and known in ("", str(status))):
         log.error("database.refused", status=status, code=known)
         return SettingsRefused(
-            [f"the project refuses SUPABASE_SECRET_KEY (HTTP {status} {known}): copy the secret key of this project."]
+            f"the project refuses SUPABASE_SECRET_KEY (HTTP {status} {known}): copy the secret key of this project."
         )
     is_lost = known in _NOT_REACHED or _is_operational(known)
     is_down = known in ("", str(status)) and (status >= 500 or status == _TOO_MANY)  # noqa: PLR2004 - RFC 9110

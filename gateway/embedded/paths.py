@@ -90,7 +90,7 @@ def _account() -> pwd.struct_passwd | None:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
     raise SettingsRefused(
-        ["Postgres refuses to run as root, and there is no account `postgres` or `nobody`: set DATABASE_URL."]
+        "Postgres refuses to run as root, and there is no account `postgres` or `nobody`: set DATABASE_URL."
     )
 
 
@@ -101,7 +101,7 @@ def _check_named() -> None:
     except KeyError:
         account = f"The account of this process (uid {os.geteuid()})"
         fix = "add it, or set DATABASE_URL"
-        raise SettingsRefused([f"{account} has no name in /etc/passwd, and Postgres needs one: {fix}."]) from None
+        raise SettingsRefused(f"{account} has no name in /etc/passwd, and Postgres needs one: {fix}.") from None
 
 
 def _reaches(account: pwd.struct_passwd | None, path: Path) -> bool:
@@ -124,9 +124,7 @@ def _find_programs() -> Path:
     directory = Path(os.environ.get("PG_BINDIR") or (f"{folders[0]}/pginstall/bin" if folders else "/nonexistent"))
     if not all(os.access(directory / program, os.X_OK) for program in ("postgres", "initdb")):
         raise SettingsRefused(
-            [
-                "There is no Postgres to start: install the requirements, set PG_BINDIR to a folder with `postgres`, or set DATABASE_URL."
-            ]
+            "There is no Postgres to start: install the requirements, set PG_BINDIR to a folder with `postgres`, or set DATABASE_URL."
         )
     return directory.resolve()
 
@@ -165,7 +163,7 @@ def _home(folder: Path, account: pwd.struct_passwd | None) -> Path:
             return near
         if (near / "data").exists():  # an empty database elsewhere would look as if everything were lost
             raise SettingsRefused(
-                [f"The account that Postgres runs as can no longer reach the database in GATEWAY_DATA ({near})."]
+                f"The account that Postgres runs as can no longer reach the database in GATEWAY_DATA ({near})."
             )
     _make_trusted(far, 0o711)
     log.info("embedded.data_moved", home=str(far), reason=f"the account it runs as cannot reach {near}")
@@ -179,7 +177,7 @@ def _make_trusted(path: Path, mode: int) -> None:
     found, account = path.lstat(), _account()
     trusted = {0, os.geteuid(), account.pw_uid if account else 0}
     if not stat.S_ISDIR(found.st_mode) or found.st_uid not in trusted or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise SettingsRefused([f"{path} belongs to another account or is writable for others: remove it."])
+        raise SettingsRefused(f"{path} belongs to another account or is writable for others: remove it.")
 
 
 def _digest(text: str) -> str:

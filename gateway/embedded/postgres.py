@@ -135,9 +135,13 @@ def _start(place: Place, deadline: float) -> subprocess.Popen[bytes]:
     if not (place.data / "PG_VERSION").exists():
         _make_cluster(place)
     _check_version(place)
-    _end_earlier_server(place, deadline)
     options = [part for name, value in _OPTIONS.items() for part in ("-c", f"{name}={value}")]
-    child = _spawn(place, "postgres", "-D", str(place.data), "-k", str(place.sockets), *options)
+    held = os.open(place.home / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        _end_earlier_server(place, held, deadline)
+        child = _spawn(place, "postgres", "-D", str(place.data), "-k", str(place.sockets), *options, held=held)
+    finally:
+        os.close(held)  # the server keeps it
     try:
         while _pid_file(place)[0::7] != [str(child.pid), "ready"]:
             if child.poll() is not None:
@@ -148,6 +152,19 @@ def _start(place: Place, deadline: float) -> subprocess.Popen[bytes]:
         child.wait()
         raise
     return child
+
+
+def _end_earlier_server(place: Place, held: int, deadline: float) -> None:
+    """
+    End the server of a process that is gone. All processes of a server hold the lock `held`.
+
+    With the lock there is no server, so the pid file is stale: its number may belong to another process now, and Postgres would wait for it.
+    """
+    while not _try_lock(held):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            os.kill(int(_pid_file(place)[0]), signal.SIGINT)
+        _wait(deadline, "of an earlier command does not end")
+    (place.data / "postmaster.pid").unlink(missing_ok=True)
 
 
 def _make_cluster(place: Place) -> None:
@@ -187,40 +204,8 @@ def _check_version(place: Place) -> None:
     version = printed.stdout.split()[2].partition(".")[0]
     if made_by != version:
         raise SettingsRefused(
-            [
-                f"The database in {place.data} was made by Postgres {made_by}, and {version} is installed: set PG_BINDIR, or dump it."
-            ]
+            f"The database in {place.data} was made by Postgres {made_by}, and {version} is installed: set PG_BINDIR, or dump it."
         )
-
-
-def _end_earlier_server(place: Place, deadline: float) -> None:
-    """
-    End the server of a process that is gone; we hold the lock.
-
-    The number in a stale pid file may belong to another process now, and Postgres would wait for it. With our own number in it, Postgres
-    knows that the file is stale, and can still find leftover processes.
-    """
-    lines = _pid_file(place)
-    if not lines or not lines[0].isdigit():
-        return
-    pid = int(lines[0])
-    with contextlib.suppress(OSError):
-        if _is_our_server(pid, place):
-            os.kill(pid, signal.SIGINT)
-    while _is_our_server(pid, place):
-        _wait(deadline, "of an earlier command does not end")
-    path = place.data / "postmaster.pid"
-    if path.exists():
-        path.write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
-
-
-def _is_our_server(pid: int, place: Place) -> bool:
-    """Whether that process is the server of this place: Postgres works in its data folder."""
-    if sys.platform != "linux":
-        return _is_ready(place)
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cwd").readlink() == place.data
-    return False
 
 
 def _pid_file(place: Place) -> list[str]:
@@ -231,7 +216,7 @@ def _pid_file(place: Place) -> list[str]:
         return []
 
 
-def _spawn(place: Place, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+def _spawn(place: Place, program: str, *arguments: str, held: int | None = None) -> subprocess.Popen[bytes]:
     """A direct child under the account, out of reach of the terminal's Ctrl-C and without our environment, which holds secrets."""
     log_path, account = place.home / "log", place.account
     mode = "ab" if log_path.exists() and log_path.stat().st_size < _LOG_BYTES else "wb"
@@ -255,6 +240,7 @@ def _spawn(place: Place, program: str, *arguments: str) -> subprocess.Popen[byte
             user=account.pw_uid if account else None,
             group=account.pw_gid if account else None,
             extra_groups=[] if account else None,
+            pass_fds=() if held is None else (held,),
             preexec_fn=end_with_parent,  # noqa: PLW1509 -- before any other thread
         )
 

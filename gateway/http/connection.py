@@ -354,5 +354,5 @@ def tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
             context.load_verify_locations(ca_bundle)
         except OSError:  # ssl.SSLError is one
             problem = "GATEWAY_CA_BUNDLE is not a readable file of certificates in PEM form."
-            raise SettingsRefused([problem]) from None
+            raise SettingsRefused(problem) from None
     return context

@@ -59,7 +59,7 @@ class ResponseJournal:
             self._sql("insert into host select ? where not exists (select 1 from host)", str(uuid4()))
             [(self.host,)] = self._sql("select id from host")
         except (OSError, sqlite3.Error) as error:
-            raise SettingsRefused([_unwritable(folder, error)]) from None
+            raise SettingsRefused(_unwritable(folder, error)) from None
 
     def check(self) -> None:
         """Write as many bytes as a large response has, and remove them. Raises SettingsRefused when there is no space for them."""
@@ -67,7 +67,7 @@ class ResponseJournal:
             self._sql("insert or replace into response values ('check', 0, 0, 0, hex(zeroblob(?)))", _CHECK_BYTES)
             self._sql("delete from response where connection_id = 'check'")
         except sqlite3.Error as error:
-            raise SettingsRefused([_unwritable(self._folder, error)]) from None
+            raise SettingsRefused(_unwritable(self._folder, error)) from None
 
     def close(self) -> None:
         """Close the file."""

@@ -153,7 +153,7 @@ def problem_json(error: GatewayError) -> Response:
         type=f"{settings.public_url}/problems/{error.slug}",
         title=error.title,
         status=error.status,
-        detail=f"{error.meaning} {error.next_step}",
+        detail=error.detail,
         code=error.slug,
         remedy=error.remedy,
         request_id=request_id(),

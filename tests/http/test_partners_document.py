@@ -171,7 +171,7 @@ def token(text, seconds):
 
 def problem(slug, **headers):
     kind = PROBLEMS[slug]
-    body = {"type": f"{URL}/problems/{slug}", "status": kind.status, "remedy": kind.remedy, "detail": kind.meaning}
+    body = {"type": f"{URL}/problems/{slug}", "status": kind.status, "remedy": kind.remedy, "detail": kind.detail}
     return {"status_code": kind.status, "json": body, "headers": {"Content-Type": "application/problem+json"} | headers}
 
 

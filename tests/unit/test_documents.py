@@ -185,8 +185,7 @@ def test_the_problems_are_the_contracts():
     for kind in problems.values():
         assert f"remedy.{kind.remedy}" in read_texts()["en"].texts
         assert kind.title
-        assert kind.meaning
-        assert kind.next_step
+        assert kind.detail
 
 
 def test_each_problem_has_its_page(gateway):

@@ -267,8 +267,8 @@ def test_a_wrong_claim_is_named_with_what_was_found_and_expected(identity, chang
 
     assert f"claim {claim}: " in str(refused.value)
     assert told in str(refused.value)
-    assert f"The claim `{claim}` of the access token is not accepted here." == refused.value.meaning
-    assert Unauthenticated.meaning != refused.value.meaning
+    assert refused.value.detail.startswith(f"The claim `{claim}` of the access token is not accepted here.")
+    assert Unauthenticated.detail != refused.value.detail
 
 
 def test_anonymous_users_are_believed_only_where_a_setting_says_so(project):
