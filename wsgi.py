@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from gateway import create_app
-from gateway.worker.heartbeat import start_heartbeat
+from gateway.worker.loop import start_worker
 
 app = create_app()
-start_heartbeat(app.extensions["gateway"])
+start_worker(app.extensions["gateway"], work=False)

@@ -5,9 +5,9 @@ Whose product the pages speak for: a logo that is safe to serve, and an accent c
 from __future__ import annotations
 
 import re
-from colorsys import hls_to_rgb, rgb_to_hls
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 _LARGEST_LOGO = 256 * 1024
@@ -21,16 +21,7 @@ _MAGIC = {
 LOGO_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'"
 """Content-Security-Policy of the logo: an SVG opened by itself runs no script and loads nothing, as in an <img>."""
 
-_LIGHT, _DARK = (0xFF, 0xFF, 0xFF), (0x17, 0x1E, 0x1C)
-"""The cards of the two schemes, as gateway.css has them."""
-_PAPER = {_LIGHT: (0xF4, 0xF5, 0xF2), _DARK: (0x1E, 0x26, 0x24)}
-"""The other ground on which the colour is text."""
-_BLACK, _WHITE = (0, 0, 0), (0xFF, 0xFF, 0xFF)
-_WASH, _PRESS, _STEP = 0.12, 0.2, 0.02
-_READABLE = 4.6
-"""Contrast ratio, a little more than WCAG 2.2 section 1.4.3 asks for."""
-
-Rgb = tuple[int, int, int]
+Rgb = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,56 +69,44 @@ def read_color(value: str) -> str:
     return value.lower() if len(value) == 7 else "#" + "".join(digit * 2 for digit in value[1:].lower())  # noqa: PLR2004
 
 
+class _Scheme(NamedTuple):
+    """A colour scheme of gateway.css. An accent of `luminance` has a contrast of 4.5 with all grounds and texts (WCAG 2.2 section 1.4.3)."""
+
+    card: Rgb
+    towards: Rgb
+    on_accent: Rgb
+    luminance: tuple[float, float]
+
+
+_LIGHT = _Scheme((255, 255, 255), (0, 0, 0), (255, 255, 255), (0.0, 0.135))
+_DARK = _Scheme((0x17, 0x1E, 0x1C), (255, 255, 255), (0x0B, 0x12, 0x10), (0.32, 1.0))
+_WASH, _PRESS = 0.12, 0.2
+
+
 def stylesheet(color: str) -> str:
     """The accent colours of both schemes, made darker or lighter until they can be read there."""
-    light, dark = (_scheme(color, card) for card in (_LIGHT, _DARK))
+    light, dark = (_accents(tuple(bytes.fromhex(color[1:])), scheme) for scheme in (_LIGHT, _DARK))
     return f":root {{ {light} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
 
 
-def _scheme(color: str, card: Rgb) -> str:
-    accent = _readable(_rgb(color), card)
-    towards, on_accent = (_BLACK, _WHITE) if card == _LIGHT else (_WHITE, (0x0B, 0x12, 0x10))
+def _accents(color: Rgb, scheme: _Scheme) -> str:
+    lowest, highest = scheme.luminance
+    mixed = (_mix(color, scheme.towards, percent / 100) for percent in range(101))
+    accent = next(found for found in mixed if lowest <= _luminance(found) <= highest)
     values = {
         "accent": accent,
-        "accent-press": _mix(accent, towards, _PRESS),
-        "on-accent": on_accent,
-        "accent-wash": _mix(card, accent, _WASH),
+        "accent-press": _mix(accent, scheme.towards, _PRESS),
+        "on-accent": scheme.on_accent,
+        "accent-wash": _mix(scheme.card, accent, _WASH),
     }
-    return " ".join(f"--{name}: {_hex(value)};" for name, value in values.items())
-
-
-def _readable(color: Rgb, card: Rgb) -> Rgb:
-    """The colour of the same hue, as dark or as light as its grounds need it."""
-    hue, lightness, saturation = rgb_to_hls(*(part / 255 for part in color))
-    end = 0.0 if card == _LIGHT else 1.0
-    while True:
-        red, green, blue = (round(part * 255) for part in hls_to_rgb(hue, lightness, saturation))
-        found = (red, green, blue)
-        grounds = (card, _PAPER[card], _mix(card, found, _WASH))
-        if all(contrast(found, ground) >= _READABLE for ground in grounds) or lightness == end:
-            return found
-        lightness = max(end, lightness - _STEP) if card == _LIGHT else min(end, lightness + _STEP)
-
-
-def contrast(one: Rgb, other: Rgb) -> float:
-    """The contrast ratio of WCAG 2.2."""
-    lighter, darker = sorted((_luminance(one), _luminance(other)), reverse=True)
-    return (lighter + 0.05) / (darker + 0.05)
+    return " ".join(f"--{name}: #{bytes(value).hex()};" for name, value in values.items())
 
 
 def _luminance(color: Rgb) -> float:
+    """The relative luminance of WCAG 2.2."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (part / 255 for part in color)]  # noqa: PLR2004
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def _mix(one: Rgb, other: Rgb, share: float) -> Rgb:
-    red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
-    return red, green, blue
-
-
-def _rgb(color: str) -> Rgb:
-    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
-
-
-def _hex(color: Rgb) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color)
+    return tuple(round(a + (b - a) * share) for a, b in zip(one, other, strict=True))

@@ -35,7 +35,6 @@ from waitress.utilities import RequestEntityTooLarge
 from gateway import create_app
 from gateway.errors import GatewayError, SettingsRefused
 from gateway.settings import LOOPBACK_ONLY, is_loopback
-from gateway.worker.heartbeat import start_heartbeat
 from gateway.worker.loop import start_worker
 
 log = structlog.get_logger(__name__)
@@ -164,9 +163,7 @@ def build_served_app(*, work: bool) -> Flask:
         log.warning("database.warmup_failed", error=error.slug)  # it may be back soon
     gc.collect()
     gc.freeze()  # otherwise each full collection walks through all modules and stops every request for 60 ms
-    start_heartbeat(rt)
-    if work:
-        start_worker(rt)
+    start_worker(rt, work=work)
     return app
 
 

@@ -1,1 +1,1 @@
-"""Background work: the jobs, the loop that runs them, and the heartbeat of each process."""
+"""Background work: the jobs, and the loop that runs them."""

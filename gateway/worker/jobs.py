@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from gateway.connections import import_existing, revoke
 from gateway.database.queries import housekeeping
 from gateway.database.queries.events import Seal
+from gateway.database.queries.hosts import report_host
 from gateway.events import chain, record
 from gateway.models import Unit
 from gateway.services import Runtime
@@ -67,6 +68,13 @@ def event_jobs() -> list[Job]:
 def webhook_jobs() -> list[UnitJob]:
     """Apart from the others: receivers wait for no provider, and are looked for every second."""
     return [UnitJob("webhooks", deliver.claim_next)]
+
+
+def heartbeat_jobs() -> list[Job]:
+    """Report which keys this process has, by fingerprints: key rotation and the doctor find a host that lacks one."""
+    return [
+        Job("heartbeat", lambda rt: report_host(rt.database, host=rt.journal.host, keys=rt.vault.key_ids()), 60.0),
+    ]
 
 
 def housekeeping_jobs() -> list[Job]:

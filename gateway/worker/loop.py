@@ -18,8 +18,7 @@ from gateway.models import Unit
 from gateway.services import Runtime, build_runtime
 from gateway.settings import forget_secrets, read_settings
 from gateway.tokens import refresh_request
-from gateway.worker.heartbeat import start_heartbeat
-from gateway.worker.jobs import UnitJob, event_jobs, housekeeping_jobs, unit_jobs, webhook_jobs
+from gateway.worker.jobs import UnitJob, event_jobs, heartbeat_jobs, housekeeping_jobs, unit_jobs, webhook_jobs
 
 log = structlog.get_logger(__name__)
 
@@ -139,16 +138,22 @@ def _run_logged(name: str, run: Callable[[], object]) -> bool:
 
 
 def start_worker(
-    rt: Runtime, stopped: threading.Event | None = None, *, at_once: int = UNITS_AT_ONCE
+    rt: Runtime, stopped: threading.Event | None = None, *, at_once: int = UNITS_AT_ONCE, work: bool = True
 ) -> list[threading.Thread]:
-    """Start a worker in this process: a thread each for units and webhooks (which run in further threads), events and housekeeping."""
+    """
+    Start a worker in this process: a thread each for units and webhooks (which run in further threads), events and housekeeping.
+
+    Without `work` it only reports that this process is there.
+    """
     stopped = stopped or threading.Event()
-    workers = [
-        ("worker", UnitWorker(rt, unit_jobs(), at_once), IDLE_SECONDS),
-        ("events", Worker(rt, event_jobs()), 1.0),
-        ("housekeeping", Worker(rt, housekeeping_jobs()), IDLE_SECONDS),
-        ("webhooks", UnitWorker(rt, webhook_jobs(), WEBHOOKS_AT_ONCE), 1.0),
-    ]
+    workers: list[tuple[str, Worker, float]] = [("heartbeat", Worker(rt, heartbeat_jobs()), IDLE_SECONDS)]
+    if work:
+        workers += [
+            ("worker", UnitWorker(rt, unit_jobs(), at_once), IDLE_SECONDS),
+            ("events", Worker(rt, event_jobs()), 1.0),
+            ("housekeeping", Worker(rt, housekeeping_jobs()), IDLE_SECONDS),
+            ("webhooks", UnitWorker(rt, webhook_jobs(), WEBHOOKS_AT_ONCE), 1.0),
+        ]
     started = []
     for name, worker, pause_seconds in workers:
         started.append(threading.Thread(target=worker.run, args=(stopped, pause_seconds), name=name, daemon=True))
@@ -161,7 +166,6 @@ def run_workers(environ: MutableMapping[str, str], stopped: threading.Event, *, 
     start_log()
     rt = build_runtime(read_settings(environ))
     forget_secrets(environ)
-    start_heartbeat(rt, stopped)
     started = start_worker(rt, stopped, at_once=at_once)
     log.info("worker.started", at_once=at_once, host=rt.journal.host)
     stopped.wait()

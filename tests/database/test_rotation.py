@@ -30,7 +30,7 @@ from gateway.errors import SecretUnreadable, SettingsRefused
 from gateway.models import Caller
 from gateway.services import build_runtime
 from gateway.settings import read_settings
-from gateway.worker import heartbeat
+from gateway.worker.loop import start_worker
 from tests.support.commands import run_command
 from tests.support.database import Person, queue, rows
 from tests.support.gateway_process import ROOT, free_port, whole_gateway
@@ -268,7 +268,8 @@ def test_a_process_says_which_keys_it_has(runtime, database):
     When it starts; by marks, from which no key can be had.
     """
     rt = runtime(NEW, OLD)
-    stopped = heartbeat.start_heartbeat(rt)
+    stopped = threading.Event()
+    start_worker(rt, stopped, work=False)
     end = time.monotonic() + 10
     while not list_hosts(rt.database):
         assert time.monotonic() < end

@@ -99,7 +99,7 @@ def test_two_workers_refresh_what_is_due_once_each(alone):
     assert len(held) == refreshes(alone, "microsoft")
 
 
-@pytest.mark.parametrize(("work", "does"), [(True, ["warms", "announces", "works"]), (False, ["warms", "announces"])])
+@pytest.mark.parametrize(("work", "does"), [(True, ["warms", "works"]), (False, ["warms", "reports"])])
 def test_a_server_works_only_where_it_shall(monkeypatch, work, does):
     """
     `serve --no-worker` answers requests and says which keys it has; without the switch a worker runs beside that.
@@ -107,8 +107,7 @@ def test_a_server_works_only_where_it_shall(monkeypatch, work, does):
     done = []
     rt = SimpleNamespace(database=SimpleNamespace(warm=lambda: done.append("warms")))
     monkeypatch.setattr(server, "create_app", lambda: SimpleNamespace(extensions={"gateway": rt}))
-    monkeypatch.setattr(server, "start_heartbeat", lambda _: done.append("announces"))
-    monkeypatch.setattr(server, "start_worker", lambda _: done.append("works"))
+    monkeypatch.setattr(server, "start_worker", lambda _, *, work: done.append("works" if work else "reports"))
 
     server.build_served_app(work=work)
 

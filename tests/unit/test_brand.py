@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import create_app
-from gateway.brand import contrast, stylesheet
+from gateway.brand import stylesheet
 from gateway.errors import SettingsRefused
 from gateway.settings import read_settings
 
@@ -118,11 +118,14 @@ def test_every_colour_can_be_read_in_light_and_dark(number):
         pairs = [(values["accent"], ground) for ground in (*grounds, values["accent-wash"], values["on-accent"])]
         pairs.append((values["accent-press"], values["on-accent"]))
         for one, other in pairs:
-            assert contrast(rgb(one), rgb(other)) >= 4.5, (one, other)
+            darker, lighter = sorted((luminance(one), luminance(other)))
+            assert (lighter + 0.05) / (darker + 0.05) >= 4.5, (one, other)
 
 
-def rgb(text):
-    return tuple(bytes.fromhex(text[1:]))
+def luminance(text):
+    parts = [part / 255 for part in bytes.fromhex(text[1:])]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 @pytest.mark.parametrize(
