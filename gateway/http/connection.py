@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -343,6 +344,7 @@ class _Socket(httpcore.NetworkStream):
         self._sock.close()
 
 
+@lru_cache(maxsize=4)  # it is read once: parsing the public authorities takes 50 ms
 def tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
     """TLS 1.2 or newer, verified against the public authorities and those in `ca_bundle`, whatever the environment says."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

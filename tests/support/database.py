@@ -8,7 +8,6 @@ the role and says who is asking.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from gateway.database.queries.revocations import queue_revocation
 from gateway.database.queries.sessions import open_session
 from gateway.embedded.postgres import EmbeddedPostgres
 from gateway.models import AuthorizationRequest, Connection, PendingGrant, Revocation
+from tests.support.forked import CONTEXT
 
 SOON = datetime(2030, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
 
@@ -348,12 +348,10 @@ def race(dsn: str, script: str, runners: list[list[str]]) -> list[Any]:
 
     The script finds `store`, connected, and `argv`, and assigns `said`. The processes are forks of one that has imported everything.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    start = context.Barrier(len(runners))
-    pipes = [context.Pipe(duplex=False) for _ in runners]
+    start = CONTEXT.Barrier(len(runners))
+    pipes = [CONTEXT.Pipe(duplex=False) for _ in runners]
     processes = [
-        context.Process(target=_run, args=(dsn, script, arguments, start, sender))
+        CONTEXT.Process(target=_run, args=(dsn, script, arguments, start, sender))
         for arguments, (_, sender) in zip(runners, pipes, strict=True)
     ]
     for process in processes:

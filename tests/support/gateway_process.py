@@ -13,7 +13,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -31,8 +30,8 @@ from gateway.embedded.postgres import EmbeddedPostgres
 from gateway.sandbox import SandboxServer, make_server
 from gateway.sandbox.supabase import ProductUser, access_token
 from tests.support.database import fresh_database
+from tests.support.forked import ROOT, Command  # noqa: F401 - ROOT for others
 
-ROOT = Path(__file__).resolve().parents[2]
 HIDDEN = re.compile(r'<input type="hidden" name="([^"]+)" value="([^"]*)">')
 
 
@@ -61,15 +60,13 @@ class Gateway:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log = self.folder / "gateway.log"
         self.environ = demo_settings(self.folder, self.url, self.sandbox.origin, self.dsn) | self.settings
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Command | None = None
 
     def start(self) -> Gateway:
         """Serves, and returns when it is ready."""
         inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PG_BINDIR")}
-        command = [sys.executable, "-m", "gateway", "serve", "--port", str(self.port), "--workers", str(self.workers)]
-        command += self.options
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=inherited | self.environ, stdout=log, stderr=log)
+        command = ("serve", "--port", str(self.port), "--workers", str(self.workers), *self.options)
+        self.process = Command(*command, environ=inherited | self.environ, log=self.log)
         end = time.monotonic() + 60
         while time.monotonic() < end:
             assert self.process.poll() is None, self.log.read_text()

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from gateway.sandbox.state import Account, Pair, Session, State, fresh
 from gateway.services import Runtime, build_runtime
 from gateway.settings import read_settings
 from tests.support.commands import run_command
-from tests.support.database import fresh_database, rows
+from tests.support.database import administer, database_dsn, fresh_database, rows
 from tests.support.gateway_process import ROOT, Gateway
 from tests.support.old_databases import OLD_TABLES, SUPABASE
 from tests.support.postgrest_stand_in import SECRET_KEY, PostgRest
@@ -164,14 +165,26 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
     return process.returncode, json.loads(said)
 
 
+def _apply(dsn: str, before: str = "") -> None:
+    rows(dsn, SUPABASE + OLD_TABLES + before)
+    apply_schema(dsn)
+
+
+@lru_cache(maxsize=1)
+def _template(cluster: Any) -> str:
+    """The name of such a database without rows, to copy."""
+    administer(cluster, "create database project_template")
+    _apply(database_dsn(cluster, "project_template"))
+    return "project_template"
+
+
 @contextmanager
 def project_from_before(cluster: Any, *, rest: bool = False, before: str = "") -> Iterator[Project]:
     """The owner's tables as they grew, then schema.sql. `rest`: reached by the project's REST API alone."""
     folder = Path(tempfile.mkdtemp(prefix="gateway-before-"))
-    with fresh_database(cluster) as dsn:
-        with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute(SUPABASE + OLD_TABLES + before)
-        apply_schema(dsn)
+    with fresh_database(cluster, "template1" if before else _template(cluster)) as dsn:
+        if before:
+            _apply(dsn, before)
         gateway = Gateway(folder, dsn)
         api = PostgRest(dsn, auth=gateway.sandbox.origin) if rest else None
         if api:
