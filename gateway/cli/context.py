@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
+import re
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import click
 from cryptography.fernet import Fernet
 from psycopg.conninfo import conninfo_to_dict
+from pydantic_core import to_json, to_jsonable_python
 
 from gateway.catalog import Catalog, load_catalog
 from gateway.database import (
@@ -41,11 +43,10 @@ from gateway.settings import Settings, process_environment, read_settings
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
-_DATABASE_NAMES = (
-    *("DATABASE_URL", "SUPABASE_URL", "SUPABASE_SECRET_KEY", "GATEWAY_DATA"),
-    *("GATEWAY_CA_BUNDLE", "GATEWAY_HTTPS_PROXY", "GATEWAY_CATALOG", "GATEWAY_ALLOW_PRIVATE_HOSTS"),
-)
-"""The settings of database commands; they need no keys."""
+_TIME = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d):\d\d.*$")
+"""ISO 8601; people see it to the minute."""
+_WIDE = 8
+"""Rows with more fields are shown as blocks."""
 SCHEMA_MISSING = "the database's schema is missing or older: run `python -m gateway db apply`."
 
 
@@ -101,10 +102,57 @@ def fail(*problems: str, starting: bool = False) -> NoReturn:
     sys.exit(2)
 
 
-def show(value: object, lines: Iterable[str], *, as_json: bool) -> None:
-    """Print `value` as JSON, or else the lines."""
-    for line in [json.dumps(value)] if as_json else lines:
-        click.echo(line)
+class Report(NamedTuple):
+    """The result of a command: JSON with `--json`, else `lines`, by default made of `value`. The command ends with 1 unless it is `ok`."""
+
+    value: Any
+    lines: Iterable[str] | None = None
+    ok: bool = True
+
+
+def reporting(command: Callable[..., Report]) -> Callable[..., None]:
+    """Give a command the option `--json`, and print the Report that it returns."""
+
+    @AS_JSON
+    @wraps(command)
+    def run(*, as_json: bool, **options: Any) -> None:
+        report = command(**options)
+        if as_json:
+            click.echo(to_json(report.value))
+        else:
+            for line in rendered(report.value) if report.lines is None else report.lines:
+                click.echo(line)
+        sys.exit(0 if report.ok else 1)
+
+    return run
+
+
+def rendered(value: Any) -> Iterator[str]:
+    """A result for people: each field on a line; rows as a table, or as blocks where they have many fields."""
+    value = to_jsonable_python(value)
+    if isinstance(value, dict):
+        for name, item in value.items():
+            label = name.replace("_", " ")
+            if isinstance(item, dict) or (isinstance(item, list) and item and isinstance(item[0], dict)):
+                yield label
+                yield from (f"  {line}" for line in rendered(item))
+            else:
+                yield f"{label:<20} {_cell(item)}"
+    elif any(len(row) > _WIDE for row in value):
+        for row in value:
+            yield from rendered(row)
+            yield ""
+    elif value:
+        rows = [[name.replace("_", " ") for name in value[0]], *(list(map(_cell, row.values())) for row in value)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        yield from ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+    return _TIME.sub(r"\1", "".join(letter for letter in text if letter.isprintable())) or "–"
 
 
 def printable(name: str | None) -> str:
@@ -155,14 +203,10 @@ def show_progress(title: str, count: int, total: int) -> None:
 
 
 def database_settings() -> Settings:
-    """The settings for database commands, with the registrations; all others may be missing or invalid. Its keys are random."""
+    """The settings for database commands, which need no keys: these have a random one."""
     environ = process_environment()
-    needed = {
-        name: environ[name]
-        for name in environ
-        if (plain := name.removesuffix("_FILE")) in _DATABASE_NAMES or plain.endswith(("_CLIENT_ID", "_SCOPE"))
-    }
-    return read_settings(needed | {"GATEWAY_KEYS": Fernet.generate_key().decode("ascii")})
+    environ.pop("GATEWAY_KEYS_FILE", None)
+    return read_settings(environ | {"GATEWAY_KEYS": Fernet.generate_key().decode("ascii")})
 
 
 def starting_settings(*, embedded: bool = False) -> Settings:

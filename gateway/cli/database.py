@@ -6,11 +6,10 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
 
 import click
 
-from gateway.cli.context import AS_JSON, ReachedDatabase, reach_database, show
+from gateway.cli.context import ReachedDatabase, Report, reach_database, reporting
 from gateway.database import SCHEMA_VERSION, apply_schema
 from gateway.database.migrate import PASTED, export_supabase, plan
 from gateway.doctor.database import describe_schema
@@ -32,14 +31,16 @@ def db_apply(*, dry_run: bool) -> None:
     with reach_database(existing=dry_run) as database:
         if not database.dsn:
             _paste(database)
-            return
+            report = _version(database)
+            click.echo("\n".join(report.lines or ()))
+            sys.exit(0 if report.ok else 1)
         for step in plan(database.dsn):
             click.echo(f"  {step}")
         if dry_run:
             click.echo("Nothing was changed.")
             return
-        for report in apply_schema(database.dsn):
-            click.echo(f"  - {report}")
+        for line in apply_schema(database.dsn):
+            click.echo(f"  - {line}")
     click.echo(f"The schema is at version {SCHEMA_VERSION}.")
 
 
@@ -54,11 +55,11 @@ def db_export(folder: Path) -> None:
 
 
 @db.command("status")
-@AS_JSON
-def db_status(*, as_json: bool) -> None:
+@reporting
+def db_status() -> Report:
     """The version of the database's schema, and the one that this gateway needs; ends with 1 if it is older."""
     with reach_database(existing=True) as database:
-        _end_with_version(database, as_json=as_json)
+        return _version(database)
 
 
 def _paste(database: ReachedDatabase) -> None:
@@ -71,13 +72,11 @@ def _paste(database: ReachedDatabase) -> None:
     end = time.monotonic() + _CACHE_SECONDS
     while not database.schema()["is_current"] and time.monotonic() < end:
         time.sleep(1)
-    _end_with_version(database, as_json=False)
 
 
-def _end_with_version(database: ReachedDatabase, *, as_json: bool) -> NoReturn:
+def _version(database: ReachedDatabase) -> Report:
     schema = database.schema()
     is_current = schema["is_current"]
     found, fix = describe_schema(schema, over_rest=bool(database.project))
-    report = {"version": schema["version"] or None, "needed": SCHEMA_VERSION, "ok": is_current}
-    show(report, [found if is_current else f"{found} {fix}"], as_json=as_json)
-    sys.exit(0 if is_current else 1)
+    whole = {"version": schema["version"] or None, "needed": SCHEMA_VERSION, "ok": is_current}
+    return Report(whole, [found if is_current else f"{found} {fix}"], ok=is_current)

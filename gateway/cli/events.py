@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
 
 import click
 
 from gateway.cli.context import (
-    AS_JSON,
-    counted,
+    Report,
     interruptible,
     opened_database,
     opened_runtime,
     printable,
-    show,
+    reporting,
     show_progress,
 )
 from gateway.database.queries import events as queries
 from gateway.database.queries.events import EventRow, Seal
 from gateway.database.queries.partners import list_partners
-from gateway.events.verify import Problem, Progress, verify
+from gateway.events.verify import Problem, verify
 
 PAGE = 500
 _LAST = 20
@@ -92,8 +88,8 @@ def _read_checkpoints(_context: click.Context, _option: click.Parameter, given: 
     callback=_read_checkpoints,
     help="A checkpoint from the log; repeatable.",
 )
-@AS_JSON
-def verify_(checkpoints: tuple[Seal, ...], *, as_json: bool) -> None:
+@reporting
+def verify_(checkpoints: tuple[Seal, ...]) -> Report:
     """Verify the whole chain; names the first events that were changed or removed, and then ends with 1."""
     problems: list[Problem] = []
     with opened_runtime() as rt, interruptible() as stopped:
@@ -104,28 +100,20 @@ def verify_(checkpoints: tuple[Seal, ...], *, as_json: bool) -> None:
                 break
     interrupted = stopped.is_set() and progress.seal.position < progress.until
     problems.sort(key=lambda problem: problem.first)
-    report = {
-        "ok": not problems and not interrupted,
-        "checked": progress.checked,
-        "position": progress.seal.position,
-        "hash": progress.seal.hash,
-        "problems": list(map(asdict, problems)),
-        "interrupted": interrupted,
-    }
-    show(report, _lines(progress, problems, interrupted=interrupted, compared=bool(checkpoints)), as_json=as_json)
-    sys.exit(0 if report["ok"] else 1)
-
-
-def _lines(progress: Progress, problems: list[Problem], *, interrupted: bool, compared: bool) -> Iterator[str]:
-    yield from (problem.message for problem in problems[:_SHOWN_PROBLEMS])
+    ok = not problems and not interrupted
+    seal = progress.seal
+    whole = {"ok": ok, "checked": progress.checked, "position": seal.position, "hash": seal.hash, "problems": problems}
+    lines = [problem.message for problem in problems[:_SHOWN_PROBLEMS]]
     if len(problems) > _SHOWN_PROBLEMS:
-        yield f"… and {len(problems) - _SHOWN_PROBLEMS} more."
+        lines.append(f"… and {len(problems) - _SHOWN_PROBLEMS} more.")
     if problems:
-        yield f"The events before position {problems[0].first} are unchanged since they were sealed."
-    elif not interrupted:
-        verb = "is" if progress.checked == 1 else "are"
-        yield f"{counted(progress.checked, 'event')} {verb} unchanged, up to position {progress.seal.position}, hash {progress.seal.hash or '–'}."
+        lines.append(f"The events before position {problems[0].first} are unchanged since they were sealed.")
+    elif ok:
+        lines.append(f"Events unchanged: {progress.checked}, up to position {seal.position}, hash {seal.hash or '–'}.")
     if interrupted:
-        yield f"Interrupted at position {progress.seal.position} of {progress.until}."
-    elif not compared:
-        yield "To find an end that was cut off, compare with the log: --head POSITION:HASH, from `events.checkpoint`."
+        lines.append(f"Interrupted at position {seal.position} of {progress.until}.")
+    elif not checkpoints:
+        lines.append(
+            "To find an end that was cut off, compare with the log: --head POSITION:HASH, from `events.checkpoint`."
+        )
+    return Report(whole | {"interrupted": interrupted}, lines, ok=ok)

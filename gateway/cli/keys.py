@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
 
 import click
 from cryptography.fernet import Fernet
 
-from gateway.cli.context import AS_JSON, interruptible, opened_runtime, show, show_progress
-from gateway.connections.rotate_keys import Report, Rotation, require_newest_key_everywhere
+from gateway.cli.context import Report, interruptible, opened_runtime, rendered, reporting, show_progress
+from gateway.connections.rotate_keys import Report as Rotated
+from gateway.connections.rotate_keys import Rotation, require_newest_key_everywhere
 
 _SHOWN = 20
 
@@ -28,8 +29,8 @@ def keys_new() -> None:
 
 @keys.command("rotate")
 @click.option("--check", is_flag=True, help="Only count values that are encrypted with an older key.")
-@AS_JSON
-def keys_rotate(*, check: bool, as_json: bool) -> None:
+@reporting
+def keys_rotate(*, check: bool) -> Report:
     """Encrypt everything again with the newest key, while the gateway runs; ends with 1 if something is left."""
     with opened_runtime() as rt:
         if not check:
@@ -41,19 +42,14 @@ def keys_rotate(*, check: bool, as_json: bool) -> None:
     report = rotation.report
     counts = asdict(report) | {"unreadable": len(report.unreadable), "clean": report.clean}
     whole = counts | {"unreadable_places": report.unreadable[:_SHOWN]}
-    show(whole, _lines(report, check=check), as_json=as_json)
-    sys.exit(0 if report.clean else 1)
+    return Report(whole, chain(rendered(whole), _next_steps(report)), ok=report.clean)
 
 
-def _lines(report: Report, *, check: bool) -> Iterator[str]:
-    if not check:
-        yield f"{report.replaced} values were encrypted again."
+def _next_steps(report: Rotated) -> Iterator[str]:
     if report.old_key:
-        yield f"{report.old_key} are still encrypted with an older key: run `python -m gateway keys rotate`."
+        yield "Some values are still encrypted with an older key: run `python -m gateway keys rotate`."
     if report.unreadable:
-        yield f"{len(report.unreadable)} cannot be decrypted with any key in GATEWAY_KEYS:"
-        yield from (f"  {place}" for place in report.unreadable[:_SHOWN])
-        yield "Put the key that encrypted them back into GATEWAY_KEYS, or ask their users to connect again."
+        yield "Put the key that encrypted the unreadable ones back into GATEWAY_KEYS, or ask their users to connect again."
     if report.interrupted:
         yield "Interrupted: run it again to continue."
     elif report.clean:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, get_args
 
 import click
 
-from gateway.cli.context import AS_JSON, YES, checked_providers, confirm, fail, opened_database, show
+from gateway.cli.context import YES, Report, checked_providers, confirm, fail, opened_database, rendered, reporting
 from gateway.database.queries import partners as queries
 from gateway.partners.admin import SCOPES, NewKey, Reach, add_key, add_partner, set_partner
 
@@ -43,12 +43,13 @@ def partners() -> None:
     help="Different connections whose tokens are read; with reach own 1000 by default, else no limit.",
 )
 @click.option("--freeze-on-alert", is_flag=True, help="Freeze the partner when it exceeds a limit.")
-@AS_JSON
-def partners_add(name: str, *, as_json: bool, **options: Any) -> None:
+@reporting
+def partners_add(name: str, **options: Any) -> Report:
     """Add a partner, and print its first key."""
     checked_providers(options["providers"])
     with opened_database(existing=False) as database:
-        _show_key(add_partner(database, name, **options), {}, as_json=as_json)
+        key = add_partner(database, name, **options)
+    return _shown_once(key, {"partner_id": key.partner_id, "key": key.text})
 
 
 def _read_limit(_context: click.Context, _option: click.Parameter, text: str | None) -> str | int | None:
@@ -76,8 +77,8 @@ def _read_limit(_context: click.Context, _option: click.Parameter, text: str | N
 @click.option(
     "--freeze-on-alert/--no-freeze-on-alert", default=None, help="Freeze the partner when it exceeds a limit."
 )
-@AS_JSON
-def partners_set(name: str, *, as_json: bool, **options: Any) -> None:
+@reporting
+def partners_set(name: str, **options: Any) -> Report:
     """Change a partner; options left out stay as they are. Its keys stay valid."""
     changes = {option: value for option, value in options.items() if value not in (None, ())}
     if not changes:
@@ -91,110 +92,25 @@ def partners_set(name: str, *, as_json: bool, **options: Any) -> None:
     with opened_database() as database:
         set_partner(database, name, changes)
         (partner,) = queries.list_partners(database, name)["partners"]
-    show(partner, [_line(partner)], as_json=as_json)
+    return Report(partner, [_line(partner)])
 
 
 @partners.command("list")
-@AS_JSON
-def partners_list(*, as_json: bool) -> None:
+@reporting
+def partners_list() -> Report:
     """Every partner and its keys (not their text), and what is frozen."""
     with opened_database() as database:
         found = queries.list_partners(database)
-    show(found, _lines(found), as_json=as_json)
+    return Report(found, _lines(found))
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     for partner in found["partners"]:
         yield _line(partner)
-        yield from map(_key_line, partner["keys"])
+        yield from (f"  {line}" for line in rendered(partner["keys"]))
     yield from (f"frozen: {'all token reads' if target == 'reads' else target}" for target in found["frozen"])
     if not found["partners"]:
         yield "There are no partners: `partners add` makes one."
-
-
-@partners.command("keys")
-@click.argument("name")
-@click.option("--new", is_flag=True, help="Make a second key; options left out are those of the newest key.")
-@click.option("--revoke", type=click.UUID, metavar="KEY_ID", help="Revoke a key.")
-@ADDRESS
-@EXPIRES
-@AS_JSON
-def partners_keys(
-    name: str,
-    *,
-    new: bool,
-    revoke: uuid.UUID | None,
-    as_json: bool,
-    addresses: tuple[str, ...],
-    expires_days: int | None,
-) -> None:
-    """The keys of a partner; make a new one, or revoke one."""
-    if new and revoke:
-        fail("--new and --revoke are two steps: make the new key, and revoke the old one when it is not used any more.")
-    if (addresses or expires_days is not None) and not new:
-        fail("--address and --expires-days are set when a key is made: use them with --new.")
-    with opened_database() as database:
-        if new:
-            key = add_key(database, name, addresses=addresses, expires_days=expires_days)
-            _show_key(key, {"key_id": str(key.key_id)}, as_json=as_json)
-        elif revoke is not None:
-            _show_revoked(queries.revoke(database, name, revoke), f"key {revoke}", as_json=as_json)
-        else:
-            found = queries.list_partners(database, name)["partners"] or _fail_unknown(f"partner {name}")
-            show(found[0]["keys"], map(_key_line, found[0]["keys"]), as_json=as_json)
-
-
-@partners.command("revoke")
-@click.argument("name")
-@YES
-@AS_JSON
-def partners_revoke(name: str, *, yes: bool, as_json: bool) -> None:
-    """Revoke a partner and all its keys, permanently. Connections stay."""
-    with opened_database() as database:
-        if queries.list_partners(database, name)["partners"]:
-            confirm(f"{name} and all its keys will be revoked. Connections stay.", yes=yes)
-        _show_revoked(queries.revoke(database, name), f"partner {name}", as_json=as_json)
-
-
-@partners.command("freeze")
-@click.argument("name", required=False)
-@click.option("--provider", help="All tokens of that provider, for every caller.")
-@click.option("--reads", is_flag=True, help="All tokens, for every caller.")
-@click.option("--off", is_flag=True, help="Thaw it.")
-@AS_JSON
-def partners_freeze(name: str | None, provider: str | None, *, reads: bool, off: bool, as_json: bool) -> None:
-    """Freeze a partner, the tokens of a provider, or all token reads; --off thaws."""
-    if [name is not None, provider is not None, reads].count(True) != 1:
-        fail("name one thing to freeze: a partner, --provider, or --reads.")
-    if provider is not None and not off:
-        checked_providers([provider])
-    with opened_database(existing=False) as database:
-        changed = queries.freeze(database, partner=name, provider=provider, reads=reads, off=off)
-    if changed is None:
-        _fail_unknown(f"partner {name}")
-    what = name or (f"every token of {provider}" if provider else "every token read")
-    line = f"{what}: {'thawed' if off else 'frozen'}{'' if changed else ' already'}."
-    show({"frozen": not off, "changed": changed}, [line], as_json=as_json)
-
-
-# -- printing --------------------------------------------------------------------------------------------------------
-
-
-def _show_key(key: NewKey, more: Mapping[str, str], *, as_json: bool) -> None:
-    show({"partner_id": str(key.partner_id), **more, "key": key.text}, [key.text], as_json=as_json)
-    if not as_json:
-        click.echo(f"This key is shown once and not stored: keep it now. Its id is {key.key_id}.", err=True)
-
-
-def _show_revoked(revoked: bool | None, what: str, *, as_json: bool) -> None:  # noqa: FBT001 - the database's answer
-    if revoked is None:
-        _fail_unknown(what)
-    line = f"{what}: {'revoked' if revoked else 'was revoked already'}."
-    show({"revoked": True, "changed": revoked}, [line], as_json=as_json)
-
-
-def _fail_unknown(what: str) -> NoReturn:
-    fail(f"there is no {what}: `partners list` names them")
 
 
 def _line(partner: Mapping[str, Any]) -> str:
@@ -209,14 +125,70 @@ def _line(partner: Mapping[str, Any]) -> str:
     return f"{partner['name']} ({state}): reach {partner['reach']}, {where}; {scope}; this hour {used}{frozen}"
 
 
-def _key_line(key: Mapping[str, Any]) -> str:
-    """One key; times to the minute, in UTC."""
-    used = f"last used {key['last_used_at'][:16]} from {key['last_used_from']}" if key["last_used_at"] else "never used"
-    parts = [
-        f"  {key['id']}  …{key['hint']}  made {key['created_at'][:16]}",
-        f"from {', '.join(key['addresses'])}" if key["addresses"] else "",
-        f"until {key['expires_at'][:16]}" if key["expires_at"] else "",
-        used,
-        f"revoked {key['revoked_at'][:16]}" if key["revoked_at"] else "",
-    ]
-    return ", ".join(filter(None, parts))
+@partners.command("keys")
+@click.argument("name")
+@click.option("--new", is_flag=True, help="Make a second key; options left out are those of the newest key.")
+@click.option("--revoke", type=click.UUID, metavar="KEY_ID", help="Revoke a key.")
+@ADDRESS
+@EXPIRES
+@reporting
+def partners_keys(name: str, *, new: bool, revoke: uuid.UUID | None, **options: Any) -> Report:
+    """The keys of a partner; make a new one, or revoke one."""
+    if new and revoke:
+        fail("--new and --revoke are two steps: make the new key, and revoke the old one when it is not used any more.")
+    if any(value not in (None, ()) for value in options.values()) and not new:
+        fail("--address and --expires-days are set when a key is made: use them with --new.")
+    with opened_database() as database:
+        if new:
+            key = add_key(database, name, **options)
+            return _shown_once(key, {"partner_id": key.partner_id, "key_id": key.key_id, "key": key.text})
+        if revoke is not None:
+            return _revoked(queries.revoke(database, name, revoke), f"key {revoke}")
+        found = queries.list_partners(database, name)["partners"] or _fail_unknown(f"partner {name}")
+        return Report(found[0]["keys"])
+
+
+@partners.command("revoke")
+@click.argument("name")
+@YES
+@reporting
+def partners_revoke(name: str, *, yes: bool) -> Report:
+    """Revoke a partner and all its keys, permanently. Connections stay."""
+    with opened_database() as database:
+        if queries.list_partners(database, name)["partners"]:
+            confirm(f"{name} and all its keys will be revoked. Connections stay.", yes=yes)
+        return _revoked(queries.revoke(database, name), f"partner {name}")
+
+
+@partners.command("freeze")
+@click.argument("name", required=False)
+@click.option("--provider", help="All tokens of that provider, for every caller.")
+@click.option("--reads", is_flag=True, help="All tokens, for every caller.")
+@click.option("--off", is_flag=True, help="Thaw it.")
+@reporting
+def partners_freeze(name: str | None, provider: str | None, *, reads: bool, off: bool) -> Report:
+    """Freeze a partner, the tokens of a provider, or all token reads; --off thaws."""
+    if [name is not None, provider is not None, reads].count(True) != 1:
+        fail("name one thing to freeze: a partner, --provider, or --reads.")
+    if provider is not None and not off:
+        checked_providers([provider])
+    with opened_database(existing=False) as database:
+        changed = queries.freeze(database, partner=name, provider=provider, reads=reads, off=off)
+    if changed is None:
+        _fail_unknown(f"partner {name}")
+    return Report({"frozen": not off, "changed": changed})
+
+
+def _shown_once(key: NewKey, value: Mapping[str, object]) -> Report:
+    click.echo(f"This key is shown once and not stored: keep it now. Its id is {key.key_id}.", err=True)
+    return Report(value, [key.text])
+
+
+def _revoked(changed: bool | None, what: str) -> Report:  # noqa: FBT001 - the database's answer
+    if changed is None:
+        _fail_unknown(what)
+    return Report({"revoked": True, "changed": changed})
+
+
+def _fail_unknown(what: str) -> NoReturn:
+    fail(f"there is no {what}: `partners list` names them")

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 
 from gateway import doctor as health
-from gateway.catalog import TYPES, Provider, load_catalog
+from gateway.catalog import Provider, load_catalog
 from gateway.cli.context import (
     AS_JSON,
+    Report,
     checked_providers,
     file_problem,
     reach_database,
-    show,
+    reporting,
     starting_settings,
     uses_embedded,
 )
@@ -85,28 +86,24 @@ def providers() -> None:
 
 
 @providers.command("list")
-@AS_JSON
-def providers_list(*, as_json: bool) -> None:
+@reporting
+def providers_list() -> Report:
     """Every provider, whether it is enabled, and its redirect URI."""
     settings = read_settings()
     catalog = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
-    rows: list[dict[str, Any]] = [
-        {
-            "id": provider.id,
-            "name": provider.name,
-            "type": provider.type,
-            "enabled": (missing := _missing(provider, settings)) is None,
-            "missing": missing,
-            "redirect_uri": settings.redirect_uri(provider.path, provider.slug),
-        }
-        for provider in sorted(catalog.providers.values(), key=lambda provider: (provider.type, provider.id))
-    ]
-    show(rows, map(_line, rows), as_json=as_json)
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    mark = "enabled" if row["enabled"] else f"needs {row['missing']}"
-    return f"{row['id']:<18} {TYPES[row['type']]:<6} {mark:<32} {row['redirect_uri']}"
+    return Report(
+        [
+            {
+                "id": provider.id,
+                "name": provider.name,
+                "type": provider.type,
+                "enabled": (missing := _missing(provider, settings)) is None,
+                "missing": missing,
+                "redirect_uri": settings.redirect_uri(provider.path, provider.slug),
+            }
+            for provider in sorted(catalog.providers.values(), key=lambda provider: (provider.type, provider.id))
+        ]
+    )
 
 
 def _missing(provider: Provider, settings: Settings) -> str | None:

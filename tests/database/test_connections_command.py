@@ -438,7 +438,7 @@ def test_events_are_verified_and_what_was_done_to_them_is_named(here):
     position, digest = end(here.rt)
     good = json.loads(run(here, "events", "verify", "--head", f"{position}:{digest}", "--json"))
     assert (good["ok"], good["checked"], good["problems"]) == (True, 20, [])
-    assert "20 events are unchanged" in run(here, "events", "verify")
+    assert "Events unchanged: 20," in run(here, "events", "verify")
 
     assert "its end was cut off" in run(here, "events", "verify", "--head", f"21:{digest}", code=1)
     assert "were replaced" in run(here, "events", "verify", "--head", f"20:1.{'0' * 64}", code=1)
