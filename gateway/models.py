@@ -123,6 +123,8 @@ class Connection:
     account: Account
     scope: tuple[str, ...]
     facts: Mapping[str, Any] = field(repr=False, hash=False)
+    tags: Mapping[str, str] = field(hash=False)
+    """What partners named it by, as far as the caller may see it."""
     refreshable: bool
     """Whether there is a refresh token; if not, the connection ends at `expires_at`."""
     expires_at: UtcTime | None

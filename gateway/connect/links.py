@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -63,7 +63,14 @@ class NewLink:
 
 
 def create(
-    rt: Runtime, caller: Caller, *, user_id: uuid.UUID, provider_id: str, scope: Sequence[str], return_to: str | None
+    rt: Runtime,
+    caller: Caller,
+    *,
+    user_id: uuid.UUID,
+    provider_id: str,
+    scope: Sequence[str],
+    return_to: str | None,
+    tags: Mapping[str, str],
 ) -> NewLink:
     """
     A link for fifteen minutes, to be started once. `scope`: further ones, beside the catalogue's. `return_to` is validated already.
@@ -86,6 +93,7 @@ def create(
         type=provider.type,
         scope=tuple(dict.fromkeys(scope)),
         return_to=return_to,
+        tags=tags,
     )
     if made is None:
         raise NotFound("not one of the partner's providers, or no such user")

@@ -44,6 +44,7 @@ def makes(store, who: Key, whose: Person, **changes: Any) -> Any:
         "type": 1,
         "scope": ("extra",),
         "return_to": "r",
+        "tags": {},
     }
     return create_connect_session(store, who.caller(), **(given | changes))
 
@@ -144,7 +145,7 @@ def test_a_key_is_judged_in_the_same_call(database, store, alice, acme):
 
     with pytest.raises(Unauthenticated):
         create_connect_session(
-            store, unknown, secret_hash="s", user_id=alice.id, provider="ghl", type=1, scope=(), return_to=None
+            store, unknown, secret_hash="s", user_id=alice.id, provider="ghl", type=1, scope=(), return_to=None, tags={}
         )
     with pytest.raises(Forbidden):
         makes(store, reader, alice)

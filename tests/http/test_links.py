@@ -31,6 +31,83 @@ def events(gateway, person):
     return rows(gateway.dsn, found, person.id)
 
 
+# -- tags --------------------------------------------------------------------------------------------------------------
+
+
+def tags_seen(partner, query=""):
+    listed = partner.calls("GET", f"/v1/connections{query}")
+    assert 200 == listed.status_code, listed.text
+    return {each["id"]: each["tags"] for each in listed.json()["items"]}
+
+
+def test_tags_of_a_link_are_in_the_connection_its_events_and_the_filter(gateway, acme, alice, bob):
+    """
+    Also where the partner completes it, and in the last event; a later link without tags leaves them.
+    """
+    tags = {"customer": "4711", "plan.name": "größer: als"}
+    alice.signs_in()
+    here = told(alice.get(consents(alice, acme.makes(alice, tags=tags)["url"])))["connection"]
+    back = told(bob.get(consents(bob, acme.makes(bob, tags={"customer": "4712"})["url"])))
+    assert {"customer": "4712"} in tags_seen(acme).values()  # pending
+    there = acme.completes(back["connect_session"], bob, back["confirmation"]).json()
+    alice.get(consents(alice, acme.makes(alice)["url"]))
+
+    assert {"customer": "4712"} == there["tags"]
+    assert tags == acme.calls("GET", f"/v1/connections/{here}").json()["tags"]
+    assert (
+        {here: tags}
+        == tags_seen(acme, "?tag=customer:4711")
+        == tags_seen(acme, "?tag=plan.name:gr%C3%B6%C3%9Fer:%20als")
+    )
+    assert {} == tags_seen(acme, "?tag=customer:471")
+    acme.calls("DELETE", f"/v1/connections/{here}")
+    rows(gateway.dsn, "select public.gateway_assign_positions_v1(1000)")
+    told_of = [each for each in all_events(acme) if each["connection_id"] == here]
+    assert {"connection.created", "consent.given", "connection.disconnected"} <= {each["type"] for each in told_of}
+    assert [tags] * len(told_of) == [each["data"]["tags"] for each in told_of]
+
+
+def all_events(partner):
+    found, after = [], 0
+    while after is not None:
+        page = partner.calls("GET", f"/v1/events?after={after}").json()
+        found, after = found + page["items"], page["next_cursor"]
+    return found
+
+
+def test_tags_of_one_partner_are_hidden_from_another_and_shown_to_the_product(gateway, acme, alice):
+    """
+    Partners that share a connection name it for themselves; neither replaces the other's tags, and events show no others either.
+    """
+    other, product = new_partner(gateway), new_partner(gateway, reach="all")
+    alice.signs_in()
+    here = told(alice.get(consents(alice, acme.makes(alice, tags={"customer": "1"})["url"])))["connection"]
+    alice.get(consents(alice, other.makes(alice, tags={"account": "2"})["url"]))
+    acme.calls("POST", f"/v1/connections/{here}/check")
+    rows(gateway.dsn, "select public.gateway_assign_positions_v1(1000)")
+
+    assert [{"customer": "1"}, {"account": "2"}] == [tags_seen(each)[here] for each in (acme, other)]
+    assert {"customer": "1", "account": "2"} == tags_seen(product, "?tag=customer:1")[here]
+    assert {} == tags_seen(other, "?tag=customer:1")
+    assert "customer" not in str(all_events(other))
+    assert {"customer": "1", "account": "2"} in [each["data"].get("tags") for each in all_events(product)]
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{str(at): "x" for at in range(11)}, {"a b": "x"}, {"": "x"}, {"a" * 41: "x"}, {"a": ""}, {"a": "x" * 101}, {"a": 1}, {"a": None},
+     {"a": "\0"}, {"a": {"b": "c"}}, ["a"], "a", {"a:b": "x"}],
+)  # fmt: skip
+def test_tags_are_few_short_pairs_of_text(acme, alice, tags):
+    """
+    Anything else is refused, and the field is named.
+    """
+    asked = {"user_id": alice.id, "provider": "google", "tags": tags}
+    refused = acme.calls("POST", "/v1/connect-sessions", json=asked)
+
+    assert (400, ["tags"]) == (refused.status_code, [each["field"] for each in refused.json()["errors"]])
+
+
 # -- made ------------------------------------------------------------------------------------------------------------
 
 

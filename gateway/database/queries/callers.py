@@ -6,6 +6,7 @@ Each function checks the key in the same call, and raises Unauthenticated, Forbi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 from uuid import UUID
 
@@ -37,6 +38,7 @@ def reached_connections(
     type: int | None = None,  # noqa: A002 -- the column's name
     status: str | None = None,
     account_id: str | None = None,
+    tag: Mapping[str, str] | None = None,
     after: UUID | None = None,
     most: int = 100,
 ) -> tuple[Connection, ...]:

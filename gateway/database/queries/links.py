@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple
@@ -66,6 +66,7 @@ def create_connect_session(
     type: int,  # noqa: A002 -- the column's name
     scope: Sequence[str],
     return_to: str | None,
+    tags: Mapping[str, str],
 ) -> ConnectSession | None:
     """A link of the partner for fifteen minutes; None for a provider that is not the partner's, and for an unknown user."""
 

@@ -214,6 +214,9 @@ create or replace trigger gateway_touch before update on public.user_profile
 create or replace trigger gateway_erased before delete on public.provider_data
   for each row execute function gateway.queue_erased_grant();
 
+create or replace trigger gateway_tags before insert on gateway.event
+  for each row when (new.connection_id is not null) execute function gateway.add_tags();
+
 -- Queue tokens that the gateway did not write. Encrypted values begin like every Fernet token, and so may a client's.
 create or replace trigger gateway_inserted after insert on public.provider_data
   for each row when (new.token !~ '^(gAAAA|$)' or new.refresh !~ '^(gAAAA|$)') execute function gateway.queue_import();

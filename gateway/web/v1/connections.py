@@ -41,6 +41,7 @@ def list_connections(who: Caller, query: schemas.ConnectionsQuery) -> dict[str, 
         type=query.type,
         status=query.status,
         account_id=query.account_id,
+        tag=_parse_tag(query.tag),
         after=_parse_cursor(query.cursor),
         most=query.limit + 1,
     )
@@ -49,6 +50,11 @@ def list_connections(who: Caller, query: schemas.ConnectionsQuery) -> dict[str, 
         "items": [shown_connection(row) for row in page],
         "next_cursor": _cursor(page[-1].id) if len(rows) > len(page) else None,
     }
+
+
+def _parse_tag(tag: str | None) -> dict[str, str] | None:
+    name, _, value = (tag or "").partition(":")
+    return {name: value} if tag else None
 
 
 def shown_connection(row: Connection) -> schemas.Connection:

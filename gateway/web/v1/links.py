@@ -53,7 +53,13 @@ def create_connect_session(who: Caller, body: schemas.ConnectSessionRequest) -> 
     """
     return_to = app_address(runtime().settings, body.return_to)
     return links.create(
-        runtime(), who, user_id=body.user_id, provider_id=body.provider, scope=body.scope, return_to=return_to
+        runtime(),
+        who,
+        user_id=body.user_id,
+        provider_id=body.provider,
+        scope=body.scope,
+        return_to=return_to,
+        tags=body.tags,
     )
 
 

@@ -6,12 +6,13 @@ Requests are validated by them, responses are made of them, and the OpenAPI desc
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from gateway import models
 from gateway.catalog import Provider
@@ -47,12 +48,21 @@ def _canonical(value: object) -> object:
     return value
 
 
+def _tag_name(name: str) -> str:
+    """Not as a pattern: generators of clients know none for names."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,40}", name):
+        raise ValueError("a name has 1 to 40 letters, digits, `_`, `.` and `-`")
+    return name
+
+
 Id = Annotated[UUID, BeforeValidator(_canonical)]
 ScopeToken = Annotated[str, Field(max_length=300, pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$")]
 """RFC 6749 section 3.3."""
 ProviderId = Annotated[str, Field(max_length=100, pattern=r"^[a-z][a-z0-9_]*$")]
 Opaque = Annotated[str, Field(max_length=500, pattern=r"^[A-Za-z0-9_.~=:+-]*$")]
 """Made here; clients only send it back."""
+TagName = Annotated[str, AfterValidator(_tag_name)]
+TagValue = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Location = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
 EventType = Annotated[str, Field(max_length=60, pattern=r"^[a-z]+(_[a-z]+)*\.[a-z]+(_[a-z]+)*$")]
 Limit = Annotated[int, Field(ge=1, le=100, description="The most items of one page."), BeforeValidator(_digits)]
@@ -93,6 +103,12 @@ class ConnectionsQuery(RequestModel):
         max_length=200,
         pattern=r"^[^\x00-\x1f\x7f]+$",
         description="Only connections of the account with this id at the provider.",
+    )
+    tag: str | None = Field(
+        default=None,
+        max_length=141,
+        pattern=r"^[A-Za-z0-9_.-]{1,40}:[^\x00-\x1f\x7f]{1,100}$",
+        description="Only connections with this tag, as `name:value`.",
     )
     cursor: Opaque | None = Field(default=None, min_length=1, description="`next_cursor` of the previous page.")
     limit: Limit = 100
@@ -147,6 +163,12 @@ class ConnectSessionRequest(RequestModel):
         default=(),
         max_length=50,
         description="Scopes to request in addition to the default ones (RFC 6749 section 3.3).",
+    )
+    tags: Annotated[dict[TagName, TagValue], Field(max_length=10)] = Field(
+        default={},
+        description="Your own names for the connection, in it and in its events. They replace those of your last link for it. "
+        "Names have 1 to 40 letters, digits, `_`, `.` and `-`. Other partners with reach `own` do not see them. No secrets.",
+        examples=[{"customer": "4711"}],
     )
 
 
@@ -233,7 +255,7 @@ class Connection(ResponseModel):
     facts: dict[str, Any] = Field(
         description="What the provider says of the account, for example `locationId` and `companyId`."
     )
-    tags: dict[str, str] = Field(default={}, description="Empty for now.")
+    tags: dict[str, str] = Field(description="From the connect session.")
     created_at: datetime
     updated_at: datetime
 

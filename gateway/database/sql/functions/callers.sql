@@ -91,7 +91,7 @@ end $$;
 create or replace function gateway.pending_link_connections(p_partner gateway.partner) returns setof gateway.connection
 language sql stable as $$
   select (jsonb_populate_record(null::gateway.connection, to_jsonb(g) || jsonb_build_object(
-           'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'facts', '{}'::jsonb, 'status', 'pending_confirmation',
+           'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'facts', '{}'::jsonb, 'tags', s.tags, 'status', 'pending_confirmation',
            'reason', 'not_confirmed', 'refreshable', g.refresh is not null, 'generation', 1, 'updated_at', g.created_at))).*
     from gateway.pending_grant g join gateway.connect_session s on s.id = g.connect_session_id
    where g.pending_until > clock_timestamp() and g.confirmation_hash is not null and s.partner_id = p_partner.id
@@ -152,20 +152,22 @@ begin
       return jsonb_build_object('refused', 'rate_limited', 'retry_after', greatest(1, ceil(60 - extract(epoch from over - c.checked_at))));
     end if;
   end if;
-  return gateway.public_data(c);
+  return gateway.public_data(c, allowed.partner);
 end $$;
 
-create or replace function gateway.is_wanted(c gateway.connection, p_type integer, p_status text, p_account_id text) returns boolean
+create or replace function gateway.is_wanted(
+  c gateway.connection, p_partner gateway.partner, p_type integer, p_status text, p_account_id text, p_tag jsonb
+) returns boolean
 language sql stable as $$
   select (p_type is null or c.type = p_type) and (p_status is null or gateway.status_of(c) = p_status)
-     and (p_account_id is null or c.account_id = p_account_id)
+     and (p_account_id is null or c.account_id = p_account_id) and (p_tag is null or gateway.visible_tags(c.tags, p_partner) @> p_tag)
 $$;
 
 -- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of filters has an index for
 -- this, so every page costs the same. Without a partner: all connections of that user.
 create or replace function gateway.visible_connections(
   p_partner gateway.partner, p_user_id uuid, p_provider text, p_after uuid, p_type integer, p_status text, p_account_id text,
-  p_most integer
+  p_tag jsonb, p_most integer
 )
 returns setof gateway.connection language plpgsql stable set search_path = '' as $$
 declare
@@ -176,24 +178,24 @@ begin
     return query
       select c.* from gateway.connection c
        where c.user_id = p_user_id and (p_partner.id is null or gateway.partner_can_see(p_partner, c)) and (p_provider is null or c.provider = p_provider)
-         and c.id > p_after and gateway.is_wanted(c, p_type, p_status, p_account_id)
+         and c.id > p_after and gateway.is_wanted(c, p_partner, p_type, p_status, p_account_id, p_tag)
        order by c.id limit p_most;
   elsif p_partner.reach = 'own' then
     return query
       select c.* from gateway.consent x join gateway.connection c on c.id = x.connection_id
        where x.partner_id = p_partner.id and x.connection_id > p_after and x.ended_at is null and (wanted is null or c.provider = any (wanted))
-         and gateway.is_wanted(c, p_type, p_status, p_account_id)
+         and gateway.is_wanted(c, p_partner, p_type, p_status, p_account_id, p_tag)
        order by x.connection_id limit p_most;
   elsif wanted is null then
     return query
       select c.* from gateway.connection c
-       where c.id > p_after and gateway.is_wanted(c, p_type, p_status, p_account_id)
+       where c.id > p_after and gateway.is_wanted(c, p_partner, p_type, p_status, p_account_id, p_tag)
        order by c.id limit p_most;
   else
     return query
       select c.* from unnest(wanted) as w (id) cross join lateral (
         select x.* from gateway.connection x
-         where x.provider = w.id and x.id > p_after and gateway.is_wanted(x, p_type, p_status, p_account_id)
+         where x.provider = w.id and x.id > p_after and gateway.is_wanted(x, p_partner, p_type, p_status, p_account_id, p_tag)
          order by x.id limit p_most) c
        order by c.id limit p_most;
   end if;
@@ -201,7 +203,8 @@ end $$;
 
 -- A page of them. `p_of_user` filters a partner's list; for a user it finds all or none.
 create or replace function public.gateway_reached_connections_v1(
-  p_caller jsonb, p_of_user uuid, p_provider text, p_type integer, p_status text, p_account_id text, p_after uuid, p_most integer
+  p_caller jsonb, p_of_user uuid, p_provider text, p_type integer, p_status text, p_account_id text, p_tag jsonb,
+  p_after uuid, p_most integer
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -220,11 +223,11 @@ begin
   end if;
   p_after := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
   return (
-    select coalesce(jsonb_agg(gateway.public_data(c) order by c.id), '[]')
-      from (select x.* from gateway.visible_connections(p, owner, p_provider, p_after, p_type, p_status, p_account_id, p_most) x
+    select coalesce(jsonb_agg(gateway.public_data(c, p) order by c.id), '[]')
+      from (select x.* from gateway.visible_connections(p, owner, p_provider, p_after, p_type, p_status, p_account_id, p_tag, p_most) x
             union all
             select x.* from gateway.pending_link_connections(p) x
              where x.id > p_after and (owner is null or x.user_id = owner) and (p_provider is null or x.provider = p_provider)
-               and gateway.is_wanted(x, p_type, p_status, p_account_id)
+               and gateway.is_wanted(x, p, p_type, p_status, p_account_id, p_tag)
             order by id limit p_most) c);
 end $$;

@@ -4,12 +4,19 @@
 create or replace function gateway.bounded(p_secret text) returns text
 language sql immutable as $$ select case when octet_length(p_secret) > 2000000 then '…' else p_secret end $$;
 
-create or replace function gateway.public_data(c gateway.connection) returns jsonb
+-- The tags that a partner may see: with reach `own` those of its own links. Without a partner, and with reach `all`: every one.
+create or replace function gateway.visible_tags(p_tags jsonb, p_partner gateway.partner) returns jsonb
+language sql stable as $$
+  select coalesce(case when (p_partner).reach = 'own' then p_tags -> (p_partner).id::text
+                       else (select jsonb_object_agg(t.key, t.value) from jsonb_each(p_tags) x cross join jsonb_each(x.value) t) end, '{}')
+$$;
+
+create or replace function gateway.public_data(c gateway.connection, p_partner gateway.partner default null) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
     'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'type', c.type, 'generation', c.generation,
     'status', gateway.status_of(c), 'reason', gateway.reason_of(c), 'account', jsonb_build_object('id', c.account_id, 'label', c.account_label),
-    'scope', c.scope, 'facts', c.facts, 'refreshable', c.refreshable, 'expires_at', c.expires_at, 'created_at', c.created_at, 'updated_at', c.updated_at)
+    'scope', c.scope, 'facts', c.facts, 'tags', gateway.visible_tags(c.tags, p_partner), 'refreshable', c.refreshable, 'expires_at', c.expires_at, 'created_at', c.created_at, 'updated_at', c.updated_at)
 $$;
 
 -- Before the token expires, with jitter, so that connections made together are not refreshed together; and before an unused refresh token
@@ -98,6 +105,7 @@ begin
   returning c.* into written;
   if g.connect_session_id is not null then
     partner := gateway.give_consent(g.connect_session_id, p_id, old.id is null);
+    select c.* into written from gateway.connection c where c.id = p_id;
   end if;
   if g.confirmation_hash is not null then
     -- Stored, so that a partner that lost the response can repeat the call.

@@ -22,7 +22,7 @@ declare
 begin
   insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
   values (case when p_kept then 'consent.ended' else 'connection.disconnected' end, p_connection.id, p_connection.user_id,
-          p_partner_id, p_connection.provider, p_data || jsonb_build_object('account', account))
+          p_partner_id, p_connection.provider, p_data || jsonb_strip_nulls(jsonb_build_object('account', account, 'tags', nullif(p_connection.tags, '{}'))))
   returning id into event_id;
   return jsonb_build_object(
     'connection_id', p_connection.id, 'event_id', event_id, 'provider', p_connection.provider, 'account', account,

@@ -13,6 +13,16 @@ begin
   return null;
 end $$;
 
+-- Each event of a connection has its tags, so that a partner needs no second call to know whose it is.
+create or replace function gateway.add_tags() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  new.data := coalesce((
+    select new.data || jsonb_build_object('tags', c.tags) from gateway.connection c
+     where c.id = new.connection_id and c.tags <> '{}' and jsonb_typeof(new.data) = 'object'), new.data);
+  return new;
+end $$;
+
 -- positions -----------------------------------------------------------------------------------------------------------
 
 -- The next positions go to committed events that have none, oldest first. One caller at a time: an event that commits later gets a later
@@ -181,7 +191,9 @@ language sql stable as $$
     'connection_id', e.connection_id, 'user_id', e.user_id,
     'partner', case when (p_partner).reach = 'own' and e.partner_id is distinct from (p_partner).id then null else e.partner_id end,
     'provider', e.provider,
-    'data', case when jsonb_typeof(e.data) <> 'object' then '{}' when (p_partner).reach = 'own' then e.data - 'by' else e.data end)
+    'data', case when jsonb_typeof(e.data) <> 'object' then '{}' else
+      e.data - array['tags', case when (p_partner).reach = 'own' then 'by' end]
+      || jsonb_strip_nulls(jsonb_build_object('tags', nullif(gateway.visible_tags(e.data -> 'tags', p_partner), '{}'))) end)
 $$;
 
 -- A page for one caller: the partner of a key, or a user. For a partner one call looks at 20,000 positions at most. `next`: where to

@@ -17,6 +17,7 @@ begin
   if not found then
     insert into gateway.consent (partner_id, connection_id, made, scope) values (s.partner_id, p_connection_id, p_made, s.scope);
   end if;
+  update gateway.connection c set tags = c.tags || s.tags where c.id = p_connection_id and s.tags <> '{}';
   insert into gateway.event (type, connection_id, user_id, provider, partner_id, data)
   values ('consent.given', p_connection_id, s.user_id, s.provider, s.partner_id, jsonb_build_object('connect_session', s.id));
   return s.partner_id;
@@ -46,7 +47,7 @@ $$;
 -- null: not one of the partner's providers, or no such user. In the quarter of an hour that a link lives, a partner makes a thousand at most,
 -- and twenty for one user.
 create or replace function public.gateway_create_connect_session_v1(
-  p_caller jsonb, p_secret_hash text, p_user_id uuid, p_provider text, p_type integer, p_scope text[], p_return_to text
+  p_caller jsonb, p_secret_hash text, p_user_id uuid, p_provider text, p_type integer, p_scope text[], p_return_to text, p_tags jsonb
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -80,10 +81,11 @@ begin
   if next_at is not null then
     return jsonb_build_object('refused', 'rate_limited', 'retry_after', ceil(extract(epoch from next_at - clock_timestamp())));
   end if;
-  insert into gateway.connect_session as s (secret_hash, partner_id, user_id, provider, type, scope, return_to)
-  values (p_secret_hash, (who.partner).id, p_user_id, p_provider, p_type, p_scope, p_return_to) returning s.* into added;
+  insert into gateway.connect_session as s (secret_hash, partner_id, user_id, provider, type, scope, return_to, tags)
+  values (p_secret_hash, (who.partner).id, p_user_id, p_provider, p_type, p_scope, p_return_to,
+          case when p_tags = '{}' then p_tags else jsonb_build_object((who.partner).id, p_tags) end) returning s.* into added;
   insert into gateway.event (type, user_id, provider, partner_id, data)
-  values ('link.created', p_user_id, p_provider, added.partner_id, jsonb_build_object('connect_session', added.id));
+  values ('link.created', p_user_id, p_provider, added.partner_id, jsonb_strip_nulls(jsonb_build_object('connect_session', added.id, 'tags', nullif(added.tags, '{}'))));
   return jsonb_build_object('id', added.id, 'expires_at', added.expires_at);
 end $$;
 

@@ -55,8 +55,9 @@ end $$;
 
 -- Carry out a decision about a pending grant, under lock_user. `p_choice` is null where a partner has made none.
 --   ending: `saved`, `access_denied` and `frozen` (the grant has to be revoked), `one_account` (a user has one connection of this provider)
-create or replace function gateway.decide_pending(p_grant gateway.pending_grant, p_choice text, p_call_id uuid) returns jsonb
-language plpgsql set search_path = '' as $$
+create or replace function gateway.decide_pending(
+  p_grant gateway.pending_grant, p_choice text, p_call_id uuid, p_partner gateway.partner default null
+) returns jsonb language plpgsql set search_path = '' as $$
 declare
   existing gateway.connection;
   saved    gateway.connection;
@@ -84,7 +85,7 @@ begin
   update gateway.pending_grant g set ending = 'saved' where g.id = p_grant.id;
   delete from gateway.pending_grant g where g.id = p_grant.id;
   saved := gateway.write_connection(p_grant, target, p_call_id);
-  return jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(saved));
+  return jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(saved, p_partner));
 end $$;
 
 -- The user's decision. `state_invalid`: it was decided before; a call of the same `p_call_id` gets the same answer.
@@ -141,7 +142,7 @@ begin
     -- A repeated call may have completed it while this one waited for the lock.
     select x.* into s from gateway.connect_session x where x.id = s.id;
     return coalesce((
-      select jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(c)) from gateway.connection c
+      select jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(c, asks.partner)) from gateway.connection c
        where c.id = s.connection_id and c.user_id = p_user_id and s.confirmation_hash = p_confirmation_hash
          and p_choice is distinct from 'no' and s.ended_at > clock_timestamp() - interval '10 minutes'
          and gateway.partner_can_see(asks.partner, c) and exists (select from gateway.live_user(p_user_id))), '{"ending": "state_invalid"}');
@@ -152,5 +153,5 @@ begin
     update gateway.connect_session x set ended_at = clock_timestamp() where x.id = s.id;
     return jsonb_build_object('ending', wrong, 'revocation', gateway.refuse_pending(g.id, wrong));
   end if;
-  return gateway.decide_pending(g, p_choice, gen_random_uuid());
+  return gateway.decide_pending(g, p_choice, gen_random_uuid(), asks.partner);
 end $$;

@@ -10,6 +10,7 @@ create table gateway.connection (
   account_label      text not null,
   scope              text[] not null default '{}',
   facts              jsonb not null default '{}',
+  tags               jsonb not null default '{}',
   status             text not null default 'active'
                      check (status in ('active', 'unverified', 'suspended', 'held', 'needs_reauthorization')),
   reason             text,
@@ -49,6 +50,7 @@ create index connection_provider_id on gateway.connection (provider, id);
 comment on table gateway.connection is 'The state of a connection; its encrypted tokens are in provider_data.';
 comment on column gateway.connection.account_key is 'Empty where a user has one connection of a provider, else the account id.';
 comment on column gateway.connection.facts is 'Facts from the token response. provider_data.data has a copy for the owner, who may change it.';
+comment on column gateway.connection.tags is 'By partner: the pairs that it named in its link. A partner with reach own sees only its own.';
 comment on column gateway.connection.seal_id is 'Random, one per save: the key that encrypts the access token is derived from it.';
 comment on column gateway.connection.refresh_seal_id is 'The same for the refresh token; of an earlier save if a reconnect had no refresh token.';
 comment on column gateway.connection.status is 'As it was recorded; gateway.status_of adds what time decides.';

@@ -75,6 +75,7 @@ create table gateway.connect_session (
   provider          text not null,
   type              integer not null default 1,
   scope             text[] not null,
+  tags              jsonb not null default '{}',
   return_to         text,
   connection_id     uuid,
   confirmation_hash text,
@@ -88,6 +89,7 @@ create index connect_session_user_id on gateway.connect_session (user_id);
 create index connect_session_partner on gateway.connect_session (partner_id, created_at);
 comment on table gateway.connect_session is 'Links that partners made for one user and one provider.';
 comment on column gateway.connect_session.connection_id is 'The connection completed with this confirmation: a repeated call gets the same response for ten minutes.';
+comment on column gateway.connect_session.tags is 'As they are stored in the connection: below the id of the partner.';
 comment on index gateway.connect_session_pkey is 'A session is completed once.';
 comment on index gateway.connect_session_secret is 'A link starts one session.';
 
