@@ -232,7 +232,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> 'd6ecbb68270eeb48236b5a8a9abf9984ab2ac0d4f25bb16ff4fc59becc79ffcb') then
+  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '4720739254ad3cac38520a0f09d09318248fe29fca3c96618f448b55a0b7765b') then
     raise exception 'gateway: migration 3 (connections) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 3) then
     execute $migration$
@@ -248,6 +248,7 @@ create table gateway.connection (
   account_label      text not null,
   scope              text[] not null default '{}',
   facts              jsonb not null default '{}',
+  tags               jsonb not null default '{}',
   status             text not null default 'active'
                      check (status in ('active', 'unverified', 'suspended', 'held', 'needs_reauthorization')),
   reason             text,
@@ -287,6 +288,7 @@ create index connection_provider_id on gateway.connection (provider, id);
 comment on table gateway.connection is 'The state of a connection; its encrypted tokens are in provider_data.';
 comment on column gateway.connection.account_key is 'Empty where a user has one connection of a provider, else the account id.';
 comment on column gateway.connection.facts is 'Facts from the token response. provider_data.data has a copy for the owner, who may change it.';
+comment on column gateway.connection.tags is 'By partner: the pairs that it named in its link. A partner with reach own sees only its own.';
 comment on column gateway.connection.seal_id is 'Random, one per save: the key that encrypts the access token is derived from it.';
 comment on column gateway.connection.refresh_seal_id is 'The same for the refresh token; of an earlier save if a reconnect had no refresh token.';
 comment on column gateway.connection.status is 'As it was recorded; gateway.status_of adds what time decides.';
@@ -381,13 +383,13 @@ select d.id from public.provider_data d where d.token !~ '^(gAAAA|$)' or d.refre
 comment on table gateway.import_queue is 'Rows with tokens that the gateway did not write: encrypted and verified by the worker.';
 comment on index gateway.import_queue_pkey is 'A row is imported by one process at a time.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (3, 'connections', 'd6ecbb68270eeb48236b5a8a9abf9984ab2ac0d4f25bb16ff4fc59becc79ffcb');
+    insert into gateway.migration (number, name, sha256) values (3, 'connections', '4720739254ad3cac38520a0f09d09318248fe29fca3c96618f448b55a0b7765b');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 4 and m.sha256 <> '44d5cfc18b841bd2a553b30bc81b87b193662e7620cad366e4bce54cbc6a39e5') then
+  if exists (select from gateway.migration m where m.number = 4 and m.sha256 <> '891e7785ceff41a04f868b243b91c38f00598aa872acbea8bf38e64b099ead36') then
     raise exception 'gateway: migration 4 (partners) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 4) then
     execute $migration$
@@ -468,6 +470,7 @@ create table gateway.connect_session (
   provider          text not null,
   type              integer not null default 1,
   scope             text[] not null,
+  tags              jsonb not null default '{}',
   return_to         text,
   connection_id     uuid,
   confirmation_hash text,
@@ -481,6 +484,7 @@ create index connect_session_user_id on gateway.connect_session (user_id);
 create index connect_session_partner on gateway.connect_session (partner_id, created_at);
 comment on table gateway.connect_session is 'Links that partners made for one user and one provider.';
 comment on column gateway.connect_session.connection_id is 'The connection completed with this confirmation: a repeated call gets the same response for ten minutes.';
+comment on column gateway.connect_session.tags is 'As they are stored in the connection: below the id of the partner.';
 comment on index gateway.connect_session_pkey is 'A session is completed once.';
 comment on index gateway.connect_session_secret is 'A link starts one session.';
 
@@ -491,7 +495,7 @@ create table gateway.freeze (
 comment on table gateway.freeze is 'Tokens that no caller may read: `reads` for all, `provider:<id>` for one provider.';
 comment on index gateway.freeze_pkey is 'A target is frozen or not.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (4, 'partners', '44d5cfc18b841bd2a553b30bc81b87b193662e7620cad366e4bce54cbc6a39e5');
+    insert into gateway.migration (number, name, sha256) values (4, 'partners', '891e7785ceff41a04f868b243b91c38f00598aa872acbea8bf38e64b099ead36');
   end if;
 end $apply$;
 
@@ -902,7 +906,7 @@ end $$;
 create or replace function gateway.pending_link_connections(p_partner gateway.partner) returns setof gateway.connection
 language sql stable as $$
   select (jsonb_populate_record(null::gateway.connection, to_jsonb(g) || jsonb_build_object(
-           'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'facts', '{}'::jsonb, 'status', 'pending_confirmation',
+           'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'facts', '{}'::jsonb, 'tags', s.tags, 'status', 'pending_confirmation',
            'reason', 'not_confirmed', 'refreshable', g.refresh is not null, 'generation', 1, 'updated_at', g.created_at))).*
     from gateway.pending_grant g join gateway.connect_session s on s.id = g.connect_session_id
    where g.pending_until > clock_timestamp() and g.confirmation_hash is not null and s.partner_id = p_partner.id
@@ -963,20 +967,22 @@ begin
       return jsonb_build_object('refused', 'rate_limited', 'retry_after', greatest(1, ceil(60 - extract(epoch from over - c.checked_at))));
     end if;
   end if;
-  return gateway.public_data(c);
+  return gateway.public_data(c, allowed.partner);
 end $$;
 
-create or replace function gateway.is_wanted(c gateway.connection, p_type integer, p_status text, p_account_id text) returns boolean
+create or replace function gateway.is_wanted(
+  c gateway.connection, p_partner gateway.partner, p_type integer, p_status text, p_account_id text, p_tag jsonb
+) returns boolean
 language sql stable as $$
   select (p_type is null or c.type = p_type) and (p_status is null or gateway.status_of(c) = p_status)
-     and (p_account_id is null or c.account_id = p_account_id)
+     and (p_account_id is null or c.account_id = p_account_id) and (p_tag is null or gateway.visible_tags(c.tags, p_partner) @> p_tag)
 $$;
 
 -- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of filters has an index for
 -- this, so every page costs the same. Without a partner: all connections of that user.
 create or replace function gateway.visible_connections(
   p_partner gateway.partner, p_user_id uuid, p_provider text, p_after uuid, p_type integer, p_status text, p_account_id text,
-  p_most integer
+  p_tag jsonb, p_most integer
 )
 returns setof gateway.connection language plpgsql stable set search_path = '' as $$
 declare
@@ -987,24 +993,24 @@ begin
     return query
       select c.* from gateway.connection c
        where c.user_id = p_user_id and (p_partner.id is null or gateway.partner_can_see(p_partner, c)) and (p_provider is null or c.provider = p_provider)
-         and c.id > p_after and gateway.is_wanted(c, p_type, p_status, p_account_id)
+         and c.id > p_after and gateway.is_wanted(c, p_partner, p_type, p_status, p_account_id, p_tag)
        order by c.id limit p_most;
   elsif p_partner.reach = 'own' then
     return query
       select c.* from gateway.consent x join gateway.connection c on c.id = x.connection_id
        where x.partner_id = p_partner.id and x.connection_id > p_after and x.ended_at is null and (wanted is null or c.provider = any (wanted))
-         and gateway.is_wanted(c, p_type, p_status, p_account_id)
+         and gateway.is_wanted(c, p_partner, p_type, p_status, p_account_id, p_tag)
        order by x.connection_id limit p_most;
   elsif wanted is null then
     return query
       select c.* from gateway.connection c
-       where c.id > p_after and gateway.is_wanted(c, p_type, p_status, p_account_id)
+       where c.id > p_after and gateway.is_wanted(c, p_partner, p_type, p_status, p_account_id, p_tag)
        order by c.id limit p_most;
   else
     return query
       select c.* from unnest(wanted) as w (id) cross join lateral (
         select x.* from gateway.connection x
-         where x.provider = w.id and x.id > p_after and gateway.is_wanted(x, p_type, p_status, p_account_id)
+         where x.provider = w.id and x.id > p_after and gateway.is_wanted(x, p_partner, p_type, p_status, p_account_id, p_tag)
          order by x.id limit p_most) c
        order by c.id limit p_most;
   end if;
@@ -1012,7 +1018,8 @@ end $$;
 
 -- A page of them. `p_of_user` filters a partner's list; for a user it finds all or none.
 create or replace function public.gateway_reached_connections_v1(
-  p_caller jsonb, p_of_user uuid, p_provider text, p_type integer, p_status text, p_account_id text, p_after uuid, p_most integer
+  p_caller jsonb, p_of_user uuid, p_provider text, p_type integer, p_status text, p_account_id text, p_tag jsonb,
+  p_after uuid, p_most integer
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -1031,12 +1038,12 @@ begin
   end if;
   p_after := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
   return (
-    select coalesce(jsonb_agg(gateway.public_data(c) order by c.id), '[]')
-      from (select x.* from gateway.visible_connections(p, owner, p_provider, p_after, p_type, p_status, p_account_id, p_most) x
+    select coalesce(jsonb_agg(gateway.public_data(c, p) order by c.id), '[]')
+      from (select x.* from gateway.visible_connections(p, owner, p_provider, p_after, p_type, p_status, p_account_id, p_tag, p_most) x
             union all
             select x.* from gateway.pending_link_connections(p) x
              where x.id > p_after and (owner is null or x.user_id = owner) and (p_provider is null or x.provider = p_provider)
-               and gateway.is_wanted(x, p_type, p_status, p_account_id)
+               and gateway.is_wanted(x, p, p_type, p_status, p_account_id, p_tag)
             order by id limit p_most) c);
 end $$;
 
@@ -1046,12 +1053,19 @@ end $$;
 create or replace function gateway.bounded(p_secret text) returns text
 language sql immutable as $$ select case when octet_length(p_secret) > 2000000 then '…' else p_secret end $$;
 
-create or replace function gateway.public_data(c gateway.connection) returns jsonb
+-- The tags that a partner may see: with reach `own` those of its own links. Without a partner, and with reach `all`: every one.
+create or replace function gateway.visible_tags(p_tags jsonb, p_partner gateway.partner) returns jsonb
+language sql stable as $$
+  select coalesce(case when (p_partner).reach = 'own' then p_tags -> (p_partner).id::text
+                       else (select jsonb_object_agg(t.key, t.value) from jsonb_each(p_tags) x cross join jsonb_each(x.value) t) end, '{}')
+$$;
+
+create or replace function gateway.public_data(c gateway.connection, p_partner gateway.partner default null) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
     'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'type', c.type, 'generation', c.generation,
     'status', gateway.status_of(c), 'reason', gateway.reason_of(c), 'account', jsonb_build_object('id', c.account_id, 'label', c.account_label),
-    'scope', c.scope, 'facts', c.facts, 'refreshable', c.refreshable, 'expires_at', c.expires_at, 'created_at', c.created_at, 'updated_at', c.updated_at)
+    'scope', c.scope, 'facts', c.facts, 'tags', gateway.visible_tags(c.tags, p_partner), 'refreshable', c.refreshable, 'expires_at', c.expires_at, 'created_at', c.created_at, 'updated_at', c.updated_at)
 $$;
 
 -- Before the token expires, with jitter, so that connections made together are not refreshed together; and before an unused refresh token
@@ -1140,6 +1154,7 @@ begin
   returning c.* into written;
   if g.connect_session_id is not null then
     partner := gateway.give_consent(g.connect_session_id, p_id, old.id is null);
+    select c.* into written from gateway.connection c where c.id = p_id;
   end if;
   if g.confirmation_hash is not null then
     -- Stored, so that a partner that lost the response can repeat the call.
@@ -1307,7 +1322,7 @@ declare
 begin
   insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
   values (case when p_kept then 'consent.ended' else 'connection.disconnected' end, p_connection.id, p_connection.user_id,
-          p_partner_id, p_connection.provider, p_data || jsonb_build_object('account', account))
+          p_partner_id, p_connection.provider, p_data || jsonb_strip_nulls(jsonb_build_object('account', account, 'tags', nullif(p_connection.tags, '{}'))))
   returning id into event_id;
   return jsonb_build_object(
     'connection_id', p_connection.id, 'event_id', event_id, 'provider', p_connection.provider, 'account', account,
@@ -1418,6 +1433,16 @@ begin
       select x.id from gateway.connection c cross join gateway.same_account(c) x where c.id = p_connection_id), 'needs_reauthorization', 'uninstalled');
   end if;
   return null;
+end $$;
+
+-- Each event of a connection has its tags, so that a partner needs no second call to know whose it is.
+create or replace function gateway.add_tags() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  new.data := coalesce((
+    select new.data || jsonb_build_object('tags', c.tags) from gateway.connection c
+     where c.id = new.connection_id and c.tags <> '{}' and jsonb_typeof(new.data) = 'object'), new.data);
+  return new;
 end $$;
 
 -- positions -----------------------------------------------------------------------------------------------------------
@@ -1588,7 +1613,9 @@ language sql stable as $$
     'connection_id', e.connection_id, 'user_id', e.user_id,
     'partner', case when (p_partner).reach = 'own' and e.partner_id is distinct from (p_partner).id then null else e.partner_id end,
     'provider', e.provider,
-    'data', case when jsonb_typeof(e.data) <> 'object' then '{}' when (p_partner).reach = 'own' then e.data - 'by' else e.data end)
+    'data', case when jsonb_typeof(e.data) <> 'object' then '{}' else
+      e.data - array['tags', case when (p_partner).reach = 'own' then 'by' end]
+      || jsonb_strip_nulls(jsonb_build_object('tags', nullif(gateway.visible_tags(e.data -> 'tags', p_partner), '{}'))) end)
 $$;
 
 -- A page for one caller: the partner of a key, or a user. For a partner one call looks at 20,000 positions at most. `next`: where to
@@ -2028,6 +2055,7 @@ begin
   if not found then
     insert into gateway.consent (partner_id, connection_id, made, scope) values (s.partner_id, p_connection_id, p_made, s.scope);
   end if;
+  update gateway.connection c set tags = c.tags || s.tags where c.id = p_connection_id and s.tags <> '{}';
   insert into gateway.event (type, connection_id, user_id, provider, partner_id, data)
   values ('consent.given', p_connection_id, s.user_id, s.provider, s.partner_id, jsonb_build_object('connect_session', s.id));
   return s.partner_id;
@@ -2057,7 +2085,7 @@ $$;
 -- null: not one of the partner's providers, or no such user. In the quarter of an hour that a link lives, a partner makes a thousand at most,
 -- and twenty for one user.
 create or replace function public.gateway_create_connect_session_v1(
-  p_caller jsonb, p_secret_hash text, p_user_id uuid, p_provider text, p_type integer, p_scope text[], p_return_to text
+  p_caller jsonb, p_secret_hash text, p_user_id uuid, p_provider text, p_type integer, p_scope text[], p_return_to text, p_tags jsonb
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -2091,10 +2119,11 @@ begin
   if next_at is not null then
     return jsonb_build_object('refused', 'rate_limited', 'retry_after', ceil(extract(epoch from next_at - clock_timestamp())));
   end if;
-  insert into gateway.connect_session as s (secret_hash, partner_id, user_id, provider, type, scope, return_to)
-  values (p_secret_hash, (who.partner).id, p_user_id, p_provider, p_type, p_scope, p_return_to) returning s.* into added;
+  insert into gateway.connect_session as s (secret_hash, partner_id, user_id, provider, type, scope, return_to, tags)
+  values (p_secret_hash, (who.partner).id, p_user_id, p_provider, p_type, p_scope, p_return_to,
+          case when p_tags = '{}' then p_tags else jsonb_build_object((who.partner).id, p_tags) end) returning s.* into added;
   insert into gateway.event (type, user_id, provider, partner_id, data)
-  values ('link.created', p_user_id, p_provider, added.partner_id, jsonb_build_object('connect_session', added.id));
+  values ('link.created', p_user_id, p_provider, added.partner_id, jsonb_strip_nulls(jsonb_build_object('connect_session', added.id, 'tags', nullif(added.tags, '{}'))));
   return jsonb_build_object('id', added.id, 'expires_at', added.expires_at);
 end $$;
 
@@ -2513,8 +2542,9 @@ end $$;
 
 -- Carry out a decision about a pending grant, under lock_user. `p_choice` is null where a partner has made none.
 --   ending: `saved`, `access_denied` and `frozen` (the grant has to be revoked), `one_account` (a user has one connection of this provider)
-create or replace function gateway.decide_pending(p_grant gateway.pending_grant, p_choice text, p_call_id uuid) returns jsonb
-language plpgsql set search_path = '' as $$
+create or replace function gateway.decide_pending(
+  p_grant gateway.pending_grant, p_choice text, p_call_id uuid, p_partner gateway.partner default null
+) returns jsonb language plpgsql set search_path = '' as $$
 declare
   existing gateway.connection;
   saved    gateway.connection;
@@ -2542,7 +2572,7 @@ begin
   update gateway.pending_grant g set ending = 'saved' where g.id = p_grant.id;
   delete from gateway.pending_grant g where g.id = p_grant.id;
   saved := gateway.write_connection(p_grant, target, p_call_id);
-  return jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(saved));
+  return jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(saved, p_partner));
 end $$;
 
 -- The user's decision. `state_invalid`: it was decided before; a call of the same `p_call_id` gets the same answer.
@@ -2599,7 +2629,7 @@ begin
     -- A repeated call may have completed it while this one waited for the lock.
     select x.* into s from gateway.connect_session x where x.id = s.id;
     return coalesce((
-      select jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(c)) from gateway.connection c
+      select jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(c, asks.partner)) from gateway.connection c
        where c.id = s.connection_id and c.user_id = p_user_id and s.confirmation_hash = p_confirmation_hash
          and p_choice is distinct from 'no' and s.ended_at > clock_timestamp() - interval '10 minutes'
          and gateway.partner_can_see(asks.partner, c) and exists (select from gateway.live_user(p_user_id))), '{"ending": "state_invalid"}');
@@ -2610,7 +2640,7 @@ begin
     update gateway.connect_session x set ended_at = clock_timestamp() where x.id = s.id;
     return jsonb_build_object('ending', wrong, 'revocation', gateway.refuse_pending(g.id, wrong));
   end if;
-  return gateway.decide_pending(g, p_choice, gen_random_uuid());
+  return gateway.decide_pending(g, p_choice, gen_random_uuid(), asks.partner);
 end $$;
 
 -- Refreshing a token: lease, intent, compare-and-set.
@@ -3621,21 +3651,6 @@ create policy "Third-party apps reach no provider data" on public.provider_data 
     nullif(current_setting('request.jwt.claim.client_id', true), ''),
     nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'client_id')) is not null));
 
-do $others$
-declare
-  other record;
-begin
-  for other in
-    select p.tablename, p.policyname from pg_catalog.pg_policies p
-     where p.schemaname = 'public' and p.tablename in ('user_profile', 'provider_data')
-       and p.policyname !~ '^(Users can (view|update|insert)|Users reach only|Third-party apps reach no|The gateway and) '
-     order by 1, 2
-  loop
-    raise notice 'gateway: the policy "%" on % is not ours; it was left, and can no longer show a user another''s rows',
-      other.policyname, other.tablename;
-  end loop;
-end $others$;
-
 -- Forced row-level security binds the owner too. Where the functions' owner, or service_role, may not bypass it, it needs a
 -- policy of its own, or it would see nothing.
 do $bound$
@@ -3717,6 +3732,9 @@ create or replace trigger gateway_touch before update on public.user_profile
 
 create or replace trigger gateway_erased before delete on public.provider_data
   for each row execute function gateway.queue_erased_grant();
+
+create or replace trigger gateway_tags before insert on gateway.event
+  for each row when (new.connection_id is not null) execute function gateway.add_tags();
 
 -- Queue tokens that the gateway did not write. Encrypted values begin like every Fernet token, and so may a client's.
 create or replace trigger gateway_inserted after insert on public.provider_data
@@ -3819,7 +3837,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '3d5604577d0a504de6aa75fba5852175f8e7f63bb6226dec68191533fe1d2c85');
-insert into gateway.function_release (sha256) values ('3d5604577d0a504de6aa75fba5852175f8e7f63bb6226dec68191533fe1d2c85') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '138fa9c2b019d08bc72927f034cfd178ef937290a34e84dd74b91f75324e69e0');
+insert into gateway.function_release (sha256) values ('138fa9c2b019d08bc72927f034cfd178ef937290a34e84dd74b91f75324e69e0') on conflict do nothing;
 
 notify pgrst, 'reload schema';

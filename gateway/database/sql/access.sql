@@ -117,21 +117,6 @@ create policy "Third-party apps reach no provider data" on public.provider_data 
     nullif(current_setting('request.jwt.claim.client_id', true), ''),
     nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'client_id')) is not null));
 
-do $others$
-declare
-  other record;
-begin
-  for other in
-    select p.tablename, p.policyname from pg_catalog.pg_policies p
-     where p.schemaname = 'public' and p.tablename in ('user_profile', 'provider_data')
-       and p.policyname !~ '^(Users can (view|update|insert)|Users reach only|Third-party apps reach no|The gateway and) '
-     order by 1, 2
-  loop
-    raise notice 'gateway: the policy "%" on % is not ours; it was left, and can no longer show a user another''s rows',
-      other.policyname, other.tablename;
-  end loop;
-end $others$;
-
 -- Forced row-level security binds the owner too. Where the functions' owner, or service_role, may not bypass it, it needs a
 -- policy of its own, or it would see nothing.
 do $bound$
