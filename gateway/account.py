@@ -13,12 +13,14 @@ from urllib.parse import quote
 
 import structlog
 
-from gateway.catalog import Provider
+from gateway.catalog import ApiKeyProvider, Provider, fill
+from gateway.catalog.api_key import KEY_HASH
 from gateway.catalog.deviations import AccountLookup
+from gateway.catalog.provider import places
 from gateway.errors import NeedsReauthorization, ProviderFailed, ProviderGarbled, ProviderUnavailable
 from gateway.http import Deadline, Response
 from gateway.models import Account
-from gateway.protocol import TokenResponse, is_temporary, parse_json
+from gateway.protocol import TokenResponse, is_temporary, parse_json, parse_json_value
 from gateway.protocol.id_token import unverified_claims
 from gateway.protocol.refusal import with_facts
 from gateway.services import Runtime
@@ -48,6 +50,7 @@ NotConfirmedReason = Literal[
     "another_account",
     "not_named",
     "cannot_ask",  # the endpoint cannot be asked with an access token alone
+    "test_mode",  # a key of the provider's test mode
     "not_confirmed",
 ]
 
@@ -113,6 +116,67 @@ def confirm_account(
     if named != (asked or named):
         raise NotConfirmed("another_account", "the token belongs to another account")
     return Account(named, _label(info, lookup) or named)
+
+
+def read_key_account(
+    rt: Runtime, provider: ApiKeyProvider, credential: str, facts: Mapping[str, Any], deadline: Deadline
+) -> Account:
+    """
+    The account of a key, as the provider names it when it accepts the key; only the paths that the catalogue names are read.
+
+    Raises NotConfirmed for a key that does not work, and for an address that is no account's; ProviderUnavailable, which says nothing
+    about the key.
+    """
+    url = fill(provider.userinfo_endpoint or "", facts)
+    if url is None:
+        raise NotConfirmed("cannot_ask", "the connection lacks a field of the provider's address")
+    placement, (_, headers) = provider.token_placement, provider.api(facts)
+    headers = {"Accept": "application/json", **headers, **placement.headers(credential)}
+    found = rt.http.request(
+        "GET", placement.url(url, credential), headers=headers, deadline=deadline, provider=provider.id
+    )
+    if found.status in provider.refused_statuses:
+        text = found.body.decode("utf-8", "replace").lower()
+        is_test = any(words.lower() in text for words in provider.test_mode_words)
+        raise NotConfirmed(
+            "test_mode" if is_test else "token_refused", f"the provider refuses the key ({found.status})"
+        )
+    if is_temporary(found.status):
+        raise with_facts(ProviderUnavailable(f"the account endpoint answers {found.status}"), found.status, ())
+    if not 200 <= found.status < 300:  # noqa: PLR2004
+        raise NotConfirmed("not_confirmed", f"the provider does not know the account ({found.status})")
+    return _key_account(rt, provider, credential, facts, found.body)
+
+
+def confirm_key(
+    rt: Runtime,
+    provider: ApiKeyProvider,
+    credential: str,
+    facts: Mapping[str, Any],
+    account_id: str | None,
+    deadline: Deadline,
+) -> Account:
+    """The account of a stored key, which has to be `account_id` where that and the provider name one. Raises as `read_key_account`."""
+    found = read_key_account(rt, provider, credential, facts, deadline)
+    if KEY_HASH not in provider.account.id and found.id != (account_id or found.id):
+        raise NotConfirmed("another_account", "the key belongs to another account")
+    return found
+
+
+def _key_account(
+    rt: Runtime, provider: ApiKeyProvider, credential: str, facts: Mapping[str, Any], body: bytes
+) -> Account:
+    named = rt.vault.keyed_hash(credential, purpose=f"account {provider.id}")[:16]
+    rule, known = provider.account, {**facts, "key_hash": named}
+    wanted = [*rule.id, *rule.label, *([provider.valid_path] if provider.valid_path else [])]
+    document: Any = None if all(map(places, wanted)) else parse_json_value(body)
+    values = {path: fill(path, known) if places(path) else _at(document, path) for path in wanted}
+    if provider.valid_path and not values[provider.valid_path]:
+        raise NotConfirmed("token_refused", "the provider answers that the key does not work")
+    account_id = _account_id(values, rule.id)
+    if account_id is None:
+        raise NotConfirmed("not_named", "the provider names no account")
+    return Account(account_id, _label(values, AccountLookup(None, rule.id, rule.label)) or account_id)
 
 
 def check_same_account(provider: Provider, response: TokenResponse, account_id: str) -> None:

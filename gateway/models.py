@@ -163,6 +163,7 @@ class Revocation:
     provider: str
     token: str | None = field(repr=False)
     refresh: str | None = field(repr=False)
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
     beside: bool = False
     """The same account is connected elsewhere, or again: some providers would end that along with this grant."""
 

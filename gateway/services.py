@@ -7,12 +7,13 @@ Runtime may be made before a server forks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from difflib import get_close_matches
 
 from gateway import __version__
-from gateway.catalog import Catalog, Provider, load_catalog
+from gateway.catalog import AnyEntry, Catalog, Provider, load_catalog
 from gateway.crypto.vault import Vault
 from gateway.database import Database, open_postgres, open_rest
 from gateway.errors import GatewayError, ProviderFailed, ProviderNotEnabled, SettingsRefused
@@ -52,15 +53,30 @@ class Runtime:
         self.http.close()
         self.identity.issuers.http.close()
 
-    def provider(self, provider_id: str, missing: type[GatewayError] = ProviderNotEnabled) -> Provider:
+    def entry(self, provider_id: str, missing: type[GatewayError] = ProviderNotEnabled) -> AnyEntry:
         """The enabled provider of that id. Raises `missing`: of a connection, ClientRejected says that the operator has to act."""
-        provider = self.catalog.get(provider_id)
-        if provider is None or provider_id not in self.clients:
+        entry = self.catalog.get(provider_id)
+        if entry is None or not self.is_enabled(provider_id):
             raise missing("no enabled provider of that id")
-        return provider
+        return entry
 
-    def enabled(self) -> list[Provider]:
+    def provider(self, provider_id: str, missing: type[GatewayError] = ProviderNotEnabled) -> Provider:
+        """As `entry`, of a provider that speaks OAuth."""
+        entry = self.entry(provider_id, missing)
+        if not isinstance(entry, Provider):
+            raise missing("the provider does not speak OAuth")
+        return entry
+
+    def is_enabled(self, provider_id: str) -> bool:
+        """Whether users may connect it: we have a registration there, or it is in GATEWAY_ENABLE."""
+        return provider_id in self.clients or provider_id in self.settings.enable
+
+    def enabled(self) -> list[AnyEntry]:
         """The providers that users may connect, as the catalogue orders them."""
+        return [entry for entry in self.catalog.entries.values() if self.is_enabled(entry.id)]
+
+    def registered(self) -> list[Provider]:
+        """Those that speak OAuth."""
         return [provider for provider in self.catalog.providers.values() if provider.id in self.clients]
 
     def request_tokens(self, provider: Provider, request: HttpRequest, deadline: Deadline) -> Response:
@@ -103,11 +119,13 @@ def checked_catalog(settings: Settings) -> tuple[Catalog, list[str]]:
 
     Raises SettingsRefused when a provider file is invalid.
     """
-    providers, problems = [], []
-    for provider in load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts).providers.values():
+    loaded = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
+    entries = dict(loaded.entries)
+    problems = list(_not_enabled(settings.enable, loaded))
+    for provider in loaded.providers.values():
         name, scope = provider.id.upper(), settings.scopes.get(provider.id, provider.scope)
         try:
-            providers.append(Provider.model_validate(provider.model_dump() | {"scope": scope}))
+            entries[provider.id] = Provider.model_validate(provider.model_dump() | {"scope": scope})
         except ValueError:
             problems.append(
                 f"{name}_SCOPE does not fit {provider.name}: write scopes in plain ASCII without quotes, and openid only "
@@ -116,7 +134,19 @@ def checked_catalog(settings: Settings) -> tuple[Catalog, list[str]]:
         client = settings.clients.get(provider.id)
         if client is not None and provider.needs_secret and not client.client_secret:
             problems.append(f"{name}_CLIENT_SECRET is missing: {provider.name} needs it beside the client id.")
-    return Catalog(providers), problems
+    return Catalog(entries.values()), problems
+
+
+def _not_enabled(names: Iterable[str], catalog: Catalog) -> Iterator[str]:
+    """What is wrong with GATEWAY_ENABLE."""
+    offered = catalog.entries.keys() - catalog.providers
+    for name in names:
+        if name in catalog.providers:
+            yield f"GATEWAY_ENABLE names {name}, which needs a registration: set {name.upper()}_CLIENT_ID instead."
+        elif name not in offered:
+            near = get_close_matches(name, offered, n=1)
+            fix = f"did you mean {near[0]}?" if near else "`python -m gateway providers list` has their names."
+            yield f"GATEWAY_ENABLE names {name}, which is no provider with API keys: {fix}"
 
 
 def open_database(settings: Settings) -> Database:
@@ -159,7 +189,7 @@ def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) 
     return Runtime(
         settings=settings,
         catalog=catalog,
-        clients={name: client for name, client in settings.clients.items() if catalog.get(name)},
+        clients={name: client for name, client in settings.clients.items() if name in catalog.providers},
         vault=vault,
         bulkhead=bulkhead,
         http=http,

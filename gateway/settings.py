@@ -296,6 +296,8 @@ class Settings(BaseModel):
     """A folder with `en.toml`, `de.toml` … whose texts replace those in `gateway/texts/`; a further language needs every text."""
     catalog: DirectoryPath | None = None
     """A folder with your own provider files."""
+    enable: Annotated[tuple[str, ...], BeforeValidator(lambda value: _words(value.lower()))] = ()
+    """The providers with API keys to offer, comma-separated, such as `twilio,sendgrid`."""
     owner_tokens: Switch = True
     """`0`: users may not read their own access tokens through `/v1`."""
     anonymous_users: Switch = False

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from gateway.catalog.loader import Catalog, load_catalog
-from gateway.catalog.provider import ENDPOINTS, TYPES, AnyEntry, ApiKeyProvider, BasicProvider, Provider
+from gateway.catalog.api_key import ApiKeyProvider
+from gateway.catalog.loader import AnyEntry, Catalog, load_catalog
+from gateway.catalog.provider import ENDPOINTS, TYPES, Provider, fill
 
 __all__ = [
     "ENDPOINTS",
     "TYPES",
     "AnyEntry",
     "ApiKeyProvider",
-    "BasicProvider",
     "Catalog",
     "Provider",
+    "fill",
     "load_catalog",
 ]

@@ -5,20 +5,23 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from gateway.catalog.provider import ENDPOINTS, AnyEntry, Provider
+from gateway.catalog.api_key import ApiKeyProvider
+from gateway.catalog.provider import ENDPOINTS, Provider
 from gateway.errors import SettingsRefused
 from gateway.settings import is_loopback
 
+AnyEntry = Annotated[Provider | ApiKeyProvider, Field(discriminator="auth")]
+"""A catalogue entry of any kind; `auth` says which."""
 _ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(AnyEntry)
 
 
 class Catalog:
-    """The providers by id and by redirect slug. `entries`: those with an API key or a password too."""
+    """Every entry by id. `providers`: those that speak OAuth, also by redirect slug."""
 
     def __init__(self, entries: Iterable[AnyEntry]) -> None:
         self.entries: Mapping[str, AnyEntry] = {entry.id: entry for entry in entries}
@@ -27,9 +30,9 @@ class Catalog:
         }
         self._by_slug = {(provider.path, provider.slug): provider for provider in self.providers.values()}
 
-    def get(self, provider_id: str) -> Provider | None:
-        """The provider of that id, or None."""
-        return self.providers.get(provider_id)
+    def get(self, provider_id: str) -> AnyEntry | None:
+        """The entry of that id, or None."""
+        return self.entries.get(provider_id)
 
     def by_slug(self, path: str, slug: str) -> Provider | None:
         """The provider whose redirect URI is `/<path>/<slug>/callback`, or None."""

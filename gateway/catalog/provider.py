@@ -7,6 +7,7 @@ Most providers need only data; other differences have a name in `quirks` and a c
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
@@ -19,7 +20,7 @@ TYPES: Mapping[int, str] = {1: "crm", 2: "email", 3: "phone", 4: "apps"}
 """The provider types and the first path segment of each: the owner's three (1 is HighLevel alone), and 4 for other CRMs and business tools."""
 
 Url = Annotated[
-    str, StringConstraints(pattern=r"^https?://[A-Za-z0-9._:*\[\]-]+([/?][!$-;=?A-\[\]^-~]*)?$", max_length=2000)
+    str, StringConstraints(pattern=r"^https?://[A-Za-z0-9._:*\[\]{}-]+([/?][!$-;=?A-\[\]^-~]*)?$", max_length=2000)
 ]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 DottedPath = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -64,6 +65,13 @@ class TokenPlacement(BaseModel):
     query: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", max_length=60)] | None = None
     """The query parameter, instead of a header."""
 
+    @property
+    def scheme(self) -> str:
+        """The name of the scheme: `Bearer`, `Basic`, another word before the token, or else the name of the header or parameter."""
+        if self.basic or self.query:
+            return self.query or "Basic"
+        return ((self.header == "Authorization" and self.prefix.split(maxsplit=1)[:1]) or [self.header])[0]
+
     def headers(self, token: str) -> Mapping[str, str]:
         """The header with the token, if it is sent in one."""
         if self.query:
@@ -82,6 +90,62 @@ def encoded(token: str) -> str:
     return base64.b64encode(token.encode()).decode()
 
 
+_PLACE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+
+
+def places(template: str) -> set[str]:
+    """The names in braces in `template`."""
+    return set(_PLACE.findall(template))
+
+
+def fill(template: str, values: Mapping[str, Any]) -> str | None:
+    """`template` with each name in braces replaced by its value; None where one is missing."""
+    if any(not isinstance(values.get(name), str) for name in places(template)):
+        return None
+    return fill_known(template, values)
+
+
+def fill_known(template: str, values: Mapping[str, str]) -> str:
+    """As `fill`, but names without a value stay."""
+    return _PLACE.sub(lambda found: values.get(found[1], found[0]), template)
+
+
+class FormField(BaseModel):
+    """What a user has to enter on the connect page. What is no secret is a fact of the connection, for URLs and other templates."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: Annotated[str, StringConstraints(min_length=1, max_length=60)]
+    pattern: str = ""
+    """Of the whole value. By default what a URL may hold unencoded; for a secret, printable ASCII."""
+    secret: bool = False
+    example: Annotated[str, StringConstraints(max_length=80)] = ""
+    options: Mapping[str, str] = Field(default_factory=dict)
+    """The values to choose from, each with its label."""
+    test_pattern: str = r"(?i)(.*[_-])?(test|sandbox)[_-].*"
+    """The form of a key of the provider's test mode, which is refused."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_pattern(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        if values.get("options"):
+            return {**values, "pattern": "|".join(map(re.escape, values["options"]))}
+        return {"pattern": r"[!-~]{4,2000}" if values.get("secret") else r"[A-Za-z0-9._~@+-]{1,200}", **values}
+
+    def matches(self, value: object) -> bool:
+        """Whether it is a value of this field."""
+        return isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
+
+    @field_validator("pattern", "test_pattern")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        return value
+
+
 class Entry(BaseModel):
     """The keys of every catalogue entry, whatever its credentials."""
 
@@ -98,10 +162,12 @@ class Entry(BaseModel):
     api_base_url: Url | None = None
     headers: Mapping[str, str] = Field(default_factory=dict)
     """Sent with every API call there."""
+    fields: Mapping[Name, FormField] = Field(default_factory=dict)
+    """What the connect page asks its user for. URLs and headers may use the values as `{name}`."""
     token_placement: TokenPlacement = TokenPlacement()
     """How an API call sends the access token."""
     token_paths: tuple[str, ...] = ()
-    """Paths of the API whose responses hold tokens: the proxy does not call them."""
+    """Paths of the API whose responses hold tokens: the proxy does not call them. `*` stands for a part without a slash."""
     valid_token_words: tuple[str, ...] = ("scope",)
     """Words of a 401 of the API that say that not the token is at fault: no new one is fetched."""
     quirks: tuple[str, ...] = ()
@@ -115,6 +181,23 @@ class Entry(BaseModel):
     def deviations(self) -> tuple[Deviation, ...]:
         """The deviations, in the order of `quirks`."""
         return tuple(DEVIATIONS[name] for name in self.quirks)
+
+    def account_kind(self, facts: Mapping[str, Any]) -> str | None:
+        """The kind of a connection's account, where the provider has several."""
+        return next(filter(None, (each.account_kind(facts) for each in self.deviations)), None)
+
+    def api(self, facts: Mapping[str, Any]) -> tuple[str | None, Mapping[str, str]]:
+        """The base URL and the further headers of API calls for a connection."""
+        base = self.api_base_url and fill(self.api_base_url, facts)
+        headers = {name: filled for name, value in self.headers.items() if (filled := fill(value, facts)) is not None}
+        return base, headers
+
+    @field_validator("fields")
+    @classmethod
+    def _names_of_their_own(cls, value: Mapping[str, FormField]) -> Mapping[str, FormField]:
+        if taken := value.keys() & {"csrf", "display", "return_to", "another", "key_hash"}:
+            raise ValueError(f"{min(taken)} has another meaning on the connect page")
+        return value
 
     @field_validator("headers")
     @classmethod
@@ -130,23 +213,6 @@ class Entry(BaseModel):
         if unknown := [name for name in value if name not in DEVIATIONS]:
             raise ValueError(f"unknown quirk {', '.join(unknown)}: there are {', '.join(sorted(DEVIATIONS))}")
         return value
-
-
-class ApiKeyProvider(Entry):
-    """A provider whose users paste an API key."""
-
-    auth: Literal["api_key"]
-    key_help_url: Url | None = None
-    """Where the provider shows its users their key."""
-
-
-class BasicProvider(Entry):
-    """A provider whose users enter a user name and a password or token (RFC 7617)."""
-
-    auth: Literal["basic"]
-    token_placement: TokenPlacement = TokenPlacement(basic=True)
-    username_label: str = "User name"
-    password_label: str = "Password"  # noqa: S105 - a label
 
 
 class Provider(Entry):
@@ -213,17 +279,21 @@ class Provider(Entry):
         """The required scopes that a connection lacks."""
         return tuple(name for name in self.required if name not in granted)
 
-    def account_kind(self, facts: Mapping[str, Any]) -> str | None:
-        """The kind of a connection's account, where the provider has several."""
-        return next(filter(None, (each.account_kind(facts) for each in self.deviations)), None)
-
-    def api(self, facts: Mapping[str, Any]) -> tuple[str | None, Mapping[str, str]]:
-        """The base URL and the further headers of API calls for a connection."""
-        base, headers = self.api_base_url, dict(self.headers)
-        for each in self.deviations:
-            base = base and each.api_base_url(base, facts)
-            headers |= each.proxy_headers(facts)
-        return base, headers
+    def filled(self, values: Mapping[str, Any]) -> Self:
+        """With the fields of a connection in its endpoints, scopes and parameters, for a provider that asks for some."""
+        if not self.fields:
+            return self
+        known = {name: values[name] for name in self.fields if isinstance(values.get(name), str)}
+        names = ("issuer", "discovery_url", *ENDPOINTS)
+        return self.model_copy(
+            update={name: fill_known(url, known) for name in names if (url := getattr(self, name))}
+            | {"scope": tuple(fill_known(scope, known) for scope in self.scope)}
+            | {
+                "authorization_params": {
+                    key: fill_known(text, known) for key, text in self.authorization_params.items()
+                }
+            }
+        )
 
     @property
     def openid(self) -> bool:
@@ -281,6 +351,3 @@ _PROTOCOL_PARAMETERS = frozenset({
     "grant_type", "code", "code_verifier", "refresh_token", "client_secret", "client_assertion", "client_assertion_type", "body",
 })  # fmt: skip
 _FORBIDDEN_HEADERS = frozenset({"authorization", "cookie", "host", "content-length", "transfer-encoding", "connection"})
-
-AnyEntry = Annotated[Provider | ApiKeyProvider | BasicProvider, Field(discriminator="auth")]
-"""A catalogue entry of any kind; `auth` says which."""

@@ -24,7 +24,7 @@ from urllib.request import urlopen
 import click
 from cryptography.fernet import Fernet
 
-from gateway.catalog import ENDPOINTS, Provider, load_catalog
+from gateway.catalog import ENDPOINTS, AnyEntry, Provider, load_catalog
 from gateway.database import Database, apply_schema, open_postgres
 from gateway.database.queries import partners as queries
 from gateway.embedded.postgres import start_or_join
@@ -81,7 +81,7 @@ def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, 
     overrides.mkdir(parents=True, exist_ok=True)
     catalog = load_catalog()
     (overrides / "sandbox.toml").write_text(
-        "".join(rehosted(provider, sandbox) for provider in catalog.providers.values()), encoding="utf-8"
+        "".join(rehosted(entry, sandbox) for entry in catalog.entries.values()), encoding="utf-8"
     )
     key_file = data / "keys"
     if not key_file.exists():
@@ -102,6 +102,7 @@ def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, 
         "GATEWAY_ALLOW_PRIVATE_HOSTS": "1",
         "SUPABASE_URL": sandbox,
         "DATABASE_URL": dsn,
+        "GATEWAY_ENABLE": "twilio,sendgrid",
     }
     for provider in catalog.providers:
         client = SANDBOX_GHL_CLIENT if provider.startswith("ghl") else f"sandbox-{provider}"
@@ -127,14 +128,17 @@ def command_settings(data: Path, settings: dict[str, str]) -> Path:
     return file
 
 
-def rehosted(provider: Provider, sandbox: str) -> str:
-    """A TOML table that changes every URL of `provider` to `<sandbox>/<id>/…`."""
+def rehosted(provider: AnyEntry, sandbox: str) -> str:
+    """A TOML table that changes every URL of `provider` to `<sandbox>/<id>/…`; a host that depends on the account becomes part of the path."""
     lines = [f"[{provider.id}]"]
     for name in ("issuer", "issuer_pattern", "discovery_url", *ENDPOINTS, "api_base_url", "installed_apps_url"):
-        url = getattr(provider, name)
+        url = getattr(provider, name, None)
         if url:
-            lines.append(f'{name} = "{sandbox}/{provider.id}{urlsplit(url).path}"')
-    return "\n".join([*lines, "login_origins = []", "", ""])
+            parts = urlsplit(url)
+            host, query = f"/{parts.netloc}" * ("{" in parts.netloc), f"?{parts.query}" * bool(parts.query)
+            lines.append(f'{name} = "{sandbox}/{provider.id}{host}{parts.path}{query}"')
+    lines += ["login_origins = []"] if isinstance(provider, Provider) else []
+    return "\n".join([*lines, "", ""])
 
 
 # -- partners --------------------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def _registration(
     """The two settings of the first provider."""
 
     def check(value: str) -> str:
-        if value and catalog.get(value) is None:
+        if value and value not in catalog.providers:
             raise click.BadParameter(f"there is no provider {value}: `providers list` names them.")
         return value
 
@@ -185,7 +185,7 @@ def _write(chosen: Mapping[str, str], *, yes: bool) -> None:
 def _what_next(settings: Settings, catalog: Catalog, *, made: bool) -> Iterator[str]:
     if made:
         yield "It has a new key, GATEWAY_KEYS. Back it up: without it no stored token can be decrypted."
-    for provider in filter(None, map(catalog.get, settings.clients)):
+    for provider in filter(None, map(catalog.providers.get, settings.clients)):
         yield f"\nRegister this redirect URI at {provider.name}, exactly:"
         yield f"  {settings.redirect_uri(provider.path, provider.slug)}"
     embedded = settings.database_url is None and settings.supabase_secret_key is None

@@ -12,7 +12,7 @@ from typing import TextIO
 import click
 
 from gateway import doctor as health
-from gateway.catalog import Provider, load_catalog
+from gateway.catalog import AnyEntry, Provider, load_catalog
 from gateway.cli.context import (
     AS_JSON,
     Report,
@@ -99,15 +99,19 @@ def providers_list() -> Report:
                 "type": provider.type,
                 "enabled": (missing := _missing(provider, settings)) is None,
                 "missing": missing,
-                "redirect_uri": settings.redirect_uri(provider.path, provider.slug),
+                "redirect_uri": settings.redirect_uri(provider.path, provider.slug)
+                if isinstance(provider, Provider)
+                else None,
             }
-            for provider in sorted(catalog.providers.values(), key=lambda provider: (provider.type, provider.id))
+            for provider in sorted(catalog.entries.values(), key=lambda provider: (provider.type, provider.id))
         ]
     )
 
 
-def _missing(provider: Provider, settings: Settings) -> str | None:
+def _missing(provider: AnyEntry, settings: Settings) -> str | None:
     """The setting that the provider lacks to be enabled."""
+    if not isinstance(provider, Provider):
+        return None if provider.id in settings.enable else "GATEWAY_ENABLE"
     client = settings.clients.get(provider.id)
     if client is None:
         return f"{provider.id.upper()}_CLIENT_ID"
@@ -118,7 +122,7 @@ def _missing(provider: Provider, settings: Settings) -> str | None:
 @click.argument("provider_id")
 def providers_show(provider_id: str) -> None:
     """One provider, as the catalogue and your own files define it."""
-    provider = checked_providers([provider_id]).providers[provider_id]
+    provider = checked_providers([provider_id]).entries[provider_id]
     click.echo(provider.model_dump_json(indent=2, exclude_defaults=True))
 
 

@@ -11,14 +11,14 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
 
 from gateway import protocol
 from gateway.account import read_account
-from gateway.catalog import Provider
+from gateway.catalog import AnyEntry, Provider
 from gateway.connect.save import save_grant
 from gateway.connect.start import RequestSecrets, decrypt_secrets
 from gateway.connections.revoke import revoke_or_queue
@@ -39,7 +39,7 @@ _LOOK_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    provider: Provider
+    provider: AnyEntry
     return_to: str | None
     display: Display
 
@@ -126,13 +126,14 @@ def _finish(
         return _failed(rt, ended, problem.error, state_hash, left_installed=problem.left_installed)
     except GatewayError as error:
         return _failed(rt, ended, error, state_hash, left_installed=False)
-    return _succeeded(rt, request, kept, connection)
+    return succeeded(rt, request, kept, connection)
 
 
-def _succeeded(
+def succeeded(
     rt: Runtime, request: AuthorizationRequest, kept: RequestSecrets, connection: Connection | None
 ) -> Connected | Pending | AwaitsPartner:
-    provider = rt.provider(request.provider)
+    """What a saved or pending grant means for the browser."""
+    provider = rt.entry(request.provider)
     ended = (provider, request.return_to, request.display)
     if not request.is_signed_in and request.connect_session_id is not None:
         return AwaitsPartner(*ended, request.connect_session_id, kept.confirmation)
@@ -156,7 +157,7 @@ def _visited_before(
     if not isinstance(earlier, EarlierVisit) or earlier.request is None:
         raise StateInvalid("the first visit has not ended")
     kept = decrypt_secrets(rt, earlier.request.encrypted, visitor["state_hash"])
-    return _succeeded(rt, earlier.request, kept, earlier.connection)
+    return succeeded(rt, earlier.request, kept, earlier.connection)
 
 
 def _take(rt: Runtime, visitor: Mapping[str, Any]) -> AuthorizationRequest | EarlierVisit:
@@ -194,15 +195,16 @@ def _redeem(
     state_hash: str,
 ) -> Connection | None:
     deadline = Deadline.after(EXCHANGE_SECONDS)
-    provider = rt.issuers.complete(provider, deadline)
+    provider = rt.issuers.complete(provider.filled(kept.fields), deadline)
     code = protocol.parse_authorization_response(provider, parameters)
     answer = _send_code(rt, provider, code, kept.code_verifier, deadline)
-    with _revoke_unless_saved(rt, provider, request, answer.body, deadline) as redeemed:
+    with _revoke_unless_saved(rt, provider, request, answer.body, kept.fields, deadline) as redeemed:
         token = protocol.parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=request.scope)
         account = read_account(rt, provider, token, nonce=kept.nonce, deadline=deadline)
         redeemed.account_id = account.id
         confirmation = None if request.is_signed_in else kept.confirmation
-        return save_grant(rt, provider, request, token.grant, account, state_hash=state_hash, confirmation=confirmation)
+        grant = replace(token.grant, facts={**token.grant.facts, **kept.fields})
+        return save_grant(rt, provider, request, grant, account, state_hash=state_hash, confirmation=confirmation)
 
 
 def _send_code(rt: Runtime, provider: Provider, code: str, code_verifier: str, deadline: Deadline) -> Response:
@@ -223,7 +225,12 @@ class _Redeemed:
 
 @contextmanager
 def _revoke_unless_saved(
-    rt: Runtime, provider: Provider, request: AuthorizationRequest, body: bytes, deadline: Deadline
+    rt: Runtime,
+    provider: Provider,
+    request: AuthorizationRequest,
+    body: bytes,
+    fields: Mapping[str, str],
+    deadline: Deadline,
 ) -> Iterator[_Redeemed]:
     """The context in which a token response is used. After any failure in it, the tokens in `body` are revoked."""
     redeemed = _Redeemed()
@@ -237,7 +244,7 @@ def _revoke_unless_saved(
         revoked = revoke_or_queue(
             rt,
             provider,
-            grant,
+            replace(grant, facts=fields),
             user_id=request.user_id,
             beside=request.has_connection,
             account_id=redeemed.account_id,

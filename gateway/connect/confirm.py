@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 
-from gateway.catalog import Provider
+from gateway.catalog import AnyEntry
 from gateway.connect.save import repeat_once
 from gateway.connections.revoke import finish_revocation
 from gateway.crypto.vault import fingerprint
@@ -21,7 +21,7 @@ from gateway.models import Connection, PendingGrant
 from gateway.services import Runtime
 
 
-def load_pending(rt: Runtime, provider: Provider, *, session: str, browser: str) -> PendingGrant:
+def load_pending(rt: Runtime, provider: AnyEntry, *, session: str, browser: str) -> PendingGrant:
     """The pending grant of this user in this browser. Raises StateInvalid when there is none, or no longer."""
     waiting = pending.pending_grant(
         rt.database, session_hash=fingerprint(session), browser_hash=fingerprint(browser), provider=provider.id

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from gateway.catalog import Provider
+from gateway.catalog import AnyEntry, ApiKeyProvider
 from gateway.connect.save import repeat_once
-from gateway.connect.start import authorization_url, new_attempt
+from gateway.connect.start import Attempt, Begin
 from gateway.connections.revoke import finish_revocation
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.callers import check_caller
@@ -79,7 +79,7 @@ def create(
     with. On plain Postgres the user gets a row in auth.users: there the partner's server says who its users are.
     """
     provider = rt.catalog.get(provider_id)
-    if provider is None or provider_id not in rt.clients:
+    if provider is None or not rt.is_enabled(provider_id):
         # Without a valid key the response says nothing about the rest of the request.
         check_caller(rt.database, caller, LINK_SCOPE)
         raise NotFound("no enabled provider of that id")
@@ -110,57 +110,63 @@ def show(rt: Runtime, secret: str, *, session: str) -> Link:
     Raises LinkExpired for an unknown, an expired or a used link, UserMismatch where another user is signed in, Unauthenticated where no user
     is and there is no product to return to, whose server could say who it is.
     """
-    link = _load(rt, secret, session)
-    if link.session_user_id is None and link.return_to is None:
-        raise Unauthenticated("no user is signed in, and no product could say who it is")
-    if link.session_user_id not in (link.user_id, None):
-        raise _mismatch(link)
+    link = load(rt, secret, session)
+    check_user(link)
     return link
 
 
-def _load(rt: Runtime, secret: str, session: str) -> Link:
+def load(rt: Runtime, secret: str, session: str) -> Link:
+    """The link, for any user. Raises LinkExpired."""
     link = find_link(rt.database, secret_hash=_hash(secret), session_hash=fingerprint(session))
     if link is None:
         raise LinkExpired("an unknown, an expired or a used link")
     return link
 
 
-def scope_of(provider: Provider, link: Link) -> tuple[str, ...]:
+def check_user(link: Link) -> None:
+    """Raises as `show` where this browser's user may not go on."""
+    if link.session_user_id is None and link.return_to is None:
+        raise Unauthenticated("no user is signed in, and no product could say who it is")
+    if link.session_user_id not in (link.user_id, None):
+        raise _mismatch(link)
+
+
+def scope_of(provider: AnyEntry, link: Link) -> tuple[str, ...]:
     """
     The scopes to request: the catalogue's, the partner's, and what is connected already, so that no other partner loses anything.
 
     What is connected is known where the link's user is signed in; otherwise it is compared on completion. Where neither the catalogue nor the
     partner names a scope, permissions belong to the app there, and none is requested.
     """
+    if isinstance(provider, ApiKeyProvider):
+        return ()
     asked = dict.fromkeys((*provider.scope, *link.scope))
     return tuple(dict.fromkeys((*asked, *link.scope_of_others))) if asked else ()
 
 
-def start(rt: Runtime, secret: str, *, session: str, browser: str) -> str:
-    """
-    Use the link up; the provider's URL for the attempt. `browser`: the secret in the cookie that binds the attempt to this browser.
+def by_link(rt: Runtime, link: Link, secret: str, *, session: str, browser: str) -> Begin:
+    """An attempt of the link's user, which uses the link up. Raises what `show` does, if that has changed."""
 
-    Raises what `show` does, and what discovery raises before anything is used up.
-    """
-    link = _load(rt, secret, session)
-    provider = rt.issuers.complete(rt.provider(link.provider))
-    attempt, scope = new_attempt(rt), scope_of(provider, link)
-    ending = start_connect_session(
-        rt.database,
-        secret_hash=_hash(secret),
-        session_hash=fingerprint(session),
-        state_hash=attempt.state_hash,
-        browser_hash=fingerprint(browser),
-        encrypted=attempt.encrypted,
-        scope=scope,
-    )
-    if ending is None:
-        raise LinkExpired("the link was started before")
-    if ending == "user_mismatch":
-        raise _mismatch(link)
-    if ending == "unauthenticated":
-        raise Unauthenticated("the session has ended, and no product could say who it is")
-    return authorization_url(rt, provider, attempt, scope)
+    def begin(provider: AnyEntry, attempt: Attempt) -> tuple[str, ...]:
+        scope = scope_of(provider, link)
+        ending = start_connect_session(
+            rt.database,
+            secret_hash=_hash(secret),
+            session_hash=fingerprint(session),
+            state_hash=attempt.state_hash,
+            browser_hash=fingerprint(browser),
+            encrypted=attempt.encrypted,
+            scope=scope,
+        )
+        if ending is None:
+            raise LinkExpired("the link was started before")
+        if ending == "user_mismatch":
+            raise _mismatch(link)
+        if ending == "unauthenticated":
+            raise Unauthenticated("the session has ended, and no product could say who it is")
+        return scope
+
+    return begin
 
 
 def _mismatch(link: Link) -> UserMismatch:

@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
-from gateway.catalog import Provider
+from gateway.catalog import AnyEntry
 from gateway.crypto.vault import fingerprint
 from gateway.database import ANSWER_SECONDS
 from gateway.database.queries.connections import NewGrant, save_connection
@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 def save_grant(
     rt: Runtime,
-    provider: Provider,
+    provider: AnyEntry,
     request: AuthorizationRequest,
     grant: Grant,
     account: Account,
@@ -52,7 +52,7 @@ def save_grant(
         account_label=account.label,
         scope=grant.scope,
         facts=grant.facts,
-        client_id=rt.clients[provider.id].client_id,
+        client_id=client.client_id if (client := rt.clients.get(provider.id)) else None,
         token=encrypt(grant.access_token, column="token"),
         refresh=grant.refresh_token and encrypt(grant.refresh_token, column="refresh"),
         browser_hash=request.browser_hash,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 
-from gateway.account import NotConfirmed, confirm_account
+from gateway.account import NotConfirmed, confirm_account, confirm_key
+from gateway.catalog import ApiKeyProvider
 from gateway.database.queries.callers import CheckOutcome, end_check, reached_connection
 from gateway.database.queries.operator import inspect_connection
 from gateway.errors import ClientRejected, Held, NeedsReauthorization, NotFound, ProviderGarbled, Suspended
@@ -14,6 +15,7 @@ from gateway.protocol import TokenResponse
 from gateway.services import Runtime
 from gateway.tokens.read import FreshToken, fresh_grant
 
+_OUTCOMES: dict[str, CheckOutcome] = {"another_account": "another_account", "test_mode": "refused"}
 CHECK_SECONDS = 9.5
 """For two calls of the account endpoint and the refresh between them."""
 
@@ -22,9 +24,9 @@ def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller | None) -> Conne
     """
     Ask the provider for the account of a valid token, and return the connection as it is afterwards. `caller`: None is the operator.
 
-    A refused access token says nothing about the grant: only a refused refresh ends a connection, and another account. A connection that is
-    suspended is tried again. Other failures change nothing and are raised. Raises NotFound for an id that the caller cannot reach, and
-    RateLimited within a minute of a caller's last check.
+    A refused access token says nothing about the grant: only a refused refresh ends a connection, a refused key, and another account. A
+    connection that is suspended is tried again. Other failures change nothing and are raised. Raises NotFound for an id that the caller
+    cannot reach, and RateLimited within a minute of a caller's last check.
     """
     connection = _begin(rt, connection_id, caller)
     if connection.status not in ("active", "suspended"):
@@ -67,7 +69,9 @@ def _ask(rt: Runtime, connection: Connection) -> tuple[int, CheckOutcome, Accoun
             account = _confirm(rt, connection, fresh, deadline)
     except NotConfirmed as refusal:
         is_garbled = refusal.reason in ("not_confirmed", "not_named")
-        outcome: CheckOutcome = "another_account" if refusal.reason == "another_account" else "unknown"
+        outcome = _OUTCOMES.get(refusal.reason, "unknown")
+        if refusal.reason == "token_refused" and isinstance(rt.catalog.get(connection.provider), ApiKeyProvider):
+            outcome = "refused"  # a key is the grant itself
         return generation, outcome, ProviderGarbled(str(refusal)) if is_garbled else None
     except Suspended:
         return generation, "suspended", None
@@ -79,6 +83,9 @@ def _ask(rt: Runtime, connection: Connection) -> tuple[int, CheckOutcome, Accoun
 
 
 def _confirm(rt: Runtime, connection: Connection, fresh: FreshToken, deadline: Deadline) -> Account:
+    entry = rt.entry(connection.provider, ClientRejected)
+    if isinstance(entry, ApiKeyProvider):
+        return confirm_key(rt, entry, fresh.access_token, connection.facts, connection.account.id, deadline)
     grant = Grant(fresh.access_token, None, "Bearer", fresh.scope, fresh.expires_at)
-    provider = rt.issuers.complete(rt.provider(connection.provider, ClientRejected), deadline)
+    provider = rt.issuers.complete(entry.filled(connection.facts), deadline)
     return confirm_account(rt, provider, TokenResponse(grant, connection.facts), connection.account.id, deadline)

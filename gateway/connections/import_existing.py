@@ -19,8 +19,8 @@ from typing import Any, Literal, NamedTuple
 
 import structlog
 
-from gateway.account import NotConfirmed, confirm_account
-from gateway.catalog import Provider
+from gateway.account import NotConfirmed, confirm_account, confirm_key
+from gateway.catalog import AnyEntry, ApiKeyProvider
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries import imports
 from gateway.database.queries.imports import ImportRow, QueuedRow
@@ -92,8 +92,8 @@ def import_row(rt: Runtime, row: ImportRow, provider_id: str | None) -> Outcome:
     return outcome
 
 
-def _import(rt: Runtime, row: ImportRow, provider: Provider | None) -> Outcome:
-    if provider is None or provider.id not in rt.clients or row.user_id is None:
+def _import(rt: Runtime, row: ImportRow, provider: AnyEntry | None) -> Outcome:
+    if provider is None or not rt.is_enabled(provider.id) or row.user_id is None:
         return _impossible(row, provider)
     secrets = _read_secrets(rt, row, provider)
     if secrets is None:
@@ -118,7 +118,7 @@ _NOT_STORED = {
 }
 
 
-def _impossible(row: ImportRow, provider: Provider | None) -> Outcome:
+def _impossible(row: ImportRow, provider: AnyEntry | None) -> Outcome:
     if row.user_id is None:
         return Outcome("no_user", "the row belongs to no user")
     if provider is None:
@@ -129,7 +129,7 @@ def _impossible(row: ImportRow, provider: Provider | None) -> Outcome:
 # -- the values ------------------------------------------------------------------------------------------------------
 
 
-def _read_secrets(rt: Runtime, row: ImportRow, provider: Provider) -> Secrets | None:
+def _read_secrets(rt: Runtime, row: ImportRow, provider: AnyEntry) -> Secrets | None:
     """
     The plain values of a row; None for an existing row with an encrypted value that does not decrypt: its key may be missing.
 
@@ -158,7 +158,7 @@ def _read_secrets(rt: Runtime, row: ImportRow, provider: Provider) -> Secrets | 
     return Secrets(plain["token"], plain["refresh"], ours != set(values), "refresh" not in ours, problem)
 
 
-def _store(rt: Runtime, row: ImportRow, provider: Provider, secrets: Secrets, seal_id: uuid.UUID) -> imports.Stored:
+def _store(rt: Runtime, row: ImportRow, provider: AnyEntry, secrets: Secrets, seal_id: uuid.UUID) -> imports.Stored:
     encrypt = partial(rt.vault.encrypt, user_id=row.user_id, provider=provider.id, seal_id=seal_id)
     token_is_new = row.token is not None and not row.token.startswith(_ENCRYPTED)
     return imports.store_row(
@@ -174,14 +174,17 @@ def _store(rt: Runtime, row: ImportRow, provider: Provider, secrets: Secrets, se
         refresh=secrets.refresh and encrypt(secrets.refresh, column="refresh"),
         expires_at=read_expiry(row.expires) if token_is_new else row.expires_at,
         scope=row.scope or provider.scope,
-        facts=_hints(provider, row.data),
+        facts=_hints(provider, row),
     )
 
 
-def _hints(provider: Provider, data: Any) -> Mapping[str, Any]:
+def _hints(provider: AnyEntry, row: ImportRow) -> Mapping[str, Any]:
     """What a row says about its account. It only decides where to ask; the provider's response decides the account."""
-    known = data if isinstance(data, dict) else {}
-    return {name: fact for name in provider.facts if (fact := parse_fact(known.get(name))) is not None}
+    known = row.data if isinstance(row.data, dict) else {}
+    if row.seal_id is not None:
+        return known  # the facts of the connection
+    facts = {name: fact for name in provider.facts if (fact := parse_fact(known.get(name))) is not None}
+    return facts | {name: known[name] for name, field in provider.fields.items() if field.matches(known.get(name))}
 
 
 def read_expiry(text: str | None) -> datetime | None:
@@ -201,7 +204,7 @@ def read_expiry(text: str | None) -> datetime | None:
 
 
 def _verify(
-    rt: Runtime, row: ImportRow, provider: Provider, secrets: Secrets, generation: int, seal_id: uuid.UUID
+    rt: Runtime, row: ImportRow, provider: AnyEntry, secrets: Secrets, generation: int, seal_id: uuid.UUID
 ) -> Outcome:
     """Ask the provider for the account, and record what it says."""
     try:
@@ -220,7 +223,7 @@ def _verify(
 
 
 def _confirmed_account(
-    rt: Runtime, row: ImportRow, provider: Provider, secrets: Secrets, generation: int
+    rt: Runtime, row: ImportRow, provider: AnyEntry, secrets: Secrets, generation: int
 ) -> Account | None:
     """
     The account that the provider names for the access token; None when a refresh has verified the connection.
@@ -232,10 +235,12 @@ def _confirmed_account(
     fresh = fresh_grant(rt, row.id, min_seconds=0, force=is_known and secrets.has_new_refresh, until=deadline)
     if fresh.generation != generation:
         return None
-    facts = _hints(provider, row.data)
+    facts = _hints(provider, row)
     grant = Grant(fresh.access_token, None, "Bearer", fresh.scope, fresh.expires_at, facts=facts)
     try:
-        provider = rt.issuers.complete(provider, deadline)
+        if isinstance(provider, ApiKeyProvider):
+            return confirm_key(rt, provider, fresh.access_token, facts, row.account_id or None, deadline)
+        provider = rt.issuers.complete(provider.filled(facts), deadline)
         return confirm_account(rt, provider, TokenResponse(grant, facts), row.account_id or None, deadline)
     except NotConfirmed as refusal:
         # The access token is refused, or does not name its account. The response to a refresh may.

@@ -12,7 +12,7 @@ from typing import Literal
 import structlog
 
 from gateway import protocol
-from gateway.catalog import Provider
+from gateway.catalog import ApiKeyProvider, Provider
 from gateway.database.queries.revocations import claim_revocations, queue_revocation, settle_revocation
 from gateway.errors import GatewayError, ProviderFailed
 from gateway.http import Deadline
@@ -56,6 +56,7 @@ def revoke_or_queue(
             user_id=user_id,
             provider=provider.id,
             account_id=account_id,
+            facts=grant.facts,
             token=grant.access_token and encrypt(grant.access_token, column="token"),
             refresh=grant.refresh_token and encrypt(grant.refresh_token, column="refresh"),
             reason="not_stored",
@@ -76,7 +77,7 @@ def _revoke_without_queue(rt: Runtime, provider: Provider, grant: Grant, *, besi
         return False
     try:
         unused = uuid.uuid4()
-        held = Revocation(unused, unused, unused, provider.id, grant.access_token, grant.refresh_token)
+        held = Revocation(unused, unused, unused, provider.id, grant.access_token, grant.refresh_token, grant.facts)
         _send(rt, provider, held, Deadline.after(REVOKE_SECONDS))
     except ProviderFailed as error:
         log.warning("revocation.lost", provider=provider.id, reason=str(error))
@@ -114,9 +115,11 @@ def _would_end_others(provider: Provider, queued: Revocation) -> bool:
 
 def _revoke(rt: Runtime, queued: Revocation, deadline: Deadline) -> Revoked:
     provider = rt.catalog.get(queued.provider)
+    if isinstance(provider, ApiKeyProvider):
+        return "unsupported"  # its user deletes a key
     if provider is None or provider.id not in rt.clients:
         return "queued"
-    provider = rt.issuers.complete(provider, deadline, needed=("revocation_endpoint",))
+    provider = rt.issuers.complete(provider.filled(queued.facts), deadline, needed=("revocation_endpoint",))
     if provider.revocation_endpoint is None or _would_end_others(provider, queued):
         return "unsupported"
     decrypt = partial(rt.vault.decrypt, user_id=queued.user_id, provider=queued.provider)

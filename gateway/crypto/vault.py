@@ -79,11 +79,11 @@ class Vault:
         """Names of the keys, newest first: 64 bits of an HMAC under each, which reveal nothing of it."""
         return tuple(hmac.digest(key, b"oauth-gateway key", hashlib.sha256)[:8].hex() for key in self._masters)
 
-    def csrf_token(self, value: str, *, purpose: str) -> str:
-        """A token for a form, bound to `value` (a session, a link): HMAC-SHA-256 in URL-safe base64."""
+    def keyed_hash(self, value: str, *, purpose: str) -> str:
+        """HMAC-SHA-256 of `value` under the newest key, in URL-safe base64: a form's token, which is bound to a session or a link, or the name of a key that has none."""
         return _signature(self._masters[0], value, purpose)
 
-    def verify_csrf_token(self, token: str, value: str, *, purpose: str) -> bool:
+    def verify_keyed_hash(self, token: str, value: str, *, purpose: str) -> bool:
         """Whether `token` was made for `value`, with any key; in constant time."""
         expected = (_signature(master, value, purpose) for master in self._masters)
         return any([hmac.compare_digest(each.encode(), token.encode()) for each in expected])  # noqa: C419 - all are compared

@@ -45,7 +45,7 @@ def examine(rt: Runtime) -> Iterator[Finding]:
         message = f"{name.upper()}_CLIENT_ID is set, and there is no provider {name}{''.join(near)}."
         fix = "`python -m gateway providers list` names them; your own are in the folder GATEWAY_CATALOG."
         yield Finding("providers", "warn", message, fix)
-    for provider in rt.enabled():
+    for provider in rt.registered():
         yield from examine_one(rt, provider)
         yield from _grants_of_other_clients(rt, provider)
 

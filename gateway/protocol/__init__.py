@@ -12,7 +12,7 @@ from gateway.protocol.authorization import (
     parse_authorization_response,
     single_parameter,
 )
-from gateway.protocol.message import HttpRequest, is_temporary, parse_json
+from gateway.protocol.message import HttpRequest, is_temporary, parse_json, parse_json_value
 from gateway.protocol.revocation import build_revocation_request, parse_revocation_response
 from gateway.protocol.token import (
     TokenResponse,
@@ -35,6 +35,7 @@ __all__ = [
     "parse_authorization_response",
     "parse_fact",
     "parse_json",
+    "parse_json_value",
     "parse_revocation_response",
     "parse_token_response",
     "single_parameter",

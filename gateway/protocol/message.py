@@ -50,8 +50,16 @@ def authenticated_post(provider: Provider, client: Client, url: str, body: str) 
 
 
 def parse_json(body: bytes) -> Mapping[str, Any]:
+    """The JSON object in `body`. Raises ProviderGarbled where there is none."""
+    found = parse_json_value(body)
+    if not isinstance(found, dict):
+        raise ProviderGarbled("the response is not a JSON object")
+    return found
+
+
+def parse_json_value(body: bytes) -> Any:
     """
-    The JSON object in `body` (RFC 8259). Raises ProviderGarbled where there is none.
+    The JSON in `body` (RFC 8259). Raises ProviderGarbled where there is none.
 
     Lenient with what does not change the meaning: a byte order mark, UTF-16, Latin-1, NaN, endless numbers, control characters in text, a
     name that is repeated. Of a name with different values, no value is used.
@@ -59,7 +67,7 @@ def parse_json(body: bytes) -> Mapping[str, Any]:
     if sum(map(body.count, _JSON_MARKS)) > _FREE_VALUES + len(body) // _SMALLEST_VALUE:
         raise ProviderGarbled("the response has too many values")
     try:
-        found = json.loads(
+        return json.loads(
             decode_text(body),
             strict=False,
             parse_constant=lambda _: None,
@@ -68,9 +76,6 @@ def parse_json(body: bytes) -> Mapping[str, Any]:
         )
     except (ValueError, RecursionError):
         raise ProviderGarbled("the response is not JSON") from None
-    if not isinstance(found, dict):
-        raise ProviderGarbled("the response is not a JSON object")
-    return found
 
 
 def decode_text(body: bytes) -> str:

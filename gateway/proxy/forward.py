@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from uuid import UUID
 
-from gateway.catalog import Provider
+from gateway.catalog import AnyEntry, Provider
 from gateway.errors import (
     GatewayError,
     NeedsReauthorization,
@@ -70,12 +70,12 @@ def forward(rt: Runtime, caller: Caller, connection_id: UUID, call: ProxiedReque
     target, retries = call.target(), call.retries
     location = call.headers.get("Gateway-Location")
     fresh = fresh_grant(rt, connection_id, caller=caller, location=location, scope="proxy")
-    provider = rt.provider(fresh.provider)
+    provider = rt.entry(fresh.provider)
     check_target(provider, target)
     with ExitStack() as held:
         _take_share(held, fresh.reader_id)
         response = _send(rt, provider, fresh, target, call, held, retries)
-        if response.status == _UNAUTHORIZED and call.is_repeatable:
+        if response.status == _UNAUTHORIZED and call.is_repeatable and isinstance(provider, Provider):
             body = _beginning(response)
             response = replace(response, body=chain(body, response.body))
             if _is_token_refused(provider, response.headers, b"".join(body)):
@@ -100,7 +100,7 @@ def _take_share(held: ExitStack, reader_id: UUID | None) -> None:
 
 def _send(
     rt: Runtime,
-    provider: Provider,
+    provider: AnyEntry,
     fresh: FreshToken,
     target: str,
     call: ProxiedRequest,
@@ -167,7 +167,7 @@ def _beginning(response: StreamedResponse) -> list[bytes]:
     return pieces
 
 
-def _is_token_refused(provider: Provider, headers: Mapping[str, str], body: bytes) -> bool:
+def _is_token_refused(provider: AnyEntry, headers: Mapping[str, str], body: bytes) -> bool:
     """
     Whether a 401 may mean that the token has expired or was revoked (RFC 6750 section 3.1), and a new one may help.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
-from gateway.catalog import Provider
+from gateway.catalog import AnyEntry
 from gateway.errors import BadRequest, Forbidden, MethodNotAllowed
 
 MARK = "Gateway-Upstream-Status"
@@ -104,18 +104,18 @@ def _checked(path: bytes) -> str:
     return text
 
 
-def check_target(provider: Provider, target: str) -> None:
+def check_target(provider: AnyEntry, target: str) -> None:
     """Raises Forbidden for a path whose response holds tokens, and BadRequest for a query with the parameter of the token."""
     path, _, query = target.partition("?")
     path = unquote_to_bytes(path).decode().rstrip("/").lower()
     plain = "/".join(part.partition(";")[0] for part in path.split("/"))
-    if plain in [each.lower() for each in provider.token_paths]:
+    if any(re.fullmatch(re.escape(each.lower()).replace(r"\*", "[^/]*"), plain) for each in provider.token_paths):
         raise Forbidden("the provider issues tokens there")
     if provider.token_placement.query in [name for name, _ in parse_qsl(query, keep_blank_values=True)]:
         raise BadRequest("the query has the parameter that holds the token")
 
 
-def sent_headers(provider: Provider, call: ProxiedRequest, defaults: Mapping[str, str]) -> dict[str, str]:
+def sent_headers(provider: AnyEntry, call: ProxiedRequest, defaults: Mapping[str, str]) -> dict[str, str]:
     """The caller's headers and the provider's defaults, without the token."""
     left_out = _NOT_SENT | _named_by_connection(call.headers) | {provider.token_placement.header.lower()}
     kept = {

@@ -19,6 +19,7 @@ from . import (
     google,
     highlevel,
     highlevel_api,
+    keys,
     microsoft,
     product,
     ringcentral,
@@ -51,6 +52,8 @@ def create_app(state: State, offers: tuple[str, ...] = OFFERS) -> Flask:
         app.register_blueprint(room.make_blueprint(state))
     for provider in generic.TABLES:
         app.register_blueprint(generic.make_blueprint(state, provider))
+    for provider in keys.TABLES:
+        app.register_blueprint(keys.make_blueprint(state, provider))
     app.register_blueprint(supabase.make_blueprint(state))
     app.register_blueprint(control.make_blueprint(state))
     app.register_blueprint(product.make_blueprint(state, offers))
@@ -64,9 +67,9 @@ def create_app(state: State, offers: tuple[str, ...] = OFFERS) -> Flask:
 
 def _simulated() -> tuple[str, str] | None:
     """Provider and endpoint of the request; None for other routes."""
-    if request.blueprint not in CLIENTS or request.endpoint is None:
+    if request.endpoint is None or (request.blueprint not in CLIENTS and request.blueprint not in keys.TABLES):
         return None
-    return request.blueprint, request.endpoint.rpartition(".")[2]
+    return str(request.blueprint), request.endpoint.rpartition(".")[2]
 
 
 def _meet(state: State) -> ResponseReturnValue | None:

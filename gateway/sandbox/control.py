@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request
 
+from . import keys
 from .fault_plan import OPTIONS, Fault, planned
 from .state import State
 from .wire import answer
@@ -26,10 +27,22 @@ def make_blueprint(state: State) -> Blueprint:
     rooms.add_url_rule("/counters", "counters", lambda: _counters(state))
     rooms.add_url_rule("/switches", "switches", lambda: _switches(state), methods=["GET", "POST"])
     rooms.add_url_rule("/clock", "clock", lambda: _clock(state), methods=["GET", "POST"])
+    rooms.add_url_rule("/keys", "keys", lambda: _keys(state), methods=["POST", "DELETE"])
     rooms.add_url_rule("/withdraw", "withdraw", lambda: _withdraw(state), methods=["POST"])
     rooms.add_url_rule("/reset", "reset", lambda: _reset(state), methods=["POST"])
     rooms.add_url_rule("/health", "health", lambda: answer({"ok": True}))
     return rooms
+
+
+def _keys(state: State) -> Response:
+    """POST issues a key of the provider, as its user would enter it; DELETE ends all of them."""
+    provider = str(_sent().get("provider"))
+    if provider not in keys.TABLES:
+        return answer({"error": "The provider has no keys."}, 400)
+    if request.method == "POST":
+        return answer(keys.new_key(state, provider))
+    keys.revoke_keys(state, provider)
+    return answer({})
 
 
 def _from_here() -> Response | None:

@@ -137,6 +137,7 @@ class State:
             self.by_access: dict[str, Pair] = {}
             self.by_refresh: dict[str, Pair] = {}
             self.consented: set[tuple[str, str, str]] = set()
+            self.keys_of: defaultdict[str, list[Any]] = defaultdict(list)
             self.faults: list[Fault] = []
             self.seen: deque[dict[str, Any]] = deque(maxlen=SEEN_AT_MOST)
             self.redeemed: Counter[str] = Counter()

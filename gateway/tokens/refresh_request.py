@@ -142,7 +142,7 @@ def send_request(
     rt: Runtime, provider: Provider, claim: ClaimedRefresh, deadline: Deadline, *, token: str, sent: str
 ) -> Mapping[str, Any]:
     """The provider's response as it came; in the journal if it may contain tokens. `token`: the stored one; `sent`: the one to send."""
-    provider = rt.issuers.complete(provider, deadline)
+    provider = rt.issuers.complete(provider.filled(claim.facts), deadline)
     request = protocol.build_refresh_request(provider, rt.clients[provider.id], refresh_token=sent, facts=claim.facts)
     if deadline.remaining() < 1.0:
         raise RefreshInProgress("the claim came too late to be used")
@@ -262,7 +262,7 @@ def _less(seconds: float | None, age: float) -> float | None:
 def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
     """The worker's job: refresh one connection that is due, or whose refresh was interrupted. Not of `busy` providers."""
     started = time.monotonic()
-    free = [provider for provider in rt.enabled() if provider.id not in busy]
+    free = [provider for provider in rt.registered() if provider.id not in busy]
     providers = {
         each.id: {
             "lease": lease_seconds(each),
@@ -295,7 +295,7 @@ def find_unsaved(rt: Runtime, busy: Collection[str]) -> list[Unit]:
             continue
         if response is not None and response["provider"] not in busy:
             entries[response["provider"]].append((connection_id, generation, response))
-    known = [(rt.catalog.get(name), each) for name, each in entries.items()]
+    known = [(rt.catalog.providers.get(name), each) for name, each in entries.items()]
     return [Unit(provider.id, partial(_save_all, rt, provider, each)) for provider, each in known if provider]
 
 

@@ -5,17 +5,20 @@ The pages of a connection: connect, callback, confirm. Registered once per provi
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
-from flask import Blueprint, Response, render_template, request
+from flask import Blueprint, Response, make_response, render_template, request
 
-from gateway.catalog import Provider
+from gateway.catalog import AnyEntry, ApiKeyProvider, Provider
+from gateway.catalog.provider import FormField, fill_known, places
 from gateway.connect import confirm
+from gateway.connect.api_key import connect_key
 from gateway.connect.callback import EXCHANGE_SECONDS, AwaitsPartner, Connected, Failed, Pending, finish_connect
-from gateway.connect.start import start_connect
+from gateway.connect.form import Fault, FieldsRefused
+from gateway.connect.start import Begin, by_user, start_connect
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.connections import list_connections
 from gateway.database.queries.sessions import read_session
@@ -33,8 +36,8 @@ log = structlog.get_logger(__name__)
 blueprint = Blueprint("connect", __name__)
 
 
-def _provider(path: str, provider_id: str) -> Provider:
-    provider = runtime().provider(provider_id)
+def _provider(path: str, provider_id: str) -> AnyEntry:
+    provider = runtime().entry(provider_id)
     if provider.path != path:
         raise ProviderNotEnabled("the provider is of another type")
     return provider
@@ -46,18 +49,22 @@ def _provider(path: str, provider_id: str) -> Provider:
 @blueprint.get("/<provider_id>/connect")
 def show(path: str, provider_id: str) -> str:
     """The form: who connects what, with which scopes."""
-    rt, flow = runtime(), requested_flow(provider_id)
-    provider = _provider(path, provider_id)
+    flow = requested_flow(provider_id)
+    return _form(_provider(path, provider_id), flow, {})
+
+
+def _form(provider: AnyEntry, flow: Flow, faults: Mapping[str, Fault]) -> str:
+    """The form, also when it was sent with `faults`."""
+    rt = runtime()
     listed = list_connections(rt.database, fingerprint(session_secret()))
     if listed is None:
         raise Unauthenticated("no session")
     if provider.id in listed.frozen:
         raise Frozen("no new connections to this provider")
-    provider = rt.issuers.complete(provider, Deadline.after(EXCHANGE_SECONDS))
     existing = next((found for found in listed.connections if found.provider == provider.id), None)
     fields = {"csrf": csrf_token(), "display": flow.display}
     fields |= {"return_to": flow.return_to} if flow.return_to else {}
-    fields |= {"another": "1"} if request.args.get("another") == "1" else {}
+    fields |= {"another": "1"} if request.values.get("another") == "1" else {}
     return consent_page(
         "connect.html",
         provider,
@@ -66,31 +73,46 @@ def show(path: str, provider_id: str) -> str:
         user=listed.user,
         csrf=fields["csrf"],
         fields=fields,
+        faults=faults,
+        known=existing.facts if existing else {},
         existing=(existing.account.label, existing.status) if existing else None,
     )
 
 
 def consent_page(
     template: str,
-    provider: Provider,
+    provider: AnyEntry,
     flow: Flow,
     scope: Sequence[str],
     *,
     existing: tuple[str, str] | None,
+    known: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> str:
     """
-    A page that asks a user to go on to a provider; its form may end there, and at the product.
+    A page that asks a user to go on to a provider, or for a key; its form may end there, and at the product.
 
-    `existing`: label and status of the account that is connected now.
+    `existing`: label and status of the account that is connected now; `known`: its facts. What was typed is not shown again: it may be a key
+    in the wrong field.
     """
+    rt = runtime()
+    if isinstance(provider, Provider):
+        provider = rt.issuers.complete(provider, Deadline.after(EXCHANGE_SECONDS))
     popup_friendly(yes=flow.display == "popup")
-    allow_form_action(provider.authorization_endpoint or "", *provider.login_origins, *runtime().settings.app_origins)
+    authorization = provider.authorization_endpoint or ""
+    origins = _possible_urls(authorization, provider.fields)
+    allow_form_action(*origins, *provider.login_origins, *rt.settings.app_origins)
+    entered = {
+        **(known or {}),
+        **{name: request.form.get(name) for name, field in provider.fields.items() if field.options},
+    }
     return render_template(
         template,
         provider=provider,
+        is_key=isinstance(provider, ApiKeyProvider),
+        entered={name: entered.get(name) or "" for name in provider.fields},
         scopes=described_scopes(provider, scope),
-        host_name=urlsplit(provider.authorization_endpoint or "").netloc,
+        host_name=provider.name if origins != [authorization] else urlsplit(authorization).netloc,
         app_host=urlsplit(flow.return_to).netloc if flow.return_to else None,
         cancel_to=flow.url(error=AccessDenied.slug) if flow.return_to or flow.display == "popup" else "/connections",
         existing=existing if provider.accounts == "one" else None,
@@ -100,21 +122,45 @@ def consent_page(
 
 @blueprint.post("/<provider_id>/connect")
 def start(path: str, provider_id: str) -> Response:
-    """303 to the provider."""
-    flow = requested_flow(provider_id)
-    browser = browser_secret() or secrets.token_urlsafe(32)
-    url = start_connect(
-        runtime(),
-        _provider(path, provider_id).id,
-        session=check_form(),
+    """303 to the provider; with a key, to the product; the form again, where a field is refused."""
+    rt, flow, provider = runtime(), requested_flow(provider_id), _provider(path, provider_id)
+    session, browser = check_form(), browser_secret() or secrets.token_urlsafe(32)
+    if isinstance(provider, ApiKeyProvider) and read_session(rt.database, fingerprint(session)) is None:
+        raise Unauthenticated("no session")  # before the provider is asked
+    add_account = request.form.get("another") == "1"
+    begin = by_user(
+        rt,
+        session=session,
         browser=browser,
         return_to=flow.return_to,
         display=flow.display,
-        add_account=request.form.get("another") == "1",
+        add_account=add_account,
     )
-    response = see_other(url)
+    try:
+        return proceed(provider, begin, session=session, browser=browser)
+    except FieldsRefused as refused:
+        return make_response(_form(provider, flow, refused.faults), 422)
+
+
+def proceed(provider: AnyEntry, begin: Begin, *, session: str, browser: str) -> Response:
+    """The way on after a form: to the provider, or with a key to the end. Raises FieldsRefused."""
+    if isinstance(provider, Provider):
+        response = see_other(start_connect(runtime(), provider, request.form, begin))
+    else:
+        response = finished(
+            connect_key(runtime(), provider, request.form, begin, session=session, browser=browser), browser
+        )
     keep_browser(response, browser)
     return response
+
+
+def _possible_urls(template: str, fields: Mapping[str, FormField]) -> list[str]:
+    """Every URL that `template` may become: with each option of a field, and `*` for what its user writes."""
+    name = next(iter(sorted(places(template))), None)
+    if name is None:
+        return [template]
+    choices = (fields[name].options if name in fields else None) or ["*"]
+    return [url for choice in choices for url in _possible_urls(fill_known(template, {name: choice}), fields)]
 
 
 # -- callback --------------------------------------------------------------------------------------------------------
@@ -128,6 +174,11 @@ def callback(path: str, slug: str) -> Response:
     ended = finish_connect(
         runtime(), path, slug, request.args.to_dict(flat=False), session=session_secret(), browser=browser_secret()
     )
+    return finished(ended, browser_secret())
+
+
+def finished(ended: Connected | Pending | AwaitsPartner | Failed, browser: str) -> Response:
+    """The way on after an attempt."""
     provider = ended.provider
     flow = note_flow(Flow(provider.id, ended.return_to, ended.display, is_started=True))
     match ended:
@@ -135,8 +186,8 @@ def callback(path: str, slug: str) -> Response:
             return _connected(flow, str(connection_id), missing)
         case Pending():
             popup = "?display=popup" if flow.display == "popup" else ""
-            response = see_other(f"/{path}/{provider.id}/confirm{popup}")
-            keep_browser(response, browser_secret())
+            response = see_other(f"/{provider.path}/{provider.id}/confirm{popup}")
+            keep_browser(response, browser)
             return response
         case AwaitsPartner(connect_session_id=session_id, confirmation=confirmation):
             result = {"connect_session": str(session_id), "confirmation": confirmation}
@@ -172,6 +223,7 @@ def show_choice(path: str, provider_id: str) -> str:
         existing_label=pending.existing_label,
         new_label=pending.account.label,
         fields={"csrf": csrf_token(), "pending": str(pending.id)},
+        is_key=isinstance(provider, ApiKeyProvider),
         may_keep_both=provider.accounts == "many",
         lost=described_scopes(provider, pending.scopes_removed),
         shared_with=pending.shared_with,

@@ -12,7 +12,7 @@ import structlog
 from flask import Flask, Response, make_response, render_template, request
 from werkzeug.exceptions import HTTPException
 
-from gateway.catalog import Provider
+from gateway.catalog import AnyEntry
 from gateway.errors import (
     BadRequest,
     DatabaseUnavailable,
@@ -53,7 +53,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(Exception, _respond_unexpected)
 
 
-def respond(error: GatewayError, *, left_installed: Provider | None = None) -> Response:
+def respond(error: GatewayError, *, left_installed: AnyEntry | None = None) -> Response:
     """The response for one of our errors. `left_installed`: the provider where our app may still be installed."""
     error = auth_rate_limit.apply(error)
     response = None if is_api() else _redirect(error, left_installed)
@@ -66,7 +66,7 @@ def respond(error: GatewayError, *, left_installed: Provider | None = None) -> R
     return response
 
 
-def _redirect(error: GatewayError, left_installed: Provider | None) -> Response | None:
+def _redirect(error: GatewayError, left_installed: AnyEntry | None) -> Response | None:
     """Back to the product with the slug, or to the sign-in and back; None where a page has to say what happened."""
     found = flow()
     if error.returned and (found.return_to or found.is_started):
@@ -95,7 +95,7 @@ def _respond_unexpected(error: Exception) -> Response:
     return respond(Unexpected(type(error).__name__))
 
 
-def problem_page(error: GatewayError, *, left_installed: Provider | None = None, opener: str | None = None) -> Response:
+def problem_page(error: GatewayError, *, left_installed: AnyEntry | None = None, opener: str | None = None) -> Response:
     """The page of a problem, which also tells the opener of a pop-up: `opener`, where the page's own address names it."""
     popup_friendly(yes=True)
     key = f"problem.{error.wording or error.slug}"

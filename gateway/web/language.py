@@ -11,7 +11,7 @@ from typing import Any, cast
 from flask import Flask, current_app, g, request
 from markupsafe import Markup, escape
 
-from gateway.catalog import Provider
+from gateway.catalog import AnyEntry
 from gateway.texts import DEFAULT, Language
 from gateway.web.request_context import runtime
 
@@ -60,7 +60,7 @@ def reason_text(reason: str | None, provider: str) -> Markup:
     return text(key, provider=provider) if key in _language().texts else Markup()
 
 
-def described_scopes(provider: Provider | None, scope: Iterable[str]) -> list[dict[str, str]]:
+def described_scopes(provider: AnyEntry | None, scope: Iterable[str]) -> list[dict[str, str]]:
     """Each scope with what it allows in words; empty where neither the catalogue nor OpenID Connect says."""
     known, common = provider.scope_texts if provider else {}, _language().texts
     return [

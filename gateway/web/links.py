@@ -5,17 +5,18 @@ The page of a partner's link. Scanners and prefetching browsers open it too: onl
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 
 from flask import Blueprint, Response, make_response, request
 
+from gateway.catalog import ApiKeyProvider
 from gateway.connect import links
-from gateway.connect.callback import EXCHANGE_SECONDS
+from gateway.connect.form import Fault, FieldsRefused
 from gateway.crypto.vault import fingerprint
 from gateway.errors import Forbidden
-from gateway.http import Deadline
 from gateway.models import User
-from gateway.web.connect import consent_page
-from gateway.web.redirects import Flow, note_flow, see_other
+from gateway.web.connect import consent_page, proceed
+from gateway.web.redirects import Flow, note_flow
 from gateway.web.request_context import runtime
 from gateway.web.session import browser_secret, check_sender, csrf_token, keep_browser, session_secret
 
@@ -30,13 +31,19 @@ ABILITIES = ("tokens:read", "proxy", "connections:read", "connections:write", "e
 @blueprint.get("/link/<secret>")
 def show(secret: str) -> Response:
     """Which partner asks which user for what. Opening the page does not use the link up."""
+    browser = browser_secret() or secrets.token_urlsafe(32)
+    response = make_response(_form(secret, browser, {}))
+    keep_browser(response, browser, PAGE_SECONDS)
+    return response
+
+
+def _form(secret: str, browser: str, faults: Mapping[str, Fault]) -> str:
     rt = runtime()
     link = links.show(rt, secret, session=session_secret())
     flow = note_flow(Flow(link.provider, link.return_to))
-    provider = rt.issuers.complete(rt.provider(link.provider), Deadline.after(EXCHANGE_SECONDS))
-    browser = browser_secret() or secrets.token_urlsafe(32)
+    provider = rt.entry(link.provider)
     signed_in = link.session_user_id is not None
-    page = consent_page(
+    return consent_page(
         "link.html",
         provider,
         flow,
@@ -47,24 +54,29 @@ def show(secret: str) -> Response:
         partner=link.partner,
         reach=link.partner_reach,
         abilities=[scope.replace(":", "_") for scope in ABILITIES if scope in link.partner_scope],
-        fields={"csrf": rt.vault.csrf_token(_csrf_subject(browser, secret), purpose="link")},
+        fields={"csrf": rt.vault.keyed_hash(_csrf_subject(browser, secret), purpose="link")},
+        faults=faults,
         existing=link.existing if signed_in else None,
     )
-    response = make_response(page)
-    keep_browser(response, browser, PAGE_SECONDS)
-    return response
 
 
 @blueprint.post("/link/<secret>")
 def start(secret: str) -> Response:
-    """303 to the provider, once."""
+    """303 to the provider, once; with a key, to the product; the form again, where a field is refused."""
     check_sender()
     rt, browser, token = runtime(), browser_secret(), request.form.get("csrf", "")
-    if not browser or not rt.vault.verify_csrf_token(token, _csrf_subject(browser, secret), purpose="link"):
+    if not browser or not rt.vault.verify_keyed_hash(token, _csrf_subject(browser, secret), purpose="link"):
         raise Forbidden("the form does not have the CSRF token of this browser and link")
-    response = see_other(links.start(rt, secret, session=session_secret(), browser=browser))
-    keep_browser(response, browser)
-    return response
+    session, link = session_secret(), links.load(rt, secret, session_secret())
+    provider = rt.entry(link.provider)
+    if isinstance(provider, ApiKeyProvider):
+        note_flow(Flow(link.provider, link.return_to, is_started=True))
+        links.check_user(link)  # before the provider is asked
+    try:
+        begin = links.by_link(rt, link, secret, session=session, browser=browser)
+        return proceed(provider, begin, session=session, browser=browser)
+    except FieldsRefused as refused:
+        return make_response(_form(secret, browser, refused.faults), 422)
 
 
 def _csrf_subject(browser: str, secret: str) -> str:

@@ -13,7 +13,7 @@ from flask import Blueprint, Response, current_app, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from gateway.brand import LOGO_POLICY, stylesheet
-from gateway.catalog import TYPES
+from gateway.catalog import TYPES, ApiKeyProvider, Provider
 from gateway.connections.disconnect import disconnect
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.connections import Listing, list_connections
@@ -44,7 +44,7 @@ def front() -> Response:
 def short_link(provider_id: str) -> Response:
     """The link to put anywhere; it keeps its query."""
     requested_flow(provider_id)
-    provider = runtime().provider(provider_id)
+    provider = runtime().entry(provider_id)
     query = request.query_string.decode("ascii", "ignore")
     return see_other(f"/{provider.path}/{provider.id}/connect" + (f"?{query}" if query else ""))
 
@@ -90,9 +90,11 @@ def _item(rt: Runtime, row: Connection, listed: Listing) -> dict[str, Any]:
         "ends_at": None if row.refreshable or row.status != "active" else row.expires_at,
         "scopes": described_scopes(provider, row.scope),
         "missing": described_scopes(provider, provider.missing_scope(row.scope) if provider else ()),
-        "revocable": provider is not None and bool(provider.revocation_endpoint or provider.missing_endpoints()),
+        "revocable": isinstance(provider, Provider)
+        and bool(provider.revocation_endpoint or provider.missing_endpoints()),
         # Where the provider and the granted scope allow to uninstall our app there.
         "uninstaller": deviation if deviation and deviation.uninstall_scope in row.scope else None,
+        "is_key": isinstance(provider, ApiKeyProvider),
         "ends_with": listed.ends_with[row.id],
         "partners": listed.sharing[row.id],
     }
@@ -111,6 +113,7 @@ def _notice(rt: Runtime, rows: Sequence[Connection]) -> tuple[str, str, str] | N
     if is_notice_signed(args):
         uninstalled = args.get("uninstalled") in ("done", "failed")
         key = f"uninstalled_{args['uninstalled']}" if uninstalled else f"revocation_{args['disconnected']}"
+        key = "revocation_key" if key == "revocation_unsupported" and isinstance(provider, ApiKeyProvider) else key
         return "info", text("notice.disconnected", provider=name), text(f"notice.{key}", provider=name)
     if provider and any(str(row.id) == args.get("connection") and row.provider == provider.id for row in rows):
         return "good", text("notice.connected", provider=name), text("notice.connected_text")

@@ -70,13 +70,13 @@ def keep_browser(response: Response, secret: str, seconds: int = ATTEMPT_SECONDS
 
 def sign_notice(response: Response, result: Mapping[str, str]) -> None:
     """Let this browser's session see the notice of a result, for a minute: no link can make one up."""
-    seal = runtime().vault.csrf_token(session_secret(), purpose=_purpose(result))
+    seal = runtime().vault.keyed_hash(session_secret(), purpose=_purpose(result))
     _set_cookie(response, "gateway-notice", seal, NOTICE_SECONDS)
 
 
 def is_notice_signed(result: Mapping[str, str]) -> bool:
     """Whether this session has just had that result."""
-    return runtime().vault.verify_csrf_token(_read_cookie("gateway-notice"), session_secret(), purpose=_purpose(result))
+    return runtime().vault.verify_keyed_hash(_read_cookie("gateway-notice"), session_secret(), purpose=_purpose(result))
 
 
 def _purpose(result: Mapping[str, str]) -> str:
@@ -88,7 +88,7 @@ def _purpose(result: Mapping[str, str]) -> str:
 
 def csrf_token() -> str:
     """The token that a form of this session has to carry."""
-    return runtime().vault.csrf_token(session_secret(), purpose="form")
+    return runtime().vault.keyed_hash(session_secret(), purpose="form")
 
 
 def check_sender(*app_origins: str) -> None:
@@ -110,7 +110,7 @@ def check_form() -> str:
     session = session_secret()
     if not session:
         raise Unauthenticated("no session")
-    if not runtime().vault.verify_csrf_token(request.form.get("csrf", ""), session, purpose="form"):
+    if not runtime().vault.verify_keyed_hash(request.form.get("csrf", ""), session, purpose="form"):
         raise Forbidden("the form does not have the CSRF token of this session")
     return session
 

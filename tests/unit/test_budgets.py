@@ -20,6 +20,10 @@ SQL = GATEWAY / "database" / "sql"
 PYTHON = [path for path in sorted(GATEWAY.rglob("*.py")) if "sandbox" not in path.parts]
 MAIN_PATH = ("models.py", "catalog", "crypto", "http", "protocol", "connect", "tokens")
 """What a callback and a token read go through; `connect` holds the save."""
+BESIDE_IT = {
+    "connect/links.py", "connect/confirm.py", "connect/form.py", "connect/api_key.py", "catalog/api_key.py",
+}  # fmt: skip
+"""Of these folders, what neither goes through: other ways to begin or to end."""
 
 
 def lines(path: Path) -> int:
@@ -35,7 +39,9 @@ def test_python_stays_within_its_budget():
 
 def test_the_main_path_stays_within_its_budget():
     on_it = [path for path in PYTHON if path.relative_to(GATEWAY).parts[0] in MAIN_PATH]
-    assert sum(map(lines, on_it)) <= 4_700
+    beside = [path for path in on_it if path.relative_to(GATEWAY).as_posix() in BESIDE_IT]
+    assert len(beside) == len(BESIDE_IT)
+    assert sum(map(lines, on_it)) - sum(map(lines, beside)) <= 4_600
 
 
 def test_sql_stays_within_its_budget_and_no_file_is_long():

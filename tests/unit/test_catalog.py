@@ -438,17 +438,49 @@ def test_each_type_has_a_neutral_path_of_its_own():
     }
 
 
-def test_an_entry_for_api_keys_is_read_and_offered_to_no_flow(load):
-    """
-    It has no endpoints, and no user is redirected anywhere.
-    """
-    catalog = load(
-        '[stripes]\nauth = "api_key"\nname = "Stripes"\ntype = 2\napi_base_url = "https://api.stripes.example"\n'
-        'userinfo_endpoint = "https://api.stripes.example/v1/account"\naccount = { id = "id" }\ntoken_placement = { prefix = "Bearer " }\n'
-    )
+STRIPES = (
+    '[stripes]\nauth = "api_key"\nname = "Stripes"\ntype = 2\napi_base_url = "https://api.stripes.example"\n'
+    'userinfo_endpoint = "https://{region}.stripes.example/v1/account"\naccount = { id = "{key_id}" }\n'
+    'fields.region = { label = "Region" }\n'
+    'fields.key = { label = "API key", secret = true, pattern = "(?P<key_id>[a-z]{4})[0-9]{8}" }\n'
+)
 
-    assert isinstance(catalog.entries["stripes"], ApiKeyProvider)
-    assert catalog.get("stripes") is None
+
+def test_an_entry_for_api_keys_says_what_is_entered_and_how_it_is_sent(load):
+    """
+    It has no endpoints of OAuth. A named group of a pattern is public, as are the fields that are no secret.
+    """
+    catalog = load(STRIPES)
+    entry = catalog.get("stripes")
+    values = {"region": "eu", "key": "abcd12345678"}
+
+    assert isinstance(entry, ApiKeyProvider)
+    assert "stripes" not in catalog.providers
+    assert {"region": "eu", "key_id": "abcd"} == entry.public_values(values)
+    assert "abcd12345678" == entry.credential_of(values)
+
+
+@pytest.mark.parametrize(
+    ("written", "instead", "told"),
+    [
+        ("secret = true, ", "", "secret = true"),
+        ("{key_id}", "{key}", "{key}"),
+        ("https://{region}", "https://{key}", "{key}"),
+        ("https://{region}", "https://{place}", "{place}"),
+        ('pattern = "(', 'pattern = "((', "regular expression"),
+        ('auth = "api_key"', 'auth = "api_key"\ncredential = "{user}:{key}"', "{user}"),
+        ('auth = "api_key"', 'auth = "api_key"\nscope = ["all"]', "scope"),
+        ('"Region" }', '"Region", secret = true }', "credential is missing"),
+        ("userinfo_endpoint", "#", "userinfo_endpoint"),
+        ("fields.region", "fields.csrf", "csrf"),
+    ],
+)
+def test_an_entry_for_api_keys_that_cannot_work_is_refused_with_the_reason(problems, written, instead, told):
+    """
+    Nothing to enter, a secret that would get into an address or an account, a name that is no field.
+    """
+    assert written in STRIPES
+    assert told in problems(STRIPES.replace(written, instead, 1))
 
 
 @pytest.mark.parametrize(

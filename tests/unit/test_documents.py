@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 import pytest
 
-from gateway.catalog import Provider, load_catalog
+from gateway.catalog import ApiKeyProvider, Provider, load_catalog
+from gateway.catalog.provider import Entry, FormField
 from gateway.cli.main import main
 from gateway.cli.reference import FILE, reference
 from gateway.errors import every_problem
@@ -144,6 +145,17 @@ def test_the_page_of_a_provider_says_what_the_catalogue_says(name, tmp_path):
     for at, block in enumerate(re.findall(r"^ *```toml\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)):
         (tmp_path / f"{at}.toml").write_text(block.replace("<tenant>", "contoso"))
     assert load_catalog(tmp_path).providers[provider.id].scope == provider.scope
+
+
+def test_the_document_of_api_keys_lists_every_key_and_no_other():
+    """
+    Of an entry, those that other entries do not have or mean otherwise; of a field, all.
+    """
+    document = (ROOT / "docs" / "api-keys.md").read_text(encoding="utf-8")
+    own = set(ApiKeyProvider.model_fields) - set(Entry.model_fields) | {"userinfo_endpoint", "account", "auth"}
+
+    assert own == table(document, "An entry")
+    assert set(FormField.model_fields) == table(document, "Fields")
 
 
 def test_the_document_lists_every_catalogue_key_and_no_other():

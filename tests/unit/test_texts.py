@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from cryptography.fernet import Fernet
 
 from gateway.catalog import load_catalog
+from gateway.connect.form import Fault
 from gateway.errors import SettingsRefused, every_problem
 from gateway.settings import read_settings
 from gateway.texts import placeholders, read_texts, wrong_texts
@@ -47,9 +49,12 @@ def test_every_language_has_every_text_with_the_same_placeholders(language):
 
 def test_every_text_of_the_catalogue_has_a_german_translation():
     """
-    The meanings of scopes, and what a user must know before an uninstall.
+    The meanings of scopes, what a user must know before an uninstall, and what is to be entered.
     """
     said = set()
+    for entry in load_catalog().entries.values():
+        for field in entry.fields.values():
+            said |= {field.label, *field.options.values()}
     for provider in load_catalog().providers.values():
         said |= set(provider.scope_texts.values()) | {
             provider.uninstaller.uninstall_warning if provider.uninstaller else ""
@@ -79,6 +84,7 @@ def test_every_text_that_a_page_names_exists_and_every_text_is_used():
     assert named - {"signin.out", "signin.first"} <= TEXTS["en"].texts.keys()
     composed = (
         "ability.",
+        "field.",
         "remedy.",
         "reason.",
         "kind.",
@@ -89,6 +95,7 @@ def test_every_text_that_a_page_names_exists_and_every_text_is_used():
         "notice.uninstalled_",
         "signin.",
     )
+    assert {f"field.{fault}" for fault in get_args(Fault)} <= TEXTS["en"].texts.keys()
     assert [] == [key for key in TEXTS["en"].texts if key not in named and not key.startswith(composed)]
 
 

@@ -42,18 +42,6 @@ class Deviation:
     uninstall_warning = ""
     """What a user must know before asking for it."""
 
-    def form_fields(self) -> Mapping[str, str]:
-        """Further fields of the connect form: name and label, such as a subdomain."""
-        return {}
-
-    def authorization_params(self, fields: Mapping[str, str]) -> Mapping[str, str]:  # noqa: ARG002
-        """Further parameters of the authorization request, from the form."""
-        return {}
-
-    def token_endpoint(self, endpoint: str, callback: Mapping[str, str]) -> str:  # noqa: ARG002
-        """The token endpoint, when the callback's query decides it."""
-        return endpoint
-
     def account_lookup(self, api_base_url: str, response: Json, get: Get | None = None) -> AccountLookup | None:  # noqa: ARG002
         """The lookup for a token response; None for the catalogue's rule."""
         return None
@@ -65,14 +53,6 @@ class Deviation:
     def uninstall(self, api_base_url: str, client_id: str, account_id: str, facts: Json) -> Uninstall | None:  # noqa: ARG002
         """The request that removes our app for an account; None when the provider has none."""
         return None
-
-    def api_base_url(self, base_url: str, facts: Json) -> str:  # noqa: ARG002
-        """The base URL of the API for one connection."""
-        return base_url
-
-    def proxy_headers(self, facts: Json) -> Mapping[str, str]:  # noqa: ARG002
-        """Further headers of API calls for one connection."""
-        return {}
 
     def incoming_events(self, body: Json) -> tuple[Json, ...]:
         """The events in a webhook call of the provider."""

@@ -13,7 +13,7 @@ from uuid import UUID
 from gateway.database import Database, sql_function
 from gateway.models import Caller, Connection
 
-CheckOutcome = Literal["confirmed", "another_account", "suspended", "unknown"]
+CheckOutcome = Literal["confirmed", "refused", "another_account", "suspended", "unknown"]
 
 
 @sql_function("caller")

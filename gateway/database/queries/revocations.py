@@ -51,6 +51,7 @@ def queue_revocation(
     user_id: UUID,
     provider: str,
     account_id: str | None,
+    facts: Mapping[str, Any],
     token: str | None,
     refresh: str | None,
     reason: str,

@@ -15,7 +15,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from gateway import models
-from gateway.catalog import Provider
+from gateway.catalog import AnyEntry
 from gateway.errors import Remedy
 from gateway.models import Status
 
@@ -260,7 +260,7 @@ class Connection(ResponseModel):
     updated_at: datetime
 
     @classmethod
-    def of(cls, row: models.Connection, provider: Provider | None) -> Connection:
+    def of(cls, row: models.Connection, provider: AnyEntry | None) -> Connection:
         """A stored connection, with what the catalogue adds."""
         account = Account(
             id=row.account.id, label=row.account.label, kind=provider.account_kind(row.facts) if provider else None
@@ -279,12 +279,17 @@ class Token(ResponseModel):
 
     connection_id: UUID
     access_token: str = Field(repr=False)
-    token_type: str = Field(default="Bearer", description="RFC 6750.")
+    token_type: str = Field(
+        default="Bearer",
+        description="`Bearer` (RFC 6750), `Basic` (RFC 7617: the token is `user:password`), or the provider's own: the word before the "
+        "token, or the name of its header or query parameter.",
+    )
     expires_at: datetime | None = Field(description="Null when the provider does not say.")
     scope: tuple[str, ...]
     api_base_url: str | None = Field(description="The base URL of the provider's API.")
     headers: dict[str, str] = Field(
-        description="Send these with every call of the provider's API, beside Authorization."
+        description="Send these with every call of the provider's API, beside `Authorization: Bearer`; where the token goes elsewhere, "
+        "that header too."
     )
 
 

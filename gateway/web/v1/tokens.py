@@ -8,8 +8,10 @@ import uuid
 
 from flask import Blueprint
 
+from gateway.catalog import ApiKeyProvider
+from gateway.catalog.provider import TokenPlacement
 from gateway.database.queries.callers import check_caller
-from gateway.errors import Forbidden, GrantUnusable, ProviderFailed, every_problem
+from gateway.errors import ClientRejected, Forbidden, GrantUnusable, ProviderFailed, every_problem
 from gateway.models import Caller
 from gateway.tokens.read import fresh_grant
 from gateway.web.request_context import runtime
@@ -53,11 +55,15 @@ def _token(
         check_caller(rt.database, who)  # a banned user is refused as such
         raise Forbidden("GATEWAY_OWNER_TOKENS is off")
     fresh = fresh_grant(rt, connection_id, caller=who, min_seconds=min_seconds, force=force, location=location)
-    provider = rt.catalog.get(fresh.provider)
-    base_url, headers = provider.api(fresh.facts) if provider else (None, {})
+    provider = rt.entry(fresh.provider, ClientRejected)
+    base_url, headers = provider.api(fresh.facts)
+    placement = provider.token_placement
+    if isinstance(provider, ApiKeyProvider) or placement != TokenPlacement():
+        headers = {**headers, **placement.headers(fresh.access_token)}
     return schemas.Token(
         connection_id=fresh.connection_id,
         access_token=fresh.access_token,
+        token_type=placement.scheme,
         expires_at=fresh.expires_at,
         scope=fresh.scope,
         api_base_url=base_url,

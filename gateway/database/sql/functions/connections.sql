@@ -68,8 +68,8 @@ begin
   select c.* into old from gateway.connection c where c.id = p_id;
   if old.account_id not in (g.account_id, '') then
     insert into gateway.revocation
-      (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason)
-    select d.id, old.generation, old.user_id, old.provider, old.account_id, d.token, d.refresh, old.seal_id, old.refresh_seal_id, 'superseded'
+      (connection_id, generation, user_id, provider, account_id, facts, token, refresh, seal_id, refresh_seal_id, reason)
+    select d.id, old.generation, old.user_id, old.provider, old.account_id, old.facts, d.token, d.refresh, old.seal_id, old.refresh_seal_id, 'superseded'
       from public.provider_data d where d.id = old.id and (d.token is not null or d.refresh is not null)
     on conflict on constraint revocation_pkey do nothing;
   elsif g.refresh is null and old.account_id = g.account_id then
@@ -216,8 +216,8 @@ returns jsonb language sql stable security definer set search_path = '' as $$
     from gateway.live_session(p_session_hash) s
 $$;
 
--- The result of a check; returns the connection, or null. A check of that generation may change the status: `another_account` ends the
--- connection, `suspended` suspends it, `confirmed` ends a suspension. Any other outcome says nothing about the grant. `p_label`: the account's
+-- The result of a check; returns the connection, or null. A check of that generation may change the status: `another_account` and
+-- `refused` (of a key) end the connection, `suspended` suspends it, `confirmed` ends a suspension. Any other outcome says nothing about the grant. `p_label`: the account's
 -- name, for a connection that shows its id.
 create or replace function public.gateway_end_check_v1(
   p_connection_id uuid, p_generation bigint, p_outcome text, p_label text default null, p_caller jsonb default null
@@ -231,7 +231,7 @@ begin
   update gateway.connection x
      set status = v.status, reason = v.reason, updated_at = clock_timestamp(),
          refresh_at = case when x.refreshable and v.status = 'suspended' then clock_timestamp() + interval '1 hour' else x.refresh_at end
-    from (values ('another_account', 'active', 'needs_reauthorization', 'another_account'), ('suspended', 'active', 'suspended', 'account_not_active'),
+    from (values ('refused', 'active', 'needs_reauthorization', 'grant_refused'), ('another_account', 'active', 'needs_reauthorization', 'another_account'), ('suspended', 'active', 'suspended', 'account_not_active'),
                  ('confirmed', 'suspended', 'active', null)) as v (outcome, before, status, reason)
    where x.id = p_connection_id and x.generation = p_generation and v.outcome = p_outcome and x.status = v.before;
   update gateway.connection x set account_label = p_label, updated_at = clock_timestamp()

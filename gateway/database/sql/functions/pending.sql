@@ -5,8 +5,8 @@ create or replace function gateway.queue_pending_grant() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   if old.ending is distinct from 'saved' then
-    insert into gateway.revocation (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason, due_at)
-    values (old.id, 1, old.user_id, old.provider, old.account_id, old.token, old.refresh, old.seal_id, old.seal_id, 'not_confirmed', clock_timestamp())
+    insert into gateway.revocation (connection_id, generation, user_id, provider, account_id, facts, token, refresh, seal_id, refresh_seal_id, reason, due_at)
+    values (old.id, 1, old.user_id, old.provider, old.account_id, old.facts, old.token, old.refresh, old.seal_id, old.seal_id, 'not_confirmed', clock_timestamp())
     on conflict on constraint revocation_pkey do nothing;
     if old.connect_session_id is not null then
       insert into gateway.event (type, user_id, provider, partner_id, data)

@@ -5,8 +5,8 @@
 create or replace function gateway.queue_erased_grant() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  insert into gateway.revocation as r (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason)
-  select c.id, c.generation, c.user_id, c.provider, c.account_id, old.token, old.refresh, c.seal_id, c.refresh_seal_id, 'erased'
+  insert into gateway.revocation as r (connection_id, generation, user_id, provider, account_id, facts, token, refresh, seal_id, refresh_seal_id, reason)
+  select c.id, c.generation, c.user_id, c.provider, c.account_id, c.facts, old.token, old.refresh, c.seal_id, c.refresh_seal_id, 'erased'
     from gateway.connection c
    where c.id = old.id and (old.token is not null or old.refresh is not null)
   on conflict on constraint revocation_pkey do nothing;
@@ -29,17 +29,17 @@ create or replace function gateway.revocation_json(r gateway.revocation) returns
 language sql stable as $$
   select jsonb_build_object(
     'seal_id', r.seal_id, 'refresh_seal_id', r.refresh_seal_id, 'user_id', r.user_id, 'provider', r.provider, 'token', r.token,
-    'refresh', r.refresh,
+    'refresh', r.refresh, 'facts', r.facts,
     'beside', exists (select from gateway.connection c where c.provider = r.provider and c.account_id = r.account_id))
 $$;
 
 create or replace function public.gateway_queue_revocation_v1(
-  p_seal_id uuid, p_user_id uuid, p_provider text, p_account_id text, p_token text, p_refresh text, p_reason text
+  p_seal_id uuid, p_user_id uuid, p_provider text, p_account_id text, p_facts jsonb, p_token text, p_refresh text, p_reason text
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
-  insert into gateway.revocation (seal_id, refresh_seal_id, user_id, provider, account_id, token, refresh, reason)
-  values (p_seal_id, p_seal_id, p_user_id, p_provider, p_account_id, p_token, p_refresh, p_reason)
+  insert into gateway.revocation (seal_id, refresh_seal_id, user_id, provider, account_id, facts, token, refresh, reason)
+  values (p_seal_id, p_seal_id, p_user_id, p_provider, p_account_id, p_facts, p_token, p_refresh, p_reason)
   on conflict on constraint revocation_pkey do nothing;
   return (select gateway.revocation_json(r) from gateway.revocation r where r.seal_id = p_seal_id);
 end $$;

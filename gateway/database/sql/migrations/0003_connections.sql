@@ -111,6 +111,7 @@ create table gateway.revocation (
   account_id      text,
   token           text,
   refresh         text,
+  facts           jsonb not null default '{}',
   reason          text not null,
   attempts        integer not null default 0,
   due_at          timestamptz not null default clock_timestamp() + interval '1 minute',

@@ -1,0 +1,72 @@
+"""
+Connect with a key: the provider is asked with it, and only then is anything stored.
+
+The attempt begins and ends in one request. It is kept and taken as that of a redirect, so that the same rules hold for user, browser, link
+and freeze; the key goes from the form to the provider and, encrypted, to the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.account import NotConfirmed, read_key_account
+from gateway.catalog import ApiKeyProvider
+from gateway.connect.callback import EXCHANGE_SECONDS, AwaitsPartner, Connected, Pending, succeeded
+from gateway.connect.form import Fault, FieldsRefused, read_form
+from gateway.connect.save import save_grant
+from gateway.connect.start import Begin, new_attempt
+from gateway.crypto.vault import fingerprint
+from gateway.database.queries.authorization import take_authorization
+from gateway.errors import StateInvalid
+from gateway.http import Deadline
+from gateway.models import AuthorizationRequest, Grant
+from gateway.services import Runtime
+
+
+def connect_key(
+    rt: Runtime,
+    provider: ApiKeyProvider,
+    entered: Mapping[str, str],
+    begin: Begin,
+    *,
+    session: str,
+    browser: str,
+) -> Connected | Pending | AwaitsPartner:
+    """
+    Verify what was entered and save it. `begin` keeps the attempt, once the provider has accepted the key.
+
+    Raises FieldsRefused for what the form or the provider refuses, what the provider's failures raise, and what `begin` raises.
+    """
+    values = read_form(provider, entered)
+    credential, facts = provider.credential_of(values), provider.public_values(values)
+    try:
+        account = read_key_account(rt, provider, credential, facts, Deadline.after(EXCHANGE_SECONDS))
+    except NotConfirmed as refusal:
+        raise FieldsRefused(_faults(provider, refusal)) from None
+    attempt = new_attempt(rt)
+    begin(provider, attempt)
+    request = take_authorization(
+        rt.database,
+        state_hash=attempt.state_hash,
+        provider=provider.id,
+        browser_hash=fingerprint(browser),
+        session_hash=fingerprint(session),
+    )
+    if not isinstance(request, AuthorizationRequest):
+        raise StateInvalid("the session ended meanwhile")
+    confirmation = None if request.is_signed_in else attempt.secrets.confirmation
+    grant = Grant(credential, None, provider.token_placement.scheme, (), None, facts=facts)
+    connection = save_grant(
+        rt, provider, request, grant, account, state_hash=attempt.state_hash, confirmation=confirmation
+    )
+    return succeeded(rt, request, attempt.secrets, connection)
+
+
+def _faults(provider: ApiKeyProvider, refusal: NotConfirmed) -> Mapping[str, Fault]:
+    """A refusal of the provider as faults of the form. It says nothing of the field that is wrong."""
+    if refusal.reason == "test_mode":
+        return {provider.secrets[-1]: "test_mode"}
+    if refusal.reason == "token_refused":
+        return {provider.secrets[-1]: "refused_pair" if provider.is_pair else "refused"}
+    public = [name for name in provider.fields if name not in provider.secrets]
+    return {(public or provider.secrets)[0]: "unknown_account"}

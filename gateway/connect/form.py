@@ -1,0 +1,75 @@
+"""
+What a user enters on the connect page: read, and refused field by field where it cannot be right.
+
+Nothing is corrected silently. A key with something pasted around it works nowhere, and its user has to see why.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+from gateway.catalog import AnyEntry
+from gateway.catalog.provider import FormField
+
+Fault = Literal[
+    "missing", "spaces", "quotes", "prefix", "characters", "swapped", "test_mode", "form",
+    "refused", "refused_pair", "unknown_account",
+]  # fmt: skip
+"""A text of the pages in `field`. The last three come from the provider."""
+
+LONGEST = 2000
+_QUOTES = "\"'`´‘’‚“”„«»‹›<>"
+_PREFIX = re.compile(
+    r"(bearer|basic|token)\s.+|[a-z0-9_-]*(authorization|key|token|sid|secret)\s*[:=]\s*.{8,}", re.IGNORECASE
+)
+"""A scheme, or the name of a header or variable, before the value."""
+
+
+class FieldsRefused(Exception):
+    """Nothing was stored. `faults`: by the name of the field."""
+
+    def __init__(self, faults: Mapping[str, Fault]) -> None:
+        super().__init__(", ".join(f"{name}: {fault}" for name, fault in faults.items()))
+        self.faults = faults
+
+
+def read_form(provider: AnyEntry, entered: Mapping[str, str]) -> dict[str, str]:
+    """The values of the provider's fields. Raises FieldsRefused."""
+    values = {name: entered.get(name, "") for name in provider.fields}
+    faults: dict[str, Fault] = {}
+    for name, field in provider.fields.items():
+        fault = _fault(field, values[name])
+        if fault in ("form", "test_mode") and _is_swapped(provider, name, values):
+            fault = "swapped"
+        faults |= {name: fault} if fault else {}
+    if faults:
+        raise FieldsRefused(faults)
+    return values
+
+
+def _fault(field: FormField, value: str) -> Fault | None:
+    """What is wrong with a value; the first thing that its user can see."""
+    checks: tuple[tuple[Fault | None, object], ...] = (
+        ("missing", not value.strip()),
+        ("spaces", value != value.strip()),
+        ("quotes", value[:1] in _QUOTES or value[-1:] in _QUOTES),
+        ("prefix", field.secret and _PREFIX.fullmatch(value)),
+        ("test_mode", field.secret and re.fullmatch(field.test_pattern, value)),
+        (None, len(value) <= LONGEST and field.matches(value)),
+        ("spaces", any(letter.isspace() for letter in value)),
+        ("characters", not value.isascii() or not value.isprintable()),
+        ("form", True),
+    )
+    return next(fault for fault, found in checks if found)
+
+
+def _is_swapped(provider: AnyEntry, name: str, values: Mapping[str, str]) -> bool:
+    """Whether the value of one field has the form of another, and that one's has the form of this."""
+    field = provider.fields[name]
+    return any(
+        other.matches(values[name]) and field.matches(values[each])
+        for each, other in provider.fields.items()
+        if each != name
+    )

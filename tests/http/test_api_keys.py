@@ -1,0 +1,374 @@
+"""
+Providers whose users enter a key: every form of the catalogue, walked against the sandbox.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from urllib.parse import urlencode
+
+import pytest
+import requests
+
+from gateway.catalog import ApiKeyProvider, load_catalog
+from gateway.sandbox.generic import ACCOUNTS, PLANTED
+from gateway.sandbox.keys import TABLES, made_up_key, new_key, revoke_keys
+from tests.support.database import rows
+from tests.support.gateway_process import fields_in, told, whole_gateway
+from tests.support.link_partner import new_partner
+
+ENTRIES = {name: entry for name, entry in load_catalog().entries.items() if isinstance(entry, ApiKeyProvider)}
+PAIRS = [name for name, entry in ENTRIES.items() if entry.is_pair]
+FAULT = re.compile(r'<p class="fault" id="field-(\w+)-fault">.*?<span>(.*?)</span>', re.DOTALL)
+ALICE, DESK = ACCOUNTS[:2]
+
+
+@pytest.fixture(scope="module")
+def gateway(cluster, template):
+    """A gateway that offers all of them."""
+    with whole_gateway(cluster, template, settings={"GATEWAY_ENABLE": ",".join(ENTRIES)}) as made:
+        yield made.start()
+
+
+@pytest.fixture(scope="module")
+def acme(gateway):
+    return new_partner(gateway, reach="all")
+
+
+@pytest.fixture
+def user(gateway):
+    made = gateway.person()
+    made.signs_in()
+    return made
+
+
+def enters(person, provider, fields, page=None, **headers):
+    """Fills in the form and sends it."""
+    page = person.asks(provider) if page is None else page
+    form = re.search(r'<form id="(?:connect|link)" method="post" action="([^"]+)"', page.text)
+    return person.post(form[1], fields_in(page.text.split(form[0])[1]) | dict(fields), headers=headers)
+
+
+def faults(answer):
+    assert 422 == answer.status_code, answer.text[:2000]
+    return dict(FAULT.findall(answer.text))
+
+
+def stored(gateway, person):
+    return rows(gateway.dsn, "select to_jsonb(d) from public.provider_data d where auth_provider_id = %s", person.id)
+
+
+def connected(gateway, person, answer):
+    """The connection that the form led to, confirmed where it is of another account."""
+    if "/confirm" in answer.headers["Location"]:
+        page = person.get(answer.headers["Location"])
+        form = fields_in(page.text.split('<form id="confirm"')[1])
+        answer = person.post(answer.headers["Location"], form | {"answer": "replace"})
+    assert 303 == answer.status_code, answer.text
+    return told(answer)["connection"]
+
+
+def test_the_sandbox_simulates_every_provider_with_keys():
+    """A provider of the catalogue without a table would be walked by nothing."""
+    assert ENTRIES.keys() == TABLES.keys()
+
+
+@pytest.mark.parametrize("provider", ENTRIES)
+def test_every_form_of_key_is_verified_used_rotated_checked_and_erased(gateway, acme, user, provider):
+    """
+    A wrong key is stored nowhere. A good one is encrypted, and the provider accepts it as `/v1` hands it out and through the proxy; a new key
+    keeps the row; a key that was deleted there is found by a check; a disconnect leaves nothing.
+    """
+    state, entry = gateway.sandbox.state, ENTRIES[provider]
+    refused = enters(user, provider, made_up_key(provider))
+    assert faults(refused)
+    assert [] == stored(gateway, user)
+
+    first = new_key(state, provider, ALICE)
+    connection = connected(gateway, user, enters(user, provider, first))
+    (row,) = stored(gateway, user)
+    assert (connection, provider, entry.type, None, None) == (
+        row["id"], row["name"], row["type"], row["expires"], row["refresh"],
+    )  # fmt: skip
+    assert row["token"].startswith("gAAAA")
+    assert "active" == row["data"]["status"]
+    kept = str(row) + str(rows(gateway.dsn, "select to_jsonb(c) from gateway.connection c where id = %s", connection))
+    assert PLANTED not in kept
+    assert not [name for name in entry.secrets if first[name] in kept]
+
+    answer = acme.token(connection).json()
+    calls = api(answer, entry, "v1/things")
+    assert 200 == calls.status_code, calls.text
+    proxied = acme.calls("GET", f"/v1/connections/{connection}/proxy/v1/things?page=2")
+    assert (200, calls.json()["account"]) == (proxied.status_code, proxied.json()["account"]), proxied.text
+    assert answer["access_token"] not in proxied.text
+
+    second = new_key(state, provider, ALICE)
+    assert connection == connected(gateway, user, enters(user, provider, second))
+    revoke_keys(state, provider)
+    third = new_key(state, provider, ALICE)
+    assert "needs_reauthorization" == check(acme, connection).json()["status"]
+    assert 409 == acme.token(connection).status_code
+    assert connection == connected(gateway, user, enters(user, provider, third))
+    assert 200 == acme.token(connection).status_code
+    assert 303 == user.disconnects(connection).status_code
+    assert [] == stored(gateway, user)
+    assert_no_leak(gateway, first, second, third, names=entry.secrets)
+
+
+def wait_for(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def api(token, entry, path):
+    """A call as a partner makes it, with what a Token says and nothing else."""
+    url = f"{token['api_base_url'].rstrip('/')}/{path}"
+    if entry.token_placement.query:
+        url += "?" + urlencode({token["token_type"]: token["access_token"]})
+    return requests.get(url, headers=token["headers"], timeout=10)
+
+
+def check(partner, connection):
+    return partner.calls("POST", f"/v1/connections/{connection}/check")
+
+
+def assert_no_leak(gateway, *keys, names):
+    """Neither in the log nor in an event."""
+    text = gateway.log.read_text() + str(rows(gateway.dsn, "select to_jsonb(e) from gateway.event e"))
+    assert not [name for key in keys for name in names if key[name] in text]
+
+
+# -- what cannot be right --------------------------------------------------------------------------------------------
+
+SENDGRID = "SG." + "a" * 22 + "." + "b" * 43
+
+
+@pytest.mark.parametrize(
+    ("entered", "said"),
+    [
+        ("", "fill this in"),
+        ("   ", "fill this in"),
+        (f" {SENDGRID}", "spaces or line breaks"),
+        (f"{SENDGRID}\t", "spaces or line breaks"),
+        (f"{SENDGRID}\r\n", "spaces or line breaks"),
+        (f"\u00a0{SENDGRID}", "spaces or line breaks"),
+        (f"{SENDGRID[:30]}\n{SENDGRID[30:]}", "spaces or line breaks"),
+        (f"{SENDGRID[:30]} {SENDGRID[30:]}", "spaces or line breaks"),
+        (f'"{SENDGRID}"', "quotation marks"),
+        (f"'{SENDGRID}'", "quotation marks"),
+        (f"“{SENDGRID}”", "quotation marks"),
+        (f"`{SENDGRID}`", "quotation marks"),
+        (f"<{SENDGRID}>", "quotation marks"),
+        (f"{SENDGRID}'", "quotation marks"),
+        (f"Bearer {SENDGRID}", "without the words before it"),
+        (f"bearer  {SENDGRID}", "without the words before it"),
+        (f"Authorization: Bearer {SENDGRID}", "without the words before it"),
+        (f"SENDGRID_API_KEY={SENDGRID}", "without the words before it"),
+        (f"x-api-key: {SENDGRID}", "without the words before it"),
+        (f"{SENDGRID[:30]}\u200b{SENDGRID[30:]}", "characters that cannot"),
+        (f"{SENDGRID[:-1]}\u00e9", "characters that cannot"),
+        (f"{SENDGRID[:-1]}\x00", "characters that cannot"),
+        (SENDGRID[:-1], "does not look like"),
+        (SENDGRID * 40, "does not look like"),
+        ("https://app.sendgrid.com/api_keys", "does not look like"),
+        ("me@example.com", "does not look like"),
+        ("<script>alert(1)</script>", "quotation marks"),
+    ],
+)
+def test_what_is_pasted_around_a_key_is_named_beside_the_field(gateway, user, entered, said):
+    """
+    The provider is not asked, nothing is stored, and what was entered is not repeated on the page.
+    """
+    asked = len(gateway.sandbox.state.requests("sendgrid"))
+    answer = enters(user, "sendgrid", {"api_key": entered})
+
+    assert said in faults(answer)["api_key"]
+    assert not entered.strip() or entered not in answer.text
+    assert SENDGRID not in answer.text
+    assert asked == len(gateway.sandbox.state.requests("sendgrid"))
+    assert [] == stored(gateway, user)
+
+
+@pytest.mark.parametrize("provider", PAIRS)
+def test_two_halves_that_are_swapped_are_refused_and_named(gateway, user, provider):
+    """
+    Where their forms differ, before the provider is asked; else the provider refuses them, and the page says what may be wrong.
+    """
+    entry, key = ENTRIES[provider], new_key(gateway.sandbox.state, provider)
+    first, second = [name for name in entry.fields if f"{{{name}}}" in entry.credential]
+
+    found = faults(enters(user, provider, key | {first: key[second], second: key[first]}))
+
+    assert "swapped" in " ".join(found.values())
+    assert [] == stored(gateway, user)
+
+
+def test_swapped_halves_are_found_without_asking_the_provider(gateway, user):
+    """
+    Twilio's have different forms, so both fields say so, and what is no secret stays in its field.
+    """
+    key = made_up_key("twilio")
+    answer = enters(user, "twilio", {"account_sid": key["auth_token"], "auth_token": key["account_sid"]})
+
+    assert {"account_sid", "auth_token"} == faults(answer).keys()
+    assert all("swapped" in said for said in faults(answer).values())
+    assert f'value="{key["auth_token"]}"' not in answer.text
+
+
+def test_the_messages_are_in_the_language_of_the_reader(user):
+    """German, with the field's own name."""
+    answer = enters(user, "sendgrid", {"api_key": f'"{SENDGRID}"'}, **{"Accept-Language": "de"})
+
+    assert "Anführungszeichen" in faults(answer)["api_key"]
+    assert "API-Schlüssel" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("provider", "fields"),
+    [
+        ("messagebird", {"access_key": "test_gshuPaZoeEG6ovbc8M79w0QyM"}),
+        ("postmark", {"server_token": "POSTMARK_API_TEST"}),
+        ("resend", {"api_key": "re_test_123456789012"}),
+        ("twilio", None),
+    ],
+)
+def test_a_key_of_the_test_mode_is_refused_as_such(gateway, user, provider, fields):
+    """By its form, or by the words of the provider's refusal."""
+    fields = fields or new_key(gateway.sandbox.state, provider, is_test=True)
+
+    (said,) = faults(enters(user, provider, fields)).values()
+
+    assert "test mode" in said
+    assert [] == stored(gateway, user)
+
+
+def test_the_host_of_a_provider_is_made_of_checked_fields_alone(gateway, user):
+    """A field that is part of an address cannot lead the key elsewhere."""
+    key = made_up_key("activecampaign")
+    for host in ("evil.example", "acme.api-us1.com.evil.example", "acme.api-us1.com/x", "x@acme.api-us1.com", "ACME.api-us1.com", "127.0.0.1"):  # fmt: skip
+        assert "account_host" in faults(enters(user, "activecampaign", key | {"account_host": host}))
+    assert {"region"} == faults(enters(user, "mailgun", made_up_key("mailgun") | {"region": "evil.example"})).keys()
+    assert [] == gateway.sandbox.state.requests("activecampaign") + gateway.sandbox.state.requests("mailgun")
+
+
+# -- who may ---------------------------------------------------------------------------------------------------------
+
+
+def test_keys_can_be_tried_only_in_a_session(gateway, user):
+    """Without a CSRF token, from another site, and after signing out: the provider is not asked."""
+    key, asked = new_key(gateway.sandbox.state, "loops"), len(gateway.sandbox.state.requests("loops"))
+    page = user.asks("loops")
+
+    without_token = user.post("/email/loops/connect", key)
+    from_elsewhere = enters(user, "loops", key, page, Origin="https://evil.example")
+    rows(gateway.dsn, "delete from gateway.session where user_id = %s", user.id)
+    ended = enters(user, "loops", key, page)
+
+    assert [403, 403, 303] == [each.status_code for each in (without_token, from_elsewhere, ended)]
+    assert "/login" in ended.headers["Location"]
+    assert asked == len(gateway.sandbox.state.requests("loops"))
+    assert [] == stored(gateway, user)
+
+
+def test_a_key_of_another_account_waits_for_its_user(gateway, user):
+    """As with OAuth: no keeps what is connected, and the new key is erased."""
+    state = gateway.sandbox.state
+    connection = connected(gateway, user, enters(user, "twilio", new_key(state, "twilio", ALICE)))
+    (before,) = stored(gateway, user)
+
+    question = enters(user, "twilio", new_key(state, "twilio", DESK))
+    page = user.get(question.headers["Location"])
+    assert "The key belongs to another" in page.text
+    form = fields_in(page.text.split('<form id="confirm"')[1])
+    told_no = user.post(question.headers["Location"], form | {"answer": "no"})
+
+    assert "access_denied" == told(told_no)["error"]
+    assert [before] == stored(gateway, user)
+    assert connection == before["id"]
+    assert [0] == rows(gateway.dsn, "select count(*) from gateway.revocation where user_id = %s", user.id)
+
+
+@pytest.mark.parametrize("signed_in", [True, False])
+def test_a_partners_link_asks_for_a_key(gateway, signed_in):
+    """
+    A wrong key does not use the link up. Where no user is signed in, the partner's server says whose it is.
+    """
+    partner, person = new_partner(gateway), gateway.person()
+    if signed_in:
+        person.signs_in()
+    link = partner.makes(person, "mailjet")
+
+    assert faults(enters(person, "mailjet", made_up_key("mailjet"), person.get(link["url"])))
+    ended = enters(person, "mailjet", new_key(gateway.sandbox.state, "mailjet"), person.get(link["url"]))
+    result = told(ended)
+    if not signed_in:
+        assert [] == stored(gateway, person)
+        done = partner.completes(result["connect_session"], person, result["confirmation"])
+        assert 200 == done.status_code, done.text
+        result = {"connection": done.json()["id"]}
+
+    assert "Basic" == partner.token(result["connection"]).json()["token_type"]
+    assert 400 == person.get(link["url"]).status_code
+
+
+def test_a_link_of_another_user_asks_no_provider(gateway, user):
+    """Another user is signed in."""
+    link = new_partner(gateway).makes(gateway.person("Bob Marsh"), "kit_key")
+    page = user.get(link["url"])
+
+    assert 403 == page.status_code
+    assert [] == gateway.sandbox.state.requests("kit_key")
+
+
+# -- failures --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [{"fault": "status", "status": 503}, {"fault": "status", "status": 429}, {"fault": "reset"}, {"fault": "html_200"}])  # fmt: skip
+def test_a_provider_that_is_down_says_nothing_about_a_key(gateway, acme, user, fault):
+    """
+    Connecting fails without storing anything, and a check leaves the connection as it is.
+    """
+    state = gateway.sandbox.state
+    key = new_key(state, "instantly")
+    name = fault.pop("fault")
+    state.add_fault(name, "instantly", "userinfo", **fault)
+    failed = enters(user, "instantly", key)
+    assert told(failed)["error"] in ("provider_unavailable", "provider_garbled")
+    assert [] == stored(gateway, user)
+
+    connection = connected(gateway, user, enters(user, "instantly", key))
+    state.add_fault(name, "instantly", "userinfo", **fault)
+    assert check(acme, connection).status_code in (502, 504)
+    assert 200 == acme.token(connection).status_code
+
+
+def test_a_proxied_call_that_the_provider_refuses_returns_the_refusal(gateway, acme, user):
+    """A 401 of one call ends no connection: only a check does."""
+    state = gateway.sandbox.state
+    connection = connected(gateway, user, enters(user, "apollo", new_key(state, "apollo")))
+    state.add_fault("status", "apollo", "api", status=401)
+
+    answer = acme.calls("GET", f"/v1/connections/{connection}/proxy/v1/x")
+
+    assert (401, "401") == (answer.status_code, answer.headers.get("Gateway-Upstream-Status"))
+    assert 200 == acme.token(connection).status_code
+
+
+def test_a_key_that_its_owner_wrote_is_verified_before_it_is_used(gateway, acme, user):
+    """
+    Plain text in `provider_data.token` is encrypted, and used once the provider has named the same account.
+    """
+    state = gateway.sandbox.state
+    connection = connected(gateway, user, enters(user, "attio_key", new_key(state, "attio_key")))
+    write = "update public.provider_data set token = %s where id = %s"
+
+    rows(gateway.dsn, write, (newer := new_key(state, "attio_key"))["token"], connection)
+    wait_for(lambda: acme.token(connection).json().get("access_token") == newer["token"])
+    rows(gateway.dsn, write, made_up_key("attio_key")["token"], connection)
+    wait_for(lambda: stored(gateway, user)[0]["data"]["status"] == "needs_reauthorization")
+
+    assert stored(gateway, user)[0]["token"].startswith("gAAAA")
