@@ -232,7 +232,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '4720739254ad3cac38520a0f09d09318248fe29fca3c96618f448b55a0b7765b') then
+  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '5e7c2d14eee35b3c3b00f6a3066f26c61b15e52625e66b3d030cff694925b2e7') then
     raise exception 'gateway: migration 3 (connections) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 3) then
     execute $migration$
@@ -349,6 +349,7 @@ create table gateway.revocation (
   account_id      text,
   token           text,
   refresh         text,
+  facts           jsonb not null default '{}',
   reason          text not null,
   attempts        integer not null default 0,
   due_at          timestamptz not null default clock_timestamp() + interval '1 minute',
@@ -383,7 +384,7 @@ select d.id from public.provider_data d where d.token !~ '^(gAAAA|$)' or d.refre
 comment on table gateway.import_queue is 'Rows with tokens that the gateway did not write: encrypted and verified by the worker.';
 comment on index gateway.import_queue_pkey is 'A row is imported by one process at a time.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (3, 'connections', '4720739254ad3cac38520a0f09d09318248fe29fca3c96618f448b55a0b7765b');
+    insert into gateway.migration (number, name, sha256) values (3, 'connections', '5e7c2d14eee35b3c3b00f6a3066f26c61b15e52625e66b3d030cff694925b2e7');
   end if;
 end $apply$;
 
@@ -1117,8 +1118,8 @@ begin
   select c.* into old from gateway.connection c where c.id = p_id;
   if old.account_id not in (g.account_id, '') then
     insert into gateway.revocation
-      (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason)
-    select d.id, old.generation, old.user_id, old.provider, old.account_id, d.token, d.refresh, old.seal_id, old.refresh_seal_id, 'superseded'
+      (connection_id, generation, user_id, provider, account_id, facts, token, refresh, seal_id, refresh_seal_id, reason)
+    select d.id, old.generation, old.user_id, old.provider, old.account_id, old.facts, d.token, d.refresh, old.seal_id, old.refresh_seal_id, 'superseded'
       from public.provider_data d where d.id = old.id and (d.token is not null or d.refresh is not null)
     on conflict on constraint revocation_pkey do nothing;
   elsif g.refresh is null and old.account_id = g.account_id then
@@ -1265,8 +1266,8 @@ returns jsonb language sql stable security definer set search_path = '' as $$
     from gateway.live_session(p_session_hash) s
 $$;
 
--- The result of a check; returns the connection, or null. A check of that generation may change the status: `another_account` ends the
--- connection, `suspended` suspends it, `confirmed` ends a suspension. Any other outcome says nothing about the grant. `p_label`: the account's
+-- The result of a check; returns the connection, or null. A check of that generation may change the status: `another_account` and
+-- `refused` (of a key) end the connection, `suspended` suspends it, `confirmed` ends a suspension. Any other outcome says nothing about the grant. `p_label`: the account's
 -- name, for a connection that shows its id.
 create or replace function public.gateway_end_check_v1(
   p_connection_id uuid, p_generation bigint, p_outcome text, p_label text default null, p_caller jsonb default null
@@ -1280,7 +1281,7 @@ begin
   update gateway.connection x
      set status = v.status, reason = v.reason, updated_at = clock_timestamp(),
          refresh_at = case when x.refreshable and v.status = 'suspended' then clock_timestamp() + interval '1 hour' else x.refresh_at end
-    from (values ('another_account', 'active', 'needs_reauthorization', 'another_account'), ('suspended', 'active', 'suspended', 'account_not_active'),
+    from (values ('refused', 'active', 'needs_reauthorization', 'grant_refused'), ('another_account', 'active', 'needs_reauthorization', 'another_account'), ('suspended', 'active', 'suspended', 'account_not_active'),
                  ('confirmed', 'suspended', 'active', null)) as v (outcome, before, status, reason)
    where x.id = p_connection_id and x.generation = p_generation and v.outcome = p_outcome and x.status = v.before;
   update gateway.connection x set account_label = p_label, updated_at = clock_timestamp()
@@ -2492,8 +2493,8 @@ create or replace function gateway.queue_pending_grant() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   if old.ending is distinct from 'saved' then
-    insert into gateway.revocation (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason, due_at)
-    values (old.id, 1, old.user_id, old.provider, old.account_id, old.token, old.refresh, old.seal_id, old.seal_id, 'not_confirmed', clock_timestamp())
+    insert into gateway.revocation (connection_id, generation, user_id, provider, account_id, facts, token, refresh, seal_id, refresh_seal_id, reason, due_at)
+    values (old.id, 1, old.user_id, old.provider, old.account_id, old.facts, old.token, old.refresh, old.seal_id, old.seal_id, 'not_confirmed', clock_timestamp())
     on conflict on constraint revocation_pkey do nothing;
     if old.connect_session_id is not null then
       insert into gateway.event (type, user_id, provider, partner_id, data)
@@ -2858,8 +2859,8 @@ end $$;
 create or replace function gateway.queue_erased_grant() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  insert into gateway.revocation as r (connection_id, generation, user_id, provider, account_id, token, refresh, seal_id, refresh_seal_id, reason)
-  select c.id, c.generation, c.user_id, c.provider, c.account_id, old.token, old.refresh, c.seal_id, c.refresh_seal_id, 'erased'
+  insert into gateway.revocation as r (connection_id, generation, user_id, provider, account_id, facts, token, refresh, seal_id, refresh_seal_id, reason)
+  select c.id, c.generation, c.user_id, c.provider, c.account_id, c.facts, old.token, old.refresh, c.seal_id, c.refresh_seal_id, 'erased'
     from gateway.connection c
    where c.id = old.id and (old.token is not null or old.refresh is not null)
   on conflict on constraint revocation_pkey do nothing;
@@ -2882,17 +2883,17 @@ create or replace function gateway.revocation_json(r gateway.revocation) returns
 language sql stable as $$
   select jsonb_build_object(
     'seal_id', r.seal_id, 'refresh_seal_id', r.refresh_seal_id, 'user_id', r.user_id, 'provider', r.provider, 'token', r.token,
-    'refresh', r.refresh,
+    'refresh', r.refresh, 'facts', r.facts,
     'beside', exists (select from gateway.connection c where c.provider = r.provider and c.account_id = r.account_id))
 $$;
 
 create or replace function public.gateway_queue_revocation_v1(
-  p_seal_id uuid, p_user_id uuid, p_provider text, p_account_id text, p_token text, p_refresh text, p_reason text
+  p_seal_id uuid, p_user_id uuid, p_provider text, p_account_id text, p_facts jsonb, p_token text, p_refresh text, p_reason text
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
-  insert into gateway.revocation (seal_id, refresh_seal_id, user_id, provider, account_id, token, refresh, reason)
-  values (p_seal_id, p_seal_id, p_user_id, p_provider, p_account_id, p_token, p_refresh, p_reason)
+  insert into gateway.revocation (seal_id, refresh_seal_id, user_id, provider, account_id, facts, token, refresh, reason)
+  values (p_seal_id, p_seal_id, p_user_id, p_provider, p_account_id, p_facts, p_token, p_refresh, p_reason)
   on conflict on constraint revocation_pkey do nothing;
   return (select gateway.revocation_json(r) from gateway.revocation r where r.seal_id = p_seal_id);
 end $$;
@@ -3837,7 +3838,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '138fa9c2b019d08bc72927f034cfd178ef937290a34e84dd74b91f75324e69e0');
-insert into gateway.function_release (sha256) values ('138fa9c2b019d08bc72927f034cfd178ef937290a34e84dd74b91f75324e69e0') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'dd0f3b6bf13222d263561573724fe9724f0947918c83d3085a21aef419ea42ff');
+insert into gateway.function_release (sha256) values ('dd0f3b6bf13222d263561573724fe9724f0947918c83d3085a21aef419ea42ff') on conflict do nothing;
 
 notify pgrst, 'reload schema';
