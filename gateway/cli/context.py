@@ -11,7 +11,6 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from types import FrameType
@@ -30,7 +29,6 @@ from gateway.database import (
     FunctionMissing,
     SchemaState,
     apply_schema,
-    open_postgres,
 )
 from gateway.database_url import read_dsn
 from gateway.embedded.paths import holds_database
@@ -260,27 +258,25 @@ def checked_providers(names: Sequence[str]) -> Catalog:
 # -- the database ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ReachedDatabase:
-    """The database: `dsn` of a direct connection, to the embedded server where `embedded`; else the project's REST API."""
+class ReachedDatabase(NamedTuple):
+    """The database of a command, and the settings that name it."""
 
     database: Database
-    dsn: str = ""
-    embedded: bool = False
-    project: str = ""
+    settings: Settings
+    is_embedded: bool
 
     @property
-    def settings(self) -> dict[str, str]:
-        """Settings that another process needs to find it, in addition to the present ones."""
-        return {"DATABASE_URL": self.dsn} if self.embedded else {}
+    def dsn(self) -> str:
+        """Of a direct connection; empty for the project's REST API."""
+        return self.settings.database_url.get_secret_value() if self.settings.database_url else ""
 
     @property
     def place(self) -> str:
         """Where it is, without a password."""
-        if self.project:
-            return f"REST API of {self.project}"
-        if self.embedded:
-            return f"embedded Postgres in {Path(process_environment().get('GATEWAY_DATA') or 'var')}"
+        if self.is_embedded:
+            return f"embedded Postgres in {self.settings.data}"
+        if not self.dsn:
+            return f"REST API of {self.settings.supabase_url}"
         found = conninfo_to_dict(read_dsn(self.dsn)[0])
         return f"Postgres {found.get('dbname', '')} at {found.get('host', '')}:{found.get('port') or 5432} as {found.get('user', '')}"
 
@@ -292,26 +288,28 @@ class ReachedDatabase:
             problem = f"the database cannot be used ({error}): check the role or key, and the address."
             raise SettingsRefused(problem) from None
         except DatabaseUnavailable as error:
-            fix = ": check SUPABASE_URL, and whether the project is running or paused" if self.project else ""
+            fix = "" if self.dsn else ": check SUPABASE_URL, and whether the project is running or paused"
             raise SettingsRefused(f"{error}{fix}.") from None
 
 
 @contextmanager
 def reach_database(*, existing: bool = False) -> Iterator[ReachedDatabase]:
-    """The database that is set, or the embedded one: joined or started, and created unless it must be `existing`."""
+    """
+    The database that is set, or the embedded one: joined or started, and created unless it must be `existing`.
+
+    Meanwhile DATABASE_URL names the embedded one, for this process and its children.
+    """
     settings = database_settings()
+    is_embedded = settings.database_url is None and settings.supabase_secret_key is None
+    if is_embedded and existing and not holds_database(settings.data):
+        fail(f"there is no database in {settings.data}/ yet: set GATEWAY_DATA or DATABASE_URL as `serve` has it.")
     with ExitStack() as stack:
-        if settings.database_url is not None:
-            reached = ReachedDatabase(open_database(settings), settings.database_url.get_secret_value())
-        elif settings.supabase_secret_key is not None:
-            reached = ReachedDatabase(open_database(settings), project=settings.supabase_url or "")
-        elif existing and not holds_database(settings.data):
-            fail(f"there is no database in {settings.data}/ yet: set GATEWAY_DATA or DATABASE_URL as `serve` has it.")
-        else:
-            dsn = stack.enter_context(start_or_join(settings.data)).dsn
-            reached = ReachedDatabase(open_postgres(dsn), dsn, embedded=True)
-        stack.callback(reached.database.close)
-        yield reached
+        if is_embedded:
+            os.environ["DATABASE_URL"] = stack.enter_context(start_or_join(settings.data)).dsn
+            stack.callback(os.environ.pop, "DATABASE_URL", None)
+            settings = database_settings()
+        database = stack.enter_context(closing(open_database(settings)))
+        yield ReachedDatabase(database, settings, is_embedded)
 
 
 @contextmanager
@@ -319,10 +317,10 @@ def checked_database(*, existing: bool = True) -> Iterator[ReachedDatabase]:
     """A database whose schema is current; the embedded one is brought up to date."""
     with reach_database(existing=existing) as database:
         schema = database.schema()
-        if database.embedded and schema["version"] <= SCHEMA_VERSION:
+        if database.is_embedded and schema["version"] <= SCHEMA_VERSION:
             apply_schema(database.dsn)
         elif not schema["is_current"]:
-            raise SettingsRefused(f"{NOT_RELOADED}." if database.project else SCHEMA_MISSING)
+            raise SettingsRefused(SCHEMA_MISSING if database.dsn else f"{NOT_RELOADED}.")
         yield database
 
 
@@ -337,6 +335,5 @@ def opened_database(*, existing: bool = True) -> Iterator[Database]:
 def opened_runtime() -> Iterator[Runtime]:
     """The Runtime of this environment, over a database whose schema is current."""
     start_log()
-    with ExitStack() as stack:
-        database = stack.enter_context(checked_database())
-        yield stack.enter_context(closing(build_runtime(read_settings(process_environment() | database.settings))))
+    with checked_database(), closing(build_runtime(read_settings())) as rt:
+        yield rt

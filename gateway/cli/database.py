@@ -64,7 +64,7 @@ def db_status() -> Report:
 
 def _paste(database: ReachedDatabase) -> None:
     """The REST API cannot apply a schema: say where to paste it, and check afterwards."""
-    hosted = _HOSTED.fullmatch(database.project)
+    hosted = _HOSTED.fullmatch(database.settings.supabase_url or "")
     editor = f"https://supabase.com/dashboard/project/{hosted[1]}/sql/new" if hosted else "your project's SQL editor"
     click.echo(f"Without DATABASE_URL you paste the schema by hand.\n  from  {PASTED}\n  into  {editor}")
     if sys.stdin.isatty():
@@ -77,6 +77,6 @@ def _paste(database: ReachedDatabase) -> None:
 def _version(database: ReachedDatabase) -> Report:
     schema = database.schema()
     is_current = schema["is_current"]
-    found, fix = describe_schema(schema, over_rest=bool(database.project))
+    found, fix = describe_schema(schema, over_rest=not database.dsn)
     whole = {"version": schema["version"] or None, "needed": SCHEMA_VERSION, "ok": is_current}
     return Report(whole, [found if is_current else f"{found} {fix}"], ok=is_current)

@@ -6,9 +6,8 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import click
 from cryptography.fernet import Fernet
@@ -23,42 +22,24 @@ _PLAIN = re.compile(r"[\w.,:;/@%+=?&~*!()\[\]-]*")
 """Values that need no quotes: `docker run --env-file` takes quotes for a part of the value."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A setting that is asked for. `default` may depend on earlier answers; a secret is read without echo."""
+class Question(NamedTuple):
+    """A setting that is asked for; a secret is read without echo."""
 
     option: str
     name: str
     text: str
-    default: Callable[[Mapping[str, str]], str] = lambda _: ""
     is_secret: bool = False
 
 
 QUESTIONS = (
-    Question("public_url", "GATEWAY_PUBLIC_URL", "Public URL of the gateway", lambda _: "http://localhost:8000"),
-    Question(
-        "trusted_proxies",
-        "GATEWAY_TRUSTED_PROXIES",
-        "Reverse proxies in front of it",
-        lambda chosen: "1" if chosen.get("GATEWAY_PUBLIC_URL", "").startswith("https://") else "0",
-    ),
-    Question(
-        "supabase_url", "SUPABASE_URL", "URL of your Supabase project (http://127.0.0.1:54321 after `supabase start`)"
-    ),
+    Question("public_url", "GATEWAY_PUBLIC_URL", "Public URL of the gateway"),
+    Question("trusted_proxies", "GATEWAY_TRUSTED_PROXIES", "Reverse proxies in front of it"),
+    Question("supabase_url", "SUPABASE_URL", "URL of your Supabase project (http://127.0.0.1:54321 after `supabase start`)"),
     Question("database_url", "DATABASE_URL", "Connection string of the database", is_secret=True),
-    Question(
-        "supabase_secret_key", "SUPABASE_SECRET_KEY", "Or the project's secret key, for its REST API", is_secret=True
-    ),
+    Question("supabase_secret_key", "SUPABASE_SECRET_KEY", "Or the project's secret key, for its REST API", is_secret=True),
     Question("app_origin", "GATEWAY_APP_ORIGINS", "Origin of your front end, like https://app.example.com"),
-    Question(
-        "login_url",
-        "GATEWAY_APP_LOGIN_URL",
-        "Its sign-in page",
-        lambda chosen: (
-            f"{origins.split(',')[0].strip('/ ')}/login" if (origins := chosen.get("GATEWAY_APP_ORIGINS")) else ""
-        ),
-    ),
-)
+    Question("login_url", "GATEWAY_APP_LOGIN_URL", "Its sign-in page"),
+)  # fmt: skip
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -79,70 +60,78 @@ def init(*, yes: bool, provider: str | None, **given: str | None) -> None:
     own = Path(present["GATEWAY_CATALOG"]) if present.get("GATEWAY_CATALOG") else None
     catalog = load_catalog(own, allow_private_hosts=present.get("GATEWAY_ALLOW_PRIVATE_HOSTS") == "1")
     chosen: dict[str, str] = {}
+
+    def answer(question: Question) -> None:
+        """Add the answer to `chosen`, unless it is the present value."""
+        known, before = {**present, **chosen}, present.get(question.name, "")
+        value = _ask(
+            question,
+            given[question.option],
+            lambda value: _problem(question.name, value, known) if value not in ("", before) else None,
+            default="" if question.is_secret else before or _proposal(question.name, chosen),
+            yes=yes,
+        )
+        if value not in ("", before):
+            chosen[question.name] = value
+
     if not yes:
         click.echo("Enter keeps the present value or the one in brackets. Ctrl-C writes nothing.")
     for question in QUESTIONS:
         needless = question.name == "SUPABASE_SECRET_KEY" and (present | chosen).get("DATABASE_URL")
         if given[question.option] or not needless:
-            _ask(question, given[question.option], present, chosen, yes=yes)
+            answer(question)
     for question in _registration(catalog, provider, given, yes=yes):
-        _ask(question, given[question.option], present, chosen, yes=yes)
+        answer(question)
     made = not present.get("GATEWAY_KEYS") and not present.get("GATEWAY_KEYS_FILE")
     if made:
         chosen["GATEWAY_KEYS"] = Fernet.generate_key().decode("ascii")
     settings = read_settings(present | chosen)
     _write(chosen, yes=yes)
-    for line in _what_next(settings, catalog, made=made):
-        click.echo(line)
+    click.echo("\n".join(_what_next(settings, catalog, made=made)))
 
 
-# -- questions -------------------------------------------------------------------------------------------------------
+def _ask(question: Question, given: str | None, check: Callable[[str], str | None], *, default: str, yes: bool) -> str:
+    """The option, else the answer to a prompt, asked until `check` finds no problem; "" for none."""
 
-
-def _ask(
-    question: Question, given: str | None, present: Mapping[str, str], chosen: dict[str, str], *, yes: bool
-) -> None:
-    """Add the answer to `chosen`; an invalid one is asked again, or ends the command."""
-    before = present.get(question.name, "")
-
-    def check(value: str) -> str:
-        problem = _problem(question.name, value, {**present, **chosen}) if value not in ("", before) else None
+    def valid(value: str) -> str:
+        problem = check(value.strip())
         if problem and question.is_secret:
             click.echo(problem, err=True)  # click shows no problem with a hidden answer
         if problem:
             raise click.BadParameter(problem)
-        return value
+        return value.strip()
 
-    default = "" if question.is_secret else before or question.default(chosen)
-    value = _prompt(question.text, given, check, default=default, hide_input=question.is_secret, yes=yes)
-    if value not in ("", before):
-        chosen[question.name] = value
-
-
-def _prompt(text: str, given: str | None, check: Callable[[str], str], *, yes: bool, **options: Any) -> str:
-    """What was given on the command line, else the answer to a prompt; both checked, and "" for none."""
     if given is not None or yes:
-        return check((given or "").strip())
-    shown = bool(options["default"])
-    return str(click.prompt(text, value_proc=lambda value: check(value.strip()), show_default=shown, **options))
+        return valid(given or "")
+    shown = bool(default)
+    return click.prompt(question.text, default, question.is_secret, value_proc=valid, show_default=shown)
+
+
+def _proposal(name: str, chosen: Mapping[str, str]) -> str:
+    """A default that follows from earlier answers."""
+    if name == "GATEWAY_TRUSTED_PROXIES":
+        return "1" if chosen.get("GATEWAY_PUBLIC_URL", "").startswith("https://") else "0"
+    if name == "GATEWAY_APP_LOGIN_URL" and (origins := chosen.get("GATEWAY_APP_ORIGINS")):
+        return f"{origins.split(',')[0].strip('/ ')}/login"
+    return "http://localhost:8000" if name == "GATEWAY_PUBLIC_URL" else ""
 
 
 def _registration(
-    catalog: Catalog, provider: str | None, given: Mapping[str, str | None], *, yes: bool
+    catalog: Catalog, given: str | None, more: Mapping[str, str | None], *, yes: bool
 ) -> Iterator[Question]:
     """The two settings of the first provider."""
 
-    def check(value: str) -> str:
-        if value and value not in catalog.providers:
-            raise click.BadParameter(f"there is no provider {value}: `providers list` names them.")
-        return value
+    def check(value: str) -> str | None:
+        known = value in ("", *catalog.providers)
+        return None if known else f"there is no provider {value}: `providers list` names them."
 
-    chosen = _prompt("First provider (an id like ghl or google)", provider, check, default="", yes=yes)
+    question = Question("provider", "", "First provider (an id like ghl or google)")
+    chosen = _ask(question, given, check, default="", yes=yes)
     if chosen:
         name = catalog.providers[chosen].name
         yield Question("client_id", f"{chosen.upper()}_CLIENT_ID", f"Client id at {name}")
         yield Question("client_secret", f"{chosen.upper()}_CLIENT_SECRET", "Its secret", is_secret=True)
-    elif given["client_id"] or given["client_secret"]:
+    elif more["client_id"] or more["client_secret"]:
         fail("--client-id and --client-secret need --provider.")
 
 

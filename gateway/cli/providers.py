@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
 from typing import TextIO
 
@@ -41,8 +41,10 @@ def doctor(*, as_json: bool, access_token: TextIO | None) -> None:
     try:
         starting_settings()
         token = access_token.read().strip() if access_token else ""
-        with _environment() as (environ, embedded):
-            _print_findings(health.examine(environ, embedded=embedded, access_token=token), as_json=as_json)
+        embedded = uses_embedded(process_environment())
+        with _reached(embedded=embedded):
+            found = health.examine(process_environment(), embedded=embedded, access_token=token)
+            _print_findings(found, as_json=as_json)
     except SettingsRefused as refused:
         _print_findings(health.refused_settings(refused), as_json=as_json)
     except DatabaseUnavailable as error:
@@ -51,15 +53,8 @@ def doctor(*, as_json: bool, access_token: TextIO | None) -> None:
         _print_findings([Finding("database", "fail", file_problem(error))], as_json=as_json)
 
 
-@contextmanager
-def _environment() -> Iterator[tuple[dict[str, str], bool]]:
-    """The environment, with the DSN of the embedded database if `serve` would use it, and whether it would."""
-    environ = process_environment()
-    if not uses_embedded(environ):
-        yield environ, False
-        return
-    with reach_database() as database:
-        yield environ | database.settings, True
+def _reached(*, embedded: bool) -> AbstractContextManager[object]:
+    return reach_database() if embedded else nullcontext()
 
 
 def _print_findings(findings: Iterable[Finding], *, as_json: bool) -> None:
@@ -131,7 +126,7 @@ def providers_show(provider_id: str) -> None:
 @AS_JSON
 def providers_check(provider_id: str | None, *, as_json: bool) -> None:
     """Ask each enabled provider, or one, whether it knows our registration; ends with 1 if something must be fixed."""
-    with _environment() as (environ, _), closing(build_runtime(read_settings(environ))) as rt:
+    with _reached(embedded=uses_embedded(process_environment())), closing(build_runtime(read_settings())) as rt:
         found = (
             health.providers.examine_one(rt, rt.provider(provider_id)) if provider_id else health.providers.examine(rt)
         )

@@ -47,7 +47,6 @@ def serve(host: str, port: int, workers: int, *, no_worker: bool, embedded: bool
     start_log()  # before the embedded Postgres starts: one format from the first line on
     with checked_database(existing=False) as database:
         _log_start(settings, f"http://{host}:{port}", database.place, workers=workers, work=not no_worker)
-        os.environ.update(database.settings)  # for the processes of the server
         run_server(host, port, workers, work=not no_worker)
 
 
@@ -78,7 +77,7 @@ def worker(threads: int) -> None:
     from gateway.worker.loop import run_workers
 
     starting_settings()
-    with checked_database(existing=False) as database, interruptible() as stopped:
-        environ = process_environment() | database.settings
+    with checked_database(existing=False), interruptible() as stopped:
+        environ = process_environment()
         forget_secrets(os.environ)
         run_workers(environ, stopped, at_once=threads)

@@ -603,5 +603,5 @@ def test_the_sql_editor_is_found_from_the_projects_address(project, told, capsys
     from gateway.cli.context import ReachedDatabase
 
     store = SimpleNamespace(check=lambda: {"version": SCHEMA_VERSION, "is_current": True})
-    commands._paste(ReachedDatabase(store, project=project))
+    commands._paste(ReachedDatabase(store, SimpleNamespace(supabase_url=project, database_url=None), is_embedded=False))
     assert told in capsys.readouterr().out
