@@ -191,6 +191,9 @@ class HttpClient:
             return self._session.send(prepared, stream=True, allow_redirects=False, timeout=call, proxies={})  # type: ignore[arg-type]
         except TRANSPORT_ERRORS as error:
             failure = _translated(error, call)
+        # The body may have come although its head is not HTTP.
+        received = bytes(call.received)
+        failure.partial = Response(200, {}, received.partition(b"\r\n\r\n")[2] or received[received.find(b"{") :])
         raise failure  # outside the handler: foreign exceptions, with URLs in them, must not be attached to it
 
     def _prepared(

@@ -83,6 +83,8 @@ class Call:
     deadline: Deadline
     idle_seconds: float
     is_abandoned: Callable[[], bool] | None = None
+    received: bytearray = field(default_factory=bytearray, repr=False)
+    """What came until the head of the response was complete."""
 
     def seconds_left(self) -> float:
         """How long the next wait may take."""
@@ -272,6 +274,8 @@ class _Socket(httpcore.NetworkStream):
             data, self._early = self._early, None
         else:
             data = self._receive(int(min(max_bytes, self.head_left)))
+        if self.head_left < math.inf:
+            self._call.received.extend(data)
         self.head_left -= len(data)
         self.is_ended = not data
         return data

@@ -58,6 +58,14 @@ BROKEN = {
     "gzip that is none": lambda body: sized(len(body), body, CODED),
     "gzip that is cut": lambda body: sized(len(gzip.compress(body)), gzip.compress(body)[:-8], CODED),
     "too large": lambda body: sized(len(body) + 99_000, body + b" " * 99_000),
+    "no head at all": lambda body: body,
+    "a status line that is none": lambda body: b"200 OK\r\n\r\n" + body,
+    "another version of HTTP": lambda body: b"HTTP/2.0 200 OK\r\n\r\n" + body,
+    "a header without a colon": lambda body: OK + b"Nonsense\r\n\r\n" + body,
+    "a length that is no number": lambda body: OK + b"Content-Length: many\r\n\r\n" + body,
+    "two lengths": lambda body: OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n" + body,
+    "an unknown transfer coding": lambda body: OK + b"Transfer-Encoding: rot13\r\n\r\n" + body,
+    "a head without an end": lambda body: OK + body,
 }
 
 
@@ -132,6 +140,24 @@ def test_a_refresh_token_in_a_broken_response_is_not_lost(acme_gateway, acme_pro
     answer = api(alice, f"/connections/{connection}/token")
 
     assert (200, f"at-{acme_provider.number}") == (answer.status_code, answer.json().get("access_token"))
+
+
+@pytest.mark.parametrize("broken", [lambda _: b"", lambda _: OK, lambda body: sized(len(body), b"")])
+def test_a_lost_response_ends_a_connection_only_when_the_provider_refuses(acme_gateway, acme_provider, alice, broken):
+    """
+    The failure is recorded and passes; the next request sends the token that is stored, and the provider decides.
+    """
+    connection = connects_acme(alice)["connection"]
+    expire(acme_gateway, connection)
+    acme_provider.breaks = broken
+    assert api(alice, f"/connections/{connection}/token").status_code in (502, 504)
+    assert "active" == api(alice, f"/connections/{connection}").json()["status"]
+    said = "select data ->> 'error' from gateway.event where type = 'grant.refresh_failed' and connection_id = %s"
+    assert {"provider_garbled", "provider_unavailable"} >= set(rows(acme_gateway.dsn, said, connection)) != set()
+    expire(acme_gateway, connection)
+
+    assert 409 == api(alice, f"/connections/{connection}/token").status_code
+    assert "grant_refused" == api(alice, f"/connections/{connection}").json()["reason"]
 
 
 def test_tokens_in_a_broken_response_connect_or_are_revoked(acme_gateway, acme_provider, alice):
