@@ -32,10 +32,6 @@ NAME_SECONDS = 3.0
 """For a name alone: without it the id is shown."""
 
 
-class AnotherAccount(ProviderGarbled):
-    """A response for another account than the connection's."""
-
-
 class NotConfirmed(NeedsReauthorization):
     """The account endpoint does not confirm that an access token is for the expected account."""
 
@@ -179,19 +175,18 @@ def _key_account(
     return Account(account_id, _label(values, AccountLookup(None, rule.id, rule.label)) or account_id)
 
 
-def check_same_account(provider: Provider, response: TokenResponse, account_id: str) -> None:
+def names_another_account(provider: Provider, response: TokenResponse, account_id: str) -> bool:
     """
-    Raises AnotherAccount when a refresh response names another account than the connection's (OpenID Connect Core section 12.2).
+    Whether a refresh response names another account than the connection's, or none that can be read (OpenID Connect Core section 12.2).
 
     A response may name none: then there is nothing to compare (RFC 6749 section 6).
     """
     known: dict[str, Any] = {**response.rest, **_refresh_claims(provider, response)}
     paths = _lookup(provider, response).id
     named = _account_id(known, paths)
-    if named is None and any(_at(known, path) is not None and not _is_id(_at(known, path)) for path in paths):
-        raise AnotherAccount("the refresh response names an account with an invalid id")
-    if named is not None and named != account_id:
-        raise AnotherAccount("the refresh response is for another account")
+    if named is None:
+        return any(_at(known, path) is not None and not _is_id(_at(known, path)) for path in paths)
+    return named != account_id
 
 
 def _account_id(known: Mapping[str, Any], paths: tuple[str, ...]) -> str | None:

@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from gateway import protocol
-from gateway.account import NAME_SECONDS, AnotherAccount, check_same_account, read_account
+from gateway.account import NAME_SECONDS, names_another_account, read_account
 from gateway.catalog import Provider
 from gateway.connections import revoke
 from gateway.database.queries.refresh import ClaimedRefresh, claim_due, fail_refresh, finish_refresh
@@ -123,18 +123,13 @@ class _Ended(NeedsReauthorization):
 
 def _save_earlier(rt: Runtime, provider: Provider, claim: ClaimedRefresh, response: Mapping[str, Any]) -> str | None:
     """
-    Save a response from the journal. Where it cannot be used, the refresh token to send now, so that it does not end the connection.
-
-    That is the one in the response, where it could not be read: it may be the only valid one.
+    Save a response from the journal. Where it could not be read, the refresh token to send now: the one in it may be the only valid one.
     """
-    sent: str = response["sent"]
     try:
         store_response(rt, provider, claim.id, claim.generation, response)
-    except AnotherAccount:
-        return sent
     except ProviderGarbled:
         found = protocol.find_grant(response["body"].encode("latin-1"))
-        return (found and found.refresh_token) or sent
+        return (found and found.refresh_token) or str(response["sent"])
     return None
 
 
@@ -178,7 +173,7 @@ def store_response(
     """Save the tokens of a response as the next generation. A response that contains tokens and cannot be used stays in the journal."""
     body = response["body"].encode("latin-1")
     try:
-        grant, account = parse_response(rt, provider, response)
+        grant, account, doubt = parse_response(rt, provider, response)
     except GatewayError as error:
         if isinstance(error, NeedsReauthorization) or protocol.find_grant(body) is None:
             rt.journal.delete(connection_id, generation)
@@ -202,6 +197,7 @@ def store_response(
         expires_seconds=_less(_until(grant.expires_at, received_at), age),
         refresh_expires_seconds=_less(refresh_seconds, age),
         renewed=renewed,
+        doubt=doubt,
     )
     if ending in ("gone", "reconnected"):
         unused = Grant(grant.access_token, refresh_token, "Bearer", grant.scope, None)
@@ -214,11 +210,14 @@ def store_response(
         rt.journal.mark_committed(connection_id, generation)
 
 
-def parse_response(rt: Runtime, provider: Provider, response: Mapping[str, Any]) -> tuple[Grant, Account | None]:
+def parse_response(
+    rt: Runtime, provider: Provider, response: Mapping[str, Any]
+) -> tuple[Grant, Account | None, str | None]:
     """
     The grant in a response, or the error in it; lifetimes count from its arrival.
 
-    Where the account of the connection is not verified yet, or its name is not known, the provider is asked for it.
+    Where the account of the connection is not verified yet, or its name is not known, the provider is asked for it. The last part of the
+    result is a reason to verify it again before the tokens are used.
     """
     answer = protocol.parse_token_response(
         provider,
@@ -229,13 +228,15 @@ def parse_response(rt: Runtime, provider: Provider, response: Mapping[str, Any])
         refused=NeedsReauthorization,
     )
     if not response["unverified"]:
-        check_same_account(provider, answer, response["account_id"])
-        return answer.grant, _named(rt, provider, answer, response["account_id"]) if response["unnamed"] else None
+        if names_another_account(provider, answer, response["account_id"]):
+            return answer.grant, None, "another_account"
+        account = _named(rt, provider, answer, response["account_id"]) if response["unnamed"] else None
+        return answer.grant, account, None
     deadline = Deadline.after(_ACCOUNT_SECONDS)
     account = read_account(rt, rt.issuers.complete(provider, deadline), answer, nonce=None, deadline=deadline)
     if response["account_id"] not in ("", account.id):
         raise NeedsReauthorization("the token belongs to another account")
-    return answer.grant, account
+    return answer.grant, account, None
 
 
 def _named(rt: Runtime, provider: Provider, answer: protocol.TokenResponse, account_id: str) -> Account | None:

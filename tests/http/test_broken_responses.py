@@ -74,7 +74,9 @@ class Rotating:
 
     def __init__(self) -> None:
         self.number, self.seconds, self.revoked = 0, 3600, []
-        self.breaks = None
+        self.breaks, self.account = None, b"acc-1"
+        self.asked = []
+        """The refresh tokens that were sent."""
 
     def __call__(self, line: Line) -> None:
         while request := line.request():
@@ -88,11 +90,13 @@ class Rotating:
                 self.revoked.append(form["token"])
                 line.send(sized(2, b"{}"))
             else:
-                line.send(sized(16, b'{"sub": "acc-1"}'))
+                line.send(sized(16, b'{"sub": "%s"}' % self.account))
 
     def issue(self, form: dict[str, str]) -> bytes:
-        if form["grant_type"] == "refresh_token" and form["refresh_token"] != f"rt-{self.number}":
-            return b'{"error": "invalid_grant"}'
+        if form["grant_type"] == "refresh_token":
+            self.asked.append(form["refresh_token"])
+            if form["refresh_token"] != f"rt-{self.number}":
+                return b'{"error": "invalid_grant"}'
         self.number += 1
         tokens = {"access_token": f"at-{self.number}", "refresh_token": f"rt-{self.number}", "expires_in": self.seconds}
         return json.dumps(PLAIN | tokens | {"end": "x" * 200}).encode()
@@ -140,6 +144,36 @@ def test_a_refresh_token_in_a_broken_response_is_not_lost(acme_gateway, acme_pro
     answer = api(alice, f"/connections/{connection}/token")
 
     assert (200, f"at-{acme_provider.number}") == (answer.status_code, answer.json().get("access_token"))
+
+
+@pytest.mark.parametrize("account", [b"acc-1", b"acc-2"])
+@pytest.mark.parametrize("said", [b'"acc-2"', b'""', b"[]", b'"' + b"x" * 300 + b'"'])
+def test_a_refresh_response_for_another_account_is_kept_and_verified_before_a_caller_gets_it(
+    acme_gateway, acme_provider, alice, account, said
+):
+    """
+    Its refresh token is the only valid one, and never the old one is sent again. The provider decides whose tokens they are.
+    """
+    connection = connects_acme(alice)["connection"]
+    expire(acme_gateway, connection)
+    acme_provider.asked.clear()
+    acme_provider.account = account
+    acme_provider.breaks = lambda body: sized(len(body) + 8 + len(said), b'{"sub": ' + said + b"," + body[1:])
+
+    assert 409 == api(alice, f"/connections/{connection}/token").status_code
+
+    deadline = time.monotonic() + 20
+    while "unverified" == (shown := api(alice, f"/connections/{connection}").json())["status"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    acme_provider.account = b"acc-1"
+    assert 1 == len(acme_provider.asked)
+    if account == b"acc-2":
+        assert ("needs_reauthorization", "another_account") == (shown["status"], shown["reason"])
+        return
+    expire(acme_gateway, connection)
+    assert f"at-{acme_provider.number}" == api(alice, f"/connections/{connection}/token").json()["access_token"]
+    assert len(set(acme_provider.asked)) == len(acme_provider.asked) == 2
 
 
 @pytest.mark.parametrize("broken", [lambda _: b"", lambda _: OK, lambda body: sized(len(body), b"")])

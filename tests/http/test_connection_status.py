@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 
+import psycopg
 import pytest
 import requests
+from cryptography.fernet import Fernet
 
 from tests.support.database import rows
 from tests.support.gateway_process import ROOT, fields_in, told
@@ -485,3 +487,47 @@ def test_a_partner_filters_by_status_and_account(gateway, alice):
 
     assert [hers] == [one["id"] for one in found]
     assert 409 == made.asks(gateway, f"/connections/{hers}/token").status_code
+
+
+# -- values that no key decrypts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("column", ["token", "refresh"])
+def test_a_value_that_no_key_decrypts_asks_for_the_operator(gateway, alice, column):
+    """
+    Written by the owner's server: it looks encrypted, and is not ours. Reading and refreshing say so, and the connection can be made again.
+    """
+    hers = alice.connects("google")["connection"]
+    foreign = Fernet(Fernet.generate_key()).encrypt(b"x").decode()
+    [other] = rows(gateway.dsn, "select token from public.provider_data where id = %s", hers)
+    written = [
+        "gAAAA",
+        "gAAAAjunk",
+        "gAAAA\n\t ",
+        "gAAAA" + "ü\u2028" * 9,
+        foreign,
+        foreign[:-9],
+        "gAAAA" + "A" * 2_000_001,
+    ]
+    written += [other] if column == "refresh" else []
+    before = gateway.log.read_text()
+    for value in written:
+        with psycopg.connect(gateway.dsn, autocommit=True) as server:
+            server.execute("set role service_role")
+            server.execute(f"update public.provider_data set {column} = %s where id = %s", (value, hers))
+        expire(gateway, hers, seconds=600 if column == "token" else -1)
+
+        answer = api(alice, f"/connections/{hers}/token")
+
+        assert (500, "secret_unreadable", "operator") == (
+            answer.status_code,
+            *map(answer.json().get, ("code", "remedy")),
+        )
+        assert 200 == api(alice, f"/connections/{hers}").status_code
+        assert api(alice, f"/connections/{hers}/check", "POST").status_code in (429, 500)
+        if column == "refresh":
+            assert 500 == api(alice, f"/connections/{hers}/refresh", "POST").status_code
+    assert "Traceback" not in gateway.log.read_text()[len(before) :]
+    assert "active" == api(alice, f"/connections/{hers}").json()["status"]
+    assert hers == alice.connects("google")["connection"]
+    assert 200 == api(alice, f"/connections/{hers}/token").status_code

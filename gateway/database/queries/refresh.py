@@ -78,12 +78,13 @@ def finish_refresh(
     expires_seconds: float | None,
     refresh_expires_seconds: float | None,
     renewed: bool,
+    doubt: str | None = None,
 ) -> Ending:
     """
     Save the response to that generation's request as the next generation. May be repeated.
 
     Seconds count from now, by the database's clock. `renewed`: the refresh token is a new one. `account`: what the
-    provider said for an unverified connection, which is active then.
+    provider said for an unverified connection, which is active then. `doubt`: why the account has to be verified again.
     """
 
 

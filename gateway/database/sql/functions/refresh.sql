@@ -106,12 +106,13 @@ end $$;
 
 -- Save the response to the request of that generation as the next one. The lease is not checked: the process that holds the response
 -- holds what the provider accepts now, even if another try with the old token was refused meanwhile. Lifetimes come as seconds, since only
--- this clock decides. Without `renewed` the refresh token is the old one, and so is its end unless a new one is given.
+-- this clock decides. Without `renewed` the refresh token is the old one, and so is its end unless a new one is given. With `p_doubt` the
+-- connection is unverified for that reason, and queued: no caller gets the new token before the provider has confirmed its account.
 -- Answers `saved`; `gone`; `reconnected`: the user connected again first; `refreshed`: this response, or another to the same request, is
 -- saved already, so nothing of it may be revoked.
 create or replace function public.gateway_finish_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_token text, p_refresh text, p_seal_id uuid, p_scope text[], p_expires_seconds double precision,
-  p_refresh_expires_seconds double precision, p_renewed boolean, p_account jsonb
+  p_refresh_expires_seconds double precision, p_renewed boolean, p_account jsonb, p_doubt text
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -138,8 +139,8 @@ begin
          refresh_at = gateway.refresh_time(p_refresh is not null, new_expires_at, new_refresh_expires_at), lease_id = null,
          lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null,
          refused_since = null, refusal = null,
-         status = case when x.status = 'unverified' and p_account is null then 'unverified' else 'active' end,
-         reason = case when x.status = 'unverified' and p_account is null then x.reason end,
+         status = case when p_doubt is not null or x.status = 'unverified' and p_account is null then 'unverified' else 'active' end,
+         reason = coalesce(p_doubt, case when x.status = 'unverified' and p_account is null then x.reason end),
          account_id = coalesce(p_account ->> 'id', x.account_id), account_label = coalesce(p_account ->> 'label', x.account_label),
          facts = x.facts || coalesce(p_account -> 'facts', '{}'), updated_at = clock_timestamp()
    where x.id = p_connection_id returning x.* into c;
@@ -153,6 +154,9 @@ begin
   values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));
   if was_held then
     perform gateway.end_incident(c.provider);
+  end if;
+  if p_doubt is not null then
+    insert into gateway.import_queue (id) values (c.id) on conflict on constraint import_queue_pkey do nothing;
   end if;
   return '"saved"';
 end $$;
