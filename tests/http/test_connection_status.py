@@ -492,7 +492,13 @@ def test_a_partner_filters_by_status_and_account(gateway, alice):
 # -- values that no key decrypts -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("column", ["token", "refresh"])
+WRITES = {
+    "token": "update public.provider_data set token = %s where id = %s",
+    "refresh": "update public.provider_data set refresh = %s where id = %s",
+}
+
+
+@pytest.mark.parametrize("column", WRITES)
 def test_a_value_that_no_key_decrypts_asks_for_the_operator(gateway, alice, column):
     """
     Written by the owner's server: it looks encrypted, and is not ours. Reading and refreshing say so, and the connection can be made again.
@@ -514,7 +520,7 @@ def test_a_value_that_no_key_decrypts_asks_for_the_operator(gateway, alice, colu
     for value in written:
         with psycopg.connect(gateway.dsn, autocommit=True) as server:
             server.execute("set role service_role")
-            server.execute(f"update public.provider_data set {column} = %s where id = %s", (value, hers))
+            server.execute(WRITES[column], (value, hers))
         expire(gateway, hers, seconds=600 if column == "token" else -1)
 
         answer = api(alice, f"/connections/{hers}/token")
