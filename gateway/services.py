@@ -103,6 +103,10 @@ class Runtime:
                 raise
             return part
 
+    def seconds_until(self, moment: datetime | None) -> float | None:
+        """For the database to add to its own clock: this process's clock may be wrong."""
+        return None if moment is None else (moment - self.now()).total_seconds()
+
     def redirect_uri(self, provider: Provider) -> str:
         """The redirect URI of a provider."""
         return self.settings.redirect_uri(provider.path, provider.slug)

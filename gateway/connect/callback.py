@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -75,11 +76,12 @@ class Failed(_Ended):
     """The grant could not be revoked: our app may still be installed at the provider."""
 
 
-class _NotSaved(Exception):
-    def __init__(self, error: GatewayError, *, left_installed: bool) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.left_installed = left_installed
+@dataclass(slots=True)
+class _Redeemed:
+    """What became of the code. `left_installed`: its grant was neither saved nor revoked."""
+
+    account_id: str | None = None
+    left_installed: bool = False
 
 
 def finish_connect(
@@ -95,37 +97,33 @@ def finish_connect(
     if not state:
         raise StateInvalid("no state")
     provider = rt.catalog.by_slug(path, slug)
-    with rt.bulkhead.slot(provider.id) if provider else nullcontext():
-        return _finish(rt, provider, state, parameters, session=session, browser=browser)
-
-
-def _finish(
-    rt: Runtime,
-    provider: Provider | None,
-    state: str,
-    parameters: Mapping[str, Sequence[str]],
-    *,
-    session: str,
-    browser: str,
-) -> Connected | Pending | AwaitsPartner | Failed:
-    state_hash = fingerprint(state)
     visitor = {
-        "state_hash": state_hash,
+        "state_hash": fingerprint(state),
         "provider": None if provider is None else provider.id,
         "browser_hash": fingerprint(browser),
         "session_hash": fingerprint(session),
     }
+    with rt.bulkhead.slot(provider.id) if provider else nullcontext():
+        return _finish(rt, visitor, parameters)
+
+
+def _finish(
+    rt: Runtime, visitor: Mapping[str, Any], parameters: Mapping[str, Sequence[str]]
+) -> Connected | Pending | AwaitsPartner | Failed:
     request = _take(rt, visitor)
     if isinstance(request, EarlierVisit):
         return _visited_before(rt, visitor, request)
-    ended = (rt.provider(request.provider), request.return_to, request.display)
+    state_hash, redeemed = visitor["state_hash"], _Redeemed()
     try:
         kept = decrypt_secrets(rt, request.encrypted, state_hash)
-        connection = _redeem(rt, ended[0], request, parameters, kept, state_hash)
-    except _NotSaved as problem:
-        return _failed(rt, ended, problem.error, state_hash, left_installed=problem.left_installed)
+        connection = _redeem(rt, request, parameters, kept, state_hash, redeemed)
     except GatewayError as error:
-        return _failed(rt, ended, error, state_hash, left_installed=False)
+        if not isinstance(error, DatabaseUnavailable):
+            with suppress(GatewayError):  # otherwise the attempt ends by itself
+                drop_authorization(rt.database, state_hash)
+        log.info("connect.failed", provider=request.provider, error=error.slug, reason=str(error), **error.facts())
+        ended = (rt.provider(request.provider), request.return_to, request.display)
+        return Failed(*ended, error, redeemed.left_installed)
     return succeeded(rt, request, kept, connection)
 
 
@@ -171,34 +169,20 @@ def _take(rt: Runtime, visitor: Mapping[str, Any]) -> AuthorizationRequest | Ear
     return taken
 
 
-def _failed(
-    rt: Runtime,
-    ended: tuple[Provider, str | None, Display],
-    error: GatewayError,
-    state_hash: str,
-    *,
-    left_installed: bool,
-) -> Failed:
-    if not isinstance(error, DatabaseUnavailable):
-        with suppress(GatewayError):  # otherwise the attempt ends by itself
-            drop_authorization(rt.database, state_hash)
-    log.info("connect.failed", provider=ended[0].id, error=error.slug, reason=str(error), **error.facts())
-    return Failed(*ended, error, left_installed)
-
-
 def _redeem(
     rt: Runtime,
-    provider: Provider,
     request: AuthorizationRequest,
     parameters: Mapping[str, Sequence[str]],
     kept: RequestSecrets,
     state_hash: str,
+    redeemed: _Redeemed,
 ) -> Connection | None:
     deadline = Deadline.after(EXCHANGE_SECONDS)
-    provider = rt.issuers.complete(provider.filled(kept.fields), deadline)
+    provider = rt.issuers.complete(rt.provider(request.provider).filled(kept.fields), deadline)
     code = protocol.parse_authorization_response(provider, parameters)
     answer = _send_code(rt, provider, code, kept.code_verifier, deadline)
-    with _revoke_unless_saved(rt, provider, request, answer.body, kept.fields, deadline) as redeemed:
+    revoke = partial(revoke_or_queue, rt, provider, user_id=request.user_id, beside=request.has_connection)
+    with _revoke_unless_saved(partial(revoke, deadline=deadline), answer.body, kept.fields, redeemed):
         token = protocol.parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=request.scope)
         account = read_account(rt, provider, token, nonce=kept.nonce, deadline=deadline)
         redeemed.account_id = account.id
@@ -218,36 +202,14 @@ def _send_code(rt: Runtime, provider: Provider, code: str, code_verifier: str, d
     return rt.request_tokens(provider, wire, deadline)
 
 
-@dataclass(slots=True)
-class _Redeemed:
-    account_id: str | None = None
-
-
 @contextmanager
 def _revoke_unless_saved(
-    rt: Runtime,
-    provider: Provider,
-    request: AuthorizationRequest,
-    body: bytes,
-    fields: Mapping[str, str],
-    deadline: Deadline,
-) -> Iterator[_Redeemed]:
+    revoke: Callable[..., bool], body: bytes, fields: Mapping[str, str], redeemed: _Redeemed
+) -> Iterator[None]:
     """The context in which a token response is used. After any failure in it, the tokens in `body` are revoked."""
-    redeemed = _Redeemed()
     try:
-        yield redeemed
-    except Exception as caught:  # noqa: BLE001 - a grant must not stay valid because of a bug
-        error = caught if isinstance(caught, GatewayError) else Unexpected(type(caught).__name__)
-        grant = protocol.find_grant(body)
-        if grant is None:
-            raise error from None
-        revoked = revoke_or_queue(
-            rt,
-            provider,
-            replace(grant, facts=fields),
-            user_id=request.user_id,
-            beside=request.has_connection,
-            account_id=redeemed.account_id,
-            deadline=deadline,
-        )
-        raise _NotSaved(error, left_installed=not revoked) from None
+        yield
+    except Exception as error:  # noqa: BLE001 - a grant must not stay valid because of a bug
+        if grant := protocol.find_grant(body):
+            redeemed.left_installed = not revoke(replace(grant, facts=fields), account_id=redeemed.account_id)
+        raise error if isinstance(error, GatewayError) else Unexpected(type(error).__name__) from None

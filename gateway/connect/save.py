@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
@@ -68,8 +67,8 @@ def save_grant(
             requested_scope=request.scope,
             required_scope=provider.required,
             add_account=request.add_account,
-            expires_seconds=_seconds_until(rt, grant.expires_at),
-            refresh_expires_seconds=_seconds_until(rt, grant.refresh_expires_at),
+            expires_seconds=rt.seconds_until(grant.expires_at),
+            refresh_expires_seconds=rt.seconds_until(grant.refresh_expires_at),
             not_after=request.clock.after(ANSWER_SECONDS),
             state_hash=state_hash,
         )
@@ -82,8 +81,3 @@ def repeat_once(call: Callable[[], _T]) -> _T:
         return call()
     except DatabaseUnavailable:
         return call()
-
-
-def _seconds_until(rt: Runtime, moment: datetime | None) -> float | None:
-    """For the database to add to its own clock: this process's clock may be wrong."""
-    return None if moment is None else (moment - rt.now()).total_seconds()

@@ -11,7 +11,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -183,8 +183,9 @@ def store_response(
     received_at, renewed = datetime.fromisoformat(response["received_at"]), grant.refresh_token is not None
     # RFC 6749 section 6: without a new refresh token the old one stays valid; to have used it may have prolonged it.
     refresh_token = grant.refresh_token or response["sent"]
-    refresh_seconds = _until(grant.refresh_expires_at, received_at) if renewed else provider.refresh_token_seconds
-    age = max(0.0, (rt.now() - received_at).total_seconds())
+    refresh_expires_at = grant.refresh_expires_at
+    if not renewed and provider.refresh_token_seconds:
+        refresh_expires_at = received_at + timedelta(seconds=provider.refresh_token_seconds)
     ending = finish_refresh(
         rt.database,
         connection_id,
@@ -194,8 +195,8 @@ def store_response(
         seal_id=seal_id,
         scope=grant.scope,
         account=None if account is None else {"id": account.id, "label": account.label, "facts": dict(grant.facts)},
-        expires_seconds=_less(_until(grant.expires_at, received_at), age),
-        refresh_expires_seconds=_less(refresh_seconds, age),
+        expires_seconds=rt.seconds_until(grant.expires_at),
+        refresh_expires_seconds=rt.seconds_until(refresh_expires_at),
         renewed=renewed,
         doubt=doubt,
     )
@@ -247,14 +248,6 @@ def _named(rt: Runtime, provider: Provider, answer: protocol.TokenResponse, acco
     except GatewayError:
         return None
     return account if account.id == account_id else None
-
-
-def _until(moment: datetime | None, now: datetime) -> float | None:
-    return None if moment is None else (moment - now).total_seconds()
-
-
-def _less(seconds: float | None, age: float) -> float | None:
-    return None if seconds is None else seconds - age
 
 
 # -- the worker's part -----------------------------------------------------------------------------------------------
@@ -330,7 +323,9 @@ def _record(rt: Runtime, claim: ClaimedRefresh, error: Exception, response: Mapp
     """Record a failure, by who must act; the connection's status afterwards."""
     match error:
         case NeedsReauthorization():
-            return _refused(rt, claim, error)
+            reason = "not_confirmed" if claim.unverified else "grant_refused"
+            reason = str(error) if isinstance(error, _Ended) else reason
+            return _failed(rt, claim, "refused", reason, back_off(claim.failures, error), error)
         case Suspended():
             return _failed(rt, claim, "suspended", error.slug, _SUSPENDED_SECONDS)
         case ClientRejected():
@@ -346,19 +341,6 @@ def _record(rt: Runtime, claim: ClaimedRefresh, error: Exception, response: Mapp
         case _:
             # A bug, perhaps with this connection only: it waits, so that it does not delay others.
             return _failed(rt, claim, "operator", "unexpected", _OPERATOR_SECONDS)
-
-
-def _refused(rt: Runtime, claim: ClaimedRefresh, error: NeedsReauthorization) -> Status | None:
-    """A refusal counts only if the connection is still of that generation: its user may have connected again meanwhile."""
-    try:
-        row = stored_token(rt.database, claim.id)
-    except DatabaseUnavailable:
-        return None  # the refresh is taken up again, and refused again
-    if row is None or row.generation != claim.generation:
-        return None
-    reason = "not_confirmed" if claim.unverified else "grant_refused"
-    reason = str(error) if isinstance(error, _Ended) else reason
-    return _failed(rt, claim, "refused", reason, back_off(claim.failures, error), error)
 
 
 def _failed(
