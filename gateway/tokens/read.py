@@ -33,6 +33,7 @@ from gateway.errors import (
     ProviderUnavailable,
     RateLimited,
     RefreshInProgress,
+    SecretUnreadable,
     Suspended,
 )
 from gateway.http import Deadline
@@ -250,6 +251,10 @@ def _claim_and_refresh(rt: Runtime, row: StoredToken, provider: Provider, most: 
         pause = min(2 * pause, _NEXT_LOOKS_SECONDS)
 
 
+_OPERATORS: Mapping[str, type[GatewayError]] = {error.slug: error for error in (ClientRejected, SecretUnreadable)}
+"""Errors of a refresh for which the operator has to act, not the provider."""
+
+
 def _refusal(found: Obstacle) -> GatewayError:
     """Why no token request may be sent now."""
     error: GatewayError
@@ -258,6 +263,6 @@ def _refusal(found: Obstacle) -> GatewayError:
     elif found.obstacle == "frequent":
         error = RateLimited("the connection was refreshed too often within a minute")
     else:
-        error = ProviderUnavailable("the provider failed a moment ago")
+        error = _OPERATORS.get(found.error or "", ProviderUnavailable)("the last refresh failed a moment ago")
     error.retry_after = found.retry_after
     return error

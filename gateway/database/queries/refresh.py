@@ -43,6 +43,8 @@ class Obstacle:
 
     obstacle: Literal["gone", "moved", "leased", "waiting", "blocked", "frequent"]
     retry_after: float | None = None
+    error: str | None = None
+    """Of the last refresh, where the next one has to wait because it failed."""
 
 
 @sql_function("claim_refresh")

@@ -25,8 +25,8 @@ begin
     'refresh', (select gateway.bounded(d.refresh) from public.provider_data d where d.id = leased.id));
 end $$;
 
--- The right to send one token request, by compare-and-set on the generation, or {"obstacle", "retry_after"}.
---   gone; moved: another generation, or it ended; leased: a process is refreshing it; waiting: the last try failed; blocked: the host
+-- The right to send one token request, by compare-and-set on the generation, or {"obstacle", "retry_after", "error"}.
+--   gone; moved: another generation, or it ended; leased: a process is refreshing it; waiting: the last try failed, with that error; blocked: the host
 --   that began the last try may hold its response; frequent: refreshed `p_most` times within a minute, and its token is still valid.
 create or replace function public.gateway_claim_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_host text, p_lease_seconds double precision, p_block_seconds double precision,
@@ -60,7 +60,9 @@ begin
     until := moment + interval '1 minute';
   end if;
   if obstacle is not null then
-    return jsonb_build_object('obstacle', obstacle, 'retry_after', greatest(1, ceil(extract(epoch from until - moment))));
+    return jsonb_build_object(
+      'obstacle', obstacle, 'retry_after', greatest(1, ceil(extract(epoch from until - moment))), 'error', case obstacle when 'waiting' then (
+        select e.data ->> 'error' from gateway.event e where e.connection_id = c.id and e.type = 'grant.refresh_failed' order by e.at desc limit 1) end);
   end if;
   return gateway.lease_refresh(c, p_host, p_lease_seconds);
 end $$;
