@@ -17,8 +17,7 @@ from gateway.catalog import ENDPOINTS, Provider
 from gateway.errors import GatewayError, IssuerMismatch, ProviderFailed, ProviderGarbled, ProviderUnavailable
 from gateway.http import Bulkhead, Deadline, HttpClient
 from gateway.models import Client
-from gateway.protocol.id_token import parse_id_token
-from gateway.protocol.jwks import PublishedKeys
+from gateway.protocol.id_token import PublishedKeys, key_id_of, parse_id_token
 from gateway.protocol.message import is_temporary, parse_json
 
 METADATA_SECONDS = 3600
@@ -116,11 +115,9 @@ class Issuers:
         deadline: Deadline | None,
     ) -> Mapping[str, Any]:
         """`parse_id_token` with the keys that the provider publishes."""
-
-        def fetch_keys(key_id: str | None) -> PublishedKeys:
-            return self.keys(provider.jwks_uri or "", key_id=key_id, deadline=deadline, provider_id=provider.id)
-
-        return parse_id_token(provider, client, id_token, nonce=nonce, now=now, fetch_keys=fetch_keys)
+        key_id = key_id_of(id_token)
+        keys = self.keys(provider.jwks_uri or "", key_id=key_id, deadline=deadline, provider_id=provider.id)
+        return parse_id_token(provider, client, id_token, keys.of(key_id), nonce=nonce, now=now)
 
     def _fetch_metadata(self, provider: Provider, url: str, deadline: Deadline) -> Mapping[str, Any]:
         try:

@@ -1,22 +1,77 @@
-"""Tokens signed by an issuer: id_tokens (OpenID Connect Core section 3.1.3.7) and other JWTs (RFC 7519, RFC 8725)."""
+"""Tokens signed by an issuer, id_tokens (OpenID Connect Core section 3.1.3.7) and other JWTs (RFC 7519, RFC 8725), and its keys (RFC 7517)."""
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from joserfc import jws, jwt
 from joserfc.errors import JoseError
+from joserfc.jwk import KeySet, KeySetSerialization
 
 from gateway.catalog import Provider
 from gateway.errors import ProviderGarbled
 from gateway.models import Client
-from gateway.protocol.jwks import PublishedKeys
 from gateway.protocol.message import parse_json
 
 CLOCK_SKEW_SECONDS = 60
 _LONGEST_TOKEN = 16_384
+_PUBLIC = ("kty", "kid", "use", "alg", "key_ops", "crv", "n", "e", "x", "y")
+"""The members that verification needs (RFC 7518 section 6). Others, such as certificates, are not read."""
+_LONGEST_MEMBER = 2_732
+"""Base64 characters of 16,384 bits, the largest RSA key that OpenSSL verifies with."""
+_MOST_KEYS = 32
+"""Real sets have two to a dozen keys; importing one takes CPU."""
+_MOST_NAMELESS = 8
+"""Keys that are tried for a token without a key id."""
+
+
+class PublishedKeys:
+    """
+    Asymmetric signing keys; symmetric and unknown ones are left out. False when none is usable.
+
+    Raises ProviderGarbled when the document is not a JWK set.
+    """
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        entries = document.get("keys")
+        if not isinstance(entries, list):
+            raise ProviderGarbled("the key set holds no keys")
+        public = [{name: entry[name] for name in _PUBLIC if name in entry} for entry in entries if _is_sound(entry)]
+        self._keys = [(entry.get("kid"), key) for entry in public[:_MOST_KEYS] for key in _imported(entry).keys]
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def of(self, key_id: str | None) -> KeySet:
+        """
+        The keys of that name, else those without a name, which are known by their thumbprint. For a token without a key id, all
+        keys of a small set: joserfc verifies when only one fits (OpenID Connect Core section 10.1).
+        """
+        if key_id is None:
+            return KeySet([key for _, key in self._keys] if len(self._keys) <= _MOST_NAMELESS else [])
+        named = [key for name, key in self._keys if name == key_id]
+        return KeySet(named or [key for name, key in self._keys if name is None])
+
+    def knows(self, key_id: str) -> bool:
+        """Whether a key has that name, its own or its thumbprint (RFC 7638)."""
+        return any(key.kid == key_id for key in self.of(key_id))
+
+
+def _imported(entry: Mapping[str, Any]) -> KeySet:
+    try:
+        return KeySet.import_key_set(KeySetSerialization(keys=[dict(entry)]))
+    except (JoseError, ValueError, TypeError, KeyError):
+        return KeySet([])
+
+
+def _is_sound(entry: Any) -> bool:
+    """RFC 7518 section 3.3: an RSA modulus has 2048 bits or more, which is 342 characters of base64."""
+    if not isinstance(entry, dict) or entry.get("kty") not in ("RSA", "EC", "OKP") or entry.get("use", "sig") != "sig":
+        return False
+    lengths = [len(str(entry.get(name, ""))) for name in _PUBLIC]
+    return max(lengths) <= _LONGEST_MEMBER and (entry["kty"] != "RSA" or len(str(entry.get("n"))) >= 342)  # noqa: PLR2004
 
 
 def key_id_of(token: str) -> str | None:
@@ -63,22 +118,12 @@ def signed_claims(token: str, keys: Any, algorithms: tuple[str, ...]) -> Mapping
 
 
 def parse_id_token(
-    provider: Provider,
-    client: Client,
-    id_token: str,
-    *,
-    nonce: str,
-    now: float,
-    fetch_keys: Callable[[str | None], PublishedKeys],
+    provider: Provider, client: Client, id_token: str, keys: KeySet, *, nonce: str, now: float
 ) -> Mapping[str, Any]:
     """
-    The claims of an id_token (OpenID Connect Core section 3.1.3.7). Raises ProviderGarbled when a check fails.
-
-    `now`: Unix seconds. `fetch_keys`: the issuer's keys,
-    with the key of that id among them where it exists.
+    The claims of an id_token (OpenID Connect Core section 3.1.3.7). Raises ProviderGarbled when a check fails. `now`: Unix seconds.
     """
-    key_id = key_id_of(id_token)
-    claims = signed_claims(id_token, fetch_keys(key_id).of(key_id), provider.id_token_signing_alg_values)
+    claims = signed_claims(id_token, keys, provider.id_token_signing_alg_values)
     if claims is None:
         raise ProviderGarbled("the id_token's signature does not hold")
     problem = _claims_problem(provider, client, claims, nonce=nonce, now=now)

@@ -17,8 +17,7 @@ from gateway.errors import GatewayError, IssuerMismatch, ProviderGarbled, Provid
 from gateway.http import Deadline, HttpClient, Response
 from gateway.models import Client
 from gateway.protocol.discovery import Issuers
-from gateway.protocol.id_token import key_id_of, signed_claims
-from gateway.protocol.jwks import PublishedKeys
+from gateway.protocol.id_token import PublishedKeys, key_id_of, signed_claims
 from tests.support.scripted_server import answering, listening
 
 ISSUER = "https://login.acme.example"
