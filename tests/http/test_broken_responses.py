@@ -172,7 +172,8 @@ def test_a_refresh_response_for_another_account_is_kept_and_verified_before_a_ca
         assert ("needs_reauthorization", "another_account") == (shown["status"], shown["reason"])
         return
     expire(acme_gateway, connection)
-    assert f"at-{acme_provider.number}" == api(alice, f"/connections/{connection}/token").json()["access_token"]
+    answer = api(alice, f"/connections/{connection}/token")
+    assert f"at-{acme_provider.number}" == answer.json()["access_token"]
     assert len(set(acme_provider.asked)) == len(acme_provider.asked) == 2
 
 
