@@ -2671,8 +2671,8 @@ begin
     'refresh', (select gateway.bounded(d.refresh) from public.provider_data d where d.id = leased.id));
 end $$;
 
--- The right to send one token request, by compare-and-set on the generation, or {"obstacle", "retry_after"}.
---   gone; moved: another generation, or it ended; leased: a process is refreshing it; waiting: the last try failed; blocked: the host
+-- The right to send one token request, by compare-and-set on the generation, or {"obstacle", "retry_after", "error"}.
+--   gone; moved: another generation, or it ended; leased: a process is refreshing it; waiting: the last try failed, with that error; blocked: the host
 --   that began the last try may hold its response; frequent: refreshed `p_most` times within a minute, and its token is still valid.
 create or replace function public.gateway_claim_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_host text, p_lease_seconds double precision, p_block_seconds double precision,
@@ -2706,7 +2706,9 @@ begin
     until := moment + interval '1 minute';
   end if;
   if obstacle is not null then
-    return jsonb_build_object('obstacle', obstacle, 'retry_after', greatest(1, ceil(extract(epoch from until - moment))));
+    return jsonb_build_object(
+      'obstacle', obstacle, 'retry_after', greatest(1, ceil(extract(epoch from until - moment))), 'error', case obstacle when 'waiting' then (
+        select e.data ->> 'error' from gateway.event e where e.connection_id = c.id and e.type = 'grant.refresh_failed' order by e.at desc limit 1) end);
   end if;
   return gateway.lease_refresh(c, p_host, p_lease_seconds);
 end $$;
@@ -2752,12 +2754,13 @@ end $$;
 
 -- Save the response to the request of that generation as the next one. The lease is not checked: the process that holds the response
 -- holds what the provider accepts now, even if another try with the old token was refused meanwhile. Lifetimes come as seconds, since only
--- this clock decides. Without `renewed` the refresh token is the old one, and so is its end unless a new one is given.
+-- this clock decides. Without `renewed` the refresh token is the old one, and so is its end unless a new one is given. With `p_doubt` the
+-- connection is unverified for that reason, and queued: no caller gets the new token before the provider has confirmed its account.
 -- Answers `saved`; `gone`; `reconnected`: the user connected again first; `refreshed`: this response, or another to the same request, is
 -- saved already, so nothing of it may be revoked.
 create or replace function public.gateway_finish_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_token text, p_refresh text, p_seal_id uuid, p_scope text[], p_expires_seconds double precision,
-  p_refresh_expires_seconds double precision, p_renewed boolean, p_account jsonb
+  p_refresh_expires_seconds double precision, p_renewed boolean, p_account jsonb, p_doubt text
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -2784,8 +2787,8 @@ begin
          refresh_at = gateway.refresh_time(p_refresh is not null, new_expires_at, new_refresh_expires_at), lease_id = null,
          lease_until = null, lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null,
          refused_since = null, refusal = null,
-         status = case when x.status = 'unverified' and p_account is null then 'unverified' else 'active' end,
-         reason = case when x.status = 'unverified' and p_account is null then x.reason end,
+         status = case when p_doubt is not null or x.status = 'unverified' and p_account is null then 'unverified' else 'active' end,
+         reason = coalesce(p_doubt, case when x.status = 'unverified' and p_account is null then x.reason end),
          account_id = coalesce(p_account ->> 'id', x.account_id), account_label = coalesce(p_account ->> 'label', x.account_label),
          facts = x.facts || coalesce(p_account -> 'facts', '{}'), updated_at = clock_timestamp()
    where x.id = p_connection_id returning x.* into c;
@@ -2799,6 +2802,9 @@ begin
   values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));
   if was_held then
     perform gateway.end_incident(c.provider);
+  end if;
+  if p_doubt is not null then
+    insert into gateway.import_queue (id) values (c.id) on conflict on constraint import_queue_pkey do nothing;
   end if;
   return '"saved"';
 end $$;
@@ -3838,7 +3844,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'dd0f3b6bf13222d263561573724fe9724f0947918c83d3085a21aef419ea42ff');
-insert into gateway.function_release (sha256) values ('dd0f3b6bf13222d263561573724fe9724f0947918c83d3085a21aef419ea42ff') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'f1c3b9b66b5a9ba395ceb38126bf090bd58314eadc2df785cb10ea019d99b771');
+insert into gateway.function_release (sha256) values ('f1c3b9b66b5a9ba395ceb38126bf090bd58314eadc2df785cb10ea019d99b771') on conflict do nothing;
 
 notify pgrst, 'reload schema';
