@@ -8,6 +8,7 @@ returning user brings the same account; the label is for people.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -20,7 +21,7 @@ from gateway.catalog.provider import places
 from gateway.errors import NeedsReauthorization, ProviderFailed, ProviderGarbled, ProviderUnavailable
 from gateway.http import Deadline, Response
 from gateway.models import Account
-from gateway.protocol import TokenResponse, is_temporary, parse_json, parse_json_value
+from gateway.protocol import TokenResponse, is_temporary, parse_json_value
 from gateway.protocol.id_token import unverified_claims
 from gateway.protocol.refusal import with_facts
 from gateway.services import Runtime
@@ -65,17 +66,20 @@ def read_account(
         if nonce is None
         else _id_token_claims(rt, provider, response, nonce, deadline)
     )
-    lookup = _lookup(provider, response)
-    known: dict[str, Any] = {**response.rest, **claims}
+    learned = dict(provider.learn("response", known := {**response.rest, **claims}))
+    response = TokenResponse(response.grant, {**response.rest, **learned})
+    provider = provider.filled({**known, **learned})
+    lookup, known = _lookup(provider, response), {**known, **learned}
     named = _account_id(known, lookup.id)
     if lookup.url:
         info = _account_info(rt, provider, lookup.url, response, deadline, is_optional=named is not None)
         _check_info(lookup, info, claims, named)
+        learned |= provider.learn("response", info)
         known = {**known, **info, **claims}
     account_id = _account_id(known, lookup.id)
     if account_id is None:
         raise ProviderGarbled("the provider names no account")
-    return Account(account_id, _label(known, lookup) or account_id)
+    return Account(account_id, _label(known, lookup) or account_id, learned)
 
 
 def confirm_account(
@@ -86,6 +90,7 @@ def confirm_account(
 
     `account_id`: it has to be that one. `response.rest` only says where to ask. Raises NotConfirmed and what the endpoint raises.
     """
+    provider = provider.filled(response.rest)
     lookup = _lookup(provider, response)
     if account_id is not None and len(lookup.id) == 1:
         response = TokenResponse(response.grant, {**response.rest, lookup.id[0]: account_id})
@@ -102,7 +107,7 @@ def confirm_account(
         raise NotConfirmed(
             "not_confirmed", f"the provider does not say that the token belongs to this account ({found.status})"
         )
-    info = parse_json(found.body)
+    info = _parse(found.body)
     named = _account_id(info, lookup.answered or lookup.id)
     if named is None:
         if provider.openid and lookup.id != ("sub",):
@@ -240,7 +245,7 @@ def _account_info(
         found = _fetch(rt, provider, url, response, deadline.within(NAME_SECONDS) if is_optional else deadline)
         if found.status != 200:  # noqa: PLR2004
             raise with_facts(ProviderGarbled(f"the account endpoint answers {found.status}"), found.status, ())
-        return parse_json(found.body)
+        return _parse(found.body)
     except ProviderFailed as error:
         if not is_optional:
             raise
@@ -258,15 +263,31 @@ def _check_info(lookup: AccountLookup, info: Mapping[str, Any], claims: Mapping[
 
 
 def _fetch(rt: Runtime, provider: Provider, url: str, response: TokenResponse, deadline: Deadline) -> Response:
+    placement = provider.userinfo_token_placement or provider.token_placement
     headers = {
         "Accept": "application/json",
         **provider.headers,
-        **provider.token_placement.headers(response.grant.access_token),
+        **placement.headers(response.grant.access_token),
     }
-    url = provider.token_placement.url(url, response.grant.access_token)
-    found = rt.http.request("GET", url, headers=headers, deadline=deadline, provider=provider.id)
+    url = placement.url(url, response.grant.access_token)
+    method, body = ("POST", provider.userinfo_body) if provider.userinfo_body else ("GET", None)
+    headers |= {"Content-Type": "application/json"} if body else {}
+    found = rt.http.request(method, url, headers=headers, body=body, deadline=deadline, provider=provider.id)
     if is_temporary(found.status):
         raise with_facts(ProviderUnavailable(f"the account endpoint answers {found.status}"), found.status, ())
+    is_refused = found.status in provider.refused_statuses
+    if found.status == 200 and provider.valid_path:  # noqa: PLR2004
+        is_refused = not _at(_parse(found.body), provider.valid_path)
+    return replace(found, status=401) if is_refused else found
+
+
+def _parse(body: bytes) -> Mapping[str, Any]:
+    """The response of an account endpoint; of a list, the items by their numbers."""
+    found = parse_json_value(body)
+    if isinstance(found, list):
+        found = {str(number): item for number, item in enumerate(found)}
+    if not isinstance(found, dict):
+        raise ProviderGarbled("the response is not a JSON object")
     return found
 
 

@@ -55,6 +55,8 @@ class Account:
 
     id: str
     label: str
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was learned with it about the addresses of its API."""
 
 
 @dataclass(frozen=True, slots=True)

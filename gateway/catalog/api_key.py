@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import StringConstraints, model_validator
 
-from gateway.catalog.provider import DottedPath, Entry, TokenPlacement, fill, places
+from gateway.catalog.provider import Entry, TokenPlacement, fill, places
 
 KEY_HASH = "{key_hash}"
 """As the id of an account: a keyed hash of the credential, for a provider that names no account. A new key is then a new account."""
@@ -29,10 +29,7 @@ class ApiKeyProvider(Entry):
     """Where the provider shows its users their key."""
     key_help: Annotated[str, StringConstraints(max_length=120)] = ""
     """The way to the key in the provider's own menus."""
-    valid_path: DottedPath | None = None
-    """Where the response that verifies a key says that the key works: a value that is neither missing, false nor empty."""
     refused_statuses: tuple[int, ...] = (401, 403)
-    """Of the response, for a key that does not work. Other statuses but 200 say nothing about the key."""
     test_mode_words: tuple[str, ...] = ()
     """Words of a refusal of a key of the provider's test mode."""
 

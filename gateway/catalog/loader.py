@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, TypeAdapter, ValidationError
 
 from gateway.catalog.api_key import ApiKeyProvider
-from gateway.catalog.provider import ENDPOINTS, Provider
+from gateway.catalog.provider import ENDPOINTS, Provider, places
 from gateway.errors import SettingsRefused
 from gateway.settings import is_loopback
 
@@ -87,19 +87,21 @@ def _checked(
     except ValidationError as refused:
         return None, [_sentence(error) for error in refused.errors(include_url=False, include_input=False)]
     urls = [(name, getattr(checked, name, None)) for name in ("issuer", "discovery_url", *ENDPOINTS, "api_base_url")]
+    if isinstance(checked, Provider):
+        starts = {name for _, url in urls if url and url.startswith("{") for name in places(url[: url.index("}") + 1])}
+        urls += [(name, part.pattern.replace("\\", "")) for name, part in checked.values.items() if name in starts]
     wrong = [
         f"{name} {fault}"
         for name, url in urls
-        if url and (fault := _url_problem(url, allow_private_hosts=allow_private_hosts))
+        if url and not url.startswith("{") and (fault := _url_problem(url, allow_private_hosts=allow_private_hosts))
     ]
     return checked, wrong
 
 
 def _url_problem(url: str, *, allow_private_hosts: bool) -> str | None:
-    parts = urlsplit(url)
-    if parts.scheme == "https":
+    if url.startswith("https://"):
         return None
-    if allow_private_hosts and is_loopback(parts.hostname or ""):
+    if allow_private_hosts and url.startswith("http://") and is_loopback(urlsplit(url).hostname or ""):
         return None
     return "is plain http: only https is spoken, except to loopback with GATEWAY_ALLOW_PRIVATE_HOSTS=1"
 

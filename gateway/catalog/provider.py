@@ -12,19 +12,24 @@ from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from gateway.catalog.deviations import DEVIATIONS, Deviation
+from gateway.errors import ProviderGarbled
 
 TYPES: Mapping[int, str] = {1: "crm", 2: "email", 3: "phone", 4: "apps"}
 """The provider types and the first path segment of each: the owner's three (1 is HighLevel alone), and 4 for other CRMs and business tools."""
 
 Url = Annotated[
-    str, StringConstraints(pattern=r"^https?://[A-Za-z0-9._:*\[\]{}-]+([/?][!$-;=?A-\[\]^-~]*)?$", max_length=2000)
+    str,
+    StringConstraints(
+        pattern=r"^(https?://[A-Za-z0-9._:*\[\]{}-]+|\{[a-z_]+\})([/?][!$-;=?A-\[\]^-~]*)?$", max_length=2000
+    ),
 ]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 DottedPath = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Paths = tuple[DottedPath, ...]
+AuthMethod = Literal["client_secret_post", "client_secret_basic", "none", "private_key_jwt"]
 
 ENDPOINTS = (
     "authorization_endpoint",
@@ -110,19 +115,30 @@ def fill_known(template: str, values: Mapping[str, str]) -> str:
     return _PLACE.sub(lambda found: values.get(found[1], found[0]), template)
 
 
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+
+
 class FormField(BaseModel):
     """What a user has to enter on the connect page. What is no secret is a fact of the connection, for URLs and other templates."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     label: Annotated[str, StringConstraints(min_length=1, max_length=60)]
-    pattern: str = ""
+    pattern: Pattern = ""
     """Of the whole value. By default what a URL may hold unencoded; for a secret, printable ASCII."""
     secret: bool = False
     example: Annotated[str, StringConstraints(max_length=80)] = ""
     options: Mapping[str, str] = Field(default_factory=dict)
     """The values to choose from, each with its label."""
-    test_pattern: str = r"(?i)(.*[_-])?(test|sandbox)[_-].*"
+    test_pattern: Pattern = r"(?i)(.*[_-])?(test|sandbox)[_-].*"
     """The form of a key of the provider's test mode, which is refused."""
 
     @model_validator(mode="before")
@@ -136,14 +152,22 @@ class FormField(BaseModel):
         """Whether it is a value of this field."""
         return isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
 
-    @field_validator("pattern", "test_pattern")
-    @classmethod
-    def _compiles(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"is no regular expression: {error}") from None
-        return value
+
+class LearnedValue(BaseModel):
+    """
+    A part of the addresses that the provider names for each account: `{name}` in a URL, as are the named groups of `pattern`.
+
+    The whole value has to match, since tokens and the client secret are sent there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Literal["callback", "response"] = "response"
+    """The callback's query; or the token response, the id_token and the account endpoint."""
+    field: str = ""
+    """Its name there, if it is another."""
+    pattern: Pattern
+    default: str | None = None
 
 
 class Entry(BaseModel):
@@ -155,10 +179,24 @@ class Entry(BaseModel):
     name: Annotated[str, StringConstraints(min_length=1, max_length=60)]
     type: Literal[1, 2, 3, 4]
     docs_url: Url | None = None
+    registration_url: Url | None = None
+    """Where an operator registers."""
+    notes: str = ""
+    """What an operator should know; a sentence a line."""
+    differs: Mapping[str, str] = Field(default_factory=dict)
+    """Why a key is not what the sources in witnesses.toml say."""
     accounts: Literal["one", "many"] = "one"
     slug: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)] = ""
     account: AccountRule = AccountRule(id=("sub",), label=("email",))
     userinfo_endpoint: Url | None = None
+    userinfo_body: str | None = None
+    """JSON: the account is asked for by POST."""
+    userinfo_token_placement: TokenPlacement | None = None
+    """Where the account endpoint wants the token elsewhere than the API."""
+    refused_statuses: tuple[int, ...] = (401,)
+    """Of the account endpoint, for a credential that does not work. Other statuses but 200 say nothing about it."""
+    valid_path: DottedPath | None = None
+    """Where a response with status 200 shows that the credential works: a value that is neither missing, false nor empty."""
     api_base_url: Url | None = None
     headers: Mapping[str, str] = Field(default_factory=dict)
     """Sent with every API call there."""
@@ -186,9 +224,13 @@ class Entry(BaseModel):
         """The kind of a connection's account, where the provider has several."""
         return next(filter(None, (each.account_kind(facts) for each in self.deviations)), None)
 
+    def known(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What may be put into addresses."""
+        return facts
+
     def api(self, facts: Mapping[str, Any]) -> tuple[str | None, Mapping[str, str]]:
         """The base URL and the further headers of API calls for a connection."""
-        base = self.api_base_url and fill(self.api_base_url, facts)
+        base = self.api_base_url and fill(self.api_base_url, self.known(facts))
         headers = {name: filled for name, value in self.headers.items() if (filled := fill(value, facts)) is not None}
         return base, headers
 
@@ -219,6 +261,7 @@ class Provider(Entry):
     """A provider that speaks OAuth 2.0."""
 
     auth: Literal["oauth2"] = "oauth2"
+    values: Mapping[Name, LearnedValue] = Field(default_factory=dict)
     issuer: Url | None = None
     authorization_response_iss_parameter_supported: bool = False
     issuer_pattern: str | None = None
@@ -228,9 +271,16 @@ class Provider(Entry):
     token_endpoint: Url | None = None
     revocation_endpoint: Url | None = None
     jwks_uri: Url | None = None
-    token_endpoint_auth_method: Literal["client_secret_post", "client_secret_basic", "none", "private_key_jwt"] = (
-        "client_secret_basic"  # noqa: S105 - a method's name (RFC 7591 section 2)
-    )
+    token_endpoint_auth_method: AuthMethod = "client_secret_basic"  # noqa: S105 - a method's name (RFC 7591 section 2)
+    refresh_auth_method: AuthMethod | None = None
+    """For a refresh, where it differs from the one for a code."""
+    revocation_endpoint_auth_method: AuthMethod | Literal["bearer"] | None = None
+    """The same for a revocation; `bearer`: the token itself in place of the client's authentication and of the form."""
+    revocation_tokens: tuple[Literal["refresh_token", "access_token"], ...] = ("refresh_token", "access_token")
+    """The tokens that a revocation has to send, in this order."""
+    revocation_parameter: Literal["token", "access_token"] = "token"
+    json_token_requests: bool = False
+    response_type: Literal["code", "auth_code"] = "code"
     scope: tuple[str, ...] = ()
     required_scope: tuple[str, ...] | None = None
     """What a connection needs, as the provider names it when granted; None: every scope that is asked for, but for those about identity."""
@@ -266,6 +316,12 @@ class Provider(Entry):
     """The largest token response."""
     replay_seconds: int = Field(default=0, ge=0)
     """How long the provider answers a used refresh token with the same new one; 0: not known to do so."""
+    access_token_seconds: int | None = Field(default=None, gt=0)
+    """How long an access token is valid, where responses do not say."""
+    refresh_ends_access_token: bool = False
+    """A refresh ends the access tokens that were handed out before: it is done when the token ends, not earlier."""
+    discovery: bool = True
+    """False: the documents below the well-known addresses of `issuer` are another service's."""
     refresh_token_seconds: int | None = Field(default=None, gt=0)
     """How long an unused refresh token is valid, where the provider documents it and its responses do not say."""
 
@@ -279,11 +335,33 @@ class Provider(Entry):
         """The required scopes that a connection lacks."""
         return tuple(name for name in self.required if name not in granted)
 
-    def filled(self, values: Mapping[str, Any]) -> Self:
-        """With the fields of a connection in its endpoints, scopes and parameters, for a provider that asks for some."""
-        if not self.fields:
+    @property
+    def _parts(self) -> Mapping[str, FormField | LearnedValue]:
+        return {**self.fields, **self.values}
+
+    def known(self, facts: Mapping[str, Any]) -> Mapping[str, str]:
+        """The fields and learned values that match their patterns, and the named groups of these."""
+        found: dict[str, str] = {}
+        for name, part in self._parts.items():
+            text = facts.get(name, getattr(part, "default", None))
+            if isinstance(text, str) and (match := re.fullmatch(part.pattern, text)):
+                found |= {name: text, **match.groupdict("")}
+        return found
+
+    def learn(self, source: Literal["callback", "response"], given: Mapping[str, Any]) -> Mapping[str, str]:
+        """The learned values in a response. Raises ProviderGarbled for one that does not match: it could be any address."""
+        named = {name: given.get(each.field or name) for name, each in self.values.items() if each.source == source}
+        found = {name: str(value) for name, value in named.items() if value is not None}
+        wrong = [name for name, value in found.items() if not re.fullmatch(self.values[name].pattern, value)]
+        if needed := [name for name in wrong if source == "callback" or self.values[name].default is None]:
+            raise ProviderGarbled(f"{needed[0]} is not an address of the provider")
+        return {name: value for name, value in found.items() if name not in wrong}
+
+    def filled(self, facts: Mapping[str, Any]) -> Self:
+        """With what is known of a connection in its endpoints, scopes and parameters, for a provider whose addresses differ."""
+        if not self.fields and not self.values:
             return self
-        known = {name: values[name] for name in self.fields if isinstance(values.get(name), str)}
+        known = self.known(facts)
         names = ("issuer", "discovery_url", *ENDPOINTS)
         return self.model_copy(
             update={name: fill_known(url, known) for name in names if (url := getattr(self, name))}
@@ -341,9 +419,19 @@ class Provider(Entry):
             raise ValueError(
                 f"{', '.join(self.missing_endpoints())} is missing, and there is no issuer to discover it from"
             )
+        known = {
+            *self._parts,
+            *(group for part in self._parts.values() for group in re.compile(part.pattern).groupindex),
+        }
+        urls = filter(None, (self.api_base_url, *(getattr(self, name) for name in ENDPOINTS)))
+        if unknown := {name for text in (*urls, *self.scope) for name in places(text)} - known:
+            raise ValueError(f"{', '.join(sorted(unknown))} is in braces, and neither in fields nor in values")
+        if taken := _OURS & known:
+            raise ValueError(f"{', '.join(sorted(taken))} is the name of something else in provider_data")
         return self
 
 
+_OURS = frozenset({"account", "scope", "status", "reason"})
 _IDENTITY_SCOPES = frozenset({"openid", "profile", "email", "offline_access"})
 """OpenID Connect Core sections 5.4 and 11: providers leave them out of what they grant, or rename them."""
 _PROTOCOL_PARAMETERS = frozenset({

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import threading
@@ -131,13 +132,20 @@ def command_settings(data: Path, settings: dict[str, str]) -> Path:
 def rehosted(provider: AnyEntry, sandbox: str) -> str:
     """A TOML table that changes every URL of `provider` to `<sandbox>/<id>/…`; a host that depends on the account becomes part of the path."""
     lines = [f"[{provider.id}]"]
+    base = f"{sandbox}/{provider.id}"
     for name in ("issuer", "issuer_pattern", "discovery_url", *ENDPOINTS, "api_base_url", "installed_apps_url"):
         url = getattr(provider, name, None)
-        if url:
+        if url and not url.startswith("{"):
             parts = urlsplit(url)
             host, query = f"/{parts.netloc}" * ("{" in parts.netloc), f"?{parts.query}" * bool(parts.query)
-            lines.append(f'{name} = "{sandbox}/{provider.id}{host}{parts.path}{query}"')
-    lines += ["login_origins = []"] if isinstance(provider, Provider) else []
+            lines.append(f'{name} = "{base}{host}{parts.path}{query}"')
+    if isinstance(provider, Provider):
+        lines += ["login_origins = []"]
+        for name, value in provider.values.items():
+            moved = value.model_dump(exclude_none=True)
+            moved["pattern"] = value.pattern.replace("https://", f"{re.escape(base)}/")
+            moved |= {"default": value.default.replace("https://", f"{base}/")} if value.default else {}
+            lines += [f"[{provider.id}.values.{name}]", *(f"{key} = {json.dumps(each)}" for key, each in moved.items())]
     return "\n".join([*lines, "", ""])
 
 

@@ -23,6 +23,7 @@ from gateway.cli.context import (
     starting_settings,
     uses_embedded,
 )
+from gateway.cli.witnesses import status, tokens
 from gateway.doctor import Finding
 from gateway.errors import DatabaseUnavailable, SettingsRefused
 from gateway.services import build_runtime
@@ -94,6 +95,7 @@ def providers_list() -> Report:
                 "type": provider.type,
                 "enabled": (missing := _missing(provider, settings)) is None,
                 "missing": missing,
+                "status": status(provider),
                 "redirect_uri": settings.redirect_uri(provider.path, provider.slug)
                 if isinstance(provider, Provider)
                 else None,
@@ -116,9 +118,13 @@ def _missing(provider: AnyEntry, settings: Settings) -> str | None:
 @providers.command("show")
 @click.argument("provider_id")
 def providers_show(provider_id: str) -> None:
-    """One provider, as the catalogue and your own files define it."""
+    """One provider, as the catalogue and your own files define it, and how far sources agree on it."""
     provider = checked_providers([provider_id]).entries[provider_id]
-    click.echo(provider.model_dump_json(indent=2, exclude_defaults=True))
+    found = {"status": status(provider), **provider.model_dump(mode="json", exclude_defaults=True)}
+    if isinstance(provider, Provider):
+        found["redirect_uri"] = read_settings().redirect_uri(provider.path, provider.slug)
+        found["tokens"] = " ".join(tokens(provider))
+    click.echo(json.dumps(found, indent=2, ensure_ascii=False))
 
 
 @providers.command("check")

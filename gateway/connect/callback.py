@@ -178,16 +178,20 @@ def _redeem(
     redeemed: _Redeemed,
 ) -> Connection | None:
     deadline = Deadline.after(EXCHANGE_SECONDS)
-    provider = rt.issuers.complete(rt.provider(request.provider).filled(kept.fields), deadline)
-    code = protocol.parse_authorization_response(provider, parameters)
+    entry = rt.provider(request.provider)
+    asked = rt.issuers.complete(entry.filled(kept.fields), deadline)
+    code = protocol.parse_authorization_response(asked, parameters)
+    facts = {**kept.fields, **entry.learn("callback", {name: values[0] for name, values in parameters.items()})}
+    provider = rt.issuers.complete(entry.filled(facts), deadline)
     answer = _send_code(rt, provider, code, kept.code_verifier, deadline)
     revoke = partial(revoke_or_queue, rt, provider, user_id=request.user_id, beside=request.has_connection)
-    with _revoke_unless_saved(partial(revoke, deadline=deadline), answer.body, kept.fields, redeemed):
+    with _revoke_unless_saved(partial(revoke, deadline=deadline), answer.body, facts, redeemed):
         token = protocol.parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=request.scope)
+        token = protocol.TokenResponse(token.grant, {**token.rest, **facts})
         account = read_account(rt, provider, token, nonce=kept.nonce, deadline=deadline)
         redeemed.account_id = account.id
         confirmation = None if request.is_signed_in else kept.confirmation
-        grant = replace(token.grant, facts={**token.grant.facts, **kept.fields})
+        grant = replace(token.grant, facts={**token.grant.facts, **facts, **account.facts})
         return save_grant(rt, provider, request, grant, account, state_hash=state_hash, confirmation=confirmation)
 
 

@@ -70,8 +70,8 @@ def _ask(rt: Runtime, connection: Connection) -> tuple[int, CheckOutcome, Accoun
     except NotConfirmed as refusal:
         is_garbled = refusal.reason in ("not_confirmed", "not_named")
         outcome = _OUTCOMES.get(refusal.reason, "unknown")
-        if refusal.reason == "token_refused" and isinstance(rt.catalog.get(connection.provider), ApiKeyProvider):
-            outcome = "refused"  # a key is the grant itself
+        if refusal.reason == "token_refused" and not connection.refreshable:
+            outcome = "refused"  # a key, and a token without a refresh token, are the grant itself
         return generation, outcome, ProviderGarbled(str(refusal)) if is_garbled else None
     except Suspended:
         return generation, "suspended", None

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import structlog
 
 from gateway.account import NotConfirmed, confirm_account, confirm_key
-from gateway.catalog import AnyEntry, ApiKeyProvider
+from gateway.catalog import AnyEntry, ApiKeyProvider, Provider
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries import imports
 from gateway.database.queries.imports import ImportRow, QueuedRow
@@ -184,6 +184,8 @@ def _hints(provider: AnyEntry, row: ImportRow) -> Mapping[str, Any]:
     if row.seal_id is not None:
         return known  # the facts of the connection
     facts = {name: fact for name in provider.facts if (fact := parse_fact(known.get(name))) is not None}
+    if isinstance(provider, Provider):
+        return facts | dict(provider.known(known))
     return facts | {name: known[name] for name, field in provider.fields.items() if field.matches(known.get(name))}
 
 

@@ -130,14 +130,18 @@ def _revoke(rt: Runtime, queued: Revocation, deadline: Deadline) -> Revoked:
 
 
 def _send(rt: Runtime, provider: Provider, grant: Revocation, deadline: Deadline) -> None:
-    """Revoke both tokens, the refresh token first: RFC 7009 section 2.1 lets a server end the access token with it."""
-    for token, hint in ((grant.refresh, "refresh_token"), (grant.token, "access_token")):
-        if token is None:
-            continue
+    """
+    Revoke both tokens, the refresh token first: RFC 7009 section 2.1 lets a server end the access token with it. After that, a refusal of the
+    access token says that it has ended.
+    """
+    tokens = {"refresh_token": grant.refresh, "access_token": grant.token}
+    sent = [(hint, token) for hint in provider.revocation_tokens if (token := tokens[hint])]
+    for number, (hint, token) in enumerate(sent):
         wire = protocol.build_revocation_request(provider, rt.clients[provider.id], token=token, hint=hint)
         answer = rt.http.request(
             wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline, provider=provider.id
         )
-        protocol.parse_revocation_response(provider, answer.status, answer.body)
+        if not (number and 400 <= answer.status < 500):  # noqa: PLR2004 - RFC 9110 section 15.5
+            protocol.parse_revocation_response(provider, answer.status, answer.body)
         if provider.revocation_ends == "account":
             return

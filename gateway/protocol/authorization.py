@@ -16,7 +16,7 @@ from gateway.protocol.message import is_visible_ascii
 from gateway.protocol.refusal import error_for_cancel
 
 _LONGEST_CODE = 4096
-_BESIDE_ERROR = ("error_reason", "error_subcode", "reason")
+_BESIDE_ERROR = ("error_reason", "error_subcode", "reason", "response")
 _NO_CODE = frozenset({"denied", "cancelled", "canceled", "cancel"})
 """Parameters in place of a code and an error."""
 
@@ -30,6 +30,7 @@ def build_authorization_request(
         client.client_id,
         redirect_uri,
         provider.scope_separator.join(provider.scope),
+        provider.response_type,
         tuple(provider.authorization_params.items()),
     )
     # The rest is URL-safe base64 and needs no encoding.
@@ -42,10 +43,15 @@ def build_authorization_request(
 
 @lru_cache(maxsize=256)
 def _constant_part(
-    endpoint: str, client_id: str, redirect_uri: str, scope: str, params: tuple[tuple[str, str], ...]
+    endpoint: str,
+    client_id: str,
+    redirect_uri: str,
+    scope: str,
+    response_type: str,
+    params: tuple[tuple[str, str], ...],
 ) -> str:
     url: str = prepare_grant_uri(
-        endpoint, client_id, "code", redirect_uri=redirect_uri, scope=scope or None, **dict(params)
+        endpoint, client_id, response_type, redirect_uri=redirect_uri, scope=scope or None, **dict(params)
     )
     return url
 

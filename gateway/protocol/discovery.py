@@ -65,7 +65,11 @@ class Issuers:
         `needed`: endpoints that the caller needs besides those of every flow. Raises IssuerMismatch when the metadata is another
         issuer's (RFC 8414 section 3.3), ProviderUnavailable or ProviderGarbled when it cannot be had.
         """
-        if not (provider.issuer or provider.discovery_url) or all(getattr(provider, name) for name in ENDPOINTS):
+        if (
+            not provider.discovery
+            or not (provider.issuer or provider.discovery_url)
+            or all(getattr(provider, name) for name in ENDPOINTS)
+        ):
             return provider
         is_needed = bool(provider.missing_endpoints()) or any(getattr(provider, name) is None for name in needed)
         if not is_needed:

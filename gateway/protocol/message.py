@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote_plus
+from urllib.parse import parse_qsl, quote_plus
 
 from authlib.oauth2.auth import ClientAuth
 from authlib.oauth2.rfc7523 import PrivateKeyJWT
@@ -32,9 +32,11 @@ class HttpRequest:
     body: str | None = field(default=None, repr=False)
 
 
-def authenticated_post(provider: Provider, client: Client, url: str, body: str) -> HttpRequest:
-    """A form with the client's authentication (RFC 6749 section 2.3, RFC 7523 section 2.2)."""
-    method = provider.token_endpoint_auth_method
+def authenticated_post(
+    provider: Provider, client: Client, url: str, body: str, *, method: str | None = None, as_json: bool = False
+) -> HttpRequest:
+    """A form with the client's authentication (RFC 6749 section 2.3, RFC 7523 section 2.2); `method`: another than the token endpoint's."""
+    method = method or provider.token_endpoint_auth_method
     headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
     if method == "private_key_jwt":
         # The audience is only the issuer, where it is known, so that no other server can replay the assertion.
@@ -46,6 +48,8 @@ def authenticated_post(provider: Provider, client: Client, url: str, body: str) 
     else:
         auth = ClientAuth(client.client_id, client.client_secret, method)
     url, headers, body = auth.prepare("POST", url, headers, body)  # type: ignore[no-untyped-call]
+    if as_json:
+        headers, body = headers | {"Content-Type": "application/json"}, json.dumps(dict(parse_qsl(body)))
     return HttpRequest("POST", url, headers, body)
 
 

@@ -13,8 +13,11 @@ from gateway.protocol.refusal import error_names, is_dead_grant
 
 def build_revocation_request(provider: Provider, client: Client, *, token: str, hint: str) -> HttpRequest:
     """RFC 7009 section 2.1. `hint`: `refresh_token` or `access_token`."""
-    body = f"token={quote_plus(token)}&token_type_hint={hint}"
-    return authenticated_post(provider, client, provider.revocation_endpoint or "", body)
+    url, method = provider.revocation_endpoint or "", provider.revocation_endpoint_auth_method
+    if method == "bearer":
+        return HttpRequest("POST", url, {"Accept": "application/json", "Authorization": f"Bearer {token}"})
+    body = f"{provider.revocation_parameter}={quote_plus(token)}&token_type_hint={hint}"
+    return authenticated_post(provider, client, url, body, method=method)
 
 
 def parse_revocation_response(provider: Provider, status: int, body: bytes) -> None:

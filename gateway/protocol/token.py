@@ -70,7 +70,9 @@ def build_code_request(
     body = prepare_token_request(
         "authorization_code", redirect_uri=redirect_uri, code=code, **verifier, **provider.token_params
     )
-    return authenticated_post(provider, client, provider.token_endpoint or "", body)
+    return authenticated_post(
+        provider, client, provider.token_endpoint or "", body, as_json=provider.json_token_requests
+    )
 
 
 def build_refresh_request(
@@ -84,7 +86,8 @@ def build_refresh_request(
         if all(part[1] is None or part[1] in known for part in Formatter().parse(value))
     }
     body = prepare_token_request("refresh_token", refresh_token=refresh_token, **params)
-    return authenticated_post(provider, client, provider.token_endpoint or "", body)
+    url, method = provider.token_endpoint or "", provider.refresh_auth_method
+    return authenticated_post(provider, client, url, body, method=method, as_json=provider.json_token_requests)
 
 
 def parse_token_response(
@@ -121,7 +124,7 @@ def parse_token_response(
         refresh_token=refresh_token,
         token_type="Bearer",  # noqa: S106 - RFC 6750
         scope=_granted_scope(provider, response.get("scope"), scope),
-        expires_at=_after(now, _seconds(response.get("expires_in"))),
+        expires_at=_after(now, _seconds(response.get("expires_in", provider.access_token_seconds))),
         refresh_expires_at=_refresh_expiry(provider, now, response) if refresh_token else None,
         id_token=id_token.strip() or None if isinstance(id_token, str) else None,
         facts={name: fact for name in provider.facts if (fact := parse_fact(response.get(name))) is not None},

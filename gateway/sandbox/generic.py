@@ -11,7 +11,7 @@ refused. Each account response has a planted secret, which the gateway must not 
 - `refresh`: `rotates`, `old_valid`, `stable` or `none`; `refresh_ends_access`; `throttle_seconds`: between two token requests of an account
 - `access_seconds`: 0 is sent as 0; without it the response has no `expires_in`
 - `callback`, `answer`: further fields of the authorization and of the token response
-- `account_scheme`, `account_body` (words of a POST), `account_answer`, `account_dead` (a response with status 200 to a dead token)
+- `account_scheme`, `account_query` (the parameter with the token), `account_body` (words of a POST), `account_answer`, `account_dead` (a response with status 200 to a dead token)
 - `revokes`: the kinds of token that may be revoked; `revoke_param`; `revoke_again`: the status for a token that has ended
 - `fields`: what a user enters before the redirect; only tests read it
 
@@ -89,7 +89,6 @@ class Generic:
     def __init__(self, state: State, provider: str) -> None:
         self.state, self.provider, self.table = state, provider, TABLES[provider]
         self.stage = Stage(provider, str(self.table.get("name", provider)), ACCOUNTS)
-        self._last: dict[str, float] = {}
 
     # -- authorization -----------------------------------------------------------------------------------------------
 
@@ -177,10 +176,10 @@ class Generic:
         return self._issued(used.session, used.refresh_token if self.table["refresh"] == "stable" else None, None)
 
     def _throttle(self, account: Account) -> None:
-        seconds, now = self.table.get("throttle_seconds", 0), self.state.now()
-        if now - self._last.get(account.id, -1e9) < seconds:
+        calls, now = self.state.calls[f"{self.provider} {account.id}"], self.state.now()
+        if calls and now - calls[-1] < self.table.get("throttle_seconds", 0):
             raise Refused("too_many_requests", "one token a minute", 429)
-        self._last[account.id] = now
+        calls.append(now)
 
     def _issued(self, session: Session, kept: str | None, code: Code | None) -> dict[str, Any]:
         table, lifetime = self.table, self.table.get("access_seconds")
@@ -211,7 +210,10 @@ class Generic:
 
     def account(self) -> Response:
         """Whose token it is, with a planted secret."""
+        query = self.table.get("account_query")
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if query:
+            scheme, token = "Bearer" if query in request.args else "", request.args.get(query, "")
         pair = self.state.bearer(self.provider, token)
         words = self.table.get("account_body", "")
         if scheme != self.table.get("account_scheme", "Bearer") or words not in request.get_data(as_text=True):

@@ -1,7 +1,7 @@
 """
 Simulates Zoom: zoom.us and api.zoom.us.
 
-Basic authentication; scopes belong to the app; the refresh token rotates and the old one ends at once; a new authorization by the same
+Basic authentication; scopes belong to the app; only an access token can be revoked; the refresh token rotates and the old one ends at once; a new authorization by the same
 user ends every earlier token; errors contain Zoom's own reason. https://developers.zoom.us/docs/integrations/oauth/
 """
 
@@ -57,12 +57,22 @@ class Zoom(Authority):
         revoked = pair is not None and pair.session.revoked
         return {"reason": "Token revoked (4741)" if revoked else "Invalid Token! (4735)", "error": "invalid_grant"}
 
+    def revocation(self) -> Response:
+        """Of an access token alone."""
+        if fields().get("token") in self.state.by_refresh:
+            return answer({"reason": "Invalid access token.", "error": "unsupported_token_type"}, 400)
+        return super().revocation()
+
     def _issued(self, session: Session) -> dict[str, Any]:
         pair = self.state.issue(
             session, fresh("zm-access-", 90), ACCESS_SECONDS, fresh("zm-refresh-", 90), REFRESH_SECONDS
         )
         body = {"access_token": pair.access_token, "token_type": "bearer", "refresh_token": pair.refresh_token}
-        return body | {"expires_in": ACCESS_SECONDS, "scope": self.app_scope, "api_url": f"{self.state.origin}/zoom"}
+        return body | {
+            "expires_in": ACCESS_SECONDS,
+            "scope": self.app_scope,
+            "api_url": f"{self.state.origin}/zoom/api-us.zoom.us",
+        }
 
 
 def make_blueprint(state: State) -> Blueprint:
@@ -73,6 +83,7 @@ def make_blueprint(state: State) -> Blueprint:
     rooms.add_url_rule("/oauth/token", "token", zoom.token, methods=["POST"])
     rooms.add_url_rule("/oauth/revoke", "revoke", zoom.revocation, methods=["POST"])
     rooms.add_url_rule("/v2/users/me", "userinfo", lambda: _me(state))
+    rooms.add_url_rule("/api-us.zoom.us/v2/users/me", "user", lambda: _me(state))
     return rooms
 
 

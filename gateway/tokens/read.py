@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -46,6 +46,8 @@ WAIT_SECONDS = 9.5
 """How long a caller waits for a refresh, whichever process sends the request."""
 _FIRST_LOOK_SECONDS, _NEXT_LOOKS_SECONDS = 0.025, 0.5
 """A process that waits for another process's lease doubles its pauses from the first to the second."""
+_LAST_SECONDS = 60
+"""Where a refresh ends the token that others hold: how long a token has at least, whatever a caller asks for."""
 _MOST_IN_A_MINUTE = 10
 """Refreshes of a token that is still valid. After a provider refused the token: one."""
 _REPORT_SECONDS = 1.0
@@ -118,7 +120,7 @@ def fresh_grant(
     be had.
     """
     read = _Read(connection_id, caller, min_seconds, location, scope)
-    row = _read(rt, read, counted=caller is not None and refused is None)
+    read, row = _first_read(rt, read, counted=caller is not None and refused is None)
     force = force or (refused is not None and refused.generation == row.generation)
     quiet = (
         row.status == "held" and caller is not None
@@ -156,6 +158,16 @@ class _Read:
     min_seconds: int
     location: str | None
     scope: ReadScope
+
+
+def _first_read(rt: Runtime, read: _Read, *, counted: bool) -> tuple[_Read, StoredToken]:
+    """The row, and the read that decides when to refresh: late where a refresh would end the token that other callers hold."""
+    row = _read(rt, read, counted=counted)
+    provider = rt.catalog.providers.get(row.provider)
+    if row.good or not row.alive or provider is None or not provider.refresh_ends_access_token:
+        return read, row
+    read = replace(read, min_seconds=min(read.min_seconds, _LAST_SECONDS))
+    return read, _read(rt, read)
 
 
 def _read(rt: Runtime, read: _Read, *, counted: bool = False) -> StoredToken:

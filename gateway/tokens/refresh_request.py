@@ -11,6 +11,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -155,6 +156,7 @@ def send_request(
         "unverified": claim.unverified,
         "unnamed": claim.unnamed,
         "scope": list(claim.scope),
+        "facts": dict(claim.facts),
         "refresh_token": token,
         "sent": sent,
         "status": answer.status,
@@ -228,6 +230,7 @@ def parse_response(
         scope=tuple(response["scope"]),
         refused=NeedsReauthorization,
     )
+    answer = replace(answer, rest={**response["facts"], **answer.rest})
     if not response["unverified"]:
         if names_another_account(provider, answer, response["account_id"]):
             return answer.grant, None, "another_account"
@@ -262,6 +265,7 @@ def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
             "lease": lease_seconds(each),
             "block": foreign_host_wait(each),
             "client": rt.clients[each.id].client_id,
+            "late": each.refresh_ends_access_token,
         }
         for each in free
     }

@@ -150,12 +150,12 @@ class Person:
         link = self.get(f"/connect/{provider}", params=query)
         return self.get(link.headers["Location"]) if link.status_code == 303 else link
 
-    def begins(self, provider: str, **query: str) -> str:
-        """Presses "Continue"; where that leads."""
+    def begins(self, provider: str, entered: dict[str, str] | None = None, **query: str) -> str:
+        """Fills in the form and presses "Continue"; where that leads."""
         page = self.asks(provider, **query)
         assert page.status_code == 200, page.text
         action = re.search(r'<form id="connect" method="post" action="([^"]+)"', page.text)
-        answer = self.post(action[1], fields_in(page.text.split('id="connect"')[1]))
+        answer = self.post(action[1], fields_in(page.text.split('id="connect"')[1]) | (entered or {}))
         assert answer.status_code == 303, answer.text
         return answer.headers["Location"]
 

@@ -70,11 +70,15 @@ def ours():
 
 def test_our_entries_are_the_promised_ones(ours):
     """
-    Two doors to HighLevel, two mail providers and two phone systems.
+    HighLevel alone is of type 1; e-mail, phone and other apps have sixty more providers.
     """
-    assert {"ghl": 1, "ghl_white_label": 1, "google": 2, "microsoft": 2, "ringcentral": 3, "zoom": 3} == {
-        provider.id: provider.type for provider in ours.providers.values()
-    }
+    types = {number: {each.id for each in ours.providers.values() if each.type == number} for number in TYPES}
+
+    assert {"ghl", "ghl_white_label"} == types[1]
+    assert {"google", "microsoft", "yahoo", "mailchimp", "klaviyo"} < types[2]
+    assert {"ringcentral", "zoom", "dialpad", "webex", "outreach"} < types[3]
+    assert {"hubspot", "salesforce", "pipedrive", "zoho_crm", "monday"} < types[4]
+    assert (20, 19, 25) == tuple(len(types[number]) for number in (2, 3, 4))
 
 
 def test_none_of_our_entries_needs_discovery(ours):
@@ -194,7 +198,8 @@ def test_zoom_is_as_its_documentation_says(ours):
     )
     assert ("client_secret_basic", "S256", ()) == (found.token_endpoint_auth_method, found.pkce, found.scope)
     assert ({"account_id", "id"}, "email") == (set(found.account.id), found.account.label[0])
-    assert ("api_url",) == found.facts
+    assert {"api_url": "https://api-us.zoom.us"} == found.learn("response", {"api_url": "https://api-us.zoom.us"})
+    assert {} == found.learn("response", {"api_url": "https://zoom.us.evil.example"})
 
 
 # -- an operator's own -----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from gateway.cli.reference import FILE, reference
 from gateway.errors import every_problem
 from gateway.settings import SECRETS, Settings, setting_name
 from gateway.texts import read_texts
+from tests.support.provider_pages import pages
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -165,6 +166,14 @@ def test_the_document_lists_every_catalogue_key_and_no_other():
     document = (ROOT / "docs" / "providers.md").read_text(encoding="utf-8")
 
     assert set(Provider.model_fields) - {"id"} | {"like"} == table(document, "Keys")
+
+
+def test_the_pages_of_the_providers_are_the_catalogues():
+    """
+    Where to register, scopes, what happens to tokens. If one differs: `python -m tests.support.provider_pages` writes them.
+    """
+    for file, text in pages(load_catalog()).items():
+        assert text == file.read_text(encoding="utf-8"), "run python -m tests.support.provider_pages"
 
 
 def test_every_provider_says_how_far_it_was_exercised():

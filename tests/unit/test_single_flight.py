@@ -127,6 +127,7 @@ class Answers(Database):
         rt = SimpleNamespace(
             bulkhead=Bulkhead(),
             database=self,
+            catalog=SimpleNamespace(providers={}),
             journal=SimpleNamespace(host="h"),
             provider=lambda *_: SimpleNamespace(replay_seconds=None),
             vault=SimpleNamespace(decrypt=lambda *_, **__: "opened"),

@@ -63,7 +63,7 @@ def claim_refresh(
 
 @sql_function("claim_due")
 def claim_due(database: Database, *, host: str, providers: Mapping[str, Mapping[str, Any]]) -> ClaimedRefresh | None:
-    """The lease on a connection that is due, interrupted refreshes first. `providers`: `client`, our registration, and the seconds of `lease` and `block` of each."""
+    """The lease on a connection that is due, interrupted refreshes first. `providers`: `client`, our registration, the seconds of `lease` and `block`, and `late`, of each."""
 
 
 @sql_function("finish_refresh")

@@ -1,0 +1,69 @@
+"""How far sources agree on an entry of the catalogue, and what a provider does to tokens."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from gateway import catalog
+from gateway.catalog import AnyEntry, Provider
+
+_ROTATION = {
+    "rotates": "A refresh token can be used once; each refresh brings the next one.",
+    "rotates-old-valid": "Each refresh brings a new refresh token, and the old one stays valid.",
+    "stable": "The refresh token stays the same.",
+    "none": "There is no refresh token.",
+}
+_AUTH = {"client_secret_post": "in the body", "client_secret_basic": "with Basic", "none": "without a secret"}
+
+Status = Literal["verified", "documented", "unsure"]
+
+
+@cache
+def witnesses() -> Mapping[str, Mapping[str, Any]]:
+    """What independent sources say about each provider."""
+    return tomllib.loads((Path(catalog.__file__).parent / "witnesses.toml").read_text(encoding="utf-8"))
+
+
+def status(provider: AnyEntry) -> Status:
+    """
+    How well an entry is witnessed; no entry was tried against the live service.
+
+    `verified`: two or more sources that are independent of each other name both endpoints, and none contradicts the client authentication.
+    `documented`: the provider's own documents name them. `unsure`: neither, or the operator changed an endpoint.
+    """
+    witness = witnesses().get(provider.id)
+    if witness is None or not isinstance(provider, Provider):
+        return "unsure"
+    plain = [url for url in (provider.authorization_endpoint, provider.token_endpoint) if url and "{" not in url]
+    if any(url not in (witness["authorization_endpoint"], witness["token_endpoint"]) for url in plain):
+        return "unsure"
+    if min(witness["sources"]) > 1 and "token_endpoint_auth_method" not in witness.get("unsure", ()):
+        return "verified"
+    return "documented" if witness["vendor"] else "unsure"
+
+
+def tokens(provider: Provider) -> Iterator[str]:
+    """What the provider does to tokens, as sentences."""
+    witness = witnesses().get(provider.id, {})
+    if seconds := provider.access_token_seconds or witness.get("access_seconds"):
+        yield f"An access token is valid for {_span(seconds)}."
+    elif witness.get("access_seconds") == 0:
+        yield "An access token does not expire."
+    if sentence := _ROTATION.get(witness.get("rotation", "")):
+        yield sentence
+    if provider.refresh_token_seconds:
+        yield f"A grant ends after {_span(provider.refresh_token_seconds)} without a refresh."
+    if not provider.revocation_endpoint:
+        yield "There is no revocation: a disconnect erases the tokens here."
+    yield f"The client authenticates {_AUTH.get(provider.token_endpoint_auth_method, 'with a signed assertion')}."
+
+
+def _span(seconds: int) -> str:
+    for size, word in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size - 60:
+            return f"{round(seconds / size)} {word}"
+    return f"{seconds} seconds"

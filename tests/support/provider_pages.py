@@ -1,0 +1,65 @@
+"""
+docs/providers/: how to register at each OAuth provider, its scopes, and what it does to tokens.
+
+`python -m tests.support.provider_pages` writes the pages; a test compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from gateway.catalog import TYPES, Catalog, Provider, load_catalog
+from gateway.cli.witnesses import status, tokens
+
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "providers"
+_TITLES = {"crm": "HighLevel", "email": "E-mail", "phone": "Phone", "apps": "CRMs and business tools"}
+
+
+def pages(known: Catalog) -> Mapping[Path, str]:
+    """The text of each page, by its file."""
+    return {FOLDER / f"{path}.md": _page(path, known) for path in TYPES.values()}
+
+
+def _page(path: str, known: Catalog) -> str:
+    providers = [each for each in known.providers.values() if each.path == path]
+    return "\n".join([
+        f"# {_TITLES[path]}",
+        "",
+        "Generated from the catalogue by `python -m tests.support.provider_pages`; do not edit. Register an app at the provider with the redirect URL below,",
+        "behind your `GATEWAY_PUBLIC_URL`, and set its client id and secret. Nothing here was tried against a live service: *verified* means that",
+        "independent sources agree, *documented* that the provider's own documents say so, *unsure* that one source says so. Users can only connect",
+        "what you registered, so test each provider with an account of your own first.",
+        *(line for provider in sorted(providers, key=lambda each: each.id) for line in section(provider)),
+        "",
+    ])  # fmt: skip
+
+
+def section(provider: Provider) -> Iterator[str]:
+    """One provider, as lines of Markdown."""
+    name = provider.id.upper()
+    secret = f" and `{name}_CLIENT_SECRET`" if provider.needs_secret else ""
+    yield from (
+        "",
+        f"## {provider.name}",
+        "",
+        f"`{provider.id}`, {status(provider)}. [Documentation]({provider.docs_url}).",
+        "",
+    )
+    where = f" at <{provider.registration_url}>" if provider.registration_url else ""
+    yield f"- Register{where}, with the redirect URL `/{provider.path}/{provider.slug}/callback`; set `{name}_CLIENT_ID`{secret}."
+    if provider.fields:
+        yield f"- Users enter: {'; '.join(field.label for field in provider.fields.values())}."
+    scope = ", ".join(f"`{scope}`" for scope in provider.scope)
+    yield (
+        f"- Scopes: {scope}; `{name}_SCOPE` replaces them."
+        if scope
+        else "- Scopes are chosen on the app, and none is sent."
+    )
+    yield f"- {' '.join(tokens(provider))}"
+    yield from (f"- {line}" for line in provider.notes.splitlines() if line)
+
+
+if __name__ == "__main__":
+    for file, text in pages(load_catalog()).items():
+        file.write_text(text, encoding="utf-8")

@@ -1,0 +1,97 @@
+"""
+The catalogue against its witnesses: what independent sources say about each provider.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway.catalog import load_catalog
+from gateway.cli.witnesses import status, witnesses
+from gateway.sandbox.generic import TABLES
+
+PROVIDERS = load_catalog().providers
+HABITS = {"unknown": "rotates", "rotates-old-valid": "old_valid"}
+"""How the sandbox simulates what sources say; of what is unknown, the strictest."""
+
+
+def is_same(ours, theirs):
+    """Parts in braces stand for anything within a host or a path."""
+    if ours is None or theirs is None:
+        return ours is theirs
+    pattern = re.sub(r"\\\{[a-z_]+\\\}", "[^/]+(?://[^/]+)?", re.escape(ours))
+    return re.fullmatch(pattern, re.sub(r"\{[A-Za-z_]+\}", "x", theirs)) is not None
+
+
+@pytest.mark.parametrize("provider", sorted(witnesses()))
+def test_an_entry_says_what_its_witnesses_say_or_why_not(provider):
+    """
+    Endpoints, separator, client authentication, PKCE and lifetimes.
+    """
+    entry, witness = PROVIDERS[provider], witnesses()[provider]
+    endpoints = ("authorization_endpoint", "token_endpoint", "revocation_endpoint", "userinfo_endpoint")
+
+    differences = {name for name in endpoints if not is_same(getattr(entry, name), witness.get(name))}
+    methods = ("token_endpoint_auth_method", "refresh_auth_method", "scope_separator")
+    differences |= {name for name in methods if getattr(entry, name) != witness.get(name)}
+    differences |= {"pkce"} if (entry.pkce == "none") is not (witness["pkce"] == "off") else set()
+    differences |= {"replay_seconds"} if entry.replay_seconds != witness.get("replay_seconds", 0) else set()
+    lifetime = None if witness["rotation"] == "none" else witness.get("refresh_seconds") or None
+    differences |= {"refresh_token_seconds"} if entry.refresh_token_seconds != lifetime else set()
+
+    assert differences <= set(entry.differs)
+
+
+@pytest.mark.parametrize("provider", sorted(TABLES))
+def test_the_sandbox_does_to_tokens_what_the_witnesses_say(provider):
+    """
+    Rotation and lifetime.
+    """
+    table, witness = TABLES[provider], witnesses()[provider]
+
+    assert table["refresh"] == HABITS.get(witness["rotation"], witness["rotation"])
+    assert table.get("access_seconds", 0) == witness.get("access_seconds", 0)
+
+
+def test_every_provider_has_witnesses_and_every_witness_a_provider():
+    assert set(witnesses()) == set(PROVIDERS)
+
+
+@pytest.mark.parametrize(
+    ("provider", "expected"),
+    [
+        ("pipedrive", "verified"),
+        ("hubspot", "documented"),
+        ("phoneburner", "unsure"),
+        ("vonage_business", "documented"),
+    ],
+)
+def test_the_status_of_an_entry_follows_from_its_witnesses(provider, expected):
+    """
+    Two independent sources, or the provider's own documents, or neither.
+    """
+    assert expected == status(PROVIDERS[provider])
+
+
+def test_an_endpoint_that_the_operator_changed_is_unsure():
+    changed = PROVIDERS["pipedrive"].model_copy(update={"token_endpoint": "https://oauth.example/token"})
+
+    assert status(changed) == "unsure"
+
+
+def test_no_name_of_a_provider_is_outside_catalogue_and_sandbox():
+    """
+    Not in the flow, refresh, revocation or proxy.
+    """
+    names = {name for name in PROVIDERS if len(name) > 5 and name not in ("google", "microsoft", "salesforce_sandbox")}
+    files = [
+        file
+        for folder in ("connect", "tokens", "connections", "protocol", "proxy", "http", "database")
+        for file in (Path(__file__).parents[2] / "gateway" / folder).rglob("*.py")
+    ]
+    for file in files:
+        words = set(re.findall(r"\"([a-z_]+)\"", file.read_text(encoding="utf-8")))
+        assert not words & names, file
