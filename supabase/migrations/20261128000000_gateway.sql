@@ -2714,7 +2714,7 @@ begin
 end $$;
 
 -- The same for one connection whose refresh was interrupted, or that is due; null when there is none. `p_providers`: those whose
--- connections may be claimed, each with the seconds of its lease and of its block. Rows that cannot be claimed now are passed over where rows are looked for, so that they never
+-- connections may be claimed, each with the seconds of its lease and of its block; `late`: not while the access token is valid, which callers hold. Rows that cannot be claimed now are passed over where rows are looked for, so that they never
 -- delay those that can.
 create or replace function public.gateway_claim_due_v1(p_host text, p_providers jsonb)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
@@ -2733,6 +2733,7 @@ begin
     select x.* into c from gateway.connection x
      where x.refresh_at <= moment and x.status in ('active', 'suspended', 'held') and x.provider = any (usable)
        and (x.status <> 'held' or x.provider <> all (probed))
+       and (x.expires_at <= moment or not coalesce((p_providers -> x.provider ->> 'late')::boolean and x.status = 'active', false))
        and x.intent_at is null and (x.lease_until is null or x.lease_until <= moment) and (x.not_before is null or x.not_before <= moment)
      order by x.refresh_at limit 1 for update of x skip locked;
   end if;
@@ -3844,7 +3845,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'f1c3b9b66b5a9ba395ceb38126bf090bd58314eadc2df785cb10ea019d99b771');
-insert into gateway.function_release (sha256) values ('f1c3b9b66b5a9ba395ceb38126bf090bd58314eadc2df785cb10ea019d99b771') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'ff202b2e8ae69120e204efc157528092fb6c64c34ee2a1545352aeb02e90cc97');
+insert into gateway.function_release (sha256) values ('ff202b2e8ae69120e204efc157528092fb6c64c34ee2a1545352aeb02e90cc97') on conflict do nothing;
 
 notify pgrst, 'reload schema';
