@@ -25,6 +25,8 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -38,9 +40,7 @@ class GatewayError(Exception):
     slug: ClassVar[str] = "unexpected"
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Something went wrong here"
-    detail: ClassVar[str] = (
-        "The gateway has a bug. Nothing was connected or changed. Try again in a moment. If it happens again, tell the operator of this service."
-    )
+    detail: str = "The gateway has a bug. Nothing was connected or changed. Try again in a moment. If it happens again, tell the operator of this service."
     """What it means, and what to do (RFC 9457)."""
     remedy: ClassVar[Remedy] = "report"
     returned: ClassVar[bool] = False
@@ -227,8 +227,26 @@ class Frozen(RequestRefused):
     returned = True
 
 
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """A limit, how much of it is used, and the seconds until that ends."""
+
+    limit: int
+    used: int
+    seconds: float
+
+
+counted: ContextVar[Quota | None] = ContextVar("counted", default=None)
+"""The limit that the present request counts towards."""
+
+
 class RateLimited(RequestRefused):
     """RFC 6585 section 4."""
+
+    def __init__(self, reason: str = "", quota: Quota | None = None) -> None:
+        super().__init__(reason)
+        self.quota = quota
+        self.retry_after = quota.seconds if quota else None
 
 
 def every_problem() -> Iterator[type[GatewayError]]:

@@ -114,7 +114,7 @@ def _wrong_claim(  # noqa: PLR0911 - one line a rule
 def claim_refused(name: str, found: str) -> Unauthenticated:
     """The error for a claim: its name is in the response, the rest only in the log."""
     error = Unauthenticated(f"the access token's claim {name}: {found}")
-    error.detail = f"The claim `{name}` of the access token is not accepted here. Send a valid token."  # type: ignore[misc] # of this instance
+    error.detail = f"The claim `{name}` of the access token is not accepted here. Send a valid token."
     return error
 
 

@@ -225,6 +225,8 @@ def complete(
         return decided.connection
     if decided.revocation is not None:
         finish_revocation(rt, decided.revocation)
+    if decided.ending == "one_account":
+        raise BadRequest("one account", [("answer", "A user has one account of this provider: replace or no")])
     raise _REFUSED[decided.ending](f"the link was not completed: {decided.ending}")
 
 
@@ -233,5 +235,4 @@ _REFUSED: dict[str, type[GatewayError]] = {
     "state_invalid": StateInvalid,
     "user_mismatch": UserMismatch,
     "frozen": Frozen,
-    "one_account": BadRequest,
 }

@@ -25,9 +25,11 @@ from gateway.errors import (
     Frozen,
     GatewayError,
     PendingConfirmation,
+    Quota,
     RateLimited,
     Unauthenticated,
     Unverified,
+    counted,
 )
 from gateway.models import Caller
 
@@ -112,10 +114,11 @@ class Database:
         Raises the error with which a function refuses its caller.
         """
         answer = self._backend.call(f"gateway_{function}_v1", _encode(arguments))
-        if isinstance(answer, dict) and (refused := answer.get("refused")) is not None:
-            error = _REFUSED[refused](f"{function}: the caller is refused")
-            error.retry_after = answer.get("retry_after")
-            raise error
+        if isinstance(answer, dict):
+            if quota := answer.pop("quota", None):
+                counted.set(Quota(**quota))
+            if (refused := answer.get("refused")) is not None:
+                raise _refusal(refused, f"{function}: the caller is refused", answer.get("scope"))
         return answer
 
     def warm(self) -> None:
@@ -181,7 +184,16 @@ def _encode(arguments: Mapping[str, object]) -> dict[str, object]:
     return {f"p_{name}": to_jsonable_python(value) for name, value in arguments.items()}
 
 
+def _refusal(slug: str, reason: str, scope: str | None) -> GatewayError:
+    if slug == RateLimited.slug:
+        return RateLimited(reason, counted.get())
+    error = _REFUSED[slug](reason)
+    if slug == Forbidden.slug:
+        error.detail = f"The key or access token lacks the scope `{scope}`, which this call needs."
+    return error
+
+
 _REFUSED: Mapping[str, type[GatewayError]] = {
-    error.slug: error for error in (Unauthenticated, Forbidden, Frozen, RateLimited, PendingConfirmation, Unverified)
+    error.slug: error for error in (Unauthenticated, Forbidden, Frozen, PendingConfirmation, Unverified)
 }
-"""The result of a function that refuses its caller: {"refused": slug, "retry_after": seconds}."""
+"""The result of a function that refuses its caller: {"refused": slug}, and the scope that is missing, or the quota."""

@@ -23,6 +23,7 @@ from gateway.errors import (
     ProviderBusy,
     ProviderGarbled,
     ProviderUnavailable,
+    Quota,
     RateLimited,
 )
 from gateway.http import Deadline, Shares, StreamedResponse, parse_retry_after, retry_seconds
@@ -92,9 +93,8 @@ def forward(rt: Runtime, caller: Caller, connection_id: UUID, call: ProxiedReque
 def _take_share(held: ExitStack, reader_id: UUID | None) -> None:
     reader = str(reader_id)
     if not _partners.take(reader):
-        error = RateLimited("the caller has too many proxied calls under way")
-        error.retry_after = retry_seconds()
-        raise error
+        most = PARTNER_SLOTS // 2
+        raise RateLimited("the caller has too many proxied calls under way", Quota(most, most, retry_seconds()))
     held.callback(_partners.release, reader)
 
 

@@ -82,7 +82,7 @@ class ProxiedRequest:
         if not _METHOD.fullmatch(self.method):
             raise MethodNotAllowed("not a method that is passed on")
         if not _QUERY.fullmatch(self.query) or "#" in self.query:
-            raise BadRequest("the query holds what a URL cannot hold")
+            raise BadRequest("the query holds what a URL cannot hold", [("query", "Holds what a URL cannot hold")])
         given = self.headers.get("Gateway-Path")
         if given is None:
             path = quote(_checked(self.path), safe=_IN_PATH)
@@ -98,9 +98,9 @@ def _checked(path: bytes) -> str:
     try:
         text = path.decode()
     except UnicodeDecodeError:
-        raise BadRequest("the path is not UTF-8") from None
+        raise BadRequest("the path is not UTF-8", [("path", "Not UTF-8")]) from None
     if _REFUSED.search(text):
-        raise BadRequest("the path has .., //, a backslash, a percent sign or a control character")
+        raise BadRequest("the path", [("path", "Has .., //, a backslash, a percent sign or a control character")])
     return text
 
 
@@ -112,7 +112,7 @@ def check_target(provider: AnyEntry, target: str) -> None:
     if any(re.fullmatch(re.escape(each.lower()).replace(r"\*", "[^/]*"), plain) for each in provider.token_paths):
         raise Forbidden("the provider issues tokens there")
     if provider.token_placement.query in [name for name, _ in parse_qsl(query, keep_blank_values=True)]:
-        raise BadRequest("the query has the parameter that holds the token")
+        raise BadRequest("the query", [(str(provider.token_placement.query), "The parameter that holds the token")])
 
 
 def sent_headers(provider: AnyEntry, call: ProxiedRequest, defaults: Mapping[str, str]) -> dict[str, str]:

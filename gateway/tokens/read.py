@@ -31,6 +31,7 @@ from gateway.errors import (
     ProviderBusy,
     ProviderFailed,
     ProviderUnavailable,
+    Quota,
     RateLimited,
     RefreshInProgress,
     SecretUnreadable,
@@ -256,7 +257,7 @@ def _claim_and_refresh(rt: Runtime, row: StoredToken, provider: Provider, most: 
         if claim.obstacle in ("moved", "gone"):
             return None
         if claim.obstacle != "leased":
-            raise _refusal(claim)
+            raise _refusal(claim, most)
         if until.remaining() < pause:
             raise in_progress("another process is refreshing the connection")
         time.sleep(pause * random.uniform(1.0, 1.25))  # noqa: S311 - jitter, not a secret
@@ -267,13 +268,14 @@ _OPERATORS: Mapping[str, type[GatewayError]] = {error.slug: error for error in (
 """Errors of a refresh for which the operator has to act, not the provider."""
 
 
-def _refusal(found: Obstacle) -> GatewayError:
+def _refusal(found: Obstacle, most: int) -> GatewayError:
     """Why no token request may be sent now."""
     error: GatewayError
     if found.obstacle == "blocked":
         error = RefreshInProgress("the host that began the last refresh may hold its response")
     elif found.obstacle == "frequent":
-        error = RateLimited("the connection was refreshed too often within a minute")
+        quota = Quota(most, most, found.retry_after or 60.0)
+        return RateLimited("the connection was refreshed too often within a minute", quota)
     else:
         error = _OPERATORS.get(found.error or "", ProviderUnavailable)("the last refresh failed a moment ago")
     error.retry_after = found.retry_after

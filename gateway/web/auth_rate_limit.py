@@ -15,7 +15,7 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
-from gateway.errors import GatewayError, RateLimited, Unauthenticated
+from gateway.errors import GatewayError, Quota, RateLimited, Unauthenticated
 from gateway.web.request_context import client_address, is_api
 
 FAILURES_PER_MINUTE = RateLimitItemPerMinute(300)
@@ -34,9 +34,9 @@ def apply(error: GatewayError) -> GatewayError:
     network = _network()
     if limiter.hit(FAILURES_PER_MINUTE, network):
         return error
-    limited = RateLimited("too many failures from one address")
-    limited.retry_after = max(1.0, limiter.get_window_stats(FAILURES_PER_MINUTE, network).reset_time - time.time())
-    return limited
+    most = FAILURES_PER_MINUTE.amount
+    seconds = max(1.0, limiter.get_window_stats(FAILURES_PER_MINUTE, network).reset_time - time.time())
+    return RateLimited("too many failures from one address", Quota(most, most, seconds))
 
 
 def _network() -> str:

@@ -5,7 +5,9 @@ Error responses: problem+json (RFC 9457) below /v1, HTML elsewhere.
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from traceback import walk_tb
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
@@ -23,6 +25,7 @@ from gateway.errors import (
     NeedsReauthorization,
     NotFound,
     ProviderUnavailable,
+    Quota,
     RateLimited,
     RefreshInProgress,
     ReturnToRefused,
@@ -31,6 +34,7 @@ from gateway.errors import (
     Unexpected,
     UnsupportedMediaType,
     UserMismatch,
+    counted,
 )
 from gateway.web import auth_rate_limit
 from gateway.web.language import text
@@ -144,6 +148,13 @@ def _action(error: GatewayError) -> dict[str, object]:
     return {"url": with_query(home, error=error.slug, **provider), "text": text("page.back", product=product)}
 
 
+def _limit(quota: Quota | None) -> dict[str, Any]:
+    if quota is None:
+        return {}
+    counted.set(quota)
+    return {"limit": quota.limit, "used": quota.used, "resets_at": runtime().now() + timedelta(seconds=quota.seconds)}
+
+
 def problem_json(error: GatewayError) -> Response:
     """RFC 9457, with `remedy`: who must act."""
     fields = error.errors if isinstance(error, BadRequest) else ()
@@ -158,6 +169,7 @@ def problem_json(error: GatewayError) -> Response:
         remedy=error.remedy,
         request_id=request_id(),
         errors=tuple(FieldError(field=name, reason=reason) for name, reason in fields) or None,
+        **_limit(error.quota if isinstance(error, RateLimited) else None),
         connect_url=again and f"{settings.public_url}/connect/{again}",
     )
     response = json_response(body, error.status, "application/problem+json")

@@ -7,6 +7,7 @@ The id is in each log line of the request, in error responses, and in the respon
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 import secrets
 import time
@@ -17,11 +18,14 @@ import structlog
 from flask import Flask, current_app, g, request
 from werkzeug.wrappers import Response
 
+from gateway.errors import counted
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)
 
 HEADER = "X-Request-Id"
+QUOTA_HEADERS = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
+"""draft-ietf-httpapi-ratelimit-headers, as most clients know them."""
 _ID = re.compile(r"[A-Za-z0-9._+/=-]{1,128}", re.ASCII)
 _WITH_PORT = re.compile(r"\[([0-9A-Fa-f.]*:[0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}", re.ASCII)
 NO_ROUTE = "(no route)"
@@ -35,10 +39,15 @@ def register(app: Flask) -> None:
         sent = request.environ.get("HTTP_X_REQUEST_ID", "") if rt.settings.trusted_proxies else ""
         g.request_id = sent if _ID.fullmatch(sent) else secrets.token_hex(12)
         g.began = time.perf_counter()
+        counted.set(None)
         structlog.contextvars.bind_contextvars(request_id=g.request_id)
 
     def finish(response: Response) -> Response:
         response.headers.add(HEADER, g.request_id)
+        # A provider's own headers stay.
+        if is_api() and (quota := counted.get()) and QUOTA_HEADERS[0] not in response.headers:
+            values = (quota.limit, max(0, quota.limit - quota.used), math.ceil(quota.seconds))
+            response.headers.extend(zip(QUOTA_HEADERS, map(str, values), strict=True))
         log.info(
             "request.finished",
             method=request.method,

@@ -10,7 +10,7 @@ from flask import Flask, g, request
 from werkzeug.wrappers import Response
 
 from gateway.services import Runtime
-from gateway.web.request_context import is_api
+from gateway.web.request_context import QUOTA_HEADERS, is_api
 
 _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'{logo}; "
@@ -24,7 +24,10 @@ _ALWAYS = (
 _CORS = (
     ("Access-Control-Allow-Headers", "Authorization, Content-Type, Gateway-Path, Gateway-Retries, Gateway-Location"),
     ("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE"),
-    ("Access-Control-Expose-Headers", "Retry-After, X-Request-Id, Gateway-Upstream-Status"),
+    (
+        "Access-Control-Expose-Headers",
+        f"Retry-After, X-Request-Id, Gateway-Upstream-Status, {', '.join(QUOTA_HEADERS)}",
+    ),
     ("Access-Control-Max-Age", "600"),
     ("Cross-Origin-Resource-Policy", "cross-origin"),
 )

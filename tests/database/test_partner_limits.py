@@ -194,6 +194,9 @@ def test_a_partner_that_reaches_everything_has_no_limit_and_raises_an_alert_when
     assert [{"limit": "reads", "reads": 12506, "usual": 2501}] == events(
         database, "partner.alerted", partner_id=every.id
     )
+    unused = partner(store)
+    reads(store, unused, here, unreported=1499)
+    assert [{"limit": "reads", "reads": 1500, "usual": 0}] == events(database, "partner.alerted", partner_id=unused.id)
     assert own
 
 

@@ -7,6 +7,7 @@ body that is not described, nothing without a key. It talks to a gateway of its 
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -28,6 +29,7 @@ from gateway.web.v1.json_api import Call, api_call
 from gateway.web.v1.openapi import description, operations
 from tests.support.gateway_process import told, whole_gateway
 from tests.support.link_partner import consents, new_partner
+from tests.support.partners import partner_of
 
 PROBLEMS = {kind.slug: kind for kind in every_problem()}
 PROXY = "/v1/connections/{connection_id}/proxy/{path}"
@@ -372,7 +374,7 @@ BODIES = [
     ("not JSON", 400, b"{", "application/json", []),
     ("not UTF-8", 400, b'{"provider": "\xff"}', "application/json", []),
     ("a list", 400, b"[]", "application/json", []),
-    ("an unknown name", 400, b'{"user_id": "%s", "provider": "ghl", "next": "x"}', "application/json", ["(unknown)"]),
+    ("an unknown name", 400, b'{"user_id": "%s", "provider": "ghl", "next": "x"}', "application/json", ["next"]),
     ("a wrong type", 400, b'{"user_id": "%s", "provider": 1}', "application/json", ["provider"]),
     ("a NUL", 400, b'{"user_id": "%s", "provider": "g\\u0000"}', "application/json", ["provider"]),
     ("a scope that is two", 400, b'{"user_id": "%s", "provider": "ghl", "scope": ["a b"]}', "application/json", ["scope"]),
@@ -413,4 +415,24 @@ def test_no_call_takes_a_parameter_that_it_does_not_have(busy):
         for query in ({"min_second": "600"}, {"limit": ["1", "2"]}):
             answer = requests.request(method, url, params=query, headers=headers, timeout=30, **sent)
             assert 400 == answer.status_code, (method, path, query)
-            assert "fix_request" == judged(busy, answer, method, path)["remedy"]
+            problem = judged(busy, answer, method, path)
+            assert ("fix_request", list(query)) == (problem["remedy"], [each["field"] for each in problem["errors"]])
+            assert problem["request_id"] == answer.headers["X-Request-Id"]
+
+
+def test_a_key_that_lacks_the_scope_of_a_call_learns_which(busy):
+    """
+    Also a user, who has no scope for links and webhooks; whatever else is wrong with the request.
+    """
+    reader, writer = (partner_of(busy.dsn, scope=[scope]) for scope in ("connections:read", "connections:write"))
+    for (method, path), scope in CALLS.items():
+        url = busy.url + re.sub(r"{\w+}", str(uuid.uuid4()), path)
+        callers = [writer.key if scope == "connections:read" else reader.key] if scope else []
+        callers += [busy.token] if scope in ("sessions:write", "webhooks:write") else []
+        for bearer, body in itertools.product(
+            callers, ({"user_id": str(uuid.uuid4()), "provider": "ghl"}, {"user_id": 1})
+        ):
+            sent = {"json": body} if method in ("POST", "PUT", "PATCH") else {}
+            answer = requests.request(method, url, headers={"Authorization": f"Bearer {bearer}"}, timeout=30, **sent)
+            assert (403, "forbidden") == (answer.status_code, answer.json()["code"]), (method, path)
+            assert f"lacks the scope `{scope}`" in answer.json()["detail"], (method, path)

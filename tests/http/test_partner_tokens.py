@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import pytest
@@ -389,6 +390,46 @@ def test_a_limit_is_reported_with_retry_after(gateway, alice):
     assert [200, 200, 429] == [answer.status_code for answer in answers]
     assert 1 <= int(answers[2].headers["Retry-After"]) <= 7200
     assert "wait" == answers[2].json()["remedy"]
+    assert (2, 2) == (answers[2].json()["limit"], answers[2].json()["used"])
+    assert [("2", "1"), ("2", "0"), ("2", "0")] == [quota_of(each) for each in answers]
+
+
+def quota_of(answer):
+    return answer.headers.get("RateLimit-Limit"), answer.headers.get("RateLimit-Remaining")
+
+
+def test_each_answer_that_counts_says_how_much_is_left(gateway, alice):
+    """
+    Token, refresh, proxy, link and check; as a problem says it too. No limit, no header; what is not counted has none either.
+    """
+    hers = alice.connects("ghl")["connection"]
+    made, unlimited = partner_of(gateway.dsn, reads_per_hour=100), partner_of(gateway.dsn)
+    wanted = {"user_id": alice.id, "provider": "google"}
+    calls = {
+        ("99", "100"): ("GET", f"/connections/{hers}/token"),
+        ("98", "100"): ("POST", f"/connections/{hers}/refresh"),
+        ("97", "100"): ("GET", f"/connections/{hers}/proxy/locations/x"),
+        ("0", "1"): ("POST", f"/connections/{hers}/check"),
+        (None, None): ("GET", f"/connections/{hers}"),
+    }
+    for (left, most), (method, path) in calls.items():
+        answer = made.asks(gateway, path, method)
+        assert (most, left) == quota_of(answer), (path, answer.text)
+        assert left is None or 0 < int(answer.headers["RateLimit-Reset"]) <= 3600
+    assert ("20", "19") == quota_of(made.asks(gateway, "/connect-sessions", "POST", json=wanted))
+    assert ("20", "18") == quota_of(made.asks(gateway, "/connect-sessions", "POST", json=wanted))
+    assert (None, None) == quota_of(unlimited.asks(gateway, f"/connections/{hers}/token"))
+    checked = made.asks(gateway, f"/connections/{hers}/check", "POST")
+    left = datetime.fromisoformat(checked.json()["resets_at"]) - datetime.now(UTC)
+    assert (429, 1, 1) == (checked.status_code, checked.json()["limit"], checked.json()["used"])
+    assert abs(left.total_seconds() - int(checked.headers["Retry-After"])) < 5
+    assert checked.headers["Retry-After"] == checked.headers["RateLimit-Reset"]
+    alices = {"Authorization": f"Bearer {alice.token()}"}
+    assert ("3600", "3599") == quota_of(
+        requests.get(f"{gateway.url}/v1/connections/{hers}/token", headers=alices, timeout=30)
+    )
+    often = [unlimited.asks(gateway, f"/connections/{hers}/refresh", "POST") for _ in range(10)][-1]
+    assert (429, 10, 10) == (often.status_code, often.json()["limit"], often.json()["used"])
 
 
 # -- leaving and checking --------------------------------------------------------------------------------------------

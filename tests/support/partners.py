@@ -105,4 +105,5 @@ def next_hour(dsn: str) -> None:
     """An hour passes for what was read."""
     for hour in rows(dsn, "select distinct hour from gateway.token_read order by hour"):  # no two rows meet on the way
         rows(dsn, "update gateway.token_read set hour = hour - interval '1 hour' where hour = %s", hour)
-    rows(dsn, "update gateway.usage set hour = hour - interval '1 hour'")
+    for hour in rows(dsn, "select distinct hour from gateway.usage order by hour"):
+        rows(dsn, "update gateway.usage set hour = hour - interval '1 hour' where hour = %s", hour)

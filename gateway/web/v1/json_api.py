@@ -38,6 +38,8 @@ from gateway.web.v1.schemas import NoQuery, RequestModel, ResponseModel
 
 _M = TypeVar("_M", bound=RequestModel)
 JSON = "application/json"
+_LONGEST_NAME = 60
+"""Of a field that the caller made up."""
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/=-]+)", re.ASCII | re.IGNORECASE)
 """RFC 6750 section 2.1. Two headers that a server joined with a comma do not match."""
 _ALWAYS_POSSIBLE = (BadRequest, Unauthenticated, Forbidden, Frozen, RateLimited, Unexpected, DatabaseUnavailable)
@@ -134,8 +136,10 @@ def _parse_request(call: Call, who: Caller) -> list[RequestModel]:
     """
     if call.partners_only and who.key_hash is None:
         raise Forbidden("only partners may call this")
-    if any(len(values) > 1 for values in request.args.listvalues()):
-        raise BadRequest("a repeated parameter")
+    if repeated := [
+        (name[:_LONGEST_NAME], "Appears twice") for name, values in request.args.lists() if len(values) > 1
+    ]:
+        raise BadRequest("a repeated parameter", repeated)
     query = _validated(call.query, lambda: call.query.model_validate(request.args.to_dict()))
     parsed = [] if call.query is NoQuery else [query]
     return [*parsed, _parse_body(call.body)] if call.body else parsed
@@ -163,15 +167,13 @@ def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:
 
 
 def _validated(model: type[_M], validate: Callable[[], _M]) -> _M:
-    """Only our own names are reported: a name that the caller made up is not repeated."""
     try:
         return validate()
     except ValidationError as error:
         reasons: dict[str, str] = {}
         for each in error.errors(include_input=False, include_url=False, include_context=False):
-            name = str(each["loc"][0]) if each["loc"] else ""
-            if name:
-                reasons.setdefault(name if name in model.model_fields else "(unknown)", each["msg"])
+            if each["loc"]:
+                reasons.setdefault(str(each["loc"][0])[:_LONGEST_NAME], each["msg"])
         raise BadRequest(f"{model.__name__} does not validate", sorted(reasons.items())) from None
 
 

@@ -414,5 +414,8 @@ class Problem(ResponseModel):
         "operator, report: the operator of this service."
     )
     request_id: str = Field(description="Also in the header X-Request-Id and in the log.")
+    limit: int | None = _optional("Of `rate_limited`: the most that is allowed.")
+    used: int | None = _optional("Of `rate_limited`: how much is used.")
+    resets_at: datetime | None = _optional("Of `rate_limited`: when there is more again.")
     errors: tuple[FieldError, ...] | None = _optional("Of a `bad_request`: the fields at fault.")
     connect_url: str | None = _optional("Of `needs_reauthorization`: where the owner connects again.")

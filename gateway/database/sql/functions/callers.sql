@@ -30,7 +30,7 @@ begin
   if key is null then
     user_id := p_caller ->> 'user_id';
     refusal := case when user_id is null or gateway.user_is_blocked(user_id) then '{"refused": "unauthenticated"}'
-                    when p_needs in ('sessions:write', 'webhooks:write') then '{"refused": "forbidden"}' end;
+                    when p_needs in ('sessions:write', 'webhooks:write') then jsonb_build_object('refused', 'forbidden', 'scope', p_needs) end;
     return;
   end if;
   select p as partner, u.last_at into used
@@ -44,7 +44,7 @@ begin
     perform gateway.record_key_use(partner.id, key, here, net);
   end if;
   refusal := case when partner.frozen_at is not null then '{"refused": "frozen"}'
-                  when p_needs <> all (partner.scope) then '{"refused": "forbidden"}' end;
+                  when p_needs <> all (partner.scope) then jsonb_build_object('refused', 'forbidden', 'scope', p_needs) end;
 end $$;
 
 -- Whether a partner has the owner's consent for a connection, or reach `all`. Callers check this before they read the connection, so that the
@@ -149,10 +149,10 @@ begin
     update gateway.connection x set checked_at = over, not_before = case when x.status = 'suspended' then null else x.not_before end
      where x.id = c.id and (x.checked_at is null or x.checked_at <= over - interval '1 minute');
     if not found then
-      return jsonb_build_object('refused', 'rate_limited', 'retry_after', greatest(1, ceil(60 - extract(epoch from over - c.checked_at))));
+      return '{"refused": "rate_limited"}'::jsonb || gateway.quota(1, 1, c.checked_at + interval '1 minute');
     end if;
   end if;
-  return gateway.public_data(c, allowed.partner);
+  return gateway.public_data(c, allowed.partner) || case when p_check then gateway.quota(1, 1, over + interval '1 minute') else '{}' end;
 end $$;
 
 create or replace function gateway.is_wanted(

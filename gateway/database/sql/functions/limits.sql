@@ -27,19 +27,23 @@ begin
   end if;
 end $$;
 
+-- Of an answer that counts towards a limit: how much is used, and in how many seconds that ends.
+create or replace function gateway.quota(p_limit integer, p_used bigint, p_until timestamptz) returns jsonb
+language sql stable as $$
+  select case when p_limit is null then '{}' else jsonb_build_object('quota', jsonb_build_object(
+    'limit', p_limit, 'used', p_used, 'seconds', greatest(1, ceil(extract(epoch from p_until - clock_timestamp()))))) end
+$$;
+
 -- The refusal of a read beyond a limit; it can be repeated in the next hour.
-create or replace function gateway.over_limit(p_partner_id uuid, p_kind text, p_limit integer) returns json
+create or replace function gateway.over_limit(p_partner_id uuid, p_kind text, p_limit integer, p_used bigint, p_hour timestamptz) returns json
 language plpgsql set search_path = '' as $$
-declare
-  moment timestamptz := clock_timestamp();
 begin
   perform gateway.alert(p_partner_id, p_kind, jsonb_build_object('per_hour', p_limit));
-  return json_build_object('refused', 'rate_limited', 'retry_after',
-    ceil(extract(epoch from date_trunc('hour', moment, 'UTC') + interval '1 hour' - moment)));
+  return '{"refused": "rate_limited"}'::jsonb || gateway.quota(p_limit, p_used, p_hour + interval '1 hour');
 end $$;
 
 -- Add a process's reads to the hour of their reader. A partner without a limit raises an alert when it reads five times as much as in
--- the busiest hour of the day before, and a thousand tokens at least.
+-- the busiest hour of the day before, and a thousand tokens at least; so does one that was not used for a day.
 create or replace function gateway.report_reads(
   p_reader_id uuid, p_partner_id uuid, p_hour timestamptz, p_reads integer, p_connections integer, p_limited boolean
 )
@@ -52,7 +56,7 @@ begin
   on conflict on constraint usage_pkey do update set reads = u.reads + excluded.reads, connections = u.connections + excluded.connections
   returning u.reads into total;
   if p_partner_id is not null and not p_limited and total >= 1000 then
-    select max(u.reads) into usual from gateway.usage u
+    select coalesce(max(u.reads), 0) into usual from gateway.usage u
      where u.reader_id = p_reader_id and u.hour between p_hour - interval '1 day' and p_hour - interval '1 hour';
     if total > 5 * usual then
       perform gateway.alert(p_partner_id, 'reads', jsonb_build_object('reads', total, 'usual', usual));

@@ -53,7 +53,7 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   who     record;
   added   gateway.connect_session;
-  next_at timestamptz;
+  limits  record;
 begin
   select c.* into who from gateway.caller(p_caller, 'sessions:write') c;
   if who.refusal is not null then
@@ -68,25 +68,22 @@ begin
   if not exists (select from gateway.live_user(p_user_id)) then
     return null;
   end if;
-  select min(x.created_at) + interval '15 minutes' into next_at from (
-    select s.created_at from gateway.connect_session s
-     where s.partner_id = (who.partner).id and s.created_at > clock_timestamp() - interval '15 minutes'
-     order by s.created_at desc limit 1000) x having count(*) = 1000;
-  if next_at is null then
-    select min(x.created_at) + interval '15 minutes' into next_at from (
+  select q.most, count(x.created_at) as used, coalesce(min(x.created_at), clock_timestamp()) + interval '15 minutes' as until into limits
+    from (values (1000, null), (20, p_user_id)) as q (most, user_id)
+    left join lateral (
       select s.created_at from gateway.connect_session s
-       where s.user_id = p_user_id and s.partner_id = (who.partner).id and s.created_at > clock_timestamp() - interval '15 minutes'
-       order by s.created_at desc limit 20) x having count(*) = 20;
-  end if;
-  if next_at is not null then
-    return jsonb_build_object('refused', 'rate_limited', 'retry_after', ceil(extract(epoch from next_at - clock_timestamp())));
+       where s.partner_id = (who.partner).id and (q.user_id is null or s.user_id = q.user_id) and s.created_at > clock_timestamp() - interval '15 minutes'
+       order by s.created_at desc limit q.most) x on true
+   group by q.most order by q.most - count(x.created_at) limit 1;
+  if limits.used >= limits.most then
+    return '{"refused": "rate_limited"}'::jsonb || gateway.quota(limits.most, limits.used, limits.until);
   end if;
   insert into gateway.connect_session as s (secret_hash, partner_id, user_id, provider, type, scope, return_to, tags)
   values (p_secret_hash, (who.partner).id, p_user_id, p_provider, p_type, p_scope, p_return_to,
           case when p_tags = '{}' then p_tags else jsonb_build_object((who.partner).id, p_tags) end) returning s.* into added;
   insert into gateway.event (type, user_id, provider, partner_id, data)
   values ('link.created', p_user_id, p_provider, added.partner_id, jsonb_strip_nulls(jsonb_build_object('connect_session', added.id, 'tags', nullif(added.tags, '{}'))));
-  return jsonb_build_object('id', added.id, 'expires_at', added.expires_at);
+  return jsonb_build_object('id', added.id, 'expires_at', added.expires_at) || gateway.quota(limits.most, limits.used + 1, limits.until);
 end $$;
 
 -- The link with this secret, if it can be started: unused, not expired, its partner and its user still active.

@@ -60,7 +60,7 @@ begin
       end if;
     end if;
     if reader.refused is not null then
-      return json_build_object('refused', reader.refused);
+      return json_build_object('refused', reader.refused, 'scope', p_scope);
     end if;
   else
     select u.id, null::uuid as partner_id, null::text[] as providers, gateway.user_reads_per_hour() as reads_per_hour,
@@ -94,11 +94,11 @@ begin
     return found_row.answer;
   end if;
   if reader.reads + p_unreported >= reader.reads_per_hour then
-    return gateway.over_limit(reader.partner_id, 'reads', reader.reads_per_hour);
+    return gateway.over_limit(reader.partner_id, 'reads', reader.reads_per_hour, reader.reads + p_unreported, this_hour);
   end if;
   if reader.connections >= reader.connections_per_hour and not exists (
     select from gateway.token_read r where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour) then
-    return gateway.over_limit(reader.partner_id, 'connections', reader.connections_per_hour);
+    return gateway.over_limit(reader.partner_id, 'connections', reader.connections_per_hour, reader.connections, this_hour);
   end if;
   -- Recorded in this transaction, or the read fails. On disk within wal_writer_delay: a crash of Postgres loses the records of its last half
   -- second, a crash of the gateway none.
@@ -119,7 +119,7 @@ begin
       select from gateway.token_read r
        where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour and r.scope <> p_scope);
     perform gateway.report_reads(reader.id, reader.partner_id, this_hour, p_unreported + 1, is_new::integer, reader.reads_per_hour is not null);
-    return (found_row.answer::jsonb || '{"reported": true}')::json;
+    found_row.answer := found_row.answer::jsonb || '{"reported": true}';
   end if;
-  return found_row.answer;
+  return found_row.answer::jsonb || gateway.quota(reader.reads_per_hour, coalesce(reader.reads, 0) + p_unreported + 1, this_hour + interval '1 hour');
 end $$;
