@@ -280,7 +280,7 @@ def test_a_list_is_read_to_its_end_by_the_cursor(gateway, alice):
         "items"
     ]
     assert ("google", alice.id, "active") == (one["provider"], one["user_id"], one["status"])
-    for cursor in ("x", hers.copy().pop(), "A" * 22 + "=", "A" * 21 + "B"):
+    for cursor in ("x", "A" * 22 + "=", "A" * 21 + "B", hers.copy().pop().replace("-", "")):
         assert 400 == made.asks(gateway, "/connections", params={"cursor": cursor}).status_code
 
 

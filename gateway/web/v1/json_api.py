@@ -61,8 +61,6 @@ class Call:
     """Request headers, and what each is for."""
     body: type[RequestModel] | None
     errors: frozenset[type[GatewayError]]
-    partners_only: bool
-    """A user's access token is refused."""
 
 
 def api_call(
@@ -73,7 +71,6 @@ def api_call(
     query: type[RequestModel] = NoQuery,
     headers: Mapping[str, str] = MappingProxyType({}),
     body: type[RequestModel] | None = None,
-    partners_only: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
     """
     Make a view a call of `/v1`, from its response and the errors that other calls do not have.
@@ -86,7 +83,7 @@ def api_call(
         summary, _, text = " ".join((view.__doc__ or "").replace("\n\n", "\0").split()).partition("\0")
         possible = frozenset({*errors, *_ALWAYS_POSSIBLE, *((TooLarge, UnsupportedMediaType) if body else ())})
         title = summary.strip().removesuffix(".")
-        call = Call(title, text.strip(), response, scope, status, query, headers, body, possible, partners_only)
+        call = Call(title, text.strip(), response, scope, status, query, headers, body, possible)
 
         view.call = call  # type: ignore[attr-defined]
         if response is None:
@@ -96,7 +93,7 @@ def api_call(
         def handle(**path: Any) -> Response:
             who = caller()
             try:
-                parsed = _parse_request(call, who)
+                parsed = _parse_request(call)
             except GatewayError:
                 # An invalid key is reported before a mistake in the request.
                 check_caller(runtime().database, who, scope)
@@ -128,14 +125,12 @@ def caller() -> Caller:
     return Caller(user_id=user.id, address=client_address())
 
 
-def _parse_request(call: Call, who: Caller) -> list[RequestModel]:
+def _parse_request(call: Call) -> list[RequestModel]:
     """
     The query and the body where the call has them; each parameter at most once.
 
-    Raises BadRequest with the parameters or fields at fault, UnsupportedMediaType, and Forbidden for a user where only partners call.
+    Raises BadRequest with the parameters or fields at fault, and UnsupportedMediaType.
     """
-    if call.partners_only and who.key_hash is None:
-        raise Forbidden("only partners may call this")
     if repeated := [
         (name[:_LONGEST_NAME], "Appears twice") for name, values in request.args.lists() if len(values) > 1
     ]:

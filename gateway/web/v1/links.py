@@ -40,7 +40,6 @@ log = structlog.get_logger(__name__)
     scope="sessions:write",
     status=201,
     body=schemas.ConnectSessionRequest,
-    partners_only=True,
 )
 def create_connect_session(who: Caller, body: schemas.ConnectSessionRequest) -> links.NewLink:
     """
@@ -72,7 +71,6 @@ def create_connect_session(who: Caller, body: schemas.ConnectSessionRequest) -> 
     PendingConfirmation,
     scope="sessions:write",
     body=schemas.CompleteRequest,
-    partners_only=True,
 )
 def complete_connect_session(who: Caller, body: schemas.CompleteRequest, session_id: uuid.UUID) -> schemas.Connection:
     """

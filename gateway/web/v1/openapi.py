@@ -39,6 +39,8 @@ _VARIABLE = re.compile(r"<(?:[^<>]*:)?([a-z_]+)>")
 _ANYTHING: Schema = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 """Of any media type: generators of clients know no `*/*`."""
 _EXAMPLES: Schema = json.loads(Path(__file__).with_name("examples.json").read_text(encoding="utf-8"))
+PARTNER_SCOPES = ("sessions:write", "webhooks:write")
+"""No user has them: gateway.caller refuses."""
 _REFERENCE = "#/components/schemas/{model}"
 _SECURITY = {
     "partnerKey": {"type": "http", "scheme": "bearer", "description": "A partner's key, `gw_live_…`."},
@@ -105,7 +107,7 @@ def _operation(each: Operation) -> Schema:
         "operationId": name if call.response else f"{name}_{each.method.lower()}",
         "summary": call.summary,
         "description": call.text,
-        "security": [key] if call.partners_only else [key, {"accessToken": []}],
+        "security": [key] if call.scope in PARTNER_SCOPES else [key, {"accessToken": []}],
         "parameters": [*_path_parameters(each.rule), *_query_parameters(call.query), *_header_parameters(call)],
         "responses": {**_success(call), **_errors(each.errors)},
     }

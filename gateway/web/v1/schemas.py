@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from gateway import models
 from gateway.catalog import AnyEntry
@@ -110,7 +110,9 @@ class ConnectionsQuery(RequestModel):
         pattern=r"^[A-Za-z0-9_.-]{1,40}:[^\x00-\x1f\x7f]{1,100}$",
         description="Only connections with this tag, as `name:value`.",
     )
-    cursor: Opaque | None = Field(default=None, min_length=1, description="`next_cursor` of the previous page.")
+    cursor: Annotated[Id, WithJsonSchema({"type": "string"})] | None = Field(
+        default=None, description="`next_cursor` of the previous page."
+    )
     limit: Limit = 100
 
 

@@ -22,7 +22,7 @@ blueprint = Blueprint("webhooks", __name__, url_prefix="/v1/webhooks")
 
 
 @blueprint.post("")
-@api_call(schemas.NewWebhook, scope="webhooks:write", status=201, body=schemas.WebhookRequest, partners_only=True)
+@api_call(schemas.NewWebhook, scope="webhooks:write", status=201, body=schemas.WebhookRequest)
 def create_webhook(who: Caller, body: schemas.WebhookRequest) -> schemas.NewWebhook:
     """
     Adds an endpoint.
@@ -35,7 +35,7 @@ def create_webhook(who: Caller, body: schemas.WebhookRequest) -> schemas.NewWebh
 
 
 @blueprint.get("")
-@api_call(schemas.Webhooks, scope="webhooks:write", partners_only=True)
+@api_call(schemas.Webhooks, scope="webhooks:write")
 def list_webhooks(who: Caller) -> dict[str, Any]:
     """
     Lists your endpoints.
@@ -44,7 +44,7 @@ def list_webhooks(who: Caller) -> dict[str, Any]:
 
 
 @blueprint.get("/<uuid:webhook_id>/deliveries")
-@api_call(schemas.Deliveries, scope="webhooks:write", partners_only=True)
+@api_call(schemas.Deliveries, scope="webhooks:write")
 def list_deliveries(who: Caller, webhook_id: uuid.UUID) -> dict[str, Any]:
     """
     Lists the last hundred attempts of an endpoint, newest first.
@@ -57,7 +57,7 @@ def list_deliveries(who: Caller, webhook_id: uuid.UUID) -> dict[str, Any]:
 
 
 @blueprint.delete("/<uuid:webhook_id>")
-@api_call(schemas.Webhook, scope="webhooks:write", partners_only=True)
+@api_call(schemas.Webhook, scope="webhooks:write")
 def delete_webhook(who: Caller, webhook_id: uuid.UUID) -> Webhook:
     """
     Deletes an endpoint.
@@ -66,7 +66,7 @@ def delete_webhook(who: Caller, webhook_id: uuid.UUID) -> Webhook:
 
 
 @blueprint.post("/<uuid:webhook_id>/test")
-@api_call(schemas.Webhook, scope="webhooks:write", partners_only=True)
+@api_call(schemas.Webhook, scope="webhooks:write")
 def test_webhook(who: Caller, webhook_id: uuid.UUID) -> Webhook:
     """
     Sends an endpoint an event of type `webhook.tested`.
@@ -77,7 +77,7 @@ def test_webhook(who: Caller, webhook_id: uuid.UUID) -> Webhook:
 
 
 @blueprint.post("/<uuid:webhook_id>/replay")
-@api_call(schemas.Webhook, scope="webhooks:write", body=schemas.ReplayRequest, partners_only=True)
+@api_call(schemas.Webhook, scope="webhooks:write", body=schemas.ReplayRequest)
 def replay_webhook(who: Caller, body: schemas.ReplayRequest, webhook_id: uuid.UUID) -> Webhook:
     """
     Delivers again, from after a position.
@@ -88,7 +88,7 @@ def replay_webhook(who: Caller, body: schemas.ReplayRequest, webhook_id: uuid.UU
 
 
 @blueprint.post("/<uuid:webhook_id>/rotate-secret")
-@api_call(schemas.NewWebhook, scope="webhooks:write", partners_only=True)
+@api_call(schemas.NewWebhook, scope="webhooks:write")
 def rotate_webhook_secret(who: Caller, webhook_id: uuid.UUID) -> schemas.NewWebhook:
     """
     Makes a new secret.
