@@ -846,7 +846,7 @@ begin
   if key is null then
     user_id := p_caller ->> 'user_id';
     refusal := case when user_id is null or gateway.user_is_blocked(user_id) then '{"refused": "unauthenticated"}'
-                    when p_needs in ('sessions:write', 'webhooks:write') then '{"refused": "forbidden"}' end;
+                    when p_needs in ('sessions:write', 'webhooks:write') then jsonb_build_object('refused', 'forbidden', 'scope', p_needs) end;
     return;
   end if;
   select p as partner, u.last_at into used
@@ -860,7 +860,7 @@ begin
     perform gateway.record_key_use(partner.id, key, here, net);
   end if;
   refusal := case when partner.frozen_at is not null then '{"refused": "frozen"}'
-                  when p_needs <> all (partner.scope) then '{"refused": "forbidden"}' end;
+                  when p_needs <> all (partner.scope) then jsonb_build_object('refused', 'forbidden', 'scope', p_needs) end;
 end $$;
 
 -- Whether a partner has the owner's consent for a connection, or reach `all`. Callers check this before they read the connection, so that the
@@ -965,10 +965,10 @@ begin
     update gateway.connection x set checked_at = over, not_before = case when x.status = 'suspended' then null else x.not_before end
      where x.id = c.id and (x.checked_at is null or x.checked_at <= over - interval '1 minute');
     if not found then
-      return jsonb_build_object('refused', 'rate_limited', 'retry_after', greatest(1, ceil(60 - extract(epoch from over - c.checked_at))));
+      return '{"refused": "rate_limited"}'::jsonb || gateway.quota(1, 1, c.checked_at + interval '1 minute');
     end if;
   end if;
-  return gateway.public_data(c, allowed.partner);
+  return gateway.public_data(c, allowed.partner) || case when p_check then gateway.quota(1, 1, over + interval '1 minute') else '{}' end;
 end $$;
 
 create or replace function gateway.is_wanted(
@@ -1985,19 +1985,23 @@ begin
   end if;
 end $$;
 
+-- Of an answer that counts towards a limit: how much is used, and in how many seconds that ends.
+create or replace function gateway.quota(p_limit integer, p_used bigint, p_until timestamptz) returns jsonb
+language sql stable as $$
+  select case when p_limit is null then '{}' else jsonb_build_object('quota', jsonb_build_object(
+    'limit', p_limit, 'used', p_used, 'seconds', greatest(1, ceil(extract(epoch from p_until - clock_timestamp()))))) end
+$$;
+
 -- The refusal of a read beyond a limit; it can be repeated in the next hour.
-create or replace function gateway.over_limit(p_partner_id uuid, p_kind text, p_limit integer) returns json
+create or replace function gateway.over_limit(p_partner_id uuid, p_kind text, p_limit integer, p_used bigint, p_hour timestamptz) returns json
 language plpgsql set search_path = '' as $$
-declare
-  moment timestamptz := clock_timestamp();
 begin
   perform gateway.alert(p_partner_id, p_kind, jsonb_build_object('per_hour', p_limit));
-  return json_build_object('refused', 'rate_limited', 'retry_after',
-    ceil(extract(epoch from date_trunc('hour', moment, 'UTC') + interval '1 hour' - moment)));
+  return '{"refused": "rate_limited"}'::jsonb || gateway.quota(p_limit, p_used, p_hour + interval '1 hour');
 end $$;
 
 -- Add a process's reads to the hour of their reader. A partner without a limit raises an alert when it reads five times as much as in
--- the busiest hour of the day before, and a thousand tokens at least.
+-- the busiest hour of the day before, and a thousand tokens at least; so does one that was not used for a day.
 create or replace function gateway.report_reads(
   p_reader_id uuid, p_partner_id uuid, p_hour timestamptz, p_reads integer, p_connections integer, p_limited boolean
 )
@@ -2010,7 +2014,7 @@ begin
   on conflict on constraint usage_pkey do update set reads = u.reads + excluded.reads, connections = u.connections + excluded.connections
   returning u.reads into total;
   if p_partner_id is not null and not p_limited and total >= 1000 then
-    select max(u.reads) into usual from gateway.usage u
+    select coalesce(max(u.reads), 0) into usual from gateway.usage u
      where u.reader_id = p_reader_id and u.hour between p_hour - interval '1 day' and p_hour - interval '1 hour';
     if total > 5 * usual then
       perform gateway.alert(p_partner_id, 'reads', jsonb_build_object('reads', total, 'usual', usual));
@@ -2092,7 +2096,7 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   who     record;
   added   gateway.connect_session;
-  next_at timestamptz;
+  limits  record;
 begin
   select c.* into who from gateway.caller(p_caller, 'sessions:write') c;
   if who.refusal is not null then
@@ -2107,25 +2111,22 @@ begin
   if not exists (select from gateway.live_user(p_user_id)) then
     return null;
   end if;
-  select min(x.created_at) + interval '15 minutes' into next_at from (
-    select s.created_at from gateway.connect_session s
-     where s.partner_id = (who.partner).id and s.created_at > clock_timestamp() - interval '15 minutes'
-     order by s.created_at desc limit 1000) x having count(*) = 1000;
-  if next_at is null then
-    select min(x.created_at) + interval '15 minutes' into next_at from (
+  select q.most, count(x.created_at) as used, coalesce(min(x.created_at), clock_timestamp()) + interval '15 minutes' as until into limits
+    from (values (1000, null), (20, p_user_id)) as q (most, user_id)
+    left join lateral (
       select s.created_at from gateway.connect_session s
-       where s.user_id = p_user_id and s.partner_id = (who.partner).id and s.created_at > clock_timestamp() - interval '15 minutes'
-       order by s.created_at desc limit 20) x having count(*) = 20;
-  end if;
-  if next_at is not null then
-    return jsonb_build_object('refused', 'rate_limited', 'retry_after', ceil(extract(epoch from next_at - clock_timestamp())));
+       where s.partner_id = (who.partner).id and (q.user_id is null or s.user_id = q.user_id) and s.created_at > clock_timestamp() - interval '15 minutes'
+       order by s.created_at desc limit q.most) x on true
+   group by q.most order by q.most - count(x.created_at) limit 1;
+  if limits.used >= limits.most then
+    return '{"refused": "rate_limited"}'::jsonb || gateway.quota(limits.most, limits.used, limits.until);
   end if;
   insert into gateway.connect_session as s (secret_hash, partner_id, user_id, provider, type, scope, return_to, tags)
   values (p_secret_hash, (who.partner).id, p_user_id, p_provider, p_type, p_scope, p_return_to,
           case when p_tags = '{}' then p_tags else jsonb_build_object((who.partner).id, p_tags) end) returning s.* into added;
   insert into gateway.event (type, user_id, provider, partner_id, data)
   values ('link.created', p_user_id, p_provider, added.partner_id, jsonb_strip_nulls(jsonb_build_object('connect_session', added.id, 'tags', nullif(added.tags, '{}'))));
-  return jsonb_build_object('id', added.id, 'expires_at', added.expires_at);
+  return jsonb_build_object('id', added.id, 'expires_at', added.expires_at) || gateway.quota(limits.most, limits.used + 1, limits.until);
 end $$;
 
 -- The link with this secret, if it can be started: unused, not expired, its partner and its user still active.
@@ -3290,7 +3291,7 @@ begin
       end if;
     end if;
     if reader.refused is not null then
-      return json_build_object('refused', reader.refused);
+      return json_build_object('refused', reader.refused, 'scope', p_scope);
     end if;
   else
     select u.id, null::uuid as partner_id, null::text[] as providers, gateway.user_reads_per_hour() as reads_per_hour,
@@ -3324,11 +3325,11 @@ begin
     return found_row.answer;
   end if;
   if reader.reads + p_unreported >= reader.reads_per_hour then
-    return gateway.over_limit(reader.partner_id, 'reads', reader.reads_per_hour);
+    return gateway.over_limit(reader.partner_id, 'reads', reader.reads_per_hour, reader.reads + p_unreported, this_hour);
   end if;
   if reader.connections >= reader.connections_per_hour and not exists (
     select from gateway.token_read r where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour) then
-    return gateway.over_limit(reader.partner_id, 'connections', reader.connections_per_hour);
+    return gateway.over_limit(reader.partner_id, 'connections', reader.connections_per_hour, reader.connections, this_hour);
   end if;
   -- Recorded in this transaction, or the read fails. On disk within wal_writer_delay: a crash of Postgres loses the records of its last half
   -- second, a crash of the gateway none.
@@ -3349,9 +3350,9 @@ begin
       select from gateway.token_read r
        where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour and r.scope <> p_scope);
     perform gateway.report_reads(reader.id, reader.partner_id, this_hour, p_unreported + 1, is_new::integer, reader.reads_per_hour is not null);
-    return (found_row.answer::jsonb || '{"reported": true}')::json;
+    found_row.answer := found_row.answer::jsonb || '{"reported": true}';
   end if;
-  return found_row.answer;
+  return found_row.answer::jsonb || gateway.quota(reader.reads_per_hour, coalesce(reader.reads, 0) + p_unreported + 1, this_hour + interval '1 hour');
 end $$;
 
 -- Outgoing webhooks.
@@ -3845,7 +3846,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'ff202b2e8ae69120e204efc157528092fb6c64c34ee2a1545352aeb02e90cc97');
-insert into gateway.function_release (sha256) values ('ff202b2e8ae69120e204efc157528092fb6c64c34ee2a1545352aeb02e90cc97') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '6e79ad5339d778d6dac38ee0adb11043b86205816b125693f8893d1ad93f9fef');
+insert into gateway.function_release (sha256) values ('6e79ad5339d778d6dac38ee0adb11043b86205816b125693f8893d1ad93f9fef') on conflict do nothing;
 
 notify pgrst, 'reload schema';
