@@ -29,6 +29,8 @@ from gateway.services import Runtime
 log = structlog.get_logger(__name__)
 
 _MAX_LENGTH = 200
+_LARGEST_LIST = 1_048_576
+"""Bytes of a response that verifies a key: some providers have only lists to ask for."""
 NAME_SECONDS = 3.0
 """For a name alone: without it the id is shown."""
 
@@ -134,7 +136,12 @@ def read_key_account(
     placement, (_, headers) = provider.token_placement, provider.api(facts)
     headers = {"Accept": "application/json", **headers, **placement.headers(credential)}
     found = rt.http.request(
-        "GET", placement.url(url, credential), headers=headers, deadline=deadline, provider=provider.id
+        "GET",
+        placement.url(url, credential),
+        headers=headers,
+        deadline=deadline,
+        provider=provider.id,
+        limit=_LARGEST_LIST,
     )
     if found.status in provider.refused_statuses:
         text = found.body.decode("utf-8", "replace").lower()

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import psycopg
 import pytest
+from playwright.sync_api import expect
 
 from gateway.errors import DatabaseUnavailable
+from gateway.sandbox.keys import new_key
 from tests.support.browser import PHONE, Visitor, needs_axe, needs_chromium, new_alice, sideways, violations
 from tests.support.gateway_process import Person, whole_gateway
 
@@ -86,6 +88,32 @@ def test_the_connect_page(scene, provider):
     scene.asks(provider)
 
     looks_right(scene)
+
+
+def test_the_form_for_a_key_by_keyboard(scene):
+    """
+    Two halves that are swapped: the page comes back with the first field in focus and both named. The right ones connect.
+    """
+    page, key = scene.page, new_key(scene.gateway.sandbox.state, "twilio")
+    scene.asks("twilio")
+    looks_right(scene)
+
+    def types(first, second):
+        page.get_by_label("Account SID").focus()
+        page.keyboard.type(first)
+        page.keyboard.press("Tab")
+        page.keyboard.type(second)
+        page.keyboard.press("Enter")
+
+    types(key["auth_token"], key["account_sid"])
+    page.get_by_role("alert").wait_for()
+    expect(page.get_by_label("Account SID")).to_be_focused()
+    expect(page.get_by_label("Auth token")).to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_label("Auth token")).to_have_value("")
+    looks_right(scene)
+
+    types(key["account_sid"], key["auth_token"])
+    page.get_by_text("Twilio is connected").wait_for()
 
 
 def test_the_connect_page_when_it_is_connected_already(scene):

@@ -10,10 +10,13 @@ from urllib.parse import urlencode
 
 import pytest
 import requests
+from cryptography.fernet import Fernet
 
 from gateway.catalog import ApiKeyProvider, load_catalog
 from gateway.sandbox.generic import ACCOUNTS, PLANTED
 from gateway.sandbox.keys import TABLES, made_up_key, new_key, revoke_keys
+from gateway.services import checked_catalog
+from gateway.settings import read_settings
 from tests.support.database import rows
 from tests.support.gateway_process import fields_in, told, whole_gateway
 from tests.support.link_partner import new_partner
@@ -24,10 +27,32 @@ FAULT = re.compile(r'<p class="fault" id="field-(\w+)-fault">.*?<span>(.*?)</spa
 ALICE, DESK = ACCOUNTS[:2]
 
 
+ACME = """
+[acme]
+name = "Acme Phone"
+type = 3
+authorization_endpoint = "ORIGIN/zoom/{area}/authorize"
+token_endpoint = "ORIGIN/zoom/{area}/token"
+revocation_endpoint = "ORIGIN/zoom/{area}/revoke"
+userinfo_endpoint = "ORIGIN/zoom/v2/users/me"
+account = { id = "id", label = "email" }
+api_base_url = "ORIGIN/zoom/{area}"
+fields.area = { label = "Account name in the address", pattern = "oauth|[a-z]{3}" }
+"""
+"""Speaks OAuth at addresses that its user has to complete."""
+
+
 @pytest.fixture(scope="module")
 def gateway(cluster, template):
-    """A gateway that offers all of them."""
-    with whole_gateway(cluster, template, settings={"GATEWAY_ENABLE": ",".join(ENTRIES)}) as made:
+    """A gateway that offers all of them, and a provider with a field before the redirect."""
+    settings = {
+        "GATEWAY_ENABLE": ",".join(ENTRIES),
+        "ACME_CLIENT_ID": "sandbox-zoom",
+        "ACME_CLIENT_SECRET": "sandbox-zoom-secret",
+    }
+    with whole_gateway(cluster, template, settings=settings) as made:
+        file = made.folder / "catalog" / "acme.toml"
+        file.write_text(ACME.replace("ORIGIN", made.sandbox.origin), encoding="utf-8")
         yield made.start()
 
 
@@ -358,6 +383,27 @@ def test_a_proxied_call_that_the_provider_refuses_returns_the_refusal(gateway, a
     assert 200 == acme.token(connection).status_code
 
 
+def test_a_long_list_verifies_a_key_too(gateway, user):
+    """Some providers have no other call: what is not read may be long."""
+    gateway.sandbox.state.add_fault(
+        "status", "retell", "userinfo", status=200, body='[{"agent_id": "a"}]' + " " * 500_000
+    )
+
+    assert connected(gateway, user, enters(user, "retell", new_key(gateway.sandbox.state, "retell")))
+
+
+def test_a_path_that_shows_secrets_is_not_proxied(gateway, acme, user):
+    """Twilio's accounts contain their auth tokens; what is below an account is passed on."""
+    key = new_key(gateway.sandbox.state, "twilio")
+    connection = connected(gateway, user, enters(user, "twilio", key))
+
+    def status(path):
+        return acme.calls("GET", f"/v1/connections/{connection}/proxy/2010-04-01/{path}").status_code
+
+    paths = ["Accounts.json", f"Accounts/{key['account_sid']}.json", "accounts/ACother.json", f"Accounts/{key['account_sid']}/Calls.json"]  # fmt: skip
+    assert [403, 403, 403, 200] == [status(path) for path in paths]
+
+
 def test_a_key_that_its_owner_wrote_is_verified_before_it_is_used(gateway, acme, user):
     """
     Plain text in `provider_data.token` is encrypted, and used once the provider has named the same account.
@@ -372,3 +418,65 @@ def test_a_key_that_its_owner_wrote_is_verified_before_it_is_used(gateway, acme,
     wait_for(lambda: stored(gateway, user)[0]["data"]["status"] == "needs_reauthorization")
 
     assert stored(gateway, user)[0]["token"].startswith("gAAAA")
+
+
+# -- fields before a redirect ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "entered", [{}, {"area": ""}, {"area": "OAUTH"}, {"area": "evil.example"}, {"area": "oauth/../x"}]
+)
+def test_a_field_of_an_address_is_checked_before_the_redirect(gateway, user, entered):
+    """The page comes back with the field named, and no attempt is kept."""
+    assert {"area"} == faults(enters(user, "acme", entered)).keys()
+    assert [0] == rows(gateway.dsn, "select count(*) from gateway.authorization_request where user_id = %s", user.id)
+
+
+def test_a_field_of_an_address_is_remembered_with_the_connection(gateway, acme, user):
+    """
+    The redirect, the code, the refresh, the check, the API and the revocation go to the address of the user's account; it is filled in when
+    the user connects again.
+    """
+    state = gateway.sandbox.state
+    away = enters(user, "acme", {"area": "oauth"})
+    assert away.headers["Location"].startswith(f"{gateway.sandbox.origin}/zoom/oauth/authorize?")
+    connection = told(user.get(gateway.sandbox.consents(away.headers["Location"])))["connection"]
+
+    (row,) = stored(gateway, user)
+    assert "oauth" == row["data"]["area"]
+    before = acme.token(connection).json()
+    assert f"{gateway.sandbox.origin}/zoom/oauth" == before["api_base_url"]
+    after = acme.calls("POST", f"/v1/connections/{connection}/refresh").json()
+    assert after["access_token"] != before["access_token"]
+    assert "active" == check(acme, connection).json()["status"]
+    assert 'value="oauth"' in user.asks("acme").text
+    user.disconnects(connection)
+    assert any(each["known"] for each in state.revocations)
+
+
+def test_a_partners_link_asks_for_the_field_too(gateway):
+    """The link is used up by a form that is right."""
+    partner, person = new_partner(gateway), gateway.person()
+    person.signs_in()
+    link = partner.makes(person, "acme")
+
+    assert faults(enters(person, "acme", {"area": "?"}, person.get(link["url"])))
+    away = enters(person, "acme", {"area": "oauth"}, person.get(link["url"]))
+
+    assert told(person.get(gateway.sandbox.consents(away.headers["Location"])))["connection"]
+
+
+# -- the setting -----------------------------------------------------------------------------------------------------
+
+
+def test_a_name_in_gateway_enable_that_is_wrong_stops_the_start_with_its_fix():
+    """A typing error, an OAuth provider, and something else."""
+    environ = {"GATEWAY_KEYS": Fernet.generate_key().decode(), "GATEWAY_ENABLE": "Twilio, twillio,ghl,nothing-like-it"}
+
+    _, problems = checked_catalog(read_settings(environ))
+
+    assert [
+        "GATEWAY_ENABLE names twillio, which is no provider with API keys: did you mean twilio?",
+        "GATEWAY_ENABLE names ghl, which needs a registration: set GHL_CLIENT_ID instead.",
+        "GATEWAY_ENABLE names nothing-like-it, which is no provider with API keys: `python -m gateway providers list` has their names.",
+    ] == problems

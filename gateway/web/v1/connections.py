@@ -104,7 +104,7 @@ def check_connection(who: Caller, connection_id: uuid.UUID) -> schemas.Connectio
     Checks a connection at its provider.
 
     Asks the provider whose account it is, with a token that is refreshed once if the provider refuses it, and returns the connection
-    as it is afterwards. Only a refused refresh, or another account, ends a connection. A suspended connection is tried again. Once a minute per connection; takes at most ten seconds.
+    as it is afterwards. Only a refused refresh, a refused API key, or another account ends a connection. A suspended connection is tried again. Once a minute per connection; takes at most ten seconds.
     """
     return shown_connection(check(runtime(), connection_id, who))
 
