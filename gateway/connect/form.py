@@ -22,7 +22,8 @@ Fault = Literal[
 LONGEST = 2000
 _QUOTES = "\"'`´‘’‚“”„«»‹›<>"
 _PREFIX = re.compile(
-    r"(bearer|basic|token)\s.+|[a-z0-9_-]*(authorization|key|token|sid|secret)\s*[:=]\s*.{8,}", re.IGNORECASE
+    r"[a-z-]{3,20}\s+\S{8,}|(bearer|basic|token)\s.+|[a-z0-9_-]*(authorization|key|token|sid|secret)\s*[:=]\s*.{8,}",
+    re.IGNORECASE,
 )
 """A scheme, or the name of a header or variable, before the value."""
 
@@ -51,13 +52,15 @@ def read_form(provider: AnyEntry, entered: Mapping[str, str]) -> dict[str, str]:
 
 def _fault(field: FormField, value: str) -> Fault | None:
     """What is wrong with a value; the first thing that its user can see."""
+    quotes = (value[:1] in _QUOTES) + (value[-1:] in _QUOTES)  # a password may have one
     checks: tuple[tuple[Fault | None, object], ...] = (
         ("missing", not value.strip()),
         ("spaces", value != value.strip()),
-        ("quotes", value[:1] in _QUOTES or value[-1:] in _QUOTES),
+        ("quotes", quotes > 1),
         ("prefix", field.secret and _PREFIX.fullmatch(value)),
         ("test_mode", field.secret and re.fullmatch(field.test_pattern, value)),
         (None, len(value) <= LONGEST and field.matches(value)),
+        ("quotes", quotes),
         ("spaces", any(letter.isspace() for letter in value)),
         ("characters", not value.isascii() or not value.isprintable()),
         ("form", True),
