@@ -68,10 +68,16 @@ def supabase(cluster) -> Iterator[str]:
         yield dsn
 
 
-@pytest.fixture
-def scene(sound) -> Iterator[Scene]:
-    with psycopg.connect(sound) as owner, owner.transaction(force_rollback=True):
+@pytest.fixture(scope="module")
+def kept(sound) -> Iterator[Scene]:
+    with psycopg.connect(sound, prepare_threshold=None) as owner, owner.transaction(force_rollback=True):
         yield scene_of(owner, sound)
+
+
+@pytest.fixture
+def scene(kept) -> Iterator[Scene]:
+    with kept.owner.transaction(force_rollback=True):
+        yield kept
 
 
 def found_by_probes(scene: Scene) -> Iterator[str]:
@@ -171,13 +177,13 @@ def test_a_schema_without_one_of_its_lines_is_found(supabase, name):
         assert first_found(scene)
 
 
-def test_db_apply_fixes_what_the_doctor_says_it_fixes(sound):
+def test_db_apply_fixes_what_the_doctor_says_it_fixes(scene):
     """
     Wherever `db apply` is the named fix, it works: afterwards there is no finding. Many breaks are fixed by one run.
     """
-    waiting, fixed = dict(THIN), 0
+    owner, waiting, fixed = scene.owner, dict(THIN), 0
     while waiting:
-        with psycopg.connect(sound) as owner, owner.transaction(force_rollback=True):
+        with owner.transaction(force_rollback=True):
             broken = [name for name, text in list(waiting.items()) if breaks(owner, waiting, name, text)]
             assert broken or not waiting
             owner.execute(script().encode())
