@@ -15,7 +15,7 @@ import requests
 from playwright.sync_api import expect
 
 from gateway.sandbox.supabase import USERS, access_token
-from tests.support.browser import closes, goes_on, needs_chromium, new_alice, visits
+from tests.support.browser import closes, goes_on, needs_chromium, new_alice
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = ROOT / "tests" / "node" / "node_modules"
@@ -36,8 +36,8 @@ STRICT = {
 @pytest.fixture
 def visitor(gateway, browser, monkeypatch):
     new_alice(gateway, monkeypatch)
-    with visits(browser, gateway.url, gateway.sandbox.origin) as opens:
-        yield opens()
+    with browser.visits(gateway.url, gateway.sandbox.origin) as opened:
+        yield opened
 
 
 def shows(visitor, gateway, html, path="/example", **also):
@@ -149,19 +149,16 @@ TOKEN = '{ accessToken: async () => (await fetch("/my/access-token")).text() }'
         (TOKEN.replace("{ ", '{ returnTo: "https://elsewhere.example/", '), "google", "return_to_refused"),
     ],
 )
-def test_a_pop_up_that_ends_on_an_error_page_tells_the_slug(gateway, browser, monkeypatch, options, provider, slug):
+def test_a_pop_up_that_ends_on_an_error_page_tells_the_slug(gateway, visitor, options, provider, slug):
     """
     The promise settles at once; the window stays to be read, with a button that closes it.
     """
-    new_alice(gateway, monkeypatch)
-    with visits(browser, gateway.url, gateway.sandbox.origin) as opened:
-        visitor = opened()
-        page = page_that_asks(visitor, gateway, options, provider)
-        popup = opens(page)
+    page = page_that_asks(visitor, gateway, options, provider)
+    popup = opens(page)
 
-        expect(page).to_have_title(slug, timeout=5000)
-        expect(popup.get_by_role("button", name="Close this window")).to_be_visible()
-        visitor.complaints[:] = [said for said in visitor.complaints if "Failed to load resource" not in said]
+    expect(page).to_have_title(slug, timeout=5000)
+    expect(popup.get_by_role("button", name="Close this window")).to_be_visible()
+    visitor.complaints[:] = [said for said in visitor.complaints if "Failed to load resource" not in said]
 
 
 @needs_chromium
@@ -169,8 +166,8 @@ def test_a_blocked_pop_up_rejects(gateway, visitor):
     """
     With `blocked`, so that the product decides what to do.
     """
-    visitor.page.add_init_script("window.open = () => null")
     page = page_that_asks(visitor, gateway, TOKEN)
+    page.evaluate("window.open = () => null")
 
     page.get_by_role("button").click()
 

@@ -18,7 +18,6 @@ from tests.support.browser import (
     new_alice,
     sideways,
     violations,
-    visits,
 )
 from tests.support.link_partner import new_partner
 
@@ -31,8 +30,8 @@ def page(gateway, browser, monkeypatch):
     key = new_partner(gateway, "Northwind back end", reach="all").key
     monkeypatch.setitem(gateway.sandbox.state.partner_keys, NORTHWIND, key)
     monkeypatch.setattr(gateway.sandbox.state, "database", gateway.dsn)
-    with visits(browser, gateway.url, gateway.sandbox.origin) as opens:
-        yield opens(viewport=PHONE).page
+    with browser.visits(gateway.url, gateway.sandbox.origin, viewport=PHONE) as visitor:
+        yield visitor.page
     gateway.sandbox.state.reset()
 
 

@@ -1,7 +1,7 @@
 """
 The main job by clicking, in Chromium: from the product's page, which is another site, to the provider and back.
 
-Each test has a browser profile of its own, and an Alice of its own behind the product's button. In no case may the console show an error,
+Each test has a browser profile that is as new, and an Alice of its own behind the product's button. In no case may the console show an error,
 a policy be broken, or a third party be called.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.browser import connect_button, goes_on, needs_chromium, presses, tabs_to, visits
+from tests.support.browser import connect_button, goes_on, needs_chromium, presses, tabs_to
 
 pytestmark = needs_chromium
 
@@ -18,14 +18,11 @@ THREE = {"HighLevel": "Northwind Berlin", "Gmail": "alice.winter@gmail.example",
 
 
 @pytest.fixture
-def visit(gateway, alice, browser):
-    with visits(browser, gateway.url, gateway.sandbox.origin) as opens:
-        yield opens
-
-
-@pytest.fixture
-def page(visit):
-    return visit().page
+def page(request, gateway, alice, browser):
+    """Its parameter: whether scripts run."""
+    options = {"java_script_enabled": getattr(request, "param", True)}
+    with browser.visits(gateway.url, gateway.sandbox.origin, **options) as visitor:
+        yield visitor.page
 
 
 def test_three_connections_are_made_by_clicking_and_listed(gateway, page):
@@ -47,13 +44,11 @@ def test_three_connections_are_made_by_clicking_and_listed(gateway, page):
         expect(card.get_by_text("Connected", exact=True)).to_be_visible()
 
 
-@pytest.mark.parametrize("script", [True, False])
-def test_a_link_put_anywhere_asks_who_you_are_and_ends_on_the_list(gateway, alice, visit, script):
+@pytest.mark.parametrize(("page", "script"), [(True, True), (False, False)], indirect=["page"])
+def test_a_link_put_anywhere_asks_who_you_are_and_ends_on_the_list(gateway, page, script):
     """
     Without a session the product signs in and brings back to where the link led, with and without JavaScript.
     """
-    page = visit(java_script_enabled=script).page
-
     page.goto(f"{gateway.url}/connect/ghl")
     page.get_by_role("button", name="Alice Winter").click()
     if not script:
@@ -64,11 +59,11 @@ def test_a_link_put_anywhere_asks_who_you_are_and_ends_on_the_list(gateway, alic
     expect(page.get_by_role("article", name="HighLevel Northwind Berlin")).to_be_visible()
 
 
-def test_without_javascript_the_products_button_connects(gateway, visit):
+@pytest.mark.parametrize("page", [False], indirect=True)
+def test_without_javascript_the_products_button_connects(gateway, page):
     """
     A plain form does what the script does.
     """
-    page = visit(java_script_enabled=False).page
     connect_button(page, gateway, "Gmail").click()
 
     goes_on(page)

@@ -16,7 +16,6 @@ from tests.support.browser import (
     needs_chromium,
     sideways,
     violations,
-    visits,
 )
 from tests.support.link_partner import new_partner
 
@@ -34,9 +33,15 @@ def acme(gateway, monkeypatch):
 
 
 @pytest.fixture
-def visit(gateway, alice, acme, browser):
-    with visits(browser, gateway.url, gateway.sandbox.origin) as opens:
-        yield opens
+def page(gateway, alice, acme, browser):
+    with browser.visits(gateway.url, gateway.sandbox.origin) as visitor:
+        yield visitor.page
+
+
+@pytest.fixture
+def phone(gateway, alice, acme, browser):
+    with browser.visits(gateway.url, gateway.sandbox.origin, viewport=PHONE) as visitor:
+        yield visitor.page
 
 
 def shares(page, gateway, name="Gmail", *, known=True):
@@ -60,11 +65,10 @@ def looks_right(page):
         assert [] == violations(page, *rules), scheme
 
 
-def test_a_browser_without_a_session_is_completed_by_the_products_server(gateway, acme, visit):
+def test_a_browser_without_a_session_is_completed_by_the_products_server(gateway, acme, page):
     """
     Nothing is connected on the way; then it is, and the product's page has a call for it to paste.
     """
-    page = visit().page
     shares(page, gateway, known=False)
     expect(page.get_by_role("heading", level=1)).to_contain_text(acme.name)
     expect(page.locator("#for-user")).to_contain_text("•••")
@@ -79,11 +83,10 @@ def test_a_browser_without_a_session_is_completed_by_the_products_server(gateway
     expect(page.locator("#curl")).to_contain_text(f"/v1/connections/{made['id']}/token")
 
 
-def test_signed_in_it_is_shared_at_once_and_can_be_stopped(gateway, acme, visit):
+def test_signed_in_it_is_shared_at_once_and_can_be_stopped(gateway, acme, page):
     """
     The page says by name who connects; afterwards the list says with whom it is shared, and one press ends that.
     """
-    page = visit().page
     shares(page, gateway)
     expect(page.locator("#for-user")).to_have_text("alice@northwind.example")
     goes_on(page)
@@ -98,12 +101,11 @@ def test_signed_in_it_is_shared_at_once_and_can_be_stopped(gateway, acme, visit)
     assert [] == acme.calls("GET", "/v1/connections").json()["items"]
 
 
-def test_another_account_is_asked_about_at_the_product(gateway, alice, acme, visit):
+def test_another_account_is_asked_about_at_the_product(gateway, alice, acme, page):
     """
     The gateway says that one is connected; the user's answer goes back by the product's server, and the id stays.
     """
     made = alice.connects("ghl", "NorthwindLisbon00001")["connection"]
-    page = visit().page
     shares(page, gateway, "HighLevel", known=False)
     goes_on(page)
 
@@ -116,12 +118,12 @@ def test_another_account_is_asked_about_at_the_product(gateway, alice, acme, vis
 
 
 @needs_axe
-def test_the_pages_of_a_link_on_a_phone(gateway, alice, acme, visit):
+def test_the_pages_of_a_link_on_a_phone(gateway, acme, phone):
     """
     The product's, the link's to strangers and to its user, the refusal, and the list with what it unfolds: nothing sticks out,
     nothing is found, light and dark.
     """
-    page = visit(viewport=PHONE).page
+    page = phone
     page.goto(f"{gateway.sandbox.origin}/")
     looks_right(page)
     shares(page, gateway, known=False)
@@ -142,13 +144,12 @@ def test_the_page_for_another_signed_in_user_on_a_phone(gateway, alice, acme, br
     The page names the link's user and has no form. Chromium logs the status in the console.
     """
     link = acme.makes(alice)
-    context = browser.new_context(viewport=PHONE, reduced_motion="reduce")
-    page = context.new_page()
-    page.goto(f"{gateway.sandbox.origin}/as/bob")
-    signs_in(page, gateway)
-    page.goto(link["url"])
+    with browser.visits(viewport=PHONE) as visitor:
+        page = visitor.page
+        page.goto(f"{gateway.sandbox.origin}/as/bob")
+        signs_in(page, gateway)
+        page.goto(link["url"])
 
-    expect(page.locator("#meant-for")).to_be_visible()
-    expect(page.locator("#link")).to_have_count(0)
-    looks_right(page)
-    context.close()
+        expect(page.locator("#meant-for")).to_be_visible()
+        expect(page.locator("#link")).to_have_count(0)
+        looks_right(page)

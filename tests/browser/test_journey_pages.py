@@ -52,9 +52,8 @@ class Scene:
 
 @pytest.fixture
 def scene(gateway, browser, monkeypatch):
-    made = Scene(gateway, Visitor(browser, viewport=PHONE), new_alice(gateway, monkeypatch))
-    yield made
-    made.visitor.context.close()
+    with browser.visits(viewport=PHONE) as visitor:
+        yield Scene(gateway, visitor, new_alice(gateway, monkeypatch))
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +80,16 @@ def is_own_status(said, url):
 
 
 @pytest.mark.parametrize("provider", ["ghl", "google", "ringcentral"])
-def test_the_connect_page(scene, provider):
+def test_the_connect_page_and_the_consent_page(scene, provider):
     """
-    Who, what and which scopes.
+    Who, what and which scopes; then the page of the simulated provider, with the list of faults open.
     """
     scene.asks(provider)
+    looks_right(scene)
 
+    scene.page.get_by_role("button", name="Continue to").click()
+    scene.page.locator("#consent").wait_for()
+    scene.page.get_by_text("Make something fail").click()
     looks_right(scene)
 
 
@@ -128,52 +131,35 @@ def test_the_connect_page_when_it_is_connected_already(scene):
     looks_right(scene)
 
 
-def test_the_list_without_connections(scene):
+def test_the_list(scene):
     """
-    The empty state, with what is on offer.
+    The empty state, with what is on offer; then three cards, shut and with everything that folds open.
     """
     scene.signs_in()
-
     looks_right(scene)
 
-
-@pytest.mark.parametrize("opened", [False, True])
-def test_the_list_with_connections(scene, opened):
-    """
-    Three cards, shut and with everything that folds open.
-    """
     for provider in ("ghl", "google", "ringcentral"):
         scene.alice.connects(provider)
-    scene.signs_in()
+    scene.page.reload()
+    looks_right(scene)
 
-    scene.page.evaluate(
-        "opened => document.querySelectorAll('details').forEach(e => { e.name = ''; e.open = opened })", opened
-    )
-
+    scene.page.evaluate("document.querySelectorAll('details').forEach(e => { e.name = ''; e.open = true })")
     looks_right(scene)
 
 
-@pytest.mark.parametrize(
-    "query",
-    ["connection={}&provider=google", "error=provider_unavailable&provider=google"],
-)
-def test_the_list_with_a_notice(scene, query):
+def test_the_notices_of_the_list(scene):
     """
-    Good news and bad news.
+    Good news, bad news, and what became of a connection after a disconnect.
     """
-    query = query.format(scene.alice.connects("google")["connection"])
-    scene.signs_in(f"/connections?{query.replace('&', '%26')}")
-
+    made = scene.alice.connects("google")["connection"]
+    scene.signs_in(f"/connections?connection={made}%26provider=google")
     scene.page.locator("#notice").wait_for()
     looks_right(scene)
 
+    scene.page.goto(f"{scene.gateway.url}/connections?error=provider_unavailable&provider=google")
+    scene.page.locator("#notice").wait_for()
+    looks_right(scene)
 
-def test_the_list_after_a_disconnect(scene):
-    """
-    With the notice of what became of it.
-    """
-    scene.alice.connects("google")
-    scene.signs_in()
     scene.page.locator("article details.confirm summary").click()
     scene.page.get_by_role("button", name="Disconnect Gmail", exact=False).click()
 
@@ -263,17 +249,6 @@ def test_the_products_pages(scene, path):
     """
     scene.page.goto(f"{scene.product}{path}")
 
-    looks_right(scene)
-
-
-@pytest.mark.parametrize("provider", ["ghl", "google", "ringcentral"])
-def test_the_consent_pages(scene, provider):
-    """
-    The pages of the simulated providers, with the list of faults open.
-    """
-    scene.asks(provider, then="#consent")
-
-    scene.page.get_by_text("Make something fail").click()
     looks_right(scene)
 
 

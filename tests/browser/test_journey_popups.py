@@ -15,7 +15,6 @@ from tests.support.browser import (
     goes_on,
     needs_chromium,
     new_alice,
-    visits,
 )
 
 pytestmark = needs_chromium
@@ -24,8 +23,8 @@ pytestmark = needs_chromium
 @pytest.fixture
 def visitor(gateway, browser, monkeypatch):
     new_alice(gateway, monkeypatch)
-    with visits(browser, gateway.url, gateway.sandbox.origin) as opens:
-        yield opens()
+    with browser.visits(gateway.url, gateway.sandbox.origin) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -128,8 +127,9 @@ def test_a_blocked_pop_up_connects_by_redirect(gateway, page):
     """
     A browser that blocks the window can still connect.
     """
-    page.add_init_script("window.open = () => null")
-    connect_button(page, gateway, "Gmail in a Pop-up").click()
+    button = connect_button(page, gateway, "Gmail in a Pop-up")
+    page.evaluate("window.open = () => null")
+    button.click()
 
     goes_on(page)
 
