@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -33,7 +31,8 @@ from gateway.settings import read_settings
 from gateway.worker.loop import start_worker
 from tests.support.commands import run_command
 from tests.support.database import Person, queue, rows
-from tests.support.gateway_process import ROOT, free_port, whole_gateway
+from tests.support.forked import Command
+from tests.support.gateway_process import free_port, whole_gateway
 from tests.support.load_balancer import Balancer
 from tests.support.postgrest_stand_in import SECRET_KEY
 
@@ -376,9 +375,7 @@ class Fleet:
             process.terminate()
             assert 0 == process.wait(30)
         port = free_port()
-        command = [sys.executable, "-m", "gateway", "serve", "--port", str(port)]
-        with self.whole.log.open("ab") as log:
-            process = subprocess.Popen(command, cwd=ROOT, env=self.settings(name, *keys), stdout=log, stderr=log)
+        process = Command("serve", "--port", str(port), environ=self.settings(name, *keys), log=self.whole.log)
         self.hosts[name] = process, port
         end = time.monotonic() + 30
         while True:

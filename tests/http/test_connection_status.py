@@ -5,9 +5,6 @@ One truth about a connection: status and reason, the same in the API, the filter
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 
 import psycopg
@@ -15,8 +12,9 @@ import pytest
 import requests
 from cryptography.fernet import Fernet
 
+from tests.support.commands import run_command
 from tests.support.database import rows
-from tests.support.gateway_process import ROOT, fields_in, told
+from tests.support.gateway_process import fields_in, told
 from tests.support.partners import events, partner_of
 
 BERLIN, AGENCY = "NorthwindBerlin00001", "NorthwindAgency00001"
@@ -39,17 +37,8 @@ def api(person, path, method="GET", **query):
 
 
 def command(gateway, *words):
-    environ = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PG_BINDIR") if name in os.environ}
-    ran = subprocess.run(
-        [sys.executable, "-m", "gateway", *words],
-        cwd=ROOT,
-        env=environ | gateway.environ | {"GATEWAY_DATA": str(gateway.folder / "command")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ran.returncode in (0, 1), ran.stderr
+    ran = run_command(gateway.environ | {"GATEWAY_DATA": str(gateway.folder / "command")}, *words)
+    assert ran.exit_code in (0, 1), ran.stderr
     return ran
 
 
@@ -236,7 +225,7 @@ def test_a_refusal_in_any_form_ends_a_connection_after_a_week(gateway, alice):
     assert ("needs_reauthorization", "refused_for_long") == said(alice, hers)
     assert "E_4711" in shell(gateway, "connections", "show", hers)
     gateway.sandbox.state.faults.clear()
-    assert 0 == command(gateway, "connections", "retry", hers).returncode
+    assert 0 == command(gateway, "connections", "retry", hers).exit_code
     assert ("active", None) == said(alice, hers)
 
 

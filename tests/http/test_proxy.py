@@ -497,11 +497,11 @@ def _streamed(made, size):
 
 def test_four_large_streams_up_and_down_take_little_memory(made, api):
     """
-    100 MB each here, 1 GB each in the bench. The body that arrives in chunks is kept on disk.
+    40 MB each here, 1 GB each in the bench. The body that arrives in chunks is kept on disk.
     """
     before, most = made.memory(), 0
     with ThreadPoolExecutor(4) as threads:
-        running = [threads.submit(_streamed, made, 100_000_000) for _ in range(4)]
+        running = [threads.submit(_streamed, made, 40_000_000) for _ in range(4)]
         while not all(each.done() for each in running):
             most = max(most, made.memory())
             time.sleep(0.1)

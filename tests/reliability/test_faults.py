@@ -268,7 +268,7 @@ def test_a_revocation_takes_no_longer_than_what_is_left_of_the_ten_seconds(gatew
 
 def test_an_issuer_that_hangs_does_not_take_the_threads(cluster, template):
     """
-    Eighty callers of a provider whose discovery is silent; other requests are served.
+    Eighty callers of a provider whose discovery is silent; other requests are served in a fraction of the time that these wait.
     """
     registered = {"SILENT_CLIENT_ID": "x", "SILENT_CLIENT_SECRET": "y"}
     with (
@@ -281,7 +281,9 @@ def test_an_issuer_that_hangs_does_not_take_the_threads(cluster, template):
         gateway.start()
         carol = gateway.person("Carol Frost")
         carol.signs_in()
-        crowd = [threading.Thread(target=carol.get, args=("/email/silent/connect",)) for _ in range(80)]
+        waited = []
+        connects = lambda: waited.append(carol.get("/email/silent/connect").elapsed)  # noqa: E731
+        crowd = [threading.Thread(target=connects) for _ in range(80)]
         for one in crowd:
             one.start()
         slowest = 0.0
@@ -292,4 +294,4 @@ def test_an_issuer_that_hangs_does_not_take_the_threads(cluster, template):
             time.sleep(0.1)
         for one in crowd:
             one.join()
-    assert slowest < 1.5
+    assert slowest < max(waited).total_seconds() / 3

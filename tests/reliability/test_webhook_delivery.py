@@ -7,8 +7,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -19,7 +17,7 @@ from gateway.webhooks import endpoints
 from gateway.worker import loop
 from tests.support.database import rows
 from tests.support.event_fixtures import KEY
-from tests.support.gateway_process import ROOT
+from tests.support.forked import Command
 from tests.support.partners import partner
 from tests.support.receiver import Receiver
 
@@ -81,7 +79,7 @@ def test_a_worker_that_is_killed_loses_no_event(rt, store, database, tmp_path):
     made_keys = {"GATEWAY_KEYS": KEY, "DATABASE_URL": database, "GATEWAY_DATA": str(tmp_path)} | ALLOWED
     settings = made_keys | {"SUPABASE_URL": "https://northwind.example"}
     inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PG_BINDIR")}
-    process: list[subprocess.Popen[bytes]] = []
+    process: list[Command] = []
     kills = iter((1, 4, 9, 15, 22, 30))
     at = [next(kills)]
 
@@ -99,8 +97,7 @@ def test_a_worker_that_is_killed_loses_no_event(rt, store, database, tmp_path):
         for _ in range(7):
             # The lease of the killed worker is over.
             rows(database, "update gateway.webhook set due_at = now()")
-            command = [sys.executable, "-m", "gateway", "worker"]
-            process.append(subprocess.Popen(command, cwd=ROOT, env=inherited | settings, stderr=subprocess.DEVNULL))
+            process.append(Command("worker", environ=inherited | settings, log=tmp_path / "log"))
             until(lambda: process[-1].poll() is not None or len(set(receiver.positions())) == 40, 30)
             process[-1].kill()
             process[-1].wait()

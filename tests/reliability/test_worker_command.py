@@ -7,8 +7,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -17,7 +15,8 @@ import psycopg
 import pytest
 
 from gateway import server
-from tests.support.gateway_process import ROOT, whole_gateway
+from tests.support.forked import Command
+from tests.support.gateway_process import whole_gateway
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +27,13 @@ def alone(cluster, template):
 
 
 @contextmanager
-def worker(gateway, *arguments):
+def worker(gateway, *arguments, **changes):
     """One worker process over the same database; what it logs is in `log`."""
     inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PG_BINDIR")}
+    environ = inherited | gateway.environ | changes
     log = gateway.folder / f"worker-{time.monotonic_ns()}.log"
-    command = [sys.executable, "-m", "gateway", "worker", *arguments]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=ROOT, env=inherited | gateway.environ, stdout=out, stderr=out)
+    log.touch()
+    process = Command("worker", *arguments, environ=environ, log=log)
     process.log = log
     try:
         yield process
@@ -181,11 +180,6 @@ def test_a_worker_without_sound_settings_does_not_start(alone):
     """
     All problems at once, and exit code 2.
     """
-    broken = {name: value for name, value in alone.environ.items() if name != "GATEWAY_KEYS"} | {
-        "PATH": os.environ["PATH"]
-    }
-    command = [sys.executable, "-m", "gateway", "worker"]
-    ran = subprocess.run(command, cwd=ROOT, env=broken, capture_output=True, text=True, timeout=30, check=False)
-
-    assert 2 == ran.returncode
-    assert "GATEWAY_KEYS is missing" in ran.stderr
+    with worker(alone, GATEWAY_KEYS="") as process:
+        assert 2 == process.wait(30)
+        assert "GATEWAY_KEYS is missing" in process.log.read_text()
