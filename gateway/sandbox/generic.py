@@ -7,7 +7,8 @@ refused. Each account response has a planted secret, which the gateway must not 
 - `authorize`, `token`, `revoke`, `account`, `jwks`: paths. `issuer`: the one in id_tokens; with it, `openid` gives an id_token
 - `code_auth`, `refresh_auth`, `revoke_auth`: `post`, `basic`, `none`, or for `revoke_auth` `bearer`; `body`: `form` or `json`
 - `response_type`, `separator`, `needs` (parameters of the authorization request), `pkce`: `required`, `ok` or `refused`
-- `app_scope`: the scope belongs to the app, and none may be asked for; `answer_scope`: what the response says, `""` leaves it out
+- `app_scope`: the scope belongs to the app, and none may be asked for; `answer_scope`: what the response says, `""` leaves it out;
+  `answer_separator`
 - `refresh`: `rotates`, `old_valid`, `stable` or `none`; `refresh_ends_access`; `throttle_seconds`: between two token requests of an account
 - `access_seconds`: 0 is sent as 0; without it the response has no `expires_in`
 - `callback`, `answer`: further fields of the authorization and of the token response
@@ -88,7 +89,8 @@ class Generic:
 
     def __init__(self, state: State, provider: str) -> None:
         self.state, self.provider, self.table = state, provider, TABLES[provider]
-        self.stage = Stage(provider, str(self.table.get("name", provider)), ACCOUNTS)
+        name, granular = str(self.table.get("name", provider)), "app_scope" not in self.table
+        self.stage = Stage(provider, name, ACCOUNTS, granular=granular)
 
     # -- authorization -----------------------------------------------------------------------------------------------
 
@@ -189,7 +191,7 @@ class Generic:
         body: dict[str, Any] = {"access_token": access, "token_type": "Bearer"}
         body |= {"refresh_token": refresh} if refresh and not (kept and code is None) else {}
         body |= {} if lifetime is None else {"expires_in": lifetime}
-        scope = table.get("answer_scope", session.scope)
+        scope = table.get("answer_scope", session.scope.replace(" ", table.get("answer_separator", " ")))
         body |= {"scope": scope} if scope else {}
         if "issuer" in table and "openid" in session.scope.split():
             body["id_token"] = self._id_token(session, code)
