@@ -4,7 +4,7 @@ Every error of the gateway, in one tree.
     GatewayError
     ├── SettingsRefused        the process does not start; lists every problem
     ├── FlowRefused            one attempt to connect fails
-    │   ├── AccessDenied  StateInvalid  BrowserMismatch  UserMismatch
+    │   ├── AccessDenied  StateInvalid (InstallNotStarted)  BrowserMismatch  UserMismatch
     │   └── IssuerMismatch  ReturnToRefused
     ├── ProviderFailed         the provider breaks its protocol
     │   └── ProviderUnavailable (ProviderBusy)  ProviderGarbled  ClientRejected
@@ -12,7 +12,7 @@ Every error of the gateway, in one tree.
     │   └── NeedsReauthorization  Suspended  Held  Unverified  PendingConfirmation  RefreshInProgress  SecretUnreadable
     ├── RequestRefused         the caller must send something else
     │   ├── BadRequest  NotFound  MethodNotAllowed  TooLarge  UnsupportedMediaType
-    │   └── Unauthenticated  Forbidden  Frozen  RateLimited
+    │   └── Unauthenticated (NotSigned)  Forbidden (LacksScope)  Frozen  RateLimited
     └── DatabaseUnavailable  Unexpected
 
 A class has a `slug`, an HTTP `status`, a `title`, a `detail` (what it means and what to do) and a `remedy` (who must act); problems.toml
@@ -97,6 +97,16 @@ class AccessDenied(FlowRefused):
 
 class StateInvalid(FlowRefused):
     """RFC 6749 section 10.12: a missing, unknown, expired, used or repeated state."""
+
+
+class InstallNotStarted(StateInvalid):
+    """An installation that was started at the provider, where the operator has not switched such installations on."""
+
+    wording = "install_not_started"
+
+    def __init__(self, reason: str = "", provider: str = "") -> None:
+        super().__init__(reason)
+        self.provider = provider
 
 
 class BrowserMismatch(FlowRefused):
@@ -217,8 +227,24 @@ class Unauthenticated(RequestRefused):
     """No valid session, access token or API key."""
 
 
+class NotSigned(Unauthenticated):
+    """A webhook without the provider's signature."""
+
+    title = "The webhook is not signed"
+    meaning = "This address takes only webhooks with the provider's signature over the body. It is missing, or does not fit the body."
+    next_step = "An app's webhooks are signed. The webhook of a workflow is not: send that to your own product."
+
+
 class Forbidden(RequestRefused):
     """A missing scope, or an origin that is not allowed."""
+
+
+class LacksScope(Forbidden):
+    """A connection whose scope does not cover what is asked of it."""
+
+    title = "The connection lacks a scope"
+    meaning = "The owner of the connection did not grant the scope that this call needs at the provider."
+    next_step = "The operator adds the scope to the provider's setting; then the owner connects again."
 
 
 class Frozen(RequestRefused):

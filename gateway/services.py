@@ -125,11 +125,15 @@ def checked_catalog(settings: Settings) -> tuple[Catalog, list[str]]:
     """
     loaded = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
     entries = dict(loaded.entries)
-    problems = list(_not_enabled(settings.enable, loaded))
+    keys, problems = _webhook_keys(settings, loaded)
+    problems += _not_enabled(settings.enable, loaded)
     for provider in loaded.providers.values():
         name, scope = provider.id.upper(), settings.scopes.get(provider.id, provider.scope)
+        changed: dict[str, object] = {"scope": scope}
+        if provider.webhooks and provider.webhooks.public_key in keys:
+            changed["webhooks"] = {**provider.webhooks.model_dump(), "public_key": keys[provider.webhooks.public_key]}
         try:
-            entries[provider.id] = Provider.model_validate(provider.model_dump() | {"scope": scope})
+            entries[provider.id] = Provider.model_validate(provider.model_dump() | changed)
         except ValueError:
             problems.append(
                 f"{name}_SCOPE does not fit {provider.name}: write scopes in plain ASCII without quotes, and openid only "
@@ -151,6 +155,18 @@ def _not_enabled(names: Iterable[str], catalog: Catalog) -> Iterator[str]:
             near = get_close_matches(name, offered, n=1)
             fix = f"did you mean {near[0]}?" if near else "`python -m gateway providers list` has their names."
             yield f"GATEWAY_ENABLE names {name}, which is no provider with API keys: {fix}"
+
+
+def _webhook_keys(settings: Settings, catalog: Catalog) -> tuple[dict[bytes, bytes], list[str]]:
+    """The operator's keys, by the catalogue's key that each replaces wherever that occurs; and what is wrong with them."""
+    keys, problems = {}, []
+    for name, key in settings.webhook_keys.items():
+        provider = catalog.providers.get(name)
+        if provider and provider.webhooks:
+            keys[provider.webhooks.public_key] = key
+        else:
+            problems.append(f"{name.upper()}_WEBHOOK_PUBLIC_KEY is for no provider that sends webhooks: remove it.")
+    return keys, problems
 
 
 def open_database(settings: Settings) -> Database:

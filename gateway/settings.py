@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
@@ -42,7 +43,7 @@ from gateway.errors import SettingsRefused
 from gateway.models import Client
 from gateway.texts import Texts, read_texts
 
-_REGISTRATION = re.compile(r"([A-Z][A-Z0-9_]*)_(CLIENT_ID|SCOPE)")
+_REGISTRATION = re.compile(r"([A-Z][A-Z0-9_]*)_(CLIENT_ID|SCOPE|WEBHOOK_PUBLIC_KEY)")
 _KUBERNETES = re.compile(r"GATEWAY_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP)\w*)?)")
 """Variables that Kubernetes and Docker add for a service called `gateway`."""
 _PUBLISHED_KEYS = frozenset(map(base64.urlsafe_b64decode, {
@@ -81,6 +82,23 @@ def is_private(host: str) -> bool:
     except ValueError:
         return bool(host) and ("." not in host or host.endswith(_LOCAL_NAMES))
     return found.is_private and not found.is_unspecified
+
+
+def read_public_key(text: str | bytes) -> bytes:
+    """The 32 bytes of an Ed25519 public key: PEM, or the key alone in base64 or hex. Raises ValueError."""
+    if isinstance(text, bytes):
+        return text
+    body = re.sub(r"-----[A-Z ]+-----|\\n|\s", "", text).rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        is_hex = re.fullmatch("[0-9A-Fa-f]{64}|[0-9A-Fa-f]{88}", body)
+        found = bytes.fromhex(body) if is_hex else base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
+        return Ed25519PublicKey.from_public_bytes(found.removeprefix(_SPKI)).public_bytes_raw()
+    except ValueError:
+        raise ValueError("is no Ed25519 public key: paste the PEM, or the 32 bytes in base64 or hex.") from None
+
+
+_SPKI = bytes.fromhex("302a300506032b6570032100")
+"""What a PEM has in front of the 32 bytes (RFC 8410 section 4)."""
 
 
 # -- the forms of a value; each error message says what to write instead ---------------------------------------------
@@ -302,6 +320,9 @@ class Settings(BaseModel):
     """`0`: users may not read their own access tokens through `/v1`."""
     anonymous_users: Switch = False
     """`1`: Supabase's anonymous users may connect accounts."""
+    unclaimed_installs: Switch = False
+    """`1`: an installation that was started at the provider (HighLevel's marketplace, a test link) is kept for a day, for the user of that
+    browser to claim."""
     trusted_proxies: Annotated[int, Field(ge=0, le=16)] = 0
     """The number of trusted reverse proxies in front: the client address they forward is used for address-bound keys and for failure limits."""
     allow_private_hosts: Switch = False
@@ -316,6 +337,7 @@ class Settings(BaseModel):
     """How many days events are kept."""
     clients: Mapping[str, Client] = Field(default_factory=dict, repr=False)
     scopes: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    webhook_keys: Mapping[str, bytes] = Field(default_factory=dict)
 
     @property
     def home_url(self) -> str | None:
@@ -344,7 +366,9 @@ SECRETS = tuple(
     setting_name(name) for name, field in Settings.model_fields.items() if "SecretStr" in repr(field.annotation)
 )
 """The settings that may come from a file, and are taken out of the environment."""
-_NAMES = [setting_name(field) for field in Settings.model_fields if field not in ("clients", "scopes")]
+OF_PROVIDERS = ("clients", "scopes", "webhook_keys")
+"""Settings that have one name for each provider."""
+_NAMES = [setting_name(field) for field in Settings.model_fields if field not in OF_PROVIDERS]
 _KNOWN = [*_NAMES, *(f"{name}_FILE" for name in SECRETS)]
 
 
@@ -393,6 +417,13 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     values["scopes"] = {
         name.lower(): tuple(scope.replace(",", " ").split()) for name in providers if (scope := read(f"{name}_SCOPE"))
     }
+    values["webhook_keys"] = keys = dict[str, bytes]()
+    for name in providers:
+        try:
+            if key := read(f"{name}_WEBHOOK_PUBLIC_KEY"):
+                keys[name.lower()] = read_public_key(key)
+        except ValueError as error:
+            problems.append(f"{name}_WEBHOOK_PUBLIC_KEY {error}")
     try:
         settings = Settings(**values)
     except ValidationError as invalid:
@@ -411,7 +442,7 @@ def _unknown_names(environ: Mapping[str, str]) -> Iterator[str]:
 
 def near_misses(environ: Mapping[str, str], providers: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Names that look like a setting and are none, each with the setting. Wrong `GATEWAY_` names stop the process already."""
-    parts = ("_CLIENT_ID", "_CLIENT_SECRET", "_CLIENT_SECRET_FILE", "_SCOPE")
+    parts = ("_CLIENT_ID", "_CLIENT_SECRET", "_CLIENT_SECRET_FILE", "_SCOPE", "_WEBHOOK_PUBLIC_KEY")
     known = [*_KNOWN, *(provider.upper() + part for provider in providers for part in parts)]
     for name in sorted(environ):
         if name in known or name.upper().startswith("GATEWAY_") or name.endswith(parts):

@@ -12,10 +12,20 @@ from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from gateway.catalog.deviations import DEVIATIONS, Deviation
 from gateway.errors import ProviderGarbled
+from gateway.settings import read_public_key
 
 TYPES: Mapping[int, str] = {1: "crm", 2: "email", 3: "phone", 4: "apps"}
 """The provider types and the first path segment of each: the owner's three (1 is HighLevel alone), and 4 for other CRMs and business tools."""
@@ -170,6 +180,15 @@ class LearnedValue(BaseModel):
     default: str | None = None
 
 
+class WebhookRule(BaseModel):
+    """How the provider signs its webhooks: Ed25519 over the raw body, in base64."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    signature_header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", max_length=60)]
+    public_key: Annotated[bytes, BeforeValidator(read_public_key)]
+
+
 class Entry(BaseModel):
     """The keys of every catalogue entry, whatever its credentials."""
 
@@ -296,6 +315,10 @@ class Provider(Entry):
     """Where the authorization endpoint redirects before consent: Chromium applies the CSP's form-action to that too."""
     refused_in_redirect_uri: tuple[str, ...] = ()
     """Words that the provider does not allow in a redirect URI."""
+    webhooks: WebhookRule | None = None
+    """The webhooks that it sends to `/<type>/webhooks`."""
+    starts_installs: bool = False
+    """Whether users can also start an installation there: the callback then has a code and no state."""
     installed_apps_url: Url | None = None
     """Where the provider's users see and remove what they have connected."""
     revocation_ends: Literal["grant", "account"] = "grant"
@@ -387,6 +410,10 @@ class Provider(Entry):
     def uninstaller(self) -> Deviation | None:
         """The deviation that can uninstall our app, if there is one."""
         return next((each for each in self.deviations if each.uninstall_scope), None)
+
+    def above(self, facts: Mapping[str, Any]) -> Deviation | None:
+        """The deviation that derives tokens for accounts below a connection with these facts; None where there are none."""
+        return next((each for each in self.deviations if each.has_accounts_below(facts)), None)
 
     def missing_endpoints(self) -> tuple[str, ...]:
         """What discovery must supply before this provider can be used."""

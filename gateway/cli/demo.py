@@ -36,6 +36,7 @@ from gateway.server import bind, python_module, run_server
 _START_SECONDS = 30
 LOGO = Path(__file__).resolve().parents[1] / "sandbox" / "static" / "mark.svg"
 SANDBOX_GHL_CLIENT = "64a000000000000000000000-sandbox1"
+SANDBOX_WEBHOOK_KEY = "ebVWLo/mVPlAeLES6KmLp5AfhTrmlb7X4OORC60ElmQ="
 PARTNERS: dict[str, tuple[str, tuple[str, ...], Reach]] = {
     "northwind": ("Northwind back end", SCOPES, "all"),
     "acme": ("Acme Analytics", ("connections:read", "tokens:read", "sessions:write", "events:read"), "own"),
@@ -101,6 +102,7 @@ def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, 
         "GATEWAY_BRAND_HOME_URL": f"{sandbox}/",
         "GATEWAY_BRAND_SUPPORT_URL": "mailto:help@northwind.example",
         "GATEWAY_ALLOW_PRIVATE_HOSTS": "1",
+        "GATEWAY_UNCLAIMED_INSTALLS": "1",
         "SUPABASE_URL": sandbox,
         "DATABASE_URL": dsn,
         "GATEWAY_ENABLE": "twilio,sendgrid",
@@ -109,6 +111,7 @@ def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, 
         client = SANDBOX_GHL_CLIENT if provider.startswith("ghl") else f"sandbox-{provider}"
         settings[f"{provider.upper()}_CLIENT_ID"] = client
         settings[f"{provider.upper()}_CLIENT_SECRET"] = f"sandbox-{provider}-secret"
+    settings["GHL_WEBHOOK_PUBLIC_KEY"] = SANDBOX_WEBHOOK_KEY
     # Agencies can be chosen in the sandbox, and an agency's name needs a scope that a sub-account app would not have.
     settings["GHL_SCOPE"] = "locations.readonly contacts.readonly companies.readonly oauth.readonly oauth.write"
     return settings

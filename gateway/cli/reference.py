@@ -14,12 +14,13 @@ import click
 from pydantic_core import PydanticUndefined
 
 from gateway.errors import SettingsRefused, every_problem
-from gateway.settings import SECRETS, Settings, setting_name
+from gateway.settings import OF_PROVIDERS, SECRETS, Settings, setting_name
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "reference.md"
 REGISTRATIONS = {
     "<PROVIDER>_CLIENT_ID": "Your registration at a provider, which enables it: `GHL_CLIENT_ID`.",
     "<PROVIDER>_CLIENT_SECRET": "Its secret.",
+    "<PROVIDER>_WEBHOOK_PUBLIC_KEY": "The Ed25519 key that its webhooks are signed with, instead of the catalogue's: PEM, base64 or hex.",
     "<PROVIDER>_SCOPE": "Replaces the catalogue's default scope; scopes are separated by spaces.",
 }
 
@@ -69,7 +70,7 @@ def _table(names: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[
 
 def _settings() -> Iterator[tuple[str, ...]]:
     for field, info in Settings.model_fields.items():
-        if field not in ("clients", "scopes"):
+        if field not in OF_PROVIDERS:
             name = setting_name(field)
             secret = " A secret." if name in SECRETS else ""
             default = "– (refuses to start)" if info.is_required() else _default(info.default)

@@ -183,7 +183,7 @@ def _redeem(
     code = protocol.parse_authorization_response(asked, parameters)
     facts = {**kept.fields, **entry.learn("callback", {name: values[0] for name, values in parameters.items()})}
     provider = rt.issuers.complete(entry.filled(facts), deadline)
-    answer = _send_code(rt, provider, code, kept.code_verifier, deadline)
+    answer = send_code(rt, provider, code, kept.code_verifier, deadline)
     revoke = partial(revoke_or_queue, rt, provider, user_id=request.user_id, beside=request.has_connection)
     with _revoke_unless_saved(partial(revoke, deadline=deadline), answer.body, facts, redeemed):
         token = protocol.parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=request.scope)
@@ -195,7 +195,8 @@ def _redeem(
         return save_grant(rt, provider, request, grant, account, state_hash=state_hash, confirmation=confirmation)
 
 
-def _send_code(rt: Runtime, provider: Provider, code: str, code_verifier: str, deadline: Deadline) -> Response:
+def send_code(rt: Runtime, provider: Provider, code: str, code_verifier: str, deadline: Deadline) -> Response:
+    """The response to the token request with this code."""
     wire = protocol.build_code_request(
         provider,
         rt.clients[provider.id],

@@ -6,19 +6,19 @@ Only when the user asks for it: an uninstall also ends other connections of the 
 
 from __future__ import annotations
 
-import json
 import uuid
 from typing import Literal
 
 import structlog
 
+from gateway.catalog import Provider
 from gateway.database.queries.events import append_event
 from gateway.database.queries.revocations import UninstallTarget, find_uninstall_target
 from gateway.errors import GatewayError, NotFound
 from gateway.http import Deadline
-from gateway.models import Caller
+from gateway.models import Caller, Grant
 from gateway.services import Runtime
-from gateway.tokens.read import fresh_grant
+from gateway.tokens.provider_api import call_api, send_api
 
 log = structlog.get_logger(__name__)
 
@@ -68,17 +68,22 @@ def _send(rt: Runtime, connection_id: uuid.UUID, target: UninstallTarget, deadli
     request = deviation.uninstall(base_url, client_id, target.account_id, target.facts) if deviation else None
     if request is None:
         return "unsupported"
-    fresh = fresh_grant(rt, connection_id, until=deadline)
-    headers = {
-        "Accept": "application/json",
-        "Content-Type": "application/json",
-        **provider.headers,
-        **provider.token_placement.headers(fresh.access_token),
-    }
-    url = provider.token_placement.url(request.url, fresh.access_token)
-    body, until = json.dumps(dict(request.body)), deadline.within(UNINSTALL_SECONDS)
-    answer = rt.http.request("DELETE", url, headers=headers, body=body, deadline=until, provider=provider.id)
+    until = deadline.within(UNINSTALL_SECONDS)
+    _, answer = call_api(rt, provider, connection_id, lambda _: request, until)
     if 200 <= answer.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
         return "done"
     log.warning("uninstall.refused", provider=provider.id, status=answer.status)
     return "failed"
+
+
+def uninstall_unclaimed(rt: Runtime, provider: Provider, grant: Grant, account_id: str) -> Uninstalled:
+    """The same with a grant that became no connection. Raises what the provider's API raises."""
+    deviation, base_url = provider.uninstaller, provider.api_base_url or ""
+    if deviation is None or deviation.uninstall_scope not in grant.scope:
+        return "unsupported"
+    request = deviation.uninstall(base_url, rt.clients[provider.id].client_id, account_id, grant.facts)
+    if request is None:
+        return "unsupported"
+    deadline = Deadline.after(UNINSTALL_SECONDS)
+    answer = send_api(rt, provider, grant.access_token, grant.facts, request, deadline)
+    return "done" if 200 <= answer.status < 300 else "failed"  # noqa: PLR2004 - RFC 9110 section 15.3

@@ -113,18 +113,19 @@ class HttpClient:
         deadline: Deadline | None = None,
         provider: str | None = None,
         limit: int = LARGEST_BODY,
+        failures: Container[int] = FAILURES,
     ) -> Response:
         """
         One exchange, over by `deadline` (default: ten seconds from now) from the name lookup to the last byte.
 
-        `provider`: whose share of the bulkhead the call uses. `limit`: bytes of the body, on the wire and decoded. Caller
+        `provider`: whose share of the bulkhead the call uses. `failures`: as of `stream`. `limit`: bytes of the body, on the wire and decoded. Caller
         headers that frame the message, `Cookie` and `User-Agent` are left out. Raises ProviderUnavailable when no complete response
         came (the request may have been processed) and ProviderGarbled when the response is too large or not HTTP; both with the part of the
         response that came.
         """
         sent = body.encode() if isinstance(body, str) else body
-        options: Any = {"headers": headers, "deadline": deadline, "provider": provider, "idle_seconds": math.inf}
-        with self.stream(method, url, body=sent, **options) as response:
+        options: Any = {"headers": headers, "deadline": deadline, "provider": provider, "failures": failures}
+        with self.stream(method, url, body=sent, idle_seconds=math.inf, **options) as response:
             received = bytearray()
             coding = response.headers.get("content-encoding", "identity").strip().lower()
             try:

@@ -104,6 +104,16 @@ def is_dead_grant(provider: Provider, name: str) -> bool:
     return not phrases.isdisjoint((_plain(name), _head(name))) or bool(_DEAD.fullmatch(_head(name)))
 
 
+def is_token_at_fault(provider: Provider, headers: Mapping[str, str], body: bytes) -> bool:
+    """
+    Whether a 401 of an API may mean that the token has expired or was revoked (RFC 6750 section 3.1), and a new one may help.
+
+    Some providers also answer 401 when the token lacks a scope: the catalogue has the words (`valid_token_words`).
+    """
+    said = headers.get("WWW-Authenticate", "").lower() + body.decode("utf-8", "replace").lower()
+    return not any(words.lower() in said for words in ("insufficient_scope", *provider.valid_token_words))
+
+
 def error_for_unreadable(status: int, body: bytes) -> GatewayError:
     """The error for a response that holds neither JSON nor a form: a firewall's page says nothing about the grant."""
     if status == 403 or (status == 401 and body.lstrip()[:1] == b"<"):  # noqa: PLR2004

@@ -28,10 +28,12 @@ from gateway.errors import (
 )
 from gateway.http import Deadline, Shares, StreamedResponse, parse_retry_after, retry_seconds
 from gateway.models import Caller
+from gateway.protocol import is_token_at_fault
 from gateway.proxy.mask import Mask, inflated
 from gateway.proxy.request import MARK, ProxiedRequest, check_target, returned_headers, sent_headers
 from gateway.services import Runtime
-from gateway.tokens.read import FreshToken, fresh_grant
+from gateway.tokens.derived import location_grant
+from gateway.tokens.read import FreshToken
 
 PARTNER_SLOTS = 32
 """Slots of a process for proxied calls, as many as one provider gets. A partner takes at most half of them."""
@@ -70,7 +72,7 @@ def forward(rt: Runtime, caller: Caller, connection_id: UUID, call: ProxiedReque
     """
     target, retries = call.target(), call.retries
     location = call.headers.get("Gateway-Location")
-    fresh = fresh_grant(rt, connection_id, caller=caller, location=location, scope="proxy")
+    fresh = location_grant(rt, connection_id, caller=caller, location=location, scope="proxy")
     provider = rt.entry(fresh.provider)
     check_target(provider, target)
     with ExitStack() as held:
@@ -79,8 +81,8 @@ def forward(rt: Runtime, caller: Caller, connection_id: UUID, call: ProxiedReque
         if response.status == _UNAUTHORIZED and call.is_repeatable and isinstance(provider, Provider):
             body = _beginning(response)
             response = replace(response, body=chain(body, response.body))
-            if _is_token_refused(provider, response.headers, b"".join(body)):
-                newer = _newer_token(rt, fresh, caller)
+            if is_token_at_fault(provider, response.headers, b"".join(body)):
+                newer = _newer_token(rt, fresh, caller, location)
                 if newer is not None:
                     held.close()
                     _take_share(held, newer.reader_id)
@@ -167,20 +169,12 @@ def _beginning(response: StreamedResponse) -> list[bytes]:
     return pieces
 
 
-def _is_token_refused(provider: AnyEntry, headers: Mapping[str, str], body: bytes) -> bool:
-    """
-    Whether a 401 may mean that the token has expired or was revoked (RFC 6750 section 3.1), and a new one may help.
-
-    Some providers also answer 401 when the token lacks a scope: the catalogue has the words (`valid_token_words`).
-    """
-    said = headers.get("WWW-Authenticate", "").lower() + body.decode("utf-8", "replace").lower()
-    return not any(words.lower() in said for words in ("insufficient_scope", *provider.valid_token_words))
-
-
-def _newer_token(rt: Runtime, fresh: FreshToken, caller: Caller) -> FreshToken | None:
+def _newer_token(rt: Runtime, fresh: FreshToken, caller: Caller, location: str | None) -> FreshToken | None:
     """A newer token than the refused one; None where there is none now. Raises NeedsReauthorization when the grant has ended."""
     try:
-        return fresh_grant(rt, fresh.connection_id, caller=caller, min_seconds=0, refused=fresh, scope="proxy")
+        return location_grant(
+            rt, fresh.connection_id, caller=caller, location=location, min_seconds=0, refused=fresh, scope="proxy"
+        )
     except NeedsReauthorization:
         raise
     except GatewayError:

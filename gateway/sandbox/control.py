@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request
 
-from . import keys
+from . import highlevel_webhooks, keys
 from .fault_plan import OPTIONS, Fault, planned
 from .state import State
 from .wire import answer
@@ -29,6 +29,7 @@ def make_blueprint(state: State) -> Blueprint:
     rooms.add_url_rule("/clock", "clock", lambda: _clock(state), methods=["GET", "POST"])
     rooms.add_url_rule("/keys", "keys", lambda: _keys(state), methods=["POST", "DELETE"])
     rooms.add_url_rule("/withdraw", "withdraw", lambda: _withdraw(state), methods=["POST"])
+    rooms.add_url_rule("/webhook", "webhook", lambda: _webhook(state), methods=["POST"])
     rooms.add_url_rule("/reset", "reset", lambda: _reset(state), methods=["POST"])
     rooms.add_url_rule("/health", "health", lambda: answer({"ok": True}))
     return rooms
@@ -121,6 +122,13 @@ def _clock(state: State) -> Response:
 def _withdraw(state: State) -> Response:
     asked = _sent()
     return answer({"ended": state.withdraw(str(asked.get("provider")), asked.get("account"))})
+
+
+def _webhook(state: State) -> Response:
+    """Send the gateway a signed webhook of HighLevel: {"type": "UNINSTALL", "locationId": …}."""
+    fields = {str(name): value for name, value in _sent().items()}
+    body = highlevel_webhooks.event(state, str(fields.pop("type", "INSTALL")), **fields)
+    return answer({"status": highlevel_webhooks.deliver(state, body), "body": body.decode()})
 
 
 def _reset(state: State) -> Response:

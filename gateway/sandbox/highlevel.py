@@ -160,7 +160,7 @@ def _refresh(state: State, provider: str, value: str) -> Pair:
     pair = state.by_refresh.get(value)
     if pair is None or pair.session.provider != provider or pair.session.revoked or state.now() >= pair.refresh_until:
         raise Refused("Invalid grant: refresh token is invalid")
-    if not state.switches["location_active"]:
+    if not state.switches["location_active"] or pair.session.account.id in state.suspended:
         raise Refused("Location is not active")
     if pair.successor is not None and pair.used_at is not None:
         if state.now() - pair.used_at <= REPLAY_SECONDS:

@@ -14,8 +14,8 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from .clients import CLIENTS
-from .highlevel import ACCOUNTS, COMPANY, LOCATIONS, USER, Refused, issue, response_body
-from .state import Pair, Session, State
+from .highlevel import CAMEL, COMPANY, LOCATIONS, USER, Refused, issue, response_body
+from .state import Account, Pair, Session, State
 from .wire import answer, bearer_token, fields
 
 VERSIONS = ("v3", "2023-02-21", "2021-07-28", "2021-04-15", "legacy")
@@ -52,8 +52,11 @@ class Api:
 
         def guarded_view(**path: str) -> Response:
             try:
-                if request.path.rpartition("/")[2] in V3_ALONE and request.headers.get("Version") != "v3":
+                last = request.path.rpartition("/")[2]
+                if last in V3_ALONE and not _is_v3():
                     return answer({"statusCode": 404, "message": f"Cannot {request.method} {request.path}"}, 404)
+                if last in BEFORE_V3 and _is_v3():
+                    return answer(_removed_in_v3(), 400)
                 pair = self._token()
                 limits = self._limits(pair)
                 said = view(pair, **path)
@@ -89,6 +92,7 @@ class Api:
         return {
             "X-RateLimit-Limit-Daily": str(CALLS_A_DAY),
             "X-RateLimit-Daily-Remaining": str(CALLS_A_DAY - 1),
+            "X-RateLimit-Daily-Reset": str(int((86_400 - now % 86_400) * 1000)),
             "X-RateLimit-Interval-Milliseconds": str(CALLS_SECONDS * 1000),
             "X-RateLimit-Max": str(CALLS_AT_MOST),
             "X-RateLimit-Remaining": str(left),
@@ -98,9 +102,9 @@ class Api:
         """GET /locations/{id}: the sub-account's own token, or its agency's."""
         _needs(pair, "locations.readonly")
         own = pair.session.account.id
-        if own not in (location, COMPANY) or location not in LOCATIONS:
+        if own not in (location, COMPANY) or location not in self._installed():
             raise Refused("The token does not have access to this location.", 403)
-        name = LOCATIONS[location]
+        name = self._installed()[location]
         email = f"{name.split()[-1].lower()}@northwind.example"
         said = {"id": location, "companyId": COMPANY, "name": name, "email": email, "timezone": "Europe/Berlin"}
         return answer({"location": said, "traceId": str(uuid.uuid4())})
@@ -120,48 +124,115 @@ class Api:
         return answer({"company": said})
 
     def location_token(self, pair: Pair) -> Response:
-        """POST /oauth/locationToken (and its v3 twin): a sub-account's pair from the agency's token."""
+        """POST /oauth/locationToken (201), or its v3 twin (200, camelCase): a sub-account's pair from the agency's token."""
         _company_only(pair)
         _needs(pair, "oauth.write")
-        asked = fields()
-        account = next((a for a in ACCOUNTS if a.id == asked.get("locationId") and a.id != COMPANY), None)
-        if asked.get("companyId") != COMPANY or account is None:
+        asked, v3 = fields(), _is_v3()
+        if missing := next((name for name in ("companyId", "locationId") if not asked.get(name)), None):
+            raise Refused(f"Missing parameter: {missing}")
+        location = asked["locationId"]
+        if asked["companyId"] != COMPANY or location not in self._installed():
             raise Refused("Location not found for this company", 400)
+        if location in self.state.suspended:
+            raise Refused("Location is not active")
         names = dict.fromkeys([*pair.session.scope.split(), "oauth.readonly", "oauth.write"])
+        account = Account(location, self._installed()[location], "Sub-account", {"userType": "Location"})
         session = Session(self.provider, pair.session.client_id, account, " ".join(names), pair.session.query)
         session.facts = {"refreshTokenId": ""}
         body = response_body(issue(self.state, session)) | {"expires_in": 86_400}
+        if not self.state.switches["location_refresh_token"]:
+            del body["refresh_token"]
         for name in ("refreshTokenId", "isBulkInstallation"):
             del body[name]
-        return answer(body, 201)
+        if not v3:
+            return answer(body, 201)
+        app = self._app()
+        body |= {"planId": "64c000000000000000000000", "appId": app, "versionId": app}
+        shown = {CAMEL.get(name, name): value for name, value in body.items() if name not in ("userType", "companyId")}
+        return answer(shown, 200)
 
     def installed(self, pair: Pair) -> Response:
-        """GET /oauth/installedLocations (and its v3 twin). The location's id is in `_id`."""
+        """GET /oauth/installedLocations, or its v3 twin. The location's id is in `_id`."""
         _company_only(pair)
         _needs(pair, "oauth.readonly")
-        missing = [f"{name} should not be empty" for name in ("companyId", "appId") if not request.args.get(name)]
-        if missing:
-            raise Refused("Unprocessable Entity", 422, error="Unprocessable Entity", messages=missing)
-        found = [{"_id": i, "name": n, "address": "", "isInstalled": True} for i, n in LOCATIONS.items()]
-        if request.path.endswith("installed-locations"):
-            pages: dict[str, Any] = {"totalRecords": len(found), "hasNextPage": False, "hasPrevPage": False}
-            return answer({"items": found, "pagination": pages, "metadata": {}, "installToFutureLocations": False})
-        skip, limit = request.args.get("skip", 0, int), request.args.get("limit", 20, int)
-        return answer({"locations": found[skip : skip + limit], "count": len(found), "installToFutureLocations": False})
+        asked = request.args
+        if missing := [f"{name} should not be empty" for name in ("companyId", "appId") if not asked.get(name)]:
+            raise Invalid(missing, v3=_is_v3())
+        if asked["appId"] != self._app():
+            raise Invalid(["appId is not known"], v3=_is_v3(), status=404)
+        words = asked.get("query", "").lower()
+        when = "2026-11-28T10:00:00.000Z"
+        found = [
+            {
+                "_id": key,
+                "name": name,
+                "address": "",
+                "isInstalled": True,
+                "versionId": self._app(),
+                "installedAt": when,
+            }
+            for key, name in self._installed().items()
+            if words in name.lower()
+        ]
+        if not _is_v3():
+            skip, limit = asked.get("skip", 0, int), asked.get("limit", 20, int)
+            page = {"locations": found[skip : skip + limit], "count": len(found)}
+            return answer({**page, "installToFutureLocations": False})
+        size, start = min(asked.get("pageSize", 20, int), 100), asked.get("pageToken", "p0")[1:]
+        begin = int(start) if start.isdigit() else 0
+        end = begin + size
+        pages: dict[str, Any] = {"totalRecords": len(found), "hasNextPage": end < len(found), "hasPrevPage": begin > 0}
+        pages |= {"nextPageToken": f"p{end}" if end < len(found) else None, "currentPageSize": len(found[begin:end])}
+        more = {"metadata": {"sortApplied": {"installedAt": "desc"}}, "installToFutureLocations": False}
+        return answer({"items": found[begin:end], "pagination": pages, **more})
+
+    def _installed(self) -> dict[str, str]:
+        """The locations in which the app is installed."""
+        every = LOCATIONS | {f"NorthwindMore{n:07}": f"Northwind branch {n}" for n in range(self.state.more_locations)}
+        return {key: name for key, name in every.items() if key not in self.state.uninstalled}
+
+    def _app(self) -> str:
+        return CLIENTS[self.provider][0].partition("-")[0]
 
     def uninstall(self, pair: Pair, app: str) -> Response:
         """DELETE /marketplace/app/{appId}/installations: a location alone, or the agency with all of them."""
         _needs(pair, "oauth.write")
         asked = fields()
         named = asked.get("companyId") or asked.get("locationId")
-        if app != CLIENTS[self.provider][0].partition("-")[0] or named != pair.session.account.id:
+        if app != self._app() or pair.session.account.id not in (named, COMPANY):
             raise Refused("The token does not have access to this location.", 403)
         gone = None if named == COMPANY else named
         ended = self.state.withdraw(self.provider, gone)
+        self.state.uninstalled |= {str(gone)} if gone else set()
         return answer({"success": True, "traceId": str(uuid.uuid4()), "userId": USER, "ended": ended})
 
 
 V3_ALONE = ("installed-locations", "location-token")
+BEFORE_V3 = ("installedLocations", "locationToken")
+
+
+class Invalid(Refused):
+    """A refusal of the list: 422 with a list before v3, an envelope since."""
+
+    def __init__(self, messages: list[str], *, v3: bool, status: int = 422) -> None:
+        """`messages`: what is wrong, one sentence each."""
+        super().__init__("", status if not v3 or status == 404 else 400)
+        self.body = {"statusCode": status, "error": "Unprocessable Entity", "message": messages}
+        if v3:
+            code = "RESOURCE_NOT_FOUND" if status == 404 else "VALIDATION_ERROR"
+            details = {"resource": "App", "identifier": request.args.get("appId", "")}
+            said = {"code": code, "message": messages[0], "details": details, "resolution": "Check the parameters."}
+            self.body = {"error": said}
+
+
+def _removed_in_v3() -> dict[str, Any]:
+    """As reported of the old paths under `Version: v3`."""
+    said = f"Endpoint {request.full_path.rstrip('?')} not available in API version v3. This endpoint was removed in "
+    return {"message": f"{said}version v3. Please use a version before v3.", "error": "Bad Request", "statusCode": 400}
+
+
+def _is_v3() -> bool:
+    return request.headers.get("Version") == "v3"
 
 
 def _needs(pair: Pair, scope: str) -> None:

@@ -27,6 +27,7 @@ SWITCHES: dict[str, bool] = {
     "ringcentral_iss": False,
     "zoom_iss": False,
     "location_active": True,
+    "location_refresh_token": True,
 }
 """Switches that can be changed while the sandbox runs, with their defaults."""
 
@@ -145,6 +146,11 @@ class State:
             self.calls: defaultdict[str, deque[float]] = defaultdict(deque)
             self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS_AT_MOST)
             self.events_after = "0"
+            self.more_locations = 0
+            """Of HighLevel's agency, beside the two that can be chosen."""
+            self.uninstalled: set[str] = set()
+            self.suspended: set[str] = set()
+            """Locations by id."""
             self.happened: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
 
     # -- time and addresses ------------------------------------------------------------------------------------------

@@ -97,7 +97,10 @@ class FreshToken:
     scope: tuple[str, ...]
     expires_at: datetime | None
     facts: Mapping[str, Any] = field(repr=False)
+    user_id: UUID
     reader_id: UUID | None
+    seal_id: UUID | None = None
+    """Of a token that was derived for an account below the connection."""
 
 
 def fresh_grant(
@@ -229,7 +232,8 @@ def _decrypt(rt: Runtime, row: StoredToken) -> FreshToken:
     token = rt.vault.decrypt(
         row.token or "", column="token", user_id=row.user_id, provider=row.provider, seal_id=row.seal_id
     )
-    return FreshToken(row.id, row.generation, row.provider, token, row.scope, row.expires_at, row.facts, row.reader_id)
+    given = (row.id, row.generation, row.provider, token, row.scope, row.expires_at, row.facts)
+    return FreshToken(*given, row.user_id, row.reader_id)
 
 
 def _refresh(rt: Runtime, row: StoredToken, most: int) -> None:

@@ -14,7 +14,7 @@ from flask import Blueprint, Response, make_response, render_template, request
 
 from gateway.catalog import AnyEntry, ApiKeyProvider, Provider
 from gateway.catalog.provider import FormField, fill_known, places
-from gateway.connect import confirm
+from gateway.connect import confirm, unclaimed
 from gateway.connect.api_key import connect_key
 from gateway.connect.callback import EXCHANGE_SECONDS, AwaitsPartner, Connected, Failed, Pending, finish_connect
 from gateway.connect.form import Fault, FieldsRefused
@@ -171,6 +171,8 @@ def callback(path: str, slug: str) -> Response:
     """The redirect URI (RFC 6749 section 4.1.2)."""
     if request.method == "HEAD":
         return Response(status=204)  # a HEAD request must not use the state up (RFC 9110 section 9.2.1)
+    if "state" not in request.args and request.args.get("code"):
+        return _keep_install(path, slug)
     ended = finish_connect(
         runtime(), path, slug, request.args.to_dict(flat=False), session=session_secret(), browser=browser_secret()
     )
@@ -194,6 +196,48 @@ def finished(ended: Connected | Pending | AwaitsPartner | Failed, browser: str) 
             return see_other(with_query(flow.return_to or "/", **result, provider=provider.id))
         case Failed(error=error, left_installed=left):
             return respond(error, left_installed=provider if left else None)
+
+
+def _keep_install(path: str, slug: str) -> Response:
+    """An installation that was started at the provider: its user claims it on the next page."""
+    browser = browser_secret() or secrets.token_urlsafe(32)
+    parameters = request.args.to_dict(flat=False)
+    provider = unclaimed.keep_install(runtime(), path, slug, parameters, browser=browser)
+    response = see_other(f"/{path}/{provider.id}/claim")
+    keep_browser(response, browser, unclaimed.KEPT_SECONDS)
+    return response
+
+
+@blueprint.get("/<provider_id>/claim")
+def show_claim(path: str, provider_id: str) -> str:
+    """Which account was installed, and the question whether to connect it."""
+    provider = _provider(path, provider_id)
+    claim = unclaimed.load_claim(runtime(), session=session_secret(), browser=browser_secret())
+    listed = list_connections(runtime().database, fingerprint(session_secret()))
+    return render_template(
+        "claim.html",
+        provider=provider,
+        user=listed.user if listed else None,
+        csrf=csrf_token(),
+        fields={"csrf": csrf_token(), "install": str(claim.id)},
+        label=claim.account.label,
+        kind=provider.account_kind(claim.grant.facts),
+        scopes=described_scopes(provider, claim.grant.scope),
+    )
+
+
+@blueprint.post("/<provider_id>/claim")
+def claim(path: str, provider_id: str) -> Response:
+    """The user's yes."""
+    provider = _provider(path, provider_id)
+    session = check_form()
+    install_id = request.form.get("install", "")
+    provider, made = unclaimed.claim_install(
+        runtime(), session=session, browser=browser_secret(), install_id=install_id
+    )
+    if made is None:
+        return see_other(f"/{path}/{provider.id}/confirm")
+    return _connected(note_flow(Flow(provider.id, None, "page")), str(made.id), provider.missing_scope(made.scope))
 
 
 def _connected(flow: Flow, connection_id: str, missing: Collection[str]) -> Response:

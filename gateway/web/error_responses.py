@@ -21,6 +21,7 @@ from gateway.errors import (
     Forbidden,
     GatewayError,
     Held,
+    InstallNotStarted,
     MethodNotAllowed,
     NeedsReauthorization,
     NotFound,
@@ -138,6 +139,8 @@ def _action(error: GatewayError) -> dict[str, object]:
     settings, found = runtime().settings, flow()
     if isinstance(error, Unauthenticated) and settings.app_login_url:
         return {"url": sign_in_url(), "text": text("page.sign_in")}
+    if isinstance(error, InstallNotStarted):
+        return {"url": f"/connect/{error.provider}", "text": text("page.start")}
     if error.remedy == "wait" and request.method == "GET" and request.args.keys().isdisjoint(("state", "error")):
         return {"url": request.full_path.rstrip("?"), "text": text("page.again")}
     home = found.return_to or settings.home_url

@@ -68,8 +68,8 @@ def runtime() -> Runtime:
 
 
 def is_api() -> bool:
-    """Whether the request is for the JSON API. By path: an address without a route has no blueprint."""
-    return request.path == "/v1" or request.path.startswith("/v1/")
+    """Whether a program calls: the JSON API, or a provider's webhook. By path: an address without a route has no blueprint."""
+    return request.path == "/v1" or request.path.startswith("/v1/") or request.path.endswith("/webhooks")
 
 
 def route() -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from gateway.connect import unclaimed
 from gateway.connections import import_existing, revoke
 from gateway.database.queries import housekeeping
 from gateway.database.queries.events import Seal
@@ -17,7 +18,7 @@ from gateway.events import chain, record
 from gateway.models import Unit
 from gateway.services import Runtime
 from gateway.tokens import refresh_request
-from gateway.webhooks import deliver
+from gateway.webhooks import deliver, receive
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ def unit_jobs() -> list[UnitJob]:
         UnitJob("refresh", refresh_request.claim_next),
         UnitJob("revocation", revoke.claim_next),
         UnitJob("import", import_existing.claim_next),
+        UnitJob("unclaimed", unclaimed.claim_next, 60.0),
     ]
 
 
@@ -61,6 +63,7 @@ def event_jobs() -> list[Job]:
     return [
         Job("positions", record.assign_positions, 1.0),
         Job("seals", chain.seal_events, 1.0),
+        Job("provider_events", receive.settle, 1.0),
         Job("checkpoint", checkpoint, 60.0),
     ]
 

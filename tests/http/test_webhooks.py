@@ -18,6 +18,7 @@ import pytest
 import requests
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from gateway.sandbox.highlevel_webhooks import deliver, event, signature
 from tests.support.database import rows
 from tests.support.partners import partner_of
 from tests.support.receiver import Receiver
@@ -282,6 +283,66 @@ def test_a_frozen_partner_gets_its_events_later(gateway, partner, receiver):
     assert not receiver.received
     rows(gateway.dsn, "update gateway.partner set frozen_at = null where id = %s", partner.id)
     until(lambda: receiver.received)
+
+
+# -- webhooks of providers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signed", [None, "N/A", "", "AAAA", "x" * 5000, "rsa of the wrong header"])
+def test_a_webhook_without_a_valid_signature_gets_a_clear_401(gateway, signed):
+    """
+    Such as the webhook of a workflow, which HighLevel does not sign; any number of them do not shut out signed ones.
+    """
+    body = event(gateway.sandbox.state, "UNINSTALL", locationId="NorthwindBerlin00001")
+    headers = {"X-WH-Signature": signature(body), "x-highlevel-signature": "s3cret"}
+    headers |= {} if signed is None else {"X-GHL-Signature": signed}
+    refused = requests.post(
+        f"{gateway.url}/crm/webhooks", data=body, headers=headers, timeout=10, allow_redirects=False
+    )
+
+    assert refused.status_code == 401
+    assert (refused.json()["code"], refused.json()["remedy"]) == ("unauthenticated", "fix_request")
+    assert "The webhook of a workflow is not" in refused.json()["detail"]
+    assert deliver(gateway.sandbox.state, body) == 200
+
+
+def test_webhooks_are_taken_at_one_address_only(gateway):
+    body = event(gateway.sandbox.state, "UNINSTALL", locationId="NorthwindBerlin00001")
+    headers = {"X-GHL-Signature": signature(body)}
+    answers = [
+        requests.get(f"{gateway.url}/crm/webhooks", timeout=10).status_code,
+        requests.post(f"{gateway.url}/email/webhooks", data=body, headers=headers, timeout=10).status_code,
+        requests.post(f"{gateway.url}/crm/webhooks", data=b"[" + body, headers=headers, timeout=10).status_code,
+        deliver(gateway.sandbox.state, event(gateway.sandbox.state, "X", locationId="l", note="x" * 300_000)),
+        deliver(gateway.sandbox.state, event(gateway.sandbox.state, "X", locationId="l", note="x" * 600_000)),
+    ]
+
+    assert answers == [405, 404, 401, 200, 413]
+
+
+def test_an_uninstalled_location_needs_reauthorization_and_its_events_reach_the_partner(
+    gateway, alice, bob, partner, receiver
+):
+    """
+    Two users share a sub-account. Its events are handed on unchanged; the uninstall ends both connections, with the reason.
+    """
+    added(gateway, partner, receiver)
+    held = {each.connects("ghl", "NorthwindLisbon00001")["connection"] for each in (alice, bob)}
+    text = '{"type":"NoteCreate", "locationId":"NorthwindLisbon00001","body":"Zoë \\u00eb","n":1.0,"webhookId":"%s"}'
+    body = (text % uuid.uuid4()).encode()
+    assert deliver(gateway.sandbox.state, body) == 200
+    uninstall = event(gateway.sandbox.state, "UNINSTALL", locationId="NorthwindLisbon00001")
+    assert [deliver(gateway.sandbox.state, uninstall) for _ in range(3)] == [200] * 3
+
+    def came(kind):
+        return [r.event for r in receiver.received if r.event["type"] == kind and r.event["connection_id"] in held]
+
+    until(lambda: len(came("connection.needs_reauthorization")) == 2 and len(came("provider_event.received")) == 4)
+    assert [e["data"]["body"].encode() for e in came("provider_event.received")] == [body] * 2 + [uninstall] * 2
+    shown = [partner.asks(gateway, f"/connections/{each}").json() for each in held]
+    assert {(each["status"], each["reason"]) for each in shown} == {("needs_reauthorization", "uninstalled")}
+    for each in (alice, bob):
+        assert "The app was uninstalled from this account" in each.get("/connections").text
 
 
 DOCUMENT = (NODE.parents[1] / "docs" / "partners.md").read_text(encoding="utf-8")

@@ -99,3 +99,17 @@ def test_a_proxied_call_costs_about_as_much_as_by_hand():
         os.sched_setaffinity(0, affinity)
 
     assert all(ratios[size]["cpu_us"] < 5 for size in ratios)
+
+
+def test_an_agencys_locations_read_at_once_by_two_processes_are_minted_once_each():
+    """
+    Four readers of each of thirty locations; the published run has 500 locations, 300 of them read by four processes.
+    """
+    command = [sys.executable, "-m", "bench.agency", "--locations", "40", "--read", "30", "--readers", "4"]
+    run = subprocess.run(
+        [*command, "--processes", "2", "--json"], cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    told = json.loads(run.stdout)
+
+    assert (told["locations"], told["most_for_one"], told["tokens"]) == (30, 1, 30)

@@ -84,6 +84,7 @@ def test_every_text_that_a_page_names_exists_and_every_text_is_used():
     assert named - {"signin.out", "signin.first"} <= TEXTS["en"].texts.keys()
     composed = (
         "ability.",
+        "claim.",
         "field.",
         "remedy.",
         "reason.",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gateway.catalog.deviations.deviation import AccountLookup, Deviation, Uninstall
-from gateway.catalog.deviations.highlevel import HighLevelAccount, HighLevelUninstall
+from gateway.catalog.deviations.deviation import AccountLookup, ApiRequest, Deviation, IncomingEvent, SubAccount
+from gateway.catalog.deviations.highlevel import HighLevelAccount, HighLevelAgency, HighLevelEvents, HighLevelUninstall
 
-__all__ = ["DEVIATIONS", "AccountLookup", "Deviation", "Uninstall"]
+__all__ = ["DEVIATIONS", "AccountLookup", "ApiRequest", "Deviation", "IncomingEvent", "SubAccount"]
 
 DEVIATIONS: Mapping[str, Deviation] = {
     "highlevel_account": HighLevelAccount(),
+    "highlevel_agency": HighLevelAgency(),
+    "highlevel_events": HighLevelEvents(),
     "highlevel_uninstall": HighLevelUninstall(),
 }

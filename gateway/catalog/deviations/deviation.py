@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
 
 Json = Mapping[str, Any]
+Topic = Literal["installation", "version", "plan", "label"]
 Get = Callable[[str], Json]
 """Fetch a JSON object from the provider with the connection's access token."""
 
@@ -23,11 +25,44 @@ class AccountLookup:
 
 
 @dataclass(frozen=True, slots=True)
-class Uninstall:
-    """How to remove our app for one account: DELETE with a JSON body and the connection's token."""
+class ApiRequest:
+    """A request to the provider's API, with the connection's token and headers, and a body of one kind or none."""
 
+    method: str
     url: str
-    body: Json
+    form: Mapping[str, str] | None = None
+    json: Json | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubAccount:
+    """An account below a connection."""
+
+    id: str
+    label: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingEvent:
+    """An event that a provider sent, in our terms."""
+
+    type: str
+    accounts: tuple[str, ...]
+    """The account that it is about, then those above it."""
+    id: str | None = None
+    """The same when it is sent again."""
+    at: datetime | None = None
+    app_id: str | None = None
+    """Whose event it is, where it says so."""
+    topic: Topic | None = None
+    """What it changes here; None: it is only handed on."""
+    is_end: bool = False
+    """Of an installation: our app was removed."""
+    below: Mapping[str, str] | None = None
+    """Facts of further connections that it is about: those below an agency."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    label: str | None = None
 
 
 class Deviation:
@@ -50,10 +85,41 @@ class Deviation:
         """The kind of account that the facts tell of; None where the provider has one kind only."""
         return None
 
-    def uninstall(self, api_base_url: str, client_id: str, account_id: str, facts: Json) -> Uninstall | None:  # noqa: ARG002
+    def uninstall(self, api_base_url: str, client_id: str, account_id: str, facts: Json) -> ApiRequest | None:  # noqa: ARG002
         """The request that removes our app for an account; None when the provider has none."""
         return None
 
-    def incoming_events(self, body: Json) -> tuple[Json, ...]:
-        """The events in a webhook call of the provider."""
-        return (body,)
+    derive_scope = ""
+    """The scope that a token needs to derive tokens for the accounts below it."""
+    list_scope = ""
+    """The scope that a token needs to list them."""
+
+    def has_accounts_below(self, facts: Json) -> bool:  # noqa: ARG002
+        """Whether a connection reaches further accounts by tokens that are derived from its own."""
+        return False
+
+    def derive_request(self, api_base_url: str, headers: Mapping[str, str], facts: Json, account_id: str) -> ApiRequest:
+        """The request for the token of an account below the connection."""
+        raise NotImplementedError
+
+    def list_request(
+        self,
+        api_base_url: str,
+        headers: Mapping[str, str],
+        facts: Json,
+        client_id: str,
+        *,
+        search: str,
+        cursor: str,
+        limit: int,
+    ) -> ApiRequest:
+        """The request for a page of the accounts below a connection in which our app is installed."""
+        raise NotImplementedError
+
+    def parse_list(self, body: Json, cursor: str) -> tuple[list[SubAccount], str | None]:
+        """The accounts of a page, and where the next one begins."""
+        raise NotImplementedError
+
+    def incoming_event(self, body: Json) -> IncomingEvent | None:  # noqa: ARG002
+        """What a webhook of the provider says; None where its webhooks are not known."""
+        return None

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from urllib.parse import quote, urlencode
 
-from gateway.catalog.deviations.deviation import AccountLookup, Deviation, Get, Json, Uninstall
+from gateway.catalog.deviations.deviation import (
+    AccountLookup,
+    ApiRequest,
+    Deviation,
+    Get,
+    IncomingEvent,
+    Json,
+    SubAccount,
+    Topic,
+)
 
 
 class HighLevelAccount(Deviation):
@@ -27,6 +38,62 @@ class HighLevelAccount(Deviation):
         return {"Location": "location", "Company": "agency"}.get(str(facts.get("userType")))
 
 
+class HighLevelAgency(Deviation):
+    """
+    Tokens for the locations of an agency, and their list; in the form before v3, or in that of v3 where the catalogue's `Version` says so.
+
+    https://marketplace.gohighlevel.com/docs/ghl/oauth/get-location-access-token
+    """
+
+    derive_scope = "oauth.write"
+    list_scope = "oauth.readonly"
+
+    def has_accounts_below(self, facts: Json) -> bool:
+        """A company, whatever it is called."""
+        return facts.get("userType") == "Company"
+
+    def derive_request(self, api_base_url: str, headers: Mapping[str, str], facts: Json, account_id: str) -> ApiRequest:
+        """With `companyId` and `locationId` in either form."""
+        path = "location-token" if headers.get("Version") == "v3" else "locationToken"
+        form = {"companyId": str(facts.get("companyId")), "locationId": account_id}
+        return ApiRequest("POST", f"{api_base_url}/oauth/{path}", form=form)
+
+    def list_request(
+        self,
+        api_base_url: str,
+        headers: Mapping[str, str],
+        facts: Json,
+        client_id: str,
+        *,
+        search: str,
+        cursor: str,
+        limit: int,
+    ) -> ApiRequest:
+        """Pages are counted before v3, and have a token since."""
+        asked = {"companyId": str(facts.get("companyId")), "appId": client_id.partition("-")[0], "isInstalled": "true"}
+        if headers.get("Version") == "v3":
+            path, page = "installed-locations", {"pageSize": str(limit)} | ({"pageToken": cursor} if cursor else {})
+        else:
+            path, page = "installedLocations", {"limit": str(limit), "skip": cursor or "0"}
+        query = urlencode(asked | page | ({"query": search} if search else {}))
+        return ApiRequest("GET", f"{api_base_url}/oauth/{path}?{query}")
+
+    def parse_list(self, body: Json, cursor: str) -> tuple[list[SubAccount], str | None]:
+        """A location's id is in `_id`."""
+        listed = body.get("items", body.get("locations"))
+        items = [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
+        found = [
+            SubAccount(account_id, _text(each, "name") or account_id, _text(each, "address") or "")
+            for each in items
+            if each.get("isInstalled") is not False and (account_id := _text(each, "_id") or _text(each, "id"))
+        ]
+        paging, count = body.get("pagination"), body.get("count")
+        if isinstance(paging, Mapping):
+            return found, _text(paging, "nextPageToken") if paging.get("hasNextPage") else None
+        skipped = int(cursor or 0) + len(items)
+        return found, str(skipped) if items and isinstance(count, int) and skipped < count else None
+
+
 class HighLevelUninstall(Deviation):
     """
     Removes the app from a location, or from an agency and all its locations.
@@ -37,8 +104,67 @@ class HighLevelUninstall(Deviation):
     uninstall_scope = "oauth.write"
     uninstall_warning = "For an agency, that removes it from all its sub-accounts."
 
-    def uninstall(self, api_base_url: str, client_id: str, account_id: str, facts: Json) -> Uninstall:
+    def uninstall(self, api_base_url: str, client_id: str, account_id: str, facts: Json) -> ApiRequest:
         """An app's id is its client id before the hyphen."""
         app = quote(client_id.partition("-")[0], safe="")
         key = "companyId" if facts.get("userType") == "Company" else "locationId"
-        return Uninstall(f"{api_base_url}/marketplace/app/{app}/installations", {key: account_id})
+        return ApiRequest("DELETE", f"{api_base_url}/marketplace/app/{app}/installations", json={key: account_id})
+
+
+class HighLevelEvents(Deviation):
+    """
+    The webhooks of an app: a flat object, whose fields are named differently by some events.
+
+    https://marketplace.gohighlevel.com/docs/webhook/WebhookIntegrationGuide
+    """
+
+    def incoming_event(self, body: Json) -> IncomingEvent:
+        """Fields may be missing, even documented ones: nothing but the account is needed."""
+        kind = _text(body, "type") or "unknown"
+        location, company = _text(body, "locationId"), _text(body, "companyId")
+        if kind in ("LocationCreate", "LocationUpdate"):
+            location = location or _text(body, "id")
+        elif body.get("altType") == "company":
+            company = company or _text(body, "altId")
+        else:
+            location = location or _text(body, "altId")
+        is_end = kind == "UNINSTALL"
+        fact, name = _CHANGED_FACTS.get(kind, ("", ""))
+        changed = _text(body, name)
+        return IncomingEvent(
+            type=kind,
+            accounts=tuple(filter(None, (location, company))),
+            id=_text(body, "webhookId"),
+            at=_time(body.get("timestamp")),
+            app_id=_text(body, "appId"),
+            topic=_TOPICS.get(kind),
+            is_end=is_end,
+            below={"companyId": company} if is_end and company and not location else None,
+            facts={fact: changed} if changed else {},
+            label=_text(body, "name") if kind == "LocationUpdate" else None,
+        )
+
+
+_TOPICS: Mapping[str, Topic] = {
+    "INSTALL": "installation",
+    "UNINSTALL": "installation",
+    "UPDATE": "version",
+    "PLAN_CHANGE": "plan",
+    "LocationUpdate": "label",
+}
+_CHANGED_FACTS = {"UPDATE": ("versionId", "versionId"), "PLAN_CHANGE": ("planId", "newPlanId")}
+"""The fact that an event changes, and the field with its new value."""
+_LONGEST = 200
+
+
+def _text(body: Json, name: str) -> str | None:
+    value = body.get(name)
+    return value if isinstance(value, str) and 0 < len(value) <= _LONGEST and value.isprintable() else None
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return found.replace(tzinfo=UTC) if found and found.tzinfo is None else found

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from gateway.database import Database, sql_function
 
-Kind = Literal["connection", "pending_grant", "revocation", "webhook", "event_chain"]
+Kind = Literal["connection", "pending_grant", "revocation", "webhook", "unclaimed_install", "event_chain"]
 """The tables that hold encrypted values. Grants move from the first to the later ones, never back."""
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from gateway.database import Database, sql_function
-from gateway.models import Caller, Connection, PendingGrant, Revocation
+from gateway.models import Caller, Clock, Connection, PendingGrant, Revocation
 
 Choice = Literal["replace", "both", "no"]
 
@@ -54,4 +55,26 @@ def complete_link(
 
     A repeated call within ten minutes gets the same result. A wrong user or confirmation deletes the grant. Raises PendingConfirmation,
     which leaves it pending, where a choice is needed.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class UnclaimedInstall:
+    """An installation that was started at the provider. `shared`: its account is connected already."""
+
+    id: UUID
+    provider: str
+    account_id: str
+    encrypted: str = field(repr=False)
+    browser_hash: str
+    clock: Clock
+    shared: bool
+
+
+@sql_function("unclaimed_install")
+def unclaimed_install(
+    database: Database, browser_hash: str | None, *, put: Mapping[str, Any] | None = None, take: bool = False
+) -> UnclaimedInstall | None:
+    """
+    Keep an installation for a browser: `put`. Else its newest; without a browser one that was not claimed in time. `take` removes it.
     """

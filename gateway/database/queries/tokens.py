@@ -62,3 +62,53 @@ def read_token(
 @sql_function("stored_token")
 def stored_token(database: Database, connection_id: UUID, *, min_seconds: int = 0) -> StoredToken | None:
     """The gateway's own read: no permission is checked, and nothing is recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedToken:
+    """A stored token of an account below a connection; or the right to derive one: `lease_id`; or neither for now."""
+
+    token: str | None = field(default=None, repr=False)
+    seal_id: UUID | None = None
+    scope: tuple[str, ...] = ()
+    expires_at: datetime | None = None
+    lease_id: UUID | None = None
+    retry_after: float | None = None
+    is_paused: bool = False
+    """The provider wants a pause; if not, another process derives the token."""
+
+
+@sql_function("derived_token")
+def derived_token(
+    database: Database,
+    connection_id: UUID,
+    account_id: str,
+    *,
+    min_seconds: int,
+    refused: UUID | None,
+    lease_seconds: float | None,
+) -> DerivedToken | None:
+    """
+    The token of an account below a connection, not the one with the `refused` seal; None where the connection has ended. With `lease_seconds`
+    the right to derive one, where there is none.
+    """
+
+
+@sql_function("save_derived")
+def save_derived(
+    database: Database,
+    connection_id: UUID,
+    account_id: str,
+    lease_id: UUID,
+    *,
+    token: str | None = None,
+    seal_id: UUID | None = None,
+    scope: tuple[str, ...] | None = None,
+    expires_seconds: float | None = None,
+    wait_seconds: float | None = None,
+    for_all: bool = False,
+) -> bool:
+    """
+    End a lease: with a token, with a pause (`for_all` accounts of the connection), or with neither: the account is not one below it. False
+    where the connection or the account ended meanwhile.
+    """

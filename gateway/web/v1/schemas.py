@@ -63,7 +63,7 @@ Opaque = Annotated[str, Field(max_length=500, pattern=r"^[A-Za-z0-9_.~=:+-]*$")]
 """Made here; clients only send it back."""
 TagName = Annotated[str, AfterValidator(_tag_name)]
 TagValue = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Location = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
+LocationId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
 EventType = Annotated[str, Field(max_length=60, pattern=r"^[a-z]+(_[a-z]+)*\.[a-z]+(_[a-z]+)*$")]
 Limit = Annotated[int, Field(ge=1, le=100, description="The most items of one page."), BeforeValidator(_digits)]
 ProviderType = Annotated[int, Field(description="1 CRM (HighLevel), 2 email, 3 phone, 4 other apps.")]
@@ -122,11 +122,21 @@ class TokenQuery(RequestModel):
     min_seconds: Annotated[int, Field(ge=0, le=3600), BeforeValidator(_digits)] = Field(
         default=60, description="A stored token with less time left is refreshed first."
     )
-    location: Location | None = Field(
+    location: LocationId | None = Field(
         default=None,
-        description="The `locationId` that you expect the connection to have. Any other location returns 404: tokens for the "
-        "locations of an agency are not supported yet.",
+        description="The id of the connection's location, or of a location of the agency that is connected: the token is for that one. Any "
+        "location in which the app is not installed returns 404.",
     )
+
+
+class LocationsQuery(RequestModel):
+    """A page of the locations of an agency."""
+
+    q: str = Field(
+        default="", max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$", description="A part of the name of a location."
+    )
+    cursor: Opaque | None = Field(default=None, min_length=1, description="`next_cursor` of the previous page.")
+    limit: Limit = 100
 
 
 class DisconnectQuery(RequestModel):
@@ -274,6 +284,18 @@ class Connection(ResponseModel):
 
 class Connections(Page[Connection]):
     """A page of connections."""
+
+
+class Location(ResponseModel):
+    """An account below a connection."""
+
+    id: str = Field(description="For `location` of a token, and for the header `Gateway-Location`.")
+    label: str
+    detail: str = Field(description="Its address, where the provider says it.")
+
+
+class Locations(Page[Location]):
+    """A page of locations."""
 
 
 class Token(ResponseModel):

@@ -13,7 +13,7 @@ from gateway.catalog.provider import TokenPlacement
 from gateway.database.queries.callers import check_caller
 from gateway.errors import ClientRejected, Forbidden, GrantUnusable, ProviderFailed, every_problem
 from gateway.models import Caller
-from gateway.tokens.read import fresh_grant
+from gateway.tokens.derived import location_grant
 from gateway.web.request_context import runtime
 from gateway.web.v1 import schemas
 from gateway.web.v1.json_api import api_call
@@ -54,7 +54,7 @@ def _token(
     if who.key_hash is None and not rt.settings.owner_tokens:
         check_caller(rt.database, who)  # a banned user is refused as such
         raise Forbidden("GATEWAY_OWNER_TOKENS is off")
-    fresh = fresh_grant(rt, connection_id, caller=who, min_seconds=min_seconds, force=force, location=location)
+    fresh = location_grant(rt, connection_id, caller=who, min_seconds=min_seconds, force=force, location=location)
     provider = rt.entry(fresh.provider, ClientRejected)
     base_url, headers = provider.api(fresh.facts)
     placement = provider.token_placement

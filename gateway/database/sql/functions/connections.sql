@@ -103,6 +103,9 @@ begin
     refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at, lease_id = null, lease_until = null,
     lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null, updated_at = clock_timestamp()
   returning c.* into written;
+  delete from gateway.derived_token x where x.connection_id = p_id and old.account_id <> g.account_id;
+  update gateway.incoming_event x set due_at = clock_timestamp()
+   where x.topic is not null and x.accounts @> array[g.account_id] and x.due_at = 'infinity';
   if g.connect_session_id is not null then
     partner := gateway.give_consent(g.connect_session_id, p_id, old.id is null);
     select c.* into written from gateway.connection c where c.id = p_id;

@@ -7,8 +7,8 @@ begin
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values (p_type, p_connection_id, p_user_id, p_provider, coalesce(p_data, '{}'));
   if p_type = 'app.uninstalled' then
-    perform gateway.set_status(array(
-      select x.id from gateway.connection c cross join gateway.same_account(c) x where c.id = p_connection_id), 'needs_reauthorization', 'uninstalled');
+    perform gateway.end_uninstalled(array(
+      select x.id from gateway.connection c cross join gateway.same_account(c) x where c.id = p_connection_id));
   end if;
   return null;
 end $$;
@@ -182,7 +182,7 @@ begin
 end $$;
 
 -- An event as a partner sees it, or a user. A partner with reach `own` does not see who else acted. A manually written time may be outside
--- the range of a client's date type.
+-- the range of a client's date type. The body of a provider's event is kept for a week only.
 create or replace function gateway.event_json(e gateway.event, p_partner gateway.partner) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
@@ -193,7 +193,8 @@ language sql stable as $$
     'provider', e.provider,
     'data', case when jsonb_typeof(e.data) <> 'object' then '{}' else
       e.data - array['tags', case when (p_partner).reach = 'own' then 'by' end]
-      || jsonb_strip_nulls(jsonb_build_object('tags', nullif(gateway.visible_tags(e.data -> 'tags', p_partner), '{}'))) end)
+      || jsonb_strip_nulls(jsonb_build_object('tags', nullif(gateway.visible_tags(e.data -> 'tags', p_partner), '{}'))) end
+      || coalesce((select jsonb_build_object('body', i.body) from gateway.incoming_event i where i.id = e.data ->> 'delivery_id'), '{}'))
 $$;
 
 -- A page for one caller: the partner of a key, or a user. For a partner one call looks at 20,000 positions at most. `next`: where to

@@ -21,6 +21,8 @@ begin
   delete from gateway.pending_grant p where p.id = any (array(
     select x.id from gateway.pending_grant x where x.pending_until <= over
      order by x.pending_until limit p_limit for update skip locked));
+  delete from gateway.incoming_event i where i.id = any (array(
+    select x.id from gateway.incoming_event x where x.received_at < over - interval '7 days' limit p_limit for update skip locked));
   delete from gateway.webhook_secret s where s.expires_at <= over;
   delete from gateway.webhook_delivery d where (d.webhook_id, d.id) in (
     select x.webhook_id, x.id from gateway.webhook_delivery x where x.at < over - interval '7 days' limit p_limit);

@@ -18,6 +18,8 @@ create or replace view gateway.encrypted_value as
   union all
   select 'webhook', s.seal_id, 'webhook_secret', s.webhook_secret, null, '', s.seal_id::text from gateway.webhook_secret s
   union all
+  select 'unclaimed_install', u.id, 'unclaimed_install', u.encrypted, null, '', u.id::text from gateway.unclaimed_install u
+  union all
   select 'event_chain', '00000000-0000-0000-0000-000000000000', 'event_chain', l.encrypted_key, null, '', 'event_chain'
     from gateway.event_chain l where l.encrypted_key is not null;
 
@@ -47,9 +49,9 @@ begin
   select v.* into strict place from (values
     ('connection', 'public.provider_data', 'id'), ('pending_grant', 'gateway.pending_grant', 'id'),
     ('revocation', 'gateway.revocation', 'seal_id'), ('webhook', 'gateway.webhook_secret', 'seal_id'),
-    ('event_chain', 'gateway.event_chain', null)) as v (kind, target, key) where v.kind = p_kind;
+    ('unclaimed_install', 'gateway.unclaimed_install', 'id'), ('event_chain', 'gateway.event_chain', null)) as v (kind, target, key) where v.kind = p_kind;
   for change in
-    select i.id, i.old, i.new, case i."column" when 'event_chain' then 'encrypted_key' else i."column" end as "column"
+    select i.id, i.old, i.new, case i."column" when 'event_chain' then 'encrypted_key' when 'unclaimed_install' then 'encrypted' else i."column" end as "column"
       from jsonb_to_recordset(p_changes -> 'items') as i (id uuid, "column" text, old text, new text)
      where i.new ~ '^gAAAA' order by i.id
   loop

@@ -155,3 +155,26 @@ begin
   end if;
   return gateway.decide_pending(g, p_choice, gen_random_uuid(), asks.partner);
 end $$;
+
+-- An installation that was started at the provider. With `p_put` it is kept; else the newest of that browser, or without a browser one that was
+-- not claimed in time; with `p_take` it is removed. `shared`: its account is connected. null: there is none.
+create or replace function public.gateway_unclaimed_install_v1(p_browser_hash text, p_put jsonb default null, p_take boolean default false)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  u gateway.unclaimed_install;
+begin
+  if p_put is not null then
+    insert into gateway.unclaimed_install (id, browser_hash, provider, account_id, encrypted)
+    select x.id, p_browser_hash, x.provider, x.account_id, x.encrypted from jsonb_populate_record(null::gateway.unclaimed_install, p_put) x;
+    return null;
+  end if;
+  select x.* into u from gateway.unclaimed_install x
+   where case when p_browser_hash is null then x.expires_at <= clock_timestamp() else x.browser_hash = p_browser_hash and x.expires_at > clock_timestamp() end
+   order by x.expires_at desc limit 1 for update skip locked;
+  if p_take then
+    delete from gateway.unclaimed_install x where x.id = u.id;
+  end if;
+  return case when u.id is not null then to_jsonb(u) || jsonb_build_object(
+    'clock', jsonb_build_object('at', clock_timestamp()),
+    'shared', exists (select from gateway.connection c where c.provider = u.provider and c.account_id = u.account_id)) end;
+end $$;

@@ -22,6 +22,9 @@ begin
                   || jsonb_strip_nulls(jsonb_build_object('status', new.status, 'reason', new.reason))
      where d.id = new.id;
   end if;
+  if new.status = 'needs_reauthorization' then
+    delete from gateway.derived_token t where t.connection_id = new.id;
+  end if;
   if new.status <> old.status and new.reconnected = old.reconnected then
     insert into gateway.event (type, connection_id, user_id, provider, data)
     values (case when new.status = 'unverified' then 'connection.unverified' when new.status = 'suspended' then 'connection.suspended'

@@ -79,7 +79,7 @@ begin
          or reader.partner_id is not null and not exists (select from gateway.live_user(c.user_id)) as frozen
     into found_row from gateway.connection c join public.provider_data d on d.id = c.id
    where reader.allowed and c.id = p_connection_id and (reader.providers is null or c.provider = any (reader.providers))
-     and (reader.partner_id is not null or c.user_id = reader.id) and (p_location is null or c.facts ->> 'locationId' = p_location);
+     and (reader.partner_id is not null or c.user_id = reader.id) and (p_location is null or p_location = c.facts ->> 'locationId' or c.facts ->> 'userType' = 'Company');
   if not found then
     return case when exists (select from gateway.pending_link_connections((select p from gateway.partner p where p.id = reader.partner_id)) w where w.id = p_connection_id)
                 then '{"refused": "pending_confirmation"}'::json end;

@@ -1,0 +1,138 @@
+"""
+Installations that were started at the provider: its marketplace, or a developer's test link. They come back with a code and no state.
+
+The grant is kept encrypted for the browser that brought it. Its user sees which account it is, and confirms. What is not claimed within a day
+is erased, and our app uninstalled where possible.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import structlog
+from pydantic import TypeAdapter
+
+from gateway import protocol
+from gateway.account import read_account
+from gateway.catalog import Provider
+from gateway.connect.callback import EXCHANGE_SECONDS, send_code
+from gateway.connect.save import save_grant
+from gateway.connections.uninstall import uninstall_unclaimed
+from gateway.crypto.vault import fingerprint
+from gateway.database.queries.pending import UnclaimedInstall, unclaimed_install
+from gateway.database.queries.sessions import read_session
+from gateway.errors import GatewayError, InstallNotStarted, StateInvalid, Unauthenticated
+from gateway.http import Deadline
+from gateway.models import Account, AuthorizationRequest, Connection, Grant, Unit
+from gateway.services import Runtime
+
+log = structlog.get_logger(__name__)
+
+KEPT_SECONDS = 86_400
+_COLUMN = "unclaimed_install"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a user is asked to confirm."""
+
+    id: uuid.UUID
+    provider: Provider
+    account: Account
+    grant: Grant
+
+
+def keep_install(
+    rt: Runtime, path: str, slug: str, parameters: Mapping[str, Sequence[str]], *, browser: str
+) -> Provider:
+    """
+    Redeem the code of a callback without a state, and keep the grant for this browser.
+
+    Raises StateInvalid where the provider starts no installations; InstallNotStarted, before any request, where the operator has not
+    switched this on; and what a callback raises.
+    """
+    provider = rt.catalog.by_slug(path, slug)
+    if provider is None or provider.id not in rt.clients or not provider.starts_installs:
+        raise StateInvalid("no state")
+    if not rt.settings.unclaimed_installs:
+        raise InstallNotStarted("GATEWAY_UNCLAIMED_INSTALLS is off", provider.id)
+    with rt.bulkhead.slot(provider.id):
+        deadline = Deadline.after(EXCHANGE_SECONDS)
+        code = protocol.parse_authorization_response(provider, parameters)
+        answer = send_code(rt, provider, code, "", deadline)
+        token = protocol.parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=provider.scope)
+        account = read_account(rt, provider, token, nonce=None, deadline=deadline)
+    install_id = uuid.uuid4()
+    text = json.dumps({"account": asdict(account), "grant": asdict(token.grant)}, default=str)
+    put = {
+        "id": install_id,
+        "provider": provider.id,
+        "account_id": account.id,
+        "encrypted": rt.vault.encrypt(text, column=_COLUMN, seal_id=install_id),
+    }
+    unclaimed_install(rt.database, fingerprint(browser), put=put)
+    log.info("install.kept", provider=provider.id)
+    return provider
+
+
+def load_claim(rt: Runtime, *, session: str, browser: str) -> Claim:
+    """What waits for the signed-in user of this browser. Raises Unauthenticated, and StateInvalid where nothing waits."""
+    if read_session(rt.database, fingerprint(session)) is None:
+        raise Unauthenticated("no session")
+    return _claim(rt, unclaimed_install(rt.database, fingerprint(browser)))
+
+
+def claim_install(rt: Runtime, *, session: str, browser: str, install_id: str) -> tuple[Provider, Connection | None]:
+    """The user's yes: the connection, or None where the user still has to decide between two accounts."""
+    signed_in = read_session(rt.database, fingerprint(session))
+    if signed_in is None:
+        raise Unauthenticated("no session")
+    if str(load_claim(rt, session=session, browser=browser).id) != install_id:
+        raise StateInvalid("the answer belongs to another installation")
+    row = unclaimed_install(rt.database, fingerprint(browser), take=True)
+    claim = _claim(rt, row)
+    request = AuthorizationRequest(
+        provider=claim.provider.id,
+        user_id=signed_in.user.id,
+        browser_hash=fingerprint(browser),
+        encrypted="",
+        scope=claim.provider.scope,
+        return_to=None,
+        display="page",
+        add_account=claim.provider.accounts == "many",
+        is_signed_in=True,
+        has_connection=True,
+        clock=row.clock,  # type: ignore[union-attr] # _claim has checked it
+    )
+    return claim.provider, save_grant(rt, claim.provider, request, claim.grant, claim.account, state_hash="")
+
+
+def _claim(rt: Runtime, row: UnclaimedInstall | None) -> Claim:
+    if row is None:
+        raise StateInvalid("no installation waits for this browser")
+    kept = json.loads(rt.vault.decrypt(row.encrypted, column=_COLUMN, seal_id=row.id))
+    return Claim(row.id, rt.provider(row.provider), Account(**kept["account"]), _GRANT.validate_python(kept["grant"]))
+
+
+_GRANT = TypeAdapter(Grant)
+
+
+def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:  # noqa: ARG001 - erased whatever the state of the provider
+    """The worker's job: erase one installation that was not claimed, and uninstall our app unless the account is connected."""
+    row = unclaimed_install(rt.database, None, take=True)
+    return [] if row is None else [Unit(row.provider, partial(_uninstall, rt, row))]
+
+
+def _uninstall(rt: Runtime, row: UnclaimedInstall) -> None:
+    outcome = "unsupported"
+    try:
+        claim = _claim(rt, row)
+        if not row.shared:
+            outcome = uninstall_unclaimed(rt, claim.provider, claim.grant, row.account_id)
+    except GatewayError as error:
+        log.warning("install.uninstall_failed", provider=row.provider, error=error.slug)
+    log.info("install.expired", provider=row.provider, outcome=outcome)

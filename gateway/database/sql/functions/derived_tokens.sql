@@ -1,0 +1,66 @@
+-- Tokens for the accounts below a connection, such as the locations of an agency.
+
+-- {"token"}: a token that lasts for the seconds that were asked for; not the one with `p_refused`, unless that is younger than a minute.
+-- {"lease_id"}: the right to derive a new one, with `p_lease_seconds`. {"retry_after"}: another process derives it, or the provider wants a pause. null: the
+-- connection has ended.
+create or replace function public.gateway_derived_token_v1(
+  p_connection_id uuid, p_account_id text, p_min_seconds integer, p_refused uuid, p_lease_seconds double precision
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  moment timestamptz := clock_timestamp();
+  paused timestamptz := (select g.lease_until from gateway.derived_token g where g.connection_id = p_connection_id and g.account_id = '' and g.lease_until > moment);
+  t      gateway.derived_token;
+begin
+  if not exists (select from gateway.connection c where c.id = p_connection_id and c.status in ('active', 'held')) then
+    return null;
+  end if;
+  select x.* into t from gateway.derived_token x where x.connection_id = p_connection_id and x.account_id = p_account_id;
+  if t.expires_at > moment + make_interval(secs => p_min_seconds)
+    and (t.seal_id is distinct from p_refused or t.derived_at > moment - interval '1 minute') then
+    return jsonb_build_object('token', t.token, 'seal_id', t.seal_id, 'scope', t.scope, 'expires_at', t.expires_at);
+  end if;
+  if paused is null and p_lease_seconds is not null then
+    insert into gateway.derived_token as x (connection_id, account_id, lease_id, lease_until)
+    values (p_connection_id, p_account_id, gen_random_uuid(), moment + make_interval(secs => p_lease_seconds))
+    on conflict on constraint derived_token_pkey do update set lease_id = excluded.lease_id, lease_until = excluded.lease_until
+     where coalesce(x.lease_until <= moment, true) and x.seal_id is not distinct from t.seal_id
+    returning x.* into t;
+    if found then
+      return jsonb_build_object('lease_id', t.lease_id);
+    end if;
+  end if;
+  select x.* into t from gateway.derived_token x where x.connection_id = p_connection_id and x.account_id = p_account_id;
+  return jsonb_build_object('retry_after', greatest(1, ceil(extract(epoch from coalesce(paused, t.lease_until) - moment))),
+                            'is_paused', paused is not null or t.lease_id is null and coalesce(t.lease_until > moment, false));
+end $$;
+
+-- The result of a lease: a token; else a pause of `p_wait_seconds`, of the connection with `p_for_all`; else the account is not one below the
+-- connection. False where the lease is over, because the connection or the account ended meanwhile.
+create or replace function public.gateway_save_derived_v1(
+  p_connection_id uuid, p_account_id text, p_lease_id uuid, p_token text, p_seal_id uuid, p_scope text[], p_expires_seconds double precision,
+  p_wait_seconds double precision, p_for_all boolean
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  moment timestamptz := clock_timestamp();
+  is_ours boolean;
+begin
+  if p_token is null and p_wait_seconds is null then
+    delete from gateway.derived_token t where t.connection_id = p_connection_id and t.account_id = p_account_id and t.lease_id = p_lease_id;
+  else
+    update gateway.derived_token t
+       set token = coalesce(p_token, t.token), seal_id = coalesce(p_seal_id, t.seal_id), scope = coalesce(p_scope, t.scope),
+           derived_at = case when p_token is null then t.derived_at else moment end, lease_id = null,
+           expires_at = coalesce(moment + make_interval(secs => p_expires_seconds), t.expires_at),
+           lease_until = moment + make_interval(secs => p_wait_seconds)
+     where t.connection_id = p_connection_id and t.account_id = p_account_id and t.lease_id = p_lease_id;
+  end if;
+  is_ours := found;
+  if is_ours and p_for_all then
+    insert into gateway.derived_token (connection_id, account_id, lease_until)
+    values (p_connection_id, '', moment + make_interval(secs => p_wait_seconds))
+    on conflict on constraint derived_token_pkey do update set lease_until = excluded.lease_until;
+  end if;
+  return to_jsonb(is_ours);
+end $$;

@@ -1,0 +1,196 @@
+"""
+Tokens for the accounts below a connection: the locations of an agency.
+
+A token is derived when it is asked for, by one thread of one process, and kept encrypted until it expires. Its own refresh token, if it has
+one, is not kept: a new token is derived instead.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from uuid import UUID, uuid4, uuid5
+
+from gateway import protocol
+from gateway.account import check_same_account
+from gateway.catalog import Provider
+from gateway.catalog.deviations import ApiRequest, Deviation
+from gateway.database.queries.tokens import DerivedToken, ReadScope, derived_token, save_derived
+from gateway.errors import (
+    GatewayError,
+    LacksScope,
+    NeedsReauthorization,
+    NotFound,
+    RateLimited,
+    SecretUnreadable,
+    Suspended,
+)
+from gateway.http import Deadline
+from gateway.models import Caller
+from gateway.services import Runtime
+from gateway.tokens.provider_api import call_api
+from gateway.tokens.read import WAIT_SECONDS, FreshToken, fresh_grant
+from gateway.tokens.single_flight import SingleFlight, in_progress
+
+_REQUEST_SECONDS = 8.0
+"""A request can be repeated: a token whose response was lost is derived again."""
+_LEASE_SECONDS = _REQUEST_SECONDS + 4.0
+_FIRST_LOOK_SECONDS, _NEXT_LOOKS_SECONDS = 0.05, 0.5
+_DEFAULT_SECONDS = 86_400.0
+"""The lifetime of a token whose response does not say."""
+_SUSPENDED_SECONDS, _FAILED_SECONDS = 60.0, 2.0
+"""No new request before this."""
+_NOT_INSTALLED = frozenset({400, 403, 404})
+
+_derivations = SingleFlight()
+
+
+def location_grant(
+    rt: Runtime,
+    connection_id: UUID,
+    *,
+    location: str | None,
+    caller: Caller,
+    min_seconds: int = 60,
+    force: bool = False,
+    refused: FreshToken | None = None,
+    scope: ReadScope = "tokens:read",
+) -> FreshToken:
+    """
+    As `fresh_grant`; with a `location` below the connection, the token for that.
+
+    Raises NotFound where the provider says that our app is not installed there, LacksScope, Suspended, and RateLimited with the pause that
+    the provider asks for.
+    """
+    refused_seal = refused.seal_id if refused else None
+    own = fresh_grant(
+        rt,
+        connection_id,
+        caller=caller,
+        min_seconds=60 if location else min_seconds,
+        force=force,
+        refused=None if refused_seal else refused,
+        location=location,
+        scope=scope,
+    )
+    provider = rt.catalog.providers.get(own.provider)
+    above = provider.above(own.facts) if provider else None
+    if provider is None or above is None or location is None:
+        return own
+    if above.derive_scope not in own.scope:
+        raise LacksScope("the connection cannot derive tokens")
+    return _Derivation(rt, provider, above, own, location, min_seconds, refused_seal).token()
+
+
+@dataclass(frozen=True, slots=True)
+class _Derivation:
+    rt: Runtime
+    provider: Provider
+    above: Deviation
+    own: FreshToken
+    location: str
+    min_seconds: int
+    refused: UUID | None
+
+    def token(self) -> FreshToken:
+        found = self._look(self.min_seconds)
+        if found.token is None:
+            key = uuid5(self.own.connection_id, self.location)
+            _derivations.run(key, self.provider.id, self._claim_and_derive, WAIT_SECONDS)
+            found = self._look(min_seconds=0)
+        try:
+            return self._decrypted(found)
+        except SecretUnreadable:  # of a key that is gone: a new token replaces it
+            if found.seal_id == self.refused:
+                raise
+            return replace(self, refused=found.seal_id).token()
+
+    def _look(self, min_seconds: int, lease_seconds: float | None = None) -> DerivedToken:
+        """The stored token; with `lease_seconds` the right to derive one, where there is none; or neither."""
+        found = derived_token(
+            self.rt.database,
+            self.own.connection_id,
+            self.location,
+            min_seconds=min_seconds,
+            refused=self.refused,
+            lease_seconds=lease_seconds,
+        )
+        if found is None:
+            raise NeedsReauthorization("the connection has ended")
+        return found
+
+    def _decrypted(self, found: DerivedToken) -> FreshToken:
+        if found.token is None or found.seal_id is None:
+            raise in_progress("the account below the connection changed meanwhile")
+        user_id, seal_id = self.own.user_id, found.seal_id
+        token = self.rt.vault.decrypt(
+            found.token, column="token", user_id=user_id, provider=self.provider.id, seal_id=seal_id
+        )
+        return replace(self.own, access_token=token, scope=found.scope, expires_at=found.expires_at, seal_id=seal_id)
+
+    def _claim_and_derive(self) -> None:
+        """While another process holds the lease, wait for it to end."""
+        until, pause = Deadline.after(WAIT_SECONDS), _FIRST_LOOK_SECONDS
+        while (found := self._look(self.min_seconds, _LEASE_SECONDS)).token is None:
+            if found.lease_id is not None:
+                return self._derive(found.lease_id)
+            if found.is_paused:
+                limited = RateLimited("the provider asked for a pause, or failed a moment ago")
+                limited.retry_after = found.retry_after
+                raise limited
+            if until.remaining() < pause:
+                raise in_progress("another process is deriving the token")
+            time.sleep(pause * random.uniform(1.0, 1.25))  # noqa: S311 - jitter, not a secret
+            pause = min(2 * pause, _NEXT_LOOKS_SECONDS)
+        return None
+
+    def _derive(self, lease_id: UUID) -> None:
+        """Derive the token, and end the lease whatever happens."""
+        end = partial(save_derived, self.rt.database, self.own.connection_id, self.location, lease_id)
+        try:
+            with self.rt.bulkhead.slot(self.provider.id):
+                grant = self._request().grant
+        except RateLimited as error:
+            end(wait_seconds=error.retry_after, for_all=True)
+            raise
+        except NotFound:
+            end()
+            raise
+        except GatewayError as error:
+            end(wait_seconds=_SUSPENDED_SECONDS if isinstance(error, Suspended) else _FAILED_SECONDS)
+            raise
+        user_id, seal_id = self.own.user_id, uuid4()
+        token = self.rt.vault.encrypt(
+            grant.access_token, column="token", user_id=user_id, provider=self.provider.id, seal_id=seal_id
+        )
+        seconds = (grant.expires_at - self.rt.now()).total_seconds() if grant.expires_at else _DEFAULT_SECONDS
+        if not end(token=token, seal_id=seal_id, scope=grant.scope, expires_seconds=seconds):
+            raise in_progress("the connection, or the account below it, ended meanwhile")
+
+    def _request(self) -> protocol.TokenResponse:
+        base, headers = self.provider.api(self.own.facts)
+
+        def build(fresh: FreshToken) -> ApiRequest:
+            return self.above.derive_request(base or "", headers, fresh.facts, self.location)
+
+        deadline = Deadline.after(_REQUEST_SECONDS)
+        fresh, found = call_api(self.rt, self.provider, self.own.connection_id, build, deadline)
+        try:
+            answer = protocol.parse_token_response(
+                self.provider,
+                found.status,
+                found.body,
+                now=self.rt.now(),
+                scope=fresh.scope,
+                refused=NeedsReauthorization,
+            )
+        except Suspended:
+            raise
+        except GatewayError as error:
+            if found.status in _NOT_INSTALLED:
+                raise NotFound("the provider says that our app is not installed there") from error
+            raise
+        check_same_account(self.provider, answer, self.location)
+        return answer

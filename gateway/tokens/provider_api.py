@@ -1,0 +1,80 @@
+"""A call of the provider's API on behalf of the gateway, with a connection's token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+from gateway.catalog import Provider
+from gateway.catalog.deviations import ApiRequest
+from gateway.errors import LacksScope, ProviderUnavailable, RateLimited
+from gateway.http import Deadline, Response, parse_retry_after
+from gateway.protocol import is_temporary, is_token_at_fault
+from gateway.services import Runtime
+from gateway.tokens.read import FreshToken, fresh_grant
+
+_PAUSE_SECONDS = 10.0
+"""After too many requests, where the response does not say for how long."""
+_FAILURES = range(500, 600)
+"""Too many requests for one account say nothing about others."""
+
+
+def call_api(
+    rt: Runtime,
+    provider: Provider,
+    connection_id: UUID,
+    build: Callable[[FreshToken], ApiRequest],
+    deadline: Deadline,
+) -> tuple[FreshToken, Response]:
+    """
+    The token that was used, and the response. A token that the provider no longer accepts is refreshed once.
+
+    Raises RateLimited with the provider's pause, LacksScope for a 401 that a new token does not change, ProviderUnavailable, and what
+    `fresh_grant` raises.
+    """
+    fresh = fresh_grant(rt, connection_id, until=deadline)
+    found = send_api(rt, provider, fresh.access_token, fresh.facts, build(fresh), deadline)
+    if found.status == 401 and is_token_at_fault(provider, found.headers, found.body):  # noqa: PLR2004 - RFC 6750 section 3.1
+        fresh = fresh_grant(rt, connection_id, refused=fresh, until=deadline)
+        found = send_api(rt, provider, fresh.access_token, fresh.facts, build(fresh), deadline)
+    if found.status == 429:  # noqa: PLR2004 - RFC 6585 section 4
+        limited = RateLimited("the provider limits calls for this account")
+        limited.retry_after = _pause_seconds(found)
+        raise limited
+    if is_temporary(found.status):
+        raise ProviderUnavailable(f"the provider's API answers {found.status}")
+    if found.status == 401:  # noqa: PLR2004
+        raise LacksScope("the provider says that the token does not allow this")
+    return fresh, found
+
+
+def send_api(
+    rt: Runtime, provider: Provider, token: str, facts: Mapping[str, Any], asked: ApiRequest, deadline: Deadline
+) -> Response:
+    """One request with an access token. `facts`: of its connection."""
+    placement = provider.token_placement
+    headers = {"Accept": "application/json", **provider.api(facts)[1], **placement.headers(token)}
+    body = None
+    if asked.form is not None:
+        headers["Content-Type"], body = "application/x-www-form-urlencoded", urlencode(asked.form)
+    elif asked.json is not None:
+        headers["Content-Type"], body = "application/json", json.dumps(dict(asked.json))
+    url = placement.url(asked.url, token)
+    return rt.http.request(
+        asked.method,
+        url,
+        headers=headers,
+        body=body,
+        deadline=deadline,
+        provider=provider.id,
+        failures=_FAILURES,
+    )
+
+
+def _pause_seconds(found: Response) -> float:
+    interval = found.headers.get("X-RateLimit-Interval-Milliseconds", "")
+    known = int(interval) / 1000 if interval.isdigit() and len(interval) < 8 else _PAUSE_SECONDS  # noqa: PLR2004
+    return parse_retry_after(found.headers.get("Retry-After")) or known

@@ -1,0 +1,108 @@
+"""
+Webhooks that providers send.
+
+A webhook is stored before it is answered, if its signature over the raw body is valid and its account is connected here. A worker then changes
+the connections and hands the event on to partners, with the body as it came.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from gateway.catalog import Provider
+from gateway.catalog.deviations import IncomingEvent
+from gateway.database.queries import provider_events
+from gateway.errors import BadRequest, Forbidden, NotFound, NotSigned
+from gateway.services import Runtime
+
+log = structlog.get_logger(__name__)
+
+LARGEST = 512 * 1024
+"""Bytes of a body. HighLevel sends at most 256 KB."""
+OLDEST = timedelta(hours=72)
+"""Providers repeat a webhook for three days. An id is kept for seven, so that no repeat counts twice."""
+_MOST = 200
+"""Events in one call of the worker."""
+
+
+Header = Callable[[str], str | None]
+"""A header of the request by its name, whatever its case."""
+
+
+def receive(rt: Runtime, path: str, header: Header, body: bytes) -> None:
+    """
+    Store a webhook of one of the providers below `/<path>`. Once stored, a repeat changes nothing; of an unknown account nothing is stored.
+
+    Raises NotFound without such a provider, NotSigned, Forbidden for an event of another app, BadRequest for a body that is no JSON object or
+    is too old, and DatabaseUnavailable: then the provider sends it again.
+    """
+    enabled = [each for name, each in rt.catalog.providers.items() if name in rt.clients]
+    offering = [each for each in enabled if each.path == path and each.webhooks]
+    if not offering:
+        raise NotFound("no enabled provider sends webhooks here")
+    signers = [each for each in offering if _is_signed(each, header, body)]
+    if not signers:
+        raise NotSigned("no valid signature over the body")
+    parsed = _parse(body)
+    event = next(filter(None, (each.incoming_event(parsed) for each in signers[0].deviations)), None)
+    if event is None:
+        raise NotFound("the provider's webhooks are not known")
+    owners = [each.id for each in signers if _is_ours(rt, each, event)]
+    if not owners:
+        raise Forbidden("the event is of another app")
+    if event.at is not None and abs(rt.now() - event.at) > OLDEST:
+        raise BadRequest("the event is too old", [("timestamp", "More than 72 hours away")])
+    if event.accounts:
+        row = {**asdict(event), "id": _id(event, body), "providers": owners, "body": body.decode()}
+        stored = provider_events.receive_event(rt.database, row)
+        log.info("webhook.received", providers=owners, topic=event.topic, stored=stored)
+
+
+def settle(rt: Runtime) -> bool:
+    """The worker's job: settle stored events; whether there were any."""
+    return provider_events.settle_events(rt.database, most=_MOST) > 0
+
+
+def _is_signed(provider: Provider, header: Header, body: bytes) -> bool:
+    rule = provider.webhooks
+    return rule is not None and is_signed(rule.public_key, header(rule.signature_header) or "", body)
+
+
+def is_signed(public_key: bytes, signature: str, body: bytes) -> bool:
+    """Whether an Ed25519 signature in base64 was made over exactly these bytes (RFC 8032)."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(base64.b64decode(signature.strip(), validate=True), body)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _parse(body: bytes) -> Mapping[str, Any]:
+    try:
+        parsed = json.loads(body.decode())
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise BadRequest("the body is no JSON object in UTF-8")
+    return parsed
+
+
+def _is_ours(rt: Runtime, provider: Provider, event: IncomingEvent) -> bool:
+    """Every app's webhooks have the same signature: what changes a connection has to name our app, which the client id begins with."""
+    if event.app_id is None:
+        return event.topic is None
+    return rt.clients[provider.id].client_id.partition("-")[0] == event.app_id
+
+
+def _id(event: IncomingEvent, body: bytes) -> str:
+    return event.id or hashlib.sha256(body).hexdigest()

@@ -1,0 +1,216 @@
+"""
+An agency's connection: tokens for its locations, and their list.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from gateway.sandbox.highlevel_webhooks import deliver, event
+from tests.support.database import rows
+from tests.support.gateway_process import without_request_id
+from tests.support.partners import partner_of
+
+BERLIN, LISBON, AGENCY = "NorthwindBerlin00001", "NorthwindLisbon00001", "NorthwindAgency00001"
+
+
+@pytest.fixture(autouse=True)
+def sandbox(gateway):
+    state = gateway.sandbox.state
+    state.more_locations, state.uninstalled, state.suspended = 3, set(), set()
+    yield state
+    state.more_locations, state.uninstalled, state.suspended = 0, set(), set()
+    state.switches["location_refresh_token"] = True
+
+
+@pytest.fixture
+def partner(gateway):
+    return partner_of(gateway.dsn)
+
+
+@pytest.fixture
+def agency(alice):
+    return alice.connects("ghl", AGENCY)["connection"]
+
+
+@pytest.fixture
+def reads(gateway, partner, agency):
+    def read(location, **query):
+        return partner.asks(gateway, f"/connections/{agency}/token", params={"location": location, **query})
+
+    return read
+
+
+def mints(sandbox):
+    return [each["form"].get("locationId") for each in sandbox.requests("ghl", "location_token")]
+
+
+def stored(gateway, agency):
+    return rows(
+        gateway.dsn,
+        "select jsonb_build_array(account_id, token) from gateway.derived_token where connection_id = %s and token is not null",
+        agency,
+    )
+
+
+@pytest.mark.parametrize("has_refresh_token", [True, False])
+def test_an_agency_gets_a_token_for_each_of_its_locations_once(gateway, sandbox, reads, agency, has_refresh_token):
+    """
+    Minted when it is asked for, kept encrypted in the private schema, and valid for that location.
+    """
+    sandbox.switches["location_refresh_token"] = has_refresh_token
+    before = len(mints(sandbox))
+    first, again = reads(BERLIN), reads(BERLIN)
+
+    assert (first.status_code, first.json()) == (200, again.json())
+    assert mints(sandbox)[before:] == [BERLIN]
+    body = first.json()
+    headers = body["headers"] | {"Authorization": f"Bearer {body['access_token']}"}
+    assert requests.get(f"{body['api_base_url']}/locations/{BERLIN}", headers=headers, timeout=10).ok
+    assert not requests.get(f"{body['api_base_url']}/locations/{LISBON}", headers=headers, timeout=10).ok
+    assert [location for location, _ in stored(gateway, agency)] == [BERLIN]
+    assert body["access_token"] not in str(stored(gateway, agency))
+    assert body["access_token"] not in str(rows(gateway.dsn, "select to_jsonb(d)::text from public.provider_data d"))
+
+
+def test_the_proxy_calls_for_the_location_in_its_header(gateway, partner, agency, sandbox):
+    """
+    Also after the location's token was refused: a new one is minted, and the call repeated.
+    """
+
+    def call(location):
+        path = f"/connections/{agency}/proxy/locations/{location}"
+        return partner.asks(gateway, path, headers={"Gateway-Location": location})
+
+    assert call(LISBON).json()["location"]["name"] == "Northwind Lisbon"
+    rows(gateway.dsn, "update gateway.derived_token set derived_at = now() - interval '2 minutes' where connection_id = %s", agency)  # fmt: skip
+    sandbox.withdraw("ghl", LISBON)
+    assert call(LISBON).json()["location"]["name"] == "Northwind Lisbon"
+    assert call("elsewhere").status_code == 404
+
+
+@pytest.mark.parametrize("location", ["elsewhere", AGENCY, BERLIN.lower(), "x" * 64, "../users", "%2e%2e"])
+def test_a_location_without_the_app_is_like_no_connection(gateway, partner, reads, agency, location):
+    none = partner.asks(gateway, "/connections/00000000-0000-4000-8000-000000000000/token")
+    other = reads(location)
+
+    assert (404, without_request_id(none)) == (other.status_code, without_request_id(other))
+    assert stored(gateway, agency) == []
+
+
+def test_a_suspended_location_says_so_and_works_again_afterwards(gateway, sandbox, reads, agency):
+    sandbox.suspended.add(LISBON)
+    assert [reads(LISBON).json()["code"], reads(BERLIN).status_code] == ["suspended", 200]
+    sandbox.suspended.clear()
+    assert reads(LISBON).json()["code"] == "rate_limited"
+    rows(gateway.dsn, "update gateway.derived_token set lease_until = now() where connection_id = %s", agency)
+
+    assert reads(LISBON).status_code == 200
+
+
+def test_a_limit_of_the_provider_is_passed_on_and_no_further_request_is_sent(gateway, sandbox, reads, agency):
+    """
+    HighLevel sends no Retry-After: its interval counts. The pause is for the whole agency, in every process.
+    """
+    sandbox.add_fault("status", "ghl", "location_token", status=429)
+    first = reads(BERLIN)
+    before = len(mints(sandbox))
+    second = reads(LISBON)
+
+    assert [first.status_code, second.status_code] == [429, 429]
+    assert 1 <= int(second.headers["Retry-After"]) <= int(first.headers["Retry-After"]) <= 10
+    assert len(mints(sandbox)) == before
+    rows(gateway.dsn, "update gateway.derived_token set lease_until = now() where connection_id = %s", agency)
+    assert [reads(BERLIN).status_code, reads(LISBON).status_code] == [200, 200]
+
+
+def test_an_agency_without_the_scope_says_which_scope_is_missing(gateway, alice, partner):
+    """
+    Not an outage, and no end of the connection.
+    """
+    alice.signs_in()
+    form = alice.consents("ghl", AGENCY)
+    held = alice.get(form).headers["Location"].split("connection=")[1].split("&")[0]
+    rows(gateway.dsn, "update gateway.connection set scope = '{locations.readonly}' where id = %s", held)
+    answers = [
+        partner.asks(gateway, f"/connections/{held}/token", params={"location": BERLIN}),
+        partner.asks(gateway, f"/connections/{held}/locations"),
+    ]
+
+    assert [(each.status_code, each.json()["code"]) for each in answers] == [(403, "forbidden")] * 2
+    assert all("scope" in each.json()["detail"] for each in answers)
+    assert partner.asks(gateway, f"/connections/{held}").json()["status"] == "active"
+
+
+def test_an_expired_token_of_the_agency_is_refreshed_before_it_mints(gateway, sandbox, reads):
+    sandbox.expire("ghl")
+
+    assert reads(BERLIN).status_code == 200
+
+
+def test_concurrent_readers_of_a_location_cause_one_request(sandbox, reads):
+    sandbox.add_fault("slow", "ghl", "location_token", seconds=1)
+    before = len(mints(sandbox))
+    with ThreadPoolExecutor(30) as pool:
+        tokens = {each.json()["access_token"] for each in pool.map(reads, [BERLIN] * 30)}
+
+    assert (len(tokens), mints(sandbox)[before:]) == (1, [BERLIN])
+
+
+@pytest.mark.parametrize("ending", ["uninstall of the location", "uninstall of the agency", "disconnect"])
+def test_what_ends_while_its_token_is_minted_does_not_come_back(gateway, alice, sandbox, reads, agency, ending):
+    sandbox.add_fault("slow", "ghl", "location_token", seconds=3)
+    before, answers = len(mints(sandbox)), []
+    reader = threading.Thread(target=lambda: answers.append(reads(BERLIN)))
+    reader.start()
+    while len(mints(sandbox)) == before:
+        time.sleep(0.02)
+    if ending == "disconnect":
+        alice.disconnects(agency)
+    else:
+        fields = {"locationId": BERLIN} if "location" in ending else {}
+        assert deliver(sandbox, event(sandbox, "UNINSTALL", companyId=AGENCY, **fields)) == 200
+        if fields:
+            gone = "select 1 from gateway.event where type = 'provider_event.received' and connection_id = %s"
+        else:
+            gone = "select 1 from gateway.connection where id = %s and status = 'needs_reauthorization'"
+        while not rows(gateway.dsn, gone, agency):
+            time.sleep(0.05)
+    reader.join()
+
+    assert answers[0].status_code in (404, 409, 503)
+    assert stored(gateway, agency) == []
+
+
+def test_the_locations_are_listed_page_by_page_and_searched(gateway, partner, agency):
+    def listed(**query):
+        return partner.asks(gateway, f"/connections/{agency}/locations", params=query)
+
+    everything, cursor = [], None
+    for _ in range(5):
+        page = listed(limit=2, **({"cursor": cursor} if cursor else {})).json()
+        everything += [each["id"] for each in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert everything == [BERLIN, LISBON, *(f"NorthwindMore{n:07}" for n in range(3))]
+    assert [each["label"] for each in listed(q="lisb").json()["items"]] == ["Northwind Lisbon"]
+    assert listed(q="none").json() == {"items": [], "next_cursor": None}
+    assert [listed(limit=0).status_code, listed(cursor="").status_code, listed(cursor="x" * 600).status_code] == [
+        400
+    ] * 3
+
+
+def test_only_an_agency_has_locations_and_another_callers_is_like_none(gateway, alice, partner, agency):
+    location = alice.elsewhere().connects("google")["connection"]
+    without = partner_of(gateway.dsn, scope=("tokens:read",))
+    own = partner_of(gateway.dsn, reach="own")
+
+    assert partner.asks(gateway, f"/connections/{location}/locations").status_code == 404
+    assert own.asks(gateway, f"/connections/{agency}/locations").status_code == 404
+    assert without.asks(gateway, f"/connections/{agency}/locations").status_code == 403
