@@ -14,7 +14,7 @@ from functools import partial
 from uuid import UUID, uuid4, uuid5
 
 from gateway import protocol
-from gateway.account import check_same_account
+from gateway.account import names_another_account
 from gateway.catalog import Provider
 from gateway.catalog.deviations import ApiRequest, Deviation
 from gateway.database.queries.tokens import DerivedToken, ReadScope, derived_token, save_derived
@@ -23,6 +23,7 @@ from gateway.errors import (
     LacksScope,
     NeedsReauthorization,
     NotFound,
+    ProviderGarbled,
     RateLimited,
     SecretUnreadable,
     Suspended,
@@ -192,5 +193,6 @@ class _Derivation:
             if found.status in _NOT_INSTALLED:
                 raise NotFound("the provider says that our app is not installed there") from error
             raise
-        check_same_account(self.provider, answer, self.location)
+        if names_another_account(self.provider, answer, self.location):
+            raise ProviderGarbled("the derived token is of another account")
         return answer

@@ -82,7 +82,7 @@ end $roles$;
 
 do $newer$
 begin
-  if exists (select from gateway.migration m where m.number > 8) then
+  if exists (select from gateway.migration m where m.number > 9) then
     raise exception 'gateway: a newer release has set up this database';
   end if;
 end $newer$;
@@ -678,6 +678,74 @@ comment on index gateway.webhook_delivery_pkey is 'An attempt is logged once.';
   end if;
 end $apply$;
 
+do $apply$
+begin
+  if exists (select from gateway.migration m where m.number = 9 and m.sha256 <> '1835227b4427925d6aa727eac1717f25c9af73a43d0f79decad85ffe4fb41a16') then
+    raise exception 'gateway: migration 9 (provider_events) is not the one that was applied to this database';
+  elsif not exists (select from gateway.migration m where m.number = 9) then
+    execute $migration$
+-- Events that providers send, and the accounts below a connection.
+
+create table gateway.incoming_event (
+  id          text constraint incoming_event_pkey primary key,
+  providers   text[] not null,
+  type        text not null,
+  accounts    text[] not null,
+  below       jsonb,
+  topic       text,
+  is_end      boolean not null default false,
+  facts       jsonb not null default '{}',
+  label       text,
+  body        text not null,
+  at          timestamptz not null,
+  received_at timestamptz not null default clock_timestamp(),
+  due_at      timestamptz default clock_timestamp()
+);
+create index incoming_event_due_at on gateway.incoming_event (due_at) where due_at is not null;
+create index incoming_event_received_at on gateway.incoming_event (received_at);
+create index incoming_event_accounts on gateway.incoming_event using gin (accounts) where topic is not null;
+comment on table gateway.incoming_event is 'Webhooks of providers, for a week: so long a repeat is recognised, and partners can read the body.';
+comment on column gateway.incoming_event.accounts is 'The account that it is about, and those above it.';
+comment on column gateway.incoming_event.below is 'Facts of further connections that it is about: those below an agency.';
+comment on column gateway.incoming_event.topic is 'What it changes; of two events about one topic the later one counts. Null: only handed on.';
+comment on column gateway.incoming_event.due_at is 'Null: done. `infinity`: an installation that waits for its connection.';
+comment on index gateway.incoming_event_pkey is 'An event is handled once, however often the provider sends it.';
+
+create table gateway.derived_token (
+  connection_id uuid not null references gateway.connection (id) on delete cascade,
+  account_id    text not null,
+  token         text,
+  seal_id       uuid,
+  scope         text[],
+  derived_at    timestamptz,
+  expires_at    timestamptz,
+  lease_id      uuid,
+  lease_until   timestamptz,
+  constraint derived_token_pkey primary key (connection_id, account_id)
+);
+create index derived_token_account_id on gateway.derived_token (account_id);
+comment on table gateway.derived_token is 'The accounts below a connection, such as the locations of an agency, and the tokens that were derived for them.';
+comment on column gateway.derived_token.account_id is 'Empty: a row that says until when the provider lets none be derived.';
+comment on index gateway.derived_token_pkey is 'A token of one account is derived by one process at a time.';
+
+create table gateway.unclaimed_install (
+  id           uuid constraint unclaimed_install_pkey primary key,
+  browser_hash text not null,
+  provider     text not null,
+  account_id   text not null,
+  encrypted    text not null,
+  expires_at   timestamptz not null default clock_timestamp() + interval '23 hours 50 minutes'
+);
+create index unclaimed_install_expires_at on gateway.unclaimed_install (expires_at);
+create index unclaimed_install_browser_hash on gateway.unclaimed_install (browser_hash);
+comment on table gateway.unclaimed_install is 'Encrypted grants of installations that were started at the provider, until the user of that browser claims them.';
+comment on column gateway.unclaimed_install.expires_at is 'Then our app is uninstalled there, while the access token is still valid.';
+comment on index gateway.unclaimed_install_pkey is 'An installation is claimed once.';
+    $migration$;
+    insert into gateway.migration (number, name, sha256) values (9, 'provider_events', '1835227b4427925d6aa727eac1717f25c9af73a43d0f79decad85ffe4fb41a16');
+  end if;
+end $apply$;
+
 -- Authorization requests: start an attempt, and take it when the browser returns.
 
 -- The scopes that the partners of a user's connections at a provider requested; with `granted`, also the granted ones. The next attempt
@@ -1153,6 +1221,9 @@ begin
     refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at, lease_id = null, lease_until = null,
     lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null, updated_at = clock_timestamp()
   returning c.* into written;
+  delete from gateway.derived_token x where x.connection_id = p_id and old.account_id <> g.account_id;
+  update gateway.incoming_event x set due_at = clock_timestamp()
+   where x.topic is not null and x.accounts @> array[g.account_id] and x.due_at = 'infinity';
   if g.connect_session_id is not null then
     partner := gateway.give_consent(g.connect_session_id, p_id, old.id is null);
     select c.* into written from gateway.connection c where c.id = p_id;
@@ -1299,6 +1370,73 @@ begin
   return gateway.public_data(c);
 end $$;
 
+-- Tokens for the accounts below a connection, such as the locations of an agency.
+
+-- {"token"}: a token that lasts for the seconds that were asked for; not the one with `p_refused`, unless that is younger than a minute.
+-- {"lease_id"}: the right to derive a new one, with `p_lease_seconds`. {"retry_after"}: another process derives it, or the provider wants a pause. null: the
+-- connection has ended.
+create or replace function public.gateway_derived_token_v1(
+  p_connection_id uuid, p_account_id text, p_min_seconds integer, p_refused uuid, p_lease_seconds double precision
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  moment timestamptz := clock_timestamp();
+  paused timestamptz := (select g.lease_until from gateway.derived_token g where g.connection_id = p_connection_id and g.account_id = '' and g.lease_until > moment);
+  t      gateway.derived_token;
+begin
+  if not exists (select from gateway.connection c where c.id = p_connection_id and c.status in ('active', 'held')) then
+    return null;
+  end if;
+  select x.* into t from gateway.derived_token x where x.connection_id = p_connection_id and x.account_id = p_account_id;
+  if t.expires_at > moment + make_interval(secs => p_min_seconds)
+    and (t.seal_id is distinct from p_refused or t.derived_at > moment - interval '1 minute') then
+    return jsonb_build_object('token', t.token, 'seal_id', t.seal_id, 'scope', t.scope, 'expires_at', t.expires_at);
+  end if;
+  if paused is null and p_lease_seconds is not null then
+    insert into gateway.derived_token as x (connection_id, account_id, lease_id, lease_until)
+    values (p_connection_id, p_account_id, gen_random_uuid(), moment + make_interval(secs => p_lease_seconds))
+    on conflict on constraint derived_token_pkey do update set lease_id = excluded.lease_id, lease_until = excluded.lease_until
+     where coalesce(x.lease_until <= moment, true) and x.seal_id is not distinct from t.seal_id
+    returning x.* into t;
+    if found then
+      return jsonb_build_object('lease_id', t.lease_id);
+    end if;
+  end if;
+  select x.* into t from gateway.derived_token x where x.connection_id = p_connection_id and x.account_id = p_account_id;
+  return jsonb_build_object('retry_after', greatest(1, ceil(extract(epoch from coalesce(paused, t.lease_until) - moment))),
+                            'is_paused', paused is not null or t.lease_id is null and coalesce(t.lease_until > moment, false));
+end $$;
+
+-- The result of a lease: a token; else a pause of `p_wait_seconds`, of the connection with `p_for_all`; else the account is not one below the
+-- connection. False where the lease is over, because the connection or the account ended meanwhile.
+create or replace function public.gateway_save_derived_v1(
+  p_connection_id uuid, p_account_id text, p_lease_id uuid, p_token text, p_seal_id uuid, p_scope text[], p_expires_seconds double precision,
+  p_wait_seconds double precision, p_for_all boolean
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  moment timestamptz := clock_timestamp();
+  is_ours boolean;
+begin
+  if p_token is null and p_wait_seconds is null then
+    delete from gateway.derived_token t where t.connection_id = p_connection_id and t.account_id = p_account_id and t.lease_id = p_lease_id;
+  else
+    update gateway.derived_token t
+       set token = coalesce(p_token, t.token), seal_id = coalesce(p_seal_id, t.seal_id), scope = coalesce(p_scope, t.scope),
+           derived_at = case when p_token is null then t.derived_at else moment end, lease_id = null,
+           expires_at = coalesce(moment + make_interval(secs => p_expires_seconds), t.expires_at),
+           lease_until = moment + make_interval(secs => p_wait_seconds)
+     where t.connection_id = p_connection_id and t.account_id = p_account_id and t.lease_id = p_lease_id;
+  end if;
+  is_ours := found;
+  if is_ours and p_for_all then
+    insert into gateway.derived_token (connection_id, account_id, lease_until)
+    values (p_connection_id, '', moment + make_interval(secs => p_wait_seconds))
+    on conflict on constraint derived_token_pkey do update set lease_until = excluded.lease_until;
+  end if;
+  return to_jsonb(is_ours);
+end $$;
+
 -- Disconnect: by the user, a partner or the operator.
 
 -- Whether a disconnect by this partner erases the connection: with reach `all` always, else if it was made for this partner and no other
@@ -1430,8 +1568,8 @@ begin
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values (p_type, p_connection_id, p_user_id, p_provider, coalesce(p_data, '{}'));
   if p_type = 'app.uninstalled' then
-    perform gateway.set_status(array(
-      select x.id from gateway.connection c cross join gateway.same_account(c) x where c.id = p_connection_id), 'needs_reauthorization', 'uninstalled');
+    perform gateway.end_uninstalled(array(
+      select x.id from gateway.connection c cross join gateway.same_account(c) x where c.id = p_connection_id));
   end if;
   return null;
 end $$;
@@ -1605,7 +1743,7 @@ begin
 end $$;
 
 -- An event as a partner sees it, or a user. A partner with reach `own` does not see who else acted. A manually written time may be outside
--- the range of a client's date type.
+-- the range of a client's date type. The body of a provider's event is kept for a week only.
 create or replace function gateway.event_json(e gateway.event, p_partner gateway.partner) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
@@ -1616,7 +1754,8 @@ language sql stable as $$
     'provider', e.provider,
     'data', case when jsonb_typeof(e.data) <> 'object' then '{}' else
       e.data - array['tags', case when (p_partner).reach = 'own' then 'by' end]
-      || jsonb_strip_nulls(jsonb_build_object('tags', nullif(gateway.visible_tags(e.data -> 'tags', p_partner), '{}'))) end)
+      || jsonb_strip_nulls(jsonb_build_object('tags', nullif(gateway.visible_tags(e.data -> 'tags', p_partner), '{}'))) end
+      || coalesce((select jsonb_build_object('body', i.body) from gateway.incoming_event i where i.id = e.data ->> 'delivery_id'), '{}'))
 $$;
 
 -- A page for one caller: the partner of a key, or a user. For a partner one call looks at 20,000 positions at most. `next`: where to
@@ -1667,6 +1806,8 @@ begin
   delete from gateway.pending_grant p where p.id = any (array(
     select x.id from gateway.pending_grant x where x.pending_until <= over
      order by x.pending_until limit p_limit for update skip locked));
+  delete from gateway.incoming_event i where i.id = any (array(
+    select x.id from gateway.incoming_event x where x.received_at < over - interval '7 days' limit p_limit for update skip locked));
   delete from gateway.webhook_secret s where s.expires_at <= over;
   delete from gateway.webhook_delivery d where (d.webhook_id, d.id) in (
     select x.webhook_id, x.id from gateway.webhook_delivery x where x.at < over - interval '7 days' limit p_limit);
@@ -1910,6 +2051,8 @@ create or replace view gateway.encrypted_value as
   union all
   select 'webhook', s.seal_id, 'webhook_secret', s.webhook_secret, null, '', s.seal_id::text from gateway.webhook_secret s
   union all
+  select 'unclaimed_install', u.id, 'unclaimed_install', u.encrypted, null, '', u.id::text from gateway.unclaimed_install u
+  union all
   select 'event_chain', '00000000-0000-0000-0000-000000000000', 'event_chain', l.encrypted_key, null, '', 'event_chain'
     from gateway.event_chain l where l.encrypted_key is not null;
 
@@ -1939,9 +2082,9 @@ begin
   select v.* into strict place from (values
     ('connection', 'public.provider_data', 'id'), ('pending_grant', 'gateway.pending_grant', 'id'),
     ('revocation', 'gateway.revocation', 'seal_id'), ('webhook', 'gateway.webhook_secret', 'seal_id'),
-    ('event_chain', 'gateway.event_chain', null)) as v (kind, target, key) where v.kind = p_kind;
+    ('unclaimed_install', 'gateway.unclaimed_install', 'id'), ('event_chain', 'gateway.event_chain', null)) as v (kind, target, key) where v.kind = p_kind;
   for change in
-    select i.id, i.old, i.new, case i."column" when 'event_chain' then 'encrypted_key' else i."column" end as "column"
+    select i.id, i.old, i.new, case i."column" when 'event_chain' then 'encrypted_key' when 'unclaimed_install' then 'encrypted' else i."column" end as "column"
       from jsonb_to_recordset(p_changes -> 'items') as i (id uuid, "column" text, old text, new text)
      where i.new ~ '^gAAAA' order by i.id
   loop
@@ -2645,6 +2788,131 @@ begin
   return gateway.decide_pending(g, p_choice, gen_random_uuid(), asks.partner);
 end $$;
 
+-- An installation that was started at the provider. With `p_put` it is kept; else the newest of that browser, or without a browser one that was
+-- not claimed in time; with `p_take` it is removed. `shared`: its account is connected. null: there is none.
+create or replace function public.gateway_unclaimed_install_v1(p_browser_hash text, p_put jsonb default null, p_take boolean default false)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  u gateway.unclaimed_install;
+begin
+  if p_put is not null then
+    insert into gateway.unclaimed_install (id, browser_hash, provider, account_id, encrypted)
+    select x.id, p_browser_hash, x.provider, x.account_id, x.encrypted from jsonb_populate_record(null::gateway.unclaimed_install, p_put) x;
+    return null;
+  end if;
+  select x.* into u from gateway.unclaimed_install x
+   where case when p_browser_hash is null then x.expires_at <= clock_timestamp() else x.browser_hash = p_browser_hash and x.expires_at > clock_timestamp() end
+   order by x.expires_at desc limit 1 for update skip locked;
+  if p_take then
+    delete from gateway.unclaimed_install x where x.id = u.id;
+  end if;
+  return case when u.id is not null then to_jsonb(u) || jsonb_build_object(
+    'clock', jsonb_build_object('at', clock_timestamp()),
+    'shared', exists (select from gateway.connection c where c.provider = u.provider and c.account_id = u.account_id)) end;
+end $$;
+
+-- Events that providers send: stored at once, settled by a worker.
+
+-- The connections that an event is about: of the account and those above it, and of everything below an agency.
+create or replace function gateway.event_targets(e gateway.incoming_event) returns setof gateway.connection
+language sql stable as $$
+  select c.* from gateway.connection c where c.provider = any (e.providers) and c.account_id = any (e.accounts)
+  union
+  select c.* from gateway.derived_token t join gateway.connection c on c.id = t.connection_id
+   where t.account_id = any (e.accounts) and c.provider = any (e.providers)
+  union
+  select c.* from gateway.connection c where c.provider = any (e.providers) and c.facts @> e.below
+$$;
+
+-- `p_event`: a row of gateway.incoming_event. Nothing is stored of an account that is not connected, except an installation: its connection
+-- may follow.
+create or replace function public.gateway_receive_event_v1(p_event jsonb)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  e gateway.incoming_event := jsonb_populate_record(null::gateway.incoming_event, p_event);
+begin
+  if exists (select from gateway.event_targets(e)) or e.topic = 'installation' and not e.is_end then
+    insert into gateway.incoming_event (id, providers, type, accounts, below, topic, is_end, facts, label, body, at)
+    values (e.id, e.providers, e.type, e.accounts, e.below, e.topic, e.is_end, e.facts, e.label, e.body, coalesce(e.at, clock_timestamp()))
+    on conflict on constraint incoming_event_pkey do nothing;
+    return to_jsonb(found);
+  end if;
+  return 'false';
+end $$;
+
+-- Our app was removed at the provider. A refresh under way does not bring a connection back, because its generation is over.
+create or replace function gateway.end_uninstalled(p_ids uuid[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+  perform gateway.set_status(p_ids, 'needs_reauthorization', 'uninstalled');
+  update gateway.connection c set generation = c.generation + 1, lease_id = null, lease_until = null, lease_host = null, intent_at = null
+   where c.id = any (p_ids) and c.reason = 'uninstalled' and c.intent_at is not null;
+end $$;
+
+-- What an event changes of the connections `p_ids`, which are locked. An earlier event than the last one about its topic changes nothing, and a
+-- connection that was made after an uninstall stays.
+create or replace function gateway.apply_event(e gateway.incoming_event, p_ids uuid[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+  if e.topic is null or exists (
+    select from gateway.incoming_event o
+     where o.topic = e.topic and o.accounts @> e.accounts[1:1] and o.accounts[1] = e.accounts[1] and o.due_at is null and o.at > e.at) then
+    return;
+  elsif e.topic = 'installation' and e.is_end then
+    delete from gateway.derived_token t where t.connection_id = any (p_ids) and t.account_id = e.accounts[1];
+    perform gateway.end_uninstalled(array(
+      select c.id from gateway.connection c
+       where c.id = any (p_ids) and (c.account_id = e.accounts[1] or c.facts @> e.below)
+         and not exists (select from gateway.event v where v.connection_id = c.id and v.at > e.at
+                            and v.type in ('connection.created', 'connection.reauthorized'))));
+  elsif e.topic = 'installation' then
+    insert into gateway.derived_token (connection_id, account_id)
+    select c.id, e.accounts[1] from gateway.connection c where c.id = any (p_ids) and c.account_id = e.accounts[2]
+    on conflict on constraint derived_token_pkey do nothing;
+  else
+    update gateway.connection c
+       set facts = c.facts || e.facts, account_label = coalesce(e.label, c.account_label), updated_at = clock_timestamp(),
+           refresh_at = case when e.topic = 'version' and c.refreshable then clock_timestamp() else c.refresh_at end
+     where c.id = any (p_ids) and c.account_id = e.accounts[1];
+    update public.provider_data d
+       set data = d.data || e.facts || jsonb_build_object('account', jsonb_build_object('id', c.account_id, 'label', c.account_label))
+      from gateway.connection c
+     where d.id = c.id and c.id = any (p_ids) and c.account_id = e.accounts[1] and jsonb_typeof(d.data) = 'object';
+  end if;
+end $$;
+
+-- Settle up to `p_most` stored events: change the connections, and hand each event on, once for each connection. An event waits while one of
+-- its connections is locked.
+create or replace function public.gateway_settle_events_v1(p_most integer)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  e       gateway.incoming_event;
+  ids     uuid[];
+  free    uuid[];
+  settled integer := 0;
+begin
+  for e in
+    select x.* from gateway.incoming_event x where x.due_at <= clock_timestamp() order by x.due_at, x.at limit p_most for update skip locked
+  loop
+    ids := array(select t.id from gateway.event_targets(e) t);
+    free := array(select c.id from gateway.connection c join public.provider_data d on d.id = c.id
+                   where c.id = any (ids) order by c.id for update skip locked);
+    update gateway.incoming_event x
+       set due_at = case when ids = '{}' and e.topic = 'installation' and not e.is_end then 'infinity'
+                         when cardinality(free) < cardinality(ids) then clock_timestamp() + interval '1 second' end
+     where x.id = e.id;
+    if cardinality(free) = cardinality(ids) then
+      perform gateway.apply_event(e, ids);
+      insert into gateway.event (type, connection_id, user_id, provider, data)
+      select case when e.topic = 'installation' and not e.is_end then 'install.received' else 'provider_event.received' end, c.id, c.user_id, c.provider,
+             jsonb_build_object('event', e.type, 'account_id', e.accounts[1], 'delivery_id', e.id)
+        from gateway.connection c where c.id = any (ids);
+      settled := settled + 1;
+    end if;
+  end loop;
+  return to_jsonb(settled);
+end $$;
+
 -- Refreshing a token: lease, intent, compare-and-set.
 
 -- Until when other hosts leave an interrupted refresh to the host that began it: its journal may hold the response. The
@@ -3108,6 +3376,9 @@ begin
                   || jsonb_strip_nulls(jsonb_build_object('status', new.status, 'reason', new.reason))
      where d.id = new.id;
   end if;
+  if new.status = 'needs_reauthorization' then
+    delete from gateway.derived_token t where t.connection_id = new.id;
+  end if;
   if new.status <> old.status and new.reconnected = old.reconnected then
     insert into gateway.event (type, connection_id, user_id, provider, data)
     values (case when new.status = 'unverified' then 'connection.unverified' when new.status = 'suspended' then 'connection.suspended'
@@ -3310,7 +3581,7 @@ begin
          or reader.partner_id is not null and not exists (select from gateway.live_user(c.user_id)) as frozen
     into found_row from gateway.connection c join public.provider_data d on d.id = c.id
    where reader.allowed and c.id = p_connection_id and (reader.providers is null or c.provider = any (reader.providers))
-     and (reader.partner_id is not null or c.user_id = reader.id) and (p_location is null or c.facts ->> 'locationId' = p_location);
+     and (reader.partner_id is not null or c.user_id = reader.id) and (p_location is null or p_location = c.facts ->> 'locationId' or c.facts ->> 'userType' = 'Company');
   if not found then
     return case when exists (select from gateway.pending_link_connections((select p from gateway.partner p where p.id = reader.partner_id)) w where w.id = p_connection_id)
                 then '{"refused": "pending_confirmation"}'::json end;
@@ -3846,7 +4117,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '6e79ad5339d778d6dac38ee0adb11043b86205816b125693f8893d1ad93f9fef');
-insert into gateway.function_release (sha256) values ('6e79ad5339d778d6dac38ee0adb11043b86205816b125693f8893d1ad93f9fef') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '9c911664334d25a57856f604f5084e28a928a1ce80041b6a08e00a9aed2ea8e5');
+insert into gateway.function_release (sha256) values ('9c911664334d25a57856f604f5084e28a928a1ce80041b6a08e00a9aed2ea8e5') on conflict do nothing;
 
 notify pgrst, 'reload schema';
