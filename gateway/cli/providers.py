@@ -49,9 +49,11 @@ def doctor(*, as_json: bool, access_token: TextIO | None) -> None:
     except SettingsRefused as refused:
         _print_findings(health.refused_settings(refused), as_json=as_json)
     except DatabaseUnavailable as error:
-        _print_findings([Finding("database", "fail", f"It cannot be used: {error}.")], as_json=as_json)
+        _print_findings(
+            [health.finding("database.not_started", problem=f"It cannot be used: {error}.")], as_json=as_json
+        )
     except OSError as error:
-        _print_findings([Finding("database", "fail", file_problem(error))], as_json=as_json)
+        _print_findings([health.finding("database.not_started", problem=file_problem(error))], as_json=as_json)
 
 
 def _reached(*, embedded: bool) -> AbstractContextManager[object]:

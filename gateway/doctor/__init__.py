@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 
 from gateway.doctor import database, environment, providers
-from gateway.doctor.report import Finding, conclusion, is_sound, lines
+from gateway.doctor.report import Finding, conclusion, finding, is_sound, lines
 from gateway.errors import SettingsRefused
 from gateway.services import build_runtime
 from gateway.settings import read_settings
 
-__all__ = ["Finding", "conclusion", "examine", "is_sound", "lines", "providers"]
+__all__ = ["Finding", "conclusion", "examine", "finding", "is_sound", "lines", "providers"]
 
 
 def examine(environ: Mapping[str, str], *, embedded: bool = False, access_token: str = "") -> Iterator[Finding]:
@@ -40,5 +40,5 @@ def examine(environ: Mapping[str, str], *, embedded: bool = False, access_token:
 
 def refused_settings(refused: SettingsRefused) -> Iterator[Finding]:
     """What stops `serve`."""
-    yield from (Finding("settings", "fail", problem) for problem in refused.problems)
-    yield Finding("settings", "unseen", "Nothing else was checked: it all depends on the settings.")
+    yield from (finding("settings.refused", problem=problem) for problem in refused.problems)
+    yield finding("settings.rest")

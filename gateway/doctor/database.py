@@ -20,7 +20,7 @@ from gateway.database.postgres import BoundedConnection, connect
 from gateway.database.queries import events
 from gateway.database.queries import partners as queries
 from gateway.database.queries.hosts import Host, list_hosts
-from gateway.doctor.report import Finding
+from gateway.doctor.report import Finding, finding
 from gateway.errors import DatabaseUnavailable, GatewayError, SecretUnreadable
 from gateway.events.verify import verify
 from gateway.services import Runtime
@@ -35,30 +35,24 @@ def examine(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
     try:
         schema = rt.database.check()
     except DatabaseUnavailable as error:
-        fix = "Check DATABASE_URL (or SUPABASE_URL and SUPABASE_SECRET_KEY), and whether the database or project is running."
-        yield Finding("database", "fail", f"It cannot be used: {error}.", fix)
+        yield finding("database.unavailable", error=error)
         return
     except GatewayError as error:
-        yield Finding("database", "fail", f"It refuses: {error}.", "Check which role or key the gateway uses.")
+        yield finding("database.refuses", error=error)
         return
-    yield Finding("database", "ok", "It answers.")
+    yield finding("database.sound")
     found, fix = describe_schema(schema, over_rest=rt.settings.database_url is None)
     if not schema["is_current"]:
-        yield (
-            Finding("schema", "warn", found, "`serve` sets it up.")
-            if embedded
-            else Finding("schema", "fail", found, fix)
-        )
+        yield finding("schema.of_serve" if embedded else "schema.older", found=found, fix=fix)
         return
-    yield Finding("schema", "ok", found)
+    yield finding("schema.current", found=found)
     for about, examine_part in (("hosts", _hosts), ("events", examine_events), ("frozen", _frozen)):
         try:
             yield from examine_part(rt)
         except GatewayError as error:
-            yield Finding(about, "fail", f"This cannot be read: {error}.", "Run `python -m gateway db apply`.")
+            yield finding("database.unreadable", about, error=error)
     if rt.settings.database_url is None:
-        fix = "Run doctor once with DATABASE_URL set to the project's connection string."
-        yield Finding("policies", "unseen", "Over the REST API access rules cannot be read.", fix)
+        yield finding("policies.over_rest")
         return
     yield from _direct(rt.settings.database_url.get_secret_value(), rt.vault)
 
@@ -82,13 +76,12 @@ def _hosts(rt: Runtime) -> Iterator[Finding]:
     """Whether each host of the last ten minutes, and this environment, has the keys that the others encrypt with."""
     hosts = list_hosts(rt.database)
     if not hosts:
-        yield Finding("hosts", "ok", "No process was seen in the last ten minutes.")
+        yield finding("hosts.none")
         return
     found = list(compare_hosts([Host("", rt.vault.key_ids(), 0), *hosts]))
     yield from found
     if not found:
-        count = len({host.id for host in hosts})
-        yield Finding("hosts", "ok", f"{count} seen in the last ten minutes, all with the same keys.")
+        yield finding("hosts.same_keys", count=len({host.id for host in hosts}))
 
 
 def compare_hosts(hosts: list[Host]) -> Iterator[Finding]:
@@ -98,13 +91,9 @@ def compare_hosts(hosts: list[Host]) -> Iterator[Finding]:
     for host in hosts:
         name = f"Host {host.id} (seen {host.seen_seconds} s ago)" if host.id else "This environment"
         if lost := encrypting - set(host.keys):
-            message = f"{name} lacks {len(lost)} of the keys that others encrypt with: it cannot decrypt their values."
-            fix = "Put it into GATEWAY_KEYS of that host, as the second one, and restart it; see docs/operations.md."
-            yield Finding("hosts", "fail", message, fix)
+            yield finding("hosts.lacks_key", name=name, count=len(lost))
         elif lost := held - set(host.keys):
-            message = f"{name} lacks {len(lost)} of the keys that others hold; no host encrypts with them yet."
-            fix = "Being added: let every host have it before it becomes the first. Being removed: nothing to do."
-            yield Finding("hosts", "warn", message, fix)
+            yield finding("hosts.lacks_unused_key", name=name, count=len(lost))
 
 
 def examine_events(rt: Runtime) -> Iterator[Finding]:
@@ -112,19 +101,16 @@ def examine_events(rt: Runtime) -> Iterator[Finding]:
     try:
         steps = list(verify(rt, last=_LAST_EVENTS))
     except SecretUnreadable:
-        fix = "Put the key that encrypted it back into GATEWAY_KEYS, after the newest."
-        yield Finding("events", "fail", "The key of the event chain does not decrypt: nothing can be sealed.", fix)
+        yield finding("events.key_lost")
         return
     chain = events.read_chain(rt.database)
     problems = [problem for step in steps for problem in step.problems]
     if problems:
-        fix = "The schema gateway was changed from outside. Run `python -m gateway events verify`."
-        yield Finding("events", "fail", problems[0].message, fix)
+        yield finding("events.changed", problem=problems[0].message)
     elif chain.oldest_unassigned_seconds > _BEHIND_SECONDS:
-        text = f"{chain.unassigned} events have no position, the oldest for {chain.oldest_unassigned_seconds:.0f} s."
-        yield Finding("events", "warn", text, "Start `python -m gateway worker`, and look for `job.failed` in its log.")
+        yield finding("events.behind", count=chain.unassigned, seconds=chain.oldest_unassigned_seconds)
     else:
-        yield Finding("events", "ok", f"The last {steps[-1].checked} events are unchanged.")
+        yield finding("events.sound", count=steps[-1].checked)
 
 
 def _frozen(rt: Runtime) -> Iterator[Finding]:
@@ -140,10 +126,9 @@ def _frozen(rt: Runtime) -> Iterator[Finding]:
         what = "All token reads are frozen" if target == "reads" else f"Every token of {provider} is frozen"
         stopped.append((what, since, "--reads" if target == "reads" else f"--provider {provider}"))
     for what, since, option in stopped:
-        message = f"{what} since {since[:16].replace('T', ' ')}."
-        yield Finding("frozen", "warn", message, f"To thaw: `python -m gateway partners freeze {option} --off`.")
+        yield finding("frozen.since", what=what, since=since[:16].replace("T", " "), option=option)
     if not stopped:
-        yield Finding("frozen", "ok", "Nothing is.")
+        yield finding("frozen.nothing")
 
 
 # -- over a direct connection ----------------------------------------------------------------------------------------
@@ -161,7 +146,7 @@ def _direct(dsn: str, vault: Vault) -> Iterator[Finding]:
             yield from access_rules(connection)
             yield from _newest_tokens(connection, vault)
     except (psycopg.OperationalError, DatabaseUnavailable):
-        yield Finding("policies", "fail", "The database stopped answering while it was read.", "Try again.")
+        yield finding("policies.interrupted")
 
 
 def access_rules(connection: psycopg.Connection[tuple[object, ...]]) -> Iterator[Finding]:
@@ -171,10 +156,9 @@ def access_rules(connection: psycopg.Connection[tuple[object, ...]]) -> Iterator
     yield from found
     about = {finding.about for finding in found}
     if "policies" not in about:
-        message = "Row-level security is on and forced; policies, triggers and functions are unchanged."
-        yield Finding("policies", "ok", message)
+        yield finding("policies.sound")
     if "grants" not in about:
-        yield Finding("grants", "ok", "Client roles have what the documented queries need, and nothing else.")
+        yield finding("grants.sound")
 
 
 def _newest_tokens(connection: psycopg.Connection[tuple[object, ...]], vault: Vault) -> Iterator[Finding]:
@@ -188,14 +172,12 @@ def _newest_tokens(connection: psycopg.Connection[tuple[object, ...]], vault: Va
                 [_SAMPLE],
             ).fetchall()
     except errors.InsufficientPrivilege:
-        yield Finding("keys", "unseen", "The gateway's role may not read rows, so no stored token was tried.")
+        yield finding("keys.unseen")
         return
     if shut := sum(not _decrypts(vault, *row) for row in rows):
-        message = f"{shut} of the {len(rows)} newest stored tokens do not decrypt."
-        fix = "Put the key that encrypted them back into GATEWAY_KEYS, after the newest."
-        yield Finding("keys", "fail", message, fix)
+        yield finding("keys.lost", count=shut, sample=len(rows))
     elif rows:
-        yield Finding("keys", "ok", f"The {len(rows)} newest stored tokens decrypt.")
+        yield finding("keys.decrypt", sample=len(rows))
 
 
 def _decrypts(vault: Vault, token: Any, user_id: Any, provider: Any, seal_id: Any) -> bool:

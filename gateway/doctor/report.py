@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+_FINDINGS: dict[str, dict[str, dict[Any, str]]] = tomllib.loads(
+    Path(__file__).with_name("findings.toml").read_text(encoding="utf-8")
+)
 Level = Literal["ok", "warn", "fail", "unseen"]
 
 
@@ -20,6 +25,15 @@ class Finding:
     level: Level
     message: str
     fix: str = ""
+
+
+def finding(name: str, about: str = "", /, **values: object) -> Finding:
+    """The finding `part.name` in findings.toml, with its placeholders filled in."""
+    part, _, key = name.partition(".")
+    words = dict(_FINDINGS[part][key])
+    fix = words.pop("fix", "")
+    ((level, message),) = words.items()
+    return Finding(about or part, level, message.format(**values), fix.format(**values))
 
 
 def is_sound(findings: Sequence[Finding]) -> bool:

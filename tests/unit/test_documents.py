@@ -5,6 +5,7 @@ The documents, compared with the code: settings, commands, catalogue keys, probl
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import click
@@ -323,3 +324,18 @@ def test_the_front_end_code_on_the_supabase_page_calls_what_gateway_js_offers():
 
     for call in re.findall(r"gateway\.connect\(\"[a-z]+\", \{([^}]*)\}", "\n".join(blocks("supabase.md", "ts"))):
         assert set(re.findall(r"([A-Za-z]+)(?=[,:\s]|$)", call.replace(": true", ""))) <= offered
+
+
+def test_every_finding_of_the_doctor_has_its_words():
+    """
+    Each name in the code is in findings.toml, with one level, and the other way round.
+    """
+    folder = ROOT / "gateway" / "doctor"
+    code = "".join(
+        each.read_text(encoding="utf-8") for each in (*folder.glob("*.py"), folder.parent / "cli/providers.py")
+    )
+    parts = tomllib.loads((folder / "findings.toml").read_text(encoding="utf-8"))
+    known = {f"{part}.{name}": words for part, findings in parts.items() for name, words in findings.items()}
+
+    assert set(known) == set(re.findall(rf'"((?:{"|".join(parts)})\.[a-z_]+)"', code))
+    assert all(len(words.keys() & {"ok", "warn", "fail", "unseen"}) == 1 for words in known.values())
