@@ -107,10 +107,11 @@ def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, 
         "DATABASE_URL": dsn,
         "GATEWAY_ENABLE": "twilio,sendgrid",
     }
-    for provider in catalog.providers:
-        client = SANDBOX_GHL_CLIENT if provider.startswith("ghl") else f"sandbox-{provider}"
-        settings[f"{provider.upper()}_CLIENT_ID"] = client
-        settings[f"{provider.upper()}_CLIENT_SECRET"] = f"sandbox-{provider}-secret"
+    for name, provider in catalog.providers.items():
+        client = SANDBOX_GHL_CLIENT if name.startswith("ghl") else f"sandbox-{name}"
+        settings[f"{name.upper()}_CLIENT_ID"] = client
+        if provider.needs_secret:
+            settings[f"{name.upper()}_CLIENT_SECRET"] = f"sandbox-{name}-secret"
     settings["GHL_WEBHOOK_PUBLIC_KEY"] = SANDBOX_WEBHOOK_KEY
     # Agencies can be chosen in the sandbox, and an agency's name needs a scope that a sub-account app would not have.
     settings["GHL_SCOPE"] = "locations.readonly contacts.readonly companies.readonly oauth.readonly oauth.write"

@@ -133,9 +133,13 @@ def providers_show(provider_id: str) -> None:
 @click.argument("provider_id", required=False)
 @AS_JSON
 def providers_check(provider_id: str | None, *, as_json: bool) -> None:
-    """Ask each enabled provider, or one, whether it knows our registration; ends with 1 if something must be fixed."""
+    """Ask each enabled provider whether it knows our registration, or one, enabled or not; ends with 1 if something must be fixed."""
     with _reached(embedded=uses_embedded(process_environment())), closing(build_runtime(read_settings())) as rt:
-        found = (
-            health.providers.examine_one(rt, rt.provider(provider_id)) if provider_id else health.providers.examine(rt)
-        )
+        asked = rt.catalog.providers.get(provider_id or "")
+        if provider_id is None:
+            found = health.providers.examine(rt)
+        elif asked is None or asked.id in rt.clients:
+            found = health.providers.examine_one(rt, rt.provider(provider_id))
+        else:
+            found = health.providers.examine_endpoints(rt, asked)
         _print_findings(found, as_json=as_json)

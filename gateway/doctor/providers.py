@@ -29,6 +29,7 @@ from gateway.services import Runtime
 _SECONDS = 10.0
 """For all calls to one provider."""
 _MANY = 100
+_GONE = (404, 410)
 _UNKNOWN_CLIENT = ("invalid_client", "unauthorized_client", "401")
 _UNKNOWN_REDIRECT = ("redirect_uri_mismatch", "invalid_redirect_uri")
 
@@ -54,13 +55,33 @@ def examine_one(rt: Runtime, provider: Provider) -> Iterator[Finding]:
         yield finding("providers.refused_host", provider.id, word=word)
     deadline = Deadline.after(_SECONDS)
     try:
-        whole = rt.issuers.complete(provider, deadline)
+        whole = rt.issuers.complete(provider.filled({}), deadline)
     except IssuerMismatch:
         yield finding("providers.other_issuer", provider.id)
     except GatewayError as error:
         yield finding("providers.metadata_unread", provider.id, error=error)
     else:
-        yield _examine_registration(rt, whole, deadline)
+        if "{" in (whole.token_endpoint or ""):
+            yield finding("providers.unknown_address", provider.id, name="token_endpoint")
+        else:
+            yield _examine_registration(rt, whole, deadline)
+
+
+def examine_endpoints(rt: Runtime, provider: Provider) -> Iterator[Finding]:
+    """A provider that is not enabled: what its endpoints answer to a request without credentials."""
+    deadline, provider = Deadline.after(_SECONDS), provider.filled({})
+    for method, name in (("GET", "authorization_endpoint"), ("POST", "token_endpoint")):
+        url = getattr(provider, name) or "{"
+        if "{" in url:
+            yield finding("providers.unknown_address", provider.id, name=name)
+            continue
+        try:
+            status = rt.http.request(method, url, headers={}, deadline=deadline, provider=provider.id).status
+        except GatewayError as error:
+            yield finding("providers.unknown_endpoint", provider.id, name=name, error=error)
+        else:
+            found = "gone_endpoint" if status in _GONE else "endpoint"
+            yield finding(f"providers.{found}", provider.id, name=name, status=status)
 
 
 def _grants_of_other_clients(rt: Runtime, provider: Provider) -> Iterator[Finding]:

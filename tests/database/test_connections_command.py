@@ -461,3 +461,23 @@ def test_one_providers_registration_is_checked_or_all(here):
     assert (False, {"zoom"}) == (said["ok"], {finding["about"] for finding in said["findings"]})
     run(here, "providers", "check", "nowhere", code=2)
     assert "ringcentral" in run(here, "providers", "check")
+
+
+def test_a_provider_without_a_registration_is_asked_without_credentials(here):
+    """
+    Its endpoints answer, are gone, or are unknown because they cannot be reached from here or depend on the account.
+    """
+    del here.environ["HUBSPOT_CLIENT_ID"], here.environ["HUBSPOT_CLIENT_SECRET"], here.environ["TALKDESK_CLIENT_ID"]
+    found = json.loads(run(here, "providers", "check", "hubspot", "--json"))["findings"]
+    here.sandbox.state.add_fault("status", "hubspot", "token", status=404)
+    gone = json.loads(run(here, "providers", "check", "hubspot", "--json"))["findings"]
+    here.sandbox.state.add_fault("reset", "hubspot", "token")
+    closed = json.loads(run(here, "providers", "check", "hubspot", "--json"))["findings"]
+
+    assert [
+        ("ok", "Its authorization_endpoint answers 400 to a request without credentials."),
+        ("ok", "Its token_endpoint answers 400 to a request without credentials."),
+    ] == [(each["level"], each["message"]) for each in found]
+    assert ["ok", "warn"] == [each["level"] for each in gone]
+    assert ["ok", "unseen"] == [each["level"] for each in closed]
+    assert "depends on the account" in run(here, "providers", "check", "talkdesk")
