@@ -15,6 +15,7 @@ import pytest
 from gateway.database.queries import housekeeping
 from gateway.database.queries import partners as queries
 from gateway.database.queries.callers import reached_connections
+from gateway.database.queries.events import read_usage
 from gateway.database.queries.tokens import read_token, stored_token
 from gateway.errors import Forbidden, Frozen, RateLimited
 from gateway.models import Caller
@@ -89,6 +90,45 @@ def test_an_hour_that_is_over_becomes_one_event_for_partner_and_connection(datab
     assert told["first_at"] < told["last_at"]
     assert 2 == len(events(database, "tokens.read", connection_id=here))
     assert 0 == recorded_reads(database)
+
+
+def test_usage_counts_reads_and_calls_of_closed_and_open_hours_for_those_they_concern(database, store, early):
+    """
+    A closed hour says the same as before it was closed. A partner with reach `own` sees no other's use, and a user the own connections.
+    """
+    every, own, alice = partner(store), partner(store, reach="own"), Person("alice")
+    (other,) = crowd(store, 1)
+    alice.signs_in(store)
+    here = alice.connects(store).id
+    own.consented(database, here)
+    since = rows(database, "select date_trunc('hour', now()) - interval '2 hours'")[0]
+
+    def usage(who, **wanted):
+        found = read_usage(store, who, usage={"from": since} | wanted, limit=wanted.pop("limit", 100))
+        return [(str(row["partner"]), row["connection_id"], row["token_reads"], row["proxied_calls"]) for row in found]
+
+    for made, connection in ((every, here), (every, here), (every, other), (own, here)):
+        reads(store, made, connection)
+    reads(store, own, here, scope="proxy")
+    read_token(store, Caller(user_id=alice.id), here, min_seconds=0)
+    mine = [(str(own.id), str(here), 1, 1)]
+    hers = sorted([("None", str(here), 1, 0), (str(every.id), str(here), 2, 0), *mine])
+    for close in (False, True):
+        if close:
+            next_hour(database)
+            housekeeping.run(store, events_days=365)
+            assert [0] == rows(database, "select count(*) from gateway.token_read")
+        assert mine == usage(own.caller())
+        assert hers == sorted(usage(Caller(user_id=alice.id)))
+        assert sorted([*hers, (str(every.id), str(other), 1, 0)]) == sorted(usage(every.caller()))
+        assert [(str(every.id), str(other), 1, 0)] == usage(every.caller(), connection_id=other)
+        assert mine == usage(every.caller(), partner=own.id)
+        assert [] == usage(own.caller(), partner=every.id)
+        assert [] == usage(every.caller(), to=since)
+    reads(store, own, here)
+    pages = read_usage(store, every.caller(), usage={"from": since}, limit=3)
+    rest = read_usage(store, every.caller(), usage={"from": since, "after": pages[-1]["key"]}, limit=3)
+    assert 5 == len({row["key"] for row in (*pages, *rest)})
 
 
 def test_what_is_out_of_reach_or_not_there_counts_for_nothing(database, store, early):

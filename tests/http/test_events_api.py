@@ -104,3 +104,29 @@ def test_a_position_that_is_not_there_yet_answers_an_empty_page(gateway, connect
     It may be from another installation, or invented.
     """
     assert [] == connected[2].asks(gateway, f"/events?after={10**17}").json()["items"]
+
+
+def test_usage_is_read_by_the_hour(gateway):
+    """
+    By its own key a partner sees its reads at once. A range that is none is refused, and the parameter named.
+    """
+    alice, made = gateway.person("Alice Winter"), partner_of(gateway.dsn)
+    here = alice.connects("google")["connection"]
+    for _ in range(2):
+        made.asks(gateway, f"/connections/{here}/token")
+
+    whole = made.asks(gateway, f"/usage?connection_id={here}&partner={made.id}").json()
+    day = made.asks(
+        gateway, f"/usage?connection_id={here}&from=2020-01-01T00:00:00Z&to=2020-01-02T00:00:00%2B01:00"
+    ).json()
+
+    [row] = whole["items"]
+    assert (here, str(made.id), "google", 2, 0) == tuple(row[name] for name in list(row)[1:])
+    assert row["hour"].endswith(":00:00Z")
+    assert {"items": [], "next_cursor": None} == day
+    for query, field in (
+        ("from=2020-01-01T00:00:00Z", "from"), ("from=1700000000", "from"), ("from=2020-01-01", "from"), ("to=x", "to"), ("hour=1", "hour"),
+        ("from=2030-01-02T00:00:00Z&to=2030-01-01T00:00:00Z", "from"), ("partner=acme", "partner"), ("connection_id=1", "connection_id"),
+    ):  # fmt: skip
+        refused = made.asks(gateway, f"/usage?{query}")
+        assert (400, [field]) == (refused.status_code, [each["field"] for each in refused.json()["errors"]]), query

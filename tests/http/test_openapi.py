@@ -45,6 +45,7 @@ CALLS = {
     ("POST", "/v1/connect-sessions"): "sessions:write",
     ("POST", "/v1/connect-sessions/{session_id}/complete"): "sessions:write",
     ("GET", "/v1/events"): "events:read",
+    ("GET", "/v1/usage"): "events:read",
     ("POST", "/v1/webhooks"): "webhooks:write",
     ("GET", "/v1/webhooks"): "webhooks:write",
     ("DELETE", "/v1/webhooks/{webhook_id}"): "webhooks:write",
@@ -251,7 +252,7 @@ def config(bearer, address, **more):
             {"include-path": path, "checks": rejects}
             for path in (
                 *("/v1/connections", "/v1/connect-sessions", "/v1/connect-sessions/{session_id}/complete"),
-                "/v1/webhooks",
+                *("/v1/webhooks", "/v1/usage"),
             )
         ]
         + [{"include-path": PROXY, "enabled": False}],  # its responses are the provider's; test_proxy has the gateway's

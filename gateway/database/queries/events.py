@@ -91,6 +91,13 @@ def read_events(database: Database, caller: Caller, *, after: int, limit: int) -
     """The events after that position which the caller may see. Raises what every call of a partner raises."""
 
 
+@sql_function("events")
+def read_usage(
+    database: Database, caller: Caller, *, usage: Mapping[str, Any], limit: int, after: int = 0
+) -> tuple[Mapping[str, Any], ...]:
+    """Token reads and proxied calls by hour, connection and partner, each with its `key`; `usage`: from, to, the filters, and after which key."""
+
+
 @sql_function("assign_positions")
 def assign_positions(database: Database, *, limit: int) -> int:
     """Give the next positions to committed events that have none, oldest first; how many. 0 while another process does it."""

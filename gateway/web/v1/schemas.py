@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from gateway import models
 from gateway.catalog import AnyEntry
@@ -48,6 +48,13 @@ def _canonical(value: object) -> object:
     return value
 
 
+def _iso(value: object) -> object:
+    """Not the number that pydantic also takes as a time."""
+    if isinstance(value, str) and value[4:5] != "-":
+        raise ValueError("write it like 2026-03-01T10:00:00Z")
+    return value
+
+
 def _tag_name(name: str) -> str:
     """Not as a pattern: generators of clients know none for names."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,40}", name):
@@ -61,6 +68,7 @@ ScopeToken = Annotated[str, Field(max_length=300, pattern=r"^[\x21\x23-\x5b\x5d-
 ProviderId = Annotated[str, Field(max_length=100, pattern=r"^[a-z][a-z0-9_]*$")]
 Opaque = Annotated[str, Field(max_length=500, pattern=r"^[A-Za-z0-9_.~=:+-]*$")]
 """Made here; clients only send it back."""
+Moment = Annotated[AwareDatetime, BeforeValidator(_iso)]
 TagName = Annotated[str, AfterValidator(_tag_name)]
 TagValue = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
 LocationId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
@@ -155,6 +163,19 @@ class EventsQuery(RequestModel):
         default=0,
         description="A position: the events after it are returned. `next_cursor` of the previous page, or the last position you stored.",
     )
+    limit: Limit = 100
+
+
+class UsageQuery(RequestModel):
+    """Which hours to count, and of what."""
+
+    from_: Moment | None = Field(
+        default=None, alias="from", description="Hours that begin then or later; by default a day before `to`."
+    )
+    to: Moment | None = Field(default=None, description="Hours that begin before; at most 31 days after `from`.")
+    connection_id: Id | None = Field(default=None, description="Only this connection.")
+    partner: Id | None = Field(default=None, description="Only this partner, by its id.")
+    cursor: Opaque | None = Field(default=None, min_length=1, description="`next_cursor` of the previous page.")
     limit: Limit = 100
 
 
@@ -375,6 +396,21 @@ class Event(ResponseModel):
 
 class Events(Page[Event]):
     """A page of events, oldest first. `next_cursor` is the position to continue from, as text."""
+
+
+class Usage(ResponseModel):
+    """What a partner, or the owner, did with a connection in an hour."""
+
+    hour: datetime = Field(description="Its beginning.")
+    connection_id: UUID
+    partner: UUID | None = Field(description="Null: the connection's owner.")
+    provider: str
+    token_reads: int
+    proxied_calls: int
+
+
+class UsagePage(Page[Usage]):
+    """A page of usage, by hour."""
 
 
 class Webhook(ResponseModel):

@@ -77,7 +77,7 @@ begin
     returning r.*)
   insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
   select case c.scope when 'proxy' then 'proxy.used' else 'tokens.read' end, c.connection_id, c.user_id, c.partner_id, c.provider, jsonb_build_object(
-           case c.scope when 'proxy' then 'calls' else 'reads' end, c.reads, 'first_at', c.first_at, 'last_at', c.last_at,
+           case c.scope when 'proxy' then 'calls' else 'reads' end, c.reads, 'hour', c.hour, 'first_at', c.first_at, 'last_at', c.last_at,
            'networks', (select coalesce(jsonb_agg(host(n) || '/' || masklen(n)), '[]') from unnest(c.networks) n))
     from closed c;
   delete from gateway.usage u where u.hour < this_hour - interval '1 day';
