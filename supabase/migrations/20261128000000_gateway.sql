@@ -1758,9 +1758,35 @@ language sql stable as $$
       || coalesce((select jsonb_build_object('body', i.body) from gateway.incoming_event i where i.id = e.data ->> 'delivery_id'), '{}'))
 $$;
 
+-- Token reads and proxied calls by hour, connection and partner: closed hours are events. A partner with reach `own` sees its own, a user
+-- those of the own connections. `p_wanted`: the filters, and `after`: a key.
+create or replace function gateway.usage_page(p_partner gateway.partner, p_user_id uuid, p_wanted jsonb, p_limit integer) returns jsonb
+language sql stable as $$
+  with counted as (
+    select (e.data ->> 'hour')::timestamptz as hour, e.connection_id, e.partner_id, e.user_id, e.provider,
+           (e.data ->> 'reads')::bigint as reads, (e.data ->> 'calls')::bigint as calls
+      from gateway.event e where e.type in ('tokens.read', 'proxy.used') and e.at >= (p_wanted ->> 'from')::timestamptz
+    union all
+    select r.hour, r.connection_id, r.partner_id, r.user_id, r.provider,
+           case r.scope when 'tokens:read' then r.reads end, case r.scope when 'proxy' then r.reads end from gateway.token_read r
+  ), keyed as (
+    select concat_ws('.', to_char(c.hour at time zone 'UTC', 'YYYY-MM-DD-HH24'), c.connection_id, c.partner_id) as key, c.* from counted c
+  )
+  select coalesce(jsonb_agg(to_jsonb(x) order by x.key), '[]') from (
+    select c.key, c.hour, c.connection_id, c.partner_id as partner, c.provider,
+           coalesce(sum(c.reads), 0) as token_reads, coalesce(sum(c.calls), 0) as proxied_calls
+      from keyed c
+     where c.key > coalesce(p_wanted ->> 'after', '') and c.hour >= (p_wanted ->> 'from')::timestamptz and c.hour < coalesce((p_wanted ->> 'to')::timestamptz, 'infinity')
+       and c.connection_id = coalesce((p_wanted ->> 'connection_id')::uuid, c.connection_id)
+       and (p_wanted ->> 'partner' is null or c.partner_id = (p_wanted ->> 'partner')::uuid)
+       and case when p_user_id is not null then c.user_id = p_user_id when p_partner.reach = 'own' then c.partner_id = p_partner.id
+                else p_partner.providers is null or c.provider = any (p_partner.providers) end
+     group by 1, 2, 3, 4, 5 order by 1 limit p_limit) x
+$$;
+
 -- A page for one caller: the partner of a key, or a user. For a partner one call looks at 20,000 positions at most. `next`: where to
 -- continue, if there is or may be more.
-create or replace function public.gateway_events_v1(p_caller jsonb, p_after bigint, p_limit integer)
+create or replace function public.gateway_events_v1(p_caller jsonb, p_after bigint, p_limit integer, p_usage jsonb default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks  record;
@@ -1771,6 +1797,8 @@ begin
   select f.* into asks from gateway.caller(p_caller, 'events:read') f;
   if asks.refusal is not null then
     return asks.refusal;
+  elsif p_usage is not null then
+    return gateway.usage_page(asks.partner, asks.user_id, p_usage, p_limit);
   end if;
   select coalesce(jsonb_agg(gateway.event_json(x, asks.partner) order by x.position), '[]') into items
     from gateway.visible_events(asks.partner, asks.user_id, p_after, until, p_limit + 1) x;
@@ -2178,7 +2206,7 @@ begin
     returning r.*)
   insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
   select case c.scope when 'proxy' then 'proxy.used' else 'tokens.read' end, c.connection_id, c.user_id, c.partner_id, c.provider, jsonb_build_object(
-           case c.scope when 'proxy' then 'calls' else 'reads' end, c.reads, 'first_at', c.first_at, 'last_at', c.last_at,
+           case c.scope when 'proxy' then 'calls' else 'reads' end, c.reads, 'hour', c.hour, 'first_at', c.first_at, 'last_at', c.last_at,
            'networks', (select coalesce(jsonb_agg(host(n) || '/' || masklen(n)), '[]') from unnest(c.networks) n))
     from closed c;
   delete from gateway.usage u where u.hour < this_hour - interval '1 day';
@@ -4117,7 +4145,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '9c911664334d25a57856f604f5084e28a928a1ce80041b6a08e00a9aed2ea8e5');
-insert into gateway.function_release (sha256) values ('9c911664334d25a57856f604f5084e28a928a1ce80041b6a08e00a9aed2ea8e5') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'fc84ecbbf56c4f04085dc332d995f8c0c9c879b836eb91e8a765091c2f9fa0a1');
+insert into gateway.function_release (sha256) values ('fc84ecbbf56c4f04085dc332d995f8c0c9c879b836eb91e8a765091c2f9fa0a1') on conflict do nothing;
 
 notify pgrst, 'reload schema';
