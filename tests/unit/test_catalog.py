@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from gateway.catalog import ENDPOINTS, TYPES, ApiKeyProvider, Provider, load_catalog
 from gateway.catalog.provider import TokenPlacement
-from gateway.errors import SettingsRefused
+from gateway.errors import ProviderGarbled, SettingsRefused
 from gateway.texts import read_texts
 
 ACME = """
@@ -511,3 +511,63 @@ def test_a_token_is_placed_where_the_catalogue_says():
     assert TokenPlacement(query="key").url("https://api.example/a", "t/&") == "https://api.example/a?key=t%2F%26"
     assert TokenPlacement(query="key").url("https://api.example/a?b=1", "t") == "https://api.example/a?b=1&key=t"
     assert TokenPlacement().url("https://api.example/a", "t") == "https://api.example/a"
+
+
+# -- addresses that differ between accounts ---------------------------------------------------------------------------
+
+NAMED_ADDRESSES = [
+    ("zoho_crm", "accounts_server", "callback", ["https://accounts.zoho.eu", "https://accounts.zohocloud.ca"]),
+    ("kommo", "referer", "callback", ["northwind.kommo.com"]),
+    ("zoho_crm", "api_domain", "response", ["https://www.zohoapis.eu", "https://www.zohoapis.com.au"]),
+    ("salesforce", "instance_url", "response", ["https://northwind.my.salesforce.com", "https://na1.salesforce.com"]),
+    ("pipedrive", "api_domain", "response", ["https://northwind.pipedrive.com"]),
+    ("gong", "api_base_url_for_customer", "response", ["https://us-1234.api.gong.io", "https://api.gong.io"]),
+    ("mailchimp", "dc", "response", ["us6", "us21"]),
+    ("superoffice", "webapi_url", "response", ["https://online3.superoffice.com:443/Cust12345/api/"]),
+]
+HOSTILE = ["{0}.evil.example", "https://evil.example/{0}", "{0}@evil.example", "{0}/..", "{0}#", "{0}?x", "{0}\n", " {0}", "evil.example", "http://127.0.0.1"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("provider", "name", "source", "good"), NAMED_ADDRESSES)
+def test_an_address_that_a_provider_names_is_one_of_its_own(ours, provider, name, source, good):
+    """
+    The code, tokens and the client secret are sent there.
+    """
+    entry = ours.providers[provider]
+    field = entry.values[name].field or name
+
+    assert [{name: value} for value in good] == [entry.learn(source, {field: value}) for value in good]
+    for value in [form.format(value) for form in HOSTILE for value in good]:
+        assert name not in entry.known({name: value}) or entry.known({name: value})[name] != value
+        with pytest.raises(ProviderGarbled):
+            entry.learn(source, {field: value})
+
+
+@pytest.mark.parametrize("provider", ["klaviyo", "outreach"])
+def test_discovery_is_off_where_another_service_publishes_there(ours, provider):
+    """
+    Their well-known documents describe servers for staff, with other endpoints.
+    """
+    entry = ours.providers[provider]
+
+    assert (False, None, None) == (entry.discovery, entry.issuer, entry.discovery_url)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('token_endpoint = "https://{host}/token"\n', "host is in braces"),
+        ('values.host = { pattern = "(" }\n', "is no regular expression"),
+        ('values.account = { pattern = "a" }\n', "account is the name of something else"),
+        ('api_base_url = "{host}/api"\nvalues.host = { pattern = "http://.*" }\n', "plain http"),
+    ],
+)
+def test_a_wrong_address_of_an_operators_entry_prevents_the_start(load, table, message):
+    """
+    The message names file and key.
+    """
+    lines = SMALL.splitlines()
+    kept = [line for line in lines if line.partition(" ")[0] not in table]
+
+    with pytest.raises(SettingsRefused, match=message):
+        load("\n".join([*kept, table]))
