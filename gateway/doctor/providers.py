@@ -79,9 +79,11 @@ def examine_endpoints(rt: Runtime, provider: Provider) -> Iterator[Finding]:
             status = rt.http.request(method, url, headers={}, deadline=deadline, provider=provider.id).status
         except GatewayError as error:
             yield finding("providers.unknown_endpoint", provider.id, name=name, error=error)
+            continue
+        if status in _GONE:
+            yield finding("providers.gone_endpoint", provider.id, name=name, status=status)
         else:
-            found = "gone_endpoint" if status in _GONE else "endpoint"
-            yield finding(f"providers.{found}", provider.id, name=name, status=status)
+            yield finding("providers.endpoint", provider.id, name=name, status=status)
 
 
 def _grants_of_other_clients(rt: Runtime, provider: Provider) -> Iterator[Finding]:

@@ -37,8 +37,15 @@ _CACHED = ("static", "pages.helper", "pages.brand_logo", "pages.brand_stylesheet
 
 
 def allow_form_action(*urls: str) -> None:
-    """Let this page's form end on these origins: Chromium applies form-action to the redirect after a POST as well."""
-    origins = {f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, urls) if parts.netloc}
+    """
+    Let this page's form end on these origins: Chromium applies form-action to the redirect after a POST as well. CSP knows `*` for the first
+    labels of a host alone.
+    """
+    origins = {
+        f"{parts.scheme}://{parts.netloc}"
+        for parts in map(urlsplit, urls)
+        if parts.netloc and parts.netloc.rfind("*") < 1
+    }
     g.form_action = "".join(f" {origin}" for origin in sorted(origins))
 
 

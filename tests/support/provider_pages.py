@@ -50,7 +50,8 @@ def section(provider: Provider) -> Iterator[str]:
     yield f"- Register{where}, with the redirect URL `/{provider.path}/{provider.slug}/callback`; set `{name}_CLIENT_ID`{secret}."
     if provider.fields:
         yield f"- Users enter: {'; '.join(field.label for field in provider.fields.values())}."
-    scope = ", ".join(f"`{scope}`" for scope in provider.scope)
+    texts = {name: f" ({text})" for name, text in provider.scope_texts.items()}
+    scope = ", ".join(f"`{name}`{texts.get(name, '')}" for name in provider.scope)
     yield (
         f"- Scopes: {scope}; `{name}_SCOPE` replaces them."
         if scope

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
@@ -541,6 +543,20 @@ def test_an_address_that_a_provider_names_is_one_of_its_own(ours, provider, name
         assert name not in entry.known({name: value}) or entry.known({name: value})[name] != value
         with pytest.raises(ProviderGarbled):
             entry.learn(source, {field: value})
+
+
+def test_the_form_of_every_provider_may_end_where_it_leads(ours):
+    """
+    A host that depends on the account is no source in a Content-Security-Policy, unless its first labels alone are unknown.
+    """
+    lacking = {
+        provider.id
+        for provider in ours.providers.values()
+        if re.sub(r"\{\w+\}", "*", provider.authorization_endpoint).split("/")[2].rfind("*") > 0
+        and not provider.login_origins
+    }
+
+    assert lacking == set()
 
 
 @pytest.mark.parametrize("provider", ["klaviyo", "outreach"])
