@@ -23,6 +23,7 @@ from gateway.http import Deadline, Response
 from gateway.models import Account
 from gateway.protocol import TokenResponse, is_temporary, parse_json_value
 from gateway.protocol.id_token import unverified_claims
+from gateway.protocol.message import check_address
 from gateway.protocol.refusal import with_facts
 from gateway.services import Runtime
 
@@ -270,6 +271,7 @@ def _check_info(lookup: AccountLookup, info: Mapping[str, Any], claims: Mapping[
 
 
 def _fetch(rt: Runtime, provider: Provider, url: str, response: TokenResponse, deadline: Deadline) -> Response:
+    check_address(url)
     placement = provider.userinfo_token_placement or provider.token_placement
     headers = {
         "Accept": "application/json",

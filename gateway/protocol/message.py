@@ -36,6 +36,7 @@ def authenticated_post(
     provider: Provider, client: Client, url: str, body: str, *, method: str | None = None, as_json: bool = False
 ) -> HttpRequest:
     """A form with the client's authentication (RFC 6749 section 2.3, RFC 7523 section 2.2); `method`: another than the token endpoint's."""
+    check_address(url)
     method = method or provider.token_endpoint_auth_method
     headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
     if method == "private_key_jwt":
@@ -51,6 +52,12 @@ def authenticated_post(
     if as_json:
         headers, body = headers | {"Content-Type": "application/json"}, json.dumps(dict(parse_qsl(body)))
     return HttpRequest("POST", url, headers, body)
+
+
+def check_address(url: str) -> None:
+    """Raises ProviderGarbled where a part of an address is not known: neither callback nor response has named it."""
+    if "{" in url:
+        raise ProviderGarbled("the provider has not named the host of the account")
 
 
 def parse_json(body: bytes) -> Mapping[str, Any]:

@@ -173,6 +173,33 @@ def test_a_callback_cannot_choose_another_host(gateway, address):
     assert before == len(gateway.sandbox.state.requests("zoho_crm", "token"))
 
 
+def test_a_callback_or_a_response_without_the_provider_s_host_connects_nothing(gateway):
+    """
+    Nothing is sent to an address that is not known, and a grant that was issued is revoked.
+    """
+    alice = gateway.person("Alice Winter")
+    alice.signs_in()
+    before = len(gateway.sandbox.state.requests("kommo", "token"))
+
+    answer = alice.get(gateway.sandbox.consents(alice.begins("kommo")).replace("referer=", "other="))
+
+    assert "error=provider_garbled" in answer.headers["Location"]
+    assert before == len(gateway.sandbox.state.requests("kommo", "token"))
+    answers = TABLES["pipedrive"]["answer"]
+    for hostile in ({}, {"api_domain": "https://evil.example"}, {"api_domain": 7}, {"api_domain": ["x"]}):
+        kept = dict(answers)
+        answers.clear()
+        answers.update(hostile)
+        try:
+            answer = alice.get(gateway.sandbox.consents(alice.begins("pipedrive")))
+        finally:
+            answers.clear()
+            answers.update(kept)
+        assert "error=provider_garbled" in answer.headers["Location"], hostile
+        both = gateway.sandbox.state.revocations[-2:]
+        assert [("pipedrive", True), ("pipedrive", False)] == [(each["provider"], each["known"]) for each in both]
+
+
 def test_a_throttled_token_endpoint_ends_no_connection(gateway):
     """
     429 within a minute of the last token; later the refresh works.
