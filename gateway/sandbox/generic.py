@@ -12,7 +12,8 @@ refused. Each account response has a planted secret, which the gateway must not 
 - `refresh`: `rotates`, `old_valid`, `stable` or `none`; `refresh_ends_access`; `throttle_seconds`: between two token requests of an account
 - `access_seconds`: 0 is sent as 0; without it the response has no `expires_in`
 - `callback`, `answer`: further fields of the authorization and of the token response
-- `account_scheme`, `account_query` (the parameter with the token), `account_body` (words of a POST), `account_answer`, `account_dead` (a response with status 200 to a dead token)
+- `account_scheme`, `account_query` (the parameter with the token), `account_body` (words of a POST), `account_answer`, `account_dead` and `account_dead_status`
+  (the response to a dead token, 401)
 - `revokes`: the kinds of token that may be revoked; `revoke_param`; `revoke_again`: the status for a token that has ended
 - `fields`: what a user enters before the redirect; only tests read it
 
@@ -221,8 +222,8 @@ class Generic:
         if scheme != self.table.get("account_scheme", "Bearer") or words not in request.get_data(as_text=True):
             return answer({"error": "invalid_request"}, 400)
         if pair is None:
-            dead = self.table.get("account_dead")
-            return answer(json.loads(dead)) if dead else answer({"error": "invalid_token"}, 401)
+            dead = json.loads(self.table.get("account_dead", '{"error":"invalid_token"}'))
+            return answer(dead, self.table.get("account_dead_status", 401))
         body: Any = json.loads(self._text(self.table["account_answer"], pair.session.account))
         planted = {"api_key": f"{PLANTED}{self.provider}", "tokens": [{"secret": f"{PLANTED}{self.provider}"}]}
         (body[0] if isinstance(body, list) else body).update(planted)
