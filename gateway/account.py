@@ -20,8 +20,8 @@ from gateway.catalog.deviations import AccountLookup
 from gateway.catalog.provider import places
 from gateway.errors import NeedsReauthorization, ProviderFailed, ProviderGarbled, ProviderUnavailable
 from gateway.http import Deadline, Response
-from gateway.models import Account
-from gateway.protocol import TokenResponse, is_temporary, parse_json_value
+from gateway.models import Account, Client
+from gateway.protocol import TokenResponse, is_temporary, is_token_at_fault, parse_json_value
 from gateway.protocol.id_token import unverified_claims
 from gateway.protocol.message import check_address
 from gateway.protocol.refusal import with_facts
@@ -72,7 +72,7 @@ def read_account(
     learned = dict(provider.learn("response", known := {**response.rest, **claims}))
     response = TokenResponse(response.grant, {**response.rest, **learned})
     provider = provider.filled({**known, **learned})
-    lookup, known = _lookup(provider, response), {**known, **learned}
+    lookup, known = _lookup(provider, response, rt.clients[provider.id]), {**known, **learned}
     named = _account_id(known, lookup.id)
     if lookup.url:
         info = _account_info(rt, provider, lookup.url, response, deadline, is_optional=named is not None)
@@ -94,17 +94,17 @@ def confirm_account(
     `account_id`: it has to be that one. `response.rest` only says where to ask. Raises NotConfirmed and what the endpoint raises.
     """
     provider = provider.filled(response.rest)
-    lookup = _lookup(provider, response)
+    lookup = _lookup(provider, response, rt.clients[provider.id])
     if account_id is not None and len(lookup.id) == 1:
         response = TokenResponse(response.grant, {**response.rest, lookup.id[0]: account_id})
-        lookup = _lookup(provider, response)
+        lookup = _lookup(provider, response, rt.clients[provider.id])
     asked = _account_id(response.rest, lookup.id) if lookup.answered else account_id
     if not lookup.url or (lookup.answered and asked is None):
         raise NotConfirmed("cannot_ask", "the provider cannot be asked with the access token alone")
     found = _fetch(rt, provider, lookup.url, response, deadline)
-    if found.status == 401:  # noqa: PLR2004 - RFC 6750 section 3.1
+    if found.status == 401 and is_token_at_fault(provider, found.headers, found.body):  # noqa: PLR2004 - RFC 6750 section 3.1
         raise NotConfirmed("token_refused", "the provider refuses the access token")
-    if found.status == 403:  # noqa: PLR2004
+    if found.status in (401, 403):
         raise NotConfirmed("out_of_scope", "the access token does not allow to ask for the account")
     if found.status != 200:  # noqa: PLR2004
         raise NotConfirmed(
@@ -237,9 +237,10 @@ def _id_token_claims(
     )
 
 
-def _lookup(provider: Provider, response: TokenResponse) -> AccountLookup:
+def _lookup(provider: Provider, response: TokenResponse, client: Client | None = None) -> AccountLookup:
+    known = {**response.rest, "scope": " ".join(response.grant.scope), "client_id": client.client_id if client else ""}
     for deviation in provider.deviations:
-        lookup = deviation.account_lookup(provider.api_base_url or "", response.rest)
+        lookup = deviation.account_lookup(provider.api_base_url or "", known)
         if lookup is not None:
             return lookup
     return AccountLookup(provider.userinfo_endpoint, provider.account.id, provider.account.label)

@@ -315,6 +315,8 @@ class Provider(Entry):
     """Where the authorization endpoint redirects before consent: Chromium applies the CSP's form-action to that too."""
     refused_in_redirect_uri: tuple[str, ...] = ()
     """Words that the provider does not allow in a redirect URI."""
+    choice_hint: Annotated[str, StringConstraints(max_length=200)] = ""
+    """What a user should choose at the provider, in one sentence before consent."""
     webhooks: WebhookRule | None = None
     """The webhooks that it sends to `/<type>/webhooks`."""
     starts_installs: bool = False

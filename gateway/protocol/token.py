@@ -31,7 +31,7 @@ from gateway.protocol.refusal import error_for, error_for_unreadable, error_name
 _LONGEST_LIFE = 10 * 365 * 86_400
 """Seconds; a longer lifetime has no end."""
 _MOST_SCOPES, _LONGEST_SCOPE = 500, 300
-_MOST_ITEMS, _LONGEST_FACT = 100, 200
+_MOST_ITEMS, _LONGEST_FACT = 10_000, 200
 _LARGEST_NUMBER = 2**53
 _SECRETS = frozenset({"access_token", "refresh_token", "id_token"})
 _NAMES = {

@@ -36,6 +36,7 @@ def add_routes(rooms: Blueprint, state: State, provider: str) -> None:
     for path in ("/oauth/installedLocations", "/oauth/installed-locations"):
         rooms.add_url_rule(path, "installed", installed)
     uninstall = "/marketplace/app/<app>/installations"
+    rooms.add_url_rule(uninstall, "installer", api.guarded(api.installer))
     rooms.add_url_rule(uninstall, "uninstall", api.guarded(api.uninstall), methods=["DELETE"])
 
 
@@ -193,6 +194,17 @@ class Api:
 
     def _app(self) -> str:
         return CLIENTS[self.provider][0].partition("-")[0]
+
+    def installer(self, pair: Pair, app: str) -> Response:
+        """GET /marketplace/app/{appId}/installations: who installed the app. Some fields are null for a sub-account."""
+        _needs(pair, "marketplace-installer-details.readonly")
+        if app != self._app():
+            raise Refused("The token does not have access to this location.", 403)
+        own = pair.session.account
+        said: dict[str, Any] = {"companyId": COMPANY, "companyName": "Northwind Agency", "userId": USER}
+        said |= {"isWhitelabelCompany": False, "whitelabelDetails": {}, "companyEmail": None, "companyPlan": None}
+        said |= {} if own.id == COMPANY else {"locationId": own.id}
+        return answer({"installationDetails": said})
 
     def uninstall(self, pair: Pair, app: str) -> Response:
         """DELETE /marketplace/app/{appId}/installations: a location alone, or the agency with all of them."""

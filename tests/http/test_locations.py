@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
+from gateway.sandbox import CLIENTS
 from gateway.sandbox.highlevel_webhooks import deliver, event
 from tests.support.database import rows
 from tests.support.gateway_process import without_request_id
 from tests.support.partners import partner_of
 
+CLIENT = CLIENTS["ghl"][0]
 BERLIN, LISBON, AGENCY = "NorthwindBerlin00001", "NorthwindLisbon00001", "NorthwindAgency00001"
 
 
@@ -151,6 +153,28 @@ def test_an_expired_token_of_the_agency_is_refreshed_before_it_mints(gateway, sa
     sandbox.expire("ghl")
 
     assert reads(BERLIN).status_code == 200
+
+
+def test_an_agency_has_its_name_by_installer_details_where_that_scope_is_there(gateway, alice):
+    """
+    Without the scope `companies.readonly`, which would make the app agency-only.
+    """
+    asked = "locations.readonly marketplace-installer-details.readonly"
+    alice.signs_in()
+    alice.get("/connect/ghl")
+    link = f"{gateway.sandbox.origin}/ghl/oauth/chooselocation?response_type=code&client_id={CLIENT}&scope={asked}"
+    alice.get(
+        gateway.sandbox.consents(f"{link}&redirect_uri={gateway.url}/crm/main/callback".replace(" ", "+"), AGENCY)
+    )
+
+    assert "Northwind Agency" in alice.get("/crm/ghl/claim").text
+
+
+def test_before_consent_a_sentence_says_which_account_to_choose(alice):
+    alice.signs_in()
+
+    assert "Choose the sub-account" in alice.asks("ghl").text
+    assert "Choose the sub-account" not in alice.asks("google").text
 
 
 def test_concurrent_readers_of_a_location_cause_one_request(sandbox, reads):

@@ -216,11 +216,11 @@ def test_an_account_call_that_names_another_account_connects_nothing(gateway, al
     assert 0 == owned(gateway, alice)
 
 
-def test_an_agency_with_2_800_locations_connects(gateway, alice):
+def test_an_agency_with_5_000_locations_connects(gateway, alice):
     """
-    Its token response has 66 kB.
+    Its token response has 117 kB, and every location is kept.
     """
-    ids = [f"BBBBlocation{number:08}" for number in range(2800)]
+    ids = [f"BBBBlocation{number:08}" for number in range(5000)]
     body = said(userType="Company", companyId="AAAAcompany00000001x", approvedLocations=ids, isBulkInstallation=True)
     callback = alice.consents("ghl")
     answers(gateway, "ghl", "token", body)
@@ -228,7 +228,7 @@ def test_an_agency_with_2_800_locations_connects(gateway, alice):
     connection = told(alice.get(callback))["connection"]
 
     [facts] = rows(gateway.dsn, "select facts from gateway.connection where id = %s", connection)
-    assert (True, 100) == (facts["isBulkInstallation"], len(facts["approvedLocations"]))
+    assert (True, ids) == (facts["isBulkInstallation"], facts["approvedLocations"])
 
 
 @pytest.mark.parametrize("error", ["user_cancelled_login", "user_cancelled_authorize", "consent_declined", "cancelled"])

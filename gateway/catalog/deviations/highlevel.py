@@ -29,6 +29,14 @@ class HighLevelAccount(Deviation):
         """By the id in the token response."""
         kind = "company" if response.get("userType") == "Company" else "location"
         account_id = quote(str(response.get(f"{kind}Id") or ""), safe="", errors="replace")
+        scope, app = str(response.get("scope")).split(), str(response.get("client_id")).partition("-")[0]
+        if (
+            kind == "company"
+            and "companies.readonly" not in scope
+            and "marketplace-installer-details.readonly" in scope
+        ):
+            url, names = f"{api_base_url}/marketplace/app/{quote(app, safe='')}/installations", "installationDetails"
+            return AccountLookup(url, ("companyId",), (f"{names}.companyName",), (f"{names}.companyId",))
         path = {"company": "companies", "location": "locations"}[kind]
         url = f"{api_base_url}/{path}/{account_id}"
         return AccountLookup(url, (f"{kind}Id",), (f"{kind}.name",), (f"{kind}.id",))

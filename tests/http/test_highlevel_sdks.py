@@ -1,0 +1,82 @@
+"""
+HighLevel's own SDKs as clients, with the session storages that docs/highlevel.md shows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from highlevel import Logger, WebhookManager
+
+from gateway.sandbox.highlevel_webhooks import PUBLIC_KEY, event, signature
+from tests.support.partners import partner_of
+
+ROOT = Path(__file__).resolve().parents[2]
+NODE = ROOT / "tests" / "node"
+BERLIN, LISBON, AGENCY = "NorthwindBerlin00001", "NorthwindLisbon00001", "NorthwindAgency00001"
+PYTHON = """
+import asyncio, sys
+from highlevel import HighLevel
+HighLevel.BASE_URL = sys.argv[1]
+{documented}
+async def main():
+    for location in sys.argv[2:]:
+        found = await highlevel.locations.get_location(location)
+        found = found if isinstance(found, dict) else found.model_dump()
+        print(found["location"]["name"])
+asyncio.run(main())
+"""
+
+
+def documented(language):
+    section = (ROOT / "docs" / "highlevel.md").read_text(encoding="utf-8").split("\n## HighLevel's SDKs")[1]
+    return re.search(rf"^```{language}\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)[1]
+
+
+def node(folder, api, *locations):
+    module = NODE / f"documented_storage_{os.getpid()}.mjs"
+    module.write_text(documented("js"))
+    return ["node", "--no-warnings", "highlevel_sdk.mjs", str(module), api, *locations], module
+
+
+def python(folder, api, *locations):
+    program = folder / "client.py"
+    program.write_text(PYTHON.replace("{documented}", documented("python")))
+    return [sys.executable, str(program), api, *locations], program
+
+
+@pytest.mark.parametrize("language", [node, python])
+def test_the_official_sdk_calls_highlevel_with_the_gateways_tokens(gateway, alice, tmp_path, language):
+    """
+    A sub-account that is connected, and one that only the agency's connection reaches; neither SDK has a client secret.
+    """
+    if language is node and not (NODE / "node_modules" / "@gohighlevel").exists():
+        pytest.skip("npm ci in tests/node installs the SDK")
+    partner, bob = partner_of(gateway.dsn), gateway.person("Bob Marsh")
+    alice.connects("ghl", BERLIN)
+    agency = bob.connects("ghl", AGENCY)["connection"]
+    command, module = language(tmp_path, f"{gateway.sandbox.origin}/ghl", BERLIN, LISBON)
+    environ = {"PATH": os.environ["PATH"], "GATEWAY": gateway.url, "KEY": partner.key, "AGENCY": agency}
+    try:
+        ended = subprocess.run(command, cwd=NODE, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    finally:
+        module.unlink()
+
+    assert ended.stdout.splitlines()[-2:] == ["Northwind Berlin", "Northwind Lisbon"], ended.stderr + ended.stdout
+    assert partner.key not in ended.stdout
+
+
+def test_the_official_sdks_signature_check_accepts_what_the_sandbox_signs(gateway):
+    """
+    So the sandbox's webhooks are HighLevel's.
+    """
+    body = event(gateway.sandbox.state, "INSTALL", locationId=BERLIN, note="Zoë")
+    check = WebhookManager(Logger("warn"), None, None).verify_ed25519_signature
+
+    assert check(body.decode(), signature(body), PUBLIC_KEY)
+    assert not check(body.decode() + " ", signature(body), PUBLIC_KEY)
