@@ -231,8 +231,10 @@ class NotSigned(Unauthenticated):
     """A webhook without the provider's signature."""
 
     title = "The webhook is not signed"
-    meaning = "This address takes only webhooks with the provider's signature over the body. It is missing, or does not fit the body."
-    next_step = "An app's webhooks are signed. The webhook of a workflow is not: send that to your own product."
+    detail = (
+        "This address takes only webhooks with the provider's signature over the body. It is missing, or does not fit the body. "
+        "An app's webhooks are signed. The webhook of a workflow is not: send that to your own product."
+    )
 
 
 class Forbidden(RequestRefused):
@@ -243,8 +245,10 @@ class LacksScope(Forbidden):
     """A connection whose scope does not cover what is asked of it."""
 
     title = "The connection lacks a scope"
-    meaning = "The owner of the connection did not grant the scope that this call needs at the provider."
-    next_step = "The operator adds the scope to the provider's setting; then the owner connects again."
+    detail = (
+        "The owner of the connection did not grant the scope that this call needs at the provider. The operator adds the scope to "
+        "the provider's setting; then the owner connects again."
+    )
 
 
 class Frozen(RequestRefused):

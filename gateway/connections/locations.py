@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
+from dataclasses import asdict
+from functools import partial
+
+import structlog
 
 from gateway import protocol
-from gateway.catalog.deviations import ApiRequest, SubAccount
+from gateway.catalog import Provider
+from gateway.catalog.deviations import ApiRequest, Deviation, IncomingEvent, SubAccount
 from gateway.database.queries.callers import reached_connection
+from gateway.database.queries.provider_events import DueListing, due_listing, receive_event
 from gateway.errors import BadRequest, ClientRejected, LacksScope, NotFound, ProviderGarbled
 from gateway.http import Deadline
-from gateway.models import Caller
+from gateway.models import Caller, Connection, Unit
 from gateway.services import Runtime
 from gateway.tokens.provider_api import call_api
 from gateway.tokens.read import FreshToken
 
+log = structlog.get_logger(__name__)
+
 _LIST_SECONDS = 9.5
+_MOST_PAGES = 200
+_FEW = 5
+"""More accounts that are gone at once, and more than half of them, are a mistake of the list."""
 
 
 def list_locations(
@@ -31,6 +43,12 @@ def list_locations(
     above = provider.above(row.facts) if provider and row else None
     if row is None or provider is None or above is None:
         raise NotFound("no such connection of this caller, or none with accounts below it")
+    return _page(rt, provider, above, row, search=search, cursor=cursor, limit=limit)
+
+
+def _page(
+    rt: Runtime, provider: Provider, above: Deviation, row: Connection, *, search: str, cursor: str, limit: int
+) -> tuple[list[SubAccount], str | None]:
     if above.list_scope not in row.scope:
         raise LacksScope("the connection cannot list the accounts below it")
     base, headers = provider.api(row.facts)
@@ -41,11 +59,40 @@ def list_locations(
             base or "", headers, fresh.facts, client_id, search=search, cursor=cursor, limit=limit
         )
 
-    _, found = call_api(rt, provider, connection_id, build, Deadline.after(_LIST_SECONDS))
+    _, found = call_api(rt, provider, row.id, build, Deadline.after(_LIST_SECONDS))
+    if found.status != 200 and cursor:  # noqa: PLR2004
+        raise BadRequest("the provider refuses the page", [("cursor", "Not a cursor of this list")])
     if found.status != 200:  # noqa: PLR2004
-        raise (
-            BadRequest("the provider refuses the page", [("cursor", "Not a cursor of this list")])
-            if cursor
-            else ProviderGarbled(f"the provider's list answers {found.status}")
-        )
+        raise ProviderGarbled(f"the provider's list answers {found.status}")
     return above.parse_list(protocol.parse_json(found.body), cursor)
+
+
+def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
+    """The worker's job: compare the accounts below a connection with the provider's list, once a day: a deleted account sends nothing."""
+    free = [name for name in rt.catalog.providers if name in rt.clients and name not in busy]
+    due = due_listing(rt.database, free)
+    return [] if due is None else [Unit(due.connection.provider, partial(_compare, rt, due))]
+
+
+def _compare(rt: Runtime, due: DueListing) -> None:
+    row, provider = due.connection, rt.provider(due.connection.provider)
+    above = provider.above(row.facts)
+    if above is None or above.list_scope not in row.scope:
+        return
+    listed, cursor = set[str](), ""
+    for _ in range(_MOST_PAGES):
+        page, after = _page(rt, provider, above, row, search="", cursor=cursor, limit=100)
+        listed |= {each.id for each in page}
+        if after is None:
+            break
+        cursor = after
+    else:
+        return
+    gone = due.known - listed
+    if len(gone) > _FEW and 2 * len(gone) > len(due.known):
+        log.error("listing.refused", provider=provider.id, gone=len(gone), known=len(due.known), remedy="operator")
+        return
+    for account_id, is_end in [*((each, True) for each in gone), *((each, False) for each in listed - due.known)]:
+        event = IncomingEvent("listing", (account_id, row.account.id), at=due.at, topic="installation", is_end=is_end)
+        given = {"id": f"listing {uuid.uuid4()}", "providers": [provider.id], "body": ""}
+        receive_event(rt.database, {**asdict(event), **given})

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from gateway.connect import unclaimed
-from gateway.connections import import_existing, revoke
+from gateway.connections import import_existing, locations, revoke
 from gateway.database.queries import housekeeping
 from gateway.database.queries.events import Seal
 from gateway.database.queries.hosts import report_host
@@ -48,6 +48,7 @@ def unit_jobs() -> list[UnitJob]:
         UnitJob("refresh", refresh_request.claim_next),
         UnitJob("revocation", revoke.claim_next),
         UnitJob("import", import_existing.claim_next),
+        UnitJob("listing", locations.claim_next, 60.0),
         UnitJob("unclaimed", unclaimed.claim_next, 60.0),
     ]
 

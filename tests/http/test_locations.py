@@ -11,8 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
+from gateway.connections import locations
 from gateway.sandbox import CLIENTS
 from gateway.sandbox.highlevel_webhooks import deliver, event
+from gateway.services import build_runtime
+from gateway.settings import read_settings
+from gateway.webhooks import receive
 from tests.support.database import rows
 from tests.support.gateway_process import without_request_id
 from tests.support.partners import partner_of
@@ -209,6 +213,38 @@ def test_what_ends_while_its_token_is_minted_does_not_come_back(gateway, alice, 
 
     assert answers[0].status_code in (404, 409, 503)
     assert stored(gateway, agency) == []
+
+
+def listed_now(gateway, agency):
+    """As the worker does once a day."""
+    rows(gateway.dsn, "update gateway.connection set listed_at = now() - interval '2 days' where id = %s", agency)
+    rows(gateway.dsn, "update gateway.connection set listed_at = now() where id <> %s", agency)
+    rt = build_runtime(read_settings(gateway.environ))
+    for unit in locations.claim_next(rt, ()):
+        unit.run()
+    while receive.settle(rt):
+        pass
+    rt.close()
+
+
+def test_what_vanished_from_the_list_needs_reauthorization_by_the_next_day(gateway, bob, sandbox, reads, agency):
+    """
+    A deleted sub-account sends no webhook. But a list that lost most of its locations at once is not believed.
+    """
+    sandbox.more_locations = 12
+    listed_now(gateway, agency)
+    known = "select count(*) from gateway.derived_token where connection_id = %s"
+    assert rows(gateway.dsn, known, agency) == [14]
+    held = bob.connects("ghl", LISBON)["connection"]
+    ended = "select reason from gateway.connection where id = %s and status = 'needs_reauthorization'"
+    sandbox.more_locations, sandbox.uninstalled = 0, {LISBON}
+    listed_now(gateway, agency)
+    assert (rows(gateway.dsn, ended, held), rows(gateway.dsn, known, agency)) == ([], [14])
+    sandbox.more_locations = 12
+    listed_now(gateway, agency)
+
+    assert (rows(gateway.dsn, ended, held), rows(gateway.dsn, known, agency)) == (["uninstalled"], [13])
+    assert reads(LISBON).status_code == 404
 
 
 def test_the_locations_are_listed_page_by_page_and_searched(gateway, partner, agency):

@@ -37,6 +37,7 @@ CALLS = {
     ("GET", "/v1/providers"): None,
     ("GET", "/v1/connections"): "connections:read",
     ("GET", "/v1/connections/{connection_id}"): "connections:read",
+    ("GET", "/v1/connections/{connection_id}/locations"): "connections:read",
     ("POST", "/v1/connections/{connection_id}/check"): "connections:read",
     ("DELETE", "/v1/connections/{connection_id}"): "connections:write",
     ("GET", "/v1/connections/{connection_id}/token"): "tokens:read",

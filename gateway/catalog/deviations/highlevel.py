@@ -16,6 +16,7 @@ from gateway.catalog.deviations.deviation import (
     SubAccount,
     Topic,
 )
+from gateway.errors import ProviderGarbled
 
 
 class HighLevelAccount(Deviation):
@@ -89,7 +90,9 @@ class HighLevelAgency(Deviation):
     def parse_list(self, body: Json, cursor: str) -> tuple[list[SubAccount], str | None]:
         """A location's id is in `_id`."""
         listed = body.get("items", body.get("locations"))
-        items = [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
+        if not isinstance(listed, list):
+            raise ProviderGarbled("the list of locations is none")
+        items = [each for each in listed if isinstance(each, Mapping)]
         found = [
             SubAccount(account_id, _text(each, "name") or account_id, _text(each, "address") or "")
             for each in items

@@ -68,8 +68,27 @@ begin
   end if;
 end $$;
 
+-- A connection whose accounts below were not compared with the provider's list for a day, and those that are known here; null: none is due.
+create or replace function public.gateway_due_listing_v1(p_providers text[])
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  c gateway.connection;
+begin
+  select x.* into c from gateway.connection x
+   where x.facts @> '{"userType": "Company"}' and x.provider = any (p_providers) and x.status = 'active'
+     and (x.listed_at is null or x.listed_at < clock_timestamp() - interval '1 day')
+   order by x.listed_at nulls first limit 1 for update skip locked;
+  update gateway.connection x set listed_at = clock_timestamp() where x.id = c.id;
+  return case when c.id is not null then jsonb_build_object('at', clock_timestamp(), 'connection', gateway.public_data(c), 'known', array(
+    select t.account_id from gateway.derived_token t where t.connection_id = c.id and t.account_id <> ''
+    union
+    select x.account_id from gateway.connection x
+     where x.provider = c.provider and x.facts @> jsonb_build_object('companyId', c.account_id) and x.id <> c.id and x.status in ('active', 'suspended')
+       and x.account_id <> c.account_id)) end;
+end $$;
+
 -- Settle up to `p_most` stored events: change the connections, and hand each event on, once for each connection. An event waits while one of
--- its connections is locked.
+-- its connections is locked. What the gateway found out itself has no body, and is not handed on.
 create or replace function public.gateway_settle_events_v1(p_most integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -93,7 +112,7 @@ begin
       insert into gateway.event (type, connection_id, user_id, provider, data)
       select case when e.topic = 'installation' and not e.is_end then 'install.received' else 'provider_event.received' end, c.id, c.user_id, c.provider,
              jsonb_build_object('event', e.type, 'account_id', e.accounts[1], 'delivery_id', e.id)
-        from gateway.connection c where c.id = any (ids);
+        from gateway.connection c where c.id = any (ids) and e.body <> '';
       settled := settled + 1;
     end if;
   end loop;

@@ -34,6 +34,7 @@ create table gateway.connection (
   not_before         timestamptz,
   announced_at       timestamptz,
   checked_at         timestamptz,
+  listed_at          timestamptz,
   created_at         timestamptz not null default clock_timestamp(),
   updated_at         timestamptz not null default clock_timestamp(),
   constraint connection_user_provider_account unique (user_id, provider, account_key),
@@ -63,6 +64,7 @@ comment on column gateway.connection.refresh_at is 'When the worker refreshes th
 comment on column gateway.connection.intent_at is 'Start of a refresh whose result is not known yet.';
 comment on column gateway.connection.not_before is 'After a failure: no token request before this time.';
 comment on column gateway.connection.checked_at is 'When it was last checked at its provider on request.';
+comment on column gateway.connection.listed_at is 'When the accounts below it were last compared with the provider''s list.';
 comment on index gateway.connection_pkey is 'A connection is one row of provider_data, under the same id.';
 comment on index gateway.connection_user_provider_account is 'A connection exists once, even if several callbacks create it at the same time.';
 
