@@ -232,7 +232,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '5e7c2d14eee35b3c3b00f6a3066f26c61b15e52625e66b3d030cff694925b2e7') then
+  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '21a4c531bb41465b66d271476575285369bae8f18d533d3fa33d08afaa85132b') then
     raise exception 'gateway: migration 3 (connections) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 3) then
     execute $migration$
@@ -272,6 +272,7 @@ create table gateway.connection (
   not_before         timestamptz,
   announced_at       timestamptz,
   checked_at         timestamptz,
+  listed_at          timestamptz,
   created_at         timestamptz not null default clock_timestamp(),
   updated_at         timestamptz not null default clock_timestamp(),
   constraint connection_user_provider_account unique (user_id, provider, account_key),
@@ -301,6 +302,7 @@ comment on column gateway.connection.refresh_at is 'When the worker refreshes th
 comment on column gateway.connection.intent_at is 'Start of a refresh whose result is not known yet.';
 comment on column gateway.connection.not_before is 'After a failure: no token request before this time.';
 comment on column gateway.connection.checked_at is 'When it was last checked at its provider on request.';
+comment on column gateway.connection.listed_at is 'When the accounts below it were last compared with the provider''s list.';
 comment on index gateway.connection_pkey is 'A connection is one row of provider_data, under the same id.';
 comment on index gateway.connection_user_provider_account is 'A connection exists once, even if several callbacks create it at the same time.';
 
@@ -384,7 +386,7 @@ select d.id from public.provider_data d where d.token !~ '^(gAAAA|$)' or d.refre
 comment on table gateway.import_queue is 'Rows with tokens that the gateway did not write: encrypted and verified by the worker.';
 comment on index gateway.import_queue_pkey is 'A row is imported by one process at a time.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (3, 'connections', '5e7c2d14eee35b3c3b00f6a3066f26c61b15e52625e66b3d030cff694925b2e7');
+    insert into gateway.migration (number, name, sha256) values (3, 'connections', '21a4c531bb41465b66d271476575285369bae8f18d533d3fa33d08afaa85132b');
   end if;
 end $apply$;
 
@@ -2909,8 +2911,27 @@ begin
   end if;
 end $$;
 
+-- A connection whose accounts below were not compared with the provider's list for a day, and those that are known here; null: none is due.
+create or replace function public.gateway_due_listing_v1(p_providers text[])
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  c gateway.connection;
+begin
+  select x.* into c from gateway.connection x
+   where x.facts @> '{"userType": "Company"}' and x.provider = any (p_providers) and x.status = 'active'
+     and (x.listed_at is null or x.listed_at < clock_timestamp() - interval '1 day')
+   order by x.listed_at nulls first limit 1 for update skip locked;
+  update gateway.connection x set listed_at = clock_timestamp() where x.id = c.id;
+  return case when c.id is not null then jsonb_build_object('at', clock_timestamp(), 'connection', gateway.public_data(c), 'known', array(
+    select t.account_id from gateway.derived_token t where t.connection_id = c.id and t.account_id <> ''
+    union
+    select x.account_id from gateway.connection x
+     where x.provider = c.provider and x.facts @> jsonb_build_object('companyId', c.account_id) and x.id <> c.id and x.status in ('active', 'suspended')
+       and x.account_id <> c.account_id)) end;
+end $$;
+
 -- Settle up to `p_most` stored events: change the connections, and hand each event on, once for each connection. An event waits while one of
--- its connections is locked.
+-- its connections is locked. What the gateway found out itself has no body, and is not handed on.
 create or replace function public.gateway_settle_events_v1(p_most integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -2934,7 +2955,7 @@ begin
       insert into gateway.event (type, connection_id, user_id, provider, data)
       select case when e.topic = 'installation' and not e.is_end then 'install.received' else 'provider_event.received' end, c.id, c.user_id, c.provider,
              jsonb_build_object('event', e.type, 'account_id', e.accounts[1], 'delivery_id', e.id)
-        from gateway.connection c where c.id = any (ids);
+        from gateway.connection c where c.id = any (ids) and e.body <> '';
       settled := settled + 1;
     end if;
   end loop;
@@ -4145,7 +4166,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'fc84ecbbf56c4f04085dc332d995f8c0c9c879b836eb91e8a765091c2f9fa0a1');
-insert into gateway.function_release (sha256) values ('fc84ecbbf56c4f04085dc332d995f8c0c9c879b836eb91e8a765091c2f9fa0a1') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'e887505cc72f821833950bb02ef82de1c7a4c85e7bb5a15aec7cba489ef10063');
+insert into gateway.function_release (sha256) values ('e887505cc72f821833950bb02ef82de1c7a4c85e7bb5a15aec7cba489ef10063') on conflict do nothing;
 
 notify pgrst, 'reload schema';
