@@ -164,6 +164,7 @@ def queue(store: Database, token: str | None, **changes: Any) -> Revocation:
         "user_id": uuid.UUID(int=7),
         "provider": "ghl",
         "account_id": None,
+        "facts": {},
         "token": token,
         "refresh": None,
         "reason": "not_stored",
