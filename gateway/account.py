@@ -114,7 +114,7 @@ def confirm_account(
     named = _account_id(info, lookup.answered or lookup.id)
     if named is None:
         if provider.openid and lookup.id != ("sub",):
-            # Only the id_token names it, such as Microsoft's tenant and object.
+            # Only the id_token names it.
             raise NotConfirmed("cannot_ask", "only an id_token names the account")
         raise NotConfirmed("not_named", "the provider names no account")
     if named != (asked or named):

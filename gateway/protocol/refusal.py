@@ -140,7 +140,7 @@ def _meaning(provider: Provider, name: str, refused: type[GatewayError]) -> Gate
         (is_suspended, Suspended if at_refresh else ProviderUnavailable, "the account is not active"),
         (is_dead_grant(provider, name), refused, "the provider refuses the grant"),
         (_TEMPORARY.search(plain), ProviderUnavailable, "the provider has a problem"),
-        # Zoho says "Access Denied" for too many requests. A refresh that requires interaction (Microsoft) cannot ask the user.
+        # "Access Denied" may mean too many requests. A refresh that requires interaction cannot ask the user.
         (is_code and _DENIED.fullmatch(plain), refused if at_refresh else AccessDenied, "the provider denies access"),
         (
             len(plain) <= _LONGEST_NAME and _REGISTRATION.search(plain),
