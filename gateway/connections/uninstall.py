@@ -19,6 +19,7 @@ from gateway.http import Deadline
 from gateway.models import Caller, Grant
 from gateway.services import Runtime
 from gateway.tokens.provider_api import call_api, send_api
+from gateway.tokens.read import fresh_grant
 
 log = structlog.get_logger(__name__)
 
@@ -68,8 +69,8 @@ def _send(rt: Runtime, connection_id: uuid.UUID, target: UninstallTarget, deadli
     request = deviation.uninstall(base_url, client_id, target.account_id, target.facts) if deviation else None
     if request is None:
         return "unsupported"
-    until = deadline.within(UNINSTALL_SECONDS)
-    _, answer = call_api(rt, provider, connection_id, lambda _: request, until)
+    fresh_grant(rt, connection_id, until=deadline)  # a refresh may take longer than the request after it
+    _, answer = call_api(rt, provider, connection_id, lambda _: request, deadline.within(UNINSTALL_SECONDS))
     if 200 <= answer.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
         return "done"
     log.warning("uninstall.refused", provider=provider.id, status=answer.status)

@@ -76,9 +76,11 @@ def location_grant(
         location=location,
         scope=scope,
     )
+    if location is None:
+        return own
     provider = rt.catalog.providers.get(own.provider)
     above = provider.above(own.facts) if provider else None
-    if provider is None or above is None or location is None:
+    if provider is None or above is None:
         return own
     if above.derive_scope not in own.scope:
         raise LacksScope("the connection cannot derive tokens")

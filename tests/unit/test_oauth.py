@@ -428,7 +428,7 @@ def test_only_facts_that_a_row_and_a_page_can_hold_are_kept():
             "nul": "a\x00b",
             "half": "\ud800",
             "long": "x" * 9000,
-            "list": [*(f"loc{number}" for number in range(2800)), {"a": 1}],
+            "list": [*(f"loc{number}" for number in range(10_500)), {"a": 1}],
             "object": {"a": 1},
         },
         provider=provider,
@@ -436,7 +436,7 @@ def test_only_facts_that_a_row_and_a_page_can_hold_are_kept():
 
     assert {"plain", "number", "no", "list"} == set(facts)
     assert ("loc 1", 7, False) == (facts["plain"], facts["number"], facts["no"])
-    assert [f"loc{number}" for number in range(100)] == facts["list"]
+    assert [f"loc{number}" for number in range(10_000)] == facts["list"]
 
 
 @pytest.mark.parametrize(
