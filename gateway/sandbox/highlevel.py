@@ -19,6 +19,7 @@ from flask import Blueprint, Response, request
 
 from .clients import knows, proves
 from .consent import Stage, ask, back, refuse, save_code
+from .highlevel_webhooks import announce
 from .state import Account, Code, Pair, Session, State
 from .wire import NO_STORE, answer, fields
 
@@ -146,6 +147,9 @@ def _redeem(state: State, provider: str, sent: dict[str, str]) -> Pair:
         raise Refused("Invalid grant: code verifier is invalid")
     code.used = True
     session = Session(provider, code.client_id, code.account, code.scope, code.query, {"refreshTokenId": _hex24()})
+    company = code.account.id == COMPANY
+    installed = {"companyId": COMPANY, "locationId": None if company else code.account.id, "userId": USER}
+    announce(state, "INSTALL", installType="Company" if company else "Location", **installed)
     return issue(state, session)
 
 

@@ -15,6 +15,7 @@ from flask import Blueprint, Response, request
 
 from .clients import CLIENTS
 from .highlevel import CAMEL, COMPANY, LOCATIONS, USER, Refused, issue, response_body
+from .highlevel_webhooks import announce
 from .state import Account, Pair, Session, State
 from .wire import answer, bearer_token, fields
 
@@ -216,6 +217,7 @@ class Api:
         gone = None if named == COMPANY else named
         ended = self.state.withdraw(self.provider, gone)
         self.state.uninstalled |= {str(gone)} if gone else set()
+        announce(self.state, "UNINSTALL", companyId=COMPANY, locationId=gone)
         return answer({"success": True, "traceId": str(uuid.uuid4()), "userId": USER, "ended": ended})
 
 

@@ -8,8 +8,10 @@ https://marketplace.gohighlevel.com/docs/webhook/WebhookIntegrationGuide
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
+import threading
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -51,3 +53,15 @@ def deliver(state: State, body: bytes, *, signed: str | None = None) -> int:
         return answer.status
     finally:
         link.close()
+
+
+def announce(state: State, kind: str, **fields: Any) -> None:
+    """Send an event in a thread of its own, as HighLevel does, if the switch is on: in any order with the response. Once, without repeats."""
+    if state.switches["highlevel_webhooks"]:
+        body = event(state, kind, **fields)
+        threading.Thread(target=_delivered, args=(state, body), name=kind, daemon=True).start()
+
+
+def _delivered(state: State, body: bytes) -> None:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        deliver(state, body)

@@ -28,6 +28,7 @@ SWITCHES: dict[str, bool] = {
     "zoom_iss": False,
     "location_active": True,
     "location_refresh_token": True,
+    "highlevel_webhooks": False,
 }
 """Switches that can be changed while the sandbox runs, with their defaults."""
 

@@ -20,6 +20,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from gateway.sandbox.highlevel_webhooks import deliver, event, signature
 from tests.support.database import rows
+from tests.support.gateway_process import fields_in
 from tests.support.partners import partner_of
 from tests.support.receiver import Receiver
 
@@ -343,6 +344,30 @@ def test_an_uninstalled_location_needs_reauthorization_and_its_events_reach_the_
     assert {(each["status"], each["reason"]) for each in shown} == {("needs_reauthorization", "uninstalled")}
     for each in (alice, bob):
         assert "The app was uninstalled from this account" in each.get("/connections").text
+
+
+def test_an_install_and_an_uninstall_are_announced_by_the_provider_while_they_happen(gateway, alice, bob):
+    """
+    The webhook of the install comes before or after the callback is done; the uninstall by one user ends the other's connection.
+    """
+    state = gateway.sandbox.state
+    state.switches["highlevel_webhooks"] = True
+    try:
+        first, second = (each.connects("ghl", "NorthwindBerlin00001")["connection"] for each in (alice, bob))
+        received = "select 1 from gateway.event where type = 'install.received' and connection_id = %s"
+        until(lambda: rows(gateway.dsn, received, second))
+        alice.post(f"/connections/{first}/disconnect", {"csrf": csrf(alice), "uninstall": "1"})
+        ended = "select reason from gateway.connection where id = %s and status = 'needs_reauthorization'"
+        until(lambda: rows(gateway.dsn, ended, second) == ["uninstalled"])
+        forwarded = "select 1 from gateway.event where type = 'provider_event.received' and connection_id = %s"
+        until(lambda: rows(gateway.dsn, forwarded, second))
+    finally:
+        state.switches["highlevel_webhooks"] = False
+        state.uninstalled.clear()
+
+
+def csrf(person):
+    return fields_in(person.get("/connections").text)["csrf"]
 
 
 DOCUMENT = (NODE.parents[1] / "docs" / "partners.md").read_text(encoding="utf-8")
