@@ -27,6 +27,7 @@ ROUTES = [
     ("GET", "/connections/{}/token?min_seconds=3600"),
     ("POST", "/connections/{}/refresh"),
     ("POST", "/connections/{}/check"),
+    ("GET", "/connections/{}/locations"),
     ("DELETE", "/connections/{}"),
     ("DELETE", "/connections/{}?uninstall=1"),
     *((method, "/connections/{}/proxy/x") for method in ("GET", "POST", "PUT", "PATCH", "DELETE")),
