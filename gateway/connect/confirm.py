@@ -15,8 +15,8 @@ from gateway.connections.revoke import finish_revocation
 from gateway.crypto.vault import fingerprint
 from gateway.database import ANSWER_SECONDS
 from gateway.database.queries import pending
-from gateway.database.queries.pending import Choice
-from gateway.errors import Frozen, StateInvalid
+from gateway.database.queries.pending import Choice, Decided
+from gateway.errors import BadRequest, Frozen, GatewayError, StateInvalid, UserMismatch
 from gateway.models import Connection, PendingGrant
 from gateway.services import Runtime
 
@@ -35,8 +35,7 @@ def decide(rt: Runtime, waiting: PendingGrant, choice: Choice) -> Connection | N
     """
     Carry out the decision; the connection, or None after a no.
 
-    Raises StateInvalid when it was decided before; PendingConfirmation, which leaves it pending, where `both` would narrow the connection of
-    the same account; Frozen, after which the grant is revoked.
+    Raises PendingConfirmation, which leaves it pending, where `both` would narrow the connection of the same account; and as `settle`.
     """
     call_id = uuid.uuid4()
     decided = repeat_once(
@@ -49,10 +48,26 @@ def decide(rt: Runtime, waiting: PendingGrant, choice: Choice) -> Connection | N
             not_after=waiting.clock.after(ANSWER_SECONDS),
         )
     )
+    return settle(rt, decided)
+
+
+def settle(rt: Runtime, decided: Decided) -> Connection | None:
+    """
+    Revoke what was decided against; the connection, or None after a no.
+
+    Raises StateInvalid when it was decided before, UserMismatch, BadRequest where the user has one connection there, and Frozen, after which
+    the grant is revoked.
+    """
     if decided.revocation is not None:
         finish_revocation(rt, decided.revocation)
-    if decided.ending == "frozen":
-        raise Frozen("the provider was frozen meanwhile")
-    if decided.ending == "state_invalid":
-        raise StateInvalid("it was decided before")
+    if decided.ending in _REFUSED:
+        raise _REFUSED[decided.ending](f"the decision was not carried out: {decided.ending}")
     return decided.connection
+
+
+_REFUSED: dict[str, type[GatewayError]] = {
+    "state_invalid": StateInvalid,
+    "user_mismatch": UserMismatch,
+    "frozen": Frozen,
+    "one_account": BadRequest,
+}

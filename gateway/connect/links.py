@@ -15,18 +15,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from gateway.catalog import AnyEntry, ApiKeyProvider
+from gateway.connect.confirm import settle
 from gateway.connect.save import repeat_once
 from gateway.connect.start import Attempt, Begin
-from gateway.connections.revoke import finish_revocation
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.callers import check_caller
 from gateway.database.queries.links import Link, create_connect_session, find_link, start_connect_session
 from gateway.database.queries.pending import Choice, complete_link
 from gateway.errors import (
     AccessDenied,
-    BadRequest,
-    Frozen,
-    GatewayError,
     NotFound,
     StateInvalid,
     Unauthenticated,
@@ -221,18 +218,7 @@ def complete(
     )
     if decided is None:
         raise NotFound("no such session of this partner")
-    if decided.connection is not None:
-        return decided.connection
-    if decided.revocation is not None:
-        finish_revocation(rt, decided.revocation)
-    if decided.ending == "one_account":
-        raise BadRequest("one account", [("answer", "A user has one account of this provider: replace or no")])
-    raise _REFUSED[decided.ending](f"the link was not completed: {decided.ending}")
-
-
-_REFUSED: dict[str, type[GatewayError]] = {
-    "access_denied": AccessDenied,
-    "state_invalid": StateInvalid,
-    "user_mismatch": UserMismatch,
-    "frozen": Frozen,
-}
+    connection = settle(rt, decided)
+    if connection is None:
+        raise AccessDenied("the user said no")
+    return connection

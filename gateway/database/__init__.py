@@ -1,17 +1,16 @@
 """
 The database: SQL functions by name, over a direct connection (`postgres`) or REST (`rest`).
 
-`queries` has a module for each topic, and declares each SQL function: values in, values out. It decides nothing: each promise is kept inside
-its SQL function. It passes hashes of secrets, not the secrets.
+`queries` has a module for each topic, and declares each SQL function: values in, values out. Each promise is kept inside its SQL function, and
+documented there. Hashes of secrets are passed, not the secrets.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, wraps
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar, get_type_hints
+from typing import Any, Generic, Protocol, TypedDict, TypeVar, get_args
 from uuid import UUID
 
 from pydantic import SecretStr, TypeAdapter
@@ -41,13 +40,12 @@ __all__ = [
     "Database",
     "FunctionMissing",
     "SchemaState",
+    "SqlFunction",
     "apply_schema",
     "open_postgres",
     "open_rest",
-    "sql_function",
 ]
 
-_P = ParamSpec("_P")
 _R = TypeVar("_R")
 SCHEMA_VERSION = schema_version()
 """The version of the schema that this code needs."""
@@ -154,29 +152,26 @@ class Database:
         return SchemaState(version=version, is_current=is_current, own_auth=row["own_auth"])
 
 
-def sql_function(name: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+class SqlFunction(Generic[_R]):
     """
-    Declares `public.gateway_<name>_v1`: the decorated function has no body.
+    `public.gateway_<name>_v1`, whose JSON is decoded as `_R`. An argument with a default in SQL may be left out.
 
-    Its parameters after the database are the arguments of the SQL function; the JSON is decoded as its return annotation says.
+    It is called with the database and named arguments. Those in `positional` may be passed by position, those in `always` are always passed.
     """
 
-    def declare(stub: Callable[_P, _R]) -> Callable[_P, _R]:
-        _, *parameters = inspect.signature(stub).parameters.values()
-        names = [parameter.name for parameter in parameters]
-        defaults = {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
-        result = cache(lambda: TypeAdapter(get_type_hints(stub)["return"]))
+    def __init__(self, name: str, *positional: str, **always: object) -> None:
+        self._name, self._positional, self._always = name, positional, always
 
-        @wraps(stub)
-        def call(*passed: _P.args, **named: _P.kwargs) -> _R:
-            database: Any = passed[0]
-            answer = database.call(name, **{**defaults, **dict(zip(names, passed[1:], strict=False)), **named})
-            value: _R = result().validate_python(answer)
-            return value
+    def __call__(self, database: Database, *passed: object, **named: object) -> _R:
+        """The result. Raises what `Database.call` does."""
+        by_position = zip(self._positional[: len(passed)], passed, strict=True)
+        answer = database.call(self._name, **dict(by_position), **named, **self._always)
+        return self._result.validate_python(answer)
 
-        return call
-
-    return declare
+    @cached_property
+    def _result(self) -> TypeAdapter[_R]:
+        [kind] = get_args(vars(self)["__orig_class__"])
+        return TypeAdapter(kind)
 
 
 def _encode(arguments: Mapping[str, object]) -> dict[str, object]:

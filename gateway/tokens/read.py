@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -123,8 +123,8 @@ def fresh_grant(
     `until` shortens the wait for a refresh. Without `force`, the old token is the answer for as long as it is valid and no new one can
     be had.
     """
-    read = _Read(connection_id, caller, min_seconds, location, scope)
-    read, row = _first_read(rt, read, counted=caller is not None and refused is None)
+    wanted = {"connection_id": connection_id, "min_seconds": min_seconds, "location": location, "scope": scope}
+    row = _first_read(rt, caller, wanted, counted=caller is not None and refused is None)
     force = force or (refused is not None and refused.generation == row.generation)
     quiet = (
         row.status == "held" and caller is not None
@@ -146,7 +146,7 @@ def fresh_grant(
                 raise
         except (GrantUnusable, ProviderFailed, RateLimited) as error:
             failure = error
-        after = _read(rt, read)
+        after = _read(rt, caller, wanted)
         if after.alive and (after.generation != row.generation or not force):
             return _decrypt(rt, after)
         if failure or after.generation == row.generation:
@@ -155,33 +155,23 @@ def fresh_grant(
     raise failure or in_progress("the connection changed meanwhile")
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    connection_id: UUID
-    caller: Caller | None
-    min_seconds: int
-    location: str | None
-    scope: ReadScope
-
-
-def _first_read(rt: Runtime, read: _Read, *, counted: bool) -> tuple[_Read, StoredToken]:
-    """The row, and the read that decides when to refresh: late where a refresh would end the token that other callers hold."""
-    row = _read(rt, read, counted=counted)
+def _first_read(rt: Runtime, caller: Caller | None, wanted: dict[str, Any], *, counted: bool) -> StoredToken:
+    """The row; `wanted` is changed where a refresh would end the token that other callers hold, so that it comes late."""
+    row = _read(rt, caller, wanted, counted=counted)
     provider = rt.catalog.providers.get(row.provider)
     if row.good or not row.alive or provider is None or not provider.refresh_ends_access_token:
-        return read, row
-    read = replace(read, min_seconds=min(read.min_seconds, _LAST_SECONDS))
-    return read, _read(rt, read)
+        return row
+    wanted["min_seconds"] = min(wanted["min_seconds"], _LAST_SECONDS)
+    return _read(rt, caller, wanted)
 
 
-def _read(rt: Runtime, read: _Read, *, counted: bool = False) -> StoredToken:
-    caller = read.caller
+def _read(rt: Runtime, caller: Caller | None, wanted: Mapping[str, Any], *, counted: bool = False) -> StoredToken:
     if caller is None:
-        row = stored_token(rt.database, read.connection_id, min_seconds=read.min_seconds)
+        row = stored_token(rt.database, wanted["connection_id"], min_seconds=wanted["min_seconds"])
     elif counted:
-        row = _counted_read(rt, read, caller)
+        row = _counted_read(rt, caller, wanted)
     else:
-        row = _call(rt, read, caller, counted=False)
+        row = read_token(rt.database, caller, counted=False, **wanted)
     if row is None:
         raise NotFound("no such connection of this caller")
     if row.status == "needs_reauthorization":
@@ -193,28 +183,12 @@ def _read(rt: Runtime, read: _Read, *, counted: bool = False) -> StoredToken:
     return row
 
 
-def _call(
-    rt: Runtime, read: _Read, caller: Caller, *, counted: bool = True, unreported: int = 0, report: bool = True
-) -> StoredToken | None:
-    return read_token(
-        rt.database,
-        caller,
-        read.connection_id,
-        min_seconds=read.min_seconds,
-        location=read.location,
-        counted=counted,
-        unreported=unreported,
-        report=report,
-        scope=read.scope,
-    )
-
-
-def _counted_read(rt: Runtime, read: _Read, caller: Caller) -> StoredToken | None:
+def _counted_read(rt: Runtime, caller: Caller, wanted: Mapping[str, Any]) -> StoredToken | None:
     reader = f"{caller.key_hash or caller.user_id} {caller.address}"
     unreported, report = _unreported.take(reader)
     row = None
     try:
-        row = _call(rt, read, caller, unreported=unreported, report=report)
+        row = read_token(rt.database, caller, unreported=unreported, report=report, **wanted)
     finally:
         reads = unreported + (row is not None and row.status in ("active", "held"))
         if reads:

@@ -338,7 +338,7 @@ def _record(rt: Runtime, claim: ClaimedRefresh, error: Exception, response: Mapp
         case SecretUnreadable():
             return _failed(rt, claim, "operator", error.slug, back_off(claim.failures, error))
         case ProviderFailed():
-            if response is not None:
+            if response is not None and error.retry_after is None:
                 error.retry_after = parse_retry_after(response["retry_after"])
             wait = back_off(claim.failures, error)
             return _failed(rt, claim, "wait", error.slug, wait, error)

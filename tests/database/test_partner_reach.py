@@ -70,8 +70,8 @@ def test_a_partner_reaches_what_it_was_given_and_nothing_else(database, store, a
 BY_ID = (
     "select public.gateway_reached_connection_v1(%s, jsonb_build_object('key_hash', %s::text))",
     "select public.gateway_reached_connection_v1(%s, jsonb_build_object('key_hash', %s::text), true)",
-    "select public.gateway_disconnect_v1(null, %s, jsonb_build_object('key_hash', %s::text), true)",
-    "select public.gateway_disconnect_v1(null, %s, jsonb_build_object('key_hash', %s::text))",
+    "select public.gateway_disconnect_v1(%s, null, jsonb_build_object('key_hash', %s::text), true)",
+    "select public.gateway_disconnect_v1(%s, null, jsonb_build_object('key_hash', %s::text))",
     "select public.gateway_read_token_v1(%s, jsonb_build_object('key_hash', %s::text), 0)",
 )
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from gateway.database import Database, sql_function
+from gateway.database import Database, SqlFunction
 from gateway.models import Connection, Display, User
 
 
@@ -58,28 +58,14 @@ class Listing(NamedTuple):
     frozen: frozenset[str] = frozenset()
 
 
-@sql_function("save_connection")
-def save_connection(
-    database: Database,
-    grant: NewGrant,
-    *,
-    requested_scope: Sequence[str],
-    required_scope: Sequence[str],
-    add_account: bool,
-    expires_seconds: float | None,
-    refresh_expires_seconds: float | None,
-    not_after: datetime | None,
-    state_hash: str | None = None,
-) -> Connection | None:
-    """
-    Create or update a connection, in one transaction; None where the grant is kept as pending instead.
+save_connection = SqlFunction[Connection | None]("save_connection", "grant")
+"""
+Create or update a connection, in one transaction; None where the grant is kept as pending instead.
 
-    Pending, because the user has another account there and did not ask for one more; because a partner's link asked for less than the
-    connection allows; because the connection has a required scope that the grant lacks; or because of `confirmation_hash`. A repeated call gets the same result. Seconds count by the database's clock;
-    after `not_after` nothing is saved, because the caller has given up. `state_hash`: of the attempt, which keeps the result.
-    """
+Pending, because the user has another account there and did not ask for one more; because a partner's link asked for less than the
+connection allows; because the connection has a required scope that the grant lacks; or because of `confirmation_hash`. A repeated call gets the same result. Seconds count by the database's clock;
+after `not_after` nothing is saved, because the caller has given up. `state_hash`: of the attempt, which keeps the result.
+"""
 
-
-@sql_function("connections")
-def list_connections(database: Database, session_hash: str) -> Listing | None:
-    """The signed-in user and all of their connections; None when the session has ended."""
+list_connections = SqlFunction[Listing | None]("connections", "session_hash")
+"""The signed-in user and all of their connections; None when the session has ended."""

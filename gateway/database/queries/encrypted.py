@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from gateway.database import Database, sql_function
+from gateway.database import Database, SqlFunction
 
 Kind = Literal["connection", "pending_grant", "revocation", "webhook", "unclaimed_install", "event_chain"]
 """The tables that hold encrypted values. Grants move from the first to the later ones, never back."""
@@ -43,16 +43,11 @@ class Page(NamedTuple):
     items: tuple[EncryptedValue, ...]
 
 
-@sql_function("encrypted_values")
-def encrypted_values(
-    database: Database, kind: Kind, *, after_id: UUID | None, after_column: str | None, most: int
-) -> Page:
-    """The next values of that kind, after that one."""
+encrypted_values = SqlFunction[Page]("encrypted_values", "kind")
+"""The next values of that kind, after that one."""
 
-
-@sql_function("replace_encrypted")
-def replace_encrypted(database: Database, kind: Kind, changes: Mapping[str, Sequence[Mapping[str, Any]]]) -> int:
-    """
-    Replace each `old` text by the `new` one, in `column` of row `id`: {"items": [...]}. How many were replaced. Values that changed meanwhile stay, and locked rows are left for the next
-    pass.
-    """
+replace_encrypted = SqlFunction[int]("replace_encrypted", "kind", "changes")
+"""
+Replace each `old` text by the `new` one, in `column` of row `id`: {"items": [...]}. How many were replaced. Values that changed meanwhile stay, and locked rows are left for the next
+pass.
+"""

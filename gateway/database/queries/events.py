@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from gateway.database import Database, sql_function
+from gateway.database import Database, SqlFunction
 from gateway.models import Caller
 
 EventRow = Mapping[str, Any]
@@ -73,50 +73,27 @@ class ChainPage:
     rows: tuple[dict[str, Any], ...]
 
 
-@sql_function("record")
-def append_event(
-    database: Database,
-    type: str,  # noqa: A002 -- the column's name
-    *,
-    connection_id: UUID | None = None,
-    user_id: UUID | None = None,
-    provider: str | None = None,
-    data: Mapping[str, Any] | None = None,
-) -> None:
-    """Append an event, named `noun.past_participle`. `data` must hold no secret: partners read it."""
+append_event = SqlFunction[None]("record", "type")
+"""Append an event, named `noun.past_participle`. `data` must hold no secret: partners read it."""
 
+read_events = SqlFunction[EventPage]("events", "caller")
+"""The events after that position which the caller may see. Raises what every call of a partner raises."""
 
-@sql_function("events")
-def read_events(database: Database, caller: Caller, *, after: int, limit: int) -> EventPage:
-    """The events after that position which the caller may see. Raises what every call of a partner raises."""
+read_usage = SqlFunction[tuple[Mapping[str, Any], ...]]("events", "caller")
+"""Token reads and proxied calls by hour, connection and partner, each with its `key`; `usage`: from, to, the filters, and after which key."""
 
+assign_positions = SqlFunction[int]("assign_positions")
+"""Give the next positions to committed events that have none, oldest first; how many. 0 while another process does it."""
 
-@sql_function("events")
-def read_usage(
-    database: Database, caller: Caller, *, usage: Mapping[str, Any], limit: int, after: int = 0
-) -> tuple[Mapping[str, Any], ...]:
-    """Token reads and proxied calls by hour, connection and partner, each with its `key`; `usage`: from, to, the filters, and after which key."""
+read_chain = SqlFunction[Chain]("event_chain")
+"""The state of the chain. `new_key` becomes its encrypted key if it has none and nothing is sealed yet."""
 
+read_chain_page = SqlFunction[ChainPage]("event_chain_page")
+"""
+The rows after the last seal at or before `after`: about `limit` positions, and at least up to the next seal.
 
-@sql_function("assign_positions")
-def assign_positions(database: Database, *, limit: int) -> int:
-    """Give the next positions to committed events that have none, oldest first; how many. 0 while another process does it."""
+Where no seal follows: the next rows after `after`.
+"""
 
-
-@sql_function("event_chain")
-def read_chain(database: Database, *, new_key: str | None = None) -> Chain:
-    """The state of the chain. `new_key` becomes its encrypted key if it has none and nothing is sealed yet."""
-
-
-@sql_function("event_chain_page")
-def read_chain_page(database: Database, *, after: int, limit: int) -> ChainPage:
-    """
-    The rows after the last seal at or before `after`: about `limit` positions, and at least up to the next seal.
-
-    Where no seal follows: the next rows after `after`.
-    """
-
-
-@sql_function("seal_events")
-def seal_events(database: Database, *, after: int, position: int, hash: str) -> bool:  # noqa: A002 -- the column's name
-    """Extend the chain, which ends at `after`, to `position`; False, and nothing done, if another process extended it first."""
+seal_events = SqlFunction[bool]("seal_events")
+"""Extend the chain, which ends at `after`, to `position`; False, and nothing done, if another process extended it first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.database import Database, sql_function
+from gateway.database import Database, SqlFunction
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +17,8 @@ class Host:
     seen_seconds: int
 
 
-@sql_function("hosts")
-def report_host(database: Database, *, host: str, keys: Sequence[str]) -> None:
-    """Report that a process of this host runs now, with these keys."""
+report_host = SqlFunction[None]("hosts")
+"""Report that a process of this host runs now, with these keys."""
 
-
-@sql_function("hosts")
-def list_hosts(database: Database) -> tuple[Host, ...]:
-    """The hosts; one that restarts with other keys is listed twice."""
+list_hosts = SqlFunction[tuple[Host, ...]]("hosts")
+"""The hosts; one that restarts with other keys is listed twice."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.database import Database, sql_function
+from gateway.database import Database, SqlFunction
 
-
-@sql_function("housekeeping")
-def run(database: Database, *, events_days: int) -> bool:
-    """Remove what has expired, announce grants that will expire soon, drop old events; False while another process does it."""
+run = SqlFunction[bool]("housekeeping")
+"""Remove what has expired, announce grants that will expire soon, drop old events; False while another process does it."""

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from gateway.database import Database, sql_function
+from gateway.database import Database, SqlFunction
 from gateway.models import Account
 
 Stored = Literal["stored", "changed", "duplicate", "no_user"]
@@ -54,56 +54,19 @@ class QueuePage:
     items: tuple[QueuedRow, ...]
 
 
-@sql_function("import_queue")
-def list_queue(database: Database, *, after: UUID | None, limit: int) -> QueuePage:
-    """The rows that wait to be imported, after that id."""
+list_queue = SqlFunction[QueuePage]("import_queue")
+"""The rows that wait to be imported, after that id."""
 
+claim_row = SqlFunction[ImportRow | None]("claim_import")
+"""The next due row of no `busy` provider, or that one; it is not due again for a minute. `providers`: of each name."""
 
-@sql_function("claim_import")
-def claim_row(
-    database: Database,
-    *,
-    providers: Sequence[str],
-    busy: Collection[str] = (),
-    id: UUID | None = None,  # noqa: A002
-) -> ImportRow | None:
-    """The next due row of no `busy` provider, or that one; it is not due again for a minute. `providers`: of each name."""
+store_row = SqlFunction[Stored]("store_import", "id")
+"""Put encrypted values in the place of those with these hashes, if they are still there; the connection is then `unverified`."""
 
+finish_row = SqlFunction[None]("finish_import", "id", "outcome")
+"""
+Take the row out of the queue, or make it due later.
 
-@sql_function("store_import")
-def store_row(
-    database: Database,
-    id: UUID,  # noqa: A002 -- the column's name
-    *,
-    token_hash: str | None,
-    refresh_hash: str | None,
-    provider: str,
-    type: int,  # noqa: A002 -- the column's name
-    one_account: bool,
-    seal_id: UUID,
-    token: str | None,
-    refresh: str | None,
-    expires_at: datetime | None,
-    scope: Sequence[str],
-    facts: Mapping[str, Any],
-) -> Stored:
-    """Put encrypted values in the place of those with these hashes, if they are still there; the connection is then `unverified`."""
-
-
-@sql_function("finish_import")
-def finish_row(
-    database: Database,
-    id: UUID,  # noqa: A002 -- the column's name
-    outcome: Finished,
-    *,
-    seal_id: UUID | None = None,
-    account: Account | None = None,
-    error: str = "",
-    wait_seconds: float = 0.0,
-) -> None:
-    """
-    Take the row out of the queue, or make it due later.
-
-    `confirmed` with an account makes the connection active; `refused` makes it need reauthorization. Both apply only to the save of that
-    `seal_id`.
-    """
+`confirmed` with an account makes the connection active; `refused` makes it need reauthorization. Both apply only to the save of that
+`seal_id`.
+"""

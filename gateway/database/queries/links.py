@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-from gateway.database import Database, sql_function
+from gateway.database import Database, SqlFunction
 from gateway.models import Caller, Erased, Status
 
 
@@ -54,42 +54,14 @@ class Link:
 StartOutcome = Literal["started", "user_mismatch", "unauthenticated"]
 """`user_mismatch`: another user is signed in. `unauthenticated`: no user is, and the link has no product to return to."""
 
+create_connect_session = SqlFunction[ConnectSession | None]("create_connect_session", "caller")
+"""A link of the partner for fifteen minutes; None for a provider that is not the partner's, and for an unknown user."""
 
-@sql_function("create_connect_session")
-def create_connect_session(
-    database: Database,
-    caller: Caller,
-    *,
-    secret_hash: str,
-    user_id: UUID,
-    provider: str,
-    type: int,  # noqa: A002 -- the column's name
-    scope: Sequence[str],
-    return_to: str | None,
-    tags: Mapping[str, str],
-) -> ConnectSession | None:
-    """A link of the partner for fifteen minutes; None for a provider that is not the partner's, and for an unknown user."""
+find_link = SqlFunction[Link | None]("link")
+"""The content of a link, which is not used up; None for an unknown, expired or used link. Frozen for a frozen partner."""
 
+start_connect_session = SqlFunction[StartOutcome | None]("start_connect_session")
+"""Use the link up and keep the attempt: once, for one caller. None for an unknown, expired or used link."""
 
-@sql_function("link")
-def find_link(database: Database, *, secret_hash: str, session_hash: str) -> Link | None:
-    """The content of a link, which is not used up; None for an unknown, expired or used link. Frozen for a frozen partner."""
-
-
-@sql_function("start_connect_session")
-def start_connect_session(
-    database: Database,
-    *,
-    secret_hash: str,
-    session_hash: str,
-    state_hash: str,
-    browser_hash: str,
-    encrypted: str,
-    scope: Sequence[str],
-) -> StartOutcome | None:
-    """Use the link up and keep the attempt: once, for one caller. None for an unknown, expired or used link."""
-
-
-@sql_function("disconnect")
-def end_consent(database: Database, *, session_hash: str, connection_id: UUID, partner_id: UUID) -> Erased | None:
-    """End a partner's use of the user's connection; None where it is not the user's or the partner does not use it."""
+end_consent = SqlFunction[Erased | None]("disconnect")
+"""End a partner's use of the user's connection; None where it is not the user's or the partner does not use it."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from gateway.database import Database, sql_function
+from gateway.database import Database, SqlFunction
 from gateway.models import Connection, Erased, UtcTime
 
 
@@ -68,53 +68,28 @@ class ErasedConnection:
     """`done`, `queued`, `unsupported`, or `abandoned` after 72 hours of trying."""
 
 
-@sql_function("all_connections")
-def all_connections(
-    database: Database,
-    *,
-    provider: str | None = None,
-    user_id: UUID | None = None,
-    status: str | None = None,
-    clients: Mapping[str, str] | None = None,
-    scopes: Mapping[str, Sequence[str]] | None = None,
-    after: UUID | None = None,
-    most: int,
-) -> tuple[Connection, ...]:
-    """
-    A page of all users' connections, in the order of ids, after the id `after`.
+all_connections = SqlFunction[tuple[Connection, ...]]("all_connections")
+"""
+A page of all users' connections, in the order of ids, after the id `after`.
 
-    `clients`: our registrations; only connections of another one. `scopes`: the required scopes; only connections that lack one.
-    """
+`clients`: our registrations; only connections of another one. `scopes`: the required scopes; only connections that lack one.
+"""
 
+inspect_connection = SqlFunction[Inspected | None]("inspect_connection", "connection_id")
+"""Any user's connection, also an erased one; None where neither it nor an event of it is known."""
 
-@sql_function("inspect_connection")
-def inspect_connection(database: Database, connection_id: UUID) -> Inspected | None:
-    """Any user's connection, also an erased one; None where neither it nor an event of it is known."""
+provider_holdings = SqlFunction[Holdings]("provider_holdings", "provider")
+"""Counts for a provider."""
 
+erase = SqlFunction[ErasedPart]("erase")
+"""Erase a connection, or up to `most` of a provider with its pending grants and attempts, and queue their grants."""
 
-@sql_function("provider_holdings")
-def provider_holdings(database: Database, provider: str) -> Holdings:
-    """Counts for a provider."""
+erased_connections = SqlFunction[tuple[ErasedConnection, ...]]("erased_connections", "provider")
+"""Connections that the operator erased since then, in order, after that event, with the result for each grant."""
 
+worker_backlog = SqlFunction[Mapping[str, Any]]("worker_backlog", "recent_seconds")
+"""
+The worker's backlog: counts, and the age of the oldest due refresh in seconds.
 
-@sql_function("erase")
-def erase(
-    database: Database, *, connection_id: UUID | None = None, provider: str | None = None, most: int = 1
-) -> ErasedPart:
-    """Erase a connection, or up to `most` of a provider with its pending grants and attempts, and queue their grants."""
-
-
-@sql_function("erased_connections")
-def erased_connections(
-    database: Database, provider: str, *, since: UtcTime, after_at: UtcTime | None, after_id: UUID | None, most: int
-) -> tuple[ErasedConnection, ...]:
-    """Connections that the operator erased since then, in order, after that event, with the result for each grant."""
-
-
-@sql_function("worker_backlog")
-def worker_backlog(database: Database, recent_seconds: int = 0) -> Mapping[str, Any]:
-    """
-    The worker's backlog: counts, and the age of the oldest due refresh in seconds.
-
-    `refreshes`: how many of all processes ended lately, by `refreshed` or by the remedy of their error.
-    """
+`refreshes`: how many of all processes ended lately, by `refreshed` or by the remedy of their error.
+"""

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from gateway.database import Database, sql_function
+from gateway.database import Database, SqlFunction
 from gateway.models import Caller, Clock, Connection, PendingGrant, Revocation
 
 Choice = Literal["replace", "both", "no"]
@@ -23,39 +23,24 @@ class Decided:
     revocation: Revocation | None = None
 
 
-@sql_function("pending_grant")
-def pending_grant(database: Database, *, session_hash: str, browser_hash: str, provider: str) -> PendingGrant | None:
-    """The pending grant of the signed-in user in this browser; None if there is none."""
+pending_grant = SqlFunction[PendingGrant | None]("pending_grant")
+"""The pending grant of the signed-in user in this browser; None if there is none."""
 
+decide_pending_grant = SqlFunction[Decided]("decide_pending_grant")
+"""
+Save a pending grant as its user's connection, or delete it and queue its revocation.
 
-@sql_function("decide_pending_grant")
-def decide_pending_grant(
-    database: Database, *, pending_id: UUID, user_id: UUID, choice: Choice, call_id: UUID, not_after: datetime | None
-) -> Decided:
-    """
-    Save a pending grant as its user's connection, or delete it and queue its revocation.
+`state_invalid`: it was decided before, except by a call of the same `call_id`, which gets the same result. Raises PendingConfirmation,
+which leaves it pending, where the grant allows less than the connection and the choice is not `replace`.
+"""
 
-    `state_invalid`: it was decided before, except by a call of the same `call_id`, which gets the same result. Raises PendingConfirmation,
-    which leaves it pending, where the grant allows less than the connection and the choice is not `replace`.
-    """
+complete_link = SqlFunction[Decided | None]("complete_connect_session", "caller")
+"""
+Decide for a link that was finished where no user was signed in; None for another partner's session and for an unknown one.
 
-
-@sql_function("complete_connect_session")
-def complete_link(
-    database: Database,
-    caller: Caller,
-    *,
-    connect_session_id: UUID,
-    user_id: UUID,
-    confirmation_hash: str,
-    choice: Choice | None,
-) -> Decided | None:
-    """
-    Decide for a link that was finished where no user was signed in; None for another partner's session and for an unknown one.
-
-    A repeated call within ten minutes gets the same result. A wrong user or confirmation deletes the grant. Raises PendingConfirmation,
-    which leaves it pending, where a choice is needed.
-    """
+A repeated call within ten minutes gets the same result. A wrong user or confirmation deletes the grant. Raises PendingConfirmation,
+which leaves it pending, where a choice is needed.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +56,5 @@ class UnclaimedInstall:
     shared: bool
 
 
-@sql_function("unclaimed_install")
-def unclaimed_install(
-    database: Database, browser_hash: str | None, *, put: Mapping[str, Any] | None = None, take: bool = False
-) -> UnclaimedInstall | None:
-    """
-    Keep an installation for a browser: `put`. Else its newest; without a browser one that was not claimed in time. `take` removes it.
-    """
+unclaimed_install = SqlFunction[UnclaimedInstall | None]("unclaimed_install", "browser_hash")
+"""Keep an installation for a browser: `put`. Else its newest; without a browser one that was not claimed in time. `take` removes it."""

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from gateway.database import Database, sql_function
+from gateway.database import Database, SqlFunction
 from gateway.models import Connection
 
-
-@sql_function("receive_event")
-def receive_event(database: Database, event: Mapping[str, Any]) -> bool:
-    """Store an event, unless it is stored already or its account is not connected; whether it was stored now."""
+receive_event = SqlFunction[bool]("receive_event", "event")
+"""Store an event, unless it is stored already or its account is not connected; whether it was stored now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +23,8 @@ class DueListing:
     known: frozenset[str]
 
 
-@sql_function("due_listing")
-def due_listing(database: Database, providers: Sequence[str]) -> DueListing | None:
-    """The one that has waited longest, if that is a day."""
+due_listing = SqlFunction[DueListing | None]("due_listing", "providers")
+"""The one that has waited longest, if that is a day."""
 
-
-@sql_function("settle_events")
-def settle_events(database: Database, *, most: int) -> int:
-    """Change the connections as stored events say, and hand these on; how many were settled."""
+settle_events = SqlFunction[int]("settle_events")
+"""Change the connections as stored events say, and hand these on; how many were settled."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from gateway.database import Database, sql_function
+from gateway.database import Database, SqlFunction
 from gateway.models import User, UtcTime
 
 
@@ -18,18 +18,11 @@ class Session:
     expires_at: UtcTime
 
 
-@sql_function("open_session")
-def open_session(
-    database: Database, *, session_hash: str, user_id: UUID, label: str, expires_at: datetime
-) -> UUID | None:
-    """The user's id once they are signed in; None when the user does not exist, or is banned or deleted."""
+open_session = SqlFunction[UUID | None]("open_session")
+"""The user's id once they are signed in; None when the user does not exist, or is banned or deleted."""
 
+read_session = SqlFunction[Session | None]("session", "session_hash")
+"""The session, or None when it is unknown or has expired, or its user is banned or deleted."""
 
-@sql_function("session")
-def read_session(database: Database, session_hash: str) -> Session | None:
-    """The session, or None when it is unknown or has expired, or its user is banned or deleted."""
-
-
-@sql_function("end_session")
-def end_session(database: Database, session_hash: str) -> bool:
-    """Whether the session existed."""
+end_session = SqlFunction[bool]("end_session", "session_hash")
+"""Whether the session existed."""

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from gateway.database import Database, sql_function
+from gateway.database import Database, SqlFunction
 from gateway.models import Caller, Status
 
 ReadScope = Literal["tokens:read", "proxy"]
@@ -39,29 +39,15 @@ class StoredToken:
     """The reads that the caller had not reported are in the database now."""
 
 
-@sql_function("read_token")
-def read_token(
-    database: Database,
-    caller: Caller,
-    connection_id: UUID,
-    *,
-    min_seconds: int,
-    location: str | None = None,
-    counted: bool = True,
-    unreported: int = 0,
-    report: bool = True,
-    scope: ReadScope = "tokens:read",
-) -> StoredToken | None:
-    """
-    The token of a connection that the caller may read, checked and recorded in one call; None for any other connection.
+read_token = SqlFunction[StoredToken | None]("read_token", "caller", "connection_id")
+"""
+The token of a connection that the caller may read, checked and recorded in one call; None for any other connection.
 
-    `counted`: counts towards the caller's limits. `unreported`: its reads that this process has counted since the last report.
-    """
+`counted`: counts towards the caller's limits. `unreported`: its reads that this process has counted since the last report.
+"""
 
-
-@sql_function("stored_token")
-def stored_token(database: Database, connection_id: UUID, *, min_seconds: int = 0) -> StoredToken | None:
-    """The gateway's own read: no permission is checked, and nothing is recorded."""
+stored_token = SqlFunction[StoredToken | None]("stored_token", "connection_id")
+"""The gateway's own read: no permission is checked, and nothing is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,37 +64,14 @@ class DerivedToken:
     """The provider wants a pause; if not, another process derives the token."""
 
 
-@sql_function("derived_token")
-def derived_token(
-    database: Database,
-    connection_id: UUID,
-    account_id: str,
-    *,
-    min_seconds: int,
-    refused: UUID | None,
-    lease_seconds: float | None,
-) -> DerivedToken | None:
-    """
-    The token of an account below a connection, not the one with the `refused` seal; None where the connection has ended. With `lease_seconds`
-    the right to derive one, where there is none.
-    """
+derived_token = SqlFunction[DerivedToken | None]("derived_token", "connection_id", "account_id")
+"""
+The token of an account below a connection, not the one with the `refused` seal; None where the connection has ended. With `lease_seconds`
+the right to derive one, where there is none.
+"""
 
-
-@sql_function("save_derived")
-def save_derived(
-    database: Database,
-    connection_id: UUID,
-    account_id: str,
-    lease_id: UUID,
-    *,
-    token: str | None = None,
-    seal_id: UUID | None = None,
-    scope: tuple[str, ...] | None = None,
-    expires_seconds: float | None = None,
-    wait_seconds: float | None = None,
-    for_all: bool = False,
-) -> bool:
-    """
-    End a lease: with a token, with a pause (`for_all` accounts of the connection), or with neither: the account is not one below it. False
-    where the connection or the account ended meanwhile.
-    """
+save_derived = SqlFunction[bool]("save_derived", "connection_id", "account_id", "lease_id")
+"""
+End a lease: with a token, with a pause (`for_all` accounts of the connection), or with neither: the account is not one below it. False
+where the connection or the account ended meanwhile.
+"""

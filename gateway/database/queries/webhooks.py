@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-from gateway.database import Database, sql_function
+from gateway.database import Database, SqlFunction
 from gateway.database.queries.events import Event
 from gateway.models import Caller
 
@@ -71,53 +71,17 @@ class Endpoints(NamedTuple):
     deliveries: tuple[Attempt, ...]
 
 
-@sql_function("create_webhook")
-def create_webhook(
-    database: Database,
-    caller: Caller,
-    *,
-    id: UUID,  # noqa: A002 -- the column's name
-    url: str,
-    event_types: Sequence[str] | None,
-    secret: EncryptedSecret,
-) -> Webhook | None:
-    """A new endpoint, for the events from now on; None where the partner has ten."""
+create_webhook = SqlFunction[Webhook | None]("create_webhook", "caller")
+"""A new endpoint, for the events from now on; None where the partner has ten."""
 
+list_webhooks = SqlFunction[Endpoints]("webhooks", "caller", "webhook_id")
+"""The endpoints of the calling partner, or that one with its last hundred attempts, newest first. Without a caller: the operator's view of all."""
 
-@sql_function("webhooks")
-def list_webhooks(database: Database, caller: Caller | None, webhook_id: UUID | None = None) -> Endpoints:
-    """The endpoints of the calling partner, or that one with its last hundred attempts, newest first. Without a caller: the operator's view of all."""
+change_webhook = SqlFunction[Webhook | None]("change_webhook", "webhook_id", "change", "caller")
+"""The endpoint after a change; None where the caller has no such endpoint. `replay` needs `after`, `rotate` a `secret`."""
 
+claim_deliveries = SqlFunction[Claim | None]("claim_deliveries")
+"""The next events of the endpoint that has been due longest; None when there is nothing to deliver."""
 
-@sql_function("change_webhook")
-def change_webhook(
-    database: Database,
-    webhook_id: UUID,
-    change: Change,
-    caller: Caller | None,
-    *,
-    after: int | None = None,
-    secret: EncryptedSecret | None = None,
-) -> Webhook | None:
-    """The endpoint after a change; None where the caller has no such endpoint. `replay` needs `after`, `rotate` a `secret`."""
-
-
-@sql_function("claim_deliveries")
-def claim_deliveries(database: Database, *, most: int, lease_seconds: float) -> Claim | None:
-    """The next events of the endpoint that has been due longest; None when there is nothing to deliver."""
-
-
-@sql_function("end_deliveries")
-def end_deliveries(
-    database: Database,
-    id: UUID,  # noqa: A002 -- the column's name
-    *,
-    claim_id: UUID,
-    position: int | None,
-    attempts: Mapping[str, Sequence[Attempt]],
-    wait_seconds: float | None,
-    gone: bool,
-) -> bool:
-    """
-    Log the attempts (`items`) and move the cursor to `position` (None: nothing was delivered). `wait_seconds`: after a failure. Whether the endpoint is disabled.
-    """
+end_deliveries = SqlFunction[bool]("end_deliveries", "id")
+"""Log the attempts (`items`) and move the cursor to `position` (None: nothing was delivered). `wait_seconds`: after a failure. Whether the endpoint is disabled."""

@@ -14,19 +14,19 @@ $$;
 
 -- The caller of /v1: {"user_id", "key_hash", "address"}. The user of an access token, or the partner of a key, or why the call is refused:
 -- `unauthenticated` (a banned or deleted user; the same for unknown, revoked and expired keys and for a wrong address), `frozen` or `forbidden`.
--- `p_needs`: the scope of the call, null where any key will do; a user has none for sessions and webhooks. Functions answer {"refused": slug}
+-- `net`: the network of the call. `p_needs`: the scope of the call, null where any key will do; a user has none for sessions and webhooks. Functions answer {"refused": slug}
 -- then, and nothing else.
 create or replace function gateway.caller(
-  p_caller jsonb, p_needs text, out partner gateway.partner, out user_id uuid, out refusal jsonb
+  p_caller jsonb, p_needs text, out partner gateway.partner, out user_id uuid, out net inet, out refusal jsonb
 )
 language plpgsql set search_path = '' as $$
 declare
   moment timestamptz := clock_timestamp();
   key    text := p_caller ->> 'key_hash';
   here   inet := nullif(p_caller ->> 'address', '')::inet;
-  net    inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
   used   record;
 begin
+  net := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
   if key is null then
     user_id := p_caller ->> 'user_id';
     refusal := case when user_id is null or gateway.user_is_blocked(user_id) then '{"refused": "unauthenticated"}'
@@ -80,7 +80,7 @@ begin
 end $$;
 
 -- Check a caller and nothing else. The providers of a partner; null for all, and for a user.
-create or replace function public.gateway_caller_v1(p_caller jsonb, p_needs text)
+create or replace function public.gateway_caller_v1(p_caller jsonb, p_needs text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
   return (select coalesce(f.refusal, to_jsonb((f.partner).providers)) from gateway.caller(p_caller, p_needs) f);
@@ -203,8 +203,8 @@ end $$;
 
 -- A page of them. `p_of_user` filters a partner's list; for a user it finds all or none.
 create or replace function public.gateway_reached_connections_v1(
-  p_caller jsonb, p_of_user uuid, p_provider text, p_type integer, p_status text, p_account_id text, p_tag jsonb,
-  p_after uuid, p_most integer
+  p_caller jsonb, p_of_user uuid default null, p_provider text default null, p_type integer default null, p_status text default null,
+  p_account_id text default null, p_tag jsonb default null, p_after uuid default null, p_most integer default 100
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare

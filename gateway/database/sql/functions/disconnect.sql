@@ -35,7 +35,7 @@ end $$;
 -- one, only this partner's access ends: `kept`. With `p_partner_id` the user ends that partner's access alone. With `p_look` nothing ends: the answer is what an uninstall at the provider needs. `shared`: the app there also serves connections that this partner may
 -- not end.
 create or replace function public.gateway_disconnect_v1(
-  p_session_hash text, p_connection_id uuid, p_caller jsonb default null, p_look boolean default false, p_partner_id uuid default null
+  p_connection_id uuid, p_session_hash text default null, p_caller jsonb default null, p_look boolean default false, p_partner_id uuid default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -85,7 +85,7 @@ end $$;
 
 -- For the operator: erase one connection, or up to `p_most` of a provider with its pending grants and attempts. A trigger queues each grant, and
 -- the process that erases revokes it in the next five minutes. The answer has the receipts, and says whether there are more.
-create or replace function public.gateway_erase_v1(p_connection_id uuid, p_provider text, p_most integer)
+create or replace function public.gateway_erase_v1(p_connection_id uuid default null, p_provider text default null, p_most integer default 1)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   c       gateway.connection;

@@ -1,11 +1,13 @@
 -- Events: append, positions, the hash chain, and what callers may read.
 
 -- An uninstall of our app also ended the other connections of its account.
-create or replace function public.gateway_record_v1(p_type text, p_connection_id uuid, p_user_id uuid, p_provider text, p_data jsonb)
+create or replace function public.gateway_record_v1(
+  p_type text, p_connection_id uuid default null, p_user_id uuid default null, p_provider text default null, p_data jsonb default '{}'
+)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
   insert into gateway.event (type, connection_id, user_id, provider, data)
-  values (p_type, p_connection_id, p_user_id, p_provider, coalesce(p_data, '{}'));
+  values (p_type, p_connection_id, p_user_id, p_provider, p_data);
   if p_type = 'app.uninstalled' then
     perform gateway.end_uninstalled(array(
       select x.id from gateway.connection c cross join gateway.same_account(c) x where c.id = p_connection_id));
@@ -50,11 +52,6 @@ end $$;
 
 -- the hash chain ------------------------------------------------------------------------------------------------------
 
-create or replace function gateway.seal_json(p_seal gateway.event_seal) returns jsonb
-language sql immutable as $$
-  select jsonb_build_object('position', p_seal.position, 'hash', p_seal.hash)
-$$;
-
 -- A row with all its columns, as it is hashed. `data` and times are text, so that no conversion changes them.
 create or replace function gateway.event_row(p_event gateway.event) returns jsonb
 language sql stable as $$
@@ -62,7 +59,7 @@ language sql stable as $$
 $$;
 
 -- The state of the chain. The key is set once, before anything is sealed: a chain never gets another one.
-create or replace function public.gateway_event_chain_v1(p_new_key text)
+create or replace function public.gateway_event_chain_v1(p_new_key text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
   if p_new_key is not null then
@@ -72,8 +69,8 @@ begin
   return (
     select jsonb_build_object(
              'position', c.position, 'encrypted_key', c.encrypted_key,
-             'start', (select gateway.seal_json(s) from gateway.event_seal s order by s.position limit 1),
-             'end', (select gateway.seal_json(s) from gateway.event_seal s order by s.position desc limit 1),
+             'start', (select to_jsonb(s) from gateway.event_seal s order by s.position limit 1),
+             'end', (select to_jsonb(s) from gateway.event_seal s order by s.position desc limit 1),
              'rows_before_start', exists (select from gateway.event e
                                            where e.position <= (select min(s.position) from gateway.event_seal s)),
              'unassigned', (select count(*) from gateway.event e where e.position is null),
@@ -104,8 +101,8 @@ begin
     (select max(s.position) from gateway.event_seal s where s.position > previous.position and s.position <= previous.position + p_limit),
     (select min(s.position) from gateway.event_seal s where s.position > previous.position));
   return jsonb_build_object(
-    'previous', gateway.seal_json(previous),
-    'seals', coalesce((select jsonb_agg(gateway.seal_json(s) order by s.position) from gateway.event_seal s
+    'previous', to_jsonb(previous),
+    'seals', coalesce((select jsonb_agg(to_jsonb(s) order by s.position) from gateway.event_seal s
                         where s.position > previous.position and s.position <= last), '[]'),
     'rows', coalesce((select jsonb_agg(gateway.event_row(x) order by x.position)
                         from (select e.* from gateway.event e
@@ -141,7 +138,7 @@ begin
   end if;
   delete from gateway.event e where e.position <= start.position;
   delete from gateway.event_seal s where s.position < start.position;
-  insert into gateway.event (type, data) values ('events.dropped', gateway.seal_json(start));
+  insert into gateway.event (type, data) values ('events.dropped', to_jsonb(start));
 end $$;
 
 -- reading -------------------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ $$;
 
 -- One row: the oldest of those that are due and of no provider in `p_busy`, or the one of that id. For a minute no other process gets it,
 -- which is longer than a verification takes. null: there is none, or another process has it.
-create or replace function public.gateway_claim_import_v1(p_id uuid, p_providers text[], p_busy text[])
+create or replace function public.gateway_claim_import_v1(p_providers text[], p_busy text[] default '{}', p_id uuid default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   over    timestamptz := clock_timestamp();
@@ -127,7 +127,8 @@ end $$;
 -- `confirmed`: the connection of that save is active; without an account a refresh has confirmed it before. `refused`: it needs
 -- reauthorization. `later`: due again after `p_wait_seconds`. What was written since the claim stays in the queue as it is.
 create or replace function public.gateway_finish_import_v1(
-  p_id uuid, p_outcome text, p_seal_id uuid, p_account jsonb, p_error text, p_wait_seconds double precision
+  p_id uuid, p_outcome text, p_seal_id uuid default null, p_account jsonb default null, p_error text default '',
+  p_wait_seconds double precision default 0
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare

@@ -1,7 +1,7 @@
 -- For the operator: listings, backlog, hosts, the schema's version.
 
 -- The worker's backlog, and the results of recent refreshes of all processes.
-create or replace function public.gateway_worker_backlog_v1(p_recent_seconds integer)
+create or replace function public.gateway_worker_backlog_v1(p_recent_seconds integer default 0)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 declare
   since timestamptz := clock_timestamp() - make_interval(secs => p_recent_seconds);  -- a variable, so that the index is used
@@ -60,7 +60,8 @@ end $$;
 -- A page of all users' connections, by id. `p_clients`: our registration at each provider; only connections of another one. `p_scopes`: the
 -- required scopes of each provider; only connections that lack one.
 create or replace function public.gateway_all_connections_v1(
-  p_provider text, p_user_id uuid, p_status text, p_clients jsonb, p_scopes jsonb, p_after uuid, p_most integer
+  p_most integer, p_provider text default null, p_user_id uuid default null, p_status text default null, p_clients jsonb default null,
+  p_scopes jsonb default null, p_after uuid default null
 )
 returns jsonb language sql stable security definer set search_path = '' as $$
   select coalesce(jsonb_agg(gateway.public_data(x) order by x.id), '[]')

@@ -130,7 +130,9 @@ begin
 end $$;
 
 -- One of three targets: a partner, by name; all tokens of a provider; all tokens.
-create or replace function public.gateway_freeze_v1(p_partner text, p_provider text, p_reads boolean, p_off boolean)
+create or replace function public.gateway_freeze_v1(
+  p_partner text default null, p_provider text default null, p_reads boolean default false, p_off boolean default false
+)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   p      gateway.partner;

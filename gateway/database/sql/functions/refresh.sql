@@ -115,7 +115,7 @@ end $$;
 -- saved already, so nothing of it may be revoked.
 create or replace function public.gateway_finish_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_token text, p_refresh text, p_seal_id uuid, p_scope text[], p_expires_seconds double precision,
-  p_refresh_expires_seconds double precision, p_renewed boolean, p_account jsonb, p_doubt text
+  p_refresh_expires_seconds double precision, p_renewed boolean, p_account jsonb, p_doubt text default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -169,7 +169,7 @@ end $$;
 -- any form. Such refusals end a connection after seven days and ten tries, whatever they mean; after thirty if our registration is refused, and
 -- the provider accepts no other grant of it. Answers its status; null: the lease has ended.
 create or replace function public.gateway_fail_refresh_v1(
-  p_connection_id uuid, p_generation bigint, p_lease_id uuid, p_outcome text, p_error text, p_wait_seconds double precision, p_refusal jsonb
+  p_connection_id uuid, p_generation bigint, p_lease_id uuid, p_outcome text, p_error text, p_wait_seconds double precision, p_refusal jsonb default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare

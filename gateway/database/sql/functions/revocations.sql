@@ -69,7 +69,9 @@ end $$;
 
 -- Claim up to `p_most` grants for two minutes: those that have been due longest, of no provider in `p_busy`; with `p_provider`, the next ones
 -- in its queue after `p_after`, due or not.
-create or replace function public.gateway_claim_revocations_v1(p_busy text[], p_provider text, p_after uuid, p_most integer)
+create or replace function public.gateway_claim_revocations_v1(
+  p_busy text[] default '{}', p_provider text default null, p_after uuid default null, p_most integer default 1
+)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   over timestamptz := clock_timestamp();

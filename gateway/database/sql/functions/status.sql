@@ -131,7 +131,7 @@ end $$;
 
 -- For the operator: refresh a connection, or all of a provider that are held, suspended or were refused for long, as soon as
 -- possible. None whose account was not confirmed. The ids.
-create or replace function public.gateway_retry_v1(p_connection_id uuid, p_provider text)
+create or replace function public.gateway_retry_v1(p_connection_id uuid default null, p_provider text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   ids uuid[] := array(

@@ -16,7 +16,7 @@ language sql stable as $$
 $$;
 
 -- The gateway's own read: no permission is checked, nothing is recorded.
-create or replace function public.gateway_stored_token_v1(p_connection_id uuid, p_min_seconds integer)
+create or replace function public.gateway_stored_token_v1(p_connection_id uuid, p_min_seconds integer default 0)
 returns json language plpgsql stable security definer set search_path = '' as $$
 begin
   return (select gateway.token_json(c, gateway.bounded(d.token), d.refresh, clock_timestamp(), p_min_seconds)
@@ -26,62 +26,44 @@ end $$;
 -- A token for a caller, a partner or a user, in one call: key, reach, freezes, limits, row, and the record of the read. Null: no such
 -- connection for this caller. `p_counted`: the first read of a request; the read after a refresh is checked again, but neither counted nor
 -- recorded. `p_unreported`: reads of this reader that the calling process has counted since its last report; `p_report`: add them to the
--- hour now, and record where the key is used from. The answer says whether the reads were added. `p_scope`: `proxy` for a proxied call, which
+-- hour now. The answer says whether the reads were added. `p_scope`: `proxy` for a proxied call, which
 -- a freeze of token reads does not stop.
 create or replace function public.gateway_read_token_v1(
   p_connection_id uuid, p_caller jsonb, p_min_seconds integer, p_location text default null,
-  p_counted boolean default false, p_unreported integer default 0, p_report boolean default true, p_scope text default 'tokens:read'
+  p_counted boolean default true, p_unreported integer default 0, p_report boolean default true, p_scope text default 'tokens:read'
 )
 returns json language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   moment    timestamptz := clock_timestamp();
   this_hour timestamptz := date_trunc('hour', moment, 'UTC');
-  key       text := p_caller ->> 'key_hash';
-  here      inet := nullif(p_caller ->> 'address', '')::inet;
-  net       inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
-  reader    record;
+  asks      record;
+  p         gateway.partner;
+  reader    uuid;
+  per_hour  integer;
+  used      gateway.usage;
   found_row record;
   is_new    boolean := false;
   setting   text;
 begin
-  if key is not null then
-    select p.id, p.id as partner_id, p.providers, p.reads_per_hour, p.connections_per_hour,
-           case when p.id is null then 'unauthenticated' when p.frozen_at is not null then 'frozen'
-                when p_scope <> all (p.scope) then 'forbidden' end as refused,
-           p.reach = 'all' or exists (
-             select from gateway.consent x where x.partner_id = p.id and x.connection_id = p_connection_id and x.ended_at is null) as allowed,
-           u.reads, u.connections
-      into reader
-      from gateway.partner_of_key(key, here, moment) p
-      left join gateway.usage u on u.reader_id = p.id and u.hour = this_hour;
-    if p_report and reader.id is not null and here is not null then
-      if not exists (select from gateway.key_use k where k.key_hash = key and k.network = net and k.last_at > moment - interval '1 minute') then
-        perform gateway.record_key_use(reader.id, key, here, net);
-      end if;
-    end if;
-    if reader.refused is not null then
-      return json_build_object('refused', reader.refused, 'scope', p_scope);
-    end if;
-  else
-    select u.id, null::uuid as partner_id, null::text[] as providers, gateway.user_reads_per_hour() as reads_per_hour,
-           null::integer as connections_per_hour, true as allowed, h.reads, h.connections
-      into reader
-      from gateway.live_user((p_caller ->> 'user_id')::uuid) u left join gateway.usage h on h.reader_id = u.id and h.hour = this_hour;
-    if reader.id is null then
-      return case when gateway.user_is_blocked((p_caller ->> 'user_id')::uuid) then '{"refused": "unauthenticated"}'::json end;
-    end if;
+  select f.* into asks from gateway.caller(p_caller, p_scope) f;
+  if asks.refusal is not null then
+    return asks.refusal;
   end if;
+  p := asks.partner;
+  reader := coalesce(p.id, asks.user_id);
+  per_hour := case when p.id is null then gateway.user_reads_per_hour() else p.reads_per_hour end;
+  select u.* into used from gateway.usage u where u.reader_id = reader and u.hour = this_hour;
   -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long
   -- as an unknown one.
-  select c.id, c.user_id, c.provider, gateway.status_of(c) as status, gateway.token_json(c, gateway.bounded(d.token), d.refresh, moment, p_min_seconds, reader.id) as answer,
+  select c.id, c.user_id, c.provider, gateway.status_of(c) as status, gateway.token_json(c, gateway.bounded(d.token), d.refresh, moment, p_min_seconds, reader) as answer,
          -- A user is checked above. For a partner, the tokens of a banned or deleted owner are frozen.
          exists (select from gateway.freeze f where f.target = 'provider:' || c.provider or f.target = 'reads' and p_scope = 'tokens:read')
-         or reader.partner_id is not null and not exists (select from gateway.live_user(c.user_id)) as frozen
+         or p.id is not null and not exists (select from gateway.live_user(c.user_id)) as frozen
     into found_row from gateway.connection c join public.provider_data d on d.id = c.id
-   where reader.allowed and c.id = p_connection_id and (reader.providers is null or c.provider = any (reader.providers))
-     and (reader.partner_id is not null or c.user_id = reader.id) and (p_location is null or p_location = c.facts ->> 'locationId' or c.facts ->> 'userType' = 'Company');
+   where (p.id is null or gateway.partner_has_consent(p, p_connection_id)) and c.id = p_connection_id
+     and (p.providers is null or c.provider = any (p.providers)) and c.user_id = coalesce(asks.user_id, c.user_id) and (p_location is null or p_location = c.facts ->> 'locationId' or c.facts ->> 'userType' = 'Company');
   if not found then
-    return case when exists (select from gateway.pending_link_connections((select p from gateway.partner p where p.id = reader.partner_id)) w where w.id = p_connection_id)
+    return case when exists (select from gateway.pending_link_connections(p) w where w.id = p_connection_id)
                 then '{"refused": "pending_confirmation"}'::json end;
   end if;
   if found_row.frozen then
@@ -93,23 +75,23 @@ begin
   if not p_counted or found_row.status not in ('active', 'held') then
     return found_row.answer;
   end if;
-  if reader.reads + p_unreported >= reader.reads_per_hour then
-    return gateway.over_limit(reader.partner_id, 'reads', reader.reads_per_hour, reader.reads + p_unreported, this_hour);
+  if used.reads + p_unreported >= per_hour then
+    return gateway.over_limit(p.id, 'reads', per_hour, used.reads + p_unreported, this_hour);
   end if;
-  if reader.connections >= reader.connections_per_hour and not exists (
-    select from gateway.token_read r where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour) then
-    return gateway.over_limit(reader.partner_id, 'connections', reader.connections_per_hour, reader.connections, this_hour);
+  if used.connections >= p.connections_per_hour and not exists (
+    select from gateway.token_read r where r.connection_id = p_connection_id and r.reader_id = reader and r.hour = this_hour) then
+    return gateway.over_limit(p.id, 'connections', p.connections_per_hour, used.connections, this_hour);
   end if;
   -- Recorded in this transaction, or the read fails. On disk within wal_writer_delay: a crash of Postgres loses the records of its last half
   -- second, a crash of the gateway none.
   setting := set_config('synchronous_commit', 'off', true);
   loop  -- update first: an upsert also writes a row lock, for each read
     update gateway.token_read r
-       set reads = r.reads + 1, last_at = moment, networks = case when net <> all (r.networks) then r.networks || net else r.networks end
-     where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour and r.scope = p_scope;
+       set reads = r.reads + 1, last_at = moment, networks = case when asks.net <> all (r.networks) then r.networks || asks.net else r.networks end
+     where r.connection_id = p_connection_id and r.reader_id = reader and r.hour = this_hour and r.scope = p_scope;
     exit when found;
     insert into gateway.token_read (connection_id, reader_id, hour, scope, partner_id, user_id, provider, networks)
-    values (p_connection_id, reader.id, this_hour, p_scope, reader.partner_id, found_row.user_id, found_row.provider, array_remove(array[net], null))
+    values (p_connection_id, reader, this_hour, p_scope, p.id, found_row.user_id, found_row.provider, array_remove(array[asks.net], null))
     on conflict on constraint token_read_pkey do nothing;
     is_new := found;
     exit when is_new;
@@ -117,9 +99,9 @@ begin
   if is_new or p_report then
     is_new := is_new and not exists (
       select from gateway.token_read r
-       where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour and r.scope <> p_scope);
-    perform gateway.report_reads(reader.id, reader.partner_id, this_hour, p_unreported + 1, is_new::integer, reader.reads_per_hour is not null);
+       where r.connection_id = p_connection_id and r.reader_id = reader and r.hour = this_hour and r.scope <> p_scope);
+    perform gateway.report_reads(reader, p.id, this_hour, p_unreported + 1, is_new::integer, per_hour is not null);
     found_row.answer := found_row.answer::jsonb || '{"reported": true}';
   end if;
-  return found_row.answer::jsonb || gateway.quota(reader.reads_per_hour, coalesce(reader.reads, 0) + p_unreported + 1, this_hour + interval '1 hour');
+  return found_row.answer::jsonb || gateway.quota(per_hour, coalesce(used.reads, 0) + p_unreported + 1, this_hour + interval '1 hour');
 end $$;

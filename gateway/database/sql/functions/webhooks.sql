@@ -6,23 +6,12 @@ language sql stable as $$
     'partner', (select p.name from gateway.partner p where p.id = w.partner_id))
 $$;
 
--- The endpoints of the calling partner, or all for the operator (no caller); with `p_webhook_id` that one alone.
-create or replace function gateway.webhooks_of(
-  p_caller jsonb, p_webhook_id uuid, out endpoints gateway.webhook[], out refusal jsonb
-)
+-- Whose endpoints a caller reaches: the partner of the key, or null for the operator (no caller), who reaches all.
+create or replace function gateway.webhook_owner(p_caller jsonb, out partner_id uuid, out refusal jsonb)
 language plpgsql set search_path = '' as $$
-declare
-  asks record;
 begin
-  if p_caller is null then
-    select array_agg(w order by w.created_at, w.id) into endpoints from gateway.webhook w where p_webhook_id is null or w.id = p_webhook_id;
-    return;
-  end if;
-  select f.* into asks from gateway.caller(p_caller, 'webhooks:write') f;
-  refusal := asks.refusal;
-  if refusal is null then
-    select array_agg(w order by w.created_at, w.id) into endpoints from gateway.webhook w
-     where w.partner_id = (asks.partner).id and (p_webhook_id is null or w.id = p_webhook_id);
+  if p_caller is not null then
+    select (f.partner).id, f.refusal into partner_id, refusal from gateway.caller(p_caller, 'webhooks:write') f;
   end if;
 end $$;
 
@@ -53,21 +42,24 @@ begin
 end $$;
 
 -- Endpoints; of a single one also its latest attempts, newest first.
-create or replace function public.gateway_webhooks_v1(p_caller jsonb, p_webhook_id uuid)
+create or replace function public.gateway_webhooks_v1(p_caller jsonb, p_webhook_id uuid default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks record;
 begin
-  select f.* into asks from gateway.webhooks_of(p_caller, p_webhook_id) f;
+  select f.* into asks from gateway.webhook_owner(p_caller) f;
   if asks.refusal is not null then
     return asks.refusal;
   end if;
   return jsonb_build_object(
-    'webhooks', coalesce((select jsonb_agg(gateway.webhook_json(w)) from unnest(asks.endpoints) w), '[]'),
+    'webhooks', coalesce((
+      select jsonb_agg(gateway.webhook_json(w) order by w.created_at, w.id) from gateway.webhook w
+       where (asks.partner_id is null or w.partner_id = asks.partner_id) and (p_webhook_id is null or w.id = p_webhook_id)), '[]'),
     'deliveries', coalesce((
       select jsonb_agg(to_jsonb(d) - 'id' - 'webhook_id' order by d.id desc)
-        from (select x.* from gateway.webhook_delivery x where x.webhook_id = p_webhook_id order by x.id desc limit 100) d
-       where asks.endpoints is not null), '[]'));
+        from (select x.* from gateway.webhook_delivery x join gateway.webhook w on w.id = x.webhook_id
+               where w.id = p_webhook_id and (asks.partner_id is null or w.partner_id = asks.partner_id)
+               order by x.id desc limit 100) d), '[]'));
 end $$;
 
 -- `p_change`: `delete`; `test` appends an event for this endpoint alone; `replay` delivers again what follows `p_after`; `rotate` adds a secret
@@ -80,11 +72,12 @@ declare
   asks record;
   w    gateway.webhook;
 begin
-  select f.* into asks from gateway.webhooks_of(p_caller, p_webhook_id) f;
+  select f.* into asks from gateway.webhook_owner(p_caller) f;
   if asks.refusal is not null then
     return asks.refusal;
   end if;
-  select x.* into w from gateway.webhook x where x.id = (asks.endpoints)[1].id for update;
+  select x.* into w from gateway.webhook x
+   where x.id = p_webhook_id and (asks.partner_id is null or x.partner_id = asks.partner_id) for update;
   if not found then
     return null;
   end if;
