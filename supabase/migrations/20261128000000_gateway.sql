@@ -900,19 +900,19 @@ $$;
 
 -- The caller of /v1: {"user_id", "key_hash", "address"}. The user of an access token, or the partner of a key, or why the call is refused:
 -- `unauthenticated` (a banned or deleted user; the same for unknown, revoked and expired keys and for a wrong address), `frozen` or `forbidden`.
--- `p_needs`: the scope of the call, null where any key will do; a user has none for sessions and webhooks. Functions answer {"refused": slug}
+-- `net`: the network of the call. `p_needs`: the scope of the call, null where any key will do; a user has none for sessions and webhooks. Functions answer {"refused": slug}
 -- then, and nothing else.
 create or replace function gateway.caller(
-  p_caller jsonb, p_needs text, out partner gateway.partner, out user_id uuid, out refusal jsonb
+  p_caller jsonb, p_needs text, out partner gateway.partner, out user_id uuid, out net inet, out refusal jsonb
 )
 language plpgsql set search_path = '' as $$
 declare
   moment timestamptz := clock_timestamp();
   key    text := p_caller ->> 'key_hash';
   here   inet := nullif(p_caller ->> 'address', '')::inet;
-  net    inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
   used   record;
 begin
+  net := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
   if key is null then
     user_id := p_caller ->> 'user_id';
     refusal := case when user_id is null or gateway.user_is_blocked(user_id) then '{"refused": "unauthenticated"}'
@@ -966,7 +966,7 @@ begin
 end $$;
 
 -- Check a caller and nothing else. The providers of a partner; null for all, and for a user.
-create or replace function public.gateway_caller_v1(p_caller jsonb, p_needs text)
+create or replace function public.gateway_caller_v1(p_caller jsonb, p_needs text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
   return (select coalesce(f.refusal, to_jsonb((f.partner).providers)) from gateway.caller(p_caller, p_needs) f);
@@ -1089,8 +1089,8 @@ end $$;
 
 -- A page of them. `p_of_user` filters a partner's list; for a user it finds all or none.
 create or replace function public.gateway_reached_connections_v1(
-  p_caller jsonb, p_of_user uuid, p_provider text, p_type integer, p_status text, p_account_id text, p_tag jsonb,
-  p_after uuid, p_most integer
+  p_caller jsonb, p_of_user uuid default null, p_provider text default null, p_type integer default null, p_status text default null,
+  p_account_id text default null, p_tag jsonb default null, p_after uuid default null, p_most integer default 100
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -1412,8 +1412,8 @@ end $$;
 -- The result of a lease: a token; else a pause of `p_wait_seconds`, of the connection with `p_for_all`; else the account is not one below the
 -- connection. False where the lease is over, because the connection or the account ended meanwhile.
 create or replace function public.gateway_save_derived_v1(
-  p_connection_id uuid, p_account_id text, p_lease_id uuid, p_token text, p_seal_id uuid, p_scope text[], p_expires_seconds double precision,
-  p_wait_seconds double precision, p_for_all boolean
+  p_connection_id uuid, p_account_id text, p_lease_id uuid, p_token text default null, p_seal_id uuid default null, p_scope text[] default null,
+  p_expires_seconds double precision default null, p_wait_seconds double precision default null, p_for_all boolean default false
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -1476,7 +1476,7 @@ end $$;
 -- one, only this partner's access ends: `kept`. With `p_partner_id` the user ends that partner's access alone. With `p_look` nothing ends: the answer is what an uninstall at the provider needs. `shared`: the app there also serves connections that this partner may
 -- not end.
 create or replace function public.gateway_disconnect_v1(
-  p_session_hash text, p_connection_id uuid, p_caller jsonb default null, p_look boolean default false, p_partner_id uuid default null
+  p_connection_id uuid, p_session_hash text default null, p_caller jsonb default null, p_look boolean default false, p_partner_id uuid default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -1526,7 +1526,7 @@ end $$;
 
 -- For the operator: erase one connection, or up to `p_most` of a provider with its pending grants and attempts. A trigger queues each grant, and
 -- the process that erases revokes it in the next five minutes. The answer has the receipts, and says whether there are more.
-create or replace function public.gateway_erase_v1(p_connection_id uuid, p_provider text, p_most integer)
+create or replace function public.gateway_erase_v1(p_connection_id uuid default null, p_provider text default null, p_most integer default 1)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   c       gateway.connection;
@@ -1564,11 +1564,13 @@ end $$;
 -- Events: append, positions, the hash chain, and what callers may read.
 
 -- An uninstall of our app also ended the other connections of its account.
-create or replace function public.gateway_record_v1(p_type text, p_connection_id uuid, p_user_id uuid, p_provider text, p_data jsonb)
+create or replace function public.gateway_record_v1(
+  p_type text, p_connection_id uuid default null, p_user_id uuid default null, p_provider text default null, p_data jsonb default '{}'
+)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
   insert into gateway.event (type, connection_id, user_id, provider, data)
-  values (p_type, p_connection_id, p_user_id, p_provider, coalesce(p_data, '{}'));
+  values (p_type, p_connection_id, p_user_id, p_provider, p_data);
   if p_type = 'app.uninstalled' then
     perform gateway.end_uninstalled(array(
       select x.id from gateway.connection c cross join gateway.same_account(c) x where c.id = p_connection_id));
@@ -1613,11 +1615,6 @@ end $$;
 
 -- the hash chain ------------------------------------------------------------------------------------------------------
 
-create or replace function gateway.seal_json(p_seal gateway.event_seal) returns jsonb
-language sql immutable as $$
-  select jsonb_build_object('position', p_seal.position, 'hash', p_seal.hash)
-$$;
-
 -- A row with all its columns, as it is hashed. `data` and times are text, so that no conversion changes them.
 create or replace function gateway.event_row(p_event gateway.event) returns jsonb
 language sql stable as $$
@@ -1625,7 +1622,7 @@ language sql stable as $$
 $$;
 
 -- The state of the chain. The key is set once, before anything is sealed: a chain never gets another one.
-create or replace function public.gateway_event_chain_v1(p_new_key text)
+create or replace function public.gateway_event_chain_v1(p_new_key text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
   if p_new_key is not null then
@@ -1635,8 +1632,8 @@ begin
   return (
     select jsonb_build_object(
              'position', c.position, 'encrypted_key', c.encrypted_key,
-             'start', (select gateway.seal_json(s) from gateway.event_seal s order by s.position limit 1),
-             'end', (select gateway.seal_json(s) from gateway.event_seal s order by s.position desc limit 1),
+             'start', (select to_jsonb(s) from gateway.event_seal s order by s.position limit 1),
+             'end', (select to_jsonb(s) from gateway.event_seal s order by s.position desc limit 1),
              'rows_before_start', exists (select from gateway.event e
                                            where e.position <= (select min(s.position) from gateway.event_seal s)),
              'unassigned', (select count(*) from gateway.event e where e.position is null),
@@ -1667,8 +1664,8 @@ begin
     (select max(s.position) from gateway.event_seal s where s.position > previous.position and s.position <= previous.position + p_limit),
     (select min(s.position) from gateway.event_seal s where s.position > previous.position));
   return jsonb_build_object(
-    'previous', gateway.seal_json(previous),
-    'seals', coalesce((select jsonb_agg(gateway.seal_json(s) order by s.position) from gateway.event_seal s
+    'previous', to_jsonb(previous),
+    'seals', coalesce((select jsonb_agg(to_jsonb(s) order by s.position) from gateway.event_seal s
                         where s.position > previous.position and s.position <= last), '[]'),
     'rows', coalesce((select jsonb_agg(gateway.event_row(x) order by x.position)
                         from (select e.* from gateway.event e
@@ -1704,7 +1701,7 @@ begin
   end if;
   delete from gateway.event e where e.position <= start.position;
   delete from gateway.event_seal s where s.position < start.position;
-  insert into gateway.event (type, data) values ('events.dropped', gateway.seal_json(start));
+  insert into gateway.event (type, data) values ('events.dropped', to_jsonb(start));
 end $$;
 
 -- reading -------------------------------------------------------------------------------------------------------------
@@ -1950,7 +1947,7 @@ $$;
 
 -- One row: the oldest of those that are due and of no provider in `p_busy`, or the one of that id. For a minute no other process gets it,
 -- which is longer than a verification takes. null: there is none, or another process has it.
-create or replace function public.gateway_claim_import_v1(p_id uuid, p_providers text[], p_busy text[])
+create or replace function public.gateway_claim_import_v1(p_providers text[], p_busy text[] default '{}', p_id uuid default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   over    timestamptz := clock_timestamp();
@@ -2026,7 +2023,8 @@ end $$;
 -- `confirmed`: the connection of that save is active; without an account a refresh has confirmed it before. `refused`: it needs
 -- reauthorization. `later`: due again after `p_wait_seconds`. What was written since the claim stays in the queue as it is.
 create or replace function public.gateway_finish_import_v1(
-  p_id uuid, p_outcome text, p_seal_id uuid, p_account jsonb, p_error text, p_wait_seconds double precision
+  p_id uuid, p_outcome text, p_seal_id uuid default null, p_account jsonb default null, p_error text default '',
+  p_wait_seconds double precision default 0
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -2368,7 +2366,7 @@ end $$;
 -- For the operator: listings, backlog, hosts, the schema's version.
 
 -- The worker's backlog, and the results of recent refreshes of all processes.
-create or replace function public.gateway_worker_backlog_v1(p_recent_seconds integer)
+create or replace function public.gateway_worker_backlog_v1(p_recent_seconds integer default 0)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
 declare
   since timestamptz := clock_timestamp() - make_interval(secs => p_recent_seconds);  -- a variable, so that the index is used
@@ -2427,7 +2425,8 @@ end $$;
 -- A page of all users' connections, by id. `p_clients`: our registration at each provider; only connections of another one. `p_scopes`: the
 -- required scopes of each provider; only connections that lack one.
 create or replace function public.gateway_all_connections_v1(
-  p_provider text, p_user_id uuid, p_status text, p_clients jsonb, p_scopes jsonb, p_after uuid, p_most integer
+  p_most integer, p_provider text default null, p_user_id uuid default null, p_status text default null, p_clients jsonb default null,
+  p_scopes jsonb default null, p_after uuid default null
 )
 returns jsonb language sql stable security definer set search_path = '' as $$
   select coalesce(jsonb_agg(gateway.public_data(x) order by x.id), '[]')
@@ -2606,7 +2605,9 @@ begin
 end $$;
 
 -- One of three targets: a partner, by name; all tokens of a provider; all tokens.
-create or replace function public.gateway_freeze_v1(p_partner text, p_provider text, p_reads boolean, p_off boolean)
+create or replace function public.gateway_freeze_v1(
+  p_partner text default null, p_provider text default null, p_reads boolean default false, p_off boolean default false
+)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   p      gateway.partner;
@@ -3079,7 +3080,7 @@ end $$;
 -- saved already, so nothing of it may be revoked.
 create or replace function public.gateway_finish_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_token text, p_refresh text, p_seal_id uuid, p_scope text[], p_expires_seconds double precision,
-  p_refresh_expires_seconds double precision, p_renewed boolean, p_account jsonb, p_doubt text
+  p_refresh_expires_seconds double precision, p_renewed boolean, p_account jsonb, p_doubt text default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -3133,7 +3134,7 @@ end $$;
 -- any form. Such refusals end a connection after seven days and ten tries, whatever they mean; after thirty if our registration is refused, and
 -- the provider accepts no other grant of it. Answers its status; null: the lease has ended.
 create or replace function public.gateway_fail_refresh_v1(
-  p_connection_id uuid, p_generation bigint, p_lease_id uuid, p_outcome text, p_error text, p_wait_seconds double precision, p_refusal jsonb
+  p_connection_id uuid, p_generation bigint, p_lease_id uuid, p_outcome text, p_error text, p_wait_seconds double precision, p_refusal jsonb default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -3248,7 +3249,9 @@ end $$;
 
 -- Claim up to `p_most` grants for two minutes: those that have been due longest, of no provider in `p_busy`; with `p_provider`, the next ones
 -- in its queue after `p_after`, due or not.
-create or replace function public.gateway_claim_revocations_v1(p_busy text[], p_provider text, p_after uuid, p_most integer)
+create or replace function public.gateway_claim_revocations_v1(
+  p_busy text[] default '{}', p_provider text default null, p_after uuid default null, p_most integer default 1
+)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   over timestamptz := clock_timestamp();
@@ -3534,7 +3537,7 @@ end $$;
 
 -- For the operator: refresh a connection, or all of a provider that are held, suspended or were refused for long, as soon as
 -- possible. None whose account was not confirmed. The ids.
-create or replace function public.gateway_retry_v1(p_connection_id uuid, p_provider text)
+create or replace function public.gateway_retry_v1(p_connection_id uuid default null, p_provider text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   ids uuid[] := array(
@@ -3567,7 +3570,7 @@ language sql stable as $$
 $$;
 
 -- The gateway's own read: no permission is checked, nothing is recorded.
-create or replace function public.gateway_stored_token_v1(p_connection_id uuid, p_min_seconds integer)
+create or replace function public.gateway_stored_token_v1(p_connection_id uuid, p_min_seconds integer default 0)
 returns json language plpgsql stable security definer set search_path = '' as $$
 begin
   return (select gateway.token_json(c, gateway.bounded(d.token), d.refresh, clock_timestamp(), p_min_seconds)
@@ -3577,62 +3580,44 @@ end $$;
 -- A token for a caller, a partner or a user, in one call: key, reach, freezes, limits, row, and the record of the read. Null: no such
 -- connection for this caller. `p_counted`: the first read of a request; the read after a refresh is checked again, but neither counted nor
 -- recorded. `p_unreported`: reads of this reader that the calling process has counted since its last report; `p_report`: add them to the
--- hour now, and record where the key is used from. The answer says whether the reads were added. `p_scope`: `proxy` for a proxied call, which
+-- hour now. The answer says whether the reads were added. `p_scope`: `proxy` for a proxied call, which
 -- a freeze of token reads does not stop.
 create or replace function public.gateway_read_token_v1(
   p_connection_id uuid, p_caller jsonb, p_min_seconds integer, p_location text default null,
-  p_counted boolean default false, p_unreported integer default 0, p_report boolean default true, p_scope text default 'tokens:read'
+  p_counted boolean default true, p_unreported integer default 0, p_report boolean default true, p_scope text default 'tokens:read'
 )
 returns json language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   moment    timestamptz := clock_timestamp();
   this_hour timestamptz := date_trunc('hour', moment, 'UTC');
-  key       text := p_caller ->> 'key_hash';
-  here      inet := nullif(p_caller ->> 'address', '')::inet;
-  net       inet := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
-  reader    record;
+  asks      record;
+  p         gateway.partner;
+  reader    uuid;
+  per_hour  integer;
+  used      gateway.usage;
   found_row record;
   is_new    boolean := false;
   setting   text;
 begin
-  if key is not null then
-    select p.id, p.id as partner_id, p.providers, p.reads_per_hour, p.connections_per_hour,
-           case when p.id is null then 'unauthenticated' when p.frozen_at is not null then 'frozen'
-                when p_scope <> all (p.scope) then 'forbidden' end as refused,
-           p.reach = 'all' or exists (
-             select from gateway.consent x where x.partner_id = p.id and x.connection_id = p_connection_id and x.ended_at is null) as allowed,
-           u.reads, u.connections
-      into reader
-      from gateway.partner_of_key(key, here, moment) p
-      left join gateway.usage u on u.reader_id = p.id and u.hour = this_hour;
-    if p_report and reader.id is not null and here is not null then
-      if not exists (select from gateway.key_use k where k.key_hash = key and k.network = net and k.last_at > moment - interval '1 minute') then
-        perform gateway.record_key_use(reader.id, key, here, net);
-      end if;
-    end if;
-    if reader.refused is not null then
-      return json_build_object('refused', reader.refused, 'scope', p_scope);
-    end if;
-  else
-    select u.id, null::uuid as partner_id, null::text[] as providers, gateway.user_reads_per_hour() as reads_per_hour,
-           null::integer as connections_per_hour, true as allowed, h.reads, h.connections
-      into reader
-      from gateway.live_user((p_caller ->> 'user_id')::uuid) u left join gateway.usage h on h.reader_id = u.id and h.hour = this_hour;
-    if reader.id is null then
-      return case when gateway.user_is_blocked((p_caller ->> 'user_id')::uuid) then '{"refused": "unauthenticated"}'::json end;
-    end if;
+  select f.* into asks from gateway.caller(p_caller, p_scope) f;
+  if asks.refusal is not null then
+    return asks.refusal;
   end if;
+  p := asks.partner;
+  reader := coalesce(p.id, asks.user_id);
+  per_hour := case when p.id is null then gateway.user_reads_per_hour() else p.reads_per_hour end;
+  select u.* into used from gateway.usage u where u.reader_id = reader and u.hour = this_hour;
   -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long
   -- as an unknown one.
-  select c.id, c.user_id, c.provider, gateway.status_of(c) as status, gateway.token_json(c, gateway.bounded(d.token), d.refresh, moment, p_min_seconds, reader.id) as answer,
+  select c.id, c.user_id, c.provider, gateway.status_of(c) as status, gateway.token_json(c, gateway.bounded(d.token), d.refresh, moment, p_min_seconds, reader) as answer,
          -- A user is checked above. For a partner, the tokens of a banned or deleted owner are frozen.
          exists (select from gateway.freeze f where f.target = 'provider:' || c.provider or f.target = 'reads' and p_scope = 'tokens:read')
-         or reader.partner_id is not null and not exists (select from gateway.live_user(c.user_id)) as frozen
+         or p.id is not null and not exists (select from gateway.live_user(c.user_id)) as frozen
     into found_row from gateway.connection c join public.provider_data d on d.id = c.id
-   where reader.allowed and c.id = p_connection_id and (reader.providers is null or c.provider = any (reader.providers))
-     and (reader.partner_id is not null or c.user_id = reader.id) and (p_location is null or p_location = c.facts ->> 'locationId' or c.facts ->> 'userType' = 'Company');
+   where (p.id is null or gateway.partner_has_consent(p, p_connection_id)) and c.id = p_connection_id
+     and (p.providers is null or c.provider = any (p.providers)) and c.user_id = coalesce(asks.user_id, c.user_id) and (p_location is null or p_location = c.facts ->> 'locationId' or c.facts ->> 'userType' = 'Company');
   if not found then
-    return case when exists (select from gateway.pending_link_connections((select p from gateway.partner p where p.id = reader.partner_id)) w where w.id = p_connection_id)
+    return case when exists (select from gateway.pending_link_connections(p) w where w.id = p_connection_id)
                 then '{"refused": "pending_confirmation"}'::json end;
   end if;
   if found_row.frozen then
@@ -3644,23 +3629,23 @@ begin
   if not p_counted or found_row.status not in ('active', 'held') then
     return found_row.answer;
   end if;
-  if reader.reads + p_unreported >= reader.reads_per_hour then
-    return gateway.over_limit(reader.partner_id, 'reads', reader.reads_per_hour, reader.reads + p_unreported, this_hour);
+  if used.reads + p_unreported >= per_hour then
+    return gateway.over_limit(p.id, 'reads', per_hour, used.reads + p_unreported, this_hour);
   end if;
-  if reader.connections >= reader.connections_per_hour and not exists (
-    select from gateway.token_read r where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour) then
-    return gateway.over_limit(reader.partner_id, 'connections', reader.connections_per_hour, reader.connections, this_hour);
+  if used.connections >= p.connections_per_hour and not exists (
+    select from gateway.token_read r where r.connection_id = p_connection_id and r.reader_id = reader and r.hour = this_hour) then
+    return gateway.over_limit(p.id, 'connections', p.connections_per_hour, used.connections, this_hour);
   end if;
   -- Recorded in this transaction, or the read fails. On disk within wal_writer_delay: a crash of Postgres loses the records of its last half
   -- second, a crash of the gateway none.
   setting := set_config('synchronous_commit', 'off', true);
   loop  -- update first: an upsert also writes a row lock, for each read
     update gateway.token_read r
-       set reads = r.reads + 1, last_at = moment, networks = case when net <> all (r.networks) then r.networks || net else r.networks end
-     where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour and r.scope = p_scope;
+       set reads = r.reads + 1, last_at = moment, networks = case when asks.net <> all (r.networks) then r.networks || asks.net else r.networks end
+     where r.connection_id = p_connection_id and r.reader_id = reader and r.hour = this_hour and r.scope = p_scope;
     exit when found;
     insert into gateway.token_read (connection_id, reader_id, hour, scope, partner_id, user_id, provider, networks)
-    values (p_connection_id, reader.id, this_hour, p_scope, reader.partner_id, found_row.user_id, found_row.provider, array_remove(array[net], null))
+    values (p_connection_id, reader, this_hour, p_scope, p.id, found_row.user_id, found_row.provider, array_remove(array[asks.net], null))
     on conflict on constraint token_read_pkey do nothing;
     is_new := found;
     exit when is_new;
@@ -3668,11 +3653,11 @@ begin
   if is_new or p_report then
     is_new := is_new and not exists (
       select from gateway.token_read r
-       where r.connection_id = p_connection_id and r.reader_id = reader.id and r.hour = this_hour and r.scope <> p_scope);
-    perform gateway.report_reads(reader.id, reader.partner_id, this_hour, p_unreported + 1, is_new::integer, reader.reads_per_hour is not null);
+       where r.connection_id = p_connection_id and r.reader_id = reader and r.hour = this_hour and r.scope <> p_scope);
+    perform gateway.report_reads(reader, p.id, this_hour, p_unreported + 1, is_new::integer, per_hour is not null);
     found_row.answer := found_row.answer::jsonb || '{"reported": true}';
   end if;
-  return found_row.answer::jsonb || gateway.quota(reader.reads_per_hour, coalesce(reader.reads, 0) + p_unreported + 1, this_hour + interval '1 hour');
+  return found_row.answer::jsonb || gateway.quota(per_hour, coalesce(used.reads, 0) + p_unreported + 1, this_hour + interval '1 hour');
 end $$;
 
 -- Outgoing webhooks.
@@ -3683,23 +3668,12 @@ language sql stable as $$
     'partner', (select p.name from gateway.partner p where p.id = w.partner_id))
 $$;
 
--- The endpoints of the calling partner, or all for the operator (no caller); with `p_webhook_id` that one alone.
-create or replace function gateway.webhooks_of(
-  p_caller jsonb, p_webhook_id uuid, out endpoints gateway.webhook[], out refusal jsonb
-)
+-- Whose endpoints a caller reaches: the partner of the key, or null for the operator (no caller), who reaches all.
+create or replace function gateway.webhook_owner(p_caller jsonb, out partner_id uuid, out refusal jsonb)
 language plpgsql set search_path = '' as $$
-declare
-  asks record;
 begin
-  if p_caller is null then
-    select array_agg(w order by w.created_at, w.id) into endpoints from gateway.webhook w where p_webhook_id is null or w.id = p_webhook_id;
-    return;
-  end if;
-  select f.* into asks from gateway.caller(p_caller, 'webhooks:write') f;
-  refusal := asks.refusal;
-  if refusal is null then
-    select array_agg(w order by w.created_at, w.id) into endpoints from gateway.webhook w
-     where w.partner_id = (asks.partner).id and (p_webhook_id is null or w.id = p_webhook_id);
+  if p_caller is not null then
+    select (f.partner).id, f.refusal into partner_id, refusal from gateway.caller(p_caller, 'webhooks:write') f;
   end if;
 end $$;
 
@@ -3730,21 +3704,24 @@ begin
 end $$;
 
 -- Endpoints; of a single one also its latest attempts, newest first.
-create or replace function public.gateway_webhooks_v1(p_caller jsonb, p_webhook_id uuid)
+create or replace function public.gateway_webhooks_v1(p_caller jsonb, p_webhook_id uuid default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks record;
 begin
-  select f.* into asks from gateway.webhooks_of(p_caller, p_webhook_id) f;
+  select f.* into asks from gateway.webhook_owner(p_caller) f;
   if asks.refusal is not null then
     return asks.refusal;
   end if;
   return jsonb_build_object(
-    'webhooks', coalesce((select jsonb_agg(gateway.webhook_json(w)) from unnest(asks.endpoints) w), '[]'),
+    'webhooks', coalesce((
+      select jsonb_agg(gateway.webhook_json(w) order by w.created_at, w.id) from gateway.webhook w
+       where (asks.partner_id is null or w.partner_id = asks.partner_id) and (p_webhook_id is null or w.id = p_webhook_id)), '[]'),
     'deliveries', coalesce((
       select jsonb_agg(to_jsonb(d) - 'id' - 'webhook_id' order by d.id desc)
-        from (select x.* from gateway.webhook_delivery x where x.webhook_id = p_webhook_id order by x.id desc limit 100) d
-       where asks.endpoints is not null), '[]'));
+        from (select x.* from gateway.webhook_delivery x join gateway.webhook w on w.id = x.webhook_id
+               where w.id = p_webhook_id and (asks.partner_id is null or w.partner_id = asks.partner_id)
+               order by x.id desc limit 100) d), '[]'));
 end $$;
 
 -- `p_change`: `delete`; `test` appends an event for this endpoint alone; `replay` delivers again what follows `p_after`; `rotate` adds a secret
@@ -3757,11 +3734,12 @@ declare
   asks record;
   w    gateway.webhook;
 begin
-  select f.* into asks from gateway.webhooks_of(p_caller, p_webhook_id) f;
+  select f.* into asks from gateway.webhook_owner(p_caller) f;
   if asks.refusal is not null then
     return asks.refusal;
   end if;
-  select x.* into w from gateway.webhook x where x.id = (asks.endpoints)[1].id for update;
+  select x.* into w from gateway.webhook x
+   where x.id = p_webhook_id and (asks.partner_id is null or x.partner_id = asks.partner_id) for update;
   if not found then
     return null;
   end if;
@@ -4166,7 +4144,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'e887505cc72f821833950bb02ef82de1c7a4c85e7bb5a15aec7cba489ef10063');
-insert into gateway.function_release (sha256) values ('e887505cc72f821833950bb02ef82de1c7a4c85e7bb5a15aec7cba489ef10063') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '27413dec20d1d767698b96c133af1c1ecaad2038922354473599e8c3ab35a36c');
+insert into gateway.function_release (sha256) values ('27413dec20d1d767698b96c133af1c1ecaad2038922354473599e8c3ab35a36c') on conflict do nothing;
 
 notify pgrst, 'reload schema';

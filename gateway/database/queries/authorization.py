@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gateway.database import Database, SqlFunction
-from gateway.models import AuthorizationRequest, Connection, Display
+from gateway.database import SqlFunction
+from gateway.models import AuthorizationRequest, Connection
 
 Mismatch = Literal["browser_mismatch", "user_mismatch"]
 

@@ -6,12 +6,10 @@ Each function checks the key in the same call, and raises Unauthenticated, Forbi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
-from uuid import UUID
 
-from gateway.database import Database, SqlFunction
-from gateway.models import Caller, Connection
+from gateway.database import SqlFunction
+from gateway.models import Connection
 
 CheckOutcome = Literal["confirmed", "refused", "another_account", "suspended", "unknown"]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from gateway.database import Database, SqlFunction
+from gateway.database import SqlFunction
 
 Kind = Literal["connection", "pending_grant", "revocation", "webhook", "unclaimed_install", "event_chain"]
 """The tables that hold encrypted values. Grants move from the first to the later ones, never back."""

@@ -8,8 +8,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from gateway.database import Database, SqlFunction
-from gateway.models import Caller
+from gateway.database import SqlFunction
 
 EventRow = Mapping[str, Any]
 """A row of gateway.event as it is stored. Times and `data` are texts, so that nothing is lost by parsing them."""
@@ -79,7 +78,7 @@ append_event = SqlFunction[None]("record", "type")
 read_events = SqlFunction[EventPage]("events", "caller")
 """The events after that position which the caller may see. Raises what every call of a partner raises."""
 
-read_usage = SqlFunction[tuple[Mapping[str, Any], ...]]("events", "caller")
+read_usage = SqlFunction[tuple[Mapping[str, Any], ...]]("events", "caller", after=0)
 """Token reads and proxied calls by hour, connection and partner, each with its `key`; `usage`: from, to, the filters, and after which key."""
 
 assign_positions = SqlFunction[int]("assign_positions")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.database import Database, SqlFunction
+from gateway.database import SqlFunction
 
 
 @dataclass(frozen=True, slots=True)

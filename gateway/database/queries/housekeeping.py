@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.database import Database, SqlFunction
+from gateway.database import SqlFunction
 
 run = SqlFunction[bool]("housekeeping")
 """Remove what has expired, announce grants that will expire soon, drop old events; False while another process does it."""

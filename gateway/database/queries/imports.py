@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from gateway.database import Database, SqlFunction
-from gateway.models import Account
+from gateway.database import SqlFunction
 
 Stored = Literal["stored", "changed", "duplicate", "no_user"]
 Finished = Literal["confirmed", "refused", "later"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-from gateway.database import Database, SqlFunction
-from gateway.models import Caller, Erased, Status
+from gateway.database import SqlFunction
+from gateway.models import Erased, Status
 
 
 class ConnectSession(NamedTuple):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from gateway.database import Database, SqlFunction
+from gateway.database import SqlFunction
 from gateway.models import Connection, Erased, UtcTime
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from gateway.database import Database, SqlFunction
+from gateway.database import SqlFunction
 
 
 class NewKey(NamedTuple):

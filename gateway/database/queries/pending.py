@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
-from gateway.database import Database, SqlFunction
-from gateway.models import Caller, Clock, Connection, PendingGrant, Revocation
+from gateway.database import SqlFunction
+from gateway.models import Clock, Connection, PendingGrant, Revocation
 
 Choice = Literal["replace", "both", "no"]
 

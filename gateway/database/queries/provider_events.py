@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from gateway.database import Database, SqlFunction
+from gateway.database import SqlFunction
 from gateway.models import Connection
 
 receive_event = SqlFunction[bool]("receive_event", "event")

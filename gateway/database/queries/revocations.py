@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from gateway.database import Database, SqlFunction
-from gateway.models import Caller, Erased, Revocation
+from gateway.database import SqlFunction
+from gateway.models import Erased, Revocation
 
 
 @dataclass(frozen=True, slots=True)

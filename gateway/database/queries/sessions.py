@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from uuid import UUID
 
-from gateway.database import Database, SqlFunction
+from gateway.database import SqlFunction
 from gateway.models import User, UtcTime
 
 

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from gateway.database import Database, SqlFunction
-from gateway.models import Caller, Status
+from gateway.database import SqlFunction
+from gateway.models import Status
 
 ReadScope = Literal["tokens:read", "proxy"]
 """What a caller reads a token for: to have it, or for a call through the proxy."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-from gateway.database import Database, SqlFunction
+from gateway.database import SqlFunction
 from gateway.database.queries.events import Event
-from gateway.models import Caller
 
 Change = Literal["delete", "test", "replay", "rotate"]
 

@@ -38,8 +38,8 @@ end $$;
 -- The result of a lease: a token; else a pause of `p_wait_seconds`, of the connection with `p_for_all`; else the account is not one below the
 -- connection. False where the lease is over, because the connection or the account ended meanwhile.
 create or replace function public.gateway_save_derived_v1(
-  p_connection_id uuid, p_account_id text, p_lease_id uuid, p_token text, p_seal_id uuid, p_scope text[], p_expires_seconds double precision,
-  p_wait_seconds double precision, p_for_all boolean
+  p_connection_id uuid, p_account_id text, p_lease_id uuid, p_token text default null, p_seal_id uuid default null, p_scope text[] default null,
+  p_expires_seconds double precision default null, p_wait_seconds double precision default null, p_for_all boolean default false
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
