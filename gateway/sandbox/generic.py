@@ -4,7 +4,7 @@ Simulates every provider that differs from others in data alone: one table each 
 Written apart from the gateway's catalogue. It is strict: another client authentication, body, separator or parameter than the table's is
 refused. Each account response has a planted secret, which the gateway must not keep. The keys of a table:
 
-- `authorize`, `token`, `revoke`, `account`, `jwks`: paths. `issuer`: the one in id_tokens; with it, `openid` gives an id_token
+- `authorize`, `token`, `main_token` (of the data centre where no account is), `revoke`, `account`, `jwks`: paths. `issuer`: the one in id_tokens; with it, `openid` gives an id_token
 - `code_auth`, `refresh_auth`, `revoke_auth`: `post`, `basic`, `none`, or for `revoke_auth` `bearer`; `body`: `form` or `json`
 - `response_type`, `separator`, `needs` (parameters of the authorization request), `pkce`: `required`, `ok` or `refused`
 - `app_scope`: the scope belongs to the app, and none may be asked for; `answer_scope`: what the response says, `""` leaves it out;
@@ -75,6 +75,8 @@ def make_blueprint(state: State, provider: str) -> Blueprint:
     rooms = Blueprint(provider, __name__, url_prefix=f"/{provider}")
     rooms.add_url_rule(table["authorize"], "authorize", simulated.authorize, methods=["GET", "POST"])
     rooms.add_url_rule(table["token"], "token", simulated.token, methods=["POST"])
+    if "main_token" in table:
+        rooms.add_url_rule(table["main_token"], "main_token", simulated.main_token, methods=["POST"])
     if "account" in table:
         method = "POST" if "account_body" in table else "GET"
         rooms.add_url_rule(table["account"], "userinfo", simulated.account, methods=[method])
@@ -142,6 +144,14 @@ class Generic:
                 raise Refused("unsupported_grant_type", "another grant")
             except Refused as wrong:
                 return answer({"error": wrong.error, "error_description": wrong.why}, wrong.status)
+
+    def main_token(self) -> Response:
+        """Of another data centre than the accounts': it knows the client and none of the codes."""
+        try:
+            self._authenticated(fields(), self.table.get("code_auth", "post"))
+        except Refused as wrong:
+            return answer({"error": wrong.error, "error_description": wrong.why}, wrong.status)
+        return answer({"error": "invalid_code"})
 
     def _authenticated(self, sent: Mapping[str, str], method: str) -> None:
         """RFC 6749 section 2.3.1, by that method and no other."""

@@ -132,16 +132,17 @@ def test_google_says_who_it_is_unless_its_switch_is_off(walk, sandbox):
 
 @pytest.mark.parametrize(("provider", "path"), [("google", "/revoke"), ("ringcentral", "/restapi/oauth/revoke"), ("zoom", "/oauth/revoke")])  # fmt: skip
 def test_revoking_one_token_ends_the_grant_and_is_counted(walk, sandbox, provider, path):
-    """RFC 7009 section 2.1; the access token ends with the refresh token."""
+    """RFC 7009 section 2.1: both tokens end together. Zoom revokes access tokens alone."""
     walker = walk(provider)
     body = walker.connects(access_type="offline")
     proof = None if provider == "google" else (walker.client_id, walker.secret)
-    answer = requests.post(walker.origin + path, data={"token": body["refresh_token"]}, auth=proof, timeout=10)
+    token = body["access_token" if provider == "zoom" else "refresh_token"]
+    answer = requests.post(walker.origin + path, data={"token": token}, auth=proof, timeout=10)
 
     assert 200 == answer.status_code
     assert 400 == walker.refreshes(body["refresh_token"]).status_code
     assert 401 == walker.reads(IDENTITY[provider][0], body["access_token"]).status_code
-    assert [{"provider": provider, "token": body["refresh_token"], "known": True}] == sandbox.state.revocations
+    assert [{"provider": provider, "token": token, "known": True}] == sandbox.state.revocations
 
 
 def test_ringcentral_ends_the_old_refresh_token_ten_seconds_after_the_new_pair_is_used(walk, sandbox):
