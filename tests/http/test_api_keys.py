@@ -34,6 +34,7 @@ type = 3
 authorization_endpoint = "ORIGIN/zoom/{area}/authorize"
 token_endpoint = "ORIGIN/zoom/{area}/token"
 revocation_endpoint = "ORIGIN/zoom/{area}/revoke"
+revocation_tokens = ["access_token", "refresh_token"]
 userinfo_endpoint = "ORIGIN/zoom/v2/users/me"
 account = { id = "id", label = "email" }
 api_base_url = "ORIGIN/zoom/{area}"
@@ -106,8 +107,10 @@ def test_every_form_of_key_is_verified_used_rotated_checked_and_erased(gateway, 
     keeps the row; a key that was deleted there is found by a check; a disconnect leaves nothing.
     """
     state, entry = gateway.sandbox.state, ENTRIES[provider]
-    refused = enters(user, provider, made_up_key(provider))
+    wrong = made_up_key(provider)
+    refused = enters(user, provider, wrong)
     assert faults(refused)
+    assert not [name for name in entry.secrets if wrong[name] in refused.text]
     assert [] == stored(gateway, user)
 
     first = new_key(state, provider, ALICE)
