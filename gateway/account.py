@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import structlog
 
-from gateway.catalog import ApiKeyProvider, Provider, fill
+from gateway.catalog import AnyEntry, ApiKeyProvider, Provider, fill
 from gateway.catalog.api_key import KEY_HASH
 from gateway.catalog.deviations import AccountLookup
 from gateway.catalog.provider import places
@@ -101,7 +101,7 @@ def confirm_account(
     asked = _account_id(response.rest, lookup.id) if lookup.answered else account_id
     if not lookup.url or (lookup.answered and asked is None):
         raise NotConfirmed("cannot_ask", "the provider cannot be asked with the access token alone")
-    found = _fetch(rt, provider, lookup.url, response, deadline)
+    found = _fetch(rt, provider, lookup.url, response.grant.access_token, response.rest, deadline)
     if found.status == 401 and is_token_at_fault(provider, found.headers, found.body):  # noqa: PLR2004 - RFC 6750 section 3.1
         raise NotConfirmed("token_refused", "the provider refuses the access token")
     if found.status in (401, 403):
@@ -134,24 +134,11 @@ def read_key_account(
     url = fill(provider.userinfo_endpoint or "", facts)
     if url is None:
         raise NotConfirmed("cannot_ask", "the connection lacks a field of the provider's address")
-    placement, (_, headers) = provider.token_placement, provider.api(facts)
-    headers = {"Accept": "application/json", **headers, **placement.headers(credential)}
-    found = rt.http.request(
-        "GET",
-        placement.url(url, credential),
-        headers=headers,
-        deadline=deadline,
-        provider=provider.id,
-        limit=_LARGEST_LIST,
-    )
-    if found.status in provider.refused_statuses:
+    found = _fetch(rt, provider, url, credential, facts, deadline)
+    if found.status == 401:  # noqa: PLR2004
         text = found.body.decode("utf-8", "replace").lower()
         is_test = any(words.lower() in text for words in provider.test_mode_words)
-        raise NotConfirmed(
-            "test_mode" if is_test else "token_refused", f"the provider refuses the key ({found.status})"
-        )
-    if is_temporary(found.status):
-        raise with_facts(ProviderUnavailable(f"the account endpoint answers {found.status}"), found.status, ())
+        raise NotConfirmed("test_mode" if is_test else "token_refused", "the provider refuses the key")
     if not 200 <= found.status < 300:  # noqa: PLR2004
         raise NotConfirmed("not_confirmed", f"the provider does not know the account ({found.status})")
     return _key_account(rt, provider, credential, facts, found.body)
@@ -177,11 +164,9 @@ def _key_account(
 ) -> Account:
     named = rt.vault.keyed_hash(credential, purpose=f"account {provider.id}")[:16]
     rule, known = provider.account, {**facts, "key_hash": named}
-    wanted = [*rule.id, *rule.label, *([provider.valid_path] if provider.valid_path else [])]
+    wanted = [*rule.id, *rule.label]
     document: Any = None if all(map(places, wanted)) else parse_json_value(body)
     values = {path: fill(path, known) if places(path) else _at(document, path) for path in wanted}
-    if provider.valid_path and not values[provider.valid_path]:
-        raise NotConfirmed("token_refused", "the provider answers that the key does not work")
     account_id = _account_id(values, rule.id)
     if account_id is None:
         raise NotConfirmed("not_named", "the provider names no account")
@@ -251,7 +236,14 @@ def _account_info(
 ) -> Mapping[str, Any]:
     """What the account endpoint says. `is_optional`: the id is known, so only the name is missing, and {} will do."""
     try:
-        found = _fetch(rt, provider, url, response, deadline.within(NAME_SECONDS) if is_optional else deadline)
+        found = _fetch(
+            rt,
+            provider,
+            url,
+            response.grant.access_token,
+            response.rest,
+            deadline.within(NAME_SECONDS) if is_optional else deadline,
+        )
         if found.status != 200:  # noqa: PLR2004
             raise with_facts(ProviderGarbled(f"the account endpoint answers {found.status}"), found.status, ())
         return _parse(found.body)
@@ -271,18 +263,19 @@ def _check_info(lookup: AccountLookup, info: Mapping[str, Any], claims: Mapping[
         raise ProviderGarbled("the account endpoint names another account than the token response")
 
 
-def _fetch(rt: Runtime, provider: Provider, url: str, response: TokenResponse, deadline: Deadline) -> Response:
+def _fetch(
+    rt: Runtime, provider: AnyEntry, url: str, token: str, facts: Mapping[str, Any], deadline: Deadline
+) -> Response:
+    """The account endpoint's response, with status 401 for a token that is not valid."""
     check_address(url)
     placement = provider.userinfo_token_placement or provider.token_placement
-    headers = {
-        "Accept": "application/json",
-        **provider.headers,
-        **placement.headers(response.grant.access_token),
-    }
-    url = placement.url(url, response.grant.access_token)
+    headers = {"Accept": "application/json", **provider.api(facts)[1], **placement.headers(token)}
+    url = placement.url(url, token)
     method, body = ("POST", provider.userinfo_body) if provider.userinfo_body else ("GET", None)
     headers |= {"Content-Type": "application/json"} if body else {}
-    found = rt.http.request(method, url, headers=headers, body=body, deadline=deadline, provider=provider.id)
+    found = rt.http.request(
+        method, url, headers=headers, body=body, deadline=deadline, provider=provider.id, limit=_LARGEST_LIST
+    )
     if is_temporary(found.status):
         raise with_facts(ProviderUnavailable(f"the account endpoint answers {found.status}"), found.status, ())
     is_refused = found.status in provider.refused_statuses

@@ -16,7 +16,7 @@ KEY_HASH = "{key_hash}"
 
 class ApiKeyProvider(Entry):
     """
-    A provider whose users enter a credential. `userinfo_endpoint` is called by GET to verify it, before it is stored.
+    A provider whose users enter a credential. `userinfo_endpoint` is called to verify it, before it is stored.
 
     A named group of a field's pattern is a value of its own, and public like the fields that are no secret: URLs, headers and the account may
     use them as `{name}`.

@@ -5,7 +5,7 @@ It is strict: a key anywhere else than the table says, the wrong half of Basic, 
 planted secret. Any other path below the provider's answers what it was asked. The keys of a table:
 
 - `key`: a header with the fields in it, `Basic user:password`, or `query name={field}`; `needs`: further headers
-- `verify`: the path that tells whether a key works; a host that belongs to an account is its first part
+- `verify`: the path that tells whether a key works; a host that belongs to an account is its first part; `body`: it is a POST with these words
 - `public`, `secret`: the fields, and the form of each: `{hex:32}`, `{word:22}`, `{upper:20}`, `{digits:7}`, `{uuid}`
 - `answer`: to a good key; `refused`, `refused_answer`: status (401) and body for another one; `test_answer`: 403 to one of
   the test mode
@@ -87,14 +87,15 @@ def make_blueprint(state: State, provider: str) -> Blueprint:
     rooms = Blueprint(provider, __name__, url_prefix=f"/{provider}")
     verify = re.sub(r"\{(\w+)\}", r"<\1>", TABLES[provider]["verify"])
     methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-    rooms.add_url_rule(verify, "userinfo", lambda **parts: _verify(state, provider, parts))
+    verb = "POST" if "body" in TABLES[provider] else "GET"
+    rooms.add_url_rule(verify, "userinfo", lambda **parts: _verify(state, provider, parts), methods=[verb])
     rooms.add_url_rule("/<path:path>", "api", lambda path: _api(state, provider, path), methods=methods)
     return rooms
 
 
 def _verify(state: State, provider: str, parts: Mapping[str, str]) -> Response:
     key, table = _key(state, provider), TABLES[provider]
-    if key is None:
+    if key is None or table.get("body", "") not in request.get_data(as_text=True):
         return _refused(table)
     if key.is_test:
         return answer(json.loads(table["test_answer"]), 403)

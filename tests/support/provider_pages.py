@@ -1,5 +1,5 @@
 """
-docs/providers/: how to register at each OAuth provider, its scopes, and what it does to tokens.
+docs/providers/: how to register at each OAuth provider, its scopes, and what it does to tokens; where users find a key of theirs.
 
 `python -m tests.support.provider_pages` writes the pages; a test compares them.
 """
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from gateway.catalog import TYPES, Catalog, Provider, load_catalog
+from gateway.catalog import TYPES, ApiKeyProvider, Catalog, Provider, load_catalog
+from gateway.catalog.api_key import KEY_HASH
 from gateway.cli.witnesses import status, tokens
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "providers"
@@ -23,6 +24,7 @@ def pages(known: Catalog) -> Mapping[Path, str]:
 
 def _page(path: str, known: Catalog) -> str:
     providers = [each for each in known.providers.values() if each.path == path]
+    keys = [each for each in known.entries.values() if isinstance(each, ApiKeyProvider) and each.path == path]
     return "\n".join([
         f"# {_TITLES[path]}",
         "",
@@ -31,6 +33,7 @@ def _page(path: str, known: Catalog) -> str:
         "independent sources agree, *documented* that the provider's own documents say so, *unsure* that one source says so. Users can only connect",
         "what you registered, so test each provider with an account of your own first.",
         *(line for provider in sorted(providers, key=lambda each: each.id) for line in section(provider)),
+        *(line for entry in sorted(keys, key=lambda each: each.id) for line in key_section(entry)),
         "",
     ])  # fmt: skip
 
@@ -59,6 +62,17 @@ def section(provider: Provider) -> Iterator[str]:
     )
     yield f"- {' '.join(tokens(provider))}"
     yield from (f"- {line}" for line in provider.notes.splitlines() if line)
+
+
+def key_section(entry: ApiKeyProvider) -> Iterator[str]:
+    """One provider whose users enter a key."""
+    yield from ("", f"## {entry.name}", "", f"`{entry.id}`, {status(entry)}. [Documentation]({entry.docs_url}).", "")
+    yield f"- `GATEWAY_ENABLE={entry.id}` offers it; there is nothing to register."
+    where = f", which they find under {entry.key_help}" if entry.key_help else ""
+    yield f"- Users enter: {', '.join(field.label for field in entry.fields.values())}{where}."
+    named = "a hash of the key" if KEY_HASH in entry.account.id else ", ".join(f"`{path}`" for path in entry.account.id)
+    yield f"- A key is verified at `{entry.userinfo_endpoint}`; the account is {named}."
+    yield from (f"- {line}" for line in (*entry.notes.splitlines(), *entry.differs.values()) if line)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from gateway.catalog import load_catalog
 from gateway.cli.witnesses import status, witnesses
 from gateway.sandbox.generic import TABLES
 
-PROVIDERS = load_catalog().providers
+ENTRIES, PROVIDERS = load_catalog().entries, load_catalog().providers
+KEYS = sorted(ENTRIES.keys() - PROVIDERS)
 HABITS = {"unknown": "rotates", "rotates-old-valid": "old_valid"}
 """How the sandbox simulates what sources say; of what is unknown, the strictest."""
 
@@ -26,7 +27,7 @@ def is_same(ours, theirs):
     return re.fullmatch(pattern, re.sub(r"\{[A-Za-z_]+\}", "x", theirs)) is not None
 
 
-@pytest.mark.parametrize("provider", sorted(witnesses()))
+@pytest.mark.parametrize("provider", sorted(PROVIDERS))
 def test_an_entry_says_what_its_witnesses_say_or_why_not(provider):
     """
     Endpoints, separator, client authentication, PKCE and lifetimes.
@@ -45,6 +46,31 @@ def test_an_entry_says_what_its_witnesses_say_or_why_not(provider):
     assert differences <= set(entry.differs)
 
 
+@pytest.mark.parametrize("provider", KEYS)
+def test_an_entry_with_keys_says_what_its_witnesses_say_or_why_not(provider):
+    """
+    Where the key is sent, the call that verifies it, the base URL, and which account it is.
+    """
+    entry, witness = ENTRIES[provider], witnesses()[provider]
+    headers = {f"{name}: {value}" for name, value in entry.headers.items()}
+    first, *others = witness["key"].split("; ")
+
+    assert first == sent(entry)
+    assert set(others) <= headers
+    assert is_same(entry.userinfo_endpoint, witness["userinfo_endpoint"])
+    assert is_same(entry.api_base_url, witness["api_base_url"])
+    if "account" not in entry.differs:
+        named = tuple(witness.get("account_id", ()))
+        assert entry.account.id == named if named else all("{" in path for path in entry.account.id)
+
+
+def sent(entry):
+    placement, credential = entry.token_placement, entry.credential or f"{{{entry.secrets[0]}}}"
+    if placement.query:
+        return f"query {placement.query}={credential}"
+    return f"Basic {credential}" if placement.basic else f"{placement.header}: {placement.prefix}{credential}"
+
+
 @pytest.mark.parametrize("provider", sorted(TABLES))
 def test_the_sandbox_does_to_tokens_what_the_witnesses_say(provider):
     """
@@ -57,7 +83,7 @@ def test_the_sandbox_does_to_tokens_what_the_witnesses_say(provider):
 
 
 def test_every_provider_has_witnesses_and_every_witness_a_provider():
-    assert set(witnesses()) == set(PROVIDERS)
+    assert set(witnesses()) == set(ENTRIES)
 
 
 @pytest.mark.parametrize(
@@ -67,13 +93,16 @@ def test_every_provider_has_witnesses_and_every_witness_a_provider():
         ("hubspot", "documented"),
         ("phoneburner", "unsure"),
         ("vonage_business", "documented"),
+        ("twilio", "verified"),
+        ("keap_key", "documented"),
+        ("agilecrm", "unsure"),
     ],
 )
 def test_the_status_of_an_entry_follows_from_its_witnesses(provider, expected):
     """
     Two independent sources, or the provider's own documents, or neither.
     """
-    assert expected == status(PROVIDERS[provider])
+    assert expected == status(ENTRIES[provider])
 
 
 def test_an_endpoint_that_the_operator_changed_is_unsure():
