@@ -128,7 +128,7 @@ def test_tokens_that_cannot_be_used_are_revoked_at_the_connect(gateway, alice):
     assert "provider_garbled" == told(alice.get(callback))["error"]
 
     revoked = gateway.sandbox.state.requests("zoom", "revoke")[before:]
-    assert ["rt-1", "at-1"] == [seen["form"]["token"] for seen in revoked]
+    assert ["at-1", "rt-1"] == [seen["form"]["token"] for seen in revoked]
 
 
 @pytest.mark.parametrize("provider", ["zoom", "ringcentral"])
