@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
@@ -41,6 +41,7 @@ from gateway.settings import Settings, process_environment, read_settings
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
+port_option = partial(click.option, show_default=True, type=click.IntRange(0, 65_535))
 _TIME = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d):\d\d.*$")
 """ISO 8601; people see it to the minute."""
 _WIDE = 8

@@ -10,7 +10,7 @@ import click
 
 from gateway import __version__
 from gateway.cli.connections import connections
-from gateway.cli.context import Commands
+from gateway.cli.context import Commands, port_option
 from gateway.cli.database import db
 from gateway.cli.events import events
 from gateway.cli.init import init
@@ -30,16 +30,8 @@ def main() -> None:
 
 
 @main.command()
-@click.option(
-    "--port", default=8000, show_default=True, type=click.IntRange(0, 65_535), help="The gateway's port, on localhost."
-)
-@click.option(
-    "--sandbox-port",
-    default=8001,
-    show_default=True,
-    type=click.IntRange(0, 65_535),
-    help="The sandbox's port, on 127.0.0.1.",
-)
+@port_option("--port", default=8000, help="The gateway's port, on localhost.")
+@port_option("--sandbox-port", default=8001, help="The sandbox's port, on 127.0.0.1.")
 def demo(port: int, sandbox_port: int) -> None:
     """Run everything on this machine, without settings: database, gateway, and a sandbox that simulates the providers."""
     from gateway.cli.demo import run_demo  # the sandbox is loaded here alone

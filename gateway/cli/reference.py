@@ -1,11 +1,12 @@
 """
-docs/reference.md: settings, commands and problems, as the code has them.
+The tables of docs/reference.md: settings, commands and problems, as the code has them.
 
-`python -m gateway.cli.reference` writes the file; a test compares it.
+`python -m gateway.cli.reference` writes them; a test compares them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,42 +25,18 @@ REGISTRATIONS = {
     "<PROVIDER>_SCOPE": "Replaces the catalogue's default scope; scopes are separated by spaces.",
 }
 
-_START = """# Reference
-
-Generated from the code by `python -m gateway.cli.reference`; do not edit. [partners.md](partners.md#what-happened) lists the events.
-
-## Settings
-
-Settings are environment variables. A `.env` file in the working directory is read too; the environment has precedence. Each secret can come
-from a file instead, as `NAME_FILE`. Switches are `1` or `0`. At start-up every invalid, missing or unknown setting is listed with its fix.
-`python -m gateway init` asks for the important ones.
-"""
-_COMMANDS = """
-## Commands
-
-`python -m gateway <command>`; each has `--help`. Where a script wants it, `--json` prints JSON. A command ends with 0 when all is well, with 1
-when something is left to do or was not found, and with 2 when it cannot be done; the reason is on stderr.
-"""
-_PROBLEMS = """
-## Problems
-
-The slug is the end of a problem's `type`, the `error` in a redirect, and `<public URL>/problems/<slug>` is its page. The remedy says who must act.
-"""
-
 
 def reference(commands: click.Group) -> str:
-    """The whole text."""
-    return "\n".join(
+    """The file with its three tables as the code has them; the text around them is edited there."""
+    tables = iter(
         [
-            _START,
-            *_table(("name", "meaning", "default"), _settings()),
-            _COMMANDS,
-            *_table(("command", "what", "options"), _commands(commands, "")),
-            _PROBLEMS,
-            *_table(("slug", "status", "remedy", "meaning, and what to do"), _problems()),
-            "",
+            _table(("name", "meaning", "default"), _settings()),
+            _table(("command", "what", "options"), _commands(commands, "")),
+            _table(("slug", "status", "remedy", "meaning, and what to do"), _problems()),
         ]
     )
+    text = FILE.read_text(encoding="utf-8")
+    return re.sub(r"(?m)(^\|.*\n)+", lambda _: "".join(f"{line}\n" for line in next(tables)), text)
 
 
 def _table(names: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:

@@ -8,7 +8,7 @@ import click
 import structlog
 
 from gateway import __version__
-from gateway.cli.context import checked_database, database_is_set, interruptible, starting_settings
+from gateway.cli.context import checked_database, database_is_set, interruptible, port_option, starting_settings
 from gateway.errors import SettingsRefused
 from gateway.log_setup import start_log
 from gateway.services import NO_DATABASE, checked_catalog
@@ -21,15 +21,7 @@ log = structlog.get_logger(__name__)
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 in a container."
 )
-@click.option(
-    "--port",
-    default=8000,
-    show_default=True,
-    type=click.IntRange(0, 65_535),
-    envvar="PORT",
-    show_envvar=True,
-    help="Or the variable PORT.",
-)
+@port_option("--port", default=8000, envvar="PORT", show_envvar=True, help="Or the variable PORT.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
 @click.option("--no-worker", is_flag=True, help="Do no background work: `worker` runs in another process.")
 @click.option("--embedded", is_flag=True, help="Run its own Postgres, in GATEWAY_DATA.")

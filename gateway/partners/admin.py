@@ -66,7 +66,7 @@ def add_partner(
     Raises PartnerRefused.
     """
     _judge(name, scope, reach, (reads_per_hour, connections_per_hour))
-    text = make_key()
+    text, stored = _make_key(addresses, expires_days)
     added = queries.add_partner(
         database,
         name=name,
@@ -76,10 +76,7 @@ def add_partner(
         reads_per_hour=reads_per_hour,
         connections_per_hour=connections_per_hour,
         freeze_on_alert=freeze_on_alert,
-        key_hash=hash_key(text),
-        hint=text[-4:],
-        addresses=_networks(addresses),
-        expires_seconds=_seconds(expires_days),
+        **stored,
     )
     if added is None:
         raise PartnerRefused(f"there is a partner named {name} already: choose another name")
@@ -92,15 +89,8 @@ def add_key(database: Database, name: str, *, addresses: Sequence[str] = (), exp
 
     Raises PartnerRefused.
     """
-    text = make_key()
-    added = queries.add_key(
-        database,
-        name=name,
-        key_hash=hash_key(text),
-        hint=text[-4:],
-        addresses=_networks(addresses),
-        expires_seconds=_seconds(expires_days),
-    )
+    text, stored = _make_key(addresses, expires_days)
+    added = queries.add_key(database, name=name, **stored)
     if added == "two_keys":
         raise PartnerRefused(f"{name} has two live keys: revoke the one that is no longer used first")
     if added == "revoked":
@@ -135,13 +125,17 @@ def _judge(name: str, scope: Sequence[str], reach: str, limits: Sequence[int | N
         raise PartnerRefused(f"a limit is a whole number from 1 to {MOST_PER_HOUR}")
 
 
-def _networks(addresses: Sequence[str]) -> list[str] | None:
+def _make_key(addresses: Sequence[str], days: int | None) -> tuple[str, dict[str, Any]]:
+    """A new key, and what is stored of it."""
+    if days is not None and not 0 < days <= _MOST_DAYS:
+        raise PartnerRefused(f"a key lives 1 to {_MOST_DAYS} days, or without an end")
     try:
-        return sorted({str(_network(address)) for address in addresses}) or None
+        networks = sorted({str(_network(address)) for address in addresses}) or None
     except ValueError:
-        raise PartnerRefused(
-            "an address is a network like 203.0.113.0/24 or 2001:db8::/32, or one IP address"
-        ) from None
+        fix = "an address is a network like 203.0.113.0/24 or 2001:db8::/32, or one IP address"
+        raise PartnerRefused(fix) from None
+    text, seconds = make_key(), None if days is None else days * 86400.0
+    return text, {"key_hash": hash_key(text), "hint": text[-4:], "addresses": networks, "expires_seconds": seconds}
 
 
 def _network(address: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
@@ -151,9 +145,3 @@ def _network(address: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     if mapped is None or found.prefixlen < _MAPPED_BITS:
         return found
     return ipaddress.IPv4Network((mapped, found.prefixlen - _MAPPED_BITS))
-
-
-def _seconds(days: int | None) -> float | None:
-    if days is not None and not 0 < days <= _MOST_DAYS:
-        raise PartnerRefused(f"a key lives 1 to {_MOST_DAYS} days, or without an end")
-    return None if days is None else days * 86400.0
