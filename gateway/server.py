@@ -34,6 +34,7 @@ from waitress.utilities import RequestEntityTooLarge
 
 from gateway import create_app
 from gateway.errors import GatewayError, SettingsRefused
+from gateway.partners.keys import is_key
 from gateway.settings import LOOPBACK_ONLY, is_loopback
 from gateway.worker.loop import start_worker
 
@@ -48,7 +49,7 @@ LARGEST_BODY = 1024 * 1024
 LARGEST_UPLOAD = 2 * 1024**3
 """Of a proxied call. The server stores bodies on disk (`TMPDIR`), never in memory."""
 _KEPT_FREE = 0.1
-"""The part of that file system which uploads leave free: they come before the key is checked, and the refresh journal may be there too."""
+"""The part of that file system which uploads leave free: they come before the database checks the key, and the refresh journal may be there too."""
 DRAIN_SECONDS = 15
 OPTIONS: dict[str, Any] = {
     "threads": THREADS,
@@ -66,6 +67,7 @@ OPTIONS: dict[str, Any] = {
     "ident": None,
 }
 _PROXIED = re.compile(r"/v1/connections/[^/]+/proxy(/|$)")
+_DOTS_OF_A_JWT = 2
 _NOT_STARTED = 3
 """Exit code of a process that could not start: another one could not either."""
 
@@ -74,7 +76,7 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
     """
     waitress's parser, stricter where a proxy in front may see another request than we do (RFC 9112 sections 3.2, 6.1 and 6.3).
 
-    A proxied call may have a larger body than any other request.
+    A proxied call may have a larger body than any other request, which is not read where the caller has no key.
     """
 
     path = ""
@@ -91,6 +93,11 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         if _PROXIED.match(self.path):
             self.adj: Any = copy.copy(self.adj)
             self.adj.max_request_body_size = LARGEST_UPLOAD
+            has_body = self.chunked or self.headers.get("CONTENT_LENGTH", "0") != "0"
+            if has_body and not _may_be_known(self.headers.get("AUTHORIZATION", "")):
+                self.body_rcv = None  # the application refuses the request without it
+                self.content_length = 0
+                self.headers |= {"CONTENT_LENGTH": "0", "CONNECTION": "close"}
 
     def received(self, data: bytes) -> int:
         """Ends a large body when the disk is nearly full."""
@@ -99,6 +106,13 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
             self.error = RequestEntityTooLarge("Large bodies are refused until there is space again.")
             self.completed = True
         return consumed
+
+
+def _may_be_known(authorization: str) -> bool:
+    """Whether this may be a key or an access token, by its form alone."""
+    scheme, _, credential = authorization.partition(" ")
+    is_bearer, credential = scheme.lower() == "bearer", credential.strip()
+    return is_bearer and (is_key(credential) or credential.count(".") == _DOTS_OF_A_JWT)
 
 
 def _is_disk_nearly_full() -> bool:

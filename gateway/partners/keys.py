@@ -28,9 +28,14 @@ def read_key(text: str) -> str:
     """
     The SHA-256 (hex) of a key, as the database stores it. Raises Unauthenticated for a wrong form or checksum, without a database call.
     """
-    if not _SHAPE.fullmatch(text) or _check(text[:-_CHECK_DIGITS]) != text[-_CHECK_DIGITS:]:
+    if not is_key(text):
         raise Unauthenticated("the key has a wrong shape or checksum")
     return hash_key(text)
+
+
+def is_key(text: str) -> bool:
+    """Whether the form and the checksum are those of a key."""
+    return bool(_SHAPE.fullmatch(text)) and _check(text[:-_CHECK_DIGITS]) == text[-_CHECK_DIGITS:]
 
 
 def hash_key(text: str) -> str:

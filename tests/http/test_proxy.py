@@ -298,6 +298,45 @@ def test_only_a_caller_with_the_scope_reaches_the_provider(made, api, call):
     assert 200 == call("GET", "/echo", key=made.alice.token()).status_code
 
 
+@pytest.mark.parametrize("authorization", ["", "Authorization: Bearer gw_live_x\r\n", "Authorization: Basic YTpi\r\n"])
+def test_a_caller_without_a_key_is_refused_before_a_large_body_comes(made, authorization):
+    """
+    The problem follows the head, and nothing is stored.
+    """
+    with socket.create_connection(("127.0.0.1", made.port), timeout=10) as sender:
+        head = f"PUT /v1/connections/{NO_ONES}/proxy/files HTTP/1.1\r\nHost: localhost\r\n{authorization}Content-Length: 999999999\r\n\r\n"
+        sender.sendall(head.encode())
+        answer = sender.makefile("rb").read().decode()
+
+    assert answer.startswith("HTTP/1.1 401 ")
+    assert '"code":"unauthenticated"' in answer
+
+
+def test_rate_limit_headers_of_the_provider_are_passed_on(call, api, made):
+    """
+    Without such headers, the response says how much is left at the gateway.
+    """
+    key = partner_of(made.dsn, reads_per_hour=50).key
+    own = call("GET", "/echo", key=key)
+    api.headers.update(
+        {"RateLimit-Limit": "7", "RateLimit-Remaining": "3", "X-RateLimit-Remaining-Day": "9", "Retry-After": "5"}
+    )
+    theirs = call("GET", "/status/200", key=key)
+
+    assert ("50", "49") == (own.headers["RateLimit-Limit"], own.headers["RateLimit-Remaining"])
+    named = {
+        name.lower(): value
+        for name, value in theirs.headers.items()
+        if "ratelimit" in name.lower() or name == "Retry-After"
+    }
+    assert {
+        "ratelimit-limit": "7",
+        "ratelimit-remaining": "3",
+        "x-ratelimit-remaining-day": "9",
+        "retry-after": "5",
+    } == named
+
+
 def test_a_freeze_of_token_reads_keeps_the_proxy(made, call):
     """
     A freeze of the provider stops it.

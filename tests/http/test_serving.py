@@ -21,6 +21,7 @@ import pytest
 import requests
 
 from gateway import server
+from gateway.partners.keys import make_key
 from gateway.server import CONNECTIONS, LARGEST_BODY, THREADS, connection_limit
 from tests.support.database import rows
 from tests.support.gateway_process import free_port, whole_gateway
@@ -262,6 +263,7 @@ def test_large_bodies_are_for_proxied_calls_alone_and_stay_out_of_memory(bare):
     before, seen = memory(), []
     path = "/v1/connections/5c1f0e7e-0000-4000-8000-00000000a11c/proxy/files"
     for given in ({"Content-Length": str(len(parts) * count)}, {"Transfer-Encoding": "chunked"}):
+        given["Authorization"] = f"Bearer {make_key()}"
         body = (parts for _ in range(count))
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("POST", path, body, given, encode_chunked="Transfer-Encoding" in given)

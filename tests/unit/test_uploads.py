@@ -1,5 +1,5 @@
 """
-Large bodies arrive before the key is checked: what keeps them from filling the disk.
+Large bodies arrive before the database checks the key: what keeps them from filling the disk.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import pytest
 from waitress.adjustments import Adjustments
 
 from gateway import server
+from gateway.partners.keys import make_key
 from gateway.server import LARGEST_BODY, RequestParser
 
-HEAD = b"POST /v1/connections/1/proxy/files HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+KEY = make_key()
+HEAD = b"POST /v1/connections/1/proxy/files HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\nAuthorization: %b\r\n\r\n"
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def free(monkeypatch, part):
 
 
 def send(parser, size):
-    parser.received(HEAD % size)
+    parser.received(HEAD % (size, f"Bearer {KEY}".encode()))
     for _ in range(0, size, 65536):
         if parser.completed:
             break
@@ -49,3 +51,26 @@ def test_other_bodies_arrive_whole(parser, monkeypatch, part, size):
     send(parser, size)
 
     assert (parser.error, parser.completed, parser.body_bytes_received) == (None, True, size)
+
+
+@pytest.mark.parametrize(
+    "sent", ["", "Basic a.b.c", "Bearer", "Bearer <key without its end>", "Bearer gw_live_", "Bearer a.b"]
+)
+def test_without_the_form_of_a_key_or_token_no_body_is_read(parser, sent):
+    """
+    The request is complete with its head, so that the application refuses it, and the connection ends then.
+    """
+    parser.received(HEAD % (8 * LARGEST_BODY, sent.replace("<key without its end>", KEY[:-1]).encode()))
+
+    assert (True, None, "0", "close") == (
+        parser.completed,
+        parser.body_rcv,
+        parser.headers["CONTENT_LENGTH"],
+        parser.headers["CONNECTION"],
+    )
+
+
+def test_the_body_of_a_users_call_is_read(parser):
+    parser.received(HEAD % (8 * LARGEST_BODY, b"Bearer a.b.c"))
+
+    assert (False, None) == (parser.completed, parser.error)
