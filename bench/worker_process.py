@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from bench.crash_points import with_crash_points
 from gateway.connect.callback import Connected, Failed, finish_connect
-from gateway.connect.start import start_connect
+from gateway.connect.start import by_user, start_connect
 from gateway.connections.disconnect import disconnect
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.sessions import open_session
@@ -57,7 +57,8 @@ def _sign_in(rt: Runtime, task: dict[str, Any]) -> str:
 def do_connect(rt: Runtime, task: dict[str, Any]) -> Any:
     """A whole connect, for the account `code`."""
     session = _sign_in(rt, task)
-    there = start_connect(rt, task["provider"], session=session, browser=BROWSER)
+    begin = by_user(rt, session=session, browser=BROWSER, return_to=None, display="page", add_account=False)
+    there = start_connect(rt, rt.provider(task["provider"]), {}, begin)
     state = parse_qs(urlsplit(there).query)["state"]
     answer = {"state": state, "code": [task["code"]]}
     ended = finish_connect(rt, "phone", task["provider"], answer, session=session, browser=BROWSER)

@@ -49,6 +49,10 @@ def test_every_provider_connects_refreshes_and_disconnects(gateway, provider):
     """
     alice, entry, table = gateway.person("Alice Winter"), PROVIDERS[provider], TABLES.get(provider, {})
     alice.signs_in()
+    with psycopg.connect(
+        gateway.dsn
+    ) as database:  # another user's connection to the same account would keep a grant alive
+        database.execute("delete from public.provider_data where name = %s", [provider])
 
     connection_id = connect(gateway, alice, provider)
 

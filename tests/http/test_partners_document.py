@@ -92,7 +92,7 @@ def test_the_document_lists_every_event_that_a_partner_may_see_and_no_other():
     """
     source = (ROOT / "schema.sql").read_text(encoding="utf-8")
     python = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "gateway").rglob("*.py"))
-    nouns = "connect|connection|consent|grant|key|ledger|link|partner|provider|proxy|tokens|webhook"
+    nouns = "connect|connection|consent|grant|install|key|ledger|link|partner|provider|proxy|tokens|webhook"
     recorded = "".join(re.findall(r"append_event\(([^)]*)", python))
     there = set(re.findall(rf"'((?:{nouns})\.[a-z_]+)'", source)) | set(re.findall(r'"([a-z]+\.[a-z_]+)"', recorded))
     there |= {f"{kind}.{verb}" for kind in ("partner", "provider") for verb in ("frozen", "thawed")}

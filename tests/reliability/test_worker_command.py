@@ -63,7 +63,8 @@ def changed(gateway, query, *values):
 def makes_due(gateway, *connections):
     changed(
         gateway,
-        "update gateway.connection set refresh_at = clock_timestamp() - interval '1 second' where id = any (%s)",
+        "update gateway.connection set refresh_at = clock_timestamp() - interval '1 second', expires_at = clock_timestamp()"
+        " where id = any (%s)",
         list(connections),
     )
 
