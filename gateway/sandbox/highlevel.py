@@ -148,6 +148,7 @@ def _redeem(state: State, provider: str, sent: dict[str, str]) -> Pair:
     code.used = True
     session = Session(provider, code.client_id, code.account, code.scope, code.query, {"refreshTokenId": _hex24()})
     company = code.account.id == COMPANY
+    state.uninstalled -= set(state.uninstalled) if company else {code.account.id}  # a consent installs again
     installed = {"companyId": COMPANY, "locationId": None if company else code.account.id, "userId": USER}
     announce(state, "INSTALL", installType="Company" if company else "Location", **installed)
     return issue(state, session)
