@@ -14,6 +14,7 @@ from tests.support.database import rows
 from tests.support.gateway_process import fields_in, told, whole_gateway
 
 BERLIN, LISBON, AGENCY = "NorthwindBerlin00001", "NorthwindLisbon00001", "NorthwindAgency00001"
+KEPT = "select count(*)::int from gateway.unclaimed_install where id::text = %s"
 
 
 def installed(gateway, account=BERLIN, scope="locations.readonly oauth.write"):
@@ -42,11 +43,13 @@ def test_a_marketplace_install_is_claimed_by_the_user_of_that_browser_after_sign
     page = alice.get("/crm/ghl/claim")
     assert "Northwind Berlin" in page.text
     assert "Sub-account" in page.text
+    install = fields_in(page.text.split('id="claim"')[1])["install"]
+    assert rows(gateway.dsn, KEPT, install) == [1]
     result = told(claims(alice, page))
     stored = rows(gateway.dsn, "select account_id from gateway.connection where id = %s", result["connection"])
 
     assert stored == [BERLIN]
-    assert rows(gateway.dsn, "select id from gateway.unclaimed_install") == []
+    assert rows(gateway.dsn, KEPT, install) == [0]
     assert alice.get("/crm/ghl/claim").status_code == 400
 
 
