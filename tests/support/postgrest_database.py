@@ -64,8 +64,10 @@ class Exposed:
         self._free: queue.LifoQueue[psycopg.Connection | None] = queue.LifoQueue()
         for _ in range(_POOL):
             self._free.put(None)
+        self._closed = False
 
     def close(self) -> None:
+        self._closed = True
         while not self._free.empty():
             connection = self._free.get_nowait()
             if connection is not None:
@@ -100,6 +102,8 @@ class Exposed:
             ) from None
         finally:
             self._free.put(None if connection is None or connection.closed else connection)
+            if self._closed:
+                self.close()  # a request that outlived the server
 
     # -- what is asked for -------------------------------------------------------------------------------------------
 
