@@ -49,6 +49,10 @@ class Caller:
     """Where the call comes from, for keys that may be used from certain networks only."""
 
 
+OPERATOR: Mapping[str, bool] = {"is_operator": True}
+"""Instead of a Caller: the command line, which reaches everything."""
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """An account at a provider: `id` is stable there, `label` is for people."""

@@ -7,6 +7,7 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
@@ -37,13 +38,13 @@ from gateway.connections.import_existing import import_all
 from gateway.connections.retry import retry_connections
 from gateway.connections.revoke import finish_revocation
 from gateway.connections.revoke_provider import RevokeAll, summary
+from gateway.database.queries.callers import reached_connections
 from gateway.database.queries.operator import (
-    all_connections,
     erase,
     inspect_connection,
     provider_holdings,
 )
-from gateway.models import Connection, Status
+from gateway.models import OPERATOR, Connection, Status
 from gateway.services import Runtime, checked_catalog
 
 PAGE = 500
@@ -64,22 +65,32 @@ def connections() -> None:
 @click.option("--lacking-scope", is_flag=True, help="Only connections that lack a scope that is asked for now.")
 @click.option("--client-gone", is_flag=True, help="Only connections of a registration that is no longer ours.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-def connections_list(*, lacking_scope: bool, client_gone: bool, as_json: bool, **wanted: Any) -> None:
+def connections_list(
+    *,
+    provider: str | None,
+    user_id: uuid.UUID | None,
+    status: str | None,
+    lacking_scope: bool,
+    client_gone: bool,
+    as_json: bool,
+) -> None:
     """The connections of all users, by id."""
     settings = database_settings()
     catalog, _ = checked_catalog(settings)
-    if client_gone:
-        wanted["clients"] = {name: client.client_id for name, client in settings.clients.items()}
-    if lacking_scope:
-        wanted["scopes"] = {each.id: each.required for each in catalog.providers.values()}
+    wanted = {
+        "status": status,
+        "clients": {name: client.client_id for name, client in settings.clients.items()} if client_gone else None,
+        "scopes": {each.id: each.required for each in catalog.providers.values()} if lacking_scope else None,
+    }
     count, after = 0, None
     with opened_database() as database:
-        while page := all_connections(database, **wanted, after=after, most=PAGE):
+        list_page = partial(reached_connections, database, OPERATOR, of_user=user_id, provider=provider, wanted=wanted)
+        while page := list_page(after=after, most=PAGE):
             for row in page:
                 click.echo(to_json(_shown(row, catalog)) if as_json else _line(row))
             count, after = count + len(page), page[-1].id
-    if wanted["provider"] and not count:
-        checked_providers([wanted["provider"]])
+    if provider and not count:
+        checked_providers([provider])
     if not as_json:
         click.echo(f"{counted(count, 'connection')}.", err=True)
 

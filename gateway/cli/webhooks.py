@@ -8,6 +8,7 @@ import click
 
 from gateway.cli.context import Report, fail, opened_database, reporting
 from gateway.database.queries import webhooks as queries
+from gateway.models import OPERATOR
 
 _UNKNOWN = "there is no such endpoint: `webhooks list` names them."
 
@@ -23,7 +24,7 @@ def webhooks() -> None:
 def list_(deliveries: uuid.UUID | None) -> Report:
     """Show the endpoints, or what was delivered to one."""
     with opened_database() as database:
-        found = queries.list_webhooks(database, None, deliveries)
+        found = queries.list_webhooks(database, OPERATOR, deliveries)
     if deliveries is None:
         return Report(found.webhooks, None if found.webhooks else ["No partner has a webhook."])
     if not found.webhooks:
@@ -38,7 +39,7 @@ def list_(deliveries: uuid.UUID | None) -> Report:
 def replay(webhook_id: uuid.UUID, after: int) -> Report:
     """Deliver again; enables a disabled endpoint."""
     with opened_database() as database:
-        found = queries.change_webhook(database, webhook_id, "replay", None, after=after)
+        found = queries.change_webhook(database, webhook_id, "replay", OPERATOR, after=after)
     if found is None:
         fail(_UNKNOWN)
     return Report(found, [f"Events after position {found.position} are delivered again."])

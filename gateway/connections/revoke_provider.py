@@ -23,7 +23,7 @@ import structlog
 from gateway.connections.revoke import finish_revocation
 from gateway.database.queries import events
 from gateway.database.queries import partners as queries
-from gateway.database.queries.operator import ErasedConnection, erase, erased_connections, provider_holdings
+from gateway.database.queries.operator import ErasedConnection, erase, provider_holdings
 from gateway.database.queries.revocations import claim_revocations
 from gateway.errors import DatabaseUnavailable
 from gateway.events.chain import seal_events
@@ -136,11 +136,11 @@ class Summary:
 
 def proof(rt: Runtime, report: Report) -> Iterator[ErasedConnection]:
     """Each connection that was erased since the freeze, in order, from its event."""
-    page_of = partial(erased_connections, rt.database, report.provider, since=report.since, most=500)
-    page = page_of(after_at=None, after_id=None)
+    page_of = partial(provider_holdings, rt.database, report.provider, since=report.since, most=500)
+    page = page_of().erased
     while page:
         yield from page
-        page = page_of(after_at=page[-1].erased_at, after_id=page[-1].event_id)
+        page = page_of(after_at=page[-1].erased_at, after_id=page[-1].event_id).erased
 
 
 def summary(rt: Runtime, report: Report, on_row: Callable[[ErasedConnection], None] = lambda _: None) -> Summary:

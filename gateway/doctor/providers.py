@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from gateway import protocol
 from gateway.catalog import Provider
-from gateway.database.queries.operator import all_connections
+from gateway.database.queries.callers import reached_connections
 from gateway.doctor.report import Finding, finding
 from gateway.errors import (
     AccessDenied,
@@ -24,6 +24,7 @@ from gateway.errors import (
     ProviderUnavailable,
 )
 from gateway.http import Deadline
+from gateway.models import OPERATOR
 from gateway.services import Runtime
 
 _SECONDS = 10.0
@@ -88,9 +89,9 @@ def examine_endpoints(rt: Runtime, provider: Provider) -> Iterator[Finding]:
 
 def _grants_of_other_clients(rt: Runtime, provider: Provider) -> Iterator[Finding]:
     """Connections of a registration that was replaced. The findings about the database say why it cannot be asked."""
-    clients = {provider.id: rt.clients[provider.id].client_id}
+    wanted = {"clients": {provider.id: rt.clients[provider.id].client_id}}
     try:
-        gone = all_connections(rt.database, provider=provider.id, clients=clients, most=_MANY)
+        gone = reached_connections(rt.database, OPERATOR, provider=provider.id, wanted=wanted, most=_MANY)
     except GatewayError:
         return
     if gone:

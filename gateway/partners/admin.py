@@ -66,21 +66,15 @@ def add_partner(
     Raises PartnerRefused.
     """
     _judge(name, scope, reach, (reads_per_hour, connections_per_hour))
-    text, stored = _make_key(addresses, expires_days)
-    added = queries.add_partner(
-        database,
-        name=name,
-        scope=sorted(set(scope)),
-        providers=sorted(set(providers)) or None,
-        reach=reach,
-        reads_per_hour=reads_per_hour,
-        connections_per_hour=connections_per_hour,
-        freeze_on_alert=freeze_on_alert,
-        **stored,
-    )
-    if added is None:
-        raise PartnerRefused(f"there is a partner named {name} already: choose another name")
-    return NewKey(*added, text)
+    partner = {
+        "scope": sorted(set(scope)),
+        "providers": sorted(set(providers)) or None,
+        "reach": reach,
+        "reads_per_hour": reads_per_hour,
+        "connections_per_hour": connections_per_hour,
+        "freeze_on_alert": freeze_on_alert,
+    }
+    return _add_key(database, name, addresses, expires_days, partner=partner)
 
 
 def add_key(database: Database, name: str, *, addresses: Sequence[str] = (), expires_days: int | None = None) -> NewKey:
@@ -89,15 +83,7 @@ def add_key(database: Database, name: str, *, addresses: Sequence[str] = (), exp
 
     Raises PartnerRefused.
     """
-    text, stored = _make_key(addresses, expires_days)
-    added = queries.add_key(database, name=name, **stored)
-    if added == "two_keys":
-        raise PartnerRefused(f"{name} has two live keys: revoke the one that is no longer used first")
-    if added == "revoked":
-        raise PartnerRefused(f"{name} is revoked: `partners add` makes a new partner of that name")
-    if added is None:
-        raise PartnerRefused(f"there is no partner named {name}: `partners list` names them")
-    return NewKey(*added, text)
+    return _add_key(database, name, addresses, expires_days)
 
 
 def set_partner(database: Database, name: str, changes: Mapping[str, Any]) -> None:
@@ -125,8 +111,15 @@ def _judge(name: str, scope: Sequence[str], reach: str, limits: Sequence[int | N
         raise PartnerRefused(f"a limit is a whole number from 1 to {MOST_PER_HOUR}")
 
 
-def _make_key(addresses: Sequence[str], days: int | None) -> tuple[str, dict[str, Any]]:
-    """A new key, and what is stored of it."""
+_NOT_MADE = {
+    "taken": "there is a partner named {} already: choose another name",
+    "two_keys": "{} has two live keys: revoke the one that is no longer used first",
+    "revoked": "{} is revoked: `partners add` makes a new partner of that name",
+    None: "there is no partner named {}: `partners list` names them",
+}
+
+
+def _add_key(database: Database, name: str, addresses: Sequence[str], days: int | None, **partner: object) -> NewKey:
     if days is not None and not 0 < days <= _MOST_DAYS:
         raise PartnerRefused(f"a key lives 1 to {_MOST_DAYS} days, or without an end")
     try:
@@ -135,7 +128,11 @@ def _make_key(addresses: Sequence[str], days: int | None) -> tuple[str, dict[str
         fix = "an address is a network like 203.0.113.0/24 or 2001:db8::/32, or one IP address"
         raise PartnerRefused(fix) from None
     text, seconds = make_key(), None if days is None else days * 86400.0
-    return text, {"key_hash": hash_key(text), "hint": text[-4:], "addresses": networks, "expires_seconds": seconds}
+    stored = {"key_hash": hash_key(text), "hint": text[-4:], "addresses": networks, "expires_seconds": seconds}
+    added = queries.add_key(database, name=name, **stored, **partner)
+    if not isinstance(added, queries.NewKey):
+        raise PartnerRefused(_NOT_MADE[added].format(name))
+    return NewKey(*added, text)
 
 
 def _network(address: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

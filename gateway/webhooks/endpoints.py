@@ -30,7 +30,8 @@ def create(rt: Runtime, caller: Caller, url: str, event_types: Sequence[str] | N
     except ValueError as refused:
         raise BadRequest("the address may not be called", [("url", f"Not possible: {refused}")]) from None
     text, secret = _new_secret(rt)
-    made = queries.create_webhook(rt.database, caller, id=uuid4(), url=url, event_types=event_types, secret=secret)
+    new = {"url": url, "event_types": event_types}
+    made = queries.change_webhook(rt.database, uuid4(), "create", caller, new=new, secret=secret)
     if made is None:
         raise BadRequest(
             "the partner has ten endpoints", [("url", "There are ten endpoints already: delete one first")]

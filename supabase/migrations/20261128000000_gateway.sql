@@ -933,6 +933,23 @@ begin
                   when p_needs <> all (partner.scope) then jsonb_build_object('refused', 'forbidden', 'scope', p_needs) end;
 end $$;
 
+-- The same, or the operator, who reaches everything: no partner, no user, no refusal. For functions that answer no secret.
+create or replace function gateway.caller_or_operator(
+  p_caller jsonb, p_needs text, out partner gateway.partner, out user_id uuid, out refusal jsonb
+)
+language plpgsql set search_path = '' as $$
+declare
+  asks record;
+begin
+  if p_caller ? 'is_operator' then
+    return;
+  end if;
+  select f.* into asks from gateway.caller(p_caller, p_needs) f;
+  partner := asks.partner;
+  user_id := asks.user_id;
+  refusal := asks.refusal;
+end $$;
+
 -- Whether a partner has the owner's consent for a connection, or reach `all`. Callers check this before they read the connection, so that the
 -- response time does not show whether it exists.
 create or replace function gateway.partner_has_consent(p_partner gateway.partner, p_connection uuid) returns boolean
@@ -1041,56 +1058,59 @@ begin
   return gateway.public_data(c, allowed.partner) || case when p_check then gateway.quota(1, 1, over + interval '1 minute') else '{}' end;
 end $$;
 
-create or replace function gateway.is_wanted(
-  c gateway.connection, p_partner gateway.partner, p_type integer, p_status text, p_account_id text, p_tag jsonb
-) returns boolean
+-- `p_wanted`: any of `type`, `status`, `account_id` and `tag`; `clients`, our registration at each provider: only connections of another one;
+-- `scopes`, the required scopes of each provider: only connections that lack one.
+create or replace function gateway.is_wanted(c gateway.connection, p_partner gateway.partner, p_wanted jsonb) returns boolean
 language sql stable as $$
-  select (p_type is null or c.type = p_type) and (p_status is null or gateway.status_of(c) = p_status)
-     and (p_account_id is null or c.account_id = p_account_id) and (p_tag is null or gateway.visible_tags(c.tags, p_partner) @> p_tag)
+  select (p_wanted ->> 'type' is null or c.type = (p_wanted ->> 'type')::integer)
+     and (p_wanted ->> 'status' is null or gateway.status_of(c) = p_wanted ->> 'status')
+     and (p_wanted ->> 'account_id' is null or c.account_id = p_wanted ->> 'account_id')
+     and (p_wanted ->> 'tag' is null or gateway.visible_tags(c.tags, p_partner) @> (p_wanted -> 'tag'))
+     and (p_wanted ->> 'clients' is null or c.client_id is distinct from coalesce(p_wanted -> 'clients' ->> c.provider, c.client_id))
+     and (p_wanted ->> 'scopes' is null or exists (select from jsonb_array_elements_text(p_wanted -> 'scopes' -> c.provider) x where x <> all (c.scope)))
 $$;
 
--- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of filters has an index for
--- this, so every page costs the same. Without a partner: all connections of that user.
+-- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of user, provider and reach
+-- has an index for this, so every page costs the same. Without a partner: all connections of that user, or with neither all of them.
 create or replace function gateway.visible_connections(
-  p_partner gateway.partner, p_user_id uuid, p_provider text, p_after uuid, p_type integer, p_status text, p_account_id text,
-  p_tag jsonb, p_most integer
+  p_partner gateway.partner, p_user_id uuid, p_provider text, p_after uuid, p_wanted jsonb, p_most integer
 )
 returns setof gateway.connection language plpgsql stable set search_path = '' as $$
 declare
-  wanted text[] := case when p_provider is null then p_partner.providers
-                        when p_provider = any (p_partner.providers) or p_partner.providers is null then array[p_provider] else '{}' end;
+  among text[] := case when p_provider is null then p_partner.providers
+                       when p_provider = any (p_partner.providers) or p_partner.providers is null then array[p_provider] else '{}' end;
 begin
   if p_user_id is not null then
     return query
       select c.* from gateway.connection c
        where c.user_id = p_user_id and (p_partner.id is null or gateway.partner_can_see(p_partner, c)) and (p_provider is null or c.provider = p_provider)
-         and c.id > p_after and gateway.is_wanted(c, p_partner, p_type, p_status, p_account_id, p_tag)
+         and c.id > p_after and gateway.is_wanted(c, p_partner, p_wanted)
        order by c.id limit p_most;
   elsif p_partner.reach = 'own' then
     return query
       select c.* from gateway.consent x join gateway.connection c on c.id = x.connection_id
-       where x.partner_id = p_partner.id and x.connection_id > p_after and x.ended_at is null and (wanted is null or c.provider = any (wanted))
-         and gateway.is_wanted(c, p_partner, p_type, p_status, p_account_id, p_tag)
+       where x.partner_id = p_partner.id and x.connection_id > p_after and x.ended_at is null and (among is null or c.provider = any (among))
+         and gateway.is_wanted(c, p_partner, p_wanted)
        order by x.connection_id limit p_most;
-  elsif wanted is null then
+  elsif among is null then
     return query
       select c.* from gateway.connection c
-       where c.id > p_after and gateway.is_wanted(c, p_partner, p_type, p_status, p_account_id, p_tag)
+       where c.id > p_after and gateway.is_wanted(c, p_partner, p_wanted)
        order by c.id limit p_most;
   else
     return query
-      select c.* from unnest(wanted) as w (id) cross join lateral (
+      select c.* from unnest(among) as w (id) cross join lateral (
         select x.* from gateway.connection x
-         where x.provider = w.id and x.id > p_after and gateway.is_wanted(x, p_partner, p_type, p_status, p_account_id, p_tag)
+         where x.provider = w.id and x.id > p_after and gateway.is_wanted(x, p_partner, p_wanted)
          order by x.id limit p_most) c
        order by c.id limit p_most;
   end if;
 end $$;
 
--- A page of them. `p_of_user` filters a partner's list; for a user it finds all or none.
+-- A page of the connections that a caller reaches, or the operator. `p_of_user` filters a partner's list; for a user it finds all or none.
 create or replace function public.gateway_reached_connections_v1(
-  p_caller jsonb, p_of_user uuid default null, p_provider text default null, p_type integer default null, p_status text default null,
-  p_account_id text default null, p_tag jsonb default null, p_after uuid default null, p_most integer default 100
+  p_caller jsonb, p_of_user uuid default null, p_provider text default null, p_wanted jsonb default '{}', p_after uuid default null,
+  p_most integer default 100
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -1098,7 +1118,7 @@ declare
   p     gateway.partner;
   owner uuid;
 begin
-  select f.* into asks from gateway.caller(p_caller, 'connections:read') f;
+  select f.* into asks from gateway.caller_or_operator(p_caller, 'connections:read') f;
   if asks.refusal is not null then
     return asks.refusal;
   end if;
@@ -1110,11 +1130,11 @@ begin
   p_after := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
   return (
     select coalesce(jsonb_agg(gateway.public_data(c, p) order by c.id), '[]')
-      from (select x.* from gateway.visible_connections(p, owner, p_provider, p_after, p_type, p_status, p_account_id, p_tag, p_most) x
+      from (select x.* from gateway.visible_connections(p, owner, p_provider, p_after, p_wanted, p_most) x
             union all
             select x.* from gateway.pending_link_connections(p) x
              where x.id > p_after and (owner is null or x.user_id = owner) and (p_provider is null or x.provider = p_provider)
-               and gateway.is_wanted(x, p, p_type, p_status, p_account_id, p_tag)
+               and gateway.is_wanted(x, p, p_wanted)
             order by id limit p_most) c);
 end $$;
 
@@ -2422,22 +2442,6 @@ begin
      where x.latest or x.seconds <= 150), '[]');
 end $$;
 
--- A page of all users' connections, by id. `p_clients`: our registration at each provider; only connections of another one. `p_scopes`: the
--- required scopes of each provider; only connections that lack one.
-create or replace function public.gateway_all_connections_v1(
-  p_most integer, p_provider text default null, p_user_id uuid default null, p_status text default null, p_clients jsonb default null,
-  p_scopes jsonb default null, p_after uuid default null
-)
-returns jsonb language sql stable security definer set search_path = '' as $$
-  select coalesce(jsonb_agg(gateway.public_data(x) order by x.id), '[]')
-    from (select c.* from gateway.connection c
-           where (p_after is null or c.id > p_after) and (p_provider is null or c.provider = p_provider)
-             and (p_user_id is null or c.user_id = p_user_id) and (p_status is null or gateway.status_of(c) = p_status)
-             and (p_clients is null or c.client_id is distinct from coalesce(p_clients ->> c.provider, c.client_id))
-             and (p_scopes is null or exists (select from jsonb_array_elements_text(p_scopes -> c.provider) s where s <> all (c.scope)))
-           order by c.id limit p_most) x
-$$;
-
 -- One connection and its last events; null if it never existed, or its events are deleted.
 create or replace function public.gateway_inspect_connection_v1(p_connection_id uuid)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
@@ -2461,8 +2465,11 @@ begin
                  from (select e.* from gateway.event e where e.connection_id = p_connection_id order by e.at desc limit 10) x));
 end $$;
 
--- A provider's connections, users, pending grants, attempts and queued revocations, counted.
-create or replace function public.gateway_provider_holdings_v1(p_provider text)
+-- A provider's connections, users, pending grants, attempts and queued revocations, counted; and with `p_since` a page of the connections that
+-- the operator erased since then, each with what became of its grant.
+create or replace function public.gateway_provider_holdings_v1(
+  p_provider text, p_since timestamptz default null, p_after_at timestamptz default null, p_after_id uuid default null, p_most integer default 0
+)
 returns jsonb language sql stable security definer set search_path = '' as $$
   select jsonb_build_object(
     'connections', (select count(*) from gateway.connection c where c.provider = p_provider),
@@ -2470,7 +2477,21 @@ returns jsonb language sql stable security definer set search_path = '' as $$
     'pending', (select count(*) from gateway.pending_grant p where p.provider = p_provider),
     'attempts', (select count(*) from gateway.authorization_request a where a.provider = p_provider and a.used_at is null),
     'queued', (select count(*) from gateway.revocation r where r.provider = p_provider),
-    'frozen_at', (select f.frozen_at from gateway.freeze f where f.target = 'provider:' || p_provider))
+    'frozen_at', (select f.frozen_at from gateway.freeze f where f.target = 'provider:' || p_provider),
+    'erased', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+               'connection_id', x.connection_id, 'account_id', x.data -> 'account' ->> 'id', 'erased_at', x.at, 'event_id', x.id,
+               'position', x.position,
+               'revocation', case when exists (select from gateway.revocation r where r.connection_id = x.connection_id) then 'queued'
+                 else coalesce((
+                   select case o.type when 'grant.revoked' then o.data ->> 'revocation' else 'abandoned' end from gateway.event o
+                    where o.connection_id = x.connection_id and o.type in ('grant.revoked', 'grant.revocation_abandoned')
+                    order by o.at desc limit 1), 'unsupported') end) order by x.at, x.id), '[]')
+        from (select e.* from gateway.event e
+               where e.at >= coalesce(p_after_at, p_since) and (p_after_at is null or (e.at, e.id) > (p_after_at, p_after_id))
+                 and e.at < timestamptz '9999-01-01 00:00:00+00'
+                 and e.type = 'connection.disconnected' and e.provider = p_provider and e.data ->> 'by' = 'operator'
+               order by e.at, e.id limit p_most) x))
 $$;
 
 -- The operator's commands for partners: keys, reach, freezes.
@@ -2491,29 +2512,6 @@ language sql stable as $$
   select p from gateway.partner p where p.name = p_name order by p.revoked_at is not null, p.created_at desc limit 1
 $$;
 
--- null: a partner in use has that name.
-create or replace function public.gateway_add_partner_v1(
-  p_name text, p_scope text[], p_providers text[], p_reach text, p_reads_per_hour integer, p_connections_per_hour integer,
-  p_freeze_on_alert boolean, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision
-)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  added gateway.partner;
-begin
-  insert into gateway.partner as p (name, scope, providers, reach, reads_per_hour, connections_per_hour, freeze_on_alert)
-  values (p_name, p_scope, p_providers, p_reach, coalesce(p_reads_per_hour, case p_reach when 'own' then 10000 end),
-          coalesce(p_connections_per_hour, case p_reach when 'own' then 1000 end), p_freeze_on_alert)
-  on conflict (name) where revoked_at is null do nothing returning p.* into added;
-  if not found then
-    return null;
-  end if;
-  insert into gateway.event (type, partner_id, data)
-  values ('partner.added', added.id, jsonb_build_object(
-    'name', p_name, 'scope', p_scope, 'providers', p_providers, 'reach', p_reach, 'reads_per_hour', added.reads_per_hour,
-    'connections_per_hour', added.connections_per_hour, 'freeze_on_alert', p_freeze_on_alert));
-  return jsonb_build_object('partner_id', added.id, 'key_id', gateway.keep_key(added.id, p_key_hash, p_hint, p_addresses::inet[], p_expires_seconds));
-end $$;
-
 -- `p_changes`: some of the columns; null for a limit: none; null for providers: every one. false: no such partner, or it is revoked.
 create or replace function public.gateway_set_partner_v1(p_name text, p_changes jsonb)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
@@ -2533,46 +2531,48 @@ begin
   return 'true';
 end $$;
 
-create or replace function gateway.keep_key(
-  p_partner_id uuid, p_key_hash text, p_hint text, p_addresses inet[], p_expires_seconds double precision
-)
-returns uuid language plpgsql set search_path = '' as $$
-declare
-  added gateway.api_key;
-begin
-  insert into gateway.api_key as k (key_hash, partner_id, hint, addresses, expires_at)
-  values (p_key_hash, p_partner_id, p_hint, p_addresses, clock_timestamp() + make_interval(secs => p_expires_seconds))
-  returning k.* into added;
-  insert into gateway.event (type, partner_id, data)
-  values ('key.added', p_partner_id, jsonb_build_object('key', added.id, 'hint', p_hint, 'expires_at', added.expires_at));
-  return added.id;
-end $$;
-
--- At most two valid keys, so that one can replace the other without a pause and none is forgotten. Omitted restrictions are copied from the
--- newest key, so that a new key is never wider by accident. Answers `two_keys` or `revoked` where it is not made.
+-- The first key of a new partner with the columns `p_partner`, or one more of a partner: at most two valid ones, so that one can replace the
+-- other without a pause and none is forgotten. Omitted restrictions are copied from the newest key, so that a new key is never wider by
+-- accident. Answers `taken`, `two_keys` or `revoked` where it is not made; null: no such partner.
 create or replace function public.gateway_add_key_v1(
-  p_name text, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision
+  p_name text, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision, p_partner jsonb default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  p      gateway.partner;
-  before gateway.api_key;
+  p      gateway.partner := jsonb_populate_record(null::gateway.partner, p_partner);
+  newest gateway.api_key;
+  added  gateway.api_key;
 begin
-  select x.* into p from gateway.partner x where x.id = (gateway.named_partner(p_name)).id for update;
-  if not found then
-    return null;
+  if p_partner is not null then
+    insert into gateway.partner as x (name, scope, providers, reach, reads_per_hour, connections_per_hour, freeze_on_alert)
+    values (p_name, p.scope, p.providers, p.reach, coalesce(p.reads_per_hour, case p.reach when 'own' then 10000 end),
+            coalesce(p.connections_per_hour, case p.reach when 'own' then 1000 end), p.freeze_on_alert)
+    on conflict (name) where revoked_at is null do nothing returning x.* into p;
+    if not found then
+      return '"taken"';
+    end if;
+    insert into gateway.event (type, partner_id, data)
+    values ('partner.added', p.id, p_partner || jsonb_build_object(
+      'name', p_name, 'reads_per_hour', p.reads_per_hour, 'connections_per_hour', p.connections_per_hour));
+  else
+    select x.* into p from gateway.partner x where x.id = (gateway.named_partner(p_name)).id for update;
+    if not found then
+      return null;
+    elsif p.revoked_at is not null then
+      return '"revoked"';
+    elsif (select count(*) from gateway.api_key k
+            where k.partner_id = p.id and k.revoked_at is null and (k.expires_at is null or k.expires_at > clock_timestamp())) >= 2 then
+      return '"two_keys"';
+    end if;
+    select k.* into newest from gateway.api_key k where k.partner_id = p.id order by k.created_at desc limit 1;
   end if;
-  if p.revoked_at is not null then
-    return '"revoked"';
-  end if;
-  if (select count(*) from gateway.api_key k
-       where k.partner_id = p.id and k.revoked_at is null and (k.expires_at is null or k.expires_at > clock_timestamp())) >= 2 then
-    return '"two_keys"';
-  end if;
-  select k.* into before from gateway.api_key k where k.partner_id = p.id order by k.created_at desc limit 1;
-  return jsonb_build_object('partner_id', p.id, 'key_id', gateway.keep_key(
-    p.id, p_key_hash, p_hint, coalesce(p_addresses::inet[], before.addresses),
-    coalesce(p_expires_seconds, extract(epoch from before.expires_at - before.created_at))));
+  insert into gateway.api_key as k (key_hash, partner_id, hint, addresses, expires_at)
+  values (p_key_hash, p.id, p_hint, coalesce(p_addresses::inet[], newest.addresses), clock_timestamp() + coalesce(
+            make_interval(secs => p_expires_seconds), newest.expires_at - newest.created_at))
+  returning k.* into added;
+  insert into gateway.event (type, partner_id, data)
+  values ('key.added', p.id, jsonb_build_object('key', added.id, 'hint', p_hint, 'expires_at', added.expires_at));
+  return jsonb_build_object('partner_id', p.id, 'key_id', added.id);
 end $$;
 
 -- Without a key: the partner and all its keys.
@@ -3268,26 +3268,6 @@ begin
   return coalesce((select jsonb_agg(gateway.revocation_json(r) order by r.seal_id) from gateway.revocation r where r.seal_id = any (ids)), '[]');
 end $$;
 
--- A page of the connections of a provider that the operator erased since then, and what became of each grant.
-create or replace function public.gateway_erased_connections_v1(
-  p_provider text, p_since timestamptz, p_after_at timestamptz, p_after_id uuid, p_most integer
-)
-returns jsonb language sql stable security definer set search_path = '' as $$
-  select coalesce(jsonb_agg(jsonb_build_object(
-           'connection_id', x.connection_id, 'account_id', x.data -> 'account' ->> 'id', 'erased_at', x.at, 'event_id', x.id,
-           'position', x.position,
-           'revocation', case when exists (select from gateway.revocation r where r.connection_id = x.connection_id) then 'queued'
-             else coalesce((
-               select case o.type when 'grant.revoked' then o.data ->> 'revocation' else 'abandoned' end from gateway.event o
-                where o.connection_id = x.connection_id and o.type in ('grant.revoked', 'grant.revocation_abandoned')
-                order by o.at desc limit 1), 'unsupported') end) order by x.at, x.id), '[]')
-    from (select e.* from gateway.event e
-           where e.at >= coalesce(p_after_at, p_since) and (p_after_at is null or (e.at, e.id) > (p_after_at, p_after_id))
-             and e.at < timestamptz '9999-01-01 00:00:00+00'
-             and e.type = 'connection.disconnected' and e.provider = p_provider and e.data ->> 'by' = 'operator'
-           order by e.at, e.id limit p_most) x
-$$;
-
 -- Users and their browser sessions.
 
 -- Whether auth.users is the gateway's own table, not Supabase's. By its comment, because a database may be moved.
@@ -3351,20 +3331,18 @@ begin
   return to_jsonb(p_user_id);
 end $$;
 
-create or replace function public.gateway_session_v1(p_session_hash text)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return (
-    select jsonb_build_object('user', jsonb_build_object('id', s.user_id, 'label', s.label), 'expires_at', s.expires_at)
-      from gateway.live_session(p_session_hash) s
-  );
-end $$;
-
-create or replace function public.gateway_end_session_v1(p_session_hash text)
+-- null: there is none. `p_end`: it ends.
+create or replace function public.gateway_session_v1(p_session_hash text, p_end boolean default false)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  shown jsonb := (
+    select jsonb_build_object('user', jsonb_build_object('id', s.user_id, 'label', s.label), 'expires_at', s.expires_at)
+      from gateway.live_session(p_session_hash) s);
 begin
-  delete from gateway.session s where s.session_hash = p_session_hash;
-  return to_jsonb(found);
+  if p_end then
+    delete from gateway.session s where s.session_hash = p_session_hash;
+  end if;
+  return shown;
 end $$;
 
 -- The lock on a user's rows. Without `p_wait`, false for a user whose rows another transaction has locked.
@@ -3668,95 +3646,68 @@ language sql stable as $$
     'partner', (select p.name from gateway.partner p where p.id = w.partner_id))
 $$;
 
--- Whose endpoints a caller reaches: the partner of the key, or null for the operator (no caller), who reaches all.
-create or replace function gateway.webhook_owner(p_caller jsonb, out partner_id uuid, out refusal jsonb)
-language plpgsql set search_path = '' as $$
-begin
-  if p_caller is not null then
-    select (f.partner).id, f.refusal into partner_id, refusal from gateway.caller(p_caller, 'webhooks:write') f;
-  end if;
-end $$;
-
--- A new endpoint gets the events that happen from now on. A partner has at most ten.
-create or replace function public.gateway_create_webhook_v1(
-  p_caller jsonb, p_id uuid, p_url text, p_event_types text[], p_secret jsonb
-)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  asks record;
-  made gateway.webhook;
-begin
-  select f.* into asks from gateway.caller(p_caller, 'webhooks:write') f;
-  if asks.refusal is not null then
-    return asks.refusal;
-  end if;
-  perform pg_advisory_xact_lock(hashtextextended('gateway webhooks ' || (asks.partner).id::text, 0));
-  if (select count(*) from gateway.webhook w where w.partner_id = (asks.partner).id) >= 10 then
-    return null;
-  end if;
-  insert into gateway.webhook (id, partner_id, url, event_types, position)
-  select p_id, (asks.partner).id, p_url, p_event_types, c.position from gateway.event_chain c
-  returning * into made;
-  insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values ((p_secret ->> 'seal_id')::uuid, made.id, p_secret ->> 'encrypted');
-  insert into gateway.event (type, partner_id, data)
-  values ('webhook.created', made.partner_id, jsonb_build_object('webhook_id', made.id));
-  return gateway.webhook_json(made);
-end $$;
-
--- Endpoints; of a single one also its latest attempts, newest first.
+-- The endpoints of a partner, or for the operator all; of a single one also its latest attempts, newest first.
 create or replace function public.gateway_webhooks_v1(p_caller jsonb, p_webhook_id uuid default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks record;
 begin
-  select f.* into asks from gateway.webhook_owner(p_caller) f;
+  select f.* into asks from gateway.caller_or_operator(p_caller, 'webhooks:write') f;
   if asks.refusal is not null then
     return asks.refusal;
   end if;
   return jsonb_build_object(
     'webhooks', coalesce((
       select jsonb_agg(gateway.webhook_json(w) order by w.created_at, w.id) from gateway.webhook w
-       where (asks.partner_id is null or w.partner_id = asks.partner_id) and (p_webhook_id is null or w.id = p_webhook_id)), '[]'),
+       where ((asks.partner).id is null or w.partner_id = (asks.partner).id) and (p_webhook_id is null or w.id = p_webhook_id)), '[]'),
     'deliveries', coalesce((
       select jsonb_agg(to_jsonb(d) - 'id' - 'webhook_id' order by d.id desc)
         from (select x.* from gateway.webhook_delivery x join gateway.webhook w on w.id = x.webhook_id
-               where w.id = p_webhook_id and (asks.partner_id is null or w.partner_id = asks.partner_id)
+               where w.id = p_webhook_id and ((asks.partner).id is null or w.partner_id = (asks.partner).id)
                order by x.id desc limit 100) d), '[]'));
 end $$;
 
--- `p_change`: `delete`; `test` appends an event for this endpoint alone; `replay` delivers again what follows `p_after`; `rotate` adds a secret
--- and lets the others expire a day later. The endpoint as it is then; null: no such endpoint of this caller.
+-- `p_change`: `create` makes the endpoint `p_new`, for the events from now on; `delete`; `test` appends an event for this endpoint alone; `replay`
+-- delivers again what follows `p_after`; `rotate` adds a secret and lets the others expire a day later. The endpoint as it is then; null: no
+-- such endpoint of this caller, or one more than the ten that a partner may have.
 create or replace function public.gateway_change_webhook_v1(
-  p_caller jsonb, p_webhook_id uuid, p_change text, p_after bigint default null, p_secret jsonb default null
+  p_caller jsonb, p_webhook_id uuid, p_change text, p_after bigint default null, p_secret jsonb default null, p_new jsonb default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks record;
-  w    gateway.webhook;
+  w    gateway.webhook := jsonb_populate_record(null::gateway.webhook, p_new);
 begin
-  select f.* into asks from gateway.webhook_owner(p_caller) f;
+  select f.* into asks from gateway.caller_or_operator(p_caller, 'webhooks:write') f;
   if asks.refusal is not null then
     return asks.refusal;
   end if;
-  select x.* into w from gateway.webhook x
-   where x.id = p_webhook_id and (asks.partner_id is null or x.partner_id = asks.partner_id) for update;
-  if not found then
-    return null;
+  if p_change = 'create' then
+    perform pg_advisory_xact_lock(hashtextextended('gateway webhooks ' || (asks.partner).id::text, 0));
+    insert into gateway.webhook (id, partner_id, url, event_types, position)
+    select p_webhook_id, (asks.partner).id, w.url, w.event_types, c.position from gateway.event_chain c
+     where (select count(*) from gateway.webhook x where x.partner_id = (asks.partner).id) < 10
+    returning * into w;
+  else
+    select x.* into w from gateway.webhook x
+     where x.id = p_webhook_id and ((asks.partner).id is null or x.partner_id = (asks.partner).id) for update;
   end if;
-  if p_change = 'delete' then
+  if w.id is null then
+    return null;
+  elsif p_change = 'delete' then
     delete from gateway.webhook x where x.id = w.id;
   elsif p_change = 'replay' then
     update gateway.webhook x
        set position = least(p_after, (select c.position from gateway.event_chain c)), claim_id = null, failures = 0, failing_since = null,
            disabled_at = null, due_at = clock_timestamp()
      where x.id = w.id returning * into w;
-  elsif p_change = 'rotate' then
+  elsif p_secret is not null then
     update gateway.webhook_secret s set expires_at = clock_timestamp() + interval '1 day' where s.webhook_id = w.id and s.expires_at is null;
     insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values ((p_secret ->> 'seal_id')::uuid, w.id, p_secret ->> 'encrypted');
   end if;
   insert into gateway.event (type, partner_id, data)
-  select case p_change when 'delete' then 'webhook.deleted' when 'test' then 'webhook.tested' when 'replay' then 'webhook.replayed'
-                       else 'webhook.secret_rotated' end,
+  select case p_change when 'create' then 'webhook.created' when 'delete' then 'webhook.deleted' when 'test' then 'webhook.tested'
+                       when 'replay' then 'webhook.replayed' else 'webhook.secret_rotated' end,
          w.partner_id, jsonb_build_object('webhook_id', w.id) || case p_change when 'replay' then jsonb_build_object('after', w.position) else '{}' end;
   return gateway.webhook_json(w);
 end $$;
@@ -4144,7 +4095,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '27413dec20d1d767698b96c133af1c1ecaad2038922354473599e8c3ab35a36c');
-insert into gateway.function_release (sha256) values ('27413dec20d1d767698b96c133af1c1ecaad2038922354473599e8c3ab35a36c') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '8b102127b33b92eff097caf0531f60ccd283b299882482cab156af647fef2cc9');
+insert into gateway.function_release (sha256) values ('8b102127b33b92eff097caf0531f60ccd283b299882482cab156af647fef2cc9') on conflict do nothing;
 
 notify pgrst, 'reload schema';

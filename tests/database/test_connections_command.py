@@ -23,10 +23,12 @@ from gateway.connections.revoke_provider import RevokeAll, proof, summary
 from gateway.database import open_rest
 from gateway.database.queries import events
 from gateway.database.queries import partners as queries
+from gateway.database.queries.callers import reached_connections
 from gateway.database.queries.connections import list_connections
-from gateway.database.queries.operator import all_connections, erase, inspect_connection
+from gateway.database.queries.operator import erase, inspect_connection
 from gateway.errors import DatabaseUnavailable, Frozen
 from gateway.events.record import assign_positions
+from gateway.models import OPERATOR
 from gateway.sandbox import make_server
 from gateway.services import build_runtime
 from gateway.settings import read_settings
@@ -338,9 +340,11 @@ def test_over_rest_the_same_is_done(here, rest):
     """
     held = connect(here, 5)
     over_rest = replace(here.rt, database=open_rest(rest.url, SECRET_KEY))
-    looked = {"provider": "zoom", "user_id": None, "status": "active", "after": None, "most": 10}
+    looked = {"provider": "zoom", "wanted": {"status": "active"}, "most": 10}
     try:
-        assert all_connections(here.rt.database, **looked) == all_connections(over_rest.database, **looked)
+        assert reached_connections(here.rt.database, OPERATOR, **looked) == reached_connections(
+            over_rest.database, OPERATOR, **looked
+        )
         assert inspect_connection(here.rt.database, held[0]) == inspect_connection(over_rest.database, held[0])
         run_ = RevokeAll(over_rest, "zoom", stopped=threading.Event())
         for _ in run_:

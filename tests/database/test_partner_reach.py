@@ -121,9 +121,9 @@ def test_pages_hold_each_connection_once_and_each_filter_narrows(database, store
     assert [his["google"]] == paged(store, every, 2, of_user=bob.id, provider="google")
     assert [] == paged(store, two, 2, provider="microsoft")
     assert sorted([hers["microsoft"], hers["google"], his["microsoft"], his["google"]], key=str) == paged(
-        store, every, 3, type=2
+        store, every, 3, wanted={"type": 2}
     )
-    assert [his["ringcentral"]] == paged(store, own.caller(), 1, type=3)
+    assert [his["ringcentral"]] == paged(store, own.caller(), 1, wanted={"type": 3})
     assert [] == paged(store, Caller(user_id=alice.id), 2, of_user=bob.id)
     rows(
         database,
@@ -131,7 +131,7 @@ def test_pages_hold_each_connection_once_and_each_filter_narrows(database, store
         hers["ghl"],
     )
     for caller in (every, two, own.caller(), Caller(user_id=alice.id)):
-        assert [hers["ghl"]] == paged(store, caller, 2, status="needs_reauthorization")
+        assert [hers["ghl"]] == paged(store, caller, 2, wanted={"status": "needs_reauthorization"})
 
 
 def test_a_page_behind_a_connection_that_is_gone_is_the_rest(store, alice):

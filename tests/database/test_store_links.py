@@ -175,10 +175,7 @@ def waits(store, who: Key, whose: Person, **changes: Any) -> tuple[Any, uuid.UUI
         store,
         who.caller(),
         of_user=whose.id,
-        provider=None,
-        type=None,
-        status="pending_confirmation",
-        after=None,
+        wanted={"status": "pending_confirmation"},
         most=2,
     )
     return link, waiting.id
@@ -194,7 +191,7 @@ def test_what_waits_is_its_partners_to_see_and_not_to_use(store, alice, acme):
 
     shown = reached_connection(store, acme.caller(), waiting)
     assert ("pending_confirmation", alice.id, "") == (shown.status, shown.user_id, shown.account.label)
-    narrow = {"of_user": alice.id, "provider": "ghl", "type": 1, "status": None, "most": 1}
+    narrow = {"of_user": alice.id, "provider": "ghl", "wanted": {"type": 1, "status": None}, "most": 1}
     assert (shown,) == reached_connections(store, acme.caller(), after=None, **narrow)
     assert () == reached_connections(store, acme.caller(), after=waiting, **narrow)
     with pytest.raises(PendingConfirmation):

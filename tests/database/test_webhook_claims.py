@@ -16,6 +16,7 @@ from gateway.connections.rotate_keys import Rotation
 from gateway.database.queries.webhooks import claim_deliveries, end_deliveries, list_webhooks
 from gateway.errors import BadRequest
 from gateway.events.record import assign_positions
+from gateway.models import OPERATOR
 from gateway.webhooks import endpoints
 from gateway.webhooks.deliver import claim_next
 from tests.support.database import rows
@@ -56,7 +57,7 @@ def test_a_claim_whose_lease_is_over_moves_no_cursor(allowing, store, database):
     end_deliveries(
         store, late.id, claim_id=late.claim_id, position=position, attempts={"items": []}, wait_seconds=None, gone=False
     )
-    assert list_webhooks(store, None).webhooks[0].position < position
+    assert list_webhooks(store, OPERATOR).webhooks[0].position < position
     end_deliveries(
         store,
         current.id,
@@ -66,7 +67,7 @@ def test_a_claim_whose_lease_is_over_moves_no_cursor(allowing, store, database):
         wait_seconds=None,
         gone=False,
     )
-    assert list_webhooks(store, None).webhooks[0].position == position
+    assert list_webhooks(store, OPERATOR).webhooks[0].position == position
 
 
 def test_a_redirect_is_a_failure_and_is_not_followed(allowing, store, database):
@@ -76,7 +77,7 @@ def test_a_redirect_is_a_failure_and_is_not_followed(allowing, store, database):
         deliver_next(allowing)
 
     assert len(receiver.received) == 1
-    assert list_webhooks(store, None).webhooks[0].failures == 1
+    assert list_webhooks(store, OPERATOR).webhooks[0].failures == 1
 
 
 def test_a_private_address_is_refused_at_once_and_at_each_delivery(rt, allowing, store, database):

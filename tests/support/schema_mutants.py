@@ -194,12 +194,12 @@ OPEN = {
     " language plpgsql set search_path = '' as $$ begin return new; end $$",
     "when a profile changed is not watched": "alter table public.user_profile disable trigger gateway_touch",
     # functions and views
-    "anon may call a function": "grant execute on function public.gateway_session_v1(text) to anon",
+    "anon may call a function": "grant execute on function public.gateway_session_v1(text, boolean) to anon",
     "authenticated may call a function": "grant execute on function public.gateway_worker_backlog_v1 to authenticated",
     "everybody may call every function": "grant execute on all functions in schema public to public",
     "the gateway's role may call none": "revoke execute on all functions in schema public from gateway_app",
     "a function looks names up where its caller says": "alter function public.gateway_claim_revocations_v1(text[], text, uuid, integer) reset search_path",
-    "a function looks names up where its caller says, too": "alter function public.gateway_session_v1(text) reset all",
+    "a function looks names up where its caller says, too": "alter function public.gateway_session_v1(text, boolean) reset all",
     "a function of somebody's shows rows": "create function public.my_tokens() returns setof public.provider_data language sql"
     " security definer as $$ select * from public.provider_data $$",
     "a function of somebody's shows a user's rows": "create schema api; grant usage on schema api to authenticated;"
@@ -270,9 +270,9 @@ THIN = {
     "anon may make roles": "alter role anon createrole",
     "a function takes its caller's rights": "alter function public.gateway_schema_v1() security invoker",
     "a function's path is half closed": "alter function public.gateway_schema_v1() set search_path = public, pg_temp",
-    "a function was changed": "create or replace function public.gateway_session_v1(p_session_hash text) returns jsonb language plpgsql"
-    " stable security definer set search_path = '' as $$ begin return (select to_jsonb(s) from gateway.session s limit 1); end $$",
-    "a function is missing": "drop function public.gateway_end_session_v1(text)",
+    "a function was changed": "create or replace function public.gateway_session_v1(p_session_hash text, p_end boolean default false) returns jsonb language plpgsql"
+    " security definer set search_path = '' as $$ begin return (select to_jsonb(s) from gateway.session s limit 1); end $$",
+    "a function is missing": "drop function public.gateway_drop_authorization_v1(text)",
     "erased grants are not kept": "drop trigger gateway_erased on public.provider_data",
     "an identity trigger watches one column less": "create or replace trigger gateway_identity before update on public.user_profile"
     " for each row when (old.id is distinct from new.id) execute function gateway.refuse_client('identity')",

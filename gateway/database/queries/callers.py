@@ -20,7 +20,12 @@ reached_connection = SqlFunction[Connection | None]("reached_connection", "calle
 """A connection that the caller reaches; None for any other. `check`: the right to check it, which a caller has once a minute."""
 
 reached_connections = SqlFunction[tuple[Connection, ...]]("reached_connections", "caller")
-"""At most `most` of the connections that the caller reaches, in the order of ids, after the id `after`."""
+"""
+At most `most` of the connections that the caller reaches, or the operator, in the order of ids, after the id `after`.
+
+`wanted`: any of type, status, account_id and tag (a pair); `clients`: our registrations, and only connections of another one; `scopes`: the
+required ones of each provider, and only connections that lack one.
+"""
 
 end_check = SqlFunction[Connection | None]("end_check", "caller", "connection_id")
 """

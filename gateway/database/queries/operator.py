@@ -35,27 +35,6 @@ class Inspected:
 
 
 @dataclass(frozen=True, slots=True)
-class Holdings:
-    """Counts for a provider, and since when its tokens are frozen."""
-
-    connections: int
-    users: int
-    pending: int
-    attempts: int
-    queued: int
-    frozen_at: UtcTime | None
-
-
-class ErasedPart(NamedTuple):
-    """What one call erased: connections, and the numbers of pending grants and attempts; and whether any are left."""
-
-    erased: tuple[Erased, ...]
-    pending: int | None
-    attempts: int | None
-    more: bool
-
-
-@dataclass(frozen=True, slots=True)
 class ErasedConnection:
     """An erased connection in the proof. `position`: of its event, None until it has one."""
 
@@ -68,24 +47,36 @@ class ErasedConnection:
     """`done`, `queued`, `unsupported`, or `abandoned` after 72 hours of trying."""
 
 
-all_connections = SqlFunction[tuple[Connection, ...]]("all_connections")
-"""
-A page of all users' connections, in the order of ids, after the id `after`.
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """Counts for a provider, since when its tokens are frozen, and connections that the operator erased."""
 
-`clients`: our registrations; only connections of another one. `scopes`: the required scopes; only connections that lack one.
-"""
+    connections: int
+    users: int
+    pending: int
+    attempts: int
+    queued: int
+    frozen_at: UtcTime | None
+    erased: tuple[ErasedConnection, ...]
+
+
+class ErasedPart(NamedTuple):
+    """What one call erased: connections, and the numbers of pending grants and attempts; and whether any are left."""
+
+    erased: tuple[Erased, ...]
+    pending: int | None
+    attempts: int | None
+    more: bool
+
 
 inspect_connection = SqlFunction[Inspected | None]("inspect_connection", "connection_id")
 """Any user's connection, also an erased one; None where neither it nor an event of it is known."""
 
 provider_holdings = SqlFunction[Holdings]("provider_holdings", "provider")
-"""Counts for a provider."""
+"""Counts for a provider; with `since` also a page of the connections that the operator erased since then, in order, after that event."""
 
 erase = SqlFunction[ErasedPart]("erase")
 """Erase a connection, or up to `most` of a provider with its pending grants and attempts, and queue their grants."""
-
-erased_connections = SqlFunction[tuple[ErasedConnection, ...]]("erased_connections", "provider")
-"""Connections that the operator erased since then, in order, after that event, with the result for each grant."""
 
 worker_backlog = SqlFunction[Mapping[str, Any]]("worker_backlog", "recent_seconds")
 """

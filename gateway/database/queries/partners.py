@@ -16,17 +16,13 @@ class NewKey(NamedTuple):
     key_id: UUID
 
 
-add_partner = SqlFunction[NewKey | None]("add_partner")
-"""A new partner and its first key; None where the name is taken. Limits of None are the defaults."""
-
 list_partners = SqlFunction[Mapping[str, Any]]("partners", "name")
 """`partners` with their `keys` (never the secrets), oldest first; and what is `frozen`."""
 
-add_key = SqlFunction[NewKey | Literal["two_keys", "revoked"] | None]("add_key")
+add_key = SqlFunction[NewKey | Literal["taken", "two_keys", "revoked"] | None]("add_key")
 """
-A further key of a partner, or why it was not made; None for no such partner.
-
-Addresses and lifetime of None are those of the newest key before it.
+The first key of a new `partner`, whose limits of None are the defaults, or a further key, whose addresses and lifetime of None are those of the
+newest key before it; or why it was not made, None for no such partner.
 """
 
 set_partner = SqlFunction[bool]("set_partner", "name", "changes")

@@ -23,5 +23,5 @@ open_session = SqlFunction[UUID | None]("open_session")
 read_session = SqlFunction[Session | None]("session", "session_hash")
 """The session, or None when it is unknown or has expired, or its user is banned or deleted."""
 
-end_session = SqlFunction[bool]("end_session", "session_hash")
-"""Whether the session existed."""
+end_session = SqlFunction[Session | None]("session", "session_hash", end=True)
+"""End the session, which is answered as it was."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from gateway.database import SqlFunction
 from gateway.database.queries.events import Event
-
-Change = Literal["delete", "test", "replay", "rotate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +67,14 @@ class Endpoints(NamedTuple):
     deliveries: tuple[Attempt, ...]
 
 
-create_webhook = SqlFunction[Webhook | None]("create_webhook", "caller")
-"""A new endpoint, for the events from now on; None where the partner has ten."""
-
 list_webhooks = SqlFunction[Endpoints]("webhooks", "caller", "webhook_id")
-"""The endpoints of the calling partner, or that one with its last hundred attempts, newest first. Without a caller: the operator's view of all."""
+"""The endpoints of the calling partner, or that one with its last hundred attempts, newest first. The operator sees all."""
 
 change_webhook = SqlFunction[Webhook | None]("change_webhook", "webhook_id", "change", "caller")
-"""The endpoint after a change; None where the caller has no such endpoint. `replay` needs `after`, `rotate` a `secret`."""
+"""
+The endpoint after a change; None where the caller has no such endpoint. `replay` needs `after`, `rotate` a `secret`, `create` both `new` and a
+`secret`: the events from now on are for it, and None says that the partner has ten.
+"""
 
 claim_deliveries = SqlFunction[Claim | None]("claim_deliveries")
 """The next events of the endpoint that has been due longest; None when there is nothing to deliver."""

@@ -47,6 +47,23 @@ begin
                   when p_needs <> all (partner.scope) then jsonb_build_object('refused', 'forbidden', 'scope', p_needs) end;
 end $$;
 
+-- The same, or the operator, who reaches everything: no partner, no user, no refusal. For functions that answer no secret.
+create or replace function gateway.caller_or_operator(
+  p_caller jsonb, p_needs text, out partner gateway.partner, out user_id uuid, out refusal jsonb
+)
+language plpgsql set search_path = '' as $$
+declare
+  asks record;
+begin
+  if p_caller ? 'is_operator' then
+    return;
+  end if;
+  select f.* into asks from gateway.caller(p_caller, p_needs) f;
+  partner := asks.partner;
+  user_id := asks.user_id;
+  refusal := asks.refusal;
+end $$;
+
 -- Whether a partner has the owner's consent for a connection, or reach `all`. Callers check this before they read the connection, so that the
 -- response time does not show whether it exists.
 create or replace function gateway.partner_has_consent(p_partner gateway.partner, p_connection uuid) returns boolean
@@ -155,56 +172,59 @@ begin
   return gateway.public_data(c, allowed.partner) || case when p_check then gateway.quota(1, 1, over + interval '1 minute') else '{}' end;
 end $$;
 
-create or replace function gateway.is_wanted(
-  c gateway.connection, p_partner gateway.partner, p_type integer, p_status text, p_account_id text, p_tag jsonb
-) returns boolean
+-- `p_wanted`: any of `type`, `status`, `account_id` and `tag`; `clients`, our registration at each provider: only connections of another one;
+-- `scopes`, the required scopes of each provider: only connections that lack one.
+create or replace function gateway.is_wanted(c gateway.connection, p_partner gateway.partner, p_wanted jsonb) returns boolean
 language sql stable as $$
-  select (p_type is null or c.type = p_type) and (p_status is null or gateway.status_of(c) = p_status)
-     and (p_account_id is null or c.account_id = p_account_id) and (p_tag is null or gateway.visible_tags(c.tags, p_partner) @> p_tag)
+  select (p_wanted ->> 'type' is null or c.type = (p_wanted ->> 'type')::integer)
+     and (p_wanted ->> 'status' is null or gateway.status_of(c) = p_wanted ->> 'status')
+     and (p_wanted ->> 'account_id' is null or c.account_id = p_wanted ->> 'account_id')
+     and (p_wanted ->> 'tag' is null or gateway.visible_tags(c.tags, p_partner) @> (p_wanted -> 'tag'))
+     and (p_wanted ->> 'clients' is null or c.client_id is distinct from coalesce(p_wanted -> 'clients' ->> c.provider, c.client_id))
+     and (p_wanted ->> 'scopes' is null or exists (select from jsonb_array_elements_text(p_wanted -> 'scopes' -> c.provider) x where x <> all (c.scope)))
 $$;
 
--- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of filters has an index for
--- this, so every page costs the same. Without a partner: all connections of that user.
+-- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of user, provider and reach
+-- has an index for this, so every page costs the same. Without a partner: all connections of that user, or with neither all of them.
 create or replace function gateway.visible_connections(
-  p_partner gateway.partner, p_user_id uuid, p_provider text, p_after uuid, p_type integer, p_status text, p_account_id text,
-  p_tag jsonb, p_most integer
+  p_partner gateway.partner, p_user_id uuid, p_provider text, p_after uuid, p_wanted jsonb, p_most integer
 )
 returns setof gateway.connection language plpgsql stable set search_path = '' as $$
 declare
-  wanted text[] := case when p_provider is null then p_partner.providers
-                        when p_provider = any (p_partner.providers) or p_partner.providers is null then array[p_provider] else '{}' end;
+  among text[] := case when p_provider is null then p_partner.providers
+                       when p_provider = any (p_partner.providers) or p_partner.providers is null then array[p_provider] else '{}' end;
 begin
   if p_user_id is not null then
     return query
       select c.* from gateway.connection c
        where c.user_id = p_user_id and (p_partner.id is null or gateway.partner_can_see(p_partner, c)) and (p_provider is null or c.provider = p_provider)
-         and c.id > p_after and gateway.is_wanted(c, p_partner, p_type, p_status, p_account_id, p_tag)
+         and c.id > p_after and gateway.is_wanted(c, p_partner, p_wanted)
        order by c.id limit p_most;
   elsif p_partner.reach = 'own' then
     return query
       select c.* from gateway.consent x join gateway.connection c on c.id = x.connection_id
-       where x.partner_id = p_partner.id and x.connection_id > p_after and x.ended_at is null and (wanted is null or c.provider = any (wanted))
-         and gateway.is_wanted(c, p_partner, p_type, p_status, p_account_id, p_tag)
+       where x.partner_id = p_partner.id and x.connection_id > p_after and x.ended_at is null and (among is null or c.provider = any (among))
+         and gateway.is_wanted(c, p_partner, p_wanted)
        order by x.connection_id limit p_most;
-  elsif wanted is null then
+  elsif among is null then
     return query
       select c.* from gateway.connection c
-       where c.id > p_after and gateway.is_wanted(c, p_partner, p_type, p_status, p_account_id, p_tag)
+       where c.id > p_after and gateway.is_wanted(c, p_partner, p_wanted)
        order by c.id limit p_most;
   else
     return query
-      select c.* from unnest(wanted) as w (id) cross join lateral (
+      select c.* from unnest(among) as w (id) cross join lateral (
         select x.* from gateway.connection x
-         where x.provider = w.id and x.id > p_after and gateway.is_wanted(x, p_partner, p_type, p_status, p_account_id, p_tag)
+         where x.provider = w.id and x.id > p_after and gateway.is_wanted(x, p_partner, p_wanted)
          order by x.id limit p_most) c
        order by c.id limit p_most;
   end if;
 end $$;
 
--- A page of them. `p_of_user` filters a partner's list; for a user it finds all or none.
+-- A page of the connections that a caller reaches, or the operator. `p_of_user` filters a partner's list; for a user it finds all or none.
 create or replace function public.gateway_reached_connections_v1(
-  p_caller jsonb, p_of_user uuid default null, p_provider text default null, p_type integer default null, p_status text default null,
-  p_account_id text default null, p_tag jsonb default null, p_after uuid default null, p_most integer default 100
+  p_caller jsonb, p_of_user uuid default null, p_provider text default null, p_wanted jsonb default '{}', p_after uuid default null,
+  p_most integer default 100
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -212,7 +232,7 @@ declare
   p     gateway.partner;
   owner uuid;
 begin
-  select f.* into asks from gateway.caller(p_caller, 'connections:read') f;
+  select f.* into asks from gateway.caller_or_operator(p_caller, 'connections:read') f;
   if asks.refusal is not null then
     return asks.refusal;
   end if;
@@ -224,10 +244,10 @@ begin
   p_after := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
   return (
     select coalesce(jsonb_agg(gateway.public_data(c, p) order by c.id), '[]')
-      from (select x.* from gateway.visible_connections(p, owner, p_provider, p_after, p_type, p_status, p_account_id, p_tag, p_most) x
+      from (select x.* from gateway.visible_connections(p, owner, p_provider, p_after, p_wanted, p_most) x
             union all
             select x.* from gateway.pending_link_connections(p) x
              where x.id > p_after and (owner is null or x.user_id = owner) and (p_provider is null or x.provider = p_provider)
-               and gateway.is_wanted(x, p, p_type, p_status, p_account_id, p_tag)
+               and gateway.is_wanted(x, p, p_wanted)
             order by id limit p_most) c);
 end $$;

@@ -57,22 +57,6 @@ begin
      where x.latest or x.seconds <= 150), '[]');
 end $$;
 
--- A page of all users' connections, by id. `p_clients`: our registration at each provider; only connections of another one. `p_scopes`: the
--- required scopes of each provider; only connections that lack one.
-create or replace function public.gateway_all_connections_v1(
-  p_most integer, p_provider text default null, p_user_id uuid default null, p_status text default null, p_clients jsonb default null,
-  p_scopes jsonb default null, p_after uuid default null
-)
-returns jsonb language sql stable security definer set search_path = '' as $$
-  select coalesce(jsonb_agg(gateway.public_data(x) order by x.id), '[]')
-    from (select c.* from gateway.connection c
-           where (p_after is null or c.id > p_after) and (p_provider is null or c.provider = p_provider)
-             and (p_user_id is null or c.user_id = p_user_id) and (p_status is null or gateway.status_of(c) = p_status)
-             and (p_clients is null or c.client_id is distinct from coalesce(p_clients ->> c.provider, c.client_id))
-             and (p_scopes is null or exists (select from jsonb_array_elements_text(p_scopes -> c.provider) s where s <> all (c.scope)))
-           order by c.id limit p_most) x
-$$;
-
 -- One connection and its last events; null if it never existed, or its events are deleted.
 create or replace function public.gateway_inspect_connection_v1(p_connection_id uuid)
 returns jsonb language plpgsql stable security definer set search_path = '' as $$
@@ -96,8 +80,11 @@ begin
                  from (select e.* from gateway.event e where e.connection_id = p_connection_id order by e.at desc limit 10) x));
 end $$;
 
--- A provider's connections, users, pending grants, attempts and queued revocations, counted.
-create or replace function public.gateway_provider_holdings_v1(p_provider text)
+-- A provider's connections, users, pending grants, attempts and queued revocations, counted; and with `p_since` a page of the connections that
+-- the operator erased since then, each with what became of its grant.
+create or replace function public.gateway_provider_holdings_v1(
+  p_provider text, p_since timestamptz default null, p_after_at timestamptz default null, p_after_id uuid default null, p_most integer default 0
+)
 returns jsonb language sql stable security definer set search_path = '' as $$
   select jsonb_build_object(
     'connections', (select count(*) from gateway.connection c where c.provider = p_provider),
@@ -105,5 +92,19 @@ returns jsonb language sql stable security definer set search_path = '' as $$
     'pending', (select count(*) from gateway.pending_grant p where p.provider = p_provider),
     'attempts', (select count(*) from gateway.authorization_request a where a.provider = p_provider and a.used_at is null),
     'queued', (select count(*) from gateway.revocation r where r.provider = p_provider),
-    'frozen_at', (select f.frozen_at from gateway.freeze f where f.target = 'provider:' || p_provider))
+    'frozen_at', (select f.frozen_at from gateway.freeze f where f.target = 'provider:' || p_provider),
+    'erased', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+               'connection_id', x.connection_id, 'account_id', x.data -> 'account' ->> 'id', 'erased_at', x.at, 'event_id', x.id,
+               'position', x.position,
+               'revocation', case when exists (select from gateway.revocation r where r.connection_id = x.connection_id) then 'queued'
+                 else coalesce((
+                   select case o.type when 'grant.revoked' then o.data ->> 'revocation' else 'abandoned' end from gateway.event o
+                    where o.connection_id = x.connection_id and o.type in ('grant.revoked', 'grant.revocation_abandoned')
+                    order by o.at desc limit 1), 'unsupported') end) order by x.at, x.id), '[]')
+        from (select e.* from gateway.event e
+               where e.at >= coalesce(p_after_at, p_since) and (p_after_at is null or (e.at, e.id) > (p_after_at, p_after_id))
+                 and e.at < timestamptz '9999-01-01 00:00:00+00'
+                 and e.type = 'connection.disconnected' and e.provider = p_provider and e.data ->> 'by' = 'operator'
+               order by e.at, e.id limit p_most) x))
 $$;

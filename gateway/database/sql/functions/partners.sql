@@ -16,29 +16,6 @@ language sql stable as $$
   select p from gateway.partner p where p.name = p_name order by p.revoked_at is not null, p.created_at desc limit 1
 $$;
 
--- null: a partner in use has that name.
-create or replace function public.gateway_add_partner_v1(
-  p_name text, p_scope text[], p_providers text[], p_reach text, p_reads_per_hour integer, p_connections_per_hour integer,
-  p_freeze_on_alert boolean, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision
-)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  added gateway.partner;
-begin
-  insert into gateway.partner as p (name, scope, providers, reach, reads_per_hour, connections_per_hour, freeze_on_alert)
-  values (p_name, p_scope, p_providers, p_reach, coalesce(p_reads_per_hour, case p_reach when 'own' then 10000 end),
-          coalesce(p_connections_per_hour, case p_reach when 'own' then 1000 end), p_freeze_on_alert)
-  on conflict (name) where revoked_at is null do nothing returning p.* into added;
-  if not found then
-    return null;
-  end if;
-  insert into gateway.event (type, partner_id, data)
-  values ('partner.added', added.id, jsonb_build_object(
-    'name', p_name, 'scope', p_scope, 'providers', p_providers, 'reach', p_reach, 'reads_per_hour', added.reads_per_hour,
-    'connections_per_hour', added.connections_per_hour, 'freeze_on_alert', p_freeze_on_alert));
-  return jsonb_build_object('partner_id', added.id, 'key_id', gateway.keep_key(added.id, p_key_hash, p_hint, p_addresses::inet[], p_expires_seconds));
-end $$;
-
 -- `p_changes`: some of the columns; null for a limit: none; null for providers: every one. false: no such partner, or it is revoked.
 create or replace function public.gateway_set_partner_v1(p_name text, p_changes jsonb)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
@@ -58,46 +35,48 @@ begin
   return 'true';
 end $$;
 
-create or replace function gateway.keep_key(
-  p_partner_id uuid, p_key_hash text, p_hint text, p_addresses inet[], p_expires_seconds double precision
-)
-returns uuid language plpgsql set search_path = '' as $$
-declare
-  added gateway.api_key;
-begin
-  insert into gateway.api_key as k (key_hash, partner_id, hint, addresses, expires_at)
-  values (p_key_hash, p_partner_id, p_hint, p_addresses, clock_timestamp() + make_interval(secs => p_expires_seconds))
-  returning k.* into added;
-  insert into gateway.event (type, partner_id, data)
-  values ('key.added', p_partner_id, jsonb_build_object('key', added.id, 'hint', p_hint, 'expires_at', added.expires_at));
-  return added.id;
-end $$;
-
--- At most two valid keys, so that one can replace the other without a pause and none is forgotten. Omitted restrictions are copied from the
--- newest key, so that a new key is never wider by accident. Answers `two_keys` or `revoked` where it is not made.
+-- The first key of a new partner with the columns `p_partner`, or one more of a partner: at most two valid ones, so that one can replace the
+-- other without a pause and none is forgotten. Omitted restrictions are copied from the newest key, so that a new key is never wider by
+-- accident. Answers `taken`, `two_keys` or `revoked` where it is not made; null: no such partner.
 create or replace function public.gateway_add_key_v1(
-  p_name text, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision
+  p_name text, p_key_hash text, p_hint text, p_addresses text[], p_expires_seconds double precision, p_partner jsonb default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  p      gateway.partner;
-  before gateway.api_key;
+  p      gateway.partner := jsonb_populate_record(null::gateway.partner, p_partner);
+  newest gateway.api_key;
+  added  gateway.api_key;
 begin
-  select x.* into p from gateway.partner x where x.id = (gateway.named_partner(p_name)).id for update;
-  if not found then
-    return null;
+  if p_partner is not null then
+    insert into gateway.partner as x (name, scope, providers, reach, reads_per_hour, connections_per_hour, freeze_on_alert)
+    values (p_name, p.scope, p.providers, p.reach, coalesce(p.reads_per_hour, case p.reach when 'own' then 10000 end),
+            coalesce(p.connections_per_hour, case p.reach when 'own' then 1000 end), p.freeze_on_alert)
+    on conflict (name) where revoked_at is null do nothing returning x.* into p;
+    if not found then
+      return '"taken"';
+    end if;
+    insert into gateway.event (type, partner_id, data)
+    values ('partner.added', p.id, p_partner || jsonb_build_object(
+      'name', p_name, 'reads_per_hour', p.reads_per_hour, 'connections_per_hour', p.connections_per_hour));
+  else
+    select x.* into p from gateway.partner x where x.id = (gateway.named_partner(p_name)).id for update;
+    if not found then
+      return null;
+    elsif p.revoked_at is not null then
+      return '"revoked"';
+    elsif (select count(*) from gateway.api_key k
+            where k.partner_id = p.id and k.revoked_at is null and (k.expires_at is null or k.expires_at > clock_timestamp())) >= 2 then
+      return '"two_keys"';
+    end if;
+    select k.* into newest from gateway.api_key k where k.partner_id = p.id order by k.created_at desc limit 1;
   end if;
-  if p.revoked_at is not null then
-    return '"revoked"';
-  end if;
-  if (select count(*) from gateway.api_key k
-       where k.partner_id = p.id and k.revoked_at is null and (k.expires_at is null or k.expires_at > clock_timestamp())) >= 2 then
-    return '"two_keys"';
-  end if;
-  select k.* into before from gateway.api_key k where k.partner_id = p.id order by k.created_at desc limit 1;
-  return jsonb_build_object('partner_id', p.id, 'key_id', gateway.keep_key(
-    p.id, p_key_hash, p_hint, coalesce(p_addresses::inet[], before.addresses),
-    coalesce(p_expires_seconds, extract(epoch from before.expires_at - before.created_at))));
+  insert into gateway.api_key as k (key_hash, partner_id, hint, addresses, expires_at)
+  values (p_key_hash, p.id, p_hint, coalesce(p_addresses::inet[], newest.addresses), clock_timestamp() + coalesce(
+            make_interval(secs => p_expires_seconds), newest.expires_at - newest.created_at))
+  returning k.* into added;
+  insert into gateway.event (type, partner_id, data)
+  values ('key.added', p.id, jsonb_build_object('key', added.id, 'hint', p_hint, 'expires_at', added.expires_at));
+  return jsonb_build_object('partner_id', p.id, 'key_id', added.id);
 end $$;
 
 -- Without a key: the partner and all its keys.

@@ -87,23 +87,3 @@ begin
   update gateway.revocation r set due_at = greatest(r.due_at, over + interval '2 minutes') where r.seal_id = any (ids);
   return coalesce((select jsonb_agg(gateway.revocation_json(r) order by r.seal_id) from gateway.revocation r where r.seal_id = any (ids)), '[]');
 end $$;
-
--- A page of the connections of a provider that the operator erased since then, and what became of each grant.
-create or replace function public.gateway_erased_connections_v1(
-  p_provider text, p_since timestamptz, p_after_at timestamptz, p_after_id uuid, p_most integer
-)
-returns jsonb language sql stable security definer set search_path = '' as $$
-  select coalesce(jsonb_agg(jsonb_build_object(
-           'connection_id', x.connection_id, 'account_id', x.data -> 'account' ->> 'id', 'erased_at', x.at, 'event_id', x.id,
-           'position', x.position,
-           'revocation', case when exists (select from gateway.revocation r where r.connection_id = x.connection_id) then 'queued'
-             else coalesce((
-               select case o.type when 'grant.revoked' then o.data ->> 'revocation' else 'abandoned' end from gateway.event o
-                where o.connection_id = x.connection_id and o.type in ('grant.revoked', 'grant.revocation_abandoned')
-                order by o.at desc limit 1), 'unsupported') end) order by x.at, x.id), '[]')
-    from (select e.* from gateway.event e
-           where e.at >= coalesce(p_after_at, p_since) and (p_after_at is null or (e.at, e.id) > (p_after_at, p_after_id))
-             and e.at < timestamptz '9999-01-01 00:00:00+00'
-             and e.type = 'connection.disconnected' and e.provider = p_provider and e.data ->> 'by' = 'operator'
-           order by e.at, e.id limit p_most) x
-$$;

@@ -61,20 +61,18 @@ begin
   return to_jsonb(p_user_id);
 end $$;
 
-create or replace function public.gateway_session_v1(p_session_hash text)
-returns jsonb language plpgsql stable security definer set search_path = '' as $$
-begin
-  return (
-    select jsonb_build_object('user', jsonb_build_object('id', s.user_id, 'label', s.label), 'expires_at', s.expires_at)
-      from gateway.live_session(p_session_hash) s
-  );
-end $$;
-
-create or replace function public.gateway_end_session_v1(p_session_hash text)
+-- null: there is none. `p_end`: it ends.
+create or replace function public.gateway_session_v1(p_session_hash text, p_end boolean default false)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  shown jsonb := (
+    select jsonb_build_object('user', jsonb_build_object('id', s.user_id, 'label', s.label), 'expires_at', s.expires_at)
+      from gateway.live_session(p_session_hash) s);
 begin
-  delete from gateway.session s where s.session_hash = p_session_hash;
-  return to_jsonb(found);
+  if p_end then
+    delete from gateway.session s where s.session_hash = p_session_hash;
+  end if;
+  return shown;
 end $$;
 
 -- The lock on a user's rows. Without `p_wait`, false for a user whose rows another transaction has locked.

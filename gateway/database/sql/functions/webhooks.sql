@@ -6,95 +6,68 @@ language sql stable as $$
     'partner', (select p.name from gateway.partner p where p.id = w.partner_id))
 $$;
 
--- Whose endpoints a caller reaches: the partner of the key, or null for the operator (no caller), who reaches all.
-create or replace function gateway.webhook_owner(p_caller jsonb, out partner_id uuid, out refusal jsonb)
-language plpgsql set search_path = '' as $$
-begin
-  if p_caller is not null then
-    select (f.partner).id, f.refusal into partner_id, refusal from gateway.caller(p_caller, 'webhooks:write') f;
-  end if;
-end $$;
-
--- A new endpoint gets the events that happen from now on. A partner has at most ten.
-create or replace function public.gateway_create_webhook_v1(
-  p_caller jsonb, p_id uuid, p_url text, p_event_types text[], p_secret jsonb
-)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  asks record;
-  made gateway.webhook;
-begin
-  select f.* into asks from gateway.caller(p_caller, 'webhooks:write') f;
-  if asks.refusal is not null then
-    return asks.refusal;
-  end if;
-  perform pg_advisory_xact_lock(hashtextextended('gateway webhooks ' || (asks.partner).id::text, 0));
-  if (select count(*) from gateway.webhook w where w.partner_id = (asks.partner).id) >= 10 then
-    return null;
-  end if;
-  insert into gateway.webhook (id, partner_id, url, event_types, position)
-  select p_id, (asks.partner).id, p_url, p_event_types, c.position from gateway.event_chain c
-  returning * into made;
-  insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values ((p_secret ->> 'seal_id')::uuid, made.id, p_secret ->> 'encrypted');
-  insert into gateway.event (type, partner_id, data)
-  values ('webhook.created', made.partner_id, jsonb_build_object('webhook_id', made.id));
-  return gateway.webhook_json(made);
-end $$;
-
--- Endpoints; of a single one also its latest attempts, newest first.
+-- The endpoints of a partner, or for the operator all; of a single one also its latest attempts, newest first.
 create or replace function public.gateway_webhooks_v1(p_caller jsonb, p_webhook_id uuid default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks record;
 begin
-  select f.* into asks from gateway.webhook_owner(p_caller) f;
+  select f.* into asks from gateway.caller_or_operator(p_caller, 'webhooks:write') f;
   if asks.refusal is not null then
     return asks.refusal;
   end if;
   return jsonb_build_object(
     'webhooks', coalesce((
       select jsonb_agg(gateway.webhook_json(w) order by w.created_at, w.id) from gateway.webhook w
-       where (asks.partner_id is null or w.partner_id = asks.partner_id) and (p_webhook_id is null or w.id = p_webhook_id)), '[]'),
+       where ((asks.partner).id is null or w.partner_id = (asks.partner).id) and (p_webhook_id is null or w.id = p_webhook_id)), '[]'),
     'deliveries', coalesce((
       select jsonb_agg(to_jsonb(d) - 'id' - 'webhook_id' order by d.id desc)
         from (select x.* from gateway.webhook_delivery x join gateway.webhook w on w.id = x.webhook_id
-               where w.id = p_webhook_id and (asks.partner_id is null or w.partner_id = asks.partner_id)
+               where w.id = p_webhook_id and ((asks.partner).id is null or w.partner_id = (asks.partner).id)
                order by x.id desc limit 100) d), '[]'));
 end $$;
 
--- `p_change`: `delete`; `test` appends an event for this endpoint alone; `replay` delivers again what follows `p_after`; `rotate` adds a secret
--- and lets the others expire a day later. The endpoint as it is then; null: no such endpoint of this caller.
+-- `p_change`: `create` makes the endpoint `p_new`, for the events from now on; `delete`; `test` appends an event for this endpoint alone; `replay`
+-- delivers again what follows `p_after`; `rotate` adds a secret and lets the others expire a day later. The endpoint as it is then; null: no
+-- such endpoint of this caller, or one more than the ten that a partner may have.
 create or replace function public.gateway_change_webhook_v1(
-  p_caller jsonb, p_webhook_id uuid, p_change text, p_after bigint default null, p_secret jsonb default null
+  p_caller jsonb, p_webhook_id uuid, p_change text, p_after bigint default null, p_secret jsonb default null, p_new jsonb default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   asks record;
-  w    gateway.webhook;
+  w    gateway.webhook := jsonb_populate_record(null::gateway.webhook, p_new);
 begin
-  select f.* into asks from gateway.webhook_owner(p_caller) f;
+  select f.* into asks from gateway.caller_or_operator(p_caller, 'webhooks:write') f;
   if asks.refusal is not null then
     return asks.refusal;
   end if;
-  select x.* into w from gateway.webhook x
-   where x.id = p_webhook_id and (asks.partner_id is null or x.partner_id = asks.partner_id) for update;
-  if not found then
-    return null;
+  if p_change = 'create' then
+    perform pg_advisory_xact_lock(hashtextextended('gateway webhooks ' || (asks.partner).id::text, 0));
+    insert into gateway.webhook (id, partner_id, url, event_types, position)
+    select p_webhook_id, (asks.partner).id, w.url, w.event_types, c.position from gateway.event_chain c
+     where (select count(*) from gateway.webhook x where x.partner_id = (asks.partner).id) < 10
+    returning * into w;
+  else
+    select x.* into w from gateway.webhook x
+     where x.id = p_webhook_id and ((asks.partner).id is null or x.partner_id = (asks.partner).id) for update;
   end if;
-  if p_change = 'delete' then
+  if w.id is null then
+    return null;
+  elsif p_change = 'delete' then
     delete from gateway.webhook x where x.id = w.id;
   elsif p_change = 'replay' then
     update gateway.webhook x
        set position = least(p_after, (select c.position from gateway.event_chain c)), claim_id = null, failures = 0, failing_since = null,
            disabled_at = null, due_at = clock_timestamp()
      where x.id = w.id returning * into w;
-  elsif p_change = 'rotate' then
+  elsif p_secret is not null then
     update gateway.webhook_secret s set expires_at = clock_timestamp() + interval '1 day' where s.webhook_id = w.id and s.expires_at is null;
     insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values ((p_secret ->> 'seal_id')::uuid, w.id, p_secret ->> 'encrypted');
   end if;
   insert into gateway.event (type, partner_id, data)
-  select case p_change when 'delete' then 'webhook.deleted' when 'test' then 'webhook.tested' when 'replay' then 'webhook.replayed'
-                       else 'webhook.secret_rotated' end,
+  select case p_change when 'create' then 'webhook.created' when 'delete' then 'webhook.deleted' when 'test' then 'webhook.tested'
+                       when 'replay' then 'webhook.replayed' else 'webhook.secret_rotated' end,
          w.partner_id, jsonb_build_object('webhook_id', w.id) || case p_change when 'replay' then jsonb_build_object('after', w.position) else '{}' end;
   return gateway.webhook_json(w);
 end $$;
