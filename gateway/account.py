@@ -18,10 +18,10 @@ from gateway.catalog import AnyEntry, ApiKeyProvider, Provider, fill
 from gateway.catalog.api_key import KEY_HASH
 from gateway.catalog.deviations import AccountLookup
 from gateway.catalog.provider import places
-from gateway.errors import NeedsReauthorization, ProviderFailed, ProviderGarbled, ProviderUnavailable
+from gateway.errors import NeedsReauthorization, ProviderFailed, ProviderGarbled, ProviderUnavailable, Suspended
 from gateway.http import Deadline, Response
 from gateway.models import Account, Client
-from gateway.protocol import TokenResponse, is_temporary, is_token_at_fault, parse_json_value
+from gateway.protocol import TokenResponse, api_error, is_temporary, parse_json_value
 from gateway.protocol.id_token import unverified_claims
 from gateway.protocol.message import check_address
 from gateway.protocol.refusal import with_facts
@@ -102,7 +102,7 @@ def confirm_account(
     if not lookup.url or (lookup.answered and asked is None):
         raise NotConfirmed("cannot_ask", "the provider cannot be asked with the access token alone")
     found = _fetch(rt, provider, lookup.url, response.grant.access_token, response.rest, deadline)
-    if found.status == 401 and is_token_at_fault(provider, found.headers, found.body):  # noqa: PLR2004 - RFC 6750 section 3.1
+    if api_error(provider, found.status, found.headers, found.body) == "token_refused":
         raise NotConfirmed("token_refused", "the provider refuses the access token")
     if found.status in (401, 403):
         raise NotConfirmed("out_of_scope", "the access token does not allow to ask for the account")
@@ -135,6 +135,8 @@ def read_key_account(
     if url is None:
         raise NotConfirmed("cannot_ask", "the connection lacks a field of the provider's address")
     found = _fetch(rt, provider, url, credential, facts, deadline)
+    if found.status == 401 and api_error(provider, 401, found.headers, found.body) != "token_refused":  # noqa: PLR2004
+        raise NotConfirmed("out_of_scope", "the key does not allow to ask for the account")
     if found.status == 401:  # noqa: PLR2004
         text = found.body.decode("utf-8", "replace").lower()
         is_test = any(words.lower() in text for words in provider.test_mode_words)
@@ -247,7 +249,7 @@ def _account_info(
         if found.status != 200:  # noqa: PLR2004
             raise with_facts(ProviderGarbled(f"the account endpoint answers {found.status}"), found.status, ())
         return _parse(found.body)
-    except ProviderFailed as error:
+    except (ProviderFailed, Suspended) as error:
         if not is_optional:
             raise
         log.info("account.unnamed", provider=provider.id, reason=str(error))
@@ -278,6 +280,8 @@ def _fetch(
     )
     if is_temporary(found.status):
         raise with_facts(ProviderUnavailable(f"the account endpoint answers {found.status}"), found.status, ())
+    if api_error(provider, found.status, found.headers, found.body) == "suspended":
+        raise Suspended("the provider says that the account is not active")
     is_refused = found.status in provider.refused_statuses
     if found.status == 200 and provider.valid_path:  # noqa: PLR2004
         is_refused = not _at(_parse(found.body), provider.valid_path)

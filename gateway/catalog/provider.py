@@ -225,8 +225,10 @@ class Entry(BaseModel):
     """How an API call sends the access token."""
     token_paths: tuple[str, ...] = ()
     """Paths of the API whose responses hold tokens: the proxy does not call them. `*` stands for a part without a slash."""
-    valid_token_words: tuple[str, ...] = ("scope",)
-    """Words of a 401 of the API that say that not the token is at fault: no new one is fetched."""
+    api_errors: Mapping[Name, tuple[str, ...]] = Field(default_factory=lambda: {"missing_scope": ("scope",)})
+    """Words of a refusal of the API that say that not the token is at fault, so that no new one is fetched; by what is."""
+    suspended: tuple[str, ...] = ()
+    """Words of an error that say that the account is switched off for now."""
     quirks: tuple[str, ...] = ()
 
     @property
@@ -242,6 +244,10 @@ class Entry(BaseModel):
     def account_kind(self, facts: Mapping[str, Any]) -> str | None:
         """The kind of a connection's account, where the provider has several."""
         return next(filter(None, (each.account_kind(facts) for each in self.deviations)), None)
+
+    def above(self, facts: Mapping[str, Any]) -> Deviation | None:
+        """The deviation that derives tokens for accounts below a connection with these facts; None where there are none."""
+        return next((each for each in self.deviations if each.has_accounts_below(facts)), None)
 
     def known(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         """What may be put into addresses."""
@@ -335,8 +341,6 @@ class Provider(Entry):
     """Further parameters of the refresh request; `{name}` is filled with a fact of the connection."""
     dead_grant: tuple[str, ...] = ()
     """Further names or sentences with which the provider refuses a grant for good."""
-    suspended: tuple[str, ...] = ()
-    """Words of an error that say that the account is switched off for now."""
     response_bytes: int = Field(default=65_536, ge=65_536, le=1_048_576)
     """The largest token response."""
     replay_seconds: int = Field(default=0, ge=0)
@@ -412,10 +416,6 @@ class Provider(Entry):
     def uninstaller(self) -> Deviation | None:
         """The deviation that can uninstall our app, if there is one."""
         return next((each for each in self.deviations if each.uninstall_scope), None)
-
-    def above(self, facts: Mapping[str, Any]) -> Deviation | None:
-        """The deviation that derives tokens for accounts below a connection with these facts; None where there are none."""
-        return next((each for each in self.deviations if each.has_accounts_below(facts)), None)
 
     def missing_endpoints(self) -> tuple[str, ...]:
         """What discovery must supply before this provider can be used."""

@@ -13,7 +13,7 @@ from gateway.protocol.authorization import (
     single_parameter,
 )
 from gateway.protocol.message import HttpRequest, is_temporary, parse_json, parse_json_value
-from gateway.protocol.refusal import is_token_at_fault
+from gateway.protocol.refusal import api_error
 from gateway.protocol.revocation import build_revocation_request, parse_revocation_response
 from gateway.protocol.token import (
     TokenResponse,
@@ -27,13 +27,13 @@ from gateway.protocol.token import (
 __all__ = [
     "HttpRequest",
     "TokenResponse",
+    "api_error",
     "build_authorization_request",
     "build_code_request",
     "build_refresh_request",
     "build_revocation_request",
     "find_grant",
     "is_temporary",
-    "is_token_at_fault",
     "parse_authorization_response",
     "parse_fact",
     "parse_json",

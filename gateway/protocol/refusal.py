@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from gateway.catalog import Provider
+from gateway.catalog import AnyEntry, Provider
 from gateway.errors import (
     AccessDenied,
     ClientRejected,
@@ -104,14 +104,21 @@ def is_dead_grant(provider: Provider, name: str) -> bool:
     return not phrases.isdisjoint((_plain(name), _head(name))) or bool(_DEAD.fullmatch(_head(name)))
 
 
-def is_token_at_fault(provider: Provider, headers: Mapping[str, str], body: bytes) -> bool:
+def api_error(provider: AnyEntry, status: int, headers: Mapping[str, str], body: bytes) -> str | None:
     """
-    Whether a 401 of an API may mean that the token has expired or was revoked (RFC 6750 section 3.1), and a new one may help.
+    What a refusal of an API is about: `suspended`, one of the catalogue's `api_errors`, `token_refused` for any other 401, or None.
 
-    Some providers also answer 401 when the token lacks a scope: the catalogue has the words (`valid_token_words`).
+    Only `token_refused` may mean that the token has expired or was revoked (RFC 6750 section 3.1), and that a new one may help: some
+    providers also answer 401 for a token without the scope.
     """
-    said = headers.get("WWW-Authenticate", "").lower() + body.decode("utf-8", "replace").lower()
-    return not any(words.lower() in said for words in ("insufficient_scope", *provider.valid_token_words))
+    if not 400 <= status < 500:  # noqa: PLR2004 - RFC 9110 section 15.5
+        return None
+    said = _plain(headers.get("WWW-Authenticate", "") + body.decode("utf-8", "replace"))
+    known = [*provider.api_errors.items(), ("missing_scope", ("insufficient_scope",))] if status in (401, 403) else []
+    for meaning, words in [("suspended", provider.suspended), *known]:
+        if any(_plain(each) in said for each in words):
+            return meaning
+    return "token_refused" if status == 401 else None  # noqa: PLR2004
 
 
 def error_for_unreadable(status: int, body: bytes) -> GatewayError:

@@ -16,6 +16,7 @@ from itertools import chain, count
 from uuid import UUID
 
 from gateway.catalog import AnyEntry, Provider
+from gateway.database.queries.callers import end_check
 from gateway.errors import (
     GatewayError,
     NeedsReauthorization,
@@ -28,9 +29,9 @@ from gateway.errors import (
 )
 from gateway.http import Deadline, Shares, StreamedResponse, parse_retry_after, retry_seconds
 from gateway.models import Caller
-from gateway.protocol import is_token_at_fault
+from gateway.protocol import api_error
 from gateway.proxy.mask import Mask, inflated
-from gateway.proxy.request import MARK, ProxiedRequest, check_target, returned_headers, sent_headers
+from gateway.proxy.request import ERROR, MARK, ProxiedRequest, check_target, returned_headers, sent_headers
 from gateway.services import Runtime
 from gateway.tokens.derived import location_grant
 from gateway.tokens.read import FreshToken
@@ -48,7 +49,7 @@ _WORTH_A_RETRY = OUTAGES | {429}
 _PAUSE_SECONDS = 2.0
 """The longest pause before a retry. Longer ones are the caller's business."""
 _LARGEST_REFUSAL = 64 * 1024
-_UNAUTHORIZED = 401
+_REFUSALS = frozenset({400, 401, 403})
 
 _partners = Shares(PARTNER_SLOTS)
 
@@ -77,18 +78,17 @@ def forward(rt: Runtime, caller: Caller, connection_id: UUID, call: ProxiedReque
     check_target(provider, target)
     with ExitStack() as held:
         _take_share(held, fresh.reader_id)
-        response = _send(rt, provider, fresh, target, call, held, retries)
-        if response.status == _UNAUTHORIZED and call.is_repeatable and isinstance(provider, Provider):
-            body = _beginning(response)
-            response = replace(response, body=chain(body, response.body))
-            if is_token_at_fault(provider, response.headers, b"".join(body)):
-                newer = _newer_token(rt, fresh, caller, location)
-                if newer is not None:
-                    held.close()
-                    _take_share(held, newer.reader_id)
-                    fresh = newer
-                    response = _send(rt, provider, fresh, target, call, held, retries=0)
-        return _returned(response, Mask(fresh.access_token, provider.token_placement), held)
+        response, error = _send(rt, provider, fresh, target, call, held, retries)
+        if error == "token_refused" and call.is_repeatable and isinstance(provider, Provider):
+            newer = _newer_token(rt, fresh, caller, location)
+            if newer is not None:
+                held.close()
+                _take_share(held, newer.reader_id)
+                fresh = newer
+                response, error = _send(rt, provider, fresh, target, call, held, retries=0)
+        if error == "suspended" and not (fresh.seal_id or provider.above(fresh.facts)):
+            end_check(rt.database, caller, connection_id, generation=fresh.generation, outcome=error)
+        return _returned(response, error, Mask(fresh.access_token, provider.token_placement), held)
     raise AssertionError  # pragma: no cover - an ExitStack of ours suppresses nothing
 
 
@@ -108,8 +108,8 @@ def _send(
     call: ProxiedRequest,
     held: ExitStack,
     retries: int,
-) -> StreamedResponse:
-    """The response; it stays open until `held` is closed."""
+) -> tuple[StreamedResponse, str | None]:
+    """The response, and what it refuses; it stays open until `held` is closed."""
     base, defaults = provider.api(fresh.facts)
     if base is None:
         raise NotFound("the catalogue has no api_base_url for the provider")
@@ -141,7 +141,7 @@ def _send(
             pause = None if last else _pause_before_retry(response, attempt)
             if pause is None:
                 held.enter_context(opened)
-                return response
+                return _with_error(provider, response)
             opened.close()
         time.sleep(pause or 0.0)
     raise AssertionError  # pragma: no cover - the last attempt returns or raises
@@ -157,6 +157,14 @@ def _pause_before_retry(response: StreamedResponse, attempt: int) -> float | Non
         return None
     asked = parse_retry_after(response.headers.get("Retry-After", "0"))
     return max(asked, _pause(attempt)) if asked is not None and asked <= _PAUSE_SECONDS else None
+
+
+def _with_error(provider: AnyEntry, response: StreamedResponse) -> tuple[StreamedResponse, str | None]:
+    if response.status not in _REFUSALS:
+        return response, None
+    body = _beginning(response)
+    error = api_error(provider, response.status, response.headers, b"".join(body))
+    return replace(response, body=chain(body, response.body)), error
 
 
 def _beginning(response: StreamedResponse) -> list[bytes]:
@@ -181,8 +189,9 @@ def _newer_token(rt: Runtime, fresh: FreshToken, caller: Caller, location: str |
         return None
 
 
-def _returned(response: StreamedResponse, mask: Mask, held: ExitStack) -> ProxiedResponse:
+def _returned(response: StreamedResponse, error: str | None, mask: Mask, held: ExitStack) -> ProxiedResponse:
     headers = {name: mask.text(value) for name, value in returned_headers(response.headers).items()}
+    headers |= {ERROR: error} if error else {}
     pieces, coding = response.body, response.headers.get("Content-Encoding", "identity").strip().lower()
     if coding in ("gzip", "x-gzip", "deflate"):
         pieces = inflated(pieces)

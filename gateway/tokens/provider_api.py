@@ -10,9 +10,9 @@ from uuid import UUID
 
 from gateway.catalog import Provider
 from gateway.catalog.deviations import ApiRequest
-from gateway.errors import LacksScope, ProviderUnavailable, RateLimited
+from gateway.errors import LacksScope, ProviderGarbled, ProviderUnavailable, RateLimited, Suspended
 from gateway.http import Deadline, Response, parse_retry_after
-from gateway.protocol import is_temporary, is_token_at_fault
+from gateway.protocol import api_error, is_temporary
 from gateway.services import Runtime
 from gateway.tokens.read import FreshToken, fresh_grant
 
@@ -32,12 +32,12 @@ def call_api(
     """
     The token that was used, and the response. A token that the provider no longer accepts is refreshed once.
 
-    Raises RateLimited with the provider's pause, LacksScope for a 401 that a new token does not change, ProviderUnavailable, and what
-    `fresh_grant` raises.
+    Raises RateLimited with the provider's pause, LacksScope, Suspended, ProviderGarbled for another 401 that a new token does not change,
+    ProviderUnavailable, and what `fresh_grant` raises.
     """
     fresh = fresh_grant(rt, connection_id, until=deadline)
     found = send_api(rt, provider, fresh.access_token, fresh.facts, build(fresh), deadline)
-    if found.status == 401 and is_token_at_fault(provider, found.headers, found.body):  # noqa: PLR2004 - RFC 6750 section 3.1
+    if _error(provider, found) == "token_refused":
         fresh = fresh_grant(rt, connection_id, refused=fresh, until=deadline)
         found = send_api(rt, provider, fresh.access_token, fresh.facts, build(fresh), deadline)
     if found.status == 429:  # noqa: PLR2004 - RFC 6585 section 4
@@ -46,9 +46,17 @@ def call_api(
         raise limited
     if is_temporary(found.status):
         raise ProviderUnavailable(f"the provider's API answers {found.status}")
-    if found.status == 401:  # noqa: PLR2004
+    if (error := _error(provider, found)) == "missing_scope":
         raise LacksScope("the provider says that the token does not allow this")
+    if error == "suspended":
+        raise Suspended("the provider says that the account is not active")
+    if found.status == 401:  # noqa: PLR2004
+        raise ProviderGarbled(f"the provider's API refuses the call: {error}")
     return fresh, found
+
+
+def _error(provider: Provider, found: Response) -> str | None:
+    return api_error(provider, found.status, found.headers, found.body)
 
 
 def send_api(

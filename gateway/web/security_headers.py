@@ -26,7 +26,7 @@ _CORS = (
     ("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE"),
     (
         "Access-Control-Expose-Headers",
-        f"Retry-After, X-Request-Id, Gateway-Upstream-Status, {', '.join(QUOTA_HEADERS)}",
+        f"Retry-After, X-Request-Id, Gateway-Upstream-Status, Gateway-Upstream-Error, {', '.join(QUOTA_HEADERS)}",
     ),
     ("Access-Control-Max-Age", "600"),
     ("Cross-Origin-Resource-Policy", "cross-origin"),

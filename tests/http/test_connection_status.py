@@ -208,6 +208,80 @@ def test_a_suspended_account_is_shown_quietly_and_recovers_by_itself(gateway, al
     assert 200 == api(alice, f"/connections/{hers}/token").status_code
 
 
+SUSPENDED = ("suspended", "account_not_active")
+ACTIVE = ("active", None)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "word"),
+    [
+        (401, "Invalid JWT", "token_refused"),
+        (401, "Invalid token: access token is invalid", "token_refused"),
+        (401, "words that are not known", "token_refused"),
+        (401, "The token is not authorized for this scope.", "missing_scope"),
+        (403, "You do not have permission to access this resource", "missing_scope"),
+        (401, "Token's user type mismatch!", "wrong_account_kind"),
+        (401, "This token's user type is not yet supported!", "wrong_account_kind"),
+        (401, "This authClass type is not allowed to access this scope. Please reach out.", "wrong_account_kind"),
+        (401, "version header was not found.", "wrong_version"),
+        (401, "version header is invalid", "wrong_version"),
+        (403, "The token does not have access to this location.", "wrong_account"),
+        (400, "Location is not active", "suspended"),
+        (401, "Location is not active", "suspended"),
+        (422, ["limit must be a number"], None),
+        (400, "API endpoint has been removed", None),
+    ],
+)
+@pytest.mark.parametrize("way", ["check", "proxy"])
+def test_a_refusal_of_highlevels_api_is_told_from_an_expired_token(gateway, alice, way, status, message, word):
+    """
+    Only a refused token is fetched anew, nothing ends the connection, and the caller of the proxy gets a word for it. In both forms of errors.
+    """
+    hers = alice.connects("ghl", BERLIN)["connection"]
+    body = {"error": {"code": "X", "message": message}} if way == "proxy" else {"message": message}
+    gateway.sandbox.state.add_fault("status", "ghl", "userinfo", 9, status=status, body=json.dumps(body))
+    before = len(gateway.sandbox.state.requests("ghl", "token"))
+
+    if way == "proxy":
+        answer = api(alice, f"/connections/{hers}/proxy/locations/{BERLIN}")
+        assert (status, word) == (answer.status_code, answer.headers.get("Gateway-Upstream-Error"))
+        assert body == answer.json()
+    else:
+        answer = api(alice, f"/connections/{hers}/check", "POST")
+        assert (200 if word else 502) == answer.status_code
+
+    refreshes = len(gateway.sandbox.state.requests("ghl", "token")) - before
+    assert (word == "token_refused") == refreshes
+    assert (SUSPENDED if word == "suspended" else ACTIVE) == seen_in_list(alice, hers) == own_row(gateway, hers)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "code", "end"),
+    [
+        (400, "Location is not active", "suspended", SUSPENDED),
+        (400, "Invalid parameter: refresh_token", "needs_reauthorization", ("needs_reauthorization", "grant_refused")),
+        (400, "Invalid parameter: refreshToken", "needs_reauthorization", ("needs_reauthorization", "grant_refused")),
+        (400, "Invalid grant: refresh token is invalid", "needs_reauthorization", ("needs_reauthorization", "grant_refused")),
+        (422, ["grant_type must be a valid enum value", "grant_type should not be empty"], "client_rejected", ACTIVE),
+        (422, ["refresh_token must be a string"], "client_rejected", ACTIVE),
+        (400, "Invalid parameter: client_secret", "client_rejected", ACTIVE),
+        (400, "Missing parameter: refresh_token", "client_rejected", ACTIVE),
+        (401, "The token is not authorized for this scope.", "client_rejected", ACTIVE),
+        (401, "version header is invalid", "client_rejected", ACTIVE),
+        (400, "API endpoint has been removed", "provider_garbled", ACTIVE),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("envelope", [False, True])
+def test_a_refusal_of_highlevels_token_endpoint_says_who_must_act(gateway, alice, status, message, code, end, envelope):
+    hers = alice.connects("ghl")["connection"]
+    body = {"error": {"code": "X", "message": message}} if envelope else {"statusCode": status, "message": message}
+    gateway.sandbox.state.add_fault("status", "ghl", "token", status=status, body=json.dumps(body))
+    expire(gateway, hers)
+
+    assert code == api(alice, f"/connections/{hers}/token").json()["code"]
+    assert end == seen_in_list(alice, hers) == own_row(gateway, hers)
+
+
 def test_a_refusal_in_any_form_ends_a_connection_after_a_week(gateway, alice):
     """
     A form that no list knows: active and retried for a week, then its owner is asked, and the operator sees what the provider said.

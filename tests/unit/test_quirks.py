@@ -19,7 +19,7 @@ from gateway.protocol import TokenResponse
 
 API = "https://services.leadconnectorhq.com"
 
-highlevel_account = DEVIATIONS["highlevel_account"].account_lookup
+highlevel_account = DEVIATIONS["highlevel"].account_lookup
 
 
 def test_a_location_and_a_company_are_told_apart_by_user_type_alone():

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.catalog.deviations.deviation import AccountLookup, ApiRequest, Deviation, IncomingEvent, SubAccount
-from gateway.catalog.deviations.highlevel import HighLevelAccount, HighLevelAgency, HighLevelEvents, HighLevelUninstall
+from gateway.catalog.deviations.highlevel import HighLevel
 
 __all__ = ["DEVIATIONS", "AccountLookup", "ApiRequest", "Deviation", "IncomingEvent", "SubAccount"]
 
-DEVIATIONS: Mapping[str, Deviation] = {
-    "highlevel_account": HighLevelAccount(),
-    "highlevel_agency": HighLevelAgency(),
-    "highlevel_events": HighLevelEvents(),
-    "highlevel_uninstall": HighLevelUninstall(),
-}
+DEVIATIONS: Mapping[str, Deviation] = {"highlevel": HighLevel()}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
 Json = Mapping[str, Any]
 Topic = Literal["installation", "version", "plan", "label"]
-Get = Callable[[str], Json]
-"""Fetch a JSON object from the provider with the connection's access token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ class Deviation:
     uninstall_warning = ""
     """What a user must know before asking for it."""
 
-    def account_lookup(self, api_base_url: str, response: Json, get: Get | None = None) -> AccountLookup | None:  # noqa: ARG002
+    def account_lookup(self, api_base_url: str, response: Json) -> AccountLookup | None:  # noqa: ARG002
         """The lookup for a token response; None for the catalogue's rule."""
         return None
 

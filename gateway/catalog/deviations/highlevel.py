@@ -10,7 +10,6 @@ from gateway.catalog.deviations.deviation import (
     AccountLookup,
     ApiRequest,
     Deviation,
-    Get,
     IncomingEvent,
     Json,
     SubAccount,
@@ -19,14 +18,19 @@ from gateway.catalog.deviations.deviation import (
 from gateway.errors import ProviderGarbled
 
 
-class HighLevelAccount(Deviation):
+class HighLevel(Deviation):
     """
-    A location or an agency (company), by `userType` alone: location tokens contain `companyId` too.
+    An account is a location or an agency (company), by `userType` alone: location tokens contain `companyId` too.
 
+    An agency has tokens for its locations, and their list; in the form before v3, or in that of v3 where the catalogue's `Version` says so.
     https://marketplace.gohighlevel.com/docs/Authorization/TargetUserSubAccount
     """
 
-    def account_lookup(self, api_base_url: str, response: Json, get: Get | None = None) -> AccountLookup:  # noqa: ARG002
+    derive_scope = uninstall_scope = "oauth.write"
+    list_scope = "oauth.readonly"
+    uninstall_warning = "For an agency, that removes it from all its sub-accounts."
+
+    def account_lookup(self, api_base_url: str, response: Json) -> AccountLookup:
         """By the id in the token response."""
         kind = "company" if response.get("userType") == "Company" else "location"
         account_id = quote(str(response.get(f"{kind}Id") or ""), safe="", errors="replace")
@@ -45,17 +49,6 @@ class HighLevelAccount(Deviation):
     def account_kind(self, facts: Json) -> str | None:
         """`location` or `agency`."""
         return {"Location": "location", "Company": "agency"}.get(str(facts.get("userType")))
-
-
-class HighLevelAgency(Deviation):
-    """
-    Tokens for the locations of an agency, and their list; in the form before v3, or in that of v3 where the catalogue's `Version` says so.
-
-    https://marketplace.gohighlevel.com/docs/ghl/oauth/get-location-access-token
-    """
-
-    derive_scope = "oauth.write"
-    list_scope = "oauth.readonly"
 
     def has_accounts_below(self, facts: Json) -> bool:
         """A company, whatever it is called."""
@@ -104,33 +97,14 @@ class HighLevelAgency(Deviation):
         skipped = int(cursor or 0) + len(items)
         return found, str(skipped) if items and isinstance(count, int) and skipped < count else None
 
-
-class HighLevelUninstall(Deviation):
-    """
-    Removes the app from a location, or from an agency and all its locations.
-
-    https://marketplace.gohighlevel.com/docs/ghl/marketplace/uninstall-application
-    """
-
-    uninstall_scope = "oauth.write"
-    uninstall_warning = "For an agency, that removes it from all its sub-accounts."
-
     def uninstall(self, api_base_url: str, client_id: str, account_id: str, facts: Json) -> ApiRequest:
         """An app's id is its client id before the hyphen."""
         app = quote(client_id.partition("-")[0], safe="")
         key = "companyId" if facts.get("userType") == "Company" else "locationId"
         return ApiRequest("DELETE", f"{api_base_url}/marketplace/app/{app}/installations", json={key: account_id})
 
-
-class HighLevelEvents(Deviation):
-    """
-    The webhooks of an app: a flat object, whose fields are named differently by some events.
-
-    https://marketplace.gohighlevel.com/docs/webhook/WebhookIntegrationGuide
-    """
-
     def incoming_event(self, body: Json) -> IncomingEvent:
-        """Fields may be missing, even documented ones: nothing but the account is needed."""
+        """A flat object. Fields may be missing, even documented ones: nothing but the account is needed."""
         kind = _text(body, "type") or "unknown"
         location, company = _text(body, "locationId"), _text(body, "companyId")
         if kind in ("LocationCreate", "LocationUpdate"):

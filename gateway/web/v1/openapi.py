@@ -124,8 +124,10 @@ def _success(call: Call) -> Schema:
             str(call.status): {"description": (call.response.__doc__ or "").strip(), "content": _json(call.response)}
         }
     mark = {"description": "The status of the provider's response.", "required": True, "schema": {"type": "string"}}
-    text = "The provider's response, of any status; no response of the gateway has this header."
-    return {"default": {"description": text, "content": _ANYTHING, "headers": {"Gateway-Upstream-Status": mark}}}
+    error = {"description": "What a refusal of the provider is about, in a word.", "schema": {"type": "string"}}
+    text = "The provider's response, of any status; no response of the gateway has Gateway-Upstream-Status."
+    headers = {"Gateway-Upstream-Status": mark, "Gateway-Upstream-Error": error}
+    return {"default": {"description": text, "content": _ANYTHING, "headers": headers}}
 
 
 def _json(model: type[RequestModel | ResponseModel], media_type: str = "application/json") -> Schema:

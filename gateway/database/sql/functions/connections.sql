@@ -236,7 +236,8 @@ begin
          refresh_at = case when x.refreshable and v.status = 'suspended' then clock_timestamp() + interval '1 hour' else x.refresh_at end
     from (values ('refused', 'active', 'needs_reauthorization', 'grant_refused'), ('another_account', 'active', 'needs_reauthorization', 'another_account'), ('suspended', 'active', 'suspended', 'account_not_active'),
                  ('confirmed', 'suspended', 'active', null)) as v (outcome, before, status, reason)
-   where x.id = p_connection_id and x.generation = p_generation and v.outcome = p_outcome and x.status = v.before;
+   where x.id = p_connection_id and x.generation = p_generation and v.outcome = p_outcome and x.status = v.before
+     and (x.refreshable or v.status <> 'suspended');  -- which a refresh ends by itself
   update gateway.connection x set account_label = p_label, updated_at = clock_timestamp()
    where x.id = p_connection_id and x.generation = p_generation and x.account_label = x.account_id and p_label <> x.account_id;
   if found then
