@@ -1376,7 +1376,8 @@ begin
          refresh_at = case when x.refreshable and v.status = 'suspended' then clock_timestamp() + interval '1 hour' else x.refresh_at end
     from (values ('refused', 'active', 'needs_reauthorization', 'grant_refused'), ('another_account', 'active', 'needs_reauthorization', 'another_account'), ('suspended', 'active', 'suspended', 'account_not_active'),
                  ('confirmed', 'suspended', 'active', null)) as v (outcome, before, status, reason)
-   where x.id = p_connection_id and x.generation = p_generation and v.outcome = p_outcome and x.status = v.before;
+   where x.id = p_connection_id and x.generation = p_generation and v.outcome = p_outcome and x.status = v.before
+     and (x.refreshable or v.status <> 'suspended');  -- which a refresh ends by itself
   update gateway.connection x set account_label = p_label, updated_at = clock_timestamp()
    where x.id = p_connection_id and x.generation = p_generation and x.account_label = x.account_id and p_label <> x.account_id;
   if found then
@@ -4095,7 +4096,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '8b102127b33b92eff097caf0531f60ccd283b299882482cab156af647fef2cc9');
-insert into gateway.function_release (sha256) values ('8b102127b33b92eff097caf0531f60ccd283b299882482cab156af647fef2cc9') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '79e218500249ba02e40f22403f3f348022948de056ace77330544549acd08add');
+insert into gateway.function_release (sha256) values ('79e218500249ba02e40f22403f3f348022948de056ace77330544549acd08add') on conflict do nothing;
 
 notify pgrst, 'reload schema';
