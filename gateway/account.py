@@ -189,6 +189,15 @@ def names_another_account(provider: Provider, response: TokenResponse, account_i
     return named != account_id
 
 
+def refreshed_addresses(provider: Provider, response: TokenResponse) -> Mapping[str, str]:
+    """The addresses that a refresh response names. One that is not the provider's changes nothing: it must not cost the refresh token."""
+    try:
+        return provider.learn("response", {**response.rest, **_refresh_claims(provider, response)})
+    except ProviderGarbled as error:
+        log.warning("refresh.address_refused", provider=provider.id, reason=str(error))
+        return {}
+
+
 def _account_id(known: Mapping[str, Any], paths: tuple[str, ...]) -> str | None:
     """The id: one value as it is, several with each part encoded. None where a part is missing or too long."""
     parts = [_id(_at(known, path)) for path in paths]

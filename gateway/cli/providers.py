@@ -13,6 +13,7 @@ import click
 
 from gateway import doctor as health
 from gateway.catalog import AnyEntry, Provider, load_catalog
+from gateway.catalog.witnesses import status, tokens
 from gateway.cli.context import (
     AS_JSON,
     Report,
@@ -23,7 +24,6 @@ from gateway.cli.context import (
     starting_settings,
     uses_embedded,
 )
-from gateway.cli.witnesses import status, tokens
 from gateway.doctor import Finding
 from gateway.errors import DatabaseUnavailable, SettingsRefused
 from gateway.services import build_runtime

@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from gateway import protocol
-from gateway.account import NAME_SECONDS, names_another_account, read_account
+from gateway.account import NAME_SECONDS, names_another_account, read_account, refreshed_addresses
 from gateway.catalog import Provider
 from gateway.connections import revoke
 from gateway.database.queries.refresh import ClaimedRefresh, claim_due, fail_refresh, finish_refresh
@@ -196,7 +196,8 @@ def store_response(
         refresh=encrypt(refresh_token, column="refresh"),
         seal_id=seal_id,
         scope=grant.scope,
-        account=None if account is None else {"id": account.id, "label": account.label, "facts": dict(grant.facts)},
+        account=None if account is None else {"id": account.id, "label": account.label},
+        facts=dict(grant.facts),
         expires_seconds=rt.seconds_until(grant.expires_at),
         refresh_expires_seconds=rt.seconds_until(refresh_expires_at),
         renewed=renewed,
@@ -235,12 +236,13 @@ def parse_response(
         if names_another_account(provider, answer, response["account_id"]):
             return answer.grant, None, "another_account"
         account = _named(rt, provider, answer, response["account_id"]) if response["unnamed"] else None
-        return answer.grant, account, None
+        facts = {**answer.grant.facts, **refreshed_addresses(provider, answer)}
+        return replace(answer.grant, facts=facts), account, None
     deadline = Deadline.after(_ACCOUNT_SECONDS)
     account = read_account(rt, rt.issuers.complete(provider, deadline), answer, nonce=None, deadline=deadline)
     if response["account_id"] not in ("", account.id):
         raise NeedsReauthorization("the token belongs to another account")
-    return answer.grant, account, None
+    return replace(answer.grant, facts={**answer.grant.facts, **account.facts}), account, None
 
 
 def _named(rt: Runtime, provider: Provider, answer: protocol.TokenResponse, account_id: str) -> Account | None:

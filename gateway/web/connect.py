@@ -14,6 +14,7 @@ from flask import Blueprint, Response, make_response, render_template, request
 
 from gateway.catalog import AnyEntry, ApiKeyProvider, Provider
 from gateway.catalog.provider import FormField, fill_known, places
+from gateway.catalog.witnesses import status
 from gateway.connect import confirm, unclaimed
 from gateway.connect.api_key import connect_key
 from gateway.connect.callback import EXCHANGE_SECONDS, AwaitsPartner, Connected, Failed, Pending, finish_connect
@@ -112,6 +113,7 @@ def consent_page(
         is_key=isinstance(provider, ApiKeyProvider),
         entered={name: entered.get(name) or "" for name in provider.fields},
         scopes=described_scopes(provider, scope),
+        entry_status=None if rt.settings.secure else status(provider),
         host_name=provider.name if origins != [authorization] else urlsplit(authorization).netloc,
         app_host=urlsplit(flow.return_to).netloc if flow.return_to else None,
         cancel_to=flow.url(error=AccessDenied.slug) if flow.return_to or flow.display == "popup" else "/connections",

@@ -95,11 +95,16 @@ def test_the_connect_page_and_the_consent_page(scene, provider):
 
 def test_the_form_for_a_key_by_keyboard(scene):
     """
-    Two halves that are swapped: the page comes back with the first field in focus and both named. The right ones connect.
+    Two halves that are swapped: the page comes back with the first field in focus and both named. The right ones connect. A secret can be
+    shown while it is typed.
     """
     page, key = scene.page, new_key(scene.gateway.sandbox.state, "twilio")
     scene.asks("twilio")
     looks_right(scene)
+    for word, kind in (("Show", "text"), ("Hide", "password")):
+        page.get_by_role("button", name=f"{word} Auth token").click()
+        expect(page.get_by_label("Auth token")).to_have_attribute("type", kind)
+    expect(page.get_by_role("button", name="Account SID")).to_have_count(0)
 
     def types(first, second):
         page.get_by_label("Account SID").focus()

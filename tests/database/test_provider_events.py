@@ -101,7 +101,7 @@ def test_a_refresh_under_way_does_not_bring_back_what_was_uninstalled(rt, store,
     lease = {"host": "h", "lease_seconds": 30, "block_seconds": 60, "most": 10}
     assert isinstance(claim_refresh(store, row.id, row.generation, **lease), ClaimedRefresh)
     happens(rt, "UNINSTALL", locationId=BERLIN)
-    given = {"token": "gAAAA", "refresh": "gAAAA", "seal_id": uuid.uuid4(), "scope": (), "account": None}
+    given = {"token": "gAAAA", "refresh": "gAAAA", "seal_id": uuid.uuid4(), "scope": (), "account": None, "facts": {}}
     late = finish_refresh(
         store, row.id, row.generation, **given, expires_seconds=60, refresh_expires_seconds=None, renewed=True
     )

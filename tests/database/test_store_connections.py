@@ -99,7 +99,7 @@ def test_a_repeated_save_does_not_undo_a_refresh(database, store, alice):
     made = alice.saves(store, grant)
     refreshed = {
         "connection_id": made.id, "generation": 1, "token": "refreshed", "refresh": "rotated", "seal_id": uuid.uuid4(), "scope": (),
-        "expires_seconds": 60, "refresh_expires_seconds": None, "renewed": True, "account": None,
+        "expires_seconds": 60, "refresh_expires_seconds": None, "renewed": True, "account": None, "facts": {},
     }  # fmt: skip
     assert "saved" == finish_refresh(store, **refreshed)
 

@@ -102,7 +102,7 @@ def test_a_save_that_waited_for_a_refresh_follows_it(database, store, alice):
         refreshing.execute(
             "select public.gateway_finish_refresh_v1(p_connection_id => %s, p_generation => %s, p_token => 'gAAAA-refreshed',"
             " p_refresh => 'gAAAA-rotated', p_seal_id => gen_random_uuid(), p_scope => '{}', p_expires_seconds => 3600,"
-            " p_refresh_expires_seconds => null, p_renewed => false, p_account => null)",
+            " p_refresh_expires_seconds => null, p_renewed => false, p_account => null, p_facts => '{}')",
             [made.id, made.generation],
         )
         saving = threading.Thread(

@@ -204,6 +204,42 @@ def test_a_callback_or_a_response_without_the_provider_s_host_connects_nothing(g
         assert [("pipedrive", True), ("pipedrive", False)] == [(each["provider"], each["known"]) for each in both]
 
 
+MOVING = {
+    "salesforce": ("instance_url", "southwind.my.salesforce.com"),
+    "pipedrive": ("api_domain", "southwind.pipedrive.com"),
+    "zoho_crm": ("api_domain", "www.zohoapis.in"),
+}
+
+
+@pytest.mark.parametrize("provider", MOVING)
+def test_a_refresh_brings_the_address_of_the_api_up_to_date(gateway, provider, monkeypatch):
+    """
+    The provider moved the account. An address that is not the provider's, or none, changes nothing, and costs no connection.
+    """
+    alice, (field, host) = gateway.person("Alice Winter"), MOVING[provider]
+    alice.signs_in()
+    connection_id = connect(gateway, alice, provider)
+
+    def refreshed(answer):
+        monkeypatch.setitem(TABLES[provider], "answer", answer)
+        gateway.sandbox.state.calls.clear()
+        found = called(alice, "POST", f"{connection_id}/refresh")
+        assert found.status_code == 200, found.text
+        return found.json()["api_base_url"]
+
+    moved = f"{gateway.sandbox.origin}/{provider}/{host}"
+
+    assert refreshed({field: f"{{origin}}/{provider}/{host}"}).startswith(moved)
+    for hostile in (
+        {},
+        {field: "https://evil.example"},
+        {field: f"{moved}@evil.example"},
+        {field: 7},
+        {field: [moved]},
+    ):
+        assert refreshed(hostile).startswith(moved), hostile
+
+
 def test_a_throttled_token_endpoint_ends_no_connection(gateway):
     """
     429 within a minute of the last token; later the refresh works.

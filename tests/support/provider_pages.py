@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gateway.catalog import TYPES, ApiKeyProvider, Catalog, Provider, load_catalog
 from gateway.catalog.api_key import KEY_HASH
-from gateway.cli.witnesses import status, tokens
+from gateway.catalog.witnesses import status, tokens
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "providers"
 _TITLES = {"crm": "HighLevel", "email": "E-mail", "phone": "Phone", "apps": "CRMs and business tools"}

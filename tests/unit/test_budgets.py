@@ -22,7 +22,7 @@ MAIN_PATH = ("models.py", "catalog", "crypto", "http", "protocol", "connect", "t
 """What a callback and a token read go through; `connect` holds the save."""
 BESIDE_IT = {
     "connect/links.py", "connect/confirm.py", "connect/form.py", "connect/api_key.py", "catalog/api_key.py",
-    "connect/unclaimed.py", "tokens/derived.py", "tokens/provider_api.py",
+    "catalog/witnesses.py", "connect/unclaimed.py", "tokens/derived.py", "tokens/provider_api.py",
 }  # fmt: skip
 """Of these folders, what neither goes through: other ways to begin or to end."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.catalog import load_catalog
-from gateway.cli.witnesses import status, witnesses
+from gateway.catalog.witnesses import status, witnesses
 from gateway.sandbox.generic import TABLES
 
 ENTRIES, PROVIDERS = load_catalog().entries, load_catalog().providers

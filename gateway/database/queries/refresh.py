@@ -58,7 +58,7 @@ finish_refresh = SqlFunction[Ending]("finish_refresh", "connection_id", "generat
 Save the response to that generation's request as the next generation. May be repeated.
 
 Seconds count from now, by the database's clock. `renewed`: the refresh token is a new one. `account`: what the
-provider said for an unverified connection, which is active then. `doubt`: why the account has to be verified again.
+provider said for an unverified connection, which is active then. `facts`: those that the response names. `doubt`: why the account has to be verified again.
 """
 
 fail_refresh = SqlFunction[Status | None]("fail_refresh", "connection_id", "generation")

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from gateway import catalog
-from gateway.catalog import AnyEntry, Provider
+from gateway.catalog.loader import AnyEntry
+from gateway.catalog.provider import Provider
 
 _ROTATION = {
     "rotates": "A refresh token can be used once; each refresh brings the next one.",
@@ -26,7 +26,7 @@ Status = Literal["verified", "documented", "unsure"]
 @cache
 def witnesses() -> Mapping[str, Mapping[str, Any]]:
     """What independent sources say about each provider."""
-    return tomllib.loads((Path(catalog.__file__).parent / "witnesses.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(Path(__file__).with_name("witnesses.toml").read_text(encoding="utf-8"))
 
 
 def status(provider: AnyEntry) -> Status:
