@@ -331,12 +331,6 @@ class Provider(Entry):
     """Where the provider's users see and remove what they have connected."""
     revocation_ends: Literal["grant", "account"] = "grant"
     """What a revocation ends there: this grant, or everything between the account and our registration."""
-    id_token_signing_alg_values: tuple[Literal["RS256", "PS256", "ES256", "EdDSA"], ...] = (
-        "RS256",
-        "PS256",
-        "ES256",
-        "EdDSA",
-    )
     refresh_params: Mapping[str, str] = Field(default_factory=dict)
     """Further parameters of the refresh request; `{name}` is filled with a fact of the connection."""
     dead_grant: tuple[str, ...] = ()
