@@ -3081,7 +3081,7 @@ end $$;
 -- saved already, so nothing of it may be revoked.
 create or replace function public.gateway_finish_refresh_v1(
   p_connection_id uuid, p_generation bigint, p_token text, p_refresh text, p_seal_id uuid, p_scope text[], p_expires_seconds double precision,
-  p_refresh_expires_seconds double precision, p_renewed boolean, p_account jsonb, p_doubt text default null
+  p_refresh_expires_seconds double precision, p_renewed boolean, p_account jsonb, p_facts jsonb, p_doubt text default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -3111,13 +3111,13 @@ begin
          status = case when p_doubt is not null or x.status = 'unverified' and p_account is null then 'unverified' else 'active' end,
          reason = coalesce(p_doubt, case when x.status = 'unverified' and p_account is null then x.reason end),
          account_id = coalesce(p_account ->> 'id', x.account_id), account_label = coalesce(p_account ->> 'label', x.account_label),
-         facts = x.facts || coalesce(p_account -> 'facts', '{}'), updated_at = clock_timestamp()
+         facts = x.facts || p_facts, updated_at = clock_timestamp()
    where x.id = p_connection_id returning x.* into c;
   update public.provider_data d
      set token = p_token, refresh = p_refresh, expires = to_char(new_expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
          data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end
-                || coalesce(p_account -> 'facts', '{}') || jsonb_build_object('scope', to_jsonb(p_scope), 'status', c.status)
-                || case when p_account is null then '{}' else jsonb_build_object('account', p_account - 'facts') end
+                || p_facts || jsonb_build_object('scope', to_jsonb(p_scope), 'status', c.status)
+                || case when p_account is null then '{}' else jsonb_build_object('account', p_account) end
    where d.id = p_connection_id;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));
@@ -4096,7 +4096,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '79e218500249ba02e40f22403f3f348022948de056ace77330544549acd08add');
-insert into gateway.function_release (sha256) values ('79e218500249ba02e40f22403f3f348022948de056ace77330544549acd08add') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'ee3dcd4943597227fcff2a059347c51da09fd608ece9442dba4762b20dd2c7a3');
+insert into gateway.function_release (sha256) values ('ee3dcd4943597227fcff2a059347c51da09fd608ece9442dba4762b20dd2c7a3') on conflict do nothing;
 
 notify pgrst, 'reload schema';
