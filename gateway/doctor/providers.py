@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from difflib import get_close_matches
+from functools import partial
 from urllib.parse import urlsplit
 
 from gateway import protocol
@@ -43,9 +44,12 @@ def examine(rt: Runtime) -> Iterator[Finding]:
         near = get_close_matches(name, rt.catalog.providers, n=1)
         hint = f" (did you mean {near[0].upper()}_CLIENT_ID?)" if near else ""
         yield finding("providers.unknown", setting=f"{name.upper()}_CLIENT_ID", name=name, near=hint)
+    counts = _grants_of_other_clients(rt)
     for provider in rt.registered():
         yield from examine_one(rt, provider)
-        yield from _grants_of_other_clients(rt, provider)
+        if count := counts.get(provider.id):
+            said = f"{count} connections{'' if count < _MANY else ' or more'}"
+            yield finding("providers.other_client", provider.id, count=said)
 
 
 def examine_one(rt: Runtime, provider: Provider) -> Iterator[Finding]:
@@ -87,16 +91,14 @@ def examine_endpoints(rt: Runtime, provider: Provider) -> Iterator[Finding]:
             yield finding("providers.endpoint", provider.id, name=name, status=status)
 
 
-def _grants_of_other_clients(rt: Runtime, provider: Provider) -> Iterator[Finding]:
-    """Connections of a registration that was replaced. The findings about the database say why it cannot be asked."""
-    wanted = {"clients": {provider.id: rt.clients[provider.id].client_id}}
+def _grants_of_other_clients(rt: Runtime) -> dict[str, int]:
+    """Connections of a registration that was replaced, by provider. The findings about the database say why it cannot be asked."""
+    wanted = {"clients": {name: client.client_id for name, client in rt.clients.items()}}
+    ask = partial(reached_connections, rt.database, OPERATOR, wanted=wanted, most=_MANY)
     try:
-        gone = reached_connections(rt.database, OPERATOR, provider=provider.id, wanted=wanted, most=_MANY)
+        return {provider.id: len(ask(provider=provider.id)) for provider in rt.registered()}
     except GatewayError:
-        return
-    if gone:
-        count = f"{len(gone)} connections{'' if len(gone) < _MANY else ' or more'}"
-        yield finding("providers.other_client", provider.id, count=count)
+        return {}
 
 
 def _examine_registration(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:
