@@ -272,7 +272,7 @@ THIN = {
     "a function's path is half closed": "alter function public.gateway_schema_v1() set search_path = public, pg_temp",
     "a function was changed": "create or replace function public.gateway_session_v1(p_session_hash text, p_end boolean default false) returns jsonb language plpgsql"
     " security definer set search_path = '' as $$ begin return (select to_jsonb(s) from gateway.session s limit 1); end $$",
-    "a function is missing": "drop function public.gateway_drop_authorization_v1(text)",
+    "a function is missing": "drop function public.gateway_schema_v1()",
     "erased grants are not kept": "drop trigger gateway_erased on public.provider_data",
     "an identity trigger watches one column less": "create or replace trigger gateway_identity before update on public.user_profile"
     " for each row when (old.id is distinct from new.id) execute function gateway.refuse_client('identity')",

@@ -31,5 +31,5 @@ A mismatch leaves it as it was, so that a link scanner or another user cannot us
 the attempt up.
 """
 
-drop_authorization = SqlFunction[None]("drop_authorization", "state_hash")
+drop_authorization = SqlFunction[None]("take_authorization", "state_hash", failed=True)
 """The attempt has failed: another visit need not wait for its result."""

@@ -25,10 +25,10 @@ The first key of a new `partner`, whose limits of None are the defaults, or a fu
 newest key before it; or why it was not made, None for no such partner.
 """
 
-set_partner = SqlFunction[bool]("set_partner", "name", "changes")
-"""Change some of a partner's columns; False for no such partner. None for a limit is none, for `providers` every one."""
+set_partner = SqlFunction[bool | None]("change_partner", "name", "changes")
+"""Change some of a partner's columns; False or None for no such partner. None for a limit is none, for `providers` every one."""
 
-revoke = SqlFunction[bool | None]("revoke_partner", "name", "key_id")
+revoke = SqlFunction[bool | None]("change_partner", "name", "key_id")
 """Revoke a partner with all its keys, or one key: whether it was valid until now, None for no such partner or key."""
 
 freeze = SqlFunction[bool | None]("freeze")

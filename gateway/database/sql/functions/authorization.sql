@@ -90,8 +90,9 @@ end $$;
 -- The attempt, taken. One statement takes it, so only one caller gets it. The browser and the user that finished it get its result for ten
 -- minutes: {"request", "connection"}. null: an unknown or expired state, one that failed, or one of another provider, which uses it up. A text:
 -- another browser or another user. The attempt stays valid, so that a link scanner or prefetch cannot use it up; one event records it.
+-- `p_failed`: the attempt that was taken has failed, and a later visit finds nothing.
 create or replace function public.gateway_take_authorization_v1(
-  p_state_hash text, p_provider text, p_browser_hash text, p_session_hash text
+  p_state_hash text, p_provider text default null, p_browser_hash text default null, p_session_hash text default null, p_failed boolean default false
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -102,6 +103,9 @@ declare
 begin
   select a.* into r from gateway.authorization_request a where a.state_hash = p_state_hash and a.expires_at > moment;
   if not found then
+    return null;
+  elsif p_failed then
+    delete from gateway.authorization_request a where a.state_hash = p_state_hash and a.used_at is not null;
     return null;
   end if;
   -- A partner's link may be finished without a signed-in user: the partner's server names the user afterwards.
@@ -124,12 +128,4 @@ begin
   update gateway.authorization_request a set used_at = moment, expires_at = moment + interval '10 minutes'
    where a.state_hash = p_state_hash and a.used_at is null;
   return case when found then gateway.request_json(r, signed_in) else '{}' end;
-end $$;
-
--- The attempt has failed: a later visit finds nothing.
-create or replace function public.gateway_drop_authorization_v1(p_state_hash text)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-begin
-  delete from gateway.authorization_request a where a.state_hash = p_state_hash and a.used_at is not null;
-  return null;
 end $$;
