@@ -840,8 +840,9 @@ end $$;
 -- The attempt, taken. One statement takes it, so only one caller gets it. The browser and the user that finished it get its result for ten
 -- minutes: {"request", "connection"}. null: an unknown or expired state, one that failed, or one of another provider, which uses it up. A text:
 -- another browser or another user. The attempt stays valid, so that a link scanner or prefetch cannot use it up; one event records it.
+-- `p_failed`: the attempt that was taken has failed, and a later visit finds nothing.
 create or replace function public.gateway_take_authorization_v1(
-  p_state_hash text, p_provider text, p_browser_hash text, p_session_hash text
+  p_state_hash text, p_provider text default null, p_browser_hash text default null, p_session_hash text default null, p_failed boolean default false
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -852,6 +853,9 @@ declare
 begin
   select a.* into r from gateway.authorization_request a where a.state_hash = p_state_hash and a.expires_at > moment;
   if not found then
+    return null;
+  elsif p_failed then
+    delete from gateway.authorization_request a where a.state_hash = p_state_hash and a.used_at is not null;
     return null;
   end if;
   -- A partner's link may be finished without a signed-in user: the partner's server names the user afterwards.
@@ -874,14 +878,6 @@ begin
   update gateway.authorization_request a set used_at = moment, expires_at = moment + interval '10 minutes'
    where a.state_hash = p_state_hash and a.used_at is null;
   return case when found then gateway.request_json(r, signed_in) else '{}' end;
-end $$;
-
--- The attempt has failed: a later visit finds nothing.
-create or replace function public.gateway_drop_authorization_v1(p_state_hash text)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-begin
-  delete from gateway.authorization_request a where a.state_hash = p_state_hash and a.used_at is not null;
-  return null;
 end $$;
 
 -- The callers of /v1, and which connections they may see.
@@ -2513,25 +2509,6 @@ language sql stable as $$
   select p from gateway.partner p where p.name = p_name order by p.revoked_at is not null, p.created_at desc limit 1
 $$;
 
--- `p_changes`: some of the columns; null for a limit: none; null for providers: every one. false: no such partner, or it is revoked.
-create or replace function public.gateway_set_partner_v1(p_name text, p_changes jsonb)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  p gateway.partner;
-begin
-  select x.* into p from gateway.partner x where x.name = p_name and x.revoked_at is null for update;
-  if not found then
-    return 'false';
-  end if;
-  p := jsonb_populate_record(p, p_changes);
-  update gateway.partner x
-     set scope = p.scope, providers = p.providers, reach = p.reach, reads_per_hour = p.reads_per_hour,
-         connections_per_hour = p.connections_per_hour, freeze_on_alert = p.freeze_on_alert
-   where x.id = p.id;
-  insert into gateway.event (type, partner_id, data) values ('partner.changed', p.id, p_changes);
-  return 'true';
-end $$;
-
 -- The first key of a new partner with the columns `p_partner`, or one more of a partner: at most two valid ones, so that one can replace the
 -- other without a pause and none is forgotten. Omitted restrictions are copied from the newest key, so that a new key is never wider by
 -- accident. Answers `taken`, `two_keys` or `revoked` where it is not made; null: no such partner.
@@ -2576,33 +2553,35 @@ begin
   return jsonb_build_object('partner_id', p.id, 'key_id', added.id);
 end $$;
 
--- Without a key: the partner and all its keys.
-create or replace function public.gateway_revoke_partner_v1(p_name text, p_key_id uuid default null)
+-- `p_changes`: some of the columns; null for a limit: none; null for providers: every one. Without it the partner is revoked with all its
+-- keys, or the key `p_key_id` alone. null: no such partner or key; false: it was revoked before.
+create or replace function public.gateway_change_partner_v1(p_name text, p_changes jsonb default null, p_key_id uuid default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  moment timestamptz := clock_timestamp();
-  p      gateway.partner := gateway.named_partner(p_name);
-  gone   gateway.api_key;
+  p gateway.partner;
+  k gateway.api_key;
 begin
-  if p.id is null or p_key_id is not null and not exists (select from gateway.api_key k where k.id = p_key_id and k.partner_id = p.id) then
+  select x.* into p from gateway.partner x where x.id = (gateway.named_partner(p_name)).id for update;
+  select x.* into k from gateway.api_key x where x.id = p_key_id and x.partner_id = p.id for update;
+  if p.id is null or p_key_id is not null and k.id is null then
     return null;
-  end if;
-  if p_key_id is null then
-    update gateway.partner x set revoked_at = moment where x.id = p.id and x.revoked_at is null;
-    if found then
-      update gateway.api_key k set revoked_at = moment where k.partner_id = p.id and k.revoked_at is null;
-      insert into gateway.event (type, partner_id, data) values ('partner.revoked', p.id, jsonb_build_object('name', p_name));
-      return 'true';
-    end if;
+  elsif coalesce(k.revoked_at, p.revoked_at) is not null then
+    return 'false';
+  elsif p_changes is not null then
+    p := jsonb_populate_record(p, p_changes);
+    update gateway.partner x
+       set scope = p.scope, providers = p.providers, reach = p.reach, reads_per_hour = p.reads_per_hour,
+           connections_per_hour = p.connections_per_hour, freeze_on_alert = p.freeze_on_alert
+     where x.id = p.id;
   else
-    update gateway.api_key k set revoked_at = moment where k.id = p_key_id and k.revoked_at is null returning k.* into gone;
-    if found then
-      insert into gateway.event (type, partner_id, data)
-      values ('key.revoked', p.id, jsonb_build_object('key', gone.id, 'hint', gone.hint));
-      return 'true';
-    end if;
+    update gateway.partner x set revoked_at = clock_timestamp() where x.id = p.id and p_key_id is null;
+    update gateway.api_key x set revoked_at = clock_timestamp()
+     where x.partner_id = p.id and x.id = coalesce(p_key_id, x.id) and x.revoked_at is null;
   end if;
-  return 'false';
+  insert into gateway.event (type, partner_id, data)
+  values (case when p_changes is not null then 'partner.changed' when p_key_id is not null then 'key.revoked' else 'partner.revoked' end, p.id,
+          coalesce(p_changes, case when p_key_id is null then jsonb_build_object('name', p_name) else jsonb_build_object('key', k.id, 'hint', k.hint) end));
+  return 'true';
 end $$;
 
 -- One of three targets: a partner, by name; all tokens of a provider; all tokens.
@@ -4096,7 +4075,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'ee3dcd4943597227fcff2a059347c51da09fd608ece9442dba4762b20dd2c7a3');
-insert into gateway.function_release (sha256) values ('ee3dcd4943597227fcff2a059347c51da09fd608ece9442dba4762b20dd2c7a3') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '08b11e1b4e799f8fe93290a13060c84e9e12c1ac96c6bdfc14114bb499579942');
+insert into gateway.function_release (sha256) values ('08b11e1b4e799f8fe93290a13060c84e9e12c1ac96c6bdfc14114bb499579942') on conflict do nothing;
 
 notify pgrst, 'reload schema';
