@@ -29,8 +29,7 @@ from urllib.parse import parse_qs, urlsplit
 from urllib.request import urlopen
 
 from gateway.cli.demo import demo_settings
-from gateway.connect.callback import Connected, finish_connect
-from gateway.connect.start import by_user, start_connect
+from gateway.connect.attempt import Connected, by_user, finish_connect, start_connect
 from gateway.crypto.vault import fingerprint
 from gateway.database import apply_schema
 from gateway.database.queries.sessions import open_session

@@ -19,8 +19,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from bench.crash_points import with_crash_points
-from gateway.connect.callback import Connected, Failed, finish_connect
-from gateway.connect.start import by_user, start_connect
+from gateway.connect.attempt import Connected, Failed, by_user, finish_connect, start_connect
 from gateway.connections.disconnect import disconnect
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.sessions import open_session

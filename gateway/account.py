@@ -21,10 +21,9 @@ from gateway.catalog.provider import places
 from gateway.errors import NeedsReauthorization, ProviderFailed, ProviderGarbled, ProviderUnavailable, Suspended
 from gateway.http import Deadline, Response
 from gateway.models import Account, Client
-from gateway.protocol import TokenResponse, api_error, is_temporary, parse_json_value
-from gateway.protocol.id_token import unverified_claims
-from gateway.protocol.message import check_address
-from gateway.protocol.refusal import with_facts
+from gateway.protocol.issuers import unverified_claims
+from gateway.protocol.message import api_error, check_address, is_temporary, parse_json_value, with_facts
+from gateway.protocol.token import TokenResponse
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)

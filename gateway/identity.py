@@ -17,8 +17,7 @@ from joserfc.jwk import OctKey
 
 from gateway.errors import Unauthenticated
 from gateway.models import User
-from gateway.protocol.discovery import Issuers
-from gateway.protocol.id_token import CLOCK_SKEW_SECONDS, algorithm_of, is_time, key_id_of, signed_claims
+from gateway.protocol.issuers import CLOCK_SKEW_SECONDS, Issuers, algorithm_of, is_time, key_id_of, signed_claims
 from gateway.settings import Settings
 
 SESSION_BEYOND_TOKEN = timedelta(hours=12)

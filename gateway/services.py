@@ -20,8 +20,9 @@ from gateway.errors import GatewayError, ProviderFailed, ProviderNotEnabled, Set
 from gateway.http import Bulkhead, Deadline, HttpClient, Response
 from gateway.identity import Identity
 from gateway.models import Client
-from gateway.protocol import HttpRequest, find_grant
-from gateway.protocol.discovery import Issuers
+from gateway.protocol.issuers import Issuers
+from gateway.protocol.message import HttpRequest
+from gateway.protocol.token import find_grant
 from gateway.settings import Settings
 from gateway.tokens.response_journal import ResponseJournal
 
@@ -55,7 +56,7 @@ class Runtime:
 
     def entry(self, provider_id: str, missing: type[GatewayError] = ProviderNotEnabled) -> AnyEntry:
         """The enabled provider of that id. Raises `missing`: of a connection, ClientRejected says that the operator has to act."""
-        entry = self.catalog.get(provider_id)
+        entry = self.catalog.entries.get(provider_id)
         if entry is None or not self.is_enabled(provider_id):
             raise missing("no enabled provider of that id")
         return entry
@@ -142,7 +143,7 @@ def checked_catalog(settings: Settings) -> tuple[Catalog, list[str]]:
         client = settings.clients.get(provider.id)
         if client is not None and provider.needs_secret and not client.client_secret:
             problems.append(f"{name}_CLIENT_SECRET is missing: {provider.name} needs it beside the client id.")
-    return Catalog(entries.values()), problems
+    return Catalog.of(entries.values()), problems
 
 
 def _not_enabled(names: Iterable[str], catalog: Catalog) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -20,23 +21,20 @@ AnyEntry = Annotated[Provider | ApiKeyProvider, Field(discriminator="auth")]
 _ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(AnyEntry)
 
 
+@dataclass(frozen=True)
 class Catalog:
-    """Every entry by id. `providers`: those that speak OAuth, also by redirect slug."""
+    """Every entry by id; those that speak OAuth also as `providers`, and `by_slug` of the redirect URI `/<path>/<slug>/callback`."""
 
-    def __init__(self, entries: Iterable[AnyEntry]) -> None:
-        self.entries: Mapping[str, AnyEntry] = {entry.id: entry for entry in entries}
-        self.providers: Mapping[str, Provider] = {
-            name: entry for name, entry in self.entries.items() if isinstance(entry, Provider)
-        }
-        self._by_slug = {(provider.path, provider.slug): provider for provider in self.providers.values()}
+    entries: Mapping[str, AnyEntry]
+    providers: Mapping[str, Provider]
+    by_slug: Mapping[tuple[str, str], Provider]
 
-    def get(self, provider_id: str) -> AnyEntry | None:
-        """The entry of that id, or None."""
-        return self.entries.get(provider_id)
-
-    def by_slug(self, path: str, slug: str) -> Provider | None:
-        """The provider whose redirect URI is `/<path>/<slug>/callback`, or None."""
-        return self._by_slug.get((path, slug))
+    @classmethod
+    def of(cls, entries: Iterable[AnyEntry]) -> Catalog:
+        """The catalogue with these entries."""
+        by_id = {entry.id: entry for entry in entries}
+        providers = {name: entry for name, entry in by_id.items() if isinstance(entry, Provider)}
+        return cls(by_id, providers, {(provider.path, provider.slug): provider for provider in providers.values()})
 
 
 def load_catalog(folder: Path | None = None, *, allow_private_hosts: bool = False) -> Catalog:
@@ -74,7 +72,7 @@ def load_catalog(folder: Path | None = None, *, allow_private_hosts: bool = Fals
     problems += _collisions(found, origin)
     if problems:
         raise SettingsRefused(*problems)
-    return Catalog(found)
+    return Catalog.of(found)
 
 
 def _checked(

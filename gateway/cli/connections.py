@@ -96,7 +96,7 @@ def connections_list(
 
 
 def _shown(row: Connection, catalog: Catalog) -> dict[str, Any]:
-    provider = catalog.get(row.provider)
+    provider = catalog.entries.get(row.provider)
     fields: dict[str, Any] = to_jsonable_python(row)
     fields.pop("generation")
     fields["account"]["kind"] = provider.account_kind(row.facts) if provider else None
@@ -200,7 +200,7 @@ def _revoke_one(rt: Runtime, connection_id: uuid.UUID, *, yes: bool) -> Report:
 
 def _revoke_all(rt: Runtime, provider: str, proof: Path | None, *, yes: bool) -> Report:
     holdings = provider_holdings(rt.database, provider)
-    if rt.catalog.get(provider) is None and not (holdings.connections or holdings.queued or holdings.frozen_at):
+    if rt.catalog.entries.get(provider) is None and not (holdings.connections or holdings.queued or holdings.frozen_at):
         fail(f"there is no provider {provider}: `providers list` names them.")
     what = f"{counted(holdings.connections, 'connection')} of {counted(holdings.users, 'user')} at {provider}"
     confirm(f"{what} will be erased. All of its tokens are frozen first.", yes=yes)
@@ -256,7 +256,7 @@ def connections_import(names: tuple[str, ...], *, dry_run: bool) -> Report:
 def _names(catalog: Catalog, given: Sequence[str]) -> dict[str, str]:
     """The provider of each name. Ends the command for another form than NAME=PROVIDER, and for an unknown provider."""
     pairs = {name: provider.strip() for name, _, provider in (text.rpartition("=") for text in given)}
-    unknown = [f"{name}={provider}" for name, provider in pairs.items() if not (name and catalog.get(provider))]
+    unknown = [f"{name}={provider}" for name, provider in pairs.items() if not (name and catalog.entries.get(provider))]
     if unknown:
         fail(*(f"--map {pair}: write it as NAME=PROVIDER; `providers list` names the providers." for pair in unknown))
     return pairs

@@ -250,7 +250,7 @@ def checked_providers(names: Sequence[str]) -> Catalog:
     """The catalogue. Raises SettingsRefused when one of `names` is not in it."""
     settings = database_settings()
     catalog = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
-    unknown = [name for name in names if catalog.get(name) is None]
+    unknown = [name for name in names if catalog.entries.get(name) is None]
     if unknown:
         raise SettingsRefused(f"there is no provider {', '.join(unknown)}: `providers list` names them.")
     return catalog

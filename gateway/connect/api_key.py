@@ -11,10 +11,17 @@ from collections.abc import Mapping
 
 from gateway.account import NotConfirmed, read_key_account
 from gateway.catalog import ApiKeyProvider
-from gateway.connect.callback import EXCHANGE_SECONDS, AwaitsPartner, Connected, Pending, succeeded
+from gateway.connect.attempt import (
+    EXCHANGE_SECONDS,
+    AwaitsPartner,
+    Begin,
+    Connected,
+    Pending,
+    new_attempt,
+    save_grant,
+    succeeded,
+)
 from gateway.connect.form import Fault, FieldsRefused, read_form
-from gateway.connect.save import save_grant
-from gateway.connect.start import Begin, new_attempt
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.authorization import take_authorization
 from gateway.errors import StateInvalid

@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 
 from gateway.catalog import AnyEntry
-from gateway.connect.save import repeat_once
+from gateway.connect.attempt import repeat_once
 from gateway.connections.revoke import finish_revocation
 from gateway.crypto.vault import fingerprint
 from gateway.database import ANSWER_SECONDS

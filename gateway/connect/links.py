@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from gateway.catalog import AnyEntry, ApiKeyProvider
+from gateway.connect.attempt import Attempt, Begin, repeat_once
 from gateway.connect.confirm import settle
-from gateway.connect.save import repeat_once
-from gateway.connect.start import Attempt, Begin
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.callers import check_caller
 from gateway.database.queries.links import Link, create_connect_session, find_link, start_connect_session
@@ -75,7 +74,7 @@ def create(
     Raises NotFound for a provider that is not enabled or not the partner's, and on Supabase for an unknown user; and what a key is refused
     with. On plain Postgres the user gets a row in auth.users: there the partner's server says who its users are.
     """
-    provider = rt.catalog.get(provider_id)
+    provider = rt.catalog.entries.get(provider_id)
     if provider is None or not rt.is_enabled(provider_id):
         # Without a valid key the response says nothing about the rest of the request.
         check_caller(rt.database, caller, LINK_SCOPE)

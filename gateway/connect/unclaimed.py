@@ -16,11 +16,9 @@ from functools import partial
 import structlog
 from pydantic import TypeAdapter
 
-from gateway import protocol
 from gateway.account import read_account
 from gateway.catalog import Provider
-from gateway.connect.callback import EXCHANGE_SECONDS, send_code
-from gateway.connect.save import save_grant
+from gateway.connect.attempt import EXCHANGE_SECONDS, save_grant, send_code
 from gateway.connections.uninstall import uninstall_unclaimed
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.pending import UnclaimedInstall, unclaimed_install
@@ -28,6 +26,8 @@ from gateway.database.queries.sessions import read_session
 from gateway.errors import GatewayError, InstallNotStarted, StateInvalid, Unauthenticated
 from gateway.http import Deadline
 from gateway.models import Account, AuthorizationRequest, Connection, Grant, Unit
+from gateway.protocol.authorization import parse_authorization_response
+from gateway.protocol.token import parse_token_response
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)
@@ -55,16 +55,16 @@ def keep_install(
     Raises StateInvalid where the provider starts no installations; InstallNotStarted, before any request, where the operator has not
     switched this on; and what a callback raises.
     """
-    provider = rt.catalog.by_slug(path, slug)
+    provider = rt.catalog.by_slug.get((path, slug))
     if provider is None or provider.id not in rt.clients or not provider.starts_installs:
         raise StateInvalid("no state")
     if not rt.settings.unclaimed_installs:
         raise InstallNotStarted("GATEWAY_UNCLAIMED_INSTALLS is off", provider.id)
     with rt.bulkhead.slot(provider.id):
         deadline = Deadline.after(EXCHANGE_SECONDS)
-        code = protocol.parse_authorization_response(provider, parameters)
+        code = parse_authorization_response(provider, parameters)
         answer = send_code(rt, provider, code, "", deadline)
-        token = protocol.parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=provider.scope)
+        token = parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=provider.scope)
         account = read_account(rt, provider, token, nonce=None, deadline=deadline)
     install_id = uuid.uuid4()
     text = json.dumps({"account": asdict(account), "grant": asdict(token.grant)}, default=str)

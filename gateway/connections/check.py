@@ -11,7 +11,7 @@ from gateway.database.queries.operator import inspect_connection
 from gateway.errors import ClientRejected, Held, NeedsReauthorization, NotFound, ProviderGarbled, Suspended
 from gateway.http import Deadline
 from gateway.models import Account, Caller, Connection, Grant
-from gateway.protocol import TokenResponse
+from gateway.protocol.token import TokenResponse
 from gateway.services import Runtime
 from gateway.tokens.read import FreshToken, fresh_grant
 

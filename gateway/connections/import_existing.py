@@ -37,7 +37,7 @@ from gateway.errors import (
 )
 from gateway.http import Deadline
 from gateway.models import Account, Grant, Unit
-from gateway.protocol import TokenResponse, parse_fact
+from gateway.protocol.token import TokenResponse, parse_fact
 from gateway.services import Runtime
 from gateway.tokens.read import fresh_grant
 
@@ -86,7 +86,7 @@ def _import_claimed(rt: Runtime, row: ImportRow) -> None:
 
 def import_row(rt: Runtime, row: ImportRow, provider_id: str | None) -> Outcome:
     """Encrypt and verify a claimed row. Raises DatabaseUnavailable; the row is due again after a minute then."""
-    outcome = _import(rt, row, rt.catalog.get(provider_id or ""))
+    outcome = _import(rt, row, rt.catalog.entries.get(provider_id or ""))
     if outcome.name in ("unmapped", "not_enabled", "no_user", "duplicate", "unreadable"):
         imports.finish_row(rt.database, row.id, "later", wait_seconds=_OPERATOR_SECONDS)
     return outcome

@@ -9,7 +9,6 @@ from functools import partial
 
 import structlog
 
-from gateway import protocol
 from gateway.catalog import Provider
 from gateway.catalog.deviations import ApiRequest, Deviation, IncomingEvent, SubAccount
 from gateway.database.queries.callers import reached_connection
@@ -17,6 +16,7 @@ from gateway.database.queries.provider_events import DueListing, due_listing, re
 from gateway.errors import BadRequest, ClientRejected, LacksScope, NotFound, ProviderGarbled
 from gateway.http import Deadline
 from gateway.models import Caller, Connection, Unit
+from gateway.protocol.message import parse_json
 from gateway.services import Runtime
 from gateway.tokens.provider_api import call_api
 from gateway.tokens.read import FreshToken
@@ -64,7 +64,7 @@ def _page(
         raise BadRequest("the provider refuses the page", [("cursor", "Not a cursor of this list")])
     if found.status != 200:  # noqa: PLR2004
         raise ProviderGarbled(f"the provider's list answers {found.status}")
-    return above.parse_list(protocol.parse_json(found.body), cursor)
+    return above.parse_list(parse_json(found.body), cursor)
 
 
 def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:

@@ -11,12 +11,12 @@ from typing import Literal
 
 import structlog
 
-from gateway import protocol
 from gateway.catalog import ApiKeyProvider, Provider
 from gateway.database.queries.revocations import claim_revocations, queue_revocation, settle_revocation
 from gateway.errors import GatewayError, ProviderFailed
 from gateway.http import Deadline
 from gateway.models import Grant, Revocation, Unit
+from gateway.protocol.token import build_revocation_request, parse_revocation_response
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)
@@ -114,7 +114,7 @@ def _would_end_others(provider: Provider, queued: Revocation) -> bool:
 
 
 def _revoke(rt: Runtime, queued: Revocation, deadline: Deadline) -> Revoked:
-    provider = rt.catalog.get(queued.provider)
+    provider = rt.catalog.entries.get(queued.provider)
     if isinstance(provider, ApiKeyProvider):
         return "unsupported"  # its user deletes a key
     if provider is None or provider.id not in rt.clients:
@@ -137,11 +137,11 @@ def _send(rt: Runtime, provider: Provider, grant: Revocation, deadline: Deadline
     tokens = {"refresh_token": grant.refresh, "access_token": grant.token}
     sent = [(hint, token) for hint in provider.revocation_tokens if (token := tokens[hint])]
     for number, (hint, token) in enumerate(sent):
-        wire = protocol.build_revocation_request(provider, rt.clients[provider.id], token=token, hint=hint)
+        wire = build_revocation_request(provider, rt.clients[provider.id], token=token, hint=hint)
         answer = rt.http.request(
             wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline, provider=provider.id
         )
         if not (number and 400 <= answer.status < 500):  # noqa: PLR2004 - RFC 9110 section 15.5
-            protocol.parse_revocation_response(provider, answer.status, answer.body)
+            parse_revocation_response(provider, answer.status, answer.body)
         if provider.revocation_ends == "account":
             return

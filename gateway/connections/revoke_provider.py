@@ -26,8 +26,7 @@ from gateway.database.queries import partners as queries
 from gateway.database.queries.operator import ErasedConnection, erase, provider_holdings
 from gateway.database.queries.revocations import claim_revocations
 from gateway.errors import DatabaseUnavailable
-from gateway.events.chain import seal_events
-from gateway.events.record import assign_positions
+from gateway.events.chain import assign_positions, seal_events
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)

@@ -13,7 +13,6 @@ from difflib import get_close_matches
 from functools import partial
 from urllib.parse import urlsplit
 
-from gateway import protocol
 from gateway.catalog import Provider
 from gateway.database.queries.callers import reached_connections
 from gateway.doctor.report import Finding, finding
@@ -26,6 +25,7 @@ from gateway.errors import (
 )
 from gateway.http import Deadline
 from gateway.models import OPERATOR
+from gateway.protocol.token import build_code_request, parse_token_response
 from gateway.services import Runtime
 
 _SECONDS = 10.0
@@ -104,7 +104,7 @@ def _grants_of_other_clients(rt: Runtime) -> dict[str, int]:
 def _examine_registration(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:
     """What the token endpoint answers to our registration."""
     client = rt.clients[provider.id]
-    wire = protocol.build_code_request(
+    wire = build_code_request(
         provider,
         client,
         code=f"doctor-{secrets.token_urlsafe(24)}",
@@ -115,7 +115,7 @@ def _examine_registration(rt: Runtime, provider: Provider, deadline: Deadline) -
         response = rt.http.request(
             wire.method, wire.url, headers=wire.headers, body=wire.body, deadline=deadline, provider=provider.id
         )
-        protocol.parse_token_response(provider, response.status, response.body, now=rt.now(), scope=provider.scope)
+        parse_token_response(provider, response.status, response.body, now=rt.now(), scope=provider.scope)
     except AccessDenied:
         return finding("providers.known", provider.id)
     except ProviderUnavailable as error:

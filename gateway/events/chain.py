@@ -1,7 +1,8 @@
 """
-The hash chain over events: segments of consecutive positions, each sealed by an HMAC over its rows and the seal before it.
+Positions of events, and the hash chain over them: segments of consecutive positions, each sealed by an HMAC over its rows and the seal before it.
 
-The vault encrypts the key, so that the database alone is not enough to make a seal. Delivery never waits for the chain.
+Delivery depends on the positions alone, and never waits for the chain. The vault encrypts the chain's key, so that the database alone is not
+enough to make a seal.
 """
 
 from __future__ import annotations
@@ -18,6 +19,25 @@ from gateway.database.queries import events
 from gateway.database.queries.events import Chain, EventRow, Seal
 from gateway.errors import SecretUnreadable
 from gateway.services import Runtime
+
+# -- positions --------------------------------------------------------------------------------------------------------
+
+
+BATCH = 1000
+
+
+def assign_positions(rt: Runtime) -> int:
+    """Assign positions to all events that are committed now; how many. An event that commits later gets a later position."""
+    total = 0
+    while assigned := events.assign_positions(rt.database, limit=BATCH):
+        total += assigned
+        if assigned < BATCH:
+            break
+    return total
+
+
+# -- the chain --------------------------------------------------------------------------------------------------------
+
 
 log = structlog.get_logger(__name__)
 

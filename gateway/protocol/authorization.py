@@ -12,8 +12,7 @@ from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from gateway.catalog import Provider
 from gateway.errors import IssuerMismatch, ProviderGarbled, StateInvalid
 from gateway.models import Client
-from gateway.protocol.message import is_visible_ascii
-from gateway.protocol.refusal import error_for_cancel
+from gateway.protocol.message import error_for_cancel, is_visible_ascii
 
 _LONGEST_CODE = 4096
 _BESIDE_ERROR = ("error_reason", "error_subcode", "reason", "response")

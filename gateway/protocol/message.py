@@ -1,9 +1,15 @@
-"""What the protocol's messages share: the form of a request, client authentication, JSON."""
+"""
+What the protocol's messages share: the form of a request, client authentication, JSON, and what an error means.
+
+Providers write `invalid_grant` as `BAD_REFRESH_TOKEN`, `{"error": {"code": …}}`, `errors: […]` or a sentence. A name is compared without its
+case and punctuation. A name that is not known ends no grant.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, quote_plus
@@ -11,8 +17,16 @@ from urllib.parse import parse_qsl, quote_plus
 from authlib.oauth2.auth import ClientAuth
 from authlib.oauth2.rfc7523 import PrivateKeyJWT
 
-from gateway.catalog import Provider
-from gateway.errors import ProviderGarbled
+from gateway.catalog import AnyEntry, Provider
+from gateway.errors import (
+    AccessDenied,
+    ClientRejected,
+    GatewayError,
+    NeedsReauthorization,
+    ProviderGarbled,
+    ProviderUnavailable,
+    Suspended,
+)
 from gateway.models import Client
 
 _JSON_MARKS, _FREE_VALUES, _SMALLEST_VALUE = (b"{", b"[", b","), 4096, 16
@@ -113,3 +127,160 @@ def is_temporary(status: int) -> bool:
 def is_visible_ascii(value: str) -> bool:
     """Whether a code or token consists of VSCHAR and spaces (RFC 6749 appendix A); anything else could break a header or a row."""
     return value.isascii() and value.isprintable()
+
+
+# -- errors: who must act (RFC 6749 sections 4.1.2.1 and 5.2) ---------------------------------------------------------
+
+
+_KEYS = (
+    "error", "errors", "errorcode", "code", "errortype", "type", "errorsubcode", "errorreason", "status", "reason", "title", "message",
+    "errormessage", "errordescription", "detail", "description", "fault", "faultstring",
+)  # fmt: skip
+"""Where errors stand, most precise first; names without case and punctuation."""
+_NO_ERROR = frozenset({"", "0", "false", "none", "null", "ok", "success", "noerror"})
+_LONGEST_NAME = 60
+
+_BAD = "(?:invalid|bad|expired|revoked|reused|used|unknown|inactive|malformed|consumed|incorrect|deleted|missingor)"
+_THING = "(?:(?:oauth2?|user)?(?:refresh)?token|(?:oauth2?|auth|authorization|verification)?(?:grant|code)|session|authorization|consent)"
+_LINK = "(?:is|was|has|been|already|or|nolongervalid|notvalid|notfound|doesnotexist)"
+_DEAD = re.compile(
+    f"(?:the|this|your|provided)*(?:{_BAD}+{_THING}|{_THING}(?:{_LINK}|{_BAD})+)(?:error|exception)?"
+    f"|.*refreshtoken(?:is|was|has|been)+{_BAD}.*"
+    "|accountinactive|app(?:lication)?(?:uninstalled|removed)|(?:user|account|team)(?:removed|deleted)|accessrevoked"
+)
+_TEMPORARY = re.compile(
+    "temporar|servererror|internalerror|unavailable|slowdown|ratelimit|toomanyrequests|throttl|timeout|maintenance|overload|tryagain"
+)
+_REGISTRATION = re.compile(
+    "client|redirect|scope|granttype|responsetype|requestobject|secret|codeverifier|codechallenge"
+)
+_OUR_REQUEST = re.compile(
+    "(?:invalid|bad|malformed)request(?:error)?|(?:invalid|missing)(?:required)?parameters?|validation|unprocessable"
+)
+"""Vague: a more precise name beside it counts more."""
+_DENIED = re.compile("accessdenied|consentrequired|interactionrequired|loginrequired|accountselectionrequired")
+_CANCELLED = re.compile("cancel|denied|deny|declin|refused|abort|dismiss")
+
+
+def error_names(response: Mapping[str, Any]) -> Iterator[str]:
+    """Every name and sentence in the places where errors stand, most precise first."""
+    known = {_plain(name): value for name, value in response.items()}
+    for key in _KEYS:
+        value = known.get(key)
+        for item in value[:5] if isinstance(value, list) else [value]:
+            if isinstance(item, Mapping):
+                yield from error_names(item)
+            elif isinstance(item, str | int) and _plain(str(item)) not in _NO_ERROR:
+                yield str(item)[:500]
+
+
+def has_error(response: Mapping[str, Any]) -> bool:
+    """Whether `error` holds one: empty values and words such as `none` are no error."""
+    return any(error_names({"error": response.get("error")}))
+
+
+def error_for(
+    provider: Provider, status: int | None, names: Iterable[str], *, refused: type[GatewayError]
+) -> GatewayError:
+    """
+    Our error for the provider's; only names that cannot be a secret are kept for the operator.
+
+    `refused`: what a refused grant means to the caller. `status`: None for an authorization response.
+    """
+    listed = list(names)
+    for name in listed:
+        if error := _meaning(provider, name, refused):
+            return with_facts(error, status, [name, *listed])
+    if any(_OUR_REQUEST.match(_head(name)) for name in listed):
+        error = ClientRejected("the provider refuses the request")
+    elif status in (401, 403, 405, 415, 422):  # RFC 6749 section 5.2, RFC 9110 section 15.5
+        error = ClientRejected(f"the provider answers {status}")
+    else:
+        error = ProviderGarbled("the provider answers with an error that is not known")
+    return with_facts(error, status, listed)
+
+
+def error_for_cancel(provider: Provider, names: Iterable[str]) -> GatewayError:
+    """The same for an authorization response, in which every way to say that the user cancelled is a denial."""
+    listed = list(names)
+    if any(_CANCELLED.search(_plain(name)) for name in listed):
+        return with_facts(AccessDenied("the user refused, or cancelled"), None, listed)
+    return error_for(provider, None, listed, refused=AccessDenied)
+
+
+def is_dead_grant(provider: Provider, name: str) -> bool:
+    """Whether a name says that a token or code is no longer valid."""
+    phrases = {_plain(each) for each in provider.dead_grant}
+    return not phrases.isdisjoint((_plain(name), _head(name))) or bool(_DEAD.fullmatch(_head(name)))
+
+
+def api_error(provider: AnyEntry, status: int, headers: Mapping[str, str], body: bytes) -> str | None:
+    """
+    What a refusal of an API is about: `suspended`, one of the catalogue's `api_errors`, `token_refused` for any other 401, or None.
+
+    Only `token_refused` may mean that the token has expired or was revoked (RFC 6750 section 3.1), and that a new one may help: some
+    providers also answer 401 for a token without the scope.
+    """
+    if not 400 <= status < 500:  # noqa: PLR2004 - RFC 9110 section 15.5
+        return None
+    said = _plain(headers.get("WWW-Authenticate", "") + body.decode("utf-8", "replace"))
+    known = [*provider.api_errors.items(), ("missing_scope", ("insufficient_scope",))] if status in (401, 403) else []
+    for meaning, words in [("suspended", provider.suspended), *known]:
+        if any(_plain(each) in said for each in words):
+            return meaning
+    return "token_refused" if status == 401 else None  # noqa: PLR2004
+
+
+def error_for_unreadable(status: int, body: bytes) -> GatewayError:
+    """The error for a response that holds neither JSON nor a form: a firewall's page says nothing about the grant."""
+    if status == 403 or (status == 401 and body.lstrip()[:1] == b"<"):  # noqa: PLR2004
+        error: GatewayError = ProviderUnavailable(f"the token endpoint answers {status} with a page")
+    elif status == 401:  # noqa: PLR2004 - RFC 6749 section 5.2: client authentication failed
+        error = ClientRejected("the token endpoint answers 401")
+    else:
+        error = ProviderGarbled(f"the token endpoint answers {status}, and not with JSON")
+    return with_facts(error, status, ())
+
+
+def with_facts(error: GatewayError, status: int | None, names: Iterable[str]) -> GatewayError:
+    """`error`, with the HTTP status and the first name that cannot be a secret."""
+    error.provider_status = status
+    error.provider_error = next(filter(_is_safe, names), None)
+    return error
+
+
+def _meaning(provider: Provider, name: str, refused: type[GatewayError]) -> GatewayError | None:
+    plain, is_code = _head(name), " " not in name.strip()
+    at_refresh = issubclass(refused, NeedsReauthorization)
+    is_suspended = any(_plain(words) in _plain(name) for words in provider.suspended)
+    rules: tuple[tuple[object, type[GatewayError], str], ...] = (
+        (is_suspended, Suspended if at_refresh else ProviderUnavailable, "the account is not active"),
+        (is_dead_grant(provider, name), refused, "the provider refuses the grant"),
+        (_TEMPORARY.search(plain), ProviderUnavailable, "the provider has a problem"),
+        # "Access Denied" may mean too many requests. A refresh that requires interaction cannot ask the user.
+        (is_code and _DENIED.fullmatch(plain), refused if at_refresh else AccessDenied, "the provider denies access"),
+        (
+            len(plain) <= _LONGEST_NAME and _REGISTRATION.search(plain),
+            ClientRejected,
+            "the provider refuses our client",
+        ),
+    )
+    return next((kind(reason) for applies, kind, reason in rules if applies), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
+def _head(name: str) -> str:
+    """The part before a colon: `invalid_grant: Token has been revoked`."""
+    return _plain(name.partition(":")[0])
+
+
+def _is_safe(name: str) -> bool:
+    """Whether a name can be shown: words with separators. A long run of letters and digits could be a token."""
+    runs = re.findall("[A-Za-z0-9]+", name)
+    return bool(re.fullmatch("[A-Za-z0-9_.-]{1,64}", name)) and all(
+        len(run) <= 14 or (run.isalpha() and len(run) <= 32)  # noqa: PLR2004
+        for run in runs
+    )

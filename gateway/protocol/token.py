@@ -1,4 +1,4 @@
-"""The token request and its response (RFC 6749 sections 4.1.3, 5 and 6)."""
+"""Token requests (RFC 6749 sections 4.1.3, 5 and 6), revocation requests (RFC 7009), and their responses."""
 
 from __future__ import annotations
 
@@ -10,23 +10,28 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from string import Formatter
 from typing import Any
-from urllib.parse import parse_qsl, unquote_plus
+from urllib.parse import parse_qsl, quote_plus, unquote_plus
 
 from authlib.oauth2.rfc6749.parameters import prepare_token_request
 
 from gateway.catalog import Provider
-from gateway.errors import AccessDenied, GatewayError, ProviderGarbled, ProviderUnavailable
+from gateway.errors import AccessDenied, ClientRejected, GatewayError, ProviderGarbled, ProviderUnavailable
 from gateway.models import Client, Grant
 from gateway.protocol.message import (
     HttpRequest,
     authenticated_post,
     decode_text,
+    error_for,
+    error_for_unreadable,
+    error_names,
+    has_error,
+    is_dead_grant,
     is_temporary,
     is_visible_ascii,
     parse_json,
     unambiguous,
+    with_facts,
 )
-from gateway.protocol.refusal import error_for, error_for_unreadable, error_names, has_error, with_facts
 
 _LONGEST_LIFE = 10 * 365 * 86_400
 """Seconds; a longer lifetime has no end."""
@@ -230,3 +235,37 @@ def _after(now: datetime, seconds: float | None) -> datetime | None:
 def _refresh_expiry(provider: Provider, now: datetime, response: Mapping[str, Any]) -> datetime | None:
     given = _seconds(response.get("refresh_token_expires_in"))
     return _after(now, given or provider.refresh_token_seconds)
+
+
+# -- revocation -------------------------------------------------------------------------------------------------------
+
+
+def build_revocation_request(provider: Provider, client: Client, *, token: str, hint: str) -> HttpRequest:
+    """RFC 7009 section 2.1. `hint`: `refresh_token` or `access_token`."""
+    url, method = provider.revocation_endpoint or "", provider.revocation_endpoint_auth_method
+    if method == "bearer":
+        return HttpRequest("POST", url, {"Accept": "application/json", "Authorization": f"Bearer {token}"})
+    body = f"{provider.revocation_parameter}={quote_plus(token)}&token_type_hint={hint}"
+    return authenticated_post(provider, client, url, body, method=method)
+
+
+def parse_revocation_response(provider: Provider, status: int, body: bytes) -> None:
+    """
+    Return when the token is no longer valid (RFC 7009 section 2.2); raise ProviderUnavailable or ClientRejected when it may be.
+
+    A token that the server does not know is revoked.
+    """
+    if status < 300:  # noqa: PLR2004
+        return
+    if status in (400, 401, 403, 404, 410) and any(is_dead_grant(provider, name) for name in _error_names(body)):
+        return
+    if status in (400, 401, 403):
+        raise ClientRejected(f"the revocation endpoint answers {status}")
+    raise ProviderUnavailable(f"the revocation endpoint answers {status}")
+
+
+def _error_names(body: bytes) -> list[str]:
+    try:
+        return list(error_names(parse_json(body)))
+    except ProviderGarbled:
+        return []

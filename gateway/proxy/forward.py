@@ -29,7 +29,7 @@ from gateway.errors import (
 )
 from gateway.http import Deadline, Shares, StreamedResponse, parse_retry_after, retry_seconds
 from gateway.models import Caller
-from gateway.protocol import api_error
+from gateway.protocol.message import api_error
 from gateway.proxy.mask import Mask, inflated
 from gateway.proxy.request import ERROR, MARK, ProxiedRequest, check_target, returned_headers, sent_headers
 from gateway.services import Runtime

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from uuid import UUID, uuid4, uuid5
 
-from gateway import protocol
 from gateway.account import names_another_account
 from gateway.catalog import Provider
 from gateway.catalog.deviations import ApiRequest, Deviation
@@ -30,6 +29,7 @@ from gateway.errors import (
 )
 from gateway.http import Deadline
 from gateway.models import Caller
+from gateway.protocol.token import TokenResponse, parse_token_response
 from gateway.services import Runtime
 from gateway.tokens.provider_api import call_api
 from gateway.tokens.read import WAIT_SECONDS, FreshToken, fresh_grant
@@ -172,7 +172,7 @@ class _Derivation:
         if not end(token=token, seal_id=seal_id, scope=grant.scope, expires_seconds=seconds):
             raise in_progress("the connection, or the account below it, ended meanwhile")
 
-    def _request(self) -> protocol.TokenResponse:
+    def _request(self) -> TokenResponse:
         base, headers = self.provider.api(self.own.facts)
 
         def build(fresh: FreshToken) -> ApiRequest:
@@ -181,7 +181,7 @@ class _Derivation:
         deadline = Deadline.after(_REQUEST_SECONDS)
         fresh, found = call_api(self.rt, self.provider, self.own.connection_id, build, deadline)
         try:
-            answer = protocol.parse_token_response(
+            answer = parse_token_response(
                 self.provider,
                 found.status,
                 found.body,

@@ -12,7 +12,7 @@ from gateway.catalog import Provider
 from gateway.catalog.deviations import ApiRequest
 from gateway.errors import LacksScope, ProviderGarbled, ProviderUnavailable, RateLimited, Suspended
 from gateway.http import Deadline, Response, parse_retry_after
-from gateway.protocol import api_error, is_temporary
+from gateway.protocol.message import api_error, is_temporary
 from gateway.services import Runtime
 from gateway.tokens.read import FreshToken, fresh_grant
 

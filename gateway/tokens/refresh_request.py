@@ -19,7 +19,6 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from gateway import protocol
 from gateway.account import NAME_SECONDS, names_another_account, read_account, refreshed_addresses
 from gateway.catalog import Provider
 from gateway.connections import revoke
@@ -40,6 +39,7 @@ from gateway.errors import (
 )
 from gateway.http import Deadline, parse_retry_after
 from gateway.models import Account, Grant, Status, Unit
+from gateway.protocol.token import TokenResponse, build_refresh_request, find_grant, parse_token_response
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)
@@ -129,7 +129,7 @@ def _save_earlier(rt: Runtime, provider: Provider, claim: ClaimedRefresh, respon
     try:
         store_response(rt, provider, claim.id, claim.generation, response)
     except ProviderGarbled:
-        found = protocol.find_grant(response["body"].encode("latin-1"))
+        found = find_grant(response["body"].encode("latin-1"))
         return (found and found.refresh_token) or str(response["sent"])
     return None
 
@@ -139,7 +139,7 @@ def send_request(
 ) -> Mapping[str, Any]:
     """The provider's response as it came; in the journal if it may contain tokens. `token`: the stored one; `sent`: the one to send."""
     provider = rt.issuers.complete(provider.filled(claim.facts), deadline)
-    request = protocol.build_refresh_request(provider, rt.clients[provider.id], refresh_token=sent, facts=claim.facts)
+    request = build_refresh_request(provider, rt.clients[provider.id], refresh_token=sent, facts=claim.facts)
     if deadline.remaining() < 1.0:
         raise RefreshInProgress("the claim came too late to be used")
     try:
@@ -177,7 +177,7 @@ def store_response(
     try:
         grant, account, doubt = parse_response(rt, provider, response)
     except GatewayError as error:
-        if isinstance(error, NeedsReauthorization) or protocol.find_grant(body) is None:
+        if isinstance(error, NeedsReauthorization) or find_grant(body) is None:
             rt.journal.delete(connection_id, generation)
         raise
     user_id, seal_id = UUID(response["user_id"]), uuid4()
@@ -223,7 +223,7 @@ def parse_response(
     Where the account of the connection is not verified yet, or its name is not known, the provider is asked for it. The last part of the
     result is a reason to verify it again before the tokens are used.
     """
-    answer = protocol.parse_token_response(
+    answer = parse_token_response(
         provider,
         response["status"],
         response["body"].encode("latin-1"),
@@ -245,7 +245,7 @@ def parse_response(
     return replace(answer.grant, facts={**answer.grant.facts, **account.facts}), account, None
 
 
-def _named(rt: Runtime, provider: Provider, answer: protocol.TokenResponse, account_id: str) -> Account | None:
+def _named(rt: Runtime, provider: Provider, answer: TokenResponse, account_id: str) -> Account | None:
     """The account with its name, which was not to be had at the connect; None where it still is not."""
     deadline = Deadline.after(NAME_SECONDS)
     try:
@@ -312,7 +312,7 @@ def _save_all(rt: Runtime, provider: Provider, entries: Sequence[tuple[UUID, int
 
 def _leave(rt: Runtime, provider: Provider, connection_id: UUID, generation: int, response: Mapping[str, Any]) -> None:
     """Leave a response that cannot be used to the next request. Of a connection that is gone, its tokens are revoked."""
-    row, grant = stored_token(rt.database, connection_id), protocol.find_grant(response["body"].encode("latin-1"))
+    row, grant = stored_token(rt.database, connection_id), find_grant(response["body"].encode("latin-1"))
     if row is not None and row.generation <= generation:
         rt.journal.postpone(connection_id, generation, _OPERATOR_SECONDS)
         return

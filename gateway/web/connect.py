@@ -17,9 +17,18 @@ from gateway.catalog.provider import FormField, fill_known, places
 from gateway.catalog.witnesses import status
 from gateway.connect import confirm, unclaimed
 from gateway.connect.api_key import connect_key
-from gateway.connect.callback import EXCHANGE_SECONDS, AwaitsPartner, Connected, Failed, Pending, finish_connect
+from gateway.connect.attempt import (
+    EXCHANGE_SECONDS,
+    AwaitsPartner,
+    Begin,
+    Connected,
+    Failed,
+    Pending,
+    by_user,
+    finish_connect,
+    start_connect,
+)
 from gateway.connect.form import Fault, FieldsRefused
-from gateway.connect.start import Begin, by_user, start_connect
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.connections import list_connections
 from gateway.database.queries.sessions import read_session

@@ -14,7 +14,7 @@ from gateway.connections import import_existing, locations, revoke
 from gateway.database.queries import housekeeping
 from gateway.database.queries.events import Seal
 from gateway.database.queries.hosts import report_host
-from gateway.events import chain, record
+from gateway.events import chain
 from gateway.models import Unit
 from gateway.services import Runtime
 from gateway.tokens import refresh_request
@@ -62,7 +62,7 @@ def event_jobs() -> list[Job]:
         last = chain.log_checkpoint(rt, last)
 
     return [
-        Job("positions", record.assign_positions, 1.0),
+        Job("positions", chain.assign_positions, 1.0),
         Job("seals", chain.seal_events, 1.0),
         Job("provider_events", receive.settle, 1.0),
         Job("checkpoint", checkpoint, 60.0),

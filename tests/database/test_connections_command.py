@@ -27,7 +27,7 @@ from gateway.database.queries.callers import reached_connections
 from gateway.database.queries.connections import list_connections
 from gateway.database.queries.operator import erase, inspect_connection
 from gateway.errors import DatabaseUnavailable, Frozen
-from gateway.events.record import assign_positions
+from gateway.events.chain import assign_positions
 from gateway.models import OPERATOR
 from gateway.sandbox import make_server
 from gateway.services import build_runtime

@@ -14,7 +14,7 @@ from cryptography.fernet import Fernet
 from gateway.database.queries import events
 from gateway.database.queries.operator import worker_backlog
 from gateway.doctor import database as doctor
-from gateway.events.record import assign_positions
+from gateway.events.chain import assign_positions
 from gateway.models import Caller
 from gateway.worker.jobs import event_jobs
 from gateway.worker.loop import Worker

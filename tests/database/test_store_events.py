@@ -16,7 +16,7 @@ from gateway.database.queries.events import EventPage, read_chain, read_events
 from gateway.database.queries.operator import erase
 from gateway.database.queries.revocations import erase_own_connection
 from gateway.errors import Forbidden, Frozen, Unauthenticated
-from gateway.events.record import assign_positions
+from gateway.events.chain import assign_positions
 from gateway.models import Caller
 from tests.support.database import Person, rows
 from tests.support.partners import partner

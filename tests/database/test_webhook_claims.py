@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 from gateway.connections.rotate_keys import Rotation
 from gateway.database.queries.webhooks import claim_deliveries, end_deliveries, list_webhooks
 from gateway.errors import BadRequest
-from gateway.events.record import assign_positions
+from gateway.events.chain import assign_positions
 from gateway.models import OPERATOR
 from gateway.webhooks import endpoints
 from gateway.webhooks.deliver import claim_next

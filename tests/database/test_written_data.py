@@ -9,11 +9,11 @@ from uuid import UUID
 import pytest
 from psycopg.types.json import Jsonb
 
-from gateway import protocol
 from gateway.connections import uninstall as leave
 from gateway.errors import NeedsReauthorization, ProviderUnavailable
 from gateway.http import Deadline
 from gateway.models import Caller
+from gateway.protocol.token import build_refresh_request
 from gateway.tokens.read import fresh_grant
 from tests.support.database import rows
 from tests.support.legacy_project import AGENCY, BERLIN, LISBON, granted, project_from_before
@@ -116,7 +116,7 @@ def test_facts_that_are_no_object_are_none(project):
     """
     provider = project.rt.provider("ghl")
 
-    wire = protocol.build_refresh_request(provider, project.rt.clients["ghl"], refresh_token="held", facts=[1])
+    wire = build_refresh_request(provider, project.rt.clients["ghl"], refresh_token="held", facts=[1])
 
     assert "user_type" not in wire.body
 
@@ -226,7 +226,7 @@ def test_a_bug_ends_the_lease_and_delays_the_connection(project, monkeypatch):
     def fails(*_: object, **__: object) -> None:
         raise ValueError("no")
 
-    monkeypatch.setattr("gateway.protocol.build_refresh_request", fails)
+    monkeypatch.setattr("gateway.tokens.refresh_request.build_refresh_request", fails)
     with pytest.raises(ValueError, match="no"):
         refresh_next(project.rt)
 

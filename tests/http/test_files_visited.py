@@ -19,10 +19,10 @@ from tests.support.partners import partner
 
 ROOT = Path(package.__file__).parent
 EVERY_REQUEST = {"web/request_context.py", "web/security_headers.py", "web/metrics.py", "log_setup.py"}
-CALLBACK_FILES = 25
-"""Of which one is the bulkhead that every wait on a provider passes, and one tells a refusal in a token response."""
-TOKEN_READ_FILES = 11
-"""Of which three are the catalogue: the API's address and headers depend on the connection's account."""
+CALLBACK_FILES = 20
+"""Of which four are the HTTP client: addresses, connections, the client, and the bulkhead that every wait on a provider passes."""
+TOKEN_READ_FILES = 10
+"""Of which one is the catalogue: the API's address and headers depend on the connection's account."""
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from gateway.events.record import assign_positions
+from gateway.events.chain import assign_positions
 from gateway.webhooks import endpoints
 from gateway.worker import loop
 from tests.support.database import rows

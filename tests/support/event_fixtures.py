@@ -9,8 +9,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from gateway.database.queries import events, housekeeping
-from gateway.events.chain import seal_events
-from gateway.events.record import assign_positions
+from gateway.events.chain import assign_positions, seal_events
 from gateway.events.verify import verify
 from gateway.services import build_runtime
 from gateway.settings import read_settings

@@ -211,7 +211,7 @@ def test_the_documented_example_loads_as_it_stands(load):
     """
     Every key of the contract's example is known, and means what it says there.
     """
-    acme = load(ACME).get("acme")
+    acme = load(ACME).entries.get("acme")
 
     assert ("Acme Mail", 2, "email", "acme") == (acme.name, acme.type, acme.path, acme.slug)
     assert (("openid", "mail.read"), {"prompt": "consent"}) == (acme.scope, acme.authorization_params)
@@ -223,7 +223,7 @@ def test_a_small_entry_gets_safe_defaults(load):
     """
     PKCE on, one account, the secret in the header, and a slug that is the id.
     """
-    acme = load(SMALL).get("acme_mail")
+    acme = load(SMALL).entries.get("acme_mail")
 
     assert ("S256", "one", "client_secret_basic") == (acme.pkce, acme.accounts, acme.token_endpoint_auth_method)
     assert "acme_mail" == acme.slug
@@ -233,7 +233,7 @@ def test_one_of_our_entries_is_overridden_key_by_key(load):
     """
     What the operator does not mention stays ours.
     """
-    google = load('[google]\nscope = ["openid"]\naccounts = "many"\n').get("google")
+    google = load('[google]\nscope = ["openid"]\naccounts = "many"\n').entries.get("google")
 
     assert (("openid",), "many") == (google.scope, google.accounts)
     assert "https://oauth2.googleapis.com/token" == google.token_endpoint
@@ -245,10 +245,10 @@ def test_a_provider_is_found_by_the_path_of_its_redirect_uri(load):
     """
     catalog = load(SMALL)
 
-    assert "ghl" == catalog.by_slug("crm", "main").id
-    assert catalog.by_slug("email", "main") is None
-    assert catalog.by_slug("crm", "ghl") is None
-    assert catalog.get("nobody") is None
+    assert "ghl" == catalog.by_slug["crm", "main"].id
+    assert catalog.by_slug.get(("email", "main")) is None
+    assert catalog.by_slug.get(("crm", "ghl")) is None
+    assert catalog.entries.get("nobody") is None
 
 
 def test_two_providers_cannot_share_a_redirect_uri(problems):
@@ -265,16 +265,16 @@ def test_the_same_slug_in_another_type_is_another_redirect_uri(load):
     """
     `/crm/google` and `/email/google` cannot be mixed up.
     """
-    assert load(SMALL.replace("type = 2", "type = 1") + 'slug = "google"\n').by_slug("crm", "google").id == "acme_mail"
+    assert load(SMALL.replace("type = 2", "type = 1") + 'slug = "google"\n').by_slug["crm", "google"].id == "acme_mail"
 
 
 def test_with_an_issuer_endpoints_may_be_left_to_discovery(load):
     """
     Then they are filled in when the provider is first used.
     """
-    acme = load('[acme]\nname = "Acme"\ntype = 3\nissuer = "https://acme.example"\nscope = "openid calls"\n').get(
-        "acme"
-    )
+    acme = load(
+        '[acme]\nname = "Acme"\ntype = 3\nissuer = "https://acme.example"\nscope = "openid calls"\n'
+    ).entries.get("acme")
 
     assert ("openid", "calls") == acme.scope
     assert ("authorization_endpoint", "token_endpoint", "jwks_uri") == acme.missing_endpoints()
@@ -368,7 +368,7 @@ def test_openid_without_an_issuer_needs_the_keys(problems, load):
     An id_token that cannot be verified is not requested.
     """
     assert "jwks_uri" in problems(SMALL + 'scope = ["openid"]\n')
-    assert load(SMALL + 'scope = ["openid"]\njwks_uri = "https://acme.example/jwks"\n').get("acme_mail")
+    assert load(SMALL + 'scope = ["openid"]\njwks_uri = "https://acme.example/jwks"\n').entries.get("acme_mail")
 
 
 @pytest.mark.parametrize("key", [*ENDPOINTS, "issuer", "discovery_url", "api_base_url"])
@@ -458,7 +458,7 @@ def test_an_entry_for_api_keys_says_what_is_entered_and_how_it_is_sent(load):
     It has no endpoints of OAuth. A named group of a pattern is public, as are the fields that are no secret.
     """
     catalog = load(STRIPES)
-    entry = catalog.get("stripes")
+    entry = catalog.entries.get("stripes")
     values = {"region": "eu", "key": "abcd12345678"}
 
     assert isinstance(entry, ApiKeyProvider)

@@ -317,7 +317,7 @@ def test_what_the_supabase_page_lets_a_browser_do_is_what_is_granted(database):
 
 def test_the_front_end_code_on_the_supabase_page_calls_what_gateway_js_offers():
     """
-    `gateway.connect.callback` with options that it reads.
+    `gateway.connect` with options that it reads.
     """
     script = (ROOT / "gateway" / "web" / "static" / "gateway.js").read_text(encoding="utf-8")
     offered = set(re.findall(r"@property \{.*?\} \[?([A-Za-z]+)\]?", script))

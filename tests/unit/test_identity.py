@@ -17,7 +17,7 @@ from joserfc.jwk import ECKey, OctKey, RSAKey
 from gateway.errors import ProviderUnavailable, Unauthenticated
 from gateway.http import HttpClient, Response
 from gateway.identity import Identity
-from gateway.protocol.discovery import Issuers
+from gateway.protocol.issuers import Issuers
 from gateway.settings import read_settings
 
 PROJECT = "https://alices-project.supabase.co"

@@ -16,8 +16,7 @@ from gateway.catalog import Provider
 from gateway.errors import GatewayError, IssuerMismatch, ProviderGarbled, ProviderUnavailable
 from gateway.http import Deadline, HttpClient, Response
 from gateway.models import Client
-from gateway.protocol.discovery import Issuers
-from gateway.protocol.id_token import PublishedKeys, key_id_of, signed_claims
+from gateway.protocol.issuers import Issuers, PublishedKeys, key_id_of, signed_claims
 from tests.support.scripted_server import answering, listening
 
 ISSUER = "https://login.acme.example"

@@ -23,15 +23,13 @@ from gateway.errors import (
     StateInvalid,
 )
 from gateway.models import Client
-from gateway.protocol import (
-    build_authorization_request,
+from gateway.protocol.authorization import build_authorization_request, parse_authorization_response, single_parameter
+from gateway.protocol.message import parse_json
+from gateway.protocol.token import (
     build_code_request,
     build_revocation_request,
-    parse_authorization_response,
-    parse_json,
     parse_revocation_response,
     parse_token_response,
-    single_parameter,
 )
 
 NOW = datetime(2026, 9, 1, 12, tzinfo=UTC)
@@ -39,7 +37,7 @@ REDIRECT = "https://connect.example/email/acme/callback"
 VERIFIER = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
 CLIENT = Client("client-id", "client-secret")
 ODD_CLIENT = Client("id:with colon", "s&e=c+r%t/ö")
-GHL = load_catalog().get("ghl")
+GHL = load_catalog().providers.get("ghl")
 
 
 def acme(**more) -> Provider:

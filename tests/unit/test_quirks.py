@@ -15,7 +15,7 @@ from gateway.catalog.deviations import DEVIATIONS, Deviation
 from gateway.errors import ProviderGarbled, ProviderUnavailable
 from gateway.http import Deadline, Response
 from gateway.models import Client, Grant
-from gateway.protocol import TokenResponse
+from gateway.protocol.token import TokenResponse
 
 API = "https://services.leadconnectorhq.com"
 
@@ -125,7 +125,7 @@ def test_a_highlevel_account_is_asked_by_its_id_with_the_version_that_it_wants(r
     """
     asked = []
 
-    assert expected == account(CATALOG.get("ghl"), rest, page, asked=asked)
+    assert expected == account(CATALOG.entries.get("ghl"), rest, page, asked=asked)
     assert [("GET", url)] == [(method, at) for method, at, _ in asked]
     assert ("Bearer at-1", "2021-07-28") == (asked[0][2]["Authorization"], asked[0][2]["Version"])
 
@@ -144,7 +144,7 @@ def test_a_highlevel_grant_without_its_id_has_no_account(rest):
     The other kind's id does not stand in for it.
     """
     with pytest.raises(ProviderGarbled):
-        account(CATALOG.get("ghl"), rest, {"location": {"name": "x"}, "company": {"name": "y"}})
+        account(CATALOG.entries.get("ghl"), rest, {"location": {"name": "x"}, "company": {"name": "y"}})
 
 
 def test_a_ringcentral_account_is_made_of_two_ids():
@@ -153,7 +153,7 @@ def test_a_ringcentral_account_is_made_of_two_ids():
     """
     page = {"id": 400, "name": "Alice", "account": {"id": "200"}}
 
-    assert ("200/400", "Alice") == account(CATALOG.get("ringcentral"), {}, page)
+    assert ("200/400", "Alice") == account(CATALOG.entries.get("ringcentral"), {}, page)
 
 
 def test_ids_of_several_parts_never_run_into_each_other():
@@ -188,7 +188,7 @@ def test_the_id_token_and_the_account_endpoint_must_speak_of_the_same_user():
     """
     OpenID Connect Core section 5.3.2: otherwise a swapped access token would connect another user's account.
     """
-    google = CATALOG.get("google")
+    google = CATALOG.entries.get("google")
 
     assert ("alice-1", "alice@example.com") == account(
         google, {}, {"sub": "alice-1", "email": "alice@example.com"}, claims={"sub": "alice-1"}
@@ -222,9 +222,9 @@ def test_a_refresh_that_names_another_account_or_none_that_can_be_is_refused(sub
     id_token = ".".join(b64(part) for part in ({"alg": "RS256"}, {"sub": sub, "exp": 1}, {}))
     grant = Grant("at-1", None, "Bearer", (), None, id_token=id_token)
     for answer in (TokenResponse(grant, {}), TokenResponse(replace(grant, id_token=None), {"sub": sub})):
-        assert names_another_account(CATALOG.get("google"), answer, "alice")
+        assert names_another_account(CATALOG.entries.get("google"), answer, "alice")
     nothing = TokenResponse(replace(grant, id_token=None), {})
-    assert not names_another_account(CATALOG.get("google"), nothing, "alice")
+    assert not names_another_account(CATALOG.entries.get("google"), nothing, "alice")
 
 
 def test_an_account_without_the_id_token_that_was_asked_for_is_refused():
@@ -232,7 +232,7 @@ def test_an_account_without_the_id_token_that_was_asked_for_is_refused():
     Openid was in the scope: its proof has to come.
     """
     with pytest.raises(ProviderGarbled):
-        account(CATALOG.get("google"), {}, {"sub": "alice-1"})
+        account(CATALOG.entries.get("google"), {}, {"sub": "alice-1"})
 
 
 @pytest.mark.parametrize(

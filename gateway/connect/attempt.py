@@ -1,41 +1,162 @@
 """
-Finish an attempt to connect: from the authorization response to a saved connection, or to a pending grant.
+One attempt to connect, from the button to a saved connection, or to a pending grant (RFC 6749 section 4.1).
 
-The attempt is taken only by the browser and the user that started it, before the code is redeemed. A code that was redeemed ends in a saved
-grant, or the grant is revoked.
+The browser and the user that started an attempt take it once, before the code is redeemed. A code that was redeemed ends in a saved grant,
+or the grant is revoked.
 """
 
 from __future__ import annotations
 
+import json
+import secrets
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
-from gateway import protocol
 from gateway.account import read_account
 from gateway.catalog import AnyEntry, Provider
-from gateway.connect.save import save_grant
-from gateway.connect.start import RequestSecrets, decrypt_secrets
+from gateway.connect.form import read_form
 from gateway.connections.revoke import revoke_or_queue
 from gateway.crypto.vault import fingerprint
-from gateway.database.queries.authorization import EarlierVisit, drop_authorization, take_authorization
-from gateway.errors import BrowserMismatch, DatabaseUnavailable, GatewayError, StateInvalid, Unexpected, UserMismatch
+from gateway.database import ANSWER_SECONDS
+from gateway.database.queries.authorization import (
+    EarlierVisit,
+    drop_authorization,
+    start_authorization,
+    take_authorization,
+)
+from gateway.database.queries.connections import NewGrant, save_connection
+from gateway.errors import (
+    BrowserMismatch,
+    DatabaseUnavailable,
+    GatewayError,
+    StateInvalid,
+    Unauthenticated,
+    Unexpected,
+    UserMismatch,
+)
 from gateway.http import Deadline, Response
-from gateway.models import AuthorizationRequest, Connection, Display
+from gateway.models import Account, AuthorizationRequest, Connection, Display, Grant
+from gateway.protocol.authorization import build_authorization_request, parse_authorization_response, single_parameter
+from gateway.protocol.token import TokenResponse, build_code_request, find_grant, parse_token_response
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)
 
+_COLUMN = "authorization_request"
 EXCHANGE_SECONDS = 9.5
 """For all calls to the provider in one callback. Ten seconds are promised, and the database needs some of them."""
 _LOOK_SECONDS = 0.2
 """How often a second visit looks for the result of the first."""
+_T = TypeVar("_T")
+
+# -- start ------------------------------------------------------------------------------------------------------------
+
+
+class RequestSecrets(NamedTuple):
+    """What the callback needs of an attempt: the PKCE verifier (RFC 7636) and the nonce (OpenID Connect Core section 3.1.2.1)."""
+
+    code_verifier: str
+    nonce: str
+    confirmation: str
+    """For the partner's server, where no user is signed in."""
+    fields: Mapping[str, str]
+    """What the user entered before the redirect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt, before the browser is redirected."""
+
+    state: str = field(repr=False)
+    secrets: RequestSecrets = field(repr=False)
+    state_hash: str
+    encrypted: str = field(repr=False)
+    """The secrets, encrypted, as the database keeps them until the browser returns."""
+
+
+Begin = Callable[[AnyEntry, Attempt], tuple[str, ...]]
+"""Keeps an attempt at a provider; the scopes to request."""
+
+
+def start_connect(rt: Runtime, provider: Provider, entered: Mapping[str, str], begin: Begin) -> str:
+    """
+    The provider's URL for one attempt, which `begin` keeps. `entered`: the form.
+
+    Raises FieldsRefused, what discovery raises before anything is kept, and what `begin` raises.
+    """
+    fields = read_form(provider, entered)
+    provider, attempt = rt.issuers.complete(provider.filled(fields)), new_attempt(rt, fields)
+    return authorization_url(rt, provider, attempt, begin(provider, attempt))
+
+
+def by_user(
+    rt: Runtime, *, session: str, browser: str, return_to: str | None, display: Display, add_account: bool
+) -> Begin:
+    """
+    Attempts of the signed-in user. The scope is the catalogue's, and the scopes of partners that use the user's connections there.
+
+    `browser`: the secret in the cookie that binds the attempt to this browser. `add_account`: the user wants one more account, where the
+    catalogue allows many. Raises Unauthenticated and Frozen.
+    """
+
+    def begin(provider: AnyEntry, attempt: Attempt) -> tuple[str, ...]:
+        scope = start_authorization(
+            rt.database,
+            session_hash=fingerprint(session),
+            state_hash=attempt.state_hash,
+            browser_hash=fingerprint(browser),
+            provider=provider.id,
+            encrypted=attempt.encrypted,
+            scope=provider.scope,
+            return_to=return_to,
+            display=display,
+            add_account=add_account,
+        )
+        if scope is None:
+            raise Unauthenticated("the session has ended")
+        return scope
+
+    return begin
+
+
+def new_attempt(rt: Runtime, fields: Mapping[str, str] | None = None) -> Attempt:
+    """Fresh secrets for one attempt (RFC 9700 section 2.1.1: specific to this one transaction)."""
+    state = secrets.token_urlsafe(32)
+    fresh = RequestSecrets(
+        secrets.token_urlsafe(48), secrets.token_urlsafe(24), secrets.token_urlsafe(32), fields or {}
+    )
+    state_hash = fingerprint(state)
+    encrypted = rt.vault.encrypt(json.dumps(fresh), column=_COLUMN, seal_id=state_hash)
+    return Attempt(state, fresh, state_hash, encrypted)
+
+
+def decrypt_secrets(rt: Runtime, encrypted: str, state_hash: str) -> RequestSecrets:
+    """The secrets of a taken attempt. Raises SecretUnreadable."""
+    return RequestSecrets(*json.loads(rt.vault.decrypt(encrypted, column=_COLUMN, seal_id=state_hash)))
+
+
+def authorization_url(rt: Runtime, provider: Provider, attempt: Attempt, scope: tuple[str, ...]) -> str:
+    """Where to send the browser, asking for `scope`."""
+    if scope != provider.scope:
+        provider = provider.model_copy(update={"scope": scope})
+    return build_authorization_request(
+        provider,
+        rt.clients[provider.id],
+        redirect_uri=rt.redirect_uri(provider),
+        state=attempt.state,
+        code_verifier=attempt.secrets.code_verifier,
+        nonce=attempt.secrets.nonce,
+    )
+
+
+# -- the callback -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +214,10 @@ def finish_connect(
     Raises StateInvalid; BrowserMismatch or UserMismatch, which leave the attempt to the browser and the user that started it; and
     ProviderBusy, which leaves it to the next load of the same page.
     """
-    state = protocol.single_parameter(parameters, "state")
+    state = single_parameter(parameters, "state")
     if not state:
         raise StateInvalid("no state")
-    provider = rt.catalog.by_slug(path, slug)
+    provider = rt.catalog.by_slug.get((path, slug))
     visitor = {
         "state_hash": fingerprint(state),
         "provider": None if provider is None else provider.id,
@@ -180,14 +301,14 @@ def _redeem(
     deadline = Deadline.after(EXCHANGE_SECONDS)
     entry = rt.provider(request.provider)
     asked = rt.issuers.complete(entry.filled(kept.fields), deadline)
-    code = protocol.parse_authorization_response(asked, parameters)
+    code = parse_authorization_response(asked, parameters)
     facts = {**kept.fields, **entry.learn("callback", {name: values[0] for name, values in parameters.items()})}
     provider = rt.issuers.complete(entry.filled(facts), deadline)
     answer = send_code(rt, provider, code, kept.code_verifier, deadline)
     revoke = partial(revoke_or_queue, rt, provider, user_id=request.user_id, beside=request.has_connection)
     with _revoke_unless_saved(partial(revoke, deadline=deadline), answer.body, facts, redeemed):
-        token = protocol.parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=request.scope)
-        token = protocol.TokenResponse(token.grant, {**token.rest, **facts})
+        token = parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=request.scope)
+        token = TokenResponse(token.grant, {**token.rest, **facts})
         account = read_account(rt, provider, token, nonce=kept.nonce, deadline=deadline)
         redeemed.account_id = account.id
         confirmation = None if request.is_signed_in else kept.confirmation
@@ -197,7 +318,7 @@ def _redeem(
 
 def send_code(rt: Runtime, provider: Provider, code: str, code_verifier: str, deadline: Deadline) -> Response:
     """The response to the token request with this code."""
-    wire = protocol.build_code_request(
+    wire = build_code_request(
         provider,
         rt.clients[provider.id],
         code=code,
@@ -215,6 +336,69 @@ def _revoke_unless_saved(
     try:
         yield
     except Exception as error:  # noqa: BLE001 - a grant must not stay valid because of a bug
-        if grant := protocol.find_grant(body):
+        if grant := find_grant(body):
             redeemed.left_installed = not revoke(replace(grant, facts=fields), account_id=redeemed.account_id)
         raise error if isinstance(error, GatewayError) else Unexpected(type(error).__name__) from None
+
+
+# -- save -------------------------------------------------------------------------------------------------------------
+
+
+def save_grant(
+    rt: Runtime,
+    provider: AnyEntry,
+    request: AuthorizationRequest,
+    grant: Grant,
+    account: Account,
+    *,
+    state_hash: str,
+    confirmation: str | None = None,
+) -> Connection | None:
+    """
+    The connection of the user who made `request`; None where the grant is pending.
+
+    With a `confirmation` it is pending in any case, until the partner's server sends that. Raises Frozen, Unauthenticated for a user who was
+    banned or deleted meanwhile, and DatabaseUnavailable: then nothing is saved, now or later.
+    """
+    seal_id = uuid.uuid4()
+    encrypt = partial(rt.vault.encrypt, user_id=request.user_id, provider=provider.id, seal_id=seal_id)
+    new = NewGrant(
+        seal_id=seal_id,
+        user_id=request.user_id,
+        provider=provider.id,
+        type=provider.type,
+        many_accounts=provider.accounts == "many",
+        account_id=account.id,
+        account_label=account.label,
+        scope=grant.scope,
+        facts=grant.facts,
+        client_id=client.client_id if (client := rt.clients.get(provider.id)) else None,
+        token=encrypt(grant.access_token, column="token"),
+        refresh=grant.refresh_token and encrypt(grant.refresh_token, column="refresh"),
+        browser_hash=request.browser_hash,
+        return_to=request.return_to,
+        display=request.display,
+        connect_session_id=request.connect_session_id,
+        confirmation_hash=confirmation and fingerprint(confirmation),
+    )
+    return repeat_once(
+        lambda: save_connection(
+            rt.database,
+            new,
+            requested_scope=request.scope,
+            required_scope=provider.required,
+            add_account=request.add_account,
+            expires_seconds=rt.seconds_until(grant.expires_at),
+            refresh_expires_seconds=rt.seconds_until(grant.refresh_expires_at),
+            not_after=request.clock.after(ANSWER_SECONDS),
+            state_hash=state_hash,
+        )
+    )
+
+
+def repeat_once(call: Callable[[], _T]) -> _T:
+    """`call`, and once more if the database went away before it answered: the call may have been carried out."""
+    try:
+        return call()
+    except DatabaseUnavailable:
+        return call()
