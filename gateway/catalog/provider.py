@@ -183,7 +183,7 @@ class LearnedValue(BaseModel):
 class WebhookRule(BaseModel):
     """How the provider signs its webhooks: Ed25519 over the raw body, in base64."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64")
 
     signature_header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", max_length=60)]
     public_key: Annotated[bytes, BeforeValidator(read_public_key)]

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, get_args
 
 import click
@@ -224,9 +225,16 @@ def _revoke_all(rt: Runtime, provider: str, proof: Path | None, *, yes: bool) ->
 
 
 def _write_proof(path: Path, rows: list[object]) -> None:
-    """JSON lines in a new file that only its owner may read. Only a complete proof is written: until then the command can be repeated."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    """
+    JSON lines in a new file that only its owner may read.
+
+    It gets its name when it is complete: until then the command can be repeated, and no file of that name is replaced.
+    """
+    with NamedTemporaryFile(dir=path.parent, prefix=path.name) as file:
         file.writelines(to_json(row) + b"\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+        os.link(file.name, path)
 
 
 def _next_steps(provider: str, whole: Mapping[str, Any]) -> Iterator[str]:

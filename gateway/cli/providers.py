@@ -18,6 +18,7 @@ from gateway.cli.context import (
     AS_JSON,
     Report,
     checked_providers,
+    database_settings,
     file_problem,
     reach_database,
     reporting,
@@ -87,7 +88,7 @@ def providers() -> None:
 @reporting
 def providers_list() -> Report:
     """Every provider, whether it is enabled, and its redirect URI."""
-    settings = read_settings()
+    settings = database_settings()
     catalog = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
     return Report(
         [
@@ -124,7 +125,7 @@ def providers_show(provider_id: str) -> None:
     provider = checked_providers([provider_id]).entries[provider_id]
     found = {"status": status(provider), **provider.model_dump(mode="json", exclude_defaults=True)}
     if isinstance(provider, Provider):
-        found["redirect_uri"] = read_settings().redirect_uri(provider.path, provider.slug)
+        found["redirect_uri"] = database_settings().redirect_uri(provider.path, provider.slug)
         found["tokens"] = " ".join(tokens(provider))
     click.echo(json.dumps(found, indent=2, ensure_ascii=False))
 

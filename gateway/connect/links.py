@@ -46,6 +46,12 @@ class LinkExpired(StateInvalid):
     remedy = "fix_request"
 
 
+class LinkNotPossible(NotFound):
+    """An unknown provider or user, or another partner's provider."""
+
+    detail = "There is no such provider for you (GET /v1/providers lists yours), or no such user. Check provider and user_id."
+
+
 @dataclass(frozen=True, slots=True)
 class NewLink:
     """A connect session and the URL that starts it, which is not stored."""
@@ -78,7 +84,7 @@ def create(
     if provider is None or not rt.is_enabled(provider_id):
         # Without a valid key the response says nothing about the rest of the request.
         check_caller(rt.database, caller, LINK_SCOPE)
-        raise NotFound("no enabled provider of that id")
+        raise LinkNotPossible("no enabled provider of that id")
     secret = secrets.token_urlsafe(32)
     made = create_connect_session(
         rt.database,
@@ -92,7 +98,7 @@ def create(
         tags=tags,
     )
     if made is None:
-        raise NotFound("not one of the partner's providers, or no such user")
+        raise LinkNotPossible("not one of the partner's providers, or no such user")
     return NewLink(made.id, f"{rt.settings.public_url}/link/{secret}", made.expires_at)
 
 

@@ -43,6 +43,16 @@ def test_the_version_is_printed(run):
     assert run("--version").output == f"oauth-gateway {__version__}\n"
 
 
+@pytest.mark.parametrize("command", [("list",), ("show", "ghl"), ("show", "google"), ("show", "twilio")])
+def test_the_catalogue_is_shown_before_anything_is_set(run, command):
+    """
+    With the key that a provider's webhooks are verified with, and without any setting.
+    """
+    ended = run("providers", *command)
+
+    assert (0, True) == (ended.exit_code, command[-1] in ended.output or command == ("list",)), ended.output
+
+
 @pytest.mark.parametrize(
     "public", [{"GATEWAY_PUBLIC_URL": "https://connect.example.com"}, {"SUPABASE_URL": "https://p.supabase.co"}]
 )

@@ -281,6 +281,7 @@ def test_a_list_is_read_to_its_end_by_the_cursor(gateway, alice):
         "items"
     ]
     assert ("google", alice.id, "active") == (one["provider"], one["user_id"], one["status"])
+    assert [] == made.asks(gateway, "/connections", params={"user_id": alice.id, "type": "4"}).json()["items"]
     for cursor in ("x", "A" * 22 + "=", "A" * 21 + "B", hers.copy().pop().replace("-", "")):
         assert 400 == made.asks(gateway, "/connections", params={"cursor": cursor}).status_code
 

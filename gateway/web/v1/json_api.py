@@ -167,8 +167,8 @@ def _validated(model: type[_M], validate: Callable[[], _M]) -> _M:
     except ValidationError as error:
         reasons: dict[str, str] = {}
         for each in error.errors(include_input=False, include_url=False, include_context=False):
-            if each["loc"]:
-                reasons.setdefault(str(each["loc"][0])[:_LONGEST_NAME], each["msg"])
+            field = str(each["loc"][0])[:_LONGEST_NAME] if each["loc"] else "body"
+            reasons.setdefault(field, each["msg"].removeprefix("Value error, "))
         raise BadRequest(f"{model.__name__} does not validate", sorted(reasons.items())) from None
 
 

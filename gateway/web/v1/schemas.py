@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
@@ -55,6 +55,13 @@ def _iso(value: object) -> object:
     return value
 
 
+def _in_utc(value: datetime) -> datetime:
+    """PostgreSQL knows no offset of 16 hours, and the calendar's ends have no neighbours."""
+    if not 1970 <= value.year < 9999:  # noqa: PLR2004
+        raise ValueError("the year is out of range")
+    return value.astimezone(UTC)
+
+
 def _tag_name(name: str) -> str:
     """Not as a pattern: generators of clients know none for names."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,40}", name):
@@ -68,7 +75,7 @@ ScopeToken = Annotated[str, Field(max_length=300, pattern=r"^[\x21\x23-\x5b\x5d-
 ProviderId = Annotated[str, Field(max_length=100, pattern=r"^[a-z][a-z0-9_]*$")]
 Opaque = Annotated[str, Field(max_length=500, pattern=r"^[A-Za-z0-9_.~=:+-]*$")]
 """Made here; clients only send it back."""
-Moment = Annotated[AwareDatetime, BeforeValidator(_iso)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_iso), AfterValidator(_in_utc)]
 TagName = Annotated[str, AfterValidator(_tag_name)]
 TagValue = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
 LocationId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
@@ -101,7 +108,7 @@ class ConnectionsQuery(RequestModel):
 
     user_id: Id | None = Field(default=None, description="Only connections of this user.")
     provider: ProviderId | None = Field(default=None, description="Only connections at the provider with this id.")
-    type: Annotated[Literal[1, 2, 3], BeforeValidator(_number)] | None = Field(
+    type: Annotated[Literal[1, 2, 3, 4], BeforeValidator(_number)] | None = Field(
         default=None, description="1 CRM (HighLevel), 2 email, 3 phone, 4 other apps."
     )
     status: Status | None = Field(default=None, description="Only connections with this status.")
