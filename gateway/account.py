@@ -7,7 +7,7 @@ returning user brings the same account; the label is for people.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import quote
@@ -22,7 +22,7 @@ from gateway.errors import NeedsReauthorization, ProviderFailed, ProviderGarbled
 from gateway.http import Deadline, Response
 from gateway.models import Account, Client
 from gateway.protocol.issuers import unverified_claims
-from gateway.protocol.message import api_error, check_address, is_temporary, parse_json_value, with_facts
+from gateway.protocol.message import api_error, check_address, is_temporary, parse_json_value
 from gateway.protocol.token import TokenResponse
 from gateway.services import Runtime
 
@@ -71,7 +71,10 @@ def read_account(
     learned = dict(provider.learn("response", known := {**response.rest, **claims}))
     response = TokenResponse(response.grant, {**response.rest, **learned})
     provider = provider.filled({**known, **learned})
-    lookup, known = _lookup(provider, response, rt.clients[provider.id]), {**known, **learned}
+    lookup, known = (
+        _lookup(provider, response.rest, response.grant.scope, rt.clients[provider.id]),
+        {**known, **learned},
+    )
     named = _account_id(known, lookup.id)
     if lookup.url:
         info = _account_info(rt, provider, lookup.url, response, deadline, is_optional=named is not None)
@@ -85,22 +88,30 @@ def read_account(
 
 
 def confirm_account(
-    rt: Runtime, provider: Provider, response: TokenResponse, account_id: str | None, deadline: Deadline
+    rt: Runtime,
+    entry: AnyEntry,
+    token: str,
+    scope: tuple[str, ...],
+    facts: Mapping[str, Any],
+    account_id: str | None,
+    deadline: Deadline,
 ) -> Account:
     """
-    The account of an access token that did not come with a token response, as the provider's account endpoint names it.
+    The account of a stored access token or key, as the provider's account endpoint names it.
 
-    `account_id`: it has to be that one. `response.rest` only says where to ask. Raises NotConfirmed and what the endpoint raises.
+    `account_id`: it has to be that one. `facts` only say where to ask. Raises NotConfirmed and what the endpoint raises.
     """
-    provider = provider.filled(response.rest)
-    lookup = _lookup(provider, response, rt.clients[provider.id])
+    if isinstance(entry, ApiKeyProvider):
+        return _expected(read_key_account(rt, entry, token, facts, deadline), entry, account_id)
+    provider, client = rt.issuers.complete(entry.filled(facts), deadline), rt.clients[entry.id]
+    lookup = _lookup(provider, facts, scope, client)
     if account_id is not None and len(lookup.id) == 1:
-        response = TokenResponse(response.grant, {**response.rest, lookup.id[0]: account_id})
-        lookup = _lookup(provider, response, rt.clients[provider.id])
-    asked = _account_id(response.rest, lookup.id) if lookup.answered else account_id
+        facts = {**facts, lookup.id[0]: account_id}
+        lookup = _lookup(provider, facts, scope, client)
+    asked = _account_id(facts, lookup.id) if lookup.answered else account_id
     if not lookup.url or (lookup.answered and asked is None):
         raise NotConfirmed("cannot_ask", "the provider cannot be asked with the access token alone")
-    found = _fetch(rt, provider, lookup.url, response.grant.access_token, response.rest, deadline)
+    found = _fetch(rt, provider, lookup.url, token, facts, deadline)
     if api_error(provider, found.status, found.headers, found.body) == "token_refused":
         raise NotConfirmed("token_refused", "the provider refuses the access token")
     if found.status in (401, 403):
@@ -119,6 +130,12 @@ def confirm_account(
     if named != (asked or named):
         raise NotConfirmed("another_account", "the token belongs to another account")
     return Account(named, _label(info, lookup) or named)
+
+
+def _expected(account: Account, entry: ApiKeyProvider, account_id: str | None) -> Account:
+    if KEY_HASH not in entry.account.id and account.id != (account_id or account.id):
+        raise NotConfirmed("another_account", "the key belongs to another account")
+    return account
 
 
 def read_key_account(
@@ -145,21 +162,6 @@ def read_key_account(
     return _key_account(rt, provider, credential, facts, found.body)
 
 
-def confirm_key(
-    rt: Runtime,
-    provider: ApiKeyProvider,
-    credential: str,
-    facts: Mapping[str, Any],
-    account_id: str | None,
-    deadline: Deadline,
-) -> Account:
-    """The account of a stored key, which has to be `account_id` where that and the provider name one. Raises as `read_key_account`."""
-    found = read_key_account(rt, provider, credential, facts, deadline)
-    if KEY_HASH not in provider.account.id and found.id != (account_id or found.id):
-        raise NotConfirmed("another_account", "the key belongs to another account")
-    return found
-
-
 def _key_account(
     rt: Runtime, provider: ApiKeyProvider, credential: str, facts: Mapping[str, Any], body: bytes
 ) -> Account:
@@ -181,7 +183,7 @@ def names_another_account(provider: Provider, response: TokenResponse, account_i
     A response may name none: then there is nothing to compare (RFC 6749 section 6).
     """
     known: dict[str, Any] = {**response.rest, **_refresh_claims(provider, response)}
-    paths = _lookup(provider, response).id
+    paths = _lookup(provider, response.rest, response.grant.scope).id
     named = _account_id(known, paths)
     if named is None:
         return any(_at(known, path) is not None and not _is_id(_at(known, path)) for path in paths)
@@ -232,8 +234,10 @@ def _id_token_claims(
     )
 
 
-def _lookup(provider: Provider, response: TokenResponse, client: Client | None = None) -> AccountLookup:
-    known = {**response.rest, "scope": " ".join(response.grant.scope), "client_id": client.client_id if client else ""}
+def _lookup(
+    provider: Provider, facts: Mapping[str, Any], scope: Sequence[str], client: Client | None = None
+) -> AccountLookup:
+    known = {**facts, "scope": " ".join(scope), "client_id": client.client_id if client else ""}
     for deviation in provider.deviations:
         lookup = deviation.account_lookup(provider.api_base_url or "", known)
         if lookup is not None:
@@ -255,7 +259,7 @@ def _account_info(
             deadline.within(NAME_SECONDS) if is_optional else deadline,
         )
         if found.status != 200:  # noqa: PLR2004
-            raise with_facts(ProviderGarbled(f"the account endpoint answers {found.status}"), found.status, ())
+            raise ProviderGarbled(f"the account endpoint answers {found.status}", provider_status=found.status)
         return _parse(found.body)
     except (ProviderFailed, Suspended) as error:
         if not is_optional:
@@ -287,7 +291,7 @@ def _fetch(
         method, url, headers=headers, body=body, deadline=deadline, provider=provider.id, limit=_LARGEST_LIST
     )
     if is_temporary(found.status):
-        raise with_facts(ProviderUnavailable(f"the account endpoint answers {found.status}"), found.status, ())
+        raise ProviderUnavailable(f"the account endpoint answers {found.status}", provider_status=found.status)
     if api_error(provider, found.status, found.headers, found.body) == "suspended":
         raise Suspended("the provider says that the account is not active")
     is_refused = found.status in provider.refused_statuses

@@ -1,19 +1,5 @@
 """
-Every error of the gateway, in one tree.
-
-    GatewayError
-    ├── SettingsRefused        the process does not start; lists every problem
-    ├── FlowRefused            one attempt to connect fails
-    │   ├── AccessDenied  StateInvalid (InstallNotStarted)  BrowserMismatch  UserMismatch
-    │   └── IssuerMismatch  ReturnToRefused
-    ├── ProviderFailed         the provider breaks its protocol
-    │   └── ProviderUnavailable (ProviderBusy)  ProviderGarbled  ClientRejected
-    ├── GrantUnusable          a stored connection cannot be used now
-    │   └── NeedsReauthorization  Suspended  Held  Unverified  PendingConfirmation  RefreshInProgress  SecretUnreadable
-    ├── RequestRefused         the caller must send something else
-    │   ├── BadRequest  NotFound  MethodNotAllowed  TooLarge  UnsupportedMediaType
-    │   └── Unauthenticated (NotSigned)  Forbidden (LacksScope)  Frozen  RateLimited
-    └── DatabaseUnavailable  Unexpected
+Every error of the gateway, in one tree, by who has to change something.
 
 A class has a `slug`, an HTTP `status`, a `title`, a `detail` (what it means and what to do) and a `remedy` (who must act); problems.toml
 holds them.
@@ -53,6 +39,13 @@ class GatewayError(Exception):
     """On an instance: the HTTP status that the provider answered with."""
     provider_error: str | None = None
     """On an instance: the provider's own name for the error, where it cannot be a secret. For the operator."""
+
+    def __init__(
+        self, reason: str = "", *, retry_after: float | None = None, provider_status: int | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.retry_after = self.retry_after if retry_after is None else retry_after
+        self.provider_status = provider_status
 
     def __init_subclass__(cls) -> None:
         """A class that problems.toml describes has its slug, and what is said there."""
@@ -182,6 +175,8 @@ class PendingConfirmation(GrantUnusable):
 class RefreshInProgress(GrantUnusable):
     """Another process fetches a new token; `Retry-After` says when to ask again."""
 
+    retry_after = 1.0
+
 
 class SecretUnreadable(GrantUnusable):
     """A stored value does not decrypt: a key is missing, or the value was moved or changed."""
@@ -273,10 +268,9 @@ counted: ContextVar[Quota | None] = ContextVar("counted", default=None)
 class RateLimited(RequestRefused):
     """RFC 6585 section 4."""
 
-    def __init__(self, reason: str = "", quota: Quota | None = None) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str = "", quota: Quota | None = None, *, retry_after: float | None = None) -> None:
+        super().__init__(reason, retry_after=quota.seconds if quota else retry_after)
         self.quota = quota
-        self.retry_after = quota.seconds if quota else None
 
 
 def every_problem() -> Iterator[type[GatewayError]]:

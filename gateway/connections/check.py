@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import uuid
 
-from gateway.account import NotConfirmed, confirm_account, confirm_key
-from gateway.catalog import ApiKeyProvider
+from gateway.account import NotConfirmed, confirm_account
 from gateway.database.queries.callers import CheckOutcome, end_check, reached_connection
 from gateway.database.queries.operator import inspect_connection
 from gateway.errors import ClientRejected, Held, NeedsReauthorization, NotFound, ProviderGarbled, Suspended
 from gateway.http import Deadline
-from gateway.models import Account, Caller, Connection, Grant
-from gateway.protocol.token import TokenResponse
+from gateway.models import Account, Caller, Connection
 from gateway.services import Runtime
 from gateway.tokens.read import FreshToken, fresh_grant
 
@@ -84,8 +82,5 @@ def _ask(rt: Runtime, connection: Connection) -> tuple[int, CheckOutcome, Accoun
 
 def _confirm(rt: Runtime, connection: Connection, fresh: FreshToken, deadline: Deadline) -> Account:
     entry = rt.entry(connection.provider, ClientRejected)
-    if isinstance(entry, ApiKeyProvider):
-        return confirm_key(rt, entry, fresh.access_token, connection.facts, connection.account.id, deadline)
-    grant = Grant(fresh.access_token, None, "Bearer", fresh.scope, fresh.expires_at)
-    provider = rt.issuers.complete(entry.filled(connection.facts), deadline)
-    return confirm_account(rt, provider, TokenResponse(grant, connection.facts), connection.account.id, deadline)
+    known = (fresh.access_token, fresh.scope, connection.facts, connection.account.id)
+    return confirm_account(rt, entry, *known, deadline)

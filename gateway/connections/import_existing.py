@@ -19,8 +19,8 @@ from typing import Any, Literal, NamedTuple
 
 import structlog
 
-from gateway.account import NotConfirmed, confirm_account, confirm_key
-from gateway.catalog import AnyEntry, ApiKeyProvider, Provider
+from gateway.account import NotConfirmed, confirm_account
+from gateway.catalog import AnyEntry, Provider
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries import imports
 from gateway.database.queries.imports import ImportRow, QueuedRow
@@ -36,8 +36,8 @@ from gateway.errors import (
     Suspended,
 )
 from gateway.http import Deadline
-from gateway.models import Account, Grant, Unit
-from gateway.protocol.token import TokenResponse, parse_fact
+from gateway.models import Account, Unit
+from gateway.protocol.token import parse_fact
 from gateway.services import Runtime
 from gateway.tokens.read import fresh_grant
 
@@ -237,13 +237,9 @@ def _confirmed_account(
     fresh = fresh_grant(rt, row.id, min_seconds=0, force=is_known and secrets.has_new_refresh, until=deadline)
     if fresh.generation != generation:
         return None
-    facts = _hints(provider, row)
-    grant = Grant(fresh.access_token, None, "Bearer", fresh.scope, fresh.expires_at, facts=facts)
+    known = (fresh.access_token, fresh.scope, _hints(provider, row), row.account_id or None)
     try:
-        if isinstance(provider, ApiKeyProvider):
-            return confirm_key(rt, provider, fresh.access_token, facts, row.account_id or None, deadline)
-        provider = rt.issuers.complete(provider.filled(facts), deadline)
-        return confirm_account(rt, provider, TokenResponse(grant, facts), row.account_id or None, deadline)
+        return confirm_account(rt, provider, *known, deadline)
     except NotConfirmed as refusal:
         # The access token is refused, or does not name its account. The response to a refresh may.
         if secrets.refresh is None or refusal.reason in ("out_of_scope", "another_account", "not_confirmed"):

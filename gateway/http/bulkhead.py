@@ -112,9 +112,12 @@ class Bulkhead:
             return
         wait = self._wait(provider_id, probe=True)
         if wait and not always:
-            raise _busy(f"{provider_id}: failed several times in a row, not called", max(wait, retry_seconds()))
+            raise ProviderBusy(
+                f"{provider_id}: failed several times in a row, not called",
+                retry_after=math.ceil(max(wait, retry_seconds())),
+            )
         if not self._slots.take(provider_id, always=always):
-            raise _busy(f"{provider_id}: too many calls are waiting for it", retry_seconds())
+            raise ProviderBusy(f"{provider_id}: too many calls are waiting for it", retry_after=retry_seconds())
         held.add(provider_id)
         try:
             yield
@@ -169,9 +172,3 @@ class Bulkhead:
 def retry_seconds() -> float:
     """After how long a caller that found no place should come back."""
     return math.ceil(random.uniform(*RETRY_SECONDS))  # noqa: S311 - jitter, not a secret
-
-
-def _busy(message: str, seconds: float) -> ProviderBusy:
-    error = ProviderBusy(message)
-    error.retry_after = math.ceil(seconds)
-    return error

@@ -234,12 +234,10 @@ def api_error(provider: AnyEntry, status: int, headers: Mapping[str, str], body:
 def error_for_unreadable(status: int, body: bytes) -> GatewayError:
     """The error for a response that holds neither JSON nor a form: a firewall's page says nothing about the grant."""
     if status == 403 or (status == 401 and body.lstrip()[:1] == b"<"):  # noqa: PLR2004
-        error: GatewayError = ProviderUnavailable(f"the token endpoint answers {status} with a page")
-    elif status == 401:  # noqa: PLR2004 - RFC 6749 section 5.2: client authentication failed
-        error = ClientRejected("the token endpoint answers 401")
-    else:
-        error = ProviderGarbled(f"the token endpoint answers {status}, and not with JSON")
-    return with_facts(error, status, ())
+        return ProviderUnavailable(f"the token endpoint answers {status} with a page", provider_status=status)
+    if status == 401:  # noqa: PLR2004 - RFC 6749 section 5.2: client authentication failed
+        return ClientRejected("the token endpoint answers 401", provider_status=status)
+    return ProviderGarbled(f"the token endpoint answers {status}, and not with JSON", provider_status=status)
 
 
 def with_facts(error: GatewayError, status: int | None, names: Iterable[str]) -> GatewayError:

@@ -154,9 +154,9 @@ def find_grant(body: bytes) -> Grant | None:
 def _parse_body(status: int, body: bytes) -> Mapping[str, Any]:
     """The response with the standard names, from JSON or a form; of an envelope, what is in it."""
     if 300 <= status < 400:  # noqa: PLR2004 - RFC 9110 section 15.4: following would send the secrets to another host
-        raise with_facts(ProviderGarbled(f"the token endpoint answers with redirect {status}"), status, ())
+        raise ProviderGarbled(f"the token endpoint answers with redirect {status}", provider_status=status)
     if is_temporary(status):
-        raise with_facts(ProviderUnavailable(f"the token endpoint answers {status}"), status, ())
+        raise ProviderUnavailable(f"the token endpoint answers {status}", provider_status=status)
     try:
         response = _standard_names(parse_json(body))
     except ProviderGarbled:

@@ -7,8 +7,6 @@ one, is not kept: a new token is derived instead.
 
 from __future__ import annotations
 
-import random
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from uuid import UUID, uuid4, uuid5
@@ -24,6 +22,7 @@ from gateway.errors import (
     NotFound,
     ProviderGarbled,
     RateLimited,
+    RefreshInProgress,
     SecretUnreadable,
     Suspended,
 )
@@ -32,13 +31,12 @@ from gateway.models import Caller
 from gateway.protocol.token import TokenResponse, parse_token_response
 from gateway.services import Runtime
 from gateway.tokens.provider_api import call_api
-from gateway.tokens.read import WAIT_SECONDS, FreshToken, fresh_grant
-from gateway.tokens.single_flight import SingleFlight, in_progress
+from gateway.tokens.read import FreshToken, fresh_grant
+from gateway.tokens.single_flight import WAIT_SECONDS, SingleFlight, looks
 
 _REQUEST_SECONDS = 8.0
 """A request can be repeated: a token whose response was lost is derived again."""
 _LEASE_SECONDS = _REQUEST_SECONDS + 4.0
-_FIRST_LOOK_SECONDS, _NEXT_LOOKS_SECONDS = 0.05, 0.5
 _DEFAULT_SECONDS = 86_400.0
 """The lifetime of a token whose response does not say."""
 _SUSPENDED_SECONDS, _FAILED_SECONDS = 60.0, 2.0
@@ -126,7 +124,7 @@ class _Derivation:
 
     def _decrypted(self, found: DerivedToken) -> FreshToken:
         if found.token is None or found.seal_id is None:
-            raise in_progress("the account below the connection changed meanwhile")
+            raise RefreshInProgress("the account below the connection changed meanwhile")
         user_id, seal_id = self.own.user_id, found.seal_id
         token = self.rt.vault.decrypt(
             found.token, column="token", user_id=user_id, provider=self.provider.id, seal_id=seal_id
@@ -135,19 +133,17 @@ class _Derivation:
 
     def _claim_and_derive(self) -> None:
         """While another process holds the lease, wait for it to end."""
-        until, pause = Deadline.after(WAIT_SECONDS), _FIRST_LOOK_SECONDS
-        while (found := self._look(self.min_seconds, _LEASE_SECONDS)).token is None:
+        for _ in looks(first_pause_seconds=0.05):
+            found = self._look(self.min_seconds, _LEASE_SECONDS)
+            if found.token is not None:
+                return
             if found.lease_id is not None:
-                return self._derive(found.lease_id)
+                self._derive(found.lease_id)
+                return
             if found.is_paused:
-                limited = RateLimited("the provider asked for a pause, or failed a moment ago")
-                limited.retry_after = found.retry_after
-                raise limited
-            if until.remaining() < pause:
-                raise in_progress("another process is deriving the token")
-            time.sleep(pause * random.uniform(1.0, 1.25))  # noqa: S311 - jitter, not a secret
-            pause = min(2 * pause, _NEXT_LOOKS_SECONDS)
-        return None
+                raise RateLimited(
+                    "the provider asked for a pause, or failed a moment ago", retry_after=found.retry_after
+                )
 
     def _derive(self, lease_id: UUID) -> None:
         """Derive the token, and end the lease whatever happens."""
@@ -170,7 +166,7 @@ class _Derivation:
         )
         seconds = (grant.expires_at - self.rt.now()).total_seconds() if grant.expires_at else _DEFAULT_SECONDS
         if not end(token=token, seal_id=seal_id, scope=grant.scope, expires_seconds=seconds):
-            raise in_progress("the connection, or the account below it, ended meanwhile")
+            raise RefreshInProgress("the connection, or the account below it, ended meanwhile")
 
     def _request(self) -> TokenResponse:
         base, headers = self.provider.api(self.own.facts)

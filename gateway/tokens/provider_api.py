@@ -41,9 +41,7 @@ def call_api(
         fresh = fresh_grant(rt, connection_id, refused=fresh, until=deadline)
         found = send_api(rt, provider, fresh.access_token, fresh.facts, build(fresh), deadline)
     if found.status == 429:  # noqa: PLR2004 - RFC 6585 section 4
-        limited = RateLimited("the provider limits calls for this account")
-        limited.retry_after = _pause_seconds(found)
-        raise limited
+        raise RateLimited("the provider limits calls for this account", retry_after=_pause_seconds(found))
     if is_temporary(found.status):
         raise ProviderUnavailable(f"the provider's API answers {found.status}")
     if (error := _error(provider, found)) == "missing_scope":

@@ -7,7 +7,6 @@ is valid. A caller's right to the connection is checked again after each wait.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Mapping
@@ -41,12 +40,8 @@ from gateway.http import Deadline
 from gateway.models import Caller
 from gateway.services import Runtime
 from gateway.tokens.refresh_request import foreign_host_wait, lease_seconds, refresh_once
-from gateway.tokens.single_flight import SingleFlight, in_progress
+from gateway.tokens.single_flight import WAIT_SECONDS, SingleFlight, looks
 
-WAIT_SECONDS = 9.5
-"""How long a caller waits for a refresh, whichever process sends the request."""
-_FIRST_LOOK_SECONDS, _NEXT_LOOKS_SECONDS = 0.025, 0.5
-"""A process that waits for another process's lease doubles its pauses from the first to the second."""
 _LAST_SECONDS = 60
 """Where a refresh ends the token that others hold: how long a token has at least, whatever a caller asks for."""
 _MOST_IN_A_MINUTE = 10
@@ -152,7 +147,7 @@ def fresh_grant(
         if failure or after.generation == row.generation:
             break
         row = after
-    raise failure or in_progress("the connection changed meanwhile")
+    raise failure or RefreshInProgress("the connection changed meanwhile")
 
 
 def _first_read(rt: Runtime, caller: Caller | None, wanted: dict[str, Any], *, counted: bool) -> StoredToken:
@@ -218,8 +213,7 @@ def _refresh(rt: Runtime, row: StoredToken, most: int) -> None:
 
 def _claim_and_refresh(rt: Runtime, row: StoredToken, provider: Provider, most: int) -> None:
     """While another process holds the lease, wait for it to end."""
-    until, pause = Deadline.after(WAIT_SECONDS), _FIRST_LOOK_SECONDS
-    while True:
+    for _ in looks(first_pause_seconds=0.025):
         started = time.monotonic()
         claim = claim_refresh(
             rt.database,
@@ -231,15 +225,12 @@ def _claim_and_refresh(rt: Runtime, row: StoredToken, provider: Provider, most: 
             most=most,
         )
         if isinstance(claim, ClaimedRefresh):
-            return refresh_once(rt, provider, claim, started)
+            refresh_once(rt, provider, claim, started)
+            return
         if claim.obstacle in ("moved", "gone"):
-            return None
+            return
         if claim.obstacle != "leased":
             raise _refusal(claim, most)
-        if until.remaining() < pause:
-            raise in_progress("another process is refreshing the connection")
-        time.sleep(pause * random.uniform(1.0, 1.25))  # noqa: S311 - jitter, not a secret
-        pause = min(2 * pause, _NEXT_LOOKS_SECONDS)
 
 
 _OPERATORS: Mapping[str, type[GatewayError]] = {error.slug: error for error in (ClientRejected, SecretUnreadable)}
@@ -248,13 +239,11 @@ _OPERATORS: Mapping[str, type[GatewayError]] = {error.slug: error for error in (
 
 def _refusal(found: Obstacle, most: int) -> GatewayError:
     """Why no token request may be sent now."""
-    error: GatewayError
-    if found.obstacle == "blocked":
-        error = RefreshInProgress("the host that began the last refresh may hold its response")
-    elif found.obstacle == "frequent":
+    if found.obstacle == "frequent":
         quota = Quota(most, most, found.retry_after or 60.0)
         return RateLimited("the connection was refreshed too often within a minute", quota)
-    else:
-        error = _OPERATORS.get(found.error or "", ProviderUnavailable)("the last refresh failed a moment ago")
-    error.retry_after = found.retry_after
-    return error
+    if found.obstacle == "blocked":
+        reason = "the host that began the last refresh may hold its response"
+        return RefreshInProgress(reason, retry_after=found.retry_after)
+    kind = _OPERATORS.get(found.error or "", ProviderUnavailable)
+    return kind("the last refresh failed a moment ago", retry_after=found.retry_after)

@@ -10,18 +10,37 @@ from __future__ import annotations
 import copy
 import random
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from uuid import UUID
 
 from gateway.errors import GatewayError, RefreshInProgress
-from gateway.http import Shares, retry_seconds
+from gateway.http import Deadline, Shares, retry_seconds
 
 MOST_WAITING = 208
 """Callers that may wait at once. One provider gets half of them: a hundred readers of one connection, and others."""
 _THREADS = 128
 """More than the slots for calls, so that no refresh waits for a thread."""
+WAIT_SECONDS = 9.5
+"""How long a caller waits for a refresh, whichever process sends the request."""
+_LONGEST_PAUSE_SECONDS = 0.5
+
+
+def looks(first_pause_seconds: float) -> Iterator[None]:
+    """
+    Moments to look whether another process has released its lease. The pauses between them double, up to half a second.
+
+    Raises RefreshInProgress in the end.
+    """
+    until, pause = Deadline.after(WAIT_SECONDS), first_pause_seconds
+    while True:
+        yield
+        if until.remaining() < pause:
+            raise RefreshInProgress("another process is refreshing the connection")
+        time.sleep(pause * random.uniform(1.0, 1.25))  # noqa: S311 - jitter, not a secret
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
 class SingleFlight:
@@ -48,11 +67,11 @@ class SingleFlight:
             if future is None:
                 future = self._running[key] = self._threads.submit(copy_context().run, self._run, key, task)
         if not self._waiting.take(provider_id):
-            raise in_progress("too many callers wait for refreshes at this provider", retry_seconds())
+            raise RefreshInProgress("too many callers wait for refreshes at this provider", retry_after=retry_seconds())
         try:
             future.result(max(0.0, seconds * random.uniform(0.8, 1.0)))  # noqa: S311 - so that not all callers give up at once
         except TimeoutError:
-            raise in_progress("the refresh takes longer than a caller waits") from None
+            raise RefreshInProgress("the refresh takes longer than a caller waits") from None
         except GatewayError as error:
             raise copy.copy(error) from None  # a copy: callers in other threads raise the same error
         finally:
@@ -64,10 +83,3 @@ class SingleFlight:
         finally:
             with self._lock:
                 del self._running[key]
-
-
-def in_progress(detail: str, retry_after: float = 1.0) -> RefreshInProgress:
-    """The error for a caller that cannot wait for the refresh to end."""
-    error = RefreshInProgress(detail)
-    error.retry_after = retry_after
-    return error
