@@ -28,7 +28,7 @@ from . import (
 )
 from .clients import CLIENTS
 from .faults import replace
-from .response_faults import apply_faults
+from .response_faults import apply_faults, plant_secret
 from .state import State
 from .wire import fields
 
@@ -102,7 +102,7 @@ def _meet(state: State) -> ResponseReturnValue | None:
 def _part(state: State, answer: Response) -> Response:
     simulated = _simulated()
     if simulated is not None and "right" in g:
-        answer = apply_faults(state, *simulated, answer) if g.right else answer
+        answer = apply_faults(state, *simulated, plant_secret(*simulated, answer)) if g.right else answer
         g.seen["status"] = answer.status_code
     elif simulated is None and request.blueprint == "product":
         answer.headers["Cache-Control"] = "no-store"

@@ -2,7 +2,7 @@
 Simulates every provider that differs from others in data alone: one table each in `providers/*.toml`.
 
 Written apart from the gateway's catalogue. It is strict: another client authentication, body, separator or parameter than the table's is
-refused. Each account response has a planted secret, which the gateway must not keep. The keys of a table:
+refused. The keys of a table:
 
 - `authorize`, `token`, `main_token` (of the data centre where no account is), `revoke`, `account`, `jwks`: paths. `issuer`: the one in id_tokens; with it, `openid` gives an id_token
 - `code_auth`, `refresh_auth`, `revoke_auth`: `post`, `basic`, `none`, or for `revoke_auth` `bearer`; `body`: `form` or `json`
@@ -38,8 +38,6 @@ from .consent import Stage, ask, back, new_code, refuse, save_code
 from .state import Account, Code, Session, State, fresh
 from .wire import answer, fields
 
-PLANTED = "planted-secret-of-"
-"""With the provider's id: in every account response, in places that no catalogue entry names."""
 REFRESH_SECONDS = 90 * 86400
 ACCOUNTS = (
     Account("4401001", "alice@northwind.example", "Alice Winter", {"tenant": "7701"}),
@@ -222,7 +220,7 @@ class Generic:
     # -- account and revocation --------------------------------------------------------------------------------------
 
     def account(self) -> Response:
-        """Whose token it is, with a planted secret."""
+        """Whose token it is."""
         query = self.table.get("account_query")
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if query:
@@ -234,10 +232,7 @@ class Generic:
         if pair is None:
             dead = json.loads(self.table.get("account_dead", '{"error":"invalid_token"}'))
             return answer(dead, self.table.get("account_dead_status", 401))
-        body: Any = json.loads(self._text(self.table["account_answer"], pair.session.account))
-        planted = {"api_key": f"{PLANTED}{self.provider}", "tokens": [{"secret": f"{PLANTED}{self.provider}"}]}
-        (body[0] if isinstance(body, list) else body).update(planted)
-        return answer(body)
+        return answer(json.loads(self._text(self.table["account_answer"], pair.session.account)))
 
     def revoke(self) -> Response:
         """RFC 7009 section 2, as the provider understands it."""

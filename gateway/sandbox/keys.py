@@ -1,8 +1,8 @@
 """
 Simulates every provider whose users enter a key: one table each in `providers/keys.toml`.
 
-It is strict: a key anywhere else than the table says, the wrong half of Basic, or a missing header is refused. Each account response has a
-planted secret. Any other path below the provider's answers what it was asked. The keys of a table:
+It is strict: a key anywhere else than the table says, the wrong half of Basic, or a missing header is refused. Any other path below the
+provider's answers what it was asked. The keys of a table:
 
 - `key`: a header with the fields in it, `Basic user:password`, or `query name={field}`; `needs`: further headers
 - `verify`: the path that tells whether a key works; a host that belongs to an account is its first part; `body`: it is a POST with these words
@@ -30,7 +30,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from .generic import ACCOUNTS, PLANTED
+from .generic import ACCOUNTS
 from .state import Account, State
 from .wire import answer
 
@@ -104,10 +104,7 @@ def _verify(state: State, provider: str, parts: Mapping[str, str]) -> Response:
     text = _filled(table["answer"], key.account, key.fields)
     if not text.startswith(("{", "[")):
         return Response(text, content_type="application/xml")
-    body: Any = json.loads(text)
-    planted = {"auth_token": f"{PLANTED}{provider}", "ApiTokens": [f"{PLANTED}{provider}"]}
-    (body[0] if isinstance(body, list) else body).update(planted)
-    return answer(body)
+    return answer(json.loads(text))
 
 
 def _api(state: State, provider: str, path: str) -> Response:

@@ -24,6 +24,22 @@ Body = dict[str, Any]
 Query = list[tuple[str, str]]
 
 
+PLANTED = "planted-secret-of-"
+"""With the provider's id: in the JSON of every token and account response, in places that no catalogue entry names."""
+_WITH_ACCOUNT = ("token", "location_token", "userinfo", "oidc_userinfo", "company", "user", "mailbox")
+"""Endpoints whose responses say something about the account."""
+
+
+def plant_secret(provider: str, endpoint: str, answer: Response) -> Response:
+    """A response to a good token or key, with a secret of the account that the gateway must not keep."""
+    if endpoint in _WITH_ACCOUNT and answer.status_code in (200, 201) and answer.is_json:
+        body, secret = answer.get_json(), f"{PLANTED}{provider}"
+        planted = {"api_key": secret, "auth_token": secret, "ApiTokens": [secret], "keys": [{"secret": secret}]}
+        (body[0] if isinstance(body, list) else body).update(planted)
+        answer.set_data(json.dumps(body))
+    return answer
+
+
 def apply_faults(state: State, provider: str, endpoint: str, answer: Response) -> Response:
     """The response, changed by the planned faults."""
     if endpoint == "authorize" and "Location" in answer.headers:

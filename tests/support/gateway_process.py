@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import psycopg
 import requests
 
 from gateway.cli.demo import demo_settings
@@ -188,6 +189,22 @@ def fields_in(page: str) -> dict[str, str]:
 def told(answer: requests.Response) -> dict[str, str]:
     """The result in the query of a URL at the end of a flow."""
     return {name: values[0] for name, values in parse_qs(urlsplit(answer.headers["Location"]).query).items()}
+
+
+def places_with(gateway: Gateway, text: str, *shown: requests.Response) -> list[str]:
+    """Where a text is: tables of the database, files of the gateway, and addresses of responses."""
+    with psycopg.connect(gateway.dsn) as database:
+        tables = database.execute(
+            "select format('%I.%I', schemaname, tablename) from pg_tables where schemaname in ('public', 'gateway')"
+        )
+        found = [
+            table
+            for (table,) in tables.fetchall()
+            if database.execute(f"select 1 from {table} t where t::text like %s limit 1", [f"%{text}%"]).fetchone()  # noqa: S608
+        ]
+    files = [file for file in gateway.folder.rglob("*") if file.is_file() and "catalog" not in file.parts]
+    found += [file.name for file in files if text.encode() in file.read_bytes()]
+    return found + [answer.url for answer in shown if text in answer.text]
 
 
 def without_request_id(answer: requests.Response) -> str:
