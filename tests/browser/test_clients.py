@@ -29,7 +29,7 @@ needs_node = pytest.mark.skipif(
 )
 STRICT = {
     "strict": True, "noEmit": True, "exactOptionalPropertyTypes": True, "noUncheckedIndexedAccess": True, "jsx": "react-jsx", "target": "es2022",
-    "module": "esnext", "moduleResolution": "bundler", "lib": ["es2022", "dom"], "types": [],
+    "module": "esnext", "moduleResolution": "bundler", "lib": ["es2022", "dom", "dom.iterable"], "types": [],
 }  # fmt: skip
 
 
@@ -196,6 +196,8 @@ def test_the_react_example_and_the_documented_typescript_compile_in_strict_mode(
     """
     (tmp_path / "node_modules").symlink_to(NODE)
     declarations = "declare const supabase: import('@supabase/supabase-js').SupabaseClient;\ndeclare const user: { id: string };\ndeclare const button: HTMLButtonElement;\n"
+    declarations += "declare const Deno: { env: { get(name: string): string | undefined }; serve(handle: (request: Request) => Promise<Response>): void };\n"
+    declarations += 'declare module "npm:standardwebhooks@1.1.1" { export * from "standardwebhooks"; }\n'
     (tmp_path / "known.d.ts").write_text(declarations)
     for number, block in enumerate(documented()):
         (tmp_path / f"documented{number}.ts").write_text(f"{block}\nexport {{}};\n", encoding="utf-8")
@@ -219,7 +221,7 @@ def test_the_react_example_and_the_documented_typescript_compile_in_strict_mode(
 
 def documented():
     """The TypeScript in the documents."""
-    for path in (ROOT / "docs" / "supabase.md", ROOT / "README.md"):
+    for path in (ROOT / "docs" / "supabase.md", ROOT / "docs" / "partners.md", ROOT / "README.md"):
         yield from re.findall(r"```(?:ts|typescript)\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
 
 

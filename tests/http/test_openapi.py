@@ -188,6 +188,24 @@ def test_the_document_is_public_and_asked_about_again(app):
     assert first.json == json.loads(json.dumps(description(app, "https://connect.example.com")))
 
 
+def test_the_short_form_for_agents_lists_every_call_and_only_addresses_that_exist(app, document):
+    """
+    /llms.txt, in Markdown.
+    """
+    client = app.test_client()
+    answer = client.get("/llms.txt")
+
+    assert ("text/markdown; charset=utf-8", "# Integration gateway") == (
+        answer.content_type,
+        answer.text.split("\n")[0],
+    )
+    assert set(CALLS) == set(re.findall(r"^- `([A-Z]+) (/v1\S*)`", answer.text, re.MULTILINE))
+    assert "`GET /v1/events` (scope `events:read`): Lists events, oldest first." in answer.text
+    for link in re.findall(r"\]\(https://connect\.example\.com(/[^)]*)\)", answer.text):
+        with client.get(link) as found:
+            assert 200 == found.status_code
+
+
 def test_the_page_shows_every_call_with_a_line_to_try_it(app, document):
     """
     Each line is one that a shell takes, and goes where the call is; every name on the page leads somewhere.

@@ -4,6 +4,8 @@ docs/partners.md compared with the API; and its example, run unchanged against a
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import uuid
@@ -24,13 +26,14 @@ from gateway.web.app import build_app
 from gateway.web.auth_rate_limit import FAILURES_PER_MINUTE
 from gateway.web.error_responses import respond
 from gateway.web.v1.openapi import operations
+from tests.support import documented
 from tests.support.database import rows
 from tests.support.link_partner import new_partner
 from tests.support.partners import partner_of, recorded_reads
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "partners.md").read_text(encoding="utf-8")
-EXAMPLE = re.search(r"^```python\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)[1]
+EXAMPLE = documented.example("python", "class Gateway")
 URL = "https://connect.example.com"
 PROBLEMS = {kind.slug: kind for kind in every_problem()}
 
@@ -134,6 +137,94 @@ def test_every_command_in_the_documents_is_one_that_there_is(document):
         command = group.commands[words[1]]
         context = click.Context(command, info_name=words[1], resilient_parsing=False)
         command.parse_args(context, words[2:])
+
+
+# -- your own back end ------------------------------------------------------------------------------------------------
+
+needs_node = pytest.mark.skipif(
+    not os.environ.get("CI") and not documented.HAS_NODE, reason="needs node and `npm ci` in tests/node"
+)
+PYTHON = "import json; print(json.dumps([api_of('{user}', name) for name in ('google', 'zoom', 'ringcentral')]))"
+TYPESCRIPT = "console.log(JSON.stringify(await Promise.all(['google', 'zoom', 'ringcentral'].map((name) => apiOf('{user}', name)))));"
+
+
+@pytest.mark.parametrize(
+    ("run", "then"),
+    [(documented.run_python, PYTHON), pytest.param(documented.run_typescript, TYPESCRIPT, marks=needs_node)],
+)
+def test_the_short_example_finds_the_account_of_a_user_and_calls_its_api(gateway, tmp_path, run, then):
+    """
+    Nothing where the account is not connected, and where it has to be connected again.
+    """
+    alice, own = gateway.person("Alice Winter"), new_partner(gateway, reach="all")
+    for provider in ("google", "ringcentral"):
+        alice.connects(provider)
+    ended = "update gateway.connection set status = 'needs_reauthorization', reason = 'grant_refused' where user_id = %s and provider = 'ringcentral' returning 1"
+    assert [1] == rows(gateway.dsn, ended, alice.id)
+    environ = {"CONNECT_URL": gateway.url, "CONNECT_KEY": own.key}
+
+    ran = run(tmp_path, "CONNECT_KEY", then.format(user=alice.id), **environ)
+    [google, *others] = json.loads(ran.stdout)
+
+    assert [None, None] == others
+    headers = google["headers"] if isinstance(google, dict) else google[1]
+    answer = requests.get(f"{gateway.sandbox.origin}/google/v1/userinfo", headers=headers, timeout=30)
+    assert 200 == answer.status_code
+
+
+USE = """
+import { createServer } from "node:http";
+
+const [url, partner, own, id, user, back, ended] = JSON.parse(process.env.GIVEN!);
+const told: unknown[] = [];
+const gateway = new Gateway(url, own);
+const connection = { id, user_id: user, provider: "google" };
+const first = [await tokenOrLink(gateway, connection, back), await tokenOrLink(gateway, connection, back)];
+told.push(JSON.stringify(first[0]) === JSON.stringify(first[1]), (await gateway.another(id)) === (await gateway.token(id)));
+told.push(await tokenOrLink(gateway, { ...connection, id: ended }, back));
+const kept: number[] = [];
+await catchUp(gateway, 0, (position) => kept.push(position));
+told.push(kept.length > 2 && kept.every((each, at) => at === 0 || each > kept[at - 1]!));
+await new Gateway(url, partner).token(id).catch((refused) => told.push([refused.status, refused.code, refused.remedy]));
+await gateway.complete("../connections", "x", user).catch((refused) => told.push(refused.code));
+
+let calls = 0;
+const busy = createServer((_, answer) => {
+  calls++;
+  if (calls === 2) return answer.end('{"connection_id": "1", "access_token": "t", "expires_at": null}');
+  answer.writeHead(429, { "Retry-After": calls === 1 ? "1" : "3600", "Content-Type": "application/problem+json" });
+  answer.end('{"code": "rate_limited", "remedy": "wait"}');
+}).listen(0, "127.0.0.1", async () => {
+  const other = new Gateway(`http://127.0.0.1:${busy.address().port}`, "key");
+  told.push([await other.token("1"), await other.token("1"), calls]);
+  await other.another("1").catch((refused) => told.push([refused.code, refused.waitSeconds]));
+  console.log(JSON.stringify(told));
+  busy.closeAllConnections();
+  busy.close();
+});
+"""
+
+
+@needs_node
+def test_the_typescript_client_does_what_the_python_client_does(gateway, tmp_path):
+    """
+    One read for many uses, a new token on demand, a link where only the owner can help, events in order, refusals, and waits that end.
+    """
+    alice, own, other = gateway.person("Alice Winter"), new_partner(gateway, reach="all"), new_partner(gateway)
+    held, ended = (alice.connects(provider)["connection"] for provider in ("google", "zoom"))
+    over = "update gateway.connection set status = 'needs_reauthorization', reason = 'grant_refused' where id = %s returning 1"
+    assert [1] == rows(gateway.dsn, over, ended)
+    given = [gateway.url, other.key, own.key, held, alice.id, f"{gateway.sandbox.origin}/back", ended]
+
+    ran = documented.run_typescript(tmp_path, "class Gateway", USE, GIVEN=json.dumps(given))
+    assert "" == ran.stderr
+    same, renewed, linked, in_order, *refused = json.loads(ran.stdout)
+
+    assert [True] * 3 == [same, renewed, in_order]
+    assert 200 == alice.get(linked["link"]).status_code
+    assert [[404, "not_found", "fix_request"], "not_found"] == refused[:2]
+    assert [["t", "t", 2], ["rate_limited", 3600]] == refused[2:]
+    assert 2 == recorded_reads(gateway.dsn, connection_id=held)
 
 
 # -- the example -----------------------------------------------------------------------------------------------------

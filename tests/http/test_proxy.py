@@ -10,14 +10,11 @@ import gzip
 import hashlib
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import psutil
 import pytest
@@ -25,6 +22,7 @@ import requests
 
 from gateway.database import open_postgres
 from gateway.database.queries import partners as queries
+from tests.support import documented
 from tests.support.database import rows
 from tests.support.gateway_process import whole_gateway
 from tests.support.partners import events, next_hour, partner_of
@@ -649,28 +647,26 @@ def test_a_browser_may_call_with_its_users_token(made):
     assert "Gateway-Upstream-Status" in answer.headers["Access-Control-Expose-Headers"]
 
 
-def test_the_example_of_the_document_runs_unchanged(made):
+@pytest.mark.parametrize(
+    "run",
+    [
+        documented.run_python,
+        pytest.param(
+            documented.run_typescript,
+            marks=pytest.mark.skipif(not os.environ.get("CI") and not documented.HAS_NODE, reason="needs `npm ci`"),
+        ),
+    ],
+)
+def test_the_example_of_the_document_runs_unchanged(made, tmp_path, run):
     """
-    docs/partners.md, with requests, at HighLevel's sandbox; and what it says when the gateway refuses.
+    docs/partners.md, with requests and with fetch, at HighLevel's sandbox; and what it says when the gateway refuses.
     """
-    document = (Path(__file__).resolve().parents[2] / "docs" / "partners.md").read_text(encoding="utf-8")
-    [example] = [block for block in re.findall(r"```python\n(.*?)```", document, re.DOTALL) if "CONNECTION_ID" in block]
     connection = made.alice.connects("ghl")["connection"]
-    facts = rows(
+    [(location, label)] = rows(
         made.dsn, "select facts ->> 'locationId', account_label from gateway.connection where id = %s", connection
     )
-    environ = {
-        "PATH": os.environ["PATH"],
-        "CONNECT_URL": made.url,
-        "CONNECTION_ID": connection,
-        "LOCATION_ID": facts[0][0],
-    }
+    environ = {"CONNECT_URL": made.url, "CONNECTION_ID": connection, "LOCATION_ID": location}
 
-    def run(key):
-        command = [sys.executable, "-c", example]
-        return subprocess.run(
-            command, env=environ | {"PARTNER_KEY": key}, capture_output=True, text=True, timeout=60, check=False
-        )
-
-    assert facts[0][1] == run(made.key).stdout.strip()
-    assert "refused by the gateway: unauthenticated" in run("gw_live_x").stderr
+    assert label == run(tmp_path, "LOCATION_ID", **environ, PARTNER_KEY=made.key).stdout.strip()
+    refused = run(tmp_path, "LOCATION_ID", **environ, PARTNER_KEY="gw_live_x")
+    assert "refused by the gateway: unauthenticated" in refused.stderr

@@ -19,6 +19,7 @@ import requests
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from gateway.sandbox.highlevel_webhooks import deliver, event, signature
+from tests.support import documented
 from tests.support.database import rows
 from tests.support.gateway_process import fields_in
 from tests.support.partners import partner_of
@@ -370,19 +371,10 @@ def csrf(person):
     return fields_in(person.get("/connections").text)["csrf"]
 
 
-DOCUMENT = (NODE.parents[1] / "docs" / "partners.md").read_text(encoding="utf-8")
-
-
-def documented(language):
-    """The receiver that the document shows in a language."""
-    section = DOCUMENT.split("\n## Webhooks\n")[1]
-    return re.search(rf"^```{language}\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)[1]
-
-
 @contextmanager
 def python_receiver(secret, folder):
     """The documented Flask application, on a real port."""
-    (folder / "receiver.py").write_text(documented("python"))
+    (folder / "receiver.py").write_text(documented.example("python", "WEBHOOK_SECRET"))
     command = [sys.executable, "-m", "flask", "--app", "receiver.py", "run", "--port", "0"]
     environ = os.environ | {"WEBHOOK_SECRET": secret, "PYTHONUNBUFFERED": "1"}
     with running(command, folder, environ, r"http://127\.0\.0\.1:(\d+)") as found:
@@ -392,7 +384,7 @@ def python_receiver(secret, folder):
 @contextmanager
 def typescript_receiver(secret, folder):
     """The documented Edge Function, in Node."""
-    source = documented("ts")
+    source = documented.example("ts", "WEBHOOK_SECRET")
     assert (
         f"standardwebhooks@{json.loads((NODE / 'package.json').read_text())['dependencies']['standardwebhooks']}"
         in source
@@ -422,7 +414,7 @@ def test_the_documented_receivers_verify_what_the_gateway_sends(
     gateway, alice, partner, receiver, tmp_path, receiver_in
 ):
     """
-    What the gateway sent is accepted; with a changed body it is refused.
+    What the gateway sent is accepted, and a repeat recognised; with a changed body it is refused.
     """
     endpoint = added(gateway, partner, receiver, event_types=["connection.created"])
     held = alice.connects("zoom")["connection"]
@@ -431,6 +423,8 @@ def test_the_documented_receivers_verify_what_the_gateway_sends(
     with receiver_in(endpoint["secret"], tmp_path) as (url, log):
         accepted = requests.post(url, data=sent.body, headers=sent.headers, timeout=20)
         refused = requests.post(url, data=sent.body + b" ", headers=sent.headers, timeout=20)
+        repeated = requests.post(url, data=sent.body, headers=sent.headers, timeout=20)
 
-        assert (accepted.status_code, refused.status_code) == (204, 401)
+        assert (accepted.status_code, refused.status_code, repeated.status_code) == (204, 401, 204)
         until(lambda: f"connection.created {held}" in log.read_text())
+        assert log.read_text().count(held) == 1

@@ -52,6 +52,28 @@ _SECURITY = {
     },
 }
 
+_SHORT_FORM = """\
+# Integration gateway
+
+> {about}
+
+Send `Authorization: Bearer` with a partner key (`gw_live_…`) or, for the user's own connections, the user's Supabase access token. Never
+put a key into a browser. Lists are `{{"items": […], "next_cursor": …}}`: send `next_cursor` back as `cursor` (events: `after`) until it is
+null. Errors have `code`, `detail`, `remedy` and `request_id`; repeat a call only where `remedy` is `wait`, after `Retry-After` seconds.
+`{origin}/problems/<code>` explains each code.
+
+## Calls
+
+{calls}
+
+## More
+
+- [OpenAPI 3.1]({origin}/openapi.json): every field of every call, for programs
+- [Reference]({origin}/docs): the same for people, with a curl line for each call
+- Connect a user from your front end: link to `{origin}/connect/<provider>`, or load `{origin}/gateway.js`
+  ([types]({origin}/gateway.d.ts)); the user comes back with `?connection=<id>&provider=<id>` or `?error=<code>`
+"""
+
 
 class Operation(NamedTuple):
     """A call with its route. `path` is in OpenAPI's form."""
@@ -212,6 +234,25 @@ def document() -> Response:
     response.add_etag()
     response.make_conditional(request)
     return response
+
+
+@blueprint.get("/llms.txt")
+def short_form() -> Response:
+    """The document in Markdown, for agents that read documents (llmstxt.org)."""
+    document = _document()
+    origin = document["servers"][0]["url"]
+    calls = [
+        f"- `{method.upper()} {path}`{_scope(call)}: {call['summary']}."
+        for path, methods in document["paths"].items()
+        for method, call in methods.items()
+    ]
+    text = _SHORT_FORM.format(origin=origin, about=document["info"]["description"], calls="\n".join(calls))
+    return Response(text, content_type="text/markdown; charset=utf-8")
+
+
+def _scope(call: Schema) -> str:
+    scopes = call["security"][0]["partnerKey"]
+    return f" (scope `{scopes[0]}`)" if scopes else ""
 
 
 @blueprint.get("/docs")
