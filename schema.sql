@@ -1064,6 +1064,7 @@ language sql stable as $$
      and (p_wanted ->> 'tag' is null or gateway.visible_tags(c.tags, p_partner) @> (p_wanted -> 'tag'))
      and (p_wanted ->> 'clients' is null or c.client_id is distinct from coalesce(p_wanted -> 'clients' ->> c.provider, c.client_id))
      and (p_wanted ->> 'scopes' is null or exists (select from jsonb_array_elements_text(p_wanted -> 'scopes' -> c.provider) x where x <> all (c.scope)))
+     and (p_wanted ->> 'rotation_due' is null or gateway.is_rotation_due(c))
 $$;
 
 -- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of user, provider and reach
@@ -1208,7 +1209,7 @@ begin
     select d.id, old.generation, old.user_id, old.provider, old.account_id, old.facts, d.token, d.refresh, old.seal_id, old.refresh_seal_id, 'superseded'
       from public.provider_data d where d.id = old.id and (d.token is not null or d.refresh is not null)
     on conflict on constraint revocation_pkey do nothing;
-  elsif g.refresh is null and old.account_id = g.account_id then
+  elsif g.refresh is null and old.account_id = g.account_id and old.refreshable then
     -- The same account without a new refresh token keeps the one it has: Google sends one with the first consent only.
     select d.refresh, old.refresh_seal_id, coalesce(g.refresh_expires_at, old.refresh_expires_at)
       into g.refresh, kept, g.refresh_expires_at
@@ -1873,7 +1874,8 @@ begin
   select 'grant.revocation_abandoned', a.connection_id, a.provider from abandoned a;
 end $$;
 
--- The end of a connection is announced once, a week before: of a refresh token whose refreshes fail, and of an access token without one.
+-- The end of a connection is announced once, a week before: of a refresh token whose refreshes fail, and of an access token without one. So is a
+-- key that should be replaced, when that is due.
 -- An incident whose connections were all disconnected or connected again is over.
 create or replace function gateway.announce_ends(p_limit integer) returns void
 language plpgsql set search_path = '' as $$
@@ -1883,13 +1885,13 @@ begin
       select x.id from gateway.connection x
        where x.status = 'active' and x.announced_at is null
          and (x.failures > 0 and x.refresh_expires_at < clock_timestamp() + interval '7 days'
-              or not x.refreshable and x.expires_at < clock_timestamp() + interval '7 days') limit p_limit for update skip locked))
+              or not x.refreshable and x.expires_at < clock_timestamp() + interval '7 days' or gateway.is_rotation_due(x)) limit p_limit for update skip locked))
     returning c.*
   )
   insert into gateway.event (type, connection_id, user_id, provider, data)
-  select 'connection.ending', e.id, e.user_id, e.provider,
-         jsonb_build_object(case when e.refreshable then 'refresh_expires_at' else 'expires_at' end,
-                            case when e.refreshable then e.refresh_expires_at else e.expires_at end) from ending e;
+  select case when gateway.is_rotation_due(e) then 'connection.rotation_due' else 'connection.ending' end, e.id, e.user_id, e.provider,
+         jsonb_build_object(case when e.refreshable then 'refresh_expires_at' when gateway.is_rotation_due(e) then 'due_at' else 'expires_at' end,
+                            case when e.refreshable then e.refresh_expires_at else coalesce(e.expires_at, e.refresh_expires_at) end) from ending e;
   perform gateway.set_status(array(
     select c.id from gateway.connection c where not c.refreshable and c.expires_at <= now() and gateway.is_over(c) limit p_limit),
     'needs_reauthorization', 'access_token_expired');
@@ -3370,6 +3372,12 @@ language sql stable as $$
   select not c.refreshable and c.expires_at <= now() and c.status in ('active', 'suspended', 'held')
 $$;
 
+-- Whether it is a key that its provider advises to replace: `refresh_expires_at` of a key is the time for that, and not an end.
+create or replace function gateway.is_rotation_due(c gateway.connection) returns boolean
+language sql stable as $$
+  select not c.refreshable and c.expires_at is null and coalesce(c.refresh_expires_at <= now(), false)
+$$;
+
 create or replace function gateway.status_of(c gateway.connection) returns text
 language sql stable as $$ select case when gateway.is_over(c) then 'needs_reauthorization' else c.status end $$;
 
@@ -4075,7 +4083,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '08b11e1b4e799f8fe93290a13060c84e9e12c1ac96c6bdfc14114bb499579942');
-insert into gateway.function_release (sha256) values ('08b11e1b4e799f8fe93290a13060c84e9e12c1ac96c6bdfc14114bb499579942') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'd456be697961dd5bb07973c2f7e62a151509769dfee61b9d380bd24761261b95');
+insert into gateway.function_release (sha256) values ('d456be697961dd5bb07973c2f7e62a151509769dfee61b9d380bd24761261b95') on conflict do nothing;
 
 notify pgrst, 'reload schema';

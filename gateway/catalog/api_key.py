@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from gateway.catalog.provider import Entry, TokenPlacement, fill, places
 
@@ -32,6 +32,9 @@ class ApiKeyProvider(Entry):
     refused_statuses: tuple[int, ...] = (401, 403)
     test_mode_words: tuple[str, ...] = ()
     """Words of a refusal of a key of the provider's test mode."""
+
+    rotation_days: Annotated[int, Field(gt=0)] | None = None
+    """After how many days the provider advises to replace a key; an event and the doctor say so."""
 
     scope: ClassVar[tuple[str, ...]] = ()
     required: ClassVar[tuple[str, ...]] = ()

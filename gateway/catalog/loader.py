@@ -36,6 +36,11 @@ class Catalog:
         providers = {name: entry for name, entry in by_id.items() if isinstance(entry, Provider)}
         return cls(by_id, providers, {(provider.path, provider.slug): provider for provider in providers.values()})
 
+    def find(self, provider_id: str) -> AnyEntry | None:
+        """The entry of that id, or of that id in addresses; or None."""
+        found = (entry for entry in self.entries.values() if entry.public_id == provider_id)
+        return self.entries.get(provider_id) or next(found, None)
+
 
 def load_catalog(folder: Path | None = None, *, allow_private_hosts: bool = False) -> Catalog:
     """
@@ -125,4 +130,6 @@ def _collisions(entries: Iterable[AnyEntry], origin: Mapping[str, str]) -> list[
         first = seen.setdefault((entry.path, entry.slug), entry.id)
         if first != entry.id:
             problems.append(f"{origin[entry.id]}: [{entry.id}] slug {entry.slug} is taken by {first}.")
+        if entry.public_id != entry.id and entry.public_id in origin:
+            problems.append(f"{origin[entry.id]}: [{entry.id}] slug {entry.slug} is the id of another provider.")
     return problems

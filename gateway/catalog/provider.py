@@ -206,6 +206,8 @@ class Entry(BaseModel):
     """Why a key is not what the sources in witnesses.toml say."""
     accounts: Literal["one", "many"] = "one"
     slug: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)] = ""
+    white_label: bool = False
+    """No page and no address shows whose provider it is: users see `name`, and the slug in place of the id."""
     account: AccountRule = AccountRule(id=("sub",), label=("email",))
     userinfo_endpoint: Url | None = None
     userinfo_body: str | None = None
@@ -235,6 +237,11 @@ class Entry(BaseModel):
     def path(self) -> str:
         """The first segment of its public path: neutral, since HighLevel refuses redirect URLs that mention it."""
         return TYPES[self.type]
+
+    @property
+    def public_id(self) -> str:
+        """The id in addresses that users see."""
+        return self.slug if self.white_label else self.id
 
     @property
     def deviations(self) -> tuple[Deviation, ...]:

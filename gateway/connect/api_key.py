@@ -8,6 +8,7 @@ and freeze; the key goes from the form to the provider and, encrypted, to the da
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 
 from gateway.account import NotConfirmed, read_key_account
 from gateway.catalog import ApiKeyProvider
@@ -62,7 +63,9 @@ def connect_key(
     if not isinstance(request, AuthorizationRequest):
         raise StateInvalid("the session ended meanwhile")
     confirmation = None if request.is_signed_in else attempt.secrets.confirmation
-    grant = Grant(credential, None, provider.token_placement.scheme, (), None, facts=facts)
+    due = rt.now() + timedelta(days=provider.rotation_days) if provider.rotation_days else None
+    scheme = provider.token_placement.scheme
+    grant = Grant(credential, None, scheme, (), None, facts=facts, refresh_expires_at=due)
     connection = save_grant(
         rt, provider, request, grant, account, state_hash=attempt.state_hash, confirmation=confirmation
     )

@@ -8,10 +8,9 @@ section 5.2), one that answers `invalid_client` has not. The request has no effe
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from functools import partial
-from urllib.parse import urlsplit
 
 from gateway.catalog import Provider
 from gateway.database.queries.callers import reached_connections
@@ -44,19 +43,22 @@ def examine(rt: Runtime) -> Iterator[Finding]:
         near = get_close_matches(name, rt.catalog.providers, n=1)
         hint = f" (did you mean {near[0].upper()}_CLIENT_ID?)" if near else ""
         yield finding("providers.unknown", setting=f"{name.upper()}_CLIENT_ID", name=name, near=hint)
-    counts = _grants_of_other_clients(rt)
+    clients = {name: client.client_id for name, client in rt.clients.items()}
+    counts = _counts(rt, [each.id for each in rt.registered()], clients=clients)
     for provider in rt.registered():
         yield from examine_one(rt, provider)
         if count := counts.get(provider.id):
-            said = f"{count} connections{'' if count < _MANY else ' or more'}"
-            yield finding("providers.other_client", provider.id, count=said)
+            yield finding("providers.other_client", provider.id, count=_connections(count))
+    for provider_id, count in _counts(rt, [each.id for each in rt.enabled()], rotation_due=True).items():
+        if count:
+            yield finding("providers.rotation_due", provider_id, count=_connections(count))
 
 
 def examine_one(rt: Runtime, provider: Provider) -> Iterator[Finding]:
     """One enabled provider."""
     yield finding("providers.redirect_uri", provider.id, uri=rt.redirect_uri(provider))
-    host = (urlsplit(rt.settings.public_url).hostname or "").lower()
-    if word := next((word for word in provider.refused_in_redirect_uri if word in host), None):
+    uri = rt.redirect_uri(provider).lower()
+    if word := next((word for word in provider.refused_in_redirect_uri if word in uri), None):
         yield finding("providers.refused_host", provider.id, word=word)
     deadline = Deadline.after(_SECONDS)
     try:
@@ -91,14 +93,17 @@ def examine_endpoints(rt: Runtime, provider: Provider) -> Iterator[Finding]:
             yield finding("providers.endpoint", provider.id, name=name, status=status)
 
 
-def _grants_of_other_clients(rt: Runtime) -> dict[str, int]:
-    """Connections of a registration that was replaced, by provider. The findings about the database say why it cannot be asked."""
-    wanted = {"clients": {name: client.client_id for name, client in rt.clients.items()}}
+def _counts(rt: Runtime, providers: Iterable[str], **wanted: object) -> dict[str, int]:
+    """Connections of each provider of which something is to be done. The findings about the database say why it cannot be asked."""
     ask = partial(reached_connections, rt.database, OPERATOR, wanted=wanted, most=_MANY)
     try:
-        return {provider.id: len(ask(provider=provider.id)) for provider in rt.registered()}
+        return {name: len(ask(provider=name)) for name in providers}
     except GatewayError:
         return {}
+
+
+def _connections(count: int) -> str:
+    return f"{count} connections{'' if count < _MANY else ' or more'}"
 
 
 def _examine_registration(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:

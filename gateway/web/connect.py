@@ -123,7 +123,9 @@ def consent_page(
         entered={name: entered.get(name) or "" for name in provider.fields},
         scopes=described_scopes(provider, scope),
         entry_status=None if rt.settings.secure else status(provider),
-        host_name=provider.name if origins != [authorization] else urlsplit(authorization).netloc,
+        host_name=provider.name
+        if provider.white_label or origins != [authorization]
+        else urlsplit(authorization).netloc,
         app_host=urlsplit(flow.return_to).netloc if flow.return_to else None,
         cancel_to=flow.url(error=AccessDenied.slug) if flow.return_to or flow.display == "popup" else "/connections",
         existing=existing if provider.accounts == "one" else None,
@@ -199,12 +201,12 @@ def finished(ended: Connected | Pending | AwaitsPartner | Failed, browser: str) 
             return _connected(flow, str(connection_id), missing)
         case Pending():
             popup = "?display=popup" if flow.display == "popup" else ""
-            response = see_other(f"/{provider.path}/{provider.id}/confirm{popup}")
+            response = see_other(f"/{provider.path}/{provider.public_id}/confirm{popup}")
             keep_browser(response, browser)
             return response
         case AwaitsPartner(connect_session_id=session_id, confirmation=confirmation):
             result = {"connect_session": str(session_id), "confirmation": confirmation}
-            return see_other(with_query(flow.return_to or "/", **result, provider=provider.id))
+            return see_other(with_query(flow.return_to or "/", **result, provider=provider.public_id))
         case Failed(error=error, left_installed=left):
             return respond(error, left_installed=provider if left else None)
 
@@ -214,7 +216,7 @@ def _keep_install(path: str, slug: str) -> Response:
     browser = browser_secret() or secrets.token_urlsafe(32)
     parameters = request.args.to_dict(flat=False)
     provider = unclaimed.keep_install(runtime(), path, slug, parameters, browser=browser)
-    response = see_other(f"/{path}/{provider.id}/claim")
+    response = see_other(f"/{path}/{provider.public_id}/claim")
     keep_browser(response, browser, unclaimed.KEPT_SECONDS)
     return response
 
@@ -247,7 +249,7 @@ def claim(path: str, provider_id: str) -> Response:
         runtime(), session=session, browser=browser_secret(), install_id=install_id
     )
     if made is None:
-        return see_other(f"/{path}/{provider.id}/confirm")
+        return see_other(f"/{path}/{provider.public_id}/confirm")
     return _connected(note_flow(Flow(provider.id, None, "page")), str(made.id), provider.missing_scope(made.scope))
 
 

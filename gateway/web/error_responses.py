@@ -39,7 +39,7 @@ from gateway.errors import (
 )
 from gateway.web import auth_rate_limit
 from gateway.web.language import text
-from gateway.web.redirects import flow, origin_of, see_other, with_query
+from gateway.web.redirects import flow, origin_of, public_id, see_other, with_query
 from gateway.web.request_context import is_api, request_id, route, runtime
 from gateway.web.security_headers import popup_friendly
 from gateway.web.session import HAND_OVER, sign_in_response, sign_in_url
@@ -117,7 +117,7 @@ def problem_page(error: GatewayError, *, left_installed: AnyEntry | None = None,
             "outcome": "failed" if flow().display == "popup" else "",
             "target_origin": _openers(error) if opener is None else opener,
             "error": error.slug,
-            "provider": flow().provider if runtime().catalog.entries.get(flow().provider) else "",
+            "provider": flow().provider if runtime().catalog.find(flow().provider) else "",
         },
     )
     return make_response(page, error.status)
@@ -140,13 +140,13 @@ def _action(error: GatewayError) -> dict[str, object]:
     if isinstance(error, Unauthenticated) and settings.app_login_url:
         return {"url": sign_in_url(), "text": text("page.sign_in")}
     if isinstance(error, InstallNotStarted):
-        return {"url": f"/connect/{error.provider}", "text": text("page.start")}
+        return {"url": f"/connect/{public_id(error.provider)}", "text": text("page.start")}
     if error.remedy == "wait" and request.method == "GET" and request.args.keys().isdisjoint(("state", "error")):
         return {"url": request.full_path.rstrip("?"), "text": text("page.again")}
     home = found.return_to or settings.home_url
     if not home:
         return {"url": "/connections", "text": text("page.connections")}
-    provider = {"provider": found.provider} if runtime().catalog.entries.get(found.provider) else {}
+    provider = {"provider": found.provider} if runtime().catalog.find(found.provider) else {}
     product = settings.brand_name or urlsplit(home).netloc
     return {"url": with_query(home, error=error.slug, **provider), "text": text("page.back", product=product)}
 
@@ -173,7 +173,7 @@ def problem_json(error: GatewayError) -> Response:
         request_id=request_id(),
         errors=tuple(FieldError(field=name, reason=reason) for name, reason in fields) or None,
         **_limit(error.quota if isinstance(error, RateLimited) else None),
-        connect_url=again and f"{settings.public_url}/connect/{again}",
+        connect_url=again and f"{settings.public_url}/connect/{public_id(again)}",
     )
     response = json_response(body, error.status, "application/problem+json")
     if isinstance(error, Unauthenticated):

@@ -24,7 +24,7 @@ from gateway.services import Runtime
 from gateway.settings import Settings
 from gateway.web.error_responses import problem_page
 from gateway.web.language import described_scopes, reason_text, text
-from gateway.web.redirects import Flow, note_flow, requested_flow, see_other, with_query
+from gateway.web.redirects import Flow, note_flow, public_id, requested_flow, see_other, with_query
 from gateway.web.request_context import runtime
 from gateway.web.security_headers import popup_friendly
 from gateway.web.session import check_form, csrf_token, is_notice_signed, session_secret, sign_notice
@@ -46,7 +46,7 @@ def short_link(provider_id: str) -> Response:
     requested_flow(provider_id)
     provider = runtime().entry(provider_id)
     query = request.query_string.decode("ascii", "ignore")
-    return see_other(f"/{provider.path}/{provider.id}/connect" + (f"?{query}" if query else ""))
+    return see_other(f"/{provider.path}/{provider.public_id}/connect" + (f"?{query}" if query else ""))
 
 
 # -- connections -----------------------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def connections() -> str:
     groups = {path: [_item(rt, row, listed) for row in rows if row.type == number] for number, path in TYPES.items()}
     offers = [
         # For a second account the link says so; otherwise the user would be asked which one to keep.
-        (each, f"/connect/{each.id}" + ("?another=1" if each.id in connected else ""))
+        (each, f"/connect/{each.public_id}" + ("?another=1" if each.id in connected else ""))
         for each in rt.enabled()
         if each.id not in connected or each.accounts == "many"
     ]
@@ -86,6 +86,7 @@ def _item(rt: Runtime, row: Connection, listed: Listing) -> dict[str, Any]:
     return {
         "row": row,
         "name": name,
+        "public_id": public_id(row.provider),
         "reason": reason_text(row.reason, provider=name),
         "ends_at": None if row.refreshable or row.status != "active" else row.expires_at,
         "scopes": described_scopes(provider, row.scope),
@@ -102,7 +103,7 @@ def _item(rt: Runtime, row: Connection, listed: Listing) -> dict[str, Any]:
 
 def _notice(rt: Runtime, rows: Sequence[Connection]) -> tuple[str, str, str] | None:
     """The result of the last action, as tone, title and text. No text of the query is shown."""
-    args, provider = request.args, rt.catalog.entries.get(request.args.get("provider", ""))
+    args, provider = request.args, rt.catalog.find(request.args.get("provider", ""))
     name = provider.name if provider else text("notice.service")
     slug = args.get("error", "")
     if slug in PROBLEMS:
@@ -134,7 +135,7 @@ def disconnect_form(connection_id: uuid.UUID) -> Response:
     uninstall = request.form.get("uninstall") == "1"
     receipt = disconnect(runtime(), connection_id, session=session, uninstall=uninstall)
     uninstalled = {"uninstalled": receipt.uninstalled} if receipt.uninstalled else {}
-    result = {"disconnected": receipt.revocation, "provider": receipt.erased.provider}
+    result = {"disconnected": receipt.revocation, "provider": public_id(receipt.erased.provider)}
     return _see_result(**result, **uninstalled)
 
 
@@ -151,7 +152,7 @@ def stop_sharing(connection_id: uuid.UUID) -> Response:
     )
     if not ended:
         raise NotFound("no such connection of this user, or not shared with that partner")
-    return _see_result(sharing="ended", provider=ended.provider)
+    return _see_result(sharing="ended", provider=public_id(ended.provider))
 
 
 # -- the rest --------------------------------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ def stop_sharing(connection_id: uuid.UUID) -> Response:
 def result() -> Any:
     """The end of a pop-up: sends the result to the opener, when that is one of the product's pages, and closes."""
     rt, args = runtime(), request.args
-    provider, connection = rt.catalog.entries.get(args.get("provider", "")), _uuid_or_empty(args.get("connection", ""))
+    provider, connection = rt.catalog.find(args.get("provider", "")), _uuid_or_empty(args.get("connection", ""))
     opener = args.get("to", "")
     opener = opener if opener in (*rt.settings.app_origins, rt.settings.public_url) else ""
     slug = args.get("error", "")
@@ -179,7 +180,7 @@ def result() -> Any:
             "outcome": "connected",
             "target_origin": opener,
             "connection": connection,
-            "provider": provider.id if provider else "",
+            "provider": provider.public_id if provider else "",
             "missing_scope": " ".join(missing),
         },
     )

@@ -8,7 +8,7 @@ parsers could read differently is refused before it is parsed.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote_plus, urlencode, urlsplit, urlunsplit
 
 from flask import Response, g, request
@@ -41,8 +41,14 @@ class Flow:
 
 def note_flow(flow: Flow) -> Flow:
     """Note the way back, for an error that comes later in this request."""
-    g.flow = flow
+    g.flow = flow = replace(flow, provider=public_id(flow.provider))
     return flow
+
+
+def public_id(provider_id: str) -> str:
+    """The id in addresses that users see."""
+    entry = runtime().catalog.find(provider_id)
+    return entry.public_id if entry else provider_id
 
 
 def requested_flow(provider: str) -> Flow:

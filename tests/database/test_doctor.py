@@ -211,6 +211,28 @@ def test_a_host_name_that_highlevel_refuses_is_reported(installed, host):
     assert "It refuses redirect URIs that contain" in said(found, "ghl", "fail")
 
 
+def test_a_redirect_path_that_highlevel_refuses_is_reported(installed, tmp_path):
+    """
+    An operator may have given the entry another slug.
+    """
+    (tmp_path / "own.toml").write_text('[ghl]\nslug = "my-GHL-app"\n'.lower())
+    found = examined(installed, GATEWAY_CATALOG=str(tmp_path), **only("ghl"))
+    assert "It refuses redirect URIs that contain" in said(found, "ghl", "fail")
+
+
+def test_a_key_that_is_older_than_its_provider_advises_is_reported(installed):
+    store = open_postgres(installed.dsn)
+    alice = Person("alice")
+    alice.signs_in(store)
+    connection = alice.connects(store, provider="ghl_pit").id
+    due = "update gateway.connection set refreshable = false, expires_at = null, refresh_expires_at = now() - interval '1 day'"
+    rows(installed.dsn, due)
+    found = examined(installed, GATEWAY_ENABLE="ghl_pit")
+    erase_own_connection(store, session_hash=alice.session, connection_id=connection)
+    store.close()
+    assert "1 connections have a key that is older" in said(found, "ghl_pit", "warn")
+
+
 def test_running_without_the_journal_is_reported(installed):
     """
     The contract wants it so.

@@ -149,6 +149,28 @@ def test_every_form_of_key_is_verified_used_rotated_checked_and_erased(gateway, 
     assert_no_leak(gateway, first, second, third, names=entry.secrets)
 
 
+def test_a_key_that_its_provider_advises_to_replace_is_announced_once(gateway, acme, user):
+    """
+    HighLevel's private integration tokens after 90 days: they still work. A new key counts from its own day.
+    """
+    for _ in range(2):
+        key = new_key(gateway.sandbox.state, "ghl_pit", ALICE)
+        connection = connected(gateway, user, enters(user, "ghl_pit", key))
+        due = "select round(extract(epoch from refresh_expires_at - now()) / 86400)::int from gateway.connection where id = %s"
+        assert [90] == rows(gateway.dsn, due, connection)
+    rows(
+        gateway.dsn,
+        "update gateway.connection set refresh_expires_at = now() - interval '1 hour' where id = %s",
+        connection,
+    )
+    for _ in range(2):
+        rows(gateway.dsn, "select gateway.announce_ends(100)::text")
+
+    announced = "select type from gateway.event where connection_id = %s and type in ('connection.rotation_due', 'connection.ending')"
+    assert ["connection.rotation_due"] == rows(gateway.dsn, announced, connection)
+    assert 200 == acme.token(connection).status_code
+
+
 def wait_for(condition, seconds=20.0):
     end = time.monotonic() + seconds
     while not condition():

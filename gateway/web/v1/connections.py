@@ -33,11 +33,12 @@ def list_connections(who: Caller, query: schemas.ConnectionsQuery) -> dict[str, 
 
     Every connection that the caller can reach, page by page. Each parameter narrows the list.
     """
+    named = runtime().catalog.find(query.provider or "")
     rows = reached_connections(
         runtime().database,
         who,
         of_user=query.user_id,
-        provider=query.provider,
+        provider=named.id if named else query.provider,
         wanted=query.model_dump(include={"type", "status", "account_id"}) | {"tag": _parse_tag(query.tag)},
         after=query.cursor,
         most=query.limit + 1,

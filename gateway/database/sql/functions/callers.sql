@@ -182,6 +182,7 @@ language sql stable as $$
      and (p_wanted ->> 'tag' is null or gateway.visible_tags(c.tags, p_partner) @> (p_wanted -> 'tag'))
      and (p_wanted ->> 'clients' is null or c.client_id is distinct from coalesce(p_wanted -> 'clients' ->> c.provider, c.client_id))
      and (p_wanted ->> 'scopes' is null or exists (select from jsonb_array_elements_text(p_wanted -> 'scopes' -> c.provider) x where x <> all (c.scope)))
+     and (p_wanted ->> 'rotation_due' is null or gateway.is_rotation_due(c))
 $$;
 
 -- The connections of a user, or within a partner's reach, after an id and in the order of ids. Each combination of user, provider and reach

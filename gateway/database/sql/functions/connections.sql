@@ -72,7 +72,7 @@ begin
     select d.id, old.generation, old.user_id, old.provider, old.account_id, old.facts, d.token, d.refresh, old.seal_id, old.refresh_seal_id, 'superseded'
       from public.provider_data d where d.id = old.id and (d.token is not null or d.refresh is not null)
     on conflict on constraint revocation_pkey do nothing;
-  elsif g.refresh is null and old.account_id = g.account_id then
+  elsif g.refresh is null and old.account_id = g.account_id and old.refreshable then
     -- The same account without a new refresh token keeps the one it has: Google sends one with the first consent only.
     select d.refresh, old.refresh_seal_id, coalesce(g.refresh_expires_at, old.refresh_expires_at)
       into g.refresh, kept, g.refresh_expires_at

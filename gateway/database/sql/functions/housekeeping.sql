@@ -44,7 +44,8 @@ begin
   select 'grant.revocation_abandoned', a.connection_id, a.provider from abandoned a;
 end $$;
 
--- The end of a connection is announced once, a week before: of a refresh token whose refreshes fail, and of an access token without one.
+-- The end of a connection is announced once, a week before: of a refresh token whose refreshes fail, and of an access token without one. So is a
+-- key that should be replaced, when that is due.
 -- An incident whose connections were all disconnected or connected again is over.
 create or replace function gateway.announce_ends(p_limit integer) returns void
 language plpgsql set search_path = '' as $$
@@ -54,13 +55,13 @@ begin
       select x.id from gateway.connection x
        where x.status = 'active' and x.announced_at is null
          and (x.failures > 0 and x.refresh_expires_at < clock_timestamp() + interval '7 days'
-              or not x.refreshable and x.expires_at < clock_timestamp() + interval '7 days') limit p_limit for update skip locked))
+              or not x.refreshable and x.expires_at < clock_timestamp() + interval '7 days' or gateway.is_rotation_due(x)) limit p_limit for update skip locked))
     returning c.*
   )
   insert into gateway.event (type, connection_id, user_id, provider, data)
-  select 'connection.ending', e.id, e.user_id, e.provider,
-         jsonb_build_object(case when e.refreshable then 'refresh_expires_at' else 'expires_at' end,
-                            case when e.refreshable then e.refresh_expires_at else e.expires_at end) from ending e;
+  select case when gateway.is_rotation_due(e) then 'connection.rotation_due' else 'connection.ending' end, e.id, e.user_id, e.provider,
+         jsonb_build_object(case when e.refreshable then 'refresh_expires_at' when gateway.is_rotation_due(e) then 'due_at' else 'expires_at' end,
+                            case when e.refreshable then e.refresh_expires_at else coalesce(e.expires_at, e.refresh_expires_at) end) from ending e;
   perform gateway.set_status(array(
     select c.id from gateway.connection c where not c.refreshable and c.expires_at <= now() and gateway.is_over(c) limit p_limit),
     'needs_reauthorization', 'access_token_expired');

@@ -6,6 +6,12 @@ language sql stable as $$
   select not c.refreshable and c.expires_at <= now() and c.status in ('active', 'suspended', 'held')
 $$;
 
+-- Whether it is a key that its provider advises to replace: `refresh_expires_at` of a key is the time for that, and not an end.
+create or replace function gateway.is_rotation_due(c gateway.connection) returns boolean
+language sql stable as $$
+  select not c.refreshable and c.expires_at is null and coalesce(c.refresh_expires_at <= now(), false)
+$$;
+
 create or replace function gateway.status_of(c gateway.connection) returns text
 language sql stable as $$ select case when gateway.is_over(c) then 'needs_reauthorization' else c.status end $$;
 
