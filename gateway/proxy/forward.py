@@ -160,21 +160,16 @@ def _pause_before_retry(response: StreamedResponse, attempt: int) -> float | Non
 
 
 def _with_error(provider: AnyEntry, response: StreamedResponse) -> tuple[StreamedResponse, str | None]:
+    """The response, and what it refuses: the first pieces of a refusal's body are enough to read that."""
     if response.status not in _REFUSALS:
         return response, None
-    body = _beginning(response)
-    error = api_error(provider, response.status, response.headers, b"".join(body))
-    return replace(response, body=chain(body, response.body)), error
-
-
-def _beginning(response: StreamedResponse) -> list[bytes]:
-    """The first pieces of a refusal's body: enough to read why."""
     pieces: list[bytes] = []
     for piece in response.body:
         pieces.append(piece)
         if sum(map(len, pieces)) > _LARGEST_REFUSAL:
             break
-    return pieces
+    error = api_error(provider, response.status, response.headers, b"".join(pieces))
+    return replace(response, body=chain(pieces, response.body)), error
 
 
 def _newer_token(rt: Runtime, fresh: FreshToken, caller: Caller, location: str | None) -> FreshToken | None:
