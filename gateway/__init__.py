@@ -1,6 +1,4 @@
-"""
-The OAuth integration gateway: `create_app` shows the order of assembly.
-"""
+"""The OAuth integration gateway: `create_app` shows the order of assembly."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-Whose product the pages speak for: a logo that is safe to serve, and an accent colour that can be read in light and dark.
-"""
+"""Whose product the pages speak for: a logo that is safe to serve, and an accent colour that can be read in light and dark."""
 
 from __future__ import annotations
 

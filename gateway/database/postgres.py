@@ -148,9 +148,7 @@ class PostgresBackend:
             )
 
     def warm(self, calls: Sequence[tuple[str, Mapping[str, object]]]) -> None:
-        """
-        Opens a few connections and makes the calls on all of them: a session's first call of a function costs ten times a later one.
-        """
+        """Opens a few connections and makes the calls on all of them: a session's first call of a function costs ten times a later one."""
         pool, taken = self._open(), []
         try:
             for _ in range(min(_WARMED, self._pool_size)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.http.addresses import check_url
 from gateway.http.bulkhead import Bulkhead, Shares, retry_seconds
-from gateway.http.client import HttpClient, Response, StreamedResponse, parse_retry_after
+from gateway.http.client import HttpClient, Response, StreamedResponse, decoded, parse_retry_after
 from gateway.http.connection import CallerGone, Deadline
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Shares",
     "StreamedResponse",
     "check_url",
+    "decoded",
     "parse_retry_after",
     "retry_seconds",
 ]

@@ -127,13 +127,15 @@ class HttpClient:
         options: Any = {"headers": headers, "deadline": deadline, "provider": provider, "failures": failures}
         with self.stream(method, url, body=sent, idle_seconds=math.inf, **options) as response:
             received = bytearray()
-            coding = response.headers.get("content-encoding", "identity").strip().lower()
             try:
-                _read_into(received, response.body, limit)
-                return Response(response.status, response.headers, _decoded(bytes(received), coding, limit))
+                for piece in decoded(_bounded(response.body, limit), response.headers):
+                    received += piece
+                    if len(received) > limit:
+                        raise ProviderGarbled("the response is too large")
             except ProviderFailed as error:
-                error.partial = Response(response.status, response.headers, _inflated(bytes(received), coding, limit))
+                error.partial = Response(response.status, response.headers, bytes(received))
                 raise
+            return Response(response.status, response.headers, bytes(received))
 
     @contextlib.contextmanager
     def stream(
@@ -241,39 +243,38 @@ def _received(raw: Any, call: Call) -> Iterator[bytes]:
     raise failure
 
 
-def _read_into(body: bytearray, pieces: Iterator[bytes], limit: int) -> None:
-    """Read the whole body. Raises ProviderGarbled when it is larger than `limit`, or comes in too many tiny chunks."""
+def _bounded(pieces: Iterator[bytes], limit: int) -> Iterator[bytes]:
+    """The pieces as they arrive. Raises ProviderGarbled when they are more than `limit` bytes, or too many tiny ones."""
+    size = 0
     for count, piece in enumerate(pieces):
-        body += piece
-        if len(body) > limit or count > _FREE_PIECES + len(body) // _SMALLEST_PIECE:
+        size += len(piece)
+        if size > limit or count > _FREE_PIECES + size // _SMALLEST_PIECE:
             raise ProviderGarbled("the response is too large")
+        yield piece
 
 
-def _decoded(body: bytes, coding: str, limit: int) -> bytes:
-    """Decode a body that was compressed although `identity` was requested; a bomb is inflated to one byte over the limit."""
-    if coding in ("", "identity") or not body:
-        return body
-    if coding not in ("gzip", "x-gzip", "deflate"):
+def decoded(pieces: Iterator[bytes], headers: Mapping[str, str]) -> Iterator[bytes]:
+    """The pieces of a body, in small ones where it was compressed although `identity` was requested. Raises ProviderGarbled."""
+    coding = headers.get("Content-Encoding", "identity").strip().lower()
+    if coding not in ("", "identity", "gzip", "x-gzip", "deflate"):
         raise ProviderGarbled("the response has a content coding that was not asked for")
+    return pieces if coding in ("", "identity") else _inflated(pieces)
+
+
+def _inflated(pieces: Iterator[bytes]) -> Iterator[bytes]:
     # 32: detect gzip or zlib, which is what `deflate` means (RFC 9110 section 8.4.1).
-    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    inflater, has_begun = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32), False
     try:
-        decoded = inflater.decompress(body, limit + 1)
+        for piece in pieces:
+            has_begun = True  # a response to HEAD has no body
+            data = inflater.decompress(piece, _READ)
+            while data:
+                yield data
+                data = inflater.decompress(inflater.unconsumed_tail, _READ)
     except zlib.error:
         raise ProviderGarbled("the response cannot be decompressed") from None
-    if len(decoded) > limit:
-        raise ProviderGarbled("the response is too large")
-    if not inflater.eof or inflater.unused_data:
+    if has_begun and (not inflater.eof or inflater.unused_data):
         raise ProviderGarbled("the response's gzip is cut short, or goes on after its end")
-    return decoded
-
-
-def _inflated(body: bytes, coding: str, limit: int) -> bytes:
-    """The part of a body that can be decoded; as it is, where it was not compressed."""
-    try:
-        return body if coding in ("", "identity") else zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, limit)
-    except zlib.error:
-        return body
 
 
 def _translated(error: BaseException, call: Call) -> ProviderFailed:

@@ -25,9 +25,7 @@ def make_key() -> str:
 
 
 def read_key(text: str) -> str:
-    """
-    The SHA-256 (hex) of a key, as the database stores it. Raises Unauthenticated for a wrong form or checksum, without a database call.
-    """
+    """The SHA-256 (hex) of a key, as the database stores it. Raises Unauthenticated for a wrong form or checksum, without a database call."""
     if not is_key(text):
         raise Unauthenticated("the key has a wrong shape or checksum")
     return hash_key(text)

@@ -338,9 +338,7 @@ def signed_claims(token: str, keys: Any, algorithms: tuple[str, ...]) -> Mapping
 def parse_id_token(
     provider: Provider, client: Client, id_token: str, keys: KeySet, *, nonce: str, now: float
 ) -> Mapping[str, Any]:
-    """
-    The claims of an id_token (OpenID Connect Core section 3.1.3.7). Raises ProviderGarbled when a check fails. `now`: Unix seconds.
-    """
+    """The claims of an id_token (OpenID Connect Core section 3.1.3.7). Raises ProviderGarbled when a check fails. `now`: Unix seconds."""
     claims = signed_claims(id_token, keys, _ALGORITHMS)
     if claims is None:
         raise ProviderGarbled("the id_token's signature does not hold")

@@ -22,15 +22,14 @@ from gateway.errors import (
     NeedsReauthorization,
     NotFound,
     ProviderBusy,
-    ProviderGarbled,
     ProviderUnavailable,
     Quota,
     RateLimited,
 )
-from gateway.http import Deadline, Shares, StreamedResponse, parse_retry_after, retry_seconds
+from gateway.http import Deadline, Shares, StreamedResponse, decoded, parse_retry_after, retry_seconds
 from gateway.models import Caller
 from gateway.protocol.message import api_error
-from gateway.proxy.mask import Mask, inflated
+from gateway.proxy.mask import Mask
 from gateway.proxy.request import ERROR, MARK, ProxiedRequest, check_target, returned_headers, sent_headers
 from gateway.services import Runtime
 from gateway.tokens.derived import location_grant
@@ -187,12 +186,9 @@ def _newer_token(rt: Runtime, fresh: FreshToken, caller: Caller, location: str |
 def _returned(response: StreamedResponse, error: str | None, mask: Mask, held: ExitStack) -> ProxiedResponse:
     headers = {name: mask.text(value) for name, value in returned_headers(response.headers).items()}
     headers |= {ERROR: error} if error else {}
-    pieces, coding = response.body, response.headers.get("Content-Encoding", "identity").strip().lower()
-    if coding in ("gzip", "x-gzip", "deflate"):
-        pieces = inflated(pieces)
+    pieces = decoded(response.body, response.headers)
+    if pieces is not response.body:
         headers = {name: value for name, value in headers.items() if name.lower() not in _OF_CODING}
-    elif coding not in ("", "identity"):
-        raise ProviderGarbled("the response has a content coding that was not asked for")
     headers[MARK] = str(response.status)
     pieces = mask.pieces(pieces)
     first = next(pieces, b"")  # an error before it still gets a response of its own

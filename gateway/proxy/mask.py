@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from collections.abc import Iterator
 from urllib.parse import quote, quote_plus
 
 from gateway.catalog.provider import TokenPlacement, encoded
-from gateway.errors import ProviderGarbled
-
-_PIECE = 64 * 1024
 
 
 def _forms(secret: str) -> set[str]:
@@ -59,20 +55,3 @@ class Mask:
                 at = data.find(form[:1], at + 1)
             longest = max(longest, len(data) - at if at >= 0 else 0)
         return longest
-
-
-def inflated(body: Iterator[bytes]) -> Iterator[bytes]:
-    """A gzip or zlib body that was not asked for, decoded in small pieces. Raises ProviderGarbled."""
-    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-    begun = False
-    try:
-        for piece in body:
-            begun = True
-            decoded = inflater.decompress(piece, _PIECE)
-            while decoded:
-                yield decoded
-                decoded = inflater.decompress(inflater.unconsumed_tail, _PIECE)
-    except zlib.error:
-        raise ProviderGarbled("the response cannot be decompressed") from None
-    if begun and not inflater.eof:  # a response to HEAD has no body
-        raise ProviderGarbled("the response's gzip is cut short")

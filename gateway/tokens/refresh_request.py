@@ -123,9 +123,7 @@ class _Ended(NeedsReauthorization):
 
 
 def _save_earlier(rt: Runtime, provider: Provider, claim: ClaimedRefresh, response: Mapping[str, Any]) -> str | None:
-    """
-    Save a response from the journal. Where it could not be read, the refresh token to send now: the one in it may be the only valid one.
-    """
+    """Save a response from the journal. Where it could not be read, the refresh token to send now: the one in it may be the only valid one."""
     try:
         store_response(rt, provider, claim.id, claim.generation, response)
     except ProviderGarbled:

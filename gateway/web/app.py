@@ -1,6 +1,4 @@
-"""
-The Flask application: blueprints, hooks, error handlers.
-"""
+"""The Flask application: blueprints, hooks, error handlers."""
 
 from __future__ import annotations
 

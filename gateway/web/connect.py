@@ -1,6 +1,4 @@
-"""
-The pages of a connection: connect, callback, confirm. Registered once per provider type, below its path.
-"""
+"""The pages of a connection: connect, callback, confirm. Registered once per provider type, below its path."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-Error responses: problem+json (RFC 9457) below /v1, HTML elsewhere.
-"""
+"""Error responses: problem+json (RFC 9457) below /v1, HTML elsewhere."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-Health checks: the process runs (`/healthz`), and its database is usable (`/readyz`).
-"""
+"""Health checks: the process runs (`/healthz`), and its database is usable (`/readyz`)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-The language of a page, and its texts.
-"""
+"""The language of a page, and its texts."""
 
 from __future__ import annotations
 

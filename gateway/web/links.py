@@ -1,6 +1,4 @@
-"""
-The page of a partner's link. Scanners and prefetching browsers open it too: only its form starts anything, once.
-"""
+"""The page of a partner's link. Scanners and prefetching browsers open it too: only its form starts anything, once."""
 
 from __future__ import annotations
 

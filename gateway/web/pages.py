@@ -1,6 +1,4 @@
-"""
-The user's pages: connections, problems, the end of a pop-up, the short link, and the helper script.
-"""
+"""The user's pages: connections, problems, the end of a pop-up, the short link, and the helper script."""
 
 from __future__ import annotations
 

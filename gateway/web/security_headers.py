@@ -1,6 +1,4 @@
-"""
-Security headers. Strict by default; a page that needs more asks for it.
-"""
+"""Security headers. Strict by default; a page that needs more asks for it."""
 
 from __future__ import annotations
 

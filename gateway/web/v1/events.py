@@ -1,6 +1,4 @@
-"""
-`GET /v1/events`: what happened, as a cursor over event positions; `GET /v1/usage`: how much was read.
-"""
+"""`GET /v1/events`: what happened, as a cursor over event positions; `GET /v1/usage`: how much was read."""
 
 from __future__ import annotations
 

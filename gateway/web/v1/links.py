@@ -1,6 +1,4 @@
-"""
-`/v1/connect-sessions`: a partner makes a link for one user and one provider, and completes it.
-"""
+"""`/v1/connect-sessions`: a partner makes a link for one user and one provider, and completes it."""
 
 from __future__ import annotations
 

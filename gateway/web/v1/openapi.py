@@ -1,6 +1,4 @@
-"""
-OpenAPI 3.1: the document, from what the calls declare and from Flask's rules.
-"""
+"""OpenAPI 3.1: the document, from what the calls declare and from Flask's rules."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-`/v1/connections/<id>/proxy/<path>`: the provider's API with the connection's token.
-"""
+"""`/v1/connections/<id>/proxy/<path>`: the provider's API with the connection's token."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-`/v1/connections/<id>/token` and `/refresh`: access tokens that are valid now.
-"""
+"""`/v1/connections/<id>/token` and `/refresh`: access tokens that are valid now."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-`/v1/webhooks`: where a partner wants its events to be sent.
-"""
+"""`/v1/webhooks`: where a partner wants its events to be sent."""
 
 from __future__ import annotations
 
@@ -37,9 +35,7 @@ def create_webhook(who: Caller, body: schemas.WebhookRequest) -> schemas.NewWebh
 @blueprint.get("")
 @api_call(schemas.Webhooks, scope="webhooks:write")
 def list_webhooks(who: Caller) -> dict[str, Any]:
-    """
-    Lists your endpoints.
-    """
+    """Lists your endpoints."""
     return {"items": queries.list_webhooks(runtime().database, who).webhooks}
 
 
@@ -59,9 +55,7 @@ def list_deliveries(who: Caller, webhook_id: uuid.UUID) -> dict[str, Any]:
 @blueprint.delete("/<uuid:webhook_id>")
 @api_call(schemas.Webhook, scope="webhooks:write")
 def delete_webhook(who: Caller, webhook_id: uuid.UUID) -> Webhook:
-    """
-    Deletes an endpoint.
-    """
+    """Deletes an endpoint."""
     return _found(queries.change_webhook(runtime().database, webhook_id, "delete", who))
 
 
