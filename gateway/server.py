@@ -33,7 +33,7 @@ from waitress.server import create_server
 from waitress.utilities import RequestEntityTooLarge
 
 from gateway import create_app
-from gateway.errors import GatewayError, SettingsRefused
+from gateway.errors import SettingsRefused
 from gateway.partners.keys import is_key
 from gateway.settings import LOOPBACK_ONLY, is_loopback
 from gateway.worker.loop import start_worker
@@ -171,10 +171,6 @@ def build_served_app(*, work: bool) -> Flask:
     """The application of one process, with its background threads."""
     app = create_app()
     rt = app.extensions["gateway"]
-    try:
-        rt.database.warm()
-    except GatewayError as error:
-        log.warning("database.warmup_failed", error=error.slug)  # it may be back soon
     gc.collect()
     gc.freeze()  # otherwise each full collection walks through all modules and stops every request for 60 ms
     start_worker(rt, work=work)

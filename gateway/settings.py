@@ -337,7 +337,7 @@ class Settings(BaseModel):
     """How many days events are kept."""
     clients: Mapping[str, Client] = Field(default_factory=dict, repr=False)
     scopes: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
-    webhook_keys: Mapping[str, bytes] = Field(default_factory=dict)
+    webhook_keys: Mapping[str, Annotated[bytes, BeforeValidator(read_public_key)]] = Field(default_factory=dict)
 
     @property
     def home_url(self) -> str | None:
@@ -417,13 +417,8 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     values["scopes"] = {
         name.lower(): tuple(scope.replace(",", " ").split()) for name in providers if (scope := read(f"{name}_SCOPE"))
     }
-    values["webhook_keys"] = keys = dict[str, bytes]()
-    for name in providers:
-        try:
-            if key := read(f"{name}_WEBHOOK_PUBLIC_KEY"):
-                keys[name.lower()] = read_public_key(key)
-        except ValueError as error:
-            problems.append(f"{name}_WEBHOOK_PUBLIC_KEY {error}")
+    keys = {name: read(f"{name}_WEBHOOK_PUBLIC_KEY") for name in providers}
+    values["webhook_keys"] = {name.lower(): key for name, key in keys.items() if key}
     try:
         settings = Settings(**values)
     except ValidationError as invalid:
@@ -465,6 +460,8 @@ _FORMER = {
 
 def _problem(error: ErrorDetails) -> str:
     name = error["loc"][0]
+    if name == "webhook_keys":
+        name = f"{str(error['loc'][1]).upper()}_WEBHOOK_PUBLIC_KEY"
     if error["type"] == "missing":
         return f"{name} is missing: make a key with `python -m gateway keys new` and keep it safe."
     if error["type"] == "value_error":

@@ -7,11 +7,10 @@ documented there. Hashes of secrets are passed, not the secrets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypedDict, TypeVar, get_args
-from uuid import UUID
 
 from pydantic import SecretStr, TypeAdapter
 from pydantic_core import to_jsonable_python
@@ -30,7 +29,6 @@ from gateway.errors import (
     Unverified,
     counted,
 )
-from gateway.models import Caller
 
 __all__ = [
     "ANSWER_SECONDS",
@@ -71,9 +69,6 @@ class Backend(Protocol):
 
     def probe(self) -> None:
         """Raises DatabaseUnavailable with the part of the settings that is wrong when no connection can be made."""
-
-    def warm(self, calls: Sequence[tuple[str, Mapping[str, object]]]) -> None:
-        """Open connections and prepare the functions on them, before a request needs one."""
 
     def close(self) -> None:
         """Close the connections."""
@@ -118,19 +113,6 @@ class Database:
             if (refused := answer.get("refused")) is not None:
                 raise _refusal(refused, f"{function}: the caller is refused", answer.get("scope"))
         return answer
-
-    def warm(self) -> None:
-        """Prepare the most frequent calls: reads by a user and by a key, and a claim, without a connection."""
-        none = UUID(int=0)
-        read = {"connection_id": none, "min_seconds": 60}
-        claim = {"connection_id": none, "generation": 0, "host": "", "lease_seconds": 0.0, "block_seconds": 0.0}
-        self._backend.warm(
-            [
-                ("gateway_read_token_v1", _encode({**read, "caller": Caller(user_id=none)})),
-                ("gateway_read_token_v1", _encode({**read, "caller": Caller(key_hash="")})),
-                ("gateway_claim_refresh_v1", _encode(claim)),
-            ]
-        )
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""

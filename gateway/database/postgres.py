@@ -38,8 +38,6 @@ CONNECTION_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
 """How long a caller with a connection waits for the result; over REST, for the whole call."""
 _CONNECT_SECONDS = 3
-_WARMED = 4
-"""Connections that a process opens when it starts. Small databases allow few, and other processes need some too."""
 _YOUNG_SECONDS = 1.0
 """A pool of this age is not replaced: the server itself is read-only."""
 _NOTHING_DONE = (errors.DeadlockDetected, errors.SerializationFailure, errors.ReadOnlySqlTransaction, PoolClosed)
@@ -146,24 +144,6 @@ class PostgresBackend:
             raise DatabaseUnavailable(
                 "the role in DATABASE_URL may not call the gateway's functions: use `gateway_app`, or the role that owns the tables"
             )
-
-    def warm(self, calls: Sequence[tuple[str, Mapping[str, object]]]) -> None:
-        """Opens a few connections and makes the calls on all of them: a session's first call of a function costs ten times a later one."""
-        pool, taken = self._open(), []
-        try:
-            for _ in range(min(_WARMED, self._pool_size)):
-                taken.append(pool.getconn())
-                for function, arguments in calls:
-                    values = [_passed(value) for value in arguments.values()]
-                    taken[-1].execute(_statement(function, tuple(arguments)), values)
-        except psycopg.Error as error:
-            problem = _translated("warm", error)
-        else:
-            return
-        finally:
-            for connection in taken:
-                pool.putconn(connection)
-        raise problem
 
     def close(self) -> None:
         """Closes the pool; a later call opens another."""

@@ -8,7 +8,7 @@ value that was passed. Imported only when it is used: supabase-py is heavy.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +80,6 @@ class SupabaseBackend:
 
     def probe(self) -> None:
         """Nothing: each call says what is wrong."""
-
-    def warm(self, calls: Sequence[tuple[str, Mapping[str, object]]]) -> None:
-        """Each once: the sessions are PostgREST's."""
-        for function, arguments in calls:
-            self.call(function, arguments)
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""

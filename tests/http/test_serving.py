@@ -23,7 +23,6 @@ import requests
 from gateway import server
 from gateway.partners.keys import make_key
 from gateway.server import CONNECTIONS, LARGEST_BODY, THREADS, connection_limit
-from tests.support.database import rows
 from tests.support.gateway_process import free_port, whole_gateway
 
 
@@ -500,17 +499,6 @@ def test_no_secret_stays_in_the_environment_of_a_server(three):
     assert told.stdout.strip() == "False"
 
 
-def test_a_process_is_warm_before_it_listens(gateway):
-    """
-    Its database connections are open, and the hot statements are prepared.
-    """
-    opened = rows(
-        gateway.dsn,
-        "select count(*) >= 4 from pg_stat_activity where application_name = 'gateway' and datname = current_database()",
-    )
-    assert opened == [True]
-
-
 def test_a_database_that_is_away_does_not_stop_the_start(tmp_path):
     environ = {
         "PATH": os.environ["PATH"],
@@ -527,7 +515,6 @@ def test_a_database_that_is_away_does_not_stop_the_start(tmp_path):
     )
     assert "200 OK" in told.stdout
     assert "frozen True" in told.stdout
-    assert "database.warmup_failed" in told.stdout + told.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from uuid import UUID
 from gateway.database import SqlFunction
 
 Stored = Literal["stored", "changed", "duplicate", "no_user"]
-Finished = Literal["confirmed", "refused", "later"]
 
 
 @dataclass(frozen=True, slots=True)
