@@ -1830,32 +1830,23 @@ end $$;
 
 -- Housekeeping: once a minute, by one worker.
 
--- An array in each delete, since a join with a subquery that locks may run it, and its limit, more than once. Times are compared with a
--- variable, since a volatile function cannot use an index.
+-- After an hour a connect session is over: 15 minutes for the link, 10 for the attempt, 10 for its completion. A pending grant is then revoked:
+-- a trigger queues it. An array, since a join with a subquery that locks may run it, and its limit, more than once.
 create or replace function gateway.delete_expired(p_limit integer) returns void
 language plpgsql set search_path = '' as $$
 declare
-  over timestamptz := clock_timestamp();
+  place record;
 begin
-  delete from gateway.session s where s.session_hash = any (array(
-    select x.session_hash from gateway.session x where x.expires_at <= over
-     order by x.expires_at limit p_limit for update skip locked));
-  delete from gateway.authorization_request a where a.state_hash = any (array(
-    select x.state_hash from gateway.authorization_request x where x.expires_at <= over
-     order by x.expires_at limit p_limit for update skip locked));
-  -- After an hour a connect session is over: 15 minutes for the link, 10 for the attempt, 10 for its completion.
-  delete from gateway.connect_session s where s.id = any (array(
-    select x.id from gateway.connect_session x where x.expires_at <= over - interval '1 hour'
-     order by x.expires_at limit p_limit for update skip locked));
-  -- Without a decision the grant is revoked: a trigger queues it.
-  delete from gateway.pending_grant p where p.id = any (array(
-    select x.id from gateway.pending_grant x where x.pending_until <= over
-     order by x.pending_until limit p_limit for update skip locked));
-  delete from gateway.incoming_event i where i.id = any (array(
-    select x.id from gateway.incoming_event x where x.received_at < over - interval '7 days' limit p_limit for update skip locked));
-  delete from gateway.webhook_secret s where s.expires_at <= over;
-  delete from gateway.webhook_delivery d where (d.webhook_id, d.id) in (
-    select x.webhook_id, x.id from gateway.webhook_delivery x where x.at < over - interval '7 days' limit p_limit);
+  for place in
+    select v.* from (values
+      ('session', 'expires_at', interval '0'), ('authorization_request', 'expires_at', '0'), ('connect_session', 'expires_at', '1 hour'),
+      ('pending_grant', 'pending_until', '0'), ('incoming_event', 'received_at', '7 days'), ('webhook_secret', 'expires_at', '0'),
+      ('webhook_delivery', 'at', '7 days')) as v (name, "column", kept)
+  loop
+    execute format('delete from gateway.%1$I x where x.ctid = any (array(
+                      select y.ctid from gateway.%1$I y where y.%2$I <= $1 order by y.%2$I limit $2 for update skip locked))', place.name, place."column")
+      using clock_timestamp() - place.kept, p_limit;
+  end loop;
 end $$;
 
 -- A grant that could not be revoked in 72 hours.
@@ -4083,7 +4074,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'd456be697961dd5bb07973c2f7e62a151509769dfee61b9d380bd24761261b95');
-insert into gateway.function_release (sha256) values ('d456be697961dd5bb07973c2f7e62a151509769dfee61b9d380bd24761261b95') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '8b5d009feb1e5a387cf384cf66daa397d4c544d6e409f79375c99ae49a017342');
+insert into gateway.function_release (sha256) values ('8b5d009feb1e5a387cf384cf66daa397d4c544d6e409f79375c99ae49a017342') on conflict do nothing;
 
 notify pgrst, 'reload schema';
