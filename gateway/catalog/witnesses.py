@@ -59,8 +59,11 @@ def tokens(provider: Provider) -> Iterator[str]:
         yield sentence
     if provider.refresh_token_seconds:
         yield f"A grant ends after {_span(provider.refresh_token_seconds)} without a refresh."
-    if not provider.revocation_endpoint:
-        yield "There is no revocation: a disconnect erases the tokens here."
+    yield (
+        "A disconnect revokes the grant there."
+        if provider.revocation_endpoint
+        else "There is no revocation: a disconnect erases the tokens here."
+    )
     yield f"The client authenticates {_AUTH.get(provider.token_endpoint_auth_method, 'with a signed assertion')}."
 
 

@@ -120,6 +120,7 @@ class Generic:
             "code_challenge": ("code_challenge" in args) is not (table["pkce"] == "refused") or table["pkce"] == "ok",
             "code_challenge_method": args.get("code_challenge_method", "S256") == "S256",
             "scope": "app_scope" not in table or not args.get("scope"),
+            "separator": {" ": ",", ",": " "}[table.get("separator", " ")] not in args.get("scope", ""),
         }
         checks |= {name: args.get(name) == value for name, value in table.get("needs", {}).items()}
         return ", ".join(name for name, right in checks.items() if not right)

@@ -9,12 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from gateway.catalog import TYPES, ApiKeyProvider, Catalog, Provider, load_catalog
+from gateway.catalog import TYPES, AnyEntry, ApiKeyProvider, Catalog, Provider, load_catalog
 from gateway.catalog.api_key import KEY_HASH
-from gateway.catalog.witnesses import status, tokens
+from gateway.catalog.witnesses import status, tokens, witnesses
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "providers"
 _TITLES = {"crm": "HighLevel", "email": "E-mail", "phone": "Phone", "apps": "CRMs and business tools"}
+_KEYS = {
+    "account": "The account's id", "account_call": "The account endpoint", "account_id": "The account's id", "account_label": "The account's name",
+    "access_seconds": "How long an access token is valid", "api_base_url": "The base of the API", "pkce": "Whether PKCE is accepted",
+    "placement": "Where the key is sent", "refresh_seconds": "How long an unused refresh token is valid", "refresh_token": "Whether the refresh token changes",
+    "revocation_endpoint": "The revocation endpoint", "scope": "The scope", "scope_default": "The scope", "scope_separator": "The separator of scopes",
+    "token_endpoint_auth_method": "How the client authenticates", "userinfo_endpoint": "The account endpoint",
+}  # fmt: skip
+"""In words, the keys of `differs` and `unsure`."""
 
 
 def pages(known: Catalog) -> Mapping[Path, str]:
@@ -29,9 +37,10 @@ def _page(path: str, known: Catalog) -> str:
         f"# {_TITLES[path]}",
         "",
         "Generated from the catalogue by `python -m tests.support.provider_pages`; do not edit. Register an app at the provider with the redirect URL below,",
-        "behind your `GATEWAY_PUBLIC_URL`, and set its client id and secret. Nothing here was tried against a live service: *verified* means that",
-        "independent sources agree, *documented* that the provider's own documents say so, *unsure* that one source says so. Users can only connect",
-        "what you registered, so test each provider with an account of your own first.",
+        "and set its client id and secret. Nothing here was tried against a live service, so test each provider with an account of your own first.",
+        "*Verified* means that independent sources agree, *documented* that the provider's own documents say so, *unsure* that neither is so; what no",
+        "second source says is listed with each. Links to documentation, registration and keys were written from memory and have no source: check",
+        "that they lead to the provider before you enter anything there.",
         *(line for provider in sorted(providers, key=lambda each: each.id) for line in section(provider)),
         *(line for entry in sorted(keys, key=lambda each: each.id) for line in key_section(entry)),
         "",
@@ -50,7 +59,8 @@ def section(provider: Provider) -> Iterator[str]:
         "",
     )
     where = f" at <{provider.registration_url}>" if provider.registration_url else ""
-    yield f"- Register{where}, with the redirect URL `/{provider.path}/{provider.slug}/callback`; set `{name}_CLIENT_ID`{secret}."
+    redirect = f"<GATEWAY_PUBLIC_URL>/{provider.path}/{provider.slug}/callback"
+    yield f"- Register{where}, with the redirect URL `{redirect}`; set `{name}_CLIENT_ID`{secret}."
     if provider.fields:
         yield f"- Users enter: {'; '.join(field.label for field in provider.fields.values())}."
     texts = {name: f" ({text})" for name, text in provider.scope_texts.items()}
@@ -61,7 +71,15 @@ def section(provider: Provider) -> Iterator[str]:
         else "- Scopes are chosen on the app, and none is sent."
     )
     yield f"- {' '.join(tokens(provider))}"
-    yield from (f"- {line}" for line in provider.notes.splitlines() if line)
+    yield from _remarks(provider)
+
+
+def _remarks(entry: AnyEntry) -> Iterator[str]:
+    """Notes, what is not as the sources say, and what is uncertain."""
+    yield from (f"- {line}" for line in entry.notes.splitlines() if line)
+    yield from (f"- {_KEYS[key]} is not what sources say: {why}." for key, why in entry.differs.items())
+    if unsure := [_KEYS[key][0].lower() + _KEYS[key][1:] for key in witnesses()[entry.id].get("unsure", ())]:
+        yield f"- No second source says: {', '.join(unsure)}."
 
 
 def key_section(entry: ApiKeyProvider) -> Iterator[str]:
@@ -72,7 +90,7 @@ def key_section(entry: ApiKeyProvider) -> Iterator[str]:
     yield f"- Users enter: {', '.join(field.label for field in entry.fields.values())}{where}."
     named = "a hash of the key" if KEY_HASH in entry.account.id else ", ".join(f"`{path}`" for path in entry.account.id)
     yield f"- A key is verified at `{entry.userinfo_endpoint}`; the account is {named}."
-    yield from (f"- {line}" for line in (*entry.notes.splitlines(), *entry.differs.values()) if line)
+    yield from _remarks(entry)
 
 
 if __name__ == "__main__":

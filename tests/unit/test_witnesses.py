@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from gateway.catalog import load_catalog
+from gateway.catalog.provider import AccountRule
 from gateway.catalog.witnesses import status, witnesses
 from gateway.sandbox.generic import TABLES
 
 ENTRIES, PROVIDERS = load_catalog().entries, load_catalog().providers
 KEYS = sorted(ENTRIES.keys() - PROVIDERS)
+DOCS = Path(__file__).parents[2] / "docs"
 HABITS = {"unknown": "rotates", "rotates-old-valid": "old_valid"}
 """How the sandbox simulates what sources say; of what is unknown, the strictest."""
 
@@ -27,23 +29,59 @@ def is_same(ours, theirs):
     return re.fullmatch(pattern, re.sub(r"\{[A-Za-z_]+\}", "x", theirs)) is not None
 
 
+def differences(entry, witness):
+    """The keys of an OAuth entry that are not what the witnesses say."""
+    urls = ("authorization_endpoint", "token_endpoint", "revocation_endpoint", "userinfo_endpoint", "api_base_url")
+    methods = ("token_endpoint_auth_method", "refresh_auth_method", "scope_separator")
+    lifetime = None if witness["rotation"] == "none" else witness.get("refresh_seconds") or None
+    agrees = {name: is_same(getattr(entry, name), witness.get(name)) for name in urls}
+    agrees |= {name: getattr(entry, name) == witness.get(name) for name in methods}
+    agrees |= {
+        "pkce": (entry.pkce == "none") is (witness["pkce"] == "off"),
+        "replay_seconds": entry.replay_seconds == witness.get("replay_seconds", 0),
+        "refresh_token_seconds": entry.refresh_token_seconds == lifetime,
+        "access_token_seconds": "access_seconds" not in witness or not entry.access_token_seconds,
+        "scope": set(entry.scope) == set(witness["scope"]),
+        "account": entry.account.id == tuple(witness.get("account_id", ())),
+    }
+    return {name for name, same in agrees.items() if not same}
+
+
 @pytest.mark.parametrize("provider", sorted(PROVIDERS))
 def test_an_entry_says_what_its_witnesses_say_or_why_not(provider):
     """
-    Endpoints, separator, client authentication, PKCE and lifetimes.
+    Endpoints, the base of the API, scope and separator, client authentication, PKCE, lifetimes, and which account it is.
     """
-    entry, witness = PROVIDERS[provider], witnesses()[provider]
-    endpoints = ("authorization_endpoint", "token_endpoint", "revocation_endpoint", "userinfo_endpoint")
+    assert differences(PROVIDERS[provider], witnesses()[provider]) == set(PROVIDERS[provider].differs)
 
-    differences = {name for name in endpoints if not is_same(getattr(entry, name), witness.get(name))}
-    methods = ("token_endpoint_auth_method", "refresh_auth_method", "scope_separator")
-    differences |= {name for name in methods if getattr(entry, name) != witness.get(name)}
-    differences |= {"pkce"} if (entry.pkce == "none") is not (witness["pkce"] == "off") else set()
-    differences |= {"replay_seconds"} if entry.replay_seconds != witness.get("replay_seconds", 0) else set()
-    lifetime = None if witness["rotation"] == "none" else witness.get("refresh_seconds") or None
-    differences |= {"refresh_token_seconds"} if entry.refresh_token_seconds != lifetime else set()
 
-    assert differences <= set(entry.differs)
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("authorization_endpoint", "https://oauth.pipedrive.com/oauth/authorise"),
+        ("token_endpoint", "https://oauth.pipedrive.com.evil.example/oauth/token"),
+        ("revocation_endpoint", None),
+        ("userinfo_endpoint", "{api_domain}/api/v1/users"),
+        ("api_base_url", "{api_domain}/v1"),
+        ("token_endpoint_auth_method", "client_secret_post"),
+        ("refresh_auth_method", "none"),
+        ("scope_separator", ","),
+        ("pkce", "none"),
+        ("replay_seconds", 10),
+        ("refresh_token_seconds", 86400),
+        ("access_token_seconds", 60),
+        ("account", AccountRule(id=("data.id",))),
+        ("scope", ("base",)),
+    ],
+)
+def test_a_wrong_fact_of_an_entry_is_noticed(key, wrong):
+    """
+    Each kind of fact, changed in an entry that agrees with its witnesses.
+    """
+    entry, witness = PROVIDERS["pipedrive"], witnesses()["pipedrive"] | {"pkce": "ok", "scope": []}
+
+    assert differences(entry, witness) == set()
+    assert differences(entry.model_copy(update={key: wrong}), witness) == {key}
 
 
 @pytest.mark.parametrize("provider", KEYS)
@@ -84,6 +122,7 @@ def test_the_sandbox_does_to_tokens_what_the_witnesses_say(provider):
 
 def test_every_provider_has_witnesses_and_every_witness_a_provider():
     assert set(witnesses()) == set(ENTRIES)
+    assert f"{len(ENTRIES)} of them have an entry" in (DOCS / "providers.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
