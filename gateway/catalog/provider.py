@@ -181,12 +181,14 @@ class LearnedValue(BaseModel):
 
 
 class WebhookRule(BaseModel):
-    """How the provider signs its webhooks: Ed25519 over the raw body, in base64."""
+    """How the provider signs its webhooks: Ed25519 over the raw body, in base64; `legacy`: RSA, PKCS #1 v1.5 with SHA-256, where that is on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64")
 
     signature_header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", max_length=60)]
     public_key: Annotated[bytes, BeforeValidator(read_public_key)]
+    legacy_header: str = ""
+    legacy_public_key: str = ""
 
 
 class Entry(BaseModel):

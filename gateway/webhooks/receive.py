@@ -13,11 +13,15 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from gateway.catalog import Provider
 from gateway.catalog.deviations import IncomingEvent
@@ -50,7 +54,7 @@ def receive(rt: Runtime, path: str, header: Header, body: bytes) -> None:
     offering = [each for each in enabled if each.path == path and each.webhooks]
     if not offering:
         raise NotFound("no enabled provider sends webhooks here")
-    signers = [each for each in offering if _is_signed(each, header, body)]
+    signers = [each for each in offering if _is_signed(rt, each, header, body)]
     if not signers:
         raise NotSigned("no valid signature over the body")
     parsed = _parse(body)
@@ -73,15 +77,32 @@ def settle(rt: Runtime) -> bool:
     return provider_events.settle_events(rt.database, most=_MOST) > 0
 
 
-def _is_signed(provider: Provider, header: Header, body: bytes) -> bool:
+def _is_signed(rt: Runtime, provider: Provider, header: Header, body: bytes) -> bool:
+    """By the present signature alone, where there is one."""
     rule = provider.webhooks
-    return rule is not None and is_signed(rule.public_key, header(rule.signature_header) or "", body)
+    if rule is None:
+        return False
+    signature = (header(rule.signature_header) or "").strip()
+    if signature in ("", "N/A") and rule.legacy_header and rt.settings.legacy_webhooks:
+        return is_signed_by_rsa(rule.legacy_public_key, header(rule.legacy_header) or "", body)
+    return is_signed(rule.public_key, signature, body)
 
 
 def is_signed(public_key: bytes, signature: str, body: bytes) -> bool:
     """Whether an Ed25519 signature in base64 was made over exactly these bytes (RFC 8032)."""
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(base64.b64decode(signature.strip(), validate=True), body)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def is_signed_by_rsa(public_key: str, signature: str, body: bytes) -> bool:
+    """The same by RSA, PKCS #1 v1.5 with SHA-256 (RFC 8017 section 8.2). `public_key`: its DER in base64."""
+    try:
+        key = load_der_public_key(base64.b64decode(public_key))
+        given = base64.b64decode(signature.strip(), validate=True)
+        cast("RSAPublicKey", key).verify(given, body, PKCS1v15(), SHA256())
     except (InvalidSignature, ValueError):
         return False
     return True

@@ -4,6 +4,7 @@ Webhooks that providers send: what each changes, in whatever order and however o
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import uuid
@@ -11,6 +12,10 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.database.queries.refresh import ClaimedRefresh, claim_refresh, finish_refresh
 from gateway.errors import BadRequest, Forbidden, NotFound, NotSigned
@@ -168,6 +173,46 @@ def test_an_event_is_handed_on_once_for_each_connection_with_its_bytes_as_they_c
     assert {each["data"]["event"] for each in shown} == {"ContactCreate"}
 
 
+RSA = rsa.generate_private_key(65537, 2048)
+RSA_DER = RSA.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def by_rsa(body):
+    return base64.b64encode(RSA.sign(body, PKCS1v15(), SHA256())).decode()
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_earlier_rsa_signature_counts_only_where_it_is_switched_on(runtime, tmp_path, on):
+    """
+    And only where the present one is missing; not over another body, and not by another key.
+    """
+    (tmp_path / "own.toml").write_text(
+        f"[ghl.webhooks]\nsignature_header = 'X-GHL-Signature'\npublic_key = '{PUBLIC_KEY}'\n"
+        f"legacy_header = 'X-WH-Signature'\nlegacy_public_key = '{base64.b64encode(RSA_DER).decode()}'\n"
+    )
+    registered = {"GHL_CLIENT_ID": "64a000000000000000000000-sandbox1", "GHL_CLIENT_SECRET": "s"}
+    rt = runtime(**registered, GATEWAY_CATALOG=str(tmp_path), GATEWAY_LEGACY_WEBHOOKS="1" if on else "0")
+    body = event(SANDBOX, "ContactCreate", locationId=BERLIN)
+    accepted = [
+        {"X-WH-Signature": by_rsa(body)},
+        {"X-WH-Signature": by_rsa(body), "X-GHL-Signature": "N/A"},
+    ]
+    refused = [
+        {"X-WH-Signature": by_rsa(body), "X-GHL-Signature": signature(body + b" ")},
+        {"X-WH-Signature": by_rsa(body + b" ")},
+        {"X-WH-Signature": signature(body)},
+        {"X-GHL-Signature": by_rsa(body)},
+        {"X-WH-Signature": "N/A"},
+        {"X-WH-Signature": "é"},
+        {},
+    ]
+    for given in accepted if on else []:
+        receive.receive(rt, "crm", given.get, body)
+    for given in refused if on else [*refused, *accepted]:
+        with pytest.raises(NotSigned):
+            receive.receive(rt, "crm", given.get, body)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -192,6 +237,21 @@ def test_an_agency_gets_the_events_of_its_locations(rt, store, database):
 
     assert [each["account_id"] for each in handed_on(database)] == [LISBON]
     assert [each["account_id"] for each in handed_on(database, "install.received")] == [LISBON]
+
+
+@pytest.mark.parametrize(
+    "kind", ["EXTERNAL_AUTH_CONNECTED", "OpportunityCreate", "LocationCreate", "UserCreate", "SMS"]
+)
+def test_every_other_event_of_a_location_is_handed_on_and_changes_nothing(rt, store, database, kind):
+    """
+    An external authentication, business events, one whose documented fields are missing, and types that no document knows.
+    """
+    row, agency = connected(store, "Alice", **LOCATION), connected(store, "Emil", **COMPANY)
+    named = {"id": BERLIN} if kind == "LocationCreate" else {"locationId": BERLIN}
+    happens(rt, kind, **named, companyId=AGENCY, authType="oauth2", scopes=["a"])
+
+    assert [each["event"] for each in handed_on(database)] == [kind] * 2
+    assert [status(database, each) for each in (row, agency)] == [ACTIVE] * 2
 
 
 @pytest.mark.parametrize("kind", ["ContactCreate", "UNINSTALL", "UPDATE", "PLAN_CHANGE", "LocationCreate", "NewKind"])
