@@ -7,11 +7,13 @@ Only when the user asks for it: an uninstall also ends other connections of the 
 from __future__ import annotations
 
 import uuid
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import structlog
 
 from gateway.catalog import Provider
+from gateway.catalog.deviations import ApiRequest
 from gateway.database.queries.events import append_event
 from gateway.database.queries.revocations import UninstallTarget, find_uninstall_target
 from gateway.errors import GatewayError, NotFound
@@ -64,27 +66,30 @@ def uninstall_app(
 
 def _send(rt: Runtime, connection_id: uuid.UUID, target: UninstallTarget, deadline: Deadline) -> Uninstalled:
     provider = rt.provider(target.provider)
-    client_id, base_url = rt.clients[provider.id].client_id, provider.api_base_url or ""
-    deviation = provider.uninstaller
-    request = deviation.uninstall(base_url, client_id, target.account_id, target.facts) if deviation else None
+    request = _request(rt, provider, target.account_id, target.facts)
     if request is None:
         return "unsupported"
     fresh_grant(rt, connection_id, until=deadline)  # a refresh may take longer than the request after it
     _, answer = call_api(rt, provider, connection_id, lambda _: request, deadline.within(UNINSTALL_SECONDS))
-    if 200 <= answer.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
-        return "done"
-    log.warning("uninstall.refused", provider=provider.id, status=answer.status)
-    return "failed"
+    return _outcome(provider, answer.status)
 
 
 def uninstall_unclaimed(rt: Runtime, provider: Provider, grant: Grant, account_id: str) -> Uninstalled:
     """The same with a grant that became no connection. Raises what the provider's API raises."""
-    deviation, base_url = provider.uninstaller, provider.api_base_url or ""
-    if deviation is None or deviation.uninstall_scope not in grant.scope:
-        return "unsupported"
-    request = deviation.uninstall(base_url, rt.clients[provider.id].client_id, account_id, grant.facts)
-    if request is None:
+    request, deviation = _request(rt, provider, account_id, grant.facts), provider.uninstaller
+    if request is None or deviation is None or deviation.uninstall_scope not in grant.scope:
         return "unsupported"
     deadline = Deadline.after(UNINSTALL_SECONDS)
-    answer = send_api(rt, provider, grant.access_token, grant.facts, request, deadline)
-    return "done" if 200 <= answer.status < 300 else "failed"  # noqa: PLR2004 - RFC 9110 section 15.3
+    return _outcome(provider, send_api(rt, provider, grant.access_token, grant.facts, request, deadline).status)
+
+
+def _request(rt: Runtime, provider: Provider, account_id: str, facts: Mapping[str, Any]) -> ApiRequest | None:
+    client_id, deviation = rt.clients[provider.id].client_id, provider.uninstaller
+    return deviation.uninstall(provider.api_base_url or "", client_id, account_id, facts) if deviation else None
+
+
+def _outcome(provider: Provider, status: int) -> Uninstalled:
+    if 200 <= status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
+        return "done"
+    log.warning("uninstall.refused", provider=provider.id, status=status)
+    return "failed"

@@ -39,18 +39,19 @@ class Shares:
 
     def reset(self) -> None:
         """Forget every place, as a forked child must: it holds none of its parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._taken: Counter[str] = Counter()
 
     def has_free_place(self, provider_id: str) -> bool:
         """Whether the provider may take a further place."""
         with self._lock:
-            return self._has_free_place(provider_id)
+            mine = self._taken[provider_id]
+            return mine == 0 or mine < self._budget - self._taken.total()
 
     def take(self, provider_id: str, *, always: bool = False) -> bool:
         """Take a place, until `release`; False when there is none. `always`: also then."""
         with self._lock:
-            if not always and not self._has_free_place(provider_id):
+            if not always and not self.has_free_place(provider_id):
                 return False
             self._taken[provider_id] += 1
             return True
@@ -64,10 +65,6 @@ class Shares:
         """Places in use."""
         with self._lock:
             return self._taken.total()
-
-    def _has_free_place(self, provider_id: str) -> bool:
-        mine = self._taken[provider_id]
-        return mine == 0 or mine < self._budget - self._taken.total()
 
 
 @dataclass(slots=True)

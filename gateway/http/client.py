@@ -16,6 +16,7 @@ import os
 import re
 import ssl
 import zlib
+from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,14 +127,17 @@ class HttpClient:
         sent = body.encode() if isinstance(body, str) else body
         options: Any = {"headers": headers, "deadline": deadline, "provider": provider, "failures": failures}
         with self.stream(method, url, body=sent, idle_seconds=math.inf, **options) as response:
-            received = bytearray()
+            wire, received = bytearray(), bytearray()
+            pieces = _bounded(response.body, limit, wire)
             try:
-                for piece in decoded(_bounded(response.body, limit), response.headers):
+                for piece in decoded(pieces, response.headers):
                     received += piece
                     if len(received) > limit:
                         raise ProviderGarbled("the response is too large")
             except ProviderFailed as error:
-                error.partial = Response(response.status, response.headers, bytes(received))
+                with contextlib.suppress(ProviderFailed):
+                    deque(pieces, maxlen=0)  # the rest of a body that cannot be decoded
+                error.partial = Response(response.status, response.headers, bytes(received or wire))
                 raise
             return Response(response.status, response.headers, bytes(received))
 
@@ -243,12 +247,11 @@ def _received(raw: Any, call: Call) -> Iterator[bytes]:
     raise failure
 
 
-def _bounded(pieces: Iterator[bytes], limit: int) -> Iterator[bytes]:
-    """The pieces as they arrive. Raises ProviderGarbled when they are more than `limit` bytes, or too many tiny ones."""
-    size = 0
+def _bounded(pieces: Iterator[bytes], limit: int, read: bytearray) -> Iterator[bytes]:
+    """The pieces, added to `read`. Raises ProviderGarbled when they are more than `limit` bytes, or too many tiny ones."""
     for count, piece in enumerate(pieces):
-        size += len(piece)
-        if size > limit or count > _FREE_PIECES + size // _SMALLEST_PIECE:
+        read += piece
+        if len(read) > limit or count > _FREE_PIECES + len(read) // _SMALLEST_PIECE:
             raise ProviderGarbled("the response is too large")
         yield piece
 

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from gateway.catalog import Provider
 from gateway.database.queries.refresh import ClaimedRefresh, Obstacle, claim_refresh
 from gateway.database.queries.tokens import ReadScope, StoredToken, read_token, stored_token
 from gateway.errors import (
@@ -208,29 +207,25 @@ def _decrypt(rt: Runtime, row: StoredToken) -> FreshToken:
 def _refresh(rt: Runtime, row: StoredToken, most: int) -> None:
     """Refresh that generation of a connection, in a slot of its provider: without one, nothing is claimed."""
     with rt.bulkhead.slot(row.provider):
-        _claim_and_refresh(rt, row, rt.provider(row.provider, ClientRejected), most)
-
-
-def _claim_and_refresh(rt: Runtime, row: StoredToken, provider: Provider, most: int) -> None:
-    """While another process holds the lease, wait for it to end."""
-    for _ in looks(first_pause_seconds=0.025):
-        started = time.monotonic()
-        claim = claim_refresh(
-            rt.database,
-            row.id,
-            row.generation,
-            host=rt.journal.host,
-            lease_seconds=lease_seconds(provider),
-            block_seconds=foreign_host_wait(provider),
-            most=most,
-        )
-        if isinstance(claim, ClaimedRefresh):
-            refresh_once(rt, provider, claim, started)
-            return
-        if claim.obstacle in ("moved", "gone"):
-            return
-        if claim.obstacle != "leased":
-            raise _refusal(claim, most)
+        provider = rt.provider(row.provider, ClientRejected)
+        for _ in looks(first_pause_seconds=0.025):  # while another process holds the lease
+            started = time.monotonic()
+            claim = claim_refresh(
+                rt.database,
+                row.id,
+                row.generation,
+                host=rt.journal.host,
+                lease_seconds=lease_seconds(provider),
+                block_seconds=foreign_host_wait(provider),
+                most=most,
+            )
+            if isinstance(claim, ClaimedRefresh):
+                refresh_once(rt, provider, claim, started)
+                return
+            if claim.obstacle in ("moved", "gone"):
+                return
+            if claim.obstacle != "leased":
+                raise _refusal(claim, most)
 
 
 _OPERATORS: Mapping[str, type[GatewayError]] = {error.slug: error for error in (ClientRejected, SecretUnreadable)}

@@ -324,39 +324,11 @@ def _leave(rt: Runtime, provider: Provider, connection_id: UUID, generation: int
 
 
 def _record(rt: Runtime, claim: ClaimedRefresh, error: Exception, response: Mapping[str, Any] | None) -> Status | None:
-    """Record a failure, by who must act; the connection's status afterwards."""
-    match error:
-        case NeedsReauthorization():
-            reason = "not_confirmed" if claim.unverified else "grant_refused"
-            reason = str(error) if isinstance(error, _Ended) else reason
-            return _failed(rt, claim, "refused", reason, back_off(claim.failures, error), error)
-        case Suspended():
-            return _failed(rt, claim, "suspended", error.slug, _SUSPENDED_SECONDS)
-        case ClientRejected():
-            wait = _OPERATOR_SECONDS * 2.0 ** min(claim.failures, 4)
-            return _failed(rt, claim, "operator", error.slug, wait, error)
-        case SecretUnreadable():
-            return _failed(rt, claim, "operator", error.slug, back_off(claim.failures, error))
-        case ProviderFailed():
-            if response is not None and error.retry_after is None:
-                error.retry_after = parse_retry_after(response["retry_after"])
-            wait = back_off(claim.failures, error)
-            return _failed(rt, claim, "wait", error.slug, wait, error)
-        case _:
-            # A bug, perhaps with this connection only: it waits, so that it does not delay others.
-            return _failed(rt, claim, "operator", "unexpected", _OPERATOR_SECONDS)
-
-
-def _failed(
-    rt: Runtime,
-    claim: ClaimedRefresh,
-    outcome: str,
-    error: str,
-    wait_seconds: float,
-    cause: GatewayError | None = None,
-) -> Status | None:
     """Record a failure; the connection's status afterwards. A connection that is held is an incident of its provider."""
-    status = None
+    if isinstance(error, ProviderFailed) and response is not None and error.retry_after is None:
+        error.retry_after = parse_retry_after(response["retry_after"])
+    outcome, reason, wait_seconds = _judged(claim, error)
+    status, facts = None, error.facts() if isinstance(error, GatewayError) else {}
     try:
         status = fail_refresh(
             rt.database,
@@ -364,24 +336,44 @@ def _failed(
             claim.generation,
             lease_id=claim.lease_id,
             outcome=outcome,
-            error=error,
+            error=reason,
             wait_seconds=wait_seconds,
-            refusal=_refusal(cause) if cause else None,
+            refusal=_refusal(error),
         )
     except DatabaseUnavailable:
         log.warning("refresh.report_failed", provider=claim.provider)  # the lease ends by itself
-    facts = cause.facts() if cause else {}
-    log.warning("refresh.failed", provider=claim.provider, error=error, outcome=outcome, status=status, **facts)
+    log.warning("refresh.failed", provider=claim.provider, error=reason, outcome=outcome, status=status, **facts)
     if status == "held":
         log.error("provider.incident", provider=claim.provider, remedy="operator")
     return status
 
 
-def _refusal(error: GatewayError) -> dict[str, Any] | None:
+def _judged(claim: ClaimedRefresh, error: Exception) -> tuple[str, str, float]:
+    """The outcome, which says who must act, the reason, and the seconds until the next try."""
+    match error:
+        case NeedsReauthorization():
+            reason = "not_confirmed" if claim.unverified else "grant_refused"
+            return "refused", str(error) if isinstance(error, _Ended) else reason, back_off(claim.failures, error)
+        case Suspended():
+            return "suspended", error.slug, _SUSPENDED_SECONDS
+        case ClientRejected():
+            return "operator", error.slug, _OPERATOR_SECONDS * 2.0 ** min(claim.failures, 4)
+        case SecretUnreadable():
+            return "operator", error.slug, back_off(claim.failures, error)
+        case ProviderFailed():
+            return "wait", error.slug, back_off(claim.failures, error)
+        case _:
+            # A bug, perhaps with this connection only: it waits, so that it does not delay others.
+            return "operator", "unexpected", _OPERATOR_SECONDS
+
+
+def _refusal(error: Exception) -> dict[str, Any] | None:
     """Status and name of an error that refuses; None for trouble that passes, and for a page that is no error."""
+    if not isinstance(error, NeedsReauthorization | ProviderFailed) or isinstance(error, ProviderUnavailable):
+        return None
     status, code = error.provider_status, error.provider_error
     is_refusal = code is not None or 400 <= (status or 0) < 500  # noqa: PLR2004 - RFC 9110 section 15.5
-    return {"status": status, "code": code} if is_refusal and not isinstance(error, ProviderUnavailable) else None
+    return {"status": status, "code": code} if is_refusal else None
 
 
 def back_off(failures: int, error: GatewayError) -> float:
