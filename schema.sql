@@ -2409,7 +2409,7 @@ begin
   if pg_is_in_recovery() or current_setting('default_transaction_read_only')::boolean then
     raise read_only_sql_transaction using message = 'the database is read-only';
   end if;
-  return jsonb_build_object('version', (select max(m.number) from gateway.migration m), 'own_auth', gateway.own_auth(),
+  return jsonb_build_object('version', (select max(m.number) from gateway.migration m),
     'functions', (select jsonb_agg(r.sha256) from gateway.function_release r));
 end $$;
 
@@ -4074,7 +4074,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '8b5d009feb1e5a387cf384cf66daa397d4c544d6e409f79375c99ae49a017342');
-insert into gateway.function_release (sha256) values ('8b5d009feb1e5a387cf384cf66daa397d4c544d6e409f79375c99ae49a017342') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'e2c1bbd23966da6f4e3b74b82d0ce4eb8013d2bf8a054a8cb84157cbcf83c896');
+insert into gateway.function_release (sha256) values ('e2c1bbd23966da6f4e3b74b82d0ce4eb8013d2bf8a054a8cb84157cbcf83c896') on conflict do nothing;
 
 notify pgrst, 'reload schema';

@@ -39,7 +39,7 @@ from gateway.connections.import_existing import import_all
 from gateway.connections.retry import retry_connections
 from gateway.connections.revoke import finish_revocation
 from gateway.connections.revoke_provider import RevokeAll, summary
-from gateway.database.queries.callers import reached_connections
+from gateway.database.queries.connections import reached_connections
 from gateway.database.queries.operator import (
     erase,
     inspect_connection,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 from gateway.account import NotConfirmed, confirm_account
-from gateway.database.queries.callers import CheckOutcome, end_check, reached_connection
+from gateway.database.queries.connections import CheckOutcome, end_check, reached_connection
 from gateway.database.queries.operator import inspect_connection
 from gateway.errors import ClientRejected, Held, NeedsReauthorization, NotFound, ProviderGarbled, Suspended
 from gateway.http import Deadline

@@ -11,8 +11,8 @@ import structlog
 
 from gateway.catalog import Provider
 from gateway.catalog.deviations import ApiRequest, Deviation, IncomingEvent, SubAccount
-from gateway.database.queries.callers import reached_connection
-from gateway.database.queries.provider_events import DueListing, due_listing, receive_event
+from gateway.database.queries.connections import reached_connection
+from gateway.database.queries.events import DueListing, due_listing, receive_event
 from gateway.errors import BadRequest, ClientRejected, LacksScope, NotFound, ProviderGarbled
 from gateway.http import Deadline
 from gateway.models import Caller, Connection, Unit

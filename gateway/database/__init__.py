@@ -51,14 +51,13 @@ SCHEMA_VERSION = schema_version()
 
 class SchemaState(TypedDict):
     """
-    The schema in the database: version 0 for none. `own_auth`: plain Postgres, where the gateway fills auth.users.
+    The schema in the database: version 0 for none.
 
     `is_current`: it is of this release or a newer one. With the same migrations, the database has or has had this release's functions.
     """
 
     version: int
     is_current: bool
-    own_auth: bool
 
 
 class Backend(Protocol):
@@ -128,10 +127,10 @@ class Database:
         try:
             row = self.call("schema")
         except FunctionMissing:
-            return SchemaState(version=0, is_current=False, own_auth=False)
+            return SchemaState(version=0, is_current=False)
         version, functions = row["version"], row.get("functions") or []
         is_current = version > SCHEMA_VERSION or (version == SCHEMA_VERSION and functions_sha256() in functions)
-        return SchemaState(version=version, is_current=is_current, own_auth=row["own_auth"])
+        return SchemaState(version=version, is_current=is_current)
 
 
 class SqlFunction(Generic[_R]):

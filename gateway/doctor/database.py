@@ -19,7 +19,7 @@ from gateway.database.migrate import SQL
 from gateway.database.postgres import BoundedConnection, connect
 from gateway.database.queries import events
 from gateway.database.queries import partners as queries
-from gateway.database.queries.hosts import Host, list_hosts
+from gateway.database.queries.operator import Host, list_hosts
 from gateway.doctor.report import Finding, finding
 from gateway.errors import DatabaseUnavailable, GatewayError, SecretUnreadable
 from gateway.events.verify import verify

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from functools import partial
 
 from gateway.catalog import Provider
-from gateway.database.queries.callers import reached_connections
+from gateway.database.queries.connections import reached_connections
 from gateway.doctor.report import Finding, finding
 from gateway.errors import (
     AccessDenied,

@@ -16,7 +16,7 @@ from itertools import chain, count
 from uuid import UUID
 
 from gateway.catalog import AnyEntry, Provider
-from gateway.database.queries.callers import end_check
+from gateway.database.queries.connections import end_check
 from gateway.errors import (
     GatewayError,
     NeedsReauthorization,

@@ -17,7 +17,6 @@ from gateway.web import (
     links,
     metrics,
     pages,
-    provider_events,
     request_context,
     security_headers,
     session,
@@ -53,9 +52,7 @@ def build_app(rt: Runtime) -> Flask:
         metrics,
     )
     for path in TYPES.values():
-        for each in (connect, provider_events):
-            below = {"url_prefix": f"/{path}", "url_defaults": {"path": path}}
-            app.register_blueprint(each.blueprint, name=f"{path}_{each.blueprint.name}", **below)
+        app.register_blueprint(connect.blueprint, name=path, url_prefix=f"/{path}", url_defaults={"path": path})
     for module in modules:
         app.register_blueprint(module.blueprint)
     # After-hooks run in reverse order: the access log comes last and sees the response as it is sent.

@@ -1,4 +1,4 @@
-"""The pages of a connection: connect, callback, confirm. Registered once per provider type, below its path."""
+"""The pages of a connection: connect, callback, confirm; and the webhooks of providers. Registered once per provider type, below its path."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ from gateway.web.redirects import Flow, note_flow, requested_flow, see_other, wi
 from gateway.web.request_context import runtime
 from gateway.web.security_headers import allow_form_action, popup_friendly
 from gateway.web.session import browser_secret, check_form, csrf_token, keep_browser, session_secret
+from gateway.webhooks import receive
 
 log = structlog.get_logger(__name__)
 
@@ -301,3 +302,14 @@ def choose(path: str, provider_id: str) -> Response:
     if connection is None:
         return see_other(flow.url(error=AccessDenied.slug))
     return _connected(flow, str(connection.id), provider.missing_scope(connection.scope))
+
+
+# -- webhooks --------------------------------------------------------------------------------------------------------
+
+
+@blueprint.post("/webhooks")
+def incoming(path: str) -> Response:
+    """2xx once the event is stored, or where there is nothing to store: the provider repeats everything else."""
+    request.max_content_length = receive.LARGEST
+    receive.receive(runtime(), path, request.headers.get, request.get_data(cache=False))
+    return Response(status=200)

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from gateway.catalog import Provider
 from gateway.catalog.deviations import IncomingEvent
-from gateway.database.queries import provider_events
+from gateway.database.queries import events
 from gateway.errors import BadRequest, Forbidden, NotFound, NotSigned
 from gateway.services import Runtime
 
@@ -68,13 +68,13 @@ def receive(rt: Runtime, path: str, header: Header, body: bytes) -> None:
         raise BadRequest("the event is too old", [("timestamp", "More than 72 hours away")])
     if event.accounts:
         row = {**asdict(event), "id": _id(event, body), "providers": owners, "body": body.decode()}
-        stored = provider_events.receive_event(rt.database, row)
+        stored = events.receive_event(rt.database, row)
         log.info("webhook.received", providers=owners, topic=event.topic, stored=stored)
 
 
 def settle(rt: Runtime) -> bool:
     """The worker's job: settle stored events; whether there were any."""
-    return provider_events.settle_events(rt.database, most=_MOST) > 0
+    return events.settle_events(rt.database, most=_MOST) > 0
 
 
 def _is_signed(rt: Runtime, provider: Provider, header: Header, body: bytes) -> bool:

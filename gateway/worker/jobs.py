@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from gateway.connect import unclaimed
 from gateway.connections import import_existing, locations, revoke
-from gateway.database.queries import housekeeping
 from gateway.database.queries.events import Seal
-from gateway.database.queries.hosts import report_host
+from gateway.database.queries.operator import housekeeping, report_host
 from gateway.events import chain
 from gateway.models import Unit
 from gateway.services import Runtime
@@ -83,4 +82,4 @@ def heartbeat_jobs() -> list[Job]:
 
 def housekeeping_jobs() -> list[Job]:
     """Remove what has expired, announce grants that will expire soon, and drop old events."""
-    return [Job("housekeeping", lambda rt: housekeeping.run(rt.database, events_days=rt.settings.events_days), 60.0)]
+    return [Job("housekeeping", lambda rt: housekeeping(rt.database, events_days=rt.settings.events_days), 60.0)]

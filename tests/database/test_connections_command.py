@@ -23,8 +23,7 @@ from gateway.connections.revoke_provider import RevokeAll, proof, summary
 from gateway.database import open_rest
 from gateway.database.queries import events
 from gateway.database.queries import partners as queries
-from gateway.database.queries.callers import reached_connections
-from gateway.database.queries.connections import list_connections
+from gateway.database.queries.connections import list_connections, reached_connections
 from gateway.database.queries.operator import erase, inspect_connection
 from gateway.errors import DatabaseUnavailable, Frozen
 from gateway.events.chain import assign_positions

@@ -12,10 +12,10 @@ import uuid
 import psycopg
 import pytest
 
-from gateway.database.queries import housekeeping
 from gateway.database.queries import partners as queries
-from gateway.database.queries.callers import reached_connections
+from gateway.database.queries.connections import reached_connections
 from gateway.database.queries.events import read_usage
+from gateway.database.queries.operator import housekeeping
 from gateway.database.queries.tokens import read_token, stored_token
 from gateway.errors import Forbidden, Frozen, RateLimited
 from gateway.models import Caller
@@ -83,7 +83,7 @@ def test_an_hour_that_is_over_becomes_one_event_for_partner_and_connection(datab
     assert [] == events(database, "tokens.read")
 
     next_hour(database)
-    housekeeping.run(store, events_days=365)
+    housekeeping(store, events_days=365)
 
     [told] = events(database, "tokens.read", partner_id=made.id, connection_id=here)
     assert (3, {"198.51.100.0/24", "203.0.113.0/24"}) == (told["reads"], set(told["networks"]))
@@ -116,7 +116,7 @@ def test_usage_counts_reads_and_calls_of_closed_and_open_hours_for_those_they_co
     for close in (False, True):
         if close:
             next_hour(database)
-            housekeeping.run(store, events_days=365)
+            housekeeping(store, events_days=365)
             assert [0] == rows(database, "select count(*) from gateway.token_read")
         assert mine == usage(own.caller())
         assert hers == sorted(usage(Caller(user_id=alice.id)))
@@ -359,7 +359,7 @@ def test_what_no_limit_looks_at_any_more_is_cleared_away(database, store, early)
     reads(store, made, here)
     rows(database, "update gateway.usage set hour = hour - interval '25 hours'")
 
-    housekeeping.run(store, events_days=365)
+    housekeeping(store, events_days=365)
 
     assert [0] == rows(database, "select count(*) from gateway.usage")
 

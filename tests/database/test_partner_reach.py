@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from gateway.database.queries import partners as queries
-from gateway.database.queries.callers import (
+from gateway.database.queries.connections import (
     check_caller,
     end_check,
     reached_connection,

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from gateway.cli.demo import command_settings, demo_settings
 from gateway.cli.main import main
 from gateway.database.queries import partners as queries
-from gateway.database.queries.callers import check_caller
+from gateway.database.queries.connections import check_caller
 from gateway.database.queries.events import assign_positions
 from gateway.errors import Frozen, Unauthenticated
 from gateway.models import Caller

@@ -20,8 +20,7 @@ from gateway.connections.rotate_keys import Rotation
 from gateway.crypto.vault import Vault
 from gateway.database import open_rest
 from gateway.database.queries.encrypted import encrypted_values, replace_encrypted
-from gateway.database.queries.hosts import Host, list_hosts, report_host
-from gateway.database.queries.operator import worker_backlog
+from gateway.database.queries.operator import Host, list_hosts, report_host, worker_backlog
 from gateway.database.queries.revocations import find_uninstall_target
 from gateway.doctor.database import compare_hosts
 from gateway.errors import SecretUnreadable, SettingsRefused

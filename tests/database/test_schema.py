@@ -100,7 +100,7 @@ def test_the_version_in_the_database_is_the_one_the_code_was_written_for(databas
     """
     And a plain Postgres differs from Supabase.
     """
-    assert {"version": SCHEMA_VERSION, "is_current": True, "own_auth": True} == store.schema()
+    assert {"version": SCHEMA_VERSION, "is_current": True} == store.schema()
 
 
 def test_a_database_without_the_schema_is_version_nought(bare_database):
@@ -108,7 +108,7 @@ def test_a_database_without_the_schema_is_version_nought(bare_database):
     Not an error: `db status` and `serve` have to say so in words.
     """
     store = open_postgres(bare_database)
-    assert {"version": 0, "is_current": False, "own_auth": False} == store.schema()
+    assert {"version": 0, "is_current": False} == store.schema()
     store.close()
 
 

@@ -10,13 +10,11 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from gateway.database.queries import housekeeping
-from gateway.database.queries.authorization import EarlierVisit
-from gateway.database.queries.callers import reached_connections
-from gateway.database.queries.connections import list_connections
+from gateway.database.queries.connections import list_connections, reached_connections
 from gateway.database.queries.events import append_event
+from gateway.database.queries.operator import housekeeping
 from gateway.database.queries.revocations import erase_own_connection
-from gateway.database.queries.sessions import end_session, read_session
+from gateway.database.queries.sessions import EarlierVisit, end_session, read_session
 from gateway.errors import Unauthenticated, Unexpected
 from gateway.models import AuthorizationRequest, Caller
 from tests.support.database import Person, find_connection, in_an_hour, rows
@@ -128,12 +126,12 @@ def test_housekeeping_removes_what_has_expired_and_nothing_else(database, store,
     rows(database, stale, alice.id)
     with psycopg.connect(database) as other:
         other.execute("select public.gateway_housekeeping_v1(365)")
-        assert not housekeeping.run(store, events_days=365)
+        assert not housekeeping(store, events_days=365)
         other.rollback()
 
-    assert housekeeping.run(store, events_days=365)
+    assert housekeeping(store, events_days=365)
     assert [2 + 500] == rows(database, "select count(*) from gateway.session")
-    assert housekeeping.run(store, events_days=365)
+    assert housekeeping(store, events_days=365)
     assert [2] == rows(database, "select count(*) from gateway.session")
     assert [1] == rows(database, "select count(*) from gateway.authorization_request")
 

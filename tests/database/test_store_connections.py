@@ -10,8 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.database.queries.callers import reached_connections
-from gateway.database.queries.connections import list_connections
+from gateway.database.queries.connections import list_connections, reached_connections
 from gateway.database.queries.refresh import finish_refresh
 from gateway.database.queries.revocations import erase_own_connection, settle_revocation
 from gateway.errors import DatabaseUnavailable

@@ -11,10 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from gateway.database.queries import housekeeping
-from gateway.database.queries.callers import reached_connection, reached_connections
-from gateway.database.queries.connections import list_connections
+from gateway.database.queries.connections import list_connections, reached_connection, reached_connections
 from gateway.database.queries.links import create_connect_session, end_consent, find_link, start_connect_session
+from gateway.database.queries.operator import housekeeping
 from gateway.database.queries.pending import Choice, complete_link
 from gateway.database.queries.tokens import read_token
 from gateway.errors import Forbidden, Frozen, PendingConfirmation, Unauthenticated
@@ -289,6 +288,6 @@ def test_old_links_are_cleared_away(database, store, alice, acme):
     """
     old = makes(store, acme, alice)
     rows(database, "update gateway.connect_session set expires_at = now() - interval '61 minutes'")
-    assert housekeeping.run(store, events_days=365)
+    assert housekeeping(store, events_days=365)
 
     assert [] == rows(database, "select 1 from gateway.connect_session where id = %s", old.id)

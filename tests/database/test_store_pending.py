@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from gateway.database.queries import housekeeping
+from gateway.database.queries.operator import housekeeping
 from gateway.database.queries.revocations import claim_revocations
 from gateway.errors import DatabaseUnavailable, PendingConfirmation
 from gateway.models import Account
@@ -175,7 +175,7 @@ def test_silence_is_a_no(database, store, alice):
 
     assert alice.pending(store) is None
     assert "state_invalid" == alice.decides(store, waiting, "replace").ending
-    housekeeping.run(store, events_days=365)
+    housekeeping(store, events_days=365)
     assert [(*REFUSED, alice.id, "not_confirmed")] == rows(database, QUEUED)
 
 
@@ -219,7 +219,7 @@ def test_what_cannot_be_revoked_is_reported_and_dropped(database, store, alice):
     queue(store, "t")
     rows(database, "update gateway.revocation set due_at = now(), created_at = now() - interval '73 hours'")
 
-    housekeeping.run(store, events_days=365)
+    housekeeping(store, events_days=365)
     assert next(iter(claim_revocations(store)), None) is None
     assert ["ghl"] == rows(database, "select provider from gateway.event where type = 'grant.revocation_abandoned'")
 

@@ -29,8 +29,7 @@ import pytest
 from gateway.database import SCHEMA_VERSION, Database, open_postgres, open_rest
 from gateway.database import rest as supabase
 from gateway.database.postgres import FunctionMissing, PostgresBackend
-from gateway.database.queries.callers import reached_connections
-from gateway.database.queries.connections import list_connections
+from gateway.database.queries.connections import list_connections, reached_connections
 from gateway.database.queries.events import append_event
 from gateway.database.queries.revocations import claim_revocations, erase_own_connection, settle_revocation
 from gateway.database.queries.sessions import end_session, read_session

@@ -22,11 +22,16 @@ import psycopg
 from gateway.crypto.vault import Vault
 from gateway.database import Database, open_postgres
 from gateway.database.queries import refresh, revocations
-from gateway.database.queries.authorization import EarlierVisit, Mismatch, start_authorization, take_authorization
 from gateway.database.queries.connections import NewGrant, list_connections, save_connection
 from gateway.database.queries.pending import Choice, Decided, decide_pending_grant, pending_grant
 from gateway.database.queries.revocations import queue_revocation
-from gateway.database.queries.sessions import open_session
+from gateway.database.queries.sessions import (
+    EarlierVisit,
+    Mismatch,
+    open_session,
+    start_authorization,
+    take_authorization,
+)
 from gateway.embedded.postgres import EmbeddedPostgres
 from gateway.models import AuthorizationRequest, Connection, PendingGrant, Revocation
 from tests.support.forked import CONTEXT

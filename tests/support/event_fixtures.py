@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import pytest
 from cryptography.fernet import Fernet
 
-from gateway.database.queries import events, housekeeping
+from gateway.database.queries import events
+from gateway.database.queries.operator import housekeeping
 from gateway.events.chain import assign_positions, seal_events
 from gateway.events.verify import verify
 from gateway.services import build_runtime
@@ -98,7 +99,7 @@ def seal(rt):
 
 def housekeep(rt):
     """As a worker does each minute."""
-    return housekeeping.run(rt.database, events_days=rt.settings.events_days)
+    return housekeeping(rt.database, events_days=rt.settings.events_days)
 
 
 def end(rt):

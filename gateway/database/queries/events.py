@@ -1,4 +1,4 @@
-"""Events: their positions, the hash chain over them, and what a caller may read."""
+"""Events: their positions, the hash chain over them, what a caller may read, and the events that providers send."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from gateway.database import SqlFunction
+from gateway.models import Connection
 
 EventRow = Mapping[str, Any]
 """A row of gateway.event as it is stored. Times and `data` are texts, so that nothing is lost by parsing them."""
@@ -96,3 +97,22 @@ Where no seal follows: the next rows after `after`.
 
 seal_events = SqlFunction[bool]("seal_events")
 """Extend the chain, which ends at `after`, to `position`; False, and nothing done, if another process extended it first."""
+
+receive_event = SqlFunction[bool]("receive_event", "event")
+"""Store an event, unless it is stored already or its account is not connected; whether it was stored now."""
+
+
+@dataclass(frozen=True, slots=True)
+class DueListing:
+    """A connection whose accounts below are to be compared with the provider's list, those that are known here, and since when."""
+
+    at: datetime
+    connection: Connection
+    known: frozenset[str]
+
+
+due_listing = SqlFunction[DueListing | None]("due_listing", "providers")
+"""The one that has waited longest, if that is a day."""
+
+settle_events = SqlFunction[int]("settle_events")
+"""Change the connections as stored events say, and hand these on; how many were settled."""

@@ -1,4 +1,4 @@
-"""The operator's view and commands: any user's connections, all of a provider, and the worker's backlog."""
+"""The operator's view and commands: any user's connections, all of a provider, the hosts, the worker's backlog, housekeeping."""
 
 from __future__ import annotations
 
@@ -84,3 +84,22 @@ The worker's backlog: counts, and the age of the oldest due refresh in seconds.
 
 `refreshes`: how many of all processes ended lately, by `refreshed` or by the remedy of their error.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host that was seen in the last ten minutes, and the fingerprints of its keys. It encrypts with the first."""
+
+    id: str
+    keys: tuple[str, ...]
+    seen_seconds: int
+
+
+report_host = SqlFunction[None]("hosts")
+"""Report that a process of this host runs now, with these keys."""
+
+list_hosts = SqlFunction[tuple[Host, ...]]("hosts")
+"""The hosts; one that restarts with other keys is listed twice."""
+
+housekeeping = SqlFunction[bool]("housekeeping")
+"""Remove what has expired, announce grants that will expire soon, drop old events; False while another process does it."""

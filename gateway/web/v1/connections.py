@@ -14,7 +14,7 @@ from flask import Blueprint
 from gateway.connections.check import check
 from gateway.connections.disconnect import disconnect
 from gateway.connections.locations import list_locations
-from gateway.database.queries.callers import check_caller, reached_connection, reached_connections
+from gateway.database.queries.connections import check_caller, reached_connection, reached_connections
 from gateway.errors import NotFound
 from gateway.models import Caller, Connection
 from gateway.web.request_context import runtime

@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Blueprint
 
-from gateway.database.queries.callers import check_caller
+from gateway.database.queries.connections import check_caller
 from gateway.database.queries.events import read_events, read_usage
 from gateway.errors import BadRequest
 from gateway.models import Caller

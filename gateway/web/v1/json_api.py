@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from flask import Response, g, request
 from pydantic import ValidationError
 
-from gateway.database.queries.callers import check_caller
+from gateway.database.queries.connections import check_caller
 from gateway.errors import (
     BadRequest,
     DatabaseUnavailable,

@@ -8,7 +8,7 @@ from flask import Blueprint
 
 from gateway.catalog import ApiKeyProvider
 from gateway.catalog.provider import TokenPlacement
-from gateway.database.queries.callers import check_caller
+from gateway.database.queries.connections import check_caller
 from gateway.errors import ClientRejected, Forbidden, GrantUnusable, ProviderFailed, every_problem
 from gateway.models import Caller
 from gateway.tokens.derived import location_grant

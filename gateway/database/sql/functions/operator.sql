@@ -34,7 +34,7 @@ begin
   if pg_is_in_recovery() or current_setting('default_transaction_read_only')::boolean then
     raise read_only_sql_transaction using message = 'the database is read-only';
   end if;
-  return jsonb_build_object('version', (select max(m.number) from gateway.migration m), 'own_auth', gateway.own_auth(),
+  return jsonb_build_object('version', (select max(m.number) from gateway.migration m),
     'functions', (select jsonb_agg(r.sha256) from gateway.function_release r));
 end $$;
 
