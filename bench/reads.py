@@ -2,7 +2,7 @@
 `python -m bench.reads`: the cost of a partner's token read, compared with a hand-written route.
 
 As `bench.connect`: CPU per request, rounds interleaved, medians, disturbed rounds dropped; beside the server's CPU that of Postgres, and what
-a read writes. Both read the same thousand connections. The gateway's read is one database call, which checks key, reach, freezes and limits
+a read writes. Both read the same thousand connections, if `--connections` says no other number. The gateway's read is one database call, which checks key, reach, freezes and limits
 and records the read.
 """
 
@@ -170,7 +170,7 @@ class Reads(Bench):
         self.postgres_us[who.name].append(spent / each / BROWSERS * 1e6)
 
 
-def _stock(dsn: str, key: str) -> list[str]:
+def _stock(dsn: str, key: str, count: int) -> list[str]:
     """The same connections for both. Their ids."""
     vault, fernet, store, user = Vault([key]), Fernet(key), open_postgres(dsn), uuid.uuid4()
     with psycopg.connect(dsn, autocommit=True) as connection:
@@ -181,7 +181,7 @@ def _stock(dsn: str, key: str) -> list[str]:
         connection.execute("insert into bench_key values (%s, 1)", [hashlib.sha256(BY_HAND.encode()).hexdigest()])
         [soon] = connection.execute("select clock_timestamp() + interval '10 hours'").fetchone()
         ids = []
-        for number in range(CONNECTIONS):
+        for number in range(count):
             if number % _OF_ONE_USER == 0:
                 user = uuid.uuid4()
                 open_session(store, session_hash=uuid.uuid4().hex, user_id=user, label="Alice", expires_at=soon)
@@ -196,9 +196,9 @@ def _stock(dsn: str, key: str) -> list[str]:
     return [str(row) for row in ids]
 
 
-async def _run(cores: Cores, folder: Path, dsn: str, rounds: int, flows: int) -> Reads:
+async def _run(cores: Cores, folder: Path, dsn: str, rounds: int, flows: int, connections: int) -> Reads:
     key = Fernet.generate_key().decode()
-    ids = _stock(dsn, key)
+    ids = _stock(dsn, key, connections)
     authority, certificate = make_certificates(folder)
     async with running_provider(certificate) as provider:
         started: list[Contender] = []
@@ -215,7 +215,7 @@ async def _run(cores: Cores, folder: Path, dsn: str, rounds: int, flows: int) ->
     return bench
 
 
-def measure(rounds: int, flows: int) -> dict[str, Any]:
+def measure(rounds: int, flows: int, connections: int = CONNECTIONS) -> dict[str, Any]:
     """The figures of a run: `rows` with µs of CPU, statements, rows and bytes of one read, and the ratios by hand / gateway."""
     cores = Cores.of_this_machine()
     cores.settle()
@@ -230,7 +230,7 @@ def measure(rounds: int, flows: int) -> dict[str, Any]:
                 database.execute("alter system set pg_stat_statements.track = 'none'")
                 database.execute("select pg_reload_conf()")
             apply_schema(dsn)
-            bench = asyncio.run(_run(cores, folder, dsn, rounds, flows))
+            bench = asyncio.run(_run(cores, folder, dsn, rounds, flows, connections))
     rows = summary(bench)
     for row in rows:
         row["postgres_us"] = round(median(bench.postgres_us[row["who"]][1 : rounds + 1]))
@@ -261,9 +261,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.reads", description="CPU per token read.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--flows", type=int, default=400, help="in each round, for each contender; of eight reads each")
+    parser.add_argument("--connections", type=int, default=CONNECTIONS)
     parser.add_argument("--json", action="store_true", help="the figures for a program")
     given = parser.parse_args()
-    result = measure(given.rounds, given.flows)
+    result = measure(given.rounds, given.flows, given.connections)
     print(json.dumps(result, indent=1)) if given.json else _print(result)
 
 

@@ -26,9 +26,10 @@ def standing(gateway, user_id):
         ).fetchall()
 
 
-def pending_grants(gateway):
+def pending_grants(gateway, user_id):
     with psycopg.connect(gateway.dsn) as connection:
-        return connection.execute("select count(*) from gateway.pending_grant").fetchone()[0]
+        count = "select count(*) from gateway.pending_grant where user_id = %s"
+        return connection.execute(count, [user_id]).fetchone()[0]
 
 
 def comes_back(alice, provider, account, **query):
@@ -82,13 +83,13 @@ def test_no_leaves_everything_as_it_was(gateway, alice):
     The connection stays, and the pending grant is gone.
     """
     before = standing(gateway, alice.id)
-    waiting = pending_grants(gateway)
+    waiting = pending_grants(gateway, alice.id)
 
     ended = told(answers(alice, comes_back(alice, "ghl", LISBON), "no"))
 
     assert "access_denied" == ended["error"]
     assert before == standing(gateway, alice.id)
-    assert waiting == pending_grants(gateway)
+    assert waiting == pending_grants(gateway, alice.id)
 
 
 def test_after_a_no_the_new_grant_is_revoked_and_not_the_old(gateway):

@@ -216,15 +216,25 @@ def test_what_ends_while_its_token_is_minted_does_not_come_back(gateway, alice, 
 
 
 def listed_now(gateway, agency):
-    """As the worker does once a day."""
-    rows(gateway.dsn, "update gateway.connection set listed_at = now() - interval '2 days' where id = %s", agency)
-    rows(gateway.dsn, "update gateway.connection set listed_at = now() where id <> %s", agency)
-    rt = build_runtime(read_settings(gateway.environ))
-    for unit in locations.claim_next(rt, ()):
+    """As the worker does once a day; again where the gateway's own worker was quicker."""
+    rt, units = build_runtime(read_settings(gateway.environ)), []
+    while not units:
+        rows(gateway.dsn, "update gateway.connection set listed_at = now() where id <> %s", agency)
+        rows(gateway.dsn, "update gateway.connection set listed_at = now() - interval '2 days' where id = %s", agency)
+        units = locations.claim_next(rt, ())
+    for unit in units:
         unit.run()
     while receive.settle(rt):
         pass
     rt.close()
+
+
+def eventually(look, wanted):
+    """The gateway's own worker may be settling the last of it."""
+    end = time.monotonic() + 20
+    while look() != wanted and time.monotonic() < end:
+        time.sleep(0.05)
+    assert look() == wanted
 
 
 def test_what_vanished_from_the_list_needs_reauthorization_by_the_next_day(gateway, bob, sandbox, reads, agency):
@@ -234,7 +244,7 @@ def test_what_vanished_from_the_list_needs_reauthorization_by_the_next_day(gatew
     sandbox.more_locations = 12
     listed_now(gateway, agency)
     known = "select count(*) from gateway.derived_token where connection_id = %s"
-    assert rows(gateway.dsn, known, agency) == [14]
+    eventually(lambda: rows(gateway.dsn, known, agency), [14])
     held = bob.connects("ghl", LISBON)["connection"]
     ended = "select reason from gateway.connection where id = %s and status = 'needs_reauthorization'"
     sandbox.more_locations, sandbox.uninstalled = 0, {LISBON}
@@ -243,7 +253,7 @@ def test_what_vanished_from_the_list_needs_reauthorization_by_the_next_day(gatew
     sandbox.more_locations = 12
     listed_now(gateway, agency)
 
-    assert (rows(gateway.dsn, ended, held), rows(gateway.dsn, known, agency)) == (["uninstalled"], [13])
+    eventually(lambda: (rows(gateway.dsn, ended, held), rows(gateway.dsn, known, agency)), (["uninstalled"], [13]))
     assert reads(LISBON).status_code == 404
 
 

@@ -5,6 +5,7 @@ Installations that were started at the provider: a code and no state.
 from __future__ import annotations
 
 import re
+import time
 from urllib.parse import urlencode
 
 import pytest
@@ -91,11 +92,11 @@ def test_another_account_than_the_connected_one_is_a_question(gateway, alice):
 
 def test_its_tokens_are_only_in_the_private_schema_and_encrypted(gateway, alice):
     alice.get(installed(gateway))
-    kept = rows(gateway.dsn, "select to_jsonb(u)::text from gateway.unclaimed_install u")[0]
-    tokens = list(gateway.sandbox.state.by_access)[-1]
+    newest = "select to_jsonb(u)::text from gateway.unclaimed_install u order by expires_at desc limit 1"
+    [kept] = rows(gateway.dsn, newest)
 
     assert "gAAAA" in kept
-    assert tokens not in kept
+    assert not [token for token in gateway.sandbox.state.by_access if token in kept]
 
 
 def test_what_is_not_claimed_within_a_day_is_erased_and_uninstalled(gateway, alice, bob):
@@ -106,6 +107,7 @@ def test_what_is_not_claimed_within_a_day_is_erased_and_uninstalled(gateway, ali
     from gateway.services import build_runtime
     from gateway.settings import read_settings
 
+    rows(gateway.dsn, "delete from gateway.unclaimed_install")
     bob.connects("ghl", BERLIN)
     rt = build_runtime(read_settings(gateway.environ))
     before = len(gateway.sandbox.state.requests("ghl", "uninstall"))
@@ -116,6 +118,9 @@ def test_what_is_not_claimed_within_a_day_is_erased_and_uninstalled(gateway, ali
     while units := unclaimed.claim_next(rt, ()):
         units[0].run()
     rt.close()
+    end = time.monotonic() + 20  # the gateway's own worker may have claimed some
+    while rows(gateway.dsn, "select id from gateway.unclaimed_install") and time.monotonic() < end:
+        time.sleep(0.05)
 
     assert rows(gateway.dsn, "select id from gateway.unclaimed_install") == []
     removed = gateway.sandbox.state.requests("ghl", "uninstall")[before:]

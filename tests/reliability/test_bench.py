@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are pinned on Linux only")
 
 
-def measured(module: str, flows: int) -> dict:
-    """What a run of three rounds says, as JSON. An answer that is not the expected one ends the run."""
-    command = [sys.executable, "-m", module, "--rounds", "3", "--flows", str(flows), "--json"]
+def measured(module: str, *options: str) -> dict:
+    """What a run of two short rounds says, as JSON. An answer that is not the expected one ends the run."""
+    command = [sys.executable, "-m", module, "--rounds", "2", "--flows", "16", *options, "--json"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
@@ -28,7 +28,7 @@ def measured(module: str, flows: int) -> dict:
 
 @pytest.fixture(scope="module")
 def figures() -> dict:
-    return measured("bench.connect", 32)
+    return measured("bench.connect")
 
 
 def row(figures: dict, who: str, step: str) -> dict:
@@ -61,7 +61,7 @@ def test_a_connect_that_stores_its_state_costs_about_as_much_as_one_that_does_no
 
 @pytest.fixture(scope="module")
 def reads() -> dict:
-    return measured("bench.reads", 64)
+    return measured("bench.reads", "--connections", "100")
 
 
 def test_a_token_read_costs_at_most_twice_the_hand_written_one(reads):

@@ -35,6 +35,10 @@ CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 AXE = Path(__file__).resolve().parents[1] / "node" / "node_modules" / "axe-core" / "axe.min.js"
 SWITCHES = [
     "--disable-gpu",
+    "--disable-software-rasterizer",
+    "--in-process-gpu",  # one process less
+    "--renderer-process-limit=1",  # all pages of all visitors; a further process costs a third of a second
+    "--disable-lcd-text",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",  # no requests of Chromium itself
