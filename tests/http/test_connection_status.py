@@ -394,8 +394,9 @@ def test_a_retry_brings_the_connections_back_at_once_and_the_dead_one_ends(gatew
     for person, connection in held:
         api(person, f"/connections/{connection}/token")
     assert {("held", "provider_incident")} == {seen_in_list(*one) for one in held}
-    gateway.sandbox.state.faults.clear()
+    # Ended before the others work again: the worker may ask for the first one at any moment.
     gateway.sandbox.state.end(next(iter(gateway.sandbox.state.by_refresh.values())).session)
+    gateway.sandbox.state.faults.clear()
 
     ran = command(gateway, "connections", "retry", "--provider", "google", "--json")
 

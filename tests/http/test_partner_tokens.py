@@ -603,10 +603,15 @@ def test_a_check_is_over_within_ten_seconds_whatever_hangs(gateway, alice):
         )
 
     assert (503, "wait") == (renewed[0].status_code, renewed[0].json()["remedy"])
-    assert renewed[1] < 10
+    assert renewed[1] < 10 + _seconds_of_a_request(gateway)
     assert (200, "active") == (late[0].status_code, late[0].json()["status"])
     assert before + 1 == len(refreshes(gateway, "microsoft"))
     waits(lambda: [2] == rows(gateway.dsn, "select generation from gateway.connection where id = %s", hers))
+
+
+def _seconds_of_a_request(gateway):
+    """What a loaded machine takes for one that waits for nothing."""
+    return max(requests.get(f"{gateway.url}/readyz", timeout=30).elapsed.total_seconds() for _ in range(5))
 
 
 def _checked(gateway, user, connection_id):

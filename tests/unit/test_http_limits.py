@@ -211,12 +211,15 @@ def test_a_content_type_is_text_and_nothing_in_it_is_decoded(http, listen, kind)
 )
 def test_a_response_in_tiny_chunks_costs_no_more_than_another(http, listen, answer):
     """
-    It is given up after a few thousand of them, in CPU of this process.
+    It is given up after a few thousand of them, in CPU of this thread: the least of three, since a loaded machine only adds to it.
     """
-    provider, began = listen(once(answer)), time.thread_time()
-    with pytest.raises(ProviderGarbled, match="too large"):
-        http.request("GET", provider.url(), deadline=Deadline.after(5))
-    assert time.thread_time() - began < 0.1
+    spent = []
+    for _ in range(3):
+        provider, began = listen(once(answer)), time.thread_time()
+        with pytest.raises(ProviderGarbled, match="too large"):
+            http.request("GET", provider.url(), deadline=Deadline.after(30))
+        spent.append(time.thread_time() - began)
+    assert min(spent) < 0.1
 
 
 def test_an_answer_of_exactly_the_bound_is_taken_and_one_byte_more_is_not(http, listen):
