@@ -79,10 +79,10 @@ class Issuers:
         ):
             return provider
         is_needed = bool(provider.missing_endpoints()) or any(getattr(provider, name) is None for name in needed)
-        if not is_needed:
-            # Only optional endpoints are missing: a slow issuer must not cost an attempt its time.
-            deadline = deadline.within(OPTIONAL_SECONDS) if deadline else Deadline.after(OPTIONAL_SECONDS)
-        until = deadline or Deadline.after(DEADLINE_SECONDS)
+        # Where only optional endpoints are missing, a slow issuer must not cost an attempt its time.
+        until = (deadline or Deadline.after(DEADLINE_SECONDS)).within(
+            DEADLINE_SECONDS if is_needed else OPTIONAL_SECONDS
+        )
         url = provider.discovery_url or f"{(provider.issuer or '').rstrip('/')}/.well-known/openid-configuration"
         try:
             metadata = self._get(
@@ -103,13 +103,14 @@ class Issuers:
         Raises ProviderUnavailable also when `key_id` is unknown and newer keys cannot be had: its issuer may just have
         published it.
         """
+        until = deadline or Deadline.after(DEADLINE_SECONDS)
 
         def fetch() -> PublishedKeys:
-            return PublishedKeys(parse_json(self._fetch(url, deadline, provider_id)))
+            return PublishedKeys(parse_json(self._fetch(url, until, provider_id)))
 
-        keys: PublishedKeys = self._get(url, KEYS_SECONDS, fetch, deadline, provider_id)
+        keys: PublishedKeys = self._get(url, KEYS_SECONDS, fetch, until, provider_id)
         if key_id is not None and not keys.knows(key_id):
-            keys = self._get(url, 0, fetch, deadline, provider_id)
+            keys = self._get(url, 0, fetch, until, provider_id)
             is_old = self._clock() - self._documents[url].fetched_at >= PAUSE_SECONDS
             if is_old and not keys.knows(key_id):
                 raise ProviderUnavailable("the key is unknown, and newer keys cannot be had now")
@@ -125,10 +126,19 @@ class Issuers:
         now: float,
         deadline: Deadline | None,
     ) -> Mapping[str, Any]:
-        """`parse_id_token` with the keys that the provider publishes."""
+        """
+        The claims of an id_token (OpenID Connect Core section 3.1.3.7), by the keys that the provider publishes. `now`: Unix seconds.
+
+        Raises ProviderGarbled when a check fails.
+        """
         key_id = key_id_of(id_token)
         keys = self.keys(provider.jwks_uri or "", key_id=key_id, deadline=deadline, provider_id=provider.id)
-        return parse_id_token(provider, client, id_token, keys.of(key_id), nonce=nonce, now=now)
+        claims = signed_claims(id_token, keys.of(key_id), _ALGORITHMS)
+        if claims is None:
+            raise ProviderGarbled("the id_token's signature does not hold")
+        if problem := _claims_problem(provider, client, claims, nonce=nonce, now=now):
+            raise ProviderGarbled(f"the id_token is refused: {problem}")
+        return claims
 
     def _fetch_metadata(self, provider: Provider, url: str, deadline: Deadline) -> Mapping[str, Any]:
         try:
@@ -143,7 +153,7 @@ class Issuers:
         _completed(provider, metadata, url)  # metadata that does not fit must not replace metadata that did
         return {name: metadata[name] for name in _KEPT_METADATA if name in metadata}
 
-    def _fetch(self, url: str, deadline: Deadline | None, provider_id: str | None) -> bytes:
+    def _fetch(self, url: str, deadline: Deadline, provider_id: str | None) -> bytes:
         headers = {"Accept": "application/json"}
         response = self.http.request("GET", url, headers=headers, deadline=deadline, provider=provider_id)
         if is_temporary(response.status):
@@ -157,7 +167,7 @@ class Issuers:
         url: str,
         keep_seconds: float,
         fetch: Callable[[], Any],
-        deadline: Deadline | None,
+        deadline: Deadline,
         provider_id: str | None,
     ) -> Any:
         """The document at `url`, at most `keep_seconds` old where a newer one can be had. One thread fetches it at a time."""
@@ -165,7 +175,7 @@ class Issuers:
             document = self._documents.setdefault(url, _Document())
         if document.value is not None and self._clock() - document.fetched_at < keep_seconds:
             return document.value
-        if deadline is not None and deadline.remaining() < _TOO_LATE_SECONDS:
+        if deadline.remaining() < _TOO_LATE_SECONDS:
             # A try that must fail for lack of time would keep others from trying during the pause.
             if document.value is None:
                 raise ProviderUnavailable("no time is left to ask the issuer")
@@ -174,8 +184,7 @@ class Issuers:
             if document.value is not None:
                 return document.value
             with self._bulkhead.slot(provider_id or url):
-                wait = deadline.within(WAIT_SECONDS).remaining() if deadline else WAIT_SECONDS
-                if not document.lock.acquire(timeout=wait):
+                if not document.lock.acquire(timeout=deadline.within(WAIT_SECONDS).remaining()):
                     raise ProviderUnavailable("the issuer is being asked, and does not answer")
         try:
             return self._renewed(document, fetch)
@@ -333,19 +342,6 @@ def signed_claims(token: str, keys: Any, algorithms: tuple[str, ...]) -> Mapping
     except (JoseError, ValueError, TypeError, UnicodeError, RecursionError, KeyError):
         return None
     return decoded.claims if isinstance(decoded.claims, dict) else None
-
-
-def parse_id_token(
-    provider: Provider, client: Client, id_token: str, keys: KeySet, *, nonce: str, now: float
-) -> Mapping[str, Any]:
-    """The claims of an id_token (OpenID Connect Core section 3.1.3.7). Raises ProviderGarbled when a check fails. `now`: Unix seconds."""
-    claims = signed_claims(id_token, keys, _ALGORITHMS)
-    if claims is None:
-        raise ProviderGarbled("the id_token's signature does not hold")
-    problem = _claims_problem(provider, client, claims, nonce=nonce, now=now)
-    if problem:
-        raise ProviderGarbled(f"the id_token is refused: {problem}")
-    return claims
 
 
 def _claims_problem(  # noqa: PLR0911 - one line a rule, in the order of the specification
