@@ -593,6 +593,23 @@ def test_a_greedy_partner_leaves_slots_for_others(made, api):
     assert all(1 <= int(each.headers["Retry-After"]) <= 10 for each in refused)
 
 
+def test_a_provider_that_fails_is_left_alone_until_a_probe_succeeds(made, api, call):
+    """
+    503 with `Retry-After`, without a call; other providers are called meanwhile.
+    """
+    connection = made.alice.connects("microsoft")["connection"]
+    for _ in range(10):
+        assert 503 == call("GET", "/status/503", connection=connection).status_code
+    seen = len(api.seen)
+    refused = call("GET", "/echo", connection=connection)
+
+    assert (503, "provider_busy", seen) == (refused.status_code, refused.json()["code"], len(api.seen))
+    assert 1 <= int(refused.headers["Retry-After"]) <= 6
+    assert 200 == call("GET", "/echo").status_code
+    waits(lambda: call("GET", "/echo", connection=connection).status_code == 200)
+    assert 200 == call("GET", "/echo", connection=connection).status_code
+
+
 def test_what_a_caller_can_cause_does_not_close_the_provider(call):
     """
     500 and 429 may be due to the request: another caller's call still goes through.
