@@ -49,6 +49,7 @@ from gateway.models import OPERATOR, Connection, Status
 from gateway.services import Runtime, checked_catalog
 
 PAGE = 500
+MOST_LINES = 100
 _SHOWN = 20
 _EVENT_COLUMNS = ("at", "position", "id", "type", "user_id", "partner_id", "provider")
 _AGAIN = "Interrupted: run it again to continue."
@@ -83,17 +84,28 @@ def connections_list(
         "clients": {name: client.client_id for name, client in settings.clients.items()} if client_gone else None,
         "scopes": {each.id: each.required for each in catalog.providers.values()} if lacking_scope else None,
     }
-    count, after = 0, None
+    states: Counter[tuple[str, str]] = Counter()
+    after = None
     with opened_database() as database:
         list_page = partial(reached_connections, database, OPERATOR, of_user=user_id, provider=provider, wanted=wanted)
         while page := list_page(after=after, most=PAGE):
-            for row in page:
-                click.echo(to_json(_shown(row, catalog)) if as_json else _line(row))
-            count, after = count + len(page), page[-1].id
-    if provider and not count:
+            for number, row in enumerate(page, states.total()):
+                if as_json or number < MOST_LINES:
+                    click.echo(to_json(_shown(row, catalog)) if as_json else _line(row))
+            states.update((row.provider, row.status) for row in page)
+            after = page[-1].id
+    if provider and not states:
         checked_providers([provider])
     if not as_json:
-        click.echo(f"{counted(count, 'connection')}.", err=True)
+        click.echo("\n".join(_summary(states)), err=True)
+
+
+def _summary(states: Counter[tuple[str, str]]) -> Iterator[str]:
+    count = states.total()
+    yield f"{counted(count, 'connection')}."
+    if count > MOST_LINES:
+        yield from (f"{number:>9,}  {provider:<16} {status}" for (provider, status), number in sorted(states.items()))
+        yield f"Only the first {MOST_LINES} are shown: narrow the list with --provider, --user or --status; --json lists all."
 
 
 def _shown(row: Connection, catalog: Catalog) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def revoked_there(here, provider="zoom"):
 
 def test_connections_are_listed_page_by_page_and_narrowed(here, monkeypatch):
     """
-    All of everybody's, and no secret among them.
+    All of everybody's, and no secret among them; a summary instead of thousands of lines.
     """
     monkeypatch.setattr("gateway.cli.connections.PAGE", 2)
     held = connect(here, 5) + connect(here, 1, provider="ringcentral", name="bob")
@@ -104,6 +104,13 @@ def test_connections_are_listed_page_by_page_and_narrowed(here, monkeypatch):
     assert "" == run(here, "connections", "list", "--status", "needs_reauthorization")
     assert "alice-zoom-0" in run(here, "connections", "list")
     assert "gAAAA" not in json.dumps(listed)
+    monkeypatch.setattr("gateway.cli.connections.MOST_LINES", 3)
+    brief = CliRunner().invoke(main, ["connections", "list"], env=here.environ)
+    summary = [" ".join(line.split()) for line in brief.stderr.splitlines()]
+    assert (3, ["6 connections.", "1 ringcentral active", "5 zoom active"]) == (
+        len(brief.stdout.splitlines()),
+        summary[:3],
+    )
 
 
 def test_one_connection_is_shown_with_its_partners_and_what_happened(here):
