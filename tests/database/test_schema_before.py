@@ -153,7 +153,7 @@ def test_on_supabase_no_user_is_created(old):
     rows(old, "update auth.users set banned_until = now() + interval '1 day' where id = %s", banned)
     rows(old, "update auth.users set deleted_at = now() where id = %s", deleted)
 
-    assert rows(old, "select gateway.own_auth()") == [(False,)]
+    assert rows(old, "select gateway.own_auth()") == [False]
     assert [None] * 3 == [Person("x", id=who).signs_in(store) for who in (uuid.uuid4(), banned, deleted)]
     assert known == rows(old, "select count(*) from auth.users")
     store.close()
