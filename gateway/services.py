@@ -56,7 +56,7 @@ class Runtime:
 
     def entry(self, provider_id: str, missing: type[GatewayError] = ProviderNotEnabled) -> AnyEntry:
         """The enabled provider of that id. Raises `missing`: of a connection, ClientRejected says that the operator has to act."""
-        entry = self.catalog.find(provider_id)
+        entry = self.catalog.named.get(provider_id)
         if entry is None or not self.is_enabled(entry.id):
             raise missing("no enabled provider of that id")
         return entry

@@ -23,9 +23,13 @@ _ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(AnyEntry)
 
 @dataclass(frozen=True)
 class Catalog:
-    """Every entry by id; those that speak OAuth also as `providers`, and `by_slug` of the redirect URI `/<path>/<slug>/callback`."""
+    """
+    Every entry by id, `named` by its id in addresses too; those that speak OAuth also as `providers`, and `by_slug` of the redirect URI
+    `/<path>/<slug>/callback`.
+    """
 
     entries: Mapping[str, AnyEntry]
+    named: Mapping[str, AnyEntry]
     providers: Mapping[str, Provider]
     by_slug: Mapping[tuple[str, str], Provider]
 
@@ -34,12 +38,8 @@ class Catalog:
         """The catalogue with these entries."""
         by_id = {entry.id: entry for entry in entries}
         providers = {name: entry for name, entry in by_id.items() if isinstance(entry, Provider)}
-        return cls(by_id, providers, {(provider.path, provider.slug): provider for provider in providers.values()})
-
-    def find(self, provider_id: str) -> AnyEntry | None:
-        """The entry of that id, or of that id in addresses; or None."""
-        found = (entry for entry in self.entries.values() if entry.public_id == provider_id)
-        return self.entries.get(provider_id) or next(found, None)
+        named = {entry.public_id: entry for entry in by_id.values()} | by_id
+        return cls(by_id, named, providers, {(each.path, each.slug): each for each in providers.values()})
 
 
 def load_catalog(folder: Path | None = None, *, allow_private_hosts: bool = False) -> Catalog:

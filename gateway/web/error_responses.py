@@ -115,7 +115,7 @@ def problem_page(error: GatewayError, *, left_installed: AnyEntry | None = None,
             "outcome": "failed" if flow().display == "popup" else "",
             "target_origin": _openers(error) if opener is None else opener,
             "error": error.slug,
-            "provider": flow().provider if runtime().catalog.find(flow().provider) else "",
+            "provider": flow().provider if runtime().catalog.named.get(flow().provider) else "",
         },
     )
     return make_response(page, error.status)
@@ -144,7 +144,7 @@ def _action(error: GatewayError) -> dict[str, object]:
     home = found.return_to or settings.home_url
     if not home:
         return {"url": "/connections", "text": text("page.connections")}
-    provider = {"provider": found.provider} if runtime().catalog.find(found.provider) else {}
+    provider = {"provider": found.provider} if runtime().catalog.named.get(found.provider) else {}
     product = settings.brand_name or urlsplit(home).netloc
     return {"url": with_query(home, error=error.slug, **provider), "text": text("page.back", product=product)}
 

@@ -101,7 +101,7 @@ def _item(rt: Runtime, row: Connection, listed: Listing) -> dict[str, Any]:
 
 def _notice(rt: Runtime, rows: Sequence[Connection]) -> tuple[str, str, str] | None:
     """The result of the last action, as tone, title and text. No text of the query is shown."""
-    args, provider = request.args, rt.catalog.find(request.args.get("provider", ""))
+    args, provider = request.args, rt.catalog.named.get(request.args.get("provider", ""))
     name = provider.name if provider else text("notice.service")
     slug = args.get("error", "")
     if slug in PROBLEMS:
@@ -160,7 +160,7 @@ def stop_sharing(connection_id: uuid.UUID) -> Response:
 def result() -> Any:
     """The end of a pop-up: sends the result to the opener, when that is one of the product's pages, and closes."""
     rt, args = runtime(), request.args
-    provider, connection = rt.catalog.find(args.get("provider", "")), _uuid_or_empty(args.get("connection", ""))
+    provider, connection = rt.catalog.named.get(args.get("provider", "")), _uuid_or_empty(args.get("connection", ""))
     opener = args.get("to", "")
     opener = opener if opener in (*rt.settings.app_origins, rt.settings.public_url) else ""
     slug = args.get("error", "")

@@ -47,7 +47,7 @@ def note_flow(flow: Flow) -> Flow:
 
 def public_id(provider_id: str) -> str:
     """The id in addresses that users see."""
-    entry = runtime().catalog.find(provider_id)
+    entry = runtime().catalog.named.get(provider_id)
     return entry.public_id if entry else provider_id
 
 

@@ -33,7 +33,7 @@ def list_connections(who: Caller, query: schemas.ConnectionsQuery) -> dict[str, 
 
     Every connection that the caller can reach, page by page. Each parameter narrows the list.
     """
-    named = runtime().catalog.find(query.provider or "")
+    named = runtime().catalog.named.get(query.provider or "")
     rows = reached_connections(
         runtime().database,
         who,
