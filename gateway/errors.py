@@ -273,6 +273,18 @@ class RateLimited(RequestRefused):
         self.quota = quota
 
 
+class ProviderLimit(RateLimited):
+    """A limit of the provider for the calls of one account."""
+
+    title = "The provider's limit is reached"
+
+    def __init__(self, reason: str = "", kind: str = "", quota: Quota | None = None) -> None:
+        super().__init__(reason, quota)
+        self.detail = (
+            f"The provider's {kind} limit of calls for this account is reached. Wait for the seconds in Retry-After."
+        )
+
+
 def every_problem() -> Iterator[type[GatewayError]]:
     """Each class that has a slug of its own: one page below /problems each."""
     pending: list[type[GatewayError]] = [GatewayError]

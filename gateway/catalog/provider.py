@@ -191,6 +191,19 @@ class WebhookRule(BaseModel):
     legacy_public_key: str = ""
 
 
+class LimitHeaders(BaseModel):
+    """The headers in which responses of the API say how many calls are left for an account: in an interval, and in a day."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    most: str
+    remaining: str
+    interval_ms: str
+    daily_most: str
+    daily_remaining: str
+    daily_reset_ms: str
+
+
 class Entry(BaseModel):
     """The keys of every catalogue entry, whatever its credentials."""
 
@@ -231,6 +244,7 @@ class Entry(BaseModel):
     """Paths of the API whose responses hold tokens: the proxy does not call them. `*` stands for a part without a slash."""
     api_errors: Mapping[Name, tuple[str, ...]] = Field(default_factory=lambda: {"missing_scope": ("scope",)})
     """Words of a refusal of the API that say that not the token is at fault, so that no new one is fetched; by what is."""
+    limit_headers: LimitHeaders | None = None
     suspended: tuple[str, ...] = ()
     """Words of an error that say that the account is switched off for now."""
     quirks: tuple[str, ...] = ()

@@ -23,6 +23,7 @@ from gateway.errors import (
     Frozen,
     GatewayError,
     PendingConfirmation,
+    ProviderLimit,
     Quota,
     RateLimited,
     Unauthenticated,
@@ -163,6 +164,8 @@ def _encode(arguments: Mapping[str, object]) -> dict[str, object]:
 def _refusal(slug: str, reason: str, scope: str | None) -> GatewayError:
     if slug == RateLimited.slug:
         return RateLimited(reason, counted.get())
+    if slug == "provider_limit":
+        return ProviderLimit(reason, str(scope), counted.get())
     error = _REFUSED[slug](reason)
     if slug == Forbidden.slug:
         error.detail = f"The key or access token lacks the scope `{scope}`, which this call needs."

@@ -7,6 +7,7 @@ takes no more than its share of the threads.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,7 @@ from gateway.proxy.mask import Mask
 from gateway.proxy.request import ERROR, MARK, ProxiedRequest, check_target, returned_headers, sent_headers
 from gateway.services import Runtime
 from gateway.tokens.derived import location_grant
+from gateway.tokens.provider_limits import note_limit
 from gateway.tokens.read import FreshToken
 
 PARTNER_SLOTS = 32
@@ -67,7 +69,7 @@ def forward(rt: Runtime, caller: Caller, connection_id: UUID, call: ProxiedReque
     """
     Send `call` to the provider of a connection with its token, and return the response as it begins.
 
-    Raises what reading a token raises, RateLimited when the partner has no slot left, ProviderBusy when the provider has none, and
+    Raises what reading a token raises, ProviderLimit while the account's calls are used up, RateLimited when the partner has no slot left, ProviderBusy when the provider has none, and
     ProviderUnavailable or ProviderGarbled when no response came.
     """
     target, retries = call.target(), call.retries
@@ -87,7 +89,12 @@ def forward(rt: Runtime, caller: Caller, connection_id: UUID, call: ProxiedReque
                 response, error = _send(rt, provider, fresh, target, call, held, retries=0)
         if error == "suspended" and not (fresh.seal_id or provider.above(fresh.facts)):
             end_check(rt.database, caller, connection_id, generation=fresh.generation, outcome=error)
-        return _returned(response, error, Mask(fresh.access_token, provider.token_placement), held)
+        limit = note_limit(rt, provider, connection_id, response.status, response.headers, location)
+        returned = _returned(response, error, Mask(fresh.access_token, provider.token_placement), held)
+        if limit and response.status == 429:  # noqa: PLR2004 - RFC 6585 section 4
+            told = {ERROR: f"{limit[0]}_limit", "Retry-After": str(math.ceil(limit[1].seconds))}
+            return replace(returned, headers={**told, **returned.headers})
+        return returned
     raise AssertionError  # pragma: no cover - an ExitStack of ours suppresses nothing
 
 

@@ -151,14 +151,12 @@ class _Derivation:
         try:
             with self.rt.bulkhead.slot(self.provider.id):
                 grant = self._request().grant
-        except RateLimited as error:
-            end(wait_seconds=error.retry_after, for_all=True)
-            raise
         except NotFound:
             end()
             raise
         except GatewayError as error:
-            end(wait_seconds=_SUSPENDED_SECONDS if isinstance(error, Suspended) else _FAILED_SECONDS)
+            limited = error.retry_after if isinstance(error, RateLimited) else None
+            end(wait_seconds=_SUSPENDED_SECONDS if isinstance(error, Suspended) else limited or _FAILED_SECONDS)
             raise
         user_id, seal_id = self.own.user_id, uuid4()
         token = self.rt.vault.encrypt(

@@ -10,14 +10,13 @@ from uuid import UUID
 
 from gateway.catalog import Provider
 from gateway.catalog.deviations import ApiRequest
-from gateway.errors import LacksScope, ProviderGarbled, ProviderUnavailable, RateLimited, Suspended
-from gateway.http import Deadline, Response, parse_retry_after
+from gateway.errors import LacksScope, ProviderGarbled, ProviderLimit, ProviderUnavailable, Suspended
+from gateway.http import Deadline, Response
 from gateway.protocol.message import api_error, is_temporary
 from gateway.services import Runtime
+from gateway.tokens.provider_limits import note_limit
 from gateway.tokens.read import FreshToken, fresh_grant
 
-_PAUSE_SECONDS = 10.0
-"""After too many requests, where the response does not say for how long."""
 _FAILURES = range(500, 600)
 """Too many requests for one account say nothing about others."""
 
@@ -32,7 +31,7 @@ def call_api(
     """
     The token that was used, and the response. A token that the provider no longer accepts is refreshed once.
 
-    Raises RateLimited with the provider's pause, LacksScope, Suspended, ProviderGarbled for another 401 that a new token does not change,
+    Raises ProviderLimit with the provider's pause, LacksScope, Suspended, ProviderGarbled for another 401 that a new token does not change,
     ProviderUnavailable, and what `fresh_grant` raises.
     """
     fresh = fresh_grant(rt, connection_id, until=deadline)
@@ -40,8 +39,9 @@ def call_api(
     if _error(provider, found) == "token_refused":
         fresh = fresh_grant(rt, connection_id, refused=fresh, until=deadline)
         found = send_api(rt, provider, fresh.access_token, fresh.facts, build(fresh), deadline)
-    if found.status == 429:  # noqa: PLR2004 - RFC 6585 section 4
-        raise RateLimited("the provider limits calls for this account", retry_after=_pause_seconds(found))
+    limit = note_limit(rt, provider, connection_id, found.status, found.headers)
+    if limit and found.status == 429:  # noqa: PLR2004 - RFC 6585 section 4
+        raise ProviderLimit("the provider limits calls for this account", *limit)
     if is_temporary(found.status):
         raise ProviderUnavailable(f"the provider's API answers {found.status}")
     if (error := _error(provider, found)) == "missing_scope":
@@ -78,9 +78,3 @@ def send_api(
         provider=provider.id,
         failures=_FAILURES,
     )
-
-
-def _pause_seconds(found: Response) -> float:
-    interval = found.headers.get("X-RateLimit-Interval-Milliseconds", "")
-    known = int(interval) / 1000 if interval.isdigit() and len(interval) < 8 else _PAUSE_SECONDS  # noqa: PLR2004
-    return parse_retry_after(found.headers.get("Retry-After")) or known

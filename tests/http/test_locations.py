@@ -132,6 +132,7 @@ def test_a_limit_of_the_provider_is_passed_on_and_no_further_request_is_sent(gat
     assert 1 <= int(second.headers["Retry-After"]) <= int(first.headers["Retry-After"]) <= 10
     assert len(mints(sandbox)) == before
     rows(gateway.dsn, "update gateway.derived_token set lease_until = now() where connection_id = %s", agency)
+    rows(gateway.dsn, "delete from gateway.provider_pause where account_id = %s", AGENCY)
     assert [reads(BERLIN).status_code, reads(LISBON).status_code] == [200, 200]
 
 

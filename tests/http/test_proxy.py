@@ -335,6 +335,74 @@ def test_rate_limit_headers_of_the_provider_are_passed_on(call, api, made):
     } == named
 
 
+FULL = {"X-RateLimit-Max": "100", "X-RateLimit-Remaining": "7", "X-RateLimit-Interval-Milliseconds": "10000"}
+FULL |= {"X-RateLimit-Limit-Daily": "200000", "X-RateLimit-Daily-Remaining": "5000"}
+
+
+@pytest.fixture
+def location(made):
+    """Two users' connections of one HighLevel sub-account."""
+    held = [
+        made.person(name).connects("ghl_white_label", "NorthwindBerlin00001")["connection"]
+        for name in ("Dora Hill", "Emil Hill")
+    ]
+    yield held
+    rows(made.dsn, "delete from gateway.provider_pause")
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind", "limit", "seconds"),
+    [
+        (200, {"X-RateLimit-Remaining": "0"}, "burst", 100, 10),
+        (200, {"X-RateLimit-Remaining": "-1", "X-RateLimit-Max": "25"}, "burst", 25, 10),
+        (429, {"X-RateLimit-Remaining": "3", "X-RateLimit-Interval-Milliseconds": "30000"}, "burst", 100, 30),
+        (429, {"Retry-After": "7"}, "burst", 100, 7),
+        (200, {"X-RateLimit-Daily-Remaining": "0", "X-RateLimit-Daily-Reset": "7200000"}, "daily", 200_000, 7200),
+        (429, {"X-RateLimit-Daily-Remaining": "0", "X-RateLimit-Remaining": "0"}, "daily", 200_000, 3600),
+        (200, {"X-RateLimit-Daily-Remaining": "0", "X-RateLimit-Daily-Reset": "nonsense"}, "daily", 200_000, 3600),
+    ],
+)
+def test_a_limit_of_the_provider_is_kept_for_the_account_before_the_provider_is_asked(
+    made, call, api, location, status, said, kind, limit, seconds
+):
+    """
+    By the numbers of its responses, for every user of the account, and for no other account; then calls go through again.
+    """
+    api.answers["limited"] = (status, b"{}")
+    api.headers.update(FULL | said)
+    first = call("GET", "/status/limited", connection=location[0])
+    assert status == first.status_code
+    assert (f"{kind}_limit" if status == 429 else None) == first.headers.get("Gateway-Upstream-Error")
+    asked = len(api.seen)
+    second = call("GET", "/status/limited", connection=location[1])
+    problem = second.json()
+
+    assert (429, "rate_limited", limit) == (second.status_code, problem["code"], problem["limit"])
+    assert f"{kind} limit" in problem["detail"]
+    assert seconds - 5 <= int(second.headers["Retry-After"]) <= seconds
+    assert "Gateway-Upstream-Status" not in second.headers
+    assert asked == len(api.seen)
+    assert (
+        200
+        == requests.get(
+            f"{made.url}/v1/connections/{location[1]}/token",
+            headers={"Authorization": f"Bearer {made.key}"},
+            timeout=10,
+        ).status_code
+    )
+    other = made.person("Frank Hill").connects("ghl_white_label", "NorthwindLisbon00001")["connection"]
+    api.headers.clear()
+    assert status == call("GET", "/status/limited", connection=other).status_code
+    rows(made.dsn, "update gateway.provider_pause set expires_at = now()")
+    assert status == call("GET", "/status/limited", connection=location[1]).status_code
+
+
+def test_calls_that_are_left_are_not_held_back(call, api, location):
+    api.headers.update(FULL)
+
+    assert {200} == {call("GET", "/status/200", connection=location[0]).status_code for _ in range(3)}
+
+
 def test_a_freeze_of_token_reads_keeps_the_proxy(made, call):
     """
     A freeze of the provider stops it.

@@ -72,6 +72,9 @@ the right to derive one, where there is none.
 
 save_derived = SqlFunction[bool]("save_derived", "connection_id", "account_id", "lease_id")
 """
-End a lease: with a token, with a pause (`for_all` accounts of the connection), or with neither: the account is not one below it. False
-where the connection or the account ended meanwhile.
+End a lease: with a token, with a pause, or with neither: the account is not one below it. False where the connection or the account ended
+meanwhile.
 """
+
+pause_account = SqlFunction[None]("pause_account", "connection_id")
+"""Let no process call the provider for the connection's account, or `account_id` below it, for that many seconds."""

@@ -9,7 +9,8 @@ create or replace function public.gateway_derived_token_v1(
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   moment timestamptz := clock_timestamp();
-  paused timestamptz := (select g.lease_until from gateway.derived_token g where g.connection_id = p_connection_id and g.account_id = '' and g.lease_until > moment);
+  paused timestamptz := (select x.expires_at from gateway.connection c join gateway.provider_pause x on (x.provider, x.account_id) = (c.provider, c.account_id)
+                          where c.id = p_connection_id and x.expires_at > moment);
   t      gateway.derived_token;
 begin
   if not exists (select from gateway.connection c where c.id = p_connection_id and c.status in ('active', 'held')) then
@@ -35,16 +36,14 @@ begin
                             'is_paused', paused is not null or t.lease_id is null and coalesce(t.lease_until > moment, false));
 end $$;
 
--- The result of a lease: a token; else a pause of `p_wait_seconds`, of the connection with `p_for_all`; else the account is not one below the
--- connection. False where the lease is over, because the connection or the account ended meanwhile.
+-- The result of a lease: a token; else a pause of `p_wait_seconds`; else the account is not one below the connection. False where the lease is over, because the connection or the account ended meanwhile.
 create or replace function public.gateway_save_derived_v1(
   p_connection_id uuid, p_account_id text, p_lease_id uuid, p_token text default null, p_seal_id uuid default null, p_scope text[] default null,
-  p_expires_seconds double precision default null, p_wait_seconds double precision default null, p_for_all boolean default false
+  p_expires_seconds double precision default null, p_wait_seconds double precision default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   moment timestamptz := clock_timestamp();
-  is_ours boolean;
 begin
   if p_token is null and p_wait_seconds is null then
     delete from gateway.derived_token t where t.connection_id = p_connection_id and t.account_id = p_account_id and t.lease_id = p_lease_id;
@@ -56,11 +55,19 @@ begin
            lease_until = moment + make_interval(secs => p_wait_seconds)
      where t.connection_id = p_connection_id and t.account_id = p_account_id and t.lease_id = p_lease_id;
   end if;
-  is_ours := found;
-  if is_ours and p_for_all then
-    insert into gateway.derived_token (connection_id, account_id, lease_until)
-    values (p_connection_id, '', moment + make_interval(secs => p_wait_seconds))
-    on conflict on constraint derived_token_pkey do update set lease_until = excluded.lease_until;
-  end if;
-  return to_jsonb(is_ours);
+  return to_jsonb(found);
+end $$;
+
+-- A limit of the provider is reached for the account of a connection, or for one below it: no call is sent for that long.
+create or replace function public.gateway_pause_account_v1(
+  p_connection_id uuid, p_account_id text, p_kind text, p_most integer, p_seconds double precision
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  insert into gateway.provider_pause as x (provider, account_id, kind, most, expires_at)
+  select c.provider, coalesce(p_account_id, c.account_id), p_kind, p_most, clock_timestamp() + make_interval(secs => p_seconds)
+    from gateway.connection c where c.id = p_connection_id
+  on conflict on constraint provider_pause_pkey do update
+     set kind = excluded.kind, most = excluded.most, expires_at = excluded.expires_at where x.expires_at < excluded.expires_at;
+  return 'null';
 end $$;

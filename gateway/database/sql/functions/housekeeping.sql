@@ -10,7 +10,7 @@ begin
   for place in
     select v.* from (values
       ('session', 'expires_at', interval '0'), ('authorization_request', 'expires_at', '0'), ('connect_session', 'expires_at', '1 hour'),
-      ('pending_grant', 'pending_until', '0'), ('incoming_event', 'received_at', '7 days'), ('webhook_secret', 'expires_at', '0'),
+      ('pending_grant', 'pending_until', '0'), ('incoming_event', 'received_at', '7 days'), ('webhook_secret', 'expires_at', '0'), ('provider_pause', 'expires_at', '0'),
       ('webhook_delivery', 'at', '7 days')) as v (name, "column", kept)
   loop
     execute format('delete from gateway.%1$I x where x.ctid = any (array(

@@ -80,7 +80,7 @@ begin
    order by x.listed_at nulls first limit 1 for update skip locked;
   update gateway.connection x set listed_at = clock_timestamp() where x.id = c.id;
   return case when c.id is not null then jsonb_build_object('at', clock_timestamp(), 'connection', gateway.public_data(c), 'known', array(
-    select t.account_id from gateway.derived_token t where t.connection_id = c.id and t.account_id <> ''
+    select t.account_id from gateway.derived_token t where t.connection_id = c.id
     union
     select x.account_id from gateway.connection x
      where x.provider = c.provider and x.facts @> jsonb_build_object('companyId', c.account_id) and x.id <> c.id and x.status in ('active', 'suspended')

@@ -58,7 +58,10 @@ begin
   select c.id, c.user_id, c.provider, gateway.status_of(c) as status, gateway.token_json(c, gateway.bounded(d.token), d.refresh, moment, p_min_seconds, reader) as answer,
          -- A user is checked above. For a partner, the tokens of a banned or deleted owner are frozen.
          exists (select from gateway.freeze f where f.target = 'provider:' || c.provider or f.target = 'reads' and p_scope = 'tokens:read')
-         or p.id is not null and not exists (select from gateway.live_user(c.user_id)) as frozen
+         or p.id is not null and not exists (select from gateway.live_user(c.user_id)) as frozen,
+         (select jsonb_build_object('refused', 'provider_limit', 'scope', x.kind) || gateway.quota(coalesce(x.most, 0), coalesce(x.most, 0), x.expires_at)
+            from gateway.provider_pause x
+           where p_scope = 'proxy' and x.provider = c.provider and x.account_id = coalesce(p_location, c.account_id) and x.expires_at > moment) as limited
     into found_row from gateway.connection c join public.provider_data d on d.id = c.id
    where (p.id is null or gateway.partner_has_consent(p, p_connection_id)) and c.id = p_connection_id
      and (p.providers is null or c.provider = any (p.providers)) and c.user_id = coalesce(asks.user_id, c.user_id) and (p_location is null or p_location = c.facts ->> 'locationId' or c.facts ->> 'userType' = 'Company');
@@ -74,6 +77,9 @@ begin
   end if;
   if not p_counted or found_row.status not in ('active', 'held') then
     return found_row.answer;
+  end if;
+  if found_row.limited is not null then
+    return found_row.limited;
   end if;
   if used.reads + p_unreported >= per_hour then
     return gateway.over_limit(p.id, 'reads', per_hour, used.reads + p_unreported, this_hour);

@@ -39,8 +39,18 @@ create table gateway.derived_token (
 );
 create index derived_token_account_id on gateway.derived_token (account_id);
 comment on table gateway.derived_token is 'The accounts below a connection, such as the locations of an agency, and the tokens that were derived for them.';
-comment on column gateway.derived_token.account_id is 'Empty: a row that says until when the provider lets none be derived.';
 comment on index gateway.derived_token_pkey is 'A token of one account is derived by one process at a time.';
+
+create table gateway.provider_pause (
+  provider   text not null,
+  account_id text not null,
+  kind       text not null,
+  most       integer,
+  expires_at timestamptz not null,
+  constraint provider_pause_pkey primary key (provider, account_id)
+);
+comment on table gateway.provider_pause is 'Until when a provider takes no calls for an account, as its responses say. `most`: how many it takes in the time of that limit.';
+comment on index gateway.provider_pause_pkey is 'Every process keeps the same pause.';
 
 create table gateway.unclaimed_install (
   id           uuid constraint unclaimed_install_pkey primary key,
