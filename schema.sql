@@ -682,7 +682,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 9 and m.sha256 <> '1835227b4427925d6aa727eac1717f25c9af73a43d0f79decad85ffe4fb41a16') then
+  if exists (select from gateway.migration m where m.number = 9 and m.sha256 <> 'edd99e32827d97e170a66ccce851259cfe6ced84ae4d984a32ac812fbdae5694') then
     raise exception 'gateway: migration 9 (provider_events) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 9) then
     execute $migration$
@@ -727,8 +727,18 @@ create table gateway.derived_token (
 );
 create index derived_token_account_id on gateway.derived_token (account_id);
 comment on table gateway.derived_token is 'The accounts below a connection, such as the locations of an agency, and the tokens that were derived for them.';
-comment on column gateway.derived_token.account_id is 'Empty: a row that says until when the provider lets none be derived.';
 comment on index gateway.derived_token_pkey is 'A token of one account is derived by one process at a time.';
+
+create table gateway.provider_pause (
+  provider   text not null,
+  account_id text not null,
+  kind       text not null,
+  most       integer,
+  expires_at timestamptz not null,
+  constraint provider_pause_pkey primary key (provider, account_id)
+);
+comment on table gateway.provider_pause is 'Until when a provider takes no calls for an account, as its responses say. `most`: how many it takes in the time of that limit.';
+comment on index gateway.provider_pause_pkey is 'Every process keeps the same pause.';
 
 create table gateway.unclaimed_install (
   id           uuid constraint unclaimed_install_pkey primary key,
@@ -744,7 +754,7 @@ comment on table gateway.unclaimed_install is 'Encrypted grants of installations
 comment on column gateway.unclaimed_install.expires_at is 'Then our app is uninstalled there, while the access token is still valid.';
 comment on index gateway.unclaimed_install_pkey is 'An installation is claimed once.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (9, 'provider_events', '1835227b4427925d6aa727eac1717f25c9af73a43d0f79decad85ffe4fb41a16');
+    insert into gateway.migration (number, name, sha256) values (9, 'provider_events', 'edd99e32827d97e170a66ccce851259cfe6ced84ae4d984a32ac812fbdae5694');
   end if;
 end $apply$;
 
@@ -1401,7 +1411,8 @@ create or replace function public.gateway_derived_token_v1(
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   moment timestamptz := clock_timestamp();
-  paused timestamptz := (select g.lease_until from gateway.derived_token g where g.connection_id = p_connection_id and g.account_id = '' and g.lease_until > moment);
+  paused timestamptz := (select x.expires_at from gateway.connection c join gateway.provider_pause x on (x.provider, x.account_id) = (c.provider, c.account_id)
+                          where c.id = p_connection_id and x.expires_at > moment);
   t      gateway.derived_token;
 begin
   if not exists (select from gateway.connection c where c.id = p_connection_id and c.status in ('active', 'held')) then
@@ -1427,16 +1438,14 @@ begin
                             'is_paused', paused is not null or t.lease_id is null and coalesce(t.lease_until > moment, false));
 end $$;
 
--- The result of a lease: a token; else a pause of `p_wait_seconds`, of the connection with `p_for_all`; else the account is not one below the
--- connection. False where the lease is over, because the connection or the account ended meanwhile.
+-- The result of a lease: a token; else a pause of `p_wait_seconds`; else the account is not one below the connection. False where the lease is over, because the connection or the account ended meanwhile.
 create or replace function public.gateway_save_derived_v1(
   p_connection_id uuid, p_account_id text, p_lease_id uuid, p_token text default null, p_seal_id uuid default null, p_scope text[] default null,
-  p_expires_seconds double precision default null, p_wait_seconds double precision default null, p_for_all boolean default false
+  p_expires_seconds double precision default null, p_wait_seconds double precision default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   moment timestamptz := clock_timestamp();
-  is_ours boolean;
 begin
   if p_token is null and p_wait_seconds is null then
     delete from gateway.derived_token t where t.connection_id = p_connection_id and t.account_id = p_account_id and t.lease_id = p_lease_id;
@@ -1448,13 +1457,21 @@ begin
            lease_until = moment + make_interval(secs => p_wait_seconds)
      where t.connection_id = p_connection_id and t.account_id = p_account_id and t.lease_id = p_lease_id;
   end if;
-  is_ours := found;
-  if is_ours and p_for_all then
-    insert into gateway.derived_token (connection_id, account_id, lease_until)
-    values (p_connection_id, '', moment + make_interval(secs => p_wait_seconds))
-    on conflict on constraint derived_token_pkey do update set lease_until = excluded.lease_until;
-  end if;
-  return to_jsonb(is_ours);
+  return to_jsonb(found);
+end $$;
+
+-- A limit of the provider is reached for the account of a connection, or for one below it: no call is sent for that long.
+create or replace function public.gateway_pause_account_v1(
+  p_connection_id uuid, p_account_id text, p_kind text, p_most integer, p_seconds double precision
+)
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  insert into gateway.provider_pause as x (provider, account_id, kind, most, expires_at)
+  select c.provider, coalesce(p_account_id, c.account_id), p_kind, p_most, clock_timestamp() + make_interval(secs => p_seconds)
+    from gateway.connection c where c.id = p_connection_id
+  on conflict on constraint provider_pause_pkey do update
+     set kind = excluded.kind, most = excluded.most, expires_at = excluded.expires_at where x.expires_at < excluded.expires_at;
+  return 'null';
 end $$;
 
 -- Disconnect: by the user, a partner or the operator.
@@ -1840,7 +1857,7 @@ begin
   for place in
     select v.* from (values
       ('session', 'expires_at', interval '0'), ('authorization_request', 'expires_at', '0'), ('connect_session', 'expires_at', '1 hour'),
-      ('pending_grant', 'pending_until', '0'), ('incoming_event', 'received_at', '7 days'), ('webhook_secret', 'expires_at', '0'),
+      ('pending_grant', 'pending_until', '0'), ('incoming_event', 'received_at', '7 days'), ('webhook_secret', 'expires_at', '0'), ('provider_pause', 'expires_at', '0'),
       ('webhook_delivery', 'at', '7 days')) as v (name, "column", kept)
   loop
     execute format('delete from gateway.%1$I x where x.ctid = any (array(
@@ -2897,7 +2914,7 @@ begin
    order by x.listed_at nulls first limit 1 for update skip locked;
   update gateway.connection x set listed_at = clock_timestamp() where x.id = c.id;
   return case when c.id is not null then jsonb_build_object('at', clock_timestamp(), 'connection', gateway.public_data(c), 'known', array(
-    select t.account_id from gateway.derived_token t where t.connection_id = c.id and t.account_id <> ''
+    select t.account_id from gateway.derived_token t where t.connection_id = c.id
     union
     select x.account_id from gateway.connection x
      where x.provider = c.provider and x.facts @> jsonb_build_object('companyId', c.account_id) and x.id <> c.id and x.status in ('active', 'suspended')
@@ -3569,7 +3586,10 @@ begin
   select c.id, c.user_id, c.provider, gateway.status_of(c) as status, gateway.token_json(c, gateway.bounded(d.token), d.refresh, moment, p_min_seconds, reader) as answer,
          -- A user is checked above. For a partner, the tokens of a banned or deleted owner are frozen.
          exists (select from gateway.freeze f where f.target = 'provider:' || c.provider or f.target = 'reads' and p_scope = 'tokens:read')
-         or p.id is not null and not exists (select from gateway.live_user(c.user_id)) as frozen
+         or p.id is not null and not exists (select from gateway.live_user(c.user_id)) as frozen,
+         (select jsonb_build_object('refused', 'provider_limit', 'scope', x.kind) || gateway.quota(coalesce(x.most, 0), coalesce(x.most, 0), x.expires_at)
+            from gateway.provider_pause x
+           where p_scope = 'proxy' and x.provider = c.provider and x.account_id = coalesce(p_location, c.account_id) and x.expires_at > moment) as limited
     into found_row from gateway.connection c join public.provider_data d on d.id = c.id
    where (p.id is null or gateway.partner_has_consent(p, p_connection_id)) and c.id = p_connection_id
      and (p.providers is null or c.provider = any (p.providers)) and c.user_id = coalesce(asks.user_id, c.user_id) and (p_location is null or p_location = c.facts ->> 'locationId' or c.facts ->> 'userType' = 'Company');
@@ -3585,6 +3605,9 @@ begin
   end if;
   if not p_counted or found_row.status not in ('active', 'held') then
     return found_row.answer;
+  end if;
+  if found_row.limited is not null then
+    return found_row.limited;
   end if;
   if used.reads + p_unreported >= per_hour then
     return gateway.over_limit(p.id, 'reads', per_hour, used.reads + p_unreported, this_hour);
@@ -4074,7 +4097,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'e2c1bbd23966da6f4e3b74b82d0ce4eb8013d2bf8a054a8cb84157cbcf83c896');
-insert into gateway.function_release (sha256) values ('e2c1bbd23966da6f4e3b74b82d0ce4eb8013d2bf8a054a8cb84157cbcf83c896') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '6b2c4a62f2147cd6ddf2dd896cd8dc7b69ddc970204b44c3588b6f892ca72f82');
+insert into gateway.function_release (sha256) values ('6b2c4a62f2147cd6ddf2dd896cd8dc7b69ddc970204b44c3588b6f892ca72f82') on conflict do nothing;
 
 notify pgrst, 'reload schema';
