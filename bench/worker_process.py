@@ -27,7 +27,7 @@ from gateway.errors import GatewayError
 from gateway.services import Runtime, build_runtime, utc_now
 from gateway.settings import read_settings
 from gateway.tokens.read import fresh_grant
-from gateway.worker.jobs import unit_jobs
+from gateway.worker.jobs import UNIT_JOBS
 from gateway.worker.loop import UnitWorker
 
 BROWSER = "bench-browser"
@@ -86,7 +86,7 @@ def do_read(rt: Runtime, task: dict[str, Any]) -> Any:
 
 def do_work(rt: Runtime, task: dict[str, Any]) -> Any:
     """As a worker, until there is nothing to do `idle` times in a row."""
-    worker, idle, busy = UnitWorker(rt, unit_jobs()), 0, 0
+    worker, idle, busy = UnitWorker(rt, UNIT_JOBS), 0, 0
     while idle < task.get("idle", 1):
         if worker.once():
             busy, idle = busy + 1, 0
@@ -102,7 +102,7 @@ def do_work(rt: Runtime, task: dict[str, Any]) -> Any:
 def do_read_and_work(rt: Runtime, task: dict[str, Any]) -> Any:
     """Read, with a worker beside it, for that many seconds."""
     stopped = threading.Event()
-    beside = threading.Thread(target=UnitWorker(rt, unit_jobs()).run, args=(stopped,))
+    beside = threading.Thread(target=UnitWorker(rt, UNIT_JOBS).run, args=(stopped,))
     beside.start()
     said = do_read(rt, task)
     stopped.wait(task["seconds"])

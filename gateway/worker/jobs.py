@@ -40,16 +40,24 @@ class UnitJob:
     """Done whatever the state of the provider, one unit at a time: it is rarely called."""
 
 
-def unit_jobs() -> list[UnitJob]:
-    """The journal comes first: only this host can replay it."""
-    return [
-        UnitJob("journal", refresh_request.find_unsaved, 1.0, is_local=True),
-        UnitJob("refresh", refresh_request.claim_next),
-        UnitJob("revocation", revoke.claim_next),
-        UnitJob("import", import_existing.claim_next),
-        UnitJob("listing", locations.claim_next, 60.0),
-        UnitJob("unclaimed", unclaimed.claim_next, 60.0),
-    ]
+UNIT_JOBS = (
+    UnitJob("journal", refresh_request.find_unsaved, 1.0, is_local=True),  # first: only this host can replay it
+    UnitJob("refresh", refresh_request.claim_next),
+    UnitJob("revocation", revoke.claim_next),
+    UnitJob("import", import_existing.claim_next),
+    UnitJob("listing", locations.claim_next, 60.0),
+    UnitJob("unclaimed", unclaimed.claim_next, 60.0),
+)
+WEBHOOK_JOBS = (UnitJob("webhooks", deliver.claim_next),)
+"""Apart from the others: receivers wait for no provider, and are looked for every second."""
+HEARTBEAT_JOBS = (
+    Job("heartbeat", lambda rt: report_host(rt.database, host=rt.journal.host, keys=rt.vault.key_ids()), 60.0),
+)
+"""Report the fingerprints of this process's keys: key rotation and the doctor find a host that lacks one."""
+HOUSEKEEPING_JOBS = (
+    Job("housekeeping", lambda rt: housekeeping(rt.database, events_days=rt.settings.events_days), 60.0),
+)
+"""Remove what has expired, announce grants that will expire soon, and drop old events."""
 
 
 def event_jobs() -> list[Job]:
@@ -66,20 +74,3 @@ def event_jobs() -> list[Job]:
         Job("provider_events", receive.settle, 1.0),
         Job("checkpoint", checkpoint, 60.0),
     ]
-
-
-def webhook_jobs() -> list[UnitJob]:
-    """Apart from the others: receivers wait for no provider, and are looked for every second."""
-    return [UnitJob("webhooks", deliver.claim_next)]
-
-
-def heartbeat_jobs() -> list[Job]:
-    """Report which keys this process has, by fingerprints: key rotation and the doctor find a host that lacks one."""
-    return [
-        Job("heartbeat", lambda rt: report_host(rt.database, host=rt.journal.host, keys=rt.vault.key_ids()), 60.0),
-    ]
-
-
-def housekeeping_jobs() -> list[Job]:
-    """Remove what has expired, announce grants that will expire soon, and drop old events."""
-    return [Job("housekeeping", lambda rt: housekeeping(rt.database, events_days=rt.settings.events_days), 60.0)]

@@ -18,7 +18,7 @@ from gateway.models import Unit
 from gateway.services import Runtime, build_runtime
 from gateway.settings import forget_secrets, read_settings
 from gateway.tokens import refresh_request
-from gateway.worker.jobs import UnitJob, event_jobs, heartbeat_jobs, housekeeping_jobs, unit_jobs, webhook_jobs
+from gateway.worker.jobs import HEARTBEAT_JOBS, HOUSEKEEPING_JOBS, UNIT_JOBS, WEBHOOK_JOBS, UnitJob, event_jobs
 
 log = structlog.get_logger(__name__)
 
@@ -146,13 +146,13 @@ def start_worker(
     Without `work` it only reports that this process is there.
     """
     stopped = stopped or threading.Event()
-    workers: list[tuple[str, Worker, float]] = [("heartbeat", Worker(rt, heartbeat_jobs()), IDLE_SECONDS)]
+    workers: list[tuple[str, Worker, float]] = [("heartbeat", Worker(rt, HEARTBEAT_JOBS), IDLE_SECONDS)]
     if work:
         workers += [
-            ("worker", UnitWorker(rt, unit_jobs(), at_once), IDLE_SECONDS),
+            ("worker", UnitWorker(rt, UNIT_JOBS, at_once), IDLE_SECONDS),
             ("events", Worker(rt, event_jobs()), 1.0),
-            ("housekeeping", Worker(rt, housekeeping_jobs()), IDLE_SECONDS),
-            ("webhooks", UnitWorker(rt, webhook_jobs(), WEBHOOKS_AT_ONCE), 1.0),
+            ("housekeeping", Worker(rt, HOUSEKEEPING_JOBS), IDLE_SECONDS),
+            ("webhooks", UnitWorker(rt, WEBHOOK_JOBS, WEBHOOKS_AT_ONCE), 1.0),
         ]
     started = []
     for name, worker, pause_seconds in workers:

@@ -15,7 +15,7 @@ from gateway.database import apply_schema
 from gateway.errors import NeedsReauthorization, Unverified
 from gateway.models import Caller
 from gateway.tokens.read import fresh_grant
-from gateway.worker.jobs import unit_jobs
+from gateway.worker.jobs import UNIT_JOBS
 from gateway.worker.loop import UnitWorker
 from tests.support.database import rows
 from tests.support.legacy_project import (
@@ -109,7 +109,7 @@ def test_a_worker_imports_without_a_command(project):
     """Within a minute: it looks every few seconds."""
     row, pair = project.location(project.user())
 
-    worker = UnitWorker(project.rt, unit_jobs())
+    worker = UnitWorker(project.rt, UNIT_JOBS)
     assert worker.once()
     assert worker.finish(20)
     assert (status(project, row), project.opened(row, "token")) == ("active", pair.access_token)
