@@ -23,7 +23,7 @@ from gateway.http import Deadline, Response
 from gateway.models import Account, Client
 from gateway.protocol.issuers import unverified_claims
 from gateway.protocol.message import api_error, check_address, is_temporary, parse_json_value
-from gateway.protocol.token import TokenResponse
+from gateway.protocol.oauth import TokenResponse
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)

@@ -22,7 +22,7 @@ from gateway.identity import Identity
 from gateway.models import Client
 from gateway.protocol.issuers import Issuers
 from gateway.protocol.message import HttpRequest
-from gateway.protocol.token import find_grant
+from gateway.protocol.oauth import find_grant
 from gateway.settings import Settings
 from gateway.tokens.response_journal import ResponseJournal
 

@@ -43,8 +43,15 @@ from gateway.errors import (
 )
 from gateway.http import Deadline, Response
 from gateway.models import Account, AuthorizationRequest, Connection, Display, Grant
-from gateway.protocol.authorization import build_authorization_request, parse_authorization_response, single_parameter
-from gateway.protocol.token import TokenResponse, build_code_request, find_grant, parse_token_response
+from gateway.protocol.oauth import (
+    TokenResponse,
+    build_authorization_request,
+    build_code_request,
+    find_grant,
+    parse_authorization_response,
+    parse_token_response,
+    single_parameter,
+)
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)

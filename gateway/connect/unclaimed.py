@@ -26,8 +26,7 @@ from gateway.database.queries.sessions import read_session
 from gateway.errors import GatewayError, InstallNotStarted, StateInvalid, Unauthenticated
 from gateway.http import Deadline
 from gateway.models import Account, AuthorizationRequest, Connection, Grant, Unit
-from gateway.protocol.authorization import parse_authorization_response
-from gateway.protocol.token import parse_token_response
+from gateway.protocol.oauth import parse_authorization_response, parse_token_response
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)

@@ -37,7 +37,7 @@ from gateway.errors import (
 )
 from gateway.http import Deadline
 from gateway.models import Account, Unit
-from gateway.protocol.token import parse_fact
+from gateway.protocol.oauth import parse_fact
 from gateway.services import Runtime
 from gateway.tokens.read import fresh_grant
 

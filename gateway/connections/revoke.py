@@ -16,7 +16,7 @@ from gateway.database.queries.revocations import claim_revocations, queue_revoca
 from gateway.errors import GatewayError, ProviderFailed
 from gateway.http import Deadline
 from gateway.models import Grant, Revocation, Unit
-from gateway.protocol.token import build_revocation_request, parse_revocation_response
+from gateway.protocol.oauth import build_revocation_request, parse_revocation_response
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)

@@ -24,7 +24,7 @@ from gateway.errors import (
 )
 from gateway.http import Deadline
 from gateway.models import OPERATOR
-from gateway.protocol.token import build_code_request, parse_token_response
+from gateway.protocol.oauth import build_code_request, parse_token_response
 from gateway.services import Runtime
 
 _SECONDS = 10.0

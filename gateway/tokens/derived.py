@@ -28,7 +28,7 @@ from gateway.errors import (
 )
 from gateway.http import Deadline
 from gateway.models import Caller
-from gateway.protocol.token import TokenResponse, parse_token_response
+from gateway.protocol.oauth import TokenResponse, parse_token_response
 from gateway.services import Runtime
 from gateway.tokens.provider_api import call_api
 from gateway.tokens.read import FreshToken, fresh_grant

@@ -39,7 +39,7 @@ from gateway.errors import (
 )
 from gateway.http import Deadline, parse_retry_after
 from gateway.models import Account, Grant, Status, Unit
-from gateway.protocol.token import TokenResponse, build_refresh_request, find_grant, parse_token_response
+from gateway.protocol.oauth import TokenResponse, build_refresh_request, find_grant, parse_token_response
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)

@@ -13,7 +13,7 @@ from gateway.connections import uninstall as leave
 from gateway.errors import NeedsReauthorization, ProviderUnavailable
 from gateway.http import Deadline
 from gateway.models import Caller
-from gateway.protocol.token import build_refresh_request
+from gateway.protocol.oauth import build_refresh_request
 from gateway.tokens.read import fresh_grant
 from tests.support.database import rows
 from tests.support.legacy_project import AGENCY, BERLIN, LISBON, granted, project_from_before

@@ -17,8 +17,7 @@ from gateway.errors import (
     ProviderUnavailable,
     Suspended,
 )
-from gateway.protocol.authorization import parse_authorization_response
-from gateway.protocol.token import find_grant, parse_token_response
+from gateway.protocol.oauth import find_grant, parse_authorization_response, parse_token_response
 from tests.support.odd_responses import HARMLESS, HOSTILE, said
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

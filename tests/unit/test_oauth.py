@@ -23,13 +23,15 @@ from gateway.errors import (
     StateInvalid,
 )
 from gateway.models import Client
-from gateway.protocol.authorization import build_authorization_request, parse_authorization_response, single_parameter
 from gateway.protocol.message import parse_json
-from gateway.protocol.token import (
+from gateway.protocol.oauth import (
+    build_authorization_request,
     build_code_request,
     build_revocation_request,
+    parse_authorization_response,
     parse_revocation_response,
     parse_token_response,
+    single_parameter,
 )
 
 NOW = datetime(2026, 9, 1, 12, tzinfo=UTC)

@@ -15,7 +15,7 @@ from gateway.catalog.deviations import DEVIATIONS, Deviation
 from gateway.errors import ProviderGarbled, ProviderUnavailable
 from gateway.http import Deadline, Response
 from gateway.models import Client, Grant
-from gateway.protocol.token import TokenResponse
+from gateway.protocol.oauth import TokenResponse
 
 API = "https://services.leadconnectorhq.com"
 
