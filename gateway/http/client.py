@@ -2,7 +2,7 @@
 The HTTP client for providers and for Supabase's REST API: HTTP/1.1, whole or streamed.
 
     http = HttpClient(user_agent="oauth-gateway/1.0 (+https://connect.example.com)")
-    response = http.request("POST", url, headers={...}, body="grant_type=…", provider="google")
+    response = http.request("POST", url, headers={...}, body="grant_type=…", provider="acme")
 
 One per process. It returns any status; the caller judges it. It follows no redirect, keeps no cookie and sends nothing twice;
 a proxy is used for https alone, and only the one in the settings. `requests` sits above the connections, so that requests-mock can replace them in tests.
