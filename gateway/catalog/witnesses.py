@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +22,10 @@ _NEEDED = {"token_endpoint_auth_method", "placement", "account_call"}
 Status = Literal["verified", "documented", "unsure"]
 
 
-@cache
-def witnesses() -> Mapping[str, Mapping[str, Any]]:
-    """What independent sources say about each provider."""
-    return tomllib.loads(Path(__file__).with_name("witnesses.toml").read_text(encoding="utf-8"))
+WITNESSES: Mapping[str, Mapping[str, Any]] = tomllib.loads(
+    Path(__file__).with_name("witnesses.toml").read_text(encoding="utf-8")
+)
+"""What independent sources say about each provider."""
 
 
 def status(provider: AnyEntry) -> Status:
@@ -36,7 +35,7 @@ def status(provider: AnyEntry) -> Status:
     `verified`: two or more sources that are independent of each other name both endpoints, and none contradicts the client authentication;
     of a provider with keys, where the key is sent and the call that verifies it. `documented`: the provider's own documents name them. `unsure`: neither, or the operator changed an endpoint.
     """
-    witness = witnesses().get(provider.id)
+    witness = WITNESSES.get(provider.id)
     if witness is None:
         return "unsure"
     names = ("authorization_endpoint", "token_endpoint") if isinstance(provider, Provider) else ("userinfo_endpoint",)
@@ -50,7 +49,7 @@ def status(provider: AnyEntry) -> Status:
 
 def tokens(provider: Provider) -> Iterator[str]:
     """What the provider does to tokens, as sentences."""
-    witness = witnesses().get(provider.id, {})
+    witness = WITNESSES.get(provider.id, {})
     if seconds := provider.access_token_seconds or witness.get("access_seconds"):
         yield f"An access token is valid for {_span(seconds)}."
     elif witness.get("access_seconds") == 0:

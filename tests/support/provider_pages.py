@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gateway.catalog import TYPES, AnyEntry, ApiKeyProvider, Catalog, Provider, load_catalog
 from gateway.catalog.api_key import KEY_HASH
-from gateway.catalog.witnesses import status, tokens, witnesses
+from gateway.catalog.witnesses import WITNESSES, status, tokens
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "providers"
 _TITLES = {"crm": "HighLevel", "email": "E-mail", "phone": "Phone", "apps": "CRMs and business tools"}
@@ -78,7 +78,7 @@ def _remarks(entry: AnyEntry) -> Iterator[str]:
     """Notes, what is not as the sources say, and what is uncertain."""
     yield from (f"- {line}" for line in entry.notes.splitlines() if line)
     yield from (f"- {_KEYS[key]} is not what sources say: {why}." for key, why in entry.differs.items())
-    if unsure := [_KEYS[key][0].lower() + _KEYS[key][1:] for key in witnesses()[entry.id].get("unsure", ())]:
+    if unsure := [_KEYS[key][0].lower() + _KEYS[key][1:] for key in WITNESSES[entry.id].get("unsure", ())]:
         yield f"- No second source says: {', '.join(unsure)}."
 
 

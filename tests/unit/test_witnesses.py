@@ -11,7 +11,7 @@ import pytest
 
 from gateway.catalog import load_catalog
 from gateway.catalog.provider import AccountRule
-from gateway.catalog.witnesses import status, witnesses
+from gateway.catalog.witnesses import WITNESSES, status
 from gateway.sandbox.generic import TABLES
 
 ENTRIES, PROVIDERS = load_catalog().entries, load_catalog().providers
@@ -54,7 +54,7 @@ def test_an_entry_says_what_its_witnesses_say_or_why_not(provider):
     """
     Endpoints, the base of the API, scope and separator, client authentication, PKCE, lifetimes, and which account it is.
     """
-    assert differences(PROVIDERS[provider], witnesses()[provider]) == set(PROVIDERS[provider].differs)
+    assert differences(PROVIDERS[provider], WITNESSES[provider]) == set(PROVIDERS[provider].differs)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_wrong_fact_of_an_entry_is_noticed(key, wrong):
     """
     Each kind of fact, changed in an entry that agrees with its witnesses.
     """
-    entry, witness = PROVIDERS["pipedrive"], witnesses()["pipedrive"] | {"pkce": "ok", "scope": []}
+    entry, witness = PROVIDERS["pipedrive"], WITNESSES["pipedrive"] | {"pkce": "ok", "scope": []}
 
     assert differences(entry, witness) == set()
     assert differences(entry.model_copy(update={key: wrong}), witness) == {key}
@@ -91,7 +91,7 @@ def test_an_entry_with_keys_says_what_its_witnesses_say_or_why_not(provider):
     """
     Where the key is sent, the call that verifies it, the base URL, and which account it is.
     """
-    entry, witness = ENTRIES[provider], witnesses()[provider]
+    entry, witness = ENTRIES[provider], WITNESSES[provider]
     headers = {f"{name}: {value}" for name, value in entry.headers.items()}
     first, *others = witness["key"].split("; ")
 
@@ -116,14 +116,14 @@ def test_the_sandbox_does_to_tokens_what_the_witnesses_say(provider):
     """
     Rotation and lifetime.
     """
-    table, witness = TABLES[provider], witnesses()[provider]
+    table, witness = TABLES[provider], WITNESSES[provider]
 
     assert table["refresh"] == HABITS.get(witness["rotation"], witness["rotation"])
     assert table.get("access_seconds", 0) == witness.get("access_seconds", 0)
 
 
 def test_every_provider_has_witnesses_and_every_witness_a_provider():
-    assert set(witnesses()) == set(ENTRIES)
+    assert set(WITNESSES) == set(ENTRIES)
     assert f"{len(ENTRIES)} of them have an entry" in (DOCS / "providers.md").read_text(encoding="utf-8")
 
 
