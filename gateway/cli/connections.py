@@ -40,11 +40,7 @@ from gateway.connections.retry import retry_connections
 from gateway.connections.revoke import finish_revocation
 from gateway.connections.revoke_provider import RevokeAll, summary
 from gateway.database.queries.connections import reached_connections
-from gateway.database.queries.operator import (
-    erase,
-    inspect_connection,
-    provider_holdings,
-)
+from gateway.database.queries.operator import erase, inspect_connection, provider_holdings
 from gateway.models import OPERATOR, Connection, Status
 from gateway.services import Runtime, checked_catalog
 

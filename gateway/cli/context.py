@@ -22,14 +22,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic_core import to_json, to_jsonable_python
 
 from gateway.catalog import Catalog, load_catalog
-from gateway.database import (
-    NOT_RELOADED,
-    SCHEMA_VERSION,
-    Database,
-    FunctionMissing,
-    SchemaState,
-    apply_schema,
-)
+from gateway.database import NOT_RELOADED, SCHEMA_VERSION, Database, FunctionMissing, SchemaState, apply_schema
 from gateway.database_url import read_dsn
 from gateway.embedded.paths import holds_database
 from gateway.embedded.postgres import start_or_join

@@ -15,13 +15,7 @@ from functools import partial
 from gateway.catalog import Provider
 from gateway.database.queries.connections import reached_connections
 from gateway.doctor.report import Finding, finding
-from gateway.errors import (
-    AccessDenied,
-    ClientRejected,
-    GatewayError,
-    IssuerMismatch,
-    ProviderUnavailable,
-)
+from gateway.errors import AccessDenied, ClientRejected, GatewayError, IssuerMismatch, ProviderUnavailable
 from gateway.http import Deadline
 from gateway.models import OPERATOR
 from gateway.protocol.oauth import build_code_request, parse_token_response

@@ -56,24 +56,12 @@ def build_app(rt: Runtime) -> Flask:
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
     app.jinja_env.loader = CompileOnce(ROOT / "templates")
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    modules = (
-        session,
-        pages,
-        links,
-        connections,
-        tokens,
-        proxy,
-        connect_sessions,
-        events,
-        webhooks,
-        openapi,
-        health,
-        metrics,
-    )
     for path in TYPES.values():
         app.register_blueprint(connect.blueprint, name=path, url_prefix=f"/{path}", url_defaults={"path": path})
-    for module in modules:
+    for module in (session, pages, links, openapi, health, metrics):
         app.register_blueprint(module.blueprint)
+    for call in (connections, tokens, proxy, connect_sessions, events, webhooks):
+        app.register_blueprint(call.blueprint)
     # After-hooks run in reverse order: the access log comes last and sees the response as it is sent.
     language.register(app)
     app.jinja_env.globals["brand"] = pages.brand(rt.settings)

@@ -85,10 +85,6 @@ class _Database:
     def __init__(self, rt: Runtime) -> None:
         self._rt = rt
 
-    def describe(self) -> Iterator[Metric]:
-        """Empty: without this method the registry would collect once to learn the names."""
-        return iter(())
-
     def collect(self) -> Iterator[Metric]:
         """Every figure; without the database only `gateway_database_up 0` and the build."""
         yield InfoMetricFamily("gateway_build", "The version.", {"version": __version__})
