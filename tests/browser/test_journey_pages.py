@@ -79,7 +79,7 @@ def is_own_status(said, url):
     return "Failed to load resource" in said and said.endswith(f"({url})")
 
 
-@pytest.mark.parametrize("provider", ["ghl", "google", "ringcentral"])
+@pytest.mark.parametrize("provider", ["ghl", "google"])
 def test_the_connect_page_and_the_consent_page(scene, provider):
     """
     Who, what and which scopes; then the page of the simulated provider, with the list of faults open.
