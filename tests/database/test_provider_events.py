@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import random
 import uuid
 from datetime import UTC, datetime, timedelta
 
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway.database.queries.refresh import ClaimedRefresh, claim_refresh, finish_refresh
+from gateway.database.queries.refresh import ClaimedRefresh, claim_refresh, fail_refresh, finish_refresh
 from gateway.errors import BadRequest, Forbidden, NotFound, NotSigned
 from gateway.sandbox.highlevel_webhooks import PUBLIC_KEY, event, signature
 from gateway.sandbox.state import State
@@ -113,6 +114,46 @@ def test_a_refresh_under_way_does_not_bring_back_what_was_uninstalled(rt, store,
 
     assert late == "refreshed"
     assert status(database, row) == ENDED
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_twenty_copies_of_each_event_in_any_order_around_the_callback_lead_to_the_same(rt, store, database, seed):
+    both = {"locationId": f"{BERLIN}-{seed}", "companyId": f"{AGENCY}-{seed}"}
+    kinds = [("INSTALL", -30), ("UNINSTALL", -20), ("INSTALL", -10)]
+    bodies = [event(SANDBOX, kind, **both, timestamp=at(seconds)) for kind, seconds in kinds] * 20
+    chance = random.Random(seed)
+    chance.shuffle(bodies)
+    before = chance.randrange(len(bodies))
+    for body in bodies[:before]:
+        sent(rt, body)
+        chance.random() < 0.3 and receive.settle(rt)
+    facts = {"companyId": both["companyId"], "userType": "Company"}
+    row = connected(store, f"Emil {seed}", account_id=both["companyId"], facts=facts)
+    for body in bodies[before:]:
+        sent(rt, body)
+        chance.random() < 0.3 and receive.settle(rt)
+    while receive.settle(rt):
+        pass
+
+    below = rows(database, "select account_id from gateway.derived_token where connection_id = %s", row.id)
+    assert (status(database, row), below) == (ACTIVE, [both["locationId"]])
+    assert len(handed_on(database, "install.received")) == 2
+
+
+def test_a_mass_refusal_of_a_hundred_grants_ends_none(store, database):
+    """
+    Also the first ones, which were refused before the incident could be seen; and what an uninstall ends meanwhile stays ended.
+    """
+    held = [connected(store, f"Owner {n}", account_id=f"{BERLIN}-{n}") for n in range(100)]
+    rows(database, "select gateway.end_uninstalled(array[%s::uuid])::text", held[0].id)
+    for row in held[1:]:
+        lease = claim_refresh(store, row.id, row.generation, host="h", lease_seconds=30, block_seconds=60, most=10)
+        given = {"lease_id": lease.lease_id, "outcome": "refused", "error": "grant_refused", "wait_seconds": 2}
+        fail_refresh(store, row.id, row.generation, **given, refusal={"status": 400, "code": "invalid_grant"})
+
+    found = rows(database, "select status from gateway.connection order by status")
+    assert found == ["held"] * 99 + ["needs_reauthorization"]
+    assert len(handed_on(database, "provider.incident")) == 1
 
 
 def test_an_event_waits_while_a_connection_is_locked(rt, store, database):

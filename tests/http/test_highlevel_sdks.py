@@ -33,8 +33,8 @@ asyncio.run(main())
 """
 
 
-def documented(language):
-    section = (ROOT / "docs" / "highlevel.md").read_text(encoding="utf-8").split("\n## HighLevel's SDKs")[1]
+def documented(language, heading="HighLevel's SDKs"):
+    section = (ROOT / "docs" / "highlevel.md").read_text(encoding="utf-8").split(f"\n## {heading}")[1]
     return re.search(rf"^```{language}\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)[1]
 
 
@@ -69,6 +69,25 @@ def test_the_official_sdk_calls_highlevel_with_the_gateways_tokens(gateway, alic
 
     assert ended.stdout.splitlines()[-2:] == ["Northwind Berlin", "Northwind Lisbon"], ended.stderr + ended.stdout
     assert partner.key not in ended.stdout
+
+
+def test_the_documented_walk_reads_every_location_of_an_agency_with_progress(gateway, alice):
+    """
+    A location that is paused is named with its status, and the walk goes on.
+    """
+    state, partner = gateway.sandbox.state, partner_of(gateway.dsn)
+    agency = alice.connects("ghl", AGENCY)["connection"]
+    environ = {"GATEWAY": gateway.url, "KEY": partner.key, "AGENCY": agency}
+    state.more_locations, state.suspended = 3, {LISBON}
+    try:
+        program = [sys.executable, "-c", documented("python", "Agencies and their locations")]
+        ended = subprocess.run(program, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    finally:
+        state.more_locations, state.suspended = 0, set()
+
+    lines = ended.stdout.splitlines()
+    assert [f"{BERLIN} Northwind Berlin", f"{LISBON} 409"] == lines[:2], ended.stderr
+    assert ["NorthwindMore0000002 Northwind branch 2", "5 locations; next page: None"] == lines[-2:]
 
 
 def test_the_official_sdks_signature_check_accepts_what_the_sandbox_signs(gateway):
