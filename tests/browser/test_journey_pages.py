@@ -74,6 +74,14 @@ def looks_right(scene):
     assert [] == [said for said in scene.visitor.complaints if not is_own_status(said, page.url)]
 
 
+def shows_its_button(scene, name):
+    """In a pop-up, without scrolling."""
+    scene.page.set_viewport_size({"width": 540, "height": 760})
+    scene.page.evaluate("scrollTo(0, 0)")
+    expect(scene.page.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
+    scene.page.set_viewport_size(PHONE)
+
+
 def is_own_status(said, url):
     """A page that shows an error has its status, and Chromium says so."""
     return "Failed to load resource" in said and said.endswith(f"({url})")
@@ -86,6 +94,7 @@ def test_the_connect_page_and_the_consent_page(scene, provider):
     """
     scene.asks(provider)
     looks_right(scene)
+    shows_its_button(scene, "Continue to")
 
     scene.page.get_by_role("button", name="Continue to").click()
     scene.page.locator("#consent").wait_for()
@@ -101,6 +110,7 @@ def test_the_form_for_a_key_by_keyboard(scene):
     page, key = scene.page, new_key(scene.gateway.sandbox.state, "twilio")
     scene.asks("twilio")
     looks_right(scene)
+    shows_its_button(scene, "Connect Twilio")
     for word, kind in (("Show", "text"), ("Hide", "password")):
         page.get_by_role("button", name=f"{word} Auth token").click()
         expect(page.get_by_label("Auth token")).to_have_attribute("type", kind)
