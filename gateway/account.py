@@ -102,7 +102,7 @@ def confirm_account(
     `account_id`: it has to be that one. `facts` only say where to ask. Raises NotConfirmed and what the endpoint raises.
     """
     if isinstance(entry, ApiKeyProvider):
-        return _expected(read_key_account(rt, entry, token, facts, deadline), entry, account_id)
+        return read_key_account(rt, entry, token, facts, deadline, account_id)
     provider, client = rt.issuers.complete(entry.filled(facts), deadline), rt.clients[entry.id]
     lookup = _lookup(provider, facts, scope, client)
     if account_id is not None and len(lookup.id) == 1:
@@ -132,17 +132,17 @@ def confirm_account(
     return Account(named, _label(info, lookup) or named)
 
 
-def _expected(account: Account, entry: ApiKeyProvider, account_id: str | None) -> Account:
-    if KEY_HASH not in entry.account.id and account.id != (account_id or account.id):
-        raise NotConfirmed("another_account", "the key belongs to another account")
-    return account
-
-
 def read_key_account(
-    rt: Runtime, provider: ApiKeyProvider, credential: str, facts: Mapping[str, Any], deadline: Deadline
+    rt: Runtime,
+    provider: ApiKeyProvider,
+    credential: str,
+    facts: Mapping[str, Any],
+    deadline: Deadline,
+    account_id: str | None = None,
 ) -> Account:
     """
     The account of a key, as the provider names it when it accepts the key; only the paths that the catalogue names are read.
+    `account_id`: it has to be that one.
 
     Raises NotConfirmed for a key that does not work, and for an address that is no account's; ProviderUnavailable, which says nothing
     about the key.
@@ -159,7 +159,10 @@ def read_key_account(
         raise NotConfirmed("test_mode" if is_test else "token_refused", "the provider refuses the key")
     if not 200 <= found.status < 300:  # noqa: PLR2004
         raise NotConfirmed("not_confirmed", f"the provider does not know the account ({found.status})")
-    return _key_account(rt, provider, credential, facts, found.body)
+    account = _key_account(rt, provider, credential, facts, found.body)
+    if KEY_HASH not in provider.account.id and account.id != (account_id or account.id):
+        raise NotConfirmed("another_account", "the key belongs to another account")
+    return account
 
 
 def _key_account(

@@ -63,7 +63,10 @@ class Identity:
             raise Unauthenticated("the access token is an anonymous user's, and GATEWAY_ANONYMOUS_USERS is off")
         wrong = _wrong_claim(claims, self._issuer, now.timestamp())
         if wrong is not None:
-            raise claim_refused(*wrong)
+            name, found = wrong
+            error = Unauthenticated(f"the access token's claim {name}: {found}")
+            error.detail = f"The claim `{name}` of the access token is not accepted here. Send a valid token."
+            raise error
         user_id = uuid.UUID(claims["sub"])
         return Proof(User(user_id, _label(claims, user_id)), datetime.fromtimestamp(claims["exp"], UTC))
 
@@ -108,13 +111,6 @@ def _wrong_claim(  # noqa: PLR0911 - one line a rule
     if not isinstance(claims.get("sub"), str) or not _UUID.fullmatch(claims["sub"]):
         return "sub", "expected the id of a user (a uuid)"
     return None
-
-
-def claim_refused(name: str, found: str) -> Unauthenticated:
-    """The error for a claim: its name is in the response, the rest only in the log."""
-    error = Unauthenticated(f"the access token's claim {name}: {found}")
-    error.detail = f"The claim `{name}` of the access token is not accepted here. Send a valid token."
-    return error
 
 
 def _shown(value: object) -> str:

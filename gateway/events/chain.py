@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import structlog
 
 from gateway.database.queries import events
-from gateway.database.queries.events import Chain, EventRow, Seal
+from gateway.database.queries.events import Chain, EventRow
 from gateway.errors import SecretUnreadable
 from gateway.services import Runtime
 
@@ -93,11 +93,3 @@ def _seal_segment(rt: Runtime) -> int:
     last = rows[-1]["position"]
     digest = segment_hash(key, chain.end.hash, rows)
     return len(rows) if events.seal_events(rt.database, after=chain.end.position, position=last, hash=digest) else 0
-
-
-def log_checkpoint(rt: Runtime, before: Seal | None) -> Seal:
-    """Write the end of the chain to the log, if it moved since `before`. `events verify --head` compares with it."""
-    end = events.read_chain(rt.database).end
-    if end != before:
-        log.info("events.checkpoint", position=end.position, hash=end.hash)
-    return end

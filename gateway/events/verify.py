@@ -66,7 +66,8 @@ def verify(rt: Runtime, checkpoints: Sequence[Seal] = (), *, last: int | None = 
             problems.append(_removed(reached.position + 1, chain.end.position))
             reached = chain.end
         yield Progress(reached, chain.end.position, checked, tuple(problems))
-    if not drop_recorded and not any(_records_drop(row, chain.start) for row in _unsealed(rt, chain)):
+    unsealed = events.read_chain_page(rt.database, after=chain.end.position, limit=SEGMENT).rows
+    if not drop_recorded and not any(_records_drop(row, chain.start) for row in unsealed):
         text = f"The events up to position {chain.start.position} were removed, and not by the gateway: no event records it."
         yield Progress(reached, chain.end.position, checked, (Problem("start", 1, chain.start.position, text),))
 
@@ -113,10 +114,6 @@ def _outside(chain: Chain, checkpoints: dict[int, str]) -> Iterator[Problem]:
 
 def _records_drop(row: EventRow, start: Seal) -> bool:
     return row["type"] == "events.dropped" and bool(json.loads(row["data"]) == start._asdict())
-
-
-def _unsealed(rt: Runtime, chain: Chain) -> Sequence[EventRow]:
-    return events.read_chain_page(rt.database, after=chain.end.position, limit=SEGMENT).rows
 
 
 def _removed(first: int, last: int) -> Problem:

@@ -233,7 +233,11 @@ def parse_token_response(
         token_type="Bearer",  # noqa: S106 - RFC 6750
         scope=_granted_scope(provider, response.get("scope"), scope),
         expires_at=_after(now, _seconds(response.get("expires_in", provider.access_token_seconds))),
-        refresh_expires_at=_refresh_expiry(provider, now, response) if refresh_token else None,
+        refresh_expires_at=_after(
+            now, _seconds(response.get("refresh_token_expires_in")) or provider.refresh_token_seconds
+        )
+        if refresh_token
+        else None,
         id_token=id_token.strip() or None if isinstance(id_token, str) else None,
         facts={name: fact for name in provider.facts if (fact := parse_fact(response.get(name))) is not None},
     )
@@ -333,11 +337,6 @@ def _seconds(value: Any) -> float | None:
 
 def _after(now: datetime, seconds: float | None) -> datetime | None:
     return None if seconds is None else (now + timedelta(seconds=int(seconds))).astimezone(UTC)
-
-
-def _refresh_expiry(provider: Provider, now: datetime, response: Mapping[str, Any]) -> datetime | None:
-    given = _seconds(response.get("refresh_token_expires_in"))
-    return _after(now, given or provider.refresh_token_seconds)
 
 
 # -- revocation -------------------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def test_the_log_finds_a_chain_that_was_made_anew(sealed, database):
 def test_the_end_of_the_chain_is_in_the_log_each_minute(sealed, database, monkeypatch):
     """As a checkpoint, outside of the database."""
     logged, now = [], [0.0]
-    monkeypatch.setattr("gateway.events.chain.log.info", lambda event, **said: logged.append((event, said)))
+    monkeypatch.setattr("gateway.worker.jobs.log.info", lambda event, **said: logged.append((event, said)))
     worker = Worker(sealed, event_jobs(), clock=lambda: now[0])
     for seconds in (0, 1, 59, 61, 62, 125):
         now[0] = float(seconds)
