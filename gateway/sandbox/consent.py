@@ -7,7 +7,7 @@ A provider's module supplies its name, accounts and optional scopes. The form po
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from authlib.common.urls import add_params_to_uri
 from flask import Response, make_response, render_template, request
@@ -56,6 +56,8 @@ class Stage:
     basic: frozenset[str] = frozenset()
     code_seconds: float = 600
     question: str = "Which account?"
+    bulk: Mapping[str, str] = field(default_factory=dict)
+    """Locations, of which the agency chooses those in which the app is installed."""
 
     def chosen(self, state: State) -> Account | None:
         """The account in the form (by default the first), or None for a denial. The fault `another_account` takes the next one."""

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request
 
-from . import highlevel_webhooks, keys
+from . import highlevel, highlevel_webhooks, keys
 from .fault_plan import OPTIONS, Fault, planned
 from .state import State
 from .wire import answer
@@ -30,6 +30,7 @@ def make_blueprint(state: State) -> Blueprint:
     rooms.add_url_rule("/keys", "keys", lambda: _keys(state), methods=["POST", "DELETE"])
     rooms.add_url_rule("/withdraw", "withdraw", lambda: _withdraw(state), methods=["POST"])
     rooms.add_url_rule("/webhook", "webhook", lambda: _webhook(state), methods=["POST"])
+    rooms.add_url_rule("/location", "location", lambda: _location(state), methods=["POST"])
     rooms.add_url_rule("/reset", "reset", lambda: _reset(state), methods=["POST"])
     rooms.add_url_rule("/health", "health", lambda: answer({"ok": True}))
     return rooms
@@ -129,6 +130,13 @@ def _webhook(state: State) -> Response:
     fields = {str(name): value for name, value in _sent().items()}
     body = highlevel_webhooks.event(state, str(fields.pop("type", "INSTALL")), **fields)
     return answer({"status": highlevel_webhooks.deliver(state, body), "body": body.decode()})
+
+
+def _location(state: State) -> Response:
+    """A new sub-account of HighLevel's agency: {"id": …, "name": …}."""
+    location = str(_sent().get("id") or "NorthwindFuture00001")
+    highlevel.create_location(state, location, str(_sent().get("name") or location))
+    return answer({"id": location}, 201)
 
 
 def _reset(state: State) -> Response:

@@ -13,12 +13,13 @@ import secrets
 import uuid
 from functools import partial
 from typing import Any
+from urllib.parse import urlencode
 
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, render_template, request
 
-from .clients import knows, proves
-from .consent import Stage, ask, back, refuse, save_code
+from .clients import CLIENTS, knows, proves
+from .consent import Stage, ask, back, guarded, refuse, save_code
 from .highlevel_webhooks import announce
 from .state import Account, Code, Pair, Session, State
 from .wire import NO_STORE, answer, fields
@@ -50,11 +51,13 @@ GRANT_TYPES = ("authorization_code", "refresh_token", "client_credentials")
 
 def make_blueprint(state: State, provider: str) -> Blueprint:
     """HighLevel's addresses; `provider` is `ghl` or `ghl_white_label`, which differ in their hosts alone."""
-    stage = Stage(provider, "HighLevel", ACCOUNTS, question="Which account should the app be installed in?")
+    question = "Which account should the app be installed in?"
+    stage = Stage(provider, "HighLevel", ACCOUNTS, question=question, bulk=LOCATIONS)
     rooms = Blueprint(provider, __name__)
     chooser = partial(_choose, state, stage)
     for path in ("/v2/oauth/chooselocation", "/oauth/chooselocation"):
         rooms.add_url_rule(path, "authorize", chooser, methods=["GET", "POST"])
+    rooms.add_url_rule("/portal", "portal", lambda: _portal(state, stage))
     rooms.add_url_rule("/oauth/token", "token", lambda: _token(state, provider), methods=["POST"])
     rooms.add_url_rule("/oauth/reconnect", "reconnect", _removed, methods=["POST"])
     return rooms
@@ -78,7 +81,32 @@ def _choose(state: State, stage: Stage) -> Response:
     if account is None:
         return back(asked["redirect_uri"], error="access_denied", state=asked.get("state", ""))
     code = save_code(state, stage, secrets.token_hex(20), account, asked["scope"])
+    if account.id == COMPANY and "bulk" in request.form:
+        ticked = [each for each in request.form.getlist("location") if each in LOCATIONS]
+        every, future = "all_locations" in request.form, "future_locations" in request.form
+        code.facts = {"approveAllLocations": every, "installToFutureLocations": future}
+        code.facts |= {} if every else {"approvedLocations": ticked}
     return back(asked["redirect_uri"], code=code.value, state=asked.get("state", ""))
+
+
+def _portal(state: State, stage: Stage) -> Response:
+    """
+    The developer portal's test links: an installation of the app in one sub-account, which comes back without a state.
+
+    Manage → Versions → ⋯ → Test Link: https://marketplace.gohighlevel.com/docs/oauth/TestingApp
+    """
+    slug = {"ghl": "main", "ghl_white_label": "partner"}[stage.provider]
+    asked = {
+        "response_type": "code",
+        "client_id": CLIENTS[stage.provider][0],
+        "version_id": CLIENTS[stage.provider][0][:24],
+    }
+    asked |= {"redirect_uri": f"{state.gateway}/crm/{slug}/callback", "scope": TEST_SCOPE}
+    link = f"/{stage.provider}/v2/oauth/chooselocation?{urlencode(asked)}"
+    return guarded(state, render_template("portal.html", stage=stage, link=link))
+
+
+TEST_SCOPE = "locations.readonly contacts.readonly oauth.readonly oauth.write"
 
 
 # -- the token endpoint ----------------------------------------------------------------------------------------------
@@ -148,10 +176,26 @@ def _redeem(state: State, provider: str, sent: dict[str, str]) -> Pair:
     code.used = True
     session = Session(provider, code.client_id, code.account, code.scope, code.query, {"refreshTokenId": _hex24()})
     company = code.account.id == COMPANY
+    session.facts = {**session.facts, **code.facts}
     state.uninstalled -= set(state.uninstalled) if company else {code.account.id}  # a consent installs again
+    ticked = code.facts.get("approvedLocations")
+    state.uninstalled |= set() if ticked is None else set(LOCATIONS) - set(ticked)
+    state.future_locations = state.future_locations or bool(code.facts.get("installToFutureLocations"))
     installed = {"companyId": COMPANY, "locationId": None if company else code.account.id, "userId": USER}
     announce(state, "INSTALL", installType="Company" if company else "Location", **installed)
+    for location in LOCATIONS if company and code.facts and ticked is None else ticked or ():
+        announce(state, "INSTALL", installType="Location", **installed | {"locationId": location})
     return issue(state, session)
+
+
+def create_location(state: State, location: str, name: str) -> None:
+    """A new sub-account of the agency. Where the app is installed in new ones, the INSTALL names neither agency nor user."""
+    state.new_locations[location] = name
+    announce(state, "LocationCreate", id=location, companyId=COMPANY, name=name)
+    if state.future_locations:
+        announce(state, "INSTALL", installType="Location", locationId=location)
+    else:
+        state.uninstalled.add(location)
 
 
 def _verified(code: Code, verifier: str) -> bool:
@@ -205,7 +249,9 @@ def response_body(pair: Pair) -> dict[str, Any]:
     }
     body |= {} if company else {"locationId": session.account.id}
     body |= {"isBulkInstallation": company, "userId": USER, "traceId": str(uuid.uuid4())}
-    body |= {"approveAllLocations": True, "installToFutureLocations": False} if company else {}
+    bulk = ("approveAllLocations", "installToFutureLocations", "approvedLocations")
+    chosen = {name: session.facts[name] for name in bulk if name in session.facts}
+    body |= (chosen or {"approveAllLocations": True, "installToFutureLocations": False}) if company else {}
     return body
 
 

@@ -179,18 +179,25 @@ class Api:
         if not _is_v3():
             skip, limit = asked.get("skip", 0, int), asked.get("limit", 20, int)
             page = {"locations": found[skip : skip + limit], "count": len(found)}
-            return answer({**page, "installToFutureLocations": False})
+            return answer({**page, "installToFutureLocations": self.state.future_locations})
         size, start = min(asked.get("pageSize", 20, int), 100), asked.get("pageToken", "p0")[1:]
         begin = int(start) if start.isdigit() else 0
         end = begin + size
         pages: dict[str, Any] = {"totalRecords": len(found), "hasNextPage": end < len(found), "hasPrevPage": begin > 0}
         pages |= {"nextPageToken": f"p{end}" if end < len(found) else None, "currentPageSize": len(found[begin:end])}
-        more = {"metadata": {"sortApplied": {"installedAt": "desc"}}, "installToFutureLocations": False}
+        more = {
+            "metadata": {"sortApplied": {"installedAt": "desc"}},
+            "installToFutureLocations": self.state.future_locations,
+        }
         return answer({"items": found[begin:end], "pagination": pages, **more})
 
     def _installed(self) -> dict[str, str]:
         """The locations in which the app is installed."""
-        every = LOCATIONS | {f"NorthwindMore{n:07}": f"Northwind branch {n}" for n in range(self.state.more_locations)}
+        every = (
+            LOCATIONS
+            | self.state.new_locations
+            | {f"NorthwindMore{n:07}": f"Northwind branch {n}" for n in range(self.state.more_locations)}
+        )
         return {key: name for key, name in every.items() if key not in self.state.uninstalled}
 
     def _app(self) -> str:

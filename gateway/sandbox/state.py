@@ -56,6 +56,8 @@ class Code:
     until: float
     query: Mapping[str, str]
     used: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What was chosen beside the account."""
 
     @property
     def code_challenge(self) -> str | None:
@@ -149,6 +151,9 @@ class State:
             self.events_after = "0"
             self.more_locations = 0
             """Of HighLevel's agency, beside the two that can be chosen."""
+            self.new_locations: dict[str, str] = {}
+            self.future_locations = False
+            """Whether the agency lets the app be installed in its new locations."""
             self.uninstalled: set[str] = set()
             self.suspended: set[str] = set()
             """Locations by id."""

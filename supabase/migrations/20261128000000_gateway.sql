@@ -2856,6 +2856,12 @@ begin
     insert into gateway.incoming_event (id, providers, type, accounts, below, topic, is_end, facts, label, body, at)
     values (e.id, e.providers, e.type, e.accounts, e.below, e.topic, e.is_end, e.facts, e.label, e.body, coalesce(e.at, clock_timestamp()))
     on conflict on constraint incoming_event_pkey do nothing;
+    if found and e.topic = 'installation' and cardinality(e.accounts) = 1 then
+      -- Of a new location whose agency is not named: the lists of the agencies that let the app be installed in new ones will say.
+      update gateway.connection c set listed_at = null
+       where c.provider = any (e.providers) and c.facts @> '{"userType": "Company", "installToFutureLocations": true}';
+      return 'true';
+    end if;
     return to_jsonb(found);
   end if;
   return 'false';
@@ -2890,6 +2896,7 @@ begin
     insert into gateway.derived_token (connection_id, account_id)
     select c.id, e.accounts[1] from gateway.connection c where c.id = any (p_ids) and c.account_id = e.accounts[2]
     on conflict on constraint derived_token_pkey do nothing;
+    update gateway.incoming_event x set due_at = clock_timestamp() where x.due_at = 'infinity' and x.topic is not null and x.accounts = e.accounts[1:1];
   else
     update gateway.connection c
        set facts = c.facts || e.facts, account_label = coalesce(e.label, c.account_label), updated_at = clock_timestamp(),
@@ -4097,7 +4104,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '6b2c4a62f2147cd6ddf2dd896cd8dc7b69ddc970204b44c3588b6f892ca72f82');
-insert into gateway.function_release (sha256) values ('6b2c4a62f2147cd6ddf2dd896cd8dc7b69ddc970204b44c3588b6f892ca72f82') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '212f0392d33aaebf3a72eaba101f198cdeb6bac32b5fbd039988e916fc558146');
+insert into gateway.function_release (sha256) values ('212f0392d33aaebf3a72eaba101f198cdeb6bac32b5fbd039988e916fc558146') on conflict do nothing;
 
 notify pgrst, 'reload schema';

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,12 +14,13 @@ import requests
 
 from gateway.connections import locations
 from gateway.sandbox import CLIENTS
+from gateway.sandbox.highlevel import create_location
 from gateway.sandbox.highlevel_webhooks import deliver, event
 from gateway.services import build_runtime
 from gateway.settings import read_settings
 from gateway.webhooks import receive
 from tests.support.database import rows
-from tests.support.gateway_process import without_request_id
+from tests.support.gateway_process import told, without_request_id
 from tests.support.partners import partner_of
 
 CLIENT = CLIENTS["ghl"][0]
@@ -31,7 +33,8 @@ def sandbox(gateway):
     state.more_locations, state.uninstalled, state.suspended = 3, set(), set()
     yield state
     state.more_locations, state.uninstalled, state.suspended = 0, set(), set()
-    state.switches["location_refresh_token"] = True
+    state.new_locations, state.future_locations = {}, False
+    state.switches["location_refresh_token"], state.switches["highlevel_webhooks"] = True, False
 
 
 @pytest.fixture
@@ -256,6 +259,43 @@ def test_what_vanished_from_the_list_needs_reauthorization_by_the_next_day(gatew
 
     eventually(lambda: (rows(gateway.dsn, ended, held), rows(gateway.dsn, known, agency)), (["uninstalled"], [13]))
     assert reads(LISBON).status_code == 404
+
+
+def test_an_agency_that_chose_one_location_reaches_that_one_and_those_to_come(gateway, alice, partner, sandbox):
+    """
+    What was chosen is kept. The INSTALL of a new location names no agency: the agencies' lists say whose it is, and then its events are handed on.
+    """
+    sandbox.more_locations = 0
+    alice.signs_in()
+    chosen = {"bulk": "1", "location": BERLIN, "future_locations": "1"}
+    agency = told(alice.get(alice.consents("ghl", AGENCY, **chosen)))["connection"]
+    facts = partner.asks(gateway, f"/connections/{agency}").json()["facts"]
+    wanted = {"approvedLocations": [BERLIN], "approveAllLocations": False, "installToFutureLocations": True}
+    assert wanted.items() <= facts.items()
+    assert facts["isBulkInstallation"] is True
+    listed = partner.asks(gateway, f"/connections/{agency}/locations").json()["items"]
+    assert [BERLIN] == [each["id"] for each in listed]
+    assert partner.asks(gateway, f"/connections/{agency}/token", params={"location": LISBON}).status_code == 404
+
+    sandbox.switches["highlevel_webhooks"] = True
+    new = f"NorthwindNew{uuid.uuid4().hex[:8]}"
+    create_location(sandbox, new, "Northwind Oslo")
+    received = "select data ->> 'event' from gateway.event where connection_id = %s and data ->> 'account_id' = %s and type = %s"
+    end = time.monotonic() + 30
+    while rows(gateway.dsn, received, agency, new, "install.received") != ["INSTALL"]:
+        assert time.monotonic() < end
+        due = "select true from gateway.connection where id = %s and listed_at is null"
+        if rows(gateway.dsn, due, agency):
+            listed_now(gateway, agency)
+        time.sleep(0.1)
+    assert deliver(sandbox, event(sandbox, "ContactCreate", locationId=new)) == 200
+    while (
+        rows(gateway.dsn, received + " and data ->> 'event' = 'ContactCreate'", agency, new, "provider_event.received")
+        == []
+    ):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert partner.asks(gateway, f"/connections/{agency}/token", params={"location": new}).status_code == 200
 
 
 def test_the_locations_are_listed_page_by_page_and_searched(gateway, partner, agency):

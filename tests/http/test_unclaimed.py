@@ -4,11 +4,13 @@ Installations that were started at the provider: a code and no state.
 
 from __future__ import annotations
 
+import html
 import re
 import time
 from urllib.parse import urlencode
 
 import pytest
+import requests
 
 from gateway.sandbox import CLIENTS
 from tests.support.database import rows
@@ -52,6 +54,19 @@ def test_a_marketplace_install_is_claimed_by_the_user_of_that_browser_after_sign
     assert stored == [BERLIN]
     assert rows(gateway.dsn, KEPT, install) == [0]
     assert alice.get("/crm/ghl/claim").status_code == 400
+
+
+def test_a_test_link_of_the_developer_portal_is_an_installation_without_a_state(gateway, alice):
+    """
+    Every developer of an app meets it on the first day.
+    """
+    portal = requests.get(f"{gateway.sandbox.origin}/ghl/portal", timeout=10).text
+    link = html.unescape(re.search(r'id="test-link" href="([^"]+)"', portal)[1])
+    alice.signs_in()
+    answer = alice.get(gateway.sandbox.consents(gateway.sandbox.origin + link, LISBON))
+
+    assert answer.headers["Location"] == "/crm/ghl/claim"
+    assert "Northwind Lisbon" in alice.get("/crm/ghl/claim").text
 
 
 def test_an_agencys_install_is_called_an_agency(gateway, alice):

@@ -22,6 +22,12 @@ begin
     insert into gateway.incoming_event (id, providers, type, accounts, below, topic, is_end, facts, label, body, at)
     values (e.id, e.providers, e.type, e.accounts, e.below, e.topic, e.is_end, e.facts, e.label, e.body, coalesce(e.at, clock_timestamp()))
     on conflict on constraint incoming_event_pkey do nothing;
+    if found and e.topic = 'installation' and cardinality(e.accounts) = 1 then
+      -- Of a new location whose agency is not named: the lists of the agencies that let the app be installed in new ones will say.
+      update gateway.connection c set listed_at = null
+       where c.provider = any (e.providers) and c.facts @> '{"userType": "Company", "installToFutureLocations": true}';
+      return 'true';
+    end if;
     return to_jsonb(found);
   end if;
   return 'false';
@@ -56,6 +62,7 @@ begin
     insert into gateway.derived_token (connection_id, account_id)
     select c.id, e.accounts[1] from gateway.connection c where c.id = any (p_ids) and c.account_id = e.accounts[2]
     on conflict on constraint derived_token_pkey do nothing;
+    update gateway.incoming_event x set due_at = clock_timestamp() where x.due_at = 'infinity' and x.topic is not null and x.accounts = e.accounts[1:1];
   else
     update gateway.connection c
        set facts = c.facts || e.facts, account_label = coalesce(e.label, c.account_label), updated_at = clock_timestamp(),
