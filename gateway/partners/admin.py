@@ -78,11 +78,7 @@ def add_partner(
 
 
 def add_key(database: Database, name: str, *, addresses: Sequence[str] = (), expires_days: int | None = None) -> NewKey:
-    """
-    One more key of a partner, which may have two valid ones. Omitted options are copied from its newest key.
-
-    Raises PartnerRefused.
-    """
+    """One more key of a partner, which may have two valid ones. Omitted options are copied from its newest key. Raises PartnerRefused."""
     return _add_key(database, name, addresses, expires_days)
 
 

@@ -73,11 +73,7 @@ def origin_of(url: str) -> str:
 
 
 def app_address(settings: Settings, value: str | None) -> str | None:
-    """
-    `value` when it is an absolute URL on an app origin, None when it is empty.
-
-    Raises ReturnToRefused for anything else.
-    """
+    """`value` when it is an absolute URL on an app origin, None when it is empty. Raises ReturnToRefused for anything else."""
     if not value:
         return None
     if not _is_plain(value) or not value.startswith(("https://", "http://")):

@@ -27,11 +27,7 @@ class Existing(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """
-    What the page of a link shows.
-
-    `scope_of_others` and `existing` are known only where the link's user is signed in.
-    """
+    """What the page of a link shows. `scope_of_others` and `existing` are known only where the link's user is signed in."""
 
     id: UUID
     provider: str
