@@ -1065,15 +1065,15 @@ begin
 end $$;
 
 -- `p_wanted`: any of `type`, `status`, `account_id` and `tag`; `clients`, our registration at each provider: only connections of another one;
--- `scopes`, the required scopes of each provider: only connections that lack one.
+-- `scopes`, the required scopes of each provider: only connections that lack one. Without a subquery, so that the planner can inline it.
 create or replace function gateway.is_wanted(c gateway.connection, p_partner gateway.partner, p_wanted jsonb) returns boolean
 language sql stable as $$
   select (p_wanted ->> 'type' is null or c.type = (p_wanted ->> 'type')::integer)
      and (p_wanted ->> 'status' is null or gateway.status_of(c) = p_wanted ->> 'status')
      and (p_wanted ->> 'account_id' is null or c.account_id = p_wanted ->> 'account_id')
-     and (p_wanted ->> 'tag' is null or gateway.visible_tags(c.tags, p_partner) @> (p_wanted -> 'tag'))
+     and (p_wanted ->> 'tag' is null or c.tags <> '{}' and gateway.visible_tags(c.tags, p_partner) @> (p_wanted -> 'tag'))
      and (p_wanted ->> 'clients' is null or c.client_id is distinct from coalesce(p_wanted -> 'clients' ->> c.provider, c.client_id))
-     and (p_wanted ->> 'scopes' is null or exists (select from jsonb_array_elements_text(p_wanted -> 'scopes' -> c.provider) x where x <> all (c.scope)))
+     and (p_wanted ->> 'scopes' is null or not to_jsonb(c.scope) @> (p_wanted -> 'scopes' -> c.provider))
      and (p_wanted ->> 'rotation_due' is null or gateway.is_rotation_due(c))
 $$;
 
@@ -4104,7 +4104,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '212f0392d33aaebf3a72eaba101f198cdeb6bac32b5fbd039988e916fc558146');
-insert into gateway.function_release (sha256) values ('212f0392d33aaebf3a72eaba101f198cdeb6bac32b5fbd039988e916fc558146') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'cb7cc1e14d98e6b687097b0025876511cba2f85e9ecc54bb0d55ad5f875eb199');
+insert into gateway.function_release (sha256) values ('cb7cc1e14d98e6b687097b0025876511cba2f85e9ecc54bb0d55ad5f875eb199') on conflict do nothing;
 
 notify pgrst, 'reload schema';
