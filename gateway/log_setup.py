@@ -21,7 +21,11 @@ _TALKATIVE = ("urllib3", "requests", "authlib", "httpx", "httpcore", "hpack", "p
 
 def start_log() -> None:
     """Sets structlog up for this process; call it once, before anything logs."""
-    quiet_libraries()
+    for name in _TALKATIVE:
+        # At DEBUG they print URLs, headers and, in Authlib's case, code verifiers.
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # The gateway itself logs an unavailable database.
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
     shown: list[Any] = (
         [structlog.dev.ConsoleRenderer()] if sys.stderr.isatty() else [structlog.processors.JSONRenderer(_json)]
     )
@@ -54,15 +58,6 @@ class _Stderr:
             sys.stderr.flush()
 
     debug = info = warning = error = critical = msg = _write
-
-
-def quiet_libraries() -> None:
-    """Also for processes that log nothing themselves: commands print their own sentences."""
-    for name in _TALKATIVE:
-        # At DEBUG they print URLs, headers and, in Authlib's case, code verifiers.
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # The gateway itself logs an unavailable database.
-    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
 
 
 def _masked(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -27,7 +27,6 @@ from gateway.database_url import read_dsn
 from gateway.embedded.paths import holds_database
 from gateway.embedded.postgres import start_or_join
 from gateway.errors import DatabaseUnavailable, GatewayError, ProviderNotEnabled, SettingsRefused, Unexpected
-from gateway.log_setup import start_log
 from gateway.partners.admin import PartnerRefused
 from gateway.services import NO_DATABASE, Runtime, build_runtime, checked_catalog, open_database, open_journal
 from gateway.settings import Settings, process_environment, read_settings
@@ -328,6 +327,5 @@ def opened_database(*, existing: bool = True) -> Iterator[Database]:
 @contextmanager
 def opened_runtime() -> Iterator[Runtime]:
     """The Runtime of this environment, over a database whose schema is current."""
-    start_log()
     with checked_database(), closing(build_runtime(read_settings())) as rt:
         yield rt

@@ -19,14 +19,14 @@ from gateway.cli.partners import partners
 from gateway.cli.providers import doctor, providers
 from gateway.cli.serve import serve, worker
 from gateway.cli.webhooks import webhooks
-from gateway.log_setup import quiet_libraries
+from gateway.log_setup import start_log
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="oauth-gateway %(version)s")
 def main() -> None:
     """The OAuth integration gateway."""
-    quiet_libraries()
+    start_log()  # to stderr, so that a result in JSON is the only thing on stdout
 
 
 @main.command()

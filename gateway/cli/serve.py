@@ -10,7 +10,6 @@ import structlog
 from gateway import __version__
 from gateway.cli.context import checked_database, database_is_set, interruptible, port_option, starting_settings
 from gateway.errors import SettingsRefused
-from gateway.log_setup import start_log
 from gateway.services import NO_DATABASE, checked_catalog
 from gateway.settings import Settings, forget_secrets, ignored_parameters, process_environment
 
@@ -36,7 +35,6 @@ def serve(host: str, port: int, workers: int, *, no_worker: bool, embedded: bool
     if not embedded and not has_database and (settings.secure or settings.supabase_url):
         raise SettingsRefused(NO_DATABASE)
     bind(host, port).close()
-    start_log()  # before the embedded Postgres starts: one format from the first line on
     with checked_database(existing=False) as database:
         _log_start(settings, f"http://{host}:{port}", database.place, workers=workers, work=not no_worker)
         run_server(host, port, workers, work=not no_worker)

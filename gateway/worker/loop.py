@@ -13,7 +13,6 @@ from typing import Any
 import structlog
 
 from gateway.errors import GatewayError
-from gateway.log_setup import start_log
 from gateway.models import Unit
 from gateway.services import Runtime, build_runtime
 from gateway.settings import forget_secrets, read_settings
@@ -163,7 +162,6 @@ def start_worker(
 
 def run_workers(environ: MutableMapping[str, str], stopped: threading.Event, *, at_once: int) -> None:
     """Work with the settings in `environ` until `stopped` is set. Raises SettingsRefused with all problems."""
-    start_log()
     rt = build_runtime(read_settings(environ))
     forget_secrets(environ)
     started = start_worker(rt, stopped, at_once=at_once)

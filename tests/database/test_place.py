@@ -4,6 +4,7 @@ The paths of an embedded Postgres: its programs, and folders that only its accou
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
+from gateway.cli.main import main
 from gateway.embedded import paths as places
 from gateway.embedded.postgres import start_or_join
 from gateway.errors import SettingsRefused
@@ -38,7 +41,8 @@ def test_without_postgres_it_says_what_to_do(folder, monkeypatch):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another account")
 def test_out_of_reach_of_the_account_it_lives_elsewhere(folder, monkeypatch):
     """
-    A home that only root may enter, as in a default container: programs are copied out, the cluster is kept outside.
+    A home that only root may enter, as in a default container: programs are copied out, the cluster is kept outside. Commands say so beside
+    their result.
     """
     outside = Path(tempfile.mkdtemp(prefix="gateway-tests-"))
     outside.chmod(0o755)
@@ -55,6 +59,9 @@ def test_out_of_reach_of_the_account_it_lives_elsewhere(folder, monkeypatch):
         assert server.home.is_relative_to(outside)
         with psycopg.connect(server.dsn, autocommit=True) as connection:
             connection.execute("create table kept (n int)")
+        shown = CliRunner().invoke(main, ["partners", "list", "--json"], env={"GATEWAY_DATA": str(folder)})
+        assert (0, []) == (shown.exit_code, json.loads(shown.stdout)["partners"]), shown.output
+        assert "embedded.data_moved" in shown.stderr
     folder.chmod(0o711)  # within reach now, but the rows are there
     with start_or_join(folder) as server, psycopg.connect(server.dsn) as connection:
         connection.execute("select n from kept")
