@@ -102,11 +102,15 @@ def test_an_uninstall_from_before_the_connection_was_made_does_not_end_it(rt, st
     assert status(database, again) == ACTIVE
 
 
-def test_a_refresh_under_way_does_not_bring_back_what_was_uninstalled(rt, store, database):
+@pytest.mark.parametrize("fields", [{"locationId": BERLIN}, {"companyId": AGENCY}])
+def test_a_refresh_under_way_does_not_bring_back_what_was_uninstalled(rt, store, database, fields):
+    """
+    By the location itself, and by its agency.
+    """
     row = connected(store, "Alice", **LOCATION)
     lease = {"host": "h", "lease_seconds": 30, "block_seconds": 60, "most": 10}
     assert isinstance(claim_refresh(store, row.id, row.generation, **lease), ClaimedRefresh)
-    happens(rt, "UNINSTALL", locationId=BERLIN)
+    happens(rt, "UNINSTALL", **fields)
     given = {"token": "gAAAA", "refresh": "gAAAA", "seal_id": uuid.uuid4(), "scope": (), "account": None, "facts": {}}
     late = finish_refresh(
         store, row.id, row.generation, **given, expires_seconds=60, refresh_expires_seconds=None, renewed=True

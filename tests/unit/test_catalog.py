@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import textwrap
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from pydantic import ValidationError
@@ -10,7 +13,11 @@ from pydantic import ValidationError
 from gateway.catalog import ENDPOINTS, TYPES, ApiKeyProvider, Provider, load_catalog
 from gateway.catalog.provider import TokenPlacement
 from gateway.errors import ProviderGarbled, SettingsRefused
+from gateway.models import Client
+from gateway.protocol.oauth import build_authorization_request
 from gateway.texts import read_texts
+
+ROOT = Path(__file__).resolve().parents[2]
 
 ACME = """
 [acme]
@@ -50,6 +57,19 @@ def load(tmp_path):
         return load_catalog(tmp_path, **named)
 
     return load
+
+
+def test_the_documented_file_asks_for_one_version_of_an_app_in_the_same_tab(load):
+    """
+    In the white-label entry, whose other keys stay.
+    """
+    section = (ROOT / "docs" / "highlevel.md").read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
+    entry = load(textwrap.dedent(section)).entries["ghl_white_label"]
+    given = {"redirect_uri": "https://connect.example/crm/partner/callback", "state": "s", "code_verifier": "v" * 43}
+    query = parse_qs(urlsplit(build_authorization_request(entry, Client("c"), **given, nonce="n")).query)
+
+    assert (["64a000000000000000000009"], ["self"]) == (query["version_id"], query["loginWindowOpenMode"])
+    assert ("Client portal", "partner", True) == (entry.name, entry.public_id, entry.white_label)
 
 
 @pytest.fixture
