@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from highlevel import Logger, WebhookManager
 
 from gateway.sandbox.highlevel_webhooks import PUBLIC_KEY, event, signature
 from tests.support.partners import partner_of
@@ -94,6 +93,8 @@ def test_the_official_sdks_signature_check_accepts_what_the_sandbox_signs(gatewa
     """
     So the sandbox's webhooks are HighLevel's.
     """
+    from highlevel import Logger, WebhookManager  # three seconds of CPU, which only this test spends
+
     body = event(gateway.sandbox.state, "INSTALL", locationId=BERLIN, note="Zoë")
     check = WebhookManager(Logger("warn"), None, None).verify_ed25519_signature
 

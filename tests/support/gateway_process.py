@@ -115,6 +115,7 @@ class Person:
         self.gateway = gateway
         self.user = user
         self.browser = requests.Session()
+        self.browser.trust_env = False  # no proxy and no netrc, which would be looked for before each request
 
     @property
     def id(self) -> str:
