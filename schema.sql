@@ -1656,11 +1656,13 @@ language sql stable as $$
   select to_jsonb(p_event) || jsonb_build_object('at', (p_event.at at time zone 'UTC')::text, 'data', p_event.data::text)
 $$;
 
--- The state of the chain. The key is set once, before anything is sealed: a chain never gets another one.
-create or replace function public.gateway_event_chain_v1(p_new_key text default null)
+-- The state of the chain, or with `p_limit` a page of it. The key is set once, before anything is sealed: a chain never gets another one.
+create or replace function public.gateway_event_chain_v1(p_new_key text default null, p_after bigint default null, p_limit integer default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
-  if p_new_key is not null then
+  if p_limit is not null then
+    return gateway.event_chain_page(p_after, p_limit);
+  elsif p_new_key is not null then
     update gateway.event_chain c set encrypted_key = p_new_key
      where c.encrypted_key is null and not exists (select from gateway.event_seal s where s.hash <> '');
   end if;
@@ -1685,8 +1687,8 @@ $$;
 
 -- The rows after the last seal at or before `p_after`, up to the last seal within `p_limit` positions, or else the next seal. Where no
 -- seal follows: the next rows after `p_after`.
-create or replace function public.gateway_event_chain_page_v1(p_after bigint, p_limit integer)
-returns jsonb language plpgsql stable security definer set search_path = '' set datestyle = 'ISO' as $$
+create or replace function gateway.event_chain_page(p_after bigint, p_limit integer) returns jsonb
+language plpgsql stable set search_path = '' set datestyle = 'ISO' as $$
 declare
   previous gateway.event_seal;
   last     bigint;
@@ -4104,7 +4106,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'cb7cc1e14d98e6b687097b0025876511cba2f85e9ecc54bb0d55ad5f875eb199');
-insert into gateway.function_release (sha256) values ('cb7cc1e14d98e6b687097b0025876511cba2f85e9ecc54bb0d55ad5f875eb199') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '9696a24388fc12021b387c93f39487a8758e2df206171c2b6db2b76b7e14654b');
+insert into gateway.function_release (sha256) values ('9696a24388fc12021b387c93f39487a8758e2df206171c2b6db2b76b7e14654b') on conflict do nothing;
 
 notify pgrst, 'reload schema';

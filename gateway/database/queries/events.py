@@ -88,7 +88,7 @@ assign_positions = SqlFunction[int]("assign_positions")
 read_chain = SqlFunction[Chain]("event_chain")
 """The state of the chain. `new_key` becomes its encrypted key if it has none and nothing is sealed yet."""
 
-read_chain_page = SqlFunction[ChainPage]("event_chain_page")
+read_chain_page = SqlFunction[ChainPage]("event_chain")
 """
 The rows after the last seal at or before `after`: about `limit` positions, and at least up to the next seal.
 
