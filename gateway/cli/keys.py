@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 
 from gateway.cli.context import Report, interruptible, opened_runtime, rendered, reporting, show_progress
 from gateway.connections.rotate_keys import Report as Rotated
-from gateway.connections.rotate_keys import Rotation, require_newest_key_everywhere
+from gateway.connections.rotate_keys import require_newest_key_everywhere, rotate
 
 _SHOWN = 20
 
@@ -36,10 +36,9 @@ def keys_rotate(*, check: bool) -> Report:
         if not check:
             require_newest_key_everywhere(rt)
         with interruptible() as stopped:
-            rotation = Rotation(rt, check=check, stopped=stopped)
-            for report in rotation:
+            report = Rotated()
+            for _ in rotate(rt, report, check=check, stopped=stopped):
                 show_progress("Looking" if check else "Encrypting again", report.looked_at, report.total)
-    report = rotation.report
     counts = asdict(report) | {"unreadable": len(report.unreadable), "clean": report.clean}
     whole = counts | {"unreadable_places": report.unreadable[:_SHOWN]}
     return Report(whole, chain(rendered(whole), _next_steps(report)), ok=report.clean)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import get_args
 
+from gateway.crypto.vault import Vault
 from gateway.database.queries.encrypted import EncryptedValue, Kind, encrypted_values, replace_encrypted
 from gateway.database.queries.operator import list_hosts
 from gateway.errors import SecretUnreadable, SettingsRefused
@@ -41,54 +42,51 @@ class Report:
         return not (self.old_key or self.unreadable or self.interrupted)
 
 
-class Rotation:
-    """One run. `check`: only count. Ends between two pages when `stopped` is set."""
+def rotate(rt: Runtime, report: Report, *, check: bool, stopped: threading.Event) -> Iterator[Report]:
+    """
+    Rotate, with the report after each page. `check`: only count. Ends between two pages when `stopped` is set.
 
-    def __init__(self, rt: Runtime, *, check: bool, stopped: threading.Event) -> None:
-        self._rt = rt
-        self._check = check
-        self._stopped = stopped
-        self.report = Report()
+    Raises DatabaseUnavailable.
+    """
+    for _ in range(1 if check else PASSES):
+        report.total = report.looked_at = report.old_key = 0
+        report.unreadable.clear()
+        for kind in KINDS:
+            for page in _pages(rt, kind, report):
+                changes = _changes(rt.vault, kind, page, report)
+                replaced = replace_encrypted(rt.database, kind, {"items": changes}) if changes and not check else 0
+                report.replaced += replaced
+                report.old_key += len(changes) - replaced
+                yield report
+                if stopped.is_set():
+                    report.interrupted = True
+                    return
+        yield report
+        if not report.old_key:
+            return
 
-    def __iter__(self) -> Iterator[Report]:
-        """The report after each page. Raises DatabaseUnavailable."""
-        report = self.report
-        for _ in range(1 if self._check else PASSES):
-            report.total = report.looked_at = report.old_key = 0
-            report.unreadable.clear()
-            for kind in KINDS:
-                for page in self._pages(kind):
-                    self._rotate(kind, page)
-                    yield report
-                    if self._stopped.is_set():
-                        report.interrupted = True
-                        return
-            yield report
-            if not report.old_key:
-                return
 
-    def _pages(self, kind: Kind) -> Iterator[Sequence[EncryptedValue]]:
-        page_of = partial(encrypted_values, self._rt.database, kind, most=PAGE)
-        page = page_of(after_id=None, after_column=None)
-        self.report.total += page.total or 0
-        while page.items:
-            yield page.items
-            page = page_of(after_id=page.items[-1].id, after_column=page.items[-1].column)
+def _pages(rt: Runtime, kind: Kind, report: Report) -> Iterator[Sequence[EncryptedValue]]:
+    page_of = partial(encrypted_values, rt.database, kind, most=PAGE)
+    page = page_of(after_id=None, after_column=None)
+    report.total += page.total or 0
+    while page.items:
+        yield page.items
+        page = page_of(after_id=page.items[-1].id, after_column=page.items[-1].column)
 
-    def _rotate(self, kind: Kind, values: Sequence[EncryptedValue]) -> None:
-        changes, vault = [], self._rt.vault
-        for value in values:
-            try:
-                if vault.encrypted_with_old_key(value.text, **value.context):
-                    text = vault.decrypt(value.text, **value.context)
-                    new = vault.encrypt(text, **value.context)
-                    changes.append({"id": value.id, "column": value.column, "old": value.text, "new": new})
-            except SecretUnreadable:
-                self.report.unreadable.append(f"{kind} {value.id}, {value.column}")
-        self.report.looked_at += len(values)
-        replaced = replace_encrypted(self._rt.database, kind, {"items": changes}) if changes and not self._check else 0
-        self.report.replaced += replaced
-        self.report.old_key += len(changes) - replaced
+
+def _changes(vault: Vault, kind: Kind, values: Sequence[EncryptedValue], report: Report) -> list[dict[str, object]]:
+    """What has to replace the values that are encrypted with an older key."""
+    changes: list[dict[str, object]] = []
+    report.looked_at += len(values)
+    for value in values:
+        try:
+            if vault.encrypted_with_old_key(value.text, **value.context):
+                new = vault.encrypt(vault.decrypt(value.text, **value.context), **value.context)
+                changes.append({"id": value.id, "column": value.column, "old": value.text, "new": new})
+        except SecretUnreadable:
+            report.unreadable.append(f"{kind} {value.id}, {value.column}")
+    return changes
 
 
 def require_newest_key_everywhere(rt: Runtime) -> None:

@@ -12,7 +12,7 @@ import pytest
 from cryptography.fernet import Fernet
 from standardwebhooks import Webhook
 
-from gateway.connections.rotate_keys import Rotation
+from gateway.connections.rotate_keys import Report, rotate
 from gateway.database.queries.webhooks import claim_deliveries, end_deliveries, list_webhooks
 from gateway.errors import BadRequest
 from gateway.events.chain import assign_positions
@@ -98,7 +98,7 @@ def test_a_private_address_is_refused_at_once_and_at_each_delivery(rt, allowing,
 def test_a_secret_survives_a_rotation_of_the_keys(allowing, runtime, store, database):
     new = Fernet.generate_key().decode()
     made, secret = endpoints.create(allowing, partner(store).caller(), "http://127.0.0.1:9/", ["webhook.tested"])
-    [*_, report] = Rotation(runtime(new, KEY), check=False, stopped=threading.Event())
+    [*_, report] = rotate(runtime(new, KEY), Report(), check=False, stopped=threading.Event())
     assert report.clean
     only_new = runtime(new, GATEWAY_ALLOW_PRIVATE_HOSTS="1")
     with Receiver() as receiver:
