@@ -105,7 +105,7 @@ def test_the_sandbox_simulates_every_provider_with_keys():
 def test_every_form_of_key_is_verified_used_rotated_checked_and_erased(gateway, acme, user, provider):
     """
     A wrong key is stored nowhere. A good one is encrypted, and the provider accepts it as `/v1` hands it out and through the proxy; a new key
-    keeps the row; a key that was deleted there is found by a check; a disconnect leaves nothing. A secret beside the account in the provider's
+    keeps the row; a key that was deleted there is found by a check, and an outage is none; a disconnect leaves nothing. A secret beside the account in the provider's
     response is kept nowhere.
     """
     state, entry = gateway.sandbox.state, ENTRIES[provider]
@@ -135,6 +135,11 @@ def test_every_form_of_key_is_verified_used_rotated_checked_and_erased(gateway, 
 
     shown = (user.get("/connections"), acme.calls("GET", f"/v1/connections/{connection}"))
     assert [] == places_with(gateway, f"{PLANTED}{provider}", *shown)
+
+    state.add_fault("status", provider, "userinfo", status=503)
+    assert 504 == check(acme, connection).status_code
+    assert 200 == acme.token(connection).status_code
+    rows(gateway.dsn, "update gateway.connection set checked_at = null where id = %s", connection)
 
     second = new_key(state, provider, ALICE)
     assert connection == connected(gateway, user, enters(user, provider, second))

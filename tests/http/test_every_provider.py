@@ -14,6 +14,7 @@ import requests
 from gateway.catalog import load_catalog
 from gateway.sandbox.generic import TABLES
 from gateway.sandbox.response_faults import PLANTED
+from tests.support.database import rows
 from tests.support.gateway_process import places_with
 
 PROVIDERS = load_catalog().providers
@@ -123,13 +124,17 @@ def test_every_provider_connects_refreshes_and_disconnects(gateway, provider):
 
 
 @pytest.mark.parametrize("provider", sorted(name for name, table in TABLES.items() if "account" in table))
-def test_a_withdrawn_consent_ends_the_connection(gateway, provider):
+def test_a_withdrawn_consent_ends_the_connection_and_an_outage_does_not(gateway, provider):
     """
     Whatever the account endpoint answers to a dead token.
     """
     alice = gateway.person("Alice Winter")
     alice.signs_in()
     connection_id = connect(gateway, alice, provider)
+    gateway.sandbox.state.add_fault("status", provider, "userinfo", status=503)
+    down = called(alice, "POST", f"{connection_id}/check")
+    assert (504, "active") == (down.status_code, called(alice, "GET", connection_id).json()["status"])
+    rows(gateway.dsn, "update gateway.connection set checked_at = null where id = %s", connection_id)
     gateway.sandbox.state.withdraw(provider)
     gateway.sandbox.state.calls.clear()
 

@@ -298,7 +298,7 @@ def test_sigterm_finishes_a_streamed_response_of_any_process(bare):
 
 def test_idle_connections_do_not_block_new_ones(gateway):
     """
-    Three times as many as there are threads, each kept open after a response, as a proxy keeps them.
+    Three times as many as there are threads, each kept open after a response, as a proxy keeps them; then each with half a head.
     """
     with ExitStack() as stack:
         for _ in range(3 * THREADS):
@@ -306,6 +306,7 @@ def test_idle_connections_do_not_block_new_ones(gateway):
             kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             kept.settimeout(5)
             assert kept.recv(4096).startswith(b"HTTP/1.1 200")
+            kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: loc")
         began = time.monotonic()
         assert requests.get(f"{gateway.url}/healthz", timeout=5).status_code == 200
         assert time.monotonic() - began < 5
