@@ -37,16 +37,26 @@ def documented(language, heading="HighLevel's SDKs"):
     return re.search(rf"^```{language}\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)[1]
 
 
-def node(folder, api, *locations):
+def node(folder, program, api, *locations):
     module = NODE / f"documented_storage_{os.getpid()}.mjs"
-    module.write_text(documented("js"))
+    module.write_text(program or documented("js"))
     return ["node", "--no-warnings", "highlevel_sdk.mjs", str(module), api, *locations], module
 
 
-def python(folder, api, *locations):
-    program = folder / "client.py"
-    program.write_text(PYTHON.replace("{documented}", documented("python")))
-    return [sys.executable, str(program), api, *locations], program
+def python(folder, program, api, *locations):
+    module = folder / "client.py"
+    module.write_text(PYTHON.replace("{documented}", program or documented("python")))
+    return [sys.executable, str(module), api, *locations], module
+
+
+def run_sdk(language, folder, environ, api, *locations, program=None):
+    """Print the names of locations with the SDK, made by the documented program or by another."""
+    command, module = language(folder, program, api, *locations)
+    environ = {"PATH": os.environ["PATH"], **environ}
+    try:
+        return subprocess.run(command, cwd=NODE, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    finally:
+        module.unlink()
 
 
 @pytest.mark.parametrize("language", [node, python])
@@ -59,15 +69,33 @@ def test_the_official_sdk_calls_highlevel_with_the_gateways_tokens(gateway, alic
     partner, bob = partner_of(gateway.dsn), gateway.person("Bob Marsh")
     alice.connects("ghl", BERLIN)
     agency = bob.connects("ghl", AGENCY)["connection"]
-    command, module = language(tmp_path, f"{gateway.sandbox.origin}/ghl", BERLIN, LISBON)
-    environ = {"PATH": os.environ["PATH"], "GATEWAY": gateway.url, "KEY": partner.key, "AGENCY": agency}
-    try:
-        ended = subprocess.run(command, cwd=NODE, env=environ, capture_output=True, text=True, timeout=60, check=False)
-    finally:
-        module.unlink()
+    environ = {"GATEWAY": gateway.url, "KEY": partner.key, "AGENCY": agency}
+    ended = run_sdk(language, tmp_path, environ, f"{gateway.sandbox.origin}/ghl", BERLIN, LISBON)
 
     assert ended.stdout.splitlines()[-2:] == ["Northwind Berlin", "Northwind Lisbon"], ended.stderr + ended.stdout
     assert partner.key not in ended.stdout
+
+
+THROUGH_THE_PROXY = {
+    node: 'import { HighLevel } from "@gohighlevel/api-client";\n'
+    "export const highlevel = new HighLevel({ privateIntegrationToken: process.env.KEY });\n",
+    python: "import os\nhighlevel = HighLevel(private_integration_token=os.environ['KEY'])\n",
+}
+
+
+@pytest.mark.parametrize("language", [node, python])
+def test_the_official_sdk_works_through_the_proxy_with_another_address_and_key(gateway, alice, tmp_path, language):
+    """
+    The SDK knows the proxy's address in place of HighLevel's and the partner's key in place of a token.
+    """
+    if language is node and not (NODE / "node_modules" / "@gohighlevel").exists():
+        pytest.skip("npm ci in tests/node installs the SDK")
+    partner = partner_of(gateway.dsn, scope=("proxy",))
+    proxy = f"{gateway.url}/v1/connections/{alice.connects('ghl', BERLIN)['connection']}/proxy"
+
+    ended = run_sdk(language, tmp_path, {"KEY": partner.key}, proxy, BERLIN, program=THROUGH_THE_PROXY[language])
+
+    assert ended.stdout.splitlines()[-1:] == ["Northwind Berlin"], ended.stderr + ended.stdout
 
 
 def test_the_documented_walk_reads_every_location_of_an_agency_with_progress(gateway, alice):
