@@ -27,8 +27,9 @@ _MOST_LOOKUPS = 64
 _HTTPS_PORT = 443
 _SYSTEM_PORTS = 1024
 _URL = re.compile(
-    r"(?i:(https?))://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?([/?][A-Za-z0-9._~:/?@!$&'()*+,;=%\[\]-]*)?"
+    r"(?i:(https?))://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?((?:/[A-Za-z0-9._~:/@!$&'()*+,;=%\[\]-]*)?(?:\?[!\"$-~]*)?)"
 )
+"""A query may hold every visible character but `#`, as browsers and programs send it."""
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _LOCAL_NAMES = (".localhost", ".local", ".internal", ".home.arpa")
@@ -91,7 +92,7 @@ def check_url(url: str, *, allow_private: bool = False) -> Origin:
 def target_of(url: str) -> str:
     """The request target (RFC 9112 section 3.2.1) of a URL that `check_url` accepted, byte for byte."""
     found = _URL.fullmatch(url)
-    target = (found[4] if found else None) or "/"
+    target = (found[4] if found else "") or "/"
     return target if target.startswith("/") else "/" + target
 
 

@@ -290,8 +290,7 @@ class _Socket(httpcore.NetworkStream):
             try:
                 return self._sock.recv(most)
             except TimeoutError:
-                if self._call.is_abandoned():
-                    raise CallerGone("the caller hung up before the provider's response was complete") from None
+                self._check_caller()
                 if not until.remaining():
                     raise
 
@@ -310,13 +309,17 @@ class _Socket(httpcore.NetworkStream):
             raise httpcore.WriteError from None
 
     def _wait_for_space(self) -> None:
-        """Until the peer reads on. Raises httpcore.WriteError when it has answered instead: the rest is not sent."""
+        """Until the peer reads on. Raises httpcore.WriteError when it has answered instead: the rest is not sent. Raises CallerGone."""
         poll = select.poll()
         poll.register(self._sock, select.POLLIN | select.POLLOUT)
+        until = Deadline.after(self._seconds_left())
         while True:
-            ready = poll.poll(math.ceil(self._seconds_left() * 1000))
+            ready = poll.poll(math.ceil(min(until.remaining(), _LOOK_SECONDS) * 1000))
+            self._check_caller()
             if not ready:
-                raise TimeoutError
+                if not until.remaining():
+                    raise TimeoutError
+                continue
             if ready[0][1] & ~select.POLLOUT:
                 self._sock.settimeout(0)
                 with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):  # a session ticket is no response
@@ -324,6 +327,10 @@ class _Socket(httpcore.NetworkStream):
                     raise httpcore.WriteError
             if ready[0][1] & select.POLLOUT:
                 return
+
+    def _check_caller(self) -> None:
+        if self._call.is_abandoned is not None and self._call.is_abandoned():
+            raise CallerGone("the caller hung up before the provider's response was complete") from None
 
     def _seconds_left(self) -> float:
         left = self._call.seconds_left()

@@ -26,6 +26,7 @@ MOST_RETRIES = 3
 
 _METHOD = re.compile(r"(?!CONNECT|TRACE)[A-Z]{3,10}")
 _QUERY = re.compile(r"[!-~]*")
+_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _IN_PATH = "/:@!$&'()*+,;=-._~"
 """RFC 3986 section 3.3, beside letters and digits."""
 _REFUSED = re.compile(r"[\x00-\x1f\x7f-\x9f\\%\ufffd]|//|(?:^|/)\.{1,2}(?:[;/]|$)")
@@ -118,13 +119,16 @@ def check_target(provider: AnyEntry, target: str) -> None:
 
 
 def sent_headers(provider: AnyEntry, call: ProxiedRequest, defaults: Mapping[str, str]) -> dict[str, str]:
-    """The caller's headers and the provider's defaults, without the token."""
+    """The caller's headers and the provider's defaults, without the token. Raises BadRequest for a value that is not ASCII."""
     left_out = _NOT_SENT | _named_by_connection(call.headers) | {provider.token_placement.header.lower()}
     kept = {
         name: value
         for name, value in call.headers.items()
         if name.lower() not in left_out and not name.lower().startswith(("gateway-", "x-forwarded-", "proxy-"))
     }
+    odd = next((name for name, value in kept.items() if not _VALUE.fullmatch(value)), None)
+    if odd is not None:
+        raise BadRequest("a header", [(odd, "Has characters other than printable ASCII")])
     names = {name.lower() for name in kept}
     return kept | {name: value for name, value in defaults.items() if name.lower() not in names}
 

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 
 import psutil
 import pytest
@@ -104,6 +105,21 @@ def test_method_query_and_body_arrive_unchanged(call, api, method):
     assert (len(body), hashlib.sha256(body).hexdigest()) == (seen.length, seen.sha256)
 
 
+def test_what_browsers_leave_as_it_is_in_a_query_arrives_so(made, api):
+    """
+    `fetch` sends these characters as they are.
+    """
+    target = '/echo?fields={id,name}&or=a|b&q="<^>`\\'
+    connection = HTTPConnection("127.0.0.1", made.port, timeout=10)
+    connection.request(
+        "GET", f"/v1/connections/{made.connection}/proxy{target}", headers={"Authorization": f"Bearer {made.key}"}
+    )
+
+    assert 200 == connection.getresponse().status
+    connection.close()
+    assert f"/base{target}" == api.seen[-1].target
+
+
 def test_head_has_the_headers_alone(call, api):
     answer = call("HEAD", "/bytes/1000")
 
@@ -150,6 +166,13 @@ def test_default_headers_can_be_replaced_by_the_caller(made):
     assert (401, "401") == (refused.status_code, refused.headers["Gateway-Upstream-Status"])
     assert "version header is invalid" in refused.text
     assert requests.get(url, headers=key | {"Version": "v3"}, timeout=10).ok
+
+
+def test_a_header_that_cannot_be_sent_is_the_callers_to_change(made, call, api):
+    answer = call("POST", "/echo", headers={"Content-Disposition": 'form-data; filename="\xfc.pdf"'.encode("latin-1")})
+
+    assert (400, "Content-Disposition") == (answer.status_code, answer.json()["errors"][0]["field"])
+    assert [] == api.seen
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 
 import pytest
 
 from gateway.errors import ProviderGarbled, ProviderUnavailable
-from gateway.http import Deadline, HttpClient
+from gateway.http import CallerGone, Deadline, HttpClient
 from tests.support.scripted_server import OK, answering, lasting, listening
 
 PIECE = bytes(65_536)
@@ -91,6 +92,32 @@ def test_a_request_of_known_length_says_so(http, listen):
 
     assert b"\r\nContent-Length: 3\r\n" in provider.requests[0]
     assert provider.requests[0].endswith(b"\r\n\r\nabc")
+
+
+def test_a_caller_that_goes_away_ends_the_upload(http, listen):
+    """
+    While the provider does not read on, and while it reads slowly.
+    """
+
+    def read_slowly(line):
+        while line.sock.recv(4096):
+            time.sleep(0.01)
+
+    for script in (SLOW["does not read"], read_slowly):
+        provider, gone = listen(script), time.monotonic() + 0.3
+        with (
+            lasting(0.25, 2),
+            pytest.raises(CallerGone),
+            http.stream(
+                "POST",
+                provider.url(),
+                body=(PIECE for _ in range(PIECES)),
+                deadline=Deadline.after(60),
+                idle_seconds=10,
+                is_abandoned=lambda gone=gone: time.monotonic() > gone,
+            ),
+        ):
+            pass
 
 
 @pytest.mark.parametrize("hangs_up", [False, True])

@@ -57,6 +57,8 @@ def proxy(connection_id: uuid.UUID, path: str) -> Response:  # noqa: ARG001
         return Response(status=204)  # a browser's preflight, which is ours to answer
     response = forward(runtime(), caller(), connection_id, _proxied_request())
     answer = Response(response.body, response.status, list(response.headers.items()), direct_passthrough=True)
+    if "content-type" not in map(str.lower, response.headers):
+        del answer.headers["Content-Type"]  # Flask's
     answer.headers.add("Vary", "Authorization")  # no cache may give it to another caller
     answer.call_on_close(response.held.close)
     return answer
