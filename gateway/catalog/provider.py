@@ -241,7 +241,7 @@ class Entry(BaseModel):
     token_placement: TokenPlacement = TokenPlacement()
     """How an API call sends the access token."""
     token_paths: tuple[str, ...] = ()
-    """Paths of the API whose responses hold tokens: the proxy does not call them. `*` stands for a part without a slash."""
+    """Paths of the API whose responses hold tokens: the proxy does not call them, whatever the extension. `*` is a part without a slash."""
     api_errors: Mapping[Name, tuple[str, ...]] = Field(default_factory=lambda: {"missing_scope": ("scope",)})
     """Words of a refusal of the API that say that not the token is at fault, so that no new one is fetched; by what is."""
     limit_headers: LimitHeaders | None = None

@@ -111,7 +111,7 @@ def check_target(provider: AnyEntry, target: str) -> None:
     """Raises Forbidden for a path whose response holds tokens, and BadRequest for a query with the parameter of the token."""
     path, _, query = target.partition("?")
     path = unquote_to_bytes(path).decode().rstrip("/").lower()
-    plain = "/".join(part.partition(";")[0] for part in path.split("/"))
+    plain = re.sub(r"\.[a-z]+$", "", "/".join(part.partition(";")[0] for part in path.split("/")))  # .json, .xml
     if any(re.fullmatch(re.escape(each.lower()).replace(r"\*", "[^/]*"), plain) for each in provider.token_paths):
         raise Forbidden("the provider issues tokens there")
     if provider.token_placement.query in [name for name, _ in parse_qsl(query, keep_blank_values=True)]:

@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from gateway.catalog import ENDPOINTS, TYPES, ApiKeyProvider, Provider, load_catalog
 from gateway.catalog.provider import TokenPlacement
-from gateway.errors import ProviderGarbled, SettingsRefused
+from gateway.errors import Forbidden, ProviderGarbled, SettingsRefused
 from gateway.models import Client
 from gateway.protocol.oauth import build_authorization_request
+from gateway.proxy.request import check_target
 from gateway.texts import read_texts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +58,31 @@ def load(tmp_path):
         return load_catalog(tmp_path, **named)
 
     return load
+
+
+@pytest.mark.parametrize(
+    ("provider", "path"),
+    [
+        *[
+            ("twilio", f"/2010-04-01/Accounts{rest}")
+            for rest in (".json", "", "/AC1", "/AC1.xml", "/AC1.csv", ".JSON?x=1")
+        ],
+        *[("aircall_key", "/webhooks"), ("aircall_key", "/webhooks/1"), ("mailjet", "/REST/apikey/1")],
+        *[("campaign_monitor_key", "/clients/1.xml"), ("campaign_monitor_key", "/apikey.xml")],
+        *[("campaign_monitor", "/clients/1.xml"), ("postmark", "/servers/1"), ("resend", "/api-keys/1")],
+    ],
+)
+def test_the_proxy_calls_no_path_whose_response_holds_keys(ours, provider, path):
+    """
+    In whatever format: a key of a sub-account is one that the caller must not have.
+    """
+    with pytest.raises(Forbidden):
+        check_target(ours.named[provider], path)
+
+
+def test_paths_beside_those_are_called(ours):
+    for provider, path in (("twilio", "/2010-04-01/Accounts/AC1/Messages.json"), ("campaign_monitor", "/clients.json")):
+        check_target(ours.named[provider], path)
 
 
 def test_the_documented_file_asks_for_one_version_of_an_app_in_the_same_tab(load):
