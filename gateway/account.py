@@ -22,7 +22,7 @@ from gateway.errors import NeedsReauthorization, ProviderFailed, ProviderGarbled
 from gateway.http import Deadline, Response
 from gateway.models import Account, Client
 from gateway.protocol.issuers import unverified_claims
-from gateway.protocol.message import api_error, check_address, is_temporary, parse_json_value
+from gateway.protocol.message import api_error, check_address, is_page, is_temporary, parse_json_value, says
 from gateway.protocol.oauth import TokenResponse
 from gateway.services import Runtime
 
@@ -71,10 +71,8 @@ def read_account(
     learned = dict(provider.learn("response", known := {**response.rest, **claims}))
     response = TokenResponse(response.grant, {**response.rest, **learned})
     provider = provider.filled({**known, **learned})
-    lookup, known = (
-        _lookup(provider, response.rest, response.grant.scope, rt.clients[provider.id]),
-        {**known, **learned},
-    )
+    lookup = _lookup(provider, response.rest, response.grant.scope, rt.clients[provider.id])
+    known = {**known, **learned}
     named = _account_id(known, lookup.id)
     if lookup.url:
         info = _account_info(rt, provider, lookup.url, response, deadline, is_optional=named is not None)
@@ -151,12 +149,12 @@ def read_key_account(
     if url is None:
         raise NotConfirmed("cannot_ask", "the connection lacks a field of the provider's address")
     found = _fetch(rt, provider, url, credential, facts, deadline)
-    if found.status == 401 and api_error(provider, 401, found.headers, found.body) != "token_refused":  # noqa: PLR2004
+    if found.status in (401, 403):
+        if says(found.body, provider.test_mode_words):
+            raise NotConfirmed("test_mode", "the provider refuses a key of its test mode")
+        if api_error(provider, found.status, found.headers, found.body) == "token_refused":
+            raise NotConfirmed("token_refused", "the provider refuses the key")
         raise NotConfirmed("out_of_scope", "the key does not allow to ask for the account")
-    if found.status == 401:  # noqa: PLR2004
-        text = found.body.decode("utf-8", "replace").lower()
-        is_test = any(words.lower() in text for words in provider.test_mode_words)
-        raise NotConfirmed("test_mode" if is_test else "token_refused", "the provider refuses the key")
     if not 200 <= found.status < 300:  # noqa: PLR2004
         raise NotConfirmed("not_confirmed", f"the provider does not know the account ({found.status})")
     account = _key_account(rt, provider, credential, facts, found.body)
@@ -252,15 +250,9 @@ def _account_info(
     rt: Runtime, provider: Provider, url: str, response: TokenResponse, deadline: Deadline, *, is_optional: bool
 ) -> Mapping[str, Any]:
     """What the account endpoint says. `is_optional`: the id is known, so only the name is missing, and {} will do."""
+    deadline = deadline.within(NAME_SECONDS) if is_optional else deadline
     try:
-        found = _fetch(
-            rt,
-            provider,
-            url,
-            response.grant.access_token,
-            response.rest,
-            deadline.within(NAME_SECONDS) if is_optional else deadline,
-        )
+        found = _fetch(rt, provider, url, response.grant.access_token, response.rest, deadline)
         if found.status != 200:  # noqa: PLR2004
             raise ProviderGarbled(f"the account endpoint answers {found.status}", provider_status=found.status)
         return _parse(found.body)
@@ -293,14 +285,19 @@ def _fetch(
     found = rt.http.request(
         method, url, headers=headers, body=body, deadline=deadline, provider=provider.id, limit=_LARGEST_LIST
     )
-    if is_temporary(found.status):
+    if is_temporary(found.status) or is_page(found.status, found.body):
         raise ProviderUnavailable(f"the account endpoint answers {found.status}", provider_status=found.status)
     if api_error(provider, found.status, found.headers, found.body) == "suspended":
         raise Suspended("the provider says that the account is not active")
-    is_refused = found.status in provider.refused_statuses
-    if found.status == 200 and provider.valid_path:  # noqa: PLR2004
-        is_refused = not _at(_parse(found.body), provider.valid_path)
-    return replace(found, status=401) if is_refused else found
+    shown: Any = found.status == 200 or None  # noqa: PLR2004
+    if shown and provider.valid_path:
+        shown = _at(_parse(found.body), provider.valid_path)
+    is_refused = shown is False or found.status in provider.refused_statuses
+    if is_refused or (not shown and says(found.body, provider.refused_words)):
+        return replace(found, status=401)
+    if found.status == 200 and not shown:  # noqa: PLR2004 - an error, which says nothing of the token
+        raise ProviderUnavailable("the account endpoint answers 200 without an account", provider_status=200)
+    return found
 
 
 def _parse(body: bytes) -> Mapping[str, Any]:

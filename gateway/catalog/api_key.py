@@ -29,7 +29,6 @@ class ApiKeyProvider(Entry):
     """Where the provider shows its users their key."""
     key_help: Annotated[str, StringConstraints(max_length=120)] = ""
     """The way to the key in the provider's own menus."""
-    refused_statuses: tuple[int, ...] = (401, 403)
     test_mode_words: tuple[str, ...] = ()
     """Words of a refusal of a key of the provider's test mode."""
 

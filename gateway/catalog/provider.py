@@ -232,7 +232,9 @@ class Entry(BaseModel):
     refused_statuses: tuple[int, ...] = (401,)
     """Of the account endpoint, for a credential that does not work. Other statuses but 200 say nothing about it."""
     valid_path: DottedPath | None = None
-    """Where a response with status 200 shows that the credential works: a value that is neither missing, false nor empty."""
+    """Where a response with status 200 shows that the credential works. `false` there ends it; without a value, `refused_words` decide."""
+    refused_words: tuple[str, ...] = ()
+    """Words of the account endpoint's response, for a credential that does not work."""
     api_base_url: Url | None = None
     headers: Mapping[str, str] = Field(default_factory=dict)
     """Sent with every API call there."""

@@ -223,17 +223,28 @@ def api_error(provider: AnyEntry, status: int, headers: Mapping[str, str], body:
     """
     if not 400 <= status < 500:  # noqa: PLR2004 - RFC 9110 section 15.5
         return None
-    said = _plain(headers.get("WWW-Authenticate", "") + body.decode("utf-8", "replace"))
+    said = headers.get("WWW-Authenticate", "").encode() + body
     known = [*provider.api_errors.items(), ("missing_scope", ("insufficient_scope",))] if status in (401, 403) else []
     for meaning, words in [("suspended", provider.suspended), *known]:
-        if any(_plain(each) in said for each in words):
+        if says(said, words):
             return meaning
     return "token_refused" if status == 401 else None  # noqa: PLR2004
 
 
+def says(body: bytes, phrases: Iterable[str]) -> bool:
+    """Whether a response has one of the phrases, however it spells it."""
+    said = _plain(body.decode("utf-8", "replace"))
+    return any(_plain(each) in said for each in phrases)
+
+
+def is_page(status: int, body: bytes) -> bool:
+    """Whether a refusal is a firewall's page, which says nothing about a token."""
+    return status in (401, 403) and body.lstrip()[:1] == b"<"
+
+
 def error_for_unreadable(status: int, body: bytes) -> GatewayError:
     """The error for a response that holds neither JSON nor a form: a firewall's page says nothing about the grant."""
-    if status == 403 or (status == 401 and body.lstrip()[:1] == b"<"):  # noqa: PLR2004
+    if status == 403 or is_page(status, body):  # noqa: PLR2004
         return ProviderUnavailable(f"the token endpoint answers {status} with a page", provider_status=status)
     if status == 401:  # noqa: PLR2004 - RFC 6749 section 5.2: client authentication failed
         return ClientRejected("the token endpoint answers 401", provider_status=status)

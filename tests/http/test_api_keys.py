@@ -409,6 +409,34 @@ def test_a_provider_that_is_down_says_nothing_about_a_key(gateway, acme, user, f
     assert 200 == acme.token(connection).status_code
 
 
+@pytest.mark.parametrize(
+    ("provider", "status", "body"),
+    [
+        ("instantly", 401, "<!DOCTYPE html><title>Just a moment...</title>"),
+        ("aircall_key", 403, "\n<html>Attention Required! | Cloudflare</html>"),
+        ("instantly", 403, '{"error":"this key lacks accounts:read"}'),
+        ("attio_key", 200, '{"error":"internal"}'),
+        ("monday_key", 200, '{"errors":[{"message":"Complexity budget exhausted"}]}'),
+        ("monday_key", 200, '{"errors":[{"extensions":{"code":"INTERNAL_SERVER_ERROR"}}],"data":null}'),
+        ("whatsapp", 400, '{"error":{"type":"OAuthException","code":4,"is_transient":true}}'),
+        ("whatsapp", 400, '{"error":{"type":"GraphMethodException","code":100}}'),
+    ],
+)
+def test_only_a_response_that_says_so_ends_a_key(gateway, acme, user, provider, status, body):
+    """A firewall's page, a missing permission, a limit and an error are none: nothing is stored, and what there is stays."""
+    state = gateway.sandbox.state
+    key = new_key(state, provider)
+    state.add_fault("status", provider, "userinfo", status=status, body=body)
+    enters(user, provider, key)
+    assert [] == stored(gateway, user)
+
+    connection = connected(gateway, user, enters(user, provider, key))
+    state.add_fault("status", provider, "userinfo", status=status, body=body)
+    check(acme, connection)
+    assert ["active"] == rows(gateway.dsn, "select status from gateway.connection where id = %s", connection)
+    assert 200 == acme.token(connection).status_code
+
+
 def test_a_proxied_call_that_the_provider_refuses_returns_the_refusal(gateway, acme, user):
     """A 401 of one call ends no connection: only a check does."""
     state = gateway.sandbox.state

@@ -131,10 +131,12 @@ def test_a_withdrawn_consent_ends_the_connection_and_an_outage_does_not(gateway,
     alice = gateway.person("Alice Winter")
     alice.signs_in()
     connection_id = connect(gateway, alice, provider)
-    gateway.sandbox.state.add_fault("status", provider, "userinfo", status=503)
-    down = called(alice, "POST", f"{connection_id}/check")
-    assert (504, "active") == (down.status_code, called(alice, "GET", connection_id).json()["status"])
-    rows(gateway.dsn, "update gateway.connection set checked_at = null where id = %s", connection_id)
+    outages = [{"status": 503}, {"status": 403, "body": "<html>Attention Required!</html>"}]
+    for outage in outages + [{"status": 200, "body": '{"error":"internal"}'}] * bool(PROVIDERS[provider].valid_path):
+        gateway.sandbox.state.add_fault("status", provider, "userinfo", **outage)
+        down = called(alice, "POST", f"{connection_id}/check")
+        assert (504, "active") == (down.status_code, called(alice, "GET", connection_id).json()["status"]), outage
+        rows(gateway.dsn, "update gateway.connection set checked_at = null where id = %s", connection_id)
     gateway.sandbox.state.withdraw(provider)
     gateway.sandbox.state.calls.clear()
 
