@@ -181,7 +181,5 @@ def _what_next(settings: Settings, catalog: Catalog, *, made: bool) -> Iterator[
     if embedded:
         yield "\nNo database is set: compose.yaml brings one, and `serve --embedded` runs its own."
     yield "\nNext:"
-    if not embedded:
-        yield "  python -m gateway db apply"
-    yield "  python -m gateway doctor"
-    yield f"  python -m gateway serve{' --embedded' if embedded else ''}"
+    steps = ("serve --embedded", "doctor  # in another terminal") if embedded else ("db apply", "doctor", "serve")
+    yield from (f"  python -m gateway {step}" for step in steps)

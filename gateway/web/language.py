@@ -59,11 +59,11 @@ def reason_text(reason: str | None, provider: str) -> Markup:
 
 
 def described_scopes(provider: AnyEntry | None, scope: Iterable[str]) -> list[dict[str, str]]:
-    """Each scope with what it allows in words; empty where neither the catalogue nor OpenID Connect says."""
+    """Each scope with what it allows in words, OpenID Connect's own last; empty where neither it nor the catalogue says."""
     known, common = provider.scope_texts if provider else {}, _language().texts
     return [
         {"name": name, "text": translated(known[name]) if name in known else common.get(f"scope.{name}", "")}
-        for name in scope
+        for name in sorted(scope, key=lambda name: f"scope.{name}" in common)
     ]
 
 

@@ -219,3 +219,14 @@ def test_scopes_are_shown_in_words_once_and_by_name_on_request(alice):
     assert 1 == page.count("See your e-mail address")
     assert "gmail.send" not in re.sub(r"<[^>]*>", "", shown)
     assert "gmail.send" in re.sub(r"<[^>]*>", "", details)
+
+
+def test_what_matters_is_shown_and_the_sign_in_is_folded(alice):
+    """
+    The page shows four texts, the others on request.
+    """
+    shown, folded = alice.get("/email/microsoft/connect").text.split('<details class="more">', 1)
+
+    assert "Read and change your mail" in shown
+    assert "Send mail as you" in shown
+    assert "Keep the access while you are away" in folded

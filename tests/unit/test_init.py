@@ -151,6 +151,12 @@ def test_a_value_of_several_lines_is_kept(init):
     assert {"GHL_CLIENT_ID": "x", "GHL_CLIENT_SECRET": "back\\slash"}.items() <= dotenv_values(init.file).items()
 
 
+def test_without_a_database_the_gateway_starts_before_the_doctor_looks(init):
+    said = init("--public-url", "http://localhost:8000", "--yes")
+
+    assert 0 < said.index("python -m gateway serve --embedded") < said.index("python -m gateway doctor")
+
+
 def test_a_key_in_the_environment_is_not_made_again(init, monkeypatch):
     init(*FLAGS)
     monkeypatch.setenv("GATEWAY_KEYS", read_settings().keys[0].get_secret_value())
