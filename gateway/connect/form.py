@@ -69,9 +69,9 @@ def _fault(field: FormField, value: str) -> Fault | None:
 
 
 def _is_swapped(provider: AnyEntry, name: str, values: Mapping[str, str]) -> bool:
-    """Whether the value of one field has the form of another, and that one's has the form of this."""
+    """Whether the value of one field has not its form but that of another, and that one's has the form of this."""
     field = provider.fields[name]
-    return any(
+    return not field.matches(values[name]) and any(
         other.matches(values[name]) and field.matches(values[each])
         for each, other in provider.fields.items()
         if each != name

@@ -111,10 +111,8 @@ def consent_page(
     authorization = provider.authorization_endpoint or ""
     origins = _possible_urls(authorization, provider.fields)
     allow_form_action(*origins, *provider.login_origins, *rt.settings.app_origins)
-    entered = {
-        **(known or {}),
-        **{name: request.form.get(name) for name, field in provider.fields.items() if field.options},
-    }
+    choices = {name for name, field in provider.fields.items() if field.options}
+    entered = {**(known or {}), **{name: request.form[name] for name in choices & request.form.keys()}}
     return render_template(
         template,
         provider=provider,

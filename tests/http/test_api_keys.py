@@ -294,6 +294,7 @@ def test_the_messages_are_in_the_language_of_the_reader(user):
         ("postmark", {"server_token": "POSTMARK_API_TEST"}),
         ("resend", {"api_key": "re_test_123456789012"}),
         ("twilio", None),
+        ("aircall_key", {"api_id": "abc123", "api_token": "sk_test_abc123"}),
     ],
 )
 def test_a_key_of_the_test_mode_is_refused_as_such(gateway, user, provider, fields):
@@ -518,6 +519,15 @@ def test_a_field_of_an_address_is_remembered_with_the_connection(gateway, acme, 
     assert 'value="oauth"' in user.asks("acme").text
     user.disconnects(connection)
     assert any(each["known"] for each in state.revocations)
+
+
+def test_a_choice_is_remembered_with_the_connection(gateway, user):
+    """The region is chosen already when the user connects again."""
+    connected(gateway, user, enters(user, "mailgun", new_key(gateway.sandbox.state, "mailgun")))
+
+    (chosen,) = re.findall(r'<option value="([^"]*)"\s+selected', user.asks("mailgun").text)
+
+    assert "api.eu.mailgun.net" == chosen
 
 
 def test_a_partners_link_asks_for_the_field_too(gateway):
