@@ -117,14 +117,7 @@ class Issuers:
         return keys
 
     def read_id_token(
-        self,
-        provider: Provider,
-        client: Client,
-        id_token: str,
-        *,
-        nonce: str,
-        now: float,
-        deadline: Deadline | None,
+        self, provider: Provider, client: Client, id_token: str, *, nonce: str, now: float, deadline: Deadline | None
     ) -> Mapping[str, Any]:
         """
         The claims of an id_token (OpenID Connect Core section 3.1.3.7), by the keys that the provider publishes. `now`: Unix seconds.
@@ -163,12 +156,7 @@ class Issuers:
         return response.body
 
     def _get(
-        self,
-        url: str,
-        keep_seconds: float,
-        fetch: Callable[[], Any],
-        deadline: Deadline,
-        provider_id: str | None,
+        self, url: str, keep_seconds: float, fetch: Callable[[], Any], deadline: Deadline, provider_id: str | None
     ) -> Any:
         """The document at `url`, at most `keep_seconds` old where a newer one can be had. One thread fetches it at a time."""
         with self._lock:

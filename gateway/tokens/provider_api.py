@@ -22,11 +22,7 @@ _FAILURES = range(500, 600)
 
 
 def call_api(
-    rt: Runtime,
-    provider: Provider,
-    connection_id: UUID,
-    build: Callable[[FreshToken], ApiRequest],
-    deadline: Deadline,
+    rt: Runtime, provider: Provider, connection_id: UUID, build: Callable[[FreshToken], ApiRequest], deadline: Deadline
 ) -> tuple[FreshToken, Response]:
     """
     The token that was used, and the response. A token that the provider no longer accepts is refreshed once.
@@ -70,11 +66,5 @@ def send_api(
         headers["Content-Type"], body = "application/json", json.dumps(dict(asked.json))
     url = placement.url(asked.url, token)
     return rt.http.request(
-        asked.method,
-        url,
-        headers=headers,
-        body=body,
-        deadline=deadline,
-        provider=provider.id,
-        failures=_FAILURES,
+        asked.method, url, headers=headers, body=body, deadline=deadline, provider=provider.id, failures=_FAILURES
     )
