@@ -125,9 +125,7 @@ def confirm_account(
             # Only the id_token names it.
             raise NotConfirmed("cannot_ask", "only an id_token names the account")
         raise NotConfirmed("not_named", "the provider names no account")
-    if named != (asked or named):
-        raise NotConfirmed("another_account", "the token belongs to another account")
-    return Account(named, _label(info, lookup) or named)
+    return _confirmed(Account(named, _label(info, lookup) or named), asked, info, lookup.id)
 
 
 def read_key_account(
@@ -158,9 +156,9 @@ def read_key_account(
     if not 200 <= found.status < 300:  # noqa: PLR2004
         raise NotConfirmed("not_confirmed", f"the provider does not know the account ({found.status})")
     account = _key_account(rt, provider, credential, facts, found.body)
-    if KEY_HASH not in provider.account.id and account.id != (account_id or account.id):
-        raise NotConfirmed("another_account", "the key belongs to another account")
-    return account
+    if KEY_HASH in provider.account.id or account_id in (None, account.id):
+        return account
+    return _confirmed(account, account_id, parse_json_value(found.body), provider.account.id)
 
 
 def _key_account(
@@ -207,6 +205,18 @@ def _account_id(known: Mapping[str, Any], paths: tuple[str, ...]) -> str | None:
         return None
     found = parts[0] if len(parts) == 1 else "/".join(quote(part or "", safe="") for part in parts)
     return found if found and len(found) <= _MAX_LENGTH else None
+
+
+def _confirmed(found: Account, asked: str | None, document: Any, paths: tuple[str, ...]) -> Account:
+    """The account that was asked for. It may be anywhere in the list whose first account names a connection (`accounts.0.id`)."""
+    if asked in (None, found.id):
+        return found
+    before, is_first, after = f".{paths[0]}".partition(".0.")
+    listed = _at(document, before[1:]) if before else document
+    items = listed.values() if isinstance(listed, Mapping) else listed if isinstance(listed, list) else ()
+    if is_first and asked in [_id(_at(each, after)) for each in items if isinstance(each, Mapping)]:
+        return Account(asked, asked)
+    raise NotConfirmed("another_account", "the credential belongs to another account")
 
 
 def _refresh_claims(provider: Provider, response: TokenResponse) -> Mapping[str, Any]:

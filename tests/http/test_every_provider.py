@@ -146,6 +146,26 @@ def test_a_withdrawn_consent_ends_the_connection_and_an_outage_does_not(gateway,
 
 
 @pytest.mark.parametrize(
+    ("provider", "later"),
+    [
+        ("drip", '{"accounts":[{"id":"new","name":"New"},{"id":"{id}","name":"Northwind"}]}'),
+        ("campaign_monitor", '[{"ClientID":"new","Name":"New"},{"ClientID":"{id}","Name":"Northwind"}]'),
+    ],
+)
+def test_a_new_account_at_the_head_of_a_list_ends_no_connection(gateway, monkeypatch, provider, later):
+    alice = gateway.person("Alice Winter")
+    alice.signs_in()
+    connection_id = connect(gateway, alice, provider)
+    monkeypatch.setitem(TABLES[provider], "account_answer", later)
+
+    assert "active" == called(alice, "POST", f"{connection_id}/check").json()["status"]
+
+    monkeypatch.setitem(TABLES[provider], "account_answer", later.replace("{id}", "other"))
+    rows(gateway.dsn, "update gateway.connection set checked_at = null where id = %s", connection_id)
+    assert "needs_reauthorization" == called(alice, "POST", f"{connection_id}/check").json()["status"]
+
+
+@pytest.mark.parametrize(
     "address",
     ["https://accounts.zoho.evil.example", "http://accounts.zoho.eu", "https://accounts.zoho.eu@evil.example"],
 )
