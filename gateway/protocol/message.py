@@ -238,8 +238,8 @@ def says(body: bytes, phrases: Iterable[str]) -> bool:
 
 
 def is_page(status: int, body: bytes) -> bool:
-    """Whether a refusal is a firewall's page, which says nothing about a token."""
-    return status in (401, 403) and body.lstrip()[:1] == b"<"
+    """Whether a refusal is a firewall's page, which says nothing about a token. XML is a provider's own answer."""
+    return status in (401, 403) and re.match(rb"\s*<(?!\?xml)", body) is not None
 
 
 def error_for_unreadable(status: int, body: bytes) -> GatewayError:

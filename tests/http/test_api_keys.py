@@ -438,6 +438,16 @@ def test_only_a_response_that_says_so_ends_a_key(gateway, acme, user, provider, 
     assert 200 == acme.token(connection).status_code
 
 
+def test_a_refusal_in_xml_ends_a_key(gateway, acme, user):
+    """It is no page."""
+    key = new_key(gateway.sandbox.state, "bandwidth")
+    connection = connected(gateway, user, enters(user, "bandwidth", key))
+    body = '<?xml version="1.0"?><Error><Code>Unauthorized</Code></Error>'
+    gateway.sandbox.state.add_fault("status", "bandwidth", "userinfo", status=401, body=body)
+
+    assert "needs_reauthorization" == check(acme, connection).json()["status"]
+
+
 def test_a_proxied_call_that_the_provider_refuses_returns_the_refusal(gateway, acme, user):
     """A 401 of one call ends no connection: only a check does."""
     state = gateway.sandbox.state
