@@ -110,7 +110,7 @@ def confirm_account(
     if not lookup.url or (lookup.answered and asked is None):
         raise NotConfirmed("cannot_ask", "the provider cannot be asked with the access token alone")
     found = _fetch(rt, provider, lookup.url, token, facts, deadline)
-    if api_error(provider, found.status, found.headers, found.body) == "token_refused":
+    if api_error(provider, found) == "token_refused":
         raise NotConfirmed("token_refused", "the provider refuses the access token")
     if found.status in (401, 403):
         raise NotConfirmed("out_of_scope", "the access token does not allow to ask for the account")
@@ -150,7 +150,7 @@ def read_key_account(
     if found.status in (401, 403):
         if says(found.body, provider.test_mode_words):
             raise NotConfirmed("test_mode", "the provider refuses a key of its test mode")
-        if api_error(provider, found.status, found.headers, found.body) == "token_refused":
+        if api_error(provider, found) == "token_refused":
             raise NotConfirmed("token_refused", "the provider refuses the key")
         raise NotConfirmed("out_of_scope", "the key does not allow to ask for the account")
     if not 200 <= found.status < 300:  # noqa: PLR2004
@@ -297,15 +297,15 @@ def _fetch(
     )
     if is_temporary(found.status) or is_page(found.status, found.body):
         raise ProviderUnavailable(f"the account endpoint answers {found.status}", provider_status=found.status)
-    if api_error(provider, found.status, found.headers, found.body) == "suspended":
+    if api_error(provider, found) == "suspended":
         raise Suspended("the provider says that the account is not active")
-    shown: Any = found.status == 200 or None  # noqa: PLR2004
-    if shown and provider.valid_path:
-        shown = _at(_parse(found.body), provider.valid_path)
-    is_refused = shown is False or found.status in provider.refused_statuses
-    if is_refused or (not shown and says(found.body, provider.refused_words)):
+    valid: Any = None
+    if found.status == 200:  # noqa: PLR2004
+        valid = _at(_parse(found.body), provider.valid_path) if provider.valid_path else True
+    is_refused = found.status in provider.refused_statuses or (not valid and says(found.body, provider.refused_words))
+    if is_refused or valid is False:
         return replace(found, status=401)
-    if found.status == 200 and not shown:  # noqa: PLR2004 - an error, which says nothing of the token
+    if found.status == 200 and not valid:  # noqa: PLR2004 - an error, which says nothing of the token
         raise ProviderUnavailable("the account endpoint answers 200 without an account", provider_status=200)
     return found
 

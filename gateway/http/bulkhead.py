@@ -25,7 +25,7 @@ BUDGET = 64
 FAILURES_TO_OPEN = 10
 OPEN_SECONDS = 5.0
 RETRY_SECONDS = (2.0, 6.0)
-"""What a refused caller is told, at random, so that refused callers neither keep the process busy nor come back together."""
+"""The pause for a refused caller, at random, so that refused callers neither keep the process busy nor come back together."""
 FAILURES = frozenset({429, *range(500, 600)})
 """Statuses that count as a failure of the provider."""
 

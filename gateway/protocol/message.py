@@ -27,6 +27,7 @@ from gateway.errors import (
     ProviderUnavailable,
     Suspended,
 )
+from gateway.http import Response
 from gateway.models import Client
 
 _JSON_MARKS, _FREE_VALUES, _SMALLEST_VALUE = (b"{", b"[", b","), 4096, 16
@@ -214,21 +215,25 @@ def is_dead_grant(provider: Provider, name: str) -> bool:
     return not phrases.isdisjoint((_plain(name), _head(name))) or bool(_DEAD.fullmatch(_head(name)))
 
 
-def api_error(provider: AnyEntry, status: int, headers: Mapping[str, str], body: bytes) -> str | None:
+def api_error(provider: AnyEntry, found: Response) -> str | None:
     """
     What a refusal of an API is about: `suspended`, one of the catalogue's `api_errors`, `token_refused` for any other 401, or None.
 
     Only `token_refused` may mean that the token has expired or was revoked (RFC 6750 section 3.1), and that a new one may help: some
     providers also answer 401 for a token without the scope.
     """
-    if not 400 <= status < 500:  # noqa: PLR2004 - RFC 9110 section 15.5
+    if not 400 <= found.status < 500:  # noqa: PLR2004 - RFC 9110 section 15.5
         return None
-    said = headers.get("WWW-Authenticate", "").encode() + body
-    known = [*provider.api_errors.items(), ("missing_scope", ("insufficient_scope",))] if status in (401, 403) else []
-    for meaning, words in [("suspended", provider.suspended), *known]:
-        if says(said, words):
-            return meaning
-    return "token_refused" if status == 401 else None  # noqa: PLR2004
+    challenge = found.headers.get("WWW-Authenticate", "")
+    if says(found.body, provider.suspended):
+        return "suspended"
+    if found.status in (401, 403) and "insufficient_scope" in challenge:
+        return "missing_scope"
+    if found.status in (401, 403) and "invalid_token" not in challenge:  # beside that, `scope` only says what is needed
+        for meaning, words in provider.api_errors.items():
+            if says(found.body, words):
+                return meaning
+    return "token_refused" if found.status == 401 else None  # noqa: PLR2004
 
 
 def says(body: bytes, phrases: Iterable[str]) -> bool:

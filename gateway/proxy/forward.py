@@ -27,7 +27,7 @@ from gateway.errors import (
     Quota,
     RateLimited,
 )
-from gateway.http import Deadline, Shares, StreamedResponse, decoded, parse_retry_after, retry_seconds
+from gateway.http import Deadline, Response, Shares, StreamedResponse, decoded, parse_retry_after, retry_seconds
 from gateway.models import Caller
 from gateway.protocol.message import api_error
 from gateway.proxy.mask import Mask
@@ -174,7 +174,7 @@ def _with_error(provider: AnyEntry, response: StreamedResponse) -> tuple[Streame
         pieces.append(piece)
         if sum(map(len, pieces)) > _LARGEST_REFUSAL:
             break
-    error = api_error(provider, response.status, response.headers, b"".join(pieces))
+    error = api_error(provider, Response(response.status, response.headers, b"".join(pieces)))
     return replace(response, body=chain(pieces, response.body)), error
 
 

@@ -32,7 +32,7 @@ def call_api(
     """
     fresh = fresh_grant(rt, connection_id, until=deadline)
     found = send_api(rt, provider, fresh.access_token, fresh.facts, build(fresh), deadline)
-    if _error(provider, found) == "token_refused":
+    if api_error(provider, found) == "token_refused":
         fresh = fresh_grant(rt, connection_id, refused=fresh, until=deadline)
         found = send_api(rt, provider, fresh.access_token, fresh.facts, build(fresh), deadline)
     limit = note_limit(rt, provider, connection_id, found.status, found.headers)
@@ -40,17 +40,13 @@ def call_api(
         raise ProviderLimit("the provider limits calls for this account", *limit)
     if is_temporary(found.status):
         raise ProviderUnavailable(f"the provider's API answers {found.status}")
-    if (error := _error(provider, found)) == "missing_scope":
+    if (error := api_error(provider, found)) == "missing_scope":
         raise LacksScope("the provider says that the token does not allow this")
     if error == "suspended":
         raise Suspended("the provider says that the account is not active")
     if found.status == 401:  # noqa: PLR2004
         raise ProviderGarbled(f"the provider's API refuses the call: {error}")
     return fresh, found
-
-
-def _error(provider: Provider, found: Response) -> str | None:
-    return api_error(provider, found.status, found.headers, found.body)
 
 
 def send_api(

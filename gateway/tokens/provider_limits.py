@@ -52,7 +52,8 @@ def reached_limit(entry: AnyEntry, status: int, headers: Mapping[str, str], now:
         return "daily", Quota(daily_most or 0, daily_most or 0, _seconds_left(said["daily_reset_ms"], now))
     if status == 429 or (left is not None and left <= 0):  # noqa: PLR2004 - RFC 6585 section 4
         interval = min(said["interval_ms"] or _INTERVAL_MS, 3_600_000) / 1000
-        return "burst", Quota(most or 0, most or 0, parse_retry_after(headers.get("Retry-After")) or max(interval, 1.0))
+        pause = parse_retry_after(headers.get("Retry-After")) or max(interval, 1.0)
+        return "burst", Quota(most or 0, most or 0, min(pause, _DAY_SECONDS))
     return None
 
 

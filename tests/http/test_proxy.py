@@ -468,6 +468,17 @@ def test_another_location_is_not_found(made, call):
 # -- expired tokens, retries, outages --------------------------------------------------------------------------------
 
 
+def test_a_challenge_that_names_the_scope_beside_invalid_token_is_about_the_token(made, call, api):
+    """
+    RFC 6750 section 3: `scope` says what the resource needs.
+    """
+    connection = made.person("Carol Spring").connects("google")["connection"]
+    api.answers["expired"] = (401, b'{"error": "invalid_token", "scope": "mail.read"}')
+    api.headers["WWW-Authenticate"] = 'Bearer realm="api", error="invalid_token", scope="mail.read"'
+
+    assert (401, 2) == (call("GET", "/status/expired", connection=connection).status_code, len(api.seen))
+
+
 @pytest.mark.parametrize("body", [None, b"", b"a" * 1024 * 1024])
 def test_a_refused_token_is_refreshed_once_and_the_call_repeated(made, call, api, body):
     """

@@ -284,7 +284,10 @@ def test_an_issuer_that_hangs_does_not_take_the_threads(cluster, template):
         carol = gateway.person("Carol Frost")
         carol.signs_in()
         answered = []
-        connects = lambda: answered.append(carol.get("/email/silent/connect"))  # noqa: E731
+
+        def connects():
+            answered.append(carol.get("/email/silent/connect"))
+
         crowd = [threading.Thread(target=connects) for _ in range(80)]
         for one in crowd:
             one.start()

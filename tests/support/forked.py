@@ -11,8 +11,6 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-import tests.support.quick_start  # noqa: F401 - for its effect
-
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["gateway.cli.main", "gateway.server", "gateway.web.app", "tests.support.database"])
