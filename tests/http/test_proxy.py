@@ -380,6 +380,7 @@ def location(made):
         (200, {"X-RateLimit-Remaining": "-1", "X-RateLimit-Max": "25"}, "burst", 25, 10),
         (429, {"X-RateLimit-Remaining": "3", "X-RateLimit-Interval-Milliseconds": "30000"}, "burst", 100, 30),
         (429, {"Retry-After": "7"}, "burst", 100, 7),
+        (429, {"Retry-After": "999999"}, "burst", 100, 86_400),
         (200, {"X-RateLimit-Daily-Remaining": "0", "X-RateLimit-Daily-Reset": "7200000"}, "daily", 200_000, 7200),
         (429, {"X-RateLimit-Daily-Remaining": "0", "X-RateLimit-Remaining": "0"}, "daily", 200_000, 3600),
         (200, {"X-RateLimit-Daily-Remaining": "0", "X-RateLimit-Daily-Reset": "nonsense"}, "daily", 200_000, 3600),
