@@ -44,8 +44,7 @@ _READ = 64 * 1024
 _OURS = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "user-agent", "cookie"}
 )
-_METHOD = re.compile(r"[A-Z]{3,10}")
-_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e]*")
 
 TRANSPORT_ERRORS = (OSError, httpcore.ProtocolError, httpcore.NetworkError, ResponseTooLarge)
@@ -211,13 +210,13 @@ class HttpClient:
         body: bytes | Iterable[bytes] | None,
         length: int | None,
     ) -> requests.PreparedRequest:
-        if not _METHOD.fullmatch(method):
+        if not _TOKEN.fullmatch(method):
             raise ProviderGarbled("the method cannot be sent")
         prepared = requests.PreparedRequest()
         prepared.method, prepared.url = method, url
         prepared.headers = CaseInsensitiveDict({"User-Agent": self._user_agent, "Accept-Encoding": "identity"})
         for name, value in headers.items():
-            if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+            if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
                 raise ProviderGarbled("a header holds what HTTP does not allow (RFC 9110 section 5.5)")
             if name.lower() not in _OURS:
                 prepared.headers[name] = value
@@ -257,19 +256,19 @@ def _bounded(pieces: Iterator[bytes], limit: int, read: bytearray) -> Iterator[b
 
 
 def decoded(pieces: Iterator[bytes], headers: Mapping[str, str]) -> Iterator[bytes]:
-    """The pieces of a body, in small ones where it was compressed although `identity` was requested. Raises ProviderGarbled."""
+    """The pieces of a body, in small ones where it was compressed although `identity` was requested. They raise ProviderGarbled."""
     coding = headers.get("Content-Encoding", "identity").strip().lower()
-    if coding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-        raise ProviderGarbled("the response has a content coding that was not asked for")
-    return pieces if coding in ("", "identity") else _inflated(pieces)
+    return pieces if coding in ("", "identity") else _inflated(pieces, coding)
 
 
-def _inflated(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _inflated(pieces: Iterator[bytes], coding: str) -> Iterator[bytes]:
     # 32: detect gzip or zlib, which is what `deflate` means (RFC 9110 section 8.4.1).
     inflater, has_begun = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32), False
     try:
         for piece in pieces:
             has_begun = True  # a response to HEAD has no body
+            if coding not in ("gzip", "x-gzip", "deflate"):
+                raise ProviderGarbled("the response has a content coding that was not asked for")
             data = inflater.decompress(piece, _READ)
             while data:
                 yield data

@@ -193,12 +193,12 @@ def _newer_token(rt: Runtime, fresh: FreshToken, caller: Caller, location: str |
 def _returned(response: StreamedResponse, error: str | None, mask: Mask, held: ExitStack) -> ProxiedResponse:
     headers = {name: mask.text(value) for name, value in returned_headers(response.headers).items()}
     headers |= {ERROR: error} if error else {}
-    pieces = decoded(response.body, response.headers)
-    if pieces is not response.body:
+    plain = decoded(response.body, response.headers)
+    pieces = mask.pieces(plain)
+    first = next(pieces, b"")  # an error before it still gets a response of its own
+    if first and plain is not response.body:
         headers = {name: value for name, value in headers.items() if name.lower() not in _OF_CODING}
     headers[MARK] = str(response.status)
-    pieces = mask.pieces(pieces)
-    first = next(pieces, b"")  # an error before it still gets a response of its own
     kept = held.pop_all()
     return ProxiedResponse(response.status, headers, _until_the_end(kept, first, pieces), kept)
 

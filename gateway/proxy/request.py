@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
 from gateway.catalog import AnyEntry
-from gateway.errors import BadRequest, Forbidden, MethodNotAllowed
+from gateway.errors import BadRequest, Forbidden
 
 MARK = "Gateway-Upstream-Status"
 """On each response of the provider, and on no response of the gateway."""
@@ -24,7 +24,6 @@ LARGEST_KEPT = 1024 * 1024
 """A body up to this size can be sent again."""
 MOST_RETRIES = 3
 
-_METHOD = re.compile(r"(?!CONNECT|TRACE)[A-Z]{3,10}")
 _QUERY = re.compile(r"[!-~]*")
 _VALUE = re.compile(r"[\t\x20-\x7e]*")
 _IN_PATH = "/:@!$&'()*+,;=-._~"
@@ -80,10 +79,8 @@ class ProxiedRequest:
         """
         The path and query to append to the base URL.
 
-        Raises BadRequest for anything that the gateway and the provider may read differently, and MethodNotAllowed.
+        Raises BadRequest for anything that the gateway and the provider may read differently.
         """
-        if not _METHOD.fullmatch(self.method):
-            raise MethodNotAllowed("not a method that is passed on")
         if not _QUERY.fullmatch(self.query) or "#" in self.query:
             raise BadRequest("the query holds what a URL cannot hold", [("query", "Holds what a URL cannot hold")])
         given = self.headers.get("Gateway-Path")

@@ -91,12 +91,18 @@ def token_of(made, connection):
 # -- what is sent ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "REPORT", "MKCOL", "COPY", "LOCK", "PURGE", "LINK"),
+        *("QUERY", "SEARCH", "VERSION-CONTROL", "UPDATEREDIRECTREF", "M-SEARCH", "CONNECTED", "X"),
+    ],
+)  # fmt: skip
 def test_method_query_and_body_arrive_unchanged(call, api, method):
     """
-    Below the provider's base URL; the query byte for byte, repeated names and odd encodings too.
+    Any method, below the provider's base URL; the query byte for byte, repeated names and odd encodings too.
     """
-    body = b"" if method in ("GET", "OPTIONS") else bytes(range(256))
+    body = b"" if method in ("GET", "OPTIONS", "COPY") else bytes(range(256))
     answer = call(method, "/a/b%20c/%C3%A9?x=1&x=2&y=%2F..%2F&z=a+b;c", data=body)
 
     assert (200, "200") == (answer.status_code, answer.headers["Gateway-Upstream-Status"])
@@ -118,6 +124,18 @@ def test_what_browsers_leave_as_it_is_in_a_query_arrives_so(made, api):
     assert 200 == connection.getresponse().status
     connection.close()
     assert f"/base{target}" == api.seen[-1].target
+
+
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT"])
+def test_methods_for_the_connection_itself_are_refused(call, api, method):
+    """
+    RFC 9110 section 9.3.6 and 9.3.8: a tunnel, and an echo of the token. `Allow` names others.
+    """
+    answer = call(method, "/echo")
+
+    assert (405, "method_not_allowed") == (answer.status_code, answer.json()["code"])
+    assert "PATCH" in answer.headers["Allow"]
+    assert [] == api.seen
 
 
 def test_head_has_the_headers_alone(call, api):
@@ -577,6 +595,10 @@ BROKEN = {
     "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 502),
     "cut short at once": (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", 504),
     "an unknown coding": (b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 1\r\n\r\na", 502),
+    "an unknown coding of a stream": (
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: zstd\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+        502,
+    ),
     "no gzip": (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\na", 502),
     "switched protocols": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", 502),
 }
@@ -589,6 +611,23 @@ def test_a_broken_response_is_a_problem_of_the_gateway(call, api, name):
 
     assert (status, "application/problem+json") == (answer.status_code, answer.headers["Content-Type"])
     assert "Gateway-Upstream-Status" not in answer.headers
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip", "compress", "aws-chunked"])
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 304), ("GET", 204), ("DELETE", 200)])
+def test_a_coding_without_a_body_is_passed_on(call, api, method, status, coding):
+    """
+    With the other headers about the body that there is not: there is nothing to decode.
+    """
+    length = {"HEAD": b"1000", "DELETE": b"0"}.get(method)
+    told = b'ETag: "a"\r\n' + (b"Content-Length: %b\r\n" % length if length else b"")
+    api.raw["coded"] = b"HTTP/1.1 %d X\r\nContent-Encoding: %b\r\n%b\r\n" % (status, coding.encode(), told)
+    answer = call(method, "/raw/coded")
+
+    assert (status, str(status), b"") == (answer.status_code, answer.headers["Gateway-Upstream-Status"], answer.content)
+    assert '"a"' == answer.headers["ETag"]
+    assert (coding if status != 304 else None) == answer.headers.get("Content-Encoding")  # RFC 9110 section 15.4.5
+    assert length is None or length.decode() == answer.headers["Content-Length"]
 
 
 def test_a_response_that_breaks_off_does_not_look_whole(call, api):

@@ -37,6 +37,8 @@ _VARIABLE = re.compile(r"<(?:[^<>]*:)?([a-z_]+)>")
 _ANYTHING: Schema = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 """Of any media type: generators of clients know no `*/*`."""
 _EXAMPLES: Schema = json.loads(Path(__file__).with_name("examples.json").read_text(encoding="utf-8"))
+ANY_METHOD = ("DELETE", "GET", "PATCH", "POST", "PUT")
+"""What is said of a route for any method: there is no more general word for it."""
 PARTNER_SCOPES = ("sessions:write", "webhooks:write")
 """No user has them: gateway.caller refuses."""
 _REFERENCE = "#/components/schemas/{model}"
@@ -92,7 +94,7 @@ def operations(app: Flask) -> Iterator[Operation]:
     """Everything that is described, by path."""
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
         if isinstance(call := getattr(app.view_functions[rule.endpoint], "call", None), Call):
-            for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+            for method in sorted((rule.methods or set(ANY_METHOD)) - {"HEAD", "OPTIONS"}):
                 yield Operation(_VARIABLE.sub(r"{\1}", rule.rule), method, rule, call)
 
 

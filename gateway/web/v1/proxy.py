@@ -8,18 +8,19 @@ from collections.abc import Iterable
 
 from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
-from werkzeug.routing import BaseConverter
+from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.routing import BaseConverter, Rule
 
 from gateway.errors import TooLarge
 from gateway.proxy import ProxiedRequest, forward
 from gateway.proxy.request import LARGEST_KEPT
 from gateway.web.request_context import runtime
 from gateway.web.v1.json_api import api_call, caller
+from gateway.web.v1.openapi import ANY_METHOD
 from gateway.web.v1.tokens import PROVIDER_FAILED, UNUSABLE
 
-blueprint = Blueprint("proxy", __name__, url_prefix="/v1")
+blueprint = Blueprint("proxy", __name__)
 
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 HEADERS = {
     "Gateway-Path": "The encoded path, where it holds an encoded slash; the URL then ends with `/proxy/`.",
     "Gateway-Retries": "0 to 3: how often the gateway may repeat an idempotent call after 429, 502, 503, 504 or no response.",
@@ -38,11 +39,10 @@ class Rest(BaseConverter):
 @blueprint.record
 def _register(state: BlueprintSetupState) -> None:
     state.app.url_map.converters["rest"] = Rest
+    state.app.url_map.add(Rule("/v1/connections/<uuid:connection_id>/proxy/<rest:path>", endpoint="proxy.proxy"))
 
 
-@blueprint.route(
-    "/connections/<uuid:connection_id>/proxy/<rest:path>", methods=METHODS, provide_automatic_options=False
-)
+@blueprint.endpoint("proxy.proxy")
 @api_call(None, *UNUSABLE, *PROVIDER_FAILED, TooLarge, scope="proxy", headers=HEADERS)
 def proxy(connection_id: uuid.UUID, path: str) -> Response:  # noqa: ARG001
     """
@@ -53,6 +53,8 @@ def proxy(connection_id: uuid.UUID, path: str) -> Response:  # noqa: ARG001
     are not followed. When the provider no longer accepts the token, it is refreshed and the call repeated once, if its body has at most
     1 MiB.
     """
+    if request.method in ("CONNECT", "TRACE"):  # a tunnel, and an echo of the token: RFC 9110 section 9.3
+        raise MethodNotAllowed(ANY_METHOD)
     if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
         return Response(status=204)  # a browser's preflight, which is ours to answer
     response = forward(runtime(), caller(), connection_id, _proxied_request())
