@@ -23,11 +23,15 @@ log = structlog.get_logger(__name__)
 
 MOST_EVENTS = 20
 """One claim: few enough that a worker which crashes repeats little."""
+MOST_OF_PARTNER = 4
+"""Deliveries under way for one partner: receivers that hang leave the other places to other partners."""
 DELIVERY_SECONDS = 10.0
 CLAIM_SECONDS = 20.0
 """No further event of a claim is sent after this."""
 LEASE_SECONDS = CLAIM_SECONDS + DELIVERY_SECONDS + 15.0
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 5.0, 4 * 3600.0
+FAILURES_TO_DISABLE = 26
+"""In a row. The waits between them are three days, and longer where no worker was running."""
 _GONE = 410
 
 
@@ -35,45 +39,44 @@ def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
     """The worker's job: deliver the next events of one endpoint. Nothing while too many deliveries are under way (`""` is busy)."""
     if "" in busy:
         return []
-    claim = claim_deliveries(rt.database, most=MOST_EVENTS, lease_seconds=LEASE_SECONDS)
+    claim = claim_deliveries(rt.database, most=MOST_EVENTS, of_partner=MOST_OF_PARTNER, lease_seconds=LEASE_SECONDS)
     return [] if claim is None else [Unit("", partial(_deliver_claimed, rt, claim))]
 
 
 def _deliver_claimed(rt: Runtime, claim: Claim) -> None:
     """In order, until one fails."""
-    until, delivered = time.monotonic() + CLAIM_SECONDS, None
-    attempts, wait = [], None
+    until, delivered, failures = time.monotonic() + CLAIM_SECONDS, None, 0
+    attempts, wait, disabled = [], 0.0, None
     for event in claim.events:
         attempt, retry_after = _deliver(rt, claim, event)
         attempts.append(attempt)
         if attempt.status is None or not 200 <= attempt.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
-            failures = claim.failures if delivered is None else 0
+            failures = claim.failures + 1 if delivered is None else 1
             wait = _wait_seconds(failures, retry_after)
+            disabled = "gone" if attempt.status == _GONE else "failing" if failures >= FAILURES_TO_DISABLE else None
+            log.warning("webhook.failed", webhook=str(claim.id), status=attempt.status, error=attempt.error)
             break
         delivered = attempt.position
         if time.monotonic() >= until:
             break
-    gone = attempts[-1].status == _GONE
-    disabled = end_deliveries(
+    end_deliveries(
         rt.database,
         claim.id,
         claim_id=claim.claim_id,
         position=delivered,
         attempts={"items": attempts},
+        failures=failures,
         wait_seconds=wait,
-        gone=gone,
+        disabled=disabled,
     )
-    if wait is not None:
-        last = attempts[-1]
-        log.warning("webhook.failed", webhook=str(claim.id), status=last.status, error=last.error, disabled=disabled)
 
 
 def _deliver(rt: Runtime, claim: Claim, event: Event) -> tuple[Attempt, float | None]:
     """Send one event. Its response body is not read."""
+    body = to_json({"type": event.type, "timestamp": event.at, "data": event}).decode()
+    headers = _signed(rt, claim, str(event.id), body)
     started, status, error, retry_after = time.monotonic(), None, None, None
     try:
-        body = to_json({"type": event.type, "timestamp": event.at, "data": event}).decode()
-        headers = _signed(rt, claim, str(event.id), body)
         deadline, share = Deadline.after(DELIVERY_SECONDS), f"webhook {claim.id}"
         with rt.http.stream(
             "POST", claim.url, headers=headers, body=body.encode(), deadline=deadline, provider=share
@@ -101,6 +104,6 @@ def _signed(rt: Runtime, claim: Claim, event_id: str, body: str) -> dict[str, st
 
 def _wait_seconds(failures: int, retry_after: float | None) -> float:
     """5, 15, 45 seconds … up to four hours, with jitter; longer where the receiver asks for it."""
-    wait = min(_FIRST_WAIT_SECONDS * 3.0 ** min(failures, 10), _LONGEST_WAIT_SECONDS)
+    wait = min(_FIRST_WAIT_SECONDS * 3.0 ** min(failures - 1, 10), _LONGEST_WAIT_SECONDS)
     wait *= 0.9 + 0.2 * random.random()  # noqa: S311 - jitter, not a secret
     return max(wait, min(retry_after or 0.0, _LONGEST_WAIT_SECONDS))

@@ -33,9 +33,7 @@ def create(rt: Runtime, caller: Caller, url: str, event_types: Sequence[str] | N
     new = {"url": url, "event_types": event_types}
     made = queries.change_webhook(rt.database, uuid4(), "create", caller, new=new, secret=secret)
     if made is None:
-        raise BadRequest(
-            "the partner has ten endpoints", [("url", "There are ten endpoints already: delete one first")]
-        )
+        raise BadRequest("the partner has ten endpoints", [("url", "There are ten already: delete one first")])
     return made, text
 
 

@@ -25,7 +25,7 @@ IDLE_SECONDS = refresh_request.LOOK_SECONDS
 _LOOK_SECONDS = 0.2
 """How soon a pause ends after a signal."""
 UNITS_AT_ONCE = 4
-WEBHOOKS_AT_ONCE = 4
+WEBHOOKS_AT_ONCE = 16
 UNIT_SECONDS = 30.0
 """The longest unit: requests to a provider, and the database calls around them."""
 

@@ -3732,9 +3732,9 @@ returns setof gateway.event language sql stable as $$
    order by e.position limit p_most
 $$;
 
--- Claim the endpoint that has been due longest and has events. Cursors of endpoints without any move on, 5,000 positions at a time. null: there
--- is nothing to deliver. A frozen partner keeps its place.
-create or replace function public.gateway_claim_deliveries_v1(p_most integer, p_lease_seconds double precision)
+-- Claim an endpoint that is due and has events: of the partner with the fewest deliveries under way, at most `p_of_partner`, the one that has been
+-- due longest. Cursors of endpoints without events move on, 5,000 positions at a time. null: there is nothing to deliver. A frozen partner keeps its place.
+create or replace function public.gateway_claim_deliveries_v1(p_most integer, p_of_partner integer, p_lease_seconds double precision)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   over  timestamptz := clock_timestamp();
@@ -3745,10 +3745,11 @@ declare
   items jsonb;
 begin
   for w in
-    select x.* from gateway.webhook x
-     where x.disabled_at is null and x.due_at <= over and x.position < top
-       and exists (select from gateway.partner y where y.id = x.partner_id and y.frozen_at is null and y.revoked_at is null)
-     order by x.due_at limit 20 for update skip locked
+    select x.* from gateway.webhook x join gateway.partner y on y.id = x.partner_id and y.frozen_at is null and y.revoked_at is null
+     cross join lateral (select count(*) as running from gateway.webhook z
+                          where z.partner_id = x.partner_id and z.claim_id is not null and z.due_at > over) r
+     where x.disabled_at is null and x.due_at <= over and x.position < top and r.running < p_of_partner
+     order by r.running, x.due_at limit 200 for update of x skip locked
   loop
     until := least(top, w.position + 5000);
     select y.* into p from gateway.partner y where y.id = w.partner_id;
@@ -3767,38 +3768,30 @@ begin
   return null;
 end $$;
 
--- What became of a claim: the cursor moves to `p_position`. Whether the endpoint is disabled now. After a failure the next attempt waits; an endpoint that failed for three days, or
--- says that it is gone, is disabled.
+-- What became of a claim: the cursor moves to `p_position`, the next attempt waits, and with a reason for it (`gone`, `failing`) the endpoint is
+-- disabled. A claim whose lease was taken over moves nothing.
 create or replace function public.gateway_end_deliveries_v1(
-  p_id uuid, p_claim_id uuid, p_position bigint, p_attempts jsonb, p_wait_seconds double precision, p_gone boolean
+  p_id uuid, p_claim_id uuid, p_position bigint, p_attempts jsonb, p_failures integer, p_wait_seconds double precision, p_disabled text default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   over timestamptz := clock_timestamp();
   w    gateway.webhook;
 begin
-  select x.* into w from gateway.webhook x where x.id = p_id for update;
-  if not found then
-    return 'false';
-  end if;
   insert into gateway.webhook_delivery (webhook_id, position, event_id, type, status, error, duration_ms)
-  select w.id, a.position, a.event_id, a.type, a.status, a.error, a.duration_ms
-    from jsonb_to_recordset(p_attempts -> 'items') as a (position bigint, event_id uuid, type text, status integer, error text, duration_ms integer);
-  if w.claim_id is distinct from p_claim_id then
-    return 'false';
-  end if;
+  select x.id, a.position, a.event_id, a.type, a.status, a.error, a.duration_ms from gateway.webhook x, jsonb_to_recordset(p_attempts -> 'items')
+      as a (position bigint, event_id uuid, type text, status integer, error text, duration_ms integer)
+   where x.id = p_id for key share of x;
   update gateway.webhook x
-     set position = greatest(x.position, p_position), claim_id = null,
-         failures = case when p_wait_seconds is null then 0 when p_position is null then x.failures + 1 else 1 end,
-         failing_since = case when p_wait_seconds is null then null when p_position is null then coalesce(x.failing_since, over) else over end,
-         due_at = over + make_interval(secs => coalesce(p_wait_seconds, 0)),
-         disabled_at = case when p_gone or p_position is null and x.failing_since < over - interval '3 days' then over end
-   where x.id = w.id returning * into w;
+     set position = greatest(x.position, p_position), claim_id = null, failures = p_failures,
+         failing_since = case when p_failures > 1 then x.failing_since when p_failures = 1 then over end,
+         due_at = over + make_interval(secs => p_wait_seconds), disabled_at = case when p_disabled is not null then over end
+   where x.id = p_id and x.claim_id = p_claim_id returning * into w;
   if w.disabled_at is not null then
     insert into gateway.event (type, partner_id, data) values (
-      'webhook.disabled', w.partner_id, jsonb_build_object('webhook_id', w.id, 'after', w.position, 'reason', case when p_gone then 'gone' else 'failing' end));
+      'webhook.disabled', w.partner_id, jsonb_build_object('webhook_id', w.id, 'after', w.position, 'reason', p_disabled));
   end if;
-  return to_jsonb(w.disabled_at is not null);
+  return null;
 end $$;
 
 -- Access rules, in one file for a security review: clients are bound by this file, whatever the functions do.
@@ -4106,7 +4099,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '9696a24388fc12021b387c93f39487a8758e2df206171c2b6db2b76b7e14654b');
-insert into gateway.function_release (sha256) values ('9696a24388fc12021b387c93f39487a8758e2df206171c2b6db2b76b7e14654b') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '67c3071e8a1273a342211398f582b97599f6aef47d399e94cd79408c5a1ae959');
+insert into gateway.function_release (sha256) values ('67c3071e8a1273a342211398f582b97599f6aef47d399e94cd79408c5a1ae959') on conflict do nothing;
 
 notify pgrst, 'reload schema';

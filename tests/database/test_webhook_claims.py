@@ -47,27 +47,56 @@ def deliver_next(rt):
     unit.run()
 
 
+def claimed(store, seconds=30):
+    return claim_deliveries(store, most=20, of_partner=4, lease_seconds=seconds)
+
+
+def ended(store, claim, position, failures=0):
+    end_deliveries(
+        store,
+        claim.id,
+        claim_id=claim.claim_id,
+        position=position,
+        attempts={"items": []},
+        failures=failures,
+        wait_seconds=0.0,
+    )
+
+
 def test_a_claim_whose_lease_is_over_moves_no_cursor(allowing, store, database):
     made, _ = endpoints.create(allowing, partner(store).caller(), "http://127.0.0.1:9/", ["webhook.tested"])
     happen(database, allowing, made)
-    late = claim_deliveries(store, most=20, lease_seconds=0)
-    current = claim_deliveries(store, most=20, lease_seconds=30)
+    late, current = claimed(store, 0), claimed(store)
     position = late.events[0].position
 
-    end_deliveries(
-        store, late.id, claim_id=late.claim_id, position=position, attempts={"items": []}, wait_seconds=None, gone=False
-    )
+    ended(store, late, position)
     assert list_webhooks(store, OPERATOR).webhooks[0].position < position
-    end_deliveries(
-        store,
-        current.id,
-        claim_id=current.claim_id,
-        position=position,
-        attempts={"items": []},
-        wait_seconds=None,
-        gone=False,
-    )
+    ended(store, current, position)
     assert list_webhooks(store, OPERATOR).webhooks[0].position == position
+
+
+def test_an_endpoint_is_disabled_by_attempts_and_not_by_a_worker_that_was_away(allowing, store, database):
+    """
+    A failure, three days without a worker, and a second failure: the next attempt waits. After as many attempts as three days have, it is disabled.
+    """
+    made, _ = endpoints.create(allowing, partner(store).caller(), "http://127.0.0.1:9/", ["webhook.tested"])
+    happen(database, allowing, made)
+    deliver_next(allowing)
+    waited, shown = 0.0, []
+    for _ in range(25):
+        [due] = rows(database, "select extract(epoch from due_at - now())::float8 from gateway.webhook")
+        waited += due
+        rows(database, "update gateway.webhook set due_at = now(), failing_since = now() - interval '5 days'")
+        shown += list_webhooks(store, OPERATOR).webhooks
+        deliver_next(allowing)
+    last = list_webhooks(store, OPERATOR).webhooks[0]
+
+    assert [each.failures for each in shown] == list(range(1, 26))
+    assert {each.disabled_at for each in shown} == {None}
+    assert last.disabled_at is not None
+    assert 65 < waited / 3600 < 80
+    reasons = rows(database, "select data ->> 'reason' from gateway.event where type = 'webhook.disabled'")
+    assert reasons == ["failing"]
 
 
 def test_a_redirect_is_a_failure_and_is_not_followed(allowing, store, database):

@@ -173,33 +173,6 @@ def test_an_endpoint_that_says_it_is_gone_is_disabled_and_a_replay_enables_it(ga
         assert receiver.received[before].event["id"] == receiver.received[0].event["id"]
 
 
-def test_an_endpoint_that_fails_for_three_days_is_disabled(gateway, partner):
-    with Receiver(lambda _: 500) as receiver:
-        endpoint = added(gateway, partner, receiver)
-        partner.asks(gateway, f"/webhooks/{endpoint['id']}/test", "POST")
-        until(lambda: receiver.received)
-        until(
-            lambda: rows(
-                gateway.dsn, "select 1 from gateway.webhook where id = %s and failing_since is not null", endpoint["id"]
-            )
-        )
-        rows(
-            gateway.dsn,
-            "update gateway.webhook set failing_since = now() - interval '73 hours', due_at = now() where id = %s",
-            endpoint["id"],
-        )
-        until(
-            lambda: rows(
-                gateway.dsn, "select 1 from gateway.webhook where id = %s and disabled_at is not null", endpoint["id"]
-            )
-        )
-    told = rows(
-        gateway.dsn, "select data from gateway.event where type = 'webhook.disabled' and partner_id = %s", partner.id
-    )
-
-    assert [each["reason"] for each in told] == ["failing"]
-
-
 def test_while_a_secret_changes_both_verify(gateway, partner, receiver):
     endpoint = added(gateway, partner, receiver)
     rotated = partner.asks(gateway, f"/webhooks/{endpoint['id']}/rotate-secret", "POST").json()

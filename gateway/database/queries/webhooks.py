@@ -77,7 +77,7 @@ The endpoint after a change; None where the caller has no such endpoint. `replay
 """
 
 claim_deliveries = SqlFunction[Claim | None]("claim_deliveries")
-"""The next events of the endpoint that has been due longest; None when there is nothing to deliver."""
+"""The next events of an endpoint that is due, of a partner with few deliveries under way; None when there is nothing to deliver."""
 
-end_deliveries = SqlFunction[bool]("end_deliveries", "id")
-"""Log the attempts (`items`) and move the cursor to `position` (None: nothing was delivered). `wait_seconds`: after a failure. Whether the endpoint is disabled."""
+end_deliveries = SqlFunction[None]("end_deliveries", "id")
+"""Log the attempts (`items`) and move the cursor to `position` (None: nothing was delivered). `disabled`: why the endpoint is disabled now."""
