@@ -18,7 +18,7 @@ _ROTATION = {
 }
 _AUTH = {"client_secret_post": "in the body", "client_secret_basic": "with Basic", "none": "without a secret"}
 
-_NEEDED = {"token_endpoint_auth_method", "placement", "account_call"}
+_NEEDED = {"token_endpoint_auth_method", "scope_separator", "placement", "account_call"}
 Status = Literal["verified", "documented", "unsure"]
 
 
@@ -32,8 +32,8 @@ def status(provider: AnyEntry) -> Status:
     """
     How well an entry is witnessed; no entry was tried against the live service.
 
-    `verified`: two or more sources that are independent of each other name both endpoints, and none contradicts the client authentication;
-    of a provider with keys, where the key is sent and the call that verifies it. `documented`: the provider's own documents name them. `unsure`: neither, or the operator changed an endpoint.
+    `verified`: two or more sources that are independent of each other name both endpoints, and none contradicts the client authentication
+    or the separator; of a provider with keys, where the key is sent and the call that verifies it. `documented`: the provider's own documents name them. `unsure`: neither, or the operator changed an endpoint.
     """
     witness = WITNESSES.get(provider.id)
     if witness is None:
@@ -42,7 +42,7 @@ def status(provider: AnyEntry) -> Status:
     ours = {name: url for name in names if (url := getattr(provider, name)) and "{" not in url}
     if any(url != witness[name] for name, url in ours.items()):
         return "unsure"
-    if min(witness["sources"]) > 1 and _NEEDED.isdisjoint(witness.get("unsure", ())):
+    if min(witness["sources"]) > 1 and _NEEDED.isdisjoint((*witness.get("unsure", ()), *witness.get("disagree", ()))):
         return "verified"
     return "documented" if witness["vendor"] else "unsure"
 

@@ -29,6 +29,7 @@ from gateway.connect.attempt import (
 from gateway.connect.form import Fault, FieldsRefused
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.connections import list_connections
+from gateway.database.queries.links import Existing
 from gateway.database.queries.sessions import read_session
 from gateway.errors import AccessDenied, BadRequest, Frozen, ProviderNotEnabled, StateInvalid, Unauthenticated
 from gateway.http import Deadline
@@ -83,8 +84,7 @@ def _form(provider: AnyEntry, flow: Flow, faults: Mapping[str, Fault]) -> str:
         csrf=fields["csrf"],
         fields=fields,
         faults=faults,
-        known=existing.facts if existing else {},
-        existing=(existing.account.label, existing.status) if existing else None,
+        existing=Existing(existing.account.label, existing.status, existing.facts) if existing else None,
     )
 
 
@@ -94,15 +94,13 @@ def consent_page(
     flow: Flow,
     scope: Sequence[str],
     *,
-    existing: tuple[str, str] | None,
-    known: Mapping[str, Any] | None = None,
+    existing: Existing | None,
     **more: Any,
 ) -> str:
     """
     A page that asks a user to go on to a provider, or for a key; its form may end there, and at the product.
 
-    `existing`: label and status of the account that is connected now; `known`: its facts. What was typed is not shown again: it may be a key
-    in the wrong field.
+    `existing`: what is connected now. What was typed is not shown again: it may be a key in the wrong field.
     """
     rt = runtime()
     if isinstance(provider, Provider):
@@ -112,7 +110,10 @@ def consent_page(
     origins = _possible_urls(authorization, provider.fields)
     allow_form_action(*origins, *provider.login_origins, *rt.settings.app_origins)
     choices = {name for name, field in provider.fields.items() if field.options}
-    entered = {**(known or {}), **{name: request.form[name] for name in choices & request.form.keys()}}
+    entered = {
+        **(existing.facts if existing else {}),
+        **{name: request.form[name] for name in choices & request.form.keys()},
+    }
     return render_template(
         template,
         provider=provider,

@@ -54,7 +54,7 @@ def _form(secret: str, browser: str, faults: Mapping[str, Fault]) -> str:
         abilities=[scope.replace(":", "_") for scope in ABILITIES if scope in link.partner_scope],
         fields={"csrf": rt.vault.keyed_hash(_csrf_subject(browser, secret), purpose="link")},
         faults=faults,
-        existing=link.existing if signed_in else None,
+        existing=link.existing,
     )
 
 

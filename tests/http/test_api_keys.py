@@ -526,7 +526,9 @@ def test_a_field_of_an_address_is_remembered_with_the_connection(gateway, acme, 
     after = acme.calls("POST", f"/v1/connections/{connection}/refresh").json()
     assert after["access_token"] != before["access_token"]
     assert "active" == check(acme, connection).json()["status"]
-    assert 'value="oauth"' in user.asks("acme").text
+    link = new_partner(gateway).makes(user, "acme")["url"]
+    assert all('value="oauth"' in page.text for page in (user.asks("acme"), user.get(link)))
+    assert 'value="oauth"' not in user.elsewhere().get(link).text
     user.disconnects(connection)
     assert any(each["known"] for each in state.revocations)
 

@@ -68,7 +68,7 @@ def section(provider: Provider) -> Iterator[str]:
     yield (
         f"- Scopes: {scope}; `{name}_SCOPE` replaces them."
         if scope
-        else "- Scopes are chosen on the app, and none is sent."
+        else f"- No scope is sent, unless `{name}_SCOPE` names one."
     )
     yield f"- {' '.join(tokens(provider))}"
     yield from _remarks(provider)
@@ -78,8 +78,14 @@ def _remarks(entry: AnyEntry) -> Iterator[str]:
     """Notes, what is not as the sources say, and what is uncertain."""
     yield from (f"- {line}" for line in entry.notes.splitlines() if line)
     yield from (f"- {_KEYS[key]} is not what sources say: {why}." for key, why in entry.differs.items())
-    if unsure := [_KEYS[key][0].lower() + _KEYS[key][1:] for key in WITNESSES[entry.id].get("unsure", ())]:
+    witness = WITNESSES.get(entry.id, {})
+    yield from (f"- Sources disagree: {_named(key)} ({why})." for key, why in witness.get("disagree", {}).items())
+    if unsure := [_named(key) for key in witness.get("unsure", ())]:
         yield f"- No second source says: {', '.join(unsure)}."
+
+
+def _named(key: str) -> str:
+    return _KEYS[key][0].lower() + _KEYS[key][1:]
 
 
 def key_section(entry: ApiKeyProvider) -> Iterator[str]:

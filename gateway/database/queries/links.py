@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from gateway.database import SqlFunction
@@ -23,6 +24,7 @@ class Existing(NamedTuple):
 
     account_label: str
     status: Status
+    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
