@@ -2347,7 +2347,7 @@ returns jsonb language sql stable security definer set search_path = '' as $$
            'user_label', gateway.label_of(s.user_id), 'partner', p.name, 'partner_scope', p.scope, 'partner_reach', p.reach, 'scope', s.scope,
            'scope_of_others', case when i.user_id = s.user_id then gateway.scopes_of_other_partners(s.user_id, s.provider, true) else '{}' end,
            'session_user_id', i.user_id, 'session_label', i.label,
-           'existing', (select jsonb_build_object('account_label', c.account_label, 'status', gateway.status_of(c)) from gateway.connection c
+           'existing', (select jsonb_build_object('account_label', c.account_label, 'status', gateway.status_of(c), 'facts', c.facts) from gateway.connection c
                          where c.user_id = s.user_id and c.provider = s.provider and i.user_id = s.user_id
                          order by c.updated_at desc, c.id limit 1)) end
     from gateway.open_link(p_secret_hash) s join gateway.partner p on p.id = s.partner_id
@@ -4099,7 +4099,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '67c3071e8a1273a342211398f582b97599f6aef47d399e94cd79408c5a1ae959');
-insert into gateway.function_release (sha256) values ('67c3071e8a1273a342211398f582b97599f6aef47d399e94cd79408c5a1ae959') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'fcbc03e4531c85d54de9046d2a981dd10e5ecfd2023878c7e41f563b44b027b8');
+insert into gateway.function_release (sha256) values ('fcbc03e4531c85d54de9046d2a981dd10e5ecfd2023878c7e41f563b44b027b8') on conflict do nothing;
 
 notify pgrst, 'reload schema';
