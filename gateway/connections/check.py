@@ -23,11 +23,11 @@ def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller | None) -> Conne
     Ask the provider for the account of a valid token, and return the connection as it is afterwards. `caller`: None is the operator.
 
     A refused access token says nothing about the grant: only a refused refresh ends a connection, a refused key, and another account. A
-    connection that is suspended is tried again. Other failures change nothing and are raised. Raises NotFound for an id that the caller
+    connection that is suspended, and a key that is held, is tried again. Other failures change nothing and are raised. Raises NotFound for an id that the caller
     cannot reach, and RateLimited within a minute of a caller's last check.
     """
     connection = _begin(rt, connection_id, caller)
-    if connection.status not in ("active", "suspended"):
+    if connection.status not in ("active", "suspended") and (connection.status != "held" or connection.refreshable):
         return connection
     generation, outcome, found = _ask(rt, connection)
     label = found.label if isinstance(found, Account) else None

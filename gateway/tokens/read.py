@@ -47,7 +47,6 @@ _MOST_IN_A_MINUTE = 10
 """Refreshes of a token that is still valid. After a provider refused the token: one."""
 _REPORT_SECONDS = 1.0
 """How often a process reports a caller's reads to the database, which limits them by the hour."""
-
 _MOST_REFRESHES = 3
 """Of one read: a response from the journal may be older than its token lasts, and have a successor there."""
 
@@ -120,9 +119,7 @@ def fresh_grant(
     wanted = {"connection_id": connection_id, "min_seconds": min_seconds, "location": location, "scope": scope}
     row = _first_read(rt, caller, wanted, counted=caller is not None and refused is None)
     force = force or (refused is not None and refused.generation == row.generation)
-    quiet = (
-        row.status == "held" and caller is not None
-    )  # only the worker and the operator refresh a connection that is held
+    quiet = row.status == "held" and caller is not None  # only the worker and the operator refresh it then
     if row.alive and not force and (row.good or quiet or not row.refreshable or _refreshes.is_running(row.id)):
         return _decrypt(rt, row)
     if quiet:

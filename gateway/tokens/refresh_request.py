@@ -352,8 +352,9 @@ def _judged(claim: ClaimedRefresh, error: Exception) -> tuple[str, str, float]:
     """The outcome, which says who must act, the reason, and the seconds until the next try."""
     match error:
         case NeedsReauthorization():
-            reason = "not_confirmed" if claim.unverified else "grant_refused"
-            return "refused", str(error) if isinstance(error, _Ended) else reason, back_off(claim.failures, error)
+            refused = "response_lost" if claim.interrupted else "grant_refused"
+            reason = str(error) if isinstance(error, _Ended) else "not_confirmed" if claim.unverified else refused
+            return "refused", reason, back_off(claim.failures, error)
         case Suspended():
             return "suspended", error.slug, _SUSPENDED_SECONDS
         case ClientRejected():

@@ -448,6 +448,41 @@ def test_a_refusal_in_xml_ends_a_key(gateway, acme, user):
     assert "needs_reauthorization" == check(acme, connection).json()["status"]
 
 
+def test_many_keys_refused_at_once_are_held_until_the_provider_accepts_one(gateway, acme):
+    """
+    An incident of the provider, as with refreshes: the first ones come back too, and callers keep their keys. One key alone ends.
+    """
+    state = gateway.sandbox.state
+    held = []
+    for number in range(6):
+        owner = gateway.person(f"Owner{number} Hill")
+        owner.signs_in()
+        held.append(connected(gateway, owner, enters(owner, "instantly", new_key(state, "instantly"))))
+    rows(gateway.dsn, "delete from gateway.event where type = 'connection.checked'")
+    state.add_fault("status", "instantly", "userinfo", 0, status=401, body='{"error":"Unauthorized"}')
+    try:
+        said = [check(acme, each).json()["status"] for each in held]
+        assert ["needs_reauthorization"] * 4 + ["held"] * 2 == said
+        assert ["held"] * 6 == statuses(acme, held)
+        assert 200 == acme.token(held[0]).status_code
+        assert "held" == check_again(gateway, acme, held[5])
+    finally:
+        state.faults.clear()
+
+    assert "active" == check_again(gateway, acme, held[0])
+    assert ["active"] * 6 == statuses(acme, held)
+
+
+def statuses(partner, connections):
+    return [partner.calls("GET", f"/v1/connections/{each}").json()["status"] for each in connections]
+
+
+def check_again(gateway, partner, connection):
+    """A check that comes more than a minute after the last one."""
+    rows(gateway.dsn, "update gateway.connection set checked_at = null where id = %s", connection)
+    return check(partner, connection).json()["status"]
+
+
 def test_a_proxied_call_that_the_provider_refuses_returns_the_refusal(gateway, acme, user):
     """A 401 of one call ends no connection: only a check does."""
     state = gateway.sandbox.state

@@ -5,6 +5,8 @@ Refreshes with many readers, outages, crashes and wrong clocks: short forms of t
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 import time
 import uuid
@@ -71,6 +73,29 @@ def test_a_process_killed_over_a_refresh_loses_nothing_where_the_provider_forgiv
 
     assert 12 == len(rows)
     assert [] == crashes.failures(rows)
+
+
+def test_a_process_killed_over_many_refreshes_is_no_incident_of_the_provider(stage):
+    """
+    What the killed process lost is lost: its owners are asked to connect again, and do not wait for the provider.
+    """
+    ids, seen = list(stage.connections("strict", 6)), stage.control("stats")["seen"]
+    stage.expire(ids)
+    with stage.actor("killed") as victim, stage.actor("killed") as rescuer:
+        stage.control("delay", seconds=30)
+        pid = victim.begin("read", ids=ids)
+        while stage.control("stats")["seen"] < seen + 6:
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGKILL)
+        victim.gone()
+        stage.control("delay", seconds=0)
+        crashes.age(stage, "killed")
+        rescuer.does("work")
+
+    assert {("needs_reauthorization", "response_lost")} == set(
+        stage.sql("select status, reason from gateway.connection where id = any (%s::uuid[])", ids)
+    )
+    assert [] == stage.sql("select provider from gateway.provider_incident where ended_at is null")
 
 
 def test_a_process_killed_over_a_connect_or_a_disconnect_leaves_nothing_half_done(stage):

@@ -33,6 +33,8 @@ class ClaimedRefresh:
     """Our registration that the grant belongs to; None where it is not known."""
     unverified: bool
     """The provider has not confirmed the account yet."""
+    interrupted: bool
+    """A process ended in its last refresh: the provider's response may be lost."""
     unnamed: bool
     """The account's name is not known: its id is shown."""
 

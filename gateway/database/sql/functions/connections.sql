@@ -219,36 +219,40 @@ returns jsonb language sql stable security definer set search_path = '' as $$
     from gateway.live_session(p_session_hash) s
 $$;
 
--- The result of a check; returns the connection, or null. A check of that generation may change the status: `another_account` and
--- `refused` (of a key) end the connection, `suspended` suspends it, `confirmed` ends a suspension. Any other outcome says nothing about the grant. `p_label`: the account's
--- name, for a connection that shows its id.
+-- The result of a check; returns the connection, or null. A check of that generation may change the status: `another_account` ends the
+-- connection, `suspended` suspends it, `confirmed` ends a suspension. `refused` (of a key) counts as a refused refresh does. Any other outcome says
+-- nothing about the grant. `p_label`: the account's name, for a connection that shows its id.
 create or replace function public.gateway_end_check_v1(
   p_connection_id uuid, p_generation bigint, p_outcome text, p_label text default null, p_caller jsonb default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  c     gateway.connection;
-  asker uuid := (select k.partner_id from gateway.api_key k where k.key_hash = p_caller ->> 'key_hash');
+  c       gateway.connection;
+  refused text;
 begin
   perform from public.provider_data d where d.id = p_connection_id for update;
+  insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
+  select 'connection.checked', x.id, x.user_id, (select k.partner_id from gateway.api_key k where k.key_hash = p_caller ->> 'key_hash'),
+         x.provider, jsonb_build_object('outcome', p_outcome) from gateway.connection x where x.id = p_connection_id;
+  select x.* into c from gateway.connection x where x.id = p_connection_id and x.generation = p_generation;
+  refused := case when p_outcome = 'refused' and c.status in ('active', 'held') then gateway.judge_refusal(c) end;
   update gateway.connection x
      set status = v.status, reason = v.reason, updated_at = clock_timestamp(),
+         refusal = case p_outcome when 'refused' then jsonb_build_object('at', clock_timestamp()) else x.refusal end,
          refresh_at = case when x.refreshable and v.status = 'suspended' then clock_timestamp() + interval '1 hour' else x.refresh_at end
-    from (values ('refused', 'active', 'needs_reauthorization', 'grant_refused'), ('another_account', 'active', 'needs_reauthorization', 'another_account'), ('suspended', 'active', 'suspended', 'account_not_active'),
-                 ('confirmed', 'suspended', 'active', null)) as v (outcome, before, status, reason)
-   where x.id = p_connection_id and x.generation = p_generation and v.outcome = p_outcome and x.status = v.before
-     and (x.refreshable or v.status <> 'suspended');  -- which a refresh ends by itself
+    from (values ('refused', '{active,held}', refused, case refused when 'held' then 'provider_incident' else 'grant_refused' end),
+                 ('another_account', '{active,held}', 'needs_reauthorization', 'another_account'), ('suspended', '{active}', 'suspended', 'account_not_active'),
+                 ('confirmed', '{suspended,held}', 'active', null)) as v (outcome, before, status, reason)
+   where x.id = c.id and v.outcome = p_outcome and x.status = any (v.before::text[])
+     and (x.refreshable or v.status <> 'suspended') and (x.status <> 'held' or not x.refreshable);  -- which a refresh ends by itself
+  if found and c.status = 'held' and p_outcome = 'confirmed' then
+    perform gateway.end_incident(c.provider);
+  end if;
   update gateway.connection x set account_label = p_label, updated_at = clock_timestamp()
    where x.id = p_connection_id and x.generation = p_generation and x.account_label = x.account_id and p_label <> x.account_id;
   if found then
     update public.provider_data d set data = jsonb_set(d.data, '{account,label}', to_jsonb(p_label))
      where d.id = p_connection_id and jsonb_typeof(d.data) = 'object';
   end if;
-  select x.* into c from gateway.connection x where x.id = p_connection_id;
-  if not found then
-    return null;
-  end if;
-  insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
-  values ('connection.checked', c.id, c.user_id, asker, c.provider, jsonb_build_object('outcome', p_outcome));
-  return gateway.public_data(c);
+  return (select gateway.public_data(x) from gateway.connection x where x.id = p_connection_id);
 end $$;

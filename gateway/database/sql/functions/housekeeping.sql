@@ -37,7 +37,7 @@ end $$;
 
 -- The end of a connection is announced once, a week before: of a refresh token whose refreshes fail, and of an access token without one. So is a
 -- key that should be replaced, when that is due.
--- An incident whose connections were all disconnected or connected again is over.
+-- An incident whose connections were all disconnected or connected again is over; so is one of keys after an hour, since only checks try them.
 create or replace function gateway.announce_ends(p_limit integer) returns void
 language plpgsql set search_path = '' as $$
 begin
@@ -57,7 +57,8 @@ begin
     select c.id from gateway.connection c where not c.refreshable and c.expires_at <= now() and gateway.is_over(c) limit p_limit),
     'needs_reauthorization', 'access_token_expired');
   perform gateway.end_incident(i.provider) from gateway.provider_incident i
-   where i.ended_at is null and not exists (select from gateway.connection c where c.provider = i.provider and c.status = 'held');
+   where i.ended_at is null and not exists (select from gateway.connection c where c.provider = i.provider and c.status = 'held'
+                                               and (c.refreshable or i.began_at > clock_timestamp() - interval '1 hour'));
 end $$;
 
 create or replace function public.gateway_housekeeping_v1(p_events_days integer)

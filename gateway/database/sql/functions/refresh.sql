@@ -10,20 +10,16 @@ $$;
 
 -- The lease on one token request. `intent_at` is written with it: it shows later that a request may have been sent.
 create or replace function gateway.lease_refresh(c gateway.connection, p_host text, p_lease_seconds double precision) returns jsonb
-language plpgsql set search_path = '' as $$
-declare
-  moment timestamptz := clock_timestamp();
-  leased gateway.connection;
-begin
+language sql as $$
   update gateway.connection x
-     set lease_id = gen_random_uuid(), lease_until = moment + make_interval(secs => p_lease_seconds), lease_host = p_host, intent_at = moment
-   where x.id = c.id returning x.* into leased;
-  return jsonb_build_object(
-    'id', leased.id, 'user_id', leased.user_id, 'provider', leased.provider, 'generation', leased.generation, 'lease_id', leased.lease_id,
-    'account_id', leased.account_id, 'scope', leased.scope, 'failures', leased.failures, 'unverified', leased.status = 'unverified',
-    'unnamed', leased.account_label = leased.account_id, 'client_id', leased.client_id, 'facts', leased.facts, 'seal_id', leased.refresh_seal_id,
-    'refresh', (select gateway.bounded(d.refresh) from public.provider_data d where d.id = leased.id));
-end $$;
+     set lease_id = gen_random_uuid(), lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds), lease_host = p_host,
+         intent_at = clock_timestamp()
+   where x.id = c.id returning jsonb_build_object(
+    'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'generation', c.generation, 'lease_id', x.lease_id, 'account_id', c.account_id,
+    'scope', c.scope, 'failures', c.failures, 'unverified', c.status = 'unverified', 'interrupted', c.intent_at is not null,
+    'unnamed', c.account_label = c.account_id, 'client_id', c.client_id, 'facts', c.facts, 'seal_id', c.refresh_seal_id,
+    'refresh', (select gateway.bounded(d.refresh) from public.provider_data d where d.id = c.id))
+$$;
 
 -- The right to send one token request, by compare-and-set on the generation, or {"obstacle", "retry_after", "error"}.
 --   gone; moved: another generation, or it ended; leased: a process is refreshing it; waiting: the last try failed, with that error; blocked: the host
@@ -40,26 +36,19 @@ declare
   until    timestamptz;
 begin
   select x.* into c from gateway.connection x where x.id = p_connection_id for update skip locked;
-  if not found then
-    obstacle := case when exists (select from gateway.connection x where x.id = p_connection_id) then 'leased' else 'gone' end;
-  elsif c.generation <> p_generation or c.status = 'needs_reauthorization' then
-    obstacle := 'moved';
-  elsif c.lease_until > moment then
-    obstacle := 'leased';
-  elsif c.not_before > moment then
-    obstacle := 'waiting';
-    until := c.not_before;
-  elsif gateway.blocked_until(c, p_host, p_block_seconds) >= moment then
-    obstacle := 'blocked';
-    until := gateway.blocked_until(c, p_host, p_block_seconds);
-  elsif (c.expires_at is null or c.expires_at > moment)
-    and (select count(*) from (select from gateway.event e
-                                where e.type = 'grant.refreshed' and e.connection_id = c.id and e.at > moment - interval '1 minute'
-                                limit p_most) x) = p_most then
-    obstacle := 'frequent';
-    until := moment + interval '1 minute';
-  end if;
+  obstacle := case
+    when c.id is null and exists (select from gateway.connection x where x.id = p_connection_id) then 'leased'
+    when c.id is null then 'gone'
+    when c.generation <> p_generation or c.status = 'needs_reauthorization' then 'moved'
+    when c.lease_until > moment then 'leased'
+    when c.not_before > moment then 'waiting'
+    when gateway.blocked_until(c, p_host, p_block_seconds) >= moment then 'blocked'
+    when coalesce(c.expires_at > moment, true) and p_most <= (
+      select count(*) from gateway.event e where e.type = 'grant.refreshed' and e.connection_id = c.id and e.at > moment - interval '1 minute') then 'frequent'
+  end;
   if obstacle is not null then
+    until := case obstacle when 'waiting' then c.not_before when 'blocked' then gateway.blocked_until(c, p_host, p_block_seconds)
+                           when 'frequent' then moment + interval '1 minute' end;
     return jsonb_build_object(
       'obstacle', obstacle, 'retry_after', greatest(1, ceil(extract(epoch from until - moment))), 'error', case obstacle when 'waiting' then (
         select e.data ->> 'error' from gateway.event e where e.connection_id = c.id and e.type = 'grant.refresh_failed' order by e.at desc limit 1) end);
@@ -202,7 +191,7 @@ begin
     c.status := 'needs_reauthorization';
     c.reason := 'refused_for_long';
   elsif p_outcome = 'refused' then
-    c.status := case when p_error = 'grant_refused' then gateway.judge_refusal(c) else 'needs_reauthorization' end;
+    c.status := case when p_error in ('grant_refused', 'response_lost') then gateway.judge_refusal(c) else 'needs_reauthorization' end;
     c.reason := case when c.status = 'held' then 'provider_incident'
                      when p_error = 'grant_refused' and c.refresh_expires_at <= moment then 'refresh_token_expired' else p_error end;
   end if;

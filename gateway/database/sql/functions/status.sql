@@ -61,8 +61,9 @@ language sql stable as $$
    where f.value = c.account_id and c.account_id <> ''
 $$;
 
--- An incident: of the connections that a provider was asked to refresh, it refused at least half, and at least five. Counted in the last ten
--- minutes and since the last incident; while an incident lasts, from ten minutes before it began.
+-- An incident: of the connections that a provider was asked to refresh, or whose key was checked, it refused at least half, and at least five.
+-- Counted in the last ten minutes and since the last incident; while an incident lasts, from ten minutes before it began. A response that
+-- we may have lost says nothing about the provider.
 create or replace function gateway.is_incident(p_provider text) returns boolean
 language plpgsql stable set search_path = '' as $$
 declare
@@ -73,10 +74,13 @@ declare
 begin
   return (
     select x.refused >= 5 and 2 * x.refused >= x.asked
-      from (select count(distinct e.connection_id) filter (where e.type = 'grant.refresh_failed') as refused, count(distinct e.connection_id) as asked
+      from (select count(distinct e.connection_id) filter (where e.type = 'grant.refresh_failed' or e.data ->> 'outcome' = 'refused') as refused,
+                   count(distinct e.connection_id) as asked
               from gateway.event e
              where e.at > since and e.provider = p_provider
-               and (e.type = 'grant.refreshed' or e.type = 'grant.refresh_failed' and e.data ->> 'error' = 'grant_refused')) x);
+               and (e.type = 'grant.refreshed' or e.type = 'grant.refresh_failed' and e.data ->> 'error' = 'grant_refused'
+                    or e.type = 'connection.checked' and e.data ->> 'outcome' in ('confirmed', 'refused')
+                       and exists (select from gateway.connection c where c.id = e.connection_id and not c.refreshable))) x);
 end $$;
 
 -- Whether a refused grant is held or has ended. The first refusal of an incident also holds again what was refused just before it. An incident
@@ -92,7 +96,7 @@ begin
   if gateway.is_incident(c.provider) then
     perform gateway.set_status(array(
       select x.id from gateway.connection x
-       where x.provider = c.provider and x.status = 'needs_reauthorization' and x.reason = 'grant_refused'
+       where x.provider = c.provider and x.status = 'needs_reauthorization' and x.reason in ('grant_refused', 'response_lost')
          and (x.refusal ->> 'at')::timestamptz > coalesce(began, moment) - interval '10 minutes'), 'held', 'provider_incident');
     if began is null then
       insert into gateway.provider_incident (provider, began_at) values (c.provider, moment)
@@ -123,10 +127,12 @@ begin
       where x.id = any (p_ids) order by x.id for update skip locked)) and c.status not in (p_status, 'unverified');
 end $$;
 
--- The provider accepts grants again: what is held is tried at once, and recovers or ends by its own refresh.
+-- The provider accepts grants again: what is held is tried at once, and recovers or ends by its own refresh. A key is in use until its next check.
 create or replace function gateway.end_incident(p_provider text) returns void
 language plpgsql set search_path = '' as $$
 begin
+  perform gateway.set_status(array(
+    select c.id from gateway.connection c where c.provider = p_provider and c.status = 'held' and not c.refreshable), 'active', null);
   update gateway.connection c set refresh_at = clock_timestamp(), not_before = null
    where c.id = any (array(select x.id from gateway.connection x where x.provider = p_provider and x.status = 'held' for update skip locked));
   update gateway.provider_incident i set ended_at = clock_timestamp() where i.provider = p_provider and i.ended_at is null;
