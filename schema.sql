@@ -1366,38 +1366,42 @@ returns jsonb language sql stable security definer set search_path = '' as $$
     from gateway.live_session(p_session_hash) s
 $$;
 
--- The result of a check; returns the connection, or null. A check of that generation may change the status: `another_account` and
--- `refused` (of a key) end the connection, `suspended` suspends it, `confirmed` ends a suspension. Any other outcome says nothing about the grant. `p_label`: the account's
--- name, for a connection that shows its id.
+-- The result of a check; returns the connection, or null. A check of that generation may change the status: `another_account` ends the
+-- connection, `suspended` suspends it, `confirmed` ends a suspension. `refused` (of a key) counts as a refused refresh does. Any other outcome says
+-- nothing about the grant. `p_label`: the account's name, for a connection that shows its id.
 create or replace function public.gateway_end_check_v1(
   p_connection_id uuid, p_generation bigint, p_outcome text, p_label text default null, p_caller jsonb default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  c     gateway.connection;
-  asker uuid := (select k.partner_id from gateway.api_key k where k.key_hash = p_caller ->> 'key_hash');
+  c       gateway.connection;
+  refused text;
 begin
   perform from public.provider_data d where d.id = p_connection_id for update;
+  insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
+  select 'connection.checked', x.id, x.user_id, (select k.partner_id from gateway.api_key k where k.key_hash = p_caller ->> 'key_hash'),
+         x.provider, jsonb_build_object('outcome', p_outcome) from gateway.connection x where x.id = p_connection_id;
+  select x.* into c from gateway.connection x where x.id = p_connection_id and x.generation = p_generation;
+  refused := case when p_outcome = 'refused' and c.status in ('active', 'held') then gateway.judge_refusal(c) end;
   update gateway.connection x
      set status = v.status, reason = v.reason, updated_at = clock_timestamp(),
+         refusal = case p_outcome when 'refused' then jsonb_build_object('at', clock_timestamp()) else x.refusal end,
          refresh_at = case when x.refreshable and v.status = 'suspended' then clock_timestamp() + interval '1 hour' else x.refresh_at end
-    from (values ('refused', 'active', 'needs_reauthorization', 'grant_refused'), ('another_account', 'active', 'needs_reauthorization', 'another_account'), ('suspended', 'active', 'suspended', 'account_not_active'),
-                 ('confirmed', 'suspended', 'active', null)) as v (outcome, before, status, reason)
-   where x.id = p_connection_id and x.generation = p_generation and v.outcome = p_outcome and x.status = v.before
-     and (x.refreshable or v.status <> 'suspended');  -- which a refresh ends by itself
+    from (values ('refused', '{active,held}', refused, case refused when 'held' then 'provider_incident' else 'grant_refused' end),
+                 ('another_account', '{active,held}', 'needs_reauthorization', 'another_account'), ('suspended', '{active}', 'suspended', 'account_not_active'),
+                 ('confirmed', '{suspended,held}', 'active', null)) as v (outcome, before, status, reason)
+   where x.id = c.id and v.outcome = p_outcome and x.status = any (v.before::text[])
+     and (x.refreshable or v.status <> 'suspended') and (x.status <> 'held' or not x.refreshable);  -- which a refresh ends by itself
+  if found and c.status = 'held' and p_outcome = 'confirmed' then
+    perform gateway.end_incident(c.provider);
+  end if;
   update gateway.connection x set account_label = p_label, updated_at = clock_timestamp()
    where x.id = p_connection_id and x.generation = p_generation and x.account_label = x.account_id and p_label <> x.account_id;
   if found then
     update public.provider_data d set data = jsonb_set(d.data, '{account,label}', to_jsonb(p_label))
      where d.id = p_connection_id and jsonb_typeof(d.data) = 'object';
   end if;
-  select x.* into c from gateway.connection x where x.id = p_connection_id;
-  if not found then
-    return null;
-  end if;
-  insert into gateway.event (type, connection_id, user_id, partner_id, provider, data)
-  values ('connection.checked', c.id, c.user_id, asker, c.provider, jsonb_build_object('outcome', p_outcome));
-  return gateway.public_data(c);
+  return (select gateway.public_data(x) from gateway.connection x where x.id = p_connection_id);
 end $$;
 
 -- Tokens for the accounts below a connection, such as the locations of an agency.
@@ -1886,7 +1890,7 @@ end $$;
 
 -- The end of a connection is announced once, a week before: of a refresh token whose refreshes fail, and of an access token without one. So is a
 -- key that should be replaced, when that is due.
--- An incident whose connections were all disconnected or connected again is over.
+-- An incident whose connections were all disconnected or connected again is over; so is one of keys after an hour, since only checks try them.
 create or replace function gateway.announce_ends(p_limit integer) returns void
 language plpgsql set search_path = '' as $$
 begin
@@ -1906,7 +1910,8 @@ begin
     select c.id from gateway.connection c where not c.refreshable and c.expires_at <= now() and gateway.is_over(c) limit p_limit),
     'needs_reauthorization', 'access_token_expired');
   perform gateway.end_incident(i.provider) from gateway.provider_incident i
-   where i.ended_at is null and not exists (select from gateway.connection c where c.provider = i.provider and c.status = 'held');
+   where i.ended_at is null and not exists (select from gateway.connection c where c.provider = i.provider and c.status = 'held'
+                                               and (c.refreshable or i.began_at > clock_timestamp() - interval '1 hour'));
 end $$;
 
 create or replace function public.gateway_housekeeping_v1(p_events_days integer)
@@ -2974,20 +2979,16 @@ $$;
 
 -- The lease on one token request. `intent_at` is written with it: it shows later that a request may have been sent.
 create or replace function gateway.lease_refresh(c gateway.connection, p_host text, p_lease_seconds double precision) returns jsonb
-language plpgsql set search_path = '' as $$
-declare
-  moment timestamptz := clock_timestamp();
-  leased gateway.connection;
-begin
+language sql as $$
   update gateway.connection x
-     set lease_id = gen_random_uuid(), lease_until = moment + make_interval(secs => p_lease_seconds), lease_host = p_host, intent_at = moment
-   where x.id = c.id returning x.* into leased;
-  return jsonb_build_object(
-    'id', leased.id, 'user_id', leased.user_id, 'provider', leased.provider, 'generation', leased.generation, 'lease_id', leased.lease_id,
-    'account_id', leased.account_id, 'scope', leased.scope, 'failures', leased.failures, 'unverified', leased.status = 'unverified',
-    'unnamed', leased.account_label = leased.account_id, 'client_id', leased.client_id, 'facts', leased.facts, 'seal_id', leased.refresh_seal_id,
-    'refresh', (select gateway.bounded(d.refresh) from public.provider_data d where d.id = leased.id));
-end $$;
+     set lease_id = gen_random_uuid(), lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds), lease_host = p_host,
+         intent_at = clock_timestamp()
+   where x.id = c.id returning jsonb_build_object(
+    'id', c.id, 'user_id', c.user_id, 'provider', c.provider, 'generation', c.generation, 'lease_id', x.lease_id, 'account_id', c.account_id,
+    'scope', c.scope, 'failures', c.failures, 'unverified', c.status = 'unverified', 'interrupted', c.intent_at is not null,
+    'unnamed', c.account_label = c.account_id, 'client_id', c.client_id, 'facts', c.facts, 'seal_id', c.refresh_seal_id,
+    'refresh', (select gateway.bounded(d.refresh) from public.provider_data d where d.id = c.id))
+$$;
 
 -- The right to send one token request, by compare-and-set on the generation, or {"obstacle", "retry_after", "error"}.
 --   gone; moved: another generation, or it ended; leased: a process is refreshing it; waiting: the last try failed, with that error; blocked: the host
@@ -3004,26 +3005,19 @@ declare
   until    timestamptz;
 begin
   select x.* into c from gateway.connection x where x.id = p_connection_id for update skip locked;
-  if not found then
-    obstacle := case when exists (select from gateway.connection x where x.id = p_connection_id) then 'leased' else 'gone' end;
-  elsif c.generation <> p_generation or c.status = 'needs_reauthorization' then
-    obstacle := 'moved';
-  elsif c.lease_until > moment then
-    obstacle := 'leased';
-  elsif c.not_before > moment then
-    obstacle := 'waiting';
-    until := c.not_before;
-  elsif gateway.blocked_until(c, p_host, p_block_seconds) >= moment then
-    obstacle := 'blocked';
-    until := gateway.blocked_until(c, p_host, p_block_seconds);
-  elsif (c.expires_at is null or c.expires_at > moment)
-    and (select count(*) from (select from gateway.event e
-                                where e.type = 'grant.refreshed' and e.connection_id = c.id and e.at > moment - interval '1 minute'
-                                limit p_most) x) = p_most then
-    obstacle := 'frequent';
-    until := moment + interval '1 minute';
-  end if;
+  obstacle := case
+    when c.id is null and exists (select from gateway.connection x where x.id = p_connection_id) then 'leased'
+    when c.id is null then 'gone'
+    when c.generation <> p_generation or c.status = 'needs_reauthorization' then 'moved'
+    when c.lease_until > moment then 'leased'
+    when c.not_before > moment then 'waiting'
+    when gateway.blocked_until(c, p_host, p_block_seconds) >= moment then 'blocked'
+    when coalesce(c.expires_at > moment, true) and p_most <= (
+      select count(*) from gateway.event e where e.type = 'grant.refreshed' and e.connection_id = c.id and e.at > moment - interval '1 minute') then 'frequent'
+  end;
   if obstacle is not null then
+    until := case obstacle when 'waiting' then c.not_before when 'blocked' then gateway.blocked_until(c, p_host, p_block_seconds)
+                           when 'frequent' then moment + interval '1 minute' end;
     return jsonb_build_object(
       'obstacle', obstacle, 'retry_after', greatest(1, ceil(extract(epoch from until - moment))), 'error', case obstacle when 'waiting' then (
         select e.data ->> 'error' from gateway.event e where e.connection_id = c.id and e.type = 'grant.refresh_failed' order by e.at desc limit 1) end);
@@ -3166,7 +3160,7 @@ begin
     c.status := 'needs_reauthorization';
     c.reason := 'refused_for_long';
   elsif p_outcome = 'refused' then
-    c.status := case when p_error = 'grant_refused' then gateway.judge_refusal(c) else 'needs_reauthorization' end;
+    c.status := case when p_error in ('grant_refused', 'response_lost') then gateway.judge_refusal(c) else 'needs_reauthorization' end;
     c.reason := case when c.status = 'held' then 'provider_incident'
                      when p_error = 'grant_refused' and c.refresh_expires_at <= moment then 'refresh_token_expired' else p_error end;
   end if;
@@ -3444,8 +3438,9 @@ language sql stable as $$
    where f.value = c.account_id and c.account_id <> ''
 $$;
 
--- An incident: of the connections that a provider was asked to refresh, it refused at least half, and at least five. Counted in the last ten
--- minutes and since the last incident; while an incident lasts, from ten minutes before it began.
+-- An incident: of the connections that a provider was asked to refresh, or whose key was checked, it refused at least half, and at least five.
+-- Counted in the last ten minutes and since the last incident; while an incident lasts, from ten minutes before it began. A response that
+-- we may have lost says nothing about the provider.
 create or replace function gateway.is_incident(p_provider text) returns boolean
 language plpgsql stable set search_path = '' as $$
 declare
@@ -3456,10 +3451,13 @@ declare
 begin
   return (
     select x.refused >= 5 and 2 * x.refused >= x.asked
-      from (select count(distinct e.connection_id) filter (where e.type = 'grant.refresh_failed') as refused, count(distinct e.connection_id) as asked
+      from (select count(distinct e.connection_id) filter (where e.type = 'grant.refresh_failed' or e.data ->> 'outcome' = 'refused') as refused,
+                   count(distinct e.connection_id) as asked
               from gateway.event e
              where e.at > since and e.provider = p_provider
-               and (e.type = 'grant.refreshed' or e.type = 'grant.refresh_failed' and e.data ->> 'error' = 'grant_refused')) x);
+               and (e.type = 'grant.refreshed' or e.type = 'grant.refresh_failed' and e.data ->> 'error' = 'grant_refused'
+                    or e.type = 'connection.checked' and e.data ->> 'outcome' in ('confirmed', 'refused')
+                       and exists (select from gateway.connection c where c.id = e.connection_id and not c.refreshable))) x);
 end $$;
 
 -- Whether a refused grant is held or has ended. The first refusal of an incident also holds again what was refused just before it. An incident
@@ -3475,7 +3473,7 @@ begin
   if gateway.is_incident(c.provider) then
     perform gateway.set_status(array(
       select x.id from gateway.connection x
-       where x.provider = c.provider and x.status = 'needs_reauthorization' and x.reason = 'grant_refused'
+       where x.provider = c.provider and x.status = 'needs_reauthorization' and x.reason in ('grant_refused', 'response_lost')
          and (x.refusal ->> 'at')::timestamptz > coalesce(began, moment) - interval '10 minutes'), 'held', 'provider_incident');
     if began is null then
       insert into gateway.provider_incident (provider, began_at) values (c.provider, moment)
@@ -3506,10 +3504,12 @@ begin
       where x.id = any (p_ids) order by x.id for update skip locked)) and c.status not in (p_status, 'unverified');
 end $$;
 
--- The provider accepts grants again: what is held is tried at once, and recovers or ends by its own refresh.
+-- The provider accepts grants again: what is held is tried at once, and recovers or ends by its own refresh. A key is in use until its next check.
 create or replace function gateway.end_incident(p_provider text) returns void
 language plpgsql set search_path = '' as $$
 begin
+  perform gateway.set_status(array(
+    select c.id from gateway.connection c where c.provider = p_provider and c.status = 'held' and not c.refreshable), 'active', null);
   update gateway.connection c set refresh_at = clock_timestamp(), not_before = null
    where c.id = any (array(select x.id from gateway.connection x where x.provider = p_provider and x.status = 'held' for update skip locked));
   update gateway.provider_incident i set ended_at = clock_timestamp() where i.provider = p_provider and i.ended_at is null;
@@ -4099,7 +4099,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'fcbc03e4531c85d54de9046d2a981dd10e5ecfd2023878c7e41f563b44b027b8');
-insert into gateway.function_release (sha256) values ('fcbc03e4531c85d54de9046d2a981dd10e5ecfd2023878c7e41f563b44b027b8') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'b0a20f4079a5094e8d6d08ffab05068c5ea76d7036cbd2c6aa5793c27e70a008');
+insert into gateway.function_release (sha256) values ('b0a20f4079a5094e8d6d08ffab05068c5ea76d7036cbd2c6aa5793c27e70a008') on conflict do nothing;
 
 notify pgrst, 'reload schema';
