@@ -148,7 +148,8 @@ def _origin(value: str) -> str:
 
 
 def _support_url(value: str) -> str:
-    return value if re.fullmatch(r"mailto:[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+", value) else _web_url(value)
+    mail = re.fullmatch(r"(?:mailto:)?([A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+)", value)
+    return f"mailto:{mail[1]}" if mail else _web_url(value)
 
 
 def _printable(value: str) -> str:
@@ -305,7 +306,7 @@ class Settings(BaseModel):
     brand_color: Annotated[str, AfterValidator(read_color)] = ""
     """The accent colour, like `#0b6158`; made darker in light mode and lighter in dark mode until text in it can be read."""
     brand_support_url: Annotated[str, AfterValidator(_support_url)] | None = None
-    """A web address or `mailto:` where users get help."""
+    """A web address or an e-mail address where users get help."""
     brand_home_url: WebUrl | None = None
     """Where users get back to your product; without it, the first of `GATEWAY_APP_ORIGINS`."""
     texts: Annotated[Texts, BeforeValidator(lambda folder: read_texts(Path(folder)))] = Field(

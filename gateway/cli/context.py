@@ -223,7 +223,7 @@ def starting_settings(*, embedded: bool = False) -> Settings:
 def database_is_set(environ: Mapping[str, str]) -> bool:
     """Whether the settings name a database."""
     names = ("DATABASE_URL", "DATABASE_URL_FILE", "SUPABASE_SECRET_KEY", "SUPABASE_SECRET_KEY_FILE")
-    return any(environ.get(name) for name in names)
+    return any(environ.get(name, "").strip() for name in names)
 
 
 def uses_embedded(environ: Mapping[str, str]) -> bool:
@@ -286,14 +286,17 @@ class ReachedDatabase(NamedTuple):
 
 
 @contextmanager
-def reach_database(*, existing: bool = False) -> Iterator[ReachedDatabase]:
+def reach_database(*, existing: bool = False, embedded: bool = False) -> Iterator[ReachedDatabase]:
     """
     The database that is set, or the embedded one: joined or started, and created unless it must be `existing`.
 
-    Meanwhile DATABASE_URL names the embedded one, for this process and its children.
+    Meanwhile DATABASE_URL names the embedded one, for this process and its children. Raises SettingsRefused where a database was
+    forgotten, unless the operator asks for the `embedded` one.
     """
     settings = database_settings()
     is_embedded = settings.database_url is None and settings.supabase_secret_key is None
+    if is_embedded and not embedded and not uses_embedded(process_environment()):
+        raise SettingsRefused(NO_DATABASE)
     if is_embedded and existing and not holds_database(settings.data):
         fail(f"there is no database in {settings.data}/ yet: set GATEWAY_DATA or DATABASE_URL as `serve` has it.")
     with ExitStack() as stack:
@@ -306,9 +309,9 @@ def reach_database(*, existing: bool = False) -> Iterator[ReachedDatabase]:
 
 
 @contextmanager
-def checked_database(*, existing: bool = True) -> Iterator[ReachedDatabase]:
+def checked_database(*, existing: bool = True, embedded: bool = False) -> Iterator[ReachedDatabase]:
     """A database whose schema is current; the embedded one is brought up to date."""
-    with reach_database(existing=existing) as database:
+    with reach_database(existing=existing, embedded=embedded) as database:
         schema = database.schema()
         if database.is_embedded and schema["version"] <= SCHEMA_VERSION:
             apply_schema(database.dsn)

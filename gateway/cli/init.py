@@ -39,6 +39,9 @@ QUESTIONS = (
     Question("supabase_secret_key", "SUPABASE_SECRET_KEY", "Or the project's secret key, for its REST API", is_secret=True),
     Question("app_origin", "GATEWAY_APP_ORIGINS", "Origin of your front end, like https://app.example.com"),
     Question("login_url", "GATEWAY_APP_LOGIN_URL", "Its sign-in page"),
+    Question("brand_name", "GATEWAY_BRAND_NAME", "Your product's name, for the pages that your users see"),
+    Question("brand_logo", "GATEWAY_BRAND_LOGO", "Its logo: an image file, or an https address"),
+    Question("support_url", "GATEWAY_BRAND_SUPPORT_URL", "Where users get help: a web or an e-mail address"),
 )  # fmt: skip
 
 
@@ -55,7 +58,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--client-secret", help="Its secret.")
 @YES
 def init(*, yes: bool, provider: str | None, **given: str | None) -> None:
-    """Ask for the settings that an installation needs, make a key, and write `.env`; --yes takes options alone."""
+    """Ask for the settings that an installation needs, make a key, and write `.env`; --yes takes options and proposals."""
     present = process_environment()
     own = Path(present["GATEWAY_CATALOG"]) if present.get("GATEWAY_CATALOG") else None
     catalog = load_catalog(own, allow_private_hosts=present.get("GATEWAY_ALLOW_PRIVATE_HOSTS") == "1")
@@ -92,19 +95,15 @@ def init(*, yes: bool, provider: str | None, **given: str | None) -> None:
 
 def _ask(question: Question, given: str | None, check: Callable[[str], str | None], *, default: str, yes: bool) -> str:
     """The option, else the answer to a prompt, asked until `check` finds no problem; "" for none."""
-
-    def valid(value: str) -> str:
-        problem = check(value.strip())
-        if problem and question.is_secret:
-            click.echo(problem, err=True)  # click shows no problem with a hidden answer
-        if problem:
+    asked, value = given is None and not yes, default if given is None else given
+    while True:
+        if asked:
+            value = click.prompt(question.text, default, question.is_secret, show_default=bool(default))
+        if not (problem := check(value.strip())):
+            return value.strip()
+        if not asked:
             raise click.BadParameter(problem)
-        return value.strip()
-
-    if given is not None or yes:
-        return valid(given or "")
-    shown = bool(default)
-    return click.prompt(question.text, default, question.is_secret, value_proc=valid, show_default=shown)
+        click.echo(f"Error: {problem}", err=True)
 
 
 def _proposal(name: str, chosen: Mapping[str, str]) -> str:
@@ -168,7 +167,7 @@ def _write(chosen: Mapping[str, str], *, yes: bool) -> None:
             fail(".env has lines that this command cannot change safely: edit it by hand.")
         part.chmod(0o600)
         part.replace(file)
-    click.echo("Wrote .env; only its owner may read it.")
+    click.echo(f"Wrote {', '.join(chosen)} to .env; only its owner may read it.")
 
 
 def _what_next(settings: Settings, catalog: Catalog, *, made: bool) -> Iterator[str]:

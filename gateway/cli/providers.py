@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from dataclasses import asdict
 from typing import TextIO
 
@@ -23,7 +23,6 @@ from gateway.cli.context import (
     reach_database,
     reporting,
     starting_settings,
-    uses_embedded,
 )
 from gateway.doctor import Finding
 from gateway.errors import DatabaseUnavailable, SettingsRefused
@@ -43,22 +42,14 @@ def doctor(*, as_json: bool, access_token: TextIO | None) -> None:
     try:
         starting_settings()
         token = access_token.read().strip() if access_token else ""
-        embedded = uses_embedded(process_environment())
-        with _reached(embedded=embedded):
-            found = health.examine(process_environment(), embedded=embedded, access_token=token)
+        with reach_database() as database:
+            found = health.examine(process_environment(), embedded=database.is_embedded, access_token=token)
             _print_findings(found, as_json=as_json)
     except SettingsRefused as refused:
         _print_findings(health.refused_settings(refused), as_json=as_json)
-    except DatabaseUnavailable as error:
-        _print_findings(
-            [health.finding("database.not_started", problem=f"It cannot be used: {error}.")], as_json=as_json
-        )
-    except OSError as error:
-        _print_findings([health.finding("database.not_started", problem=file_problem(error))], as_json=as_json)
-
-
-def _reached(*, embedded: bool) -> AbstractContextManager[object]:
-    return reach_database() if embedded else nullcontext()
+    except (DatabaseUnavailable, OSError) as error:
+        problem = file_problem(error) if isinstance(error, OSError) else f"It cannot be used: {error}."
+        _print_findings([health.finding("database.not_started", problem=problem)], as_json=as_json)
 
 
 def _print_findings(findings: Iterable[Finding], *, as_json: bool) -> None:
@@ -135,7 +126,7 @@ def providers_show(provider_id: str) -> None:
 @AS_JSON
 def providers_check(provider_id: str | None, *, as_json: bool) -> None:
     """Ask each enabled provider whether it knows our registration, or one, enabled or not; ends with 1 if something must be fixed."""
-    with _reached(embedded=uses_embedded(process_environment())), closing(build_runtime(read_settings())) as rt:
+    with reach_database(), closing(build_runtime(read_settings())) as rt:
         asked = rt.catalog.providers.get(provider_id or "")
         if provider_id is None:
             found = health.providers.examine(rt)

@@ -35,7 +35,7 @@ def serve(host: str, port: int, workers: int, *, no_worker: bool, embedded: bool
     if not embedded and not has_database and (settings.secure or settings.supabase_url):
         raise SettingsRefused(NO_DATABASE)
     bind(host, port).close()
-    with checked_database(existing=False) as database:
+    with checked_database(existing=False, embedded=embedded) as database:
         _log_start(settings, f"http://{host}:{port}", database.place, workers=workers, work=not no_worker)
         run_server(host, port, workers, work=not no_worker)
 

@@ -24,6 +24,8 @@ def examine(rt: Runtime, environ: Mapping[str, str]) -> Iterator[Finding]:
     yield finding("keys.many", count=count) if count > 1 else finding("keys.one")
     if not settings.app_origins and settings.app_login_url is None:
         yield finding("settings.no_front_end")
+    if not settings.brand_name:
+        yield finding("settings.no_brand")
     if settings.allow_private_hosts:
         yield finding("settings.private_hosts")
     for name in map(str.upper, rt.catalog.providers):

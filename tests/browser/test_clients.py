@@ -15,7 +15,7 @@ import requests
 from playwright.sync_api import expect
 
 from gateway.sandbox.supabase import USERS, access_token
-from tests.support.browser import closes, goes_on, needs_chromium, new_alice
+from tests.support.browser import closes, closes_by, goes_on, needs_chromium, new_alice
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = ROOT / "tests" / "node" / "node_modules"
@@ -157,7 +157,7 @@ def test_a_pop_up_that_ends_on_an_error_page_tells_the_slug(gateway, visitor, op
     popup = opens(page)
 
     expect(page).to_have_title(slug, timeout=5000)
-    expect(popup.get_by_role("button", name="Close this window")).to_be_visible()
+    closes_by(popup.get_by_role("button", name="Close this window"))
     visitor.complaints[:] = [said for said in visitor.complaints if "Failed to load resource" not in said]
 
 

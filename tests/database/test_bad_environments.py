@@ -57,18 +57,35 @@ def run(monkeypatch, tmp_path):
         ({"DATABASE_URL": "postgresql://alice:canary@no-host.invalid/d"}, "host in DATABASE_URL has no address"),
         ({"DATABASE_URL": "postgresql://alice:canary@/d?host=/nowhere"}, "socket in DATABASE_URL"),
         ({"DATABASE_URL": f"{DATABASE}/d?sslmode=verify"}, "sslmode"),
+        ({"SUPABASE_URL": "https://p.supabase.co"}, "DATABASE_URL is missing"),
+        ({"SUPABASE_URL": "https://p.supabase.co", "DATABASE_URL": " "}, "DATABASE_URL is missing"),
+        ({"GATEWAY_PUBLIC_URL": "https://connect.example.com"}, "DATABASE_URL is missing"),
     ],
-    ids=["percent", "no database", "another kind", "nothing listens", "no host", "no socket", "sslmode"],
+    ids=[
+        *(
+            "percent",
+            "no database",
+            "another kind",
+            "nothing listens",
+            "no host",
+            "no socket",
+            "sslmode",
+            "project",
+            "blank",
+        ),
+        "public",
+    ],
 )
-def test_a_wrong_database_url_ends_every_command_with_one_sentence(run, command, settings, told):
+def test_a_wrong_database_url_ends_every_command_with_one_sentence(run, tmp_path, command, settings, told):
     """
-    The same one everywhere; `doctor` reports it as a failure and ends with 1.
+    The same one everywhere; `doctor` reports it as a failure and ends with 1. A forgotten one makes no embedded database.
     """
     given = {name: value.replace("{closed}", str(free_port())) for name, value in settings.items()}
     ended = run(command, **given)
 
     assert (1 if command == "doctor" else 2) == ended.exit_code, ended.output
     assert told in ended.output
+    assert not (tmp_path / "var" / "postgres").exists()
 
 
 @pytest.mark.parametrize("command", ["serve", "worker", "doctor"])

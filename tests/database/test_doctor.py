@@ -133,12 +133,13 @@ def test_a_missing_client_secret_is_a_problem_of_the_settings(installed):
     assert "GOOGLE_CLIENT_SECRET is missing" in said(found, "settings", "fail")
 
 
-def test_a_missing_front_end_origin_is_reported(installed):
+def test_a_missing_front_end_or_brand_is_reported(installed):
     """
-    Neither an origin nor a sign-in page.
+    Neither an origin nor a sign-in page; pages without the product's name.
     """
-    found = examined(installed, GATEWAY_APP_ORIGINS="", GATEWAY_APP_LOGIN_URL="")
+    found = examined(installed, GATEWAY_APP_ORIGINS="", GATEWAY_APP_LOGIN_URL="", GATEWAY_BRAND_NAME=" ")
     assert "No front end can hand over" in said(found, "settings", "warn")
+    assert "do not name your product" in said(found, "settings", "warn")
 
 
 def test_a_setting_that_does_not_exist_is_reported(installed):

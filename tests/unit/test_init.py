@@ -65,16 +65,21 @@ def test_questions_are_asked_until_the_answer_is_valid(init):
     said = init(
         answers=[
             "http://connect.example.com", "https://connect.example.com", "", "https://p.supabase.co",
-            "mysql://x", "postgresql://u:hidden1@db/x", "https://app.example.com", "", "ghll", "google", "id-1", "hidden2",
+            "mysql://x", "postgresql://u:hidden1@db/x", "https://app.example.com", "",
+            "Northwind", "nowhere.png", "", "help@northwind.example", "ghll", "google", "id-1", "hidden2",
         ]
     )  # fmt: skip
 
     settings = read_settings()
     assert 1 == settings.trusted_proxies
     assert "https://app.example.com/login" == settings.app_login_url
+    assert ("Northwind", None, "mailto:help@northwind.example") == (
+        settings.brand_name, settings.brand_logo, settings.brand_support_url
+    )  # fmt: skip
     assert "hidden2" == settings.clients["google"].client_secret
     assert "GATEWAY_PUBLIC_URL has to be https" in said
-    assert "DATABASE_URL is not a Postgres address" in said
+    assert 1 == said.count("DATABASE_URL is not a Postgres address")
+    assert "GATEWAY_BRAND_LOGO cannot be read" in said
     assert "there is no provider ghll" in said
     assert "https://connect.example.com/email/google/callback" in said
     assert "hidden" not in said
@@ -89,7 +94,7 @@ def test_a_file_that_is_there_keeps_its_lines_and_its_keys(init):
     before = f"# ours\nexport GHL_CLIENT_ID=old\n{init.file.read_text()}GATEWAY_EVENTS_DAYS=30\n"
     init.file.write_text(before)
 
-    init("--provider", "ghl", "--client-id", "new", answers=[""] * 7 + ["n"], code=1)
+    init("--provider", "ghl", "--client-id", "new", answers=[""] * 10 + ["n"], code=1)
     assert before == init.file.read_text()
     assert "Nothing to change" in init("--yes")
     init("--provider", "ghl", "--client-id", "new", "--client-secret", "other", "--yes")
@@ -102,7 +107,7 @@ def test_a_file_that_is_there_keeps_its_lines_and_its_keys(init):
     assert "old" not in init.file.read_text()
 
 
-@pytest.mark.parametrize("answers", [[], ["https://connect.example.com"], ["", "", "", "", "", "", "", "google", "id"]])
+@pytest.mark.parametrize("answers", [[], ["https://connect.example.com"], [""] * 10 + ["google", "id"]])
 def test_an_interruption_writes_nothing(init, answers):
     """
     At the first question, in the middle, at the last one.
@@ -116,6 +121,7 @@ def test_an_interruption_writes_nothing(init, answers):
     ("flags", "said"),
     [
         (("--public-url", "connect.example.com"), "GATEWAY_PUBLIC_URL is not a web address"),
+        (("--database-url", "postgresql://u:canary@db"), "DATABASE_URL names no database"),
         (("--database-url", "postgresql://u:${HOME}@db/x"), "DATABASE_URL has a character that .env cannot hold"),
         (
             ("--database-url", "postgresql://u:a\nGATEWAY_X=1@db/x"),
@@ -135,7 +141,8 @@ def test_a_wrong_flag_ends_with_what_to_fix_and_writes_nothing(init, flags, said
     """
     output = init(*flags, "--yes", code=2)
 
-    assert said in output
+    assert 1 == output.count(said)
+    assert "canary" not in output
     assert not init.file.exists()
 
 
@@ -149,6 +156,18 @@ def test_a_value_of_several_lines_is_kept(init):
     init("--provider", "ghl", "--client-id", "x", "--client-secret", "back\\slash", "--yes")
     assert init.file.read_text().startswith(text)
     assert {"GHL_CLIENT_ID": "x", "GHL_CLIENT_SECRET": "back\\slash"}.items() <= dotenv_values(init.file).items()
+
+
+@pytest.mark.parametrize(("url", "proxies"), [("https://connect.example.com", 1), ("http://localhost:8000", 0)])
+def test_yes_takes_what_enter_would(init, url, proxies):
+    """
+    The proxy that ends TLS is counted, and the sign-in page is guessed; both are printed.
+    """
+    said = init("--public-url", url, "--app-origin", "https://app.example.com", "--yes")
+
+    assert f"GATEWAY_TRUSTED_PROXIES={proxies}\n" in init.file.read_text()
+    assert "GATEWAY_APP_LOGIN_URL=https://app.example.com/login\n" in init.file.read_text()
+    assert "GATEWAY_TRUSTED_PROXIES, GATEWAY_APP_ORIGINS, GATEWAY_APP_LOGIN_URL" in said
 
 
 def test_without_a_database_the_gateway_starts_before_the_doctor_looks(init):

@@ -6,7 +6,8 @@
 (() => {
   "use strict";
 
-  const LINGER_MS = { connected: 1200, failed: 8000 };
+  /** A user who said no is done here; another failure is to be read. */
+  const LINGER_MS = { connected: 1200, access_denied: 500, failed: 8000 };
 
   const part = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
   const main = /** @type {HTMLElement} */ (document.querySelector("main"));
@@ -21,7 +22,7 @@
   part("close").hidden = false;
   part("close").addEventListener("click", () => window.close());
   if (!outcome) return;
-  const timer = setTimeout(() => window.close(), LINGER_MS[outcome === "connected" ? "connected" : "failed"]);
+  const timer = setTimeout(() => window.close(), LINGER_MS[outcome === "connected" ? "connected" : error === "access_denied" ? "access_denied" : "failed"]);
   const itself = (/** @type {boolean} */ yes) => {
     part("closes").hidden = !yes;
     part("stays").hidden = yes;
