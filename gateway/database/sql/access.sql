@@ -217,7 +217,10 @@ create or replace trigger gateway_removed after update on public.provider_data
   execute function gateway.record_removal();
 
 create or replace trigger gateway_changed after update on gateway.connection
-  for each row when ((old.status, old.reason, old.scope) is distinct from (new.status, new.reason, new.scope)) execute function gateway.record_change();
+  for each row when (
+    (old.status, old.reason, old.scope, old.account_id, old.account_label, old.facts)
+    is distinct from (new.status, new.reason, new.scope, new.account_id, new.account_label, new.facts)
+  ) execute function gateway.record_change();
 
 create or replace trigger gateway_pending_deleted before delete on gateway.pending_grant
   for each row execute function gateway.queue_pending_grant();

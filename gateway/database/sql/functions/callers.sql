@@ -15,9 +15,11 @@ $$;
 -- The caller of /v1: {"user_id", "key_hash", "address"}. The user of an access token, or the partner of a key, or why the call is refused:
 -- `unauthenticated` (a banned or deleted user; the same for unknown, revoked and expired keys and for a wrong address), `frozen` or `forbidden`.
 -- `net`: the network of the call. `p_needs`: the scope of the call, null where any key will do; a user has none for sessions and webhooks. Functions answer {"refused": slug}
--- then, and nothing else.
+-- then, and nothing else. `p_operator`: {"is_operator"} is the operator, who reaches everything: no partner, no user, no refusal. Only for
+-- functions that answer no secret.
 create or replace function gateway.caller(
-  p_caller jsonb, p_needs text, out partner gateway.partner, out user_id uuid, out net inet, out refusal jsonb
+  p_caller jsonb, p_needs text, p_operator boolean default false,
+  out partner gateway.partner, out user_id uuid, out net inet, out refusal jsonb
 )
 language plpgsql set search_path = '' as $$
 declare
@@ -26,6 +28,9 @@ declare
   here   inet := nullif(p_caller ->> 'address', '')::inet;
   used   record;
 begin
+  if p_operator and p_caller ? 'is_operator' then
+    return;
+  end if;
   net := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
   if key is null then
     user_id := p_caller ->> 'user_id';
@@ -45,23 +50,6 @@ begin
   end if;
   refusal := case when partner.frozen_at is not null then '{"refused": "frozen"}'
                   when p_needs <> all (partner.scope) then jsonb_build_object('refused', 'forbidden', 'scope', p_needs) end;
-end $$;
-
--- The same, or the operator, who reaches everything: no partner, no user, no refusal. For functions that answer no secret.
-create or replace function gateway.caller_or_operator(
-  p_caller jsonb, p_needs text, out partner gateway.partner, out user_id uuid, out refusal jsonb
-)
-language plpgsql set search_path = '' as $$
-declare
-  asks record;
-begin
-  if p_caller ? 'is_operator' then
-    return;
-  end if;
-  select f.* into asks from gateway.caller(p_caller, p_needs) f;
-  partner := asks.partner;
-  user_id := asks.user_id;
-  refusal := asks.refusal;
 end $$;
 
 -- Whether a partner has the owner's consent for a connection, or reach `all`. Callers check this before they read the connection, so that the
@@ -233,7 +221,7 @@ declare
   p     gateway.partner;
   owner uuid;
 begin
-  select f.* into asks from gateway.caller_or_operator(p_caller, 'connections:read') f;
+  select f.* into asks from gateway.caller(p_caller, 'connections:read', true) f;
   if asks.refusal is not null then
     return asks.refusal;
   end if;

@@ -250,9 +250,5 @@ begin
   end if;
   update gateway.connection x set account_label = p_label, updated_at = clock_timestamp()
    where x.id = p_connection_id and x.generation = p_generation and x.account_label = x.account_id and p_label <> x.account_id;
-  if found then
-    update public.provider_data d set data = jsonb_set(d.data, '{account,label}', to_jsonb(p_label))
-     where d.id = p_connection_id and jsonb_typeof(d.data) = 'object';
-  end if;
   return (select gateway.public_data(x) from gateway.connection x where x.id = p_connection_id);
 end $$;

@@ -158,24 +158,17 @@ begin
       select e.* from gateway.event e
        where e.user_id = p_user_id and e.position is not null and -e.position < -p_after and e.type !~ '^(partner|key|events)\.'
        order by -e.position desc limit p_limit;
-  elsif p_partner.reach = 'all' then
-    return query
-      select e.* from gateway.event e
-       where e.position > p_after and e.position <= p_until
-         and (e.partner_id = p_partner.id
-              or e.provider is not null and (p_partner.providers is null or e.provider = any (p_partner.providers)))
-       order by e.position limit p_limit;
   else
     return query
       select e.* from gateway.event e
        where e.position > p_after and e.position <= p_until
          and (e.partner_id = p_partner.id
-              or (e.partner_id is null or e.type = 'connection.disconnected')
-                 and (p_partner.providers is null or e.provider = any (p_partner.providers)) and exists (
+              or e.provider is not null and (p_partner.providers is null or e.provider = any (p_partner.providers))
+                 and (p_partner.reach = 'all' or (e.partner_id is null or e.type = 'connection.disconnected') and exists (
                    select from gateway.consent x
                     where x.partner_id = p_partner.id and x.connection_id = e.connection_id and x.created_at <= e.at
                       and (x.ended_at is null or e.at < x.ended_at
-                           or e.type = 'connection.disconnected' and e.at < x.ended_at + interval '5 seconds')))
+                           or e.type = 'connection.disconnected' and e.at < x.ended_at + interval '5 seconds'))))
        order by e.position limit p_limit;
   end if;
 end $$;

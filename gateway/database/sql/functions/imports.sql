@@ -131,8 +131,6 @@ create or replace function public.gateway_finish_import_v1(
   p_wait_seconds double precision default 0
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  c gateway.connection;
 begin
   perform from public.provider_data d where d.id = p_id for update;
   if exists (select from gateway.import_queue q where q.id = p_id and q.attempts = 0) then
@@ -152,13 +150,7 @@ begin
          refresh_at = gateway.refresh_time(exists (select from public.provider_data d where d.id = x.id and d.refresh is not null),
                                            x.expires_at, x.refresh_expires_at),
          updated_at = clock_timestamp()
-   where x.id = p_id and x.seal_id = p_seal_id and x.status = 'unverified' returning x.* into c;
-  if found then
-    update public.provider_data d
-       set data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end || c.facts || jsonb_build_object(
-                    'scope', c.scope, 'account', jsonb_build_object('id', c.account_id, 'label', c.account_label))
-     where d.id = p_id;
-  end if;
+   where x.id = p_id and x.seal_id = p_seal_id and x.status = 'unverified';
   delete from gateway.import_queue q where q.id = p_id;
   return null;
 end $$;

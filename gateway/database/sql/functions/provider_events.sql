@@ -68,10 +68,6 @@ begin
        set facts = c.facts || e.facts, account_label = coalesce(e.label, c.account_label), updated_at = clock_timestamp(),
            refresh_at = case when e.topic = 'version' and c.refreshable then clock_timestamp() else c.refresh_at end
      where c.id = any (p_ids) and c.account_id = e.accounts[1];
-    update public.provider_data d
-       set data = d.data || e.facts || jsonb_build_object('account', jsonb_build_object('id', c.account_id, 'label', c.account_label))
-      from gateway.connection c
-     where d.id = c.id and c.id = any (p_ids) and c.account_id = e.accounts[1] and jsonb_typeof(d.data) = 'object';
   end if;
 end $$;
 

@@ -137,10 +137,7 @@ begin
          facts = x.facts || p_facts, updated_at = clock_timestamp()
    where x.id = p_connection_id returning x.* into c;
   update public.provider_data d
-     set token = p_token, refresh = p_refresh, expires = to_char(new_expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-         data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end
-                || p_facts || jsonb_build_object('scope', to_jsonb(p_scope), 'status', c.status)
-                || case when p_account is null then '{}' else jsonb_build_object('account', p_account) end
+     set token = p_token, refresh = p_refresh, expires = to_char(new_expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
    where d.id = p_connection_id;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));

@@ -18,16 +18,16 @@ language sql stable as $$ select case when gateway.is_over(c) then 'needs_reauth
 create or replace function gateway.reason_of(c gateway.connection) returns text
 language sql stable as $$ select case when gateway.is_over(c) then 'access_token_expired' else c.reason end $$;
 
--- After an update of gateway.connection: the owner's copy of the status, and the event of each change. A save by the user has its own event.
+-- After an update of gateway.connection: the owner's copy of what a front end may show, and the event of each change. A save by the user has
+-- its own event.
 create or replace function gateway.record_change() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  if (new.status, new.reason) is distinct from (old.status, old.reason) then
-    update public.provider_data d
-       set data = (case jsonb_typeof(d.data) when 'object' then d.data - 'reason' else '{}' end)
-                  || jsonb_strip_nulls(jsonb_build_object('status', new.status, 'reason', new.reason))
-     where d.id = new.id;
-  end if;
+  update public.provider_data d
+     set data = (case jsonb_typeof(d.data) when 'object' then d.data - 'reason' else '{}' end) || new.facts
+                || jsonb_strip_nulls(jsonb_build_object('scope', new.scope, 'status', new.status, 'reason', new.reason, 'account',
+                     case when new.account_id <> '' then jsonb_build_object('id', new.account_id, 'label', new.account_label) end))
+   where d.id = new.id;
   if new.status = 'needs_reauthorization' then
     delete from gateway.derived_token t where t.connection_id = new.id;
   end if;

@@ -12,7 +12,7 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   asks record;
 begin
-  select f.* into asks from gateway.caller_or_operator(p_caller, 'webhooks:write') f;
+  select f.* into asks from gateway.caller(p_caller, 'webhooks:write', true) f;
   if asks.refusal is not null then
     return asks.refusal;
   end if;
@@ -38,7 +38,7 @@ declare
   asks record;
   w    gateway.webhook := jsonb_populate_record(null::gateway.webhook, p_new);
 begin
-  select f.* into asks from gateway.caller_or_operator(p_caller, 'webhooks:write') f;
+  select f.* into asks from gateway.caller(p_caller, 'webhooks:write', true) f;
   if asks.refusal is not null then
     return asks.refusal;
   end if;
