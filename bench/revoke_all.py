@@ -18,13 +18,16 @@ from collections import Counter
 from typing import Any
 
 from bench.stage import Stage, staged
-from gateway.connections.revoke_provider import RevokeAll, summary
+from gateway.connections import revoke_provider
+from gateway.database.queries.partners import freeze
 from gateway.errors import Frozen, NotFound
 from gateway.events.verify import verify
 from gateway.models import Caller
 from gateway.services import Runtime, build_runtime
 from gateway.settings import read_settings
 from gateway.tokens.read import fresh_grant
+
+_SHOWN = ("erased", "left", "done", "queued", "unsupported", "abandoned")
 
 
 class Reader:
@@ -66,26 +69,25 @@ def revoke_all(count: int, threads: int, *, quiet: bool = False) -> dict[str, An
 
 def _run(stage: Stage, rt: Runtime, reader: Reader, threads: int, *, quiet: bool) -> dict[str, Any]:
     began = time.monotonic()
-    run = RevokeAll(rt, "strict", stopped=threading.Event(), threads=threads)
+    freeze(rt.database, provider="strict")
     frozen, erased = time.monotonic(), began
-    for report in run:
-        if report.stage == "erasing":
+    for report in revoke_provider.revoke_all(rt, "strict", threads):
+        if report.grants is None:
             erased = time.monotonic()
         if not quiet:
             print(
                 f"\r  {report.erased} erased, {report.outcomes.total()} given back", end="", file=sys.stderr, flush=True
             )
     given = time.monotonic()
-    lines: list[str] = []
-    said = summary(rt, run.report, lambda row: lines.append(row.revocation))
-    problems = [problem for step in verify(rt) for problem in step.problems]
+    lines, said = revoke_provider.prove(rt, report)
+    *_, verified = verify(rt)
     return {
-        "load": os.getloadavg()[0], "erased": said.erased, "left": said.left, **said.outcomes, "proof_lines": len(lines),
+        "load": os.getloadavg()[0], "proof_lines": len(lines), **{name: said[name] for name in _SHOWN},
         "revoked_at_provider": len(stage.control("stats")["revoked"]), "threads": threads,
         "seconds_until_frozen": round(frozen - began, 3), "seconds_erasing": round(erased - frozen, 1),
         "seconds_giving_back": round(given - erased, 1), "seconds_until_proof": round(time.monotonic() - began, 1),
         "last_token_served_after_freeze": round(max(0.0, reader.served_at - frozen), 3), "reads": dict(reader.outcomes),
-        "ledger_position": said.position, "ledger_verifies": not problems,
+        "ledger_position": said["position"], "ledger_verifies": not verified.problems,
     }  # fmt: skip
 
 

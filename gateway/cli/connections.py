@@ -20,6 +20,7 @@ from gateway.catalog import Catalog
 from gateway.cli.context import (
     YES,
     Report,
+    carry_out,
     checked_providers,
     confirm,
     counted,
@@ -38,7 +39,8 @@ from gateway.connections.import_existing import Report as ImportReport
 from gateway.connections.import_existing import import_all
 from gateway.connections.retry import retry_connections
 from gateway.connections.revoke import finish_revocation
-from gateway.connections.revoke_provider import RevokeAll, summary
+from gateway.connections.revoke_provider import Report as RevokeReport
+from gateway.connections.revoke_provider import prove, revoke_all
 from gateway.database.queries.connections import reached_connections
 from gateway.database.queries.operator import erase, inspect_connection, provider_holdings
 from gateway.models import OPERATOR, Connection, Status
@@ -215,21 +217,19 @@ def _revoke_all(rt: Runtime, provider: str, proof: Path | None, *, yes: bool) ->
     confirm(f"{what} will be erased. All of its tokens are frozen first.", yes=yes)
     if proof is not None and (proof.exists() or not os.access(proof.parent, os.W_OK)):
         fail(f"{proof} exists or cannot be written: name a new file for the proof.")
-    with interruptible() as stopped:
-        run = RevokeAll(rt, provider, stopped=stopped)
-        for report in run:
-            if report.stage == "erasing":
-                show_progress("Erasing", report.erased, max(report.total, report.erased))
-            else:
-                show_progress("Revoking", report.outcomes.total(), report.grants)
-    rows: list[object] = []
-    whole = to_jsonable_python(summary(rt, report, rows.append))
-    whole |= whole.pop("outcomes")
-    is_done = not report.interrupted and not report.left
+    report, interrupted = carry_out(revoke_all(rt, provider), _revoked)
+    rows, whole = prove(rt, report)
+    is_done = not interrupted and not whole["left"]
     if proof is not None and is_done:
         _write_proof(proof, [*rows, whole])
-    whole |= {"pending": report.pending, "attempts": report.attempts, "interrupted": report.interrupted}
+    whole |= {"pending": report.pending, "attempts": report.attempts, "interrupted": interrupted}
     return Report(whole, chain(rendered(whole), _next_steps(provider, whole)), ok=is_done)
+
+
+def _revoked(at: RevokeReport) -> tuple[str, int, int]:
+    if at.grants is None:
+        return "Erasing", at.erased, max(at.total, at.erased)
+    return "Revoking", at.outcomes.total(), at.grants
 
 
 def _write_proof(path: Path, rows: list[object]) -> None:
@@ -262,11 +262,13 @@ def _next_steps(provider: str, whole: Mapping[str, Any]) -> Iterator[str]:
 @reporting
 def connections_import(names: tuple[str, ...], *, dry_run: bool) -> Report:
     """Encrypt and verify the plaintext tokens that the gateway did not write; ends with 1 if something is left."""
-    with opened_runtime() as rt, interruptible() as stopped:
-        report = ImportReport()
-        for _ in import_all(rt, report, _names(rt.catalog, names), dry_run=dry_run, stopped=stopped):
-            show_progress("Counting" if dry_run else "Importing", report.counts.total(), report.total)
-    return Report(report.as_json(), _import_lines(report), ok=report.is_clean)
+    title = "Counting" if dry_run else "Importing"
+    with opened_runtime() as rt:
+        steps = import_all(rt, _names(rt.catalog, names), dry_run=dry_run)
+        report, interrupted = carry_out(steps, lambda at: (title, at.counts.total(), at.total))
+    clean = not report.remaining and not interrupted
+    whole = to_jsonable_python(report) | {"interrupted": interrupted, "clean": clean}
+    return Report(whole, _import_lines(report, interrupted=interrupted), ok=clean)
 
 
 def _names(catalog: Catalog, given: Sequence[str]) -> dict[str, str]:
@@ -291,12 +293,12 @@ _OUTCOMES = {
 }
 
 
-def _import_lines(report: ImportReport) -> Iterator[str]:
+def _import_lines(report: ImportReport, *, interrupted: bool) -> Iterator[str]:
     if not report.counts:
         yield "There is nothing to import."
     yield from (f"{report.counts[name]:>7}  {text}" for name, text in _OUTCOMES.items() if report.counts[name])
     yield from rendered(report.remaining[:_SHOWN])
     if len(report.remaining) > _SHOWN:
         yield f"… and {len(report.remaining) - _SHOWN} more: --json lists all."
-    if report.interrupted:
+    if interrupted:
         yield _AGAIN

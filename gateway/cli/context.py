@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial, wraps
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import click
 from cryptography.fernet import Fernet
@@ -33,6 +33,7 @@ from gateway.settings import Settings, process_environment, read_settings
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
+_S = TypeVar("_S")
 port_option = partial(click.option, show_default=True, type=click.IntRange(0, 65_535))
 _TIME = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d):\d\d.*$")
 """ISO 8601; people see it to the minute."""
@@ -188,6 +189,16 @@ def show_progress(title: str, count: int, total: int) -> None:
     """Overwrite one line of the terminal; print nothing where there is none."""
     if sys.stderr.isatty():
         click.echo(f"\r{title}: {count:,} of {total:,}", err=True, nl=count >= total)
+
+
+def carry_out(steps: Iterable[_S], progress: Callable[[_S], tuple[str, int, int]]) -> tuple[_S, bool]:
+    """Carry out one step or more, with their progress; the last one, and whether the user interrupted there."""
+    with interruptible() as stopped:
+        for step in steps:
+            show_progress(*progress(step))
+            if stopped.is_set():
+                break
+    return step, stopped.is_set()
 
 
 # -- settings --------------------------------------------------------------------------------------------------------

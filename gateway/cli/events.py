@@ -10,17 +10,17 @@ import click
 
 from gateway.cli.context import (
     Report,
+    carry_out,
     interruptible,
     opened_database,
     opened_runtime,
     printable,
     reporting,
-    show_progress,
 )
 from gateway.database.queries import events as queries
 from gateway.database.queries.events import EventRow, Seal
 from gateway.database.queries.partners import list_partners
-from gateway.events.verify import Problem, verify
+from gateway.events.verify import verify
 
 PAGE = 500
 _LAST = 20
@@ -91,17 +91,11 @@ def _read_checkpoints(_context: click.Context, _option: click.Parameter, given: 
 @reporting
 def verify_(checkpoints: tuple[Seal, ...]) -> Report:
     """Verify the whole chain; names the first events that were changed or removed, and then ends with 1."""
-    problems: list[Problem] = []
-    with opened_runtime() as rt, interruptible() as stopped:
-        for progress in verify(rt, checkpoints):
-            problems += progress.problems
-            show_progress("Verifying", progress.seal.position, progress.until)
-            if stopped.is_set():
-                break
-    interrupted = stopped.is_set() and progress.seal.position < progress.until
-    problems.sort(key=lambda problem: problem.first)
+    with opened_runtime() as rt:
+        progress, stopped = carry_out(verify(rt, checkpoints), lambda at: ("Verifying", at.seal.position, at.until))
+    seal, problems = progress.seal, sorted(progress.problems, key=lambda problem: problem.first)
+    interrupted = stopped and seal.position < progress.until
     ok = not problems and not interrupted
-    seal = progress.seal
     whole = {"ok": ok, "checked": progress.checked, "position": seal.position, "hash": seal.hash, "problems": problems}
     lines = [problem.message for problem in problems[:_SHOWN_PROBLEMS]]
     if len(problems) > _SHOWN_PROBLEMS:

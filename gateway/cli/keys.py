@@ -9,7 +9,7 @@ from itertools import chain
 import click
 from cryptography.fernet import Fernet
 
-from gateway.cli.context import Report, interruptible, opened_runtime, rendered, reporting, show_progress
+from gateway.cli.context import Report, carry_out, opened_runtime, rendered, reporting
 from gateway.connections.rotate_keys import Report as Rotated
 from gateway.connections.rotate_keys import require_newest_key_everywhere, rotate
 
@@ -35,22 +35,21 @@ def keys_rotate(*, check: bool) -> Report:
     with opened_runtime() as rt:
         if not check:
             require_newest_key_everywhere(rt)
-        with interruptible() as stopped:
-            report = Rotated()
-            for _ in rotate(rt, report, check=check, stopped=stopped):
-                show_progress("Looking" if check else "Encrypting again", report.looked_at, report.total)
-    counts = asdict(report) | {"unreadable": len(report.unreadable), "clean": report.clean}
+        title = "Looking" if check else "Encrypting again"
+        report, interrupted = carry_out(rotate(rt, check=check), lambda at: (title, at.looked_at, at.total))
+    clean = report.is_clean and not interrupted
+    counts = asdict(report) | {"unreadable": len(report.unreadable), "interrupted": interrupted, "clean": clean}
     whole = counts | {"unreadable_places": report.unreadable[:_SHOWN]}
-    return Report(whole, chain(rendered(whole), _next_steps(report)), ok=report.clean)
+    return Report(whole, chain(rendered(whole), _next_steps(report, interrupted=interrupted)), ok=clean)
 
 
-def _next_steps(report: Rotated) -> Iterator[str]:
+def _next_steps(report: Rotated, *, interrupted: bool) -> Iterator[str]:
     if report.old_key:
         yield "Some values are still encrypted with an older key: run `python -m gateway keys rotate`."
     if report.unreadable:
         yield "Put the key that encrypted the unreadable ones back into GATEWAY_KEYS, or ask their users to connect again."
-    if report.interrupted:
+    if interrupted:
         yield "Interrupted: run it again to continue."
-    elif report.clean:
+    elif report.is_clean:
         yield "Everything in the database is encrypted with the newest key."
         yield "Keep the older key for a day: the refresh journals of the hosts and open attempts to connect still need it."

@@ -8,11 +8,10 @@ confirms the account: when it is asked with the access token, or in the response
 from __future__ import annotations
 
 import contextlib
-import threading
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -268,32 +267,17 @@ class Report:
     total: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     remaining: list[Remaining] = field(default_factory=list)
-    interrupted: bool = False
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether nothing remains to be done."""
-        return not self.remaining and not self.interrupted
-
-    def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
-        return asdict(self) | {"counts": dict(self.counts), "clean": self.is_clean}
 
 
-def import_all(
-    rt: Runtime, report: Report, names: Mapping[str, str], *, dry_run: bool, stopped: threading.Event
-) -> Iterator[Report]:
+def import_all(rt: Runtime, names: Mapping[str, str], *, dry_run: bool) -> Iterator[Report]:
     """
-    Import all rows that wait, with the progress after each row. It may be interrupted and repeated.
+    Import all rows that wait, with the progress after each row. It may end between two rows, and be repeated.
 
     `names`: further names and the provider that each stands for. Raises DatabaseUnavailable.
     """
     mapped = {name.strip().lower(): provider for name, provider in names.items()}
-    providers = [provider.id for provider in rt.enabled()]
+    providers, report = [provider.id for provider in rt.enabled()], Report()
     for queued in _queue(rt, report):
-        if stopped.is_set():
-            report.interrupted = True
-            return
         if dry_run:
             outcome = Outcome("waiting")
         elif row := imports.claim_row(rt.database, providers=providers, id=queued.id):
@@ -305,6 +289,7 @@ def import_all(
         if outcome.name not in ("imported", "waiting"):
             report.remaining.append(Remaining(str(queued.id), queued.name, outcome.name, outcome.reason))
         yield report
+    yield report
 
 
 def _queue(rt: Runtime, report: Report) -> Iterator[QueuedRow]:

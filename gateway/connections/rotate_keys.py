@@ -7,7 +7,6 @@ again. Authorization requests are left out: they expire within ten minutes.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,20 +33,16 @@ class Report:
     replaced: int = 0
     old_key: int = 0
     unreadable: list[str] = field(default_factory=list)
-    interrupted: bool = False
 
     @property
-    def clean(self) -> bool:
-        """Whether everything is encrypted with the newest key."""
-        return not (self.old_key or self.unreadable or self.interrupted)
+    def is_clean(self) -> bool:
+        """Whether everything that was looked at is encrypted with the newest key."""
+        return not (self.old_key or self.unreadable)
 
 
-def rotate(rt: Runtime, report: Report, *, check: bool, stopped: threading.Event) -> Iterator[Report]:
-    """
-    Rotate, with the report after each page. `check`: only count. Ends between two pages when `stopped` is set.
-
-    Raises DatabaseUnavailable.
-    """
+def rotate(rt: Runtime, *, check: bool) -> Iterator[Report]:
+    """Rotate, with the report after each page. `check`: only count. It may end between two pages. Raises DatabaseUnavailable."""
+    report = Report()
     for _ in range(1 if check else PASSES):
         report.total = report.looked_at = report.old_key = 0
         report.unreadable.clear()
@@ -58,9 +53,6 @@ def rotate(rt: Runtime, report: Report, *, check: bool, stopped: threading.Event
                 report.replaced += replaced
                 report.old_key += len(changes) - replaced
                 yield report
-                if stopped.is_set():
-                    report.interrupted = True
-                    return
         yield report
         if not report.old_key:
             return

@@ -99,18 +99,17 @@ def compare_hosts(hosts: list[Host]) -> Iterator[Finding]:
 def examine_events(rt: Runtime) -> Iterator[Finding]:
     """The latest segments, and the backlog. `events verify` checks all of them, which may take minutes."""
     try:
-        steps = list(verify(rt, last=_LAST_EVENTS))
+        *_, last = verify(rt, last=_LAST_EVENTS)
     except SecretUnreadable:
         yield finding("events.key_lost")
         return
     chain = events.read_chain(rt.database)
-    problems = [problem for step in steps for problem in step.problems]
-    if problems:
-        yield finding("events.changed", problem=problems[0].message)
+    if last.problems:
+        yield finding("events.changed", problem=last.problems[0].message)
     elif chain.oldest_unassigned_seconds > _BEHIND_SECONDS:
         yield finding("events.behind", count=chain.unassigned, seconds=chain.oldest_unassigned_seconds)
     else:
-        yield finding("events.sound", count=steps[-1].checked)
+        yield finding("events.sound", count=last.checked)
 
 
 def _frozen(rt: Runtime) -> Iterator[Finding]:

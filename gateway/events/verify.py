@@ -28,7 +28,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a verification is. `problems`: those of this step alone; `seal`: the last one that was reached."""
+    """How far a verification is, and the problems up to there. `seal`: the last one that was reached."""
 
     seal: Seal
     until: int
@@ -45,17 +45,17 @@ def verify(rt: Runtime, checkpoints: Sequence[Seal] = (), *, last: int | None = 
     """
     chain, key = read_chain(rt)
     wanted = dict(checkpoints)
+    problems = list(_outside(chain, wanted))
     reached, checked, drop_recorded = chain.start, 0, chain.start.position == 0
     if last is not None:
         first = events.read_chain_page(rt.database, after=max(chain.start.position, chain.end.position - last), limit=1)
         reached, drop_recorded = first.previous, True
-    yield Progress(reached, chain.end.position, 0, tuple(_outside(chain, wanted)))
+    yield Progress(reached, chain.end.position, 0, tuple(problems))
     while reached.position < chain.end.position:
         page = events.read_chain_page(rt.database, after=reached.position, limit=SEGMENT)
         if page.previous.position > reached.position:  # dropped by the gateway since this began
             reached = page.previous
             continue
-        problems: list[Problem] = []
         for seal, rows in _segments(page):
             problems += _judge(key, reached, seal, rows)
             problems += _compare(wanted, reached, seal)
@@ -69,7 +69,8 @@ def verify(rt: Runtime, checkpoints: Sequence[Seal] = (), *, last: int | None = 
     unsealed = events.read_chain_page(rt.database, after=chain.end.position, limit=SEGMENT).rows
     if not drop_recorded and not any(_records_drop(row, chain.start) for row in unsealed):
         text = f"The events up to position {chain.start.position} were removed, and not by the gateway: no event records it."
-        yield Progress(reached, chain.end.position, checked, (Problem("start", 1, chain.start.position, text),))
+        problems.append(Problem("start", 1, chain.start.position, text))
+        yield Progress(reached, chain.end.position, checked, tuple(problems))
 
 
 def _segments(page: ChainPage) -> Iterator[tuple[Seal, list[EventRow]]]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import uuid
 from dataclasses import replace
@@ -19,12 +20,12 @@ from gateway.cli import connections as connections_command
 from gateway.cli.demo import demo_settings
 from gateway.cli.main import main
 from gateway.connections import revoke_provider
-from gateway.connections.revoke_provider import RevokeAll, proof, summary
+from gateway.connections.revoke_provider import prove, revoke_all
 from gateway.database import open_rest
 from gateway.database.queries import events
 from gateway.database.queries import partners as queries
 from gateway.database.queries.connections import list_connections, reached_connections
-from gateway.database.queries.operator import erase, inspect_connection
+from gateway.database.queries.operator import erase, inspect_connection, provider_holdings
 from gateway.errors import DatabaseUnavailable, Frozen
 from gateway.events.chain import assign_positions
 from gateway.models import OPERATOR
@@ -41,6 +42,11 @@ def own_log():
     """The commands set the log up for their process, on a stream that is theirs."""
     yield
     structlog.reset_defaults()
+
+
+def left(here):
+    """How many connections there are at zoom."""
+    return provider_holdings(here.rt.database, "zoom").connections
 
 
 @pytest.fixture(scope="module")
@@ -237,8 +243,8 @@ def test_a_save_under_way_when_a_run_begins_is_waited_for_and_erased_too(here):
     """
     alice = Person("alice")
     alice.signs_in(here.rt.database)
-    run_ = RevokeAll(here.rt, "zoom", stopped=threading.Event())
-    whole = threading.Thread(target=lambda: list(run_))
+    steps = []
+    whole = threading.Thread(target=lambda: steps.extend(revoke_all(here.rt, "zoom")))
     with psycopg.connect(here.database) as saving, psycopg.connect(here.database, autocommit=True) as watch:
         saving.execute("select gateway.provider_is_frozen('zoom')")  # let through a moment before, as far as it knows
         saving.execute(
@@ -254,7 +260,7 @@ def test_a_save_under_way_when_a_run_begins_is_waited_for_and_erased_too(here):
         saving.commit()
     whole.join()
 
-    assert (1, 0) == (run_.report.erased, run_.report.left)
+    assert (1, 0) == (steps[-1].erased, left(here))
 
 
 def test_nothing_is_connected_at_a_frozen_provider_until_the_thaw(here):
@@ -287,21 +293,15 @@ def test_an_interrupted_run_is_resumed_and_the_proof_is_of_both(here, monkeypatc
     """
     connect(here, 30)
     monkeypatch.setattr(revoke_provider, "BATCH", 10)
-    stopped = threading.Event()
-    first = RevokeAll(here.rt, "zoom", stopped=stopped)
-    for _ in first:
-        stopped.set()
-    second = RevokeAll(here.rt, "zoom", stopped=threading.Event())
-    steps = sum(1 for _ in second)
+    first = next(revoke_all(here.rt, "zoom"))
+    assert (10, 20) == (first.erased, left(here))
 
-    assert (True, 10, 20) == (first.report.interrupted, first.report.erased, first.report.left)
-    assert (False, 20, 0, 30) == (
-        second.report.interrupted, second.report.erased, second.report.left, second.report.outcomes["done"],
-    )  # fmt: skip
-    assert steps >= 4
-    told = summary(here.rt, second.report)
-    assert (30, 30) == (told.erased, told.outcomes["done"])
-    assert 30 == len(list(proof(here.rt, second.report)))
+    *steps, second = revoke_all(here.rt, "zoom")
+
+    assert (20, 0, 30) == (second.erased, left(here), second.outcomes["done"])
+    assert len(steps) >= 2
+    erased, told = prove(here.rt, second)
+    assert (30, 30, 30) == (told["erased"], told["done"], len(erased))
 
 
 def test_what_the_provider_does_not_take_is_queued_and_told_so(here):
@@ -324,20 +324,17 @@ def test_a_busy_user_does_not_delay_others(here, monkeypatch):
     monkeypatch.setattr(revoke_provider, "BATCH", 10)
     connect(here, 3, name="alice")
     connect(here, 3, name="bob")
-    run_ = RevokeAll(here.rt, "zoom", stopped=threading.Event())
     with psycopg.connect(here.database) as busy:
         busy.execute(
             "select pg_advisory_xact_lock(hashtextextended('gateway user ' || c.user_id::text, 0)) from gateway.connection c"
             " where c.account_id = 'bob-zoom-0'"
         )
-        steps = iter(run_)
-        next(steps)
-        assert 3 == run_.report.erased
+        steps = revoke_all(here.rt, "zoom")
+        assert 3 == next(steps).erased
         busy.rollback()
-    for _ in steps:
-        pass
+    *_, ended = steps
 
-    assert (6, 0) == (run_.report.erased, run_.report.left)
+    assert (6, 0) == (ended.erased, left(here))
 
 
 def test_over_rest_the_same_is_done(here, rest):
@@ -352,12 +349,10 @@ def test_over_rest_the_same_is_done(here, rest):
             over_rest.database, OPERATOR, **looked
         )
         assert inspect_connection(here.rt.database, held[0]) == inspect_connection(over_rest.database, held[0])
-        run_ = RevokeAll(over_rest, "zoom", stopped=threading.Event())
-        for _ in run_:
-            pass
-        told = summary(over_rest, run_.report)
-        assert (5, 5, 0) == (told.erased, told.outcomes["done"], told.left)
-        assert list(proof(here.rt, run_.report)) == list(proof(over_rest, run_.report))
+        *_, ended = revoke_all(over_rest, "zoom")
+        erased, told = prove(over_rest, ended)
+        assert (5, 5, 0) == (told["erased"], told["done"], told["left"])
+        assert erased == prove(here.rt, ended)[0]
     finally:
         over_rest.database.close()
 
@@ -375,13 +370,12 @@ def test_a_database_that_is_away_for_a_moment_ends_nothing(here, monkeypatch):
         return erase(*arguments, **options)
 
     monkeypatch.setattr("gateway.connections.revoke_provider.erase", sometimes)
-    stopped = threading.Event()
-    monkeypatch.setattr(stopped, "wait", lambda _: False)
-    run_ = RevokeAll(here.rt, "zoom", stopped=stopped)
-    assert 0 == list(run_)[-1].left
+    monkeypatch.setattr(revoke_provider, "_RETRY_SECONDS", 0)
+    list(revoke_all(here.rt, "zoom"))
+    assert 0 == left(here)
     failures += [DatabaseUnavailable("away")] * 9
     with pytest.raises(DatabaseUnavailable):
-        list(RevokeAll(here.rt, "zoom", stopped=stopped))
+        list(revoke_all(here.rt, "zoom"))
 
 
 def test_a_proof_is_never_written_over(here, tmp_path):
@@ -407,14 +401,13 @@ def test_an_interrupted_revocation_continues_with_the_same_arguments(here, tmp_p
     file = tmp_path / "proof.jsonl"
     command = ("connections", "revoke", "--provider", "zoom", "--yes", "--proof", file)
 
-    class StoppedSoon(RevokeAll):
-        def __iter__(self):
-            for report in super().__iter__():
-                yield report
-                self._stopped.set()
+    def stopped_soon(rt, provider):
+        for report in revoke_all(rt, provider):
+            signal.raise_signal(signal.SIGINT)
+            yield report
 
     with monkeypatch.context() as patched:
-        patched.setattr(connections_command, "RevokeAll", StoppedSoon)
+        patched.setattr(connections_command, "revoke_all", stopped_soon)
         assert "run it again to continue" in run(here, *command, code=1)
     assert not file.exists()
     run(here, *command)

@@ -453,7 +453,9 @@ def test_no_secret_is_shown(project):
 
 def test_a_name_cannot_control_the_operators_terminal():
     """Users may insert rows, and write any text as the name."""
-    text = "\n".join(_import_lines(Report(remaining=[Remaining("id", "\x1b[2J\x07CRM", "unmapped", "why")])))
+    text = "\n".join(
+        _import_lines(Report(remaining=[Remaining("id", "\x1b[2J\x07CRM", "unmapped", "why")]), interrupted=False)
+    )
 
     assert "CRM" in text
     assert not {"\x1b", "\x07"} & set(text)

@@ -16,7 +16,6 @@ import requests
 from cryptography.fernet import Fernet
 
 from gateway.connections import rotate_keys
-from gateway.connections.rotate_keys import Report
 from gateway.crypto.vault import Vault
 from gateway.database import open_rest
 from gateway.database.queries.encrypted import encrypted_values, replace_encrypted
@@ -60,10 +59,8 @@ def runtime(database, tmp_path):
         rt.http.close()
 
 
-def rotate(rt, *, check=False, stopped=None):
-    report = Report()
-    for _ in rotate_keys.rotate(rt, report, check=check, stopped=stopped or threading.Event()):
-        pass
+def rotate(rt, *, check=False):
+    *_, report = rotate_keys.rotate(rt, check=check)
     return report
 
 
@@ -118,9 +115,9 @@ def test_everything_is_encrypted_with_the_newest_key(runtime, database):
     before = rotate(both, check=True)
     done = rotate(both)
 
-    assert (6, 0, False) == (before.old_key, before.replaced, before.clean)
-    assert (0, 6, True) == (done.old_key, done.replaced, done.clean)
-    assert rotate(both, check=True).clean
+    assert (6, 0, False) == (before.old_key, before.replaced, before.is_clean)
+    assert (0, 6, True) == (done.old_key, done.replaced, done.is_clean)
+    assert rotate(both, check=True).is_clean
     read_all(runtime(NEW))
     with pytest.raises(SecretUnreadable):
         read_all(runtime(OLD))
@@ -141,18 +138,15 @@ def test_a_second_run_passes_over_what_is_done(runtime, database):
 
 def test_an_interrupted_run_is_resumed(runtime, monkeypatch):
     """
-    It ends after the page at hand, says so, and is not taken for finished.
+    It may end after any page, and is then not taken for finished.
     """
     old, both = runtime(OLD), runtime(NEW, OLD)
     for _ in range(5):
         connect(old)
     monkeypatch.setattr(rotate_keys, "PAGE", 2)
-    stopped = threading.Event()
-    report = Report()
-    for _ in rotate_keys.rotate(both, report, check=False, stopped=stopped):
-        stopped.set()
+    report = next(rotate_keys.rotate(both, check=False))
 
-    assert (2, True, False) == (report.replaced, report.interrupted, report.clean)
+    assert (2, 2) == (report.replaced, report.looked_at)
     assert 8 == rotate(both, check=True).old_key
     assert 8 == rotate(both).replaced
 
@@ -171,7 +165,7 @@ def test_every_page_of_every_kind_is_walked(runtime, database, monkeypatch):
 
     report = rotate(both)
 
-    assert (6 + 6 + 6, True) == (report.replaced, report.clean)
+    assert (6 + 6 + 6, True) == (report.replaced, report.is_clean)
     assert (report.total, report.total) == (report.looked_at, 6 + 6 + 6)
 
 
@@ -206,8 +200,8 @@ def test_a_locked_row_is_not_waited_for(runtime, database):
         began = time.monotonic()
         report = rotate(both)
         assert time.monotonic() - began < 5
-    assert (2, 2, False) == (report.replaced, report.old_key, report.clean)
-    assert rotate(both).clean
+    assert (2, 2, False) == (report.replaced, report.old_key, report.is_clean)
+    assert rotate(both).is_clean
     assert held != other
     read_all(runtime(NEW))
 
@@ -225,7 +219,7 @@ def test_what_no_key_opens_is_counted_and_named(runtime, database, tmp_path):
     report = rotate(both)
 
     assert {f"connection {lost}, token", f"connection {lost}, refresh"} == set(report.unreadable)
-    assert (2, 0, False) == (report.replaced, report.old_key, report.clean)
+    assert (2, 0, False) == (report.replaced, report.old_key, report.is_clean)
     assert str(held) not in "".join(report.unreadable)
 
 
@@ -238,7 +232,7 @@ def test_what_an_owner_wrote_in_plain_is_left_to_the_import(runtime, database):
 
     report = rotate(runtime(NEW, OLD))
 
-    assert (1, True) == (report.replaced, report.clean)
+    assert (1, True) == (report.replaced, report.is_clean)
     assert ["in plain"] == rows(database, "select token from public.provider_data")
 
 

@@ -5,14 +5,13 @@ Outgoing webhooks: what a claim may do, where a delivery may go, and how secrets
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import replace
 
 import pytest
 from cryptography.fernet import Fernet
 from standardwebhooks import Webhook
 
-from gateway.connections.rotate_keys import Report, rotate
+from gateway.connections.rotate_keys import rotate
 from gateway.database.queries.webhooks import claim_deliveries, end_deliveries, list_webhooks
 from gateway.errors import BadRequest
 from gateway.events.chain import assign_positions
@@ -127,8 +126,8 @@ def test_a_private_address_is_refused_at_once_and_at_each_delivery(rt, allowing,
 def test_a_secret_survives_a_rotation_of_the_keys(allowing, runtime, store, database):
     new = Fernet.generate_key().decode()
     made, secret = endpoints.create(allowing, partner(store).caller(), "http://127.0.0.1:9/", ["webhook.tested"])
-    [*_, report] = rotate(runtime(new, KEY), Report(), check=False, stopped=threading.Event())
-    assert report.clean
+    [*_, report] = rotate(runtime(new, KEY), check=False)
+    assert report.is_clean
     only_new = runtime(new, GATEWAY_ALLOW_PRIVATE_HOSTS="1")
     with Receiver() as receiver:
         rows(database, "update gateway.webhook set url = %s", receiver.url)

@@ -109,9 +109,8 @@ def end(rt):
 
 def verified(rt, *checkpoints, last=None):
     """How many events a verification checked, and the problems that it found."""
-    steps = list(verify(rt, checkpoints, last=last))
-    found = [problem for step in steps for problem in step.problems]
-    return steps[-1].checked, [(problem.kind, problem.first, problem.last) for problem in found]
+    *_, ended = verify(rt, checkpoints, last=last)
+    return ended.checked, [(problem.kind, problem.first, problem.last) for problem in ended.problems]
 
 
 def problems(rt, *checkpoints, last=None):
