@@ -907,9 +907,11 @@ $$;
 -- The caller of /v1: {"user_id", "key_hash", "address"}. The user of an access token, or the partner of a key, or why the call is refused:
 -- `unauthenticated` (a banned or deleted user; the same for unknown, revoked and expired keys and for a wrong address), `frozen` or `forbidden`.
 -- `net`: the network of the call. `p_needs`: the scope of the call, null where any key will do; a user has none for sessions and webhooks. Functions answer {"refused": slug}
--- then, and nothing else.
+-- then, and nothing else. `p_operator`: {"is_operator"} is the operator, who reaches everything: no partner, no user, no refusal. Only for
+-- functions that answer no secret.
 create or replace function gateway.caller(
-  p_caller jsonb, p_needs text, out partner gateway.partner, out user_id uuid, out net inet, out refusal jsonb
+  p_caller jsonb, p_needs text, p_operator boolean default false,
+  out partner gateway.partner, out user_id uuid, out net inet, out refusal jsonb
 )
 language plpgsql set search_path = '' as $$
 declare
@@ -918,6 +920,9 @@ declare
   here   inet := nullif(p_caller ->> 'address', '')::inet;
   used   record;
 begin
+  if p_operator and p_caller ? 'is_operator' then
+    return;
+  end if;
   net := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
   if key is null then
     user_id := p_caller ->> 'user_id';
@@ -937,23 +942,6 @@ begin
   end if;
   refusal := case when partner.frozen_at is not null then '{"refused": "frozen"}'
                   when p_needs <> all (partner.scope) then jsonb_build_object('refused', 'forbidden', 'scope', p_needs) end;
-end $$;
-
--- The same, or the operator, who reaches everything: no partner, no user, no refusal. For functions that answer no secret.
-create or replace function gateway.caller_or_operator(
-  p_caller jsonb, p_needs text, out partner gateway.partner, out user_id uuid, out refusal jsonb
-)
-language plpgsql set search_path = '' as $$
-declare
-  asks record;
-begin
-  if p_caller ? 'is_operator' then
-    return;
-  end if;
-  select f.* into asks from gateway.caller(p_caller, p_needs) f;
-  partner := asks.partner;
-  user_id := asks.user_id;
-  refusal := asks.refusal;
 end $$;
 
 -- Whether a partner has the owner's consent for a connection, or reach `all`. Callers check this before they read the connection, so that the
@@ -1125,7 +1113,7 @@ declare
   p     gateway.partner;
   owner uuid;
 begin
-  select f.* into asks from gateway.caller_or_operator(p_caller, 'connections:read') f;
+  select f.* into asks from gateway.caller(p_caller, 'connections:read', true) f;
   if asks.refusal is not null then
     return asks.refusal;
   end if;
@@ -1397,10 +1385,6 @@ begin
   end if;
   update gateway.connection x set account_label = p_label, updated_at = clock_timestamp()
    where x.id = p_connection_id and x.generation = p_generation and x.account_label = x.account_id and p_label <> x.account_id;
-  if found then
-    update public.provider_data d set data = jsonb_set(d.data, '{account,label}', to_jsonb(p_label))
-     where d.id = p_connection_id and jsonb_typeof(d.data) = 'object';
-  end if;
   return (select gateway.public_data(x) from gateway.connection x where x.id = p_connection_id);
 end $$;
 
@@ -1760,24 +1744,17 @@ begin
       select e.* from gateway.event e
        where e.user_id = p_user_id and e.position is not null and -e.position < -p_after and e.type !~ '^(partner|key|events)\.'
        order by -e.position desc limit p_limit;
-  elsif p_partner.reach = 'all' then
-    return query
-      select e.* from gateway.event e
-       where e.position > p_after and e.position <= p_until
-         and (e.partner_id = p_partner.id
-              or e.provider is not null and (p_partner.providers is null or e.provider = any (p_partner.providers)))
-       order by e.position limit p_limit;
   else
     return query
       select e.* from gateway.event e
        where e.position > p_after and e.position <= p_until
          and (e.partner_id = p_partner.id
-              or (e.partner_id is null or e.type = 'connection.disconnected')
-                 and (p_partner.providers is null or e.provider = any (p_partner.providers)) and exists (
+              or e.provider is not null and (p_partner.providers is null or e.provider = any (p_partner.providers))
+                 and (p_partner.reach = 'all' or (e.partner_id is null or e.type = 'connection.disconnected') and exists (
                    select from gateway.consent x
                     where x.partner_id = p_partner.id and x.connection_id = e.connection_id and x.created_at <= e.at
                       and (x.ended_at is null or e.at < x.ended_at
-                           or e.type = 'connection.disconnected' and e.at < x.ended_at + interval '5 seconds')))
+                           or e.type = 'connection.disconnected' and e.at < x.ended_at + interval '5 seconds'))))
        order by e.position limit p_limit;
   end if;
 end $$;
@@ -2061,8 +2038,6 @@ create or replace function public.gateway_finish_import_v1(
   p_wait_seconds double precision default 0
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  c gateway.connection;
 begin
   perform from public.provider_data d where d.id = p_id for update;
   if exists (select from gateway.import_queue q where q.id = p_id and q.attempts = 0) then
@@ -2082,13 +2057,7 @@ begin
          refresh_at = gateway.refresh_time(exists (select from public.provider_data d where d.id = x.id and d.refresh is not null),
                                            x.expires_at, x.refresh_expires_at),
          updated_at = clock_timestamp()
-   where x.id = p_id and x.seal_id = p_seal_id and x.status = 'unverified' returning x.* into c;
-  if found then
-    update public.provider_data d
-       set data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end || c.facts || jsonb_build_object(
-                    'scope', c.scope, 'account', jsonb_build_object('id', c.account_id, 'label', c.account_label))
-     where d.id = p_id;
-  end if;
+   where x.id = p_id and x.seal_id = p_seal_id and x.status = 'unverified';
   delete from gateway.import_queue q where q.id = p_id;
   return null;
 end $$;
@@ -2909,10 +2878,6 @@ begin
        set facts = c.facts || e.facts, account_label = coalesce(e.label, c.account_label), updated_at = clock_timestamp(),
            refresh_at = case when e.topic = 'version' and c.refreshable then clock_timestamp() else c.refresh_at end
      where c.id = any (p_ids) and c.account_id = e.accounts[1];
-    update public.provider_data d
-       set data = d.data || e.facts || jsonb_build_object('account', jsonb_build_object('id', c.account_id, 'label', c.account_label))
-      from gateway.connection c
-     where d.id = c.id and c.id = any (p_ids) and c.account_id = e.accounts[1] and jsonb_typeof(d.data) = 'object';
   end if;
 end $$;
 
@@ -3106,10 +3071,7 @@ begin
          facts = x.facts || p_facts, updated_at = clock_timestamp()
    where x.id = p_connection_id returning x.* into c;
   update public.provider_data d
-     set token = p_token, refresh = p_refresh, expires = to_char(new_expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-         data = case jsonb_typeof(d.data) when 'object' then d.data else '{}' end
-                || p_facts || jsonb_build_object('scope', to_jsonb(p_scope), 'status', c.status)
-                || case when p_account is null then '{}' else jsonb_build_object('account', p_account) end
+     set token = p_token, refresh = p_refresh, expires = to_char(new_expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
    where d.id = p_connection_id;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));
@@ -3395,16 +3357,16 @@ language sql stable as $$ select case when gateway.is_over(c) then 'needs_reauth
 create or replace function gateway.reason_of(c gateway.connection) returns text
 language sql stable as $$ select case when gateway.is_over(c) then 'access_token_expired' else c.reason end $$;
 
--- After an update of gateway.connection: the owner's copy of the status, and the event of each change. A save by the user has its own event.
+-- After an update of gateway.connection: the owner's copy of what a front end may show, and the event of each change. A save by the user has
+-- its own event.
 create or replace function gateway.record_change() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  if (new.status, new.reason) is distinct from (old.status, old.reason) then
-    update public.provider_data d
-       set data = (case jsonb_typeof(d.data) when 'object' then d.data - 'reason' else '{}' end)
-                  || jsonb_strip_nulls(jsonb_build_object('status', new.status, 'reason', new.reason))
-     where d.id = new.id;
-  end if;
+  update public.provider_data d
+     set data = (case jsonb_typeof(d.data) when 'object' then d.data - 'reason' else '{}' end) || new.facts
+                || jsonb_strip_nulls(jsonb_build_object('scope', new.scope, 'status', new.status, 'reason', new.reason, 'account',
+                     case when new.account_id <> '' then jsonb_build_object('id', new.account_id, 'label', new.account_label) end))
+   where d.id = new.id;
   if new.status = 'needs_reauthorization' then
     delete from gateway.derived_token t where t.connection_id = new.id;
   end if;
@@ -3663,7 +3625,7 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   asks record;
 begin
-  select f.* into asks from gateway.caller_or_operator(p_caller, 'webhooks:write') f;
+  select f.* into asks from gateway.caller(p_caller, 'webhooks:write', true) f;
   if asks.refusal is not null then
     return asks.refusal;
   end if;
@@ -3689,7 +3651,7 @@ declare
   asks record;
   w    gateway.webhook := jsonb_populate_record(null::gateway.webhook, p_new);
 begin
-  select f.* into asks from gateway.caller_or_operator(p_caller, 'webhooks:write') f;
+  select f.* into asks from gateway.caller(p_caller, 'webhooks:write', true) f;
   if asks.refusal is not null then
     return asks.refusal;
   end if;
@@ -4013,7 +3975,10 @@ create or replace trigger gateway_removed after update on public.provider_data
   execute function gateway.record_removal();
 
 create or replace trigger gateway_changed after update on gateway.connection
-  for each row when ((old.status, old.reason, old.scope) is distinct from (new.status, new.reason, new.scope)) execute function gateway.record_change();
+  for each row when (
+    (old.status, old.reason, old.scope, old.account_id, old.account_label, old.facts)
+    is distinct from (new.status, new.reason, new.scope, new.account_id, new.account_label, new.facts)
+  ) execute function gateway.record_change();
 
 create or replace trigger gateway_pending_deleted before delete on gateway.pending_grant
   for each row execute function gateway.queue_pending_grant();
@@ -4099,7 +4064,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'b0a20f4079a5094e8d6d08ffab05068c5ea76d7036cbd2c6aa5793c27e70a008');
-insert into gateway.function_release (sha256) values ('b0a20f4079a5094e8d6d08ffab05068c5ea76d7036cbd2c6aa5793c27e70a008') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '6da3b103c6905fe7907e8dfc3be77266bfa14bc5477c47cf1a4fee53bccc97d4');
+insert into gateway.function_release (sha256) values ('6da3b103c6905fe7907e8dfc3be77266bfa14bc5477c47cf1a4fee53bccc97d4') on conflict do nothing;
 
 notify pgrst, 'reload schema';
