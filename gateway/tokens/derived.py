@@ -141,9 +141,7 @@ class _Derivation:
                 self._derive(found.lease_id)
                 return
             if found.is_paused:
-                raise RateLimited(
-                    "the provider asked for a pause, or failed a moment ago", retry_after=found.retry_after
-                )
+                raise RateLimited("the last request failed a moment ago", retry_after=found.retry_after)
 
     def _derive(self, lease_id: UUID) -> None:
         """Derive the token, and end the lease whatever happens."""
@@ -155,8 +153,7 @@ class _Derivation:
             end()
             raise
         except GatewayError as error:
-            limited = error.retry_after if isinstance(error, RateLimited) else None
-            end(wait_seconds=_SUSPENDED_SECONDS if isinstance(error, Suspended) else limited or _FAILED_SECONDS)
+            end(wait_seconds=_SUSPENDED_SECONDS if isinstance(error, Suspended) else _FAILED_SECONDS)
             raise
         user_id, seal_id = self.own.user_id, uuid4()
         token = self.rt.vault.encrypt(

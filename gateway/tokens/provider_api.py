@@ -27,13 +27,13 @@ def call_api(
     """
     The token that was used, and the response. A token that the provider no longer accepts is refreshed once.
 
-    Raises ProviderLimit with the provider's pause, LacksScope, Suspended, ProviderGarbled for another 401 that a new token does not change,
+    Raises ProviderLimit with the provider's pause, also before the request where that lasts, LacksScope, Suspended, ProviderGarbled for another 401 that a new token does not change,
     ProviderUnavailable, and what `fresh_grant` raises.
     """
-    fresh = fresh_grant(rt, connection_id, until=deadline)
+    fresh = fresh_grant(rt, connection_id, until=deadline, scope="proxy")
     found = send_api(rt, provider, fresh.access_token, fresh.facts, build(fresh), deadline)
     if api_error(provider, found) == "token_refused":
-        fresh = fresh_grant(rt, connection_id, refused=fresh, until=deadline)
+        fresh = fresh_grant(rt, connection_id, refused=fresh, until=deadline, scope="proxy")
         found = send_api(rt, provider, fresh.access_token, fresh.facts, build(fresh), deadline)
     limit = note_limit(rt, provider, connection_id, found.status, found.headers)
     if limit and found.status == 429:  # noqa: PLR2004 - RFC 6585 section 4

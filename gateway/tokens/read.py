@@ -116,7 +116,8 @@ def fresh_grant(
     `until` shortens the wait for a refresh. Without `force`, the old token is the answer for as long as it is valid and no new one can
     be had.
     """
-    wanted = {"connection_id": connection_id, "min_seconds": min_seconds, "location": location, "scope": scope}
+    wanted = {"connection_id": connection_id, "min_seconds": min_seconds, "scope": scope}
+    wanted |= {"location": location} if caller else {}
     row = _first_read(rt, caller, wanted, counted=caller is not None and refused is None)
     force = force or (refused is not None and refused.generation == row.generation)
     quiet = row.status == "held" and caller is not None  # only the worker and the operator refresh it then
@@ -158,7 +159,7 @@ def _first_read(rt: Runtime, caller: Caller | None, wanted: dict[str, Any], *, c
 
 def _read(rt: Runtime, caller: Caller | None, wanted: Mapping[str, Any], *, counted: bool = False) -> StoredToken:
     if caller is None:
-        row = stored_token(rt.database, wanted["connection_id"], min_seconds=wanted["min_seconds"])
+        row = stored_token(rt.database, **wanted)
     elif counted:
         row = _counted_read(rt, caller, wanted)
     else:

@@ -122,18 +122,23 @@ def test_a_suspended_location_says_so_and_works_again_afterwards(gateway, sandbo
     assert reads(LISBON).status_code == 200
 
 
-def test_a_limit_of_the_provider_is_passed_on_and_no_further_request_is_sent(gateway, sandbox, reads, agency):
+def test_a_limit_of_the_provider_is_passed_on_and_no_further_request_is_sent(gateway, sandbox, partner, reads, agency):
     """
-    HighLevel sends no Retry-After: its interval counts. The pause is for the whole agency, in every process.
+    HighLevel sends no Retry-After: its interval counts. The pause is for the whole agency, in every process, and for its list.
     """
     sandbox.add_fault("status", "ghl", "location_token", status=429)
     first = reads(BERLIN)
-    before = len(mints(sandbox))
+    before, lists = len(mints(sandbox)), len(sandbox.requests("ghl", "installed"))
     second = reads(LISBON)
 
     assert [first.status_code, second.status_code] == [429, 429]
     assert 1 <= int(second.headers["Retry-After"]) <= int(first.headers["Retry-After"]) <= 10
     assert len(mints(sandbox)) == before
+    assert (429, "rate_limited") == (
+        (listed := partner.asks(gateway, f"/connections/{agency}/locations")).status_code,
+        listed.json()["code"],
+    )
+    assert lists == len(sandbox.requests("ghl", "installed"))
     rows(gateway.dsn, "update gateway.derived_token set lease_until = now() where connection_id = %s", agency)
     rows(gateway.dsn, "delete from gateway.provider_pause where account_id = %s", AGENCY)
     assert [reads(BERLIN).status_code, reads(LISBON).status_code] == [200, 200]

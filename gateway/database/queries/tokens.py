@@ -61,7 +61,7 @@ class DerivedToken:
     lease_id: UUID | None = None
     retry_after: float | None = None
     is_paused: bool = False
-    """The provider wants a pause; if not, another process derives the token."""
+    """The last request failed a moment ago; if not, another process derives the token."""
 
 
 derived_token = SqlFunction[DerivedToken | None]("derived_token", "connection_id", "account_id")

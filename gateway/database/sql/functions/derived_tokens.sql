@@ -1,7 +1,7 @@
 -- Tokens for the accounts below a connection, such as the locations of an agency.
 
 -- {"token"}: a token that lasts for the seconds that were asked for; not the one with `p_refused`, unless that is younger than a minute.
--- {"lease_id"}: the right to derive a new one, with `p_lease_seconds`. {"retry_after"}: another process derives it, or the provider wants a pause. null: the
+-- {"lease_id"}: the right to derive a new one, with `p_lease_seconds`. {"retry_after"}: another process derives it, or it failed a moment ago. null: the
 -- connection has ended.
 create or replace function public.gateway_derived_token_v1(
   p_connection_id uuid, p_account_id text, p_min_seconds integer, p_refused uuid, p_lease_seconds double precision
@@ -9,11 +9,11 @@ create or replace function public.gateway_derived_token_v1(
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   moment timestamptz := clock_timestamp();
-  paused timestamptz := (select x.expires_at from gateway.connection c join gateway.provider_pause x on (x.provider, x.account_id) = (c.provider, c.account_id)
-                          where c.id = p_connection_id and x.expires_at > moment);
+  c      gateway.connection;
   t      gateway.derived_token;
 begin
-  if not exists (select from gateway.connection c where c.id = p_connection_id and c.status in ('active', 'held')) then
+  select x.* into c from gateway.connection x where x.id = p_connection_id and x.status in ('active', 'held');
+  if not found then
     return null;
   end if;
   select x.* into t from gateway.derived_token x where x.connection_id = p_connection_id and x.account_id = p_account_id;
@@ -21,7 +21,9 @@ begin
     and (t.seal_id is distinct from p_refused or t.derived_at > moment - interval '1 minute') then
     return jsonb_build_object('token', t.token, 'seal_id', t.seal_id, 'scope', t.scope, 'expires_at', t.expires_at);
   end if;
-  if paused is null and p_lease_seconds is not null then
+  if p_lease_seconds is not null and gateway.provider_limit(c.provider, c.account_id) is not null then
+    return gateway.provider_limit(c.provider, c.account_id);
+  elsif p_lease_seconds is not null then
     insert into gateway.derived_token as x (connection_id, account_id, lease_id, lease_until)
     values (p_connection_id, p_account_id, gen_random_uuid(), moment + make_interval(secs => p_lease_seconds))
     on conflict on constraint derived_token_pkey do update set lease_id = excluded.lease_id, lease_until = excluded.lease_until
@@ -32,8 +34,8 @@ begin
     end if;
   end if;
   select x.* into t from gateway.derived_token x where x.connection_id = p_connection_id and x.account_id = p_account_id;
-  return jsonb_build_object('retry_after', greatest(1, ceil(extract(epoch from coalesce(paused, t.lease_until) - moment))),
-                            'is_paused', paused is not null or t.lease_id is null and coalesce(t.lease_until > moment, false));
+  return jsonb_build_object('retry_after', greatest(1, ceil(extract(epoch from t.lease_until - moment))),
+                            'is_paused', t.lease_id is null and coalesce(t.lease_until > moment, false));
 end $$;
 
 -- The result of a lease: a token; else a pause of `p_wait_seconds`; else the account is not one below the connection. False where the lease is over, because the connection or the account ended meanwhile.

@@ -79,7 +79,7 @@ declare
 begin
   select x.* into c from gateway.connection x
    where x.facts @> '{"userType": "Company"}' and x.provider = any (p_providers) and x.status = 'active'
-     and (x.listed_at is null or x.listed_at < clock_timestamp() - interval '1 day')
+     and (x.listed_at is null or x.listed_at < clock_timestamp() - interval '1 day') and gateway.provider_limit(x.provider, x.account_id) is null
    order by x.listed_at nulls first limit 1 for update skip locked;
   update gateway.connection x set listed_at = clock_timestamp() where x.id = c.id;
   return case when c.id is not null then jsonb_build_object('at', clock_timestamp(), 'connection', gateway.public_data(c), 'known', array(

@@ -15,11 +15,19 @@ language sql stable as $$
     'refreshable', p_refresh <> '')
 $$;
 
--- The gateway's own read: no permission is checked, nothing is recorded.
-create or replace function public.gateway_stored_token_v1(p_connection_id uuid, p_min_seconds integer default 0)
+-- The refusal of a call while a limit of the provider is reached for an account; null: none is.
+create or replace function gateway.provider_limit(p_provider text, p_account_id text) returns jsonb
+language sql stable as $$
+  select jsonb_build_object('refused', 'provider_limit', 'scope', x.kind) || gateway.quota(coalesce(x.most, 0), coalesce(x.most, 0), x.expires_at)
+    from gateway.provider_pause x where x.provider = p_provider and x.account_id = p_account_id and x.expires_at > clock_timestamp()
+$$;
+
+-- The gateway's own read: no permission is checked, nothing is recorded. `p_scope`: `proxy` for a call of the provider's API.
+create or replace function public.gateway_stored_token_v1(p_connection_id uuid, p_min_seconds integer default 0, p_scope text default 'tokens:read')
 returns json language plpgsql stable security definer set search_path = '' as $$
 begin
-  return (select gateway.token_json(c, gateway.bounded(d.token), d.refresh, clock_timestamp(), p_min_seconds)
+  return (select coalesce(case p_scope when 'proxy' then gateway.provider_limit(c.provider, c.account_id)::json end,
+                          gateway.token_json(c, gateway.bounded(d.token), d.refresh, clock_timestamp(), p_min_seconds))
             from gateway.connection c join public.provider_data d on d.id = c.id where c.id = p_connection_id);
 end $$;
 
@@ -59,9 +67,7 @@ begin
          -- A user is checked above. For a partner, the tokens of a banned or deleted owner are frozen.
          exists (select from gateway.freeze f where f.target = 'provider:' || c.provider or f.target = 'reads' and p_scope = 'tokens:read')
          or p.id is not null and not exists (select from gateway.live_user(c.user_id)) as frozen,
-         (select jsonb_build_object('refused', 'provider_limit', 'scope', x.kind) || gateway.quota(coalesce(x.most, 0), coalesce(x.most, 0), x.expires_at)
-            from gateway.provider_pause x
-           where p_scope = 'proxy' and x.provider = c.provider and x.account_id = coalesce(p_location, c.account_id) and x.expires_at > moment) as limited
+         case p_scope when 'proxy' then gateway.provider_limit(c.provider, coalesce(p_location, c.account_id)) end as limited
     into found_row from gateway.connection c join public.provider_data d on d.id = c.id
    where (p.id is null or gateway.partner_has_consent(p, p_connection_id)) and c.id = p_connection_id
      and (p.providers is null or c.provider = any (p.providers)) and c.user_id = coalesce(asks.user_id, c.user_id) and (p_location is null or p_location = c.facts ->> 'locationId' or c.facts ->> 'userType' = 'Company');
