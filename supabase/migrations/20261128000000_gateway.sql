@@ -1391,7 +1391,7 @@ end $$;
 -- Tokens for the accounts below a connection, such as the locations of an agency.
 
 -- {"token"}: a token that lasts for the seconds that were asked for; not the one with `p_refused`, unless that is younger than a minute.
--- {"lease_id"}: the right to derive a new one, with `p_lease_seconds`. {"retry_after"}: another process derives it, or the provider wants a pause. null: the
+-- {"lease_id"}: the right to derive a new one, with `p_lease_seconds`. {"retry_after"}: another process derives it, or it failed a moment ago. null: the
 -- connection has ended.
 create or replace function public.gateway_derived_token_v1(
   p_connection_id uuid, p_account_id text, p_min_seconds integer, p_refused uuid, p_lease_seconds double precision
@@ -1399,11 +1399,11 @@ create or replace function public.gateway_derived_token_v1(
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   moment timestamptz := clock_timestamp();
-  paused timestamptz := (select x.expires_at from gateway.connection c join gateway.provider_pause x on (x.provider, x.account_id) = (c.provider, c.account_id)
-                          where c.id = p_connection_id and x.expires_at > moment);
+  c      gateway.connection;
   t      gateway.derived_token;
 begin
-  if not exists (select from gateway.connection c where c.id = p_connection_id and c.status in ('active', 'held')) then
+  select x.* into c from gateway.connection x where x.id = p_connection_id and x.status in ('active', 'held');
+  if not found then
     return null;
   end if;
   select x.* into t from gateway.derived_token x where x.connection_id = p_connection_id and x.account_id = p_account_id;
@@ -1411,7 +1411,9 @@ begin
     and (t.seal_id is distinct from p_refused or t.derived_at > moment - interval '1 minute') then
     return jsonb_build_object('token', t.token, 'seal_id', t.seal_id, 'scope', t.scope, 'expires_at', t.expires_at);
   end if;
-  if paused is null and p_lease_seconds is not null then
+  if p_lease_seconds is not null and gateway.provider_limit(c.provider, c.account_id) is not null then
+    return gateway.provider_limit(c.provider, c.account_id);
+  elsif p_lease_seconds is not null then
     insert into gateway.derived_token as x (connection_id, account_id, lease_id, lease_until)
     values (p_connection_id, p_account_id, gen_random_uuid(), moment + make_interval(secs => p_lease_seconds))
     on conflict on constraint derived_token_pkey do update set lease_id = excluded.lease_id, lease_until = excluded.lease_until
@@ -1422,8 +1424,8 @@ begin
     end if;
   end if;
   select x.* into t from gateway.derived_token x where x.connection_id = p_connection_id and x.account_id = p_account_id;
-  return jsonb_build_object('retry_after', greatest(1, ceil(extract(epoch from coalesce(paused, t.lease_until) - moment))),
-                            'is_paused', paused is not null or t.lease_id is null and coalesce(t.lease_until > moment, false));
+  return jsonb_build_object('retry_after', greatest(1, ceil(extract(epoch from t.lease_until - moment))),
+                            'is_paused', t.lease_id is null and coalesce(t.lease_until > moment, false));
 end $$;
 
 -- The result of a lease: a token; else a pause of `p_wait_seconds`; else the account is not one below the connection. False where the lease is over, because the connection or the account ended meanwhile.
@@ -2889,7 +2891,7 @@ declare
 begin
   select x.* into c from gateway.connection x
    where x.facts @> '{"userType": "Company"}' and x.provider = any (p_providers) and x.status = 'active'
-     and (x.listed_at is null or x.listed_at < clock_timestamp() - interval '1 day')
+     and (x.listed_at is null or x.listed_at < clock_timestamp() - interval '1 day') and gateway.provider_limit(x.provider, x.account_id) is null
    order by x.listed_at nulls first limit 1 for update skip locked;
   update gateway.connection x set listed_at = clock_timestamp() where x.id = c.id;
   return case when c.id is not null then jsonb_build_object('at', clock_timestamp(), 'connection', gateway.public_data(c), 'known', array(
@@ -3514,11 +3516,19 @@ language sql stable as $$
     'refreshable', p_refresh <> '')
 $$;
 
--- The gateway's own read: no permission is checked, nothing is recorded.
-create or replace function public.gateway_stored_token_v1(p_connection_id uuid, p_min_seconds integer default 0)
+-- The refusal of a call while a limit of the provider is reached for an account; null: none is.
+create or replace function gateway.provider_limit(p_provider text, p_account_id text) returns jsonb
+language sql stable as $$
+  select jsonb_build_object('refused', 'provider_limit', 'scope', x.kind) || gateway.quota(coalesce(x.most, 0), coalesce(x.most, 0), x.expires_at)
+    from gateway.provider_pause x where x.provider = p_provider and x.account_id = p_account_id and x.expires_at > clock_timestamp()
+$$;
+
+-- The gateway's own read: no permission is checked, nothing is recorded. `p_scope`: `proxy` for a call of the provider's API.
+create or replace function public.gateway_stored_token_v1(p_connection_id uuid, p_min_seconds integer default 0, p_scope text default 'tokens:read')
 returns json language plpgsql stable security definer set search_path = '' as $$
 begin
-  return (select gateway.token_json(c, gateway.bounded(d.token), d.refresh, clock_timestamp(), p_min_seconds)
+  return (select coalesce(case p_scope when 'proxy' then gateway.provider_limit(c.provider, c.account_id)::json end,
+                          gateway.token_json(c, gateway.bounded(d.token), d.refresh, clock_timestamp(), p_min_seconds))
             from gateway.connection c join public.provider_data d on d.id = c.id where c.id = p_connection_id);
 end $$;
 
@@ -3558,9 +3568,7 @@ begin
          -- A user is checked above. For a partner, the tokens of a banned or deleted owner are frozen.
          exists (select from gateway.freeze f where f.target = 'provider:' || c.provider or f.target = 'reads' and p_scope = 'tokens:read')
          or p.id is not null and not exists (select from gateway.live_user(c.user_id)) as frozen,
-         (select jsonb_build_object('refused', 'provider_limit', 'scope', x.kind) || gateway.quota(coalesce(x.most, 0), coalesce(x.most, 0), x.expires_at)
-            from gateway.provider_pause x
-           where p_scope = 'proxy' and x.provider = c.provider and x.account_id = coalesce(p_location, c.account_id) and x.expires_at > moment) as limited
+         case p_scope when 'proxy' then gateway.provider_limit(c.provider, coalesce(p_location, c.account_id)) end as limited
     into found_row from gateway.connection c join public.provider_data d on d.id = c.id
    where (p.id is null or gateway.partner_has_consent(p, p_connection_id)) and c.id = p_connection_id
      and (p.providers is null or c.provider = any (p.providers)) and c.user_id = coalesce(asks.user_id, c.user_id) and (p_location is null or p_location = c.facts ->> 'locationId' or c.facts ->> 'userType' = 'Company');
@@ -4064,7 +4072,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '6da3b103c6905fe7907e8dfc3be77266bfa14bc5477c47cf1a4fee53bccc97d4');
-insert into gateway.function_release (sha256) values ('6da3b103c6905fe7907e8dfc3be77266bfa14bc5477c47cf1a4fee53bccc97d4') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '0949ffc4ce3f9593a6decedd41c2ccc9785d0e5deeb8fc6ef17463a818d8a1e5');
+insert into gateway.function_release (sha256) values ('0949ffc4ce3f9593a6decedd41c2ccc9785d0e5deeb8fc6ef17463a818d8a1e5') on conflict do nothing;
 
 notify pgrst, 'reload schema';
