@@ -8,11 +8,11 @@ the connections and hands the event on to partners, with the body as it came.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any, cast
 
 import structlog
@@ -67,7 +67,7 @@ def receive(rt: Runtime, path: str, header: Header, body: bytes) -> None:
     if event.at is not None and abs(rt.now() - event.at) > OLDEST:
         raise BadRequest("the event is too old", [("timestamp", "More than 72 hours away")])
     if event.accounts:
-        row = {**asdict(event), "id": _id(event, body), "providers": owners, "body": body.decode()}
+        row = {**asdict(event), "id": event.id or sha256(body).hexdigest(), "providers": owners, "body": body.decode()}
         stored = events.receive_event(rt.database, row)
         log.info("webhook.received", providers=owners, topic=event.topic, stored=stored)
 
@@ -123,7 +123,3 @@ def _is_ours(rt: Runtime, provider: Provider, event: IncomingEvent) -> bool:
     if event.app_id is None:
         return event.topic is None
     return rt.clients[provider.id].client_id.partition("-")[0] == event.app_id
-
-
-def _id(event: IncomingEvent, body: bytes) -> str:
-    return event.id or hashlib.sha256(body).hexdigest()

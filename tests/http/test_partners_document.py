@@ -26,6 +26,7 @@ from gateway.web.app import build_app
 from gateway.web.auth_rate_limit import FAILURES_PER_MINUTE
 from gateway.web.error_responses import respond
 from gateway.web.v1.openapi import operations
+from gateway.web.v1.schemas import EVENT_TYPES
 from tests.support import documented
 from tests.support.database import rows
 from tests.support.link_partner import new_partner
@@ -102,7 +103,9 @@ def test_the_document_lists_every_event_that_a_partner_may_see_and_no_other():
     written = re.findall(r"insert into gateway\.event \([a-z_, ]+\)\s+(?:values \(|select )(.{9})", source)
 
     assert all(re.match(r"'|kind |case |p_type", each) for each in written)
-    assert there == set(re.findall(r"`([a-z]+\.[a-z_]+)`", " ".join(row[0] for row in rows_below("What happened"))))
+    listed = re.findall(r"`([a-z_]+\.[a-z_]+)`", " ".join(row[0] for row in rows_below("What happened")))
+    assert there | {"provider_event.received"} == set(listed)
+    assert sorted(listed) == list(EVENT_TYPES)
 
 
 def test_a_provider_that_is_away_is_said_with_the_seconds_where_they_are_known():

@@ -236,6 +236,23 @@ def test_an_address_that_may_not_be_called_is_refused_with_the_reason(gateway, p
     assert [each["field"] for each in answer.json()["errors"]] == ["url"]
 
 
+@pytest.mark.parametrize(
+    "types",
+    [["conection.created"], ["connection.created", "tokens.reads"], ["CONNECTION.CREATED"], ["connection.*"], [""]],
+)
+def test_a_type_of_event_that_does_not_exist_is_refused_with_those_that_do(gateway, partner, types):
+    """
+    A typing error would leave the endpoint without events, and its owner without a reason.
+    """
+    answer = partner.asks(gateway, "/webhooks", "POST", json={"url": "https://partner.example/", "event_types": types})
+    [problem] = answer.json()["errors"]
+
+    assert answer.status_code == 400
+    assert problem["field"].startswith("event_types")
+    assert "'connection.created'" in problem["reason"]
+    assert partner.asks(gateway, "/webhooks").json()["items"] == []
+
+
 def test_a_partner_has_at_most_ten_endpoints(gateway, partner, receiver):
     for _ in range(10):
         added(gateway, partner, receiver)

@@ -49,10 +49,18 @@ def until(condition, seconds):
 
 def test_a_partner_whose_receivers_hang_delays_no_other(rt, store, database, monkeypatch):
     """
-    Fifty partners; the ten endpoints of one never respond. The others have every event before a single attempt there is over.
+    Fifty partners; the ten endpoints of one never respond, and take a quarter of the places. The others have every event meanwhile.
     """
     monkeypatch.setattr(deliver, "DELIVERY_SECONDS", 120.0)
     hanging = threading.Event()
+    under_way = "select count(*) from gateway.webhook where url = %s and claim_id is not null and due_at > now()"
+    most = 0
+
+    def arrived():
+        nonlocal most
+        most = max(most, *rows(database, under_way, dead.url))
+        return len({r.headers["webhook-id"] for r in receiver.received}) == 147
+
     with Receiver(lambda _: 204) as receiver, Receiver(lambda _: hanging.wait(120) and None) as dead:
         hangs = partner(store).caller()
         others = [partner(store).caller() for _ in range(49)]
@@ -62,16 +70,13 @@ def test_a_partner_whose_receivers_hang_delays_no_other(rt, store, database, mon
         assign_positions(rt)
         stopped = threading.Event()
         threads = loop.start_worker(rt, stopped)
-        until(lambda: len(receiver.received) >= 147, 100)
-        finished = rows(database, "select count(*) from gateway.webhook_delivery where status is null")
+        until(arrived, 100)
         stopped.set()
         hanging.set()
         for thread in threads:
             thread.join(20)
 
-    assert len({r.headers["webhook-id"] for r in receiver.received}) == 147
-    assert 0 < len(dead.received) <= 4
-    assert finished == [0]
+    assert 0 < most <= 4
 
 
 def test_a_worker_that_is_killed_loses_no_event(rt, store, database, tmp_path):

@@ -6,9 +6,11 @@ Requests are validated by them, responses are made of them, and the OpenAPI desc
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import fields
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
@@ -79,7 +81,8 @@ Moment = Annotated[AwareDatetime, BeforeValidator(_iso), AfterValidator(_in_utc)
 TagName = Annotated[str, AfterValidator(_tag_name)]
 TagValue = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
 LocationId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
-EventType = Annotated[str, Field(max_length=60, pattern=r"^[a-z]+(_[a-z]+)*\.[a-z]+(_[a-z]+)*$")]
+EVENT_TYPES = tuple(json.loads(Path(__file__).with_name("event_types.json").read_bytes()))
+EventType = Literal[EVENT_TYPES]  # type: ignore[valid-type]
 Limit = Annotated[int, Field(ge=1, le=100, description="The most items of one page."), BeforeValidator(_digits)]
 ProviderType = Annotated[int, Field(description="1 CRM (HighLevel), 2 email, 3 phone, 4 other apps.")]
 
