@@ -33,7 +33,7 @@ from bench.provider import Provider, running_provider
 from bench.stage import save
 from gateway.crypto.vault import Vault
 from gateway.database import apply_schema, open_postgres
-from gateway.database.queries.sessions import open_session
+from gateway.database.queries.connect import open_session
 from gateway.embedded.postgres import start_or_join
 from gateway.server import python_module
 

@@ -22,7 +22,7 @@ from bench.crash_points import with_crash_points
 from gateway.connect.attempt import Connected, Failed, by_user, finish_connect, start_connect
 from gateway.connections.disconnect import disconnect
 from gateway.crypto.vault import fingerprint
-from gateway.database.queries.sessions import open_session
+from gateway.database.queries.connect import open_session
 from gateway.errors import GatewayError
 from gateway.services import Runtime, build_runtime, utc_now
 from gateway.settings import read_settings

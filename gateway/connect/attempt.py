@@ -25,13 +25,13 @@ from gateway.connect.form import read_form
 from gateway.connections.revoke import revoke_or_queue
 from gateway.crypto.vault import fingerprint
 from gateway.database import ANSWER_SECONDS
-from gateway.database.queries.connections import NewGrant, save_connection
-from gateway.database.queries.sessions import (
+from gateway.database.queries.connect import (
     EarlierVisit,
     drop_authorization,
     start_authorization,
     take_authorization,
 )
+from gateway.database.queries.connections import NewGrant, save_connection
 from gateway.errors import (
     BrowserMismatch,
     DatabaseUnavailable,

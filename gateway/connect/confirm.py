@@ -14,8 +14,7 @@ from gateway.connect.attempt import repeat_once
 from gateway.connections.revoke import finish_revocation
 from gateway.crypto.vault import fingerprint
 from gateway.database import ANSWER_SECONDS
-from gateway.database.queries import pending
-from gateway.database.queries.pending import Choice, Decided
+from gateway.database.queries.connect import Choice, Decided, decide_pending_grant, pending_grant
 from gateway.errors import BadRequest, Frozen, GatewayError, StateInvalid, UserMismatch
 from gateway.models import Connection, PendingGrant
 from gateway.services import Runtime
@@ -23,7 +22,7 @@ from gateway.services import Runtime
 
 def load_pending(rt: Runtime, provider: AnyEntry, *, session: str, browser: str) -> PendingGrant:
     """The pending grant of this user in this browser. Raises StateInvalid when there is none, or no longer."""
-    waiting = pending.pending_grant(
+    waiting = pending_grant(
         rt.database, session_hash=fingerprint(session), browser_hash=fingerprint(browser), provider=provider.id
     )
     if waiting is None:
@@ -39,7 +38,7 @@ def decide(rt: Runtime, waiting: PendingGrant, choice: Choice) -> Connection | N
     """
     call_id = uuid.uuid4()
     decided = repeat_once(
-        lambda: pending.decide_pending_grant(
+        lambda: decide_pending_grant(
             rt.database,
             pending_id=waiting.id,
             user_id=waiting.user.id,

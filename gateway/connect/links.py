@@ -18,9 +18,15 @@ from gateway.catalog import AnyEntry, ApiKeyProvider
 from gateway.connect.attempt import Attempt, Begin, repeat_once
 from gateway.connect.confirm import settle
 from gateway.crypto.vault import fingerprint
+from gateway.database.queries.connect import (
+    Choice,
+    Link,
+    complete_link,
+    create_connect_session,
+    find_link,
+    start_connect_session,
+)
 from gateway.database.queries.connections import check_caller
-from gateway.database.queries.links import Link, create_connect_session, find_link, start_connect_session
-from gateway.database.queries.pending import Choice, complete_link
 from gateway.errors import (
     AccessDenied,
     NotFound,

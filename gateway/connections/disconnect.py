@@ -11,7 +11,7 @@ import structlog
 from gateway.connections.revoke import Revoked, finish_revocation
 from gateway.connections.uninstall import Uninstalled, uninstall_app
 from gateway.crypto.vault import fingerprint
-from gateway.database.queries.revocations import erase_own_connection
+from gateway.database.queries.connections import erase_own_connection
 from gateway.errors import NotFound
 from gateway.http import Deadline
 from gateway.models import Caller, Erased

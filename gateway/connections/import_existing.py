@@ -21,8 +21,8 @@ import structlog
 from gateway.account import NotConfirmed, confirm_account
 from gateway.catalog import AnyEntry, Provider
 from gateway.crypto.vault import fingerprint
-from gateway.database.queries import imports
-from gateway.database.queries.imports import ImportRow, QueuedRow
+from gateway.database.queries import connections as queries
+from gateway.database.queries.connections import ImportRow, QueuedRow
 from gateway.errors import (
     ClientRejected,
     Held,
@@ -74,7 +74,7 @@ class Secrets(NamedTuple):
 
 def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
     """The worker's job: import one row that is due. Not of `busy` providers."""
-    row = imports.claim_row(rt.database, providers=[provider.id for provider in rt.enabled()], busy=busy)
+    row = queries.claim_import(rt.database, providers=[provider.id for provider in rt.enabled()], busy=busy)
     return [] if row is None else [Unit(row.provider or "", partial(_import_claimed, rt, row))]
 
 
@@ -87,7 +87,7 @@ def import_row(rt: Runtime, row: ImportRow, provider_id: str | None) -> Outcome:
     """Encrypt and verify a claimed row. Raises DatabaseUnavailable; the row is due again after a minute then."""
     outcome = _import(rt, row, rt.catalog.entries.get(provider_id or ""))
     if outcome.name in ("unmapped", "not_enabled", "no_user", "duplicate", "unreadable"):
-        imports.finish_row(rt.database, row.id, "later", wait_seconds=_OPERATOR_SECONDS)
+        queries.finish_import(rt.database, row.id, "later", wait_seconds=_OPERATOR_SECONDS)
     return outcome
 
 
@@ -100,13 +100,13 @@ def _import(rt: Runtime, row: ImportRow, provider: AnyEntry | None) -> Outcome:
     if row.seal_id is not None and not secrets.is_new:
         if row.status == "unverified":
             return _verify(rt, row, provider, secrets, row.generation, row.seal_id)
-        imports.finish_row(rt.database, row.id, "confirmed")
+        queries.finish_import(rt.database, row.id, "confirmed")
         return Outcome("imported")
     seal_id = uuid.uuid4()
     stored = _store(rt, row, provider, secrets, seal_id)
     if stored == "stored":
         return _verify(rt, row, provider, secrets, row.generation + 1, seal_id)
-    imports.finish_row(rt.database, row.id, "later")
+    queries.finish_import(rt.database, row.id, "later")
     return _NOT_STORED[stored]
 
 
@@ -157,10 +157,12 @@ def _read_secrets(rt: Runtime, row: ImportRow, provider: AnyEntry) -> Secrets | 
     return Secrets(plain["token"], plain["refresh"], ours != set(values), "refresh" not in ours, problem)
 
 
-def _store(rt: Runtime, row: ImportRow, provider: AnyEntry, secrets: Secrets, seal_id: uuid.UUID) -> imports.Stored:
+def _store(
+    rt: Runtime, row: ImportRow, provider: AnyEntry, secrets: Secrets, seal_id: uuid.UUID
+) -> queries.ImportStored:
     encrypt = partial(rt.vault.encrypt, user_id=row.user_id, provider=provider.id, seal_id=seal_id)
     token_is_new = row.token is not None and not row.token.startswith(_ENCRYPTED)
-    return imports.store_row(
+    return queries.store_import(
         rt.database,
         row.id,
         token_hash=row.token and fingerprint(row.token),
@@ -214,12 +216,12 @@ def _verify(
         account = _confirmed_account(rt, row, provider, secrets, generation)
     except (NeedsReauthorization, NotFound) as error:
         reason = error.reason if isinstance(error, NotConfirmed) else "not_confirmed"
-        imports.finish_row(rt.database, row.id, "refused", seal_id=seal_id, error=reason)
+        queries.finish_import(rt.database, row.id, "refused", seal_id=seal_id, error=reason)
         return Outcome("refused", str(error))
     except (ProviderFailed, ClientRejected, RateLimited, RefreshInProgress, SecretUnreadable, Suspended, Held) as error:
-        imports.finish_row(rt.database, row.id, "later", wait_seconds=60.0 * 2 ** min(row.attempts - 1, 6))
+        queries.finish_import(rt.database, row.id, "later", wait_seconds=60.0 * 2 ** min(row.attempts - 1, 6))
         return Outcome("later", str(error))
-    imports.finish_row(rt.database, row.id, "confirmed", seal_id=seal_id, account=account)
+    queries.finish_import(rt.database, row.id, "confirmed", seal_id=seal_id, account=account)
     return Outcome("imported")
 
 
@@ -280,7 +282,7 @@ def import_all(rt: Runtime, names: Mapping[str, str], *, dry_run: bool) -> Itera
     for queued in _queue(rt, report):
         if dry_run:
             outcome = Outcome("waiting")
-        elif row := imports.claim_row(rt.database, providers=providers, id=queued.id):
+        elif row := queries.claim_import(rt.database, providers=providers, id=queued.id):
             named = None if row.seal_id else mapped.get((row.name or "").strip().lower())
             outcome = import_row(rt, row, named or row.provider)
         else:
@@ -294,7 +296,7 @@ def import_all(rt: Runtime, names: Mapping[str, str], *, dry_run: bool) -> Itera
 
 def _queue(rt: Runtime, report: Report) -> Iterator[QueuedRow]:
     after: uuid.UUID | None = None
-    while page := imports.list_queue(rt.database, after=after, limit=PAGE):
+    while page := queries.list_imports(rt.database, after=after, limit=PAGE):
         report.total = report.total or page.total
         yield from page.items
         if len(page.items) < PAGE:

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from gateway.database.queries.refresh import retry
+from gateway.database.queries.tokens import retry
 from gateway.errors import DatabaseUnavailable, GatewayError
 from gateway.services import Runtime
 from gateway.tokens.read import fresh_grant

@@ -12,7 +12,7 @@ from typing import Literal
 import structlog
 
 from gateway.catalog import ApiKeyProvider, Provider
-from gateway.database.queries.revocations import claim_revocations, queue_revocation, settle_revocation
+from gateway.database.queries.connections import claim_revocations, queue_revocation, settle_revocation
 from gateway.errors import GatewayError, ProviderFailed
 from gateway.http import Deadline
 from gateway.models import Grant, Revocation, Unit

@@ -22,8 +22,8 @@ import structlog
 from gateway.connections.revoke import finish_revocation
 from gateway.database.queries import events
 from gateway.database.queries import partners as queries
+from gateway.database.queries.connections import claim_revocations
 from gateway.database.queries.operator import ErasedConnection, erase, provider_holdings
-from gateway.database.queries.revocations import claim_revocations
 from gateway.errors import DatabaseUnavailable
 from gateway.events.chain import assign_positions, seal_events
 from gateway.services import Runtime

@@ -13,8 +13,7 @@ from functools import partial
 from typing import get_args
 
 from gateway.crypto.vault import Vault
-from gateway.database.queries.encrypted import EncryptedValue, Kind, encrypted_values, replace_encrypted
-from gateway.database.queries.operator import list_hosts
+from gateway.database.queries.operator import EncryptedValue, Kind, encrypted_values, list_hosts, replace_encrypted
 from gateway.errors import SecretUnreadable, SettingsRefused
 from gateway.services import Runtime
 

@@ -14,8 +14,8 @@ import structlog
 
 from gateway.catalog import Provider
 from gateway.catalog.deviations import ApiRequest
+from gateway.database.queries.connections import UninstallTarget, find_uninstall_target
 from gateway.database.queries.events import append_event
-from gateway.database.queries.revocations import UninstallTarget, find_uninstall_target
 from gateway.errors import GatewayError, NotFound
 from gateway.http import Deadline
 from gateway.models import Caller, Grant

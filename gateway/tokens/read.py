@@ -16,8 +16,15 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from gateway.database.queries.refresh import ClaimedRefresh, Obstacle, claim_refresh
-from gateway.database.queries.tokens import ReadScope, StoredToken, read_token, stored_token
+from gateway.database.queries.tokens import (
+    ClaimedRefresh,
+    Obstacle,
+    ReadScope,
+    StoredToken,
+    claim_refresh,
+    read_token,
+    stored_token,
+)
 from gateway.errors import (
     ClientRejected,
     GatewayError,

@@ -22,8 +22,7 @@ import structlog
 from gateway.account import NAME_SECONDS, names_another_account, read_account, refreshed_addresses
 from gateway.catalog import Provider
 from gateway.connections import revoke
-from gateway.database.queries.refresh import ClaimedRefresh, claim_due, fail_refresh, finish_refresh
-from gateway.database.queries.tokens import stored_token
+from gateway.database.queries.tokens import ClaimedRefresh, claim_due, fail_refresh, finish_refresh, stored_token
 from gateway.errors import (
     ClientRejected,
     DatabaseUnavailable,

@@ -28,9 +28,8 @@ from gateway.connect.attempt import (
 )
 from gateway.connect.form import Fault, FieldsRefused
 from gateway.crypto.vault import fingerprint
+from gateway.database.queries.connect import Existing, read_session
 from gateway.database.queries.connections import list_connections
-from gateway.database.queries.links import Existing
-from gateway.database.queries.sessions import read_session
 from gateway.errors import AccessDenied, BadRequest, Frozen, ProviderNotEnabled, StateInvalid, Unauthenticated
 from gateway.http import Deadline
 from gateway.web.error_responses import respond

@@ -14,8 +14,8 @@ from gateway.brand import LOGO_POLICY, stylesheet
 from gateway.catalog import TYPES, ApiKeyProvider, Provider
 from gateway.connections.disconnect import disconnect
 from gateway.crypto.vault import fingerprint
+from gateway.database.queries.connect import end_consent
 from gateway.database.queries.connections import Listing, list_connections
-from gateway.database.queries.links import end_consent
 from gateway.errors import GatewayError, NotFound, Unauthenticated, Unexpected, every_problem
 from gateway.models import Connection
 from gateway.services import Runtime

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 from flask import Blueprint, Response, g, make_response, render_template, request
 
 from gateway.crypto.vault import fingerprint
-from gateway.database.queries.sessions import end_session, open_session, read_session
+from gateway.database.queries.connect import end_session, open_session, read_session
 from gateway.errors import Forbidden, Unauthenticated
 from gateway.identity import SESSION_BEYOND_TOKEN
 from gateway.web.redirects import flow, here_or_app_address, see_other, with_query

@@ -19,7 +19,7 @@ from gateway.catalog import load_catalog
 from gateway.crypto.vault import Vault
 from gateway.database import open_postgres
 from gateway.database.queries import partners as queries
-from gateway.database.queries.revocations import erase_own_connection
+from gateway.database.queries.connections import erase_own_connection
 from gateway.doctor import Finding, environment
 from gateway.doctor import database as database_checks
 from gateway.errors import DatabaseUnavailable

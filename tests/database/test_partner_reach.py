@@ -13,10 +13,11 @@ from gateway.database.queries import partners as queries
 from gateway.database.queries.connections import (
     check_caller,
     end_check,
+    erase_own_connection,
+    find_uninstall_target,
     reached_connection,
     reached_connections,
 )
-from gateway.database.queries.revocations import erase_own_connection, find_uninstall_target
 from gateway.database.queries.tokens import read_token
 from gateway.errors import Frozen, RateLimited, Unauthenticated
 from gateway.models import Caller

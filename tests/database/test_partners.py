@@ -13,8 +13,12 @@ from datetime import datetime
 import pytest
 
 from gateway.database.queries import partners as queries
-from gateway.database.queries.connections import check_caller, reached_connection
-from gateway.database.queries.revocations import erase_own_connection, find_uninstall_target
+from gateway.database.queries.connections import (
+    check_caller,
+    erase_own_connection,
+    find_uninstall_target,
+    reached_connection,
+)
 from gateway.database.queries.tokens import read_token
 from gateway.errors import Forbidden, Frozen, Unauthenticated
 from gateway.models import Caller

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from gateway.database import SCHEMA_VERSION, Database, apply_schema, open_postgres, postgres
 from gateway.database.postgres import FunctionMissing, PostgresBackend
-from gateway.database.queries.revocations import erase_own_connection
+from gateway.database.queries.connections import erase_own_connection
 from gateway.embedded.postgres import start_or_join
 from gateway.errors import DatabaseUnavailable, Unexpected
 from tests.support.database import Person, rows

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway.database.queries.refresh import ClaimedRefresh, claim_refresh, fail_refresh, finish_refresh
+from gateway.database.queries.tokens import ClaimedRefresh, claim_refresh, fail_refresh, finish_refresh
 from gateway.errors import BadRequest, Forbidden, NotFound, NotSigned
 from gateway.sandbox.highlevel_webhooks import PUBLIC_KEY, event, signature
 from gateway.sandbox.state import State

@@ -18,9 +18,15 @@ from cryptography.fernet import Fernet
 from gateway.connections import rotate_keys
 from gateway.crypto.vault import Vault
 from gateway.database import open_rest
-from gateway.database.queries.encrypted import encrypted_values, replace_encrypted
-from gateway.database.queries.operator import Host, list_hosts, report_host, worker_backlog
-from gateway.database.queries.revocations import find_uninstall_target
+from gateway.database.queries.connections import find_uninstall_target
+from gateway.database.queries.operator import (
+    Host,
+    encrypted_values,
+    list_hosts,
+    replace_encrypted,
+    report_host,
+    worker_backlog,
+)
 from gateway.doctor.database import compare_hosts
 from gateway.errors import SecretUnreadable, SettingsRefused
 from gateway.models import Caller

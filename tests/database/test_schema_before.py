@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from gateway.database import apply_schema, open_postgres
-from gateway.database.queries.revocations import erase_own_connection
+from gateway.database.queries.connections import erase_own_connection
 from gateway.doctor.database import access_rules
 from tests.support.database import Person, acting, administer, database_dsn, fresh_database, rows
 from tests.support.old_databases import DOCUMENTED, MODEST_OWNER, OLD_TABLES, OURS, SUPABASE, fill_old_tables

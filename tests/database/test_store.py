@@ -10,11 +10,10 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from gateway.database.queries.connections import list_connections, reached_connections
+from gateway.database.queries.connect import EarlierVisit, end_session, read_session
+from gateway.database.queries.connections import erase_own_connection, list_connections, reached_connections
 from gateway.database.queries.events import append_event
 from gateway.database.queries.operator import housekeeping
-from gateway.database.queries.revocations import erase_own_connection
-from gateway.database.queries.sessions import EarlierVisit, end_session, read_session
 from gateway.errors import Unauthenticated, Unexpected
 from gateway.models import AuthorizationRequest, Caller
 from tests.support.database import Person, find_connection, in_an_hour, rows

@@ -10,9 +10,13 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.database.queries.connections import list_connections, reached_connections
-from gateway.database.queries.refresh import finish_refresh
-from gateway.database.queries.revocations import erase_own_connection, settle_revocation
+from gateway.database.queries.connections import (
+    erase_own_connection,
+    list_connections,
+    reached_connections,
+    settle_revocation,
+)
+from gateway.database.queries.tokens import finish_refresh
 from gateway.errors import DatabaseUnavailable
 from gateway.models import Account, Caller
 from tests.support.database import SOON, find_connection, queue, rows

@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 from gateway.database.queries import partners as queries
+from gateway.database.queries.connections import erase_own_connection
 from gateway.database.queries.events import EventPage, read_chain, read_events
 from gateway.database.queries.operator import erase
-from gateway.database.queries.revocations import erase_own_connection
 from gateway.errors import Forbidden, Frozen, Unauthenticated
 from gateway.events.chain import assign_positions
 from gateway.models import Caller

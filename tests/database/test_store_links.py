@@ -11,10 +11,16 @@ from typing import Any
 import psycopg
 import pytest
 
+from gateway.database.queries.connect import (
+    Choice,
+    complete_link,
+    create_connect_session,
+    end_consent,
+    find_link,
+    start_connect_session,
+)
 from gateway.database.queries.connections import list_connections, reached_connection, reached_connections
-from gateway.database.queries.links import create_connect_session, end_consent, find_link, start_connect_session
 from gateway.database.queries.operator import housekeeping
-from gateway.database.queries.pending import Choice, complete_link
 from gateway.database.queries.tokens import read_token
 from gateway.errors import Forbidden, Frozen, PendingConfirmation, Unauthenticated
 from gateway.models import Caller

@@ -8,8 +8,8 @@ import uuid
 
 import pytest
 
+from gateway.database.queries.connections import claim_revocations
 from gateway.database.queries.operator import housekeeping
-from gateway.database.queries.revocations import claim_revocations
 from gateway.errors import DatabaseUnavailable, PendingConfirmation
 from gateway.models import Account
 from tests.support.database import queue, race, rows
@@ -246,7 +246,7 @@ def test_one_of_two_answers_to_a_question_counts(database, store, alice):
     alice.connects(store)
     waiting = alice.waits(store)
     script = """
-from gateway.database.queries.pending import decide_pending_grant
+from gateway.database.queries.connect import decide_pending_grant
 decided = decide_pending_grant(store, pending_id=uuid.UUID(argv[2]), user_id=uuid.UUID(argv[1]), choice=argv[0],
                                call_id=uuid.uuid4(), not_after=None)
 said = decided.ending in ("saved", "access_denied")

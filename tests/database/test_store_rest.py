@@ -29,10 +29,15 @@ import pytest
 from gateway.database import SCHEMA_VERSION, Database, open_postgres, open_rest
 from gateway.database import rest as supabase
 from gateway.database.postgres import FunctionMissing, PostgresBackend
-from gateway.database.queries.connections import list_connections, reached_connections
+from gateway.database.queries.connect import end_session, read_session
+from gateway.database.queries.connections import (
+    claim_revocations,
+    erase_own_connection,
+    list_connections,
+    reached_connections,
+    settle_revocation,
+)
 from gateway.database.queries.events import append_event
-from gateway.database.queries.revocations import claim_revocations, erase_own_connection, settle_revocation
-from gateway.database.queries.sessions import end_session, read_session
 from gateway.database.rest import SupabaseBackend, _translated
 from gateway.errors import DatabaseUnavailable, SettingsRefused, Unexpected
 from gateway.models import Caller

@@ -16,10 +16,8 @@ import requests
 
 from gateway.database import open_postgres
 from gateway.database.queries import partners as queries
-from gateway.database.queries.connections import reached_connection
-from gateway.database.queries.refresh import ClaimedRefresh, claim_refresh
-from gateway.database.queries.revocations import erase_own_connection, find_uninstall_target
-from gateway.database.queries.tokens import read_token
+from gateway.database.queries.connections import erase_own_connection, find_uninstall_target, reached_connection
+from gateway.database.queries.tokens import ClaimedRefresh, claim_refresh, read_token
 from gateway.errors import Unauthenticated
 from gateway.models import Caller
 from gateway.partners.admin import add_key

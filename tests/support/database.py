@@ -21,17 +21,19 @@ import psycopg
 
 from gateway.crypto.vault import Vault
 from gateway.database import Database, open_postgres
-from gateway.database.queries import refresh, revocations
-from gateway.database.queries.connections import NewGrant, list_connections, save_connection
-from gateway.database.queries.pending import Choice, Decided, decide_pending_grant, pending_grant
-from gateway.database.queries.revocations import queue_revocation
-from gateway.database.queries.sessions import (
+from gateway.database.queries import connections, tokens
+from gateway.database.queries.connect import (
+    Choice,
+    Decided,
     EarlierVisit,
     Mismatch,
+    decide_pending_grant,
     open_session,
+    pending_grant,
     start_authorization,
     take_authorization,
 )
+from gateway.database.queries.connections import NewGrant, list_connections, queue_revocation, save_connection
 from gateway.embedded.postgres import EmbeddedPostgres
 from gateway.models import AuthorizationRequest, Connection, PendingGrant, Revocation
 from tests.support.forked import CONTEXT
@@ -383,8 +385,8 @@ def _run(dsn: str, script: str, argv: list[str], start: Barrier, sender: Pipe) -
         "json": json,
         "uuid": uuid,
         "Person": Person,
-        **vars(refresh),
-        **vars(revocations),
+        **vars(tokens),
+        **vars(connections),
     }
     start.wait(60)
     exec(script, names)  # noqa: S102 - the test's own

@@ -1,5 +1,6 @@
 """
-Connections: save in one call, list, and what callers of /v1 reach: a partner with a key, or a user.
+Connections: save in one call, list, and what callers of /v1 reach, a partner with a key or a user; the import of tokens that the gateway did
+not write; disconnecting, and the queue of grants that still have to be revoked at their provider.
 
 A function with a caller checks the key in the same call, and raises Unauthenticated, Forbidden, Frozen or RateLimited for a refusal.
 """
@@ -8,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from gateway.database import SqlFunction
-from gateway.models import Connection, Display, User
+from gateway.models import Connection, Display, Erased, Revocation, User
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,4 +96,111 @@ end_check = SqlFunction[Connection | None]("end_check", "caller", "connection_id
 The connection after a check, None where it is gone. An outcome changes it only if it still has that generation.
 
 `label`: the account's name, which is kept where the connection has none.
+"""
+
+
+# -- import ---------------------------------------------------------------------------------------------------------
+
+
+ImportStored = Literal["stored", "changed", "duplicate", "no_user"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRow:
+    """A claimed row of provider_data. `provider`: of the connection, or by the row's name; None for an unknown name."""
+
+    id: UUID
+    user_id: UUID | None
+    name: str | None
+    provider: str | None
+    seal_id: UUID | None
+    refresh_seal_id: UUID | None
+    """None for a row that is no connection yet; so are `generation` 0 and `account_id` None."""
+    generation: int
+    account_id: str | None
+    status: str | None
+    scope: tuple[str, ...]
+    token: str | None = field(repr=False)
+    refresh: str | None = field(repr=False)
+    expires: str | None
+    expires_at: datetime | None
+    data: Any
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedRow:
+    """A row that waits to be imported."""
+
+    id: UUID
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePage:
+    """Some rows in order of id, and how many there are in all."""
+
+    total: int
+    items: tuple[QueuedRow, ...]
+
+
+list_imports = SqlFunction[QueuePage]("import_queue")
+"""The rows that wait to be imported, after that id."""
+
+claim_import = SqlFunction[ImportRow | None]("claim_import")
+"""The next due row of no `busy` provider, or that one; it is not due again for a minute. `providers`: of each name."""
+
+store_import = SqlFunction[ImportStored]("store_import", "id")
+"""Put encrypted values in the place of those with these hashes, if they are still there; the connection is then `unverified`."""
+
+finish_import = SqlFunction[None]("finish_import", "id", "outcome")
+"""
+Take the row out of the queue, or make it due later.
+
+`confirmed` with an account makes the connection active; `refused` makes it need reauthorization. Both apply only to the save of that
+`seal_id`.
+"""
+
+
+# -- disconnect and revoke ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class UninstallTarget:
+    """What an uninstall at the provider needs to know of a connection."""
+
+    user_id: UUID
+    provider: str
+    account_id: str
+    facts: Mapping[str, Any]
+    kept: bool
+    """The connection stays: the caller is a partner, and others use the connection."""
+    shared: bool
+    """The account is connected elsewhere too, and the caller is a partner that has no say in that."""
+
+
+find_uninstall_target = SqlFunction[UninstallTarget | None]("disconnect", look=True)
+"""A connection of the signed-in user, or one that the caller reaches; None for any other."""
+
+erase_own_connection = SqlFunction[Erased | None]("disconnect")
+"""
+Erase a connection of the signed-in user, or one that the caller reaches, and queue its grant; None for any other.
+
+Where the caller is a partner and others use the connection, only the partner's access ends: `kept`.
+"""
+
+queue_revocation = SqlFunction[Revocation | None]("queue_revocation")
+"""Queue an encrypted grant that was not saved to be revoked. The same seal_id again changes nothing."""
+
+claim_revocations = SqlFunction[tuple[Revocation, ...]]("claim_revocations")
+"""
+Grants that no other process gets for two minutes: those that are due, of no `busy` provider; or the next in a provider's queue after the
+seal_id `after`, due or not.
+"""
+
+settle_revocation = SqlFunction[bool]("settle_revocation", "seal_id")
+"""
+Take a grant out of the queue, or delay it; whether it is still in the queue.
+
+`outcome` is recorded where the operator revoked the grant.
 """

@@ -1,10 +1,10 @@
-"""The operator's view and commands: any user's connections, all of a provider, the hosts, the worker's backlog, housekeeping."""
+"""The operator's view and commands: any user's connections, all of a provider, hosts, the worker's backlog, encrypted values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from gateway.database import SqlFunction
@@ -103,3 +103,50 @@ list_hosts = SqlFunction[tuple[Host, ...]]("hosts")
 
 housekeeping = SqlFunction[bool]("housekeeping")
 """Remove what has expired, announce grants that will expire soon, drop old events; False while another process does it."""
+
+
+# -- encrypted values -----------------------------------------------------------------------------------------------
+
+
+Kind = Literal["connection", "pending_grant", "revocation", "webhook", "unclaimed_install", "event_chain"]
+"""The tables that hold encrypted values. Grants move from the first to the later ones, never back."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptedValue:
+    """One value and the context that its key is derived from."""
+
+    id: UUID
+    """Of its row."""
+    column: str
+    text: str = field(repr=False)
+    user_id: UUID | None
+    provider: str
+    seal_id: str
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """The arguments of Vault.decrypt and Vault.encrypt."""
+        return {
+            "column": self.column,
+            "user_id": self.user_id,
+            "provider": self.provider,
+            "seal_id": self.seal_id,
+        }
+
+
+class Page(NamedTuple):
+    """Some values, in order. `total`: how many there are; in the first page only."""
+
+    total: int | None
+    items: tuple[EncryptedValue, ...]
+
+
+encrypted_values = SqlFunction[Page]("encrypted_values", "kind")
+"""The next values of that kind, after that one."""
+
+replace_encrypted = SqlFunction[int]("replace_encrypted", "kind", "changes")
+"""
+Replace each `old` text by the `new` one, in `column` of row `id`: {"items": [...]}. How many were replaced. Values that changed meanwhile stay, and locked rows are left for the next
+pass.
+"""

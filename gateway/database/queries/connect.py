@@ -1,0 +1,176 @@
+"""
+Connecting: browser sessions, and the authorization requests made in them; the links that partners make for their users; pending grants, kept
+for ten minutes until their user, or the partner of their link, has decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
+
+from gateway.database import SqlFunction
+from gateway.models import (
+    AuthorizationRequest,
+    Clock,
+    Connection,
+    Erased,
+    PendingGrant,
+    Revocation,
+    Status,
+    User,
+    UtcTime,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The signed-in user, and the expiry."""
+
+    user: User
+    expires_at: UtcTime
+
+
+open_session = SqlFunction[UUID | None]("open_session")
+"""The user's id once they are signed in; None when the user does not exist, or is banned or deleted."""
+
+read_session = SqlFunction[Session | None]("session", "session_hash")
+"""The session, or None when it is unknown or has expired, or its user is banned or deleted."""
+
+end_session = SqlFunction[Session | None]("session", "session_hash", end=True)
+"""End the session, which is answered as it was."""
+
+Mismatch = Literal["browser_mismatch", "user_mismatch"]
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierVisit:
+    """An attempt that was taken before. `request`: None while that visit is under way; `connection`: None while the grant is pending."""
+
+    request: AuthorizationRequest | None = None
+    connection: Connection | None = None
+
+
+start_authorization = SqlFunction[tuple[str, ...] | None]("start_authorization")
+"""Store an attempt of the signed-in user for ten minutes; the scopes to request. None when the session has ended."""
+
+take_authorization = SqlFunction[AuthorizationRequest | EarlierVisit | Mismatch | None]("take_authorization")
+"""
+Take the attempt, once; afterwards its result, for the browser and user that finished it. None for an unknown or expired state, and where
+the attempt failed.
+
+A mismatch leaves it as it was, so that a link scanner or another user cannot use it up. `provider`: of the callback; the wrong one uses
+the attempt up.
+"""
+
+drop_authorization = SqlFunction[None]("take_authorization", "state_hash", failed=True)
+"""The attempt has failed: another visit need not wait for its result."""
+
+
+# -- partners' links ------------------------------------------------------------------------------------------------
+
+
+class ConnectSession(NamedTuple):
+    """A new connect session."""
+
+    id: UUID
+    expires_at: datetime
+
+
+class Existing(NamedTuple):
+    """The connection that the link's user has at the provider."""
+
+    account_label: str
+    status: Status
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What the page of a link shows. `scope_of_others` and `existing` are known only where the link's user is signed in."""
+
+    id: UUID
+    provider: str
+    return_to: str | None
+    user_id: UUID
+    user_label: str | None
+    partner: str
+    partner_scope: tuple[str, ...]
+    partner_reach: Literal["own", "all"]
+    scope: tuple[str, ...]
+    scope_of_others: tuple[str, ...]
+    """The scopes of the user's connections there, and those that other partners asked for."""
+    session_user_id: UUID | None
+    """The user who is signed in, in this browser."""
+    session_label: str | None
+    existing: Existing | None
+
+
+StartOutcome = Literal["started", "user_mismatch", "unauthenticated"]
+"""`user_mismatch`: another user is signed in. `unauthenticated`: no user is, and the link has no product to return to."""
+
+create_connect_session = SqlFunction[ConnectSession | None]("create_connect_session", "caller")
+"""A link of the partner for fifteen minutes; None for a provider that is not the partner's, and for an unknown user."""
+
+find_link = SqlFunction[Link | None]("link")
+"""The content of a link, which is not used up; None for an unknown, expired or used link. Frozen for a frozen partner."""
+
+start_connect_session = SqlFunction[StartOutcome | None]("start_connect_session")
+"""Use the link up and keep the attempt: once, for one caller. None for an unknown, expired or used link."""
+
+end_consent = SqlFunction[Erased | None]("disconnect")
+"""End a partner's use of the user's connection; None where it is not the user's or the partner does not use it."""
+
+
+# -- pending grants -------------------------------------------------------------------------------------------------
+
+
+Choice = Literal["replace", "both", "no"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The result of a decision. `revocation`: a deleted grant that has to be revoked."""
+
+    ending: Literal["saved", "access_denied", "state_invalid", "user_mismatch", "frozen", "one_account"]
+    connection: Connection | None = None
+    revocation: Revocation | None = None
+
+
+pending_grant = SqlFunction[PendingGrant | None]("pending_grant")
+"""The pending grant of the signed-in user in this browser; None if there is none."""
+
+decide_pending_grant = SqlFunction[Decided]("decide_pending_grant")
+"""
+Save a pending grant as its user's connection, or delete it and queue its revocation.
+
+`state_invalid`: it was decided before, except by a call of the same `call_id`, which gets the same result. Raises PendingConfirmation,
+which leaves it pending, where the grant allows less than the connection and the choice is not `replace`.
+"""
+
+complete_link = SqlFunction[Decided | None]("complete_connect_session", "caller")
+"""
+Decide for a link that was finished where no user was signed in; None for another partner's session and for an unknown one.
+
+A repeated call within ten minutes gets the same result. A wrong user or confirmation deletes the grant. Raises PendingConfirmation,
+which leaves it pending, where a choice is needed.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class UnclaimedInstall:
+    """An installation that was started at the provider. `shared`: its account is connected already."""
+
+    id: UUID
+    provider: str
+    account_id: str
+    encrypted: str = field(repr=False)
+    browser_hash: str
+    clock: Clock
+    shared: bool
+
+
+unclaimed_install = SqlFunction[UnclaimedInstall | None]("unclaimed_install", "browser_hash")
+"""Keep an installation for a browser: `put`. Else its newest; without a browser one that was not claimed in time. `take` removes it."""
