@@ -2,9 +2,9 @@
 How many threads of a process may wait for providers, and when a provider is left alone.
 
 A provider may hold as many slots as are still free, and each provider can always hold one. So a provider that hangs takes
-half of them, a second one half of the rest, and any other provider still finds one. What exceeds this fails at once. After
-failures in a row the provider's circuit opens: only one call at a time finds out whether it is back. Requests and worker jobs, and
-every kind of call, use the same slots and the same circuit.
+half of them, a second one half of the rest, and any other provider still finds one. What exceeds this fails at once. Requests and
+worker jobs, and every kind of call, use the same slots. After failures in a row a circuit opens: only one call at a time finds out
+whether the provider is back. The gateway's own calls of a provider have one circuit, and each caller's proxied calls one of their own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from gateway.errors import ProviderBusy, ProviderFailed, ProviderUnavailable
 
@@ -24,6 +25,8 @@ BUDGET = 64
 """Slots of a process for calls to providers. One provider gets half of them."""
 FAILURES_TO_OPEN = 10
 OPEN_SECONDS = 5.0
+FORGET_SECONDS = 60.0
+"""Failures with a longer pause between them do not add up."""
 RETRY_SECONDS = (2.0, 6.0)
 """The pause for a refused caller, at random, so that refused callers neither keep the process busy nor come back together."""
 FAILURES = frozenset({429, *range(500, 600)})
@@ -31,7 +34,7 @@ FAILURES = frozenset({429, *range(500, 600)})
 
 
 class Shares:
-    """A number of places that providers share fairly. Safe to use from many threads."""
+    """A number of places that providers, or others, share fairly. Safe to use from many threads."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
@@ -40,31 +43,30 @@ class Shares:
     def reset(self) -> None:
         """Forget every place, as a forked child must: it holds none of its parent's."""
         self._lock = threading.RLock()
-        self._taken: Counter[str] = Counter()
+        self._taken: Counter[Any] = Counter()
 
-    def has_free_place(self, provider_id: str) -> bool:
-        """Whether the provider may take a further place."""
+    def has_free_place(self, who: Any) -> bool:
+        """Whether there is a further place for `who`."""
         with self._lock:
-            mine = self._taken[provider_id]
-            return mine == 0 or mine < self._budget - self._taken.total()
+            mine = self._taken[who]
+            return mine == 0 or mine < self._budget - self.taken(who)
 
-    def take(self, provider_id: str, *, always: bool = False) -> bool:
+    def take(self, who: Any, *, always: bool = False) -> bool:
         """Take a place, until `release`; False when there is none. `always`: also then."""
         with self._lock:
-            if not always and not self.has_free_place(provider_id):
+            if not always and not self.has_free_place(who):
                 return False
-            self._taken[provider_id] += 1
+            self._taken[who] += 1
             return True
 
-    def release(self, provider_id: str) -> None:
+    def release(self, who: Any) -> None:
         """Free a place."""
         with self._lock:
-            self._taken[provider_id] -= 1
+            self._taken -= Counter([who])  # and forget who has none
 
-    def taken(self) -> int:
-        """Places in use."""
-        with self._lock:
-            return self._taken.total()
+    def taken(self, who: Any = None) -> int:  # noqa: ARG002
+        """Places in use, of those that `who` shares: all of them."""
+        return self._taken.total()
 
 
 @dataclass(slots=True)
@@ -92,22 +94,22 @@ class Bulkhead:
         """Forget every call, as a forked child must: it makes none of its parent's."""
         self._slots.reset()
         self._lock = threading.Lock()
-        self._circuits: dict[str, _Circuit] = {}
+        self._circuits: dict[tuple[str, str], _Circuit] = {}
         self._held = threading.local()
 
     @contextlib.contextmanager
-    def slot(self, provider_id: str, *, always: bool = False) -> Iterator[None]:
+    def slot(self, provider_id: str, caller: str = "", *, always: bool = False) -> Iterator[None]:
         """
         Hold a slot while this thread works with the provider; the calls in it use the same slot.
 
         Raises ProviderBusy at once, with `retry_after`, when no slot is free or the circuit is open. `always`: for work that was claimed
-        because `is_available`.
+        because `is_available`. `caller`: whose circuit it is; the gateway's own without.
         """
         held: set[str] = self._held.__dict__.setdefault("providers", set())
         if provider_id in held:
             yield
             return
-        wait = self._wait(provider_id, probe=True)
+        wait = self._wait((provider_id, caller), probe=True)
         if wait and not always:
             raise ProviderBusy(
                 f"{provider_id}: failed several times in a row, not called",
@@ -123,9 +125,9 @@ class Bulkhead:
             self._slots.release(provider_id)
 
     @contextlib.contextmanager
-    def exchange(self, provider_id: str, failures: Container[int] = FAILURES) -> Iterator[Exchange]:
+    def exchange(self, provider_id: str, caller: str = "", failures: Container[int] = FAILURES) -> Iterator[Exchange]:
         """One request in a slot. No response, and a status in `failures`, count as a failure of the provider, any other response as a success."""
-        with self.slot(provider_id):
+        with self.slot(provider_id, caller):
             exchange, failed = Exchange(), None  # an error of ours says nothing about the provider
             try:
                 yield exchange
@@ -135,21 +137,21 @@ class Bulkhead:
                 raise
             finally:
                 if failed is not None:
-                    self._judge(provider_id, failed=failed)
+                    self._judge((provider_id, caller), failed=failed)
 
     def is_available(self, provider_id: str) -> bool:
         """Whether a slot is free, and the circuit closed or due for a probe."""
-        return not self._wait(provider_id, probe=False) and self._slots.has_free_place(provider_id)
+        return not self._wait((provider_id, ""), probe=False) and self._slots.has_free_place(provider_id)
 
     def open_circuits(self) -> list[str]:
-        """The providers that this process leaves alone at the moment."""
+        """The providers that this process leaves alone at the moment, for itself or for a caller."""
         with self._lock:
-            return [name for name, circuit in self._circuits.items() if circuit.failures >= FAILURES_TO_OPEN]
+            return [name for (name, _), circuit in self._circuits.items() if circuit.failures >= FAILURES_TO_OPEN]
 
-    def _wait(self, provider_id: str, *, probe: bool) -> float:
+    def _wait(self, name: tuple[str, str], *, probe: bool) -> float:
         """For how long the circuit refuses calls. `probe`: the caller makes the call that finds out whether the provider is back."""
         with self._lock:
-            circuit = self._circuits.get(provider_id)
+            circuit = self._circuits.get(name)
             if circuit is None or circuit.failures < FAILURES_TO_OPEN:
                 return 0.0
             now = self._clock()
@@ -159,11 +161,12 @@ class Bulkhead:
                 circuit.open_until = now + OPEN_SECONDS
             return 0.0
 
-    def _judge(self, provider_id: str, *, failed: bool) -> None:
+    def _judge(self, name: tuple[str, str], *, failed: bool) -> None:
         with self._lock:
-            circuit = self._circuits.setdefault(provider_id, _Circuit())
-            circuit.failures = circuit.failures + 1 if failed else 0
-            circuit.open_until = self._clock() + OPEN_SECONDS
+            now = self._clock()
+            recent = {each: it for each, it in self._circuits.items() if now < it.open_until + FORGET_SECONDS}
+            failures = recent.pop(name, _Circuit()).failures
+            self._circuits = recent | ({name: _Circuit(failures + 1, now + OPEN_SECONDS)} if failed else {})
 
 
 def retry_seconds() -> float:

@@ -152,6 +152,7 @@ class HttpClient:
         deadline: Deadline | None = None,
         idle_seconds: float = 30.0,
         provider: str | None = None,
+        caller: str = "",
         failures: Container[int] = FAILURES,
         is_abandoned: Callable[[], bool] | None = None,
     ) -> Iterator[StreamedResponse]:
@@ -159,7 +160,7 @@ class HttpClient:
         Like `request`, in constant memory: `body` is sent as it is produced, the response body is an iterator.
 
         `body_length`: its length, where it is known; else it is sent in chunks. `idle_seconds`: the longest single wait.
-        `failures`: the statuses that count as a failure of the provider. `is_abandoned`: whether the call can be ended with CallerGone.
+        `caller`: whom the call is made for: its failures close the provider to no other. `failures`: the statuses that count as such. `is_abandoned`: whether the call can be ended with CallerGone.
         A response that arrives before the whole body was sent ends the sending.
         """
         try:
@@ -175,7 +176,7 @@ class HttpClient:
         if not call.deadline.remaining():
             raise ProviderUnavailable(f"{origin}: no time was left to ask")
         with (
-            self._bulkhead.exchange(provider or origin.host, failures)
+            self._bulkhead.exchange(provider or origin.host, caller, failures)
             if self._bulkhead
             else contextlib.nullcontext(Exchange()) as exchange
         ):

@@ -18,7 +18,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from gateway.http.addresses import AddressPolicy, Origin, target_of
 
 IDLE_SECONDS = 60.0
 """How long an unused connection is kept. Middleboxes forget idle connections without a word."""
+_CONNECT_SECONDS = 10.0
 _LARGEST_HEAD = 32 * 1024
 _READ = 64 * 1024
 _MOST_IDLE = 128
@@ -146,7 +147,7 @@ class Pool:
                 if kept is not None:
                     self._idle.remove(kept)
             if kept is None:
-                return self._connect(call)
+                return self._connect(replace(call, deadline=call.deadline.within(_CONNECT_SECONDS)))
             if not kept.has_expired():
                 return kept
             kept.close()

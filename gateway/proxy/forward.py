@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
+from typing import Any
 from uuid import UUID
 
 from gateway.catalog import AnyEntry, Provider
@@ -38,12 +39,12 @@ from gateway.tokens.provider_limits import note_limit
 from gateway.tokens.read import FreshToken
 
 PARTNER_SLOTS = 32
-"""Slots of a process for proxied calls, as many as one provider gets. A partner takes at most half of them."""
+"""Slots of a process for a partner's calls, and for a provider's: in each, one that hangs takes half of those that are free."""
 LONGEST_SECONDS = 3600.0
-IDLE_SECONDS = 30.0
-"""The longest wait for the provider's next byte."""
+IDLE_SECONDS = 120.0
+"""The longest wait for the provider's next byte. Silent event streams have a comment every 15 to 60 seconds."""
 OUTAGES = frozenset({502, 503, 504})
-"""Other statuses may be due to what the caller sent, and must not close the provider to other callers."""
+"""Other statuses are answers to what the caller sent."""
 RETRY_SECONDS = 15.0
 """No retry begins later than this."""
 _WORTH_A_RETRY = OUTAGES | {429}
@@ -52,12 +53,21 @@ _PAUSE_SECONDS = 2.0
 _LARGEST_REFUSAL = 64 * 1024
 _REFUSALS = frozenset({400, 401, 403})
 
-_partners = Shares(PARTNER_SLOTS)
+
+class PartnerShares(Shares):
+    """Places by partner and provider: partners share a provider's, and a partner's providers share the partner's."""
+
+    def taken(self, who: Any = ("", "")) -> int:
+        """Places in use, of the partner or at the provider."""
+        return max(sum(n for each, n in self._taken.items() if each[side] == who[side]) for side in range(2))
+
+
+_partners = PartnerShares(PARTNER_SLOTS)
 
 
 @dataclass(frozen=True, slots=True)
 class ProxiedResponse:
-    """The provider's response. `held.close()` ends the call; the end of `body` does so too."""
+    """The provider's response. `held.close()` ends the call."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -78,13 +88,13 @@ def forward(rt: Runtime, caller: Caller, connection_id: UUID, call: ProxiedReque
     provider = rt.entry(fresh.provider)
     check_target(provider, target)
     with ExitStack() as held:
-        _take_share(held, fresh.reader_id)
+        _take_share(held, fresh)
         response, error = _send(rt, provider, fresh, target, call, held, retries)
         if error == "token_refused" and call.is_repeatable and isinstance(provider, Provider):
             newer = _newer_token(rt, fresh, caller, location)
             if newer is not None:
                 held.close()
-                _take_share(held, newer.reader_id)
+                _take_share(held, newer)
                 fresh = newer
                 response, error = _send(rt, provider, fresh, target, call, held, retries=0)
         if error == "suspended" and not (fresh.seal_id or provider.above(fresh.facts)):
@@ -98,12 +108,12 @@ def forward(rt: Runtime, caller: Caller, connection_id: UUID, call: ProxiedReque
     raise AssertionError  # pragma: no cover - an ExitStack of ours suppresses nothing
 
 
-def _take_share(held: ExitStack, reader_id: UUID | None) -> None:
-    reader = str(reader_id)
-    if not _partners.take(reader):
+def _take_share(held: ExitStack, fresh: FreshToken) -> None:
+    share = (fresh.reader_id, fresh.provider)
+    if not _partners.take(share):
         most = PARTNER_SLOTS // 2
         raise RateLimited("the caller has too many proxied calls under way", Quota(most, most, retry_seconds()))
-    held.callback(_partners.release, reader)
+    held.callback(_partners.release, share)
 
 
 def _send(
@@ -135,6 +145,7 @@ def _send(
                     deadline=Deadline.after(LONGEST_SECONDS),
                     idle_seconds=IDLE_SECONDS,
                     provider=provider.id,
+                    caller=str(fresh.reader_id),
                     failures=OUTAGES,
                     is_abandoned=call.is_abandoned,
                 )
@@ -195,18 +206,12 @@ def _returned(response: StreamedResponse, error: str | None, mask: Mask, held: E
     headers |= {ERROR: error} if error else {}
     plain = decoded(response.body, response.headers)
     pieces = mask.pieces(plain)
-    first = next(pieces, b"")  # an error before it still gets a response of its own
+    is_stream = plain is response.body and "Content-Length" not in response.headers
+    first = b"" if is_stream else next(pieces, b"")  # an error before it still gets a response of its own
     if first and plain is not response.body:
         headers = {name: value for name, value in headers.items() if name.lower() not in _OF_CODING}
     headers[MARK] = str(response.status)
-    kept = held.pop_all()
-    return ProxiedResponse(response.status, headers, _until_the_end(kept, first, pieces), kept)
+    return ProxiedResponse(response.status, headers, chain([first], pieces), held.pop_all())
 
 
 _OF_CODING = ("content-encoding", "content-length", "etag")
-
-
-def _until_the_end(held: ExitStack, first: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    with held:
-        yield first
-        yield from pieces

@@ -18,8 +18,6 @@ MARK = "Gateway-Upstream-Status"
 """On each response of the provider, and on no response of the gateway."""
 ERROR = "Gateway-Upstream-Error"
 """What a refusal of the provider is about, where its words are known."""
-OWN_HEADERS = ("Gateway-Location", "Gateway-Path", "Gateway-Retries")
-"""How a caller instructs the proxy."""
 LARGEST_KEPT = 1024 * 1024
 """A body up to this size can be sent again."""
 MOST_RETRIES = 3

@@ -689,6 +689,27 @@ def test_four_large_streams_up_and_down_take_little_memory(made, api):
     assert most - before < 60_000_000
 
 
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/json"])
+def test_a_stream_arrives_as_it_is_sent(made, api, kind):
+    """
+    Its head before its first event, and each event before the next one is sent.
+    """
+    key = {"Authorization": f"Bearer {made.key}"}
+    url = f"{made.url}/v1/connections/{made.connection}/proxy/stream/{kind}"
+    with requests.get(url, headers=key, stream=True, timeout=10) as answer:
+        assert (200, "200", kind) == (
+            answer.status_code,
+            answer.headers["Gateway-Upstream-Status"],
+            answer.headers["Content-Type"],
+        )
+        pieces = answer.iter_content(None)
+        for event in (b"data: one\n\n", b": still here\n\n", b"data: two\n\n"):
+            api.events.put(event)
+            assert event == next(pieces)
+        api.events.put(b"")
+        assert [] == list(pieces)
+
+
 @pytest.mark.parametrize("path", ["/slow", "/silent"])
 def test_a_client_that_goes_away_ends_the_call(made, api, call, path):
     """
@@ -717,15 +738,18 @@ def waits(condition, seconds=10):
 
 def test_a_greedy_partner_leaves_slots_for_others(made, api):
     """
-    Sixty calls at once to a silent provider: sixteen wait, the others get 429 with `Retry-After`, and another partner's call goes through.
+    Sixty calls at once to a silent provider: sixteen wait, the others get 429 with `Retry-After`. Another partner's call goes through, and
+    the same partner's calls to another provider.
     """
     greedy, other = partner_of(made.dsn), partner_of(made.dsn)
     path = f"/connections/{made.connection}/proxy"
+    elsewhere = f"/connections/{made.alice.connects('ghl_white_label')['connection']}/proxy"
     with ThreadPoolExecutor(60) as threads:
         running = [threads.submit(greedy.asks, made, f"{path}/silent/3") for _ in range(60)]
         waits(lambda: sum(each.done() for each in running) >= 44)
         began = time.monotonic()
         assert 200 == other.asks(made, f"{path}/echo").status_code
+        assert 200 == greedy.asks(made, f"{elsewhere}/echo").status_code
         assert time.monotonic() - began < 2
         answers = [each.result() for each in running]
 
@@ -737,11 +761,16 @@ def test_a_greedy_partner_leaves_slots_for_others(made, api):
 
 def test_a_provider_that_fails_is_left_alone_until_a_probe_succeeds(made, api, call):
     """
-    503 with `Retry-After`, without a call; other providers are called meanwhile.
+    503 with `Retry-After`, without a call; other providers are called meanwhile, and other partners' calls and refreshes go through, since
+    the failures may be due to what was asked for.
     """
     connection = made.alice.connects("microsoft")["connection"]
-    for _ in range(10):
-        assert 503 == call("GET", "/status/503", connection=connection).status_code
+    api.raw["empty"] = b""
+    for path, status in (("/status/503", 503), ("/raw/empty", 504)) * 5:
+        assert status == call("GET", path, connection=connection).status_code
+    other = partner_of(made.dsn)
+    assert 200 == other.asks(made, f"/connections/{connection}/proxy/echo").status_code
+    assert 200 == other.asks(made, f"/connections/{connection}/refresh", "POST").status_code
     seen = len(api.seen)
     refused = call("GET", "/echo", connection=connection)
 

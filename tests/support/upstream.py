@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 PIECE = bytes(range(256)) * 256
@@ -118,6 +119,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"a")
         self._wait(float(rest or 20))
 
+    def _stream(self, rest: str, _: Seen) -> None:
+        """The head of a stream of that kind, and an event for each that the test has put there, until an empty one."""
+        self.send_response(200)
+        self.send_header("Content-Type", rest)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        while event := self.server.events.get(timeout=20):
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
+        self.wfile.write(b"0\r\n\r\n")
+
     def _silent(self, rest: str, _: Seen) -> None:
         self._wait(float(rest or 20))
         self.answer(200, b"late")
@@ -150,6 +161,7 @@ class Upstream(ThreadingHTTPServer):
         self.answers: dict[str, tuple[int, bytes]] = {}
         self.headers: dict[str, str] = {}
         self.raw: dict[str, bytes] = {}
+        self.events: Queue[bytes] = Queue()
         self.waiting = self.abandoned = 0
         self.closing = False
 

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from gateway.errors import DatabaseUnavailable, ProviderBusy, ProviderGarbled, ProviderUnavailable
-from gateway.http.bulkhead import FAILURES_TO_OPEN, OPEN_SECONDS, Bulkhead
+from gateway.http.bulkhead import FAILURES_TO_OPEN, FORGET_SECONDS, OPEN_SECONDS, Bulkhead
+from gateway.proxy.forward import PartnerShares
 
 
 class Clock:
@@ -30,9 +31,9 @@ def bulkhead(clock):
     return Bulkhead(budget=8, clock=clock)
 
 
-def fails(bulkhead, provider, times=1):
+def fails(bulkhead, provider, times=1, caller=""):
     for _ in range(times):
-        with contextlib.suppress(ProviderUnavailable), bulkhead.exchange(provider):
+        with contextlib.suppress(ProviderUnavailable), bulkhead.exchange(provider, caller):
             raise ProviderUnavailable("no response")
 
 
@@ -41,8 +42,8 @@ def responds(bulkhead, provider, status=200):
         exchange.status = status
 
 
-def refused(bulkhead, provider):
-    with pytest.raises(ProviderBusy, match="not called"), bulkhead.slot(provider):
+def refused(bulkhead, provider, caller=""):
+    with pytest.raises(ProviderBusy, match="not called"), bulkhead.slot(provider, caller):
         pass
     return True
 
@@ -63,6 +64,42 @@ def test_providers_that_hang_leave_a_slot_for_any_other():
     """
     bulkhead = Bulkhead(budget=8)
     assert [4, 2, 1, 1, 1, 1] == [found for found, _ in [slots(bulkhead, name, 9) for name in "abcdef"]]
+
+
+def test_a_partner_whose_calls_hang_leaves_places_for_its_other_providers_and_for_other_partners():
+    """
+    Half of what is free of its own places, and of the provider's, and always one; what ends is free again.
+    """
+    shares = PartnerShares(16)
+
+    def takes(*who):
+        return sum(shares.take(who) for _ in range(17))
+
+    assert [8, 4, 2, 1, 1, 1] == [takes("Acme", provider) for provider in "abcdef"]
+    assert [4, 2, 1, 1] == [takes(partner, "a") for partner in ("Blue", "Corn", "Dust", "Elm")]
+    assert 6 == takes("Blue", "z")
+    for _ in range(8):
+        shares.release(("Acme", "a"))
+    assert 4 == takes("Acme", "a")
+
+
+def test_a_caller_whose_calls_fail_closes_the_provider_to_no_other(bulkhead, clock):
+    """
+    Neither to another caller, nor to the gateway's own calls. Failures long ago do not add up.
+    """
+    fails(bulkhead, "acme", FAILURES_TO_OPEN, caller="Blue")
+    refused(bulkhead, "acme", "Blue")
+    assert bulkhead.is_available("acme")
+    for caller in ("Corn", ""):
+        with bulkhead.exchange("acme", caller) as exchange:
+            exchange.status = 200
+    refused(bulkhead, "acme", "Blue")
+    assert ["acme"] == bulkhead.open_circuits()
+
+    fails(bulkhead, "zoom", FAILURES_TO_OPEN - 1, caller="Blue")
+    clock.now += OPEN_SECONDS + FORGET_SECONDS
+    fails(bulkhead, "zoom", caller="Blue")
+    assert [] == bulkhead.open_circuits()
 
 
 def test_what_exceeds_the_share_is_refused_at_once_and_the_calls_of_one_operation_use_one_slot(bulkhead):

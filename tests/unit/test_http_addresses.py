@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
+import time
 
 import pytest
 
 from gateway.errors import ProviderUnavailable
-from gateway.http import Deadline, HttpClient, check_url
+from gateway.http import Deadline, HttpClient, check_url, connection
 from tests.support.scripted_server import OK, answering, listening
 
 PUBLIC = "93.184.216.34"
@@ -314,6 +315,26 @@ def test_the_next_address_is_tried_when_one_does_not_answer(listen, making):
     http = making(allow_private=True, resolve=lambda _: ["127.0.0.9", "127.0.0.1"])
 
     assert b"ok" == http.request("GET", f"http://login.acme.example:{provider.port}/").body
+
+
+def test_a_call_that_may_take_an_hour_does_not_wait_so_long_for_a_connection(making, monkeypatch):
+    """
+    Neither for the name, nor for the handshakes.
+    """
+    monkeypatch.setattr(connection, "_CONNECT_SECONDS", 0.2)
+    given = []
+
+    def resolve(_):
+        given.append(1)
+        time.sleep(5)
+
+    http = making(resolve=resolve)
+    with (
+        pytest.raises(ProviderUnavailable, match="not resolved in time"),
+        http.stream("GET", "https://login.acme.example/", deadline=Deadline.after(3600), idle_seconds=120),
+    ):
+        pass
+    assert [1] == given
 
 
 @pytest.mark.parametrize("resolve", [lambda _: [], lambda _: socket.getaddrinfo("name.invalid", None)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
@@ -12,12 +13,15 @@ from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.routing import BaseConverter, Rule
 
 from gateway.errors import TooLarge
-from gateway.proxy import ProxiedRequest, forward
-from gateway.proxy.request import LARGEST_KEPT
+from gateway.proxy.forward import forward
+from gateway.proxy.request import LARGEST_KEPT, ProxiedRequest
 from gateway.web.request_context import runtime
 from gateway.web.v1.json_api import api_call, caller
 from gateway.web.v1.openapi import ANY_METHOD
 from gateway.web.v1.tokens import PROVIDER_FAILED, UNUSABLE
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 blueprint = Blueprint("proxy", __name__)
 
@@ -42,6 +46,19 @@ def _register(state: BlueprintSetupState) -> None:
     state.app.url_map.add(Rule("/v1/connections/<uuid:connection_id>/proxy/<rest:path>", endpoint="proxy.proxy"))
 
 
+class _HeadFirst(Response):
+    """The head is sent at once: the first byte of an event stream may come much later."""
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            pieces, status, headers = self.get_wsgi_response(environ)
+            start_response(status, headers)(b"")
+        except BaseException:  # the client has gone
+            self.close()
+            raise
+        return pieces
+
+
 @blueprint.endpoint("proxy.proxy")
 @api_call(None, *UNUSABLE, *PROVIDER_FAILED, TooLarge, scope="proxy", headers=HEADERS)
 def proxy(connection_id: uuid.UUID, path: str) -> Response:  # noqa: ARG001
@@ -58,7 +75,7 @@ def proxy(connection_id: uuid.UUID, path: str) -> Response:  # noqa: ARG001
     if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
         return Response(status=204)  # a browser's preflight, which is ours to answer
     response = forward(runtime(), caller(), connection_id, _proxied_request())
-    answer = Response(response.body, response.status, list(response.headers.items()), direct_passthrough=True)
+    answer = _HeadFirst(response.body, response.status, list(response.headers.items()))
     if "content-type" not in map(str.lower, response.headers):
         del answer.headers["Content-Type"]  # Flask's
     answer.headers.add("Vary", "Authorization")  # no cache may give it to another caller
