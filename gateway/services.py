@@ -49,7 +49,6 @@ class Runtime:
     now: Callable[[], datetime]
 
     def close(self) -> None:
-        """Close the connections to the database and to providers."""
         self.database.close()
         self.http.close()
         self.identity.issuers.http.close()
@@ -62,7 +61,6 @@ class Runtime:
         return entry
 
     def provider(self, provider_id: str, missing: type[GatewayError] = ProviderNotEnabled) -> Provider:
-        """As `entry`, of a provider that speaks OAuth."""
         entry = self.entry(provider_id, missing)
         if not isinstance(entry, Provider):
             raise missing("the provider does not speak OAuth")
@@ -73,11 +71,9 @@ class Runtime:
         return provider_id in self.clients or provider_id in self.settings.enable
 
     def enabled(self) -> list[AnyEntry]:
-        """The providers that users may connect, as the catalogue orders them."""
         return [entry for entry in self.catalog.entries.values() if self.is_enabled(entry.id)]
 
     def registered(self) -> list[Provider]:
-        """Those that speak OAuth."""
         return [provider for provider in self.catalog.providers.values() if provider.id in self.clients]
 
     def request_tokens(self, provider: Provider, request: HttpRequest, deadline: Deadline) -> Response:
@@ -109,12 +105,10 @@ class Runtime:
         return None if moment is None else (moment - self.now()).total_seconds()
 
     def redirect_uri(self, provider: Provider) -> str:
-        """The redirect URI of a provider."""
         return self.settings.redirect_uri(provider.path, provider.slug)
 
 
 def utc_now() -> datetime:
-    """This machine's clock, in UTC."""
     return datetime.now(UTC)
 
 

@@ -46,7 +46,6 @@ class ApiKeyProvider(Entry):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The names of the fields that are secret."""
         return tuple(name for name, field in self.fields.items() if field.secret)
 
     @property

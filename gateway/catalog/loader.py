@@ -35,7 +35,6 @@ class Catalog:
 
     @classmethod
     def of(cls, entries: Iterable[AnyEntry]) -> Catalog:
-        """The catalogue with these entries."""
         by_id = {entry.id: entry for entry in entries}
         providers = {name: entry for name, entry in by_id.items() if isinstance(entry, Provider)}
         named = {entry.public_id: entry for entry in by_id.values()} | by_id

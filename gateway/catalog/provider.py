@@ -88,13 +88,11 @@ class TokenPlacement(BaseModel):
         return ((self.header == "Authorization" and self.prefix.split(maxsplit=1)[:1]) or [self.header])[0]
 
     def headers(self, token: str) -> Mapping[str, str]:
-        """The header with the token, if it is sent in one."""
         if self.query:
             return {}
         return {self.header: f"Basic {encoded(token)}" if self.basic else self.prefix + token}
 
     def url(self, url: str, token: str) -> str:
-        """The URL of a call, with the token if it is sent there."""
         if not self.query:
             return url
         return f"{url}{'&' if '?' in url else '?'}{self.query}={quote(token, safe='')}"
@@ -159,7 +157,6 @@ class FormField(BaseModel):
         return {"pattern": r"[!-~]{4,2000}" if values.get("secret") else r"[A-Za-z0-9._~@+-]{1,200}", **values}
 
     def matches(self, value: object) -> bool:
-        """Whether it is a value of this field."""
         return isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
 
 
@@ -263,7 +260,6 @@ class Entry(BaseModel):
 
     @property
     def deviations(self) -> tuple[Deviation, ...]:
-        """The deviations, in the order of `quirks`."""
         return tuple(DEVIATIONS[name] for name in self.quirks)
 
     def account_kind(self, facts: Mapping[str, Any]) -> str | None:
@@ -380,7 +376,6 @@ class Provider(Entry):
         return asked if self.required_scope is None else self.required_scope
 
     def missing_scope(self, granted: Collection[str]) -> tuple[str, ...]:
-        """The required scopes that a connection lacks."""
         return tuple(name for name in self.required if name not in granted)
 
     @property

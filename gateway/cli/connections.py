@@ -26,18 +26,15 @@ from gateway.cli.context import (
     counted,
     database_settings,
     fail,
-    interruptible,
     opened_database,
     opened_runtime,
     printable,
     rendered,
     reporting,
-    show_progress,
 )
-from gateway.connections.check import check
+from gateway.connections.check import check, retry_connections
 from gateway.connections.import_existing import Report as ImportReport
 from gateway.connections.import_existing import import_all
-from gateway.connections.retry import retry_connections
 from gateway.connections.revoke import finish_revocation
 from gateway.connections.revoke_provider import Report as RevokeReport
 from gateway.connections.revoke_provider import prove, revoke_all
@@ -162,15 +159,11 @@ def connections_retry(connection_id: uuid.UUID | None, provider: str | None) -> 
     """Refresh connections now, as after an incident of a provider; ends with 1 if one is not refreshed."""
     if (connection_id is None) == (provider is None):
         raise click.UsageError("Name one connection, or --provider.")
-    results = {}
-    with opened_runtime() as rt, interruptible() as stopped:
+    with opened_runtime() as rt:
         if provider is not None:
             rt.provider(provider)
-        for each in retry_connections(rt, connection_id=connection_id, provider=provider):
-            results[str(each.id)] = each.result
-            show_progress("Refreshing", len(results), each.of)
-            if stopped.is_set():
-                break
+        steps = retry_connections(rt, connection_id=connection_id, provider=provider)
+        (results, _), _ = carry_out(steps, lambda at: ("Refreshing", len(at[0]), at[1]))
     counts = Counter(results.values())
     lines = [f"{counted(number, 'connection')}: {result}" for result, number in counts.items()]
     whole = {"results": results, "counts": counts}

@@ -49,7 +49,6 @@ class Commands(click.Group):
     """The root group: an error ends a command with sentences and exit code 2."""
 
     def invoke(self, context: click.Context) -> object:
-        """As any group, with errors translated in one place."""
         try:
             return super().invoke(context)
         except (click.exceptions.Exit, click.exceptions.Abort, click.ClickException, BrokenPipeError):
@@ -232,7 +231,6 @@ def starting_settings(*, embedded: bool = False) -> Settings:
 
 
 def database_is_set(environ: Mapping[str, str]) -> bool:
-    """Whether the settings name a database."""
     names = ("DATABASE_URL", "DATABASE_URL_FILE", "SUPABASE_SECRET_KEY", "SUPABASE_SECRET_KEY_FILE")
     return any(environ.get(name, "").strip() for name in names)
 

@@ -150,7 +150,6 @@ def decrypt_secrets(rt: Runtime, encrypted: str, state_hash: str) -> RequestSecr
 
 
 def authorization_url(rt: Runtime, provider: Provider, attempt: Attempt, scope: tuple[str, ...]) -> str:
-    """Where to send the browser, asking for `scope`."""
     if scope != provider.scope:
         provider = provider.model_copy(update={"scope": scope})
     return build_authorization_request(
@@ -324,7 +323,6 @@ def _redeem(
 
 
 def send_code(rt: Runtime, provider: Provider, code: str, code_verifier: str, deadline: Deadline) -> Response:
-    """The response to the token request with this code."""
     wire = build_code_request(
         provider,
         rt.clients[provider.id],

@@ -1,13 +1,24 @@
-"""Check a connection: ask its provider whose account the token is for."""
+"""Check a connection: ask its provider whose account the token is for. Or retry: refresh connections at the operator's request."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 
 from gateway.account import NotConfirmed, confirm_account
 from gateway.database.queries.connections import CheckOutcome, end_check, reached_connection
 from gateway.database.queries.operator import inspect_connection
-from gateway.errors import ClientRejected, Held, NeedsReauthorization, NotFound, ProviderGarbled, Suspended
+from gateway.database.queries.tokens import retry
+from gateway.errors import (
+    ClientRejected,
+    DatabaseUnavailable,
+    GatewayError,
+    Held,
+    NeedsReauthorization,
+    NotFound,
+    ProviderGarbled,
+    Suspended,
+)
 from gateway.http import Deadline
 from gateway.models import Account, Caller, Connection
 from gateway.services import Runtime
@@ -84,3 +95,25 @@ def _confirm(rt: Runtime, connection: Connection, fresh: FreshToken, deadline: D
     entry = rt.entry(connection.provider, ClientRejected)
     known = (fresh.access_token, fresh.scope, connection.facts, connection.account.id)
     return confirm_account(rt, entry, *known, deadline)
+
+
+def retry_connections(
+    rt: Runtime, *, connection_id: uuid.UUID | None = None, provider: str | None = None
+) -> Iterator[tuple[dict[str, str], int]]:
+    """
+    Refresh one connection, or all of a provider that wait, one after the other. What is left is due for the worker.
+
+    Each time the results so far, `refreshed` or the slug of what prevented it, and how many there are in all.
+    """
+    ids = retry(rt.database, connection_id=connection_id, provider=provider)
+    results: dict[str, str] = {}
+    yield results, len(ids)
+    for each in ids:
+        try:
+            fresh_grant(rt, each, force=True)
+            results[str(each)] = "refreshed"
+        except DatabaseUnavailable:
+            raise
+        except GatewayError as error:
+            results[str(each)] = error.slug
+        yield results, len(ids)

@@ -35,7 +35,6 @@ class Report:
 
     @property
     def is_clean(self) -> bool:
-        """Whether everything that was looked at is encrypted with the newest key."""
         return not (self.old_key or self.unreadable)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypedDict, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, get_args
 
 from pydantic import SecretStr, TypeAdapter
 from pydantic_core import to_jsonable_python
@@ -31,11 +31,13 @@ from gateway.errors import (
     counted,
 )
 
+if TYPE_CHECKING:
+    from gateway.database.rest import SupabaseBackend
+
 __all__ = [
     "ANSWER_SECONDS",
     "NOT_RELOADED",
     "SCHEMA_VERSION",
-    "Backend",
     "Database",
     "FunctionMissing",
     "SchemaState",
@@ -61,19 +63,6 @@ class SchemaState(TypedDict):
     is_current: bool
 
 
-class Backend(Protocol):
-    """How functions are called. Each returns a JSON value, or None."""
-
-    def call(self, function: str, arguments: Mapping[str, object]) -> Any:
-        """The result of `public.<function>` for named arguments of JSON types (uuid and time as ISO text)."""
-
-    def probe(self) -> None:
-        """Raises DatabaseUnavailable with the part of the settings that is wrong when no connection can be made."""
-
-    def close(self) -> None:
-        """Close the connections."""
-
-
 def open_postgres(database_url: str) -> Database:
     """The database at that address, over a direct connection. Connects at the first call, so this may be called before a fork."""
     return Database(PostgresBackend(database_url))
@@ -97,7 +86,7 @@ class Database:
     database's.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: PostgresBackend | SupabaseBackend) -> None:
         self._backend = backend
 
     def call(self, function: str, **arguments: object) -> Any:
@@ -115,7 +104,6 @@ class Database:
         return answer
 
     def close(self) -> None:
-        """Close the connections; a later call opens new ones."""
         self._backend.close()
 
     def check(self) -> SchemaState:
@@ -145,7 +133,6 @@ class SqlFunction(Generic[_R]):
         self._name, self._positional, self._always = name, positional, always
 
     def __call__(self, database: Database, *passed: object, **named: object) -> _R:
-        """The result. Raises what `Database.call` does."""
         by_position = zip(self._positional[: len(passed)], passed, strict=True)
         answer = database.call(self._name, **dict(by_position), **named, **self._always)
         return self._result.validate_python(answer)

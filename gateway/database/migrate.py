@@ -60,7 +60,6 @@ class Migration(NamedTuple):
 
 @cache
 def migrations() -> tuple[Migration, ...]:
-    """All of them, in order."""
     found = []
     for path in sorted((SQL / "migrations").glob("[0-9]*.sql")):
         number, _, name = path.stem.partition("_")
@@ -75,7 +74,6 @@ def schema_version() -> int:
 
 @cache
 def functions_sha256() -> str:
-    """Of the functions and access rules of this code."""
     return _sha256(_functions_and_access())
 
 
@@ -148,7 +146,6 @@ def export_supabase(folder: Path) -> Path:
 
 
 def write_generated() -> None:
-    """Writes schema.sql and the Supabase migration of the checkout anew."""
     for path in GENERATED:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(script(), encoding="utf-8")

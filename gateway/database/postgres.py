@@ -114,7 +114,6 @@ class PostgresBackend:
         raise problem
 
     def _answer(self, statement: bytes, values: Sequence[str | None]) -> Any:
-        """The one JSON value that the statement answers."""
         pool = self._open()
         connection = pool.getconn()
         try:
@@ -146,7 +145,6 @@ class PostgresBackend:
             )
 
     def close(self) -> None:
-        """Closes the pool; a later call opens another."""
         with self._opening:
             if self._pool is not None and self._pid == os.getpid():
                 self._pool.close()

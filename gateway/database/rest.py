@@ -82,7 +82,6 @@ class SupabaseBackend:
         """Nothing: each call says what is wrong."""
 
     def close(self) -> None:
-        """Close the connections; a later call opens new ones."""
         self._http.close()
 
 

@@ -39,6 +39,5 @@ def examine(environ: Mapping[str, str], *, embedded: bool = False, access_token:
 
 
 def refused_settings(refused: SettingsRefused) -> Iterator[Finding]:
-    """What stops `serve`."""
     yield from (finding("settings.refused", problem=problem) for problem in refused.problems)
     yield finding("settings.rest")

@@ -54,7 +54,6 @@ def _journal(rt: Runtime) -> Finding:
 
 
 def examine_token(rt: Runtime, token: str) -> Finding:
-    """Whether a user's access token is accepted, and which claim is wrong."""
     try:
         rt.identity.read_access_token(token, now=rt.now())
     except GatewayError as error:
@@ -63,7 +62,6 @@ def examine_token(rt: Runtime, token: str) -> Finding:
 
 
 def examine_sign_in(rt: Runtime) -> Iterator[Finding]:
-    """Whether users' access tokens can be verified."""
     settings = rt.settings
     if settings.supabase_url is None:
         yield finding("sign-in.no_project")

@@ -30,7 +30,6 @@ _UNKNOWN_REDIRECT = ("redirect_uri_mismatch", "invalid_redirect_uri")
 
 
 def examine(rt: Runtime) -> Iterator[Finding]:
-    """Every enabled provider, in the catalogue's order."""
     if not rt.enabled():
         yield finding("providers.none")
     for name in sorted(set(rt.settings.clients) - set(rt.catalog.providers)):
@@ -49,7 +48,6 @@ def examine(rt: Runtime) -> Iterator[Finding]:
 
 
 def examine_one(rt: Runtime, provider: Provider) -> Iterator[Finding]:
-    """One enabled provider."""
     yield finding("providers.redirect_uri", provider.id, uri=rt.redirect_uri(provider))
     uri = rt.redirect_uri(provider).lower()
     if word := next((word for word in provider.refused_in_redirect_uri if word in uri), None):
@@ -101,7 +99,6 @@ def _connections(count: int) -> str:
 
 
 def _examine_registration(rt: Runtime, provider: Provider, deadline: Deadline) -> Finding:
-    """What the token endpoint answers to our registration."""
     client = rt.clients[provider.id]
     wire = build_code_request(
         provider,

@@ -51,7 +51,6 @@ def lines(finding: Finding, printed: set[str]) -> Iterator[str]:
 
 
 def conclusion(findings: Sequence[Finding]) -> str:
-    """The end of the report."""
     levels = [finding.level for finding in findings]
     if not {"fail", "warn"} & set(levels):
         return "\nNothing to fix."

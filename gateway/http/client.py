@@ -316,7 +316,6 @@ class _Adapter(BaseAdapter):
     def send(  # type: ignore[override] # `timeout` is our Call
         self, request: requests.PreparedRequest, *_: Any, timeout: Call, **__: Any
     ) -> requests.Response:
-        """The response's head; `raw` streams its body."""
         connection = self._pool.take(timeout)
         received = connection.exchange(request, timeout)
         response = requests.Response()
@@ -340,7 +339,6 @@ class _RawBody:
         self._pool = pool
 
     def stream(self, _amount: int, decode_content: bool | None = None) -> Iterator[bytes]:  # noqa: ARG002, FBT001
-        """The body as it arrives."""
         return self._received.iter_stream()
 
     def close(self) -> None:

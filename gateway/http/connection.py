@@ -352,7 +352,6 @@ class _Socket(httpcore.NetworkStream):
         return bool(poll.poll(0))
 
     def close(self) -> None:
-        """Close the socket."""
         self._sock.close()
 
 

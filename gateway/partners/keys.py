@@ -32,7 +32,6 @@ def read_key(text: str) -> str:
 
 
 def is_key(text: str) -> bool:
-    """Whether the form and the checksum are those of a key."""
     return bool(_SHAPE.fullmatch(text)) and _check(text[:-_CHECK_DIGITS]) == text[-_CHECK_DIGITS:]
 
 

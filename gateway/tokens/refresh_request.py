@@ -61,7 +61,6 @@ _SUSPENDED_SECONDS = 3600.0
 
 
 def request_seconds(provider: Provider) -> float:
-    """How long one token request may take."""
     return _REPEATABLE_REQUEST_SECONDS if provider.replay_seconds else _REQUEST_SECONDS
 
 

@@ -70,7 +70,6 @@ class ResponseJournal:
             raise SettingsRefused(_unwritable(self._folder, error)) from None
 
     def close(self) -> None:
-        """Close the file."""
         self._database.close()
 
     def put(self, connection_id: UUID, generation: int, response: Mapping[str, Any]) -> None:

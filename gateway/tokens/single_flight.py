@@ -53,7 +53,6 @@ class SingleFlight:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="refresh")
 
     def is_running(self, key: UUID) -> bool:
-        """Whether a task of that key is running."""
         return key in self._running
 
     def run(self, key: UUID, provider_id: str, task: Callable[[], None], seconds: float) -> None:

@@ -40,7 +40,6 @@ class CompileOnce(FileSystemLoader):
         self._lock, self._compiled = Lock(), dict[str, Template]()
 
     def load(self, environment: Environment, name: str, globals: Any = None) -> Template:  # noqa: A002 - jinja's name
-        """The compiled template."""
         with self._lock:
             if name not in self._compiled:
                 self._compiled[name] = super().load(environment, name, globals)
@@ -48,7 +47,6 @@ class CompileOnce(FileSystemLoader):
 
 
 def build_app(rt: Runtime) -> Flask:
-    """The WSGI application for `rt`."""
     app = Flask("gateway", root_path=str(ROOT), template_folder="templates", static_folder="gateway/web/static")
     app.extensions["gateway"] = rt
     app.config.update(MAX_CONTENT_LENGTH=LARGEST_BODY, MAX_FORM_MEMORY_SIZE=LARGEST_BODY, MAX_FORM_PARTS=50)

@@ -22,7 +22,6 @@ FAILURES_PER_MINUTE = RateLimitItemPerMinute(300)
 
 
 def register(app: Flask) -> None:
-    """A counter for this application."""
     app.extensions["failures"] = MovingWindowRateLimiter(MemoryStorage())
 
 

@@ -190,7 +190,6 @@ def callback(path: str, slug: str) -> Response:
 
 
 def finished(ended: Connected | Pending | AwaitsPartner | Failed, browser: str) -> Response:
-    """The way on after an attempt."""
     provider = ended.provider
     flow = note_flow(Flow(provider.id, ended.return_to, ended.display, is_started=True))
     match ended:
@@ -220,7 +219,6 @@ def _keep_install(path: str, slug: str) -> Response:
 
 @blueprint.get("/<provider_id>/claim")
 def show_claim(path: str, provider_id: str) -> str:
-    """Which account was installed, and the question whether to connect it."""
     provider = _provider(path, provider_id)
     claim = unclaimed.load_claim(runtime(), session=session_secret(), browser=browser_secret())
     listed = list_connections(runtime().database, fingerprint(session_secret()))
@@ -238,7 +236,6 @@ def show_claim(path: str, provider_id: str) -> str:
 
 @blueprint.post("/<provider_id>/claim")
 def claim(path: str, provider_id: str) -> Response:
-    """The user's yes."""
     provider = _provider(path, provider_id)
     session = check_form()
     install_id = request.form.get("install", "")
@@ -286,7 +283,6 @@ def show_choice(path: str, provider_id: str) -> str:
 
 @blueprint.post("/<provider_id>/confirm")
 def choose(path: str, provider_id: str) -> Response:
-    """The answer: replace, both, or no."""
     provider = _provider(path, provider_id)
     check_form()
     choice = request.form.get("answer", "")

@@ -18,7 +18,6 @@ def alive() -> Response:
 
 @blueprint.get("/readyz")
 def ready() -> Response:
-    """The database responds, with a schema that is new enough."""
     try:
         schema = runtime().database.schema()
     except GatewayError:

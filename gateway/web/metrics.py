@@ -59,7 +59,6 @@ def _check_reader() -> None:
 
 
 def register(app: Flask) -> None:
-    """Count the responses of this application."""
     registry = CollectorRegistry()
     registry.register(_Database(app.extensions["gateway"]))
     seconds = Histogram(

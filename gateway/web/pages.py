@@ -34,7 +34,6 @@ PROBLEMS: dict[str, type[GatewayError]] = {kind.slug: kind for kind in every_pro
 
 @blueprint.get("/")
 def front() -> Response:
-    """The start page is the list of connections."""
     return see_other("/connections")
 
 
@@ -77,7 +76,6 @@ def connections() -> str:
 
 
 def _item(rt: Runtime, row: Connection, listed: Listing) -> dict[str, Any]:
-    """What the page shows of a connection, beside the row."""
     provider = rt.catalog.entries.get(row.provider)
     name = provider.name if provider else row.provider
     deviation = provider.uninstaller if provider else None
@@ -120,7 +118,6 @@ def _notice(rt: Runtime, rows: Sequence[Connection]) -> tuple[str, str, str] | N
 
 
 def _see_result(**result: str) -> Response:
-    """Back to the connections, with a notice of what was done."""
     response = see_other(with_query("/connections", **result))
     sign_notice(response, result)
     return response
@@ -139,7 +136,6 @@ def disconnect_form(connection_id: uuid.UUID) -> Response:
 
 @blueprint.post("/connections/<uuid:connection_id>/stop-sharing")
 def stop_sharing(connection_id: uuid.UUID) -> Response:
-    """End one partner's access to a connection; the connection stays."""
     session = check_form()
     partner_id = _uuid_or_empty(request.form.get("partner", ""))
     ended = partner_id and end_consent(
@@ -228,7 +224,6 @@ def brand(settings: Settings) -> dict[str, str]:
 
 @blueprint.get("/brand/logo")
 def brand_logo() -> AnyResponse:
-    """The operator's logo file."""
     logo = runtime().settings.brand_logo
     response = _file(logo.data if logo else b"", logo.type if logo else "")
     response.headers.add("Content-Security-Policy", LOGO_POLICY)
@@ -237,7 +232,6 @@ def brand_logo() -> AnyResponse:
 
 @blueprint.get("/brand.css")
 def brand_stylesheet() -> AnyResponse:
-    """The accent colours made from the operator's colour."""
     color = runtime().settings.brand_color
     return _file(stylesheet(color).encode() if color else b"", "text/css")
 

@@ -63,7 +63,6 @@ def register(app: Flask) -> None:
 
 
 def runtime() -> Runtime:
-    """The Runtime of this application."""
     return cast("Runtime", current_app.extensions["gateway"])
 
 
@@ -78,7 +77,6 @@ def route() -> str:
 
 
 def request_id() -> str:
-    """The id of the current request."""
     return str(g.get("request_id", ""))
 
 

@@ -87,7 +87,6 @@ def _purpose(result: Mapping[str, str]) -> str:
 
 
 def csrf_token() -> str:
-    """The token that a form of this session has to carry."""
     return runtime().vault.keyed_hash(session_secret(), purpose="form")
 
 
@@ -170,7 +169,6 @@ def hand_over() -> Response:
 
 @blueprint.post("/session/end")
 def end() -> Response:
-    """Sign out here."""
     # A post from another site comes without the Lax cookie, and must not delete it either.
     check_sender()
     if session_secret():

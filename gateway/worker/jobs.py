@@ -54,13 +54,9 @@ UNIT_JOBS = (
 )
 WEBHOOK_JOBS = (UnitJob("webhooks", deliver.claim_next),)
 """Apart from the others: receivers wait for no provider, and are looked for every second."""
-HEARTBEAT_JOBS = (
-    Job("heartbeat", lambda rt: report_host(rt.database, host=rt.journal.host, keys=rt.vault.key_ids()), 60.0),
-)
+HEARTBEAT = Job("heartbeat", lambda rt: report_host(rt.database, host=rt.journal.host, keys=rt.vault.key_ids()), 60.0)
 """Report the fingerprints of this process's keys: key rotation and the doctor find a host that lacks one."""
-HOUSEKEEPING_JOBS = (
-    Job("housekeeping", lambda rt: housekeeping(rt.database, events_days=rt.settings.events_days), 60.0),
-)
+HOUSEKEEPING = Job("housekeeping", lambda rt: housekeeping(rt.database, events_days=rt.settings.events_days), 60.0)
 """Remove what has expired, announce grants that will expire soon, and drop old events."""
 
 

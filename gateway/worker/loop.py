@@ -17,7 +17,7 @@ from gateway.models import Unit
 from gateway.services import Runtime, build_runtime
 from gateway.settings import forget_secrets, read_settings
 from gateway.tokens import refresh_request
-from gateway.worker.jobs import HEARTBEAT_JOBS, HOUSEKEEPING_JOBS, UNIT_JOBS, WEBHOOK_JOBS, UnitJob, event_jobs
+from gateway.worker.jobs import HEARTBEAT, HOUSEKEEPING, UNIT_JOBS, WEBHOOK_JOBS, UnitJob, event_jobs
 
 log = structlog.get_logger(__name__)
 
@@ -140,17 +140,17 @@ def start_worker(
     rt: Runtime, stopped: threading.Event | None = None, *, at_once: int = UNITS_AT_ONCE, work: bool = True
 ) -> list[threading.Thread]:
     """
-    Start a worker in this process: a thread each for units and webhooks (which run in further threads), events and housekeeping.
+    Start a worker in this process: a thread each for units and webhooks (which run in further threads), events, and what is done every minute.
 
     Without `work` it only reports that this process is there.
     """
     stopped = stopped or threading.Event()
-    workers: list[tuple[str, Worker, float]] = [("heartbeat", Worker(rt, HEARTBEAT_JOBS), IDLE_SECONDS)]
+    minutely = Worker(rt, (HEARTBEAT, HOUSEKEEPING) if work else (HEARTBEAT,))
+    workers: list[tuple[str, Worker, float]] = [("minutely", minutely, IDLE_SECONDS)]
     if work:
         workers += [
             ("worker", UnitWorker(rt, UNIT_JOBS, at_once), IDLE_SECONDS),
             ("events", Worker(rt, event_jobs()), 1.0),
-            ("housekeeping", Worker(rt, HOUSEKEEPING_JOBS), IDLE_SECONDS),
             ("webhooks", UnitWorker(rt, WEBHOOK_JOBS, WEBHOOKS_AT_ONCE), 1.0),
         ]
     started = []

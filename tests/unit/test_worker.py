@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from gateway.errors import ProviderUnavailable
-from gateway.worker.jobs import HOUSEKEEPING_JOBS, UNIT_JOBS, Job, event_jobs
+from gateway.worker.jobs import HOUSEKEEPING, UNIT_JOBS, Job, event_jobs
 from gateway.worker.loop import Worker
 
 
@@ -71,7 +71,6 @@ def test_a_worker_stops_between_two_units():
 
 
 def test_housekeeping_is_no_part_of_a_claim():
-    """It runs once a minute, in a thread of its own, so that it delays neither units nor positions."""
-    assert [job.name for job in HOUSEKEEPING_JOBS] == ["housekeeping"]
-    assert [job.every_seconds for job in HOUSEKEEPING_JOBS] == [60.0]
-    assert "housekeeping" not in {job.name for job in (*UNIT_JOBS, *event_jobs())}
+    """It runs once a minute, in another thread, so that it delays neither units nor positions."""
+    assert HOUSEKEEPING.every_seconds == 60.0
+    assert HOUSEKEEPING.name not in {job.name for job in (*UNIT_JOBS, *event_jobs())}

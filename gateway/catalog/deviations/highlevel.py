@@ -31,7 +31,6 @@ class HighLevel(Deviation):
     uninstall_warning = "For an agency, that removes it from all its sub-accounts."
 
     def account_lookup(self, api_base_url: str, response: Json) -> AccountLookup:
-        """By the id in the token response."""
         kind = "company" if response.get("userType") == "Company" else "location"
         account_id = quote(str(response.get(f"{kind}Id") or ""), safe="", errors="replace")
         scope, app = str(response.get("scope")).split(), str(response.get("client_id")).partition("-")[0]
@@ -47,11 +46,9 @@ class HighLevel(Deviation):
         return AccountLookup(url, (f"{kind}Id",), (f"{kind}.name",), (f"{kind}.id",))
 
     def account_kind(self, facts: Json) -> str | None:
-        """`location` or `agency`."""
         return {"Location": "location", "Company": "agency"}.get(str(facts.get("userType")))
 
     def has_accounts_below(self, facts: Json) -> bool:
-        """A company, whatever it is called."""
         return facts.get("userType") == "Company"
 
     def derive_request(self, api_base_url: str, headers: Mapping[str, str], facts: Json, account_id: str) -> ApiRequest:

@@ -56,7 +56,6 @@ def _parse_tag(tag: str | None) -> dict[str, str] | None:
 
 
 def shown_connection(row: Connection) -> schemas.Connection:
-    """A stored connection as the API shows it."""
     return schemas.Connection.of(row, runtime().catalog.entries.get(row.provider))
 
 

@@ -173,5 +173,4 @@ def _validated(model: type[_M], validate: Callable[[], _M]) -> _M:
 
 
 def json_response(model: ResponseModel, status: int = 200, content_type: str = JSON) -> Response:
-    """A model as the JSON response."""
     return Response(model.__pydantic_serializer__.to_json(model), status, content_type=content_type)

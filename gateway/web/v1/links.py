@@ -7,16 +7,8 @@ import uuid
 import structlog
 from flask import Blueprint
 
+from gateway import errors
 from gateway.connect import links
-from gateway.errors import (
-    AccessDenied,
-    NotFound,
-    PendingConfirmation,
-    RateLimited,
-    ReturnToRefused,
-    StateInvalid,
-    UserMismatch,
-)
 from gateway.models import Caller
 from gateway.web.redirects import app_address
 from gateway.web.request_context import runtime
@@ -32,9 +24,9 @@ log = structlog.get_logger(__name__)
 @blueprint.post("")
 @api_call(
     schemas.ConnectSession,
-    NotFound,
-    ReturnToRefused,
-    RateLimited,
+    errors.NotFound,
+    errors.ReturnToRefused,
+    errors.RateLimited,
     scope="sessions:write",
     status=201,
     body=schemas.ConnectSessionRequest,
@@ -63,10 +55,10 @@ def create_connect_session(who: Caller, body: schemas.ConnectSessionRequest) -> 
 @blueprint.post("/<uuid:session_id>/complete")
 @api_call(
     schemas.Connection,
-    AccessDenied,
-    StateInvalid,
-    UserMismatch,
-    PendingConfirmation,
+    errors.AccessDenied,
+    errors.StateInvalid,
+    errors.UserMismatch,
+    errors.PendingConfirmation,
     scope="sessions:write",
     body=schemas.CompleteRequest,
 )

@@ -85,7 +85,6 @@ class Operation(NamedTuple):
 
     @property
     def errors(self) -> list[type[GatewayError]]:
-        """Every error that the call may have, by status and slug."""
         possible = self.call.errors | ({NotFound} if self.rule.arguments else set())
         return sorted(possible, key=lambda kind: (kind.status, kind.slug))
 
@@ -99,7 +98,6 @@ def operations(app: Flask) -> Iterator[Operation]:
 
 
 def description(app: Flask, public_url: str) -> Schema:
-    """The OpenAPI document."""
     paths: Schema = {}
     for each in operations(app):
         paths.setdefault(each.path, {})[each.method.lower()] = _operation(each)
@@ -257,6 +255,5 @@ def _scope(call: Schema) -> str:
 
 @blueprint.get("/docs")
 def page() -> str:
-    """The document for people, in English."""
     g.language = DEFAULT
     return render_template("docs.html", document=_document())

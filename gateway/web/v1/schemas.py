@@ -304,7 +304,6 @@ class Connection(ResponseModel):
 
     @classmethod
     def of(cls, row: models.Connection, provider: AnyEntry | None) -> Connection:
-        """A stored connection, with what the catalogue adds."""
         account = Account(
             id=row.account.id, label=row.account.label, kind=provider.account_kind(row.facts) if provider else None
         )
