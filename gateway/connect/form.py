@@ -1,7 +1,8 @@
 """
 What a user enters on the connect page: read, and refused field by field where it cannot be right.
 
-Nothing is corrected silently. A key with something pasted around it works nowhere, and its user has to see why.
+Nothing is corrected silently: a key with something pasted around it works nowhere, and its user has to see why. Only of an address that is
+pasted whole, the part that is asked for is taken.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ Fault = Literal[
 """A text of the pages in `field`. The last three come from the provider."""
 
 LONGEST = 2000
+_ADDRESS = re.compile(r"\s*https?://([a-z0-9.-]+)(?:[:/?#]\S*)?\s*", re.IGNORECASE)
 _QUOTES = "\"'`´‘’‚“”„«»‹›<>"
 _PREFIX = re.compile(
     r"[a-z-]{3,20}\s+\S{8,}|(bearer|basic|token)\s.+|[a-z0-9_-]*(authorization|key|token|sid|secret)\s*[:=]\s*.{8,}",
@@ -38,7 +40,7 @@ class FieldsRefused(Exception):
 
 def read_form(provider: AnyEntry, entered: Mapping[str, str]) -> dict[str, str]:
     """The values of the provider's fields. Raises FieldsRefused."""
-    values = {name: entered.get(name, "") for name in provider.fields}
+    values = {name: _entered(provider, name, entered.get(name, "")) for name in provider.fields}
     faults: dict[str, Fault] = {}
     for name, field in provider.fields.items():
         fault = _fault(field, values[name])
@@ -48,6 +50,24 @@ def read_form(provider: AnyEntry, entered: Mapping[str, str]) -> dict[str, str]:
     if faults:
         raise FieldsRefused(faults)
     return values
+
+
+def _entered(provider: AnyEntry, name: str, value: str) -> str:
+    """A value; of a whole address, pasted into the field of a part of it, that part."""
+    pasted, field = _ADDRESS.fullmatch(value), provider.fields[name]
+    if pasted is None or field.secret:
+        return value
+    for template in (
+        provider.userinfo_endpoint,
+        provider.api_base_url,
+        provider.authorization_endpoint,
+        *provider.scope,
+    ):
+        _, place, after = (template or "").partition(f"{{{name}}}")
+        after = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(re.split("[/?]", after)[0]))
+        if place and (found := re.fullmatch(rf"(?:.+\.)?({field.pattern}){after}", pasted[1].lower())):
+            return found[1]
+    return value
 
 
 def _fault(field: FormField, value: str) -> Fault | None:

@@ -5,7 +5,8 @@ It is strict: a key anywhere else than the table says, the wrong half of Basic, 
 provider's answers what it was asked. The keys of a table:
 
 - `key`: a header with the fields in it, `Basic user:password`, or `query name={field}`; `needs`: further headers
-- `verify`: the path that tells whether a key works; a host that belongs to an account is its first part; `body`: it is a POST with these words
+- `verify`: the path that tells whether a key works; a host that belongs to an account is its first part; `body`: it is a POST with these words;
+  `agent`: the form of its User-Agent
 - `public`, `secret`: the fields, and the form of each: `{hex:32}`, `{word:22}`, `{upper:20}`, `{digits:7}`, `{uuid}`
 - `answer`: to a good key; `refused`, `refused_answer`: status (401) and body for another one; `test_answer`: 403 to one of
   the test mode
@@ -97,6 +98,8 @@ def _verify(state: State, provider: str, parts: Mapping[str, str]) -> Response:
     key, table = _key(state, provider), TABLES[provider]
     if key is None or table.get("body", "") not in request.get_data(as_text=True):
         return _refused(table)
+    if not re.fullmatch(table.get("agent", ".*"), request.headers.get("User-Agent", "")):
+        return answer({"error": "User-Agent names no application"}, 400)
     if key.is_test:
         return answer(json.loads(table["test_answer"]), 403)
     if any(key.fields.get(name, value) != value for name, value in parts.items()):

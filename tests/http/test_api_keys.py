@@ -311,10 +311,31 @@ def test_the_host_of_a_provider_is_made_of_checked_fields_alone(gateway, user):
     """A field that is part of an address cannot lead the key elsewhere."""
     state, key = gateway.sandbox.state, made_up_key("activecampaign")
     asked = len(state.requests())
-    for host in ("evil.example", "acme.api-us1.com.evil.example", "acme.api-us1.com/x", "x@acme.api-us1.com", "ACME.api-us1.com", "127.0.0.1"):  # fmt: skip
+    for host in ("evil.example", "https://evil.example/acme.api-us1.com", "https://acme.api-us1.com@evil.example", "https://acme.api-us1.com.evil.example", "https://evil.example\\\\@acme.api-us1.com", "https:acme.api-us1.com", "acme.api-us1.com.evil.example", "acme.api-us1.com/x", "x@acme.api-us1.com", "ACME.api-us1.com", "127.0.0.1"):  # fmt: skip
         assert "account_host" in faults(enters(user, "activecampaign", key | {"account_host": host}))
     assert {"region"} == faults(enters(user, "mailgun", made_up_key("mailgun") | {"region": "evil.example"})).keys()
     assert asked == len(state.requests())
+
+
+@pytest.mark.parametrize(
+    ("provider", "field", "pasted"),
+    [
+        ("activecampaign", "account_host", "https://{}/"),
+        ("activecampaign", "account_host", " HTTPS://{}/app/settings/developer?a=1#b\r\n"),
+        ("freshsales", "bundle", "https://{}.myfreshworks.com/crm/sales/contacts/view/1"),
+        ("braze", "instance", "https://rest.{}"),
+        ("insightly", "pod", "https://crm.{}.insightly.com/list/contact/"),
+        ("signalwire", "space", "http://{}.signalwire.com:443"),
+        ("infobip", "base_host", "https://{}?x"),
+    ],
+)
+def test_of_an_address_that_is_pasted_whole_the_part_that_is_asked_for_is_taken(gateway, user, provider, field, pasted):
+    """As a browser or the provider's settings show it."""
+    key = new_key(gateway.sandbox.state, provider)
+
+    connected(gateway, user, enters(user, provider, key | {field: pasted.format(key[field])}))
+
+    assert key[field] == stored(gateway, user)[0]["data"][field]
 
 
 # -- who may ---------------------------------------------------------------------------------------------------------

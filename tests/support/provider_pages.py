@@ -16,7 +16,7 @@ from gateway.catalog.witnesses import WITNESSES, status, tokens
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "providers"
 _TITLES = {"crm": "HighLevel", "email": "E-mail", "phone": "Phone", "apps": "CRMs and business tools"}
 _KEYS = {
-    "account": "The account's id", "account_call": "The account endpoint", "account_id": "The account's id", "account_label": "The account's name",
+    "account": "The account's id", "authorization_params": "The parameters of the request", "fields": "What users enter", "headers": "The headers", "account_call": "The account endpoint", "account_id": "The account's id", "account_label": "The account's name",
     "access_seconds": "How long an access token is valid", "api_base_url": "The base of the API", "pkce": "Whether PKCE is accepted",
     "placement": "Where the key is sent", "refresh_seconds": "How long an unused refresh token is valid", "refresh_token": "Whether the refresh token changes",
     "revocation_endpoint": "The revocation endpoint", "scope": "The scope", "scope_default": "The scope", "scope_separator": "The separator of scopes",

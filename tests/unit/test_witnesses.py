@@ -4,15 +4,17 @@ The catalogue against its witnesses: what independent sources say about each pro
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 
 import pytest
 
-from gateway.catalog import load_catalog
-from gateway.catalog.provider import AccountRule
+from gateway.catalog import ApiKeyProvider, load_catalog
+from gateway.catalog.provider import AccountRule, FormField, LearnedValue, TokenPlacement
 from gateway.catalog.witnesses import WITNESSES, status
 from gateway.sandbox.generic import TABLES
+from gateway.sandbox.sample import sample
 
 ENTRIES, PROVIDERS = load_catalog().entries, load_catalog().providers
 KEYS = sorted(ENTRIES.keys() - PROVIDERS)
@@ -31,11 +33,43 @@ def is_same(ours, theirs):
     return re.fullmatch(pattern, re.sub(r"\{[A-Za-z_]+\}", "x", theirs)) is not None
 
 
+def is_same_form(ours, theirs):
+    """Whether what one regular expression describes matches the other too, by a hundred texts of each."""
+    source = random.Random(1)
+    return all(
+        re.fullmatch(other, sample(each, source))
+        for each, other in ((ours, theirs), (theirs, ours))
+        for _ in range(100)
+    )
+
+
+def are_same_forms(ours, theirs):
+    """Forms that no source describes are free."""
+    return ours.keys() >= theirs.keys() and all(
+        is_same_form(ours[name].pattern, form) for name, form in theirs.items() if form
+    )
+
+
+def common_differences(entry, witness):
+    """The keys of any entry that are not what the witnesses say, but for its addresses."""
+    first, *others = witness.get("key", "Authorization: Bearer {token}").split("; ")
+    headers = dict(witness.get("headers", {})) | dict(header.split(": ", 1) for header in others)
+    fields = witness.get("fields", {})
+    agrees = {
+        "placement": first == sent(entry),
+        "headers": dict(entry.headers) == headers,
+        "fields": entry.fields.keys() == fields.keys() and are_same_forms(entry.fields, fields),
+    }
+    return {name for name, same in agrees.items() if not same}
+
+
 def differences(entry, witness):
     """The keys of an OAuth entry that are not what the witnesses say."""
     urls = ("authorization_endpoint", "token_endpoint", "revocation_endpoint", "userinfo_endpoint", "api_base_url")
     methods = ("token_endpoint_auth_method", "refresh_auth_method", "scope_separator")
     lifetime = None if witness["rotation"] == "none" else witness.get("refresh_seconds") or None
+    asked = {"response_type": entry.response_type} if entry.response_type != "code" else {}
+    asked |= entry.authorization_params
     agrees = {name: is_same(getattr(entry, name), witness.get(name)) for name in urls}
     agrees |= {name: getattr(entry, name) == witness.get(name) for name in methods}
     agrees |= {
@@ -45,14 +79,20 @@ def differences(entry, witness):
         "access_token_seconds": "access_seconds" not in witness or not entry.access_token_seconds,
         "scope": set(entry.scope) == set(witness["scope"]),
         "account": entry.account.id == tuple(witness.get("account_id", ())),
+        "authorization_params": asked == witness.get("authorization_params", {}),
+        "json_token_requests": entry.json_token_requests is (witness.get("token_body") == "json"),
+        "userinfo_token_placement": "userinfo_key" not in witness
+        or witness["userinfo_key"] == sent(entry, for_account=True),
+        "values": are_same_forms(entry.values, witness.get("learned", {})),
     }
-    return {name for name, same in agrees.items() if not same}
+    return common_differences(entry, witness) | {name for name, same in agrees.items() if not same}
 
 
 @pytest.mark.parametrize("provider", sorted(PROVIDERS))
 def test_an_entry_says_what_its_witnesses_say_or_why_not(provider):
     """
-    Endpoints, the base of the API, scope and separator, client authentication, PKCE, lifetimes, and which account it is.
+    Endpoints, the base of the API, scope and separator, client authentication, PKCE, lifetimes, parameters, headers, what users enter, the
+    hosts that the provider may name, where the token is sent, and which account it is.
     """
     assert differences(PROVIDERS[provider], WITNESSES[provider]) == set(PROVIDERS[provider].differs)
 
@@ -74,6 +114,13 @@ def test_an_entry_says_what_its_witnesses_say_or_why_not(provider):
         ("access_token_seconds", 60),
         ("account", AccountRule(id=("data.id",))),
         ("scope", ("base",)),
+        ("headers", {"Version": "1"}),
+        ("authorization_params", {"prompt": "login"}),
+        ("response_type", "auth_code"),
+        ("json_token_requests", True),
+        ("token_placement", TokenPlacement(prefix="Token ")),
+        ("fields", {"host": FormField(label="Host")}),
+        ("values", {"api_domain": LearnedValue(pattern=r"https://[a-z0-9-]+\.pipedrive\.(com|eu)")}),
     ],
 )
 def test_a_wrong_fact_of_an_entry_is_noticed(key, wrong):
@@ -83,20 +130,18 @@ def test_a_wrong_fact_of_an_entry_is_noticed(key, wrong):
     entry, witness = PROVIDERS["pipedrive"], WITNESSES["pipedrive"] | {"pkce": "ok", "scope": []}
 
     assert differences(entry, witness) == set()
-    assert differences(entry.model_copy(update={key: wrong}), witness) == {key}
+    noticed = {"response_type": "authorization_params", "token_placement": "placement"}.get(key, key)
+    assert differences(entry.model_copy(update={key: wrong}), witness) == {noticed}
 
 
 @pytest.mark.parametrize("provider", KEYS)
 def test_an_entry_with_keys_says_what_its_witnesses_say_or_why_not(provider):
     """
-    Where the key is sent, the call that verifies it, the base URL, and which account it is.
+    Where the key is sent, further headers, what users enter, the call that verifies it, the base URL, and which account it is.
     """
     entry, witness = ENTRIES[provider], WITNESSES[provider]
-    headers = {f"{name}: {value}" for name, value in entry.headers.items()}
-    first, *others = witness["key"].split("; ")
 
-    assert first == sent(entry)
-    assert set(others) <= headers
+    assert common_differences(entry, witness) == set(entry.differs) - {"account"}
     assert is_same(entry.userinfo_endpoint, witness["userinfo_endpoint"])
     assert is_same(entry.api_base_url, witness["api_base_url"])
     if "account" not in entry.differs:
@@ -104,8 +149,11 @@ def test_an_entry_with_keys_says_what_its_witnesses_say_or_why_not(provider):
         assert entry.account.id == named if named else all("{" in path for path in entry.account.id)
 
 
-def sent(entry):
-    placement, credential = entry.token_placement, entry.credential or f"{{{entry.secrets[0]}}}"
+def sent(entry, *, for_account=False):
+    """Where the token or key is sent, as witnesses say it."""
+    placement = (entry.userinfo_token_placement if for_account else None) or entry.token_placement
+    is_key = isinstance(entry, ApiKeyProvider)
+    credential = (entry.credential or f"{{{entry.secrets[0]}}}") if is_key else "{token}"
     if placement.query:
         return f"query {placement.query}={credential}"
     return f"Basic {credential}" if placement.basic else f"{placement.header}: {placement.prefix}{credential}"
