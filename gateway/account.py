@@ -110,14 +110,7 @@ def confirm_account(
     if not lookup.url or (lookup.answered and asked is None):
         raise NotConfirmed("cannot_ask", "the provider cannot be asked with the access token alone")
     found = _fetch(rt, provider, lookup.url, token, facts, deadline)
-    if api_error(provider, found) == "token_refused":
-        raise NotConfirmed("token_refused", "the provider refuses the access token")
-    if found.status in (401, 403):
-        raise NotConfirmed("out_of_scope", "the access token does not allow to ask for the account")
-    if found.status != 200:  # noqa: PLR2004
-        raise NotConfirmed(
-            "not_confirmed", f"the provider does not say that the token belongs to this account ({found.status})"
-        )
+    _check_accepted(provider, found)
     info = _parse(found.body)
     named = _account_id(info, lookup.answered or lookup.id)
     if named is None:
@@ -147,14 +140,9 @@ def read_key_account(
     if url is None:
         raise NotConfirmed("cannot_ask", "the connection lacks a field of the provider's address")
     found = _fetch(rt, provider, url, credential, facts, deadline)
-    if found.status in (401, 403):
-        if says(found.body, provider.test_mode_words):
-            raise NotConfirmed("test_mode", "the provider refuses a key of its test mode")
-        if api_error(provider, found) == "token_refused":
-            raise NotConfirmed("token_refused", "the provider refuses the key")
-        raise NotConfirmed("out_of_scope", "the key does not allow to ask for the account")
-    if not 200 <= found.status < 300:  # noqa: PLR2004
-        raise NotConfirmed("not_confirmed", f"the provider does not know the account ({found.status})")
+    if found.status in (401, 403) and says(found.body, provider.test_mode_words):
+        raise NotConfirmed("test_mode", "the provider refuses a key of its test mode")
+    _check_accepted(provider, found)
     account = _key_account(rt, provider, credential, facts, found.body)
     if KEY_HASH in provider.account.id or account_id in (None, account.id):
         return account
@@ -308,6 +296,16 @@ def _fetch(
     if found.status == 200 and not valid:  # noqa: PLR2004 - an error, which says nothing of the token
         raise ProviderUnavailable("the account endpoint answers 200 without an account", provider_status=200)
     return found
+
+
+def _check_accepted(provider: AnyEntry, found: Response) -> None:
+    """Raises NotConfirmed for a refusal of the account endpoint."""
+    if api_error(provider, found) == "token_refused":
+        raise NotConfirmed("token_refused", "the provider refuses the credential")
+    if found.status in (401, 403):
+        raise NotConfirmed("out_of_scope", "the credential does not allow to ask for the account")
+    if not 200 <= found.status < 300:  # noqa: PLR2004
+        raise NotConfirmed("not_confirmed", f"the provider does not confirm the account ({found.status})")
 
 
 def _parse(body: bytes) -> Mapping[str, Any]:

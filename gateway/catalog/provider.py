@@ -201,6 +201,9 @@ class LimitHeaders(BaseModel):
     daily_reset_ms: str
 
 
+_MISSING_SCOPE = ("insufficient_scope", "missing_scope", "scope_mismatch", "for_this_scope", "have the required scope")
+
+
 class Entry(BaseModel):
     """The keys of every catalogue entry, whatever its credentials."""
 
@@ -241,7 +244,7 @@ class Entry(BaseModel):
     """How an API call sends the access token."""
     token_paths: tuple[str, ...] = ()
     """Paths of the API whose responses hold tokens: the proxy does not call them, whatever the extension. `*` is a part without a slash."""
-    api_errors: Mapping[Name, tuple[str, ...]] = Field(default_factory=lambda: {"missing_scope": ("scope",)})
+    api_errors: Mapping[Name, tuple[str, ...]] = Field(default_factory=lambda: {"missing_scope": _MISSING_SCOPE})
     """Words of a refusal of the API that say that not the token is at fault, so that no new one is fetched; by what is."""
     limit_headers: LimitHeaders | None = None
     suspended: tuple[str, ...] = ()
@@ -404,17 +407,13 @@ class Provider(Entry):
         """With what is known of a connection in its endpoints, scopes and parameters, for a provider whose addresses differ."""
         if not self.fields and not self.values:
             return self
-        known = self.known(facts)
-        names = ("issuer", "discovery_url", *ENDPOINTS)
-        return self.model_copy(
-            update={name: fill_known(url, known) for name in names if (url := getattr(self, name))}
-            | {"scope": tuple(fill_known(scope, known) for scope in self.scope)}
-            | {
-                "authorization_params": {
-                    key: fill_known(text, known) for key, text in self.authorization_params.items()
-                }
-            }
-        )
+        known, names = self.known(facts), ("issuer", "discovery_url", *ENDPOINTS)
+        update: dict[str, Any] = {name: fill_known(url, known) for name in names if (url := getattr(self, name))}
+        update["scope"] = tuple(fill_known(scope, known) for scope in self.scope)
+        update["authorization_params"] = {
+            key: fill_known(text, known) for key, text in self.authorization_params.items()
+        }
+        return self.model_copy(update=update)
 
     @property
     def openid(self) -> bool:

@@ -160,6 +160,7 @@ _OUR_REQUEST = re.compile(
 )
 """Vague: a more precise name beside it counts more."""
 _DENIED = re.compile("accessdenied|consentrequired|interactionrequired|loginrequired|accountselectionrequired")
+_UNAUTHORIZED = ("unauthorized", "authorization required", "authentication", "api key", "credentials", "invalid token")
 _CANCELLED = re.compile("cancel|denied|deny|declin|refused|abort|dismiss")
 
 
@@ -243,8 +244,9 @@ def says(body: bytes, phrases: Iterable[str]) -> bool:
 
 
 def is_page(status: int, body: bytes) -> bool:
-    """Whether a refusal is a firewall's page, which says nothing about a token. XML is a provider's own answer."""
-    return status in (401, 403) and re.match(rb"\s*<(?!\?xml)", body) is not None
+    """Whether a refusal is a firewall's page, which says nothing about a token. XML is a provider's own answer, as is a page that says 401."""
+    is_401 = status == 401 and says(body, _UNAUTHORIZED)  # noqa: PLR2004
+    return status in (401, 403) and re.match(rb"\s*<(?!\?xml)", body) is not None and not is_401
 
 
 def error_for_unreadable(status: int, body: bytes) -> GatewayError:

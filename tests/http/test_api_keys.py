@@ -437,6 +437,8 @@ def test_a_provider_that_is_down_says_nothing_about_a_key(gateway, acme, user, f
         ("instantly", 401, "<!DOCTYPE html><title>Just a moment...</title>"),
         ("aircall_key", 403, "\n<html>Attention Required! | Cloudflare</html>"),
         ("instantly", 403, '{"error":"this key lacks accounts:read"}'),
+        ("instantly", 401, '{"error":"insufficient_scope"}'),
+        ("sendgrid", 401, '{"errors":[{"message":"Missing scope: user.profile.read"}]}'),
         ("attio_key", 200, '{"error":"internal"}'),
         ("monday_key", 200, '{"errors":[{"message":"Complexity budget exhausted"}]}'),
         ("monday_key", 200, '{"errors":[{"extensions":{"code":"INTERNAL_SERVER_ERROR"}}],"data":null}'),
@@ -459,13 +461,27 @@ def test_only_a_response_that_says_so_ends_a_key(gateway, acme, user, provider, 
     assert 200 == acme.token(connection).status_code
 
 
-def test_a_refusal_in_xml_ends_a_key(gateway, acme, user):
-    """It is no page."""
-    key = new_key(gateway.sandbox.state, "bandwidth")
-    connection = connected(gateway, user, enters(user, "bandwidth", key))
-    body = '<?xml version="1.0"?><Error><Code>Unauthorized</Code></Error>'
-    gateway.sandbox.state.add_fault("status", "bandwidth", "userinfo", status=401, body=body)
+@pytest.mark.parametrize(
+    ("provider", "body"),
+    [
+        ("bandwidth", '<?xml version="1.0"?><Error><Code>Unauthorized</Code></Error>'),
+        ("salesflare", "<html><head><title>401 Authorization Required</title></head><hr>nginx</html>"),
+        ("folk", "<!doctype html><title>HTTP Status 401 – Unauthorized</title>"),
+        ("loops", "<h1>Invalid API key</h1>"),
+        ("front_key", '{"error":"invalid_token","scope":"accounts:read"}'),
+        ("kit_key", '{"message":"The token has expired","details":{"scope":"api"}}'),
+        ("omnisend", ""),
+    ],
+)
+def test_a_refusal_of_the_key_is_one_whatever_its_form(gateway, acme, user, provider, body):
+    """
+    XML and a page that says so are no firewall's, and a scope that is only named is not missing.
+    """
+    key = new_key(gateway.sandbox.state, provider)
+    connection = connected(gateway, user, enters(user, provider, key))
+    gateway.sandbox.state.add_fault("status", provider, "userinfo", 2, status=401, body=body)
 
+    assert all("does not accept" in said for said in faults(enters(user, provider, key)).values())
     assert "needs_reauthorization" == check(acme, connection).json()["status"]
 
 

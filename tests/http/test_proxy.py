@@ -487,13 +487,16 @@ def test_another_location_is_not_found(made, call):
 # -- expired tokens, retries, outages --------------------------------------------------------------------------------
 
 
-def test_a_challenge_that_names_the_scope_beside_invalid_token_is_about_the_token(made, call, api):
+@pytest.mark.parametrize(
+    "challenge", ['Bearer realm="api", error="invalid_token", scope="mail.read"', 'Bearer scope="mail.read"', None]
+)
+def test_a_refusal_that_only_names_the_scope_is_about_the_token(made, call, api, challenge):
     """
     RFC 6750 section 3: `scope` says what the resource needs.
     """
     connection = made.person("Carol Spring").connects("google")["connection"]
     api.answers["expired"] = (401, b'{"error": "invalid_token", "scope": "mail.read"}')
-    api.headers["WWW-Authenticate"] = 'Bearer realm="api", error="invalid_token", scope="mail.read"'
+    api.headers |= {"WWW-Authenticate": challenge} if challenge else {}
 
     assert (401, 2) == (call("GET", "/status/expired", connection=connection).status_code, len(api.seen))
 
