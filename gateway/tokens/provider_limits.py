@@ -59,10 +59,8 @@ def reached_limit(entry: AnyEntry, status: int, headers: Mapping[str, str], now:
 
 def _seconds_left(reset: int | None, now: float) -> float:
     """Unit and epoch are not documented: milliseconds that are left or since 1970, or seconds since 1970."""
-    in_ms = reset is None or reset > 10**11 or reset <= _DAY_SECONDS * 1000
-    seconds = (reset or 0) / 1000 if in_ms else float(reset or 0)
-    left = seconds - now if seconds > _DAY_SECONDS else seconds
-    return left if 0 < left <= _DAY_SECONDS else _UNKNOWN_DAY_SECONDS
+    meanings = [(reset or 0) / 1000, (reset or 0) / 1000 - now, (reset or 0) - now]
+    return next((left for left in meanings if 0 < left <= _DAY_SECONDS), _UNKNOWN_DAY_SECONDS)
 
 
 def _number(value: str | None) -> int | None:

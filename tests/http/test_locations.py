@@ -87,6 +87,38 @@ def test_an_agency_gets_a_token_for_each_of_its_locations_once(gateway, sandbox,
     assert body["access_token"] not in str(rows(gateway.dsn, "select to_jsonb(d)::text from public.provider_data d"))
 
 
+@pytest.mark.parametrize("way", ["refresh", "proxy"])
+def test_a_location_that_was_uninstalled_without_a_webhook_ends_with_its_next_mint(
+    gateway, sandbox, partner, reads, agency, way
+):
+    """
+    Its stored token is served until a caller says that the provider refuses it. The refused mint ends it, and the agency's others stay.
+    """
+    assert {200} == {reads(BERLIN).status_code, reads(LISBON).status_code}
+    sandbox.uninstalled.add(LISBON)
+    assert 200 == reads(LISBON).status_code
+    rows(gateway.dsn, "update gateway.derived_token set derived_at = now() - interval '2 minutes' where connection_id = %s", agency)  # fmt: skip
+
+    if way == "refresh":
+        path = f"/connections/{agency}/refresh"
+        assert 404 == partner.asks(gateway, path, method="POST", params={"location": LISBON}).status_code
+        renewed = partner.asks(gateway, path, method="POST", params={"location": BERLIN})
+        assert (200, 200) == (renewed.status_code, reads(BERLIN).status_code)
+        assert renewed.json()["access_token"] == reads(BERLIN).json()["access_token"]
+    else:
+        headers = {"Gateway-Location": LISBON}
+        sandbox.add_fault("status", "ghl", "userinfo", status=401, body='{"message": "Invalid JWT"}')
+        assert (
+            401
+            == partner_of(gateway.dsn, scope=("proxy",))
+            .asks(gateway, f"/connections/{agency}/proxy/locations/{LISBON}", headers=headers)
+            .status_code
+        )
+
+    assert 404 == reads(LISBON).status_code
+    assert [BERLIN] == [location for location, _ in stored(gateway, agency)]
+
+
 def test_the_proxy_calls_for_the_location_in_its_header(gateway, partner, agency, sandbox):
     """
     Also after the location's token was refused: a new one is minted, and the call repeated.

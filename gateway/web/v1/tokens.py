@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from functools import partial
 
 from flask import Blueprint
 
@@ -31,28 +32,29 @@ def get_token(who: Caller, query: schemas.TokenQuery, connection_id: uuid.UUID) 
     The token is valid for at least `min_seconds`: a stored token with less time left is refreshed first. A new token that is shorter
     than that is returned as it is.
     """
-    return _token(who, connection_id, min_seconds=query.min_seconds, location=query.location)
+    return _token(who, connection_id, query)
 
 
 @blueprint.post("/connections/<uuid:connection_id>/refresh")
-@api_call(schemas.Token, *UNUSABLE, *PROVIDER_FAILED, scope="tokens:read")
-def refresh_token(who: Caller, connection_id: uuid.UUID) -> schemas.Token:
+@api_call(schemas.Token, *UNUSABLE, *PROVIDER_FAILED, scope="tokens:read", query=schemas.TokenQuery)
+def refresh_token(who: Caller, query: schemas.TokenQuery, connection_id: uuid.UUID) -> schemas.Token:
     """
     Fetches a new access token.
 
     For when the provider refuses a token that should be valid.
     """
-    return _token(who, connection_id, min_seconds=0, force=True)
+    return _token(who, connection_id, query, force=True)
 
 
-def _token(
-    who: Caller, connection_id: uuid.UUID, *, min_seconds: int, force: bool = False, location: str | None = None
-) -> schemas.Token:
+def _token(who: Caller, connection_id: uuid.UUID, query: schemas.TokenQuery, *, force: bool = False) -> schemas.Token:
     rt = runtime()
     if who.key_hash is None and not rt.settings.owner_tokens:
         check_caller(rt.database, who)  # a banned user is refused as such
         raise Forbidden("GATEWAY_OWNER_TOKENS is off")
-    fresh = location_grant(rt, connection_id, caller=who, min_seconds=min_seconds, force=force, location=location)
+    asked = partial(
+        location_grant, rt, connection_id, caller=who, min_seconds=query.min_seconds, location=query.location
+    )
+    fresh = asked(refused=asked()) if force and query.location else asked(force=force)
     provider = rt.entry(fresh.provider, ClientRejected)
     base_url, headers = provider.api(fresh.facts)
     placement = provider.token_placement
