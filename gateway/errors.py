@@ -10,14 +10,24 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-_PROBLEMS = tomllib.loads((Path(__file__).parent / "problems.toml").read_text(encoding="utf-8"))
+_PROBLEMS, _REASONS = (
+    tomllib.loads((Path(__file__).parent / f"{name}.toml").read_text(encoding="utf-8"))
+    for name in ("problems", "reasons")
+)
 Remedy = Literal["fix_request", "reconnect", "wait", "operator", "report"]
+
+
+def plain_reason(error: Mapping[str, Any], known: Iterable[str] = ()) -> str:
+    """What is wrong with a value: pydantic's error in the words of reasons.toml. `known`: the fields that exist."""
+    values = {**error.get("ctx", {}), "known": ", ".join(known) or "none"}
+    words = _REASONS.get(values.get("pattern")) or _REASONS.get(error["type"])
+    return str(words.format(**values) if words else error["msg"])
 
 
 class GatewayError(Exception):

@@ -39,7 +39,7 @@ from pydantic_core import ErrorDetails
 
 from gateway.brand import Logo, read_color, read_logo
 from gateway.database_url import PORT, read_dsn
-from gateway.errors import SettingsRefused
+from gateway.errors import SettingsRefused, plain_reason
 from gateway.models import Client
 from gateway.texts import Texts, read_texts
 
@@ -469,7 +469,7 @@ def _problem(error: ErrorDetails) -> str:
         return f"{name} is missing: make a key with `python -m gateway keys new` and keep it safe."
     if error["type"] == "value_error":
         return f"{name} {error['ctx']['error']}"
-    return f"{name} is wrong: {error['msg'][0].lower()}{error['msg'][1:]}."
+    return f"{name} is wrong: {plain_reason(error)}."
 
 
 def _is_secret(name: str) -> bool:

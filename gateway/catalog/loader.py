@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from gateway.catalog.api_key import ApiKeyProvider
 from gateway.catalog.provider import ENDPOINTS, Provider, places
-from gateway.errors import SettingsRefused
+from gateway.errors import SettingsRefused, plain_reason
 from gateway.settings import is_loopback
 
 AnyEntry = Annotated[Provider | ApiKeyProvider, Field(discriminator="auth")]
@@ -118,7 +118,7 @@ def _sentence(error: Any) -> str:
         return f"{where} is not a known key: look it up in docs/providers.md."
     if error["type"] == "missing":
         return f"{where} is missing."
-    return f"{where}: {error['msg'].removeprefix('Value error, ')}."
+    return f"{where}: {plain_reason(error)}."
 
 
 def _collisions(entries: Iterable[AnyEntry], origin: Mapping[str, str]) -> list[str]:

@@ -61,7 +61,7 @@ def _page(
 
     _, found = call_api(rt, provider, row.id, build, Deadline.after(_LIST_SECONDS))
     if found.status != 200 and cursor:  # noqa: PLR2004
-        raise BadRequest("the provider refuses the page", [("cursor", "Not a cursor of this list")])
+        raise BadRequest("the provider refuses the page", [("cursor", "not a cursor of this list")])
     if found.status != 200:  # noqa: PLR2004
         raise ProviderGarbled(f"the provider's list answers {found.status}")
     return above.parse_list(parse_json(found.body), cursor)

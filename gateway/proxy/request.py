@@ -70,7 +70,7 @@ class ProxiedRequest:
         """How often the caller lets the call be repeated."""
         value = self.headers.get("Gateway-Retries", "0")
         if value not in [str(number) for number in range(MOST_RETRIES + 1)]:
-            raise BadRequest("retries", [("Gateway-Retries", f"A number from 0 to {MOST_RETRIES}")])
+            raise BadRequest("retries", [("Gateway-Retries", f"a number from 0 to {MOST_RETRIES}")])
         return int(value) if self.is_idempotent else 0
 
     def target(self) -> str:
@@ -80,12 +80,14 @@ class ProxiedRequest:
         Raises BadRequest for anything that the gateway and the provider may read differently.
         """
         if not _QUERY.fullmatch(self.query) or "#" in self.query:
-            raise BadRequest("the query holds what a URL cannot hold", [("query", "Holds what a URL cannot hold")])
+            raise BadRequest("the query holds what a URL cannot hold", [("query", "holds what a URL cannot hold")])
         given = self.headers.get("Gateway-Path")
         if given is None:
             path = quote(_checked(self.path), safe=_IN_PATH)
         elif self.path.strip(b"/") or not given.startswith("/"):
-            raise BadRequest("two paths", [("Gateway-Path", "A path from /, with nothing behind /proxy in the URL")])
+            raise BadRequest(
+                "two paths", [("Gateway-Path", "write a path from /, and nothing behind /proxy in the URL")]
+            )
         else:
             _checked(unquote_to_bytes(given))
             path = "/".join(quote(unquote_to_bytes(part), safe=_IN_PATH[1:]) for part in given.split("/"))
@@ -96,9 +98,9 @@ def _checked(path: bytes) -> str:
     try:
         text = path.decode()
     except UnicodeDecodeError:
-        raise BadRequest("the path is not UTF-8", [("path", "Not UTF-8")]) from None
+        raise BadRequest("the path is not UTF-8", [("path", "not UTF-8")]) from None
     if _REFUSED.search(text):
-        raise BadRequest("the path", [("path", "Has .., //, a backslash, a percent sign or a control character")])
+        raise BadRequest("the path", [("path", "has .., //, a backslash, a percent sign or a control character")])
     return text
 
 
@@ -110,7 +112,9 @@ def check_target(provider: AnyEntry, target: str) -> None:
     if any(re.fullmatch(re.escape(each.lower()).replace(r"\*", "[^/]*"), plain) for each in provider.token_paths):
         raise Forbidden("the provider issues tokens there")
     if provider.token_placement.query in [name for name, _ in parse_qsl(query, keep_blank_values=True)]:
-        raise BadRequest("the query", [(str(provider.token_placement.query), "The parameter that holds the token")])
+        raise BadRequest(
+            "the query", [(str(provider.token_placement.query), "leave it out: the gateway puts the token there")]
+        )
 
 
 def sent_headers(provider: AnyEntry, call: ProxiedRequest, defaults: Mapping[str, str]) -> dict[str, str]:
@@ -123,7 +127,7 @@ def sent_headers(provider: AnyEntry, call: ProxiedRequest, defaults: Mapping[str
     }
     odd = next((name for name, value in kept.items() if not _VALUE.fullmatch(value)), None)
     if odd is not None:
-        raise BadRequest("a header", [(odd, "Has characters other than printable ASCII")])
+        raise BadRequest("a header", [(odd, "has characters other than printable ASCII")])
     names = {name.lower() for name in kept}
     return kept | {name: value for name, value in defaults.items() if name.lower() not in names}
 

@@ -28,12 +28,12 @@ def create(rt: Runtime, caller: Caller, url: str, event_types: Sequence[str] | N
     try:
         check_url(url, allow_private=rt.settings.allow_private_hosts)
     except ValueError as refused:
-        raise BadRequest("the address may not be called", [("url", f"Not possible: {refused}")]) from None
+        raise BadRequest("the address may not be called", [("url", f"not possible: {refused}")]) from None
     text, secret = _new_secret(rt)
     new = {"url": url, "event_types": event_types}
     made = queries.change_webhook(rt.database, uuid4(), "create", caller, new=new, secret=secret)
     if made is None:
-        raise BadRequest("the partner has ten endpoints", [("url", "There are ten already: delete one first")])
+        raise BadRequest("the partner has ten endpoints", [("url", "there are ten already: delete one first")])
     return made, text
 
 

@@ -65,7 +65,7 @@ def receive(rt: Runtime, path: str, header: Header, body: bytes) -> None:
     if not owners:
         raise Forbidden("the event is of another app")
     if event.at is not None and abs(rt.now() - event.at) > OLDEST:
-        raise BadRequest("the event is too old", [("timestamp", "More than 72 hours away")])
+        raise BadRequest("the event is too old", [("timestamp", "more than 72 hours away")])
     if event.accounts:
         row = {**asdict(event), "id": event.id or sha256(body).hexdigest(), "providers": owners, "body": body.decode()}
         stored = events.receive_event(rt.database, row)

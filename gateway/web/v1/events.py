@@ -48,7 +48,7 @@ def list_usage(who: Caller, query: schemas.UsageQuery) -> dict[str, Any]:
     since = query.from_ or until - timedelta(days=1)
     if not timedelta(0) <= until - since <= _LONGEST_USAGE:
         check_caller(runtime().database, who, "events:read")
-        raise BadRequest("the range", [("from", "Before `to`, and by 31 days at most")])
+        raise BadRequest("the range", [("from", "before `to`, and by 31 days at most")])
     usage = query.model_dump(mode="json", exclude={"limit", "cursor"}) | {
         "from": since,
         "to": query.to,

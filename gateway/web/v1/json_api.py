@@ -30,6 +30,7 @@ from gateway.errors import (
     Unauthenticated,
     Unexpected,
     UnsupportedMediaType,
+    plain_reason,
 )
 from gateway.models import Caller
 from gateway.partners.keys import KEY_PREFIX, read_key
@@ -132,10 +133,10 @@ def _parse_request(call: Call) -> list[RequestModel]:
     Raises BadRequest with the parameters or fields at fault, and UnsupportedMediaType.
     """
     if repeated := [
-        (name[:_LONGEST_NAME], "Appears twice") for name, values in request.args.lists() if len(values) > 1
+        (name[:_LONGEST_NAME], "appears twice") for name, values in request.args.lists() if len(values) > 1
     ]:
         raise BadRequest("a repeated parameter", repeated)
-    query = _validated(call.query, lambda: call.query.model_validate(request.args.to_dict()))
+    query = validated(call.query, lambda: call.query.model_validate(request.args.to_dict()))
     parsed = [] if call.query is NoQuery else [query]
     return [*parsed, _parse_body(call.body)] if call.body else parsed
 
@@ -149,7 +150,7 @@ def _parse_body(model: type[_M]) -> _M:
     if request.mimetype != JSON:
         raise UnsupportedMediaType("the body is not JSON")
     body = request.get_data(cache=False)
-    parsed = _validated(model, lambda: model.model_validate_json(body, strict=True))
+    parsed = validated(model, lambda: model.model_validate_json(body, strict=True))
     json.loads(body, object_pairs_hook=_refuse_duplicates)
     return parsed
 
@@ -158,17 +159,19 @@ def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:
     """RFC 8259 section 4: a parser may take either of two values with one name. Only our names get here: the model has checked them."""
     names = [name for name, _ in pairs]
     if duplicates := sorted({name for name in names if names.count(name) > 1}):
-        raise BadRequest("a duplicate name", [(name, "Appears twice") for name in duplicates])
+        raise BadRequest("a duplicate name", [(name, "appears twice") for name in duplicates])
 
 
-def _validated(model: type[_M], validate: Callable[[], _M]) -> _M:
+def validated(model: type[_M], validate: Callable[[], _M]) -> _M:
+    """What `validate` makes. Raises BadRequest with a reason for each field at fault."""
     try:
         return validate()
     except ValidationError as error:
         reasons: dict[str, str] = {}
-        for each in error.errors(include_input=False, include_url=False, include_context=False):
-            field = str(each["loc"][0])[:_LONGEST_NAME] if each["loc"] else "body"
-            reasons.setdefault(field, each["msg"].removeprefix("Value error, "))
+        known = [field.alias or name for name, field in model.model_fields.items()]
+        for each in error.errors(include_input=False, include_url=False):
+            field, *place = [str(part)[:_LONGEST_NAME] for part in each["loc"]] or ["body"]
+            reasons.setdefault(field, ": ".join([*(f"at `{name}`" for name in place[:1]), plain_reason(each, known)]))
         raise BadRequest(f"{model.__name__} does not validate", sorted(reasons.items())) from None
 
 
