@@ -1492,7 +1492,7 @@ begin
   returning id into event_id;
   return jsonb_build_object(
     'connection_id', p_connection.id, 'event_id', event_id, 'provider', p_connection.provider, 'account', account,
-    'erased_at', clock_timestamp(), 'kept', p_kept, 'revocation', case when not p_kept then (
+    'facts', p_connection.facts, 'erased_at', clock_timestamp(), 'kept', p_kept, 'revocation', case when not p_kept then (
       select gateway.revocation_json(r) from gateway.revocation r where r.seal_id = p_connection.seal_id) end);
 end $$;
 
@@ -4072,7 +4072,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '0949ffc4ce3f9593a6decedd41c2ccc9785d0e5deeb8fc6ef17463a818d8a1e5');
-insert into gateway.function_release (sha256) values ('0949ffc4ce3f9593a6decedd41c2ccc9785d0e5deeb8fc6ef17463a818d8a1e5') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '4ecfe86f8912b44c4c1c1154c97f6c62ccc4a45d596c6a07ad2036cc25a6b1c0');
+insert into gateway.function_release (sha256) values ('4ecfe86f8912b44c4c1c1154c97f6c62ccc4a45d596c6a07ad2036cc25a6b1c0') on conflict do nothing;
 
 notify pgrst, 'reload schema';

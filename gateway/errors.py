@@ -26,7 +26,7 @@ Remedy = Literal["fix_request", "reconnect", "wait", "operator", "report"]
 def plain_reason(error: Mapping[str, Any], known: Iterable[str] = ()) -> str:
     """What is wrong with a value: pydantic's error in the words of reasons.toml. `known`: the fields that exist."""
     values = {**error.get("ctx", {}), "known": ", ".join(known) or "none"}
-    words = _REASONS.get(values.get("pattern")) or _REASONS.get(error["type"])
+    words = _REASONS.get(str(values.get("pattern"))) or _REASONS.get(error["type"])
     return str(words.format(**values) if words else error["msg"])
 
 

@@ -189,6 +189,7 @@ class Erased:
     connection_id: UUID
     provider: str
     account: Account
+    facts: Mapping[str, Any] = field(repr=False, hash=False)
     erased_at: UtcTime
     event_id: UUID
     """The event that records it."""

@@ -116,8 +116,6 @@ def _sentence(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"] if part not in _TAGS) or "the table"
     if error["type"] == "extra_forbidden":
         return f"{where} is not a known key: look it up in docs/providers.md."
-    if error["type"] == "missing":
-        return f"{where} is missing."
     return f"{where}: {plain_reason(error)}."
 
 

@@ -205,20 +205,27 @@ def test_a_provider_without_uninstalling_says_so(gateway, alice):
 # -- the receipt -----------------------------------------------------------------------------------------------------
 
 
-def test_the_receipt_says_what_was_erased_and_what_became_of_the_grant(gateway, alice):
+@pytest.mark.parametrize(
+    ("connected", "kind", "revocation"),
+    [
+        (["ringcentral"], None, "done"),
+        (["ghl", BERLIN], "location", "unsupported"),
+        (["ghl", AGENCY], "agency", "unsupported"),
+    ],
+)
+def test_the_receipt_says_what_was_erased_and_what_became_of_the_grant(gateway, alice, connected, kind, revocation):
     """
-    Exactly the contract's fields; its event is the one that partners read; afterwards there is nothing.
+    Exactly the contract's fields, and the account as it was; its event is the one that partners read; afterwards there is nothing.
     """
-    held = alice.connects("ringcentral")["connection"]
-    label = asks(alice, f"/connections/{held}").json()["account"]["label"]
+    held = alice.connects(*connected)["connection"]
+    account = asks(alice, f"/connections/{held}").json()["account"]
 
     answer = erases(alice, held)
 
     receipt = answer.json()
     assert (200, RECEIPT) == (answer.status_code, set(receipt))
-    assert (held, "ringcentral", "done", label) == (
-        receipt["connection_id"], receipt["provider"], receipt["revocation"], receipt["account"]["label"],
-    )  # fmt: skip
+    assert (held, connected[0], revocation) == (receipt["connection_id"], receipt["provider"], receipt["revocation"])
+    assert (account, kind) == (receipt["account"], account["kind"])
     assert ("connection.disconnected",) == value(
         gateway, "select type from gateway.event where id = %s", receipt["event_id"]
     )

@@ -102,7 +102,7 @@ def delete_connection(who: Caller, query: schemas.DisconnectQuery, connection_id
     return schemas.Receipt(
         connection_id=erased.connection_id,
         provider=erased.provider,
-        account=schemas.Account.model_validate(erased.account),
+        account=schemas.Account.of(erased, runtime().catalog.entries.get(erased.provider)),
         erased_at=erased.erased_at,
         revocation=receipt.revocation,
         event_id=erased.event_id,

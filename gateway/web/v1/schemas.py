@@ -280,6 +280,12 @@ class Account(ResponseModel):
         default=None, description="Where the provider has several kinds: HighLevel `location`, `agency`."
     )
 
+    @classmethod
+    def of(cls, row: models.Connection | models.Erased, provider: AnyEntry | None) -> Account:
+        """The account of a row, with what the catalogue adds."""
+        kind = provider.account_kind(row.facts) if provider else None
+        return cls(id=row.account.id, label=row.account.label, kind=kind)
+
 
 class Connection(ResponseModel):
     """One user's account at one provider."""
@@ -304,12 +310,9 @@ class Connection(ResponseModel):
 
     @classmethod
     def of(cls, row: models.Connection, provider: AnyEntry | None) -> Connection:
-        account = Account(
-            id=row.account.id, label=row.account.label, kind=provider.account_kind(row.facts) if provider else None
-        )
         stored = {name: getattr(row, name) for name in cls.model_fields.keys() & {each.name for each in fields(row)}}
         missing = provider.missing_scope(row.scope) if provider else ()
-        return cls(**stored | {"account": account, "missing_scope": missing})
+        return cls(**stored | {"account": Account.of(row, provider), "missing_scope": missing})
 
 
 class Connections(Page[Connection]):

@@ -26,7 +26,7 @@ begin
   returning id into event_id;
   return jsonb_build_object(
     'connection_id', p_connection.id, 'event_id', event_id, 'provider', p_connection.provider, 'account', account,
-    'erased_at', clock_timestamp(), 'kept', p_kept, 'revocation', case when not p_kept then (
+    'facts', p_connection.facts, 'erased_at', clock_timestamp(), 'kept', p_kept, 'revocation', case when not p_kept then (
       select gateway.revocation_json(r) from gateway.revocation r where r.seal_id = p_connection.seal_id) end);
 end $$;
 
