@@ -31,7 +31,7 @@ from urllib.request import urlopen
 from gateway.cli.demo import demo_settings
 from gateway.connect.attempt import Connected, by_user, finish_connect, start_connect
 from gateway.crypto.vault import fingerprint
-from gateway.database import apply_schema
+from gateway.database.migrate import apply_schema
 from gateway.database.queries.connect import open_session
 from gateway.embedded.postgres import start_or_join
 from gateway.partners.admin import add_partner

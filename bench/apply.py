@@ -27,7 +27,7 @@ from bench.connect import folder_for_a_database, free_port
 from bench.contenders import ROOT, GatewayServer, Place
 from bench.provider import running_provider
 from bench.readers import percentile
-from gateway.database import apply_schema
+from gateway.database.migrate import apply_schema
 from gateway.embedded.postgres import start_or_join
 from gateway.server import python_module
 

@@ -26,7 +26,7 @@ from bench.certificates import make_certificates
 from bench.contenders import AuthlibRoute, Contender, GatewayServer, Place
 from bench.machine import Cores, Spent, describe
 from bench.provider import Provider, running_provider
-from gateway.database import apply_schema
+from gateway.database.migrate import apply_schema
 from gateway.embedded.postgres import start_or_join
 
 BROWSERS = 16

@@ -34,7 +34,8 @@ from bench.contenders import ROOT, Contender, GatewayServer, Place, waitress
 from bench.machine import Cores, cpu_seconds, describe
 from bench.stage import save
 from gateway.crypto.vault import Vault
-from gateway.database import apply_schema, open_postgres
+from gateway.database import open_postgres
+from gateway.database.migrate import apply_schema
 from gateway.database.queries.connect import open_session
 from gateway.embedded.postgres import start_or_join
 from gateway.server import python_module

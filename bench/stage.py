@@ -28,7 +28,8 @@ from cryptography.fernet import Fernet
 
 from bench.strict import CLIENT_ID, CLIENT_SECRET
 from gateway.crypto.vault import Vault
-from gateway.database import Database, apply_schema, open_postgres
+from gateway.database import Database, open_postgres
+from gateway.database.migrate import apply_schema
 from gateway.database.queries.connect import open_session
 from gateway.database.queries.connections import NewGrant, save_connection
 from gateway.embedded.postgres import EmbeddedPostgres, start_or_join

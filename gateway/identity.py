@@ -29,15 +29,11 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """The user of a verified access token, and its expiry."""
-
     user: User
     expires_at: datetime
 
 
 class Identity:
-    """Verifies Supabase access tokens."""
-
     def __init__(self, settings: Settings, issuers: Issuers) -> None:
         self.issuers = issuers
         self._issuer = f"{settings.supabase_url}/auth/v1" if settings.supabase_url else None

@@ -168,7 +168,6 @@ def run_server(host: str, port: int, workers: int, *, work: bool = True) -> None
 
 
 def build_served_app(*, work: bool) -> Flask:
-    """The application of one process, with its background threads."""
     app = create_app()
     rt = app.extensions["gateway"]
     gc.collect()
@@ -264,5 +263,4 @@ def _run_child(listener: socket.socket, parent: int, *, work: bool) -> None:
 
 
 def python_module(*arguments: str) -> list[str]:
-    """The command line that runs a module with this interpreter."""
     return [sys.executable, "-m", *arguments]

@@ -141,7 +141,6 @@ def checked_catalog(settings: Settings) -> tuple[Catalog, list[str]]:
 
 
 def _not_enabled(names: Iterable[str], catalog: Catalog) -> Iterator[str]:
-    """What is wrong with GATEWAY_ENABLE."""
     offered = catalog.entries.keys() - catalog.providers
     for name in names:
         if name in catalog.providers:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.database import Database, apply_schema, open_postgres, open_rest
+from gateway.database import Database, open_postgres, open_rest
+from gateway.database.migrate import apply_schema
 from gateway.embedded.postgres import EmbeddedPostgres, start_or_join
 from tests.support.database import ReusedDatabase, administer, database_dsn, fresh_database
 from tests.support.event_fixtures import aged, rt, runtime, sealed  # noqa: F401 - fixtures of several files

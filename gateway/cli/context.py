@@ -22,7 +22,10 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic_core import to_json, to_jsonable_python
 
 from gateway.catalog import Catalog, load_catalog
-from gateway.database import NOT_RELOADED, SCHEMA_VERSION, Database, FunctionMissing, SchemaState, apply_schema
+from gateway.database import SCHEMA_VERSION, Database, SchemaState
+from gateway.database.migrate import apply_schema
+from gateway.database.postgres import FunctionMissing
+from gateway.database.unreachable import NOT_RELOADED
 from gateway.database_url import read_dsn
 from gateway.embedded.paths import holds_database
 from gateway.embedded.postgres import start_or_join
@@ -73,7 +76,6 @@ class Commands(click.Group):
 
 
 def file_problem(error: OSError) -> str:
-    """One sentence about a file or folder, with the fix."""
     reason = os.strerror(error.errno).lower() if error.errno else type(error).__name__
     where = f"{error.filename}: " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -261,8 +263,6 @@ def checked_providers(names: Sequence[str]) -> Catalog:
 
 
 class ReachedDatabase(NamedTuple):
-    """The database of a command, and the settings that name it."""
-
     database: Database
     settings: Settings
     is_embedded: bool

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from gateway.cli.context import ReachedDatabase, Report, reach_database, reporting
-from gateway.database import SCHEMA_VERSION, apply_schema
-from gateway.database.migrate import PASTED, export_supabase, plan
+from gateway.database import SCHEMA_VERSION
+from gateway.database.migrate import PASTED, apply_schema, export_supabase, plan
 from gateway.doctor.database import describe_schema
 
 _HOSTED = re.compile(r"https://([a-z0-9]+)\.supabase\.co")

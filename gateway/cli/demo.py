@@ -26,7 +26,8 @@ import click
 from cryptography.fernet import Fernet
 
 from gateway.catalog import ENDPOINTS, AnyEntry, Provider, load_catalog
-from gateway.database import Database, apply_schema, open_postgres
+from gateway.database import Database, open_postgres
+from gateway.database.migrate import apply_schema
 from gateway.database.queries import partners as queries
 from gateway.embedded.postgres import start_or_join
 from gateway.errors import SettingsRefused

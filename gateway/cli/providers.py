@@ -53,7 +53,6 @@ def doctor(*, as_json: bool, access_token: TextIO | None) -> None:
 
 
 def _print_findings(findings: Iterable[Finding], *, as_json: bool) -> None:
-    """Print each finding with its fix, and end the command."""
     found, told = [], set[str]()
     for finding in findings:
         found.append(finding)
@@ -100,7 +99,6 @@ def providers_list() -> Report:
 
 
 def _missing(provider: AnyEntry, settings: Settings) -> str | None:
-    """The setting that the provider lacks to be enabled."""
     if not isinstance(provider, Provider):
         return None if provider.id in settings.enable else "GATEWAY_ENABLE"
     client = settings.clients.get(provider.id)

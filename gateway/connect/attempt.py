@@ -24,7 +24,7 @@ from gateway.catalog import AnyEntry, Provider
 from gateway.connect.form import read_form
 from gateway.connections.revoke import revoke_or_queue
 from gateway.crypto.vault import fingerprint
-from gateway.database import ANSWER_SECONDS
+from gateway.database.postgres import ANSWER_SECONDS
 from gateway.database.queries.connect import (
     EarlierVisit,
     drop_authorization,
@@ -174,8 +174,6 @@ class _Ended:
 
 @dataclass(frozen=True, slots=True)
 class Connected(_Ended):
-    """The connection is saved."""
-
     connection_id: uuid.UUID
     missing_scope: tuple[str, ...]
     """Required scopes that the user did not grant."""
@@ -196,8 +194,6 @@ class AwaitsPartner(_Ended):
 
 @dataclass(frozen=True, slots=True)
 class Failed(_Ended):
-    """Nothing is connected."""
-
     error: GatewayError
     left_installed: bool
     """The grant could not be revoked: our app may still be installed at the provider."""
@@ -257,7 +253,6 @@ def _finish(
 def succeeded(
     rt: Runtime, request: AuthorizationRequest, kept: RequestSecrets, connection: Connection | None
 ) -> Connected | Pending | AwaitsPartner:
-    """What a saved or pending grant means for the browser."""
     provider = rt.entry(request.provider)
     ended = (provider, request.return_to, request.display)
     if not request.is_signed_in and request.connect_session_id is not None:

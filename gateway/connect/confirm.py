@@ -13,7 +13,7 @@ from gateway.catalog import AnyEntry
 from gateway.connect.attempt import repeat_once
 from gateway.connections.revoke import finish_revocation
 from gateway.crypto.vault import fingerprint
-from gateway.database import ANSWER_SECONDS
+from gateway.database.postgres import ANSWER_SECONDS
 from gateway.database.queries.connect import Choice, Decided, decide_pending_grant, pending_grant
 from gateway.errors import BadRequest, Frozen, GatewayError, StateInvalid, UserMismatch
 from gateway.models import Connection, PendingGrant

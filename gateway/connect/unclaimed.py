@@ -36,8 +36,6 @@ _COLUMN = "unclaimed_install"
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a user is asked to confirm."""
-
     id: uuid.UUID
     provider: Provider
     account: Account

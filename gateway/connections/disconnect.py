@@ -25,8 +25,6 @@ DISCONNECT_SECONDS = 9.5
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a disconnect did."""
-
     erased: Erased
     revocation: Revoked | Literal["kept"]
     """`kept`: only a partner's access ended, because others still use the connection."""

@@ -56,8 +56,6 @@ Name = Literal[
 
 
 class Outcome(NamedTuple):
-    """The result for a row, and its reason."""
-
     name: Name
     reason: str = ""
 
@@ -209,7 +207,6 @@ def read_expiry(text: str | None) -> datetime | None:
 def _verify(
     rt: Runtime, row: ImportRow, provider: AnyEntry, secrets: Secrets, generation: int, seal_id: uuid.UUID
 ) -> Outcome:
-    """Ask the provider for the account, and record what it says."""
     try:
         if secrets.problem:
             raise NeedsReauthorization(secrets.problem)
@@ -254,8 +251,6 @@ def _confirmed_account(
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
-    """A row that needs the operator, or its user."""
-
     id: str
     name: str | None
     outcome: str
@@ -264,8 +259,6 @@ class Remaining:
 
 @dataclass
 class Report:
-    """The progress of an import."""
-
     total: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     remaining: list[Remaining] = field(default_factory=list)

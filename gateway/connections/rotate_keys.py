@@ -66,7 +66,6 @@ def _pages(rt: Runtime, kind: Kind, report: Report) -> Iterator[Sequence[Encrypt
 
 
 def _changes(vault: Vault, kind: Kind, values: Sequence[EncryptedValue], report: Report) -> list[dict[str, object]]:
-    """What has to replace the values that are encrypted with an older key."""
     changes: list[dict[str, object]] = []
     report.looked_at += len(values)
     for value in values:

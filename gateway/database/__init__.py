@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, get_args
 from pydantic import SecretStr, TypeAdapter
 from pydantic_core import to_jsonable_python
 
-from gateway.database.migrate import apply_schema, functions_sha256, schema_version
-from gateway.database.postgres import ANSWER_SECONDS, FunctionMissing, PostgresBackend
-from gateway.database.unreachable import NOT_RELOADED
+from gateway.database.migrate import functions_sha256, schema_version
+from gateway.database.postgres import FunctionMissing, PostgresBackend
 from gateway.errors import (
     Forbidden,
     Frozen,
@@ -33,19 +32,6 @@ from gateway.errors import (
 
 if TYPE_CHECKING:
     from gateway.database.rest import SupabaseBackend
-
-__all__ = [
-    "ANSWER_SECONDS",
-    "NOT_RELOADED",
-    "SCHEMA_VERSION",
-    "Database",
-    "FunctionMissing",
-    "SchemaState",
-    "SqlFunction",
-    "apply_schema",
-    "open_postgres",
-    "open_rest",
-]
 
 _R = TypeVar("_R")
 SCHEMA_VERSION = schema_version()

@@ -14,12 +14,13 @@ import psycopg
 from psycopg import errors
 
 from gateway.crypto.vault import Vault
-from gateway.database import NOT_RELOADED, SCHEMA_VERSION, SchemaState
+from gateway.database import SCHEMA_VERSION, SchemaState
 from gateway.database.migrate import SQL
 from gateway.database.postgres import BoundedConnection, connect
 from gateway.database.queries import events
 from gateway.database.queries import partners as queries
 from gateway.database.queries.operator import Host, list_hosts
+from gateway.database.unreachable import NOT_RELOADED
 from gateway.doctor.report import Finding, finding
 from gateway.errors import DatabaseUnavailable, GatewayError, SecretUnreadable
 from gateway.events.verify import verify

@@ -17,7 +17,6 @@ CLOCK_SECONDS = 30
 
 
 def examine(rt: Runtime, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Valid settings that may not be what the operator meant."""
     settings = rt.settings
     yield finding("settings.valid")
     count = len(settings.keys)

@@ -122,7 +122,6 @@ def _examine_registration(rt: Runtime, provider: Provider, deadline: Deadline) -
 
 
 def _explain_refusal(rt: Runtime, provider: Provider, error: GatewayError) -> Finding:
-    """A refusal for another reason than the code."""
     reason = " ".join(map(str, error.facts().values())) if isinstance(error, ClientRejected) else ""
     if any(word in reason for word in _UNKNOWN_CLIENT):
         return finding("providers.unknown_client", provider.id, name=provider.id.upper())

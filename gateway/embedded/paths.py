@@ -105,7 +105,6 @@ def _check_named() -> None:
 
 
 def _reaches(account: pwd.struct_passwd | None, path: Path) -> bool:
-    """Whether the account may enter the folder `path`."""
     if account is None:
         return True
     found = subprocess.run(  # noqa: S603 -- a fixed program

@@ -92,7 +92,6 @@ def _judge(key: bytes, before: Seal, seal: Seal, rows: list[EventRow]) -> Iterat
 
 
 def _compare(checkpoints: dict[int, str], before: Seal, seal: Seal) -> Iterator[Problem]:
-    """A checkpoint of this segment has to be its seal."""
     for position in sorted(checkpoints):
         if before.position < position <= seal.position and (position, checkpoints[position]) != seal:
             text = f"Position {position} has another hash than the log: events up to there were replaced."

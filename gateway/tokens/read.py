@@ -238,7 +238,6 @@ _OPERATORS: Mapping[str, type[GatewayError]] = {error.slug: error for error in (
 
 
 def _refusal(found: Obstacle, most: int) -> GatewayError:
-    """Why no token request may be sent now."""
     if found.obstacle == "frequent":
         quota = Quota(most, most, found.retry_after or 60.0)
         return RateLimited("the connection was refreshed too often within a minute", quota)

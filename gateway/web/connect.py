@@ -57,13 +57,11 @@ def _provider(path: str, provider_id: str) -> AnyEntry:
 
 @blueprint.get("/<provider_id>/connect")
 def show(path: str, provider_id: str) -> str:
-    """The form: who connects what, with which scopes."""
     flow = requested_flow(provider_id)
     return _form(_provider(path, provider_id), flow, {})
 
 
 def _form(provider: AnyEntry, flow: Flow, faults: Mapping[str, Fault]) -> str:
-    """The form, also when it was sent with `faults`."""
     rt = runtime()
     listed = list_connections(rt.database, fingerprint(session_secret()))
     if listed is None:

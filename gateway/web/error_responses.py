@@ -50,7 +50,6 @@ _BY_STATUS = {kind.status: kind for kind in (NotFound, MethodNotAllowed, TooLarg
 
 
 def register(app: Flask) -> None:
-    """Handle our errors, Werkzeug's, and bugs."""
     app.register_error_handler(GatewayError, respond)
     app.register_error_handler(HTTPException, _respond_http)
     app.register_error_handler(Exception, _respond_unexpected)

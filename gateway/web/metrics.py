@@ -79,8 +79,6 @@ def register(app: Flask) -> None:
 
 
 class _Database:
-    """Collects the figures from the database, at each reading."""
-
     def __init__(self, rt: Runtime) -> None:
         self._rt = rt
 

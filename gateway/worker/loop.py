@@ -77,8 +77,9 @@ class UnitWorker(Worker):
     def run(self, stopped: threading.Event, pause_seconds: float = IDLE_SECONDS) -> None:
         """Work until `stopped` is set, and finish the units under way. A unit that ends leaves a place for the next."""
         while not stopped.is_set():
-            if not self.once():
-                self._pause(stopped, pause_seconds)
+            end = self._clock() + (0 if self.once() else pause_seconds)
+            while self._clock() < end and not stopped.is_set() and not self.wait_for_end(_LOOK_SECONDS):
+                pass
         self.finish(UNIT_SECONDS)
 
     def finish(self, seconds: float) -> bool:
@@ -91,12 +92,6 @@ class UnitWorker(Worker):
         has_ended = self._has_ended.wait(seconds)
         self._has_ended.clear()
         return has_ended
-
-    def _pause(self, stopped: threading.Event, seconds: float) -> None:
-        end = self._clock() + seconds
-        while self._clock() < end and not stopped.is_set():
-            if self.wait_for_end(_LOOK_SECONDS):
-                return
 
     def _run(self, job: UnitJob) -> bool:
         busy = [name for name in ("", *self._rt.catalog.providers) if self._is_busy(job, name)]

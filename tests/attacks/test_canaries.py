@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import psycopg
 import pytest
 
-from gateway.database import apply_schema
+from gateway.database.migrate import apply_schema
 from gateway.embedded.postgres import EmbeddedPostgres, start_or_join
 from tests.support.database import rows
 from tests.support.gateway_process import Gateway

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.cli.connections import _import_lines
 from gateway.connections.import_existing import Remaining, Report, read_expiry
-from gateway.database import apply_schema
+from gateway.database.migrate import apply_schema
 from gateway.errors import NeedsReauthorization, Unverified
 from gateway.models import Caller
 from gateway.tokens.read import fresh_grant

@@ -8,7 +8,8 @@ import psycopg
 import pytest
 from cryptography.fernet import Fernet
 
-from gateway.database import SCHEMA_VERSION, apply_schema, migrate
+from gateway.database import SCHEMA_VERSION, migrate
+from gateway.database.migrate import apply_schema
 from gateway.errors import DatabaseUnavailable, Unexpected
 from tests.support.commands import run_command
 from tests.support.database import rows

@@ -15,7 +15,8 @@ from urllib.parse import unquote
 import psycopg
 import pytest
 
-from gateway.database import apply_schema, open_postgres
+from gateway.database import open_postgres
+from gateway.database.migrate import apply_schema
 from gateway.database.postgres import PostgresBackend
 from gateway.errors import DatabaseUnavailable
 from tests.support.gateway_process import free_port

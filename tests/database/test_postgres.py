@@ -15,7 +15,8 @@ import pytest
 from psycopg import errors
 from structlog.testing import capture_logs
 
-from gateway.database import SCHEMA_VERSION, Database, apply_schema, open_postgres, postgres
+from gateway.database import SCHEMA_VERSION, Database, open_postgres, postgres
+from gateway.database.migrate import apply_schema
 from gateway.database.postgres import FunctionMissing, PostgresBackend
 from gateway.database.queries.connections import erase_own_connection
 from gateway.embedded.postgres import start_or_join

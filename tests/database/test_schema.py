@@ -14,8 +14,8 @@ import uuid
 import pytest
 from psycopg.errors import InsufficientPrivilege
 
-from gateway.database import SCHEMA_VERSION, apply_schema, open_postgres
-from gateway.database.migrate import PASTED
+from gateway.database import SCHEMA_VERSION, open_postgres
+from gateway.database.migrate import PASTED, apply_schema
 from gateway.errors import Unexpected
 from tests.support.database import acting, rows
 from tests.support.old_databases import DOCUMENTED, OURS
@@ -138,7 +138,7 @@ def test_two_runs_at_once_both_succeed(bare_database):
     """
     Two servers starting on a fresh database.
     """
-    program = f"from gateway.database import apply_schema; apply_schema({bare_database!r})"
+    program = f"from gateway.database.migrate import apply_schema; apply_schema({bare_database!r})"
     root = PASTED.parent
     runs = [subprocess.Popen([sys.executable, "-c", program], cwd=root) for _ in range(3)]
 

@@ -11,7 +11,8 @@ import uuid
 import psycopg
 import pytest
 
-from gateway.database import apply_schema, open_postgres
+from gateway.database import open_postgres
+from gateway.database.migrate import apply_schema
 from gateway.database.queries.connections import erase_own_connection
 from gateway.doctor.database import access_rules
 from tests.support.database import Person, acting, administer, database_dsn, fresh_database, rows

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from gateway.database import apply_schema
+from gateway.database.migrate import apply_schema
 from gateway.embedded.postgres import start_or_join
 from gateway.sandbox.highlevel import COMPANY
 from tests.support.database import database_dsn, rows

@@ -16,7 +16,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families as families
 
 from gateway import __version__, create_app
-from gateway.database import apply_schema
+from gateway.database.migrate import apply_schema
 from gateway.embedded.postgres import start_or_join
 from gateway.settings import LOOPBACK_ONLY
 from tests.support.gateway_process import Gateway, whole_gateway

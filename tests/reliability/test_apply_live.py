@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from bench.apply import measure
-from gateway.database import apply_schema
+from gateway.database.migrate import apply_schema
 from gateway.errors import DatabaseUnavailable
 from tests.support.database import rows
 

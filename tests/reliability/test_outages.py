@@ -18,7 +18,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from gateway.database import apply_schema
+from gateway.database.migrate import apply_schema
 from gateway.embedded.postgres import start_or_join
 from gateway.sandbox.ringcentral import ACCOUNTS
 from tests.support.gateway_process import Gateway

@@ -21,7 +21,7 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
-from gateway.database import apply_schema
+from gateway.database.migrate import apply_schema
 from gateway.sandbox import google, highlevel, ringcentral
 from gateway.sandbox.clients import CLIENTS
 from gateway.sandbox.state import Account, Pair, Session, State, fresh

@@ -27,8 +27,6 @@ from gateway.models import (
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """The signed-in user, and the expiry."""
-
     user: User
     expires_at: UtcTime
 
@@ -73,15 +71,11 @@ drop_authorization = SqlFunction[None]("take_authorization", "state_hash", faile
 
 
 class ConnectSession(NamedTuple):
-    """A new connect session."""
-
     id: UUID
     expires_at: datetime
 
 
 class Existing(NamedTuple):
-    """The connection that the link's user has at the provider."""
-
     account_label: str
     status: Status
     facts: Mapping[str, Any]

@@ -130,8 +130,6 @@ class ImportRow:
 
 @dataclass(frozen=True, slots=True)
 class QueuedRow:
-    """A row that waits to be imported."""
-
     id: UUID
     name: str | None
 
@@ -167,8 +165,6 @@ Take the row out of the queue, or make it due later.
 
 @dataclass(frozen=True, slots=True)
 class UninstallTarget:
-    """What an uninstall at the provider needs to know of a connection."""
-
     user_id: UUID
     provider: str
     account_id: str

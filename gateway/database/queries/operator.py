@@ -126,7 +126,6 @@ class EncryptedValue:
 
     @property
     def context(self) -> dict[str, Any]:
-        """The arguments of Vault.decrypt and Vault.encrypt."""
         return {
             "column": self.column,
             "user_id": self.user_id,

@@ -10,8 +10,6 @@ from gateway.database import SqlFunction
 
 
 class NewKey(NamedTuple):
-    """The ids of a partner and of a key that was made for it."""
-
     partner_id: UUID
     key_id: UUID
 

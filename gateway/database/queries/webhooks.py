@@ -42,8 +42,6 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class EncryptedSecret:
-    """A signing secret of an endpoint."""
-
     seal_id: UUID
     encrypted: str = field(repr=False)
 

@@ -1,5 +1,3 @@
--- Authorization requests: start an attempt, and take it when the browser returns.
-
 -- The scopes that the partners of a user's connections at a provider requested; with `granted`, also the granted ones. The next attempt
 -- requests them again, so that one partner cannot reduce another's. Only for that user: it reveals other partners.
 create or replace function gateway.scopes_of_other_partners(p_user_id uuid, p_provider text, p_granted boolean) returns text[]

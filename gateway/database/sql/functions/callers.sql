@@ -1,17 +1,5 @@
 -- The callers of /v1, and which connections they may see.
 
--- The partner of a valid key that may be used from that address, or a row of nulls; both take the same time. Without a `set`, so that the
--- planner can inline it.
-create or replace function gateway.partner_of_key(p_key_hash text, p_here inet, p_moment timestamptz) returns setof gateway.partner
-language sql stable as $$
-  select p.*
-    from (select) as one
-    left join gateway.api_key k
-      on k.key_hash = p_key_hash and k.revoked_at is null and (k.expires_at is null or k.expires_at > p_moment)
-         and (k.addresses is null or p_here <<= any (k.addresses))
-    left join gateway.partner p on p.id = coalesce(k.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null
-$$;
-
 -- The caller of /v1: {"user_id", "key_hash", "address"}. The user of an access token, or the partner of a key, or why the call is refused:
 -- `unauthenticated` (a banned or deleted user; the same for unknown, revoked and expired keys and for a wrong address), `frozen` or `forbidden`.
 -- `net`: the network of the call. `p_needs`: the scope of the call, null where any key will do; a user has none for sessions and webhooks. Functions answer {"refused": slug}
@@ -34,12 +22,18 @@ begin
   net := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
   if key is null then
     user_id := p_caller ->> 'user_id';
-    refusal := case when user_id is null or gateway.user_is_blocked(user_id) then '{"refused": "unauthenticated"}'
+    -- On Supabase a missing user was deleted; on plain Postgres it is a new user.
+    refusal := case when user_id is null or not exists (select from gateway.live_user(user_id))
+                      and (exists (select from auth.users u where u.id = user_id) or not gateway.own_auth()) then '{"refused": "unauthenticated"}'
                     when p_needs in ('sessions:write', 'webhooks:write') then jsonb_build_object('refused', 'forbidden', 'scope', p_needs) end;
     return;
   end if;
   select p as partner, u.last_at into used
-    from gateway.partner_of_key(key, here, moment) p left join gateway.key_use u on u.key_hash = key and u.network = net;
+    from (select) as one
+    left join gateway.api_key k
+      on k.key_hash = key and k.revoked_at is null and (k.expires_at is null or k.expires_at > moment) and (k.addresses is null or here <<= any (k.addresses))
+    left join gateway.partner p on p.id = coalesce(k.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null
+    left join gateway.key_use u on u.key_hash = key and u.network = net;
   partner := used.partner;
   if partner.id is null then
     refusal := '{"refused": "unauthenticated"}';

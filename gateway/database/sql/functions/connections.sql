@@ -1,5 +1,3 @@
--- Connections: saving, listing, checking.
-
 -- A stored secret as the gateway reads it: one that is larger than any provider's is no token, and costs no memory.
 create or replace function gateway.bounded(p_secret text) returns text
 language sql immutable as $$ select case when octet_length(p_secret) > 2000000 then '…' else p_secret end $$;

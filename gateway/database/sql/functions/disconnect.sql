@@ -1,5 +1,3 @@
--- Disconnect: by the user, a partner or the operator.
-
 -- Whether a disconnect by this partner erases the connection: with reach `all` always, else if it was made for this partner and no other
 -- partner uses it.
 create or replace function gateway.disconnect_deletes(p_partner gateway.partner, p_connection uuid) returns boolean

@@ -19,22 +19,6 @@ begin
   end loop;
 end $$;
 
--- A grant that could not be revoked in 72 hours.
-create or replace function gateway.abandon_revocations(p_limit integer) returns void
-language plpgsql set search_path = '' as $$
-declare
-  over timestamptz := clock_timestamp();
-begin
-  with abandoned as (
-    delete from gateway.revocation r where r.seal_id in (
-      select x.seal_id from gateway.revocation x
-       where x.due_at <= over and x.created_at < over - interval '72 hours' limit p_limit for update skip locked)
-    returning r.connection_id, r.provider
-  )
-  insert into gateway.event (type, connection_id, provider)
-  select 'grant.revocation_abandoned', a.connection_id, a.provider from abandoned a;
-end $$;
-
 -- The end of a connection is announced once, a week before: of a refresh token whose refreshes fail, and of an access token without one. So is a
 -- key that should be replaced, when that is due.
 -- An incident whose connections were all disconnected or connected again is over; so is one of keys after an hour, since only checks try them.
@@ -63,13 +47,22 @@ end $$;
 
 create or replace function public.gateway_housekeeping_v1(p_events_days integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  over timestamptz := clock_timestamp();
 begin
   if not pg_try_advisory_xact_lock(hashtextextended('gateway housekeeping', 0)) then
     return 'false';
   end if;
   perform gateway.delete_expired(1000);
   perform gateway.close_hours(10000);
-  perform gateway.abandon_revocations(100);
+  with abandoned as (  -- grants that could not be revoked in 72 hours
+    delete from gateway.revocation r where r.seal_id in (
+      select x.seal_id from gateway.revocation x
+       where x.due_at <= over and x.created_at < over - interval '72 hours' limit 100 for update skip locked)
+    returning r.connection_id, r.provider
+  )
+  insert into gateway.event (type, connection_id, provider)
+  select 'grant.revocation_abandoned', a.connection_id, a.provider from abandoned a;
   perform gateway.announce_ends(100);
   perform gateway.drop_old_events(p_events_days, 2000);
   return 'true';

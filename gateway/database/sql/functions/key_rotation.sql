@@ -1,5 +1,3 @@
--- Key rotation: read and replace encrypted values.
-
 -- Every encrypted value with the context that its key is derived from.
 create or replace view gateway.encrypted_value as
   select 'connection' as kind, c.id, v."column", v.text, c.user_id, c.provider, v.seal_id::text

@@ -1,5 +1,3 @@
--- Connect sessions: links that partners make, and the consent given through them.
-
 -- Record the owner's consent for the partner of a connect session, which ends with it. Returns the partner.
 create or replace function gateway.give_consent(p_session_id uuid, p_connection_id uuid, p_made boolean) returns uuid
 language plpgsql set search_path = '' as $$

@@ -1,5 +1,3 @@
--- The operator's commands for partners: keys, reach, freezes.
-
 -- A stopped partner cannot complete its links, so their pending grants are queued to be revoked.
 create or replace function gateway.stop_waiting() returns trigger
 language plpgsql security definer set search_path = '' as $$

@@ -1,5 +1,3 @@
--- Pending grants, and the decision of their user or partner.
-
 -- Queue a deleted pending grant to be revoked, also if it is deleted with its user.
 create or replace function gateway.queue_pending_grant() returns trigger
 language plpgsql security definer set search_path = '' as $$

@@ -1,5 +1,3 @@
--- The queue of grants that are still to be revoked at their provider.
-
 -- However a row is deleted (disconnect, the owner's server, or with its user), its grant is queued to be revoked and the profile drops its
 -- id. Before the delete, because it needs the row in gateway.connection.
 create or replace function gateway.queue_erased_grant() returns trigger

@@ -1,5 +1,3 @@
--- Users and their browser sessions.
-
 -- Whether auth.users is the gateway's own table, not Supabase's. By its comment, because a database may be moved.
 create or replace function gateway.own_auth() returns boolean
 language sql stable as $$
@@ -28,14 +26,6 @@ language sql stable as $$
   select coalesce((select s.label from gateway.session s where s.user_id = p_user_id order by s.created_at desc limit 1),
                   (select nullif(to_jsonb(u) ->> 'email', '') from auth.users u where u.id = p_user_id))
 $$;
-
--- Banned or deleted, whatever token the user has. On Supabase a missing user was deleted; on plain Postgres it is a new user.
-create or replace function gateway.user_is_blocked(p_user_id uuid) returns boolean
-language plpgsql stable set search_path = '' as $$
-begin
-  return p_user_id is not null and not exists (select from gateway.live_user(p_user_id))
-     and (exists (select from auth.users u where u.id = p_user_id) or not gateway.own_auth());
-end $$;
 
 create or replace function gateway.live_session(p_wanted text)
 returns table (user_id uuid, label text, expires_at timestamptz)

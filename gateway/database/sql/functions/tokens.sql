@@ -1,5 +1,3 @@
--- Reading a token.
-
 -- The token of a connection, as the gateway reads it. `good`: valid for the seconds that were asked for; `alive`: valid now.
 create or replace function gateway.token_json(
   c gateway.connection, p_token text, p_refresh text, p_moment timestamptz, p_min_seconds integer, p_reader uuid default null

@@ -1,5 +1,3 @@
--- Browser sessions, and the authorization requests made in them.
-
 create table gateway.session (
   session_hash text constraint session_pkey primary key,
   user_id      uuid not null references auth.users (id) on delete cascade,

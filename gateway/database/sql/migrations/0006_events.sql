@@ -1,5 +1,3 @@
--- Events, and the hash chain over them.
-
 create table gateway.event (
   id            uuid constraint event_pkey primary key default gen_random_uuid(),
   at            timestamptz not null default clock_timestamp(),

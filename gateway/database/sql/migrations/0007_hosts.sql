@@ -1,5 +1,3 @@
--- Hosts that run the gateway.
-
 create table gateway.host (
   host    text not null,
   keys    text[] not null,
