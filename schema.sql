@@ -185,12 +185,10 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 2 and m.sha256 <> '5645068fdc63b796cb72c160d49cc5ee8e243e22cd47843162b3a51b3968175a') then
+  if exists (select from gateway.migration m where m.number = 2 and m.sha256 <> '050c0d74b3fb1452d49b47194a865c6786edf3f1e98a5f184127296c8a6e5685') then
     raise exception 'gateway: migration 2 (sessions) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 2) then
     execute $migration$
--- Browser sessions, and the authorization requests made in them.
-
 create table gateway.session (
   session_hash text constraint session_pkey primary key,
   user_id      uuid not null references auth.users (id) on delete cascade,
@@ -226,7 +224,7 @@ comment on column gateway.authorization_request.used_at is 'When it was taken. I
 comment on column gateway.authorization_request.seal_id is 'Of the grant that was saved: its result.';
 comment on index gateway.authorization_request_pkey is 'A state names one attempt, and it can be taken once.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (2, 'sessions', '5645068fdc63b796cb72c160d49cc5ee8e243e22cd47843162b3a51b3968175a');
+    insert into gateway.migration (number, name, sha256) values (2, 'sessions', '050c0d74b3fb1452d49b47194a865c6786edf3f1e98a5f184127296c8a6e5685');
   end if;
 end $apply$;
 
@@ -548,12 +546,10 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 6 and m.sha256 <> 'd1cd2e201473e12590eaf64d1095c6167eee173f4a0926935745803399c8eee4') then
+  if exists (select from gateway.migration m where m.number = 6 and m.sha256 <> '5dbe4b71b227a8ab9976ada46a72bd03b5b8ea02bd1d474c5e6b05c9fa156e1b') then
     raise exception 'gateway: migration 6 (events) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 6) then
     execute $migration$
--- Events, and the hash chain over them.
-
 create table gateway.event (
   id            uuid constraint event_pkey primary key default gen_random_uuid(),
   at            timestamptz not null default clock_timestamp(),
@@ -594,18 +590,16 @@ comment on table gateway.event_seal is 'The hash chain: each row covers the even
 comment on column gateway.event_seal.hash is 'Format version, dot, HMAC over the seal before it and the events; the key is not in this database.';
 comment on index gateway.event_seal_pkey is 'The chain has one end.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (6, 'events', 'd1cd2e201473e12590eaf64d1095c6167eee173f4a0926935745803399c8eee4');
+    insert into gateway.migration (number, name, sha256) values (6, 'events', '5dbe4b71b227a8ab9976ada46a72bd03b5b8ea02bd1d474c5e6b05c9fa156e1b');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 7 and m.sha256 <> '677d3a80ba12e6898d24e64eb2d15b28e3e62c805ea6987ba75223254faab365') then
+  if exists (select from gateway.migration m where m.number = 7 and m.sha256 <> 'c614b7f29b3e40a1a0aac6ba8434f2835d07f634c423dc2a40fb5061a735890d') then
     raise exception 'gateway: migration 7 (hosts) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 7) then
     execute $migration$
--- Hosts that run the gateway.
-
 create table gateway.host (
   host    text not null,
   keys    text[] not null,
@@ -615,7 +609,7 @@ create table gateway.host (
 comment on table gateway.host is 'Fingerprints of the encryption keys that the processes of a host use or recently used.';
 comment on index gateway.host_pkey is 'During a restart, the old and the new processes of a host each have a row.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (7, 'hosts', '677d3a80ba12e6898d24e64eb2d15b28e3e62c805ea6987ba75223254faab365');
+    insert into gateway.migration (number, name, sha256) values (7, 'hosts', 'c614b7f29b3e40a1a0aac6ba8434f2835d07f634c423dc2a40fb5061a735890d');
   end if;
 end $apply$;
 
@@ -758,8 +752,6 @@ comment on index gateway.unclaimed_install_pkey is 'An installation is claimed o
   end if;
 end $apply$;
 
--- Authorization requests: start an attempt, and take it when the browser returns.
-
 -- The scopes that the partners of a user's connections at a provider requested; with `granted`, also the granted ones. The next attempt
 -- requests them again, so that one partner cannot reduce another's. Only for that user: it reveals other partners.
 create or replace function gateway.scopes_of_other_partners(p_user_id uuid, p_provider text, p_granted boolean) returns text[]
@@ -892,18 +884,6 @@ end $$;
 
 -- The callers of /v1, and which connections they may see.
 
--- The partner of a valid key that may be used from that address, or a row of nulls; both take the same time. Without a `set`, so that the
--- planner can inline it.
-create or replace function gateway.partner_of_key(p_key_hash text, p_here inet, p_moment timestamptz) returns setof gateway.partner
-language sql stable as $$
-  select p.*
-    from (select) as one
-    left join gateway.api_key k
-      on k.key_hash = p_key_hash and k.revoked_at is null and (k.expires_at is null or k.expires_at > p_moment)
-         and (k.addresses is null or p_here <<= any (k.addresses))
-    left join gateway.partner p on p.id = coalesce(k.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null
-$$;
-
 -- The caller of /v1: {"user_id", "key_hash", "address"}. The user of an access token, or the partner of a key, or why the call is refused:
 -- `unauthenticated` (a banned or deleted user; the same for unknown, revoked and expired keys and for a wrong address), `frozen` or `forbidden`.
 -- `net`: the network of the call. `p_needs`: the scope of the call, null where any key will do; a user has none for sessions and webhooks. Functions answer {"refused": slug}
@@ -926,12 +906,18 @@ begin
   net := network(set_masklen(here, case family(here) when 4 then 24 else 48 end));
   if key is null then
     user_id := p_caller ->> 'user_id';
-    refusal := case when user_id is null or gateway.user_is_blocked(user_id) then '{"refused": "unauthenticated"}'
+    -- On Supabase a missing user was deleted; on plain Postgres it is a new user.
+    refusal := case when user_id is null or not exists (select from gateway.live_user(user_id))
+                      and (exists (select from auth.users u where u.id = user_id) or not gateway.own_auth()) then '{"refused": "unauthenticated"}'
                     when p_needs in ('sessions:write', 'webhooks:write') then jsonb_build_object('refused', 'forbidden', 'scope', p_needs) end;
     return;
   end if;
   select p as partner, u.last_at into used
-    from gateway.partner_of_key(key, here, moment) p left join gateway.key_use u on u.key_hash = key and u.network = net;
+    from (select) as one
+    left join gateway.api_key k
+      on k.key_hash = key and k.revoked_at is null and (k.expires_at is null or k.expires_at > moment) and (k.addresses is null or here <<= any (k.addresses))
+    left join gateway.partner p on p.id = coalesce(k.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null
+    left join gateway.key_use u on u.key_hash = key and u.network = net;
   partner := used.partner;
   if partner.id is null then
     refusal := '{"refused": "unauthenticated"}';
@@ -1132,8 +1118,6 @@ begin
                and gateway.is_wanted(x, p, p_wanted)
             order by id limit p_most) c);
 end $$;
-
--- Connections: saving, listing, checking.
 
 -- A stored secret as the gateway reads it: one that is larger than any provider's is no token, and costs no memory.
 create or replace function gateway.bounded(p_secret text) returns text
@@ -1463,8 +1447,6 @@ begin
      set kind = excluded.kind, most = excluded.most, expires_at = excluded.expires_at where x.expires_at < excluded.expires_at;
   return 'null';
 end $$;
-
--- Disconnect: by the user, a partner or the operator.
 
 -- Whether a disconnect by this partner erases the connection: with reach `all` always, else if it was made for this partner and no other
 -- partner uses it.
@@ -1851,22 +1833,6 @@ begin
   end loop;
 end $$;
 
--- A grant that could not be revoked in 72 hours.
-create or replace function gateway.abandon_revocations(p_limit integer) returns void
-language plpgsql set search_path = '' as $$
-declare
-  over timestamptz := clock_timestamp();
-begin
-  with abandoned as (
-    delete from gateway.revocation r where r.seal_id in (
-      select x.seal_id from gateway.revocation x
-       where x.due_at <= over and x.created_at < over - interval '72 hours' limit p_limit for update skip locked)
-    returning r.connection_id, r.provider
-  )
-  insert into gateway.event (type, connection_id, provider)
-  select 'grant.revocation_abandoned', a.connection_id, a.provider from abandoned a;
-end $$;
-
 -- The end of a connection is announced once, a week before: of a refresh token whose refreshes fail, and of an access token without one. So is a
 -- key that should be replaced, when that is due.
 -- An incident whose connections were all disconnected or connected again is over; so is one of keys after an hour, since only checks try them.
@@ -1895,13 +1861,22 @@ end $$;
 
 create or replace function public.gateway_housekeeping_v1(p_events_days integer)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+declare
+  over timestamptz := clock_timestamp();
 begin
   if not pg_try_advisory_xact_lock(hashtextextended('gateway housekeeping', 0)) then
     return 'false';
   end if;
   perform gateway.delete_expired(1000);
   perform gateway.close_hours(10000);
-  perform gateway.abandon_revocations(100);
+  with abandoned as (  -- grants that could not be revoked in 72 hours
+    delete from gateway.revocation r where r.seal_id in (
+      select x.seal_id from gateway.revocation x
+       where x.due_at <= over and x.created_at < over - interval '72 hours' limit 100 for update skip locked)
+    returning r.connection_id, r.provider
+  )
+  insert into gateway.event (type, connection_id, provider)
+  select 'grant.revocation_abandoned', a.connection_id, a.provider from abandoned a;
   perform gateway.announce_ends(100);
   perform gateway.drop_old_events(p_events_days, 2000);
   return 'true';
@@ -2064,8 +2039,6 @@ begin
   return null;
 end $$;
 
--- Key rotation: read and replace encrypted values.
-
 -- Every encrypted value with the context that its key is derived from.
 create or replace view gateway.encrypted_value as
   select 'connection' as kind, c.id, v."column", v.text, c.user_id, c.provider, v.seal_id::text
@@ -2216,8 +2189,6 @@ begin
     from closed c;
   delete from gateway.usage u where u.hour < this_hour - interval '1 day';
 end $$;
-
--- Connect sessions: links that partners make, and the consent given through them.
 
 -- Record the owner's consent for the partner of a connect session, which ends with it. Returns the partner.
 create or replace function gateway.give_consent(p_session_id uuid, p_connection_id uuid, p_made boolean) returns uuid
@@ -2479,8 +2450,6 @@ returns jsonb language sql stable security definer set search_path = '' as $$
                order by e.at, e.id limit p_most) x))
 $$;
 
--- The operator's commands for partners: keys, reach, freezes.
-
 -- A stopped partner cannot complete its links, so their pending grants are queued to be revoked.
 create or replace function gateway.stop_waiting() returns trigger
 language plpgsql security definer set search_path = '' as $$
@@ -2628,8 +2597,6 @@ returns jsonb language sql stable security definer set search_path = '' as $$
         left join gateway.usage h on h.reader_id = p.id and h.hour = date_trunc('hour', clock_timestamp(), 'UTC')
        where p_name is null or p.id = (gateway.named_partner(p_name)).id), '[]'))
 $$;
-
--- Pending grants, and the decision of their user or partner.
 
 -- Queue a deleted pending grant to be revoked, also if it is deleted with its user.
 create or replace function gateway.queue_pending_grant() returns trigger
@@ -3135,8 +3102,6 @@ begin
   return to_jsonb(c.status);
 end $$;
 
--- The queue of grants that are still to be revoked at their provider.
-
 -- However a row is deleted (disconnect, the owner's server, or with its user), its grant is queued to be revoked and the profile drops its
 -- id. Before the delete, because it needs the row in gateway.connection.
 create or replace function gateway.queue_erased_grant() returns trigger
@@ -3225,8 +3190,6 @@ begin
   return coalesce((select jsonb_agg(gateway.revocation_json(r) order by r.seal_id) from gateway.revocation r where r.seal_id = any (ids)), '[]');
 end $$;
 
--- Users and their browser sessions.
-
 -- Whether auth.users is the gateway's own table, not Supabase's. By its comment, because a database may be moved.
 create or replace function gateway.own_auth() returns boolean
 language sql stable as $$
@@ -3255,14 +3218,6 @@ language sql stable as $$
   select coalesce((select s.label from gateway.session s where s.user_id = p_user_id order by s.created_at desc limit 1),
                   (select nullif(to_jsonb(u) ->> 'email', '') from auth.users u where u.id = p_user_id))
 $$;
-
--- Banned or deleted, whatever token the user has. On Supabase a missing user was deleted; on plain Postgres it is a new user.
-create or replace function gateway.user_is_blocked(p_user_id uuid) returns boolean
-language plpgsql stable set search_path = '' as $$
-begin
-  return p_user_id is not null and not exists (select from gateway.live_user(p_user_id))
-     and (exists (select from auth.users u where u.id = p_user_id) or not gateway.own_auth());
-end $$;
 
 create or replace function gateway.live_session(p_wanted text)
 returns table (user_id uuid, label text, expires_at timestamptz)
@@ -3498,8 +3453,6 @@ begin
     select c.id from gateway.connection c where c.id = any (ids) and c.status = 'needs_reauthorization'), 'held', 'retried');
   return to_jsonb(ids);
 end $$;
-
--- Reading a token.
 
 -- The token of a connection, as the gateway reads it. `good`: valid for the seconds that were asked for; `alive`: valid now.
 create or replace function gateway.token_json(
@@ -4072,7 +4025,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '4ecfe86f8912b44c4c1c1154c97f6c62ccc4a45d596c6a07ad2036cc25a6b1c0');
-insert into gateway.function_release (sha256) values ('4ecfe86f8912b44c4c1c1154c97f6c62ccc4a45d596c6a07ad2036cc25a6b1c0') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '7b42b5dfe1a11581f3acd2900ba242e550c3c7cb8da8ffb9cf424825f70f2283');
+insert into gateway.function_release (sha256) values ('7b42b5dfe1a11581f3acd2900ba242e550c3c7cb8da8ffb9cf424825f70f2283') on conflict do nothing;
 
 notify pgrst, 'reload schema';
