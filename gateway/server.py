@@ -29,8 +29,9 @@ from flask import Flask
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.receiver import ChunkedReceiver
 from waitress.server import create_server
-from waitress.utilities import RequestEntityTooLarge
+from waitress.utilities import RequestEntityTooLarge, RequestHeaderFieldsTooLarge
 
 from gateway import create_app
 from gateway.errors import SettingsRefused
@@ -45,6 +46,7 @@ THREADS = 320
 CONNECTIONS = 2048
 """Per process, most of them idle. Further ones wait in the kernel's queue."""
 OTHER_FILES = 256
+LARGEST_HEAD = 32 * 1024
 LARGEST_BODY = 1024 * 1024
 LARGEST_UPLOAD = 2 * 1024**3
 """Of a proxied call. The server stores bodies on disk (`TMPDIR`), never in memory."""
@@ -56,7 +58,7 @@ OPTIONS: dict[str, Any] = {
     # Longer than proxies keep an idle connection (nginx and AWS 60 s), so that no proxy sends a request on one that we close.
     "channel_timeout": 75,
     "cleanup_interval": 10,
-    "max_request_header_size": 32 * 1024,
+    "max_request_header_size": LARGEST_HEAD,
     "max_request_body_size": LARGEST_BODY,  # routes have their own limits below it
     "inbuf_overflow": 64 * 1024,  # a larger body is stored on disk
     "outbuf_high_watermark": 512
@@ -81,6 +83,7 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
 
     path = ""
     """Until the request line was read; it never is where the head cannot be parsed."""
+    completed = expect_continue = False
 
     def parse_header(self, header_plus: bytes) -> None:
         """Raises ParsingError for two lengths of one body, and for any number of hosts but one."""
@@ -100,11 +103,14 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
                 self.headers |= {"CONTENT_LENGTH": "0", "CONNECTION": "close"}
 
     def received(self, data: bytes) -> int:
-        """Ends a large body when the disk is nearly full."""
-        consumed = int(super().received(data))
-        if self.body_bytes_received > LARGEST_BODY and _is_disk_nearly_full():
+        """Ends a large body when the disk is nearly full, and what is kept in memory of one in chunks when it is longer than a head."""
+        consumed, body = int(super().received(data)), self.body_rcv
+        if isinstance(body, ChunkedReceiver) and len(body.control_line + body.trailer) > LARGEST_HEAD:
+            self.error = RequestHeaderFieldsTooLarge("The trailer, or the size of a chunk.")
+        elif self.body_bytes_received > LARGEST_BODY and _is_disk_nearly_full():
             self.error = RequestEntityTooLarge("Large bodies are refused until there is space again.")
-            self.completed = True
+        self.completed = self.completed or self.error is not None
+        self.expect_continue = self.expect_continue and not self.completed  # waitress would wait for a body
         return consumed
 
 

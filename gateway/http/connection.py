@@ -52,14 +52,12 @@ class CallerGone(BadRequest):
     """The caller of a call that is streamed has hung up, so the call was ended."""
 
 
+@dataclass(frozen=True, slots=True)
 class Deadline:
     """A moment on the monotonic clock by which something must be over."""
 
-    __slots__ = ("at",)
-
-    def __init__(self, at: float) -> None:
-        """`at`: seconds of `time.monotonic`."""
-        self.at = at
+    at: float
+    """Seconds of `time.monotonic`."""
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
@@ -281,9 +279,6 @@ class _Socket(httpcore.NetworkStream):
         return data
 
     def _receive(self, most: int) -> bytes:
-        if self._call.is_abandoned is None:
-            self._sock.settimeout(self._seconds_left())
-            return self._sock.recv(most)
         until = Deadline.after(self._seconds_left())
         while True:
             self._sock.settimeout(max(0.001, min(until.remaining(), _LOOK_SECONDS)))

@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain, count
 from typing import Any
 from uuid import UUID
@@ -65,47 +64,37 @@ class PartnerShares(Shares):
 _partners = PartnerShares(PARTNER_SLOTS)
 
 
-@dataclass(frozen=True, slots=True)
-class ProxiedResponse:
-    """The provider's response. `held.close()` ends the call."""
-
-    status: int
-    headers: Mapping[str, str] = field(repr=False)
-    body: Iterator[bytes] = field(repr=False)
-    held: ExitStack
-
-
-def forward(rt: Runtime, caller: Caller, connection_id: UUID, call: ProxiedRequest) -> ProxiedResponse:
+def forward(
+    rt: Runtime, caller: Caller, connection_id: UUID, call: ProxiedRequest, held: ExitStack
+) -> StreamedResponse:
     """
-    Send `call` to the provider of a connection with its token, and return the response as it begins.
+    Send `call` to the provider of a connection with its token, and return the response as it begins. `held.close()` ends the call.
 
-    Raises what reading a token raises, ProviderLimit while the account's calls are used up, RateLimited when the partner has no slot left, ProviderBusy when the provider has none, and
-    ProviderUnavailable or ProviderGarbled when no response came.
+    Raises what reading a token raises, ProviderLimit while the account's calls are used up, RateLimited when the partner has no slot left,
+    ProviderBusy when the provider has none, and ProviderUnavailable or ProviderGarbled when no response came.
     """
     target, retries = call.target(), call.retries
     location = call.headers.get("Gateway-Location")
     fresh = location_grant(rt, connection_id, caller=caller, location=location, scope="proxy")
     provider = rt.entry(fresh.provider)
     check_target(provider, target)
-    with ExitStack() as held:
-        _take_share(held, fresh)
-        response, error = _send(rt, provider, fresh, target, call, held, retries)
-        if error == "token_refused" and call.is_repeatable and isinstance(provider, Provider):
-            newer = _newer_token(rt, fresh, caller, location)
-            if newer is not None:
-                held.close()
-                _take_share(held, newer)
-                fresh = newer
-                response, error = _send(rt, provider, fresh, target, call, held, retries=0)
-        if error == "suspended" and not (fresh.seal_id or provider.above(fresh.facts)):
-            end_check(rt.database, caller, connection_id, generation=fresh.generation, outcome=error)
-        limit = note_limit(rt, provider, connection_id, response.status, response.headers, location)
-        returned = _returned(response, error, Mask(fresh.access_token, provider.token_placement), held)
-        if limit and response.status == 429:  # noqa: PLR2004 - RFC 6585 section 4
-            told = {ERROR: f"{limit[0]}_limit", "Retry-After": str(math.ceil(limit[1].seconds))}
-            return replace(returned, headers={**told, **returned.headers})
-        return returned
-    raise AssertionError  # pragma: no cover - an ExitStack of ours suppresses nothing
+    _take_share(held, fresh)
+    response, error = _send(rt, provider, fresh, target, call, held, retries)
+    if error == "token_refused" and call.is_repeatable and isinstance(provider, Provider):
+        newer = _newer_token(rt, fresh, caller, location)
+        if newer is not None:
+            held.close()
+            _take_share(held, newer)
+            fresh = newer
+            response, error = _send(rt, provider, fresh, target, call, held, retries=0)
+    if error == "suspended" and not (fresh.seal_id or provider.above(fresh.facts)):
+        end_check(rt.database, caller, connection_id, generation=fresh.generation, outcome=error)
+    headers = {ERROR: error} if error else {}
+    limit = note_limit(rt, provider, connection_id, response.status, response.headers, location)
+    if limit and response.status == 429:  # noqa: PLR2004 - RFC 6585 section 4
+        seconds = response.headers.get("Retry-After", math.ceil(limit[1].seconds))
+        headers = {ERROR: f"{limit[0]}_limit", "Retry-After": str(seconds)}
+    return _returned(response, headers, Mask(fresh.access_token, provider.token_placement))
 
 
 def _take_share(held: ExitStack, fresh: FreshToken) -> None:
@@ -201,17 +190,18 @@ def _newer_token(rt: Runtime, fresh: FreshToken, caller: Caller, location: str |
         return None
 
 
-def _returned(response: StreamedResponse, error: str | None, mask: Mask, held: ExitStack) -> ProxiedResponse:
-    headers = {name: mask.text(value) for name, value in returned_headers(response.headers).items()}
-    headers |= {ERROR: error} if error else {}
-    plain = decoded(response.body, response.headers)
-    pieces = mask.pieces(plain)
-    is_stream = plain is response.body and "Content-Length" not in response.headers
+def _returned(response: StreamedResponse, more: dict[str, str], mask: Mask) -> StreamedResponse:
+    body = decoded(response.body, response.headers)
+    pieces, left_out = mask.pieces(body), {name.lower() for name in more}
+    if "Transfer-Encoding" in response.headers:
+        left_out.add("content-length")  # RFC 9112 section 6.3
+    is_stream = body is response.body and ("content-length" in left_out or "Content-Length" not in response.headers)
     first = b"" if is_stream else next(pieces, b"")  # an error before it still gets a response of its own
-    if first and plain is not response.body:
-        headers = {name: value for name, value in headers.items() if name.lower() not in _OF_CODING}
-    headers[MARK] = str(response.status)
-    return ProxiedResponse(response.status, headers, chain([first], pieces), held.pop_all())
+    if first and body is not response.body:
+        left_out |= _OF_CODING
+    kept = {name: value for name, value in returned_headers(response.headers).items() if name.lower() not in left_out}
+    headers = {name: mask.text(value) for name, value in (kept | more).items()}
+    return StreamedResponse(response.status, headers | {MARK: str(response.status)}, chain([first], pieces))
 
 
-_OF_CODING = ("content-encoding", "content-length", "etag")
+_OF_CODING = {"content-encoding", "content-length", "etag"}

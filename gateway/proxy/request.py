@@ -28,9 +28,9 @@ _IN_PATH = "/:@!$&'()*+,;=-._~"
 """RFC 3986 section 3.3, beside letters and digits."""
 _REFUSED = re.compile(r"[\x00-\x1f\x7f-\x9f\\%\ufffd]|//|(?:^|/)\.{1,2}(?:[;/]|$)")
 _HOP_BY_HOP = frozenset(
-    {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"}
+    {"connection", "keep-alive", "te", "trailer", "trailers", "transfer-encoding", "upgrade", "http2-settings"}
 )
-"""RFC 9110 section 7.6.1."""
+"""RFC 9110 section 7.6.1; `trailers` was the name in RFC 2616, and PEP 3333 forbids it."""
 _NOT_SENT = _HOP_BY_HOP | {
     *("authorization", "cookie", "cookie2", "host", "expect", "accept-encoding", "content-length", "forwarded", "via"),
     *("x-real-ip", "x-request-id", "true-client-ip", "origin", "referer"),

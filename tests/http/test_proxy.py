@@ -337,14 +337,15 @@ def test_only_a_caller_with_the_scope_reaches_the_provider(made, api, call):
     assert 200 == call("GET", "/echo", key=made.alice.token()).status_code
 
 
+@pytest.mark.parametrize("expect", ["", "Expect: 100-continue\r\n"])
 @pytest.mark.parametrize("authorization", ["", "Authorization: Bearer gw_live_x\r\n", "Authorization: Basic YTpi\r\n"])
-def test_a_caller_without_a_key_is_refused_before_a_large_body_comes(made, authorization):
+def test_a_caller_without_a_key_is_refused_before_a_large_body_comes(made, authorization, expect):
     """
-    The problem follows the head, and nothing is stored.
+    The problem follows the head, and nothing is stored; the caller is not asked to go on.
     """
     with socket.create_connection(("127.0.0.1", made.port), timeout=10) as sender:
-        head = f"PUT /v1/connections/{NO_ONES}/proxy/files HTTP/1.1\r\nHost: localhost\r\n{authorization}Content-Length: 999999999\r\n\r\n"
-        sender.sendall(head.encode())
+        head = f"PUT /v1/connections/{NO_ONES}/proxy/files HTTP/1.1\r\nHost: localhost\r\n{authorization}{expect}"
+        sender.sendall(f"{head}Content-Length: 999999999\r\n\r\n".encode())
         answer = sender.makefile("rb").read().decode()
 
     assert answer.startswith("HTTP/1.1 401 ")
@@ -397,7 +398,7 @@ def location(made):
         (200, {"X-RateLimit-Remaining": "0"}, "burst", 100, 10),
         (200, {"X-RateLimit-Remaining": "-1", "X-RateLimit-Max": "25"}, "burst", 25, 10),
         (429, {"X-RateLimit-Remaining": "3", "X-RateLimit-Interval-Milliseconds": "30000"}, "burst", 100, 30),
-        (429, {"Retry-After": "7"}, "burst", 100, 7),
+        (429, {"retry-after": "7"}, "burst", 100, 7),
         (429, {"Retry-After": "999999"}, "burst", 100, 86_400),
         (200, {"X-RateLimit-Daily-Remaining": "0", "X-RateLimit-Daily-Reset": "7200000"}, "daily", 200_000, 7200),
         (429, {"X-RateLimit-Daily-Remaining": "0", "X-RateLimit-Remaining": "0"}, "daily", 200_000, 3600),
@@ -415,6 +416,7 @@ def test_a_limit_of_the_provider_is_kept_for_the_account_before_the_provider_is_
     first = call("GET", "/status/limited", connection=location[0])
     assert status == first.status_code
     assert (f"{kind}_limit" if status == 429 else None) == first.headers.get("Gateway-Upstream-Error")
+    assert (status == 429) == first.headers.get("Retry-After", "").isdigit()
     asked = len(api.seen)
     second = call("GET", "/status/limited", connection=location[1])
     problem = second.json()
@@ -631,6 +633,29 @@ def test_a_coding_without_a_body_is_passed_on(call, api, method, status, coding)
     assert '"a"' == answer.headers["ETag"]
     assert (coding if status != 304 else None) == answer.headers.get("Content-Encoding")  # RFC 9110 section 15.4.5
     assert length is None or length.decode() == answer.headers["Content-Length"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        *("Transfer-Encoding: chunked\r\nContent-Length: 99", "Content-Length: 99\r\nTRANSFER-ENCODING: Chunked"),
+        *(
+            f"Transfer-Encoding: chunked\r\n{name}: x"
+            for name in ("Trailer", "Trailers", "Keep-Alive", "Upgrade", "TE")
+        ),
+    ],
+)
+def test_a_response_is_framed_anew(call, api, head):
+    """
+    RFC 9112 section 6.3: `Transfer-Encoding` counts, and what is about the provider's connection stays there.
+    """
+    api.raw["framed"] = f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n2\r\nok\r\n0\r\nX-Trailer: 1\r\n\r\n".encode()
+    answer = call("GET", "/raw/framed")
+
+    assert (200, "ok", "200") == (answer.status_code, answer.text, answer.headers["Gateway-Upstream-Status"])
+    assert not {"content-length", "trailer", "trailers", "keep-alive", "upgrade", "te"} & {
+        *map(str.lower, answer.headers)
+    }
 
 
 def test_a_response_that_breaks_off_does_not_look_whole(call, api):

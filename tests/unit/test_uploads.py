@@ -12,7 +12,7 @@ from waitress.adjustments import Adjustments
 
 from gateway import server
 from gateway.partners.keys import make_key
-from gateway.server import LARGEST_BODY, RequestParser
+from gateway.server import LARGEST_BODY, LARGEST_HEAD, RequestParser
 
 KEY = make_key()
 HEAD = b"POST /v1/connections/1/proxy/files HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\nAuthorization: %b\r\n\r\n"
@@ -51,6 +51,30 @@ def test_other_bodies_arrive_whole(parser, monkeypatch, part, size):
     send(parser, size)
 
     assert (parser.error, parser.completed, parser.body_bytes_received) == (None, True, size)
+
+
+@pytest.mark.parametrize("begun", [b"", b"1", b"5;a=b", b"2\r\nok\r\n1", b"0\r\nX-Trailer: "])
+def test_a_chunk_whose_size_does_not_end_and_a_trailer_without_end_are_refused(parser, begun):
+    """
+    They are kept in memory, so their size is that of a head.
+    """
+    chunked = HEAD.replace(b"Content-Length: %d", b"Transfer-Encoding: chunked%b") % (b"", f"Bearer {KEY}".encode())
+    parser.received(chunked)
+    for piece in (begun, *[b"1" * 8192] * 100):
+        if not parser.completed and piece:
+            parser.received(piece)
+
+    assert 431 == parser.error.code
+    assert parser.body_bytes_received < 2 * LARGEST_HEAD
+
+
+def test_a_request_without_a_body_does_not_wait_for_one(parser):
+    """
+    `Expect` is about a body (RFC 9110 section 10.1.1).
+    """
+    parser.received(b"GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n")
+
+    assert (True, False) == (parser.completed, parser.expect_continue)
 
 
 @pytest.mark.parametrize(

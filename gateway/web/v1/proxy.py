@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, request
@@ -74,12 +75,13 @@ def proxy(connection_id: uuid.UUID, path: str) -> Response:  # noqa: ARG001
         raise MethodNotAllowed(ANY_METHOD)
     if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
         return Response(status=204)  # a browser's preflight, which is ours to answer
-    response = forward(runtime(), caller(), connection_id, _proxied_request())
-    answer = _HeadFirst(response.body, response.status, list(response.headers.items()))
-    if "content-type" not in map(str.lower, response.headers):
-        del answer.headers["Content-Type"]  # Flask's
-    answer.headers.add("Vary", "Authorization")  # no cache may give it to another caller
-    answer.call_on_close(response.held.close)
+    with ExitStack() as held:
+        response = forward(runtime(), caller(), connection_id, _proxied_request(), held)
+        answer = _HeadFirst(response.body, response.status, list(response.headers.items()))
+        if "content-type" not in map(str.lower, response.headers):
+            del answer.headers["Content-Type"]  # Flask's
+        answer.headers.add("Vary", "Authorization")  # no cache may give it to another caller
+        answer.call_on_close(held.pop_all().close)
     return answer
 
 
