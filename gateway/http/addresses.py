@@ -158,10 +158,6 @@ def system_addresses(host: str) -> Sequence[str]:
     return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
 
 
-class NameUnknown(ProviderUnavailable):
-    """The name does not resolve here."""
-
-
 class AddressPolicy:
     """Resolves an origin to the addresses that may be connected to."""
 
@@ -171,22 +167,24 @@ class AddressPolicy:
         self._running: dict[str, Future[Sequence[str]]] = {}
         self._lock = threading.Lock()
 
-    def resolve(self, origin: Origin, seconds: float, *, by_operator: bool = False) -> Sequence[str]:
+    def for_any_address(self) -> AddressPolicy:
+        """The same lookups for a host that the operator named, which may have a private address."""
+        return AddressPolicy(self._resolve, allow_private=True)
+
+    def resolve(self, origin: Origin, seconds: float) -> Sequence[str]:
         """
         The permitted IP addresses of `origin`, in the order to try them. The caller connects to these and resolves nothing again.
-        `by_operator`: the operator named the host, which may have a private address.
 
-        Raises NameUnknown when there is none within `seconds`, and ProviderUnavailable when one of them is forbidden: which of them is
+        Raises ProviderUnavailable when there is none within `seconds`, and when one of them is forbidden: which of them is
         used must not depend on chance or on the name server.
         """
-        allow_private = self._allow_private or by_operator
         literal = _literal(f"[{origin.host}]" if ":" in origin.host else origin.host)
         addresses = [str(literal)] if literal else self._look_up(origin, seconds)
         for address in addresses:
-            if not _permitted(ipaddress.ip_address(address), origin.scheme, allow_private=allow_private):
+            if not _permitted(ipaddress.ip_address(address), origin.scheme, allow_private=self._allow_private):
                 raise ProviderUnavailable(f"{origin}: resolves to an address that may not be called")
         if not addresses:
-            raise NameUnknown(f"{origin}: the name has no address")
+            raise ProviderUnavailable(f"{origin}: the name has no address")
         return addresses
 
     def _look_up(self, origin: Origin, seconds: float) -> Sequence[str]:
@@ -195,15 +193,15 @@ class AddressPolicy:
             future = self._running.get(origin.host)
             if future is None:
                 if len(self._running) >= _MOST_LOOKUPS:
-                    raise NameUnknown(f"{origin}: too many names are being looked up")
+                    raise ProviderUnavailable(f"{origin}: too many names are being looked up")
                 future = self._running[origin.host] = Future()
                 threading.Thread(target=self._run, args=(origin.host, future), name="http-dns", daemon=True).start()
         try:
             return future.result(timeout=seconds)
         except TimeoutError:
-            raise NameUnknown(f"{origin}: the name was not resolved in time") from None
+            raise ProviderUnavailable(f"{origin}: the name was not resolved in time") from None
         except (OSError, UnicodeError):
-            raise NameUnknown(f"{origin}: the name does not resolve") from None
+            raise ProviderUnavailable(f"{origin}: the name does not resolve") from None
 
     def _run(self, host: str, future: Future[Sequence[str]]) -> None:
         try:

@@ -29,7 +29,7 @@ import httpcore
 import requests
 
 from gateway.errors import BadRequest, ProviderUnavailable, SettingsRefused
-from gateway.http.addresses import AddressPolicy, NameUnknown, Origin, target_of
+from gateway.http.addresses import AddressPolicy, Origin, target_of
 
 IDLE_SECONDS = 60.0
 """How long an unused connection is kept. Middleboxes forget idle connections without a word."""
@@ -38,10 +38,11 @@ _LARGEST_HEAD = 32 * 1024
 _READ = 64 * 1024
 _MOST_IDLE = 128
 _LOOK_SECONDS = 0.5
-"""How often a streamed call looks whether its caller still waits, and how long a lookup for a proxy may take."""
+"""How often a streamed call looks whether its caller still waits."""
 _OK = 200
 
 logging.getLogger("httpcore").setLevel(logging.WARNING)  # its debug lines hold response headers
+logging.getLogger("httpcore.http11").setLevel(logging.WARNING)
 
 
 class ResponseTooLarge(Exception):
@@ -91,7 +92,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy for https (GATEWAY_HTTPS_PROXY). It resolves the names; one with a forbidden address here is not sent to it."""
+    """An HTTP proxy for https (GATEWAY_HTTPS_PROXY). It resolves the names, so it decides which addresses may be reached."""
 
     origin: Origin
     authorization: bytes = field(repr=False)
@@ -170,19 +171,21 @@ class Pool:
 
     def _connect(self, call: Call) -> Connection:
         if call.origin.scheme == "http":
-            return Connection(call.origin, self._open(call.origin, call))
+            return Connection(call.origin, self._open(call.origin, self._policy, call))
         if self._proxy is None:
-            sock = self._open(call.origin, call)
-        else:
-            with contextlib.suppress(NameUnknown):
-                self._policy.resolve(call.origin, min(_LOOK_SECONDS, call.seconds_left()))
-            sock = self._open(self._proxy.origin, call)
+            return Connection(call.origin, self._secured(self._open(call.origin, self._policy, call), call))
+        sock = self._open(self._proxy.origin, self._policy.for_any_address(), call)
+        try:
+            self._proxy.tunnel(sock, call)
+        except BaseException:
+            sock.close()
+            raise
         return Connection(call.origin, self._secured(sock, call))
 
-    def _open(self, origin: Origin, call: Call) -> socket.socket:
+    def _open(self, origin: Origin, policy: AddressPolicy, call: Call) -> socket.socket:
         """To the first permitted address that answers; each has an equal share of the time left."""
         problem = "no address"
-        addresses = self._policy.resolve(origin, call.seconds_left(), by_operator=origin != call.origin)
+        addresses = policy.resolve(origin, call.seconds_left())
         for position, address in enumerate(addresses):
             sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
             try:
@@ -199,8 +202,6 @@ class Pool:
 
     def _secured(self, sock: socket.socket, call: Call) -> ssl.SSLSocket:
         try:
-            if self._proxy:
-                self._proxy.tunnel(sock, call)
             sock.settimeout(max(0.001, call.seconds_left()))
             return self._tls.wrap_socket(sock, server_hostname=call.origin.host)
         except BaseException:
