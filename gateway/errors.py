@@ -51,11 +51,17 @@ class GatewayError(Exception):
     """On an instance: the provider's own name for the error, where it cannot be a secret. For the operator."""
 
     def __init__(
-        self, reason: str = "", *, retry_after: float | None = None, provider_status: int | None = None
+        self,
+        reason: str = "",
+        *,
+        retry_after: float | None = None,
+        provider_status: int | None = None,
+        provider: str = "",
     ) -> None:
+        """`provider`: the one to connect, where that helps."""
         super().__init__(reason)
         self.retry_after = self.retry_after if retry_after is None else retry_after
-        self.provider_status = provider_status
+        self.provider_status, self.provider = provider_status, provider
 
     def __init_subclass__(cls) -> None:
         """A class that problems.toml describes has its slug, and what is said there."""
@@ -107,10 +113,6 @@ class InstallNotStarted(StateInvalid):
 
     wording = "install_not_started"
 
-    def __init__(self, reason: str = "", provider: str = "") -> None:
-        super().__init__(reason)
-        self.provider = provider
-
 
 class BrowserMismatch(FlowRefused):
     """The attempt was started in another browser."""
@@ -161,9 +163,6 @@ class GrantUnusable(GatewayError):
 
 class NeedsReauthorization(GrantUnusable):
     """The provider has refused the stored grant for good."""
-
-    provider: str | None = None
-    """On an instance: the provider to connect again."""
 
 
 class Suspended(GrantUnusable):

@@ -55,7 +55,7 @@ def keep_install(
     if provider is None or provider.id not in rt.clients or not provider.starts_installs:
         raise StateInvalid("no state")
     if not rt.settings.unclaimed_installs:
-        raise InstallNotStarted("GATEWAY_UNCLAIMED_INSTALLS is off", provider.id)
+        raise InstallNotStarted("GATEWAY_UNCLAIMED_INSTALLS is off", provider=provider.id)
     with rt.bulkhead.slot(provider.id):
         deadline = Deadline.after(EXCHANGE_SECONDS)
         code = parse_authorization_response(provider, parameters)

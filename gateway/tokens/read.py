@@ -133,7 +133,7 @@ def fresh_grant(
     if quiet:
         raise Held("the provider refuses many grants at the moment")
     if not row.refreshable:
-        raise _reconnect(row, "there is no refresh token")
+        raise NeedsReauthorization("there is no refresh token", provider=row.provider)
     deadline = (until or Deadline.after(WAIT_SECONDS)).within(WAIT_SECONDS)
     most = 1 if refused else _MOST_IN_A_MINUTE
     for _ in range(_MOST_REFRESHES):
@@ -174,7 +174,7 @@ def _read(rt: Runtime, caller: Caller | None, wanted: Mapping[str, Any], *, coun
     if row is None:
         raise NotFound("no such connection of this caller")
     if row.status == "needs_reauthorization":
-        raise _reconnect(row, str(row.reason))
+        raise NeedsReauthorization(str(row.reason), provider=row.provider)
     if row.status == "suspended" and caller is not None:
         raise Suspended(str(row.reason))
     if row.status == "pending_confirmation":
@@ -193,12 +193,6 @@ def _counted_read(rt: Runtime, caller: Caller, wanted: Mapping[str, Any]) -> Sto
         if reads:
             _unreported.settle(reader, reads, reported=row is not None and row.reported)
     return row
-
-
-def _reconnect(row: StoredToken, reason: str) -> NeedsReauthorization:
-    error = NeedsReauthorization(reason)
-    error.provider = row.provider
-    return error
 
 
 def _decrypt(rt: Runtime, row: StoredToken) -> FreshToken:

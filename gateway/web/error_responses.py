@@ -21,7 +21,6 @@ from gateway.errors import (
     Held,
     InstallNotStarted,
     MethodNotAllowed,
-    NeedsReauthorization,
     NotFound,
     ProviderUnavailable,
     Quota,
@@ -159,7 +158,6 @@ def problem_json(error: GatewayError) -> Response:
     """RFC 9457, with `remedy`: who must act."""
     fields = error.errors if isinstance(error, BadRequest) else ()
     settings = runtime().settings
-    again = error.provider if isinstance(error, NeedsReauthorization) else None
     body = Problem(
         type=f"{settings.public_url}/problems/{error.slug}",
         title=error.title,
@@ -170,7 +168,7 @@ def problem_json(error: GatewayError) -> Response:
         request_id=request_id(),
         errors=tuple(FieldError(field=name, reason=reason) for name, reason in fields) or None,
         **_limit(error.quota if isinstance(error, RateLimited) else None),
-        connect_url=again and f"{settings.public_url}/connect/{public_id(again)}",
+        connect_url=f"{settings.public_url}/connect/{public_id(error.provider)}" if error.provider else None,
     )
     response = json_response(body, error.status, "application/problem+json")
     if isinstance(error, Unauthenticated):

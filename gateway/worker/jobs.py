@@ -6,7 +6,7 @@ Several workers may run, in any number of processes and on any number of hosts: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -16,7 +16,6 @@ from gateway.connections import import_existing, locations, revoke
 from gateway.database.queries.events import Seal, read_chain
 from gateway.database.queries.operator import housekeeping, report_host
 from gateway.events import chain
-from gateway.models import Unit
 from gateway.services import Runtime
 from gateway.tokens import refresh_request
 from gateway.webhooks import deliver, receive
@@ -26,33 +25,27 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One kind of work. `run` returns whether there was any; with `every_seconds` it runs no more often than that."""
+    """
+    One kind of work, done no more often than `every_seconds`. `run` returns whether there was any; for work at providers it gets the ones
+    to leave alone too, and returns units that run in threads of their own.
+    """
 
     name: str
-    run: Callable[[Runtime], object]
-    every_seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class UnitJob:
-    """Work at providers. `claim` gets the providers to leave alone, and returns units that run in threads of their own."""
-
-    name: str
-    claim: Callable[[Runtime, Collection[str]], Sequence[Unit]]
+    run: Callable[..., object]
     every_seconds: float = 0.0
     is_local: bool = False
     """Done whatever the state of the provider, one unit at a time: it is rarely called."""
 
 
 UNIT_JOBS = (
-    UnitJob("journal", refresh_request.find_unsaved, 1.0, is_local=True),  # first: only this host can replay it
-    UnitJob("refresh", refresh_request.claim_next),
-    UnitJob("revocation", revoke.claim_next),
-    UnitJob("import", import_existing.claim_next),
-    UnitJob("listing", locations.claim_next, 60.0),
-    UnitJob("unclaimed", unclaimed.claim_next, 60.0),
+    Job("journal", refresh_request.find_unsaved, 1.0, is_local=True),  # first: only this host can replay it
+    Job("refresh", refresh_request.claim_next),
+    Job("revocation", revoke.claim_next),
+    Job("import", import_existing.claim_next),
+    Job("listing", locations.claim_next, 60.0),
+    Job("unclaimed", unclaimed.claim_next, 60.0),
 )
-WEBHOOK_JOBS = (UnitJob("webhooks", deliver.claim_next),)
+WEBHOOK_JOBS = (Job("webhooks", deliver.claim_next),)
 """Apart from the others: receivers wait for no provider, and are looked for every second."""
 HEARTBEAT = Job("heartbeat", lambda rt: report_host(rt.database, host=rt.journal.host, keys=rt.vault.key_ids()), 60.0)
 """Report the fingerprints of this process's keys: key rotation and the doctor find a host that lacks one."""

@@ -17,7 +17,7 @@ from gateway.models import Unit
 from gateway.services import Runtime, build_runtime
 from gateway.settings import forget_secrets, read_settings
 from gateway.tokens import refresh_request
-from gateway.worker.jobs import HEARTBEAT, HOUSEKEEPING, UNIT_JOBS, WEBHOOK_JOBS, UnitJob, event_jobs
+from gateway.worker.jobs import HEARTBEAT, HOUSEKEEPING, UNIT_JOBS, WEBHOOK_JOBS, Job, event_jobs
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ UNIT_SECONDS = 30.0
 class Worker:
     """Runs jobs in turn until it is stopped."""
 
-    def __init__(self, rt: Runtime, jobs: Sequence[Any], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, rt: Runtime, jobs: Sequence[Job], clock: Callable[[], float] = time.monotonic) -> None:
         self._rt = rt
         self._jobs = jobs
         self._clock = clock
@@ -54,7 +54,7 @@ class Worker:
             if not self.once():
                 stopped.wait(pause_seconds)
 
-    def _run(self, job: Any) -> object:
+    def _run(self, job: Job) -> object:
         return job.run(self._rt)
 
 
@@ -66,7 +66,7 @@ class UnitWorker(Worker):
     open circuit: a provider that hangs delays only its own jobs.
     """
 
-    def __init__(self, rt: Runtime, jobs: Sequence[UnitJob], at_once: int = UNITS_AT_ONCE) -> None:
+    def __init__(self, rt: Runtime, jobs: Sequence[Job], at_once: int = UNITS_AT_ONCE) -> None:
         super().__init__(rt, jobs)
         self._at_once = at_once
         self._lock = threading.Condition()
@@ -93,9 +93,9 @@ class UnitWorker(Worker):
         self._has_ended.clear()
         return has_ended
 
-    def _run(self, job: UnitJob) -> bool:
+    def _run(self, job: Job) -> bool:
         busy = [name for name in ("", *self._rt.catalog.providers) if self._is_busy(job, name)]
-        units = job.claim(self._rt, busy)
+        units: Any = job.run(self._rt, busy)
         for unit in units:
             key = job.name, unit.provider
             with self._lock:
@@ -103,7 +103,7 @@ class UnitWorker(Worker):
             threading.Thread(target=self._work, args=(key, unit), name=job.name, daemon=True).start()
         return bool(units)
 
-    def _is_busy(self, job: UnitJob, provider_id: str) -> bool:
+    def _is_busy(self, job: Job, provider_id: str) -> bool:
         running = self._running[job.name, provider_id]
         if job.is_local:
             return running > 0

@@ -1,1 +1,1 @@
-"""One module per topic, one function per SQL function: arguments in, values out."""
+"""One module per topic, one name per SQL function: what goes in and comes out. What a function promises is written at the function, in SQL."""

@@ -55,13 +55,7 @@ start_authorization = SqlFunction[tuple[str, ...] | None]("start_authorization")
 """Store an attempt of the signed-in user for ten minutes; the scopes to request. None when the session has ended."""
 
 take_authorization = SqlFunction[AuthorizationRequest | EarlierVisit | Mismatch | None]("take_authorization")
-"""
-Take the attempt, once; afterwards its result, for the browser and user that finished it. None for an unknown or expired state, and where
-the attempt failed.
-
-A mismatch leaves it as it was, so that a link scanner or another user cannot use it up. `provider`: of the callback; the wrong one uses
-the attempt up.
-"""
+"""The attempt, taken once; then its result, for the browser and user that finished it. None: unknown, expired or failed."""
 
 drop_authorization = SqlFunction[None]("take_authorization", "state_hash", failed=True)
 """The attempt has failed: another visit need not wait for its result."""
@@ -137,20 +131,10 @@ pending_grant = SqlFunction[PendingGrant | None]("pending_grant")
 """The pending grant of the signed-in user in this browser; None if there is none."""
 
 decide_pending_grant = SqlFunction[Decided]("decide_pending_grant")
-"""
-Save a pending grant as its user's connection, or delete it and queue its revocation.
-
-`state_invalid`: it was decided before, except by a call of the same `call_id`, which gets the same result. Raises PendingConfirmation,
-which leaves it pending, where the grant allows less than the connection and the choice is not `replace`.
-"""
+"""Save a pending grant, or delete it and queue its revocation. Raises PendingConfirmation where the choice has to be `replace`."""
 
 complete_link = SqlFunction[Decided | None]("complete_connect_session", "caller")
-"""
-Decide for a link that was finished where no user was signed in; None for another partner's session and for an unknown one.
-
-A repeated call within ten minutes gets the same result. A wrong user or confirmation deletes the grant. Raises PendingConfirmation,
-which leaves it pending, where a choice is needed.
-"""
+"""The same for a link that was finished where no user was signed in; None for a session that is not the partner's."""
 
 
 @dataclass(frozen=True, slots=True)

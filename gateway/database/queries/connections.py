@@ -64,13 +64,7 @@ class Listing(NamedTuple):
 
 
 save_connection = SqlFunction[Connection | None]("save_connection", "grant")
-"""
-Create or update a connection, in one transaction; None where the grant is kept as pending instead.
-
-Pending, because the user has another account there and did not ask for one more; because a partner's link asked for less than the
-connection allows; because the connection has a required scope that the grant lacks; or because of `confirmation_hash`. A repeated call gets the same result. Seconds count by the database's clock;
-after `not_after` nothing is saved, because the caller has given up. `state_hash`: of the attempt, which keeps the result.
-"""
+"""The saved connection, None where the grant is pending. After `not_after` nothing is saved; the attempt of `state_hash` keeps the result."""
 
 list_connections = SqlFunction[Listing | None]("connections", "session_hash")
 """The signed-in user and all of their connections; None when the session has ended."""
@@ -92,11 +86,7 @@ required ones of each provider, and only connections that lack one.
 """
 
 end_check = SqlFunction[Connection | None]("end_check", "caller", "connection_id")
-"""
-The connection after a check, None where it is gone. An outcome changes it only if it still has that generation.
-
-`label`: the account's name, which is kept where the connection has none.
-"""
+"""The connection after a check of that generation, None where it is gone. `label`: the account's name, kept where there is none."""
 
 
 # -- import ---------------------------------------------------------------------------------------------------------
@@ -152,12 +142,7 @@ store_import = SqlFunction[ImportStored]("store_import", "id")
 """Put encrypted values in the place of those with these hashes, if they are still there; the connection is then `unverified`."""
 
 finish_import = SqlFunction[None]("finish_import", "id", "outcome")
-"""
-Take the row out of the queue, or make it due later.
-
-`confirmed` with an account makes the connection active; `refused` makes it need reauthorization. Both apply only to the save of that
-`seal_id`.
-"""
+"""Take the row out of the queue, `confirmed` or `refused` for the save of that `seal_id`; or make it due `later`."""
 
 
 # -- disconnect and revoke ------------------------------------------------------------------------------------------
@@ -179,24 +164,13 @@ find_uninstall_target = SqlFunction[UninstallTarget | None]("disconnect", look=T
 """A connection of the signed-in user, or one that the caller reaches; None for any other."""
 
 erase_own_connection = SqlFunction[Erased | None]("disconnect")
-"""
-Erase a connection of the signed-in user, or one that the caller reaches, and queue its grant; None for any other.
-
-Where the caller is a partner and others use the connection, only the partner's access ends: `kept`.
-"""
+"""Erase a connection of the signed-in user, or one that the caller reaches, and queue its grant; None for any other."""
 
 queue_revocation = SqlFunction[Revocation | None]("queue_revocation")
 """Queue an encrypted grant that was not saved to be revoked. The same seal_id again changes nothing."""
 
 claim_revocations = SqlFunction[tuple[Revocation, ...]]("claim_revocations")
-"""
-Grants that no other process gets for two minutes: those that are due, of no `busy` provider; or the next in a provider's queue after the
-seal_id `after`, due or not.
-"""
+"""For two minutes: grants that are due, of no `busy` provider; or the next in a provider's queue after the seal_id `after`."""
 
 settle_revocation = SqlFunction[bool]("settle_revocation", "seal_id")
-"""
-Take a grant out of the queue, or delay it; whether it is still in the queue.
-
-`outcome` is recorded where the operator revoked the grant.
-"""
+"""Take a grant out of the queue with its `outcome`, or delay it; whether it is still in the queue."""

@@ -89,11 +89,7 @@ read_chain = SqlFunction[Chain]("event_chain")
 """The state of the chain. `new_key` becomes its encrypted key if it has none and nothing is sealed yet."""
 
 read_chain_page = SqlFunction[ChainPage]("event_chain")
-"""
-The rows after the last seal at or before `after`: about `limit` positions, and at least up to the next seal.
-
-Where no seal follows: the next rows after `after`.
-"""
+"""The rows after the last seal at or before `after`, at least up to the next seal; where none follows, the next `limit` rows."""
 
 seal_events = SqlFunction[bool]("seal_events")
 """Extend the chain, which ends at `after`, to `position`; False, and nothing done, if another process extended it first."""

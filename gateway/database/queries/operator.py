@@ -79,11 +79,7 @@ erase = SqlFunction[ErasedPart]("erase")
 """Erase a connection, or up to `most` of a provider with its pending grants and attempts, and queue their grants."""
 
 worker_backlog = SqlFunction[Mapping[str, Any]]("worker_backlog", "recent_seconds")
-"""
-The worker's backlog: counts, and the age of the oldest due refresh in seconds.
-
-`refreshes`: how many of all processes ended lately, by `refreshed` or by the remedy of their error.
-"""
+"""Counts, the age of the oldest due refresh, and the outcomes of recent refreshes of all processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +141,4 @@ encrypted_values = SqlFunction[Page]("encrypted_values", "kind")
 """The next values of that kind, after that one."""
 
 replace_encrypted = SqlFunction[int]("replace_encrypted", "kind", "changes")
-"""
-Replace each `old` text by the `new` one, in `column` of row `id`: {"items": [...]}. How many were replaced. Values that changed meanwhile stay, and locked rows are left for the next
-pass.
-"""
+"""Replace each `old` text by the `new` one, unless it changed meanwhile or is locked; how many were replaced."""

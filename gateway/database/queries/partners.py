@@ -18,10 +18,7 @@ list_partners = SqlFunction[Mapping[str, Any]]("partners", "name")
 """`partners` with their `keys` (never the secrets), oldest first; and what is `frozen`."""
 
 add_key = SqlFunction[NewKey | Literal["taken", "two_keys", "revoked"] | None]("add_key")
-"""
-The first key of a new `partner`, whose limits of None are the defaults, or a further key, whose addresses and lifetime of None are those of the
-newest key before it; or why it was not made, None for no such partner.
-"""
+"""The first key of a new `partner`, or a further key; or why it was not made, None for no such partner."""
 
 set_partner = SqlFunction[bool | None]("change_partner", "name", "changes")
 """Change some of a partner's columns; False or None for no such partner. None for a limit is none, for `providers` every one."""

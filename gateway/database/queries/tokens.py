@@ -65,16 +65,10 @@ class DerivedToken:
 
 
 derived_token = SqlFunction[DerivedToken | None]("derived_token", "connection_id", "account_id")
-"""
-The token of an account below a connection, not the one with the `refused` seal; None where the connection has ended. With `lease_seconds`
-the right to derive one, where there is none.
-"""
+"""The token, not the `refused` one, or with `lease_seconds` the right to derive one; None where the connection has ended."""
 
 save_derived = SqlFunction[bool]("save_derived", "connection_id", "account_id", "lease_id")
-"""
-End a lease: with a token, with a pause, or with neither: the account is not one below it. False where the connection or the account ended
-meanwhile.
-"""
+"""End a lease with a token, a pause, or neither: no such account. False where the connection or the account ended meanwhile."""
 
 pause_account = SqlFunction[None]("pause_account", "connection_id")
 """Let no process call the provider for the connection's account, or `account_id` below it, for that many seconds."""
@@ -129,18 +123,10 @@ claim_due = SqlFunction[ClaimedRefresh | None]("claim_due")
 """The lease on a connection that is due, interrupted refreshes first. `providers`: `client`, our registration, the seconds of `lease` and `block`, and `late`, of each."""
 
 finish_refresh = SqlFunction[Ending]("finish_refresh", "connection_id", "generation")
-"""
-Save the response to that generation's request as the next generation. May be repeated.
-
-Seconds count from now, by the database's clock. `renewed`: the refresh token is a new one. `account`: what the
-provider said for an unverified connection, which is active then. `facts`: those that the response names. `doubt`: why the account has to be verified again.
-"""
+"""Save the response to that generation's request. `renewed`: with a new refresh token. `doubt`: why the account has to be verified again."""
 
 fail_refresh = SqlFunction[Status | None]("fail_refresh", "connection_id", "generation")
-"""
-End the lease, with the outcome `wait`, `operator`, `suspended` or `refused`; the connection's status, or None when the lease
-has already ended. `refusal`: the provider's status and error code, if it refused in any form.
-"""
+"""End the lease: `wait`, `operator`, `suspended` or `refused`; the connection's status, None when the lease has ended before."""
 
 retry = SqlFunction[tuple[UUID, ...]]("retry")
 """Let a connection, or those of a provider that are held, suspended or were refused for long, be refreshed at once; their ids."""
