@@ -26,6 +26,8 @@ def _watch(stage: Stage, count: int, over: threading.Event) -> None:
 def due(count: int, *, quiet: bool = False) -> dict[str, Any]:
     """The figures of one run."""
     with staged() as stage, stage.actor("a") as first, stage.actor("b") as second:
+        for actor in (first, second):
+            actor.does("work")  # both have started when there is something to do
         ids = list(stage.connections("strict", count))
         stage.sql("update gateway.connection set refresh_at = clock_timestamp() - random() * interval '1 hour'")
         over = threading.Event()

@@ -33,12 +33,12 @@ def outage(count: int, seconds: float, *, journal: str = "1") -> dict[str, Any]:
         stage.control("delay", seconds=1.5)
         for actor, share in zip(first, shares, strict=True):
             # Asks, and goes on as a worker: what it could not save waits in its journal.
-            actor.begin("read_and_work", ids=share, seconds=seconds + 20)
+            actor.begin("read_and_work", ids=share, seconds=seconds + 60)
         while stage.control("stats")["asked"] < count:
             time.sleep(0.02)
         stage.server.stop()
         stopped = time.monotonic()
-        other.begin("insist", ids=ids, seconds=seconds + 20)
+        other.begin("insist", ids=ids, seconds=seconds + 60)
         time.sleep(seconds)
         stage.control("delay", seconds=0)
         stage.server = start_or_join(stage.folder / "database")

@@ -143,7 +143,7 @@ def test_callbacks_at_once_redeem_one_code_once(gateway, alice, at_once):
     cookies, gate = alice.browser.cookies.get_dict(), Barrier(at_once)
 
     def opened(_):
-        gate.wait(20)
+        gate.wait(60)
         return requests.get(callback, cookies=cookies, allow_redirects=False, timeout=30)
 
     with ThreadPoolExecutor(at_once) as pool:

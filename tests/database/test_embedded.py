@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ import pytest
 
 from gateway.embedded.postgres import start_or_join
 from gateway.errors import SettingsRefused
+from tests.support.patience import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
@@ -58,7 +58,7 @@ def holder(folder) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     yield start
     for process in running:
         process.communicate("")
-    eventually(lambda: postmaster(folder) is None)
+    wait_for(lambda: postmaster(folder) is None)
 
 
 def postmaster(folder: Path) -> int | None:
@@ -69,13 +69,6 @@ def postmaster(folder: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return None if state == "Z" else pid
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def keeps_a_row(dsn: str) -> None:
@@ -131,7 +124,7 @@ def test_it_ends_with_a_parent_that_is_killed(folder, holder):
     keeps_a_row(dsn)
     parent.kill()
     log = folder / "postgres" / "log"
-    eventually(lambda: "database system is shut down" in log.read_text() and postmaster(folder) is None)
+    wait_for(lambda: "database system is shut down" in log.read_text() and postmaster(folder) is None)
 
     with start_or_join(folder) as server:
         dsn = server.dsn

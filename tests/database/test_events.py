@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
 
 import psycopg
 import pytest
@@ -21,6 +20,7 @@ from gateway.worker.loop import Worker
 from tests.support.database import Person, rows
 from tests.support.event_fixtures import KEY, append, positions, problems, put_back, seal
 from tests.support.gateway_process import ROOT
+from tests.support.patience import wait_for
 
 
 def test_committed_events_get_positions_in_order_without_a_gap(rt, database):
@@ -131,9 +131,7 @@ def test_a_killed_worker_leaves_nothing_half_done(rt, database):
         "select 1 from pg_stat_activity where datname = current_database() and application_name = 'gateway'"
         " and state = 'active'"
     )
-    until = time.monotonic() + 10
-    while rows(database, busy) and time.monotonic() < until:  # its backend may still be at the last statement
-        time.sleep(0.02)
+    wait_for(lambda: not rows(database, busy))  # its backend may still be at the last statement
 
     assert seal(rt) > 0
     assert positions(database) == list(range(1, 401))
@@ -210,12 +208,9 @@ def test_a_row_with_an_invented_position_does_not_stop_the_others(sealed, databa
 def test_every_process_with_a_worker_assigns_positions(gateway):
     alice = gateway.person("Alice Winter")
     held = alice.connects("zoom")["connection"]
-    until = time.monotonic() + 10
     query = "select position from gateway.event where connection_id = %s"
-    while rows(gateway.dsn, query, held)[0] is None and time.monotonic() < until:
-        time.sleep(0.05)
 
-    assert rows(gateway.dsn, query, held)[0] is not None
+    wait_for(lambda: rows(gateway.dsn, query, held)[0] is not None)
 
 
 def finding(rt):

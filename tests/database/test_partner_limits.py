@@ -6,7 +6,6 @@ Time passes in the database alone: what was counted is moved to an earlier hour.
 
 from __future__ import annotations
 
-import threading
 import uuid
 
 import psycopg
@@ -43,16 +42,6 @@ def used(database, made):
     """Reads, and different connections, as they count towards the limits of this hour."""
     query = "select u.reads::int, u.connections::int from gateway.usage u where u.reader_id = %s order by u.hour desc"
     return next(iter(rows(database, query, made.id)), (0, 0))
-
-
-@pytest.fixture
-def early(database):
-    """
-    The hour began long enough ago for a test to end in it: where it has not, its last seconds are waited out.
-    """
-    seconds = rows(database, "select 3600 - extract(epoch from now() - date_trunc('hour', now()))::float8")[0]
-    if seconds < 15:
-        threading.Event().wait(seconds + 0.1)
 
 
 def test_a_read_counts_once_and_is_recorded_once(database, store, early):

@@ -121,7 +121,7 @@ def test_an_answer_is_not_waited_for_beyond_its_time(backend, monkeypatch):
     with pytest.raises(DatabaseUnavailable):
         backend.call("gateway_slow_v1", {"seconds": 30})
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 25
     assert before != pid(backend)
 
 

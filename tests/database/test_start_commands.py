@@ -8,11 +8,9 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
-import requests
 from click.testing import CliRunner
 from cryptography.fernet import Fernet
 
@@ -20,7 +18,7 @@ from gateway import __version__
 from gateway.cli.main import main
 from gateway.database import SCHEMA_VERSION
 from tests.support.database import rows
-from tests.support.gateway_process import ROOT, free_port
+from tests.support.gateway_process import ROOT, free_port, wait_until_ready
 
 KEY = Fernet.generate_key().decode()
 
@@ -105,22 +103,11 @@ def test_a_public_gateway_runs_on_its_own_postgres_if_configured():
             cwd=folder, env=environ | {"PORT": str(port), "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
-            end = time.monotonic() + 40
-            while not _is_ready(port):
-                assert process.poll() is None, process.stderr.read()
-                assert time.monotonic() < end
-                time.sleep(0.05)
+            wait_until_ready(process, port, process.stderr.read)
         finally:
             process.terminate()
-            process.communicate(timeout=30)
+            process.communicate(timeout=60)
         assert (folder / "data" / "postgres" / "data" / "PG_VERSION").exists() or os.geteuid() == 0
-
-
-def _is_ready(port):
-    try:
-        return requests.get(f"http://127.0.0.1:{port}/readyz", timeout=2).ok
-    except requests.ConnectionError:
-        return False
 
 
 def test_a_dry_run_changes_nothing_and_says_what_it_would_do(run, bare_database):

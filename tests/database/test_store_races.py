@@ -5,12 +5,12 @@ Processes that want the same thing at the same moment.
 from __future__ import annotations
 
 import threading
-import time
 import uuid
 
 import psycopg
 
 from tests.support.database import race, rows
+from tests.support.patience import wait_for
 
 SAVE = """
 saved = Person("alice", id=uuid.UUID(argv[0])).connects(store, provider=argv[1], token=argv[2])
@@ -27,6 +27,7 @@ def test_ten_processes_take_one_state_and_one_gets_it(database, store, alice):
 from gateway.database.queries.connections import erase_own_connection
 from gateway.database.queries.connect import take_authorization
 from gateway.models import AuthorizationRequest
+from tests.support.patience import wait_for
 taken = take_authorization(store, state_hash="state", provider="ghl", browser_hash="browser", session_hash=argv[0])
 said = isinstance(taken, AuthorizationRequest)
 """
@@ -113,9 +114,7 @@ def test_a_save_that_waited_for_a_refresh_follows_it(database, store, alice):
             waiting = (
                 "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
             )
-            end = time.monotonic() + 5
-            while looking.execute(waiting).fetchone()[0] == 0 and time.monotonic() < end:
-                time.sleep(0.01)
+            wait_for(lambda: looking.execute(waiting).fetchone()[0])
         refreshing.commit()
         saving.join()
 

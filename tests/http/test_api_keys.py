@@ -5,7 +5,6 @@ Providers whose users enter a key: every form of the catalogue, walked against t
 from __future__ import annotations
 
 import re
-import time
 from urllib.parse import urlencode
 
 import pytest
@@ -21,6 +20,7 @@ from gateway.settings import read_settings
 from tests.support.database import rows
 from tests.support.gateway_process import fields_in, places_with, told, whole_gateway
 from tests.support.link_partner import new_partner
+from tests.support.patience import wait_for
 
 ENTRIES = {name: entry for name, entry in load_catalog().entries.items() if isinstance(entry, ApiKeyProvider)}
 PAIRS = [name for name, entry in ENTRIES.items() if entry.is_pair]
@@ -174,13 +174,6 @@ def test_a_key_that_its_provider_advises_to_replace_is_announced_once(gateway, a
     announced = "select type from gateway.event where connection_id = %s and type in ('connection.rotation_due', 'connection.ending')"
     assert ["connection.rotation_due"] == rows(gateway.dsn, announced, connection)
     assert 200 == acme.token(connection).status_code
-
-
-def wait_for(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def api(token, entry, path):

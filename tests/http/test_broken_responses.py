@@ -20,6 +20,7 @@ from tests.http.test_odd_responses import connects, state
 from tests.support.database import rows
 from tests.support.gateway_process import told, whole_gateway
 from tests.support.odd_responses import PLAIN, said
+from tests.support.patience import wait_for
 from tests.support.scripted_server import Line, listening
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -162,10 +163,11 @@ def test_a_refresh_response_for_another_account_is_kept_and_verified_before_a_ca
 
     assert 409 == api(alice, f"/connections/{connection}/token").status_code
 
-    deadline = time.monotonic() + 20
-    while "unverified" == (shown := api(alice, f"/connections/{connection}").json())["status"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    def verified():
+        shown = api(alice, f"/connections/{connection}").json()
+        return shown if shown["status"] != "unverified" else None
+
+    shown = wait_for(verified)
     acme_provider.account = b"acc-1"
     assert 1 == len(acme_provider.asked)
     if account == b"acc-2":
@@ -240,10 +242,7 @@ def test_tokens_that_wait_for_a_connection_that_is_gone_are_revoked(acme_gateway
 
     assert 200 == api(alice, f"/connections/{connection}", "DELETE").status_code
 
-    end = time.monotonic() + 30
-    while newest not in acme_provider.revoked:
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    wait_for(lambda: newest in acme_provider.revoked)
 
 
 def test_a_database_from_before_two_refreshes_gets_both_from_the_journal(acme_gateway, acme_provider, alice):

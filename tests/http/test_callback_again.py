@@ -5,12 +5,14 @@ The callback is loaded again: a double click, a prefetch, the back button. The r
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
 from tests.support.attack_helpers import owned, problem, redeemed
 from tests.support.gateway_process import fields_in, told
 from tests.support.link_partner import consents
+from tests.support.patience import held, wait_for
 
 LISBON = "NorthwindLisbon00001"
 
@@ -45,11 +47,13 @@ def test_visits_at_the_same_time_all_show_the_connection(gateway, alice):
     The later ones wait for the first.
     """
     callback = alice.consents("zoom")
-    gateway.sandbox.state.add_fault("slow", "zoom", "token", seconds=1.5)
     answers = []
     threads = [threading.Thread(target=lambda: answers.append(alice.get(callback))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+    with held(gateway.sandbox, "zoom", "token") as is_asked:
+        for thread in threads:
+            thread.start()
+        wait_for(is_asked)
+        time.sleep(1)  # the others arrive meanwhile
     for thread in threads:
         thread.join()
 

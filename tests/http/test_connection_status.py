@@ -5,7 +5,6 @@ One truth about a connection: status and reason, the same in the API, the filter
 from __future__ import annotations
 
 import json
-import time
 
 import psycopg
 import pytest
@@ -16,6 +15,7 @@ from tests.support.commands import run_command
 from tests.support.database import rows
 from tests.support.gateway_process import fields_in, told
 from tests.support.partners import events, partner_of
+from tests.support.patience import wait_until_equal
 
 BERLIN, AGENCY = "NorthwindBerlin00001", "NorthwindAgency00001"
 IDENTITY, SEND = ["openid", "email", "profile"], "https://www.googleapis.com/auth/gmail.send"
@@ -82,13 +82,6 @@ def seen_in_list(person, connection):
 def own_row(gateway, connection):
     [data] = rows(gateway.dsn, "select data from public.provider_data where id = %s", connection)
     return data["status"], data.get("reason")
-
-
-def eventually(look, wanted, seconds=30):
-    end = time.monotonic() + seconds
-    while (found := look()) != wanted:
-        assert time.monotonic() < end, found
-        time.sleep(0.2)
 
 
 # -- the shape -------------------------------------------------------------------------------------------------------
@@ -319,7 +312,7 @@ def test_a_grant_of_a_replaced_registration_is_not_sent_with_the_new_one(gateway
     assert ("needs_reauthorization", "client_replaced") == said(alice, hers)
     rows(gateway.dsn, "update gateway.connection set client_id = %s", gateway.environ["ZOOM_CLIENT_ID"])
     assert "" == shell(gateway, "connections", "list", "--client-gone")
-    eventually(lambda: seen_in_list(alice, hers), ("active", None))
+    wait_until_equal(lambda: seen_in_list(alice, hers), ("active", None))
 
 
 def test_an_uninstall_ends_the_other_connections_of_the_account_with_a_reason(gateway, alice):
@@ -379,7 +372,7 @@ def test_a_mass_refusal_ends_no_connection_and_all_recover(gateway, alice):
         "update gateway.connection set refresh_at = clock_timestamp(), not_before = null where status = 'held'",
     )
     rows(gateway.dsn, "update gateway.provider_incident set probe_at = null")
-    eventually(lambda: {seen_in_list(*one) for one in held}, {("active", None)}, 60)
+    wait_until_equal(lambda: {seen_in_list(*one) for one in held}, {("active", None)})
     assert 1 == len(events(gateway.dsn, "provider.recovered"))
     assert 12 == len(events(gateway.dsn, "connection.recovered"))
 
@@ -401,8 +394,8 @@ def test_a_retry_brings_the_connections_back_at_once_and_the_dead_one_ends(gatew
     ran = command(gateway, "connections", "retry", "--provider", "google", "--json")
 
     assert 6 == sum(json.loads(ran.stdout)["counts"].values())
-    eventually(lambda: {seen_in_list(*one) for one in held[1:]}, {("active", None)})
-    eventually(lambda: seen_in_list(*held[0]), ("needs_reauthorization", "grant_refused"))
+    wait_until_equal(lambda: {seen_in_list(*one) for one in held[1:]}, {("active", None)})
+    wait_until_equal(lambda: seen_in_list(*held[0]), ("needs_reauthorization", "grant_refused"))
 
 
 def test_three_dead_grants_are_no_incident(gateway, alice):
@@ -460,14 +453,14 @@ def test_tokens_that_the_owner_wrote_are_verified_or_say_why_not(gateway, alice)
     assert ("unverified", "owner_wrote_tokens") == seen_in_list(alice, hers)
     assert [{"reason": "owner_wrote_tokens"}] == events(gateway.dsn, "connection.unverified", connection_id=hers)
     gateway.sandbox.state.faults.clear()
-    eventually(lambda: seen_in_list(alice, hers), ("active", None), 60)
+    wait_until_equal(lambda: seen_in_list(alice, hers), ("active", None))
 
 
 def test_a_refresh_token_that_the_owner_wrote_and_the_provider_refuses_says_so(gateway, alice):
     hers = alice.connects("zoom")["connection"]
     rows(gateway.dsn, "update public.provider_data set token = 'a', refresh = 'b' where id = %s", hers)
 
-    eventually(lambda: seen_in_list(alice, hers), ("needs_reauthorization", "not_confirmed"), 60)
+    wait_until_equal(lambda: seen_in_list(alice, hers), ("needs_reauthorization", "not_confirmed"))
     assert ("needs_reauthorization", "not_confirmed") == said(alice, hers) == own_row(gateway, hers)
 
 
@@ -479,7 +472,7 @@ def test_nonsense_in_the_token_column_costs_no_connection(gateway, alice, writte
     hers = alice.connects("zoom")["connection"]
     rows(gateway.dsn, "update public.provider_data set token = %s where id = %s", written, hers)
 
-    eventually(lambda: api(alice, f"/connections/{hers}/token").status_code, 200, 60)
+    wait_until_equal(lambda: api(alice, f"/connections/{hers}/token").status_code, 200)
     assert ("active", None) == said(alice, hers)
 
 

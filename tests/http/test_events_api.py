@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
 from tests.support.database import rows
 from tests.support.partners import next_hour, partner_of
+from tests.support.patience import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +23,8 @@ def connected(gateway):
     assert 200 == acme.asks(gateway, f"/connections/{held}/token").status_code
     next_hour(gateway.dsn)
     rows(gateway.dsn, "select gateway.close_hours(100)")
-    end = time.monotonic() + 20
-    while rows(gateway.dsn, "select 1 from gateway.event where partner_id = %s and position is null", acme.id):
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    unassigned = "select 1 from gateway.event where partner_id = %s and position is null"
+    wait_for(lambda: not rows(gateway.dsn, unassigned, acme.id))
     return alice, held, acme
 
 

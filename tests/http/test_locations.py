@@ -5,7 +5,6 @@ An agency's connection: tokens for its locations, and their list.
 from __future__ import annotations
 
 import threading
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,6 +21,7 @@ from gateway.webhooks import receive
 from tests.support.database import rows
 from tests.support.gateway_process import told, without_request_id
 from tests.support.partners import partner_of
+from tests.support.patience import held, wait_for, wait_until_equal
 
 CLIENT = CLIENTS["ghl"][0]
 BERLIN, LISBON, AGENCY = "NorthwindBerlin00001", "NorthwindLisbon00001", "NorthwindAgency00001"
@@ -233,23 +233,21 @@ def test_concurrent_readers_of_a_location_cause_one_request(sandbox, reads):
 
 @pytest.mark.parametrize("ending", ["uninstall of the location", "uninstall of the agency", "disconnect"])
 def test_what_ends_while_its_token_is_minted_does_not_come_back(gateway, alice, sandbox, reads, agency, ending):
-    sandbox.add_fault("slow", "ghl", "location_token", seconds=3)
-    before, answers = len(mints(sandbox)), []
+    answers = []
     reader = threading.Thread(target=lambda: answers.append(reads(BERLIN)))
-    reader.start()
-    while len(mints(sandbox)) == before:
-        time.sleep(0.02)
-    if ending == "disconnect":
-        alice.disconnects(agency)
-    else:
-        fields = {"locationId": BERLIN} if "location" in ending else {}
-        assert deliver(sandbox, event(sandbox, "UNINSTALL", companyId=AGENCY, **fields)) == 200
-        if fields:
-            gone = "select 1 from gateway.event where type = 'provider_event.received' and connection_id = %s"
+    with held(gateway.sandbox, "ghl", "location_token") as is_asked:
+        reader.start()
+        wait_for(is_asked)
+        if ending == "disconnect":
+            alice.disconnects(agency)
         else:
-            gone = "select 1 from gateway.connection where id = %s and status = 'needs_reauthorization'"
-        while not rows(gateway.dsn, gone, agency):
-            time.sleep(0.05)
+            fields = {"locationId": BERLIN} if "location" in ending else {}
+            assert deliver(sandbox, event(sandbox, "UNINSTALL", companyId=AGENCY, **fields)) == 200
+            if fields:
+                gone = "select 1 from gateway.event where type = 'provider_event.received' and connection_id = %s"
+            else:
+                gone = "select 1 from gateway.connection where id = %s and status = 'needs_reauthorization'"
+            wait_for(lambda: rows(gateway.dsn, gone, agency))
     reader.join()
 
     assert answers[0].status_code in (404, 409, 503)
@@ -270,14 +268,6 @@ def listed_now(gateway, agency):
     rt.close()
 
 
-def eventually(look, wanted):
-    """The gateway's own worker may be settling the last of it."""
-    end = time.monotonic() + 20
-    while look() != wanted and time.monotonic() < end:
-        time.sleep(0.05)
-    assert look() == wanted
-
-
 def test_what_vanished_from_the_list_needs_reauthorization_by_the_next_day(gateway, bob, sandbox, reads, agency):
     """
     A deleted sub-account sends no webhook. But a list that lost most of its locations at once is not believed.
@@ -285,7 +275,8 @@ def test_what_vanished_from_the_list_needs_reauthorization_by_the_next_day(gatew
     sandbox.more_locations = 12
     listed_now(gateway, agency)
     known = "select count(*) from gateway.derived_token where connection_id = %s"
-    eventually(lambda: rows(gateway.dsn, known, agency), [14])
+    # The gateway's own worker may be settling the last of it.
+    wait_until_equal(lambda: rows(gateway.dsn, known, agency), [14])
     held = bob.connects("ghl", LISBON)["connection"]
     ended = "select reason from gateway.connection where id = %s and status = 'needs_reauthorization'"
     sandbox.more_locations, sandbox.uninstalled = 0, {LISBON}
@@ -294,7 +285,9 @@ def test_what_vanished_from_the_list_needs_reauthorization_by_the_next_day(gatew
     sandbox.more_locations = 12
     listed_now(gateway, agency)
 
-    eventually(lambda: (rows(gateway.dsn, ended, held), rows(gateway.dsn, known, agency)), (["uninstalled"], [13]))
+    wait_until_equal(
+        lambda: (rows(gateway.dsn, ended, held), rows(gateway.dsn, known, agency)), (["uninstalled"], [13])
+    )
     assert reads(LISBON).status_code == 404
 
 
@@ -318,20 +311,16 @@ def test_an_agency_that_chose_one_location_reaches_that_one_and_those_to_come(ga
     new = f"NorthwindNew{uuid.uuid4().hex[:8]}"
     create_location(sandbox, new, "Northwind Oslo")
     received = "select data ->> 'event' from gateway.event where connection_id = %s and data ->> 'account_id' = %s and type = %s"
-    end = time.monotonic() + 30
-    while rows(gateway.dsn, received, agency, new, "install.received") != ["INSTALL"]:
-        assert time.monotonic() < end
-        due = "select true from gateway.connection where id = %s and listed_at is null"
-        if rows(gateway.dsn, due, agency):
+
+    def claimed():
+        if rows(gateway.dsn, "select true from gateway.connection where id = %s and listed_at is null", agency):
             listed_now(gateway, agency)
-        time.sleep(0.1)
+        return rows(gateway.dsn, received, agency, new, "install.received")
+
+    wait_until_equal(claimed, ["INSTALL"])
     assert deliver(sandbox, event(sandbox, "ContactCreate", locationId=new)) == 200
-    while (
-        rows(gateway.dsn, received + " and data ->> 'event' = 'ContactCreate'", agency, new, "provider_event.received")
-        == []
-    ):
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    handed_on = received + " and data ->> 'event' = 'ContactCreate'"
+    wait_for(lambda: rows(gateway.dsn, handed_on, agency, new, "provider_event.received"))
     assert partner.asks(gateway, f"/connections/{agency}/token", params={"location": new}).status_code == 200
 
 

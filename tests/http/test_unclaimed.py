@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import html
 import re
-import time
 from urllib.parse import urlencode
 
 import pytest
@@ -15,6 +14,7 @@ import requests
 from gateway.sandbox import CLIENTS
 from tests.support.database import rows
 from tests.support.gateway_process import fields_in, told, whole_gateway
+from tests.support.patience import wait_for
 
 BERLIN, LISBON, AGENCY = "NorthwindBerlin00001", "NorthwindLisbon00001", "NorthwindAgency00001"
 KEPT = "select count(*)::int from gateway.unclaimed_install where id::text = %s"
@@ -133,11 +133,9 @@ def test_what_is_not_claimed_within_a_day_is_erased_and_uninstalled(gateway, ali
     while units := unclaimed.claim_next(rt, ()):
         units[0].run()
     rt.close()
-    end = time.monotonic() + 20  # the gateway's own worker may have claimed some
-    while rows(gateway.dsn, "select id from gateway.unclaimed_install") and time.monotonic() < end:
-        time.sleep(0.05)
 
-    assert rows(gateway.dsn, "select id from gateway.unclaimed_install") == []
+    # The gateway's own worker may have claimed some.
+    wait_for(lambda: not rows(gateway.dsn, "select id from gateway.unclaimed_install"))
     removed = gateway.sandbox.state.requests("ghl", "uninstall")[before:]
     assert [each["form"] for each in removed] == [{"locationId": LISBON}]
     gateway.sandbox.state.uninstalled.clear()

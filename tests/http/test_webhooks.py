@@ -23,6 +23,7 @@ from tests.support import documented
 from tests.support.database import rows
 from tests.support.gateway_process import fields_in
 from tests.support.partners import partner_of
+from tests.support.patience import wait_for
 from tests.support.receiver import Receiver
 
 NODE = Path(__file__).resolve().parents[1] / "node"
@@ -45,13 +46,6 @@ def added(gateway, partner, receiver, **body):
     return answer.json()
 
 
-def until(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def test_an_event_arrives_signed_and_verifies_with_the_standard_libraries(gateway, alice, partner, receiver):
     """
     In Python and in JavaScript; with another secret, or a changed body, it does not. The body is the event as /v1/events shows it.
@@ -59,7 +53,7 @@ def test_an_event_arrives_signed_and_verifies_with_the_standard_libraries(gatewa
     endpoint = added(gateway, partner, receiver)
     held = alice.connects("zoom")["connection"]
     wanted = ("connection.created", held)
-    until(lambda: wanted in [(r.event["type"], r.event["connection_id"]) for r in receiver.received])
+    wait_for(lambda: wanted in [(r.event["type"], r.event["connection_id"]) for r in receiver.received])
     got = next(r for r in receiver.received if wanted == (r.event["type"], r.event["connection_id"]))
     shown = partner.asks(gateway, "/events", params={"after": got.event["position"] - 1}).json()["items"][0]
 
@@ -85,7 +79,7 @@ def test_an_endpoint_gets_only_the_types_it_asked_for(gateway, alice, partner, r
     added(gateway, partner, receiver, event_types=["connection.disconnected"])
     held = alice.connects("zoom")["connection"]
     alice.disconnects(held)
-    until(lambda: receiver.received)
+    wait_for(lambda: receiver.received)
 
     assert {r.event["type"] for r in receiver.received} == {"connection.disconnected"}
 
@@ -104,7 +98,7 @@ def test_a_receiver_that_was_down_misses_nothing_and_recognises_repeats(gateway,
         endpoint = added(gateway, partner, receiver)
         for _ in range(5):
             partner.asks(gateway, f"/webhooks/{endpoint['id']}/test", "POST")
-        until(lambda: receiver.received)
+        wait_for(lambda: receiver.received)
         down = False
         hurried(gateway, endpoint)
         count = len(receiver.received)
@@ -114,7 +108,7 @@ def test_a_receiver_that_was_down_misses_nothing_and_recognises_repeats(gateway,
             hurried(gateway, endpoint)
             return position(gateway, partner, endpoint) == last_position(gateway)
 
-        until(everything)
+        wait_for(everything)
     arrived = [r.event["id"] for r in receiver.received]
     expected = [
         str(each)
@@ -155,7 +149,7 @@ def test_an_endpoint_that_says_it_is_gone_is_disabled_and_a_replay_enables_it(ga
             shown.update(partner.asks(gateway, "/webhooks").json()["items"][0])
             return shown["disabled_at"] is not None
 
-        until(disabled)
+        wait_for(disabled)
         told = rows(
             gateway.dsn,
             "select data from gateway.event where type = 'webhook.disabled' and partner_id = %s",
@@ -169,7 +163,7 @@ def test_an_endpoint_that_says_it_is_gone_is_disabled_and_a_replay_enables_it(ga
         )
 
         assert answer.json()["disabled_at"] is None
-        until(lambda: len(receiver.received) > before)
+        wait_for(lambda: len(receiver.received) > before)
         assert receiver.received[before].event["id"] == receiver.received[0].event["id"]
 
 
@@ -177,7 +171,7 @@ def test_while_a_secret_changes_both_verify(gateway, partner, receiver):
     endpoint = added(gateway, partner, receiver)
     rotated = partner.asks(gateway, f"/webhooks/{endpoint['id']}/rotate-secret", "POST").json()
     partner.asks(gateway, f"/webhooks/{endpoint['id']}/test", "POST")
-    until(lambda: any(r.event["type"] == "webhook.tested" for r in receiver.received))
+    wait_for(lambda: any(r.event["type"] == "webhook.tested" for r in receiver.received))
     got = receiver.received[-1]
 
     assert rotated["secret"] != endpoint["secret"]
@@ -189,7 +183,7 @@ def test_while_a_secret_changes_both_verify(gateway, partner, receiver):
         endpoint["id"],
     )
     partner.asks(gateway, f"/webhooks/{endpoint['id']}/test", "POST")
-    until(lambda: receiver.received[-1] != got)
+    wait_for(lambda: receiver.received[-1] != got)
     last = receiver.received[-1]
     Webhook(rotated["secret"]).verify(last.body, last.headers)
     with pytest.raises(WebhookVerificationError):
@@ -274,7 +268,7 @@ def test_a_frozen_partner_gets_its_events_later(gateway, partner, receiver):
     time.sleep(3)
     assert not receiver.received
     rows(gateway.dsn, "update gateway.partner set frozen_at = null where id = %s", partner.id)
-    until(lambda: receiver.received)
+    wait_for(lambda: receiver.received)
 
 
 # -- webhooks of providers -------------------------------------------------------------------------------------------
@@ -329,7 +323,7 @@ def test_an_uninstalled_location_needs_reauthorization_and_its_events_reach_the_
     def came(kind):
         return [r.event for r in receiver.received if r.event["type"] == kind and r.event["connection_id"] in held]
 
-    until(lambda: len(came("connection.needs_reauthorization")) == 2 and len(came("provider_event.received")) == 4)
+    wait_for(lambda: len(came("connection.needs_reauthorization")) == 2 and len(came("provider_event.received")) == 4)
     assert [e["data"]["body"].encode() for e in came("provider_event.received")] == [body] * 2 + [uninstall] * 2
     shown = [partner.asks(gateway, f"/connections/{each}").json() for each in held]
     assert {(each["status"], each["reason"]) for each in shown} == {("needs_reauthorization", "uninstalled")}
@@ -346,12 +340,12 @@ def test_an_install_and_an_uninstall_are_announced_by_the_provider_while_they_ha
     try:
         first, second = (each.connects("ghl", "NorthwindBerlin00001")["connection"] for each in (alice, bob))
         received = "select 1 from gateway.event where type = 'install.received' and connection_id = %s"
-        until(lambda: rows(gateway.dsn, received, second))
+        wait_for(lambda: rows(gateway.dsn, received, second))
         alice.post(f"/connections/{first}/disconnect", {"csrf": csrf(alice), "uninstall": "1"})
         ended = "select reason from gateway.connection where id = %s and status = 'needs_reauthorization'"
-        until(lambda: rows(gateway.dsn, ended, second) == ["uninstalled"])
+        wait_for(lambda: rows(gateway.dsn, ended, second) == ["uninstalled"])
         forwarded = "select 1 from gateway.event where type = 'provider_event.received' and connection_id = %s"
-        until(lambda: rows(gateway.dsn, forwarded, second))
+        wait_for(lambda: rows(gateway.dsn, forwarded, second))
     finally:
         state.switches["highlevel_webhooks"] = False
         state.uninstalled.clear()
@@ -392,7 +386,7 @@ def running(command, folder, environ, pattern):
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=folder, env=environ, stdout=out, stderr=out)
     try:
-        until(lambda: re.search(pattern, log.read_text()) or process.poll() is not None)
+        wait_for(lambda: re.search(pattern, log.read_text()) or process.poll() is not None)
         yield f"http://127.0.0.1:{re.search(pattern, log.read_text())[1]}/webhooks", log
     finally:
         process.kill()
@@ -408,7 +402,7 @@ def test_the_documented_receivers_verify_what_the_gateway_sends(
     """
     endpoint = added(gateway, partner, receiver, event_types=["connection.created"])
     held = alice.connects("zoom")["connection"]
-    until(lambda: receiver.received)
+    wait_for(lambda: receiver.received)
     sent = receiver.received[0]
     with receiver_in(endpoint["secret"], tmp_path) as (url, log):
         accepted = requests.post(url, data=sent.body, headers=sent.headers, timeout=20)
@@ -416,5 +410,5 @@ def test_the_documented_receivers_verify_what_the_gateway_sends(
         repeated = requests.post(url, data=sent.body, headers=sent.headers, timeout=20)
 
         assert (accepted.status_code, refused.status_code, repeated.status_code) == (204, 401, 204)
-        until(lambda: f"connection.created {held}" in log.read_text())
+        wait_for(lambda: f"connection.created {held}" in log.read_text())
         assert log.read_text().count(held) == 1

@@ -37,10 +37,10 @@ def test_no_order_of_a_requests_locks_meets_those_of_db_apply(database, first, t
         request.execute(f"lock table {first} in row exclusive mode")
         run = thread.submit(apply_schema, database)
         time.sleep(0.5)
-        request.execute("set lock_timeout = '2500ms'")
+        request.execute("set lock_timeout = '30s'")
         request.execute(f"lock table {then} in row exclusive mode")
         request.commit()
-        run.result(30)
+        run.result(60)
     assert [0] == rows(database, "select deadlocks::integer from pg_stat_database where datname = current_database()")
 
 

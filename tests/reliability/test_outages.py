@@ -11,7 +11,6 @@ import signal
 import subprocess
 import tempfile
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from gateway.database.migrate import apply_schema
 from gateway.embedded.postgres import start_or_join
 from gateway.sandbox.ringcentral import ACCOUNTS
 from tests.support.gateway_process import Gateway
+from tests.support.patience import PATIENCE, held, wait_for
 
 
 @pytest.fixture
@@ -33,25 +33,17 @@ def place():
     shutil.rmtree(folder)
 
 
-def until(condition, seconds=8.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def redeemed_without_database(gateway, server, provider):
     """A callback whose database goes while the provider answers; the page that the user gets."""
     alice = gateway.person("Alice Winter")
     alice.signs_in()
     callback = alice.consents(provider)
-    seen = len(gateway.sandbox.state.requests(provider, "token"))
-    gateway.sandbox.state.add_fault("slow", provider, "token", seconds=1.5)
     pages = []
     waiting = threading.Thread(target=lambda: pages.append(alice.get(callback)))
-    waiting.start()
-    until(lambda: len(gateway.sandbox.state.requests(provider, "token")) > seen)
-    server.stop()
+    with held(gateway.sandbox, provider, "token") as is_asked:
+        waiting.start()
+        wait_for(is_asked)
+        server.stop()
     waiting.join()
     return alice, pages[0]
 
@@ -106,10 +98,10 @@ def stalled(place):
 def settled(gateway, person):
     """The rows of a user, once the server has finished every statement."""
     gateway.process.terminate()
-    gateway.process.wait(20)
+    gateway.process.wait(PATIENCE)
     with psycopg.connect(gateway.dsn, autocommit=True) as connection:
-        held = "select count(*) from pg_stat_activity where application_name = 'gateway'"
-        until(lambda: connection.execute(held).fetchone() == (0,))
+        busy = "select count(*) from pg_stat_activity where application_name = 'gateway'"
+        wait_for(lambda: connection.execute(busy).fetchone() == (0,))
         return connection.execute(
             "select (select count(*) from public.provider_data where auth_provider_id = %(id)s),"
             " (select count(*) from gateway.connection where user_id = %(id)s),"
@@ -153,14 +145,14 @@ def given_up(place, server, asked):
         if asked:
             alice.connects("ringcentral", first)
         callback = alice.consents("ringcentral", second)
-        seen = len(gateway.sandbox.state.requests("ringcentral", "token"))
         before = len(gateway.sandbox.state.revocations)
-        gateway.sandbox.state.add_fault("slow", "ringcentral", "token", seconds=1.0)
         pages = []
         waiting = threading.Thread(target=lambda: pages.append(alice.get(callback)))
-        waiting.start()
-        until(lambda: len(gateway.sandbox.state.requests("ringcentral", "token")) > seen)
-        with stalled(place):
+        with contextlib.ExitStack() as until_the_page:
+            with held(gateway.sandbox, "ringcentral", "token") as is_asked:
+                waiting.start()
+                wait_for(is_asked)
+                until_the_page.enter_context(stalled(place))
             waiting.join()
         assert 503 == pages[0].status_code
         assert 'data-problem="database_unavailable"' in pages[0].text

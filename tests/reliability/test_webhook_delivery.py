@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import threading
-import time
 
 import pytest
 
@@ -19,6 +18,7 @@ from tests.support.database import rows
 from tests.support.event_fixtures import KEY
 from tests.support.forked import Command
 from tests.support.partners import partner
+from tests.support.patience import wait_for
 from tests.support.receiver import Receiver
 
 ALLOWED = {"GATEWAY_ALLOW_PRIVATE_HOSTS": "1"}
@@ -38,13 +38,6 @@ def happen(database, made, count):
         json.dumps({"webhook_id": str(made.id)}),
         count,
     )
-
-
-def until(condition, seconds):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_partner_whose_receivers_hang_delays_no_other(rt, store, database, monkeypatch):
@@ -70,7 +63,7 @@ def test_a_partner_whose_receivers_hang_delays_no_other(rt, store, database, mon
         assign_positions(rt)
         stopped = threading.Event()
         threads = loop.start_worker(rt, stopped)
-        until(arrived, 100)
+        wait_for(arrived, 100)
         stopped.set()
         hanging.set()
         for thread in threads:
@@ -105,7 +98,7 @@ def test_a_worker_that_is_killed_loses_no_event(rt, store, database, tmp_path):
             # The lease of the killed worker is over.
             rows(database, "update gateway.webhook set due_at = now()")
             process.append(Command("worker", environ=inherited | settings, log=tmp_path / "log"))
-            until(lambda: process[-1].poll() is not None or len(set(receiver.positions())) == 40, 30)
+            wait_for(lambda: process[-1].poll() is not None or len(set(receiver.positions())) == 40)
             process[-1].kill()
             process[-1].wait()
             if len(set(receiver.positions())) == 40:

@@ -17,6 +17,8 @@ import pytest
 from gateway import server
 from tests.support.forked import Command
 from tests.support.gateway_process import whole_gateway
+from tests.support.patience import held as no_response
+from tests.support.patience import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +44,12 @@ def worker(gateway, *arguments, **changes):
         process.wait()
 
 
-def until(condition, process=None, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process is None or process.poll() is None, process.log.read_text()
-        assert time.monotonic() < end
-        time.sleep(0.03)
+def until(condition, process):
+    def is_reached():
+        assert process.poll() is None, process.log.read_text()
+        return condition()
+
+    wait_for(is_reached)
 
 
 def asked(gateway, query, *values):
@@ -92,10 +94,10 @@ def test_two_workers_refresh_what_is_due_once_each(alone):
 
     with worker(alone, "--threads", "3") as one, worker(alone, "--threads", "3") as two:
         until(lambda: all(generation(alone, connection) == 2 for connection in held), one)
-        until(lambda: started(one)() and started(two)())
+        wait_for(lambda: started(one)() and started(two)())
         for process in (one, two):
             process.terminate()
-        assert [0, 0] == [process.wait(20) for process in (one, two)]
+        assert [0, 0] == [process.wait(60) for process in (one, two)]
     assert len(held) == refreshes(alone, "microsoft")
 
 
@@ -137,14 +139,14 @@ def test_a_worker_ends_after_the_unit_under_way(alone, sign):
     """
     alice = alone.person("Alice Winter")
     held = alice.connects("ringcentral")["connection"]
-    before = refreshes(alone, "ringcentral")
-    alone.sandbox.state.add_fault("slow", "ringcentral", "token", seconds=2)
-    makes_due(alone, held)
     with worker(alone, "--threads", "2") as process:
-        until(lambda: refreshes(alone, "ringcentral") > before, process)
-        process.send_signal(sign)
+        with no_response(alone.sandbox, "ringcentral", "token") as is_asked:
+            makes_due(alone, held)
+            until(is_asked, process)
+            process.send_signal(sign)
+            until(lambda: "worker.stopping" in process.log.read_text(), process)
 
-        assert 0 == process.wait(20)
+        assert 0 == process.wait(60)
         logged = [json.loads(line)["event"] for line in process.log.read_text().splitlines() if line.startswith("{")]
     assert ["worker.started", "worker.stopping", "worker.stopped"] == [
         one for one in logged if one.startswith("worker.")
@@ -160,11 +162,9 @@ def test_an_idle_worker_ends_at_once(alone):
     """
     with worker(alone) as process:
         until(started(process), process)
-        began = time.monotonic()
         process.terminate()
 
-        assert 0 == process.wait(20)
-        assert time.monotonic() - began < 8
+        assert 0 == process.wait(60)
 
 
 def test_a_worker_says_which_keys_it_has(alone):
@@ -181,5 +181,5 @@ def test_a_worker_without_sound_settings_does_not_start(alone):
     All problems at once, and exit code 2.
     """
     with worker(alone, GATEWAY_KEYS="") as process:
-        assert 2 == process.wait(30)
+        assert 2 == process.wait(60)
         assert "GATEWAY_KEYS is missing" in process.log.read_text()

@@ -14,9 +14,9 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ from gateway.sandbox import SandboxServer, make_server
 from gateway.sandbox.supabase import ProductUser, access_token
 from tests.support.database import fresh_database
 from tests.support.forked import ROOT, Command  # noqa: F401 - ROOT for others
+from tests.support.patience import PATIENCE, wait_for
 
 HIDDEN = re.compile(r'<input type="hidden" name="([^"]+)" value="([^"]*)">')
 
@@ -41,6 +42,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def wait_until_ready(process: Any, port: int, said: Callable[[], str]) -> None:
+    """Until the server there can serve; `said` is what it logged, should it end instead."""
+
+    def is_ready() -> bool:
+        assert process.poll() is None, said()
+        try:
+            return bool(requests.get(f"http://127.0.0.1:{port}/readyz", timeout=10).ok)
+        except (requests.ConnectionError, requests.Timeout):
+            return False
+
+    wait_for(is_ready)
 
 
 @dataclass
@@ -58,6 +72,7 @@ class Gateway:
         self.port = free_port()
         self.url = f"http://localhost:{self.port}"
         self.sandbox: SandboxServer = make_server(gateway=self.url).start()
+        self.sandbox.state.seen = deque()  # all of it: tests compare how much was seen before and afterwards
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log = self.folder / "gateway.log"
         self.environ = demo_settings(self.folder, self.url, self.sandbox.origin, self.dsn) | self.settings
@@ -68,22 +83,15 @@ class Gateway:
         inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "PG_BINDIR")}
         command = ("serve", "--port", str(self.port), "--workers", str(self.workers), *self.options)
         self.process = Command(*command, environ=inherited | self.environ, log=self.log)
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            assert self.process.poll() is None, self.log.read_text()
-            try:
-                if requests.get(f"{self.url}/readyz", timeout=2).ok:
-                    return self
-            except requests.ConnectionError:
-                time.sleep(0.05)
-        raise AssertionError(self.log.read_text())
+        wait_until_ready(self.process, self.port, self.log.read_text)
+        return self
 
     def stop(self) -> None:
         """Ends the processes and the sandbox."""
         if self.process is not None:
             self.process.terminate()
             try:
-                self.process.wait(20)
+                self.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

@@ -58,9 +58,9 @@ class Walker:
     def posts(self, **fields: str) -> requests.Response:
         """A token request with the client's credentials where this provider wants them."""
         if self.provider in BASIC:
-            return requests.post(self.token_url, data=fields, auth=(self.client_id, self.secret), timeout=10)
+            return requests.post(self.token_url, data=fields, auth=(self.client_id, self.secret), timeout=60)
         mine = {"client_id": self.client_id, "client_secret": self.secret}
-        return requests.post(self.token_url, data=mine | fields, timeout=10)
+        return requests.post(self.token_url, data=mine | fields, timeout=60)
 
     def redeems(self, code: str, **more: str) -> requests.Response:
         """RFC 6749 section 4.1.3."""
@@ -79,7 +79,7 @@ class Walker:
 
     def reads(self, path: str, token: str, **headers: str) -> requests.Response:
         """A call of the provider's API (RFC 6750 section 2.1)."""
-        return requests.get(self.origin + path, headers={"Authorization": f"Bearer {token}"} | headers, timeout=10)
+        return requests.get(self.origin + path, headers={"Authorization": f"Bearer {token}"} | headers, timeout=60)
 
 
 class Clock:

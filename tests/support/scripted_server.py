@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from tests.support.patience import PATIENCE
+
 Script = Callable[["Line"], None]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -103,10 +105,10 @@ class Listener:
                 self.requests.append(request)
             self._changed.notify_all()
 
-    def waits_until(self, condition: Callable[[], bool], seconds: float = 10) -> None:
+    def waits_until(self, condition: Callable[[], bool]) -> None:
         """Block until what happens here makes `condition` true."""
         with self._changed:
-            assert self._changed.wait_for(condition, timeout=seconds)
+            assert self._changed.wait_for(condition, timeout=PATIENCE)
 
     def close(self) -> None:
         """Hang up on everybody and wait for the scripts to end."""
@@ -187,8 +189,10 @@ def listening() -> Iterator[Callable[..., Listener]]:
 
 
 @contextlib.contextmanager
-def lasting(at_least: float, at_most: float) -> Iterator[None]:
-    """What is done in here takes that many seconds."""
+def lasting(at_least: float, at_most: float = 20.0) -> Iterator[None]:
+    """
+    What is done in here takes that many seconds. The most is far above what a loaded machine takes, and below what a wait without a bound does.
+    """
     began = time.monotonic()
     yield
     took = time.monotonic() - began

@@ -137,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.waiting += 1
         end = time.monotonic() + seconds
         self.connection.settimeout(0.05)
-        while time.monotonic() < end and not self.server.closing:
+        while time.monotonic() < end and not self.server.released:
             with suppress(TimeoutError):
                 if not self.connection.recv(1):
                     self.server.abandoned += 1
@@ -163,7 +163,7 @@ class Upstream(ThreadingHTTPServer):
         self.raw: dict[str, bytes] = {}
         self.events: Queue[bytes] = Queue()
         self.waiting = self.abandoned = 0
-        self.closing = False
+        self.released = False
 
     @property
     def url(self) -> str:
@@ -179,7 +179,7 @@ def upstream() -> Iterator[Upstream]:
     server = Upstream()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
-    server.closing = True
+    server.released = True
     server.shutdown()
     server.server_close()
 

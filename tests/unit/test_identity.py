@@ -473,10 +473,17 @@ def test_an_endless_token_is_refused_at_once(identity):
     CVE-2025-61920: its length is judged before anything of it is decoded.
     """
     endless = "A" * 5_000_000
-    began = time.perf_counter()
-    for value in (f"{endless}.e30.e30", f"eyJhbGciOiJIUzI1NiJ9.{endless}.AA", f"eyJhbGciOiJIUzI1NiJ9.e30.{endless}"):
-        refuses(identity, value)
-    assert time.perf_counter() - began < 0.5
+    spent = []
+    for _ in range(3):
+        began = time.thread_time()
+        for value in (
+            f"{endless}.e30.e30",
+            f"eyJhbGciOiJIUzI1NiJ9.{endless}.AA",
+            f"eyJhbGciOiJIUzI1NiJ9.e30.{endless}",
+        ):
+            refuses(identity, value)
+        spent.append(time.thread_time() - began)
+    assert min(spent) < 0.5
 
 
 # -- the project's keys ----------------------------------------------------------------------------------------------
