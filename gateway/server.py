@@ -168,22 +168,20 @@ def run_server(host: str, port: int, workers: int, *, work: bool = True) -> None
     """Serve until SIGTERM or SIGINT; requests under way are finished. `work`: each process also runs a worker."""
     with bind(host, port) as listener:
         if workers == 1:
-            serve(build_served_app(work=work), listener)
+            serve(build_served_app(), listener, work=work)
         else:
             _supervise(listener, workers, work=work)
 
 
-def build_served_app(*, work: bool) -> Flask:
+def build_served_app() -> Flask:
     app = create_app()
-    rt = app.extensions["gateway"]
     gc.collect()
     gc.freeze()  # otherwise each full collection walks through all modules and stops every request for 60 ms
-    start_worker(rt, work=work)
     return app
 
 
-def serve(app: Flask, listener: socket.socket) -> None:
-    """Run waitress until a signal. Then accept nothing new, answer what has arrived, and close idle connections."""
+def serve(app: Flask, listener: socket.socket, *, work: bool) -> None:
+    """Run waitress, and a worker, until a signal. Then accept nothing new, answer what has arrived, and close idle connections."""
     app.config[LOOPBACK_ONLY] = is_loopback(listener.getsockname()[0])
     logging.getLogger("waitress").setLevel(
         logging.CRITICAL
@@ -192,6 +190,7 @@ def serve(app: Flask, listener: socket.socket) -> None:
     server.channel_class = _Channel
     stopped = _signals(server.pull_trigger)
     log.info("server.ready")
+    start_worker(app.extensions["gateway"], work=work)
     while not stopped:
         wasyncore.loop(1, use_poll=True, map=server._map, count=1)  # noqa: SLF001 - where waitress keeps its sockets
     wasyncore.dispatcher.close(server)
@@ -260,12 +259,12 @@ def _run_child(listener: socket.socket, parent: int, *, work: bool) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: the child ends when its parent dies
     try:
-        app = build_served_app(work=work)
+        app = build_served_app()
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to know
         log.error("server.start_failed", kind=type(error).__name__, reason=str(error))  # noqa: TRY400
         os._exit(_NOT_STARTED)
     if os.getppid() == parent:
-        serve(app, listener)
+        serve(app, listener, work=work)
 
 
 def python_module(*arguments: str) -> list[str]:

@@ -30,7 +30,7 @@ WITNESSES: Mapping[str, Mapping[str, Any]] = tomllib.loads(
 
 def status(provider: AnyEntry) -> Status:
     """
-    How well an entry is witnessed; no entry was tried against the live service.
+    How well an entry is witnessed; no entry was tried with the real service.
 
     `verified`: two or more sources that are independent of each other name both endpoints, and none contradicts the client authentication
     or the separator; of a provider with keys, where the key is sent and the call that verifies it. `documented`: the provider's own documents name them. `unsure`: neither, or the operator changed an endpoint.

@@ -33,9 +33,9 @@ class Question(NamedTuple):
 
 QUESTIONS = (
     Question("public_url", "GATEWAY_PUBLIC_URL", "Public URL of the gateway"),
-    Question("trusted_proxies", "GATEWAY_TRUSTED_PROXIES", "Reverse proxies in front of it"),
+    Question("trusted_proxies", "GATEWAY_TRUSTED_PROXIES", "How many reverse proxies are in front of it, with the one that ends TLS"),
     Question("supabase_url", "SUPABASE_URL", "URL of your Supabase project (http://127.0.0.1:54321 after `supabase start`)"),
-    Question("database_url", "DATABASE_URL", "Connection string of the database", is_secret=True),
+    Question("database_url", "DATABASE_URL", "Connection string of the database (in Supabase under Connect)", is_secret=True),
     Question("supabase_secret_key", "SUPABASE_SECRET_KEY", "Or the project's secret key, for its REST API", is_secret=True),
     Question("app_origin", "GATEWAY_APP_ORIGINS", "Origin of your front end, like https://app.example.com"),
     Question("login_url", "GATEWAY_APP_LOGIN_URL", "Its sign-in page"),
@@ -78,7 +78,7 @@ def init(*, yes: bool, provider: str | None, **given: str | None) -> None:
             chosen[question.name] = value
 
     if not yes:
-        click.echo("Enter keeps the present value or the one in brackets. Ctrl-C writes nothing.")
+        click.echo("Enter takes the value in brackets, else leaves the setting as it is. Ctrl-C writes nothing.")
     for question in QUESTIONS:
         needless = question.name == "SUPABASE_SECRET_KEY" and (present | chosen).get("DATABASE_URL")
         if given[question.option] or not needless:
@@ -121,11 +121,11 @@ def _registration(
     """The two settings of the first provider."""
 
     def check(value: str) -> str | None:
-        known = value in ("", *catalog.providers)
+        known = value.lower() in ("", *catalog.providers)
         return None if known else f"there is no provider {value}: `providers list` names them."
 
     question = Question("provider", "", "First provider (an id like ghl or google)")
-    chosen = _ask(question, given, check, default="", yes=yes)
+    chosen = _ask(question, given, check, default="", yes=yes).lower()
     if chosen:
         name = catalog.providers[chosen].name
         yield Question("client_id", f"{chosen.upper()}_CLIENT_ID", f"Client id at {name}")

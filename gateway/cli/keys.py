@@ -52,4 +52,4 @@ def _next_steps(report: Rotated, *, interrupted: bool) -> Iterator[str]:
         yield "Interrupted: run it again to continue."
     elif report.is_clean:
         yield "Everything in the database is encrypted with the newest key."
-        yield "Keep the older key for a day: the refresh journals of the hosts and open attempts to connect still need it."
+        yield "If there is an older key, keep it for a day: the refresh journals of the hosts and open attempts to connect still need it."

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict
+from itertools import chain
 from typing import TextIO
 
 import click
@@ -21,6 +22,7 @@ from gateway.cli.context import (
     database_settings,
     file_problem,
     reach_database,
+    rendered,
     reporting,
     starting_settings,
 )
@@ -74,28 +76,30 @@ def providers() -> None:
     """The catalogue."""
 
 
+_STATUS = "status: how far sources agree (docs/providers.md); none was tried with the real service."
+
+
 @providers.command("list")
 @reporting
 def providers_list() -> Report:
     """Every provider, whether it is enabled, and its redirect URI."""
     settings = database_settings()
     catalog = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
-    return Report(
-        [
-            {
-                "id": provider.id,
-                "name": provider.name,
-                "type": provider.type,
-                "enabled": (missing := _missing(provider, settings)) is None,
-                "missing": missing,
-                "status": status(provider),
-                "redirect_uri": settings.redirect_uri(provider.path, provider.slug)
-                if isinstance(provider, Provider)
-                else None,
-            }
-            for provider in sorted(catalog.entries.values(), key=lambda provider: (provider.type, provider.id))
-        ]
-    )
+    rows = [
+        {
+            "id": provider.id,
+            "name": provider.name,
+            "type": provider.type,
+            "enabled": (missing := _missing(provider, settings)) is None,
+            "missing": missing,
+            "status": status(provider),
+            "redirect_uri": settings.redirect_uri(provider.path, provider.slug)
+            if isinstance(provider, Provider)
+            else None,
+        }
+        for provider in sorted(catalog.entries.values(), key=lambda provider: (provider.type, provider.id))
+    ]
+    return Report(rows, chain(rendered(rows), (_STATUS,)))
 
 
 def _missing(provider: AnyEntry, settings: Settings) -> str | None:

@@ -61,7 +61,7 @@ def event_jobs() -> list[Job]:
         """The end of the chain in the log, which `events verify --head` compares with it."""
         nonlocal last
         end = read_chain(rt.database).end
-        if end != last:
+        if end.hash and end != last:
             log.info("events.checkpoint", position=end.position, hash=end.hash)
         last = end
 

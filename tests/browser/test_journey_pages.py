@@ -16,6 +16,7 @@ from playwright.sync_api import expect
 from gateway.errors import DatabaseUnavailable
 from gateway.sandbox.keys import new_key
 from tests.support.browser import PHONE, Visitor, needs_axe, needs_chromium, new_alice, sideways, violations
+from tests.support.database import rows
 from tests.support.gateway_process import Person, whole_gateway
 
 pytestmark = [needs_chromium, needs_axe]
@@ -148,13 +149,20 @@ def test_the_connect_page_when_it_is_connected_already(scene):
 
 def test_the_list(scene):
     """
-    The empty state, with what is on offer; then three cards, shut and with everything that folds open.
+    The empty state, with what is on offer; then three cards, shut and with everything that folds open. Names may be long, without a
+    space, or written from right to left.
     """
     scene.signs_in()
     looks_right(scene)
 
-    for provider in ("ghl", "google", "ringcentral"):
-        scene.alice.connects(provider)
+    for provider, label in {
+        "ghl": "W" * 200,
+        "google": "شركة الشمال للتجارة " * 10,
+        "ringcentral": "Ω" * 199 + "\u202e",
+    }.items():
+        made = scene.alice.connects(provider)["connection"]
+        rows(scene.gateway.dsn, "update gateway.connection set account_label = %s where id = %s", label, made)
+    rows(scene.gateway.dsn, "update gateway.session set label = repeat('x', 200) where user_id = %s", scene.alice.id)
     scene.page.reload()
     looks_right(scene)
 

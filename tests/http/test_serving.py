@@ -126,7 +126,8 @@ def echo(path):
     while block := request.stream.read(65536):
         size += len(block)
     return f"{{request.method}} {{request.path}} {{size}} "
-server.build_served_app = lambda *, work: app
+app.extensions["gateway"] = None
+server.build_served_app, server.start_worker = lambda: app, lambda _, work: None
 server.run_server("127.0.0.1", {port}, 2)
 """
     with subprocess.Popen([sys.executable, "-c", script]) as process:
@@ -152,7 +153,8 @@ def endless():
 def count():
     return str(len(ended))
 server.OPTIONS["channel_timeout"] = 2
-server.build_served_app = lambda *, work: app
+app.extensions["gateway"] = None
+server.build_served_app, server.start_worker = lambda: app, lambda _, work: None
 server.run_server("127.0.0.1", {port}, 1)
 """
 
@@ -451,13 +453,15 @@ def test_where_one_process_cannot_start_all_stop(tmp_path):
 import os
 from flask import Flask
 from gateway import server
-def build(*, work):
+def build():
     try:
         os.mkdir({str(first)!r})
     except FileExistsError:
         raise RuntimeError("this one cannot") from None
-    return Flask("first")
-server.build_served_app = build
+    app = Flask("first")
+    app.extensions["gateway"] = None
+    return app
+server.build_served_app, server.start_worker = build, lambda _, work: None
 server.run_server("127.0.0.1", {port}, 2)
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
@@ -498,7 +502,7 @@ def test_a_database_that_is_away_does_not_stop_the_start(tmp_path):
         "DATABASE_URL": f"postgresql://nobody@127.0.0.1:{free_port()}/none",
     }
     script = (
-        "import gc; from gateway.server import build_served_app as b; print(b(work=False).test_client().get('/healthz').status);"
+        "import gc; from gateway.server import build_served_app as b; print(b().test_client().get('/healthz').status);"
         "print('frozen', gc.get_freeze_count() > 10_000)"
     )
     told = subprocess.run(

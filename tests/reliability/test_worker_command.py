@@ -104,15 +104,22 @@ def test_two_workers_refresh_what_is_due_once_each(alone):
 @pytest.mark.parametrize(("work", "does"), [(True, ["works"]), (False, ["reports"])])
 def test_a_server_works_only_where_it_shall(monkeypatch, work, does):
     """
-    `serve --no-worker` answers requests and says which keys it has; without the switch a worker runs beside that.
+    `serve --no-worker` answers requests and says which keys it has; without the switch a worker runs beside that. It begins after
+    `server.ready`, so that the first lines of the log are about the server alone.
     """
     done = []
-    monkeypatch.setattr(server, "create_app", lambda: SimpleNamespace(extensions={"gateway": None}))
+    app = SimpleNamespace(extensions={"gateway": None}, config={})
+    listener = SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8000))
+    waitress = SimpleNamespace(pull_trigger=None, active_channels={})
+    monkeypatch.setattr(server, "create_server", lambda *_, **__: waitress)
+    monkeypatch.setattr(server, "wasyncore", SimpleNamespace(dispatcher=SimpleNamespace(close=lambda _: None)))
     monkeypatch.setattr(server, "start_worker", lambda _, *, work: done.append("works" if work else "reports"))
+    monkeypatch.setattr(server, "log", SimpleNamespace(info=done.append))
+    monkeypatch.setattr(server, "_signals", lambda _: [signal.SIGTERM])
 
-    server.build_served_app(work=work)
+    server.serve(app, listener, work=work)
 
-    assert does == done
+    assert ["server.ready", *does] == done
 
 
 def test_a_worker_revokes_what_is_queued(alone):

@@ -37,9 +37,9 @@ def _page(path: str, known: Catalog) -> str:
         f"# {_TITLES[path]}",
         "",
         "Generated from the catalogue by `python -m tests.support.provider_pages`; do not edit. Register an app at the provider with the redirect URL below,",
-        "and set its client id and secret. Nothing here was tried against a live service, so test each provider with an account of your own first.",
-        "*Verified* means that independent sources agree, *documented* that the provider's own documents say so, *unsure* that neither is so; what no",
-        "second source says is listed with each. Links to documentation, registration and keys were written from memory and have no source: check",
+        "and set its client id and secret. Nothing here was tried with the real service, so test each provider with an account of your own first.",
+        "By sources alone an entry is *verified* where independent ones agree, *documented* where the provider's own documents say so, else *unsure*; what",
+        "no second source says is listed with each. Links to documentation, registration and keys were written from memory and have no source: check",
         "that they lead to the provider before you enter anything there.",
         *(line for provider in sorted(providers, key=lambda each: each.id) for line in section(provider)),
         *(line for entry in sorted(keys, key=lambda each: each.id) for line in key_section(entry)),
@@ -55,7 +55,7 @@ def section(provider: Provider) -> Iterator[str]:
         "",
         f"## {provider.name}",
         "",
-        f"`{provider.id}`, {status(provider)}. [Documentation]({provider.docs_url}).",
+        f"`{provider.id}`; sources: {status(provider)}. [Documentation]({provider.docs_url}).",
         "",
     )
     where = f" at <{provider.registration_url}>" if provider.registration_url else ""
@@ -90,7 +90,13 @@ def _named(key: str) -> str:
 
 def key_section(entry: ApiKeyProvider) -> Iterator[str]:
     """One provider whose users enter a key."""
-    yield from ("", f"## {entry.name}", "", f"`{entry.id}`, {status(entry)}. [Documentation]({entry.docs_url}).", "")
+    yield from (
+        "",
+        f"## {entry.name}",
+        "",
+        f"`{entry.id}`; sources: {status(entry)}. [Documentation]({entry.docs_url}).",
+        "",
+    )
     yield f"- `GATEWAY_ENABLE={entry.id}` offers it; there is nothing to register."
     where = f", which they find under {entry.key_help}" if entry.key_help else ""
     yield f"- Users enter: {', '.join(field.label for field in entry.fields.values())}{where}."

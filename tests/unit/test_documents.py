@@ -143,7 +143,7 @@ def test_the_page_of_a_provider_says_what_the_catalogue_says(name, tmp_path):
         re.findall(r"[A-Z_]+", text)
     )
     assert set(provider.scope) <= set(re.findall(r"[^\s`]+", text))
-    assert "Not exercised against the real service" in text
+    assert "Not tried with the real service" in text
     for at, block in enumerate(re.findall(r"^ *```toml\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)):
         (tmp_path / f"{at}.toml").write_text(block.replace("<tenant>", "contoso"))
     assert load_catalog(tmp_path).providers[provider.id].scope == provider.scope

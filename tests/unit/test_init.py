@@ -66,7 +66,7 @@ def test_questions_are_asked_until_the_answer_is_valid(init):
         answers=[
             "http://connect.example.com", "https://connect.example.com", "", "https://p.supabase.co",
             "mysql://x", "postgresql://u:hidden1@db/x", "https://app.example.com", "",
-            "Northwind", "nowhere.png", "", "help@northwind.example", "ghll", "google", "id-1", "hidden2",
+            "Northwind", "nowhere.png", "", "help@northwind.example", "ghll", "Google", "id-1", "hidden2",
         ]
     )  # fmt: skip
 
