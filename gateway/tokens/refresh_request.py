@@ -124,7 +124,9 @@ def _save_earlier(rt: Runtime, provider: Provider, claim: ClaimedRefresh, respon
     """Save a response from the journal. Where it could not be read, the refresh token to send now: the one in it may be the only valid one."""
     try:
         store_response(rt, provider, claim.id, claim.generation, response)
-    except ProviderGarbled:
+    except ProviderFailed as error:
+        if response["status"] < 300 and not isinstance(error, ProviderGarbled):  # noqa: PLR2004
+            raise
         found = find_grant(response["body"].encode("latin-1"))
         return (found and found.refresh_token) or str(response["sent"])
     return None
@@ -160,7 +162,7 @@ def send_request(
         "retry_after": answer.headers.get("Retry-After"),
         "received_at": rt.now().isoformat(),
     }
-    if answer.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
+    if answer.status < 300 or find_grant(answer.body):  # noqa: PLR2004 - RFC 9110 section 15.3
         rt.journal.put(claim.id, claim.generation, response)
     return response
 
