@@ -104,9 +104,6 @@ class Runtime:
         """For the database to add to its own clock: this process's clock may be wrong."""
         return None if moment is None else (moment - self.now()).total_seconds()
 
-    def redirect_uri(self, provider: Provider) -> str:
-        return self.settings.redirect_uri(provider.path, provider.slug)
-
 
 def utc_now() -> datetime:
     return datetime.now(UTC)

@@ -352,10 +352,6 @@ class Settings(BaseModel):
         """Whether the public URL is https, so that cookies can have the `__Host-` prefix."""
         return self.public_url.startswith("https://")
 
-    def redirect_uri(self, path: str, slug: str) -> str:
-        """The one redirect URI of a provider (RFC 9700 section 4.4.2), made from the public URL, never from a request."""
-        return f"{self.public_url}/{path}/{slug}/callback"
-
 
 def ignored_parameters(settings: Settings) -> tuple[str, ...]:
     """The parameters of DATABASE_URL that only other programs know."""

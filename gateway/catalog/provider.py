@@ -372,6 +372,10 @@ class Provider(Entry):
     refresh_token_seconds: int | None = Field(default=None, gt=0)
     """How long an unused refresh token is valid, where the provider documents it and its responses do not say."""
 
+    def redirect_uri(self, public_url: str) -> str:
+        """Its one redirect URI (RFC 9700 section 4.4.2), made from the gateway's own address, never from a request."""
+        return f"{public_url}/{self.path}/{self.slug}/callback"
+
     @property
     def required(self) -> tuple[str, ...]:
         """The scopes that a connection should have."""

@@ -175,7 +175,7 @@ def _what_next(settings: Settings, catalog: Catalog, *, made: bool) -> Iterator[
         yield "It has a new key, GATEWAY_KEYS. Back it up: without it no stored token can be decrypted."
     for provider in filter(None, map(catalog.providers.get, settings.clients)):
         yield f"\nRegister this redirect URI at {provider.name}, exactly:"
-        yield f"  {settings.redirect_uri(provider.path, provider.slug)}"
+        yield f"  {provider.redirect_uri(settings.public_url)}"
     embedded = settings.database_url is None and settings.supabase_secret_key is None
     if embedded:
         yield "\nNo database is set: compose.yaml brings one, and `serve --embedded` runs its own."

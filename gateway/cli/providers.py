@@ -93,9 +93,7 @@ def providers_list() -> Report:
             "enabled": (missing := _missing(provider, settings)) is None,
             "missing": missing,
             "status": status(provider),
-            "redirect_uri": settings.redirect_uri(provider.path, provider.slug)
-            if isinstance(provider, Provider)
-            else None,
+            "redirect_uri": provider.redirect_uri(settings.public_url) if isinstance(provider, Provider) else None,
         }
         for provider in sorted(catalog.entries.values(), key=lambda provider: (provider.type, provider.id))
     ]
@@ -118,7 +116,7 @@ def providers_show(provider_id: str) -> None:
     provider = checked_providers([provider_id]).entries[provider_id]
     found = {"status": status(provider), **provider.model_dump(mode="json", exclude_defaults=True)}
     if isinstance(provider, Provider):
-        found["redirect_uri"] = database_settings().redirect_uri(provider.path, provider.slug)
+        found["redirect_uri"] = provider.redirect_uri(database_settings().public_url)
         found["tokens"] = " ".join(tokens(provider))
     click.echo(json.dumps(found, indent=2, ensure_ascii=False))
 

@@ -48,9 +48,7 @@ def _log_start(settings: Settings, address: str, database: str, *, workers: int,
     log.info("server.database", database=database, **ignored)
     log.info("server.sign_in", project=settings.supabase_url or "none: no user can sign in, set SUPABASE_URL")
     enabled = [provider for provider in catalog.providers.values() if provider.id in settings.clients]
-    log.info(
-        "server.providers", redirect_uris={each.id: settings.redirect_uri(each.path, each.slug) for each in enabled}
-    )
+    log.info("server.providers", redirect_uris={each.id: each.redirect_uri(settings.public_url) for each in enabled})
     log.info("server.worker", worker="in each process" if work else "none here: run `python -m gateway worker`")
 
 

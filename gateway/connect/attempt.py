@@ -155,7 +155,7 @@ def authorization_url(rt: Runtime, provider: Provider, attempt: Attempt, scope: 
     return build_authorization_request(
         provider,
         rt.clients[provider.id],
-        redirect_uri=rt.redirect_uri(provider),
+        redirect_uri=provider.redirect_uri(rt.settings.public_url),
         state=attempt.state,
         code_verifier=attempt.secrets.code_verifier,
         nonce=attempt.secrets.nonce,
@@ -322,7 +322,7 @@ def send_code(rt: Runtime, provider: Provider, code: str, code_verifier: str, de
         provider,
         rt.clients[provider.id],
         code=code,
-        redirect_uri=rt.redirect_uri(provider),
+        redirect_uri=provider.redirect_uri(rt.settings.public_url),
         code_verifier=code_verifier,
     )
     return rt.request_tokens(provider, wire, deadline)

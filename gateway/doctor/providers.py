@@ -48,8 +48,8 @@ def examine(rt: Runtime) -> Iterator[Finding]:
 
 
 def examine_one(rt: Runtime, provider: Provider) -> Iterator[Finding]:
-    yield finding("providers.redirect_uri", provider.id, uri=rt.redirect_uri(provider))
-    uri = rt.redirect_uri(provider).lower()
+    yield finding("providers.redirect_uri", provider.id, uri=provider.redirect_uri(rt.settings.public_url))
+    uri = provider.redirect_uri(rt.settings.public_url).lower()
     if word := next((word for word in provider.refused_in_redirect_uri if word in uri), None):
         yield finding("providers.refused_host", provider.id, word=word)
     deadline = Deadline.after(_SECONDS)
@@ -104,7 +104,7 @@ def _examine_registration(rt: Runtime, provider: Provider, deadline: Deadline) -
         provider,
         client,
         code=f"doctor-{secrets.token_urlsafe(24)}",
-        redirect_uri=rt.redirect_uri(provider),
+        redirect_uri=provider.redirect_uri(rt.settings.public_url),
         code_verifier=secrets.token_urlsafe(48),
     )
     try:
@@ -126,5 +126,5 @@ def _explain_refusal(rt: Runtime, provider: Provider, error: GatewayError) -> Fi
     if any(word in reason for word in _UNKNOWN_CLIENT):
         return finding("providers.unknown_client", provider.id, name=provider.id.upper())
     if any(word in reason for word in _UNKNOWN_REDIRECT):
-        return finding("providers.unknown_redirect_uri", provider.id, uri=rt.redirect_uri(provider))
+        return finding("providers.unknown_redirect_uri", provider.id, uri=provider.redirect_uri(rt.settings.public_url))
     return finding("providers.unclear", provider.id, error=error)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from flask import Blueprint, Response, g, make_response, render_template, request
+from flask import Blueprint, Response, current_app, g, make_response, render_template, request
 
 from gateway.crypto.vault import fingerprint
 from gateway.database.queries.connect import end_session, open_session, read_session
@@ -35,7 +35,7 @@ HAND_OVER = "session.hand_over"
 
 def _name(purpose: str) -> str:
     # The __Host- prefix keeps sub-domains and plain http from setting our cookies; browsers refuse it on http://localhost.
-    return f"__Host-{purpose}" if runtime().settings.secure else purpose
+    return f"__Host-{purpose}" if current_app.config["SESSION_COOKIE_SECURE"] else purpose
 
 
 def _read_cookie(purpose: str) -> str:
@@ -46,7 +46,7 @@ def _read_cookie(purpose: str) -> str:
 
 
 def _set_cookie(response: Response, purpose: str, value: str, seconds: int) -> None:
-    secure = runtime().settings.secure
+    secure = current_app.config["SESSION_COOKIE_SECURE"]
     response.set_cookie(_name(purpose), value, max_age=seconds, httponly=True, samesite="Lax", secure=secure)
 
 

@@ -13,6 +13,7 @@ from gateway.database.queries.connections import check_caller
 from gateway.errors import ClientRejected, Forbidden, GrantUnusable, ProviderFailed, every_problem
 from gateway.models import Caller
 from gateway.tokens.derived import location_grant
+from gateway.tokens.read import fresh_grant
 from gateway.web.request_context import runtime
 from gateway.web.v1 import schemas
 from gateway.web.v1.json_api import api_call
@@ -51,9 +52,8 @@ def _token(who: Caller, connection_id: uuid.UUID, query: schemas.TokenQuery, *, 
     if who.key_hash is None and not rt.settings.owner_tokens:
         check_caller(rt.database, who)  # a banned user is refused as such
         raise Forbidden("GATEWAY_OWNER_TOKENS is off")
-    asked = partial(
-        location_grant, rt, connection_id, caller=who, min_seconds=query.min_seconds, location=query.location
-    )
+    read = location_grant if query.location else fresh_grant
+    asked = partial(read, rt, connection_id, caller=who, min_seconds=query.min_seconds, location=query.location)
     fresh = asked(refused=asked()) if force and query.location else asked(force=force)
     provider = rt.entry(fresh.provider, ClientRejected)
     base_url, headers = provider.api(fresh.facts)

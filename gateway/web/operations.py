@@ -1,5 +1,5 @@
 """
-`/metrics` in Prometheus' text format.
+Operations: the process runs (`/healthz`), its database is usable (`/readyz`), and `/metrics` in Prometheus' text format.
 
 The figures from the database (work that is due, connections, queues) are the same from every process. Each process has its own
 circuit breakers and counts its own requests, by route and never by address, since an address may hold ids or secrets. Readers send
@@ -26,12 +26,33 @@ from gateway.services import Runtime
 from gateway.settings import LOOPBACK_ONLY, is_loopback
 from gateway.web.request_context import route, runtime
 
-blueprint = Blueprint("metrics", __name__)
+blueprint = Blueprint("operations", __name__)
 
 RECENT_SECONDS = 300
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip", "Via")
+
+
+@blueprint.get("/healthz")
+def alive() -> Response:
+    """The process responds; it asks nothing else."""
+    return _text("ok")
+
+
+@blueprint.get("/readyz")
+def ready() -> Response:
+    try:
+        schema = runtime().database.schema()
+    except GatewayError:
+        return _text("the database is not responding", 503)
+    if not schema["is_current"]:
+        return _text("the schema is older than this gateway: run db apply", 503)
+    return _text("ready")
+
+
+def _text(text: str, status: int = 200) -> Response:
+    return Response(f"{text}\n", status, mimetype="text/plain")
 
 
 @blueprint.get("/metrics")
