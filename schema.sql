@@ -230,7 +230,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '21a4c531bb41465b66d271476575285369bae8f18d533d3fa33d08afaa85132b') then
+  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '522c191248e149a569a8e6c396760a94ce03f0f04a5d16ed6b35c794913cbb0b') then
     raise exception 'gateway: migration 3 (connections) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 3) then
     execute $migration$
@@ -320,6 +320,7 @@ create table gateway.pending_grant (
   client_id          text,
   expires_at         timestamptz,
   refresh_expires_at timestamptz,
+  row_names          text[],
   facts              jsonb not null default '{}',
   return_to          text,
   display            text not null check (display in ('page', 'popup')),
@@ -334,6 +335,7 @@ create unique index pending_grant_connect_session on gateway.pending_grant (conn
 create index pending_grant_pending_until on gateway.pending_grant (pending_until);
 comment on table gateway.pending_grant is 'Encrypted grants that wait for a decision.';
 comment on column gateway.pending_grant.confirmation_hash is 'Hash of the confirmation in the finishing browser; set where no user was signed in and the partner decides.';
+comment on column gateway.pending_grant.row_names is 'Names, without case and punctuation, that existing rows of this type have for the provider.';
 comment on column gateway.pending_grant.ending is 'Set in the transaction that deletes the row: saved, or why not. The trigger reads it.';
 comment on index gateway.pending_grant_pkey is 'A grant is pending once, and one decision ends it.';
 comment on index gateway.pending_grant_user_provider is 'A user is asked one question per provider: a newer grant replaces the one before.';
@@ -384,7 +386,7 @@ select d.id from public.provider_data d where d.token !~ '^(gAAAA|$)' or d.refre
 comment on table gateway.import_queue is 'Rows with tokens that the gateway did not write: encrypted and verified by the worker.';
 comment on index gateway.import_queue_pkey is 'A row is imported by one process at a time.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (3, 'connections', '21a4c531bb41465b66d271476575285369bae8f18d533d3fa33d08afaa85132b');
+    insert into gateway.migration (number, name, sha256) values (3, 'connections', '522c191248e149a569a8e6c396760a94ce03f0f04a5d16ed6b35c794913cbb0b');
   end if;
 end $apply$;
 
@@ -809,12 +811,11 @@ begin
   return to_jsonb(p_scope);
 end $$;
 
--- Whether an existing row is of this provider. Its name is free text; type 1 always means HighLevel.
-create or replace function gateway.same_provider(p_name text, p_type numeric, p_provider text) returns boolean
+-- Whether an existing row is of this provider. Its name is free text; a row of the provider's type may also have one of `p_names`.
+create or replace function gateway.same_provider(p_name text, p_type numeric, p_provider text, p_of_type integer, p_names text[]) returns boolean
 language sql immutable as $$
-  select coalesce(lower(btrim(p_name)) = p_provider, false)
-      or (p_provider = 'ghl' and p_type = 1 and coalesce(lower(regexp_replace(p_name, '[^A-Za-z0-9]', '', 'g')), '')
-                                            in ('', 'ghl', 'gohighlevel', 'highlevel', 'leadconnector'))
+  select coalesce(lower(btrim(p_name)) = p_provider or p_type = p_of_type and
+                  coalesce(lower(regexp_replace(p_name, '[^A-Za-z0-9]', '', 'g')), '') = any (p_names), false)
 $$;
 
 create or replace function gateway.request_json(r gateway.authorization_request, p_user_id uuid) returns jsonb
@@ -1148,10 +1149,10 @@ returns timestamptz language sql volatile as $$
 $$;
 
 -- The user's oldest existing row for a provider that is not a connection yet.
-create or replace function gateway.earlier_row(p_user_id uuid, p_provider text) returns uuid
+create or replace function gateway.earlier_row(p_grant gateway.pending_grant) returns uuid
 language sql stable as $$
   select d.id from public.provider_data d
-   where d.auth_provider_id = p_user_id and gateway.same_provider(d.name, d.type, p_provider)
+   where d.auth_provider_id = p_grant.user_id and gateway.same_provider(d.name, d.type, p_grant.provider, p_grant.type, p_grant.row_names)
      and not exists (select from gateway.connection c where c.id = d.id)
    order by d.created_at nulls last, d.id limit 1
 $$;
@@ -1293,7 +1294,7 @@ begin
   existing := gateway.lock_existing(g);
   if g.confirmation_hash is null then
     if existing.id is null then
-      target := coalesce(gateway.earlier_row(g.user_id, g.provider), g.id);
+      target := coalesce(gateway.earlier_row(g), g.id);
     elsif existing.account_id not in (g.account_id, '') then  -- '': imported, and never confirmed
       target := case when p_add_account and g.many_accounts then g.id end;
     elsif not exists (select from unnest(existing.scope) s where s = any (p_required_scope) and s <> all (g.scope))
@@ -1926,16 +1927,17 @@ returns jsonb language sql stable security definer set search_path = '' as $$
 $$;
 
 -- The provider of a row: of its connection, else by its name.
-create or replace function gateway.provider_of_row(p_id uuid, p_providers text[]) returns text
+create or replace function gateway.provider_of_row(p_id uuid, p_providers jsonb) returns text
 language sql stable as $$
-  select coalesce(c.provider, (select p.id from unnest(p_providers) with ordinality p (id, place)
-                                where gateway.same_provider(d.name, d.type, p.id) order by p.place limit 1))
+  select coalesce(c.provider, (select p.id from rows from (jsonb_to_recordset(p_providers) as (id text, type integer, names text[]))
+                                                with ordinality p (id, type, names, place)
+                                where gateway.same_provider(d.name, d.type, p.id, p.type, p.names) order by p.place limit 1))
     from public.provider_data d left join gateway.connection c on c.id = d.id where d.id = p_id
 $$;
 
 -- One row: the oldest of those that are due and of no provider in `p_busy`, or the one of that id. For a minute no other process gets it,
 -- which is longer than a verification takes. null: there is none, or another process has it.
-create or replace function public.gateway_claim_import_v1(p_providers text[], p_busy text[] default '{}', p_id uuid default null)
+create or replace function public.gateway_claim_import_v1(p_providers jsonb, p_busy text[] default '{}', p_id uuid default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   over    timestamptz := clock_timestamp();
@@ -2672,7 +2674,7 @@ begin
   end if;
   existing := gateway.lock_existing(p_grant);
   target := case
-    when existing.id is null then coalesce(gateway.earlier_row(p_grant.user_id, p_grant.provider), p_grant.id)
+    when existing.id is null then coalesce(gateway.earlier_row(p_grant), p_grant.id)
     when existing.account_id = p_grant.account_id then
       case when p_choice = 'replace' or existing.scope <@ p_grant.scope then existing.id end
     when p_choice = 'both' then p_grant.id
@@ -4025,7 +4027,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '7b42b5dfe1a11581f3acd2900ba242e550c3c7cb8da8ffb9cf424825f70f2283');
-insert into gateway.function_release (sha256) values ('7b42b5dfe1a11581f3acd2900ba242e550c3c7cb8da8ffb9cf424825f70f2283') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '1a6bfa4fd3615fbcb1b9d12c074b6b03f775dfc7a164233149dc148663bfb06f');
+insert into gateway.function_release (sha256) values ('1a6bfa4fd3615fbcb1b9d12c074b6b03f775dfc7a164233149dc148663bfb06f') on conflict do nothing;
 
 notify pgrst, 'reload schema';

@@ -284,7 +284,7 @@ def save(
     grant = NewGrant(
         seal_id=seal_id, user_id=user_id, provider=provider, type=3, many_accounts=True, account_id=account,
         account_label=account,
-        scope=("read",), facts={}, token=encrypt(access, column="token"), refresh=refresh and encrypt(refresh, column="refresh"),
+        scope=("read",), facts={}, row_names=(), token=encrypt(access, column="token"), refresh=refresh and encrypt(refresh, column="refresh"),
         browser_hash="", return_to=None, display="page", connect_session_id=None, client_id=CLIENT_ID,
     )  # fmt: skip
     saved = save_connection(

@@ -114,10 +114,8 @@ def confirm_account(
     info = _parse(found.body)
     named = _account_id(info, lookup.answered or lookup.id)
     if named is None:
-        if provider.openid and lookup.id != ("sub",):
-            # Only the id_token names it.
-            raise NotConfirmed("cannot_ask", "only an id_token names the account")
-        raise NotConfirmed("not_named", "the provider names no account")
+        only_id_token = provider.openid and lookup.id != ("sub",)
+        raise NotConfirmed("cannot_ask" if only_id_token else "not_named", "the account endpoint names no account")
     return _confirmed(Account(named, _label(info, lookup) or named), asked, info, lookup.id)
 
 
@@ -173,7 +171,7 @@ def names_another_account(provider: Provider, response: TokenResponse, account_i
     paths = _lookup(provider, response.rest, response.grant.scope).id
     named = _account_id(known, paths)
     if named is None:
-        return any(_at(known, path) is not None and not _is_id(_at(known, path)) for path in paths)
+        return any(_at(known, path) is not None and _account_id(known, (path,)) is None for path in paths)
     return named != account_id
 
 
@@ -342,10 +340,6 @@ def _id(value: Any) -> str | None:
     """An id as it is, or None: if ids were cut or trimmed, two accounts could become one."""
     text = "" if isinstance(value, bool) or not isinstance(value, str | int) else str(value)
     return text if text and text.isprintable() and text == text.strip() else None
-
-
-def _is_id(value: Any) -> bool:
-    return 0 < len(_id(value) or "") <= _MAX_LENGTH
 
 
 def _text(value: Any) -> str | None:

@@ -223,6 +223,8 @@ class Entry(BaseModel):
     slug: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)] = ""
     white_label: bool = False
     """No page and no address shows whose provider it is: users see `name`, and the slug in place of the id."""
+    row_names: tuple[str, ...] = ()
+    """What rows of its type from before the gateway have as its name, without case and punctuation; `""`: none."""
     account: AccountRule = AccountRule(id=("sub",), label=("email",))
     userinfo_endpoint: Url | None = None
     userinfo_body: str | None = None
@@ -393,7 +395,8 @@ class Provider(Entry):
         """The fields and learned values that match their patterns, and the named groups of these."""
         found: dict[str, str] = {}
         for name, part in self._parts.items():
-            text = facts.get(name, getattr(part, "default", None))
+            default = getattr(part, "default", None)
+            text = facts.get(name, default and fill_known(default, found))
             if isinstance(text, str) and (match := re.fullmatch(part.pattern, text)):
                 found |= {name: text, **match.groupdict("")}
         return found

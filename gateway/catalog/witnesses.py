@@ -21,7 +21,6 @@ _AUTH = {"client_secret_post": "in the body", "client_secret_basic": "with Basic
 _NEEDED = {"token_endpoint_auth_method", "scope_separator", "placement", "account_call"}
 Status = Literal["verified", "documented", "unsure"]
 
-
 WITNESSES: Mapping[str, Mapping[str, Any]] = tomllib.loads(
     Path(__file__).with_name("witnesses.toml").read_text(encoding="utf-8")
 )
@@ -39,8 +38,7 @@ def status(provider: AnyEntry) -> Status:
     if witness is None:
         return "unsure"
     names = ("authorization_endpoint", "token_endpoint") if isinstance(provider, Provider) else ("userinfo_endpoint",)
-    ours = {name: url for name in names if (url := getattr(provider, name)) and "{" not in url}
-    if any(url != witness[name] for name, url in ours.items()):
+    if any((url := getattr(provider, name)) and "{" not in url and url != witness[name] for name in names):
         return "unsure"
     if min(witness["sources"]) > 1 and _NEEDED.isdisjoint((*witness.get("unsure", ()), *witness.get("disagree", ()))):
         return "verified"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import subprocess
 import threading
@@ -19,13 +18,11 @@ import uuid
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import click
 from cryptography.fernet import Fernet
 
-from gateway.catalog import ENDPOINTS, AnyEntry, Provider, load_catalog
 from gateway.database import Database, open_postgres
 from gateway.database.migrate import apply_schema
 from gateway.database.queries import partners as queries
@@ -36,8 +33,6 @@ from gateway.server import bind, python_module, run_server
 
 _START_SECONDS = 30
 LOGO = Path(__file__).resolve().parents[1] / "sandbox" / "static" / "mark.svg"
-SANDBOX_GHL_CLIENT = "64a000000000000000000000-sandbox1"
-SANDBOX_WEBHOOK_KEY = "ebVWLo/mVPlAeLES6KmLp5AfhTrmlb7X4OORC60ElmQ="
 PARTNERS: dict[str, tuple[str, tuple[str, ...], Reach]] = {
     "northwind": ("Northwind back end", SCOPES, "all"),
     "acme": ("Acme Analytics", ("connections:read", "tokens:read", "sessions:write", "events:read"), "own"),
@@ -79,18 +74,17 @@ def run_demo(port: int, sandbox_port: int) -> None:
 
 
 def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, str]:
-    """The environment of a gateway that talks to the sandbox. Writes the catalogue override into `data`."""
+    """The environment of a gateway that talks to the sandbox, which says how. Writes the catalogue override into `data`."""
     overrides = data / "catalog"
     overrides.mkdir(parents=True, exist_ok=True)
-    catalog = load_catalog()
-    (overrides / "sandbox.toml").write_text(
-        "".join(rehosted(entry, sandbox) for entry in catalog.entries.values()), encoding="utf-8"
-    )
+    with urlopen(f"{sandbox}/_sandbox/gateway", timeout=10) as answer:  # noqa: S310 - our own address on loopback
+        found = json.load(answer)
+    (overrides / "sandbox.toml").write_text(found["catalog"], encoding="utf-8")
     key_file = data / "keys"
     if not key_file.exists():
         key_file.touch(mode=0o600)
         key_file.write_text(Fernet.generate_key().decode("ascii"), encoding="utf-8")
-    settings = {
+    return {
         "GATEWAY_PUBLIC_URL": public,
         "GATEWAY_KEYS": key_file.read_text(encoding="utf-8"),
         "GATEWAY_DATA": str(data),
@@ -106,17 +100,8 @@ def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, 
         "GATEWAY_UNCLAIMED_INSTALLS": "1",
         "SUPABASE_URL": sandbox,
         "DATABASE_URL": dsn,
-        "GATEWAY_ENABLE": "twilio,sendgrid",
+        **found["settings"],
     }
-    for name, provider in catalog.providers.items():
-        client = SANDBOX_GHL_CLIENT if name.startswith("ghl") else f"sandbox-{name}"
-        settings[f"{name.upper()}_CLIENT_ID"] = client
-        if provider.needs_secret:
-            settings[f"{name.upper()}_CLIENT_SECRET"] = f"sandbox-{name}-secret"
-    settings["GHL_WEBHOOK_PUBLIC_KEY"] = SANDBOX_WEBHOOK_KEY
-    # Agencies can be chosen in the sandbox, and an agency's name needs a scope that a sub-account app would not have.
-    settings["GHL_SCOPE"] = "locations.readonly contacts.readonly companies.readonly oauth.readonly oauth.write"
-    return settings
 
 
 def command_settings(data: Path, settings: dict[str, str]) -> Path:
@@ -132,26 +117,6 @@ def command_settings(data: Path, settings: dict[str, str]) -> Path:
     file = data / "env"
     file.write_text("\n".join(["unset DATABASE_URL GATEWAY_KEYS", *lines, ""]), encoding="utf-8")
     return file
-
-
-def rehosted(provider: AnyEntry, sandbox: str) -> str:
-    """A TOML table that changes every URL of `provider` to `<sandbox>/<id>/…`; a host that depends on the account becomes part of the path."""
-    lines = [f"[{provider.id}]"]
-    base = f"{sandbox}/{provider.id}"
-    for name in ("issuer", "issuer_pattern", "discovery_url", *ENDPOINTS, "api_base_url", "installed_apps_url"):
-        url = getattr(provider, name, None)
-        if url and not url.startswith("{"):
-            parts = urlsplit(url)
-            host, query = f"/{parts.netloc}" * ("{" in parts.netloc), f"?{parts.query}" * bool(parts.query)
-            lines.append(f'{name} = "{base}{host}{parts.path}{query}"')
-    if isinstance(provider, Provider):
-        lines += ["login_origins = []"]
-        for name, value in provider.values.items():
-            moved = value.model_dump(exclude_none=True)
-            moved["pattern"] = value.pattern.replace("https://", f"{re.escape(base)}/")
-            moved |= {"default": value.default.replace("https://", f"{base}/")} if value.default else {}
-            lines += [f"[{provider.id}.values.{name}]", *(f"{key} = {json.dumps(each)}" for key, each in moved.items())]
-    return "\n".join([*lines, "", ""])
 
 
 # -- partners --------------------------------------------------------------------------------------------------------

@@ -125,9 +125,9 @@ def providers_show(provider_id: str) -> None:
 @click.argument("provider_id", required=False)
 @AS_JSON
 def providers_check(provider_id: str | None, *, as_json: bool) -> None:
-    """Ask each enabled provider whether it knows our registration, or one, enabled or not; ends with 1 if something must be fixed."""
+    """Ask each enabled provider, or one, whether it knows us, or else what it answers without credentials; ends with 1 if something must be fixed."""
     with reach_database(), closing(build_runtime(read_settings())) as rt:
-        asked = rt.catalog.providers.get(provider_id or "")
+        asked = rt.catalog.entries.get(provider_id or "")
         if provider_id is None:
             found = health.providers.examine(rt)
         elif asked is None or asked.id in rt.clients:

@@ -64,8 +64,7 @@ def connect_key(
         raise StateInvalid("the session ended meanwhile")
     confirmation = None if request.is_signed_in else attempt.secrets.confirmation
     due = rt.now() + timedelta(days=provider.rotation_days) if provider.rotation_days else None
-    scheme = provider.token_placement.scheme
-    grant = Grant(credential, None, scheme, (), None, facts=facts, refresh_expires_at=due)
+    grant = Grant(credential, None, provider.token_placement.scheme, (), None, facts=facts, refresh_expires_at=due)
     connection = save_grant(
         rt, provider, request, grant, account, state_hash=attempt.state_hash, confirmation=confirmation
     )

@@ -355,10 +355,9 @@ def save_grant(
     confirmation: str | None = None,
 ) -> Connection | None:
     """
-    The connection of the user who made `request`; None where the grant is pending.
-
-    With a `confirmation` it is pending in any case, until the partner's server sends that. Raises Frozen, Unauthenticated for a user who was
-    banned or deleted meanwhile, and DatabaseUnavailable: then nothing is saved, now or later.
+    The connection of the user who made `request`; None where the grant is pending, as one with a `confirmation` is until the partner's
+    server sends that. Raises Frozen, Unauthenticated for a user who was banned or deleted meanwhile, and DatabaseUnavailable: then nothing is
+    saved, now or later.
     """
     seal_id = uuid.uuid4()
     encrypt = partial(rt.vault.encrypt, user_id=request.user_id, provider=provider.id, seal_id=seal_id)
@@ -372,6 +371,7 @@ def save_grant(
         account_label=account.label,
         scope=grant.scope,
         facts=grant.facts,
+        row_names=provider.row_names,
         client_id=client.client_id if (client := rt.clients.get(provider.id)) else None,
         token=encrypt(grant.access_token, column="token"),
         refresh=grant.refresh_token and encrypt(grant.refresh_token, column="refresh"),

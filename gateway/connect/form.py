@@ -15,7 +15,7 @@ from gateway.catalog import AnyEntry
 from gateway.catalog.provider import FormField
 
 Fault = Literal[
-    "missing", "spaces", "quotes", "prefix", "characters", "swapped", "test_mode", "form",
+    "missing", "spaces", "quotes", "prefix", "address", "shortened", "characters", "swapped", "test_mode", "form",
     "refused", "refused_pair", "unknown_account",
 ]  # fmt: skip
 """A text of the pages in `field`. The last three come from the provider."""
@@ -24,10 +24,11 @@ LONGEST = 2000
 _ADDRESS = re.compile(r"\s*https?://([a-z0-9.-]+)(?:[:/?#]\S*)?\s*", re.IGNORECASE)
 _QUOTES = "\"'`´‘’‚“”„«»‹›<>"
 _PREFIX = re.compile(
-    r"[a-z-]{3,20}\s+\S{8,}|(bearer|basic|token)\s.+|[a-z0-9_-]*(authorization|key|token|sid|secret)\s*[:=]\s*.{8,}",
+    r"[a-z-]{3,20}\s+\S{8,}|(bearer|basic|token)\s.+|[^:=]{0,40}(authorization|key|token|sid|secret)[\"']?\s*[:=]\s*.{8,}",
     re.IGNORECASE,
 )
 """A scheme, or the name of a header or variable, before the value."""
+_SHORTENED = re.compile(r"[*•●]{4}|…|\.\.\.$")
 
 
 class FieldsRefused(Exception):
@@ -64,7 +65,7 @@ def _entered(provider: AnyEntry, name: str, value: str) -> str:
         *provider.scope,
     ):
         _, place, after = (template or "").partition(f"{{{name}}}")
-        after = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(re.split("[/?]", after)[0]))
+        after = re.sub(r"\\{\w+\\}", "[^/.]+", re.escape(re.split("[/?]", after)[0]))
         if place and (found := re.fullmatch(rf"(?:.+\.)?({field.pattern}){after}", pasted[1].lower())):
             return found[1]
     return value
@@ -78,6 +79,8 @@ def _fault(field: FormField, value: str) -> Fault | None:
         ("spaces", value != value.strip()),
         ("quotes", quotes > 1),
         ("prefix", field.secret and _PREFIX.fullmatch(value)),
+        ("address", field.secret and _ADDRESS.fullmatch(value)),
+        ("shortened", _SHORTENED.search(value)),
         ("test_mode", field.secret and re.fullmatch(field.test_pattern, value)),
         (None, len(value) <= LONGEST and field.matches(value)),
         ("quotes", quotes),
@@ -91,8 +94,12 @@ def _fault(field: FormField, value: str) -> Fault | None:
 def _is_swapped(provider: AnyEntry, name: str, values: Mapping[str, str]) -> bool:
     """Whether the value of one field has not its form but that of another, and that one's has the form of this."""
     field = provider.fields[name]
-    return not field.matches(values[name]) and any(
-        other.matches(values[name]) and field.matches(values[each])
-        for each, other in provider.fields.items()
-        if each != name
+    return (
+        not field.matches(values[name])
+        and not _ADDRESS.fullmatch(values[name])
+        and any(
+            other.matches(values[name]) and field.matches(values[each])
+            for each, other in provider.fields.items()
+            if each != name
+        )
     )

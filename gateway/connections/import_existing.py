@@ -72,8 +72,12 @@ class Secrets(NamedTuple):
 
 def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
     """The worker's job: import one row that is due. Not of `busy` providers."""
-    row = queries.claim_import(rt.database, providers=[provider.id for provider in rt.enabled()], busy=busy)
+    row = queries.claim_import(rt.database, providers=_providers(rt), busy=busy)
     return [] if row is None else [Unit(row.provider or "", partial(_import_claimed, rt, row))]
+
+
+def _providers(rt: Runtime) -> list[Mapping[str, object]]:
+    return [{"id": entry.id, "type": entry.type, "names": entry.row_names} for entry in rt.enabled()]
 
 
 def _import_claimed(rt: Runtime, row: ImportRow) -> None:
@@ -271,7 +275,7 @@ def import_all(rt: Runtime, names: Mapping[str, str], *, dry_run: bool) -> Itera
     `names`: further names and the provider that each stands for. Raises DatabaseUnavailable.
     """
     mapped = {name.strip().lower(): provider for name, provider in names.items()}
-    providers, report = [provider.id for provider in rt.enabled()], Report()
+    providers, report = _providers(rt), Report()
     for queued in _queue(rt, report):
         if dry_run:
             outcome = Outcome("waiting")

@@ -208,9 +208,9 @@ def _passed(value: object) -> str | None:
     """As text, which Postgres reads by the argument's type."""
     if value is None:
         return None
-    if isinstance(value, list):
+    if isinstance(value, list) and not any(isinstance(item, dict) for item in value):
         return "{" + ",".join(_quoted(str(item)) for item in value) + "}"
-    return json.dumps(value) if isinstance(value, dict) else str(value)
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)
 
 
 def _quoted(item: str) -> str:

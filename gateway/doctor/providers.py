@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from functools import partial
 
-from gateway.catalog import Provider
+from gateway.catalog import AnyEntry, Provider
+from gateway.catalog.provider import fill_known
 from gateway.database.queries.connections import reached_connections
 from gateway.doctor.report import Finding, finding
 from gateway.errors import AccessDenied, ClientRejected, GatewayError, IssuerMismatch, ProviderUnavailable
@@ -38,10 +39,10 @@ def examine(rt: Runtime) -> Iterator[Finding]:
         yield finding("providers.unknown", setting=f"{name.upper()}_CLIENT_ID", name=name, near=hint)
     clients = {name: client.client_id for name, client in rt.clients.items()}
     counts = _counts(rt, [each.id for each in rt.registered()], clients=clients)
-    for provider in rt.registered():
-        yield from examine_one(rt, provider)
-        if count := counts.get(provider.id):
-            yield finding("providers.other_client", provider.id, count=_connections(count))
+    for entry in rt.enabled():
+        yield from examine_one(rt, entry) if isinstance(entry, Provider) else examine_endpoints(rt, entry)
+        if count := counts.get(entry.id):
+            yield finding("providers.other_client", entry.id, count=_connections(count))
     for provider_id, count in _counts(rt, [each.id for each in rt.enabled()], rotation_due=True).items():
         if count:
             yield finding("providers.rotation_due", provider_id, count=_connections(count))
@@ -54,7 +55,7 @@ def examine_one(rt: Runtime, provider: Provider) -> Iterator[Finding]:
         yield finding("providers.refused_host", provider.id, word=word)
     deadline = Deadline.after(_SECONDS)
     try:
-        whole = rt.issuers.complete(provider.filled({}), deadline)
+        whole = rt.issuers.complete(provider.filled(_first_choices(provider)), deadline)
     except IssuerMismatch:
         yield finding("providers.other_issuer", provider.id)
     except GatewayError as error:
@@ -66,11 +67,14 @@ def examine_one(rt: Runtime, provider: Provider) -> Iterator[Finding]:
             yield _examine_registration(rt, whole, deadline)
 
 
-def examine_endpoints(rt: Runtime, provider: Provider) -> Iterator[Finding]:
-    """A provider that is not enabled: what its endpoints answer to a request without credentials."""
-    deadline, provider = Deadline.after(_SECONDS), provider.filled({})
-    for method, name in (("GET", "authorization_endpoint"), ("POST", "token_endpoint")):
-        url = getattr(provider, name) or "{"
+def examine_endpoints(rt: Runtime, provider: AnyEntry) -> Iterator[Finding]:
+    """What its endpoints answer to a request without credentials: of a provider without a registration, or whose users enter a key."""
+    deadline, first = Deadline.after(_SECONDS), _first_choices(provider)
+    asked = [("POST" if provider.userinfo_body else "GET", "userinfo_endpoint")]
+    if isinstance(provider, Provider):
+        provider, asked = provider.filled(first), [("GET", "authorization_endpoint"), ("POST", "token_endpoint")]
+    for method, name in asked:
+        url = fill_known(getattr(provider, name) or "{", first)
         if "{" in url:
             yield finding("providers.unknown_address", provider.id, name=name)
             continue
@@ -81,8 +85,14 @@ def examine_endpoints(rt: Runtime, provider: Provider) -> Iterator[Finding]:
             continue
         if status in _GONE:
             yield finding("providers.gone_endpoint", provider.id, name=name, status=status)
+        elif status == 200 and name == "userinfo_endpoint" and not provider.valid_path:  # noqa: PLR2004
+            yield finding("providers.open_endpoint", provider.id, name=name, status=status)
         else:
             yield finding("providers.endpoint", provider.id, name=name, status=status)
+
+
+def _first_choices(entry: AnyEntry) -> dict[str, str]:
+    return {name: next(iter(field.options)) for name, field in entry.fields.items() if field.options}
 
 
 def _counts(rt: Runtime, providers: Iterable[str], **wanted: object) -> dict[str, int]:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request
 
-from . import highlevel, highlevel_webhooks, keys
+from . import for_gateway, highlevel, highlevel_webhooks, keys
 from .fault_plan import OPTIONS, Fault, planned
 from .state import State
 from .wire import answer
@@ -32,6 +32,7 @@ def make_blueprint(state: State) -> Blueprint:
     rooms.add_url_rule("/webhook", "webhook", lambda: _webhook(state), methods=["POST"])
     rooms.add_url_rule("/location", "location", lambda: _location(state), methods=["POST"])
     rooms.add_url_rule("/reset", "reset", lambda: _reset(state), methods=["POST"])
+    rooms.add_url_rule("/gateway", "gateway", lambda: _gateway(state))
     rooms.add_url_rule("/health", "health", lambda: answer({"ok": True}))
     return rooms
 
@@ -45,6 +46,11 @@ def _keys(state: State) -> Response:
         return answer(keys.new_key(state, provider))
     keys.revoke_keys(state, provider)
     return answer({})
+
+
+def _gateway(state: State) -> Response:
+    """The settings and the catalogue override of a gateway that talks to this sandbox."""
+    return answer({"settings": for_gateway.settings(), "catalog": for_gateway.override(state.origin)})
 
 
 def _from_here() -> Response | None:

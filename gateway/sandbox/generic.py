@@ -2,9 +2,11 @@
 Simulates every provider that differs from others in data alone: one table each in `providers/*.toml`.
 
 Written apart from the gateway's catalogue. It is strict: another client authentication, body, separator or parameter than the table's is
-refused. The keys of a table:
+refused.
 
-- `authorize`, `token`, `main_token` (of the data centre where no account is), `revoke`, `account`, `jwks`: paths. `issuer`: the one in id_tokens; with it, `openid` gives an id_token
+A provider without a table is simulated from its catalogue entry (derived.py). The keys of a table:
+
+- `authorize`, `token`, `main_token` (of the data centre where no account is), `revoke`, `account`, `jwks`, `metadata`: paths. `issuer`: the one in id_tokens; with it, `openid` gives an id_token
 - `code_auth`, `refresh_auth`, `revoke_auth`: `post`, `basic`, `none`, or for `revoke_auth` `bearer`; `body`: `form` or `json`
 - `response_type`, `separator`, `needs` (parameters of the authorization request), `pkce`: `required`, `ok` or `refused`
 - `app_scope`: the scope belongs to the app, and none may be asked for; `answer_scope`: what the response says, `""` leaves it out;
@@ -35,6 +37,7 @@ from flask import Blueprint, Response, request
 
 from .clients import CLIENTS, proves
 from .consent import Stage, ask, back, new_code, refuse, save_code
+from .derived import is_oauth, oauth_table, read_entries
 from .state import Account, Code, Session, State, fresh
 from .wire import answer, fields
 
@@ -55,8 +58,17 @@ def load_tables() -> dict[str, Table]:
     return {name: table for name, table in found.items() if "token" in table}
 
 
-TABLES = load_tables()
-CLIENTS.update({name: (f"sandbox-{name}", f"sandbox-{name}-secret") for name in TABLES})
+def add_tables(tables: Mapping[str, Table]) -> None:
+    """Simulate further providers, from the next server on."""
+    TABLES.update(tables)
+    CLIENTS.update({name: (f"sandbox-{name}", f"sandbox-{name}-secret") for name in tables})
+
+
+TABLES: dict[str, Table] = {}
+add_tables(load_tables())
+add_tables({
+    name: oauth_table(name, entry) for name, entry in read_entries().items() if is_oauth(entry) and name not in CLIENTS
+})  # fmt: skip
 
 
 class Refused(Exception):
@@ -80,6 +92,8 @@ def make_blueprint(state: State, provider: str) -> Blueprint:
         rooms.add_url_rule(table["account"], "userinfo", simulated.account, methods=[method])
     if "revoke" in table:
         rooms.add_url_rule(table["revoke"], "revoke", simulated.revoke, methods=["POST"])
+    if "metadata" in table:
+        rooms.add_url_rule(table["metadata"], "metadata", simulated.metadata)
     if "jwks" in table:
         rooms.add_url_rule(table["jwks"], "jwks", lambda: answer(state.keys.rsa_set()))
     return rooms
@@ -217,6 +231,14 @@ class Generic:
         claims |= {"email": session.account.label} | self._filled(self.table.get("claims", {}), session.account)
         claims |= {"nonce": code.query["nonce"]} if code and "nonce" in code.query else {}
         return self.state.keys.rs256(claims)
+
+    def metadata(self) -> Response:
+        """OpenID Connect Discovery section 3."""
+        base = f"{self.state.origin}/{self.provider}"
+        names = {"authorize": "authorization_endpoint", "token": "token_endpoint", "jwks": "jwks_uri"}
+        return answer(
+            {"issuer": base + self.table["issuer"]} | {name: base + self.table[key] for key, name in names.items()}
+        )
 
     # -- account and revocation --------------------------------------------------------------------------------------
 

@@ -2,12 +2,13 @@
 Simulates every provider whose users enter a key: one table each in `providers/keys.toml`.
 
 It is strict: a key anywhere else than the table says, the wrong half of Basic, or a missing header is refused. Any other path below the
-provider's answers what it was asked. The keys of a table:
+provider's answers what it was asked. A provider without a table is simulated from its catalogue entry (derived.py). The keys of a table:
 
 - `key`: a header with the fields in it, `Basic user:password`, or `query name={field}`; `needs`: further headers
 - `verify`: the path that tells whether a key works; a host that belongs to an account is its first part; `body`: it is a POST with these words;
   `agent`: the form of its User-Agent
-- `public`, `secret`: the fields, and the form of each: `{hex:32}`, `{word:22}`, `{upper:20}`, `{digits:7}`, `{uuid}`
+- `public`, `secret`: the fields, and the form of each: `{hex:32}`, `{word:22}`, `{upper:20}`, `{digits:7}`, `{uuid}`, or `re:` and a
+  regular expression
 - `answer`: to a good key; `refused`, `refused_answer`: status (401) and body for another one; `test_answer`: 403 to one of
   the test mode
 
@@ -31,14 +32,19 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
+from .derived import is_oauth, key_table, read_entries
 from .generic import ACCOUNTS
+from .sample import sample
 from .state import Account, State
 from .wire import answer
 
 Table = Mapping[str, Any]
-TABLES: Mapping[str, Table] = tomllib.loads(
+TABLES: dict[str, Table] = tomllib.loads(
     (Path(__file__).parent / "providers" / "keys.toml").read_text(encoding="utf-8")
 )
+TABLES |= {
+    name: key_table(entry) for name, entry in read_entries().items() if not is_oauth(entry) and name not in TABLES
+}
 _ALPHABETS = {
     "hex": "0123456789abcdef",
     "word": string.ascii_letters + string.digits,
@@ -150,6 +156,8 @@ def _filled(text: str, account: Account, fields: Mapping[str, str]) -> str:
 
 
 def _random(form: str, source: random.Random) -> str:
+    if form.startswith("re:"):
+        return sample(form.removeprefix("re:"), source)
     text = form.replace("{uuid}", str(uuid.UUID(int=source.getrandbits(128), version=4)))
     return re.sub(
         r"\{(\w+):(\d+)\}", lambda found: "".join(source.choices(_ALPHABETS[found[1]], k=int(found[2]))), text

@@ -484,3 +484,27 @@ def test_a_provider_without_a_registration_is_asked_without_credentials(here):
     assert ["ok", "warn"] == [each["level"] for each in gone]
     assert ["ok", "unseen"] == [each["level"] for each in closed]
     assert "depends on the account" in run(here, "providers", "check", "talkdesk")
+
+
+@pytest.mark.parametrize(
+    ("provider", "fault", "level", "message"),
+    [
+        ("mailjet", {}, "ok", "Its userinfo_endpoint answers 401 to a request without credentials."),
+        ("monday_key", {}, "ok", "Its userinfo_endpoint answers 200 to a request without credentials."),
+        ("mailgun", {}, "ok", "Its userinfo_endpoint answers 401 to a request without credentials."),
+        ("mailjet", {"status": 410}, "warn", "Its userinfo_endpoint answers 410 to a request without credentials."),
+        ("mailjet", {"status": 200}, "warn", "Its userinfo_endpoint answers 200 to a request without credentials, as if any key were good."),
+        ("twilio", {}, "unseen", "Its userinfo_endpoint depends on the account, or comes from discovery: connect once yourself to be sure."),
+    ],
+)  # fmt: skip
+def test_a_provider_whose_users_enter_a_key_is_asked_without_one(here, provider, fault, level, message):
+    """
+    Enabled or not: the account endpoint is there, and refuses the request. Where it is in several regions, the first is asked.
+    """
+    here.environ["GATEWAY_ENABLE"] = "mailjet"
+    if fault:
+        here.sandbox.state.add_fault("status", provider, "userinfo", **fault)
+
+    (found,) = json.loads(run(here, "providers", "check", provider, "--json"))["findings"]
+
+    assert (provider, level, message) == (found["about"], found["level"], found["message"])

@@ -19,6 +19,7 @@ from gateway.database.queries.events import assign_positions
 from gateway.errors import Frozen, Unauthenticated
 from gateway.models import Caller
 from gateway.partners.keys import read_key
+from gateway.sandbox import make_server
 from tests.support.partners import partner
 
 
@@ -192,7 +193,8 @@ def test_the_demo_leaves_what_other_terminals_need(tmp_path, monkeypatch):
     A file to source: every setting of that gateway from whatever folder, less the key itself and the database's address.
     """
     monkeypatch.chdir(tmp_path)
-    settings = demo_settings(Path("demo"), "http://localhost:8000", "http://127.0.0.1:8001", "postgresql://somewhere")
+    with make_server() as sandbox:
+        settings = demo_settings(Path("demo"), "http://localhost:8000", sandbox.origin, "postgresql://somewhere")
     file = command_settings(Path("demo"), settings)
     shown = subprocess.run(
         ["/bin/sh", "-c", f". ./{file} && env"], capture_output=True, text=True, check=True, env={"DATABASE_URL": "other"}

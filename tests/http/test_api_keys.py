@@ -5,6 +5,7 @@ Providers whose users enter a key: every form of the catalogue, walked against t
 from __future__ import annotations
 
 import re
+import shutil
 from urllib.parse import urlencode
 
 import pytest
@@ -12,7 +13,10 @@ import requests
 from cryptography.fernet import Fernet
 
 from gateway.catalog import ApiKeyProvider, load_catalog
-from gateway.sandbox.generic import ACCOUNTS
+from gateway.sandbox.derived import is_oauth, key_table, oauth_table, read_entries
+from gateway.sandbox.for_gateway import moved
+from gateway.sandbox.generic import ACCOUNTS, add_tables
+from gateway.sandbox.generic import TABLES as OAUTH_TABLES
 from gateway.sandbox.keys import TABLES, made_up_key, new_key, revoke_keys
 from gateway.sandbox.response_faults import PLANTED
 from gateway.services import checked_catalog
@@ -44,17 +48,100 @@ fields.area = { label = "Account name in the address", pattern = "oauth|[a-z]{3}
 """Speaks OAuth at addresses that its user has to complete."""
 
 
+ONE_TABLE = {
+    "discovered": """
+name = "Five lines"
+type = 2
+issuer = "https://login.five.example"
+scope = ["openid", "email", "offline_access"]
+""",
+    "plain": """
+name = "Plain CRM"
+type = 4
+authorization_endpoint = "https://plain.example/oauth/authorize"
+token_endpoint = "https://plain.example/oauth/token"
+revocation_endpoint = "https://plain.example/oauth/revoke"
+token_endpoint_auth_method = "client_secret_post"
+userinfo_endpoint = "https://api.plain.example/me"
+account = { id = ["data.0.company.id", "data.0.id"], label = "data.0.email" }
+api_base_url = "https://api.plain.example"
+scope = ["contacts:read", "deals:read"]
+scope_separator = ","
+""",
+    "hosted": """
+name = "Phones of each tenant"
+type = 3
+authorization_endpoint = "https://{tenant}.hosted.example/authorize"
+token_endpoint = "https://{tenant}.hosted.example/token"
+json_token_requests = true
+userinfo_endpoint = "{api}/me"
+account = { id = "id", label = "email" }
+api_base_url = "{api}/v1"
+token_placement = { prefix = "Token " }
+fields.tenant = { label = "Tenant", pattern = "[a-z]{3,9}" }
+values.api = { field = "api_url", pattern = 'https://api[0-9]\\.hosted\\.example' }
+""",
+    "keyed": """
+name = "A key in the query"
+type = 2
+auth = "api_key"
+token_placement = { query = "key" }
+userinfo_endpoint = "https://{region}/v1/me"
+account = { id = "id", label = "name" }
+api_base_url = "https://{region}/v1"
+fields.region = { label = "Region", options = { "eu.keyed.example" = "Europe", "us.keyed.example" = "United States" } }
+fields.key = { label = "Key", secret = true, pattern = "k_[0-9a-f]{32}" }
+""",
+    "paired": """
+name = "A pair"
+type = 3
+auth = "basic"
+credential = "{user}:{password}"
+userinfo_endpoint = "https://paired.example/account/{user}.json"
+valid_path = "is_active"
+account = { id = "{user}" }
+api_base_url = "https://paired.example/v2"
+headers = { X-Version = "2" }
+fields.user = { label = "User" }
+fields.password = { label = "Password", secret = true }
+""",
+}
+"""Providers that an operator adds, or the repository: a table each, and nothing else."""
+
+
 @pytest.fixture(scope="module")
-def gateway(cluster, template):
+def added(tmp_path_factory):
+    """The folder with these tables. The sandbox simulates them from there, as it does a table of the repository without one of its own."""
+    folder = tmp_path_factory.mktemp("catalog")
+    for name, lines in ONE_TABLE.items():
+        (folder / f"{name}.toml").write_text(f"[{name}]{lines}", encoding="utf-8")
+    for name, entry in read_entries(folder).items():
+        if is_oauth(entry):
+            add_tables({name: oauth_table(name, entry)})
+        else:
+            TABLES[name] = key_table(entry)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gateway(cluster, template, added):
     """A gateway that offers all of them, and a provider with a field before the redirect."""
     settings = {
-        "GATEWAY_ENABLE": ",".join(ENTRIES),
+        "GATEWAY_ENABLE": ",".join([*ENTRIES, "keyed", "paired"]),
         "ACME_CLIENT_ID": "sandbox-zoom",
         "ACME_CLIENT_SECRET": "sandbox-zoom-secret",
     }
+    for name in ("discovered", "plain", "hosted"):
+        settings |= {
+            f"{name.upper()}_CLIENT_ID": f"sandbox-{name}",
+            f"{name.upper()}_CLIENT_SECRET": f"sandbox-{name}-secret",
+        }
     with whole_gateway(cluster, template, settings=settings) as made:
-        file = made.folder / "catalog" / "acme.toml"
-        file.write_text(ACME.replace("ORIGIN", made.sandbox.origin), encoding="utf-8")
+        folder = made.folder / "catalog"
+        shutil.copytree(added, folder, dirs_exist_ok=True)
+        (folder / "acme.toml").write_text(ACME.replace("ORIGIN", made.sandbox.origin), encoding="utf-8")
+        here = "".join(moved(name, entry, made.sandbox.origin) for name, entry in read_entries(added).items())
+        (folder / "their_hosts.toml").write_text(here, encoding="utf-8")
         yield made.start()
 
 
@@ -98,7 +185,7 @@ def connected(gateway, person, answer):
 
 def test_the_sandbox_simulates_every_provider_with_keys():
     """A provider of the catalogue without a table would be walked by nothing."""
-    assert ENTRIES.keys() == TABLES.keys()
+    assert ENTRIES.keys() == TABLES.keys() - ONE_TABLE
 
 
 @pytest.mark.parametrize("provider", ENTRIES)
@@ -152,6 +239,32 @@ def test_every_form_of_key_is_verified_used_rotated_checked_and_erased(gateway, 
     assert 303 == user.disconnects(connection).status_code
     assert [] == stored(gateway, user)
     assert_no_leak(gateway, first, second, third, names=entry.secrets)
+
+
+@pytest.mark.parametrize("provider", ONE_TABLE)
+def test_a_new_provider_is_one_table(gateway, acme, user, added, provider):
+    """
+    It connects, hands out its token, is refreshed, checked, reached through the proxy and disconnected; a wrong key is refused.
+    """
+    entry = load_catalog(added).entries[provider]
+    if isinstance(entry, ApiKeyProvider):
+        assert faults(enters(user, provider, made_up_key(provider)))
+        answer = enters(user, provider, new_key(gateway.sandbox.state, provider, ALICE))
+    else:
+        entered = OAUTH_TABLES[provider]["fields"]
+        answer = user.get(gateway.sandbox.consents(enters(user, provider, entered).headers["Location"]))
+    connection = connected(gateway, user, answer)
+
+    first = acme.token(connection).json()
+    assert first["api_base_url"] is None or first["api_base_url"].startswith(f"{gateway.sandbox.origin}/{provider}")
+    if not isinstance(entry, ApiKeyProvider):
+        refreshed = acme.calls("POST", f"/v1/connections/{connection}/refresh").json()
+        assert refreshed["access_token"] not in (None, first["access_token"])
+    assert "active" == check(acme, connection).json()["status"]
+    (row,) = stored(gateway, user)
+    assert (provider, entry.type, "active") == (row["name"], row["type"], row["data"]["status"])
+    assert 303 == user.disconnects(connection).status_code
+    assert [] == stored(gateway, user)
 
 
 def test_a_key_that_its_provider_advises_to_replace_is_announced_once(gateway, acme, user):
@@ -227,7 +340,12 @@ SENDGRID = "SG." + "a" * 22 + "." + "b" * 43
         (f"{SENDGRID[:-1]}\x00", "characters that cannot"),
         (SENDGRID[:-1], "does not look like"),
         (SENDGRID * 40, "does not look like"),
-        ("https://app.sendgrid.com/api_keys", "does not look like"),
+        ("https://app.sendgrid.com/api_keys", "This is an address"),
+        (f"{SENDGRID[:30]}{'*' * 39}", "shortened"),
+        (f"{SENDGRID[:30]}…", "shortened"),
+        (f"API key: {SENDGRID}", "without the words before it"),
+        (f'{{"api_key": "{SENDGRID}"}}', "without the words before it"),
+        (f'-H "Authorization: Bearer {SENDGRID}"', "without the words before it"),
         ("me@example.com", "does not look like"),
         ("<script>alert(1)</script>", "quotation marks"),
     ],
@@ -244,6 +362,33 @@ def test_what_is_pasted_around_a_key_is_named_beside_the_field(gateway, user, en
     assert SENDGRID not in answer.text
     assert asked == len(gateway.sandbox.state.requests("sendgrid"))
     assert [] == stored(gateway, user)
+
+
+@pytest.mark.parametrize(
+    ("provider", "field", "entered", "said"),
+    [
+        ("smartlead", "api_key", "https://app.smartlead.ai/app/settings/profile", "This is an address"),
+        ("lemlist", "api_key", "8f3a****************", "shortened"),
+        ("justcall", "api_secret", "8f3a91c0...", "shortened"),
+        ("bandwidth", "password", "••••••••", "shortened"),
+        ("vonage", "api_secret", "API secret: 8f3a91c08f3a91c0", "without the words before it"),
+        ("customerio_track", "site_id", "https://fly.customer.io/workspaces/1", "does not look like"),
+        ("agilecrm", "email", "https://acme.agilecrm.com/#api", "does not look like"),
+        ("odoo", "server", "https://localhost:8069/web", "does not look like"),
+        ("infobip", "base_host", "https://portal.infobip.com/dev/api-keys", "does not look like"),
+        ("whatsapp", "phone_number_id", "+49 30 1234567", "spaces or line breaks"),
+        ("mailgun", "api_key", "a" * 10_240, "does not look like"),
+    ],
+)
+def test_a_value_that_cannot_be_right_is_named_where_no_form_is_known(gateway, user, provider, field, entered, said):
+    """Fields whose form no source describes: the provider is not asked."""
+    asked = len(gateway.sandbox.state.requests(provider))
+
+    found = faults(enters(user, provider, made_up_key(provider) | {field: entered}))
+
+    assert said in found.pop(field)
+    assert {} == found
+    assert asked == len(gateway.sandbox.state.requests(provider))
 
 
 @pytest.mark.parametrize("provider", PAIRS)

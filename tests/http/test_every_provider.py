@@ -175,7 +175,7 @@ def test_a_callback_cannot_choose_another_host(gateway, address):
     """
     alice = gateway.person("Alice Winter")
     alice.signs_in()
-    callback = gateway.sandbox.consents(alice.begins("zoho_crm"))
+    callback = gateway.sandbox.consents(alice.begins("zoho_crm", {"data_center": "zoho.eu"}))
     own = quote(f"{gateway.sandbox.origin}/zoho_crm/accounts.zoho.eu", safe="")
     before = len(gateway.sandbox.state.requests("zoho_crm", "token"))
     assert own in callback

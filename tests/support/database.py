@@ -19,6 +19,7 @@ from typing import Any
 
 import psycopg
 
+from gateway.catalog import load_catalog
 from gateway.crypto.vault import Vault
 from gateway.database import Database, open_postgres
 from gateway.database.queries import connections, tokens
@@ -66,6 +67,7 @@ class Person:
             "account_label": f"{self.label}'s agency",
             "scope": ("contacts.readonly",),
             "facts": {"locationId": f"{self.label}-location"},
+            "row_names": load_catalog().entries["ghl"].row_names,
             "client_id": None,
             "token": f"gAAAA-token-of-{self.label}",
             "refresh": f"gAAAA-refresh-of-{self.label}",

@@ -31,6 +31,7 @@ class NewGrant:
     account_label: str
     scope: tuple[str, ...]
     facts: Mapping[str, Any]
+    row_names: tuple[str, ...]
     client_id: str | None
     """Our registration that the grant belongs to; None where it is not known."""
     token: str = field(repr=False)

@@ -55,12 +55,11 @@ begin
   return to_jsonb(p_scope);
 end $$;
 
--- Whether an existing row is of this provider. Its name is free text; type 1 always means HighLevel.
-create or replace function gateway.same_provider(p_name text, p_type numeric, p_provider text) returns boolean
+-- Whether an existing row is of this provider. Its name is free text; a row of the provider's type may also have one of `p_names`.
+create or replace function gateway.same_provider(p_name text, p_type numeric, p_provider text, p_of_type integer, p_names text[]) returns boolean
 language sql immutable as $$
-  select coalesce(lower(btrim(p_name)) = p_provider, false)
-      or (p_provider = 'ghl' and p_type = 1 and coalesce(lower(regexp_replace(p_name, '[^A-Za-z0-9]', '', 'g')), '')
-                                            in ('', 'ghl', 'gohighlevel', 'highlevel', 'leadconnector'))
+  select coalesce(lower(btrim(p_name)) = p_provider or p_type = p_of_type and
+                  coalesce(lower(regexp_replace(p_name, '[^A-Za-z0-9]', '', 'g')), '') = any (p_names), false)
 $$;
 
 create or replace function gateway.request_json(r gateway.authorization_request, p_user_id uuid) returns jsonb

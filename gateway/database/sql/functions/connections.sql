@@ -27,10 +27,10 @@ returns timestamptz language sql volatile as $$
 $$;
 
 -- The user's oldest existing row for a provider that is not a connection yet.
-create or replace function gateway.earlier_row(p_user_id uuid, p_provider text) returns uuid
+create or replace function gateway.earlier_row(p_grant gateway.pending_grant) returns uuid
 language sql stable as $$
   select d.id from public.provider_data d
-   where d.auth_provider_id = p_user_id and gateway.same_provider(d.name, d.type, p_provider)
+   where d.auth_provider_id = p_grant.user_id and gateway.same_provider(d.name, d.type, p_grant.provider, p_grant.type, p_grant.row_names)
      and not exists (select from gateway.connection c where c.id = d.id)
    order by d.created_at nulls last, d.id limit 1
 $$;
@@ -172,7 +172,7 @@ begin
   existing := gateway.lock_existing(g);
   if g.confirmation_hash is null then
     if existing.id is null then
-      target := coalesce(gateway.earlier_row(g.user_id, g.provider), g.id);
+      target := coalesce(gateway.earlier_row(g), g.id);
     elsif existing.account_id not in (g.account_id, '') then  -- '': imported, and never confirmed
       target := case when p_add_account and g.many_accounts then g.id end;
     elsif not exists (select from unnest(existing.scope) s where s = any (p_required_scope) and s <> all (g.scope))

@@ -42,16 +42,17 @@ returns jsonb language sql stable security definer set search_path = '' as $$
 $$;
 
 -- The provider of a row: of its connection, else by its name.
-create or replace function gateway.provider_of_row(p_id uuid, p_providers text[]) returns text
+create or replace function gateway.provider_of_row(p_id uuid, p_providers jsonb) returns text
 language sql stable as $$
-  select coalesce(c.provider, (select p.id from unnest(p_providers) with ordinality p (id, place)
-                                where gateway.same_provider(d.name, d.type, p.id) order by p.place limit 1))
+  select coalesce(c.provider, (select p.id from rows from (jsonb_to_recordset(p_providers) as (id text, type integer, names text[]))
+                                                with ordinality p (id, type, names, place)
+                                where gateway.same_provider(d.name, d.type, p.id, p.type, p.names) order by p.place limit 1))
     from public.provider_data d left join gateway.connection c on c.id = d.id where d.id = p_id
 $$;
 
 -- One row: the oldest of those that are due and of no provider in `p_busy`, or the one of that id. For a minute no other process gets it,
 -- which is longer than a verification takes. null: there is none, or another process has it.
-create or replace function public.gateway_claim_import_v1(p_providers text[], p_busy text[] default '{}', p_id uuid default null)
+create or replace function public.gateway_claim_import_v1(p_providers jsonb, p_busy text[] default '{}', p_id uuid default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   over    timestamptz := clock_timestamp();

@@ -72,7 +72,7 @@ begin
   end if;
   existing := gateway.lock_existing(p_grant);
   target := case
-    when existing.id is null then coalesce(gateway.earlier_row(p_grant.user_id, p_grant.provider), p_grant.id)
+    when existing.id is null then coalesce(gateway.earlier_row(p_grant), p_grant.id)
     when existing.account_id = p_grant.account_id then
       case when p_choice = 'replace' or existing.scope <@ p_grant.scope then existing.id end
     when p_choice = 'both' then p_grant.id

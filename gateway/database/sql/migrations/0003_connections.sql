@@ -84,6 +84,7 @@ create table gateway.pending_grant (
   client_id          text,
   expires_at         timestamptz,
   refresh_expires_at timestamptz,
+  row_names          text[],
   facts              jsonb not null default '{}',
   return_to          text,
   display            text not null check (display in ('page', 'popup')),
@@ -98,6 +99,7 @@ create unique index pending_grant_connect_session on gateway.pending_grant (conn
 create index pending_grant_pending_until on gateway.pending_grant (pending_until);
 comment on table gateway.pending_grant is 'Encrypted grants that wait for a decision.';
 comment on column gateway.pending_grant.confirmation_hash is 'Hash of the confirmation in the finishing browser; set where no user was signed in and the partner decides.';
+comment on column gateway.pending_grant.row_names is 'Names, without case and punctuation, that existing rows of this type have for the provider.';
 comment on column gateway.pending_grant.ending is 'Set in the transaction that deletes the row: saved, or why not. The trigger reads it.';
 comment on index gateway.pending_grant_pkey is 'A grant is pending once, and one decision ends it.';
 comment on index gateway.pending_grant_user_provider is 'A user is asked one question per provider: a newer grant replaces the one before.';
