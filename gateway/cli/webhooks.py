@@ -34,7 +34,9 @@ def list_(deliveries: uuid.UUID | None) -> Report:
 
 @webhooks.command("replay")
 @click.argument("webhook_id", type=click.UUID)
-@click.option("--after", type=click.IntRange(0), required=True, help="Events after this position are delivered again.")
+@click.option(
+    "--after", type=click.IntRange(0, 10**15), required=True, help="Events after this position are delivered again."
+)
 @reporting
 def replay(webhook_id: uuid.UUID, after: int) -> Report:
     """Deliver again; enables a disabled endpoint."""

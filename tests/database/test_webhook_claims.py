@@ -5,6 +5,7 @@ Outgoing webhooks: what a claim may do, where a delivery may go, and how secrets
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import replace
 
 import pytest
@@ -12,16 +13,18 @@ from cryptography.fernet import Fernet
 from standardwebhooks import Webhook
 
 from gateway.connections.rotate_keys import rotate
-from gateway.database.queries.webhooks import claim_deliveries, end_deliveries, list_webhooks
-from gateway.errors import BadRequest
+from gateway.database.queries.webhooks import change_webhook, claim_deliveries, end_deliveries, list_webhooks
+from gateway.errors import BadRequest, SecretUnreadable
 from gateway.events.chain import assign_positions
 from gateway.models import OPERATOR
-from gateway.webhooks import endpoints
+from gateway.webhooks import deliver, endpoints
 from gateway.webhooks.deliver import claim_next
+from tests.support.commands import run_command
 from tests.support.database import rows
 from tests.support.event_fixtures import KEY
 from tests.support.partners import partner
 from tests.support.receiver import Receiver
+from tests.support.scripted_server import listening, once
 
 
 @pytest.fixture
@@ -106,6 +109,129 @@ def test_a_redirect_is_a_failure_and_is_not_followed(allowing, store, database):
 
     assert len(receiver.received) == 1
     assert list_webhooks(store, OPERATOR).webhooks[0].failures == 1
+
+
+def responded(text):
+    return once(text.replace("\n", "\r\n").encode() + b"\r\n\r\n")
+
+
+def with_endless_body(line):
+    line.request()
+    line.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while not line.listener.closing.is_set():
+        line.send(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+
+
+def with_endless_hints(line):
+    line.request()
+    while not line.listener.closing.is_set():
+        line.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+
+
+def with_a_dripped_head(line):
+    line.request()
+    line.drip(b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 1000)
+
+
+ODD_RECEIVERS = {
+    "299": (responded("HTTP/1.1 299 Odd\nContent-Length: 0"), 299),
+    "a body that is cut short": (responded("HTTP/1.1 200 OK\nContent-Length: 1000"), 200),
+    "an endless body": (with_endless_body, 200),
+    "hints before the response": (responded("HTTP/1.1 103 Early Hints\nLink: x\n\nHTTP/1.1 204 No Content"), 204),
+    "304": (responded("HTTP/1.1 304 Not Modified"), 304),
+    "999": (responded("HTTP/1.1 999 Odd\nContent-Length: 0"), 999),
+    "endless hints": (with_endless_hints, None),
+    "another protocol": (responded("HTTP/1.1 101 Switching Protocols\nUpgrade: x\nConnection: upgrade"), None),
+    "a huge head": (responded("HTTP/1.1 200 OK" + "\nX: a" * 20_000), None),
+    "no HTTP": (once(b"SSH-2.0\r\n"), None),
+    "an impossible length": (responded("HTTP/1.1 200 OK\nContent-Length: x"), None),
+    "a closed connection": (lambda _: None, None),
+    "a reset": (lambda line: (line.request(), line.reset()), None),
+}
+SLOW_RECEIVERS = {
+    "a dripped head": (with_a_dripped_head, None),
+    "silence": (lambda line: line.stay_silent(), None),
+}
+
+
+@pytest.mark.parametrize(("receivers", "seconds"), [(ODD_RECEIVERS, 10.0), (SLOW_RECEIVERS, 0.5)])
+def test_only_a_2xx_head_within_the_time_is_a_delivery(allowing, store, database, monkeypatch, receivers, seconds):
+    """
+    Whatever else a receiver does is a failed attempt, with its status or a reason in the log, and the event comes again.
+    """
+    monkeypatch.setattr(deliver, "DELIVERY_SECONDS", seconds)
+    seen = {}
+    with listening() as listen:
+        for name, (script, _) in receivers.items():
+            made, _ = endpoints.create(allowing, partner(store).caller(), listen(script).url(), ["webhook.tested"])
+            happen(database, allowing, made)
+            deliver_next(allowing)
+            [found], [attempt] = list_webhooks(store, OPERATOR, made.id)
+            succeeded = attempt.status in range(200, 300)
+            seen[name] = attempt.status
+            assert (found.position >= attempt.position, found.failures) == (succeeded, not succeeded), name
+            assert (attempt.error is None) == (attempt.status is not None), name
+
+    assert seen == {name: status for name, (_, status) in receivers.items()}
+
+
+@pytest.mark.parametrize("change", ["delete", "replay", "rotate"])
+def test_an_endpoint_may_change_while_a_delivery_runs(allowing, store, database, change):
+    """
+    A deleted one leaves nothing behind; a replay is not undone by the delivery that ends after it.
+    """
+    called = partner(store).caller()
+
+    def respond(_):
+        if len(receiver.received) > 1:
+            return 204
+        if change == "rotate":
+            endpoints.rotate_secret(allowing, called, made.id)
+        else:
+            change_webhook(store, made.id, change, called, after=made.position)
+        return 204
+
+    with Receiver(respond) as receiver:
+        made, secret = endpoints.create(allowing, called, receiver.url, ["webhook.tested"])
+        happen(database, allowing, made)
+        deliver_next(allowing)
+        for unit in claim_next(allowing, ()):
+            unit.run()
+
+    assert len(receiver.received) == (2 if change == "replay" else 1)
+    assert len({Webhook(secret).verify(r.body, r.headers)["data"]["id"] for r in receiver.received}) == 1
+    left = [each.failures for each in list_webhooks(store, OPERATOR).webhooks]
+    assert left == ([] if change == "delete" else [0])
+
+
+def test_a_secret_that_this_gateway_cannot_read_is_no_failure_of_the_receiver(runtime, allowing, store, database):
+    made, _ = endpoints.create(allowing, partner(store).caller(), "http://127.0.0.1:9/", ["webhook.tested"])
+    happen(database, allowing, made)
+    with pytest.raises(SecretUnreadable):
+        deliver_next(runtime(Fernet.generate_key().decode(), GATEWAY_ALLOW_PRIVATE_HOSTS="1"))
+
+    assert list_webhooks(store, OPERATOR).webhooks[0].failures == 0
+
+
+def test_the_command_line_lists_endpoints_and_attempts_and_replays(allowing, store, database):
+    made, _ = endpoints.create(allowing, partner(store).caller(), "http://127.0.0.1:9/", ["webhook.tested"])
+    happen(database, allowing, made)
+    deliver_next(allowing)
+
+    def said(*arguments, code=0):
+        ended = run_command({"DATABASE_URL": database}, "webhooks", *arguments)
+        assert ended.exit_code == code, ended.output
+        return ended.output
+
+    [shown], [attempt] = (json.loads(said("list", *of, "--json")) for of in ((), ("--deliveries", str(made.id))))
+    assert (shown["id"], shown["failures"], attempt["type"]) == (str(made.id), 1, "webhook.tested")
+    assert attempt["error"] in said("list", "--deliveries", str(made.id))
+    assert json.loads(said("replay", str(made.id), "--after", "0", "--json"))["failures"] == 0
+    assert [each.id for each in claimed(store).events] == [uuid.UUID(attempt["event_id"])]
+    for wrong in (("list", "--deliveries", str(uuid.uuid4())), ("replay", str(uuid.uuid4()), "--after", "0")):
+        assert "no such endpoint" in said(*wrong, code=2)
+    for after in ("-1", "x", "9" * 20):
+        assert "--after" in said("replay", str(made.id), "--after", after, code=2)
 
 
 def test_a_private_address_is_refused_at_once_and_at_each_delivery(rt, allowing, store, database):

@@ -435,7 +435,7 @@ class Webhook(ResponseModel):
     failures: int = Field(description="Failed attempts since the last delivery.")
     failing_since: datetime | None
     disabled_at: datetime | None = Field(
-        description="Set after three days of failures, or a response with status 410. A replay enables it again."
+        description="Set after 26 failures in a row (three days), or a response with status 410. A replay enables it again."
     )
     created_at: datetime
 
