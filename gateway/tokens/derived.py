@@ -135,10 +135,9 @@ class _Derivation:
         """While another process holds the lease, wait for it to end."""
         for _ in looks(first_pause_seconds=0.05):
             found = self._look(self.min_seconds, _LEASE_SECONDS)
-            if found.token is not None:
-                return
             if found.lease_id is not None:
                 self._derive(found.lease_id)
+            if found.token is not None or found.lease_id is not None:
                 return
             if found.is_paused:
                 raise RateLimited("the last request failed a moment ago", retry_after=found.retry_after)
@@ -149,11 +148,9 @@ class _Derivation:
         try:
             with self.rt.bulkhead.slot(self.provider.id):
                 grant = self._request().grant
-        except NotFound:
-            end()
-            raise
         except GatewayError as error:
-            end(wait_seconds=_SUSPENDED_SECONDS if isinstance(error, Suspended) else _FAILED_SECONDS)
+            seconds = _SUSPENDED_SECONDS if isinstance(error, Suspended) else _FAILED_SECONDS
+            end(wait_seconds=None if isinstance(error, NotFound) else seconds)
             raise
         user_id, seal_id = self.own.user_id, uuid4()
         token = self.rt.vault.encrypt(

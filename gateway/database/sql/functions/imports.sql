@@ -134,13 +134,10 @@ create or replace function public.gateway_finish_import_v1(
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
   perform from public.provider_data d where d.id = p_id for update;
-  if exists (select from gateway.import_queue q where q.id = p_id and q.attempts = 0) then
-    update gateway.import_queue q set claimed_until = null where q.id = p_id;  -- written again since it was claimed
-    return null;
-  end if;
-  if p_outcome = 'later' then
-    update gateway.import_queue q set claimed_until = null, due_at = clock_timestamp() + make_interval(secs => p_wait_seconds)
-     where q.id = p_id;
+  update gateway.import_queue q
+     set claimed_until = null, due_at = case q.attempts when 0 then q.due_at else clock_timestamp() + make_interval(secs => p_wait_seconds) end
+   where q.id = p_id and (p_outcome = 'later' or q.attempts = 0);  -- 0: written again since it was claimed
+  if found then
     return null;
   end if;
   update gateway.connection x

@@ -33,7 +33,6 @@ declare
   moment   timestamptz := clock_timestamp();
   c        gateway.connection;
   obstacle text;
-  until    timestamptz;
 begin
   select x.* into c from gateway.connection x where x.id = p_connection_id for update skip locked;
   obstacle := case
@@ -47,10 +46,9 @@ begin
       select count(*) from gateway.event e where e.type = 'grant.refreshed' and e.connection_id = c.id and e.at > moment - interval '1 minute') then 'frequent'
   end;
   if obstacle is not null then
-    until := case obstacle when 'waiting' then c.not_before when 'blocked' then gateway.blocked_until(c, p_host, p_block_seconds)
-                           when 'frequent' then moment + interval '1 minute' end;
     return jsonb_build_object(
-      'obstacle', obstacle, 'retry_after', greatest(1, ceil(extract(epoch from until - moment))), 'error', case obstacle when 'waiting' then (
+      'obstacle', obstacle, 'retry_after', greatest(1, ceil(extract(epoch from case obstacle when 'waiting' then c.not_before - moment
+        when 'blocked' then gateway.blocked_until(c, p_host, p_block_seconds) - moment when 'frequent' then interval '1 minute' end))), 'error', case obstacle when 'waiting' then (
         select e.data ->> 'error' from gateway.event e where e.connection_id = c.id and e.type = 'grant.refresh_failed' order by e.at desc limit 1) end);
   end if;
   return gateway.lease_refresh(c, p_host, p_lease_seconds);
@@ -109,7 +107,6 @@ create or replace function public.gateway_finish_refresh_v1(
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   c          gateway.connection;
-  was_held boolean;
   new_expires_at timestamptz := clock_timestamp() + make_interval(secs => p_expires_seconds);
   new_refresh_expires_at timestamptz := clock_timestamp() + make_interval(secs => p_refresh_expires_seconds);
 begin
@@ -121,7 +118,9 @@ begin
       when exists (select from gateway.connection x where x.id = p_connection_id and x.reconnected > p_generation) then 'reconnected'
       else 'refreshed'::text end);
   end if;
-  was_held := c.status = 'held';
+  if c.status = 'held' then
+    perform gateway.end_incident(c.provider);
+  end if;
   if not p_renewed then
     new_refresh_expires_at := coalesce(new_refresh_expires_at, c.refresh_expires_at);
   end if;
@@ -141,9 +140,6 @@ begin
    where d.id = p_connection_id;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));
-  if was_held then
-    perform gateway.end_incident(c.provider);
-  end if;
   if p_doubt is not null then
     insert into gateway.import_queue (id) values (c.id) on conflict on constraint import_queue_pkey do nothing;
   end if;
@@ -175,9 +171,8 @@ begin
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refresh_failed', c.id, c.user_id, c.provider, jsonb_build_object('error', p_error, 'remedy',
           case p_outcome when 'refused' then 'reconnect' when 'operator' then 'operator' else 'wait' end));
-  if c.status = 'unverified' then  -- until its account is confirmed, only a refusal changes it
-    c.status := case p_outcome when 'refused' then 'needs_reauthorization' else c.status end;
-    c.reason := case p_outcome when 'refused' then p_error else c.reason end;
+  if c.status = 'unverified' and p_outcome <> 'refused' then
+    null;  -- until its account is confirmed, only a refusal changes it
   elsif p_outcome = 'suspended' then
     c.status := 'suspended';
     c.reason := 'account_not_active';
