@@ -2019,13 +2019,10 @@ create or replace function public.gateway_finish_import_v1(
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 begin
   perform from public.provider_data d where d.id = p_id for update;
-  if exists (select from gateway.import_queue q where q.id = p_id and q.attempts = 0) then
-    update gateway.import_queue q set claimed_until = null where q.id = p_id;  -- written again since it was claimed
-    return null;
-  end if;
-  if p_outcome = 'later' then
-    update gateway.import_queue q set claimed_until = null, due_at = clock_timestamp() + make_interval(secs => p_wait_seconds)
-     where q.id = p_id;
+  update gateway.import_queue q
+     set claimed_until = null, due_at = case q.attempts when 0 then q.due_at else clock_timestamp() + make_interval(secs => p_wait_seconds) end
+   where q.id = p_id and (p_outcome = 'later' or q.attempts = 0);  -- 0: written again since it was claimed
+  if found then
     return null;
   end if;
   update gateway.connection x
@@ -2938,7 +2935,6 @@ declare
   moment   timestamptz := clock_timestamp();
   c        gateway.connection;
   obstacle text;
-  until    timestamptz;
 begin
   select x.* into c from gateway.connection x where x.id = p_connection_id for update skip locked;
   obstacle := case
@@ -2952,10 +2948,9 @@ begin
       select count(*) from gateway.event e where e.type = 'grant.refreshed' and e.connection_id = c.id and e.at > moment - interval '1 minute') then 'frequent'
   end;
   if obstacle is not null then
-    until := case obstacle when 'waiting' then c.not_before when 'blocked' then gateway.blocked_until(c, p_host, p_block_seconds)
-                           when 'frequent' then moment + interval '1 minute' end;
     return jsonb_build_object(
-      'obstacle', obstacle, 'retry_after', greatest(1, ceil(extract(epoch from until - moment))), 'error', case obstacle when 'waiting' then (
+      'obstacle', obstacle, 'retry_after', greatest(1, ceil(extract(epoch from case obstacle when 'waiting' then c.not_before - moment
+        when 'blocked' then gateway.blocked_until(c, p_host, p_block_seconds) - moment when 'frequent' then interval '1 minute' end))), 'error', case obstacle when 'waiting' then (
         select e.data ->> 'error' from gateway.event e where e.connection_id = c.id and e.type = 'grant.refresh_failed' order by e.at desc limit 1) end);
   end if;
   return gateway.lease_refresh(c, p_host, p_lease_seconds);
@@ -3014,7 +3009,6 @@ create or replace function public.gateway_finish_refresh_v1(
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   c          gateway.connection;
-  was_held boolean;
   new_expires_at timestamptz := clock_timestamp() + make_interval(secs => p_expires_seconds);
   new_refresh_expires_at timestamptz := clock_timestamp() + make_interval(secs => p_refresh_expires_seconds);
 begin
@@ -3026,7 +3020,9 @@ begin
       when exists (select from gateway.connection x where x.id = p_connection_id and x.reconnected > p_generation) then 'reconnected'
       else 'refreshed'::text end);
   end if;
-  was_held := c.status = 'held';
+  if c.status = 'held' then
+    perform gateway.end_incident(c.provider);
+  end if;
   if not p_renewed then
     new_refresh_expires_at := coalesce(new_refresh_expires_at, c.refresh_expires_at);
   end if;
@@ -3046,9 +3042,6 @@ begin
    where d.id = p_connection_id;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));
-  if was_held then
-    perform gateway.end_incident(c.provider);
-  end if;
   if p_doubt is not null then
     insert into gateway.import_queue (id) values (c.id) on conflict on constraint import_queue_pkey do nothing;
   end if;
@@ -3080,9 +3073,8 @@ begin
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refresh_failed', c.id, c.user_id, c.provider, jsonb_build_object('error', p_error, 'remedy',
           case p_outcome when 'refused' then 'reconnect' when 'operator' then 'operator' else 'wait' end));
-  if c.status = 'unverified' then  -- until its account is confirmed, only a refusal changes it
-    c.status := case p_outcome when 'refused' then 'needs_reauthorization' else c.status end;
-    c.reason := case p_outcome when 'refused' then p_error else c.reason end;
+  if c.status = 'unverified' and p_outcome <> 'refused' then
+    null;  -- until its account is confirmed, only a refusal changes it
   elsif p_outcome = 'suspended' then
     c.status := 'suspended';
     c.reason := 'account_not_active';
@@ -4027,7 +4019,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '1a6bfa4fd3615fbcb1b9d12c074b6b03f775dfc7a164233149dc148663bfb06f');
-insert into gateway.function_release (sha256) values ('1a6bfa4fd3615fbcb1b9d12c074b6b03f775dfc7a164233149dc148663bfb06f') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '5a63dfdf2f051a6ceb3c6259dbf294e829e9de0b0175153039891fa984c1b8c4');
+insert into gateway.function_release (sha256) values ('5a63dfdf2f051a6ceb3c6259dbf294e829e9de0b0175153039891fa984c1b8c4') on conflict do nothing;
 
 notify pgrst, 'reload schema';
