@@ -27,7 +27,7 @@ from gateway.server import CONNECTIONS, THREADS, python_module
 
 ROOT = Path(__file__).resolve().parents[1]
 _PROJECT = "https://bench.supabase.example"
-_READY_SECONDS = 30
+_READY_SECONDS = 120
 _CSRF = re.compile(rb'name="csrf" value="([^"]+)"')
 
 _CATALOG = """

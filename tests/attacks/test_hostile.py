@@ -19,13 +19,12 @@ pytestmark = [
 ]
 
 
-@pytest.mark.timeout(240)
 def test_a_hostile_answer_has_its_slug_stores_nothing_and_costs_little_time_and_memory():
     """
     Each over within ten seconds (fifteen on a loaded machine), at most twenty megabytes above what stood before, and nothing half-done: whatever was sent, and where.
     """
     command = [sys.executable, "-m", "bench.hostile", "--short", "--json"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=230, check=False)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=550, check=False)
 
     assert run.stdout, run.stderr
     rows = json.loads(run.stdout)

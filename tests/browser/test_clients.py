@@ -156,7 +156,7 @@ def test_a_pop_up_that_ends_on_an_error_page_tells_the_slug(gateway, visitor, op
     page = page_that_asks(visitor, gateway, options, provider)
     popup = opens(page)
 
-    expect(page).to_have_title(slug, timeout=5000)
+    expect(page).to_have_title(slug)
     closes_by(popup.get_by_role("button", name="Close this window"))
     visitor.complaints[:] = [said for said in visitor.complaints if "Failed to load resource" not in said]
 
@@ -229,7 +229,7 @@ def test_the_types_are_served_beside_the_script(gateway):
     """
     As text, to any site.
     """
-    types = requests.get(f"{gateway.url}/gateway.d.ts", timeout=10)
+    types = requests.get(f"{gateway.url}/gateway.d.ts", timeout=60)
 
     assert TYPES.read_text(encoding="utf-8") == types.text
     assert ("text/plain; charset=utf-8", "cross-origin") == (

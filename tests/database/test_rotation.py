@@ -406,7 +406,7 @@ class Traffic:
     def reads(self, person, connection, *, force=False):
         url = f"{self.whole.url}/v1/connections/{connection}/" + ("refresh" if force else "token")
         headers = {"Authorization": f"Bearer {person.token()}", "Connection": "close"}
-        answer = requests.request("POST" if force else "GET", url, headers=headers, timeout=20)
+        answer = requests.request("POST" if force else "GET", url, headers=headers, timeout=60)
         # A connection gets ten new tokens in a minute, and more are asked for here: that is no rotation's doing.
         enough = force and answer.status_code == 429
         assert answer.status_code == 200 or enough, (force, answer.status_code, answer.text)

@@ -59,7 +59,7 @@ class Browser:
         return json.loads(self._node.stdout.readline())
 
     def closes(self) -> None:
-        self._node.communicate(timeout=20)
+        self._node.communicate(timeout=60)
 
 
 @pytest.fixture

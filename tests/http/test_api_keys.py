@@ -294,7 +294,7 @@ def api(token, entry, path):
     url = f"{token['api_base_url'].rstrip('/')}/{path}"
     if entry.token_placement.query:
         url += "?" + urlencode({token["token_type"]: token["access_token"]})
-    return requests.get(url, headers=token["headers"], timeout=10)
+    return requests.get(url, headers=token["headers"], timeout=60)
 
 
 def check(partner, connection):

@@ -56,18 +56,18 @@ def acme(cluster, template):
 def walked(url: str, gateway_url: str, login: str) -> str:
     """Signs in and consents on the provider's own pages; the callback's address, not opened yet."""
     browser = requests.Session()
-    answer = browser.get(url, timeout=10, allow_redirects=False)
+    answer = browser.get(url, timeout=60, allow_redirects=False)
     for _ in range(12):
         if answer.is_redirect:
             target = urljoin(answer.url, answer.headers["Location"])
             if target.startswith(gateway_url):
                 return target
-            answer = browser.get(target, timeout=10, allow_redirects=False)
+            answer = browser.get(target, timeout=60, allow_redirects=False)
             continue
         action = re.search(r'action="([^"]+)"', answer.text)[1]
         fields = dict(re.findall(r'name="([^"]+)" value="([^"]*)"', answer.text))
         fields |= {"login": login, "password": "any"} if "password" in answer.text else {}
-        answer = browser.post(urljoin(answer.url, action), fields, timeout=10, allow_redirects=False)
+        answer = browser.post(urljoin(answer.url, action), fields, timeout=60, allow_redirects=False)
     raise AssertionError(answer.text)
 
 

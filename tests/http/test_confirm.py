@@ -112,7 +112,7 @@ def gateway_accounts(gateway, provider):
     """The accounts that the consent page offers."""
     person = gateway.person("Carol Frost")
     person.signs_in()
-    return re.findall(r'name="account" value="([^"]+)"', requests.get(person.begins(provider), timeout=10).text)
+    return re.findall(r'name="account" value="([^"]+)"', requests.get(person.begins(provider), timeout=60).text)
 
 
 def test_the_question_is_answered_once(gateway, alice):

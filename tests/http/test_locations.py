@@ -80,8 +80,8 @@ def test_an_agency_gets_a_token_for_each_of_its_locations_once(gateway, sandbox,
     assert mints(sandbox)[before:] == [BERLIN]
     body = first.json()
     headers = body["headers"] | {"Authorization": f"Bearer {body['access_token']}"}
-    assert requests.get(f"{body['api_base_url']}/locations/{BERLIN}", headers=headers, timeout=10).ok
-    assert not requests.get(f"{body['api_base_url']}/locations/{LISBON}", headers=headers, timeout=10).ok
+    assert requests.get(f"{body['api_base_url']}/locations/{BERLIN}", headers=headers, timeout=60).ok
+    assert not requests.get(f"{body['api_base_url']}/locations/{LISBON}", headers=headers, timeout=60).ok
     assert [location for location, _ in stored(gateway, agency)] == [BERLIN]
     assert body["access_token"] not in str(stored(gateway, agency))
     assert body["access_token"] not in str(rows(gateway.dsn, "select to_jsonb(d)::text from public.provider_data d"))

@@ -89,7 +89,7 @@ def test_serve_on_every_address_needs_the_token(cluster, template):
     """
     with whole_gateway(cluster, template, options=("--host", "0.0.0.0")) as made:
         made.start()
-        assert 403 == requests.get(f"http://127.0.0.1:{made.port}/metrics", timeout=10).status_code
+        assert 403 == requests.get(f"http://127.0.0.1:{made.port}/metrics", timeout=60).status_code
 
 
 @pytest.mark.parametrize("header", ["X_Forwarded_For", "Forwarded", "X_Real_Ip", "Via", "X_Forwarded_Host"])
@@ -147,7 +147,7 @@ def test_the_database_says_how_far_behind_the_work_is(gateway):
             " ('grant.refresh_failed', '{\"remedy\": \"operator\"}')"
         )
     try:
-        found = figures(requests.get(f"{gateway.url}/metrics", timeout=10))
+        found = figures(requests.get(f"{gateway.url}/metrics", timeout=60))
     finally:
         with psycopg.connect(gateway.dsn) as connection:
             connection.execute("delete from gateway.revocation where due_at = 'infinity'")
@@ -203,7 +203,7 @@ def test_a_database_that_is_away_is_a_figure_and_not_an_error():
     gateway = Gateway(folder / "gateway", server.dsn).start()
     try:
         server.stop()
-        found = figures(requests.get(f"{gateway.url}/metrics", timeout=20))
+        found = figures(requests.get(f"{gateway.url}/metrics", timeout=60))
     finally:
         gateway.stop()
         server.stop()
@@ -218,7 +218,7 @@ def test_a_peer_over_the_network_is_refused_by_the_real_server(gateway):
     """
     The server hands the peer of the socket on, and a header in its place changes nothing.
     """
-    answer = requests.get(f"{gateway.url}/metrics", headers={"X-Forwarded-For": "203.0.113.9"}, timeout=10)
+    answer = requests.get(f"{gateway.url}/metrics", headers={"X-Forwarded-For": "203.0.113.9"}, timeout=60)
 
     assert 403 == answer.status_code
     with socket.create_connection(("127.0.0.1", gateway.port), 5) as raw:

@@ -265,6 +265,7 @@ def config(bearer, address, **more):
         "seed": 1,
         "color": False,
         "workers": 1,
+        "request-timeout": 60,
         "headers": {"Authorization": f"Bearer {bearer}", "X-Forwarded-For": address},
         "generation": {"mode": "all", "deterministic": True, "max-examples": 6, "database": "none"},
         # A cursor is opaque, and the address of a browser or a webhook is judged by more than its form: 400 is right for most of them.

@@ -39,22 +39,22 @@ def test_every_response_has_an_id_and_every_request_one_line(gateway, path):
     """
     Successes, redirects, errors of ours and of Flask.
     """
-    answer = requests.get(gateway.url + path, allow_redirects=False, timeout=10)
+    answer = requests.get(gateway.url + path, allow_redirects=False, timeout=60)
     request_id = answer.headers["X-Request-Id"]
     access = [line for line in lines(gateway, request_id) if line["event"] == "request.finished"]
 
     assert [answer.status_code] == [line["status"] for line in access]
     assert access[0]["method"] == "GET"
     assert access[0]["duration_ms"] >= 0
-    assert requests.get(gateway.url + path, allow_redirects=False, timeout=10).headers["X-Request-Id"] != request_id
+    assert requests.get(gateway.url + path, allow_redirects=False, timeout=60).headers["X-Request-Id"] != request_id
 
 
 def test_the_id_is_in_problems_pages_and_every_line_of_the_request(gateway):
     """
     What a caller or user reports leads to the log.
     """
-    problem = requests.get(f"{gateway.url}/v1/connections", timeout=10)
-    page = requests.get(f"{gateway.url}/nowhere", timeout=10)
+    problem = requests.get(f"{gateway.url}/v1/connections", timeout=60)
+    page = requests.get(f"{gateway.url}/nowhere", timeout=60)
 
     assert problem.json()["request_id"] == problem.headers["X-Request-Id"]
     assert problem.json()["code"] == "unauthenticated"
@@ -73,12 +73,12 @@ def test_the_access_line_names_the_caller_and_the_route_and_no_secret(gateway):
     key = partner_of(gateway.dsn).key
     connection, link = uuid.uuid4(), "s" * 43
     by_key = requests.get(
-        f"{gateway.url}/v1/connections/{connection}", headers={"Authorization": f"Bearer {key}"}, timeout=10
+        f"{gateway.url}/v1/connections/{connection}", headers={"Authorization": f"Bearer {key}"}, timeout=60
     )
-    by_link = requests.get(f"{gateway.url}/link/{link}", timeout=10)
+    by_link = requests.get(f"{gateway.url}/link/{link}", timeout=60)
     alice = gateway.person()
     by_user = requests.get(
-        f"{gateway.url}/v1/connections", headers={"Authorization": f"Bearer {alice.token()}"}, timeout=10
+        f"{gateway.url}/v1/connections", headers={"Authorization": f"Bearer {alice.token()}"}, timeout=60
     )
 
     access = [lines(gateway, answer.headers["X-Request-Id"])[-1] for answer in (by_key, by_link, by_user)]
@@ -134,15 +134,15 @@ def test_an_id_from_outside_is_kept_behind_a_trusted_proxy_alone(gateway, cluste
     """
     given = {"X-Request-Id": "from-the-proxy-1"}
     assert (
-        requests.get(f"{gateway.url}/healthz", headers=given, timeout=10).headers["X-Request-Id"] != "from-the-proxy-1"
+        requests.get(f"{gateway.url}/healthz", headers=given, timeout=60).headers["X-Request-Id"] != "from-the-proxy-1"
     )
 
     with whole_gateway(cluster, template, settings={"GATEWAY_TRUSTED_PROXIES": "1"}) as behind:
         behind.start()
-        kept = requests.get(f"{behind.url}/v1/connections", headers=given, timeout=10)
+        kept = requests.get(f"{behind.url}/v1/connections", headers=given, timeout=60)
         assert kept.headers["X-Request-Id"] == kept.json()["request_id"] == "from-the-proxy-1"
         for malformed in ("a b", "x" * 129, '"', "<script>", ""):
-            answer = requests.get(f"{behind.url}/healthz", headers={"X-Request-Id": malformed}, timeout=10)
+            answer = requests.get(f"{behind.url}/healthz", headers={"X-Request-Id": malformed}, timeout=60)
             assert answer.headers["X-Request-Id"] not in ("", malformed)
 
 

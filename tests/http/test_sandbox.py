@@ -30,7 +30,7 @@ IDENTITY = {
 def test_every_provider_can_be_walked_from_consent_to_identity(walk, provider):
     """The page asks, yes leads back with code and state, the code buys a token, the token says whose it is."""
     walker = walk(provider)
-    page = requests.get(walker.asks(), timeout=10)
+    page = requests.get(walker.asks(), timeout=60)
     assert "Sandbox" in page.text
     assert "this simulates" in page.text
     assert "s" == walker.returns()["state"]
@@ -101,7 +101,7 @@ def test_googles_identity_token_is_signed_and_bound(walk, sandbox):
     """RS256 by its JWKS; iss, aud, azp, nonce and sub as OpenID Connect Core section 2 has them."""
     google = walk("google")
     metadata = google.reads("/.well-known/openid-configuration", "").json()
-    keys = KeySet.import_key_set(requests.get(metadata["jwks_uri"], timeout=10).json())
+    keys = KeySet.import_key_set(requests.get(metadata["jwks_uri"], timeout=60).json())
     claims = jwt.decode(google.connects(nonce="once")["id_token"], keys, algorithms=["RS256"]).claims
 
     assert f"{sandbox.origin}/google" == metadata["issuer"] == claims["iss"]
@@ -137,7 +137,7 @@ def test_revoking_one_token_ends_the_grant_and_is_counted(walk, sandbox, provide
     body = walker.connects(access_type="offline")
     proof = None if provider == "google" else (walker.client_id, walker.secret)
     token = body["access_token" if provider == "zoom" else "refresh_token"]
-    answer = requests.post(walker.origin + path, data={"token": token}, auth=proof, timeout=10)
+    answer = requests.post(walker.origin + path, data={"token": token}, auth=proof, timeout=60)
 
     assert 200 == answer.status_code
     assert 400 == walker.refreshes(body["refresh_token"]).status_code
@@ -185,7 +185,7 @@ def test_microsofts_old_refresh_token_stays_valid_and_its_issuer_names_the_tenan
     assert "refresh_token" not in microsoft.connects(scope="openid User.Read")
 
     metadata = microsoft.reads("/common/v2.0/.well-known/openid-configuration", "").json()
-    keys = KeySet.import_key_set(requests.get(metadata["jwks_uri"], timeout=10).json())
+    keys = KeySet.import_key_set(requests.get(metadata["jwks_uri"], timeout=60).json())
     claims = jwt.decode(body["id_token"], keys, algorithms=["RS256"]).claims
 
     assert f"{sandbox.origin}/microsoft/{{tenantid}}/v2.0" == metadata["issuer"]

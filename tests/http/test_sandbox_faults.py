@@ -92,7 +92,7 @@ def test_the_token_endpoint_goes_wrong_once_and_then_is_right_again(sandbox, goo
     }
     form |= {"client_id": google.client_id, "client_secret": google.secret}
 
-    answer = requests.post(google.token_url, data=form, timeout=10, allow_redirects=False)
+    answer = requests.post(google.token_url, data=form, timeout=60, allow_redirects=False)
 
     assert shows(answer), answer.text[:500]
     right = google.redeems(second)
@@ -202,14 +202,14 @@ def test_a_fault_can_be_narrowed_to_refreshing_and_repeated_until_it_is_cleared(
     """grant_type narrows, times 0 has no end."""
     control = f"{sandbox.origin}/_sandbox/faults"
     plan = {"provider": "google", "endpoint": "token", "fault": "status", "times": 0, "grant_type": "refresh_token"}
-    assert 201 == requests.post(control, json=plan, timeout=10).status_code
+    assert 201 == requests.post(control, json=plan, timeout=60).status_code
     token = google.connects(access_type="offline")["refresh_token"]
     assert [500, 500, 500] == [google.refreshes(token).status_code for _ in range(3)]
 
-    requests.delete(control, timeout=10)
+    requests.delete(control, timeout=60)
 
     assert 200 == google.refreshes(token).status_code
-    assert 400 == requests.post(control, json={"fault": "earthquake"}, timeout=10).status_code
+    assert 400 == requests.post(control, json={"fault": "earthquake"}, timeout=60).status_code
 
 
 def test_what_was_sent_is_written_down_and_counted(sandbox, google):
@@ -217,10 +217,10 @@ def test_what_was_sent_is_written_down_and_counted(sandbox, google):
     code = google.returns()["code"]
     google.redeems(code)
     google.redeems(code)
-    seen = requests.get(f"{sandbox.origin}/_sandbox/requests?provider=google&endpoint=token", timeout=10).json()[
+    seen = requests.get(f"{sandbox.origin}/_sandbox/requests?provider=google&endpoint=token", timeout=60).json()[
         "requests"
     ]
-    counted = requests.get(f"{sandbox.origin}/_sandbox/counters", timeout=10).json()["token_requests"]
+    counted = requests.get(f"{sandbox.origin}/_sandbox/counters", timeout=60).json()["token_requests"]
 
     assert [(code, 200), (code, 400)] == [(one["form"]["code"], one["status"]) for one in seen]
     assert {code: 2} == counted
@@ -230,9 +230,9 @@ def test_the_control_surface_answers_no_web_page_and_no_other_name(sandbox):
     """A page that happens to be open, or a name that was bent to this machine, gets nothing."""
     control = f"{sandbox.origin}/_sandbox/requests"
 
-    assert 200 == requests.get(control, timeout=10).status_code
-    assert 403 == requests.get(control, headers={"Sec-Fetch-Site": "cross-site"}, timeout=10).status_code
-    assert 403 == requests.get(control, headers={"Host": "rebound.attacker.example"}, timeout=10).status_code
+    assert 200 == requests.get(control, timeout=60).status_code
+    assert 403 == requests.get(control, headers={"Sec-Fetch-Site": "cross-site"}, timeout=60).status_code
+    assert 403 == requests.get(control, headers={"Host": "rebound.attacker.example"}, timeout=60).status_code
 
 
 def test_switches_the_clock_and_a_withdrawal_are_within_reach_of_curl(sandbox, google):
@@ -241,17 +241,17 @@ def test_switches_the_clock_and_a_withdrawal_are_within_reach_of_curl(sandbox, g
     token = google.connects(access_type="offline")["refresh_token"]
     before = sandbox.state.now()
 
-    assert requests.post(f"{control}/switches", json={"google_iss": False}, timeout=10).json()["google_iss"] is False
-    assert 400 == requests.post(f"{control}/switches", json={"gravity": False}, timeout=10).status_code
-    assert before + 31 == requests.post(f"{control}/clock", json={"advance": 31}, timeout=10).json()["now"]
-    assert 1 == requests.post(f"{control}/withdraw", json={"provider": "google"}, timeout=10).json()["ended"]
+    assert requests.post(f"{control}/switches", json={"google_iss": False}, timeout=60).json()["google_iss"] is False
+    assert 400 == requests.post(f"{control}/switches", json={"gravity": False}, timeout=60).status_code
+    assert before + 31 == requests.post(f"{control}/clock", json={"advance": 31}, timeout=60).json()["now"]
+    assert 1 == requests.post(f"{control}/withdraw", json={"provider": "google"}, timeout=60).json()["ended"]
     assert 400 == google.refreshes(token).status_code
 
 
 def test_connections_are_kept_and_stopping_ends_them():
     """A client that keeps its connection needs one; after stop there is none."""
     server = make_server().start()
-    link = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    link = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     link.connect()
     kept = link.sock
     for path in ("/_sandbox/health", "/google/oauth2/v3/certs", "/nowhere"):
@@ -275,7 +275,7 @@ def test_it_runs_as_a_process_and_ends_with_its_parent(ending):
     command = [sys.executable, "-m", "gateway.sandbox", "--port", "0", "--until-stdin-closes"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         origin = process.stdout.readline().split()[2]
-        assert requests.get(f"{origin}/", timeout=10).ok
+        assert requests.get(f"{origin}/", timeout=60).ok
         if ending == "terminated":
             os.kill(process.pid, signal.SIGTERM)
         else:

@@ -54,11 +54,11 @@ def test_highlevel_speaks_camel_case_under_v3_and_takes_json(walk):
     walker = walk("ghl")
     sent = {"clientId": walker.client_id, "clientSecret": walker.secret, "grantType": "authorization_code"}
     sent |= {"code": walker.returns()["code"], "redirectUri": CALLBACK}
-    body = requests.post(walker.token_url, json=sent, headers={"Version": "v3"}, timeout=10).json()
+    body = requests.post(walker.token_url, json=sent, headers={"Version": "v3"}, timeout=60).json()
 
     assert {"accessToken", "refreshToken", "expiresIn", "userType"} <= body.keys()
-    assert 422 == requests.post(walker.token_url, data={}, timeout=10).status_code
-    gone = requests.post(f"{walker.origin}/oauth/reconnect", timeout=10)
+    assert 422 == requests.post(walker.token_url, data={}, timeout=60).status_code
+    gone = requests.post(f"{walker.origin}/oauth/reconnect", timeout=60)
     assert (400, "API endpoint has been removed") == (gone.status_code, gone.json()["message"])
 
 
@@ -88,12 +88,12 @@ def test_an_agency_mints_tokens_for_its_locations_and_uninstalling_ends_them_all
     app = {"companyId": "NorthwindAgency00001", "appId": "64a000000000000000000000"}
     listed = walker.reads("/oauth/installedLocations?" + urlencode(app), agency, **VERSION).json()
     wanted = {"companyId": "NorthwindAgency00001", "locationId": listed["locations"][1]["_id"]}
-    minted = requests.post(f"{walker.origin}/oauth/locationToken", data=wanted, headers=with_token, timeout=10)
+    minted = requests.post(f"{walker.origin}/oauth/locationToken", data=wanted, headers=with_token, timeout=60)
     assert (201, "Location", 86_400) == (minted.status_code, minted.json()["userType"], minted.json()["expires_in"])
     assert 422 == walker.reads("/oauth/installedLocations", agency, **VERSION).status_code
 
     where = f"{walker.origin}/marketplace/app/{app['appId']}/installations"
-    gone = requests.delete(where, json={"companyId": "NorthwindAgency00001"}, headers=with_token, timeout=10)
+    gone = requests.delete(where, json={"companyId": "NorthwindAgency00001"}, headers=with_token, timeout=60)
 
     assert gone.json()["success"] is True
     assert (

@@ -60,7 +60,7 @@ def test_a_test_link_of_the_developer_portal_is_an_installation_without_a_state(
     """
     Every developer of an app meets it on the first day.
     """
-    portal = requests.get(f"{gateway.sandbox.origin}/ghl/portal", timeout=10).text
+    portal = requests.get(f"{gateway.sandbox.origin}/ghl/portal", timeout=60).text
     link = html.unescape(re.search(r'id="test-link" href="([^"]+)"', portal)[1])
     alice.signs_in()
     answer = alice.get(gateway.sandbox.consents(gateway.sandbox.origin + link, LISBON))

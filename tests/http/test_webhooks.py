@@ -283,7 +283,7 @@ def test_a_webhook_without_a_valid_signature_gets_a_clear_401(gateway, signed):
     headers = {"X-WH-Signature": signature(body), "x-highlevel-signature": "s3cret"}
     headers |= {} if signed is None else {"X-GHL-Signature": signed}
     refused = requests.post(
-        f"{gateway.url}/crm/webhooks", data=body, headers=headers, timeout=10, allow_redirects=False
+        f"{gateway.url}/crm/webhooks", data=body, headers=headers, timeout=60, allow_redirects=False
     )
 
     assert refused.status_code == 401
@@ -296,9 +296,9 @@ def test_webhooks_are_taken_at_one_address_only(gateway):
     body = event(gateway.sandbox.state, "UNINSTALL", locationId="NorthwindBerlin00001")
     headers = {"X-GHL-Signature": signature(body)}
     answers = [
-        requests.get(f"{gateway.url}/crm/webhooks", timeout=10).status_code,
-        requests.post(f"{gateway.url}/email/webhooks", data=body, headers=headers, timeout=10).status_code,
-        requests.post(f"{gateway.url}/crm/webhooks", data=b"[" + body, headers=headers, timeout=10).status_code,
+        requests.get(f"{gateway.url}/crm/webhooks", timeout=60).status_code,
+        requests.post(f"{gateway.url}/email/webhooks", data=body, headers=headers, timeout=60).status_code,
+        requests.post(f"{gateway.url}/crm/webhooks", data=b"[" + body, headers=headers, timeout=60).status_code,
         deliver(gateway.sandbox.state, event(gateway.sandbox.state, "X", locationId="l", note="x" * 300_000)),
         deliver(gateway.sandbox.state, event(gateway.sandbox.state, "X", locationId="l", note="x" * 600_000)),
     ]
@@ -405,9 +405,9 @@ def test_the_documented_receivers_verify_what_the_gateway_sends(
     wait_for(lambda: receiver.received)
     sent = receiver.received[0]
     with receiver_in(endpoint["secret"], tmp_path) as (url, log):
-        accepted = requests.post(url, data=sent.body, headers=sent.headers, timeout=20)
-        refused = requests.post(url, data=sent.body + b" ", headers=sent.headers, timeout=20)
-        repeated = requests.post(url, data=sent.body, headers=sent.headers, timeout=20)
+        accepted = requests.post(url, data=sent.body, headers=sent.headers, timeout=60)
+        refused = requests.post(url, data=sent.body + b" ", headers=sent.headers, timeout=60)
+        repeated = requests.post(url, data=sent.body, headers=sent.headers, timeout=60)
 
         assert (accepted.status_code, refused.status_code, repeated.status_code) == (204, 401, 204)
         wait_for(lambda: f"connection.created {held}" in log.read_text())

@@ -91,7 +91,7 @@ def test_a_pop_up_and_a_link_name_no_provider(gateway, alice):
     assert "partner" in page.text
     hers = told(back)["connection"]
     headers = {"Authorization": f"Bearer {alice.token()}"}
-    found = alice.browser.get(f"{gateway.url}/v1/connections?provider=partner", headers=headers, timeout=10).json()
+    found = alice.browser.get(f"{gateway.url}/v1/connections?provider=partner", headers=headers, timeout=60).json()
     assert [hers] == [each["id"] for each in found["items"]]
 
     made = partner_of(gateway.dsn)

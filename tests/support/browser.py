@@ -48,7 +48,7 @@ SWITCHES = [
     *(["--no-sandbox"] if os.geteuid() == 0 else []),  # it refuses to sandbox for root
 ]
 WATCH = "addEventListener('securitypolicyviolation', e => console.error('CSP', e.violatedDirective, e.blockedURI))"
-_PATIENCE_MS = 15_000
+_PATIENCE_MS = 60_000
 PHONE = {"width": 320, "height": 740}
 """The narrowest that WCAG 2.2 section 1.4.10 asks for."""
 

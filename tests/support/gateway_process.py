@@ -50,7 +50,7 @@ def wait_until_ready(process: Any, port: int, said: Callable[[], str]) -> None:
     def is_ready() -> bool:
         assert process.poll() is None, said()
         try:
-            return bool(requests.get(f"http://127.0.0.1:{port}/readyz", timeout=10).ok)
+            return bool(requests.get(f"http://127.0.0.1:{port}/readyz", timeout=60).ok)
         except (requests.ConnectionError, requests.Timeout):
             return False
 

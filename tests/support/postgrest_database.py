@@ -78,7 +78,7 @@ class Exposed:
         """One request's, in its role."""
         anonymous = claims["role"] == "anon"
         try:
-            connection = self._free.get(timeout=10)
+            connection = self._free.get(timeout=60)
         except queue.Empty:
             raise Refused("PGRST003", "Timed out acquiring connection from connection pool.") from None
         try:

@@ -143,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.stand_in.calls[last] += 1
         self.stand_in.seen.append({name.lower(): value for name, value in self.headers.items()})
         if parts.path.startswith("/auth/v1/"):
-            passed = requests.get(self.stand_in.auth + self.path, timeout=10)
+            passed = requests.get(self.stand_in.auth + self.path, timeout=60)
             self._answer(passed.status_code, passed.text)
             return
         fault = self.stand_in.fault(last)

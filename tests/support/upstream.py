@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", rest)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        while event := self.server.events.get(timeout=20):
+        while event := self.server.events.get(timeout=60):
             self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
         self.wfile.write(b"0\r\n\r\n")
 
