@@ -98,7 +98,8 @@ def test_a_link_says_what_it_is_for_and_is_started_once(store, alice, acme):
             seen.partner,
         )
         assert (("extra",), who, "own") == (seen.scope, seen.session_user_id, seen.partner_reach)
-        hers = (("contacts.readonly",), ("alice@northwind.example's agency", "active"))
+        facts = {"locationId": "alice@northwind.example-location"}
+        hers = (("contacts.readonly",), ("alice@northwind.example's agency", "active", facts))
         assert (alice.label, hers if who else ((), None)) == (seen.user_label, (seen.scope_of_others, seen.existing))
 
     assert ["started", None, None] == [starts(store), starts(store, state_hash="again"), looks(store)]
