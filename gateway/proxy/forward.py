@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import chain, count
 from typing import Any
@@ -23,6 +23,7 @@ from gateway.errors import (
     NeedsReauthorization,
     NotFound,
     ProviderBusy,
+    ProviderGarbled,
     ProviderUnavailable,
     Quota,
     RateLimited,
@@ -80,9 +81,9 @@ def forward(
     check_target(provider, target)
     _take_share(held, fresh)
     response, error = _send(rt, provider, fresh, target, call, held, retries)
-    if error == "token_refused" and call.is_repeatable and isinstance(provider, Provider):
+    if error == "token_refused" and isinstance(provider, Provider):
         newer = _newer_token(rt, fresh, caller, location)
-        if newer is not None:
+        if newer is not None and call.is_repeatable:
             held.close()
             _take_share(held, newer)
             fresh = newer
@@ -174,7 +175,10 @@ def _with_error(provider: AnyEntry, response: StreamedResponse) -> tuple[Streame
         pieces.append(piece)
         if sum(map(len, pieces)) > _LARGEST_REFUSAL:
             break
-    error = api_error(provider, Response(response.status, response.headers, b"".join(pieces)))
+    said = b""
+    with suppress(ProviderGarbled):  # a coding whose end has not come
+        said = next(decoded(iter([b"".join(pieces)]), response.headers), b"")
+    error = api_error(provider, Response(response.status, response.headers, said))
     return replace(response, body=chain(pieces, response.body)), error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -11,10 +12,13 @@ from gateway.catalog.provider import TokenPlacement, encoded
 
 
 def _forms(secret: str) -> set[str]:
-    """As it is, in a URL, and in JSON."""
+    """As it is, in a URL, in HTML, and in the JSON of Python and PHP, of Go, Gson and .NET."""
     escaped, in_url = json.dumps(secret)[1:-1], quote(secret, safe="")
     lower = re.sub("%..", lambda found: found[0].lower(), in_url)
-    return {secret, in_url, lower, quote(secret), quote_plus(secret), escaped, escaped.replace("/", "\\/")}
+    in_json = {escaped, escaped.replace("/", "\\/")}
+    for chars, form in (("<>&", "\\u{:04x}"), ("<>&'=", "\\u{:04x}"), ("<>&'+`", "\\u{:04X}")):
+        in_json.add(escaped.translate({ord(each): form.format(ord(each)) for each in chars}))
+    return {secret, in_url, lower, quote(secret), quote_plus(secret), html.escape(secret), *in_json}
 
 
 class Mask:

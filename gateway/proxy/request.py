@@ -21,6 +21,7 @@ ERROR = "Gateway-Upstream-Error"
 LARGEST_KEPT = 1024 * 1024
 """A body up to this size can be sent again."""
 MOST_RETRIES = 3
+_IDEMPOTENT = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "QUERY", "PROPFIND", "REPORT", "SEARCH")
 
 _QUERY = re.compile(r"[!-~]*")
 _VALUE = re.compile(r"[\t\x20-\x7e]*")
@@ -61,17 +62,12 @@ class ProxiedRequest:
         return self.body is None or isinstance(self.body, bytes)
 
     @property
-    def is_idempotent(self) -> bool:
-        """RFC 9110 section 9.2.2."""
-        return self.is_repeatable and self.method in ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
-
-    @property
     def retries(self) -> int:
         """How often the caller lets the call be repeated."""
         value = self.headers.get("Gateway-Retries", "0")
         if value not in [str(number) for number in range(MOST_RETRIES + 1)]:
             raise BadRequest("retries", [("Gateway-Retries", f"a number from 0 to {MOST_RETRIES}")])
-        return int(value) if self.is_idempotent else 0
+        return int(value) if self.is_repeatable and self.method in _IDEMPOTENT else 0
 
     def target(self) -> str:
         """

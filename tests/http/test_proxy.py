@@ -539,11 +539,15 @@ def test_fifty_refused_calls_at_once_cause_one_refresh(made, call, api):
     [
         (401, b'{"message": "The token is not authorized for this scope."}', {}),
         (401, b"", {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}),
+        (401, b'{"message": "The token is not authorized for this scope."}', {"Content-Encoding": "gzip"}),
         (403, b"forbidden", {}),
     ],
 )
 def test_a_refusal_that_is_not_about_the_token_is_passed_on(call, api, made, status, body, headers):
-    api.answers["no"] = (status, body)
+    """
+    Also where the provider compresses it unasked.
+    """
+    api.answers["no"] = (status, gzip.compress(body) if headers.get("Content-Encoding") else body)
     api.headers.update(headers)
     before = rows(made.dsn, "select generation from gateway.connection where id = %s", made.connection)
 
@@ -553,11 +557,15 @@ def test_a_refusal_that_is_not_about_the_token_is_passed_on(call, api, made, sta
 
 
 def test_a_large_body_is_not_sent_twice(made, call, api):
+    """
+    The caller sends it again, with the new token.
+    """
     connection = made.person("Carol Spring").connects("google")["connection"]
     api.answers["expired"] = (401, b"expired")
 
     assert 401 == call("POST", "/status/expired", connection=connection, data=b"a" * (1024 * 1024 + 1)).status_code
     assert 1 == len(api.seen)
+    assert [2] == rows(made.dsn, "select generation from gateway.connection where id = %s", connection)
 
 
 @pytest.mark.parametrize(
@@ -569,6 +577,8 @@ def test_a_large_body_is_not_sent_twice(made, call, api):
         ("GET", "/script/503-201", None, 503, 1),
         ("GET", "/script/500-200", "3", 500, 1),
         ("PUT", "/script/503-202", "1", 202, 2),
+        ("PROPFIND", "/script/503-207", "1", 207, 2),
+        ("LOCK", "/script/503-203", "1", 503, 1),
         ("POST", "/script/503-203", "3", 503, 1),
         ("PATCH", "/script/503-203", "3", 503, 1),
     ],

@@ -6,7 +6,7 @@ import sys
 import uuid
 from collections.abc import Iterable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import Any
 
 from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
@@ -20,9 +20,6 @@ from gateway.web.request_context import runtime
 from gateway.web.v1.json_api import api_call, caller
 from gateway.web.v1.openapi import ANY_METHOD
 from gateway.web.v1.tokens import PROVIDER_FAILED, UNUSABLE
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 blueprint = Blueprint("proxy", __name__)
 
@@ -50,7 +47,7 @@ def _register(state: BlueprintSetupState) -> None:
 class _HeadFirst(Response):
     """The head is sent at once: the first byte of an event stream may come much later."""
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         try:
             pieces, status, headers = self.get_wsgi_response(environ)
             start_response(status, headers)(b"")
