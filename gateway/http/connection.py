@@ -86,8 +86,10 @@ class Call:
     """What came until the head of the response was complete."""
 
     def seconds_left(self) -> float:
-        """How long the next wait may take."""
-        return min(self.deadline.remaining(), self.idle_seconds)
+        """How long the next wait may take. Raises TimeoutError when no time is left."""
+        if left := min(self.deadline.remaining(), self.idle_seconds):
+            return left
+        raise TimeoutError
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +111,11 @@ class Proxy:
         """Ask for a tunnel to the origin (RFC 9110 section 9.3.6). Raises ProviderUnavailable when the proxy refuses."""
         host = str(call.origin).removeprefix("https://").encode()
         authorization = b"Proxy-Authorization: Basic " + self.authorization + b"\r\n" if self.authorization else b""
-        sock.settimeout(max(0.001, call.seconds_left()))
+        sock.settimeout(call.seconds_left())
         sock.sendall(b"CONNECT " + host + b" HTTP/1.1\r\nHost: " + host + b"\r\n" + authorization + b"\r\n")
         head = b""
         while b"\r\n\r\n" not in head:
-            sock.settimeout(max(0.001, call.seconds_left()))
+            sock.settimeout(call.seconds_left())
             received = sock.recv(_READ)
             head += received
             if not received or len(head) > _LARGEST_HEAD:
@@ -190,7 +192,7 @@ class Pool:
             sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.settimeout(max(0.001, call.seconds_left() / (len(addresses) - position)))
+                sock.settimeout(call.seconds_left() / (len(addresses) - position))
                 sock.connect((address, origin.port))
             except OSError as error:
                 sock.close()
@@ -202,7 +204,7 @@ class Pool:
 
     def _secured(self, sock: socket.socket, call: Call) -> ssl.SSLSocket:
         try:
-            sock.settimeout(max(0.001, call.seconds_left()))
+            sock.settimeout(call.seconds_left())
             return self._tls.wrap_socket(sock, server_hostname=call.origin.host)
         except BaseException:
             sock.close()
@@ -280,7 +282,7 @@ class _Socket(httpcore.NetworkStream):
         return data
 
     def _receive(self, most: int) -> bytes:
-        until = Deadline.after(self._seconds_left())
+        until = Deadline.after(self._call.seconds_left())
         while True:
             self._sock.settimeout(max(0.001, min(until.remaining(), _LOOK_SECONDS)))
             try:
@@ -297,7 +299,7 @@ class _Socket(httpcore.NetworkStream):
             while view:
                 if self._call.idle_seconds < math.inf:  # streamed
                     self._wait_for_space()
-                self._sock.settimeout(self._seconds_left())
+                self._sock.settimeout(self._call.seconds_left())
                 view = view[self._sock.send(view) :]
         except TimeoutError:
             raise
@@ -308,7 +310,7 @@ class _Socket(httpcore.NetworkStream):
         """Until the peer reads on. Raises httpcore.WriteError when it has answered instead: the rest is not sent. Raises CallerGone."""
         poll = select.poll()
         poll.register(self._sock, select.POLLIN | select.POLLOUT)
-        until = Deadline.after(self._seconds_left())
+        until = Deadline.after(self._call.seconds_left())
         while True:
             ready = poll.poll(math.ceil(min(until.remaining(), _LOOK_SECONDS) * 1000))
             self._check_caller()
@@ -327,12 +329,6 @@ class _Socket(httpcore.NetworkStream):
     def _check_caller(self) -> None:
         if self._call.is_abandoned is not None and self._call.is_abandoned():
             raise CallerGone("the caller hung up before the provider's response was complete") from None
-
-    def _seconds_left(self) -> float:
-        left = self._call.seconds_left()
-        if not left:
-            raise TimeoutError
-        return left
 
     def has_decrypted(self) -> bool:
         """Whether OpenSSL holds bytes that were not read."""

@@ -143,9 +143,9 @@ def _send(
         except ProviderUnavailable as error:
             if last or isinstance(error, ProviderBusy):
                 raise
-            pause: float | None = _pause(attempt)
+            pause = _pause(attempt)
         else:
-            pause = None if last else _pause_before_retry(response, attempt)
+            pause = None if last else _pause(attempt, response)
             if pause is None:
                 held.enter_context(opened)
                 return _with_error(provider, response)
@@ -154,16 +154,12 @@ def _send(
     raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
 
-def _pause(attempt: int) -> float:
-    return float(random.uniform(0.1, 0.3) * 2**attempt)  # noqa: S311 - jitter, not a secret
-
-
-def _pause_before_retry(response: StreamedResponse, attempt: int) -> float | None:
-    """None: the caller gets this response."""
-    if response.status not in _WORTH_A_RETRY:
+def _pause(attempt: int, response: StreamedResponse | None = None) -> float | None:
+    """Before the next attempt; None: the caller gets this response."""
+    asked = parse_retry_after(response.headers.get("Retry-After", "0")) if response else 0.0
+    if asked is None or asked > _PAUSE_SECONDS or (response and response.status not in _WORTH_A_RETRY):
         return None
-    asked = parse_retry_after(response.headers.get("Retry-After", "0"))
-    return max(asked, _pause(attempt)) if asked is not None and asked <= _PAUSE_SECONDS else None
+    return max(asked, float(random.uniform(0.1, 0.3) * 2**attempt))  # noqa: S311 - jitter, not a secret
 
 
 def _with_error(provider: AnyEntry, response: StreamedResponse) -> tuple[StreamedResponse, str | None]:
