@@ -109,6 +109,20 @@ def test_the_redirect_uri_is_printed_to_be_copied(installed):
     assert f"{installed.url}/crm/main/callback" in said(found, "ghl", "ok")
 
 
+def test_a_restored_backup_is_not_taken_for_a_change(installed):
+    """
+    pg_restore makes triggers from what pg_get_triggerdef says, whose parentheses Postgres then reads differently.
+    """
+    own = "from pg_trigger where not tgisinternal and tgname ~ '^gateway_'"
+    for drop, make in rows(
+        installed.dsn,
+        f"select format('drop trigger %I on %s', tgname, tgrelid::regclass), pg_get_triggerdef(oid) {own}",
+    ):
+        rows(installed.dsn, f"{drop}; {make}")
+
+    assert "unchanged" in said(examined(installed), "policies", "ok")
+
+
 def test_asking_changes_nothing(installed):
     """
     Nothing is connected, stored or used up by an examination.

@@ -24,7 +24,7 @@ with
                             order by n.nspname, f.proname, f.proargtypes::text))
         from own_function f join pg_catalog.pg_namespace n on n.oid = f.pronamespace),
     'triggers', (
-      select md5(string_agg(concat_ws(' ', t.tgenabled, pg_catalog.pg_get_triggerdef(t.oid)), '' order by n.nspname, c.relname, t.tgname))
+      select md5(string_agg(concat_ws(' ', t.tgenabled, translate(pg_catalog.pg_get_triggerdef(t.oid), '()', '')), '' order by n.nspname, c.relname, t.tgname))
         from pg_catalog.pg_trigger t join pg_catalog.pg_class c on c.oid = t.tgrelid join pg_catalog.pg_namespace n on n.oid = c.relnamespace
        where not t.tgisinternal and t.tgname ~ '^gateway_'),
     'policies', (
