@@ -462,7 +462,7 @@ def _problem(error: ErrorDetails) -> str:
     if name == "webhook_keys":
         name = f"{str(error['loc'][1]).upper()}_WEBHOOK_PUBLIC_KEY"
     if error["type"] == "missing":
-        return f"{name} is missing: make a key with `python -m gateway keys new` and keep it safe."
+        return f"{name} is missing: run `python -m gateway init`, or make a key with `python -m gateway keys new`, and keep it safe."
     if error["type"] == "value_error":
         return f"{name} {error['ctx']['error']}"
     return f"{name} is wrong: {plain_reason(error)}."
