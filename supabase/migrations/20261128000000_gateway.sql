@@ -4007,7 +4007,7 @@ begin
                             order by n.nspname, f.proname, f.proargtypes::text))
         from own_function f join pg_catalog.pg_namespace n on n.oid = f.pronamespace),
     'triggers', (
-      select md5(string_agg(concat_ws(' ', t.tgenabled, pg_catalog.pg_get_triggerdef(t.oid)), '' order by n.nspname, c.relname, t.tgname))
+      select md5(string_agg(concat_ws(' ', t.tgenabled, translate(pg_catalog.pg_get_triggerdef(t.oid), '()', '')), '' order by n.nspname, c.relname, t.tgname))
         from pg_catalog.pg_trigger t join pg_catalog.pg_class c on c.oid = t.tgrelid join pg_catalog.pg_namespace n on n.oid = c.relnamespace
        where not t.tgisinternal and t.tgname ~ '^gateway_'),
     'policies', (
@@ -4019,7 +4019,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '5a63dfdf2f051a6ceb3c6259dbf294e829e9de0b0175153039891fa984c1b8c4');
-insert into gateway.function_release (sha256) values ('5a63dfdf2f051a6ceb3c6259dbf294e829e9de0b0175153039891fa984c1b8c4') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '8039ae801e4fc4433bc4d16f7d795b48bcd21d6f673062ddd6fda52601500433');
+insert into gateway.function_release (sha256) values ('8039ae801e4fc4433bc4d16f7d795b48bcd21d6f673062ddd6fda52601500433') on conflict do nothing;
 
 notify pgrst, 'reload schema';
