@@ -73,27 +73,23 @@ def _deliver_claimed(rt: Runtime, claim: Claim) -> None:
 
 def _deliver(rt: Runtime, claim: Claim, event: Event) -> tuple[Attempt, float | None]:
     """Send one event. Its response body is not read."""
-    body = to_json({"type": event.type, "timestamp": event.at, "data": event}).decode()
+    body = to_json({"type": event.type, "timestamp": event.at, "data": event})
     headers = _signed(rt, claim, str(event.id), body)
     started, status, error, retry_after = time.monotonic(), None, None, None
     try:
         deadline, share = Deadline.after(DELIVERY_SECONDS), f"webhook {claim.id}"
-        with rt.http.stream(
-            "POST", claim.url, headers=headers, body=body.encode(), deadline=deadline, provider=share
-        ) as response:
-            status = response.status
-            retry_after = parse_retry_after(response.headers.get("Retry-After"))
+        with rt.http.stream("POST", claim.url, headers=headers, body=body, deadline=deadline, provider=share) as head:
+            status, retry_after = head.status, parse_retry_after(head.headers.get("Retry-After"))
     except GatewayError as failed:
         error, retry_after = str(failed)[:200], failed.retry_after
     duration = round((time.monotonic() - started) * 1000)
-    attempt = Attempt(event.position, event.id, event.type, status, error, duration)
-    return attempt, retry_after
+    return Attempt(event.position, event.id, event.type, status, error, duration), retry_after
 
 
-def _signed(rt: Runtime, claim: Claim, event_id: str, body: str) -> dict[str, str]:
+def _signed(rt: Runtime, claim: Claim, event_id: str, body: bytes) -> dict[str, str]:
     """Standard Webhooks: the id stays the same when an event is sent again; one signature for each secret."""
     now = rt.now()
-    signatures = [Signer(read_secret(rt, secret)).sign(event_id, now, body) for secret in claim.secrets]
+    signatures = [Signer(read_secret(rt, secret)).sign(event_id, now, body.decode()) for secret in claim.secrets]
     return {
         "Content-Type": "application/json",
         "webhook-id": event_id,
