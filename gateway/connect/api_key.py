@@ -75,7 +75,7 @@ def _faults(provider: ApiKeyProvider, refusal: NotConfirmed) -> Mapping[str, Fau
     """A refusal of the provider as faults of the form. It says nothing of the field that is wrong."""
     if refusal.reason == "test_mode":
         return {provider.secrets[-1]: "test_mode"}
-    if refusal.reason in ("token_refused", "out_of_scope"):
-        return {provider.secrets[-1]: "refused_pair" if provider.is_pair else "refused"}
     public = [name for name in provider.fields if name not in provider.secrets]
-    return {(public or provider.secrets)[0]: "unknown_account"}
+    if refusal.reason in ("token_refused", "out_of_scope") or not public:
+        return {provider.secrets[-1]: "refused_pair" if provider.is_pair else "refused"}
+    return {public[0]: "unknown_account"}

@@ -670,6 +670,28 @@ def test_a_proxied_call_that_the_provider_refuses_returns_the_refusal(gateway, a
     assert 200 == acme.token(connection).status_code
 
 
+@pytest.mark.parametrize(
+    ("provider", "status", "body", "said"),
+    [
+        ("loops", 400, '{"error":"Invalid API key"}', "does not accept this key"),
+        ("lemlist", 422, "", "does not accept this key"),
+        ("folk", 302, "", "does not accept this key"),
+        ("smartlead", 404, '{"message":"Not found"}', "does not accept this key"),
+        ("justcall", 400, "{}", "does not accept these values together"),
+        ("freshsales", 404, "<html>No such account</html>", "has no account under these values"),
+        ("infobip", 404, "{}", "has no account under these values"),
+    ],
+)
+def test_a_refusal_that_is_no_401_is_beside_the_field_that_may_be_wrong(gateway, user, provider, status, body, said):
+    """An account that is not there only where the user has entered one."""
+    gateway.sandbox.state.add_fault("status", provider, "userinfo", status=status, body=body)
+
+    (shown,) = faults(enters(user, provider, new_key(gateway.sandbox.state, provider))).values()
+
+    assert said in shown
+    assert [] == stored(gateway, user)
+
+
 def test_a_long_list_verifies_a_key_too(gateway, user):
     """Some providers have no other call: what is not read may be long."""
     gateway.sandbox.state.add_fault(
