@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 
+import structlog
+
 from gateway.account import NotConfirmed, confirm_account
 from gateway.database.queries.connections import CheckOutcome, end_check, reached_connection
 from gateway.database.queries.operator import inspect_connection
@@ -23,6 +25,8 @@ from gateway.http import Deadline
 from gateway.models import Account, Caller, Connection
 from gateway.services import Runtime
 from gateway.tokens.read import FreshToken, fresh_grant
+
+log = structlog.get_logger(__name__)
 
 _OUTCOMES: dict[str, CheckOutcome] = {"another_account": "another_account", "test_mode": "refused"}
 CHECK_SECONDS = 9.5
@@ -45,6 +49,8 @@ def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller | None) -> Conne
     checked = end_check(rt.database, caller, connection_id, generation=generation, outcome=outcome, label=label)
     if checked is None:
         raise NotFound("disconnected meanwhile")
+    if outcome == "refused" and checked.status == "held":
+        log.error("provider.incident", provider=checked.provider, remedy="operator")
     if isinstance(found, ProviderGarbled):
         raise found
     return checked
@@ -61,7 +67,7 @@ def _begin(rt: Runtime, connection_id: uuid.UUID, caller: Caller | None) -> Conn
     return connection
 
 
-def _ask(rt: Runtime, connection: Connection) -> tuple[int, CheckOutcome, Account | ProviderGarbled | None]:
+def _ask(rt: Runtime, connection: Connection) -> tuple[int, CheckOutcome, Account | GatewayError | None]:
     """The generation that was checked, the outcome, and the account, or a response that does not answer the question."""
     deadline, generation = Deadline.after(CHECK_SECONDS), connection.generation
     again = connection.status == "suspended" and connection.refreshable
@@ -84,9 +90,7 @@ def _ask(rt: Runtime, connection: Connection) -> tuple[int, CheckOutcome, Accoun
         return generation, outcome, ProviderGarbled(str(refusal)) if is_garbled else None
     except Suspended:
         return generation, "suspended", None
-    except (NeedsReauthorization, Held):
-        return generation, "unknown", None
-    except ProviderGarbled as problem:
+    except (NeedsReauthorization, Held, ProviderGarbled) as problem:
         return generation, "unknown", problem
     return generation, "confirmed", account
 

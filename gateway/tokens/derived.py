@@ -177,10 +177,8 @@ class _Derivation:
                 scope=fresh.scope,
                 refused=NeedsReauthorization,
             )
-        except Suspended:
-            raise
         except GatewayError as error:
-            if found.status in _NOT_INSTALLED:
+            if found.status in _NOT_INSTALLED and not isinstance(error, Suspended):
                 raise NotFound("the provider says that our app is not installed there") from error
             raise
         if names_another_account(self.provider, answer, self.location):

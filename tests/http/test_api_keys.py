@@ -640,6 +640,7 @@ def test_many_keys_refused_at_once_are_held_until_the_provider_accepts_one(gatew
         assert ["needs_reauthorization"] * 4 + ["held"] * 2 == said
         assert ["held"] * 6 == statuses(acme, held)
         assert 200 == acme.token(held[0]).status_code
+        assert "provider.incident" in gateway.log.read_text()
         assert "held" == check_again(gateway, acme, held[5])
     finally:
         state.faults.clear()
