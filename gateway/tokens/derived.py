@@ -60,8 +60,7 @@ def location_grant(
     """
     As `fresh_grant`; with a `location` below the connection, the token for that.
 
-    Raises NotFound where the provider says that our app is not installed there, LacksScope, Suspended, and RateLimited with the pause that
-    the provider asks for.
+    Raises NotFound where the provider says that our app is not installed there, LacksScope, Suspended, and RateLimited with a pause.
     """
     refused_seal = refused.seal_id if refused else None
     own = fresh_grant(
