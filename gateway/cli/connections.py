@@ -275,7 +275,7 @@ def _names(catalog: Catalog, given: Sequence[str]) -> dict[str, str]:
 
 _OUTCOMES = {
     "imported": "imported",
-    "waiting": "to be imported",
+    "waiting": "waiting; whether a provider has their names is not looked up",
     "refused": "not confirmed: the user has to connect again",
     "unmapped": "of no known provider",
     "not_enabled": "of a provider that is not enabled",
