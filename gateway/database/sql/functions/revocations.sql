@@ -25,9 +25,7 @@ end $$;
 -- `beside`: the same account is still connected, or again, by any user; the provider may end that together with this grant.
 create or replace function gateway.revocation_json(r gateway.revocation) returns jsonb
 language sql stable as $$
-  select jsonb_build_object(
-    'seal_id', r.seal_id, 'refresh_seal_id', r.refresh_seal_id, 'user_id', r.user_id, 'provider', r.provider, 'token', r.token,
-    'refresh', r.refresh, 'facts', r.facts,
+  select to_jsonb(r) || jsonb_build_object(
     'beside', exists (select from gateway.connection c where c.provider = r.provider and c.account_id = r.account_id))
 $$;
 
