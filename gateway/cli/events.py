@@ -52,16 +52,14 @@ def tail(after: int | None, *, follow: bool, as_json: bool) -> None:
                 names = {partner["id"]: partner["name"] for partner in list_partners(database)["partners"]}
             for row in rows:
                 partner = names.get(row["partner_id"])
-                click.echo(json.dumps(_as_json(row) | {"partner": partner}) if as_json else _as_line(row, partner))
+                data = {"data": json.loads(row["data"] or "{}"), "partner": partner}
+                whole = {name: row[name] for name in _NAMES} | data
+                click.echo(json.dumps(whole) if as_json else _as_line(row, partner))
                 last = row["position"]
             if not rows and (not follow or stopped.wait(_LOOK_SECONDS)):
                 break
         if chain.oldest_unassigned_seconds > _LAST and not as_json:
             click.echo(f"{chain.unassigned} events have no position yet: no worker runs.", err=True)
-
-
-def _as_json(row: EventRow) -> dict[str, object]:
-    return {name: row[name] for name in _NAMES} | {"data": json.loads(row["data"] or "{}")}
 
 
 def _as_line(row: EventRow, name: str | None) -> str:

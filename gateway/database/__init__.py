@@ -81,7 +81,8 @@ class Database:
 
         Raises the error with which a function refuses its caller.
         """
-        answer = self._backend.call(f"gateway_{function}_v1", _encode(arguments))
+        prefixed = {f"p_{name}": to_jsonable_python(value) for name, value in arguments.items()}  # unlike any column
+        answer = self._backend.call(f"gateway_{function}_v1", prefixed)
         if isinstance(answer, dict):
             if quota := answer.pop("quota", None):
                 counted.set(Quota(**quota))
@@ -127,11 +128,6 @@ class SqlFunction(Generic[_R]):
     def _result(self) -> TypeAdapter[_R]:
         [kind] = get_args(vars(self)["__orig_class__"])
         return TypeAdapter(kind)
-
-
-def _encode(arguments: Mapping[str, object]) -> dict[str, object]:
-    """Arguments as JSON types, with the prefix that tells them from columns in SQL."""
-    return {f"p_{name}": to_jsonable_python(value) for name, value in arguments.items()}
 
 
 def _refusal(slug: str, reason: str, scope: str | None) -> GatewayError:

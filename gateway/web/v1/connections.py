@@ -34,12 +34,13 @@ def list_connections(who: Caller, query: schemas.ConnectionsQuery) -> dict[str, 
     Every connection that the caller can reach, page by page. Each parameter narrows the list.
     """
     named = runtime().catalog.named.get(query.provider or "")
+    name, _, value = (query.tag or "").partition(":")
     rows = reached_connections(
         runtime().database,
         who,
         of_user=query.user_id,
         provider=named.id if named else query.provider,
-        wanted=query.model_dump(include={"type", "status", "account_id"}) | {"tag": _parse_tag(query.tag)},
+        wanted=query.model_dump(include={"type", "status", "account_id"}) | {"tag": {name: value} if name else None},
         after=query.cursor,
         most=query.limit + 1,
     )
@@ -48,11 +49,6 @@ def list_connections(who: Caller, query: schemas.ConnectionsQuery) -> dict[str, 
         "items": [shown_connection(row) for row in page],
         "next_cursor": str(page[-1].id) if len(rows) > len(page) else None,
     }
-
-
-def _parse_tag(tag: str | None) -> dict[str, str] | None:
-    name, _, value = (tag or "").partition(":")
-    return {name: value} if tag else None
 
 
 def shown_connection(row: Connection) -> schemas.Connection:

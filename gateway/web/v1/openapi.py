@@ -129,7 +129,12 @@ def _operation(each: Operation) -> Schema:
         "description": call.text,
         "security": [key] if call.scope in PARTNER_SCOPES else [key, {"accessToken": []}],
         "parameters": [*_path_parameters(each.rule), *_query_parameters(call.query), *_header_parameters(call)],
-        "responses": {**_success(call), **_errors(each.errors)},
+        "responses": {
+            **_success(call),
+            **{
+                str(status): _error(list(kinds)) for status, kinds in groupby(each.errors, key=lambda kind: kind.status)
+            },
+        },
     }
     if call.response is None and each.method in ("POST", "PUT", "PATCH", "DELETE"):
         operation["requestBody"] = {"content": _ANYTHING}
@@ -172,10 +177,6 @@ def _query_parameters(query: type[RequestModel]) -> Iterator[Schema]:
         # A query has no null: an optional parameter is left out.
         kept |= next((kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}), {})
         yield {"name": name, "in": "query", "required": False, "description": text, "schema": kept}
-
-
-def _errors(errors: Sequence[type[GatewayError]]) -> Schema:
-    return {str(status): _error(list(kinds)) for status, kinds in groupby(errors, key=lambda kind: kind.status)}
 
 
 def _error(kinds: Sequence[type[GatewayError]]) -> Schema:
