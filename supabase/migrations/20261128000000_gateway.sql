@@ -3123,9 +3123,7 @@ end $$;
 -- `beside`: the same account is still connected, or again, by any user; the provider may end that together with this grant.
 create or replace function gateway.revocation_json(r gateway.revocation) returns jsonb
 language sql stable as $$
-  select jsonb_build_object(
-    'seal_id', r.seal_id, 'refresh_seal_id', r.refresh_seal_id, 'user_id', r.user_id, 'provider', r.provider, 'token', r.token,
-    'refresh', r.refresh, 'facts', r.facts,
+  select to_jsonb(r) || jsonb_build_object(
     'beside', exists (select from gateway.connection c where c.provider = r.provider and c.account_id = r.account_id))
 $$;
 
@@ -4019,7 +4017,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '8039ae801e4fc4433bc4d16f7d795b48bcd21d6f673062ddd6fda52601500433');
-insert into gateway.function_release (sha256) values ('8039ae801e4fc4433bc4d16f7d795b48bcd21d6f673062ddd6fda52601500433') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'ee90fe80ce43d9dc581842abf37ae1bd8ee5fc9e5945b27bdc7c5f47f964cafc');
+insert into gateway.function_release (sha256) values ('ee90fe80ce43d9dc581842abf37ae1bd8ee5fc9e5945b27bdc7c5f47f964cafc') on conflict do nothing;
 
 notify pgrst, 'reload schema';
