@@ -186,6 +186,20 @@ def test_a_callback_cannot_choose_another_host(gateway, address):
     assert before == len(gateway.sandbox.state.requests("zoho_crm", "token"))
 
 
+def test_a_callback_without_a_data_centre_means_the_one_that_the_user_chose(gateway):
+    """
+    Zoho: the code is redeemed there, and not at the main one.
+    """
+    alice = gateway.person("Alice Winter")
+    alice.signs_in()
+    callback = gateway.sandbox.consents(alice.begins("zoho_crm", {"data_center": "zoho.eu"}))
+
+    answer = alice.get(callback.replace("accounts-server=", "other="))
+
+    assert "connection=" in answer.headers["Location"], answer.headers["Location"]
+    assert gateway.sandbox.state.requests("zoho_crm", "token")[-1]["path"].startswith("/zoho_crm/accounts.zoho.eu/")
+
+
 def test_a_callback_or_a_response_without_the_provider_s_host_connects_nothing(gateway):
     """
     Nothing is sent to an address that is not known, and a grant that was issued is revoked.
