@@ -1,7 +1,5 @@
 """The OAuth integration gateway: `create_app` shows the order of assembly."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,7 +10,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def create_app(environ: MutableMapping[str, str] | None = None) -> Flask:
+def create_app(environ: "MutableMapping[str, str] | None" = None) -> "Flask":
     """
     The WSGI application, assembled from the settings in `environ` (by default the process environment and `.env`).
 

@@ -5,8 +5,6 @@ Its id and label come from the id_token and from the account endpoint that the c
 returning user brings the same account; the label is for people.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -38,7 +36,7 @@ NAME_SECONDS = 3.0
 class NotConfirmed(NeedsReauthorization):
     """The account endpoint does not confirm that an access token is for the expected account."""
 
-    def __init__(self, reason: NotConfirmedReason, message: str) -> None:
+    def __init__(self, reason: "NotConfirmedReason", message: str) -> None:
         super().__init__(message)
         self.reason = reason
 

@@ -1,7 +1,5 @@
 """Whose product the pages speak for: a logo that is safe to serve, and an accent colour that can be read in light and dark."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

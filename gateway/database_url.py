@@ -5,8 +5,6 @@ Forms of other programs are accepted: `postgres://`, SQLAlchemy's `postgresql+ps
 repeats a part of the URL other than the name of a parameter.
 """
 
-from __future__ import annotations
-
 import re
 from difflib import get_close_matches
 from urllib.parse import unquote

@@ -6,8 +6,6 @@ holds them.
 The argument of an exception goes to the log only. We write it; it never contains a secret or text from a provider.
 """
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ Supabase access tokens: who is signed in to the product, and until when.
 Only tokens of one project are accepted: its issuer, signed with its keys, given to the product and not to a third-party app.
 """
 
-from __future__ import annotations
-
 import re
 import uuid
 from collections.abc import Mapping

@@ -3,8 +3,6 @@ The log: one line an event, JSON unless stderr is a terminal. Each field of a li
 second line of defence: names that sound like secrets are masked, and libraries that would print requests stay quiet.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import MutableMapping

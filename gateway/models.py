@@ -5,8 +5,6 @@ Plain values that pass between modules. They know no database, no HTTP and no pr
 no log line, traceback or debugger shows one.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

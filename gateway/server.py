@@ -4,8 +4,6 @@ The server: waitress, in one process or in several that share a socket.
 waitress reads a request completely before it takes a thread, so a slow or missing body holds none.
 """
 
-from __future__ import annotations
-
 import copy
 import ctypes
 import gc

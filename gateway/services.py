@@ -5,8 +5,6 @@ Nothing in it belongs to a request. The database pool and the connections to pro
 Runtime may be made before a server forks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime

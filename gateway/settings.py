@@ -5,8 +5,6 @@ Every secret may also come from a file (`NAME_FILE`). An invalid or missing sett
 once, each with its fix. Knows nothing of providers beyond the names of our registrations, `<PROVIDER>_CLIENT_ID`.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import hmac

@@ -1,7 +1,5 @@
 """The catalogue of providers: data in TOML, and named deviations where data is not enough."""
 
-from __future__ import annotations
-
 from gateway.catalog.api_key import ApiKeyProvider
 from gateway.catalog.loader import AnyEntry, Catalog, load_catalog
 from gateway.catalog.provider import ENDPOINTS, TYPES, Provider, fill

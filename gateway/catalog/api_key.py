@@ -1,7 +1,5 @@
 """The entry of a provider whose users enter a key, or a user name and a password, of their own."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, ClassVar, Literal, Self

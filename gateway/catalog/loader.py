@@ -1,7 +1,5 @@
 """The catalogue: TOML tables, ours and the operator's, checked as a whole."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -34,7 +32,7 @@ class Catalog:
     by_slug: Mapping[tuple[str, str], Provider]
 
     @classmethod
-    def of(cls, entries: Iterable[AnyEntry]) -> Catalog:
+    def of(cls, entries: Iterable[AnyEntry]) -> "Catalog":
         by_id = {entry.id: entry for entry in entries}
         providers = {name: entry for name, entry in by_id.items() if isinstance(entry, Provider)}
         named = {entry.public_id: entry for entry in by_id.values()} | by_id

@@ -4,8 +4,6 @@ The model of a catalogue entry, with the names of RFC 6749, 7591 and 8414 where 
 Most providers need only data; other differences have a name in `quirks` and a class in `deviations`.
 """
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Collection, Mapping

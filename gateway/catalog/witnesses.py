@@ -1,7 +1,5 @@
 """How far sources agree on an entry of the catalogue, and what a provider does to tokens."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`connections …`: list, show, check, retry, revoke and import connections. No secret is shown."""
 
-from __future__ import annotations
-
 import os
 import sys
 import uuid

@@ -1,7 +1,5 @@
 """What the commands share: settings, the database, and how results, problems, questions and progress are shown."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

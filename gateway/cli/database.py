@@ -1,7 +1,5 @@
 """`db …`: set up, update and show the schema."""
 
-from __future__ import annotations
-
 import re
 import sys
 import time

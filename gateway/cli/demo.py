@@ -6,8 +6,6 @@ in production). The gateway runs as it does in production; only the settings dif
 generated override points at the sandbox.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

@@ -1,7 +1,5 @@
 """`python -m gateway events …`: read events and verify their hash chain."""
 
-from __future__ import annotations
-
 import json
 import re
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """`init`: asks for the settings that an installation needs, and writes `.env`."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import tempfile

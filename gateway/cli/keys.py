@@ -1,7 +1,5 @@
 """`keys …`: the encryption keys."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import chain

@@ -4,8 +4,6 @@ The command line: `python -m gateway …`.
 A command reads its arguments, calls a service and prints. A failure prints one sentence per problem.
 """
 
-from __future__ import annotations
-
 import click
 
 from gateway import __version__

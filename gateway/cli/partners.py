@@ -1,7 +1,5 @@
 """`partners …`: partners, their keys, and freezes. A key is printed once, when it is made."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn, get_args

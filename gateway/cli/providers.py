@@ -1,7 +1,5 @@
 """`doctor` and `providers …`: check the installation, the catalogue and our registrations."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterable

@@ -4,8 +4,6 @@ The tables of docs/reference.md: settings, commands and problems, as the code ha
 `python -m gateway.cli.reference` writes them; a test compares them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path

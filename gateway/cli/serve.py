@@ -1,7 +1,5 @@
 """`serve` and `worker`: the two processes of an installation."""
 
-from __future__ import annotations
-
 import os
 
 import click

@@ -1,7 +1,5 @@
 """`webhooks …`: the endpoints of partners, and delivering events again."""
 
-from __future__ import annotations
-
 import uuid
 
 import click

@@ -5,8 +5,6 @@ The attempt begins and ends in one request. It is kept and taken as that of a re
 and freeze; the key goes from the form to the provider and, encrypted, to the database.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import timedelta
 

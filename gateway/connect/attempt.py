@@ -5,8 +5,6 @@ The browser and the user that started an attempt take it once, before the code i
 or the grant is revoked.
 """
 
-from __future__ import annotations
-
 import json
 import secrets
 import time

@@ -5,8 +5,6 @@ The grant waits encrypted for ten minutes, for this user in this browser. No dec
 connection stays as it was.
 """
 
-from __future__ import annotations
-
 import uuid
 
 from gateway.catalog import AnyEntry

@@ -5,8 +5,6 @@ Nothing is corrected silently: a key with something pasted around it works nowhe
 pasted whole, the part that is asked for is taken.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Literal

@@ -5,8 +5,6 @@ A link names its user; a browser in which another user is signed in gets no furt
 partner's server has sent the user's id, with the confirmation that only the finishing browser got.
 """
 
-from __future__ import annotations
-
 import re
 import secrets
 import uuid

@@ -5,8 +5,6 @@ The grant is kept encrypted for the browser that brought it. Its user sees which
 is erased, and our app uninstalled where possible.
 """
 
-from __future__ import annotations
-
 import json
 import uuid
 from collections.abc import Collection, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Check a connection: ask its provider whose account the token is for. Or retry: refresh connections at the operator's request."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Disconnect: erase a connection at once, then revoke its grant at the provider."""
 
-from __future__ import annotations
-
 import uuid
 from dataclasses import dataclass
 from typing import Any, Literal

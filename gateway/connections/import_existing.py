@@ -5,8 +5,6 @@ The values are encrypted as they are, and the connection is `unverified`: no cal
 confirms the account: when it is asked with the access token, or in the response to an ordinary refresh.
 """
 
-from __future__ import annotations
-
 import contextlib
 import uuid
 from collections import Counter

@@ -1,7 +1,5 @@
 """The accounts below a connection: the locations of an agency in which our app is installed, as the provider lists them."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Collection
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Revoke grants at their provider (RFC 7009): at once where possible, else from an encrypted queue."""
 
-from __future__ import annotations
-
 import threading
 import uuid
 from collections.abc import Collection

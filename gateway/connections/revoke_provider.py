@@ -6,8 +6,6 @@ revoke the grants. A run may be interrupted and repeated: it continues where the
 all runs since the freeze.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator

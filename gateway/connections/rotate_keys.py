@@ -5,8 +5,6 @@ Walks over all encrypted values, a page at a time, and replaces each by compare-
 again. Authorization requests are left out: they expire within ten minutes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial

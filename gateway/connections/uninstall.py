@@ -4,8 +4,6 @@ Uninstall: remove our app at the provider, for the account of one connection.
 Only when the user asks for it: an uninstall also ends other connections of the account.
 """
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Mapping
 from typing import Any, Literal

@@ -7,8 +7,6 @@ save that wrote it. Moved to another row, column, user or provider, or put back 
 key encrypts; every master key decrypts.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import hmac

@@ -5,8 +5,6 @@ The database: SQL functions by name, over a direct connection (`postgres`) or RE
 documented there. Hashes of secrets are passed, not the secrets.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -49,14 +47,14 @@ class SchemaState(TypedDict):
     is_current: bool
 
 
-def open_postgres(database_url: str) -> Database:
+def open_postgres(database_url: str) -> "Database":
     """The database at that address, over a direct connection. Connects at the first call, so this may be called before a fork."""
     return Database(PostgresBackend(database_url))
 
 
 def open_rest(
     supabase_url: str, secret_key: str, *, ca_bundle: Path | None = None, https_proxy: SecretStr | None = None
-) -> Database:
+) -> "Database":
     """The same over the REST API of a Supabase project. Connects at the first call. SettingsRefused for a bad `ca_bundle`."""
     from gateway.database.rest import SupabaseBackend
 
@@ -72,7 +70,7 @@ class Database:
     database's.
     """
 
-    def __init__(self, backend: PostgresBackend | SupabaseBackend) -> None:
+    def __init__(self, backend: "PostgresBackend | SupabaseBackend") -> None:
         self._backend = backend
 
     def call(self, function: str, **arguments: object) -> Any:

@@ -6,8 +6,6 @@ connection; schema.sql is the same text, to be pasted, and the file in supabase/
 gateway.database` writes both.
 """
 
-from __future__ import annotations
-
 # ruff: noqa: S608 -- the statements are made of the files beside this module
 import hashlib
 import time

@@ -9,8 +9,6 @@ ANSWER_SECONDS, also where the server hangs and where neither a statement timeou
 For locks: the functions set `lock_timeout`, so that no statement keeps waiting in the server.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import select

@@ -5,8 +5,6 @@ Same answers and same errors as the direct connection. It knows no function by n
 value that was passed. Imported only when it is used: supabase-py is heavy.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

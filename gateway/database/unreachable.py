@@ -4,8 +4,6 @@ Why a connection to Postgres failed: one sentence that names the part of DATABAS
 A failed connection has no SQLSTATE, so the reason is taken from the message of libpq or of the server. The message itself is never shown.
 """
 
-from __future__ import annotations
-
 import re
 import socket
 import tomllib

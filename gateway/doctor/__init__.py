@@ -4,8 +4,6 @@ The doctor: checks everything that an installation needs, and says what to fix. 
 It reads the settings as `serve` does, so that both refuse the same ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 

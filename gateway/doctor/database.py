@@ -5,8 +5,6 @@ Access rules are read over a direct connection, in one read-only transaction, as
 catalogues. The checks are in gateway/database/sql/checks.sql.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The environment: settings, the journal, who may sign in, and this machine's clock."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime

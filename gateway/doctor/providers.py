@@ -5,8 +5,6 @@ A token request with an invented code shows this: a server that answers `invalid
 section 5.2), one that answers `invalid_client` has not. The request has no effect.
 """
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches

@@ -1,7 +1,5 @@
 """What the doctor reports: findings, and how they are printed."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ Postgres refuses to run as root: started by root it runs under an account withou
 home that only root may enter, is kept below /var/tmp instead.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import importlib.util

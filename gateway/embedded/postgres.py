@@ -5,8 +5,6 @@ Makes a cluster once, starts it as a direct child that ends with this process, o
 same folder. A lock file decides who starts it.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import ctypes

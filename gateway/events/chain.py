@@ -5,8 +5,6 @@ Delivery depends on the positions alone, and never waits for the chain. The vaul
 enough to make a seal.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import json

@@ -1,7 +1,5 @@
 """Verify the hash chain: segment by segment, and against checkpoints from the log."""
 
-from __future__ import annotations
-
 import hmac
 import json
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """The HTTP client for providers and for Supabase's REST API, and the addresses it may call."""
 
-from __future__ import annotations
-
 from gateway.http.addresses import check_url
 from gateway.http.bulkhead import Bulkhead, Shares, retry_seconds
 from gateway.http.client import HttpClient, Response, StreamedResponse, decoded, parse_retry_after

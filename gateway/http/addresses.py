@@ -5,8 +5,6 @@ Without `allow_private`: public addresses over https. With it: also loopback and
 Link-local (cloud metadata), multicast, reserved and unspecified addresses: never.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 import socket
@@ -167,7 +165,7 @@ class AddressPolicy:
         self._running: dict[str, Future[Sequence[str]]] = {}
         self._lock = threading.Lock()
 
-    def for_any_address(self) -> AddressPolicy:
+    def for_any_address(self) -> "AddressPolicy":
         """The same lookups for a host that the operator named, which may have a private address."""
         return AddressPolicy(self._resolve, allow_private=True)
 

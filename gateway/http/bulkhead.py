@@ -7,8 +7,6 @@ worker jobs, and every kind of call, use the same slots. After failures in a row
 whether the provider is back. The gateway's own calls of a provider have one circuit, and each caller's proxied calls one of their own.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import random

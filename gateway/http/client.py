@@ -8,8 +8,6 @@ One per process. It returns any status; the caller judges it. It follows no redi
 a proxy is used for https alone, and only the one in the settings. `requests` sits above the connections, so that requests-mock can replace them in tests.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

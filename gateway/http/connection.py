@@ -4,8 +4,6 @@ Connections that end with their call: every read and send gets the time that is 
 HTTP/1.1 by h11 through httpcore, in a small pool. A connection with anything unread is closed, never used again.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import logging
@@ -61,11 +59,11 @@ class Deadline:
     """Seconds of `time.monotonic`."""
 
     @classmethod
-    def after(cls, seconds: float) -> Deadline:
+    def after(cls, seconds: float) -> "Deadline":
         """The moment `seconds` from now."""
         return cls(time.monotonic() + seconds)
 
-    def within(self, seconds: float) -> Deadline:
+    def within(self, seconds: float) -> "Deadline":
         """The moment `seconds` from now, but no later than this one."""
         return Deadline(min(self.at, time.monotonic() + seconds))
 
@@ -100,7 +98,7 @@ class Proxy:
     authorization: bytes = field(repr=False)
 
     @classmethod
-    def read(cls, url: str) -> Proxy:
+    def read(cls, url: str) -> "Proxy":
         """From `http://[user:password@]host:port`."""
         parts = urlsplit(url)
         user = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else ""
@@ -139,7 +137,7 @@ class Pool:
         self._lock = threading.Lock()
         self._is_closed = False
 
-    def take(self, call: Call) -> Connection:
+    def take(self, call: Call) -> "Connection":
         """A kept connection that is still usable, else a new one."""
         while True:
             with self._lock:
@@ -152,7 +150,7 @@ class Pool:
                 return kept
             kept.close()
 
-    def put_back(self, connection: Connection) -> None:
+    def put_back(self, connection: "Connection") -> None:
         """Keep a connection whose exchange is complete; close any other."""
         surplus: Connection | None = connection
         with self._lock:
@@ -171,7 +169,7 @@ class Pool:
         for connection in idle:
             connection.close()
 
-    def _connect(self, call: Call) -> Connection:
+    def _connect(self, call: Call) -> "Connection":
         if call.origin.scheme == "http":
             return Connection(call.origin, self._open(call.origin, self._policy, call))
         if self._proxy is None:

@@ -4,8 +4,6 @@ The operator's commands about partners and their keys.
 The database stores them, and decides what a key may do in the call that does it.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import uuid
 from collections.abc import Mapping, Sequence

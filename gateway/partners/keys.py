@@ -1,7 +1,5 @@
 """The form of API keys, and the hash that is stored."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import secrets

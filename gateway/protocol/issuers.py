@@ -4,8 +4,6 @@ What issuers publish and sign: metadata (RFC 8414, OpenID Connect Discovery), ke
 Each document is fetched when it is first needed and kept. While an issuer fails, its last good document stays in use.
 """
 
-from __future__ import annotations
-
 import hmac
 import threading
 import time
@@ -96,7 +94,7 @@ class Issuers:
 
     def keys(
         self, url: str, *, key_id: str | None = None, deadline: Deadline | None = None, provider_id: str | None = None
-    ) -> PublishedKeys:
+    ) -> "PublishedKeys":
         """
         The public keys at `url`; fetched again when `key_id` is not among them, but not more often than the pause allows.
 

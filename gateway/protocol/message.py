@@ -5,8 +5,6 @@ Providers write `invalid_grant` as `BAD_REFRESH_TOKEN`, `{"error": {"code": …}
 case and punctuation. A name that is not known ends no grant.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """The requests of OAuth 2.0 and their responses: authorization (RFC 6749 section 4.1), tokens (sections 4.1.3, 5 and 6), revocation (RFC 7009)."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ The response holds its slot of the provider and of the partner until its end, so
 takes no more than its share of the threads.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import time

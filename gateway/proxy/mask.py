@@ -1,7 +1,5 @@
 """Responses without the token: a provider that repeats a request must not give it to a caller who may only use it."""
 
-from __future__ import annotations
-
 import html
 import json
 import re

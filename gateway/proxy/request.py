@@ -4,8 +4,6 @@ What of a call goes to the provider, and what of its response comes back.
 The path arrives decoded. It is checked in that form and encoded again, so that what is sent is what was checked.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ The texts of the pages, a TOML file per language. An operator's files replace si
 A text is plain: HTML in it is shown as it is written. `{words}` in braces are filled in, and nothing else is read from them.
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

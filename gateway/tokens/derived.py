@@ -5,8 +5,6 @@ A token is derived when it is asked for, by one thread of one process, and kept 
 one, is not kept: a new token is derived instead.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import partial
 from uuid import UUID, uuid4, uuid5

@@ -1,7 +1,5 @@
 """A call of the provider's API on behalf of the gateway, with a connection's token."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -5,8 +5,6 @@ A limit that is reached is a pause for the account in every process: calls throu
 asked. Calls that are under way when it is reached may still exceed it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ One thread of one process refreshes a connection, by a lease in the database. Ot
 is valid. A caller's right to the connection is checked again after each wait.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Mapping

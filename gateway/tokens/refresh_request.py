@@ -5,8 +5,6 @@ The response goes into the journal before it is parsed, since it may hold the on
 there until it is saved. Only a refusal of the grant ends a connection. Knows nothing of the callers that wait.
 """
 
-from __future__ import annotations
-
 import random
 import time
 from collections import defaultdict

@@ -7,8 +7,6 @@ changes. One SQLite file per host, shared by all processes of the host. Entries 
 key has to stay in GATEWAY_KEYS for a day after a rotation.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3

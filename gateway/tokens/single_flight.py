@@ -5,8 +5,6 @@ The task runs in a thread of its own, so it goes on when every caller has stoppe
 bounded, with a share for each provider: the other request threads stay free for requests that wait for no provider.
 """
 
-from __future__ import annotations
-
 import copy
 import random
 import threading

@@ -1,7 +1,5 @@
 """The Flask application: blueprints, hooks, error handlers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from threading import Lock
 from typing import Any

@@ -5,8 +5,6 @@ Counted per process, in memory. Only failures count, so that a valid request nev
 database.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import time
 

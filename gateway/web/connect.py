@@ -1,7 +1,5 @@
 """The pages of a connection: connect, callback, confirm; and the webhooks of providers. Registered once per provider type, below its path."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any

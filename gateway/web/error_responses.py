@@ -1,7 +1,5 @@
 """Error responses: problem+json (RFC 9457) below /v1, HTML elsewhere."""
 
-from __future__ import annotations
-
 import math
 from datetime import timedelta
 from traceback import walk_tb

@@ -1,7 +1,5 @@
 """The language of a page, and its texts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, cast

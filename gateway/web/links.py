@@ -1,7 +1,5 @@
 """The page of a partner's link. Scanners and prefetching browsers open it too: only its form starts anything, once."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Mapping
 

@@ -6,8 +6,6 @@ circuit breakers and counts its own requests, by route and never by address, sin
 GATEWAY_METRICS_TOKEN as bearer token; without that setting, only the same machine may read, and only where the server is bound to loopback.
 """
 
-from __future__ import annotations
-
 import hmac
 import os
 import time

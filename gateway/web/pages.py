@@ -1,7 +1,5 @@
 """The user's pages: connections, problems, the end of a pop-up, the short link, and the helper script."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Sequence
 from typing import Any

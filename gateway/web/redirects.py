@@ -5,8 +5,6 @@ An open redirector is a phishing tool (RFC 9700 section 4.11). So the origin has
 parsers could read differently is refused before it is parsed.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote_plus, urlencode, urlsplit, urlunsplit

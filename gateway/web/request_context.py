@@ -4,8 +4,6 @@ What belongs to the current request: the Runtime, its route, its client's addres
 The id is in each log line of the request, in error responses, and in the response header `X-Request-Id`.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import math
 import re

@@ -1,7 +1,5 @@
 """Security headers. Strict by default; a page that needs more asks for it."""
 
-from __future__ import annotations
-
 from urllib.parse import urlsplit
 
 from flask import Flask, g, request

@@ -4,8 +4,6 @@ Browser sessions: the session cookie, the cookie that binds an attempt to its br
 The product's front end starts a session for its user with `POST /session`; the gateway has no password form.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import secrets

@@ -1,7 +1,5 @@
 """The worker's part: send the next events to an endpoint, each signed with the endpoint's secrets."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Collection

@@ -1,7 +1,5 @@
 """The endpoints of a partner, and their signing secrets."""
 
-from __future__ import annotations
-
 import base64
 import secrets
 from collections.abc import Sequence

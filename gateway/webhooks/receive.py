@@ -5,8 +5,6 @@ A webhook is stored before it is answered, if its signature over the raw body is
 the connections and hands the event on to partners, with the body as it came.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Callable, Mapping

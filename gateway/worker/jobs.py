@@ -4,8 +4,6 @@ The jobs of a worker.
 Several workers may run, in any number of processes and on any number of hosts: each unit of work is claimed in the database.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Run jobs: in threads beside a server, or as a process of their own (`python -m gateway worker`)."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import Counter

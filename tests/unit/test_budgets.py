@@ -35,14 +35,14 @@ def test_python_stays_within_its_budget():
     """
     The aim is 13,500 with proxy, webhooks and every provider. Until it is reached the product may not grow.
     """
-    assert sum(map(lines, PYTHON)) <= 18_010
+    assert sum(map(lines, PYTHON)) <= 17_800
 
 
 def test_the_main_path_stays_within_its_budget():
     on_it = [path for path in PYTHON if path.relative_to(GATEWAY).parts[0] in MAIN_PATH]
     beside = [path for path in on_it if path.relative_to(GATEWAY).as_posix() in BESIDE_IT]
     assert len(beside) == len(BESIDE_IT)
-    assert sum(map(lines, on_it)) - sum(map(lines, beside)) <= 4_760
+    assert sum(map(lines, on_it)) - sum(map(lines, beside)) <= 4_720
 
 
 def test_sql_stays_within_its_budget_and_no_file_is_long():

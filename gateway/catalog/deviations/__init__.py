@@ -1,7 +1,5 @@
 """Deviations by the name that a catalogue entry lists in `quirks`. The flow asks these, and never for a provider."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from gateway.catalog.deviations.deviation import AccountLookup, ApiRequest, Deviation, IncomingEvent, SubAccount

@@ -1,7 +1,5 @@
 """The interface of a deviation: every method's default is what the standards say."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime

@@ -1,7 +1,5 @@
 """HighLevel: accounts that are locations or agencies, and the uninstall call."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from urllib.parse import quote, urlencode

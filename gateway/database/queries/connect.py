@@ -3,8 +3,6 @@ Connecting: browser sessions, and the authorization requests made in them; the l
 for ten minutes until their user, or the partner of their link, has decided.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime

@@ -5,8 +5,6 @@ not write; disconnecting, and the queue of grants that still have to be revoked 
 A function with a caller checks the key in the same call, and raises Unauthenticated, Forbidden, Frozen or RateLimited for a refusal.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime

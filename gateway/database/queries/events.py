@@ -1,7 +1,5 @@
 """Events: their positions, the hash chain over them, what a caller may read, and the events that providers send."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime

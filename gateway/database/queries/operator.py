@@ -1,7 +1,5 @@
 """The operator's view and commands: any user's connections, all of a provider, hosts, the worker's backlog, encrypted values."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple

@@ -1,7 +1,5 @@
 """Partners, as the operator manages them: keys, limits, freezes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 from uuid import UUID

@@ -1,7 +1,5 @@
 """Endpoints of outgoing webhooks, and what is to be delivered to them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple

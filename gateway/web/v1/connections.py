@@ -4,8 +4,6 @@
 The database decides who may do what, in the call that does it.
 """
 
-from __future__ import annotations
-
 import uuid
 from typing import Any
 

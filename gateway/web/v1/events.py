@@ -1,7 +1,5 @@
 """`GET /v1/events`: what happened, as a cursor over event positions; `GET /v1/usage`: how much was read."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

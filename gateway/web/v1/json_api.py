@@ -5,8 +5,6 @@ The caller is a partner by its key, or a user by a Supabase access token. The da
 do, in the call that does the work.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping

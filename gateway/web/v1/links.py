@@ -1,7 +1,5 @@
 """`/v1/connect-sessions`: a partner makes a link for one user and one provider, and completes it."""
 
-from __future__ import annotations
-
 import uuid
 
 import structlog

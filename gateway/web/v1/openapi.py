@@ -1,7 +1,5 @@
 """OpenAPI 3.1: the document, from what the calls declare and from Flask's rules."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Sequence

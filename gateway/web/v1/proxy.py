@@ -1,7 +1,5 @@
 """`/v1/connections/<id>/proxy/<path>`: the provider's API with the connection's token."""
 
-from __future__ import annotations
-
 import sys
 import uuid
 from collections.abc import Iterable

@@ -4,8 +4,6 @@ The schemas of `/v1`: what a request may contain and what a response contains, a
 Requests are validated by them, responses are made of them, and the OpenAPI description is generated from them, so that the three agree.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import fields
@@ -281,7 +279,7 @@ class Account(ResponseModel):
     )
 
     @classmethod
-    def of(cls, row: models.Connection | models.Erased, provider: AnyEntry | None) -> Account:
+    def of(cls, row: models.Connection | models.Erased, provider: AnyEntry | None) -> "Account":
         """The account of a row, with what the catalogue adds."""
         kind = provider.account_kind(row.facts) if provider else None
         return cls(id=row.account.id, label=row.account.label, kind=kind)
@@ -309,7 +307,7 @@ class Connection(ResponseModel):
     updated_at: datetime
 
     @classmethod
-    def of(cls, row: models.Connection, provider: AnyEntry | None) -> Connection:
+    def of(cls, row: models.Connection, provider: AnyEntry | None) -> "Connection":
         stored = {name: getattr(row, name) for name in cls.model_fields.keys() & {each.name for each in fields(row)}}
         missing = provider.missing_scope(row.scope) if provider else ()
         return cls(**stored | {"account": Account.of(row, provider), "missing_scope": missing})

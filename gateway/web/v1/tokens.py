@@ -1,7 +1,5 @@
 """`/v1/connections/<id>/token` and `/refresh`: access tokens that are valid now."""
 
-from __future__ import annotations
-
 import uuid
 from functools import partial
 

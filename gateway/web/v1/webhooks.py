@@ -1,7 +1,5 @@
 """`/v1/webhooks`: where a partner wants its events to be sent."""
 
-from __future__ import annotations
-
 import uuid
 from typing import Any
 
