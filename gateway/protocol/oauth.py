@@ -246,9 +246,8 @@ def find_grant(body: bytes) -> Grant | None:
     """The tokens in a rejected response, however little of it can be read: they are valid and must be revoked."""
     text = decode_text(body)
     found = {name.replace("_", ""): unquote_plus(value) for name, value in _FORM_TOKEN.findall(text)}
-    for name, value in _JSON_TOKEN.findall(text) or _JSON_TOKEN.findall(
-        text.replace('\\"', '"')
-    ):  # JSON in a JSON text
+    in_text = re.sub(r'\\(["/\\])', r"\1", text)  # JSON in a JSON text
+    for name, value in _JSON_TOKEN.findall(text) or _JSON_TOKEN.findall(in_text):
         with suppress(ValueError):  # an escape that JSON does not have
             found[name.lower().replace("_", "")] = json.loads(value, strict=False)
     access, refresh = (

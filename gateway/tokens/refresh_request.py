@@ -160,7 +160,8 @@ def send_request(
         "retry_after": answer.headers.get("Retry-After"),
         "received_at": rt.now().isoformat(),
     }
-    if answer.status < 300 or find_grant(answer.body):  # noqa: PLR2004 - RFC 9110 section 15.3
+    # An earlier response, in which `sent` was found, is replaced only by other tokens.
+    if find_grant(answer.body) or (answer.status < 300 and sent == token):  # noqa: PLR2004 - RFC 9110 section 15.3
         rt.journal.put(claim.id, claim.generation, response)
     return response
 
@@ -173,8 +174,11 @@ def store_response(
     try:
         grant, account, doubt = parse_response(rt, provider, response)
     except GatewayError as error:
-        if isinstance(error, NeedsReauthorization) or find_grant(body) is None:
+        is_stored, is_refused = response["sent"] == response["refresh_token"], isinstance(error, NeedsReauthorization)
+        if is_refused or (is_stored and find_grant(body) is None):
             rt.journal.delete(connection_id, generation)
+        if is_refused and not is_stored:
+            raise ProviderGarbled("what an earlier response seemed to hold was no refresh token") from None
         raise
     user_id, seal_id = UUID(response["user_id"]), uuid4()
     encrypt = partial(rt.vault.encrypt, user_id=user_id, provider=provider.id, seal_id=seal_id)
@@ -201,9 +205,8 @@ def store_response(
     )
     if ending in ("gone", "reconnected"):
         unused = Grant(grant.access_token, refresh_token, "Bearer", grant.scope, None)
-        revoke.revoke_or_queue(
-            rt, provider, unused, user_id=user_id, beside=True, deadline=Deadline.after(_REPEATABLE_REQUEST_SECONDS)
-        )
+        deadline = Deadline.after(_REPEATABLE_REQUEST_SECONDS)
+        revoke.revoke_or_queue(rt, provider, unused, user_id=user_id, beside=True, deadline=deadline)
         rt.journal.delete(connection_id, generation)
     else:
         log.info("grant.refreshed", provider=provider.id, connection_id=str(connection_id))
@@ -232,8 +235,11 @@ def parse_response(
         if names_another_account(provider, answer, response["account_id"]):
             return answer.grant, None, "another_account"
         account = _named(rt, provider, answer, response["account_id"]) if response["unnamed"] else None
-        facts = {**answer.grant.facts, **refreshed_addresses(provider, answer)}
-        return replace(answer.grant, facts=facts), account, None
+        return (
+            replace(answer.grant, facts={**answer.grant.facts, **refreshed_addresses(provider, answer)}),
+            account,
+            None,
+        )
     deadline = Deadline.after(_ACCOUNT_SECONDS)
     account = read_account(rt, rt.issuers.complete(provider, deadline), answer, nonce=None, deadline=deadline)
     if response["account_id"] not in ("", account.id):
@@ -257,7 +263,6 @@ def _named(rt: Runtime, provider: Provider, answer: TokenResponse, account_id: s
 def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
     """The worker's job: refresh one connection that is due, or whose refresh was interrupted. Not of `busy` providers."""
     started = time.monotonic()
-    free = [provider for provider in rt.registered() if provider.id not in busy]
     providers = {
         each.id: {
             "lease": lease_seconds(each),
@@ -265,7 +270,8 @@ def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
             "client": rt.clients[each.id].client_id,
             "late": each.refresh_ends_access_token,
         }
-        for each in free
+        for each in rt.registered()
+        if each.id not in busy
     }
     claim = claim_due(rt.database, host=rt.journal.host, providers=providers)
     return [] if claim is None else [Unit(claim.provider, partial(_refresh_claimed, rt, claim, started))]
@@ -377,9 +383,8 @@ def _refusal(error: Exception) -> dict[str, Any] | None:
 
 def back_off(failures: int, error: GatewayError) -> float:
     """Seconds until the next try: what the provider asks for, else doubling with full jitter between bounds."""
-    asked = error.retry_after
     lowest, highest = _BACK_OFF
-    if asked is not None:
-        return float(min(max(asked, lowest), 3600.0))
+    if error.retry_after is not None:
+        return float(min(max(error.retry_after, lowest), 3600.0))
     ceiling = min(highest, lowest * 2.0 ** min(failures, 16))
     return lowest + random.random() * (ceiling - lowest)  # noqa: S311 - jitter, not a secret

@@ -128,6 +128,46 @@ def test_a_refresh_token_in_a_response_that_cannot_be_used_is_the_next_to_be_sen
     assert "rt-1" == sent[-1]
 
 
+@pytest.mark.parametrize(
+    ("status", "body"), [(503, b""), (429, b"{}"), (200, b"{}"), (400, b'{"error": "invalid_request"}')]
+)
+def test_a_refresh_token_that_was_found_outlives_further_failures(gateway, alice, status, body):
+    """
+    It is sent until the provider decides: the stored one was used, and would end all tokens of the grant.
+    """
+    connection = connects(alice)["connection"]
+    for said_status, said_body in [(500, said()), (status, body), (status, body)]:
+        expire(gateway, connection)
+        answers(gateway, "zoom", "token", said_body, said_status)
+        reads(alice, connection)
+    expire(gateway, connection)
+    answers(gateway, "zoom", "token", said(access_token="at-2", refresh_token="rt-2"))
+
+    assert "at-2" == reads(alice, connection).json()["access_token"]
+
+    sent = [seen["form"].get("refresh_token") for seen in gateway.sandbox.state.requests("zoom", "token")]
+    assert ["rt-1"] * 3 == sent[-3:]
+
+
+@pytest.mark.parametrize("masked", ["[FILTERED]", "***", "string"])
+def test_what_only_looks_like_a_token_in_an_error_ends_no_connection(gateway, alice, masked):
+    """
+    A page of an error may repeat the request without its secrets. The stored token is sent once the provider has refused the other.
+    """
+    connection = connects(alice)["connection"]
+    expire(gateway, connection)
+    answers(gateway, "zoom", "token", json.dumps({"params": {"refresh_token": masked}}).encode(), 500)
+    assert 504 == reads(alice, connection).status_code
+    expire(gateway, connection)
+    assert 502 == reads(alice, connection).status_code
+    expire(gateway, connection)
+
+    assert 200 == reads(alice, connection).status_code
+
+    sent = [seen["form"].get("refresh_token") for seen in gateway.sandbox.state.requests("zoom", "token")]
+    assert (sent[-3], masked) == (sent[-1], sent[-2])
+
+
 def test_tokens_that_cannot_be_used_are_revoked_at_the_connect(gateway, alice):
     """
     Half a response with a whole token in it: the provider has issued it.

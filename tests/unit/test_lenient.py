@@ -114,6 +114,7 @@ def test_an_agency_with_2_800_locations_is_read():
         (said() + b"\0" * 9, "at-1", "rt-1"),
         (said(error="invalid_grant"), "at-1", "rt-1"),
         (b"{" * 5000 + said(), "at-1", "rt-1"),
+        (b'{"data": "{\\"access_token\\":\\"a\\\\\\/1\\",\\"refresh_token\\":\\"r\\\\u003d\\"}"}', "a/1", "r="),
     ],
     ids=str,
 )
