@@ -15,11 +15,12 @@ import resource
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from shutil import disk_usage
+from tempfile import gettempdir
 from typing import Any
 
 import structlog
@@ -105,7 +106,10 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         consumed, body = int(super().received(data)), self.body_rcv
         if isinstance(body, ChunkedReceiver) and len(body.control_line + body.trailer) > LARGEST_HEAD:
             self.error = RequestHeaderFieldsTooLarge("The trailer, or the size of a chunk.")
-        elif self.body_bytes_received > LARGEST_BODY and _is_disk_nearly_full():
+        elif (
+            self.body_bytes_received > LARGEST_BODY
+            and (disk := disk_usage(gettempdir())).free < _KEPT_FREE * disk.total
+        ):
             self.error = RequestEntityTooLarge("Large bodies are refused until there is space again.")
         self.completed = self.completed or self.error is not None
         self.expect_continue = self.expect_continue and not self.completed  # waitress would wait for a body
@@ -117,11 +121,6 @@ def _may_be_known(authorization: str) -> bool:
     scheme, _, credential = authorization.partition(" ")
     is_bearer, credential = scheme.lower() == "bearer", credential.strip()
     return is_bearer and (is_key(credential) or credential.count(".") == _DOTS_OF_A_JWT)
-
-
-def _is_disk_nearly_full() -> bool:
-    found = os.statvfs(tempfile.gettempdir())
-    return found.f_bavail < _KEPT_FREE * found.f_blocks
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]

@@ -211,23 +211,34 @@ def database_settings() -> Settings:
 
 
 def starting_settings(*, embedded: bool = False) -> Settings:
-    """
-    All settings, as for a process, and whether the journal can be written. Raises SettingsRefused with every problem at once.
-
-    `serve`, `worker` and `doctor` start with this, so that they agree.
-    """
+    """What `serve`, `worker` and `doctor` start with; the journal can be written. Raises SettingsRefused with every problem at once."""
     environ = process_environment()
     problems = [] if embedded or database_is_set(environ) or uses_embedded(environ) else [NO_DATABASE]
     try:
         settings = read_settings(environ)
+    except SettingsRefused as refused:
+        problems = refused.problems + problems
+        settings = _settings_of_providers(environ, problems)
+    try:
         problems += checked_catalog(settings)[1]
     except SettingsRefused as refused:
-        raise SettingsRefused(*refused.problems, *problems) from None
+        problems += refused.problems
     if problems:
         raise SettingsRefused(*problems)
     with closing(open_journal(settings)) as journal:
         journal.check()
     return settings
+
+
+def _settings_of_providers(environ: Mapping[str, str], problems: Iterable[str]) -> Settings:
+    """Those that are right, to judge the registrations too; none where a wrong one decides which providers there are."""
+    wrong = {problem.split()[0].removesuffix("_FILE").replace("_SECRET", "_ID") for problem in problems}
+    files = {"GATEWAY_CATALOG", "GATEWAY_ALLOW_PRIVATE_HOSTS"}
+    right = {"GATEWAY_KEYS": Fernet.generate_key().decode("ascii")}
+    for name in () if wrong & files else environ.keys() - wrong:
+        if name in {*files, "GATEWAY_ENABLE"} or not name.startswith(("GATEWAY_", "SUPABASE_", "DATABASE_")):
+            right[name] = environ[name]
+    return read_settings(right)
 
 
 def database_is_set(environ: Mapping[str, str]) -> bool:

@@ -49,7 +49,9 @@ def run_demo(port: int, sandbox_port: int) -> None:
     with start_or_join(data) as server:
         dsn = server.dsn
         apply_schema(dsn)
-        keys = {"SANDBOX_PARTNER_KEYS": json.dumps(demo_partners(dsn)), "SANDBOX_DATABASE_URL": dsn}
+        with closing(open_postgres(dsn)) as database:
+            partners = {owner: _new_key(database, *partner).text for owner, partner in PARTNERS.items()}
+        keys = {"SANDBOX_PARTNER_KEYS": json.dumps(partners), "SANDBOX_DATABASE_URL": dsn}
         simulator = subprocess.Popen(  # noqa: S603 - our own module
             python_module("gateway.sandbox", "--port", str(sandbox_port), "--gateway", public, "--until-stdin-closes"),
             env=os.environ | keys,
@@ -120,13 +122,8 @@ def command_settings(data: Path, settings: dict[str, str]) -> Path:
 # -- partners --------------------------------------------------------------------------------------------------------
 
 
-def demo_partners(dsn: str) -> dict[str, str]:
-    """New keys of the demo's partners; keys of an earlier run are revoked."""
-    with closing(open_postgres(dsn)) as database:
-        return {owner: _new_key(database, *partner).text for owner, partner in PARTNERS.items()}
-
-
 def _new_key(database: Database, name: str, scope: tuple[str, ...], reach: Reach) -> NewKey:
+    """A new key of a partner; keys of an earlier run are revoked."""
     existing = queries.list_partners(database, name)["partners"]
     if not existing or existing[0]["revoked_at"]:
         return add_partner(database, name, scope=scope, reach=reach)

@@ -127,6 +127,36 @@ def test_serve_and_doctor_refuse_the_same_environment_with_the_same_words(run, t
         assert len(refused) == sum(line.startswith("FAIL") for line in ended.output.splitlines())
 
 
+@pytest.mark.parametrize("command", ["serve", "worker", "doctor"])
+def test_wrong_settings_and_wrong_registrations_are_listed_together(run, tmp_path, command):
+    """
+    The operator fixes everything in one go; a file that cannot be read is no missing secret as well.
+    """
+    given = {
+        "GATEWAY_KEYS": "canary",
+        "GATEWAY_BRAND_COLOR": "canary",
+        "GATEWAY_ENABLE": "ghl",
+        "GHL_CLIENT_ID": "x",
+        "ZOOM_CLIENT_ID": "x",
+        "ZOOM_CLIENT_SECRET_FILE": str(tmp_path / "nothing"),
+        "HUBSPOT_SCOPE": 'a"b',
+        "SUPABASE_URL": "canary",
+        "SUPABASE_SECRET_KEY": "sb_secret_x",
+    }
+    shown = run(command, **given).output
+
+    for name in (
+        *given.keys() - {"GHL_CLIENT_ID", "ZOOM_CLIENT_ID", "SUPABASE_SECRET_KEY"},
+        "GHL_CLIENT_SECRET is missing",
+    ):
+        assert name in shown, shown
+    assert "ZOOM_CLIENT_SECRET is missing" not in shown
+    assert "canary" not in shown
+    alone = run(command, **given, GATEWAY_CATALOG=str(tmp_path / "nothing")).output
+    assert "GATEWAY_CATALOG" in alone
+    assert "GATEWAY_ENABLE" not in alone
+
+
 @pytest.fixture
 def full_disk(tmp_path):
     """A folder on a file system without a free byte."""

@@ -26,7 +26,9 @@ def parser():
 
 
 def free(monkeypatch, part):
-    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=int(part * 1000), f_blocks=1000))
+    monkeypatch.setattr(
+        os, "statvfs", lambda _: SimpleNamespace(f_bavail=int(part * 1000), f_bfree=0, f_blocks=1000, f_frsize=1)
+    )
 
 
 def send(parser, size):

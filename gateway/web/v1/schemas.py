@@ -27,7 +27,7 @@ _EXAMPLE_USER = "0b7a1c9e-5b1f-4c86-9a55-3d2f1e8c7a60"
 def _digits(value: object) -> object:
     """Python also parses `1_0`, ` 5 ` and `５` as numbers; refuse them."""
     if isinstance(value, str) and not (value.isascii() and value.isdigit() and len(value) <= _MOST_DIGITS):
-        raise ValueError("not a whole number")
+        raise ValueError("not a whole number in digits alone, like 60")
     return value
 
 
