@@ -85,13 +85,15 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
     completed = expect_continue = False
 
     def parse_header(self, header_plus: bytes) -> None:
-        """Raises ParsingError for two lengths of one body, and for any number of hosts but one."""
+        """Raises ParsingError for two lengths of one body, any number of hosts but one, and what a URL cannot hold."""
         super().parse_header(header_plus)
         if "TRANSFER_ENCODING" in self.headers or (self.chunked and "CONTENT_LENGTH" in self.headers):
             raise ParsingError("Content-Length and Transfer-Encoding")
         host = self.headers.get("HOST")
         if "," in (host or "") or (host is None and self.version == "1.1"):
             raise ParsingError("Host")
+        if "\t" in self.request_uri or "#" in self.request_uri:  # waitress would leave out the tab, and what follows #
+            raise ParsingError("the URL has a tab or a fragment")
         if _PROXIED.match(self.path):
             self.adj: Any = copy.copy(self.adj)
             self.adj.max_request_body_size = LARGEST_UPLOAD

@@ -196,10 +196,7 @@ def _returned(response: StreamedResponse, more: dict[str, str], mask: Mask) -> S
     is_stream = body is response.body and ("content-length" in left_out or "Content-Length" not in response.headers)
     first = b"" if is_stream else next(pieces, b"")  # an error before it still gets a response of its own
     if first and body is not response.body:
-        left_out |= _OF_CODING
+        left_out |= {"content-encoding", "content-length", "etag"}
     kept = {name: value for name, value in returned_headers(response.headers).items() if name.lower() not in left_out}
     headers = {name: mask.text(value) for name, value in (kept | more).items()}
     return StreamedResponse(response.status, headers | {MARK: str(response.status)}, chain([first], pieces))
-
-
-_OF_CODING = {"content-encoding", "content-length", "etag"}

@@ -18,7 +18,6 @@ ERROR = "Gateway-Upstream-Error"
 """What a refusal of the provider is about, where its words are known."""
 LARGEST_KEPT = 1024 * 1024
 """A body up to this size can be sent again."""
-MOST_RETRIES = 3
 _IDEMPOTENT = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "QUERY", "PROPFIND", "REPORT", "SEARCH")
 
 _QUERY = re.compile(r"[!-~]*")
@@ -63,8 +62,8 @@ class ProxiedRequest:
     def retries(self) -> int:
         """How often the caller lets the call be repeated."""
         value = self.headers.get("Gateway-Retries", "0")
-        if value not in [str(number) for number in range(MOST_RETRIES + 1)]:
-            raise BadRequest("retries", [("Gateway-Retries", f"a number from 0 to {MOST_RETRIES}")])
+        if value not in ("0", "1", "2", "3"):
+            raise BadRequest("retries", [("Gateway-Retries", "a number from 0 to 3")])
         return int(value) if self.is_repeatable and self.method in _IDEMPOTENT else 0
 
     def target(self) -> str:

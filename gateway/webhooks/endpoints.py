@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 from gateway.database.queries import webhooks as queries
 from gateway.database.queries.webhooks import EncryptedSecret, Webhook
-from gateway.errors import BadRequest, NotFound
+from gateway.errors import BadRequest
 from gateway.http.addresses import check_url
 from gateway.models import Caller
 from gateway.services import Runtime
@@ -35,13 +35,10 @@ def create(rt: Runtime, caller: Caller, url: str, event_types: Sequence[str] | N
     return made, text
 
 
-def rotate_secret(rt: Runtime, caller: Caller, webhook_id: UUID) -> tuple[Webhook, str]:
-    """A further secret for an endpoint: for a day, each delivery is signed with both. Raises NotFound."""
+def rotate_secret(rt: Runtime, caller: Caller, webhook_id: UUID) -> tuple[Webhook | None, str]:
+    """A further secret for an endpoint: for a day, each delivery is signed with both. None: the caller has no such endpoint."""
     text, secret = _new_secret(rt)
-    changed = queries.change_webhook(rt.database, webhook_id, "rotate", caller, secret=secret)
-    if changed is None:
-        raise NotFound("no such endpoint of this caller")
-    return changed, text
+    return queries.change_webhook(rt.database, webhook_id, "rotate", caller, secret=secret), text
 
 
 def read_secret(rt: Runtime, secret: EncryptedSecret) -> str:

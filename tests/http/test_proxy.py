@@ -284,6 +284,19 @@ def test_a_response_of_the_provider_is_passed_on_and_marked(call, api, status):
     assert 1 == len(api.seen)
 
 
+@pytest.mark.parametrize(
+    "address", ["HTTPS://Evil.EXAMPLE/%7ea?b=c|d", "/a?{b}", "app://cb?x=a b", "/\xc3\xbc", "/[1]", "/a\\b"]
+)
+def test_an_address_in_a_response_arrives_as_it_was_written(call, api, address):
+    """
+    A signature may be over it, and only the provider knows its encoding.
+    """
+    api.headers.update({"location": address, "Content-Location": address})
+    answer = call("GET", "/status/303")
+
+    assert (address, address) == (answer.headers["Location"], answer.headers["Content-Location"])
+
+
 def test_the_token_is_masked_where_a_response_repeats_it(call, api, made):
     """
     In headers, and in the body across pieces; lengths stay the same.

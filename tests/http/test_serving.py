@@ -212,6 +212,8 @@ TWO_READINGS = {
     "no host": b"GET /a HTTP/1.1\r\n\r\n",
     "two hosts": b"GET /a HTTP/1.1\r\n" + HOST + b"Host: evil.example\r\n\r\n",
     "a space in the address": b"GET /a b HTTP/1.1\r\n" + HOST + b"\r\n",
+    "a tab in the address": b"GET /a?b=1\t HTTP/1.1\r\n" + HOST + b"\r\n",
+    "a fragment in the address": b"GET /a#b HTTP/1.1\r\n" + HOST + b"\r\n",
     "raw bytes in the address": b"GET /\xff HTTP/1.1\r\n" + HOST + b"\r\n",
 }  # fmt: skip
 

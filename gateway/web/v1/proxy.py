@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 from flask.blueprints import BlueprintSetupState
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.routing import BaseConverter, Rule
 
@@ -45,6 +46,13 @@ def _register(state: BlueprintSetupState) -> None:
 class _HeadFirst(Response):
     """The head is sent at once: the first byte of an event stream may come much later."""
 
+    default_mimetype = None
+
+    def get_wsgi_headers(self, environ: Any) -> Headers:
+        """Addresses as the provider wrote them: Werkzeug would write them anew."""
+        written = {name: self.headers[name] for name in ("Location", "Content-Location") if name in self.headers}
+        return super().get_wsgi_headers(environ) | written
+
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         try:
             pieces, status, headers = self.get_wsgi_response(environ)
@@ -73,18 +81,15 @@ def proxy(connection_id: uuid.UUID, path: str) -> Response:  # noqa: ARG001
     with ExitStack() as held:
         response = forward(runtime(), caller(), connection_id, _proxied_request(), held)
         answer = _HeadFirst(response.body, response.status, list(response.headers.items()))
-        if "content-type" not in map(str.lower, response.headers):
-            del answer.headers["Content-Type"]  # Flask's
         answer.headers.add("Vary", "Authorization")  # no cache may give it to another caller
         answer.call_on_close(held.pop_all().close)
     return answer
 
 
 def _proxied_request() -> ProxiedRequest:
-    # Not the route's variable: Werkzeug has replaced there what is not UTF-8.
     request.max_content_length = sys.maxsize  # the server has its own limit, and keeps the body on disk
     environ, length, stream = request.environ, request.content_length, request.stream
-    raw = environ["PATH_INFO"].encode("latin-1").split(b"/proxy/", 1)[1]
+    path = environ["PATH_INFO"].encode("latin-1").split(b"/proxy/", 1)[1]  # the route's has no bytes but UTF-8
     body: bytes | Iterable[bytes] | None = None
     if length is not None and length <= LARGEST_KEPT:
         body = stream.read()
@@ -92,7 +97,7 @@ def _proxied_request() -> ProxiedRequest:
         body = iter(lambda: stream.read(_READ), b"")
     return ProxiedRequest(
         request.method,
-        b"/" + raw,
+        b"/" + path,
         environ.get("QUERY_STRING", ""),
         dict(request.headers.items()),
         body,

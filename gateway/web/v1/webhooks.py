@@ -96,5 +96,5 @@ def _found(webhook: Webhook | None) -> Webhook:
     return webhook
 
 
-def _with_secret(webhook: Webhook, secret: str) -> schemas.NewWebhook:
-    return schemas.NewWebhook(**schemas.Webhook.model_validate(webhook).model_dump(), secret=secret)
+def _with_secret(webhook: Webhook | None, secret: str) -> schemas.NewWebhook:
+    return schemas.NewWebhook(**schemas.Webhook.model_validate(_found(webhook)).model_dump(), secret=secret)
