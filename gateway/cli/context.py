@@ -19,7 +19,7 @@ from cryptography.fernet import Fernet
 from psycopg.conninfo import conninfo_to_dict
 from pydantic_core import to_json, to_jsonable_python
 
-from gateway.catalog import Catalog, load_catalog
+from gateway.catalog import Catalog
 from gateway.database import SCHEMA_VERSION, Database, SchemaState
 from gateway.database.migrate import apply_schema
 from gateway.database.postgres import FunctionMissing
@@ -205,9 +205,9 @@ def carry_out(steps: Iterable[_S], progress: Callable[[_S], tuple[str, int, int]
 
 def database_settings() -> Settings:
     """The settings for database commands, which need no keys: these have a random one."""
-    environ = process_environment()
-    environ.pop("GATEWAY_KEYS_FILE", None)
-    return read_settings(environ | {"GATEWAY_KEYS": Fernet.generate_key().decode("ascii")})
+    return read_settings(
+        process_environment() | {"GATEWAY_KEYS_FILE": "", "GATEWAY_KEYS": Fernet.generate_key().decode()}
+    )
 
 
 def starting_settings(*, embedded: bool = False) -> Settings:
@@ -260,8 +260,7 @@ def uses_embedded(environ: Mapping[str, str]) -> bool:
 
 def checked_providers(names: Sequence[str]) -> Catalog:
     """The catalogue. Raises SettingsRefused when one of `names` is not in it."""
-    settings = database_settings()
-    catalog = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
+    catalog = checked_catalog(database_settings())[0]
     unknown = [name for name in names if catalog.entries.get(name) is None]
     if unknown:
         raise SettingsRefused(f"there is no provider {', '.join(unknown)}: `providers list` names them.")

@@ -47,8 +47,7 @@ def run_demo(port: int, sandbox_port: int) -> None:
     data.mkdir(parents=True, exist_ok=True, mode=0o711)
     public, sandbox = f"http://localhost:{port}", f"http://127.0.0.1:{sandbox_port}"
     with start_or_join(data) as server:
-        dsn = server.dsn
-        apply_schema(dsn)
+        apply_schema(dsn := server.dsn)
         with closing(open_postgres(dsn)) as database:
             partners = {owner: _new_key(database, *partner).text for owner, partner in PARTNERS.items()}
         keys = {"SANDBOX_PARTNER_KEYS": json.dumps(partners), "SANDBOX_DATABASE_URL": dsn}
@@ -119,7 +118,7 @@ def command_settings(data: Path, settings: dict[str, str]) -> Path:
     return file
 
 
-# -- partners --------------------------------------------------------------------------------------------------------
+# -- starting --------------------------------------------------------------------------------------------------------
 
 
 def _new_key(database: Database, name: str, scope: tuple[str, ...], reach: Reach) -> NewKey:
@@ -130,9 +129,6 @@ def _new_key(database: Database, name: str, scope: tuple[str, ...], reach: Reach
     for key in existing[0]["keys"]:
         queries.revoke(database, name, uuid.UUID(key["id"]))
     return add_key(database, name)
-
-
-# -- starting --------------------------------------------------------------------------------------------------------
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes] | None = None) -> None:

@@ -81,7 +81,7 @@ def require_newest_key_everywhere(rt: Runtime) -> None:
     newest = rt.vault.key_ids()[0]
     problems = [
         f"host {host.id}, seen {host.seen_seconds} s ago, lacks the newest key: put that into its GATEWAY_KEYS and restart "
-        "it; if it is gone for good, wait ten minutes."
+        "it. The process before a restart counts for two and a half minutes, a host that is gone for ten."
         for host in list_hosts(rt.database)
         if newest not in host.keys
     ]

@@ -78,9 +78,7 @@ def _hosts(rt: Runtime) -> Iterator[Finding]:
         yield finding("hosts.none")
         return
     found = list(compare_hosts([Host("", rt.vault.key_ids(), 0), *hosts]))
-    yield from found
-    if not found:
-        yield finding("hosts.same_keys", count=len({host.id for host in hosts}))
+    yield from found or [finding("hosts.same_keys", count=len({host.id for host in hosts}))]
 
 
 def compare_hosts(hosts: list[Host]) -> Iterator[Finding]:
