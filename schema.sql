@@ -3676,8 +3676,8 @@ begin
        where x.id = w.id returning * into w;
       return jsonb_build_object(
         'id', w.id, 'claim_id', w.claim_id, 'url', w.url, 'failures', w.failures, 'events', items,
-        'secrets', (select jsonb_agg(jsonb_build_object('seal_id', s.seal_id, 'encrypted', s.webhook_secret) order by s.created_at desc)
-                      from gateway.webhook_secret s where s.webhook_id = w.id and (s.expires_at is null or s.expires_at > over)));
+        'secrets', (select jsonb_agg(jsonb_build_object('seal_id', s.seal_id, 'encrypted', s.webhook_secret)) from (select x.* from gateway.webhook_secret x
+                     where x.webhook_id = w.id and (x.expires_at is null or x.expires_at > over) order by x.created_at desc limit 10) s));
     end if;
   end loop;
   return null;
@@ -4017,7 +4017,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'ee90fe80ce43d9dc581842abf37ae1bd8ee5fc9e5945b27bdc7c5f47f964cafc');
-insert into gateway.function_release (sha256) values ('ee90fe80ce43d9dc581842abf37ae1bd8ee5fc9e5945b27bdc7c5f47f964cafc') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '675478210a2381eeb61e83cb510a84807aafa847a5306947a29702c279756082');
+insert into gateway.function_release (sha256) values ('675478210a2381eeb61e83cb510a84807aafa847a5306947a29702c279756082') on conflict do nothing;
 
 notify pgrst, 'reload schema';

@@ -68,7 +68,6 @@ OPTIONS: dict[str, Any] = {
     "ident": None,
 }
 _PROXIED = re.compile(r"/v1/connections/[^/]+/proxy(/|$)")
-_DOTS_OF_A_JWT = 2
 _NOT_STARTED = 3
 """Exit code of a process that could not start: another one could not either."""
 
@@ -122,7 +121,7 @@ def _may_be_known(authorization: str) -> bool:
     """Whether this may be a key or an access token, by its form alone."""
     scheme, _, credential = authorization.partition(" ")
     is_bearer, credential = scheme.lower() == "bearer", credential.strip()
-    return is_bearer and (is_key(credential) or credential.count(".") == _DOTS_OF_A_JWT)
+    return is_bearer and (is_key(credential) or re.fullmatch(r"[^.]*(\.[^.]*){2}", credential) is not None)
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]

@@ -43,11 +43,11 @@ _NEVER = tuple(
     ipaddress.ip_network(network)
     for network in (
         *("0.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15"),
-        *("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+        *("168.63.129.16/32", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
         *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),
     )
 )
-"""The IANA special-purpose registries (RFC 6890); listed here because `ipaddress` of older Pythons knows fewer."""
+"""The IANA special-purpose registries (RFC 6890), and what Azure offers each of its machines; listed here because `ipaddress` of older Pythons knows fewer."""
 
 _PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")

@@ -11,12 +11,14 @@ from gateway.catalog.provider import TokenPlacement, encoded
 
 def _forms(secret: str) -> set[str]:
     """As it is, in a URL, in HTML, and in the JSON of Python and PHP, of Go, Gson and .NET."""
-    escaped, in_url = json.dumps(secret)[1:-1], quote(secret, safe="")
-    lower = re.sub("%..", lambda found: found[0].lower(), in_url)
-    in_json = {escaped, escaped.replace("/", "\\/")}
+    escaped, in_url = json.dumps(secret)[1:-1], {quote(secret, safe=""), quote(secret), quote_plus(secret)}
+    lower = {re.sub("%..", lambda found: found[0].lower(), each) for each in in_url}
+    forms = {secret, escaped, escaped.replace("/", "\\/"), *in_url, *lower}
     for chars, form in (("<>&", "\\u{:04x}"), ("<>&'=", "\\u{:04x}"), ("<>&'+`", "\\u{:04X}")):
-        in_json.add(escaped.translate({ord(each): form.format(ord(each)) for each in chars}))
-    return {secret, in_url, lower, quote(secret), quote_plus(secret), html.escape(secret), *in_json}
+        forms.add(escaped.translate({ord(each): form.format(ord(each)) for each in chars}))
+    for chars, form in (("", ""), ("+", "&#{};"), ("/=`", "&#x{:X};"), ("=`", "&#x{:X};")):  # Go, Mustache, Handlebars
+        forms.add(html.escape(secret).translate({ord(each): form.format(ord(each)) for each in chars}))
+    return forms
 
 
 class Mask:

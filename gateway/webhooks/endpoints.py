@@ -13,7 +13,6 @@ from gateway.models import Caller
 from gateway.services import Runtime
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - Standard Webhooks: how a symmetric secret begins
-_SECRET_BYTES = 32
 _COLUMN = "webhook_secret"
 
 
@@ -47,6 +46,6 @@ def read_secret(rt: Runtime, secret: EncryptedSecret) -> str:
 
 
 def _new_secret(rt: Runtime) -> tuple[str, EncryptedSecret]:
-    text = SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode("ascii")
+    text = SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode("ascii")
     seal_id = uuid4()
     return text, EncryptedSecret(seal_id, rt.vault.encrypt(text, column=_COLUMN, seal_id=seal_id))

@@ -168,7 +168,10 @@ def test_an_endpoint_that_says_it_is_gone_is_disabled_and_a_replay_enables_it(ga
 
 
 def test_while_a_secret_changes_both_verify(gateway, partner, receiver):
-    endpoint = added(gateway, partner, receiver)
+    """
+    And the header stays short, however often it changes: web servers refuse long ones.
+    """
+    endpoint = added(gateway, partner, receiver, event_types=["webhook.tested"])
     rotated = partner.asks(gateway, f"/webhooks/{endpoint['id']}/rotate-secret", "POST").json()
     partner.asks(gateway, f"/webhooks/{endpoint['id']}/test", "POST")
     wait_for(lambda: any(r.event["type"] == "webhook.tested" for r in receiver.received))
@@ -188,6 +191,12 @@ def test_while_a_secret_changes_both_verify(gateway, partner, receiver):
     Webhook(rotated["secret"]).verify(last.body, last.headers)
     with pytest.raises(WebhookVerificationError):
         Webhook(endpoint["secret"]).verify(last.body, last.headers)
+    for _ in range(12):
+        newest = partner.asks(gateway, f"/webhooks/{endpoint['id']}/rotate-secret", "POST").json()["secret"]
+    partner.asks(gateway, f"/webhooks/{endpoint['id']}/test", "POST")
+    wait_for(lambda: receiver.received[-1] != last)
+    Webhook(newest).verify(receiver.received[-1].body, receiver.received[-1].headers)
+    assert 10 == len(receiver.received[-1].headers["webhook-signature"].split())
 
 
 def test_endpoints_belong_to_one_partner(gateway, alice, partner, receiver):

@@ -28,6 +28,10 @@ FORMS = {
     "JSON of .NET": json.dumps(TOKEN).replace("&", "\\u0026").replace("<", "\\u003C").replace(">", "\\u003E").replace("+", "\\u002B")
     .replace("'", "\\u0027").replace("`", "\\u0060"),
     "HTML": html.escape(TOKEN),
+    "HTML of Go": html.escape(TOKEN).replace("+", "&#43;"),
+    "HTML of Mustache": html.escape(TOKEN).replace("/", "&#x2F;").replace("=", "&#x3D;").replace("`", "&#x60;"),
+    "HTML of Handlebars": html.escape(TOKEN).replace("=", "&#x3D;").replace("`", "&#x60;"),
+    "lower case in a path": quote(TOKEN).replace("%2B", "%2b").replace("%3D", "%3d").replace("%3C", "%3c").replace("%3E", "%3e").replace("%7C", "%7c"),
 }  # fmt: skip
 
 

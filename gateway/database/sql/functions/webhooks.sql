@@ -110,8 +110,8 @@ begin
        where x.id = w.id returning * into w;
       return jsonb_build_object(
         'id', w.id, 'claim_id', w.claim_id, 'url', w.url, 'failures', w.failures, 'events', items,
-        'secrets', (select jsonb_agg(jsonb_build_object('seal_id', s.seal_id, 'encrypted', s.webhook_secret) order by s.created_at desc)
-                      from gateway.webhook_secret s where s.webhook_id = w.id and (s.expires_at is null or s.expires_at > over)));
+        'secrets', (select jsonb_agg(jsonb_build_object('seal_id', s.seal_id, 'encrypted', s.webhook_secret)) from (select x.* from gateway.webhook_secret x
+                     where x.webhook_id = w.id and (x.expires_at is null or x.expires_at > over) order by x.created_at desc limit 10) s));
     end if;
   end loop;
   return null;
