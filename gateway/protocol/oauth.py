@@ -133,7 +133,6 @@ def _check_issuer(provider: Provider, given: Sequence[str], *, is_required: bool
 
 # -- tokens (RFC 6749 sections 4.1.3, 5 and 6) -----------------------------------------------------------------------
 
-
 _LONGEST_LIFE = 10 * 365 * 86_400
 """Seconds; a longer lifetime has no end."""
 _MOST_SCOPES, _LONGEST_SCOPE = 500, 300

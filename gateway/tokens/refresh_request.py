@@ -235,11 +235,8 @@ def parse_response(
         if names_another_account(provider, answer, response["account_id"]):
             return answer.grant, None, "another_account"
         account = _named(rt, provider, answer, response["account_id"]) if response["unnamed"] else None
-        return (
-            replace(answer.grant, facts={**answer.grant.facts, **refreshed_addresses(provider, answer)}),
-            account,
-            None,
-        )
+        facts = {**answer.grant.facts, **refreshed_addresses(provider, answer)}
+        return replace(answer.grant, facts=facts), account, None
     deadline = Deadline.after(_ACCOUNT_SECONDS)
     account = read_account(rt, rt.issuers.complete(provider, deadline), answer, nonce=None, deadline=deadline)
     if response["account_id"] not in ("", account.id):

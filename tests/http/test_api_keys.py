@@ -649,6 +649,35 @@ def test_many_keys_refused_at_once_are_held_until_the_provider_accepts_one(gatew
     assert ["active"] * 6 == statuses(acme, held)
 
 
+def test_an_incident_ends_no_key_that_was_not_asked_again_and_none_for_ever(gateway, acme):
+    """
+    A key that is refused after an incident says nothing about those that were held. A key that was refused for a week is no incident.
+    """
+    state, held = gateway.sandbox.state, []
+    for number in range(5):
+        owner = gateway.person(f"Owner{number} Marsh")
+        owner.signs_in()
+        held.append(connected(gateway, owner, enters(owner, "lemlist", new_key(state, "lemlist"))))
+    rows(gateway.dsn, "delete from gateway.event where type = 'connection.checked'")
+    state.add_fault("status", "lemlist", "userinfo", 0, status=401, body='{"error":"Unauthorized"}')
+    week = "update gateway.connection set refused_since = refused_since - interval '8 days' where id = any (%s::uuid[])"
+    try:
+        for each in held:
+            check(acme, each)
+        rows(gateway.dsn, week, held[:1])
+        assert "needs_reauthorization" == check_again(gateway, acme, held[0])
+        rows(gateway.dsn, "delete from gateway.event where type = 'connection.checked'")
+        rows(gateway.dsn, "update gateway.provider_incident set began_at = began_at - interval '2 hours'")
+        assert "needs_reauthorization" == check_again(gateway, acme, held[1])
+    finally:
+        state.faults.clear()
+    assert ["active"] * 3 == statuses(acme, held[2:])
+
+    assert "active" == check_again(gateway, acme, held[2])
+    said = "select refused_since is null from gateway.connection where id = any (%s::uuid[]) order by 1"
+    assert [False, False, True] == rows(gateway.dsn, said, held[2:])
+
+
 def statuses(partner, connections):
     return [partner.calls("GET", f"/v1/connections/{each}").json()["status"] for each in connections]
 

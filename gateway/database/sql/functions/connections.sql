@@ -218,8 +218,8 @@ returns jsonb language sql stable security definer set search_path = '' as $$
 $$;
 
 -- The result of a check; returns the connection, or null. A check of that generation may change the status: `another_account` ends the
--- connection, `suspended` suspends it, `confirmed` ends a suspension. `refused` (of a key) counts as a refused refresh does. Any other outcome says
--- nothing about the grant. `p_label`: the account's name, for a connection that shows its id.
+-- connection, `suspended` suspends it, `confirmed` ends a suspension. `refused` (of a key) counts as a refused refresh does, and ends it after a
+-- week in any case. Any other outcome says nothing about the grant. `p_label`: the account's name, for a connection that shows its id.
 create or replace function public.gateway_end_check_v1(
   p_connection_id uuid, p_generation bigint, p_outcome text, p_label text default null, p_caller jsonb default null
 )
@@ -233,19 +233,21 @@ begin
   select 'connection.checked', x.id, x.user_id, (select k.partner_id from gateway.api_key k where k.key_hash = p_caller ->> 'key_hash'),
          x.provider, jsonb_build_object('outcome', p_outcome) from gateway.connection x where x.id = p_connection_id;
   select x.* into c from gateway.connection x where x.id = p_connection_id and x.generation = p_generation;
-  refused := case when p_outcome = 'refused' and c.status in ('active', 'held') then gateway.judge_refusal(c) end;
+  refused := case when p_outcome = 'refused' and c.status in ('active', 'held') then
+               case when c.refused_since < clock_timestamp() - interval '7 days' then 'needs_reauthorization' else gateway.judge_refusal(c) end end;
   update gateway.connection x
      set status = v.status, reason = v.reason, updated_at = clock_timestamp(),
-         refusal = case p_outcome when 'refused' then jsonb_build_object('at', clock_timestamp()) else x.refusal end,
          refresh_at = case when x.refreshable and v.status = 'suspended' then clock_timestamp() + interval '1 hour' else x.refresh_at end
     from (values ('refused', '{active,held}', refused, case refused when 'held' then 'provider_incident' else 'grant_refused' end),
                  ('another_account', '{active,held}', 'needs_reauthorization', 'another_account'), ('suspended', '{active}', 'suspended', 'account_not_active'),
                  ('confirmed', '{suspended,held}', 'active', null)) as v (outcome, before, status, reason)
    where x.id = c.id and v.outcome = p_outcome and x.status = any (v.before::text[])
      and (x.refreshable or v.status <> 'suspended') and (x.status <> 'held' or not x.refreshable);  -- which a refresh ends by itself
-  if found and c.status = 'held' and p_outcome = 'confirmed' then
-    perform gateway.end_incident(c.provider);
-  end if;
+  update gateway.connection x
+     set refusal = case p_outcome when 'refused' then jsonb_build_object('at', clock_timestamp()) end,
+         refused_since = case p_outcome when 'refused' then coalesce(x.refused_since, clock_timestamp()) end
+   where x.id = c.id and p_outcome in ('refused', 'confirmed') and not x.refreshable;
+  perform gateway.end_incident(c.provider) where c.status = 'held' and not c.refreshable and p_outcome = 'confirmed';
   update gateway.connection x set account_label = p_label, updated_at = clock_timestamp()
    where x.id = p_connection_id and x.generation = p_generation and x.account_label = x.account_id and p_label <> x.account_id;
   return (select gateway.public_data(x) from gateway.connection x where x.id = p_connection_id);

@@ -33,8 +33,7 @@ begin
   end if;
   if new.status <> old.status and new.reconnected = old.reconnected then
     insert into gateway.event (type, connection_id, user_id, provider, data)
-    values (case when new.status = 'unverified' then 'connection.unverified' when new.status = 'suspended' then 'connection.suspended'
-                 when new.status = 'held' then 'connection.held' when new.status = 'needs_reauthorization' then 'connection.needs_reauthorization'
+    values (case when new.status <> 'active' then 'connection.' || new.status
                  when old.status = 'unverified' then 'connection.imported' else 'connection.recovered' end,
             new.id, new.user_id, new.provider, case
               when new.status <> 'active' then jsonb_build_object('reason', new.reason)
@@ -84,7 +83,7 @@ begin
 end $$;
 
 -- Whether a refused grant is held or has ended. The first refusal of an incident also holds again what was refused just before it. An incident
--- of an hour in which most grants were accepted was none: its connections have ended. Rows that others have locked are left to them.
+-- of an hour in which most grants were accepted was none: its connections have ended; keys, which only a check tries again, are in use until then.
 create or replace function gateway.judge_refusal(c gateway.connection) returns text
 language plpgsql set search_path = '' as $$
 declare
@@ -108,7 +107,7 @@ begin
     return 'held';
   elsif began is not null then
     perform gateway.set_status(array(
-      select x.id from gateway.connection x where x.provider = c.provider and x.status = 'held'), 'needs_reauthorization', 'grant_refused');
+      select x.id from gateway.connection x where x.provider = c.provider and x.status = 'held' and x.refreshable), 'needs_reauthorization', 'grant_refused');
     perform gateway.end_incident(c.provider);
   end if;
   return 'needs_reauthorization';
@@ -141,8 +140,7 @@ begin
   end if;
 end $$;
 
--- For the operator: refresh a connection, or all of a provider that are held, suspended or were refused for long, as soon as
--- possible. None whose account was not confirmed. The ids.
+-- For the operator: refresh a connection, or all of a provider that are held, suspended or were refused for long. None of an unconfirmed account.
 create or replace function public.gateway_retry_v1(p_connection_id uuid default null, p_provider text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
