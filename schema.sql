@@ -1340,8 +1340,8 @@ returns jsonb language sql stable security definer set search_path = '' as $$
 $$;
 
 -- The result of a check; returns the connection, or null. A check of that generation may change the status: `another_account` ends the
--- connection, `suspended` suspends it, `confirmed` ends a suspension. `refused` (of a key) counts as a refused refresh does. Any other outcome says
--- nothing about the grant. `p_label`: the account's name, for a connection that shows its id.
+-- connection, `suspended` suspends it, `confirmed` ends a suspension. `refused` (of a key) counts as a refused refresh does, and ends it after a
+-- week in any case. Any other outcome says nothing about the grant. `p_label`: the account's name, for a connection that shows its id.
 create or replace function public.gateway_end_check_v1(
   p_connection_id uuid, p_generation bigint, p_outcome text, p_label text default null, p_caller jsonb default null
 )
@@ -1355,19 +1355,21 @@ begin
   select 'connection.checked', x.id, x.user_id, (select k.partner_id from gateway.api_key k where k.key_hash = p_caller ->> 'key_hash'),
          x.provider, jsonb_build_object('outcome', p_outcome) from gateway.connection x where x.id = p_connection_id;
   select x.* into c from gateway.connection x where x.id = p_connection_id and x.generation = p_generation;
-  refused := case when p_outcome = 'refused' and c.status in ('active', 'held') then gateway.judge_refusal(c) end;
+  refused := case when p_outcome = 'refused' and c.status in ('active', 'held') then
+               case when c.refused_since < clock_timestamp() - interval '7 days' then 'needs_reauthorization' else gateway.judge_refusal(c) end end;
   update gateway.connection x
      set status = v.status, reason = v.reason, updated_at = clock_timestamp(),
-         refusal = case p_outcome when 'refused' then jsonb_build_object('at', clock_timestamp()) else x.refusal end,
          refresh_at = case when x.refreshable and v.status = 'suspended' then clock_timestamp() + interval '1 hour' else x.refresh_at end
     from (values ('refused', '{active,held}', refused, case refused when 'held' then 'provider_incident' else 'grant_refused' end),
                  ('another_account', '{active,held}', 'needs_reauthorization', 'another_account'), ('suspended', '{active}', 'suspended', 'account_not_active'),
                  ('confirmed', '{suspended,held}', 'active', null)) as v (outcome, before, status, reason)
    where x.id = c.id and v.outcome = p_outcome and x.status = any (v.before::text[])
      and (x.refreshable or v.status <> 'suspended') and (x.status <> 'held' or not x.refreshable);  -- which a refresh ends by itself
-  if found and c.status = 'held' and p_outcome = 'confirmed' then
-    perform gateway.end_incident(c.provider);
-  end if;
+  update gateway.connection x
+     set refusal = case p_outcome when 'refused' then jsonb_build_object('at', clock_timestamp()) end,
+         refused_since = case p_outcome when 'refused' then coalesce(x.refused_since, clock_timestamp()) end
+   where x.id = c.id and p_outcome in ('refused', 'confirmed') and not x.refreshable;
+  perform gateway.end_incident(c.provider) where c.status = 'held' and not c.refreshable and p_outcome = 'confirmed';
   update gateway.connection x set account_label = p_label, updated_at = clock_timestamp()
    where x.id = p_connection_id and x.generation = p_generation and x.account_label = x.account_id and p_label <> x.account_id;
   return (select gateway.public_data(x) from gateway.connection x where x.id = p_connection_id);
@@ -3321,8 +3323,7 @@ begin
   end if;
   if new.status <> old.status and new.reconnected = old.reconnected then
     insert into gateway.event (type, connection_id, user_id, provider, data)
-    values (case when new.status = 'unverified' then 'connection.unverified' when new.status = 'suspended' then 'connection.suspended'
-                 when new.status = 'held' then 'connection.held' when new.status = 'needs_reauthorization' then 'connection.needs_reauthorization'
+    values (case when new.status <> 'active' then 'connection.' || new.status
                  when old.status = 'unverified' then 'connection.imported' else 'connection.recovered' end,
             new.id, new.user_id, new.provider, case
               when new.status <> 'active' then jsonb_build_object('reason', new.reason)
@@ -3372,7 +3373,7 @@ begin
 end $$;
 
 -- Whether a refused grant is held or has ended. The first refusal of an incident also holds again what was refused just before it. An incident
--- of an hour in which most grants were accepted was none: its connections have ended. Rows that others have locked are left to them.
+-- of an hour in which most grants were accepted was none: its connections have ended; keys, which only a check tries again, are in use until then.
 create or replace function gateway.judge_refusal(c gateway.connection) returns text
 language plpgsql set search_path = '' as $$
 declare
@@ -3396,7 +3397,7 @@ begin
     return 'held';
   elsif began is not null then
     perform gateway.set_status(array(
-      select x.id from gateway.connection x where x.provider = c.provider and x.status = 'held'), 'needs_reauthorization', 'grant_refused');
+      select x.id from gateway.connection x where x.provider = c.provider and x.status = 'held' and x.refreshable), 'needs_reauthorization', 'grant_refused');
     perform gateway.end_incident(c.provider);
   end if;
   return 'needs_reauthorization';
@@ -3429,8 +3430,7 @@ begin
   end if;
 end $$;
 
--- For the operator: refresh a connection, or all of a provider that are held, suspended or were refused for long, as soon as
--- possible. None whose account was not confirmed. The ids.
+-- For the operator: refresh a connection, or all of a provider that are held, suspended or were refused for long. None of an unconfirmed account.
 create or replace function public.gateway_retry_v1(p_connection_id uuid default null, p_provider text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -4017,7 +4017,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '675478210a2381eeb61e83cb510a84807aafa847a5306947a29702c279756082');
-insert into gateway.function_release (sha256) values ('675478210a2381eeb61e83cb510a84807aafa847a5306947a29702c279756082') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '099326c6b74a4d438adcee6c44d5854ded30a1e303cc230df23b72c2107394d9');
+insert into gateway.function_release (sha256) values ('099326c6b74a4d438adcee6c44d5854ded30a1e303cc230df23b72c2107394d9') on conflict do nothing;
 
 notify pgrst, 'reload schema';
