@@ -25,9 +25,12 @@ class Mask:
     """Replaces a token, in the forms in which a response may repeat it, by asterisks: lengths stay the same."""
 
     def __init__(self, token: str, placement: TokenPlacement) -> None:
-        secrets = {token, encoded(token), token.partition(":")[2]} if placement.basic else {token}
-        forms = {form for secret in secrets for form in _forms(secret)}
-        self._forms = sorted((form.encode() for form in forms if form), key=len, reverse=True)
+        user, _, password = token.partition(":")  # the password may be missing, or an `x` that says nothing
+        key = password if len(password) > len("xxx") else user
+        secrets = {token, encoded(token), key} if placement.basic else {token}
+        self._forms = sorted(
+            {form.encode() for each in secrets for form in _forms(each) if form}, key=len, reverse=True
+        )
 
     def text(self, value: str) -> str:
         """A header's value."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 from urllib.parse import quote, quote_plus
@@ -45,3 +46,14 @@ def test_a_token_is_masked_in_the_forms_in_which_software_repeats_it(form):
         masked = b"".join(Mask(TOKEN, TokenPlacement()).pieces(iter(pieces)))
         assert not set(masked.decode()) - set('a b*"'), masked
         assert len(body) == len(masked)
+
+
+@pytest.mark.parametrize("credential", ["key-1234567890:x", "key-1234567890:", ":key-1234567890", "api:key-1234567890"])
+def test_of_basic_credentials_the_key_is_masked_and_its_placeholder_is_not(credential):
+    """
+    Several providers take the key as the name of the user, and any password.
+    """
+    mask = Mask(credential, TokenPlacement(basic=True))
+
+    assert mask.text("an example of an api: key-1234567890") == "an example of an api: **************"
+    assert set(mask.text(base64.b64encode(credential.encode()).decode())) == {"*"}

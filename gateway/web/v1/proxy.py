@@ -27,7 +27,6 @@ HEADERS = {
     "Gateway-Retries": "0 to 3: how often the gateway may repeat an idempotent call after 429, 502, 503, 504 or no response.",
     "Gateway-Location": "The HighLevel location that the call is for: the connection's own, or one of the agency that is connected.",
 }
-_READ = 64 * 1024
 
 
 class Rest(BaseConverter):
@@ -94,7 +93,7 @@ def _proxied_request() -> ProxiedRequest:
     if length is not None and length <= LARGEST_KEPT:
         body = stream.read()
     elif length is not None or "HTTP_TRANSFER_ENCODING" in environ:
-        body = iter(lambda: stream.read(_READ), b"")
+        body = iter(lambda: stream.read(65536), b"")
     return ProxiedRequest(
         request.method,
         b"/" + path,
