@@ -69,7 +69,8 @@ class Runtime:
         return provider_id in self.clients or provider_id in self.settings.enable
 
     def enabled(self) -> list[AnyEntry]:
-        return [entry for entry in self.catalog.entries.values() if self.is_enabled(entry.id)]
+        found = (each for each in self.catalog.entries.values() if self.is_enabled(each.id))
+        return sorted(found, key=lambda each: (each.type, each.name.lower()))
 
     def registered(self) -> list[Provider]:
         return [provider for provider in self.catalog.providers.values() if provider.id in self.clients]

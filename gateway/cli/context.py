@@ -261,8 +261,7 @@ def uses_embedded(environ: Mapping[str, str]) -> bool:
 def checked_providers(names: Sequence[str]) -> Catalog:
     """The catalogue. Raises SettingsRefused when one of `names` is not in it."""
     catalog = checked_catalog(database_settings())[0]
-    unknown = [name for name in names if catalog.entries.get(name) is None]
-    if unknown:
+    if unknown := [name for name in names if catalog.entries.get(name) is None]:
         raise SettingsRefused(f"there is no provider {', '.join(unknown)}: `providers list` names them.")
     return catalog
 

@@ -258,6 +258,17 @@ def test_a_key_without_the_scope_is_forbidden_whatever_it_requests(gateway, alic
     assert {"google", "zoom"} == {each["id"] for each in made.asks(gateway, "/providers").json()["items"]}
 
 
+def test_providers_are_listed_by_type_and_name(gateway):
+    """
+    On the page of connections too, where users look for one of many.
+    """
+    listed = partner_of(gateway.dsn).asks(gateway, "/providers").json()["items"]
+    order = [(each["type"], each["name"].lower()) for each in listed]
+
+    assert {1, 2, 3} <= {kind for kind, _ in order}
+    assert sorted(order) == order
+
+
 def test_a_list_is_read_to_its_end_by_the_cursor(gateway, alice):
     """
     Opaque, and refused where it is not one of ours; each filter narrows.
