@@ -49,7 +49,6 @@ _WORTH_A_RETRY = OUTAGES | {429}
 _PAUSE_SECONDS = 2.0
 """The longest pause before a retry. Longer ones are the caller's business."""
 _LARGEST_REFUSAL = 64 * 1024
-_REFUSALS = frozenset({400, 401, 403})
 
 
 class PartnerShares(Shares):
@@ -162,7 +161,7 @@ def _pause(attempt: int, response: StreamedResponse | None = None) -> float | No
 
 def _with_error(provider: AnyEntry, response: StreamedResponse) -> tuple[StreamedResponse, str | None]:
     """The response, and what it refuses: the first pieces of a refusal's body are enough to read that."""
-    if response.status not in _REFUSALS:
+    if response.status not in (400, 401, 403):
         return response, None
     pieces: list[bytes] = []
     for piece in response.body:

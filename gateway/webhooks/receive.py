@@ -33,8 +33,6 @@ LARGEST = 512 * 1024
 """Bytes of a body. HighLevel sends at most 256 KB."""
 OLDEST = timedelta(hours=72)
 """Providers repeat a webhook for three days. An id is kept for seven, so that no repeat counts twice."""
-_MOST = 200
-"""Events in one call of the worker."""
 
 
 Header = Callable[[str], str | None]
@@ -72,7 +70,7 @@ def receive(rt: Runtime, path: str, header: Header, body: bytes) -> None:
 
 def settle(rt: Runtime) -> bool:
     """The worker's job: settle stored events; whether there were any."""
-    return events.settle_events(rt.database, most=_MOST) > 0
+    return events.settle_events(rt.database, most=200) > 0
 
 
 def _is_signed(rt: Runtime, provider: Provider, header: Header, body: bytes) -> bool:
