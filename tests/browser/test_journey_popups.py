@@ -65,6 +65,7 @@ def test_back_after_success_shows_the_connection_again(gateway, page):
     goes_on(popup)
     connected = popup.get_by_role("heading", name="Gmail is connected")
     expect(connected).to_be_visible()
+    expect(popup.locator("#closes")).to_be_visible()
     popup.keyboard.press("Shift")
     expect(popup.locator("#stays")).to_be_visible()
 
