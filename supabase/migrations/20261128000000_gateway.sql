@@ -3323,7 +3323,8 @@ begin
   end if;
   if new.status <> old.status and new.reconnected = old.reconnected then
     insert into gateway.event (type, connection_id, user_id, provider, data)
-    values (case when new.status <> 'active' then 'connection.' || new.status
+    values (case when new.status = 'unverified' then 'connection.unverified' when new.status = 'suspended' then 'connection.suspended'
+                 when new.status = 'held' then 'connection.held' when new.status = 'needs_reauthorization' then 'connection.needs_reauthorization'
                  when old.status = 'unverified' then 'connection.imported' else 'connection.recovered' end,
             new.id, new.user_id, new.provider, case
               when new.status <> 'active' then jsonb_build_object('reason', new.reason)
@@ -4017,7 +4018,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '099326c6b74a4d438adcee6c44d5854ded30a1e303cc230df23b72c2107394d9');
-insert into gateway.function_release (sha256) values ('099326c6b74a4d438adcee6c44d5854ded30a1e303cc230df23b72c2107394d9') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '2416ef2dd97c1c904a22ae96f2d2551952815bcf69c7f63e9df5d5262928838b');
+insert into gateway.function_release (sha256) values ('2416ef2dd97c1c904a22ae96f2d2551952815bcf69c7f63e9df5d5262928838b') on conflict do nothing;
 
 notify pgrst, 'reload schema';

@@ -33,7 +33,8 @@ begin
   end if;
   if new.status <> old.status and new.reconnected = old.reconnected then
     insert into gateway.event (type, connection_id, user_id, provider, data)
-    values (case when new.status <> 'active' then 'connection.' || new.status
+    values (case when new.status = 'unverified' then 'connection.unverified' when new.status = 'suspended' then 'connection.suspended'
+                 when new.status = 'held' then 'connection.held' when new.status = 'needs_reauthorization' then 'connection.needs_reauthorization'
                  when old.status = 'unverified' then 'connection.imported' else 'connection.recovered' end,
             new.id, new.user_id, new.provider, case
               when new.status <> 'active' then jsonb_build_object('reason', new.reason)
