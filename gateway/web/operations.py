@@ -106,7 +106,7 @@ class _Database:
         yield InfoMetricFamily("gateway_build", "The version.", {"version": __version__})
         open_circuits = self._rt.bulkhead.open_circuits()
         breakers = {each.id: int(each.id in open_circuits) for each in self._rt.enabled()}
-        text = "1: the provider fails for this process and gets only probes."
+        text = "1: calls to the provider fail in this process, its own or a caller's; it sends only probes for them."
         yield _by("gateway_breaker_open", text, "provider", breakers)
         try:
             lag = worker_backlog(self._rt.database, RECENT_SECONDS)
