@@ -44,6 +44,8 @@ class Runtime:
     identity: Identity
     database: Database
     journal: ResponseJournal
+    enabled: Mapping[str, AnyEntry]
+    """What users may connect: we have a registration there, or it is in GATEWAY_ENABLE."""
     now: Callable[[], datetime]
 
     def close(self) -> None:
@@ -54,7 +56,7 @@ class Runtime:
     def entry(self, provider_id: str, missing: type[GatewayError] = ProviderNotEnabled) -> AnyEntry:
         """The enabled provider of that id. Raises `missing`: of a connection, ClientRejected says that the operator has to act."""
         entry = self.catalog.named.get(provider_id)
-        if entry is None or not self.is_enabled(entry.id):
+        if entry is None or entry.id not in self.enabled:
             raise missing("no enabled provider of that id")
         return entry
 
@@ -63,14 +65,6 @@ class Runtime:
         if not isinstance(entry, Provider):
             raise missing("the provider does not speak OAuth")
         return entry
-
-    def is_enabled(self, provider_id: str) -> bool:
-        """Whether users may connect it: we have a registration there, or it is in GATEWAY_ENABLE."""
-        return provider_id in self.clients or provider_id in self.settings.enable
-
-    def enabled(self) -> list[AnyEntry]:
-        found = (each for each in self.catalog.entries.values() if self.is_enabled(each.id))
-        return sorted(found, key=lambda each: (each.type, each.name.lower()))
 
     def registered(self) -> list[Provider]:
         return [provider for provider in self.catalog.providers.values() if provider.id in self.clients]
@@ -196,10 +190,13 @@ def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) 
         allow_private=True, ca_bundle=settings.ca_bundle, bulkhead=bulkhead, https_proxy=settings.https_proxy
     )
     vault = Vault([key.get_secret_value() for key in settings.keys])
+    in_order = sorted(catalog.entries.values(), key=lambda each: (each.type, each.name.lower()))
+    clients = {name: client for name, client in settings.clients.items() if name in catalog.providers}
     return Runtime(
         settings=settings,
         catalog=catalog,
-        clients={name: client for name, client in settings.clients.items() if name in catalog.providers},
+        clients=clients,
+        enabled={each.id: each for each in in_order if each.id in clients or each.id in settings.enable},
         vault=vault,
         bulkhead=bulkhead,
         http=http,

@@ -84,8 +84,8 @@ def create(
     Raises NotFound for a provider that is not enabled or not the partner's, and on Supabase for an unknown user; and what a key is refused
     with. On plain Postgres the user gets a row in auth.users: there the partner's server says who its users are.
     """
-    provider = rt.catalog.entries.get(provider_id)
-    if provider is None or not rt.is_enabled(provider_id):
+    provider = rt.enabled.get(provider_id)
+    if provider is None:
         # Without a valid key the response says nothing about the rest of the request.
         check_caller(rt.database, caller, LINK_SCOPE)
         raise LinkNotPossible("no enabled provider of that id")

@@ -75,7 +75,7 @@ def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
 
 
 def _providers(rt: Runtime) -> list[Mapping[str, object]]:
-    return [{"id": entry.id, "type": entry.type, "names": entry.row_names} for entry in rt.enabled()]
+    return [{"id": entry.id, "type": entry.type, "names": entry.row_names} for entry in rt.enabled.values()]
 
 
 def _import_claimed(rt: Runtime, row: ImportRow) -> None:
@@ -92,7 +92,7 @@ def import_row(rt: Runtime, row: ImportRow, provider_id: str | None) -> Outcome:
 
 
 def _import(rt: Runtime, row: ImportRow, provider: AnyEntry | None) -> Outcome:
-    if provider is None or not rt.is_enabled(provider.id) or row.user_id is None:
+    if provider is None or provider.id not in rt.enabled or row.user_id is None:
         return _impossible(row, provider)
     secrets = _read_secrets(rt, row, provider)
     if secrets is None:

@@ -29,7 +29,7 @@ _UNKNOWN_REDIRECT = ("redirect_uri_mismatch", "invalid_redirect_uri")
 
 
 def examine(rt: Runtime) -> Iterator[Finding]:
-    if not rt.enabled():
+    if not rt.enabled:
         yield finding("providers.none")
     for name in sorted(set(rt.settings.clients) - set(rt.catalog.providers)):
         near = get_close_matches(name, rt.catalog.providers, n=1)
@@ -37,11 +37,11 @@ def examine(rt: Runtime) -> Iterator[Finding]:
         yield finding("providers.unknown", setting=f"{name.upper()}_CLIENT_ID", name=name, near=hint)
     clients = {name: client.client_id for name, client in rt.clients.items()}
     counts = _counts(rt, [each.id for each in rt.registered()], clients=clients)
-    for entry in rt.enabled():
+    for entry in rt.enabled.values():
         yield from examine_one(rt, entry) if isinstance(entry, Provider) else examine_endpoints(rt, entry)
         if count := counts.get(entry.id):
             yield finding("providers.other_client", entry.id, count=_connections(count))
-    for provider_id, count in _counts(rt, [each.id for each in rt.enabled()], rotation_due=True).items():
+    for provider_id, count in _counts(rt, rt.enabled, rotation_due=True).items():
         if count:
             yield finding("providers.rotation_due", provider_id, count=_connections(count))
 

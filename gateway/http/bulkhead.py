@@ -36,10 +36,6 @@ class Shares:
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget every place, as a forked child must: it holds none of its parent's."""
         self._lock = threading.RLock()
         self._taken: Counter[Any] = Counter()
 
@@ -81,16 +77,11 @@ class Exchange:
 
 
 class Bulkhead:
-    """The slots of one process, and a circuit breaker for each provider. Safe to use from many threads and after a fork."""
+    """The slots of one process, and a circuit breaker for each provider. Safe to use from many threads."""
 
     def __init__(self, *, budget: int = BUDGET, clock: Callable[[], float] = time.monotonic) -> None:
         self._slots = Shares(budget)
         self._clock = clock
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget every call, as a forked child must: it makes none of its parent's."""
-        self._slots.reset()
         self._lock = threading.Lock()
         self._circuits: dict[tuple[str, str], _Circuit] = {}
         self._held = threading.local()

@@ -10,7 +10,6 @@ a proxy is used for https alone, and only the one in the settings. `requests` si
 
 import contextlib
 import math
-import os
 import re
 import ssl
 import zlib
@@ -90,15 +89,8 @@ class HttpClient:
         self._user_agent = user_agent
         self._allow_private = allow_private
         self._bulkhead = bulkhead
-        self._resolve = resolve
-        self._tls = tls_context(ca_bundle)
-        self._proxy = Proxy.read(https_proxy.get_secret_value()) if https_proxy else None
-        self._begin()
-
-    def _begin(self) -> None:
-        """Start without connections."""
-        self._process = os.getpid()
-        self._pool = Pool(AddressPolicy(self._resolve, allow_private=self._allow_private), self._tls, self._proxy)
+        proxy = Proxy.read(https_proxy.get_secret_value()) if https_proxy else None
+        self._pool = Pool(AddressPolicy(resolve, allow_private=allow_private), tls_context(ca_bundle), proxy)
         self._session = _Session(self._pool)
 
     def request(
@@ -165,10 +157,6 @@ class HttpClient:
             origin = check_url(url, allow_private=self._allow_private)
         except ValueError as refused:
             raise ProviderUnavailable(f"address refused: {refused}") from None
-        if self._process != os.getpid():  # a forked child has neither its parent's connections nor its slots
-            self._begin()
-            if self._bulkhead:
-                self._bulkhead.reset()
         prepared = self._prepared(method, url, headers or {}, body, body_length)
         call = Call(origin, deadline or Deadline.after(DEFAULT_SECONDS), idle_seconds, is_abandoned)
         if not call.deadline.remaining():
@@ -186,10 +174,8 @@ class HttpClient:
                 response.raw.close()
 
     def close(self) -> None:
-        """Close the kept connections; later calls open new ones."""
-        pool = self._pool
-        self._begin()
-        pool.close()
+        """Close the kept connections; a later call opens a new one for itself."""
+        self._pool.close()
 
     def _send(self, prepared: requests.PreparedRequest, call: Call) -> requests.Response:
         try:

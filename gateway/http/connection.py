@@ -138,10 +138,11 @@ class Pool:
         self._is_closed = False
 
     def take(self, call: Call) -> "Connection":
-        """A kept connection that is still usable, else a new one."""
+        """A kept connection that is still usable, else a new one. A forked child does not use its parent's."""
+        wanted = call.origin, os.getpid()
         while True:
             with self._lock:
-                kept = next((each for each in reversed(self._idle) if each.to == call.origin), None)
+                kept = next((each for each in reversed(self._idle) if each.to == wanted), None)
                 if kept is not None:
                     self._idle.remove(kept)
             if kept is None:
@@ -213,7 +214,7 @@ class Connection(httpcore.HTTP11Connection):
     """One HTTP/1.1 connection (h11). It is never used again while anything of it is unread."""
 
     def __init__(self, origin: Origin, sock: socket.socket) -> None:
-        self.to = origin
+        self.to = origin, os.getpid()
         self._socket = _Socket(sock)
         self._at = httpcore.Origin(origin.scheme.encode(), origin.host.encode(), origin.port)
         self._host = str(origin).partition("://")[2].removesuffix({"http": ":80", "https": ":443"}[origin.scheme])

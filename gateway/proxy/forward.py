@@ -33,7 +33,7 @@ from gateway.proxy.mask import Mask
 from gateway.proxy.request import ERROR, MARK, ProxiedRequest, check_target, returned_headers, sent_headers
 from gateway.services import Runtime
 from gateway.tokens.derived import location_grant
-from gateway.tokens.provider_limits import note_limit
+from gateway.tokens.provider_api import note_limit
 from gateway.tokens.read import FreshToken
 
 PARTNER_SLOTS = 32

@@ -5,8 +5,10 @@ One thread of one process refreshes a connection, by a lease in the database. Ot
 is valid. A caller's right to the connection is checked again after each wait.
 """
 
+import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -58,30 +60,10 @@ _MOST_REFRESHES = 3
 _refreshes = SingleFlight()
 
 
-class _UnreportedReads:
-    """Reads that the database has recorded and not added to their reader's hour yet, by reader and address."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._readers: dict[str, tuple[int, float]] = {}
-        """Reads, and when the last report was made."""
-
-    def take(self, reader: str) -> tuple[int, bool]:
-        """The reads of a reader, and whether to report them now; `settle` follows."""
-        with self._lock:
-            reads, reported_at = self._readers.get(reader, (0, float("-inf")))
-            if reads:
-                self._readers[reader] = (0, reported_at)
-        return reads, time.monotonic() - reported_at >= _REPORT_SECONDS
-
-    def settle(self, reader: str, reads: int, *, reported: bool) -> None:
-        """Put back the taken reads, or drop them if they were reported."""
-        with self._lock:
-            others, reported_at = self._readers.get(reader, (0, float("-inf")))
-            self._readers[reader] = (others, time.monotonic()) if reported else (others + reads, reported_at)
-
-
-_unreported = _UnreportedReads()
+_reads_lock = threading.Lock()
+_unreported: Counter[str] = Counter()
+"""Reads that the database has recorded and not added to their reader's hour yet, by reader and address."""
+_reported_at: dict[str, float] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +164,18 @@ def _read(rt: Runtime, caller: Caller | None, wanted: Mapping[str, Any], *, coun
 
 def _counted_read(rt: Runtime, caller: Caller, wanted: Mapping[str, Any]) -> StoredToken | None:
     reader = f"{caller.key_hash or caller.user_id} {caller.address}"
-    unreported, report = _unreported.take(reader)
+    with _reads_lock:
+        unreported = _unreported.pop(reader, 0)
+    report = time.monotonic() - _reported_at.get(reader, -math.inf) >= _REPORT_SECONDS
     row = None
     try:
         row = read_token(rt.database, caller, unreported=unreported, report=report, **wanted)
     finally:
-        reads = unreported + (row is not None and row.status in ("active", "held"))
-        if reads:
-            _unreported.settle(reader, reads, reported=row is not None and row.reported)
+        if row is not None and row.reported:
+            _reported_at[reader] = time.monotonic()
+        elif reads := unreported + (row is not None and row.status in ("active", "held")):
+            with _reads_lock:
+                _unreported[reader] += reads
     return row
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
+from pydantic_core import to_jsonable_python
 
 from gateway.account import NAME_SECONDS, names_another_account, read_account, refreshed_addresses
 from gateway.catalog import Provider
@@ -97,7 +98,7 @@ def refresh_once(rt: Runtime, provider: Provider, claim: ClaimedRefresh, started
         sent: str | None = token
         response = rt.journal.get(claim.id, claim.generation)
         if response is not None and response["refresh_token"] == token:
-            sent = _save_earlier(rt, provider, claim, response)
+            sent = _save_earlier(rt, provider, response)
         if sent is None:
             return
         # A refresh token belongs to the registration that it was issued to (RFC 6749 section 6): no other one may send it.
@@ -105,7 +106,7 @@ def refresh_once(rt: Runtime, provider: Provider, claim: ClaimedRefresh, started
             raise _Ended("client_replaced")
         deadline = Deadline(started + request_seconds(provider))
         response = send_request(rt, provider, claim, deadline, token=token, sent=sent)
-        store_response(rt, provider, claim.id, claim.generation, response)
+        store_response(rt, provider, response)
     except (DatabaseUnavailable, RefreshInProgress):
         raise  # the lease ends by itself, and the refresh is taken up again
     except Exception as error:
@@ -118,10 +119,10 @@ class _Ended(NeedsReauthorization):
     """Ended without a request; its argument is the reason."""
 
 
-def _save_earlier(rt: Runtime, provider: Provider, claim: ClaimedRefresh, response: Mapping[str, Any]) -> str | None:
+def _save_earlier(rt: Runtime, provider: Provider, response: Mapping[str, Any]) -> str | None:
     """Save a response from the journal. Where it could not be read, the refresh token to send now: the one in it may be the only valid one."""
     try:
-        store_response(rt, provider, claim.id, claim.generation, response)
+        store_response(rt, provider, response)
     except ProviderFailed as error:
         if response["status"] < 300 and not isinstance(error, ProviderGarbled):  # noqa: PLR2004
             raise
@@ -146,13 +147,7 @@ def send_request(
             error.retry_after = provider.replay_seconds / 3
         raise
     response = {
-        "provider": provider.id,
-        "user_id": str(claim.user_id),
-        "account_id": claim.account_id,
-        "unverified": claim.unverified,
-        "unnamed": claim.unnamed,
-        "scope": list(claim.scope),
-        "facts": dict(claim.facts),
+        **to_jsonable_python(claim),
         "refresh_token": token,
         "sent": sent,
         "status": answer.status,
@@ -166,11 +161,9 @@ def send_request(
     return response
 
 
-def store_response(
-    rt: Runtime, provider: Provider, connection_id: UUID, generation: int, response: Mapping[str, Any]
-) -> None:
+def store_response(rt: Runtime, provider: Provider, response: Mapping[str, Any]) -> None:
     """Save the tokens of a response as the next generation. A response that contains tokens and cannot be used stays in the journal."""
-    body = response["body"].encode("latin-1")
+    body, connection_id, generation = response["body"].encode("latin-1"), UUID(response["id"]), response["generation"]
     try:
         grant, account, doubt = parse_response(rt, provider, response)
     except GatewayError as error:
@@ -271,16 +264,9 @@ def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
         if each.id not in busy
     }
     claim = claim_due(rt.database, host=rt.journal.host, providers=providers)
-    return [] if claim is None else [Unit(claim.provider, partial(_refresh_claimed, rt, claim, started))]
-
-
-def _refresh_claimed(rt: Runtime, claim: ClaimedRefresh, started: float) -> None:
-    try:
-        refresh_once(rt, rt.provider(claim.provider), claim, started)
-    except DatabaseUnavailable:
-        raise
-    except GatewayError as error:
-        log.info("refresh.ended", provider=claim.provider, error=error.slug)
+    if claim is None:
+        return []
+    return [Unit(claim.provider, partial(refresh_once, rt, rt.provider(claim.provider), claim, started))]
 
 
 def find_unsaved(rt: Runtime, busy: Collection[str]) -> list[Unit]:
@@ -293,24 +279,25 @@ def find_unsaved(rt: Runtime, busy: Collection[str]) -> list[Unit]:
             log.warning("journal.entry_failed", connection=str(connection_id), error=error.slug)
             continue
         if response is not None and response["provider"] not in busy:
-            entries[response["provider"]].append((connection_id, generation, response))
+            entries[response["provider"]].append(response)
     known = [(rt.catalog.providers.get(name), each) for name, each in entries.items()]
     return [Unit(provider.id, partial(_save_all, rt, provider, each)) for provider, each in known if provider]
 
 
-def _save_all(rt: Runtime, provider: Provider, entries: Sequence[tuple[UUID, int, Mapping[str, Any]]]) -> None:
-    for connection_id, generation, response in entries:
+def _save_all(rt: Runtime, provider: Provider, responses: Sequence[Mapping[str, Any]]) -> None:
+    for response in responses:
         try:
-            store_response(rt, provider, connection_id, generation, response)
+            store_response(rt, provider, response)
         except DatabaseUnavailable:
             raise
         except GatewayError as error:
-            log.warning("journal.entry_failed", connection=str(connection_id), error=error.slug)
-            _leave(rt, provider, connection_id, generation, response)
+            log.warning("journal.entry_failed", connection=response["id"], error=error.slug)
+            _leave(rt, provider, response)
 
 
-def _leave(rt: Runtime, provider: Provider, connection_id: UUID, generation: int, response: Mapping[str, Any]) -> None:
+def _leave(rt: Runtime, provider: Provider, response: Mapping[str, Any]) -> None:
     """Leave a response that cannot be used to the next request. Of a connection that is gone, its tokens are revoked."""
+    connection_id, generation = UUID(response["id"]), response["generation"]
     row, grant = stored_token(rt.database, connection_id), find_grant(response["body"].encode("latin-1"))
     if row is not None and row.generation <= generation:
         rt.journal.postpone(connection_id, generation, _OPERATOR_SECONDS)

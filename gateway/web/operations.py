@@ -105,7 +105,7 @@ class _Database:
         """Every figure; without the database only `gateway_database_up 0` and the build."""
         yield InfoMetricFamily("gateway_build", "The version.", {"version": __version__})
         open_circuits = self._rt.bulkhead.open_circuits()
-        breakers = {each.id: int(each.id in open_circuits) for each in self._rt.enabled()}
+        breakers = {each.id: int(each.id in open_circuits) for each in self._rt.enabled.values()}
         text = "1: calls to the provider fail in this process, its own or a caller's; it sends only probes for them."
         yield _by("gateway_breaker_open", text, "provider", breakers)
         try:
@@ -125,7 +125,7 @@ class _Database:
         ):
             yield GaugeMetricFamily(f"gateway_{name}", text, float(value))
         by_status = {status: lag["connections"].get(status, 0) for status in get_args(Status)}
-        incidents = {each.id: int(each.id in lag["incidents"]) for each in self._rt.enabled()}
+        incidents = {each.id: int(each.id in lag["incidents"]) for each in self._rt.enabled.values()}
         outcomes = {name: lag["refreshes"].get(name, 0) for name in ("refreshed", "wait", "operator", "reconnect")}
         yield _by("gateway_connections", "Connections by status.", "status", by_status)
         yield _by(

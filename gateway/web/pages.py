@@ -60,7 +60,7 @@ def connections() -> str:
     offers = [
         # For a second account the link says so; otherwise the user would be asked which one to keep.
         (each, f"/connect/{each.public_id}" + ("?another=1" if each.id in connected else ""))
-        for each in rt.enabled()
+        for each in rt.enabled.values()
         if each.id not in connected or each.accounts == "many"
     ]
     return render_template(

@@ -11,7 +11,7 @@ import structlog
 
 from gateway.connect import unclaimed
 from gateway.connections import import_existing, locations, revoke
-from gateway.database.queries.events import Seal, read_chain
+from gateway.database.queries.events import read_chain
 from gateway.database.queries.operator import housekeeping, report_host
 from gateway.events import chain
 from gateway.services import Runtime
@@ -51,21 +51,17 @@ HOUSEKEEPING = Job("housekeeping", lambda rt: housekeeping(rt.database, events_d
 """Remove what has expired, announce grants that will expire soon, and drop old events."""
 
 
-def event_jobs() -> list[Job]:
-    """Positions first, since readers wait for them; the hash chain follows, and its failures do not stop positions."""
-    last: Seal | None = None
+def _log_checkpoint(rt: Runtime) -> None:
+    """The end of the chain, which `events verify --head` compares with it."""
+    end = read_chain(rt.database).end
+    if end.hash:
+        log.info("events.checkpoint", position=end.position, hash=end.hash)
 
-    def checkpoint(rt: Runtime) -> None:
-        """The end of the chain in the log, which `events verify --head` compares with it."""
-        nonlocal last
-        end = read_chain(rt.database).end
-        if end.hash and end != last:
-            log.info("events.checkpoint", position=end.position, hash=end.hash)
-        last = end
 
-    return [
-        Job("positions", chain.assign_positions, 1.0),
-        Job("seals", chain.seal_events, 1.0),
-        Job("provider_events", receive.settle, 1.0),
-        Job("checkpoint", checkpoint, 60.0),
-    ]
+EVENT_JOBS = (
+    Job("positions", chain.assign_positions, 1.0),
+    Job("seals", chain.seal_events, 1.0),
+    Job("provider_events", receive.settle, 1.0),
+    Job("checkpoint", _log_checkpoint, 60.0),
+)
+"""Positions first, since readers wait for them; the hash chain follows, and its failures do not stop positions."""

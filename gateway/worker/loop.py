@@ -15,7 +15,7 @@ from gateway.models import Unit
 from gateway.services import Runtime, build_runtime
 from gateway.settings import forget_secrets, read_settings
 from gateway.tokens import refresh_request
-from gateway.worker.jobs import HEARTBEAT, HOUSEKEEPING, UNIT_JOBS, WEBHOOK_JOBS, Job, event_jobs
+from gateway.worker.jobs import EVENT_JOBS, HEARTBEAT, HOUSEKEEPING, UNIT_JOBS, WEBHOOK_JOBS, Job
 
 log = structlog.get_logger(__name__)
 
@@ -143,7 +143,7 @@ def start_worker(
     if work:
         workers += [
             ("worker", UnitWorker(rt, UNIT_JOBS, at_once), IDLE_SECONDS),
-            ("events", Worker(rt, event_jobs()), 1.0),
+            ("events", Worker(rt, EVENT_JOBS), 1.0),
             ("webhooks", UnitWorker(rt, WEBHOOK_JOBS, WEBHOOKS_AT_ONCE), 1.0),
         ]
     started = []

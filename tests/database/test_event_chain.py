@@ -12,7 +12,7 @@ from gateway.database.queries.operator import worker_backlog
 from gateway.errors import SecretUnreadable
 from gateway.events.chain import seal_events
 from gateway.events.verify import verify
-from gateway.worker.jobs import event_jobs
+from gateway.worker.jobs import EVENT_JOBS
 from gateway.worker.loop import Worker
 from tests.database.test_rotation import rotate
 from tests.support.database import rows
@@ -134,7 +134,7 @@ def test_the_end_of_the_chain_is_in_the_log_each_minute(sealed, database, monkey
     """As a checkpoint, outside of the database."""
     logged, now = [], [0.0]
     monkeypatch.setattr("gateway.worker.jobs.log.info", lambda event, **said: logged.append((event, said)))
-    worker = Worker(sealed, event_jobs(), clock=lambda: now[0])
+    worker = Worker(sealed, EVENT_JOBS, clock=lambda: now[0])
     for seconds in (0, 1, 59, 61, 62, 125):
         now[0] = float(seconds)
         if seconds < 100:

@@ -15,7 +15,7 @@ from gateway.database.queries.operator import worker_backlog
 from gateway.doctor import database as doctor
 from gateway.events.chain import assign_positions
 from gateway.models import Caller
-from gateway.worker.jobs import event_jobs
+from gateway.worker.jobs import EVENT_JOBS
 from gateway.worker.loop import Worker
 from tests.support.database import Person, rows
 from tests.support.event_fixtures import KEY, append, positions, problems, put_back, seal
@@ -166,7 +166,7 @@ def test_delivery_continues_after_a_restored_backup(rt, database):
         assert told(rt, alice) == [1, 2, 3, 4, 5, 6]
 
     append(database, 2, user_id=alice.id)
-    assert Worker(rt, event_jobs()).once()
+    assert Worker(rt, EVENT_JOBS).once()
     assert told(rt, alice) == [1, 2, 3]
     assert problems(rt) == []
     assert problems(rt, log) == [("cut_off", 4, 6)]
@@ -192,7 +192,7 @@ def test_delivery_never_waits_for_the_hash_chain(sealed, database, damage):
     alice.signs_in(sealed.database)
     rows(database, damage)
     append(database, 3, user_id=alice.id)
-    Worker(sealed, event_jobs()).once()
+    Worker(sealed, EVENT_JOBS).once()
 
     assert told(sealed, alice) == [31, 32, 33]
 

@@ -21,7 +21,7 @@ ROOT = Path(package.__file__).parent
 EVERY_REQUEST = {"web/request_context.py", "web/security_headers.py", "web/operations.py", "log_setup.py"}
 CALLBACK_FILES = 18
 """Of which four are the HTTP client: addresses, connections, the client, and the bulkhead that every wait on a provider passes."""
-TOKEN_READ_FILES = 9
+TOKEN_READ_FILES = 8
 """Of which one is the catalogue: the API's address and headers depend on the connection's account."""
 
 

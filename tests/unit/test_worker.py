@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from gateway.errors import ProviderUnavailable
-from gateway.worker.jobs import HOUSEKEEPING, UNIT_JOBS, Job, event_jobs
+from gateway.worker.jobs import EVENT_JOBS, HOUSEKEEPING, UNIT_JOBS, Job
 from gateway.worker.loop import Worker
 
 
@@ -73,4 +73,4 @@ def test_a_worker_stops_between_two_units():
 def test_housekeeping_is_no_part_of_a_claim():
     """It runs once a minute, in another thread, so that it delays neither units nor positions."""
     assert HOUSEKEEPING.every_seconds == 60.0
-    assert HOUSEKEEPING.name not in {job.name for job in (*UNIT_JOBS, *event_jobs())}
+    assert HOUSEKEEPING.name not in {job.name for job in (*UNIT_JOBS, *EVENT_JOBS)}

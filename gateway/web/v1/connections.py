@@ -125,4 +125,4 @@ def list_providers(who: Caller) -> dict[str, Any]:
     The providers that can be connected here, with the scopes that are requested.
     """
     allowed = check_caller(runtime().database, who)
-    return {"items": [each for each in runtime().enabled() if allowed is None or each.id in allowed]}
+    return {"items": [each for each in runtime().enabled.values() if allowed is None or each.id in allowed]}

@@ -53,7 +53,9 @@ def _token(who: Caller, connection_id: uuid.UUID, query: schemas.TokenQuery, *, 
     read = location_grant if query.location else fresh_grant
     asked = partial(read, rt, connection_id, caller=who, min_seconds=query.min_seconds, location=query.location)
     fresh = asked(refused=asked()) if force and query.location else asked(force=force)
-    provider = rt.entry(fresh.provider, ClientRejected)
+    provider = rt.enabled.get(fresh.provider)
+    if provider is None:
+        raise ClientRejected("the provider is not enabled any more")
     base_url, headers = provider.api(fresh.facts)
     placement = provider.token_placement
     if isinstance(provider, ApiKeyProvider) or placement != TokenPlacement():
