@@ -10,7 +10,6 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -34,7 +33,7 @@ from gateway.errors import (
 )
 from gateway.http import Deadline
 from gateway.models import Account, Unit
-from gateway.protocol.oauth import parse_fact
+from gateway.protocol.oauth import parse_fact, parse_time
 from gateway.services import Runtime
 from gateway.tokens.read import fresh_grant
 
@@ -44,7 +43,6 @@ VERIFY_SECONDS = 20.0
 PAGE = 200
 _OPERATOR_SECONDS = 86400.0
 """How long a row waits for the operator: an unknown name, a provider that is not enabled."""
-_MILLISECONDS = 100_000_000_000
 _ENCRYPTED = "gAAAA"
 """The first characters of every Fernet token."""
 
@@ -173,7 +171,7 @@ def _store(
         seal_id=seal_id,
         token=secrets.token and encrypt(secrets.token, column="token"),
         refresh=secrets.refresh and encrypt(secrets.refresh, column="refresh"),
-        expires_at=read_expiry(row.expires) if token_is_new else row.expires_at,
+        expires_at=parse_time(row.expires) if token_is_new else row.expires_at,
         scope=row.scope or provider.scope,
         facts=_hints(provider, row),
     )
@@ -188,19 +186,6 @@ def _hints(provider: AnyEntry, row: ImportRow) -> Mapping[str, Any]:
     if isinstance(provider, Provider):
         return facts | dict(provider.known(known))
     return facts | {name: known[name] for name, field in provider.fields.items() if field.matches(known.get(name))}
-
-
-def read_expiry(text: str | None) -> datetime | None:
-    """An expiry in UTC: ISO 8601, or Unix time in seconds or milliseconds. None for anything else."""
-    given = (text or "").strip()
-    try:
-        if given.isascii() and given.isdigit():
-            number = int(given[:20])
-            return datetime.fromtimestamp(number / 1000 if number > _MILLISECONDS else number, UTC)
-        at = datetime.fromisoformat(given)
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError, OSError):
-        return None
 
 
 # -- verification ----------------------------------------------------------------------------------------------------

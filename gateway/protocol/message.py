@@ -132,29 +132,34 @@ def is_visible_ascii(value: str) -> bool:
 
 
 _KEYS = (
-    "error", "errors", "errorcode", "code", "errortype", "type", "errorsubcode", "errorreason", "status", "reason", "title", "message",
-    "errormessage", "errordescription", "detail", "description", "fault", "faultstring",
+    "error", "errors", "errorcode", "code", "errortype", "type", "tag", "errorsubcode", "errorreason", "status", "reason", "title", "message",
+    "msg", "errormessage", "errorsummary", "errordescription", "detail", "description", "hint", "fault", "faultstring",
 )  # fmt: skip
 """Where errors stand, most precise first; names without case and punctuation."""
-_NO_ERROR = frozenset({"", "0", "false", "none", "null", "ok", "success", "noerror"})
+_NO_ERROR = frozenset({"", "0", "200", "false", "na", "no", "none", "null", "ok", "success", "noerror"})
 _LONGEST_NAME = 60
 
-_BAD = "(?:invalid|bad|expired|revoked|reused|used|unknown|inactive|malformed|consumed|incorrect|deleted|missingor)"
-_THING = "(?:(?:oauth2?|user)?(?:refresh)?token|(?:oauth2?|auth|authorization|verification)?(?:grant|code)|session|authorization|consent)"
+_BAD = "(?:invalid(?:ated)?|bad|expired|revoked|reused|used|unknown|inactive|malformed|consumed|incorrect|wrong|blacklisted|deleted|missingor)"
+_THING = "(?:(?:oauth2?|user)?(?:refresh|access)?token|(?:oauth2?|auth|authorization|verification)?(?:grant|code)|session|authorization|consent)"
 _LINK = "(?:is|was|has|been|already|or|nolongervalid|notvalid|notfound|doesnotexist)"
 _DEAD = re.compile(
     f"(?:the|this|your|provided)*(?:{_BAD}+{_THING}|{_THING}(?:{_LINK}|{_BAD})+)(?:error|exception)?"
-    f"|.*refreshtoken(?:is|was|has|been)+{_BAD}.*"
-    "|accountinactive|app(?:lication)?(?:uninstalled|removed)|(?:user|account|team)(?:removed|deleted)|accessrevoked"
+    f"|.*(?:refresh|the)token(?:is|was|has|been)+{_BAD}.*|.*activerefreshtoken|.*(?:hasrevokedaccess|revokedbytheuser).*"
+    "|accountinactive|app(?:lication)?(?:uninstalled|removed)|(?:user|account|team)(?:removed|deleted)|accessrevoked|reauth[a-z]*required"
 )
+_DEAD_TOKEN = re.compile(
+    "(?=.*refreshtoken).*(?:invalid|expired|revoked|used|find|found|nosuch|notexist|notvalid|mismatch|stale)"
+)
+_OTHER_FAULT = re.compile("client|redirect|grant|scope|secret|request|missing|empty|param|isrequired|mustbe|shouldnot")
+"""In a sentence about a refresh token: something else is at fault."""
 _TEMPORARY = re.compile(
-    "temporar|servererror|internalerror|unavailable|slowdown|ratelimit|toomanyrequests|throttl|timeout|maintenance|overload|tryagain"
+    "temporar|servererror|internalerror|backend|unavailable|slowdown|ratelimit|toomany|quota|throttl|timeout|maintenance|overload|busy|tryagain"
 )
 _REGISTRATION = re.compile(
     "client|redirect|scope|granttype|responsetype|requestobject|secret|codeverifier|codechallenge"
 )
 _OUR_REQUEST = re.compile(
-    "(?:invalid|bad|malformed)request(?:error)?|(?:invalid|missing)(?:required)?parameters?|validation|unprocessable"
+    "unauthorizedclient|(?:invalid|bad|malformed)request(?:error)?|(?:invalid|missing)(?:required)?parameters?|validation|unprocessable"
 )
 """Vague: a more precise name beside it counts more."""
 _DENIED = re.compile("accessdenied|consentrequired|interactionrequired|loginrequired|accountselectionrequired")
@@ -164,19 +169,18 @@ _CANCELLED = re.compile("cancel|denied|deny|declin|refused|abort|dismiss")
 
 def error_names(response: Mapping[str, Any]) -> Iterator[str]:
     """Every name and sentence in the places where errors stand, most precise first."""
-    known = {_plain(name): value for name, value in response.items()}
+    known = {plain(name): value for name, value in response.items()}
+    if isinstance(known.get("field"), str) and isinstance(known.get("code"), str):
+        yield f"{known['code']} {known['field']}"
+    if isinstance(reasons := known.get("refreshtoken"), list):
+        yield from (f"refresh_token {reason}"[:500] for reason in reasons[:5])
     for key in _KEYS:
         value = known.get(key)
         for item in value[:5] if isinstance(value, list) else [value]:
             if isinstance(item, Mapping):
                 yield from error_names(item)
-            elif isinstance(item, str | int) and _plain(str(item)) not in _NO_ERROR:
+            elif isinstance(item, str | int) and plain(str(item)) not in _NO_ERROR:
                 yield str(item)[:500]
-
-
-def has_error(response: Mapping[str, Any]) -> bool:
-    """Whether `error` holds one: empty values and words such as `none` are no error."""
-    return any(error_names({"error": response.get("error")}))
 
 
 def error_for(
@@ -203,15 +207,21 @@ def error_for(
 def error_for_cancel(provider: Provider, names: Iterable[str]) -> GatewayError:
     """The same for an authorization response, in which every way to say that the user cancelled is a denial."""
     listed = list(names)
-    if any(_CANCELLED.search(_plain(name)) for name in listed):
+    if any(_CANCELLED.search(plain(name)) for name in listed):
         return with_facts(AccessDenied("the user refused, or cancelled"), None, listed)
     return error_for(provider, None, listed, refused=AccessDenied)
 
 
+def plain(name: str) -> str:
+    """A name without case and punctuation."""
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
 def is_dead_grant(provider: Provider, name: str) -> bool:
     """Whether a name says that a token or code is no longer valid."""
-    phrases = {_plain(each) for each in provider.dead_grant}
-    return not phrases.isdisjoint((_plain(name), _head(name))) or bool(_DEAD.fullmatch(_head(name)))
+    phrases, words = {plain(each) for each in provider.dead_grant}, plain(name)
+    is_dead_token = _DEAD_TOKEN.match(words) and not _OTHER_FAULT.search(words) and not _TEMPORARY.search(words)
+    return not phrases.isdisjoint((words, _head(name))) or bool(_DEAD.fullmatch(_head(name)) or is_dead_token)
 
 
 def api_error(provider: AnyEntry, found: Response) -> str | None:
@@ -237,8 +247,8 @@ def api_error(provider: AnyEntry, found: Response) -> str | None:
 
 def says(body: bytes, phrases: Iterable[str]) -> bool:
     """Whether a response has one of the phrases, however it spells it."""
-    said = _plain(body.decode("utf-8", "replace"))
-    return any(_plain(each) in said for each in phrases)
+    said = plain(body.decode("utf-8", "replace"))
+    return any(plain(each) in said for each in phrases)
 
 
 def is_page(status: int, body: bytes) -> bool:
@@ -264,17 +274,17 @@ def with_facts(error: GatewayError, status: int | None, names: Iterable[str]) ->
 
 
 def _meaning(provider: Provider, name: str, refused: type[GatewayError]) -> GatewayError | None:
-    plain, is_code = _head(name), " " not in name.strip()
+    head, is_code = _head(name), " " not in name.strip()
     at_refresh = issubclass(refused, NeedsReauthorization)
-    is_suspended = any(_plain(words) in _plain(name) for words in provider.suspended)
+    is_suspended = any(plain(words) in plain(name) for words in provider.suspended)
     rules: tuple[tuple[object, type[GatewayError], str], ...] = (
         (is_suspended, Suspended if at_refresh else ProviderUnavailable, "the account is not active"),
         (is_dead_grant(provider, name), refused, "the provider refuses the grant"),
-        (_TEMPORARY.search(plain), ProviderUnavailable, "the provider has a problem"),
+        (_TEMPORARY.search(head), ProviderUnavailable, "the provider has a problem"),
         # "Access Denied" may mean too many requests. A refresh that requires interaction cannot ask the user.
-        (is_code and _DENIED.fullmatch(plain), refused if at_refresh else AccessDenied, "the provider denies access"),
+        (is_code and _DENIED.fullmatch(head), refused if at_refresh else AccessDenied, "the provider denies access"),
         (
-            len(plain) <= _LONGEST_NAME and _REGISTRATION.search(plain),
+            len(head) <= _LONGEST_NAME and _REGISTRATION.search(head) and not _OUR_REQUEST.match(head),
             ClientRejected,
             "the provider refuses our client",
         ),
@@ -282,13 +292,9 @@ def _meaning(provider: Provider, name: str, refused: type[GatewayError]) -> Gate
     return next((kind(reason) for applies, kind, reason in rules if applies), None)
 
 
-def _plain(name: str) -> str:
-    return re.sub("[^a-z0-9]", "", name.lower())
-
-
 def _head(name: str) -> str:
     """The part before a colon: `invalid_grant: Token has been revoked`."""
-    return _plain(name.partition(":")[0])
+    return plain(name.partition(":")[0])
 
 
 def _is_safe(name: str) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from string import Formatter
 from typing import Any
 from urllib.parse import parse_qsl, quote_plus, unquote_plus, urlsplit
@@ -33,11 +32,12 @@ from gateway.protocol.message import (
     error_for_cancel,
     error_for_unreadable,
     error_names,
-    has_error,
     is_dead_grant,
     is_temporary,
     is_visible_ascii,
     parse_json,
+    parse_json_value,
+    plain,
     unambiguous,
     with_facts,
 )
@@ -55,33 +55,15 @@ def build_authorization_request(
     provider: Provider, client: Client, *, redirect_uri: str, state: str, code_verifier: str, nonce: str
 ) -> str:
     """The URL to send the browser to (RFC 6749 section 4.1.1, RFC 7636 section 4.3, OpenID Connect Core section 3.1.2.1)."""
-    url = _constant_part(
-        provider.authorization_endpoint or "",
-        client.client_id,
-        redirect_uri,
-        provider.scope_separator.join(provider.scope),
-        provider.response_type,
-        tuple(provider.authorization_params.items()),
-    )
-    # The rest is URL-safe base64 and needs no encoding.
-    url += f"&state={state}"
+    params = {"redirect_uri": redirect_uri, "state": state, **provider.authorization_params}
     if provider.pkce == "S256":
         challenge = create_s256_code_challenge(code_verifier)  # type: ignore[no-untyped-call]
-        url += f"&code_challenge={challenge}&code_challenge_method=S256"
-    return url + (f"&nonce={nonce}" if provider.openid else "")
-
-
-@lru_cache(maxsize=256)
-def _constant_part(
-    endpoint: str,
-    client_id: str,
-    redirect_uri: str,
-    scope: str,
-    response_type: str,
-    params: tuple[tuple[str, str], ...],
-) -> str:
+        params |= {"code_challenge": challenge, "code_challenge_method": "S256"}
+    if provider.openid:
+        params["nonce"] = nonce
+    scope = provider.scope_separator.join(provider.scope) or None
     url: str = prepare_grant_uri(
-        endpoint, client_id, response_type, redirect_uri=redirect_uri, scope=scope or None, **dict(params)
+        provider.authorization_endpoint or "", client.client_id, provider.response_type, scope=scope, **params
     )
     return url
 
@@ -133,8 +115,8 @@ def _check_issuer(provider: Provider, given: Sequence[str], *, is_required: bool
 
 # -- tokens (RFC 6749 sections 4.1.3, 5 and 6) -----------------------------------------------------------------------
 
-_LONGEST_LIFE = 10 * 365 * 86_400
-"""Seconds; a longer lifetime has no end."""
+_LONGEST_LIFE, _MILLISECONDS = 10 * 365 * 86_400, 100_000_000_000
+"""Seconds; a longer lifetime has no end. A larger Unix time is in milliseconds."""
 _MOST_SCOPES, _LONGEST_SCOPE = 500, 300
 _MOST_ITEMS, _LONGEST_FACT = 10_000, 200
 _LARGEST_NUMBER = 2**53
@@ -150,13 +132,19 @@ _NAMES = {
     "refreshtokenexpiresin": "refresh_token_expires_in",
     "refreshexpiresin": "refresh_token_expires_in",  # Keycloak
     "xrefreshtokenexpiresin": "refresh_token_expires_in",  # Intuit
+    "expires": "expires_at",
+    "expiresat": "expires_at",
+    "expireson": "expires_at",
 }
-"""The standard names, by how providers write them, without underscores and case."""
-_ENVELOPES = ("data", "result")
+"""The standard names, by how providers write them, without hyphens, underscores and case."""
+_ENVELOPES = ("data", "result", "response")
+"""Where an error may be, too; tokens may be below any one name."""
+_NO_TOKEN = frozenset({"null", "none", "nil", "undefined", "false"})
 _PROOF_TYPES = frozenset({"mac", "dpop", "pop", "hawk", "hok", "n_a", "basic"})
 """Types of tokens that are not sent as Bearer (RFC 6749 section 7.1, RFC 9449, RFC 8693)."""
-_JSON_TOKEN = re.compile(r'"((?:access|refresh)_?token)"\s*:\s*("(?:[^"\\]|\\.)*")', re.IGNORECASE)
-_FORM_TOKEN = re.compile(r"(?:^|&)((?:access|refresh)_token)=([^&\s]+)")
+_JSON_TOKEN = re.compile(r'"((?:access|refresh)[_-]?token)"\s*:\s*("(?:[^"\\]|\\.)*")', re.IGNORECASE)
+_OTHER_TOKEN = re.compile(r"\b((?:access|refresh)[_-]?token)\s*[=:>]\s*([^\s&<]+)", re.IGNORECASE)
+"""In a form, XML or YAML."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +199,8 @@ def parse_token_response(
     grant means to the caller. Some providers answer 200 with an error in the body, so the error is read before the status.
     What is not needed may have any form: a lifetime that is no number is unknown.
     """
-    response = _parse_body(status, body)
-    if status >= 400 or has_error(response) or "access_token" not in response:  # noqa: PLR2004 - RFC 9110 section 15.5
+    response = _parse_body(provider, status, body)
+    if status >= 400 or any(error_names({"error": response.get("error")})) or "access_token" not in response:  # noqa: PLR2004 - RFC 9110 section 15.5
         if status < 300 and find_grant(body):  # noqa: PLR2004 - tokens that were issued are no refusal
             raise with_facts(
                 ProviderGarbled("the response holds tokens beside an error"), status, error_names(response)
@@ -229,10 +217,9 @@ def parse_token_response(
         refresh_token=refresh_token,
         token_type="Bearer",  # noqa: S106 - RFC 6750
         scope=_granted_scope(provider, response.get("scope"), scope),
-        expires_at=_after(now, _seconds(response.get("expires_in", provider.access_token_seconds))),
-        refresh_expires_at=_after(
-            now, _seconds(response.get("refresh_token_expires_in")) or provider.refresh_token_seconds
-        )
+        expires_at=_end(now, response.get("expires_in", response.get("expires_at", provider.access_token_seconds))),
+        refresh_expires_at=_end(now, response.get("refresh_token_expires_in"))
+        or _end(now, provider.refresh_token_seconds)
         if refresh_token
         else None,
         id_token=id_token.strip() or None if isinstance(id_token, str) else None,
@@ -243,12 +230,13 @@ def parse_token_response(
 
 def find_grant(body: bytes) -> Grant | None:
     """The tokens in a rejected response, however little of it can be read: they are valid and must be revoked."""
-    text = decode_text(body)
-    found = {name.replace("_", ""): unquote_plus(value) for name, value in _FORM_TOKEN.findall(text)}
+    text, found = decode_text(body).lstrip("\ufeff \r\n\t"), dict[str, str]()
+    if not text.startswith(("{", "[")):
+        found = {plain(name): unquote_plus(value) for name, value in _OTHER_TOKEN.findall(text)}
     in_text = re.sub(r'\\(["/\\])', r"\1", text)  # JSON in a JSON text
     for name, value in _JSON_TOKEN.findall(text) or _JSON_TOKEN.findall(in_text):
         with suppress(ValueError):  # an escape that JSON does not have
-            found[name.lower().replace("_", "")] = json.loads(value, strict=False)
+            found[plain(name)] = json.loads(value, strict=False)
     access, refresh = (
         token if is_visible_ascii(token := found.get(name, "").strip()) else ""
         for name in ("accesstoken", "refreshtoken")
@@ -256,43 +244,54 @@ def find_grant(body: bytes) -> Grant | None:
     return Grant(access, refresh or None, "Bearer", (), None) if access or refresh else None
 
 
-def _parse_body(status: int, body: bytes) -> Mapping[str, Any]:
+def _parse_body(provider: Provider, status: int, body: bytes) -> Mapping[str, Any]:
     """The response with the standard names, from JSON or a form; of an envelope, what is in it."""
     if 300 <= status < 400:  # noqa: PLR2004 - RFC 9110 section 15.4: following would send the secrets to another host
         raise ProviderGarbled(f"the token endpoint answers with redirect {status}", provider_status=status)
     if is_temporary(status):
         raise ProviderUnavailable(f"the token endpoint answers {status}", provider_status=status)
     try:
-        response = _standard_names(parse_json(body))
+        found = parse_json_value(body)
     except ProviderGarbled:
-        form = dict(_form(body))
-        if not {"access_token", "error"} & set(form):
-            raise error_for_unreadable(status, body) from None
-        return form
-    for name in _ENVELOPES:
-        inner = response.get(name)
-        if isinstance(inner, dict) and "access_token" not in response:
-            response = {**_standard_names(inner), **response}
-    return response
+        found = _form(body)
+    if isinstance(found, list):
+        found = {"errors": found}
+    if not isinstance(found, dict) and is_dead_grant(provider, words := decode_text(body[:200])):
+        found = {"error": words}
+    if not isinstance(found, dict):
+        raise error_for_unreadable(status, body)
+    return _opened(found)
+
+
+def _opened(response: Mapping[str, Any], depth: int = 3) -> dict[str, Any]:
+    """The response, and what is in its envelope: the one object below it that holds tokens, or an error."""
+    opened = _standard_names(response)
+    below = {name: _opened(each, depth - 1) for name, each in response.items() if isinstance(each, dict) and depth}
+    holders = [each for each in below.values() if "access_token" in each]
+    if "access_token" in opened or len(holders) > 1:
+        return opened
+    holders = holders or [below[name] for name in _ENVELOPES if name in below]
+    return {**holders[0], **opened} if holders else opened
 
 
 def _standard_names(response: Mapping[str, Any]) -> dict[str, Any]:
-    return unambiguous([(_NAMES.get(name.replace("_", "").lower(), name), value) for name, value in response.items()])
+    named = [(_NAMES.get(plain(name), name), value) for name, value in response.items()]
+    return unambiguous([each for each in named if each[1] is not None])
 
 
-def _form(body: bytes) -> dict[str, Any]:
+def _form(body: bytes) -> dict[str, Any] | None:
     """GitHub and Facebook used to answer with a form."""
-    try:
-        return unambiguous(parse_qsl(decode_text(body).strip(), strict_parsing=True, max_num_fields=100))
-    except ValueError:
-        return {}
+    with suppress(ValueError):
+        form = unambiguous(parse_qsl(decode_text(body).strip(" \r\n?&"), strict_parsing=True, max_num_fields=100))
+        return form if {"access_token", "error"} & set(_standard_names(form)) else None
+    return None
 
 
 def _token(response: Mapping[str, Any], name: str) -> str | None:
     """Visible ASCII (RFC 6749 appendix A.12 and A.17), without white space around it; None for an empty value."""
     value = response.get(name)
     text = value.strip() if isinstance(value, str) else value
-    if text is None or text is False or text == "":
+    if not text or str(text).lower() in _NO_TOKEN:
         return None
     if not isinstance(text, str) or not is_visible_ascii(text):
         raise ProviderGarbled(f"{name} is not a token")
@@ -317,24 +316,34 @@ def _granted_scope(provider: Provider, given: Any, requested: tuple[str, ...]) -
     text = " ".join(item for item in given if isinstance(item, str)) if isinstance(given, list) else given
     if not isinstance(text, str):
         return requested
-    if not any("," in name for name in requested):
-        text = text.replace(",", " ")
+    for mark in ',;|+"[]{}':
+        text = text if any(mark in name for name in requested) else text.replace(mark, " ")
     words = text.replace(provider.scope_separator, " ").split(None, 4 * _MOST_SCOPES)[: 4 * _MOST_SCOPES]
-    readable = (word for word in words if word.isprintable() and len(word) <= _LONGEST_SCOPE)
+    spelling = {name.lower(): name for name in requested}
+    readable = (
+        spelling.get(word.lower(), word) for word in words if word.isprintable() and len(word) <= _LONGEST_SCOPE
+    )
     return tuple(dict.fromkeys(readable))[:_MOST_SCOPES] or requested
 
 
-def _seconds(value: Any) -> float | None:
-    """A lifetime in seconds; None where it is unknown: missing, zero, negative, endless, or no number at all."""
-    try:
-        seconds = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else 0.0
-    except (ValueError, OverflowError):
-        return None
-    return seconds if 1 <= seconds <= _LONGEST_LIFE else None  # false for NaN too
+def _end(now: datetime, value: Any) -> datetime | None:
+    """The end of a lifetime in seconds, or a time; None where it is unknown: missing, zero, negative, past, endless, or no time at all."""
+    at = parse_time(value)
+    for seconds in (at.timestamp(), (at - now).total_seconds()) if at else ():
+        if 1 <= seconds <= _LONGEST_LIFE:
+            return (now + timedelta(seconds=int(seconds))).astimezone(UTC)
+    return None
 
 
-def _after(now: datetime, seconds: float | None) -> datetime | None:
-    return None if seconds is None else (now + timedelta(seconds=int(seconds))).astimezone(UTC)
+def parse_time(value: object) -> datetime | None:
+    """A time in UTC: ISO 8601, or Unix time in seconds or milliseconds. None for anything else."""
+    with suppress(ValueError, OverflowError, OSError):
+        number = float(str(value))
+        return datetime.fromtimestamp(number / 1000 if number > _MILLISECONDS else number, UTC)
+    with suppress(ValueError, OverflowError):
+        at = datetime.fromisoformat(str(value).strip())
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    return None
 
 
 # -- revocation -------------------------------------------------------------------------------------------------------
@@ -357,15 +366,10 @@ def parse_revocation_response(provider: Provider, status: int, body: bytes) -> N
     """
     if status < 300:  # noqa: PLR2004
         return
-    if status in (400, 401, 403, 404, 410) and any(is_dead_grant(provider, name) for name in _error_names(body)):
-        return
+    with suppress(ProviderGarbled):
+        names = error_names(parse_json(body))
+        if status in (400, 401, 403, 404, 410) and any(is_dead_grant(provider, name) for name in names):
+            return
     if status in (400, 401, 403):
         raise ClientRejected(f"the revocation endpoint answers {status}")
     raise ProviderUnavailable(f"the revocation endpoint answers {status}")
-
-
-def _error_names(body: bytes) -> list[str]:
-    try:
-        return list(error_names(parse_json(body)))
-    except ProviderGarbled:
-        return []

@@ -9,10 +9,11 @@ from uuid import UUID
 import pytest
 
 from gateway.cli.connections import _import_lines
-from gateway.connections.import_existing import Remaining, Report, read_expiry
+from gateway.connections.import_existing import Remaining, Report
 from gateway.database.migrate import apply_schema
 from gateway.errors import NeedsReauthorization, Unverified
 from gateway.models import Caller
+from gateway.protocol.oauth import parse_time
 from gateway.tokens.read import fresh_grant
 from gateway.worker.jobs import UNIT_JOBS
 from gateway.worker.loop import UnitWorker
@@ -471,7 +472,7 @@ def test_a_name_cannot_control_the_operators_terminal():
 )
 def test_an_expiry_is_read_as_it_was_written(text, moment):
     """ISO 8601, seconds, milliseconds; nonsense is none."""
-    assert read_expiry(text) == moment
+    assert parse_time(text) == moment
 
 
 def test_a_map_that_makes_no_sense_is_refused_with_all_problems(project):

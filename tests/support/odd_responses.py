@@ -53,6 +53,14 @@ HARMLESS: dict[str, tuple[bytes, float | None]] = {
     "expires_in Infinity": (lasting("-Infinity"), NEVER),
     "expires_in missing": (said("expires_in"), NEVER),  # Salesforce, Slack, GitHub
     "expires_in twice, differently": (raw('"expires_in": 60'), NEVER),
+    "expires_in a time": (said(expires_in="2026-01-02T04:04:05Z"), HOUR),
+    "expires_in a Unix time": (said(expires_in=1767326645), HOUR),
+    "expires_in a time that is past": (said(expires_in="2026-01-01T00:00:00Z"), NEVER),
+    "expires_at": (said("expires_in", expires_at="2026-01-02T05:04:05+01:00"), HOUR),
+    "expires_at in milliseconds": (said("expires_in", expiresAt=1767326645000), HOUR),
+    "expires_on": (said("expires_in", expires_on="1767326645"), HOUR),  # Azure AD v1
+    "expires": (said("expires_in", expires=3600), HOUR),  # Facebook
+    "expires_at beside expires_in": (said(expires_at="2026-01-02T09:00:00Z"), HOUR),  # Strava
     # the refresh token's lifetime
     "refresh lifetime as text": (said(refresh_token_expires_in="7775999"), HOUR),
     "refresh lifetime 0": (said(refresh_token_expires_in=0), HOUR),
@@ -79,6 +87,10 @@ HARMLESS: dict[str, tuple[bytes, float | None]] = {
     "scope an object": (said(scope={"mail": "read"}), HOUR),
     "scope a number": (said(scope=7), HOUR),
     "scope with a NUL": (said(scope="mail.read a\0b"), HOUR),
+    "scope with semicolons": (said(scope="mail.read;mail.send"), HOUR),
+    "scope with bars": (said(scope="mail.read|mail.send"), HOUR),
+    "scope as a list in a text": (said(scope='["mail.read", "mail.send"]'), HOUR),
+    "scope in capitals": (said(scope="MAIL.READ"), HOUR),
     "scope of 3,000 words": (said(scope=" ".join(f"s{number}" for number in range(3000))), HOUR),
     # errors that are none
     "error empty": (said(error=""), HOUR),
@@ -88,12 +100,17 @@ HARMLESS: dict[str, tuple[bytes, float | None]] = {
     "error an empty object": (said(error={}), HOUR),
     "error an empty list": (said(error=[], errors=[]), HOUR),
     "error ok": (said(error={"code": "ok", "message": "", "log_id": "2022"}), HOUR),  # TikTok
+    "error none in words": (said(error="N/A"), HOUR),
+    "error 200": (said(error={"code": 200, "message": "OK"}), HOUR),
     "errcode 0": (said(errcode=0, errmsg="ok"), HOUR),  # WeChat
     # the tokens
     "spaces around tokens": (said(access_token=" at-1 ", refresh_token="\trt-1\n"), HOUR),
     "refresh_token empty": (said(refresh_token=""), HOUR),
     "refresh_token null": (said(refresh_token=None), HOUR),
     "refresh_token false": (said(refresh_token=False), HOUR),
+    "refresh_token 0": (said(refresh_token=0), HOUR),
+    "refresh_token null as text": (said(refresh_token="null"), HOUR),
+    "refresh_token undefined": (said(refresh_token="undefined"), HOUR),
     "id_token null": (said(id_token=None), HOUR),
     "id_token empty": (said(id_token=""), HOUR),
     "id_token a number": (said(id_token=7), HOUR),
@@ -115,9 +132,19 @@ HARMLESS: dict[str, tuple[bytes, float | None]] = {
         HOUR,
     ),
     "capitals": (b'{"Access_Token": "at-1", "EXPIRES_IN": 3600, "Refresh_Token": "rt-1"}', HOUR),
+    "hyphens": (b'{"access-token": "at-1", "expires-in": 3600, "refresh-token": "rt-1"}', HOUR),
+    "two spellings, one of them null": (raw('"accessToken": null, "refreshToken": null'), HOUR),
+    "within token": (json.dumps({"status": "ok", "token": PLAIN}).encode(), HOUR),
+    "within data and attributes": (json.dumps({"data": {"type": "tokens", "attributes": PLAIN}}).encode(), HOUR),
+    "within authed_user": (
+        json.dumps({"ok": True, "team": {"id": "T1"}, "authed_user": PLAIN}).encode(),
+        HOUR,
+    ),  # Slack
     "within data": (json.dumps({"message": "success", "data": PLAIN}).encode(), HOUR),
     "within result": (json.dumps({"ok": True, "result": PLAIN}).encode(), HOUR),
     "a form": (b"access_token=at-1&expires_in=3600&token_type=bearer&refresh_token=rt-1", HOUR),  # GitHub, Facebook
+    "a form with an ampersand at its end": (b"access_token=at-1&expires_in=3600&", HOUR),
+    "a form in camel case": (b"?accessToken=at-1&expiresIn=3600&refreshToken=rt-1", HOUR),
     "a form with a line break": (b"access_token=at-1&scope=repo%2Cgist&expires_in=3600\n", HOUR),
 }
 
@@ -131,6 +158,7 @@ HOSTILE: dict[str, bytes] = {
     "no token but a refresh token": said("access_token"),
     "access_token null": said(access_token=None),
     "access_token empty": said(access_token=" "),
+    "access_token null as text": said(access_token="null"),
     "access_token a number": said(access_token=7),
     "access_token true": said(access_token=True),
     "access_token a list": said(access_token=["at-1"]),
@@ -141,6 +169,7 @@ HOSTILE: dict[str, bytes] = {
     "access_token with half a surrogate": said(access_token="\ud800"),
     "two access tokens": raw('"access_token": "at-2"'),
     "two access tokens in two spellings": raw('"accessToken": "at-2"'),
+    "two access tokens below two names": json.dumps({"bot": PLAIN, "user": PLAIN | {"access_token": "at-2"}}).encode(),
     "two access tokens in a form": b"access_token=at-1&access_token=at-2",
     "two refresh tokens": raw('"refresh_token": "rt-2"'),
     "refresh_token a list": said(refresh_token=["rt-1"]),

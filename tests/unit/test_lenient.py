@@ -71,6 +71,9 @@ def test_a_hostile_token_response_is_refused(name):
         (["mail.read", "mail.send"], ("mail.read", "mail.send")),
         (["mail.read mail.send", None], ("mail.read", "mail.send")),
         ("mail.send a\0b", ("mail.send",)),
+        ("mail.send;MAIL.READ", ("mail.send", "mail.read")),
+        ('["mail.read", "mail.send"]', ("mail.read", "mail.send")),
+        ("mail.read|mail.send", ("mail.read", "mail.send")),
         (None, ("mail.read",)),
         ("", ("mail.read",)),
         ([], ("mail.read",)),
@@ -114,6 +117,9 @@ def test_an_agency_with_2_800_locations_is_read():
         (said() + b"\0" * 9, "at-1", "rt-1"),
         (said(error="invalid_grant"), "at-1", "rt-1"),
         (b"{" * 5000 + said(), "at-1", "rt-1"),
+        (b"<t><access_token>a-1</access_token><refresh_token>r-1</refresh_token></t>", "a-1", "r-1"),
+        (b"access_token: a-1\nrefresh_token: r-1\n", "a-1", "r-1"),
+        (b'{"access-token": "a-1", "refresh-token": "r-1"', "a-1", "r-1"),
         (b'{"data": "{\\"access_token\\":\\"a\\\\\\/1\\",\\"refresh_token\\":\\"r\\\\u003d\\"}"}', "a/1", "r="),
     ],
     ids=str,
@@ -164,6 +170,26 @@ DEAD = [
     },  # LinkedIn
     {"fault": {"faultstring": "Invalid Refresh Token", "detail": {"errorcode": "x"}}},  # Apigee, Keap
     {"fault": {"faultstring": "x", "detail": {"errorcode": "refresh_token_expired"}}},
+    {"error": "unauthorized_client", "error_description": "refresh_token is invalid"},  # Atlassian
+    {"error": "invalid_request", "error_description": "Value passed for the token was invalid."},  # X
+    {"error": "invalid_request", "error_description": "This request requires an active refresh_token"},  # Shopify
+    {"errors": [{"resource": "RefreshToken", "field": "refresh_token", "code": "invalid"}]},  # Strava
+    {"errors": {"refresh_token": ["is invalid"]}},  # Rails
+    {"refresh_token": ["This token is invalid."]},  # Django
+    {"error": {".tag": "expired_access_token"}},  # Dropbox
+    {"error": "Couldn't find that refresh token"},  # Heroku
+    {"msg": "Invalid Refresh Token: Refresh Token Not Found"},  # Supabase
+    {"detail": "Token is blacklisted", "code": "token_not_valid"},
+    {"message": "Refresh token expired at 2026-01-01T00:00:00Z"},
+    {"message": "No such refresh token"},
+    {"message": "Refresh token mismatch"},
+    {"message": "The user has revoked access to the application"},
+    {"error": "refresh_token_invalidated"},
+    {"error": "reauthorization_required"},
+    {"response": {"error": "invalid_grant"}},
+    [{"error": "invalid_grant"}],
+    b"Invalid refresh token\n",
+    b"error=invalid_grant&error_description=x",
     {"error": "interaction_required"},  # Microsoft
     {"error": "consent_required"},
 ]
@@ -176,7 +202,7 @@ def test_a_dead_grant_is_known_by_every_name_and_shape(body, status):
     Of a stored grant, its user has to connect again.
     """
     with pytest.raises(NeedsReauthorization) as refused:
-        parsed(json.dumps(body).encode(), status, refused=NeedsReauthorization)
+        parsed(body if isinstance(body, bytes) else json.dumps(body).encode(), status, refused=NeedsReauthorization)
 
     assert status == refused.value.provider_status
 
@@ -184,7 +210,19 @@ def test_a_dead_grant_is_known_by_every_name_and_shape(body, status):
 ALIVE = [
     (400, {"error": "invalid_client"}, ClientRejected),
     (400, {"error": "INVALID_CLIENT"}, ClientRejected),
-    (400, {"error": "unauthorized_client", "error_description": "refresh_token is invalid"}, ClientRejected),
+    (
+        400,
+        {"error": "unauthorized_client", "error_description": "The client may not use this grant type"},
+        ClientRejected,
+    ),
+    (401, {"error": "invalid_client", "error_description": "The refresh token is invalid"}, ClientRejected),
+    (400, {"message": "Missing required parameter: refresh_token"}, ClientRejected),
+    (400, {"errors": [{"field": "client_id", "code": "invalid"}]}, ClientRejected),
+    (
+        400,
+        {"error": "invalid_request", "message": "Refresh token grant is not enabled: invalid request"},
+        ClientRejected,
+    ),
     (400, {"error": "bad_client_secret"}, ClientRejected),
     (400, {"error": "incorrect_client_credentials"}, ClientRejected),
     (400, {"error": "unsupported_grant_type"}, ClientRejected),
