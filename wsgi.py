@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from gateway import create_app
+from gateway.server import build_served_app
 from gateway.worker.loop import start_worker
 
-app = create_app()
+app = build_served_app()
 start_worker(app.extensions["gateway"], work=False)

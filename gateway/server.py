@@ -172,7 +172,10 @@ def run_server(host: str, port: int, workers: int, *, work: bool = True) -> None
 
 
 def build_served_app() -> Flask:
+    """The application, prepared for many requests at once."""
     app = create_app()
+    for name in app.jinja_env.list_templates():  # otherwise each of many first requests compiles the same one
+        app.jinja_env.get_template(name)
     gc.collect()
     gc.freeze()  # otherwise each full collection walks through all modules and stops every request for 60 ms
     return app

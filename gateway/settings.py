@@ -302,7 +302,7 @@ class Settings(BaseModel):
     brand_logo: Annotated[Logo, BeforeValidator(read_logo)] | None = None
     """An image file (PNG, JPEG, GIF, WebP or plain SVG, up to 256 KB) or an https address."""
     brand_color: Annotated[str, AfterValidator(read_color)] = ""
-    """The accent colour, like `#0b6158`; made darker in light mode and lighter in dark mode until text in it can be read."""
+    """The accent colour, like `#0b6158`; made darker in light mode and lighter in dark mode until text in it can be read. Browsers of before 2024 show our own."""
     brand_support_url: Annotated[str, AfterValidator(_support_url)] | None = None
     """A web address or an e-mail address where users get help."""
     brand_home_url: WebUrl | None = None

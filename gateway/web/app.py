@@ -1,11 +1,8 @@
 """The Flask application: blueprints, hooks, error handlers."""
 
 from pathlib import Path
-from threading import Lock
-from typing import Any
 
 from flask import Flask
-from jinja2 import Environment, FileSystemLoader, Template
 
 from gateway.catalog import TYPES
 from gateway.services import Runtime
@@ -29,20 +26,6 @@ LARGEST_BODY = 64 * 1024
 """Bytes, for forms and JSON. A route that takes more sets `request.max_content_length` before it reads."""
 
 
-class CompileOnce(FileSystemLoader):
-    """Without the lock, each of many first requests would compile the same template, and delay all others for seconds."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self._lock, self._compiled = Lock(), dict[str, Template]()
-
-    def load(self, environment: Environment, name: str, globals: Any = None) -> Template:  # noqa: A002 - jinja's name
-        with self._lock:
-            if name not in self._compiled:
-                self._compiled[name] = super().load(environment, name, globals)
-            return self._compiled[name]
-
-
 def build_app(rt: Runtime) -> Flask:
     app = Flask("gateway", root_path=str(ROOT), template_folder="templates", static_folder="gateway/web/static")
     app.extensions["gateway"] = rt
@@ -50,7 +33,6 @@ def build_app(rt: Runtime) -> Flask:
     app.config.update(MAX_CONTENT_LENGTH=LARGEST_BODY, MAX_FORM_MEMORY_SIZE=LARGEST_BODY, MAX_FORM_PARTS=50)
     # Werkzeug would redirect doubled slashes to an address that it builds from the Host header.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
-    app.jinja_env.loader = CompileOnce(ROOT / "templates")
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     for path in TYPES.values():
         app.register_blueprint(connect.blueprint, name=path, url_prefix=f"/{path}", url_defaults={"path": path})

@@ -205,7 +205,7 @@ def test_every_page_carries_the_brand(gateway, alice):
         logo.headers["X-Content-Type-Options"],
     )
     assert "default-src 'none'" in logo.headers["Content-Security-Policy"]
-    assert "--accent: #" in css.text
+    assert ":root { --brand: #1d4f4a; }" == css.text
 
 
 def test_scopes_are_shown_in_words_once_and_by_name_on_request(alice):

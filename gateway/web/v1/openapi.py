@@ -34,43 +34,13 @@ _WITH_RETRY_AFTER = (DatabaseUnavailable, RateLimited, RefreshInProgress)
 _VARIABLE = re.compile(r"<(?:[^<>]*:)?([a-z_]+)>")
 _ANYTHING: Schema = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 """Of any media type: generators of clients know no `*/*`."""
-_EXAMPLES: Schema = json.loads(Path(__file__).with_name("examples.json").read_text(encoding="utf-8"))
 ANY_METHOD = ("DELETE", "GET", "PATCH", "POST", "PUT")
 """What is said of a route for any method: there is no more general word for it."""
 PARTNER_SCOPES = ("sessions:write", "webhooks:write")
 """No user has them: gateway.caller refuses."""
 _REFERENCE = "#/components/schemas/{model}"
-_SECURITY = {
-    "partnerKey": {"type": "http", "scheme": "bearer", "description": "A partner's key, `gw_live_…`."},
-    "accessToken": {
-        "type": "http",
-        "scheme": "bearer",
-        "bearerFormat": "JWT",
-        "description": "A user's Supabase access token: for the user's own connections.",
-    },
-}
-
-_SHORT_FORM = """\
-# Integration gateway
-
-> {about}
-
-Send `Authorization: Bearer` with a partner key (`gw_live_…`) or, for the user's own connections, the user's Supabase access token. Never
-put a key into a browser. Lists are `{{"items": […], "next_cursor": …}}`: send `next_cursor` back as `cursor` (events: `after`) until it is
-null. Errors have `code`, `detail`, `remedy` and `request_id`; repeat a call only where `remedy` is `wait`, after `Retry-After` seconds.
-`{origin}/problems/<code>` explains each code.
-
-## Calls
-
-{calls}
-
-## More
-
-- [OpenAPI 3.1]({origin}/openapi.json): every field of every call, for programs
-- [Reference]({origin}/docs): the same for people, with a curl line for each call
-- Connect a user from your front end: link to `{origin}/connect/<provider>`, or load `{origin}/gateway.js`
-  ([types]({origin}/gateway.d.ts)); the user comes back with `?connection=<id>&provider=<id>` or `?error=<code>`
-"""
+_FRAME: Schema = json.loads(Path(__file__).with_name("openapi.json").read_text(encoding="utf-8"))
+"""What does not depend on the calls; `upstream` is a proxied call's response, `headers` are those of errors."""
 
 
 class Operation(NamedTuple):
@@ -101,18 +71,10 @@ def description(app: Flask, public_url: str) -> Schema:
         paths.setdefault(each.path, {})[each.method.lower()] = _operation(each)
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": "Integration gateway",
-            "version": __version__,
-            "description": "Connections of users at providers, and access tokens for them. Every error is problem+json (RFC 9457) "
-            "and says in `remedy` who must act.",
-        },
+        "info": {**_FRAME["info"], "version": __version__},
         "servers": [{"url": public_url}],
         "paths": paths,
-        "components": {
-            "schemas": _schemas([each.call for each in operations(app)]),
-            "securitySchemes": _SECURITY,
-        },
+        "components": {**_FRAME["components"], "schemas": _schemas([each.call for each in operations(app)])},
     }
 
 
@@ -146,11 +108,7 @@ def _success(call: Call) -> Schema:
         return {
             str(call.status): {"description": (call.response.__doc__ or "").strip(), "content": _json(call.response)}
         }
-    mark = {"description": "The status of the provider's response.", "required": True, "schema": {"type": "string"}}
-    error = {"description": "What a refusal of the provider is about, in a word.", "schema": {"type": "string"}}
-    text = "The provider's response, of any status; no response of the gateway has Gateway-Upstream-Status."
-    headers = {"Gateway-Upstream-Status": mark, "Gateway-Upstream-Error": error}
-    return {"default": {"description": text, "content": _ANYTHING, "headers": headers}}
+    return {"default": _FRAME["upstream"]}
 
 
 def _json(model: type[RequestModel | ResponseModel], media_type: str = "application/json") -> Schema:
@@ -171,7 +129,7 @@ def _header_parameters(call: Call) -> Iterator[Schema]:
 def _query_parameters(query: type[RequestModel]) -> Iterator[Schema]:
     for name, schema in query.model_json_schema().get("properties", {}).items():
         text = schema.pop("description", "")
-        kept = {key: value for key, value in schema.items() if key not in ("title", "anyOf") and value is not None}
+        kept = {key: value for key, value in schema.items() if key != "anyOf" and value is not None}
         # A query has no null: an optional parameter is left out.
         kept |= next((kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}), {})
         yield {"name": name, "in": "query", "required": False, "description": text, "schema": kept}
@@ -191,11 +149,9 @@ def _headers(kinds: Sequence[type[GatewayError]]) -> Schema:
     headers: Schema = {}
     if any(kind in (*_WITH_RETRY_AFTER, ProviderUnavailable) for kind in kinds):
         always = all(kind in _WITH_RETRY_AFTER for kind in kinds)
-        seconds = {"type": "string", "pattern": "^[0-9]+$"}
-        headers["Retry-After"] = {"description": "Seconds.", "required": always, "schema": seconds}
+        headers["Retry-After"] = {**_FRAME["headers"]["Retry-After"], "required": always}
     if Unauthenticated in kinds:
-        text = {"type": "string"}
-        headers["WWW-Authenticate"] = {"description": "RFC 6750 section 3.", "required": True, "schema": text}
+        headers["WWW-Authenticate"] = _FRAME["headers"]["WWW-Authenticate"]
     return headers
 
 
@@ -203,14 +159,7 @@ def _schemas(calls: Sequence[Call]) -> Schema:
     modes: dict[Any, Any] = {call.body: "validation" for call in calls if call.body}
     modes |= dict.fromkeys([*(call.response for call in calls if call.response), Problem], "serialization")
     models = sorted(modes.items(), key=lambda pair: pair[0].__name__)
-    schemas: Schema = models_json_schema(models, ref_template=_REFERENCE)[1]["$defs"]
-    for name, schema in schemas.items():
-        schema.pop("title", None)
-        if name in _EXAMPLES:
-            schema["examples"] = [_EXAMPLES[name]]
-        for field in schema.get("properties", {}).values():
-            field.pop("title", None)
-    return dict(sorted(schemas.items()))
+    return dict(sorted(models_json_schema(models, ref_template=_REFERENCE)[1]["$defs"].items()))
 
 
 # -- the document and the page ---------------------------------------------------------------------------------------
@@ -236,20 +185,7 @@ def document() -> Response:
 @blueprint.get("/llms.txt")
 def short_form() -> Response:
     """The document in Markdown, for agents that read documents (llmstxt.org)."""
-    document = _document()
-    origin = document["servers"][0]["url"]
-    calls = [
-        f"- `{method.upper()} {path}`{_scope(call)}: {call['summary']}."
-        for path, methods in document["paths"].items()
-        for method, call in methods.items()
-    ]
-    text = _SHORT_FORM.format(origin=origin, about=document["info"]["description"], calls="\n".join(calls))
-    return Response(text, content_type="text/markdown; charset=utf-8")
-
-
-def _scope(call: Schema) -> str:
-    scopes = call["security"][0]["partnerKey"]
-    return f" (scope `{scopes[0]}`)" if scopes else ""
+    return Response(render_template("llms.txt", document=_document()), content_type="text/markdown; charset=utf-8")
 
 
 @blueprint.get("/docs")

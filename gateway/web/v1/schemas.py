@@ -2,42 +2,49 @@
 The schemas of `/v1`: what a request may contain and what a response contains, as frozen models.
 
 Requests are validated by them, responses are made of them, and the OpenAPI description is generated from them, so that the three agree.
+fields.toml describes the fields, examples.json has an example of each schema.
 """
 
 import json
 import re
+import tomllib
+from collections.abc import Callable
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from gateway import models
 from gateway.catalog import AnyEntry
 from gateway.errors import Remedy
 from gateway.models import Status
 
+_HERE = Path(__file__).parent
+_TEXTS: dict[str, dict[str, str]] = tomllib.loads((_HERE / "fields.toml").read_text(encoding="utf-8"))
+_EXAMPLES: dict[str, JsonSchemaValue] = json.loads((_HERE / "examples.json").read_text(encoding="utf-8"))
 _MOST_DIGITS = 18
 _UUID_LENGTH = 36
-_EXAMPLE_USER = "0b7a1c9e-5b1f-4c86-9a55-3d2f1e8c7a60"
-
-
-def _digits(value: object) -> object:
-    """Python also parses `1_0`, ` 5 ` and `５` as numbers; refuse them."""
-    if isinstance(value, str) and not (value.isascii() and value.isdigit() and len(value) <= _MOST_DIGITS):
-        raise ValueError("not a whole number in digits alone, like 60")
-    return value
-
-
-def _number(value: object) -> object:
-    """A Literal of numbers does not accept text, and a query is text."""
-    return int(value) if isinstance(value, str) and _digits(value) else value
 
 
 def _whole(value: object) -> object:
-    """To JSON Schema, `5.0` is an integer."""
+    """Python also parses `1_0`, ` 5 ` and `５` as numbers; refuse them. To JSON Schema, `5.0` is an integer."""
+    if isinstance(value, str) and not (value.isascii() and value.isdigit() and len(value) <= _MOST_DIGITS):
+        raise ValueError("not a whole number in digits alone, like 60")
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -48,18 +55,14 @@ def _canonical(value: object) -> object:
     return value
 
 
-def _iso(value: object) -> object:
-    """Not the number that pydantic also takes as a time."""
+def _moment(value: object, parse: Callable[[object], datetime]) -> datetime:
+    """In UTC: PostgreSQL knows no offset of 16 hours, and the calendar's ends have no neighbours. pydantic takes numbers too."""
     if isinstance(value, str) and value[4:5] != "-":
         raise ValueError("write it like 2026-03-01T10:00:00Z")
-    return value
-
-
-def _in_utc(value: datetime) -> datetime:
-    """PostgreSQL knows no offset of 16 hours, and the calendar's ends have no neighbours."""
-    if not 1970 <= value.year < 9999:  # noqa: PLR2004
+    found = parse(value)
+    if not 1970 <= found.year < 9999:  # noqa: PLR2004
         raise ValueError("the year is out of range")
-    return value.astimezone(UTC)
+    return found.astimezone(UTC)
 
 
 def _tag_name(name: str) -> str:
@@ -70,31 +73,51 @@ def _tag_name(name: str) -> str:
 
 
 Id = Annotated[UUID, BeforeValidator(_canonical)]
+WHOLE = BeforeValidator(_whole)
 ScopeToken = Annotated[str, Field(max_length=300, pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$")]
 """RFC 6749 section 3.3."""
 ProviderId = Annotated[str, Field(max_length=100, pattern=r"^[a-z][a-z0-9_]*$")]
+Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
 Opaque = Annotated[str, Field(max_length=500, pattern=r"^[A-Za-z0-9_.~=:+-]*$")]
 """Made here; clients only send it back."""
-Moment = Annotated[AwareDatetime, BeforeValidator(_iso), AfterValidator(_in_utc)]
+Cursor = Annotated[Opaque, Field(min_length=1)]
+Moment = Annotated[AwareDatetime, WrapValidator(_moment)]
 TagName = Annotated[str, AfterValidator(_tag_name)]
-TagValue = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+TagValue = Annotated[Text, Field(min_length=1, max_length=100)]
 LocationId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
-EVENT_TYPES = tuple(json.loads(Path(__file__).with_name("event_types.json").read_bytes()))
+EVENT_TYPES = tuple(json.loads((_HERE / "event_types.json").read_bytes()))
 EventType = Literal[EVENT_TYPES]  # type: ignore[valid-type]
-Limit = Annotated[int, Field(ge=1, le=100, description="The most items of one page."), BeforeValidator(_digits)]
-ProviderType = Annotated[int, Field(description="1 CRM (HighLevel), 2 email, 3 phone, 4 other apps.")]
+Limit = Annotated[int, Field(ge=1, le=100), WHOLE]
 
 
-class RequestModel(BaseModel):
-    """A request. Unknown names are refused: a mistyped filter would otherwise show everything."""
+class _Model(BaseModel):
+    """A frozen model without further fields. Its JSON Schema has the texts and the example that are written beside."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core)
+        written = handler.resolve_ref_schema(schema)
+        written.pop("title", None)
+        for field in written.get("properties", {}).values():
+            field.pop("title", None)
+        for kind in reversed(cls.__mro__):
+            for name, text in _TEXTS.get(kind.__name__, {}).items():
+                written["properties"][name]["description"] = text
+        if cls.__name__ in _EXAMPLES:
+            written["examples"] = [_EXAMPLES[cls.__name__]]
+        return schema
 
-class ResponseModel(BaseModel):
+
+class RequestModel(_Model):
+    """A request. Unknown names are refused: a mistyped filter would otherwise show everything."""
+
+
+class ResponseModel(_Model):
     """A response. Closed: a field that is not described here is never sent."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True, hide_input_in_errors=True)
+    model_config = ConfigDict(from_attributes=True)
 
 
 # -- requests --------------------------------------------------------------------------------------------------------
@@ -107,166 +130,98 @@ class NoQuery(RequestModel):
 class ConnectionsQuery(RequestModel):
     """Filters for the list of connections."""
 
-    user_id: Id | None = Field(default=None, description="Only connections of this user.")
-    provider: ProviderId | None = Field(default=None, description="Only connections at the provider with this id.")
-    type: Annotated[Literal[1, 2, 3, 4], BeforeValidator(_number)] | None = Field(
-        default=None, description="1 CRM (HighLevel), 2 email, 3 phone, 4 other apps."
-    )
-    status: Status | None = Field(default=None, description="Only connections with this status.")
-    account_id: str | None = Field(
-        default=None,
-        min_length=1,
-        max_length=200,
-        pattern=r"^[^\x00-\x1f\x7f]+$",
-        description="Only connections of the account with this id at the provider.",
-    )
-    tag: str | None = Field(
-        default=None,
-        max_length=141,
-        pattern=r"^[A-Za-z0-9_.-]{1,40}:[^\x00-\x1f\x7f]{1,100}$",
-        description="Only connections with this tag, as `name:value`.",
-    )
-    cursor: Annotated[Id, WithJsonSchema({"type": "string"})] | None = Field(
-        default=None, description="`next_cursor` of the previous page."
-    )
+    user_id: Id | None = None
+    provider: ProviderId | None = None
+    type: Annotated[int, Field(ge=1, le=4), WHOLE] | None = None
+    status: Status | None = None
+    account_id: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
+    tag: Annotated[str, Field(max_length=141, pattern=r"^[A-Za-z0-9_.-]{1,40}:[^\x00-\x1f\x7f]{1,100}$")] | None = None
+    cursor: Annotated[Id, WithJsonSchema({"type": "string"})] | None = None
     limit: Limit = 100
 
 
 class TokenQuery(RequestModel):
     """How long the token has to be valid, and for which location."""
 
-    min_seconds: Annotated[int, Field(ge=0, le=3600), BeforeValidator(_digits)] = Field(
-        default=60, description="A stored token with less time left is refreshed first."
-    )
-    location: LocationId | None = Field(
-        default=None,
-        description="The id of the connection's location, or of a location of the agency that is connected: the token is for that one. Any "
-        "location in which the app is not installed returns 404.",
-    )
+    min_seconds: Annotated[int, Field(ge=0, le=3600), WHOLE] = 60
+    location: LocationId | None = None
 
 
 class LocationsQuery(RequestModel):
     """A page of the locations of an agency."""
 
-    q: str = Field(
-        default="", max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$", description="A part of the name of a location."
-    )
-    cursor: Opaque | None = Field(default=None, min_length=1, description="`next_cursor` of the previous page.")
+    q: Annotated[Text, Field(max_length=100)] = ""
+    cursor: Cursor | None = None
     limit: Limit = 100
 
 
 class DisconnectQuery(RequestModel):
     """What else to remove."""
 
-    uninstall: Literal["0", "1"] = Field(
-        default="0",
-        description="1: also remove our app at the provider, where the provider supports that. Affects every user of that account.",
-    )
+    uninstall: Literal["0", "1"] = "0"
 
 
 class EventsQuery(RequestModel):
     """Where to start."""
 
-    after: Annotated[int, Field(ge=0, lt=10**_MOST_DIGITS), BeforeValidator(_digits)] = Field(
-        default=0,
-        description="A position: the events after it are returned. `next_cursor` of the previous page, or the last position you stored.",
-    )
+    after: Annotated[int, Field(ge=0, lt=10**_MOST_DIGITS), WHOLE] = 0
     limit: Limit = 100
 
 
 class UsageQuery(RequestModel):
     """Which hours to count, and of what."""
 
-    from_: Moment | None = Field(
-        default=None, alias="from", description="Hours that begin then or later; by default a day before `to`."
-    )
-    to: Moment | None = Field(default=None, description="Hours that begin before; at most 31 days after `from`.")
-    connection_id: Id | None = Field(default=None, description="Only this connection.")
-    partner: Id | None = Field(default=None, description="Only this partner, by its id.")
-    cursor: Opaque | None = Field(default=None, min_length=1, description="`next_cursor` of the previous page.")
+    from_: Annotated[Moment | None, Field(alias="from")] = None
+    to: Moment | None = None
+    connection_id: Id | None = None
+    partner: Id | None = None
+    cursor: Cursor | None = None
     limit: Limit = 100
 
 
 class ConnectSessionRequest(RequestModel):
     """A link that lets one user connect one provider for the partner."""
 
-    user_id: Id = Field(
-        description="The user who connects: their id in the Supabase project.", examples=[_EXAMPLE_USER]
-    )
-    provider: ProviderId = Field(description="The provider's id.", examples=["ghl"])
-    return_to: str | None = Field(
-        default=None,
-        max_length=2000,
-        description="Where the browser goes afterwards: a URL on an origin of the product.",
-        examples=["https://app.example.com/connected"],
-    )
-    scope: tuple[ScopeToken, ...] = Field(
-        default=(),
-        max_length=50,
-        description="Scopes to request in addition to the default ones (RFC 6749 section 3.3).",
-    )
-    tags: Annotated[dict[TagName, TagValue], Field(max_length=10)] = Field(
-        default={},
-        description="Your own names for the connection, in it and in its events. They replace those of your last link for it. "
-        "Names have 1 to 40 letters, digits, `_`, `.` and `-`. Other partners with reach `own` do not see them. No secrets.",
-        examples=[{"customer": "4711"}],
-    )
+    user_id: Id
+    provider: ProviderId
+    return_to: Annotated[str, Field(max_length=2000)] | None = None
+    scope: Annotated[tuple[ScopeToken, ...], Field(max_length=50)] = ()
+    tags: Annotated[dict[TagName, TagValue], Field(max_length=10)] = {}
 
 
 class CompleteRequest(RequestModel):
     """Names the user who was signed in at the product when the link was finished in a browser without a session here."""
 
-    user_id: Id = Field(
-        description="The user who is signed in, in the browser that came back.", examples=[_EXAMPLE_USER]
-    )
-    confirmation: Opaque = Field(
-        default="",
-        description="The `confirmation` from that browser. Without it nothing is connected, and the grant is revoked.",
-        examples=["kX1c0…"],
-    )
-    answer: Literal["replace", "both", "no"] | None = Field(
-        default=None,
-        description="What to do when another account is connected, or the same account with more access. Required after "
-        "`pending_confirmation`.",
-    )
+    user_id: Id
+    confirmation: Opaque = ""
+    answer: Literal["replace", "both", "no"] | None = None
 
 
 class WebhookRequest(RequestModel):
     """An endpoint for events."""
 
-    url: str = Field(
-        max_length=2000,
-        description="Where events are sent by POST: https, at a public address. Redirects are not followed.",
-        examples=["https://partner.example/webhooks"],
-    )
-    event_types: Annotated[tuple[EventType, ...], Field(min_length=1, max_length=50)] | None = Field(
-        default=None, description="Only events of these types; without it, all.", examples=[["connection.created"]]
-    )
+    url: Annotated[str, Field(max_length=2000)]
+    event_types: Annotated[tuple[EventType, ...], Field(min_length=1, max_length=50)] | None = None
 
 
 class ReplayRequest(RequestModel):
     """Where to start again."""
 
-    after: Annotated[int, BeforeValidator(_whole)] = Field(
-        ge=0, lt=10**15, description="Events after this position are delivered again.", examples=[0]
-    )
+    after: Annotated[int, Field(ge=0, lt=10**15), WHOLE]
 
 
 # -- responses -------------------------------------------------------------------------------------------------------
 
 T = TypeVar("T")
+_Optional = Field(default=None, exclude_if=lambda value: value is None)
+"""A field that is left out where there is nothing to say."""
 
 
 class Page(ResponseModel, Generic[T]):
     """Items, and where the next page begins."""
 
     items: tuple[T, ...]
-    next_cursor: str | None = Field(default=None, description="Opaque; null on the last page.")
-
-
-def _optional(description: str) -> Any:
-    """A field that is left out where there is nothing to say."""
-    return Field(default=None, exclude_if=lambda value: value is None, description=description)
+    next_cursor: str | None = None
 
 
 class Account(ResponseModel):
@@ -274,9 +229,7 @@ class Account(ResponseModel):
 
     id: str
     label: str
-    kind: str | None = Field(
-        default=None, description="Where the provider has several kinds: HighLevel `location`, `agency`."
-    )
+    kind: str | None = None
 
     @classmethod
     def of(cls, row: models.Connection | models.Erased, provider: AnyEntry | None) -> "Account":
@@ -290,19 +243,17 @@ class Connection(ResponseModel):
 
     id: UUID
     provider: str
-    type: ProviderType
+    type: int
     user_id: UUID
     account: Account
     status: Status
-    reason: str | None = Field(description="Why it is not active: a slug. Null for an active connection.")
+    reason: str | None
     scope: tuple[str, ...]
-    missing_scope: tuple[str, ...] = Field(description="Scopes that are asked for now and that this connection lacks.")
-    expires_at: datetime | None = Field(description="When the access token expires; null when unknown.")
-    refreshable: bool = Field(description="False: there is no refresh token, and the connection ends at `expires_at`.")
-    facts: dict[str, Any] = Field(
-        description="What the provider says of the account, for example `locationId` and `companyId`."
-    )
-    tags: dict[str, str] = Field(description="From the connect session.")
+    missing_scope: tuple[str, ...]
+    expires_at: datetime | None
+    refreshable: bool
+    facts: dict[str, Any]
+    tags: dict[str, str]
     created_at: datetime
     updated_at: datetime
 
@@ -320,9 +271,9 @@ class Connections(Page[Connection]):
 class Location(ResponseModel):
     """An account below a connection."""
 
-    id: str = Field(description="For `location` of a token, and for the header `Gateway-Location`.")
+    id: str
     label: str
-    detail: str = Field(description="Its address, where the provider says it.")
+    detail: str
 
 
 class Locations(Page[Location]):
@@ -334,18 +285,11 @@ class Token(ResponseModel):
 
     connection_id: UUID
     access_token: str = Field(repr=False)
-    token_type: str = Field(
-        default="Bearer",
-        description="`Bearer` (RFC 6750), `Basic` (RFC 7617: the token is `user:password`), or the provider's own: the word before the "
-        "token, or the name of its header or query parameter.",
-    )
-    expires_at: datetime | None = Field(description="Null when the provider does not say.")
+    token_type: str
+    expires_at: datetime | None
     scope: tuple[str, ...]
-    api_base_url: str | None = Field(description="The base URL of the provider's API.")
-    headers: dict[str, str] = Field(
-        description="Send these with every call of the provider's API, beside `Authorization: Bearer`; where the token goes elsewhere, "
-        "that header too."
-    )
+    api_base_url: str | None
+    headers: dict[str, str]
 
 
 class Receipt(ResponseModel):
@@ -355,14 +299,9 @@ class Receipt(ResponseModel):
     provider: str
     account: Account
     erased_at: datetime
-    revocation: Literal["done", "queued", "unsupported", "kept"] = Field(
-        description="done: revoked. queued: retried for 72 hours. unsupported: the provider has no revocation call. "
-        "kept: others still use the connection; only your access ended."
-    )
+    revocation: Literal["done", "queued", "unsupported", "kept"]
     event_id: UUID
-    uninstall: Literal["done", "failed", "unsupported", "kept"] | None = _optional(
-        "Only with `uninstall=1`. kept: other users have connected the same account."
-    )
+    uninstall: Literal["done", "failed", "unsupported", "kept"] | None = _Optional
 
 
 class ProviderEntry(ResponseModel):
@@ -370,8 +309,8 @@ class ProviderEntry(ResponseModel):
 
     id: str
     name: str
-    type: ProviderType
-    scope: tuple[str, ...] = Field(description="The default scopes. A connect session can add to them.")
+    type: int
+    scope: tuple[str, ...]
 
 
 class Providers(Page[ProviderEntry]):
@@ -390,16 +329,12 @@ class Event(ResponseModel):
     """Something that happened."""
 
     id: UUID
-    position: int = Field(description="The place in the order of events: unique and without gaps.")
-    type: str = Field(
-        description="`noun.past_participle`, for example `tokens.read`. Ignore types that you do not know."
-    )
+    position: int
+    type: str
     at: datetime
     connection_id: UUID | None
     user_id: UUID | None
-    partner: UUID | None = Field(
-        description="The partner that acted, whose link was used, or whose key or consent changed."
-    )
+    partner: UUID | None
     provider: str | None
     data: dict[str, Any]
 
@@ -411,9 +346,9 @@ class Events(Page[Event]):
 class Usage(ResponseModel):
     """What a partner, or the owner, did with a connection in an hour."""
 
-    hour: datetime = Field(description="Its beginning.")
+    hour: datetime
     connection_id: UUID
-    partner: UUID | None = Field(description="Null: the connection's owner.")
+    partner: UUID | None
     provider: str
     token_reads: int
     proxied_calls: int
@@ -428,20 +363,18 @@ class Webhook(ResponseModel):
 
     id: UUID
     url: str
-    event_types: tuple[str, ...] | None = Field(description="Null: every type.")
-    position: int = Field(description="Every event up to this position was delivered.")
-    failures: int = Field(description="Failed attempts since the last delivery.")
+    event_types: tuple[str, ...] | None
+    position: int
+    failures: int
     failing_since: datetime | None
-    disabled_at: datetime | None = Field(
-        description="Set after 26 failures in a row (three days), or a response with status 410. A replay enables it again."
-    )
+    disabled_at: datetime | None
     created_at: datetime
 
 
 class NewWebhook(Webhook):
     """An endpoint with its new secret."""
 
-    secret: str = Field(repr=False, description="For verification, `whsec_…`; shown once.")
+    secret: str = Field(repr=False)
 
 
 class Webhooks(Page[Webhook]):
@@ -451,11 +384,11 @@ class Webhooks(Page[Webhook]):
 class Delivery(ResponseModel):
     """An attempt to deliver an event."""
 
-    event_id: UUID = Field(description="Also the header `webhook-id`.")
+    event_id: UUID
     position: int
     type: str
     at: datetime
-    status: int | None = Field(description="Of your response; null where none came.")
+    status: int | None
     error: str | None
     duration_ms: int
 
@@ -474,18 +407,15 @@ class FieldError(ResponseModel):
 class Problem(ResponseModel):
     """RFC 9457: what went wrong, and who must act."""
 
-    type: str = Field(description="A page that explains the problem.")
+    type: str
     title: str
     status: int
     detail: str
-    code: str = Field(description="The last part of `type`, for programs.")
-    remedy: Remedy = Field(
-        description="fix_request: send something else. reconnect: the owner connects again. wait: try later, see Retry-After. "
-        "operator, report: the operator of this service."
-    )
-    request_id: str = Field(description="Also in the header X-Request-Id and in the log.")
-    limit: int | None = _optional("Of `rate_limited`: the most that is allowed.")
-    used: int | None = _optional("Of `rate_limited`: how much is used.")
-    resets_at: datetime | None = _optional("Of `rate_limited`: when there is more again.")
-    errors: tuple[FieldError, ...] | None = _optional("Of a `bad_request`: the fields at fault.")
-    connect_url: str | None = _optional("Of `needs_reauthorization`: where the owner connects again.")
+    code: str
+    remedy: Remedy
+    request_id: str
+    limit: int | None = _Optional
+    used: int | None = _Optional
+    resets_at: datetime | None = _Optional
+    errors: tuple[FieldError, ...] | None = _Optional
+    connect_url: str | None = _Optional
