@@ -68,7 +68,7 @@ def test_an_hour_that_is_over_becomes_one_event_for_partner_and_connection(datab
     for address in (HOME, AWAY, HOME):
         reads(store, made, here, address)
     read_token(store, Caller(user_id=alice.id), here, min_seconds=0)
-    rows(database, "select gateway.close_hours(100)")
+    rows(database, "select gateway.close_hours(1000000)")
     assert [] == events(database, "tokens.read")
 
     next_hour(database)

@@ -22,7 +22,7 @@ def connected(gateway):
     acme.consented(gateway.dsn, held)
     assert 200 == acme.asks(gateway, f"/connections/{held}/token").status_code
     next_hour(gateway.dsn)
-    rows(gateway.dsn, "select gateway.close_hours(100)")
+    rows(gateway.dsn, "select gateway.close_hours(1000000)")
     unassigned = "select 1 from gateway.event where partner_id = %s and position is null"
     wait_for(lambda: not rows(gateway.dsn, unassigned, acme.id))
     return alice, held, acme

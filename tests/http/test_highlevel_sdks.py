@@ -70,9 +70,12 @@ def test_the_official_sdk_calls_highlevel_with_the_gateways_tokens(gateway, alic
     A sub-account that is connected, and one that only the agency's connection reaches; neither SDK has a client secret.
     """
     needs_sdk(language)
-    partner, bob = partner_of(gateway.dsn), gateway.person("Bob Marsh")
-    alice.connects("ghl", BERLIN)
-    agency = bob.connects("ghl", AGENCY)["connection"]
+    partner, bob = partner_of(gateway.dsn, reach="own"), gateway.person("Bob Marsh")
+    location, agency = (
+        person.connects("ghl", account)["connection"] for person, account in ((alice, BERLIN), (bob, AGENCY))
+    )
+    for connection in (location, agency):  # the SDK asks by account, and others may have connected it
+        partner.consented(gateway.dsn, connection)
     environ = {"GATEWAY": gateway.url, "KEY": partner.key, "AGENCY": agency}
     ended = run_sdk(language, tmp_path, environ, f"{gateway.sandbox.origin}/ghl", BERLIN, LISBON)
 

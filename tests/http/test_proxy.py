@@ -491,7 +491,7 @@ def test_calls_are_recorded_by_partner_connection_and_hour(made, call, early):
     assert [("proxy", 3), ("tokens:read", 1)] == found
     assert [1] == rows(made.dsn, "select connections::integer from gateway.usage where reader_id = %s", acme.id)
     next_hour(made.dsn)
-    rows(made.dsn, "select gateway.close_hours(1000)::text")
+    rows(made.dsn, "select gateway.close_hours(1000000)::text")
     assert [3] == [each["calls"] for each in events(made.dsn, "proxy.used", partner_id=acme.id)]
     assert [1] == [each["reads"] for each in events(made.dsn, "tokens.read", partner_id=acme.id)]
 
