@@ -21,10 +21,10 @@ def create_app(environ: "MutableMapping[str, str] | None" = None) -> "Flask":
 
     from gateway.log_setup import start_log
     from gateway.services import build_runtime
-    from gateway.settings import forget_secrets, read_settings
+    from gateway.settings import forget_secrets, judge_settings
     from gateway.web.app import build_app
 
     start_log()
-    settings = read_settings(environ)
+    settings, problems = judge_settings(environ)
     forget_secrets(os.environ if environ is None else environ)
-    return build_app(build_runtime(settings))
+    return build_app(build_runtime(settings, problems))

@@ -5,13 +5,13 @@ Nothing in it belongs to a request. The database pool and the connections to pro
 Runtime may be made before a server forks.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 
 from gateway import __version__
-from gateway.catalog import AnyEntry, Catalog, Provider, load_catalog
+from gateway.catalog import AnyEntry, Catalog, Provider, read_catalog
 from gateway.crypto.vault import Vault
 from gateway.database import Database, open_postgres, open_rest
 from gateway.errors import GatewayError, ProviderFailed, ProviderNotEnabled, SettingsRefused
@@ -104,14 +104,15 @@ def utc_now() -> datetime:
 
 def checked_catalog(settings: Settings) -> tuple[Catalog, list[str]]:
     """
-    The catalogue with the operator's scopes in it, and what is wrong with scopes and registrations.
+    The catalogue with the operator's scopes in it, and what is wrong with provider files, scopes and registrations.
 
-    Raises SettingsRefused when a provider file is invalid.
+    A name that is in no provider file may be in one that is wrong.
     """
-    loaded = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
+    loaded, problems = read_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
     entries = dict(loaded.entries)
-    keys, problems = _webhook_keys(settings, loaded)
-    problems += _not_enabled(settings.enable, loaded)
+    keys, unknown = _webhook_keys(settings, loaded)
+    if not problems:
+        problems += [*unknown, *_not_enabled(settings.enable, loaded)]
     for provider in loaded.providers.values():
         name, scope = provider.id.upper(), settings.scopes.get(provider.id, provider.scope)
         changed: dict[str, object] = {"scope": scope}
@@ -169,13 +170,16 @@ def open_journal(settings: Settings, vault: Vault | None = None) -> ResponseJour
     return ResponseJournal(vault, settings.data / "journal" if settings.journal else None)
 
 
-def build_runtime(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Runtime:
-    """The Runtime for `settings`. Raises SettingsRefused when the catalogue, a registration or the database is missing."""
-    catalog, problems = checked_catalog(settings)
-    if settings.database_url is None and settings.supabase_secret_key is None:
-        problems.append(NO_DATABASE)
-    if problems:
-        raise SettingsRefused(*problems)
+def build_runtime(
+    settings: Settings, problems: Sequence[str] = (), *, now: Callable[[], datetime] = utc_now
+) -> Runtime:
+    """The Runtime for `settings`. Raises SettingsRefused with their `problems`, and those of catalogue, registrations and database."""
+    catalog, further = checked_catalog(settings)
+    is_named = any(problem.startswith(("DATABASE_URL", "SUPABASE_")) for problem in problems)
+    if settings.database_url is None and settings.supabase_secret_key is None and not is_named:
+        further.append(NO_DATABASE)
+    if problems or further:
+        raise SettingsRefused(*problems, *further)
     bulkhead = Bulkhead()
     http = HttpClient(
         allow_private=settings.allow_private_hosts,

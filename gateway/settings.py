@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
 
+from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from dotenv import dotenv_values
 from pydantic import (
@@ -384,16 +385,24 @@ def process_environment() -> dict[str, str]:
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """
-    The settings in `environ`, by default those of the process.
+    """The settings in `environ`, by default those of the process. Raises SettingsRefused with every problem at once."""
+    settings, problems = judge_settings(environ)
+    if problems:
+        raise SettingsRefused(*problems)
+    return settings
 
-    Raises SettingsRefused with every problem at once; no problem repeats a value.
+
+def judge_settings(environ: Mapping[str, str] | None = None) -> tuple[Settings, list[str]]:
+    """
+    The settings in `environ`, and every problem, which begins with the setting's name; no problem repeats a value.
+
+    What is wrong is missing in the settings, and so is what depends on it: the rest can be judged further.
     """
     environ = process_environment() if environ is None else environ
     problems = list(_unknown_names(environ))
 
-    def read(name: str) -> str:
-        """The trimmed value, for a secret also from the file that `NAME_FILE` names; empty when there is none."""
+    def read(name: str) -> str | None:
+        """The trimmed value, for a secret also from the file that `NAME_FILE` names; None when it cannot be read."""
         file = environ.get(f"{name}_FILE") if _is_secret(name) else None
         try:
             text = (Path(file).read_text(encoding="utf-8-sig") if file else environ.get(name, "")).strip()
@@ -401,28 +410,36 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         except (OSError, ValueError):
             fix = f"{name}_FILE cannot be read: name a text file that this process may read."
             problems.append(fix if file else f"{name} holds bytes that are not UTF-8: write it in UTF-8.")
-            return ""
+            return None
         return text
 
     values: dict[str, Any] = {name: text for name in _NAMES if (text := read(name))}
     providers = {match[1] for match in map(_REGISTRATION.fullmatch, environ) if match}
     values["clients"] = {
-        name.lower(): Client(client_id, read(f"{name}_CLIENT_SECRET"))
+        name.lower(): Client(client_id, secret)
         for name in providers
-        if (client_id := read(f"{name}_CLIENT_ID"))
+        if (client_id := read(f"{name}_CLIENT_ID")) and (secret := read(f"{name}_CLIENT_SECRET")) is not None
     }
     values["scopes"] = {
         name.lower(): tuple(scope.replace(",", " ").split()) for name in providers if (scope := read(f"{name}_SCOPE"))
     }
-    keys = {name: read(f"{name}_WEBHOOK_PUBLIC_KEY") for name in providers}
-    values["webhook_keys"] = {name.lower(): key for name, key in keys.items() if key}
+    values["webhook_keys"] = {name.lower(): key for name in providers if (key := read(f"{name}_WEBHOOK_PUBLIC_KEY"))}
+    settings, wrong = _right_settings(values)
+    return settings, problems + wrong
+
+
+def _right_settings(values: Mapping[str, Any]) -> tuple[Settings, list[str]]:
+    """The settings without those that are wrong, and what is wrong. A wrong folder of providers leaves nothing to say of any."""
     try:
-        settings = Settings(**values)
+        return Settings(**values), []
     except ValidationError as invalid:
-        problems += map(_problem, invalid.errors(include_url=False, include_input=False))
-    if problems:
-        raise SettingsRefused(*problems)
-    return settings
+        errors = invalid.errors(include_url=False, include_input=False)
+    wrong = {str(error["loc"][0]) for error in errors}
+    if wrong & {"GATEWAY_CATALOG", "GATEWAY_ALLOW_PRIVATE_HOSTS"}:
+        wrong |= {"GATEWAY_CATALOG", "GATEWAY_ENABLE", *OF_PROVIDERS}
+    right = {name: value for name, value in values.items() if name not in wrong}
+    settings, _ = _right_settings({"GATEWAY_KEYS": Fernet.generate_key().decode("ascii"), **right})
+    return settings, [_problem(error) for error in errors]
 
 
 def _unknown_names(environ: Mapping[str, str]) -> Iterator[str]:

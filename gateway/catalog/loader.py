@@ -40,10 +40,18 @@ class Catalog:
 
 
 def load_catalog(folder: Path | None = None, *, allow_private_hosts: bool = False) -> Catalog:
-    """
-    Our own entries, overridden key by key and extended by the TOML files in `folder`.
+    """As `read_catalog`. Raises SettingsRefused with every problem."""
+    catalog, problems = read_catalog(folder, allow_private_hosts=allow_private_hosts)
+    if problems:
+        raise SettingsRefused(*problems)
+    return catalog
 
-    Raises SettingsRefused with every problem, each with its file and key.
+
+def read_catalog(folder: Path | None, *, allow_private_hosts: bool) -> tuple[Catalog, list[str]]:
+    """
+    Our own entries, overridden key by key and extended by the TOML files in `folder`; and every problem, with its file and key.
+
+    An entry that is wrong is not in it.
     """
     problems: list[str] = []
     tables: dict[str, dict[str, Any]] = {}
@@ -72,9 +80,7 @@ def load_catalog(folder: Path | None = None, *, allow_private_hosts: bool = Fals
         problems += [f"{origin[provider_id]}: [{provider_id}] {text}" for text in wrong]
         found += [checked] if checked else []
     problems += _collisions(found, origin)
-    if problems:
-        raise SettingsRefused(*problems)
-    return Catalog.of(found)
+    return Catalog.of(found), problems
 
 
 def _checked(

@@ -19,7 +19,7 @@ from cryptography.fernet import Fernet
 from psycopg.conninfo import conninfo_to_dict
 from pydantic_core import to_json, to_jsonable_python
 
-from gateway.catalog import Catalog
+from gateway.catalog import Catalog, load_catalog
 from gateway.database import SCHEMA_VERSION, Database, SchemaState
 from gateway.database.migrate import apply_schema
 from gateway.database.postgres import FunctionMissing
@@ -30,7 +30,7 @@ from gateway.embedded.postgres import start_or_join
 from gateway.errors import DatabaseUnavailable, GatewayError, ProviderNotEnabled, SettingsRefused, Unexpected
 from gateway.partners.admin import PartnerRefused
 from gateway.services import NO_DATABASE, Runtime, build_runtime, checked_catalog, open_database, open_journal
-from gateway.settings import Settings, process_environment, read_settings
+from gateway.settings import Settings, judge_settings, process_environment, read_settings
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -210,35 +210,18 @@ def database_settings() -> Settings:
     )
 
 
-def starting_settings(*, embedded: bool = False) -> Settings:
+def starting_settings(*, embedded: bool = False) -> tuple[Settings, Catalog]:
     """What `serve`, `worker` and `doctor` start with; the journal can be written. Raises SettingsRefused with every problem at once."""
     environ = process_environment()
-    problems = [] if embedded or database_is_set(environ) or uses_embedded(environ) else [NO_DATABASE]
-    try:
-        settings = read_settings(environ)
-    except SettingsRefused as refused:
-        problems = refused.problems + problems
-        settings = _settings_of_providers(environ, problems)
-    try:
-        problems += checked_catalog(settings)[1]
-    except SettingsRefused as refused:
-        problems += refused.problems
-    if problems:
-        raise SettingsRefused(*problems)
+    settings, problems = judge_settings(environ)
+    if not (embedded or database_is_set(environ) or uses_embedded(environ)):
+        problems.append(NO_DATABASE)
+    catalog, further = checked_catalog(settings)
+    if problems or further:
+        raise SettingsRefused(*problems, *further)
     with closing(open_journal(settings)) as journal:
         journal.check()
-    return settings
-
-
-def _settings_of_providers(environ: Mapping[str, str], problems: Iterable[str]) -> Settings:
-    """Those that are right, to judge the registrations too; none where a wrong one decides which providers there are."""
-    wrong = {problem.split()[0].removesuffix("_FILE").replace("_SECRET", "_ID") for problem in problems}
-    files = {"GATEWAY_CATALOG", "GATEWAY_ALLOW_PRIVATE_HOSTS"}
-    right = {"GATEWAY_KEYS": Fernet.generate_key().decode("ascii")}
-    for name in () if wrong & files else environ.keys() - wrong:
-        if name in {*files, "GATEWAY_ENABLE"} or not name.startswith(("GATEWAY_", "SUPABASE_", "DATABASE_")):
-            right[name] = environ[name]
-    return read_settings(right)
+    return settings, catalog
 
 
 def database_is_set(environ: Mapping[str, str]) -> bool:
@@ -258,9 +241,10 @@ def uses_embedded(environ: Mapping[str, str]) -> bool:
     return not database_is_set(environ) and (not public or exists)
 
 
-def checked_providers(names: Sequence[str]) -> Catalog:
-    """The catalogue. Raises SettingsRefused when one of `names` is not in it."""
-    catalog = checked_catalog(database_settings())[0]
+def checked_providers(names: Sequence[str] = ()) -> Catalog:
+    """The catalogue, without the operator's scopes. Raises SettingsRefused when one of `names` is not in it."""
+    settings = database_settings()
+    catalog = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
     if unknown := [name for name in names if catalog.entries.get(name) is None]:
         raise SettingsRefused(f"there is no provider {', '.join(unknown)}: `providers list` names them.")
     return catalog
@@ -346,5 +330,5 @@ def opened_database(*, existing: bool = True) -> Iterator[Database]:
 @contextmanager
 def opened_runtime() -> Iterator[Runtime]:
     """The Runtime of this environment, over a database whose schema is current."""
-    with checked_database(), closing(build_runtime(read_settings())) as rt:
+    with checked_database(), closing(build_runtime(*judge_settings())) as rt:
         yield rt

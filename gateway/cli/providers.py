@@ -11,7 +11,7 @@ from typing import TextIO
 import click
 
 from gateway import doctor as health
-from gateway.catalog import AnyEntry, Provider, load_catalog
+from gateway.catalog import AnyEntry, Provider
 from gateway.catalog.witnesses import status, tokens
 from gateway.cli.context import (
     AS_JSON,
@@ -27,7 +27,7 @@ from gateway.cli.context import (
 from gateway.doctor import Finding
 from gateway.errors import DatabaseUnavailable, SettingsRefused
 from gateway.services import build_runtime
-from gateway.settings import Settings, process_environment, read_settings
+from gateway.settings import Settings, judge_settings, process_environment
 
 
 @click.command()
@@ -81,8 +81,7 @@ _STATUS = "status: how far sources agree (docs/providers.md); none was tried wit
 @reporting
 def providers_list() -> Report:
     """Every provider, whether it is enabled, and its redirect URI."""
-    settings = database_settings()
-    catalog = load_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
+    settings, catalog = database_settings(), checked_providers()
     rows = [
         {
             "id": provider.id,
@@ -124,7 +123,7 @@ def providers_show(provider_id: str) -> None:
 @AS_JSON
 def providers_check(provider_id: str | None, *, as_json: bool) -> None:
     """Ask each enabled provider, or one, whether it knows us, or else what it answers without credentials; ends with 1 if something must be fixed."""
-    with reach_database(), closing(build_runtime(read_settings())) as rt:
+    with reach_database(), closing(build_runtime(*judge_settings())) as rt:
         asked = rt.catalog.entries.get(provider_id or "")
         if provider_id is None:
             found = health.providers.examine(rt)

@@ -6,9 +6,10 @@ import click
 import structlog
 
 from gateway import __version__
+from gateway.catalog import Catalog
 from gateway.cli.context import checked_database, database_is_set, interruptible, port_option, starting_settings
 from gateway.errors import SettingsRefused
-from gateway.services import NO_DATABASE, checked_catalog
+from gateway.services import NO_DATABASE
 from gateway.settings import Settings, forget_secrets, ignored_parameters, process_environment
 
 log = structlog.get_logger(__name__)
@@ -26,7 +27,7 @@ def serve(host: str, port: int, workers: int, *, no_worker: bool, embedded: bool
     """Serve the pages and the API."""
     from gateway.server import bind, run_server
 
-    settings = starting_settings(embedded=embedded)
+    settings, catalog = starting_settings(embedded=embedded)
     has_database = database_is_set(process_environment())
     if embedded and has_database:
         raise SettingsRefused("--embedded starts a database, and the settings name another one: remove one of the two.")
@@ -34,13 +35,12 @@ def serve(host: str, port: int, workers: int, *, no_worker: bool, embedded: bool
         raise SettingsRefused(NO_DATABASE)
     bind(host, port).close()
     with checked_database(existing=False, embedded=embedded) as database:
-        _log_start(settings, f"http://{host}:{port}", database.place, workers=workers, work=not no_worker)
+        _log_start(settings, catalog, f"http://{host}:{port}", database.place, workers=workers, work=not no_worker)
         run_server(host, port, workers, work=not no_worker)
 
 
-def _log_start(settings: Settings, address: str, database: str, *, workers: int, work: bool) -> None:
+def _log_start(settings: Settings, catalog: Catalog, address: str, database: str, *, workers: int, work: bool) -> None:
     """What this installation is, in five lines; `server.ready` follows. No secret."""
-    catalog = checked_catalog(settings)[0]
     log.info("server.starting", version=__version__, address=address, public_url=settings.public_url, processes=workers)
     ignored = {"ignored_parameters": names} if (names := list(ignored_parameters(settings))) else {}
     log.info("server.database", database=database, **ignored)

@@ -11,7 +11,7 @@ from gateway.doctor import database, environment, providers
 from gateway.doctor.report import Finding, conclusion, finding, is_sound, lines
 from gateway.errors import SettingsRefused
 from gateway.services import build_runtime
-from gateway.settings import read_settings
+from gateway.settings import judge_settings
 
 __all__ = ["Finding", "conclusion", "examine", "finding", "is_sound", "lines", "providers"]
 
@@ -23,7 +23,7 @@ def examine(environ: Mapping[str, str], *, embedded: bool = False, access_token:
     `embedded`: the database is our own, which `serve` keeps up to date. `access_token`: a user's, to be examined too.
     """
     try:
-        rt = build_runtime(read_settings(environ))
+        rt = build_runtime(*judge_settings(environ))
     except SettingsRefused as refused:
         yield from refused_settings(refused)
         return

@@ -152,6 +152,12 @@ def test_wrong_settings_and_wrong_registrations_are_listed_together(run, tmp_pat
         assert name in shown, shown
     assert "ZOOM_CLIENT_SECRET is missing" not in shown
     assert "canary" not in shown
+    (tmp_path / "own.toml").write_text("[acme]\nnaem = 'x'\n[zoom]\ntype = 'x'\n")
+    own = {"GATEWAY_CATALOG": str(tmp_path), "ZOOM_CLIENT_ID": "x", "GATEWAY_ENABLE": "acme"}
+    beside = run(command, **{**given, **own}).output
+    for name in ("[acme] naem", "[zoom] type", "HUBSPOT_SCOPE", "GHL_CLIENT_SECRET", "GATEWAY_BRAND_COLOR"):
+        assert name in beside, beside
+    assert "GATEWAY_ENABLE" not in beside, "acme may be in the file that is wrong"
     alone = run(command, **given, GATEWAY_CATALOG=str(tmp_path / "nothing")).output
     assert "GATEWAY_CATALOG" in alone
     assert "GATEWAY_ENABLE" not in alone

@@ -13,6 +13,7 @@ import pytest
 from cryptography.fernet import Fernet
 from pydantic import ValidationError
 
+from gateway import create_app
 from gateway.errors import SettingsRefused
 from gateway.services import checked_catalog
 from gateway.settings import (
@@ -185,6 +186,30 @@ def test_all_problems_are_reported_at_once_each_with_its_setting():
         *("GATEWAY_CATALOG", "GATEWAY_CA_BUNDLE", "DATABASE_URL", "SUPABASE_JWT_SECRET", "SUPABASE_SECRET_KEY"),
     ):
         assert name in told
+
+
+def test_the_application_lists_settings_registrations_and_the_database_at_once(tmp_path):
+    """
+    For a server that imports `wsgi.py`; what is wrong is not called missing as well.
+    """
+    (tmp_path / "own.toml").write_text("[acme]\nnaem = 'x'\n")
+    given = {"GATEWAY_BRAND_COLOR": "red", "GHL_CLIENT_ID": "x", "GATEWAY_CATALOG": str(tmp_path)}
+
+    with pytest.raises(SettingsRefused) as refused:
+        create_app(dict(given))
+    with pytest.raises(SettingsRefused) as otherwise:
+        create_app({**given, "GATEWAY_KEYS": KEY, "DATABASE_URL": "mysql://a:b@c/d"})
+
+    starts = (
+        "GATEWAY_KEYS is missing",
+        "GATEWAY_BRAND_COLOR",
+        "own.toml: [acme]",
+        "GHL_CLIENT_SECRET",
+        "DATABASE_URL is missing",
+    )
+    for start in starts:
+        assert any(problem.startswith(start) for problem in refused.value.problems), start
+    assert [1] == [sum(problem.startswith("DATABASE_URL") for problem in otherwise.value.problems)]
 
 
 @pytest.mark.parametrize(
