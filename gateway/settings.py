@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from difflib import get_close_matches
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -309,7 +310,7 @@ class Settings(BaseModel):
     brand_home_url: WebUrl | None = None
     """Where users get back to your product; without it, the first of `GATEWAY_APP_ORIGINS`."""
     texts: Annotated[Texts, BeforeValidator(lambda folder: read_texts(Path(folder)))] = Field(
-        default_factory=read_texts, repr=False
+        default_factory=cache(read_texts), repr=False
     )
     """A folder with `en.toml`, `de.toml` … whose texts replace those in `gateway/texts/`; a further language needs every text."""
     catalog: DirectoryPath | None = None

@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -56,21 +57,19 @@ def read_catalog(folder: Path | None, *, allow_private_hosts: bool) -> tuple[Cat
     problems: list[str] = []
     tables: dict[str, dict[str, Any]] = {}
     origin: dict[str, str] = {}
-    for file in [
-        *sorted((Path(__file__).parent / "entries").glob("*/*.toml")),
-        *(sorted(folder.glob("*.toml")) if folder else ()),
-    ]:
+    files = list(_own_files())
+    for file in sorted(folder.glob("*.toml")) if folder else ():
         try:
-            entries = tomllib.loads(file.read_text(encoding="utf-8"))
+            files.append((file.name, tomllib.loads(file.read_text(encoding="utf-8"))))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             problems.append(f"{file.name} cannot be read as TOML: {error}")
-            continue
+    for name, entries in files:
         for provider_id, entry in entries.items():
             if not isinstance(entry, dict):
-                problems.append(f"{file.name}: {provider_id} is outside a table: put it below [name_of_the_provider].")
+                problems.append(f"{name}: {provider_id} is outside a table: put it below [name_of_the_provider].")
                 continue
             tables.setdefault(provider_id, {}).update(entry)
-            origin[provider_id] = file.name
+            origin[provider_id] = name
     found: list[AnyEntry] = []
     for provider_id, table in tables.items():
         entry = {**tables.get(table.get("like", ""), {}), **table}
@@ -81,6 +80,13 @@ def read_catalog(folder: Path | None, *, allow_private_hosts: bool) -> tuple[Cat
         found += [checked] if checked else []
     problems += _collisions(found, origin)
     return Catalog.of(found), problems
+
+
+@cache
+def _own_files() -> list[tuple[str, dict[str, Any]]]:
+    """Read once: a process loads the catalogue several times when it starts."""
+    files = sorted((Path(__file__).parent / "entries").glob("*/*.toml"))
+    return [(file.name, tomllib.loads(file.read_text(encoding="utf-8"))) for file in files]
 
 
 def _checked(

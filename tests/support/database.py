@@ -40,6 +40,8 @@ from gateway.models import AuthorizationRequest, Connection, PendingGrant, Revoc
 from tests.support.forked import CONTEXT
 
 SOON = datetime(2030, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
+ROW_NAMES = load_catalog().entries["ghl"].row_names
+"""Also: processes that are forked from one that has read the catalogue do not read its files again."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Person:
             "account_label": f"{self.label}'s agency",
             "scope": ("contacts.readonly",),
             "facts": {"locationId": f"{self.label}-location"},
-            "row_names": load_catalog().entries["ghl"].row_names,
+            "row_names": ROW_NAMES,
             "client_id": None,
             "token": f"gAAAA-token-of-{self.label}",
             "refresh": f"gAAAA-refresh-of-{self.label}",
