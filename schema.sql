@@ -2526,6 +2526,13 @@ begin
   elsif coalesce(k.revoked_at, p.revoked_at) is not null then
     return 'false';
   elsif p_changes is not null then
+    -- The default limits go with the reach; any other number stays.
+    p_changes := case when p_changes ->> 'reach' = p.reach then '{}'
+                      when p_changes ->> 'reach' = 'own' then jsonb_build_object(
+                        'reads_per_hour', coalesce(p.reads_per_hour, 10000), 'connections_per_hour', coalesce(p.connections_per_hour, 1000))
+                      when p_changes ->> 'reach' = 'all' then jsonb_build_object(
+                        'reads_per_hour', nullif(p.reads_per_hour, 10000), 'connections_per_hour', nullif(p.connections_per_hour, 1000))
+                      else '{}' end || p_changes;
     p := jsonb_populate_record(p, p_changes);
     update gateway.partner x
        set scope = p.scope, providers = p.providers, reach = p.reach, reads_per_hour = p.reads_per_hour,
@@ -4018,7 +4025,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '2416ef2dd97c1c904a22ae96f2d2551952815bcf69c7f63e9df5d5262928838b');
-insert into gateway.function_release (sha256) values ('2416ef2dd97c1c904a22ae96f2d2551952815bcf69c7f63e9df5d5262928838b') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '59db593ef889bfa1ca92e3a58295e93e21de760a13146fca7f9b718c5fe017d5');
+insert into gateway.function_release (sha256) values ('59db593ef889bfa1ca92e3a58295e93e21de760a13146fca7f9b718c5fe017d5') on conflict do nothing;
 
 notify pgrst, 'reload schema';

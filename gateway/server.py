@@ -7,6 +7,7 @@ waitress reads a request completely before it takes a thread, so a slow or missi
 import copy
 import ctypes
 import gc
+import json
 import logging
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from secrets import token_hex
 from shutil import disk_usage
 from tempfile import gettempdir
 from typing import Any
@@ -30,10 +32,11 @@ from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.receiver import ChunkedReceiver
 from waitress.server import create_server
+from waitress.task import ErrorTask
 from waitress.utilities import RequestEntityTooLarge, RequestHeaderFieldsTooLarge
 
 from gateway import create_app
-from gateway.errors import SettingsRefused
+from gateway.errors import BadRequest, SettingsRefused, TooLarge
 from gateway.partners.keys import is_key
 from gateway.settings import LOOPBACK_ONLY, is_loopback
 from gateway.worker.loop import start_worker
@@ -124,8 +127,30 @@ def _may_be_known(authorization: str) -> bool:
     return is_bearer and (is_key(credential) or re.fullmatch(r"[^.]*(\.[^.]*){2}", credential) is not None)
 
 
+class _Refusal(ErrorTask):  # type: ignore[misc]
+    """What waitress refuses before the application sees it: under `/v1` problem+json (RFC 9457) like any other error."""
+
+    def execute(self) -> None:
+        refused, path = self.request.error, self.request.path
+        if path not in ("", "/") and not path.startswith("/v1/"):  # these two where waitress cannot read the path
+            super().execute()
+            return
+        kind = TooLarge if refused.code == TooLarge.status else BadRequest
+        settings = self.channel.server.application.extensions["gateway"].settings
+        problem = {"type": f"{settings.public_url}/problems/{kind.slug}", "title": kind.title, "status": refused.code}
+        problem |= {"detail": kind.detail, "code": kind.slug, "remedy": kind.remedy, "request_id": token_hex(12)}
+        log.info("request.refused", error=kind.slug, status=refused.code, request_id=problem["request_id"])
+        self.status = f"{refused.code} {refused.reason}"
+        self.response_headers.append(("Content-Type", "application/problem+json"))
+        self.set_close_on_finish()
+        body = json.dumps(problem).encode()
+        self.content_length = len(body)
+        self.write(body)
+
+
 class _Channel(HTTPChannel):  # type: ignore[misc]
     parser_class = RequestParser
+    error_task_class = _Refusal
 
     def readable(self) -> bool:
         """Also during a proxied call, so that it ends when its client goes away. A client that stops reading is cut off."""

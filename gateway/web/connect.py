@@ -198,7 +198,7 @@ def finished(ended: Connected | Pending | AwaitsPartner | Failed, browser: str) 
             return response
         case AwaitsPartner(connect_session_id=session_id, confirmation=confirmation):
             result = {"connect_session": str(session_id), "confirmation": confirmation}
-            return see_other(with_query(flow.return_to or "/", **result, provider=provider.public_id))
+            return see_other(with_query(flow.return_to or "/", **result, provider=provider.id))
         case Failed(error=error, left_installed=left):
             return respond(error, left_installed=provider if left else None)
 

@@ -172,7 +172,7 @@ def result() -> Any:
             "outcome": "connected",
             "target_origin": opener,
             "connection": connection,
-            "provider": provider.public_id if provider else "",
+            "provider": provider.id if provider else "",
             "missing_scope": " ".join(missing),
         },
     )

@@ -39,7 +39,8 @@ class Flow:
 
 def note_flow(flow: Flow) -> Flow:
     """Note the way back, for an error that comes later in this request."""
-    g.flow = flow = replace(flow, provider=public_id(flow.provider))
+    entry = runtime().catalog.named.get(flow.provider)
+    g.flow = flow = replace(flow, provider=entry.id if entry else flow.provider)
     return flow
 
 
@@ -87,9 +88,10 @@ def app_address(settings: Settings, value: str | None) -> str | None:
 
 
 def here_or_app_address(settings: Settings, value: str | None) -> str:
-    """`value` when it is a path here or a URL on an app origin; `/connections` when it is empty."""
+    """`value` when it is a URL on an app origin, its path when it is here; `/connections` when it is empty."""
     if not value:
         return "/connections"
+    value = value.removeprefix(settings.public_url) or "/"  # as the sign-in page was given it
     if value.startswith("/"):
         # Browsers read // and /\ as another host.
         if not _is_plain(value) or _DISGUISED.match(value):

@@ -167,10 +167,11 @@ def hand_over() -> Response:
 
 @blueprint.post("/session/end")
 def end() -> Response:
-    # A post from another site comes without the Lax cookie, and must not delete it either.
-    check_sender()
+    # A post from another site comes without the Lax cookie, and must not delete it either. The product may sign its user out here too.
+    check_sender(*runtime().settings.app_origins)
     if session_secret():
-        check_form()
+        if "Origin" not in request.headers:
+            check_form()
         end_session(runtime().database, fingerprint(session_secret()))
     response = see_other("/session/end")
     for purpose in ("gateway", "gateway-browser"):

@@ -127,6 +127,17 @@ def test_another_site_cannot_sign_a_user_out(gateway, headers):
     assert (403, None) == (answer.status_code, answer.headers.get("Set-Cookie"))
 
 
+def test_the_product_may_sign_its_user_out(gateway, alice):
+    """
+    As it signed the user in: its origin is listed, and says so.
+    """
+    alice.signs_in()
+    headers = {"Origin": gateway.sandbox.origin, "Sec-Fetch-Site": "cross-site"}
+    answer = alice.browser.post(f"{gateway.url}/session/end", headers=headers, allow_redirects=False, timeout=30)
+
+    assert (303, 303) == (answer.status_code, alice.get("/connections").status_code)
+
+
 @pytest.mark.parametrize("path", ["/session/end", "/connections/{}/disconnect", "/session"])
 def test_no_address_changes_anything_by_being_opened(gateway, alice, path):
     """

@@ -398,6 +398,14 @@ def test_a_partners_limits_and_rights_are_changed_from_its_next_call_on(database
     set_partner(store, made.name, {"reach": "all", "providers": ["zoom"]})
     assert reads(store, made, here) is None
 
+    limits = []
+    for changes in ({"reach": "own"}, {"reads_per_hour": 5}, {"reach": "own"}, {"reach": "all"}):
+        set_partner(store, made.name, changes)
+        (found,) = queries.list_partners(store, made.name)["partners"]
+        limits.append((found["reads_per_hour"], found["connections_per_hour"]))
+    assert [(10000, 1000), (5, 1000), (5, 1000), (5, None)] == limits  # a default goes with its reach
+    set_partner(store, made.name, {"reads_per_hour": None})
+
     (found,) = queries.list_partners(store, made.name)["partners"]
     assert ("all", ["zoom"], ["tokens:read"], None) == (
         found["reach"], found["providers"], found["scope"], found["reads_per_hour"],

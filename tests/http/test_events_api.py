@@ -126,7 +126,7 @@ def test_usage_is_read_by_the_hour(gateway):
     for query, field in (
         ("from=2020-01-01T00:00:00Z", "from"), ("from=1700000000", "from"), ("from=2020-01-01", "from"), ("to=x", "to"), ("hour=1", "hour"),
         ("from=2030-01-02T00:00:00Z&to=2030-01-01T00:00:00Z", "from"), ("partner=acme", "partner"), ("connection_id=1", "connection_id"),
-        ("to=0001-01-01T00:00:00Z", "to"), ("from=9999-12-31T23:00:00-14:00", "from"),
+        ("to=0001-01-01T00:00:00Z", "to"), ("from=9999-12-31T23:00:00-14:00", "from"), ("cursor=x", "cursor"), ("cursor=", "cursor"),
     ):  # fmt: skip
         refused = made.asks(gateway, f"/usage?{query}")
         assert (400, [field]) == (refused.status_code, [each["field"] for each in refused.json()["errors"]]), query

@@ -39,7 +39,7 @@ def test_a_user_connects_and_finds_the_connection_listed(gateway, provider, numb
     ended = alice.connects(provider)
 
     (row,) = rows(gateway, alice.id)
-    assert ended == {"connection": row[0], "provider": {"ghl_white_label": "partner"}.get(provider, provider)}
+    assert ended == {"connection": row[0], "provider": provider}
     assert (provider, number) == row[1:3]
     assert row[3].startswith("gAAAAA")
     assert row[6]["status"] == "active"

@@ -112,6 +112,7 @@ def test_the_document_is_openapi_3_1(document):
     assert "3.1.0" == document["openapi"]
     assert [] == [error.message for error in OPENAPI_31_VALIDATOR.iter_errors(document)]
     assert {1} == set(Counter(re.findall(r'"operationId": "([^"]+)"', text)).values())
+    assert "list_locations" in text
     assert set(re.findall(r'"#/components/schemas/([^"]+)"', text)) == set(document["components"]["schemas"])
 
 

@@ -113,6 +113,7 @@ def bare(tmp_path_factory):
     port = free_port()
     script = f"""
 import time
+from types import SimpleNamespace
 from flask import Flask, request
 from gateway import server
 app = Flask("bare")
@@ -126,7 +127,7 @@ def echo(path):
     while block := request.stream.read(65536):
         size += len(block)
     return f"{{request.method}} {{request.path}} {{size}} "
-app.extensions["gateway"] = None
+app.extensions["gateway"] = SimpleNamespace(settings=SimpleNamespace(public_url="https://connect.example"))
 server.build_served_app, server.start_worker = lambda: app, lambda _, work: None
 server.run_server("127.0.0.1", {port}, 2)
 """
@@ -271,7 +272,11 @@ def test_large_bodies_are_for_proxied_calls_alone_and_stay_out_of_memory(bare):
     assert max(seen) - before < 30 * 1024 * 1024
     for elsewhere in ("/v1/connections", "/v1/connections/5c/proxyx", "/session"):
         head = b"POST %b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n" % (elsewhere.encode(), HOST, LARGEST_BODY + 1)
-        assert raw(port, head).split(b" ", 2)[1] == b"413"
+        answer = raw(port, head)
+        assert answer.split(b" ", 2)[1] == b"413"
+        is_problem = b"Content-Type: application/problem+json" in answer
+        assert is_problem == (b'"type": "https://connect.example/problems/too_large"' in answer)
+        assert is_problem == elsewhere.startswith("/v1/")
 
 
 def test_sigterm_finishes_a_streamed_response_of_any_process(bare):
@@ -354,7 +359,7 @@ def test_a_header_with_an_underscore_is_dropped(cluster, template):
 
 def test_headers_of_endless_length_are_refused(gateway):
     answer = requests.get(f"{gateway.url}/healthz", headers={"X-Long": "x" * 40_000}, timeout=60)
-    assert answer.status_code == 431
+    assert (431, "bad_request") == (answer.status_code, answer.json()["code"])
 
 
 def test_another_wsgi_server_serves_wsgi_py(gateway):

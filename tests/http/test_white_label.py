@@ -16,7 +16,8 @@ from tests.support.gateway_process import fields_in, told
 from tests.support.partners import partner_of
 
 BERLIN, LISBON = "NorthwindBerlin00001", "NorthwindLisbon00001"
-SECRETS = re.compile(r"[A-Za-z0-9_-]{32,}")
+SECRETS = re.compile(r"[A-Za-z0-9_-]{32,}|provider=[\"]?ghl_white_label")
+"""What no user reads: secrets, and the id in the result for the product."""
 WORDS = re.compile(r"ghl|high\s*level|lead\s*connector|gohigh", re.IGNORECASE)
 
 
@@ -58,7 +59,7 @@ def test_connect_confirm_list_and_disconnect_name_no_provider(gateway, alice):
     query = parse_qs(urlsplit(sent.headers["Location"]).query)
     assert (["self"], [f"{gateway.url}/crm/partner/callback"]) == (query["loginWindowOpenMode"], query["redirect_uri"])
     ended = assert_neutral(alice.get(gateway.sandbox.consents(sent.headers["Location"], BERLIN)))
-    assert "partner" == told(ended)["provider"]
+    assert "ghl_white_label" == told(ended)["provider"]
     hers = told(ended)["connection"]
     listed = alice.get(ended.headers["Location"])
     assert_neutral(listed, connection_of(listed, hers))
@@ -88,7 +89,7 @@ def test_a_pop_up_and_a_link_name_no_provider(gateway, alice):
     alice.signs_in()
     back = alice.get(alice.consents("ghl_white_label", BERLIN, query={"display": "popup"}))
     page = assert_neutral(alice.get(assert_neutral(back).headers["Location"]))
-    assert "partner" in page.text
+    assert 'data-provider="ghl_white_label"' in page.text
     hers = told(back)["connection"]
     headers = {"Authorization": f"Bearer {alice.token()}"}
     found = alice.browser.get(f"{gateway.url}/v1/connections?provider=partner", headers=headers, timeout=60).json()

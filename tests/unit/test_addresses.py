@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
@@ -135,6 +136,18 @@ def test_a_path_here_may_be_next_but_no_return_address(value):
     assert value == here_or_app_address(SETTINGS, value)
     with pytest.raises(ReturnToRefused):
         app_address(SETTINGS, value)
+
+
+def test_an_address_here_is_next_by_its_path():
+    """
+    The sign-in page gets the full address, and hands it over with the user.
+    """
+    assert "/connections?x=1" == here_or_app_address(SETTINGS, f"{SETTINGS.public_url}/connections?x=1")
+    for value in ("", ".evil/", "@evil/", "1/", "//evil", "/\\evil"):
+        with pytest.raises(ReturnToRefused):
+            app_address(SETTINGS, SETTINGS.public_url + value)
+        with pytest.raises(ReturnToRefused) if value else nullcontext():
+            here_or_app_address(SETTINGS, SETTINGS.public_url + value)
 
 
 @pytest.mark.parametrize("nothing", [None, ""])

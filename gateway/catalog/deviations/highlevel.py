@@ -1,5 +1,6 @@
 """HighLevel: accounts that are locations or agencies, and the uninstall call."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from urllib.parse import quote, urlencode
@@ -13,7 +14,7 @@ from gateway.catalog.deviations.deviation import (
     SubAccount,
     Topic,
 )
-from gateway.errors import ProviderGarbled
+from gateway.errors import BadRequest, ProviderGarbled
 
 
 class HighLevel(Deviation):
@@ -66,10 +67,12 @@ class HighLevel(Deviation):
         cursor: str,
         limit: int,
     ) -> ApiRequest:
-        """Pages are counted before v3, and have a token since."""
+        """Pages are counted before v3, and have a token since. Raises BadRequest for a cursor that is no count."""
         asked = {"companyId": str(facts.get("companyId")), "appId": client_id.partition("-")[0], "isInstalled": "true"}
         if headers.get("Version") == "v3":
             path, page = "installed-locations", {"pageSize": str(limit)} | ({"pageToken": cursor} if cursor else {})
+        elif not re.fullmatch("[0-9]{0,9}", cursor):
+            raise BadRequest("the cursor counts nothing", [("cursor", "not a cursor of this list")])
         else:
             path, page = "installedLocations", {"limit": str(limit), "skip": cursor or "0"}
         query = urlencode(asked | page | ({"query": search} if search else {}))

@@ -9,9 +9,9 @@ from typing import Any
 
 from flask import Blueprint
 
+from gateway.connections import locations
 from gateway.connections.check import check
 from gateway.connections.disconnect import disconnect
-from gateway.connections.locations import list_locations
 from gateway.database.queries.connections import check_caller, reached_connection, reached_connections
 from gateway.errors import NotFound
 from gateway.models import Caller, Connection
@@ -69,14 +69,14 @@ def get_connection(who: Caller, connection_id: uuid.UUID) -> schemas.Connection:
 
 @blueprint.get("/connections/<uuid:connection_id>/locations")
 @api_call(schemas.Locations, *UNUSABLE, *PROVIDER_FAILED, scope="connections:read", query=schemas.LocationsQuery)
-def locations(who: Caller, query: schemas.LocationsQuery, connection_id: uuid.UUID) -> dict[str, Any]:
+def list_locations(who: Caller, query: schemas.LocationsQuery, connection_id: uuid.UUID) -> dict[str, Any]:
     """
     Lists the locations of an agency.
 
     Those in which the app is installed, as the provider lists them. Read the token of one with `location`, or call its API through the
     proxy with `Gateway-Location`. A connection that is no agency returns 404.
     """
-    items, after = list_locations(
+    items, after = locations.list_locations(
         runtime(), connection_id, who, search=query.q, cursor=query.cursor or "", limit=query.limit
     )
     return {"items": items, "next_cursor": after}

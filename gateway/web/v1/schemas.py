@@ -55,6 +55,15 @@ def _canonical(value: object) -> object:
     return value
 
 
+def _cursor(form: str) -> WrapValidator:
+    def check(value: object, parse: Callable[[object], object]) -> object:
+        if not re.fullmatch(form, str(value)):
+            raise ValueError("not a cursor of this list")
+        return parse(value)
+
+    return WrapValidator(check)
+
+
 def _moment(value: object, parse: Callable[[object], datetime]) -> datetime:
     """In UTC: PostgreSQL knows no offset of 16 hours, and the calendar's ends have no neighbours. pydantic takes numbers too."""
     if isinstance(value, str) and value[4:5] != "-":
@@ -136,7 +145,9 @@ class ConnectionsQuery(RequestModel):
     status: Status | None = None
     account_id: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
     tag: Annotated[str, Field(max_length=141, pattern=r"^[A-Za-z0-9_.-]{1,40}:[^\x00-\x1f\x7f]{1,100}$")] | None = None
-    cursor: Annotated[Id, WithJsonSchema({"type": "string"})] | None = None
+    cursor: (
+        Annotated[UUID, _cursor("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), WithJsonSchema({"type": "string"})] | None
+    ) = None
     limit: Limit = 100
 
 
@@ -175,7 +186,7 @@ class UsageQuery(RequestModel):
     to: Moment | None = None
     connection_id: Id | None = None
     partner: Id | None = None
-    cursor: Cursor | None = None
+    cursor: Annotated[str, _cursor(r"[0-9-]{13}(\.[0-9a-f-]{36}){1,2}")] | None = None
     limit: Limit = 100
 
 
@@ -219,6 +230,8 @@ _Optional = Field(default=None, exclude_if=lambda value: value is None)
 
 class Page(ResponseModel, Generic[T]):
     """Items, and where the next page begins."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
     items: tuple[T, ...]
     next_cursor: str | None = None

@@ -73,6 +73,13 @@ begin
   elsif coalesce(k.revoked_at, p.revoked_at) is not null then
     return 'false';
   elsif p_changes is not null then
+    -- The default limits go with the reach; any other number stays.
+    p_changes := case when p_changes ->> 'reach' = p.reach then '{}'
+                      when p_changes ->> 'reach' = 'own' then jsonb_build_object(
+                        'reads_per_hour', coalesce(p.reads_per_hour, 10000), 'connections_per_hour', coalesce(p.connections_per_hour, 1000))
+                      when p_changes ->> 'reach' = 'all' then jsonb_build_object(
+                        'reads_per_hour', nullif(p.reads_per_hour, 10000), 'connections_per_hour', nullif(p.connections_per_hour, 1000))
+                      else '{}' end || p_changes;
     p := jsonb_populate_record(p, p_changes);
     update gateway.partner x
        set scope = p.scope, providers = p.providers, reach = p.reach, reads_per_hour = p.reads_per_hour,
