@@ -292,6 +292,7 @@ def test_a_provider_is_found_by_the_path_of_its_redirect_uri(load):
     catalog = load(SMALL)
 
     assert "ghl" == catalog.by_slug["crm", "main"].id
+    assert ["ghl", "ghl_white_label"] == sorted(each.id for each in catalog.entries.values() if each.type == 1)
     assert catalog.by_slug.get(("email", "main")) is None
     assert catalog.by_slug.get(("crm", "ghl")) is None
     assert catalog.entries.get("nobody") is None
