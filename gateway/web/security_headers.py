@@ -18,16 +18,15 @@ _ALWAYS = (
     ("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
 )
 _CORS = (
-    ("Access-Control-Allow-Headers", "Authorization, Content-Type, Gateway-Path, Gateway-Retries, Gateway-Location"),
     ("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE"),
     (
         "Access-Control-Expose-Headers",
-        f"Retry-After, X-Request-Id, Gateway-Upstream-Status, Gateway-Upstream-Error, {', '.join(QUOTA_HEADERS)}",
+        f"Retry-After, X-Request-Id, Gateway-Upstream-Status, Gateway-Upstream-Error, {', '.join(QUOTA_HEADERS)}, *",
     ),
     ("Access-Control-Max-Age", "600"),
     ("Cross-Origin-Resource-Policy", "cross-origin"),
 )
-"""Below /v1, for the product's own front ends. Cookies are never read there."""
+"""Below /v1, for the product's own front ends. Cookies are never read there. `*`: those of a provider's response too."""
 _CACHED = ("static", "pages.helper", "pages.brand_logo", "pages.brand_stylesheet")
 """Endpoints whose responses browsers keep but revalidate (ETag): a new gateway has new pages at once."""
 
@@ -65,7 +64,10 @@ def register(app: Flask) -> None:
         if api:
             more.append(("Vary", "Origin"))
         if api and origin in app_origins:
-            more += [("Access-Control-Allow-Origin", origin), *_CORS]
+            wanted = environ.get(
+                "HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "Authorization"
+            )  # any: a provider's API has its own
+            more += [("Access-Control-Allow-Origin", origin), ("Access-Control-Allow-Headers", wanted), *_CORS]
         elif "Cross-Origin-Resource-Policy" not in headers:
             more.append(("Cross-Origin-Resource-Policy", "same-origin"))
         if request.endpoint in _CACHED:

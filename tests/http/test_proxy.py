@@ -871,12 +871,13 @@ def test_a_browser_may_call_with_its_users_token(made):
     """
     url = f"{made.url}/v1/connections/{made.connection}/proxy/echo"
     origin = {"Origin": made.sandbox.origin}
-    asked = {"Access-Control-Request-Method": "PATCH", "Access-Control-Request-Headers": "authorization"}
+    asked = {"Access-Control-Request-Method": "PATCH", "Access-Control-Request-Headers": "authorization,version"}
     preflight = requests.options(url, headers=origin | asked, timeout=60)
     answer = requests.patch(url, headers=origin | {"Authorization": f"Bearer {made.alice.token()}"}, timeout=60)
 
     assert (204, 200) == (preflight.status_code, answer.status_code)
     assert "PATCH" in preflight.headers["Access-Control-Allow-Methods"]
+    assert "authorization,version" == preflight.headers["Access-Control-Allow-Headers"]
     assert made.sandbox.origin == answer.headers["Access-Control-Allow-Origin"]
     assert "Gateway-Upstream-Status" in answer.headers["Access-Control-Expose-Headers"]
 
