@@ -1,4 +1,4 @@
-"""Whose product the pages speak for: a logo that is safe to serve, and an accent colour."""
+"""Whose product the pages speak for: a logo that is safe to serve."""
 
 import re
 from dataclasses import dataclass
@@ -50,10 +50,3 @@ def _logo_url(value: str) -> str:
     if not plain or parts.path.endswith("/"):
         raise ValueError("has to be https://host/path of an image, without a query, or a file.")
     return value
-
-
-def read_color(value: str) -> str:
-    """`#rrggbb`. Raises ValueError."""
-    if not re.fullmatch(r"#([0-9A-Fa-f]{3}|[0-9A-Fa-f]{6})", value):
-        raise ValueError("is not a colour: write it like #0b6158.")
-    return value.lower() if len(value) == 7 else "#" + "".join(digit * 2 for digit in value[1:].lower())  # noqa: PLR2004

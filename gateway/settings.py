@@ -12,6 +12,7 @@ import ipaddress
 import json
 import os
 import re
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from difflib import get_close_matches
 from functools import cache
@@ -37,7 +38,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from gateway.brand import Logo, read_color, read_logo
+from gateway.brand import Logo, read_logo
 from gateway.database_url import PORT, read_dsn
 from gateway.errors import SettingsRefused, plain_reason
 from gateway.models import Client
@@ -46,19 +47,9 @@ from gateway.texts import Texts, read_texts
 _REGISTRATION = re.compile(r"([A-Z][A-Z0-9_]*)_(CLIENT_ID|SCOPE|WEBHOOK_PUBLIC_KEY)")
 _KUBERNETES = re.compile(r"GATEWAY_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP)\w*)?)")
 """Variables that Kubernetes and Docker add for a service called `gateway`."""
-_PUBLISHED_KEYS = frozenset(map(base64.urlsafe_b64decode, {
-    "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=",
-    "ZmDfcTF7_60GrrY167zsiPd67pEvs0aGOv2oasOM1Pg=",
-}))  # fmt: skip
-"""Published keys, from documents and benchmarks."""
-_PUBLISHED_SECRETS = (
-    "super-secret-jwt-token-with-at-least-32-characters-long",
-    "your-super-secret-jwt-token-with-at-least-32-characters-long",
-    "your-super-secret-and-long-jwt-secret-with-at-least-32-characters",
-    "sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz",
-    "your-super-secret-and-long-postgres-password",
-)
-"""Of a local Supabase, and of the examples for a self-hosted one. The published anon and service_role keys are signed with the first three."""
+_FOREIGN = tomllib.loads(Path(__file__).with_name("settings.toml").read_text(encoding="utf-8"))
+"""Secrets that are published, and names of other products."""
+_PUBLISHED_KEYS = frozenset(map(base64.urlsafe_b64decode, _FOREIGN["published"]["keys"]))
 _WEB_URL = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]+)?([/?][^ \\\"<>#]*)?", re.IGNORECASE)
 _LOCAL_NAMES = (".localhost", ".local", ".internal", ".home.arpa", ".lan")
 LOOPBACK_ONLY = "GATEWAY_LOOPBACK_ONLY"
@@ -202,7 +193,8 @@ def _not_published(value: SecretStr, info: ValidationInfo) -> SecretStr:
     """Published secrets are for a project on the developer's machine: with them anyone can sign in as any user."""
     text = value.get_secret_value()
     is_published = any(
-        text == secret or f":{secret}@" in text or _is_signed_with(secret, text) for secret in _PUBLISHED_SECRETS
+        text == secret or f":{secret}@" in text or _is_signed_with(secret, text)
+        for secret in _FOREIGN["published"]["secrets"]
     )
     if is_published and str(info.data.get("public_url", "")).startswith("https://"):
         raise ValueError(
@@ -253,6 +245,7 @@ def _is_made_up(key: bytes) -> bool:
 Switch = Annotated[bool, _form("[01]", "is a switch: set it to 1 or 0.")]
 _JWT_SECRET = _form(".{32,}", "is shorter than 32 bytes: copy it whole from the project.")
 """RFC 7518 section 3.2: an HS256 key is at least as long as its hash."""
+_COLOR = _form("#([0-9A-Fa-f]{3}|[0-9A-Fa-f]{6})", "is not a colour: write it like #0b6158.")
 _PROXY = _form(
     rf"http://([^/@]+@)?(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:]+):{PORT}/?",
     "is not the address of an HTTP proxy: write it like http://proxy.example.com:3128, or http://user:password@….",
@@ -303,7 +296,7 @@ class Settings(BaseModel):
     """Your product's name, on every page: “Northwind asks for access to your Gmail”."""
     brand_logo: Annotated[Logo, BeforeValidator(read_logo)] | None = None
     """An image file (PNG, JPEG, GIF, WebP or plain SVG, up to 256 KB) or an https address."""
-    brand_color: Annotated[str, AfterValidator(read_color)] = ""
+    brand_color: Annotated[str, _COLOR] = ""
     """The accent colour, like `#0b6158`; made darker in light mode and lighter in dark mode until text in it can be read. Browsers of before 2024 show our own."""
     brand_support_url: Annotated[str, AfterValidator(_support_url)] | None = None
     """A web address or an e-mail address where users get help."""
@@ -453,24 +446,14 @@ def _unknown_names(environ: Mapping[str, str]) -> Iterator[str]:
 def near_misses(environ: Mapping[str, str], providers: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Names that look like a setting and are none, each with the setting. Wrong `GATEWAY_` names stop the process already."""
     parts = ("_CLIENT_ID", "_CLIENT_SECRET", "_CLIENT_SECRET_FILE", "_SCOPE", "_WEBHOOK_PUBLIC_KEY")
+    former = _FOREIGN["names"]
     known = [*_KNOWN, *(provider.upper() + part for provider in providers for part in parts)]
     for name in sorted(environ):
         if name in known or name.upper().startswith("GATEWAY_") or name.endswith(parts):
             continue
-        near = [_FORMER[name]] if name in _FORMER else get_close_matches(name.upper(), known, n=1, cutoff=0.88)
+        near = [former[name]] if name in former else get_close_matches(name.upper(), known, n=1, cutoff=0.88)
         if near and near[0] not in environ:
             yield name, near[0]
-
-
-_FORMER = {
-    "SUPABASE_SERVICE_ROLE_KEY": "SUPABASE_SECRET_KEY",
-    "SUPABASE_SERVICE_KEY": "SUPABASE_SECRET_KEY",
-    "SUPABASE_KEY": "SUPABASE_SECRET_KEY",
-    "SUPABASE_DB_URL": "DATABASE_URL",
-    "POSTGRES_URL": "DATABASE_URL",
-    "JWT_SECRET": "SUPABASE_JWT_SECRET",
-}
-"""Names that other products use for the same thing."""
 
 
 def _problem(error: ErrorDetails) -> str:

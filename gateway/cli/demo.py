@@ -30,7 +30,6 @@ from gateway.partners.admin import SCOPES, NewKey, Reach, add_key, add_partner
 from gateway.server import bind, python_module, run_server
 
 _START_SECONDS = 30
-LOGO = Path(__file__).resolve().parents[1] / "sandbox" / "static" / "mark.svg"
 PARTNERS: dict[str, tuple[str, tuple[str, ...], Reach]] = {
     "northwind": ("Northwind back end", SCOPES, "all"),
     "acme": ("Acme Analytics", ("connections:read", "tokens:read", "sessions:write", "events:read"), "own"),
@@ -73,7 +72,7 @@ def run_demo(port: int, sandbox_port: int) -> None:
 
 
 def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, str]:
-    """The environment of a gateway that talks to the sandbox, which says how. Writes the catalogue override into `data`."""
+    """The environment of a gateway for the sandbox's product and providers, which says how. Writes the catalogue override into `data`."""
     overrides = data / "catalog"
     overrides.mkdir(parents=True, exist_ok=True)
     with urlopen(f"{sandbox}/_sandbox/gateway", timeout=10) as answer:  # noqa: S310 - our own address on loopback
@@ -88,16 +87,8 @@ def demo_settings(data: Path, public: str, sandbox: str, dsn: str) -> dict[str, 
         "GATEWAY_KEYS": key_file.read_text(encoding="utf-8"),
         "GATEWAY_DATA": str(data),
         "GATEWAY_CATALOG": str(overrides),
-        "GATEWAY_APP_ORIGINS": sandbox,
-        "GATEWAY_APP_LOGIN_URL": f"{sandbox}/login",
-        "GATEWAY_BRAND_NAME": "Northwind",
-        "GATEWAY_BRAND_LOGO": str(LOGO),
-        "GATEWAY_BRAND_COLOR": "#1d4f4a",
-        "GATEWAY_BRAND_HOME_URL": f"{sandbox}/",
-        "GATEWAY_BRAND_SUPPORT_URL": "mailto:help@northwind.example",
         "GATEWAY_ALLOW_PRIVATE_HOSTS": "1",
         "GATEWAY_UNCLAIMED_INSTALLS": "1",
-        "SUPABASE_URL": sandbox,
         "DATABASE_URL": dsn,
         **found["settings"],
     }

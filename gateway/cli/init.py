@@ -3,6 +3,7 @@
 import re
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -29,18 +30,8 @@ class Question(NamedTuple):
     is_secret: bool = False
 
 
-QUESTIONS = (
-    Question("public_url", "GATEWAY_PUBLIC_URL", "Public URL of the gateway"),
-    Question("trusted_proxies", "GATEWAY_TRUSTED_PROXIES", "How many reverse proxies are in front of it, with the one that ends TLS"),
-    Question("supabase_url", "SUPABASE_URL", "URL of your Supabase project (http://127.0.0.1:54321 after `supabase start`)"),
-    Question("database_url", "DATABASE_URL", "Connection string of the database (in Supabase under Connect)", is_secret=True),
-    Question("supabase_secret_key", "SUPABASE_SECRET_KEY", "Or the project's secret key, for its REST API", is_secret=True),
-    Question("app_origin", "GATEWAY_APP_ORIGINS", "Origin of your front end, like https://app.example.com"),
-    Question("login_url", "GATEWAY_APP_LOGIN_URL", "Its sign-in page"),
-    Question("brand_name", "GATEWAY_BRAND_NAME", "Your product's name, for the pages that your users see"),
-    Question("brand_logo", "GATEWAY_BRAND_LOGO", "Its logo: an image file, or an https address"),
-    Question("support_url", "GATEWAY_BRAND_SUPPORT_URL", "Where users get help: a web or an e-mail address"),
-)  # fmt: skip
+_TABLES = tomllib.loads(Path(__file__).with_name("init.toml").read_text(encoding="utf-8"))
+QUESTIONS = [Question(option, **table) for option, table in _TABLES.items()]
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:

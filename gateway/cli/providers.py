@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict
-from itertools import chain
+from itertools import chain, tee
 from typing import TextIO
 
 import click
@@ -53,17 +53,15 @@ def doctor(*, as_json: bool, access_token: TextIO | None) -> None:
 
 
 def _print_findings(findings: Iterable[Finding], *, as_json: bool) -> None:
-    found, told = [], set[str]()
-    for finding in findings:
-        found.append(finding)
-        if not as_json:
-            click.echo("\n".join(health.lines(finding, told)))
-    is_sound = health.is_sound(found)
+    """Each as it is made. Ends with 1 if something must be fixed; warnings are to be read."""
+    found, shown = tee(findings)
+    for line in () if as_json else health.lines(shown):
+        click.echo(line)
+    rows = [asdict(finding) for finding in found]
+    ok = all(row["level"] != "fail" for row in rows)
     if as_json:
-        click.echo(json.dumps({"ok": is_sound, "findings": [asdict(finding) for finding in found]}))
-    else:
-        click.echo(health.conclusion(found))
-    sys.exit(0 if is_sound else 1)
+        click.echo(json.dumps({"ok": ok, "findings": rows}))
+    sys.exit(0 if ok else 1)
 
 
 # -- providers -------------------------------------------------------------------------------------------------------

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 
 from gateway.doctor import database, environment, providers
-from gateway.doctor.report import Finding, conclusion, finding, is_sound, lines
+from gateway.doctor.report import Finding, finding, lines
 from gateway.errors import SettingsRefused
 from gateway.services import build_runtime
 from gateway.settings import judge_settings
 
-__all__ = ["Finding", "conclusion", "examine", "finding", "is_sound", "lines", "providers"]
+__all__ = ["Finding", "examine", "finding", "lines", "providers"]
 
 
 def examine(environ: Mapping[str, str], *, embedded: bool = False, access_token: str = "") -> Iterator[Finding]:

@@ -1,7 +1,8 @@
 """What the doctor reports: findings, and how they are printed."""
 
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,22 +35,15 @@ def finding(name: str, about: str = "", /, **values: object) -> Finding:
     return Finding(about or part, level, message.format(**values), fix.format(**values))
 
 
-def is_sound(findings: Sequence[Finding]) -> bool:
-    """Whether nothing must be fixed: warnings are to be read, failures to be fixed."""
-    return all(finding.level != "fail" for finding in findings)
-
-
-def lines(finding: Finding, printed: set[str]) -> Iterator[str]:
-    """One finding on the terminal, with its fix below it; a fix that is in `printed` is not repeated."""
-    mark = {"fail": "FAIL", "unseen": "-"}.get(finding.level, finding.level)
-    yield f"{mark:<5} {finding.about:<18} {finding.message}"
-    if finding.fix and finding.fix not in printed:
-        printed.add(finding.fix)
-        yield f"{'':<24} → {finding.fix}"
-
-
-def conclusion(findings: Sequence[Finding]) -> str:
-    levels = [finding.level for finding in findings]
-    if not {"fail", "warn"} & set(levels):
-        return "\nNothing to fix."
-    return f"\n{levels.count('fail')} to fix, {levels.count('warn')} to read; the fix is below each."
+def lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """The findings on the terminal, each with its fix below it, once; and how many there are to fix."""
+    levels, printed = Counter[str](), set[str]()
+    for each in findings:
+        levels[each.level] += 1
+        mark = {"fail": "FAIL", "unseen": "-"}.get(each.level, each.level)
+        yield f"{mark:<5} {each.about:<18} {each.message}"
+        if each.fix and each.fix not in printed:
+            printed.add(each.fix)
+            yield f"{'':<24} → {each.fix}"
+    summary = f"{levels['fail']} to fix, {levels['warn']} to read; the fix is below each."
+    yield "\n" + (summary if levels["fail"] or levels["warn"] else "Nothing to fix.")

@@ -24,7 +24,7 @@ import psycopg
 import structlog
 
 from gateway.embedded.paths import Place, find_place
-from gateway.errors import DatabaseUnavailable, SettingsRefused
+from gateway.errors import DatabaseUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -132,7 +132,6 @@ def _start(place: Place, deadline: float) -> subprocess.Popen[bytes]:
         raise RuntimeError("an embedded Postgres is started from the main thread, since it ends with the thread")
     if not (place.data / "PG_VERSION").exists():
         _make_cluster(place)
-    _check_version(place)
     options = [part for name, value in _OPTIONS.items() for part in ("-c", f"{name}={value}")]
     held = os.open(place.home / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -192,18 +191,6 @@ def _last_words(place: Place) -> str:
             if any(word in line for word in ("FATAL", "PANIC", "error:", "No space")):
                 return f"{line.strip()[:300]} (see {log_path})"
     return f"see {log_path}"
-
-
-def _check_version(place: Place) -> None:
-    made_by = (place.data / "PG_VERSION").read_text().strip()
-    printed = subprocess.run(  # noqa: S603 -- the server we are about to start
-        [place.programs / "postgres", "--version"], capture_output=True, text=True, check=True, timeout=START_SECONDS
-    )
-    version = printed.stdout.split()[2].partition(".")[0]
-    if made_by != version:
-        raise SettingsRefused(
-            f"The database in {place.data} was made by Postgres {made_by}, and {version} is installed: set PG_BINDIR, or dump it."
-        )
 
 
 def _pid_file(place: Place) -> list[str]:

@@ -50,7 +50,7 @@ def _keys(state: State) -> Response:
 
 def _gateway(state: State) -> Response:
     """The settings and the catalogue override of a gateway that talks to this sandbox."""
-    return answer({"settings": for_gateway.settings(), "catalog": for_gateway.override(state.origin)})
+    return answer({"settings": for_gateway.settings(state.origin), "catalog": for_gateway.override(state.origin)})
 
 
 def _from_here() -> Response | None:

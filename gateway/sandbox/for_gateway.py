@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +22,10 @@ _URLS = (
     "api_base_url", "installed_apps_url",
 )  # fmt: skip
 SETTINGS = {
+    "GATEWAY_BRAND_NAME": "Northwind",
+    "GATEWAY_BRAND_LOGO": str(Path(__file__).resolve().parent / "static" / "mark.svg"),
+    "GATEWAY_BRAND_COLOR": "#1d4f4a",
+    "GATEWAY_BRAND_SUPPORT_URL": "mailto:help@northwind.example",
     "GATEWAY_ENABLE": "twilio,sendgrid",
     "GHL_WEBHOOK_PUBLIC_KEY": "ebVWLo/mVPlAeLES6KmLp5AfhTrmlb7X4OORC60ElmQ=",
     # Agencies can be chosen here, and an agency's name needs a scope that a sub-account app would not have.
@@ -28,9 +33,15 @@ SETTINGS = {
 }
 
 
-def settings() -> dict[str, str]:
-    """The clients of every simulated provider of the catalogue, and what differs from a real registration."""
-    found = dict(SETTINGS)
+def settings(origin: str) -> dict[str, str]:
+    """The product, the clients of every simulated provider of the catalogue, and what differs from a real registration."""
+    found = {
+        **SETTINGS,
+        "SUPABASE_URL": origin,
+        "GATEWAY_APP_ORIGINS": origin,
+        "GATEWAY_APP_LOGIN_URL": f"{origin}/login",
+        "GATEWAY_BRAND_HOME_URL": f"{origin}/",
+    }
     for name, entry in read_entries().items():
         if is_oauth(entry) and (name in GENERIC or name in CLIENTS):
             found[f"{name.upper()}_CLIENT_ID"] = CLIENTS[name][0]

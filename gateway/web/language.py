@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
-from flask import Flask, current_app, g, request
+from flask import Flask, g, request
 from markupsafe import Markup, escape
 
 from gateway.catalog import AnyEntry
@@ -14,7 +14,6 @@ from gateway.web.request_context import runtime
 
 def register(app: Flask) -> None:
     """What every template may use: `t`, `translated`, `moment`, `lang` and the filter `bdi`."""
-    app.extensions["complete_texts"] = {}
     app.jinja_env.globals.update(t=text, translated=translated, moment=moment, lang=language)
     app.jinja_env.filters["bdi"] = lambda value: Markup("<bdi>{}</bdi>").format(value)
 
@@ -37,12 +36,7 @@ def _language() -> Language:
 
 def text(key: str, **values: object) -> Markup:
     """A text with its placeholders filled in. Everything is escaped, except values that are markup."""
-    if values:
-        return escape(_language().texts[key]).format(**values)
-    complete, name = current_app.extensions["complete_texts"], (language(), key)
-    if name not in complete:
-        complete[name] = escape(_language().texts[key]).format()
-    return cast("Markup", complete[name])
+    return escape(_language().texts[key]).format(**values)
 
 
 def translated(words: str) -> str:

@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 from gateway.embedded.postgres import start_or_join
-from gateway.errors import SettingsRefused
+from gateway.errors import DatabaseUnavailable
 from tests.support.patience import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -234,7 +234,7 @@ def test_a_cluster_of_another_version_is_named_and_left_alone(folder):
     kept = version.read_text()
     version.write_text("12\n")
 
-    with pytest.raises(SettingsRefused, match="made by Postgres 12"):
+    with pytest.raises(DatabaseUnavailable, match="incompatible with server"):
         start_or_join(folder)
     version.write_text(kept)
 
