@@ -18,10 +18,9 @@ from gateway.catalog.deviations import AccountLookup
 from gateway.catalog.provider import places
 from gateway.errors import NeedsReauthorization, ProviderFailed, ProviderGarbled, ProviderUnavailable, Suspended
 from gateway.http import Deadline, Response
-from gateway.models import Account, Client
+from gateway.models import Account, Client, Grant
 from gateway.protocol.issuers import unverified_claims
 from gateway.protocol.message import api_error, check_address, is_page, is_temporary, parse_json_value, says
-from gateway.protocol.oauth import TokenResponse
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)
@@ -52,32 +51,26 @@ NotConfirmedReason = Literal[
 ]
 
 
-def read_account(
-    rt: Runtime, provider: Provider, response: TokenResponse, *, nonce: str | None, deadline: Deadline
-) -> Account:
+def read_account(rt: Runtime, provider: Provider, grant: Grant, *, nonce: str | None, deadline: Deadline) -> Account:
     """
-    The account of a token response. `nonce`: None for the response to a refresh, which may come without an id_token.
+    The account of a new grant. `nonce`: None for the response to a refresh, which may come without an id_token.
 
     Where the response names the account, its endpoint is asked for the name alone, and may fail. Raises ProviderGarbled when the provider
     contradicts itself (OpenID Connect Core section 5.3.2) or names no account, and what the provider's endpoints raise.
     """
-    claims = (
-        _refresh_claims(provider, response)
-        if nonce is None
-        else _id_token_claims(rt, provider, response, nonce, deadline)
-    )
-    learned = dict(provider.learn("response", known := {**response.rest, **claims}))
-    response = TokenResponse(response.grant, {**response.rest, **learned})
-    provider = provider.filled({**known, **learned})
-    lookup = _lookup(provider, response.rest, response.grant.scope, rt.clients[provider.id])
-    known = {**known, **learned}
-    named = _account_id(known, lookup.id)
-    if lookup.url:
-        info = _account_info(rt, provider, lookup.url, response, deadline, is_optional=named is not None)
-        _check_info(lookup, info, claims, named)
-        learned |= provider.learn("response", info)
-        known = {**known, **info, **claims}
+    claims = _claims(rt, provider, grant, nonce, deadline)
+    known = {**grant.rest, **claims}
+    learned = dict(provider.learn("response", known))
+    known |= learned
+    provider = provider.filled(known)
+    lookup = _lookup(provider, known, grant.scope, rt.clients[provider.id])
     account_id = _account_id(known, lookup.id)
+    if lookup.url:
+        info = _account_info(rt, provider, lookup.url, grant, known, deadline, is_optional=account_id is not None)
+        _check_info(lookup, info, claims, account_id)
+        learned |= provider.learn("response", info)
+        known |= {**info, **claims}
+        account_id = _account_id(known, lookup.id)
     if account_id is None:
         raise ProviderGarbled("the provider names no account")
     return Account(account_id, _label(known, lookup) or account_id, learned)
@@ -93,90 +86,55 @@ def confirm_account(
     deadline: Deadline,
 ) -> Account:
     """
-    The account of a stored access token or key, as the provider's account endpoint names it.
+    The account of an access token or key, as the provider's account endpoint names it.
 
-    `account_id`: it has to be that one. `facts` only say where to ask. Raises NotConfirmed and what the endpoint raises.
+    `account_id`: it has to be that one. `facts` only say where to ask. Raises NotConfirmed, also for an address that is no account's, and
+    what the endpoint raises.
     """
     if isinstance(entry, ApiKeyProvider):
-        return read_key_account(rt, entry, token, facts, deadline, account_id)
-    provider, client = rt.issuers.complete(entry.filled(facts), deadline), rt.clients[entry.id]
-    lookup = _lookup(provider, facts, scope, client)
-    if account_id is not None and len(lookup.id) == 1:
-        facts = {**facts, lookup.id[0]: account_id}
-        lookup = _lookup(provider, facts, scope, client)
-    asked = _account_id(facts, lookup.id) if lookup.answered else account_id
+        key_hash = rt.vault.keyed_hash(token, purpose=f"account {entry.id}")[:16]
+        facts = {**facts, "key_hash": key_hash}
+        lookup = AccountLookup(fill(entry.userinfo_endpoint or "", facts), entry.account.id, entry.account.label)
+        asked = None if KEY_HASH in lookup.id else account_id
+    else:
+        entry = rt.issuers.complete(entry.filled(facts), deadline)
+        lookup = _lookup(entry, facts, scope, rt.clients[entry.id])
+        if account_id is not None and len(lookup.id) == 1:
+            facts = {**facts, lookup.id[0]: account_id}
+            lookup = _lookup(entry, facts, scope, rt.clients[entry.id])
+        asked = _account_id(facts, lookup.id) if lookup.answered else account_id
     if not lookup.url or (lookup.answered and asked is None):
-        raise NotConfirmed("cannot_ask", "the provider cannot be asked with the access token alone")
-    found = _fetch(rt, provider, lookup.url, token, facts, deadline)
-    _check_accepted(provider, found)
-    info = _parse(found.body)
+        raise NotConfirmed("cannot_ask", "the provider cannot be asked with what is known of the connection")
+    found = _fetch(rt, entry, lookup.url, token, facts, deadline)
+    _check_accepted(entry, found)
+    filled = {path: fill(path, facts) for path in (*lookup.id, *lookup.label) if places(path)}
+    is_known = len(filled) == len({*lookup.id, *lookup.label})
+    info = filled if is_known else {**_parse(found.body), **filled}
     named = _account_id(info, lookup.answered or lookup.id)
     if named is None:
-        only_id_token = provider.openid and lookup.id != ("sub",)
+        only_id_token = "openid" in entry.scope and lookup.id != ("sub",)
         raise NotConfirmed("cannot_ask" if only_id_token else "not_named", "the account endpoint names no account")
     return _confirmed(Account(named, _label(info, lookup) or named), asked, info, lookup.id)
 
 
-def read_key_account(
-    rt: Runtime,
-    provider: ApiKeyProvider,
-    credential: str,
-    facts: Mapping[str, Any],
-    deadline: Deadline,
-    account_id: str | None = None,
-) -> Account:
-    """
-    The account of a key, as the provider names it when it accepts the key; only the paths that the catalogue names are read.
-    `account_id`: it has to be that one.
-
-    Raises NotConfirmed for a key that does not work, and for an address that is no account's; ProviderUnavailable, which says nothing
-    about the key.
-    """
-    url = fill(provider.userinfo_endpoint or "", facts)
-    if url is None:
-        raise NotConfirmed("cannot_ask", "the connection lacks a field of the provider's address")
-    found = _fetch(rt, provider, url, credential, facts, deadline)
-    if found.status in (401, 403) and says(found.body, provider.test_mode_words):
-        raise NotConfirmed("test_mode", "the provider refuses a key of its test mode")
-    _check_accepted(provider, found)
-    account = _key_account(rt, provider, credential, facts, found.body)
-    if KEY_HASH in provider.account.id or account_id in (None, account.id):
-        return account
-    return _confirmed(account, account_id, parse_json_value(found.body), provider.account.id)
-
-
-def _key_account(
-    rt: Runtime, provider: ApiKeyProvider, credential: str, facts: Mapping[str, Any], body: bytes
-) -> Account:
-    named = rt.vault.keyed_hash(credential, purpose=f"account {provider.id}")[:16]
-    rule, known = provider.account, {**facts, "key_hash": named}
-    wanted = [*rule.id, *rule.label]
-    document: Any = None if all(map(places, wanted)) else parse_json_value(body)
-    values = {path: fill(path, known) if places(path) else _at(document, path) for path in wanted}
-    account_id = _account_id(values, rule.id)
-    if account_id is None:
-        raise NotConfirmed("not_named", "the provider names no account")
-    return Account(account_id, _label(values, AccountLookup(None, rule.id, rule.label)) or account_id)
-
-
-def names_another_account(provider: Provider, response: TokenResponse, account_id: str) -> bool:
+def names_another_account(provider: Provider, grant: Grant, account_id: str) -> bool:
     """
     Whether a refresh response names another account than the connection's, or none that can be read (OpenID Connect Core section 12.2).
 
     A response may name none: then there is nothing to compare (RFC 6749 section 6).
     """
-    known: dict[str, Any] = {**response.rest, **_refresh_claims(provider, response)}
-    paths = _lookup(provider, response.rest, response.grant.scope).id
+    known: dict[str, Any] = {**grant.rest, **_refresh_claims(provider, grant)}
+    paths = _lookup(provider, grant.rest, grant.scope).id
     named = _account_id(known, paths)
     if named is None:
         return any(_at(known, path) is not None and _account_id(known, (path,)) is None for path in paths)
     return named != account_id
 
 
-def refreshed_addresses(provider: Provider, response: TokenResponse) -> Mapping[str, str]:
+def refreshed_addresses(provider: Provider, grant: Grant) -> Mapping[str, str]:
     """The addresses that a refresh response names. One that is not the provider's changes nothing: it must not cost the refresh token."""
     try:
-        return provider.learn("response", {**response.rest, **_refresh_claims(provider, response)})
+        return provider.learn("response", {**grant.rest, **_refresh_claims(provider, grant)})
     except ProviderGarbled as error:
         log.warning("refresh.address_refused", provider=provider.id, reason=str(error))
         return {}
@@ -203,29 +161,23 @@ def _confirmed(found: Account, asked: str | None, document: Any, paths: tuple[st
     raise NotConfirmed("another_account", "the credential belongs to another account")
 
 
-def _refresh_claims(provider: Provider, response: TokenResponse) -> Mapping[str, Any]:
+def _refresh_claims(provider: Provider, grant: Grant) -> Mapping[str, Any]:
     """
     The claims of a refresh response's id_token, {} without one. It comes from the token endpoint itself, so its signature need not be checked
     (OpenID Connect Core section 3.1.3.7, number 6); expired or signed by a new key, it must not cost the refresh token.
     """
-    id_token = response.grant.id_token if provider.openid else None
+    id_token = grant.id_token if provider.openid else None
     return {} if id_token is None else unverified_claims(id_token)
 
 
-def _id_token_claims(
-    rt: Runtime, provider: Provider, response: TokenResponse, nonce: str, deadline: Deadline
-) -> Mapping[str, Any]:
-    if not provider.openid:
-        return {}
-    if response.grant.id_token is None:
+def _claims(rt: Runtime, provider: Provider, grant: Grant, nonce: str | None, deadline: Deadline) -> Mapping[str, Any]:
+    if nonce is None or not provider.openid:
+        return _refresh_claims(provider, grant)
+    if grant.id_token is None:
         raise ProviderGarbled("openid was requested, and the response has no id_token")
+    id_token, now = grant.id_token, rt.now().timestamp()
     return rt.issuers.read_id_token(
-        provider,
-        rt.clients[provider.id],
-        response.grant.id_token,
-        nonce=nonce,
-        now=rt.now().timestamp(),
-        deadline=deadline,
+        provider, rt.clients[provider.id], id_token, nonce=nonce, now=now, deadline=deadline
     )
 
 
@@ -233,20 +185,24 @@ def _lookup(
     provider: Provider, facts: Mapping[str, Any], scope: Sequence[str], client: Client | None = None
 ) -> AccountLookup:
     known = {**facts, "scope": " ".join(scope), "client_id": client.client_id if client else ""}
-    for deviation in provider.deviations:
-        lookup = deviation.account_lookup(provider.api_base_url or "", known)
-        if lookup is not None:
-            return lookup
-    return AccountLookup(provider.userinfo_endpoint, provider.account.id, provider.account.label)
+    found = provider.deviation.account_lookup(provider.api_base_url or "", known)
+    return found or AccountLookup(provider.userinfo_endpoint, provider.account.id, provider.account.label)
 
 
 def _account_info(
-    rt: Runtime, provider: Provider, url: str, response: TokenResponse, deadline: Deadline, *, is_optional: bool
+    rt: Runtime,
+    provider: Provider,
+    url: str,
+    grant: Grant,
+    facts: Mapping[str, Any],
+    deadline: Deadline,
+    *,
+    is_optional: bool,
 ) -> Mapping[str, Any]:
     """What the account endpoint says. `is_optional`: the id is known, so only the name is missing, and {} will do."""
     deadline = deadline.within(NAME_SECONDS) if is_optional else deadline
     try:
-        found = _fetch(rt, provider, url, response.grant.access_token, response.rest, deadline)
+        found = _fetch(rt, provider, url, grant.access_token, facts, deadline)
         if found.status != 200:  # noqa: PLR2004
             raise ProviderGarbled(f"the account endpoint answers {found.status}", provider_status=found.status)
         return _parse(found.body)
@@ -296,9 +252,12 @@ def _fetch(
 
 def _check_accepted(provider: AnyEntry, found: Response) -> None:
     """Raises NotConfirmed for a refusal of the account endpoint."""
+    is_refused = found.status in (401, 403)
+    if is_refused and isinstance(provider, ApiKeyProvider) and says(found.body, provider.test_mode_words):
+        raise NotConfirmed("test_mode", "the provider refuses a key of its test mode")
     if api_error(provider, found) == "token_refused":
         raise NotConfirmed("token_refused", "the provider refuses the credential")
-    if found.status in (401, 403):
+    if is_refused:
         raise NotConfirmed("out_of_scope", "the credential does not allow to ask for the account")
     if not 200 <= found.status < 300:  # noqa: PLR2004
         raise NotConfirmed("not_confirmed", f"the provider does not confirm the account ({found.status})")

@@ -8,7 +8,7 @@ The argument of an exception goes to the log only. We write it; it never contain
 
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +62,7 @@ class GatewayError(Exception):
         self.provider_status, self.provider = provider_status, provider
 
     def __init_subclass__(cls) -> None:
-        """A class that problems.toml describes has its slug, and what is said there."""
+        """A class that problems.toml describes has what is said there, and a slug of its own unless that names another one."""
         slug = re.sub("(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
         for name, value in ({"slug": slug, **_PROBLEMS[slug]} if slug in _PROBLEMS else {}).items():
             setattr(cls, name, value)
@@ -108,8 +108,6 @@ class StateInvalid(FlowRefused):
 
 class InstallNotStarted(StateInvalid):
     """An installation that was started at the provider, where the operator has not switched such installations on."""
-
-    wording = "install_not_started"
 
 
 class BrowserMismatch(FlowRefused):
@@ -210,8 +208,6 @@ class NotFound(RequestRefused):
 class ProviderNotEnabled(NotFound):
     """A provider that is unknown, or where we have no registration."""
 
-    wording = "provider_not_enabled"
-
 
 class MethodNotAllowed(RequestRefused):
     """RFC 9110 section 15.5.6."""
@@ -232,12 +228,6 @@ class Unauthenticated(RequestRefused):
 class NotSigned(Unauthenticated):
     """A webhook without the provider's signature."""
 
-    title = "The webhook is not signed"
-    detail = (
-        "This address takes only webhooks with the provider's signature over the body. It is missing, or does not fit the body. "
-        "An app's webhooks are signed. The webhook of a workflow is not: send that to your own product."
-    )
-
 
 class Forbidden(RequestRefused):
     """A missing scope, or an origin that is not allowed."""
@@ -245,12 +235,6 @@ class Forbidden(RequestRefused):
 
 class LacksScope(Forbidden):
     """A connection whose scope does not cover what is asked of it."""
-
-    title = "The connection lacks a scope"
-    detail = (
-        "The owner of the connection did not grant the scope that this call needs at the provider. The operator adds the scope to "
-        "the provider's setting; then the owner connects again."
-    )
 
 
 class Frozen(RequestRefused):
@@ -283,8 +267,6 @@ class RateLimited(RequestRefused):
 class ProviderLimit(RateLimited):
     """A limit of the provider for the calls of one account."""
 
-    title = "The provider's limit is reached"
-
     def __init__(self, reason: str = "", kind: str = "", quota: Quota | None = None) -> None:
         super().__init__(reason, quota)
         self.detail = (
@@ -292,11 +274,12 @@ class ProviderLimit(RateLimited):
         )
 
 
-def every_problem() -> Iterator[type[GatewayError]]:
-    """Each class that has a slug of its own: one page below /problems each."""
+def every_problem() -> Iterable[type[GatewayError]]:
+    """The first class of each slug: one page below /problems each."""
+    found: dict[str, type[GatewayError]] = {}
     pending: list[type[GatewayError]] = [GatewayError]
     while pending:
         kind = pending.pop(0)
-        if "slug" in vars(kind):
-            yield kind
+        found.setdefault(kind.slug, kind)
         pending.extend(kind.__subclasses__())
+    return found.values()

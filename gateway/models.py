@@ -8,7 +8,8 @@ no log line, traceback or debugger shows one.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from operator import methodcaller
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from pydantic import AfterValidator
 
 Status = Literal["active", "unverified", "suspended", "held", "pending_confirmation", "needs_reauthorization"]
 Display = Literal["page", "popup"]
-UtcTime = Annotated[datetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
+UtcTime = Annotated[datetime, AfterValidator(methodcaller("astimezone", UTC))]
 """A time that is in UTC once it was read from a database response."""
 
 
@@ -66,14 +67,15 @@ class Grant:
     """The secrets of one connection, decrypted in memory only (RFC 6749 section 5.1)."""
 
     access_token: str = field(repr=False)
-    refresh_token: str | None = field(repr=False)
-    token_type: str
-    scope: tuple[str, ...]
-    expires_at: datetime | None
+    refresh_token: str | None = field(default=None, repr=False)
+    scope: tuple[str, ...] = ()
+    expires_at: datetime | None = None
     refresh_expires_at: datetime | None = None
     id_token: str | None = field(default=None, repr=False)
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the token response that the catalogue keeps (`locationId`, `companyId` …)."""
+    rest: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The whole response without its secrets, while it is judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +85,6 @@ class Clock:
     at: UtcTime
     read: float = field(default_factory=time.monotonic)
     """When the response arrived, on this process's monotonic clock."""
-
-    def after(self, seconds: float) -> datetime:
-        """Its time in that many seconds from now; early by the response's travel time, never late."""
-        return self.at + timedelta(seconds=time.monotonic() - self.read + seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,26 +108,30 @@ def checked_catalog(settings: Settings) -> tuple[Catalog, list[str]]:
 
     A name that is in no provider file may be in one that is wrong.
     """
-    loaded, problems = read_catalog(settings.catalog, allow_private_hosts=settings.allow_private_hosts)
+    loaded, problems = read_catalog(
+        settings.catalog, allow_private_hosts=settings.allow_private_hosts, webhook_keys=settings.webhook_keys
+    )
     entries = dict(loaded.entries)
-    keys, unknown = _webhook_keys(settings, loaded)
     if not problems:
-        problems += [*unknown, *_not_enabled(settings.enable, loaded)]
-    for provider in loaded.providers.values():
-        name, scope = provider.id.upper(), settings.scopes.get(provider.id, provider.scope)
-        changed: dict[str, object] = {"scope": scope}
-        if provider.webhooks and provider.webhooks.public_key in keys:
-            changed["webhooks"] = {**provider.webhooks.model_dump(), "public_key": keys[provider.webhooks.public_key]}
+        problems += _not_enabled(settings.enable, loaded)
+        problems += (
+            f"{name.upper()}_WEBHOOK_PUBLIC_KEY is for no provider that sends webhooks: remove it."
+            for name in settings.webhook_keys
+            if name not in loaded.providers or loaded.providers[name].webhooks is None
+        )
+    for name in sorted(settings.scopes.keys() & loaded.providers.keys()):
+        provider = loaded.providers[name]
         try:
-            entries[provider.id] = Provider.model_validate(provider.model_dump() | changed)
+            entries[name] = Provider.model_validate(provider.model_dump() | {"scope": settings.scopes[name]})
         except ValueError:
             problems.append(
-                f"{name}_SCOPE does not fit {provider.name}: write scopes in plain ASCII without quotes, and openid only "
+                f"{name.upper()}_SCOPE does not fit {provider.name}: write scopes in plain ASCII without quotes, and openid only "
                 "where the catalogue has an issuer or jwks_uri."
             )
-        client = settings.clients.get(provider.id)
-        if client is not None and provider.needs_secret and not client.client_secret:
-            problems.append(f"{name}_CLIENT_SECRET is missing: {provider.name} needs it beside the client id.")
+    for name in sorted(settings.clients.keys() & loaded.providers.keys()):
+        provider = loaded.providers[name]
+        if provider.needs_secret and not settings.clients[name].client_secret:
+            problems.append(f"{name.upper()}_CLIENT_SECRET is missing: {provider.name} needs it beside the client id.")
     return Catalog.of(entries.values()), problems
 
 
@@ -140,18 +144,6 @@ def _not_enabled(names: Iterable[str], catalog: Catalog) -> Iterator[str]:
             near = get_close_matches(name, offered, n=1)
             fix = f"did you mean {near[0]}?" if near else "`python -m gateway providers list` has their names."
             yield f"GATEWAY_ENABLE names {name}, which is no provider with API keys: {fix}"
-
-
-def _webhook_keys(settings: Settings, catalog: Catalog) -> tuple[dict[bytes, bytes], list[str]]:
-    """The operator's keys, by the catalogue's key that each replaces wherever that occurs; and what is wrong with them."""
-    keys, problems = {}, []
-    for name, key in settings.webhook_keys.items():
-        provider = catalog.providers.get(name)
-        if provider and provider.webhooks:
-            keys[provider.webhooks.public_key] = key
-        else:
-            problems.append(f"{name.upper()}_WEBHOOK_PUBLIC_KEY is for no provider that sends webhooks: remove it.")
-    return keys, problems
 
 
 def open_database(settings: Settings) -> Database:

@@ -1,6 +1,5 @@
 """The entry of a provider whose users enter a key, or a user name and a password, of their own."""
 
-import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -39,7 +38,6 @@ class ApiKeyProvider(Entry):
     revocation_endpoint: ClassVar[None] = None
     authorization_endpoint: ClassVar[None] = None
     login_origins: ClassVar[tuple[str, ...]] = ()
-    uninstaller: ClassVar[None] = None
     facts: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -54,7 +52,7 @@ class ApiKeyProvider(Entry):
     @property
     def public_names(self) -> frozenset[str]:
         """What URLs, headers and the account may use: the other fields, and named groups of patterns."""
-        groups = [name for field in self.fields.values() for name in re.compile(field.pattern).groupindex]
+        groups = [name for field in self.fields.values() for name in field.pattern.groupindex]
         return frozenset({*groups, *self.fields} - set(self.secrets))
 
     def missing_scope(self, granted: Collection[str]) -> tuple[str, ...]:  # noqa: ARG002
@@ -91,6 +89,6 @@ class ApiKeyProvider(Entry):
         """Those of the form's values that are no secret, and named groups."""
         found = {name: values[name] for name, field in self.fields.items() if not field.secret}
         for name, field in self.fields.items():
-            match = re.fullmatch(field.pattern, values[name])
+            match = field.pattern.fullmatch(values[name])
             found |= match.groupdict() if match else {}
         return found

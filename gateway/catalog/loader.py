@@ -48,11 +48,13 @@ def load_catalog(folder: Path | None = None, *, allow_private_hosts: bool = Fals
     return catalog
 
 
-def read_catalog(folder: Path | None, *, allow_private_hosts: bool) -> tuple[Catalog, list[str]]:
+def read_catalog(
+    folder: Path | None, *, allow_private_hosts: bool, webhook_keys: Mapping[str, bytes] | None = None
+) -> tuple[Catalog, list[str]]:
     """
     Our own entries, overridden key by key and extended by the TOML files in `folder`; and every problem, with its file and key.
 
-    An entry that is wrong is not in it.
+    An entry that is wrong is not in it. `webhook_keys`: the operator's, by provider; they also hold for entries that are like that one.
     """
     problems: list[str] = []
     tables: dict[str, dict[str, Any]] = {}
@@ -70,6 +72,9 @@ def read_catalog(folder: Path | None, *, allow_private_hosts: bool) -> tuple[Cat
                 continue
             tables.setdefault(provider_id, {}).update(entry)
             origin[provider_id] = name
+    for provider_id, key in (webhook_keys or {}).items():
+        if rule := tables.get(provider_id, {}).get("webhooks"):
+            tables[provider_id]["webhooks"] = rule | {"public_key": key}
     found: list[AnyEntry] = []
     for provider_id, table in tables.items():
         entry = {**tables.get(table.get("like", ""), {}), **table}
@@ -98,10 +103,12 @@ def _checked(
         checked = _ENTRY.validate_python({"auth": "oauth2", "slug": provider_id, **entry, "id": provider_id})
     except ValidationError as refused:
         return None, [_sentence(error) for error in refused.errors(include_url=False, include_input=False)]
-    urls = [(name, getattr(checked, name, None)) for name in ("issuer", "discovery_url", *ENDPOINTS, "api_base_url")]
+    urls = [(name, getattr(checked, name, None)) for name in ("issuer", *ENDPOINTS, "api_base_url")]
     if isinstance(checked, Provider):
         starts = {name for _, url in urls if url and url.startswith("{") for name in places(url[: url.index("}") + 1])}
-        urls += [(name, part.pattern.replace("\\", "")) for name, part in checked.values.items() if name in starts]
+        urls += [
+            (name, part.pattern.pattern.replace("\\", "")) for name, part in checked.values.items() if name in starts
+        ]
     wrong = [
         f"{name} {fault}"
         for name, url in urls

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -35,8 +34,14 @@ Url = Annotated[
     ),
 ]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+ScopeName = Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$")]
+Scope = Annotated[
+    tuple[ScopeName, ...], BeforeValidator(lambda given: given.split() if isinstance(given, str) else given)
+]
+"""RFC 6749 section 3.3; may be written as one text."""
 DottedPath = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Paths = tuple[DottedPath, ...]
+Paths = Annotated[tuple[DottedPath, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
+"""One path may be written without brackets."""
 AuthMethod = Literal["client_secret_post", "client_secret_basic", "none", "private_key_jwt"]
 
 ENDPOINTS = (
@@ -48,28 +53,25 @@ ENDPOINTS = (
 )
 
 
-class AccountRule(BaseModel):
+class _Table(BaseModel):
+    """A TOML table. A key that is not known is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64")
+
+
+class AccountRule(_Table):
     """
     Where to find the account's id and label: dotted paths into the account response, the id_token or the token response.
 
     Several paths of `id` make up the id together; of several paths of `label` the first that exists is shown.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     id: Annotated[Paths, Field(min_length=1)]
     label: Paths = ()
 
-    @field_validator("id", "label", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
-
-class TokenPlacement(BaseModel):
+class TokenPlacement(_Table):
     """Where an API call has its access token. By default RFC 6750 section 2.1: `Authorization: Bearer …`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", max_length=60)] = "Authorization"
     prefix: Annotated[str, StringConstraints(pattern=r"^[!-~ ]*$", max_length=30)] = "Bearer "
@@ -101,7 +103,7 @@ def encoded(token: str) -> str:
     return base64.b64encode(token.encode()).decode()
 
 
-_PLACE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+_PLACE = re.compile(r"\{([A-Za-z][A-Za-z0-9_]*)\}")
 
 
 def places(template: str) -> set[str]:
@@ -121,30 +123,17 @@ def fill_known(template: str, values: Mapping[str, str]) -> str:
     return _PLACE.sub(lambda found: values.get(found[1], found[0]), template)
 
 
-def _compiles(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"is no regular expression: {error}") from None
-    return pattern
-
-
-Pattern = Annotated[str, AfterValidator(_compiles)]
-
-
-class FormField(BaseModel):
+class FormField(_Table):
     """What a user has to enter on the connect page. What is no secret is a fact of the connection, for URLs and other templates."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     label: Annotated[str, StringConstraints(min_length=1, max_length=60)]
-    pattern: Pattern = ""
+    pattern: re.Pattern[str] = re.compile("")
     """Of the whole value. By default what a URL may hold unencoded; for a secret, printable ASCII."""
     secret: bool = False
     example: Annotated[str, StringConstraints(max_length=80)] = ""
     options: Mapping[str, str] = Field(default_factory=dict)
     """The values to choose from, each with its label."""
-    test_pattern: Pattern = r"(?i)(.*[_-])?(test|sandbox)[_-].*"
+    test_pattern: re.Pattern[str] = re.compile(r"(?i)(.*[_-])?(test|sandbox)[_-].*")
     """The form of a key of the provider's test mode, which is refused."""
 
     @model_validator(mode="before")
@@ -155,30 +144,26 @@ class FormField(BaseModel):
         return {"pattern": r"[!-~]{4,2000}" if values.get("secret") else r"[A-Za-z0-9._~@+-]{1,200}", **values}
 
     def matches(self, value: object) -> bool:
-        return isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
+        return isinstance(value, str) and self.pattern.fullmatch(value) is not None
 
 
-class LearnedValue(BaseModel):
+class LearnedValue(_Table):
     """
     A part of the addresses that the provider names for each account: `{name}` in a URL, as are the named groups of `pattern`.
 
     The whole value has to match, since tokens and the client secret are sent there.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     source: Literal["callback", "response"] = "response"
     """The callback's query; or the token response, the id_token and the account endpoint."""
     field: str = ""
     """Its name there, if it is another."""
-    pattern: Pattern
+    pattern: re.Pattern[str]
     default: str | None = None
 
 
-class WebhookRule(BaseModel):
+class WebhookRule(_Table):
     """How the provider signs its webhooks: Ed25519 over the raw body, in base64; `legacy`: RSA, PKCS #1 v1.5 with SHA-256, where that is on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64")
 
     signature_header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", max_length=60)]
     public_key: Annotated[bytes, BeforeValidator(read_public_key)]
@@ -186,10 +171,8 @@ class WebhookRule(BaseModel):
     legacy_public_key: str = ""
 
 
-class LimitHeaders(BaseModel):
+class LimitHeaders(_Table):
     """The headers in which responses of the API say how many calls are left for an account: in an interval, and in a day."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     most: str
     remaining: str
@@ -202,10 +185,8 @@ class LimitHeaders(BaseModel):
 _MISSING_SCOPE = ("insufficient_scope", "missing_scope", "scope_mismatch", "for_this_scope", "have the required scope")
 
 
-class Entry(BaseModel):
+class Entry(_Table):
     """The keys of every catalogue entry, whatever its credentials."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: Name
     name: Annotated[str, StringConstraints(min_length=1, max_length=60)]
@@ -249,7 +230,7 @@ class Entry(BaseModel):
     limit_headers: LimitHeaders | None = None
     suspended: tuple[str, ...] = ()
     """Words of an error that say that the account is switched off for now."""
-    quirks: tuple[str, ...] = ()
+    quirks: Literal["", "highlevel"] = ""
 
     @property
     def path(self) -> str:
@@ -262,16 +243,8 @@ class Entry(BaseModel):
         return self.slug if self.white_label else self.id
 
     @property
-    def deviations(self) -> tuple[Deviation, ...]:
-        return tuple(DEVIATIONS[name] for name in self.quirks)
-
-    def account_kind(self, facts: Mapping[str, Any]) -> str | None:
-        """The kind of a connection's account, where the provider has several."""
-        return next(filter(None, (each.account_kind(facts) for each in self.deviations)), None)
-
-    def above(self, facts: Mapping[str, Any]) -> Deviation | None:
-        """The deviation that derives tokens for accounts below a connection with these facts; None where there are none."""
-        return next((each for each in self.deviations if each.has_accounts_below(facts)), None)
+    def deviation(self) -> Deviation:
+        return DEVIATIONS[self.quirks]
 
     def known(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         """What may be put into addresses."""
@@ -298,13 +271,6 @@ class Entry(BaseModel):
                 raise ValueError(f"{name} is not a header that can be set here")
         return value
 
-    @field_validator("quirks")
-    @classmethod
-    def _known_quirks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [name for name in value if name not in DEVIATIONS]:
-            raise ValueError(f"unknown quirk {', '.join(unknown)}: there are {', '.join(sorted(DEVIATIONS))}")
-        return value
-
 
 class Provider(Entry):
     """A provider that speaks OAuth 2.0."""
@@ -315,7 +281,6 @@ class Provider(Entry):
     authorization_response_iss_parameter_supported: bool = False
     issuer_pattern: str | None = None
     """The issuer with `{tenantid}` for the claim `tid`, where id_tokens name a tenant in `iss`."""
-    discovery_url: Url | None = None
     authorization_endpoint: Url | None = None
     token_endpoint: Url | None = None
     revocation_endpoint: Url | None = None
@@ -330,8 +295,8 @@ class Provider(Entry):
     revocation_parameter: Literal["token", "access_token"] = "token"
     json_token_requests: bool = False
     response_type: Literal["code", "auth_code"] = "code"
-    scope: tuple[str, ...] = ()
-    required_scope: tuple[str, ...] | None = None
+    scope: Scope = ()
+    required_scope: Scope | None = None
     """What a connection needs, as the provider names it when granted; None: every scope that is asked for, but for those about identity."""
     scope_separator: Literal[" ", ","] = " "
     scope_texts: Mapping[str, str] = Field(default_factory=dict)
@@ -395,7 +360,7 @@ class Provider(Entry):
         for name, part in self._parts.items():
             default = getattr(part, "default", None)
             text = facts.get(name, default and fill_known(default, found))
-            if isinstance(text, str) and (match := re.fullmatch(part.pattern, text)):
+            if isinstance(text, str) and (match := part.pattern.fullmatch(text)):
                 found |= {name: text, **match.groupdict("")}
         return found
 
@@ -403,7 +368,7 @@ class Provider(Entry):
         """The learned values in a response. Raises ProviderGarbled for one that does not match: it could be any address."""
         named = {name: given.get(each.field or name) for name, each in self.values.items() if each.source == source}
         found = {name: str(value) for name, value in named.items() if value is not None}
-        wrong = [name for name, value in found.items() if not re.fullmatch(self.values[name].pattern, value)]
+        wrong = [name for name, value in found.items() if not self.values[name].pattern.fullmatch(value)]
         if needed := [name for name in wrong if source == "callback" or self.values[name].default is None]:
             raise ProviderGarbled(f"{needed[0]} is not an address of the provider")
         return {name: value for name, value in found.items() if name not in wrong}
@@ -412,7 +377,7 @@ class Provider(Entry):
         """With what is known of a connection in its endpoints, scopes and parameters, for a provider whose addresses differ."""
         if not self.fields and not self.values:
             return self
-        known, names = self.known(facts), ("issuer", "discovery_url", *ENDPOINTS)
+        known, names = self.known(facts), ("issuer", *ENDPOINTS)
         update: dict[str, Any] = {name: fill_known(url, known) for name in names if (url := getattr(self, name))}
         update["scope"] = tuple(fill_known(scope, known) for scope in self.scope)
         update["authorization_params"] = {
@@ -430,28 +395,10 @@ class Provider(Entry):
         """Whether our registration is a confidential client (RFC 6749 section 2.1)."""
         return self.token_endpoint_auth_method != "none"  # noqa: S105 - a method's name
 
-    @property
-    def uninstaller(self) -> Deviation | None:
-        """The deviation that can uninstall our app, if there is one."""
-        return next((each for each in self.deviations if each.uninstall_scope), None)
-
     def missing_endpoints(self) -> tuple[str, ...]:
         """What discovery must supply before this provider can be used."""
         needed = ["authorization_endpoint", "token_endpoint"] + (["jwks_uri"] if self.openid else [])
         return tuple(name for name in needed if getattr(self, name) is None)
-
-    @field_validator("scope", "required_scope", mode="before")
-    @classmethod
-    def _scope_may_be_text(cls, value: Any) -> Any:
-        return tuple(value.split()) if isinstance(value, str) else value
-
-    @field_validator("scope")
-    @classmethod
-    def _scope_tokens(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for scope in value:
-            if not scope or any(not "!" <= letter <= "~" or letter in '"\\' for letter in scope):
-                raise ValueError("a scope is printable ASCII without spaces and quotes (RFC 6749 section 3.3)")
-        return value
 
     @field_validator("authorization_params", "token_params", "refresh_params")
     @classmethod
@@ -462,13 +409,13 @@ class Provider(Entry):
 
     @model_validator(mode="after")
     def _has_endpoints(self) -> Self:
-        if self.missing_endpoints() and not (self.issuer or self.discovery_url):
+        if self.missing_endpoints() and not self.issuer:
             raise ValueError(
                 f"{', '.join(self.missing_endpoints())} is missing, and there is no issuer to discover it from"
             )
         known = {
             *self._parts,
-            *(group for part in self._parts.values() for group in re.compile(part.pattern).groupindex),
+            *(group for part in self._parts.values() for group in part.pattern.groupindex),
         }
         urls = filter(None, (self.api_base_url, *(getattr(self, name) for name in ENDPOINTS)))
         if unknown := {name for text in (*urls, *self.scope) for name in places(text)} - known:

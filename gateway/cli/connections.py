@@ -105,7 +105,7 @@ def _shown(row: Connection, catalog: Catalog) -> dict[str, Any]:
     provider = catalog.entries.get(row.provider)
     fields: dict[str, Any] = to_jsonable_python(row)
     fields.pop("generation")
-    fields["account"]["kind"] = provider.account_kind(row.facts) if provider else None
+    fields["account"]["kind"] = provider.deviation.account_kind(row.facts) if provider else None
     return fields | {"missing_scope": provider.missing_scope(row.scope) if provider else ()}
 
 

@@ -8,7 +8,7 @@ and freeze; the key goes from the form to the provider and, encrypted, to the da
 from collections.abc import Mapping
 from datetime import timedelta
 
-from gateway.account import NotConfirmed, read_key_account
+from gateway.account import NotConfirmed, confirm_account
 from gateway.catalog import ApiKeyProvider
 from gateway.connect.attempt import (
     EXCHANGE_SECONDS,
@@ -46,7 +46,7 @@ def connect_key(
     values = read_form(provider, entered)
     credential, facts = provider.credential_of(values), provider.public_values(values)
     try:
-        account = read_key_account(rt, provider, credential, facts, Deadline.after(EXCHANGE_SECONDS))
+        account = confirm_account(rt, provider, credential, (), facts, None, Deadline.after(EXCHANGE_SECONDS))
     except NotConfirmed as refusal:
         raise FieldsRefused(_faults(provider, refusal)) from None
     attempt = new_attempt(rt)
@@ -62,7 +62,7 @@ def connect_key(
         raise StateInvalid("the session ended meanwhile")
     confirmation = None if request.is_signed_in else attempt.secrets.confirmation
     due = rt.now() + timedelta(days=provider.rotation_days) if provider.rotation_days else None
-    grant = Grant(credential, None, provider.token_placement.scheme, (), None, facts=facts, refresh_expires_at=due)
+    grant = Grant(credential, facts=facts, refresh_expires_at=due)
     connection = save_grant(
         rt, provider, request, grant, account, state_hash=attempt.state_hash, confirmation=confirmation
     )

@@ -9,11 +9,11 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import structlog
 
@@ -22,7 +22,7 @@ from gateway.catalog import AnyEntry, Provider
 from gateway.connect.form import read_form
 from gateway.connections.revoke import revoke_or_queue
 from gateway.crypto.vault import fingerprint
-from gateway.database.postgres import ANSWER_SECONDS
+from gateway.database.postgres import answered_by
 from gateway.database.queries.connect import (
     EarlierVisit,
     drop_authorization,
@@ -42,7 +42,6 @@ from gateway.errors import (
 from gateway.http import Deadline, Response
 from gateway.models import Account, AuthorizationRequest, Connection, Display, Grant
 from gateway.protocol.oauth import (
-    TokenResponse,
     build_authorization_request,
     build_code_request,
     find_grant,
@@ -98,7 +97,14 @@ def start_connect(rt: Runtime, provider: Provider, entered: Mapping[str, str], b
     """
     fields = read_form(provider, entered)
     provider, attempt = rt.issuers.complete(provider.filled(fields)), new_attempt(rt, fields)
-    return authorization_url(rt, provider, attempt, begin(provider, attempt))
+    return build_authorization_request(
+        provider.model_copy(update={"scope": begin(provider, attempt)}),
+        rt.clients[provider.id],
+        redirect_uri=provider.redirect_uri(rt.settings.public_url),
+        state=attempt.state,
+        code_verifier=attempt.secrets.code_verifier,
+        nonce=attempt.secrets.nonce,
+    )
 
 
 def by_user(
@@ -147,19 +153,6 @@ def decrypt_secrets(rt: Runtime, encrypted: str, state_hash: str) -> RequestSecr
     return RequestSecrets(*json.loads(rt.vault.decrypt(encrypted, column=_COLUMN, seal_id=state_hash)))
 
 
-def authorization_url(rt: Runtime, provider: Provider, attempt: Attempt, scope: tuple[str, ...]) -> str:
-    if scope != provider.scope:
-        provider = provider.model_copy(update={"scope": scope})
-    return build_authorization_request(
-        provider,
-        rt.clients[provider.id],
-        redirect_uri=provider.redirect_uri(rt.settings.public_url),
-        state=attempt.state,
-        code_verifier=attempt.secrets.code_verifier,
-        nonce=attempt.secrets.nonce,
-    )
-
-
 # -- the callback -----------------------------------------------------------------------------------------------------
 
 
@@ -197,55 +190,60 @@ class Failed(_Ended):
     """The grant could not be revoked: our app may still be installed at the provider."""
 
 
-@dataclass(slots=True)
-class _Redeemed:
-    """What became of the code. `left_installed`: its grant was neither saved nor revoked."""
+class _NotSaved(Exception):
+    """The code was redeemed, and its grant was not saved because of `error`; `left_installed`: nor revoked."""
 
-    account_id: str | None = None
-    left_installed: bool = False
+    def __init__(self, error: GatewayError, *, left_installed: bool) -> None:
+        self.error, self.left_installed = error, left_installed
 
 
 def finish_connect(
     rt: Runtime, path: str, slug: str, parameters: Mapping[str, Sequence[str]], *, session: str, browser: str
 ) -> Connected | Pending | AwaitsPartner | Failed:
     """
-    End an attempt. `parameters`: the callback's query, every value of every name.
+    End an attempt, or repeat what the first visit led to. `parameters`: the callback's query, every value of every name.
 
     Raises StateInvalid; BrowserMismatch or UserMismatch, which leave the attempt to the browser and the user that started it; and
     ProviderBusy, which leaves it to the next load of the same page.
     """
-    state = single_parameter(parameters, "state")
-    if not state:
-        raise StateInvalid("no state")
-    provider = rt.catalog.by_slug.get((path, slug))
+    state, provider = single_parameter(parameters, "state"), rt.catalog.by_slug.get((path, slug))
+    if not state or provider is None:
+        raise StateInvalid("no state, or a state at no provider's address")
     visitor = {
         "state_hash": fingerprint(state),
-        "provider": None if provider is None else provider.id,
+        "provider": provider.id,
         "browser_hash": fingerprint(browser),
         "session_hash": fingerprint(session),
     }
-    with rt.bulkhead.slot(provider.id) if provider else nullcontext():
+    with rt.bulkhead.slot(provider.id):
         return _finish(rt, visitor, parameters)
 
 
 def _finish(
-    rt: Runtime, visitor: Mapping[str, Any], parameters: Mapping[str, Sequence[str]]
+    rt: Runtime, visitor: Mapping[str, str], parameters: Mapping[str, Sequence[str]]
 ) -> Connected | Pending | AwaitsPartner | Failed:
-    request = _take(rt, visitor)
-    if isinstance(request, EarlierVisit):
-        return _visited_before(rt, visitor, request)
-    state_hash, redeemed = visitor["state_hash"], _Redeemed()
+    state_hash, until = visitor["state_hash"], Deadline.after(EXCHANGE_SECONDS)
+    while isinstance(request := _take(rt, visitor), EarlierVisit):
+        # A double click, a prefetch or the back button loads the callback again, in the same browser.
+        if request.request is not None:
+            kept = decrypt_secrets(rt, request.request.encrypted, state_hash)
+            return succeeded(rt, request.request, kept, request.connection)
+        if not until.remaining():
+            raise StateInvalid("the first visit has not ended")
+        time.sleep(_LOOK_SECONDS)
     try:
         kept = decrypt_secrets(rt, request.encrypted, state_hash)
-        connection = _redeem(rt, request, parameters, kept, state_hash, redeemed)
-    except GatewayError as error:
-        if not isinstance(error, DatabaseUnavailable):
-            with suppress(GatewayError):  # otherwise the attempt ends by itself
-                drop_authorization(rt.database, state_hash)
-        log.info("connect.failed", provider=request.provider, error=error.slug, reason=str(error), **error.facts())
-        ended = (rt.provider(request.provider), request.return_to, request.display)
-        return Failed(*ended, error, redeemed.left_installed)
-    return succeeded(rt, request, kept, connection)
+        connection = _redeem(rt, request, parameters, kept, state_hash)
+        return succeeded(rt, request, kept, connection)
+    except _NotSaved as failed:
+        error, left_installed = failed.error, failed.left_installed
+    except GatewayError as refused:
+        error, left_installed = refused, False
+    if not isinstance(error, DatabaseUnavailable):
+        with suppress(GatewayError):  # otherwise the attempt ends by itself
+            drop_authorization(rt.database, state_hash)
+    log.info("connect.failed", provider=request.provider, error=error.slug, reason=str(error), **error.facts())
+    return Failed(rt.provider(request.provider), request.return_to, request.display, error, left_installed)
 
 
 def succeeded(
@@ -260,25 +258,7 @@ def succeeded(
     return Connected(*ended, connection.id, provider.missing_scope(connection.scope))
 
 
-def _visited_before(
-    rt: Runtime, visitor: Mapping[str, Any], earlier: AuthorizationRequest | EarlierVisit
-) -> Connected | Pending | AwaitsPartner:
-    """
-    What the first visit led to, for the same browser and user: a double click, a prefetch or the back button loads the callback again.
-
-    Waits while the first visit is under way. Raises StateInvalid where it failed.
-    """
-    until = Deadline.after(EXCHANGE_SECONDS)
-    while isinstance(earlier, EarlierVisit) and earlier.request is None and until.remaining():
-        time.sleep(_LOOK_SECONDS)
-        earlier = _take(rt, visitor)
-    if not isinstance(earlier, EarlierVisit) or earlier.request is None:
-        raise StateInvalid("the first visit has not ended")
-    kept = decrypt_secrets(rt, earlier.request.encrypted, visitor["state_hash"])
-    return succeeded(rt, earlier.request, kept, earlier.connection)
-
-
-def _take(rt: Runtime, visitor: Mapping[str, Any]) -> AuthorizationRequest | EarlierVisit:
+def _take(rt: Runtime, visitor: Mapping[str, str]) -> AuthorizationRequest | EarlierVisit:
     taken = take_authorization(rt.database, **visitor)
     if taken is None:
         raise StateInvalid("an unknown or expired state, one that failed, or one of another provider")
@@ -295,8 +275,8 @@ def _redeem(
     parameters: Mapping[str, Sequence[str]],
     kept: RequestSecrets,
     state_hash: str,
-    redeemed: _Redeemed,
 ) -> Connection | None:
+    """Redeem the code, and save its grant. After any failure from then on the grant is revoked."""
     deadline = Deadline.after(EXCHANGE_SECONDS)
     entry = rt.provider(request.provider)
     asked = rt.issuers.complete(entry.filled(kept.fields), deadline)
@@ -304,15 +284,27 @@ def _redeem(
     facts = {**kept.fields, **entry.learn("callback", {name: values[0] for name, values in parameters.items()})}
     provider = rt.issuers.complete(entry.filled(facts), deadline)
     answer = send_code(rt, provider, code, kept.code_verifier, deadline)
-    revoke = partial(revoke_or_queue, rt, provider, user_id=request.user_id, beside=request.has_connection)
-    with _revoke_unless_saved(partial(revoke, deadline=deadline), answer.body, facts, redeemed):
-        token = parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=request.scope)
-        token = TokenResponse(token.grant, {**token.rest, **facts})
-        account = read_account(rt, provider, token, nonce=kept.nonce, deadline=deadline)
-        redeemed.account_id = account.id
+    account = None
+    try:
+        grant = parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=request.scope)
+        grant = replace(grant, rest={**grant.rest, **facts})
+        account = read_account(rt, provider, grant, nonce=kept.nonce, deadline=deadline)
         confirmation = None if request.is_signed_in else kept.confirmation
-        grant = replace(token.grant, facts={**token.grant.facts, **facts, **account.facts})
+        grant = replace(grant, facts={**grant.facts, **facts, **account.facts})
         return save_grant(rt, provider, request, grant, account, state_hash=state_hash, confirmation=confirmation)
+    except Exception as error:  # noqa: BLE001 - a grant must not stay valid because of a bug
+        found = find_grant(answer.body)
+        is_revoked = found is None or revoke_or_queue(
+            rt,
+            provider,
+            replace(found, facts=facts),
+            user_id=request.user_id,
+            beside=request.has_connection,
+            account_id=account.id if account else None,
+            deadline=deadline,
+        )
+        known = error if isinstance(error, GatewayError) else Unexpected(type(error).__name__)
+        raise _NotSaved(known, left_installed=not is_revoked) from None
 
 
 def send_code(rt: Runtime, provider: Provider, code: str, code_verifier: str, deadline: Deadline) -> Response:
@@ -324,19 +316,6 @@ def send_code(rt: Runtime, provider: Provider, code: str, code_verifier: str, de
         code_verifier=code_verifier,
     )
     return rt.request_tokens(provider, wire, deadline)
-
-
-@contextmanager
-def _revoke_unless_saved(
-    revoke: Callable[..., bool], body: bytes, fields: Mapping[str, str], redeemed: _Redeemed
-) -> Iterator[None]:
-    """The context in which a token response is used. After any failure in it, the tokens in `body` are revoked."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - a grant must not stay valid because of a bug
-        if grant := find_grant(body):
-            redeemed.left_installed = not revoke(replace(grant, facts=fields), account_id=redeemed.account_id)
-        raise error if isinstance(error, GatewayError) else Unexpected(type(error).__name__) from None
 
 
 # -- save -------------------------------------------------------------------------------------------------------------
@@ -388,7 +367,7 @@ def save_grant(
             add_account=request.add_account,
             expires_seconds=rt.seconds_until(grant.expires_at),
             refresh_expires_seconds=rt.seconds_until(grant.refresh_expires_at),
-            not_after=request.clock.after(ANSWER_SECONDS),
+            not_after=answered_by(request.clock),
             state_hash=state_hash,
         )
     )

@@ -11,7 +11,7 @@ from gateway.catalog import AnyEntry
 from gateway.connect.attempt import repeat_once
 from gateway.connections.revoke import finish_revocation
 from gateway.crypto.vault import fingerprint
-from gateway.database.postgres import ANSWER_SECONDS
+from gateway.database.postgres import answered_by
 from gateway.database.queries.connect import Choice, Decided, decide_pending_grant, pending_grant
 from gateway.errors import BadRequest, Frozen, GatewayError, StateInvalid, UserMismatch
 from gateway.models import Connection, PendingGrant
@@ -42,7 +42,7 @@ def decide(rt: Runtime, waiting: PendingGrant, choice: Choice) -> Connection | N
             user_id=waiting.user.id,
             choice=choice,
             call_id=call_id,
-            not_after=waiting.clock.after(ANSWER_SECONDS),
+            not_after=answered_by(waiting.clock),
         )
     )
     return settle(rt, decided)

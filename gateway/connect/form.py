@@ -64,7 +64,7 @@ def _entered(provider: AnyEntry, name: str, value: str) -> str:
     ):
         _, place, after = (template or "").partition(f"{{{name}}}")
         after = re.sub(r"\\{\w+\\}", "[^/.]+", re.escape(re.split("[/?]", after)[0]))
-        if place and (found := re.fullmatch(rf"(?:.+\.)?({field.pattern}){after}", pasted[1].lower())):
+        if place and (found := re.fullmatch(rf"(?:.+\.)?({field.pattern.pattern}){after}", pasted[1].lower())):
             return found[1]
     return value
 
@@ -79,7 +79,7 @@ def _fault(field: FormField, value: str) -> Fault | None:
         ("prefix", field.secret and _PREFIX.fullmatch(value)),
         ("address", field.secret and _ADDRESS.fullmatch(value)),
         ("shortened", _SHORTENED.search(value)),
-        ("test_mode", field.secret and re.fullmatch(field.test_pattern, value)),
+        ("test_mode", field.secret and field.test_pattern.fullmatch(value)),
         (None, len(value) <= LONGEST and field.matches(value)),
         ("quotes", quotes),
         ("spaces", any(letter.isspace() for letter in value)),

@@ -44,16 +44,9 @@ LINK_SCOPE = "sessions:write"
 class LinkExpired(StateInvalid):
     """An unknown, an expired or a used link: the three look the same."""
 
-    wording = "link_expired"
-    title = "This link is no longer valid"
-    detail = "This link was used before, or is older than 15 minutes. Ask the sender for a new link. What you have connected is listed under Your connections."
-    remedy = "fix_request"
-
 
 class LinkNotPossible(NotFound):
     """An unknown provider or user, or another partner's provider."""
-
-    detail = "There is no such provider for you (GET /v1/providers lists yours), or no such user. Check provider and user_id."
 
 
 @dataclass(frozen=True, slots=True)

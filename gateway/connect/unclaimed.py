@@ -8,7 +8,7 @@ is erased, and our app uninstalled where possible.
 import json
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import structlog
@@ -58,10 +58,10 @@ def keep_install(
         deadline = Deadline.after(EXCHANGE_SECONDS)
         code = parse_authorization_response(provider, parameters)
         answer = send_code(rt, provider, code, "", deadline)
-        token = parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=provider.scope)
-        account = read_account(rt, provider, token, nonce=None, deadline=deadline)
+        grant = parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=provider.scope)
+        account = read_account(rt, provider, grant, nonce=None, deadline=deadline)
     install_id = uuid.uuid4()
-    text = json.dumps({"account": asdict(account), "grant": asdict(token.grant)}, default=str)
+    text = json.dumps({"account": asdict(account), "grant": asdict(replace(grant, rest={}))}, default=str)
     put = {
         "id": install_id,
         "provider": provider.id,

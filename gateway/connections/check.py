@@ -22,7 +22,7 @@ from gateway.errors import (
 from gateway.http import Deadline
 from gateway.models import Account, Caller, Connection
 from gateway.services import Runtime
-from gateway.tokens.read import FreshToken, fresh_grant
+from gateway.tokens.read import fresh_grant
 
 log = structlog.get_logger(__name__)
 
@@ -68,18 +68,18 @@ def _begin(rt: Runtime, connection_id: uuid.UUID, caller: Caller | None) -> Conn
 def _ask(rt: Runtime, connection: Connection) -> tuple[int, CheckOutcome, Account | GatewayError | None]:
     """The generation that was checked, the outcome, and the account, or a response that does not answer the question."""
     deadline, generation = Deadline.after(CHECK_SECONDS), connection.generation
-    again = connection.status == "suspended" and connection.refreshable
+    force, account = connection.status == "suspended" and connection.refreshable, None
     try:
-        fresh = fresh_grant(rt, connection.id, force=again, until=deadline)
-        generation = fresh.generation
-        try:
-            account = _confirm(rt, connection, fresh, deadline)
-        except NotConfirmed as refusal:
-            if refusal.reason != "token_refused" or not connection.refreshable:
-                raise
-            fresh = fresh_grant(rt, connection.id, force=True, until=deadline)
-            generation = fresh.generation
-            account = _confirm(rt, connection, fresh, deadline)
+        entry = rt.entry(connection.provider, ClientRejected)
+        while account is None:
+            fresh = fresh_grant(rt, connection.id, force=force, until=deadline)
+            generation, known = fresh.generation, (fresh.scope, connection.facts, connection.account.id)
+            try:
+                account = confirm_account(rt, entry, fresh.access_token, *known, deadline)
+            except NotConfirmed as refusal:
+                if force or refusal.reason != "token_refused" or not connection.refreshable:
+                    raise
+                force = True
     except NotConfirmed as refusal:
         is_garbled = refusal.reason in ("not_confirmed", "not_named")
         outcome = _OUTCOMES.get(refusal.reason, "unknown")
@@ -91,12 +91,6 @@ def _ask(rt: Runtime, connection: Connection) -> tuple[int, CheckOutcome, Accoun
     except (NeedsReauthorization, Held, ProviderGarbled) as problem:
         return generation, "unknown", problem
     return generation, "confirmed", account
-
-
-def _confirm(rt: Runtime, connection: Connection, fresh: FreshToken, deadline: Deadline) -> Account:
-    entry = rt.entry(connection.provider, ClientRejected)
-    known = (fresh.access_token, fresh.scope, connection.facts, connection.account.id)
-    return confirm_account(rt, entry, *known, deadline)
 
 
 def retry_connections(

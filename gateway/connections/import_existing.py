@@ -83,15 +83,21 @@ def _import_claimed(rt: Runtime, row: ImportRow) -> None:
 
 def import_row(rt: Runtime, row: ImportRow, provider_id: str | None) -> Outcome:
     """Encrypt and verify a claimed row. Raises DatabaseUnavailable; the row is due again after a minute then."""
-    outcome = _import(rt, row, rt.catalog.entries.get(provider_id or ""))
+    provider = rt.catalog.entries.get(provider_id or "")
+    if row.user_id is None:
+        outcome = Outcome("no_user", "the row belongs to no user")
+    elif provider is None:
+        outcome = Outcome("unmapped", "no provider has this name: use --map NAME=PROVIDER")
+    elif provider.id not in rt.enabled:
+        outcome = Outcome("not_enabled", f"{provider.id.upper()}_CLIENT_ID is not set")
+    else:
+        outcome = _import(rt, row, provider)
     if outcome.name in ("unmapped", "not_enabled", "no_user", "duplicate", "unreadable"):
         queries.finish_import(rt.database, row.id, "later", wait_seconds=_OPERATOR_SECONDS)
     return outcome
 
 
-def _import(rt: Runtime, row: ImportRow, provider: AnyEntry | None) -> Outcome:
-    if provider is None or provider.id not in rt.enabled or row.user_id is None:
-        return _impossible(row, provider)
+def _import(rt: Runtime, row: ImportRow, provider: AnyEntry) -> Outcome:
     secrets = _read_secrets(rt, row, provider)
     if secrets is None:
         return Outcome("unreadable", "an encrypted value does not decrypt: a key is missing")
@@ -113,14 +119,6 @@ _NOT_STORED = {
     "duplicate": Outcome("duplicate", "another row of this user is connected"),
     "no_user": Outcome("no_user", "the user does not exist, or may not sign in"),
 }
-
-
-def _impossible(row: ImportRow, provider: AnyEntry | None) -> Outcome:
-    if row.user_id is None:
-        return Outcome("no_user", "the row belongs to no user")
-    if provider is None:
-        return Outcome("unmapped", "no provider has this name: use --map NAME=PROVIDER")
-    return Outcome("not_enabled", f"{provider.id.upper()}_CLIENT_ID is not set")
 
 
 # -- the values ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from functools import partial
 import structlog
 
 from gateway.catalog import Provider
-from gateway.catalog.deviations import ApiRequest, Deviation, IncomingEvent, SubAccount
+from gateway.catalog.deviations import ApiRequest, IncomingEvent, Page, SubAccount
 from gateway.database.queries.connections import reached_connection
 from gateway.database.queries.events import DueListing, due_listing, receive_event
 from gateway.errors import BadRequest, ClientRejected, LacksScope, NotFound, ProviderGarbled
@@ -28,41 +28,36 @@ _FEW = 5
 
 
 def list_locations(
-    rt: Runtime, connection_id: uuid.UUID, caller: Caller, *, search: str, cursor: str, limit: int
+    rt: Runtime, connection_id: uuid.UUID, caller: Caller, page: Page
 ) -> tuple[list[SubAccount], str | None]:
     """
-    A page of them, and where the next one begins. `search`: a part of the name.
+    A page of them, and where the next one begins.
 
     Raises NotFound for a connection that the caller cannot reach, and for one without accounts below it, LacksScope, RateLimited with the
     provider's pause, and what reading a token raises.
     """
     row = reached_connection(rt.database, caller, connection_id)
     provider = rt.provider(row.provider, ClientRejected) if row else None
-    above = provider.above(row.facts) if provider and row else None
-    if row is None or provider is None or above is None:
+    if row is None or provider is None or not provider.deviation.has_accounts_below(row.facts):
         raise NotFound("no such connection of this caller, or none with accounts below it")
-    return _page(rt, provider, above, row, search=search, cursor=cursor, limit=limit)
+    return _list(rt, provider, row, page)
 
 
-def _page(
-    rt: Runtime, provider: Provider, above: Deviation, row: Connection, *, search: str, cursor: str, limit: int
-) -> tuple[list[SubAccount], str | None]:
-    if above.list_scope not in row.scope:
+def _list(rt: Runtime, provider: Provider, row: Connection, page: Page) -> tuple[list[SubAccount], str | None]:
+    if provider.deviation.list_scope not in row.scope:
         raise LacksScope("the connection cannot list the accounts below it")
     base, headers = provider.api(row.facts)
     client_id = rt.clients[provider.id].client_id
 
     def build(fresh: FreshToken) -> ApiRequest:
-        return above.list_request(
-            base or "", headers, fresh.facts, client_id, search=search, cursor=cursor, limit=limit
-        )
+        return provider.deviation.list_request(base or "", headers, fresh.facts, client_id, page)
 
     _, found = call_api(rt, provider, row.id, build, Deadline.after(_LIST_SECONDS))
-    if found.status != 200 and cursor:  # noqa: PLR2004
+    if found.status != 200 and page.cursor:  # noqa: PLR2004
         raise BadRequest("the provider refuses the page", [("cursor", "not a cursor of this list")])
     if found.status != 200:  # noqa: PLR2004
         raise ProviderGarbled(f"the provider's list answers {found.status}")
-    return above.parse_list(parse_json(found.body), cursor)
+    return provider.deviation.parse_list(parse_json(found.body), page.cursor)
 
 
 def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
@@ -74,13 +69,13 @@ def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
 
 def _compare(rt: Runtime, due: DueListing) -> None:
     row, provider = due.connection, rt.provider(due.connection.provider)
-    above = provider.above(row.facts)
-    if above is None or above.list_scope not in row.scope:
+    above = provider.deviation
+    if not above.has_accounts_below(row.facts) or above.list_scope not in row.scope:
         return
     listed, cursor = set[str](), ""
     for _ in range(_MOST_PAGES):
-        page, after = _page(rt, provider, above, row, search="", cursor=cursor, limit=100)
-        listed |= {each.id for each in page}
+        accounts, after = _list(rt, provider, row, Page(cursor=cursor))
+        listed |= {each.id for each in accounts}
         if after is None:
             break
         cursor = after

@@ -1,6 +1,5 @@
 """Revoke grants at their provider (RFC 7009): at once where possible, else from an encrypted queue."""
 
-import threading
 import uuid
 from collections.abc import Collection
 from dataclasses import replace
@@ -11,7 +10,7 @@ import structlog
 
 from gateway.catalog import ApiKeyProvider, Provider
 from gateway.database.queries.connections import claim_revocations, queue_revocation, settle_revocation
-from gateway.errors import GatewayError, ProviderFailed
+from gateway.errors import GatewayError, ProviderFailed, ProviderUnavailable
 from gateway.http import Deadline
 from gateway.models import Grant, Revocation, Unit
 from gateway.protocol.oauth import build_revocation_request, parse_revocation_response
@@ -21,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 REVOKE_SECONDS = 4.0
 _MINIMUM_SECONDS = 1.0
-"""With less time than this, no attempt is made while the user waits: name lookup, handshake and two responses do not fit."""
+"""With less time than this, no attempt is made while the user waits: name lookup, handshake and two responses do not fit. The worker revokes."""
 
 Revoked = Literal["done", "queued", "unsupported"]
 
@@ -41,7 +40,7 @@ def revoke_or_queue(
 
     Where a revocation ends everything between the account and us (`revocation_ends = "account"`), it would also end other connections of the
     same account. The database knows of them by `account_id`. Where the account is unknown, `beside` (the user has another connection
-    there) decides. With too little time left before `deadline`, a thread revokes after the caller has its response.
+    there) decides.
     """
     if account_id is None and beside and provider.revocation_ends == "account":
         return False
@@ -61,21 +60,16 @@ def revoke_or_queue(
         )
     except GatewayError:
         return _revoke_without_queue(rt, provider, grant, beside=beside)
-    if deadline is not None and deadline.remaining() < _MINIMUM_SECONDS:
-        threading.Thread(target=finish_revocation, args=(rt, queued), name="revoke", daemon=True).start()
-        return (
-            queued is not None and provider.revocation_endpoint is not None and not _would_end_others(provider, queued)
-        )
     return finish_revocation(rt, queued, deadline) != "unsupported"
 
 
 def _revoke_without_queue(rt: Runtime, provider: Provider, grant: Grant, *, beside: bool) -> bool:
     """Revoke once, now: the database is unavailable, so nothing can be queued."""
-    if provider.revocation_endpoint is None or (beside and provider.revocation_ends == "account"):
+    unused, tokens = uuid.uuid4(), (grant.access_token, grant.refresh_token)
+    held = Revocation(unused, unused, unused, provider.id, *tokens, grant.facts, beside)
+    if not _may_revoke(provider, held):
         return False
     try:
-        unused = uuid.uuid4()
-        held = Revocation(unused, unused, unused, provider.id, grant.access_token, grant.refresh_token, grant.facts)
         _send(rt, provider, held, Deadline.after(REVOKE_SECONDS))
     except ProviderFailed as error:
         log.warning("revocation.lost", provider=provider.id, reason=str(error))
@@ -107,10 +101,6 @@ def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
     return [Unit(queued.provider, partial(finish_revocation, rt, queued)) for queued in claimed]
 
 
-def _would_end_others(provider: Provider, queued: Revocation) -> bool:
-    return queued.beside and provider.revocation_ends == "account"
-
-
 def _revoke(rt: Runtime, queued: Revocation, deadline: Deadline) -> Revoked:
     provider = rt.catalog.entries.get(queued.provider)
     if isinstance(provider, ApiKeyProvider):
@@ -118,7 +108,7 @@ def _revoke(rt: Runtime, queued: Revocation, deadline: Deadline) -> Revoked:
     if provider is None or provider.id not in rt.clients:
         return "queued"
     provider = rt.issuers.complete(provider.filled(queued.facts), deadline, needed=("revocation_endpoint",))
-    if provider.revocation_endpoint is None or _would_end_others(provider, queued):
+    if not _may_revoke(provider, queued):
         return "unsupported"
     decrypt = partial(rt.vault.decrypt, user_id=queued.user_id, provider=queued.provider)
     token = queued.token and decrypt(queued.token, column="token", seal_id=queued.seal_id)
@@ -127,11 +117,18 @@ def _revoke(rt: Runtime, queued: Revocation, deadline: Deadline) -> Revoked:
     return "done"
 
 
+def _may_revoke(provider: Provider, grant: Revocation) -> bool:
+    """Whether the provider revokes grants, and would not end other connections of the account along with this one."""
+    return provider.revocation_endpoint is not None and not (grant.beside and provider.revocation_ends == "account")
+
+
 def _send(rt: Runtime, provider: Provider, grant: Revocation, deadline: Deadline) -> None:
     """
     Revoke both tokens, the refresh token first: RFC 7009 section 2.1 lets a server end the access token with it. After that, a refusal of the
     access token says that it has ended.
     """
+    if deadline.remaining() < _MINIMUM_SECONDS:
+        raise ProviderUnavailable("no time is left to revoke")
     tokens = {"refresh_token": grant.refresh, "access_token": grant.token}
     sent = [(hint, token) for hint in provider.revocation_tokens if (token := tokens[hint])]
     for number, (hint, token) in enumerate(sent):

@@ -74,16 +74,16 @@ def _send(rt: Runtime, connection_id: uuid.UUID, target: UninstallTarget, deadli
 
 def uninstall_unclaimed(rt: Runtime, provider: Provider, grant: Grant, account_id: str) -> Uninstalled:
     """The same with a grant that became no connection. Raises what the provider's API raises."""
-    request, deviation = _request(rt, provider, account_id, grant.facts), provider.uninstaller
-    if request is None or deviation is None or deviation.uninstall_scope not in grant.scope:
+    request = _request(rt, provider, account_id, grant.facts)
+    if request is None or provider.deviation.uninstall_scope not in grant.scope:
         return "unsupported"
     deadline = Deadline.after(UNINSTALL_SECONDS)
     return _outcome(provider, send_api(rt, provider, grant.access_token, grant.facts, request, deadline).status)
 
 
 def _request(rt: Runtime, provider: Provider, account_id: str, facts: Mapping[str, Any]) -> ApiRequest | None:
-    client_id, deviation = rt.clients[provider.id].client_id, provider.uninstaller
-    return deviation.uninstall(provider.api_base_url or "", client_id, account_id, facts) if deviation else None
+    client_id = rt.clients[provider.id].client_id
+    return provider.deviation.uninstall(provider.api_base_url or "", client_id, account_id, facts)
 
 
 def _outcome(provider: Provider, status: int) -> Uninstalled:

@@ -15,6 +15,7 @@ import select
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from psycopg_pool import ConnectionPool, PoolClosed
 from gateway.database.unreachable import explain
 from gateway.database_url import read_dsn
 from gateway.errors import DatabaseUnavailable, GatewayError, Unexpected
+from gateway.models import Clock
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +55,11 @@ KEPT_ALIVE: dict[str, str | int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": int(ANSWER_SECONDS * 1000),
 }
+
+
+def answered_by(clock: Clock, seconds: float = ANSWER_SECONDS) -> datetime:
+    """That many seconds from now, in the database's time; early by the travel time of the response that read the clock, never late."""
+    return clock.at + timedelta(seconds=time.monotonic() - clock.read + seconds)
 
 
 class FunctionMissing(Unexpected):

@@ -37,7 +37,6 @@ DEADLINE_SECONDS = 9.5
 WAIT_SECONDS = 3.0
 _TOO_LATE_SECONDS = 0.5
 """Less time is not enough for a name lookup, a handshake and a response."""
-_KEPT_METADATA = ("issuer", "authorization_response_iss_parameter_supported", *ENDPOINTS)
 
 
 @dataclass(slots=True)
@@ -70,23 +69,19 @@ class Issuers:
         `needed`: endpoints that the caller needs besides those of every flow. Raises IssuerMismatch when the metadata is another
         issuer's (RFC 8414 section 3.3), ProviderUnavailable or ProviderGarbled when it cannot be had.
         """
-        if (
-            not provider.discovery
-            or not (provider.issuer or provider.discovery_url)
-            or all(getattr(provider, name) for name in ENDPOINTS)
-        ):
+        if not provider.discovery or not provider.issuer or all(getattr(provider, name) for name in ENDPOINTS):
             return provider
         is_needed = bool(provider.missing_endpoints()) or any(getattr(provider, name) is None for name in needed)
         # Where only optional endpoints are missing, a slow issuer must not cost an attempt its time.
         until = (deadline or Deadline.after(DEADLINE_SECONDS)).within(
             DEADLINE_SECONDS if is_needed else OPTIONAL_SECONDS
         )
-        url = provider.discovery_url or f"{(provider.issuer or '').rstrip('/')}/.well-known/openid-configuration"
+        url = f"{provider.issuer.rstrip('/')}/.well-known/openid-configuration"
         try:
             metadata = self._get(
                 url, METADATA_SECONDS, lambda: self._fetch_metadata(provider, url, until), until, provider.id
             )
-            return _completed(provider, metadata, url)
+            return _completed(provider, metadata)
         except ProviderFailed:
             if is_needed:
                 raise
@@ -104,7 +99,7 @@ class Issuers:
         until = deadline or Deadline.after(DEADLINE_SECONDS)
 
         def fetch() -> PublishedKeys:
-            return PublishedKeys(parse_json(self._fetch(url, until, provider_id)))
+            return PublishedKeys(self._fetch(url, until, provider_id))
 
         keys: PublishedKeys = self._get(url, KEYS_SECONDS, fetch, until, provider_id)
         if key_id is not None and not keys.knows(key_id):
@@ -133,25 +128,24 @@ class Issuers:
 
     def _fetch_metadata(self, provider: Provider, url: str, deadline: Deadline) -> Mapping[str, Any]:
         try:
-            metadata = parse_json(self._fetch(url, deadline, provider.id))
-        except _NotFound:
-            if provider.discovery_url or not provider.issuer:
+            metadata = self._fetch(url, deadline, provider.id)
+        except ProviderGarbled as error:
+            if error.provider_status != 404:  # noqa: PLR2004 - RFC 9110 section 15.5.5
                 raise
             # RFC 8414 section 3.1: the well-known part is between host and path.
-            parts = urlsplit(provider.issuer)
+            parts = urlsplit(provider.issuer or "")
             path = f"/.well-known/oauth-authorization-server{parts.path.rstrip('/')}"
-            metadata = parse_json(self._fetch(f"{parts.scheme}://{parts.netloc}{path}", deadline, provider.id))
-        _completed(provider, metadata, url)  # metadata that does not fit must not replace metadata that did
-        return {name: metadata[name] for name in _KEPT_METADATA if name in metadata}
+            metadata = self._fetch(f"{parts.scheme}://{parts.netloc}{path}", deadline, provider.id)
+        _completed(provider, metadata)  # metadata that does not fit must not replace metadata that did
+        return metadata
 
-    def _fetch(self, url: str, deadline: Deadline, provider_id: str | None) -> bytes:
+    def _fetch(self, url: str, deadline: Deadline, provider_id: str | None) -> Mapping[str, Any]:
         headers = {"Accept": "application/json"}
         response = self.http.request("GET", url, headers=headers, deadline=deadline, provider=provider_id)
-        if is_temporary(response.status):
-            raise ProviderUnavailable(f"the issuer answers {response.status}")
         if response.status != 200:  # noqa: PLR2004
-            raise (_NotFound if response.status == 404 else ProviderGarbled)(f"the issuer answers {response.status}")  # noqa: PLR2004
-        return response.body
+            kind = ProviderUnavailable if is_temporary(response.status) else ProviderGarbled
+            raise kind(f"the issuer answers {response.status}", provider_status=response.status)
+        return parse_json(response.body)
 
     def _get(
         self, url: str, keep_seconds: float, fetch: Callable[[], Any], deadline: Deadline, provider_id: str | None
@@ -161,28 +155,26 @@ class Issuers:
             document = self._documents.setdefault(url, _Document())
         if document.value is not None and self._clock() - document.fetched_at < keep_seconds:
             return document.value
-        if deadline.remaining() < _TOO_LATE_SECONDS:
-            # A try that must fail for lack of time would keep others from trying during the pause.
-            if document.value is None:
-                raise ProviderUnavailable("no time is left to ask the issuer")
-            return document.value
-        if not document.lock.acquire(blocking=False):
-            if document.value is not None:
-                return document.value
+        # A try that must fail for lack of time would keep others from trying during the pause.
+        is_locked, in_time = False, deadline.remaining() >= _TOO_LATE_SECONDS
+        if in_time:
+            is_locked = document.lock.acquire(blocking=False)
+        if in_time and not is_locked and document.value is None:
             with self._bulkhead.slot(provider_id or url):
-                if not document.lock.acquire(timeout=deadline.within(WAIT_SECONDS).remaining()):
-                    raise ProviderUnavailable("the issuer is being asked, and does not answer")
-        try:
-            return self._renewed(document, fetch)
-        finally:
-            document.lock.release()
+                is_locked = document.lock.acquire(timeout=deadline.within(WAIT_SECONDS).remaining())
+        if is_locked:
+            try:
+                self._renew(document, fetch)
+            finally:
+                document.lock.release()
+        if document.value is None:
+            raise ProviderUnavailable("the issuer does not answer, or did not a moment ago")
+        return document.value
 
-    def _renewed(self, document: _Document, fetch: Callable[[], Any]) -> Any:
-        pause = RETRY_SECONDS if document.value is None else PAUSE_SECONDS
-        if self._clock() - document.tried_at < pause:
-            if document.value is None:
-                raise ProviderUnavailable("the issuer did not answer a moment ago")
-            return document.value
+    def _renew(self, document: _Document, fetch: Callable[[], Any]) -> None:
+        """Raises only where there is no document yet."""
+        if self._clock() - document.tried_at < (RETRY_SECONDS if document.value is None else PAUSE_SECONDS):
+            return
         try:
             found = fetch()
             if document.value and not found:  # an empty key set
@@ -193,25 +185,18 @@ class Issuers:
                 raise
         finally:
             document.tried_at = self._clock()
-        return document.value
 
 
-class _NotFound(ProviderGarbled):
-    """There is no document at this address."""
-
-
-def _completed(provider: Provider, metadata: Mapping[str, Any], source: str) -> Provider:
-    expected = provider.issuer_pattern or provider.issuer
-    if expected is not None and metadata.get("issuer") != expected:
+def _completed(provider: Provider, metadata: Mapping[str, Any]) -> Provider:
+    if metadata.get("issuer") != (provider.issuer_pattern or provider.issuer):
         raise IssuerMismatch("the metadata is another issuer's")
-    # The endpoints stay tied to the issuer that named them, so that `iss` can be compared with it later.
-    found: dict[str, Any] = {"issuer": metadata.get("issuer")} if expected is None else {}
-    if found and not isinstance(found["issuer"], str):
-        raise ProviderGarbled("the metadata does not name its issuer (RFC 8414 section 2)")
-    for name in ENDPOINTS:
-        if getattr(provider, name) is None and isinstance(metadata.get(name), str):
-            found[name] = metadata[name]
-    if source.startswith("https://") and not all(url.startswith("https://") for url in found.values()):
+    found: dict[str, Any] = {
+        name: metadata[name]
+        for name in ENDPOINTS
+        if getattr(provider, name) is None and isinstance(metadata.get(name), str)
+    }
+    is_secure = (provider.issuer or "").startswith("https://")
+    if is_secure and not all(url.startswith("https://") for url in found.values()):
         raise ProviderGarbled("the metadata names an address over plain http")
     if metadata.get("authorization_response_iss_parameter_supported") is True:
         found["authorization_response_iss_parameter_supported"] = True

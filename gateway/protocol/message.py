@@ -276,20 +276,18 @@ def with_facts(error: GatewayError, status: int | None, names: Iterable[str]) ->
 def _meaning(provider: Provider, name: str, refused: type[GatewayError]) -> GatewayError | None:
     head, is_code = _head(name), " " not in name.strip()
     at_refresh = issubclass(refused, NeedsReauthorization)
-    is_suspended = any(plain(words) in plain(name) for words in provider.suspended)
-    rules: tuple[tuple[object, type[GatewayError], str], ...] = (
-        (is_suspended, Suspended if at_refresh else ProviderUnavailable, "the account is not active"),
-        (is_dead_grant(provider, name), refused, "the provider refuses the grant"),
-        (_TEMPORARY.search(head), ProviderUnavailable, "the provider has a problem"),
-        # "Access Denied" may mean too many requests. A refresh that requires interaction cannot ask the user.
-        (is_code and _DENIED.fullmatch(head), refused if at_refresh else AccessDenied, "the provider denies access"),
-        (
-            len(head) <= _LONGEST_NAME and _REGISTRATION.search(head) and not _OUR_REQUEST.match(head),
-            ClientRejected,
-            "the provider refuses our client",
-        ),
-    )
-    return next((kind(reason) for applies, kind, reason in rules if applies), None)
+    if any(plain(words) in plain(name) for words in provider.suspended):
+        return (Suspended if at_refresh else ProviderUnavailable)("the account is not active")
+    if is_dead_grant(provider, name):
+        return refused("the provider refuses the grant")
+    if _TEMPORARY.search(head):
+        return ProviderUnavailable("the provider has a problem")
+    # "Access Denied" may mean too many requests. A refresh that requires interaction cannot ask the user.
+    if is_code and _DENIED.fullmatch(head):
+        return (refused if at_refresh else AccessDenied)("the provider denies access")
+    if len(head) <= _LONGEST_NAME and _REGISTRATION.search(head) and not _OUR_REQUEST.match(head):
+        return ClientRejected("the provider refuses our client")
+    return None
 
 
 def _head(name: str) -> str:

@@ -4,16 +4,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from string import Formatter
 from typing import Any
 from urllib.parse import parse_qsl, quote_plus, unquote_plus, urlsplit
 
 from authlib.oauth2.rfc6749.parameters import prepare_grant_uri, prepare_token_request
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
-from gateway.catalog import Provider
+from gateway.catalog import Provider, fill
 from gateway.errors import (
     AccessDenied,
     ClientRejected,
@@ -147,14 +145,6 @@ _OTHER_TOKEN = re.compile(r"\b((?:access|refresh)[_-]?token)\s*[=:>]\s*([^\s&<]+
 """In a form, XML or YAML."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenResponse:
-    """A checked token response: the grant, and the rest of the JSON without its secrets."""
-
-    grant: Grant
-    rest: Mapping[str, Any]
-
-
 def build_code_request(
     provider: Provider, client: Client, *, code: str, redirect_uri: str, code_verifier: str
 ) -> HttpRequest:
@@ -172,12 +162,7 @@ def build_refresh_request(
     provider: Provider, client: Client, *, refresh_token: str, facts: Mapping[str, Any]
 ) -> HttpRequest:
     """The request that refreshes (RFC 6749 section 6). `facts`: of the connection, for the provider's `refresh_params`."""
-    known = {name: fact for name, fact in facts.items() if isinstance(fact, str)} if isinstance(facts, Mapping) else {}
-    params = {
-        name: value.format_map(known)
-        for name, value in provider.refresh_params.items()
-        if all(part[1] is None or part[1] in known for part in Formatter().parse(value))
-    }
+    params = {name: text for name, value in provider.refresh_params.items() if (text := fill(value, facts)) is not None}
     body = prepare_token_request("refresh_token", refresh_token=refresh_token, **params)
     url, method = provider.token_endpoint or "", provider.refresh_auth_method
     return authenticated_post(provider, client, url, body, method=method, as_json=provider.json_token_requests)
@@ -191,7 +176,7 @@ def parse_token_response(
     now: datetime,
     scope: tuple[str, ...],
     refused: type[GatewayError] = AccessDenied,
-) -> TokenResponse:
+) -> Grant:
     """
     Parse a token response (RFC 6749 section 5.1) or raise the error in it (section 5.2).
 
@@ -201,7 +186,8 @@ def parse_token_response(
     """
     response = _parse_body(provider, status, body)
     if status >= 400 or any(error_names({"error": response.get("error")})) or "access_token" not in response:  # noqa: PLR2004 - RFC 9110 section 15.5
-        if status < 300 and find_grant(body):  # noqa: PLR2004 - tokens that were issued are no refusal
+        # Tokens that were issued are no refusal, whatever is beside them. A refresh token alone may be the request's, repeated in its error.
+        if (status < 300 or "access_token" in response) and find_grant(body):  # noqa: PLR2004
             raise with_facts(
                 ProviderGarbled("the response holds tokens beside an error"), status, error_names(response)
             )
@@ -212,10 +198,9 @@ def parse_token_response(
     if str(response.get("token_type")).strip().lower() in _PROOF_TYPES:
         raise ProviderGarbled("the token response is of another type than Bearer")
     refresh_token, id_token = _token(response, "refresh_token"), response.get("id_token")
-    grant = Grant(
+    return Grant(
         access_token=access_token,
         refresh_token=refresh_token,
-        token_type="Bearer",  # noqa: S106 - RFC 6750
         scope=_granted_scope(provider, response.get("scope"), scope),
         expires_at=_end(now, response.get("expires_in", response.get("expires_at", provider.access_token_seconds))),
         refresh_expires_at=_end(now, response.get("refresh_token_expires_in"))
@@ -224,8 +209,8 @@ def parse_token_response(
         else None,
         id_token=id_token.strip() or None if isinstance(id_token, str) else None,
         facts={name: fact for name in provider.facts if (fact := parse_fact(response.get(name))) is not None},
+        rest={name: value for name, value in response.items() if name not in _SECRETS},
     )
-    return TokenResponse(grant, {name: value for name, value in response.items() if name not in _SECRETS})
 
 
 def find_grant(body: bytes) -> Grant | None:
@@ -241,7 +226,7 @@ def find_grant(body: bytes) -> Grant | None:
         token if is_visible_ascii(token := found.get(name, "").strip()) else ""
         for name in ("accesstoken", "refreshtoken")
     )
-    return Grant(access, refresh or None, "Bearer", (), None) if access or refresh else None
+    return Grant(access, refresh or None) if access or refresh else None
 
 
 def _parse_body(provider: Provider, status: int, body: bytes) -> Mapping[str, Any]:

@@ -85,7 +85,7 @@ def forward(
             _take_share(held, newer)
             fresh = newer
             response, error = _send(rt, provider, fresh, target, call, held, retries=0)
-    if error == "suspended" and not (fresh.seal_id or provider.above(fresh.facts)):
+    if error == "suspended" and not (fresh.seal_id or provider.deviation.has_accounts_below(fresh.facts)):
         end_check(rt.database, caller, connection_id, generation=fresh.generation, outcome=error)
     headers = {ERROR: error} if error else {}
     limit = note_limit(rt, provider, connection_id, response.status, response.headers, location)

@@ -18,7 +18,7 @@ from .derived import is_oauth, read_entries
 from .generic import TABLES as GENERIC
 
 _URLS = (
-    "issuer", "issuer_pattern", "discovery_url", "authorization_endpoint", "token_endpoint", "revocation_endpoint", "userinfo_endpoint", "jwks_uri",
+    "issuer", "issuer_pattern", "authorization_endpoint", "token_endpoint", "revocation_endpoint", "userinfo_endpoint", "jwks_uri",
     "api_base_url", "installed_apps_url",
 )  # fmt: skip
 SETTINGS = {

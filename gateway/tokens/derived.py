@@ -11,7 +11,7 @@ from uuid import UUID, uuid4, uuid5
 
 from gateway.account import names_another_account
 from gateway.catalog import Provider
-from gateway.catalog.deviations import ApiRequest, Deviation
+from gateway.catalog.deviations import ApiRequest
 from gateway.database.queries.tokens import DerivedToken, ReadScope, derived_token, save_derived
 from gateway.errors import (
     GatewayError,
@@ -25,8 +25,8 @@ from gateway.errors import (
     Suspended,
 )
 from gateway.http import Deadline
-from gateway.models import Caller
-from gateway.protocol.oauth import TokenResponse, parse_token_response
+from gateway.models import Caller, Grant
+from gateway.protocol.oauth import parse_token_response
 from gateway.services import Runtime
 from gateway.tokens.provider_api import call_api
 from gateway.tokens.read import FreshToken, fresh_grant
@@ -74,19 +74,17 @@ def location_grant(
     if location is None:
         return own
     provider = rt.catalog.providers.get(own.provider)
-    above = provider.above(own.facts) if provider else None
-    if provider is None or above is None:
+    if provider is None or not provider.deviation.has_accounts_below(own.facts):
         return own
-    if above.derive_scope not in own.scope:
+    if provider.deviation.derive_scope not in own.scope:
         raise LacksScope("the connection cannot derive tokens")
-    return _Derivation(rt, provider, above, own, location, min_seconds, refused_seal).token()
+    return _Derivation(rt, provider, own, location, min_seconds, refused_seal).token()
 
 
 @dataclass(frozen=True, slots=True)
 class _Derivation:
     rt: Runtime
     provider: Provider
-    above: Deviation
     own: FreshToken
     location: str
     min_seconds: int
@@ -144,7 +142,7 @@ class _Derivation:
         end = partial(save_derived, self.rt.database, self.own.connection_id, self.location, lease_id)
         try:
             with self.rt.bulkhead.slot(self.provider.id):
-                grant = self._request().grant
+                grant = self._request()
         except GatewayError as error:
             seconds = _SUSPENDED_SECONDS if isinstance(error, Suspended) else _FAILED_SECONDS
             end(wait_seconds=None if isinstance(error, NotFound) else seconds)
@@ -157,11 +155,11 @@ class _Derivation:
         if not end(token=token, seal_id=seal_id, scope=grant.scope, expires_seconds=seconds):
             raise RefreshInProgress("the connection, or the account below it, ended meanwhile")
 
-    def _request(self) -> TokenResponse:
+    def _request(self) -> Grant:
         base, headers = self.provider.api(self.own.facts)
 
         def build(fresh: FreshToken) -> ApiRequest:
-            return self.above.derive_request(base or "", headers, fresh.facts, self.location)
+            return self.provider.deviation.derive_request(base or "", headers, fresh.facts, self.location)
 
         deadline = Deadline.after(_REQUEST_SECONDS)
         fresh, found = call_api(self.rt, self.provider, self.own.connection_id, build, deadline)

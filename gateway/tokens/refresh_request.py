@@ -37,7 +37,7 @@ from gateway.errors import (
 )
 from gateway.http import Deadline, parse_retry_after
 from gateway.models import Account, Grant, Status, Unit
-from gateway.protocol.oauth import TokenResponse, build_refresh_request, find_grant, parse_token_response
+from gateway.protocol.oauth import build_refresh_request, find_grant, parse_token_response
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)
@@ -197,7 +197,7 @@ def store_response(rt: Runtime, provider: Provider, response: Mapping[str, Any])
         doubt=doubt,
     )
     if ending in ("gone", "reconnected"):
-        unused = Grant(grant.access_token, refresh_token, "Bearer", grant.scope, None)
+        unused = Grant(grant.access_token, refresh_token)
         deadline = Deadline.after(_REPEATABLE_REQUEST_SECONDS)
         revoke.revoke_or_queue(rt, provider, unused, user_id=user_id, beside=True, deadline=deadline)
         rt.journal.delete(connection_id, generation)
@@ -226,18 +226,18 @@ def parse_response(
     answer = replace(answer, rest={**response["facts"], **answer.rest})
     if not response["unverified"]:
         if names_another_account(provider, answer, response["account_id"]):
-            return answer.grant, None, "another_account"
+            return answer, None, "another_account"
         account = _named(rt, provider, answer, response["account_id"]) if response["unnamed"] else None
-        facts = {**answer.grant.facts, **refreshed_addresses(provider, answer)}
-        return replace(answer.grant, facts=facts), account, None
+        facts = {**answer.facts, **refreshed_addresses(provider, answer)}
+        return replace(answer, facts=facts), account, None
     deadline = Deadline.after(_ACCOUNT_SECONDS)
     account = read_account(rt, rt.issuers.complete(provider, deadline), answer, nonce=None, deadline=deadline)
     if response["account_id"] not in ("", account.id):
         raise NeedsReauthorization("the token belongs to another account")
-    return replace(answer.grant, facts={**answer.grant.facts, **account.facts}), account, None
+    return replace(answer, facts={**answer.facts, **account.facts}), account, None
 
 
-def _named(rt: Runtime, provider: Provider, answer: TokenResponse, account_id: str) -> Account | None:
+def _named(rt: Runtime, provider: Provider, answer: Grant, account_id: str) -> Account | None:
     """The account with its name, which was not to be had at the connect; None where it still is not."""
     deadline = Deadline.after(NAME_SECONDS)
     try:

@@ -225,7 +225,7 @@ def show_claim(path: str, provider_id: str) -> str:
         csrf=csrf_token(),
         fields={"csrf": csrf_token(), "install": str(claim.id)},
         label=claim.account.label,
-        kind=provider.account_kind(claim.grant.facts),
+        kind=provider.deviation.account_kind(claim.grant.facts),
         scopes=described_scopes(provider, claim.grant.scope),
     )
 

@@ -76,7 +76,6 @@ def connections() -> str:
 def _item(rt: Runtime, row: Connection, listed: Listing) -> dict[str, Any]:
     provider = rt.catalog.entries.get(row.provider)
     name = provider.name if provider else row.provider
-    deviation = provider.uninstaller if provider else None
     return {
         "row": row,
         "name": name,
@@ -88,7 +87,7 @@ def _item(rt: Runtime, row: Connection, listed: Listing) -> dict[str, Any]:
         "revocable": isinstance(provider, Provider)
         and bool(provider.revocation_endpoint or provider.missing_endpoints()),
         # Where the provider and the granted scope allow to uninstall our app there.
-        "uninstaller": deviation if deviation and deviation.uninstall_scope in row.scope else None,
+        "uninstaller": provider.deviation if provider and provider.deviation.uninstall_scope in row.scope else None,
         "is_key": isinstance(provider, ApiKeyProvider),
         "ends_with": listed.ends_with[row.id],
         "partners": listed.sharing[row.id],

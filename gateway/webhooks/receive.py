@@ -54,7 +54,7 @@ def receive(rt: Runtime, path: str, header: Header, body: bytes) -> None:
     if not signers:
         raise NotSigned("no valid signature over the body")
     parsed = _parse(body)
-    event = next(filter(None, (each.incoming_event(parsed) for each in signers[0].deviations)), None)
+    event = signers[0].deviation.incoming_event(parsed)
     if event is None:
         raise NotFound("the provider's webhooks are not known")
     owners = [each.id for each in signers if _is_ours(rt, each, event)]

@@ -8,6 +8,7 @@ import uuid
 
 import pytest
 
+from gateway.database.postgres import answered_by
 from gateway.database.queries.connections import claim_revocations
 from gateway.database.queries.operator import housekeeping
 from gateway.errors import DatabaseUnavailable, PendingConfirmation
@@ -41,7 +42,7 @@ def test_a_grant_is_not_kept_after_its_deadline(database, store, alice):
     alice.connects(store)
     before = alice.waits(store)
     with pytest.raises(DatabaseUnavailable):
-        alice.saves(store, account_id="third", not_after=before.clock.after(-1))
+        alice.saves(store, account_id="third", not_after=answered_by(before.clock, -1))
 
     assert before.id == alice.pending(store).id
     assert [] == rows(database, QUEUED)
@@ -55,7 +56,7 @@ def test_a_decision_after_its_deadline_leaves_the_question(database, store, alic
     waiting = alice.waits(store)
     for choice in ("replace", "no"):
         with pytest.raises(DatabaseUnavailable):
-            alice.decides(store, waiting, choice, not_after=waiting.clock.after(-1))
+            alice.decides(store, waiting, choice, not_after=answered_by(waiting.clock, -1))
 
     assert waiting.id == alice.pending(store).id
     assert [] == rows(database, QUEUED)

@@ -13,7 +13,6 @@ from gateway.connections import uninstall as leave
 from gateway.errors import NeedsReauthorization, ProviderUnavailable
 from gateway.http import Deadline
 from gateway.models import Caller
-from gateway.protocol.oauth import build_refresh_request
 from gateway.tokens.read import fresh_grant
 from tests.support.database import rows
 from tests.support.legacy_project import AGENCY, BERLIN, LISBON, granted, project_from_before
@@ -108,17 +107,6 @@ def test_an_owners_new_token_is_asked_about_by_what_is_believed(project):
 
     assert "active" == status(project, row)
     assert "Location" == project.of(row)["connection"]["facts"]["userType"]
-
-
-def test_facts_that_are_no_object_are_none(project):
-    """
-    A token request is built without them.
-    """
-    provider = project.rt.provider("ghl")
-
-    wire = build_refresh_request(provider, project.rt.clients["ghl"], refresh_token="held", facts=[1])
-
-    assert "user_type" not in wire.body
 
 
 # -- secrets emptied or made up --------------------------------------------------------------------------------------

@@ -212,8 +212,9 @@ def test_tokens_in_a_broken_response_connect_or_are_revoked(acme_gateway, acme_p
     assert [f"rt-{acme_provider.number}", f"at-{acme_provider.number}"] == acme_provider.revoked[-2:]
 
 
+@pytest.mark.parametrize("status", [200, 400, 401])
 @pytest.mark.parametrize("error", ["invalid_grant", "slow_down", "invalid_client"])
-def test_an_error_beside_tokens_ends_no_connection(gateway, error):
+def test_an_error_beside_tokens_ends_no_connection(gateway, error, status):
     """
     The tokens were issued: the next request sends the refresh token among them.
     """
@@ -221,13 +222,14 @@ def test_an_error_beside_tokens_ends_no_connection(gateway, error):
     person.signs_in()
     gateway.sandbox.state.faults.clear()
     connection = connects(person)["connection"]
-    for body in (said(error=error), said(access_token="at-2", refresh_token="rt-2")):
+    for answered, body in ((status, said(error=error)), (200, said(access_token="at-2", refresh_token="rt-2"))):
         expire(gateway, connection)
-        gateway.sandbox.state.add_fault("status", "zoom", "token", body=body, status=200, content_type="text/html")
+        gateway.sandbox.state.add_fault("status", "zoom", "token", body=body, status=answered, content_type="text/html")
         answer = api(person, f"/connections/{connection}/token")
 
     assert (200, "at-2") == (answer.status_code, answer.json().get("access_token"))
     assert (2, "active") == state(gateway, connection)[:2]
+    assert "rt-1" == gateway.sandbox.state.requests("zoom", "token")[-1]["form"]["refresh_token"]
 
 
 def test_tokens_that_wait_for_a_connection_that_is_gone_are_revoked(acme_gateway, acme_provider, alice):

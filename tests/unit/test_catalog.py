@@ -341,7 +341,7 @@ def test_with_an_issuer_endpoints_may_be_left_to_discovery(load):
         ('accounts = "some"', "accounts"),
         ('scope_separator = ";"', "scope_separator"),
         ('token_endpoint_auth_method = "tls_client_auth"', "token_endpoint_auth_method"),
-        ('quirks = ["no_such_quirk"]', "no_such_quirk"),
+        ('quirks = "no_such_quirk"', "quirks"),
         ('scope = ["two words"]', "scope"),
         ('slug = "../callback"', "slug"),
         ('slug = "A"', "slug"),
@@ -418,7 +418,7 @@ def test_openid_without_an_issuer_needs_the_keys(problems, load):
     assert load(SMALL + 'scope = ["openid"]\njwks_uri = "https://acme.example/jwks"\n').entries.get("acme_mail")
 
 
-@pytest.mark.parametrize("key", [*ENDPOINTS, "issuer", "discovery_url", "api_base_url"])
+@pytest.mark.parametrize("key", [*ENDPOINTS, "issuer", "api_base_url"])
 def test_plain_http_is_refused_but_for_loopback_where_the_operator_allows_it(problems, load, key):
     """
     Codes, secrets and keys do not travel in the clear.
@@ -613,7 +613,7 @@ def test_discovery_is_off_where_another_service_publishes_there(ours, provider):
     """
     entry = ours.providers[provider]
 
-    assert (False, None, None) == (entry.discovery, entry.issuer, entry.discovery_url)
+    assert (False, None) == (entry.discovery, entry.issuer)
 
 
 @pytest.mark.parametrize(

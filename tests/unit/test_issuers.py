@@ -13,7 +13,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet, OctKey, OKPKey, RSAKey
 
 from gateway.catalog import Provider
-from gateway.errors import GatewayError, IssuerMismatch, ProviderGarbled, ProviderUnavailable
+from gateway.errors import IssuerMismatch, ProviderGarbled, ProviderUnavailable
 from gateway.http import Deadline, HttpClient, Response
 from gateway.models import Client
 from gateway.protocol.issuers import Issuers, PublishedKeys, key_id_of, signed_claims
@@ -161,18 +161,6 @@ def test_metadata_of_another_issuer_is_refused(issuers, published, issuer):
 
     with pytest.raises(IssuerMismatch):
         issuers.complete(acme())
-
-
-def test_a_discovery_address_alone_still_ties_the_provider_to_one_issuer(issuers, published):
-    """
-    RFC 9700 section 4.4: endpoints from metadata without its issuer would leave `iss` unchecked everywhere.
-    """
-    alone = acme(issuer=None, discovery_url=CONFIGURATION)
-
-    assert ISSUER == issuers.complete(alone).issuer
-    published.pages["https://b.example/meta"] = {name: url for name, url in METADATA.items() if name != "issuer"}
-    with pytest.raises(GatewayError):
-        issuers.complete(acme(issuer=None, discovery_url="https://b.example/meta"))
 
 
 def test_a_promise_to_send_iss_is_taken_from_the_metadata(issuers, published):

@@ -43,7 +43,7 @@ def test_an_odd_token_response_that_does_no_harm_is_accepted(name):
     """
     body, lifetime = HARMLESS[name]
 
-    grant = parsed(body).grant
+    grant = parsed(body)
 
     assert grant.access_token.startswith("at-1")
     assert grant.refresh_token in ("rt-1", None)
@@ -86,8 +86,8 @@ def test_scopes_are_read_in_every_form_and_else_are_those_requested(given, grant
     """
     RFC 6749 section 3.3.
     """
-    assert granted == parsed(said(scope=given)).grant.scope
-    assert granted == parsed(said("scope", scopes=given)).grant.scope
+    assert granted == parsed(said(scope=given)).scope
+    assert granted == parsed(said("scope", scopes=given)).scope
 
 
 def test_an_agency_with_2_800_locations_is_read():
@@ -97,7 +97,7 @@ def test_an_agency_with_2_800_locations_is_read():
     ids = [f"BBBBlocation{number:08}" for number in range(40_000)]
     body = said(userType="Company", companyId="com1", approvedLocations=ids, isBulkInstallation=True)
 
-    facts = parsed(body, provider=GHL).grant.facts
+    facts = parsed(body, provider=GHL).facts
 
     assert 900_000 < len(body) < GHL.response_bytes
     assert ("Company", "com1", True) == (facts["userType"], facts["companyId"], facts["isBulkInstallation"])

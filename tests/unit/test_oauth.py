@@ -356,15 +356,9 @@ def test_a_token_response_becomes_a_grant():
         "owner": "alice",
     })  # fmt: skip
 
-    grant = found.grant
-    assert ("at-1", "rt-1", "Bearer", "e.y.J") == (
-        grant.access_token,
-        grant.refresh_token,
-        grant.token_type,
-        grant.id_token,
-    )
-    assert ("mail.read", "calendar") == grant.scope
-    assert (NOW + timedelta(hours=1), NOW + timedelta(hours=2)) == (grant.expires_at, grant.refresh_expires_at)
+    assert ("at-1", "rt-1", "e.y.J") == (found.access_token, found.refresh_token, found.id_token)
+    assert ("mail.read", "calendar") == found.scope
+    assert (NOW + timedelta(hours=1), NOW + timedelta(hours=2)) == (found.expires_at, found.refresh_expires_at)
     assert "alice" == found.rest["owner"]
     assert not {"access_token", "refresh_token", "id_token"} & set(found.rest)
     assert not any(secret in repr(found) for secret in ("at-1", "rt-1", "e.y.J"))
@@ -374,7 +368,7 @@ def test_what_a_response_leaves_out_is_what_was_asked_for_or_unknown():
     """
     RFC 6749 sections 3.3 and 5.1.
     """
-    grant = answer({"access_token": "at"}).grant
+    grant = answer({"access_token": "at"})
 
     assert (("mail.read",), None, None, None) == (
         grant.scope,
@@ -391,12 +385,12 @@ def test_a_refresh_token_lives_as_long_as_the_answer_or_else_the_catalogue_says(
     body = {"access_token": "at", "refresh_token": "rt"}
     provider = acme(refresh_token_seconds=604_800)
 
-    assert NOW + timedelta(days=7) == answer(body, provider=provider).grant.refresh_expires_at
+    assert NOW + timedelta(days=7) == answer(body, provider=provider).refresh_expires_at
     assert (
         NOW + timedelta(hours=1)
-        == answer({**body, "refresh_token_expires_in": 3600}, provider=provider).grant.refresh_expires_at
+        == answer({**body, "refresh_token_expires_in": 3600}, provider=provider).refresh_expires_at
     )
-    assert answer({"access_token": "at"}, provider=provider).grant.refresh_expires_at is None
+    assert answer({"access_token": "at"}, provider=provider).refresh_expires_at is None
 
 
 @pytest.mark.parametrize(
@@ -432,7 +426,7 @@ def test_only_facts_that_a_row_and_a_page_can_hold_are_kept():
             "object": {"a": 1},
         },
         provider=provider,
-    ).grant.facts
+    ).facts
 
     assert {"plain", "number", "no", "list"} == set(facts)
     assert ("loc 1", 7, False) == (facts["plain"], facts["number"], facts["no"])
@@ -511,11 +505,11 @@ def test_highlevel_s_camel_case_answer_is_a_grant_like_any_other():
     )
 
     assert ("at", "rt", NOW + timedelta(seconds=86399)) == (
-        found.grant.access_token,
-        found.grant.refresh_token,
-        found.grant.expires_at,
+        found.access_token,
+        found.refresh_token,
+        found.expires_at,
     )
-    assert {"userType": "Location", "locationId": "loc1"} == dict(found.grant.facts)
+    assert {"userType": "Location", "locationId": "loc1"} == dict(found.facts)
     assert not {"accessToken", "refreshToken", "access_token", "refresh_token"} & set(found.rest)
 
 

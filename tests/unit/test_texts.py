@@ -56,9 +56,7 @@ def test_every_text_of_the_catalogue_has_a_german_translation():
         for field in entry.fields.values():
             said |= {field.label, *field.options.values()}
     for provider in load_catalog().providers.values():
-        said |= set(provider.scope_texts.values()) | {
-            provider.uninstaller.uninstall_warning if provider.uninstaller else ""
-        }
+        said |= set(provider.scope_texts.values()) | {provider.deviation.uninstall_warning}
 
     assert said - {""} <= TEXTS["de"].catalog.keys()
 

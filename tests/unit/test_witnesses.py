@@ -45,7 +45,7 @@ def is_same_form(ours, theirs):
 def are_same_forms(ours, theirs):
     """Forms that no source describes are free."""
     return ours.keys() >= theirs.keys() and all(
-        is_same_form(ours[name].pattern, form) for name, form in theirs.items() if form
+        is_same_form(ours[name].pattern.pattern, form) for name, form in theirs.items() if form
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Json = Mapping[str, Any]
 Topic = Literal["installation", "version", "plan", "label"]
@@ -28,6 +28,14 @@ class ApiRequest:
     url: str
     form: Mapping[str, str] | None = None
     json: Json | None = None
+
+
+class Page(NamedTuple):
+    """A part of a list. `search`: a part of the name; `cursor`: where the page begins."""
+
+    search: str = ""
+    cursor: str = ""
+    limit: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +73,7 @@ class Deviation:
     """
     What a provider does that neither a standard nor a catalogue key can say.
 
-    An entry lists it by name (`quirks = [...]`). Each subclass overrides one or two methods. Facts are those of the connection.
+    An entry names it in `quirks`. A subclass overrides what differs. Facts are those of the connection.
     """
 
     uninstall_scope = ""
@@ -99,15 +107,7 @@ class Deviation:
         raise NotImplementedError
 
     def list_request(
-        self,
-        api_base_url: str,
-        headers: Mapping[str, str],
-        facts: Json,
-        client_id: str,
-        *,
-        search: str,
-        cursor: str,
-        limit: int,
+        self, api_base_url: str, headers: Mapping[str, str], facts: Json, client_id: str, page: Page
     ) -> ApiRequest:
         """The request for a page of the accounts below a connection in which our app is installed."""
         raise NotImplementedError

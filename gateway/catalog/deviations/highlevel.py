@@ -11,6 +11,7 @@ from gateway.catalog.deviations.deviation import (
     Deviation,
     IncomingEvent,
     Json,
+    Page,
     SubAccount,
     Topic,
 )
@@ -57,25 +58,17 @@ class HighLevel(Deviation):
         return ApiRequest("POST", f"{api_base_url}/oauth/{path}", form=form)
 
     def list_request(
-        self,
-        api_base_url: str,
-        headers: Mapping[str, str],
-        facts: Json,
-        client_id: str,
-        *,
-        search: str,
-        cursor: str,
-        limit: int,
+        self, api_base_url: str, headers: Mapping[str, str], facts: Json, client_id: str, page: Page
     ) -> ApiRequest:
         """Pages are counted before v3, and have a token since. Raises BadRequest for a cursor that is no count."""
         asked = {"companyId": str(facts.get("companyId")), "appId": client_id.partition("-")[0], "isInstalled": "true"}
         if headers.get("Version") == "v3":
-            path, page = "installed-locations", {"pageSize": str(limit)} | ({"pageToken": cursor} if cursor else {})
-        elif not re.fullmatch("[0-9]{0,9}", cursor):
+            path, part = "installed-locations", {"pageSize": str(page.limit), "pageToken": page.cursor}
+        elif not re.fullmatch("[0-9]{0,9}", page.cursor):
             raise BadRequest("the cursor counts nothing", [("cursor", "not a cursor of this list")])
         else:
-            path, page = "installedLocations", {"limit": str(limit), "skip": cursor or "0"}
-        query = urlencode(asked | page | ({"query": search} if search else {}))
+            path, part = "installedLocations", {"limit": str(page.limit), "skip": page.cursor or "0"}
+        query = urlencode({name: value for name, value in (asked | part | {"query": page.search}).items() if value})
         return ApiRequest("GET", f"{api_base_url}/oauth/{path}?{query}")
 
     def parse_list(self, body: Json, cursor: str) -> tuple[list[SubAccount], str | None]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from flask import Blueprint
 
+from gateway.catalog.deviations import Page
 from gateway.connections import locations
 from gateway.connections.check import check
 from gateway.connections.disconnect import disconnect
@@ -76,9 +77,8 @@ def list_locations(who: Caller, query: schemas.LocationsQuery, connection_id: uu
     Those in which the app is installed, as the provider lists them. Read the token of one with `location`, or call its API through the
     proxy with `Gateway-Location`. A connection that is no agency returns 404.
     """
-    items, after = locations.list_locations(
-        runtime(), connection_id, who, search=query.q, cursor=query.cursor or "", limit=query.limit
-    )
+    page = Page(query.q, query.cursor or "", query.limit)
+    items, after = locations.list_locations(runtime(), connection_id, who, page)
     return {"items": items, "next_cursor": after}
 
 

@@ -247,7 +247,7 @@ class Account(ResponseModel):
     @classmethod
     def of(cls, row: models.Connection | models.Erased, provider: AnyEntry | None) -> "Account":
         """The account of a row, with what the catalogue adds."""
-        kind = provider.account_kind(row.facts) if provider else None
+        kind = provider.deviation.account_kind(row.facts) if provider else None
         return cls(id=row.account.id, label=row.account.label, kind=kind)
 
 
