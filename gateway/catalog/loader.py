@@ -62,8 +62,8 @@ def read_catalog(
     files = list(_own_files())
     for file in sorted(folder.glob("*.toml")) if folder else ():
         try:
-            files.append((file.name, tomllib.loads(file.read_text(encoding="utf-8"))))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            files.append((file.name, tomllib.loads(file.read_text(encoding="utf-8-sig"))))
+        except (OSError, ValueError, RecursionError) as error:
             problems.append(f"{file.name} cannot be read as TOML: {error}")
     for name, entries in files:
         for provider_id, entry in entries.items():
@@ -77,8 +77,8 @@ def read_catalog(
             tables[provider_id]["webhooks"] = rule | {"public_key": key}
     found: list[AnyEntry] = []
     for provider_id, table in tables.items():
-        entry = {**tables.get(table.get("like", ""), {}), **table}
-        if entry.pop("like", provider_id) not in tables:
+        entry = {**tables.get(str(table.get("like")), {}), **table}
+        if str(entry.pop("like", provider_id)) not in tables:
             problems.append(f"{origin[provider_id]}: [{provider_id}] like names a provider that does not exist.")
         checked, wrong = _checked(provider_id, entry, allow_private_hosts=allow_private_hosts)
         problems += [f"{origin[provider_id]}: [{provider_id}] {text}" for text in wrong]

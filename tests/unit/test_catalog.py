@@ -352,6 +352,9 @@ def test_with_an_issuer_endpoints_may_be_left_to_discovery(load):
         ('headers = { Cookie = "a=b" }', "Cookie"),
         ('headers = { "X-Bad" = "a\\r\\nB: c" }', "X-Bad"),
         ('id = "other"', "id"),
+        ('like = "nobody"', "like"),
+        ('like = ["google"]', "like"),
+        ("like = 5", "like"),
     ],
 )
 def test_an_unfit_key_is_refused_with_file_and_key(problems, line, key):
@@ -464,13 +467,15 @@ def test_all_problems_of_all_files_are_reported_at_once(load, tmp_path):
     The operator mends everything in one go; a file that is no TOML does not hide the others.
     """
     (tmp_path / "a.toml").write_text("this is not toml")
-    (tmp_path / "b.toml").write_text('name = "outside"\n')
+    (tmp_path / "b.toml").write_text('\ufeffname = "outside"\n')
+    (tmp_path / "d.toml").write_text(f"x = {'[' * 3000}{']' * 3000}")
+    (tmp_path / "e.toml").write_text("[acme]\n", encoding="utf-16")
 
     with pytest.raises(SettingsRefused) as refused:
         load("[acme]\ntype = 4\n[brave]\nname = 'x'\n", "c.toml")
 
     told = "\n".join(refused.value.problems)
-    for part in ("a.toml", "b.toml: name", "c.toml: [acme]", "c.toml: [brave]", "type"):
+    for part in ("a.toml", "d.toml", "e.toml", "b.toml: name", "c.toml: [acme]", "c.toml: [brave]", "type"):
         assert part in told
 
 
