@@ -19,6 +19,7 @@ from gateway.errors import (
     NeedsReauthorization,
     NotFound,
     ProviderGarbled,
+    ProviderUnavailable,
     RateLimited,
     RefreshInProgress,
     SecretUnreadable,
@@ -173,7 +174,7 @@ class _Derivation:
                 refused=NeedsReauthorization,
             )
         except GatewayError as error:
-            if found.status in _NOT_INSTALLED and not isinstance(error, Suspended):
+            if found.status in _NOT_INSTALLED and not isinstance(error, Suspended | ProviderUnavailable):
                 raise NotFound("the provider says that our app is not installed there") from error
             raise
         if names_another_account(self.provider, answer, self.location):

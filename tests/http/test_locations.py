@@ -144,6 +144,16 @@ def test_a_location_without_the_app_is_like_no_connection(gateway, partner, read
     assert stored(gateway, agency) == []
 
 
+@pytest.mark.parametrize(("status", "body"), [(403, b"<html>Access denied"), (403, b"error code: 1020"), (503, b"")])
+def test_a_firewall_s_page_does_not_mean_that_the_app_is_not_installed(sandbox, reads, status, body):
+    """
+    The provider was not reached: the caller waits.
+    """
+    sandbox.add_fault("status", "ghl", "location_token", body=body, status=status, content_type="text/html")
+
+    assert ("provider_unavailable", "wait") == ((told := reads(BERLIN).json())["code"], told["remedy"])
+
+
 def test_a_suspended_location_says_so_and_works_again_afterwards(gateway, sandbox, reads, agency):
     sandbox.suspended.add(LISBON)
     assert [reads(LISBON).json()["code"], reads(BERLIN).status_code] == ["suspended", 200]
