@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 KEPT_SECONDS = 86_400.0
 _CHECK_BYTES = 64 * 1024
 _BUSY_SECONDS = 5.0
-_COLUMN = "response_journal"
+_COLUMN, _FILE, _FAILURES = "response_journal", "responses.sqlite3", (OSError, sqlite3.Error)
 _SCHEMA = """
 pragma journal_mode = wal;
 pragma synchronous = full;
@@ -42,6 +42,8 @@ create index if not exists response_committed_at on response (committed_at);
 def _unwritable(folder: Path | None, error: OSError | sqlite3.Error) -> str:
     reason = os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else str(error)
     fix = "let GATEWAY_DATA name a persistent folder that this account may write, on a disk with free space"
+    if type(error) is sqlite3.DatabaseError:
+        fix = f"{_FILE} is damaged: move it elsewhere, and keep it until every connection has been refreshed once"
     return f"the refresh journal in {folder} cannot be written ({reason}): {fix}."
 
 
@@ -56,7 +58,7 @@ class ResponseJournal:
             self._process, self._lock, self._database = os.getpid(), threading.Lock(), self._open()
             self._sql("insert into host select ? where not exists (select 1 from host)", str(uuid4()))
             [(self.host,)] = self._sql("select id from host")
-        except (OSError, sqlite3.Error) as error:
+        except _FAILURES as error:
             raise SettingsRefused(_unwritable(folder, error)) from None
 
     def check(self) -> None:
@@ -64,7 +66,7 @@ class ResponseJournal:
         try:
             self._sql("insert or replace into response values ('check', 0, 0, 0, hex(zeroblob(?)))", _CHECK_BYTES)
             self._sql("delete from response where connection_id = 'check'")
-        except sqlite3.Error as error:
+        except _FAILURES as error:
             raise SettingsRefused(_unwritable(self._folder, error)) from None
 
     def close(self) -> None:
@@ -79,7 +81,7 @@ class ResponseJournal:
                 "insert or replace into response values (?, ?, ?, null, ?)",
                 *(str(connection_id), generation, time.time(), encrypted),
             )
-        except sqlite3.Error as error:
+        except _FAILURES as error:
             log.error("journal.write_failed", connection=str(connection_id), reason=str(error))  # noqa: TRY400
             self._unwritten[connection_id, generation] = response
 
@@ -125,12 +127,13 @@ class ResponseJournal:
         """As `_sql`, but a disk error is only logged. An entry that could not be updated is offered again, which changes nothing."""
         try:
             return self._sql(statement, *values)
-        except sqlite3.Error as error:
+        except _FAILURES as error:
             log.error("journal.failed", reason=str(error))  # noqa: TRY400
             return []
 
     def _sql(self, statement: str, *values: object) -> list[Any]:
-        if self._process != os.getpid():  # SQLite forbids a connection to be used in a forked child
+        # SQLite forbids a connection to be used in a forked child, and writes on to a file that was deleted.
+        if self._process != os.getpid() or (self._folder and not (self._folder / _FILE).is_file()):
             self._process, self._lock, self._database = os.getpid(), threading.Lock(), self._open()
         with self._lock:
             return self._database.execute(statement, values).fetchall()
@@ -139,7 +142,7 @@ class ResponseJournal:
         file = ":memory:"
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            file = str(self._folder / "responses.sqlite3")
+            file = str(self._folder / _FILE)
             os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
         database = sqlite3.connect(file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         database.executescript(_SCHEMA)

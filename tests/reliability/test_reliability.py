@@ -6,6 +6,7 @@ Refreshes with many readers, outages, crashes and wrong clocks: short forms of t
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import time
@@ -328,6 +329,34 @@ def test_a_journal_that_cannot_be_written_stops_the_start(tmp_path):
 
     with pytest.raises(SettingsRefused, match=r"the refresh journal in .* GATEWAY_DATA"):
         ResponseJournal(Vault([KEY]), tmp_path / "journal")
+
+
+def test_a_damaged_journal_stops_the_start_and_is_not_thrown_away(tmp_path):
+    """
+    It may hold the only valid refresh tokens.
+    """
+    file = tmp_path / "responses.sqlite3"
+    file.write_bytes(b"damaged" * 1000)
+
+    with pytest.raises(SettingsRefused, match=r"responses.sqlite3 is damaged: move it elsewhere, and keep it"):
+        ResponseJournal(Vault([KEY]), tmp_path)
+    assert file.read_bytes().startswith(b"damaged")
+
+
+@pytest.mark.parametrize("folder", ["is there", "cannot be made"])
+def test_a_journal_that_was_deleted_meanwhile_is_written_again(tmp_path, folder):
+    """
+    To the disk, where that works, and else to memory: SQLite alone would write on to the deleted file.
+    """
+    journal, row = ResponseJournal(Vault([KEY]), tmp_path / "data" / "journal"), uuid.uuid4()
+    shutil.rmtree(tmp_path / "data")
+    if folder == "cannot be made":
+        (tmp_path / "data").write_text("a file")
+
+    journal.put(row, 1, {"status": 200})
+
+    assert {"status": 200} == journal.get(row, 1)
+    assert (folder == "is there") == (tmp_path / "data" / "journal" / "responses.sqlite3").is_file()
 
 
 def test_a_disk_that_fails_later_loses_no_response(tmp_path):
