@@ -135,60 +135,8 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
-class PendingGrant:
-    """A grant that waits for its user's decision, as the confirm page shows it. Its tokens stay in the database."""
-
-    id: UUID
-    user: User
-    provider: str
-    account: Account
-    return_to: str | None
-    display: Display
-    clock: Clock
-    existing_label: str
-    """The account that is connected now."""
-    scopes_removed: tuple[str, ...] = ()
-    """Scopes that the connection has and this grant does not."""
-    shared_with: tuple[str, ...] = ()
-    """The names of partners that use the connection."""
-
-
-@dataclass(frozen=True, slots=True)
-class Revocation:
-    """An encrypted grant that still has to be revoked at its provider (RFC 7009)."""
-
-    seal_id: UUID
-    """Of the save that encrypted `token`."""
-    refresh_seal_id: UUID
-    """Of the save that encrypted `refresh`: an earlier one if a reconnect had no refresh token."""
-    user_id: UUID
-    provider: str
-    token: str | None = field(repr=False)
-    refresh: str | None = field(repr=False)
-    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    beside: bool = False
-    """The same account is connected elsewhere, or again: some providers would end that along with this grant."""
-
-
-@dataclass(frozen=True, slots=True)
 class Unit:
     """Claimed work of the worker at one provider; empty where no provider is called."""
 
     provider: str
     run: Callable[[], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Erased:
-    """What a disconnect erased, and the grant that is left to revoke."""
-
-    connection_id: UUID
-    provider: str
-    account: Account
-    facts: Mapping[str, Any] = field(repr=False, hash=False)
-    erased_at: UtcTime
-    event_id: UUID
-    """The event that records it."""
-    revocation: Revocation | None
-    kept: bool = False
-    """Nothing was erased: only a partner's access ended, because others still use the connection."""

@@ -12,9 +12,9 @@ from gateway.connect.attempt import repeat_once
 from gateway.connections.revoke import finish_revocation
 from gateway.crypto.vault import fingerprint
 from gateway.database.postgres import answered_by
-from gateway.database.queries.connect import Choice, Decided, decide_pending_grant, pending_grant
+from gateway.database.queries.connect import Choice, Decided, PendingGrant, decide_pending_grant, pending_grant
 from gateway.errors import BadRequest, Frozen, GatewayError, StateInvalid, UserMismatch
-from gateway.models import Connection, PendingGrant
+from gateway.models import Connection
 from gateway.services import Runtime
 
 

@@ -9,10 +9,10 @@ import structlog
 from gateway.connections.revoke import Revoked, finish_revocation
 from gateway.connections.uninstall import Uninstalled, uninstall_app
 from gateway.crypto.vault import fingerprint
-from gateway.database.queries.connections import erase_own_connection
+from gateway.database.queries.connections import Erased, erase_own_connection
 from gateway.errors import NotFound
 from gateway.http import Deadline
-from gateway.models import Caller, Erased
+from gateway.models import Caller
 from gateway.services import Runtime
 
 log = structlog.get_logger(__name__)

@@ -9,10 +9,10 @@ from typing import Literal
 import structlog
 
 from gateway.catalog import ApiKeyProvider, Provider
-from gateway.database.queries.connections import claim_revocations, queue_revocation, settle_revocation
+from gateway.database.queries.connections import Revocation, claim_revocations, queue_revocation, settle_revocation
 from gateway.errors import GatewayError, ProviderFailed, ProviderUnavailable
 from gateway.http import Deadline
-from gateway.models import Grant, Revocation, Unit
+from gateway.models import Grant, Unit
 from gateway.protocol.oauth import build_revocation_request, parse_revocation_response
 from gateway.services import Runtime
 

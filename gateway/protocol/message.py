@@ -46,9 +46,9 @@ class HttpRequest:
 
 
 def authenticated_post(
-    provider: Provider, client: Client, url: str, body: str, *, method: str | None = None, as_json: bool = False
+    provider: Provider, client: Client, url: str, body: str, *, method: str | None = None
 ) -> HttpRequest:
-    """A form with the client's authentication (RFC 6749 section 2.3, RFC 7523 section 2.2); `method`: another than the token endpoint's."""
+    """A form, or JSON where the provider wants that, with the client's authentication (RFC 6749 section 2.3, RFC 7523 section 2.2); `method`: another than the token endpoint's."""
     check_address(url)
     method = method or provider.token_endpoint_auth_method
     headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
@@ -62,7 +62,7 @@ def authenticated_post(
     else:
         auth = ClientAuth(client.client_id, client.client_secret, method)
     url, headers, body = auth.prepare("POST", url, headers, body)  # type: ignore[no-untyped-call]
-    if as_json:
+    if provider.json_token_requests:
         headers, body = headers | {"Content-Type": "application/json"}, json.dumps(dict(parse_qsl(body)))
     return HttpRequest("POST", url, headers, body)
 

@@ -153,9 +153,7 @@ def build_code_request(
     body = prepare_token_request(
         "authorization_code", redirect_uri=redirect_uri, code=code, **verifier, **provider.token_params
     )
-    return authenticated_post(
-        provider, client, provider.token_endpoint or "", body, as_json=provider.json_token_requests
-    )
+    return authenticated_post(provider, client, provider.token_endpoint or "", body)
 
 
 def build_refresh_request(
@@ -165,7 +163,7 @@ def build_refresh_request(
     params = {name: text for name, value in provider.refresh_params.items() if (text := fill(value, facts)) is not None}
     body = prepare_token_request("refresh_token", refresh_token=refresh_token, **params)
     url, method = provider.token_endpoint or "", provider.refresh_auth_method
-    return authenticated_post(provider, client, url, body, method=method, as_json=provider.json_token_requests)
+    return authenticated_post(provider, client, url, body, method=method)
 
 
 def parse_token_response(

@@ -28,15 +28,22 @@ from gateway.database.queries.connect import (
     Decided,
     EarlierVisit,
     Mismatch,
+    PendingGrant,
     decide_pending_grant,
     open_session,
     pending_grant,
     start_authorization,
     take_authorization,
 )
-from gateway.database.queries.connections import NewGrant, list_connections, queue_revocation, save_connection
+from gateway.database.queries.connections import (
+    NewGrant,
+    Revocation,
+    list_connections,
+    queue_revocation,
+    save_connection,
+)
 from gateway.embedded.postgres import EmbeddedPostgres
-from gateway.models import AuthorizationRequest, Connection, PendingGrant, Revocation
+from gateway.models import AuthorizationRequest, Connection
 from tests.support.forked import CONTEXT
 
 SOON = datetime(2030, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)

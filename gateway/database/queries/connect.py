@@ -10,17 +10,8 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from gateway.database import SqlFunction
-from gateway.models import (
-    AuthorizationRequest,
-    Clock,
-    Connection,
-    Erased,
-    PendingGrant,
-    Revocation,
-    Status,
-    User,
-    UtcTime,
-)
+from gateway.database.queries.connections import Erased, Revocation
+from gateway.models import Account, AuthorizationRequest, Clock, Connection, Display, Status, User, UtcTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +114,25 @@ class Decided:
     ending: Literal["saved", "access_denied", "state_invalid", "user_mismatch", "frozen", "one_account"]
     connection: Connection | None = None
     revocation: Revocation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingGrant:
+    """A grant that waits for its user's decision, as the confirm page shows it. Its tokens stay in the database."""
+
+    id: UUID
+    user: User
+    provider: str
+    account: Account
+    return_to: str | None
+    display: Display
+    clock: Clock
+    existing_label: str
+    """The account that is connected now."""
+    scopes_removed: tuple[str, ...] = ()
+    """Scopes that the connection has and this grant does not."""
+    shared_with: tuple[str, ...] = ()
+    """The names of partners that use the connection."""
 
 
 pending_grant = SqlFunction[PendingGrant | None]("pending_grant")

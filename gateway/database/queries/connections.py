@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from gateway.database import SqlFunction
-from gateway.models import Connection, Display, Erased, Revocation, User
+from gateway.models import Account, Connection, Display, User, UtcTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +145,39 @@ finish_import = SqlFunction[None]("finish_import", "id", "outcome")
 
 
 # -- disconnect and revoke ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """An encrypted grant that still has to be revoked at its provider (RFC 7009)."""
+
+    seal_id: UUID
+    """Of the save that encrypted `token`."""
+    refresh_seal_id: UUID
+    """Of the save that encrypted `refresh`: an earlier one if a reconnect had no refresh token."""
+    user_id: UUID
+    provider: str
+    token: str | None = field(repr=False)
+    refresh: str | None = field(repr=False)
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    beside: bool = False
+    """The same account is connected elsewhere, or again: some providers would end that along with this grant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What a disconnect erased, and the grant that is left to revoke."""
+
+    connection_id: UUID
+    provider: str
+    account: Account
+    facts: Mapping[str, Any] = field(repr=False, hash=False)
+    erased_at: UtcTime
+    event_id: UUID
+    """The event that records it."""
+    revocation: Revocation | None
+    kept: bool = False
+    """Nothing was erased: only a partner's access ended, because others still use the connection."""
 
 
 @dataclass(frozen=True, slots=True)

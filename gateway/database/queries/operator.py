@@ -6,7 +6,8 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from gateway.database import SqlFunction
-from gateway.models import Connection, Erased, UtcTime
+from gateway.database.queries.connections import Erased
+from gateway.models import Connection, UtcTime
 
 
 @dataclass(frozen=True, slots=True)

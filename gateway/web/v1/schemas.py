@@ -31,6 +31,7 @@ from pydantic_core import CoreSchema
 
 from gateway import models
 from gateway.catalog import AnyEntry
+from gateway.database.queries.connections import Erased
 from gateway.errors import Remedy
 from gateway.models import Status
 
@@ -245,7 +246,7 @@ class Account(ResponseModel):
     kind: str | None = None
 
     @classmethod
-    def of(cls, row: models.Connection | models.Erased, provider: AnyEntry | None) -> "Account":
+    def of(cls, row: models.Connection | Erased, provider: AnyEntry | None) -> "Account":
         """The account of a row, with what the catalogue adds."""
         kind = provider.deviation.account_kind(row.facts) if provider else None
         return cls(id=row.account.id, label=row.account.label, kind=kind)
