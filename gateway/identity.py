@@ -15,7 +15,7 @@ from joserfc.jwk import OctKey
 
 from gateway.errors import Unauthenticated
 from gateway.models import User
-from gateway.protocol.issuers import CLOCK_SKEW_SECONDS, Issuers, algorithm_of, is_time, key_id_of, signed_claims
+from gateway.protocol.issuers import CLOCK_SKEW_SECONDS, Issuers, is_time, key_id_of, signed_claims, unverified_header
 from gateway.settings import Settings
 
 SESSION_BEYOND_TOKEN = timedelta(hours=12)
@@ -70,11 +70,11 @@ class Identity:
         if claims is not None or key_id is None:  # a project's asymmetric tokens name their key
             return claims
         keys = self.issuers.keys(f"{self._issuer}/.well-known/jwks.json", key_id=key_id)
-        return signed_claims(token, keys.of(key_id), _JWKS_ALGORITHMS)
+        return signed_claims(token, keys, _JWKS_ALGORITHMS)
 
     def _signature_problem(self, token: str) -> str:
         """For the log: what the operator can do. The header is not verified, and not repeated."""
-        if algorithm_of(token) != "HS256":
+        if unverified_header(token).get("alg") != "HS256":
             return "no key that the project in SUPABASE_URL publishes has signed it"
         if self._shared_key is None:
             return "it is signed with a shared secret (HS256), and SUPABASE_JWT_SECRET is not set"

@@ -67,7 +67,7 @@ def examine_sign_in(rt: Runtime) -> Iterator[Finding]:
     try:
         response = rt.identity.issuers.http.request("GET", url, headers={"Accept": "application/json"})
         yield from compare_clock(response.headers.get("date"), rt.now())
-        keys = len(rt.identity.issuers.keys(url))
+        keys = len(rt.identity.issuers.keys(url).keys)
     except GatewayError as error:
         yield finding("sign-in.only_secret_now" if settings.supabase_jwt_secret else "sign-in.keys_unread", error=error)
         return

@@ -89,7 +89,7 @@ class Issuers:
 
     def keys(
         self, url: str, *, key_id: str | None = None, deadline: Deadline | None = None, provider_id: str | None = None
-    ) -> "PublishedKeys":
+    ) -> KeySet:
         """
         The public keys at `url`; fetched again when `key_id` is not among them, but not more often than the pause allows.
 
@@ -98,14 +98,14 @@ class Issuers:
         """
         until = deadline or Deadline.after(DEADLINE_SECONDS)
 
-        def fetch() -> PublishedKeys:
-            return PublishedKeys(self._fetch(url, until, provider_id))
+        def fetch() -> KeySet:
+            return read_keys(self._fetch(url, until, provider_id))
 
-        keys: PublishedKeys = self._get(url, KEYS_SECONDS, fetch, until, provider_id)
-        if key_id is not None and not keys.knows(key_id):
+        keys: KeySet = self._get(url, KEYS_SECONDS, fetch, until, provider_id)
+        if key_id is not None and not any(key.kid == key_id for key in keys):
             keys = self._get(url, 0, fetch, until, provider_id)
             is_old = self._clock() - self._documents[url].fetched_at >= PAUSE_SECONDS
-            if is_old and not keys.knows(key_id):
+            if is_old and not any(key.kid == key_id for key in keys):
                 raise ProviderUnavailable("the key is unknown, and newer keys cannot be had now")
         return keys
 
@@ -119,7 +119,7 @@ class Issuers:
         """
         key_id = key_id_of(id_token)
         keys = self.keys(provider.jwks_uri or "", key_id=key_id, deadline=deadline, provider_id=provider.id)
-        claims = signed_claims(id_token, keys.of(key_id), _ALGORITHMS)
+        claims = signed_claims(id_token, keys, _ALGORITHMS)
         if claims is None:
             raise ProviderGarbled("the id_token's signature does not hold")
         if problem := _claims_problem(provider, client, claims, nonce=nonce, now=now):
@@ -221,40 +221,20 @@ _LONGEST_MEMBER = 2_732
 """Base64 characters of 16,384 bits, the largest RSA key that OpenSSL verifies with."""
 _MOST_KEYS = 32
 """Real sets have two to a dozen keys; importing one takes CPU."""
-_MOST_NAMELESS = 8
-"""Keys that are tried for a token without a key id."""
 
 
-class PublishedKeys:
+def read_keys(document: Mapping[str, Any]) -> KeySet:
     """
-    Asymmetric signing keys; symmetric and unknown ones are left out. False when none is usable.
+    The asymmetric signing keys of a JWK set; symmetric and unknown ones are left out. A key without a name goes by its thumbprint (RFC 7638),
+    and verifies a token without a key id where it is the only one (OpenID Connect Core section 10.1).
 
     Raises ProviderGarbled when the document is not a JWK set.
     """
-
-    def __init__(self, document: Mapping[str, Any]) -> None:
-        entries = document.get("keys")
-        if not isinstance(entries, list):
-            raise ProviderGarbled("the key set holds no keys")
-        public = [{name: entry[name] for name in _PUBLIC if name in entry} for entry in entries if _is_sound(entry)]
-        self._keys = [(entry.get("kid"), key) for entry in public[:_MOST_KEYS] for key in _imported(entry).keys]
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def of(self, key_id: str | None) -> KeySet:
-        """
-        The keys of that name, else those without a name, which are known by their thumbprint. For a token without a key id, all
-        keys of a small set: joserfc verifies when only one fits (OpenID Connect Core section 10.1).
-        """
-        if key_id is None:
-            return KeySet([key for _, key in self._keys] if len(self._keys) <= _MOST_NAMELESS else [])
-        named = [key for name, key in self._keys if name == key_id]
-        return KeySet(named or [key for name, key in self._keys if name is None])
-
-    def knows(self, key_id: str) -> bool:
-        """Whether a key has that name, its own or its thumbprint (RFC 7638)."""
-        return any(key.kid == key_id for key in self.of(key_id))
+    entries = document.get("keys")
+    if not isinstance(entries, list):
+        raise ProviderGarbled("the key set holds no keys")
+    public = [{name: entry[name] for name in _PUBLIC if name in entry} for entry in entries if _is_sound(entry)]
+    return KeySet([key for entry in public[:_MOST_KEYS] for key in _imported(entry)])
 
 
 def _imported(entry: Mapping[str, Any]) -> KeySet:
@@ -274,16 +254,12 @@ def _is_sound(entry: Any) -> bool:
 
 def key_id_of(token: str) -> str | None:
     """The `kid` in a token's header, unverified; None when there is none, or none that could be a name."""
-    key_id = _header(token).get("kid")
+    key_id = unverified_header(token).get("kid")
     return key_id if isinstance(key_id, str) and len(key_id) <= 200 else None  # noqa: PLR2004
 
 
-def algorithm_of(token: str) -> object:
-    """The `alg` in a token's header, unverified."""
-    return _header(token).get("alg")
-
-
-def _header(token: str) -> Mapping[str, Any]:
+def unverified_header(token: str) -> Mapping[str, Any]:
+    """The header of a compact JWT without a check, {} for anything else."""
     if len(token) > _LONGEST_TOKEN:
         return {}
     try:
