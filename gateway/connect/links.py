@@ -89,7 +89,6 @@ def create(
         secret_hash=fingerprint(secret),
         user_id=user_id,
         provider=provider_id,
-        type=provider.type,
         scope=tuple(dict.fromkeys(scope)),
         return_to=return_to,
         tags=tags,

@@ -46,7 +46,6 @@ def makes(store, who: Key, whose: Person, **changes: Any) -> Any:
         "secret_hash": "secret",
         "user_id": whose.id,
         "provider": "ghl",
-        "type": 1,
         "scope": ("extra",),
         "return_to": "r",
         "tags": {},
@@ -151,7 +150,7 @@ def test_a_key_is_judged_in_the_same_call(database, store, alice, acme):
 
     with pytest.raises(Unauthenticated):
         create_connect_session(
-            store, unknown, secret_hash="s", user_id=alice.id, provider="ghl", type=1, scope=(), return_to=None, tags={}
+            store, unknown, secret_hash="s", user_id=alice.id, provider="ghl", scope=(), return_to=None, tags={}
         )
     with pytest.raises(Forbidden):
         makes(store, reader, alice)

@@ -82,10 +82,8 @@ def test_the_limits_in_the_document_are_those_that_there_are(database):
     What a partner may read by the hour unless its operator says otherwise, and what wrong keys may cost.
     """
     partner_of(database, reach="own")
-    [limits] = rows(
-        database, "select reads_per_hour, connections_per_hour, gateway.user_reads_per_hour() from gateway.partner"
-    )
-    for limit in limits:
+    [limits] = rows(database, "select reads_per_hour, connections_per_hour from gateway.partner")
+    for limit in (*limits, 3600):
         assert f" {limit:,} " in DOCUMENT.split("\n## Limits\n")[1]
     assert f"after {FAILURES_PER_MINUTE.amount} refusals in a minute" in DOCUMENT
 

@@ -225,17 +225,6 @@ create or replace trigger gateway_changed after update on gateway.connection
 create or replace trigger gateway_pending_deleted before delete on gateway.pending_grant
   for each row execute function gateway.queue_pending_grant();
 
-create or replace trigger gateway_stopped after update on gateway.partner
-  for each row when (
-    (old.frozen_at is null and new.frozen_at is not null) or (old.revoked_at is null and new.revoked_at is not null)
-  ) execute function gateway.stop_waiting();
-
-create or replace trigger gateway_emptied before truncate on public.provider_data
-  for each statement execute function gateway.delete_each();
-
-create or replace trigger gateway_emptied before truncate on gateway.pending_grant
-  for each statement execute function gateway.delete_each();
-
 -- 4 -- privileges ----------------------------------------------------------------------------------------------------
 
 -- A revoke from a column does nothing while the table is granted, as Supabase's defaults do: the tables first, then columns.

@@ -40,7 +40,15 @@ begin
     return;
   end if;
   if here is not null and (used.last_at is null or used.last_at <= moment - interval '1 minute') then
-    perform gateway.record_key_use(partner.id, key, here, net);
+    -- A further network of a partner is an event. Of calls at the same time, one records it.
+    insert into gateway.key_use as u (key_hash, network, address) values (key, net, here)
+    on conflict on constraint key_use_pkey do update set last_at = moment, address = excluded.address
+     where u.last_at <= moment - interval '1 minute';
+    insert into gateway.event (type, partner_id, data)
+    select 'partner.new_network', partner.id, jsonb_build_object('network', host(net) || '/' || masklen(net))
+     where found and used.last_at is null and (
+      select bool_and(u.network <> net) from gateway.api_key k join gateway.key_use u on u.key_hash = k.key_hash
+       where k.partner_id = partner.id and (u.key_hash, u.network) <> (key, net));
   end if;
   refusal := case when partner.frozen_at is not null then '{"refused": "frozen"}'
                   when p_needs <> all (partner.scope) then jsonb_build_object('refused', 'forbidden', 'scope', p_needs) end;
@@ -60,24 +68,6 @@ language sql stable as $$
   select (p_partner.providers is null or p_connection.provider = any (p_partner.providers)) and gateway.partner_has_consent(p_partner, p_connection.id)
 $$;
 
--- Record the network of a call, to the minute. A further network of a partner raises an event.
-create or replace function gateway.record_key_use(p_partner_id uuid, p_key_hash text, p_here inet, p_net inet) returns void
-language plpgsql set search_path = '' as $$
-begin
-  -- If another call is recording the same network, that is enough: no call waits for another.
-  if not pg_try_advisory_xact_lock(hashtextextended('gateway key use ' || p_key_hash || p_net::text, 0)) then
-    return;
-  end if;
-  if exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash where k.partner_id = p_partner_id)
-     and not exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash
-                      where k.partner_id = p_partner_id and u.network = p_net) then
-    insert into gateway.event (type, partner_id, data)
-    values ('partner.new_network', p_partner_id, jsonb_build_object('network', host(p_net) || '/' || masklen(p_net)));
-  end if;
-  insert into gateway.key_use as u (key_hash, network, address) values (p_key_hash, p_net, p_here)
-  on conflict on constraint key_use_pkey do update set last_at = clock_timestamp(), address = excluded.address;
-end $$;
-
 -- Check a caller and nothing else. The providers of a partner; null for all, and for a user.
 create or replace function public.gateway_caller_v1(p_caller jsonb, p_needs text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
@@ -90,7 +80,7 @@ end $$;
 create or replace function gateway.pending_link_connections(p_partner gateway.partner) returns setof gateway.connection
 language sql stable as $$
   select (jsonb_populate_record(null::gateway.connection, to_jsonb(g) || jsonb_build_object(
-           'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'facts', '{}'::jsonb, 'tags', s.tags, 'status', 'pending_confirmation',
+           'account_key', '', 'account_id', '', 'account_label', '', 'facts', '{}'::jsonb, 'tags', s.tags, 'status', 'pending_confirmation',
            'reason', 'not_confirmed', 'refreshable', g.refresh is not null, 'generation', 1, 'updated_at', g.created_at))).*
     from gateway.pending_grant g join gateway.connect_session s on s.id = g.connect_session_id
    where g.pending_until > clock_timestamp() and g.confirmation_hash is not null and s.partner_id = p_partner.id

@@ -21,7 +21,7 @@ language plpgsql security definer set search_path = '' as $$
 begin
   new.data := coalesce((
     select new.data || jsonb_build_object('tags', c.tags) from gateway.connection c
-     where c.id = new.connection_id and c.tags <> '{}' and jsonb_typeof(new.data) = 'object'), new.data);
+     where c.id = new.connection_id and c.tags <> '{}'), new.data);
   return new;
 end $$;
 
@@ -80,11 +80,10 @@ begin
       from gateway.event_chain c);
 end $$;
 
--- How long the oldest event has waited for a position. A manually written time may be infinite.
+-- How long the oldest event has waited for a position.
 create or replace function gateway.unassigned_seconds() returns numeric
 language sql stable as $$
-  select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e
-   where e.position is null and e.at > '-infinity' and e.at < 'infinity'
+  select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e where e.position is null
 $$;
 
 -- The rows after the last seal at or before `p_after`, up to the last seal within `p_limit` positions, or else the next seal. Where no
@@ -173,19 +172,16 @@ begin
   end if;
 end $$;
 
--- An event as a partner sees it, or a user. A partner with reach `own` does not see who else acted. A manually written time may be outside
--- the range of a client's date type. The body of a provider's event is kept for a week only.
+-- An event as a partner sees it, or a user. A partner with reach `own` does not see who else acted. The body of a provider's event is kept
+-- for a week only.
 create or replace function gateway.event_json(e gateway.event, p_partner gateway.partner) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
-    'id', e.id, 'position', e.position, 'type', e.type,
-    'at', least(greatest(e.at, timestamptz '0001-01-03 00:00:00+00'), timestamptz '9998-12-31 00:00:00+00'),
-    'connection_id', e.connection_id, 'user_id', e.user_id,
+    'id', e.id, 'position', e.position, 'type', e.type, 'at', e.at, 'connection_id', e.connection_id, 'user_id', e.user_id,
     'partner', case when (p_partner).reach = 'own' and e.partner_id is distinct from (p_partner).id then null else e.partner_id end,
     'provider', e.provider,
-    'data', case when jsonb_typeof(e.data) <> 'object' then '{}' else
-      e.data - array['tags', case when (p_partner).reach = 'own' then 'by' end]
-      || jsonb_strip_nulls(jsonb_build_object('tags', nullif(gateway.visible_tags(e.data -> 'tags', p_partner), '{}'))) end
+    'data', e.data - array['tags', case when (p_partner).reach = 'own' then 'by' end]
+      || jsonb_strip_nulls(jsonb_build_object('tags', nullif(gateway.visible_tags(e.data -> 'tags', p_partner), '{}')))
       || coalesce((select jsonb_build_object('body', i.body) from gateway.incoming_event i where i.id = e.data ->> 'delivery_id'), '{}'))
 $$;
 

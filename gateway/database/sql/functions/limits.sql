@@ -1,10 +1,6 @@
 -- How many tokens a partner or a user may read in an hour. A proxied call counts as a read.
 
--- The limit of a user's own reads. A partner's limits are in its row; null is none.
-create or replace function gateway.user_reads_per_hour() returns integer
-language sql immutable as 'select 3600';
-
--- Record a reached limit or a jump in reads: one event an hour for each kind. Freeze the partner if it is configured so.
+-- Record a reached limit or a jump in reads: one event an hour. Freeze the partner if it is configured so.
 create or replace function gateway.alert(p_partner_id uuid, p_kind text, p_data jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -12,11 +8,8 @@ declare
   frozen boolean;
 begin
   update gateway.partner p
-     set reads_alerted_at = case p_kind when 'reads' then moment else p.reads_alerted_at end,
-         connections_alerted_at = case p_kind when 'connections' then moment else p.connections_alerted_at end,
-         frozen_at = case when p.freeze_on_alert then coalesce(p.frozen_at, moment) else p.frozen_at end
-   where p.id = p_partner_id
-     and coalesce(case p_kind when 'reads' then p.reads_alerted_at else p.connections_alerted_at end, '-infinity') <= moment - interval '1 hour'
+     set alerted_at = moment, frozen_at = case when p.freeze_on_alert then coalesce(p.frozen_at, moment) else p.frozen_at end
+   where p.id = p_partner_id and (p.alerted_at is null or p.alerted_at <= moment - interval '1 hour')
   returning p.freeze_on_alert into frozen;
   if not found then
     return;

@@ -45,7 +45,7 @@ $$;
 -- null: not one of the partner's providers, or no such user. In the quarter of an hour that a link lives, a partner makes a thousand at most,
 -- and twenty for one user.
 create or replace function public.gateway_create_connect_session_v1(
-  p_caller jsonb, p_secret_hash text, p_user_id uuid, p_provider text, p_type integer, p_scope text[], p_return_to text, p_tags jsonb
+  p_caller jsonb, p_secret_hash text, p_user_id uuid, p_provider text, p_scope text[], p_return_to text, p_tags jsonb
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -76,8 +76,8 @@ begin
   if limits.used >= limits.most then
     return '{"refused": "rate_limited"}'::jsonb || gateway.quota(limits.most, limits.used, limits.until);
   end if;
-  insert into gateway.connect_session as s (secret_hash, partner_id, user_id, provider, type, scope, return_to, tags)
-  values (p_secret_hash, (who.partner).id, p_user_id, p_provider, p_type, p_scope, p_return_to,
+  insert into gateway.connect_session as s (secret_hash, partner_id, user_id, provider, scope, return_to, tags)
+  values (p_secret_hash, (who.partner).id, p_user_id, p_provider, p_scope, p_return_to,
           case when p_tags = '{}' then p_tags else jsonb_build_object((who.partner).id, p_tags) end) returning s.* into added;
   insert into gateway.event (type, user_id, provider, partner_id, data)
   values ('link.created', p_user_id, p_provider, added.partner_id, jsonb_strip_nulls(jsonb_build_object('connect_session', added.id, 'tags', nullif(added.tags, '{}'))));

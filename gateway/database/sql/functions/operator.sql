@@ -104,7 +104,6 @@ returns jsonb language sql stable security definer set search_path = '' as $$
                     order by o.at desc limit 1), 'unsupported') end) order by x.at, x.id), '[]')
         from (select e.* from gateway.event e
                where e.at >= coalesce(p_after_at, p_since) and (p_after_at is null or (e.at, e.id) > (p_after_at, p_after_id))
-                 and e.at < timestamptz '9999-01-01 00:00:00+00'
                  and e.type = 'connection.disconnected' and e.provider = p_provider and e.data ->> 'by' = 'operator'
                order by e.at, e.id limit p_most) x))
 $$;

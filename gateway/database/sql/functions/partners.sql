@@ -1,13 +1,3 @@
--- A stopped partner cannot complete its links, so their pending grants are queued to be revoked.
-create or replace function gateway.stop_waiting() returns trigger
-language plpgsql security definer set search_path = '' as $$
-begin
-  update gateway.pending_grant g set pending_until = least(g.pending_until, clock_timestamp())
-    from gateway.connect_session s
-   where s.id = g.connect_session_id and g.confirmation_hash is not null and s.partner_id = new.id;
-  return null;
-end $$;
-
 -- The partner that a command means: the one in use, else the last that was revoked.
 create or replace function gateway.named_partner(p_name text) returns gateway.partner
 language sql stable as $$
@@ -114,9 +104,7 @@ begin
     end if;
     -- The operator has seen the alert: the next one is recorded, and freezes, again.
     update gateway.partner x
-       set frozen_at = case when not p_off then clock_timestamp() end,
-           reads_alerted_at = case when not p_off then x.reads_alerted_at end,
-           connections_alerted_at = case when not p_off then x.connections_alerted_at end
+       set frozen_at = case when not p_off then clock_timestamp() end, alerted_at = case when not p_off then x.alerted_at end
      where x.id = p.id and (x.frozen_at is not null) = p_off;
   elsif p_off then
     delete from gateway.freeze f where f.target = wanted;

@@ -14,14 +14,6 @@ begin
   return old;
 end $$;
 
--- Before a truncate, each row is deleted, so that the triggers queue every grant.
-create or replace function gateway.delete_each() returns trigger
-language plpgsql security definer set search_path = '' as $$
-begin
-  execute format('delete from %s', tg_relid::regclass);
-  return null;
-end $$;
-
 -- `beside`: the same account is still connected, or again, by any user; the provider may end that together with this grant.
 create or replace function gateway.revocation_json(r gateway.revocation) returns jsonb
 language sql stable as $$

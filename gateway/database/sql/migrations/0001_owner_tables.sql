@@ -56,18 +56,10 @@ declare
   target regclass;
 begin
   foreach target in array array['public.user_profile'::regclass, 'public.provider_data'::regclass] loop
-    if not exists (
-      select from pg_catalog.pg_index i join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attname = 'id'
-       where i.indrelid = target and i.indisunique and i.indimmediate and i.indpred is null
-         and i.indnkeyatts = 1 and i.indkey[0] = a.attnum
-    ) then
+    if not exists (select from pg_catalog.pg_constraint c where c.conrelid = target and c.contype = 'p') then
       execute format('alter table %s add primary key (id)', target);
     end if;
-    if not exists (
-      select from pg_catalog.pg_attribute a where a.attrelid = target and a.attname = 'id' and a.atthasdef
-    ) then
-      execute format('alter table %s alter column id set default gen_random_uuid()', target);
-    end if;
+    execute format('alter table %s alter column id set default gen_random_uuid()', target);
   end loop;
 end $keys$;
 

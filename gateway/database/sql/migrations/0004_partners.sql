@@ -9,8 +9,7 @@ create table gateway.partner (
   reads_per_hour         integer check (reads_per_hour > 0),
   connections_per_hour   integer check (connections_per_hour > 0),
   freeze_on_alert        boolean not null default false,
-  reads_alerted_at       timestamptz,
-  connections_alerted_at timestamptz,
+  alerted_at             timestamptz,
   frozen_at              timestamptz,
   revoked_at             timestamptz,
   created_at             timestamptz not null default clock_timestamp()
@@ -73,7 +72,6 @@ create table gateway.connect_session (
   partner_id        uuid not null references gateway.partner (id) on delete cascade,
   user_id           uuid not null references auth.users (id) on delete cascade,
   provider          text not null,
-  type              integer not null default 1,
   scope             text[] not null,
   tags              jsonb not null default '{}',
   return_to         text,

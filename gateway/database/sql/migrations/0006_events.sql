@@ -1,12 +1,12 @@
 create table gateway.event (
   id            uuid constraint event_pkey primary key default gen_random_uuid(),
-  at            timestamptz not null default clock_timestamp(),
+  at            timestamptz not null default clock_timestamp() check (at between '2000-01-01' and '3000-01-01'),
   type          text not null,
   connection_id uuid,
   user_id       uuid,
   partner_id    uuid,
   provider      text,
-  data          jsonb not null default '{}',
+  data          jsonb not null default '{}' check (jsonb_typeof(data) = 'object'),
   position      bigint
 );
 create unique index event_position on gateway.event (position);
