@@ -39,14 +39,14 @@ begin
     refusal := '{"refused": "unauthenticated"}';
     return;
   end if;
-  if here is not null and (used.last_at is null or used.last_at <= moment - interval '1 minute') then
-    -- A further network of a partner is an event. Of calls at the same time, one records it.
+  -- To the minute. A further network of a partner is an event. Of calls at the same time one records it, and none waits.
+  if here is not null and (used.last_at is null or used.last_at <= moment - interval '1 minute')
+     and pg_try_advisory_xact_lock(hashtextextended('gateway key use ' || key || net::text, 0)) then
     insert into gateway.key_use as u (key_hash, network, address) values (key, net, here)
-    on conflict on constraint key_use_pkey do update set last_at = moment, address = excluded.address
-     where u.last_at <= moment - interval '1 minute';
+    on conflict on constraint key_use_pkey do update set last_at = moment, address = excluded.address;
     insert into gateway.event (type, partner_id, data)
     select 'partner.new_network', partner.id, jsonb_build_object('network', host(net) || '/' || masklen(net))
-     where found and used.last_at is null and (
+     where used.last_at is null and (
       select bool_and(u.network <> net) from gateway.api_key k join gateway.key_use u on u.key_hash = k.key_hash
        where k.partner_id = partner.id and (u.key_hash, u.network) <> (key, net));
   end if;

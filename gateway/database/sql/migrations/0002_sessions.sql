@@ -19,16 +19,13 @@ create table gateway.authorization_request (
   return_to          text,
   display            text not null check (display in ('page', 'popup')),
   add_account        boolean not null default false,
-  connect_session_id uuid,
+  connect_session_id uuid,  -- of a partner's link; null where the user started without one
   refused_at         timestamptz,
-  used_at            timestamptz,
-  seal_id            uuid,
+  used_at            timestamptz,  -- When it was taken. It is kept for ten minutes, for a browser that loads the callback again.
+  seal_id            uuid,  -- of the grant that was saved: its result
   created_at         timestamptz not null default clock_timestamp(),
   expires_at         timestamptz not null
 );
 create index authorization_request_expires_at on gateway.authorization_request (expires_at);
 create index authorization_request_user_id on gateway.authorization_request (user_id);
-comment on column gateway.authorization_request.connect_session_id is 'Of a partner''s link; null where the user started without one.';
-comment on column gateway.authorization_request.used_at is 'When it was taken. It is kept for ten minutes, for a browser that loads the callback again.';
-comment on column gateway.authorization_request.seal_id is 'Of the grant that was saved: its result.';
 comment on index gateway.authorization_request_pkey is 'A state names one attempt, and it can be taken once.';

@@ -5,36 +5,36 @@ create table gateway.connection (
   user_id            uuid not null,
   provider           text not null,
   type               integer not null,
-  account_key        text not null default '',
+  account_key        text not null default '',  -- empty where a user has one connection of a provider, else the account id
   account_id         text not null,
   account_label      text not null,
   scope              text[] not null default '{}',
-  facts              jsonb not null default '{}',
-  tags               jsonb not null default '{}',
-  status             text not null default 'active'
+  facts              jsonb not null default '{}',  -- Facts from the token response. provider_data.data has a copy for the owner, who may change it.
+  tags               jsonb not null default '{}',  -- By partner: the pairs that it named in its link. A partner with reach own sees only its own.
+  status             text not null default 'active'  -- as it was recorded; gateway.status_of adds what time decides
                      check (status in ('active', 'unverified', 'suspended', 'held', 'needs_reauthorization')),
   reason             text,
   generation         bigint not null check (generation > 0),
-  seal_id            uuid not null,
-  refresh_seal_id    uuid not null,
-  saved_by           uuid,
-  client_id          text,
+  seal_id            uuid not null,  -- random, one per save: the key that encrypts the access token is derived from it
+  refresh_seal_id    uuid not null,  -- the same for the refresh token; of an earlier save if a reconnect had no refresh token
+  saved_by           uuid,  -- the id of the user's last save: a repeated call is recognised by it
+  client_id          text,  -- our registration that the grant belongs to (RFC 6749 section 6); null where it is not known
   refreshable        boolean not null default true,
-  reconnected        bigint not null default 0,
+  reconnected        bigint not null default 0,  -- the generation of the user's last reconnect
   expires_at         timestamptz,
   refresh_expires_at timestamptz,
-  refresh_at         timestamptz,
+  refresh_at         timestamptz,  -- when the worker refreshes the token, before a caller needs it
   lease_id           uuid,
   lease_until        timestamptz,
   lease_host         text,
-  intent_at          timestamptz,
+  intent_at          timestamptz,  -- start of a refresh whose result is not known yet
   failures           integer not null default 0,
-  refused_since      timestamptz,
-  refusal            jsonb,
-  not_before         timestamptz,
+  refused_since      timestamptz,  -- the first of the refusals, in any form, since the last token
+  refusal            jsonb,  -- status and error code of the last refusal, for the operator
+  not_before         timestamptz,  -- after a failure: no token request before this time
   announced_at       timestamptz,
-  checked_at         timestamptz,
-  listed_at          timestamptz,
+  checked_at         timestamptz,  -- when it was last checked at its provider on request
+  listed_at          timestamptz,  -- when the accounts below it were last compared with the provider's list
   created_at         timestamptz not null default clock_timestamp(),
   updated_at         timestamptz not null default clock_timestamp(),
   constraint connection_user_provider_account unique (user_id, provider, account_key),
@@ -49,22 +49,6 @@ create index connection_provider_account on gateway.connection (provider, accoun
 create index connection_provider_id on gateway.connection (provider, id);
 -- No foreign key to auth.users: when a user is deleted, the trigger on provider_data still has to read this row.
 comment on table gateway.connection is 'The state of a connection; its encrypted tokens are in provider_data.';
-comment on column gateway.connection.account_key is 'Empty where a user has one connection of a provider, else the account id.';
-comment on column gateway.connection.facts is 'Facts from the token response. provider_data.data has a copy for the owner, who may change it.';
-comment on column gateway.connection.tags is 'By partner: the pairs that it named in its link. A partner with reach own sees only its own.';
-comment on column gateway.connection.seal_id is 'Random, one per save: the key that encrypts the access token is derived from it.';
-comment on column gateway.connection.refresh_seal_id is 'The same for the refresh token; of an earlier save if a reconnect had no refresh token.';
-comment on column gateway.connection.status is 'As it was recorded; gateway.status_of adds what time decides.';
-comment on column gateway.connection.client_id is 'Our registration that the grant belongs to (RFC 6749 section 6); null where it is not known.';
-comment on column gateway.connection.refused_since is 'The first of the refusals, in any form, since the last token.';
-comment on column gateway.connection.refusal is 'Status and error code of the last refusal, for the operator.';
-comment on column gateway.connection.saved_by is 'The id of the user''s last save: a repeated call is recognised by it.';
-comment on column gateway.connection.reconnected is 'The generation of the user''s last reconnect.';
-comment on column gateway.connection.refresh_at is 'When the worker refreshes the token, before a caller needs it.';
-comment on column gateway.connection.intent_at is 'Start of a refresh whose result is not known yet.';
-comment on column gateway.connection.not_before is 'After a failure: no token request before this time.';
-comment on column gateway.connection.checked_at is 'When it was last checked at its provider on request.';
-comment on column gateway.connection.listed_at is 'When the accounts below it were last compared with the provider''s list.';
 comment on index gateway.connection_pkey is 'A connection is one row of provider_data, under the same id.';
 comment on index gateway.connection_user_provider_account is 'A connection exists once, even if several callbacks create it at the same time.';
 
@@ -84,13 +68,13 @@ create table gateway.pending_grant (
   client_id          text,
   expires_at         timestamptz,
   refresh_expires_at timestamptz,
-  row_names          text[],
+  row_names          text[],  -- names, without case and punctuation, that existing rows of this type have for the provider
   facts              jsonb not null default '{}',
   return_to          text,
   display            text not null check (display in ('page', 'popup')),
   connect_session_id uuid,
-  confirmation_hash  text,
-  ending             text,
+  confirmation_hash  text,  -- hash of the confirmation in the finishing browser; set where no user was signed in and the partner decides
+  ending             text,  -- Set in the transaction that deletes the row: saved, or why not. The trigger reads it.
   created_at         timestamptz not null default clock_timestamp(),
   pending_until      timestamptz not null default clock_timestamp() + interval '10 minutes'
 );
@@ -98,9 +82,6 @@ create unique index pending_grant_user_provider on gateway.pending_grant (user_i
 create unique index pending_grant_connect_session on gateway.pending_grant (connect_session_id) where confirmation_hash is not null;
 create index pending_grant_pending_until on gateway.pending_grant (pending_until);
 comment on table gateway.pending_grant is 'Encrypted grants that wait for a decision.';
-comment on column gateway.pending_grant.confirmation_hash is 'Hash of the confirmation in the finishing browser; set where no user was signed in and the partner decides.';
-comment on column gateway.pending_grant.row_names is 'Names, without case and punctuation, that existing rows of this type have for the provider.';
-comment on column gateway.pending_grant.ending is 'Set in the transaction that deletes the row: saved, or why not. The trigger reads it.';
 comment on index gateway.pending_grant_pkey is 'A grant is pending once, and one decision ends it.';
 comment on index gateway.pending_grant_user_provider is 'A user is asked one question per provider: a newer grant replaces the one before.';
 comment on index gateway.pending_grant_connect_session is 'A link has one pending grant, separate from the user''s own question.';
@@ -108,7 +89,7 @@ comment on index gateway.pending_grant_connect_session is 'A link has one pendin
 create table gateway.revocation (
   seal_id         uuid constraint revocation_pkey primary key,
   refresh_seal_id uuid not null,
-  connection_id   uuid,
+  connection_id   uuid,  -- null for a grant that was never saved
   generation      bigint,
   user_id         uuid not null,
   provider        text not null,
@@ -125,7 +106,6 @@ create table gateway.revocation (
 create index revocation_connection_id on gateway.revocation (connection_id);
 create index revocation_due_at on gateway.revocation (due_at);
 comment on table gateway.revocation is 'Encrypted grants that still have to be revoked at their provider.';
-comment on column gateway.revocation.connection_id is 'Null for a grant that was never saved.';
 comment on index gateway.revocation_pkey is 'A grant is queued once, even if the call is repeated.';
 
 create table gateway.provider_incident (

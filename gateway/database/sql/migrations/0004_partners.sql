@@ -4,9 +4,9 @@ create table gateway.partner (
   id                     uuid constraint partner_pkey primary key default gen_random_uuid(),
   name                   text not null,
   scope                  text[] not null,
-  providers              text[],
+  providers              text[],  -- null: every provider
   reach                  text not null check (reach in ('own', 'all')),
-  reads_per_hour         integer check (reads_per_hour > 0),
+  reads_per_hour         integer check (reads_per_hour > 0),  -- null: no limit; a jump in reads raises an alert
   connections_per_hour   integer check (connections_per_hour > 0),
   freeze_on_alert        boolean not null default false,
   alerted_at             timestamptz,
@@ -16,8 +16,6 @@ create table gateway.partner (
 );
 create unique index partner_name on gateway.partner (name) where revoked_at is null;
 comment on table gateway.partner is 'Programs that call /v1 with a key: their scopes, providers and reach.';
-comment on column gateway.partner.reads_per_hour is 'Null: no limit; a jump in reads raises an alert.';
-comment on column gateway.partner.providers is 'Null: every provider.';
 comment on index gateway.partner_pkey is 'A partner keeps its id when its keys change.';
 comment on index gateway.partner_name is 'A name in a command or on a consent page means one partner; the name of a revoked partner can be used again.';
 
@@ -25,15 +23,13 @@ create table gateway.api_key (
   key_hash   text constraint api_key_pkey primary key,
   id         uuid not null constraint api_key_id unique default gen_random_uuid(),
   partner_id uuid not null references gateway.partner (id) on delete cascade,
-  hint       text not null,
-  addresses  inet[],
+  hint       text not null,  -- the last four characters, so that people can tell keys apart
+  addresses  inet[],  -- Networks from which the key works. Null: any.
   created_at timestamptz not null default clock_timestamp(),
   expires_at timestamptz,
   revoked_at timestamptz
 );
 create index api_key_partner_id on gateway.api_key (partner_id);
-comment on column gateway.api_key.hint is 'The last four characters, so that people can tell keys apart.';
-comment on column gateway.api_key.addresses is 'Networks from which the key works. Null: any.';
 comment on index gateway.api_key_pkey is 'A key belongs to one partner.';
 comment on index gateway.api_key_id is 'The id that commands use instead of the key.';
 
@@ -51,8 +47,8 @@ comment on index gateway.key_use_pkey is 'A network is new to a key once.';
 create table gateway.consent (
   partner_id    uuid not null references gateway.partner (id) on delete cascade,
   connection_id uuid not null,
-  made          boolean not null,
-  scope         text[] not null default '{}',
+  made          boolean not null,  -- the connection was created for this partner, and ends with its consent
+  scope         text[] not null default '{}',  -- what the partner requested beside the default: the user's next attempt requests it again
   created_at    timestamptz not null default clock_timestamp(),
   ended_at      timestamptz,
   constraint consent_pkey primary key (partner_id, connection_id, created_at)
@@ -61,8 +57,6 @@ create unique index consent_standing on gateway.consent (partner_id, connection_
 create index consent_connection_id on gateway.consent (connection_id);
 -- No foreign key to the connection: a partner may still read the events of its time when the connection is gone.
 comment on table gateway.consent is 'Which connections a partner may use, by the owner''s consent, from when to when.';
-comment on column gateway.consent.scope is 'Scopes that the partner requested in addition to the default; the user''s next attempt requests them again.';
-comment on column gateway.consent.made is 'The connection was created for this partner, and ends with its consent.';
 comment on index gateway.consent_pkey is 'Each consent has its own time: a partner does not see what happened before it, or after its end.';
 comment on index gateway.consent_standing is 'An owner consents to a partner once for a connection, until that ends.';
 
@@ -73,9 +67,9 @@ create table gateway.connect_session (
   user_id           uuid not null references auth.users (id) on delete cascade,
   provider          text not null,
   scope             text[] not null,
-  tags              jsonb not null default '{}',
+  tags              jsonb not null default '{}',  -- as they are stored in the connection: below the id of the partner
   return_to         text,
-  connection_id     uuid,
+  connection_id     uuid,  -- the connection completed with this confirmation: a repeated call gets the same response for ten minutes
   confirmation_hash text,
   created_at        timestamptz not null default clock_timestamp(),
   expires_at        timestamptz not null default clock_timestamp() + interval '15 minutes',
@@ -86,8 +80,6 @@ create index connect_session_expires_at on gateway.connect_session (expires_at);
 create index connect_session_user_id on gateway.connect_session (user_id);
 create index connect_session_partner on gateway.connect_session (partner_id, created_at);
 comment on table gateway.connect_session is 'Links that partners made for one user and one provider.';
-comment on column gateway.connect_session.connection_id is 'The connection completed with this confirmation: a repeated call gets the same response for ten minutes.';
-comment on column gateway.connect_session.tags is 'As they are stored in the connection: below the id of the partner.';
 comment on index gateway.connect_session_pkey is 'A session is completed once.';
 comment on index gateway.connect_session_secret is 'A link starts one session.';
 

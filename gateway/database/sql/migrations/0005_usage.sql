@@ -2,10 +2,10 @@
 
 create table gateway.token_read (
   connection_id uuid not null,
-  reader_id     uuid not null,
+  reader_id     uuid not null,  -- a partner, or the owner of the connection
   hour          timestamptz not null,
-  scope         text not null check (scope in ('tokens:read', 'proxy')),
-  partner_id    uuid,
+  scope         text not null check (scope in ('tokens:read', 'proxy')),  -- what the token was read for: a caller, or one proxied call
+  partner_id    uuid,  -- null if the owner reads
   user_id       uuid not null,
   provider      text not null,
   first_at      timestamptz not null default clock_timestamp(),
@@ -16,9 +16,6 @@ create table gateway.token_read (
 ) with (fillfactor = 70);  -- a row changes with each read, and its new version fits on the same page
 create index token_read_hour on gateway.token_read (hour);
 comment on table gateway.token_read is 'Token reads and proxied calls by connection, reader and hour. A closed hour becomes one event, and its row is deleted.';
-comment on column gateway.token_read.reader_id is 'A partner, or the owner of the connection.';
-comment on column gateway.token_read.scope is 'What the token was read for: a caller, or one proxied call.';
-comment on column gateway.token_read.partner_id is 'Null if the owner reads.';
 comment on index gateway.token_read_pkey is 'A read is recorded once.';
 
 create table gateway.usage (

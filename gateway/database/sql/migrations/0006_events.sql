@@ -7,7 +7,7 @@ create table gateway.event (
   partner_id    uuid,
   provider      text,
   data          jsonb not null default '{}' check (jsonb_typeof(data) = 'object'),
-  position      bigint
+  position      bigint  -- the order in which events are read; assigned to committed rows by the worker, null until then
 );
 create unique index event_position on gateway.event (position);
 create index event_unassigned on gateway.event (at, id) where position is null;
@@ -16,7 +16,6 @@ create index event_connection on gateway.event (connection_id, at);
 create index event_user on gateway.event (user_id, (-position)) where position is not null;
 -- For recent events. Small, because rows are inserted in order of time.
 create index event_at on gateway.event using brin (at) with (pages_per_range = 16, autosummarize = on);
-comment on column gateway.event.position is 'The order in which events are read; assigned to committed rows by the worker, null until then.';
 comment on index gateway.event_pkey is 'An event is reported once under one id.';
 comment on index gateway.event_position is 'A position is assigned once, so that a cursor misses no event.';
 
@@ -31,9 +30,8 @@ comment on index gateway.event_chain_pkey is 'There is one chain.';
 
 create table gateway.event_seal (
   position bigint constraint event_seal_pkey primary key,
-  hash     text not null
+  hash     text not null  -- format version, dot, HMAC over the seal before it and the events; the key is not in this database
 );
 insert into gateway.event_seal values (0, '');
 comment on table gateway.event_seal is 'The hash chain: each row covers the events since the row before. The chain begins at the first row.';
-comment on column gateway.event_seal.hash is 'Format version, dot, HMAC over the seal before it and the events; the key is not in this database.';
 comment on index gateway.event_seal_pkey is 'The chain has one end.';

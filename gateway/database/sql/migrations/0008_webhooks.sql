@@ -4,9 +4,9 @@ create table gateway.webhook (
   id            uuid constraint webhook_pkey primary key,
   partner_id    uuid not null references gateway.partner (id) on delete cascade,
   url           text not null,
-  event_types   text[],
-  position      bigint not null,
-  claim_id      uuid,
+  event_types   text[],  -- null: every type
+  position      bigint not null,  -- every event up to here was delivered, or is not for this endpoint
+  claim_id      uuid,  -- of the worker that delivers now; an older claim cannot move the cursor
   failures      integer not null default 0,
   failing_since timestamptz,
   due_at        timestamptz not null default clock_timestamp(),
@@ -16,9 +16,6 @@ create table gateway.webhook (
 create index webhook_partner_id on gateway.webhook (partner_id);
 create index webhook_due_at on gateway.webhook (due_at) where disabled_at is null;
 comment on table gateway.webhook is 'Where partners want events to be sent. One cursor each, so that events arrive in order.';
-comment on column gateway.webhook.event_types is 'Null: every type.';
-comment on column gateway.webhook.position is 'Every event up to here was delivered, or is not for this endpoint.';
-comment on column gateway.webhook.claim_id is 'Of the worker that delivers now; an older claim cannot move the cursor.';
 comment on index gateway.webhook_pkey is 'An endpoint has one cursor.';
 
 create table gateway.webhook_secret (
@@ -39,12 +36,11 @@ create table gateway.webhook_delivery (
   event_id    uuid not null,
   type        text not null,
   at          timestamptz not null default clock_timestamp(),
-  status      integer,
+  status      integer,  -- the receiver's HTTP status; null where no response came
   error       text,
   duration_ms integer not null,
   constraint webhook_delivery_pkey primary key (webhook_id, id)
 );
 create index webhook_delivery_at on gateway.webhook_delivery using brin (at);
 comment on table gateway.webhook_delivery is 'Each attempt to deliver an event, for a week.';
-comment on column gateway.webhook_delivery.status is 'The receiver''s HTTP status; null where no response came.';
 comment on index gateway.webhook_delivery_pkey is 'An attempt is logged once.';

@@ -4,25 +4,21 @@ create table gateway.incoming_event (
   id          text constraint incoming_event_pkey primary key,
   providers   text[] not null,
   type        text not null,
-  accounts    text[] not null,
-  below       jsonb,
-  topic       text,
+  accounts    text[] not null,  -- the account that it is about, and those above it
+  below       jsonb,  -- facts of further connections that it is about: those below an agency
+  topic       text,  -- What it changes; of two events about one topic the later one counts. Null: only handed on.
   is_end      boolean not null default false,
   facts       jsonb not null default '{}',
   label       text,
   body        text not null,
   at          timestamptz not null,
   received_at timestamptz not null default clock_timestamp(),
-  due_at      timestamptz default clock_timestamp()
+  due_at      timestamptz default clock_timestamp()  -- Null: done. `infinity`: an installation that waits for its connection.
 );
 create index incoming_event_due_at on gateway.incoming_event (due_at) where due_at is not null;
 create index incoming_event_received_at on gateway.incoming_event (received_at);
 create index incoming_event_accounts on gateway.incoming_event using gin (accounts) where topic is not null;
 comment on table gateway.incoming_event is 'Webhooks of providers, for a week: so long a repeat is recognised, and partners can read the body.';
-comment on column gateway.incoming_event.accounts is 'The account that it is about, and those above it.';
-comment on column gateway.incoming_event.below is 'Facts of further connections that it is about: those below an agency.';
-comment on column gateway.incoming_event.topic is 'What it changes; of two events about one topic the later one counts. Null: only handed on.';
-comment on column gateway.incoming_event.due_at is 'Null: done. `infinity`: an installation that waits for its connection.';
 comment on index gateway.incoming_event_pkey is 'An event is handled once, however often the provider sends it.';
 
 create table gateway.derived_token (
@@ -58,10 +54,9 @@ create table gateway.unclaimed_install (
   provider     text not null,
   account_id   text not null,
   encrypted    text not null,
-  expires_at   timestamptz not null default clock_timestamp() + interval '23 hours 50 minutes'
+  expires_at   timestamptz not null default clock_timestamp() + interval '23 hours 50 minutes'  -- then our app is uninstalled there: its token is still valid
 );
 create index unclaimed_install_expires_at on gateway.unclaimed_install (expires_at);
 create index unclaimed_install_browser_hash on gateway.unclaimed_install (browser_hash);
 comment on table gateway.unclaimed_install is 'Encrypted grants of installations that were started at the provider, until the user of that browser claims them.';
-comment on column gateway.unclaimed_install.expires_at is 'Then our app is uninstalled there, while the access token is still valid.';
 comment on index gateway.unclaimed_install_pkey is 'An installation is claimed once.';
