@@ -17,9 +17,8 @@ import structlog
 
 from gateway.account import NotConfirmed, confirm_account
 from gateway.catalog import AnyEntry, Provider
-from gateway.crypto.vault import fingerprint
 from gateway.database.queries import connections as queries
-from gateway.database.queries.connections import ImportRow, QueuedRow
+from gateway.database.queries.connections import ImportRow
 from gateway.errors import (
     ClientRejected,
     Held,
@@ -40,7 +39,6 @@ from gateway.tokens.read import fresh_grant
 log = structlog.get_logger(__name__)
 
 VERIFY_SECONDS = 20.0
-PAGE = 200
 _OPERATOR_SECONDS = 86400.0
 """How long a row waits for the operator: an unknown name, a provider that is not enabled."""
 _ENCRYPTED = "gAAAA"
@@ -161,8 +159,7 @@ def _store(
     return queries.store_import(
         rt.database,
         row.id,
-        token_hash=row.token and fingerprint(row.token),
-        refresh_hash=row.refresh and fingerprint(row.refresh),
+        version=row.version,
         provider=provider.id,
         type=provider.type,
         one_account=provider.accounts == "one",
@@ -256,27 +253,19 @@ def import_all(rt: Runtime, names: Mapping[str, str], *, dry_run: bool) -> Itera
     `names`: further names and the provider that each stands for. Raises DatabaseUnavailable.
     """
     mapped = {name.strip().lower(): provider for name, provider in names.items()}
-    providers, report = _providers(rt), Report()
-    for queued in _queue(rt, report):
+    providers, queue = _providers(rt), queries.list_imports(rt.database)
+    report = Report(total=len(queue))
+    for queued in queue:
+        row = None
         if dry_run:
             outcome = Outcome("waiting")
-        elif row := queries.claim_import(rt.database, providers=providers, id=queued.id):
+        elif row := queries.claim_import(rt.database, providers=providers, id=queued):
             named = None if row.seal_id else mapped.get((row.name or "").strip().lower())
             outcome = import_row(rt, row, named or row.provider)
         else:
             outcome = Outcome("later", "another process is importing it")
         report.counts[outcome.name] += 1
         if outcome.name not in ("imported", "waiting"):
-            report.remaining.append(Remaining(str(queued.id), queued.name, outcome.name, outcome.reason))
+            report.remaining.append(Remaining(str(queued), row and row.name, outcome.name, outcome.reason))
         yield report
     yield report
-
-
-def _queue(rt: Runtime, report: Report) -> Iterator[QueuedRow]:
-    after: uuid.UUID | None = None
-    while page := queries.list_imports(rt.database, after=after, limit=PAGE):
-        report.total = report.total or page.total
-        yield from page.items
-        if len(page.items) < PAGE:
-            return
-        after = page.items[-1].id

@@ -115,30 +115,18 @@ class ImportRow:
     expires_at: datetime | None
     data: Any
     attempts: int
+    version: str
+    """Changes with each write to the row."""
 
 
-@dataclass(frozen=True, slots=True)
-class QueuedRow:
-    id: UUID
-    name: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class QueuePage:
-    """Some rows in order of id, and how many there are in all."""
-
-    total: int
-    items: tuple[QueuedRow, ...]
-
-
-list_imports = SqlFunction[QueuePage]("import_queue")
-"""The rows that wait to be imported, after that id."""
+list_imports = SqlFunction[tuple[UUID, ...]]("import_queue")
+"""The rows that wait to be imported, by id."""
 
 claim_import = SqlFunction[ImportRow | None]("claim_import")
 """The next due row of no `busy` provider, or that one; it is not due again for a minute. `providers`: of each name."""
 
 store_import = SqlFunction[ImportStored]("store_import", "id")
-"""Put encrypted values in the place of those with these hashes, if they are still there; the connection is then `unverified`."""
+"""Put encrypted values in the place of those that were claimed, if the row is of that `version` still; the connection is then `unverified`."""
 
 finish_import = SqlFunction[None]("finish_import", "id", "outcome")
 """Take the row out of the queue, `confirmed` or `refused` for the save of that `seal_id`; or make it due `later`."""

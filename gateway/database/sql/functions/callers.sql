@@ -199,28 +199,16 @@ create or replace function public.gateway_reached_connections_v1(
   p_caller jsonb, p_of_user uuid default null, p_provider text default null, p_wanted jsonb default '{}', p_after uuid default null,
   p_most integer default 100
 )
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  asks  record;
-  p     gateway.partner;
-  owner uuid;
-begin
-  select f.* into asks from gateway.caller(p_caller, 'connections:read', true) f;
-  if asks.refusal is not null then
-    return asks.refusal;
-  end if;
-  p := asks.partner;
-  owner := coalesce(asks.user_id, p_of_user);
-  if p_of_user <> owner then
-    return '[]';
-  end if;
-  p_after := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
-  return (
-    select coalesce(jsonb_agg(gateway.public_data(c, p) order by c.id), '[]')
-      from (select x.* from gateway.visible_connections(p, owner, p_provider, p_after, p_wanted, p_most) x
+returns jsonb language sql security definer set search_path = '' set lock_timeout = '3s' as $$
+  select coalesce(asks.refusal, (
+    select coalesce(jsonb_agg(gateway.public_data(c, asks.partner) order by c.id), '[]')
+      from (select x.* from gateway.visible_connections(asks.partner, w.owner, p_provider, w.after, p_wanted, p_most) x
             union all
-            select x.* from gateway.pending_link_connections(p) x
-             where x.id > p_after and (owner is null or x.user_id = owner) and (p_provider is null or x.provider = p_provider)
-               and gateway.is_wanted(x, p, p_wanted)
-            order by id limit p_most) c);
-end $$;
+            select x.* from gateway.pending_link_connections(asks.partner) x
+             where x.id > w.after and (w.owner is null or x.user_id = w.owner) and (p_provider is null or x.provider = p_provider)
+               and gateway.is_wanted(x, asks.partner, p_wanted)
+            order by id limit p_most) c
+     where coalesce(w.owner = p_of_user, true)))
+    from gateway.caller(p_caller, 'connections:read', true) asks
+   cross join lateral (select coalesce(asks.user_id, p_of_user) as owner, coalesce(p_after, '00000000-0000-0000-0000-000000000000') as after) w
+$$;

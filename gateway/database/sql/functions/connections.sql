@@ -50,9 +50,8 @@ begin
   return existing;
 end $$;
 
--- Write a grant as the connection `p_id`: create it, or update what is there. `p_call_id` names the call, so that it can be recognised when
--- it is repeated. The grant of an account that is replaced is queued to be revoked.
-create or replace function gateway.write_connection(p_grant gateway.pending_grant, p_id uuid, p_call_id uuid) returns gateway.connection
+-- Write a grant as the connection `p_id`: create it, or update what is there. A repeated call is recognised by `p_saved_by`. The grant of an account that is replaced is queued to be revoked.
+create or replace function gateway.write_connection(p_grant gateway.pending_grant, p_id uuid, p_saved_by uuid) returns gateway.connection
 language plpgsql set search_path = '' as $$
 declare
   g       gateway.pending_grant := p_grant;
@@ -87,7 +86,7 @@ begin
     (id, user_id, provider, type, account_key, account_id, account_label, scope, facts, generation, seal_id, refresh_seal_id,
      saved_by, client_id, refreshable, expires_at, refresh_expires_at, refresh_at)
   values (p_id, g.user_id, g.provider, g.type, case when g.many_accounts then g.account_id else '' end, g.account_id, g.account_label,
-          g.scope, g.facts - array['account', 'scope', 'status', 'reason'], 1, g.seal_id, coalesce(kept, g.seal_id), p_call_id, g.client_id,
+          g.scope, g.facts - array['account', 'scope', 'status', 'reason'], 1, g.seal_id, coalesce(kept, g.seal_id), p_saved_by, g.client_id,
           g.refresh is not null, g.expires_at, g.refresh_expires_at, gateway.refresh_time(g.refresh is not null, g.expires_at, g.refresh_expires_at))
   on conflict (id) do update set
     type = excluded.type, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,
@@ -119,24 +118,6 @@ begin
   values (case when old.id is null then 'connection.created' else 'connection.reauthorized' end, p_id, g.user_id, g.provider, partner,
           jsonb_build_object('generation', written.generation, 'account', account));
   return written;
-end $$;
-
--- Keep a grant until its user or its partner decides. A newer one replaces what is pending for the same user and provider.
-create or replace function gateway.save_pending(p_grant gateway.pending_grant) returns void
-language plpgsql set search_path = '' as $$
-declare
-  g gateway.pending_grant := p_grant;
-begin
-  if g.confirmation_hash is null then
-    delete from gateway.pending_grant p where p.user_id = g.user_id and p.provider = g.provider and p.confirmation_hash is null;
-  end if;
-  g.created_at := clock_timestamp();
-  g.pending_until := g.created_at + interval '10 minutes';
-  insert into gateway.pending_grant select g.*;
-  insert into gateway.event (type, user_id, provider, partner_id, data)
-  values ('grant.pending', g.user_id, g.provider, (select s.partner_id from gateway.connect_session s where s.id = g.connect_session_id),
-          case when g.confirmation_hash is null  -- the account of an unconfirmed grant is not shown to the link's user
-               then jsonb_build_object('account', jsonb_build_object('id', g.account_id, 'label', g.account_label)) else '{}' end);
 end $$;
 
 -- Save a new grant in one call: create or update a connection, or keep the grant as pending: null. `p_grant`: a row of gateway.pending_grant.
@@ -181,7 +162,16 @@ begin
     end if;
   end if;
   if target is null then
-    perform gateway.save_pending(g);
+    if g.confirmation_hash is null then  -- it replaces what is pending for the same user and provider
+      delete from gateway.pending_grant p where p.user_id = g.user_id and p.provider = g.provider and p.confirmation_hash is null;
+    end if;
+    g.created_at := clock_timestamp();
+    g.pending_until := g.created_at + interval '10 minutes';
+    insert into gateway.pending_grant select g.*;
+    insert into gateway.event (type, user_id, provider, partner_id, data)
+    values ('grant.pending', g.user_id, g.provider, (select s.partner_id from gateway.connect_session s where s.id = g.connect_session_id),
+            case when g.confirmation_hash is null  -- the account of an unconfirmed grant is not shown to the link's user
+                 then jsonb_build_object('account', jsonb_build_object('id', g.account_id, 'label', g.account_label)) else '{}' end);
   else
     saved := gateway.write_connection(g, target, g.seal_id);
   end if;

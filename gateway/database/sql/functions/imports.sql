@@ -28,17 +28,9 @@ begin
   return null;
 end $$;
 
-create or replace function gateway.sha256_hex(p_text text) returns text
-language sql immutable as $$ select encode(sha256(convert_to(p_text, 'UTF8')), 'hex') $$;
-
-create or replace function public.gateway_import_queue_v1(p_after uuid, p_limit integer)
+create or replace function public.gateway_import_queue_v1()
 returns jsonb language sql stable security definer set search_path = '' as $$
-  select jsonb_build_object(
-    'total', (select count(*) from gateway.import_queue),
-    'items', coalesce((
-      select jsonb_agg(jsonb_build_object('id', x.id, 'name', x.name) order by x.id)
-        from (select q.id, d.name from gateway.import_queue q join public.provider_data d on d.id = q.id
-               where p_after is null or q.id > p_after order by q.id limit p_limit) x), '[]'))
+  select to_jsonb(array(select q.id from gateway.import_queue q order by q.id))
 $$;
 
 -- The provider of a row: of its connection, else by its name.
@@ -72,29 +64,28 @@ begin
              'seal_id', c.seal_id, 'refresh_seal_id', c.refresh_seal_id, 'generation', coalesce(c.generation, 0), 'account_id', c.account_id, 'status', c.status,
              'scope', coalesce(c.scope, '{}'), 'token', gateway.bounded(nullif(d.token, '')), 'refresh', gateway.bounded(nullif(d.refresh, '')),
              'expires', left(d.expires, 100), 'expires_at', c.expires_at, 'data', case when c.id is not null then c.facts when octet_length(d.data::text) <= 65536 then d.data end,
-             'attempts', claimed.attempts + 1)
+             'attempts', claimed.attempts + 1, 'version', d.xmin::text)
       from public.provider_data d left join gateway.connection c on c.id = d.id where d.id = claimed.id);
 end $$;
 
--- Compare-and-set on the values that were read. Answers `stored`; `changed`: another value is there by now; `no_user`; `duplicate`: another
--- row of this user holds the place, unless that one was itself imported and refused.
+-- Compare-and-set on the row that was read: `p_version` is its transaction. Answers `stored`; `changed`: it was written since; `no_user`;
+-- `duplicate`: another row of this user holds the place, unless that one was itself imported and refused.
 create or replace function public.gateway_store_import_v1(
-  p_id uuid, p_token_hash text, p_refresh_hash text, p_provider text, p_type integer, p_one_account boolean, p_seal_id uuid,
-  p_token text, p_refresh text, p_expires_at timestamptz, p_scope text[], p_facts jsonb
+  p_id uuid, p_version text, p_provider text, p_type integer, p_one_account boolean, p_seal_id uuid, p_token text, p_refresh text,
+  p_expires_at timestamptz, p_scope text[], p_facts jsonb
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   owner   uuid := (select d.auth_provider_id from public.provider_data d where d.id = p_id);
   key     text := case when p_one_account then '' else p_id::text end;  -- until the account is known
-  row     public.provider_data;
   profile uuid;
 begin
   if owner is null or not exists (select from gateway.live_user(owner)) then
     return '"no_user"';
   end if;
   perform gateway.lock_user(owner);
-  select d.* into row from public.provider_data d where d.id = p_id and d.auth_provider_id = owner for update;
-  if not found or (gateway.sha256_hex(gateway.bounded(nullif(row.token, ''))), gateway.sha256_hex(gateway.bounded(nullif(row.refresh, '')))) is distinct from (p_token_hash, p_refresh_hash) then
+  perform from public.provider_data d where d.id = p_id and d.auth_provider_id = owner and d.xmin::text = p_version for update;
+  if not found then
     return '"changed"';
   end if;
   if not exists (select from gateway.connection c where c.id = p_id) then

@@ -8,15 +8,8 @@ $$;
 
 -- The endpoints of a partner, or for the operator all; of a single one also its latest attempts, newest first.
 create or replace function public.gateway_webhooks_v1(p_caller jsonb, p_webhook_id uuid default null)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  asks record;
-begin
-  select f.* into asks from gateway.caller(p_caller, 'webhooks:write', true) f;
-  if asks.refusal is not null then
-    return asks.refusal;
-  end if;
-  return jsonb_build_object(
+returns jsonb language sql security definer set search_path = '' set lock_timeout = '3s' as $$
+  select coalesce(asks.refusal, jsonb_build_object(
     'webhooks', coalesce((
       select jsonb_agg(gateway.webhook_json(w) order by w.created_at, w.id) from gateway.webhook w
        where ((asks.partner).id is null or w.partner_id = (asks.partner).id) and (p_webhook_id is null or w.id = p_webhook_id)), '[]'),
@@ -24,8 +17,9 @@ begin
       select jsonb_agg(to_jsonb(d) - 'id' - 'webhook_id' order by d.id desc)
         from (select x.* from gateway.webhook_delivery x join gateway.webhook w on w.id = x.webhook_id
                where w.id = p_webhook_id and ((asks.partner).id is null or w.partner_id = (asks.partner).id)
-               order by x.id desc limit 100) d), '[]'));
-end $$;
+               order by x.id desc limit 100) d), '[]')))
+    from gateway.caller(p_caller, 'webhooks:write', true) asks
+$$;
 
 -- `p_change`: `create` makes the endpoint `p_new`, for the events from now on; `delete`; `test` appends an event for this endpoint alone; `replay`
 -- delivers again what follows `p_after`; `rotate` adds a secret and lets the others expire a day later. The endpoint as it is then; null: no
@@ -72,15 +66,6 @@ begin
   return gateway.webhook_json(w);
 end $$;
 
--- The events that an endpoint gets: what its partner sees in /v1/events, of the chosen types, and its own test events.
-create or replace function gateway.webhook_events(p_webhook gateway.webhook, p_partner gateway.partner, p_until bigint, p_most integer)
-returns setof gateway.event language sql stable as $$
-  select e.* from gateway.visible_events(p_partner, null, p_webhook.position, p_until, 2147483647) e
-   where case e.type when 'webhook.tested' then e.data ->> 'webhook_id' = p_webhook.id::text
-                     else p_webhook.event_types is null or e.type = any (p_webhook.event_types) end
-   order by e.position limit p_most
-$$;
-
 -- Claim an endpoint that is due and has events: of the partner with the fewest deliveries under way, at most `p_of_partner`, the one that has been
 -- due longest. Cursors of endpoints without events move on, 5,000 positions at a time. null: there is nothing to deliver. A frozen partner keeps its place.
 create or replace function public.gateway_claim_deliveries_v1(p_most integer, p_of_partner integer, p_lease_seconds double precision)
@@ -102,7 +87,12 @@ begin
   loop
     until := least(top, w.position + 5000);
     select y.* into p from gateway.partner y where y.id = w.partner_id;
-    select jsonb_agg(gateway.event_json(e, p) order by e.position) into items from gateway.webhook_events(w, p, until, p_most) e;
+    -- What its partner sees in /v1/events, of the chosen types, and its own test events.
+    select jsonb_agg(gateway.event_json(e, p) order by e.position) into items
+      from (select v.* from gateway.visible_events(p, null, w.position, until, 2147483647) v
+             where case v.type when 'webhook.tested' then v.data ->> 'webhook_id' = w.id::text
+                               else w.event_types is null or v.type = any (w.event_types) end
+             order by v.position limit p_most) e;
     if items is null then
       update gateway.webhook x set position = until, due_at = over where x.id = w.id;
     else
