@@ -112,7 +112,7 @@ class PostgresBackend:
                 log.warning("database.call_repeated", function=function, reason=type(error).__name__)
                 return self._answer(statement, values)
         except psycopg.Error as error:
-            problem = _translated(function, error)
+            problem = translated(function, error)
         except UnicodeError:
             problem = Unexpected(f"{function}: an argument is no text")
         # Outside of the handler: psycopg's own error may quote what was passed, and would be remembered as the context.
@@ -234,7 +234,7 @@ def _check(connection: BoundedConnection) -> None:
         connection.execute("")
 
 
-def _translated(function: str, error: psycopg.Error) -> GatewayError:
+def translated(function: str, error: psycopg.Error) -> GatewayError:
     """Our error for psycopg's, with its name and SQLSTATE: neither its message nor its detail, which may quote values."""
     message = f"{function}: {type(error).__name__.lstrip('_')} {error.sqlstate or ''}".rstrip()
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | errors.ReadOnlySqlTransaction):

@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx
 import structlog
-from psycopg import OperationalError, errors
+from psycopg import errors
 from pydantic import SecretStr
 
-from gateway.database.postgres import ANSWER_SECONDS, FunctionMissing
+from gateway.database.postgres import ANSWER_SECONDS, FunctionMissing, translated
 from gateway.database.unreachable import NOT_RELOADED
 from gateway.errors import DatabaseUnavailable, GatewayError, ProviderFailed, SettingsRefused, Unexpected
 from gateway.http import Deadline, HttpClient
@@ -25,7 +25,6 @@ log = structlog.get_logger(__name__)
 
 _LARGEST_BODY = 16 * 1024 * 1024
 
-_MISSING = {"42883", "3F000"}
 _NOT_REACHED = {"PGRST000", "PGRST001", "PGRST002", "PGRST003"}
 """PostgREST has no connection to the database, no schema cache yet, or no free connection in its pool."""
 _KEY_REFUSED = {"PGRST301", "PGRST302", "PGRST303", "42501"}
@@ -66,11 +65,10 @@ class SupabaseBackend:
         problem: GatewayError
         try:
             return self._rest.rpc(function, dict(arguments)).execute().data  # type: ignore[arg-type]
-        except _Refused as refused:
-            problem = _translated(function, refused.code, refused.status)
+        except GatewayError as error:
+            problem = error.with_traceback(None)  # its frames hold the arguments
         except httpx.HTTPError as error:
-            words = str(error) if isinstance(error, _NoResponse) else type(error).__name__
-            problem = DatabaseUnavailable(f"{function}: {words}")
+            problem = DatabaseUnavailable(f"{function}: {type(error).__name__}")
         except (TypeError, ValueError, RecursionError) as error:
             problem = Unexpected(f"{function}: {type(error).__name__}, an argument is no JSON value")
         # Outside the handlers: what httpx and postgrest raise may quote arguments, and must not be attached.
@@ -83,22 +81,6 @@ class SupabaseBackend:
         self._http.close()
 
 
-class _NoResponse(httpx.TransportError):
-    """There was no response. The message is ours."""
-
-
-class _Refused(httpx.TransportError):
-    """An error response, with PostgREST's or Postgres' code where it has one."""
-
-    def __init__(self, status: int, body: bytes) -> None:
-        super().__init__(f"HTTP {status}")
-        self.status = status
-        try:
-            self.code = str(json.loads(body).get("code") or "")
-        except (ValueError, AttributeError, RecursionError):
-            self.code = ""
-
-
 class _Transport(httpx.BaseTransport):
     """Sends what supabase-py asks for through our client."""
 
@@ -106,7 +88,8 @@ class _Transport(httpx.BaseTransport):
         self._http = http
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """The response to `request`. Raises _NoResponse and _Refused."""
+        """The response to `request`, which calls a function. Raises what SupabaseBackend.call raises."""
+        function = request.url.path.rpartition("/")[2]
         try:
             response = self._http.request(
                 request.method,
@@ -117,42 +100,43 @@ class _Transport(httpx.BaseTransport):
                 limit=_LARGEST_BODY,
             )
         except ProviderFailed as error:
-            raise _NoResponse(str(error)) from None
+            raise DatabaseUnavailable(f"{function}: {error}") from None
         if not 200 <= response.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
-            raise _Refused(response.status, response.body)
+            raise _translated(function, _code(response.body), response.status)
         if not response.headers.get("Content-Type", "").startswith("application/json"):
             # supabase-py would take a proxy's sign-in page for a function that returned text.
-            raise _NoResponse(f"HTTP {response.status} with another response than JSON")
+            raise DatabaseUnavailable(f"{function}: HTTP {response.status} with another response than JSON")
         return httpx.Response(response.status, headers=response.headers, content=response.body)
+
+
+def _code(body: bytes) -> str:
+    """PostgREST's or Postgres' code of an error response, where it has one."""
+    try:
+        return str(json.loads(body).get("code") or "")
+    except (ValueError, AttributeError, RecursionError):
+        return ""
 
 
 def _translated(function: str, code: str, status: int) -> GatewayError:
     """
     Our error for a refusal, by PostgREST's code or SQLSTATE, else by HTTP status; its message may quote values and is not used.
 
-    psycopg classifies the SQLSTATE, so that both backends judge alike.
+    An SQLSTATE is judged as over a direct connection.
     https://docs.postgrest.org/en/stable/references/errors.html
     """
     known = code if code.isalnum() and len(code) <= len("PGRST000") else ""
     message = f"{function}: HTTP {status} {known}".rstrip()
     if known == "PGRST202":
         return FunctionMissing(f"{message}: {NOT_RELOADED}")
-    if known in _MISSING:
-        return FunctionMissing(message)
-    if known == "25006":
-        return DatabaseUnavailable(f"{message}, the database is read-only")
     if known in _KEY_REFUSED or (status in _NOT_ALLOWED and known in ("", str(status))):
         log.error("database.refused", status=status, code=known)
         return SettingsRefused(
             f"the project refuses SUPABASE_SECRET_KEY (HTTP {status} {known}): copy the secret key of this project."
         )
-    is_lost = known in _NOT_REACHED or _is_operational(known)
     is_down = known in ("", str(status)) and (status >= 500 or status == _TOO_MANY)  # noqa: PLR2004 - RFC 9110
-    return DatabaseUnavailable(message) if is_lost or is_down else Unexpected(message)
-
-
-def _is_operational(sqlstate: str) -> bool:
+    if known in _NOT_REACHED or is_down:
+        return DatabaseUnavailable(message)
     try:
-        return issubclass(errors.lookup(sqlstate), OperationalError)
+        return translated(function, errors.lookup(known)())
     except KeyError:
-        return False
+        return Unexpected(message)

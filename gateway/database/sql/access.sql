@@ -9,28 +9,20 @@
 do $relations$
 declare
   wanted record;
-  loose  name;
 begin
   for wanted in
-    select v.child, v.key, v.parent, v.named,
-           array[(select a.attnum from pg_catalog.pg_attribute a where a.attrelid = v.child and a.attname = v.key)] as keys
+    select v.child, v.key, v.parent, v.named, coalesce(k.conname, v.named) as loose
       from (values
         ('public.user_profile'::regclass,  'user_id_auth'::name, 'auth.users'::regclass,  'user_profile_user_id_auth_fkey'::name),
         ('public.provider_data',           'provider_id_ref',    'public.user_profile',   'provider_data_provider_id_ref_fkey'),
         ('public.provider_data',           'auth_provider_id',   'auth.users',            'provider_data_auth_provider_id_fkey')
       ) as v (child, key, parent, named)
+      join pg_catalog.pg_attribute a on a.attrelid = v.child and a.attname = v.key
+      left join pg_catalog.pg_constraint k
+        on k.contype = 'f' and k.conrelid = v.child and k.confrelid = v.parent and k.conkey = array[a.attnum]
+     where k.confdeltype is distinct from 'c'
   loop
-    for loose in
-      select c.conname from pg_catalog.pg_constraint c
-       where c.contype = 'f' and c.conrelid = wanted.child and c.confrelid = wanted.parent
-         and c.conkey = wanted.keys and c.confdeltype <> 'c'
-    loop
-      execute format('alter table %s drop constraint %I', wanted.child, loose);
-    end loop;
-    continue when exists (
-      select from pg_catalog.pg_constraint c
-       where c.contype = 'f' and c.conrelid = wanted.child and c.confrelid = wanted.parent and c.conkey = wanted.keys
-    );
+    execute format('alter table %s drop constraint if exists %I, drop constraint if exists %I', wanted.child, wanted.loose, wanted.named);
     execute format('alter table %s add constraint %I foreign key (%I) references %s (id) on delete cascade not valid',
                    wanted.child, wanted.named, wanted.key, wanted.parent);
     begin

@@ -11,6 +11,9 @@ declare
   own     text[];
   attempt integer := 0;
 begin
+  if current_setting('server_version_num')::integer < 150000 then
+    raise exception 'gateway: PostgreSQL 15 or newer is needed';
+  end if;
   select array_agg(format('%I.%I', n.nspname, c.relname) order by n.nspname, c.relname) into own
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
    where c.relkind in ('r', 'p') and (n.nspname = 'gateway' or c.oid in (to_regclass('public.user_profile'), to_regclass('public.provider_data')));
@@ -28,13 +31,6 @@ begin
     end;
   end loop;
 end $locks$;
-
-do $run$
-begin
-  if current_setting('server_version_num')::integer < 150000 then
-    raise exception 'gateway: PostgreSQL 15 or newer is needed';
-  end if;
-end $run$;
 
 create schema if not exists gateway;
 comment on schema gateway is 'What the gateway relies on. No client role can reach it.';

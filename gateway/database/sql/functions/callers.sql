@@ -105,16 +105,13 @@ begin
   select f.* into asks from gateway.caller(p_caller, p_needs) f;
   refusal := asks.refusal;
   partner := asks.partner;
-  if refusal is not null then
-    return;
-  elsif partner.id is null then
-    select c.* into connection from gateway.connection c where c.id = p_connection_id and c.user_id = asks.user_id;
-  elsif gateway.partner_has_consent(partner, p_connection_id) then
+  if refusal is null then
     select c.* into connection from gateway.connection c
-     where c.id = p_connection_id and (partner.providers is null or c.provider = any (partner.providers));
-  end if;
-  if connection.id is null then
-    select w.* into connection from gateway.pending_link_connections(partner) w where w.id = p_connection_id;
+     where (partner.id is null or gateway.partner_has_consent(partner, p_connection_id)) and c.id = p_connection_id
+       and (partner.providers is null or c.provider = any (partner.providers)) and c.user_id = coalesce(asks.user_id, c.user_id);
+    if not found then
+      select w.* into connection from gateway.pending_link_connections(partner) w where w.id = p_connection_id;
+    end if;
   end if;
 end $$;
 
@@ -199,8 +196,9 @@ create or replace function public.gateway_reached_connections_v1(
   p_caller jsonb, p_of_user uuid default null, p_provider text default null, p_wanted jsonb default '{}', p_after uuid default null,
   p_most integer default 100
 )
-returns jsonb language sql security definer set search_path = '' set lock_timeout = '3s' as $$
-  select coalesce(asks.refusal, (
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  return (select coalesce(asks.refusal, (
     select coalesce(jsonb_agg(gateway.public_data(c, asks.partner) order by c.id), '[]')
       from (select x.* from gateway.visible_connections(asks.partner, w.owner, p_provider, w.after, p_wanted, p_most) x
             union all
@@ -210,5 +208,5 @@ returns jsonb language sql security definer set search_path = '' set lock_timeou
             order by id limit p_most) c
      where coalesce(w.owner = p_of_user, true)))
     from gateway.caller(p_caller, 'connections:read', true) asks
-   cross join lateral (select coalesce(asks.user_id, p_of_user) as owner, coalesce(p_after, '00000000-0000-0000-0000-000000000000') as after) w
-$$;
+   cross join lateral (select coalesce(asks.user_id, p_of_user) as owner, coalesce(p_after, '00000000-0000-0000-0000-000000000000') as after) w);
+end $$;

@@ -39,15 +39,12 @@ $$;
 -- it is locked, because a refresh may have been saved meanwhile.
 create or replace function gateway.lock_existing(p_grant gateway.pending_grant) returns gateway.connection
 language plpgsql set search_path = '' as $$
-declare
-  existing gateway.connection;
 begin
   perform from public.provider_data d where d.id = (
     select c.id from gateway.connection c where c.user_id = p_grant.user_id and c.provider = p_grant.provider
      order by c.account_id = p_grant.account_id desc, c.updated_at desc, c.id limit 1) for update;
-  select c.* into existing from gateway.connection c where c.user_id = p_grant.user_id and c.provider = p_grant.provider
-   order by c.account_id = p_grant.account_id desc, c.updated_at desc, c.id limit 1;
-  return existing;
+  return (select c from gateway.connection c where c.user_id = p_grant.user_id and c.provider = p_grant.provider
+           order by c.account_id = p_grant.account_id desc, c.updated_at desc, c.id limit 1);
 end $$;
 
 -- Write a grant as the connection `p_id`: create it, or update what is there. A repeated call is recognised by `p_saved_by`. The grant of an account that is replaced is queued to be revoked.
@@ -197,14 +194,11 @@ returns jsonb language sql stable security definer set search_path = '' as $$
   select jsonb_build_object(
            'user', jsonb_build_object('id', s.user_id, 'label', s.label),
            'frozen', array(select substr(f.target, 10) from gateway.freeze f where f.target like 'provider:%'),
-           'connections', coalesce((
-             select jsonb_agg(gateway.public_data(c) order by c.type, c.created_at, c.id)
-               from gateway.connection c where c.user_id = s.user_id), '[]'),
-           'sharing', coalesce((
-             select jsonb_object_agg(c.id, gateway.sharing(c.id)) from gateway.connection c where c.user_id = s.user_id), '{}'),
-           'ends_with', coalesce((
-             select jsonb_object_agg(c.id, (select count(*) from gateway.same_account(c))) from gateway.connection c where c.user_id = s.user_id), '{}'))
-    from gateway.live_session(p_session_hash) s
+           'connections', coalesce(jsonb_agg(gateway.public_data(c) order by c.type, c.created_at, c.id) filter (where c.id is not null), '[]'),
+           'sharing', coalesce(jsonb_object_agg(c.id, gateway.sharing(c.id)) filter (where c.id is not null), '{}'),
+           'ends_with', coalesce(jsonb_object_agg(c.id, (select count(*) from gateway.same_account(c))) filter (where c.id is not null), '{}'))
+    from gateway.live_session(p_session_hash) s left join gateway.connection c on c.user_id = s.user_id
+   group by s.user_id, s.label
 $$;
 
 -- The result of a check; returns the connection, or null. A check of that generation may change the status: `another_account` ends the

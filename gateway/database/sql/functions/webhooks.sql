@@ -8,8 +8,9 @@ $$;
 
 -- The endpoints of a partner, or for the operator all; of a single one also its latest attempts, newest first.
 create or replace function public.gateway_webhooks_v1(p_caller jsonb, p_webhook_id uuid default null)
-returns jsonb language sql security definer set search_path = '' set lock_timeout = '3s' as $$
-  select coalesce(asks.refusal, jsonb_build_object(
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+begin
+  return (select coalesce(asks.refusal, jsonb_build_object(
     'webhooks', coalesce((
       select jsonb_agg(gateway.webhook_json(w) order by w.created_at, w.id) from gateway.webhook w
        where ((asks.partner).id is null or w.partner_id = (asks.partner).id) and (p_webhook_id is null or w.id = p_webhook_id)), '[]'),
@@ -18,8 +19,8 @@ returns jsonb language sql security definer set search_path = '' set lock_timeou
         from (select x.* from gateway.webhook_delivery x join gateway.webhook w on w.id = x.webhook_id
                where w.id = p_webhook_id and ((asks.partner).id is null or w.partner_id = (asks.partner).id)
                order by x.id desc limit 100) d), '[]')))
-    from gateway.caller(p_caller, 'webhooks:write', true) asks
-$$;
+    from gateway.caller(p_caller, 'webhooks:write', true) asks);
+end $$;
 
 -- `p_change`: `create` makes the endpoint `p_new`, for the events from now on; `delete`; `test` appends an event for this endpoint alone; `replay`
 -- delivers again what follows `p_after`; `rotate` adds a secret and lets the others expire a day later. The endpoint as it is then; null: no
