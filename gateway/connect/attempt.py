@@ -130,7 +130,7 @@ def by_user(
             display=display,
             add_account=add_account,
         )
-        if scope is None:
+        if scope is None or isinstance(scope, str):
             raise Unauthenticated("the session has ended")
         return scope
 

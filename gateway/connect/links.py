@@ -22,7 +22,7 @@ from gateway.database.queries.connect import (
     complete_link,
     create_connect_session,
     find_link,
-    start_connect_session,
+    start_authorization,
 )
 from gateway.database.queries.connections import check_caller
 from gateway.errors import (
@@ -146,21 +146,20 @@ def by_link(rt: Runtime, link: Link, secret: str, *, session: str, browser: str)
     """An attempt of the link's user, which uses the link up. Raises what `show` does, if that has changed."""
 
     def begin(provider: AnyEntry, attempt: Attempt) -> tuple[str, ...]:
-        scope = scope_of(provider, link)
-        ending = start_connect_session(
+        scope = start_authorization(
             rt.database,
-            secret_hash=_hash(secret),
+            link_hash=_hash(secret),
             session_hash=fingerprint(session),
             state_hash=attempt.state_hash,
             browser_hash=fingerprint(browser),
             encrypted=attempt.encrypted,
-            scope=scope,
+            scope=scope_of(provider, link),
         )
-        if ending is None:
+        if scope is None:
             raise LinkExpired("the link was started before")
-        if ending == "user_mismatch":
+        if scope == "user_mismatch":
             raise _mismatch(link)
-        if ending == "unauthenticated":
+        if scope == "unauthenticated":
             raise Unauthenticated("the session has ended, and no product could say who it is")
         return scope
 

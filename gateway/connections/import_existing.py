@@ -266,6 +266,6 @@ def import_all(rt: Runtime, names: Mapping[str, str], *, dry_run: bool) -> Itera
             outcome = Outcome("later", "another process is importing it")
         report.counts[outcome.name] += 1
         if outcome.name not in ("imported", "waiting"):
-            report.remaining.append(Remaining(str(queued), row and row.name, outcome.name, outcome.reason))
+            report.remaining.append(Remaining(str(queued), row.name if row else None, outcome.name, outcome.reason))
         yield report
     yield report

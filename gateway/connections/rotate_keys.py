@@ -60,7 +60,7 @@ def _pages(rt: Runtime, kind: Kind, report: Report) -> Iterator[Sequence[Encrypt
     report.total += page.total or 0
     while page.items:
         yield page.items
-        page = page_of(after_id=page.items[-1].id, after_column=page.items[-1].column)
+        page = page_of(after_id=page.items[-1].id, after_column=page.items[-1].context["column"])
 
 
 def _changes(vault: Vault, kind: Kind, values: Sequence[EncryptedValue], report: Report) -> list[dict[str, object]]:
@@ -70,9 +70,9 @@ def _changes(vault: Vault, kind: Kind, values: Sequence[EncryptedValue], report:
         try:
             if vault.encrypted_with_old_key(value.text, **value.context):
                 new = vault.encrypt(vault.decrypt(value.text, **value.context), **value.context)
-                changes.append({"id": value.id, "column": value.column, "old": value.text, "new": new})
+                changes.append({"id": value.id, "column": value.context["column"], "old": value.text, "new": new})
         except SecretUnreadable:
-            report.unreadable.append(f"{kind} {value.id}, {value.column}")
+            report.unreadable.append(f"{kind} {value.id}, {value.context['column']}")
     return changes
 
 

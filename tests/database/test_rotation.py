@@ -97,7 +97,9 @@ def waits(rt):
 
 def changes(values):
     """The argument of `replace_encrypted`."""
-    return {"items": [{"id": old.id, "column": old.column, "old": old.text, "new": new} for old, new in values]}
+    return {
+        "items": [{"id": old.id, "column": old.context["column"], "old": old.text, "new": new} for old, new in values]
+    }
 
 
 def read_all(rt):
@@ -326,7 +328,7 @@ def test_over_rest_the_same_is_answered(runtime, database, rest):
             assert (
                 ()
                 == encrypted_values(
-                    store, kind, after_id=page.items[-1].id, after_column=page.items[-1].column, most=1
+                    store, kind, after_id=page.items[-1].id, after_column=page.items[-1].context["column"], most=1
                 ).items
             )
     report_host(store, host="b", keys=["k", "l"])

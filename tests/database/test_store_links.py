@@ -17,7 +17,7 @@ from gateway.database.queries.connect import (
     create_connect_session,
     end_consent,
     find_link,
-    start_connect_session,
+    start_authorization,
 )
 from gateway.database.queries.connections import list_connections, reached_connection, reached_connections
 from gateway.database.queries.operator import housekeeping
@@ -59,13 +59,13 @@ def looks(store, session: str = "", secret: str = "secret") -> Any:
 
 def starts(store, session: str = "", **changes: Any) -> Any:
     given = {
-        "secret_hash": "secret",
+        "link_hash": "secret",
         "session_hash": session,
         "state_hash": "state",
         "browser_hash": "b",
         "encrypted": "s",
     }
-    return start_connect_session(store, **(given | {"scope": ("a", "extra")} | changes))
+    return start_authorization(store, **(given | {"scope": ("a", "extra")} | changes))
 
 
 def completes(
@@ -101,7 +101,7 @@ def test_a_link_says_what_it_is_for_and_is_started_once(store, alice, acme):
         hers = (("contacts.readonly",), ("alice@northwind.example's agency", "active", facts))
         assert (alice.label, hers if who else ((), None)) == (seen.user_label, (seen.scope_of_others, seen.existing))
 
-    assert ["started", None, None] == [starts(store), starts(store, state_hash="again"), looks(store)]
+    assert [("a", "extra"), None, None] == [starts(store), starts(store, state_hash="again"), looks(store)]
     taken = alice.returns(store, browser_hash="b", session_hash="")
     assert (link.id, ("a", "extra"), "r", False) == (
         taken.connect_session_id,
@@ -124,7 +124,7 @@ def test_of_two_starts_at_the_same_moment_one_counts(database, store, alice, acm
             assert not any(each.done() for each in pressed)
         holder.rollback()
 
-    assert {None, "started"} == {each.result() for each in pressed}
+    assert {None, ("a", "extra")} == {each.result() for each in pressed}
     assert [1] == rows(database, "select count(*) from gateway.authorization_request")
 
 
@@ -138,7 +138,7 @@ def test_who_may_start_is_judged_before_it_is_used_up(store, alice, acme):
 
     said = [starts(store, bob.session), starts(store), starts(store, alice.session)]
 
-    assert ["user_mismatch", "unauthenticated", "started"] == said
+    assert ["user_mismatch", "unauthenticated", ("a", "extra")] == said
 
 
 def test_a_key_is_judged_in_the_same_call(database, store, alice, acme):

@@ -40,8 +40,10 @@ class EarlierVisit:
     connection: Connection | None = None
 
 
-start_authorization = SqlFunction[tuple[str, ...] | None]("start_authorization")
-"""Store an attempt of the signed-in user for ten minutes; the scopes to request. None when the session has ended."""
+start_authorization = SqlFunction[tuple[str, ...] | Literal["user_mismatch", "unauthenticated"] | None](
+    "start_authorization"
+)
+"""Store an attempt for ten minutes, of the signed-in user, or of the link of `link_hash`, once; the scopes to request, or why there is none."""
 
 take_authorization = SqlFunction[AuthorizationRequest | EarlierVisit | Mismatch | None]("take_authorization")
 """The attempt, taken once; then its result, for the browser and user that finished it. None: unknown, expired or failed."""
@@ -85,17 +87,11 @@ class Link:
     existing: Existing | None
 
 
-StartOutcome = Literal["started", "user_mismatch", "unauthenticated"]
-"""`user_mismatch`: another user is signed in. `unauthenticated`: no user is, and the link has no product to return to."""
-
 create_connect_session = SqlFunction[ConnectSession | None]("create_connect_session", "caller")
 """A link of the partner for fifteen minutes; None for a provider that is not the partner's, and for an unknown user."""
 
 find_link = SqlFunction[Link | None]("link")
 """The content of a link, which is not used up; None for an unknown, expired or used link. Frozen for a frozen partner."""
-
-start_connect_session = SqlFunction[StartOutcome | None]("start_connect_session")
-"""Use the link up and keep the attempt: once, for one caller. None for an unknown, expired or used link."""
 
 end_consent = SqlFunction[Erased | None]("disconnect")
 """End a partner's use of the user's connection; None where it is not the user's or the partner does not use it."""

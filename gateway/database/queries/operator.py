@@ -11,17 +11,6 @@ from gateway.models import Connection, UtcTime
 
 
 @dataclass(frozen=True, slots=True)
-class ConsentedPartner:
-    """A partner that the connection's user gave access to. `made`: the connection was created for it."""
-
-    id: UUID
-    name: str
-    since: UtcTime
-    ended_at: UtcTime | None
-    made: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Inspected:
     """A connection unless it was erased, its partners, and its last events, newest first."""
 
@@ -29,7 +18,8 @@ class Inspected:
     refresh: Mapping[str, Any] | None
     """The columns that say when it is refreshed next."""
     revocations_queued: int
-    partners: tuple[ConsentedPartner, ...]
+    partners: tuple[Mapping[str, Any], ...]
+    """Those that its user gave access to. `made`: the connection was created for it."""
     events: tuple[Mapping[str, Any], ...]
 
 
@@ -109,24 +99,11 @@ Kind = Literal["connection", "pending_grant", "revocation", "webhook", "unclaime
 
 @dataclass(frozen=True, slots=True)
 class EncryptedValue:
-    """One value and the context that its key is derived from."""
+    """One value, and the context that its key is derived from: column, user, provider and seal_id. `id`: of its row."""
 
     id: UUID
-    """Of its row."""
-    column: str
     text: str = field(repr=False)
-    user_id: UUID | None
-    provider: str
-    seal_id: str
-
-    @property
-    def context(self) -> dict[str, Any]:
-        return {
-            "column": self.column,
-            "user_id": self.user_id,
-            "provider": self.provider,
-            "seal_id": self.seal_id,
-        }
+    context: Mapping[str, Any]
 
 
 class Page(NamedTuple):

@@ -196,17 +196,17 @@ create or replace trigger gateway_tags before insert on gateway.event
 
 -- Queue tokens that the gateway did not write. Encrypted values begin like every Fernet token, and so may a client's.
 create or replace trigger gateway_inserted after insert on public.provider_data
-  for each row when (new.token !~ '^(gAAAA|$)' or new.refresh !~ '^(gAAAA|$)') execute function gateway.queue_import();
+  for each row when (new.token !~ '^(gAAAA|$)' or new.refresh !~ '^(gAAAA|$)') execute function gateway.take_written('written');
 
 create or replace trigger gateway_written after update on public.provider_data
   for each row when (
     new.token is distinct from old.token and new.token <> '' and (new.token !~ '^gAAAA' or current_user in ('anon', 'authenticated'))
     or new.refresh is distinct from old.refresh and new.refresh <> '' and (new.refresh !~ '^gAAAA' or current_user in ('anon', 'authenticated'))
-  ) execute function gateway.queue_import();
+  ) execute function gateway.take_written('written');
 
 create or replace trigger gateway_removed after update on public.provider_data
   for each row when (old.token <> '' and coalesce(new.token, '') = '' or old.refresh <> '' and coalesce(new.refresh, '') = '')
-  execute function gateway.record_removal();
+  execute function gateway.take_written('removed');
 
 create or replace trigger gateway_changed after update on gateway.connection
   for each row when (

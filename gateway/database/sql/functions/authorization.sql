@@ -20,37 +20,56 @@ begin
   return exists (select from gateway.freeze f where f.target = 'provider:' || p_provider);
 end $$;
 
--- The scopes to request; null: no user is signed in. An attempt expires after ten minutes. A user keeps about fifty: one start in ten deletes the oldest, which is
--- cheaper than a check at every start.
+-- The scopes to request; null: no user is signed in. An attempt expires after ten minutes. A user keeps about fifty: one start in ten deletes
+-- the oldest, which is cheaper than a check at every start. `p_link_hash`: an attempt of a partner's link, which it uses up after the caller was
+-- checked; null then: no usable link, or already started. `user_mismatch`: another user is signed in. `unauthenticated`: no user is, and
+-- the link has no `return_to` whose server could name the user.
 create or replace function public.gateway_start_authorization_v1(
-  p_session_hash text, p_state_hash text, p_browser_hash text, p_provider text, p_encrypted text, p_scope text[], p_return_to text, p_display text,
-  p_add_account boolean default false
+  p_session_hash text, p_state_hash text, p_browser_hash text, p_encrypted text, p_scope text[], p_provider text default null,
+  p_return_to text default null, p_display text default 'page', p_add_account boolean default false, p_link_hash text default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  signed_in record;
+  who  uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
+  link gateway.connect_session;
 begin
-  select s.user_id into signed_in from gateway.live_session(p_session_hash) s;
-  if not found then
+  if p_link_hash is not null then
+    select s.* into link from gateway.open_link(p_link_hash) s;
+    p_provider := link.provider;
+    p_return_to := link.return_to;
+  end if;
+  if p_link_hash is null and who is null or p_link_hash is not null and link.id is null then
     return null;
-  end if;
-  if gateway.provider_is_frozen(p_provider) then
+  elsif gateway.provider_is_frozen(p_provider) or gateway.link_stopped(link.id) then
     return '{"refused": "frozen"}';
+  elsif who <> link.user_id then
+    insert into gateway.event (type, user_id, provider, partner_id, data)
+    values ('connect.refused', link.user_id, link.provider, link.partner_id,
+            jsonb_build_object('error', 'user_mismatch', 'connect_session', link.id));
+    return '"user_mismatch"';
+  elsif who is null and link.return_to is null then
+    return '"unauthenticated"';
+  elsif link.id is not null then
+    update gateway.connect_session s set started_at = clock_timestamp() where s.id = link.id and s.started_at is null;
+    if not found then
+      return null;
+    end if;
+  else
+    -- This transaction does not wait for the disk: a user can repeat an attempt that a crash lost.
+    perform set_config('synchronous_commit', 'off', true);
+    if random() < 0.1 then
+      delete from gateway.authorization_request a where a.state_hash = any (array(
+        select x.state_hash from gateway.authorization_request x where x.user_id = who
+         order by x.created_at desc offset 49 for update skip locked));
+    end if;
+    -- An empty request stays empty: the permissions then belong to the app.
+    p_scope := p_scope || array(select n from unnest(gateway.scopes_of_other_partners(who, p_provider, false)) n
+                                 where cardinality(p_scope) > 0 and n <> all (p_scope));
   end if;
-  -- This transaction does not wait for the disk: a user can repeat an attempt that a crash lost.
-  perform set_config('synchronous_commit', 'off', true);
-  if random() < 0.1 then
-    delete from gateway.authorization_request a where a.state_hash = any (array(
-      select x.state_hash from gateway.authorization_request x where x.user_id = signed_in.user_id
-       order by x.created_at desc offset 49 for update skip locked));
-  end if;
-  -- An empty request stays empty: the permissions then belong to the app.
-  p_scope := p_scope || array(select n from unnest(gateway.scopes_of_other_partners(signed_in.user_id, p_provider, false)) n
-                               where cardinality(p_scope) > 0 and n <> all (p_scope));
   insert into gateway.authorization_request
-    (state_hash, browser_hash, user_id, provider, encrypted, scope, return_to, display, add_account, expires_at)
+    (state_hash, browser_hash, user_id, provider, encrypted, scope, return_to, display, add_account, connect_session_id, expires_at)
   values
-    (p_state_hash, p_browser_hash, signed_in.user_id, p_provider, p_encrypted, p_scope, p_return_to, p_display, p_add_account,
+    (p_state_hash, p_browser_hash, coalesce(link.user_id, who), p_provider, p_encrypted, p_scope, p_return_to, p_display, p_add_account, link.id,
      clock_timestamp() + interval '10 minutes');
   return to_jsonb(p_scope);
 end $$;

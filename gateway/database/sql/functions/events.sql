@@ -94,10 +94,8 @@ declare
   previous gateway.event_seal;
   last     bigint;
 begin
-  select s.* into previous from gateway.event_seal s where s.position <= p_after order by s.position desc limit 1;
-  if not found then
-    select s.* into previous from gateway.event_seal s order by s.position limit 1;
-  end if;
+  select s.* into previous from gateway.event_seal s
+   where s.position <= greatest(p_after, (select min(x.position) from gateway.event_seal x)) order by s.position desc limit 1;
   last := coalesce(
     (select max(s.position) from gateway.event_seal s where s.position > previous.position and s.position <= previous.position + p_limit),
     (select min(s.position) from gateway.event_seal s where s.position > previous.position));

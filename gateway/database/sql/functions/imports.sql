@@ -1,30 +1,20 @@
 -- Importing tokens that the gateway did not write. Triggers put such rows into gateway.import_queue.
 
--- Until its account is confirmed, no caller gets a token that the gateway did not write.
-create or replace function gateway.queue_import() returns trigger
-language plpgsql security definer set search_path = '' as $$
-begin
-  update gateway.connection c
-     set status = 'unverified', reason = 'owner_wrote_tokens', refreshable = coalesce(new.refresh <> '', false), refresh_at = null,
-         updated_at = clock_timestamp()
-   where c.id = new.id;
-  insert into gateway.import_queue as q (id) values (new.id)
-  on conflict on constraint import_queue_pkey do update set due_at = clock_timestamp(), attempts = 0;
-  return null;
-end $$;
-
--- The owner removed a token: without a refresh token the connection ends with its access token, without both at once.
-create or replace function gateway.record_removal() returns trigger
+-- The owner wrote a token, or removed one. Until its account is confirmed, no caller gets a token that the gateway did not write. Without a
+-- refresh token the connection ends with its access token, without both at once.
+create or replace function gateway.take_written() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
-  renewable boolean := coalesce(new.refresh <> '', false);
-  is_empty  boolean := not renewable and coalesce(new.token, '') = '';
+  renewable  boolean := coalesce(new.refresh <> '', false);
+  new_status text := case when tg_argv[0] = 'written' then 'unverified' when not renewable and coalesce(new.token, '') = '' then 'needs_reauthorization' end;
 begin
   update gateway.connection c
-     set refreshable = renewable, refresh_at = case when renewable then c.refresh_at end,
-         status = case when is_empty then 'needs_reauthorization' else c.status end,
-         reason = case when is_empty then 'owner_removed_tokens' else c.reason end, updated_at = clock_timestamp()
-   where c.id = new.id and c.status in ('active', 'suspended', 'held');
+     set status = coalesce(new_status, c.status), refreshable = renewable, updated_at = clock_timestamp(),
+         reason = case new_status when 'unverified' then 'owner_wrote_tokens' when 'needs_reauthorization' then 'owner_removed_tokens' else c.reason end,
+         refresh_at = case when renewable and new_status is distinct from 'unverified' then c.refresh_at end
+   where c.id = new.id and (new_status = 'unverified' or c.status in ('active', 'suspended', 'held'));
+  insert into gateway.import_queue as q (id) select new.id where new_status = 'unverified'
+  on conflict on constraint import_queue_pkey do update set due_at = clock_timestamp(), attempts = 0;
   return null;
 end $$;
 

@@ -27,7 +27,7 @@ returns jsonb language sql stable security definer set search_path = '' as $$
   select jsonb_build_object(
     'total', case when p_after_id is null then (select count(*) from gateway.encrypted_value v where v.kind = p_kind) end,
     'items', coalesce((
-      select jsonb_agg(to_jsonb(x) - 'kind' order by x.id, x."column")
+      select jsonb_agg(jsonb_build_object('id', x.id, 'text', x.text, 'context', to_jsonb(x) - array['kind', 'id', 'text']) order by x.id, x."column")
         from (select v.* from gateway.encrypted_value v
                where v.kind = p_kind and (p_after_id is null or v.id >= p_after_id)
                  and (p_after_id is null or (v.id, v."column") > (p_after_id, p_after_column))
