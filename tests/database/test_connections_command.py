@@ -246,7 +246,7 @@ def test_a_save_under_way_when_a_run_begins_is_waited_for_and_erased_too(here):
     steps = []
     whole = threading.Thread(target=lambda: steps.extend(revoke_all(here.rt, "zoom")))
     with psycopg.connect(here.database) as saving, psycopg.connect(here.database, autocommit=True) as watch:
-        saving.execute("select gateway.provider_is_frozen('zoom')")  # let through a moment before, as far as it knows
+        saving.execute("select gateway.is_stopped('zoom', null)")  # let through a moment before, as far as it knows
         saving.execute(
             "insert into public.provider_data (id, auth_provider_id, token) values (%s, %s, 't')", [alice.id, alice.id]
         )

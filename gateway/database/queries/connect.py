@@ -27,7 +27,6 @@ read_session = SqlFunction[Session | None]("session", "session_hash")
 """The session, or None when it is unknown or has expired, or its user is banned or deleted."""
 
 end_session = SqlFunction[Session | None]("session", "session_hash", end=True)
-"""End the session, which is answered as it was."""
 
 Mismatch = Literal["browser_mismatch", "user_mismatch"]
 
@@ -46,7 +45,6 @@ start_authorization = SqlFunction[tuple[str, ...] | Literal["user_mismatch", "un
 """Store an attempt for ten minutes, of the signed-in user, or of the link of `link_hash`, once; the scopes to request, or why there is none."""
 
 take_authorization = SqlFunction[AuthorizationRequest | EarlierVisit | Mismatch | None]("take_authorization")
-"""The attempt, taken once; then its result, for the browser and user that finished it. None: unknown, expired or failed."""
 
 drop_authorization = SqlFunction[None]("take_authorization", "state_hash", failed=True)
 """The attempt has failed: another visit need not wait for its result."""
@@ -88,10 +86,7 @@ class Link:
 
 
 create_connect_session = SqlFunction[ConnectSession | None]("create_connect_session", "caller")
-"""A link of the partner for fifteen minutes; None for a provider that is not the partner's, and for an unknown user."""
-
 find_link = SqlFunction[Link | None]("link")
-"""The content of a link, which is not used up; None for an unknown, expired or used link. Frozen for a frozen partner."""
 
 end_consent = SqlFunction[Erased | None]("disconnect")
 """End a partner's use of the user's connection; None where it is not the user's or the partner does not use it."""
@@ -132,13 +127,8 @@ class PendingGrant:
 
 
 pending_grant = SqlFunction[PendingGrant | None]("pending_grant")
-"""The pending grant of the signed-in user in this browser; None if there is none."""
-
 decide_pending_grant = SqlFunction[Decided]("decide_pending_grant")
-"""Save a pending grant, or delete it and queue its revocation. Raises PendingConfirmation where the choice has to be `replace`."""
-
 complete_link = SqlFunction[Decided | None]("complete_connect_session", "caller")
-"""The same for a link that was finished where no user was signed in; None for a session that is not the partner's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,10 +63,7 @@ class Listing(NamedTuple):
 
 
 save_connection = SqlFunction[Connection | None]("save_connection", "grant")
-"""The saved connection, None where the grant is pending. After `not_after` nothing is saved; the attempt of `state_hash` keeps the result."""
-
 list_connections = SqlFunction[Listing | None]("connections", "session_hash")
-"""The signed-in user and all of their connections; None when the session has ended."""
 
 CheckOutcome = Literal["confirmed", "refused", "another_account", "suspended", "unknown"]
 
@@ -85,7 +82,6 @@ required ones of each provider, and only connections that lack one.
 """
 
 end_check = SqlFunction[Connection | None]("end_check", "caller", "connection_id")
-"""The connection after a check of that generation, None where it is gone. `label`: the account's name, kept where there is none."""
 
 
 # -- import ---------------------------------------------------------------------------------------------------------
@@ -120,16 +116,9 @@ class ImportRow:
 
 
 list_imports = SqlFunction[tuple[UUID, ...]]("import_queue")
-"""The rows that wait to be imported, by id."""
-
 claim_import = SqlFunction[ImportRow | None]("claim_import")
-"""The next due row of no `busy` provider, or that one; it is not due again for a minute. `providers`: of each name."""
-
 store_import = SqlFunction[ImportStored]("store_import", "id")
-"""Put encrypted values in the place of those that were claimed, if the row is of that `version` still; the connection is then `unverified`."""
-
 finish_import = SqlFunction[None]("finish_import", "id", "outcome")
-"""Take the row out of the queue, `confirmed` or `refused` for the save of that `seal_id`; or make it due `later`."""
 
 
 # -- disconnect and revoke ------------------------------------------------------------------------------------------
@@ -181,16 +170,7 @@ class UninstallTarget:
 
 
 find_uninstall_target = SqlFunction[UninstallTarget | None]("disconnect", look=True)
-"""A connection of the signed-in user, or one that the caller reaches; None for any other."""
-
 erase_own_connection = SqlFunction[Erased | None]("disconnect")
-"""Erase a connection of the signed-in user, or one that the caller reaches, and queue its grant; None for any other."""
-
 queue_revocation = SqlFunction[Revocation | None]("queue_revocation")
-"""Queue an encrypted grant that was not saved to be revoked. The same seal_id again changes nothing."""
-
 claim_revocations = SqlFunction[tuple[Revocation, ...]]("claim_revocations")
-"""For two minutes: grants that are due, of no `busy` provider; or the next in a provider's queue after the seal_id `after`."""
-
 settle_revocation = SqlFunction[bool]("settle_revocation", "seal_id")
-"""Take a grant out of the queue with its `outcome`, or delay it; whether it is still in the queue."""

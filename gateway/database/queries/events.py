@@ -75,25 +75,15 @@ append_event = SqlFunction[None]("record", "type")
 """Append an event, named `noun.past_participle`. `data` must hold no secret: partners read it."""
 
 read_events = SqlFunction[EventPage]("events", "caller")
-"""The events after that position which the caller may see. Raises what every call of a partner raises."""
 
 read_usage = SqlFunction[tuple[Mapping[str, Any], ...]]("events", "caller", after=0)
 """Token reads and proxied calls by hour, connection and partner, each with its `key`; `usage`: from, to, the filters, and after which key."""
 
 assign_positions = SqlFunction[int]("assign_positions")
-"""Give the next positions to committed events that have none, oldest first; how many. 0 while another process does it."""
-
 read_chain = SqlFunction[Chain]("event_chain")
-"""The state of the chain. `new_key` becomes its encrypted key if it has none and nothing is sealed yet."""
-
 read_chain_page = SqlFunction[ChainPage]("event_chain")
-"""The rows after the last seal at or before `after`, at least up to the next seal; where none follows, the next `limit` rows."""
-
 seal_events = SqlFunction[bool]("seal_events")
-"""Extend the chain, which ends at `after`, to `position`; False, and nothing done, if another process extended it first."""
-
 receive_event = SqlFunction[bool]("receive_event", "event")
-"""Store an event, unless it is stored already or its account is not connected; whether it was stored now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +96,4 @@ class DueListing:
 
 
 due_listing = SqlFunction[DueListing | None]("due_listing", "providers")
-"""The one that has waited longest, if that is a day."""
-
 settle_events = SqlFunction[int]("settle_events")
-"""Change the connections as stored events say, and hand these on; how many were settled."""

@@ -59,16 +59,9 @@ class ErasedPart(NamedTuple):
 
 
 inspect_connection = SqlFunction[Inspected | None]("inspect_connection", "connection_id")
-"""Any user's connection, also an erased one; None where neither it nor an event of it is known."""
-
 provider_holdings = SqlFunction[Holdings]("provider_holdings", "provider")
-"""Counts for a provider; with `since` also a page of the connections that the operator erased since then, in order, after that event."""
-
 erase = SqlFunction[ErasedPart]("erase")
-"""Erase a connection, or up to `most` of a provider with its pending grants and attempts, and queue their grants."""
-
 worker_backlog = SqlFunction[Mapping[str, Any]]("worker_backlog", "recent_seconds")
-"""Counts, the age of the oldest due refresh, and the outcomes of recent refreshes of all processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +74,8 @@ class Host:
 
 
 report_host = SqlFunction[None]("hosts")
-"""Report that a process of this host runs now, with these keys."""
-
 list_hosts = SqlFunction[tuple[Host, ...]]("hosts")
-"""The hosts; one that restarts with other keys is listed twice."""
-
 housekeeping = SqlFunction[bool]("housekeeping")
-"""Remove what has expired, announce grants that will expire soon, drop old events; False while another process does it."""
 
 
 # -- encrypted values -----------------------------------------------------------------------------------------------
@@ -114,7 +102,4 @@ class Page(NamedTuple):
 
 
 encrypted_values = SqlFunction[Page]("encrypted_values", "kind")
-"""The next values of that kind, after that one."""
-
 replace_encrypted = SqlFunction[int]("replace_encrypted", "kind", "changes")
-"""Replace each `old` text by the `new` one, unless it changed meanwhile or is locked; how many were replaced."""

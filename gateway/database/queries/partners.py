@@ -13,10 +13,7 @@ class NewKey(NamedTuple):
 
 
 list_partners = SqlFunction[Mapping[str, Any]]("partners", "name")
-"""`partners` with their `keys` (never the secrets), oldest first; and what is `frozen`."""
-
 add_key = SqlFunction[NewKey | Literal["taken", "two_keys", "revoked"] | None]("add_key")
-"""The first key of a new `partner`, or a further key; or why it was not made, None for no such partner."""
 
 set_partner = SqlFunction[bool | None]("change_partner", "name", "changes")
 """Change some of a partner's columns; False or None for no such partner. None for a limit is none, for `providers` every one."""
@@ -25,4 +22,3 @@ revoke = SqlFunction[bool | None]("change_partner", "name", "key_id")
 """Revoke a partner with all its keys, or one key: whether it was valid until now, None for no such partner or key."""
 
 freeze = SqlFunction[bool | None]("freeze")
-"""Freeze one of them, or thaw it; whether that changed anything, None for no such partner."""

@@ -45,7 +45,6 @@ The token of a connection that the caller may read, checked and recorded in one 
 """
 
 stored_token = SqlFunction[StoredToken | None]("stored_token", "connection_id")
-"""The gateway's own read: no permission is checked, and nothing is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +62,8 @@ class DerivedToken:
 
 
 derived_token = SqlFunction[DerivedToken | None]("derived_token", "connection_id", "account_id")
-"""The token, not the `refused` one, or with `lease_seconds` the right to derive one; None where the connection has ended."""
-
 save_derived = SqlFunction[bool]("save_derived", "connection_id", "account_id", "lease_id")
-"""End a lease with a token, a pause, or neither: no such account. False where the connection or the account ended meanwhile."""
-
 pause_account = SqlFunction[None]("pause_account", "connection_id")
-"""Let no process call the provider for the connection's account, or `account_id` below it, for that many seconds."""
 
 
 # -- refresh --------------------------------------------------------------------------------------------------------
@@ -115,16 +109,7 @@ class Obstacle:
 
 
 claim_refresh = SqlFunction[ClaimedRefresh | Obstacle]("claim_refresh", "connection_id", "generation")
-"""The lease on the token request of that generation, or what is in the way. `most`: refreshes of a valid token within a minute."""
-
 claim_due = SqlFunction[ClaimedRefresh | None]("claim_due")
-"""The lease on a connection that is due, interrupted refreshes first. `providers`: `client`, our registration, the seconds of `lease` and `block`, and `late`, of each."""
-
 finish_refresh = SqlFunction[Ending]("finish_refresh", "connection_id", "generation")
-"""Save the response to that generation's request. `renewed`: with a new refresh token. `doubt`: why the account has to be verified again."""
-
 fail_refresh = SqlFunction[Status | None]("fail_refresh", "connection_id", "generation")
-"""End the lease: `wait`, `operator`, `suspended` or `refused`; the connection's status, None when the lease has ended before."""
-
 retry = SqlFunction[tuple[UUID, ...]]("retry")
-"""Let a connection, or those of a provider that are held, suspended or were refused for long, be refreshed at once; their ids."""

@@ -64,7 +64,6 @@ class Endpoints(NamedTuple):
 
 
 list_webhooks = SqlFunction[Endpoints]("webhooks", "caller", "webhook_id")
-"""The endpoints of the calling partner, or that one with its last hundred attempts, newest first. The operator sees all."""
 
 change_webhook = SqlFunction[Webhook | None]("change_webhook", "webhook_id", "change", "caller")
 """
@@ -73,7 +72,4 @@ The endpoint after a change; None where the caller has no such endpoint. `replay
 """
 
 claim_deliveries = SqlFunction[Claim | None]("claim_deliveries")
-"""The next events of an endpoint that is due, of a partner with few deliveries under way; None when there is nothing to deliver."""
-
 end_deliveries = SqlFunction[None]("end_deliveries", "id")
-"""Log the attempts (`items`) and move the cursor to `position` (None: nothing was delivered). `disabled`: why the endpoint is disabled now."""

@@ -39,34 +39,26 @@ with
     select y.* from policy y cross join applied a
      where y.name not like 'The gateway and %' and not coalesce(a.hashes -> 'policies' ? y.key, false)),
   table_grant as (
-    select coalesce(r.rolname::text, 'public') as role, t.relname::text as place, x.privilege_type as verb
-      from own_table t cross join pg_catalog.aclexplode(t.relacl) x left join pg_catalog.pg_roles r on r.oid = x.grantee
-    union all
-    select coalesce(r.rolname::text, 'public'), t.relname || '.' || a.attname, x.privilege_type
-      from own_table t join pg_catalog.pg_attribute a on a.attrelid = t.oid
-     cross join pg_catalog.aclexplode(a.attacl) x left join pg_catalog.pg_roles r on r.oid = x.grantee),
+    select coalesce(r.rolname::text, 'public') as role, o.place, x.privilege_type as verb
+      from (select t.relname::text as place, t.relacl as acl from own_table t
+            union all select t.relname || '.' || a.attname, a.attacl from own_table t join pg_catalog.pg_attribute a on a.attrelid = t.oid) o
+     cross join pg_catalog.aclexplode(o.acl) x left join pg_catalog.pg_roles r on r.oid = x.grantee),
   wanted_grant (role, place, verb) as (
     select 'authenticated', v.place, v.verb from (values ('user_profile', 'SELECT'), ('provider_data', 'SELECT'),
       ('user_profile.user_name', 'UPDATE'), ('user_profile.updated_at', 'UPDATE')) v (place, verb)
     union all
-    select 'authenticated', 'provider_data.' || c.name, v.verb from (values ('UPDATE'), ('INSERT')) v (verb)
-     cross join unnest(array['token', 'refresh', 'expires', 'data']) c (name)
-    union all
-    select 'authenticated', 'provider_data.' || c.name, 'INSERT'
-      from unnest(array['id', 'provider_id_ref', 'auth_provider_id', 'name', 'type']) c (name)),
+    select 'authenticated', 'provider_data.' || c.name, v.verb
+      from (values ('UPDATE', '{token,refresh,expires,data}'),
+                   ('INSERT', '{id,provider_id_ref,auth_provider_id,name,type,token,refresh,expires,data}')) v (verb, names)
+     cross join unnest(v.names::text[]) c (name)),
   private_grant as (  -- any right in the schema gateway of a role other than its owner, now or by default
-    select x.grantee, x.privilege_type as verb, 'the schema gateway' as place
-      from pg_catalog.pg_namespace n cross join pg_catalog.aclexplode(n.nspacl) x
-     where n.nspname = 'gateway' and x.grantee <> n.nspowner
-    union select x.grantee, x.privilege_type, 'gateway.' || c.relname
-      from pg_catalog.pg_class c cross join pg_catalog.aclexplode(c.relacl) x
-     where c.relnamespace = 'gateway'::regnamespace and x.grantee <> c.relowner
-    union select x.grantee, x.privilege_type, 'gateway.' || c.relname || '.' || a.attname
-      from pg_catalog.pg_class c join pg_catalog.pg_attribute a on a.attrelid = c.oid cross join pg_catalog.aclexplode(a.attacl) x
-     where c.relnamespace = 'gateway'::regnamespace and x.grantee <> c.relowner
-    union select x.grantee, x.privilege_type, 'future objects in the schema gateway'
-      from pg_catalog.pg_default_acl d cross join pg_catalog.aclexplode(d.defaclacl) x
-     where d.defaclnamespace = 'gateway'::regnamespace and x.grantee <> d.defaclrole),
+    select x.grantee, x.privilege_type as verb, o.place
+      from (select n.oid as namespace, n.nspowner as owner, n.nspacl as acl, 'the schema gateway' as place from pg_catalog.pg_namespace n
+            union all select c.relnamespace, c.relowner, c.relacl, 'gateway.' || c.relname from pg_catalog.pg_class c
+            union all select c.relnamespace, c.relowner, a.attacl, 'gateway.' || c.relname || '.' || a.attname
+              from pg_catalog.pg_class c join pg_catalog.pg_attribute a on a.attrelid = c.oid
+            union all select d.defaclnamespace, d.defaclrole, d.defaclacl, 'future objects in the schema gateway' from pg_catalog.pg_default_acl d) o
+     cross join pg_catalog.aclexplode(o.acl) x where o.namespace = 'gateway'::regnamespace and x.grantee <> o.owner),
   bound_role as (  -- roles that must reach every row and may not bypass row-level security
     select r.oid, r.rolname::text as name from pg_catalog.pg_roles r
      where not r.rolsuper and not r.rolbypassrls

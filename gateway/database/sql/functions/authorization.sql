@@ -11,13 +11,15 @@ language sql stable as $$
      where c.user_id = p_user_id and c.provider = p_provider order by 1)
 $$;
 
--- Whether a provider is frozen, so that nothing may be connected there. The shared lock lasts until the transaction ends: erasing all of a
--- provider waits for it.
-create or replace function gateway.provider_is_frozen(p_provider text) returns boolean
+-- Whether nothing may be connected: the provider is frozen, or the partner of the link is stopped. The shared lock lasts until the
+-- transaction ends: erasing all of a provider waits for it.
+create or replace function gateway.is_stopped(p_provider text, p_connect_session_id uuid) returns boolean
 language plpgsql set search_path = '' as $$
 begin
   perform pg_advisory_xact_lock_shared(hashtextextended('gateway provider ' || p_provider, 0));
-  return exists (select from gateway.freeze f where f.target = 'provider:' || p_provider);
+  return exists (select from gateway.freeze f where f.target = 'provider:' || p_provider) or exists (
+    select from gateway.connect_session s join gateway.partner p on p.id = s.partner_id
+     where s.id = p_connect_session_id and (p.frozen_at is not null or p.revoked_at is not null));
 end $$;
 
 -- The scopes to request; null: no user is signed in. An attempt expires after ten minutes. A user keeps about fifty: one start in ten deletes
@@ -40,7 +42,7 @@ begin
   end if;
   if p_link_hash is null and who is null or p_link_hash is not null and link.id is null then
     return null;
-  elsif gateway.provider_is_frozen(p_provider) or gateway.link_stopped(link.id) then
+  elsif gateway.is_stopped(p_provider, link.id) then
     return '{"refused": "frozen"}';
   elsif who <> link.user_id then
     insert into gateway.event (type, user_id, provider, partner_id, data)

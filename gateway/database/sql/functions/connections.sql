@@ -141,7 +141,7 @@ begin
   if not exists (select from gateway.live_user(g.user_id)) then
     return '{"refused": "unauthenticated"}';
   end if;
-  if gateway.provider_is_frozen(g.provider) or gateway.link_stopped(g.connect_session_id) then
+  if gateway.is_stopped(g.provider, g.connect_session_id) then
     return '{"refused": "frozen"}';
   end if;
   g.id := gen_random_uuid();

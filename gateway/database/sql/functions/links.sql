@@ -34,14 +34,6 @@ begin
   select 'consent.ended', c.id, c.user_id, c.provider, e.partner_id from ended e join gateway.connection c on c.id = p_connection_id;
 end $$;
 
--- Whether the partner of that link is frozen or revoked.
-create or replace function gateway.link_stopped(p_session_id uuid) returns boolean
-language sql stable as $$
-  select exists (
-    select from gateway.connect_session s join gateway.partner p on p.id = s.partner_id
-     where s.id = p_session_id and (p.frozen_at is not null or p.revoked_at is not null))
-$$;
-
 -- null: not one of the partner's providers, or no such user. In the quarter of an hour that a link lives, a partner makes a thousand at most,
 -- and twenty for one user.
 create or replace function public.gateway_create_connect_session_v1(

@@ -66,7 +66,7 @@ begin
   if p_choice = 'no' then
     return jsonb_build_object('ending', 'access_denied', 'revocation', gateway.refuse_pending(p_grant.id, 'access_denied'));
   end if;
-  if gateway.provider_is_frozen(p_grant.provider) or gateway.link_stopped(p_grant.connect_session_id) then
+  if gateway.is_stopped(p_grant.provider, p_grant.connect_session_id) then
     return jsonb_build_object('ending', 'frozen', 'revocation', gateway.refuse_pending(p_grant.id, 'access_denied'));
   end if;
   existing := gateway.lock_existing(p_grant);

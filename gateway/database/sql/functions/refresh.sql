@@ -55,8 +55,8 @@ begin
 end $$;
 
 -- The same for one connection whose refresh was interrupted, or that is due; null when there is none. `p_providers`: those whose
--- connections may be claimed, each with the seconds of its lease and of its block; `late`: not while the access token is valid, which callers hold. Rows that cannot be claimed now are passed over where rows are looked for, so that they never
--- delay those that can.
+-- connections may be claimed, each with `client`, our registration, and the seconds of `lease` and `block`; `late`: not while the access token is
+-- valid, which callers hold. Rows that cannot be claimed now are passed over where rows are looked for, so that they never delay those that can.
 create or replace function public.gateway_claim_due_v1(p_host text, p_providers jsonb)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare

@@ -21,6 +21,7 @@ language sql stable as $$
     'beside', exists (select from gateway.connection c where c.provider = r.provider and c.account_id = r.account_id))
 $$;
 
+-- Queue an encrypted grant that was not saved. The same seal_id again changes nothing.
 create or replace function public.gateway_queue_revocation_v1(
   p_seal_id uuid, p_user_id uuid, p_provider text, p_account_id text, p_facts jsonb, p_token text, p_refresh text, p_reason text
 )
