@@ -326,7 +326,7 @@ def test_a_read_waits_for_no_read_of_another_connection(database, store, early):
     here, there = crowd(store, 2)
     for connection in (here, there):
         reads(store, made, connection)
-    rows(database, "update gateway.key_use set last_at = now() - interval '5 minutes'")
+    rows(database, "update gateway.api_key set last_used_at = now() - interval '5 minutes'")
     asks = (
         "select public.gateway_read_token_v1(p_connection_id => %s, p_min_seconds => 0,"
         " p_caller => jsonb_build_object('key_hash', %s::text, 'address', %s::text), p_counted => true, p_report => false)"

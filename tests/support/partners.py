@@ -49,11 +49,11 @@ class Partner:
         """As if it had called from there since the day before."""
         rows(
             dsn,
-            "insert into gateway.key_use (key_hash, network, address, first_at, last_at) values (%s,"
-            " network(set_masklen(%s::inet, 24)), %s, now() - interval '1 day', now())",
+            "update gateway.api_key set last_used_at = now(), last_used_from = %s,"
+            " networks = array[network(set_masklen(%s::inet, 24))] where key_hash = %s",
+            address,
+            address,
             hash_key(self.key),
-            address,
-            address,
         )
         rows(dsn, "update gateway.partner set created_at = created_at - interval '1 day' where id = %s", self.id)
 

@@ -28,27 +28,26 @@ begin
                     when p_needs in ('sessions:write', 'webhooks:write') then jsonb_build_object('refused', 'forbidden', 'scope', p_needs) end;
     return;
   end if;
-  select p as partner, u.last_at into used
+  select p as partner, k.last_used_at, k.networks into used
     from (select) as one
     left join gateway.api_key k
       on k.key_hash = key and k.revoked_at is null and (k.expires_at is null or k.expires_at > moment) and (k.addresses is null or here <<= any (k.addresses))
-    left join gateway.partner p on p.id = coalesce(k.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null
-    left join gateway.key_use u on u.key_hash = key and u.network = net;
+    left join gateway.partner p on p.id = coalesce(k.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null;
   partner := used.partner;
   if partner.id is null then
     refusal := '{"refused": "unauthenticated"}';
     return;
   end if;
   -- To the minute. A further network of a partner is an event. Of calls at the same time one records it, and none waits.
-  if here is not null and (used.last_at is null or used.last_at <= moment - interval '1 minute')
-     and pg_try_advisory_xact_lock(hashtextextended('gateway key use ' || key || net::text, 0)) then
-    insert into gateway.key_use as u (key_hash, network, address) values (key, net, here)
-    on conflict on constraint key_use_pkey do update set last_at = moment, address = excluded.address;
+  if here is not null and (used.last_used_at > moment - interval '1 minute' and net = any (used.networks)) is not true
+     and pg_try_advisory_xact_lock(hashtextextended('gateway key use ' || key, 0)) then
     insert into gateway.event (type, partner_id, data)
     select 'partner.new_network', partner.id, jsonb_build_object('network', host(net) || '/' || masklen(net))
-     where used.last_at is null and (
-      select bool_and(u.network <> net) from gateway.api_key k join gateway.key_use u on u.key_hash = k.key_hash
-       where k.partner_id = partner.id and (u.key_hash, u.network) <> (key, net));
+      from gateway.api_key k where k.partner_id = partner.id having bool_or(k.networks <> '{}') and bool_and(net <> all (k.networks));
+    update gateway.api_key k
+       set last_used_at = moment, last_used_from = here,
+           networks = case when net = any (k.networks) then k.networks else (k.networks || net)[greatest(1, cardinality(k.networks) - 98):] end
+     where k.key_hash = key;
   end if;
   refusal := case when partner.frozen_at is not null then '{"refused": "frozen"}'
                   when p_needs <> all (partner.scope) then jsonb_build_object('refused', 'forbidden', 'scope', p_needs) end;

@@ -130,12 +130,9 @@ returns jsonb language sql stable security definer set search_path = '' as $$
                'reads_this_hour', coalesce(h.reads, 0), 'connections_this_hour', coalesce(h.connections, 0), 'keys', coalesce((
                select jsonb_agg(jsonb_build_object(
                         'id', k.id, 'hint', k.hint, 'addresses', k.addresses, 'created_at', k.created_at,
-                        'expires_at', k.expires_at, 'revoked_at', k.revoked_at, 'last_used_at', u.last_at,
-                        'last_used_from', host(u.address)) order by k.created_at, k.id)
-                 from gateway.api_key k
-                 left join lateral (select x.last_at, x.address from gateway.key_use x
-                                     where x.key_hash = k.key_hash order by x.last_at desc limit 1) u on true
-                where k.partner_id = p.id), '[]')) order by p.created_at, p.name)
+                        'expires_at', k.expires_at, 'revoked_at', k.revoked_at, 'last_used_at', k.last_used_at,
+                        'last_used_from', host(k.last_used_from)) order by k.created_at, k.id)
+                 from gateway.api_key k where k.partner_id = p.id), '[]')) order by p.created_at, p.name)
         from gateway.partner p
         left join gateway.usage h on h.reader_id = p.id and h.hour = date_trunc('hour', clock_timestamp(), 'UTC')
        where p_name is null or p.id = (gateway.named_partner(p_name)).id), '[]'))

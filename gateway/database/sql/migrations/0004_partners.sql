@@ -20,29 +20,21 @@ comment on index gateway.partner_pkey is 'A partner keeps its id when its keys c
 comment on index gateway.partner_name is 'A name in a command or on a consent page means one partner; the name of a revoked partner can be used again.';
 
 create table gateway.api_key (
-  key_hash   text constraint api_key_pkey primary key,
-  id         uuid not null constraint api_key_id unique default gen_random_uuid(),
-  partner_id uuid not null references gateway.partner (id) on delete cascade,
-  hint       text not null,  -- the last four characters, so that people can tell keys apart
-  addresses  inet[],  -- Networks from which the key works. Null: any.
-  created_at timestamptz not null default clock_timestamp(),
-  expires_at timestamptz,
-  revoked_at timestamptz
+  key_hash       text constraint api_key_pkey primary key,
+  id             uuid not null constraint api_key_id unique default gen_random_uuid(),
+  partner_id     uuid not null references gateway.partner (id) on delete cascade,
+  hint           text not null,  -- the last four characters, so that people can tell keys apart
+  addresses      inet[],  -- Networks from which the key works. Null: any.
+  created_at     timestamptz not null default clock_timestamp(),
+  expires_at     timestamptz,
+  revoked_at     timestamptz,
+  last_used_at   timestamptz,  -- to the minute
+  last_used_from inet,
+  networks       inet[] not null default '{}'  -- the last hundred (/24 or /48) from which it was used
 );
 create index api_key_partner_id on gateway.api_key (partner_id);
 comment on index gateway.api_key_pkey is 'A key belongs to one partner.';
 comment on index gateway.api_key_id is 'The id that commands use instead of the key.';
-
-create table gateway.key_use (
-  key_hash text not null references gateway.api_key (key_hash) on delete cascade,
-  network  inet not null,
-  address  inet not null,
-  first_at timestamptz not null default clock_timestamp(),
-  last_at  timestamptz not null default clock_timestamp(),
-  constraint key_use_pkey primary key (key_hash, network)
-);
-comment on table gateway.key_use is 'Networks (/24 or /48) from which keys were used, to the minute.';
-comment on index gateway.key_use_pkey is 'A network is new to a key once.';
 
 create table gateway.consent (
   partner_id    uuid not null references gateway.partner (id) on delete cascade,
