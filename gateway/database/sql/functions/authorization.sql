@@ -17,9 +17,14 @@ create or replace function gateway.is_stopped(p_provider text, p_connect_session
 language plpgsql set search_path = '' as $$
 begin
   perform pg_advisory_xact_lock_shared(hashtextextended('gateway provider ' || p_provider, 0));
-  return exists (select from gateway.freeze f where f.target = 'provider:' || p_provider) or exists (
-    select from gateway.connect_session s join gateway.partner p on p.id = s.partner_id
-     where s.id = p_connect_session_id and (p.frozen_at is not null or p.revoked_at is not null));
+  if p_connect_session_id is not null then
+    perform from gateway.connect_session s join gateway.partner p on p.id = s.partner_id
+      where s.id = p_connect_session_id and (p.frozen_at is not null or p.revoked_at is not null);
+    if found then
+      return true;
+    end if;
+  end if;
+  return exists (select from gateway.freeze f where f.target = 'provider:' || p_provider);
 end $$;
 
 -- The scopes to request; null: no user is signed in. An attempt expires after ten minutes. A user keeps about fifty: one start in ten deletes
