@@ -17,6 +17,9 @@ declare
   own     text[];
   attempt integer := 0;
 begin
+  if current_setting('server_version_num')::integer < 150000 then
+    raise exception 'gateway: PostgreSQL 15 or newer is needed';
+  end if;
   select array_agg(format('%I.%I', n.nspname, c.relname) order by n.nspname, c.relname) into own
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
    where c.relkind in ('r', 'p') and (n.nspname = 'gateway' or c.oid in (to_regclass('public.user_profile'), to_regclass('public.provider_data')));
@@ -34,13 +37,6 @@ begin
     end;
   end loop;
 end $locks$;
-
-do $run$
-begin
-  if current_setting('server_version_num')::integer < 150000 then
-    raise exception 'gateway: PostgreSQL 15 or newer is needed';
-  end if;
-end $run$;
 
 create schema if not exists gateway;
 comment on schema gateway is 'What the gateway relies on. No client role can reach it.';
@@ -89,7 +85,7 @@ end $newer$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 1 and m.sha256 <> '3ce364223fd5f50378e9c326e4271ebe1ef081f1824077dfe99f2441dba900ed') then
+  if exists (select from gateway.migration m where m.number = 1 and m.sha256 <> 'f5b69a5468ad42f089fb36f47d7f1ea35b111d92abacef3d230d6b8a60ef9326') then
     raise exception 'gateway: migration 1 (owner_tables) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 1) then
     execute $migration$
@@ -151,18 +147,10 @@ declare
   target regclass;
 begin
   foreach target in array array['public.user_profile'::regclass, 'public.provider_data'::regclass] loop
-    if not exists (
-      select from pg_catalog.pg_index i join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attname = 'id'
-       where i.indrelid = target and i.indisunique and i.indimmediate and i.indpred is null
-         and i.indnkeyatts = 1 and i.indkey[0] = a.attnum
-    ) then
+    if not exists (select from pg_catalog.pg_constraint c where c.conrelid = target and c.contype = 'p') then
       execute format('alter table %s add primary key (id)', target);
     end if;
-    if not exists (
-      select from pg_catalog.pg_attribute a where a.attrelid = target and a.attname = 'id' and a.atthasdef
-    ) then
-      execute format('alter table %s alter column id set default gen_random_uuid()', target);
-    end if;
+    execute format('alter table %s alter column id set default gen_random_uuid()', target);
   end loop;
 end $keys$;
 
@@ -179,13 +167,13 @@ update public.provider_data d
                            order by p.created_at nulls last, p.id limit 1)
  where d.provider_id_ref is null and exists (select from public.user_profile p where p.user_id_auth = d.auth_provider_id);
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (1, 'owner_tables', '3ce364223fd5f50378e9c326e4271ebe1ef081f1824077dfe99f2441dba900ed');
+    insert into gateway.migration (number, name, sha256) values (1, 'owner_tables', 'f5b69a5468ad42f089fb36f47d7f1ea35b111d92abacef3d230d6b8a60ef9326');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 2 and m.sha256 <> '050c0d74b3fb1452d49b47194a865c6786edf3f1e98a5f184127296c8a6e5685') then
+  if exists (select from gateway.migration m where m.number = 2 and m.sha256 <> 'a208ccf81b7f69923cce0612a79413d87a1cc65d139391102f40214b81d63b87') then
     raise exception 'gateway: migration 2 (sessions) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 2) then
     execute $migration$
@@ -210,27 +198,24 @@ create table gateway.authorization_request (
   return_to          text,
   display            text not null check (display in ('page', 'popup')),
   add_account        boolean not null default false,
-  connect_session_id uuid,
+  connect_session_id uuid,  -- of a partner's link; null where the user started without one
   refused_at         timestamptz,
-  used_at            timestamptz,
-  seal_id            uuid,
+  used_at            timestamptz,  -- When it was taken. It is kept for ten minutes, for a browser that loads the callback again.
+  seal_id            uuid,  -- of the grant that was saved: its result
   created_at         timestamptz not null default clock_timestamp(),
   expires_at         timestamptz not null
 );
 create index authorization_request_expires_at on gateway.authorization_request (expires_at);
 create index authorization_request_user_id on gateway.authorization_request (user_id);
-comment on column gateway.authorization_request.connect_session_id is 'Of a partner''s link; null where the user started without one.';
-comment on column gateway.authorization_request.used_at is 'When it was taken. It is kept for ten minutes, for a browser that loads the callback again.';
-comment on column gateway.authorization_request.seal_id is 'Of the grant that was saved: its result.';
 comment on index gateway.authorization_request_pkey is 'A state names one attempt, and it can be taken once.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (2, 'sessions', '050c0d74b3fb1452d49b47194a865c6786edf3f1e98a5f184127296c8a6e5685');
+    insert into gateway.migration (number, name, sha256) values (2, 'sessions', 'a208ccf81b7f69923cce0612a79413d87a1cc65d139391102f40214b81d63b87');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '522c191248e149a569a8e6c396760a94ce03f0f04a5d16ed6b35c794913cbb0b') then
+  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> 'bad678f572c75c5c978f2d7569af19aa8c3dc62908c475e18c3a4cffd6e6f021') then
     raise exception 'gateway: migration 3 (connections) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 3) then
     execute $migration$
@@ -241,36 +226,36 @@ create table gateway.connection (
   user_id            uuid not null,
   provider           text not null,
   type               integer not null,
-  account_key        text not null default '',
+  account_key        text not null default '',  -- empty where a user has one connection of a provider, else the account id
   account_id         text not null,
   account_label      text not null,
   scope              text[] not null default '{}',
-  facts              jsonb not null default '{}',
-  tags               jsonb not null default '{}',
-  status             text not null default 'active'
+  facts              jsonb not null default '{}',  -- Facts from the token response. provider_data.data has a copy for the owner, who may change it.
+  tags               jsonb not null default '{}',  -- By partner: the pairs that it named in its link. A partner with reach own sees only its own.
+  status             text not null default 'active'  -- as it was recorded; gateway.status_of adds what time decides
                      check (status in ('active', 'unverified', 'suspended', 'held', 'needs_reauthorization')),
   reason             text,
   generation         bigint not null check (generation > 0),
-  seal_id            uuid not null,
-  refresh_seal_id    uuid not null,
-  saved_by           uuid,
-  client_id          text,
+  seal_id            uuid not null,  -- random, one per save: the key that encrypts the access token is derived from it
+  refresh_seal_id    uuid not null,  -- the same for the refresh token; of an earlier save if a reconnect had no refresh token
+  saved_by           uuid,  -- the seal_id of the last save, or the id of the pending grant: a repeated call is recognised by it
+  client_id          text,  -- our registration that the grant belongs to (RFC 6749 section 6); null where it is not known
   refreshable        boolean not null default true,
-  reconnected        bigint not null default 0,
+  reconnected        bigint not null default 0,  -- the generation of the user's last reconnect
   expires_at         timestamptz,
   refresh_expires_at timestamptz,
-  refresh_at         timestamptz,
+  refresh_at         timestamptz,  -- when the worker refreshes the token, before a caller needs it
   lease_id           uuid,
   lease_until        timestamptz,
   lease_host         text,
-  intent_at          timestamptz,
+  intent_at          timestamptz,  -- start of a refresh whose result is not known yet
   failures           integer not null default 0,
-  refused_since      timestamptz,
-  refusal            jsonb,
-  not_before         timestamptz,
+  refused_since      timestamptz,  -- the first of the refusals, in any form, since the last token
+  refusal            jsonb,  -- status and error code of the last refusal, for the operator
+  not_before         timestamptz,  -- after a failure: no token request before this time
   announced_at       timestamptz,
-  checked_at         timestamptz,
-  listed_at          timestamptz,
+  checked_at         timestamptz,  -- when it was last checked at its provider on request
+  listed_at          timestamptz,  -- when the accounts below it were last compared with the provider's list
   created_at         timestamptz not null default clock_timestamp(),
   updated_at         timestamptz not null default clock_timestamp(),
   constraint connection_user_provider_account unique (user_id, provider, account_key),
@@ -285,22 +270,6 @@ create index connection_provider_account on gateway.connection (provider, accoun
 create index connection_provider_id on gateway.connection (provider, id);
 -- No foreign key to auth.users: when a user is deleted, the trigger on provider_data still has to read this row.
 comment on table gateway.connection is 'The state of a connection; its encrypted tokens are in provider_data.';
-comment on column gateway.connection.account_key is 'Empty where a user has one connection of a provider, else the account id.';
-comment on column gateway.connection.facts is 'Facts from the token response. provider_data.data has a copy for the owner, who may change it.';
-comment on column gateway.connection.tags is 'By partner: the pairs that it named in its link. A partner with reach own sees only its own.';
-comment on column gateway.connection.seal_id is 'Random, one per save: the key that encrypts the access token is derived from it.';
-comment on column gateway.connection.refresh_seal_id is 'The same for the refresh token; of an earlier save if a reconnect had no refresh token.';
-comment on column gateway.connection.status is 'As it was recorded; gateway.status_of adds what time decides.';
-comment on column gateway.connection.client_id is 'Our registration that the grant belongs to (RFC 6749 section 6); null where it is not known.';
-comment on column gateway.connection.refused_since is 'The first of the refusals, in any form, since the last token.';
-comment on column gateway.connection.refusal is 'Status and error code of the last refusal, for the operator.';
-comment on column gateway.connection.saved_by is 'The id of the user''s last save: a repeated call is recognised by it.';
-comment on column gateway.connection.reconnected is 'The generation of the user''s last reconnect.';
-comment on column gateway.connection.refresh_at is 'When the worker refreshes the token, before a caller needs it.';
-comment on column gateway.connection.intent_at is 'Start of a refresh whose result is not known yet.';
-comment on column gateway.connection.not_before is 'After a failure: no token request before this time.';
-comment on column gateway.connection.checked_at is 'When it was last checked at its provider on request.';
-comment on column gateway.connection.listed_at is 'When the accounts below it were last compared with the provider''s list.';
 comment on index gateway.connection_pkey is 'A connection is one row of provider_data, under the same id.';
 comment on index gateway.connection_user_provider_account is 'A connection exists once, even if several callbacks create it at the same time.';
 
@@ -320,13 +289,13 @@ create table gateway.pending_grant (
   client_id          text,
   expires_at         timestamptz,
   refresh_expires_at timestamptz,
-  row_names          text[],
+  row_names          text[],  -- names, without case and punctuation, that existing rows of this type have for the provider
   facts              jsonb not null default '{}',
   return_to          text,
   display            text not null check (display in ('page', 'popup')),
   connect_session_id uuid,
-  confirmation_hash  text,
-  ending             text,
+  confirmation_hash  text,  -- hash of the confirmation in the finishing browser; set where no user was signed in and the partner decides
+  ending             text,  -- Set in the transaction that deletes the row: saved, or why not. The trigger reads it.
   created_at         timestamptz not null default clock_timestamp(),
   pending_until      timestamptz not null default clock_timestamp() + interval '10 minutes'
 );
@@ -334,9 +303,6 @@ create unique index pending_grant_user_provider on gateway.pending_grant (user_i
 create unique index pending_grant_connect_session on gateway.pending_grant (connect_session_id) where confirmation_hash is not null;
 create index pending_grant_pending_until on gateway.pending_grant (pending_until);
 comment on table gateway.pending_grant is 'Encrypted grants that wait for a decision.';
-comment on column gateway.pending_grant.confirmation_hash is 'Hash of the confirmation in the finishing browser; set where no user was signed in and the partner decides.';
-comment on column gateway.pending_grant.row_names is 'Names, without case and punctuation, that existing rows of this type have for the provider.';
-comment on column gateway.pending_grant.ending is 'Set in the transaction that deletes the row: saved, or why not. The trigger reads it.';
 comment on index gateway.pending_grant_pkey is 'A grant is pending once, and one decision ends it.';
 comment on index gateway.pending_grant_user_provider is 'A user is asked one question per provider: a newer grant replaces the one before.';
 comment on index gateway.pending_grant_connect_session is 'A link has one pending grant, separate from the user''s own question.';
@@ -344,7 +310,7 @@ comment on index gateway.pending_grant_connect_session is 'A link has one pendin
 create table gateway.revocation (
   seal_id         uuid constraint revocation_pkey primary key,
   refresh_seal_id uuid not null,
-  connection_id   uuid,
+  connection_id   uuid,  -- null for a grant that was never saved
   generation      bigint,
   user_id         uuid not null,
   provider        text not null,
@@ -361,7 +327,6 @@ create table gateway.revocation (
 create index revocation_connection_id on gateway.revocation (connection_id);
 create index revocation_due_at on gateway.revocation (due_at);
 comment on table gateway.revocation is 'Encrypted grants that still have to be revoked at their provider.';
-comment on column gateway.revocation.connection_id is 'Null for a grant that was never saved.';
 comment on index gateway.revocation_pkey is 'A grant is queued once, even if the call is repeated.';
 
 create table gateway.provider_incident (
@@ -386,13 +351,13 @@ select d.id from public.provider_data d where d.token !~ '^(gAAAA|$)' or d.refre
 comment on table gateway.import_queue is 'Rows with tokens that the gateway did not write: encrypted and verified by the worker.';
 comment on index gateway.import_queue_pkey is 'A row is imported by one process at a time.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (3, 'connections', '522c191248e149a569a8e6c396760a94ce03f0f04a5d16ed6b35c794913cbb0b');
+    insert into gateway.migration (number, name, sha256) values (3, 'connections', 'bad678f572c75c5c978f2d7569af19aa8c3dc62908c475e18c3a4cffd6e6f021');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 4 and m.sha256 <> '891e7785ceff41a04f868b243b91c38f00598aa872acbea8bf38e64b099ead36') then
+  if exists (select from gateway.migration m where m.number = 4 and m.sha256 <> 'e7727c7326836eae24ce48192a80eba619da67ea0ca3197500e1da762d6b2dae') then
     raise exception 'gateway: migration 4 (partners) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 4) then
     execute $migration$
@@ -402,56 +367,43 @@ create table gateway.partner (
   id                     uuid constraint partner_pkey primary key default gen_random_uuid(),
   name                   text not null,
   scope                  text[] not null,
-  providers              text[],
+  providers              text[],  -- null: every provider
   reach                  text not null check (reach in ('own', 'all')),
-  reads_per_hour         integer check (reads_per_hour > 0),
+  reads_per_hour         integer check (reads_per_hour > 0),  -- null: no limit; a jump in reads raises an alert
   connections_per_hour   integer check (connections_per_hour > 0),
   freeze_on_alert        boolean not null default false,
-  reads_alerted_at       timestamptz,
-  connections_alerted_at timestamptz,
+  alerted_at             timestamptz,
   frozen_at              timestamptz,
   revoked_at             timestamptz,
   created_at             timestamptz not null default clock_timestamp()
 );
 create unique index partner_name on gateway.partner (name) where revoked_at is null;
 comment on table gateway.partner is 'Programs that call /v1 with a key: their scopes, providers and reach.';
-comment on column gateway.partner.reads_per_hour is 'Null: no limit; a jump in reads raises an alert.';
-comment on column gateway.partner.providers is 'Null: every provider.';
 comment on index gateway.partner_pkey is 'A partner keeps its id when its keys change.';
 comment on index gateway.partner_name is 'A name in a command or on a consent page means one partner; the name of a revoked partner can be used again.';
 
 create table gateway.api_key (
-  key_hash   text constraint api_key_pkey primary key,
-  id         uuid not null constraint api_key_id unique default gen_random_uuid(),
-  partner_id uuid not null references gateway.partner (id) on delete cascade,
-  hint       text not null,
-  addresses  inet[],
-  created_at timestamptz not null default clock_timestamp(),
-  expires_at timestamptz,
-  revoked_at timestamptz
+  key_hash       text constraint api_key_pkey primary key,
+  id             uuid not null constraint api_key_id unique default gen_random_uuid(),
+  partner_id     uuid not null references gateway.partner (id) on delete cascade,
+  hint           text not null,  -- the last four characters, so that people can tell keys apart
+  addresses      inet[],  -- Networks from which the key works. Null: any.
+  created_at     timestamptz not null default clock_timestamp(),
+  expires_at     timestamptz,
+  revoked_at     timestamptz,
+  last_used_at   timestamptz,  -- to the minute
+  last_used_from inet,
+  networks       inet[] not null default '{}'  -- the last hundred (/24 or /48) from which it was used
 );
 create index api_key_partner_id on gateway.api_key (partner_id);
-comment on column gateway.api_key.hint is 'The last four characters, so that people can tell keys apart.';
-comment on column gateway.api_key.addresses is 'Networks from which the key works. Null: any.';
 comment on index gateway.api_key_pkey is 'A key belongs to one partner.';
 comment on index gateway.api_key_id is 'The id that commands use instead of the key.';
-
-create table gateway.key_use (
-  key_hash text not null references gateway.api_key (key_hash) on delete cascade,
-  network  inet not null,
-  address  inet not null,
-  first_at timestamptz not null default clock_timestamp(),
-  last_at  timestamptz not null default clock_timestamp(),
-  constraint key_use_pkey primary key (key_hash, network)
-);
-comment on table gateway.key_use is 'Networks (/24 or /48) from which keys were used, to the minute.';
-comment on index gateway.key_use_pkey is 'A network is new to a key once.';
 
 create table gateway.consent (
   partner_id    uuid not null references gateway.partner (id) on delete cascade,
   connection_id uuid not null,
-  made          boolean not null,
-  scope         text[] not null default '{}',
+  made          boolean not null,  -- the connection was created for this partner, and ends with its consent
+  scope         text[] not null default '{}',  -- what the partner requested beside the default: the user's next attempt requests it again
   created_at    timestamptz not null default clock_timestamp(),
   ended_at      timestamptz,
   constraint consent_pkey primary key (partner_id, connection_id, created_at)
@@ -460,8 +412,6 @@ create unique index consent_standing on gateway.consent (partner_id, connection_
 create index consent_connection_id on gateway.consent (connection_id);
 -- No foreign key to the connection: a partner may still read the events of its time when the connection is gone.
 comment on table gateway.consent is 'Which connections a partner may use, by the owner''s consent, from when to when.';
-comment on column gateway.consent.scope is 'Scopes that the partner requested in addition to the default; the user''s next attempt requests them again.';
-comment on column gateway.consent.made is 'The connection was created for this partner, and ends with its consent.';
 comment on index gateway.consent_pkey is 'Each consent has its own time: a partner does not see what happened before it, or after its end.';
 comment on index gateway.consent_standing is 'An owner consents to a partner once for a connection, until that ends.';
 
@@ -471,11 +421,10 @@ create table gateway.connect_session (
   partner_id        uuid not null references gateway.partner (id) on delete cascade,
   user_id           uuid not null references auth.users (id) on delete cascade,
   provider          text not null,
-  type              integer not null default 1,
   scope             text[] not null,
-  tags              jsonb not null default '{}',
+  tags              jsonb not null default '{}',  -- as they are stored in the connection: below the id of the partner
   return_to         text,
-  connection_id     uuid,
+  connection_id     uuid,  -- the connection completed with this confirmation: a repeated call gets the same response for ten minutes
   confirmation_hash text,
   created_at        timestamptz not null default clock_timestamp(),
   expires_at        timestamptz not null default clock_timestamp() + interval '15 minutes',
@@ -486,8 +435,6 @@ create index connect_session_expires_at on gateway.connect_session (expires_at);
 create index connect_session_user_id on gateway.connect_session (user_id);
 create index connect_session_partner on gateway.connect_session (partner_id, created_at);
 comment on table gateway.connect_session is 'Links that partners made for one user and one provider.';
-comment on column gateway.connect_session.connection_id is 'The connection completed with this confirmation: a repeated call gets the same response for ten minutes.';
-comment on column gateway.connect_session.tags is 'As they are stored in the connection: below the id of the partner.';
 comment on index gateway.connect_session_pkey is 'A session is completed once.';
 comment on index gateway.connect_session_secret is 'A link starts one session.';
 
@@ -498,13 +445,13 @@ create table gateway.freeze (
 comment on table gateway.freeze is 'Tokens that no caller may read: `reads` for all, `provider:<id>` for one provider.';
 comment on index gateway.freeze_pkey is 'A target is frozen or not.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (4, 'partners', '891e7785ceff41a04f868b243b91c38f00598aa872acbea8bf38e64b099ead36');
+    insert into gateway.migration (number, name, sha256) values (4, 'partners', 'e7727c7326836eae24ce48192a80eba619da67ea0ca3197500e1da762d6b2dae');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 5 and m.sha256 <> '2131db73dddbd864f05ec05d81c88a7ca72faf0805c899de3dea1618b139d4c4') then
+  if exists (select from gateway.migration m where m.number = 5 and m.sha256 <> '4a2f9277414f33c46dcde2f70abdcf200ba539058e404f55baefd5569cff2f2f') then
     raise exception 'gateway: migration 5 (usage) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 5) then
     execute $migration$
@@ -512,10 +459,10 @@ begin
 
 create table gateway.token_read (
   connection_id uuid not null,
-  reader_id     uuid not null,
+  reader_id     uuid not null,  -- a partner, or the owner of the connection
   hour          timestamptz not null,
-  scope         text not null check (scope in ('tokens:read', 'proxy')),
-  partner_id    uuid,
+  scope         text not null check (scope in ('tokens:read', 'proxy')),  -- what the token was read for: a caller, or one proxied call
+  partner_id    uuid,  -- null if the owner reads
   user_id       uuid not null,
   provider      text not null,
   first_at      timestamptz not null default clock_timestamp(),
@@ -526,9 +473,6 @@ create table gateway.token_read (
 ) with (fillfactor = 70);  -- a row changes with each read, and its new version fits on the same page
 create index token_read_hour on gateway.token_read (hour);
 comment on table gateway.token_read is 'Token reads and proxied calls by connection, reader and hour. A closed hour becomes one event, and its row is deleted.';
-comment on column gateway.token_read.reader_id is 'A partner, or the owner of the connection.';
-comment on column gateway.token_read.scope is 'What the token was read for: a caller, or one proxied call.';
-comment on column gateway.token_read.partner_id is 'Null if the owner reads.';
 comment on index gateway.token_read_pkey is 'A read is recorded once.';
 
 create table gateway.usage (
@@ -542,26 +486,26 @@ create index usage_hour on gateway.usage (hour);
 comment on table gateway.usage is 'Token reads and proxied calls, together, and distinct connections of a reader in an hour, as reported by the processes.';
 comment on index gateway.usage_pkey is 'A read counts once towards a limit.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (5, 'usage', '2131db73dddbd864f05ec05d81c88a7ca72faf0805c899de3dea1618b139d4c4');
+    insert into gateway.migration (number, name, sha256) values (5, 'usage', '4a2f9277414f33c46dcde2f70abdcf200ba539058e404f55baefd5569cff2f2f');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 6 and m.sha256 <> '5dbe4b71b227a8ab9976ada46a72bd03b5b8ea02bd1d474c5e6b05c9fa156e1b') then
+  if exists (select from gateway.migration m where m.number = 6 and m.sha256 <> '84c7de68adbdbc7badf3af42ae7ba79274e73247263b96c8643d0084323ce82f') then
     raise exception 'gateway: migration 6 (events) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 6) then
     execute $migration$
 create table gateway.event (
   id            uuid constraint event_pkey primary key default gen_random_uuid(),
-  at            timestamptz not null default clock_timestamp(),
+  at            timestamptz not null default clock_timestamp() check (at between '2000-01-01' and '3000-01-01'),
   type          text not null,
   connection_id uuid,
   user_id       uuid,
   partner_id    uuid,
   provider      text,
-  data          jsonb not null default '{}',
-  position      bigint
+  data          jsonb not null default '{}' check (jsonb_typeof(data) = 'object'),
+  position      bigint  -- the order in which events are read; assigned to committed rows by the worker, null until then
 );
 create unique index event_position on gateway.event (position);
 create index event_unassigned on gateway.event (at, id) where position is null;
@@ -570,7 +514,6 @@ create index event_connection on gateway.event (connection_id, at);
 create index event_user on gateway.event (user_id, (-position)) where position is not null;
 -- For recent events. Small, because rows are inserted in order of time.
 create index event_at on gateway.event using brin (at) with (pages_per_range = 16, autosummarize = on);
-comment on column gateway.event.position is 'The order in which events are read; assigned to committed rows by the worker, null until then.';
 comment on index gateway.event_pkey is 'An event is reported once under one id.';
 comment on index gateway.event_position is 'A position is assigned once, so that a cursor misses no event.';
 
@@ -585,14 +528,13 @@ comment on index gateway.event_chain_pkey is 'There is one chain.';
 
 create table gateway.event_seal (
   position bigint constraint event_seal_pkey primary key,
-  hash     text not null
+  hash     text not null  -- format version, dot, HMAC over the seal before it and the events; the key is not in this database
 );
 insert into gateway.event_seal values (0, '');
 comment on table gateway.event_seal is 'The hash chain: each row covers the events since the row before. The chain begins at the first row.';
-comment on column gateway.event_seal.hash is 'Format version, dot, HMAC over the seal before it and the events; the key is not in this database.';
 comment on index gateway.event_seal_pkey is 'The chain has one end.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (6, 'events', '5dbe4b71b227a8ab9976ada46a72bd03b5b8ea02bd1d474c5e6b05c9fa156e1b');
+    insert into gateway.migration (number, name, sha256) values (6, 'events', '84c7de68adbdbc7badf3af42ae7ba79274e73247263b96c8643d0084323ce82f');
   end if;
 end $apply$;
 
@@ -617,7 +559,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 8 and m.sha256 <> '6b438fbe078bc10d2560dd431784589a217d28524f8806d38af43e45e873c2dc') then
+  if exists (select from gateway.migration m where m.number = 8 and m.sha256 <> '449ab6cef2d48b8a64264f468723613d778dc9b675d065935ccba38c99ce9940') then
     raise exception 'gateway: migration 8 (webhooks) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 8) then
     execute $migration$
@@ -627,9 +569,9 @@ create table gateway.webhook (
   id            uuid constraint webhook_pkey primary key,
   partner_id    uuid not null references gateway.partner (id) on delete cascade,
   url           text not null,
-  event_types   text[],
-  position      bigint not null,
-  claim_id      uuid,
+  event_types   text[],  -- null: every type
+  position      bigint not null,  -- every event up to here was delivered, or is not for this endpoint
+  claim_id      uuid,  -- of the worker that delivers now; an older claim cannot move the cursor
   failures      integer not null default 0,
   failing_since timestamptz,
   due_at        timestamptz not null default clock_timestamp(),
@@ -639,9 +581,6 @@ create table gateway.webhook (
 create index webhook_partner_id on gateway.webhook (partner_id);
 create index webhook_due_at on gateway.webhook (due_at) where disabled_at is null;
 comment on table gateway.webhook is 'Where partners want events to be sent. One cursor each, so that events arrive in order.';
-comment on column gateway.webhook.event_types is 'Null: every type.';
-comment on column gateway.webhook.position is 'Every event up to here was delivered, or is not for this endpoint.';
-comment on column gateway.webhook.claim_id is 'Of the worker that delivers now; an older claim cannot move the cursor.';
 comment on index gateway.webhook_pkey is 'An endpoint has one cursor.';
 
 create table gateway.webhook_secret (
@@ -662,23 +601,22 @@ create table gateway.webhook_delivery (
   event_id    uuid not null,
   type        text not null,
   at          timestamptz not null default clock_timestamp(),
-  status      integer,
+  status      integer,  -- the receiver's HTTP status; null where no response came
   error       text,
   duration_ms integer not null,
   constraint webhook_delivery_pkey primary key (webhook_id, id)
 );
 create index webhook_delivery_at on gateway.webhook_delivery using brin (at);
 comment on table gateway.webhook_delivery is 'Each attempt to deliver an event, for a week.';
-comment on column gateway.webhook_delivery.status is 'The receiver''s HTTP status; null where no response came.';
 comment on index gateway.webhook_delivery_pkey is 'An attempt is logged once.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (8, 'webhooks', '6b438fbe078bc10d2560dd431784589a217d28524f8806d38af43e45e873c2dc');
+    insert into gateway.migration (number, name, sha256) values (8, 'webhooks', '449ab6cef2d48b8a64264f468723613d778dc9b675d065935ccba38c99ce9940');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 9 and m.sha256 <> 'edd99e32827d97e170a66ccce851259cfe6ced84ae4d984a32ac812fbdae5694') then
+  if exists (select from gateway.migration m where m.number = 9 and m.sha256 <> '702d31402c5ac75d89409d09c156d1a6e8755f2b61dde7f7bb253a76e216e80b') then
     raise exception 'gateway: migration 9 (provider_events) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 9) then
     execute $migration$
@@ -688,25 +626,21 @@ create table gateway.incoming_event (
   id          text constraint incoming_event_pkey primary key,
   providers   text[] not null,
   type        text not null,
-  accounts    text[] not null,
-  below       jsonb,
-  topic       text,
+  accounts    text[] not null,  -- the account that it is about, and those above it
+  below       jsonb,  -- facts of further connections that it is about: those below an agency
+  topic       text,  -- What it changes; of two events about one topic the later one counts. Null: only handed on.
   is_end      boolean not null default false,
   facts       jsonb not null default '{}',
   label       text,
   body        text not null,
   at          timestamptz not null,
   received_at timestamptz not null default clock_timestamp(),
-  due_at      timestamptz default clock_timestamp()
+  due_at      timestamptz default clock_timestamp()  -- Null: done. `infinity`: an installation that waits for its connection.
 );
 create index incoming_event_due_at on gateway.incoming_event (due_at) where due_at is not null;
 create index incoming_event_received_at on gateway.incoming_event (received_at);
 create index incoming_event_accounts on gateway.incoming_event using gin (accounts) where topic is not null;
 comment on table gateway.incoming_event is 'Webhooks of providers, for a week: so long a repeat is recognised, and partners can read the body.';
-comment on column gateway.incoming_event.accounts is 'The account that it is about, and those above it.';
-comment on column gateway.incoming_event.below is 'Facts of further connections that it is about: those below an agency.';
-comment on column gateway.incoming_event.topic is 'What it changes; of two events about one topic the later one counts. Null: only handed on.';
-comment on column gateway.incoming_event.due_at is 'Null: done. `infinity`: an installation that waits for its connection.';
 comment on index gateway.incoming_event_pkey is 'An event is handled once, however often the provider sends it.';
 
 create table gateway.derived_token (
@@ -742,15 +676,14 @@ create table gateway.unclaimed_install (
   provider     text not null,
   account_id   text not null,
   encrypted    text not null,
-  expires_at   timestamptz not null default clock_timestamp() + interval '23 hours 50 minutes'
+  expires_at   timestamptz not null default clock_timestamp() + interval '23 hours 50 minutes'  -- then our app is uninstalled there: its token is still valid
 );
 create index unclaimed_install_expires_at on gateway.unclaimed_install (expires_at);
 create index unclaimed_install_browser_hash on gateway.unclaimed_install (browser_hash);
 comment on table gateway.unclaimed_install is 'Encrypted grants of installations that were started at the provider, until the user of that browser claims them.';
-comment on column gateway.unclaimed_install.expires_at is 'Then our app is uninstalled there, while the access token is still valid.';
 comment on index gateway.unclaimed_install_pkey is 'An installation is claimed once.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (9, 'provider_events', 'edd99e32827d97e170a66ccce851259cfe6ced84ae4d984a32ac812fbdae5694');
+    insert into gateway.migration (number, name, sha256) values (9, 'provider_events', '702d31402c5ac75d89409d09c156d1a6e8755f2b61dde7f7bb253a76e216e80b');
   end if;
 end $apply$;
 
@@ -767,46 +700,72 @@ language sql stable as $$
      where c.user_id = p_user_id and c.provider = p_provider order by 1)
 $$;
 
--- Whether a provider is frozen, so that nothing may be connected there. The shared lock lasts until the transaction ends: erasing all of a
--- provider waits for it.
-create or replace function gateway.provider_is_frozen(p_provider text) returns boolean
+-- Whether nothing may be connected: the provider is frozen, or the partner of the link is stopped. The shared lock lasts until the
+-- transaction ends: erasing all of a provider waits for it.
+create or replace function gateway.is_stopped(p_provider text, p_connect_session_id uuid) returns boolean
 language plpgsql set search_path = '' as $$
 begin
   perform pg_advisory_xact_lock_shared(hashtextextended('gateway provider ' || p_provider, 0));
+  if p_connect_session_id is not null then
+    perform from gateway.connect_session s join gateway.partner p on p.id = s.partner_id
+      where s.id = p_connect_session_id and (p.frozen_at is not null or p.revoked_at is not null);
+    if found then
+      return true;
+    end if;
+  end if;
   return exists (select from gateway.freeze f where f.target = 'provider:' || p_provider);
 end $$;
 
--- The scopes to request; null: no user is signed in. An attempt expires after ten minutes. A user keeps about fifty: one start in ten deletes the oldest, which is
--- cheaper than a check at every start.
+-- The scopes to request; null: no user is signed in. An attempt expires after ten minutes. A user keeps about fifty: one start in ten deletes
+-- the oldest, which is cheaper than a check at every start. `p_link_hash`: an attempt of a partner's link, which it uses up after the caller was
+-- checked; null then: no usable link, or already started. `user_mismatch`: another user is signed in. `unauthenticated`: no user is, and
+-- the link has no `return_to` whose server could name the user.
 create or replace function public.gateway_start_authorization_v1(
-  p_session_hash text, p_state_hash text, p_browser_hash text, p_provider text, p_encrypted text, p_scope text[], p_return_to text, p_display text,
-  p_add_account boolean default false
+  p_session_hash text, p_state_hash text, p_browser_hash text, p_encrypted text, p_scope text[], p_provider text default null,
+  p_return_to text default null, p_display text default 'page', p_add_account boolean default false, p_link_hash text default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  signed_in record;
+  who  uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
+  link gateway.connect_session;
 begin
-  select s.user_id into signed_in from gateway.live_session(p_session_hash) s;
-  if not found then
+  if p_link_hash is not null then
+    select s.* into link from gateway.open_link(p_link_hash) s;
+    p_provider := link.provider;
+    p_return_to := link.return_to;
+  end if;
+  if p_link_hash is null and who is null or p_link_hash is not null and link.id is null then
     return null;
-  end if;
-  if gateway.provider_is_frozen(p_provider) then
+  elsif gateway.is_stopped(p_provider, link.id) then
     return '{"refused": "frozen"}';
+  elsif who <> link.user_id then
+    insert into gateway.event (type, user_id, provider, partner_id, data)
+    values ('connect.refused', link.user_id, link.provider, link.partner_id,
+            jsonb_build_object('error', 'user_mismatch', 'connect_session', link.id));
+    return '"user_mismatch"';
+  elsif who is null and link.return_to is null then
+    return '"unauthenticated"';
+  elsif link.id is not null then
+    update gateway.connect_session s set started_at = clock_timestamp() where s.id = link.id and s.started_at is null;
+    if not found then
+      return null;
+    end if;
+  else
+    -- This transaction does not wait for the disk: a user can repeat an attempt that a crash lost.
+    perform set_config('synchronous_commit', 'off', true);
+    if random() < 0.1 then
+      delete from gateway.authorization_request a where a.state_hash = any (array(
+        select x.state_hash from gateway.authorization_request x where x.user_id = who
+         order by x.created_at desc offset 49 for update skip locked));
+    end if;
+    -- An empty request stays empty: the permissions then belong to the app.
+    p_scope := p_scope || array(select n from unnest(gateway.scopes_of_other_partners(who, p_provider, false)) n
+                                 where cardinality(p_scope) > 0 and n <> all (p_scope));
   end if;
-  -- This transaction does not wait for the disk: a user can repeat an attempt that a crash lost.
-  perform set_config('synchronous_commit', 'off', true);
-  if random() < 0.1 then
-    delete from gateway.authorization_request a where a.state_hash = any (array(
-      select x.state_hash from gateway.authorization_request x where x.user_id = signed_in.user_id
-       order by x.created_at desc offset 49 for update skip locked));
-  end if;
-  -- An empty request stays empty: the permissions then belong to the app.
-  p_scope := p_scope || array(select n from unnest(gateway.scopes_of_other_partners(signed_in.user_id, p_provider, false)) n
-                               where cardinality(p_scope) > 0 and n <> all (p_scope));
   insert into gateway.authorization_request
-    (state_hash, browser_hash, user_id, provider, encrypted, scope, return_to, display, add_account, expires_at)
+    (state_hash, browser_hash, user_id, provider, encrypted, scope, return_to, display, add_account, connect_session_id, expires_at)
   values
-    (p_state_hash, p_browser_hash, signed_in.user_id, p_provider, p_encrypted, p_scope, p_return_to, p_display, p_add_account,
+    (p_state_hash, p_browser_hash, coalesce(link.user_id, who), p_provider, p_encrypted, p_scope, p_return_to, p_display, p_add_account, link.id,
      clock_timestamp() + interval '10 minutes');
   return to_jsonb(p_scope);
 end $$;
@@ -913,19 +872,26 @@ begin
                     when p_needs in ('sessions:write', 'webhooks:write') then jsonb_build_object('refused', 'forbidden', 'scope', p_needs) end;
     return;
   end if;
-  select p as partner, u.last_at into used
+  select p as partner, k.last_used_at, k.networks into used
     from (select) as one
     left join gateway.api_key k
       on k.key_hash = key and k.revoked_at is null and (k.expires_at is null or k.expires_at > moment) and (k.addresses is null or here <<= any (k.addresses))
-    left join gateway.partner p on p.id = coalesce(k.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null
-    left join gateway.key_use u on u.key_hash = key and u.network = net;
+    left join gateway.partner p on p.id = coalesce(k.partner_id, '00000000-0000-0000-0000-000000000000') and p.revoked_at is null;
   partner := used.partner;
   if partner.id is null then
     refusal := '{"refused": "unauthenticated"}';
     return;
   end if;
-  if here is not null and (used.last_at is null or used.last_at <= moment - interval '1 minute') then
-    perform gateway.record_key_use(partner.id, key, here, net);
+  -- To the minute. A further network of a partner is an event. Of calls at the same time one records it, and none waits.
+  if here is not null and (used.last_used_at > moment - interval '1 minute' and net = any (used.networks)) is not true
+     and pg_try_advisory_xact_lock(hashtextextended('gateway key use ' || key, 0)) then
+    insert into gateway.event (type, partner_id, data)
+    select 'partner.new_network', partner.id, jsonb_build_object('network', host(net) || '/' || masklen(net))
+      from gateway.api_key k where k.partner_id = partner.id having bool_or(k.networks <> '{}') and bool_and(net <> all (k.networks));
+    update gateway.api_key k
+       set last_used_at = moment, last_used_from = here,
+           networks = case when net = any (k.networks) then k.networks else (k.networks || net)[greatest(1, cardinality(k.networks) - 98):] end
+     where k.key_hash = key;
   end if;
   refusal := case when partner.frozen_at is not null then '{"refused": "frozen"}'
                   when p_needs <> all (partner.scope) then jsonb_build_object('refused', 'forbidden', 'scope', p_needs) end;
@@ -945,24 +911,6 @@ language sql stable as $$
   select (p_partner.providers is null or p_connection.provider = any (p_partner.providers)) and gateway.partner_has_consent(p_partner, p_connection.id)
 $$;
 
--- Record the network of a call, to the minute. A further network of a partner raises an event.
-create or replace function gateway.record_key_use(p_partner_id uuid, p_key_hash text, p_here inet, p_net inet) returns void
-language plpgsql set search_path = '' as $$
-begin
-  -- If another call is recording the same network, that is enough: no call waits for another.
-  if not pg_try_advisory_xact_lock(hashtextextended('gateway key use ' || p_key_hash || p_net::text, 0)) then
-    return;
-  end if;
-  if exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash where k.partner_id = p_partner_id)
-     and not exists (select from gateway.key_use u join gateway.api_key k on k.key_hash = u.key_hash
-                      where k.partner_id = p_partner_id and u.network = p_net) then
-    insert into gateway.event (type, partner_id, data)
-    values ('partner.new_network', p_partner_id, jsonb_build_object('network', host(p_net) || '/' || masklen(p_net)));
-  end if;
-  insert into gateway.key_use as u (key_hash, network, address) values (p_key_hash, p_net, p_here)
-  on conflict on constraint key_use_pkey do update set last_at = clock_timestamp(), address = excluded.address;
-end $$;
-
 -- Check a caller and nothing else. The providers of a partner; null for all, and for a user.
 create or replace function public.gateway_caller_v1(p_caller jsonb, p_needs text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
@@ -975,7 +923,7 @@ end $$;
 create or replace function gateway.pending_link_connections(p_partner gateway.partner) returns setof gateway.connection
 language sql stable as $$
   select (jsonb_populate_record(null::gateway.connection, to_jsonb(g) || jsonb_build_object(
-           'type', s.type, 'account_key', '', 'account_id', '', 'account_label', '', 'facts', '{}'::jsonb, 'tags', s.tags, 'status', 'pending_confirmation',
+           'account_key', '', 'account_id', '', 'account_label', '', 'facts', '{}'::jsonb, 'tags', s.tags, 'status', 'pending_confirmation',
            'reason', 'not_confirmed', 'refreshable', g.refresh is not null, 'generation', 1, 'updated_at', g.created_at))).*
     from gateway.pending_grant g join gateway.connect_session s on s.id = g.connect_session_id
    where g.pending_until > clock_timestamp() and g.confirmation_hash is not null and s.partner_id = p_partner.id
@@ -1000,16 +948,13 @@ begin
   select f.* into asks from gateway.caller(p_caller, p_needs) f;
   refusal := asks.refusal;
   partner := asks.partner;
-  if refusal is not null then
-    return;
-  elsif partner.id is null then
-    select c.* into connection from gateway.connection c where c.id = p_connection_id and c.user_id = asks.user_id;
-  elsif gateway.partner_has_consent(partner, p_connection_id) then
+  if refusal is null then
     select c.* into connection from gateway.connection c
-     where c.id = p_connection_id and (partner.providers is null or c.provider = any (partner.providers));
-  end if;
-  if connection.id is null then
-    select w.* into connection from gateway.pending_link_connections(partner) w where w.id = p_connection_id;
+     where (partner.id is null or gateway.partner_has_consent(partner, p_connection_id)) and c.id = p_connection_id
+       and (partner.providers is null or c.provider = any (partner.providers)) and c.user_id = coalesce(asks.user_id, c.user_id);
+    if not found then
+      select w.* into connection from gateway.pending_link_connections(partner) w where w.id = p_connection_id;
+    end if;
   end if;
 end $$;
 
@@ -1095,29 +1040,18 @@ create or replace function public.gateway_reached_connections_v1(
   p_most integer default 100
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  asks  record;
-  p     gateway.partner;
-  owner uuid;
 begin
-  select f.* into asks from gateway.caller(p_caller, 'connections:read', true) f;
-  if asks.refusal is not null then
-    return asks.refusal;
-  end if;
-  p := asks.partner;
-  owner := coalesce(asks.user_id, p_of_user);
-  if p_of_user <> owner then
-    return '[]';
-  end if;
-  p_after := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
-  return (
-    select coalesce(jsonb_agg(gateway.public_data(c, p) order by c.id), '[]')
-      from (select x.* from gateway.visible_connections(p, owner, p_provider, p_after, p_wanted, p_most) x
+  return (select coalesce(asks.refusal, (
+    select coalesce(jsonb_agg(gateway.public_data(c, asks.partner) order by c.id), '[]')
+      from (select x.* from gateway.visible_connections(asks.partner, w.owner, p_provider, w.after, p_wanted, p_most) x
             union all
-            select x.* from gateway.pending_link_connections(p) x
-             where x.id > p_after and (owner is null or x.user_id = owner) and (p_provider is null or x.provider = p_provider)
-               and gateway.is_wanted(x, p, p_wanted)
-            order by id limit p_most) c);
+            select x.* from gateway.pending_link_connections(asks.partner) x
+             where x.id > w.after and (w.owner is null or x.user_id = w.owner) and (p_provider is null or x.provider = p_provider)
+               and gateway.is_wanted(x, asks.partner, p_wanted)
+            order by id limit p_most) c
+     where coalesce(w.owner = p_of_user, true)))
+    from gateway.caller(p_caller, 'connections:read', true) asks
+   cross join lateral (select coalesce(asks.user_id, p_of_user) as owner, coalesce(p_after, '00000000-0000-0000-0000-000000000000') as after) w);
 end $$;
 
 -- A stored secret as the gateway reads it: one that is larger than any provider's is no token, and costs no memory.
@@ -1161,20 +1095,16 @@ $$;
 -- it is locked, because a refresh may have been saved meanwhile.
 create or replace function gateway.lock_existing(p_grant gateway.pending_grant) returns gateway.connection
 language plpgsql set search_path = '' as $$
-declare
-  existing gateway.connection;
 begin
   perform from public.provider_data d where d.id = (
     select c.id from gateway.connection c where c.user_id = p_grant.user_id and c.provider = p_grant.provider
      order by c.account_id = p_grant.account_id desc, c.updated_at desc, c.id limit 1) for update;
-  select c.* into existing from gateway.connection c where c.user_id = p_grant.user_id and c.provider = p_grant.provider
-   order by c.account_id = p_grant.account_id desc, c.updated_at desc, c.id limit 1;
-  return existing;
+  return (select c from gateway.connection c where c.user_id = p_grant.user_id and c.provider = p_grant.provider
+           order by c.account_id = p_grant.account_id desc, c.updated_at desc, c.id limit 1);
 end $$;
 
--- Write a grant as the connection `p_id`: create it, or update what is there. `p_call_id` names the call, so that it can be recognised when
--- it is repeated. The grant of an account that is replaced is queued to be revoked.
-create or replace function gateway.write_connection(p_grant gateway.pending_grant, p_id uuid, p_call_id uuid) returns gateway.connection
+-- Write a grant as the connection `p_id`: create it, or update what is there. A repeated call is recognised by `p_saved_by`. The grant of an account that is replaced is queued to be revoked.
+create or replace function gateway.write_connection(p_grant gateway.pending_grant, p_id uuid, p_saved_by uuid) returns gateway.connection
 language plpgsql set search_path = '' as $$
 declare
   g       gateway.pending_grant := p_grant;
@@ -1209,7 +1139,7 @@ begin
     (id, user_id, provider, type, account_key, account_id, account_label, scope, facts, generation, seal_id, refresh_seal_id,
      saved_by, client_id, refreshable, expires_at, refresh_expires_at, refresh_at)
   values (p_id, g.user_id, g.provider, g.type, case when g.many_accounts then g.account_id else '' end, g.account_id, g.account_label,
-          g.scope, g.facts - array['account', 'scope', 'status', 'reason'], 1, g.seal_id, coalesce(kept, g.seal_id), p_call_id, g.client_id,
+          g.scope, g.facts - array['account', 'scope', 'status', 'reason'], 1, g.seal_id, coalesce(kept, g.seal_id), p_saved_by, g.client_id,
           g.refresh is not null, g.expires_at, g.refresh_expires_at, gateway.refresh_time(g.refresh is not null, g.expires_at, g.refresh_expires_at))
   on conflict (id) do update set
     type = excluded.type, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,
@@ -1243,24 +1173,6 @@ begin
   return written;
 end $$;
 
--- Keep a grant until its user or its partner decides. A newer one replaces what is pending for the same user and provider.
-create or replace function gateway.save_pending(p_grant gateway.pending_grant) returns void
-language plpgsql set search_path = '' as $$
-declare
-  g gateway.pending_grant := p_grant;
-begin
-  if g.confirmation_hash is null then
-    delete from gateway.pending_grant p where p.user_id = g.user_id and p.provider = g.provider and p.confirmation_hash is null;
-  end if;
-  g.created_at := clock_timestamp();
-  g.pending_until := g.created_at + interval '10 minutes';
-  insert into gateway.pending_grant select g.*;
-  insert into gateway.event (type, user_id, provider, partner_id, data)
-  values ('grant.pending', g.user_id, g.provider, (select s.partner_id from gateway.connect_session s where s.id = g.connect_session_id),
-          case when g.confirmation_hash is null  -- the account of an unconfirmed grant is not shown to the link's user
-               then jsonb_build_object('account', jsonb_build_object('id', g.account_id, 'label', g.account_label)) else '{}' end);
-end $$;
-
 -- Save a new grant in one call: create or update a connection, or keep the grant as pending: null. `p_grant`: a row of gateway.pending_grant.
 -- The user has to decide where another account is connected and no further one was asked for, and where a partner's link asked for less than
 -- the connection allows, or a required scope that the connection has was refused. A repeated call, by its `seal_id`, gets the same answer.
@@ -1285,7 +1197,7 @@ begin
   if not exists (select from gateway.live_user(g.user_id)) then
     return '{"refused": "unauthenticated"}';
   end if;
-  if gateway.provider_is_frozen(g.provider) or gateway.link_stopped(g.connect_session_id) then
+  if gateway.is_stopped(g.provider, g.connect_session_id) then
     return '{"refused": "frozen"}';
   end if;
   g.id := gen_random_uuid();
@@ -1303,7 +1215,16 @@ begin
     end if;
   end if;
   if target is null then
-    perform gateway.save_pending(g);
+    if g.confirmation_hash is null then  -- it replaces what is pending for the same user and provider
+      delete from gateway.pending_grant p where p.user_id = g.user_id and p.provider = g.provider and p.confirmation_hash is null;
+    end if;
+    g.created_at := clock_timestamp();
+    g.pending_until := g.created_at + interval '10 minutes';
+    insert into gateway.pending_grant select g.*;
+    insert into gateway.event (type, user_id, provider, partner_id, data)
+    values ('grant.pending', g.user_id, g.provider, (select s.partner_id from gateway.connect_session s where s.id = g.connect_session_id),
+            case when g.confirmation_hash is null  -- the account of an unconfirmed grant is not shown to the link's user
+                 then jsonb_build_object('account', jsonb_build_object('id', g.account_id, 'label', g.account_label)) else '{}' end);
   else
     saved := gateway.write_connection(g, target, g.seal_id);
   end if;
@@ -1329,14 +1250,11 @@ returns jsonb language sql stable security definer set search_path = '' as $$
   select jsonb_build_object(
            'user', jsonb_build_object('id', s.user_id, 'label', s.label),
            'frozen', array(select substr(f.target, 10) from gateway.freeze f where f.target like 'provider:%'),
-           'connections', coalesce((
-             select jsonb_agg(gateway.public_data(c) order by c.type, c.created_at, c.id)
-               from gateway.connection c where c.user_id = s.user_id), '[]'),
-           'sharing', coalesce((
-             select jsonb_object_agg(c.id, gateway.sharing(c.id)) from gateway.connection c where c.user_id = s.user_id), '{}'),
-           'ends_with', coalesce((
-             select jsonb_object_agg(c.id, (select count(*) from gateway.same_account(c))) from gateway.connection c where c.user_id = s.user_id), '{}'))
-    from gateway.live_session(p_session_hash) s
+           'connections', coalesce(jsonb_agg(gateway.public_data(c) order by c.type, c.created_at, c.id) filter (where c.id is not null), '[]'),
+           'sharing', coalesce(jsonb_object_agg(c.id, gateway.sharing(c.id)) filter (where c.id is not null), '{}'),
+           'ends_with', coalesce(jsonb_object_agg(c.id, (select count(*) from gateway.same_account(c))) filter (where c.id is not null), '{}'))
+    from gateway.live_session(p_session_hash) s left join gateway.connection c on c.user_id = s.user_id
+   group by s.user_id, s.label
 $$;
 
 -- The result of a check; returns the connection, or null. A check of that generation may change the status: `another_account` ends the
@@ -1594,7 +1512,7 @@ language plpgsql security definer set search_path = '' as $$
 begin
   new.data := coalesce((
     select new.data || jsonb_build_object('tags', c.tags) from gateway.connection c
-     where c.id = new.connection_id and c.tags <> '{}' and jsonb_typeof(new.data) = 'object'), new.data);
+     where c.id = new.connection_id and c.tags <> '{}'), new.data);
   return new;
 end $$;
 
@@ -1653,11 +1571,10 @@ begin
       from gateway.event_chain c);
 end $$;
 
--- How long the oldest event has waited for a position. A manually written time may be infinite.
+-- How long the oldest event has waited for a position.
 create or replace function gateway.unassigned_seconds() returns numeric
 language sql stable as $$
-  select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e
-   where e.position is null and e.at > '-infinity' and e.at < 'infinity'
+  select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e where e.position is null
 $$;
 
 -- The rows after the last seal at or before `p_after`, up to the last seal within `p_limit` positions, or else the next seal. Where no
@@ -1668,10 +1585,8 @@ declare
   previous gateway.event_seal;
   last     bigint;
 begin
-  select s.* into previous from gateway.event_seal s where s.position <= p_after order by s.position desc limit 1;
-  if not found then
-    select s.* into previous from gateway.event_seal s order by s.position limit 1;
-  end if;
+  select s.* into previous from gateway.event_seal s
+   where s.position <= greatest(p_after, (select min(x.position) from gateway.event_seal x)) order by s.position desc limit 1;
   last := coalesce(
     (select max(s.position) from gateway.event_seal s where s.position > previous.position and s.position <= previous.position + p_limit),
     (select min(s.position) from gateway.event_seal s where s.position > previous.position));
@@ -1746,19 +1661,16 @@ begin
   end if;
 end $$;
 
--- An event as a partner sees it, or a user. A partner with reach `own` does not see who else acted. A manually written time may be outside
--- the range of a client's date type. The body of a provider's event is kept for a week only.
+-- An event as a partner sees it, or a user. A partner with reach `own` does not see who else acted. The body of a provider's event is kept
+-- for a week only.
 create or replace function gateway.event_json(e gateway.event, p_partner gateway.partner) returns jsonb
 language sql stable as $$
   select jsonb_build_object(
-    'id', e.id, 'position', e.position, 'type', e.type,
-    'at', least(greatest(e.at, timestamptz '0001-01-03 00:00:00+00'), timestamptz '9998-12-31 00:00:00+00'),
-    'connection_id', e.connection_id, 'user_id', e.user_id,
+    'id', e.id, 'position', e.position, 'type', e.type, 'at', e.at, 'connection_id', e.connection_id, 'user_id', e.user_id,
     'partner', case when (p_partner).reach = 'own' and e.partner_id is distinct from (p_partner).id then null else e.partner_id end,
     'provider', e.provider,
-    'data', case when jsonb_typeof(e.data) <> 'object' then '{}' else
-      e.data - array['tags', case when (p_partner).reach = 'own' then 'by' end]
-      || jsonb_strip_nulls(jsonb_build_object('tags', nullif(gateway.visible_tags(e.data -> 'tags', p_partner), '{}'))) end
+    'data', e.data - array['tags', case when (p_partner).reach = 'own' then 'by' end]
+      || jsonb_strip_nulls(jsonb_build_object('tags', nullif(gateway.visible_tags(e.data -> 'tags', p_partner), '{}')))
       || coalesce((select jsonb_build_object('body', i.body) from gateway.incoming_event i where i.id = e.data ->> 'delivery_id'), '{}'))
 $$;
 
@@ -1887,45 +1799,27 @@ end $$;
 
 -- Importing tokens that the gateway did not write. Triggers put such rows into gateway.import_queue.
 
--- Until its account is confirmed, no caller gets a token that the gateway did not write.
-create or replace function gateway.queue_import() returns trigger
+-- The owner wrote a token, or removed one. Until its account is confirmed, no caller gets a token that the gateway did not write. Without a
+-- refresh token the connection ends with its access token, without both at once.
+create or replace function gateway.take_written() returns trigger
 language plpgsql security definer set search_path = '' as $$
+declare
+  renewable  boolean := coalesce(new.refresh <> '', false);
+  new_status text := case when tg_argv[0] = 'written' then 'unverified' when not renewable and coalesce(new.token, '') = '' then 'needs_reauthorization' end;
 begin
   update gateway.connection c
-     set status = 'unverified', reason = 'owner_wrote_tokens', refreshable = coalesce(new.refresh <> '', false), refresh_at = null,
-         updated_at = clock_timestamp()
-   where c.id = new.id;
-  insert into gateway.import_queue as q (id) values (new.id)
+     set status = coalesce(new_status, c.status), refreshable = renewable, updated_at = clock_timestamp(),
+         reason = case new_status when 'unverified' then 'owner_wrote_tokens' when 'needs_reauthorization' then 'owner_removed_tokens' else c.reason end,
+         refresh_at = case when renewable and new_status is distinct from 'unverified' then c.refresh_at end
+   where c.id = new.id and (new_status = 'unverified' or c.status in ('active', 'suspended', 'held'));
+  insert into gateway.import_queue as q (id) select new.id where new_status = 'unverified'
   on conflict on constraint import_queue_pkey do update set due_at = clock_timestamp(), attempts = 0;
   return null;
 end $$;
 
--- The owner removed a token: without a refresh token the connection ends with its access token, without both at once.
-create or replace function gateway.record_removal() returns trigger
-language plpgsql security definer set search_path = '' as $$
-declare
-  renewable boolean := coalesce(new.refresh <> '', false);
-  is_empty  boolean := not renewable and coalesce(new.token, '') = '';
-begin
-  update gateway.connection c
-     set refreshable = renewable, refresh_at = case when renewable then c.refresh_at end,
-         status = case when is_empty then 'needs_reauthorization' else c.status end,
-         reason = case when is_empty then 'owner_removed_tokens' else c.reason end, updated_at = clock_timestamp()
-   where c.id = new.id and c.status in ('active', 'suspended', 'held');
-  return null;
-end $$;
-
-create or replace function gateway.sha256_hex(p_text text) returns text
-language sql immutable as $$ select encode(sha256(convert_to(p_text, 'UTF8')), 'hex') $$;
-
-create or replace function public.gateway_import_queue_v1(p_after uuid, p_limit integer)
+create or replace function public.gateway_import_queue_v1()
 returns jsonb language sql stable security definer set search_path = '' as $$
-  select jsonb_build_object(
-    'total', (select count(*) from gateway.import_queue),
-    'items', coalesce((
-      select jsonb_agg(jsonb_build_object('id', x.id, 'name', x.name) order by x.id)
-        from (select q.id, d.name from gateway.import_queue q join public.provider_data d on d.id = q.id
-               where p_after is null or q.id > p_after order by q.id limit p_limit) x), '[]'))
+  select to_jsonb(array(select q.id from gateway.import_queue q order by q.id))
 $$;
 
 -- The provider of a row: of its connection, else by its name.
@@ -1959,29 +1853,28 @@ begin
              'seal_id', c.seal_id, 'refresh_seal_id', c.refresh_seal_id, 'generation', coalesce(c.generation, 0), 'account_id', c.account_id, 'status', c.status,
              'scope', coalesce(c.scope, '{}'), 'token', gateway.bounded(nullif(d.token, '')), 'refresh', gateway.bounded(nullif(d.refresh, '')),
              'expires', left(d.expires, 100), 'expires_at', c.expires_at, 'data', case when c.id is not null then c.facts when octet_length(d.data::text) <= 65536 then d.data end,
-             'attempts', claimed.attempts + 1)
+             'attempts', claimed.attempts + 1, 'version', d.xmin::text)
       from public.provider_data d left join gateway.connection c on c.id = d.id where d.id = claimed.id);
 end $$;
 
--- Compare-and-set on the values that were read. Answers `stored`; `changed`: another value is there by now; `no_user`; `duplicate`: another
--- row of this user holds the place, unless that one was itself imported and refused.
+-- Compare-and-set on the row that was read: `p_version` is its transaction. Answers `stored`; `changed`: it was written since; `no_user`;
+-- `duplicate`: another row of this user holds the place, unless that one was itself imported and refused.
 create or replace function public.gateway_store_import_v1(
-  p_id uuid, p_token_hash text, p_refresh_hash text, p_provider text, p_type integer, p_one_account boolean, p_seal_id uuid,
-  p_token text, p_refresh text, p_expires_at timestamptz, p_scope text[], p_facts jsonb
+  p_id uuid, p_version text, p_provider text, p_type integer, p_one_account boolean, p_seal_id uuid, p_token text, p_refresh text,
+  p_expires_at timestamptz, p_scope text[], p_facts jsonb
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   owner   uuid := (select d.auth_provider_id from public.provider_data d where d.id = p_id);
   key     text := case when p_one_account then '' else p_id::text end;  -- until the account is known
-  row     public.provider_data;
   profile uuid;
 begin
   if owner is null or not exists (select from gateway.live_user(owner)) then
     return '"no_user"';
   end if;
   perform gateway.lock_user(owner);
-  select d.* into row from public.provider_data d where d.id = p_id and d.auth_provider_id = owner for update;
-  if not found or (gateway.sha256_hex(gateway.bounded(nullif(row.token, ''))), gateway.sha256_hex(gateway.bounded(nullif(row.refresh, '')))) is distinct from (p_token_hash, p_refresh_hash) then
+  perform from public.provider_data d where d.id = p_id and d.auth_provider_id = owner and d.xmin::text = p_version for update;
+  if not found then
     return '"changed"';
   end if;
   if not exists (select from gateway.connection c where c.id = p_id) then
@@ -2069,7 +1962,7 @@ returns jsonb language sql stable security definer set search_path = '' as $$
   select jsonb_build_object(
     'total', case when p_after_id is null then (select count(*) from gateway.encrypted_value v where v.kind = p_kind) end,
     'items', coalesce((
-      select jsonb_agg(to_jsonb(x) - 'kind' order by x.id, x."column")
+      select jsonb_agg(jsonb_build_object('id', x.id, 'text', x.text, 'context', to_jsonb(x) - array['kind', 'id', 'text']) order by x.id, x."column")
         from (select v.* from gateway.encrypted_value v
                where v.kind = p_kind and (p_after_id is null or v.id >= p_after_id)
                  and (p_after_id is null or (v.id, v."column") > (p_after_id, p_after_column))
@@ -2108,11 +2001,7 @@ end $$;
 
 -- How many tokens a partner or a user may read in an hour. A proxied call counts as a read.
 
--- The limit of a user's own reads. A partner's limits are in its row; null is none.
-create or replace function gateway.user_reads_per_hour() returns integer
-language sql immutable as 'select 3600';
-
--- Record a reached limit or a jump in reads: one event an hour for each kind. Freeze the partner if it is configured so.
+-- Record a reached limit or a jump in reads: one event an hour. Freeze the partner if it is configured so.
 create or replace function gateway.alert(p_partner_id uuid, p_kind text, p_data jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -2120,11 +2009,8 @@ declare
   frozen boolean;
 begin
   update gateway.partner p
-     set reads_alerted_at = case p_kind when 'reads' then moment else p.reads_alerted_at end,
-         connections_alerted_at = case p_kind when 'connections' then moment else p.connections_alerted_at end,
-         frozen_at = case when p.freeze_on_alert then coalesce(p.frozen_at, moment) else p.frozen_at end
-   where p.id = p_partner_id
-     and coalesce(case p_kind when 'reads' then p.reads_alerted_at else p.connections_alerted_at end, '-infinity') <= moment - interval '1 hour'
+     set alerted_at = moment, frozen_at = case when p.freeze_on_alert then coalesce(p.frozen_at, moment) else p.frozen_at end
+   where p.id = p_partner_id and (p.alerted_at is null or p.alerted_at <= moment - interval '1 hour')
   returning p.freeze_on_alert into frozen;
   if not found then
     return;
@@ -2227,18 +2113,10 @@ begin
   select 'consent.ended', c.id, c.user_id, c.provider, e.partner_id from ended e join gateway.connection c on c.id = p_connection_id;
 end $$;
 
--- Whether the partner of that link is frozen or revoked.
-create or replace function gateway.link_stopped(p_session_id uuid) returns boolean
-language sql stable as $$
-  select exists (
-    select from gateway.connect_session s join gateway.partner p on p.id = s.partner_id
-     where s.id = p_session_id and (p.frozen_at is not null or p.revoked_at is not null))
-$$;
-
 -- null: not one of the partner's providers, or no such user. In the quarter of an hour that a link lives, a partner makes a thousand at most,
 -- and twenty for one user.
 create or replace function public.gateway_create_connect_session_v1(
-  p_caller jsonb, p_secret_hash text, p_user_id uuid, p_provider text, p_type integer, p_scope text[], p_return_to text, p_tags jsonb
+  p_caller jsonb, p_secret_hash text, p_user_id uuid, p_provider text, p_scope text[], p_return_to text, p_tags jsonb
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -2269,8 +2147,8 @@ begin
   if limits.used >= limits.most then
     return '{"refused": "rate_limited"}'::jsonb || gateway.quota(limits.most, limits.used, limits.until);
   end if;
-  insert into gateway.connect_session as s (secret_hash, partner_id, user_id, provider, type, scope, return_to, tags)
-  values (p_secret_hash, (who.partner).id, p_user_id, p_provider, p_type, p_scope, p_return_to,
+  insert into gateway.connect_session as s (secret_hash, partner_id, user_id, provider, scope, return_to, tags)
+  values (p_secret_hash, (who.partner).id, p_user_id, p_provider, p_scope, p_return_to,
           case when p_tags = '{}' then p_tags else jsonb_build_object((who.partner).id, p_tags) end) returning s.* into added;
   insert into gateway.event (type, user_id, provider, partner_id, data)
   values ('link.created', p_user_id, p_provider, added.partner_id, jsonb_strip_nulls(jsonb_build_object('connect_session', added.id, 'tags', nullif(added.tags, '{}'))));
@@ -2301,44 +2179,6 @@ returns jsonb language sql stable security definer set search_path = '' as $$
     from gateway.open_link(p_secret_hash) s join gateway.partner p on p.id = s.partner_id
     left join gateway.live_session(p_session_hash) i on true
 $$;
-
--- null: no usable link, or already started. The caller is checked before the link is used up. `user_mismatch`: another user is signed in.
--- `unauthenticated`: no user is signed in, and the link has no `return_to` whose server could name the user.
-create or replace function public.gateway_start_connect_session_v1(
-  p_secret_hash text, p_session_hash text, p_state_hash text, p_browser_hash text, p_encrypted text, p_scope text[]
-)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  s   gateway.connect_session;
-  who uuid := (select i.user_id from gateway.live_session(p_session_hash) i);
-begin
-  select x.* into s from gateway.open_link(p_secret_hash) x;
-  if not found then
-    return null;
-  end if;
-  if gateway.provider_is_frozen(s.provider) or exists (select from gateway.partner p where p.id = s.partner_id and p.frozen_at is not null) then
-    return '{"refused": "frozen"}';
-  end if;
-  if who <> s.user_id then
-    insert into gateway.event (type, user_id, provider, partner_id, data)
-    values ('connect.refused', s.user_id, s.provider, s.partner_id,
-            jsonb_build_object('error', 'user_mismatch', 'connect_session', s.id));
-    return '"user_mismatch"';
-  end if;
-  if who is null and s.return_to is null then
-    return '"unauthenticated"';
-  end if;
-  update gateway.connect_session x set started_at = clock_timestamp() where x.id = s.id and x.started_at is null;
-  if not found then
-    return null;
-  end if;
-  insert into gateway.authorization_request
-    (state_hash, browser_hash, user_id, provider, encrypted, scope, return_to, display, connect_session_id, expires_at)
-  values
-    (p_state_hash, p_browser_hash, s.user_id, s.provider, p_encrypted, p_scope, s.return_to, 'page', s.id,
-     clock_timestamp() + interval '10 minutes');
-  return '"started"';
-end $$;
 
 -- For the operator: listings, backlog, hosts, the schema's version.
 
@@ -2446,20 +2286,9 @@ returns jsonb language sql stable security definer set search_path = '' as $$
                     order by o.at desc limit 1), 'unsupported') end) order by x.at, x.id), '[]')
         from (select e.* from gateway.event e
                where e.at >= coalesce(p_after_at, p_since) and (p_after_at is null or (e.at, e.id) > (p_after_at, p_after_id))
-                 and e.at < timestamptz '9999-01-01 00:00:00+00'
                  and e.type = 'connection.disconnected' and e.provider = p_provider and e.data ->> 'by' = 'operator'
                order by e.at, e.id limit p_most) x))
 $$;
-
--- A stopped partner cannot complete its links, so their pending grants are queued to be revoked.
-create or replace function gateway.stop_waiting() returns trigger
-language plpgsql security definer set search_path = '' as $$
-begin
-  update gateway.pending_grant g set pending_until = least(g.pending_until, clock_timestamp())
-    from gateway.connect_session s
-   where s.id = g.connect_session_id and g.confirmation_hash is not null and s.partner_id = new.id;
-  return null;
-end $$;
 
 -- The partner that a command means: the one in use, else the last that was revoked.
 create or replace function gateway.named_partner(p_name text) returns gateway.partner
@@ -2567,9 +2396,7 @@ begin
     end if;
     -- The operator has seen the alert: the next one is recorded, and freezes, again.
     update gateway.partner x
-       set frozen_at = case when not p_off then clock_timestamp() end,
-           reads_alerted_at = case when not p_off then x.reads_alerted_at end,
-           connections_alerted_at = case when not p_off then x.connections_alerted_at end
+       set frozen_at = case when not p_off then clock_timestamp() end, alerted_at = case when not p_off then x.alerted_at end
      where x.id = p.id and (x.frozen_at is not null) = p_off;
   elsif p_off then
     delete from gateway.freeze f where f.target = wanted;
@@ -2595,12 +2422,9 @@ returns jsonb language sql stable security definer set search_path = '' as $$
                'reads_this_hour', coalesce(h.reads, 0), 'connections_this_hour', coalesce(h.connections, 0), 'keys', coalesce((
                select jsonb_agg(jsonb_build_object(
                         'id', k.id, 'hint', k.hint, 'addresses', k.addresses, 'created_at', k.created_at,
-                        'expires_at', k.expires_at, 'revoked_at', k.revoked_at, 'last_used_at', u.last_at,
-                        'last_used_from', host(u.address)) order by k.created_at, k.id)
-                 from gateway.api_key k
-                 left join lateral (select x.last_at, x.address from gateway.key_use x
-                                     where x.key_hash = k.key_hash order by x.last_at desc limit 1) u on true
-                where k.partner_id = p.id), '[]')) order by p.created_at, p.name)
+                        'expires_at', k.expires_at, 'revoked_at', k.revoked_at, 'last_used_at', k.last_used_at,
+                        'last_used_from', host(k.last_used_from)) order by k.created_at, k.id)
+                 from gateway.api_key k where k.partner_id = p.id), '[]')) order by p.created_at, p.name)
         from gateway.partner p
         left join gateway.usage h on h.reader_id = p.id and h.hour = date_trunc('hour', clock_timestamp(), 'UTC')
        where p_name is null or p.id = (gateway.named_partner(p_name)).id), '[]'))
@@ -2661,9 +2485,8 @@ end $$;
 
 -- Carry out a decision about a pending grant, under lock_user. `p_choice` is null where a partner has made none.
 --   ending: `saved`, `access_denied` and `frozen` (the grant has to be revoked), `one_account` (a user has one connection of this provider)
-create or replace function gateway.decide_pending(
-  p_grant gateway.pending_grant, p_choice text, p_call_id uuid, p_partner gateway.partner default null
-) returns jsonb language plpgsql set search_path = '' as $$
+create or replace function gateway.decide_pending(p_grant gateway.pending_grant, p_choice text, p_partner gateway.partner default null)
+returns jsonb language plpgsql set search_path = '' as $$
 declare
   existing gateway.connection;
   saved    gateway.connection;
@@ -2675,7 +2498,7 @@ begin
   if p_choice = 'no' then
     return jsonb_build_object('ending', 'access_denied', 'revocation', gateway.refuse_pending(p_grant.id, 'access_denied'));
   end if;
-  if gateway.provider_is_frozen(p_grant.provider) or gateway.link_stopped(p_grant.connect_session_id) then
+  if gateway.is_stopped(p_grant.provider, p_grant.connect_session_id) then
     return jsonb_build_object('ending', 'frozen', 'revocation', gateway.refuse_pending(p_grant.id, 'access_denied'));
   end if;
   existing := gateway.lock_existing(p_grant);
@@ -2690,13 +2513,13 @@ begin
   end if;
   update gateway.pending_grant g set ending = 'saved' where g.id = p_grant.id;
   delete from gateway.pending_grant g where g.id = p_grant.id;
-  saved := gateway.write_connection(p_grant, target, p_call_id);
+  saved := gateway.write_connection(p_grant, target, p_grant.id);
   return jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(saved, p_partner));
 end $$;
 
--- The user's decision. `state_invalid`: it was decided before; a call of the same `p_call_id` gets the same answer.
+-- The user's decision. A repeated call finds what was saved. `state_invalid`: it was decided otherwise, or too late.
 create or replace function public.gateway_decide_pending_grant_v1(
-  p_pending_id uuid, p_user_id uuid, p_choice text, p_call_id uuid, p_not_after timestamptz default null
+  p_pending_id uuid, p_user_id uuid, p_choice text, p_not_after timestamptz default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -2709,12 +2532,12 @@ begin
   if not found then
     return coalesce(
       (select jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(c)) from gateway.connection c
-        where c.user_id = p_user_id and c.saved_by = p_call_id), '{"ending": "state_invalid"}');
+        where c.user_id = p_user_id and c.saved_by = p_pending_id and p_choice <> 'no'), '{"ending": "state_invalid"}');
   end if;
   if not exists (select from gateway.live_user(p_user_id)) then
     return '{"refused": "unauthenticated"}';
   end if;
-  decided := gateway.decide_pending(g, p_choice, p_call_id);
+  decided := gateway.decide_pending(g, p_choice);
   if clock_timestamp() > p_not_after then
     raise exception 'the caller has given up' using errcode = 'query_canceled';
   end if;
@@ -2759,7 +2582,7 @@ begin
     update gateway.connect_session x set ended_at = clock_timestamp() where x.id = s.id;
     return jsonb_build_object('ending', wrong, 'revocation', gateway.refuse_pending(g.id, wrong));
   end if;
-  return gateway.decide_pending(g, p_choice, gen_random_uuid(), asks.partner);
+  return gateway.decide_pending(g, p_choice, asks.partner);
 end $$;
 
 -- An installation that was started at the provider. With `p_put` it is kept; else the newest of that browser, or without a browser one that was
@@ -2966,8 +2789,8 @@ begin
 end $$;
 
 -- The same for one connection whose refresh was interrupted, or that is due; null when there is none. `p_providers`: those whose
--- connections may be claimed, each with the seconds of its lease and of its block; `late`: not while the access token is valid, which callers hold. Rows that cannot be claimed now are passed over where rows are looked for, so that they never
--- delay those that can.
+-- connections may be claimed, each with `client`, our registration, and the seconds of `lease` and `block`; `late`: not while the access token is
+-- valid, which callers hold. Rows that cannot be claimed now are passed over where rows are looked for, so that they never delay those that can.
 create or replace function public.gateway_claim_due_v1(p_host text, p_providers jsonb)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -3121,14 +2944,6 @@ begin
   return old;
 end $$;
 
--- Before a truncate, each row is deleted, so that the triggers queue every grant.
-create or replace function gateway.delete_each() returns trigger
-language plpgsql security definer set search_path = '' as $$
-begin
-  execute format('delete from %s', tg_relid::regclass);
-  return null;
-end $$;
-
 -- `beside`: the same account is still connected, or again, by any user; the provider may end that together with this grant.
 create or replace function gateway.revocation_json(r gateway.revocation) returns jsonb
 language sql stable as $$
@@ -3136,6 +2951,7 @@ language sql stable as $$
     'beside', exists (select from gateway.connection c where c.provider = r.provider and c.account_id = r.account_id))
 $$;
 
+-- Queue an encrypted grant that was not saved. The same seal_id again changes nothing.
 create or replace function public.gateway_queue_revocation_v1(
   p_seal_id uuid, p_user_id uuid, p_provider text, p_account_id text, p_facts jsonb, p_token text, p_refresh text, p_reason text
 )
@@ -3513,7 +3329,7 @@ begin
   end if;
   p := asks.partner;
   reader := coalesce(p.id, asks.user_id);
-  per_hour := case when p.id is null then gateway.user_reads_per_hour() else p.reads_per_hour end;
+  per_hour := case when p.id is null then 3600 else p.reads_per_hour end;  -- null: no limit
   select u.* into used from gateway.usage u where u.reader_id = reader and u.hour = this_hour;
   -- One statement, so that token and generation are of one moment. Without a consent nothing is read: an id out of reach takes as long
   -- as an unknown one.
@@ -3583,14 +3399,8 @@ $$;
 -- The endpoints of a partner, or for the operator all; of a single one also its latest attempts, newest first.
 create or replace function public.gateway_webhooks_v1(p_caller jsonb, p_webhook_id uuid default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-declare
-  asks record;
 begin
-  select f.* into asks from gateway.caller(p_caller, 'webhooks:write', true) f;
-  if asks.refusal is not null then
-    return asks.refusal;
-  end if;
-  return jsonb_build_object(
+  return (select coalesce(asks.refusal, jsonb_build_object(
     'webhooks', coalesce((
       select jsonb_agg(gateway.webhook_json(w) order by w.created_at, w.id) from gateway.webhook w
        where ((asks.partner).id is null or w.partner_id = (asks.partner).id) and (p_webhook_id is null or w.id = p_webhook_id)), '[]'),
@@ -3598,7 +3408,8 @@ begin
       select jsonb_agg(to_jsonb(d) - 'id' - 'webhook_id' order by d.id desc)
         from (select x.* from gateway.webhook_delivery x join gateway.webhook w on w.id = x.webhook_id
                where w.id = p_webhook_id and ((asks.partner).id is null or w.partner_id = (asks.partner).id)
-               order by x.id desc limit 100) d), '[]'));
+               order by x.id desc limit 100) d), '[]')))
+    from gateway.caller(p_caller, 'webhooks:write', true) asks);
 end $$;
 
 -- `p_change`: `create` makes the endpoint `p_new`, for the events from now on; `delete`; `test` appends an event for this endpoint alone; `replay`
@@ -3646,15 +3457,6 @@ begin
   return gateway.webhook_json(w);
 end $$;
 
--- The events that an endpoint gets: what its partner sees in /v1/events, of the chosen types, and its own test events.
-create or replace function gateway.webhook_events(p_webhook gateway.webhook, p_partner gateway.partner, p_until bigint, p_most integer)
-returns setof gateway.event language sql stable as $$
-  select e.* from gateway.visible_events(p_partner, null, p_webhook.position, p_until, 2147483647) e
-   where case e.type when 'webhook.tested' then e.data ->> 'webhook_id' = p_webhook.id::text
-                     else p_webhook.event_types is null or e.type = any (p_webhook.event_types) end
-   order by e.position limit p_most
-$$;
-
 -- Claim an endpoint that is due and has events: of the partner with the fewest deliveries under way, at most `p_of_partner`, the one that has been
 -- due longest. Cursors of endpoints without events move on, 5,000 positions at a time. null: there is nothing to deliver. A frozen partner keeps its place.
 create or replace function public.gateway_claim_deliveries_v1(p_most integer, p_of_partner integer, p_lease_seconds double precision)
@@ -3676,7 +3478,12 @@ begin
   loop
     until := least(top, w.position + 5000);
     select y.* into p from gateway.partner y where y.id = w.partner_id;
-    select jsonb_agg(gateway.event_json(e, p) order by e.position) into items from gateway.webhook_events(w, p, until, p_most) e;
+    -- What its partner sees in /v1/events, of the chosen types, and its own test events.
+    select jsonb_agg(gateway.event_json(e, p) order by e.position) into items
+      from (select v.* from gateway.visible_events(p, null, w.position, until, 2147483647) v
+             where case v.type when 'webhook.tested' then v.data ->> 'webhook_id' = w.id::text
+                               else w.event_types is null or v.type = any (w.event_types) end
+             order by v.position limit p_most) e;
     if items is null then
       update gateway.webhook x set position = until, due_at = over where x.id = w.id;
     else
@@ -3728,28 +3535,20 @@ end $$;
 do $relations$
 declare
   wanted record;
-  loose  name;
 begin
   for wanted in
-    select v.child, v.key, v.parent, v.named,
-           array[(select a.attnum from pg_catalog.pg_attribute a where a.attrelid = v.child and a.attname = v.key)] as keys
+    select v.child, v.key, v.parent, v.named, coalesce(k.conname, v.named) as loose
       from (values
         ('public.user_profile'::regclass,  'user_id_auth'::name, 'auth.users'::regclass,  'user_profile_user_id_auth_fkey'::name),
         ('public.provider_data',           'provider_id_ref',    'public.user_profile',   'provider_data_provider_id_ref_fkey'),
         ('public.provider_data',           'auth_provider_id',   'auth.users',            'provider_data_auth_provider_id_fkey')
       ) as v (child, key, parent, named)
+      join pg_catalog.pg_attribute a on a.attrelid = v.child and a.attname = v.key
+      left join pg_catalog.pg_constraint k
+        on k.contype = 'f' and k.conrelid = v.child and k.confrelid = v.parent and k.conkey = array[a.attnum]
+     where k.confdeltype is distinct from 'c'
   loop
-    for loose in
-      select c.conname from pg_catalog.pg_constraint c
-       where c.contype = 'f' and c.conrelid = wanted.child and c.confrelid = wanted.parent
-         and c.conkey = wanted.keys and c.confdeltype <> 'c'
-    loop
-      execute format('alter table %s drop constraint %I', wanted.child, loose);
-    end loop;
-    continue when exists (
-      select from pg_catalog.pg_constraint c
-       where c.contype = 'f' and c.conrelid = wanted.child and c.confrelid = wanted.parent and c.conkey = wanted.keys
-    );
+    execute format('alter table %s drop constraint if exists %I, drop constraint if exists %I', wanted.child, wanted.loose, wanted.named);
     execute format('alter table %s add constraint %I foreign key (%I) references %s (id) on delete cascade not valid',
                    wanted.child, wanted.named, wanted.key, wanted.parent);
     begin
@@ -3923,17 +3722,17 @@ create or replace trigger gateway_tags before insert on gateway.event
 
 -- Queue tokens that the gateway did not write. Encrypted values begin like every Fernet token, and so may a client's.
 create or replace trigger gateway_inserted after insert on public.provider_data
-  for each row when (new.token !~ '^(gAAAA|$)' or new.refresh !~ '^(gAAAA|$)') execute function gateway.queue_import();
+  for each row when (new.token !~ '^(gAAAA|$)' or new.refresh !~ '^(gAAAA|$)') execute function gateway.take_written('written');
 
 create or replace trigger gateway_written after update on public.provider_data
   for each row when (
     new.token is distinct from old.token and new.token <> '' and (new.token !~ '^gAAAA' or current_user in ('anon', 'authenticated'))
     or new.refresh is distinct from old.refresh and new.refresh <> '' and (new.refresh !~ '^gAAAA' or current_user in ('anon', 'authenticated'))
-  ) execute function gateway.queue_import();
+  ) execute function gateway.take_written('written');
 
 create or replace trigger gateway_removed after update on public.provider_data
   for each row when (old.token <> '' and coalesce(new.token, '') = '' or old.refresh <> '' and coalesce(new.refresh, '') = '')
-  execute function gateway.record_removal();
+  execute function gateway.take_written('removed');
 
 create or replace trigger gateway_changed after update on gateway.connection
   for each row when (
@@ -3943,17 +3742,6 @@ create or replace trigger gateway_changed after update on gateway.connection
 
 create or replace trigger gateway_pending_deleted before delete on gateway.pending_grant
   for each row execute function gateway.queue_pending_grant();
-
-create or replace trigger gateway_stopped after update on gateway.partner
-  for each row when (
-    (old.frozen_at is null and new.frozen_at is not null) or (old.revoked_at is null and new.revoked_at is not null)
-  ) execute function gateway.stop_waiting();
-
-create or replace trigger gateway_emptied before truncate on public.provider_data
-  for each statement execute function gateway.delete_each();
-
-create or replace trigger gateway_emptied before truncate on gateway.pending_grant
-  for each statement execute function gateway.delete_each();
 
 -- 4 -- privileges ----------------------------------------------------------------------------------------------------
 
@@ -4025,7 +3813,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '59db593ef889bfa1ca92e3a58295e93e21de760a13146fca7f9b718c5fe017d5');
-insert into gateway.function_release (sha256) values ('59db593ef889bfa1ca92e3a58295e93e21de760a13146fca7f9b718c5fe017d5') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '191a94bdea00cdeb051ad17d9931087ecdf06508ac8fdde642994cb31ad4f85c');
+insert into gateway.function_release (sha256) values ('191a94bdea00cdeb051ad17d9931087ecdf06508ac8fdde642994cb31ad4f85c') on conflict do nothing;
 
 notify pgrst, 'reload schema';
