@@ -1103,7 +1103,8 @@ begin
            order by c.account_id = p_grant.account_id desc, c.updated_at desc, c.id limit 1);
 end $$;
 
--- Write a grant as the connection `p_id`: create it, or update what is there. A repeated call is recognised by `p_saved_by`. The grant of an account that is replaced is queued to be revoked.
+-- Write a grant as the connection `p_id`: create it, or update what is there. A repeated call is recognised by `p_saved_by`. The grant of an
+-- account that is replaced is queued to be revoked.
 create or replace function gateway.write_connection(p_grant gateway.pending_grant, p_id uuid, p_saved_by uuid) returns gateway.connection
 language plpgsql set search_path = '' as $$
 declare
@@ -3813,7 +3814,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '191a94bdea00cdeb051ad17d9931087ecdf06508ac8fdde642994cb31ad4f85c');
-insert into gateway.function_release (sha256) values ('191a94bdea00cdeb051ad17d9931087ecdf06508ac8fdde642994cb31ad4f85c') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '774053cb7876064a27a8240cca5da84eb8eb99fc368aeb3bf605a69e900ed0da');
+insert into gateway.function_release (sha256) values ('774053cb7876064a27a8240cca5da84eb8eb99fc368aeb3bf605a69e900ed0da') on conflict do nothing;
 
 notify pgrst, 'reload schema';

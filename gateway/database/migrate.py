@@ -10,7 +10,7 @@ gateway.database` writes both.
 import hashlib
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -117,12 +117,10 @@ def apply_schema(dsn: str) -> list[str]:
 def plan(dsn: str) -> list[str]:
     """What `apply_schema` would do: the migrations to run, and whether functions and access rules change."""
     with _connected(dsn) as connection:
-        present = connection.execute("select to_regclass('gateway.function_release')").fetchone()
-        exists = present is not None and present[0] is not None
-        applied = (
-            {number for (number,) in connection.execute("select number from gateway.migration")} if exists else set()
-        )
-        latest = connection.execute(_LATEST_FUNCTIONS).fetchone() if exists else None
+        applied, latest = set(), None
+        with suppress(errors.UndefinedTable):
+            applied = {number for (number,) in connection.execute("select number from gateway.migration")}
+            latest = connection.execute(_LATEST_FUNCTIONS).fetchone()
     steps = [f"run migration {each.number} ({each.name})" for each in migrations() if each.number not in applied]
     unchanged = latest == (functions_sha256(),)
     return [*steps, f"replace functions and access rules ({'unchanged' if unchanged else 'changed'})"]
