@@ -55,9 +55,11 @@ class GatewayError(Exception):
         retry_after: float | None = None,
         provider_status: int | None = None,
         provider: str = "",
+        detail: str = "",
     ) -> None:
-        """`provider`: the one to connect, where that helps."""
+        """`provider`: the one to connect, where that helps. `detail`: more exactly than its class says it."""
         super().__init__(reason)
+        self.detail = detail or self.detail
         self.retry_after = self.retry_after if retry_after is None else retry_after
         self.provider_status, self.provider = provider_status, provider
 

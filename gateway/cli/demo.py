@@ -46,6 +46,10 @@ def run_demo(port: int, sandbox_port: int) -> None:
     data.mkdir(parents=True, exist_ok=True, mode=0o711)
     public, sandbox = f"http://localhost:{port}", f"http://127.0.0.1:{sandbox_port}"
     with start_or_join(data) as server:
+        if server.joined:
+            raise SettingsRefused(
+                f"A demo, or a command for it, runs in {data} already. End that, or set GATEWAY_DATA to another folder."
+            )
         apply_schema(dsn := server.dsn)
         with closing(open_postgres(dsn)) as database:
             partners = {owner: _new_key(database, *partner).text for owner, partner in PARTNERS.items()}

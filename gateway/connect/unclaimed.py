@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any, cast
 
 import structlog
 from pydantic import TypeAdapter
@@ -54,19 +55,23 @@ def keep_install(
         raise StateInvalid("no state")
     if not rt.settings.unclaimed_installs:
         raise InstallNotStarted("GATEWAY_UNCLAIMED_INSTALLS is off", provider=provider.id)
+    code = parse_authorization_response(provider, parameters)
+    waiting = unclaimed_install(rt.database, fingerprint(browser))
+    if waiting is not None and _kept(rt, waiting).get("code") == fingerprint(code):
+        # The page was opened again. A code that is sent twice may end its grant (RFC 6749 section 4.1.2).
+        return provider
     with rt.bulkhead.slot(provider.id):
         deadline = Deadline.after(EXCHANGE_SECONDS)
-        code = parse_authorization_response(provider, parameters)
         answer = send_code(rt, provider, code, "", deadline)
         grant = parse_token_response(provider, answer.status, answer.body, now=rt.now(), scope=provider.scope)
         account = read_account(rt, provider, grant, nonce=None, deadline=deadline)
     install_id = uuid.uuid4()
-    text = json.dumps({"account": asdict(account), "grant": asdict(replace(grant, rest={}))}, default=str)
+    kept = {"account": asdict(account), "grant": asdict(replace(grant, rest={})), "code": fingerprint(code)}
     put = {
         "id": install_id,
         "provider": provider.id,
         "account_id": account.id,
-        "encrypted": rt.vault.encrypt(text, column=_COLUMN, seal_id=install_id),
+        "encrypted": rt.vault.encrypt(json.dumps(kept, default=str), column=_COLUMN, seal_id=install_id),
     }
     unclaimed_install(rt.database, fingerprint(browser), put=put)
     log.info("install.kept", provider=provider.id)
@@ -108,8 +113,12 @@ def claim_install(rt: Runtime, *, session: str, browser: str, install_id: str) -
 def _claim(rt: Runtime, row: UnclaimedInstall | None) -> Claim:
     if row is None:
         raise StateInvalid("no installation waits for this browser")
-    kept = json.loads(rt.vault.decrypt(row.encrypted, column=_COLUMN, seal_id=row.id))
+    kept = _kept(rt, row)
     return Claim(row.id, rt.provider(row.provider), Account(**kept["account"]), _GRANT.validate_python(kept["grant"]))
+
+
+def _kept(rt: Runtime, row: UnclaimedInstall) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", json.loads(rt.vault.decrypt(row.encrypted, column=_COLUMN, seal_id=row.id)))
 
 
 _GRANT = TypeAdapter(Grant)

@@ -103,7 +103,8 @@ def check_target(provider: AnyEntry, target: str) -> None:
     path = unquote_to_bytes(path).decode().rstrip("/").lower()
     plain = re.sub(r"\.[a-z]+$", "", "/".join(part.partition(";")[0] for part in path.split("/")))  # .json, .xml
     if any(re.fullmatch(re.escape(each.lower()).replace(r"\*", "[^/]*"), plain) for each in provider.token_paths):
-        raise Forbidden("the provider issues tokens there")
+        reason = "the provider issues tokens there"
+        raise Forbidden(reason, detail="The provider issues tokens at this path, so the proxy does not call it.")
     if provider.token_placement.query in [name for name, _ in parse_qsl(query, keep_blank_values=True)]:
         raise BadRequest(
             "the query", [(str(provider.token_placement.query), "leave it out: the gateway puts the token there")]

@@ -66,7 +66,7 @@ def runtime() -> Runtime:
 
 def is_api() -> bool:
     """Whether a program calls: the JSON API, or a provider's webhook. By path: an address without a route has no blueprint."""
-    return request.path == "/v1" or request.path.startswith("/v1/") or request.path.endswith("/webhooks")
+    return request.path == "/v1" or request.path.startswith("/v1/") or request.path.rstrip("/").endswith("/webhooks")
 
 
 def route() -> str:

@@ -8,6 +8,7 @@ import socket
 from types import SimpleNamespace
 
 import pytest
+import requests
 from flask import Flask
 
 from gateway.errors import BadRequest, NotFound, RateLimited, Unauthenticated
@@ -78,34 +79,54 @@ def test_only_as_many_proxies_are_believed_as_the_operator_named(app, proxies, f
         assert known == client_address()
 
 
-def test_the_nearest_proxys_line_counts_whatever_the_client_sent_before_it(cluster, template):
+@pytest.fixture(scope="module")
+def set_apart(cluster, template):
+    settings = {"GATEWAY_TRUSTED_PROXIES": "1", "GATEWAY_OWNER_TOKENS": "0"}
+    with whole_gateway(cluster, template, settings=settings) as gateway:
+        yield gateway.start()
+
+
+def test_an_owner_reads_no_token_where_the_operator_switched_that_off(set_apart):
+    """
+    By neither call; everything else of the connection is theirs, and a partner reads on.
+    """
+    alice, calls = set_apart.person(), (("GET", "/token"), ("POST", "/refresh"), ("GET", ""))
+    url = f"{set_apart.url}/v1/connections/{alice.connects('google')['connection']}"
+    hers, partners = [
+        [requests.request(*(method, url + path), headers={"Authorization": f"Bearer {bearer}"}, timeout=60) for method, path in calls]
+        for bearer in (alice.token(), partner_of(set_apart.dsn).key)
+    ]  # fmt: skip
+
+    assert ([403, 403, 200], [200, 200, 200]) == tuple([each.status_code for each in row] for row in (hers, partners))
+    assert "the operator has switched that off" in hers[0].json()["detail"]
+
+
+def test_the_nearest_proxys_line_counts_whatever_the_client_sent_before_it(set_apart):
     """
     Over a socket: a proxy that adds a line of its own behind the client's (RFC 9110 section 5.3), with a blank or without.
     """
-    with whole_gateway(cluster, template, settings={"GATEWAY_TRUSTED_PROXIES": "1"}) as gateway:
-        gateway.start()
-        key = partner_of(gateway.dsn, addresses=("203.0.113.0/24",)).key
+    key = partner_of(set_apart.dsn, addresses=("203.0.113.0/24",)).key
 
-        def status(*forwarded):
-            lines = [
-                "GET /v1/providers HTTP/1.1",
-                "Host: localhost",
-                "Connection: close",
-                f"Authorization: Bearer {key}",
-            ]
-            asked = "\r\n".join([*lines, *(f"X-Forwarded-For: {line}" for line in forwarded), "", ""])
-            with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as line:
-                line.sendall(asked.encode())
-                return int(line.makefile("rb").readline().split()[1])
+    def status(*forwarded):
+        lines = [
+            "GET /v1/providers HTTP/1.1",
+            "Host: localhost",
+            "Connection: close",
+            f"Authorization: Bearer {key}",
+        ]
+        asked = "\r\n".join([*lines, *(f"X-Forwarded-For: {line}" for line in forwarded), "", ""])
+        with socket.create_connection(("127.0.0.1", set_apart.port), timeout=60) as line:
+            line.sendall(asked.encode())
+            return int(line.makefile("rb").readline().split()[1])
 
-        for forged in (
-            ("203.0.113.5", "192.0.2.8"),
-            ("203.0.113.5,192.0.2.8",),
-            ("203.0.113.5", "203.0.113.5, 192.0.2.8"),
-        ):
-            assert 401 == status(*forged), forged
-        for real in (("192.0.2.8", "203.0.113.5"), ("192.0.2.8,203.0.113.5",), ("::ffff:203.0.113.5",)):
-            assert 200 == status(*real), real
+    for forged in (
+        ("203.0.113.5", "192.0.2.8"),
+        ("203.0.113.5,192.0.2.8",),
+        ("203.0.113.5", "203.0.113.5, 192.0.2.8"),
+    ):
+        assert 401 == status(*forged), forged
+    for real in (("192.0.2.8", "203.0.113.5"), ("192.0.2.8,203.0.113.5",), ("::ffff:203.0.113.5",)):
+        assert 200 == status(*real), real
 
 
 def test_no_other_header_moves_the_address(app):

@@ -328,6 +328,7 @@ def test_paths_that_issue_tokens_are_refused(made):
         url = f"{made.url}/v1/connections/{connection}/proxy{path}"
         answer = requests.post(url, json={}, headers={"Authorization": f"Bearer {made.key}"}, timeout=60)
         assert (403, "forbidden") == (answer.status_code, answer.json()["code"]), path
+        assert "issues tokens at this path" in answer.json()["detail"]
 
 
 # -- who may ---------------------------------------------------------------------------------------------------------

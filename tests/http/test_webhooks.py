@@ -308,11 +308,12 @@ def test_webhooks_are_taken_at_one_address_only(gateway):
         requests.get(f"{gateway.url}/crm/webhooks", timeout=60).status_code,
         requests.post(f"{gateway.url}/email/webhooks", data=body, headers=headers, timeout=60).status_code,
         requests.post(f"{gateway.url}/crm/webhooks", data=b"[" + body, headers=headers, timeout=60).status_code,
+        requests.post(f"{gateway.url}/crm/webhooks/", data=body, timeout=60).status_code,
         deliver(gateway.sandbox.state, event(gateway.sandbox.state, "X", locationId="l", note="x" * 300_000)),
         deliver(gateway.sandbox.state, event(gateway.sandbox.state, "X", locationId="l", note="x" * 600_000)),
     ]
 
-    assert answers == [405, 404, 401, 200, 413]
+    assert answers == [405, 404, 401, 401, 200, 413]
 
 
 def test_an_uninstalled_location_needs_reauthorization_and_its_events_reach_the_partner(

@@ -49,7 +49,8 @@ def _token(who: Caller, connection_id: uuid.UUID, query: schemas.TokenQuery, *, 
     rt = runtime()
     if who.key_hash is None and not rt.settings.owner_tokens:
         check_caller(rt.database, who)  # a banned user is refused as such
-        raise Forbidden("GATEWAY_OWNER_TOKENS is off")
+        detail = "Users cannot read their own access tokens here: the operator has switched that off."
+        raise Forbidden("GATEWAY_OWNER_TOKENS is off", detail=detail)
     read = location_grant if query.location else fresh_grant
     asked = partial(read, rt, connection_id, caller=who, min_seconds=query.min_seconds, location=query.location)
     fresh = asked(refused=asked()) if force and query.location else asked(force=force)
