@@ -44,6 +44,8 @@ def main() -> int:
     try:
         server.serve()
     except KeyboardInterrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, and then the parent's
+            signal.signal(number, signal.SIG_IGN)
         server.stop()
     return 0
 

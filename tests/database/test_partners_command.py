@@ -205,3 +205,17 @@ def test_the_demo_leaves_what_other_terminals_need(tmp_path, monkeypatch):
     assert settings["GATEWAY_KEYS"] == Path(there["GATEWAY_KEYS_FILE"]).read_text(encoding="utf-8").strip()
     assert settings["GATEWAY_KEYS"] not in file.read_text(encoding="utf-8")
     assert (str(tmp_path / "demo"), settings["GHL_SCOPE"]) == (there["GATEWAY_DATA"], there["GHL_SCOPE"])
+
+
+def test_a_second_demo_leaves_the_first_alone(cluster, tmp_path, monkeypatch):
+    """
+    It would revoke the keys of the first, and change its providers.
+    """
+    (tmp_path / "demo").symlink_to(cluster.home.parent)
+    monkeypatch.setenv("GATEWAY_DATA", str(tmp_path))
+    before = sorted(path.name for path in cluster.home.parent.iterdir())
+    ended = CliRunner().invoke(main, ["demo", "--port", "0", "--sandbox-port", "0"])
+
+    assert 2 == ended.exit_code
+    assert "runs in" in ended.stderr
+    assert before == sorted(path.name for path in cluster.home.parent.iterdir())
