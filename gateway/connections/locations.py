@@ -37,8 +37,8 @@ def list_locations(
     provider's pause, and what reading a token raises.
     """
     row = reached_connection(rt.database, caller, connection_id)
-    provider = rt.provider(row.provider, ClientRejected) if row else None
-    if row is None or provider is None or not provider.deviation.has_accounts_below(row.facts):
+    provider = rt.entry(row.provider, ClientRejected) if row else None
+    if row is None or not isinstance(provider, Provider) or not provider.deviation.has_accounts_below(row.facts):
         raise NotFound("no such connection of this caller, or none with accounts below it")
     return _list(rt, provider, row, page)
 

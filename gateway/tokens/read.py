@@ -113,7 +113,8 @@ def fresh_grant(
     if quiet:
         raise Held("the provider refuses many grants at the moment")
     if not row.refreshable:
-        raise NeedsReauthorization("there is no refresh token", provider=row.provider)
+        detail = "Nothing is stored that fetches a new access token. A stored one that is valid can still be read; for another, connect again."
+        raise NeedsReauthorization("there is no refresh token", provider=row.provider, detail=detail)
     deadline = (until or Deadline.after(WAIT_SECONDS)).within(WAIT_SECONDS)
     most = 1 if refused else _MOST_IN_A_MINUTE
     for _ in range(_MOST_REFRESHES):

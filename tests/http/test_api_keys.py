@@ -257,7 +257,14 @@ def test_a_new_provider_is_one_table(gateway, acme, user, added, provider):
 
     first = acme.token(connection).json()
     assert first["api_base_url"] is None or first["api_base_url"].startswith(f"{gateway.sandbox.origin}/{provider}")
-    if not isinstance(entry, ApiKeyProvider):
+    if isinstance(entry, ApiKeyProvider):
+        refused = acme.calls("POST", f"/v1/connections/{connection}/refresh")
+        assert (409, True) == (
+            refused.status_code,
+            refused.json()["detail"].startswith("Nothing is stored that fetches"),
+        )
+        assert 404 == acme.calls("GET", f"/v1/connections/{connection}/locations").status_code
+    else:
         refreshed = acme.calls("POST", f"/v1/connections/{connection}/refresh").json()
         assert refreshed["access_token"] not in (None, first["access_token"])
     assert "active" == check(acme, connection).json()["status"]
