@@ -431,6 +431,7 @@ def test_a_body_that_is_not_as_described_is_refused(busy, status, body, kind, fi
         problem["remedy"],
         [each["field"] for each in problem.get("errors", [])],
     )
+    assert not fields or f"At fault is `{fields[0]}`" in problem["detail"]
 
 
 ODD = (
