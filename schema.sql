@@ -215,7 +215,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> 'bad678f572c75c5c978f2d7569af19aa8c3dc62908c475e18c3a4cffd6e6f021') then
+  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '601041b1c0023f713fb0ac1029927888274cd7a22ec1603acff16a6c711c0919') then
     raise exception 'gateway: migration 3 (connections) is not the one that was applied to this database';
   elsif not exists (select from gateway.migration m where m.number = 3) then
     execute $migration$
@@ -238,7 +238,7 @@ create table gateway.connection (
   generation         bigint not null check (generation > 0),
   seal_id            uuid not null,  -- random, one per save: the key that encrypts the access token is derived from it
   refresh_seal_id    uuid not null,  -- the same for the refresh token; of an earlier save if a reconnect had no refresh token
-  saved_by           uuid,  -- the seal_id of the last save, or the id of the pending grant: a repeated call is recognised by it
+  saved_by           uuid,  -- the id of the user's last save: a repeated call is recognised by it
   client_id          text,  -- our registration that the grant belongs to (RFC 6749 section 6); null where it is not known
   refreshable        boolean not null default true,
   reconnected        bigint not null default 0,  -- the generation of the user's last reconnect
@@ -351,7 +351,7 @@ select d.id from public.provider_data d where d.token !~ '^(gAAAA|$)' or d.refre
 comment on table gateway.import_queue is 'Rows with tokens that the gateway did not write: encrypted and verified by the worker.';
 comment on index gateway.import_queue_pkey is 'A row is imported by one process at a time.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (3, 'connections', 'bad678f572c75c5c978f2d7569af19aa8c3dc62908c475e18c3a4cffd6e6f021');
+    insert into gateway.migration (number, name, sha256) values (3, 'connections', '601041b1c0023f713fb0ac1029927888274cd7a22ec1603acff16a6c711c0919');
   end if;
 end $apply$;
 
@@ -1103,9 +1103,9 @@ begin
            order by c.account_id = p_grant.account_id desc, c.updated_at desc, c.id limit 1);
 end $$;
 
--- Write a grant as the connection `p_id`: create it, or update what is there. A repeated call is recognised by `p_saved_by`. The grant of an
+-- Write a grant as the connection `p_id`: create it, or update what is there. A repeated call is recognised by `p_call_id`. The grant of an
 -- account that is replaced is queued to be revoked.
-create or replace function gateway.write_connection(p_grant gateway.pending_grant, p_id uuid, p_saved_by uuid) returns gateway.connection
+create or replace function gateway.write_connection(p_grant gateway.pending_grant, p_id uuid, p_call_id uuid) returns gateway.connection
 language plpgsql set search_path = '' as $$
 declare
   g       gateway.pending_grant := p_grant;
@@ -1140,7 +1140,7 @@ begin
     (id, user_id, provider, type, account_key, account_id, account_label, scope, facts, generation, seal_id, refresh_seal_id,
      saved_by, client_id, refreshable, expires_at, refresh_expires_at, refresh_at)
   values (p_id, g.user_id, g.provider, g.type, case when g.many_accounts then g.account_id else '' end, g.account_id, g.account_label,
-          g.scope, g.facts - array['account', 'scope', 'status', 'reason'], 1, g.seal_id, coalesce(kept, g.seal_id), p_saved_by, g.client_id,
+          g.scope, g.facts - array['account', 'scope', 'status', 'reason'], 1, g.seal_id, coalesce(kept, g.seal_id), p_call_id, g.client_id,
           g.refresh is not null, g.expires_at, g.refresh_expires_at, gateway.refresh_time(g.refresh is not null, g.expires_at, g.refresh_expires_at))
   on conflict (id) do update set
     type = excluded.type, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,
@@ -2486,7 +2486,9 @@ end $$;
 
 -- Carry out a decision about a pending grant, under lock_user. `p_choice` is null where a partner has made none.
 --   ending: `saved`, `access_denied` and `frozen` (the grant has to be revoked), `one_account` (a user has one connection of this provider)
-create or replace function gateway.decide_pending(p_grant gateway.pending_grant, p_choice text, p_partner gateway.partner default null)
+create or replace function gateway.decide_pending(
+  p_grant gateway.pending_grant, p_choice text, p_call_id uuid, p_partner gateway.partner default null
+)
 returns jsonb language plpgsql set search_path = '' as $$
 declare
   existing gateway.connection;
@@ -2514,13 +2516,13 @@ begin
   end if;
   update gateway.pending_grant g set ending = 'saved' where g.id = p_grant.id;
   delete from gateway.pending_grant g where g.id = p_grant.id;
-  saved := gateway.write_connection(p_grant, target, p_grant.id);
+  saved := gateway.write_connection(p_grant, target, p_call_id);
   return jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(saved, p_partner));
 end $$;
 
--- The user's decision. A repeated call finds what was saved. `state_invalid`: it was decided otherwise, or too late.
+-- The user's decision. `state_invalid`: it was decided before; a call of the same `p_call_id` gets the same answer.
 create or replace function public.gateway_decide_pending_grant_v1(
-  p_pending_id uuid, p_user_id uuid, p_choice text, p_not_after timestamptz default null
+  p_pending_id uuid, p_user_id uuid, p_choice text, p_call_id uuid, p_not_after timestamptz default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -2533,12 +2535,12 @@ begin
   if not found then
     return coalesce(
       (select jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(c)) from gateway.connection c
-        where c.user_id = p_user_id and c.saved_by = p_pending_id and p_choice <> 'no'), '{"ending": "state_invalid"}');
+        where c.user_id = p_user_id and c.saved_by = p_call_id), '{"ending": "state_invalid"}');
   end if;
   if not exists (select from gateway.live_user(p_user_id)) then
     return '{"refused": "unauthenticated"}';
   end if;
-  decided := gateway.decide_pending(g, p_choice);
+  decided := gateway.decide_pending(g, p_choice, p_call_id);
   if clock_timestamp() > p_not_after then
     raise exception 'the caller has given up' using errcode = 'query_canceled';
   end if;
@@ -2583,7 +2585,7 @@ begin
     update gateway.connect_session x set ended_at = clock_timestamp() where x.id = s.id;
     return jsonb_build_object('ending', wrong, 'revocation', gateway.refuse_pending(g.id, wrong));
   end if;
-  return gateway.decide_pending(g, p_choice, asks.partner);
+  return gateway.decide_pending(g, p_choice, gen_random_uuid(), asks.partner);
 end $$;
 
 -- An installation that was started at the provider. With `p_put` it is kept; else the newest of that browser, or without a browser one that was
@@ -3814,7 +3816,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '774053cb7876064a27a8240cca5da84eb8eb99fc368aeb3bf605a69e900ed0da');
-insert into gateway.function_release (sha256) values ('774053cb7876064a27a8240cca5da84eb8eb99fc368aeb3bf605a69e900ed0da') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '979d0f97e1d087b267ce478c27babd5e103395b62d5df029ecdf3b8715c1910c');
+insert into gateway.function_release (sha256) values ('979d0f97e1d087b267ce478c27babd5e103395b62d5df029ecdf3b8715c1910c') on conflict do nothing;
 
 notify pgrst, 'reload schema';

@@ -5,6 +5,8 @@ The grant waits encrypted for ten minutes, for this user in this browser. No dec
 connection stays as it was.
 """
 
+import uuid
+
 from gateway.catalog import AnyEntry
 from gateway.connect.attempt import repeat_once
 from gateway.connections.revoke import finish_revocation
@@ -32,12 +34,14 @@ def decide(rt: Runtime, waiting: PendingGrant, choice: Choice) -> Connection | N
 
     Raises PendingConfirmation, which leaves it pending, where `both` would narrow the connection of the same account; and as `settle`.
     """
+    call_id = uuid.uuid4()
     decided = repeat_once(
         lambda: decide_pending_grant(
             rt.database,
             pending_id=waiting.id,
             user_id=waiting.user.id,
             choice=choice,
+            call_id=call_id,
             not_after=answered_by(waiting.clock),
         )
     )

@@ -122,19 +122,19 @@ def test_an_accepted_grant_is_saved_and_not_revoked(database, store, alice):
     )
     assert [(*REFUSED, alice.id, "superseded")] == rows(database, QUEUED)
     assert alice.pending(store) is None
-    assert "state_invalid" == alice.decides(store, waiting, "no").ending
+    assert "state_invalid" == alice.decides(store, waiting, "replace").ending
 
 
-def test_a_repeated_decision_gets_the_same_answer(store, alice):
+def test_a_repeated_decision_is_recognised_by_its_call(store, alice):
     """
-    The response to the first call was lost; another decision comes too late.
+    The response to the first call was lost; another call finds that it was decided before.
     """
     alice.connects(store)
-    waiting = alice.waits(store)
-    first, again = (alice.decides(store, waiting, "replace") for _ in range(2))
+    waiting, call_id = alice.waits(store), uuid.uuid4()
+    first, again = (alice.decides(store, waiting, "replace", call_id=call_id) for _ in range(2))
 
     assert first == again
-    assert "state_invalid" == alice.decides(store, waiting, "no").ending
+    assert "state_invalid" == alice.decides(store, waiting, "replace").ending
 
 
 def test_what_cannot_be_decided_leaves_it_pending(database, store, alice, bob):
@@ -248,7 +248,7 @@ def test_one_of_two_answers_to_a_question_counts(database, store, alice):
     script = """
 from gateway.database.queries.connect import decide_pending_grant
 decided = decide_pending_grant(store, pending_id=uuid.UUID(argv[2]), user_id=uuid.UUID(argv[1]), choice=argv[0],
-                               not_after=None)
+                               call_id=uuid.uuid4(), not_after=None)
 said = decided.ending in ("saved", "access_denied")
 """
     ids = [str(alice.id), str(waiting.id)]

@@ -143,7 +143,7 @@ class Person:
 
     def decides(self, store: Database, waiting: PendingGrant, choice: Choice, **changes: Any) -> Decided:
         """Their decision about it."""
-        given = {"pending_id": waiting.id, "user_id": self.id, "not_after": None}
+        given = {"pending_id": waiting.id, "user_id": self.id, "call_id": uuid.uuid4(), "not_after": None}
         return decide_pending_grant(store, choice=choice, **given | changes)
 
     def starts(self, store: Database, state: str = "state", **changes: Any) -> tuple[str, ...] | None:

@@ -47,9 +47,9 @@ begin
            order by c.account_id = p_grant.account_id desc, c.updated_at desc, c.id limit 1);
 end $$;
 
--- Write a grant as the connection `p_id`: create it, or update what is there. A repeated call is recognised by `p_saved_by`. The grant of an
+-- Write a grant as the connection `p_id`: create it, or update what is there. A repeated call is recognised by `p_call_id`. The grant of an
 -- account that is replaced is queued to be revoked.
-create or replace function gateway.write_connection(p_grant gateway.pending_grant, p_id uuid, p_saved_by uuid) returns gateway.connection
+create or replace function gateway.write_connection(p_grant gateway.pending_grant, p_id uuid, p_call_id uuid) returns gateway.connection
 language plpgsql set search_path = '' as $$
 declare
   g       gateway.pending_grant := p_grant;
@@ -84,7 +84,7 @@ begin
     (id, user_id, provider, type, account_key, account_id, account_label, scope, facts, generation, seal_id, refresh_seal_id,
      saved_by, client_id, refreshable, expires_at, refresh_expires_at, refresh_at)
   values (p_id, g.user_id, g.provider, g.type, case when g.many_accounts then g.account_id else '' end, g.account_id, g.account_label,
-          g.scope, g.facts - array['account', 'scope', 'status', 'reason'], 1, g.seal_id, coalesce(kept, g.seal_id), p_saved_by, g.client_id,
+          g.scope, g.facts - array['account', 'scope', 'status', 'reason'], 1, g.seal_id, coalesce(kept, g.seal_id), p_call_id, g.client_id,
           g.refresh is not null, g.expires_at, g.refresh_expires_at, gateway.refresh_time(g.refresh is not null, g.expires_at, g.refresh_expires_at))
   on conflict (id) do update set
     type = excluded.type, account_id = excluded.account_id, account_label = excluded.account_label, scope = excluded.scope,

@@ -53,7 +53,9 @@ end $$;
 
 -- Carry out a decision about a pending grant, under lock_user. `p_choice` is null where a partner has made none.
 --   ending: `saved`, `access_denied` and `frozen` (the grant has to be revoked), `one_account` (a user has one connection of this provider)
-create or replace function gateway.decide_pending(p_grant gateway.pending_grant, p_choice text, p_partner gateway.partner default null)
+create or replace function gateway.decide_pending(
+  p_grant gateway.pending_grant, p_choice text, p_call_id uuid, p_partner gateway.partner default null
+)
 returns jsonb language plpgsql set search_path = '' as $$
 declare
   existing gateway.connection;
@@ -81,13 +83,13 @@ begin
   end if;
   update gateway.pending_grant g set ending = 'saved' where g.id = p_grant.id;
   delete from gateway.pending_grant g where g.id = p_grant.id;
-  saved := gateway.write_connection(p_grant, target, p_grant.id);
+  saved := gateway.write_connection(p_grant, target, p_call_id);
   return jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(saved, p_partner));
 end $$;
 
--- The user's decision. A repeated call finds what was saved. `state_invalid`: it was decided otherwise, or too late.
+-- The user's decision. `state_invalid`: it was decided before; a call of the same `p_call_id` gets the same answer.
 create or replace function public.gateway_decide_pending_grant_v1(
-  p_pending_id uuid, p_user_id uuid, p_choice text, p_not_after timestamptz default null
+  p_pending_id uuid, p_user_id uuid, p_choice text, p_call_id uuid, p_not_after timestamptz default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -100,12 +102,12 @@ begin
   if not found then
     return coalesce(
       (select jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(c)) from gateway.connection c
-        where c.user_id = p_user_id and c.saved_by = p_pending_id and p_choice <> 'no'), '{"ending": "state_invalid"}');
+        where c.user_id = p_user_id and c.saved_by = p_call_id), '{"ending": "state_invalid"}');
   end if;
   if not exists (select from gateway.live_user(p_user_id)) then
     return '{"refused": "unauthenticated"}';
   end if;
-  decided := gateway.decide_pending(g, p_choice);
+  decided := gateway.decide_pending(g, p_choice, p_call_id);
   if clock_timestamp() > p_not_after then
     raise exception 'the caller has given up' using errcode = 'query_canceled';
   end if;
@@ -150,7 +152,7 @@ begin
     update gateway.connect_session x set ended_at = clock_timestamp() where x.id = s.id;
     return jsonb_build_object('ending', wrong, 'revocation', gateway.refuse_pending(g.id, wrong));
   end if;
-  return gateway.decide_pending(g, p_choice, asks.partner);
+  return gateway.decide_pending(g, p_choice, gen_random_uuid(), asks.partner);
 end $$;
 
 -- An installation that was started at the provider. With `p_put` it is kept; else the newest of that browser, or without a browser one that was

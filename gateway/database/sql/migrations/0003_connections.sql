@@ -17,7 +17,7 @@ create table gateway.connection (
   generation         bigint not null check (generation > 0),
   seal_id            uuid not null,  -- random, one per save: the key that encrypts the access token is derived from it
   refresh_seal_id    uuid not null,  -- the same for the refresh token; of an earlier save if a reconnect had no refresh token
-  saved_by           uuid,  -- the seal_id of the last save, or the id of the pending grant: a repeated call is recognised by it
+  saved_by           uuid,  -- the id of the user's last save: a repeated call is recognised by it
   client_id          text,  -- our registration that the grant belongs to (RFC 6749 section 6); null where it is not known
   refreshable        boolean not null default true,
   reconnected        bigint not null default 0,  -- the generation of the user's last reconnect
