@@ -32,14 +32,6 @@ NAME_SECONDS = 3.0
 """For a name alone: without it the id is shown."""
 
 
-class NotConfirmed(NeedsReauthorization):
-    """The account endpoint does not confirm that an access token is for the expected account."""
-
-    def __init__(self, reason: "NotConfirmedReason", message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
 NotConfirmedReason = Literal[
     "token_refused",  # RFC 6750 section 3.1; a new access token may work
     "out_of_scope",  # the token is valid, and its scope does not cover the endpoint (RFC 6750 section 3.1)
@@ -49,6 +41,14 @@ NotConfirmedReason = Literal[
     "test_mode",  # a key of the provider's test mode
     "not_confirmed",
 ]
+
+
+class NotConfirmed(NeedsReauthorization):
+    """The account endpoint does not confirm that an access token is for the expected account."""
+
+    def __init__(self, reason: NotConfirmedReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def read_account(rt: Runtime, provider: Provider, grant: Grant, *, nonce: str | None, deadline: Deadline) -> Account:
@@ -66,7 +66,8 @@ def read_account(rt: Runtime, provider: Provider, grant: Grant, *, nonce: str | 
     lookup = _lookup(provider, known, grant.scope, rt.clients[provider.id])
     account_id = _account_id(known, lookup.id)
     if lookup.url:
-        info = _account_info(rt, provider, lookup.url, grant, known, deadline, is_optional=account_id is not None)
+        grant = replace(grant, rest=known)
+        info = _account_info(rt, provider, lookup.url, grant, deadline, is_optional=account_id is not None)
         _check_info(lookup, info, claims, account_id)
         learned |= provider.learn("response", info)
         known |= {**info, **claims}
@@ -190,19 +191,12 @@ def _lookup(
 
 
 def _account_info(
-    rt: Runtime,
-    provider: Provider,
-    url: str,
-    grant: Grant,
-    facts: Mapping[str, Any],
-    deadline: Deadline,
-    *,
-    is_optional: bool,
+    rt: Runtime, provider: Provider, url: str, grant: Grant, deadline: Deadline, *, is_optional: bool
 ) -> Mapping[str, Any]:
     """What the account endpoint says. `is_optional`: the id is known, so only the name is missing, and {} will do."""
     deadline = deadline.within(NAME_SECONDS) if is_optional else deadline
     try:
-        found = _fetch(rt, provider, url, grant.access_token, facts, deadline)
+        found = _fetch(rt, provider, url, grant.access_token, grant.rest, deadline)
         if found.status != 200:  # noqa: PLR2004
             raise ProviderGarbled(f"the account endpoint answers {found.status}", provider_status=found.status)
         return _parse(found.body)
@@ -274,8 +268,9 @@ def _parse(body: bytes) -> Mapping[str, Any]:
 
 
 def _label(known: Mapping[str, Any], lookup: AccountLookup) -> str | None:
-    label = next(filter(None, (_text(_at(known, path)) for path in lookup.label)), None)
-    return label and label[:_MAX_LENGTH]
+    texts = (_text(_at(known, path))[: 4 * _MAX_LENGTH] for path in lookup.label)
+    labels = ("".join(filter(str.isprintable, text)).strip() for text in texts)
+    return next(filter(None, labels), "")[:_MAX_LENGTH] or None
 
 
 def _at(document: Mapping[str, Any], path: str) -> Any:
@@ -295,12 +290,10 @@ def _at(document: Mapping[str, Any], path: str) -> Any:
 
 def _id(value: Any) -> str | None:
     """An id as it is, or None: if ids were cut or trimmed, two accounts could become one."""
-    text = "" if isinstance(value, bool) or not isinstance(value, str | int) else str(value)
+    text = _text(value)
     return text if text and text.isprintable() and text == text.strip() else None
 
 
-def _text(value: Any) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        return None
-    text = "".join(letter for letter in str(value)[: 4 * _MAX_LENGTH] if letter.isprintable()).strip()
-    return text or None
+def _text(value: Any) -> str:
+    """A text or a number, "" for anything else."""
+    return "" if isinstance(value, bool) or not isinstance(value, str | int) else str(value)

@@ -88,29 +88,6 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True)
-class AuthorizationRequest:
-    """One attempt to connect, taken from the database by the browser and the user that started it."""
-
-    provider: str
-    user_id: UUID
-    browser_hash: str
-    encrypted: str = field(repr=False)
-    """The PKCE verifier and the nonce."""
-    scope: tuple[str, ...]
-    return_to: str | None
-    display: Display
-    add_account: bool
-    """The user asked for one more account, so a new one is no surprise."""
-    is_signed_in: bool
-    """Whether the user is signed in, in the browser that returned. If not, the request is from a partner's link."""
-    has_connection: bool
-    """Whether the user had a connection at this provider when the request was taken."""
-    clock: Clock
-    connect_session_id: UUID | None = None
-    """The partner's link that it was started from."""
-
-
-@dataclass(frozen=True, slots=True)
 class Connection:
     """A durable row: one user's account at one provider. `id` is `provider_data.id` everywhere."""
 

@@ -249,14 +249,12 @@ def _next_steps(provider: str, whole: Mapping[str, Any]) -> Iterator[str]:
 
 @connections.command("import")
 @click.option("--map", "names", multiple=True, metavar="NAME=PROVIDER", help="A name in the table, and its provider.")
-@click.option("--dry-run", is_flag=True, help="Only count; call no provider.")
 @reporting
-def connections_import(names: tuple[str, ...], *, dry_run: bool) -> Report:
+def connections_import(names: tuple[str, ...]) -> Report:
     """Encrypt and verify the plaintext tokens that the gateway did not write; ends with 1 if something is left."""
-    title = "Counting" if dry_run else "Importing"
     with opened_runtime() as rt:
-        steps = import_all(rt, _names(rt.catalog, names), dry_run=dry_run)
-        report, interrupted = carry_out(steps, lambda at: (title, at.counts.total(), at.total))
+        steps = import_all(rt, _names(rt.catalog, names))
+        report, interrupted = carry_out(steps, lambda at: ("Importing", at.counts.total(), at.total))
     clean = not report.remaining and not interrupted
     whole = to_jsonable_python(report) | {"interrupted": interrupted, "clean": clean}
     return Report(whole, _import_lines(report, interrupted=interrupted), ok=clean)
@@ -273,7 +271,6 @@ def _names(catalog: Catalog, given: Sequence[str]) -> dict[str, str]:
 
 _OUTCOMES = {
     "imported": "imported",
-    "waiting": "waiting; whether a provider has their names is not looked up",
     "refused": "not confirmed: the user has to connect again",
     "unmapped": "of no known provider",
     "not_enabled": "of a provider that is not enabled",

@@ -22,10 +22,10 @@ from gateway.connect.attempt import (
 )
 from gateway.connect.form import Fault, FieldsRefused, read_form
 from gateway.crypto.vault import fingerprint
-from gateway.database.queries.connect import take_authorization
+from gateway.database.queries.connect import AuthorizationRequest, take_authorization
 from gateway.errors import StateInvalid
 from gateway.http import Deadline
-from gateway.models import AuthorizationRequest, Grant
+from gateway.models import Grant
 from gateway.services import Runtime
 
 

@@ -24,6 +24,7 @@ from gateway.connections.revoke import revoke_or_queue
 from gateway.crypto.vault import fingerprint
 from gateway.database.postgres import answered_by
 from gateway.database.queries.connect import (
+    AuthorizationRequest,
     EarlierVisit,
     drop_authorization,
     start_authorization,
@@ -40,7 +41,7 @@ from gateway.errors import (
     UserMismatch,
 )
 from gateway.http import Deadline, Response
-from gateway.models import Account, AuthorizationRequest, Connection, Display, Grant
+from gateway.models import Account, Connection, Display, Grant
 from gateway.protocol.oauth import (
     build_authorization_request,
     build_code_request,

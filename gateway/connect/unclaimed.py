@@ -20,10 +20,10 @@ from gateway.catalog import Provider
 from gateway.connect.attempt import EXCHANGE_SECONDS, save_grant, send_code
 from gateway.connections.uninstall import uninstall_unclaimed
 from gateway.crypto.vault import fingerprint
-from gateway.database.queries.connect import UnclaimedInstall, read_session, unclaimed_install
+from gateway.database.queries.connect import AuthorizationRequest, UnclaimedInstall, read_session, unclaimed_install
 from gateway.errors import GatewayError, InstallNotStarted, StateInvalid, Unauthenticated
 from gateway.http import Deadline
-from gateway.models import Account, AuthorizationRequest, Connection, Grant, Unit
+from gateway.models import Account, Connection, Grant, Unit
 from gateway.protocol.oauth import parse_authorization_response, parse_token_response
 from gateway.services import Runtime
 

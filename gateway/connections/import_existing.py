@@ -20,15 +20,12 @@ from gateway.catalog import AnyEntry, Provider
 from gateway.database.queries import connections as queries
 from gateway.database.queries.connections import ImportRow
 from gateway.errors import (
-    ClientRejected,
-    Held,
+    GrantUnusable,
     NeedsReauthorization,
     NotFound,
     ProviderFailed,
     RateLimited,
-    RefreshInProgress,
     SecretUnreadable,
-    Suspended,
 )
 from gateway.http import Deadline
 from gateway.models import Account, Unit
@@ -44,9 +41,7 @@ _OPERATOR_SECONDS = 86400.0
 _ENCRYPTED = "gAAAA"
 """The first characters of every Fernet token."""
 
-Name = Literal[
-    "imported", "refused", "unmapped", "not_enabled", "no_user", "duplicate", "unreadable", "later", "waiting"
-]
+Name = Literal["imported", "refused", "unmapped", "not_enabled", "no_user", "duplicate", "unreadable", "later"]
 
 
 class Outcome(NamedTuple):
@@ -197,7 +192,7 @@ def _verify(
         reason = error.reason if isinstance(error, NotConfirmed) else "not_confirmed"
         queries.finish_import(rt.database, row.id, "refused", seal_id=seal_id, error=reason)
         return Outcome("refused", str(error))
-    except (ProviderFailed, ClientRejected, RateLimited, RefreshInProgress, SecretUnreadable, Suspended, Held) as error:
+    except (ProviderFailed, GrantUnusable, RateLimited) as error:
         queries.finish_import(rt.database, row.id, "later", wait_seconds=60.0 * 2 ** min(row.attempts - 1, 6))
         return Outcome("later", str(error))
     queries.finish_import(rt.database, row.id, "confirmed", seal_id=seal_id, account=account)
@@ -231,22 +226,14 @@ def _confirmed_account(
 # -- the command -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Remaining:
-    id: str
-    name: str | None
-    outcome: str
-    reason: str
-
-
 @dataclass
 class Report:
     total: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    remaining: list[Remaining] = field(default_factory=list)
+    remaining: list[dict[str, str | None]] = field(default_factory=list)
 
 
-def import_all(rt: Runtime, names: Mapping[str, str], *, dry_run: bool) -> Iterator[Report]:
+def import_all(rt: Runtime, names: Mapping[str, str]) -> Iterator[Report]:
     """
     Import all rows that wait, with the progress after each row. It may end between two rows, and be repeated.
 
@@ -256,16 +243,16 @@ def import_all(rt: Runtime, names: Mapping[str, str], *, dry_run: bool) -> Itera
     providers, queue = _providers(rt), queries.list_imports(rt.database)
     report = Report(total=len(queue))
     for queued in queue:
-        row = None
-        if dry_run:
-            outcome = Outcome("waiting")
-        elif row := queries.claim_import(rt.database, providers=providers, id=queued):
+        row = queries.claim_import(rt.database, providers=providers, id=queued)
+        if row:
             named = None if row.seal_id else mapped.get((row.name or "").strip().lower())
             outcome = import_row(rt, row, named or row.provider)
         else:
             outcome = Outcome("later", "another process is importing it")
         report.counts[outcome.name] += 1
-        if outcome.name not in ("imported", "waiting"):
-            report.remaining.append(Remaining(str(queued), row.name if row else None, outcome.name, outcome.reason))
+        if outcome.name != "imported":
+            name = row.name if row else None
+            left = {"id": str(queued), "name": name, "outcome": outcome.name, "reason": outcome.reason}
+            report.remaining.append(left)
         yield report
     yield report

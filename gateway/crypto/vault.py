@@ -17,7 +17,7 @@ from uuid import UUID
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gateway.errors import SecretUnreadable
 
@@ -101,13 +101,7 @@ def _keys(
 
 
 def _derive(master: bytes, context: bytes) -> Fernet:
-    return Fernet(base64.urlsafe_b64encode(HKDFExpand(SHA256(), _KEY_BYTES, context).derive(_extract(master))))
-
-
-@lru_cache(maxsize=64)
-def _extract(master: bytes) -> bytes:
-    """RFC 5869 section 2.2 without a salt: the half of the derivation that all contexts share."""
-    return hmac.digest(bytes(_KEY_BYTES), master, hashlib.sha256)
+    return Fernet(base64.urlsafe_b64encode(HKDF(SHA256(), _KEY_BYTES, None, context).derive(master)))
 
 
 def _signature(master: bytes, value: str, purpose: str) -> str:

@@ -12,12 +12,12 @@ import psycopg
 import pytest
 
 from gateway.database.postgres import answered_by
-from gateway.database.queries.connect import EarlierVisit, end_session, read_session
+from gateway.database.queries.connect import AuthorizationRequest, EarlierVisit, end_session, read_session
 from gateway.database.queries.connections import erase_own_connection, list_connections, reached_connections
 from gateway.database.queries.events import append_event
 from gateway.database.queries.operator import housekeeping
 from gateway.errors import Unauthenticated, Unexpected
-from gateway.models import AuthorizationRequest, Caller
+from gateway.models import Caller
 from tests.support.database import Person, find_connection, in_an_hour, rows
 
 SCOPE = ("contacts.readonly", "users.readonly")

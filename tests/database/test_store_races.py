@@ -26,7 +26,7 @@ def test_ten_processes_take_one_state_and_one_gets_it(database, store, alice):
     take = """
 from gateway.database.queries.connections import erase_own_connection
 from gateway.database.queries.connect import take_authorization
-from gateway.models import AuthorizationRequest
+from gateway.database.queries.connect import AuthorizationRequest
 from tests.support.patience import wait_for
 taken = take_authorization(store, state_hash="state", provider="ghl", browser_hash="browser", session_hash=argv[0])
 said = isinstance(taken, AuthorizationRequest)

@@ -19,7 +19,7 @@ from tests.support.partners import partner
 
 ROOT = Path(package.__file__).parent
 EVERY_REQUEST = {"web/request_context.py", "web/security_headers.py", "web/operations.py", "log_setup.py"}
-CALLBACK_FILES = 18
+CALLBACK_FILES = 17
 """Of which four are the HTTP client: addresses, connections, the client, and the bulkhead that every wait on a provider passes."""
 TOKEN_READ_FILES = 8
 """Of which one is the catalogue: the API's address and headers depend on the connection's account."""

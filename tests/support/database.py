@@ -24,6 +24,7 @@ from gateway.crypto.vault import Vault
 from gateway.database import Database, open_postgres
 from gateway.database.queries import connections, tokens
 from gateway.database.queries.connect import (
+    AuthorizationRequest,
     Choice,
     Decided,
     EarlierVisit,
@@ -43,7 +44,7 @@ from gateway.database.queries.connections import (
     save_connection,
 )
 from gateway.embedded.postgres import EmbeddedPostgres
-from gateway.models import AuthorizationRequest, Connection
+from gateway.models import Connection
 from tests.support.forked import CONTEXT
 
 SOON = datetime(2030, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)

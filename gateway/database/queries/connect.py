@@ -11,7 +11,7 @@ from uuid import UUID
 
 from gateway.database import SqlFunction
 from gateway.database.queries.connections import Erased, Revocation
-from gateway.models import Account, AuthorizationRequest, Clock, Connection, Display, Status, User, UtcTime
+from gateway.models import Account, Clock, Connection, Display, Status, User, UtcTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,29 @@ read_session = SqlFunction[Session | None]("session", "session_hash")
 end_session = SqlFunction[Session | None]("session", "session_hash", end=True)
 
 Mismatch = Literal["browser_mismatch", "user_mismatch"]
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationRequest:
+    """One attempt to connect, taken from the database by the browser and the user that started it."""
+
+    provider: str
+    user_id: UUID
+    browser_hash: str
+    encrypted: str = field(repr=False)
+    """The PKCE verifier and the nonce."""
+    scope: tuple[str, ...]
+    return_to: str | None
+    display: Display
+    add_account: bool
+    """The user asked for one more account, so a new one is no surprise."""
+    is_signed_in: bool
+    """Whether the user is signed in, in the browser that returned. If not, the request is from a partner's link."""
+    has_connection: bool
+    """Whether the user had a connection at this provider when the request was taken."""
+    clock: Clock
+    connect_session_id: UUID | None = None
+    """The partner's link that it was started from."""
 
 
 @dataclass(frozen=True, slots=True)
