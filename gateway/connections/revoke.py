@@ -1,5 +1,6 @@
 """Revoke grants at their provider (RFC 7009): at once where possible, else from an encrypted queue."""
 
+import threading
 import uuid
 from collections.abc import Collection
 from dataclasses import replace
@@ -10,7 +11,7 @@ import structlog
 
 from gateway.catalog import ApiKeyProvider, Provider
 from gateway.database.queries.connections import Revocation, claim_revocations, queue_revocation, settle_revocation
-from gateway.errors import GatewayError, ProviderFailed, ProviderUnavailable
+from gateway.errors import GatewayError, ProviderFailed
 from gateway.http import Deadline
 from gateway.models import Grant, Unit
 from gateway.protocol.oauth import build_revocation_request, parse_revocation_response
@@ -20,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 REVOKE_SECONDS = 4.0
 _MINIMUM_SECONDS = 1.0
-"""With less time than this, no attempt is made while the user waits: name lookup, handshake and two responses do not fit. The worker revokes."""
+"""With less time than this, no attempt is made while the user waits: name lookup, handshake and two responses do not fit."""
 
 Revoked = Literal["done", "queued", "unsupported"]
 
@@ -40,7 +41,7 @@ def revoke_or_queue(
 
     Where a revocation ends everything between the account and us (`revocation_ends = "account"`), it would also end other connections of the
     same account. The database knows of them by `account_id`. Where the account is unknown, `beside` (the user has another connection
-    there) decides.
+    there) decides. With too little time left before `deadline`, a thread revokes after the caller has its response.
     """
     if account_id is None and beside and provider.revocation_ends == "account":
         return False
@@ -60,6 +61,9 @@ def revoke_or_queue(
         )
     except GatewayError:
         return _revoke_without_queue(rt, provider, grant, beside=beside)
+    if deadline is not None and deadline.remaining() < _MINIMUM_SECONDS:
+        threading.Thread(target=finish_revocation, args=(rt, queued), name="revoke", daemon=True).start()
+        return queued is not None and _may_revoke(provider, queued)
     return finish_revocation(rt, queued, deadline) != "unsupported"
 
 
@@ -127,8 +131,6 @@ def _send(rt: Runtime, provider: Provider, grant: Revocation, deadline: Deadline
     Revoke both tokens, the refresh token first: RFC 7009 section 2.1 lets a server end the access token with it. After that, a refusal of the
     access token says that it has ended.
     """
-    if deadline.remaining() < _MINIMUM_SECONDS:
-        raise ProviderUnavailable("no time is left to revoke")
     tokens = {"refresh_token": grant.refresh, "access_token": grant.token}
     sent = [(hint, token) for hint in provider.revocation_tokens if (token := tokens[hint])]
     for number, (hint, token) in enumerate(sent):
