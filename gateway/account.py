@@ -186,7 +186,7 @@ def _lookup(
     provider: Provider, facts: Mapping[str, Any], scope: Sequence[str], client: Client | None = None
 ) -> AccountLookup:
     known = {**facts, "scope": " ".join(scope), "client_id": client.client_id if client else ""}
-    found = provider.deviation.account_lookup(provider.api_base_url or "", known)
+    found = provider.deviation.account_lookup(provider.api_base_url or "", known) if provider.quirks else None
     return found or AccountLookup(provider.userinfo_endpoint, provider.account.id, provider.account.label)
 
 
