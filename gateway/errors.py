@@ -199,7 +199,7 @@ class BadRequest(RequestRefused):
     """RFC 9110 section 15.5.1. `errors`: (field, reason), in our own names and words, never the caller's."""
 
     def __init__(self, reason: str = "", errors: Sequence[tuple[str, str]] = ()) -> None:
-        at_fault = ", ".join(f"`{field}`" for field, _ in errors)
+        at_fault = ", ".join(f"`{field}`" for field, _ in errors[:3])
         super().__init__(reason, detail=f"{self.detail} At fault is {at_fault}: `errors` says why." if errors else "")
         self.errors = tuple(errors)
 
