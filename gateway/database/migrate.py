@@ -20,7 +20,7 @@ import psycopg
 from psycopg import errors
 
 from gateway.database.postgres import connect
-from gateway.errors import DatabaseUnavailable, Unexpected
+from gateway.errors import DatabaseUnavailable, SettingsRefused, Unexpected
 
 SQL = Path(__file__).parent / "sql"
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -88,7 +88,8 @@ def apply_schema(dsn: str) -> list[str]:
     """
     Sets up or updates the database, in one transaction; returns what the script reports about what it found there.
 
-    Raises DatabaseUnavailable, and Unexpected with the server's own words: the script handles no secret.
+    Raises DatabaseUnavailable, SettingsRefused where the operator has to act, and Unexpected with the server's own words: the script
+    handles no secret.
     """
     reports: list[str] = []
 
@@ -155,10 +156,12 @@ def _connected(dsn: str) -> Iterator[psycopg.Connection]:
     except _BUSY:
         raise
     except errors.InsufficientPrivilege:
-        raise Unexpected(
-            "this role may not set up the schema: run `db apply` with the role that owns the tables, on Supabase `postgres`; "
-            "`gateway_app` is for serving"
+        raise SettingsRefused(
+            "DATABASE_URL has a role that may not set up the schema: run `db apply` with the role that owns the tables, on Supabase "
+            "`postgres`; `gateway_app` is for serving."
         ) from None
+    except errors.RaiseException as error:
+        raise SettingsRefused(f"{(error.diag.message_primary or '').removeprefix('gateway: ')}.") from None
     except errors.ReadOnlySqlTransaction:
         raise DatabaseUnavailable("the database is read-only: name the primary in DATABASE_URL") from None
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
@@ -202,7 +205,7 @@ def _refuse_newer() -> str:
 do $newer$
 begin
   if exists (select from gateway.migration m where m.number > {schema_version()}) then
-    raise exception 'gateway: a newer release has set up this database';
+    raise exception 'gateway: a newer release has set up this database: run that one, or restore a backup from before it';
   end if;
 end $newer$;
 """
@@ -214,7 +217,7 @@ def _once(migration: Migration) -> str:
 do $apply$
 begin
   if exists (select from gateway.migration m where m.number = {number} and m.sha256 <> '{digest}') then
-    raise exception 'gateway: migration {number} ({name}) is not the one that was applied to this database';
+    raise exception 'gateway: migration {number} ({name}) is not the one that was applied to this database: run the release that set it up, or a newer one';
   elsif not exists (select from gateway.migration m where m.number = {number}) then
     execute $migration$
 {migration.text.rstrip()}

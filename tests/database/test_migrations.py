@@ -10,7 +10,7 @@ from cryptography.fernet import Fernet
 
 from gateway.database import SCHEMA_VERSION, migrate
 from gateway.database.migrate import apply_schema
-from gateway.errors import DatabaseUnavailable, Unexpected
+from gateway.errors import DatabaseUnavailable, SettingsRefused
 from tests.support.commands import run_command
 from tests.support.database import rows
 
@@ -64,7 +64,7 @@ def test_a_changed_migration_is_refused(bare_database, monkeypatch):
     apply_schema(bare_database)
     monkeypatch.setattr(migrate, "migrations", lambda: (first._replace(text=first.text + "\nselect 1;\n"), *later))
 
-    with pytest.raises(Unexpected, match=r"migration 1 \(owner_tables\)"):
+    with pytest.raises(SettingsRefused, match=r"migration 1 \(owner_tables\)"):
         apply_schema(bare_database)
 
 

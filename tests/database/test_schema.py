@@ -16,7 +16,7 @@ from psycopg.errors import InsufficientPrivilege
 
 from gateway.database import SCHEMA_VERSION, open_postgres
 from gateway.database.migrate import PASTED, apply_schema
-from gateway.errors import Unexpected
+from gateway.errors import SettingsRefused, Unexpected
 from tests.support.database import acting, rows
 from tests.support.old_databases import DOCUMENTED, OURS
 
@@ -118,7 +118,7 @@ def test_a_newer_database_is_refused_and_left_alone(database):
     """
     rows(database, "insert into gateway.migration (number, name, sha256) values (99, 'later', '')")
 
-    with pytest.raises(Unexpected, match="newer"):
+    with pytest.raises(SettingsRefused, match=r"newer release .* run that one"):
         apply_schema(database)
     assert [99] == rows(database, "select max(number) from gateway.migration")
 
