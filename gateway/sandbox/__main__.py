@@ -18,6 +18,9 @@ import types
 from .app import OFFERS
 from .server import make_server
 
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C reaches every process of the terminal, and the parent's SIGTERM follows: only the first counts."""
+
 
 def main() -> int:
     """Serve until interrupted or terminated."""
@@ -36,7 +39,8 @@ def main() -> int:
     server = make_server(chosen.port, gateway=chosen.gateway, bind=chosen.bind, origins=chosen.origin, offers=offers)
     server.state.partner_keys.update(keys)
     server.state.database = os.environ.pop("SANDBOX_DATABASE_URL", "")
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in _ENDING:
+        signal.signal(number, _interrupt)
     if chosen.until_stdin_closes:
         threading.Thread(target=_watch_stdin, daemon=True).start()
     sys.stdout.write(f"Sandbox on {server.origin} for the gateway on {server.state.gateway}\n")
@@ -44,13 +48,13 @@ def main() -> int:
     try:
         server.serve()
     except KeyboardInterrupt:
-        for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, and then the parent's
-            signal.signal(number, signal.SIG_IGN)
         server.stop()
     return 0
 
 
 def _interrupt(_number: int, _frame: types.FrameType | None) -> None:
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
