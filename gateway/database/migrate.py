@@ -217,7 +217,7 @@ def _once(migration: Migration) -> str:
 do $apply$
 begin
   if exists (select from gateway.migration m where m.number = {number} and m.sha256 <> '{digest}') then
-    raise exception 'gateway: migration {number} ({name}) is not the one that was applied to this database: run the release that set it up, or a newer one';
+    raise exception 'gateway: migration {number} ({name}) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = {number}) then
     execute $migration$
 {migration.text.rstrip()}
