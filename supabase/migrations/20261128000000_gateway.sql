@@ -86,7 +86,7 @@ end $newer$;
 do $apply$
 begin
   if exists (select from gateway.migration m where m.number = 1 and m.sha256 <> 'f5b69a5468ad42f089fb36f47d7f1ea35b111d92abacef3d230d6b8a60ef9326') then
-    raise exception 'gateway: migration 1 (owner_tables) is not the one that was applied to this database: run the release that set it up, or a newer one';
+    raise exception 'gateway: migration 1 (owner_tables) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 1) then
     execute $migration$
 -- The owner's two tables, which a project may already have in part; and users for them where there is no Supabase.
@@ -174,7 +174,7 @@ end $apply$;
 do $apply$
 begin
   if exists (select from gateway.migration m where m.number = 2 and m.sha256 <> 'a208ccf81b7f69923cce0612a79413d87a1cc65d139391102f40214b81d63b87') then
-    raise exception 'gateway: migration 2 (sessions) is not the one that was applied to this database: run the release that set it up, or a newer one';
+    raise exception 'gateway: migration 2 (sessions) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 2) then
     execute $migration$
 create table gateway.session (
@@ -216,7 +216,7 @@ end $apply$;
 do $apply$
 begin
   if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '601041b1c0023f713fb0ac1029927888274cd7a22ec1603acff16a6c711c0919') then
-    raise exception 'gateway: migration 3 (connections) is not the one that was applied to this database: run the release that set it up, or a newer one';
+    raise exception 'gateway: migration 3 (connections) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 3) then
     execute $migration$
 -- Connections, pending grants, grants to revoke, and rows to import.
@@ -358,7 +358,7 @@ end $apply$;
 do $apply$
 begin
   if exists (select from gateway.migration m where m.number = 4 and m.sha256 <> 'e7727c7326836eae24ce48192a80eba619da67ea0ca3197500e1da762d6b2dae') then
-    raise exception 'gateway: migration 4 (partners) is not the one that was applied to this database: run the release that set it up, or a newer one';
+    raise exception 'gateway: migration 4 (partners) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 4) then
     execute $migration$
 -- Partners, keys, consents, links and freezes.
@@ -452,7 +452,7 @@ end $apply$;
 do $apply$
 begin
   if exists (select from gateway.migration m where m.number = 5 and m.sha256 <> '4a2f9277414f33c46dcde2f70abdcf200ba539058e404f55baefd5569cff2f2f') then
-    raise exception 'gateway: migration 5 (usage) is not the one that was applied to this database: run the release that set it up, or a newer one';
+    raise exception 'gateway: migration 5 (usage) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 5) then
     execute $migration$
 -- Token reads and proxied calls, for the record and for limits.
@@ -493,7 +493,7 @@ end $apply$;
 do $apply$
 begin
   if exists (select from gateway.migration m where m.number = 6 and m.sha256 <> '84c7de68adbdbc7badf3af42ae7ba79274e73247263b96c8643d0084323ce82f') then
-    raise exception 'gateway: migration 6 (events) is not the one that was applied to this database: run the release that set it up, or a newer one';
+    raise exception 'gateway: migration 6 (events) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 6) then
     execute $migration$
 create table gateway.event (
@@ -541,7 +541,7 @@ end $apply$;
 do $apply$
 begin
   if exists (select from gateway.migration m where m.number = 7 and m.sha256 <> 'c614b7f29b3e40a1a0aac6ba8434f2835d07f634c423dc2a40fb5061a735890d') then
-    raise exception 'gateway: migration 7 (hosts) is not the one that was applied to this database: run the release that set it up, or a newer one';
+    raise exception 'gateway: migration 7 (hosts) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 7) then
     execute $migration$
 create table gateway.host (
@@ -560,7 +560,7 @@ end $apply$;
 do $apply$
 begin
   if exists (select from gateway.migration m where m.number = 8 and m.sha256 <> '449ab6cef2d48b8a64264f468723613d778dc9b675d065935ccba38c99ce9940') then
-    raise exception 'gateway: migration 8 (webhooks) is not the one that was applied to this database: run the release that set it up, or a newer one';
+    raise exception 'gateway: migration 8 (webhooks) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 8) then
     execute $migration$
 -- Outgoing webhooks: endpoints of partners, their secrets, and a log of deliveries.
@@ -617,7 +617,7 @@ end $apply$;
 do $apply$
 begin
   if exists (select from gateway.migration m where m.number = 9 and m.sha256 <> '702d31402c5ac75d89409d09c156d1a6e8755f2b61dde7f7bb253a76e216e80b') then
-    raise exception 'gateway: migration 9 (provider_events) is not the one that was applied to this database: run the release that set it up, or a newer one';
+    raise exception 'gateway: migration 9 (provider_events) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 9) then
     execute $migration$
 -- Events that providers send, and the accounts below a connection.
