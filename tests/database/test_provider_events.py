@@ -102,6 +102,16 @@ def test_an_uninstall_from_before_the_connection_was_made_does_not_end_it(rt, st
     assert status(database, again) == ACTIVE
 
 
+def test_an_uninstall_whose_time_is_a_whole_second_ends_a_connection_of_that_second(rt, store, database):
+    """
+    It was rounded down: the connection was made before it.
+    """
+    alice = connected(store, "Alice", **LOCATION)
+    happens(rt, "UNINSTALL", locationId=BERLIN, timestamp=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+
+    assert status(database, alice) == ENDED
+
+
 @pytest.mark.parametrize("fields", [{"locationId": BERLIN}, {"companyId": AGENCY}])
 def test_a_refresh_under_way_does_not_bring_back_what_was_uninstalled(rt, store, database, fields):
     """

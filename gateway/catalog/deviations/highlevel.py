@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import quote, urlencode
 
 from gateway.catalog.deviations.deviation import (
@@ -139,8 +139,10 @@ def _text(body: Json, name: str) -> str | None:
 
 
 def _time(value: object) -> datetime | None:
+    """A whole second is a rounded one. Its end counts, so that the event is not before a connection of the same second."""
     try:
         found = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         return None
-    return found.replace(tzinfo=UTC) if found and found.tzinfo is None else found
+    found = found.replace(tzinfo=UTC) if found and found.tzinfo is None else found
+    return found + timedelta(milliseconds=999) if found and not found.microsecond else found
