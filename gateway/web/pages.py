@@ -83,6 +83,7 @@ def _item(rt: Runtime, row: Connection, listed: Listing) -> dict[str, Any]:
         "reason": reason_text(row.reason, provider=name),
         "ends_at": None if row.refreshable or row.status != "active" else row.expires_at,
         "scopes": described_scopes(provider, row.scope),
+        "facts": {**row.facts, **(provider.api(row.facts)[1] if provider else {})},
         "missing": described_scopes(provider, provider.missing_scope(row.scope) if provider else ()),
         "revocable": isinstance(provider, Provider)
         and bool(provider.revocation_endpoint or provider.missing_endpoints()),

@@ -5,6 +5,7 @@ One truth about a connection: status and reason, the same in the API, the filter
 from __future__ import annotations
 
 import json
+import re
 
 import psycopg
 import pytest
@@ -106,6 +107,14 @@ def test_a_connection_shows_its_kind_facts_and_what_renews_it(alice):
     assert 400 == api(alice, "/connections", account_id="").status_code
     token = api(alice, f"/connections/{hers}/token").json()
     assert {"Version": "2021-07-28"} == token["headers"]
+    page = re.sub("<[^>]+>", "", alice.get("/connections").text)
+    for known in (
+        "userType: Location",
+        "locationId: NorthwindBerlin00001",
+        "companyId: NorthwindAgency00001",
+        "Version: 2021-07-28",
+    ):
+        assert known in page
     assert token["api_base_url"].startswith("http")
 
 
