@@ -315,10 +315,10 @@ class Settings(BaseModel):
     anonymous_users: Switch = False
     """`1`: Supabase's anonymous users may connect accounts."""
     unclaimed_installs: Switch = False
-    """`1`: an installation that was started at the provider (HighLevel's marketplace, a test link) is kept for a day, for the user of that
+    """`1`: an installation that was started at the provider (its marketplace, a test link) is kept for a day, for the user of that
     browser to claim."""
     legacy_webhooks: Switch = False
-    """`1`: a webhook without the present signature may have the provider's earlier one (HighLevel's RSA, until September 2026)."""
+    """`1`: a webhook without the present signature may have the provider's earlier one (RSA), where the catalogue knows it."""
     trusted_proxies: Annotated[int, Field(ge=0, le=16)] = 0
     """The number of trusted reverse proxies in front: the client address they forward is used for address-bound keys and for failure limits."""
     allow_private_hosts: Switch = False

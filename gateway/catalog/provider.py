@@ -25,7 +25,7 @@ from gateway.errors import ProviderGarbled
 from gateway.settings import read_public_key
 
 TYPES: Mapping[int, str] = {1: "crm", 2: "email", 3: "phone", 4: "apps"}
-"""The provider types and the first path segment of each: the owner's three (1 is HighLevel alone), and 4 for other CRMs and business tools."""
+"""The provider types and the first path segment of each: the owner's three (1 is the provider of the owner's schema alone), and 4 for other CRMs and business tools."""
 
 Url = Annotated[
     str,
@@ -234,7 +234,7 @@ class Entry(_Table):
 
     @property
     def path(self) -> str:
-        """The first segment of its public path: neutral, since HighLevel refuses redirect URLs that mention it."""
+        """The first segment of its public path: neutral, since a provider may refuse redirect URLs that mention it."""
         return TYPES[self.type]
 
     @property

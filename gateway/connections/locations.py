@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 
 _LIST_SECONDS = 9.5
 _MOST_PAGES = 200
+_NO_AGENCY = "This connection is not an agency's, so it has no locations. `account.kind` says what a connection is."
 _FEW = 5
 """More accounts that are gone at once, and more than half of them, are a mistake of the list."""
 
@@ -38,8 +39,10 @@ def list_locations(
     """
     row = reached_connection(rt.database, caller, connection_id)
     provider = rt.entry(row.provider, ClientRejected) if row else None
-    if row is None or not isinstance(provider, Provider) or not provider.deviation.has_accounts_below(row.facts):
-        raise NotFound("no such connection of this caller, or none with accounts below it")
+    if row is None:
+        raise NotFound("no such connection of this caller")
+    if not isinstance(provider, Provider) or not provider.deviation.has_accounts_below(row.facts):
+        raise NotFound("no accounts below the connection", detail=_NO_AGENCY)
     return _list(rt, provider, row, page)
 
 

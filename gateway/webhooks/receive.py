@@ -30,7 +30,7 @@ from gateway.services import Runtime
 log = structlog.get_logger(__name__)
 
 LARGEST = 512 * 1024
-"""Bytes of a body. HighLevel sends at most 256 KB."""
+"""Bytes of a body: twice what providers send at most."""
 OLDEST = timedelta(hours=72)
 """Providers repeat a webhook for three days. An id is kept for seven, so that no repeat counts twice."""
 

@@ -132,6 +132,36 @@ def luminance(color):
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
+def reaches_everything(scene):
+    """
+    On a phone of 390 px: the first field is in view with the button, and what Tab reaches is never behind it.
+    """
+    page = scene.page
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.evaluate("scrollTo(0, 0)")
+    expect(page.get_by_role("textbox").first).to_be_in_viewport(ratio=1)
+    names, seen = [], True
+    page.locator("#connect .entries input").first.focus()
+    while page.evaluate("document.activeElement.closest('form')?.id") == "connect":
+        names.append(
+            page.evaluate("document.activeElement.innerText.trim() || document.activeElement.labels?.[0].innerText")
+        )
+        seen = seen and page.evaluate(IS_ON_TOP)
+        page.keyboard.press("Tab")
+    assert seen, names
+    assert ["Account SID", "Auth token"] == [name for name in names if name in ("Account SID", "Auth token")]
+    assert ["Connect Twilio", "Not now"] == names[-2:]
+    page.set_viewport_size(PHONE)
+
+
+IS_ON_TOP = """
+() => {
+  const box = document.activeElement.getBoundingClientRect();
+  return document.activeElement.contains(document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2));
+}
+"""
+
+
 def is_own_status(said, url):
     """A page that shows an error has its status, and Chromium says so."""
     return "Failed to load resource" in said and said.endswith(f"({url})")
@@ -161,6 +191,7 @@ def test_the_form_for_a_key_by_keyboard(scene):
     scene.asks("twilio")
     looks_right(scene)
     shows_its_button(scene, "Connect Twilio")
+    reaches_everything(scene)
     for word, kind in (("Show", "text"), ("Hide", "password")):
         page.get_by_role("button", name=f"{word} Auth token").click()
         expect(page.get_by_label("Auth token")).to_have_attribute("type", kind)
@@ -199,10 +230,13 @@ def test_the_connect_page_when_it_is_connected_already(scene):
 def test_the_list(scene):
     """
     The empty state, with what is on offer; then three cards, shut and with everything that folds open. Names may be long, without a
-    space, or written from right to left.
+    space, or written from right to left. The product's name is beside its logo.
     """
     scene.signs_in()
     looks_right(scene)
+    name = scene.page.locator(".brand-name")
+    expect(name).to_have_text("Northwind")
+    assert name.bounding_box()["width"] > 50
 
     for provider, label in {
         "ghl": "W" * 200,

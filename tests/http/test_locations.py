@@ -358,6 +358,9 @@ def test_only_an_agency_has_locations_and_another_callers_is_like_none(gateway, 
     without = partner_of(gateway.dsn, scope=("tokens:read",))
     own = partner_of(gateway.dsn, reach="own")
 
-    assert partner.asks(gateway, f"/connections/{location}/locations").status_code == 404
-    assert own.asks(gateway, f"/connections/{agency}/locations").status_code == 404
+    none, other = (
+        who.asks(gateway, f"/connections/{each}/locations") for who, each in ((partner, location), (own, agency))
+    )
+    assert (404, True) == (none.status_code, "is not an agency's" in none.json()["detail"])
+    assert (404, False) == (other.status_code, "agency" in other.json()["detail"])
     assert without.asks(gateway, f"/connections/{agency}/locations").status_code == 403

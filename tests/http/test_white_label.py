@@ -50,6 +50,8 @@ def installed(gateway):
 
 def test_connect_confirm_list_and_disconnect_name_no_provider(gateway, alice):
     alice.signs_in()
+    offer = alice.get("/connections").text.split('data-provider="partner"')[1].split("</a>")[0]
+    assert 1 == re.sub("<[^>]*>", "", offer).count("CRM")
     short = alice.get("/connect/ghl_white_label", params={"display": "page"})
     assert short.headers["Location"].startswith("/crm/partner/connect")
     page = assert_neutral(alice.get(short.headers["Location"]))

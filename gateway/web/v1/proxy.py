@@ -25,7 +25,7 @@ blueprint = Blueprint("proxy", __name__)
 HEADERS = {
     "Gateway-Path": "The encoded path, where it holds an encoded slash; the URL then ends with `/proxy/`.",
     "Gateway-Retries": "0 to 3: how often the gateway may repeat an idempotent call after 429, 502, 503, 504 or no response.",
-    "Gateway-Location": "The HighLevel location that the call is for: the connection's own, or one of the agency that is connected.",
+    "Gateway-Location": "The location that the call is for: the connection's own, or one of the agency that is connected.",
 }
 
 
