@@ -71,8 +71,6 @@ OPTIONS: dict[str, Any] = {
     "ident": None,
 }
 _PROXIED = re.compile(r"/v1/connections/[^/]+/proxy(/|$)")
-_NOT_STARTED = 3
-"""Exit code of a process that could not start: another one could not either."""
 
 
 class RequestParser(HTTPRequestParser):  # type: ignore[misc]
@@ -190,10 +188,11 @@ def bind(host: str, port: int, option: str = "--port") -> socket.socket:
 def run_server(host: str, port: int, workers: int, *, work: bool = True) -> None:
     """Serve until SIGTERM or SIGINT; requests under way are finished. `work`: each process also runs a worker."""
     with bind(host, port) as listener:
+        app = build_served_app()
         if workers == 1:
-            serve(build_served_app(), listener, work=work)
+            serve(app, listener, work=work)
         else:
-            _supervise(listener, workers, work=work)
+            _supervise(app, listener, workers, work=work)
 
 
 def build_served_app() -> Flask:
@@ -253,42 +252,32 @@ def connection_limit() -> int:
     return max(THREADS, min(CONNECTIONS, soft - OTHER_FILES))
 
 
-def _supervise(listener: socket.socket, workers: int, *, work: bool) -> None:
-    """Keep `workers` processes running. Stops them all when one cannot start, and exits with 1."""
+def _supervise(app: Flask, listener: socket.socket, workers: int, *, work: bool) -> None:
+    """Keep `workers` processes running until a signal, and stop them then."""
     stopped, fork, parent = _signals(), multiprocessing.get_context("fork"), os.getpid()
 
     def start() -> BaseProcess:
-        process = fork.Process(target=_run_child, args=(listener, parent), kwargs={"work": work})
+        process = fork.Process(target=_run_child, args=(app, listener, parent), kwargs={"work": work})
         process.start()
         return process
 
-    running, failed, terminated = [start() for _ in range(workers)], False, False
-    while running:
+    running = [start() for _ in range(workers)]
+    while not stopped:
         wait([process.sentinel for process in running], timeout=0.5)
         ended = [process for process in running if not process.is_alive()]
-        running = [process for process in running if process not in ended]
-        failed = failed or any(process.exitcode == _NOT_STARTED for process in ended)
-        if (stopped or failed) and not terminated:
-            terminated = True
-            for process in running:
-                process.terminate()
-        elif ended and not terminated:
+        if ended and not stopped:
             log.error("server.process_died", exit_codes=[process.exitcode for process in ended])
-            running += [start() for _ in ended]
-    if failed:
-        sys.exit(1)
+            running = [*(process for process in running if process not in ended), *(start() for _ in ended)]
+    for process in running:
+        process.terminate()
+    for process in running:
+        process.join()
 
 
-def _run_child(listener: socket.socket, parent: int, *, work: bool) -> None:
+def _run_child(app: Flask, listener: socket.socket, parent: int, *, work: bool) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent decides
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: the child ends when its parent dies
-    try:
-        app = build_served_app()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to know
-        log.error("server.start_failed", kind=type(error).__name__, reason=str(error))  # noqa: TRY400
-        os._exit(_NOT_STARTED)
     if os.getppid() == parent:
         serve(app, listener, work=work)
 

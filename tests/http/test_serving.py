@@ -453,30 +453,23 @@ def test_the_processes_end_with_their_parent(cluster, template):
     assert alive == []
 
 
-def test_where_one_process_cannot_start_all_stop(tmp_path):
+def test_where_the_application_cannot_start_no_process_does(tmp_path):
     """
-    The first one starts, the second one fails: the server ends with 1, and nothing listens.
+    It is built once, before the processes are forked: one report, and nothing listens.
     """
-    port, first = free_port(), tmp_path / "first"
+    port = free_port()
     script = f"""
 import os
-from flask import Flask
 from gateway import server
 def build():
-    try:
-        os.mkdir({str(first)!r})
-    except FileExistsError:
-        raise RuntimeError("this one cannot") from None
-    app = Flask("first")
-    app.extensions["gateway"] = None
-    return app
-server.build_served_app, server.start_worker = build, lambda _, work: None
+    raise RuntimeError("this one cannot")
+server.build_served_app = build
 server.run_server("127.0.0.1", {port}, 2)
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
 
     assert ended.returncode == 1
-    assert "server.start_failed" in ended.stdout + ended.stderr
+    assert 1 == ended.stderr.count("this one cannot\n")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 1)
 
