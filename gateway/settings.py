@@ -47,9 +47,9 @@ from gateway.texts import Texts, read_texts
 _REGISTRATION = re.compile(r"([A-Z][A-Z0-9_]*)_(CLIENT_ID|SCOPE|WEBHOOK_PUBLIC_KEY)")
 _KUBERNETES = re.compile(r"GATEWAY_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP)\w*)?)")
 """Variables that Kubernetes and Docker add for a service called `gateway`."""
-_FOREIGN = tomllib.loads(Path(__file__).with_name("settings.toml").read_text(encoding="utf-8"))
-"""Secrets that are published, and names of other products."""
-_PUBLISHED_KEYS = frozenset(map(base64.urlsafe_b64decode, _FOREIGN["published"]["keys"]))
+_WORDS = tomllib.loads(Path(__file__).with_name("settings.toml").read_text(encoding="utf-8"))
+MEANINGS: Mapping[str, str] = _WORDS["meaning"]
+_PUBLISHED_KEYS = frozenset(map(base64.urlsafe_b64decode, _WORDS["published"]["keys"]))
 _WEB_URL = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]+)?([/?][^ \\\"<>#]*)?", re.IGNORECASE)
 _LOCAL_NAMES = (".localhost", ".local", ".internal", ".home.arpa", ".lan")
 LOOPBACK_ONLY = "GATEWAY_LOOPBACK_ONLY"
@@ -194,7 +194,7 @@ def _not_published(value: SecretStr, info: ValidationInfo) -> SecretStr:
     text = value.get_secret_value()
     is_published = any(
         text == secret or f":{secret}@" in text or _is_signed_with(secret, text)
-        for secret in _FOREIGN["published"]["secrets"]
+        for secret in _WORDS["published"]["secrets"]
     )
     if is_published and str(info.data.get("public_url", "")).startswith("https://"):
         raise ValueError(
@@ -261,10 +261,9 @@ def setting_name(field: str) -> str:
 
 
 class Settings(BaseModel):
-    """What the operator decided. The text below a setting is its description in docs/reference.md."""
+    """What the operator decided; settings.toml says what each setting means."""
 
     model_config = ConfigDict(
-        use_attribute_docstrings=True,
         frozen=True,
         alias_generator=setting_name,
         validate_by_name=True,
@@ -272,65 +271,35 @@ class Settings(BaseModel):
     )
 
     public_url: Origin = "http://localhost:8000"
-    """The gateway's only origin: redirect URIs and links are built from it."""
     keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_words), AfterValidator(_keys)]
-    """Fernet keys, newest first, comma-separated. `python -m gateway keys new` makes one."""
     database_url: Annotated[SecretStr, BeforeValidator(_postgres), AfterValidator(_not_published)] | None = None
-    """Postgres, directly or through a pooler."""
     supabase_url: Annotated[str, AfterValidator(_project_url)] | None = None
-    """The Supabase project whose users may sign in. Plain http for a local one, on a loopback or private host."""
     supabase_secret_key: Annotated[SecretStr, BeforeValidator(_not_the_public_key), *_PROJECT_SECRET] | None = None
-    """Without `DATABASE_URL`: the project's REST API is the database."""
     supabase_jwt_secret: Annotated[SecretStr, _JWT_SECRET, *_PROJECT_SECRET] | None = None
-    """For projects that still sign with the shared secret (HS256)."""
     data: Path = Path("var")
-    """A persistent folder for the refresh journal and the embedded Postgres. As root, Postgres runs as the account `postgres` or `nobody`;
-    its files are below `/var/tmp` if that account cannot reach the folder."""
     journal: Switch = True
-    """The refresh journal: encrypted responses on disk until they are committed. `0` runs without it, and `doctor` warns."""
     app_origins: Annotated[tuple[Origin, ...], BeforeValidator(_words)] = ()
-    """Origins of your own front ends: they may create sessions, receive redirects, open pop-ups, and call `/v1` with CORS."""
     app_login_url: WebUrl | None = None
-    """Your sign-in page: browsers without a session are sent there, with `?next=`."""
     brand_name: Annotated[str, Field(max_length=60), AfterValidator(_printable)] = ""
-    """Your product's name, on every page: “Northwind asks for access to your Gmail”."""
     brand_logo: Annotated[Logo, BeforeValidator(read_logo)] | None = None
-    """An image file (PNG, JPEG, GIF, WebP or plain SVG, up to 256 KB) or an https address."""
     brand_color: Annotated[str, _COLOR] = ""
-    """The accent colour, like `#0b6158`; made darker in light mode and lighter in dark mode until text in it can be read. Browsers of before 2024 show our own."""
     brand_support_url: Annotated[str, AfterValidator(_support_url)] | None = None
-    """A web address or an e-mail address where users get help."""
     brand_home_url: WebUrl | None = None
-    """Where users get back to your product; without it, the first of `GATEWAY_APP_ORIGINS`."""
     texts: Annotated[Texts, BeforeValidator(lambda folder: read_texts(Path(folder)))] = Field(
         default_factory=cache(read_texts), repr=False
     )
-    """A folder with `en.toml`, `de.toml` … whose texts replace those in `gateway/texts/`; a further language needs every text."""
     catalog: DirectoryPath | None = None
-    """A folder with your own provider files."""
     enable: Annotated[tuple[str, ...], BeforeValidator(lambda value: _words(value.lower()))] = ()
-    """The providers with API keys to offer, comma-separated, such as `twilio,sendgrid`."""
     owner_tokens: Switch = True
-    """`0`: users may not read their own access tokens through `/v1`."""
     anonymous_users: Switch = False
-    """`1`: Supabase's anonymous users may connect accounts."""
     unclaimed_installs: Switch = False
-    """`1`: an installation that was started at the provider (its marketplace, a test link) is kept for a day, for the user of that
-    browser to claim."""
     legacy_webhooks: Switch = False
-    """`1`: a webhook without the present signature may have the provider's earlier one (RSA), where the catalogue knows it."""
     trusted_proxies: Annotated[int, Field(ge=0, le=16)] = 0
-    """The number of trusted reverse proxies in front: the client address they forward is used for address-bound keys and for failure limits."""
     allow_private_hosts: Switch = False
-    """`1`: provider addresses may be private, and plain http on loopback."""
     https_proxy: Annotated[SecretStr, _PROXY] | None = None
-    """An HTTP proxy for calls to providers. The proxy then decides which addresses may be reached."""
     ca_bundle: FilePath | None = None
-    """A file with additional certificate authorities for outbound calls."""
     metrics_token: SecretStr | None = None
-    """The bearer token for `/metrics`; without it, only the same machine may read them."""
     events_days: Annotated[int, Field(ge=1, le=36_500)] = 365
-    """How many days events are kept."""
     clients: Mapping[str, Client] = Field(default_factory=dict, repr=False)
     scopes: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     webhook_keys: Mapping[str, Annotated[bytes, BeforeValidator(read_public_key)]] = Field(default_factory=dict)
@@ -446,7 +415,7 @@ def _unknown_names(environ: Mapping[str, str]) -> Iterator[str]:
 def near_misses(environ: Mapping[str, str], providers: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Names that look like a setting and are none, each with the setting. Wrong `GATEWAY_` names stop the process already."""
     parts = ("_CLIENT_ID", "_CLIENT_SECRET", "_CLIENT_SECRET_FILE", "_SCOPE", "_WEBHOOK_PUBLIC_KEY")
-    former = _FOREIGN["names"]
+    former = _WORDS["names"]
     known = [*_KNOWN, *(provider.upper() + part for provider in providers for part in parts)]
     for name in sorted(environ):
         if name in known or name.upper().startswith("GATEWAY_") or name.endswith(parts):

@@ -269,22 +269,8 @@ def _names(catalog: Catalog, given: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-_OUTCOMES = {
-    "imported": "imported",
-    "refused": "not confirmed: the user has to connect again",
-    "unmapped": "of no known provider",
-    "not_enabled": "of a provider that is not enabled",
-    "duplicate": "duplicates",
-    "unreadable": "unreadable",
-    "no_user": "of no user",
-    "later": "not decided: run it again",
-}
-
-
 def _import_lines(report: ImportReport, *, interrupted: bool) -> Iterator[str]:
-    if not report.counts:
-        yield "There is nothing to import."
-    yield from (f"{report.counts[name]:>7}  {text}" for name, text in _OUTCOMES.items() if report.counts[name])
+    yield from rendered(report.counts) if report.counts else ("There is nothing to import.",)
     yield from rendered(report.remaining[:_SHOWN])
     if len(report.remaining) > _SHOWN:
         yield f"… and {len(report.remaining) - _SHOWN} more: --json lists all."

@@ -7,21 +7,15 @@ The tables of docs/reference.md: settings, commands and problems, as the code ha
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import click
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from gateway.errors import SettingsRefused, every_problem
-from gateway.settings import OF_PROVIDERS, SECRETS, Settings, setting_name
+from gateway.settings import MEANINGS, SECRETS, Settings, setting_name
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "reference.md"
-REGISTRATIONS = {
-    "<PROVIDER>_CLIENT_ID": "Your registration at a provider, which enables it: `GHL_CLIENT_ID`.",
-    "<PROVIDER>_CLIENT_SECRET": "Its secret.",
-    "<PROVIDER>_WEBHOOK_PUBLIC_KEY": "The Ed25519 key that its webhooks are signed with, instead of the catalogue's: PEM, base64 or hex.",
-    "<PROVIDER>_SCOPE": "Replaces the catalogue's default scope; scopes are separated by spaces.",
-}
 
 
 def reference(commands: click.Group) -> str:
@@ -44,16 +38,16 @@ def _table(names: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[
 
 
 def _settings() -> Iterator[tuple[str, ...]]:
-    for field, info in Settings.model_fields.items():
-        if field not in OF_PROVIDERS:
-            name = setting_name(field)
-            secret = " A secret." if name in SECRETS else ""
-            default = "– (refuses to start)" if info.is_required() else _default(info.default)
-            yield f"`{name}`", f"{info.description}{secret}", default
-    yield from ((f"`{name}`", meaning, "–") for name, meaning in REGISTRATIONS.items())
+    fields = {setting_name(field): info for field, info in Settings.model_fields.items()}
+    for name, meaning in MEANINGS.items():
+        secret = " A secret." if name in SECRETS else ""
+        yield f"`{name}`", f"{meaning}{secret}", _default(fields.get(name))
 
 
-def _default(value: Any) -> str:
+def _default(info: FieldInfo | None) -> str:
+    if info and info.is_required():
+        return "– (refuses to start)"
+    value = info.default if info else None
     if value in (None, (), "", PydanticUndefined):
         return "–"
     return f"`{int(value) if isinstance(value, bool) else value}{'/' if isinstance(value, Path) else ''}`"
