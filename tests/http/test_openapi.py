@@ -25,7 +25,7 @@ from gateway.errors import BadRequest, every_problem
 from gateway.partners.admin import SCOPES, add_partner
 from gateway.settings import read_settings
 from gateway.web.app import build_app
-from gateway.web.v1.json_api import Call, api_call, validated
+from gateway.web.v1.json_api import Call, validated
 from gateway.web.v1.openapi import ANY_METHOD, description, operations
 from gateway.web.v1.schemas import RequestModel
 from tests.support.gateway_process import told, whole_gateway
@@ -163,7 +163,7 @@ def test_a_route_that_says_nothing_is_not_described(app):
     def silent():
         """Nothing."""
 
-    @api_call(object, scope="tokens:read")
+    @Call(object, scope="tokens:read")
     def speaking():
         """
         Says something.

@@ -18,14 +18,14 @@ from gateway.errors import NotFound
 from gateway.models import Caller, Connection
 from gateway.web.request_context import runtime
 from gateway.web.v1 import schemas
-from gateway.web.v1.json_api import api_call
+from gateway.web.v1.json_api import Call
 from gateway.web.v1.tokens import PROVIDER_FAILED, UNUSABLE
 
 blueprint = Blueprint("connections", __name__, url_prefix="/v1")
 
 
 @blueprint.get("/connections")
-@api_call(schemas.Connections, scope="connections:read", query=schemas.ConnectionsQuery)
+@Call(schemas.Connections, scope="connections:read", query=schemas.ConnectionsQuery)
 def list_connections(who: Caller, query: schemas.ConnectionsQuery) -> dict[str, Any]:
     """
     Lists connections.
@@ -55,7 +55,7 @@ def shown_connection(row: Connection) -> schemas.Connection:
 
 
 @blueprint.get("/connections/<uuid:connection_id>")
-@api_call(schemas.Connection, scope="connections:read")
+@Call(schemas.Connection, scope="connections:read")
 def get_connection(who: Caller, connection_id: uuid.UUID) -> schemas.Connection:
     """
     Shows one connection.
@@ -69,7 +69,7 @@ def get_connection(who: Caller, connection_id: uuid.UUID) -> schemas.Connection:
 
 
 @blueprint.get("/connections/<uuid:connection_id>/locations")
-@api_call(schemas.Locations, *UNUSABLE, *PROVIDER_FAILED, scope="connections:read", query=schemas.LocationsQuery)
+@Call(schemas.Locations, *UNUSABLE, *PROVIDER_FAILED, scope="connections:read", query=schemas.LocationsQuery)
 def list_locations(who: Caller, query: schemas.LocationsQuery, connection_id: uuid.UUID) -> dict[str, Any]:
     """
     Lists the locations of an agency.
@@ -83,7 +83,7 @@ def list_locations(who: Caller, query: schemas.LocationsQuery, connection_id: uu
 
 
 @blueprint.delete("/connections/<uuid:connection_id>")
-@api_call(schemas.Receipt, *PROVIDER_FAILED, scope="connections:write", query=schemas.DisconnectQuery)
+@Call(schemas.Receipt, *PROVIDER_FAILED, scope="connections:write", query=schemas.DisconnectQuery)
 def delete_connection(who: Caller, query: schemas.DisconnectQuery, connection_id: uuid.UUID) -> schemas.Receipt:
     """
     Disconnects.
@@ -105,7 +105,7 @@ def delete_connection(who: Caller, query: schemas.DisconnectQuery, connection_id
 
 
 @blueprint.post("/connections/<uuid:connection_id>/check")
-@api_call(schemas.Connection, *UNUSABLE, *PROVIDER_FAILED, scope="connections:read")
+@Call(schemas.Connection, *UNUSABLE, *PROVIDER_FAILED, scope="connections:read")
 def check_connection(who: Caller, connection_id: uuid.UUID) -> schemas.Connection:
     """
     Checks a connection at its provider.
@@ -117,7 +117,7 @@ def check_connection(who: Caller, connection_id: uuid.UUID) -> schemas.Connectio
 
 
 @blueprint.get("/providers")
-@api_call(schemas.Providers, scope=None)
+@Call(schemas.Providers, scope=None)
 def list_providers(who: Caller) -> dict[str, Any]:
     """
     Lists the providers.

@@ -11,7 +11,7 @@ from gateway.errors import BadRequest
 from gateway.models import Caller
 from gateway.web.request_context import runtime
 from gateway.web.v1 import schemas
-from gateway.web.v1.json_api import api_call
+from gateway.web.v1.json_api import Call
 
 _LONGEST_USAGE = timedelta(days=31)
 
@@ -19,7 +19,7 @@ blueprint = Blueprint("events", __name__, url_prefix="/v1")
 
 
 @blueprint.get("/events")
-@api_call(schemas.Events, scope="events:read", query=schemas.EventsQuery)
+@Call(schemas.Events, scope="events:read", query=schemas.EventsQuery)
 def list_events(who: Caller, query: schemas.EventsQuery) -> dict[str, Any]:
     """
     Lists events, oldest first.
@@ -34,7 +34,7 @@ def list_events(who: Caller, query: schemas.EventsQuery) -> dict[str, Any]:
 
 
 @blueprint.get("/usage")
-@api_call(schemas.UsagePage, scope="events:read", query=schemas.UsageQuery)
+@Call(schemas.UsagePage, scope="events:read", query=schemas.UsageQuery)
 def list_usage(who: Caller, query: schemas.UsageQuery) -> dict[str, Any]:
     """
     Counts token reads and proxied calls.

@@ -8,7 +8,6 @@ do, in the call that does the work.
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import wraps
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -44,64 +43,52 @@ _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/=-]+)", re.ASCII | re.IGNORECASE)
 _ALWAYS_POSSIBLE = (BadRequest, Unauthenticated, Forbidden, Frozen, RateLimited, Unexpected, DatabaseUnavailable)
 
 
-@dataclass(frozen=True)
 class Call:
-    """What a route declares of itself: it is enforced here and described in OpenAPI."""
-
-    summary: str
-    text: str
-    response: type[ResponseModel] | None
-    """None: the provider's, of any status and form."""
-    scope: str | None
-    """The scope that a key needs; None where any key will do."""
-    status: int
-    query: type[RequestModel]
-    headers: Mapping[str, str]
-    """Request headers, and what each is for."""
-    body: type[RequestModel] | None
-    errors: frozenset[type[GatewayError]]
-
-
-def api_call(
-    response: type[ResponseModel] | None,
-    *errors: type[GatewayError],
-    scope: str | None,
-    status: int = 200,
-    query: type[RequestModel] = NoQuery,
-    headers: Mapping[str, str] = MappingProxyType({}),
-    body: type[RequestModel] | None = None,
-) -> Callable[[Callable[..., Any]], Callable[..., Response]]:
     """
-    Make a view a call of `/v1`, from its response and the errors that other calls do not have.
+    Makes a view a call of `/v1`: what it declares is enforced here and described in OpenAPI.
+
+    `response` None is the provider's, of any status and form; `errors` are those that other calls do not have; `scope` None: any key will
+    do; `headers`: the request's, and what each is for.
 
     The view gets the caller, the parsed query and body where it has one, and the variables of its path. What it returns is sent as
     `response`; a view without one stays as it is. The first paragraph of the docstring is the summary in OpenAPI, the rest the text.
     """
 
-    def make(view: Callable[..., Any]) -> Callable[..., Response]:
-        summary, _, text = " ".join((view.__doc__ or "").replace("\n\n", "\0").split()).partition("\0")
-        possible = frozenset({*errors, *_ALWAYS_POSSIBLE, *((TooLarge, UnsupportedMediaType) if body else ())})
-        title = summary.strip().removesuffix(".")
-        call = Call(title, text.strip(), response, scope, status, query, headers, body, possible)
+    summary = text = ""
 
-        view.call = call  # type: ignore[attr-defined]
-        if response is None:
+    def __init__(
+        self,
+        response: type[ResponseModel] | None,
+        *errors: type[GatewayError],
+        scope: str | None,
+        status: int = 200,
+        query: type[RequestModel] = NoQuery,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        body: type[RequestModel] | None = None,
+    ) -> None:
+        self.response, self.scope, self.status = response, scope, status
+        self.query, self.headers, self.body = query, headers, body
+        self.errors = frozenset({*errors, *_ALWAYS_POSSIBLE, *((TooLarge, UnsupportedMediaType) if body else ())})
+
+    def __call__(self, view: Callable[..., Any]) -> Callable[..., Response]:
+        summary, _, text = " ".join((view.__doc__ or "").replace("\n\n", "\0").split()).partition("\0")
+        self.summary, self.text = summary.strip().removesuffix("."), text.strip()
+        view.call = self  # type: ignore[attr-defined]
+        if (response := self.response) is None:
             return view
 
         @wraps(view)  # and its `call`
         def handle(**path: Any) -> Response:
             who = caller()
             try:
-                parsed = _parse_request(call)
+                parsed = _parse_request(self)
             except GatewayError:
                 # An invalid key is reported before a mistake in the request.
-                check_caller(runtime().database, who, scope)
+                check_caller(runtime().database, who, self.scope)
                 raise
-            return json_response(response.model_validate(view(who, *parsed, **path)), status)
+            return json_response(response.model_validate(view(who, *parsed, **path)), self.status)
 
         return handle
-
-    return make
 
 
 def caller() -> Caller:

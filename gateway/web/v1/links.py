@@ -12,7 +12,7 @@ from gateway.web.redirects import app_address
 from gateway.web.request_context import runtime
 from gateway.web.v1 import schemas
 from gateway.web.v1.connections import shown_connection
-from gateway.web.v1.json_api import api_call
+from gateway.web.v1.json_api import Call
 
 blueprint = Blueprint("connect_sessions", __name__, url_prefix="/v1/connect-sessions")
 
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 
 @blueprint.post("")
-@api_call(
+@Call(
     schemas.ConnectSession,
     errors.NotFound,
     errors.ReturnToRefused,
@@ -51,7 +51,7 @@ def create_connect_session(who: Caller, body: schemas.ConnectSessionRequest) -> 
 
 
 @blueprint.post("/<uuid:session_id>/complete")
-@api_call(
+@Call(
     schemas.Connection,
     errors.AccessDenied,
     errors.StateInvalid,

@@ -16,7 +16,7 @@ from gateway.errors import TooLarge
 from gateway.proxy.forward import forward
 from gateway.proxy.request import LARGEST_KEPT, ProxiedRequest
 from gateway.web.request_context import runtime
-from gateway.web.v1.json_api import api_call, caller
+from gateway.web.v1.json_api import Call, caller
 from gateway.web.v1.openapi import ANY_METHOD
 from gateway.web.v1.tokens import PROVIDER_FAILED, UNUSABLE
 
@@ -63,7 +63,7 @@ class _HeadFirst(Response):
 
 
 @blueprint.endpoint("proxy.proxy")
-@api_call(None, *UNUSABLE, *PROVIDER_FAILED, TooLarge, scope="proxy", headers=HEADERS)
+@Call(None, *UNUSABLE, *PROVIDER_FAILED, TooLarge, scope="proxy", headers=HEADERS)
 def proxy(connection_id: uuid.UUID, path: str) -> Response:  # noqa: ARG001
     """
     Calls the provider's API with the connection's token.

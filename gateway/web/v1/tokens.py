@@ -14,7 +14,7 @@ from gateway.tokens.derived import location_grant
 from gateway.tokens.read import fresh_grant
 from gateway.web.request_context import runtime
 from gateway.web.v1 import schemas
-from gateway.web.v1.json_api import api_call
+from gateway.web.v1.json_api import Call
 
 blueprint = Blueprint("tokens", __name__, url_prefix="/v1")
 
@@ -23,7 +23,7 @@ PROVIDER_FAILED = [kind for kind in every_problem() if issubclass(kind, Provider
 
 
 @blueprint.get("/connections/<uuid:connection_id>/token")
-@api_call(schemas.Token, *UNUSABLE, *PROVIDER_FAILED, scope="tokens:read", query=schemas.TokenQuery)
+@Call(schemas.Token, *UNUSABLE, *PROVIDER_FAILED, scope="tokens:read", query=schemas.TokenQuery)
 def get_token(who: Caller, query: schemas.TokenQuery, connection_id: uuid.UUID) -> schemas.Token:
     """
     Reads an access token.
@@ -35,7 +35,7 @@ def get_token(who: Caller, query: schemas.TokenQuery, connection_id: uuid.UUID) 
 
 
 @blueprint.post("/connections/<uuid:connection_id>/refresh")
-@api_call(schemas.Token, *UNUSABLE, *PROVIDER_FAILED, scope="tokens:read", query=schemas.TokenQuery)
+@Call(schemas.Token, *UNUSABLE, *PROVIDER_FAILED, scope="tokens:read", query=schemas.TokenQuery)
 def refresh_token(who: Caller, query: schemas.TokenQuery, connection_id: uuid.UUID) -> schemas.Token:
     """
     Fetches a new access token.

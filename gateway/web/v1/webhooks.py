@@ -11,14 +11,14 @@ from gateway.errors import NotFound
 from gateway.models import Caller
 from gateway.web.request_context import runtime
 from gateway.web.v1 import schemas
-from gateway.web.v1.json_api import api_call
+from gateway.web.v1.json_api import Call
 from gateway.webhooks import endpoints
 
 blueprint = Blueprint("webhooks", __name__, url_prefix="/v1/webhooks")
 
 
 @blueprint.post("")
-@api_call(schemas.NewWebhook, scope="webhooks:write", status=201, body=schemas.WebhookRequest)
+@Call(schemas.NewWebhook, scope="webhooks:write", status=201, body=schemas.WebhookRequest)
 def create_webhook(who: Caller, body: schemas.WebhookRequest) -> schemas.NewWebhook:
     """
     Adds an endpoint.
@@ -31,14 +31,14 @@ def create_webhook(who: Caller, body: schemas.WebhookRequest) -> schemas.NewWebh
 
 
 @blueprint.get("")
-@api_call(schemas.Webhooks, scope="webhooks:write")
+@Call(schemas.Webhooks, scope="webhooks:write")
 def list_webhooks(who: Caller) -> dict[str, Any]:
     """Lists your endpoints."""
     return {"items": queries.list_webhooks(runtime().database, who).webhooks}
 
 
 @blueprint.get("/<uuid:webhook_id>/deliveries")
-@api_call(schemas.Deliveries, scope="webhooks:write")
+@Call(schemas.Deliveries, scope="webhooks:write")
 def list_deliveries(who: Caller, webhook_id: uuid.UUID) -> dict[str, Any]:
     """
     Lists the last hundred attempts of an endpoint, newest first.
@@ -51,14 +51,14 @@ def list_deliveries(who: Caller, webhook_id: uuid.UUID) -> dict[str, Any]:
 
 
 @blueprint.delete("/<uuid:webhook_id>")
-@api_call(schemas.Webhook, scope="webhooks:write")
+@Call(schemas.Webhook, scope="webhooks:write")
 def delete_webhook(who: Caller, webhook_id: uuid.UUID) -> Webhook:
     """Deletes an endpoint."""
     return _found(queries.change_webhook(runtime().database, webhook_id, "delete", who))
 
 
 @blueprint.post("/<uuid:webhook_id>/test")
-@api_call(schemas.Webhook, scope="webhooks:write")
+@Call(schemas.Webhook, scope="webhooks:write")
 def test_webhook(who: Caller, webhook_id: uuid.UUID) -> Webhook:
     """
     Sends an endpoint an event of type `webhook.tested`.
@@ -69,7 +69,7 @@ def test_webhook(who: Caller, webhook_id: uuid.UUID) -> Webhook:
 
 
 @blueprint.post("/<uuid:webhook_id>/replay")
-@api_call(schemas.Webhook, scope="webhooks:write", body=schemas.ReplayRequest)
+@Call(schemas.Webhook, scope="webhooks:write", body=schemas.ReplayRequest)
 def replay_webhook(who: Caller, body: schemas.ReplayRequest, webhook_id: uuid.UUID) -> Webhook:
     """
     Delivers again, from after a position.
@@ -80,7 +80,7 @@ def replay_webhook(who: Caller, body: schemas.ReplayRequest, webhook_id: uuid.UU
 
 
 @blueprint.post("/<uuid:webhook_id>/rotate-secret")
-@api_call(schemas.NewWebhook, scope="webhooks:write")
+@Call(schemas.NewWebhook, scope="webhooks:write")
 def rotate_webhook_secret(who: Caller, webhook_id: uuid.UUID) -> schemas.NewWebhook:
     """
     Makes a new secret.
