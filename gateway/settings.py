@@ -6,7 +6,6 @@ once, each with its fix. Knows nothing of providers beyond the names of our regi
 """
 
 import base64
-import binascii
 import hmac
 import ipaddress
 import json
@@ -211,24 +210,20 @@ def _is_signed_with(secret: str, token: str) -> bool:
 
 
 def _keys(words: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-    keys = [_raw_key(word.get_secret_value()) for word in words]
-    if not keys or None in keys:
+    try:
+        texts = [word.get_secret_value().encode("ascii") for word in words]
+        keys = [base64.b64decode(text, altchars=b"-_", validate=True) for text in texts]
+    except ValueError:
+        keys = []
+    if {len(key) for key in keys} != {32}:  # the Fernet specification: 128 bits to sign, 128 to encrypt
         problem = "holds something that is not a Fernet key (32 random bytes in URL-safe base64)"
-    elif any(_is_made_up(key) for key in keys if key):
+    elif any(map(_is_made_up, keys)):
         problem = "holds a key that is an example or not random"
     elif len(set(keys)) < len(keys):
         problem = "holds one key twice"
     else:
         return words
     raise ValueError(f"{problem}: make one with `python -m gateway keys new`.")
-
-
-def _raw_key(word: str) -> bytes | None:
-    try:
-        key = base64.b64decode(word.encode("ascii"), altchars=b"-_", validate=True)
-    except (binascii.Error, UnicodeEncodeError):
-        return None
-    return key if len(key) == 32 else None  # noqa: PLR2004 - the Fernet specification: 128 bits to sign, 128 to encrypt
 
 
 def _is_made_up(key: bytes) -> bool:

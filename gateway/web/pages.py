@@ -135,12 +135,12 @@ def disconnect_form(connection_id: uuid.UUID) -> Response:
 @blueprint.post("/connections/<uuid:connection_id>/stop-sharing")
 def stop_sharing(connection_id: uuid.UUID) -> Response:
     session = check_form()
-    partner_id = _uuid_or_empty(request.form.get("partner", ""))
+    partner_id = request.form.get("partner", type=uuid.UUID)
     ended = partner_id and end_consent(
         runtime().database,
         session_hash=fingerprint(session),
         connection_id=connection_id,
-        partner_id=uuid.UUID(partner_id),
+        partner_id=partner_id,
     )
     if not ended:
         raise NotFound("no such connection of this user, or not shared with that partner")
@@ -154,7 +154,7 @@ def stop_sharing(connection_id: uuid.UUID) -> Response:
 def result() -> Any:
     """The end of a pop-up: sends the result to the opener, when that is one of the product's pages, and closes."""
     rt, args = runtime(), request.args
-    provider, connection = rt.catalog.named.get(args.get("provider", "")), _uuid_or_empty(args.get("connection", ""))
+    provider, connection = rt.catalog.named.get(args.get("provider", "")), args.get("connection", type=uuid.UUID)
     opener = args.get("to", "")
     opener = opener if opener in (*rt.settings.app_origins, rt.settings.public_url) else ""
     slug = args.get("error", "")
@@ -176,13 +176,6 @@ def result() -> Any:
             "missing_scope": " ".join(missing),
         },
     )
-
-
-def _uuid_or_empty(value: str) -> str:
-    try:
-        return str(uuid.UUID(value))
-    except ValueError:
-        return ""
 
 
 @blueprint.get("/problems/<slug>")
