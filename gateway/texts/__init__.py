@@ -6,7 +6,6 @@ A text is plain: HTML in it is shown as it is written. `{words}` in braces are f
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from string import Formatter
@@ -14,24 +13,15 @@ from typing import Any
 
 DEFAULT = "en"
 _OURS = Path(__file__).parent
-_CATALOG = "catalog"
+CATALOG = "catalog."
 
-
-@dataclass(frozen=True, slots=True)
-class Language:
-    """Every text of one language, by dotted key, and translations of what the catalogue says, by its English words."""
-
-    texts: Mapping[str, str]
-    catalog: Mapping[str, str]
-
-
-Texts = Mapping[str, Language]
-"""By language tag: `en`, `de` …"""
+Texts = Mapping[str, Mapping[str, str]]
+"""By language tag, `en`, `de` …: every text by its dotted key; and below `catalog.`, translations of what the catalogue says in English."""
 
 
 def read_texts(folder: Path | None = None) -> Texts:
     """Our texts, changed by the operator's files in `folder`. Raises ValueError with every problem in them."""
-    texts = {path.stem: Language(*_flattened(path)) for path in sorted(_OURS.glob("*.toml"))}
+    texts = {path.stem: _flattened(path) for path in sorted(_OURS.glob("*.toml"))}
     if folder is None:
         return texts
     if not folder.is_dir():
@@ -39,13 +29,12 @@ def read_texts(folder: Path | None = None) -> Texts:
     problems: list[str] = []
     for path in sorted(folder.glob("*.toml")):
         try:
-            changed, catalog = _flattened(path)
+            changed = _flattened(path)
         except ValueError as error:
             problems.append(f"{path.name} {error}")
             continue
-        ours = texts.get(path.stem, Language({}, {}))
-        complete = Language({**ours.texts, **changed}, {**ours.catalog, **catalog})
-        problems += (f"{path.name}: {problem}" for problem in wrong_texts(complete.texts, texts[DEFAULT].texts))
+        complete = {**texts.get(path.stem, {}), **changed}
+        problems += (f"{path.name}: {problem}" for problem in wrong_texts(complete, texts[DEFAULT]))
         texts[path.stem] = complete
     if problems:
         raise ValueError("holds texts that cannot be used: " + "; ".join(problems) + ".")
@@ -55,6 +44,9 @@ def read_texts(folder: Path | None = None) -> Texts:
 def wrong_texts(texts: Mapping[str, str], english: Mapping[str, str]) -> list[str]:
     """What does not fit the English texts: keys that do not exist or are missing, and placeholders that the text does not get."""
     problems = []
+    texts, english = (
+        {key: text for key, text in each.items() if not key.startswith(CATALOG)} for each in (texts, english)
+    )
     for key, text in texts.items():
         if key not in english:
             near = get_close_matches(key, english, n=1)
@@ -80,20 +72,14 @@ def placeholders(text: str) -> set[str] | None:
     return {name for name, _, _ in fields} if is_plain else None
 
 
-def _flattened(path: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """The texts by dotted key, and the translations of the catalogue. Raises ValueError."""
+def _flattened(path: Path) -> dict[str, str]:
+    """The texts by dotted key. Raises ValueError."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        return dict(_flat("", tomllib.loads(path.read_text(encoding="utf-8"))))
     except OSError:
         raise ValueError("cannot be read") from None
-    except ValueError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"is not TOML in UTF-8: {error}") from None
-    catalog = tables.pop(_CATALOG, {})
-    if not isinstance(catalog, dict) or not all(isinstance(text, str) and text.strip() for text in catalog.values()):
-        raise ValueError(
-            "needs two texts in quotes on each line of [catalog]: the catalogue's English, and its translation"
-        )
-    return dict(_flat("", tables)), catalog
 
 
 def _flat(prefix: str, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

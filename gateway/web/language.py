@@ -1,6 +1,6 @@
 """The language of a page, and its texts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,7 +8,7 @@ from flask import Flask, g, request
 from markupsafe import Markup, escape
 
 from gateway.catalog import AnyEntry
-from gateway.texts import DEFAULT, Language
+from gateway.texts import CATALOG, DEFAULT
 from gateway.web.request_context import runtime
 
 
@@ -30,29 +30,29 @@ def language() -> str:
     return found
 
 
-def _language() -> Language:
+def _texts() -> Mapping[str, str]:
     return runtime().settings.texts[language()]
 
 
 def text(key: str, **values: object) -> Markup:
     """A text with its placeholders filled in. Everything is escaped, except values that are markup."""
-    return escape(_language().texts[key]).format(**values)
+    return escape(_texts()[key]).format(**values)
 
 
 def translated(words: str) -> str:
     """What the catalogue says in English, in the reader's language where there is a translation."""
-    return _language().catalog.get(words, words)
+    return _texts().get(f"{CATALOG}{words}", words)
 
 
 def reason_text(reason: str | None, provider: str) -> Markup:
     """Why a connection is not active, for its owner; empty where there is nothing to say."""
     key = f"reason.{reason}"
-    return text(key, provider=provider) if key in _language().texts else Markup()
+    return text(key, provider=provider) if key in _texts() else Markup()
 
 
 def described_scopes(provider: AnyEntry | None, scope: Iterable[str]) -> list[dict[str, str]]:
     """Each scope with what it allows in words, OpenID Connect's own last; empty where neither it nor the catalogue says."""
-    known, common = provider.scope_texts if provider else {}, _language().texts
+    known, common = provider.scope_texts if provider else {}, _texts()
     return [
         {"name": name, "text": translated(known[name]) if name in known else common.get(f"scope.{name}", "")}
         for name in sorted(scope, key=lambda name: f"scope.{name}" in common)
