@@ -3,7 +3,6 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 _LARGEST_LOGO = 256 * 1024
 _MAGIC = {
@@ -45,8 +44,6 @@ def read_logo(value: str) -> Logo:
 
 def _logo_url(value: str) -> str:
     # It is in the Content-Security-Policy, whose source expressions have no query, and end at a semicolon or comma.
-    parts = urlsplit(value)
-    plain = re.fullmatch(r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?/[A-Za-z0-9._~%/@+=!$&()*-]+", value)
-    if not plain or parts.path.endswith("/"):
+    if not re.fullmatch(r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?/[A-Za-z0-9._~%/@+=!$&()*-]+(?<!/)", value):
         raise ValueError("has to be https://host/path of an image, without a query, or a file.")
     return value

@@ -1,5 +1,5 @@
 """
-The database: its schema, the hosts that use it, events, what is frozen, access rules, and whether stored tokens decrypt.
+The database: its schema, the hosts that use it, events, access rules, and whether stored tokens decrypt.
 
 Access rules are read over a direct connection, in one read-only transaction, as the gateway's role: every role may read the system
 catalogues. The checks are in gateway/database/sql/checks.sql.
@@ -16,7 +16,6 @@ from gateway.database import SCHEMA_VERSION, SchemaState
 from gateway.database.migrate import SQL
 from gateway.database.postgres import BoundedConnection, connect
 from gateway.database.queries import events
-from gateway.database.queries import partners as queries
 from gateway.database.queries.operator import Host, list_hosts
 from gateway.database.unreachable import NOT_RELOADED
 from gateway.doctor.report import Finding, finding
@@ -45,7 +44,7 @@ def examine(rt: Runtime, *, embedded: bool = False) -> Iterator[Finding]:
         yield finding("schema.of_serve" if embedded else "schema.older", found=found, fix=fix)
         return
     yield finding("schema.current", found=found)
-    for about, examine_part in (("hosts", _hosts), ("events", examine_events), ("frozen", _frozen)):
+    for about, examine_part in (("hosts", _hosts), ("events", examine_events)):
         try:
             yield from examine_part(rt)
         except GatewayError as error:
@@ -68,7 +67,7 @@ def describe_schema(schema: SchemaState, *, over_rest: bool) -> tuple[str, str]:
     return f"{found}; this gateway needs {SCHEMA_VERSION}.", fix
 
 
-# -- hosts, events and freezes -----------------------------------------------------------------------------------------------
+# -- hosts and events -----------------------------------------------------------------------------------------------
 
 
 def _hosts(rt: Runtime) -> Iterator[Finding]:
@@ -107,24 +106,6 @@ def examine_events(rt: Runtime) -> Iterator[Finding]:
         yield finding("events.behind", count=chain.unassigned, seconds=chain.oldest_unassigned_seconds)
     else:
         yield finding("events.sound", count=last.checked)
-
-
-def _frozen(rt: Runtime) -> Iterator[Finding]:
-    """Freezes, which are easily forgotten."""
-    found = queries.list_partners(rt.database)
-    stopped = [
-        (f"The partner {each['name']} is frozen", each["frozen_at"], f'"{each["name"]}"')
-        for each in found["partners"]
-        if each["frozen_at"] and not each["revoked_at"]
-    ]
-    for target, since in sorted(found["frozen_since"].items()):
-        provider = target.removeprefix("provider:")
-        what = "All token reads are frozen" if target == "reads" else f"Every token of {provider} is frozen"
-        stopped.append((what, since, "--reads" if target == "reads" else f"--provider {provider}"))
-    for what, since, option in stopped:
-        yield finding("frozen.since", what=what, since=since[:16].replace("T", " "), option=option)
-    if not stopped:
-        yield finding("frozen.nothing")
 
 
 # -- over a direct connection ----------------------------------------------------------------------------------------

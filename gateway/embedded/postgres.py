@@ -58,14 +58,13 @@ class EmbeddedPostgres:
         self.joined = child is None
         self._child = child
         self._lock = lock
-        self._owner = os.getpid()
         if child is not None:
             atexit.register(self.stop)
             os.register_at_fork(after_in_child=self._release)
 
     def stop(self) -> None:
         """Shut the server down, if we started it. May be called again; does nothing in a forked child."""
-        if self._child is None or os.getpid() != self._owner:
+        if self._child is None:
             return
         self._child.send_signal(signal.SIGINT)
         try:
@@ -74,12 +73,12 @@ class EmbeddedPostgres:
             log.warning("embedded.killed", seconds=STOP_SECONDS)  # the next start recovers it
             self._child.kill()
             self._child.wait()
-        self._child = None
         atexit.unregister(self.stop)
         self._release()
 
     def _release(self) -> None:
-        """Close the lock file; also in a forked child, which would otherwise keep the lock."""
+        """Forget the server, and close the lock file; also in a forked child, which would otherwise stop the one and keep the other."""
+        self._child = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -6,7 +6,6 @@ Its findings in the catalogues are in test_mutants.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -18,7 +17,6 @@ from gateway import doctor
 from gateway.catalog import load_catalog
 from gateway.crypto.vault import Vault
 from gateway.database import open_postgres
-from gateway.database.queries import partners as queries
 from gateway.database.queries.connections import erase_own_connection
 from gateway.doctor import Finding, environment
 from gateway.doctor import database as database_checks
@@ -27,7 +25,6 @@ from tests.support.commands import run_command
 from tests.support.database import Person, rows
 from tests.support.gateway_process import Gateway, free_port, whole_gateway
 from tests.support.hostile_issuer import HostileServer
-from tests.support.partners import partner
 from tests.support.postgrest_stand_in import SECRET_KEY, PostgRest
 
 PROVIDERS = ("ghl", "ghl_white_label", "google", "microsoft", "ringcentral", "zoom")
@@ -559,27 +556,3 @@ def test_an_unreachable_database_is_not_a_defect_of_ours():
 
     found = list(database_checks.examine(SimpleNamespace(database=SimpleNamespace(check=away))))
     assert ["fail"] == [finding.level for finding in found]
-
-
-# -- what is stopped -------------------------------------------------------------------------------------------------
-
-
-def test_what_is_frozen_is_reported_with_its_fix(installed):
-    """
-    A warning each, with since when and the command that thaws it; none is left afterwards.
-    """
-    store = open_postgres(installed.dsn)
-    partner(store, name="Acme")
-    frozen = ({"partner": "Acme"}, {"provider": "zoom"}, {"reads": True})
-    for each in frozen:
-        queries.freeze(store, **each)
-    found = [finding for finding in examined(installed) if finding.about == "frozen"]
-    for each in frozen:
-        queries.freeze(store, **each, off=True)
-
-    assert ["warn"] * 3 == [finding.level for finding in found]
-    assert all(re.search(r" since 20\d\d-\d\d-\d\d \d\d:\d\d\.$", finding.message) for finding in found)
-    for option in ('"Acme"', "--provider zoom", "--reads"):
-        assert any(f"freeze {option} --off" in finding.fix for finding in found)
-    assert "Nothing is." == said(examined(installed), "frozen", "ok")
-    store.close()
