@@ -25,6 +25,7 @@ from pydantic import (
     GetJsonSchemaHandler,
     WithJsonSchema,
     WrapValidator,
+    create_model,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -224,18 +225,8 @@ class ReplayRequest(RequestModel):
 
 # -- responses -------------------------------------------------------------------------------------------------------
 
-T = TypeVar("T")
 _Optional = Field(default=None, exclude_if=lambda value: value is None)
 """A field that is left out where there is nothing to say."""
-
-
-class Page(ResponseModel, Generic[T]):
-    """Items, and where the next page begins."""
-
-    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
-
-    items: tuple[T, ...]
-    next_cursor: str | None = None
 
 
 class Account(ResponseModel):
@@ -278,20 +269,12 @@ class Connection(ResponseModel):
         return cls(**stored | {"account": Account.of(row, provider), "missing_scope": missing})
 
 
-class Connections(Page[Connection]):
-    """A page of connections."""
-
-
 class Location(ResponseModel):
     """An account below a connection."""
 
     id: str
     label: str
     detail: str
-
-
-class Locations(Page[Location]):
-    """A page of locations."""
 
 
 class Token(ResponseModel):
@@ -327,10 +310,6 @@ class ProviderEntry(ResponseModel):
     scope: tuple[str, ...]
 
 
-class Providers(Page[ProviderEntry]):
-    """All providers, on one page."""
-
-
 class ConnectSession(ResponseModel):
     """A link to send the user's browser to, once."""
 
@@ -353,10 +332,6 @@ class Event(ResponseModel):
     data: dict[str, Any]
 
 
-class Events(Page[Event]):
-    """A page of events, oldest first. `next_cursor` is the position to continue from, as text."""
-
-
 class Usage(ResponseModel):
     """What a partner, or the owner, did with a connection in an hour."""
 
@@ -366,10 +341,6 @@ class Usage(ResponseModel):
     provider: str
     token_reads: int
     proxied_calls: int
-
-
-class UsagePage(Page[Usage]):
-    """A page of usage, by hour."""
 
 
 class Webhook(ResponseModel):
@@ -391,10 +362,6 @@ class NewWebhook(Webhook):
     secret: str = Field(repr=False)
 
 
-class Webhooks(Page[Webhook]):
-    """All endpoints of the partner, on one page."""
-
-
 class Delivery(ResponseModel):
     """An attempt to deliver an event."""
 
@@ -405,10 +372,6 @@ class Delivery(ResponseModel):
     status: int | None
     error: str | None
     duration_ms: int
-
-
-class Deliveries(Page[Delivery]):
-    """The latest attempts, newest first, on one page."""
 
 
 class FieldError(ResponseModel):
@@ -433,3 +396,26 @@ class Problem(ResponseModel):
     resets_at: datetime | None = _Optional
     errors: tuple[FieldError, ...] | None = _Optional
     connect_url: str | None = _Optional
+
+
+# -- pages of items --------------------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+class Page(ResponseModel, Generic[T]):
+    """Items, and where the next page begins."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+    items: tuple[T, ...]
+    next_cursor: str | None = None
+
+
+Connections = create_model("Connections", __base__=Page[Connection], __doc__="A page of connections.")
+Locations = create_model("Locations", __base__=Page[Location], __doc__="A page of locations.")
+Providers = create_model("Providers", __base__=Page[ProviderEntry], __doc__="All providers, on one page.")
+Events = create_model("Events", __base__=Page[Event], __doc__="A page of events, oldest first.")
+UsagePage = create_model("UsagePage", __base__=Page[Usage], __doc__="A page of usage, by hour.")
+Webhooks = create_model("Webhooks", __base__=Page[Webhook], __doc__="All endpoints of the partner, on one page.")
+Deliveries = create_model("Deliveries", __base__=Page[Delivery], __doc__="The latest attempts, newest first.")
