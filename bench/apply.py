@@ -29,7 +29,6 @@ from bench.provider import running_provider
 from bench.readers import percentile
 from gateway.database.migrate import apply_schema
 from gateway.embedded.postgres import start_or_join
-from gateway.server import python_module
 
 _BROWSERS = 20
 _READERS = 20
@@ -76,7 +75,7 @@ async def _run(folder: Path, dsn: str, times: int, *, quiet: bool) -> dict[str, 
             await server.ready()
             environ = {"PATH": os.environ["PATH"], **server.settings(), "PYTHONWARNINGS": "ignore"}
             told = subprocess.run(  # noqa: ASYNC221 - before the load
-                python_module("gateway", *_PARTNER), cwd=ROOT, env=environ, check=True, capture_output=True
+                [sys.executable, "-m", "gateway", *_PARTNER], cwd=ROOT, env=environ, check=True, capture_output=True
             )
             key = json.loads(told.stdout)["key"]
             browsers = [await _connected(server, number) for number in range(_BROWSERS)]
@@ -127,7 +126,11 @@ async def _under_load(
         await asyncio.sleep(_PAUSE_SECONDS)
         began = time.monotonic()
         process = await asyncio.create_subprocess_exec(
-            *python_module("gateway", "db", "apply"),
+            sys.executable,
+            "-m",
+            "gateway",
+            "db",
+            "apply",
             cwd=ROOT,
             env=environ,
             stdout=subprocess.PIPE,

@@ -23,7 +23,7 @@ from joserfc.jwk import OctKey
 
 from bench.browsers import Attempt, Browser, FlowLost
 from bench.provider import CLIENT_ID, CLIENT_SECRET
-from gateway.server import CONNECTIONS, THREADS, python_module
+from gateway.server import CONNECTIONS, THREADS
 
 ROOT = Path(__file__).resolve().parents[1]
 _PROJECT = "https://bench.supabase.example"
@@ -146,7 +146,7 @@ class GatewayServer(Contender):
 
     def command(self) -> list[str]:
         """One process with its default number of threads."""
-        return python_module("gateway", "serve", "--port", str(self.place.port))
+        return [sys.executable, "-m", "gateway", "serve", "--port", str(self.place.port)]
 
     def settings(self) -> dict[str, str]:
         """An operator's settings, with one more provider."""

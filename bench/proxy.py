@@ -38,7 +38,6 @@ from gateway.database import open_postgres
 from gateway.database.migrate import apply_schema
 from gateway.database.queries.connect import open_session
 from gateway.embedded.postgres import start_or_join
-from gateway.server import python_module
 
 SIZES = {"1 KB": 1000, "100 KB": 100_000, "100 MB": 100_000_000}
 CALLS = {"1 KB": 200, "100 KB": 100, "100 MB": 2}
@@ -72,7 +71,7 @@ class Proxied(GatewayServer):
         self.place, self._key = place, key
         environ = {"PATH": os.environ["PATH"], **self.settings()}
         added = subprocess.run(
-            python_module("gateway", *_PARTNER), cwd=ROOT, env=environ, check=True, capture_output=True
+            [sys.executable, "-m", "gateway", *_PARTNER], cwd=ROOT, env=environ, check=True, capture_output=True
         )
         self.headers = {"Authorization": f"Bearer {json.loads(added.stdout)['key']}"}
         self.path = f"/v1/connections/{_connection(place.dsn, key)}/proxy/{{}}"

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import uuid
 from collections import defaultdict
 from pathlib import Path
@@ -36,7 +37,6 @@ from gateway.database import open_postgres
 from gateway.database.migrate import apply_schema
 from gateway.database.queries.connect import open_session
 from gateway.embedded.postgres import start_or_join
-from gateway.server import python_module
 
 CONNECTIONS = 1000
 BY_HAND = "by-hand"
@@ -116,7 +116,7 @@ class GatewayReads(_Reads, GatewayServer):
         """The key of a partner that reads everything, added as an operator would."""
         environ = {"PATH": os.environ["PATH"], **self.settings()}
         told = subprocess.run(
-            python_module("gateway", *_PARTNER), cwd=ROOT, env=environ, check=True, capture_output=True
+            [sys.executable, "-m", "gateway", *_PARTNER], cwd=ROOT, env=environ, check=True, capture_output=True
         )
         return str(json.loads(told.stdout)["key"])
 

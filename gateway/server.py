@@ -280,7 +280,3 @@ def _run_child(app: Flask, listener: socket.socket, parent: int, *, work: bool) 
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: the child ends when its parent dies
     if os.getppid() == parent:
         serve(app, listener, work=work)
-
-
-def python_module(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", *arguments]

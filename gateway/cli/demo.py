@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -21,15 +22,16 @@ from urllib.request import urlopen
 import click
 from cryptography.fernet import Fernet
 
+from gateway.cli.context import port_option
 from gateway.database import Database, open_postgres
 from gateway.database.migrate import apply_schema
 from gateway.database.queries import partners as queries
 from gateway.embedded.postgres import start_or_join
 from gateway.errors import SettingsRefused
 from gateway.partners.admin import SCOPES, NewKey, Reach, add_key, add_partner
-from gateway.server import bind, python_module, run_server
 
 _START_SECONDS = 30
+_SANDBOX = (sys.executable, "-m", "gateway.sandbox")
 PARTNERS: dict[str, tuple[str, tuple[str, ...], Reach]] = {
     "northwind": ("Northwind back end", SCOPES, "all"),
     "acme": ("Acme Analytics", ("connections:read", "tokens:read", "sessions:write", "events:read"), "own"),
@@ -37,8 +39,13 @@ PARTNERS: dict[str, tuple[str, tuple[str, ...], Reach]] = {
 """The demo's partners: the product's own server, and another company's."""
 
 
-def run_demo(port: int, sandbox_port: int) -> None:
-    """Runs until it is interrupted. Raises SettingsRefused when a port is taken."""
+@click.command()
+@port_option("--port", default=8000, help="The gateway's port, on localhost.")
+@port_option("--sandbox-port", default=8001, help="The sandbox's port, on 127.0.0.1.")
+def demo(port: int, sandbox_port: int) -> None:
+    """Run everything on this machine, without settings: database, gateway, and a sandbox that simulates the providers."""
+    from gateway.server import bind, run_server
+
     data = Path(os.environ.get("GATEWAY_DATA") or "var") / "demo"
     bind("127.0.0.1", port).close()
     bind("127.0.0.1", sandbox_port, "--sandbox-port").close()
@@ -55,7 +62,7 @@ def run_demo(port: int, sandbox_port: int) -> None:
             partners = {owner: _new_key(database, *partner).text for owner, partner in PARTNERS.items()}
         keys = {"SANDBOX_PARTNER_KEYS": json.dumps(partners), "SANDBOX_DATABASE_URL": dsn}
         simulator = subprocess.Popen(  # noqa: S603 - our own module
-            python_module("gateway.sandbox", "--port", str(sandbox_port), "--gateway", public, "--until-stdin-closes"),
+            [*_SANDBOX, "--port", str(sandbox_port), "--gateway", public, "--until-stdin-closes"],
             env=os.environ | keys,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

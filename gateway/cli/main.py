@@ -8,8 +8,9 @@ import click
 
 from gateway import __version__
 from gateway.cli.connections import connections
-from gateway.cli.context import Commands, port_option
+from gateway.cli.context import Commands
 from gateway.cli.database import db
+from gateway.cli.demo import demo
 from gateway.cli.events import events
 from gateway.cli.init import init
 from gateway.cli.keys import keys
@@ -27,15 +28,5 @@ def main() -> None:
     start_log()  # to stderr, so that a result in JSON is the only thing on stdout
 
 
-@main.command()
-@port_option("--port", default=8000, help="The gateway's port, on localhost.")
-@port_option("--sandbox-port", default=8001, help="The sandbox's port, on 127.0.0.1.")
-def demo(port: int, sandbox_port: int) -> None:
-    """Run everything on this machine, without settings: database, gateway, and a sandbox that simulates the providers."""
-    from gateway.cli.demo import run_demo  # the sandbox is loaded here alone
-
-    run_demo(port, sandbox_port)
-
-
-for command in (init, serve, worker, doctor, db, keys, providers, partners, connections, events, webhooks):
+for command in (demo, init, serve, worker, doctor, db, keys, providers, partners, connections, events, webhooks):
     main.add_command(command)

@@ -7,9 +7,8 @@ do, in the call that does the work.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import wraps
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from flask import Response, g, request
@@ -48,7 +47,7 @@ class Call:
     Makes a view a call of `/v1`: what it declares is enforced here and described in OpenAPI.
 
     `response` None is the provider's, of any status and form; `errors` are those that other calls do not have; `scope` None: any key will
-    do; `headers`: the request's, and what each is for.
+    do; `headers`: those of the request.
 
     The view gets the caller, the parsed query and body where it has one, and the variables of its path. What it returns is sent as
     `response`; a view without one stays as it is. The first paragraph of the docstring is the summary in OpenAPI, the rest the text.
@@ -63,7 +62,7 @@ class Call:
         scope: str | None,
         status: int = 200,
         query: type[RequestModel] = NoQuery,
-        headers: Mapping[str, str] = MappingProxyType({}),
+        headers: tuple[str, ...] = (),
         body: type[RequestModel] | None = None,
     ) -> None:
         self.response, self.scope, self.status = response, scope, status

@@ -24,7 +24,7 @@ from gateway.errors import (
 from gateway.texts import DEFAULT
 from gateway.web.request_context import runtime
 from gateway.web.v1.json_api import Call
-from gateway.web.v1.schemas import Problem, RequestModel, ResponseModel
+from gateway.web.v1.schemas import TEXTS, Problem, RequestModel, ResponseModel
 
 blueprint = Blueprint("openapi", __name__)
 
@@ -127,7 +127,8 @@ def _path_parameters(rule: Rule) -> Iterator[Schema]:
 
 
 def _header_parameters(call: Call) -> Iterator[Schema]:
-    for name, text in call.headers.items():
+    for name in call.headers:
+        text = TEXTS["headers"][name]
         yield {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
 
 

@@ -21,12 +21,7 @@ from gateway.web.v1.openapi import ANY_METHOD
 from gateway.web.v1.tokens import PROVIDER_FAILED, UNUSABLE
 
 blueprint = Blueprint("proxy", __name__)
-
-HEADERS = {
-    "Gateway-Path": "The encoded path, where it holds an encoded slash; the URL then ends with `/proxy/`.",
-    "Gateway-Retries": "0 to 3: how often the gateway may repeat an idempotent call after 429, 502, 503, 504 or no response.",
-    "Gateway-Location": "The location that the call is for: the connection's own, or one of the agency that is connected.",
-}
+_HEADERS = ("Gateway-Path", "Gateway-Retries", "Gateway-Location")
 
 
 class Rest(BaseConverter):
@@ -63,7 +58,7 @@ class _HeadFirst(Response):
 
 
 @blueprint.endpoint("proxy.proxy")
-@Call(None, *UNUSABLE, *PROVIDER_FAILED, TooLarge, scope="proxy", headers=HEADERS)
+@Call(None, *UNUSABLE, *PROVIDER_FAILED, TooLarge, scope="proxy", headers=_HEADERS)
 def proxy(connection_id: uuid.UUID, path: str) -> Response:  # noqa: ARG001
     """
     Calls the provider's API with the connection's token.

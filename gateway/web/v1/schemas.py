@@ -37,7 +37,7 @@ from gateway.errors import Remedy
 from gateway.models import Status
 
 _HERE = Path(__file__).parent
-_TEXTS: dict[str, dict[str, str]] = tomllib.loads((_HERE / "fields.toml").read_text(encoding="utf-8"))
+TEXTS: dict[str, dict[str, str]] = tomllib.loads((_HERE / "fields.toml").read_text(encoding="utf-8"))
 _EXAMPLES: dict[str, JsonSchemaValue] = json.loads((_HERE / "examples.json").read_text(encoding="utf-8"))
 _MOST_DIGITS = 18
 _UUID_LENGTH = 36
@@ -114,7 +114,7 @@ class _Model(BaseModel):
         for field in written.get("properties", {}).values():
             field.pop("title", None)
         for kind in reversed(cls.__mro__):
-            for name, text in _TEXTS.get(kind.__name__, {}).items():
+            for name, text in TEXTS.get(kind.__name__, {}).items():
                 written["properties"][name]["description"] = text
         if cls.__name__ in _EXAMPLES:
             written["examples"] = [_EXAMPLES[cls.__name__]]
