@@ -131,7 +131,8 @@ def connections_show(connection_id: uuid.UUID) -> Report:
         "partners": found.partners,
     }
     events = [
-        {name: each[name] for name in _EVENT_COLUMNS} | {"data": from_json(each["data"] or "{}")}
+        {name: each[name] for name in _EVENT_COLUMNS}
+        | {"data": from_json(each["data"] or "{}"), "at": each["at"].replace(" ", "T") + "Z"}
         for each in found.events
     ]
     brief = [{name: each[name] for name in ("at", "position", "type")} for each in events]

@@ -51,7 +51,7 @@ def tail(after: int | None, *, follow: bool, as_json: bool) -> None:
             for row in rows:
                 partner = names.get(row["partner_id"])
                 data = {"data": json.loads(row["data"] or "{}"), "partner": partner}
-                whole = {name: row[name] for name in _NAMES} | data
+                whole = {name: row[name] for name in _NAMES} | data | {"at": row["at"].replace(" ", "T") + "Z"}
                 click.echo(json.dumps(whole) if as_json else _as_line(row, partner))
                 last = row["position"]
             if not rows and (not follow or stopped.wait(_LOOK_SECONDS)):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,7 @@ def test_events_name_the_partner(commands, store):
     assert {(str(made.id), "Acme Analytics")} == {
         (event["partner_id"], event["partner"]) for event in map(json.loads, listed.splitlines())
     }
+    assert all(datetime.fromisoformat(json.loads(line)["at"]).tzinfo for line in listed.splitlines())
 
 
 def test_a_revoked_partners_name_can_be_used_again(commands, store):
