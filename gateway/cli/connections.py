@@ -155,18 +155,18 @@ def connections_check(connection_id: uuid.UUID) -> Report:
 @click.option("--provider", help="All of this provider that are held, suspended or were refused for long.")
 @reporting
 def connections_retry(connection_id: uuid.UUID | None, provider: str | None) -> Report:
-    """Refresh connections now, as after an incident of a provider; ends with 1 if one is not refreshed."""
+    """Refresh connections now, and check keys, as after an incident of a provider; ends with 1 if one of them fails."""
     if (connection_id is None) == (provider is None):
         raise click.UsageError("Name one connection, or --provider.")
     with opened_runtime() as rt:
         if provider is not None:
-            rt.provider(provider)
+            rt.entry(provider)
         steps = retry_connections(rt, connection_id=connection_id, provider=provider)
         (results, _), _ = carry_out(steps, lambda at: ("Refreshing", len(at[0]), at[1]))
     counts = Counter(results.values())
     lines = [f"{counted(number, 'connection')}: {result}" for result, number in counts.items()]
     whole = {"results": results, "counts": counts}
-    return Report(whole, lines or ["There is nothing to retry."], ok=set(counts) <= {"refreshed"})
+    return Report(whole, lines or ["There is nothing to retry."], ok=set(counts) <= {"refreshed", "confirmed"})
 
 
 # -- revoke ----------------------------------------------------------------------------------------------------------

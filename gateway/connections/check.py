@@ -37,7 +37,7 @@ def check(rt: Runtime, connection_id: uuid.UUID, caller: Caller | None) -> Conne
 
     A refused access token says nothing about the grant: only a refused refresh ends a connection, a refused key, and another account. A
     connection that is suspended, and a key that is held, is tried again. Other failures change nothing and are raised. Raises NotFound for an id that the caller
-    cannot reach, and RateLimited within a minute of a caller's last check.
+    cannot reach, RateLimited within a minute of a caller's last check, and ProviderLimit while the account's calls are used up.
     """
     connection = _begin(rt, connection_id, caller)
     if connection.status not in ("active", "suspended") and (connection.status != "held" or connection.refreshable):
@@ -72,7 +72,7 @@ def _ask(rt: Runtime, connection: Connection) -> tuple[int, CheckOutcome, Accoun
     try:
         entry = rt.entry(connection.provider, ClientRejected)
         while account is None:
-            fresh = fresh_grant(rt, connection.id, force=force, until=deadline)
+            fresh = fresh_grant(rt, connection.id, force=force, until=deadline, scope="proxy")
             generation, known = fresh.generation, (fresh.scope, connection.facts, connection.account.id)
             try:
                 account = confirm_account(rt, entry, fresh.access_token, *known, deadline)
@@ -97,17 +97,21 @@ def retry_connections(
     rt: Runtime, *, connection_id: uuid.UUID | None = None, provider: str | None = None
 ) -> Iterator[tuple[dict[str, str], int]]:
     """
-    Refresh one connection, or all of a provider that wait, one after the other. What is left is due for the worker.
+    Refresh one connection, or all of a provider that wait, one after the other; a key is checked. What is left is due for the worker.
 
-    Each time the results so far, `refreshed` or the slug of what prevented it, and how many there are in all.
+    Each time the results so far, `refreshed`, `confirmed` or the slug of what prevented it, and how many there are in all.
     """
     ids = retry(rt.database, connection_id=connection_id, provider=provider)
     results: dict[str, str] = {}
     yield results, len(ids)
     for each in ids:
         try:
-            fresh_grant(rt, each, force=True)
-            results[str(each)] = "refreshed"
+            if _begin(rt, each, None).refreshable:
+                fresh_grant(rt, each, force=True)
+                results[str(each)] = "refreshed"
+            else:
+                status = check(rt, each, None).status
+                results[str(each)] = "confirmed" if status == "active" else status
         except DatabaseUnavailable:
             raise
         except GatewayError as error:

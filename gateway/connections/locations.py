@@ -92,3 +92,4 @@ def _compare(rt: Runtime, due: DueListing) -> None:
         event = IncomingEvent("listing", (account_id, row.account.id), at=due.at, topic="installation", is_end=is_end)
         given = {"id": f"listing {uuid.uuid4()}", "providers": [provider.id], "body": ""}
         receive_event(rt.database, {**asdict(event), **given})
+    due_listing(rt.database, (), listed=row.id)

@@ -136,6 +136,7 @@ _KEYS = (
     "msg", "errormessage", "errorsummary", "errordescription", "detail", "description", "hint", "fault", "faultstring",
 )  # fmt: skip
 """Where errors stand, most precise first; names without case and punctuation."""
+_ERROR_KEYS = ("error", "errors", "message", "msg", "errormessage", "errorsummary", "errordescription")
 _NO_ERROR = frozenset({"", "0", "200", "false", "na", "no", "none", "null", "ok", "success", "noerror"})
 _LONGEST_NAME = 60
 
@@ -234,7 +235,7 @@ def api_error(provider: AnyEntry, found: Response) -> str | None:
     if not 400 <= found.status < 500:  # noqa: PLR2004 - RFC 9110 section 15.5
         return None
     challenge = found.headers.get("WWW-Authenticate", "")
-    if says(found.body, provider.suspended):
+    if _says_suspended(provider, found.body):
         return "suspended"
     if found.status in (401, 403) and "insufficient_scope" in challenge:
         return "missing_scope"
@@ -243,6 +244,15 @@ def api_error(provider: AnyEntry, found: Response) -> str | None:
             if says(found.body, words):
                 return meaning
     return "token_refused" if found.status == 401 else None  # noqa: PLR2004
+
+
+def _says_suspended(provider: AnyEntry, body: bytes) -> bool:
+    """In the place of its error: other fields, and longer sentences, may repeat what the caller sent."""
+    try:
+        said = {name: value for name, value in parse_json(body).items() if plain(name) in _ERROR_KEYS}
+    except ProviderGarbled:
+        return False
+    return any(_is_suspended(provider, name) for name in error_names(said))
 
 
 def says(body: bytes, phrases: Iterable[str]) -> bool:
@@ -276,7 +286,7 @@ def with_facts(error: GatewayError, status: int | None, names: Iterable[str]) ->
 def _meaning(provider: Provider, name: str, refused: type[GatewayError]) -> GatewayError | None:
     head, is_code = _head(name), " " not in name.strip()
     at_refresh = issubclass(refused, NeedsReauthorization)
-    if any(plain(words) in plain(name) for words in provider.suspended):
+    if _is_suspended(provider, name):
         return (Suspended if at_refresh else ProviderUnavailable)("the account is not active")
     if is_dead_grant(provider, name):
         return refused("the provider refuses the grant")
@@ -288,6 +298,10 @@ def _meaning(provider: Provider, name: str, refused: type[GatewayError]) -> Gate
     if len(head) <= _LONGEST_NAME and _REGISTRATION.search(head) and not _OUR_REQUEST.match(head):
         return ClientRejected("the provider refuses our client")
     return None
+
+
+def _is_suspended(provider: AnyEntry, name: str) -> bool:
+    return not {plain(name), _head(name)}.isdisjoint(map(plain, provider.suspended))
 
 
 def _head(name: str) -> str:

@@ -56,7 +56,15 @@ class PartnerShares(Shares):
 
     def taken(self, who: Any = ("", "")) -> int:
         """Places in use, of the partner or at the provider."""
-        return max(sum(n for each, n in self._taken.items() if each[side] == who[side]) for side in range(2))
+        return max(self._taken_of(who, side) for side in range(2))
+
+    def exceeds_its_own(self, who: Any) -> bool:
+        """Whether a partner without a further place would have none if it were the only one."""
+        with self._lock:
+            return self._taken[who] >= self._budget - self._taken_of(who, 0)
+
+    def _taken_of(self, who: Any, side: int) -> int:
+        return sum(n for each, n in self._taken.items() if each[side] == who[side])
 
 
 _partners = PartnerShares(PARTNER_SLOTS)
@@ -98,6 +106,8 @@ def forward(
 def _take_share(held: ExitStack, fresh: FreshToken) -> None:
     share = (fresh.reader_id, fresh.provider)
     if not _partners.take(share):
+        if not _partners.exceeds_its_own(share):
+            raise ProviderBusy("too many proxied calls wait for the provider", retry_after=retry_seconds())
         most = PARTNER_SLOTS // 2
         raise RateLimited("the caller has too many proxied calls under way", Quota(most, most, retry_seconds()))
     held.callback(_partners.release, share)

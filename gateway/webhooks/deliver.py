@@ -10,7 +10,7 @@ from pydantic_core import to_json
 from standardwebhooks import Webhook as Signer
 
 from gateway.database.queries.events import Event
-from gateway.database.queries.webhooks import Attempt, Claim, claim_deliveries, end_deliveries
+from gateway.database.queries.webhooks import Attempt, Claim, claim_deliveries, end_delivery
 from gateway.errors import GatewayError
 from gateway.http import Deadline, parse_retry_after
 from gateway.models import Unit
@@ -42,31 +42,20 @@ def claim_next(rt: Runtime, busy: Collection[str]) -> list[Unit]:
 
 
 def _deliver_claimed(rt: Runtime, claim: Claim) -> None:
-    """In order, until one fails."""
-    until, delivered, failures = time.monotonic() + CLAIM_SECONDS, None, 0
-    attempts, wait, disabled = [], 0.0, None
+    """In order, until one fails or the endpoint is changed."""
+    until, failures = Deadline.after(CLAIM_SECONDS), claim.failures
     for event in claim.events:
         attempt, retry_after = _deliver(rt, claim, event)
-        attempts.append(attempt)
+        end = partial(end_delivery, rt.database, claim.id, claim_id=claim.claim_id, attempt=attempt)
         if attempt.status is None or not 200 <= attempt.status < 300:  # noqa: PLR2004 - RFC 9110 section 15.3
-            failures = claim.failures + 1 if delivered is None else 1
-            wait = _wait_seconds(failures, retry_after)
+            failures += 1
             disabled = "gone" if attempt.status == _GONE else "failing" if failures >= FAILURES_TO_DISABLE else None
             log.warning("webhook.failed", webhook=str(claim.id), status=attempt.status, error=attempt.error)
-            break
-        delivered = attempt.position
-        if time.monotonic() >= until:
-            break
-    end_deliveries(
-        rt.database,
-        claim.id,
-        claim_id=claim.claim_id,
-        position=delivered,
-        attempts={"items": attempts},
-        failures=failures,
-        wait_seconds=wait,
-        disabled=disabled,
-    )
+            end(failures=failures, wait_seconds=_wait_seconds(failures, retry_after), disabled=disabled)
+            return
+        failures, is_last = 0, event is claim.events[-1] or not until.remaining()
+        if not end(wait_seconds=0.0 if is_last else None) or is_last:
+            return
 
 
 def _deliver(rt: Runtime, claim: Claim, event: Event) -> tuple[Attempt, float | None]:

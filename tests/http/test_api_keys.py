@@ -4,6 +4,7 @@ Providers whose users enter a key: every form of the catalogue, walked against t
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from urllib.parse import urlencode
@@ -21,6 +22,7 @@ from gateway.sandbox.keys import TABLES, made_up_key, new_key, revoke_keys
 from gateway.sandbox.response_faults import PLANTED
 from gateway.services import checked_catalog
 from gateway.settings import read_settings
+from tests.support.commands import run_command
 from tests.support.database import rows
 from tests.support.gateway_process import fields_in, places_with, told, whole_gateway
 from tests.support.link_partner import new_partner
@@ -630,9 +632,17 @@ def test_a_refusal_of_the_key_is_one_whatever_its_form(gateway, acme, user, prov
     assert "needs_reauthorization" == check(acme, connection).json()["status"]
 
 
+def retried(gateway, provider):
+    ended = run_command(gateway.environ, "connections", "retry", "--provider", provider, "--json")
+    counts = json.loads(ended.stdout)["counts"]
+    assert ended.exit_code == (set(counts) != {"confirmed"})
+    return counts
+
+
 def test_many_keys_refused_at_once_are_held_until_the_provider_accepts_one(gateway, acme):
     """
-    An incident of the provider, as with refreshes: the first ones come back too, and callers keep their keys. One key alone ends.
+    An incident of the provider, as with refreshes: the first ones come back too, and callers keep their keys. One key alone ends. The operator
+    can let all be asked.
     """
     state = gateway.sandbox.state
     held = []
@@ -649,8 +659,11 @@ def test_many_keys_refused_at_once_are_held_until_the_provider_accepts_one(gatew
         assert 200 == acme.token(held[0]).status_code
         assert "provider.incident" in gateway.log.read_text()
         assert "held" == check_again(gateway, acme, held[5])
+        assert {"held": 6} == retried(gateway, "instantly")
     finally:
         state.faults.clear()
+    assert {"confirmed": 6} == retried(gateway, "instantly")
+    rows(gateway.dsn, "update gateway.connection set status = 'held' where id = any (%s)", held)
 
     assert "active" == check_again(gateway, acme, held[0])
     assert ["active"] * 6 == statuses(acme, held)

@@ -230,6 +230,12 @@ ACTIVE = ("active", None)
         (403, "The token does not have access to this location.", "wrong_account"),
         (400, "Location is not active", "suspended"),
         (401, "Location is not active", "suspended"),
+        (400, "the name Location is not active is too long", None),
+        (
+            400,
+            {"message": "invalid", "title": "Location is not active", "sent": {"name": "Location is not active"}},
+            None,
+        ),
         (422, ["limit must be a number"], None),
         (400, "API endpoint has been removed", None),
     ],
@@ -237,10 +243,12 @@ ACTIVE = ("active", None)
 @pytest.mark.parametrize("way", ["check", "proxy"])
 def test_a_refusal_of_highlevels_api_is_told_from_an_expired_token(gateway, alice, way, status, message, word):
     """
-    Only a refused token is fetched anew, nothing ends the connection, and the caller of the proxy gets a word for it. In both forms of errors.
+    Only a refused token is fetched anew, nothing ends the connection, and the caller of the proxy gets a word for it. In both forms of errors;
+    what a refusal repeats of the request says nothing.
     """
     hers = alice.connects("ghl", BERLIN)["connection"]
     body = {"error": {"code": "X", "message": message}} if way == "proxy" else {"message": message}
+    body = message if isinstance(message, dict) else body
     gateway.sandbox.state.add_fault("status", "ghl", "userinfo", 9, status=status, body=json.dumps(body))
     before = len(gateway.sandbox.state.requests("ghl", "token"))
 

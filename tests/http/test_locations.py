@@ -7,11 +7,13 @@ from __future__ import annotations
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import pytest
 import requests
 
 from gateway.connections import locations
+from gateway.errors import ProviderUnavailable
 from gateway.sandbox import CLIENTS
 from gateway.sandbox.highlevel import create_location
 from gateway.sandbox.highlevel_webhooks import deliver, event
@@ -299,6 +301,17 @@ def test_what_vanished_from_the_list_needs_reauthorization_by_the_next_day(gatew
         lambda: (rows(gateway.dsn, ended, held), rows(gateway.dsn, known, agency)), (["uninstalled"], [13])
     )
     assert reads(LISBON).status_code == 404
+
+
+def test_a_list_that_cannot_be_read_is_read_again_an_hour_later(gateway, agency, monkeypatch):
+    waits = "select ceil(extract(epoch from listed_at + interval '1 day' - now()) / 3600)::integer from gateway.connection where id = %s"
+    with monkeypatch.context() as patched:
+        patched.setattr(locations, "call_api", Mock(side_effect=ProviderUnavailable("away")))
+        with pytest.raises(ProviderUnavailable):
+            listed_now(gateway, agency)
+    assert [1] == rows(gateway.dsn, waits, agency)
+    listed_now(gateway, agency)
+    assert [24] == rows(gateway.dsn, waits, agency)
 
 
 def test_an_agency_that_chose_one_location_reaches_that_one_and_those_to_come(gateway, alice, partner, sandbox):

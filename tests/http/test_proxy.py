@@ -785,9 +785,9 @@ def test_a_client_that_goes_away_ends_the_call(made, api, call, path):
 def test_a_greedy_partner_leaves_slots_for_others(made, api):
     """
     Sixty calls at once to a silent provider: sixteen wait, the others get 429 with `Retry-After`. Another partner's call goes through, and
-    the same partner's calls to another provider.
+    the same partner's calls to another provider. A partner that has a quarter of the places, and finds no other, did nothing wrong: 503.
     """
-    greedy, other = partner_of(made.dsn), partner_of(made.dsn)
+    greedy, other, busy = partner_of(made.dsn), partner_of(made.dsn), partner_of(made.dsn)
     path = f"/connections/{made.connection}/proxy"
     elsewhere = f"/connections/{made.alice.connects('ghl_white_label')['connection']}/proxy"
     with ThreadPoolExecutor(60) as threads:
@@ -796,14 +796,18 @@ def test_a_greedy_partner_leaves_slots_for_others(made, api):
         assert 200 == other.asks(made, f"{path}/echo").status_code
         assert 200 == greedy.asks(made, f"{elsewhere}/echo").status_code
         assert 16 == sum(not each.done() for each in running)
+        waiting = [threads.submit(busy.asks, made, f"{path}/silent") for _ in range(9)]
+        wait_for(lambda: any(each.done() for each in waiting))
         api.released = True
-        answers = [each.result() for each in running]
+        answers, others = [each.result() for each in running], [each.result() for each in waiting]
     api.released = False
 
     refused = [each for each in answers if each.status_code == 429]
     assert (16, 44) == (sum(each.status_code == 200 for each in answers), len(refused))
     assert {"rate_limited"} == {each.json()["code"] for each in refused}
-    assert all(1 <= int(each.headers["Retry-After"]) <= 10 for each in refused)
+    full = [each for each in others if each.status_code != 200]
+    assert [(503, "provider_busy")] == [(each.status_code, each.json()["code"]) for each in full]
+    assert all(1 <= int(each.headers["Retry-After"]) <= 10 for each in refused + full)
 
 
 def test_a_provider_that_fails_is_left_alone_until_a_probe_succeeds(made, api, call):

@@ -156,6 +156,9 @@ def test_an_endpoint_that_says_it_is_gone_is_disabled_and_a_replay_enables_it(ga
             partner.id,
         )
         assert [each["reason"] for each in told] == ["gone"]
+        refused = partner.asks(gateway, f"/webhooks/{endpoint['id']}/test", "POST")
+        assert (400, "webhook_id") == (refused.status_code, refused.json()["errors"][0]["field"])
+        assert "replay" in refused.json()["errors"][0]["reason"]
         receiver.respond = lambda _: 204
         before = len(receiver.received)
         answer = partner.asks(
@@ -169,7 +172,7 @@ def test_an_endpoint_that_says_it_is_gone_is_disabled_and_a_replay_enables_it(ga
 
 def test_while_a_secret_changes_both_verify(gateway, partner, receiver):
     """
-    And the header stays short, however often it changes: web servers refuse long ones.
+    And the header stays short, since web servers refuse long ones: an eleventh secret has to wait for the end of another, and ends none early.
     """
     endpoint = added(gateway, partner, receiver, event_types=["webhook.tested"])
     rotated = partner.asks(gateway, f"/webhooks/{endpoint['id']}/rotate-secret", "POST").json()
@@ -191,11 +194,15 @@ def test_while_a_secret_changes_both_verify(gateway, partner, receiver):
     Webhook(rotated["secret"]).verify(last.body, last.headers)
     with pytest.raises(WebhookVerificationError):
         Webhook(endpoint["secret"]).verify(last.body, last.headers)
-    for _ in range(12):
-        newest = partner.asks(gateway, f"/webhooks/{endpoint['id']}/rotate-secret", "POST").json()["secret"]
+    answers = [partner.asks(gateway, f"/webhooks/{endpoint['id']}/rotate-secret", "POST") for _ in range(10)]
+    assert [200] * 9 + [429] == [each.status_code for each in answers]
+    assert ("rate_limited", 10) == (answers[-1].json()["code"], answers[-1].json()["limit"])
+    assert 86_000 < int(answers[-1].headers["Retry-After"]) <= 86_400
+    newest = answers[-2].json()["secret"]
     partner.asks(gateway, f"/webhooks/{endpoint['id']}/test", "POST")
     wait_for(lambda: receiver.received[-1] != last)
-    Webhook(newest).verify(receiver.received[-1].body, receiver.received[-1].headers)
+    for secret in (newest, rotated["secret"]):
+        Webhook(secret).verify(receiver.received[-1].body, receiver.received[-1].headers)
     assert 10 == len(receiver.received[-1].headers["webhook-signature"].split())
 
 

@@ -77,6 +77,7 @@ def test_a_partner_whose_calls_hang_leaves_places_for_its_other_providers_and_fo
 
     assert [8, 4, 2, 1, 1, 1] == [takes("Acme", provider) for provider in "abcdef"]
     assert [4, 2, 1, 1] == [takes(partner, "a") for partner in ("Blue", "Corn", "Dust", "Elm")]
+    assert [True, False] == [shares.exceeds_its_own(who) for who in (("Acme", "a"), ("Blue", "a"))]
     assert 6 == takes("Blue", "z")
     for _ in range(8):
         shares.release(("Acme", "a"))

@@ -72,4 +72,4 @@ The endpoint after a change; None where the caller has no such endpoint. `replay
 """
 
 claim_deliveries = SqlFunction[Claim | None]("claim_deliveries")
-end_deliveries = SqlFunction[None]("end_deliveries", "id")
+end_delivery = SqlFunction[bool]("end_delivery", "id")

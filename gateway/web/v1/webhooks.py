@@ -7,7 +7,7 @@ from flask import Blueprint
 
 from gateway.database.queries import webhooks as queries
 from gateway.database.queries.webhooks import Webhook
-from gateway.errors import NotFound
+from gateway.errors import BadRequest, NotFound
 from gateway.models import Caller
 from gateway.web.request_context import runtime
 from gateway.web.v1 import schemas
@@ -63,9 +63,13 @@ def test_webhook(who: Caller, webhook_id: uuid.UUID) -> Webhook:
     """
     Sends an endpoint an event of type `webhook.tested`.
 
-    It comes after the events that still wait for that endpoint, usually within seconds.
+    It comes after the events that still wait for that endpoint, usually within seconds. A disabled endpoint has to be enabled first, by a
+    replay.
     """
-    return _found(queries.change_webhook(runtime().database, webhook_id, "test", who))
+    webhook = _found(queries.change_webhook(runtime().database, webhook_id, "test", who))
+    if webhook.disabled_at is not None:
+        raise BadRequest("a disabled endpoint", [("webhook_id", "the endpoint is disabled: a replay enables it")])
+    return webhook
 
 
 @blueprint.post("/<uuid:webhook_id>/replay")
@@ -85,7 +89,7 @@ def rotate_webhook_secret(who: Caller, webhook_id: uuid.UUID) -> schemas.NewWebh
     """
     Makes a new secret.
 
-    For a day, deliveries are signed with the old and the new one.
+    For a day, deliveries are signed with the old and the new one. At most ten are valid at once.
     """
     return _with_secret(*endpoints.rotate_secret(runtime(), who, webhook_id))
 

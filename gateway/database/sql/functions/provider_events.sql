@@ -71,8 +71,9 @@ begin
   end if;
 end $$;
 
--- A connection whose accounts below were not compared with the provider's list for a day, and those that are known here; null: none is due.
-create or replace function public.gateway_due_listing_v1(p_providers text[])
+-- A connection whose accounts below were not compared with the provider's list for a day, and those that are known here; null: none is due. An
+-- hour later it is due again, unless a call says that it is `p_listed`.
+create or replace function public.gateway_due_listing_v1(p_providers text[], p_listed uuid default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   c gateway.connection;
@@ -81,7 +82,8 @@ begin
    where x.facts @> '{"userType": "Company"}' and x.provider = any (p_providers) and x.status = 'active'
      and (x.listed_at is null or x.listed_at < clock_timestamp() - interval '1 day') and gateway.provider_limit(x.provider, x.account_id) is null
    order by x.listed_at nulls first limit 1 for update skip locked;
-  update gateway.connection x set listed_at = clock_timestamp() where x.id = c.id;
+  update gateway.connection x set listed_at = clock_timestamp() - interval '23 hours' where x.id = c.id;
+  update gateway.connection x set listed_at = clock_timestamp() where x.id = p_listed and x.listed_at is not null;
   return case when c.id is not null then jsonb_build_object('at', clock_timestamp(), 'connection', gateway.public_data(c), 'known', array(
     select t.account_id from gateway.derived_token t where t.connection_id = c.id
     union

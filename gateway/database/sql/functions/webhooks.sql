@@ -23,8 +23,8 @@ begin
 end $$;
 
 -- `p_change`: `create` makes the endpoint `p_new`, for the events from now on; `delete`; `test` appends an event for this endpoint alone; `replay`
--- delivers again what follows `p_after`; `rotate` adds a secret and lets the others expire a day later. The endpoint as it is then; null: no
--- such endpoint of this caller, or one more than the ten that a partner may have.
+-- delivers again what follows `p_after`; `rotate` adds a secret and lets the others expire a day later; ten may be valid at once, so that the header
+-- with their signatures stays short. The endpoint as it is then; null: no such endpoint of this caller, or one more than the ten that a partner may have.
 create or replace function public.gateway_change_webhook_v1(
   p_caller jsonb, p_webhook_id uuid, p_change text, p_after bigint default null, p_secret jsonb default null, p_new jsonb default null
 )
@@ -49,6 +49,8 @@ begin
   end if;
   if w.id is null then
     return null;
+  elsif p_change = 'test' and w.disabled_at is not null then
+    return gateway.webhook_json(w);
   elsif p_change = 'delete' then
     delete from gateway.webhook x where x.id = w.id;
   elsif p_change = 'replay' then
@@ -57,6 +59,11 @@ begin
            disabled_at = null, due_at = clock_timestamp()
      where x.id = w.id returning * into w;
   elsif p_secret is not null then
+    select count(*) as secrets, min(s.expires_at) as next_end into asks from gateway.webhook_secret s
+     where s.webhook_id = w.id and (s.expires_at is null or s.expires_at > clock_timestamp());
+    if asks.secrets >= 10 then
+      return '{"refused": "rate_limited"}'::jsonb || gateway.quota(10, asks.secrets, asks.next_end);
+    end if;
     update gateway.webhook_secret s set expires_at = clock_timestamp() + interval '1 day' where s.webhook_id = w.id and s.expires_at is null;
     insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values ((p_secret ->> 'seal_id')::uuid, w.id, p_secret ->> 'encrypted');
   end if;
@@ -102,34 +109,35 @@ begin
       return jsonb_build_object(
         'id', w.id, 'claim_id', w.claim_id, 'url', w.url, 'failures', w.failures, 'events', items,
         'secrets', (select jsonb_agg(jsonb_build_object('seal_id', s.seal_id, 'encrypted', s.webhook_secret)) from (select x.* from gateway.webhook_secret x
-                     where x.webhook_id = w.id and (x.expires_at is null or x.expires_at > over) order by x.created_at desc limit 10) s));
+                     where x.webhook_id = w.id and (x.expires_at is null or x.expires_at > over) order by x.created_at desc) s));
     end if;
   end loop;
   return null;
 end $$;
 
--- What became of a claim: the cursor moves to `p_position`, the next attempt waits, and with a reason for it (`gone`, `failing`) the endpoint is
--- disabled. A claim whose lease was taken over moves nothing.
-create or replace function public.gateway_end_deliveries_v1(
-  p_id uuid, p_claim_id uuid, p_position bigint, p_attempts jsonb, p_failures integer, p_wait_seconds double precision, p_disabled text default null
+-- What became of one event of a claim: the cursor moves behind it, unless it failed, and with `p_wait_seconds` the claim ends and the next attempt
+-- waits. With a reason for it (`gone`, `failing`) the endpoint is disabled. A claim that was taken over, or whose endpoint was replayed or deleted,
+-- moves nothing: false.
+create or replace function public.gateway_end_delivery_v1(
+  p_id uuid, p_claim_id uuid, p_attempt jsonb, p_failures integer default 0, p_wait_seconds double precision default null, p_disabled text default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   over timestamptz := clock_timestamp();
+  a    gateway.webhook_delivery := jsonb_populate_record(null::gateway.webhook_delivery, p_attempt);
   w    gateway.webhook;
 begin
   insert into gateway.webhook_delivery (webhook_id, position, event_id, type, status, error, duration_ms)
-  select x.id, a.position, a.event_id, a.type, a.status, a.error, a.duration_ms from gateway.webhook x, jsonb_to_recordset(p_attempts -> 'items')
-      as a (position bigint, event_id uuid, type text, status integer, error text, duration_ms integer)
-   where x.id = p_id for key share of x;
+  select x.id, a.position, a.event_id, a.type, a.status, a.error, a.duration_ms from gateway.webhook x where x.id = p_id for key share;
   update gateway.webhook x
-     set position = greatest(x.position, p_position), claim_id = null, failures = p_failures,
+     set position = case when p_failures = 0 then greatest(x.position, a.position) else x.position end, failures = p_failures,
          failing_since = case when p_failures > 1 then x.failing_since when p_failures = 1 then over end,
-         due_at = over + make_interval(secs => p_wait_seconds), disabled_at = case when p_disabled is not null then over end
+         claim_id = case when p_wait_seconds is null then x.claim_id end, due_at = coalesce(over + make_interval(secs => p_wait_seconds), x.due_at),
+         disabled_at = case when p_disabled is not null then over end
    where x.id = p_id and x.claim_id = p_claim_id returning * into w;
   if w.disabled_at is not null then
     insert into gateway.event (type, partner_id, data) values (
       'webhook.disabled', w.partner_id, jsonb_build_object('webhook_id', w.id, 'after', w.position, 'reason', p_disabled));
   end if;
-  return null;
+  return to_jsonb(w.id is not null);
 end $$;
