@@ -32,35 +32,38 @@ FAILURES = frozenset({429, *range(500, 600)})
 
 
 class Shares:
-    """A number of places that providers, or others, share fairly. Safe to use from many threads."""
+    """In each group a number of places, which its members share fairly. Safe to use from many threads."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
         self._lock = threading.RLock()
-        self._taken: Counter[Any] = Counter()
+        self._taken: Counter[tuple[Any, Any]] = Counter()
+        self._totals: Counter[Any] = Counter()
 
-    def has_free_place(self, who: Any) -> bool:
+    def has_free_place(self, who: Any, group: Any = None) -> bool:
         """Whether there is a further place for `who`."""
         with self._lock:
-            mine = self._taken[who]
-            return mine == 0 or mine < self._budget - self.taken(who)
+            mine = self._taken[group, who]
+            return mine == 0 or mine < self._budget - self._totals[group]
 
-    def take(self, who: Any, *, always: bool = False) -> bool:
+    def take(self, who: Any, group: Any = None, *, always: bool = False) -> bool:
         """Take a place, until `release`; False when there is none. `always`: also then."""
         with self._lock:
-            if not always and not self.has_free_place(who):
+            if not always and not self.has_free_place(who, group):
                 return False
-            self._taken[who] += 1
+            self._taken[group, who] += 1
+            self._totals[group] += 1
             return True
 
-    def release(self, who: Any) -> None:
+    def release(self, who: Any, group: Any = None) -> None:
         """Free a place."""
         with self._lock:
-            self._taken -= Counter([who])  # and forget who has none
+            self._taken -= Counter([(group, who)])  # and forget who has none
+            self._totals -= Counter([group])
 
-    def taken(self, who: Any = None) -> int:  # noqa: ARG002
-        """Places in use, of those that `who` shares: all of them."""
-        return self._taken.total()
+    def taken(self, group: Any = None) -> int:
+        """Places in use."""
+        return self._totals[group]
 
 
 @dataclass(slots=True)

@@ -11,7 +11,6 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import chain, count
-from typing import Any
 from uuid import UUID
 
 from gateway.catalog import AnyEntry, Provider
@@ -37,7 +36,7 @@ from gateway.tokens.provider_api import note_limit
 from gateway.tokens.read import FreshToken
 
 PARTNER_SLOTS = 32
-"""Slots of a process for a partner's calls, and for a provider's: in each, one that hangs takes half of those that are free."""
+"""Slots of a process for each partner's calls, and for each provider's: in each, one that hangs takes half of those that are free."""
 LONGEST_SECONDS = 3600.0
 IDLE_SECONDS = 120.0
 """The longest wait for the provider's next byte. Silent event streams have a comment every 15 to 60 seconds."""
@@ -51,23 +50,7 @@ _PAUSE_SECONDS = 2.0
 _LARGEST_REFUSAL = 64 * 1024
 
 
-class PartnerShares(Shares):
-    """Places by partner and provider: partners share a provider's, and a partner's providers share the partner's."""
-
-    def taken(self, who: Any = ("", "")) -> int:
-        """Places in use, of the partner or at the provider."""
-        return max(self._taken_of(who, side) for side in range(2))
-
-    def exceeds_its_own(self, who: Any) -> bool:
-        """Whether a partner without a further place would have none if it were the only one."""
-        with self._lock:
-            return self._taken[who] >= self._budget - self._taken_of(who, 0)
-
-    def _taken_of(self, who: Any, side: int) -> int:
-        return sum(n for each, n in self._taken.items() if each[side] == who[side])
-
-
-_partners = PartnerShares(PARTNER_SLOTS)
+_of_partners, _at_providers = Shares(PARTNER_SLOTS), Shares(PARTNER_SLOTS)
 
 
 def forward(
@@ -104,13 +87,15 @@ def forward(
 
 
 def _take_share(held: ExitStack, fresh: FreshToken) -> None:
-    share = (fresh.reader_id, fresh.provider)
-    if not _partners.take(share):
-        if not _partners.exceeds_its_own(share):
-            raise ProviderBusy("too many proxied calls wait for the provider", retry_after=retry_seconds())
+    """Of the partner's places, which its providers share, and of the provider's, which its partners share."""
+    partner, provider = fresh.reader_id, fresh.provider
+    if not _of_partners.take(provider, partner):
         most = PARTNER_SLOTS // 2
         raise RateLimited("the caller has too many proxied calls under way", Quota(most, most, retry_seconds()))
-    held.callback(_partners.release, share)
+    held.callback(_of_partners.release, provider, partner)
+    if not _at_providers.take(partner, provider):
+        raise ProviderBusy("too many proxied calls wait for the provider", retry_after=retry_seconds())
+    held.callback(_at_providers.release, partner, provider)
 
 
 def _send(

@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from gateway.errors import DatabaseUnavailable, ProviderBusy, ProviderGarbled, ProviderUnavailable
-from gateway.http.bulkhead import FAILURES_TO_OPEN, FORGET_SECONDS, OPEN_SECONDS, Bulkhead
-from gateway.proxy.forward import PartnerShares
+from gateway.http.bulkhead import FAILURES_TO_OPEN, FORGET_SECONDS, OPEN_SECONDS, Bulkhead, Shares
 
 
 class Clock:
@@ -68,20 +67,19 @@ def test_providers_that_hang_leave_a_slot_for_any_other():
 
 def test_a_partner_whose_calls_hang_leaves_places_for_its_other_providers_and_for_other_partners():
     """
-    Half of what is free of its own places, and of the provider's, and always one; what ends is free again.
+    Half of what is free in each group, and always one; what ends is free again.
     """
-    shares = PartnerShares(16)
+    shares = Shares(16)
 
-    def takes(*who):
-        return sum(shares.take(who) for _ in range(17))
+    def takes(provider, partner):
+        return sum(shares.take(provider, partner) for _ in range(17))
 
-    assert [8, 4, 2, 1, 1, 1] == [takes("Acme", provider) for provider in "abcdef"]
-    assert [4, 2, 1, 1] == [takes(partner, "a") for partner in ("Blue", "Corn", "Dust", "Elm")]
-    assert [True, False] == [shares.exceeds_its_own(who) for who in (("Acme", "a"), ("Blue", "a"))]
-    assert 6 == takes("Blue", "z")
+    assert [8, 4, 2, 1, 1, 1] == [takes(provider, "Acme") for provider in "abcdef"]
+    assert 17 == shares.taken("Acme")
+    assert 8 == takes("a", "Blue")
     for _ in range(8):
-        shares.release(("Acme", "a"))
-    assert 4 == takes("Acme", "a")
+        shares.release("a", "Acme")
+    assert 4 == takes("a", "Acme")
 
 
 def test_a_caller_whose_calls_fail_closes_the_provider_to_no_other(bulkhead, clock):

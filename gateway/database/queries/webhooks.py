@@ -20,7 +20,6 @@ class Webhook:
     event_types: tuple[str, ...] | None
     position: int
     failures: int
-    failing_since: datetime | None
     disabled_at: datetime | None
     created_at: datetime
 

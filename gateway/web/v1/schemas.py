@@ -351,7 +351,6 @@ class Webhook(ResponseModel):
     event_types: tuple[str, ...] | None
     position: int
     failures: int
-    failing_since: datetime | None
     disabled_at: datetime | None
     created_at: datetime
 

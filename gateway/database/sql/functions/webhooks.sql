@@ -55,8 +55,7 @@ begin
     delete from gateway.webhook x where x.id = w.id;
   elsif p_change = 'replay' then
     update gateway.webhook x
-       set position = least(p_after, (select c.position from gateway.event_chain c)), claim_id = null, failures = 0, failing_since = null,
-           disabled_at = null, due_at = clock_timestamp()
+       set position = least(p_after, (select c.position from gateway.event_chain c)), claim_id = null, failures = 0, disabled_at = null, due_at = clock_timestamp()
      where x.id = w.id returning * into w;
   elsif p_secret is not null then
     select count(*) as secrets, min(s.expires_at) as next_end into asks from gateway.webhook_secret s
@@ -115,25 +114,22 @@ begin
   return null;
 end $$;
 
--- What became of one event of a claim: the cursor moves behind it, unless it failed, and with `p_wait_seconds` the claim ends and the next attempt
--- waits. With a reason for it (`gone`, `failing`) the endpoint is disabled. A claim that was taken over, or whose endpoint was replayed or deleted,
--- moves nothing: false.
+-- What became of one event of a claim: the cursor moves behind it unless it failed; with `p_wait_seconds` the claim ends, and with a reason (`gone`,
+-- `failing`) the endpoint is disabled. A claim that was taken over, or whose endpoint was replayed or deleted, moves nothing: false.
 create or replace function public.gateway_end_delivery_v1(
   p_id uuid, p_claim_id uuid, p_attempt jsonb, p_failures integer default 0, p_wait_seconds double precision default null, p_disabled text default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  over timestamptz := clock_timestamp();
-  a    gateway.webhook_delivery := jsonb_populate_record(null::gateway.webhook_delivery, p_attempt);
-  w    gateway.webhook;
+  a gateway.webhook_delivery := jsonb_populate_record(null::gateway.webhook_delivery, p_attempt);
+  w gateway.webhook;
 begin
   insert into gateway.webhook_delivery (webhook_id, position, event_id, type, status, error, duration_ms)
   select x.id, a.position, a.event_id, a.type, a.status, a.error, a.duration_ms from gateway.webhook x where x.id = p_id for key share;
   update gateway.webhook x
      set position = case when p_failures = 0 then greatest(x.position, a.position) else x.position end, failures = p_failures,
-         failing_since = case when p_failures > 1 then x.failing_since when p_failures = 1 then over end,
-         claim_id = case when p_wait_seconds is null then x.claim_id end, due_at = coalesce(over + make_interval(secs => p_wait_seconds), x.due_at),
-         disabled_at = case when p_disabled is not null then over end
+         claim_id = case when p_wait_seconds is null then x.claim_id end, due_at = coalesce(clock_timestamp() + make_interval(secs => p_wait_seconds), x.due_at),
+         disabled_at = case when p_disabled is not null then clock_timestamp() end
    where x.id = p_id and x.claim_id = p_claim_id returning * into w;
   if w.disabled_at is not null then
     insert into gateway.event (type, partner_id, data) values (

@@ -8,7 +8,6 @@ create table gateway.webhook (
   position      bigint not null,  -- every event up to here was delivered, or is not for this endpoint
   claim_id      uuid,  -- of the worker that delivers now; an older claim cannot move the cursor
   failures      integer not null default 0,
-  failing_since timestamptz,
   due_at        timestamptz not null default clock_timestamp(),
   disabled_at   timestamptz,
   created_at    timestamptz not null default clock_timestamp()
