@@ -165,13 +165,10 @@ class AddressPolicy:
         self._running: dict[str, Future[Sequence[str]]] = {}
         self._lock = threading.Lock()
 
-    def for_any_address(self) -> "AddressPolicy":
-        """The same lookups for a host that the operator named, which may have a private address."""
-        return AddressPolicy(self._resolve, allow_private=True)
-
-    def resolve(self, origin: Origin, seconds: float) -> Sequence[str]:
+    def resolve(self, origin: Origin, seconds: float, *, any_address: bool = False) -> Sequence[str]:
         """
         The permitted IP addresses of `origin`, in the order to try them. The caller connects to these and resolves nothing again.
+        `any_address`: of a host that the operator named, which may have a private address.
 
         Raises ProviderUnavailable when there is none within `seconds`, and when one of them is forbidden: which of them is
         used must not depend on chance or on the name server.
@@ -179,7 +176,8 @@ class AddressPolicy:
         literal = _literal(f"[{origin.host}]" if ":" in origin.host else origin.host)
         addresses = [str(literal)] if literal else self._look_up(origin, seconds)
         for address in addresses:
-            if not _permitted(ipaddress.ip_address(address), origin.scheme, allow_private=self._allow_private):
+            allowed = self._allow_private or any_address
+            if not _permitted(ipaddress.ip_address(address), origin.scheme, allow_private=allowed):
                 raise ProviderUnavailable(f"{origin}: resolves to an address that may not be called")
         if not addresses:
             raise ProviderUnavailable(f"{origin}: the name has no address")

@@ -171,22 +171,25 @@ class Pool:
             connection.close()
 
     def _connect(self, call: Call) -> "Connection":
-        if call.origin.scheme == "http":
-            return Connection(call.origin, self._open(call.origin, self._policy, call))
-        if self._proxy is None:
-            return Connection(call.origin, self._secured(self._open(call.origin, self._policy, call), call))
-        sock = self._open(self._proxy.origin, self._policy.for_any_address(), call)
+        is_secure = call.origin.scheme == "https"
+        proxy = self._proxy if is_secure else None
+        sock = self._open(proxy.origin if proxy else call.origin, call)
         try:
-            self._proxy.tunnel(sock, call)
+            if proxy:
+                proxy.tunnel(sock, call)
+            if is_secure:
+                sock.settimeout(call.seconds_left())
+                sock = self._tls.wrap_socket(sock, server_hostname=call.origin.host)
         except BaseException:
             sock.close()
             raise
-        return Connection(call.origin, self._secured(sock, call))
+        return Connection(call.origin, sock)
 
-    def _open(self, origin: Origin, policy: AddressPolicy, call: Call) -> socket.socket:
+    def _open(self, origin: Origin, call: Call) -> socket.socket:
         """To the first permitted address that answers; each has an equal share of the time left."""
         problem = "no address"
-        addresses = policy.resolve(origin, call.seconds_left())
+        is_proxy = origin != call.origin
+        addresses = self._policy.resolve(origin, call.seconds_left(), any_address=is_proxy)
         for position, address in enumerate(addresses):
             sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
             try:
@@ -198,16 +201,8 @@ class Pool:
                 problem = os.strerror(error.errno) if error.errno else "no connection in time"
                 continue
             return sock
-        what = "the proxy (GATEWAY_HTTPS_PROXY): " if origin != call.origin else ""
+        what = "the proxy (GATEWAY_HTTPS_PROXY): " if is_proxy else ""
         raise ProviderUnavailable(f"{call.origin}: {what}{problem}")
-
-    def _secured(self, sock: socket.socket, call: Call) -> ssl.SSLSocket:
-        try:
-            sock.settimeout(call.seconds_left())
-            return self._tls.wrap_socket(sock, server_hostname=call.origin.host)
-        except BaseException:
-            sock.close()
-            raise
 
 
 class Connection(httpcore.HTTP11Connection):

@@ -80,25 +80,15 @@ def _is_signed(rt: Runtime, provider: Provider, header: Header, body: bytes) -> 
         return False
     signature = (header(rule.signature_header) or "").strip()
     if signature in ("", "N/A") and rule.legacy_header and rt.settings.legacy_webhooks:
-        return is_signed_by_rsa(rule.legacy_public_key, header(rule.legacy_header) or "", body)
-    return is_signed(rule.public_key, signature, body)
+        rsa = cast("RSAPublicKey", load_der_public_key(base64.b64decode(rule.legacy_public_key)))
+        return is_signed(rsa, header(rule.legacy_header) or "", body, PKCS1v15(), SHA256())  # RFC 8017 section 8.2
+    return is_signed(Ed25519PublicKey.from_public_bytes(rule.public_key), signature, body)
 
 
-def is_signed(public_key: bytes, signature: str, body: bytes) -> bool:
-    """Whether an Ed25519 signature in base64 was made over exactly these bytes (RFC 8032)."""
+def is_signed(key: Ed25519PublicKey | RSAPublicKey, signature: str, body: bytes, *how: Any) -> bool:
+    """Whether a signature in base64 was made over exactly these bytes. `how`: the padding and hash of RSA; Ed25519 has none (RFC 8032)."""
     try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(base64.b64decode(signature.strip(), validate=True), body)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
-
-
-def is_signed_by_rsa(public_key: str, signature: str, body: bytes) -> bool:
-    """The same by RSA, PKCS #1 v1.5 with SHA-256 (RFC 8017 section 8.2). `public_key`: its DER in base64."""
-    try:
-        key = load_der_public_key(base64.b64decode(public_key))
-        given = base64.b64decode(signature.strip(), validate=True)
-        cast("RSAPublicKey", key).verify(given, body, PKCS1v15(), SHA256())
+        key.verify(base64.b64decode(signature.strip(), validate=True), body, *how)
     except (InvalidSignature, ValueError):
         return False
     return True

@@ -663,7 +663,11 @@ def test_many_keys_refused_at_once_are_held_until_the_provider_accepts_one(gatew
     finally:
         state.faults.clear()
     assert {"confirmed": 6} == retried(gateway, "instantly")
-    rows(gateway.dsn, "update gateway.connection set status = 'held' where id = any (%s)", held)
+    rows(
+        gateway.dsn,
+        "update gateway.connection set status = 'held', reason = 'provider_incident' where id = any (%s)",
+        held,
+    )
 
     assert "active" == check_again(gateway, acme, held[0])
     assert ["active"] * 6 == statuses(acme, held)
