@@ -11,17 +11,17 @@ import json
 import secrets
 from collections.abc import Iterable
 
-import structlog
-
 from gateway.database.queries import events
 from gateway.database.queries.events import Chain, EventRow
 from gateway.errors import SecretUnreadable
 from gateway.services import Runtime
 
-# -- positions --------------------------------------------------------------------------------------------------------
-
-
 BATCH = 1000
+SEGMENT = 500
+"""The most rows under one seal."""
+_FORMAT = 1
+_KEY_BYTES = 32
+_KEY_COLUMN = "event_chain"
 
 
 def assign_positions(rt: Runtime) -> int:
@@ -32,18 +32,6 @@ def assign_positions(rt: Runtime) -> int:
         if assigned < BATCH:
             break
     return total
-
-
-# -- the chain --------------------------------------------------------------------------------------------------------
-
-
-log = structlog.get_logger(__name__)
-
-SEGMENT = 500
-"""The most rows under one seal."""
-_FORMAT = 1
-_KEY_BYTES = 32
-_KEY_COLUMN = "event_chain"
 
 
 def segment_hash(key: bytes, previous: str, rows: Iterable[EventRow]) -> str:

@@ -424,7 +424,7 @@ def test_a_limit_of_the_provider_is_kept_for_the_account_before_the_provider_is_
     made, call, api, location, status, said, kind, limit, seconds
 ):
     """
-    By the numbers of its responses, for every user of the account, and for no other account; then calls go through again.
+    By the numbers of its responses, for every user of the account, and for no other account; then calls go through again. A check is a call too.
     """
     api.answers["limited"] = (status, b"{}")
     api.headers.update(FULL | said)
@@ -440,6 +440,10 @@ def test_a_limit_of_the_provider_is_kept_for_the_account_before_the_provider_is_
     assert f"{kind} limit" in problem["detail"]
     assert seconds - 5 <= int(second.headers["Retry-After"]) <= seconds
     assert "Gateway-Upstream-Status" not in second.headers
+    rows(made.dsn, "update gateway.connection set checked_at = null where id = %s", location[1])
+    key = {"Authorization": f"Bearer {made.key}"}
+    checked = requests.post(f"{made.url}/v1/connections/{location[1]}/check", headers=key, timeout=60)
+    assert (429, problem["detail"]) == (checked.status_code, checked.json()["detail"])
     assert asked == len(api.seen)
     assert (
         200

@@ -85,7 +85,7 @@ def test_an_authority_of_the_operators_is_believed_beside_the_public_ones(http, 
     provider = listen(answering(OK), tls=authority.context())
 
     assert b"ok" == http.request("POST", provider.url(), body="a=b").body
-    assert len(http._tls.get_ca_certs()) > 100
+    assert len(http._pool._tls.get_ca_certs()) > 100
 
 
 def distrusted(authority, how, tmp_path):
@@ -165,7 +165,7 @@ def test_tls_older_than_1_2_is_refused(http, listen, authority):
     context.set_ciphers("ALL:@SECLEVEL=0")
     provider = listen(answering(OK), tls=context)
 
-    assert http._tls.minimum_version >= ssl.TLSVersion.TLSv1_2
+    assert http._pool._tls.minimum_version >= ssl.TLSVersion.TLSv1_2
     with pytest.raises(ProviderUnavailable, match="TLS failed"):
         http.request("GET", provider.url())
 
