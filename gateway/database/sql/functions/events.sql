@@ -58,42 +58,31 @@ language sql stable as $$
   select to_jsonb(p_event) || jsonb_build_object('at', (p_event.at at time zone 'UTC')::text, 'data', p_event.data::text)
 $$;
 
--- The state of the chain, or with `p_limit` a page of it. The key is set once, before anything is sealed: a chain never gets another one.
+-- The state of the chain. The key is set once, before anything is sealed: a chain never gets another one. With `p_limit` a page: the rows after the
+-- last seal at or before `p_after`, up to the last seal within `p_limit` positions, or else the next seal. Where no seal follows: the next rows
+-- after `p_after`.
 create or replace function public.gateway_event_chain_v1(p_new_key text default null, p_after bigint default null, p_limit integer default null)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-begin
-  if p_limit is not null then
-    return gateway.event_chain_page(p_after, p_limit);
-  elsif p_new_key is not null then
-    update gateway.event_chain c set encrypted_key = p_new_key
-     where c.encrypted_key is null and not exists (select from gateway.event_seal s where s.hash <> '');
-  end if;
-  return (
-    select jsonb_build_object(
-             'position', c.position, 'encrypted_key', c.encrypted_key,
-             'start', (select to_jsonb(s) from gateway.event_seal s order by s.position limit 1),
-             'end', (select to_jsonb(s) from gateway.event_seal s order by s.position desc limit 1),
-             'rows_before_start', exists (select from gateway.event e
-                                           where e.position <= (select min(s.position) from gateway.event_seal s)),
-             'unassigned', (select count(*) from gateway.event e where e.position is null),
-             'oldest_unassigned_seconds', gateway.unassigned_seconds())
-      from gateway.event_chain c);
-end $$;
-
--- How long the oldest event has waited for a position.
-create or replace function gateway.unassigned_seconds() returns numeric
-language sql stable as $$
-  select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e where e.position is null
-$$;
-
--- The rows after the last seal at or before `p_after`, up to the last seal within `p_limit` positions, or else the next seal. Where no
--- seal follows: the next rows after `p_after`.
-create or replace function gateway.event_chain_page(p_after bigint, p_limit integer) returns jsonb
-language plpgsql stable set search_path = '' set datestyle = 'ISO' as $$
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' set datestyle = 'ISO' as $$
 declare
   previous gateway.event_seal;
   last     bigint;
 begin
+  if p_new_key is not null then
+    update gateway.event_chain c set encrypted_key = p_new_key
+     where c.encrypted_key is null and not exists (select from gateway.event_seal s where s.hash <> '');
+  end if;
+  if p_limit is null then
+    return (
+      select jsonb_build_object(
+               'position', c.position, 'encrypted_key', c.encrypted_key,
+               'start', (select to_jsonb(s) from gateway.event_seal s order by s.position limit 1),
+               'end', (select to_jsonb(s) from gateway.event_seal s order by s.position desc limit 1),
+               'rows_before_start', exists (select from gateway.event e
+                                             where e.position <= (select min(s.position) from gateway.event_seal s)),
+               'unassigned', (select count(*) from gateway.event e where e.position is null),
+               'oldest_unassigned_seconds', gateway.unassigned_seconds())
+        from gateway.event_chain c);
+  end if;
   select s.* into previous from gateway.event_seal s
    where s.position <= greatest(p_after, (select min(x.position) from gateway.event_seal x)) order by s.position desc limit 1;
   last := coalesce(
@@ -108,6 +97,12 @@ begin
                                where e.position > case when last is null then p_after else previous.position end and (last is null or e.position <= last)
                                order by e.position limit case when last is null then p_limit end) x), '[]'));
 end $$;
+
+-- How long the oldest event has waited for a position.
+create or replace function gateway.unassigned_seconds() returns numeric
+language sql stable as $$
+  select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e where e.position is null
+$$;
 
 -- Compare-and-set on the end of the chain.
 create or replace function public.gateway_seal_events_v1(p_after bigint, p_position bigint, p_hash text)

@@ -47,10 +47,8 @@ begin
     select x.* into w from gateway.webhook x
      where x.id = p_webhook_id and ((asks.partner).id is null or x.partner_id = (asks.partner).id) for update;
   end if;
-  if w.id is null then
-    return null;
-  elsif p_change = 'test' and w.disabled_at is not null then
-    return gateway.webhook_json(w);
+  if w.id is null or p_change = 'test' and w.disabled_at is not null then
+    return case when w.id is not null then gateway.webhook_json(w) end;
   elsif p_change = 'delete' then
     delete from gateway.webhook x where x.id = w.id;
   elsif p_change = 'replay' then
