@@ -51,14 +51,7 @@ def _log_start(settings: Settings, catalog: Catalog, address: str, database: str
 
 
 @click.command()
-@click.option(
-    "--threads",
-    default=8,
-    show_default=True,
-    type=click.IntRange(1, 32),
-    help="Units of each kind of work that run at one provider at the same time.",
-)
-def worker(threads: int) -> None:
+def worker() -> None:
     """Do the background work: refreshes, revocations, events. Any number of workers, on any machine."""
     from gateway.worker.loop import run_workers
 
@@ -66,4 +59,4 @@ def worker(threads: int) -> None:
     with checked_database(existing=False), interruptible() as stopped:
         environ = process_environment()
         forget_secrets(os.environ)
-        run_workers(environ, stopped, at_once=threads)
+        run_workers(environ, stopped)

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 IDLE_SECONDS = refresh_request.LOOK_SECONDS
 _LOOK_SECONDS = 0.2
 """How soon a pause ends after a signal."""
-UNITS_AT_ONCE = 4
+UNITS_AT_ONCE = 8
 WEBHOOKS_AT_ONCE = 16
 UNIT_SECONDS = 30.0
 """The longest unit: requests to a provider, and the database calls around them."""
@@ -129,9 +129,7 @@ def _run_logged(name: str, run: Callable[[], object]) -> bool:
     return False
 
 
-def start_worker(
-    rt: Runtime, stopped: threading.Event | None = None, *, at_once: int = UNITS_AT_ONCE, work: bool = True
-) -> list[threading.Thread]:
+def start_worker(rt: Runtime, stopped: threading.Event | None = None, *, work: bool = True) -> list[threading.Thread]:
     """
     Start a worker in this process: a thread each for units and webhooks (which run in further threads), events, and what is done every minute.
 
@@ -142,7 +140,7 @@ def start_worker(
     workers: list[tuple[str, Worker, float]] = [("minutely", minutely, IDLE_SECONDS)]
     if work:
         workers += [
-            ("worker", UnitWorker(rt, UNIT_JOBS, at_once), IDLE_SECONDS),
+            ("worker", UnitWorker(rt, UNIT_JOBS), IDLE_SECONDS),
             ("events", Worker(rt, EVENT_JOBS), 1.0),
             ("webhooks", UnitWorker(rt, WEBHOOK_JOBS, WEBHOOKS_AT_ONCE), 1.0),
         ]
@@ -153,12 +151,12 @@ def start_worker(
     return started
 
 
-def run_workers(environ: MutableMapping[str, str], stopped: threading.Event, *, at_once: int) -> None:
+def run_workers(environ: MutableMapping[str, str], stopped: threading.Event) -> None:
     """Work with the settings in `environ` until `stopped` is set. Raises SettingsRefused with all problems."""
     rt = build_runtime(read_settings(environ))
     forget_secrets(environ)
-    started = start_worker(rt, stopped, at_once=at_once)
-    log.info("worker.started", at_once=at_once, host=rt.journal.host)
+    started = start_worker(rt, stopped)
+    log.info("worker.started", host=rt.journal.host)
     stopped.wait()
     log.info("worker.stopping")
     until = time.monotonic() + UNIT_SECONDS
