@@ -9,16 +9,13 @@ from gateway.errors import Unauthenticated
 
 KEY_PREFIX = "gw_live_"
 
-_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_SECRET_DIGITS = 43
-"""Of base 62, for 256 bits."""
-_CHECK_DIGITS = 6
-_SHAPE = re.compile(rf"{KEY_PREFIX}[0-9A-Za-z]{{{_SECRET_DIGITS + _CHECK_DIGITS}}}", re.ASCII)
+_CHECK_DIGITS = 8
+_SHAPE = re.compile(rf"{KEY_PREFIX}[0-9a-f]{{{64 + _CHECK_DIGITS}}}")
 
 
 def make_key() -> str:
-    """A prefix that scanners for leaked secrets know, 256 random bits in base 62, and a CRC-32 of both."""
-    body = KEY_PREFIX + _base62(secrets.randbits(256), _SECRET_DIGITS)
+    """A prefix that scanners for leaked secrets know, 256 random bits in hexadecimal digits, and a CRC-32 of both."""
+    body = KEY_PREFIX + secrets.token_hex(32)
     return body + _check(body)
 
 
@@ -39,12 +36,4 @@ def hash_key(text: str) -> str:
 
 
 def _check(body: str) -> str:
-    return _base62(zlib.crc32(body.encode("ascii")), _CHECK_DIGITS)
-
-
-def _base62(number: int, digits: int) -> str:
-    found = []
-    for _ in range(digits):
-        number, digit = divmod(number, 62)
-        found.append(_ALPHABET[digit])
-    return "".join(reversed(found))
+    return f"{zlib.crc32(body.encode('ascii')):0{_CHECK_DIGITS}x}"
