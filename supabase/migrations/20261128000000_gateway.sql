@@ -559,7 +559,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 8 and m.sha256 <> '449ab6cef2d48b8a64264f468723613d778dc9b675d065935ccba38c99ce9940') then
+  if exists (select from gateway.migration m where m.number = 8 and m.sha256 <> '55de2b7a3d95736b7a3b62bbf7d7b2ee124a8244d6b37b2763c88f9ba8879255') then
     raise exception 'gateway: migration 8 (webhooks) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 8) then
     execute $migration$
@@ -573,7 +573,6 @@ create table gateway.webhook (
   position      bigint not null,  -- every event up to here was delivered, or is not for this endpoint
   claim_id      uuid,  -- of the worker that delivers now; an older claim cannot move the cursor
   failures      integer not null default 0,
-  failing_since timestamptz,
   due_at        timestamptz not null default clock_timestamp(),
   disabled_at   timestamptz,
   created_at    timestamptz not null default clock_timestamp()
@@ -610,7 +609,7 @@ create index webhook_delivery_at on gateway.webhook_delivery using brin (at);
 comment on table gateway.webhook_delivery is 'Each attempt to deliver an event, for a week.';
 comment on index gateway.webhook_delivery_pkey is 'An attempt is logged once.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (8, 'webhooks', '449ab6cef2d48b8a64264f468723613d778dc9b675d065935ccba38c99ce9940');
+    insert into gateway.migration (number, name, sha256) values (8, 'webhooks', '55de2b7a3d95736b7a3b62bbf7d7b2ee124a8244d6b37b2763c88f9ba8879255');
   end if;
 end $apply$;
 
@@ -1550,42 +1549,31 @@ language sql stable as $$
   select to_jsonb(p_event) || jsonb_build_object('at', (p_event.at at time zone 'UTC')::text, 'data', p_event.data::text)
 $$;
 
--- The state of the chain, or with `p_limit` a page of it. The key is set once, before anything is sealed: a chain never gets another one.
+-- The state of the chain. The key is set once, before anything is sealed: a chain never gets another one. With `p_limit` a page: the rows after the
+-- last seal at or before `p_after`, up to the last seal within `p_limit` positions, or else the next seal. Where no seal follows: the next rows
+-- after `p_after`.
 create or replace function public.gateway_event_chain_v1(p_new_key text default null, p_after bigint default null, p_limit integer default null)
-returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
-begin
-  if p_limit is not null then
-    return gateway.event_chain_page(p_after, p_limit);
-  elsif p_new_key is not null then
-    update gateway.event_chain c set encrypted_key = p_new_key
-     where c.encrypted_key is null and not exists (select from gateway.event_seal s where s.hash <> '');
-  end if;
-  return (
-    select jsonb_build_object(
-             'position', c.position, 'encrypted_key', c.encrypted_key,
-             'start', (select to_jsonb(s) from gateway.event_seal s order by s.position limit 1),
-             'end', (select to_jsonb(s) from gateway.event_seal s order by s.position desc limit 1),
-             'rows_before_start', exists (select from gateway.event e
-                                           where e.position <= (select min(s.position) from gateway.event_seal s)),
-             'unassigned', (select count(*) from gateway.event e where e.position is null),
-             'oldest_unassigned_seconds', gateway.unassigned_seconds())
-      from gateway.event_chain c);
-end $$;
-
--- How long the oldest event has waited for a position.
-create or replace function gateway.unassigned_seconds() returns numeric
-language sql stable as $$
-  select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e where e.position is null
-$$;
-
--- The rows after the last seal at or before `p_after`, up to the last seal within `p_limit` positions, or else the next seal. Where no
--- seal follows: the next rows after `p_after`.
-create or replace function gateway.event_chain_page(p_after bigint, p_limit integer) returns jsonb
-language plpgsql stable set search_path = '' set datestyle = 'ISO' as $$
+returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' set datestyle = 'ISO' as $$
 declare
   previous gateway.event_seal;
   last     bigint;
 begin
+  if p_new_key is not null then
+    update gateway.event_chain c set encrypted_key = p_new_key
+     where c.encrypted_key is null and not exists (select from gateway.event_seal s where s.hash <> '');
+  end if;
+  if p_limit is null then
+    return (
+      select jsonb_build_object(
+               'position', c.position, 'encrypted_key', c.encrypted_key,
+               'start', (select to_jsonb(s) from gateway.event_seal s order by s.position limit 1),
+               'end', (select to_jsonb(s) from gateway.event_seal s order by s.position desc limit 1),
+               'rows_before_start', exists (select from gateway.event e
+                                             where e.position <= (select min(s.position) from gateway.event_seal s)),
+               'unassigned', (select count(*) from gateway.event e where e.position is null),
+               'oldest_unassigned_seconds', gateway.unassigned_seconds())
+        from gateway.event_chain c);
+  end if;
   select s.* into previous from gateway.event_seal s
    where s.position <= greatest(p_after, (select min(x.position) from gateway.event_seal x)) order by s.position desc limit 1;
   last := coalesce(
@@ -1600,6 +1588,12 @@ begin
                                where e.position > case when last is null then p_after else previous.position end and (last is null or e.position <= last)
                                order by e.position limit case when last is null then p_limit end) x), '[]'));
 end $$;
+
+-- How long the oldest event has waited for a position.
+create or replace function gateway.unassigned_seconds() returns numeric
+language sql stable as $$
+  select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e where e.position is null
+$$;
 
 -- Compare-and-set on the end of the chain.
 create or replace function public.gateway_seal_events_v1(p_after bigint, p_position bigint, p_hash text)
@@ -2684,8 +2678,9 @@ begin
   end if;
 end $$;
 
--- A connection whose accounts below were not compared with the provider's list for a day, and those that are known here; null: none is due.
-create or replace function public.gateway_due_listing_v1(p_providers text[])
+-- A connection whose accounts below were not compared with the provider's list for a day, and those that are known here; null: none is due. An
+-- hour later it is due again, unless a call says that it is `p_listed`.
+create or replace function public.gateway_due_listing_v1(p_providers text[], p_listed uuid default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   c gateway.connection;
@@ -2694,7 +2689,8 @@ begin
    where x.facts @> '{"userType": "Company"}' and x.provider = any (p_providers) and x.status = 'active'
      and (x.listed_at is null or x.listed_at < clock_timestamp() - interval '1 day') and gateway.provider_limit(x.provider, x.account_id) is null
    order by x.listed_at nulls first limit 1 for update skip locked;
-  update gateway.connection x set listed_at = clock_timestamp() where x.id = c.id;
+  update gateway.connection x set listed_at = clock_timestamp() - interval '23 hours' where x.id = c.id;
+  update gateway.connection x set listed_at = clock_timestamp() where x.id = p_listed and x.listed_at is not null;
   return case when c.id is not null then jsonb_build_object('at', clock_timestamp(), 'connection', gateway.public_data(c), 'known', array(
     select t.account_id from gateway.derived_token t where t.connection_id = c.id
     union
@@ -3257,13 +3253,14 @@ begin
   end if;
 end $$;
 
--- For the operator: refresh a connection, or all of a provider that are held, suspended or were refused for long. None of an unconfirmed account.
+-- For the operator: try a connection again, or all of a provider that are held, suspended or were refused for long. None of an unconfirmed account,
+-- and of keys those that are held.
 create or replace function public.gateway_retry_v1(p_connection_id uuid default null, p_provider text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   ids uuid[] := array(
     select c.id from gateway.connection c
-     where c.refreshable and c.status <> 'unverified' and coalesce(c.reason not in ('not_confirmed', 'another_account'), true)
+     where (c.refreshable or c.status = 'held') and c.status <> 'unverified' and coalesce(c.reason not in ('not_confirmed', 'another_account'), true)
        and case when p_connection_id is not null then c.id = p_connection_id
                                   else c.provider = p_provider and (c.status in ('held', 'suspended') or c.reason = 'refused_for_long') end);
 begin
@@ -3416,8 +3413,8 @@ begin
 end $$;
 
 -- `p_change`: `create` makes the endpoint `p_new`, for the events from now on; `delete`; `test` appends an event for this endpoint alone; `replay`
--- delivers again what follows `p_after`; `rotate` adds a secret and lets the others expire a day later. The endpoint as it is then; null: no
--- such endpoint of this caller, or one more than the ten that a partner may have.
+-- delivers again what follows `p_after`; `rotate` adds a secret and lets the others expire a day later; ten may be valid at once, so that the header
+-- with their signatures stays short. The endpoint as it is then; null: no such endpoint of this caller, or one more than the ten that a partner may have.
 create or replace function public.gateway_change_webhook_v1(
   p_caller jsonb, p_webhook_id uuid, p_change text, p_after bigint default null, p_secret jsonb default null, p_new jsonb default null
 )
@@ -3440,16 +3437,20 @@ begin
     select x.* into w from gateway.webhook x
      where x.id = p_webhook_id and ((asks.partner).id is null or x.partner_id = (asks.partner).id) for update;
   end if;
-  if w.id is null then
-    return null;
+  if w.id is null or p_change = 'test' and w.disabled_at is not null then
+    return case when w.id is not null then gateway.webhook_json(w) end;
   elsif p_change = 'delete' then
     delete from gateway.webhook x where x.id = w.id;
   elsif p_change = 'replay' then
     update gateway.webhook x
-       set position = least(p_after, (select c.position from gateway.event_chain c)), claim_id = null, failures = 0, failing_since = null,
-           disabled_at = null, due_at = clock_timestamp()
+       set position = least(p_after, (select c.position from gateway.event_chain c)), claim_id = null, failures = 0, disabled_at = null, due_at = clock_timestamp()
      where x.id = w.id returning * into w;
   elsif p_secret is not null then
+    select count(*) as secrets, min(s.expires_at) as next_end into asks from gateway.webhook_secret s
+     where s.webhook_id = w.id and (s.expires_at is null or s.expires_at > clock_timestamp());
+    if asks.secrets >= 10 then
+      return '{"refused": "rate_limited"}'::jsonb || gateway.quota(10, asks.secrets, asks.next_end);
+    end if;
     update gateway.webhook_secret s set expires_at = clock_timestamp() + interval '1 day' where s.webhook_id = w.id and s.expires_at is null;
     insert into gateway.webhook_secret (seal_id, webhook_id, webhook_secret) values ((p_secret ->> 'seal_id')::uuid, w.id, p_secret ->> 'encrypted');
   end if;
@@ -3495,36 +3496,34 @@ begin
       return jsonb_build_object(
         'id', w.id, 'claim_id', w.claim_id, 'url', w.url, 'failures', w.failures, 'events', items,
         'secrets', (select jsonb_agg(jsonb_build_object('seal_id', s.seal_id, 'encrypted', s.webhook_secret)) from (select x.* from gateway.webhook_secret x
-                     where x.webhook_id = w.id and (x.expires_at is null or x.expires_at > over) order by x.created_at desc limit 10) s));
+                     where x.webhook_id = w.id and (x.expires_at is null or x.expires_at > over) order by x.created_at desc) s));
     end if;
   end loop;
   return null;
 end $$;
 
--- What became of a claim: the cursor moves to `p_position`, the next attempt waits, and with a reason for it (`gone`, `failing`) the endpoint is
--- disabled. A claim whose lease was taken over moves nothing.
-create or replace function public.gateway_end_deliveries_v1(
-  p_id uuid, p_claim_id uuid, p_position bigint, p_attempts jsonb, p_failures integer, p_wait_seconds double precision, p_disabled text default null
+-- What became of one event of a claim: the cursor moves behind it unless it failed; with `p_wait_seconds` the claim ends, and with a reason (`gone`,
+-- `failing`) the endpoint is disabled. A claim that was taken over, or whose endpoint was replayed or deleted, moves nothing: false.
+create or replace function public.gateway_end_delivery_v1(
+  p_id uuid, p_claim_id uuid, p_attempt jsonb, p_failures integer default 0, p_wait_seconds double precision default null, p_disabled text default null
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  over timestamptz := clock_timestamp();
-  w    gateway.webhook;
+  a gateway.webhook_delivery := jsonb_populate_record(null::gateway.webhook_delivery, p_attempt);
+  w gateway.webhook;
 begin
   insert into gateway.webhook_delivery (webhook_id, position, event_id, type, status, error, duration_ms)
-  select x.id, a.position, a.event_id, a.type, a.status, a.error, a.duration_ms from gateway.webhook x, jsonb_to_recordset(p_attempts -> 'items')
-      as a (position bigint, event_id uuid, type text, status integer, error text, duration_ms integer)
-   where x.id = p_id for key share of x;
+  select x.id, a.position, a.event_id, a.type, a.status, a.error, a.duration_ms from gateway.webhook x where x.id = p_id for key share;
   update gateway.webhook x
-     set position = greatest(x.position, p_position), claim_id = null, failures = p_failures,
-         failing_since = case when p_failures > 1 then x.failing_since when p_failures = 1 then over end,
-         due_at = over + make_interval(secs => p_wait_seconds), disabled_at = case when p_disabled is not null then over end
+     set position = case when p_failures = 0 then greatest(x.position, a.position) else x.position end, failures = p_failures,
+         claim_id = case when p_wait_seconds is null then x.claim_id end, due_at = coalesce(clock_timestamp() + make_interval(secs => p_wait_seconds), x.due_at),
+         disabled_at = case when p_disabled is not null then clock_timestamp() end
    where x.id = p_id and x.claim_id = p_claim_id returning * into w;
   if w.disabled_at is not null then
     insert into gateway.event (type, partner_id, data) values (
       'webhook.disabled', w.partner_id, jsonb_build_object('webhook_id', w.id, 'after', w.position, 'reason', p_disabled));
   end if;
-  return null;
+  return to_jsonb(w.id is not null);
 end $$;
 
 -- Access rules, in one file for a security review: clients are bound by this file, whatever the functions do.
@@ -3816,7 +3815,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '979d0f97e1d087b267ce478c27babd5e103395b62d5df029ecdf3b8715c1910c');
-insert into gateway.function_release (sha256) values ('979d0f97e1d087b267ce478c27babd5e103395b62d5df029ecdf3b8715c1910c') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '72d58ca3138369c5770f094ddd127ff1ee40396b161c4d514d7dfd421a28355a');
+insert into gateway.function_release (sha256) values ('72d58ca3138369c5770f094ddd127ff1ee40396b161c4d514d7dfd421a28355a') on conflict do nothing;
 
 notify pgrst, 'reload schema';

@@ -92,7 +92,7 @@ def test_two_workers_refresh_what_is_due_once_each(alone):
     held = [person.connects("microsoft")["connection"] for person in people]
     makes_due(alone, *held)
 
-    with worker(alone, "--threads", "3") as one, worker(alone, "--threads", "3") as two:
+    with worker(alone) as one, worker(alone) as two:
         until(lambda: all(generation(alone, connection) == 2 for connection in held), one)
         wait_for(lambda: started(one)() and started(two)())
         for process in (one, two):
@@ -146,7 +146,7 @@ def test_a_worker_ends_after_the_unit_under_way(alone, sign):
     """
     alice = alone.person("Alice Winter")
     held = alice.connects("ringcentral")["connection"]
-    with worker(alone, "--threads", "2") as process:
+    with worker(alone) as process:
         with no_response(alone.sandbox, "ringcentral", "token") as is_asked:
             makes_due(alone, held)
             until(is_asked, process)
