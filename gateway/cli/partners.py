@@ -64,7 +64,7 @@ def _read_limit(_context: click.Context, _option: click.Parameter, text: str | N
 @click.option(
     "--provider", "providers", multiple=True, help="Replaces the providers; repeatable. `all`: every provider."
 )
-@click.option("--reach", type=click.Choice(get_args(Reach)), help="Replaces the reach.")
+@click.option("--reach", type=click.Choice(get_args(Reach)), help="Replaces the reach, and with it the default limits.")
 @click.option("--reads-per-hour", metavar="NUMBER|none", callback=_read_limit, help="Token reads.")
 @click.option(
     "--connections-per-hour",
