@@ -140,7 +140,7 @@ def test_every_scope_that_we_ask_for_is_explained_to_the_user(ours):
     """
     The catalogue explains a provider's own scopes; OpenID Connect's are explained once, by the texts of the pages.
     """
-    openid = {key.removeprefix("scope.") for key in read_texts()["en"].texts if key.startswith("scope.")}
+    openid = {key.removeprefix("scope.") for key in read_texts()["en"] if key.startswith("scope.")}
     asked = {provider.id: set(provider.scope) - set(provider.scope_texts) for provider in ours.providers.values()}
 
     assert {} == {name: scopes - openid for name, scopes in asked.items() if scopes - openid}

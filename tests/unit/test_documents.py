@@ -205,7 +205,7 @@ def test_the_problems_are_the_contracts():
 
     assert CONTRACT_PROBLEMS == {slug: (problems[slug].status, problems[slug].remedy) for slug in CONTRACT_PROBLEMS}
     for kind in problems.values():
-        assert f"remedy.{kind.remedy}" in read_texts()["en"].texts
+        assert f"remedy.{kind.remedy}" in read_texts()["en"]
         assert kind.title
         assert kind.detail
 
