@@ -32,13 +32,11 @@ from gateway.database.queries.connect import (
 )
 from gateway.database.queries.connections import NewGrant, save_connection
 from gateway.errors import (
-    BrowserMismatch,
     DatabaseUnavailable,
     GatewayError,
     StateInvalid,
     Unauthenticated,
     Unexpected,
-    UserMismatch,
 )
 from gateway.http import Deadline, Response
 from gateway.models import Account, Connection, Display, Grant
@@ -224,7 +222,7 @@ def _finish(
     rt: Runtime, visitor: Mapping[str, str], parameters: Mapping[str, Sequence[str]]
 ) -> Connected | Pending | AwaitsPartner | Failed:
     state_hash, until = visitor["state_hash"], Deadline.after(EXCHANGE_SECONDS)
-    while isinstance(request := _take(rt, visitor), EarlierVisit):
+    while isinstance(request := take_authorization(rt.database, **visitor), EarlierVisit):
         # A double click, a prefetch or the back button loads the callback again, in the same browser.
         if request.request is not None:
             kept = decrypt_secrets(rt, request.request.encrypted, state_hash)
@@ -232,6 +230,8 @@ def _finish(
         if not until.remaining():
             raise StateInvalid("the first visit has not ended")
         time.sleep(_LOOK_SECONDS)
+    if request is None:
+        raise StateInvalid("an unknown or expired state, one that failed, or one of another provider")
     try:
         kept = decrypt_secrets(rt, request.encrypted, state_hash)
         connection = _redeem(rt, request, parameters, kept, state_hash)
@@ -257,17 +257,6 @@ def succeeded(
     if connection is None:
         return Pending(*ended)
     return Connected(*ended, connection.id, provider.missing_scope(connection.scope))
-
-
-def _take(rt: Runtime, visitor: Mapping[str, str]) -> AuthorizationRequest | EarlierVisit:
-    taken = take_authorization(rt.database, **visitor)
-    if taken is None:
-        raise StateInvalid("an unknown or expired state, one that failed, or one of another provider")
-    if taken == "browser_mismatch":
-        raise BrowserMismatch("the callback came from another browser")
-    if taken == "user_mismatch":
-        raise UserMismatch("the callback came from another user, or no user is signed in")
-    return taken
 
 
 def _redeem(

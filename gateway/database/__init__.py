@@ -16,6 +16,7 @@ from pydantic_core import to_jsonable_python
 from gateway.database.migrate import functions_sha256, schema_version
 from gateway.database.postgres import FunctionMissing, PostgresBackend
 from gateway.errors import (
+    BrowserMismatch,
     Forbidden,
     Frozen,
     GatewayError,
@@ -25,6 +26,7 @@ from gateway.errors import (
     RateLimited,
     Unauthenticated,
     Unverified,
+    UserMismatch,
     counted,
 )
 
@@ -140,6 +142,7 @@ def _refusal(slug: str, reason: str, scope: str | None) -> GatewayError:
 
 
 _REFUSED: Mapping[str, type[GatewayError]] = {
-    error.slug: error for error in (Unauthenticated, Forbidden, Frozen, PendingConfirmation, Unverified)
+    error.slug: error
+    for error in (Unauthenticated, Forbidden, Frozen, PendingConfirmation, Unverified, BrowserMismatch, UserMismatch)
 }
 """The result of a function that refuses its caller: {"refused": slug}, and the scope that is missing, or the quota."""

@@ -39,7 +39,7 @@ from gateway.database.queries.connections import (
 )
 from gateway.database.queries.events import append_event
 from gateway.database.rest import SupabaseBackend, _translated
-from gateway.errors import DatabaseUnavailable, SettingsRefused, Unexpected
+from gateway.errors import DatabaseUnavailable, SettingsRefused, Unexpected, UserMismatch
 from gateway.models import Caller
 from tests.support.commands import run_command
 from tests.support.database import Person, find_connection, fresh_database, in_an_hour, rows
@@ -117,7 +117,9 @@ def lives(store: Database) -> list[Any]:
         first := alice.connects(store),
         bob.saves(store, provider="zoom", type=3, expires_at=None),
     ]
-    said += [alice.returns(store, session_hash=bob.session), list_connections(store, "nobody")]
+    with pytest.raises(UserMismatch) as refused:
+        alice.returns(store, session_hash=bob.session)
+    said += [str(refused.value), list_connections(store, "nobody")]
     said += [alice.returns(store), list_connections(store, alice.session)]
     said += [
         find_connection(store, session_hash=alice.session, connection_id=first.id),

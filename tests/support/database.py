@@ -28,7 +28,6 @@ from gateway.database.queries.connect import (
     Choice,
     Decided,
     EarlierVisit,
-    Mismatch,
     PendingGrant,
     decide_pending_grant,
     open_session,
@@ -164,7 +163,7 @@ class Person:
 
     def returns(
         self, store: Database, state: str = "state", **changes: Any
-    ) -> AuthorizationRequest | EarlierVisit | Mismatch | None:
+    ) -> AuthorizationRequest | EarlierVisit | None:
         """Their browser, back from the provider."""
         given = {"provider": "ghl", "browser_hash": "browser", "session_hash": self.session}
         return take_authorization(store, state_hash=state, **given | changes)

@@ -28,8 +28,6 @@ read_session = SqlFunction[Session | None]("session", "session_hash")
 
 end_session = SqlFunction[Session | None]("session", "session_hash", end=True)
 
-Mismatch = Literal["browser_mismatch", "user_mismatch"]
-
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRequest:
@@ -67,7 +65,7 @@ start_authorization = SqlFunction[tuple[str, ...] | Literal["user_mismatch", "un
 )
 """Store an attempt for ten minutes, of the signed-in user, or of the link of `link_hash`, once; the scopes to request, or why there is none."""
 
-take_authorization = SqlFunction[AuthorizationRequest | EarlierVisit | Mismatch | None]("take_authorization")
+take_authorization = SqlFunction[AuthorizationRequest | EarlierVisit | None]("take_authorization")
 
 drop_authorization = SqlFunction[None]("take_authorization", "state_hash", failed=True)
 """The attempt has failed: another visit need not wait for its result."""
