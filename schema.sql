@@ -799,8 +799,8 @@ begin
 end $$;
 
 -- The attempt, taken. One statement takes it, so only one caller gets it. The browser and the user that finished it get its result for ten
--- minutes: {"request", "connection"}. null: an unknown or expired state, one that failed, or one of another provider, which uses it up. A text:
--- another browser or another user. The attempt stays valid, so that a link scanner or prefetch cannot use it up; one event records it.
+-- minutes: {"request", "connection"}. null: an unknown or expired state, one that failed, or one of another provider, which uses it up. For another
+-- browser or user the attempt stays valid, so that a link scanner or prefetch cannot use it up; one event records it.
 -- `p_failed`: the attempt that was taken has failed, and a later visit finds nothing.
 create or replace function public.gateway_take_authorization_v1(
   p_state_hash text, p_provider text default null, p_browser_hash text default null, p_session_hash text default null, p_failed boolean default false
@@ -831,7 +831,7 @@ begin
       insert into gateway.event (type, user_id, provider, data)
       values ('connect.refused', r.user_id, r.provider, jsonb_build_object('error', mismatch));
     end if;
-    return to_jsonb(mismatch);
+    return jsonb_build_object('refused', mismatch);
   elsif r.provider is distinct from p_provider then
     delete from gateway.authorization_request a where a.state_hash = p_state_hash;
     return null;
@@ -3815,7 +3815,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '72d58ca3138369c5770f094ddd127ff1ee40396b161c4d514d7dfd421a28355a');
-insert into gateway.function_release (sha256) values ('72d58ca3138369c5770f094ddd127ff1ee40396b161c4d514d7dfd421a28355a') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '698178f11f17023d7e8c3e00802554201fd4f45b9ba6e55e66f86180b5f40def');
+insert into gateway.function_release (sha256) values ('698178f11f17023d7e8c3e00802554201fd4f45b9ba6e55e66f86180b5f40def') on conflict do nothing;
 
 notify pgrst, 'reload schema';
