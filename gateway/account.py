@@ -197,7 +197,7 @@ def _account_info(
     deadline = deadline.within(NAME_SECONDS) if is_optional else deadline
     try:
         found = _fetch(rt, provider, url, grant.access_token, grant.rest, deadline)
-        if found.status != 200:  # noqa: PLR2004
+        if not found.is_success:
             raise ProviderGarbled(f"the account endpoint answers {found.status}", provider_status=found.status)
         return _parse(found.body)
     except (ProviderFailed, Suspended) as error:
@@ -234,12 +234,12 @@ def _fetch(
     if api_error(provider, found) == "suspended":
         raise Suspended("the provider says that the account is not active")
     valid: Any = None
-    if found.status == 200:  # noqa: PLR2004
+    if found.is_success:
         valid = _at(_parse(found.body), provider.valid_path) if provider.valid_path else True
     is_refused = found.status in provider.refused_statuses or (not valid and says(found.body, provider.refused_words))
     if is_refused or valid is False:
         return replace(found, status=401)
-    if found.status == 200 and not valid:  # noqa: PLR2004 - an error, which says nothing of the token
+    if found.is_success and not valid:  # an error, which says nothing of the token
         raise ProviderUnavailable("the account endpoint answers 200 without an account", provider_status=200)
     return found
 
@@ -253,7 +253,7 @@ def _check_accepted(provider: AnyEntry, found: Response) -> None:
         raise NotConfirmed("token_refused", "the provider refuses the credential")
     if is_refused:
         raise NotConfirmed("out_of_scope", "the credential does not allow to ask for the account")
-    if not 200 <= found.status < 300:  # noqa: PLR2004
+    if not found.is_success:
         raise NotConfirmed("not_confirmed", f"the provider does not confirm the account ({found.status})")
 
 

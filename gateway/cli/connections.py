@@ -152,7 +152,9 @@ def connections_check(connection_id: uuid.UUID) -> Report:
 
 @connections.command("retry")
 @click.argument("connection_id", type=click.UUID, required=False)
-@click.option("--provider", help="All of this provider that are held, suspended or were refused for long.")
+@click.option(
+    "--provider", help="All of this provider that wait after a failure, are held, suspended or were refused for long."
+)
 @reporting
 def connections_retry(connection_id: uuid.UUID | None, provider: str | None) -> Report:
     """Refresh connections now, and check keys, as after an incident of a provider; ends with 1 if one of them fails."""

@@ -10,6 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -38,6 +39,8 @@ log = structlog.get_logger(__name__)
 VERIFY_SECONDS = 20.0
 _OPERATOR_SECONDS = 86400.0
 """How long a row waits for the operator: an unknown name, a provider that is not enabled."""
+_TRUSTED_SECONDS = 3600.0
+"""How long an expiry is believed that the gateway did not write, where a refresh brings a true one."""
 _ENCRYPTED = "gAAAA"
 """The first characters of every Fernet token."""
 
@@ -151,6 +154,10 @@ def _store(
 ) -> queries.ImportStored:
     encrypt = partial(rt.vault.encrypt, user_id=row.user_id, provider=provider.id, seal_id=seal_id)
     token_is_new = row.token is not None and not row.token.startswith(_ENCRYPTED)
+    written = parse_time(row.expires)
+    if secrets.refresh:
+        latest = rt.now() + timedelta(seconds=_TRUSTED_SECONDS)
+        written = min(written or latest, latest)
     return queries.store_import(
         rt.database,
         row.id,
@@ -161,7 +168,7 @@ def _store(
         seal_id=seal_id,
         token=secrets.token and encrypt(secrets.token, column="token"),
         refresh=secrets.refresh and encrypt(secrets.refresh, column="refresh"),
-        expires_at=parse_time(row.expires) if token_is_new else row.expires_at,
+        expires_at=written if token_is_new else row.expires_at,
         scope=row.scope or provider.scope,
         facts=_hints(provider, row),
     )

@@ -56,6 +56,11 @@ class Response:
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 
+    @property
+    def is_success(self) -> bool:
+        """RFC 9110 section 15.3."""
+        return 200 <= self.status < 300  # noqa: PLR2004
+
 
 @dataclass(frozen=True, slots=True)
 class StreamedResponse:

@@ -347,12 +347,14 @@ def parse_revocation_response(provider: Provider, status: int, body: bytes) -> N
 
     A token that the server does not know is revoked.
     """
-    if status < 300:  # noqa: PLR2004
-        return
+    response: Mapping[str, Any] = {}
     with suppress(ProviderGarbled):
-        names = error_names(parse_json(body))
-        if status in (400, 401, 403, 404, 410) and any(is_dead_grant(provider, name) for name in names):
-            return
-    if status in (400, 401, 403):
+        response = parse_json(body)
+    if status < 300 and not any(error_names({"error": response.get("error")})):  # noqa: PLR2004 - some answer 200 and refuse
+        return
+    names = error_names(response)
+    if status in (200, 400, 401, 403, 404, 410) and any(is_dead_grant(provider, name) for name in names):
+        return
+    if status in (200, 400, 401, 403):
         raise ClientRejected(f"the revocation endpoint answers {status}")
     raise ProviderUnavailable(f"the revocation endpoint answers {status}")

@@ -57,6 +57,8 @@ _ACCOUNT_SECONDS = 6.0
 _BACK_OFF = (2.0, 300.0)
 _OPERATOR_SECONDS = 300.0
 _SUSPENDED_SECONDS = 3600.0
+_NO_ENDPOINT = (404, 405, 410)
+"""Without an error's name, these speak of the address and not of a grant: the provider has moved its token endpoint."""
 
 
 def request_seconds(provider: Provider) -> float:
@@ -175,12 +177,12 @@ def store_response(rt: Runtime, provider: Provider, response: Mapping[str, Any])
         raise
     user_id, seal_id = UUID(response["user_id"]), uuid4()
     encrypt = partial(rt.vault.encrypt, user_id=user_id, provider=provider.id, seal_id=seal_id)
-    received_at, renewed = datetime.fromisoformat(response["received_at"]), grant.refresh_token is not None
+    renewed = grant.refresh_token is not None
     # RFC 6749 section 6: without a new refresh token the old one stays valid; to have used it may have prolonged it.
     refresh_token = grant.refresh_token or response["sent"]
     refresh_expires_at = grant.refresh_expires_at
     if not renewed and provider.refresh_token_seconds:
-        refresh_expires_at = received_at + timedelta(seconds=provider.refresh_token_seconds)
+        refresh_expires_at = _received_at(rt, response) + timedelta(seconds=provider.refresh_token_seconds)
     ending = finish_refresh(
         rt.database,
         connection_id,
@@ -206,6 +208,11 @@ def store_response(rt: Runtime, provider: Provider, response: Mapping[str, Any])
         rt.journal.mark_committed(connection_id, generation)
 
 
+def _received_at(rt: Runtime, response: Mapping[str, Any]) -> datetime:
+    """When a response arrived; now, where this host's clock was ahead then."""
+    return min(datetime.fromisoformat(response["received_at"]), rt.now())
+
+
 def parse_response(
     rt: Runtime, provider: Provider, response: Mapping[str, Any]
 ) -> tuple[Grant, Account | None, str | None]:
@@ -219,7 +226,7 @@ def parse_response(
         provider,
         response["status"],
         response["body"].encode("latin-1"),
-        now=datetime.fromisoformat(response["received_at"]),
+        now=_received_at(rt, response),
         scope=tuple(response["scope"]),
         refused=NeedsReauthorization,
     )
@@ -361,7 +368,7 @@ def _refusal(error: Exception) -> dict[str, Any] | None:
     if not isinstance(error, NeedsReauthorization | ProviderFailed) or isinstance(error, ProviderUnavailable):
         return None
     status, code = error.provider_status, error.provider_error
-    is_refusal = code is not None or 400 <= (status or 0) < 500  # noqa: PLR2004 - RFC 9110 section 15.5
+    is_refusal = code is not None or (400 <= (status or 0) < 500 and status not in _NO_ENDPOINT)  # noqa: PLR2004 - RFC 9110 section 15.5
     return {"status": status, "code": code} if is_refusal else None
 
 

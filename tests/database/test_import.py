@@ -145,6 +145,16 @@ def test_the_names_in_the_documents_mean_highlevel(project, name):
     assert status(project, row) == "active"
 
 
+@pytest.mark.parametrize("written", ["2999-01-01T00:00:00Z", "never", None])
+def test_what_an_owner_wrote_about_the_end_of_a_token_counts_for_an_hour(project, written):
+    """Then a refresh brings the true one: no caller gets a token that has long expired."""
+    row, _ = project.location(project.user(), expires=written)
+    import_next(project.rt)
+
+    ends = datetime.fromisoformat(project.of(row)["connection"]["expires_at"])
+    assert (status(project, row), ends <= datetime.now(UTC) + timedelta(hours=1)) == ("active", True)
+
+
 def test_an_expired_token_is_refreshed_once(project):
     """The refresh verifies the account: the row names it, and the import is an event."""
     row, pair = project.location(project.user(), expires=PAST)

@@ -313,6 +313,22 @@ def test_a_refusal_in_any_form_ends_a_connection_after_a_week(gateway, alice):
     assert ("active", None) == said(alice, hers)
 
 
+@pytest.mark.parametrize(("status", "body"), [(404, "<html>"), (410, ""), (405, '{"message": "Method Not Allowed"}')])
+def test_a_token_endpoint_that_is_gone_ends_no_connection(gateway, alice, status, body):
+    """
+    It has moved, which the operator has to enter: nothing was said about the grant.
+    """
+    hers = alice.connects("zoom")["connection"]
+    for _ in range(2):
+        gateway.sandbox.state.add_fault("status", "zoom", "token", status=status, body=body)
+        expire(gateway, hers)
+        assert 502 == api(alice, f"/connections/{hers}/token").status_code
+        week = "update gateway.connection set refused_since = refused_since - interval '40 days', failures = 20 where id = %s"
+        rows(gateway.dsn, week, hers)
+
+    assert ("active", None) == said(alice, hers)
+
+
 def test_a_grant_of_a_replaced_registration_is_not_sent_with_the_new_one(gateway, alice):
     """
     RFC 6749 section 6: the grant belongs to its client. The operator counts such grants; if the client returns, they work again.
@@ -413,6 +429,27 @@ def test_a_retry_brings_the_connections_back_at_once_and_the_dead_one_ends(gatew
     assert 6 == sum(json.loads(ran.stdout)["counts"].values())
     wait_until_equal(lambda: {seen_in_list(*one) for one in held[1:]}, {("active", None)})
     wait_until_equal(lambda: seen_in_list(*held[0]), ("needs_reauthorization", "grant_refused"))
+
+
+def test_a_retry_refreshes_what_waits_since_our_registration_was_refused(gateway, alice):
+    """
+    The wait grows to more than an hour; the operator has replaced the secret meanwhile. What has ended stays as it is.
+    """
+    (person, waiting), (other, dead) = owners(gateway, 2)
+    for each, connection, error in ((person, waiting, "invalid_client"), (other, dead, "invalid_grant")):
+        gateway.sandbox.state.add_fault("error", "google", "token", 1, error=error)
+        expire(gateway, connection)
+        api(each, f"/connections/{connection}/token")
+    assert ("active", "client_rejected") == (
+        seen_in_list(person, waiting)[0],
+        api(person, f"/connections/{waiting}/token").json()["code"],
+    )
+
+    ran = command(gateway, "connections", "retry", "--provider", "google", "--json")
+
+    assert {"refreshed": 1} == json.loads(ran.stdout)["counts"]
+    assert 200 == api(person, f"/connections/{waiting}/token").status_code
+    assert ("needs_reauthorization", "grant_refused") == seen_in_list(other, dead)
 
 
 def test_three_dead_grants_are_no_incident(gateway, alice):

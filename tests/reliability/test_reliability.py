@@ -12,6 +12,7 @@ import sqlite3
 import time
 import uuid
 from contextlib import closing
+from datetime import datetime, timedelta
 
 import pytest
 from cryptography.fernet import Fernet
@@ -168,6 +169,27 @@ def test_a_journalled_response_is_used_before_another_request_is_sent(stage):
 
     assert account not in stage.control("stats")["revoked"]
     assert stage.works(said["token"])
+
+
+def test_a_clock_that_was_ahead_makes_no_token_last_longer(stage):
+    """
+    The response was journalled a day ahead, before the host's clock was corrected.
+    """
+    [(row, _)] = stage.connections("strict", 1).items()
+    stage.expire([row])
+    answered(stage, row)
+    with closing(ResponseJournal(Vault([stage.key]), stage.folder / "host-a" / "journal")) as journal:
+        response = journal.get(uuid.UUID(row), 1)
+        ahead = datetime.fromisoformat(response["received_at"]) + timedelta(days=1)
+        journal.put(uuid.UUID(row), 1, {**response, "received_at": ahead.isoformat()})
+    stage.sql("update gateway.connection set lease_until = clock_timestamp() where id = %s", row)
+    with stage.actor() as actor:
+        [said] = actor.does("read", ids=[row])
+
+    assert stage.works(said["token"])
+    assert [(True,)] == stage.sql(
+        "select expires_at < now() + interval '1 day' from gateway.connection where id = %s", row
+    )
 
 
 def test_a_response_for_a_deleted_connection_is_revoked(stage):

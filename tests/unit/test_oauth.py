@@ -562,6 +562,8 @@ def test_a_revocation_request_names_the_token_and_proves_who_asks():
         (200, b""),
         (204, b""),
         (200, b"<html>"),
+        (200, b'{"error": false, "status": "success"}'),
+        (200, b'{"ok": false, "error": "token_revoked"}'),
         (400, b'{"error": "invalid_token"}'),
         (400, b'{"error": "invalid_grant"}'),
     ],
@@ -576,6 +578,8 @@ def test_a_token_that_is_gone_is_revoked(status, body):
 @pytest.mark.parametrize(
     ("status", "body", "kind"),
     [
+        (200, b'{"ok": false, "error": "ratelimited"}', ClientRejected),
+        (200, b'{"error": "invalid_client"}', ClientRejected),
         (400, b'{"error": "invalid_client"}', ClientRejected),
         (400, b'{"error": "unsupported_token_type"}', ClientRejected),
         (400, b'{"error": "unauthorized_client"}', ClientRejected),

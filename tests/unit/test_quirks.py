@@ -73,6 +73,8 @@ def account(
             asked.append((method, url, dict(headers)))
         if isinstance(page, int):
             return Response(page, {}, b"")
+        if isinstance(page, Response):
+            return page
         return Response(200, {}, page if isinstance(page, bytes) else json.dumps(page).encode())
 
     rt = SimpleNamespace(
@@ -258,6 +260,14 @@ def test_an_account_endpoint_that_names_no_account_connects_none(page, kind):
     """
     with pytest.raises(kind):
         account(mail(), {}, page)
+
+
+@pytest.mark.parametrize("status", [201, 202, 203, 206])
+def test_an_account_response_with_another_status_of_success_names_the_account(status):
+    """
+    RFC 9110 section 15.3.
+    """
+    assert ("u-1", "u-1") == account(mail(), {}, Response(status, {}, b'\xef\xbb\xbf{"sub": "u-1", "email": null}'))
 
 
 def test_a_label_is_printable_and_short():

@@ -141,8 +141,8 @@ begin
   end if;
 end $$;
 
--- For the operator: try a connection again, or all of a provider that are held, suspended or were refused for long. None of an unconfirmed account,
--- and of keys those that are held.
+-- For the operator: try a connection again, or all of a provider that wait, are held, suspended or were refused for long. None of an unconfirmed
+-- account, and of keys those that are held.
 create or replace function public.gateway_retry_v1(p_connection_id uuid default null, p_provider text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -150,7 +150,7 @@ declare
     select c.id from gateway.connection c
      where (c.refreshable or c.status = 'held') and c.status <> 'unverified' and coalesce(c.reason not in ('not_confirmed', 'another_account'), true)
        and case when p_connection_id is not null then c.id = p_connection_id
-                                  else c.provider = p_provider and (c.status in ('held', 'suspended') or c.reason = 'refused_for_long') end);
+                                  else c.provider = p_provider and (c.status in ('held', 'suspended') or c.reason = 'refused_for_long' or c.status = 'active' and c.not_before > now()) end);
 begin
   update gateway.connection c set not_before = null where c.id = any (ids);
   perform gateway.set_status(array(
