@@ -3253,8 +3253,8 @@ begin
   end if;
 end $$;
 
--- For the operator: try a connection again, or all of a provider that are held, suspended or were refused for long. None of an unconfirmed account,
--- and of keys those that are held.
+-- For the operator: try a connection again, or all of a provider that wait, are held, suspended or were refused for long. None of an unconfirmed
+-- account, and of keys those that are held.
 create or replace function public.gateway_retry_v1(p_connection_id uuid default null, p_provider text default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
@@ -3262,7 +3262,7 @@ declare
     select c.id from gateway.connection c
      where (c.refreshable or c.status = 'held') and c.status <> 'unverified' and coalesce(c.reason not in ('not_confirmed', 'another_account'), true)
        and case when p_connection_id is not null then c.id = p_connection_id
-                                  else c.provider = p_provider and (c.status in ('held', 'suspended') or c.reason = 'refused_for_long') end);
+                                  else c.provider = p_provider and (c.status in ('held', 'suspended') or c.reason = 'refused_for_long' or c.status = 'active' and c.not_before > now()) end);
 begin
   update gateway.connection c set not_before = null where c.id = any (ids);
   perform gateway.set_status(array(
@@ -3815,7 +3815,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '698178f11f17023d7e8c3e00802554201fd4f45b9ba6e55e66f86180b5f40def');
-insert into gateway.function_release (sha256) values ('698178f11f17023d7e8c3e00802554201fd4f45b9ba6e55e66f86180b5f40def') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '31d34cce2c129ba59308506fea7d6bd82663b97f6bfcefa15287ec9fb3a0419e');
+insert into gateway.function_release (sha256) values ('31d34cce2c129ba59308506fea7d6bd82663b97f6bfcefa15287ec9fb3a0419e') on conflict do nothing;
 
 notify pgrst, 'reload schema';
