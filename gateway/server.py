@@ -6,6 +6,7 @@ waitress reads a request completely before it takes a thread, so a slow or missi
 
 import copy
 import ctypes
+import errno
 import gc
 import json
 import logging
@@ -167,17 +168,20 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 
 def bind(host: str, port: int, option: str = "--port") -> socket.socket:
     """A socket that does not listen before a process is ready. Raises SettingsRefused when the port is taken or not allowed."""
+    fix = "--host takes an address of this machine, like 127.0.0.1 or 0.0.0.0, and the port is at most 65535"
+    no_address = SettingsRefused(f"{host} port {port} is no address: {fix}.")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError, OverflowError):
-        fix = "--host takes an address of this machine, like 127.0.0.1 or 0.0.0.0, and the port is at most 65535"
-        raise SettingsRefused(f"{host} port {port} is no address: {fix}.") from None
+        raise no_address from None
     bound = socket.socket(family, kind)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind(address)
     except OSError as error:
         bound.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise no_address from None
         reason = os.strerror(error.errno or 0).lower()
         raise SettingsRefused(
             f"Port {port} of {host}: {reason}. Stop that program, or choose another {option}."

@@ -35,7 +35,14 @@ def serve(host: str, port: int, workers: int, *, no_worker: bool, embedded: bool
         raise SettingsRefused(NO_DATABASE)
     bind(host, port).close()
     with checked_database(existing=False, embedded=embedded) as database:
-        _log_start(settings, catalog, f"http://{host}:{port}", database.place, workers=workers, work=not no_worker)
+        _log_start(
+            settings,
+            catalog,
+            f"http://{f'[{host}]' if ':' in host else host}:{port}",
+            database.place,
+            workers=workers,
+            work=not no_worker,
+        )
         run_server(host, port, workers, work=not no_worker)
 
 

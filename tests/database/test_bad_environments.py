@@ -267,7 +267,7 @@ def test_a_bug_shows_its_place_and_no_traceback(run, monkeypatch):
     assert "KeyError. This is a bug of the gateway" in ended.output
 
 
-@pytest.mark.parametrize("arguments", ["--host nowhere.invalid", "--host ::1::", "--port 70000"])
+@pytest.mark.parametrize("arguments", ["--host nowhere.invalid", "--host ::1::", "--host 203.0.113.7", "--port 70000"])
 def test_an_address_that_cannot_be_listened_on_is_a_sentence(run, bare_database, arguments):
     """
     Before anything else is started.
