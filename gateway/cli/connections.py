@@ -12,7 +12,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any, get_args
 
 import click
-from pydantic_core import from_json, to_json, to_jsonable_python
+from pydantic_core import to_json, to_jsonable_python
 
 from gateway.catalog import Catalog
 from gateway.cli.context import (
@@ -44,7 +44,7 @@ from gateway.services import Runtime, checked_catalog
 PAGE = 500
 MOST_LINES = 100
 _SHOWN = 20
-_EVENT_COLUMNS = ("at", "position", "id", "type", "user_id", "partner_id", "provider")
+_EVENT_COLUMNS = ("at", "position", "id", "type", "user_id", "partner_id", "provider", "data")
 _AGAIN = "Interrupted: run it again to continue."
 
 
@@ -130,11 +130,7 @@ def connections_show(connection_id: uuid.UUID) -> Report:
         "revocations_queued": found.revocations_queued,
         "partners": found.partners,
     }
-    events = [
-        {name: each[name] for name in _EVENT_COLUMNS}
-        | {"data": from_json(each["data"] or "{}"), "at": each["at"].replace(" ", "T") + "Z"}
-        for each in found.events
-    ]
+    events = [{name: each[name] for name in _EVENT_COLUMNS} for each in found.events]
     brief = [{name: each[name] for name in ("at", "position", "type")} for each in events]
     gone = [] if found.connection else ["This connection does not exist any more."]
     return Report(shown | {"events": events}, chain(gone, rendered(shown | {"events": brief})))

@@ -284,8 +284,8 @@ THIN = {
 """Nothing comes of it while the other layer holds."""
 
 LINES = {
-    "row-level security is never switched on": "alter table public.user_profile enable row level security;",
-    "row-level security is never forced": "alter table public.provider_data force row level security;",
+    "row-level security is never switched on": "enable row level security, ",
+    "row-level security is never forced": ", force row level security",
     "the defaults' grants on tables stay": "revoke all on public.user_profile, public.provider_data from public, anon, authenticated;",
     "the defaults' grants on functions stay": "execute format('revoke all on function %s from public, anon, authenticated, service_role, gateway_app', ours.called);",
     "nothing is granted": "grant select on public.user_profile, public.provider_data to authenticated;",

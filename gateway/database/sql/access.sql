@@ -35,10 +35,8 @@ end $relations$;
 
 -- 2 -- row-level security --------------------------------------------------------------------------------------------
 
-alter table public.user_profile enable row level security;
-alter table public.user_profile force row level security;
-alter table public.provider_data enable row level security;
-alter table public.provider_data force row level security;
+alter table public.user_profile enable row level security, force row level security;
+alter table public.provider_data enable row level security, force row level security;
 
 drop policy if exists "Users can view their own profile" on public.user_profile;
 create policy "Users can view their own profile" on public.user_profile

@@ -33,22 +33,19 @@ begin
 end $locks$;
 
 create schema if not exists gateway;
-comment on schema gateway is 'What the gateway relies on. No client role can reach it.';
 
-create table if not exists gateway.migration (
+create table if not exists gateway.migration (  -- the migrations that were applied
   number     integer constraint migration_pkey primary key,
   name       text not null,
   sha256     text not null,
   applied_at timestamptz not null default clock_timestamp()
 );
-comment on table gateway.migration is 'The migrations that were applied.';
 comment on index gateway.migration_pkey is 'A migration is applied once.';
 
-create table if not exists gateway.function_release (
+create table if not exists gateway.function_release (  -- the functions and access rules that were applied; the latest are in use
   sha256     text constraint function_release_pkey primary key,
   applied_at timestamptz not null default clock_timestamp()
 );
-comment on table gateway.function_release is 'The functions and access rules that were applied; the latest are in use.';
 comment on index gateway.function_release_pkey is 'A gateway finds out whether the database has, or has had, its functions.';
 
 -- Supabase has the first three. gateway_app is for a gateway with minimal rights: the operator gives it a login. Roles belong

@@ -95,24 +95,10 @@ language sql stable as $$
     'has_connection', exists (select from gateway.connection c where c.user_id = r.user_id and c.provider = r.provider))
 $$;
 
--- The result of an attempt that was taken before. {}: its visit is under way. null: it failed. `connection` is null while the grant is pending.
-create or replace function gateway.result_json(r gateway.authorization_request, p_user_id uuid) returns jsonb
-language plpgsql stable set search_path = '' as $$
-declare
-  made gateway.connection;
-begin
-  if r.seal_id is null then
-    return case when r.used_at > clock_timestamp() - interval '12 seconds' then '{}'::jsonb end;
-  end if;
-  select c.* into made from gateway.connection c
-   where c.user_id = r.user_id and c.provider = r.provider and r.seal_id in (c.saved_by, c.seal_id);
-  return case when found or exists (select from gateway.pending_grant g where g.user_id = r.user_id and g.seal_id = r.seal_id) then
-    jsonb_build_object('request', gateway.request_json(r, p_user_id), 'connection', case when found then gateway.public_data(made) end) end;
-end $$;
-
 -- The attempt, taken. One statement takes it, so only one caller gets it. The browser and the user that finished it get its result for ten
--- minutes: {"request", "connection"}. null: an unknown or expired state, one that failed, or one of another provider, which uses it up. For another
--- browser or user the attempt stays valid, so that a link scanner or prefetch cannot use it up; one event records it.
+-- minutes: {"request", "connection"}, without a connection while the grant is pending; {} while that visit is under way. null: an unknown or
+-- expired state, one that failed, or one of another provider, which uses it up. For another browser or user the attempt stays valid, so that a
+-- link scanner or prefetch cannot use it up; one event records it.
 -- `p_failed`: the attempt that was taken has failed, and a later visit finds nothing.
 create or replace function public.gateway_take_authorization_v1(
   p_state_hash text, p_provider text default null, p_browser_hash text default null, p_session_hash text default null, p_failed boolean default false
@@ -121,6 +107,7 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   moment    timestamptz := clock_timestamp();
   r         gateway.authorization_request;
+  made      gateway.connection;
   signed_in uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
   mismatch  text;
 begin
@@ -135,14 +122,19 @@ begin
   mismatch := case when r.browser_hash <> p_browser_hash then 'browser_mismatch'
                    when signed_in is null and r.connect_session_id is not null and r.return_to is not null then null
                    when signed_in is distinct from r.user_id then 'user_mismatch' end;
-  if r.used_at is not null then
-    return case when mismatch is null and r.provider = p_provider then gateway.result_json(r, signed_in) end;
+  if r.used_at is not null and (mismatch is not null or r.provider is distinct from p_provider) then
+    return null;
+  elsif r.used_at is not null and r.seal_id is null then
+    return case when r.used_at > moment - interval '12 seconds' then '{}'::jsonb end;
+  elsif r.used_at is not null then
+    select c.* into made from gateway.connection c
+     where c.user_id = r.user_id and c.provider = r.provider and r.seal_id in (c.saved_by, c.seal_id);
+    return case when found or exists (select from gateway.pending_grant g where g.user_id = r.user_id and g.seal_id = r.seal_id) then
+      jsonb_build_object('request', gateway.request_json(r, signed_in), 'connection', case when found then gateway.public_data(made) end) end;
   elsif mismatch is not null then
     update gateway.authorization_request a set refused_at = moment where a.state_hash = p_state_hash and a.refused_at is null;
-    if found then
-      insert into gateway.event (type, user_id, provider, data)
-      values ('connect.refused', r.user_id, r.provider, jsonb_build_object('error', mismatch));
-    end if;
+    insert into gateway.event (type, user_id, provider, data)
+    select 'connect.refused', r.user_id, r.provider, jsonb_build_object('error', mismatch) where found;
     return jsonb_build_object('refused', mismatch);
   elsif r.provider is distinct from p_provider then
     delete from gateway.authorization_request a where a.state_hash = p_state_hash;

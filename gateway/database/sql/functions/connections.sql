@@ -55,7 +55,6 @@ declare
   g       gateway.pending_grant := p_grant;
   kept    uuid;
   old     gateway.connection;
-  written gateway.connection;
   profile uuid := gateway.list_in_profile(g.user_id, p_id, coalesce(gateway.label_of(g.user_id), g.user_id::text));
   partner uuid;
   account jsonb := jsonb_build_object('id', g.account_id, 'label', g.account_label);
@@ -96,26 +95,25 @@ begin
     refresh_seal_id = excluded.refresh_seal_id, saved_by = excluded.saved_by, client_id = excluded.client_id,
     refreshable = excluded.refreshable, status = 'active', reason = null, refused_since = null, refusal = null, expires_at = excluded.expires_at,
     refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at, lease_id = null, lease_until = null,
-    lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null, updated_at = clock_timestamp()
-  returning c.* into written;
+    lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null, updated_at = clock_timestamp();
   delete from gateway.derived_token x where x.connection_id = p_id and old.account_id <> g.account_id;
   update gateway.incoming_event x set due_at = clock_timestamp()
    where x.topic is not null and x.accounts @> array[g.account_id] and x.due_at = 'infinity';
-  if g.connect_session_id is not null then
-    partner := gateway.give_consent(g.connect_session_id, p_id, old.id is null);
-    select c.* into written from gateway.connection c where c.id = p_id;
-  end if;
+  partner := gateway.give_consent(g.connect_session_id, p_id, old.id is null);
   if g.confirmation_hash is not null then
     -- Stored, so that a partner that lost the response can repeat the call.
     update gateway.connect_session s set connection_id = p_id, confirmation_hash = g.confirmation_hash where s.id = g.connect_session_id;
-    if old.account_id <> g.account_id then
-      perform gateway.end_consents(p_id, partner);  -- other partners had consent for the previous account
-    end if;
+    with ended as (  -- of other partners, which had consent for the previous account
+      update gateway.consent x set ended_at = clock_timestamp()
+       where x.connection_id = p_id and x.ended_at is null and x.partner_id is distinct from partner and old.account_id <> g.account_id
+      returning x.partner_id)
+    insert into gateway.event (type, connection_id, user_id, provider, partner_id)
+    select 'consent.ended', p_id, g.user_id, g.provider, e.partner_id from ended e;
   end if;
   insert into gateway.event (type, connection_id, user_id, provider, partner_id, data)
   values (case when old.id is null then 'connection.created' else 'connection.reauthorized' end, p_id, g.user_id, g.provider, partner,
-          jsonb_build_object('generation', written.generation, 'account', account));
-  return written;
+          jsonb_build_object('generation', coalesce(old.generation, 0) + 1, 'account', account));
+  return (select c from gateway.connection c where c.id = p_id);
 end $$;
 
 -- Save a new grant in one call: create or update a connection, or keep the grant as pending: null. `p_grant`: a row of gateway.pending_grant.
@@ -129,7 +127,8 @@ create or replace function public.gateway_save_connection_v1(
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  g        gateway.pending_grant := jsonb_populate_record(null::gateway.pending_grant, p_grant);
+  g        gateway.pending_grant := jsonb_populate_record(null::gateway.pending_grant, p_grant || jsonb_build_object(
+             'id', gen_random_uuid(), 'created_at', clock_timestamp(), 'pending_until', clock_timestamp() + interval '10 minutes'));
   existing gateway.connection;
   saved    gateway.connection;
   target   uuid;
@@ -138,14 +137,11 @@ begin
   select c.* into saved from gateway.connection c where c.user_id = g.user_id and c.saved_by = g.seal_id;
   if found or exists (select from gateway.pending_grant p where p.user_id = g.user_id and p.seal_id = g.seal_id) then
     return case when saved.id is not null then gateway.public_data(saved) end;
-  end if;
-  if not exists (select from gateway.live_user(g.user_id)) then
+  elsif not exists (select from gateway.live_user(g.user_id)) then
     return '{"refused": "unauthenticated"}';
-  end if;
-  if gateway.is_stopped(g.provider, g.connect_session_id) then
+  elsif gateway.is_stopped(g.provider, g.connect_session_id) then
     return '{"refused": "frozen"}';
   end if;
-  g.id := gen_random_uuid();
   g.expires_at := clock_timestamp() + make_interval(secs => p_expires_seconds);
   g.refresh_expires_at := clock_timestamp() + make_interval(secs => p_refresh_expires_seconds);
   existing := gateway.lock_existing(g);
@@ -160,11 +156,9 @@ begin
     end if;
   end if;
   if target is null then
-    if g.confirmation_hash is null then  -- it replaces what is pending for the same user and provider
-      delete from gateway.pending_grant p where p.user_id = g.user_id and p.provider = g.provider and p.confirmation_hash is null;
-    end if;
-    g.created_at := clock_timestamp();
-    g.pending_until := g.created_at + interval '10 minutes';
+    -- It replaces what is pending for the same user and provider.
+    delete from gateway.pending_grant p
+     where p.user_id = g.user_id and p.provider = g.provider and p.confirmation_hash is null and g.confirmation_hash is null;
     insert into gateway.pending_grant select g.*;
     insert into gateway.event (type, user_id, provider, partner_id, data)
     values ('grant.pending', g.user_id, g.provider, (select s.partner_id from gateway.connect_session s where s.id = g.connect_session_id),

@@ -20,8 +20,7 @@ begin
   if t.expires_at > moment + make_interval(secs => p_min_seconds)
     and (t.seal_id is distinct from p_refused or t.derived_at > moment - interval '1 minute') then
     return jsonb_build_object('token', t.token, 'seal_id', t.seal_id, 'scope', t.scope, 'expires_at', t.expires_at);
-  end if;
-  if p_lease_seconds is not null and gateway.provider_limit(c.provider, c.account_id) is not null then
+  elsif p_lease_seconds is not null and gateway.provider_limit(c.provider, c.account_id) is not null then
     return gateway.provider_limit(c.provider, c.account_id);
   elsif p_lease_seconds is not null then
     insert into gateway.derived_token as x (connection_id, account_id, lease_id, lease_until)

@@ -8,10 +8,8 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 begin
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values (p_type, p_connection_id, p_user_id, p_provider, p_data);
-  if p_type = 'app.uninstalled' then
-    perform gateway.end_uninstalled(array(
-      select x.id from gateway.connection c cross join gateway.same_account(c) x where c.id = p_connection_id));
-  end if;
+  perform gateway.end_uninstalled(array(
+    select x.id from gateway.connection c cross join gateway.same_account(c) x where c.id = p_connection_id)) where p_type = 'app.uninstalled';
   return null;
 end $$;
 
@@ -44,33 +42,23 @@ begin
             from (select n.id, n.at from gateway.event n where n.position is null order by n.at, n.id limit p_limit) o) x
    where e.id = x.id;
   get diagnostics assigned = row_count;
-  if assigned > 0 then
-    update gateway.event_chain c set position = top + assigned;
-  end if;
+  update gateway.event_chain c set position = top + assigned where assigned > 0;
   return to_jsonb(assigned);
 end $$;
 
 -- the hash chain ------------------------------------------------------------------------------------------------------
 
--- A row with all its columns, as it is hashed. `data` and times are text, so that no conversion changes them.
-create or replace function gateway.event_row(p_event gateway.event) returns jsonb
-language sql stable as $$
-  select to_jsonb(p_event) || jsonb_build_object('at', (p_event.at at time zone 'UTC')::text, 'data', p_event.data::text)
-$$;
-
--- The state of the chain. The key is set once, before anything is sealed: a chain never gets another one. With `p_limit` a page: the rows after the
--- last seal at or before `p_after`, up to the last seal within `p_limit` positions, or else the next seal. Where no seal follows: the next rows
--- after `p_after`.
+-- The state of the chain. The key is set once, before anything is sealed: a chain never gets another one. With `p_limit` a page: the rows
+-- after the last seal at or before `p_after`, up to the last seal within `p_limit` positions, or else the next seal; where no seal follows, the
+-- next rows after `p_after`.
 create or replace function public.gateway_event_chain_v1(p_new_key text default null, p_after bigint default null, p_limit integer default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' set datestyle = 'ISO' as $$
 declare
   previous gateway.event_seal;
   last     bigint;
 begin
-  if p_new_key is not null then
-    update gateway.event_chain c set encrypted_key = p_new_key
-     where c.encrypted_key is null and not exists (select from gateway.event_seal s where s.hash <> '');
-  end if;
+  update gateway.event_chain c set encrypted_key = p_new_key
+   where p_new_key is not null and c.encrypted_key is null and not exists (select from gateway.event_seal s where s.hash <> '');
   if p_limit is null then
     return (
       select jsonb_build_object(
@@ -80,7 +68,7 @@ begin
                'rows_before_start', exists (select from gateway.event e
                                              where e.position <= (select min(s.position) from gateway.event_seal s)),
                'unassigned', (select count(*) from gateway.event e where e.position is null),
-               'oldest_unassigned_seconds', gateway.unassigned_seconds())
+               'oldest_unassigned_seconds', (select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e where e.position is null))
         from gateway.event_chain c);
   end if;
   select s.* into previous from gateway.event_seal s
@@ -92,17 +80,12 @@ begin
     'previous', to_jsonb(previous),
     'seals', coalesce((select jsonb_agg(to_jsonb(s) order by s.position) from gateway.event_seal s
                         where s.position > previous.position and s.position <= last), '[]'),
-    'rows', coalesce((select jsonb_agg(gateway.event_row(x) order by x.position)
+    -- With all columns, as they are hashed. `data` and times are text, so that no conversion changes them.
+    'rows', coalesce((select jsonb_agg(to_jsonb(x) || jsonb_build_object('at', (x.at at time zone 'UTC')::text, 'data', x.data::text) order by x.position)
                         from (select e.* from gateway.event e
                                where e.position > case when last is null then p_after else previous.position end and (last is null or e.position <= last)
                                order by e.position limit case when last is null then p_limit end) x), '[]'));
 end $$;
-
--- How long the oldest event has waited for a position.
-create or replace function gateway.unassigned_seconds() returns numeric
-language sql stable as $$
-  select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e where e.position is null
-$$;
 
 -- Compare-and-set on the end of the chain.
 create or replace function public.gateway_seal_events_v1(p_after bigint, p_position bigint, p_hash text)

@@ -23,34 +23,30 @@ returns jsonb language sql stable security definer set search_path = '' as $$
   select to_jsonb(array(select q.id from gateway.import_queue q order by q.id))
 $$;
 
--- The provider of a row: of its connection, else by its name.
-create or replace function gateway.provider_of_row(p_id uuid, p_providers jsonb) returns text
-language sql stable as $$
-  select coalesce(c.provider, (select p.id from rows from (jsonb_to_recordset(p_providers) as (id text, type integer, names text[]))
-                                                with ordinality p (id, type, names, place)
-                                where gateway.same_provider(d.name, d.type, p.id, p.type, p.names) order by p.place limit 1))
-    from public.provider_data d left join gateway.connection c on c.id = d.id where d.id = p_id
-$$;
-
 -- One row: the oldest of those that are due and of no provider in `p_busy`, or the one of that id. For a minute no other process gets it,
--- which is longer than a verification takes. null: there is none, or another process has it.
+-- which is longer than a verification takes. null: there is none, or another process has it. The provider of a row is that of its connection,
+-- else by its name.
 create or replace function public.gateway_claim_import_v1(p_providers jsonb, p_busy text[] default '{}', p_id uuid default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   over    timestamptz := clock_timestamp();
-  claimed gateway.import_queue;
+  claimed record;
 begin
-  select q.* into claimed from gateway.import_queue q
+  select q.id, q.attempts, w.provider into claimed from gateway.import_queue q cross join lateral (
+      select coalesce(c.provider, (select p.id from rows from (jsonb_to_recordset(p_providers) as (id text, type integer, names text[]))
+                                                    with ordinality p (id, type, names, place)
+                                    where gateway.same_provider(d.name, d.type, p.id, p.type, p.names) order by p.place limit 1)) as provider
+        from public.provider_data d left join gateway.connection c on c.id = d.id where d.id = q.id) w
    where case when p_id is null then q.due_at <= over else q.id = p_id end and (q.claimed_until is null or q.claimed_until <= over)
-     and (p_busy = '{}' or coalesce(gateway.provider_of_row(q.id, p_providers) <> all (p_busy), true))
-   order by q.due_at limit 1 for update skip locked;
+     and coalesce(w.provider <> all (p_busy), true)
+   order by q.due_at limit 1 for update of q skip locked;
   if not found then
     return null;
   end if;
   update gateway.import_queue q set claimed_until = over + interval '1 minute', attempts = q.attempts + 1 where q.id = claimed.id;
   return (
     select jsonb_build_object(
-             'id', d.id, 'user_id', d.auth_provider_id, 'name', d.name, 'provider', gateway.provider_of_row(d.id, p_providers),
+             'id', d.id, 'user_id', d.auth_provider_id, 'name', d.name, 'provider', claimed.provider,
              'seal_id', c.seal_id, 'refresh_seal_id', c.refresh_seal_id, 'generation', coalesce(c.generation, 0), 'account_id', c.account_id, 'status', c.status,
              'scope', coalesce(c.scope, '{}'), 'token', gateway.bounded(nullif(d.token, '')), 'refresh', gateway.bounded(nullif(d.refresh, '')),
              'expires', left(d.expires, 100), 'expires_at', c.expires_at, 'data', case when c.id is not null then c.facts when octet_length(d.data::text) <= 65536 then d.data end,
@@ -77,8 +73,7 @@ begin
   perform from public.provider_data d where d.id = p_id and d.auth_provider_id = owner and d.xmin::text = p_version for update;
   if not found then
     return '"changed"';
-  end if;
-  if not exists (select from gateway.connection c where c.id = p_id) then
+  elsif not exists (select from gateway.connection c where c.id = p_id) then
     update gateway.connection c set account_key = c.id::text
      where c.user_id = owner and c.provider = p_provider and c.account_key = key
        and c.account_id = '' and c.status = 'needs_reauthorization';

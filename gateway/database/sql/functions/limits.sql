@@ -15,9 +15,7 @@ begin
     return;
   end if;
   insert into gateway.event (type, partner_id, data) values ('partner.alerted', p_partner_id, p_data || jsonb_build_object('limit', p_kind));
-  if frozen then
-    insert into gateway.event (type, partner_id, data) values ('partner.frozen', p_partner_id, '{"why": "alert"}');
-  end if;
+  insert into gateway.event (type, partner_id, data) select 'partner.frozen', p_partner_id, '{"why": "alert"}' where frozen;
 end $$;
 
 -- Of an answer that counts towards a limit: how much is used, and in how many seconds that ends.
@@ -26,14 +24,6 @@ language sql stable as $$
   select case when p_limit is null then '{}' else jsonb_build_object('quota', jsonb_build_object(
     'limit', p_limit, 'used', p_used, 'seconds', greatest(1, ceil(extract(epoch from p_until - clock_timestamp()))))) end
 $$;
-
--- The refusal of a read beyond a limit; it can be repeated in the next hour.
-create or replace function gateway.over_limit(p_partner_id uuid, p_kind text, p_limit integer, p_used bigint, p_hour timestamptz) returns json
-language plpgsql set search_path = '' as $$
-begin
-  perform gateway.alert(p_partner_id, p_kind, jsonb_build_object('per_hour', p_limit));
-  return '{"refused": "rate_limited"}'::jsonb || gateway.quota(p_limit, p_used, p_hour + interval '1 hour');
-end $$;
 
 -- Add a process's reads to the hour of their reader. A partner without a limit raises an alert when it reads five times as much as in
 -- the busiest hour of the day before, and a thousand tokens at least; so does one that was not used for a day.
@@ -51,9 +41,7 @@ begin
   if p_partner_id is not null and not p_limited and total >= 1000 then
     select coalesce(max(u.reads), 0) into usual from gateway.usage u
      where u.reader_id = p_reader_id and u.hour between p_hour - interval '1 day' and p_hour - interval '1 hour';
-    if total > 5 * usual then
-      perform gateway.alert(p_partner_id, 'reads', jsonb_build_object('reads', total, 'usual', usual));
-    end if;
+    perform gateway.alert(p_partner_id, 'reads', jsonb_build_object('reads', total, 'usual', usual)) where total > 5 * usual;
   end if;
 end $$;
 

@@ -1,4 +1,4 @@
--- Record the owner's consent for the partner of a connect session, which ends with it. Returns the partner.
+-- Record the owner's consent for the partner of a connect session, which ends with it. Returns the partner; null: there is no session.
 create or replace function gateway.give_consent(p_session_id uuid, p_connection_id uuid, p_made boolean) returns uuid
 language plpgsql set search_path = '' as $$
 declare
@@ -12,26 +12,11 @@ begin
   update gateway.consent x
      set made = x.made or p_made, scope = array(select distinct n.name from unnest(x.scope || s.scope) n (name))
    where x.partner_id = s.partner_id and x.connection_id = p_connection_id and x.ended_at is null;
-  if not found then
-    insert into gateway.consent (partner_id, connection_id, made, scope) values (s.partner_id, p_connection_id, p_made, s.scope);
-  end if;
+  insert into gateway.consent (partner_id, connection_id, made, scope) select s.partner_id, p_connection_id, p_made, s.scope where not found;
   update gateway.connection c set tags = c.tags || s.tags where c.id = p_connection_id and s.tags <> '{}';
   insert into gateway.event (type, connection_id, user_id, provider, partner_id, data)
   values ('consent.given', p_connection_id, s.user_id, s.provider, s.partner_id, jsonb_build_object('connect_session', s.id));
   return s.partner_id;
-end $$;
-
--- End the consents of all partners, or of all but one, with an event for each.
-create or replace function gateway.end_consents(p_connection_id uuid, p_but uuid) returns void
-language plpgsql set search_path = '' as $$
-begin
-  with ended as (
-    update gateway.consent x set ended_at = clock_timestamp()
-     where x.connection_id = p_connection_id and x.ended_at is null and x.partner_id is distinct from p_but
-    returning x.partner_id
-  )
-  insert into gateway.event (type, connection_id, user_id, provider, partner_id)
-  select 'consent.ended', c.id, c.user_id, c.provider, e.partner_id from ended e join gateway.connection c on c.id = p_connection_id;
 end $$;
 
 -- null: not one of the partner's providers, or no such user. In the quarter of an hour that a link lives, a partner makes a thousand at most,
@@ -48,8 +33,7 @@ begin
   select c.* into who from gateway.caller(p_caller, 'sessions:write') c;
   if who.refusal is not null then
     return who.refusal;
-  end if;
-  if not coalesce(p_provider = any ((who.partner).providers), true) then
+  elsif not coalesce(p_provider = any ((who.partner).providers), true) then
     return null;
   end if;
   if gateway.own_auth() then

@@ -14,7 +14,7 @@ begin
     'revocations', (select count(*) from gateway.revocation r),
     'pending_grants', (select count(*) from gateway.pending_grant p),
     'events_unassigned', (select count(*) from gateway.event e where e.position is null),
-    'oldest_unassigned_seconds', gateway.unassigned_seconds(),
+    'oldest_unassigned_seconds', (select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e where e.position is null),
     'frozen', jsonb_build_object(
       'partner', (select count(*) from gateway.partner p where p.frozen_at is not null and p.revoked_at is null),
       'provider', (select count(*) from gateway.freeze f where f.target like 'provider:%'),
@@ -76,7 +76,7 @@ begin
     'partners', (select coalesce(jsonb_agg(jsonb_build_object(
                    'id', p.id, 'name', p.name, 'since', x.created_at, 'ended_at', x.ended_at, 'made', x.made) order by x.created_at), '[]')
                    from gateway.consent x join gateway.partner p on p.id = x.partner_id where x.connection_id = p_connection_id),
-    'events', (select coalesce(jsonb_agg(gateway.event_row(x) order by x.at desc, x.id), '[]')
+    'events', (select coalesce(jsonb_agg(to_jsonb(x) order by x.at desc, x.id), '[]')
                  from (select e.* from gateway.event e where e.connection_id = p_connection_id order by e.at desc limit 10) x));
 end $$;
 

@@ -94,7 +94,6 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   p      gateway.partner;
   wanted text := case when p_provider is not null then 'provider:' || p_provider when p_reads then 'reads' end;
-  kind   text := case when p_partner is not null then 'partner' when p_provider is not null then 'provider' else 'reads' end;
   moved  boolean;
 begin
   if p_partner is not null then
@@ -112,10 +111,9 @@ begin
     insert into gateway.freeze (target) values (wanted) on conflict on constraint freeze_pkey do nothing;
   end if;
   moved := found;
-  if moved then
-    insert into gateway.event (type, partner_id, provider)
-    values (kind || case when p_off then '.thawed' else '.frozen' end, p.id, p_provider);
-  end if;
+  insert into gateway.event (type, partner_id, provider)
+  select case when p_partner is not null then 'partner' when p_provider is not null then 'provider' else 'reads' end
+         || case when p_off then '.thawed' else '.frozen' end, p.id, p_provider where moved;
   return to_jsonb(moved);
 end $$;
 

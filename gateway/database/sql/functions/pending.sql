@@ -6,13 +6,9 @@ begin
     insert into gateway.revocation (connection_id, generation, user_id, provider, account_id, facts, token, refresh, seal_id, refresh_seal_id, reason, due_at)
     values (old.id, 1, old.user_id, old.provider, old.account_id, old.facts, old.token, old.refresh, old.seal_id, old.seal_id, 'not_confirmed', clock_timestamp())
     on conflict on constraint revocation_pkey do nothing;
-    if old.connect_session_id is not null then
-      insert into gateway.event (type, user_id, provider, partner_id, data)
-      values ('link.refused', old.user_id, old.provider,
-              (select s.partner_id from gateway.connect_session s where s.id = old.connect_session_id),
-              jsonb_build_object('connect_session', old.connect_session_id,
-                                 'error', coalesce(old.ending, 'expired')));
-    end if;
+    insert into gateway.event (type, user_id, provider, partner_id, data)
+    select 'link.refused', old.user_id, old.provider, s.partner_id, jsonb_build_object('connect_session', s.id, 'error', coalesce(old.ending, 'expired'))
+      from gateway.connect_session s where s.id = old.connect_session_id;
   end if;
   return old;
 end $$;
@@ -64,11 +60,9 @@ declare
 begin
   if p_choice = 'both' and not p_grant.many_accounts then
     return '{"ending": "one_account"}';
-  end if;
-  if p_choice = 'no' then
+  elsif p_choice = 'no' then
     return jsonb_build_object('ending', 'access_denied', 'revocation', gateway.refuse_pending(p_grant.id, 'access_denied'));
-  end if;
-  if gateway.is_stopped(p_grant.provider, p_grant.connect_session_id) then
+  elsif gateway.is_stopped(p_grant.provider, p_grant.connect_session_id) then
     return jsonb_build_object('ending', 'frozen', 'revocation', gateway.refuse_pending(p_grant.id, 'access_denied'));
   end if;
   existing := gateway.lock_existing(p_grant);
@@ -103,8 +97,7 @@ begin
     return coalesce(
       (select jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(c)) from gateway.connection c
         where c.user_id = p_user_id and c.saved_by = p_call_id), '{"ending": "state_invalid"}');
-  end if;
-  if not exists (select from gateway.live_user(p_user_id)) then
+  elsif not exists (select from gateway.live_user(p_user_id)) then
     return '{"refused": "unauthenticated"}';
   end if;
   decided := gateway.decide_pending(g, p_choice, p_call_id);
@@ -170,9 +163,7 @@ begin
   select x.* into u from gateway.unclaimed_install x
    where case when p_browser_hash is null then x.expires_at <= clock_timestamp() else x.browser_hash = p_browser_hash and x.expires_at > clock_timestamp() end
    order by x.expires_at desc limit 1 for update skip locked;
-  if p_take then
-    delete from gateway.unclaimed_install x where x.id = u.id;
-  end if;
+  delete from gateway.unclaimed_install x where x.id = u.id and p_take;
   return case when u.id is not null then to_jsonb(u) || jsonb_build_object(
     'clock', jsonb_build_object('at', clock_timestamp()),
     'shared', exists (select from gateway.connection c where c.provider = u.provider and c.account_id = u.account_id)) end;

@@ -88,9 +88,7 @@ begin
   if c.id is null then
     return null;
   end if;
-  if c.status = 'held' then
-    update gateway.provider_incident i set probe_at = moment + interval '15 seconds' where i.provider = c.provider;
-  end if;
+  update gateway.provider_incident i set probe_at = moment + interval '15 seconds' where i.provider = c.provider and c.status = 'held';
   return gateway.lease_refresh(c, p_host, (p_providers -> c.provider ->> 'lease')::double precision);
 end $$;
 
@@ -118,12 +116,8 @@ begin
       when exists (select from gateway.connection x where x.id = p_connection_id and x.reconnected > p_generation) then 'reconnected'
       else 'refreshed'::text end);
   end if;
-  if c.status = 'held' then
-    perform gateway.end_incident(c.provider);
-  end if;
-  if not p_renewed then
-    new_refresh_expires_at := coalesce(new_refresh_expires_at, c.refresh_expires_at);
-  end if;
+  perform gateway.end_incident(c.provider) where c.status = 'held';
+  new_refresh_expires_at := coalesce(new_refresh_expires_at, case when not p_renewed then c.refresh_expires_at end);
   update gateway.connection x
      set generation = x.generation + 1, seal_id = p_seal_id, refreshable = p_refresh is not null, refresh_seal_id = p_seal_id,
          scope = p_scope, expires_at = new_expires_at, refresh_expires_at = new_refresh_expires_at,
@@ -140,9 +134,7 @@ begin
    where d.id = p_connection_id;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));
-  if p_doubt is not null then
-    insert into gateway.import_queue (id) values (c.id) on conflict on constraint import_queue_pkey do nothing;
-  end if;
+  insert into gateway.import_queue (id) select c.id where p_doubt is not null on conflict on constraint import_queue_pkey do nothing;
   return '"saved"';
 end $$;
 

@@ -42,11 +42,9 @@ declare
 begin
   if p_done then
     delete from gateway.revocation r where r.seal_id = p_seal_id returning r.* into gone;
-    if gone.reason = 'revoked' and p_outcome is not null then
-      insert into gateway.event (type, connection_id, provider, data)
-      values ('grant.revoked', gone.connection_id, gone.provider,
-              jsonb_build_object('revocation', p_outcome, 'generation', gone.generation));
-    end if;
+    insert into gateway.event (type, connection_id, provider, data)
+    select 'grant.revoked', gone.connection_id, gone.provider, jsonb_build_object('revocation', p_outcome, 'generation', gone.generation)
+     where gone.reason = 'revoked' and p_outcome is not null;
     return 'false';
   end if;
   update gateway.revocation r

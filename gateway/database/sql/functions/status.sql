@@ -28,25 +28,21 @@ begin
                 || jsonb_strip_nulls(jsonb_build_object('scope', new.scope, 'status', new.status, 'reason', new.reason, 'account',
                      case when new.account_id <> '' then jsonb_build_object('id', new.account_id, 'label', new.account_label) end))
    where d.id = new.id;
-  if new.status = 'needs_reauthorization' then
-    delete from gateway.derived_token t where t.connection_id = new.id;
-  end if;
-  if new.status <> old.status and new.reconnected = old.reconnected then
-    insert into gateway.event (type, connection_id, user_id, provider, data)
-    values (case when new.status = 'unverified' then 'connection.unverified' when new.status = 'suspended' then 'connection.suspended'
-                 when new.status = 'held' then 'connection.held' when new.status = 'needs_reauthorization' then 'connection.needs_reauthorization'
-                 when old.status = 'unverified' then 'connection.imported' else 'connection.recovered' end,
-            new.id, new.user_id, new.provider, case
-              when new.status <> 'active' then jsonb_build_object('reason', new.reason)
-              when old.status = 'unverified' then jsonb_build_object('account', jsonb_build_object('id', new.account_id, 'label', new.account_label))
-              else jsonb_build_object('was', old.status) end);
-  end if;
-  if not (new.scope <@ old.scope and new.scope @> old.scope) then
-    insert into gateway.event (type, connection_id, user_id, provider, data)
-    values ('connection.scope_changed', new.id, new.user_id, new.provider, jsonb_build_object(
-              'added', array(select s from unnest(new.scope) s where s <> all (old.scope)),
-              'removed', array(select s from unnest(old.scope) s where s <> all (new.scope))));
-  end if;
+  delete from gateway.derived_token t where t.connection_id = new.id and new.status = 'needs_reauthorization';
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  select case when new.status = 'unverified' then 'connection.unverified' when new.status = 'suspended' then 'connection.suspended'
+              when new.status = 'held' then 'connection.held' when new.status = 'needs_reauthorization' then 'connection.needs_reauthorization'
+              when old.status = 'unverified' then 'connection.imported' else 'connection.recovered' end,
+         new.id, new.user_id, new.provider, case
+           when new.status <> 'active' then jsonb_build_object('reason', new.reason)
+           when old.status = 'unverified' then jsonb_build_object('account', jsonb_build_object('id', new.account_id, 'label', new.account_label))
+           else jsonb_build_object('was', old.status) end
+   where new.status <> old.status and new.reconnected = old.reconnected;
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  select 'connection.scope_changed', new.id, new.user_id, new.provider, jsonb_build_object(
+           'added', array(select s from unnest(new.scope) s where s <> all (old.scope)),
+           'removed', array(select s from unnest(old.scope) s where s <> all (new.scope)))
+   where not (new.scope <@ old.scope and new.scope @> old.scope);
   return null;
 end $$;
 
@@ -61,39 +57,33 @@ language sql stable as $$
    where f.value = c.account_id and c.account_id <> ''
 $$;
 
--- An incident: of the connections that a provider was asked to refresh, or whose key was checked, it refused at least half, and at least five.
--- Counted in the last ten minutes and since the last incident; while an incident lasts, from ten minutes before it began. A response that
--- we may have lost says nothing about the provider.
-create or replace function gateway.is_incident(p_provider text) returns boolean
-language plpgsql stable set search_path = '' as $$
-declare
-  recent timestamptz := clock_timestamp() - interval '10 minutes';
-  since  timestamptz := coalesce((
-    select case when i.ended_at is null then least(recent, i.began_at - interval '10 minutes') else greatest(recent, i.ended_at) end
-      from gateway.provider_incident i where i.provider = p_provider), recent);
-begin
-  return (
-    select x.refused >= 5 and 2 * x.refused >= x.asked
-      from (select count(distinct e.connection_id) filter (where e.type = 'grant.refresh_failed' or e.data ->> 'outcome' = 'refused') as refused,
-                   count(distinct e.connection_id) as asked
-              from gateway.event e
-             where e.at > since and e.provider = p_provider
-               and (e.type = 'grant.refreshed' or e.type = 'grant.refresh_failed' and e.data ->> 'error' = 'grant_refused'
-                    or e.type = 'connection.checked' and e.data ->> 'outcome' in ('confirmed', 'refused')
-                       and exists (select from gateway.connection c where c.id = e.connection_id and not c.refreshable))) x);
-end $$;
-
--- Whether a refused grant is held or has ended. The first refusal of an incident also holds again what was refused just before it. An incident
--- of an hour in which most grants were accepted was none: its connections have ended; keys, which only a check tries again, are in use until then.
+-- Whether a refused grant is held or has ended. An incident: of the connections that a provider was asked to refresh, or whose key was
+-- checked, it refused at least half, and at least five. A response that we may have lost says nothing about the provider. The first refusal of
+-- an incident also holds again what was refused just before it. An incident of an hour in which most grants were accepted was none: its
+-- connections have ended; keys, which only a check tries again, are in use until then.
 create or replace function gateway.judge_refusal(c gateway.connection) returns text
 language plpgsql set search_path = '' as $$
 declare
-  moment timestamptz := clock_timestamp();
-  began  timestamptz;
+  moment      timestamptz := clock_timestamp();
+  since       timestamptz := moment - interval '10 minutes';
+  last        gateway.provider_incident;
+  began       timestamptz;
+  is_incident boolean;
 begin
   perform pg_advisory_xact_lock(hashtextextended('gateway incident ' || c.provider, 0));
-  began := (select i.began_at from gateway.provider_incident i where i.provider = c.provider and i.ended_at is null);
-  if gateway.is_incident(c.provider) then
+  select i.* into last from gateway.provider_incident i where i.provider = c.provider;
+  began := case when last.ended_at is null then last.began_at end;
+  -- Counted in the last ten minutes and since the last incident; while an incident lasts, from ten minutes before it began.
+  since := case when began is null then greatest(since, last.ended_at) else least(since, began - interval '10 minutes') end;
+  select x.refused >= 5 and 2 * x.refused >= x.asked into is_incident
+    from (select count(distinct e.connection_id) filter (where e.type = 'grant.refresh_failed' or e.data ->> 'outcome' = 'refused') as refused,
+                 count(distinct e.connection_id) as asked
+            from gateway.event e
+           where e.at > since and e.provider = c.provider
+             and (e.type = 'grant.refreshed' or e.type = 'grant.refresh_failed' and e.data ->> 'error' = 'grant_refused'
+                  or e.type = 'connection.checked' and e.data ->> 'outcome' in ('confirmed', 'refused')
+                     and exists (select from gateway.connection x where x.id = e.connection_id and not x.refreshable))) x;
+  if is_incident then
     perform gateway.set_status(array(
       select x.id from gateway.connection x
        where x.provider = c.provider and x.status = 'needs_reauthorization' and x.reason in ('grant_refused', 'response_lost')
@@ -136,9 +126,7 @@ begin
   update gateway.connection c set refresh_at = clock_timestamp(), not_before = null
    where c.id = any (array(select x.id from gateway.connection x where x.provider = p_provider and x.status = 'held' for update skip locked));
   update gateway.provider_incident i set ended_at = clock_timestamp() where i.provider = p_provider and i.ended_at is null;
-  if found then
-    insert into gateway.event (type, provider) values ('provider.recovered', p_provider);
-  end if;
+  insert into gateway.event (type, provider) select 'provider.recovered', p_provider where found;
 end $$;
 
 -- For the operator: try a connection again, or all of a provider that wait, are held, suspended or were refused for long. None of an unconfirmed

@@ -72,25 +72,21 @@ begin
   if not found then
     return case when exists (select from gateway.pending_link_connections(p) w where w.id = p_connection_id)
                 then '{"refused": "pending_confirmation"}'::json end;
-  end if;
-  if found_row.frozen then
+  elsif found_row.frozen then
     return '{"refused": "frozen"}';
-  end if;
-  if found_row.status = 'unverified' then
+  elsif found_row.status = 'unverified' then
     return '{"refused": "unverified"}';
-  end if;
-  if not p_counted or found_row.status not in ('active', 'held') then
+  elsif not p_counted or found_row.status not in ('active', 'held') then
     return found_row.answer;
-  end if;
-  if found_row.limited is not null then
+  elsif found_row.limited is not null then
     return found_row.limited;
-  end if;
-  if used.reads + p_unreported >= per_hour then
-    return gateway.over_limit(p.id, 'reads', per_hour, used.reads + p_unreported, this_hour);
-  end if;
-  if used.connections >= p.connections_per_hour and not exists (
+  elsif used.reads + p_unreported >= per_hour then
+    perform gateway.alert(p.id, 'reads', jsonb_build_object('per_hour', per_hour));
+    return '{"refused": "rate_limited"}'::jsonb || gateway.quota(per_hour, used.reads + p_unreported, this_hour + interval '1 hour');
+  elsif used.connections >= p.connections_per_hour and not exists (
     select from gateway.token_read r where r.connection_id = p_connection_id and r.reader_id = reader and r.hour = this_hour) then
-    return gateway.over_limit(p.id, 'connections', p.connections_per_hour, used.connections, this_hour);
+    perform gateway.alert(p.id, 'connections', jsonb_build_object('per_hour', p.connections_per_hour));
+    return '{"refused": "rate_limited"}'::jsonb || gateway.quota(p.connections_per_hour, used.connections, this_hour + interval '1 hour');
   end if;
   -- Recorded in this transaction, or the read fails. On disk within wal_writer_delay: a crash of Postgres loses the records of its last half
   -- second, a crash of the gateway none.

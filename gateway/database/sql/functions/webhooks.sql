@@ -36,8 +36,7 @@ begin
   select f.* into asks from gateway.caller(p_caller, 'webhooks:write', true) f;
   if asks.refusal is not null then
     return asks.refusal;
-  end if;
-  if p_change = 'create' then
+  elsif p_change = 'create' then
     perform pg_advisory_xact_lock(hashtextextended('gateway webhooks ' || (asks.partner).id::text, 0));
     insert into gateway.webhook (id, partner_id, url, event_types, position)
     select p_webhook_id, (asks.partner).id, w.url, w.event_types, c.position from gateway.event_chain c
@@ -129,9 +128,8 @@ begin
          claim_id = case when p_wait_seconds is null then x.claim_id end, due_at = coalesce(clock_timestamp() + make_interval(secs => p_wait_seconds), x.due_at),
          disabled_at = case when p_disabled is not null then clock_timestamp() end
    where x.id = p_id and x.claim_id = p_claim_id returning * into w;
-  if w.disabled_at is not null then
-    insert into gateway.event (type, partner_id, data) values (
-      'webhook.disabled', w.partner_id, jsonb_build_object('webhook_id', w.id, 'after', w.position, 'reason', p_disabled));
-  end if;
+  insert into gateway.event (type, partner_id, data)
+  select 'webhook.disabled', w.partner_id, jsonb_build_object('webhook_id', w.id, 'after', w.position, 'reason', p_disabled)
+   where w.disabled_at is not null;
   return to_jsonb(w.id is not null);
 end $$;

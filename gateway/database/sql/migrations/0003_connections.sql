@@ -1,6 +1,6 @@
 -- Connections, pending grants, grants to revoke, and rows to import.
 
-create table gateway.connection (
+create table gateway.connection (  -- the state of a connection; its encrypted tokens are in provider_data
   id                 uuid not null constraint connection_pkey primary key references public.provider_data (id) on delete cascade,
   user_id            uuid not null,
   provider           text not null,
@@ -48,11 +48,10 @@ create index connection_intent_at on gateway.connection (intent_at) where intent
 create index connection_provider_account on gateway.connection (provider, account_id);
 create index connection_provider_id on gateway.connection (provider, id);
 -- No foreign key to auth.users: when a user is deleted, the trigger on provider_data still has to read this row.
-comment on table gateway.connection is 'The state of a connection; its encrypted tokens are in provider_data.';
 comment on index gateway.connection_pkey is 'A connection is one row of provider_data, under the same id.';
 comment on index gateway.connection_user_provider_account is 'A connection exists once, even if several callbacks create it at the same time.';
 
-create table gateway.pending_grant (
+create table gateway.pending_grant (  -- encrypted grants that wait for a decision
   id                 uuid constraint pending_grant_pkey primary key,
   user_id            uuid not null references auth.users (id) on delete cascade,
   provider           text not null,
@@ -81,12 +80,11 @@ create table gateway.pending_grant (
 create unique index pending_grant_user_provider on gateway.pending_grant (user_id, provider) where confirmation_hash is null;
 create unique index pending_grant_connect_session on gateway.pending_grant (connect_session_id) where confirmation_hash is not null;
 create index pending_grant_pending_until on gateway.pending_grant (pending_until);
-comment on table gateway.pending_grant is 'Encrypted grants that wait for a decision.';
 comment on index gateway.pending_grant_pkey is 'A grant is pending once, and one decision ends it.';
 comment on index gateway.pending_grant_user_provider is 'A user is asked one question per provider: a newer grant replaces the one before.';
 comment on index gateway.pending_grant_connect_session is 'A link has one pending grant, separate from the user''s own question.';
 
-create table gateway.revocation (
+create table gateway.revocation (  -- encrypted grants that still have to be revoked at their provider
   seal_id         uuid constraint revocation_pkey primary key,
   refresh_seal_id uuid not null,
   connection_id   uuid,  -- null for a grant that was never saved
@@ -105,19 +103,17 @@ create table gateway.revocation (
 -- `due_at`: in the first minute, the process that queued the grant revokes it.
 create index revocation_connection_id on gateway.revocation (connection_id);
 create index revocation_due_at on gateway.revocation (due_at);
-comment on table gateway.revocation is 'Encrypted grants that still have to be revoked at their provider.';
 comment on index gateway.revocation_pkey is 'A grant is queued once, even if the call is repeated.';
 
-create table gateway.provider_incident (
+create table gateway.provider_incident (  -- The last incident of a provider: it refuses many grants. Connections are held, and one is tried now and then.
   provider text constraint provider_incident_pkey primary key,
   began_at timestamptz not null,
   ended_at timestamptz,
   probe_at timestamptz
 );
-comment on table gateway.provider_incident is 'The last incident of a provider: it refuses many grants. Connections are held, and one is tried now and then.';
 comment on index gateway.provider_incident_pkey is 'All processes see one incident per provider.';
 
-create table gateway.import_queue (
+create table gateway.import_queue (  -- rows with tokens that the gateway did not write: encrypted and verified by the worker
   id            uuid constraint import_queue_pkey primary key references public.provider_data (id) on delete cascade,
   attempts      integer not null default 0,
   due_at        timestamptz not null default clock_timestamp(),
@@ -127,5 +123,4 @@ create index import_queue_due_at on gateway.import_queue (due_at);
 -- Rows that existed before the gateway.
 insert into gateway.import_queue (id)
 select d.id from public.provider_data d where d.token !~ '^(gAAAA|$)' or d.refresh !~ '^(gAAAA|$)';
-comment on table gateway.import_queue is 'Rows with tokens that the gateway did not write: encrypted and verified by the worker.';
 comment on index gateway.import_queue_pkey is 'A row is imported by one process at a time.';

@@ -1,6 +1,6 @@
 -- Partners, keys, consents, links and freezes.
 
-create table gateway.partner (
+create table gateway.partner (  -- programs that call /v1 with a key: their scopes, providers and reach
   id                     uuid constraint partner_pkey primary key default gen_random_uuid(),
   name                   text not null,
   scope                  text[] not null,
@@ -15,7 +15,6 @@ create table gateway.partner (
   created_at             timestamptz not null default clock_timestamp()
 );
 create unique index partner_name on gateway.partner (name) where revoked_at is null;
-comment on table gateway.partner is 'Programs that call /v1 with a key: their scopes, providers and reach.';
 comment on index gateway.partner_pkey is 'A partner keeps its id when its keys change.';
 comment on index gateway.partner_name is 'A name in a command or on a consent page means one partner; the name of a revoked partner can be used again.';
 
@@ -36,7 +35,7 @@ create index api_key_partner_id on gateway.api_key (partner_id);
 comment on index gateway.api_key_pkey is 'A key belongs to one partner.';
 comment on index gateway.api_key_id is 'The id that commands use instead of the key.';
 
-create table gateway.consent (
+create table gateway.consent (  -- which connections a partner may use, by the owner's consent, from when to when
   partner_id    uuid not null references gateway.partner (id) on delete cascade,
   connection_id uuid not null,
   made          boolean not null,  -- the connection was created for this partner, and ends with its consent
@@ -48,11 +47,10 @@ create table gateway.consent (
 create unique index consent_standing on gateway.consent (partner_id, connection_id) where ended_at is null;
 create index consent_connection_id on gateway.consent (connection_id);
 -- No foreign key to the connection: a partner may still read the events of its time when the connection is gone.
-comment on table gateway.consent is 'Which connections a partner may use, by the owner''s consent, from when to when.';
 comment on index gateway.consent_pkey is 'Each consent has its own time: a partner does not see what happened before it, or after its end.';
 comment on index gateway.consent_standing is 'An owner consents to a partner once for a connection, until that ends.';
 
-create table gateway.connect_session (
+create table gateway.connect_session (  -- links that partners made for one user and one provider
   id                uuid constraint connect_session_pkey primary key default gen_random_uuid(),
   secret_hash       text not null constraint connect_session_secret unique,
   partner_id        uuid not null references gateway.partner (id) on delete cascade,
@@ -71,13 +69,11 @@ create table gateway.connect_session (
 create index connect_session_expires_at on gateway.connect_session (expires_at);
 create index connect_session_user_id on gateway.connect_session (user_id);
 create index connect_session_partner on gateway.connect_session (partner_id, created_at);
-comment on table gateway.connect_session is 'Links that partners made for one user and one provider.';
 comment on index gateway.connect_session_pkey is 'A session is completed once.';
 comment on index gateway.connect_session_secret is 'A link starts one session.';
 
-create table gateway.freeze (
+create table gateway.freeze (  -- tokens that no caller may read: `reads` for all, `provider:<id>` for one provider
   target    text constraint freeze_pkey primary key,
   frozen_at timestamptz not null default clock_timestamp()
 );
-comment on table gateway.freeze is 'Tokens that no caller may read: `reads` for all, `provider:<id>` for one provider.';
 comment on index gateway.freeze_pkey is 'A target is frozen or not.';

@@ -1,6 +1,6 @@
 -- Token reads and proxied calls, for the record and for limits.
 
-create table gateway.token_read (
+create table gateway.token_read (  -- Token reads and proxied calls by connection, reader and hour. A closed hour becomes one event, and its row is deleted.
   connection_id uuid not null,
   reader_id     uuid not null,  -- a partner, or the owner of the connection
   hour          timestamptz not null,
@@ -15,10 +15,9 @@ create table gateway.token_read (
   constraint token_read_pkey primary key (connection_id, reader_id, hour, scope)
 ) with (fillfactor = 70);  -- a row changes with each read, and its new version fits on the same page
 create index token_read_hour on gateway.token_read (hour);
-comment on table gateway.token_read is 'Token reads and proxied calls by connection, reader and hour. A closed hour becomes one event, and its row is deleted.';
 comment on index gateway.token_read_pkey is 'A read is recorded once.';
 
-create table gateway.usage (
+create table gateway.usage (  -- token reads and proxied calls, together, and distinct connections of a reader in an hour, as reported by the processes
   reader_id   uuid not null,
   hour        timestamptz not null,
   reads       bigint not null,
@@ -26,5 +25,4 @@ create table gateway.usage (
   constraint usage_pkey primary key (reader_id, hour)
 ) with (fillfactor = 50);
 create index usage_hour on gateway.usage (hour);
-comment on table gateway.usage is 'Token reads and proxied calls, together, and distinct connections of a reader in an hour, as reported by the processes.';
 comment on index gateway.usage_pkey is 'A read counts once towards a limit.';

@@ -19,19 +19,17 @@ create index event_at on gateway.event using brin (at) with (pages_per_range = 1
 comment on index gateway.event_pkey is 'An event is reported once under one id.';
 comment on index gateway.event_position is 'A position is assigned once, so that a cursor misses no event.';
 
-create table gateway.event_chain (
+create table gateway.event_chain (  -- the last assigned position, and the encrypted key of the hash chain
   only_one      boolean constraint event_chain_pkey primary key default true check (only_one),
   position      bigint not null default 0,
   encrypted_key text
 );
 insert into gateway.event_chain (only_one) values (true);
-comment on table gateway.event_chain is 'The last assigned position, and the encrypted key of the hash chain.';
 comment on index gateway.event_chain_pkey is 'There is one chain.';
 
-create table gateway.event_seal (
+create table gateway.event_seal (  -- The hash chain: each row covers the events since the row before. The chain begins at the first row.
   position bigint constraint event_seal_pkey primary key,
   hash     text not null  -- format version, dot, HMAC over the seal before it and the events; the key is not in this database
 );
 insert into gateway.event_seal values (0, '');
-comment on table gateway.event_seal is 'The hash chain: each row covers the events since the row before. The chain begins at the first row.';
 comment on index gateway.event_seal_pkey is 'The chain has one end.';

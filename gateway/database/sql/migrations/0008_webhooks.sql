@@ -1,6 +1,6 @@
 -- Outgoing webhooks: endpoints of partners, their secrets, and a log of deliveries.
 
-create table gateway.webhook (
+create table gateway.webhook (  -- Where partners want events to be sent. One cursor each, so that events arrive in order.
   id            uuid constraint webhook_pkey primary key,
   partner_id    uuid not null references gateway.partner (id) on delete cascade,
   url           text not null,
@@ -14,10 +14,9 @@ create table gateway.webhook (
 );
 create index webhook_partner_id on gateway.webhook (partner_id);
 create index webhook_due_at on gateway.webhook (due_at) where disabled_at is null;
-comment on table gateway.webhook is 'Where partners want events to be sent. One cursor each, so that events arrive in order.';
 comment on index gateway.webhook_pkey is 'An endpoint has one cursor.';
 
-create table gateway.webhook_secret (
+create table gateway.webhook_secret (  -- encrypted signing secrets: two of an endpoint while it changes its secret
   seal_id        uuid constraint webhook_secret_pkey primary key,
   webhook_id     uuid not null references gateway.webhook (id) on delete cascade,
   webhook_secret text not null,
@@ -25,10 +24,9 @@ create table gateway.webhook_secret (
   expires_at     timestamptz
 );
 create index webhook_secret_webhook_id on gateway.webhook_secret (webhook_id);
-comment on table gateway.webhook_secret is 'Encrypted signing secrets: two of an endpoint while it changes its secret.';
 comment on index gateway.webhook_secret_pkey is 'A secret is encrypted under a seal_id of its own.';
 
-create table gateway.webhook_delivery (
+create table gateway.webhook_delivery (  -- each attempt to deliver an event, for a week
   webhook_id  uuid not null references gateway.webhook (id) on delete cascade,
   id          bigint generated always as identity,
   position    bigint not null,
@@ -41,5 +39,4 @@ create table gateway.webhook_delivery (
   constraint webhook_delivery_pkey primary key (webhook_id, id)
 );
 create index webhook_delivery_at on gateway.webhook_delivery using brin (at);
-comment on table gateway.webhook_delivery is 'Each attempt to deliver an event, for a week.';
 comment on index gateway.webhook_delivery_pkey is 'An attempt is logged once.';

@@ -1,6 +1,6 @@
 -- Events that providers send, and the accounts below a connection.
 
-create table gateway.incoming_event (
+create table gateway.incoming_event (  -- webhooks of providers, for a week: so long a repeat is recognised, and partners can read the body
   id          text constraint incoming_event_pkey primary key,
   providers   text[] not null,
   type        text not null,
@@ -18,10 +18,9 @@ create table gateway.incoming_event (
 create index incoming_event_due_at on gateway.incoming_event (due_at) where due_at is not null;
 create index incoming_event_received_at on gateway.incoming_event (received_at);
 create index incoming_event_accounts on gateway.incoming_event using gin (accounts) where topic is not null;
-comment on table gateway.incoming_event is 'Webhooks of providers, for a week: so long a repeat is recognised, and partners can read the body.';
 comment on index gateway.incoming_event_pkey is 'An event is handled once, however often the provider sends it.';
 
-create table gateway.derived_token (
+create table gateway.derived_token (  -- the accounts below a connection, such as the locations of an agency, and the tokens that were derived for them
   connection_id uuid not null references gateway.connection (id) on delete cascade,
   account_id    text not null,
   token         text,
@@ -34,10 +33,9 @@ create table gateway.derived_token (
   constraint derived_token_pkey primary key (connection_id, account_id)
 );
 create index derived_token_account_id on gateway.derived_token (account_id);
-comment on table gateway.derived_token is 'The accounts below a connection, such as the locations of an agency, and the tokens that were derived for them.';
 comment on index gateway.derived_token_pkey is 'A token of one account is derived by one process at a time.';
 
-create table gateway.provider_pause (
+create table gateway.provider_pause (  -- Until when a provider takes no calls for an account, as its responses say. `most`: how many it takes in the time of that limit.
   provider   text not null,
   account_id text not null,
   kind       text not null,
@@ -45,10 +43,9 @@ create table gateway.provider_pause (
   expires_at timestamptz not null,
   constraint provider_pause_pkey primary key (provider, account_id)
 );
-comment on table gateway.provider_pause is 'Until when a provider takes no calls for an account, as its responses say. `most`: how many it takes in the time of that limit.';
 comment on index gateway.provider_pause_pkey is 'Every process keeps the same pause.';
 
-create table gateway.unclaimed_install (
+create table gateway.unclaimed_install (  -- encrypted grants of installations that were started at the provider, until the user of that browser claims them
   id           uuid constraint unclaimed_install_pkey primary key,
   browser_hash text not null,
   provider     text not null,
@@ -58,5 +55,4 @@ create table gateway.unclaimed_install (
 );
 create index unclaimed_install_expires_at on gateway.unclaimed_install (expires_at);
 create index unclaimed_install_browser_hash on gateway.unclaimed_install (browser_hash);
-comment on table gateway.unclaimed_install is 'Encrypted grants of installations that were started at the provider, until the user of that browser claims them.';
 comment on index gateway.unclaimed_install_pkey is 'An installation is claimed once.';
