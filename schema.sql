@@ -39,22 +39,19 @@ begin
 end $locks$;
 
 create schema if not exists gateway;
-comment on schema gateway is 'What the gateway relies on. No client role can reach it.';
 
-create table if not exists gateway.migration (
+create table if not exists gateway.migration (  -- the migrations that were applied
   number     integer constraint migration_pkey primary key,
   name       text not null,
   sha256     text not null,
   applied_at timestamptz not null default clock_timestamp()
 );
-comment on table gateway.migration is 'The migrations that were applied.';
 comment on index gateway.migration_pkey is 'A migration is applied once.';
 
-create table if not exists gateway.function_release (
+create table if not exists gateway.function_release (  -- the functions and access rules that were applied; the latest are in use
   sha256     text constraint function_release_pkey primary key,
   applied_at timestamptz not null default clock_timestamp()
 );
-comment on table gateway.function_release is 'The functions and access rules that were applied; the latest are in use.';
 comment on index gateway.function_release_pkey is 'A gateway finds out whether the database has, or has had, its functions.';
 
 -- Supabase has the first three. gateway_app is for a gateway with minimal rights: the operator gives it a login. Roles belong
@@ -215,13 +212,13 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '601041b1c0023f713fb0ac1029927888274cd7a22ec1603acff16a6c711c0919') then
+  if exists (select from gateway.migration m where m.number = 3 and m.sha256 <> '0e078dfa2ae90227dcecf965f36fc5e45cbf3f079a989d36c5f885197a04ff43') then
     raise exception 'gateway: migration 3 (connections) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 3) then
     execute $migration$
 -- Connections, pending grants, grants to revoke, and rows to import.
 
-create table gateway.connection (
+create table gateway.connection (  -- the state of a connection; its encrypted tokens are in provider_data
   id                 uuid not null constraint connection_pkey primary key references public.provider_data (id) on delete cascade,
   user_id            uuid not null,
   provider           text not null,
@@ -269,11 +266,10 @@ create index connection_intent_at on gateway.connection (intent_at) where intent
 create index connection_provider_account on gateway.connection (provider, account_id);
 create index connection_provider_id on gateway.connection (provider, id);
 -- No foreign key to auth.users: when a user is deleted, the trigger on provider_data still has to read this row.
-comment on table gateway.connection is 'The state of a connection; its encrypted tokens are in provider_data.';
 comment on index gateway.connection_pkey is 'A connection is one row of provider_data, under the same id.';
 comment on index gateway.connection_user_provider_account is 'A connection exists once, even if several callbacks create it at the same time.';
 
-create table gateway.pending_grant (
+create table gateway.pending_grant (  -- encrypted grants that wait for a decision
   id                 uuid constraint pending_grant_pkey primary key,
   user_id            uuid not null references auth.users (id) on delete cascade,
   provider           text not null,
@@ -302,12 +298,11 @@ create table gateway.pending_grant (
 create unique index pending_grant_user_provider on gateway.pending_grant (user_id, provider) where confirmation_hash is null;
 create unique index pending_grant_connect_session on gateway.pending_grant (connect_session_id) where confirmation_hash is not null;
 create index pending_grant_pending_until on gateway.pending_grant (pending_until);
-comment on table gateway.pending_grant is 'Encrypted grants that wait for a decision.';
 comment on index gateway.pending_grant_pkey is 'A grant is pending once, and one decision ends it.';
 comment on index gateway.pending_grant_user_provider is 'A user is asked one question per provider: a newer grant replaces the one before.';
 comment on index gateway.pending_grant_connect_session is 'A link has one pending grant, separate from the user''s own question.';
 
-create table gateway.revocation (
+create table gateway.revocation (  -- encrypted grants that still have to be revoked at their provider
   seal_id         uuid constraint revocation_pkey primary key,
   refresh_seal_id uuid not null,
   connection_id   uuid,  -- null for a grant that was never saved
@@ -326,19 +321,17 @@ create table gateway.revocation (
 -- `due_at`: in the first minute, the process that queued the grant revokes it.
 create index revocation_connection_id on gateway.revocation (connection_id);
 create index revocation_due_at on gateway.revocation (due_at);
-comment on table gateway.revocation is 'Encrypted grants that still have to be revoked at their provider.';
 comment on index gateway.revocation_pkey is 'A grant is queued once, even if the call is repeated.';
 
-create table gateway.provider_incident (
+create table gateway.provider_incident (  -- The last incident of a provider: it refuses many grants. Connections are held, and one is tried now and then.
   provider text constraint provider_incident_pkey primary key,
   began_at timestamptz not null,
   ended_at timestamptz,
   probe_at timestamptz
 );
-comment on table gateway.provider_incident is 'The last incident of a provider: it refuses many grants. Connections are held, and one is tried now and then.';
 comment on index gateway.provider_incident_pkey is 'All processes see one incident per provider.';
 
-create table gateway.import_queue (
+create table gateway.import_queue (  -- rows with tokens that the gateway did not write: encrypted and verified by the worker
   id            uuid constraint import_queue_pkey primary key references public.provider_data (id) on delete cascade,
   attempts      integer not null default 0,
   due_at        timestamptz not null default clock_timestamp(),
@@ -348,22 +341,21 @@ create index import_queue_due_at on gateway.import_queue (due_at);
 -- Rows that existed before the gateway.
 insert into gateway.import_queue (id)
 select d.id from public.provider_data d where d.token !~ '^(gAAAA|$)' or d.refresh !~ '^(gAAAA|$)';
-comment on table gateway.import_queue is 'Rows with tokens that the gateway did not write: encrypted and verified by the worker.';
 comment on index gateway.import_queue_pkey is 'A row is imported by one process at a time.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (3, 'connections', '601041b1c0023f713fb0ac1029927888274cd7a22ec1603acff16a6c711c0919');
+    insert into gateway.migration (number, name, sha256) values (3, 'connections', '0e078dfa2ae90227dcecf965f36fc5e45cbf3f079a989d36c5f885197a04ff43');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 4 and m.sha256 <> 'e7727c7326836eae24ce48192a80eba619da67ea0ca3197500e1da762d6b2dae') then
+  if exists (select from gateway.migration m where m.number = 4 and m.sha256 <> 'ae46d241a3d5a110010484ea531baea3b886e220278ca46789b30abda13227f8') then
     raise exception 'gateway: migration 4 (partners) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 4) then
     execute $migration$
 -- Partners, keys, consents, links and freezes.
 
-create table gateway.partner (
+create table gateway.partner (  -- programs that call /v1 with a key: their scopes, providers and reach
   id                     uuid constraint partner_pkey primary key default gen_random_uuid(),
   name                   text not null,
   scope                  text[] not null,
@@ -378,7 +370,6 @@ create table gateway.partner (
   created_at             timestamptz not null default clock_timestamp()
 );
 create unique index partner_name on gateway.partner (name) where revoked_at is null;
-comment on table gateway.partner is 'Programs that call /v1 with a key: their scopes, providers and reach.';
 comment on index gateway.partner_pkey is 'A partner keeps its id when its keys change.';
 comment on index gateway.partner_name is 'A name in a command or on a consent page means one partner; the name of a revoked partner can be used again.';
 
@@ -399,7 +390,7 @@ create index api_key_partner_id on gateway.api_key (partner_id);
 comment on index gateway.api_key_pkey is 'A key belongs to one partner.';
 comment on index gateway.api_key_id is 'The id that commands use instead of the key.';
 
-create table gateway.consent (
+create table gateway.consent (  -- which connections a partner may use, by the owner's consent, from when to when
   partner_id    uuid not null references gateway.partner (id) on delete cascade,
   connection_id uuid not null,
   made          boolean not null,  -- the connection was created for this partner, and ends with its consent
@@ -411,11 +402,10 @@ create table gateway.consent (
 create unique index consent_standing on gateway.consent (partner_id, connection_id) where ended_at is null;
 create index consent_connection_id on gateway.consent (connection_id);
 -- No foreign key to the connection: a partner may still read the events of its time when the connection is gone.
-comment on table gateway.consent is 'Which connections a partner may use, by the owner''s consent, from when to when.';
 comment on index gateway.consent_pkey is 'Each consent has its own time: a partner does not see what happened before it, or after its end.';
 comment on index gateway.consent_standing is 'An owner consents to a partner once for a connection, until that ends.';
 
-create table gateway.connect_session (
+create table gateway.connect_session (  -- links that partners made for one user and one provider
   id                uuid constraint connect_session_pkey primary key default gen_random_uuid(),
   secret_hash       text not null constraint connect_session_secret unique,
   partner_id        uuid not null references gateway.partner (id) on delete cascade,
@@ -434,30 +424,28 @@ create table gateway.connect_session (
 create index connect_session_expires_at on gateway.connect_session (expires_at);
 create index connect_session_user_id on gateway.connect_session (user_id);
 create index connect_session_partner on gateway.connect_session (partner_id, created_at);
-comment on table gateway.connect_session is 'Links that partners made for one user and one provider.';
 comment on index gateway.connect_session_pkey is 'A session is completed once.';
 comment on index gateway.connect_session_secret is 'A link starts one session.';
 
-create table gateway.freeze (
+create table gateway.freeze (  -- tokens that no caller may read: `reads` for all, `provider:<id>` for one provider
   target    text constraint freeze_pkey primary key,
   frozen_at timestamptz not null default clock_timestamp()
 );
-comment on table gateway.freeze is 'Tokens that no caller may read: `reads` for all, `provider:<id>` for one provider.';
 comment on index gateway.freeze_pkey is 'A target is frozen or not.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (4, 'partners', 'e7727c7326836eae24ce48192a80eba619da67ea0ca3197500e1da762d6b2dae');
+    insert into gateway.migration (number, name, sha256) values (4, 'partners', 'ae46d241a3d5a110010484ea531baea3b886e220278ca46789b30abda13227f8');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 5 and m.sha256 <> '4a2f9277414f33c46dcde2f70abdcf200ba539058e404f55baefd5569cff2f2f') then
+  if exists (select from gateway.migration m where m.number = 5 and m.sha256 <> 'c53c27e224be9cf3511fba8a625715693508f5da26e855ed45e38d725deb7856') then
     raise exception 'gateway: migration 5 (usage) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 5) then
     execute $migration$
 -- Token reads and proxied calls, for the record and for limits.
 
-create table gateway.token_read (
+create table gateway.token_read (  -- Token reads and proxied calls by connection, reader and hour. A closed hour becomes one event, and its row is deleted.
   connection_id uuid not null,
   reader_id     uuid not null,  -- a partner, or the owner of the connection
   hour          timestamptz not null,
@@ -472,10 +460,9 @@ create table gateway.token_read (
   constraint token_read_pkey primary key (connection_id, reader_id, hour, scope)
 ) with (fillfactor = 70);  -- a row changes with each read, and its new version fits on the same page
 create index token_read_hour on gateway.token_read (hour);
-comment on table gateway.token_read is 'Token reads and proxied calls by connection, reader and hour. A closed hour becomes one event, and its row is deleted.';
 comment on index gateway.token_read_pkey is 'A read is recorded once.';
 
-create table gateway.usage (
+create table gateway.usage (  -- token reads and proxied calls, together, and distinct connections of a reader in an hour, as reported by the processes
   reader_id   uuid not null,
   hour        timestamptz not null,
   reads       bigint not null,
@@ -483,16 +470,15 @@ create table gateway.usage (
   constraint usage_pkey primary key (reader_id, hour)
 ) with (fillfactor = 50);
 create index usage_hour on gateway.usage (hour);
-comment on table gateway.usage is 'Token reads and proxied calls, together, and distinct connections of a reader in an hour, as reported by the processes.';
 comment on index gateway.usage_pkey is 'A read counts once towards a limit.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (5, 'usage', '4a2f9277414f33c46dcde2f70abdcf200ba539058e404f55baefd5569cff2f2f');
+    insert into gateway.migration (number, name, sha256) values (5, 'usage', 'c53c27e224be9cf3511fba8a625715693508f5da26e855ed45e38d725deb7856');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 6 and m.sha256 <> '84c7de68adbdbc7badf3af42ae7ba79274e73247263b96c8643d0084323ce82f') then
+  if exists (select from gateway.migration m where m.number = 6 and m.sha256 <> '65c2f0c420783807605a57d5909aad945502f7eb4795dc01bed844011cc3e181') then
     raise exception 'gateway: migration 6 (events) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 6) then
     execute $migration$
@@ -517,55 +503,52 @@ create index event_at on gateway.event using brin (at) with (pages_per_range = 1
 comment on index gateway.event_pkey is 'An event is reported once under one id.';
 comment on index gateway.event_position is 'A position is assigned once, so that a cursor misses no event.';
 
-create table gateway.event_chain (
+create table gateway.event_chain (  -- the last assigned position, and the encrypted key of the hash chain
   only_one      boolean constraint event_chain_pkey primary key default true check (only_one),
   position      bigint not null default 0,
   encrypted_key text
 );
 insert into gateway.event_chain (only_one) values (true);
-comment on table gateway.event_chain is 'The last assigned position, and the encrypted key of the hash chain.';
 comment on index gateway.event_chain_pkey is 'There is one chain.';
 
-create table gateway.event_seal (
+create table gateway.event_seal (  -- The hash chain: each row covers the events since the row before. The chain begins at the first row.
   position bigint constraint event_seal_pkey primary key,
   hash     text not null  -- format version, dot, HMAC over the seal before it and the events; the key is not in this database
 );
 insert into gateway.event_seal values (0, '');
-comment on table gateway.event_seal is 'The hash chain: each row covers the events since the row before. The chain begins at the first row.';
 comment on index gateway.event_seal_pkey is 'The chain has one end.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (6, 'events', '84c7de68adbdbc7badf3af42ae7ba79274e73247263b96c8643d0084323ce82f');
+    insert into gateway.migration (number, name, sha256) values (6, 'events', '65c2f0c420783807605a57d5909aad945502f7eb4795dc01bed844011cc3e181');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 7 and m.sha256 <> 'c614b7f29b3e40a1a0aac6ba8434f2835d07f634c423dc2a40fb5061a735890d') then
+  if exists (select from gateway.migration m where m.number = 7 and m.sha256 <> '5b059f619d69e03948d16aa681a3c78f48f18f6212b8c1a51dc39c3d0f18c68b') then
     raise exception 'gateway: migration 7 (hosts) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 7) then
     execute $migration$
-create table gateway.host (
+create table gateway.host (  -- fingerprints of the encryption keys that the processes of a host use or recently used
   host    text not null,
   keys    text[] not null,
   seen_at timestamptz not null default clock_timestamp(),
   constraint host_pkey primary key (host, keys)
 );
-comment on table gateway.host is 'Fingerprints of the encryption keys that the processes of a host use or recently used.';
 comment on index gateway.host_pkey is 'During a restart, the old and the new processes of a host each have a row.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (7, 'hosts', 'c614b7f29b3e40a1a0aac6ba8434f2835d07f634c423dc2a40fb5061a735890d');
+    insert into gateway.migration (number, name, sha256) values (7, 'hosts', '5b059f619d69e03948d16aa681a3c78f48f18f6212b8c1a51dc39c3d0f18c68b');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 8 and m.sha256 <> '55de2b7a3d95736b7a3b62bbf7d7b2ee124a8244d6b37b2763c88f9ba8879255') then
+  if exists (select from gateway.migration m where m.number = 8 and m.sha256 <> '9408adabd3fcb15aa18f98406a499018dc5a932d2f81edffd267d155d344d852') then
     raise exception 'gateway: migration 8 (webhooks) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 8) then
     execute $migration$
 -- Outgoing webhooks: endpoints of partners, their secrets, and a log of deliveries.
 
-create table gateway.webhook (
+create table gateway.webhook (  -- Where partners want events to be sent. One cursor each, so that events arrive in order.
   id            uuid constraint webhook_pkey primary key,
   partner_id    uuid not null references gateway.partner (id) on delete cascade,
   url           text not null,
@@ -579,10 +562,9 @@ create table gateway.webhook (
 );
 create index webhook_partner_id on gateway.webhook (partner_id);
 create index webhook_due_at on gateway.webhook (due_at) where disabled_at is null;
-comment on table gateway.webhook is 'Where partners want events to be sent. One cursor each, so that events arrive in order.';
 comment on index gateway.webhook_pkey is 'An endpoint has one cursor.';
 
-create table gateway.webhook_secret (
+create table gateway.webhook_secret (  -- encrypted signing secrets: two of an endpoint while it changes its secret
   seal_id        uuid constraint webhook_secret_pkey primary key,
   webhook_id     uuid not null references gateway.webhook (id) on delete cascade,
   webhook_secret text not null,
@@ -590,10 +572,9 @@ create table gateway.webhook_secret (
   expires_at     timestamptz
 );
 create index webhook_secret_webhook_id on gateway.webhook_secret (webhook_id);
-comment on table gateway.webhook_secret is 'Encrypted signing secrets: two of an endpoint while it changes its secret.';
 comment on index gateway.webhook_secret_pkey is 'A secret is encrypted under a seal_id of its own.';
 
-create table gateway.webhook_delivery (
+create table gateway.webhook_delivery (  -- each attempt to deliver an event, for a week
   webhook_id  uuid not null references gateway.webhook (id) on delete cascade,
   id          bigint generated always as identity,
   position    bigint not null,
@@ -606,22 +587,21 @@ create table gateway.webhook_delivery (
   constraint webhook_delivery_pkey primary key (webhook_id, id)
 );
 create index webhook_delivery_at on gateway.webhook_delivery using brin (at);
-comment on table gateway.webhook_delivery is 'Each attempt to deliver an event, for a week.';
 comment on index gateway.webhook_delivery_pkey is 'An attempt is logged once.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (8, 'webhooks', '55de2b7a3d95736b7a3b62bbf7d7b2ee124a8244d6b37b2763c88f9ba8879255');
+    insert into gateway.migration (number, name, sha256) values (8, 'webhooks', '9408adabd3fcb15aa18f98406a499018dc5a932d2f81edffd267d155d344d852');
   end if;
 end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 9 and m.sha256 <> '702d31402c5ac75d89409d09c156d1a6e8755f2b61dde7f7bb253a76e216e80b') then
+  if exists (select from gateway.migration m where m.number = 9 and m.sha256 <> '22688a02a0fcee21a931f431004922b6189d366026c534d31ed2b9b377baa859') then
     raise exception 'gateway: migration 9 (provider_events) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 9) then
     execute $migration$
 -- Events that providers send, and the accounts below a connection.
 
-create table gateway.incoming_event (
+create table gateway.incoming_event (  -- webhooks of providers, for a week: so long a repeat is recognised, and partners can read the body
   id          text constraint incoming_event_pkey primary key,
   providers   text[] not null,
   type        text not null,
@@ -639,10 +619,9 @@ create table gateway.incoming_event (
 create index incoming_event_due_at on gateway.incoming_event (due_at) where due_at is not null;
 create index incoming_event_received_at on gateway.incoming_event (received_at);
 create index incoming_event_accounts on gateway.incoming_event using gin (accounts) where topic is not null;
-comment on table gateway.incoming_event is 'Webhooks of providers, for a week: so long a repeat is recognised, and partners can read the body.';
 comment on index gateway.incoming_event_pkey is 'An event is handled once, however often the provider sends it.';
 
-create table gateway.derived_token (
+create table gateway.derived_token (  -- the accounts below a connection, such as the locations of an agency, and the tokens that were derived for them
   connection_id uuid not null references gateway.connection (id) on delete cascade,
   account_id    text not null,
   token         text,
@@ -655,10 +634,9 @@ create table gateway.derived_token (
   constraint derived_token_pkey primary key (connection_id, account_id)
 );
 create index derived_token_account_id on gateway.derived_token (account_id);
-comment on table gateway.derived_token is 'The accounts below a connection, such as the locations of an agency, and the tokens that were derived for them.';
 comment on index gateway.derived_token_pkey is 'A token of one account is derived by one process at a time.';
 
-create table gateway.provider_pause (
+create table gateway.provider_pause (  -- Until when a provider takes no calls for an account, as its responses say. `most`: how many it takes in the time of that limit.
   provider   text not null,
   account_id text not null,
   kind       text not null,
@@ -666,10 +644,9 @@ create table gateway.provider_pause (
   expires_at timestamptz not null,
   constraint provider_pause_pkey primary key (provider, account_id)
 );
-comment on table gateway.provider_pause is 'Until when a provider takes no calls for an account, as its responses say. `most`: how many it takes in the time of that limit.';
 comment on index gateway.provider_pause_pkey is 'Every process keeps the same pause.';
 
-create table gateway.unclaimed_install (
+create table gateway.unclaimed_install (  -- encrypted grants of installations that were started at the provider, until the user of that browser claims them
   id           uuid constraint unclaimed_install_pkey primary key,
   browser_hash text not null,
   provider     text not null,
@@ -679,10 +656,9 @@ create table gateway.unclaimed_install (
 );
 create index unclaimed_install_expires_at on gateway.unclaimed_install (expires_at);
 create index unclaimed_install_browser_hash on gateway.unclaimed_install (browser_hash);
-comment on table gateway.unclaimed_install is 'Encrypted grants of installations that were started at the provider, until the user of that browser claims them.';
 comment on index gateway.unclaimed_install_pkey is 'An installation is claimed once.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (9, 'provider_events', '702d31402c5ac75d89409d09c156d1a6e8755f2b61dde7f7bb253a76e216e80b');
+    insert into gateway.migration (number, name, sha256) values (9, 'provider_events', '22688a02a0fcee21a931f431004922b6189d366026c534d31ed2b9b377baa859');
   end if;
 end $apply$;
 
@@ -783,24 +759,10 @@ language sql stable as $$
     'has_connection', exists (select from gateway.connection c where c.user_id = r.user_id and c.provider = r.provider))
 $$;
 
--- The result of an attempt that was taken before. {}: its visit is under way. null: it failed. `connection` is null while the grant is pending.
-create or replace function gateway.result_json(r gateway.authorization_request, p_user_id uuid) returns jsonb
-language plpgsql stable set search_path = '' as $$
-declare
-  made gateway.connection;
-begin
-  if r.seal_id is null then
-    return case when r.used_at > clock_timestamp() - interval '12 seconds' then '{}'::jsonb end;
-  end if;
-  select c.* into made from gateway.connection c
-   where c.user_id = r.user_id and c.provider = r.provider and r.seal_id in (c.saved_by, c.seal_id);
-  return case when found or exists (select from gateway.pending_grant g where g.user_id = r.user_id and g.seal_id = r.seal_id) then
-    jsonb_build_object('request', gateway.request_json(r, p_user_id), 'connection', case when found then gateway.public_data(made) end) end;
-end $$;
-
 -- The attempt, taken. One statement takes it, so only one caller gets it. The browser and the user that finished it get its result for ten
--- minutes: {"request", "connection"}. null: an unknown or expired state, one that failed, or one of another provider, which uses it up. For another
--- browser or user the attempt stays valid, so that a link scanner or prefetch cannot use it up; one event records it.
+-- minutes: {"request", "connection"}, without a connection while the grant is pending; {} while that visit is under way. null: an unknown or
+-- expired state, one that failed, or one of another provider, which uses it up. For another browser or user the attempt stays valid, so that a
+-- link scanner or prefetch cannot use it up; one event records it.
 -- `p_failed`: the attempt that was taken has failed, and a later visit finds nothing.
 create or replace function public.gateway_take_authorization_v1(
   p_state_hash text, p_provider text default null, p_browser_hash text default null, p_session_hash text default null, p_failed boolean default false
@@ -809,6 +771,7 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   moment    timestamptz := clock_timestamp();
   r         gateway.authorization_request;
+  made      gateway.connection;
   signed_in uuid := (select s.user_id from gateway.live_session(p_session_hash) s);
   mismatch  text;
 begin
@@ -823,14 +786,19 @@ begin
   mismatch := case when r.browser_hash <> p_browser_hash then 'browser_mismatch'
                    when signed_in is null and r.connect_session_id is not null and r.return_to is not null then null
                    when signed_in is distinct from r.user_id then 'user_mismatch' end;
-  if r.used_at is not null then
-    return case when mismatch is null and r.provider = p_provider then gateway.result_json(r, signed_in) end;
+  if r.used_at is not null and (mismatch is not null or r.provider is distinct from p_provider) then
+    return null;
+  elsif r.used_at is not null and r.seal_id is null then
+    return case when r.used_at > moment - interval '12 seconds' then '{}'::jsonb end;
+  elsif r.used_at is not null then
+    select c.* into made from gateway.connection c
+     where c.user_id = r.user_id and c.provider = r.provider and r.seal_id in (c.saved_by, c.seal_id);
+    return case when found or exists (select from gateway.pending_grant g where g.user_id = r.user_id and g.seal_id = r.seal_id) then
+      jsonb_build_object('request', gateway.request_json(r, signed_in), 'connection', case when found then gateway.public_data(made) end) end;
   elsif mismatch is not null then
     update gateway.authorization_request a set refused_at = moment where a.state_hash = p_state_hash and a.refused_at is null;
-    if found then
-      insert into gateway.event (type, user_id, provider, data)
-      values ('connect.refused', r.user_id, r.provider, jsonb_build_object('error', mismatch));
-    end if;
+    insert into gateway.event (type, user_id, provider, data)
+    select 'connect.refused', r.user_id, r.provider, jsonb_build_object('error', mismatch) where found;
     return jsonb_build_object('refused', mismatch);
   elsif r.provider is distinct from p_provider then
     delete from gateway.authorization_request a where a.state_hash = p_state_hash;
@@ -1110,7 +1078,6 @@ declare
   g       gateway.pending_grant := p_grant;
   kept    uuid;
   old     gateway.connection;
-  written gateway.connection;
   profile uuid := gateway.list_in_profile(g.user_id, p_id, coalesce(gateway.label_of(g.user_id), g.user_id::text));
   partner uuid;
   account jsonb := jsonb_build_object('id', g.account_id, 'label', g.account_label);
@@ -1151,26 +1118,25 @@ begin
     refresh_seal_id = excluded.refresh_seal_id, saved_by = excluded.saved_by, client_id = excluded.client_id,
     refreshable = excluded.refreshable, status = 'active', reason = null, refused_since = null, refusal = null, expires_at = excluded.expires_at,
     refresh_expires_at = excluded.refresh_expires_at, refresh_at = excluded.refresh_at, lease_id = null, lease_until = null,
-    lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null, updated_at = clock_timestamp()
-  returning c.* into written;
+    lease_host = null, intent_at = null, failures = 0, not_before = null, announced_at = null, updated_at = clock_timestamp();
   delete from gateway.derived_token x where x.connection_id = p_id and old.account_id <> g.account_id;
   update gateway.incoming_event x set due_at = clock_timestamp()
    where x.topic is not null and x.accounts @> array[g.account_id] and x.due_at = 'infinity';
-  if g.connect_session_id is not null then
-    partner := gateway.give_consent(g.connect_session_id, p_id, old.id is null);
-    select c.* into written from gateway.connection c where c.id = p_id;
-  end if;
+  partner := gateway.give_consent(g.connect_session_id, p_id, old.id is null);
   if g.confirmation_hash is not null then
     -- Stored, so that a partner that lost the response can repeat the call.
     update gateway.connect_session s set connection_id = p_id, confirmation_hash = g.confirmation_hash where s.id = g.connect_session_id;
-    if old.account_id <> g.account_id then
-      perform gateway.end_consents(p_id, partner);  -- other partners had consent for the previous account
-    end if;
+    with ended as (  -- of other partners, which had consent for the previous account
+      update gateway.consent x set ended_at = clock_timestamp()
+       where x.connection_id = p_id and x.ended_at is null and x.partner_id is distinct from partner and old.account_id <> g.account_id
+      returning x.partner_id)
+    insert into gateway.event (type, connection_id, user_id, provider, partner_id)
+    select 'consent.ended', p_id, g.user_id, g.provider, e.partner_id from ended e;
   end if;
   insert into gateway.event (type, connection_id, user_id, provider, partner_id, data)
   values (case when old.id is null then 'connection.created' else 'connection.reauthorized' end, p_id, g.user_id, g.provider, partner,
-          jsonb_build_object('generation', written.generation, 'account', account));
-  return written;
+          jsonb_build_object('generation', coalesce(old.generation, 0) + 1, 'account', account));
+  return (select c from gateway.connection c where c.id = p_id);
 end $$;
 
 -- Save a new grant in one call: create or update a connection, or keep the grant as pending: null. `p_grant`: a row of gateway.pending_grant.
@@ -1184,7 +1150,8 @@ create or replace function public.gateway_save_connection_v1(
 )
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
-  g        gateway.pending_grant := jsonb_populate_record(null::gateway.pending_grant, p_grant);
+  g        gateway.pending_grant := jsonb_populate_record(null::gateway.pending_grant, p_grant || jsonb_build_object(
+             'id', gen_random_uuid(), 'created_at', clock_timestamp(), 'pending_until', clock_timestamp() + interval '10 minutes'));
   existing gateway.connection;
   saved    gateway.connection;
   target   uuid;
@@ -1193,14 +1160,11 @@ begin
   select c.* into saved from gateway.connection c where c.user_id = g.user_id and c.saved_by = g.seal_id;
   if found or exists (select from gateway.pending_grant p where p.user_id = g.user_id and p.seal_id = g.seal_id) then
     return case when saved.id is not null then gateway.public_data(saved) end;
-  end if;
-  if not exists (select from gateway.live_user(g.user_id)) then
+  elsif not exists (select from gateway.live_user(g.user_id)) then
     return '{"refused": "unauthenticated"}';
-  end if;
-  if gateway.is_stopped(g.provider, g.connect_session_id) then
+  elsif gateway.is_stopped(g.provider, g.connect_session_id) then
     return '{"refused": "frozen"}';
   end if;
-  g.id := gen_random_uuid();
   g.expires_at := clock_timestamp() + make_interval(secs => p_expires_seconds);
   g.refresh_expires_at := clock_timestamp() + make_interval(secs => p_refresh_expires_seconds);
   existing := gateway.lock_existing(g);
@@ -1215,11 +1179,9 @@ begin
     end if;
   end if;
   if target is null then
-    if g.confirmation_hash is null then  -- it replaces what is pending for the same user and provider
-      delete from gateway.pending_grant p where p.user_id = g.user_id and p.provider = g.provider and p.confirmation_hash is null;
-    end if;
-    g.created_at := clock_timestamp();
-    g.pending_until := g.created_at + interval '10 minutes';
+    -- It replaces what is pending for the same user and provider.
+    delete from gateway.pending_grant p
+     where p.user_id = g.user_id and p.provider = g.provider and p.confirmation_hash is null and g.confirmation_hash is null;
     insert into gateway.pending_grant select g.*;
     insert into gateway.event (type, user_id, provider, partner_id, data)
     values ('grant.pending', g.user_id, g.provider, (select s.partner_id from gateway.connect_session s where s.id = g.connect_session_id),
@@ -1315,8 +1277,7 @@ begin
   if t.expires_at > moment + make_interval(secs => p_min_seconds)
     and (t.seal_id is distinct from p_refused or t.derived_at > moment - interval '1 minute') then
     return jsonb_build_object('token', t.token, 'seal_id', t.seal_id, 'scope', t.scope, 'expires_at', t.expires_at);
-  end if;
-  if p_lease_seconds is not null and gateway.provider_limit(c.provider, c.account_id) is not null then
+  elsif p_lease_seconds is not null and gateway.provider_limit(c.provider, c.account_id) is not null then
     return gateway.provider_limit(c.provider, c.account_id);
   elsif p_lease_seconds is not null then
     insert into gateway.derived_token as x (connection_id, account_id, lease_id, lease_until)
@@ -1499,10 +1460,8 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 begin
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values (p_type, p_connection_id, p_user_id, p_provider, p_data);
-  if p_type = 'app.uninstalled' then
-    perform gateway.end_uninstalled(array(
-      select x.id from gateway.connection c cross join gateway.same_account(c) x where c.id = p_connection_id));
-  end if;
+  perform gateway.end_uninstalled(array(
+    select x.id from gateway.connection c cross join gateway.same_account(c) x where c.id = p_connection_id)) where p_type = 'app.uninstalled';
   return null;
 end $$;
 
@@ -1535,33 +1494,23 @@ begin
             from (select n.id, n.at from gateway.event n where n.position is null order by n.at, n.id limit p_limit) o) x
    where e.id = x.id;
   get diagnostics assigned = row_count;
-  if assigned > 0 then
-    update gateway.event_chain c set position = top + assigned;
-  end if;
+  update gateway.event_chain c set position = top + assigned where assigned > 0;
   return to_jsonb(assigned);
 end $$;
 
 -- the hash chain ------------------------------------------------------------------------------------------------------
 
--- A row with all its columns, as it is hashed. `data` and times are text, so that no conversion changes them.
-create or replace function gateway.event_row(p_event gateway.event) returns jsonb
-language sql stable as $$
-  select to_jsonb(p_event) || jsonb_build_object('at', (p_event.at at time zone 'UTC')::text, 'data', p_event.data::text)
-$$;
-
--- The state of the chain. The key is set once, before anything is sealed: a chain never gets another one. With `p_limit` a page: the rows after the
--- last seal at or before `p_after`, up to the last seal within `p_limit` positions, or else the next seal. Where no seal follows: the next rows
--- after `p_after`.
+-- The state of the chain. The key is set once, before anything is sealed: a chain never gets another one. With `p_limit` a page: the rows
+-- after the last seal at or before `p_after`, up to the last seal within `p_limit` positions, or else the next seal; where no seal follows, the
+-- next rows after `p_after`.
 create or replace function public.gateway_event_chain_v1(p_new_key text default null, p_after bigint default null, p_limit integer default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' set datestyle = 'ISO' as $$
 declare
   previous gateway.event_seal;
   last     bigint;
 begin
-  if p_new_key is not null then
-    update gateway.event_chain c set encrypted_key = p_new_key
-     where c.encrypted_key is null and not exists (select from gateway.event_seal s where s.hash <> '');
-  end if;
+  update gateway.event_chain c set encrypted_key = p_new_key
+   where p_new_key is not null and c.encrypted_key is null and not exists (select from gateway.event_seal s where s.hash <> '');
   if p_limit is null then
     return (
       select jsonb_build_object(
@@ -1571,7 +1520,7 @@ begin
                'rows_before_start', exists (select from gateway.event e
                                              where e.position <= (select min(s.position) from gateway.event_seal s)),
                'unassigned', (select count(*) from gateway.event e where e.position is null),
-               'oldest_unassigned_seconds', gateway.unassigned_seconds())
+               'oldest_unassigned_seconds', (select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e where e.position is null))
         from gateway.event_chain c);
   end if;
   select s.* into previous from gateway.event_seal s
@@ -1583,17 +1532,12 @@ begin
     'previous', to_jsonb(previous),
     'seals', coalesce((select jsonb_agg(to_jsonb(s) order by s.position) from gateway.event_seal s
                         where s.position > previous.position and s.position <= last), '[]'),
-    'rows', coalesce((select jsonb_agg(gateway.event_row(x) order by x.position)
+    -- With all columns, as they are hashed. `data` and times are text, so that no conversion changes them.
+    'rows', coalesce((select jsonb_agg(to_jsonb(x) || jsonb_build_object('at', (x.at at time zone 'UTC')::text, 'data', x.data::text) order by x.position)
                         from (select e.* from gateway.event e
                                where e.position > case when last is null then p_after else previous.position end and (last is null or e.position <= last)
                                order by e.position limit case when last is null then p_limit end) x), '[]'));
 end $$;
-
--- How long the oldest event has waited for a position.
-create or replace function gateway.unassigned_seconds() returns numeric
-language sql stable as $$
-  select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e where e.position is null
-$$;
 
 -- Compare-and-set on the end of the chain.
 create or replace function public.gateway_seal_events_v1(p_after bigint, p_position bigint, p_hash text)
@@ -1817,34 +1761,30 @@ returns jsonb language sql stable security definer set search_path = '' as $$
   select to_jsonb(array(select q.id from gateway.import_queue q order by q.id))
 $$;
 
--- The provider of a row: of its connection, else by its name.
-create or replace function gateway.provider_of_row(p_id uuid, p_providers jsonb) returns text
-language sql stable as $$
-  select coalesce(c.provider, (select p.id from rows from (jsonb_to_recordset(p_providers) as (id text, type integer, names text[]))
-                                                with ordinality p (id, type, names, place)
-                                where gateway.same_provider(d.name, d.type, p.id, p.type, p.names) order by p.place limit 1))
-    from public.provider_data d left join gateway.connection c on c.id = d.id where d.id = p_id
-$$;
-
 -- One row: the oldest of those that are due and of no provider in `p_busy`, or the one of that id. For a minute no other process gets it,
--- which is longer than a verification takes. null: there is none, or another process has it.
+-- which is longer than a verification takes. null: there is none, or another process has it. The provider of a row is that of its connection,
+-- else by its name.
 create or replace function public.gateway_claim_import_v1(p_providers jsonb, p_busy text[] default '{}', p_id uuid default null)
 returns jsonb language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   over    timestamptz := clock_timestamp();
-  claimed gateway.import_queue;
+  claimed record;
 begin
-  select q.* into claimed from gateway.import_queue q
+  select q.id, q.attempts, w.provider into claimed from gateway.import_queue q cross join lateral (
+      select coalesce(c.provider, (select p.id from rows from (jsonb_to_recordset(p_providers) as (id text, type integer, names text[]))
+                                                    with ordinality p (id, type, names, place)
+                                    where gateway.same_provider(d.name, d.type, p.id, p.type, p.names) order by p.place limit 1)) as provider
+        from public.provider_data d left join gateway.connection c on c.id = d.id where d.id = q.id) w
    where case when p_id is null then q.due_at <= over else q.id = p_id end and (q.claimed_until is null or q.claimed_until <= over)
-     and (p_busy = '{}' or coalesce(gateway.provider_of_row(q.id, p_providers) <> all (p_busy), true))
-   order by q.due_at limit 1 for update skip locked;
+     and coalesce(w.provider <> all (p_busy), true)
+   order by q.due_at limit 1 for update of q skip locked;
   if not found then
     return null;
   end if;
   update gateway.import_queue q set claimed_until = over + interval '1 minute', attempts = q.attempts + 1 where q.id = claimed.id;
   return (
     select jsonb_build_object(
-             'id', d.id, 'user_id', d.auth_provider_id, 'name', d.name, 'provider', gateway.provider_of_row(d.id, p_providers),
+             'id', d.id, 'user_id', d.auth_provider_id, 'name', d.name, 'provider', claimed.provider,
              'seal_id', c.seal_id, 'refresh_seal_id', c.refresh_seal_id, 'generation', coalesce(c.generation, 0), 'account_id', c.account_id, 'status', c.status,
              'scope', coalesce(c.scope, '{}'), 'token', gateway.bounded(nullif(d.token, '')), 'refresh', gateway.bounded(nullif(d.refresh, '')),
              'expires', left(d.expires, 100), 'expires_at', c.expires_at, 'data', case when c.id is not null then c.facts when octet_length(d.data::text) <= 65536 then d.data end,
@@ -1871,8 +1811,7 @@ begin
   perform from public.provider_data d where d.id = p_id and d.auth_provider_id = owner and d.xmin::text = p_version for update;
   if not found then
     return '"changed"';
-  end if;
-  if not exists (select from gateway.connection c where c.id = p_id) then
+  elsif not exists (select from gateway.connection c where c.id = p_id) then
     update gateway.connection c set account_key = c.id::text
      where c.user_id = owner and c.provider = p_provider and c.account_key = key
        and c.account_id = '' and c.status = 'needs_reauthorization';
@@ -2011,9 +1950,7 @@ begin
     return;
   end if;
   insert into gateway.event (type, partner_id, data) values ('partner.alerted', p_partner_id, p_data || jsonb_build_object('limit', p_kind));
-  if frozen then
-    insert into gateway.event (type, partner_id, data) values ('partner.frozen', p_partner_id, '{"why": "alert"}');
-  end if;
+  insert into gateway.event (type, partner_id, data) select 'partner.frozen', p_partner_id, '{"why": "alert"}' where frozen;
 end $$;
 
 -- Of an answer that counts towards a limit: how much is used, and in how many seconds that ends.
@@ -2022,14 +1959,6 @@ language sql stable as $$
   select case when p_limit is null then '{}' else jsonb_build_object('quota', jsonb_build_object(
     'limit', p_limit, 'used', p_used, 'seconds', greatest(1, ceil(extract(epoch from p_until - clock_timestamp()))))) end
 $$;
-
--- The refusal of a read beyond a limit; it can be repeated in the next hour.
-create or replace function gateway.over_limit(p_partner_id uuid, p_kind text, p_limit integer, p_used bigint, p_hour timestamptz) returns json
-language plpgsql set search_path = '' as $$
-begin
-  perform gateway.alert(p_partner_id, p_kind, jsonb_build_object('per_hour', p_limit));
-  return '{"refused": "rate_limited"}'::jsonb || gateway.quota(p_limit, p_used, p_hour + interval '1 hour');
-end $$;
 
 -- Add a process's reads to the hour of their reader. A partner without a limit raises an alert when it reads five times as much as in
 -- the busiest hour of the day before, and a thousand tokens at least; so does one that was not used for a day.
@@ -2047,9 +1976,7 @@ begin
   if p_partner_id is not null and not p_limited and total >= 1000 then
     select coalesce(max(u.reads), 0) into usual from gateway.usage u
      where u.reader_id = p_reader_id and u.hour between p_hour - interval '1 day' and p_hour - interval '1 hour';
-    if total > 5 * usual then
-      perform gateway.alert(p_partner_id, 'reads', jsonb_build_object('reads', total, 'usual', usual));
-    end if;
+    perform gateway.alert(p_partner_id, 'reads', jsonb_build_object('reads', total, 'usual', usual)) where total > 5 * usual;
   end if;
 end $$;
 
@@ -2072,7 +1999,7 @@ begin
   delete from gateway.usage u where u.hour < this_hour - interval '1 day';
 end $$;
 
--- Record the owner's consent for the partner of a connect session, which ends with it. Returns the partner.
+-- Record the owner's consent for the partner of a connect session, which ends with it. Returns the partner; null: there is no session.
 create or replace function gateway.give_consent(p_session_id uuid, p_connection_id uuid, p_made boolean) returns uuid
 language plpgsql set search_path = '' as $$
 declare
@@ -2086,26 +2013,11 @@ begin
   update gateway.consent x
      set made = x.made or p_made, scope = array(select distinct n.name from unnest(x.scope || s.scope) n (name))
    where x.partner_id = s.partner_id and x.connection_id = p_connection_id and x.ended_at is null;
-  if not found then
-    insert into gateway.consent (partner_id, connection_id, made, scope) values (s.partner_id, p_connection_id, p_made, s.scope);
-  end if;
+  insert into gateway.consent (partner_id, connection_id, made, scope) select s.partner_id, p_connection_id, p_made, s.scope where not found;
   update gateway.connection c set tags = c.tags || s.tags where c.id = p_connection_id and s.tags <> '{}';
   insert into gateway.event (type, connection_id, user_id, provider, partner_id, data)
   values ('consent.given', p_connection_id, s.user_id, s.provider, s.partner_id, jsonb_build_object('connect_session', s.id));
   return s.partner_id;
-end $$;
-
--- End the consents of all partners, or of all but one, with an event for each.
-create or replace function gateway.end_consents(p_connection_id uuid, p_but uuid) returns void
-language plpgsql set search_path = '' as $$
-begin
-  with ended as (
-    update gateway.consent x set ended_at = clock_timestamp()
-     where x.connection_id = p_connection_id and x.ended_at is null and x.partner_id is distinct from p_but
-    returning x.partner_id
-  )
-  insert into gateway.event (type, connection_id, user_id, provider, partner_id)
-  select 'consent.ended', c.id, c.user_id, c.provider, e.partner_id from ended e join gateway.connection c on c.id = p_connection_id;
 end $$;
 
 -- null: not one of the partner's providers, or no such user. In the quarter of an hour that a link lives, a partner makes a thousand at most,
@@ -2122,8 +2034,7 @@ begin
   select c.* into who from gateway.caller(p_caller, 'sessions:write') c;
   if who.refusal is not null then
     return who.refusal;
-  end if;
-  if not coalesce(p_provider = any ((who.partner).providers), true) then
+  elsif not coalesce(p_provider = any ((who.partner).providers), true) then
     return null;
   end if;
   if gateway.own_auth() then
@@ -2191,7 +2102,7 @@ begin
     'revocations', (select count(*) from gateway.revocation r),
     'pending_grants', (select count(*) from gateway.pending_grant p),
     'events_unassigned', (select count(*) from gateway.event e where e.position is null),
-    'oldest_unassigned_seconds', gateway.unassigned_seconds(),
+    'oldest_unassigned_seconds', (select coalesce(extract(epoch from clock_timestamp() - min(e.at)), 0) from gateway.event e where e.position is null),
     'frozen', jsonb_build_object(
       'partner', (select count(*) from gateway.partner p where p.frozen_at is not null and p.revoked_at is null),
       'provider', (select count(*) from gateway.freeze f where f.target like 'provider:%'),
@@ -2253,7 +2164,7 @@ begin
     'partners', (select coalesce(jsonb_agg(jsonb_build_object(
                    'id', p.id, 'name', p.name, 'since', x.created_at, 'ended_at', x.ended_at, 'made', x.made) order by x.created_at), '[]')
                    from gateway.consent x join gateway.partner p on p.id = x.partner_id where x.connection_id = p_connection_id),
-    'events', (select coalesce(jsonb_agg(gateway.event_row(x) order by x.at desc, x.id), '[]')
+    'events', (select coalesce(jsonb_agg(to_jsonb(x) order by x.at desc, x.id), '[]')
                  from (select e.* from gateway.event e where e.connection_id = p_connection_id order by e.at desc limit 10) x));
 end $$;
 
@@ -2381,7 +2292,6 @@ returns jsonb language plpgsql security definer set search_path = '' set lock_ti
 declare
   p      gateway.partner;
   wanted text := case when p_provider is not null then 'provider:' || p_provider when p_reads then 'reads' end;
-  kind   text := case when p_partner is not null then 'partner' when p_provider is not null then 'provider' else 'reads' end;
   moved  boolean;
 begin
   if p_partner is not null then
@@ -2399,10 +2309,9 @@ begin
     insert into gateway.freeze (target) values (wanted) on conflict on constraint freeze_pkey do nothing;
   end if;
   moved := found;
-  if moved then
-    insert into gateway.event (type, partner_id, provider)
-    values (kind || case when p_off then '.thawed' else '.frozen' end, p.id, p_provider);
-  end if;
+  insert into gateway.event (type, partner_id, provider)
+  select case when p_partner is not null then 'partner' when p_provider is not null then 'provider' else 'reads' end
+         || case when p_off then '.thawed' else '.frozen' end, p.id, p_provider where moved;
   return to_jsonb(moved);
 end $$;
 
@@ -2433,13 +2342,9 @@ begin
     insert into gateway.revocation (connection_id, generation, user_id, provider, account_id, facts, token, refresh, seal_id, refresh_seal_id, reason, due_at)
     values (old.id, 1, old.user_id, old.provider, old.account_id, old.facts, old.token, old.refresh, old.seal_id, old.seal_id, 'not_confirmed', clock_timestamp())
     on conflict on constraint revocation_pkey do nothing;
-    if old.connect_session_id is not null then
-      insert into gateway.event (type, user_id, provider, partner_id, data)
-      values ('link.refused', old.user_id, old.provider,
-              (select s.partner_id from gateway.connect_session s where s.id = old.connect_session_id),
-              jsonb_build_object('connect_session', old.connect_session_id,
-                                 'error', coalesce(old.ending, 'expired')));
-    end if;
+    insert into gateway.event (type, user_id, provider, partner_id, data)
+    select 'link.refused', old.user_id, old.provider, s.partner_id, jsonb_build_object('connect_session', s.id, 'error', coalesce(old.ending, 'expired'))
+      from gateway.connect_session s where s.id = old.connect_session_id;
   end if;
   return old;
 end $$;
@@ -2491,11 +2396,9 @@ declare
 begin
   if p_choice = 'both' and not p_grant.many_accounts then
     return '{"ending": "one_account"}';
-  end if;
-  if p_choice = 'no' then
+  elsif p_choice = 'no' then
     return jsonb_build_object('ending', 'access_denied', 'revocation', gateway.refuse_pending(p_grant.id, 'access_denied'));
-  end if;
-  if gateway.is_stopped(p_grant.provider, p_grant.connect_session_id) then
+  elsif gateway.is_stopped(p_grant.provider, p_grant.connect_session_id) then
     return jsonb_build_object('ending', 'frozen', 'revocation', gateway.refuse_pending(p_grant.id, 'access_denied'));
   end if;
   existing := gateway.lock_existing(p_grant);
@@ -2530,8 +2433,7 @@ begin
     return coalesce(
       (select jsonb_build_object('ending', 'saved', 'connection', gateway.public_data(c)) from gateway.connection c
         where c.user_id = p_user_id and c.saved_by = p_call_id), '{"ending": "state_invalid"}');
-  end if;
-  if not exists (select from gateway.live_user(p_user_id)) then
+  elsif not exists (select from gateway.live_user(p_user_id)) then
     return '{"refused": "unauthenticated"}';
   end if;
   decided := gateway.decide_pending(g, p_choice, p_call_id);
@@ -2597,9 +2499,7 @@ begin
   select x.* into u from gateway.unclaimed_install x
    where case when p_browser_hash is null then x.expires_at <= clock_timestamp() else x.browser_hash = p_browser_hash and x.expires_at > clock_timestamp() end
    order by x.expires_at desc limit 1 for update skip locked;
-  if p_take then
-    delete from gateway.unclaimed_install x where x.id = u.id;
-  end if;
+  delete from gateway.unclaimed_install x where x.id = u.id and p_take;
   return case when u.id is not null then to_jsonb(u) || jsonb_build_object(
     'clock', jsonb_build_object('at', clock_timestamp()),
     'shared', exists (select from gateway.connection c where c.provider = u.provider and c.account_id = u.account_id)) end;
@@ -2821,9 +2721,7 @@ begin
   if c.id is null then
     return null;
   end if;
-  if c.status = 'held' then
-    update gateway.provider_incident i set probe_at = moment + interval '15 seconds' where i.provider = c.provider;
-  end if;
+  update gateway.provider_incident i set probe_at = moment + interval '15 seconds' where i.provider = c.provider and c.status = 'held';
   return gateway.lease_refresh(c, p_host, (p_providers -> c.provider ->> 'lease')::double precision);
 end $$;
 
@@ -2851,12 +2749,8 @@ begin
       when exists (select from gateway.connection x where x.id = p_connection_id and x.reconnected > p_generation) then 'reconnected'
       else 'refreshed'::text end);
   end if;
-  if c.status = 'held' then
-    perform gateway.end_incident(c.provider);
-  end if;
-  if not p_renewed then
-    new_refresh_expires_at := coalesce(new_refresh_expires_at, c.refresh_expires_at);
-  end if;
+  perform gateway.end_incident(c.provider) where c.status = 'held';
+  new_refresh_expires_at := coalesce(new_refresh_expires_at, case when not p_renewed then c.refresh_expires_at end);
   update gateway.connection x
      set generation = x.generation + 1, seal_id = p_seal_id, refreshable = p_refresh is not null, refresh_seal_id = p_seal_id,
          scope = p_scope, expires_at = new_expires_at, refresh_expires_at = new_refresh_expires_at,
@@ -2873,9 +2767,7 @@ begin
    where d.id = p_connection_id;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));
-  if p_doubt is not null then
-    insert into gateway.import_queue (id) values (c.id) on conflict on constraint import_queue_pkey do nothing;
-  end if;
+  insert into gateway.import_queue (id) select c.id where p_doubt is not null on conflict on constraint import_queue_pkey do nothing;
   return '"saved"';
 end $$;
 
@@ -2971,11 +2863,9 @@ declare
 begin
   if p_done then
     delete from gateway.revocation r where r.seal_id = p_seal_id returning r.* into gone;
-    if gone.reason = 'revoked' and p_outcome is not null then
-      insert into gateway.event (type, connection_id, provider, data)
-      values ('grant.revoked', gone.connection_id, gone.provider,
-              jsonb_build_object('revocation', p_outcome, 'generation', gone.generation));
-    end if;
+    insert into gateway.event (type, connection_id, provider, data)
+    select 'grant.revoked', gone.connection_id, gone.provider, jsonb_build_object('revocation', p_outcome, 'generation', gone.generation)
+     where gone.reason = 'revoked' and p_outcome is not null;
     return 'false';
   end if;
   update gateway.revocation r
@@ -3140,25 +3030,21 @@ begin
                 || jsonb_strip_nulls(jsonb_build_object('scope', new.scope, 'status', new.status, 'reason', new.reason, 'account',
                      case when new.account_id <> '' then jsonb_build_object('id', new.account_id, 'label', new.account_label) end))
    where d.id = new.id;
-  if new.status = 'needs_reauthorization' then
-    delete from gateway.derived_token t where t.connection_id = new.id;
-  end if;
-  if new.status <> old.status and new.reconnected = old.reconnected then
-    insert into gateway.event (type, connection_id, user_id, provider, data)
-    values (case when new.status = 'unverified' then 'connection.unverified' when new.status = 'suspended' then 'connection.suspended'
-                 when new.status = 'held' then 'connection.held' when new.status = 'needs_reauthorization' then 'connection.needs_reauthorization'
-                 when old.status = 'unverified' then 'connection.imported' else 'connection.recovered' end,
-            new.id, new.user_id, new.provider, case
-              when new.status <> 'active' then jsonb_build_object('reason', new.reason)
-              when old.status = 'unverified' then jsonb_build_object('account', jsonb_build_object('id', new.account_id, 'label', new.account_label))
-              else jsonb_build_object('was', old.status) end);
-  end if;
-  if not (new.scope <@ old.scope and new.scope @> old.scope) then
-    insert into gateway.event (type, connection_id, user_id, provider, data)
-    values ('connection.scope_changed', new.id, new.user_id, new.provider, jsonb_build_object(
-              'added', array(select s from unnest(new.scope) s where s <> all (old.scope)),
-              'removed', array(select s from unnest(old.scope) s where s <> all (new.scope))));
-  end if;
+  delete from gateway.derived_token t where t.connection_id = new.id and new.status = 'needs_reauthorization';
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  select case when new.status = 'unverified' then 'connection.unverified' when new.status = 'suspended' then 'connection.suspended'
+              when new.status = 'held' then 'connection.held' when new.status = 'needs_reauthorization' then 'connection.needs_reauthorization'
+              when old.status = 'unverified' then 'connection.imported' else 'connection.recovered' end,
+         new.id, new.user_id, new.provider, case
+           when new.status <> 'active' then jsonb_build_object('reason', new.reason)
+           when old.status = 'unverified' then jsonb_build_object('account', jsonb_build_object('id', new.account_id, 'label', new.account_label))
+           else jsonb_build_object('was', old.status) end
+   where new.status <> old.status and new.reconnected = old.reconnected;
+  insert into gateway.event (type, connection_id, user_id, provider, data)
+  select 'connection.scope_changed', new.id, new.user_id, new.provider, jsonb_build_object(
+           'added', array(select s from unnest(new.scope) s where s <> all (old.scope)),
+           'removed', array(select s from unnest(old.scope) s where s <> all (new.scope)))
+   where not (new.scope <@ old.scope and new.scope @> old.scope);
   return null;
 end $$;
 
@@ -3173,39 +3059,33 @@ language sql stable as $$
    where f.value = c.account_id and c.account_id <> ''
 $$;
 
--- An incident: of the connections that a provider was asked to refresh, or whose key was checked, it refused at least half, and at least five.
--- Counted in the last ten minutes and since the last incident; while an incident lasts, from ten minutes before it began. A response that
--- we may have lost says nothing about the provider.
-create or replace function gateway.is_incident(p_provider text) returns boolean
-language plpgsql stable set search_path = '' as $$
-declare
-  recent timestamptz := clock_timestamp() - interval '10 minutes';
-  since  timestamptz := coalesce((
-    select case when i.ended_at is null then least(recent, i.began_at - interval '10 minutes') else greatest(recent, i.ended_at) end
-      from gateway.provider_incident i where i.provider = p_provider), recent);
-begin
-  return (
-    select x.refused >= 5 and 2 * x.refused >= x.asked
-      from (select count(distinct e.connection_id) filter (where e.type = 'grant.refresh_failed' or e.data ->> 'outcome' = 'refused') as refused,
-                   count(distinct e.connection_id) as asked
-              from gateway.event e
-             where e.at > since and e.provider = p_provider
-               and (e.type = 'grant.refreshed' or e.type = 'grant.refresh_failed' and e.data ->> 'error' = 'grant_refused'
-                    or e.type = 'connection.checked' and e.data ->> 'outcome' in ('confirmed', 'refused')
-                       and exists (select from gateway.connection c where c.id = e.connection_id and not c.refreshable))) x);
-end $$;
-
--- Whether a refused grant is held or has ended. The first refusal of an incident also holds again what was refused just before it. An incident
--- of an hour in which most grants were accepted was none: its connections have ended; keys, which only a check tries again, are in use until then.
+-- Whether a refused grant is held or has ended. An incident: of the connections that a provider was asked to refresh, or whose key was
+-- checked, it refused at least half, and at least five. A response that we may have lost says nothing about the provider. The first refusal of
+-- an incident also holds again what was refused just before it. An incident of an hour in which most grants were accepted was none: its
+-- connections have ended; keys, which only a check tries again, are in use until then.
 create or replace function gateway.judge_refusal(c gateway.connection) returns text
 language plpgsql set search_path = '' as $$
 declare
-  moment timestamptz := clock_timestamp();
-  began  timestamptz;
+  moment      timestamptz := clock_timestamp();
+  since       timestamptz := moment - interval '10 minutes';
+  last        gateway.provider_incident;
+  began       timestamptz;
+  is_incident boolean;
 begin
   perform pg_advisory_xact_lock(hashtextextended('gateway incident ' || c.provider, 0));
-  began := (select i.began_at from gateway.provider_incident i where i.provider = c.provider and i.ended_at is null);
-  if gateway.is_incident(c.provider) then
+  select i.* into last from gateway.provider_incident i where i.provider = c.provider;
+  began := case when last.ended_at is null then last.began_at end;
+  -- Counted in the last ten minutes and since the last incident; while an incident lasts, from ten minutes before it began.
+  since := case when began is null then greatest(since, last.ended_at) else least(since, began - interval '10 minutes') end;
+  select x.refused >= 5 and 2 * x.refused >= x.asked into is_incident
+    from (select count(distinct e.connection_id) filter (where e.type = 'grant.refresh_failed' or e.data ->> 'outcome' = 'refused') as refused,
+                 count(distinct e.connection_id) as asked
+            from gateway.event e
+           where e.at > since and e.provider = c.provider
+             and (e.type = 'grant.refreshed' or e.type = 'grant.refresh_failed' and e.data ->> 'error' = 'grant_refused'
+                  or e.type = 'connection.checked' and e.data ->> 'outcome' in ('confirmed', 'refused')
+                     and exists (select from gateway.connection x where x.id = e.connection_id and not x.refreshable))) x;
+  if is_incident then
     perform gateway.set_status(array(
       select x.id from gateway.connection x
        where x.provider = c.provider and x.status = 'needs_reauthorization' and x.reason in ('grant_refused', 'response_lost')
@@ -3248,9 +3128,7 @@ begin
   update gateway.connection c set refresh_at = clock_timestamp(), not_before = null
    where c.id = any (array(select x.id from gateway.connection x where x.provider = p_provider and x.status = 'held' for update skip locked));
   update gateway.provider_incident i set ended_at = clock_timestamp() where i.provider = p_provider and i.ended_at is null;
-  if found then
-    insert into gateway.event (type, provider) values ('provider.recovered', p_provider);
-  end if;
+  insert into gateway.event (type, provider) select 'provider.recovered', p_provider where found;
 end $$;
 
 -- For the operator: try a connection again, or all of a provider that wait, are held, suspended or were refused for long. None of an unconfirmed
@@ -3344,25 +3222,21 @@ begin
   if not found then
     return case when exists (select from gateway.pending_link_connections(p) w where w.id = p_connection_id)
                 then '{"refused": "pending_confirmation"}'::json end;
-  end if;
-  if found_row.frozen then
+  elsif found_row.frozen then
     return '{"refused": "frozen"}';
-  end if;
-  if found_row.status = 'unverified' then
+  elsif found_row.status = 'unverified' then
     return '{"refused": "unverified"}';
-  end if;
-  if not p_counted or found_row.status not in ('active', 'held') then
+  elsif not p_counted or found_row.status not in ('active', 'held') then
     return found_row.answer;
-  end if;
-  if found_row.limited is not null then
+  elsif found_row.limited is not null then
     return found_row.limited;
-  end if;
-  if used.reads + p_unreported >= per_hour then
-    return gateway.over_limit(p.id, 'reads', per_hour, used.reads + p_unreported, this_hour);
-  end if;
-  if used.connections >= p.connections_per_hour and not exists (
+  elsif used.reads + p_unreported >= per_hour then
+    perform gateway.alert(p.id, 'reads', jsonb_build_object('per_hour', per_hour));
+    return '{"refused": "rate_limited"}'::jsonb || gateway.quota(per_hour, used.reads + p_unreported, this_hour + interval '1 hour');
+  elsif used.connections >= p.connections_per_hour and not exists (
     select from gateway.token_read r where r.connection_id = p_connection_id and r.reader_id = reader and r.hour = this_hour) then
-    return gateway.over_limit(p.id, 'connections', p.connections_per_hour, used.connections, this_hour);
+    perform gateway.alert(p.id, 'connections', jsonb_build_object('per_hour', p.connections_per_hour));
+    return '{"refused": "rate_limited"}'::jsonb || gateway.quota(p.connections_per_hour, used.connections, this_hour + interval '1 hour');
   end if;
   -- Recorded in this transaction, or the read fails. On disk within wal_writer_delay: a crash of Postgres loses the records of its last half
   -- second, a crash of the gateway none.
@@ -3426,8 +3300,7 @@ begin
   select f.* into asks from gateway.caller(p_caller, 'webhooks:write', true) f;
   if asks.refusal is not null then
     return asks.refusal;
-  end if;
-  if p_change = 'create' then
+  elsif p_change = 'create' then
     perform pg_advisory_xact_lock(hashtextextended('gateway webhooks ' || (asks.partner).id::text, 0));
     insert into gateway.webhook (id, partner_id, url, event_types, position)
     select p_webhook_id, (asks.partner).id, w.url, w.event_types, c.position from gateway.event_chain c
@@ -3519,10 +3392,9 @@ begin
          claim_id = case when p_wait_seconds is null then x.claim_id end, due_at = coalesce(clock_timestamp() + make_interval(secs => p_wait_seconds), x.due_at),
          disabled_at = case when p_disabled is not null then clock_timestamp() end
    where x.id = p_id and x.claim_id = p_claim_id returning * into w;
-  if w.disabled_at is not null then
-    insert into gateway.event (type, partner_id, data) values (
-      'webhook.disabled', w.partner_id, jsonb_build_object('webhook_id', w.id, 'after', w.position, 'reason', p_disabled));
-  end if;
+  insert into gateway.event (type, partner_id, data)
+  select 'webhook.disabled', w.partner_id, jsonb_build_object('webhook_id', w.id, 'after', w.position, 'reason', p_disabled)
+   where w.disabled_at is not null;
   return to_jsonb(w.id is not null);
 end $$;
 
@@ -3563,10 +3435,8 @@ end $relations$;
 
 -- 2 -- row-level security --------------------------------------------------------------------------------------------
 
-alter table public.user_profile enable row level security;
-alter table public.user_profile force row level security;
-alter table public.provider_data enable row level security;
-alter table public.provider_data force row level security;
+alter table public.user_profile enable row level security, force row level security;
+alter table public.provider_data enable row level security, force row level security;
 
 drop policy if exists "Users can view their own profile" on public.user_profile;
 create policy "Users can view their own profile" on public.user_profile
@@ -3815,7 +3685,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '31d34cce2c129ba59308506fea7d6bd82663b97f6bfcefa15287ec9fb3a0419e');
-insert into gateway.function_release (sha256) values ('31d34cce2c129ba59308506fea7d6bd82663b97f6bfcefa15287ec9fb3a0419e') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'db44dc7d35d98080ce79cbcfcd18162ecd4ea954c31ac97bacbb3950dcec652e');
+insert into gateway.function_release (sha256) values ('db44dc7d35d98080ce79cbcfcd18162ecd4ea954c31ac97bacbb3950dcec652e') on conflict do nothing;
 
 notify pgrst, 'reload schema';
