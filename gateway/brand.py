@@ -28,7 +28,10 @@ class Logo:
 def read_logo(value: str) -> Logo:
     """The logo at an https address or in a file. Raises ValueError."""
     if "://" in value:
-        return Logo(url=_logo_url(value))
+        # It is in the Content-Security-Policy, whose source expressions have no query, and end at a semicolon or comma.
+        if not re.fullmatch(r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?/[A-Za-z0-9._~%/@+=!$&()*-]+(?<!/)", value):
+            raise ValueError("has to be https://host/path of an image, without a query, or a file.")
+        return Logo(url=value)
     try:
         with Path(value).open("rb") as file:
             data = file.read(_LARGEST_LOGO + 1)
@@ -40,10 +43,3 @@ def read_logo(value: str) -> Logo:
     if kind is None:
         raise ValueError("is neither PNG, JPEG, GIF, WebP nor SVG: use one of these.")
     return Logo(data=data, type=kind)
-
-
-def _logo_url(value: str) -> str:
-    # It is in the Content-Security-Policy, whose source expressions have no query, and end at a semicolon or comma.
-    if not re.fullmatch(r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?/[A-Za-z0-9._~%/@+=!$&()*-]+(?<!/)", value):
-        raise ValueError("has to be https://host/path of an image, without a query, or a file.")
-    return value

@@ -184,17 +184,13 @@ def interruptible() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def show_progress(title: str, count: int, total: int) -> None:
-    """Overwrite one line of the terminal; print nothing where there is none."""
-    if sys.stderr.isatty():
-        click.echo(f"\r{title}: {count:,} of {total:,}", err=True, nl=count >= total)
-
-
 def carry_out(steps: Iterable[_S], progress: Callable[[_S], tuple[str, int, int]]) -> tuple[_S, bool]:
-    """Carry out one step or more, with their progress; the last one, and whether the user interrupted there."""
+    """Carry out one step or more, with their progress on a line of the terminal; the last one, and whether the user interrupted there."""
     with interruptible() as stopped:
         for step in steps:
-            show_progress(*progress(step))
+            title, count, total = progress(step)
+            if sys.stderr.isatty():
+                click.echo(f"\r{title}: {count:,} of {total:,}", err=True, nl=count >= total)
             if stopped.is_set():
                 break
     return step, stopped.is_set()

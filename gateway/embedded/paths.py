@@ -81,25 +81,21 @@ def _homes(folder: Path) -> tuple[Path, Path]:
 
 
 def _account() -> pwd.struct_passwd | None:
-    if os.geteuid() != 0:
-        _check_named()
-        return None
-    for name in _ACCOUNTS:
-        with contextlib.suppress(KeyError):
-            return pwd.getpwnam(name)
-    raise SettingsRefused(
-        "Postgres refuses to run as root, and there is no account `postgres` or `nobody`: set DATABASE_URL."
-    )
-
-
-def _check_named() -> None:
-    """Postgres starts only under an account that has a name; a container may run with any number."""
+    """The account that Postgres runs as; None for the present one, which must have a name: a container may run with any number."""
+    if os.geteuid() == 0:
+        for name in _ACCOUNTS:
+            with contextlib.suppress(KeyError):
+                return pwd.getpwnam(name)
+        raise SettingsRefused(
+            "Postgres refuses to run as root, and there is no account `postgres` or `nobody`: set DATABASE_URL."
+        )
     try:
         pwd.getpwuid(os.geteuid())
     except KeyError:
         account = f"The account of this process (uid {os.geteuid()})"
         fix = "add it, or set DATABASE_URL"
         raise SettingsRefused(f"{account} has no name in /etc/passwd, and Postgres needs one: {fix}.") from None
+    return None
 
 
 def _reaches(account: pwd.struct_passwd | None, path: Path) -> bool:

@@ -72,17 +72,12 @@ def register(app: Flask) -> None:
             more.append(("Cross-Origin-Resource-Policy", "same-origin"))
         if request.endpoint in _CACHED:
             headers["Cache-Control"] = "no-cache"
-        else:
-            more += _uncached(response, environ.get("QUERY_STRING", ""))
+        elif "Cache-Control" not in headers:
+            more.append(("Cache-Control", "no-store"))
+        # no-referrer makes even our own forms send `Origin: null`; but an address with a code in it must not be passed on.
+        query = environ.get("QUERY_STRING", "")
+        more.append(("Referrer-Policy", "no-referrer" if "code" in query or "state" in query else "same-origin"))
+        if response.mimetype == "text/html" and response.status_code // 100 != 3:  # noqa: PLR2004
+            more.append(("Cross-Origin-Opener-Policy", g.get("opener_policy", "same-origin-allow-popups")))
         headers.extend(more)
         return response
-
-
-def _uncached(response: Response, query: str) -> list[tuple[str, str]]:
-    # no-referrer makes even our own forms send `Origin: null`; but an address with a code in it must not be passed on.
-    more = [("Referrer-Policy", "no-referrer" if "code" in query or "state" in query else "same-origin")]
-    if "Cache-Control" not in response.headers:
-        more.append(("Cache-Control", "no-store"))
-    if response.mimetype == "text/html" and response.status_code // 100 != 3:  # noqa: PLR2004
-        more.append(("Cross-Origin-Opener-Policy", g.get("opener_policy", "same-origin-allow-popups")))
-    return more

@@ -93,7 +93,7 @@ def _operation(each: Operation) -> Schema:
         "summary": call.summary,
         "description": call.text,
         "security": [key] if call.scope in PARTNER_SCOPES else [key, {"accessToken": []}],
-        "parameters": [*_path_parameters(each.rule), *_query_parameters(call.query), *_header_parameters(call)],
+        "parameters": list(_parameters(each)),
         "responses": {
             **_success(call),
             **{
@@ -120,52 +120,39 @@ def _json(model: type[RequestModel | ResponseModel], media_type: str = "applicat
     return {media_type: {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}}}
 
 
-def _path_parameters(rule: Rule) -> Iterator[Schema]:
-    for name in sorted(rule.arguments):  # every variable of ours is an id, but for the path of a proxied call
+def _parameters(each: Operation) -> Iterator[Schema]:
+    for name in sorted(each.rule.arguments):  # every variable of ours is an id, but for the path of a proxied call
         schema = {"type": "string"} if name == "path" else {"type": "string", "format": "uuid"}
         yield {"name": name, "in": "path", "required": True, "schema": schema}
-
-
-def _header_parameters(call: Call) -> Iterator[Schema]:
-    for name in call.headers:
-        text = TEXTS["headers"][name]
-        yield {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
-
-
-def _query_parameters(query: type[RequestModel]) -> Iterator[Schema]:
-    for name, schema in query.model_json_schema().get("properties", {}).items():
+    for name, schema in each.call.query.model_json_schema().get("properties", {}).items():
         text = schema.pop("description", "")
         kept = {key: value for key, value in schema.items() if key != "anyOf" and value is not None}
         # A query has no null: an optional parameter is left out.
         kept |= next((kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}), {})
         yield {"name": name, "in": "query", "required": False, "description": text, "schema": kept}
+    for name in each.call.headers:
+        text = TEXTS["headers"][name]
+        yield {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
 
 
 def _error(kinds: Sequence[type[GatewayError]]) -> Schema:
-    response: Schema = {
-        "description": " · ".join(f"`{kind.slug}`: {kind.title.lower()}" for kind in kinds),
-        "content": _json(Problem, "application/problem+json"),
-    }
-    if headers := _headers(kinds):
-        response["headers"] = headers
-    return response
-
-
-def _headers(kinds: Sequence[type[GatewayError]]) -> Schema:
     headers: Schema = {}
     if any(kind in (*_WITH_RETRY_AFTER, ProviderUnavailable) for kind in kinds):
         always = all(kind in _WITH_RETRY_AFTER for kind in kinds)
         headers["Retry-After"] = {**_FRAME["headers"]["Retry-After"], "required": always}
     if Unauthenticated in kinds:
         headers["WWW-Authenticate"] = _FRAME["headers"]["WWW-Authenticate"]
-    return headers
+    return {
+        "description": " · ".join(f"`{kind.slug}`: {kind.title.lower()}" for kind in kinds),
+        "content": _json(Problem, "application/problem+json"),
+        "headers": headers,
+    }
 
 
 def _schemas(calls: Sequence[Call]) -> Schema:
     modes: dict[Any, Any] = {call.body: "validation" for call in calls if call.body}
     modes |= dict.fromkeys([*(call.response for call in calls if call.response), Problem], "serialization")
-    models = sorted(modes.items(), key=lambda pair: pair[0].__name__)
-    return dict(sorted(models_json_schema(models, ref_template=_REFERENCE)[1]["$defs"].items()))
+    return dict(sorted(models_json_schema(list(modes.items()), ref_template=_REFERENCE)[1]["$defs"].items()))
 
 
 # -- the document and the page ---------------------------------------------------------------------------------------
