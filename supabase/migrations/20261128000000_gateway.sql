@@ -542,7 +542,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 8 and m.sha256 <> '9408adabd3fcb15aa18f98406a499018dc5a932d2f81edffd267d155d344d852') then
+  if exists (select from gateway.migration m where m.number = 8 and m.sha256 <> '429084032cc45ea760a41a75512e1825514932e101687baef80c0ba9b416f9a0') then
     raise exception 'gateway: migration 8 (webhooks) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 8) then
     execute $migration$
@@ -561,7 +561,6 @@ create table gateway.webhook (  -- Where partners want events to be sent. One cu
   created_at    timestamptz not null default clock_timestamp()
 );
 create index webhook_partner_id on gateway.webhook (partner_id);
-create index webhook_due_at on gateway.webhook (due_at) where disabled_at is null;
 comment on index gateway.webhook_pkey is 'An endpoint has one cursor.';
 
 create table gateway.webhook_secret (  -- encrypted signing secrets: two of an endpoint while it changes its secret
@@ -589,7 +588,7 @@ create table gateway.webhook_delivery (  -- each attempt to deliver an event, fo
 create index webhook_delivery_at on gateway.webhook_delivery using brin (at);
 comment on index gateway.webhook_delivery_pkey is 'An attempt is logged once.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (8, 'webhooks', '9408adabd3fcb15aa18f98406a499018dc5a932d2f81edffd267d155d344d852');
+    insert into gateway.migration (number, name, sha256) values (8, 'webhooks', '429084032cc45ea760a41a75512e1825514932e101687baef80c0ba9b416f9a0');
   end if;
 end $apply$;
 
@@ -1397,8 +1396,7 @@ begin
    where c.id = p_connection_id and c.user_id = owner and (p.id is null or gateway.partner_can_see(p, c));
   if not found then
     return null;
-  end if;
-  if p.id is not null then
+  elsif p.id is not null then
     -- Lock, so that two partners that disconnect at the same time do not both keep it for the other.
     perform from gateway.consent x where x.connection_id = gone.id and x.ended_at is null order by x.partner_id for update;
     p_partner_id := case when not gateway.disconnect_deletes(p, gone.id) then p.id end;
@@ -2036,8 +2034,7 @@ begin
     return who.refusal;
   elsif not coalesce(p_provider = any ((who.partner).providers), true) then
     return null;
-  end if;
-  if gateway.own_auth() then
+  elsif gateway.own_auth() then
     insert into auth.users (id) values (p_user_id) on conflict do nothing;
   end if;
   if not exists (select from gateway.live_user(p_user_id)) then
@@ -3685,7 +3682,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = 'db44dc7d35d98080ce79cbcfcd18162ecd4ea954c31ac97bacbb3950dcec652e');
-insert into gateway.function_release (sha256) values ('db44dc7d35d98080ce79cbcfcd18162ecd4ea954c31ac97bacbb3950dcec652e') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '6d5be2c70c0044e9eae053420087bcf94304ab89369748e33eebc2c1feadbae7');
+insert into gateway.function_release (sha256) values ('6d5be2c70c0044e9eae053420087bcf94304ab89369748e33eebc2c1feadbae7') on conflict do nothing;
 
 notify pgrst, 'reload schema';

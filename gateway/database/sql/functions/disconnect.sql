@@ -65,8 +65,7 @@ begin
    where c.id = p_connection_id and c.user_id = owner and (p.id is null or gateway.partner_can_see(p, c));
   if not found then
     return null;
-  end if;
-  if p.id is not null then
+  elsif p.id is not null then
     -- Lock, so that two partners that disconnect at the same time do not both keep it for the other.
     perform from gateway.consent x where x.connection_id = gone.id and x.ended_at is null order by x.partner_id for update;
     p_partner_id := case when not gateway.disconnect_deletes(p, gone.id) then p.id end;

@@ -35,8 +35,7 @@ begin
     return who.refusal;
   elsif not coalesce(p_provider = any ((who.partner).providers), true) then
     return null;
-  end if;
-  if gateway.own_auth() then
+  elsif gateway.own_auth() then
     insert into auth.users (id) values (p_user_id) on conflict do nothing;
   end if;
   if not exists (select from gateway.live_user(p_user_id)) then

@@ -13,7 +13,6 @@ create table gateway.webhook (  -- Where partners want events to be sent. One cu
   created_at    timestamptz not null default clock_timestamp()
 );
 create index webhook_partner_id on gateway.webhook (partner_id);
-create index webhook_due_at on gateway.webhook (due_at) where disabled_at is null;
 comment on index gateway.webhook_pkey is 'An endpoint has one cursor.';
 
 create table gateway.webhook_secret (  -- encrypted signing secrets: two of an endpoint while it changes its secret
