@@ -145,12 +145,16 @@ _THING = "(?:(?:oauth2?|user)?(?:refresh|access)?token|(?:oauth2?|auth|authoriza
 _LINK = "(?:is|was|has|been|already|or|nolongervalid|notvalid|notfound|doesnotexist)"
 _DEAD = re.compile(
     f"(?:the|this|your|provided)*(?:{_BAD}+{_THING}|{_THING}(?:{_LINK}|{_BAD})+)(?:error|exception)?"
-    f"|.*(?:refresh|the)token(?:is|was|has|been)+{_BAD}.*|.*activerefreshtoken|.*(?:hasrevokedaccess|revokedbytheuser).*"
+    f"|.*refreshtoken(?:is|was|has|been)+{_BAD}.*|.*activerefreshtoken|.*(?:hasrevokedaccess|revokedbytheuser).*"
     "|accountinactive|app(?:lication)?(?:uninstalled|removed)|(?:user|account|team)(?:removed|deleted)|accessrevoked|reauth[a-z]*required"
 )
 _DEAD_TOKEN = re.compile(
-    "(?=.*refreshtoken).*(?:invalid|expired|revoked|used|find|found|nosuch|notexist|notvalid|mismatch|stale)"
+    f"thetoken(?:is|was|has|been)+{_BAD}|(?:invalid|expired|revoked|unknown|nosuch|stale|find)(?:the|that|this|any|your)*refreshtoken"
+    "|(?<!to)(?<!cannot)refreshtoken(?:thistoken|is|was|has|been|already|could|can|no|not|be|or)*"
+    "(?:invalid|expired|revoked|(?:already|been|was)used|(?:not|nt|be)found|does(?:not|nt)exist|(?:not|nt|longer)valid|mismatch|stale)"
 )
+"""In a sentence. It has to be the token that is bad: not an application, a host or an address that has to do with refreshing it."""
+_PATH = re.compile(r"(?:^|\s)/\w")
 _OTHER_FAULT = re.compile("client|redirect|grant|scope|secret|request|missing|empty|param|isrequired|mustbe|shouldnot")
 """In a sentence about a refresh token: something else is at fault."""
 _TEMPORARY = re.compile(
@@ -221,8 +225,9 @@ def plain(name: str) -> str:
 def is_dead_grant(provider: Provider, name: str) -> bool:
     """Whether a name says that a token or code is no longer valid."""
     phrases, words = {plain(each) for each in provider.dead_grant}, plain(name)
-    is_dead_token = _DEAD_TOKEN.match(words) and not _OTHER_FAULT.search(words) and not _TEMPORARY.search(words)
-    return not phrases.isdisjoint((words, _head(name))) or bool(_DEAD.fullmatch(_head(name)) or is_dead_token)
+    is_dead_token = _DEAD_TOKEN.search(words) and not _OTHER_FAULT.search(words) and not _TEMPORARY.search(words)
+    is_known = (_DEAD.fullmatch(_head(name)) or is_dead_token) and not _PATH.search(name)
+    return not phrases.isdisjoint((words, _head(name))) or bool(is_known)
 
 
 def api_error(provider: AnyEntry, found: Response) -> str | None:

@@ -239,7 +239,8 @@ def _parse_body(provider: Provider, status: int, body: bytes) -> Mapping[str, An
         found = _form(body)
     if isinstance(found, list):
         found = {"errors": found}
-    if not isinstance(found, dict) and is_dead_grant(provider, words := decode_text(body[:200])):
+    is_text = not isinstance(found, dict) and not body.lstrip().startswith(b"<")
+    if is_text and is_dead_grant(provider, words := decode_text(body[:200])):
         found = {"error": words}
     if not isinstance(found, dict):
         raise error_for_unreadable(status, body)
