@@ -107,7 +107,12 @@ def claim_install(rt: Runtime, *, session: str, browser: str, install_id: str) -
         has_connection=True,
         clock=row.clock,  # type: ignore[union-attr] # _claim has checked it
     )
-    return claim.provider, save_grant(rt, claim.provider, request, claim.grant, claim.account, state_hash="")
+    try:
+        return claim.provider, save_grant(rt, claim.provider, request, claim.grant, claim.account, state_hash="")
+    except GatewayError:  # nothing was saved: it waits on
+        names = ("id", "provider", "account_id", "encrypted")
+        unclaimed_install(rt.database, fingerprint(browser), put={name: getattr(row, name) for name in names})
+        raise
 
 
 def _claim(rt: Runtime, row: UnclaimedInstall | None) -> Claim:

@@ -59,6 +59,20 @@ def test_a_marketplace_install_is_claimed_by_the_user_of_that_browser_after_sign
     assert alice.get("/crm/ghl/claim").status_code == 400
 
 
+def test_an_install_whose_claim_fails_waits_on(gateway, alice):
+    """
+    The provider is frozen at that moment: the code was used, so another try needs the same grant.
+    """
+    alice.get(installed(gateway))
+    alice.signs_in()
+    page = alice.get("/crm/ghl/claim")
+    rows(gateway.dsn, "insert into gateway.freeze (target) values ('provider:ghl')")
+    assert "connection" not in claims(alice, page).headers.get("Location", "")
+    rows(gateway.dsn, "delete from gateway.freeze where target = 'provider:ghl'")
+
+    assert told(claims(alice, alice.get("/crm/ghl/claim")))["connection"]
+
+
 def test_a_test_link_of_the_developer_portal_is_an_installation_without_a_state(gateway, alice):
     """
     Every developer of an app meets it on the first day.
