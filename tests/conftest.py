@@ -6,6 +6,7 @@ Each worker has one embedded server in a temporary folder, and one database that
 
 from __future__ import annotations
 
+import gc
 import shutil
 import tempfile
 import time
@@ -121,6 +122,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("browser")
         if folder == "reliability":
             item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    """Modules and thousands of tests stay until the end: no collection of garbage looks at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

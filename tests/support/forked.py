@@ -13,7 +13,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["gateway.cli.main", "gateway.server", "gateway.web.app", "tests.support.database"])
+CONTEXT.set_forkserver_preload(
+    ["gateway.cli.main", "gateway.server", "gateway.web.app", "tests.support.database", "tests.support.frozen"]
+)
 
 
 class Command:
