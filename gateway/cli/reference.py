@@ -20,11 +20,13 @@ FILE = Path(__file__).resolve().parents[2] / "docs" / "reference.md"
 
 def reference(commands: click.Group) -> str:
     """The file with its three tables as the code has them; the text around them is edited there."""
+    kinds = sorted(set(every_problem()) - {SettingsRefused}, key=lambda kind: kind.slug)
+    problems = [(f"`{kind.slug}`", str(kind.status), kind.remedy, kind.detail) for kind in kinds]
     tables = iter(
         [
             _table(("name", "meaning", "default"), _settings()),
             _table(("command", "what", "options"), _commands(commands, "")),
-            _table(("slug", "status", "remedy", "meaning, and what to do"), _problems()),
+            _table(("slug", "status", "remedy", "meaning, and what to do"), problems),
         ]
     )
     text = FILE.read_text(encoding="utf-8")
@@ -70,11 +72,6 @@ def _option(option: click.Option) -> str:
         return f"`{names}`"
     default = f" (by default {option.default})" if option.show_default else ""
     return f"`{names}` {(option.help or '').rstrip('.')}{default}"
-
-
-def _problems() -> Iterator[tuple[str, ...]]:
-    for kind in sorted(set(every_problem()) - {SettingsRefused}, key=lambda kind: kind.slug):
-        yield f"`{kind.slug}`", str(kind.status), kind.remedy, kind.detail
 
 
 if __name__ == "__main__":
