@@ -58,6 +58,9 @@ class ResponseJournal:
             self._process, self._lock, self._database = os.getpid(), threading.Lock(), self._open()
             self._sql("insert into host select ? where not exists (select 1 from host)", str(uuid4()))
             [(self.host,)] = self._sql("select id from host")
+            # Opened again when first used: SQLite's locks do not survive a fork, and without them the file is damaged.
+            self._process = 0
+            self._database.close()
         except _FAILURES as error:
             raise SettingsRefused(_unwritable(folder, error)) from None
 
@@ -132,10 +135,10 @@ class ResponseJournal:
             return []
 
     def _sql(self, statement: str, *values: object) -> list[Any]:
-        # SQLite forbids a connection to be used in a forked child, and writes on to a file that was deleted.
-        if self._process != os.getpid() or (self._folder and not (self._folder / _FILE).is_file()):
-            self._process, self._lock, self._database = os.getpid(), threading.Lock(), self._open()
         with self._lock:
+            # SQLite forbids a connection to be used in a forked child, and writes on to a file that was deleted.
+            if self._process != os.getpid() or (self._folder and not (self._folder / _FILE).is_file()):
+                self._database, self._process = self._open(), os.getpid()
             return self._database.execute(statement, values).fetchall()
 
     def _open(self) -> sqlite3.Connection:

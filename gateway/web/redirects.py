@@ -85,12 +85,12 @@ def here_or_app_address(settings: Settings, value: str | None) -> str:
     """`value` when it is a URL on an app origin, its path when it is here; `/connections` when it is empty."""
     if not value:
         return "/connections"
-    value = value.removeprefix(settings.public_url) or "/"  # as the sign-in page was given it
-    if value.startswith("/"):
+    here = value.removeprefix(settings.public_url) or "/"  # as the sign-in page was given it
+    if here.startswith("/"):
         # Browsers read // and /\ as another host.
-        if not _is_plain(value) or _DISGUISED.match(value):
+        if not _is_plain(here) or _DISGUISED.match(here):
             raise ReturnToRefused("next is not a plain path")
-        return value
+        return here
     return app_address(settings, value) or "/connections"
 
 

@@ -197,6 +197,14 @@ def test_different_connections_over_the_limit_wait_and_known_ones_are_read_on(da
             reads(store, made, connection)
         assert 1 <= refused.value.retry_after <= 3601
     assert [{"limit": "connections", "per_hour": 4}] == events(database, "partner.alerted", partner_id=made.id)
+    set_partner(store, made.name, {"reads_per_hour": 1})
+    for connection in (ids[0], ids[4]):
+        with pytest.raises(RateLimited):
+            reads(store, made, connection)
+    assert {"connections", "reads"} == {
+        each["limit"] for each in events(database, "partner.alerted", partner_id=made.id)
+    }
+    set_partner(store, made.name, {"reads_per_hour": None})
     for connection in ids[:4]:
         reads(store, made, connection)
     assert (8, 4) == used(database, made)
@@ -247,7 +255,7 @@ def test_a_users_own_reads_are_limited_too(database, store, early):
 
 def test_a_network_that_is_new_to_a_partner_is_an_event_and_no_limit(database, store, early):
     """
-    Recorded once, for a partner that was used from another network before.
+    Recorded once, for a partner that was used from another network before; one in use stays known, however many others there are.
     """
     made = partner(store, connections_per_hour=100)
     ids = crowd(store, 12)
@@ -256,6 +264,17 @@ def test_a_network_that_is_new_to_a_partner_is_an_event_and_no_limit(database, s
     for connection in ids:
         assert reads(store, made, connection, AWAY)
     assert [{"network": "203.0.113.0/24"}] == events(database, "partner.new_network", partner_id=made.id)
+
+    older = [f"10.0.{number}.0/24" for number in range(98)]
+    for address in (HOME, "192.0.2.7", HOME):
+        rows(
+            database,
+            "update gateway.api_key set last_used_at = now() - interval '2 minutes', networks = networks || %s::inet[]",
+            older,
+        )
+        older = []
+        assert reads(store, made, ids[0], address)
+    assert 2 == len(events(database, "partner.new_network", partner_id=made.id))
 
 
 def test_a_partner_that_exceeds_a_limit_is_frozen_if_configured(database, store, early):

@@ -381,6 +381,30 @@ def test_a_journal_that_was_deleted_meanwhile_is_written_again(tmp_path, folder)
     assert (folder == "is there") == (tmp_path / "data" / "journal" / "responses.sqlite3").is_file()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_server_process_keeps_its_journal_when_the_one_that_forked_it_ends(tmp_path):
+    """
+    With a connection of the parent it would have none of SQLite's locks: another process would then replace the file under it.
+    """
+    journal, row, (told, tells) = ResponseJournal(Vault([KEY]), tmp_path), uuid.uuid4(), os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            journal.put(row, 1, {"status": 200})
+            os.write(tells, b"1")
+            os.kill(os.getpid(), signal.SIGSTOP)
+            journal.put(row, 2, {"status": 200})
+        finally:
+            os._exit(0)
+    os.read(told, 1)
+    journal.close()
+    ResponseJournal(Vault([KEY]), tmp_path).close()
+    os.waitpid(child, os.WUNTRACED)
+    os.kill(child, signal.SIGCONT)
+    os.waitpid(child, 0)
+
+    assert [1, 2] == sorted(generation for _, generation in ResponseJournal(Vault([KEY]), tmp_path).pending())
+
+
 def test_a_disk_that_fails_later_loses_no_response(tmp_path):
     """
     The response is kept in memory then, and read and deleted like any other.

@@ -15,7 +15,7 @@ from gateway.web.redirects import app_address, here_or_app_address, with_query
 SETTINGS = read_settings({
     "GATEWAY_KEYS": Fernet.generate_key().decode(),
     "GATEWAY_PUBLIC_URL": "https://connect.example",
-    "GATEWAY_APP_ORIGINS": "https://good,https://app.example:8444",
+    "GATEWAY_APP_ORIGINS": "https://good,https://app.example:8444,https://connect.example.org",
 })  # fmt: skip
 
 ELSEWHERE = [
@@ -117,6 +117,7 @@ def test_a_refusal_does_not_repeat_the_address():
         "https://good/a/b?c=d&e=%2F#f",
         "https://good?x=https://e.com",
         "https://app.example:8444/x",
+        "https://connect.example.org/x",  # begins like our own address
     ],
 )
 def test_an_address_on_an_app_origin_is_returned_to_as_it_is(value):

@@ -45,8 +45,7 @@ begin
     select 'partner.new_network', partner.id, jsonb_build_object('network', host(net) || '/' || masklen(net))
       from gateway.api_key k where k.partner_id = partner.id having bool_or(k.networks <> '{}') and bool_and(net <> all (k.networks));
     update gateway.api_key k
-       set last_used_at = moment, last_used_from = here,
-           networks = case when net = any (k.networks) then k.networks else (k.networks || net)[greatest(1, cardinality(k.networks) - 98):] end
+       set last_used_at = moment, last_used_from = here, networks = (net || array_remove(k.networks, net))[:100]
      where k.key_hash = key;
   end if;
   refusal := case when partner.frozen_at is not null then '{"refused": "frozen"}'

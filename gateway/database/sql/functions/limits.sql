@@ -1,6 +1,6 @@
 -- How many tokens a partner or a user may read in an hour. A proxied call counts as a read.
 
--- Record a reached limit or a jump in reads: one event an hour. Freeze the partner if it is configured so.
+-- Record a reached limit or a jump in reads: one event an hour for each kind. Freeze the partner if it is configured so.
 create or replace function gateway.alert(p_partner_id uuid, p_kind text, p_data jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -8,8 +8,9 @@ declare
   frozen boolean;
 begin
   update gateway.partner p
-     set alerted_at = moment, frozen_at = case when p.freeze_on_alert then coalesce(p.frozen_at, moment) else p.frozen_at end
-   where p.id = p_partner_id and (p.alerted_at is null or p.alerted_at <= moment - interval '1 hour')
+     set alerts = p.alerts || jsonb_build_object(p_kind, moment),
+         frozen_at = case when p.freeze_on_alert then coalesce(p.frozen_at, moment) else p.frozen_at end
+   where p.id = p_partner_id and coalesce((p.alerts ->> p_kind)::timestamptz <= moment - interval '1 hour', true)
   returning p.freeze_on_alert into frozen;
   if not found then
     return;

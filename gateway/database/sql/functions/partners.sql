@@ -103,7 +103,7 @@ begin
     end if;
     -- The operator has seen the alert: the next one is recorded, and freezes, again.
     update gateway.partner x
-       set frozen_at = case when not p_off then clock_timestamp() end, alerted_at = case when not p_off then x.alerted_at end
+       set frozen_at = case when not p_off then clock_timestamp() end, alerts = case when p_off then '{}' else x.alerts end
      where x.id = p.id and (x.frozen_at is not null) = p_off;
   elsif p_off then
     delete from gateway.freeze f where f.target = wanted;

@@ -9,7 +9,7 @@ create table gateway.partner (  -- programs that call /v1 with a key: their scop
   reads_per_hour         integer check (reads_per_hour > 0),  -- null: no limit; a jump in reads raises an alert
   connections_per_hour   integer check (connections_per_hour > 0),
   freeze_on_alert        boolean not null default false,
-  alerted_at             timestamptz,
+  alerts                 jsonb not null default '{}',  -- when each kind of alert was last recorded
   frozen_at              timestamptz,
   revoked_at             timestamptz,
   created_at             timestamptz not null default clock_timestamp()
@@ -29,7 +29,7 @@ create table gateway.api_key (
   revoked_at     timestamptz,
   last_used_at   timestamptz,  -- to the minute
   last_used_from inet,
-  networks       inet[] not null default '{}'  -- the last hundred (/24 or /48) from which it was used
+  networks       inet[] not null default '{}'  -- the last hundred (/24 or /48) from which it was used, newest first
 );
 create index api_key_partner_id on gateway.api_key (partner_id);
 comment on index gateway.api_key_pkey is 'A key belongs to one partner.';
