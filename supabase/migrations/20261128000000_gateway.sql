@@ -349,7 +349,7 @@ end $apply$;
 
 do $apply$
 begin
-  if exists (select from gateway.migration m where m.number = 4 and m.sha256 <> 'ae46d241a3d5a110010484ea531baea3b886e220278ca46789b30abda13227f8') then
+  if exists (select from gateway.migration m where m.number = 4 and m.sha256 <> '46856a002b41f57e5c95318191e15baf8b1df2bdc322661c1ab8b3568f66bcbe') then
     raise exception 'gateway: migration 4 (partners) is not the one that was applied to this database: run the release that set it up, or begin with an empty database';
   elsif not exists (select from gateway.migration m where m.number = 4) then
     execute $migration$
@@ -364,7 +364,7 @@ create table gateway.partner (  -- programs that call /v1 with a key: their scop
   reads_per_hour         integer check (reads_per_hour > 0),  -- null: no limit; a jump in reads raises an alert
   connections_per_hour   integer check (connections_per_hour > 0),
   freeze_on_alert        boolean not null default false,
-  alerted_at             timestamptz,
+  alerts                 jsonb not null default '{}',  -- when each kind of alert was last recorded
   frozen_at              timestamptz,
   revoked_at             timestamptz,
   created_at             timestamptz not null default clock_timestamp()
@@ -384,7 +384,7 @@ create table gateway.api_key (
   revoked_at     timestamptz,
   last_used_at   timestamptz,  -- to the minute
   last_used_from inet,
-  networks       inet[] not null default '{}'  -- the last hundred (/24 or /48) from which it was used
+  networks       inet[] not null default '{}'  -- the last hundred (/24 or /48) from which it was used, newest first
 );
 create index api_key_partner_id on gateway.api_key (partner_id);
 comment on index gateway.api_key_pkey is 'A key belongs to one partner.';
@@ -433,7 +433,7 @@ create table gateway.freeze (  -- tokens that no caller may read: `reads` for al
 );
 comment on index gateway.freeze_pkey is 'A target is frozen or not.';
     $migration$;
-    insert into gateway.migration (number, name, sha256) values (4, 'partners', 'ae46d241a3d5a110010484ea531baea3b886e220278ca46789b30abda13227f8');
+    insert into gateway.migration (number, name, sha256) values (4, 'partners', '46856a002b41f57e5c95318191e15baf8b1df2bdc322661c1ab8b3568f66bcbe');
   end if;
 end $apply$;
 
@@ -855,8 +855,7 @@ begin
     select 'partner.new_network', partner.id, jsonb_build_object('network', host(net) || '/' || masklen(net))
       from gateway.api_key k where k.partner_id = partner.id having bool_or(k.networks <> '{}') and bool_and(net <> all (k.networks));
     update gateway.api_key k
-       set last_used_at = moment, last_used_from = here,
-           networks = case when net = any (k.networks) then k.networks else (k.networks || net)[greatest(1, cardinality(k.networks) - 98):] end
+       set last_used_at = moment, last_used_from = here, networks = (net || array_remove(k.networks, net))[:100]
      where k.key_hash = key;
   end if;
   refusal := case when partner.frozen_at is not null then '{"refused": "frozen"}'
@@ -1933,7 +1932,7 @@ end $$;
 
 -- How many tokens a partner or a user may read in an hour. A proxied call counts as a read.
 
--- Record a reached limit or a jump in reads: one event an hour. Freeze the partner if it is configured so.
+-- Record a reached limit or a jump in reads: one event an hour for each kind. Freeze the partner if it is configured so.
 create or replace function gateway.alert(p_partner_id uuid, p_kind text, p_data jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -1941,8 +1940,9 @@ declare
   frozen boolean;
 begin
   update gateway.partner p
-     set alerted_at = moment, frozen_at = case when p.freeze_on_alert then coalesce(p.frozen_at, moment) else p.frozen_at end
-   where p.id = p_partner_id and (p.alerted_at is null or p.alerted_at <= moment - interval '1 hour')
+     set alerts = p.alerts || jsonb_build_object(p_kind, moment),
+         frozen_at = case when p.freeze_on_alert then coalesce(p.frozen_at, moment) else p.frozen_at end
+   where p.id = p_partner_id and coalesce((p.alerts ->> p_kind)::timestamptz <= moment - interval '1 hour', true)
   returning p.freeze_on_alert into frozen;
   if not found then
     return;
@@ -2298,7 +2298,7 @@ begin
     end if;
     -- The operator has seen the alert: the next one is recorded, and freezes, again.
     update gateway.partner x
-       set frozen_at = case when not p_off then clock_timestamp() end, alerted_at = case when not p_off then x.alerted_at end
+       set frozen_at = case when not p_off then clock_timestamp() end, alerts = case when p_off then '{}' else x.alerts end
      where x.id = p.id and (x.frozen_at is not null) = p_off;
   elsif p_off then
     delete from gateway.freeze f where f.target = wanted;
@@ -3682,7 +3682,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '6d5be2c70c0044e9eae053420087bcf94304ab89369748e33eebc2c1feadbae7');
-insert into gateway.function_release (sha256) values ('6d5be2c70c0044e9eae053420087bcf94304ab89369748e33eebc2c1feadbae7') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '34970666c2b5b13e8ac8e5ccc76cd0a662e14ecc520921a531500631da821692');
+insert into gateway.function_release (sha256) values ('34970666c2b5b13e8ac8e5ccc76cd0a662e14ecc520921a531500631da821692') on conflict do nothing;
 
 notify pgrst, 'reload schema';
