@@ -131,20 +131,15 @@ class _Refusal(ErrorTask):  # type: ignore[misc]
 
     def execute(self) -> None:
         refused, path = self.request.error, self.request.path
-        if path not in ("", "/") and not path.startswith("/v1/"):  # these two where waitress cannot read the path
-            super().execute()
-            return
-        kind = TooLarge if refused.code == TooLarge.status else BadRequest
-        settings = self.channel.server.application.extensions["gateway"].settings
-        problem = {"type": f"{settings.public_url}/problems/{kind.slug}", "title": kind.title, "status": refused.code}
-        problem |= {"detail": kind.detail, "code": kind.slug, "remedy": kind.remedy, "request_id": token_hex(12)}
-        log.info("request.refused", error=kind.slug, status=refused.code, request_id=problem["request_id"])
-        self.status = f"{refused.code} {refused.reason}"
-        self.response_headers.append(("Content-Type", "application/problem+json"))
-        self.set_close_on_finish()
-        body = json.dumps(problem).encode()
-        self.content_length = len(body)
-        self.write(body)
+        if path in ("", "/") or path.startswith("/v1/"):  # the first two where waitress cannot read the path
+            kind = TooLarge if refused.code == TooLarge.status else BadRequest
+            origin = self.channel.server.application.extensions["gateway"].settings.public_url
+            problem = {"type": f"{origin}/problems/{kind.slug}", "title": kind.title, "status": refused.code}
+            problem |= {"detail": kind.detail, "code": kind.slug, "remedy": kind.remedy, "request_id": token_hex(12)}
+            log.info("request.refused", error=kind.slug, status=refused.code, request_id=problem["request_id"])
+            head = (f"{refused.code} {refused.reason}", [("Content-Type", "application/problem+json")])
+            refused.to_response = lambda _: (*head, json.dumps(problem).encode())
+        super().execute()
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]

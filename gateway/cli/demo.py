@@ -54,9 +54,7 @@ def demo(port: int, sandbox_port: int) -> None:
     public, sandbox = f"http://localhost:{port}", f"http://127.0.0.1:{sandbox_port}"
     with start_or_join(data) as server:
         if server.joined:
-            raise SettingsRefused(
-                f"A demo, or a command for it, runs in {data} already. End that, or set GATEWAY_DATA to another folder."
-            )
+            raise SettingsRefused(f"A demo runs in {data} already: end it, or set GATEWAY_DATA to another folder.")
         apply_schema(dsn := server.dsn)
         with closing(open_postgres(dsn)) as database:
             partners = {owner: _new_key(database, *partner).text for owner, partner in PARTNERS.items()}

@@ -34,15 +34,9 @@ def serve(host: str, port: int, workers: int, *, no_worker: bool, embedded: bool
     if not embedded and not has_database and (settings.secure or settings.supabase_url):
         raise SettingsRefused(NO_DATABASE)
     bind(host, port).close()
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     with checked_database(existing=False, embedded=embedded) as database:
-        _log_start(
-            settings,
-            catalog,
-            f"http://{f'[{host}]' if ':' in host else host}:{port}",
-            database.place,
-            workers=workers,
-            work=not no_worker,
-        )
+        _log_start(settings, catalog, address, database.place, workers=workers, work=not no_worker)
         run_server(host, port, workers, work=not no_worker)
 
 
