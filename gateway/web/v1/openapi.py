@@ -52,10 +52,6 @@ class Operation(NamedTuple):
     call: Call
 
     @property
-    def topic(self) -> str:
-        return str(self.rule.endpoint).partition(".")[0]
-
-    @property
     def errors(self) -> list[type[GatewayError]]:
         possible = self.call.errors | ({NotFound} if self.rule.arguments else set())
         return sorted(possible, key=lambda kind: (kind.status, kind.slug))
@@ -77,7 +73,7 @@ def description(app: Flask, public_url: str) -> Schema:
         "openapi": "3.1.0",
         "info": {**_FRAME["info"], "version": __version__},
         "servers": [{"url": public_url}],
-        "tags": [{"name": topic} for topic in dict.fromkeys(each.topic for each in operations(app))],
+        "tags": [{"name": topic} for topic in sorted({each.rule.endpoint.split(".")[0] for each in operations(app)})],
         "paths": paths,
         "components": {**_FRAME["components"], "schemas": _schemas([each.call for each in operations(app)])},
     }
@@ -86,9 +82,9 @@ def description(app: Flask, public_url: str) -> Schema:
 def _operation(each: Operation) -> Schema:
     call = each.call
     key = {"partnerKey": [call.scope] if call.scope else []}
-    name = each.rule.endpoint.removeprefix(f"{each.topic}.")
+    topic, _, name = each.rule.endpoint.partition(".")
     operation: Schema = {
-        "tags": [each.topic],
+        "tags": [topic],
         "operationId": name if call.response else f"{name}_{each.method.lower()}",
         "summary": call.summary,
         "description": call.text,
