@@ -14,11 +14,11 @@ import pytest
 from gateway.catalog import ApiKeyProvider, Provider, load_catalog
 from gateway.catalog.provider import Entry, FormField
 from gateway.cli.main import main
-from gateway.cli.reference import FILE, reference
 from gateway.errors import every_problem
 from gateway.settings import MEANINGS, OF_PROVIDERS, SECRETS, Settings, setting_name
 from gateway.texts import read_texts
 from tests.support.provider_pages import pages
+from tests.support.reference import FILE, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,9 +60,9 @@ def table(text, heading):
 
 def test_the_reference_is_what_the_code_has():
     """
-    Settings, commands with their options, problems. If it differs: `python -m gateway.cli.reference` writes it.
+    Settings, commands with their options, problems. If it differs: `python -m tests.support.reference` writes it.
     """
-    assert reference(main) == FILE.read_text(encoding="utf-8"), "run python -m gateway.cli.reference"
+    assert reference(main) == FILE.read_text(encoding="utf-8"), "run python -m tests.support.reference"
 
 
 def test_every_setting_says_what_it_is():

@@ -1,7 +1,7 @@
 """
 The tables of docs/reference.md: settings, commands and problems, as the code has them.
 
-`python -m gateway.cli.reference` writes them; a test compares them.
+`python -m tests.support.reference` writes them; a test compares them.
 """
 
 import re
