@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import signal
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
+from functools import partial
+from uuid import UUID, uuid4
 
 import pytest
 
 from gateway.cli.connections import _import_lines
 from gateway.connections.import_existing import Report
 from gateway.database.migrate import apply_schema
+from gateway.database.queries.connections import finish_import
+from gateway.database.queries.tokens import finish_refresh
 from gateway.errors import NeedsReauthorization, Unverified
 from gateway.models import Caller
 from gateway.protocol.oauth import parse_time
@@ -408,6 +411,30 @@ def test_what_is_written_while_the_provider_is_asked_is_verified_next(project):
     assert status(project, row) == "unverified"
     assert import_next(project.rt)
     assert status(project, row) == "needs_reauthorization"
+
+
+def test_a_doubt_that_comes_while_an_earlier_verification_ends_is_verified_next(project):
+    """The owner connected again meanwhile, and a refresh named another account: the end of the earlier verification says nothing of that."""
+    _, row, _ = connected(project)
+    project.execute(
+        f"insert into gateway.import_queue (id, attempts, claimed_until) values ('{row}', 1, now() + interval '1 minute')"
+    )
+    encrypt = partial(project.rt.vault.encrypt, user_id=uuid4(), provider="ghl", seal_id=uuid4())
+    given = {
+        "token": encrypt("t", column="token"),
+        "refresh": encrypt("r", column="refresh"),
+        "seal_id": uuid4(),
+        "scope": (),
+        "account": None,
+    }
+    given |= {"facts": {}, "expires_seconds": 60.0, "refresh_expires_seconds": None, "renewed": True}
+
+    generation = project.of(row)["connection"]["generation"]
+    assert finish_refresh(project.rt.database, UUID(row), generation, doubt="another_account", **given) == "saved"
+    finish_import(project.rt.database, UUID(row), "confirmed", seal_id=uuid4())
+
+    assert status(project, row) == "unverified"
+    assert import_next(project.rt)
 
 
 def test_what_the_gateway_and_the_owners_server_write_is_not_queued(project):

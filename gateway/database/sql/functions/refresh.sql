@@ -134,7 +134,8 @@ begin
    where d.id = p_connection_id;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));
-  insert into gateway.import_queue (id) select c.id where p_doubt is not null on conflict on constraint import_queue_pkey do nothing;
+  insert into gateway.import_queue (id) select c.id where p_doubt is not null
+  on conflict on constraint import_queue_pkey do update set due_at = clock_timestamp(), attempts = 0;  -- an earlier verification may be about to end
   return '"saved"';
 end $$;
 
