@@ -2764,7 +2764,8 @@ begin
    where d.id = p_connection_id;
   insert into gateway.event (type, connection_id, user_id, provider, data)
   values ('grant.refreshed', c.id, c.user_id, c.provider, jsonb_build_object('generation', c.generation));
-  insert into gateway.import_queue (id) select c.id where p_doubt is not null on conflict on constraint import_queue_pkey do nothing;
+  insert into gateway.import_queue (id) select c.id where p_doubt is not null
+  on conflict on constraint import_queue_pkey do update set due_at = clock_timestamp(), attempts = 0;  -- an earlier verification may be about to end
   return '"saved"';
 end $$;
 
@@ -3682,7 +3683,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '34970666c2b5b13e8ac8e5ccc76cd0a662e14ecc520921a531500631da821692');
-insert into gateway.function_release (sha256) values ('34970666c2b5b13e8ac8e5ccc76cd0a662e14ecc520921a531500631da821692') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '2a08dd8b73a2a66fb4e0022ac78fcf8321f98615bbfadc3af5a34712c51aa111');
+insert into gateway.function_release (sha256) values ('2a08dd8b73a2a66fb4e0022ac78fcf8321f98615bbfadc3af5a34712c51aa111') on conflict do nothing;
 
 notify pgrst, 'reload schema';
