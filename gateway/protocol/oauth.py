@@ -196,11 +196,12 @@ def parse_token_response(
     if str(response.get("token_type")).strip().lower() in _PROOF_TYPES:
         raise ProviderGarbled("the token response is of another type than Bearer")
     refresh_token, id_token = _token(response, "refresh_token"), response.get("id_token")
+    usual = None if "expires_in" in response else _end(now, provider.access_token_seconds)
     return Grant(
         access_token=access_token,
         refresh_token=refresh_token,
         scope=_granted_scope(provider, response.get("scope"), scope),
-        expires_at=_end(now, response.get("expires_in", response.get("expires_at", provider.access_token_seconds))),
+        expires_at=_end(now, response.get("expires_in", response.get("expires_at"))) or usual,
         refresh_expires_at=_end(now, response.get("refresh_token_expires_in"))
         or _end(now, provider.refresh_token_seconds)
         if refresh_token

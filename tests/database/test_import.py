@@ -416,9 +416,10 @@ def test_what_is_written_while_the_provider_is_asked_is_verified_next(project):
 def test_a_doubt_that_comes_while_an_earlier_verification_ends_is_verified_next(project):
     """The owner connected again meanwhile, and a refresh named another account: the end of the earlier verification says nothing of that."""
     _, row, _ = connected(project)
-    project.execute(
-        f"insert into gateway.import_queue (id, attempts, claimed_until) values ('{row}', 1, now() + interval '1 minute')"
+    claimed = (
+        "insert into gateway.import_queue (id, attempts, claimed_until) values (%s, 1, now() + interval '1 minute')"
     )
+    project.execute(claimed, row)
     encrypt = partial(project.rt.vault.encrypt, user_id=uuid4(), provider="ghl", seal_id=uuid4())
     given = {
         "token": encrypt("t", column="token"),

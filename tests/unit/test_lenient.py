@@ -52,6 +52,17 @@ def test_an_odd_token_response_that_does_no_harm_is_accepted(name):
     assert all(word.isprintable() for word in grant.scope)
 
 
+@pytest.mark.parametrize("expires", ["Sun, 01 Jan 2027 00:00:00 GMT", "2026-01-01T00:00:00Z", None, "never"])
+def test_a_lifetime_that_the_catalogue_knows_counts_where_the_response_has_none_that_can_be_read(expires):
+    """
+    A token without an end would be handed out when it is long dead.
+    """
+    provider = ACME.model_copy(update={"access_token_seconds": 7200})
+
+    assert 7200 == (parsed(said("expires_in", expires=expires), provider=provider).expires_at - NOW).total_seconds()
+    assert parsed(said(expires_in=0), provider=provider).expires_at is None
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_token_response_is_refused(name):
     """
