@@ -48,7 +48,7 @@ def _unwritable(folder: Path | None, error: OSError | sqlite3.Error) -> str:
 
 
 class ResponseJournal:
-    """The journal of this host. `host` names it to the database, which leaves the host's interrupted refreshes to it for a while."""
+    """The journal of this host."""
 
     def __init__(self, vault: Vault, folder: Path | None) -> None:
         """`folder` None keeps entries in this process's memory. SettingsRefused when the folder cannot be written."""
@@ -57,12 +57,17 @@ class ResponseJournal:
         try:
             self._process, self._lock, self._database = os.getpid(), threading.Lock(), self._open()
             self._sql("insert into host select ? where not exists (select 1 from host)", str(uuid4()))
-            [(self.host,)] = self._sql("select id from host")
+            [(self._host,)] = self._sql("select id from host")
             # Opened again when first used: SQLite's locks do not survive a fork, and without them the file is damaged.
             self._process = 0
             self._database.close()
         except _FAILURES as error:
             raise SettingsRefused(_unwritable(folder, error)) from None
+
+    @property
+    def host(self) -> str:
+        """The name for the database, which leaves a host's interrupted refreshes to it for a while. No process reads another's memory."""
+        return self._host if self._folder else f"{self._host}/{os.getpid()}"
 
     def check(self) -> None:
         """Write as many bytes as a large response has, and remove them. Raises SettingsRefused when there is no space for them."""

@@ -338,9 +338,14 @@ def test_without_a_journal_an_outage_loses_nothing_and_a_crash_is_reported(stage
         [said] = actor.does("read", ids=[row])
 
     assert {"error": "needs_reauthorization"} == said
-    memory = ResponseJournal(Vault([KEY]), None)
+    memory, (told, tells) = ResponseJournal(Vault([KEY]), None), os.pipe()
     memory.put(uuid.UUID(row), 1, {"status": 200})
     assert [(uuid.UUID(row), 1)] == list(memory.pending())
+    if (child := os.fork()) == 0:  # a further server process, which does not see what this one remembers
+        os.write(tells, memory.host.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(told, 99).decode() != memory.host
 
 
 def test_a_journal_that_cannot_be_written_stops_the_start(tmp_path):
