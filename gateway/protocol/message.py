@@ -291,7 +291,9 @@ def with_facts(error: GatewayError, status: int | None, names: Iterable[str]) ->
 def _meaning(provider: Provider, name: str, refused: type[GatewayError]) -> GatewayError | None:
     head, is_code = _head(name), " " not in name.strip()
     at_refresh = issubclass(refused, NeedsReauthorization)
-    if _is_suspended(provider, name):
+    if any(
+        plain(words) in plain(name) for words in provider.suspended
+    ):  # of a token request nothing of a caller is repeated
         return (Suspended if at_refresh else ProviderUnavailable)("the account is not active")
     if is_dead_grant(provider, name):
         return refused("the provider refuses the grant")

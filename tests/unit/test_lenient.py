@@ -305,6 +305,7 @@ def test_our_faults_their_outages_and_unknown_errors_end_no_grant(status, body, 
         ("Missing parameter: clientId", ClientRejected),
         ("Location is not active", Suspended),
         ("location is not active.", Suspended),
+        ("The location is not active, please contact support", Suspended),
     ],
 )
 def test_highlevel_s_sentences_say_who_must_act(message, kind):
