@@ -141,7 +141,9 @@ def _start(place: Place, deadline: float) -> subprocess.Popen[bytes]:
     try:
         while _pid_file(place)[0::7] != [str(child.pid), "ready"]:
             if child.poll() is not None:
-                raise DatabaseUnavailable(f"the embedded Postgres did not start: {_last_words(place)}")
+                words = _last_words(place)
+                fix = ": set PG_BINDIR to the programs of its version, or dump it" if "incompatible" in words else ""
+                raise DatabaseUnavailable(f"the embedded Postgres did not start: {words}{fix}")
             _wait(deadline, f"is not ready; {place.home / 'log'} has more")
     except BaseException:
         child.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID, uuid4
@@ -131,6 +132,8 @@ def test_an_unknown_name_is_listed_until_it_is_mapped(project):
 
     code, report = project.imports()
     assert (code, remaining(report)) == (1, {row: "unmapped"})
+    project.execute("update gateway.import_queue set due_at = now(), claimed_until = null")
+    assert import_next(replace(project.rt, enabled={}))  # where no provider is enabled, every name is unknown
     assert project.of(row)["token"] == pair.access_token
     assert not import_next(project.rt)
     code, report = project.imports("--map", "our crm=ghl")

@@ -33,7 +33,7 @@ declare
   claimed record;
 begin
   select q.id, q.attempts, w.provider into claimed from gateway.import_queue q cross join lateral (
-      select coalesce(c.provider, (select p.id from rows from (jsonb_to_recordset(p_providers) as (id text, type integer, names text[]))
+      select coalesce(c.provider, (select p.id from rows from (jsonb_to_recordset(nullif(p_providers, '{}')) as (id text, type integer, names text[]))
                                                     with ordinality p (id, type, names, place)
                                     where gateway.same_provider(d.name, d.type, p.id, p.type, p.names) order by p.place limit 1)) as provider
         from public.provider_data d left join gateway.connection c on c.id = d.id where d.id = q.id) w
