@@ -1768,7 +1768,7 @@ declare
   claimed record;
 begin
   select q.id, q.attempts, w.provider into claimed from gateway.import_queue q cross join lateral (
-      select coalesce(c.provider, (select p.id from rows from (jsonb_to_recordset(p_providers) as (id text, type integer, names text[]))
+      select coalesce(c.provider, (select p.id from rows from (jsonb_to_recordset(nullif(p_providers, '{}')) as (id text, type integer, names text[]))
                                                     with ordinality p (id, type, names, place)
                                     where gateway.same_provider(d.name, d.type, p.id, p.type, p.names) order by p.place limit 1)) as provider
         from public.provider_data d left join gateway.connection c on c.id = d.id where d.id = q.id) w
@@ -3683,7 +3683,7 @@ end $fingerprints$;
 
 -- An older release that is applied again replaces the newer ones.
 delete from gateway.function_release r
- where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '2a08dd8b73a2a66fb4e0022ac78fcf8321f98615bbfadc3af5a34712c51aa111');
-insert into gateway.function_release (sha256) values ('2a08dd8b73a2a66fb4e0022ac78fcf8321f98615bbfadc3af5a34712c51aa111') on conflict do nothing;
+ where r.applied_at > (select known.applied_at from gateway.function_release known where known.sha256 = '5012a9bdfd4053d09f15fb8f11df073c7baf4fd65d0f88490e3797bcfbe448f7');
+insert into gateway.function_release (sha256) values ('5012a9bdfd4053d09f15fb8f11df073c7baf4fd65d0f88490e3797bcfbe448f7') on conflict do nothing;
 
 notify pgrst, 'reload schema';
